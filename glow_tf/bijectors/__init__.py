@@ -1,0 +1,25 @@
+"""Invertible Keras layers; see `bijector.py` for the contract they share."""
+
+from glow_tf.bijectors.actnorm import ActNorm
+from glow_tf.bijectors.bijector import Bijector
+from glow_tf.bijectors.chain import Chain
+from glow_tf.bijectors.coupling import Coupling
+from glow_tf.bijectors.dequantize import Dequantize
+from glow_tf.bijectors.flow_step import FlowStep
+from glow_tf.bijectors.gaussian_prior import GaussianPrior
+from glow_tf.bijectors.invertible_conv import InvertibleConv
+from glow_tf.bijectors.split import Split
+from glow_tf.bijectors.squeeze import Squeeze
+
+__all__ = [
+    "ActNorm",
+    "Bijector",
+    "Chain",
+    "Coupling",
+    "Dequantize",
+    "FlowStep",
+    "GaussianPrior",
+    "InvertibleConv",
+    "Split",
+    "Squeeze",
+]

@@ -1,0 +1,62 @@
+"""Dequantize: the one place that knows how bytes become real numbers and back."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from glow_tf.bijectors.bijector import Bijector, per_example
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class Dequantize(Bijector):
+    """Centres and scales pixel levels: the map between [0, 2^n_bits) and [−½, ½).
+
+    A byte b has the level ⌊b / 2^(8−n_bits)⌋; level + noise with noise uniform in [0, 1) is its
+    *dequantised* value v, and the model's input is y. The density of v at a byte is thus a lower bound in
+    expectation on the log-probability of the byte.
+
+    Forward:   y = v / 2^n_bits − ½      log_det = −H·W·C·n_bits·ln 2   (so a uniform density of y has
+               exactly n_bits bits per dimension)
+    Inverse:   v = (y + ½) · 2^n_bits
+
+    `levels` and `to_uint8` are the two maps between bytes and v. `to_uint8` rounds *down*, so v at the
+    middle of its bin (noise ½) survives any error below half a level.
+
+    Args:
+      n_bits: bits a pixel keeps, 1 to 8.
+    Raises:
+      ValueError: n_bits is out of range.
+    Reference: Theis et al. 2016, section 3.1, https://arxiv.org/abs/1511.01844
+    """
+
+    def __init__(self, n_bits: int = 8, **kwargs):
+        super().__init__(**kwargs)
+        if n_bits not in range(1, 9):
+            raise ValueError(f"n_bits must be an integer from 1 to 8. Received: n_bits={n_bits}")
+        self.n_bits = n_bits
+        self.built = True
+
+    def levels(self, images: tf.Tensor) -> tf.Tensor:
+        """Drops the lowest bits of bytes: uint8 [B, H, W, C] → whole numbers of the compute dtype."""
+        return tf.cast(images // tf.constant(2 ** (8 - self.n_bits), images.dtype), self.compute_dtype)
+
+    def to_uint8(self, v: tf.Tensor) -> tf.Tensor:
+        """Dequantised values → uint8 [B, H, W, C], lowest 8 − n_bits bits 0; out of range is clipped."""
+        level = tf.clip_by_value(tf.floor(v), 0, 2**self.n_bits - 1)
+        return tf.cast(level * 2 ** (8 - self.n_bits), tf.uint8)
+
+    def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """See class."""
+        return x / 2**self.n_bits - 0.5, per_example(self._log_det(x), x)
+
+    def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """See class."""
+        return (y + 0.5) * 2**self.n_bits, per_example(-self._log_det(y), y)
+
+    def _log_det(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.constant(-math.prod(x.shape[1:]) * self.n_bits * math.log(2), x.dtype)
+
+    def get_config(self) -> dict:
+        """See keras.Layer."""
+        return {**super().get_config(), "n_bits": self.n_bits}

@@ -1,0 +1,42 @@
+"""Squeeze: space to depth."""
+
+import keras
+import tensorflow as tf
+
+from glow_tf.bijectors.bijector import Bijector, Shape, per_example
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class Squeeze(Bijector):
+    """Trades each 2×2 square of pixels for four times the channels.
+
+    Forward:   [B, H, W, C] → [B, H/2, W/2, 4C], a permutation of the numbers, so log_det = 0.
+    Inverse:   [B, H/2, W/2, 4C] → [B, H, W, C].
+
+    Raises:
+      ValueError: on build, H or W is odd.
+    Reference: Dinh et al. 2017, section 3.6, https://arxiv.org/abs/1605.08803
+    """
+
+    def build(self, input_shape: Shape) -> None:
+        """Checks that the image can be halved."""
+        _, height, width, _ = input_shape
+        if height % 2 or width % 2:
+            raise ValueError(
+                f"Squeeze needs an even height and width. Received: input_shape={tuple(input_shape)}"
+            )
+        self.built = True
+
+    def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """See class."""
+        self.ensure_built(x)
+        return tf.nn.space_to_depth(x, 2), per_example(tf.zeros([], x.dtype), x)
+
+    def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """See class."""
+        return tf.nn.depth_to_space(y, 2), per_example(tf.zeros([], y.dtype), y)
+
+    def output_shape_of(self, input_shape: Shape) -> Shape:
+        """See class."""
+        batch, height, width, channels = input_shape
+        return batch, height // 2, width // 2, 4 * channels

@@ -1,0 +1,292 @@
+"""What a run records and shows: history, samples, TensorBoard, progress, checkpoints."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from glow_tf import images
+from glow_tf.checkpoints import Checkpoints
+from glow_tf.partition import PartPlan, relative_cost
+from glow_tf.workdir import Workdir
+
+SAMPLES = 64
+SAMPLE_TEMPERATURE = 0.7
+
+
+class EpochRecord(keras.callbacks.Callback):
+    """Times and evaluates every epoch, and writes its row of history.csv.
+
+    Adds to the epoch's logs, for the callbacks after it: `seconds`, `eval_seconds`, `total_seconds`,
+    `images_per_second`, `test_bpd`, `test_bpd_se`, and `validation_bpd` where there are such images.
+
+    `seconds` is training alone: the first step of a phase in a process, which traces and compiles it, is
+    counted as long as the mean of the others.
+
+    Args:
+      workdir: where history.csv lives.
+      images_per_epoch: images a training epoch goes through.
+      test, validation: batches for `evaluate`; validation may be None.
+      finished_epochs: epochs of which a checkpoint was restored; later rows are dropped.
+    """
+
+    def __init__(
+        self,
+        workdir: Workdir,
+        images_per_epoch: int,
+        test: tf.data.Dataset,
+        validation: tf.data.Dataset | None,
+        finished_epochs: int = 0,
+    ):
+        super().__init__()
+        self.workdir = workdir
+        self.finished_epochs = finished_epochs
+        self.images_per_epoch = images_per_epoch
+        self.test = test
+        self.validation = validation
+        self._traced: set = set()
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Forgets rows that a checkpoint was no longer written for."""
+        self.rows = self.workdir.read_history(self.finished_epochs)
+        self.total_seconds = sum(float(row["seconds"]) for row in self.rows)
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Starts the clock."""
+        self._steps = 0
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Notes when the first step was over."""
+        self._steps += 1
+        if self._steps == 1:
+            self._first_step_end = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
+        """Evaluates, and writes the row."""
+        end = time.perf_counter()
+        phase = self.model.phase
+        seconds = end - self._start
+        if phase not in self._traced and self._steps > 1:
+            seconds = (end - self._first_step_end) * self._steps / (self._steps - 1)
+        self._traced.add(phase)
+        self.total_seconds += seconds
+        logs["seconds"], logs["total_seconds"] = seconds, self.total_seconds
+        logs["images_per_second"] = self.images_per_epoch / seconds
+        for name, dataset in (("test", self.test), ("validation", self.validation)):
+            if dataset is not None:
+                result = self.model.evaluate(dataset, verbose=0, return_dict=True)
+                logs[f"{name}_bpd"], logs[f"{name}_bpd_se"] = result["bpd"], result["bpd_se"]
+        logs["eval_seconds"] = time.perf_counter() - end
+        self.rows.append(self._row(epoch + 1, logs))
+        self.workdir.write_history(self.rows)
+
+    def _row(self, epoch: int, logs: dict) -> dict[str, str]:
+        row = {
+            "epoch": str(epoch),
+            "phase": self.model.phase.kind,
+            "active_parts": self.model.phase.active_parts,
+            "peak_memory_mb": f"{peak_memory_mb():.0f}",
+        }
+        named = {"train_bpd": "bpd"}
+        for column in self.workdir.history_columns:
+            value = logs.get(named.get(column, column))
+            if value is not None:
+                digits = 3 if "second" in column else 6
+                row[column] = f"{value:.{digits}f}"
+        return row
+
+
+class CheckpointEveryEpoch(keras.callbacks.Callback):
+    """Saves the state after every epoch. Comes after what must be on disk before it: the history."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        super().__init__()
+        self.checkpoints = checkpoints
+
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
+        """Saves."""
+        self.checkpoints.save(epoch + 1, logs.get("validation_bpd"))
+
+
+class SampleGrid(keras.callbacks.Callback):
+    """Draws samples/epoch_NNNN.png: always the same latents, at temperature 0.7.
+
+    Adds to the epoch's logs `samples` (the grid) and `non_finite_samples`.
+
+    Args:
+      workdir: where the grids go.
+      every: epochs between grids; the last epoch always has one.
+      seed: of the latents.
+      top: the data's largest value, shown as white.
+    """
+
+    def __init__(self, workdir: Workdir, every: int, seed: int, top: int):
+        super().__init__()
+        self.workdir = workdir
+        self.every = every
+        self.seed = seed
+        self.top = top
+
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
+        """Draws, where it is time."""
+        if (epoch + 1) % self.every and epoch + 1 < self.params["epochs"]:
+            return
+        glow = self.model.glow
+        v = glow.sample_dequantized(SAMPLES, SAMPLE_TEMPERATURE, self.seed)
+        pixels = glow.dequantize.to_uint8(v).numpy()
+        logs["non_finite_samples"] = int(np.sum(~np.isfinite(v.numpy())))
+        logs["samples"] = images.grid(images.stretched(pixels, self.top))
+        path = self.workdir.samples_path(epoch + 1)
+        path.write_bytes(images.png(logs["samples"]))
+
+
+class TensorBoardByPart(keras.callbacks.Callback):
+    """Writes logs/ for TensorBoard: everything of history.csv, rates and gradient norms by part, samples.
+
+    Args:
+      workdir: of the run; its flags are shown as text.
+      summary: the model's summary, shown as text.
+    """
+
+    def __init__(self, workdir: Workdir, summary: str):
+        super().__init__()
+        self.workdir = workdir
+        self.summary = summary
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Opens the file and writes the texts."""
+        self.writer = tf.summary.create_file_writer(str(self.workdir.path / "logs"))
+        flags = (self.workdir.path / "flags.cfg").read_text()
+        with self.writer.as_default(step=0):
+            tf.summary.text("flags", f"```\n{flags}\n```")
+            tf.summary.text("model", f"```\n{self.summary}\n```")
+
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
+        """Writes the epoch."""
+        with self.writer.as_default(step=epoch + 1):
+            for name, tag in _TAGS.items():
+                if name in logs:
+                    tf.summary.scalar(tag, logs[name])
+            for k, optimizer in enumerate(self.model.optimizers, start=1):
+                tf.summary.scalar(f"learning_rate/part_{k}", optimizer.learning_rate)
+                for name in ("local_bpd", "gradient_norm"):
+                    if f"{name}_{k}" in logs:
+                        tf.summary.scalar(f"{name}/part_{k}", logs[f"{name}_{k}"])
+            if "samples" in logs:
+                tf.summary.image("samples", logs["samples"][np.newaxis])
+        self.writer.flush()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Closes the file."""
+        self.writer.close()
+
+
+_TAGS = {
+    "bpd": "bpd/train",
+    "test_bpd": "bpd/test",
+    "validation_bpd": "bpd/validation",
+    "images_per_second": "speed/images_per_second",
+    "seconds": "speed/epoch_seconds",
+    "non_finite_samples": "samples/non_finite_pixels",
+}
+
+
+class Progress(keras.callbacks.Callback):
+    """Prints one line an epoch and, on a terminal, a bar that fills within it.
+
+    The remaining time is that of the whole schedule, by the cost model's ratios between phases.
+
+    Args:
+      plans: the parts, for the costs of the phases.
+    """
+
+    WIDTH = 20
+
+    def __init__(self, plans: Sequence[PartPlan]):
+        super().__init__()
+        self.plans = plans
+        self.bar = sys.stdout.isatty()
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Starts counting."""
+        self._seconds = self._cost = self._other = 0.0
+        self._epochs = 0
+        self._last_drawn = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Starts the epoch's clock."""
+        self._epoch = epoch
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Fills the bar."""
+        now = time.perf_counter()
+        if not self.bar or now - self._last_drawn < 0.2:
+            return
+        self._last_drawn = now
+        steps = self.params["steps"]
+        done = (batch + 1) / steps
+        filled = "━" * round(done * self.WIDTH)
+        cost = self._cost + done * self._cost_of(self._epoch)
+        left = self._remaining(self._seconds + now - self._start, cost, done)
+        text = f"{self._name(self._epoch)} {filled:─<{self.WIDTH}} {batch + 1}/{steps} {_bpd_of(logs)}"
+        print(f"\r{text} · {left} left ", end="", flush=True)
+
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
+        """Prints the epoch's line."""
+        seconds = logs.get("seconds", time.perf_counter() - self._start)
+        self._seconds += seconds
+        self._cost += self._cost_of(epoch)
+        self._other += logs.get("eval_seconds", 0.0)
+        self._epochs += 1
+        test = f" · test {logs['test_bpd']:.4f} ± {logs['test_bpd_se']:.4f} bpd" if "test_bpd" in logs else ""
+        if "validation_bpd" in logs:
+            test += f" · validation {logs['validation_bpd']:.4f} bpd"
+        speed = f" · {seconds:.1f} s · {logs.get('images_per_second', 0):.0f} images/s"
+        left = self._remaining(self._seconds, self._cost, 1.0)
+        if logs.get("non_finite_samples"):
+            test += f" · WARNING: {logs['non_finite_samples']} sample pixels are not finite"
+        start = "\r\033[K" if self.bar else ""
+        print(f"{start}{self._name(epoch)} · {_bpd_of(logs)}{test}{speed} · {left} left", flush=True)
+
+    def _name(self, epoch: int) -> str:
+        return f"epoch {epoch + 1}/{self.params['epochs']} · {self.model.phase_of(epoch)}"
+
+    def _cost_of(self, epoch: int) -> float:
+        phase = self.model.phase_of(epoch)
+        return relative_cost(self.plans, phase.active, phase.end_to_end)
+
+    def _remaining(self, seconds: float, cost: float, done: float) -> str:
+        whole = range(self._epoch, self.params["epochs"])
+        ahead = sum(self._cost_of(e) for e in whole) - done * self._cost_of(self._epoch)
+        evaluation = self._other / max(self._epochs, 1) * (len(whole) - (done == 1.0))
+        return _duration(ahead * seconds / max(cost, 1e-9) + evaluation)
+
+
+def _bpd_of(logs: dict | None) -> str:
+    logs = logs or {}
+    if "bpd" in logs:
+        return f"train {logs['bpd']:.4f} bpd"
+    parts = [int(name.removeprefix("local_bpd_")) for name in logs if name.startswith("local_bpd_")]
+    return f"part {max(parts)} local {logs[f'local_bpd_{max(parts)}']:.4f} bpd" if parts else ""
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def peak_memory_mb() -> float:
+    """Peak memory so far, MB: of the first GPU's allocator, else resident memory of the process."""
+    if tf.config.list_logical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -1,0 +1,297 @@
+"""What a run is made of, as frozen, validated dataclasses. Knows neither TensorFlow nor flags.
+
+Every field is one setting under one name, also the name of its flag; `metadata["help"]` is its
+description.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from glow_tf import partition, schedule
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the message says what was expected and what was received."""
+
+
+def _setting(default: Any, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")
+OPTIMIZERS = ("adamax", "adam", "sgd")
+RATE_SCHEDULES = ("constant", "cosine")
+STRATEGIES = ("auto", "one_device", "mirrored")
+PRIOR_KINDS = ("learned", "standard")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how many."""
+
+    dataset: str = _setting(
+        "digits", "digits (scikit-learn), a TFDS image data set by name, or folder:PATH."
+    )
+    data_dir: str = _setting("", "TFDS's data_dir; empty means TFDS's own default.")
+    image_size: int = _setting(0, "Side to which images are resized; 0 keeps them as they are.")
+    train_examples: int = _setting(0, "Training images used; 0 means all.")
+    test_examples: int = _setting(0, "Test images used; 0 means all.")
+    validation_examples: int = _setting(
+        0, "Images cut from the end of the training data; the best epoch is chosen by these alone."
+    )
+    augment: str = _setting("none", "none, flip, shift or flip_shift.")
+
+    def __post_init__(self):
+        """Raises ConfigError for values that no data set allows."""
+        _require(self.dataset.strip() != "", self, "dataset", "a name or folder:PATH")
+        for name in ("image_size", "train_examples", "test_examples", "validation_examples"):
+            _require(getattr(self, name) >= 0, self, name, "0 or a positive integer")
+        _one_of(self, "augment", AUGMENTATIONS)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The flow and its parts. `Glow(ModelConfig(...))` builds it.
+
+    `image_shape` (H, W, C) and `seed` are the two fields that are not flags of the model: the command
+    takes them from the data and from the run.
+    """
+
+    image_shape: tuple[int, int, int] = (32, 32, 3)
+    n_bits: int = _setting(8, "Bits kept per pixel and channel, 1 to 8.")
+    num_blocks: int = _setting(3, "Blocks (squeeze, flow steps, split): L.")
+    flow_steps: int = _setting(32, "Flow steps per block: K.")
+    width: int = _setting(512, "Hidden channels of a coupling network.")
+    coupling: str = _setting("affine", "affine or additive.")
+    scale: str = _setting("sigmoid", "Scale of the affine coupling: sigmoid, exp or tanh.")
+    norm: str = _setting("actnorm", "Inside the coupling networks: actnorm or bias.")
+    permutation: str = _setting("lu", "Channel mixing: lu, plain, shuffle or reverse.")
+    split_prior: str = _setting("learned", "Prior of factored-out latents: learned or standard.")
+    top_prior: str = _setting("learned", "Prior of the last latent: learned or standard.")
+    local_prior: str = _setting(
+        "standard", "Density that scores the output of every part but the last: learned or standard."
+    )
+    parts: str = _setting(
+        "1", "1, by_block:N, across_block:N, or flow steps per part such as 16,32,48."
+    )
+    seed: int = 0
+
+    def __post_init__(self):
+        """Raises ConfigError for a model that cannot be built."""
+        object.__setattr__(self, "image_shape", tuple(self.image_shape))
+        _require(
+            len(self.image_shape) == 3 and all(side > 0 for side in self.image_shape),
+            self,
+            "image_shape",
+            "(height, width, channels)",
+        )
+        _require(1 <= self.n_bits <= 8, self, "n_bits", "an integer from 1 to 8")
+        for name in ("num_blocks", "flow_steps", "width"):
+            _require(getattr(self, name) >= 1, self, name, "a positive integer")
+        _one_of(self, "coupling", ("affine", "additive"))
+        _one_of(self, "scale", ("sigmoid", "exp", "tanh"))
+        _one_of(self, "norm", ("actnorm", "bias"))
+        _one_of(self, "permutation", ("lu", "plain", "shuffle", "reverse"))
+        for name in ("split_prior", "top_prior", "local_prior"):
+            _one_of(self, name, PRIOR_KINDS)
+        _reraise(lambda: self.flow_step_counts)
+
+    @property
+    def flow_step_counts(self) -> tuple[int, ...]:
+        """Flow steps of each part."""
+        return partition.flow_step_counts(self.parts, self.num_blocks, self.flow_steps)
+
+    def plans(self) -> tuple[partition.PartPlan, ...]:
+        """The parts' elements and costs.
+
+        Raises:
+          ConfigError: the image does not divide by 2^num_blocks.
+        """
+        return _reraise(
+            lambda: partition.plan_parts(
+                self.image_shape,
+                self.num_blocks,
+                self.flow_steps,
+                self.width,
+                self.parts,
+                coupling=self.coupling,
+                split_prior=self.split_prior,
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Schedule of epochs and optimisation."""
+
+    schedule: str = _setting(
+        "end_to_end", "end_to_end, sequential, alternating or simultaneous."
+    )
+    part_epochs: int = _setting(60, "Epochs in parts, as the schedule says.")
+    finetune_epochs: int = _setting(30, "End-to-end epochs that follow.")
+    period: int = _setting(1, "Epochs a part keeps its turn in the alternating schedule.")
+    optimizer: str = _setting("adamax", "adamax, adam or sgd; one for each part.")
+    beta_2: str = _setting(
+        "0.999", "Second-moment decay of adamax and adam, or oai: 1 − 1/(steps per epoch)."
+    )
+    learning_rate: str = _setting("1e-3", "One rate, or one a part, comma-separated.")
+    rate_schedule: str = _setting("constant", "constant or cosine, over a part's own steps.")
+    warmup_steps: int = _setting(0, "Steps over which a part's rate rises linearly from 0.")
+    clip_norm: float = _setting(0.0, "Largest global norm of the gradients; 0 does not clip.")
+    finetune_learning_rate: str = _setting(
+        "", "Rate(s) of the end-to-end epochs, without warm-up; empty goes on as before."
+    )
+    batch_size: int = _setting(64, "Images per step, over all replicas.")
+
+    def __post_init__(self):
+        """Raises ConfigError for values that cannot be trained with."""
+        _one_of(self, "schedule", schedule.SCHEDULES)
+        _one_of(self, "optimizer", OPTIMIZERS)
+        _one_of(self, "rate_schedule", RATE_SCHEDULES)
+        for name in ("part_epochs", "finetune_epochs", "warmup_steps"):
+            _require(getattr(self, name) >= 0, self, name, "0 or a positive integer")
+        for name in ("period", "batch_size"):
+            _require(getattr(self, name) >= 1, self, name, "a positive integer")
+        _require(
+            self.part_epochs + self.finetune_epochs >= 1,
+            self,
+            "part_epochs",
+            "at least one epoch in part_epochs + finetune_epochs",
+        )
+        _require(math.isfinite(self.clip_norm) and self.clip_norm >= 0, self, "clip_norm", "0 or more")
+        if self.beta_2 != "oai":
+            _require(0 < _number(self, "beta_2") < 1, self, "beta_2", "oai, or a number between 0 and 1")
+        self.learning_rates(1, any_count=True)
+        self.finetune_learning_rates(1, any_count=True)
+
+    def learning_rates(self, num_parts: int, *, any_count: bool = False) -> tuple[float, ...]:
+        """The rate of each part; ConfigError unless there is one rate, or one a part."""
+        return self._rates("learning_rate", num_parts, any_count)
+
+    def finetune_learning_rates(
+        self, num_parts: int, *, any_count: bool = False
+    ) -> tuple[float, ...] | None:
+        """The end-to-end epochs' rate of each part, or None when the rates go on as before."""
+        if not self.finetune_learning_rate:
+            return None
+        return self._rates("finetune_learning_rate", num_parts, any_count)
+
+    def _rates(self, name: str, num_parts: int, any_count: bool) -> tuple[float, ...]:
+        pieces = getattr(self, name).split(",")
+        try:
+            rates = tuple(float(piece) for piece in pieces)
+        except ValueError:
+            rates = (math.nan,)
+        _require(
+            all(math.isfinite(rate) and rate > 0 for rate in rates),
+            self,
+            name,
+            "one positive rate, or one a part, comma-separated",
+        )
+        if len(rates) == 1:
+            return rates * num_parts
+        if not any_count and len(rates) != num_parts:
+            raise ConfigError(
+                f"{name} needs one rate, or one for each of the {num_parts} parts. "
+                f"Received: {name}={getattr(self, name)!r}, {len(rates)} rates"
+            )
+        return rates
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One training run: where it lives, and everything it is made of."""
+
+    workdir: str = _setting("", "Folder of the run: history, checkpoints, logs, samples, export.")
+    seed: int = _setting(0, "The one seed from which everything random follows.")
+    strategy: str = _setting("auto", "auto, one_device or mirrored.")
+    virtual_devices: int = _setting(
+        0, "Logical CPU devices, to try a strategy without GPUs; 0 is off."
+    )
+    tensorboard: bool = _setting(True, "Write TensorBoard logs.")
+    sample_every: int = _setting(1, "Epochs between sample grids; 0 is never.")
+    export: bool = _setting(True, "Write a SavedModel at the end.")
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    # Where a run is computed and what it prints may change when it is resumed; nothing else may.
+    MAY_DIFFER = frozenset(
+        {"workdir", "strategy", "virtual_devices", "data_dir", "tensorboard", "sample_every", "export"}
+    )
+
+    def __post_init__(self):
+        """Raises ConfigError for what only shows when all settings are together."""
+        _require(self.workdir.strip() != "", self, "workdir", "the folder of the run")
+        _require(0 <= self.seed < 2**31, self, "seed", "an integer from 0 to 2^31 − 1")
+        _one_of(self, "strategy", STRATEGIES)
+        for name in ("virtual_devices", "sample_every"):
+            _require(getattr(self, name) >= 0, self, name, "0 or a positive integer")
+        num_parts = len(self.model.flow_step_counts)
+        self.train.learning_rates(num_parts)
+        self.train.finetune_learning_rates(num_parts)
+
+    def phases(self) -> tuple[schedule.Phase, ...]:
+        """The phase of every epoch."""
+        train = self.train
+        return schedule.phases(
+            train.schedule,
+            len(self.model.flow_step_counts),
+            train.part_epochs,
+            train.finetune_epochs,
+            train.period,
+        )
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> RunConfig:
+        """Builds the whole from one flat mapping of setting to value, as flags give it."""
+        groups = {}
+        for group, config_class in GROUPS.items():
+            names = [f.name for f in settings_of(config_class)]
+            groups[group] = config_class(**{n: settings[n] for n in names if n in settings})
+        own = {f.name: settings[f.name] for f in settings_of(cls) if f.name in settings}
+        return cls(**own, **groups)
+
+    def to_settings(self) -> dict[str, Any]:
+        """The flat mapping from which `from_settings` builds the same run."""
+        objects = (self, *(getattr(self, group) for group in GROUPS))
+        return {f.name: getattr(o, f.name) for o in objects for f in settings_of(type(o))}
+
+
+GROUPS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
+
+
+def settings_of(config_class: type) -> list[dataclasses.Field]:
+    """The fields of a config class that are settings (flags), in order."""
+    return [f for f in dataclasses.fields(config_class) if "help" in f.metadata]
+
+
+def all_settings() -> list[dataclasses.Field]:
+    """Every setting of a run, in the order of the help page."""
+    return [f for c in (RunConfig, *GROUPS.values()) for f in settings_of(c)]
+
+
+def _require(condition: bool, config: Any, name: str, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name} must be {expected}. Received: {name}={getattr(config, name)!r}")
+
+
+def _one_of(config: Any, name: str, choices: tuple[str, ...]) -> None:
+    _require(getattr(config, name) in choices, config, name, f"one of {', '.join(choices)}")
+
+
+def _number(config: Any, name: str) -> float:
+    try:
+        return float(getattr(config, name))
+    except ValueError:
+        return math.nan
+
+
+def _reraise(compute: Any) -> Any:
+    try:
+        return compute()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None

@@ -1,0 +1,62 @@
+"""Finds out where a number stopped being finite."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from glow_tf.bijectors import Split
+
+if TYPE_CHECKING:
+    from glow_tf.trainer import PartsTrainer
+
+
+def explain_non_finite(
+    trainer: PartsTrainer, v: tf.Tensor, loss: float, gradient_norms: list[float]
+) -> str:
+    """Describes the first bijector whose output is not finite on a batch of dequantised values.
+
+    Args:
+      trainer: in the state in which the step failed.
+      v: the batch, [B, H, W, C].
+      loss: the step's loss, bits/dim.
+      gradient_norms: of the active parts.
+
+    Returns:
+      One sentence each for the step, the place and the remedy.
+    """
+    phase = trainer.phase
+    step = int(trainer.optimizers[phase.last].iterations.value)
+    where = _first_fault(trainer, v)
+    if where is None:
+        bad = [k + 1 for k, n in zip(phase.active, gradient_norms, strict=True) if not math.isfinite(n)]
+        where = f"every output is finite, but not the gradient of part {', '.join(map(str, bad)) or '?'}"
+    return (
+        f"Training stopped: not finite in phase '{phase}', step {step} of part {phase.last + 1} "
+        f"(loss {loss:.6g} bits/dim, gradient norms {[float(f'{n:.4g}') for n in gradient_norms]}): {where}. "
+        "No weight was changed by this step and the last checkpoint is kept. A lower learning rate, a "
+        "longer warm-up or gradient clipping usually helps."
+    )
+
+
+def _first_fault(trainer: PartsTrainer, v: tf.Tensor) -> str | None:
+    glow = trainer.glow
+    h = glow.dequantize.forward(v)
+    for k, part in enumerate(glow.parts[: trainer.phase.last + 1], start=1):
+        for bijector in part.bijectors:
+            before = h
+            if isinstance(bijector, Split):
+                h, *others = bijector.factor_out(h)
+            else:
+                h, *others = bijector.forward_and_log_det(h)
+            if not all(bool(tf.reduce_all(tf.math.is_finite(t))) for t in (h, *others)):
+                return f"part {k}, bijector {bijector.name}, whose inputs range over {_range(before)}"
+        if not bool(tf.reduce_all(tf.math.is_finite(part.prior.log_prob(h)))):
+            return f"part {k}, the prior of its output, which ranges over {_range(h)}"
+    return None
+
+
+def _range(x: tf.Tensor) -> str:
+    return f"[{float(tf.reduce_min(x)):.6g}, {float(tf.reduce_max(x)):.6g}]"

@@ -1,0 +1,67 @@
+"""Which devices a run is spread over."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from glow_tf.config import ConfigError
+
+
+def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Strategy:
+    """Returns the strategy in whose scope model and trainer are made.
+
+    Args:
+      strategy: `one_device`; `mirrored` over all GPUs, or over all logical CPU devices where there is no
+        GPU; `auto`: mirrored if that is more than one device.
+      virtual_devices: logical CPU devices to make first; 0 leaves them alone.
+
+    Raises:
+      ConfigError: TensorFlow has already started with another number of CPU devices.
+    """
+    if virtual_devices:
+        _make_virtual_devices(virtual_devices)
+    devices = [d.name for d in tf.config.list_logical_devices("GPU")]
+    devices = devices or [d.name for d in tf.config.list_logical_devices("CPU")]
+    if strategy == "mirrored" or (strategy == "auto" and len(devices) > 1):
+        return tf.distribute.MirroredStrategy(devices)
+    return tf.distribute.get_strategy()
+
+
+def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:
+    """Raises ConfigError unless every replica gets the same number of images."""
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise ConfigError(
+            f"batch_size must be a multiple of the {replicas} replicas. Received: batch_size={batch_size}"
+        )
+
+
+def device_name() -> str:
+    """Describes the hardware that the run computes on."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        return f"{len(gpus)} × {details.get('device_name', 'GPU')}"
+    return f"{_processor()}, {len(tf.config.list_logical_devices('CPU'))} logical CPU device(s)"
+
+
+def _make_virtual_devices(count: int) -> None:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    try:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    except RuntimeError:
+        present = len(tf.config.list_logical_devices("CPU"))
+        if present != count:
+            raise ConfigError(
+                f"virtual_devices must be set before TensorFlow starts; it runs with {present}. "
+                f"Received: virtual_devices={count}"
+            ) from None
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            lines = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+        return f"{lines[0]}, {len(lines)} cores"
+    except (OSError, IndexError):
+        return "CPU"

@@ -1,0 +1,41 @@
+"""The SavedModel that is used without this package."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+
+import keras
+
+from glow_tf.glow import Glow
+
+
+ENDPOINTS = ("sample", "encode", "decode", "log_prob", "bits_per_dim")
+
+
+def export(glow: Glow, path: str | pathlib.Path) -> None:
+    """Writes a SavedModel that needs TensorFlow alone.
+
+    Endpoints, each returning one tensor (D = H·W·C):
+      sample(num int32[], temperature float32[], seed int32[]) → images uint8 [num, H, W, C]
+      encode(images uint8 [B, H, W, C]) → eps float32 [B, D], every latent, whitened by its prior
+      decode(eps float32 [B, D]) → images uint8 [B, H, W, C]
+      log_prob(images uint8 [B, H, W, C], seed int32[]) → nats float32 [B]
+      bits_per_dim(images uint8 [B, H, W, C], seed int32[]) → float32 [B]
+
+    Args:
+      glow: the model.
+      path: a folder; one that is there is replaced once the new one is complete.
+    """
+    path = pathlib.Path(path)
+    archive = keras.export.ExportArchive()
+    endpoints = glow.endpoints()
+    for name in ENDPOINTS:
+        function, signature = endpoints[name]
+        archive.add_endpoint(name, function, input_signature=signature)
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    archive.write_out(str(temporary), verbose=False)
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.replace(path)
+

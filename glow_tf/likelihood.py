@@ -1,0 +1,26 @@
+"""Nats, bits per dimension, and the standard Gaussian's log-density."""
+
+import math
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+
+def standard_normal_log_prob(z: tf.Tensor) -> tf.Tensor:
+    """Returns log N(z; 0, I) of every example, summed over all dimensions: [B, …] → [B], nats."""
+    dimensions = math.prod(z.shape[1:])
+    squares = tf.reduce_sum(tf.square(z), axis=list(range(1, z.shape.rank)))
+    return -0.5 * (squares + dimensions * math.log(2 * math.pi))
+
+
+def bits_per_dim(nll: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
+    """Converts nats to bits per dimension of the image.
+
+    Args:
+      nll: negative log-likelihoods in nats, any shape.
+      image_shape: (H, W, C) of the *image*, also for a part's term, so that the parts' terms add up.
+
+    Returns:
+      nll / (H·W·C·ln 2).
+    """
+    return nll / (math.prod(image_shape) * math.log(2))

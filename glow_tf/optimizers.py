@@ -1,0 +1,121 @@
+"""One optimizer a part, each with a learning rate that follows the part's own steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from glow_tf.config import TrainConfig
+from glow_tf.schedule import Phase, epochs_training
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class PartRate(keras.optimizers.schedules.LearningRateSchedule):
+    """Warm-up, then a constant or cosine rate, then perhaps a second rate for the end-to-end epochs.
+
+    rate(step) = learning_rate · min(1, (step + 1) / warmup_steps) · decay(step / steps), where decay is 1
+    or ½(1 + cos π·). From step `finetune_from` on, if given, the rate is `finetune_learning_rate`, without
+    warm-up, its own cosine running over the steps that remain.
+
+    Args:
+      learning_rate: the rate before decay.
+      steps: all the steps that train the part.
+      warmup_steps: steps over which the rate rises.
+      cosine: whether the rate decays.
+      finetune_learning_rate, finetune_from: the second rate and the step it starts at, or None for both.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        steps: int,
+        warmup_steps: int = 0,
+        cosine: bool = False,
+        finetune_learning_rate: float | None = None,
+        finetune_from: int | None = None,
+    ):
+        super().__init__()
+        self.learning_rate = learning_rate
+        self.steps = steps
+        self.warmup_steps = warmup_steps
+        self.cosine = cosine
+        self.finetune_learning_rate = finetune_learning_rate
+        self.finetune_from = finetune_from
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the rate of a step, counted from 0: float32 []."""
+        step = tf.cast(step, tf.float32)
+        first_steps = self.steps if self.finetune_from is None else self.finetune_from
+        rate = self.learning_rate * self._decay(step, first_steps)
+        if self.warmup_steps:
+            rate *= tf.minimum(1.0, (step + 1) / self.warmup_steps)
+        if self.finetune_from is None:
+            return rate
+        since = step - self.finetune_from
+        finetune = self.finetune_learning_rate * self._decay(since, self.steps - self.finetune_from)
+        return tf.where(since >= 0, finetune, rate)
+
+    def _decay(self, step: tf.Tensor, steps: int) -> tf.Tensor:
+        if not self.cosine:
+            return tf.ones([])
+        done = tf.clip_by_value(step / max(steps, 1), 0.0, 1.0)
+        return 0.5 * (1 + tf.cos(3.141592653589793 * done))
+
+    def get_config(self) -> dict:
+        """See keras."""
+        return {
+            "learning_rate": self.learning_rate,
+            "steps": self.steps,
+            "warmup_steps": self.warmup_steps,
+            "cosine": self.cosine,
+            "finetune_learning_rate": self.finetune_learning_rate,
+            "finetune_from": self.finetune_from,
+        }
+
+
+def make_optimizers(
+    config: TrainConfig, phases: Sequence[Phase], num_parts: int, steps_per_epoch: int
+) -> list[keras.optimizers.Optimizer]:
+    """Returns the optimizer of every part.
+
+    Args:
+      config: kind, rates, decay.
+      phases: the phase of every epoch; a part's rate runs over the steps that train it.
+      num_parts: n.
+      steps_per_epoch: steps of one epoch.
+
+    Raises:
+      ConfigError: a count of rates that is neither 1 nor n.
+    """
+    rates = config.learning_rates(num_parts)
+    finetune_rates = config.finetune_learning_rates(num_parts)
+    return [
+        _make_optimizer(
+            config,
+            PartRate(
+                rates[k],
+                steps=epochs_training(k, phases) * steps_per_epoch,
+                warmup_steps=config.warmup_steps,
+                cosine=config.rate_schedule == "cosine",
+                finetune_learning_rate=finetune_rates[k] if finetune_rates else None,
+                finetune_from=epochs_training(k, phases[: config.part_epochs]) * steps_per_epoch
+                if finetune_rates
+                else None,
+            ),
+            steps_per_epoch,
+        )
+        for k in range(num_parts)
+    ]
+
+
+def _make_optimizer(
+    config: TrainConfig, rate: PartRate, steps_per_epoch: int
+) -> keras.optimizers.Optimizer:
+    if config.optimizer == "sgd":
+        return keras.optimizers.SGD(rate)
+    # The authors' published code averages over one epoch.
+    beta_2 = 1 - 1 / max(steps_per_epoch, 2) if config.beta_2 == "oai" else float(config.beta_2)
+    optimizer_class = {"adamax": keras.optimizers.Adamax, "adam": keras.optimizers.Adam}[config.optimizer]
+    return optimizer_class(rate, beta_2=beta_2)

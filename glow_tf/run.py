@@ -1,0 +1,163 @@
+"""One training run, from its configuration to its SavedModel."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import glow_tf
+from glow_tf import callbacks, data, distribution, tables
+from glow_tf.checkpoints import Checkpoints, checkpoint_bytes
+from glow_tf.config import RunConfig
+from glow_tf.export import export
+from glow_tf.glow import Glow
+from glow_tf.optimizers import make_optimizers
+from glow_tf.trainer import PartsTrainer
+from glow_tf.workdir import Workdir
+
+# Of checkpoints: the last, the best, the one being written; of the export: about one third of one.
+CHECKPOINTS_ON_DISK = 4
+
+
+def train(config: RunConfig) -> Mapping[str, Any]:
+    """Trains a Glow as configured, or resumes the run in its workdir; returns its summary.
+
+    Everything that can be wrong with the configuration, the data and the disk is found before training.
+
+    Raises:
+      ConfigError: something is; nothing was trained.
+      NonFiniteError: training diverged; the last checkpoint is kept.
+    """
+    workdir = Workdir(config)
+    try:
+        return _train(config, workdir)
+    finally:
+        workdir.close()
+
+
+def _train(config: RunConfig, workdir: Workdir) -> Mapping[str, Any]:
+    finished = workdir.read_summary()
+    if finished:
+        print(f"This run is finished: test {finished['test_bpd']:.4f} bpd, see {workdir.path}/summary.json.")
+        return finished
+
+    strategy = distribution.make_strategy(config.strategy, config.virtual_devices)
+    distribution.check_batch_size(config.train.batch_size, strategy)
+    images = data.load(config.data)
+    for note in images.notes:
+        print(note)
+    steps = data.steps_per_epoch(len(images.train), config.train.batch_size)
+    phases = config.phases()
+    model_config = dataclasses.replace(config.model, image_shape=images.image_shape, seed=config.seed)
+    plans = model_config.plans()
+    with strategy.scope():
+        glow = Glow(model_config, name="glow")
+        trainer = PartsTrainer(glow, phases, seed=config.seed)
+        optimizers = make_optimizers(config.train, phases, len(plans), steps)
+        trainer.compile(optimizers, clip_norm=config.train.clip_norm)
+    workdir.check_space(CHECKPOINTS_ON_DISK * checkpoint_bytes(trainer))
+
+    parameters = [sum(v.value.shape.num_elements() for v in p.trainable_variables) for p in glow.parts]
+    summary = tables.model_table(plans, parameters, phases)
+    print(_heading(config, images, steps, strategy), summary, sep="\n", flush=True)
+
+    checkpoints = Checkpoints(workdir.path / "checkpoints", trainer)
+    epoch = checkpoints.restore()
+    if epoch:
+        print(f"Resuming after epoch {epoch}.", flush=True)
+    if epoch < len(phases):
+        _fit(config, workdir, trainer, checkpoints, images, steps, epoch, summary)
+    return _finish(config, workdir, glow, sum(parameters))
+
+
+def _fit(
+    config: RunConfig,
+    workdir: Workdir,
+    trainer: PartsTrainer,
+    checkpoints: Checkpoints,
+    images: data.ImageData,
+    steps: int,
+    epoch: int,
+    summary: str,
+) -> None:
+    batch_size, seed = config.train.batch_size, config.seed
+    batches = data.training_batches(
+        images.train, batch_size, seed, augment=config.data.augment, first_epoch=epoch
+    )
+    test = data.evaluation_batches(images.test, batch_size, seed)
+    validation = None
+    if len(images.validation):
+        validation = data.evaluation_batches(images.validation, batch_size, seed)
+    listeners: list[keras.callbacks.Callback] = [
+        callbacks.EpochRecord(workdir, steps * batch_size, test, validation, finished_epochs=epoch)
+    ]
+    if config.sample_every:
+        top = int(images.train.max())
+        listeners.append(callbacks.SampleGrid(workdir, config.sample_every, seed, top))
+    if config.tensorboard:
+        listeners.append(callbacks.TensorBoardByPart(workdir, summary))
+    listeners += [
+        callbacks.CheckpointEveryEpoch(checkpoints),
+        callbacks.Progress(trainer.glow.config.plans()),
+    ]
+    trainer.fit(
+        batches,
+        epochs=len(trainer.phases),
+        initial_epoch=epoch,
+        steps_per_epoch=steps,
+        callbacks=listeners,
+        verbose=0,
+    )
+
+
+def _finish(config: RunConfig, workdir: Workdir, glow: Glow, parameters: int) -> Mapping[str, Any]:
+    history = workdir.read_history()
+    last = history[-1]
+    if config.export:
+        # A copy outside of any strategy: a SavedModel has no replicas.
+        plain = Glow(glow.config, name=glow.name)
+        plain.set_weights(glow.get_weights())
+        export(plain, workdir.path / "export")
+    summary = {
+        "test_bpd": float(last["test_bpd"]),
+        "test_bpd_se": float(last["test_bpd_se"]),
+        "total_seconds": float(last["total_seconds"]),
+        "parameters": parameters,
+        "parts": list(glow.config.flow_step_counts),
+        "epochs": len(history),
+        "versions": _versions(),
+        "device": distribution.device_name(),
+    }
+    workdir.write_summary(summary)
+    print(tables.closing_table(history, glow.config.plans()))
+    print(
+        f"Finished: test {summary['test_bpd']:.4f} ± {summary['test_bpd_se']:.4f} bits/dim (one noise draw "
+        f"a test image: an upper bound in expectation), {summary['total_seconds']:.1f} s of training, in "
+        f"{workdir.path}"
+    )
+    return summary
+
+
+def _heading(
+    config: RunConfig, images: data.ImageData, steps: int, strategy: tf.distribute.Strategy
+) -> str:
+    shape = "×".join(map(str, images.image_shape))
+    validation = f" + {len(images.validation)} validation" if len(images.validation) else ""
+    return (
+        f"{config.data.dataset}: {len(images.train)} training{validation} + {len(images.test)} test images "
+        f"of {shape}, {steps} steps an epoch on {strategy.num_replicas_in_sync} replica(s)"
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "glow_tf": glow_tf.__version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,81 @@
+"""Which phase each epoch is in. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """What an epoch trains.
+
+    Attributes:
+      kind: `end_to_end` (all parts, gradients through everything), `part` (one part alone) or
+        `simultaneous` (every part on its own objective, gradients isolated).
+      active: indices from 0 of the parts trained.
+    """
+
+    kind: str
+    active: tuple[int, ...]
+
+    @property
+    def end_to_end(self) -> bool:
+        """Whether gradients cross the cuts."""
+        return self.kind == "end_to_end"
+
+    @property
+    def last(self) -> int:
+        """Index of the last part that is evaluated: nothing after it is."""
+        return self.active[-1]
+
+    @property
+    def active_parts(self) -> str:
+        """The parts trained, from 1, joined by spaces, as history.csv lists them."""
+        return " ".join(str(k + 1) for k in self.active)
+
+    def __str__(self) -> str:
+        return f"part {self.active_parts}" if self.kind == "part" else self.kind.replace("_", " ")
+
+
+def end_to_end(num_parts: int) -> Phase:
+    """The phase that trains all parts with gradients through everything."""
+    return Phase("end_to_end", tuple(range(num_parts)))
+
+
+def phases(
+    schedule: str, num_parts: int, part_epochs: int, finetune_epochs: int = 0, period: int = 1
+) -> tuple[Phase, ...]:
+    """Returns the phase of every epoch, in order.
+
+    Args:
+      schedule: `end_to_end`; `sequential` (part_epochs div n each, the remainder to the first parts);
+        `alternating` (epoch e, from 1, trains part ((e−1) div period) mod n + 1); `simultaneous`.
+      num_parts: n.
+      part_epochs: epochs in parts.
+      finetune_epochs: epochs end to end that follow.
+      period: epochs a part keeps its turn in `alternating`.
+
+    Raises:
+      ValueError: schedule is unknown.
+    Reference: Glow parts, section 3.
+    """
+    if schedule == "end_to_end":
+        in_parts = [end_to_end(num_parts)] * part_epochs
+    elif schedule == "simultaneous":
+        in_parts = [Phase("simultaneous", tuple(range(num_parts)))] * part_epochs
+    elif schedule == "alternating":
+        in_parts = [Phase("part", (epoch // period % num_parts,)) for epoch in range(part_epochs)]
+    elif schedule == "sequential":
+        each, remainder = divmod(part_epochs, num_parts)
+        in_parts = [Phase("part", (k,)) for k in range(num_parts) for _ in range(each + (k < remainder))]
+    else:
+        raise ValueError(f"schedule must be one of {SCHEDULES}. Received: schedule={schedule!r}")
+    return (*in_parts, *[end_to_end(num_parts)] * finetune_epochs)
+
+
+def epochs_training(part: int, schedule_phases: Sequence[Phase]) -> int:
+    """Number of epochs in which a part (index from 0) is trained."""
+    return sum(part in phase.active for phase in schedule_phases)

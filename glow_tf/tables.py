@@ -1,0 +1,115 @@
+"""The tables a run prints: the model by part before it starts, the phases when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from glow_tf.partition import PartPlan, relative_cost, traffic
+from glow_tf.schedule import Phase
+
+
+def model_table(plans: Sequence[PartPlan], parameters: Sequence[int], phases: Sequence[Phase]) -> str:
+    """Describes parts and schedule: flow steps, parameters, costs and traffic, predicted before training.
+
+    Args:
+      plans: the parts.
+      parameters: trainable parameters of each.
+      phases: the phase of every epoch.
+    """
+    whole = sum(p.forward_macs for p in plans)
+    rows = [
+        [
+            f"{k}",
+            _span(plan),
+            f"{plan.flow_steps}",
+            f"{count:,}",
+            f"{plan.forward_macs / whole:.3f}",
+            f"{relative_cost(plans, [k - 1]):.3f}" if len(plans) > 1 else "1.000",
+            "×".join(map(str, plan.output_shape)),
+        ]
+        for k, (plan, count) in enumerate(zip(plans, parameters, strict=True), start=1)
+    ]
+    rows.append(
+        ["all", "", f"{sum(p.flow_steps for p in plans)}", f"{sum(parameters):,}", "1.000", "", ""]
+    )
+    header = ["part", "blocks", "flow steps", "parameters", "forward cost", "its epoch", "output"]
+    return "\n".join([table(header, rows), *_schedule_lines(plans, phases)])
+
+
+def _schedule_lines(plans: Sequence[PartPlan], phases: Sequence[Phase]) -> list[str]:
+    costs = [relative_cost(plans, phase.active, phase.end_to_end) for phase in phases]
+    crossing = [traffic(plans, phase.last, phase.end_to_end) for phase in phases]
+    forward, backward = (sum(c[i] for c in crossing) / len(crossing) / 1024 for i in (0, 1))
+    macs = sum(p.forward_macs for p in plans)
+    return [
+        f"forward {macs / 1e9:.3f} GMAC an image; 'its epoch' is the predicted time of an epoch that trains "
+        "the part alone, end to end = 1",
+        f"schedule: {', '.join(_runs(phases))}",
+        f"predicted time: {sum(costs) / len(costs):.3f} of training end to end for as many epochs; "
+        f"crossing the cuts, mean KiB an image and step: {forward:.1f} forward, {backward:.1f} backward",
+    ]
+
+
+def _runs(phases: Sequence[Phase]) -> list[str]:
+    """Names stretches of equal phases; a long alternation is cut short."""
+    runs: list[list] = []
+    for phase in phases:
+        if runs and runs[-1][0] == phase:
+            runs[-1][1] += 1
+        else:
+            runs.append([phase, 1])
+    names = [f"{count} × {phase}" for phase, count in runs]
+    return names if len(names) <= 8 else [*names[:4], f"… ({len(names) - 6} more)", *names[-2:]]
+
+
+def _span(plan: PartPlan) -> str:
+    """Blocks and flow steps of a part, such as 1:17–3:32."""
+    steps = [e for e in plan.elements if e.kind == "flow_step"]
+    return f"{steps[0].block}:{steps[0].step}–{steps[-1].block}:{steps[-1].step}"
+
+
+def closing_table(history: Sequence[Mapping[str, str]], plans: Sequence[PartPlan]) -> str:
+    """Sums a finished run's history up by phase, with measured against predicted cost.
+
+    Args:
+      history: rows of history.csv.
+      plans: the parts.
+    """
+    groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for row in history:
+        groups.setdefault((row["phase"], row["active_parts"]), []).append(row)
+    whole = groups.get(("end_to_end", " ".join(str(k + 1) for k in range(len(plans)))))
+    unit = _median([float(row["seconds"]) for row in whole]) if whole else None
+    rows = []
+    for (kind, active), members in groups.items():
+        seconds = [float(row["seconds"]) for row in members]
+        trained = [int(k) - 1 for k in active.split()]
+        rows.append(
+            [
+                f"{kind} {active}" if kind == "part" else kind,
+                f"{len(members)}",
+                f"{sum(seconds):.1f}",
+                f"{_median(seconds) / unit:.3f}" if unit else "",
+                f"{relative_cost(plans, trained, kind == 'end_to_end'):.3f}",
+                f"{float(members[-1]['test_bpd']):.4f}",
+            ]
+        )
+    header = ["phase", "epochs", "seconds", "time / end to end", "predicted", "last test bpd"]
+    return table(header, rows)
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligns columns: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(header), "  ".join("─" * w for w in widths), *map(line, rows)])

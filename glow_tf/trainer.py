@@ -1,0 +1,431 @@
+"""Training in gradient-isolated parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from glow_tf import data, likelihood
+from glow_tf.diagnosis import explain_non_finite
+from glow_tf.glow import Glow
+from glow_tf.schedule import Phase, end_to_end
+
+INITIALIZATION_EXAMPLES = 256
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient was not finite; the message says in which part, step and bijector."""
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class MeanAndError(keras.metrics.Metric):
+    """Mean over examples, and its standard error, as `name` and `name_se`."""
+
+    def __init__(self, name: str, **kwargs):
+        # float64: a variance from sums of squares would lose its digits in float32.
+        super().__init__(name=name, **{"dtype": "float64", **kwargs})
+        self.total = self.add_weight(name="total", initializer="zeros")
+        self.squares = self.add_weight(name="squares", initializer="zeros")
+        self.count = self.add_weight(name="count", initializer="zeros")
+
+    def update_state(self, values: tf.Tensor, sample_weight: None = None) -> None:
+        """Adds the values of a batch, [B]."""
+        values = tf.cast(values, tf.float64)
+        self.total.assign_add(tf.reduce_sum(values))
+        self.squares.assign_add(tf.reduce_sum(tf.square(values)))
+        self.count.assign_add(tf.cast(tf.size(values), tf.float64))
+
+    def result(self) -> dict[str, tf.Tensor]:
+        """Returns mean and standard error."""
+        count = tf.convert_to_tensor(self.count)
+        mean = self.total / count
+        variance = tf.maximum(self.squares / count - mean**2, 0) / tf.maximum(count - 1, 1)
+        return {self.name: mean, f"{self.name}_se": tf.sqrt(variance)}
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class PartsTrainer(keras.Model):
+    """Trains a `Glow` by a schedule of phases; `fit` and `evaluate` are the loops, as ever in Keras.
+
+    Each epoch is in one phase. A phase that trains one part runs the parts before it forward only, without
+    a gradient tape, and does not run the parts after it at all; see `train_step`. Every phase has its own
+    train function, compiled and traced once, which `fit` swaps in at the start of an epoch.
+
+    `compile(optimizers=[…])` takes one optimizer a part. `fit` and `evaluate` take uint8 images
+    [N, H, W, C] (with `batch_size`) or a `tf.data.Dataset` of (images, noise) as `glow_tf.data` makes it.
+
+    Logs: of a step or epoch, `local_bpd_k` of every part that ran, `bpd` if that is all of them, and
+    `gradient_norm_k` of every part that was trained; of an evaluation, `bpd` and `bpd_se`.
+
+    Args:
+      glow: the model to train, built.
+      phases: the phase of every epoch, from `glow_tf.phases`; epochs beyond the last, or all without
+        phases, are end to end.
+      seed: of the order of the images, their augmentation and the noise, where `fit` is given an array.
+    Reference: Glow parts, section 3 and Eq. 3.
+    """
+
+    def __init__(self, glow: Glow, phases: Sequence[Phase] = (), seed: int = 0, **kwargs):
+        super().__init__(**kwargs)
+        self.glow = glow
+        self.phases = tuple(phases)
+        self.seed = seed
+        self._phase = self.phase_of(0)
+        self._evaluating = False
+        names = [f"{name}_{k + 1}" for k in range(len(glow.parts)) for name in _PART_METRICS]
+        self._means = {name: keras.metrics.Mean(name) for name in ("bpd", *names)}
+        self._test_metric = MeanAndError("bpd")
+        self._train_functions: dict[Phase, Callable] = {}
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Nothing to build: the glow is."""
+        self.built = True
+
+    # Setting up
+
+    def compile(
+        self,
+        optimizers: Sequence[keras.optimizers.Optimizer],
+        clip_norm: float = 0.0,
+        steps_per_execution: int = 1,
+        run_eagerly: bool = False,
+        jit_compile: bool = False,
+    ) -> None:
+        """Sets one optimizer a part.
+
+        Args:
+          optimizers: in the order of the parts.
+          clip_norm: largest global norm of the gradients (of the loss in bits/dim), over all parts in an
+            end-to-end epoch, over each part otherwise, after they are reduced over replicas; 0 = off.
+          steps_per_execution, run_eagerly, jit_compile: as in Keras. XLA is slower on a CPU.
+
+        Raises:
+          ValueError: not one optimizer a part.
+        """
+        optimizers = list(optimizers)
+        if len(optimizers) != len(self.glow.parts):
+            raise ValueError(
+                f"compile needs one optimizer for each of the {len(self.glow.parts)} parts. "
+                f"Received: {len(optimizers)} optimizers"
+            )
+        if len({id(o) for o in optimizers}) < len(optimizers):
+            raise ValueError("compile needs a separate optimizer for each part. Received: one of them twice")
+        with self.distribute_strategy.scope():
+            for part, optimizer in zip(self.glow.parts, optimizers, strict=True):
+                optimizer.build(part.trainable_variables)
+        # Keras callbacks that look at `model.optimizer` see the first part's.
+        super().compile(
+            optimizer=optimizers[0],
+            steps_per_execution=steps_per_execution,
+            run_eagerly=run_eagerly,
+            jit_compile=jit_compile,
+        )
+        self.optimizers = optimizers
+        self.clip_norm = clip_norm
+        self._train_functions = {}
+
+    def initialize(self, images: tf.Tensor, noise: tf.Tensor | None = None) -> None:
+        """Runs `Glow.initialize` once, the same on all replicas; does nothing on a restored model."""
+        with self.distribute_strategy.scope():
+            self.glow.initialize(images, noise)
+
+    # Phases
+
+    def phase_of(self, epoch: int) -> Phase:
+        """Returns the phase of an epoch, counted from 0."""
+        return self.phases[epoch] if epoch < len(self.phases) else end_to_end(len(self.glow.parts))
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that a training step is in."""
+        return self._phase
+
+    def set_phase(self, phase: Phase) -> None:
+        """Swaps in a phase's train function, making it (to be traced at its first step) if need be."""
+        if phase not in self._train_functions:
+            super().make_train_function(force=True)
+            self._train_functions[phase] = self.train_function
+        self._phase = phase
+        self.train_function = self._train_functions[phase]
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Compiles the current phase's train function, or swaps in the one there is."""
+        if force:
+            self._train_functions.pop(self._phase, None)
+        self.set_phase(self._phase)
+
+    def trained_variables(self, phase: Phase) -> list[list[keras.Variable]]:
+        """Returns, for each active part, the variables that the phase trains.
+
+        End to end, the local priors of the parts before the last are in no objective.
+        """
+        last = len(self.glow.parts) - 1
+        return [
+            self.glow.parts[k].flow_variables
+            if phase.end_to_end and k < last
+            else self.glow.parts[k].trainable_variables
+            for k in phase.active
+        ]
+
+    # Steps
+
+    def objectives(
+        self, images: tf.Tensor, noise: tf.Tensor | None, phase: Phase
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Evaluates what a phase evaluates.
+
+        Args:
+          images: uint8 [B, H, W, C].
+          noise: in [0, 1), [B, H, W, C].
+          phase: which parts run, and whether gradients cross the cuts.
+
+        Returns:
+          The loss of every example that the phase minimises [B], and for each part k that ran the
+          truncated negative log-likelihood up to k (Eq. 3's left side, with p_local of h_k) [B]; in bits
+          per dimension.
+        """
+        v = self.glow.dequantized(images, noise, seed=self.seed)
+        h, log_likelihood = self.glow.dequantize.forward_and_log_det(v)
+        truncated = []
+        loss = tf.zeros_like(log_likelihood)
+        for k, part in enumerate(self.glow.parts[: phase.last + 1]):
+            if not phase.end_to_end:
+                # The one place where parts are isolated: no gradient crosses this cut.
+                h = tf.stop_gradient(h)
+            output = part.call(h)
+            objective = part.local_objective(output)
+            truncated.append(objective - log_likelihood)
+            if k in phase.active and not phase.end_to_end:
+                loss += objective
+            log_likelihood += output.log_likelihood_term
+            h = output.h
+        if phase.end_to_end:
+            loss = truncated[-1]
+        shape = self.glow.image_shape
+        return likelihood.bits_per_dim(loss, shape), [likelihood.bits_per_dim(t, shape) for t in truncated]
+
+    def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
+        """Runs one step of the current phase.
+
+        Only the phase's variables are watched, so nothing is recorded before the first active part.
+        """
+        images, noise = _unpack(batch)
+        phase = self.phase
+        groups = self.trained_variables(phase)
+        variables = [v.value for group in groups for v in group]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            losses, truncated = self.objectives(images, noise, phase)
+            loss = tf.reduce_mean(losses)
+            # Replicas' gradients are summed, so each contributes its share of the global mean.
+            scaled = loss / self.distribute_strategy.num_replicas_in_sync
+        gradients = tape.gradient(scaled, variables)
+        gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        per_part = _regroup(gradients, [len(group) for group in groups])
+        norms = [tf.linalg.global_norm(group) for group in per_part]
+        checked = self._stop_if_not_finite(loss, norms, images, noise)
+        with tf.control_dependencies(checked):
+            self._apply(phase, groups, self._clip(phase, per_part, norms))
+        return self._update_train_metrics(phase, truncated, norms)
+
+    def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
+        """Adds a batch to the bits per dimension of the whole chain."""
+        images, noise = _unpack(batch)
+        v = self.glow.dequantized(images, noise, seed=self.seed)
+        nll = -self.glow.dequantized_log_prob(v)
+        self._test_metric.update_state(likelihood.bits_per_dim(nll, self.glow.image_shape))
+        return self._test_metric.result()
+
+    def _clip(self, phase: Phase, per_part: list, norms: list[tf.Tensor]) -> list:
+        if not self.clip_norm:
+            return per_part
+        if phase.end_to_end:
+            norms = [tf.linalg.global_norm(norms)] * len(norms)
+        factors = [tf.minimum(1.0, self.clip_norm / (norm + 1e-12)) for norm in norms]
+        return [
+            [gradient * factor for gradient in group]
+            for group, factor in zip(per_part, factors, strict=True)
+        ]
+
+    def _apply(self, phase: Phase, groups: list, per_part: list) -> None:
+        optimizers = [self.optimizers[k] for k in phase.active]
+        per_part = [[tf.identity(g) for g in group] for group in per_part]
+
+        def apply(gradients: list) -> None:
+            for optimizer, own, variables in zip(optimizers, gradients, groups, strict=True):
+                optimizer.apply(own, variables)
+
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            apply(per_part)
+        else:
+            # In cross-replica context, so that Keras does not reduce the reduced gradients again.
+            tf.distribute.get_replica_context().merge_call(
+                lambda strategy, gradients: apply(gradients), args=(per_part,)
+            )
+
+    def _stop_if_not_finite(
+        self, loss: tf.Tensor, norms: list[tf.Tensor], images: tf.Tensor, noise: tf.Tensor | None
+    ) -> list[tf.Tensor]:
+        """Returns a check that fails, before any weight changes, if the step has a non-finite number."""
+
+        def explain(images: tf.Tensor, v: tf.Tensor, loss: tf.Tensor, *norms: tf.Tensor) -> bool:
+            raise NonFiniteError(
+                explain_non_finite(self, v, float(loss), [float(norm) for norm in norms])
+            )
+
+        def stop() -> tf.Tensor:
+            v = self.glow.dequantized(images, noise, seed=self.seed)
+            return tf.py_function(explain, [images, v, loss, *norms], tf.bool)
+
+        finite = tf.reduce_all(tf.math.is_finite(tf.stack([loss, *norms])))
+        return [tf.cond(finite, lambda: True, stop)]
+
+    # Metrics
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Those that the current phase, or an evaluation, computes."""
+        if self._evaluating:
+            return [self._test_metric]
+        phase = self._phase
+        names = [f"local_bpd_{k + 1}" for k in range(phase.last + 1)]
+        names += [f"gradient_norm_{k + 1}" for k in phase.active]
+        if phase.last == len(self.glow.parts) - 1:
+            names.append("bpd")
+        return [self._means[name] for name in names]
+
+    def _update_train_metrics(
+        self, phase: Phase, truncated: list[tf.Tensor], norms: list[tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        for k, bpd in enumerate(truncated):
+            self._means[f"local_bpd_{k + 1}"].update_state(bpd)
+        for k, norm in zip(phase.active, norms, strict=True):
+            self._means[f"gradient_norm_{k + 1}"].update_state(norm)
+        if phase.last == len(self.glow.parts) - 1:
+            self._means["bpd"].update_state(truncated[-1])
+        return self.get_metrics_result()
+
+    # Loops
+
+    def fit(self, x: Any, *, batch_size: int | None = None, epochs: int | None = None, **kwargs) -> Any:
+        """Trains, as keras.Model.fit does; `epochs` defaults to all that have a phase.
+
+        Initialises the ActNorms first, from up to 256 images, unless that was done or restored.
+
+        Args:
+          x: uint8 images [N, H, W, C], shuffled anew every epoch, or a dataset of (images, noise).
+          batch_size: for an array; 64 by default.
+          epochs: the epoch to stop after.
+          **kwargs: of keras.Model.fit.
+        """
+        if epochs is None:
+            epochs = max(len(self.phases), 1)
+        initial_epoch = kwargs.get("initial_epoch", 0)
+        if isinstance(x, np.ndarray):
+            batch_size = batch_size or 64
+            kwargs.setdefault("steps_per_epoch", data.steps_per_epoch(len(x), batch_size))
+            x = data.training_batches(x, batch_size, self.seed, first_epoch=initial_epoch)
+        if not self.glow.initialized:
+            self.initialize(*_first_examples(x, INITIALIZATION_EXAMPLES))
+        callbacks = [_PhaseSwitch(), *(kwargs.pop("callbacks", None) or [])]
+        if isinstance(kwargs.get("validation_data"), np.ndarray):
+            kwargs["validation_data"] = data.evaluation_batches(
+                kwargs["validation_data"], batch_size or 64, self.seed
+            )
+        return super().fit(x, epochs=epochs, callbacks=callbacks, shuffle=False, **kwargs)
+
+    def evaluate(self, x: Any = None, *, batch_size: int | None = None, **kwargs) -> Any:
+        """Computes the bits per dimension of the whole chain, as keras.Model.evaluate does.
+
+        Args:
+          x: uint8 images [N, H, W, C] or a dataset of (images, noise).
+          batch_size: for an array; 64 by default.
+          **kwargs: of keras.Model.evaluate; `return_dict=True` gives `bpd` and `bpd_se`.
+        """
+        if isinstance(x, np.ndarray):
+            x = data.evaluation_batches(x, batch_size or 64, self.seed)
+        self._evaluating = True
+        try:
+            return super().evaluate(x, **kwargs)
+        finally:
+            self._evaluating = False
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the glow's log-probabilities."""
+        return self.glow.call(images)
+
+    # Serialisation
+
+    def get_config(self) -> dict:
+        """See keras.Layer."""
+        return {
+            "name": self.name,
+            "glow": keras.saving.serialize_keras_object(self.glow),
+            "phases": [[phase.kind, list(phase.active)] for phase in self.phases],
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> PartsTrainer:
+        """See keras.Layer."""
+        return cls(
+            keras.saving.deserialize_keras_object(config["glow"], custom_objects),
+            [Phase(kind, tuple(active)) for kind, active in config["phases"]],
+            seed=config["seed"],
+            name=config["name"],
+        )
+
+    def get_compile_config(self) -> dict:
+        """See keras.Model."""
+        return {
+            "optimizers": [keras.saving.serialize_keras_object(o) for o in self.optimizers],
+            "clip_norm": self.clip_norm,
+        }
+
+    def compile_from_config(self, config: dict) -> None:
+        """See keras.Model."""
+        self.compile(
+            [keras.saving.deserialize_keras_object(o) for o in config["optimizers"]],
+            clip_norm=config["clip_norm"],
+        )
+
+
+_PART_METRICS = ("local_bpd", "gradient_norm")
+
+
+class _PhaseSwitch(keras.callbacks.Callback):
+    """Puts the trainer into the phase of each epoch."""
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.model.set_phase(self.model.phase_of(epoch))
+        self.model.reset_metrics()
+
+
+def _unpack(batch: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
+    if isinstance(batch, (tuple, list)):
+        return (batch[0], batch[1]) if len(batch) > 1 else (batch[0], None)
+    return batch, None
+
+
+def _regroup(flat: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
+    iterator = iter(flat)
+    return [[next(iterator) for _ in range(size)] for size in sizes]
+
+
+def _first_examples(dataset: tf.data.Dataset, count: int) -> tuple[tf.Tensor, tf.Tensor | None]:
+    images, noises, found = [], [], 0
+    for batch in dataset:
+        image, noise = _unpack(batch)
+        images.append(image)
+        noises.append(noise)
+        found += int(image.shape[0])
+        if found >= count:
+            break
+    if noises[0] is None:
+        return tf.concat(images, 0)[:count], None
+    return tf.concat(images, 0)[:count], tf.concat(noises, 0)[:count]

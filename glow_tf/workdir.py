@@ -1,0 +1,160 @@
+"""The files of a run: settings, history, summary, samples. Every write is whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from glow_tf.config import ConfigError, RunConfig
+
+HISTORY_COLUMNS = (
+    "epoch",
+    "phase",
+    "active_parts",
+    "seconds",
+    "total_seconds",
+    "eval_seconds",
+    "images_per_second",
+    "peak_memory_mb",
+    "train_bpd",
+)
+
+
+class Workdir:
+    """The folder of one run, held by one process at a time.
+
+    Args:
+      config: the run; its `workdir` is made if absent.
+    Raises:
+      ConfigError: the folder cannot be written, is in use, or holds another configuration.
+    """
+
+    def __init__(self, config: RunConfig):
+        self.path = pathlib.Path(config.workdir)
+        self.config = config
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            self._refuse_other_configuration()
+            (self.path / "samples").mkdir(exist_ok=True)
+            write_atomically(self.path / "flags.cfg", flagfile(config).encode())
+        except OSError as error:
+            raise ConfigError(
+                f"workdir must be a folder that can be written: {error.strerror}. "
+                f"Received: workdir={config.workdir!r}"
+            ) from None
+
+    def _lock(self) -> None:
+        # Held as long as the process lives, however it ends.
+        self._handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another process is training in this workdir. Received: workdir={str(self.path)!r}"
+            ) from None
+
+    def close(self) -> None:
+        """Lets go of the folder."""
+        os.close(self._handle)
+
+    def check_space(self, needed: int) -> None:
+        """Raises ConfigError unless the disk has `needed` bytes free."""
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise ConfigError(
+                f"workdir needs about {needed / 2**20:.0f} MiB for checkpoints and export, and "
+                f"{free / 2**20:.0f} MiB are free. Received: workdir={str(self.path)!r}"
+            )
+
+    def _refuse_other_configuration(self) -> None:
+        path = self.path / "flags.cfg"
+        if not path.exists():
+            return
+        before = read_flagfile(path.read_text())
+        now = read_flagfile(flagfile(self.config))
+        differing = [
+            f"--{name}={now.get(name)} (was {before.get(name)})"
+            for name in now
+            if name not in RunConfig.MAY_DIFFER and now[name] != before.get(name)
+        ]
+        if differing:
+            raise ConfigError(
+                "this workdir holds a run of another configuration; take another workdir, or the same "
+                f"flags to resume it. Received: {', '.join(differing)}"
+            )
+
+    # History
+
+    @property
+    def history_columns(self) -> tuple[str, ...]:
+        """Columns of history.csv."""
+        parts = len(self.config.model.flow_step_counts)
+        columns = [*HISTORY_COLUMNS, *(f"local_bpd_{k + 1}" for k in range(parts)), "test_bpd", "test_bpd_se"]
+        if self.config.data.validation_examples:
+            columns += ["validation_bpd", "validation_bpd_se"]
+        return tuple(columns)
+
+    def read_history(self, epochs: int | None = None) -> list[dict[str, str]]:
+        """Returns the rows of history.csv, of the first `epochs` epochs if given."""
+        path = self.path / "history.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return rows if epochs is None else [row for row in rows if int(row["epoch"]) <= epochs]
+
+    def write_history(self, rows: list[Mapping[str, Any]]) -> None:
+        """Replaces history.csv."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.history_columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path / "history.csv", text.getvalue().encode())
+
+    # Summary and paths
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes summary.json; its presence says that the run is finished."""
+        write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """Returns summary.json, or None while the run is not finished."""
+        path = self.path / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def samples_path(self, epoch: int) -> pathlib.Path:
+        """Returns where an epoch's (from 1) sample grid goes."""
+        return self.path / "samples" / f"epoch_{epoch:04d}.png"
+
+
+def flagfile(config: RunConfig) -> str:
+    """Returns a flagfile that repeats the run."""
+    return "".join(f"--{name}={_text(value)}\n" for name, value in config.to_settings().items())
+
+
+def read_flagfile(text: str) -> dict[str, str]:
+    """Returns setting → value as `flagfile` wrote them."""
+    lines = [line for line in text.splitlines() if line.startswith("--")]
+    return dict(line[2:].split("=", 1) for line in lines if "=" in line)
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def write_atomically(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file so that readers and interruptions find the old one or the new one, never half."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
