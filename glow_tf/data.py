@@ -103,11 +103,11 @@ def _tfds(config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
             f"(prepared in data_dir, or downloadable): {type(error).__name__}: {reason}. "
             f"Received: dataset={config.dataset!r}, data_dir={config.data_dir!r}"
         ) from None
-    feature = builder.info.features.get("image") if hasattr(builder.info.features, "get") else None
-    if feature is None:
+    features = list(builder.info.features or ())
+    if "image" not in features:
         raise ConfigError(
             "dataset must have a feature named image. "
-            f"Received: dataset={config.dataset!r} with features {list(builder.info.features)}"
+            f"Received: dataset={config.dataset!r} with features {features}"
         )
     splits = builder.info.splits
     held_out = next((s for s in ("test", "validation") if s in splits), None)
@@ -297,19 +297,24 @@ def training_batches(
 
 
 def evaluation_batches(images: np.ndarray, batch_size: int, seed: int) -> tf.data.Dataset:
-    """Returns one pass over (images uint8, noise float32), in order; the last batch may be smaller.
+    """Returns one pass over (images uint8, noise float32, weight float32 [batch_size]), in order.
 
-    The noise of an example depends on the seed and its place alone: the same in all epochs, runs and batch
-    sizes, so that runs compare in pairs.
+    The last batch is filled up with copies of weight 0: all batches have one shape, and no replica is left
+    with an empty one (which TensorFlow's fused convolutions on a CPU do not survive). The noise of an
+    example depends on the seed and its place alone: the same in all epochs, runs and batch sizes, so that
+    runs compare in pairs.
     """
     source = _on_host(images)
+    last = tf.constant(len(images) - 1, tf.int64)
 
-    def example(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def example(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         own_seed = tf.random.fold_in(tf.constant([seed, _TEST_STREAM], tf.int64), index)
-        return tf.gather(source, index), tf.random.stateless_uniform(images.shape[1:], own_seed)
+        noise = tf.random.stateless_uniform(images.shape[1:], own_seed)
+        return tf.gather(source, tf.minimum(index, last)), noise, tf.cast(index <= last, tf.float32)
 
-    dataset = tf.data.Dataset.range(len(images)).map(example, num_parallel_calls=tf.data.AUTOTUNE)
-    return _finish(dataset.batch(batch_size))
+    filled = -(-len(images) // batch_size) * batch_size
+    dataset = tf.data.Dataset.range(filled).map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    return _finish(dataset.batch(batch_size, drop_remainder=True))
 
 
 _TRAIN_STREAM, _TEST_STREAM = 0, 1

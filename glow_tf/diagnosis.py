@@ -28,7 +28,7 @@ def explain_non_finite(
       One sentence each for the step, the place and the remedy.
     """
     phase = trainer.phase
-    step = int(trainer.optimizers[phase.last].iterations.value)
+    step = int(trainer.optimizers[phase.last].iterations.numpy())
     where = _first_fault(trainer, v)
     if where is None:
         bad = [k + 1 for k, n in zip(phase.active, gradient_norms, strict=True) if not math.isfinite(n)]

@@ -20,10 +20,13 @@ def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Stra
     """
     if virtual_devices:
         _make_virtual_devices(virtual_devices)
-    devices = [d.name for d in tf.config.list_logical_devices("GPU")]
-    devices = devices or [d.name for d in tf.config.list_logical_devices("CPU")]
+    gpus = [d.name for d in tf.config.list_logical_devices("GPU")]
+    devices = gpus or [d.name for d in tf.config.list_logical_devices("CPU")]
     if strategy == "mirrored" or (strategy == "auto" and len(devices) > 1):
-        return tf.distribute.MirroredStrategy(devices)
+        # Collective operations of a second strategy in one process collide on CPU devices; a plain sum
+        # does not, and adds in a fixed order.
+        reduction = None if gpus else tf.distribute.ReductionToOneDevice()
+        return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
     return tf.distribute.get_strategy()
 
 

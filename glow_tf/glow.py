@@ -80,7 +80,7 @@ class Glow(keras.Model):
     def initialized(self) -> bool:
         """Whether the data-dependent initialisation has happened (or was restored)."""
         flags = [v for v in self.non_trainable_variables if v.name == "initialized"]
-        return all(int(flag.value) for flag in flags)
+        return all(int(flag.numpy()) for flag in flags)
 
     def initialize(self, images: tf.Tensor, noise: tf.Tensor | None = None) -> None:
         """Sets every ActNorm from a batch, part by part in the encode direction.

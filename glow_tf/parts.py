@@ -89,12 +89,14 @@ class Part(keras.Model):
         shape = tuple(input_shape)
         self.latent_shapes: list[tuple[int, int, int]] = []
         for bijector in self.bijectors:
-            bijector.build(shape)
+            if not bijector.built:  # a deserialised one is
+                bijector.build(shape)
             shape = bijector.output_shape_of(shape)
             if isinstance(bijector, Split):
                 shape = (*shape[:-1], shape[-1] // 2)
                 self.latent_shapes.append(shape[1:])
-        self.prior.build(shape)
+        if not self.prior.built:
+            self.prior.build(shape)
         self.output_event_shape = shape[1:]
         self.built = True
 

@@ -26,18 +26,19 @@ class MeanAndError(keras.metrics.Metric):
     """Mean over examples, and its standard error, as `name` and `name_se`."""
 
     def __init__(self, name: str, **kwargs):
+        super().__init__(name=name, **kwargs)
         # float64: a variance from sums of squares would lose its digits in float32.
-        super().__init__(name=name, **{"dtype": "float64", **kwargs})
-        self.total = self.add_weight(name="total", initializer="zeros")
-        self.squares = self.add_weight(name="squares", initializer="zeros")
-        self.count = self.add_weight(name="count", initializer="zeros")
+        self.total = self.add_weight(name="total", initializer="zeros", dtype="float64")
+        self.squares = self.add_weight(name="squares", initializer="zeros", dtype="float64")
+        self.count = self.add_weight(name="count", initializer="zeros", dtype="float64")
 
-    def update_state(self, values: tf.Tensor, sample_weight: None = None) -> None:
-        """Adds the values of a batch, [B]."""
+    def update_state(self, values: tf.Tensor, sample_weight: tf.Tensor | None = None) -> None:
+        """Adds the values of a batch, [B], those of weight 0 left out."""
         values = tf.cast(values, tf.float64)
-        self.total.assign_add(tf.reduce_sum(values))
-        self.squares.assign_add(tf.reduce_sum(tf.square(values)))
-        self.count.assign_add(tf.cast(tf.size(values), tf.float64))
+        weights = tf.ones_like(values) if sample_weight is None else tf.cast(sample_weight, tf.float64)
+        self.total.assign_add(tf.reduce_sum(weights * values))
+        self.squares.assign_add(tf.reduce_sum(weights * tf.square(values)))
+        self.count.assign_add(tf.reduce_sum(weights))
 
     def result(self) -> dict[str, tf.Tensor]:
         """Returns mean and standard error."""
@@ -56,7 +57,8 @@ class PartsTrainer(keras.Model):
     train function, compiled and traced once, which `fit` swaps in at the start of an epoch.
 
     `compile(optimizers=[…])` takes one optimizer a part. `fit` and `evaluate` take uint8 images
-    [N, H, W, C] (with `batch_size`) or a `tf.data.Dataset` of (images, noise) as `glow_tf.data` makes it.
+    [N, H, W, C] (with `batch_size`) or a `tf.data.Dataset` of (images, noise) or, to evaluate,
+    (images, noise, weight), as `glow_tf.data` makes them.
 
     Logs: of a step or epoch, `local_bpd_k` of every part that ran, `bpd` if that is all of them, and
     `gradient_norm_k` of every part that was trained; of an evaluation, `bpd` and `bpd_se`.
@@ -214,7 +216,7 @@ class PartsTrainer(keras.Model):
 
         Only the phase's variables are watched, so nothing is recorded before the first active part.
         """
-        images, noise = _unpack(batch)
+        images, noise, _ = _unpack(batch)
         phase = self.phase
         groups = self.trained_variables(phase)
         variables = [v.value for group in groups for v in group]
@@ -235,10 +237,10 @@ class PartsTrainer(keras.Model):
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Adds a batch to the bits per dimension of the whole chain."""
-        images, noise = _unpack(batch)
+        images, noise, weights = _unpack(batch)
         v = self.glow.dequantized(images, noise, seed=self.seed)
         nll = -self.glow.dequantized_log_prob(v)
-        self._test_metric.update_state(likelihood.bits_per_dim(nll, self.glow.image_shape))
+        self._test_metric.update_state(likelihood.bits_per_dim(nll, self.glow.image_shape), weights)
         return self._test_metric.result()
 
     def _clip(self, phase: Phase, per_part: list, norms: list[tf.Tensor]) -> list:
@@ -246,41 +248,32 @@ class PartsTrainer(keras.Model):
             return per_part
         if phase.end_to_end:
             norms = [tf.linalg.global_norm(norms)] * len(norms)
-        factors = [tf.minimum(1.0, self.clip_norm / (norm + 1e-12)) for norm in norms]
+        factors = [self.clip_norm / tf.maximum(norm, self.clip_norm) for norm in norms]
         return [
             [gradient * factor for gradient in group]
             for group, factor in zip(per_part, factors, strict=True)
         ]
 
     def _apply(self, phase: Phase, groups: list, per_part: list) -> None:
-        optimizers = [self.optimizers[k] for k in phase.active]
-        per_part = [[tf.identity(g) for g in group] for group in per_part]
-
-        def apply(gradients: list) -> None:
-            for optimizer, own, variables in zip(optimizers, gradients, groups, strict=True):
-                optimizer.apply(own, variables)
-
-        if self.distribute_strategy.num_replicas_in_sync == 1:
-            apply(per_part)
-        else:
-            # In cross-replica context, so that Keras does not reduce the reduced gradients again.
-            tf.distribute.get_replica_context().merge_call(
-                lambda strategy, gradients: apply(gradients), args=(per_part,)
-            )
+        # Keras's optimizers sum gradients over the replicas. These are reduced already (clipping had to see
+        # the whole), so each replica hands over its share; with one replica nothing is done twice.
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        for k, gradients, variables in zip(phase.active, per_part, groups, strict=True):
+            shares = [g / replicas if replicas > 1 else tf.identity(g) for g in gradients]
+            self.optimizers[k].apply(shares, variables)
 
     def _stop_if_not_finite(
         self, loss: tf.Tensor, norms: list[tf.Tensor], images: tf.Tensor, noise: tf.Tensor | None
     ) -> list[tf.Tensor]:
         """Returns a check that fails, before any weight changes, if the step has a non-finite number."""
 
-        def explain(images: tf.Tensor, v: tf.Tensor, loss: tf.Tensor, *norms: tf.Tensor) -> bool:
-            raise NonFiniteError(
-                explain_non_finite(self, v, float(loss), [float(norm) for norm in norms])
-            )
+        def explain(v: tf.Tensor, loss: tf.Tensor, *norms: tf.Tensor) -> bool:
+            self._fault = explain_non_finite(self, v, float(loss), [float(norm) for norm in norms])
+            raise NonFiniteError(self._fault)  # out of the graph it comes as an OpError: see fit
 
         def stop() -> tf.Tensor:
             v = self.glow.dequantized(images, noise, seed=self.seed)
-            return tf.py_function(explain, [images, v, loss, *norms], tf.bool)
+            return tf.py_function(explain, [v, loss, *norms], tf.bool)
 
         finite = tf.reduce_all(tf.math.is_finite(tf.stack([loss, *norms])))
         return [tf.cond(finite, lambda: True, stop)]
@@ -337,7 +330,13 @@ class PartsTrainer(keras.Model):
             kwargs["validation_data"] = data.evaluation_batches(
                 kwargs["validation_data"], batch_size or 64, self.seed
             )
-        return super().fit(x, epochs=epochs, callbacks=callbacks, shuffle=False, **kwargs)
+        self._fault = None
+        try:
+            return super().fit(x, epochs=epochs, callbacks=callbacks, shuffle=False, **kwargs)
+        except tf.errors.OpError:
+            if self._fault:
+                raise NonFiniteError(self._fault) from None
+            raise
 
     def evaluate(self, x: Any = None, *, batch_size: int | None = None, **kwargs) -> Any:
         """Computes the bits per dimension of the whole chain, as keras.Model.evaluate does.
@@ -406,10 +405,10 @@ class _PhaseSwitch(keras.callbacks.Callback):
         self.model.reset_metrics()
 
 
-def _unpack(batch: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
-    if isinstance(batch, (tuple, list)):
-        return (batch[0], batch[1]) if len(batch) > 1 else (batch[0], None)
-    return batch, None
+def _unpack(batch: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+    """Returns images, noise and weights; what a batch lacks is None."""
+    pieces = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    return (*pieces, None, None)[:3]
 
 
 def _regroup(flat: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
@@ -420,7 +419,7 @@ def _regroup(flat: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
 def _first_examples(dataset: tf.data.Dataset, count: int) -> tuple[tf.Tensor, tf.Tensor | None]:
     images, noises, found = [], [], 0
     for batch in dataset:
-        image, noise = _unpack(batch)
+        image, noise, _ = _unpack(batch)
         images.append(image)
         noises.append(noise)
         found += int(image.shape[0])

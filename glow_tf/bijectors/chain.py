@@ -30,7 +30,8 @@ class Chain(Bijector):
     def build(self, input_shape: Shape) -> None:
         """Builds every bijector on the shape the one before it yields."""
         for bijector in self.bijectors:
-            bijector.build(input_shape)
+            if not bijector.built:  # a deserialised one is
+                bijector.build(input_shape)
             input_shape = bijector.output_shape_of(input_shape)
         self.built = True
 

@@ -1,0 +1,76 @@
+"""Shared by all tests: two logical CPU devices, small data, small models."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+from glow_tf import Glow, ModelConfig
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def small_images(rng):
+    """Images with structure, 8×8×1, 5 bits' worth of levels."""
+    centre = rng.uniform(2, 6, size=(64, 2))
+    grid = np.stack(np.meshgrid(np.arange(8), np.arange(8), indexing="ij"), -1)
+    distance = np.square(grid[None] - centre[:, None, None]).sum(-1)
+    levels = np.floor(16 * np.exp(-distance / 4) + rng.uniform(0, 1, distance.shape))
+    return (levels.clip(0, 16) * 8).astype(np.uint8)[..., None]
+
+
+def small_config(**changes) -> ModelConfig:
+    settings = {
+        "image_shape": (8, 8, 1),
+        "n_bits": 5,
+        "num_blocks": 2,
+        "flow_steps": 2,
+        "width": 8,
+        "parts": "across_block:2",
+    }
+    return ModelConfig(**{**settings, **changes})
+
+
+def small_glow(dtype: str = "float32", perturbed: bool = True, **changes) -> Glow:
+    glow = Glow(small_config(**changes), dtype=dtype, name="glow")
+    if perturbed:
+        perturb(glow)
+    return glow
+
+
+def perturb(layer: keras.layers.Layer, scale: float = 0.1, seed: int = 0) -> None:
+    """Moves every trainable weight off its starting point, where much is zero or the identity."""
+    generator = np.random.default_rng(seed)
+    for weight in layer.trainable_variables:
+        weight.assign(weight + scale * generator.normal(size=weight.shape))
+
+
+def run_main(*flags: str, cwd: pathlib.Path = ROOT, check: bool = True) -> subprocess.CompletedProcess:
+    """Runs train/main.py in a process of its own."""
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "train" / "main.py"), *flags],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return result

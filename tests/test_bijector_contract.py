@@ -1,0 +1,205 @@
+"""What every bijector promises, tested on every bijector."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import perturb, small_config
+
+from glow_tf import Glow
+from glow_tf.bijectors import (
+    ActNorm,
+    Chain,
+    Coupling,
+    Dequantize,
+    FlowStep,
+    GaussianPrior,
+    InvertibleConv,
+    Split,
+    Squeeze,
+)
+
+SHAPE = (4, 4, 4)
+F64 = {"dtype": "float64"}
+
+
+class GlowAsBijector:
+    """Gives a whole small Glow the attributes that the contract tests use."""
+
+    def __init__(self, **changes):
+        self.changes = changes
+
+    def __call__(self):
+        return Glow(small_config(image_shape=SHAPE, width=6, **self.changes), dtype="float64")
+
+
+BIJECTORS = {
+    "dequantize_8": lambda: Dequantize(8, **F64),
+    "dequantize_1": lambda: Dequantize(1, **F64),
+    "squeeze": lambda: Squeeze(**F64),
+    "actnorm": lambda: ActNorm(**F64),
+    "conv_lu": lambda: InvertibleConv("lu", **F64),
+    "conv_plain": lambda: InvertibleConv("plain", **F64),
+    "conv_shuffle": lambda: InvertibleConv("shuffle", seed=3, **F64),
+    "conv_reverse": lambda: InvertibleConv("reverse", **F64),
+    "coupling_affine_sigmoid": lambda: Coupling(6, "affine", "sigmoid", **F64),
+    "coupling_affine_exp": lambda: Coupling(6, "affine", "exp", **F64),
+    "coupling_affine_tanh": lambda: Coupling(6, "affine", "tanh", **F64),
+    "coupling_additive": lambda: Coupling(6, "additive", **F64),
+    "coupling_bias": lambda: Coupling(6, norm="bias", **F64),
+    "split_learned": lambda: Split("learned", **F64),
+    "split_standard": lambda: Split("standard", **F64),
+    "prior_learned": lambda: GaussianPrior("learned", **F64),
+    "prior_standard": lambda: GaussianPrior("standard", **F64),
+    "flow_step_lu": lambda: FlowStep(6, **F64),
+    "flow_step_plain": lambda: FlowStep(6, permutation="plain", scale="tanh", **F64),
+    "flow_step_shuffle": lambda: FlowStep(6, permutation="shuffle", coupling="additive", **F64),
+    "flow_step_reverse": lambda: FlowStep(6, permutation="reverse", scale="exp", norm="bias", **F64),
+    "chain": lambda: Chain([ActNorm(**F64), Squeeze(**F64), FlowStep(6, **F64), Split(**F64)], **F64),
+    "glow_one_part": GlowAsBijector(parts="1"),
+    "glow_across_block": GlowAsBijector(parts="across_block:3", local_prior="learned"),
+    "glow_by_block": GlowAsBijector(parts="by_block:2", top_prior="standard", split_prior="standard"),
+    "glow_exp_plain": GlowAsBijector(scale="exp", permutation="plain", norm="bias"),
+    "glow_additive_shuffle": GlowAsBijector(coupling="additive", permutation="shuffle"),
+    "glow_tanh_reverse": GlowAsBijector(scale="tanh", permutation="reverse"),
+}
+
+
+@pytest.fixture(params=BIJECTORS.values(), ids=BIJECTORS.keys())
+def bijector(request):
+    layer = request.param()
+    if not layer.built:
+        layer.build((None, *SHAPE))
+    perturb(layer)
+    return layer
+
+
+@pytest.fixture
+def x(rng):
+    return tf.constant(rng.normal(size=(3, *SHAPE)))
+
+
+def test_inverse_undoes_forward_both_ways(bijector, x):
+    y, _ = bijector.forward_and_log_det(x)
+    np.testing.assert_allclose(bijector.inverse_and_log_det(y)[0], x, atol=1e-9)
+    z = tf.reverse(y, axis=[0]) * 0.9
+    np.testing.assert_allclose(bijector.forward_and_log_det(bijector.inverse_and_log_det(z)[0])[0], z, atol=1e-9)
+
+
+def test_log_det_is_that_of_the_autodiff_jacobian_both_ways(bijector, x):
+    y, log_det = bijector.forward_and_log_det(x)
+    assert log_det.shape == (3,)
+    np.testing.assert_allclose(log_det[:1], _jacobian_log_det(bijector.forward_and_log_det, x[:1]), atol=1e-8)
+    _, inverse_log_det = bijector.inverse_and_log_det(y)
+    np.testing.assert_allclose(
+        inverse_log_det[:1], _jacobian_log_det(bijector.inverse_and_log_det, y[:1]), atol=1e-8
+    )
+
+
+def test_inverse_log_det_is_minus_the_forward_one(bijector, x):
+    y, log_det = bijector.forward_and_log_det(x)
+    np.testing.assert_allclose(bijector.inverse_and_log_det(y)[1], -log_det, atol=1e-9)
+
+
+def test_examples_of_a_batch_do_not_mix(bijector, x):
+    y, log_det = bijector.forward_and_log_det(x)
+    alone, alone_log_det = bijector.forward_and_log_det(x[1:2])
+    np.testing.assert_allclose(alone, y[1:2], atol=1e-10)
+    np.testing.assert_allclose(alone_log_det, log_det[1:2], atol=1e-10)
+
+
+def test_gradients_reach_every_trainable_weight(bijector, x):
+    with tf.GradientTape() as tape:
+        y, log_det = bijector.forward_and_log_det(x)
+        loss = tf.reduce_sum(tf.square(y)) + tf.reduce_sum(log_det)
+    # A middle part's local prior is in no likelihood of the whole chain.
+    weights = [w for w in bijector.trainable_variables if "part_1/prior" not in w.path and "part_2/prior" not in w.path]
+    if isinstance(bijector, Glow) and len(bijector.parts) == 2:
+        weights += bijector.parts[-1].prior.trainable_variables
+    gradients = tape.gradient(loss, [w.value for w in weights])
+    assert all(g is not None for g in gradients)
+    assert all(float(tf.reduce_max(tf.abs(g))) > 0 for g in gradients if g.shape != ())
+
+
+def test_config_and_weights_make_the_same_bijector_again(bijector, x):
+    twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(bijector))
+    if not twin.built:
+        twin.build((None, *SHAPE))
+    twin.set_weights(bijector.get_weights())
+    for mine, others in zip(bijector.forward_and_log_det(x), twin.forward_and_log_det(x), strict=True):
+        np.testing.assert_array_equal(mine, others)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 10.0, 1e3])
+def test_extreme_inputs_stay_finite_and_come_back(bijector, x, scale):
+    y, log_det = bijector.forward_and_log_det(scale * x)
+    back, _ = bijector.inverse_and_log_det(y)
+    for result in (y, log_det, back):
+        assert np.isfinite(result).all()
+    if scale == 1e3 and isinstance(bijector, Glow):
+        return  # 250 times the data's range: several couplings at their bounds cost all digits
+    np.testing.assert_allclose(back, scale * x, atol=1e-6 * max(scale, 1))
+
+
+def test_extreme_weights_stay_finite_both_ways(bijector, x):
+    for weight in bijector.trainable_variables:
+        if weight.path.split("/")[-1] in ("bias", "raw_log_scale", "raw_log_deviation"):
+            weight.assign(weight + 1e3)
+        elif weight.path.split("/")[-1] == "kernel" and "conv" not in weight.path:
+            weight.assign(weight * 1e2)
+    if isinstance(bijector, Chain | Glow):
+        return  # a deep chain of extreme layers may overflow; each layer alone may not
+    for result in (*bijector.forward_and_log_det(x), *bijector.inverse_and_log_det(x)):
+        assert np.isfinite(result).all()
+
+
+def test_forward_traces_with_an_unknown_batch_size(bijector, x):
+    compiled = tf.function(bijector.forward_and_log_det, autograph=False)
+    spec = tf.TensorSpec((None, *SHAPE), tf.float64)
+    traced = compiled.get_concrete_function(spec)
+    np.testing.assert_allclose(traced(x)[0], bijector.forward_and_log_det(x)[0], atol=1e-10)
+
+
+@pytest.mark.parametrize("layer", [ActNorm(), InvertibleConv(), Coupling(4), Split(), FlowStep(4)])
+def test_inverse_before_build_raises(layer):
+    with pytest.raises(ValueError, match="built=False"):
+        layer.inverse(tf.zeros([1, *SHAPE]))
+
+
+@pytest.mark.parametrize("layer", [ActNorm(), InvertibleConv(), Coupling(4), Split(), FlowStep(4), Squeeze()])
+def test_calling_a_layer_builds_it(layer):
+    y, log_det = layer(tf.zeros([2, *SHAPE]))
+    assert y.shape[0] == 2
+    assert log_det.shape == (2,)
+    assert log_det.dtype == tf.float32
+
+
+INVALID = {
+    "odd_channels_coupling": (lambda: Coupling(4).build((None, 4, 4, 3)), "even number of channels"),
+    "odd_channels_split": (lambda: Split().build((None, 4, 4, 3)), "even number of channels"),
+    "odd_height": (lambda: Squeeze().build((None, 3, 4, 1)), "even height"),
+    "n_bits": (lambda: Dequantize(9), "n_bits must be an integer from 1 to 8"),
+    "coupling": (lambda: Coupling(4, "linear"), "kind must be one of"),
+    "scale": (lambda: Coupling(4, scale="relu"), "scale must be one of"),
+    "permutation": (lambda: InvertibleConv("qr"), "kind must be one of"),
+    "prior": (lambda: Split("flow"), "prior must be one of"),
+    "empty_chain": (lambda: Chain([]), "at least one bijector"),
+}
+
+
+@pytest.mark.parametrize(("make", "match"), INVALID.values(), ids=INVALID.keys())
+def test_invalid_arguments_are_named(make, match):
+    with pytest.raises(ValueError, match=rf"{match}.*Received"):
+        make()
+
+
+def _jacobian_log_det(function, x):
+    """Row i of the Jacobian is the gradient of output i: one copy of x for each, in one batch."""
+    dimensions = int(np.prod(x.shape[1:]))
+    copies = tf.repeat(x, dimensions, axis=0)
+    with tf.GradientTape() as tape:
+        tape.watch(copies)
+        y = tf.reshape(function(copies)[0], [dimensions, dimensions])
+        diagonal = tf.reduce_sum(tf.linalg.diag_part(y))
+    jacobian = tf.reshape(tape.gradient(diagonal, copies), [dimensions, dimensions])
+    return np.linalg.slogdet(jacobian)[1]

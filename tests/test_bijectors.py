@@ -1,0 +1,177 @@
+"""What single bijectors promise beyond the contract."""
+
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import perturb
+
+from glow_tf.bijectors import ActNorm, Coupling, Dequantize, FlowStep, InvertibleConv, Split
+from glow_tf.likelihood import standard_normal_log_prob
+
+
+@pytest.mark.parametrize("n_bits", range(1, 9))
+def test_every_byte_survives_dequantisation_with_its_low_bits_cleared(n_bits):
+    layer = Dequantize(n_bits)
+    images = tf.reshape(tf.range(256), [1, 16, 16, 1])
+    images = tf.cast(images, tf.uint8)
+    kept = images // 2 ** (8 - n_bits) * 2 ** (8 - n_bits)
+    for noise in (0.0, 0.5, 0.999):
+        y = layer.forward(layer.levels(images) + noise)
+        assert -0.5 <= float(tf.reduce_min(y)) <= float(tf.reduce_max(y)) < 0.5
+        np.testing.assert_array_equal(layer.to_uint8(layer.inverse(y)), kept)
+
+
+def test_to_uint8_clips_what_lies_outside():
+    np.testing.assert_array_equal(Dequantize(8).to_uint8(tf.constant([-3.2, 255.9, 400.0])), [0, 255, 255])
+
+
+def test_actnorm_initialisation_gives_mean_0_and_variance_1(rng):
+    layer = ActNorm()
+    x = tf.constant(rng.normal(3, 5, size=(64, 4, 4, 3)), tf.float32)
+    y = layer.initialize(x)
+    np.testing.assert_allclose(tf.reduce_mean(y, [0, 1, 2]), 0, atol=1e-5)
+    np.testing.assert_allclose(tf.math.reduce_std(y, [0, 1, 2]), 1, atol=1e-4)
+
+
+def test_actnorm_initialises_once(rng):
+    layer = ActNorm()
+    layer.initialize(tf.constant(rng.normal(3, 5, size=(8, 4, 4, 3)), tf.float32))
+    before = layer.get_weights()
+    layer.initialize(tf.constant(rng.normal(-9, 1, size=(8, 4, 4, 3)), tf.float32))
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_running_an_uninitialised_actnorm_does_not_initialise_it(rng):
+    layer = ActNorm()
+    x = tf.constant(rng.normal(3, 5, size=(8, 4, 4, 3)), tf.float32)
+    layer.forward(x)
+    layer.inverse(x)
+    assert int(layer.initialized.value) == 0
+
+
+def test_a_constant_channel_warns_and_stays_finite():
+    layer = ActNorm()
+    with pytest.warns(UserWarning, match="channels are constant"):
+        y = layer.initialize(tf.ones([8, 4, 4, 3]))
+    assert np.isfinite(y).all()
+    assert np.isfinite(layer.log_scale.numpy()).all()
+
+
+@pytest.mark.parametrize("kind", ["lu", "plain"])
+def test_conv_starts_as_a_rotation(kind):
+    layer = InvertibleConv(kind, seed=5, dtype="float64")
+    layer.build((None, 4, 4, 12))
+    matrix = layer.matrix().numpy()
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(12), atol=1e-10)
+    np.testing.assert_allclose(layer.log_det_per_pixel(), 0, atol=1e-10)
+
+
+def test_lu_and_plain_start_from_the_same_matrix():
+    matrices = []
+    for kind in ("lu", "plain"):
+        layer = InvertibleConv(kind, seed=5, dtype="float64")
+        layer.build((None, 4, 4, 12))
+        matrices.append(layer.matrix())
+    np.testing.assert_allclose(*matrices, atol=1e-10)
+
+
+def test_lu_signs_are_fixed_and_log_scales_bounded():
+    layer = InvertibleConv("lu", dtype="float64")
+    layer.build((None, 4, 4, 6))
+    signs = np.sign(np.linalg.det(layer.matrix().numpy()))
+    for extreme in (-1e4, 1e4):
+        layer.raw_log_scale.assign(np.full(6, extreme))
+        assert abs(float(layer.log_det_per_pixel())) <= 6 * 8.0
+        assert np.sign(np.linalg.det(layer.matrix().numpy())) == signs
+    assert "sign" not in {v.name for v in layer.trainable_variables}
+
+
+def test_shuffle_follows_from_its_seed():
+    def matrix(seed):
+        layer = InvertibleConv("shuffle", seed=seed)
+        layer.build((None, 4, 4, 16))
+        return layer.matrix().numpy()
+
+    np.testing.assert_array_equal(matrix(1), matrix(1))
+    assert not np.array_equal(matrix(1), matrix(2))
+
+
+@pytest.mark.parametrize("scale", ["sigmoid", "exp", "tanh"])
+def test_coupling_starts_as_the_identity(scale, rng):
+    layer = Coupling(8, scale=scale)
+    x = tf.constant(rng.normal(size=(2, 4, 4, 6)), tf.float32)
+    y, log_det = layer(x)
+    np.testing.assert_allclose(y, x, atol=1e-6)
+    np.testing.assert_allclose(log_det, 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", ["sigmoid", "exp", "tanh"])
+@pytest.mark.parametrize("output", [-1e4, -30.0, 30.0, 1e4])
+def test_coupling_scale_is_bounded_at_extreme_network_outputs(scale, output, rng):
+    layer = Coupling(8, scale=scale)
+    x = tf.constant(rng.normal(size=(2, 4, 4, 6)), tf.float32)
+    layer.build(x.shape)
+    layer.network.last.bias.assign(tf.concat([tf.zeros([3]), tf.fill([3], output)], 0))
+    y, log_det = layer.forward_and_log_det(x)
+    assert (np.abs(log_det) <= 48 * 8.0 + 1e-2).all()
+    np.testing.assert_allclose(layer.inverse(y), x, rtol=1e-4, atol=1e-3)
+
+
+def test_coupling_keeps_its_first_half(rng):
+    layer = Coupling(8)
+    layer.build((None, 4, 4, 6))
+    perturb(layer)
+    x = tf.constant(rng.normal(size=(2, 4, 4, 6)), tf.float32)
+    y = layer.forward(x)
+    np.testing.assert_array_equal(y[..., :3], x[..., :3])
+    assert np.abs(y[..., 3:] - x[..., 3:]).max() > 1e-3
+
+
+def test_flow_step_equals_its_three_bijectors(rng):
+    layer = FlowStep(8, dtype="float64")
+    x = tf.constant(rng.normal(size=(4, 4, 4, 6)))
+    layer.initialize(x)
+    perturb(layer)
+    fused = layer.forward_and_log_det(x)
+    y, total = x, 0
+    for bijector in layer.bijectors:
+        y, log_det = bijector.forward_and_log_det(y)
+        total += log_det
+    np.testing.assert_allclose(fused[0], y, atol=1e-10)
+    np.testing.assert_allclose(fused[1], total, atol=1e-10)
+
+
+def test_flow_step_initialises_the_actnorms_inside_the_coupling(rng):
+    layer = FlowStep(8)
+    layer.initialize(tf.constant(rng.normal(2, 3, size=(16, 4, 4, 6)), tf.float32))
+    flags = [v for v in layer.non_trainable_variables if v.name == "initialized"]
+    assert len(flags) == 3
+    assert all(int(flag.value) == 1 for flag in flags)
+
+
+@pytest.mark.parametrize("prior", ["learned", "standard"])
+def test_split_scores_its_latent_as_a_conditional_gaussian(prior, rng):
+    layer = Split(prior, dtype="float64")
+    x = tf.constant(rng.normal(size=(3, 4, 4, 6)))
+    layer.build(x.shape)
+    perturb(layer)
+    h, eps, log_prob = layer.factor_out(x)
+    np.testing.assert_array_equal(h, x[..., :3])
+    mean, deviation = np.zeros((3, 4, 4, 3)), np.ones((3, 4, 4, 3))
+    if prior == "learned":
+        mean, raw = np.split(layer.network(h).numpy(), 2, axis=-1)
+        deviation = np.exp(8 * np.tanh(raw / 8))
+    z = x[..., 3:].numpy()
+    density = -0.5 * ((z - mean) / deviation) ** 2 - np.log(deviation) - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(log_prob, density.sum((1, 2, 3)), atol=1e-9)
+    np.testing.assert_allclose(layer.merge(h, eps), x, atol=1e-12)
+    np.testing.assert_allclose(log_prob - standard_normal_log_prob(eps), layer.forward_log_det_jacobian(x))
+
+
+def test_no_warnings_in_an_ordinary_initialisation(rng):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FlowStep(8).initialize(tf.constant(rng.normal(size=(16, 4, 4, 6)), tf.float32))

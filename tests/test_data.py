@@ -1,0 +1,185 @@
+import pathlib
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from glow_tf import data
+from glow_tf.config import ConfigError, DataConfig
+
+TFDS = ROOT.parent / "shared" / "tfds"
+
+
+def take(dataset, count):
+    return [tuple(t.numpy() for t in batch) for batch in dataset.take(count)]
+
+
+# Sources
+
+
+def test_digits_are_the_17_levels_times_8():
+    images = data.load(DataConfig())
+    assert images.train.shape == (1437, 8, 8, 1)
+    assert images.test.shape == (360, 8, 8, 1)
+    assert set(np.unique(images.train)) == set(range(0, 129, 8))
+
+
+def test_validation_is_cut_from_the_end_of_the_training_data():
+    whole = data.load(DataConfig())
+    cut = data.load(DataConfig(validation_examples=100, train_examples=50, test_examples=7))
+    assert (len(cut.train), len(cut.validation), len(cut.test)) == (50, 100, 7)
+    np.testing.assert_array_equal(cut.validation, whole.train[-100:])
+    np.testing.assert_array_equal(cut.train, whole.train[:50])
+
+
+INVALID = {
+    "too_many_train": (DataConfig(train_examples=10_000), "train_examples must be at most 1437"),
+    "too_many_test": (DataConfig(test_examples=10_000), "test_examples must be at most 360"),
+    "too_many_validation": (DataConfig(validation_examples=1437), "validation_examples must leave"),
+    "unknown": (DataConfig(dataset="no_such_set"), "digits, folder:PATH or an image data set"),
+    "not_there": (DataConfig(dataset="folder:/no/such/folder"), "needs an existing folder"),
+}
+
+
+@pytest.mark.parametrize(("config", "match"), INVALID.values(), ids=INVALID.keys())
+def test_what_cannot_be_loaded_is_named(config, match):
+    with pytest.raises(ConfigError, match=rf"{match}.*Received"):
+        data.load(config)
+
+
+def test_a_missing_prepared_data_set_is_named(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def offline(self, *args, **kwargs):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", offline)
+    with pytest.raises(ConfigError, match=r"ConnectionError: no network. Received: dataset='cifar10'"):
+        data.load(DataConfig(dataset="cifar10", data_dir=str(tmp_path)))
+
+
+def test_digits_resize():
+    assert data.load(DataConfig(image_size=16)).image_shape == (16, 16, 1)
+
+
+def write_images(folder: pathlib.Path, count: int, rng, modes=("RGB", "L", "RGBA", "LA", "P", "I;16")):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        height, width = rng.integers(20, 60, size=2)
+        mode = modes[i % len(modes)]
+        if mode == "I;16":
+            image = Image.fromarray(rng.integers(0, 2**16, size=(height, width)).astype(np.uint16))
+        else:
+            image = Image.fromarray(rng.integers(0, 256, size=(height, width, 3)).astype(np.uint8))
+            image = image.convert(mode if mode != "P" else "RGB")
+            image = image.convert("P") if mode == "P" else image
+        image.save(folder / f"{i:03d}.png")
+
+
+def test_a_folder_of_odd_images_trains_after_the_broken_one_is_named(tmp_path, rng):
+    write_images(tmp_path, 40, rng)
+    broken = tmp_path / "007.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    images = data.load(DataConfig(dataset=f"folder:{tmp_path}", image_size=32))
+    assert images.train.shape == (36, 32, 32, 3)
+    assert images.test.shape == (3, 32, 32, 3)
+    assert any(str(broken) in note for note in images.notes)
+    with pytest.raises(ConfigError, match=r"images must have one size; --image_size.*Received"):
+        data.load(DataConfig(dataset=f"folder:{tmp_path}"))
+
+
+def test_a_grey_folder_stays_grey_and_train_and_test_are_kept_apart(tmp_path, rng):
+    write_images(tmp_path / "train", 6, rng, modes=("L", "I;16"))
+    write_images(tmp_path / "test", 2, rng, modes=("L",))
+    images = data.load(DataConfig(dataset=f"folder:{tmp_path}", image_size=16))
+    assert images.train.shape == (6, 16, 16, 1)
+    assert images.test.shape == (2, 16, 16, 1)
+    assert images.train[1].std() > 20  # 16 bits are scaled, not cut off
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"in which there are none"):
+        data.load(DataConfig(dataset=f"folder:{tmp_path}"))
+
+
+@pytest.mark.skipif(not TFDS.exists(), reason="the prepared CIFAR-10 is not here")
+def test_cifar10_from_tfds():
+    config = DataConfig("cifar10", str(TFDS), train_examples=64, test_examples=32)
+    images = data.load(config)
+    assert images.train.shape == (64, 32, 32, 3)
+    assert images.test.shape == (32, 32, 32, 3)
+    assert images.train.std() > 30
+    validated = data.load(DataConfig("cifar10", str(TFDS), train_examples=64, validation_examples=10))
+    np.testing.assert_array_equal(validated.train, images.train)
+    assert len(validated.validation) == 10
+
+
+# Pipelines
+
+
+def images_of(count, rng):
+    return rng.integers(0, 256, size=(count, 8, 8, 3)).astype(np.uint8)
+
+
+def test_an_epoch_visits_every_example_once_in_an_order_of_its_own(rng):
+    images = np.arange(24, dtype=np.uint8).reshape(24, 1, 1, 1) * np.ones((1, 2, 2, 1), np.uint8)
+    batches = take(data.training_batches(images, 8, seed=1), 6)
+    orders = [np.concatenate([b[0][:, 0, 0, 0] for b in batches[i : i + 3]]) for i in (0, 3)]
+    for order in orders:
+        assert sorted(order) == list(range(24))
+    assert not np.array_equal(*orders)
+    assert not np.array_equal(orders[0], np.arange(24))
+
+
+def test_a_stream_that_starts_at_a_later_epoch_goes_on_with_the_same_data(rng):
+    images = images_of(20, rng)
+    whole = take(data.training_batches(images, 8, seed=1, augment="flip_shift"), 6)
+    later = take(data.training_batches(images, 8, seed=1, augment="flip_shift", first_epoch=2), 2)
+    for expected, got in zip(whole[4:6], later, strict=True):
+        for a, b in zip(expected, got, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_seeds_change_order_and_noise(rng):
+    images = images_of(20, rng)
+    (a, noise_a), (b, noise_b) = (take(data.training_batches(images, 8, seed=s), 1)[0] for s in (1, 2))
+    assert not np.array_equal(a, b)
+    assert not np.array_equal(noise_a, noise_b)
+
+
+def test_noise_is_uniform_and_fresh_for_every_example_and_epoch():
+    images = np.zeros((64, 8, 8, 1), np.uint8)
+    noise = np.concatenate([b[1] for b in take(data.training_batches(images, 64, seed=1), 2)])
+    assert noise.min() >= 0
+    assert noise.max() < 1
+    assert abs(noise.mean() - 0.5) < 0.01
+    assert len(np.unique(noise[:, 0, 0, 0])) == 128
+
+
+def test_evaluation_noise_does_not_depend_on_the_batch_size(rng):
+    images = images_of(20, rng)
+    by_8 = take(data.evaluation_batches(images, 8, seed=1), 3)
+    by_20 = take(data.evaluation_batches(images, 20, seed=1), 1)
+    for i in (0, 1):
+        np.testing.assert_array_equal(np.concatenate([b[i] for b in by_8])[:20], by_20[0][i])
+    weights = np.concatenate([b[2] for b in by_8])
+    np.testing.assert_array_equal(weights, [1] * 20 + [0] * 4)
+
+
+def test_augmentations(rng):
+    images = images_of(16, rng)
+    for augment, check in {
+        "none": lambda image: any(np.array_equal(image, i) for i in images),
+        "flip": lambda image: any(np.array_equal(image, j) for i in images for j in (i, i[:, ::-1])),
+    }.items():
+        batch = take(data.training_batches(images, 16, seed=1, augment=augment), 1)[0][0]
+        assert all(check(image) for image in batch)
+    shifted = take(data.training_batches(images, 16, seed=1, augment="shift"), 1)[0][0]
+    assert shifted.shape == images.shape
+    assert not all(any(np.array_equal(a, b) for b in images) for a in shifted)
+
+
+def test_a_batch_that_cannot_be_filled_is_an_error(rng):
+    with pytest.raises(ConfigError, match=r"at most the number of training images, 20. Received: batch_size=21"):
+        data.training_batches(images_of(20, rng), 21, seed=0)

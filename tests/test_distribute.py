@@ -1,0 +1,53 @@
+"""N replicas train like one."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import small_config
+
+from glow_tf import Glow, PartsTrainer, phases
+from glow_tf.config import ConfigError
+from glow_tf.distribution import check_batch_size, make_strategy
+
+
+def train(strategy_name, schedule, images, dtype):
+    strategy = make_strategy(strategy_name)
+    with strategy.scope():
+        glow = Glow(small_config(flow_steps=2), dtype=dtype, name="glow")
+        trainer = PartsTrainer(glow, phases(schedule, 2, 2, 1), seed=5)
+        trainer.compile([keras.optimizers.Adamax(5e-3) for _ in range(2)], clip_norm=0.5)
+    history = trainer.fit(images, batch_size=16, validation_data=images[:50], verbose=0)
+    return trainer, history.history
+
+
+@pytest.mark.parametrize("schedule", ["end_to_end", "sequential", "alternating", "simultaneous"])
+def test_two_replicas_train_like_one(schedule, small_images):
+    one, one_history = train("one_device", schedule, small_images, "float64")
+    two, two_history = train("mirrored", schedule, small_images, "float64")
+    assert two.distribute_strategy.num_replicas_in_sync == 2
+    for a, b in zip(one.glow.get_weights(), two.glow.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+    for name in ("bpd", "val_bpd", "val_bpd_se", "gradient_norm_2"):
+        if name in one_history:
+            np.testing.assert_allclose(two_history[name], one_history[name], rtol=1e-6)
+
+
+def test_all_replicas_hold_the_same_actnorms(small_images):
+    trainer, _ = train("mirrored", "end_to_end", small_images, "float32")
+    for variable in trainer.glow.variables:
+        first, second = trainer.distribute_strategy.experimental_local_results(variable.value)
+        np.testing.assert_array_equal(first.numpy(), second.numpy())
+    assert trainer.glow.initialized
+
+
+def test_a_batch_must_divide_over_the_replicas():
+    with pytest.raises(ConfigError, match=r"multiple of the 2 replicas. Received: batch_size=15"):
+        check_batch_size(15, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+
+
+def test_virtual_devices_after_the_start_are_an_error():
+    tf.config.list_logical_devices("CPU")
+    with pytest.raises(ConfigError, match="Received: virtual_devices=3"):
+        make_strategy("mirrored", 3)
+    assert make_strategy("mirrored", 2).num_replicas_in_sync == 2

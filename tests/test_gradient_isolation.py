@@ -1,0 +1,110 @@
+"""No gradient crosses a cut; what a phase does not train does not change, and is not even evaluated."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import small_glow
+
+from glow_tf import PartsTrainer, schedule
+from glow_tf.schedule import Phase
+
+PARTS = "across_block:3"
+PHASES = {
+    "part_1": Phase("part", (0,)),
+    "part_2": Phase("part", (1,)),
+    "part_3": Phase("part", (2,)),
+    "simultaneous": Phase("simultaneous", (0, 1, 2)),
+    "end_to_end": schedule.end_to_end(3),
+}
+
+
+def make_trainer(phases=(), **changes):
+    glow = small_glow(parts=PARTS, flow_steps=2, local_prior="learned", **changes)
+    trainer = PartsTrainer(glow, phases)
+    trainer.compile([keras.optimizers.Adam(1e-2) for _ in glow.parts])
+    return trainer
+
+
+@pytest.mark.parametrize("phase", [p for p in PHASES.values() if p.kind == "part"], ids=str)
+def test_gradients_outside_the_trained_part_are_none(phase, small_images):
+    trainer = make_trainer()
+    with tf.GradientTape(persistent=True) as tape:
+        losses, _ = trainer.objectives(tf.constant(small_images), None, phase)
+        loss = tf.reduce_mean(losses)
+    for k, part in enumerate(trainer.glow.parts):
+        gradients = tape.gradient(loss, [v.value for v in part.trainable_variables])
+        if k in phase.active:
+            assert all(g is not None for g in gradients)
+        else:
+            assert all(g is None for g in gradients)
+
+
+def test_simultaneous_gradients_are_those_of_each_part_alone(small_images):
+    trainer = make_trainer()
+
+    def gradients(phase, k):
+        variables = [v.value for v in trainer.glow.parts[k].trainable_variables]
+        with tf.GradientTape() as tape:
+            losses, _ = trainer.objectives(tf.constant(small_images), None, phase)
+        return tape.gradient(losses, variables)
+
+    for k in range(3):
+        together = gradients(PHASES["simultaneous"], k)
+        alone = gradients(Phase("part", (k,)), k)
+        for a, b in zip(together, alone, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_local_gradient_is_that_of_the_truncated_likelihood(small_images):
+    """Eq. 3's two sides: the terms of the earlier parts are constant for the trained part."""
+    trainer = make_trainer()
+    variables = [v.value for v in trainer.glow.parts[1].trainable_variables]
+    with tf.GradientTape(persistent=True) as tape:
+        losses, truncated = trainer.objectives(tf.constant(small_images), None, PHASES["part_2"])
+    for a, b in zip(tape.gradient(losses, variables), tape.gradient(truncated[1], variables), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+@pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES.keys())
+def test_only_the_trained_parts_change_in_fit(phase, small_images):
+    trainer = make_trainer([phase])
+    trainer.initialize(small_images)
+    before = [[w.numpy() for w in part.weights] for part in trainer.glow.parts]
+    trainer.fit(small_images, batch_size=32, verbose=0)
+    for k, part in enumerate(trainer.glow.parts):
+        same = [np.array_equal(w.numpy(), old) for w, old in zip(part.weights, before[k], strict=True)]
+        if k not in phase.active:
+            assert all(same), "weights outside the phase must stay bit-identical"
+        else:
+            trained = [
+                v.path
+                for v, equal in zip(part.weights, same, strict=True)
+                if equal and v.trainable and not (phase.end_to_end and k < 2 and "/prior/" in v.path)
+            ]
+            # A strictly upper or lower triangle of size 1 has nothing to train; all others moved.
+            assert trained == []
+
+
+@pytest.mark.parametrize(("phase", "last"), [(PHASES["part_1"], 0), (PHASES["part_2"], 1)], ids=["1", "2"])
+def test_parts_after_the_trained_one_are_not_evaluated(phase, last, small_images, monkeypatch):
+    trainer = make_trainer()
+    ran = []
+    for k, part in enumerate(trainer.glow.parts):
+        call = part.call
+        monkeypatch.setattr(part, "call", lambda h, k=k, call=call: ran.append(k) or call(h))
+    trainer.objectives(tf.constant(small_images), None, phase)
+    assert ran == list(range(last + 1))
+
+
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_the_step_contains_no_backward_convolutions_but_the_trained_parts(k, small_images):
+    trainer = make_trainer()
+    trainer.set_phase(Phase("part", (k,)))
+    batch = (tf.constant(small_images), tf.zeros(small_images.shape))
+    graph = tf.function(trainer.train_step, autograph=False).get_concrete_function(batch).graph
+    kinds = [operation.type for operation in graph.get_operations()]
+    steps = trainer.glow.parts[k].flow_variables
+    convolutions = sum("kernel" in v.name for v in steps)
+    assert kinds.count("Conv2DBackpropFilter") == convolutions
+    assert kinds.count("Conv2DBackpropInput") <= convolutions

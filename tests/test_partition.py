@@ -1,0 +1,110 @@
+import pytest
+
+from glow_tf import partition
+
+COUNTS = {
+    "1": (96,),
+    "96": (96,),
+    "by_block:1": (96,),
+    "by_block:2": (32, 64),
+    "by_block:3": (32, 32, 32),
+    "across_block:2": (16, 80),
+    "across_block:3": (16, 32, 48),
+    "across_block:4": (16, 32, 32, 16),
+    "16,32,48": (16, 32, 48),
+    "1,95": (1, 95),
+}
+
+
+@pytest.mark.parametrize(("parts", "counts"), COUNTS.items())
+def test_every_notation_of_parts(parts, counts):
+    assert partition.flow_step_counts(parts, 3, 32) == counts
+
+
+def test_an_odd_block_is_cut_after_the_smaller_half():
+    assert partition.flow_step_counts("across_block:3", 3, 5) == (2, 5, 8)
+
+
+INVALID = {
+    "5,5": "add up to num_blocks × flow_steps = 3 × 32 = 96",
+    "2": "add up to",
+    "0,96": "parts must be 1, by_block:N",
+    "by_block:4": "N from 1 to 3",
+    "across_block:5": "N from 1 to 4",
+    "across_block:x": "N from 1 to 4",
+    "across_block": "parts must be 1, by_block:N",
+    "half": "parts must be 1, by_block:N",
+    "-1,97": "parts must be 1, by_block:N",
+    "": "parts must be 1, by_block:N",
+}
+
+
+@pytest.mark.parametrize(("parts", "match"), INVALID.items())
+def test_invalid_parts_are_named(parts, match):
+    with pytest.raises(ValueError, match=rf"{match}.*Received: parts="):
+        partition.flow_step_counts(parts, 3, 32)
+
+
+def test_single_step_blocks_cannot_be_cut_across():
+    with pytest.raises(ValueError, match="flow_steps of 2 or more"):
+        partition.flow_step_counts("across_block:2", 3, 1)
+
+
+def _plans(parts, flow_steps=32, width=512, **kwargs):
+    return partition.plan_parts((32, 32, 3), 3, flow_steps, width, parts, **kwargs)
+
+
+def test_forward_cost_of_the_papers_model():
+    plan = _plans("1")[0]
+    assert plan.forward_macs == pytest.approx(4.01e9, rel=2e-3)
+    blocks = [sum(e.macs for e in plan.elements if e.block == b) / plan.forward_macs for b in (1, 2, 3)]
+    assert blocks == pytest.approx([0.705, 0.219, 0.076], abs=1e-3)
+
+
+# 60 alternating and 30 end-to-end epochs, relative to 90 end to end.
+TABLE_1 = {"by_block:2": 0.745, "across_block:2": 0.706, "across_block:3": 0.642}
+
+
+@pytest.mark.parametrize(("parts", "predicted"), TABLE_1.items())
+def test_predicted_time_of_the_papers_rows(parts, predicted):
+    plans = _plans(parts)
+    alternating = sum(partition.relative_cost(plans, [k]) for k in range(len(plans))) / len(plans)
+    assert (60 * alternating + 30) / 90 == pytest.approx(predicted, abs=1e-3)
+
+
+def test_predicted_phases_of_the_small_model():
+    plans = _plans("across_block:2", flow_steps=8, width=96)
+    assert partition.relative_cost(plans, [0]) == pytest.approx(0.31, abs=5e-3)
+    assert partition.relative_cost(plans, [1]) == pytest.approx(0.79, abs=5e-3)
+    assert partition.relative_cost(plans, [0, 1]) == pytest.approx(1)
+
+
+def test_squeezes_and_splits_stay_with_the_steps_they_belong_to():
+    first, second, third = _plans("by_block:3", flow_steps=2)
+    assert [e.kind for e in first.elements] == ["squeeze", "flow_step", "flow_step", "split"]
+    assert [e.kind for e in second.elements] == ["squeeze", "flow_step", "flow_step", "split"]
+    assert [e.kind for e in third.elements] == ["squeeze", "flow_step", "flow_step"]
+    assert [p.output_shape for p in (first, second, third)] == [(16, 16, 6), (8, 8, 12), (4, 4, 48)]
+    assert _plans("across_block:2", flow_steps=2)[0].output_shape == (16, 16, 12)
+
+
+def test_traffic_goes_back_only_end_to_end():
+    plans = _plans("across_block:3")
+    h1, h2 = 4 * 16 * 16 * 12, 4 * 8 * 8 * 24
+    assert partition.traffic(plans, last=2, end_to_end=True) == (h1 + h2, h1 + h2)
+    assert partition.traffic(plans, last=2) == (h1 + h2, 0)
+    assert partition.traffic(plans, last=1) == (h1, 0)
+    assert partition.traffic(plans, last=0) == (0, 0)
+
+
+def test_additive_coupling_and_standard_prior_cost_less():
+    affine = _plans("1")[0].forward_macs
+    assert _plans("1", coupling="additive")[0].forward_macs < affine
+    assert _plans("1", split_prior="standard")[0].forward_macs < affine
+
+
+def test_sizes_that_do_not_divide_name_the_nearest_that_do():
+    with pytest.raises(ValueError, match=r"24, 32 .*--image_size.*Received: image of 28×28"):
+        partition.check_divisible((28, 28, 1), 3)
+    with pytest.raises(ValueError, match="multiples of 8; the nearest that are: 8 "):
+        partition.check_divisible((5, 8, 1), 3)

@@ -1,0 +1,45 @@
+import pytest
+
+from glow_tf import schedule
+
+
+def names(*args, **kwargs):
+    return [str(phase) for phase in schedule.phases(*args, **kwargs)]
+
+
+def test_alternating_takes_turns_then_trains_end_to_end():
+    assert names("alternating", 3, 4, 2) == ["part 1", "part 2", "part 3", "part 1", "end to end", "end to end"]
+
+
+def test_alternating_keeps_a_turn_for_a_period():
+    assert names("alternating", 2, 5, period=2) == ["part 1", "part 1", "part 2", "part 2", "part 1"]
+
+
+def test_sequential_gives_the_remainder_to_the_first_parts():
+    assert names("sequential", 3, 5) == ["part 1", "part 1", "part 2", "part 2", "part 3"]
+
+
+def test_simultaneous_trains_all_parts_apart():
+    first, last = schedule.phases("simultaneous", 2, 1, 1)
+    assert (first.kind, first.active, first.end_to_end) == ("simultaneous", (0, 1), False)
+    assert last.end_to_end
+
+
+def test_end_to_end_is_end_to_end_throughout():
+    assert names("end_to_end", 2, 2, 1) == ["end to end"] * 3
+
+
+def test_names_in_history():
+    phase = schedule.phases("alternating", 2, 2)[1]
+    assert (phase.kind, phase.active_parts, phase.last) == ("part", "2", 1)
+    assert schedule.end_to_end(3).active_parts == "1 2 3"
+
+
+def test_epochs_that_train_a_part():
+    phases = schedule.phases("sequential", 3, 5, 2)
+    assert [schedule.epochs_training(k, phases) for k in range(3)] == [4, 4, 3]
+
+
+def test_unknown_schedule_is_named():
+    with pytest.raises(ValueError, match=r"schedule must be one of.*Received: schedule='random'"):
+        schedule.phases("random", 2, 2)

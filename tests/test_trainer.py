@@ -1,0 +1,194 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import perturb, small_glow
+
+from glow_tf import NonFiniteError, PartsTrainer, TrainConfig, data, phases
+from glow_tf.optimizers import PartRate, make_optimizers
+
+
+def make_trainer(schedule="alternating", part_epochs=4, finetune=2, optimizer=None, clip_norm=0.0, **changes):
+    glow = small_glow(perturbed=False, **changes)
+    n = len(glow.parts)
+    trainer = PartsTrainer(glow, phases(schedule, n, part_epochs, finetune), seed=7)
+    make = optimizer or (lambda: keras.optimizers.Adamax(5e-3))
+    trainer.compile([make() for _ in range(n)], clip_norm=clip_norm)
+    return trainer
+
+
+@pytest.mark.parametrize("schedule", ["end_to_end", "sequential", "alternating", "simultaneous"])
+def test_every_schedule_lowers_the_test_bpd(schedule, small_images):
+    trainer = make_trainer(schedule)
+    trainer.initialize(small_images)
+    before = trainer.evaluate(small_images, verbose=0, return_dict=True)["bpd"]
+    history = trainer.fit(small_images, batch_size=16, validation_data=small_images, verbose=0)
+    assert len(history.history["val_bpd"]) == 6
+    assert history.history["val_bpd"][-1] < before - 0.1
+
+
+def test_each_phase_is_traced_once(small_images, monkeypatch):
+    trainer = make_trainer("alternating", 6, 2)
+    traced = []
+    step = trainer.train_step
+    monkeypatch.setattr(trainer, "train_step", lambda batch: traced.append(str(trainer.phase)) or step(batch))
+    trainer.fit(small_images, batch_size=16, verbose=0)
+    # Keras traces a new function twice: once to find the structure of its outputs.
+    assert set(traced) == {"part 1", "part 2", "end to end"}
+    assert len(traced) <= 2 * 3
+
+
+def test_logs_hold_what_the_phase_computes(small_images):
+    logs = []
+    record = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, log: logs.append(set(log)))
+    make_trainer("alternating", 2, 1).fit(small_images, batch_size=32, verbose=0, callbacks=[record])
+    assert logs[0] == {"local_bpd_1", "gradient_norm_1"}
+    assert logs[1] == {"local_bpd_1", "local_bpd_2", "gradient_norm_2", "bpd"}
+    assert logs[2] == {"local_bpd_1", "local_bpd_2", "gradient_norm_1", "gradient_norm_2", "bpd"}
+
+
+def test_the_last_local_bpd_is_the_train_bpd(small_images):
+    history = make_trainer("simultaneous", 2, 1).fit(small_images, batch_size=32, verbose=0).history
+    np.testing.assert_array_equal(history["bpd"], history["local_bpd_2"])
+
+
+def test_parts_under_end_to_end_equal_one_part_step_for_step(small_images):
+    weights = []
+    for parts in ("1", "across_block:3"):
+        trainer = make_trainer("end_to_end", 3, 0, parts=parts, clip_norm=0.5)
+        trainer.fit(small_images, batch_size=16, verbose=0)
+        weights.append(trainer.glow.get_weights())
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
+
+
+def test_evaluation_is_the_mean_over_uneven_batches_and_its_error(small_images):
+    trainer = make_trainer()
+    perturb(trainer.glow)
+    result = trainer.evaluate(small_images[:50], batch_size=16, verbose=0, return_dict=True)
+    ((images, noise, _),) = data.evaluation_batches(small_images[:50], 50, seed=7)
+    nll = -trainer.glow.dequantized_log_prob(trainer.glow.dequantized(images, noise)).numpy()
+    bpd = nll / (64 * np.log(2))
+    assert result["bpd"] == pytest.approx(bpd.mean(), rel=1e-5)
+    assert result["bpd_se"] == pytest.approx(bpd.std(ddof=1) / np.sqrt(50), rel=1e-3)
+
+
+def test_training_twice_gives_the_same_bits(small_images):
+    runs = []
+    for _ in range(2):
+        trainer = make_trainer("alternating", 2, 1)
+        trainer.fit(small_images, batch_size=16, verbose=0)
+        runs.append(trainer.glow.get_weights())
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_ordinary_callbacks_work(small_images, tmp_path):
+    trainer = make_trainer("alternating", 4, 2)
+    trainer.fit(
+        small_images,
+        batch_size=32,
+        validation_data=small_images,
+        verbose=0,
+        callbacks=[
+            keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="val_bpd", mode="min", save_best_only=True),
+            keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.weights.h5", save_weights_only=True),
+            keras.callbacks.EarlyStopping("val_bpd", mode="min", patience=20),
+            keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+            keras.callbacks.TensorBoard(tmp_path / "logs"),
+            keras.callbacks.TerminateOnNaN(),
+        ],
+    )
+    loaded = keras.saving.load_model(tmp_path / "best.keras")
+    expected = trainer.evaluate(small_images, verbose=0, return_dict=True)["bpd"]
+    assert loaded.evaluate(small_images, verbose=0, return_dict=True)["bpd"] == pytest.approx(expected)
+    assert [int(o.iterations.value) for o in loaded.optimizers] == [8, 8]
+    assert (tmp_path / "6.weights.h5").exists()
+
+
+def test_clipping_scales_the_gradients_of_one_step(small_images):
+    """With SGD at rate 1 the change of the weights is the clipped gradient."""
+    batch = (tf.constant(small_images), tf.fill(small_images.shape, 0.5))
+    for schedule in ("end_to_end", "simultaneous", "alternating"):
+        trainer = make_trainer(schedule, 1, 0, optimizer=lambda: keras.optimizers.SGD(1.0), clip_norm=0.1)
+        trainer.initialize(small_images)
+        before = [[v.numpy() for v in part.trainable_variables] for part in trainer.glow.parts]
+        trainer.set_phase(trainer.phase_of(0))
+        trainer.train_step(batch)
+        norms = [
+            np.sqrt(sum(np.sum((v.numpy() - b) ** 2) for v, b in zip(part.trainable_variables, old, strict=True)))
+            for part, old in zip(trainer.glow.parts, before, strict=True)
+        ]
+        if schedule == "end_to_end":
+            assert np.hypot(*norms) == pytest.approx(0.1, rel=1e-3)
+        elif schedule == "simultaneous":
+            assert norms == pytest.approx([0.1, 0.1], rel=1e-3)
+        else:
+            assert norms == pytest.approx([0.1, 0.0], rel=1e-3)
+
+
+def test_a_non_finite_step_names_part_bijector_and_range_and_changes_nothing(small_images):
+    trainer = make_trainer("end_to_end", 1, 0)
+    trainer.initialize(small_images)
+    trainer.glow.parts[1].bijectors[0].actnorm.log_scale.assign(np.full(4, 200.0))
+    before = trainer.glow.get_weights()
+    with pytest.raises(NonFiniteError, match=r"step 0 of part 2.*part 2, bijector block_1_flow_step_2.*\[-?\d"):
+        trainer.fit(small_images, batch_size=16, verbose=0)
+    for a, b in zip(before, trainer.glow.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_compile_needs_one_optimizer_a_part():
+    trainer = make_trainer()
+    with pytest.raises(ValueError, match=r"one optimizer for each of the 2 parts.*Received: 1"):
+        trainer.compile([keras.optimizers.Adam()])
+    with pytest.raises(ValueError, match="separate optimizer"):
+        trainer.compile([keras.optimizers.Adam()] * 2)
+
+
+# Rates
+
+
+def rates(config, schedule_phases, num_parts, steps_per_epoch=10):
+    optimizers = make_optimizers(config, schedule_phases, num_parts, steps_per_epoch)
+    return [optimizer._learning_rate for optimizer in optimizers]
+
+
+def test_constant_rates_with_warmup_per_part():
+    config = TrainConfig(learning_rate="1e-2,1e-3", warmup_steps=4)
+    first, second = rates(config, phases("alternating", 2, 4, 2), 2)
+    assert [float(first(s)) for s in (0, 1, 3, 39)] == pytest.approx([2.5e-3, 5e-3, 1e-2, 1e-2])
+    assert float(second(39)) == pytest.approx(1e-3)
+
+
+def test_cosine_runs_over_all_the_steps_that_train_the_part():
+    config = TrainConfig(learning_rate="1e-2", rate_schedule="cosine", part_epochs=5, finetune_epochs=2)
+    first, second = rates(config, phases("alternating", 2, 5, 2), 2)
+    assert (first.steps, second.steps) == (50, 40)
+    assert [float(first(s)) for s in (0, 25, 50)] == pytest.approx([1e-2, 5e-3, 0.0], abs=1e-8)
+
+
+def test_a_finetune_rate_starts_its_own_cosine_without_warmup():
+    config = TrainConfig(
+        learning_rate="1e-2",
+        rate_schedule="cosine",
+        warmup_steps=5,
+        finetune_learning_rate="4e-3",
+        part_epochs=4,
+        finetune_epochs=2,
+    )
+    rate = rates(config, phases("alternating", 2, 4, 2), 2)[0]
+    assert [float(rate(s)) for s in (10, 20, 30, 40)] == pytest.approx([5e-3, 4e-3, 2e-3, 0.0], abs=1e-7)
+
+
+def test_rate_survives_serialisation():
+    rate = PartRate(1e-2, 100, 5, True, 1e-3, 60)
+    assert PartRate.from_config(rate.get_config()).get_config() == rate.get_config()
+
+
+@pytest.mark.parametrize(("beta_2", "expected"), [("0.99", 0.99), ("oai", 0.9)])
+def test_beta_2_of_adamax(beta_2, expected):
+    config = TrainConfig(beta_2=beta_2)
+    (optimizer,) = make_optimizers(config, phases("end_to_end", 1, 1), 1, steps_per_epoch=10)
+    assert isinstance(optimizer, keras.optimizers.Adamax)
+    assert optimizer.beta_2 == pytest.approx(expected)
