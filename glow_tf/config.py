@@ -66,7 +66,7 @@ class ModelConfig:
     flow_steps: int = _setting(32, "Flow steps per block: K.")
     width: int = _setting(512, "Hidden channels of a coupling network.")
     coupling: str = _setting("affine", "affine or additive.")
-    scale: str = _setting("sigmoid", "Scale of the affine coupling: sigmoid, exp or tanh.")
+    scale: str = _setting("tanh", "Scale of the affine coupling: sigmoid, exp or tanh.")
     norm: str = _setting("actnorm", "Inside the coupling networks: actnorm or bias.")
     permutation: str = _setting("lu", "Channel mixing: lu, plain, shuffle or reverse.")
     split_prior: str = _setting("learned", "Prior of factored-out latents: learned or standard.")

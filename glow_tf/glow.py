@@ -14,6 +14,10 @@ from glow_tf.bijectors import Dequantize
 from glow_tf.config import ModelConfig
 from glow_tf.parts import Part
 
+# Where images are made from latents, no activation may leave ±1e4. Those of images stay within about ±10;
+# latents far from any image's are otherwise amplified from step to step until they overflow.
+ACTIVATION_LIMIT = 1e4
+
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class Glow(keras.Model):
@@ -127,8 +131,11 @@ class Glow(keras.Model):
         v = self.inverse(eps)
         return v, -self.forward_and_log_det(v)[1]
 
-    def inverse(self, eps: tf.Tensor) -> tf.Tensor:
-        """Maps whitened latents to dequantised values: eps [B, D] → v [B, H, W, C]."""
+    def inverse(self, eps: tf.Tensor, limit: float | None = None) -> tf.Tensor:
+        """Maps whitened latents to dequantised values: eps [B, D] → v [B, H, W, C].
+
+        `limit` is that of `Part.inverse`: None is exact; images are drawn with `ACTIVATION_LIMIT`.
+        """
         shapes = [shape for part in self.parts for shape in part.latent_shapes]
         shapes.append(self.parts[-1].output_event_shape)
         pieces = tf.split(eps, [math.prod(shape) for shape in shapes], axis=1)
@@ -136,7 +143,7 @@ class Glow(keras.Model):
         h = self.parts[-1].prior.inverse(latents.pop())
         for part in reversed(self.parts):
             own = [latents.pop() for _ in part.latent_shapes]
-            h = part.inverse(h, own[::-1])
+            h = part.inverse(h, own[::-1], limit)
         return self.dequantize.inverse(h)
 
     def dequantized_log_prob(self, v: tf.Tensor) -> tf.Tensor:
@@ -218,7 +225,7 @@ class Glow(keras.Model):
         return self.forward_and_log_det(self.dequantized(images, noise=0.5))[0]
 
     def _decode(self, eps: tf.Tensor) -> tf.Tensor:
-        return self.dequantize.to_uint8(self.inverse(eps))
+        return self.dequantize.to_uint8(self.inverse(eps, ACTIVATION_LIMIT))
 
     def _sample(self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return self.dequantize.to_uint8(self._sample_dequantized(num, temperature, seed))
@@ -227,7 +234,7 @@ class Glow(keras.Model):
         eps = tf.random.stateless_normal(
             [num, self.dimensions], seed=[seed, 1], dtype=self.compute_dtype
         )
-        return self.inverse(tf.cast(temperature, self.compute_dtype) * eps)
+        return self.inverse(tf.cast(temperature, self.compute_dtype) * eps, ACTIVATION_LIMIT)
 
     def _checked(self, images: tf.Tensor) -> tf.Tensor:
         images = tf.convert_to_tensor(images)

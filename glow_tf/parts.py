@@ -114,14 +114,24 @@ class Part(keras.Model):
                 log_det += change
         return PartOutput(h, tuple(latents), latents_log_prob, log_det)
 
-    def inverse(self, h: tf.Tensor, latents: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Recovers the part's input from its output and its whitened latents."""
+    def inverse(
+        self, h: tf.Tensor, latents: Sequence[tf.Tensor], limit: float | None = None
+    ) -> tf.Tensor:
+        """Recovers the part's input from its output and its whitened latents.
+
+        Args:
+          h: the part's output, [B, H, W, C].
+          latents: what its splits factored out.
+          limit: clips what passes between the bijectors to ±limit; None, the exact inverse, does not.
+        """
         remaining = list(latents)
         for bijector in reversed(self.bijectors):
             if isinstance(bijector, Split):
                 h = bijector.merge(h, remaining.pop())
             else:
                 h = bijector.inverse(h)
+            if limit is not None:
+                h = tf.clip_by_value(h, -limit, limit)
         return h
 
     def initialize(self, h: tf.Tensor) -> tf.Tensor:

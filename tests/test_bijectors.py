@@ -163,7 +163,7 @@ def test_split_scores_its_latent_as_a_conditional_gaussian(prior, rng):
     mean, deviation = np.zeros((3, 4, 4, 3)), np.ones((3, 4, 4, 3))
     if prior == "learned":
         mean, raw = np.split(layer.network(h).numpy(), 2, axis=-1)
-        deviation = np.exp(8 * np.tanh(raw / 8))
+        deviation = np.exp(5 * np.tanh(raw / 5))
     z = x[..., 3:].numpy()
     density = -0.5 * ((z - mean) / deviation) ** 2 - np.log(deviation) - 0.5 * np.log(2 * np.pi)
     np.testing.assert_allclose(log_prob, density.sum((1, 2, 3)), atol=1e-9)

@@ -13,7 +13,7 @@ SCALES = ("sigmoid", "exp", "tanh")
 
 # The sigmoid's offset is that of the authors' published code; its floor keeps 1/scale finite.
 SIGMOID_OFFSET = 2.0
-SIGMOID_FLOOR = 1e-3
+SIGMOID_FLOOR = 1e-2
 EXP_BOUND = 8.0
 TANH_BOUND = 2.0
 
@@ -28,7 +28,7 @@ class Coupling(Bijector):
 
     `scale` says how the network's output h becomes the log-scale s; s(0) = 0, so with its last convolution
     at zero the coupling starts as the identity:
-      `sigmoid`  scale ∝ 10⁻³ + (1 − 10⁻³)·sigmoid(h + 2): at most 1.14, at least 0.0011
+      `sigmoid`  scale ∝ 0.01 + 0.99·sigmoid(h + 2): at most 1.14, at least 0.011
       `exp`      s = 8·tanh(h/8): the paper's exp(h), bounded to e^±8
       `tanh`     s = 2·tanh(h/2): bounded to e^±2
 
@@ -52,7 +52,7 @@ class Coupling(Bijector):
         self,
         width: int,
         kind: str = "affine",
-        scale: str = "sigmoid",
+        scale: str = "tanh",
         norm: str = "actnorm",
         seed: int = 0,
         **kwargs,

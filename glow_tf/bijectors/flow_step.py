@@ -31,7 +31,7 @@ class FlowStep(Chain):
         self,
         width: int,
         coupling: str = "affine",
-        scale: str = "sigmoid",
+        scale: str = "tanh",
         permutation: str = "lu",
         norm: str = "actnorm",
         seed: int = 0,

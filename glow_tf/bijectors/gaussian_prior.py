@@ -8,8 +8,8 @@ from glow_tf.likelihood import standard_normal_log_prob
 
 PRIORS = ("learned", "standard")
 
-# Learned log-deviations stay within ±8, so that whitening and its inverse stay finite.
-LOG_DEVIATION_BOUND = 8.0
+# Learned log-deviations stay within ±5, so that whitening and its inverse stay finite.
+LOG_DEVIATION_BOUND = 5.0
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
