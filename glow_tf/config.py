@@ -32,9 +32,7 @@ PRIOR_KINDS = ("learned", "standard")
 class DataConfig:
     """Which images, and how many."""
 
-    dataset: str = _setting(
-        "digits", "digits (scikit-learn), a TFDS image data set by name, or folder:PATH."
-    )
+    dataset: str = _setting("digits", "digits (scikit-learn), a TFDS image data set by name, or folder:PATH.")
     data_dir: str = _setting("", "TFDS's data_dir; empty means TFDS's own default.")
     image_size: int = _setting(0, "Side to which images are resized; 0 keeps them as they are.")
     train_examples: int = _setting(0, "Training images used; 0 means all.")
@@ -74,9 +72,7 @@ class ModelConfig:
     local_prior: str = _setting(
         "standard", "Density that scores the output of every part but the last: learned or standard."
     )
-    parts: str = _setting(
-        "1", "1, by_block:N, across_block:N, or flow steps per part such as 16,32,48."
-    )
+    parts: str = _setting("1", "1, by_block:N, across_block:N, or flow steps per part such as 16,32,48.")
     seed: int = 0
 
     def __post_init__(self):
@@ -127,9 +123,7 @@ class ModelConfig:
 class TrainConfig:
     """Schedule of epochs and optimisation."""
 
-    schedule: str = _setting(
-        "end_to_end", "end_to_end, sequential, alternating or simultaneous."
-    )
+    schedule: str = _setting("end_to_end", "end_to_end, sequential, alternating or simultaneous.")
     part_epochs: int = _setting(60, "Epochs in parts, as the schedule says.")
     finetune_epochs: int = _setting(30, "End-to-end epochs that follow.")
     period: int = _setting(1, "Epochs a part keeps its turn in the alternating schedule.")
@@ -171,9 +165,7 @@ class TrainConfig:
         """The rate of each part; ConfigError unless there is one rate, or one a part."""
         return self._rates("learning_rate", num_parts, any_count)
 
-    def finetune_learning_rates(
-        self, num_parts: int, *, any_count: bool = False
-    ) -> tuple[float, ...] | None:
+    def finetune_learning_rates(self, num_parts: int, *, any_count: bool = False) -> tuple[float, ...] | None:
         """The end-to-end epochs' rate of each part, or None when the rates go on as before."""
         if not self.finetune_learning_rate:
             return None
@@ -208,9 +200,7 @@ class RunConfig:
     workdir: str = _setting("", "Folder of the run: history, checkpoints, logs, samples, export.")
     seed: int = _setting(0, "The one seed from which everything random follows.")
     strategy: str = _setting("auto", "auto, one_device or mirrored.")
-    virtual_devices: int = _setting(
-        0, "Logical CPU devices, to try a strategy without GPUs; 0 is off."
-    )
+    virtual_devices: int = _setting(0, "Logical CPU devices, to try a strategy without GPUs; 0 is off.")
     tensorboard: bool = _setting(True, "Write TensorBoard logs.")
     sample_every: int = _setting(1, "Epochs between sample grids; 0 is never.")
     export: bool = _setting(True, "Write a SavedModel at the end.")

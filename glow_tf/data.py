@@ -156,9 +156,7 @@ def _folder(config: DataConfig) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]
         raise ConfigError(f"no image could be read in {config.dataset!r}. {' '.join(notes)}")
     # Grey only if all are; otherwise grey is repeated over three channels.
     channels = max(image.shape[-1] for image in readable)
-    groups = [
-        [np.repeat(i, channels, axis=-1) if i.shape[-1] < channels else i for i in g] for g in groups
-    ]
+    groups = [[np.repeat(i, channels, axis=-1) if i.shape[-1] < channels else i for i in g] for g in groups]
     train, test = (_stack(group, len(group), config.dataset) for group in groups)
     if len(test) == 0:
         mask = np.arange(len(train)) % FOLDER_TEST_SHARE == FOLDER_TEST_SHARE - 1

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from glow_tf.trainer import PartsTrainer
 
 
-def explain_non_finite(
-    trainer: PartsTrainer, v: tf.Tensor, loss: float, gradient_norms: list[float]
-) -> str:
+def explain_non_finite(trainer: PartsTrainer, v: tf.Tensor, loss: float, gradient_norms: list[float]) -> str:
     """Describes the first bijector whose output is not finite on a batch of dequantised values.
 
     Args:

@@ -9,7 +9,6 @@ import keras
 
 from glow_tf.glow import Glow
 
-
 ENDPOINTS = ("sample", "encode", "decode", "log_prob", "bits_per_dim")
 
 
@@ -38,4 +37,3 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     archive.write_out(str(temporary), verbose=False)
     shutil.rmtree(path, ignore_errors=True)
     temporary.replace(path)
-

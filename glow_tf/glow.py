@@ -34,6 +34,7 @@ class Glow(keras.Model):
 
     Args:
       config: the model's settings.
+
     Raises:
       ConfigError: the settings do not make a model.
     Reference: Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039; Glow parts, sections 2 and 3.
@@ -106,9 +107,7 @@ class Glow(keras.Model):
         """Adds noise to the levels of uint8 images; without noise given, draws it from the seed."""
         images = tf.convert_to_tensor(images)
         if noise is None:
-            noise = tf.random.stateless_uniform(
-                tf.shape(images), seed=[seed, 0], dtype=self.compute_dtype
-            )
+            noise = tf.random.stateless_uniform(tf.shape(images), seed=[seed, 0], dtype=self.compute_dtype)
         return self.dequantize.levels(images) + tf.cast(noise, self.compute_dtype)
 
     def forward_and_log_det(self, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -231,9 +230,7 @@ class Glow(keras.Model):
         return self.dequantize.to_uint8(self._sample_dequantized(num, temperature, seed))
 
     def _sample_dequantized(self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        eps = tf.random.stateless_normal(
-            [num, self.dimensions], seed=[seed, 1], dtype=self.compute_dtype
-        )
+        eps = tf.random.stateless_normal([num, self.dimensions], seed=[seed, 1], dtype=self.compute_dtype)
         return self.inverse(tf.cast(temperature, self.compute_dtype) * eps, ACTIVATION_LIMIT)
 
     def _checked(self, images: tf.Tensor) -> tf.Tensor:

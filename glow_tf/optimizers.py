@@ -110,9 +110,7 @@ def make_optimizers(
     ]
 
 
-def _make_optimizer(
-    config: TrainConfig, rate: PartRate, steps_per_epoch: int
-) -> keras.optimizers.Optimizer:
+def _make_optimizer(config: TrainConfig, rate: PartRate, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     if config.optimizer == "sgd":
         return keras.optimizers.SGD(rate)
     # The authors' published code averages over one epoch.

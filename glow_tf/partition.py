@@ -168,7 +168,11 @@ def check_divisible(image_shape: Sequence[int], num_blocks: int) -> None:
     if height % multiple or width % multiple:
         sides = sorted({side for side in (height, width) if side % multiple})
         nearest = sorted(
-            {size for side in sides for size in (side // multiple * multiple, -(-side // multiple) * multiple)}
+            {
+                size
+                for side in sides
+                for size in (side // multiple * multiple, -(-side // multiple) * multiple)
+            }
             - {0}
         )
         raise ValueError(

@@ -114,9 +114,7 @@ class Part(keras.Model):
                 log_det += change
         return PartOutput(h, tuple(latents), latents_log_prob, log_det)
 
-    def inverse(
-        self, h: tf.Tensor, latents: Sequence[tf.Tensor], limit: float | None = None
-    ) -> tf.Tensor:
+    def inverse(self, h: tf.Tensor, latents: Sequence[tf.Tensor], limit: float | None = None) -> tf.Tensor:
         """Recovers the part's input from its output and its whitened latents.
 
         Args:

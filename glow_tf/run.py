@@ -143,9 +143,7 @@ def _finish(config: RunConfig, workdir: Workdir, glow: Glow, parameters: int) ->
     return summary
 
 
-def _heading(
-    config: RunConfig, images: data.ImageData, steps: int, strategy: tf.distribute.Strategy
-) -> str:
+def _heading(config: RunConfig, images: data.ImageData, steps: int, strategy: tf.distribute.Strategy) -> str:
     shape = "×".join(map(str, images.image_shape))
     validation = f" + {len(images.validation)} validation" if len(images.validation) else ""
     return (

@@ -29,9 +29,7 @@ def model_table(plans: Sequence[PartPlan], parameters: Sequence[int], phases: Se
         ]
         for k, (plan, count) in enumerate(zip(plans, parameters, strict=True), start=1)
     ]
-    rows.append(
-        ["all", "", f"{sum(p.flow_steps for p in plans)}", f"{sum(parameters):,}", "1.000", "", ""]
-    )
+    rows.append(["all", "", f"{sum(p.flow_steps for p in plans)}", f"{sum(parameters):,}", "1.000", "", ""])
     header = ["part", "blocks", "flow steps", "parameters", "forward cost", "its epoch", "output"]
     return "\n".join([table(header, rows), *_schedule_lines(plans, phases)])
 

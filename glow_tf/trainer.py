@@ -250,8 +250,7 @@ class PartsTrainer(keras.Model):
             norms = [tf.linalg.global_norm(norms)] * len(norms)
         factors = [self.clip_norm / tf.maximum(norm, self.clip_norm) for norm in norms]
         return [
-            [gradient * factor for gradient in group]
-            for group, factor in zip(per_part, factors, strict=True)
+            [gradient * factor for gradient in group] for group, factor in zip(per_part, factors, strict=True)
         ]
 
     def _apply(self, phase: Phase, groups: list, per_part: list) -> None:

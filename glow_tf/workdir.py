@@ -32,6 +32,7 @@ class Workdir:
 
     Args:
       config: the run; its `workdir` is made if absent.
+
     Raises:
       ConfigError: the folder cannot be written, is in use, or holds another configuration.
     """
@@ -39,6 +40,7 @@ class Workdir:
     def __init__(self, config: RunConfig):
         self.path = pathlib.Path(config.workdir)
         self.config = config
+        self._handle: int | None = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
@@ -46,10 +48,14 @@ class Workdir:
             (self.path / "samples").mkdir(exist_ok=True)
             write_atomically(self.path / "flags.cfg", flagfile(config).encode())
         except OSError as error:
+            self.close()
             raise ConfigError(
                 f"workdir must be a folder that can be written: {error.strerror}. "
                 f"Received: workdir={config.workdir!r}"
             ) from None
+        except ConfigError:
+            self.close()
+            raise
 
     def _lock(self) -> None:
         # Held as long as the process lives, however it ends.
@@ -63,7 +69,9 @@ class Workdir:
 
     def close(self) -> None:
         """Lets go of the folder."""
-        os.close(self._handle)
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
     def check_space(self, needed: int) -> None:
         """Raises ConfigError unless the disk has `needed` bytes free."""

@@ -83,7 +83,9 @@ def test_inverse_undoes_forward_both_ways(bijector, x):
     y, _ = bijector.forward_and_log_det(x)
     np.testing.assert_allclose(bijector.inverse_and_log_det(y)[0], x, atol=1e-9)
     z = tf.reverse(y, axis=[0]) * 0.9
-    np.testing.assert_allclose(bijector.forward_and_log_det(bijector.inverse_and_log_det(z)[0])[0], z, atol=1e-9)
+    np.testing.assert_allclose(
+        bijector.forward_and_log_det(bijector.inverse_and_log_det(z)[0])[0], z, atol=1e-9
+    )
 
 
 def test_log_det_is_that_of_the_autodiff_jacobian_both_ways(bijector, x):
@@ -113,7 +115,11 @@ def test_gradients_reach_every_trainable_weight(bijector, x):
         y, log_det = bijector.forward_and_log_det(x)
         loss = tf.reduce_sum(tf.square(y)) + tf.reduce_sum(log_det)
     # A middle part's local prior is in no likelihood of the whole chain.
-    weights = [w for w in bijector.trainable_variables if "part_1/prior" not in w.path and "part_2/prior" not in w.path]
+    weights = [
+        w
+        for w in bijector.trainable_variables
+        if "part_1/prior" not in w.path and "part_2/prior" not in w.path
+    ]
     if isinstance(bijector, Glow) and len(bijector.parts) == 2:
         weights += bijector.parts[-1].prior.trainable_variables
     gradients = tape.gradient(loss, [w.value for w in weights])

@@ -181,5 +181,7 @@ def test_augmentations(rng):
 
 
 def test_a_batch_that_cannot_be_filled_is_an_error(rng):
-    with pytest.raises(ConfigError, match=r"at most the number of training images, 20. Received: batch_size=21"):
+    with pytest.raises(
+        ConfigError, match=r"at most the number of training images, 20. Received: batch_size=21"
+    ):
         data.training_batches(images_of(20, rng), 21, seed=0)

@@ -8,7 +8,14 @@ def names(*args, **kwargs):
 
 
 def test_alternating_takes_turns_then_trains_end_to_end():
-    assert names("alternating", 3, 4, 2) == ["part 1", "part 2", "part 3", "part 1", "end to end", "end to end"]
+    assert names("alternating", 3, 4, 2) == [
+        "part 1",
+        "part 2",
+        "part 3",
+        "part 1",
+        "end to end",
+        "end to end",
+    ]
 
 
 def test_alternating_keeps_a_turn_for_a_period():

@@ -91,7 +91,9 @@ def test_ordinary_callbacks_work(small_images, tmp_path):
         validation_data=small_images,
         verbose=0,
         callbacks=[
-            keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="val_bpd", mode="min", save_best_only=True),
+            keras.callbacks.ModelCheckpoint(
+                tmp_path / "best.keras", monitor="val_bpd", mode="min", save_best_only=True
+            ),
             keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.weights.h5", save_weights_only=True),
             keras.callbacks.EarlyStopping("val_bpd", mode="min", patience=20),
             keras.callbacks.CSVLogger(tmp_path / "log.csv"),
@@ -116,7 +118,9 @@ def test_clipping_scales_the_gradients_of_one_step(small_images):
         trainer.set_phase(trainer.phase_of(0))
         trainer.train_step(batch)
         norms = [
-            np.sqrt(sum(np.sum((v.numpy() - b) ** 2) for v, b in zip(part.trainable_variables, old, strict=True)))
+            np.sqrt(
+                sum(np.sum((v.numpy() - b) ** 2) for v, b in zip(part.trainable_variables, old, strict=True))
+            )
             for part, old in zip(trainer.glow.parts, before, strict=True)
         ]
         if schedule == "end_to_end":
@@ -132,7 +136,9 @@ def test_a_non_finite_step_names_part_bijector_and_range_and_changes_nothing(sma
     trainer.initialize(small_images)
     trainer.glow.parts[1].bijectors[0].actnorm.log_scale.assign(np.full(4, 200.0))
     before = trainer.glow.get_weights()
-    with pytest.raises(NonFiniteError, match=r"step 0 of part 2.*part 2, bijector block_1_flow_step_2.*\[-?\d"):
+    with pytest.raises(
+        NonFiniteError, match=r"step 0 of part 2.*part 2, bijector block_1_flow_step_2.*\[-?\d"
+    ):
         trainer.fit(small_images, batch_size=16, verbose=0)
     for a, b in zip(before, trainer.glow.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)

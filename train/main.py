@@ -6,48 +6,27 @@ Flags are the settings of `glow_tf.config`, one each; later flags win.
 import os
 import sys
 
-from absl import app, flags, logging
-
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notices
 
-from glow_tf import config as configuration
+import flags_of_run
+from absl import app, logging
 
-_DEFINE = {
-    bool: flags.DEFINE_boolean,
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    str: flags.DEFINE_string,
-}
-for setting in configuration.all_settings():
-    _DEFINE[type(setting.default)](setting.name, setting.default, setting.metadata["help"])
+from glow_tf import ConfigError, NonFiniteError, run
+
+flags_of_run.define()
 
 
 def main(argv: list[str]) -> int:
-    """Turns flags into a configuration and runs it."""
+    """Turns flags into a configuration and runs it; returns the exit status."""
     logging.set_verbosity(logging.WARNING)
-    if len(argv) > 1:
-        return fail(f"unexpected arguments (flags are --name=value). Received: {argv[1:]}")
-    values = flags.FLAGS.flag_values_dict()
     try:
-        settings = {s.name: values[s.name] for s in configuration.all_settings()}
-        config = configuration.RunConfig.from_settings(settings)
-
-        from glow_tf import run
-
-        run.train(config)
-    except (configuration.ConfigError, OSError) as error:
-        return fail(str(error))
-    except RuntimeError as error:
-        if type(error).__name__ != "NonFiniteError":
-            raise
-        return fail(str(error))
+        if len(argv) > 1:
+            raise ConfigError(f"flags are written --name=value. Received: {argv[1:]}")
+        run.train(flags_of_run.run_config())
+    except (ConfigError, NonFiniteError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
     return 0
-
-
-def fail(message: str) -> int:
-    """Prints what is wrong; returns the exit status."""
-    print(f"Error: {message}", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ class Chain(Bijector):
 
     Args:
       bijectors: at least one; forward order (unlike `tfb.Chain`, which lists the last one first).
+
     Raises:
       ValueError: the list is empty.
     """

@@ -42,6 +42,7 @@ class Coupling(Bijector):
       scale: `sigmoid`, `exp` or `tanh`; unused when additive.
       norm: of the network's hidden convolutions, `actnorm` or `bias`.
       seed: of the network.
+
     Raises:
       ValueError: an unknown kind or scale; on build, an odd number of channels.
     References: Dinh et al. 2017, section 3.2, https://arxiv.org/abs/1605.08803; Kingma & Dhariwal 2018,

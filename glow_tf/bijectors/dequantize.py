@@ -25,6 +25,7 @@ class Dequantize(Bijector):
 
     Args:
       n_bits: bits a pixel keeps, 1 to 8.
+
     Raises:
       ValueError: n_bits is out of range.
     Reference: Theis et al. 2016, section 3.1, https://arxiv.org/abs/1511.01844

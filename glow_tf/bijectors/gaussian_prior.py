@@ -23,6 +23,7 @@ class GaussianPrior(Bijector):
     Args:
       kind: `standard` (mean 0, deviation 1, as in the paper) or `learned` (a mean and a log-deviation per
         channel, which start at 0).
+
     Raises:
       ValueError: kind is unknown.
     """

@@ -34,6 +34,7 @@ class InvertibleConv(Bijector):
     Args:
       kind: `lu`, `plain`, `shuffle` or `reverse`.
       seed: of the starting rotation or of the shuffle.
+
     Raises:
       ValueError: kind is unknown.
     Reference: Kingma & Dhariwal 2018, section 3.2, https://arxiv.org/abs/1807.03039
@@ -106,9 +107,7 @@ class InvertibleConv(Bijector):
             return tf.reduce_sum(soft_bound(self.raw_log_scale.value, LOG_SCALE_BOUND))
         if self.kind == "plain":
             # float64: the determinant of a large matrix is a product of many numbers.
-            return tf.cast(
-                tf.linalg.slogdet(tf.cast(self.kernel.value, tf.float64))[1], self.compute_dtype
-            )
+            return tf.cast(tf.linalg.slogdet(tf.cast(self.kernel.value, tf.float64))[1], self.compute_dtype)
         return tf.zeros([], self.compute_dtype)
 
     def _log_det(self, x: tf.Tensor) -> tf.Tensor:

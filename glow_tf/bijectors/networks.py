@@ -50,9 +50,7 @@ class HiddenConvolution(keras.layers.Layer):
         if self.norm == "bias":
             return tf.nn.bias_add(self._convolve(x, self.kernel.value), self.bias.value)
         scale = tf.exp(self.actnorm.log_scale.value)
-        return tf.nn.bias_add(
-            self._convolve(x, self.kernel.value * scale), self.actnorm.bias.value * scale
-        )
+        return tf.nn.bias_add(self._convolve(x, self.kernel.value * scale), self.actnorm.bias.value * scale)
 
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """Sets the ActNorm from data, as `Bijector.initialize` does."""

@@ -24,6 +24,7 @@ class Split(Bijector):
     Args:
       prior: `learned` (μ and log σ from a 3×3 convolution of h that starts at zero) or `standard`
         (μ = 0, σ = 1).
+
     Raises:
       ValueError: prior is unknown; on build, an odd number of channels.
     Reference: Dinh et al. 2017, section 3.6, https://arxiv.org/abs/1605.08803

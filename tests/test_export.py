@@ -1,0 +1,75 @@
+"""The SavedModel works without this package, without Keras objects."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import small_glow
+
+from glow_tf import export
+
+ALONE = """
+import sys
+import numpy as np, tensorflow as tf
+loaded = tf.saved_model.load(sys.argv[1])
+images = np.load(sys.argv[2])
+eps = loaded.encode(images)
+out = {
+    "eps": eps.numpy(),
+    "decoded": loaded.decode(eps).numpy(),
+    "log_prob": loaded.log_prob(images, 3).numpy(),
+    "bpd": loaded.bits_per_dim(images, 3).numpy(),
+    "sample": loaded.sample(5, 0.7, 2).numpy(),
+    "named": loaded.sample(num=tf.constant(2), temperature=tf.constant(1.0), seed=tf.constant(1)).numpy(),
+    "one": loaded.encode(images[:1]).numpy(),
+}
+assert "glow_tf" not in sys.modules
+np.savez(sys.argv[3], **out)
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    images = (np.random.default_rng(0).integers(0, 256, size=(12, 8, 8, 3))).astype(np.uint8)
+    glow = small_glow(image_shape=(8, 8, 3), n_bits=6, perturbed=False, parts="across_block:3")
+    glow.initialize(images)
+    export(glow, folder / "export")
+    np.save(folder / "images.npy", images)
+    arguments = [folder / "export", folder / "images.npy", folder / "out.npz"]
+    result = subprocess.run(
+        [sys.executable, "-c", ALONE, *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    return glow, images, dict(np.load(folder / "out.npz")), folder
+
+
+def test_decode_undoes_encode_but_for_the_cleared_bits(exported):
+    _, images, out, _ = exported
+    np.testing.assert_array_equal(out["decoded"], images // 4 * 4)
+    assert out["eps"].shape == (12, 192)
+    assert out["eps"].dtype == np.float32
+    assert out["one"].shape == (1, 192)
+
+
+def test_scores_and_samples_are_the_models(exported):
+    glow, images, out, _ = exported
+    np.testing.assert_allclose(out["log_prob"], glow.log_prob(images, 3), rtol=1e-5)
+    np.testing.assert_allclose(out["bpd"], glow.bits_per_dim(images, 3), rtol=1e-5)
+    np.testing.assert_array_equal(out["sample"], glow.sample(5, 0.7, 2))
+    assert out["named"].shape == (2, 8, 8, 3)
+    assert out["named"].dtype == np.uint8
+
+
+def test_exporting_again_replaces_the_old_one(exported):
+    glow, _, _, folder = exported
+    (folder / "export" / "stale").touch()
+    export(glow, folder / "export")
+    assert not (folder / "export" / "stale").exists()
+    assert (folder / "export" / "saved_model.pb").exists()
+    assert not (folder / ".export.tmp").exists()

@@ -1,0 +1,100 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, small_glow
+
+import glow_tf
+from glow_tf.config import ConfigError, ModelConfig
+
+
+def test_encode_and_decode_are_exact_inverses_on_images(small_images):
+    glow = small_glow()
+    eps = glow.encode(small_images)
+    assert eps.shape == (64, 64)
+    np.testing.assert_array_equal(glow.decode(eps), small_images)
+
+
+def test_samples_follow_from_their_seed_and_are_finite():
+    glow = small_glow()
+    first = glow.sample(9, temperature=0.7, seed=3)
+    assert first.shape == (9, 8, 8, 1)
+    assert first.dtype == tf.uint8
+    np.testing.assert_array_equal(first, glow.sample(9, 0.7, 3))
+    assert not np.array_equal(first, glow.sample(9, 0.7, 4))
+    for temperature in (0.5, 1.0, 50.0):
+        assert np.isfinite(glow.sample_dequantized(64, temperature)).all()
+
+
+def test_encoding_a_sample_gives_its_latents_back():
+    """In float64, where nothing rounds but the bytes: latents of the middle of each bin."""
+    glow = small_glow("float64")
+    images = glow.sample(16, 0.7)
+    np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
+
+
+def test_bits_per_dim_is_log_prob_in_other_units(small_images):
+    glow = small_glow()
+    bpd = glow.bits_per_dim(small_images, seed=2)
+    np.testing.assert_allclose(bpd, -glow.log_prob(small_images, seed=2) / (64 * np.log(2)), rtol=1e-6)
+    assert not np.array_equal(bpd, glow.bits_per_dim(small_images, seed=3))
+
+
+def test_neither_seeds_nor_batch_sizes_retrace(small_images):
+    glow = small_glow()
+    for seed, count in ((0, 64), (1, 3), (2, 10)):
+        glow.log_prob(small_images[:count], seed)
+        glow.sample(count, 0.5 + seed / 10, seed)
+    assert glow._compiled["log_prob"].experimental_get_tracing_count() == 1
+    assert glow._compiled["sample"].experimental_get_tracing_count() == 1
+
+
+def test_one_keras_file_holds_the_model(tmp_path, small_images):
+    glow = small_glow(parts="across_block:3", local_prior="learned")
+    glow.initialize(small_images)
+    glow.save(tmp_path / "glow.keras")
+    loaded = glow_tf.load(tmp_path / "glow.keras")
+    np.testing.assert_array_equal(loaded.log_prob(small_images), glow.log_prob(small_images))
+    assert loaded.config == glow.config
+    assert loaded.initialized
+
+
+def test_a_part_serialises_alone(small_images):
+    part = small_glow().parts[0]
+    twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(part))
+    twin.build((None, 8, 8, 1))
+    twin.set_weights(part.get_weights())
+    x = tf.random.normal((2, 8, 8, 1))
+    for a, b in zip(part(x), twin(x), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_images_of_another_kind_are_refused(small_images):
+    glow = small_glow()
+    with pytest.raises(
+        ValueError, match=r"images must be uint8 of shape \(batch, 8, 8, 1\).*Received: float32"
+    ):
+        glow.log_prob(small_images.astype(np.float32))
+    with pytest.raises(ValueError, match=r"Received: uint8 of shape \(64, 4, 8, 1\)"):
+        glow.encode(small_images[:, :4])
+
+
+def test_a_model_that_cannot_be_built_says_why():
+    with pytest.raises(ConfigError, match=r"multiples of 8; the nearest that are: 24, 32"):
+        glow_tf.Glow(ModelConfig(image_shape=(28, 28, 1), flow_steps=2, width=8))
+
+
+def test_load_names_what_it_was_given(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no last checkpoint. Received"):
+        glow_tf.load(tmp_path)
+    (tmp_path / "saved_model.pb").touch()
+    with pytest.raises(ValueError, match=r"tf.saved_model.load.*Received"):
+        glow_tf.load(tmp_path)
+
+
+def test_the_readmes_python_example_runs(tmp_path, monkeypatch):
+    readme = (ROOT / "README.md").read_text()
+    example = readme.split("```python\n", 1)[1].split("```", 1)[0]
+    monkeypatch.chdir(tmp_path)
+    assert example.count("\n") <= 25
+    exec(compile(example, "README.md", "exec"), {})

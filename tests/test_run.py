@@ -1,0 +1,277 @@
+"""Whole runs: what they leave behind, that they resume, that they refuse."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, run_main
+from PIL import Image
+
+import glow_tf
+from glow_tf import ConfigError, RunConfig, run, workdir
+
+SMALL = {
+    "dataset": "digits",
+    "n_bits": 5,
+    "train_examples": 320,
+    "test_examples": 50,
+    "num_blocks": 2,
+    "flow_steps": 2,
+    "width": 8,
+    "parts": "across_block:2",
+    "schedule": "alternating",
+    "part_epochs": 4,
+    "finetune_epochs": 2,
+    "learning_rate": "5e-3",
+    "rate_schedule": "cosine",
+    "batch_size": 32,
+    "augment": "flip_shift",
+    "sample_every": 3,
+}
+
+
+def config(folder, **changes):
+    return RunConfig.from_settings({**SMALL, "workdir": str(folder), **changes})
+
+
+def flags(folder, **changes):
+    return [f"--{name}={value}" for name, value in {**SMALL, "workdir": str(folder), **changes}.items()]
+
+
+def rows_of(folder):
+    with (folder / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run of the command, from flags to export."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    result = run_main(*flags(folder, validation_examples=40))
+    return folder, result.stdout
+
+
+def test_history_has_the_fixed_columns_and_empty_cells_where_nothing_is_computed(finished):
+    folder, _ = finished
+    rows = rows_of(folder)
+    assert (
+        list(rows[0])
+        == ["epoch", "phase", "active_parts", "seconds", "total_seconds", "eval_seconds", "images_per_second", "peak_memory_mb", "train_bpd", "local_bpd_1", "local_bpd_2", "test_bpd", "test_bpd_se", "validation_bpd", "validation_bpd_se"]
+    )
+    assert [(r["epoch"], r["phase"], r["active_parts"]) for r in rows] == [
+        ("1", "part", "1"),
+        ("2", "part", "2"),
+        ("3", "part", "1"),
+        ("4", "part", "2"),
+        ("5", "end_to_end", "1 2"),
+        ("6", "end_to_end", "1 2"),
+    ]
+    for row in rows:
+        part_1_alone = (row["phase"], row["active_parts"]) == ("part", "1")
+        assert (row["train_bpd"] == "") == part_1_alone
+        assert (row["local_bpd_2"] == "") == part_1_alone
+        assert row["train_bpd"] == row["local_bpd_2"]
+        for name in ("local_bpd_1", "test_bpd", "test_bpd_se", "seconds", "eval_seconds", "peak_memory_mb"):
+            assert float(row[name]) > 0
+    totals = [float(r["total_seconds"]) for r in rows]
+    np.testing.assert_allclose(totals, np.cumsum([float(r["seconds"]) for r in rows]), atol=0.01)
+    assert float(rows[-1]["test_bpd"]) < float(rows[0]["test_bpd"])
+
+
+def test_the_summary_is_of_the_last_epoch(finished):
+    folder, stdout = finished
+    summary = json.loads((folder / "summary.json").read_text())
+    last = rows_of(folder)[-1]
+    assert summary["test_bpd"] == float(last["test_bpd"])
+    assert summary["test_bpd_se"] == float(last["test_bpd_se"])
+    assert summary["total_seconds"] == float(last["total_seconds"])
+    assert summary["parts"] == [1, 3]
+    assert summary["epochs"] == 6
+    assert set(summary["versions"]) >= {"tensorflow", "keras", "glow_tf"}
+    assert summary["parameters"] == sum(np.prod(w.shape) for w in glow_tf.load(folder).trainable_variables)
+    assert f"test {summary['test_bpd']:.4f}" in stdout.splitlines()[-1]
+
+
+def test_the_model_is_described_by_part_before_training(finished):
+    _, stdout = finished
+    before = stdout[: stdout.index("epoch 1/6")]
+    assert "flow steps  parameters  forward cost" in before
+    assert "predicted time: 0.7" in before
+    assert sum(line.startswith("epoch ") for line in stdout.splitlines()) == 6
+
+
+def test_samples_are_pictures(finished):
+    folder, _ = finished
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == ["epoch_0003.png", "epoch_0006.png"]
+    with Image.open(folder / "samples" / "epoch_0006.png") as image:
+        assert image.size == (8 * 66, 8 * 66)
+        assert np.asarray(image).std() > 10
+
+
+def test_tensorboard_has_every_series(finished):
+    folder, _ = finished
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "logs"))
+    events.Reload()
+    tags = events.Tags()
+    assert set(tags["tensors"]) == {
+        "flags",
+        "model",
+        "bpd/train",
+        "bpd/test",
+        "bpd/validation",
+        "local_bpd/part_1",
+        "local_bpd/part_2",
+        "learning_rate/part_1",
+        "learning_rate/part_2",
+        "gradient_norm/part_1",
+        "gradient_norm/part_2",
+        "speed/images_per_second",
+        "speed/epoch_seconds",
+        "samples",
+        "samples/non_finite_pixels",
+    }
+    steps = [e.step for e in events.Tensors("bpd/test")]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    logged = [float(tf.make_ndarray(e.tensor_proto)) for e in events.Tensors("bpd/test")]
+    np.testing.assert_allclose(logged, [float(r["test_bpd"]) for r in rows_of(folder)], atol=1e-5)
+
+
+def test_a_finished_run_says_so_and_changes_nothing(finished):
+    folder, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and p.name != "flags.cfg"}
+    result = run_main(*flags(folder, validation_examples=40))
+    assert "This run is finished" in result.stdout
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_flags_cfg_repeats_the_run(finished):
+    folder, _ = finished
+    assert "This run is finished" in run_main(f"--flagfile={folder}/flags.cfg").stdout
+
+
+def test_another_configuration_is_refused_naming_the_flags(finished):
+    folder, _ = finished
+    same = {"validation_examples": 40}
+    with pytest.raises(ConfigError, match=r"another configuration.*--width=16 \(was 8\)"):
+        run.train(config(folder, width=16, **same))
+    with pytest.raises(ConfigError, match=r"--seed=3 \(was 0\), --part_epochs=9 \(was 4\)"):
+        run.train(config(folder, seed=3, part_epochs=9, **same))
+    elsewhere = {"strategy": "mirrored", "tensorboard": False, "sample_every": 0, "export": False}
+    assert run.train(config(folder, **elsewhere, **same))["epochs"] == 6
+
+
+def test_last_and_best_checkpoints_load(finished):
+    folder, _ = finished
+    rows = rows_of(folder)
+    images = glow_tf.DataConfig(test_examples=50, validation_examples=40)
+    from glow_tf import data
+
+    test = data.load(images).test
+    trainer = glow_tf.PartsTrainer(glow_tf.load(folder), seed=0)
+    trainer.compile([tf.keras.optimizers.SGD() for _ in range(2)])
+    assert trainer.evaluate(test, verbose=0, return_dict=True)["bpd"] == pytest.approx(
+        float(rows[-1]["test_bpd"]), abs=1e-5
+    )
+    best = min(rows, key=lambda row: float(row["validation_bpd"]))
+    trainer = glow_tf.PartsTrainer(glow_tf.load(folder, which="best"), seed=0)
+    trainer.compile([tf.keras.optimizers.SGD() for _ in range(2)])
+    assert trainer.evaluate(test, verbose=0, return_dict=True)["bpd"] == pytest.approx(
+        float(best["test_bpd"]), abs=1e-5
+    )
+
+
+# Interruptions
+
+
+def test_a_killed_run_resumes_and_ends_with_the_same_weights(tmp_path):
+    """A real kill -9, twice, at moments the run does not choose."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    fast = {"export": False, "tensorboard": False, "sample_every": 0}
+    run_main(*flags(whole, **fast))
+    command = [sys.executable, str(ROOT / "train" / "main.py"), *flags(cut, **fast)]
+    for epochs in (2, 5):
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            deadline = time.monotonic() + 120
+            while len(workdir_rows(cut)) < epochs and time.monotonic() < deadline:
+                assert process.poll() is None
+                time.sleep(0.005)
+            os.kill(process.pid, signal.SIGKILL)
+        assert not (cut / "summary.json").exists()
+    resumed = run_main(*flags(cut, **fast)).stdout
+    assert "Resuming after epoch" in resumed
+    for a, b in zip(glow_tf.load(whole).get_weights(), glow_tf.load(cut).get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    names = [n for n in rows_of(whole)[0] if not ("second" in n or "memory" in n)]
+    for a, b in zip(rows_of(whole), rows_of(cut), strict=True):
+        assert [a[n] for n in names] == [b[n] for n in names]
+
+
+def workdir_rows(folder):
+    try:
+        return rows_of(folder)
+    except FileNotFoundError:
+        return []
+
+
+def test_rows_of_an_epoch_without_a_checkpoint_are_dropped(tmp_path):
+    folder = workdir.Workdir(config(tmp_path / "run"))
+    folder.write_history([{"epoch": str(e), "seconds": "1.0"} for e in (1, 2, 3)])
+    assert [row["epoch"] for row in folder.read_history(2)] == ["1", "2"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "history.csv"
+    workdir.write_atomically(path, b"old")
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(OSError, match="No space left"):
+        workdir.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+# Refusals
+
+
+def test_a_full_disk_is_found_before_training(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(workdir.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ConfigError, match=r"workdir needs about \d+ MiB.*are free. Received: workdir="):
+        run.train(config(tmp_path / "run"))
+    assert not (tmp_path / "run" / "history.csv").exists()
+
+
+def test_a_workdir_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(
+        ConfigError, match=r"workdir must be a folder that can be written.*Received: workdir="
+    ):
+        run.train(config(tmp_path / "run"))
+
+
+def test_a_workdir_in_use_is_refused(tmp_path):
+    holder = workdir.Workdir(config(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="another process is training in this workdir"):
+        workdir.Workdir(config(tmp_path / "run"))
+    holder.close()
+    workdir.Workdir(config(tmp_path / "run")).close()
+
+
+def test_two_virtual_devices_train_like_one(tmp_path):
+    """The command on two replicas ends where one device does, and either resumes the other's run."""
+    fast = {"export": False, "tensorboard": False, "sample_every": 0, "part_epochs": 2, "finetune_epochs": 1}
+    run.train(config(tmp_path / "one", **fast, strategy="one_device"))
+    run.train(config(tmp_path / "two", **fast, strategy="mirrored"))
+    one, two = (float(rows_of(tmp_path / name)[-1]["test_bpd"]) for name in ("one", "two"))
+    assert two == pytest.approx(one, abs=2e-3)

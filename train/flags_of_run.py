@@ -1,0 +1,26 @@
+"""Defines the flags of a training run, one for each setting of `glow_tf.config`, and reads them."""
+
+from absl import flags
+
+from glow_tf import config as configuration
+
+_DEFINE = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
+
+def define() -> None:
+    """Defines the flags."""
+    for setting in configuration.all_settings():
+        _DEFINE[type(setting.default)](setting.name, setting.default, setting.metadata["help"])
+
+
+def run_config() -> configuration.RunConfig:
+    """Returns the run that the flags describe; raises ConfigError."""
+    values = flags.FLAGS.flag_values_dict()
+    return configuration.RunConfig.from_settings(
+        {setting.name: values[setting.name] for setting in configuration.all_settings()}
+    )
