@@ -127,8 +127,12 @@ def plan_parts(
 
     Args:
       image_shape: (H, W, C).
-      num_blocks, flow_steps, width, coupling, split_prior: of the model.
+      num_blocks: blocks L.
+      flow_steps: flow steps per block K.
+      width: hidden channels of a coupling network.
       parts: see `flow_step_counts`.
+      coupling: `affine` or `additive`.
+      split_prior: `learned` or `standard`.
 
     Returns:
       One plan per part, in order.

@@ -104,7 +104,9 @@ class PartsTrainer(keras.Model):
           optimizers: in the order of the parts.
           clip_norm: largest global norm of the gradients (of the loss in bits/dim), over all parts in an
             end-to-end epoch, over each part otherwise, after they are reduced over replicas; 0 = off.
-          steps_per_execution, run_eagerly, jit_compile: as in Keras. XLA is slower on a CPU.
+          steps_per_execution: as in Keras.
+          run_eagerly: as in Keras.
+          jit_compile: as in Keras; False by default, since XLA is slower on a CPU.
 
         Raises:
           ValueError: not one optimizer a part.
