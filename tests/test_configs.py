@@ -1,44 +1,43 @@
 """Every config parses, builds a valid run, and says what to expect."""
 
-import subprocess
-import sys
-
 import pytest
+from absl import flags
 from conftest import ROOT, run_main
 
-from glow_tf.config import RunConfig, all_settings
+from glow_tf.config import all_settings
+
+FLAGS = flags.FLAGS
 
 CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
-PARSER = """
-import sys; sys.path.insert(0, "train")
-import json, flags_of_run
-from absl import flags
-flags_of_run.define()
-for name in json.load(sys.stdin):
-    flags.FLAGS.unparse_flags()
-    for key in list(flags.FLAGS): flags.FLAGS[key].unparse()
-    flags.FLAGS(["main", f"--flagfile={name}"])
-    print(json.dumps(flags_of_run.run_config().to_settings()))
-"""
 
 
 @pytest.fixture(scope="module")
-def parsed():
-    """Parses all configs as main.py does, in one process, from the root of the project."""
-    import json
+def main():
+    """The module train/main.py, loaded as Python does for the command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "train"))
+        import main
 
-    names = [str(path.relative_to(ROOT)) for path in CONFIGS]
-    result = subprocess.run(
-        [sys.executable, "-c", PARSER],
-        input=json.dumps(names),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    lines = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
-    return {path.stem: RunConfig.from_settings(line) for path, line in zip(CONFIGS, lines, strict=True)}
+        yield main
+
+
+def parse(main, *arguments):
+    """Parses flags from the root of the project, as absl's app.run does; earlier values are forgotten."""
+    FLAGS.unparse_flags()
+    for setting in all_settings():
+        FLAGS[setting.name].unparse()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return FLAGS(["main", *arguments])
+
+
+@pytest.fixture(scope="module")
+def parsed(main):
+    runs = {}
+    for path in CONFIGS:
+        parse(main, f"--flagfile={path.relative_to(ROOT)}")
+        runs[path.stem] = main.flags_of_run.run_config()
+    return runs
 
 
 def test_every_config_lays_out_its_parts(parsed):
@@ -86,7 +85,6 @@ def test_the_papers_runs_are_those_of_table_1(name, parsed):
 BAD_FLAGS = {
     "parts": ("--parts=5,5", "which adds up to 10"),
     "rates": ("--learning_rate=1e-3,1e-3,1e-3", "needs one rate, or one for each of the 2 parts"),
-    "choice": ("--schedule=random", "schedule must be one of"),
     "data": ("--dataset=folder:/no/such", "needs an existing folder"),
     "batch": ("--batch_size=4000", "at most the number of training images"),
     "workdir": ("--workdir=/proc/run", "workdir must be a folder that can be written"),
@@ -95,12 +93,23 @@ BAD_FLAGS = {
 
 
 @pytest.mark.parametrize(("flag", "message"), BAD_FLAGS.values(), ids=BAD_FLAGS.keys())
-def test_main_names_a_bad_flag_and_exits_at_once(flag, message, tmp_path):
-    flags = ["--flagfile=configs/quickstart.cfg", f"--workdir={tmp_path}/run", flag]
-    result = run_main(*flags, check=False)
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith("Error: ")
-    assert message in result.stderr
-    assert "Received: " in result.stderr
-    assert "Traceback" not in result.stderr
+def test_main_names_a_bad_flag_and_exits_at_once(flag, message, main, tmp_path, capsys):
+    rest = parse(main, "--flagfile=configs/quickstart.cfg", f"--workdir={tmp_path}/run", flag)
+    assert main.main(rest) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ")
+    assert message in error
+    assert "Received: " in error
     assert not (tmp_path / "run" / "history.csv").exists()
+
+
+def test_a_stray_argument_is_named(main, capsys):
+    assert main.main(["main", "configs/quickstart.cfg"]) == 1
+    assert "flags are written --name=value. Received: ['configs/quickstart.cfg']" in capsys.readouterr().err
+
+
+def test_the_command_ends_with_an_error_status(tmp_path):
+    result = run_main(f"--workdir={tmp_path}/run", "--schedule=random", check=False)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: schedule must be one of")
+    assert "Traceback" not in result.stderr
