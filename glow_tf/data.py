@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import socket
 from collections.abc import Iterable
 
 import numpy as np
@@ -95,12 +96,13 @@ def _tfds(config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
     try:
         builder = tfds.builder(config.dataset, **kwargs)
         if not pathlib.Path(builder.data_dir).exists():
+            _require_network()
             builder.download_and_prepare()
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
             "dataset must be digits, folder:PATH or an image data set that TFDS can load "
-            f"(prepared in data_dir, or downloadable): {type(error).__name__}: {reason}. "
+            f"(prepared in data_dir, or downloadable over the network): {type(error).__name__}: {reason}. "
             f"Received: dataset={config.dataset!r}, data_dir={config.data_dir!r}"
         ) from None
     features = list(builder.info.features or ())
@@ -131,6 +133,11 @@ def _tfds(config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
     return read(wanted("train", training)), read(
         wanted(held_out, _at_most(config.test_examples, splits[held_out]))
     )
+
+
+def _require_network() -> None:
+    """Raises OSError at once where TFDS would retry its downloads for minutes."""
+    socket.getaddrinfo("storage.googleapis.com", 443)
 
 
 def _at_most(count: int, split) -> int:

@@ -61,6 +61,7 @@ def _train(config: RunConfig, workdir: Workdir) -> Mapping[str, Any]:
         optimizers = make_optimizers(config.train, phases, len(plans), steps)
         trainer.compile(optimizers, clip_norm=config.train.clip_norm)
     workdir.check_space(CHECKPOINTS_ON_DISK * checkpoint_bytes(trainer))
+    workdir.claim()
 
     parameters = [sum(v.value.shape.num_elements() for v in p.trainable_variables) for p in glow.parts]
     summary = tables.model_table(plans, parameters, phases)

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +47,7 @@ class Workdir:
             self._lock()
             self._refuse_other_configuration()
             (self.path / "samples").mkdir(exist_ok=True)
-            write_atomically(self.path / "flags.cfg", flagfile(config).encode())
+            tempfile.TemporaryFile(dir=self.path).close()  # can it be written?
         except OSError as error:
             self.close()
             raise ConfigError(
@@ -72,6 +73,10 @@ class Workdir:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+    def claim(self) -> None:
+        """Writes flags.cfg: from here on the folder is this configuration's."""
+        write_atomically(self.path / "flags.cfg", flagfile(self.config).encode())
 
     def check_space(self, needed: int) -> None:
         """Raises ConfigError unless the disk has `needed` bytes free."""

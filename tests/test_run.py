@@ -243,6 +243,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 # Refusals
 
 
+def test_a_start_that_failed_does_not_claim_the_workdir(tmp_path):
+    with pytest.raises(ConfigError, match="batch_size must be at most"):
+        run.train(config(tmp_path / "run", batch_size=500))
+    workdir.Workdir(config(tmp_path / "run")).close()
+
+
 def test_a_full_disk_is_found_before_training(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(workdir.shutil, "disk_usage", lambda path: usage)
