@@ -1,23 +1,24 @@
 """Finds out where a number stopped being finite."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from glow_tf.bijectors import Split
+from glow_tf.glow import Glow
+from glow_tf.schedule import Phase
 
-if TYPE_CHECKING:
-    from glow_tf.trainer import PartsTrainer
 
-
-def explain_non_finite(trainer: PartsTrainer, v: tf.Tensor, loss: float, gradient_norms: list[float]) -> str:
+def explain_non_finite(
+    glow: Glow, phase: Phase, step: int, v: tf.Tensor, loss: float, gradient_norms: Sequence[float]
+) -> str:
     """Describes the first bijector whose output is not finite on a batch of dequantised values.
 
     Args:
-      trainer: in the state in which the step failed.
+      glow: with the weights of the failed step.
+      phase: which parts ran.
+      step: of the last part that ran, counted from 0.
       v: the batch, [B, H, W, C].
       loss: the step's loss, bits/dim.
       gradient_norms: of the active parts.
@@ -25,9 +26,7 @@ def explain_non_finite(trainer: PartsTrainer, v: tf.Tensor, loss: float, gradien
     Returns:
       One sentence each for the step, the place and the remedy.
     """
-    phase = trainer.phase
-    step = int(trainer.optimizers[phase.last].iterations.numpy())
-    where = _first_fault(trainer, v)
+    where = _first_fault(glow, phase, v)
     if where is None:
         bad = [k + 1 for k, n in zip(phase.active, gradient_norms, strict=True) if not math.isfinite(n)]
         where = f"every output is finite, but not the gradient of part {', '.join(map(str, bad)) or '?'}"
@@ -39,10 +38,9 @@ def explain_non_finite(trainer: PartsTrainer, v: tf.Tensor, loss: float, gradien
     )
 
 
-def _first_fault(trainer: PartsTrainer, v: tf.Tensor) -> str | None:
-    glow = trainer.glow
+def _first_fault(glow: Glow, phase: Phase, v: tf.Tensor) -> str | None:
     h = glow.dequantize.forward(v)
-    for k, part in enumerate(glow.parts[: trainer.phase.last + 1], start=1):
+    for k, part in enumerate(glow.parts[: phase.last + 1], start=1):
         for bijector in part.bijectors:
             before = h
             if isinstance(bijector, Split):

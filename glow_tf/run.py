@@ -17,6 +17,7 @@ from glow_tf.config import RunConfig
 from glow_tf.export import export
 from glow_tf.glow import Glow
 from glow_tf.optimizers import make_optimizers
+from glow_tf.progress import Progress
 from glow_tf.trainer import PartsTrainer
 from glow_tf.workdir import Workdir
 
@@ -104,7 +105,7 @@ def _fit(
         listeners.append(callbacks.TensorBoardByPart(workdir, summary))
     listeners += [
         callbacks.CheckpointEveryEpoch(checkpoints),
-        callbacks.Progress(trainer.glow.config.plans()),
+        Progress(trainer.glow.config.plans()),
     ]
     trainer.fit(
         batches,

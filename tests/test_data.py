@@ -5,7 +5,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from glow_tf import data
+from glow_tf import data, sources
 from glow_tf.config import ConfigError, DataConfig
 
 TFDS = ROOT.parent / "shared" / "tfds"
@@ -52,7 +52,7 @@ def test_a_data_set_that_is_not_there_is_named_at_once_without_a_network(tmp_pat
     def offline(*args):
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(data.socket, "getaddrinfo", offline)
+    monkeypatch.setattr(sources.socket, "getaddrinfo", offline)
     with pytest.raises(ConfigError, match=r"OSError: Name or service.*Received: dataset='cifar10'"):
         data.load(DataConfig(dataset="cifar10", data_dir=str(tmp_path)))
 

@@ -12,7 +12,9 @@ ORDER = [
     "bijectors",
     "parts",
     "glow",
+    "sources",
     "data",
+    "metrics",
     "diagnosis",
     "optimizers",
     "trainer",
@@ -24,6 +26,7 @@ ORDER = [
     "checkpoints",
     "export",
     "callbacks",
+    "progress",
     "run",
 ]
 
