@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from glow_tf import images
 from glow_tf.checkpoints import Checkpoints
-from glow_tf.workdir import Workdir
+from glow_tf.workdir import Workdir, write_atomically
 
 SAMPLES = 64
 SAMPLE_TEMPERATURE = 0.7
@@ -141,8 +141,7 @@ class SampleGrid(keras.callbacks.Callback):
         pixels = glow.dequantize.to_uint8(v).numpy()
         logs["non_finite_samples"] = int(np.sum(~np.isfinite(v.numpy())))
         logs["samples"] = images.grid(images.stretched(pixels, self.top))
-        path = self.workdir.samples_path(epoch + 1)
-        path.write_bytes(images.png(logs["samples"]))
+        write_atomically(self.workdir.samples_path(epoch + 1), images.png(logs["samples"]))
 
 
 class TensorBoardByPart(keras.callbacks.Callback):

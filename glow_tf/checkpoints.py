@@ -51,13 +51,23 @@ class Checkpoints:
         return int(self.epochs)
 
     def save(self, epochs: int, validation_bpd: float | None = None) -> bool:
-        """Saves the state after `epochs` epochs; returns whether it is the best so far."""
+        """Saves the state after `epochs` epochs; returns whether it is the best so far.
+
+        Raises:
+          OSError: it could not be written, because the disk is full, say.
+        """
         self.epochs.assign(epochs)
         is_best = validation_bpd is not None and validation_bpd < float(self.best_bpd)
-        if is_best:
-            self.best_bpd.assign(validation_bpd)
-            self._best.save(checkpoint_number=epochs)
-        self._last.save(checkpoint_number=epochs)
+        try:
+            if is_best:
+                self.best_bpd.assign(validation_bpd)
+                self._best.save(checkpoint_number=epochs)
+            self._last.save(checkpoint_number=epochs)
+        except tf.errors.OpError as error:
+            raise OSError(
+                f"the checkpoint of epoch {epochs} could not be written, the one before is kept: "
+                f"{error.message.splitlines()[0]}"
+            ) from None
         return is_best
 
 
