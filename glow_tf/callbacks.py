@@ -14,8 +14,8 @@ from glow_tf import images
 from glow_tf.checkpoints import Checkpoints
 from glow_tf.workdir import Workdir, write_atomically
 
-SAMPLES = 64
-SAMPLE_TEMPERATURE = 0.7
+SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
+SAMPLES_PER_TEMPERATURE = 16
 
 
 class EpochRecord(keras.callbacks.Callback):
@@ -114,7 +114,7 @@ class CheckpointEveryEpoch(keras.callbacks.Callback):
 
 
 class SampleGrid(keras.callbacks.Callback):
-    """Draws samples/epoch_NNNN.png: always the same latents, at temperature 0.7.
+    """Draws samples/epoch_NNNN.png: two rows each at temperatures 0.7, 0.8, 0.9 and 1, the same latents.
 
     Adds to the epoch's logs `samples` (the grid) and `non_finite_samples`.
 
@@ -137,7 +137,11 @@ class SampleGrid(keras.callbacks.Callback):
         if (epoch + 1) % self.every and epoch + 1 < self.params["epochs"]:
             return
         glow = self.model.glow
-        v = glow.sample_dequantized(SAMPLES, SAMPLE_TEMPERATURE, self.seed)
+        draws = [
+            glow.sample_dequantized(SAMPLES_PER_TEMPERATURE, temperature, self.seed)
+            for temperature in SAMPLE_TEMPERATURES
+        ]
+        v = tf.concat(draws, axis=0)
         pixels = glow.dequantize.to_uint8(v).numpy()
         logs["non_finite_samples"] = int(np.sum(~np.isfinite(v.numpy())))
         logs["samples"] = images.grid(images.stretched(pixels, self.top))

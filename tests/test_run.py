@@ -110,7 +110,7 @@ def test_samples_are_pictures(finished):
     folder, _ = finished
     assert sorted(p.name for p in (folder / "samples").iterdir()) == ["epoch_0003.png", "epoch_0006.png"]
     with Image.open(folder / "samples" / "epoch_0006.png") as image:
-        assert image.size == (8 * 66, 8 * 66)
+        assert image.size == (8 * 68, 8 * 68)
         assert np.asarray(image).std() > 10
 
 
