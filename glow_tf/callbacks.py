@@ -25,7 +25,8 @@ class EpochRecord(keras.callbacks.Callback):
     `images_per_second`, `test_bpd`, `test_bpd_se`, and `validation_bpd` where there are such images.
 
     `seconds` is training alone: the first step of a phase in a process, which traces and compiles it, is
-    counted as long as the mean of the others.
+    counted as long as the mean of the others. (With one step an epoch there are no others, and that epoch
+    includes it.)
 
     Args:
       workdir: where history.csv lives.
@@ -116,7 +117,7 @@ class CheckpointEveryEpoch(keras.callbacks.Callback):
 class SampleGrid(keras.callbacks.Callback):
     """Draws samples/epoch_NNNN.png: two rows each at temperatures 0.7, 0.8, 0.9 and 1, the same latents.
 
-    Adds to the epoch's logs `samples` (the grid) and `non_finite_samples`.
+    Keeps the epoch's grid in `grid` (None where none was drawn), and adds `non_finite_samples` to its logs.
 
     Args:
       workdir: where the grids go.
@@ -134,6 +135,7 @@ class SampleGrid(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Draws, where it is time."""
+        self.grid = None
         if (epoch + 1) % self.every and epoch + 1 < self.params["epochs"]:
             return
         glow = self.model.glow
@@ -144,20 +146,22 @@ class SampleGrid(keras.callbacks.Callback):
         v = tf.concat(draws, axis=0)
         pixels = glow.dequantize.to_uint8(v).numpy()
         logs["non_finite_samples"] = int(np.sum(~np.isfinite(v.numpy())))
-        logs["samples"] = images.grid(images.stretched(pixels, self.top))
-        write_atomically(self.workdir.samples_path(epoch + 1), images.png(logs["samples"]))
+        self.grid = images.grid(images.stretched(pixels, self.top))
+        write_atomically(self.workdir.samples_path(epoch + 1), images.png(self.grid))
 
 
 class TensorBoardByPart(keras.callbacks.Callback):
-    """Writes logs/ for TensorBoard: everything of history.csv, rates and gradient norms by part, samples.
+    """Writes logs/ for TensorBoard: bpd, local bpd, rates and gradient norms by part, speed, samples.
 
     Args:
       workdir: of the run; its flags are shown as text.
       summary: the model's summary, shown as text.
+      samples: the callback, before this one, whose grids are shown; or None.
     """
 
-    def __init__(self, workdir: Workdir, summary: str):
+    def __init__(self, workdir: Workdir, summary: str, samples: SampleGrid | None = None):
         super().__init__()
+        self.samples = samples
         self.workdir = workdir
         self.summary = summary
 
@@ -180,8 +184,8 @@ class TensorBoardByPart(keras.callbacks.Callback):
                 for name in ("local_bpd", "gradient_norm"):
                     if f"{name}_{k}" in logs:
                         tf.summary.scalar(f"{name}/part_{k}", logs[f"{name}_{k}"])
-            if "samples" in logs:
-                tf.summary.image("samples", logs["samples"][np.newaxis])
+            if self.samples is not None and self.samples.grid is not None:
+                tf.summary.image("samples", self.samples.grid[np.newaxis])
         self.writer.flush()
 
     def on_train_end(self, logs: dict | None = None) -> None:

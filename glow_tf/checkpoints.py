@@ -45,9 +45,20 @@ class Checkpoints:
         self._best = tf.train.CheckpointManager(self._checkpoint, str(folder / "best"), max_to_keep=1)
 
     def restore(self) -> int:
-        """Restores the newest checkpoint, if any; returns the number of finished epochs."""
-        if self._last.latest_checkpoint:
-            self._checkpoint.restore(self._last.latest_checkpoint).assert_consumed()
+        """Restores the newest checkpoint, if any; returns the number of finished epochs.
+
+        Raises:
+          OSError: it is damaged.
+        """
+        newest = self._last.latest_checkpoint
+        if newest:
+            try:
+                self._checkpoint.restore(newest).assert_consumed()
+            except (tf.errors.OpError, IndexError, AssertionError) as error:
+                raise OSError(
+                    f"the checkpoint {newest} cannot be read; put an intact copy in its place, or remove the "
+                    f"folder to train again from the start. {type(error).__name__}: {str(error)[:200]}"
+                ) from None
         return int(self.epochs)
 
     def save(self, epochs: int, validation_bpd: float | None = None) -> bool:
@@ -83,6 +94,8 @@ def load(path: str | pathlib.Path, which: str = "last") -> Glow:
       ValueError: path is neither.
     """
     path = pathlib.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no such file or folder. Received: path={str(path)!r}")
     if path.suffix == ".keras":
         model = keras.saving.load_model(path)
         return model.glow if isinstance(model, PartsTrainer) else model

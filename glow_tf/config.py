@@ -136,7 +136,7 @@ class TrainConfig:
     warmup_steps: int = _setting(0, "Steps over which a part's rate rises linearly from 0.")
     clip_norm: float = _setting(0.0, "Largest global norm of the gradients; 0 does not clip.")
     finetune_learning_rate: str = _setting(
-        "", "Rate(s) of the end-to-end epochs, without warm-up; empty goes on as before."
+        "", "Rate(s) of the finetune_epochs, without warm-up; empty goes on as before."
     )
     batch_size: int = _setting(64, "Images per step, over all replicas.")
 

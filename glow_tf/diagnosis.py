@@ -49,7 +49,8 @@ def _first_fault(glow: Glow, phase: Phase, v: tf.Tensor) -> str | None:
                 h, *others = bijector.forward_and_log_det(h)
             if not all(bool(tf.reduce_all(tf.math.is_finite(t))) for t in (h, *others)):
                 return f"part {k}, bijector {bijector.name}, whose inputs range over {_range(before)}"
-        if not bool(tf.reduce_all(tf.math.is_finite(part.prior.log_prob(h)))):
+        scored = k - 1 in phase.active and not (phase.end_to_end and k < len(glow.parts))
+        if scored and not bool(tf.reduce_all(tf.math.is_finite(part.prior.log_prob(h)))):
             return f"part {k}, the prior of its output, which ranges over {_range(h)}"
     return None
 

@@ -160,15 +160,15 @@ class Glow(keras.Model):
         Raises:
           ValueError: images are not uint8 [B, H, W, C] of the model's shape (so do those below).
         """
-        return self._compiled["log_prob"](self._checked(images), seed)
+        return self._compiled["log_prob"](self.checked(images), seed)
 
     def bits_per_dim(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
         """Returns −log_prob in bits per dimension: uint8 [B, H, W, C] → [B]."""
-        return self._compiled["bits_per_dim"](self._checked(images), seed)
+        return self._compiled["bits_per_dim"](self.checked(images), seed)
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
         """Returns every latent, whitened, of images at the middle of their bins: → [B, D]."""
-        return self._compiled["encode"](self._checked(images))
+        return self._compiled["encode"](self.checked(images))
 
     def decode(self, eps: tf.Tensor) -> tf.Tensor:
         """Returns the images of whitened latents: [B, D] → uint8 [B, H, W, C]."""
@@ -233,7 +233,8 @@ class Glow(keras.Model):
         eps = tf.random.stateless_normal([num, self.dimensions], seed=[seed, 1], dtype=self.compute_dtype)
         return self.inverse(tf.cast(temperature, self.compute_dtype) * eps, ACTIVATION_LIMIT)
 
-    def _checked(self, images: tf.Tensor) -> tf.Tensor:
+    def checked(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the images as a tensor; raises ValueError unless they are uint8 of the model's shape."""
         images = tf.convert_to_tensor(images)
         if images.dtype != tf.uint8 or images.shape.rank != 4 or images.shape[1:] != self.image_shape:
             raise ValueError(

@@ -98,11 +98,12 @@ def _fit(
     listeners: list[keras.callbacks.Callback] = [
         callbacks.EpochRecord(workdir, steps * batch_size, test, validation, finished_epochs=epoch)
     ]
+    grid = None
     if config.sample_every:
-        top = int(images.train.max())
-        listeners.append(callbacks.SampleGrid(workdir, config.sample_every, seed, top))
+        grid = callbacks.SampleGrid(workdir, config.sample_every, seed, top=int(images.train.max()))
+        listeners.append(grid)
     if config.tensorboard:
-        listeners.append(callbacks.TensorBoardByPart(workdir, summary))
+        listeners.append(callbacks.TensorBoardByPart(workdir, summary, grid))
     listeners += [
         callbacks.CheckpointEveryEpoch(checkpoints),
         Progress(trainer.glow.config.plans()),
@@ -119,6 +120,11 @@ def _fit(
 
 def _finish(config: RunConfig, workdir: Workdir, glow: Glow, parameters: int) -> Mapping[str, Any]:
     history = workdir.read_history()
+    if len(history) != len(config.phases()):
+        raise OSError(
+            f"history.csv must have a row for each of the {len(config.phases())} epochs that the checkpoint "
+            f"has finished. Received: {len(history)} rows in {workdir.path / 'history.csv'}"
+        )
     last = history[-1]
     if config.export:
         # A copy outside of any strategy: a SavedModel has no replicas.

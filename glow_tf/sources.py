@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import socket
+import urllib.request
 from collections.abc import Iterable
 
 import numpy as np
@@ -81,7 +82,8 @@ def from_tfds(config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
 
 def _require_network() -> None:
     """Raises OSError at once where TFDS would retry its downloads for minutes."""
-    socket.getaddrinfo("storage.googleapis.com", 443)
+    if not urllib.request.getproxies():
+        socket.getaddrinfo("storage.googleapis.com", 443)
 
 
 def _at_most(count: int, split) -> int:
@@ -97,23 +99,25 @@ def from_folder(config: DataConfig) -> tuple[np.ndarray, np.ndarray, tuple[str, 
     root = pathlib.Path(config.dataset.removeprefix("folder:")).expanduser()
     if not root.is_dir():
         raise ConfigError(f"dataset=folder:PATH needs an existing folder. Received: {config.dataset!r}")
-    has_split = (root / "train").is_dir()
-    train_files = _image_files(root / "train" if has_split else root)
-    test_files = _image_files(root / "test") if has_split and (root / "test").is_dir() else []
+    test_files = _image_files(root / "test")
+    train_root = root / "train" if (root / "train").is_dir() else root
+    train_files = [path for path in _image_files(train_root) if path not in set(test_files)]
     if not train_files:
         raise ConfigError(
             f"dataset=folder:PATH needs images ({', '.join(IMAGE_SUFFIXES)}) in the folder or in its "
             f"train/. Received: {config.dataset!r}, in which there are none"
         )
     notes: list[str] = []
-    groups = [_read_files(files, config.image_size, notes) for files in (train_files, test_files)]
+    groups = [_read_files(files, config, notes) for files in (train_files, test_files)]
+    for files, group in zip((train_files, test_files), groups, strict=True):
+        if files and not group:
+            raise ConfigError(f"no image could be read. {' '.join(notes)} Received: {config.dataset!r}")
     readable = [image for group in groups for image in group]
-    if not readable:
-        raise ConfigError(f"no image could be read in {config.dataset!r}. {' '.join(notes)}")
     # Grey only if all are; otherwise grey is repeated over three channels.
     channels = max(image.shape[-1] for image in readable)
     groups = [[np.repeat(i, channels, axis=-1) if i.shape[-1] < channels else i for i in g] for g in groups]
-    train, test = (_stack(group, len(group), config.dataset) for group in groups)
+    images = _stack([image for group in groups for image in group], len(readable), config.dataset)
+    train, test = images[: len(groups[0])], images[len(groups[0]) :]
     if len(test) == 0:
         mask = np.arange(len(train)) % FOLDER_TEST_SHARE == FOLDER_TEST_SHARE - 1
         if not mask.any():
@@ -130,7 +134,7 @@ def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
 
 
-def _read_files(files: list[pathlib.Path], image_size: int, notes: list[str]) -> list[np.ndarray]:
+def _read_files(files: list[pathlib.Path], config: DataConfig, notes: list[str]) -> list[np.ndarray]:
     from PIL import Image
 
     images = []
@@ -148,7 +152,9 @@ def _read_files(files: list[pathlib.Path], image_size: int, notes: list[str]) ->
             notes.append(f"Left out {path}: {error}.")
             continue
         pixels = pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
-        images.append(_resize(pixels, image_size).numpy() if image_size else pixels)
+        images.append(_resize(pixels, config.image_size).numpy() if config.image_size else pixels)
+        if len(images) == 1:
+            _check_memory(len(files) * images[0].nbytes, config.dataset)
     return images
 
 

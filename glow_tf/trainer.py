@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from glow_tf import data, likelihood
@@ -16,6 +15,7 @@ from glow_tf.metrics import MeanAndError
 from glow_tf.schedule import Phase, end_to_end
 
 INITIALIZATION_EXAMPLES = 256
+DEFAULT_BATCH_SIZE = 64
 
 
 class NonFiniteError(RuntimeError):
@@ -37,11 +37,17 @@ class PartsTrainer(keras.Model):
     Logs: of a step or epoch, `local_bpd_k` of every part that ran, `bpd` if that is all of them, and
     `gradient_norm_k` of every part that was trained; of an evaluation, `bpd` and `bpd_se`.
 
+    Ordinary Keras callbacks work. Those that set a learning rate reach the first part's alone, which is
+    what Keras calls the model's optimizer; rates by part belong to the optimizers' schedules.
+
     Args:
       glow: the model to train, built.
       phases: the phase of every epoch, from `glow_tf.phases`; epochs beyond the last, or all without
         phases, are end to end.
-      seed: of the order of the images, their augmentation and the noise, where `fit` is given an array.
+      seed: of the order of the images and the noise, where `fit` is given an array.
+
+    Raises:
+      ValueError: the phases are made for another number of parts.
     Reference: Glow parts, section 3 and Eq. 3.
     """
 
@@ -49,6 +55,7 @@ class PartsTrainer(keras.Model):
         super().__init__(**kwargs)
         self.glow = glow
         self.phases = tuple(phases)
+        self._check_phases()
         self.seed = seed
         self._phase = self.phase_of(0)
         self._evaluating = False
@@ -62,6 +69,15 @@ class PartsTrainer(keras.Model):
         """Nothing to build: the glow is."""
         self.built = True
 
+    def _check_phases(self) -> None:
+        every = tuple(range(len(self.glow.parts)))
+        for phase in self.phases:
+            if not set(phase.active) <= set(every) or (phase.kind != "part" and phase.active != every):
+                raise ValueError(
+                    f"phases must be made for the {len(every)} parts of the glow. "
+                    f"Received: phase '{phase}' of parts {phase.active_parts}"
+                )
+
     # Setting up
 
     def compile(
@@ -70,7 +86,6 @@ class PartsTrainer(keras.Model):
         clip_norm: float = 0.0,
         steps_per_execution: int = 1,
         run_eagerly: bool = False,
-        jit_compile: bool = False,
     ) -> None:
         """Sets one optimizer a part.
 
@@ -80,7 +95,6 @@ class PartsTrainer(keras.Model):
             end-to-end epoch, over each part otherwise, after they are reduced over replicas; 0 = off.
           steps_per_execution: as in Keras.
           run_eagerly: as in Keras.
-          jit_compile: as in Keras; False by default, since XLA is slower on a CPU.
 
         Raises:
           ValueError: not one optimizer a part.
@@ -101,7 +115,7 @@ class PartsTrainer(keras.Model):
             optimizer=optimizers[0],
             steps_per_execution=steps_per_execution,
             run_eagerly=run_eagerly,
-            jit_compile=jit_compile,
+            jit_compile=False,  # XLA is slower on a CPU
         )
         self.optimizers = optimizers
         self.clip_norm = clip_norm
@@ -254,6 +268,11 @@ class PartsTrainer(keras.Model):
             return tf.py_function(explain, [v, loss, *norms], tf.bool)
 
         finite = tf.reduce_all(tf.math.is_finite(tf.stack([loss, *norms])))
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            # The norms are those of all replicas: the one whose images are at fault is to explain.
+            own = 1 - tf.cast(tf.math.is_finite(loss), tf.int32)
+            anywhere = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own)
+            finite |= (own == 0) & (anywhere > 0)
         return [tf.cond(finite, lambda: True, stop)]
 
     # Metrics
@@ -293,30 +312,34 @@ class PartsTrainer(keras.Model):
           batch_size: for an array; 64 by default.
           epochs: the epoch to stop after.
           **kwargs: of keras.Model.fit.
+
+        Raises:
+          ValueError: images are not uint8 of the model's shape.
+          NonFiniteError: a loss or gradient was not finite.
         """
         if epochs is None:
             epochs = max(len(self.phases), 1)
-        initial_epoch = kwargs.get("initial_epoch", 0)
-        if isinstance(x, np.ndarray):
-            batch_size = batch_size or 64
+        batch_size = batch_size or DEFAULT_BATCH_SIZE
+        if not isinstance(x, tf.data.Dataset):
+            x = self.glow.checked(x).numpy()
             kwargs.setdefault("steps_per_epoch", data.steps_per_epoch(len(x), batch_size))
-            x = data.training_batches(x, batch_size, self.seed, first_epoch=initial_epoch)
+            first_epoch = kwargs.get("initial_epoch", 0)
+            x = data.training_batches(x, batch_size, self.seed, first_epoch=first_epoch)
         if not self.glow.initialized:
             self.initialize(*_first_examples(x, INITIALIZATION_EXAMPLES))
-        callbacks = [_PhaseSwitch(), *(kwargs.pop("callbacks", None) or [])]
-        if isinstance(kwargs.get("validation_data"), np.ndarray):
-            kwargs["validation_data"] = data.evaluation_batches(
-                kwargs["validation_data"], batch_size or 64, self.seed
-            )
+        if kwargs.get("validation_data") is not None:
+            kwargs["validation_data"] = self._evaluation_batches(kwargs["validation_data"], batch_size)
+        kwargs["callbacks"] = [_PhaseSwitch(), *keras.tree.flatten(kwargs.get("callbacks") or [])]
+        kwargs["shuffle"] = False  # the dataset is shuffled, every epoch anew
         self._fault = None
         try:
-            return super().fit(x, epochs=epochs, callbacks=callbacks, shuffle=False, **kwargs)
+            return super().fit(x, epochs=epochs, **kwargs)
         except tf.errors.OpError:
             if self._fault:
                 raise NonFiniteError(self._fault) from None
             raise
 
-    def evaluate(self, x: Any = None, *, batch_size: int | None = None, **kwargs) -> Any:
+    def evaluate(self, x: Any, *, batch_size: int | None = None, **kwargs) -> Any:
         """Computes the bits per dimension of the whole chain, as keras.Model.evaluate does.
 
         Args:
@@ -324,13 +347,17 @@ class PartsTrainer(keras.Model):
           batch_size: for an array; 64 by default.
           **kwargs: of keras.Model.evaluate; `return_dict=True` gives `bpd` and `bpd_se`.
         """
-        if isinstance(x, np.ndarray):
-            x = data.evaluation_batches(x, batch_size or 64, self.seed)
+        x = self._evaluation_batches(x, batch_size or DEFAULT_BATCH_SIZE)
         self._evaluating = True
         try:
             return super().evaluate(x, **kwargs)
         finally:
             self._evaluating = False
+
+    def _evaluation_batches(self, x: Any, batch_size: int) -> tf.data.Dataset:
+        if isinstance(x, tf.data.Dataset):
+            return x
+        return data.evaluation_batches(self.glow.checked(x).numpy(), batch_size, self.seed)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the glow's log-probabilities."""

@@ -96,6 +96,22 @@ def test_a_grey_folder_stays_grey_and_train_and_test_are_kept_apart(tmp_path, rn
     assert images.train[1].std() > 20  # 16 bits are scaled, not cut off
 
 
+def test_a_test_folder_is_held_out_even_without_a_train_folder(tmp_path, rng):
+    write_images(tmp_path, 6, rng, modes=("RGB",))
+    write_images(tmp_path / "test", 3, rng, modes=("L",))
+    images = data.load(DataConfig(dataset=f"folder:{tmp_path}", image_size=16))
+    assert (len(images.train), len(images.test)) == (6, 3)
+    assert images.notes == ()
+
+
+def test_train_and_test_folders_of_different_sizes_are_refused(tmp_path):
+    for name, side in (("train", 32), ("test", 16)):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (side, side)).save(tmp_path / name / "a.png")
+    with pytest.raises(ConfigError, match=r"images must have one size.*Received"):
+        data.load(DataConfig(dataset=f"folder:{tmp_path}"))
+
+
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"in which there are none"):
         data.load(DataConfig(dataset=f"folder:{tmp_path}"))

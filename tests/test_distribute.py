@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from conftest import small_config
 
-from glow_tf import Glow, PartsTrainer, phases
+from glow_tf import Glow, NonFiniteError, PartsTrainer, phases
 from glow_tf.config import ConfigError
 from glow_tf.distribution import check_batch_size, make_strategy
 
@@ -51,3 +51,18 @@ def test_virtual_devices_after_the_start_are_an_error():
     with pytest.raises(ConfigError, match="Received: virtual_devices=3"):
         make_strategy("mirrored", 3)
     assert make_strategy("mirrored", 2).num_replicas_in_sync == 2
+
+
+def test_the_replica_whose_images_are_at_fault_explains_a_non_finite_step(small_images):
+    strategy = make_strategy("mirrored")
+    with strategy.scope():
+        glow = Glow(small_config(n_bits=8, scale="exp"), name="glow")
+        trainer = PartsTrainer(glow, phases("end_to_end", 2, 1))
+        trainer.compile([keras.optimizers.SGD(1e-3) for _ in range(2)])
+    trainer.initialize(small_images)
+    # The noise stands in for an image that overflows: it is on the second replica alone.
+    noise = np.zeros(small_images.shape, np.float32)
+    noise[-1] = 1e30
+    batch = tf.data.Dataset.from_tensors((small_images, noise)).repeat()
+    with pytest.raises(NonFiniteError, match=r"bijector block_1_\w+, whose inputs range over"):
+        trainer.fit(batch, steps_per_epoch=1, verbose=0)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -238,6 +239,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         workdir.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
+
+
+def test_a_damaged_checkpoint_is_named(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    (folder / "summary.json").unlink()
+    checkpoint = next((folder / "checkpoints").glob("ckpt-*.data-*"))
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    with pytest.raises(OSError, match=r"checkpoint .*ckpt-6 cannot be read"):
+        run.train(config(folder, validation_examples=40))
 
 
 # Refusals

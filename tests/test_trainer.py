@@ -5,7 +5,9 @@ import tensorflow as tf
 from conftest import perturb, small_glow
 
 from glow_tf import NonFiniteError, PartsTrainer, TrainConfig, data, phases
+from glow_tf.diagnosis import explain_non_finite
 from glow_tf.optimizers import PartRate, make_optimizers
+from glow_tf.schedule import end_to_end
 
 
 def make_trainer(schedule="alternating", part_epochs=4, finetune=2, optimizer=None, clip_norm=0.0, **changes):
@@ -150,6 +152,42 @@ def test_compile_needs_one_optimizer_a_part():
         trainer.compile([keras.optimizers.Adam()])
     with pytest.raises(ValueError, match="separate optimizer"):
         trainer.compile([keras.optimizers.Adam()] * 2)
+
+
+def test_phases_for_another_number_of_parts_are_refused():
+    glow = small_glow(parts="across_block:3")
+    for wrong in (phases("end_to_end", 2, 1), phases("simultaneous", 2, 1), phases("alternating", 4, 4)):
+        with pytest.raises(ValueError, match=r"made for the 3 parts of the glow. Received: phase"):
+            PartsTrainer(glow, wrong)
+
+
+def test_fit_and_evaluate_refuse_images_of_another_kind(small_images):
+    trainer = make_trainer()
+    for method in (trainer.fit, trainer.evaluate):
+        with pytest.raises(ValueError, match=r"images must be uint8.*Received: float32"):
+            method(small_images.astype(np.float32) / 255)
+    with pytest.raises(ValueError, match=r"Received: uint8 of shape \(64, 4, 8, 1\)"):
+        trainer.fit(small_images, validation_data=small_images[:, :4])
+
+
+def test_fit_takes_tensors_and_keras_arguments(small_images):
+    trainer = make_trainer("end_to_end", 1, 0)
+    seen = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    trainer.fit(tf.constant(small_images), batch_size=32, shuffle=True, callbacks=callback, verbose=0)
+    assert seen == [0]
+
+
+def test_the_diagnosis_looks_past_priors_that_are_in_no_objective(small_images):
+    glow = small_glow(perturbed=False)
+    glow.initialize(small_images)
+    # Part 1's output is so large that its local prior overflows, which end to end is nobody's concern.
+    glow.parts[0].bijectors[-1].actnorm.log_scale.assign(np.full(4, 48.0))
+    glow.parts[1].bijectors[0].actnorm.log_scale.assign(np.full(4, 80.0))
+    text = explain_non_finite(glow, end_to_end(2), 3, glow.dequantized(small_images), np.nan, [np.nan] * 2)
+    assert "step 3 of part 2" in text
+    assert "part 2, " in text
+    assert "part 1, " not in text
 
 
 # Rates

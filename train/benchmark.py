@@ -25,6 +25,7 @@ from glow_tf.partition import relative_cost
 from glow_tf.schedule import end_to_end
 
 flags_of_run.define()
+flags.adopt_module_key_flags(flags_of_run)  # so that --help lists them
 TIMED_STEPS = flags.DEFINE_integer("timed_steps", 10, "Steps a phase runs in its turn.", lower_bound=1)
 ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of every phase.", lower_bound=1)
 

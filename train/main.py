@@ -9,11 +9,12 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notices
 
 import flags_of_run
-from absl import app, logging
+from absl import app, flags, logging
 
 from glow_tf import ConfigError, NonFiniteError, run
 
 flags_of_run.define()
+flags.adopt_module_key_flags(flags_of_run)  # so that --help lists them
 
 
 def main(argv: list[str]) -> int:
