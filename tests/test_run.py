@@ -284,6 +284,7 @@ def test_a_workdir_in_use_is_refused(tmp_path):
     workdir.Workdir(config(tmp_path / "run")).close()
 
 
+@pytest.mark.slow
 def test_two_virtual_devices_train_like_one(tmp_path):
     """The command on two replicas ends where one device does, and either resumes the other's run."""
     fast = {"export": False, "tensorboard": False, "sample_every": 0, "part_epochs": 2, "finetune_epochs": 1}

@@ -11,7 +11,8 @@ from glow_tf.schedule import end_to_end
 
 
 def make_trainer(schedule="alternating", part_epochs=4, finetune=2, optimizer=None, clip_norm=0.0, **changes):
-    glow = small_glow(perturbed=False, **changes)
+    """One flow step a part, unless told otherwise: tracing is what these tests spend their time on."""
+    glow = small_glow(perturbed=False, **{"flow_steps": 1, "parts": "by_block:2", **changes})
     n = len(glow.parts)
     trainer = PartsTrainer(glow, phases(schedule, n, part_epochs, finetune), seed=7)
     make = optimizer or (lambda: keras.optimizers.Adamax(5e-3))
@@ -57,7 +58,7 @@ def test_the_last_local_bpd_is_the_train_bpd(small_images):
 def test_parts_under_end_to_end_equal_one_part_step_for_step(small_images):
     weights = []
     for parts in ("1", "across_block:3"):
-        trainer = make_trainer("end_to_end", 3, 0, parts=parts, clip_norm=0.5)
+        trainer = make_trainer("end_to_end", 3, 0, parts=parts, flow_steps=2, clip_norm=0.5)
         trainer.fit(small_images, batch_size=16, verbose=0)
         weights.append(trainer.glow.get_weights())
     for a, b in zip(*weights, strict=True):
@@ -134,7 +135,7 @@ def test_clipping_scales_the_gradients_of_one_step(small_images):
 
 
 def test_a_non_finite_step_names_part_bijector_and_range_and_changes_nothing(small_images):
-    trainer = make_trainer("end_to_end", 1, 0)
+    trainer = make_trainer("end_to_end", 1, 0, parts="across_block:2", flow_steps=2)
     trainer.initialize(small_images)
     trainer.glow.parts[1].bijectors[0].actnorm.log_scale.assign(np.full(4, 200.0))
     before = trainer.glow.get_weights()
