@@ -62,3 +62,14 @@ def test_bijectors_import_nothing_above_them():
 def test_the_library_reads_no_flags():
     for path in ROOT.rglob("*.py"):
         assert "absl" not in path.read_text()
+
+
+def test_the_architecture_page_lists_every_file_and_every_keras_class():
+    page = (ROOT.parent / "docs" / "architecture.md").read_text()
+    for path in (*ROOT.rglob("*.py"), *(ROOT.parent / "train").glob("*.py")):
+        assert path.name in page, path.name
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                bases = {ast.unparse(base) for base in node.bases}
+                if any(base.startswith("keras.") or base in ("Bijector", "Chain") for base in bases):
+                    assert node.name in page, node.name
