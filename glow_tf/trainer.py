@@ -31,8 +31,8 @@ class PartsTrainer(keras.Model):
     train function, compiled and traced once, which `fit` swaps in at the start of an epoch.
 
     `compile(optimizers=[…])` takes one optimizer a part. `fit` and `evaluate` take uint8 images
-    [N, H, W, C] (with `batch_size`) or a `tf.data.Dataset` of (images, noise) or, to evaluate,
-    (images, noise, weight), as `glow_tf.data` makes them.
+    [N, H, W, C] (with `batch_size`) or a `tf.data.Dataset` of images, (images, noise) or, to
+    evaluate, (images, noise, weight), as `glow_tf.data` makes them.
 
     Logs: of a step or epoch, `local_bpd_k` of every part that ran, `bpd` if that is all of them, and
     `gradient_norm_k` of every part that was trained; of an evaluation, `bpd` and `bpd_se`.
@@ -208,6 +208,9 @@ class PartsTrainer(keras.Model):
         """
         images, noise, _ = _unpack(batch)
         phase = self.phase
+        if noise is None:  # a dataset of images alone: new noise every step
+            step = tf.cast(self.optimizers[phase.last].iterations.value, tf.int32)
+            noise = tf.random.stateless_uniform(tf.shape(images), [self.seed, step])
         groups = self.trained_variables(phase)
         variables = [v.value for group in groups for v in group]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -308,7 +311,8 @@ class PartsTrainer(keras.Model):
         Initialises the ActNorms first, from up to 256 images, unless that was done or restored.
 
         Args:
-          x: uint8 images [N, H, W, C], shuffled anew every epoch, or a dataset of (images, noise).
+          x: uint8 images [N, H, W, C], shuffled anew every epoch, or a dataset of images or
+            (images, noise).
           batch_size: for an array; 64 by default.
           epochs: the epoch to stop after.
           **kwargs: of keras.Model.fit.

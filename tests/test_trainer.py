@@ -179,6 +179,15 @@ def test_fit_takes_tensors_and_keras_arguments(small_images):
     assert seen == [0]
 
 
+def test_a_dataset_of_images_alone_gets_new_noise_every_step(small_images):
+    trainer = make_trainer("end_to_end", 1, 0, optimizer=lambda: keras.optimizers.SGD(1e-12))
+    losses = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: losses.append(logs["bpd"]))
+    dataset = tf.data.Dataset.from_tensors(small_images)
+    trainer.fit(dataset, epochs=3, callbacks=[callback], verbose=0)
+    assert len(set(losses)) == 3
+
+
 def test_the_diagnosis_looks_past_priors_that_are_in_no_objective(small_images):
     glow = small_glow(perturbed=False)
     glow.initialize(small_images)
