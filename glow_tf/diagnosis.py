@@ -1,12 +1,13 @@
 """Finds out where a number stopped being finite."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
-from glow_tf.bijectors import Split
+from glow_tf.bijectors import Split, Stack
 from glow_tf.glow import Glow
+from glow_tf.parts import Part
 from glow_tf.schedule import Phase
 
 
@@ -41,18 +42,28 @@ def explain_non_finite(
 def _first_fault(glow: Glow, phase: Phase, v: tf.Tensor) -> str | None:
     h = glow.dequantize.forward(v)
     for k, part in enumerate(glow.parts[: phase.last + 1], start=1):
-        for bijector in part.bijectors:
+        for name, forward in _one_by_one(part):
             before = h
-            if isinstance(bijector, Split):
-                h, *others = bijector.factor_out(h)
-            else:
-                h, *others = bijector.forward_and_log_det(h)
+            h, *others = forward(h)
             if not all(bool(tf.reduce_all(tf.math.is_finite(t))) for t in (h, *others)):
-                return f"part {k}, bijector {bijector.name}, whose inputs range over {_range(before)}"
+                return f"part {k}, bijector {name}, whose inputs range over {_range(before)}"
         scored = k - 1 in phase.active and not (phase.end_to_end and k < len(glow.parts))
         if scored and not bool(tf.reduce_all(tf.math.is_finite(part.prior.log_prob(h)))):
             return f"part {k}, the prior of its output, which ranges over {_range(h)}"
     return None
+
+
+def _one_by_one(part: Part) -> Iterator[tuple[str, Callable]]:
+    """Yields the name and the forward function of every bijector, those within a stack too."""
+    for bijector in part.bijectors:
+        if isinstance(bijector, Split):
+            yield bijector.name, bijector.factor_out
+        elif isinstance(bijector, Stack):
+            for k in range(bijector.count):
+                with bijector.copy(k) as copy:
+                    yield f"{bijector.name} (number {k + 1} of {bijector.count})", copy.forward_and_log_det
+        else:
+            yield bijector.name, bijector.forward_and_log_det
 
 
 def _range(x: tf.Tensor) -> str:

@@ -84,8 +84,8 @@ class Glow(keras.Model):
     @property
     def initialized(self) -> bool:
         """Whether the data-dependent initialisation has happened (or was restored)."""
-        flags = [v for v in self.non_trainable_variables if v.name == "initialized"]
-        return all(int(flag.numpy()) for flag in flags)
+        flags = [v for v in self.non_trainable_variables if v.name.endswith("initialized")]
+        return all(bool(tf.reduce_all(flag.value > 0)) for flag in flags)
 
     def initialize(self, images: tf.Tensor, noise: tf.Tensor | None = None) -> None:
         """Sets every ActNorm from a batch, part by part in the encode direction.

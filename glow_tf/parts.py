@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors import Bijector, FlowStep, GaussianPrior, Split, Squeeze
+from glow_tf.bijectors import Bijector, FlowStep, GaussianPrior, Split, Squeeze, Stack
 from glow_tf.config import ModelConfig
 from glow_tf.partition import PartPlan
 
@@ -62,26 +63,26 @@ class Part(keras.Model):
         the same model cut differently starts from the same weights.
         """
         bijectors: list[Bijector] = []
-        for element in plan.elements:
-            label = f"block_{element.block}_{element.kind}"
-            if element.kind == "squeeze":
+        for (block, kind), elements in itertools.groupby(plan.elements, lambda e: (e.block, e.kind)):
+            label = f"block_{block}_{kind}"
+            if kind == "squeeze":
                 bijectors.append(Squeeze(dtype=dtype, name=label))
-            elif element.kind == "split":
+            elif kind == "split":
                 bijectors.append(Split(config.split_prior, dtype=dtype, name=label))
             else:
-                place = (element.block - 1) * config.flow_steps + element.step
-                bijectors.append(
-                    FlowStep(
-                        config.width,
-                        config.coupling,
-                        config.scale,
-                        config.permutation,
-                        config.norm,
-                        seed=config.seed * 10_007 + place,
-                        dtype=dtype,
-                        name=f"{label}_{element.step}",
-                    )
+                elements = list(elements)
+                place = (block - 1) * config.flow_steps + elements[0].step
+                step = FlowStep(
+                    config.width,
+                    config.coupling,
+                    config.scale,
+                    config.permutation,
+                    config.norm,
+                    seed=config.seed * 10_007 + place,
+                    dtype=dtype,
+                    name=kind,
                 )
+                bijectors.append(Stack(step, len(elements), dtype=dtype, name=f"{label}s"))
         return cls(bijectors, GaussianPrior(prior, dtype=dtype, name="prior"), dtype=dtype, name=name)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
@@ -126,6 +127,8 @@ class Part(keras.Model):
         for bijector in reversed(self.bijectors):
             if isinstance(bijector, Split):
                 h = bijector.merge(h, remaining.pop())
+            elif isinstance(bijector, Stack):
+                h = bijector.inverse(h, limit)
             else:
                 h = bijector.inverse(h)
             if limit is not None:

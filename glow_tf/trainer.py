@@ -14,7 +14,7 @@ from glow_tf.glow import Glow
 from glow_tf.metrics import MeanAndError
 from glow_tf.schedule import Phase, end_to_end
 
-INITIALIZATION_EXAMPLES = 256
+INITIALIZATION_EXAMPLES = 64
 DEFAULT_BATCH_SIZE = 64
 
 
@@ -308,7 +308,7 @@ class PartsTrainer(keras.Model):
     def fit(self, x: Any, *, batch_size: int | None = None, epochs: int | None = None, **kwargs) -> Any:
         """Trains, as keras.Model.fit does; `epochs` defaults to all that have a phase.
 
-        Initialises the ActNorms first, from up to 256 images, unless that was done or restored.
+        Initialises the ActNorms first, from up to 64 images, unless that was done or restored.
 
         Args:
           x: uint8 images [N, H, W, C], shuffled anew every epoch, or a dataset of images or

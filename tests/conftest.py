@@ -17,6 +17,7 @@ tf.config.set_logical_device_configuration(
 )
 
 from glow_tf import Glow, ModelConfig
+from glow_tf.bijectors import Stack
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -60,6 +61,23 @@ def perturb(layer: keras.layers.Layer, scale: float = 0.1, seed: int = 0) -> Non
     generator = np.random.default_rng(seed)
     for weight in layer.trainable_variables:
         weight.assign(weight + scale * generator.normal(size=weight.shape))
+
+
+def weight_of(layer: keras.layers.Layer, ending: str) -> keras.Variable:
+    """Finds the one weight whose path ends so."""
+    (weight,) = [w for w in layer.weights if w.path.endswith(ending)]
+    return weight
+
+
+def weights_in_flow_order(glow: Glow) -> list[np.ndarray]:
+    """Lists a model's weights flow step by flow step, however it is cut."""
+    found = []
+    for bijector in [b for part in glow.parts for b in part.bijectors]:
+        if isinstance(bijector, Stack):
+            found += [w.numpy()[k] for k in range(bijector.count) for w in bijector.weights]
+        else:
+            found += bijector.get_weights()
+    return found + glow.parts[-1].prior.get_weights()
 
 
 def run_main(*flags: str, cwd: pathlib.Path = ROOT, check: bool = True) -> subprocess.CompletedProcess:

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import perturb, small_glow
+from conftest import perturb, small_glow, weight_of, weights_in_flow_order
 
 from glow_tf import NonFiniteError, PartsTrainer, TrainConfig, data, phases
 from glow_tf.diagnosis import explain_non_finite
@@ -60,7 +60,7 @@ def test_parts_under_end_to_end_equal_one_part_step_for_step(small_images):
     for parts in ("1", "across_block:3"):
         trainer = make_trainer("end_to_end", 3, 0, parts=parts, flow_steps=2, clip_norm=0.5)
         trainer.fit(small_images, batch_size=16, verbose=0)
-        weights.append(trainer.glow.get_weights())
+        weights.append(weights_in_flow_order(trainer.glow))
     for a, b in zip(*weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 
@@ -137,10 +137,12 @@ def test_clipping_scales_the_gradients_of_one_step(small_images):
 def test_a_non_finite_step_names_part_bijector_and_range_and_changes_nothing(small_images):
     trainer = make_trainer("end_to_end", 1, 0, parts="across_block:2", flow_steps=2)
     trainer.initialize(small_images)
-    trainer.glow.parts[1].bijectors[0].actnorm.log_scale.assign(np.full(4, 200.0))
+    log_scale = weight_of(trainer.glow.parts[1], "block_1_flow_steps/actnorm_log_scale")
+    log_scale.assign(np.full(log_scale.shape, 200.0))
     before = trainer.glow.get_weights()
     with pytest.raises(
-        NonFiniteError, match=r"step 0 of part 2.*part 2, bijector block_1_flow_step_2.*\[-?\d"
+        NonFiniteError,
+        match=r"step 0 of part 2.*part 2, bijector block_1_flow_steps \(number 1 of 1\).*\[-?\d",
     ):
         trainer.fit(small_images, batch_size=16, verbose=0)
     for a, b in zip(before, trainer.glow.get_weights(), strict=True):
@@ -192,8 +194,8 @@ def test_the_diagnosis_looks_past_priors_that_are_in_no_objective(small_images):
     glow = small_glow(perturbed=False)
     glow.initialize(small_images)
     # Part 1's output is so large that its local prior overflows, which end to end is nobody's concern.
-    glow.parts[0].bijectors[-1].actnorm.log_scale.assign(np.full(4, 48.0))
-    glow.parts[1].bijectors[0].actnorm.log_scale.assign(np.full(4, 80.0))
+    for part, value in zip(glow.parts, (48.0, 80.0), strict=True):
+        weight_of(part, "block_1_flow_steps/actnorm_log_scale").assign(np.full((1, 4), value))
     text = explain_non_finite(glow, end_to_end(2), 3, glow.dequantized(small_images), np.nan, [np.nan] * 2)
     assert "step 3 of part 2" in text
     assert "part 2, " in text

@@ -10,6 +10,7 @@ from glow_tf.bijectors.gaussian_prior import GaussianPrior
 from glow_tf.bijectors.invertible_conv import InvertibleConv
 from glow_tf.bijectors.split import Split
 from glow_tf.bijectors.squeeze import Squeeze
+from glow_tf.bijectors.stack import Stack
 
 __all__ = [
     "ActNorm",
@@ -22,4 +23,5 @@ __all__ = [
     "InvertibleConv",
     "Split",
     "Squeeze",
+    "Stack",
 ]

@@ -38,7 +38,7 @@ class ActNorm(Bijector):
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """See base: sets bias and log_scale from the mean and deviation of x, unless already done."""
         self.ensure_built(x)
-        if not int(self.initialized.numpy()):
+        if not int(self.initialized.value):
             mean, variance = tf.nn.moments(tf.cast(x, tf.float64), axes=[0, 1, 2])
             deviation = tf.sqrt(variance)
             if bool(tf.reduce_any(deviation < EPSILON)):

@@ -47,6 +47,30 @@ class Bijector(keras.layers.Layer):
         """Returns log|det df⁻¹(y)/dy| in nats, [B]."""
         return self.inverse_and_log_det(y)[1]
 
+    def pull_back(
+        self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Backpropagates from the output alone: recovers x, runs forward from it once more, and differentiates.
+
+        Args:
+          y: what `forward_and_log_det` returned, [B, H, W, C].
+          y_gradient: gradient of a loss with respect to y.
+          log_det_gradient: gradient of the loss with respect to the log-determinant, [B].
+
+        Returns:
+          x = f⁻¹(y), the gradient with respect to x, and those of `trainable_variables`, in their order.
+        """
+        self.require_built()
+        x = self.inverse(y)
+        weights = [v.value for v in self.trainable_variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([x, *weights])
+            outputs = self.forward_and_log_det(x)
+        x_gradient, *gradients = tape.gradient(
+            outputs, [x, *weights], [y_gradient, log_det_gradient], tf.UnconnectedGradients.ZERO
+        )
+        return x, x_gradient, gradients
+
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """Sets the weights that depend on data from the batch x, and returns f(x).
 

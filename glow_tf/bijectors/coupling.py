@@ -1,6 +1,7 @@
 """Affine and additive coupling."""
 
 import math
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -90,12 +91,7 @@ class Coupling(Bijector):
     def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.ensure_built(x)
-        a, b = tf.split(x, 2, axis=-1)
-        shift, log_scale = self._shift_and_log_scale(self.network.call(a))
-        if log_scale is None:
-            return tf.concat([a, b + shift], axis=-1), _no_log_det(x)
-        y = tf.concat([a, b * tf.exp(log_scale) + shift], axis=-1)
-        return y, tf.reduce_sum(log_scale, axis=[1, 2, 3])
+        return self._transform(x, self.network.call)
 
     def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
@@ -107,11 +103,42 @@ class Coupling(Bijector):
         x = tf.concat([a, (b - shift) * tf.exp(-log_scale)], axis=-1)
         return x, -tf.reduce_sum(log_scale, axis=[1, 2, 3])
 
+    def pull_back(
+        self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """See base: one evaluation of the network serves both the inverse and the gradient."""
+        self.require_built()
+        a, y_b = tf.split(y, 2, axis=-1)
+        weights = [v.value for v in self.trainable_variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([a, *weights])
+            shift, log_scale = self._shift_and_log_scale(self.network.call(a))
+        a_gradient, b_gradient = tf.split(y_gradient, 2, axis=-1)
+        scaled, outputs, output_gradients = y_b - shift, [shift], [b_gradient]
+        b = scaled
+        if log_scale is not None:
+            b = scaled * tf.exp(-log_scale)
+            outputs.append(log_scale)
+            output_gradients.append(b_gradient * scaled + log_det_gradient[:, None, None, None])
+            b_gradient = b_gradient * tf.exp(log_scale)
+        through_network, *gradients = tape.gradient(
+            outputs, [a, *weights], output_gradients, tf.UnconnectedGradients.ZERO
+        )
+        x_gradient = tf.concat([a_gradient + through_network, b_gradient], axis=-1)
+        return tf.concat([a, b], axis=-1), x_gradient, gradients
+
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """See base: initialises the network's ActNorms."""
         self.ensure_built(x)
-        self.network.initialize(tf.split(x, 2, axis=-1)[0])
-        return self.forward(x)
+        return self._transform(x, self.network.initialize)[0]
+
+    def _transform(self, x: tf.Tensor, network: Callable) -> tuple[tf.Tensor, tf.Tensor]:
+        a, b = tf.split(x, 2, axis=-1)
+        shift, log_scale = self._shift_and_log_scale(network(a))
+        if log_scale is None:
+            return tf.concat([a, b + shift], axis=-1), _no_log_det(x)
+        y = tf.concat([a, b * tf.exp(log_scale) + shift], axis=-1)
+        return y, tf.reduce_sum(log_scale, axis=[1, 2, 3])
 
     def _shift_and_log_scale(self, output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Reads the network's output; both directions go through here, so they cannot drift apart."""

@@ -55,7 +55,7 @@ class HiddenConvolution(keras.layers.Layer):
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """Sets the ActNorm from data, as `Bijector.initialize` does."""
         if self.norm == "actnorm":
-            self.actnorm.initialize(self._convolve(x, self.kernel.value))
+            return self.actnorm.initialize(self._convolve(x, self.kernel.value))
         return self.call(x)
 
     def _convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,135 @@
+"""A stack is a chain of copies: the same numbers, traced once, with or without kept activations."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import perturb
+
+from glow_tf.bijectors import Chain, FlowStep, Stack
+
+SHAPE = (3, 4, 4, 6)
+
+
+def make_stack(count=3, dtype="float64", spread=0.1, **settings):
+    stack = Stack(FlowStep(8, dtype=dtype, name="step", **settings), count, dtype=dtype)
+    stack.build((None, *SHAPE[1:]))
+    perturb(stack, spread)
+    return stack
+
+
+@pytest.fixture
+def x(rng):
+    return tf.constant(rng.normal(size=SHAPE))
+
+
+def test_a_stack_computes_what_the_chain_of_its_copies_does(x):
+    stack = make_stack()
+    steps = [FlowStep(8, dtype="float64") for _ in range(3)]
+    chain = Chain(steps, dtype="float64")
+    chain.build(x.shape)
+    for k, step in enumerate(steps):
+        with stack.copy(k) as copy:
+            weights = [v.value for v in copy.weights]
+        step.set_weights(weights)
+    compiled = tf.function(stack.forward_and_log_det, autograph=False)
+    for mine in (stack.forward_and_log_det(x), compiled(x)):
+        for a, b in zip(mine, chain.forward_and_log_det(x), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_copies_start_as_bijectors_of_consecutive_seeds(x):
+    stack = Stack(FlowStep(8, seed=5), 2)
+    stack.build(x.shape)
+    for k in range(2):
+        alone = FlowStep(8, seed=5 + k)
+        alone.build(x.shape)
+        with stack.copy(k) as copy:
+            for a, b in zip(copy.weights, alone.weights, strict=True):
+                np.testing.assert_array_equal(a.value, b.value)
+
+
+def test_initialisation_is_that_of_the_chain(rng):
+    x = tf.constant(rng.normal(2, 3, size=(16, 4, 4, 6)), tf.float32)
+    stack = Stack(FlowStep(8, seed=0), 3)
+    chain = Chain([FlowStep(8, seed=k) for k in range(3)])
+    np.testing.assert_allclose(stack.initialize(x), chain.initialize(x), atol=1e-5)
+    np.testing.assert_allclose(stack.forward(x), chain.forward(x), atol=1e-5)
+    before = stack.get_weights()
+    stack.initialize(2 * x)
+    for a, b in zip(before, stack.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("reversible", [False, True])
+def test_a_deep_stack_is_traced_once(x, reversible, monkeypatch):
+    traces = []
+    forward = FlowStep.forward_and_log_det
+    monkeypatch.setattr(
+        FlowStep, "forward_and_log_det", lambda self, x: traces.append(self) or forward(self, x)
+    )
+    stack = make_stack(count=6)
+    stack.reversible = reversible
+
+    @tf.function(autograph=False)
+    def gradient(x):
+        variables = [v.value for v in stack.trainable_variables]
+        with tf.GradientTape() as tape:
+            loss = tf.add_n(tf.nest.map_structure(tf.reduce_sum, stack.forward_and_log_det(x)))
+        return tape.gradient(loss, variables)
+
+    gradient(x)
+    assert len(traces) == 1
+
+
+SETTINGS = {
+    "affine": {},
+    "sigmoid": {"scale": "sigmoid"},
+    "exp": {"scale": "exp", "permutation": "plain"},
+    "additive": {"coupling": "additive", "permutation": "shuffle"},
+    "bias": {"norm": "bias", "permutation": "reverse"},
+}
+
+
+def _gradients(stack, x, reversible, compiled):
+    stack.reversible = reversible
+    weights = [v.value for v in stack.trainable_variables]
+
+    def run(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y, log_det = stack.forward_and_log_det(x)
+            loss = tf.reduce_sum(tf.sin(y)) + tf.reduce_sum(log_det * tf.range(1.0, 4.0, dtype=x.dtype))
+        return tape.gradient(loss, [x, *weights])
+
+    return (tf.function(run, autograph=False) if compiled else run)(x)
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.mark.parametrize("compiled", [False, True])
+def test_reversible_gradients_are_the_plain_ones(settings, compiled, x):
+    stack = make_stack(**settings)
+    plain = _gradients(stack, x, False, compiled)
+    recomputed = _gradients(stack, x, True, compiled)
+    for a, b in zip(plain, recomputed, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_reversible_gradients_in_float32_agree_to_five_digits_of_the_largest(x):
+    stack = make_stack(dtype="float32", count=8, spread=0.02)
+    x = tf.cast(x, tf.float32)
+    plain, recomputed = _gradients(stack, x, False, True), _gradients(stack, x, True, True)
+    for a, b in zip(plain, recomputed, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(tf.reduce_max(tf.abs(a))))
+
+
+def test_the_inverse_clips_between_copies_only_when_asked(x):
+    stack = make_stack()
+    y = stack.forward(x)
+    np.testing.assert_allclose(stack.inverse(y), x, atol=1e-10)
+    np.testing.assert_allclose(stack.inverse(y, 1e3), x, atol=1e-10)
+    assert float(tf.reduce_max(tf.abs(stack.inverse(1e9 * y, limit=2.0)))) <= 2.0
+
+
+def test_a_stack_needs_a_copy():
+    with pytest.raises(ValueError, match=r"at least one copy. Received: count=0"):
+        Stack(FlowStep(8), 0)
