@@ -25,6 +25,7 @@ AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")
 OPTIMIZERS = ("adamax", "adam", "sgd")
 RATE_SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("auto", "one_device", "mirrored")
+PRECISIONS = ("float32", "mixed_bfloat16")
 PRIOR_KINDS = ("learned", "standard")
 
 
@@ -72,6 +73,9 @@ class ModelConfig:
     local_prior: str = _setting(
         "standard", "Density that scores the output of every part but the last: learned or standard."
     )
+    precision: str = _setting(
+        "float32", "Of the coupling networks: float32, or mixed_bfloat16; all else is float32."
+    )
     parts: str = _setting("1", "1, by_block:N, across_block:N, or flow steps per part such as 16,32,48.")
     seed: int = 0
 
@@ -91,6 +95,7 @@ class ModelConfig:
         _one_of(self, "scale", ("sigmoid", "exp", "tanh"))
         _one_of(self, "norm", ("actnorm", "bias"))
         _one_of(self, "permutation", ("lu", "plain", "shuffle", "reverse"))
+        _one_of(self, "precision", PRECISIONS)
         for name in ("split_prior", "top_prior", "local_prior"):
             _one_of(self, name, PRIOR_KINDS)
         _reraise(lambda: self.flow_step_counts)
@@ -139,6 +144,9 @@ class TrainConfig:
         "", "Rate(s) of the finetune_epochs, without warm-up; empty goes on as before."
     )
     batch_size: int = _setting(64, "Images per step, over all replicas.")
+    reversible: bool = _setting(
+        False, "Recompute activations from outputs instead of keeping them: less memory, more time."
+    )
 
     def __post_init__(self):
         """Raises ConfigError for values that cannot be trained with."""

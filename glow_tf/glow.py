@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from glow_tf import likelihood
 from glow_tf.bijectors import Dequantize
+from glow_tf.bijectors.networks import full_precision
 from glow_tf.config import ModelConfig
 from glow_tf.parts import Part
 
@@ -28,7 +29,7 @@ class Glow(keras.Model):
 
     Likelihoods of uint8 images are those of one dequantised value (the byte plus noise drawn from `seed`):
     a lower bound in expectation on log P(image). `encode`, which takes the middle of each bin instead, and
-    `decode` are inverses of one another.
+    `decode` are inverses of one another; both compute in float32 whatever the config's precision.
 
     The constructor builds the weights: shapes are known from the config.
 
@@ -221,10 +222,12 @@ class Glow(keras.Model):
         return likelihood.bits_per_dim(-self._log_prob(images, seed), self.image_shape)
 
     def _encode(self, images: tf.Tensor) -> tf.Tensor:
-        return self.forward_and_log_det(self.dequantized(images, noise=0.5))[0]
+        with full_precision():
+            return self.forward_and_log_det(self.dequantized(images, noise=0.5))[0]
 
     def _decode(self, eps: tf.Tensor) -> tf.Tensor:
-        return self.dequantize.to_uint8(self.inverse(eps, ACTIVATION_LIMIT))
+        with full_precision():
+            return self.dequantize.to_uint8(self.inverse(eps, ACTIVATION_LIMIT))
 
     def _sample(self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return self.dequantize.to_uint8(self._sample_dequantized(num, temperature, seed))

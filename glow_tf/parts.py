@@ -79,6 +79,7 @@ class Part(keras.Model):
                     config.permutation,
                     config.norm,
                     seed=config.seed * 10_007 + place,
+                    network_dtype=None if config.precision == "float32" else config.precision,
                     dtype=dtype,
                     name=kind,
                 )
@@ -151,6 +152,12 @@ class Part(keras.Model):
         the last part, whose prior is the model's.
         """
         return -(self.prior.log_prob(output.h) + output.log_likelihood_term)
+
+    def set_reversible(self, reversible: bool) -> None:
+        """Chooses whether backpropagation recomputes the flow steps' activations; see `Stack`."""
+        for bijector in self.bijectors:
+            if isinstance(bijector, Stack):
+                bijector.reversible = reversible
 
     @property
     def flow_variables(self) -> list[keras.Variable]:

@@ -60,7 +60,7 @@ def _train(config: RunConfig, workdir: Workdir) -> Mapping[str, Any]:
         glow = Glow(model_config, name="glow")
         trainer = PartsTrainer(glow, phases, seed=config.seed)
         optimizers = make_optimizers(config.train, phases, len(plans), steps)
-        trainer.compile(optimizers, clip_norm=config.train.clip_norm)
+        trainer.compile(optimizers, clip_norm=config.train.clip_norm, reversible=config.train.reversible)
     workdir.check_space(CHECKPOINTS_ON_DISK * checkpoint_bytes(trainer))
     workdir.claim()
 

@@ -84,6 +84,7 @@ class PartsTrainer(keras.Model):
         self,
         optimizers: Sequence[keras.optimizers.Optimizer],
         clip_norm: float = 0.0,
+        reversible: bool = False,
         steps_per_execution: int = 1,
         run_eagerly: bool = False,
     ) -> None:
@@ -93,6 +94,7 @@ class PartsTrainer(keras.Model):
           optimizers: in the order of the parts.
           clip_norm: largest global norm of the gradients (of the loss in bits/dim), over all parts in an
             end-to-end epoch, over each part otherwise, after they are reduced over replicas; 0 = off.
+          reversible: recompute activations from outputs instead of keeping them (see `Stack`).
           steps_per_execution: as in Keras.
           run_eagerly: as in Keras.
 
@@ -119,6 +121,9 @@ class PartsTrainer(keras.Model):
         )
         self.optimizers = optimizers
         self.clip_norm = clip_norm
+        self.reversible = reversible
+        for part in self.glow.parts:
+            part.set_reversible(reversible)
         self._train_functions = {}
 
     def initialize(self, images: tf.Tensor, noise: tf.Tensor | None = None) -> None:
@@ -393,6 +398,7 @@ class PartsTrainer(keras.Model):
         return {
             "optimizers": [keras.saving.serialize_keras_object(o) for o in self.optimizers],
             "clip_norm": self.clip_norm,
+            "reversible": self.reversible,
         }
 
     def compile_from_config(self, config: dict) -> None:
@@ -400,6 +406,7 @@ class PartsTrainer(keras.Model):
         self.compile(
             [keras.saving.deserialize_keras_object(o) for o in config["optimizers"]],
             clip_norm=config["clip_norm"],
+            reversible=config["reversible"],
         )
 
 

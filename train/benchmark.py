@@ -52,7 +52,7 @@ def time_phases(config) -> None:
     with strategy.scope():
         trainer = PartsTrainer(Glow(model_config, name="glow"), phases, seed=config.seed)
         optimizers = make_optimizers(config.train, phases, len(plans), steps_per_epoch=1000)
-        trainer.compile(optimizers, clip_norm=config.train.clip_norm)
+        trainer.compile(optimizers, clip_norm=config.train.clip_norm, reversible=config.train.reversible)
     trainer.initialize(images.train[:256])
     batches = data.training_batches(images.train, config.train.batch_size, config.seed)
     iterator = iter(strategy.experimental_distribute_dataset(batches))

@@ -50,7 +50,7 @@ class Bijector(keras.layers.Layer):
     def pull_back(
         self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Backpropagates from the output alone: recovers x, runs forward from it once more, and differentiates.
+        """Backpropagates from the output alone: recovers x, runs forward from it, and differentiates.
 
         Args:
           y: what `forward_and_log_det` returned, [B, H, W, C].

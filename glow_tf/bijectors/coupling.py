@@ -43,6 +43,7 @@ class Coupling(Bijector):
       scale: `sigmoid`, `exp` or `tanh`; unused when additive.
       norm: of the network's hidden convolutions, `actnorm` or `bias`.
       seed: of the network.
+      network_dtype: dtype policy of the network, such as `mixed_bfloat16`; the layer's own by default.
 
     Raises:
       ValueError: an unknown kind or scale; on build, an odd number of channels.
@@ -57,6 +58,7 @@ class Coupling(Bijector):
         scale: str = "tanh",
         norm: str = "actnorm",
         seed: int = 0,
+        network_dtype: str | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -69,6 +71,7 @@ class Coupling(Bijector):
         self.scale = scale
         self.norm = norm
         self.seed = seed
+        self.network_dtype = network_dtype
 
     def build(self, input_shape: Shape) -> None:
         """Creates the network."""
@@ -82,7 +85,7 @@ class Coupling(Bijector):
             filters=channels if self.kind == "affine" else channels // 2,
             norm=self.norm,
             seed=self.seed,
-            dtype=self.dtype_policy,
+            dtype=self.network_dtype or self.dtype_policy,
             name="network",
         )
         self.network.build((*input_shape[:-1], channels // 2))
@@ -158,6 +161,7 @@ class Coupling(Bijector):
             "scale": self.scale,
             "norm": self.norm,
             "seed": self.seed,
+            "network_dtype": self.network_dtype,
         }
 
 

@@ -21,7 +21,7 @@ class FlowStep(Chain):
 
     Args:
       width: hidden channels of the coupling network.
-      coupling, scale, norm: see `Coupling`.
+      coupling, scale, norm, network_dtype: see `Coupling`.
       permutation: see `InvertibleConv`.
       seed: of all random starting values.
     Reference: Kingma & Dhariwal 2018, section 3, https://arxiv.org/abs/1807.03039
@@ -35,13 +35,16 @@ class FlowStep(Chain):
         permutation: str = "lu",
         norm: str = "actnorm",
         seed: int = 0,
+        network_dtype: str | None = None,
         **kwargs,
     ):
         keras.layers.Layer.__init__(self, **kwargs)
         policy = self.dtype_policy
         self.actnorm = ActNorm(dtype=policy, name="actnorm")
         self.conv = InvertibleConv(permutation, seed=seed, dtype=policy, name="conv")
-        self.coupling = Coupling(width, coupling, scale, norm, seed=seed, dtype=policy, name="coupling")
+        self.coupling = Coupling(
+            width, coupling, scale, norm, seed, network_dtype, dtype=policy, name="coupling"
+        )
         self.bijectors = [self.actnorm, self.conv, self.coupling]
 
     def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -66,6 +69,7 @@ class FlowStep(Chain):
             "permutation": self.conv.kind,
             "norm": self.coupling.norm,
             "seed": self.coupling.seed,
+            "network_dtype": self.coupling.network_dtype,
         }
 
     @classmethod

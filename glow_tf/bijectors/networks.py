@@ -1,5 +1,9 @@
 """The coupling's convolutional network."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import keras
 import tensorflow as tf
 
@@ -8,9 +12,40 @@ from glow_tf.bijectors.bijector import Shape
 
 NORMS = ("actnorm", "bias")
 
+_full_precision = contextvars.ContextVar("full_precision", default=False)
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Within it, coupling networks compute in the dtype of their weights, whatever their dtype policy.
+
+    For maps that must be undone to the last digit: two inputs that differ in float32's last digits can
+    differ in bfloat16's too.
+    """
+    token = _full_precision.set(True)
+    try:
+        yield
+    finally:
+        _full_precision.reset(token)
+
+
+def in_full_precision() -> bool:
+    """Whether `full_precision` is in force."""
+    return _full_precision.get()
+
+
+class _Convolution(keras.layers.Layer):
+    """A same-size convolution, computed in the layer's dtype."""
+
+    def convolve(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        """Casts x [B, H, W, C], kernel and bias, and convolves."""
+        dtype = self.variable_dtype if in_full_precision() else self.compute_dtype
+        x, kernel, bias = (tf.cast(t, dtype) for t in (x, kernel, bias))
+        return tf.nn.bias_add(tf.nn.conv2d(x, kernel, strides=1, padding="SAME"), bias)
+
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class HiddenConvolution(keras.layers.Layer):
+class HiddenConvolution(_Convolution):
     """A same-size convolution followed by ActNorm or a bias.
 
     ActNorm is folded into the kernel and bias, so that it costs no pass over the activations.
@@ -39,7 +74,7 @@ class HiddenConvolution(keras.layers.Layer):
             initializer=keras.initializers.HeNormal(seed=self.seed),
         )
         if self.norm == "actnorm":
-            self.actnorm = ActNorm(dtype=self.dtype_policy, name="actnorm")
+            self.actnorm = ActNorm(dtype=self.variable_dtype, name="actnorm")
             self.actnorm.build((*input_shape[:-1], self.filters))
         else:
             self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
@@ -48,18 +83,16 @@ class HiddenConvolution(keras.layers.Layer):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, H, W, C] → [B, H, W, filters]."""
         if self.norm == "bias":
-            return tf.nn.bias_add(self._convolve(x, self.kernel.value), self.bias.value)
+            return self.convolve(x, self.kernel.value, self.bias.value)
         scale = tf.exp(self.actnorm.log_scale.value)
-        return tf.nn.bias_add(self._convolve(x, self.kernel.value * scale), self.actnorm.bias.value * scale)
+        return self.convolve(x, self.kernel.value * scale, self.actnorm.bias.value * scale)
 
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """Sets the ActNorm from data, as `Bijector.initialize` does."""
         if self.norm == "actnorm":
-            return self.actnorm.initialize(self._convolve(x, self.kernel.value))
+            with full_precision():
+                return self.actnorm.initialize(self.convolve(x, self.kernel.value, tf.zeros(self.filters)))
         return self.call(x)
-
-    def _convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        return tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
 
     def get_config(self) -> dict:
         """See keras.Layer."""
@@ -73,7 +106,7 @@ class HiddenConvolution(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class ZeroConvolution(keras.layers.Layer):
+class ZeroConvolution(_Convolution):
     """A 3×3 convolution that starts at zero, with a learned output scale.
 
     y = (conv(x) + bias) · exp(3·log_scale): all weights start at 0, and the factor 3 lets the output
@@ -101,8 +134,7 @@ class ZeroConvolution(keras.layers.Layer):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, H, W, C] → [B, H, W, filters]."""
         scale = tf.exp(self.LOG_SCALE_FACTOR * self.log_scale.value)
-        y = tf.nn.conv2d(x, self.kernel.value * scale, strides=1, padding="SAME")
-        return tf.nn.bias_add(y, self.bias.value * scale)
+        return self.convolve(x, self.kernel.value * scale, self.bias.value * scale)
 
     def get_config(self) -> dict:
         """See keras.Layer."""
@@ -112,6 +144,9 @@ class ZeroConvolution(keras.layers.Layer):
 @keras.saving.register_keras_serializable(package="glow_tf")
 class CouplingNetwork(keras.layers.Layer):
     """Three convolutions, 3×3 → 1×1 → 3×3, with ReLU between; the last starts at zero.
+
+    Under the dtype policy `mixed_bfloat16` the convolutions compute in bfloat16; input, output and weights
+    stay in float32.
 
     Args:
       width: hidden channels.
@@ -143,16 +178,18 @@ class CouplingNetwork(keras.layers.Layer):
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """[B, H, W, C] → [B, H, W, filters]."""
+        """[B, H, W, C] → [B, H, W, filters], in x's dtype."""
+        h = x
         for layer in self.hidden:
-            x = tf.nn.relu(layer.call(x))
-        return self.last.call(x)
+            h = tf.nn.relu(layer.call(h))
+        return tf.cast(self.last.call(h), x.dtype)
 
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """Sets the ActNorms from data, in order, as `Bijector.initialize` does."""
+        h = x
         for layer in self.hidden:
-            x = tf.nn.relu(layer.initialize(x))
-        return self.last.call(x)
+            h = tf.nn.relu(layer.initialize(h))
+        return tf.cast(self.last.call(h), x.dtype)
 
     def get_config(self) -> dict:
         """See keras.Layer."""

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, Shape
+from glow_tf.bijectors.networks import in_full_precision
 
 Weights = list[tf.Tensor]
 
@@ -21,7 +22,7 @@ class Stack(Bijector):
     Inverse:   x = f_1⁻¹(… f_count⁻¹(y))
 
     The copies' weights are held together: each weight of the bijector is one variable here, its first axis
-    the copies. So neither the number of variables nor what TensorFlow has to trace, optimise and differentiate
+    the copies. So neither the number of variables nor what TensorFlow traces, optimises and differentiates
     grows with depth: inside a `tf.function`, one copy is traced for each direction and run with the weights
     of every other in turn.
 
@@ -163,14 +164,14 @@ class Stack(Bijector):
         return run
 
     def _traced(self, method: str) -> Callable:
-        traced = self._untracked.traced
-        if method not in traced:
+        traced, key = self._untracked.traced, (method, in_full_precision())
+        if key not in traced:
             # A function that is not inlined stays one node of the graph: it is optimised once for all its
             # calls, and nothing in it starts, or takes memory, before its inputs are there.
-            traced[method] = tf.function(
+            traced[key] = tf.function(
                 self._function(method), autograph=False, experimental_attributes={"_noinline": True}
             )
-        return traced[method]
+        return traced[key]
 
     def get_config(self) -> dict:
         """See keras.Layer."""
