@@ -1,0 +1,93 @@
+"""Peak memory of one phase, for benchmark.py: measured in a process that does nothing else."""
+
+import ctypes
+import dataclasses
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import tensorflow as tf
+from benchmark_subjects import make_trainer, phases_of, repeated
+
+from glow_tf import RunConfig
+
+STEPS = 3
+
+
+def measure_in_this_process(config: RunConfig, precision: str, request: str) -> dict[str, float]:
+    """Runs a few steps of one phase.
+
+    Args:
+      config: of the model and the batch.
+      precision: of the coupling networks.
+      request: JSON with `phase`, its name, and `image_shape`.
+
+    Returns:
+      `seconds` of a step; `peak_mb`, the most memory the process held during a step; `activations_mb`, the
+      part of it above what it held before (variables, optimizer slots, code) and above the gradients.
+    """
+    wanted = json.loads(request)
+    model = dataclasses.replace(config.model, image_shape=tuple(wanted["image_shape"]))
+    trainer = make_trainer(dataclasses.replace(config, model=model), precision)
+    (phase,) = [p for p in phases_of(len(trainer.glow.parts)) if str(p) == wanted["phase"]]
+    shape = (config.train.batch_size, *wanted["image_shape"])
+    rng = np.random.default_rng(0)
+    batch = (
+        tf.constant(rng.integers(0, 256, shape, np.uint8)),
+        tf.constant(rng.uniform(size=shape), tf.float32),
+    )
+    trainer.initialize(batch[0][:16])
+    trainer.set_phase(phase)
+    steps = iter(
+        trainer.distribute_strategy.experimental_distribute_dataset(
+            tf.data.Dataset.from_tensors(batch).repeat()
+        )
+    )
+    run = repeated(lambda: trainer.train_function(steps))
+    run(1)  # traces
+    gradients = 4e-6 * sum(math.prod(v.shape) for group in trainer.trained_variables(phase) for v in group)
+    before = _start_of_peak_mb()
+    seconds = run(STEPS)
+    peak = _peak_mb()
+    return {"seconds": seconds, "peak_mb": peak, "activations_mb": peak - before - gradients}
+
+
+def measure_in_fresh_process(
+    script: str, arguments: list[str], phase: str, image_shape: tuple[int, ...], *more: str
+) -> dict[str, float]:
+    """Calls `measure_in_this_process` in a process of its own, with the same flags and then `more`."""
+    request = json.dumps({"phase": phase, "image_shape": image_shape})
+    result = subprocess.run(
+        [sys.executable, script, *arguments, *more, f"--memory_of={request}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        raise OSError(f"measuring the memory of {phase} failed: {result.stderr[-2000:]}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def _start_of_peak_mb() -> float:
+    """Forgets the peak so far, and returns what the process holds now; on a GPU, what it has allocated."""
+    if tf.config.list_logical_devices("GPU"):
+        tf.config.experimental.reset_memory_stats("GPU:0")
+        return tf.config.experimental.get_memory_info("GPU:0")["current"] / 1e6
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    return _status_mb("VmRSS")
+
+
+def _peak_mb() -> float:
+    if tf.config.list_logical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
+    return _status_mb("VmHWM")
+
+
+def _status_mb(field: str) -> float:
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"{field}:")]
+    return int(line.split()[1]) * 1024 / 1e6

@@ -1,0 +1,49 @@
+"""Plots of benchmark.py's tables (needs matplotlib: `pip install -e .[bench]`)."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+
+def bars(rows: Sequence[Sequence[str]], path: pathlib.Path) -> None:
+    """Draws the median time of every subject."""
+    plt = _pyplot()
+    if plt is None:
+        return
+    labels = [f"{row[1]} ({row[0]})" for row in rows]
+    figure, axes = plt.subplots(figsize=(9, 0.28 * len(rows) + 1.2), layout="constrained")
+    axes.barh(labels, [float(row[2]) for row in rows])
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("median milliseconds of one run")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def against_depth(curves: Mapping[str, tuple], path: pathlib.Path) -> None:
+    """Draws activations and time of a step against depth."""
+    plt = _pyplot()
+    if plt is None:
+        return
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for label, (depths, found) in curves.items():
+        for axis, key, scale in zip(axes, ("activations_mb", "seconds"), (1, 1000), strict=True):
+            axis.plot(depths, [scale * f[key] for f in found], marker="o", label=label)
+    for axis, title in zip(axes, ("activations, MB", "milliseconds a step"), strict=True):
+        axis.set_xlabel("flow steps a block")
+        axis.set_ylabel(title)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(path, dpi=120)
+
+
+def _pyplot():
+    try:
+        import matplotlib
+    except ImportError:
+        print("No plot: matplotlib is not installed. `pip install -e .[bench]` installs it.")
+        return None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
