@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -16,6 +17,29 @@ from glow_tf.workdir import Workdir, write_atomically
 
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 SAMPLES_PER_TEMPERATURE = 16
+
+
+class FillPrefixCaches(keras.callbacks.Callback):
+    """Fills the cache of a turn, if it has one, before the turn's first epoch (or the first after a restart).
+
+    Comes before `EpochRecord`, which counts its `seconds` as training.
+
+    Args:
+      turns: for every epoch (from 0), the first of its turn.
+      batches: makes the batches of all examples, as a given epoch sees them.
+    """
+
+    def __init__(self, turns: Sequence[int], batches: Callable[[int], tf.data.Dataset]):
+        super().__init__()
+        self.turns = turns
+        self.batches = batches
+        self.seconds = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Fills, where it is time."""
+        cache = self.model.prefix_caches.get(self.model.phase)
+        turn = self.turns[epoch]
+        self.seconds = cache.fill(self.batches(turn), turn) if cache else 0.0
 
 
 class EpochRecord(keras.callbacks.Callback):
@@ -33,6 +57,7 @@ class EpochRecord(keras.callbacks.Callback):
       images_per_epoch: images a training epoch goes through.
       test, validation: batches for `evaluate`; validation may be None.
       finished_epochs: epochs of which a checkpoint was restored; later rows are dropped.
+      caches: the callback, before this one, that fills caches; or None.
     """
 
     def __init__(
@@ -42,8 +67,10 @@ class EpochRecord(keras.callbacks.Callback):
         test: tf.data.Dataset,
         validation: tf.data.Dataset | None,
         finished_epochs: int = 0,
+        caches: FillPrefixCaches | None = None,
     ):
         super().__init__()
+        self.caches = caches
         self.workdir = workdir
         self.finished_epochs = finished_epochs
         self.images_per_epoch = images_per_epoch
@@ -75,6 +102,8 @@ class EpochRecord(keras.callbacks.Callback):
         if phase not in self._traced and self._steps > 1:
             seconds = (end - self._first_step_end) * self._steps / (self._steps - 1)
         self._traced.add(phase)
+        if self.caches is not None:
+            seconds += self.caches.seconds
         self.total_seconds += seconds
         logs["seconds"], logs["total_seconds"] = seconds, self.total_seconds
         logs["images_per_second"] = self.images_per_epoch / seconds

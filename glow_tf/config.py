@@ -147,6 +147,9 @@ class TrainConfig:
     reversible: bool = _setting(
         False, "Recompute activations from outputs instead of keeping them: less memory, more time."
     )
+    cache_prefix: bool = _setting(
+        False, "Evaluate the parts before the trained one once a turn of several epochs; see period."
+    )
 
     def __post_init__(self):
         """Raises ConfigError for values that cannot be trained with."""
@@ -231,6 +234,15 @@ class RunConfig:
         num_parts = len(self.model.flow_step_counts)
         self.train.learning_rates(num_parts)
         self.train.finetune_learning_rates(num_parts)
+        if self.train.cache_prefix and not any(
+            schedule.is_cached(self.phases(), e) for e in range(len(self.phases()))
+        ):
+            raise ConfigError(
+                "cache_prefix needs a part other than the first that keeps its turn for several epochs: "
+                "alternating with a period of 2 or more, or sequential. Received: "
+                f"cache_prefix=True, schedule={self.train.schedule!r}, period={self.train.period}, "
+                f"part_epochs={self.train.part_epochs}, parts={self.model.parts!r}"
+            )
 
     def phases(self) -> tuple[schedule.Phase, ...]:
         """The phase of every epoch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -84,12 +85,19 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 
 
 def training_batches(
-    images: np.ndarray, batch_size: int, seed: int, *, augment: str = "none", first_epoch: int = 0
+    images: np.ndarray,
+    batch_size: int,
+    seed: int,
+    *,
+    augment: str = "none",
+    first_epoch: int = 0,
+    noise_epochs: Sequence[int] = (),
 ) -> tf.data.Dataset:
-    """Returns an endless stream of (images uint8, noise float32), both [batch_size, H, W, C].
+    """Returns an endless stream of (images uint8, noise float32, index int64).
 
-    Order, augmentation and noise of an example are pure functions of the seed, the epoch and the example,
-    so a stream that starts at a later epoch, or is spread over replicas, goes on with the same data.
+    Images and noise are [batch_size, H, W, C], index [batch_size] the examples' places in the array. Order,
+    augmentation and noise of an example are pure functions of the seed, the epoch and the example, so a
+    stream that starts at a later epoch, or is spread over replicas, goes on with the same data.
 
     Args:
       images: uint8 [N, H, W, C].
@@ -97,21 +105,41 @@ def training_batches(
       seed: from which everything random follows.
       augment: `none`, `flip`, `shift` or `flip_shift`.
       first_epoch: epoch to start with, from 0; an epoch has `steps_per_epoch` batches.
+      noise_epochs: for every epoch, the one whose noise and augmentation it has; by default its own.
     """
     per_epoch = steps_per_epoch(len(images), batch_size) * batch_size
     source = _on_host(images)
     last = tf.constant(len(images) - 1, tf.int64)
+    kept = tf.constant([*noise_epochs], tf.int64)
 
-    def example(counter: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def example(counter: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         epoch, place = counter // per_epoch, counter % per_epoch
-        epoch_seed = tf.random.fold_in(tf.constant([seed, _TRAIN_STREAM], tf.int64), epoch)
-        index = tf.random.experimental.index_shuffle(place, epoch_seed, last)
-        own_seed = tf.random.fold_in(epoch_seed, index)
-        image = _augmented(tf.gather(source, index), augment, own_seed)
-        return image, tf.random.stateless_uniform(images.shape[1:], own_seed)
+        index = tf.random.experimental.index_shuffle(place, _epoch_seed(seed, epoch), last)
+        if noise_epochs:
+            epoch = tf.where(epoch < len(noise_epochs), tf.gather(kept, epoch % len(noise_epochs)), epoch)
+        return (*_training_example(source, index, seed, epoch, augment), index)
 
     counters = tf.data.Dataset.range(first_epoch * per_epoch, np.iinfo(np.int64).max)
     dataset = counters.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    return _finish(dataset.batch(batch_size, drop_remainder=True))
+
+
+def prefix_batches(
+    images: np.ndarray, batch_size: int, seed: int, epoch: int, *, augment: str = "none"
+) -> tf.data.Dataset:
+    """Returns one pass over every training example as an epoch sees it: (images, noise, index), in order.
+
+    The last batch is filled up with the last example.
+    """
+    source = _on_host(images)
+    last = len(images) - 1
+
+    def example(counter: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        index = tf.minimum(counter, last)
+        return (*_training_example(source, index, seed, tf.constant(epoch, tf.int64), augment), index)
+
+    filled = -(-len(images) // batch_size) * batch_size
+    dataset = tf.data.Dataset.range(filled).map(example, num_parallel_calls=tf.data.AUTOTUNE)
     return _finish(dataset.batch(batch_size, drop_remainder=True))
 
 
@@ -137,6 +165,18 @@ def evaluation_batches(images: np.ndarray, batch_size: int, seed: int) -> tf.dat
 
 
 _TRAIN_STREAM, _TEST_STREAM = 0, 1
+
+
+def _epoch_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    return tf.random.fold_in(tf.constant([seed, _TRAIN_STREAM], tf.int64), epoch)
+
+
+def _training_example(
+    source: tf.Tensor, index: tf.Tensor, seed: int, epoch: tf.Tensor, augment: str
+) -> tuple[tf.Tensor, tf.Tensor]:
+    own_seed = tf.random.fold_in(_epoch_seed(seed, epoch), index)
+    image = _augmented(tf.gather(source, index), augment, own_seed)
+    return image, tf.random.stateless_uniform(source.shape[1:], own_seed)
 
 
 def _on_host(images: np.ndarray) -> tf.Tensor:

@@ -197,7 +197,9 @@ def _output_shape(last: Element) -> tuple[int, int, int]:
     return last.height, last.width, last.channels // 2 if last.kind == "split" else last.channels
 
 
-def relative_cost(plans: Sequence[PartPlan], trained: Sequence[int], end_to_end: bool = False) -> float:
+def relative_cost(
+    plans: Sequence[PartPlan], trained: Sequence[int], end_to_end: bool = False, *, prefix: bool = True
+) -> float:
     """Cost of one epoch of a phase over that of an end-to-end epoch.
 
     A forward pass costs F, a backward pass 2F. Parts before the first trained one run forward only; parts
@@ -207,11 +209,13 @@ def relative_cost(plans: Sequence[PartPlan], trained: Sequence[int], end_to_end:
       plans: the parts.
       trained: indices (from 0) of the parts trained in the phase.
       end_to_end: gradients cross the cuts, so everything runs both ways.
+      prefix: whether the parts before the first trained one run; not where their output is cached.
     """
     whole = 3 * sum(p.forward_macs for p in plans)
     if end_to_end:
         return 1.0
-    forward = sum(p.forward_macs for p in plans[: max(trained) + 1])
+    first = 0 if prefix else min(trained)
+    forward = sum(p.forward_macs for p in plans[first : max(trained) + 1])
     backward = 2 * sum(plans[k].forward_macs for k in trained)
     return (forward + backward) / whole
 
@@ -227,7 +231,9 @@ def relative_cost_from_seconds(
     Narrow networks and bfloat16 do not run all blocks at the same rate, so there the arithmetic alone is off.
 
     Args:
-      plans, trained, end_to_end: see `relative_cost`.
+      plans: the parts.
+      trained: indices (from 0) of the parts trained in the phase.
+      end_to_end: gradients cross the cuts.
       seconds: for each block, from 1, the seconds of one flow step forward alone, and forward and backward.
     """
 

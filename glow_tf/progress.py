@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 import keras
 
-from glow_tf.partition import PartPlan, relative_cost
-
 
 class Progress(keras.callbacks.Callback):
     """Prints one line an epoch and, on a terminal, a bar that fills within it.
@@ -17,14 +15,14 @@ class Progress(keras.callbacks.Callback):
     The remaining time is that of the whole schedule, by the cost model's ratios between phases.
 
     Args:
-      plans: the parts, for the costs of the phases.
+      costs: predicted cost of every epoch.
     """
 
     WIDTH = 20
 
-    def __init__(self, plans: Sequence[PartPlan]):
+    def __init__(self, costs: Sequence[float]):
         super().__init__()
-        self.plans = plans
+        self.costs = costs
         self.bar = sys.stdout.isatty()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -47,7 +45,7 @@ class Progress(keras.callbacks.Callback):
         steps = self.params["steps"]
         done = (batch + 1) / steps
         filled = "━" * round(done * self.WIDTH)
-        cost = self._cost + done * self._cost_of(self._epoch)
+        cost = self._cost + done * self.costs[self._epoch]
         left = self._remaining(self._seconds + now - self._start, cost, done)
         text = f"{self._name(self._epoch)} {filled:─<{self.WIDTH}} {batch + 1}/{steps} {_bpd_of(logs)}"
         print(f"\r{text} · {left} left ", end="", flush=True)
@@ -56,7 +54,7 @@ class Progress(keras.callbacks.Callback):
         """Prints the epoch's line."""
         seconds = logs.get("seconds", time.perf_counter() - self._start)
         self._seconds += seconds
-        self._cost += self._cost_of(epoch)
+        self._cost += self.costs[epoch]
         self._other += logs.get("eval_seconds", 0.0)
         self._epochs += 1
         test = f" · test {logs['test_bpd']:.4f} ± {logs['test_bpd_se']:.4f} bpd" if "test_bpd" in logs else ""
@@ -72,13 +70,9 @@ class Progress(keras.callbacks.Callback):
     def _name(self, epoch: int) -> str:
         return f"epoch {epoch + 1}/{self.params['epochs']} · {self.model.phase_of(epoch)}"
 
-    def _cost_of(self, epoch: int) -> float:
-        phase = self.model.phase_of(epoch)
-        return relative_cost(self.plans, phase.active, phase.end_to_end)
-
     def _remaining(self, seconds: float, cost: float, done: float) -> str:
         whole = range(self._epoch, self.params["epochs"])
-        ahead = sum(self._cost_of(e) for e in whole) - done * self._cost_of(self._epoch)
+        ahead = sum(self.costs[e] for e in whole) - done * self.costs[self._epoch]
         evaluation = self._other / max(self._epochs, 1) * (len(whole) - (done == 1.0))
         return _duration(ahead * seconds / max(cost, 1e-9) + evaluation)
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 import glow_tf
-from glow_tf import callbacks, data, distribution, tables
+from glow_tf import callbacks, data, distribution, sources, tables
 from glow_tf.checkpoints import Checkpoints, checkpoint_bytes
 from glow_tf.config import RunConfig
 from glow_tf.export import export
 from glow_tf.glow import Glow
 from glow_tf.optimizers import make_optimizers
+from glow_tf.prefix import PrefixCache, cache_bytes, cached_parts
 from glow_tf.progress import Progress
+from glow_tf.schedule import Phase, epoch_costs, turn_starts
 from glow_tf.trainer import PartsTrainer
 from glow_tf.workdir import Workdir
 
@@ -61,11 +63,14 @@ def _train(config: RunConfig, workdir: Workdir) -> Mapping[str, Any]:
         trainer = PartsTrainer(glow, phases, seed=config.seed)
         optimizers = make_optimizers(config.train, phases, len(plans), steps)
         trainer.compile(optimizers, clip_norm=config.train.clip_norm, reversible=config.train.reversible)
+    if config.train.cache_prefix:
+        trainer.prefix_caches = _make_caches(glow, phases, len(images.train))
     workdir.check_space(CHECKPOINTS_ON_DISK * checkpoint_bytes(trainer))
     workdir.claim()
 
     parameters = [sum(v.value.shape.num_elements() for v in p.trainable_variables) for p in glow.parts]
-    summary = tables.model_table(plans, parameters, phases)
+    costs = epoch_costs(plans, phases, config.train.cache_prefix)
+    summary = tables.model_table(plans, parameters, phases, costs)
     print(_heading(config, images, steps, strategy), summary, sep="\n", flush=True)
 
     checkpoints = Checkpoints(workdir.path / "checkpoints", trainer)
@@ -73,7 +78,7 @@ def _train(config: RunConfig, workdir: Workdir) -> Mapping[str, Any]:
     if epoch:
         print(f"Resuming after epoch {epoch}.", flush=True)
     if epoch < len(phases):
-        _fit(config, workdir, trainer, checkpoints, images, steps, epoch, summary)
+        _fit(config, workdir, trainer, checkpoints, images, steps, epoch, summary, costs)
     return _finish(config, workdir, glow, sum(parameters))
 
 
@@ -86,17 +91,31 @@ def _fit(
     steps: int,
     epoch: int,
     summary: str,
+    costs: Sequence[float],
 ) -> None:
-    batch_size, seed = config.train.batch_size, config.seed
+    batch_size, seed, augment = config.train.batch_size, config.seed, config.data.augment
+    turns = turn_starts(trainer.phases)
+    cached = [e for e in range(len(turns)) if trainer.phases[e] in trainer.prefix_caches]
     batches = data.training_batches(
-        images.train, batch_size, seed, augment=config.data.augment, first_epoch=epoch
+        images.train,
+        batch_size,
+        seed,
+        augment=augment,
+        first_epoch=epoch,
+        noise_epochs=[turns[e] if e in cached else e for e in range(len(turns))],
+    )
+    fill = callbacks.FillPrefixCaches(
+        turns, lambda turn: data.prefix_batches(images.train, batch_size, seed, turn, augment=augment)
     )
     test = data.evaluation_batches(images.test, batch_size, seed)
     validation = None
     if len(images.validation):
         validation = data.evaluation_batches(images.validation, batch_size, seed)
     listeners: list[keras.callbacks.Callback] = [
-        callbacks.EpochRecord(workdir, steps * batch_size, test, validation, finished_epochs=epoch)
+        fill,
+        callbacks.EpochRecord(
+            workdir, steps * batch_size, test, validation, finished_epochs=epoch, caches=fill
+        ),
     ]
     grid = None
     if config.sample_every:
@@ -106,7 +125,7 @@ def _fit(
         listeners.append(callbacks.TensorBoardByPart(workdir, summary, grid))
     listeners += [
         callbacks.CheckpointEveryEpoch(checkpoints),
-        Progress(trainer.glow.config.plans()),
+        Progress(costs),
     ]
     trainer.fit(
         batches,
@@ -116,6 +135,15 @@ def _fit(
         callbacks=listeners,
         verbose=0,
     )
+
+
+def _make_caches(glow: Glow, phases: Sequence[Phase], examples: int) -> dict[Phase, PrefixCache]:
+    parts = cached_parts(phases)
+    size = cache_bytes(glow.config.plans(), parts, examples)
+    names = ", ".join(str(k + 1) for k in parts)
+    sources.check_memory(size, f"what is frozen before part {names}", "train without --cache_prefix")
+    print(f"cache_prefix: what is frozen before part {names} takes {size / 1e6:.0f} MB of memory")
+    return {Phase("part", (k,)): PrefixCache(glow, k, examples) for k in parts}
 
 
 def _finish(config: RunConfig, workdir: Workdir, glow: Glow, parameters: int) -> Mapping[str, Any]:
@@ -142,7 +170,8 @@ def _finish(config: RunConfig, workdir: Workdir, glow: Glow, parameters: int) ->
         "device": distribution.device_name(),
     }
     workdir.write_summary(summary)
-    print(tables.closing_table(history, glow.config.plans()))
+    costs = epoch_costs(glow.config.plans(), config.phases(), config.train.cache_prefix)
+    print(tables.closing_table(history, len(glow.parts), costs))
     print(
         f"Finished: test {summary['test_bpd']:.4f} ± {summary['test_bpd_se']:.4f} bits/dim (one noise draw "
         f"a test image: an upper bound in expectation), {summary['total_seconds']:.1f} s of training, in "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from glow_tf.partition import PartPlan, relative_cost
+
 SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
 
 
@@ -79,3 +81,37 @@ def phases(
 def epochs_training(part: int, schedule_phases: Sequence[Phase]) -> int:
     """Number of epochs in which a part (index from 0) is trained."""
     return sum(part in phase.active for phase in schedule_phases)
+
+
+def turn_starts(schedule_phases: Sequence[Phase]) -> list[int]:
+    """Returns, for every epoch (from 0), the first epoch of its turn: the stretch of epochs in one phase."""
+    starts: list[int] = []
+    for epoch, phase in enumerate(schedule_phases):
+        same = epoch > 0 and phase == schedule_phases[epoch - 1]
+        starts.append(starts[-1] if same else epoch)
+    return starts
+
+
+def is_cached(schedule_phases: Sequence[Phase], epoch: int) -> bool:
+    """Whether a prefix cache serves an epoch: a part that is not the first has a turn of several."""
+    phase, starts = schedule_phases[epoch], turn_starts(schedule_phases)
+    return phase.kind == "part" and phase.active[0] > 0 and starts.count(starts[epoch]) > 1
+
+
+def epoch_costs(
+    plans: Sequence[PartPlan], schedule_phases: Sequence[Phase], cache_prefix: bool = False
+) -> list[float]:
+    """Returns the predicted cost of every epoch, an end-to-end epoch's being 1.
+
+    With the prefix cached, a turn's first epoch pays for it and the others do not.
+    """
+    starts = turn_starts(schedule_phases)
+    return [
+        relative_cost(
+            plans,
+            phase.active,
+            phase.end_to_end,
+            prefix=not (cache_prefix and is_cached(schedule_phases, epoch)) or starts[epoch] == epoch,
+        )
+        for epoch, phase in enumerate(schedule_phases)
+    ]

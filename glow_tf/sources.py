@@ -194,7 +194,8 @@ def _stack(images: Iterable[np.ndarray], count: int, dataset: str) -> np.ndarray
     return array
 
 
-def _check_memory(needed: int, dataset: str) -> None:
+def check_memory(needed: int, what: str, remedy: str) -> None:
+    """Raises ConfigError unless so many bytes leave room in the free memory (where that is known)."""
     meminfo = pathlib.Path("/proc/meminfo")
     if not meminfo.exists():
         return
@@ -202,7 +203,11 @@ def _check_memory(needed: int, dataset: str) -> None:
     free = int(fields["MemAvailable"].split()[0]) * 1024
     if needed > AVAILABLE_SHARE * free:
         raise ConfigError(
-            f"decoded images must fit in {AVAILABLE_SHARE:.0%} of the free memory "
-            f"({free / 2**30:.1f} GiB); take fewer (--train_examples) or smaller ones (--image_size). "
-            f"Received: {dataset!r}, {needed / 2**30:.1f} GiB"
+            f"{what} must fit in {AVAILABLE_SHARE:.0%} of the free memory ({free / 2**30:.1f} GiB); "
+            f"{remedy}. Received: {needed / 2**30:.1f} GiB"
         )
+
+
+def _check_memory(needed: int, dataset: str) -> None:
+    remedy = "take fewer (--train_examples) or smaller ones (--image_size)"
+    check_memory(needed, f"decoded images of {dataset!r}", remedy)

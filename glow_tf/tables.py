@@ -8,13 +8,16 @@ from glow_tf.partition import PartPlan, relative_cost, traffic
 from glow_tf.schedule import Phase
 
 
-def model_table(plans: Sequence[PartPlan], parameters: Sequence[int], phases: Sequence[Phase]) -> str:
+def model_table(
+    plans: Sequence[PartPlan], parameters: Sequence[int], phases: Sequence[Phase], costs: Sequence[float]
+) -> str:
     """Describes parts and schedule: flow steps, parameters, costs and traffic, predicted before training.
 
     Args:
       plans: the parts.
       parameters: trainable parameters of each.
       phases: the phase of every epoch.
+      costs: predicted cost of every epoch.
     """
     whole = sum(p.forward_macs for p in plans)
     rows = [
@@ -31,11 +34,10 @@ def model_table(plans: Sequence[PartPlan], parameters: Sequence[int], phases: Se
     ]
     rows.append(["all", "", f"{sum(p.flow_steps for p in plans)}", f"{sum(parameters):,}", "1.000", "", ""])
     header = ["part", "blocks", "flow steps", "parameters", "forward cost", "its epoch", "output"]
-    return "\n".join([table(header, rows), *_schedule_lines(plans, phases)])
+    return "\n".join([table(header, rows), *_schedule_lines(plans, phases, costs)])
 
 
-def _schedule_lines(plans: Sequence[PartPlan], phases: Sequence[Phase]) -> list[str]:
-    costs = [relative_cost(plans, phase.active, phase.end_to_end) for phase in phases]
+def _schedule_lines(plans: Sequence[PartPlan], phases: Sequence[Phase], costs: Sequence[float]) -> list[str]:
     crossing = [traffic(plans, phase.last, phase.end_to_end) for phase in phases]
     forward, backward = (sum(c[i] for c in crossing) / len(crossing) / 1024 for i in (0, 1))
     macs = sum(p.forward_macs for p in plans)
@@ -66,29 +68,30 @@ def _span(plan: PartPlan) -> str:
     return f"{steps[0].block}:{steps[0].step}–{steps[-1].block}:{steps[-1].step}"
 
 
-def closing_table(history: Sequence[Mapping[str, str]], plans: Sequence[PartPlan]) -> str:
+def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: Sequence[float]) -> str:
     """Sums a finished run's history up by phase, with measured against predicted cost.
 
     Args:
       history: rows of history.csv.
-      plans: the parts.
+      num_parts: n.
+      costs: predicted cost of every epoch.
     """
     groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
     for row in history:
         groups.setdefault((row["phase"], row["active_parts"]), []).append(row)
-    whole = groups.get(("end_to_end", " ".join(str(k + 1) for k in range(len(plans)))))
+    whole = groups.get(("end_to_end", " ".join(str(k + 1) for k in range(num_parts))))
     unit = _median([float(row["seconds"]) for row in whole]) if whole else None
     rows = []
     for (kind, active), members in groups.items():
         seconds = [float(row["seconds"]) for row in members]
-        trained = [int(k) - 1 for k in active.split()]
+        predicted = [costs[int(row["epoch"]) - 1] for row in members]
         rows.append(
             [
                 f"{kind} {active}" if kind == "part" else kind,
                 f"{len(members)}",
                 f"{sum(seconds):.1f}",
-                f"{_median(seconds) / unit:.3f}" if unit else "",
-                f"{relative_cost(plans, trained, kind == 'end_to_end'):.3f}",
+                f"{sum(seconds) / len(seconds) / unit:.3f}" if unit else "",
+                f"{sum(predicted) / len(predicted):.3f}",
                 f"{float(members[-1]['test_bpd']):.4f}",
             ]
         )

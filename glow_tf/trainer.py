@@ -12,6 +12,7 @@ from glow_tf import data, likelihood
 from glow_tf.diagnosis import explain_non_finite
 from glow_tf.glow import Glow
 from glow_tf.metrics import MeanAndError
+from glow_tf.prefix import PrefixCache
 from glow_tf.schedule import Phase, end_to_end
 
 INITIALIZATION_EXAMPLES = 64
@@ -31,8 +32,9 @@ class PartsTrainer(keras.Model):
     train function, compiled and traced once, which `fit` swaps in at the start of an epoch.
 
     `compile(optimizers=[…])` takes one optimizer a part. `fit` and `evaluate` take uint8 images
-    [N, H, W, C] (with `batch_size`) or a `tf.data.Dataset` of images, (images, noise) or, to
-    evaluate, (images, noise, weight), as `glow_tf.data` makes them.
+    [N, H, W, C] (with `batch_size`) or a `tf.data.Dataset` of images, (images, noise), to train with a
+    `PrefixCache` (images, noise, index), or to evaluate (images, noise, weight), as `glow_tf.data` makes
+    them.
 
     Logs: of a step or epoch, `local_bpd_k` of every part that ran, `bpd` if that is all of them, and
     `gradient_norm_k` of every part that was trained; of an evaluation, `bpd` and `bpd_se`.
@@ -63,6 +65,7 @@ class PartsTrainer(keras.Model):
         self._means = {name: keras.metrics.Mean(name) for name in ("bpd", *names)}
         self._test_metric = MeanAndError("bpd")
         self._train_functions: dict[Phase, Callable] = {}
+        self.prefix_caches: dict[Phase, PrefixCache] = {}
         self.build()
 
     def build(self, input_shape: Any = None) -> None:
@@ -172,7 +175,7 @@ class PartsTrainer(keras.Model):
     # Steps
 
     def objectives(
-        self, images: tf.Tensor, noise: tf.Tensor | None, phase: Phase
+        self, images: tf.Tensor, noise: tf.Tensor | None, phase: Phase, index: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Evaluates what a phase evaluates.
 
@@ -180,17 +183,22 @@ class PartsTrainer(keras.Model):
           images: uint8 [B, H, W, C].
           noise: in [0, 1), [B, H, W, C].
           phase: which parts run, and whether gradients cross the cuts.
+          index: places of the examples in the training data, [B], where the phase has a `PrefixCache`.
 
         Returns:
           The loss of every example that the phase minimises [B], and for each part k that ran the
           truncated negative log-likelihood up to k (Eq. 3's left side, with p_local of h_k) [B]; in bits
           per dimension.
         """
-        v = self.glow.dequantized(images, noise, seed=self.seed)
-        h, log_likelihood = self.glow.dequantize.forward_and_log_det(v)
-        truncated = []
+        if phase in self.prefix_caches:
+            h, log_likelihood, truncated = self.prefix_caches[phase].rows(index)
+        else:
+            v = self.glow.dequantized(images, noise, seed=self.seed)
+            h, log_likelihood = self.glow.dequantize.forward_and_log_det(v)
+            truncated = []
         loss = tf.zeros_like(log_likelihood)
-        for k, part in enumerate(self.glow.parts[: phase.last + 1]):
+        for k in range(len(truncated), phase.last + 1):
+            part = self.glow.parts[k]
             if not phase.end_to_end:
                 # The one place where parts are isolated: no gradient crosses this cut.
                 h = tf.stop_gradient(h)
@@ -211,7 +219,7 @@ class PartsTrainer(keras.Model):
 
         Only the phase's variables are watched, so nothing is recorded before the first active part.
         """
-        images, noise, _ = _unpack(batch)
+        images, noise, index = _unpack(batch)
         phase = self.phase
         if noise is None:  # a dataset of images alone: new noise every step
             step = tf.cast(self.optimizers[phase.last].iterations.value, tf.int32)
@@ -220,7 +228,7 @@ class PartsTrainer(keras.Model):
         variables = [v.value for group in groups for v in group]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            losses, truncated = self.objectives(images, noise, phase)
+            losses, truncated = self.objectives(images, noise, phase, index)
             loss = tf.reduce_mean(losses)
             # Replicas' gradients are summed, so each contributes its share of the global mean.
             scaled = loss / self.distribute_strategy.num_replicas_in_sync
@@ -422,7 +430,7 @@ class _PhaseSwitch(keras.callbacks.Callback):
 
 
 def _unpack(batch: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
-    """Returns images, noise and weights; what a batch lacks is None."""
+    """Returns images, noise and weights or indices; what a batch lacks is None."""
     pieces = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     return (*pieces, None, None)[:3]
 

@@ -157,7 +157,7 @@ def test_a_stream_that_starts_at_a_later_epoch_goes_on_with_the_same_data(rng):
 
 def test_seeds_change_order_and_noise(rng):
     images = images_of(20, rng)
-    (a, noise_a), (b, noise_b) = (take(data.training_batches(images, 8, seed=s), 1)[0] for s in (1, 2))
+    (a, noise_a, _), (b, noise_b, _) = (take(data.training_batches(images, 8, seed=s), 1)[0] for s in (1, 2))
     assert not np.array_equal(a, b)
     assert not np.array_equal(noise_a, noise_b)
 

@@ -16,6 +16,7 @@ ORDER = [
     "data",
     "metrics",
     "diagnosis",
+    "prefix",
     "optimizers",
     "trainer",
     "images",

@@ -192,13 +192,19 @@ def test_last_and_best_checkpoints_load(finished):
 # Interruptions
 
 
-def test_a_killed_run_resumes_and_ends_with_the_same_weights(tmp_path):
-    """A real kill -9, twice, at moments the run does not choose."""
+EVERYTHING = {"cache_prefix": True, "period": 2, "reversible": True, "precision": "mixed_bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "kills"), [({}, (2, 5)), (EVERYTHING, (3,))], ids=["plain", "everything"]
+)
+def test_a_killed_run_resumes_and_ends_with_the_same_weights(settings, kills, tmp_path):
+    """A real kill -9, at moments the run does not choose; the second one amid a cached turn."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    fast = {"export": False, "tensorboard": False, "sample_every": 0}
+    fast = {"export": False, "tensorboard": False, "sample_every": 0, **settings}
     run_main(*flags(whole, **fast))
     command = [sys.executable, str(ROOT / "train" / "main.py"), *flags(cut, **fast)]
-    for epochs in (2, 5):
+    for epochs in kills:
         with subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:

@@ -1,0 +1,113 @@
+"""A cached prefix trains the same part on the same numbers."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import small_glow
+
+from glow_tf import ConfigError, PartsTrainer, RunConfig, data
+from glow_tf.callbacks import FillPrefixCaches
+from glow_tf.partition import plan_parts, relative_cost
+from glow_tf.prefix import PrefixCache, cache_bytes, cached_parts
+from glow_tf.schedule import epoch_costs, is_cached, phases, turn_starts
+
+ALTERNATING = phases("alternating", 3, 7, 1, period=2)  # 1 1 2 2 3 3 1, end to end
+TURNS = turn_starts(ALTERNATING)
+
+
+def train(images, cached):
+    glow = small_glow(parts="across_block:3", flow_steps=2, perturbed=False)
+    trainer = PartsTrainer(glow, ALTERNATING, seed=3)
+    trainer.compile([keras.optimizers.Adamax(5e-3) for _ in glow.parts])
+    batches = data.training_batches(images, 16, 3, augment="flip_shift", noise_epochs=TURNS)
+    if cached:
+        trainer.prefix_caches = {
+            ALTERNATING[2 * k]: PrefixCache(glow, k, len(images)) for k in cached_parts(ALTERNATING)
+        }
+    fill = FillPrefixCaches(
+        TURNS, lambda turn: data.prefix_batches(images, 16, 3, turn, augment="flip_shift")
+    )
+    history = trainer.fit(
+        batches, steps_per_epoch=data.steps_per_epoch(len(images), 16), callbacks=[fill], verbose=0
+    )
+    return glow.get_weights(), history.history
+
+
+def test_training_from_the_cache_is_training_on_the_same_noise(small_images):
+    images = small_images[:60]  # the last examples fill no batch
+    plain, plain_history = train(images, cached=False)
+    cached, history = train(images, cached=True)
+    for a, b in zip(plain, cached, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    for name in ("bpd", "local_bpd_1", "local_bpd_2", "local_bpd_3"):
+        np.testing.assert_allclose(history[name], plain_history[name], rtol=1e-4)
+
+
+def test_a_turn_keeps_noise_and_augmentation_and_changes_the_order(small_images):
+    batches = data.training_batches(small_images, 64, 1, augment="flip", noise_epochs=[0, 0, 2])
+    iterator = iter(batches)
+    epochs = []
+    for _ in range(3):
+        images, noise, index = (t.numpy() for t in next(iterator))
+        epochs.append((index, images[np.argsort(index)], noise[np.argsort(index)]))
+    assert not np.array_equal(epochs[0][0], epochs[1][0])
+    np.testing.assert_array_equal(epochs[0][1], epochs[1][1])
+    np.testing.assert_array_equal(epochs[0][2], epochs[1][2])
+    assert not np.array_equal(epochs[0][2], epochs[2][2])
+
+
+def test_the_pass_that_fills_the_cache_sees_what_the_epoch_does(small_images):
+    images = small_images[:50]
+    stream = iter(data.training_batches(images, 50, 1, augment="flip_shift"))
+    next(stream)
+    seen = [t.numpy() for t in next(stream)]
+    order = np.argsort(seen[2])
+    batches = list(data.prefix_batches(images, 16, 1, 1, augment="flip_shift"))
+    filled = [np.concatenate(t)[:50] for t in zip(*batches, strict=True)]
+    for a, b in zip(seen, filled, strict=True):
+        np.testing.assert_array_equal(a[order], b)
+
+
+def test_only_turns_of_several_epochs_of_later_parts_are_cached():
+    assert [is_cached(ALTERNATING, e) for e in range(8)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert TURNS == [0, 0, 2, 2, 4, 4, 6, 7]
+    assert cached_parts(ALTERNATING) == [1, 2]
+
+
+def test_a_cached_turn_pays_for_its_prefix_once():
+    plans = plan_parts((32, 32, 3), 3, 4, 64, "across_block:3")
+    shares = [p.forward_macs / sum(q.forward_macs for q in plans) for p in plans]
+    costs = epoch_costs(plans, ALTERNATING, cache_prefix=True)
+    assert costs[4] == pytest.approx((shares[0] + shares[1]) / 3 + shares[2])
+    assert costs[5] == pytest.approx(shares[2])
+    assert epoch_costs(plans, ALTERNATING)[5] == relative_cost(plans, [2])
+
+
+def test_the_predicted_size_is_the_caches():
+    glow = small_glow(parts="across_block:3", flow_steps=2)
+    caches = [PrefixCache(glow, k, 100) for k in (1, 2)]
+    real = sum(v.shape.num_elements() * 4 for c in caches for v in (c._h, c._log_likelihood, c._truncated))
+    assert cache_bytes(glow.config.plans(), [1, 2], 100) == real
+
+
+def test_a_cache_that_would_never_be_used_is_refused():
+    settings = {
+        "workdir": "w",
+        "dataset": "digits",
+        "parts": "by_block:2",
+        "flow_steps": 2,
+        "cache_prefix": True,
+    }
+    for schedule, period in (("end_to_end", 4), ("simultaneous", 4), ("alternating", 1)):
+        with pytest.raises(ConfigError, match=r"cache_prefix needs .*Received: cache_prefix=True, schedule="):
+            RunConfig.from_settings({**settings, "schedule": schedule, "period": period})
+    RunConfig.from_settings({**settings, "schedule": "sequential"})
