@@ -30,4 +30,7 @@ setup(
         "absl-py>=2",
         "numpy>=1.26",
     ],
+    extras_require={
+        "bench": ["normflows>=1.7", "matplotlib>=3.7"],  # what train/benchmark.py compares with and plots
+    },
 )

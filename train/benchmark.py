@@ -24,6 +24,7 @@ import benchmark_plots
 import benchmark_subjects
 import flags_of_run
 import numpy as np
+import tensorflow as tf
 from absl import app, flags, logging
 from benchmark_subjects import Subject
 
@@ -45,7 +46,8 @@ MEMORY_OF = flags.DEFINE_string("memory_of", "", "Internal: the phase that a fre
 
 def main(argv: list[str]) -> int:
     """Prints the tables that the flags ask for."""
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)
+    tf.get_logger().setLevel("ERROR")  # many functions are traced, on purpose
     try:
         if len(argv) > 1:
             raise ConfigError(f"flags are written --name=value. Received: {argv[1:]}")

@@ -1,6 +1,7 @@
 """The same Glow in other libraries, for benchmark.py: normflows and tfp.bijectors.Glow."""
 
 import math
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -43,7 +44,8 @@ def _normflows(config: ModelConfig, images: np.ndarray) -> dict[str, Callable[[]
         bases.append(nf.distributions.DiagGaussian((width if last else width // 2, side, side)))
     model = nf.MultiscaleFlow(bases, flows, merges)
     x = torch.tensor(images).permute(0, 3, 1, 2).float().contiguous() / 256 - 0.5
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations within it
         model.log_prob(x, None)  # initialises its ActNorms
     optimizer = torch.optim.Adamax(model.parameters(), lr=1e-8)
 

@@ -39,7 +39,7 @@ class ActNorm(Bijector):
         """See base: sets bias and log_scale from the mean and deviation of x, unless already done."""
         self.ensure_built(x)
         if not int(self.initialized.value):
-            mean, variance = tf.nn.moments(tf.cast(x, tf.float64), axes=[0, 1, 2])
+            mean, variance = tf.nn.moments(x, axes=[0, 1, 2])
             deviation = tf.sqrt(variance)
             if bool(tf.reduce_any(deviation < EPSILON)):
                 warnings.warn(

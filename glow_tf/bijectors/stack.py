@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, Shape
 from glow_tf.bijectors.networks import in_full_precision
 
 Weights = list[tf.Tensor]
+
+# So many copies share a traced function forward: TensorFlow overlaps work within one call, not between two.
+COPIES_AT_ONCE = 2
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -23,8 +27,8 @@ class Stack(Bijector):
 
     The copies' weights are held together: each weight of the bijector is one variable here, its first axis
     the copies. So neither the number of variables nor what TensorFlow traces, optimises and differentiates
-    grows with depth: inside a `tf.function`, one copy is traced for each direction and run with the weights
-    of every other in turn.
+    grows with depth: inside a `tf.function`, a few copies are traced for each direction and run with the
+    weights of the others in turn.
 
     With `reversible` set, backpropagation keeps no activations. It recovers each copy's input from its output
     and runs it forward once more (`Bijector.pull_back`), which costs about a third more time.
@@ -63,7 +67,7 @@ class Stack(Bijector):
                 shape=(self.count, *variable.shape),
                 dtype=variable.dtype,
                 trainable=variable.trainable,
-                initializer=lambda shape, dtype=None, values=values: tf.stack(values),
+                initializer=lambda shape, dtype=None, values=values: tf.constant(np.stack(values)),
             )
             (self._trained if variable.trainable else self._fixed).append(weight)
         self.built = True
@@ -74,12 +78,12 @@ class Stack(Bijector):
         trained = [weight.value for weight in self._trained]
         fixed = _rows([weight.value for weight in self._fixed], self.count)
         if not self.reversible:
-            return self._forward(x, _rows(trained, self.count), fixed)
+            return self._forward(x, _rows(trained, self.count), fixed, at_once=COPIES_AT_ONCE)
 
         @tf.custom_gradient
         def run(x, *trained):
             rows = _rows(trained, self.count)
-            y, log_det = self._forward(x, rows, fixed)
+            y, log_det = self._forward(x, rows, fixed, at_once=1)
             return (y, log_det), lambda *gradients: self._pull_back(y, *gradients, rows, fixed)
 
         return run(x, *[tf.convert_to_tensor(weight) for weight in trained])
@@ -88,14 +92,14 @@ class Stack(Bijector):
         """See class."""
         total = 0.0
         for weights in reversed(self._weights()):
-            y, log_det = self._run("inverse_and_log_det", *weights, y)
+            y, log_det = self._call(self._inverse_one, *weights, y)
             total += log_det
         return y, total
 
     def inverse(self, y: tf.Tensor, limit: float | None = None) -> tf.Tensor:
         """Returns f⁻¹(y); with a limit, what passes between the copies is clipped to ±limit."""
         for weights in reversed(self._weights()):
-            y = self._run("inverse", *weights, y)
+            y, _ = self._call(self._inverse_one, *weights, y)
             if limit is not None:
                 y = tf.clip_by_value(y, -limit, limit)
         return y
@@ -127,10 +131,20 @@ class Stack(Bijector):
         return list(zip(trained, fixed, strict=True))
 
     def _forward(
-        self, x: tf.Tensor, trained: list[Weights], fixed: list[Weights]
+        self, x: tf.Tensor, trained: list[Weights], fixed: list[Weights], at_once: int
     ) -> tuple[tf.Tensor, tf.Tensor]:
         total = 0.0
-        for k in range(self.count):
+        for first in range(0, self.count, at_once):
+            copies = slice(first, first + at_once)
+            x, log_det = self._call(self._forward_through, trained[copies], fixed[copies], x)
+            total += log_det
+        return x, total
+
+    def _forward_through(
+        self, trained: list[Weights], fixed: list[Weights], x: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        total = 0.0
+        for k in range(len(trained)):
             x, log_det = self._run("forward_and_log_det", trained[k], fixed[k], x)
             total += log_det
         return x, total
@@ -145,33 +159,34 @@ class Stack(Bijector):
     ) -> list[tf.Tensor]:
         gradients: list[Weights] = []
         for k in reversed(range(self.count)):
-            y, y_gradient, own = self._run("pull_back", trained[k], fixed[k], y, y_gradient, log_det_gradient)
+            y, y_gradient, own = self._call(
+                self._pull_back_one, trained[k], fixed[k], y, y_gradient, log_det_gradient
+            )
             gradients.insert(0, own)
         return [y_gradient, *[tf.stack(column) for column in zip(*gradients, strict=True)]]
 
     def _run(self, method: str, trained: Weights, fixed: Weights, *args: tf.Tensor) -> Any:
         """Runs a method of the bijector with the weights of one copy."""
-        function = self._traced(method) if tf.inside_function() else self._function(method)
-        return function([*trained, *fixed], *args)
-
-    def _function(self, method: str) -> Callable:
         bijector = self._untracked.bijector
+        with _with_weights(bijector, [*trained, *fixed]):
+            return getattr(bijector, method)(*args)
 
-        def run(weights, *args):
-            with _with_weights(bijector, weights):
-                return getattr(bijector, method)(*args)
+    def _inverse_one(self, trained: Weights, fixed: Weights, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._run("inverse_and_log_det", trained, fixed, y)
 
-        return run
+    def _pull_back_one(self, trained: Weights, fixed: Weights, *args: tf.Tensor) -> Any:
+        return self._run("pull_back", trained, fixed, *args)
 
-    def _traced(self, method: str) -> Callable:
-        traced, key = self._untracked.traced, (method, in_full_precision())
+    def _call(self, function: Callable, *args: Any) -> Any:
+        """Calls a function of weights and activations; in a `tf.function`, through its one trace."""
+        if not tf.inside_function():
+            return function(*args)
+        traced, key = self._untracked.traced, (function.__name__, in_full_precision())
         if key not in traced:
             # A function that is not inlined stays one node of the graph: it is optimised once for all its
             # calls, and nothing in it starts, or takes memory, before its inputs are there.
-            traced[key] = tf.function(
-                self._function(method), autograph=False, experimental_attributes={"_noinline": True}
-            )
-        return traced[key]
+            traced[key] = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+        return traced[key](*args)
 
     def get_config(self) -> dict:
         """See keras.Layer."""

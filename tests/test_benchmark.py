@@ -1,0 +1,69 @@
+"""The benchmark's command, on a model too small to say anything about speed."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+SMALL = {
+    "workdir": "unused",
+    "dataset": "digits",
+    "n_bits": 5,
+    "num_blocks": 1,
+    "flow_steps": 2,
+    "width": 8,
+    "parts": "1,1",
+    "batch_size": 16,
+    "rounds": 2,
+    "timed_steps": 1,
+}
+
+
+def benchmark(folder, *more):
+    flags = [f"--{name}={value}" for name, value in SMALL.items()]
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "train" / "benchmark.py"), *flags, f"--output={folder}", *more],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_times_are_reported_against_floor_end_to_end_and_prediction(tmp_path):
+    assert "medians of 2 rounds of 1 runs" in benchmark(tmp_path)
+    table = {row["what"]: row for row in rows(tmp_path / "times.csv")}
+    for name in ("floor", "step", "step in fit", "part 1", "part 2", "simultaneous", "sample", "log_prob"):
+        assert float(table[name]["ms"]) > 0
+    assert table["step"]["/ end to end"] == "1.000"
+    assert table["part 1"]["predicted"] == "0.500"
+    assert 0 < float(table["part 2"]["from blocks"]) < 1
+    assert float(table["input pipeline"]["images/s"]) > 0
+
+
+@pytest.mark.slow
+def test_memory_is_measured_in_fresh_processes(tmp_path):
+    benchmark(tmp_path, "--memory")
+    table = rows(tmp_path / "memory.csv")
+    assert [row["phase"] for row in table] == ["end to end", "part 1", "part 2", "simultaneous"] * 2
+    assert [row["activations"] for row in table] == ["kept"] * 4 + ["recomputed"] * 4
+    assert all(float(row["peak MB"]) > 0 for row in table)
+
+
+def test_bad_settings_are_named():
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "train" / "benchmark.py"), "--workdir=w", "--precisions=float16"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 1
+    assert "precisions must be float32 and/or mixed_bfloat16. Received: ['float16']" in result.stderr
