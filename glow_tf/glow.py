@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from glow_tf import likelihood
-from glow_tf.bijectors import Dequantize
+from glow_tf.bijectors import Bijector, Dequantize, Stack
 from glow_tf.bijectors.networks import full_precision
 from glow_tf.config import ModelConfig
 from glow_tf.parts import Part
@@ -71,6 +73,38 @@ class Glow(keras.Model):
                 part.build((None, *shape))
             shape = part.output_event_shape
         self.built = True
+
+    def get_flow_weights(self) -> list[np.ndarray]:
+        """Returns the weights flow step by flow step, the same list however the model is cut.
+
+        Local priors, which only training uses, are not among them.
+        """
+        found: list[np.ndarray] = []
+        for bijector in self._bijectors_and_top_prior():
+            values = bijector.get_weights()
+            copies = range(bijector.count) if isinstance(bijector, Stack) else None
+            found += values if copies is None else [value[k] for k in copies for value in values]
+        return found
+
+    def set_flow_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Takes over the `get_flow_weights` of a model that differs in its cuts at most.
+
+        Raises:
+          ValueError: the number or a shape of the weights is another one's.
+        """
+        remaining = iter(weights)
+        for bijector in self._bijectors_and_top_prior():
+            count = bijector.count if isinstance(bijector, Stack) else 1
+            rows = [list(itertools.islice(remaining, len(bijector.weights))) for _ in range(count)]
+            if any(len(row) < len(bijector.weights) for row in rows):
+                raise ValueError(f"weights end before {bijector.name}. Received: {len(weights)} weights")
+            stacked = [np.stack(column) for column in zip(*rows, strict=True)]
+            bijector.set_weights(stacked if isinstance(bijector, Stack) else rows[0])
+        if next(remaining, None) is not None:
+            raise ValueError(f"weights are more than the model has. Received: {len(weights)} weights")
+
+    def _bijectors_and_top_prior(self) -> list[Bijector]:
+        return [*(b for part in self.parts for b in part.bijectors), self.parts[-1].prior]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -17,7 +17,6 @@ tf.config.set_logical_device_configuration(
 )
 
 from glow_tf import Glow, ModelConfig
-from glow_tf.bijectors import Stack
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -67,17 +66,6 @@ def weight_of(layer: keras.layers.Layer, ending: str) -> keras.Variable:
     """Finds the one weight whose path ends so."""
     (weight,) = [w for w in layer.weights if w.path.endswith(ending)]
     return weight
-
-
-def weights_in_flow_order(glow: Glow) -> list[np.ndarray]:
-    """Lists a model's weights flow step by flow step, however it is cut."""
-    found = []
-    for bijector in [b for part in glow.parts for b in part.bijectors]:
-        if isinstance(bijector, Stack):
-            found += [w.numpy()[k] for k in range(bijector.count) for w in bijector.weights]
-        else:
-            found += bijector.get_weights()
-    return found + glow.parts[-1].prior.get_weights()
 
 
 def run_main(*flags: str, cwd: pathlib.Path = ROOT, check: bool = True) -> subprocess.CompletedProcess:

@@ -34,13 +34,13 @@ def test_two_replicas_train_like_one(schedule, small_images):
             np.testing.assert_allclose(two_history[name], one_history[name], rtol=1e-6)
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-def test_two_replicas_that_recompute_train_like_one_that_does_not(precision, small_images):
-    one, _ = train("one_device", "alternating", small_images, "float32", precision=precision)
-    two, _ = train("mirrored", "alternating", small_images, "float32", reversible=True, precision=precision)
-    tolerance = 1e-3 if precision == "float32" else 2e-2  # of weights that moved by about 0.05
+def test_two_replicas_that_recompute_in_bfloat16_train_like_one_that_does_not(small_images):
+    one, _ = train("one_device", "alternating", small_images, "float32", precision="mixed_bfloat16")
+    two, _ = train(
+        "mirrored", "alternating", small_images, "float32", reversible=True, precision="mixed_bfloat16"
+    )
     for a, b in zip(one.glow.get_weights(), two.glow.get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, atol=tolerance)
+        np.testing.assert_allclose(a, b, atol=2e-2)  # they moved by about 0.05
 
 
 def test_all_replicas_hold_the_same_actnorms(small_images):

@@ -98,3 +98,11 @@ def test_the_readmes_python_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert example.count("\n") <= 25
     exec(compile(example, "README.md", "exec"), {})
+
+
+def test_flow_weights_of_another_model_are_refused():
+    glow, deeper = small_glow(flow_steps=2), small_glow(flow_steps=3)
+    with pytest.raises(ValueError, match="is not compatible with provided weight shape"):
+        glow.set_flow_weights(deeper.get_flow_weights())
+    with pytest.raises(ValueError, match=r"weights end before .*Received: 3 weights"):
+        glow.set_flow_weights(glow.get_flow_weights()[:3])

@@ -45,7 +45,7 @@ def test_parts_terms_sum_to_the_end_to_end_likelihood(small_images):
     expected = whole.dequantized_log_prob(v)
     for parts in ("by_block:2", "across_block:3", "1,1,1,1", "3,1"):
         glow = small_glow("float64", perturbed=False, parts=parts)
-        glow.set_weights(whole.get_weights())
+        glow.set_flow_weights(whole.get_flow_weights())
         h, total = glow.dequantize.forward_and_log_det(v)
         for part in glow.parts:
             output = part(h)

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import perturb, small_glow, weight_of, weights_in_flow_order
+from conftest import perturb, small_glow, weight_of
 
 from glow_tf import NonFiniteError, PartsTrainer, TrainConfig, data, phases
 from glow_tf.diagnosis import explain_non_finite
@@ -60,7 +60,7 @@ def test_parts_under_end_to_end_equal_one_part_step_for_step(small_images):
     for parts in ("1", "across_block:3"):
         trainer = make_trainer("end_to_end", 3, 0, parts=parts, flow_steps=2, clip_norm=0.5)
         trainer.fit(small_images, batch_size=16, verbose=0)
-        weights.append(weights_in_flow_order(trainer.glow))
+        weights.append(trainer.glow.get_flow_weights())
     for a, b in zip(*weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 

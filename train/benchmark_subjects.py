@@ -154,7 +154,7 @@ def floor(plans: Sequence[PartPlan], width: int, batch_size: int, precision: str
             for kernel in kernels[:-1]:
                 y = tf.nn.relu(tf.nn.conv2d(y, kernel, 1, "SAME"))
             y = tf.nn.conv2d(y, kernels[-1], 1, "SAME")
-        return tape.gradient(y, [x, *kernels])
+        return [*tape.gradient(y, [x, *kernels]), y]  # y too, or its convolution would be left out
 
     @tf.function(autograph=False)
     def run() -> list:
