@@ -38,6 +38,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_times_are_reported_against_floor_end_to_end_and_prediction(tmp_path):
     assert "medians of 2 rounds of 1 runs" in benchmark(tmp_path)
     table = {row["what"]: row for row in rows(tmp_path / "times.csv")}

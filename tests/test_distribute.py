@@ -34,6 +34,7 @@ def test_two_replicas_train_like_one(schedule, small_images):
             np.testing.assert_allclose(two_history[name], one_history[name], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_replicas_that_recompute_in_bfloat16_train_like_one_that_does_not(small_images):
     one, _ = train("one_device", "alternating", small_images, "float32", precision="mixed_bfloat16")
     two, _ = train(
