@@ -7,6 +7,7 @@ import math
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -33,25 +34,27 @@ def measure_in_this_process(config: RunConfig, precision: str, request: str) -> 
     model = dataclasses.replace(config.model, image_shape=tuple(wanted["image_shape"]))
     trainer = make_trainer(dataclasses.replace(config, model=model), precision)
     (phase,) = [p for p in phases_of(len(trainer.glow.parts)) if str(p) == wanted["phase"]]
-    shape = (config.train.batch_size, *wanted["image_shape"])
     rng = np.random.default_rng(0)
-    batch = (
-        tf.constant(rng.integers(0, 256, shape, np.uint8)),
-        tf.constant(rng.uniform(size=shape), tf.float32),
-    )
-    trainer.initialize(batch[0][:16])
+
+    def steps_of(batch_size: int) -> Callable[[int], float]:
+        shape = (batch_size, *wanted["image_shape"])
+        images = tf.constant(rng.integers(0, 256, shape, np.uint8))
+        noise = tf.constant(rng.uniform(size=shape), tf.float32)
+        dataset = tf.data.Dataset.from_tensors((images, noise)).repeat()
+        steps = iter(trainer.distribute_strategy.experimental_distribute_dataset(dataset))
+        return repeated(lambda: trainer.train_function(steps))
+
+    trainer.initialize(rng.integers(0, 256, (16, *wanted["image_shape"]), np.uint8))
     trainer.set_phase(phase)
-    steps = iter(
-        trainer.distribute_strategy.experimental_distribute_dataset(
-            tf.data.Dataset.from_tensors(batch).repeat()
-        )
-    )
-    run = repeated(lambda: trainer.train_function(steps))
-    run(1)  # traces
-    gradients = 4e-6 * sum(math.prod(v.shape) for group in trainer.trained_variables(phase) for v in group)
+    # Smallest batch first: it brings in code, graph and gradients, but next to no activations. (What a full
+    # step frees the allocator may keep, so memory after such a step is no baseline.)
+    steps_of(trainer.distribute_strategy.num_replicas_in_sync)(1)
     before = _start_of_peak_mb()
+    run = steps_of(config.train.batch_size)
+    run(1)  # traces
     seconds = run(STEPS)
     peak = _peak_mb()
+    gradients = 4e-6 * sum(math.prod(v.shape) for group in trainer.trained_variables(phase) for v in group)
     return {"seconds": seconds, "peak_mb": peak, "activations_mb": peak - before - gradients}
 
 
