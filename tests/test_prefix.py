@@ -33,6 +33,7 @@ def train(images, cached):
     return glow.get_weights(), history.history
 
 
+@pytest.mark.slow
 def test_training_from_the_cache_is_training_on_the_same_noise(small_images):
     images = small_images[:60]  # the last examples fill no batch
     plain, plain_history = train(images, cached=False)

@@ -76,6 +76,7 @@ def test_evaluation_is_the_mean_over_uneven_batches_and_its_error(small_images):
     assert result["bpd_se"] == pytest.approx(bpd.std(ddof=1) / np.sqrt(50), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_training_twice_gives_the_same_bits(small_images):
     runs = []
     for _ in range(2):
