@@ -234,9 +234,7 @@ class RunConfig:
         num_parts = len(self.model.flow_step_counts)
         self.train.learning_rates(num_parts)
         self.train.finetune_learning_rates(num_parts)
-        if self.train.cache_prefix and not any(
-            schedule.is_cached(self.phases(), e) for e in range(len(self.phases()))
-        ):
+        if self.train.cache_prefix and not any(schedule.cached_epochs(self.phases())):
             raise ConfigError(
                 "cache_prefix needs a part other than the first that keeps its turn for several epochs: "
                 "alternating with a period of 2 or more, or sequential. Received: "

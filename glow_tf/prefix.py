@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from glow_tf.glow import Glow
 from glow_tf.partition import FLOAT_BYTES, PartPlan
-from glow_tf.schedule import Phase, is_cached
+from glow_tf.schedule import Phase, cached_epochs
 
 
 class PrefixCache:
@@ -29,7 +29,6 @@ class PrefixCache:
     def __init__(self, glow: Glow, part: int, examples: int):
         self.glow = glow
         self.part = part
-        self.examples = examples
         self.turn: int | None = None
         dtype = glow.compute_dtype
         with tf.device("CPU:0"):
@@ -87,8 +86,8 @@ class PrefixCache:
 
 def cached_parts(schedule_phases: Sequence[Phase]) -> list[int]:
     """Returns the indices of the parts that some cached turn trains."""
-    epochs = range(len(schedule_phases))
-    return sorted({schedule_phases[e].active[0] for e in epochs if is_cached(schedule_phases, e)})
+    served = zip(schedule_phases, cached_epochs(schedule_phases), strict=True)
+    return sorted({phase.active[0] for phase, cached in served if cached})
 
 
 def cache_bytes(plans: Sequence[PartPlan], parts: Sequence[int], examples: int) -> int:

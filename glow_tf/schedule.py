@@ -92,10 +92,14 @@ def turn_starts(schedule_phases: Sequence[Phase]) -> list[int]:
     return starts
 
 
-def is_cached(schedule_phases: Sequence[Phase], epoch: int) -> bool:
-    """Whether a prefix cache serves an epoch: a part that is not the first has a turn of several."""
-    phase, starts = schedule_phases[epoch], turn_starts(schedule_phases)
-    return phase.kind == "part" and phase.active[0] > 0 and starts.count(starts[epoch]) > 1
+def cached_epochs(schedule_phases: Sequence[Phase]) -> list[bool]:
+    """Whether a prefix cache serves each epoch: a part that is not the first has a turn of several."""
+    starts = turn_starts(schedule_phases)
+    long_turns = {start for epoch, start in enumerate(starts) if start < epoch}
+    return [
+        phase.kind == "part" and phase.active[0] > 0 and start in long_turns
+        for phase, start in zip(schedule_phases, starts, strict=True)
+    ]
 
 
 def epoch_costs(
@@ -105,13 +109,14 @@ def epoch_costs(
 
     With the prefix cached, a turn's first epoch pays for it and the others do not.
     """
-    starts = turn_starts(schedule_phases)
     return [
         relative_cost(
             plans,
             phase.active,
             phase.end_to_end,
-            prefix=not (cache_prefix and is_cached(schedule_phases, epoch)) or starts[epoch] == epoch,
+            prefix=not cache_prefix or start == epoch,
         )
-        for epoch, phase in enumerate(schedule_phases)
+        for epoch, (phase, start) in enumerate(
+            zip(schedule_phases, turn_starts(schedule_phases), strict=True)
+        )
     ]

@@ -9,7 +9,7 @@ from glow_tf import ConfigError, PartsTrainer, RunConfig, data
 from glow_tf.callbacks import FillPrefixCaches
 from glow_tf.partition import plan_parts, relative_cost
 from glow_tf.prefix import PrefixCache, cache_bytes, cached_parts
-from glow_tf.schedule import epoch_costs, is_cached, phases, turn_starts
+from glow_tf.schedule import cached_epochs, epoch_costs, phases, turn_starts
 
 ALTERNATING = phases("alternating", 3, 7, 1, period=2)  # 1 1 2 2 3 3 1, end to end
 TURNS = turn_starts(ALTERNATING)
@@ -70,7 +70,7 @@ def test_the_pass_that_fills_the_cache_sees_what_the_epoch_does(small_images):
 
 
 def test_only_turns_of_several_epochs_of_later_parts_are_cached():
-    assert [is_cached(ALTERNATING, e) for e in range(8)] == [
+    assert cached_epochs(ALTERNATING) == [
         False,
         False,
         True,

@@ -176,10 +176,10 @@ def block_subjects(glow: Glow, batch_size: int, precision: str) -> list[Subject]
     subjects: list[Subject] = []
     stacks = {}
     for plan, part in zip(glow.config.plans(), glow.parts, strict=True):
-        blocks = [e for e in plan.elements if e.kind == "flow_step" and e.step >= 1]
-        for stack in [b for b in part.bijectors if isinstance(b, Stack)]:
-            first, blocks = blocks[0], blocks[stack.count :]
-            stacks.setdefault(first.block, (stack, first))
+        steps = {e.block: e for e in plan.elements if e.kind == "flow_step"}
+        own = [b for b in part.bijectors if isinstance(b, Stack)]
+        for (block, step), stack in zip(steps.items(), own, strict=True):
+            stacks.setdefault(block, (stack, step))
     for block, (stack, e) in stacks.items():
         x = tf.random.stateless_normal([batch_size, e.height, e.width, e.channels], [0, 1])
         weights = [v.value for v in stack.trainable_variables]
