@@ -79,7 +79,7 @@ def _train(config: RunConfig, workdir: Workdir) -> Mapping[str, Any]:
         print(f"Resuming after epoch {epoch}.", flush=True)
     if epoch < len(phases):
         _fit(config, workdir, trainer, checkpoints, images, steps, epoch, summary, costs)
-    return _finish(config, workdir, glow, sum(parameters))
+    return _finish(config, workdir, glow, sum(parameters), costs)
 
 
 def _fit(
@@ -146,11 +146,13 @@ def _make_caches(glow: Glow, phases: Sequence[Phase], examples: int) -> dict[Pha
     return {Phase("part", (k,)): PrefixCache(glow, k, examples) for k in parts}
 
 
-def _finish(config: RunConfig, workdir: Workdir, glow: Glow, parameters: int) -> Mapping[str, Any]:
+def _finish(
+    config: RunConfig, workdir: Workdir, glow: Glow, parameters: int, costs: Sequence[float]
+) -> Mapping[str, Any]:
     history = workdir.read_history()
-    if len(history) != len(config.phases()):
+    if len(history) != len(costs):
         raise OSError(
-            f"history.csv must have a row for each of the {len(config.phases())} epochs that the checkpoint "
+            f"history.csv must have a row for each of the {len(costs)} epochs that the checkpoint "
             f"has finished. Received: {len(history)} rows in {workdir.path / 'history.csv'}"
         )
     last = history[-1]
@@ -170,7 +172,6 @@ def _finish(config: RunConfig, workdir: Workdir, glow: Glow, parameters: int) ->
         "device": distribution.device_name(),
     }
     workdir.write_summary(summary)
-    costs = epoch_costs(glow.config.plans(), config.phases(), config.train.cache_prefix)
     print(tables.closing_table(history, len(glow.parts), costs))
     print(
         f"Finished: test {summary['test_bpd']:.4f} ± {summary['test_bpd_se']:.4f} bits/dim (one noise draw "
