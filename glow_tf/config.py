@@ -212,6 +212,9 @@ class RunConfig:
     seed: int = _setting(0, "The one seed from which everything random follows.")
     strategy: str = _setting("auto", "auto, one_device or mirrored.")
     virtual_devices: int = _setting(0, "Logical CPU devices, to try a strategy without GPUs; 0 is off.")
+    streams: int = _setting(
+        0, "Shares of a batch that run side by side, a core each; 0: as many as pay, 1: TensorFlow's own way."
+    )
     tensorboard: bool = _setting(True, "Write TensorBoard logs.")
     sample_every: int = _setting(1, "Epochs between sample grids; 0 is never.")
     export: bool = _setting(True, "Write a SavedModel at the end.")
@@ -221,7 +224,16 @@ class RunConfig:
 
     # Where a run is computed and what it prints may change when it is resumed; nothing else may.
     MAY_DIFFER = frozenset(
-        {"workdir", "strategy", "virtual_devices", "data_dir", "tensorboard", "sample_every", "export"}
+        {
+            "workdir",
+            "strategy",
+            "virtual_devices",
+            "streams",
+            "data_dir",
+            "tensorboard",
+            "sample_every",
+            "export",
+        }
     )
 
     def __post_init__(self):
@@ -229,7 +241,7 @@ class RunConfig:
         _require(self.workdir.strip() != "", self, "workdir", "the folder of the run")
         _require(0 <= self.seed < 2**31, self, "seed", "an integer from 0 to 2^31 − 1")
         _one_of(self, "strategy", STRATEGIES)
-        for name in ("virtual_devices", "sample_every"):
+        for name in ("virtual_devices", "streams", "sample_every"):
             _require(getattr(self, name) >= 0, self, name, "0 or a positive integer")
         num_parts = len(self.model.flow_step_counts)
         self.train.learning_rates(num_parts)

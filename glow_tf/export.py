@@ -8,6 +8,7 @@ import shutil
 import keras
 
 from glow_tf.glow import Glow
+from glow_tf.streams import number_of_streams
 
 ENDPOINTS = ("sample", "encode", "decode", "log_prob", "bits_per_dim")
 
@@ -29,9 +30,10 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     path = pathlib.Path(path)
     archive = keras.export.ExportArchive()
     endpoints = glow.endpoints()
-    for name in ENDPOINTS:
-        function, signature = endpoints[name]
-        archive.add_endpoint(name, function, input_signature=signature)
+    with number_of_streams(1):  # the threads of another process are not set for more
+        for name in ENDPOINTS:
+            function, signature = endpoints[name]
+            archive.add_endpoint(name, function, input_signature=signature)
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     archive.write_out(str(temporary), verbose=False)

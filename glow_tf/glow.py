@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -16,10 +17,25 @@ from glow_tf.bijectors import Bijector, Dequantize, Stack
 from glow_tf.bijectors.networks import full_precision
 from glow_tf.config import ModelConfig
 from glow_tf.parts import Part
+from glow_tf.streams import in_streams
 
 # Where images are made from latents, no activation may leave ±1e4. Those of images stay within about ±10;
 # latents far from any image's are otherwise amplified from step to step until they overflow.
 ACTIVATION_LIMIT = 1e4
+
+
+class Passage(NamedTuple):
+    """A batch on its way through the parts.
+
+    Attributes:
+      h: what the parts passed so far make of it, [B, H, W, C].
+      log_likelihood: their share of the log-likelihood, [B], nats.
+      truncated: for each of them, the negative log-likelihood of the flow that ends with it, [B], nats.
+    """
+
+    h: tf.Tensor
+    log_likelihood: tf.Tensor
+    truncated: tuple[tf.Tensor, ...] = ()
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -145,6 +161,19 @@ class Glow(keras.Model):
             noise = tf.random.stateless_uniform(tf.shape(images), seed=[seed, 0], dtype=self.compute_dtype)
         return self.dequantize.levels(images) + tf.cast(noise, self.compute_dtype)
 
+    def enter(self, images: tf.Tensor, noise: tf.Tensor | None, seed: tf.Tensor | int = 0) -> Passage:
+        """Dequantises uint8 images, which then stand before the first part."""
+        return Passage(*self.dequantize.forward_and_log_det(self.dequantized(images, noise, seed)))
+
+    def through_next_part(self, passage: Passage) -> tuple[Passage, tf.Tensor]:
+        """Takes a batch through one more part; returns it and the part's `local_objective`."""
+        h, log_likelihood, truncated = passage
+        part = self.parts[len(truncated)]
+        output = part.call(h)
+        objective = part.local_objective(output)
+        log_likelihood_after = log_likelihood + output.log_likelihood_term
+        return Passage(output.h, log_likelihood_after, (*truncated, objective - log_likelihood)), objective
+
     def forward_and_log_det(self, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Whitens dequantised values: v [B, H, W, C] → eps [B, D], log|det d eps/d v| [B] nats."""
         h, log_det = self.dequantize.forward_and_log_det(v)
@@ -250,25 +279,28 @@ class Glow(keras.Model):
         }
 
     def _log_prob(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return self.dequantized_log_prob(self.dequantized(images, seed=seed))
+        return in_streams(self.dequantized_log_prob, self.dequantized(images, seed=seed))
 
     def _bits_per_dim(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return likelihood.bits_per_dim(-self._log_prob(images, seed), self.image_shape)
 
     def _encode(self, images: tf.Tensor) -> tf.Tensor:
         with full_precision():
-            return self.forward_and_log_det(self.dequantized(images, noise=0.5))[0]
+            return in_streams(self.forward_and_log_det, self.dequantized(images, noise=0.5))[0]
 
     def _decode(self, eps: tf.Tensor) -> tf.Tensor:
         with full_precision():
-            return self.dequantize.to_uint8(self.inverse(eps, ACTIVATION_LIMIT))
+            return self.dequantize.to_uint8(self._image_values(eps))
 
     def _sample(self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return self.dequantize.to_uint8(self._sample_dequantized(num, temperature, seed))
 
     def _sample_dequantized(self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         eps = tf.random.stateless_normal([num, self.dimensions], seed=[seed, 1], dtype=self.compute_dtype)
-        return self.inverse(tf.cast(temperature, self.compute_dtype) * eps, ACTIVATION_LIMIT)
+        return self._image_values(tf.cast(temperature, self.compute_dtype) * eps)
+
+    def _image_values(self, eps: tf.Tensor) -> tf.Tensor:
+        return in_streams(lambda own: self.inverse(own, ACTIVATION_LIMIT), eps)
 
     def checked(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the images as a tensor; raises ValueError unless they are uint8 of the model's shape."""

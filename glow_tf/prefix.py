@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from glow_tf.glow import Glow
+from glow_tf.glow import Glow, Passage
 from glow_tf.partition import FLOAT_BYTES, PartPlan
 from glow_tf.schedule import Phase, cached_epochs
+from glow_tf.streams import in_streams
 
 
 class PrefixCache:
@@ -64,24 +65,25 @@ class PrefixCache:
             return end - start
         return (end - first_end) * batches / (batches - 1)
 
-    def rows(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Returns h [B, H, W, C], log-likelihood [B] and each earlier part's objective [B], of examples."""
+    def passage(self, index: tf.Tensor) -> Passage:
+        """Returns examples as they stand before the trained part."""
         with tf.device("CPU:0"):
-            h, log_likelihood = tf.gather(self._h, index), tf.gather(self._log_likelihood, index)
             truncated = tf.unstack(tf.gather(self._truncated, index), axis=1)
-        return h, log_likelihood, truncated
+            return Passage(
+                tf.gather(self._h, index), tf.gather(self._log_likelihood, index), tuple(truncated)
+            )
 
     def _store_batch(self, images: tf.Tensor, noise: tf.Tensor, index: tf.Tensor) -> None:
-        h, log_likelihood = self.glow.dequantize.forward_and_log_det(self.glow.dequantized(images, noise))
-        truncated = []
-        for part in self.glow.parts[: self.part]:
-            output = part.call(h)
-            truncated.append(part.local_objective(output) - log_likelihood)
-            log_likelihood += output.log_likelihood_term
-            h = output.h
-        rows = (h, log_likelihood, tf.stack(truncated, axis=1))
+        passage = in_streams(self._evaluate, images, noise)
+        rows = (passage.h, passage.log_likelihood, tf.stack(passage.truncated, axis=1))
         for variable, values in zip((self._h, self._log_likelihood, self._truncated), rows, strict=True):
             variable.scatter_update(tf.IndexedSlices(values, index))
+
+    def _evaluate(self, images: tf.Tensor, noise: tf.Tensor) -> Passage:
+        passage = self.glow.enter(images, noise)
+        for _ in range(self.part):
+            passage, _ = self.glow.through_next_part(passage)
+        return passage
 
 
 def cached_parts(schedule_phases: Sequence[Phase]) -> list[int]:

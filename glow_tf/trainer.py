@@ -10,10 +10,11 @@ import tensorflow as tf
 
 from glow_tf import data, likelihood
 from glow_tf.diagnosis import explain_non_finite
-from glow_tf.glow import Glow
+from glow_tf.glow import Glow, Passage
 from glow_tf.metrics import MeanAndError
 from glow_tf.prefix import PrefixCache
 from glow_tf.schedule import Phase, end_to_end
+from glow_tf.streams import in_streams
 
 INITIALIZATION_EXAMPLES = 64
 DEFAULT_BATCH_SIZE = 64
@@ -191,28 +192,27 @@ class PartsTrainer(keras.Model):
           per dimension.
         """
         if phase in self.prefix_caches:
-            h, log_likelihood, truncated = self.prefix_caches[phase].rows(index)
+            passage = self.prefix_caches[phase].passage(index)
         else:
-            v = self.glow.dequantized(images, noise, seed=self.seed)
-            h, log_likelihood = self.glow.dequantize.forward_and_log_det(v)
-            truncated = []
-        loss = tf.zeros_like(log_likelihood)
-        for k in range(len(truncated), phase.last + 1):
-            part = self.glow.parts[k]
+            passage = self.glow.enter(images, noise, self.seed)
+        return in_streams(lambda *pieces: self._objectives(Passage(*pieces), phase), *passage)
+
+    def _objectives(self, passage: Passage, phase: Phase) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        loss = tf.zeros_like(passage.log_likelihood)
+        while len(passage.truncated) <= phase.last:
+            k = len(passage.truncated)
             if not phase.end_to_end:
                 # The one place where parts are isolated: no gradient crosses this cut.
-                h = tf.stop_gradient(h)
-            output = part.call(h)
-            objective = part.local_objective(output)
-            truncated.append(objective - log_likelihood)
+                passage = passage._replace(h=tf.stop_gradient(passage.h))
+            passage, objective = self.glow.through_next_part(passage)
             if k in phase.active and not phase.end_to_end:
                 loss += objective
-            log_likelihood += output.log_likelihood_term
-            h = output.h
         if phase.end_to_end:
-            loss = truncated[-1]
+            loss = passage.truncated[-1]
         shape = self.glow.image_shape
-        return likelihood.bits_per_dim(loss, shape), [likelihood.bits_per_dim(t, shape) for t in truncated]
+        return likelihood.bits_per_dim(loss, shape), [
+            likelihood.bits_per_dim(t, shape) for t in passage.truncated
+        ]
 
     def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Runs one step of the current phase.
@@ -245,7 +245,7 @@ class PartsTrainer(keras.Model):
         """Adds a batch to the bits per dimension of the whole chain."""
         images, noise, weights = _unpack(batch)
         v = self.glow.dequantized(images, noise, seed=self.seed)
-        nll = -self.glow.dequantized_log_prob(v)
+        nll = -in_streams(self.glow.dequantized_log_prob, v)
         self._test_metric.update_state(likelihood.bits_per_dim(nll, self.glow.image_shape), weights)
         return self._test_metric.result()
 

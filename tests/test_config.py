@@ -12,6 +12,7 @@ INVALID = {
     "seed": -1,
     "strategy": "tpu",
     "virtual_devices": -1,
+    "streams": -1,
     "sample_every": -1,
     "dataset": " ",
     "image_size": -8,
@@ -81,8 +82,8 @@ def test_fixed_flag_names_exist():
         "workdir seed dataset data_dir image_size train_examples test_examples validation_examples n_bits "
         "augment num_blocks flow_steps width coupling scale permutation split_prior top_prior local_prior "
         "parts schedule part_epochs finetune_epochs period optimizer beta_2 learning_rate rate_schedule "
-        "warmup_steps clip_norm finetune_learning_rate batch_size strategy virtual_devices tensorboard "
-        "sample_every export"
+        "warmup_steps clip_norm finetune_learning_rate batch_size strategy virtual_devices streams "
+        "tensorboard sample_every export"
     )
     assert set(names.split()) <= set(RunConfig.from_settings(BASE).to_settings())
 

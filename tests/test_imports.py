@@ -9,6 +9,7 @@ ORDER = [
     "schedule",
     "config",
     "likelihood",
+    "streams",
     "bijectors",
     "parts",
     "glow",

@@ -30,6 +30,7 @@ from benchmark_subjects import Subject
 
 from glow_tf import ConfigError, RunConfig, data, distribution, tables
 from glow_tf.partition import relative_cost, relative_cost_from_seconds
+from glow_tf.streams import use_streams
 
 flags_of_run.define()
 flags.adopt_module_key_flags(flags_of_run)  # so that --help lists them
@@ -57,6 +58,7 @@ def main(argv: list[str]) -> int:
                 f"precisions must be float32 and/or mixed_bfloat16. Received: {PRECISIONS.value}"
             )
         config = flags_of_run.run_config()
+        count = use_streams(config.train.batch_size, config.streams)
         if MEMORY_OF.value:
             result = benchmark_memory.measure_in_this_process(config, PRECISIONS.value[0], MEMORY_OF.value)
             print(json.dumps(result))
@@ -64,7 +66,7 @@ def main(argv: list[str]) -> int:
         images = data.load(config.data).train
         model = dataclasses.replace(config.model, image_shape=images.shape[1:])
         config = dataclasses.replace(config, model=model)
-        print(f"{distribution.device_name()}; batch {config.train.batch_size}")
+        print(f"{distribution.device_name()}; batch {config.train.batch_size}; streams: {count}")
         if DEPTHS.value:
             against_depth(config, [int(depth) for depth in DEPTHS.value])
         elif MEMORY.value:

@@ -14,6 +14,7 @@ from glow_tf.bijectors import Stack
 from glow_tf.optimizers import make_optimizers
 from glow_tf.partition import PartPlan, relative_cost
 from glow_tf.schedule import end_to_end
+from glow_tf.streams import active_streams, in_streams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +126,7 @@ def floor(plans: Sequence[PartPlan], width: int, batch_size: int, precision: str
     """Returns a run of the coupling networks' convolutions alone, forward and backward.
 
     Three convolutions with ReLU between, for every flow step, with the gradients of kernels and input: what
-    a training step cannot do without. No norm, no bias, no optimizer.
+    a training step cannot do without. No norm, no bias, no optimizer. In streams, as the step is.
     """
     dtype = tf.bfloat16 if precision == "mixed_bfloat16" else tf.float32
     steps = [e for plan in plans for e in plan.elements if e.kind == "flow_step"]
@@ -141,10 +142,8 @@ def floor(plans: Sequence[PartPlan], width: int, batch_size: int, precision: str
             random(1, 1, width, width),
             random(3, 3, width, channels),
         ]
-        networks[height, image_width, channels] = (
-            random(batch_size, height, image_width, channels // 2),
-            kernels,
-        )
+        inputs = tf.split(random(batch_size, height, image_width, channels // 2), active_streams())
+        networks[height, image_width, channels] = (inputs, kernels)
 
     @tf.function(autograph=False, experimental_attributes={"_noinline": True})
     def network(x: tf.Tensor, kernels: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -158,14 +157,16 @@ def floor(plans: Sequence[PartPlan], width: int, batch_size: int, precision: str
 
     @tf.function(autograph=False)
     def run() -> list:
-        results, last = [], tf.zeros([])
-        for e in steps:
-            x, kernels = networks[e.height, e.width, e.channels]
-            # One after another, as in a flow, where each step waits for the one before it.
-            with tf.control_dependencies([last]):
-                gradients = network(tf.identity(x), kernels)
-            last = gradients[0]
-            results.append([g[(0,) * len(g.shape)] for g in gradients])
+        results = []
+        for stream in range(active_streams()):
+            last = tf.zeros([])
+            for e in steps:
+                inputs, kernels = networks[e.height, e.width, e.channels]
+                # One after another, as in a flow, where each step waits for the one before it.
+                with tf.control_dependencies([last]):
+                    gradients = network(tf.identity(inputs[stream]), kernels)
+                last = gradients[0]
+                results.append([g[(0,) * len(g.shape)] for g in gradients])
         return results
 
     return run
@@ -186,13 +187,13 @@ def block_subjects(glow: Glow, batch_size: int, precision: str) -> list[Subject]
 
         @tf.function(autograph=False)
         def forward(stack=stack, x=x):
-            return stack.forward_and_log_det(x)
+            return in_streams(stack.forward_and_log_det, x)
 
         @tf.function(autograph=False)
         def both(stack=stack, x=x, weights=weights):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch([x, *weights])
-                y, log_det = stack.forward_and_log_det(x)
+                y, log_det = in_streams(stack.forward_and_log_det, x)
                 loss = tf.reduce_sum(tf.square(y)) - tf.reduce_sum(log_det)
             return [tf.reduce_sum(g) for g in tape.gradient(loss, [x, *weights])]
 

@@ -14,9 +14,6 @@ from glow_tf.bijectors.networks import in_full_precision
 
 Weights = list[tf.Tensor]
 
-# So many copies share a traced function forward: TensorFlow overlaps work within one call, not between two.
-COPIES_AT_ONCE = 2
-
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class Stack(Bijector):
@@ -27,8 +24,8 @@ class Stack(Bijector):
 
     The copies' weights are held together: each weight of the bijector is one variable here, its first axis
     the copies. So neither the number of variables nor what TensorFlow traces, optimises and differentiates
-    grows with depth: inside a `tf.function`, a few copies are traced for each direction and run with the
-    weights of the others in turn.
+    grows with depth: inside a `tf.function`, one copy is traced for each direction and run with the weights
+    of each in turn.
 
     With `reversible` set, backpropagation keeps no activations. It recovers each copy's input from its output
     and runs it forward once more (`Bijector.pull_back`), which costs about a third more time.
@@ -78,12 +75,12 @@ class Stack(Bijector):
         trained = [weight.value for weight in self._trained]
         fixed = _rows([weight.value for weight in self._fixed], self.count)
         if not self.reversible:
-            return self._forward(x, _rows(trained, self.count), fixed, at_once=COPIES_AT_ONCE)
+            return self._forward(x, _rows(trained, self.count), fixed)
 
         @tf.custom_gradient
         def run(x, *trained):
             rows = _rows(trained, self.count)
-            y, log_det = self._forward(x, rows, fixed, at_once=1)
+            y, log_det = self._forward(x, rows, fixed)
             return (y, log_det), lambda *gradients: self._pull_back(y, *gradients, rows, fixed)
 
         return run(x, *[tf.convert_to_tensor(weight) for weight in trained])
@@ -131,21 +128,11 @@ class Stack(Bijector):
         return list(zip(trained, fixed, strict=True))
 
     def _forward(
-        self, x: tf.Tensor, trained: list[Weights], fixed: list[Weights], at_once: int
+        self, x: tf.Tensor, trained: list[Weights], fixed: list[Weights]
     ) -> tuple[tf.Tensor, tf.Tensor]:
         total = 0.0
-        for first in range(0, self.count, at_once):
-            copies = slice(first, first + at_once)
-            x, log_det = self._call(self._forward_through, trained[copies], fixed[copies], x)
-            total += log_det
-        return x, total
-
-    def _forward_through(
-        self, trained: list[Weights], fixed: list[Weights], x: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        total = 0.0
-        for k in range(len(trained)):
-            x, log_det = self._run("forward_and_log_det", trained[k], fixed[k], x)
+        for weights in zip(trained, fixed, strict=True):
+            x, log_det = self._call(self._forward_one, *weights, x)
             total += log_det
         return x, total
 
@@ -170,6 +157,9 @@ class Stack(Bijector):
         bijector = self._untracked.bijector
         with _with_weights(bijector, [*trained, *fixed]):
             return getattr(bijector, method)(*args)
+
+    def _forward_one(self, trained: Weights, fixed: Weights, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._run("forward_and_log_det", trained, fixed, x)
 
     def _inverse_one(self, trained: Weights, fixed: Weights, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return self._run("inverse_and_log_det", trained, fixed, y)

@@ -1,0 +1,93 @@
+"""Streams share a batch out and give back what the whole would have given."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, small_glow
+
+from glow_tf import PartsTrainer, phases
+from glow_tf.optimizers import FusedAdam
+from glow_tf.streams import active_streams, in_streams, number_of_streams, use_streams
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 6])
+@pytest.mark.parametrize("known", [True, False])
+def test_shares_are_joined_to_what_the_whole_gives(size, known):
+    seen = []
+
+    def function(x, pair):
+        seen.append(x)
+        return {"sum": tf.reduce_sum(x, axis=1) + pair[0]}, pair[1]
+
+    x = tf.reshape(tf.range(3.0 * size), [size, 3])
+    pair = (tf.range(1.0 * size), tf.range(size))
+    signature = [tf.TensorSpec([size if known else None, *t.shape[1:]], t.dtype) for t in (x, *pair)]
+    with number_of_streams(3):
+        compiled = tf.function(lambda x, a, b: in_streams(function, x, (a, b)), signature)
+        result = compiled(x, *pair)
+    assert len(seen) == 3
+    expected = function(x, pair)
+    tf.nest.map_structure(np.testing.assert_array_equal, result, expected)
+    tf.nest.map_structure(lambda t: t.shape.assert_is_compatible_with([size]), result)
+
+
+@pytest.mark.parametrize("schedule", ["alternating", "simultaneous", "end_to_end"])
+@pytest.mark.parametrize("reversible", [False, True])
+def test_training_in_streams_is_training(schedule, reversible, small_images):
+    def train(streams):
+        with number_of_streams(streams):
+            glow = small_glow(dtype="float64")
+            trainer = PartsTrainer(glow, phases(schedule, 2, 2, 1))
+            trainer.compile([FusedAdam(1e-3) for _ in glow.parts], clip_norm=1.0, reversible=reversible)
+            history = trainer.fit(small_images[:60], batch_size=15, verbose=0).history
+            return glow.get_weights(), history, trainer.evaluate(small_images, verbose=0, return_dict=True)
+
+    one, two = train(1), train(2)
+    tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), one, two)
+
+
+def test_images_are_those_of_one_stream(small_images):
+    def results(streams):
+        with number_of_streams(streams):
+            glow = small_glow()
+            images = tf.constant(small_images[:5])
+            eps = glow.encode(images)
+            return eps, glow.decode(eps), glow.sample(3, 0.7, 1), glow.log_prob(images, 1)
+
+    for a, b in zip(results(1), results(2), strict=True):
+        np.testing.assert_allclose(tf.cast(a, tf.float32), tf.cast(b, tf.float32), rtol=1e-5, atol=1e-5)
+
+
+def test_replicas_divide_the_streams():
+    strategy = tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+    with number_of_streams(4), strategy.scope():
+        assert active_streams() == 2
+    with number_of_streams(1), strategy.scope():
+        assert active_streams() == 1
+
+
+def test_threads_that_are_running_are_left_alone():
+    tf.zeros([]) + 1
+    assert use_streams(64, 2) == 1
+    assert active_streams() == 1
+
+
+def test_each_stream_has_a_core_of_its_own_unless_the_batch_is_small():
+    program = (
+        "import os, tensorflow as tf; from glow_tf.streams import use_streams;"
+        "print(use_streams(15), use_streams(64, 2));"
+        "t = tf.config.threading;"
+        "print(t.get_intra_op_parallelism_threads(), t.get_inter_op_parallelism_threads());"
+        "cores = len(os.sched_getaffinity(0)); print(max(cores // 2, 1), max(cores, 2))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    counts, threads, expected = (line.split() for line in result.stdout.splitlines())
+    assert counts == ["1", "2"]
+    assert threads == expected
