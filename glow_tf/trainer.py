@@ -16,7 +16,7 @@ from glow_tf.prefix import PrefixCache
 from glow_tf.schedule import Phase, end_to_end
 from glow_tf.streams import in_streams
 
-INITIALIZATION_EXAMPLES = 64
+INITIALIZATION_EXAMPLES = 32
 DEFAULT_BATCH_SIZE = 64
 
 

@@ -66,7 +66,7 @@ class ActNorm(Bijector):
 
     def log_det_per_pixel(self) -> tf.Tensor:
         """Returns Σ_c log_scale_c, in nats, []."""
-        return tf.reduce_sum(self.log_scale.value)
+        return tf.reduce_sum(self.log_scale.value, axis=-1)
 
 
 def _pixels(x: tf.Tensor) -> tf.Tensor:

@@ -1,5 +1,7 @@
 """The bijector contract."""
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -47,27 +49,50 @@ class Bijector(keras.layers.Layer):
         """Returns log|det df⁻¹(y)/dy| in nats, [B]."""
         return self.inverse_and_log_det(y)[1]
 
+    def fold(self) -> list[tf.Tensor]:
+        """Returns what `forward_folded` needs in place of the weights; by default, the weights.
+
+        What can be computed without x belongs here: it is done once a call, and for all the copies of a
+        `Stack` in one go. So it must also be right for weights with one more axis in front, the copies.
+        """
+        return [v.value for v in all_variables(self)]
+
+    def forward_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what `forward_and_log_det(x)` does with the weights that `fold` made `folded` of."""
+        with with_weights(self, folded):
+            return self.forward_and_log_det(x)
+
+    def inverse_folded(self, y: tf.Tensor, folded: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Returns what `inverse(y)` does with the weights that `fold` made `folded` of."""
+        with with_weights(self, folded):
+            return self.inverse(y)
+
     def pull_back(
-        self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor
+        self,
+        y: tf.Tensor,
+        y_gradient: tf.Tensor,
+        log_det_gradient: tf.Tensor,
+        folded: Sequence[tf.Tensor],
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Backpropagates from the output alone: recovers x, runs forward from it, and differentiates.
 
         Args:
-          y: what `forward_and_log_det` returned, [B, H, W, C].
+          y: what `forward_folded` returned, [B, H, W, C].
           y_gradient: gradient of a loss with respect to y.
           log_det_gradient: gradient of the loss with respect to the log-determinant, [B].
+          folded: what `fold` returned.
 
         Returns:
-          x = f⁻¹(y), the gradient with respect to x, and those of `trainable_variables`, in their order.
+          x = f⁻¹(y), the gradient with respect to x, and those of the floating tensors of `folded`.
         """
         self.require_built()
-        x = self.inverse(y)
-        weights = [v.value for v in self.trainable_variables]
+        x = self.inverse_folded(y, folded)
+        sources = [x, *(tensor for tensor in folded if tensor.dtype.is_floating)]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([x, *weights])
-            outputs = self.forward_and_log_det(x)
+            tape.watch(sources)
+            outputs = self.forward_folded(x, folded)
         x_gradient, *gradients = tape.gradient(
-            outputs, [x, *weights], [y_gradient, log_det_gradient], tf.UnconnectedGradients.ZERO
+            outputs, sources, [y_gradient, log_det_gradient], tf.UnconnectedGradients.ZERO
         )
         return x, x_gradient, gradients
 
@@ -103,6 +128,19 @@ class Bijector(keras.layers.Layer):
                 f"{type(self).__name__} has no weights yet: call `build(input_shape)` or run it forward "
                 "once before running its inverse. Received: built=False"
             )
+
+
+def all_variables(bijector: Bijector) -> list[keras.Variable]:
+    """Returns the trainable variables and then the others."""
+    return [*bijector.trainable_variables, *bijector.non_trainable_variables]
+
+
+def with_weights(bijector: Bijector, weights: Sequence[tf.Tensor]) -> keras.StatelessScope:
+    """Within the scope, `all_variables` of the bijector have these values."""
+    scope = keras.StatelessScope()
+    for variable, value in zip(all_variables(bijector), weights, strict=True):
+        scope.add_update((variable, value))  # unlike the constructor, takes weights with more axes; see fold
+    return scope
 
 
 def per_example(log_det: tf.Tensor, x: tf.Tensor) -> tf.Tensor:

@@ -54,17 +54,6 @@ class Chain(Bijector):
             total += log_det
         return y, total
 
-    def pull_back(
-        self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """See base: one bijector at a time, the last one first."""
-        self.require_built()
-        gradients: list[tf.Tensor] = []
-        for bijector in reversed(self.bijectors):
-            y, y_gradient, own = bijector.pull_back(y, y_gradient, log_det_gradient)
-            gradients = [*own, *gradients]
-        return y, y_gradient, gradients
-
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """See base: initialises each on what the ones before it yield."""
         self.ensure_built(x)

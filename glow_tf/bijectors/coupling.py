@@ -1,7 +1,7 @@
 """Affine and additive coupling."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -99,23 +99,33 @@ class Coupling(Bijector):
     def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.require_built()
-        a, b = tf.split(y, 2, axis=-1)
-        shift, log_scale = self._shift_and_log_scale(self.network.call(a))
-        if log_scale is None:
-            return tf.concat([a, b - shift], axis=-1), _no_log_det(y)
-        x = tf.concat([a, (b - shift) * tf.exp(-log_scale)], axis=-1)
-        return x, -tf.reduce_sum(log_scale, axis=[1, 2, 3])
+        return self._undo(y, self.network.call)
+
+    def fold(self) -> list[tf.Tensor]:
+        """Returns the folded network."""
+        return self.network.fold()
+
+    def forward_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """See base."""
+        return self._transform(x, lambda a: self.network.run_folded(a, folded))
+
+    def inverse_folded(self, y: tf.Tensor, folded: Sequence[tf.Tensor]) -> tf.Tensor:
+        """See base."""
+        return self._undo(y, lambda a: self.network.run_folded(a, folded))[0]
 
     def pull_back(
-        self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor
+        self,
+        y: tf.Tensor,
+        y_gradient: tf.Tensor,
+        log_det_gradient: tf.Tensor,
+        folded: Sequence[tf.Tensor],
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """See base: one evaluation of the network serves both the inverse and the gradient."""
         self.require_built()
         a, y_b = tf.split(y, 2, axis=-1)
-        weights = [v.value for v in self.trainable_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([a, *weights])
-            shift, log_scale = self._shift_and_log_scale(self.network.call(a))
+            tape.watch([a, *folded])
+            shift, log_scale = self._shift_and_log_scale(self.network.run_folded(a, folded))
         a_gradient, b_gradient = tf.split(y_gradient, 2, axis=-1)
         scaled, outputs, output_gradients = y_b - shift, [shift], [b_gradient]
         b = scaled
@@ -125,7 +135,7 @@ class Coupling(Bijector):
             output_gradients.append(b_gradient * scaled + log_det_gradient[:, None, None, None])
             b_gradient = b_gradient * tf.exp(log_scale)
         through_network, *gradients = tape.gradient(
-            outputs, [a, *weights], output_gradients, tf.UnconnectedGradients.ZERO
+            outputs, [a, *folded], output_gradients, tf.UnconnectedGradients.ZERO
         )
         x_gradient = tf.concat([a_gradient + through_network, b_gradient], axis=-1)
         return tf.concat([a, b], axis=-1), x_gradient, gradients
@@ -142,6 +152,14 @@ class Coupling(Bijector):
             return tf.concat([a, b + shift], axis=-1), _no_log_det(x)
         y = tf.concat([a, b * tf.exp(log_scale) + shift], axis=-1)
         return y, tf.reduce_sum(log_scale, axis=[1, 2, 3])
+
+    def _undo(self, y: tf.Tensor, network: Callable) -> tuple[tf.Tensor, tf.Tensor]:
+        a, b = tf.split(y, 2, axis=-1)
+        shift, log_scale = self._shift_and_log_scale(network(a))
+        if log_scale is None:
+            return tf.concat([a, b - shift], axis=-1), _no_log_det(y)
+        x = tf.concat([a, (b - shift) * tf.exp(-log_scale)], axis=-1)
+        return x, -tf.reduce_sum(log_scale, axis=[1, 2, 3])
 
     def _shift_and_log_scale(self, output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Reads the network's output; both directions go through here, so they cannot drift apart."""

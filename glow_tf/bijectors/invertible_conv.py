@@ -82,10 +82,10 @@ class InvertibleConv(Bijector):
         """Returns W, [C, C]."""
         if self.kind == "plain":
             return self.kernel.value
+        permuted = tf.one_hot(self.permutation.value, self.permutation.shape[0], dtype=self.compute_dtype)
         if self.kind == "lu":
-            lower, upper = self._triangles(self.compute_dtype)
-            return tf.gather(tf.matmul(lower, upper), self.permutation.value)
-        return tf.one_hot(self.permutation.value, self.permutation.shape[0], dtype=self.compute_dtype)
+            return tf.matmul(permuted, tf.matmul(*self._triangles(self.compute_dtype)))
+        return permuted
 
     def inverse_matrix(self) -> tf.Tensor:
         """Returns W⁻¹, [C, C], computed in float64."""
@@ -104,11 +104,11 @@ class InvertibleConv(Bijector):
     def log_det_per_pixel(self) -> tf.Tensor:
         """Returns log|det W|, in nats, []."""
         if self.kind == "lu":
-            return tf.reduce_sum(soft_bound(self.raw_log_scale.value, LOG_SCALE_BOUND))
+            return tf.reduce_sum(soft_bound(self.raw_log_scale.value, LOG_SCALE_BOUND), axis=-1)
         if self.kind == "plain":
             # float64: the determinant of a large matrix is a product of many numbers.
             return tf.cast(tf.linalg.slogdet(tf.cast(self.kernel.value, tf.float64))[1], self.compute_dtype)
-        return tf.zeros([], self.compute_dtype)
+        return tf.zeros(self.permutation.value.shape[:-1], self.compute_dtype)
 
     def _log_det(self, x: tf.Tensor) -> tf.Tensor:
         return per_example(self.log_det_per_pixel() * (x.shape[1] * x.shape[2]), x)
@@ -116,7 +116,7 @@ class InvertibleConv(Bijector):
     def _triangles(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns L with its unit diagonal and U with diag(s), of which only the triangles are trained."""
         lower = tf.linalg.band_part(tf.cast(self.lower.value, dtype), -1, 0)
-        lower = tf.linalg.set_diag(lower, tf.ones(lower.shape[:1], dtype))
+        lower = tf.linalg.set_diag(lower, tf.ones(lower.shape[:-1], dtype))
         scale = tf.exp(soft_bound(tf.cast(self.raw_log_scale.value, dtype), LOG_SCALE_BOUND))
         upper = tf.linalg.band_part(tf.cast(self.upper.value, dtype), 0, -1)
         return lower, tf.linalg.set_diag(upper, tf.cast(self.sign.value, dtype) * scale)

@@ -2,13 +2,14 @@
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.bijector import Shape
+from glow_tf.streams import in_streams
 
 NORMS = ("actnorm", "bias")
 
@@ -40,7 +41,17 @@ class _Convolution(keras.layers.Layer):
     def convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """Convolves x [B, H, W, C], in the dtype of the layer."""
         dtype = self.variable_dtype if in_full_precision() else self.compute_dtype
-        return tf.nn.conv2d(tf.cast(x, dtype), tf.cast(kernel, dtype), strides=1, padding="SAME")
+        convolve = _convolve if tf.inside_function() else _convolve_in_streams
+        return convolve(tf.cast(x, dtype), tf.cast(kernel, dtype))
+
+
+def _convolve(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    return tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
+
+
+@tf.function(autograph=False)
+def _convolve_in_streams(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    return in_streams(lambda share: _convolve(share, kernel), x)
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -79,16 +90,22 @@ class HiddenConvolution(_Convolution):
             self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
         self.built = True
 
+    def fold(self) -> list[tf.Tensor]:
+        """Returns kernel, scale and bias of the whole: (kernel·scale) * x + bias."""
+        if self.norm == "bias":
+            return [self.kernel.value, tf.ones_like(self.bias.value), self.bias.value]
+        scale = tf.exp(self.actnorm.log_scale.value)
+        return [self.kernel.value, scale, self.actnorm.bias.value * scale]
+
+    def run_folded(self, x: tf.Tensor, kernel: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        """[B, H, W, C] → [B, H, W, filters], with what `fold` returned."""
+        # Scaled here and not in `fold`: else all copies' scaled kernels would be held at once.
+        y = self.convolve(x, kernel * scale if self.norm == "actnorm" else kernel)
+        return tf.nn.bias_add(y, tf.cast(bias, y.dtype))
+
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, H, W, C] → [B, H, W, filters]."""
-        kernel = self.kernel.value
-        if self.norm == "bias":
-            bias = self.bias.value
-        else:
-            scale = tf.exp(self.actnorm.log_scale.value)
-            kernel, bias = kernel * scale, self.actnorm.bias.value * scale
-        y = self.convolve(x, kernel)
-        return tf.nn.bias_add(y, tf.cast(bias, y.dtype))
+        return self.run_folded(x, *self.fold())
 
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """Sets the ActNorm from data, as `Bijector.initialize` does."""
@@ -134,13 +151,21 @@ class ZeroConvolution(_Convolution):
         self.log_scale = self.add_weight(name="log_scale", shape=(self.filters,), initializer="zeros")
         self.built = True
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        """[B, H, W, C] → [B, H, W, filters]."""
+    def fold(self) -> list[tf.Tensor]:
+        """Returns kernel, scale and bias of the whole, as `HiddenConvolution.fold` does."""
         scale = tf.exp(self.LOG_SCALE_FACTOR * self.log_scale.value)
-        y = self.convolve(x, self.kernel.value * scale)
+        return [self.kernel.value, scale, self.bias.value * scale]
+
+    def run_folded(self, x: tf.Tensor, kernel: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        """[B, H, W, C] → [B, H, W, filters], with what `fold` returned."""
+        y = self.convolve(x, kernel * scale)
         # Not `bias_add`: TensorFlow would fuse its gradient with the kernel's, which takes twice as long for
         # so few channels.
-        return y + tf.cast(self.bias.value * scale, y.dtype)
+        return y + tf.cast(bias, y.dtype)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """[B, H, W, C] → [B, H, W, filters]."""
+        return self.run_folded(x, *self.fold())
 
     def get_config(self) -> dict:
         """See keras.Layer."""
@@ -183,12 +208,20 @@ class CouplingNetwork(keras.layers.Layer):
             shape = (*shape[:-1], layer.filters)
         self.built = True
 
+    def fold(self) -> list[tf.Tensor]:
+        """Returns the folded convolutions, one after another."""
+        return [tensor for layer in (*self.hidden, self.last) for tensor in layer.fold()]
+
+    def run_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor]) -> tf.Tensor:
+        """[B, H, W, C] → [B, H, W, filters], in x's dtype, with what `fold` returned."""
+        h = x
+        for layer, own in zip(self.hidden, (folded[:3], folded[3:6]), strict=True):
+            h = tf.nn.relu(layer.run_folded(h, *own))
+        return tf.cast(self.last.run_folded(h, *folded[6:]), x.dtype)
+
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, H, W, C] → [B, H, W, filters], in x's dtype."""
-        h = x
-        for layer in self.hidden:
-            h = tf.nn.relu(layer.call(h))
-        return tf.cast(self.last.call(h), x.dtype)
+        return self.run_folded(x, self.fold())
 
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """Sets the ActNorms from data, in order, as `Bijector.initialize` does."""

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape
+from glow_tf.bijectors.bijector import Bijector, Shape, all_variables, with_weights
 from glow_tf.bijectors.networks import in_full_precision
 
 Weights = list[tf.Tensor]
@@ -56,9 +56,9 @@ class Stack(Bijector):
         for k in range(self.count):
             copy = _copy(bijector, k) if k else bijector
             copy.build(input_shape)
-            starts.append([v.numpy() for v in _variables(copy)])
-        self._trained, self._fixed = [], []
-        for variable, values in zip(_variables(bijector), zip(*starts, strict=True), strict=True):
+            starts.append([v.numpy() for v in all_variables(copy)])
+        self._stacked = []
+        for variable, values in zip(all_variables(bijector), zip(*starts, strict=True), strict=True):
             weight = self.add_weight(
                 name=variable.path.split(f"{bijector.name}/")[-1].replace("/", "_"),
                 shape=(self.count, *variable.shape),
@@ -66,37 +66,40 @@ class Stack(Bijector):
                 trainable=variable.trainable,
                 initializer=lambda shape, dtype=None, values=values: tf.constant(np.stack(values)),
             )
-            (self._trained if variable.trainable else self._fixed).append(weight)
+            self._stacked.append(weight)
         self.built = True
 
     def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.ensure_built(x)
-        trained = [weight.value for weight in self._trained]
-        fixed = _rows([weight.value for weight in self._fixed], self.count)
+        folded = self._folded()
         if not self.reversible:
-            return self._forward(x, _rows(trained, self.count), fixed)
+            return self._forward(x, _rows(folded, self.count))
+        floating = [tensor.dtype.is_floating for tensor in folded]
 
         @tf.custom_gradient
-        def run(x, *trained):
-            rows = _rows(trained, self.count)
-            y, log_det = self._forward(x, rows, fixed)
-            return (y, log_det), lambda *gradients: self._pull_back(y, *gradients, rows, fixed)
+        def run(x, *differentiable):
+            given = iter(differentiable)
+            rows = _rows(
+                [next(given) if f else tensor for f, tensor in zip(floating, folded, strict=True)], self.count
+            )
+            y, log_det = self._forward(x, rows)
+            return (y, log_det), lambda *gradients: self._pull_back(y, *gradients, rows)
 
-        return run(x, *[tf.convert_to_tensor(weight) for weight in trained])
+        return run(x, *[tensor for f, tensor in zip(floating, folded, strict=True) if f])
 
     def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         total = 0.0
         for weights in reversed(self._weights()):
-            y, log_det = self._call(self._inverse_one, *weights, y)
+            y, log_det = self._call(self._inverse_one, weights, y)
             total += log_det
         return y, total
 
     def inverse(self, y: tf.Tensor, limit: float | None = None) -> tf.Tensor:
         """Returns f⁻¹(y); with a limit, what passes between the copies is clipped to ±limit."""
         for weights in reversed(self._weights()):
-            y, _ = self._call(self._inverse_one, *weights, y)
+            y, _ = self._call(self._inverse_one, weights, y)
             if limit is not None:
                 y = tf.clip_by_value(y, -limit, limit)
         return y
@@ -106,66 +109,58 @@ class Stack(Bijector):
         self.ensure_built(x)
         bijector = self._untracked.bijector
         rows = []
-        for trained, fixed in self._weights():
-            with _with_weights(bijector, [*trained, *fixed]) as scope:
+        for weights in self._weights():
+            with with_weights(bijector, weights) as scope:
                 x = bijector.initialize(x)
-            rows.append([scope.get_current_value(v) for v in _variables(bijector)])
-        for weight, values in zip([*self._trained, *self._fixed], zip(*rows, strict=True), strict=True):
+            rows.append([scope.get_current_value(v) for v in all_variables(bijector)])
+        for weight, values in zip(self._stacked, zip(*rows, strict=True), strict=True):
             weight.assign(tf.stack(values))
         return x
 
     @contextlib.contextmanager
     def copy(self, k: int) -> Iterator[Bijector]:
         """Within the context, the bijector with the weights of copy k (from 0), to be run or looked at."""
-        trained, fixed = self._weights()[k]
-        with _with_weights(self._untracked.bijector, [*trained, *fixed]):
+        with with_weights(self._untracked.bijector, self._weights()[k]):
             yield self._untracked.bijector
 
-    def _weights(self) -> list[tuple[Weights, Weights]]:
+    def _weights(self) -> list[Weights]:
+        """Returns the weights of each copy."""
         self.require_built()
-        trained = _rows([weight.value for weight in self._trained], self.count)
-        fixed = _rows([weight.value for weight in self._fixed], self.count)
-        return list(zip(trained, fixed, strict=True))
+        return _rows([weight.value for weight in self._stacked], self.count)
 
-    def _forward(
-        self, x: tf.Tensor, trained: list[Weights], fixed: list[Weights]
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _folded(self) -> Weights:
+        """Returns what the copies' `fold` does, stacked."""
+        self.require_built()
+        bijector = self._untracked.bijector
+        with with_weights(bijector, [tf.convert_to_tensor(weight) for weight in self._stacked]):
+            return bijector.fold()
+
+    def _forward(self, x: tf.Tensor, folded: list[Weights]) -> tuple[tf.Tensor, tf.Tensor]:
         total = 0.0
-        for weights in zip(trained, fixed, strict=True):
-            x, log_det = self._call(self._forward_one, *weights, x)
+        for own in folded:
+            x, log_det = self._call(self._forward_one, own, x)
             total += log_det
         return x, total
 
     def _pull_back(
-        self,
-        y: tf.Tensor,
-        y_gradient: tf.Tensor,
-        log_det_gradient: tf.Tensor,
-        trained: list[Weights],
-        fixed: list[Weights],
+        self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor, folded: list[Weights]
     ) -> list[tf.Tensor]:
         gradients: list[Weights] = []
-        for k in reversed(range(self.count)):
-            y, y_gradient, own = self._call(
-                self._pull_back_one, trained[k], fixed[k], y, y_gradient, log_det_gradient
-            )
-            gradients.insert(0, own)
+        for own in reversed(folded):
+            y, y_gradient, of_own = self._call(self._pull_back_one, own, y, y_gradient, log_det_gradient)
+            gradients.insert(0, of_own)
         return [y_gradient, *[tf.stack(column) for column in zip(*gradients, strict=True)]]
 
-    def _run(self, method: str, trained: Weights, fixed: Weights, *args: tf.Tensor) -> Any:
-        """Runs a method of the bijector with the weights of one copy."""
+    def _forward_one(self, folded: Weights, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._untracked.bijector.forward_folded(x, folded)
+
+    def _pull_back_one(self, folded: Weights, *args: tf.Tensor) -> Any:
+        return self._untracked.bijector.pull_back(*args, folded)
+
+    def _inverse_one(self, weights: Weights, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         bijector = self._untracked.bijector
-        with _with_weights(bijector, [*trained, *fixed]):
-            return getattr(bijector, method)(*args)
-
-    def _forward_one(self, trained: Weights, fixed: Weights, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._run("forward_and_log_det", trained, fixed, x)
-
-    def _inverse_one(self, trained: Weights, fixed: Weights, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._run("inverse_and_log_det", trained, fixed, y)
-
-    def _pull_back_one(self, trained: Weights, fixed: Weights, *args: tf.Tensor) -> Any:
-        return self._run("pull_back", trained, fixed, *args)
+        with with_weights(bijector, weights):
+            return bijector.inverse_and_log_det(y)
 
     def _call(self, function: Callable, *args: Any) -> Any:
         """Calls a function of weights and activations; in a `tf.function`, through its one trace."""
@@ -196,15 +191,6 @@ class Stack(Bijector):
 def _copy(bijector: Bijector, k: int) -> Bijector:
     config = bijector.get_config()
     return type(bijector).from_config({**config, "seed": config["seed"] + k} if "seed" in config else config)
-
-
-def _variables(bijector: Bijector) -> list[keras.Variable]:
-    return [*bijector.trainable_variables, *bijector.non_trainable_variables]
-
-
-def _with_weights(bijector: Bijector, weights: Weights) -> keras.StatelessScope:
-    """Within the scope, the bijector's variables have these values."""
-    return keras.StatelessScope(zip(_variables(bijector), weights, strict=True))
 
 
 def _rows(stacked: list[tf.Tensor], count: int) -> list[Weights]:
