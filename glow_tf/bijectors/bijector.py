@@ -96,6 +96,9 @@ class Bijector(keras.layers.Layer):
         )
         return x, x_gradient, gradients
 
+    def reseed(self, seed: int) -> None:
+        """Gives the weights that start at random the values that another seed gives; the base has none."""
+
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """Sets the weights that depend on data from the batch x, and returns f(x).
 

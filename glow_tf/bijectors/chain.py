@@ -54,6 +54,11 @@ class Chain(Bijector):
             total += log_det
         return y, total
 
+    def reseed(self, seed: int) -> None:
+        """See base: hands the seed to each."""
+        for bijector in self.bijectors:
+            bijector.reseed(seed)
+
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """See base: initialises each on what the ones before it yield."""
         self.ensure_built(x)

@@ -101,6 +101,10 @@ class Coupling(Bijector):
         self.require_built()
         return self._undo(y, self.network.call)
 
+    def reseed(self, seed: int) -> None:
+        """See base."""
+        self.network.reseed(seed)
+
     def fold(self) -> list[tf.Tensor]:
         """Returns the folded network."""
         return self.network.fold()

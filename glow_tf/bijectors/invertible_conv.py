@@ -49,24 +49,41 @@ class InvertibleConv(Bijector):
 
     def build(self, input_shape: Shape) -> None:
         """Creates the weights of W; permutations and signs are weights too, so that they are saved."""
-        channels = input_shape[-1]
-        rng = np.random.default_rng([self.seed, channels])
-        if self.kind == "reverse":
-            self._fixed("permutation", np.arange(channels)[::-1], "int32")
-        elif self.kind == "shuffle":
-            self._fixed("permutation", rng.permutation(channels), "int32")
-        elif self.kind == "plain":
-            self._trained("kernel", _random_rotation(rng, channels))
-        else:
-            permutation, lower, upper = _lu(_random_rotation(rng, channels))
-            diagonal = np.diag(upper)
-            self._fixed("permutation", permutation, "int32")
-            self._fixed("sign", np.sign(diagonal), self.variable_dtype)
-            self._trained("lower", lower)
-            self._trained("upper", upper)
-            bounded = np.clip(np.log(np.abs(diagonal)) / LOG_SCALE_BOUND, -0.99, 0.99)
-            self._trained("raw_log_scale", LOG_SCALE_BOUND * np.arctanh(bounded))
+        for name, value in self._starting_values(input_shape[-1], self.seed).items():
+            trained = name not in ("permutation", "sign")
+            weight = self.add_weight(
+                name=name,
+                shape=value.shape,
+                dtype="int32" if name == "permutation" else self.variable_dtype,
+                initializer=lambda shape, dtype=None, value=value: keras.ops.convert_to_tensor(value, dtype),
+                trainable=trained,
+            )
+            setattr(self, name, weight)
         self.built = True
+
+    def reseed(self, seed: int) -> None:
+        """See base."""
+        for name, value in self._starting_values(self.weights[0].shape[0], seed).items():
+            getattr(self, name).assign(value)
+
+    def _starting_values(self, channels: int, seed: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng([seed, channels])
+        if self.kind == "reverse":
+            return {"permutation": np.arange(channels)[::-1].copy()}
+        if self.kind == "shuffle":
+            return {"permutation": rng.permutation(channels)}
+        if self.kind == "plain":
+            return {"kernel": _random_rotation(rng, channels)}
+        permutation, lower, upper = _lu(_random_rotation(rng, channels))
+        diagonal = np.diag(upper)
+        bounded = np.clip(np.log(np.abs(diagonal)) / LOG_SCALE_BOUND, -0.99, 0.99)
+        return {
+            "permutation": permutation,
+            "sign": np.sign(diagonal),
+            "lower": lower,
+            "upper": upper,
+            "raw_log_scale": LOG_SCALE_BOUND * np.arctanh(bounded),
+        }
 
     def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
@@ -121,16 +138,6 @@ class InvertibleConv(Bijector):
         upper = tf.linalg.band_part(tf.cast(self.upper.value, dtype), 0, -1)
         return lower, tf.linalg.set_diag(upper, tf.cast(self.sign.value, dtype) * scale)
 
-    def _trained(self, name: str, value: np.ndarray) -> None:
-        weight = self.add_weight(name=name, shape=value.shape, initializer=_constant(value))
-        setattr(self, name, weight)
-
-    def _fixed(self, name: str, value: np.ndarray, dtype: str) -> None:
-        weight = self.add_weight(
-            name=name, shape=value.shape, dtype=dtype, initializer=_constant(value), trainable=False
-        )
-        setattr(self, name, weight)
-
     def get_config(self) -> dict:
         """See keras.Layer."""
         return {**super().get_config(), "kind": self.kind, "seed": self.seed}
@@ -153,7 +160,3 @@ def _lu(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     lower = np.tril(lower_upper.numpy(), -1) + np.eye(len(matrix))
     # tf.linalg.lu gives W[pivots] = L·U; rows go back to their places by the inverse permutation.
     return np.argsort(pivots.numpy()), lower, np.triu(lower_upper.numpy())
-
-
-def _constant(value: np.ndarray):
-    return lambda shape, dtype=None: keras.ops.convert_to_tensor(value.copy(), dtype=dtype)

@@ -81,7 +81,7 @@ class HiddenConvolution(_Convolution):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
-            initializer=keras.initializers.HeNormal(seed=self.seed),
+            initializer=keras.initializers.HeNormal(self.seed),
         )
         if self.norm == "actnorm":
             self.actnorm = ActNorm(dtype=self.variable_dtype, name="actnorm")
@@ -89,6 +89,10 @@ class HiddenConvolution(_Convolution):
         else:
             self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
         self.built = True
+
+    def reseed(self, seed: int) -> None:
+        """Gives the kernel the starting values of another seed."""
+        self.kernel.assign(keras.initializers.HeNormal(seed)(self.kernel.shape, self.kernel.dtype))
 
     def fold(self) -> list[tf.Tensor]:
         """Returns kernel, scale and bias of the whole: (kernel·scale) * x + bias."""
@@ -195,8 +199,8 @@ class CouplingNetwork(keras.layers.Layer):
         self.seed = seed
         policy = self.dtype_policy
         self.hidden = [
-            HiddenConvolution(width, 3, norm, seed=2 * seed, dtype=policy, name="hidden_1"),
-            HiddenConvolution(width, 1, norm, seed=2 * seed + 1, dtype=policy, name="hidden_2"),
+            HiddenConvolution(width, size, norm, seed=2 * seed + k, dtype=policy, name=f"hidden_{k + 1}")
+            for k, size in enumerate((3, 1))
         ]
         self.last = ZeroConvolution(filters, dtype=policy, name="last")
 
@@ -207,6 +211,11 @@ class CouplingNetwork(keras.layers.Layer):
             layer.build(shape)
             shape = (*shape[:-1], layer.filters)
         self.built = True
+
+    def reseed(self, seed: int) -> None:
+        """Gives the kernels the starting values of another seed."""
+        for k, layer in enumerate(self.hidden):
+            layer.reseed(2 * seed + k)
 
     def fold(self) -> list[tf.Tensor]:
         """Returns the folded convolutions, one after another."""

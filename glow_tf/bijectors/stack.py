@@ -52,13 +52,15 @@ class Stack(Bijector):
     def build(self, input_shape: Shape) -> None:
         """Creates the weights of all copies, each with the copy's own starting values."""
         bijector = self._untracked.bijector
-        starts = []
-        for k in range(self.count):
-            copy = _copy(bijector, k) if k else bijector
-            copy.build(input_shape)
-            starts.append([v.numpy() for v in all_variables(copy)])
+        bijector.build(input_shape)
+        variables = all_variables(bijector)
+        starts = [[v.numpy() for v in variables]]
+        seed = bijector.get_config().get("seed", 0)
+        for k in range(1, self.count):
+            bijector.reseed(seed + k)
+            starts.append([v.numpy() for v in variables])
         self._stacked = []
-        for variable, values in zip(all_variables(bijector), zip(*starts, strict=True), strict=True):
+        for variable, values in zip(variables, zip(*starts, strict=True), strict=True):
             weight = self.add_weight(
                 name=variable.path.split(f"{bijector.name}/")[-1].replace("/", "_"),
                 shape=(self.count, *variable.shape),
@@ -177,7 +179,7 @@ class Stack(Bijector):
         """See keras.Layer."""
         return {
             **super().get_config(),
-            "bijector": keras.saving.serialize_keras_object(_copy(self._untracked.bijector, 0)),
+            "bijector": keras.saving.serialize_keras_object(_unbuilt(self._untracked.bijector)),
             "count": self.count,
             "reversible": self.reversible,
         }
@@ -188,9 +190,8 @@ class Stack(Bijector):
         return cls(keras.saving.deserialize_keras_object(config.pop("bijector")), **config)
 
 
-def _copy(bijector: Bijector, k: int) -> Bijector:
-    config = bijector.get_config()
-    return type(bijector).from_config({**config, "seed": config["seed"] + k} if "seed" in config else config)
+def _unbuilt(bijector: Bijector) -> Bijector:
+    return type(bijector).from_config(bijector.get_config())
 
 
 def _rows(stacked: list[tf.Tensor], count: int) -> list[Weights]:
