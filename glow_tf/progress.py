@@ -74,7 +74,7 @@ class Progress(keras.callbacks.Callback):
         whole = range(self._epoch, self.params["epochs"])
         ahead = sum(self.costs[e] for e in whole) - done * self.costs[self._epoch]
         evaluation = self._other / max(self._epochs, 1) * (len(whole) - (done == 1.0))
-        return _duration(ahead * seconds / max(cost, 1e-9) + evaluation)
+        return duration(ahead * seconds / max(cost, 1e-9) + evaluation)
 
 
 def _bpd_of(logs: dict | None) -> str:
@@ -85,7 +85,8 @@ def _bpd_of(logs: dict | None) -> str:
     return f"part {max(parts)} local {logs[f'local_bpd_{max(parts)}']:.4f} bpd" if parts else ""
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Returns seconds as minutes:seconds, with hours where there are any."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

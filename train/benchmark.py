@@ -125,7 +125,8 @@ def _row(config: RunConfig, subject: Subject, seconds: dict[Subject, tuple[float
         others = [t for s, t in seconds.items() if (s.name, s.precision) == (name, subject.precision)]
         if not others or subject.block or not subject.macs:
             return ""
-        return f"{statistics.median(a / b for a, b in zip(own, others[0], strict=True)):.3f}"
+        ratios = [a / b for a, b in zip(own, others[0], strict=True)]
+        return f"{statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
 
     predicted = from_blocks = ""
     if subject.phase is not None:

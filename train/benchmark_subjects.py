@@ -1,6 +1,7 @@
 """What benchmark.py times: the flow, its parts and phases, and the convolutions that bound it."""
 
 import dataclasses
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import tensorflow as tf
 from glow_tf import Glow, PartsTrainer, Phase, RunConfig, data, distribution, export
 from glow_tf.bijectors import Stack
 from glow_tf.optimizers import make_optimizers
-from glow_tf.partition import PartPlan, relative_cost
+from glow_tf.partition import Element, PartPlan, relative_cost
 from glow_tf.schedule import end_to_end
 from glow_tf.streams import active_streams, in_streams
 
@@ -95,7 +96,12 @@ def flow_subjects(config: RunConfig, images: np.ndarray, precision: str) -> list
 
     phases = phases_of(len(plans))
     subjects = [
-        subject("floor", repeated(floor(plans, glow.config.width, batch_size, precision)), 3 * forward),
+        *[
+            subject(
+                name, repeated(floor(plans, glow.config.width, batch_size, precision, chained)), 3 * forward
+            )
+            for name, chained in (("floor", False), ("floor, chained", True))
+        ],
         subject("step", step(phases[0]), 3 * forward, phase=phases[0]),
         subject("step in fit", lambda count: _in_fit(trainer, batches, count), 3 * forward),
         *[
@@ -122,51 +128,65 @@ def pipeline_subject(config: RunConfig, images: np.ndarray) -> Subject:
     return Subject("input pipeline", "uint8", repeated(lambda: next(batches)))
 
 
-def floor(plans: Sequence[PartPlan], width: int, batch_size: int, precision: str) -> Callable[[], object]:
+def floor(
+    plans: Sequence[PartPlan], width: int, batch_size: int, precision: str, chained: bool = False
+) -> Callable[[], object]:
     """Returns a run of the coupling networks' convolutions alone, forward and backward.
 
     Three convolutions with ReLU between, for every flow step, with the gradients of kernels and input: what
     a training step cannot do without. No norm, no bias, no optimizer. In streams, as the step is.
+
+    One network after another, each forward and at once backward, finds its activations still in the cache.
+    Chained, a network's output is the next one's input (half of it), and the backward pass comes after all of
+    the forward pass, as in training.
     """
     dtype = tf.bfloat16 if precision == "mixed_bfloat16" else tf.float32
     steps = [e for plan in plans for e in plan.elements if e.kind == "flow_step"]
-    shapes = sorted({(e.height, e.width, e.channels) for e in steps}, reverse=True)
+    blocks = [list(group) for _, group in itertools.groupby(steps, lambda e: e.block)]
 
     def random(*shape: int) -> tf.Tensor:
         return tf.cast(0.05 * tf.random.stateless_normal(shape, [0, 1]), dtype)
 
-    networks = {}
-    for height, image_width, channels in shapes:
-        kernels = [
-            random(3, 3, channels // 2, width),
+    def kernels(e: Element) -> list[tf.Tensor]:
+        return [
+            random(3, 3, e.channels // 2, width),
             random(1, 1, width, width),
-            random(3, 3, width, channels),
+            random(3, 3, width, e.channels),
         ]
-        inputs = tf.split(random(batch_size, height, image_width, channels // 2), active_streams())
-        networks[height, image_width, channels] = (inputs, kernels)
+
+    inputs = [
+        tf.split(random(batch_size, g[0].height, g[0].width, g[0].channels // 2), active_streams())
+        for g in blocks
+    ]
+    weights = [[kernels(e) for e in group] for group in blocks]
+
+    def network(x: tf.Tensor, own: list[tf.Tensor]) -> tf.Tensor:
+        for kernel in own[:-1]:
+            x = tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME"))
+        return tf.nn.conv2d(x, own[-1], 1, "SAME")
 
     @tf.function(autograph=False, experimental_attributes={"_noinline": True})
-    def network(x: tf.Tensor, kernels: list[tf.Tensor]) -> list[tf.Tensor]:
+    def gradients(x: tf.Tensor, *networks: list[tf.Tensor]) -> list[tf.Tensor]:
+        y = x
         with tf.GradientTape() as tape:
-            tape.watch([x, *kernels])
-            y = x
-            for kernel in kernels[:-1]:
-                y = tf.nn.relu(tf.nn.conv2d(y, kernel, 1, "SAME"))
-            y = tf.nn.conv2d(y, kernels[-1], 1, "SAME")
-        return [*tape.gradient(y, [x, *kernels]), y]  # y too, or its convolution would be left out
+            tape.watch([x, networks])
+            for own in networks:
+                y = network(y[..., : own[0].shape[2]], own)
+        # y too, or the last convolution would be left out
+        return [y, *tf.nest.flatten(tape.gradient(y, [x, networks]))]
 
     @tf.function(autograph=False)
     def run() -> list:
         results = []
         for stream in range(active_streams()):
             last = tf.zeros([])
-            for e in steps:
-                inputs, kernels = networks[e.height, e.width, e.channels]
-                # One after another, as in a flow, where each step waits for the one before it.
-                with tf.control_dependencies([last]):
-                    gradients = network(tf.identity(inputs[stream]), kernels)
-                last = gradients[0]
-                results.append([g[(0,) * len(g.shape)] for g in gradients])
+            for block_inputs, block in zip(inputs, weights, strict=True):
+                for networks in [block] if chained else [[own] for own in block]:
+                    # One after another, as in a flow, where each step waits for the one before it.
+                    with tf.control_dependencies([last]):
+                        found = gradients(tf.identity(block_inputs[stream]), *networks)
+                    last = found[1]
+                    results.append([g[(0,) * len(g.shape)] for g in found])
         return results
 
     return run

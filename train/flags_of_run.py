@@ -12,15 +12,17 @@ _DEFINE = {
 }
 
 
-def define() -> None:
+def define(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags."""
     for setting in configuration.all_settings():
-        _DEFINE[type(setting.default)](setting.name, setting.default, setting.metadata["help"])
+        _DEFINE[type(setting.default)](
+            setting.name, setting.default, setting.metadata["help"], flag_values=values
+        )
 
 
-def run_config() -> configuration.RunConfig:
+def run_config(values: flags.FlagValues = flags.FLAGS) -> configuration.RunConfig:
     """Returns the run that the flags describe; raises ConfigError."""
-    values = flags.FLAGS.flag_values_dict()
+    values = values.flag_values_dict()
     return configuration.RunConfig.from_settings(
         {setting.name: values[setting.name] for setting in configuration.all_settings()}
     )

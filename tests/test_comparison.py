@@ -1,0 +1,89 @@
+"""What a study's table says, and the report that says it."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from scipy import stats
+from test_study import study_file
+
+from glow_tf.comparison import estimate, outcomes, read_table
+from glow_tf.config import ConfigError
+from glow_tf.study import read_study
+
+BPD = {"one": (4.0, 4.1, 4.2), "two": (4.3, 4.35, 4.55)}
+
+
+def table(folder, failed=()):
+    lines = ["variant,seed,outcome,predicted_cost,epoch,phase,total_seconds,test_bpd"]
+    for variant, values in BPD.items():
+        cost, phase = (1.0, "end_to_end") if variant == "one" else (0.5, "part")
+        for seed, bpd in enumerate(values):
+            outcome = "Training stopped: NaN" if (variant, seed) in failed else "finished"
+            for epoch in (1, 2, 3):
+                row = [variant, seed, outcome, cost, epoch, phase, 10 * epoch * cost, bpd + 3 - epoch]
+                lines.append(",".join(map(str, row)))
+    path = folder / "results.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_an_estimate_is_that_of_scipy():
+    values = [1.0, 2.0, 4.0, 4.5]
+    found = estimate(values)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    np.testing.assert_allclose([found.mean - found.half_width, found.mean + found.half_width], [low, high])
+    assert found.standard_error == pytest.approx(stats.sem(values))
+    assert found.excludes_zero
+    assert not estimate([-1.0, 2.0, 4.0]).excludes_zero
+    assert estimate([1.0, 1.1, 1.2]).excludes_zero
+    assert math.isnan(estimate([1.0]).half_width)
+    assert not estimate([1.0]).excludes_zero
+
+
+def test_variants_are_compared_within_seeds(tmp_path):
+    study = read_study(study_file(tmp_path))
+    one, two = outcomes(study, read_table(table(tmp_path)))
+    assert one.test_bpd.mean == pytest.approx(4.1)
+    assert one.behind is None
+    differences = np.subtract(BPD["two"], BPD["one"])
+    assert two.behind.mean == pytest.approx(differences.mean())
+    assert two.behind.standard_error == pytest.approx(stats.sem(differences))
+    assert two.behind_at_equal_time == two.behind  # its equal_time is the baseline here
+    assert (two.time, two.predicted_time) == (0.5, 0.5)
+
+
+def test_a_failed_run_is_counted_and_left_out_of_means(tmp_path):
+    study = read_study(study_file(tmp_path))
+    _, two = outcomes(study, read_table(table(tmp_path, failed={("two", 0)})))
+    assert two.finished == (1, 2)
+    assert two.failures == ("Training stopped: NaN",)
+    assert two.behind.mean == pytest.approx(np.mean([0.25, 0.35]))
+
+
+def test_another_file_is_refused(tmp_path):
+    path = tmp_path / "other.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match="must have the columns variant"):
+        read_table(path)
+    with pytest.raises(ConfigError, match="No such file"):
+        read_table(tmp_path / "none.csv")
+
+
+def test_the_report_holds_the_numbers_and_nothing_from_outside(tmp_path):
+    pytest.importorskip("matplotlib")
+    study, csv = study_file(tmp_path), table(tmp_path, failed={("two", 0)})
+    command = [sys.executable, "train/report.py", f"--study={study}", f"--csv={csv}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "4.1000 ± 0.0577" in page
+    assert "+0.3000 [-0.3353, +0.9353]" in page
+    assert "Training stopped: NaN" in page
+    assert "<svg" in page
+    assert "src=" not in page.replace('src="data:', "")
+    assert "| two parts | 2 (+1 failed) | 3 |" in (tmp_path / "report" / "report.md").read_text()
+    assert (tmp_path / "report" / "curves.png").stat().st_size > 5000

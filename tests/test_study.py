@@ -1,0 +1,195 @@
+"""Studies: what the file says, which runs follow, what the table holds, and going on after a kill."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+from glow_tf.config import ConfigError, RunConfig
+from glow_tf.study import read_study, runs_of, table_of, tuned_values, tuning_runs
+
+TEXT = """
+[study]
+title = A question
+flagfile = configs/base.cfg
+seeds = 0 3
+baseline = one
+
+[all]
+width = 16
+train_examples = 100
+
+[quick]
+width = 8
+
+[tune]
+learning_rate = 1e-3 2e-3
+validation_examples = 10
+seed = 9
+
+[variant one]
+parts = 1
+
+[variant two]
+title = two parts
+parts = across_block:2
+schedule = alternating
+equal_time = one
+"""
+
+
+def study_file(folder, text=TEXT):
+    path = folder / "question.cfg"
+    path.write_text(text)
+    return path
+
+
+def configure(flags):
+    settings = {"image_shape": (8, 8, 1), "num_blocks": 1, "part_epochs": 2, "finetune_epochs": 1, **flags}
+    types = {"width": int, "seed": int, "train_examples": int, "validation_examples": int}
+    settings = {k: types.get(k, lambda v: v)(v) for k, v in settings.items()}
+    settings = {k: v == "true" if v in ("true", "false") else v for k, v in settings.items()}
+    settings["sample_every"] = 0
+    return RunConfig.from_settings(settings)
+
+
+def test_a_study_file_becomes_runs_of_each_seed_and_variant(tmp_path):
+    study = read_study(study_file(tmp_path))
+    assert (study.name, study.title, study.baseline, study.seeds) == ("question", "A question", "one", (0, 3))
+    assert [v.title for v in study.variants] == ["one", "two parts"]
+    runs = runs_of(study, tmp_path, configure, {"one": "2e-3", "two": "1e-3"})
+    assert [(r.variant, r.seed) for r in runs] == [("one", 0), ("two", 0), ("one", 3), ("two", 3)]
+    assert [r.config.train.learning_rate for r in runs] == ["2e-3", "1e-3"] * 2
+    assert {r.config.model.width for r in runs} == {16}
+    assert runs[1].workdir == tmp_path / "two" / "seed_0"
+    assert runs[0].epoch_costs == [1.0] * 3
+    quick = runs_of(study, tmp_path, configure, {}, quick=True)
+    assert [(r.variant, r.seed, r.config.model.width) for r in quick] == [("one", 0, 8), ("two", 0, 8)]
+
+
+def test_every_variant_is_tuned_by_its_own_validation_bpd(tmp_path):
+    study = read_study(study_file(tmp_path))
+    runs = tuning_runs(study, tmp_path, configure)
+    assert [(r.variant, r.value, r.seed) for r in runs] == [
+        ("one", "1e-3", 9),
+        ("one", "2e-3", 9),
+        ("two", "1e-3", 9),
+        ("two", "2e-3", 9),
+    ]
+    assert {r.config.data.validation_examples for r in runs} == {10}
+    fixed = TEXT.replace("parts = 1", "parts = 1\nlearning_rate = 5e-4")
+    fixed = read_study(study_file(tmp_path, fixed))
+    assert {r.variant for r in tuning_runs(fixed, tmp_path, configure)} == {"two"}
+    for run, bpd in zip(runs, ("4.0", "3.0", "3.5", None), strict=True):
+        run.workdir.mkdir(parents=True)
+        if bpd:
+            (run.workdir / "history.csv").write_text(f"epoch,validation_bpd\n1,9\n2,{bpd}\n")
+        else:
+            run.fail("Training stopped: not\nfinite")
+    assert tuned_values(runs) == {"one": "2e-3", "two": "1e-3"}
+    runs[2].fail("Training stopped")
+    with pytest.raises(ConfigError, match="all of those of two failed"):
+        tuned_values(runs)
+
+
+def test_the_table_has_a_row_a_run_and_epoch(tmp_path):
+    study = read_study(study_file(tmp_path))
+    runs = runs_of(study, tmp_path, configure, {"one": "2e-3", "two": "1e-3"})[:2]
+    for run in runs:
+        run.workdir.mkdir(parents=True)
+    (runs[0].workdir / "history.csv").write_text("epoch,train_bpd,local_bpd_1,test_bpd\n1,5,5,6\n2,4,4,5\n")
+    (runs[0].workdir / "summary.json").write_text("{}")
+    runs[1].fail("Training stopped: NaN")
+    rows = list(csv.DictReader(table_of(study, runs).splitlines()))
+    assert [(r["variant"], r["learning_rate"], r["outcome"], r["epoch"], r["test_bpd"]) for r in rows] == [
+        ("one", "2e-3", "finished", "1", "6"),
+        ("one", "2e-3", "finished", "2", "5"),
+        ("two", "1e-3", "Training stopped: NaN", "", ""),
+    ]
+    assert float(rows[0]["predicted_cost"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("baseline = one", "baseline = three", "must name a variant, not 'three'"),
+        ("width = 16", "widht = 16", r"\[all\] must hold flags of a run other than workdir, not \['widht'\]"),
+        ("[quick]", "[fast]", r"not \['fast'\]"),
+        ("seeds = 0 3", "seeds = 0 0", "seeds must be different integers"),
+        ("learning_rate = 1e-3 2e-3", "learning_rate = 1e-3", "must give one flag several values"),
+        ("validation_examples = 10", "test_examples = 10", "must set validation_examples"),
+        ("[study]", "study]", "Received: study="),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(tmp_path, before, after, message):
+    with pytest.raises(ConfigError, match=message):
+        read_study(study_file(tmp_path, TEXT.replace(before, after)))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        read_study(tmp_path / "none.cfg")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "studies").glob("*.cfg")), ids=lambda p: p.stem)
+def test_every_study_of_the_repository_makes_its_runs(path):
+    program = (
+        "import sys; sys.path.insert(0, 'train'); import experiment, pathlib;"
+        "experiment.flags.FLAGS(['x']); study = experiment.read_study(sys.argv[1]);"
+        "make = lambda flags: experiment.configuration_of(study, flags);"
+        "folder = pathlib.Path('unused');"
+        "runs = [*experiment.tuning_runs(study, folder, make), *experiment.runs_of(study, folder, make, {}),"
+        "        *experiment.runs_of(study, folder, make, {}, True)];"
+        "print(len(runs), all(run.cost > 0 for run in runs))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    count, costs = result.stdout.split()
+    assert int(count) > 0
+    assert costs == "True"
+
+
+def experiment(folder, *more):
+    study = ROOT / "configs" / "studies" / "digits_tiny.cfg"
+    command = [
+        sys.executable,
+        "train/experiment.py",
+        f"--study={study}",
+        "--quick",
+        f"--output={folder}",
+        *more,
+    ]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def measured(folder):
+    with open(folder / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    timed = {"seconds", "total_seconds", "eval_seconds", "images_per_second", "peak_memory_mb"}
+    return [{name: value for name, value in row.items() if name not in timed} for row in rows]
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_to_the_same_table(tmp_path):
+    whole = experiment(tmp_path / "whole")
+    output, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, output
+    cut = experiment(tmp_path / "cut")
+    history = tmp_path / "cut" / "across_2" / "seed_0" / "history.csv"
+    deadline = time.monotonic() + 200
+    while not history.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(cut.pid, signal.SIGKILL)
+    cut.communicate()
+    again = experiment(tmp_path / "cut")
+    output, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, output
+    assert "finished before" in output
+    assert measured(tmp_path / "cut") == measured(tmp_path / "whole")

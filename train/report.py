@@ -1,0 +1,175 @@
+"""Makes tables, figures and a self-contained page of a study's CSV.
+
+    python train/report.py --study=configs/studies/table1_small.cfg [--csv=FILE] [--output=FOLDER]
+
+By default the CSV is the one that `train/experiment.py --study=…` (with the same --quick) left, the report
+goes into a folder beside it, and sample grids come from the runs' workdirs. Writes report.html, report.md and
+the figures as PNG. Needs matplotlib: `pip install -e .[bench]`.
+"""
+
+import base64
+import html
+import math
+import pathlib
+import sys
+
+from absl import app, flags
+
+from glow_tf import comparison
+from glow_tf.comparison import Estimate, Outcome
+from glow_tf.config import ConfigError
+from glow_tf.study import Study, read_study
+from glow_tf.workdir import write_atomically
+
+STUDY = flags.DEFINE_string("study", "", "The study file, such as configs/studies/table1_small.cfg.")
+QUICK = flags.DEFINE_boolean("quick", False, "Report on the trial that experiment.py --quick made.")
+CSV = flags.DEFINE_string("csv", "", "The study's table; runs/studies/NAME/results.csv by default.")
+OUTPUT = flags.DEFINE_string("output", "", "Folder of the report; `report` beside the table by default.")
+
+HEADER = (
+    "variant",
+    "seeds",
+    "epochs",
+    "test bpd",
+    "behind the baseline",
+    "behind it at equal time",
+    "time",
+    "predicted",
+)
+
+NOTES = (
+    "Test bpd: mean ± standard error over the seeds, last epoch, one noise draw a test image.",
+    "Behind: the difference in bits/dim within each seed, mean and 95 % t-interval; positive is worse.",
+    "At equal time: against an end-to-end run of fewer epochs, whose rate decays within them.",
+    "Time: training seconds over the baseline's, median over the seeds; predicted by the cost model.",
+)
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: auto; padding: 1rem; color: #222; }}
+h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin-top: 2rem; }}
+.scroll {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: .85rem; white-space: nowrap; }}
+th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }}
+th:first-child, td:first-child {{ text-align: left; }}
+.notes, figcaption {{ color: #555; font-size: .85rem; }}
+svg, img {{ max-width: 100%; height: auto; }}
+.grids {{ display: grid; gap: 1rem; }}
+.grids {{ grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }}
+figure {{ margin: 0; }}
+.grids img {{ width: 100%; image-rendering: pixelated; }}
+</style>
+<h1>{title}</h1>
+<div class="scroll">{table}</div>
+<p class="notes">{notes}</p>
+{failures}
+<h2>Test bits/dim against epoch and against time</h2>
+<p class="notes">Mean over the seeds, the range as a band; a dotted line where end-to-end epochs begin.</p>
+{curves}
+{gaps}
+{samples}
+</html>
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Writes the report; returns the exit status."""
+    try:
+        if len(argv) > 1:
+            raise ConfigError(f"flags are written --name=value. Received: {argv[1:]}")
+        study = read_study(STUDY.value)
+        name = study.name + ("_quick" if QUICK.value else "")
+        table = pathlib.Path(CSV.value or f"runs/studies/{name}/results.csv")
+        _write(study, table, pathlib.Path(OUTPUT.value) if OUTPUT.value else table.parent / "report")
+    except (ConfigError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _write(study: Study, table: pathlib.Path, folder: pathlib.Path) -> None:
+    try:
+        import report_figures as figures
+    except ImportError as error:
+        raise ConfigError(
+            f"report.py draws with matplotlib: pip install -e .[bench]. Received: {error}"
+        ) from None
+    rows = comparison.read_table(table)
+    found = comparison.outcomes(study, rows)
+    if not any(o.finished for o in found):
+        raise ConfigError(f"csv must hold a finished run of the study. Received: {str(table)!r}")
+    folder.mkdir(parents=True, exist_ok=True)
+    cells = [_cells(outcome) for outcome in found]
+    failures = [f"{o.variant.title}: {reason}" for o in found for reason in o.failures]
+    curves, gaps = figures.learning_curves(study, rows), figures.gaps(found)
+    page = PAGE.format(
+        title=html.escape(study.title),
+        table=_html_table(cells),
+        notes="<br>".join(NOTES),
+        failures="".join(f"<p>{html.escape(text)}</p>" for text in failures),
+        curves=figures.as_svg(curves),
+        gaps=f"<h2>Paired differences</h2>{figures.as_svg(gaps)}" if any(o.behind for o in found) else "",
+        samples=_samples(study, table.parent),
+    )
+    figures.write_png(curves, folder / "curves.png")
+    figures.write_png(gaps, folder / "gaps.png")
+    write_atomically(folder / "report.html", page.encode())
+    text = "\n".join([f"# {study.title}", "", _markdown_table(cells), "", *NOTES, *failures])
+    write_atomically(folder / "report.md", (text + "\n").encode())
+    print(_markdown_table(cells), f"\n{folder / 'report.html'}")
+
+
+def _cells(outcome: Outcome) -> list[str]:
+    bpd = outcome.test_bpd
+    return [
+        outcome.variant.title,
+        f"{len(outcome.finished)}" + (f" (+{len(outcome.failures)} failed)" if outcome.failures else ""),
+        f"{outcome.epochs}",
+        "–" if bpd is None else f"{bpd.mean:.4f}" + (f" ± {bpd.standard_error:.4f}" if bpd.count > 1 else ""),
+        _gap(outcome.behind),
+        _gap(outcome.behind_at_equal_time),
+        _number(outcome.time),
+        _number(outcome.predicted_time),
+    ]
+
+
+def _gap(gap: Estimate | None) -> str:
+    return "" if gap is None else str(gap)
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _html_table(cells: list[list[str]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in HEADER)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in cells)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _markdown_table(cells: list[list[str]]) -> str:
+    lines = [HEADER, ["---"] * len(HEADER), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _samples(study: Study, runs: pathlib.Path) -> str:
+    """Returns the last sample grid of every variant's first seed, where the runs are at hand."""
+    shown = []
+    for variant in study.variants:
+        grids = sorted((runs / variant.name / f"seed_{study.seeds[0]}" / "samples").glob("epoch_*.png"))
+        if grids:
+            data = base64.b64encode(grids[-1].read_bytes()).decode()
+            caption = html.escape(f"{variant.title}, {grids[-1].stem.replace('_', ' ')}")
+            shown.append(
+                f'<figure><img src="data:image/png;base64,{data}" alt="samples of {caption}">'
+                f"<figcaption>{caption}</figcaption></figure>"
+            )
+    return f'<h2>Samples</h2><div class="grids">{"".join(shown)}</div>' if shown else ""
+
+
+if __name__ == "__main__":
+    app.run(main)
