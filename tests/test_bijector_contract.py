@@ -107,6 +107,53 @@ def test_inverse_log_det_is_minus_the_forward_one(bijector, x):
     np.testing.assert_allclose(bijector.inverse_and_log_det(y)[1], -log_det, atol=1e-9)
 
 
+def test_folded_weights_do_what_the_weights_do(bijector, x):
+    if isinstance(bijector, Glow):
+        pytest.skip("folding is for layers")
+    folded = bijector.fold()
+    y, log_det = bijector.forward_and_log_det(x)
+    for mine, expected in zip(bijector.forward_folded(x, folded), (y, log_det), strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-12)
+    np.testing.assert_allclose(bijector.inverse_folded(y, folded), x, atol=1e-9)
+
+
+def test_pulling_back_from_the_output_gives_the_gradients(bijector, x):
+    if isinstance(bijector, Glow):
+        pytest.skip("pulling back is for layers")
+    folded = bijector.fold()
+    sources = [x, *(t for t in folded if t.dtype.is_floating)]
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        y, log_det = bijector.forward_folded(x, folded)
+        loss = tf.reduce_sum(tf.square(y)) + tf.reduce_sum(tf.sin(log_det))
+    expected = tape.gradient(loss, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    recovered, x_gradient, gradients = bijector.pull_back(y, 2 * y, tf.cos(log_det), folded)
+    np.testing.assert_allclose(recovered, x, atol=1e-9)
+    for mine, theirs in zip([x_gradient, *gradients], expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-8)
+
+
+SEEDED = {
+    "conv_lu": lambda seed: InvertibleConv("lu", seed=seed),
+    "conv_plain": lambda seed: InvertibleConv("plain", seed=seed),
+    "conv_shuffle": lambda seed: InvertibleConv("shuffle", seed=seed),
+    "coupling": lambda seed: Coupling(6, seed=seed),
+    "flow_step": lambda seed: FlowStep(6, seed=seed),
+    "stack": lambda seed: Stack(FlowStep(6, seed=seed), 2),
+}
+
+
+@pytest.mark.parametrize("make", SEEDED.values(), ids=SEEDED.keys())
+def test_reseeding_gives_the_starting_weights_of_the_other_seed(make):
+    one, other = make(1), make(5)
+    one.build((None, *SHAPE))
+    other.build((None, *SHAPE))
+    assert any((a != b).any() for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
+    one.reseed(5)
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_examples_of_a_batch_do_not_mix(bijector, x):
     y, log_det = bijector.forward_and_log_det(x)
     alone, alone_log_det = bijector.forward_and_log_det(x[1:2])

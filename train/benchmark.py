@@ -37,7 +37,7 @@ flags.adopt_module_key_flags(flags_of_run)  # so that --help lists them
 TIMED_STEPS = flags.DEFINE_integer("timed_steps", 3, "Runs of a subject in its turn.", lower_bound=1)
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of every subject.", lower_bound=1)
 PRECISIONS = flags.DEFINE_list("precisions", ["float32"], "float32 and/or mixed_bfloat16.")
-ONLY = flags.DEFINE_list("only", [], "Times only subjects whose names contain one of these.")
+ONLY = flags.DEFINE_list("only", [], "Only subjects whose names contain one of these.")
 PEERS = flags.DEFINE_boolean("peers", False, "Also time normflows and tfp.bijectors.Glow, where installed.")
 MEMORY = flags.DEFINE_boolean("memory", False, "Measure each phase's peak memory instead of its time.")
 DEPTHS = flags.DEFINE_list("depths", [], "Measure time and memory at these flow_steps instead.")
@@ -160,8 +160,10 @@ def memory_of_phases(config: RunConfig) -> None:
     rows = []
     for precision in PRECISIONS.value:
         for reversible in ("false", "true"):
+            kept = "recomputed" if reversible == "true" else "kept"
+            wanted = [p for p in phases if not ONLY.value or any(o in f"{kept} {p}" for o in ONLY.value)]
             first = None
-            for phase in phases:
+            for phase in wanted:
                 found = _fresh(
                     phase, config.model.image_shape, f"--precisions={precision}", f"--reversible={reversible}"
                 )
@@ -169,14 +171,14 @@ def memory_of_phases(config: RunConfig) -> None:
                 rows.append(
                     [
                         precision,
-                        "recomputed" if reversible == "true" else "kept",
+                        kept,
                         str(phase),
                         f"{found['peak_mb']:.0f}",
                         f"{found['activations_mb']:.0f}",
                         f"{found['activations_mb'] / first['activations_mb']:.3f}",
                     ]
                 )
-    header = ["precision", "activations", "phase", "peak MB", "of it activations", "/ end to end"]
+    header = ["precision", "activations", "phase", "peak MB", "of it activations", "/ first"]
     _report("memory", header, rows)
 
 
@@ -186,6 +188,9 @@ def against_depth(config: RunConfig, depths: list[int]) -> None:
     phase = benchmark_subjects.phases_of(1)[0]
     for precision in PRECISIONS.value:
         for reversible in ("false", "true"):
+            label = f"{precision}, {'recomputed' if reversible == 'true' else 'kept'}"
+            if ONLY.value and not any(o in label for o in ONLY.value):
+                continue
             found = [
                 _fresh(
                     phase,
@@ -197,7 +202,6 @@ def against_depth(config: RunConfig, depths: list[int]) -> None:
                 )
                 for depth in depths
             ]
-            label = f"{precision}, {'recomputed' if reversible == 'true' else 'kept'}"
             curves[label] = (depths, found)
             seconds = [f["seconds"] for f in found]
             r_squared = np.corrcoef(depths, seconds)[0, 1] ** 2 if len(depths) > 2 else float("nan")

@@ -53,23 +53,30 @@ class Stack(Bijector):
         """Creates the weights of all copies, each with the copy's own starting values."""
         bijector = self._untracked.bijector
         bijector.build(input_shape)
-        variables = all_variables(bijector)
-        starts = [[v.numpy() for v in variables]]
-        seed = bijector.get_config().get("seed", 0)
-        for k in range(1, self.count):
-            bijector.reseed(seed + k)
-            starts.append([v.numpy() for v in variables])
+        starts = self._starting_values(bijector.get_config().get("seed", 0))
         self._stacked = []
-        for variable, values in zip(variables, zip(*starts, strict=True), strict=True):
+        for variable, values in zip(all_variables(bijector), starts, strict=True):
             weight = self.add_weight(
                 name=variable.path.split(f"{bijector.name}/")[-1].replace("/", "_"),
                 shape=(self.count, *variable.shape),
                 dtype=variable.dtype,
                 trainable=variable.trainable,
-                initializer=lambda shape, dtype=None, values=values: tf.constant(np.stack(values)),
+                initializer=lambda shape, dtype=None, values=values: tf.constant(values),
             )
             self._stacked.append(weight)
         self.built = True
+
+    def reseed(self, seed: int) -> None:
+        """See base: copy k gets the values of seed + k."""
+        for weight, values in zip(self._stacked, self._starting_values(seed), strict=True):
+            weight.assign(values)
+
+    def _starting_values(self, seed: int) -> list[np.ndarray]:
+        copies = []
+        for k in range(self.count):
+            self._untracked.bijector.reseed(seed + k)
+            copies.append([v.numpy() for v in all_variables(self._untracked.bijector)])
+        return [np.stack(values) for values in zip(*copies, strict=True)]
 
     def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
