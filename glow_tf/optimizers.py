@@ -118,6 +118,27 @@ class FusedAdamax(keras.optimizers.Adamax):
         )
 
 
+def part_rates(
+    config: TrainConfig, phases: Sequence[Phase], num_parts: int, steps_per_epoch: int
+) -> list[PartRate]:
+    """Returns the learning rate of every part; see `make_optimizers`."""
+    rates = config.learning_rates(num_parts)
+    finetune_rates = config.finetune_learning_rates(num_parts)
+    return [
+        PartRate(
+            rates[k],
+            steps=epochs_training(k, phases) * steps_per_epoch,
+            warmup_steps=config.warmup_steps,
+            cosine=config.rate_schedule == "cosine",
+            finetune_learning_rate=finetune_rates[k] if finetune_rates else None,
+            finetune_from=epochs_training(k, phases[: config.part_epochs]) * steps_per_epoch
+            if finetune_rates
+            else None,
+        )
+        for k in range(num_parts)
+    ]
+
+
 def make_optimizers(
     config: TrainConfig, phases: Sequence[Phase], num_parts: int, steps_per_epoch: int
 ) -> list[keras.optimizers.Optimizer]:
@@ -132,31 +153,18 @@ def make_optimizers(
     Raises:
       ConfigError: a count of rates that is neither 1 nor n.
     """
-    rates = config.learning_rates(num_parts)
-    finetune_rates = config.finetune_learning_rates(num_parts)
-    return [
-        _make_optimizer(
-            config,
-            PartRate(
-                rates[k],
-                steps=epochs_training(k, phases) * steps_per_epoch,
-                warmup_steps=config.warmup_steps,
-                cosine=config.rate_schedule == "cosine",
-                finetune_learning_rate=finetune_rates[k] if finetune_rates else None,
-                finetune_from=epochs_training(k, phases[: config.part_epochs]) * steps_per_epoch
-                if finetune_rates
-                else None,
-            ),
-            steps_per_epoch,
-        )
-        for k in range(num_parts)
-    ]
+    rates = part_rates(config, phases, num_parts, steps_per_epoch)
+    return [_make_optimizer(config, rate, steps_per_epoch) for rate in rates]
+
+
+def second_moment_decay(config: TrainConfig, steps_per_epoch: int) -> float:
+    """Returns the setting `beta_2` as a number."""
+    # The authors' published code averages over one epoch.
+    return 1 - 1 / max(steps_per_epoch, 2) if config.beta_2 == "oai" else float(config.beta_2)
 
 
 def _make_optimizer(config: TrainConfig, rate: PartRate, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     if config.optimizer == "sgd":
         return keras.optimizers.SGD(rate)
-    # The authors' published code averages over one epoch.
-    beta_2 = 1 - 1 / max(steps_per_epoch, 2) if config.beta_2 == "oai" else float(config.beta_2)
     optimizer_class = {"adamax": FusedAdamax, "adam": FusedAdam}[config.optimizer]
-    return optimizer_class(rate, beta_2=beta_2)
+    return optimizer_class(rate, beta_2=second_moment_decay(config, steps_per_epoch))

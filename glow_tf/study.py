@@ -16,7 +16,7 @@ from glow_tf.workdir import HISTORY_COLUMNS, write_atomically
 
 VARIANT = "variant "
 FAILURE = "failure.txt"
-OWN_KEYS = ("title", "equal_time")
+OWN_KEYS = ("title", "equal_time", "program")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Variant:
       title: what tables and figures call it.
       flags: its differences, flag → value.
       equal_time: the variant that it is to be compared with at equal time, or empty.
+      program: in train/, what runs it.
     """
 
     name: str
     title: str
     flags: Mapping[str, str]
     equal_time: str = ""
+    program: str = "main.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Study:
         [tune]                     flags of the tuning runs; a flag with several values, separated by
                                    spaces, is tuned: for each variant that does not set it, the value with
                                    the lowest validation bpd in the last epoch
-        [variant NAME]             flags of the variant; title; equal_time (another variant's name)
+        [variant NAME]             flags of the variant; title; equal_time (another variant's name); program
 
     Later sections win: flagfile, all, variant, tune (in tuning runs; in the others its choice), quick.
     Lines that start with # are comments.
@@ -80,7 +82,7 @@ class Run:
     """One run of a study.
 
     Attributes:
-      variant: its name.
+      variant: which.
       label: what sets it apart within the variant: the seed, or the value that is tried.
       seed: its seed.
       value: of the tuned flag; empty if none is.
@@ -88,7 +90,7 @@ class Run:
       config: what they make.
     """
 
-    variant: str
+    variant: Variant
     label: str
     seed: int
     value: str
@@ -198,6 +200,7 @@ def read_study(path: str | pathlib.Path) -> Study:
                 flags.get("title", name.replace("_", " ")),
                 {flag: value for flag, value in flags.items() if flag not in OWN_KEYS},
                 flags.get("equal_time", ""),
+                flags.get("program", "main.py"),
             )
             for name, flags in variants.items()
         ),
@@ -228,7 +231,7 @@ def tuning_runs(
                 "sample_every": "0",
                 "export": "false",
             }
-            runs.append(Run(variant.name, label, int(flags["seed"]), value, flags, configure(flags)))
+            runs.append(Run(variant, label, int(flags["seed"]), value, flags, configure(flags)))
     return runs
 
 
@@ -242,8 +245,8 @@ def tuned_values(runs: Sequence[Run]) -> dict[str, str]:
     for run in runs:
         bpd = math.inf if run.failure else float(run.history()[-1]["validation_bpd"])
         if math.isfinite(bpd):
-            best[run.variant] = min(best.get(run.variant, (math.inf, "")), (bpd, run.value))
-    if missing := {run.variant for run in runs} - set(best):
+            best[run.variant.name] = min(best.get(run.variant.name, (math.inf, "")), (bpd, run.value))
+    if missing := {run.variant.name for run in runs} - set(best):
         raise ConfigError(
             f"[tune] must hold a value with which every variant trains. Received: all of those of "
             f"{', '.join(sorted(missing))} failed"
@@ -276,7 +279,7 @@ def runs_of(
             flags |= study.quick_flags if quick else {}
             flags |= {"seed": str(seed), "workdir": str(folder / variant.name / f"seed_{seed}")}
             value = flags.get(study.tuned[0], "") if study.tuned else ""
-            runs.append(Run(variant.name, f"seed {seed}", seed, value, flags, configure(flags)))
+            runs.append(Run(variant, f"seed {seed}", seed, value, flags, configure(flags)))
     return runs
 
 
@@ -293,7 +296,7 @@ def table_of(study: Study, runs: Sequence[Run]) -> str:
     for run in runs:
         outcome = run.failure or ("finished" if run.finished else "unfinished")
         first = dict(
-            zip(own, [run.variant, run.seed, *([run.value] if tuned else []), outcome], strict=False)
+            zip(own, [run.variant.name, run.seed, *([run.value] if tuned else []), outcome], strict=False)
         )
         history = run.history()
         rows += [

@@ -63,19 +63,19 @@ def test_a_study_file_becomes_runs_of_each_seed_and_variant(tmp_path):
     assert (study.name, study.title, study.baseline, study.seeds) == ("question", "A question", "one", (0, 3))
     assert [v.title for v in study.variants] == ["one", "two parts"]
     runs = runs_of(study, tmp_path, configure, {"one": "2e-3", "two": "1e-3"})
-    assert [(r.variant, r.seed) for r in runs] == [("one", 0), ("two", 0), ("one", 3), ("two", 3)]
+    assert [(r.variant.name, r.seed) for r in runs] == [("one", 0), ("two", 0), ("one", 3), ("two", 3)]
     assert [r.config.train.learning_rate for r in runs] == ["2e-3", "1e-3"] * 2
     assert {r.config.model.width for r in runs} == {16}
     assert runs[1].workdir == tmp_path / "two" / "seed_0"
     assert runs[0].epoch_costs == [1.0] * 3
     quick = runs_of(study, tmp_path, configure, {}, quick=True)
-    assert [(r.variant, r.seed, r.config.model.width) for r in quick] == [("one", 0, 8), ("two", 0, 8)]
+    assert [(r.variant.name, r.seed, r.config.model.width) for r in quick] == [("one", 0, 8), ("two", 0, 8)]
 
 
 def test_every_variant_is_tuned_by_its_own_validation_bpd(tmp_path):
     study = read_study(study_file(tmp_path))
     runs = tuning_runs(study, tmp_path, configure)
-    assert [(r.variant, r.value, r.seed) for r in runs] == [
+    assert [(r.variant.name, r.value, r.seed) for r in runs] == [
         ("one", "1e-3", 9),
         ("one", "2e-3", 9),
         ("two", "1e-3", 9),
@@ -84,7 +84,7 @@ def test_every_variant_is_tuned_by_its_own_validation_bpd(tmp_path):
     assert {r.config.data.validation_examples for r in runs} == {10}
     fixed = TEXT.replace("parts = 1", "parts = 1\nlearning_rate = 5e-4")
     fixed = read_study(study_file(tmp_path, fixed))
-    assert {r.variant for r in tuning_runs(fixed, tmp_path, configure)} == {"two"}
+    assert {r.variant.name for r in tuning_runs(fixed, tmp_path, configure)} == {"two"}
     for run, bpd in zip(runs, ("4.0", "3.0", "3.5", None), strict=True):
         run.workdir.mkdir(parents=True)
         if bpd:

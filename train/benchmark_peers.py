@@ -23,9 +23,9 @@ def peer_subjects(config: ModelConfig, images: np.ndarray) -> list[Subject]:
     return subjects
 
 
-def _normflows(config: ModelConfig, images: np.ndarray) -> dict[str, Callable[[], object]]:
+def normflows_glow(config: ModelConfig):
+    """Returns normflows' Glow of the configured blocks, steps and width: affine with sigmoid scales, LU."""
     import normflows as nf
-    import torch
 
     size, channels = config.image_shape[0], config.image_shape[2]
     bases, flows, merges = [], [], []
@@ -33,7 +33,9 @@ def _normflows(config: ModelConfig, images: np.ndarray) -> dict[str, Callable[[]
     for block in range(config.num_blocks, 0, -1):
         width = channels * 2 ** (block + 1)
         steps = [
-            nf.flows.GlowBlock(width, config.width, split_mode="channel", scale=True)
+            nf.flows.GlowBlock(
+                width, config.width, split_mode="channel", net_actnorm=config.norm == "actnorm"
+            )
             for _ in range(config.flow_steps)
         ]
         flows.append([*steps, nf.flows.Squeeze()])
@@ -41,8 +43,14 @@ def _normflows(config: ModelConfig, images: np.ndarray) -> dict[str, Callable[[]
         if not last:
             merges.append(nf.flows.Merge())
         side = size // 2**block
-        bases.append(nf.distributions.DiagGaussian((width if last else width // 2, side, side)))
-    model = nf.MultiscaleFlow(bases, flows, merges)
+        bases.append(nf.distributions.GlowBase((width if last else width // 2, side, side)))
+    return nf.MultiscaleFlow(bases, flows, merges, class_cond=False)
+
+
+def _normflows(config: ModelConfig, images: np.ndarray) -> dict[str, Callable[[], object]]:
+    import torch
+
+    model = normflows_glow(config)
     x = torch.tensor(images).permute(0, 3, 1, 2).float().contiguous() / 256 - 0.5
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations within it
@@ -51,7 +59,7 @@ def _normflows(config: ModelConfig, images: np.ndarray) -> dict[str, Callable[[]
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss = model.forward_kld(x, None)
+        loss = model.forward_kld(x)
         loss.backward()
         optimizer.step()
 
@@ -65,7 +73,7 @@ def _normflows(config: ModelConfig, images: np.ndarray) -> dict[str, Callable[[]
     return {
         "step": step,
         "log_prob": without_gradient(lambda: model.log_prob(x, None)),
-        "sample": without_gradient(lambda: model.sample(len(x), None)),
+        "sample": without_gradient(lambda: model.sample(len(x))),
     }
 
 
@@ -84,17 +92,17 @@ def _tfp(config: ModelConfig, images: np.ndarray) -> dict[str, Callable[[], obje
     base = tfd.Sample(tfd.Normal(0.0, 1.0), math.prod(config.image_shape))
     model = tfd.TransformedDistribution(base, glow)
     x = tf.constant(images / 256 - 0.5, tf.float32)
-    model.log_prob(x)  # builds it, and initialises its ActNorms
+    model.log_prob(x, None)  # builds it, and initialises its ActNorms
     variables = glow.trainable_variables
 
     @tf.function(autograph=False)
     def step() -> None:
         with tf.GradientTape() as tape:
-            loss = -tf.reduce_mean(model.log_prob(x))
+            loss = -tf.reduce_mean(model.log_prob(x, None))
         for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
             if gradient is not None:
                 variable.assign_sub(1e-12 * gradient)
 
-    log_prob = tf.function(lambda: model.log_prob(x), autograph=False)
+    log_prob = tf.function(lambda: model.log_prob(x, None), autograph=False)
     sample = tf.function(lambda: model.sample(len(images), seed=[0, 1]), autograph=False)
     return {"step (plain SGD)": step, "log_prob": log_prob, "sample": sample}

@@ -32,7 +32,7 @@ QUICK = flags.DEFINE_boolean("quick", False, "One seed, no tuning, with the stud
 OUTPUT = flags.DEFINE_string("output", "", "Folder of the runs and tables; runs/studies/NAME by default.")
 
 PR_SET_PDEATHSIG = 1
-MAIN = pathlib.Path(__file__).with_name("main.py")
+FOLDER = pathlib.Path(__file__).parent
 
 
 def output_folder(study: Study) -> pathlib.Path:
@@ -92,7 +92,7 @@ def _run(study: Study) -> None:
 
 def _run_all(study: Study, runs: Sequence[Run], table: pathlib.Path, clock: "_Clock") -> None:
     for number, run in enumerate(runs, start=1):
-        name = f"[{number}/{len(runs)}] {run.variant}, {run.label}"
+        name = f"[{number}/{len(runs)}] {run.variant.name}, {run.label}"
         if run.finished:
             print(f"{name} · {_result(run)} (finished before)", flush=True)
             continue
@@ -105,7 +105,7 @@ def _run_all(study: Study, runs: Sequence[Run], table: pathlib.Path, clock: "_Cl
 
 def _run_one(study: Study, run: Run, name: str, clock: "_Clock") -> None:
     run.workdir.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(MAIN), *_arguments(study, run.flags)]
+    command = [sys.executable, str(FOLDER / run.variant.program), *_arguments(study, run.flags)]
     with open(run.workdir / "output.txt", "a") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent

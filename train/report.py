@@ -55,6 +55,7 @@ h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin-top: 2rem; }}
 .scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: .85rem; white-space: nowrap; }}
 th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }}
+th {{ white-space: normal; vertical-align: bottom; }}
 th:first-child, td:first-child {{ text-align: left; }}
 .notes, figcaption {{ color: #555; font-size: .85rem; }}
 svg, img {{ max-width: 100%; height: auto; }}
@@ -103,7 +104,9 @@ def _write(study: Study, table: pathlib.Path, folder: pathlib.Path) -> None:
     if not any(o.finished for o in found):
         raise ConfigError(f"csv must hold a finished run of the study. Received: {str(table)!r}")
     folder.mkdir(parents=True, exist_ok=True)
-    cells = [_cells(outcome) for outcome in found]
+    cells = [list(HEADER), *(_cells(outcome) for outcome in found)]
+    if not any(o.behind_at_equal_time for o in found):
+        cells = [row[:5] + row[6:] for row in cells]
     failures = [f"{o.variant.title}: {reason}" for o in found for reason in o.failures]
     curves, gaps = figures.learning_curves(study, rows), figures.gaps(found)
     page = PAGE.format(
@@ -146,13 +149,14 @@ def _number(value: float) -> str:
 
 
 def _html_table(cells: list[list[str]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in HEADER)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in cells)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    def line(row: list[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
+
+    return f"<table>{line(cells[0], 'th')}{''.join(line(row, 'td') for row in cells[1:])}</table>"
 
 
 def _markdown_table(cells: list[list[str]]) -> str:
-    lines = [HEADER, ["---"] * len(HEADER), *cells]
+    lines = [cells[0], ["---"] * len(cells[0]), *cells[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -34,7 +34,7 @@ def learning_curves(study: Study, rows: Rows) -> plt.Figure:
         bpd = [[float(history[e]["test_bpd"]) for history in runs] for e in range(epochs)]
         seconds = [statistics.median(float(h[e]["total_seconds"]) for h in runs) for e in range(epochs)]
         mean = [statistics.fmean(values) for values in bpd]
-        settled += mean[epochs // 3 :]
+        settled += mean[epochs // 2 :]
         kinds = [row["phase"] for row in runs[0][:epochs]]
         switch = kinds.index("end_to_end") if "end_to_end" in kinds else None
         for axis, x in zip(axes, (list(range(1, epochs + 1)), seconds), strict=True):
@@ -48,7 +48,7 @@ def learning_curves(study: Study, rows: Rows) -> plt.Figure:
     for axis, label in zip(axes, ("epoch", "seconds of training"), strict=True):
         axis.set_xlabel(label)
         axis.set_ylabel("test bits/dim")
-        axis.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low))
+        axis.set_ylim(low - 0.05 * (high - low), high + 0.5 * (high - low))
         axis.grid(alpha=0.25)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
@@ -58,11 +58,12 @@ def learning_curves(study: Study, rows: Rows) -> plt.Figure:
 def gaps(found: Sequence[Outcome]) -> plt.Figure:
     """Paired differences to the baseline, at equal epochs and at equal time, with 95 % intervals."""
     shown = [o for o in found if o.behind]
+    apart = 0.12 if any(o.behind_at_equal_time for o in shown) else 0.0
     figure, axis = plt.subplots(figsize=(7, 0.45 * len(shown) + 1.5), layout="constrained")
     for place, outcome in enumerate(shown):
         for shift, gap, colour, label in (
-            (-0.12, outcome.behind, "tab:blue", "at equal epochs"),
-            (0.12, outcome.behind_at_equal_time, "tab:orange", "at equal time"),
+            (-apart, outcome.behind, "tab:blue", "at equal epochs"),
+            (apart, outcome.behind_at_equal_time, "tab:orange", "at equal time"),
         ):
             if gap:
                 error = None if gap.count < 2 else gap.half_width
