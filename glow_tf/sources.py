@@ -168,8 +168,8 @@ def _to_8_bits(image, grey: bool):
 
 
 def _resize(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Cuts the largest centred square and resizes it, with antialiasing, to size × size."""
-    height, width = tf.unstack(tf.shape(image)[:2])
+    """Cuts the largest centred square and resizes it, with antialiasing; one image or a batch."""
+    height, width = tf.unstack(tf.shape(image)[-3:-1])
     side = tf.minimum(height, width)
     square = tf.image.crop_to_bounding_box(image, (height - side) // 2, (width - side) // 2, side, side)
     resized = tf.image.resize(square, [size, size], antialias=True)
@@ -178,7 +178,7 @@ def _resize(image: tf.Tensor, size: int) -> tf.Tensor:
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:
     """Resizes images to size × size; size 0 leaves them alone."""
-    return np.stack([_resize(image, size).numpy() for image in images]) if size else images
+    return _resize(images, size).numpy() if size else images
 
 
 def _stack(batches: Iterable[np.ndarray], count: int, dataset: str) -> np.ndarray:

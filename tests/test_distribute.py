@@ -22,7 +22,15 @@ def train(strategy_name, schedule, images, dtype, reversible=False, **changes):
     return trainer, history.history
 
 
-@pytest.mark.parametrize("schedule", ["end_to_end", "sequential", "alternating", "simultaneous"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "end_to_end",
+        pytest.param("sequential", marks=pytest.mark.slow),  # its phases are those of alternating
+        "alternating",
+        "simultaneous",
+    ],
+)
 def test_two_replicas_train_like_one(schedule, small_images):
     one, one_history = train("one_device", schedule, small_images, "float64")
     two, two_history = train("mirrored", schedule, small_images, "float64")
