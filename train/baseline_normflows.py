@@ -64,7 +64,7 @@ def _train(config: RunConfig, workdir: Workdir) -> None:
     images = data.load(config.data)
     workdir.claim()
     torch.manual_seed(config.seed)
-    model = normflows_glow(config.model)
+    model = normflows_glow(config.model, net_actnorm=config.model.norm == "actnorm")
     phases, train = config.phases(), config.train
     steps = data.steps_per_epoch(len(images.train), train.batch_size)
     (rate,) = part_rates(train, phases, 1, steps)

@@ -23,8 +23,13 @@ def peer_subjects(config: ModelConfig, images: np.ndarray) -> list[Subject]:
     return subjects
 
 
-def normflows_glow(config: ModelConfig):
-    """Returns normflows' Glow of the configured blocks, steps and width: affine with sigmoid scales, LU."""
+def normflows_glow(config: ModelConfig, net_actnorm: bool):
+    """Returns normflows' Glow of the configured blocks, steps and width: affine with sigmoid scales, LU.
+
+    Args:
+      config: of the model.
+      net_actnorm: whether the coupling networks have ActNorms; normflows' own default is not.
+    """
     import normflows as nf
 
     size, channels = config.image_shape[0], config.image_shape[2]
@@ -33,9 +38,7 @@ def normflows_glow(config: ModelConfig):
     for block in range(config.num_blocks, 0, -1):
         width = channels * 2 ** (block + 1)
         steps = [
-            nf.flows.GlowBlock(
-                width, config.width, split_mode="channel", net_actnorm=config.norm == "actnorm"
-            )
+            nf.flows.GlowBlock(width, config.width, split_mode="channel", net_actnorm=net_actnorm)
             for _ in range(config.flow_steps)
         ]
         flows.append([*steps, nf.flows.Squeeze()])
@@ -50,7 +53,7 @@ def normflows_glow(config: ModelConfig):
 def _normflows(config: ModelConfig, images: np.ndarray) -> dict[str, Callable[[], object]]:
     import torch
 
-    model = normflows_glow(config)
+    model = normflows_glow(config, net_actnorm=False)  # the leaner of the two
     x = torch.tensor(images).permute(0, 3, 1, 2).float().contiguous() / 256 - 0.5
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations within it
@@ -92,17 +95,17 @@ def _tfp(config: ModelConfig, images: np.ndarray) -> dict[str, Callable[[], obje
     base = tfd.Sample(tfd.Normal(0.0, 1.0), math.prod(config.image_shape))
     model = tfd.TransformedDistribution(base, glow)
     x = tf.constant(images / 256 - 0.5, tf.float32)
-    model.log_prob(x, None)  # builds it, and initialises its ActNorms
+    model.log_prob(x)  # builds it, and initialises its ActNorms
     variables = glow.trainable_variables
 
     @tf.function(autograph=False)
     def step() -> None:
         with tf.GradientTape() as tape:
-            loss = -tf.reduce_mean(model.log_prob(x, None))
+            loss = -tf.reduce_mean(model.log_prob(x))
         for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
             if gradient is not None:
                 variable.assign_sub(1e-12 * gradient)
 
-    log_prob = tf.function(lambda: model.log_prob(x, None), autograph=False)
+    log_prob = tf.function(lambda: model.log_prob(x), autograph=False)
     sample = tf.function(lambda: model.sample(len(images), seed=[0, 1]), autograph=False)
     return {"step (plain SGD)": step, "log_prob": log_prob, "sample": sample}
