@@ -9,14 +9,18 @@ of the weights, are added up.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
-from collections.abc import Callable, Iterator
+import platform
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 # A convolution of fewer images is no longer efficient.
 SMALLEST_SHARE = 8
+
+M_ARENA_MAX = -8  # of glibc's malloc.h
 
 _streams = 1
 
@@ -44,6 +48,16 @@ def use_streams(batch_size: int, count: int = 0) -> int:
     return count
 
 
+def share_one_heap() -> None:
+    """Makes the threads that start from now on allocate from one heap, where the C library is glibc.
+
+    It gives each its own otherwise, and what one thread frees another cannot use. Takes up to 5 % more time
+    and a fifth to a quarter less memory when activations are recomputed.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
 @contextlib.contextmanager
 def number_of_streams(count: int) -> Iterator[None]:
     """Within it, functions are traced for so many streams, whatever the threads."""
@@ -68,32 +82,59 @@ def _set(count: int) -> None:
 def in_streams(function: Callable[..., Any], *batches: Any) -> Any:
     """Returns function(*batches), computed on shares of the batches that nothing ties to one another.
 
-    Eagerly there is one share, the whole.
+    Eagerly, and within another stream, there is one share, the whole.
 
     Args:
       function: of nested structures of tensors to the like, all with the batch as their first axis; the
         results of an example must depend on that example alone.
       *batches: its arguments.
     """
+    shares = share_out(*batches)
+    if len(shares) == 1:
+        return function(*batches)
+    with number_of_streams(1):
+        results = [function(*share) for share in shares]
+    return join(results, tf.nest.flatten(batches)[0])
+
+
+def share_out(*batches: Any, fill_with_zeros: bool = False) -> list[tuple]:
+    """Returns the streams' shares of nested structures of tensors, all of one shape.
+
+    Where the batch does not go round, it is filled up with its last example, or with zeros.
+    """
     count = active_streams()
     if count == 1 or not tf.inside_function():
-        return function(*batches)
-    first = tf.nest.flatten(batches)[0]
-    size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
-    missing = -size % count  # filled up with the last example, so that all shares have one shape
+        return [batches]
+    missing = -_size(tf.nest.flatten(batches)[0]) % count
 
     def shares(tensor: tf.Tensor) -> list[tf.Tensor]:
         if not _is_zero(missing):
-            tensor = tf.concat([tensor, tf.repeat(tensor[-1:], missing, axis=0)], axis=0)
+            filler = tf.repeat(tensor[-1:], missing, axis=0)
+            if fill_with_zeros:
+                filler = tf.zeros_like(filler)
+            tensor = tf.concat([tensor, filler], axis=0)
         return tf.split(tensor, count)
+
+    columns = [shares(tensor) for tensor in tf.nest.flatten(batches)]
+    return [tf.nest.pack_sequence_as(batches, row) for row in zip(*columns, strict=True)]
+
+
+def join(results: Sequence[Any], batch: tf.Tensor) -> Any:
+    """Puts results of the shares of a batch together again."""
+    if len(results) == 1:
+        return results[0]
+    size = _size(batch)
+    missing = -size % len(results)
 
     def joined(*pieces: tf.Tensor) -> tf.Tensor:
         whole = tf.concat(pieces, axis=0)
         return whole if _is_zero(missing) else whole[:size]
 
-    columns = [shares(tensor) for tensor in tf.nest.flatten(batches)]
-    results = [function(*tf.nest.pack_sequence_as(batches, row)) for row in zip(*columns, strict=True)]
     return tf.nest.map_structure(joined, *results)
+
+
+def _size(batch: tf.Tensor) -> int | tf.Tensor:
+    return batch.shape[0] if batch.shape[0] is not None else tf.shape(batch)[0]
 
 
 def _is_zero(number: int | tf.Tensor) -> bool:

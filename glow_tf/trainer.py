@@ -196,6 +196,8 @@ class PartsTrainer(keras.Model):
             passage = self.prefix_caches[phase].passage(index)
         else:
             passage = self.glow.enter(images, noise, self.seed)
+        if self.reversible:  # there each stack has its own streams
+            return self._objectives(passage, phase)
         return in_streams(lambda *pieces: self._objectives(Passage(*pieces), phase), *passage)
 
     def _objectives(self, passage: Passage, phase: Phase) -> tuple[tf.Tensor, list[tf.Tensor]]:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, Shape, all_variables, with_weights
 from glow_tf.bijectors.networks import in_full_precision
+from glow_tf.streams import in_streams, join, share_out
 
 Weights = list[tf.Tensor]
 
@@ -92,7 +93,7 @@ class Stack(Bijector):
             rows = _rows(
                 [next(given) if f else tensor for f, tensor in zip(floating, folded, strict=True)], self.count
             )
-            y, log_det = self._forward(x, rows)
+            y, log_det = in_streams(lambda own: self._forward(own, rows), x)
             return (y, log_det), lambda *gradients: self._pull_back(y, *gradients, rows)
 
         return run(x, *[tensor for f, tensor in zip(floating, folded, strict=True) if f])
@@ -154,17 +155,26 @@ class Stack(Bijector):
     def _pull_back(
         self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor, folded: list[Weights]
     ) -> list[tf.Tensor]:
+        ys = [share for (share,) in share_out(y)]
+        ups = share_out(y_gradient, log_det_gradient, fill_with_zeros=True)
         gradients: list[Weights] = []
         for own in reversed(folded):
-            y, y_gradient, of_own = self._call(self._pull_back_one, own, y, y_gradient, log_det_gradient)
+            ys, ups, of_own = self._call(self._pull_back_one, own, ys, ups)
             gradients.insert(0, of_own)
-        return [y_gradient, *[tf.stack(column) for column in zip(*gradients, strict=True)]]
+        stacked = [tf.stack(column) for column in zip(*gradients, strict=True)]
+        return [join([up for up, _ in ups], y), *stacked]
 
     def _forward_one(self, folded: Weights, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return self._untracked.bijector.forward_folded(x, folded)
 
-    def _pull_back_one(self, folded: Weights, *args: tf.Tensor) -> Any:
-        return self._untracked.bijector.pull_back(*args, folded)
+    def _pull_back_one(self, folded: Weights, ys: list[tf.Tensor], gradients: list[tuple]) -> Any:
+        """Takes all shares through one copy, and adds up their gradients of the weights."""
+        pull_back = self._untracked.bijector.pull_back
+        xs, x_gradients, of_weights = zip(
+            *[pull_back(y, *own, folded) for y, own in zip(ys, gradients, strict=True)], strict=True
+        )
+        passed = [(g, log_det) for g, (_, log_det) in zip(x_gradients, gradients, strict=True)]
+        return list(xs), passed, [tf.add_n(column) for column in zip(*of_weights, strict=True)]
 
     def _inverse_one(self, weights: Weights, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         bijector = self._untracked.bijector
