@@ -16,7 +16,7 @@ from glow_tf.workdir import HISTORY_COLUMNS, write_atomically
 
 VARIANT = "variant "
 FAILURE = "failure.txt"
-OWN_KEYS = ("title", "equal_time", "program")
+OWN_KEYS = ("title", "equal_time", "program", "factors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Variant:
       flags: its differences, flag → value.
       equal_time: the variant that it is to be compared with at equal time, or empty.
       program: in train/, what runs it.
+      factors: of the tuned flag's value, one a part; empty if all parts have the same.
     """
 
     name: str
@@ -36,6 +37,11 @@ class Variant:
     flags: Mapping[str, str]
     equal_time: str = ""
     program: str = "main.py"
+    factors: tuple[float, ...] = ()
+
+    def scaled(self, value: str) -> str:
+        """Returns a value of the tuned flag as the variant uses it: once, or times each factor."""
+        return ",".join(f"{float(value) * factor:g}" for factor in self.factors) or value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +54,8 @@ class Study:
         [tune]                     flags of the tuning runs; a flag with several values, separated by
                                    spaces, is tuned: for each variant that does not set it, the value with
                                    the lowest validation bpd in the last epoch
-        [variant NAME]             flags of the variant; title; equal_time (another variant's name); program
+        [variant NAME]             flags of the variant; title; equal_time (another variant's name); program;
+                                   factors, one a part, by which the tuned flag's value is multiplied
 
     Later sections win: flagfile, all, variant, tune (in tuning runs; in the others its choice), quick.
     Lines that start with # are comments.
@@ -201,6 +208,7 @@ def read_study(path: str | pathlib.Path) -> Study:
                 {flag: value for flag, value in flags.items() if flag not in OWN_KEYS},
                 flags.get("equal_time", ""),
                 flags.get("program", "main.py"),
+                _factors(path, name, flags, bool(several)),
             )
             for name, flags in variants.items()
         ),
@@ -224,7 +232,8 @@ def tuning_runs(
     for variant in (v for v in study.variants if flag not in v.flags):
         for value in values:
             label = f"{flag}_{value}"
-            flags = {"seed": "0", **study.all_flags, **variant.flags, **study.tune_flags, flag: value}
+            flags = {"seed": "0", **study.all_flags, **variant.flags, **study.tune_flags}
+            flags[flag] = variant.scaled(value)
             flags |= {
                 "workdir": str(folder / "tuning" / variant.name / label),
                 "tensorboard": "false",
@@ -275,7 +284,7 @@ def runs_of(
         for variant in study.variants:
             flags = {**study.all_flags, **variant.flags}
             if variant.name in values:
-                flags[study.tuned[0]] = values[variant.name]
+                flags[study.tuned[0]] = variant.scaled(values[variant.name])
             flags |= study.quick_flags if quick else {}
             flags |= {"seed": str(seed), "workdir": str(folder / variant.name / f"seed_{seed}")}
             value = flags.get(study.tuned[0], "") if study.tuned else ""
@@ -311,6 +320,17 @@ def table_of(study: Study, runs: Sequence[Run]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _factors(path: pathlib.Path, name: str, flags: Mapping[str, str], tuned: bool) -> tuple[float, ...]:
+    text = flags.get("factors", "")
+    try:
+        factors = tuple(float(factor) for factor in text.split())
+    except ValueError:
+        factors = (0.0,)
+    if factors and (min(factors) <= 0 or not tuned):
+        _refuse(path, f"factors of [{name}] must be positive numbers, of a flag that [tune] tunes, not {text!r}")
+    return factors
 
 
 def _refuse(path: pathlib.Path, expected: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +17,10 @@ from glow_tf.prefix import PrefixCache
 from glow_tf.schedule import Phase, end_to_end
 from glow_tf.streams import in_streams
 
-# Half of them take half the time, and cost 0.03 bits/dim on the digits; see docs/performance.md.
-INITIALIZATION_EXAMPLES = 64
+# ActNorms are initialised from so many pixels: 32 images of 32x32, which take two seconds at width 512.
+INITIALIZATION_PIXELS = 2**15
+FEWEST_INITIALIZATION_EXAMPLES = 32
+MOST_INITIALIZATION_EXAMPLES = 256
 DEFAULT_BATCH_SIZE = 64
 
 
@@ -324,7 +327,7 @@ class PartsTrainer(keras.Model):
     def fit(self, x: Any, *, batch_size: int | None = None, epochs: int | None = None, **kwargs) -> Any:
         """Trains, as keras.Model.fit does; `epochs` defaults to all that have a phase.
 
-        Initialises the ActNorms first, from up to 64 images, unless that was done or restored.
+        Initialises the ActNorms first, from `initialization_examples`, unless that was done or restored.
 
         Args:
           x: uint8 images [N, H, W, C], shuffled anew every epoch, or a dataset of images or
@@ -346,7 +349,7 @@ class PartsTrainer(keras.Model):
             first_epoch = kwargs.get("initial_epoch", 0)
             x = data.training_batches(x, batch_size, self.seed, first_epoch=first_epoch)
         if not self.glow.initialized:
-            self.initialize(*_first_examples(x, INITIALIZATION_EXAMPLES))
+            self.initialize(*_first_examples(x, initialization_examples(self.glow.image_shape)))
         if kwargs.get("validation_data") is not None:
             kwargs["validation_data"] = self._evaluation_batches(kwargs["validation_data"], batch_size)
         kwargs["callbacks"] = [_PhaseSwitch(), *keras.tree.flatten(kwargs.get("callbacks") or [])]
@@ -419,6 +422,13 @@ class PartsTrainer(keras.Model):
             clip_norm=config["clip_norm"],
             reversible=config["reversible"],
         )
+
+
+def initialization_examples(image_shape: Sequence[int]) -> int:
+    """Returns how many images the ActNorms are initialised from: the smaller, the more."""
+    height, width, _ = image_shape
+    count = math.ceil(INITIALIZATION_PIXELS / (height * width))
+    return min(max(count, FEWEST_INITIALIZATION_EXAMPLES), MOST_INITIALIZATION_EXAMPLES)
 
 
 _PART_METRICS = ("local_bpd", "gradient_norm")

@@ -97,6 +97,18 @@ def test_every_variant_is_tuned_by_its_own_validation_bpd(tmp_path):
         tuned_values(runs)
 
 
+def test_factors_multiply_the_tuned_value_part_by_part(tmp_path):
+    text = TEXT.replace("schedule = alternating", "schedule = alternating\nfactors = 1 0.25")
+    study = read_study(study_file(tmp_path, text))
+    assert [r.config.train.learning_rate for r in tuning_runs(study, tmp_path, configure)[2:]] == [
+        "0.001,0.00025",
+        "0.002,0.0005",
+    ]
+    runs = runs_of(study, tmp_path, configure, {"one": "1e-3", "two": "2e-3"})
+    assert [r.config.train.learning_rate for r in runs[:2]] == ["1e-3", "0.002,0.0005"]
+    assert [r.value for r in runs[:2]] == ["1e-3", "0.002,0.0005"]
+
+
 def test_the_table_has_a_row_a_run_and_epoch(tmp_path):
     study = read_study(study_file(tmp_path))
     runs = runs_of(study, tmp_path, configure, {"one": "2e-3", "two": "1e-3"})[:2]
@@ -123,6 +135,7 @@ def test_the_table_has_a_row_a_run_and_epoch(tmp_path):
         ("seeds = 0 3", "seeds = 0 0", "seeds must be different integers"),
         ("learning_rate = 1e-3 2e-3", "learning_rate = 1e-3", "must give one flag several values"),
         ("validation_examples = 10", "test_examples = 10", "must set validation_examples"),
+        ("parts = 1", "parts = 1\nfactors = 1 x", "must be positive numbers"),
         ("[study]", "study]", "Received: study="),
     ],
 )

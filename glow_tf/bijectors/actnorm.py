@@ -3,6 +3,7 @@
 import warnings
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, Shape, per_example
@@ -38,19 +39,32 @@ class ActNorm(Bijector):
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """See base: sets bias and log_scale from the mean and deviation of x, unless already done."""
         self.ensure_built(x)
-        if not int(self.initialized.value):
-            mean, variance = tf.nn.moments(x, axes=[0, 1, 2])
-            deviation = tf.sqrt(variance)
-            if bool(tf.reduce_any(deviation < EPSILON)):
-                warnings.warn(
-                    f"{self.path}: {int(tf.reduce_sum(tf.cast(deviation < EPSILON, tf.int32)))} channels "
-                    "are constant over the initialisation batch; their scale is limited.",
-                    stacklevel=2,
-                )
-            self.bias.assign(tf.cast(-mean, self.bias.dtype))
-            self.log_scale.assign(tf.cast(-tf.math.log(deviation + EPSILON), self.log_scale.dtype))
-            self.initialized.assign(1)
+        self.initialize_from(*tf.nn.moments(x, axes=[1, 2]))
         return self.forward(x)
+
+    def initialize_from(self, means: tf.Tensor, variances: tf.Tensor) -> None:
+        """Does what `initialize` does, from the moments of each example over its pixels, [B, C] both."""
+        self.require_built()
+        mean, variance_of_means = tf.nn.moments(means, axes=[0])
+        deviation = tf.sqrt(tf.reduce_mean(variances, axis=0) + variance_of_means)
+        new = self.initialized.value < 1
+
+        def set_where_new(variable: keras.Variable, value: tf.Tensor) -> None:
+            variable.assign(tf.where(new, tf.cast(value, variable.dtype), variable.value))
+
+        set_where_new(self.bias, -mean)
+        set_where_new(self.log_scale, -tf.math.log(deviation + EPSILON))
+        self.initialized.assign(1)
+        constant = tf.reduce_sum(tf.cast(new & (deviation < EPSILON), tf.int32))
+        tf.numpy_function(self._warn, [constant], [])
+
+    def _warn(self, constant: np.ndarray) -> None:
+        if constant:
+            warnings.warn(
+                f"{self.path}: {constant} channels are constant over the initialisation batch; "
+                "their scale is limited.",
+                stacklevel=2,
+            )
 
     def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""

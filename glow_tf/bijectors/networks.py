@@ -41,17 +41,7 @@ class _Convolution(keras.layers.Layer):
     def convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """Convolves x [B, H, W, C], in the dtype of the layer."""
         dtype = self.variable_dtype if in_full_precision() else self.compute_dtype
-        convolve = _convolve if tf.inside_function() else _convolve_in_streams
-        return convolve(tf.cast(x, dtype), tf.cast(kernel, dtype))
-
-
-def _convolve(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    return tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
-
-
-@tf.function(autograph=False)
-def _convolve_in_streams(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    return in_streams(lambda share: _convolve(share, kernel), x)
+        return tf.nn.conv2d(tf.cast(x, dtype), tf.cast(kernel, dtype), strides=1, padding="SAME")
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -113,10 +103,17 @@ class HiddenConvolution(_Convolution):
 
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """Sets the ActNorm from data, as `Bijector.initialize` does."""
-        if self.norm == "actnorm":
-            with full_precision():
-                return self.actnorm.initialize(self.convolve(x, self.kernel.value))
-        return self.call(x)
+        if self.norm != "actnorm":
+            return self.call(x)
+        with full_precision():
+            y, means, variances = in_streams(self._convolution_and_moments, x)
+        self.actnorm.initialize_from(means, variances)
+        _, scale, bias = self.fold()
+        return in_streams(lambda share: tf.nn.bias_add(share * scale, bias), y)
+
+    def _convolution_and_moments(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        y = self.convolve(x, self.kernel.value)
+        return y, *tf.nn.moments(y, axes=[1, 2])
 
     def get_config(self) -> dict:
         """See keras.Layer."""
@@ -237,7 +234,7 @@ class CouplingNetwork(keras.layers.Layer):
         h = x
         for layer in self.hidden:
             h = tf.nn.relu(layer.initialize(h))
-        return tf.cast(self.last.call(h), x.dtype)
+        return tf.cast(in_streams(self.last.call, h), x.dtype)
 
     def get_config(self) -> dict:
         """See keras.Layer."""

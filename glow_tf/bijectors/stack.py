@@ -117,12 +117,11 @@ class Stack(Bijector):
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """See base: initialises each copy on what the ones before it yield."""
         self.ensure_built(x)
-        bijector = self._untracked.bijector
+        initialize_one = tf.function(self._initialize_one, autograph=False)
         rows = []
         for weights in self._weights():
-            with with_weights(bijector, weights) as scope:
-                x = bijector.initialize(x)
-            rows.append([scope.get_current_value(v) for v in all_variables(bijector)])
+            x, own = initialize_one(weights, x)
+            rows.append(own)
         for weight, values in zip(self._stacked, zip(*rows, strict=True), strict=True):
             weight.assign(tf.stack(values))
         return x
@@ -163,6 +162,12 @@ class Stack(Bijector):
             gradients.insert(0, of_own)
         stacked = [tf.stack(column) for column in zip(*gradients, strict=True)]
         return [join([up for up, _ in ups], y), *stacked]
+
+    def _initialize_one(self, weights: Weights, x: tf.Tensor) -> tuple[tf.Tensor, Weights]:
+        bijector = self._untracked.bijector
+        with with_weights(bijector, weights) as scope:
+            y = bijector.initialize(x)
+        return y, [tf.convert_to_tensor(scope.get_current_value(v)) for v in all_variables(bijector)]
 
     def _forward_one(self, folded: Weights, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return self._untracked.bijector.forward_folded(x, folded)
