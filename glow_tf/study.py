@@ -329,7 +329,9 @@ def _factors(path: pathlib.Path, name: str, flags: Mapping[str, str], tuned: boo
     except ValueError:
         factors = (0.0,)
     if factors and (min(factors) <= 0 or not tuned):
-        _refuse(path, f"factors of [{name}] must be positive numbers, of a flag that [tune] tunes, not {text!r}")
+        _refuse(
+            path, f"factors of [{name}] must be positive numbers, of a flag that [tune] tunes, not {text!r}"
+        )
     return factors
 
 
