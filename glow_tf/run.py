@@ -20,7 +20,7 @@ from glow_tf.optimizers import make_optimizers
 from glow_tf.prefix import PrefixCache, cache_bytes, cached_parts
 from glow_tf.progress import Progress
 from glow_tf.schedule import Phase, epoch_costs, turn_starts
-from glow_tf.streams import share_one_heap, use_streams
+from glow_tf.streams import set_up_process
 from glow_tf.trainer import PartsTrainer
 from glow_tf.workdir import Workdir
 
@@ -50,9 +50,7 @@ def _train(config: RunConfig, workdir: Workdir) -> Mapping[str, Any]:
         print(f"This run is finished: test {finished['test_bpd']:.4f} bpd, see {workdir.path}/summary.json.")
         return finished
 
-    use_streams(config.train.batch_size, config.streams)
-    if config.train.reversible:
-        share_one_heap()
+    set_up_process(config.train.batch_size, config.streams, reversible=config.train.reversible)
     strategy = distribution.make_strategy(config.strategy, config.virtual_devices)
     distribution.check_batch_size(config.train.batch_size, strategy)
     images = data.load(config.data)

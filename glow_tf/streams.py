@@ -25,6 +25,22 @@ M_ARENA_MAX = -8  # of glibc's malloc.h
 _streams = 1
 
 
+def set_up_process(batch_size: int, streams: int = 0, *, reversible: bool = False) -> int:
+    """Sets what holds for a whole process that trains, before TensorFlow starts; returns its streams.
+
+    Args:
+      batch_size: images of a batch.
+      streams: how many streams; see `use_streams`.
+      reversible: whether activations are recomputed, to save memory.
+    """
+    # It makes a copy of a flow step's function for every call, which takes a second at 3×32 flow steps, and
+    # steps gain nothing.
+    tf.config.optimizer.set_experimental_options({"function_optimization": False})
+    if reversible:
+        _share_one_heap()
+    return use_streams(batch_size, streams)
+
+
 def use_streams(batch_size: int, count: int = 0) -> int:
     """Makes this process run batches in streams, and returns their number.
 
@@ -48,7 +64,7 @@ def use_streams(batch_size: int, count: int = 0) -> int:
     return count
 
 
-def share_one_heap() -> None:
+def _share_one_heap() -> None:
     """Makes the threads that start from now on allocate from one heap, where the C library is glibc.
 
     It gives each its own otherwise, and what one thread frees another cannot use. Takes up to 5 % more time

@@ -30,7 +30,7 @@ from benchmark_subjects import Subject
 
 from glow_tf import ConfigError, RunConfig, data, distribution, tables
 from glow_tf.partition import relative_cost, relative_cost_from_seconds
-from glow_tf.streams import share_one_heap, use_streams
+from glow_tf.streams import set_up_process
 
 flags_of_run.define()
 flags.adopt_module_key_flags(flags_of_run)  # so that --help lists them
@@ -58,9 +58,8 @@ def main(argv: list[str]) -> int:
                 f"precisions must be float32 and/or mixed_bfloat16. Received: {PRECISIONS.value}"
             )
         config = flags_of_run.run_config()
-        count = use_streams(config.train.batch_size, config.streams)
-        if config.train.reversible:
-            share_one_heap()
+        train = config.train
+        count = set_up_process(train.batch_size, config.streams, reversible=train.reversible)
         if MEMORY_OF.value:
             result = benchmark_memory.measure_in_this_process(config, PRECISIONS.value[0], MEMORY_OF.value)
             print(json.dumps(result))
