@@ -76,7 +76,11 @@ class ModelConfig:
     precision: str = _setting(
         "float32", "Of the coupling networks: float32, or mixed_bfloat16; all else is float32."
     )
-    parts: str = _setting("1", "1, by_block:N, across_block:N, or flow steps per part such as 16,32,48.")
+    parts: str = _setting(
+        "1",
+        "1, by_block:N, across_block:N, balanced:N (least cost of the costliest part; balanced:N@1,0.5,… for "
+        "devices of those speeds), or flow steps per part such as 16,32,48.",
+    )
     seed: int = 0
 
     def __post_init__(self):
@@ -103,7 +107,15 @@ class ModelConfig:
     @property
     def flow_step_counts(self) -> tuple[int, ...]:
         """Flow steps of each part."""
-        return partition.flow_step_counts(self.parts, self.num_blocks, self.flow_steps)
+        costs = partition.step_costs(
+            self.image_shape,
+            self.num_blocks,
+            self.flow_steps,
+            self.width,
+            coupling=self.coupling,
+            split_prior=self.split_prior,
+        )
+        return partition.flow_step_counts(self.parts, self.num_blocks, self.flow_steps, costs)
 
     def plans(self) -> tuple[partition.PartPlan, ...]:
         """The parts' elements and costs.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 FLOAT_BYTES = 4  # what crosses a cut is float32
@@ -58,14 +60,19 @@ class PartPlan:
         return FLOAT_BYTES * height * width * channels
 
 
-def flow_step_counts(parts: str, num_blocks: int, flow_steps: int) -> tuple[int, ...]:
+def flow_step_counts(
+    parts: str, num_blocks: int, flow_steps: int, step_costs: Sequence[float] = ()
+) -> tuple[int, ...]:
     """Reads a `--parts` notation as flow steps per part.
 
     Args:
       parts: `1` (end to end), `by_block:N` (blocks 1 … N−1 each alone, then the rest), `across_block:N`
-        (cuts blocks 1 … N−1 after ⌊K/2⌋ steps each), or counts such as `16,32,48`.
+        (cuts blocks 1 … N−1 after ⌊K/2⌋ steps each), `balanced:N` (the costliest part costs as little as
+        can be), `balanced:N@s_1,…,s_N` (the same, part k on a device of relative speed s_k), or counts such
+        as `16,32,48`.
       num_blocks: L.
       flow_steps: K, flow steps per block.
+      step_costs: of every flow step, for `balanced`.
 
     Returns:
       Flow steps of each part; they add up to L·K.
@@ -75,6 +82,8 @@ def flow_step_counts(parts: str, num_blocks: int, flow_steps: int) -> tuple[int,
     """
     total = num_blocks * flow_steps
     name, _, argument = parts.partition(":")
+    if name == "balanced" and argument:
+        return _balanced_counts(step_costs or [1.0] * total, _device_speeds(parts, argument, total))
     if name in ("by_block", "across_block") and argument:
         most = num_blocks if name == "by_block" else num_blocks + 1
         count = _whole_number(argument)
@@ -96,7 +105,7 @@ def flow_step_counts(parts: str, num_blocks: int, flow_steps: int) -> tuple[int,
     counts = [_whole_number(piece) for piece in parts.split(",")]
     if None in counts or 0 in counts:
         raise ValueError(
-            "parts must be 1, by_block:N, across_block:N or flow steps per part such as 16,32,48. "
+            "parts must be 1, by_block:N, across_block:N, balanced:N or flow steps a part such as 16,32,48. "
             f"Received: parts={parts!r}"
         )
     if sum(counts) != total:
@@ -105,6 +114,43 @@ def flow_step_counts(parts: str, num_blocks: int, flow_steps: int) -> tuple[int,
             f"steps. Received: parts={parts!r}, which adds up to {sum(counts)}"
         )
     return tuple(counts)
+
+
+def _device_speeds(parts: str, argument: str, total: int) -> list[float]:
+    number, at, listed = argument.partition("@")
+    count = _whole_number(number)
+    if count is None or not 1 <= count <= total:
+        raise ValueError(
+            f"parts=balanced:N needs N from 1 to {total}, the number of flow steps. Received: parts={parts!r}"
+        )
+    try:
+        speeds = [float(speed) for speed in listed.split(",")] if at else [1.0] * count
+    except ValueError:
+        speeds = []
+    if len(speeds) != count or not all(0 < speed < math.inf for speed in speeds):
+        raise ValueError(
+            f"parts=balanced:{count}@… needs {count} positive speeds, comma-separated. "
+            f"Received: parts={parts!r}"
+        )
+    return speeds
+
+
+def _balanced_counts(costs: Sequence[float], speeds: Sequence[float]) -> tuple[int, ...]:
+    """Cuts so that the slowest part takes as little time as possible, and the others differ little."""
+    before = [0.0, *itertools.accumulate(costs)]
+    # best[i]: the best way to cut the first i steps into the parts so far, as (slowest, Σ time², counts).
+    best: dict[int, tuple[float, float, tuple[int, ...]]] = {0: (0.0, 0.0, ())}
+    for k, speed in enumerate(speeds):
+        ways: dict[int, tuple[float, float, tuple[int, ...]]] = {}
+        for end in range(k + 1, len(costs) - (len(speeds) - k - 1) + 1):
+            candidates = []
+            for start, (slowest, squares, counts) in best.items():
+                if start < end:
+                    time = (before[end] - before[start]) / speed
+                    candidates.append((max(slowest, time), squares + time**2, (*counts, end - start)))
+            ways[end] = min(candidates)
+        best = ways
+    return best[len(costs)][2]
 
 
 def _whole_number(text: str) -> int | None:
@@ -140,29 +186,60 @@ def plan_parts(
     Raises:
       ValueError: parts does not fit, or H or W is not a multiple of 2^num_blocks.
     """
-    counts = flow_step_counts(parts, num_blocks, flow_steps)
     check_divisible(image_shape, num_blocks)
-    height, image_width, channels = image_shape
-    w = image_width
-    elements: list[list[Element]] = [[]]
-    remaining = list(counts)
+    elements = _elements(image_shape, num_blocks, flow_steps, width, coupling, split_prior)
+    remaining = list(flow_step_counts(parts, num_blocks, flow_steps, _step_costs(elements)))
+    groups: list[list[Element]] = [[]]
+    for element in elements:
+        # A squeeze opens the part of the flow step after it; a split belongs to the step before it.
+        if remaining[0] == 0 and element.kind != "split":
+            remaining.pop(0)
+            groups.append([])
+        groups[-1].append(element)
+        remaining[0] -= element.kind == "flow_step"
+    return tuple(PartPlan(tuple(group), _output_shape(group[-1])) for group in groups)
+
+
+def step_costs(
+    image_shape: Sequence[int],
+    num_blocks: int,
+    flow_steps: int,
+    width: int,
+    *,
+    coupling: str = "affine",
+    split_prior: str = "learned",
+) -> list[int]:
+    """Returns the multiply-adds of every flow step, with those of a split that follows it."""
+    return _step_costs(_elements(image_shape, num_blocks, flow_steps, width, coupling, split_prior))
+
+
+def _elements(
+    image_shape: Sequence[int], num_blocks: int, flow_steps: int, width: int, coupling: str, split_prior: str
+) -> list[Element]:
+    height, w, channels = image_shape
+    elements = []
     for block in range(1, num_blocks + 1):
         height, w, channels = height // 2, w // 2, channels * 4
-        squeeze = Element("squeeze", block, 0, height, w, channels, 0)
-        for step in range(1, flow_steps + 1):
-            if remaining[0] == 0:
-                remaining.pop(0)
-                elements.append([])
-            if step == 1:
-                elements[-1].append(squeeze)
-            macs = _flow_step_macs(height, w, channels, width, coupling)
-            elements[-1].append(Element("flow_step", block, step, height, w, channels, macs))
-            remaining[0] -= 1
+        elements.append(Element("squeeze", block, 0, height, w, channels, 0))
+        macs = _flow_step_macs(height, w, channels, width, coupling)
+        elements += [
+            Element("flow_step", block, step, height, w, channels, macs) for step in range(1, flow_steps + 1)
+        ]
         if block < num_blocks:
             macs = height * w * 9 * (channels // 2) * channels if split_prior == "learned" else 0
-            elements[-1].append(Element("split", block, 0, height, w, channels, macs))
+            elements.append(Element("split", block, 0, height, w, channels, macs))
             channels //= 2
-    return tuple(PartPlan(tuple(group), _output_shape(group[-1])) for group in elements)
+    return elements
+
+
+def _step_costs(elements: Sequence[Element]) -> list[int]:
+    costs: list[int] = []
+    for element in elements:
+        if element.kind == "flow_step":
+            costs.append(element.macs)
+        elif element.kind == "split":
+            costs[-1] += element.macs
+    return costs
 
 
 def check_divisible(image_shape: Sequence[int], num_blocks: int) -> None:

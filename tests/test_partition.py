@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from glow_tf import partition
@@ -33,6 +35,11 @@ INVALID = {
     "across_block:5": "N from 1 to 4",
     "across_block:x": "N from 1 to 4",
     "across_block": "parts must be 1, by_block:N",
+    "balanced:0": "N from 1 to 96",
+    "balanced:97": "N from 1 to 96",
+    "balanced:2@1": "needs 2 positive speeds",
+    "balanced:2@1,-1": "needs 2 positive speeds",
+    "balanced:2@a,b": "needs 2 positive speeds",
     "half": "parts must be 1, by_block:N",
     "-1,97": "parts must be 1, by_block:N",
     "": "parts must be 1, by_block:N",
@@ -43,6 +50,27 @@ INVALID = {
 def test_invalid_parts_are_named(parts, match):
     with pytest.raises(ValueError, match=rf"{match}.*Received: parts="):
         partition.flow_step_counts(parts, 3, 32)
+
+
+@pytest.mark.parametrize("speeds", [(1.0,), (1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 0.5), (0.3, 2.0, 1.0)])
+def test_balanced_parts_are_the_best_of_all_cuts(speeds):
+    costs = [5.0, 5.0, 7.0, 2.0, 2.0, 2.5, 1.0, 1.0]
+    notation = f"balanced:{len(speeds)}@{','.join(map(str, speeds))}"
+    found = partition.flow_step_counts(notation, 2, 4, costs)
+
+    def slowest(counts):
+        ends = list(itertools.accumulate(counts))
+        starts = [0, *ends[:-1]]
+        return max(sum(costs[a:b]) / s for a, b, s in zip(starts, ends, speeds, strict=True))
+
+    every = [c for c in itertools.product(range(1, 9), repeat=len(speeds)) if sum(c) == len(costs)]
+    assert found in every
+    assert slowest(found) == min(map(slowest, every))
+
+
+def test_balanced_parts_of_a_model_cost_alike():
+    shares = [p.forward_macs for p in partition.plan_parts((32, 32, 3), 3, 32, 512, "balanced:2")]
+    assert max(shares) < 0.51 * sum(shares)
 
 
 def test_single_step_blocks_cannot_be_cut_across():
