@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from glow_tf import images
 from glow_tf.checkpoints import Checkpoints
-from glow_tf.workdir import Workdir, write_atomically
+from glow_tf.workdir import TRAFFIC_COLUMNS, Workdir, write_atomically
 
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 SAMPLES_PER_TEMPERATURE = 16
@@ -46,7 +46,8 @@ class EpochRecord(keras.callbacks.Callback):
     """Times and evaluates every epoch, and writes its row of history.csv.
 
     Adds to the epoch's logs, for the callbacks after it: `seconds`, `eval_seconds`, `total_seconds`,
-    `images_per_second`, `test_bpd`, `test_bpd_se`, and `validation_bpd` where there are such images.
+    `images_per_second`, `test_bpd`, `test_bpd_se`, `validation_bpd` where there are such images, and what
+    the phase's `Traffic` is.
 
     `seconds` is training alone: the first step of a phase in a process, which traces and compiles it, is
     counted as long as the mean of the others. (With one step an epoch there are no others, and that epoch
@@ -112,6 +113,8 @@ class EpochRecord(keras.callbacks.Callback):
                 result = self.model.evaluate(dataset, verbose=0, return_dict=True)
                 logs[f"{name}_bpd"], logs[f"{name}_bpd_se"] = result["bpd"], result["bpd_se"]
         logs["eval_seconds"] = time.perf_counter() - end
+        traffic = self.model.traffic(phase)
+        logs.update(zip(TRAFFIC_COLUMNS, traffic, strict=True))
         self.rows.append(self._row(epoch + 1, logs))
         self.workdir.write_history(self.rows)
 
@@ -126,7 +129,7 @@ class EpochRecord(keras.callbacks.Callback):
         for column in self.workdir.history_columns:
             value = logs.get(named.get(column, column))
             if value is not None:
-                digits = 3 if "second" in column else 6
+                digits = 0 if column in TRAFFIC_COLUMNS else 3 if "second" in column else 6
                 row[column] = f"{value:.{digits}f}"
         return row
 
@@ -229,6 +232,9 @@ _TAGS = {
     "images_per_second": "speed/images_per_second",
     "seconds": "speed/epoch_seconds",
     "non_finite_samples": "samples/non_finite_pixels",
+    "forward_bytes": "traffic/forward_bytes_an_image",
+    "backward_bytes": "traffic/backward_bytes_an_image",
+    "all_reduce_bytes": "traffic/all_reduce_bytes_a_step",
 }
 
 

@@ -55,9 +55,8 @@ class PartPlan:
 
     @property
     def output_bytes(self) -> int:
-        """Bytes of h_k per image, float32: what crosses the cut after the part in one direction."""
-        height, width, channels = self.output_shape
-        return FLOAT_BYTES * height * width * channels
+        """Bytes that cross the cut after the part in one direction: h_k and the log-likelihood so far."""
+        return FLOAT_BYTES * (math.prod(self.output_shape) + 1)
 
 
 def flow_step_counts(

@@ -94,4 +94,4 @@ def cached_parts(schedule_phases: Sequence[Phase]) -> list[int]:
 
 def cache_bytes(plans: Sequence[PartPlan], parts: Sequence[int], examples: int) -> int:
     """Returns the memory that caches for these parts take."""
-    return sum(examples * (plans[k - 1].output_bytes + FLOAT_BYTES * (1 + k)) for k in parts)
+    return sum(examples * (plans[k - 1].output_bytes + FLOAT_BYTES * k) for k in parts)

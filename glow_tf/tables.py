@@ -69,7 +69,7 @@ def _span(plan: PartPlan) -> str:
 
 
 def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: Sequence[float]) -> str:
-    """Sums a finished run's history up by phase, with measured against predicted cost.
+    """Sums a finished run's history up by phase: measured against predicted cost, and the traffic.
 
     Args:
       history: rows of history.csv.
@@ -93,10 +93,17 @@ def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: S
                 f"{sum(seconds) / len(seconds) / unit:.3f}" if unit else "",
                 f"{sum(predicted) / len(predicted):.3f}",
                 f"{float(members[-1]['test_bpd']):.4f}",
+                *(f"{float(members[-1][f'{name}_bytes']) / 1024:.1f}" for name in ("forward", "backward")),
+                f"{float(members[-1]['all_reduce_bytes']) / 1024:.1f}",
             ]
         )
     header = ["phase", "epochs", "seconds", "time / end to end", "predicted", "last test bpd"]
-    return table(header, rows)
+    header += ["KiB forward", "backward", "all-reduce"]
+    note = (
+        "KiB: what an image sends across the cuts, forward and backward, and the gradients that data "
+        "parallelism would all-reduce once a step."
+    )
+    return f"{table(header, rows)}\n{note}"
 
 
 def _median(values: Sequence[float]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -26,6 +26,20 @@ DEFAULT_BATCH_SIZE = 64
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient was not finite; the message says in which part, step and bijector."""
+
+
+class Traffic(NamedTuple):
+    """Bytes that a training step moves between the devices of its parts.
+
+    Attributes:
+      forward: of an image's activations and likelihood, over all the cuts it crosses.
+      backward: of their gradients.
+      all_reduce: of the gradients that data parallelism would reduce over its replicas in the same step.
+    """
+
+    forward: int
+    backward: int
+    all_reduce: int
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -70,6 +84,7 @@ class PartsTrainer(keras.Model):
         self._means = {name: keras.metrics.Mean(name) for name in ("bpd", *names)}
         self._test_metric = MeanAndError("bpd")
         self._train_functions: dict[Phase, Callable] = {}
+        self._crossing: dict[Phase, tuple[int, int]] = {}
         self.prefix_caches: dict[Phase, PrefixCache] = {}
         self.build()
 
@@ -177,6 +192,12 @@ class PartsTrainer(keras.Model):
             for k in phase.active
         ]
 
+    def traffic(self, phase: Phase) -> Traffic:
+        """Returns what a step of the phase moves, as it was traced; all zeros before its first step."""
+        forward, backward = self._crossing.get(phase, (0, 0))
+        gradients = [v.value for group in self.trained_variables(phase) for v in group]
+        return Traffic(forward, backward, sum(_bytes(g) for g in gradients))
+
     # Steps
 
     def objectives(
@@ -205,6 +226,7 @@ class PartsTrainer(keras.Model):
 
     def _objectives(self, passage: Passage, phase: Phase) -> tuple[tf.Tensor, list[tf.Tensor]]:
         loss = tf.zeros_like(passage.log_likelihood)
+        crossing = 0
         while len(passage.truncated) <= phase.last:
             k = len(passage.truncated)
             if not phase.end_to_end:
@@ -213,8 +235,11 @@ class PartsTrainer(keras.Model):
             passage, objective = self.glow.through_next_part(passage)
             if k in phase.active and not phase.end_to_end:
                 loss += objective
+            if k < phase.last:
+                crossing += _bytes_of_an_example(passage.h, passage.log_likelihood)
         if phase.end_to_end:
             loss = passage.truncated[-1]
+        self._crossing[phase] = (crossing, crossing if phase.end_to_end else 0)
         shape = self.glow.image_shape
         return likelihood.bits_per_dim(loss, shape), [
             likelihood.bits_per_dim(t, shape) for t in passage.truncated
@@ -440,6 +465,14 @@ class _PhaseSwitch(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.model.set_phase(self.model.phase_of(epoch))
         self.model.reset_metrics()
+
+
+def _bytes(tensor: tf.Tensor) -> int:
+    return tensor.shape.num_elements() * tensor.dtype.size
+
+
+def _bytes_of_an_example(*batches: tf.Tensor) -> int:
+    return sum(math.prod(batch.shape[1:]) * batch.dtype.size for batch in batches)
 
 
 def _unpack(batch: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:

@@ -26,6 +26,8 @@ HISTORY_COLUMNS = (
     "peak_memory_mb",
     "train_bpd",
 )
+# Bytes an image sends across the cuts; bytes a step of data parallelism would all-reduce.
+TRAFFIC_COLUMNS = ("forward_bytes", "backward_bytes", "all_reduce_bytes")
 
 
 class Workdir:
@@ -113,7 +115,7 @@ class Workdir:
         columns = [*HISTORY_COLUMNS, *(f"local_bpd_{k + 1}" for k in range(parts)), "test_bpd", "test_bpd_se"]
         if self.config.data.validation_examples:
             columns += ["validation_bpd", "validation_bpd_se"]
-        return tuple(columns)
+        return (*columns, *TRAFFIC_COLUMNS)
 
     def read_history(self, epochs: int | None = None) -> list[dict[str, str]]:
         """Returns the rows of history.csv, of the first `epochs` epochs if given."""

@@ -1,6 +1,7 @@
 """No gradient crosses a cut; what a phase does not train does not change, and is not even evaluated."""
 
 import collections
+import math
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import tensorflow as tf
 from conftest import small_glow
 
-from glow_tf import PartsTrainer, schedule
+from glow_tf import PartsTrainer, partition, schedule
 from glow_tf.schedule import Phase
 
 PARTS = "across_block:3"
@@ -40,6 +41,18 @@ def test_gradients_outside_the_trained_part_are_none(phase, small_images):
             assert all(g is not None for g in gradients)
         else:
             assert all(g is None for g in gradients)
+
+
+@pytest.mark.parametrize("phase", PHASES.values(), ids=str)
+def test_what_crosses_the_cuts_is_what_the_cost_model_says(phase, small_images):
+    trainer = make_trainer([phase])
+    assert trainer.traffic(phase)[:2] == (0, 0)
+    trainer.fit(small_images[:16], batch_size=8, verbose=0)
+    traffic = trainer.traffic(phase)
+    predicted = partition.traffic(trainer.glow.config.plans(), phase.last, phase.end_to_end)
+    assert traffic[:2] == predicted
+    trained = sum(math.prod(v.shape) for group in trainer.trained_variables(phase) for v in group)
+    assert traffic.all_reduce == 4 * trained
 
 
 def test_simultaneous_gradients_are_those_of_each_part_alone(small_images):
