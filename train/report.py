@@ -5,6 +5,9 @@
 By default the CSV is the one that `train/experiment.py --study=…` (with the same --quick) left, the report
 goes into a folder beside it, and sample grids come from the runs' workdirs. Writes report.html, report.md and
 the figures as PNG. Needs matplotlib: `pip install -e .[bench]`.
+
+With `--documents=docs/results.md,README.md` it brings the study's table in these up to date instead: what
+stands between the lines `<!-- table NAME -->` and `<!-- end -->`. That needs no matplotlib.
 """
 
 import base64
@@ -12,6 +15,7 @@ import html
 import math
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from absl import app, flags
 
@@ -25,6 +29,9 @@ STUDY = flags.DEFINE_string("study", "", "The study file, such as configs/studie
 QUICK = flags.DEFINE_boolean("quick", False, "Report on the trial that experiment.py --quick made.")
 CSV = flags.DEFINE_string("csv", "", "The study's table; runs/studies/NAME/results.csv by default.")
 OUTPUT = flags.DEFINE_string("output", "", "Folder of the report; `report` beside the table by default.")
+DOCUMENTS = flags.DEFINE_list(
+    "documents", [], "Markdown files whose table of the study is brought up to date."
+)
 
 HEADER = (
     "variant",
@@ -85,11 +92,31 @@ def main(argv: list[str]) -> int:
         study = read_study(STUDY.value)
         name = study.name + ("_quick" if QUICK.value else "")
         table = pathlib.Path(CSV.value or f"runs/studies/{name}/results.csv")
-        _write(study, table, pathlib.Path(OUTPUT.value) if OUTPUT.value else table.parent / "report")
+        for document in map(pathlib.Path, DOCUMENTS.value):
+            write_atomically(document, with_table(document.read_text(), study, table).encode())
+        if not DOCUMENTS.value:
+            _write(study, table, pathlib.Path(OUTPUT.value) if OUTPUT.value else table.parent / "report")
     except (ConfigError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def with_table(text: str, study: Study, table: pathlib.Path) -> str:
+    """Returns a Markdown text with the study's table made anew.
+
+    Raises:
+      ConfigError: the text has no place for it.
+    """
+    start, end = f"<!-- table {study.name} -->\n", "<!-- end -->"
+    before, found, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ConfigError(
+            f"documents must have the lines {start.strip()} and {end}. Received: a file without them"
+        )
+    found_outcomes = comparison.outcomes(study, comparison.read_table(table))
+    return f"{before}{start}{_markdown_table(_table(found_outcomes))}\n{end}{after}"
 
 
 def _write(study: Study, table: pathlib.Path, folder: pathlib.Path) -> None:
@@ -104,9 +131,7 @@ def _write(study: Study, table: pathlib.Path, folder: pathlib.Path) -> None:
     if not any(o.finished for o in found):
         raise ConfigError(f"csv must hold a finished run of the study. Received: {str(table)!r}")
     folder.mkdir(parents=True, exist_ok=True)
-    cells = [list(HEADER), *(_cells(outcome) for outcome in found)]
-    if not any(o.behind_at_equal_time for o in found):
-        cells = [row[:5] + row[6:] for row in cells]
+    cells = _table(found)
     failures = [f"{o.variant.title}: {reason}" for o in found for reason in o.failures]
     curves, gaps = figures.learning_curves(study, rows), figures.gaps(found)
     page = PAGE.format(
@@ -124,6 +149,13 @@ def _write(study: Study, table: pathlib.Path, folder: pathlib.Path) -> None:
     text = "\n".join([f"# {study.title}", "", _markdown_table(cells), "", *NOTES, *failures])
     write_atomically(folder / "report.md", (text + "\n").encode())
     print(_markdown_table(cells), f"\n{folder / 'report.html'}")
+
+
+def _table(found: Sequence[Outcome]) -> list[list[str]]:
+    cells = [list(HEADER), *(_cells(outcome) for outcome in found)]
+    if any(o.behind_at_equal_time for o in found):
+        return cells
+    return [row[:5] + row[6:] for row in cells]
 
 
 def _cells(outcome: Outcome) -> list[str]:
