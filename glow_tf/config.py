@@ -24,7 +24,7 @@ def _setting(default: Any, help: str) -> Any:
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")
 OPTIMIZERS = ("adamax", "adam", "sgd")
 RATE_SCHEDULES = ("constant", "cosine")
-STRATEGIES = ("auto", "one_device", "mirrored")
+STRATEGIES = ("auto", "one_device", "mirrored", "part_parallel")
 PRECISIONS = ("float32", "mixed_bfloat16")
 PRIOR_KINDS = ("learned", "standard")
 
@@ -222,8 +222,15 @@ class RunConfig:
 
     workdir: str = _setting("", "Folder of the run: history, checkpoints, logs, samples, export.")
     seed: int = _setting(0, "The one seed from which everything random follows.")
-    strategy: str = _setting("auto", "auto, one_device or mirrored.")
+    strategy: str = _setting(
+        "auto",
+        "auto, one_device, mirrored (every device trains on a share of the batch), or part_parallel (every "
+        "part on its own device).",
+    )
     virtual_devices: int = _setting(0, "Logical CPU devices, to try a strategy without GPUs; 0 is off.")
+    part_devices: str = _setting(
+        "", "Device of each part under part_parallel, comma-separated; empty: the k-th for part k."
+    )
     streams: int = _setting(
         0, "Shares of a batch that run side by side, a core each; 0: as many as pay, 1: TensorFlow's own way."
     )
@@ -240,6 +247,7 @@ class RunConfig:
             "workdir",
             "strategy",
             "virtual_devices",
+            "part_devices",
             "streams",
             "data_dir",
             "tensorboard",
@@ -258,6 +266,17 @@ class RunConfig:
         num_parts = len(self.model.flow_step_counts)
         self.train.learning_rates(num_parts)
         self.train.finetune_learning_rates(num_parts)
+        devices = [device for device in self.part_devices.split(",") if device]
+        if devices and (self.strategy != "part_parallel" or len(devices) != num_parts):
+            raise ConfigError(
+                f"part_devices needs strategy=part_parallel and a device for each of the {num_parts} parts. "
+                f"Received: part_devices={self.part_devices!r}, strategy={self.strategy!r}"
+            )
+        if self.strategy == "part_parallel" and self.train.cache_prefix:
+            raise ConfigError(
+                "cache_prefix keeps a prefix's outputs in one place and needs another strategy than "
+                "part_parallel. Received: cache_prefix=True, strategy='part_parallel'"
+            )
         if self.train.cache_prefix and not any(schedule.cached_epochs(self.phases())):
             raise ConfigError(
                 "cache_prefix needs a part other than the first that keeps its turn for several epochs: "

@@ -12,7 +12,8 @@ def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Stra
 
     Args:
       strategy: `one_device`; `mirrored` over all GPUs, or over all logical CPU devices where there is no
-        GPU; `auto`: mirrored if that is more than one device.
+        GPU; `auto`: mirrored if that is more than one device; `part_parallel`: TensorFlow's default, to be
+        used with `part_devices`.
       virtual_devices: logical CPU devices to make first; 0 leaves them alone.
 
     Raises:
@@ -20,14 +21,44 @@ def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Stra
     """
     if virtual_devices:
         _make_virtual_devices(virtual_devices)
-    gpus = [d.name for d in tf.config.list_logical_devices("GPU")]
-    devices = gpus or [d.name for d in tf.config.list_logical_devices("CPU")]
+    devices, gpus = _devices()
     if strategy == "mirrored" or (strategy == "auto" and len(devices) > 1):
         # Collective operations of a second strategy in one process collide on CPU devices; a plain sum
         # does not, and adds in a fixed order.
         reduction = None if gpus else tf.distribute.ReductionToOneDevice()
         return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
     return tf.distribute.get_strategy()
+
+
+def part_devices(strategy: str, listed: str, num_parts: int) -> list[str]:
+    """Returns the device of every part; none unless the strategy is `part_parallel`.
+
+    Args:
+      strategy: see `make_strategy`, which comes first.
+      listed: names of devices, comma-separated; empty takes the first of this process.
+      num_parts: n.
+
+    Raises:
+      ConfigError: there is no such device, or too few.
+    """
+    if strategy != "part_parallel":
+        return []
+    present, _ = _devices()
+    if not listed and len(present) < num_parts:
+        raise ConfigError(
+            f"part_parallel needs a device for each of the {num_parts} parts, and finds {len(present)}; "
+            "virtual_devices makes more of a CPU, part_devices puts several parts on one. Received: "
+            f"{', '.join(present)}"
+        )
+    chosen = listed.split(",") if listed else present[:num_parts]
+    names = [d.name for d in tf.config.list_logical_devices()]
+    short = {name.split("device:")[-1]: name for name in names}
+    if unknown := [name for name in chosen if name not in (*names, *short)]:
+        raise ConfigError(
+            f"part_devices must name devices of this process: {', '.join(short)}. Received: "
+            f"{', '.join(unknown)}"
+        )
+    return [short.get(name, name) for name in chosen]
 
 
 def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:
@@ -46,6 +77,12 @@ def device_name() -> str:
         details = tf.config.experimental.get_device_details(gpus[0])
         return f"{len(gpus)} × {details.get('device_name', 'GPU')}"
     return f"{_processor()}, {len(tf.config.list_logical_devices('CPU'))} logical CPU device(s)"
+
+
+def _devices() -> tuple[list[str], list[str]]:
+    """Returns the names of the devices that compute, and those of the GPUs."""
+    gpus = [d.name for d in tf.config.list_logical_devices("GPU")]
+    return gpus or [d.name for d in tf.config.list_logical_devices("CPU")], gpus
 
 
 def _make_virtual_devices(count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -53,15 +54,18 @@ class Glow(keras.Model):
 
     Args:
       config: the model's settings.
+      part_devices: of each part, the device that holds its weights and runs it; empty leaves it to
+        TensorFlow. Where a model runs is no part of what it is: it is not saved.
 
     Raises:
       ConfigError: the settings do not make a model.
     Reference: Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039; Glow parts, sections 2 and 3.
     """
 
-    def __init__(self, config: ModelConfig, **kwargs):
+    def __init__(self, config: ModelConfig, part_devices: Sequence[str] = (), **kwargs):
         super().__init__(**kwargs)
         self.config = config
+        self.part_devices = tuple(part_devices)
         plans = config.plans()
         policy = self.dtype_policy.name
         self.dequantize = Dequantize(config.n_bits, dtype=policy)
@@ -84,11 +88,16 @@ class Glow(keras.Model):
     def build(self, input_shape: object = None) -> None:
         """Builds the parts on the config's image shape."""
         shape = self.image_shape
-        for part in self.parts:
+        for k, part in enumerate(self.parts):
             if not part.built:
-                part.build((None, *shape))
+                with self.on_device_of(k):
+                    part.build((None, *shape))
             shape = part.output_event_shape
         self.built = True
+
+    def on_device_of(self, k: int) -> contextlib.AbstractContextManager:
+        """Within it, operations run where part k (from 0) lives."""
+        return tf.device(self.part_devices[k]) if self.part_devices else contextlib.nullcontext()
 
     def get_flow_weights(self) -> list[np.ndarray]:
         """Returns the weights flow step by flow step, the same list however the model is cut.
@@ -149,8 +158,9 @@ class Glow(keras.Model):
           noise: dequantisation noise in [0, 1), [B, H, W, C]; drawn from the model's seed by default.
         """
         h = self.dequantize.forward(self.dequantized(images, noise, seed=self.config.seed))
-        for part in self.parts:
-            h = part.initialize(h)
+        for k, part in enumerate(self.parts):
+            with self.on_device_of(k):
+                h = part.initialize(h)
 
     def dequantized(
         self, images: tf.Tensor, noise: tf.Tensor | None = None, seed: tf.Tensor | int = 0
@@ -168,18 +178,21 @@ class Glow(keras.Model):
     def through_next_part(self, passage: Passage) -> tuple[Passage, tf.Tensor]:
         """Takes a batch through one more part; returns it and the part's `local_objective`."""
         h, log_likelihood, truncated = passage
-        part = self.parts[len(truncated)]
-        output = part.call(h)
-        objective = part.local_objective(output)
-        log_likelihood_after = log_likelihood + output.log_likelihood_term
-        return Passage(output.h, log_likelihood_after, (*truncated, objective - log_likelihood)), objective
+        k = len(truncated)
+        with self.on_device_of(k):
+            output = self.parts[k].call(h)
+            objective = self.parts[k].local_objective(output)
+            log_likelihood_after = log_likelihood + output.log_likelihood_term
+            truncated = (*truncated, objective - log_likelihood)
+        return Passage(output.h, log_likelihood_after, truncated), objective
 
     def forward_and_log_det(self, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Whitens dequantised values: v [B, H, W, C] → eps [B, D], log|det d eps/d v| [B] nats."""
         h, log_det = self.dequantize.forward_and_log_det(v)
         latents = []
-        for part in self.parts:
-            output = part.call(h)
+        for k, part in enumerate(self.parts):
+            with self.on_device_of(k):
+                output = part.call(h)
             # Whitening is part of this map: log p(z | h) = log N(eps) + its log-determinant.
             log_det += output.log_likelihood_term
             log_det -= sum(likelihood.standard_normal_log_prob(eps) for eps in output.latents)
@@ -204,19 +217,18 @@ class Glow(keras.Model):
         pieces = tf.split(eps, [math.prod(shape) for shape in shapes], axis=1)
         latents = [tf.reshape(z, [-1, *s]) for z, s in zip(pieces, shapes, strict=True)]
         h = self.parts[-1].prior.inverse(latents.pop())
-        for part in reversed(self.parts):
+        for k, part in reversed(list(enumerate(self.parts))):
             own = [latents.pop() for _ in part.latent_shapes]
-            h = part.inverse(h, own[::-1], limit)
+            with self.on_device_of(k):
+                h = part.inverse(h, own[::-1], limit)
         return self.dequantize.inverse(h)
 
     def dequantized_log_prob(self, v: tf.Tensor) -> tf.Tensor:
         """Returns the exact log-density of dequantised values v [B, H, W, C]: [B], nats."""
-        h, log_prob = self.dequantize.forward_and_log_det(v)
-        for part in self.parts:
-            output = part.call(h)
-            log_prob += output.log_likelihood_term
-            h = output.h
-        return log_prob + self.parts[-1].prior.log_prob(h)
+        passage = Passage(*self.dequantize.forward_and_log_det(v))
+        for _ in self.parts:
+            passage, _ = self.through_next_part(passage)
+        return -passage.truncated[-1]
 
     def log_prob(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
         """Returns a one-sample lower bound on log P(image): uint8 [B, H, W, C] → [B], nats.

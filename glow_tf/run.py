@@ -50,7 +50,9 @@ def _train(config: RunConfig, workdir: Workdir) -> Mapping[str, Any]:
         print(f"This run is finished: test {finished['test_bpd']:.4f} bpd, see {workdir.path}/summary.json.")
         return finished
 
-    set_up_process(config.train.batch_size, config.streams, reversible=config.train.reversible)
+    # Parts on devices of their own are what runs side by side there.
+    streams = 1 if config.strategy == "part_parallel" else config.streams
+    set_up_process(config.train.batch_size, streams, reversible=config.train.reversible)
     strategy = distribution.make_strategy(config.strategy, config.virtual_devices)
     distribution.check_batch_size(config.train.batch_size, strategy)
     images = data.load(config.data)
@@ -60,8 +62,9 @@ def _train(config: RunConfig, workdir: Workdir) -> Mapping[str, Any]:
     phases = config.phases()
     model_config = dataclasses.replace(config.model, image_shape=images.image_shape, seed=config.seed)
     plans = model_config.plans()
+    devices = distribution.part_devices(config.strategy, config.part_devices, len(plans))
     with strategy.scope():
-        glow = Glow(model_config, name="glow")
+        glow = Glow(model_config, devices, name="glow")
         trainer = PartsTrainer(glow, phases, seed=config.seed)
         optimizers = make_optimizers(config.train, phases, len(plans), steps)
         trainer.compile(optimizers, clip_norm=config.train.clip_norm, reversible=config.train.reversible)

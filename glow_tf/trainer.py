@@ -133,8 +133,9 @@ class PartsTrainer(keras.Model):
         if len({id(o) for o in optimizers}) < len(optimizers):
             raise ValueError("compile needs a separate optimizer for each part. Received: one of them twice")
         with self.distribute_strategy.scope():
-            for part, optimizer in zip(self.glow.parts, optimizers, strict=True):
-                optimizer.build(part.trainable_variables)
+            for k, (part, optimizer) in enumerate(zip(self.glow.parts, optimizers, strict=True)):
+                with self.glow.on_device_of(k):
+                    optimizer.build(part.trainable_variables)
         # Keras callbacks that look at `model.optimizer` see the first part's.
         super().compile(
             optimizer=optimizers[0],
@@ -256,6 +257,25 @@ class PartsTrainer(keras.Model):
             step = tf.cast(self.optimizers[phase.last].iterations.value, tf.int32)
             noise = tf.random.stateless_uniform(tf.shape(images), [self.seed, step])
         groups = self.trained_variables(phase)
+        compute = self._gradients_by_device if self.glow.part_devices else self._gradients
+        loss, truncated, per_part = compute(images, noise, phase, index, groups)
+        norms = [
+            self._where(k, tf.linalg.global_norm, g) for k, g in zip(phase.active, per_part, strict=True)
+        ]
+        checked = self._stop_if_not_finite(loss, norms, images, noise)
+        with tf.control_dependencies(checked):
+            self._apply(phase, groups, self._clip(phase, per_part, norms))
+        return self._update_train_metrics(phase, truncated, norms)
+
+    def _gradients(
+        self,
+        images: tf.Tensor,
+        noise: tf.Tensor,
+        phase: Phase,
+        index: tf.Tensor | None,
+        groups: list[list[keras.Variable]],
+    ) -> tuple[tf.Tensor, list[tf.Tensor], list[list[tf.Tensor]]]:
+        """Returns the loss [], the truncated objectives [B] and the gradients of each active part."""
         variables = [v.value for group in groups for v in group]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
@@ -265,12 +285,58 @@ class PartsTrainer(keras.Model):
             scaled = loss / self.distribute_strategy.num_replicas_in_sync
         gradients = tape.gradient(scaled, variables)
         gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        per_part = _regroup(gradients, [len(group) for group in groups])
-        norms = [tf.linalg.global_norm(group) for group in per_part]
-        checked = self._stop_if_not_finite(loss, norms, images, noise)
-        with tf.control_dependencies(checked):
-            self._apply(phase, groups, self._clip(phase, per_part, norms))
-        return self._update_train_metrics(phase, truncated, norms)
+        return loss, truncated, _regroup(gradients, [len(group) for group in groups])
+
+    def _gradients_by_device(
+        self,
+        images: tf.Tensor,
+        noise: tf.Tensor,
+        phase: Phase,
+        index: tf.Tensor | None,
+        groups: list[list[keras.Variable]],
+    ) -> tuple[tf.Tensor, list[tf.Tensor], list[list[tf.Tensor]]]:
+        """Does what `_gradients` does, each part's share on the part's own device.
+
+        A tape does not remember where it recorded, so every part has one of its own, and end to end the
+        gradient of its input is handed back to the part before.
+        """
+        shape, last = self.glow.image_shape, phase.last
+        with self.glow.on_device_of(0):
+            passage = self.glow.enter(images, noise, self.seed)
+        pieces, losses, crossing = [], [], 0
+        for k in range(last + 1):
+            own = [v.value for v in groups[phase.active.index(k)]] if k in phase.active else []
+            back = phase.end_to_end and k > 0
+            h = tf.stop_gradient(passage.h)
+            with self.glow.on_device_of(k), tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch([*own, h] if back else own)
+                after, objective = self.glow.through_next_part(passage._replace(h=h))
+                share = -after.log_likelihood if phase.end_to_end and k < last else objective
+                loss = tf.reduce_mean(likelihood.bits_per_dim(share, shape))
+            pieces.append((tape, own, h if back else None, loss, after.h))
+            if k in phase.active and not phase.end_to_end:
+                losses.append(loss)
+            if k < last:
+                crossing += _bytes_of_an_example(after.h, after.log_likelihood)
+            passage = after
+        self._crossing[phase] = (crossing, crossing if phase.end_to_end else 0)
+        per_part: list[list[tf.Tensor]] = []
+        upstream = None
+        for k in reversed(phase.active):
+            tape, own, h, loss, output = pieces[k]
+            targets, outputs = [loss], [tf.ones_like(loss)]
+            if upstream is not None:
+                targets, outputs = [loss, output], [*outputs, upstream]
+            with self.glow.on_device_of(k):
+                gradients = tape.gradient(targets, own if h is None else [*own, h], outputs)
+            upstream = None if h is None else gradients.pop()
+            per_part.insert(0, gradients)
+        truncated = [likelihood.bits_per_dim(t, shape) for t in passage.truncated]
+        return tf.reduce_mean(truncated[-1]) if phase.end_to_end else tf.add_n(losses), truncated, per_part
+
+    def _where(self, k: int, function: Callable[..., Any], *args: Any) -> Any:
+        with self.glow.on_device_of(k):
+            return function(*args)
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Adds a batch to the bits per dimension of the whole chain."""
@@ -295,8 +361,9 @@ class PartsTrainer(keras.Model):
         # the whole), so each replica hands over its share; with one replica nothing is done twice.
         replicas = self.distribute_strategy.num_replicas_in_sync
         for k, gradients, variables in zip(phase.active, per_part, groups, strict=True):
-            shares = [g / replicas if replicas > 1 else tf.identity(g) for g in gradients]
-            self.optimizers[k].apply(shares, variables)
+            with self.glow.on_device_of(k):
+                shares = [g / replicas if replicas > 1 else tf.identity(g) for g in gradients]
+                self.optimizers[k].apply(shares, variables)
 
     def _stop_if_not_finite(
         self, loss: tf.Tensor, norms: list[tf.Tensor], images: tf.Tensor, noise: tf.Tensor | None

@@ -193,15 +193,33 @@ def test_last_and_best_checkpoints_load(finished):
     )
 
 
+def test_parts_on_devices_of_their_own_end_with_the_same_numbers(finished, tmp_path):
+    folder, _ = finished
+    run_main(*flags(tmp_path / "run", validation_examples=40, sample_every=0, **PLACED))
+    for a, b in zip(rows_of(folder), rows_of(tmp_path / "run"), strict=True):
+        for name in ("test_bpd", "validation_bpd", "local_bpd_1"):
+            assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-3)
+        assert a["forward_bytes"] == b["forward_bytes"]
+    model = tf.saved_model.load(str(tmp_path / "run" / "export"))  # its variables live as long as it does
+    assert model.sample(2, 0.7, 0).shape == (2, 8, 8, 1)
+
+
 # Interruptions
 
 
 EVERYTHING = {"cache_prefix": True, "period": 2, "reversible": True, "precision": "mixed_bfloat16"}
 
 
+PLACED = {"strategy": "part_parallel", "virtual_devices": 2}
+
+
 @pytest.mark.parametrize(
     "settings",
-    [pytest.param({}, id="plain"), pytest.param(EVERYTHING, id="everything", marks=pytest.mark.slow)],
+    [
+        pytest.param({}, id="plain"),
+        pytest.param(EVERYTHING, id="everything", marks=pytest.mark.slow),
+        pytest.param({**PLACED, "schedule": "simultaneous"}, id="part_parallel", marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_resumes_and_ends_with_the_same_weights(settings, tmp_path):
     """A real kill -9, at a moment the run does not choose; the second one amid a cached turn."""

@@ -1,0 +1,97 @@
+"""Parts on devices of their own train like parts on one."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import small_config
+
+from glow_tf import Glow, PartsTrainer, RunConfig, phases
+from glow_tf.config import ConfigError
+from glow_tf.distribution import part_devices
+from glow_tf.optimizers import FusedAdamax
+
+COUNTERS = ("iteration", "learning_rate")  # scalars, which stay with the process
+
+
+def train(devices, schedule, images, dtype="float64", reversible=False, **changes):
+    config = small_config(flow_steps=1, parts="by_block:2", **changes)
+    glow = Glow(config, devices, dtype=dtype, name="glow")
+    trainer = PartsTrainer(glow, phases(schedule, 2, 4, 1), seed=5)
+    trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, reversible=reversible)
+    history = trainer.fit(images[:64], batch_size=16, validation_data=images[:50], verbose=0)
+    return trainer, history.history
+
+
+def two_devices():
+    return part_devices("part_parallel", "", 2)
+
+
+@pytest.mark.parametrize("schedule", ["end_to_end", "alternating", "simultaneous"])
+def test_parts_on_their_own_devices_train_like_parts_on_one(schedule, small_images):
+    one, one_history = train([], schedule, small_images)
+    two, two_history = train(two_devices(), schedule, small_images)  # 20 steps
+    for a, b in zip(one.get_weights(), two.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+    assert set(two_history) == set(one_history)
+    for name, values in one_history.items():
+        np.testing.assert_allclose(two_history[name], values, rtol=1e-6)
+    for phase in set(one.phases):
+        assert two.traffic(phase) == one.traffic(phase)
+
+
+def test_recomputed_activations_and_bfloat16_work_there_too(small_images):
+    options = {"dtype": "float32", "reversible": True, "precision": "mixed_bfloat16"}
+    _, one = train([], "simultaneous", small_images, **options)
+    _, two = train(two_devices(), "simultaneous", small_images, **options)
+    np.testing.assert_allclose(two["val_bpd"], one["val_bpd"], atol=0.02)
+
+
+def test_weights_and_optimizer_state_live_where_the_part_does(small_images):
+    trainer, _ = train(two_devices(), "simultaneous", small_images)
+    for k, (part, optimizer) in enumerate(zip(trainer.glow.parts, trainer.optimizers, strict=True)):
+        moments = [v for v in optimizer.variables if v.path.split("/")[-1] not in COUNTERS]
+        assert len(moments) == 2 * len(part.trainable_variables)
+        places = {variable.value.device for variable in (*part.variables, *moments)}
+        assert [place[-len("CPU:0") :] for place in places] == [f"CPU:{k}"]
+
+
+def test_convolutions_of_a_part_run_where_it_lives(small_images):
+    trainer, _ = train(two_devices(), "simultaneous", small_images)
+    step = tf.function(lambda images: trainer.train_step((images, None)))
+    trainer.set_phase(trainer.phases[0])
+    graph = step.get_concrete_function(tf.constant(small_images[:16])).graph
+    calls = [op for op in graph.get_operations() if "PartitionedCall" in op.type]
+    devices = [op.device for op in calls]
+    assert {device[-len("CPU:0") :] for device in devices} == {"CPU:0", "CPU:1"}
+
+
+def test_devices_are_named_or_taken_in_order():
+    cpus = [d.name for d in tf.config.list_logical_devices("CPU")]
+    assert part_devices("mirrored", "", 2) == []
+    assert part_devices("part_parallel", "", 2) == cpus[:2]
+    assert part_devices("part_parallel", "CPU:1,CPU:0,CPU:1", 3) == [cpus[1], cpus[0], cpus[1]]
+    with pytest.raises(ConfigError, match=r"a device for each of the 9 parts, and finds \d"):
+        part_devices("part_parallel", "", 9)
+    with pytest.raises(ConfigError, match=r"must name devices of this process: .*Received: GPU:7"):
+        part_devices("part_parallel", "CPU:0,GPU:7", 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"part_devices": "CPU:0,CPU:1"}, "part_devices needs strategy=part_parallel"),
+        ({"strategy": "part_parallel", "part_devices": "CPU:0"}, "a device for each of the 2 parts"),
+        (
+            {
+                "strategy": "part_parallel",
+                "schedule": "alternating",
+                "period": 2,
+                "cache_prefix": True,
+            },
+            "needs another strategy than part_parallel",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        RunConfig.from_settings({"workdir": "unused", "parts": "by_block:2", **changes})
