@@ -155,6 +155,11 @@ class TrainConfig:
     finetune_learning_rate: str = _setting(
         "", "Rate(s) of the finetune_epochs, without warm-up; empty goes on as before."
     )
+    part_delay: int = _setting(
+        0,
+        "In simultaneous epochs under part_parallel: steps a batch waits between two parts, so that all "
+        "parts work at the same time.",
+    )
     batch_size: int = _setting(64, "Images per step, over all replicas.")
     reversible: bool = _setting(
         False, "Recompute activations from outputs instead of keeping them: less memory, more time."
@@ -168,7 +173,7 @@ class TrainConfig:
         _one_of(self, "schedule", schedule.SCHEDULES)
         _one_of(self, "optimizer", OPTIMIZERS)
         _one_of(self, "rate_schedule", RATE_SCHEDULES)
-        for name in ("part_epochs", "finetune_epochs", "warmup_steps"):
+        for name in ("part_epochs", "finetune_epochs", "warmup_steps", "part_delay"):
             _require(getattr(self, name) >= 0, self, name, "0 or a positive integer")
         for name in ("period", "batch_size"):
             _require(getattr(self, name) >= 1, self, name, "a positive integer")
@@ -248,6 +253,7 @@ class RunConfig:
             "strategy",
             "virtual_devices",
             "part_devices",
+            "part_delay",
             "streams",
             "data_dir",
             "tensorboard",
@@ -271,6 +277,13 @@ class RunConfig:
             raise ConfigError(
                 f"part_devices needs strategy=part_parallel and a device for each of the {num_parts} parts. "
                 f"Received: part_devices={self.part_devices!r}, strategy={self.strategy!r}"
+            )
+        if self.train.part_delay and (
+            self.strategy != "part_parallel" or self.train.schedule != "simultaneous"
+        ):
+            raise ConfigError(
+                "part_delay needs strategy=part_parallel and schedule=simultaneous. Received: part_delay="
+                f"{self.train.part_delay}, strategy={self.strategy!r}, schedule={self.train.schedule!r}"
             )
         if self.strategy == "part_parallel" and self.train.cache_prefix:
             raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from glow_tf.cluster import Cluster, connect
 from glow_tf.config import ConfigError
 
 
@@ -30,19 +31,27 @@ def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Stra
     return tf.distribute.get_strategy()
 
 
-def part_devices(strategy: str, listed: str, num_parts: int) -> list[str]:
+def part_devices(strategy: str, listed: str, num_parts: int, cluster: Cluster | None = None) -> list[str]:
     """Returns the device of every part; none unless the strategy is `part_parallel`.
 
     Args:
       strategy: see `make_strategy`, which comes first.
       listed: names of devices, comma-separated; empty takes the first of this process.
       num_parts: n.
+      cluster: the run's processes, of which each part then has one.
 
     Raises:
-      ConfigError: there is no such device, or too few.
+      ConfigError: there is no such device, or too few; a process of the cluster does not come.
     """
     if strategy != "part_parallel":
         return []
+    if cluster is not None:
+        if listed or len(cluster.addresses) != num_parts:
+            raise ConfigError(
+                f"part_parallel over processes needs one for each of the {num_parts} parts, and no "
+                f"part_devices. Received: {len(cluster.addresses)} processes, part_devices={listed!r}"
+            )
+        return connect(cluster)
     present, _ = _devices()
     if not listed and len(present) < num_parts:
         raise ConfigError(

@@ -38,6 +38,13 @@ class Passage(NamedTuple):
     log_likelihood: tf.Tensor
     truncated: tuple[tf.Tensor, ...] = ()
 
+    def isolated(self) -> Passage:
+        """Returns the batch as it stands, without a way back: no gradient crosses this cut.
+
+        The one place where parts are isolated.
+        """
+        return self._replace(h=tf.stop_gradient(self.h))
+
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class Glow(keras.Model):

@@ -13,6 +13,7 @@ import tensorflow as tf
 import glow_tf
 from glow_tf import callbacks, data, distribution, sources, tables
 from glow_tf.checkpoints import Checkpoints, checkpoint_bytes
+from glow_tf.cluster import Cluster, lost, read_cluster, serve
 from glow_tf.config import RunConfig
 from glow_tf.export import export
 from glow_tf.glow import Glow
@@ -20,7 +21,7 @@ from glow_tf.optimizers import make_optimizers
 from glow_tf.prefix import PrefixCache, cache_bytes, cached_parts
 from glow_tf.progress import Progress
 from glow_tf.schedule import Phase, epoch_costs, turn_starts
-from glow_tf.streams import set_up_process
+from glow_tf.streams import set_up_process, threads_of
 from glow_tf.trainer import PartsTrainer
 from glow_tf.workdir import Workdir
 
@@ -33,18 +34,34 @@ def train(config: RunConfig) -> Mapping[str, Any]:
 
     Everything that can be wrong with the configuration, the data and the disk is found before training.
 
+    Under `part_parallel` with a `TF_CONFIG` (see `read_cluster`), process 0 does this; every other one lends
+    it its devices until it is gone, and returns nothing.
+
     Raises:
       ConfigError: something is; nothing was trained.
+      OSError: the disk, or a process of another part, failed; the last checkpoint is kept.
       NonFiniteError: training diverged; the last checkpoint is kept.
     """
+    cluster = read_cluster() if config.strategy == "part_parallel" else None
+    if cluster is not None and cluster.index:
+        serve(cluster, threads_of(cluster.processes_here))
+        return {}
     workdir = Workdir(config)
     try:
-        return _train(config, workdir)
+        return _train(config, workdir, cluster)
+    except (tf.errors.OpError, OSError):
+        gone = lost(cluster) if cluster is not None else []
+        if not gone:
+            raise
+        raise OSError(
+            f"Lost the process of {', '.join(gone)}. The last checkpoint is kept, and the same command goes "
+            "on from it."
+        ) from None
     finally:
         workdir.close()
 
 
-def _train(config: RunConfig, workdir: Workdir) -> Mapping[str, Any]:
+def _train(config: RunConfig, workdir: Workdir, cluster: Cluster | None = None) -> Mapping[str, Any]:
     finished = workdir.read_summary()
     if finished:
         print(f"This run is finished: test {finished['test_bpd']:.4f} bpd, see {workdir.path}/summary.json.")
@@ -52,7 +69,12 @@ def _train(config: RunConfig, workdir: Workdir) -> Mapping[str, Any]:
 
     # Parts on devices of their own are what runs side by side there.
     streams = 1 if config.strategy == "part_parallel" else config.streams
-    set_up_process(config.train.batch_size, streams, reversible=config.train.reversible)
+    set_up_process(
+        config.train.batch_size,
+        streams,
+        reversible=config.train.reversible,
+        processes=1 if cluster is None else cluster.processes_here,
+    )
     strategy = distribution.make_strategy(config.strategy, config.virtual_devices)
     distribution.check_batch_size(config.train.batch_size, strategy)
     images = data.load(config.data)
@@ -62,12 +84,17 @@ def _train(config: RunConfig, workdir: Workdir) -> Mapping[str, Any]:
     phases = config.phases()
     model_config = dataclasses.replace(config.model, image_shape=images.image_shape, seed=config.seed)
     plans = model_config.plans()
-    devices = distribution.part_devices(config.strategy, config.part_devices, len(plans))
+    devices = distribution.part_devices(config.strategy, config.part_devices, len(plans), cluster)
     with strategy.scope():
         glow = Glow(model_config, devices, name="glow")
         trainer = PartsTrainer(glow, phases, seed=config.seed)
         optimizers = make_optimizers(config.train, phases, len(plans), steps)
-        trainer.compile(optimizers, clip_norm=config.train.clip_norm, reversible=config.train.reversible)
+        trainer.compile(
+            optimizers,
+            clip_norm=config.train.clip_norm,
+            reversible=config.train.reversible,
+            part_delay=config.train.part_delay,
+        )
     if config.train.cache_prefix:
         trainer.prefix_caches = _make_caches(glow, phases, len(images.train))
     workdir.check_space(CHECKPOINTS_ON_DISK * checkpoint_bytes(trainer))

@@ -25,20 +25,33 @@ M_ARENA_MAX = -8  # of glibc's malloc.h
 _streams = 1
 
 
-def set_up_process(batch_size: int, streams: int = 0, *, reversible: bool = False) -> int:
+def set_up_process(batch_size: int, streams: int = 0, *, reversible: bool = False, processes: int = 1) -> int:
     """Sets what holds for a whole process that trains, before TensorFlow starts; returns its streams.
 
     Args:
       batch_size: images of a batch.
       streams: how many streams; see `use_streams`.
       reversible: whether activations are recomputed, to save memory.
+      processes: how many of the run's processes share this machine's cores.
     """
     # It makes a copy of a flow step's function for every call, which takes a second at 3×32 flow steps, and
     # steps gain nothing.
     tf.config.optimizer.set_experimental_options({"function_optimization": False})
     if reversible:
         _share_one_heap()
+    if processes > 1:
+        tf.config.threading.set_intra_op_parallelism_threads(threads_of(processes))
+        tf.config.threading.set_inter_op_parallelism_threads(threads_of(processes) + 1)
     return use_streams(batch_size, streams)
+
+
+def threads_of(processes: int) -> int:
+    """Returns the cores that are left to each of so many processes on this machine."""
+    return max(_cores() // processes, 1)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_streams(batch_size: int, count: int = 0) -> int:
@@ -51,7 +64,7 @@ def use_streams(batch_size: int, count: int = 0) -> int:
       batch_size: images of a batch.
       count: how many streams; 0 is one for each core, as far as the batch goes round.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = _cores()
     count = count or min(cores, batch_size // SMALLEST_SHARE)
     if count < 2 or tf.config.list_physical_devices("GPU"):
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from glow_tf import data, likelihood
 from glow_tf.diagnosis import explain_non_finite
 from glow_tf.glow import Glow, Passage
 from glow_tf.metrics import MeanAndError
+from glow_tf.placement import Queue, bytes_of_an_example, make_queues, placed_step
 from glow_tf.prefix import PrefixCache
 from glow_tf.schedule import Phase, end_to_end
 from glow_tf.streams import in_streams
@@ -84,6 +86,8 @@ class PartsTrainer(keras.Model):
         self._means = {name: keras.metrics.Mean(name) for name in ("bpd", *names)}
         self._test_metric = MeanAndError("bpd")
         self._train_functions: dict[Phase, Callable] = {}
+        self._step_of_epoch = tf.Variable(0, trainable=False)
+        self._batches_of_epoch = tf.Variable(0, trainable=False)
         self._crossing: dict[Phase, tuple[int, int]] = {}
         self.prefix_caches: dict[Phase, PrefixCache] = {}
         self.build()
@@ -108,6 +112,7 @@ class PartsTrainer(keras.Model):
         optimizers: Sequence[keras.optimizers.Optimizer],
         clip_norm: float = 0.0,
         reversible: bool = False,
+        part_delay: int = 0,
         steps_per_execution: int = 1,
         run_eagerly: bool = False,
     ) -> None:
@@ -118,12 +123,20 @@ class PartsTrainer(keras.Model):
           clip_norm: largest global norm of the gradients (of the loss in bits/dim), over all parts in an
             end-to-end epoch, over each part otherwise, after they are reduced over replicas; 0 = off.
           reversible: recompute activations from outputs instead of keeping them (see `Stack`).
+          part_delay: in simultaneous epochs of parts on devices of their own, how many steps old the batch
+            is that a part takes over from the one before, made with the weights of that step. All parts then
+            work at the same time, and each still sees what it would have seen without: an epoch ends when
+            its last batch has come to the last part.
           steps_per_execution: as in Keras.
           run_eagerly: as in Keras.
 
         Raises:
-          ValueError: not one optimizer a part.
+          ValueError: not one optimizer a part, or a delay without devices for the parts.
         """
+        if part_delay and not self.glow.part_devices:
+            raise ValueError(
+                f"part_delay needs a glow with part_devices. Received: part_delay={part_delay}, no devices"
+            )
         optimizers = list(optimizers)
         if len(optimizers) != len(self.glow.parts):
             raise ValueError(
@@ -146,6 +159,8 @@ class PartsTrainer(keras.Model):
         self.optimizers = optimizers
         self.clip_norm = clip_norm
         self.reversible = reversible
+        self.part_delay = part_delay
+        self._queues: dict[int, Queue] = {}
         for part in self.glow.parts:
             part.set_reversible(reversible)
         self._train_functions = {}
@@ -173,6 +188,21 @@ class PartsTrainer(keras.Model):
             self._train_functions[phase] = self.train_function
         self._phase = phase
         self.train_function = self._train_functions[phase]
+
+    def start_epoch(self) -> None:
+        """Empties the queues before the parts."""
+        self._step_of_epoch.assign(0)
+        self._batches_of_epoch.assign(self._batches_of_epoch.dtype.max // 2)
+
+    def finish_epoch(self) -> None:
+        """Takes what still waits before the parts through them."""
+        if not self._queued(self.phase):
+            return
+        self._batches_of_epoch.assign(self._step_of_epoch)
+        nothing = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), self._batch_spec)
+        batches = iter(tf.data.Dataset.from_tensors(nothing).repeat())
+        for _ in range((len(self.glow.parts) - 1) * self.part_delay):
+            self.train_function(batches)
 
     def make_train_function(self, force: bool = False) -> None:
         """Compiles the current phase's train function, or swaps in the one there is."""
@@ -231,13 +261,12 @@ class PartsTrainer(keras.Model):
         while len(passage.truncated) <= phase.last:
             k = len(passage.truncated)
             if not phase.end_to_end:
-                # The one place where parts are isolated: no gradient crosses this cut.
-                passage = passage._replace(h=tf.stop_gradient(passage.h))
+                passage = passage.isolated()
             passage, objective = self.glow.through_next_part(passage)
             if k in phase.active and not phase.end_to_end:
                 loss += objective
             if k < phase.last:
-                crossing += _bytes_of_an_example(passage.h, passage.log_likelihood)
+                crossing += bytes_of_an_example(passage.h, passage.log_likelihood)
         if phase.end_to_end:
             loss = passage.truncated[-1]
         self._crossing[phase] = (crossing, crossing if phase.end_to_end else 0)
@@ -257,15 +286,29 @@ class PartsTrainer(keras.Model):
             step = tf.cast(self.optimizers[phase.last].iterations.value, tf.int32)
             noise = tf.random.stateless_uniform(tf.shape(images), [self.seed, step])
         groups = self.trained_variables(phase)
-        compute = self._gradients_by_device if self.glow.part_devices else self._gradients
-        loss, truncated, per_part = compute(images, noise, phase, index, groups)
+        if self.glow.part_devices:
+            loss, truncated, per_part = self._gradients_by_device(images, noise, phase, groups)
+        else:
+            loss, truncated, per_part = self._gradients(images, noise, phase, index, groups)
         norms = [
             self._where(k, tf.linalg.global_norm, g) for k, g in zip(phase.active, per_part, strict=True)
         ]
         checked = self._stop_if_not_finite(loss, norms, images, noise)
+        arrived = self._arrived(phase)
         with tf.control_dependencies(checked):
-            self._apply(phase, groups, self._clip(phase, per_part, norms))
-        return self._update_train_metrics(phase, truncated, norms)
+            self._apply(phase, groups, self._clip(phase, per_part, norms), arrived)
+        return self._update_train_metrics(phase, truncated, norms, arrived)
+
+    def _arrived(self, phase: Phase) -> list[tf.Tensor] | None:
+        """Whether each part has a batch of this epoch in hand; None where no queues are before them."""
+        if not self._queued(phase):
+            return None
+        step = self._step_of_epoch.assign_add(1)
+        behind = [k * self.part_delay for k in range(len(self.glow.parts))]
+        return [(step > late) & (step <= self._batches_of_epoch + late) for late in behind]
+
+    def _queued(self, phase: Phase) -> bool:
+        return bool(self._queues) and phase.kind == "simultaneous"
 
     def _gradients(
         self,
@@ -288,51 +331,16 @@ class PartsTrainer(keras.Model):
         return loss, truncated, _regroup(gradients, [len(group) for group in groups])
 
     def _gradients_by_device(
-        self,
-        images: tf.Tensor,
-        noise: tf.Tensor,
-        phase: Phase,
-        index: tf.Tensor | None,
-        groups: list[list[keras.Variable]],
+        self, images: tf.Tensor, noise: tf.Tensor, phase: Phase, groups: list[list[keras.Variable]]
     ) -> tuple[tf.Tensor, list[tf.Tensor], list[list[tf.Tensor]]]:
-        """Does what `_gradients` does, each part's share on the part's own device.
-
-        A tape does not remember where it recorded, so every part has one of its own, and end to end the
-        gradient of its input is handed back to the part before.
-        """
-        shape, last = self.glow.image_shape, phase.last
+        """Does what `_gradients` does, each part's share on the part's own device."""
+        variables = {k: [v.value for v in group] for k, group in zip(phase.active, groups, strict=True)}
         with self.glow.on_device_of(0):
             passage = self.glow.enter(images, noise, self.seed)
-        pieces, losses, crossing = [], [], 0
-        for k in range(last + 1):
-            own = [v.value for v in groups[phase.active.index(k)]] if k in phase.active else []
-            back = phase.end_to_end and k > 0
-            h = tf.stop_gradient(passage.h)
-            with self.glow.on_device_of(k), tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch([*own, h] if back else own)
-                after, objective = self.glow.through_next_part(passage._replace(h=h))
-                share = -after.log_likelihood if phase.end_to_end and k < last else objective
-                loss = tf.reduce_mean(likelihood.bits_per_dim(share, shape))
-            pieces.append((tape, own, h if back else None, loss, after.h))
-            if k in phase.active and not phase.end_to_end:
-                losses.append(loss)
-            if k < last:
-                crossing += _bytes_of_an_example(after.h, after.log_likelihood)
-            passage = after
-        self._crossing[phase] = (crossing, crossing if phase.end_to_end else 0)
-        per_part: list[list[tf.Tensor]] = []
-        upstream = None
-        for k in reversed(phase.active):
-            tape, own, h, loss, output = pieces[k]
-            targets, outputs = [loss], [tf.ones_like(loss)]
-            if upstream is not None:
-                targets, outputs = [loss, output], [*outputs, upstream]
-            with self.glow.on_device_of(k):
-                gradients = tape.gradient(targets, own if h is None else [*own, h], outputs)
-            upstream = None if h is None else gradients.pop()
-            per_part.insert(0, gradients)
-        truncated = [likelihood.bits_per_dim(t, shape) for t in passage.truncated]
-        return tf.reduce_mean(truncated[-1]) if phase.end_to_end else tf.add_n(losses), truncated, per_part
+        queues = self._queues if self._queued(phase) else {}
+        step = placed_step(self.glow, passage, phase, variables, queues)
+        self._crossing[phase] = step.crossing
+        return step.loss, step.truncated, step.gradients
 
     def _where(self, k: int, function: Callable[..., Any], *args: Any) -> Any:
         with self.glow.on_device_of(k):
@@ -356,14 +364,20 @@ class PartsTrainer(keras.Model):
             [gradient * factor for gradient in group] for group, factor in zip(per_part, factors, strict=True)
         ]
 
-    def _apply(self, phase: Phase, groups: list, per_part: list) -> None:
+    def _apply(
+        self, phase: Phase, groups: list, per_part: list, arrived: list[tf.Tensor] | None = None
+    ) -> None:
         # Keras's optimizers sum gradients over the replicas. These are reduced already (clipping had to see
         # the whole), so each replica hands over its share; with one replica nothing is done twice.
         replicas = self.distribute_strategy.num_replicas_in_sync
         for k, gradients, variables in zip(phase.active, per_part, groups, strict=True):
             with self.glow.on_device_of(k):
                 shares = [g / replicas if replicas > 1 else tf.identity(g) for g in gradients]
-                self.optimizers[k].apply(shares, variables)
+                apply = functools.partial(self.optimizers[k].apply, shares, variables)
+                if arrived is None:
+                    apply()
+                else:
+                    tf.cond(arrived[k], lambda apply=apply: (apply(), True)[1], lambda: False)
 
     def _stop_if_not_finite(
         self, loss: tf.Tensor, norms: list[tf.Tensor], images: tf.Tensor, noise: tf.Tensor | None
@@ -404,14 +418,20 @@ class PartsTrainer(keras.Model):
         return [self._means[name] for name in names]
 
     def _update_train_metrics(
-        self, phase: Phase, truncated: list[tf.Tensor], norms: list[tf.Tensor]
+        self,
+        phase: Phase,
+        truncated: list[tf.Tensor],
+        norms: list[tf.Tensor],
+        arrived: list[tf.Tensor] | None = None,
     ) -> dict[str, tf.Tensor]:
+        # With queues, all of `truncated` is of the batch that has come to the last part.
+        weights = [None] * (phase.last + 1) if arrived is None else [tf.cast(a, tf.float32) for a in arrived]
         for k, bpd in enumerate(truncated):
-            self._means[f"local_bpd_{k + 1}"].update_state(bpd)
+            self._means[f"local_bpd_{k + 1}"].update_state(bpd, weights[-1])
         for k, norm in zip(phase.active, norms, strict=True):
-            self._means[f"gradient_norm_{k + 1}"].update_state(norm)
+            self._means[f"gradient_norm_{k + 1}"].update_state(norm, weights[k])
         if phase.last == len(self.glow.parts) - 1:
-            self._means["bpd"].update_state(truncated[-1])
+            self._means["bpd"].update_state(truncated[-1], weights[-1])
         return self.get_metrics_result()
 
     # Loops
@@ -440,6 +460,15 @@ class PartsTrainer(keras.Model):
             kwargs.setdefault("steps_per_epoch", data.steps_per_epoch(len(x), batch_size))
             first_epoch = kwargs.get("initial_epoch", 0)
             x = data.training_batches(x, batch_size, self.seed, first_epoch=first_epoch)
+        if self.part_delay:
+            self._batch_spec = x.element_spec
+            size = tf.nest.flatten(x.element_spec)[0].shape[0]
+            if size is None or not (kwargs.get("steps_per_epoch") or x.cardinality() > 0):
+                raise ValueError(
+                    "part_delay needs batches of one size and a known number of them. Received: a dataset of "
+                    f"{x.element_spec}, steps_per_epoch={kwargs.get('steps_per_epoch')}"
+                )
+            self._queues = self._queues or make_queues(self.glow, size, self.part_delay)
         if not self.glow.initialized:
             self.initialize(*_first_examples(x, initialization_examples(self.glow.image_shape)))
         if kwargs.get("validation_data") is not None:
@@ -505,6 +534,7 @@ class PartsTrainer(keras.Model):
             "optimizers": [keras.saving.serialize_keras_object(o) for o in self.optimizers],
             "clip_norm": self.clip_norm,
             "reversible": self.reversible,
+            "part_delay": self.part_delay,
         }
 
     def compile_from_config(self, config: dict) -> None:
@@ -513,6 +543,7 @@ class PartsTrainer(keras.Model):
             [keras.saving.deserialize_keras_object(o) for o in config["optimizers"]],
             clip_norm=config["clip_norm"],
             reversible=config["reversible"],
+            part_delay=config["part_delay"] if self.glow.part_devices else 0,
         )
 
 
@@ -532,14 +563,16 @@ class _PhaseSwitch(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.model.set_phase(self.model.phase_of(epoch))
         self.model.reset_metrics()
+        self.model.start_epoch()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        # Not at the epoch's end: Keras validates before that.
+        if batch + 1 == self.params["steps"]:
+            self.model.finish_epoch()
 
 
 def _bytes(tensor: tf.Tensor) -> int:
     return tensor.shape.num_elements() * tensor.dtype.size
-
-
-def _bytes_of_an_example(*batches: tf.Tensor) -> int:
-    return sum(math.prod(batch.shape[1:]) * batch.dtype.size for batch in batches)
 
 
 def _unpack(batch: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:

@@ -1,5 +1,6 @@
 """Parts on devices of their own train like parts on one."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,11 +14,13 @@ from glow_tf.optimizers import FusedAdamax
 COUNTERS = ("iteration", "learning_rate")  # scalars, which stay with the process
 
 
-def train(devices, schedule, images, dtype="float64", reversible=False, **changes):
+def train(devices, schedule, images, dtype="float64", reversible=False, part_delay=0, **changes):
     config = small_config(flow_steps=1, parts="by_block:2", **changes)
     glow = Glow(config, devices, dtype=dtype, name="glow")
     trainer = PartsTrainer(glow, phases(schedule, 2, 4, 1), seed=5)
-    trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, reversible=reversible)
+    trainer.compile(
+        [FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, reversible=reversible, part_delay=part_delay
+    )
     history = trainer.fit(images[:64], batch_size=16, validation_data=images[:50], verbose=0)
     return trainer, history.history
 
@@ -37,6 +40,34 @@ def test_parts_on_their_own_devices_train_like_parts_on_one(schedule, small_imag
         np.testing.assert_allclose(two_history[name], values, rtol=1e-6)
     for phase in set(one.phases):
         assert two.traffic(phase) == one.traffic(phase)
+
+
+@pytest.mark.parametrize("delay", [1, 3])
+def test_parts_that_work_at_the_same_time_train_like_parts_that_wait(delay, small_images):
+    waiting, waiting_history = train(two_devices(), "simultaneous", small_images)
+    delayed, history = train(two_devices(), "simultaneous", small_images, part_delay=delay)
+    for a, b in zip(waiting.get_weights(), delayed.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+    for name, values in waiting_history.items():
+        np.testing.assert_allclose(history[name], values, rtol=1e-6)
+    again, _ = train(two_devices(), "simultaneous", small_images, part_delay=delay)
+    for a, b in zip(again.get_weights(), delayed.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_delayed_part_lags_by_its_delay(small_images):
+    trainer, _ = train(two_devices(), "simultaneous", small_images, part_delay=1)
+    seen = []
+
+    class Count(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append([int(o.iterations.value) for o in self.model.optimizers])
+
+    before = [int(o.iterations.value) for o in trainer.optimizers]
+    assert before == [20, 20]
+    trainer.fit(small_images[:64], batch_size=16, epochs=1, callbacks=[Count()], verbose=0)
+    assert seen == [[21, 20], [22, 21], [23, 22], [24, 24]]  # the epoch is finished with the last batch
+    assert [int(o.iterations.value) for o in trainer.optimizers] == [24, 24]
 
 
 def test_recomputed_activations_and_bfloat16_work_there_too(small_images):
@@ -90,6 +121,8 @@ def test_devices_are_named_or_taken_in_order():
             },
             "needs another strategy than part_parallel",
         ),
+        ({"part_delay": 1, "schedule": "simultaneous"}, "part_delay needs strategy=part_parallel"),
+        ({"part_delay": 1, "strategy": "part_parallel"}, "and schedule=simultaneous"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes, message):

@@ -7,7 +7,6 @@ own, with its own workdir under the output folder. Called again, the same comman
 resumes what was cut off. Afterwards `python train/report.py --study=…` makes tables, figures and a page.
 """
 
-import ctypes
 import os
 import pathlib
 import signal
@@ -20,6 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import flags_of_run
 from absl import app, flags
+from processes import die_with_parent
 
 from glow_tf.config import ConfigError, RunConfig
 from glow_tf.progress import duration
@@ -31,7 +31,6 @@ DATA_DIR = flags.DEFINE_string("data_dir", "", "Where TFDS has its data; see mai
 QUICK = flags.DEFINE_boolean("quick", False, "One seed, no tuning, with the study's quick flags: a trial.")
 OUTPUT = flags.DEFINE_string("output", "", "Folder of the runs and tables; runs/studies/NAME by default.")
 
-PR_SET_PDEATHSIG = 1
 FOLDER = pathlib.Path(__file__).parent
 
 
@@ -108,7 +107,7 @@ def _run_one(study: Study, run: Run, name: str, clock: "_Clock") -> None:
     command = [sys.executable, str(FOLDER / run.variant.program), *_arguments(study, run.flags)]
     with open(run.workdir / "output.txt", "a") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent
+            command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
         )
         try:
             epochs = len(run.history())
@@ -138,12 +137,6 @@ def _run_one(study: Study, run: Run, name: str, clock: "_Clock") -> None:
             f"{name} ended with status {process.returncode}: {reason}; see {run.workdir}/output.txt"
         )
     run.fail(reason.removeprefix("Error: "))
-
-
-def _die_with_parent() -> None:
-    """Ends a run when its study is killed: else it would hold its workdir when the study is started again."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _arguments(study: Study, run_flags: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,123 @@
+"""One process a part: the same numbers as in one, and what happens when one of them is gone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_run import flags, rows_of, run_main, workdir_rows
+
+import glow_tf
+from glow_tf import cluster
+from glow_tf.config import ConfigError
+
+FAST = {
+    "schedule": "simultaneous",
+    "part_epochs": 3,
+    "finetune_epochs": 1,
+    "export": False,
+    "tensorboard": False,
+    "sample_every": 0,
+}
+
+
+def launch(*arguments):
+    command = [sys.executable, "train/launch.py", "--parts", "--", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_rows(folder, count, process):
+    deadline = time.monotonic() + 120
+    while len(workdir_rows(folder)) < count and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
+def processes_of(folder):
+    found = subprocess.run(["pgrep", "-f", f"main.py.*{folder}"], capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
+
+
+def environment_of(process):
+    with open(f"/proc/{process}/environ") as file:
+        return dict(entry.split("=", 1) for entry in file.read().split("\0") if "=" in entry)
+
+
+def process_of_part(folder, part):
+    (found,) = [
+        p
+        for p in processes_of(folder)
+        if json.loads(environment_of(p)["TF_CONFIG"])["task"]["index"] == part - 1
+    ]
+    return found
+
+
+def test_a_process_a_part_ends_with_the_numbers_of_one(tmp_path):
+    run_main(*flags(tmp_path / "one", **FAST))
+    process = launch(*flags(tmp_path / "two", **FAST, part_delay=1))
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    for a, b in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
+        for name in ("test_bpd", "train_bpd", "local_bpd_1"):
+            assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-3)
+    assert processes_of(tmp_path / "two") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [1, 2])
+def test_a_killed_process_ends_the_run_which_resumes(part, tmp_path):
+    run_main(*flags(tmp_path / "whole", **FAST))
+    folder = tmp_path / "cut"
+    process = launch(*flags(folder, **FAST))
+    wait_for_rows(folder, 2, process)
+    other = process_of_part(folder, 3 - part)
+    os.kill(process_of_part(folder, part), signal.SIGKILL)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode != 0
+    if part == 2:
+        assert "Lost the process of part 2 (localhost:" in output
+    assert not os.path.exists(f"/proc/{other}")
+    assert not (folder / "summary.json").exists()
+    process = launch(*flags(folder, **FAST))
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert "Resuming after epoch" in output
+    whole, cut = glow_tf.load(tmp_path / "whole"), glow_tf.load(folder)
+    for a, b in zip(whole.get_weights(), cut.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_a_part_whose_process_does_not_come_is_named(monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
+    absent = cluster.Cluster(("localhost:1", "localhost:2"), 0)
+    with pytest.raises(ConfigError, match=r"Received: no answer from localhost:2"):
+        cluster.connect(absent)
+
+
+def test_the_environment_describes_the_processes():
+    def read(**task):
+        described = {"cluster": {"part": ["a:1", "b:2", "a:3"]}, "task": {"type": "part", "index": 2} | task}
+        return cluster.read_cluster({"TF_CONFIG": json.dumps(described)})
+
+    assert read() == cluster.Cluster(("a:1", "b:2", "a:3"), 2)
+    assert read().processes_here == 2
+    assert cluster.read_cluster({}) is None
+    assert cluster.read_cluster({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}) is None
+    for wrong in ({"index": 3}, {"type": "worker"}, {"index": None}):
+        with pytest.raises(ConfigError, match="TF_CONFIG must be"):
+            read(**wrong)
+    with pytest.raises(ConfigError, match=r"Received: TF_CONFIG='\{'"):
+        cluster.read_cluster({"TF_CONFIG": "{"})
+
+
+def test_launch_refuses_what_main_would():
+    for arguments, message in ((["--parts=5,5"], "add up to"), (["x"], "flags of main.py follow after --")):
+        process = launch(*arguments, "--workdir=unused")
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert message in output
