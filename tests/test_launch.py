@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -83,13 +84,38 @@ def test_a_killed_process_ends_the_run_which_resumes(part, tmp_path):
         assert "Lost the process of part 2 (localhost:" in output
     assert not os.path.exists(f"/proc/{other}")
     assert not (folder / "summary.json").exists()
-    process = launch(*flags(folder, **FAST))
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
+    if part == 1:  # on one device, for a change
+        output = run_main(*flags(folder, **FAST)).stdout
+    else:
+        process = launch(*flags(folder, **FAST))
+        output, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, output
     assert "Resuming after epoch" in output
     whole, cut = glow_tf.load(tmp_path / "whole"), glow_tf.load(folder)
     for a, b in zip(whole.get_weights(), cut.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_process_that_serves_ends_when_the_first_one_is_gone(tmp_path):
+    with socket.socket() as first, socket.socket() as own:
+        for listener in (first, own):
+            listener.bind(("localhost", 0))
+        addresses = [f"localhost:{listener.getsockname()[1]}" for listener in (first, own)]
+        own.close()
+        first.listen()
+        task = {"cluster": {"part": addresses}, "task": {"type": "part", "index": 1}}
+        command = [sys.executable, "train/main.py", *flags(tmp_path / "run", strategy="part_parallel")]
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "TF_CONFIG": json.dumps(task)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout.readline() == f"part 2: serves {addresses[0]}\n"
+    assert process.wait(timeout=30) == 0
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_part_whose_process_does_not_come_is_named(monkeypatch):
