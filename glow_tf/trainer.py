@@ -191,8 +191,9 @@ class PartsTrainer(keras.Model):
 
     def start_epoch(self) -> None:
         """Empties the queues before the parts."""
-        self._step_of_epoch.assign(0)
-        self._batches_of_epoch.assign(self._batches_of_epoch.dtype.max // 2)
+        if self._queues:
+            self._step_of_epoch.assign(0)
+            self._batches_of_epoch.assign(self._batches_of_epoch.dtype.max // 2)
 
     def finish_epoch(self) -> None:
         """Takes what still waits before the parts through them."""
