@@ -76,6 +76,9 @@ def connect(cluster: Cluster) -> list[str]:
             f"part_parallel waited {PATIENCE:.0f} s for a process of every part; start the same command with "
             f"its TF_CONFIG on each machine. Received: no answer from {', '.join(missing)}"
         )
+    # Operations outside of functions (making variables, initialising them) are sent one by one, each waited
+    # for. Streamed, as is TensorFlow's default, one in a dozen runs read a variable before it was there.
+    os.environ["TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"] = "false"
     spec = tf.train.ClusterSpec({JOB: cluster.addresses})
     tf.config.experimental_connect_to_cluster(spec, job_name=JOB, task_index=0)
     return [f"/job:{JOB}/replica:0/task:{k}/device:{_kind()}:0" for k in range(len(cluster.addresses))]
