@@ -25,8 +25,8 @@ def train(strategy_name, schedule, images, dtype, reversible=False, **changes):
 @pytest.mark.parametrize(
     "schedule",
     [
-        "end_to_end",
-        pytest.param("sequential", marks=pytest.mark.slow),  # its phases are those of alternating
+        pytest.param("end_to_end", marks=pytest.mark.slow),  # the phases of these two are among
+        pytest.param("sequential", marks=pytest.mark.slow),  # those of alternating
         "alternating",
         "simultaneous",
     ],
