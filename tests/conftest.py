@@ -28,6 +28,10 @@ def rng():
 
 @pytest.fixture
 def small_images(rng):
+    return make_small_images(rng)
+
+
+def make_small_images(rng) -> np.ndarray:
     """Images with structure, 8×8×1, 5 bits' worth of levels."""
     centre = rng.uniform(2, 6, size=(64, 2))
     grid = np.stack(np.meshgrid(np.arange(8), np.arange(8), indexing="ij"), -1)
