@@ -31,6 +31,12 @@ class Cluster:
     index: int
 
     @property
+    def tf_config(self) -> str:
+        """What `TF_CONFIG` says in this process; see `read_cluster`."""
+        task = {"type": JOB, "index": self.index}
+        return json.dumps({"cluster": {JOB: self.addresses}, "task": task})
+
+    @property
     def processes_here(self) -> int:
         """How many of them share this one's host."""
         hosts = [address.rsplit(":", 1)[0] for address in self.addresses]

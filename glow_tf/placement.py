@@ -20,13 +20,13 @@ class PlacedStep(NamedTuple):
       loss: that the phase minimises, [], bits per dimension.
       truncated: objective of the flow up to each part, [B] each, bits per dimension.
       gradients: of the variables of each active part.
-      crossing: bytes of an image that cross the cuts (forward, backward).
+      crossing: bytes of an image that cross the cuts forward.
     """
 
     loss: tf.Tensor
     truncated: list[tf.Tensor]
     gradients: list[list[tf.Tensor]]
-    crossing: tuple[int, int]
+    crossing: int
 
 
 class Queue:
@@ -116,7 +116,7 @@ def placed_step(
         gradients.insert(0, found)
     truncated = [likelihood.bits_per_dim(t, shape) for t in passage.truncated]
     total = tf.reduce_mean(truncated[-1]) if phase.end_to_end else tf.add_n(losses)
-    return PlacedStep(total, truncated, gradients, (crossing, crossing if phase.end_to_end else 0))
+    return PlacedStep(total, truncated, gradients, crossing)
 
 
 def bytes_of_an_example(*batches: tf.Tensor) -> int:

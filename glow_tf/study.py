@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from glow_tf.config import ConfigError, RunConfig, all_settings
 from glow_tf.schedule import epoch_costs
-from glow_tf.workdir import HISTORY_COLUMNS, TRAFFIC_COLUMNS, write_atomically
+from glow_tf.workdir import history_columns, write_atomically
 
 VARIANT = "variant "
 FAILURE = "failure.txt"
@@ -313,9 +313,8 @@ def table_of(study: Study, runs: Sequence[Run]) -> str:
             for cost, row in zip(run.epoch_costs, history, strict=False)
         ] or [first]
         found |= set().union(*history)
-    local = sorted((c for c in found if c.startswith("local_bpd_")), key=lambda c: int(c.split("_")[-1]))
-    evaluated = ["test_bpd", "test_bpd_se", "validation_bpd", "validation_bpd_se"]
-    ordered = [*HISTORY_COLUMNS, *local, *evaluated, *TRAFFIC_COLUMNS]
+    num_parts = max((len(run.config.model.flow_step_counts) for run in runs), default=1)
+    ordered = history_columns(num_parts, validation=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, [*own, *(c for c in ordered if c in found)], lineterminator="\n")
     writer.writeheader()

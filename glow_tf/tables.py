@@ -93,8 +93,10 @@ def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: S
                 f"{sum(seconds) / len(seconds) / unit:.3f}" if unit else "",
                 f"{sum(predicted) / len(predicted):.3f}",
                 f"{float(members[-1]['test_bpd']):.4f}",
-                *(f"{float(members[-1][f'{name}_bytes']) / 1024:.1f}" for name in ("forward", "backward")),
-                f"{float(members[-1]['all_reduce_bytes']) / 1024:.1f}",
+                *(
+                    f"{float(members[-1][f'{name}_bytes']) / 1024:.1f}"
+                    for name in ("forward", "backward", "all_reduce")
+                ),
             ]
         )
     header = ["phase", "epochs", "seconds", "time / end to end", "predicted", "last test bpd"]

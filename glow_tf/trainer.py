@@ -88,7 +88,7 @@ class PartsTrainer(keras.Model):
         self._train_functions: dict[Phase, Callable] = {}
         self._step_of_epoch = tf.Variable(0, trainable=False)
         self._batches_of_epoch = tf.Variable(0, trainable=False)
-        self._crossing: dict[Phase, tuple[int, int]] = {}
+        self._crossing: dict[Phase, int] = {}
         self.prefix_caches: dict[Phase, PrefixCache] = {}
         self.build()
 
@@ -226,7 +226,8 @@ class PartsTrainer(keras.Model):
 
     def traffic(self, phase: Phase) -> Traffic:
         """Returns what a step of the phase moves, as it was traced; all zeros before its first step."""
-        forward, backward = self._crossing.get(phase, (0, 0))
+        forward = self._crossing.get(phase, 0)
+        backward = forward if phase.end_to_end else 0
         gradients = [v.value for group in self.trained_variables(phase) for v in group]
         return Traffic(forward, backward, sum(_bytes(g) for g in gradients))
 
@@ -270,7 +271,7 @@ class PartsTrainer(keras.Model):
                 crossing += bytes_of_an_example(passage.h, passage.log_likelihood)
         if phase.end_to_end:
             loss = passage.truncated[-1]
-        self._crossing[phase] = (crossing, crossing if phase.end_to_end else 0)
+        self._crossing[phase] = crossing
         shape = self.glow.image_shape
         return likelihood.bits_per_dim(loss, shape), [
             likelihood.bits_per_dim(t, shape) for t in passage.truncated

@@ -30,6 +30,12 @@ HISTORY_COLUMNS = (
 TRAFFIC_COLUMNS = ("forward_bytes", "backward_bytes", "all_reduce_bytes")
 
 
+def history_columns(num_parts: int, validation: bool) -> tuple[str, ...]:
+    """Returns the columns of history.csv: for so many parts, with or without validation images."""
+    evaluated = ["test_bpd", "test_bpd_se", *(["validation_bpd", "validation_bpd_se"] if validation else [])]
+    return (*HISTORY_COLUMNS, *(f"local_bpd_{k + 1}" for k in range(num_parts)), *evaluated, *TRAFFIC_COLUMNS)
+
+
 class Workdir:
     """The folder of one run, held by one process at a time.
 
@@ -111,11 +117,8 @@ class Workdir:
     @property
     def history_columns(self) -> tuple[str, ...]:
         """Columns of history.csv."""
-        parts = len(self.config.model.flow_step_counts)
-        columns = [*HISTORY_COLUMNS, *(f"local_bpd_{k + 1}" for k in range(parts)), "test_bpd", "test_bpd_se"]
-        if self.config.data.validation_examples:
-            columns += ["validation_bpd", "validation_bpd_se"]
-        return (*columns, *TRAFFIC_COLUMNS)
+        num_parts = len(self.config.model.flow_step_counts)
+        return history_columns(num_parts, bool(self.config.data.validation_examples))
 
     def read_history(self, epochs: int | None = None) -> list[dict[str, str]]:
         """Returns the rows of history.csv, of the first `epochs` epochs if given."""

@@ -41,13 +41,10 @@ def output_folder(study: Study) -> pathlib.Path:
 
 def configuration_of(study: Study, run_flags: Mapping[str, str]) -> RunConfig:
     """Returns the configuration that main.py would read from a run's flags; raises ConfigError."""
-    values = flags.FlagValues()
-    flags_of_run.define(values)
     try:
-        values(["main.py", *_arguments(study, run_flags)])
+        return flags_of_run.config_of(_arguments(study, run_flags))
     except (flags.Error, OSError) as error:
         raise ConfigError(f"study {study.name}: {error}. Received: {dict(run_flags)}") from None
-    return flags_of_run.run_config(values)
 
 
 def main(argv: list[str]) -> int:

@@ -8,7 +8,6 @@ share of the cores; the first one trains and prints. On several machines, start 
 command goes on from the last checkpoint.
 """
 
-import json
 import os
 import signal
 import socket
@@ -24,6 +23,7 @@ import flags_of_run
 from absl import app, flags
 from processes import die_with_parent
 
+from glow_tf.cluster import Cluster
 from glow_tf.config import ConfigError
 
 PARTS = flags.DEFINE_boolean("parts", False, "One process for each part of the model.")
@@ -45,26 +45,20 @@ def main(argv: list[str]) -> int:
 
 
 def _number_of_parts(arguments: list[str]) -> int:
-    values = flags.FlagValues()
-    flags_of_run.define(values)
     try:
-        rest = values(["main.py", *arguments])[1:]
+        return len(flags_of_run.config_of(arguments).model.flow_step_counts)
     except (flags.Error, OSError) as error:
         raise ConfigError(f"flags of main.py follow after --. {error}") from None
-    if rest:
-        raise ConfigError(f"flags of main.py follow after --. Received: {rest}")
-    return len(flags_of_run.run_config(values).model.flow_step_counts)
 
 
 def _run(arguments: list[str], count: int) -> int:
-    addresses = [f"localhost:{port}" for port in _free_ports(count)]
+    addresses = tuple(f"localhost:{port}" for port in _free_ports(count))
     processes: list[subprocess.Popen] = []
     for index in range(count):
-        task = {"cluster": {"part": addresses}, "task": {"type": "part", "index": index}}
         processes.append(
             subprocess.Popen(
                 [sys.executable, str(MAIN), *arguments],
-                env={**os.environ, "TF_CONFIG": json.dumps(task)},
+                env={**os.environ, "TF_CONFIG": Cluster(addresses, index).tf_config},
                 preexec_fn=die_with_parent,
             )
         )
