@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from glow_tf.config import ConfigError
-from glow_tf.study import Study, Variant
+from glow_tf.study import FINISHED, UNFINISHED, Study, Variant
 
 Rows = list[Mapping[str, str]]
 
@@ -102,10 +102,8 @@ def outcomes(study: Study, rows: Rows) -> list[Outcome]:
     result = []
     for variant in study.variants:
         own = runs[variant.name]
-        finished = tuple(seed for seed, history in own.items() if history[-1]["outcome"] == "finished")
-        failed = [
-            h[-1]["outcome"] for h in own.values() if h[-1]["outcome"] not in ("finished", "unfinished")
-        ]
+        finished = tuple(seed for seed, history in own.items() if history[-1]["outcome"] == FINISHED)
+        failed = [h[-1]["outcome"] for h in own.values() if h[-1]["outcome"] not in (FINISHED, UNFINISHED)]
         values = list(last[variant.name].values())
         same = variant.name == study.baseline
         result.append(
@@ -142,7 +140,7 @@ def _column(runs: Mapping[int, Rows], column: str) -> dict[int, float]:
     return {
         seed: float(history[-1][column])
         for seed, history in runs.items()
-        if history[-1]["outcome"] == "finished"
+        if history[-1]["outcome"] == FINISHED
     }
 
 

@@ -16,6 +16,7 @@ from glow_tf.workdir import history_columns, write_atomically
 
 VARIANT = "variant "
 FAILURE = "failure.txt"
+FINISHED, UNFINISHED = "finished", "unfinished"  # outcomes; any other is why a run failed
 OWN_KEYS = ("title", "equal_time", "program", "factors")
 
 
@@ -95,6 +96,7 @@ class Run:
       value: of the tuned flag; empty if none is.
       flags: all of them but the flagfile, flag → value.
       config: what they make.
+      kept: its rows of a table, where they stand for the workdir; see `keep`.
     """
 
     variant: Variant
@@ -103,6 +105,7 @@ class Run:
     value: str
     flags: Mapping[str, str]
     config: RunConfig
+    kept: tuple[Mapping[str, str], ...] = ()
 
     @property
     def workdir(self) -> pathlib.Path:
@@ -124,11 +127,14 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it has come to its end, good or bad."""
-        return (self.workdir / "summary.json").exists() or bool(self.failure)
+        return bool(self.kept) or (self.workdir / "summary.json").exists() or bool(self.failure)
 
     @property
     def failure(self) -> str:
         """Why it stopped before its end; empty if it did not."""
+        if self.kept:
+            outcome = self.kept[0]["outcome"]
+            return "" if outcome == FINISHED else outcome
         path = self.workdir / FAILURE
         return path.read_text().strip() if path.exists() else ""
 
@@ -136,8 +142,10 @@ class Run:
         """Records that it cannot be brought to its end."""
         write_atomically(self.workdir / FAILURE, (" ".join(reason.split()) + "\n").encode())
 
-    def history(self) -> list[dict[str, str]]:
+    def history(self) -> list[Mapping[str, str]]:
         """Rows of its history.csv so far."""
+        if self.kept:
+            return [row for row in self.kept if row["epoch"]]
         path = self.workdir / "history.csv"
         if not path.exists():
             return []
@@ -303,13 +311,13 @@ def table_of(study: Study, runs: Sequence[Run]) -> str:
     own = ["variant", "seed", *tuned, "outcome", "predicted_cost"]
     rows, found = [], set()
     for run in runs:
-        outcome = run.failure or ("finished" if run.finished else "unfinished")
+        outcome = run.failure or (FINISHED if run.finished else UNFINISHED)
         first = dict(
             zip(own, [run.variant.name, run.seed, *([run.value] if tuned else []), outcome], strict=False)
         )
         history = run.history()
         rows += [
-            {**first, "predicted_cost": f"{cost:.6f}", **row}
+            {**row, **first, "predicted_cost": f"{cost:.6f}"}
             for cost, row in zip(run.epoch_costs, history, strict=False)
         ] or [first]
         found |= set().union(*history)
@@ -320,6 +328,34 @@ def table_of(study: Study, runs: Sequence[Run]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def keep(runs: Sequence[Run], table: pathlib.Path) -> list[Run]:
+    """Returns the runs, those without a workdir that are finished in a table with their rows of it.
+
+    So a study goes on, or gets more seeds or variants, on a machine that has only its CSV.
+
+    Args:
+      runs: some.
+      table: a file as `table_of` writes it; need not be there.
+    """
+    if not table.exists():
+        return list(runs)
+    rows: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
+    with table.open(newline="") as file:
+        reader = csv.DictReader(file)
+        own = (reader.fieldnames or []).index("outcome")
+        for row in reader:
+            if row["outcome"] != UNFINISHED:
+                rows.setdefault(tuple(row.values())[:own], []).append(row)
+
+    def key(run: Run) -> tuple[str, ...]:
+        return (run.variant.name, str(run.seed), run.value)[:own]
+
+    return [
+        run if run.workdir.exists() else dataclasses.replace(run, kept=tuple(rows.get(key(run), ())))
+        for run in runs
+    ]
 
 
 def _factors(path: pathlib.Path, name: str, flags: Mapping[str, str], tuned: bool) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 from glow_tf.config import ConfigError, RunConfig
-from glow_tf.study import read_study, runs_of, table_of, tuned_values, tuning_runs
+from glow_tf.study import keep, read_study, runs_of, table_of, tuned_values, tuning_runs
 
 TEXT = """
 [study]
@@ -124,6 +124,26 @@ def test_the_table_has_a_row_a_run_and_epoch(tmp_path):
         ("two", "1e-3", "Training stopped: NaN", "", ""),
     ]
     assert float(rows[0]["predicted_cost"]) == 1
+
+
+def test_what_a_table_holds_is_not_run_again(tmp_path):
+    study = read_study(study_file(tmp_path))
+    values = {"one": "2e-3", "two": "1e-3"}
+    runs = runs_of(study, tmp_path / "here", configure, values)[:3]
+    for run in runs[:2]:
+        run.workdir.mkdir(parents=True)
+    (runs[0].workdir / "history.csv").write_text("epoch,train_bpd,local_bpd_1,test_bpd\n1,5,5,6\n2,4,4,5\n")
+    (runs[0].workdir / "summary.json").write_text("{}")
+    runs[1].fail("Training stopped: NaN")
+    (tmp_path / "results.csv").write_text(table_of(study, runs))
+    there = keep(runs_of(study, tmp_path / "there", configure, values)[:3], tmp_path / "results.csv")
+    assert [run.finished for run in there] == [True, True, False]
+    assert [run.failure for run in there] == ["", "Training stopped: NaN", ""]
+    assert table_of(study, there) == table_of(study, runs)
+    other = keep(
+        runs_of(study, tmp_path / "there", configure, {**values, "one": "1e-3"}), tmp_path / "results.csv"
+    )
+    assert not other[0].finished
 
 
 @pytest.mark.parametrize(

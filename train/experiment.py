@@ -4,7 +4,8 @@
 
 What a study file says is described in `glow_tf.study.Study`. Each run is train/main.py in a process of its
 own, with its own workdir under the output folder. Called again, the same command skips what is finished and
-resumes what was cut off. Afterwards `python train/report.py --study=…` makes tables, figures and a page.
+resumes what was cut off; a results.csv and tuning.csv in the output folder stand for runs that were finished
+elsewhere. Afterwards `python train/report.py --study=…` makes tables, figures and a page.
 """
 
 import os
@@ -23,7 +24,7 @@ from processes import die_with_parent
 
 from glow_tf.config import ConfigError, RunConfig
 from glow_tf.progress import duration
-from glow_tf.study import Run, Study, read_study, runs_of, table_of, tuned_values, tuning_runs
+from glow_tf.study import Run, Study, keep, read_study, runs_of, table_of, tuned_values, tuning_runs
 from glow_tf.workdir import write_atomically
 
 STUDY = flags.DEFINE_string("study", "", "The study file, such as configs/studies/table1_small.cfg.")
@@ -70,20 +71,22 @@ def _run(study: Study) -> None:
         return configuration_of(study, run_flags)
 
     # All runs are made before the first one starts, so that a mistake in any costs no time.
-    tuning = [] if QUICK.value else tuning_runs(study, folder, configure)
+    tables = {"tuning": folder / "tuning.csv", "results": folder / "results.csv"}
+    tuning = [] if QUICK.value else keep(tuning_runs(study, folder, configure), tables["tuning"])
     planned = runs_of(study, folder, configure, {}, QUICK.value)
     clock = _Clock(sum(run.cost for run in (*tuning, *planned) if not run.finished))
     folder.mkdir(parents=True, exist_ok=True)
     values = {}
     if tuning:
         print(f"{study.title}: {len(tuning)} runs choose {study.tuned[0]}, {len(planned)} follow", flush=True)
-        _run_all(study, tuning, folder / "tuning.csv", clock)
+        _run_all(study, tuning, tables["tuning"], clock)
         values = tuned_values(tuning)
         for variant, value in values.items():
             print(f"{variant}: {study.tuned[0]} {value}")
-    runs = runs_of(study, folder, configure, values, QUICK.value)
-    _run_all(study, runs, folder / "results.csv", clock)
-    print(f"Finished: {len(runs)} runs, {folder / 'results.csv'}")
+    runs = keep(runs_of(study, folder, configure, values, QUICK.value), tables["results"])
+    clock.ahead = sum(run.cost for run in runs if not run.finished)
+    _run_all(study, runs, tables["results"], clock)
+    print(f"Finished: {len(runs)} runs, {tables['results']}")
 
 
 def _run_all(study: Study, runs: Sequence[Run], table: pathlib.Path, clock: "_Clock") -> None:
