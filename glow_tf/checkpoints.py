@@ -26,17 +26,21 @@ class Checkpoints:
     Args:
       folder: `<workdir>/checkpoints`.
       trainer: compiled.
+
+    Attributes:
+      epochs: finished ones.
+      best_bpd: on validation images.
+      variables: all that a checkpoint holds.
     """
 
     def __init__(self, folder: pathlib.Path, trainer: PartsTrainer):
-        self.trainer = trainer
         self.epochs = tf.Variable(0, dtype=tf.int64)
         self.best_bpd = tf.Variable(float("inf"), dtype=tf.float64)
+        model = _by_path(trainer.glow.variables)
+        optimizers = [_by_path(optimizer.variables) for optimizer in trainer.optimizers]
+        self.variables = tf.nest.flatten([model, optimizers, self.epochs, self.best_bpd])
         self._checkpoint = tf.train.Checkpoint(
-            model=_by_path(trainer.glow.variables),
-            optimizers=[_by_path(optimizer.variables) for optimizer in trainer.optimizers],
-            epochs=self.epochs,
-            best_bpd=self.best_bpd,
+            model=model, optimizers=optimizers, epochs=self.epochs, best_bpd=self.best_bpd
         )
         folder.mkdir(exist_ok=True)
         config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)

@@ -1,4 +1,7 @@
-"""One process a part: how the processes of a run find one another, and notice that one is gone."""
+"""Runs of several processes: how they find one another, and notice that one is gone.
+
+Under `part_parallel` a process has a part, under `multi_worker` a share of every batch.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import tensorflow as tf
 
 from glow_tf.config import ConfigError
 
-JOB = "part"
+JOBS = {"part_parallel": "part", "multi_worker": "worker"}  # strategy → name of its processes in TF_CONFIG
 PATIENCE = 120.0  # seconds in which every process must come
 POLL = 0.5
 MISSES = 4  # of so many polls in a row: gone
@@ -20,21 +25,24 @@ MISSES = 4  # of so many polls in a row: gone
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The processes of a run, one a part, as `TF_CONFIG` describes them.
+    """The processes of a run, as `TF_CONFIG` describes them.
 
     Attributes:
-      addresses: host:port of every process, in the order of the parts.
-      index: which of them this is; process 0 trains, and writes the workdir, the others lend their devices.
+      job: `part` or `worker`.
+      addresses: host:port of every process, in the order of the parts, or of the shares of a batch.
+      index: which of them this is. Process 0 writes the workdir; of parts, it also trains, and the others
+        lend it their devices.
     """
 
+    job: str
     addresses: tuple[str, ...]
     index: int
 
     @property
     def tf_config(self) -> str:
         """What `TF_CONFIG` says in this process; see `read_cluster`."""
-        task = {"type": JOB, "index": self.index}
-        return json.dumps({"cluster": {JOB: self.addresses}, "task": task})
+        task = {"type": self.job, "index": self.index}
+        return json.dumps({"cluster": {self.job: self.addresses}, "task": task})
 
     @property
     def processes_here(self) -> int:
@@ -42,32 +50,42 @@ class Cluster:
         hosts = [address.rsplit(":", 1)[0] for address in self.addresses]
         return hosts.count(hosts[self.index])
 
+    def names(self, indices: Iterable[int]) -> str:
+        """Names processes as people do: counted from 1 where they are parts, as TensorFlow counts else."""
+        first = 1 if self.job == "part" else 0
+        return ", ".join(f"{self.job} {k + first} ({self.addresses[k]})" for k in indices)
 
-def read_cluster(environment: dict[str, str] | None = None) -> Cluster | None:
-    """Returns the cluster of parts that `TF_CONFIG` describes, None without one.
 
-    It is TensorFlow's: {"cluster": {"part": ["host:port", …]}, "task": {"type": "part", "index": 0}}.
+def read_cluster(strategy: str, environment: Mapping[str, str] | None = None) -> Cluster | None:
+    """Returns the cluster that `TF_CONFIG` describes for a strategy; None without one.
+
+    It is TensorFlow's: {"cluster": {"part": ["host:port", …]}, "task": {"type": "part", "index": 0}}, with
+    `worker` for `part` under `multi_worker`.
 
     Raises:
-      ConfigError: it is something else.
+      ConfigError: it is something else, or `multi_worker` has none.
     """
+    job = JOBS.get(strategy)
+    if job is None:
+        return None
     text = (os.environ if environment is None else environment).get("TF_CONFIG", "")
-    if not text:
+    if not text and job == "part":
         return None
     try:
         described = json.loads(text)
-        if JOB not in described["cluster"]:
+        if job == "part" and job not in described["cluster"]:
             return None
-        addresses, index = described["cluster"][JOB], described["task"]["index"]
+        addresses, index = described["cluster"][job], described["task"]["index"]
         complete = all(":" in a for a in addresses) and 0 <= index < len(addresses)
-        if not complete or described["task"]["type"] != JOB:
+        if not complete or described["task"]["type"] != job:
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise ConfigError(
-            'TF_CONFIG must be {"cluster": {"part": ["host:port", …]}, "task": {"type": "part", "index": k}} '
-            f"with k the place of this process. Received: TF_CONFIG={text!r}"
+            f'{strategy} needs a TF_CONFIG of {{"cluster": {{"{job}": ["host:port", …]}}, "task": '
+            f'{{"type": "{job}", "index": k}}}} with k the place of this process; train/launch.py starts '
+            f"processes that have one. Received: TF_CONFIG={text!r}"
         ) from None
-    return Cluster(tuple(addresses), index)
+    return Cluster(job, tuple(addresses), index)
 
 
 def connect(cluster: Cluster) -> list[str]:
@@ -76,18 +94,17 @@ def connect(cluster: Cluster) -> list[str]:
     Raises:
       ConfigError: a process did not come in time.
     """
-    missing = _wait_for(cluster.addresses[1:])
+    missing = _wait_for(cluster, range(1, len(cluster.addresses)))
     if missing:
-        raise ConfigError(
-            f"part_parallel waited {PATIENCE:.0f} s for a process of every part; start the same command with "
-            f"its TF_CONFIG on each machine. Received: no answer from {', '.join(missing)}"
-        )
+        raise ConfigError(_nobody_came(cluster, missing))
     # Operations outside of functions (making variables, initialising them) are sent one by one, each waited
     # for. Streamed, as is TensorFlow's default, one in a dozen runs read a variable before it was there.
     os.environ["TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"] = "false"
-    spec = tf.train.ClusterSpec({JOB: cluster.addresses})
-    tf.config.experimental_connect_to_cluster(spec, job_name=JOB, task_index=0)
-    return [f"/job:{JOB}/replica:0/task:{k}/device:{_kind()}:0" for k in range(len(cluster.addresses))]
+    spec = tf.train.ClusterSpec({cluster.job: cluster.addresses})
+    tf.config.experimental_connect_to_cluster(spec, job_name=cluster.job, task_index=0)
+    return [
+        f"/job:{cluster.job}/replica:0/task:{k}/device:{_kind()}:0" for k in range(len(cluster.addresses))
+    ]
 
 
 def serve(cluster: Cluster, threads: int) -> None:
@@ -100,16 +117,13 @@ def serve(cluster: Cluster, threads: int) -> None:
     Raises:
       ConfigError: process 0 did not come in time.
     """
-    spec = tf.train.ClusterSpec({JOB: cluster.addresses})
+    spec = tf.train.ClusterSpec({cluster.job: cluster.addresses})
     options = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads + 1
     )
-    server = tf.distribute.Server(spec, job_name=JOB, task_index=cluster.index, config=options)
-    if _wait_for(cluster.addresses[:1]):
-        raise ConfigError(
-            f"part_parallel waited {PATIENCE:.0f} s for the process of the first part. "
-            f"Received: no answer from {cluster.addresses[0]}"
-        )
+    server = tf.distribute.Server(spec, job_name=cluster.job, task_index=cluster.index, config=options)
+    if missing := _wait_for(cluster, [0]):
+        raise ConfigError(_nobody_came(cluster, missing))
     print(f"part {cluster.index + 1}: serves {cluster.addresses[0]}", flush=True)
     misses = 0
     while misses < MISSES:
@@ -118,25 +132,114 @@ def serve(cluster: Cluster, threads: int) -> None:
     del server
 
 
-def lost(cluster: Cluster) -> list[str]:
-    """Returns the parts (from 1) whose processes do not answer, with their addresses."""
-    return [
-        f"part {k} ({address})"
-        for k, address in enumerate(cluster.addresses, start=1)
-        if k - 1 != cluster.index and not _answers(address)
-    ]
+def meet(
+    cluster: Cluster, settings: Mapping[str, Any], summary: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """Waits until all workers are there and agree; returns the summary that the first one has, if any.
+
+    Each other worker shows process 0 its settings over a plain socket at process 0's address, which is free
+    again, for TensorFlow, when this returns.
+
+    Args:
+      cluster: of workers.
+      settings: what must be the same in all of them.
+      summary: process 0's, if the run is finished.
+
+    Raises:
+      ConfigError: one did not come in time, or has other settings; all are told.
+    """
+    host, port = cluster.addresses[0].rsplit(":", 1)
+    own = json.dumps([cluster.index, {name: str(value) for name, value in settings.items()}]).encode()
+    if cluster.index:
+        answer = _ask(host, int(port), own)
+        if answer is None:
+            raise ConfigError(_nobody_came(cluster, [0]))
+    else:
+        answer = {"error": "", "summary": summary}
+        guests = _receive(cluster, host, int(port))
+        missing = [k for k in range(1, len(cluster.addresses)) if k not in guests]
+        expected = json.loads(own)[1]
+        other = {
+            k: {n: v for n, v in found.items() if expected.get(n) != v} for k, (_, found) in guests.items()
+        }
+        if missing:
+            answer["error"] = _nobody_came(cluster, missing)
+        elif any(other.values()):
+            k, differing = next((k, d) for k, d in sorted(other.items()) if d)
+            answer["error"] = (
+                "all workers must have the same flags. Received: "
+                + ", ".join(
+                    f"--{name}={value} (worker 0: {expected.get(name)})" for name, value in differing.items()
+                )
+                + f" of {cluster.names([k])}"
+            )
+        for connection, _ in guests.values():
+            with connection:
+                connection.sendall(json.dumps(answer).encode() + b"\n")
+    if answer["error"]:
+        raise ConfigError(answer["error"])
+    return answer["summary"]
+
+
+def _receive(cluster: Cluster, host: str, port: int) -> dict[int, tuple[socket.socket, dict[str, str]]]:
+    """Returns the connections of the workers that come in time, and their settings."""
+    guests: dict[int, tuple[socket.socket, dict[str, str]]] = {}
+    end = time.monotonic() + PATIENCE
+    with socket.create_server((host, port)) as listener:
+        while len(guests) < len(cluster.addresses) - 1 and (left := end - time.monotonic()) > 0:
+            listener.settimeout(left)
+            try:
+                connection, _ = listener.accept()
+                connection.settimeout(PATIENCE)
+                index, settings = json.loads(connection.makefile().readline())
+                guests[index] = (connection, settings)
+            except (OSError, ValueError, TypeError):  # nobody, or somebody else
+                continue
+    return guests
+
+
+def _ask(host: str, port: int, message: bytes) -> dict[str, Any] | None:
+    """Returns the first worker's answer, None if it does not come."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        try:
+            with socket.create_connection((host, port), timeout=5) as connection:
+                connection.settimeout(2 * PATIENCE)
+                connection.sendall(message + b"\n")
+                return json.loads(connection.makefile().readline())
+        except (OSError, ValueError):
+            time.sleep(POLL)
+    return None
+
+
+def lost(cluster: Cluster) -> str:
+    """Names the processes that do not answer; empty if all do."""
+    others = (k for k in range(len(cluster.addresses)) if k != cluster.index)
+    return cluster.names(k for k in others if not _answers(cluster.addresses[k]))
+
+
+def loss(names: str) -> str:
+    """Says that processes are lost."""
+    return f"Lost the process of {names}. The last checkpoint is kept, and the same command goes on from it."
+
+
+def _nobody_came(cluster: Cluster, missing: Iterable[int]) -> str:
+    return (
+        f"a run of {len(cluster.addresses)} processes waits {PATIENCE:.0f} s for all; start the same command "
+        f"with its TF_CONFIG on each machine. Received: no answer from {cluster.names(missing)}"
+    )
 
 
 def _kind() -> str:
     return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
 
 
-def _wait_for(addresses: tuple[str, ...]) -> list[str]:
+def _wait_for(cluster: Cluster, indices: Iterable[int]) -> list[int]:
     """Waits until all answer; returns those that do not in time."""
     end = time.monotonic() + PATIENCE
-    missing = list(addresses)
+    missing = list(indices)
     while missing and time.monotonic() < end:
-        missing = [address for address in missing if not _answers(address)]
+        missing = [k for k in missing if not _answers(cluster.addresses[k])]
         if missing:
             time.sleep(POLL)
     return missing

@@ -24,7 +24,7 @@ def _setting(default: Any, help: str) -> Any:
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")
 OPTIMIZERS = ("adamax", "adam", "sgd")
 RATE_SCHEDULES = ("constant", "cosine")
-STRATEGIES = ("auto", "one_device", "mirrored", "part_parallel")
+STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "part_parallel")
 PRECISIONS = ("float32", "mixed_bfloat16")
 PRIOR_KINDS = ("learned", "standard")
 
@@ -229,8 +229,8 @@ class RunConfig:
     seed: int = _setting(0, "The one seed from which everything random follows.")
     strategy: str = _setting(
         "auto",
-        "auto, one_device, mirrored (every device trains on a share of the batch), or part_parallel (every "
-        "part on its own device).",
+        "auto, one_device, mirrored (every device trains on a share of the batch), multi_worker (every "
+        "process of TF_CONFIG does), or part_parallel (every part on its own device).",
     )
     virtual_devices: int = _setting(0, "Logical CPU devices, to try a strategy without GPUs; 0 is off.")
     part_devices: str = _setting(
@@ -284,6 +284,11 @@ class RunConfig:
             raise ConfigError(
                 "part_delay needs strategy=part_parallel and schedule=simultaneous. Received: part_delay="
                 f"{self.train.part_delay}, strategy={self.strategy!r}, schedule={self.train.schedule!r}"
+            )
+        if self.strategy == "multi_worker" and self.virtual_devices:
+            raise ConfigError(
+                "virtual_devices are of a single process and need another strategy than multi_worker. "
+                f"Received: virtual_devices={self.virtual_devices}, strategy='multi_worker'"
             )
         if self.strategy == "part_parallel" and self.train.cache_prefix:
             raise ConfigError(

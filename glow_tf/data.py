@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -32,6 +33,27 @@ class ImageData:
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
         return tuple(int(side) for side in self.train.shape[1:])
+
+
+class Share(NamedTuple):
+    """Which examples of every batch a stream has, where several processes read the same data.
+
+    Attributes:
+      index, count: it has the index-th of so many equal shares of a batch,
+      replicas: in as many pieces as it has of the replicas, all of which are so many.
+    """
+
+    index: int = 0
+    count: int = 1
+    replicas: int = 1
+
+    def counter(self, own: tf.Tensor, batch_size: int) -> tf.Tensor:
+        """Returns the place in the whole stream of the share's own-th example."""
+        size = batch_size // self.count
+        return own // size * batch_size + self.index * size + own % size
+
+
+WHOLE = Share()
 
 
 def load(config: DataConfig) -> ImageData:
@@ -92,6 +114,7 @@ def training_batches(
     augment: str = "none",
     first_epoch: int = 0,
     noise_epochs: Sequence[int] = (),
+    share: Share = WHOLE,
 ) -> tf.data.Dataset:
     """Returns an endless stream of (images uint8, noise float32, index int64).
 
@@ -106,22 +129,25 @@ def training_batches(
       augment: `none`, `flip`, `shift` or `flip_shift`.
       first_epoch: epoch to start with, from 0; an epoch has `steps_per_epoch` batches.
       noise_epochs: for every epoch, the one whose noise and augmentation it has; by default its own.
+      share: of every batch; by default the whole.
     """
     per_epoch = steps_per_epoch(len(images), batch_size) * batch_size
     source = _on_host(images)
     last = tf.constant(len(images) - 1, tf.int64)
     kept = tf.constant([*noise_epochs], tf.int64)
 
-    def example(counter: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def example(own: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        counter = share.counter(own, batch_size)
         epoch, place = counter // per_epoch, counter % per_epoch
         index = tf.random.experimental.index_shuffle(place, _epoch_seed(seed, epoch), last)
         if noise_epochs:
             epoch = tf.where(epoch < len(noise_epochs), tf.gather(kept, epoch % len(noise_epochs)), epoch)
         return (*_training_example(source, index, seed, epoch, augment), index)
 
-    counters = tf.data.Dataset.range(first_epoch * per_epoch, np.iinfo(np.int64).max)
+    first = first_epoch * per_epoch // share.count
+    counters = tf.data.Dataset.range(first, np.iinfo(np.int64).max // share.count)
     dataset = counters.map(example, num_parallel_calls=tf.data.AUTOTUNE)
-    return _finish(dataset.batch(batch_size, drop_remainder=True))
+    return _finish(dataset.batch(batch_size // share.replicas, drop_remainder=True))
 
 
 def prefix_batches(
@@ -143,7 +169,9 @@ def prefix_batches(
     return _finish(dataset.batch(batch_size, drop_remainder=True))
 
 
-def evaluation_batches(images: np.ndarray, batch_size: int, seed: int) -> tf.data.Dataset:
+def evaluation_batches(
+    images: np.ndarray, batch_size: int, seed: int, *, share: Share = WHOLE
+) -> tf.data.Dataset:
     """Returns one pass over (images uint8, noise float32, weight float32 [batch_size]), in order.
 
     The last batch is filled up with copies of weight 0: all batches have one shape, and no replica is left
@@ -154,14 +182,15 @@ def evaluation_batches(images: np.ndarray, batch_size: int, seed: int) -> tf.dat
     source = _on_host(images)
     last = tf.constant(len(images) - 1, tf.int64)
 
-    def example(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def example(own: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        index = share.counter(own, batch_size)
         own_seed = tf.random.fold_in(tf.constant([seed, _TEST_STREAM], tf.int64), index)
         noise = tf.random.stateless_uniform(images.shape[1:], own_seed)
         return tf.gather(source, tf.minimum(index, last)), noise, tf.cast(index <= last, tf.float32)
 
-    filled = -(-len(images) // batch_size) * batch_size
+    filled = -(-len(images) // batch_size) * batch_size // share.count
     dataset = tf.data.Dataset.range(filled).map(example, num_parallel_calls=tf.data.AUTOTUNE)
-    return _finish(dataset.batch(batch_size, drop_remainder=True))
+    return _finish(dataset.batch(batch_size // share.replicas, drop_remainder=True))
 
 
 _TRAIN_STREAM, _TEST_STREAM = 0, 1
@@ -201,6 +230,6 @@ def _augmented(image: tf.Tensor, augment: str, seed: tf.Tensor) -> tf.Tensor:
 def _finish(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    # One worker sees all data; replicas get slices of its global batches.
+    # Replicas of one process get slices of its batches; several processes have a `Share` each.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import tensorflow as tf
 
 from glow_tf.cluster import Cluster, connect
 from glow_tf.config import ConfigError
+from glow_tf.data import WHOLE, Share
 
 
 def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Strategy:
@@ -13,13 +17,16 @@ def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Stra
 
     Args:
       strategy: `one_device`; `mirrored` over all GPUs, or over all logical CPU devices where there is no
-        GPU; `auto`: mirrored if that is more than one device; `part_parallel`: TensorFlow's default, to be
-        used with `part_devices`.
+        GPU; `auto`: mirrored if that is more than one device; `multi_worker`: mirrored over the processes of
+        `TF_CONFIG`, which must all be there; `part_parallel`: TensorFlow's default, to be used with
+        `part_devices`.
       virtual_devices: logical CPU devices to make first; 0 leaves them alone.
 
     Raises:
       ConfigError: TensorFlow has already started with another number of CPU devices.
     """
+    if strategy == "multi_worker":
+        return tf.distribute.MultiWorkerMirroredStrategy()
     if virtual_devices:
         _make_virtual_devices(virtual_devices)
     devices, gpus = _devices()
@@ -29,6 +36,49 @@ def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Stra
         reduction = None if gpus else tf.distribute.ReductionToOneDevice()
         return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
     return tf.distribute.get_strategy()
+
+
+def in_several_processes(strategy: tf.distribute.Strategy) -> bool:
+    """Whether the strategy's replicas are spread over processes."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def spread(strategy: tf.distribute.Strategy, batches: Callable[[Share], tf.data.Dataset]) -> Any:
+    """Returns what `fit` or `evaluate` needs under a strategy: all batches, or this process's share of each.
+
+    Args:
+      strategy: any.
+      batches: makes the dataset of a share.
+    """
+    if not in_several_processes(strategy):
+        return batches(WHOLE)
+    return strategy.distribute_datasets_from_function(
+        lambda place: batches(
+            Share(place.input_pipeline_id, place.num_input_pipelines, place.num_replicas_in_sync)
+        )
+    )
+
+
+def follow_first_worker(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]) -> None:
+    """Gives every process the values that the first one has, and waits until all have come here.
+
+    Does nothing in a single process. Integers must be below 2^53.
+    """
+    if not in_several_processes(strategy):
+        return
+    leads = strategy.cluster_resolver.task_id == 0
+
+    @tf.function(autograph=False)
+    def shared(values: list[tf.Tensor]) -> list[tf.Tensor]:
+        replica = tf.distribute.get_replica_context()
+        own = float(leads) * tf.cast(tf.equal(replica.replica_id_in_sync_group, 0), tf.float64)
+        return replica.all_reduce(
+            tf.distribute.ReduceOp.SUM, [tf.cast(v, tf.float64) * own for v in values] + [own]
+        )
+
+    totals = strategy.run(shared, args=([variable.read_value() for variable in variables],))
+    for variable, total in zip(variables, totals, strict=False):
+        variable.assign(tf.cast(strategy.experimental_local_results(total)[0], variable.dtype))
 
 
 def part_devices(strategy: str, listed: str, num_parts: int, cluster: Cluster | None = None) -> list[str]:

@@ -91,8 +91,8 @@ def placed_step(
             with glow.on_device_of(k):
                 passage = queues[k].exchange(passage)
         own, back = variables.get(k, []), phase.end_to_end and k > 0
-        passage = passage.isolated()  # end to end, what crosses the cut backward is handed over below
         with glow.on_device_of(k), tf.GradientTape(watch_accessed_variables=False) as tape:
+            passage = passage.isolated()  # end to end, what crosses the cut backward is handed over below
             tape.watch([*own, passage.h] if back else own)
             after, objective = glow.through_next_part(passage)
             share = -after.log_likelihood if phase.end_to_end and k < last else objective

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import platform
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import glow_tf
 from glow_tf import callbacks, data, distribution, sources, tables
 from glow_tf.checkpoints import Checkpoints, checkpoint_bytes
-from glow_tf.cluster import Cluster, lost, read_cluster, serve
+from glow_tf.cluster import Cluster, loss, lost, meet, read_cluster, serve
 from glow_tf.config import RunConfig
 from glow_tf.export import export
 from glow_tf.glow import Glow
@@ -34,39 +37,50 @@ def train(config: RunConfig) -> Mapping[str, Any]:
 
     Everything that can be wrong with the configuration, the data and the disk is found before training.
 
-    Under `part_parallel` with a `TF_CONFIG` (see `read_cluster`), process 0 does this; every other one lends
-    it its devices until it is gone, and returns nothing.
+    With several processes (see `read_cluster`) it is process 0 that has the workdir and returns the summary.
+    Of parts, the others lend it their devices until it is gone; workers do all that it does, but write
+    nothing.
 
     Raises:
       ConfigError: something is; nothing was trained.
-      OSError: the disk, or a process of another part, failed; the last checkpoint is kept.
+      OSError: the disk, or another process, failed; the last checkpoint is kept.
       NonFiniteError: training diverged; the last checkpoint is kept.
     """
-    cluster = read_cluster() if config.strategy == "part_parallel" else None
-    if cluster is not None and cluster.index:
+    cluster = read_cluster(config.strategy)
+    if cluster is None or not cluster.index:
+        return _train_in(Workdir(config), cluster)
+    if cluster.job == "part":
         serve(cluster, threads_of(cluster.processes_here))
         return {}
-    workdir = Workdir(config)
+    with tempfile.TemporaryDirectory() as folder:
+        unseen = dataclasses.replace(config, workdir=folder, tensorboard=False, sample_every=0, export=False)
+        _train_in(Workdir(unseen), cluster)
+    return {}
+
+
+def _train_in(workdir: Workdir, cluster: Cluster | None) -> Mapping[str, Any]:
     try:
-        return _train(config, workdir, cluster)
+        finished = workdir.read_summary()
+        if cluster is not None and cluster.job == "worker":
+            settings = workdir.config.to_settings()
+            same = {name: value for name, value in settings.items() if name not in RunConfig.MAY_DIFFER}
+            finished = meet(cluster, same, finished)
+        if finished:
+            print(
+                f"This run is finished: test {finished['test_bpd']:.4f} bpd, see {workdir.path}/summary.json."
+            )
+            return finished
+        return _train(workdir.config, workdir, cluster)
     except (tf.errors.OpError, OSError):
-        gone = lost(cluster) if cluster is not None else []
+        gone = lost(cluster) if cluster is not None else ""
         if not gone:
             raise
-        raise OSError(
-            f"Lost the process of {', '.join(gone)}. The last checkpoint is kept, and the same command goes "
-            "on from it."
-        ) from None
+        raise OSError(loss(gone)) from None
     finally:
         workdir.close()
 
 
 def _train(config: RunConfig, workdir: Workdir, cluster: Cluster | None = None) -> Mapping[str, Any]:
-    finished = workdir.read_summary()
-    if finished:
-        print(f"This run is finished: test {finished['test_bpd']:.4f} bpd, see {workdir.path}/summary.json.")
-        return finished
-
     # Parts on devices of their own are what runs side by side there.
     streams = 1 if config.strategy == "part_parallel" else config.streams
     set_up_process(
@@ -74,6 +88,7 @@ def _train(config: RunConfig, workdir: Workdir, cluster: Cluster | None = None) 
         streams,
         reversible=config.train.reversible,
         processes=1 if cluster is None else cluster.processes_here,
+        shares=len(cluster.addresses) if config.strategy == "multi_worker" else 1,
     )
     strategy = distribution.make_strategy(config.strategy, config.virtual_devices)
     distribution.check_batch_size(config.train.batch_size, strategy)
@@ -106,12 +121,19 @@ def _train(config: RunConfig, workdir: Workdir, cluster: Cluster | None = None) 
     print(_heading(config, images, steps, strategy), summary, sep="\n", flush=True)
 
     checkpoints = Checkpoints(workdir.path / "checkpoints", trainer)
-    epoch = checkpoints.restore()
+    checkpoints.restore()
+    batch_size, seed, augment = config.train.batch_size, config.seed, config.data.augment
+    trainer.initialize_from(data.training_batches(images.train, batch_size, seed, augment=augment))
+    distribution.follow_first_worker(strategy, checkpoints.variables)
+    epoch = int(checkpoints.epochs)
     if epoch:
         print(f"Resuming after epoch {epoch}.", flush=True)
+    leads = cluster is None or not cluster.index
     if epoch < len(phases):
-        _fit(config, workdir, trainer, checkpoints, images, steps, epoch, summary, costs)
-    return _finish(config, workdir, glow, sum(parameters), costs)
+        _fit(config, workdir, trainer, checkpoints, images, steps, epoch, summary, costs, leads)
+    result = _finish(config, workdir, glow, sum(parameters), costs) if leads else {}
+    distribution.follow_first_worker(strategy, [])  # none goes before the first has written all
+    return result
 
 
 def _fit(
@@ -124,25 +146,35 @@ def _fit(
     epoch: int,
     summary: str,
     costs: Sequence[float],
+    leads: bool,
 ) -> None:
     batch_size, seed, augment = config.train.batch_size, config.seed, config.data.augment
     turns = turn_starts(trainer.phases)
     cached = [e for e in range(len(turns)) if trainer.phases[e] in trainer.prefix_caches]
-    batches = data.training_batches(
-        images.train,
-        batch_size,
-        seed,
-        augment=augment,
-        first_epoch=epoch,
-        noise_epochs=[turns[e] if e in cached else e for e in range(len(turns))],
-    )
+    noise_epochs = [turns[e] if e in cached else e for e in range(len(turns))]
+
+    def training(share: data.Share) -> tf.data.Dataset:
+        return data.training_batches(
+            images.train,
+            batch_size,
+            seed,
+            augment=augment,
+            first_epoch=epoch,
+            noise_epochs=noise_epochs,
+            share=share,
+        )
+
+    def evaluation(examples: np.ndarray) -> Any:
+        make = functools.partial(data.evaluation_batches, examples, batch_size, seed)
+        return distribution.spread(strategy, lambda share: make(share=share))
+
+    strategy = trainer.distribute_strategy
+    batches = distribution.spread(strategy, training)
     fill = callbacks.FillPrefixCaches(
         turns, lambda turn: data.prefix_batches(images.train, batch_size, seed, turn, augment=augment)
     )
-    test = data.evaluation_batches(images.test, batch_size, seed)
-    validation = None
-    if len(images.validation):
-        validation = data.evaluation_batches(images.validation, batch_size, seed)
+    test = evaluation(images.test)
+    validation = evaluation(images.validation) if len(images.validation) else None
     listeners: list[keras.callbacks.Callback] = [
         fill,
         callbacks.EpochRecord(
@@ -155,10 +187,8 @@ def _fit(
         listeners.append(grid)
     if config.tensorboard:
         listeners.append(callbacks.TensorBoardByPart(workdir, summary, grid))
-    listeners += [
-        callbacks.CheckpointEveryEpoch(checkpoints),
-        Progress(costs),
-    ]
+    if leads:
+        listeners += [callbacks.CheckpointEveryEpoch(checkpoints), Progress(costs)]
     trainer.fit(
         batches,
         epochs=len(trainer.phases),

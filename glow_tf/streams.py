@@ -25,7 +25,9 @@ M_ARENA_MAX = -8  # of glibc's malloc.h
 _streams = 1
 
 
-def set_up_process(batch_size: int, streams: int = 0, *, reversible: bool = False, processes: int = 1) -> int:
+def set_up_process(
+    batch_size: int, streams: int = 0, *, reversible: bool = False, processes: int = 1, shares: int = 1
+) -> int:
     """Sets what holds for a whole process that trains, before TensorFlow starts; returns its streams.
 
     Args:
@@ -33,6 +35,7 @@ def set_up_process(batch_size: int, streams: int = 0, *, reversible: bool = Fals
       streams: how many streams; see `use_streams`.
       reversible: whether activations are recomputed, to save memory.
       processes: how many of the run's processes share this machine's cores.
+      shares: how many of the run's processes share a batch.
     """
     # It makes a copy of a flow step's function for every call, which takes a second at 3×32 flow steps, and
     # steps gain nothing.
@@ -42,7 +45,7 @@ def set_up_process(batch_size: int, streams: int = 0, *, reversible: bool = Fals
     if processes > 1:
         tf.config.threading.set_intra_op_parallelism_threads(threads_of(processes))
         tf.config.threading.set_inter_op_parallelism_threads(threads_of(processes) + 1)
-    return use_streams(batch_size, streams)
+    return use_streams(batch_size // shares, streams, threads_of(processes))
 
 
 def threads_of(processes: int) -> int:
@@ -54,7 +57,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def use_streams(batch_size: int, count: int = 0) -> int:
+def use_streams(batch_size: int, count: int = 0, cores: int = 0) -> int:
     """Makes this process run batches in streams, and returns their number.
 
     To be called before TensorFlow starts: its threads are set once for a process. Where it has started, and
@@ -63,8 +66,9 @@ def use_streams(batch_size: int, count: int = 0) -> int:
     Args:
       batch_size: images of a batch.
       count: how many streams; 0 is one for each core, as far as the batch goes round.
+      cores: that are this process's; 0 is all it may run on.
     """
-    cores = _cores()
+    cores = cores or _cores()
     count = count or min(cores, batch_size // SMALLEST_SHARE)
     if count < 2 or tf.config.list_physical_devices("GPU"):
         return 1
@@ -99,8 +103,10 @@ def number_of_streams(count: int) -> Iterator[None]:
 
 
 def active_streams() -> int:
-    """Returns the number of streams here: replicas of a strategy divide them among themselves."""
-    return max(_streams // tf.distribute.get_strategy().num_replicas_in_sync, 1)
+    """Returns the number of streams here: a process's replicas divide them among themselves."""
+    strategy = tf.distribute.get_strategy()
+    replicas = len(strategy.extended.worker_devices) if tf.distribute.has_strategy() else 1
+    return max(_streams // replicas, 1)
 
 
 def _set(count: int) -> None:

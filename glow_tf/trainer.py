@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from glow_tf import data, likelihood
 from glow_tf.diagnosis import explain_non_finite
+from glow_tf.distribution import in_several_processes
 from glow_tf.glow import Glow, Passage
 from glow_tf.metrics import MeanAndError
 from glow_tf.placement import Queue, bytes_of_an_example, make_queues, placed_step
@@ -24,6 +25,7 @@ INITIALIZATION_PIXELS = 2**15
 FEWEST_INITIALIZATION_EXAMPLES = 32
 MOST_INITIALIZATION_EXAMPLES = 256
 DEFAULT_BATCH_SIZE = 64
+DATASETS = (tf.data.Dataset, tf.distribute.DistributedDataset)
 
 
 class NonFiniteError(RuntimeError):
@@ -96,6 +98,9 @@ class PartsTrainer(keras.Model):
         """Nothing to build: the glow is."""
         self.built = True
 
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Nothing is left to build; Keras's would take a batch for it, and cannot in several processes."""
+
     def _check_phases(self) -> None:
         every = tuple(range(len(self.glow.parts)))
         for phase in self.phases:
@@ -131,8 +136,14 @@ class PartsTrainer(keras.Model):
           run_eagerly: as in Keras.
 
         Raises:
-          ValueError: not one optimizer a part, or a delay without devices for the parts.
+          ValueError: not one optimizer a part, a delay without devices for the parts, or several steps per
+            execution in several processes.
         """
+        if steps_per_execution != 1 and in_several_processes(self.distribute_strategy):
+            raise ValueError(
+                "steps_per_execution must be 1 in several processes. Received: "
+                f"steps_per_execution={steps_per_execution}"
+            )
         if part_delay and not self.glow.part_devices:
             raise ValueError(
                 f"part_delay needs a glow with part_devices. Received: part_delay={part_delay}, no devices"
@@ -170,6 +181,11 @@ class PartsTrainer(keras.Model):
         with self.distribute_strategy.scope():
             self.glow.initialize(images, noise)
 
+    def initialize_from(self, dataset: tf.data.Dataset) -> None:
+        """Runs `initialize` on the first `initialization_examples` of a dataset, if it is still to be run."""
+        if not self.glow.initialized:
+            self.initialize(*_first_examples(dataset, initialization_examples(self.glow.image_shape)))
+
     # Phases
 
     def phase_of(self, epoch: int) -> Phase:
@@ -184,7 +200,10 @@ class PartsTrainer(keras.Model):
     def set_phase(self, phase: Phase) -> None:
         """Swaps in a phase's train function, making it (to be traced at its first step) if need be."""
         if phase not in self._train_functions:
-            super().make_train_function(force=True)
+            if in_several_processes(self.distribute_strategy):
+                self.train_function = _step_of_worker(self.distribute_strategy, self.train_step)
+            else:
+                super().make_train_function(force=True)
             self._train_functions[phase] = self.train_function
         self._phase = phase
         self.train_function = self._train_functions[phase]
@@ -210,6 +229,13 @@ class PartsTrainer(keras.Model):
         if force:
             self._train_functions.pop(self._phase, None)
         self.set_phase(self._phase)
+
+    def make_test_function(self, force: bool = False) -> None:
+        """Compiles the test function."""
+        if not in_several_processes(self.distribute_strategy):
+            super().make_test_function(force)
+        elif self.test_function is None or force:
+            self.test_function = _step_of_worker(self.distribute_strategy, self.test_step)
 
     def trained_variables(self, phase: Phase) -> list[list[keras.Variable]]:
         """Returns, for each active part, the variables that the phase trains.
@@ -361,9 +387,15 @@ class PartsTrainer(keras.Model):
             return per_part
         if phase.end_to_end:
             norms = [tf.linalg.global_norm(norms)] * len(norms)
-        factors = [self.clip_norm / tf.maximum(norm, self.clip_norm) for norm in norms]
+
+        def clip(gradients: list[tf.Tensor], norm: tf.Tensor) -> list[tf.Tensor]:
+            factor = self.clip_norm / tf.maximum(norm, self.clip_norm)
+            return [gradient * factor for gradient in gradients]
+
+        # Where the gradients are: they are as large as the part's weights, its norm is one number.
         return [
-            [gradient * factor for gradient in group] for group, factor in zip(per_part, factors, strict=True)
+            self._where(k, clip, gradients, norm)
+            for k, gradients, norm in zip(phase.active, per_part, norms, strict=True)
         ]
 
     def _apply(
@@ -457,7 +489,7 @@ class PartsTrainer(keras.Model):
         if epochs is None:
             epochs = max(len(self.phases), 1)
         batch_size = batch_size or DEFAULT_BATCH_SIZE
-        if not isinstance(x, tf.data.Dataset):
+        if not isinstance(x, DATASETS):
             x = self.glow.checked(x).numpy()
             kwargs.setdefault("steps_per_epoch", data.steps_per_epoch(len(x), batch_size))
             first_epoch = kwargs.get("initial_epoch", 0)
@@ -471,8 +503,7 @@ class PartsTrainer(keras.Model):
                     f"{x.element_spec}, steps_per_epoch={kwargs.get('steps_per_epoch')}"
                 )
             self._queues = self._queues or make_queues(self.glow, size, self.part_delay)
-        if not self.glow.initialized:
-            self.initialize(*_first_examples(x, initialization_examples(self.glow.image_shape)))
+        self.initialize_from(x)
         if kwargs.get("validation_data") is not None:
             kwargs["validation_data"] = self._evaluation_batches(kwargs["validation_data"], batch_size)
         kwargs["callbacks"] = [_PhaseSwitch(), *keras.tree.flatten(kwargs.get("callbacks") or [])]
@@ -501,7 +532,7 @@ class PartsTrainer(keras.Model):
             self._evaluating = False
 
     def _evaluation_batches(self, x: Any, batch_size: int) -> tf.data.Dataset:
-        if isinstance(x, tf.data.Dataset):
+        if isinstance(x, DATASETS):
             return x
         return data.evaluation_batches(self.glow.checked(x).numpy(), batch_size, self.seed)
 
@@ -571,6 +602,22 @@ class _PhaseSwitch(keras.callbacks.Callback):
         # Not at the epoch's end: Keras validates before that.
         if batch + 1 == self.params["steps"]:
             self.model.finish_epoch()
+
+
+def _step_of_worker(strategy: tf.distribute.Strategy, step: Callable) -> Callable:
+    """Returns a function of an iterator that runs one step on this worker's replicas.
+
+    Keras's own reduces every log of every step over all workers, and fails to
+    (https://github.com/tensorflow/tensorflow/issues/72388). These logs are the first replica's; those of an
+    epoch are read off the metrics, which add up over all.
+    """
+
+    @tf.function(autograph=False)
+    def run(iterator: Any) -> Any:
+        results = strategy.run(step, args=(next(iterator),))
+        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], results)
+
+    return run
 
 
 def _bytes(tensor: tf.Tensor) -> int:

@@ -199,3 +199,30 @@ def test_a_batch_that_cannot_be_filled_is_an_error(rng):
         ConfigError, match=r"at most the number of training images, 20. Received: batch_size=21"
     ):
         data.training_batches(images_of(20, rng), 21, seed=0)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])  # one or two a process
+def test_shares_of_the_batches_are_together_the_batches(small_images, replicas):
+    def joined(make, take):
+        shares = [
+            list(make(data.Share(k, 2, replicas)).take(take * replicas // 2).as_numpy_iterator())
+            for k in range(2)
+        ]
+        per_step = replicas // 2
+        steps = [
+            [batch for share in shares for batch in share[s * per_step : (s + 1) * per_step]]
+            for s in range(take)
+        ]
+        return [[np.concatenate(column) for column in zip(*step, strict=True)] for step in steps]
+
+    def training(share=data.WHOLE):
+        return data.training_batches(small_images, 12, 3, augment="flip_shift", first_epoch=2, share=share)
+
+    def evaluation(share=data.WHOLE):
+        return data.evaluation_batches(small_images, 12, 3, share=share)
+
+    for make, take in ((training, 7), (evaluation, 6)):
+        whole = list(make().take(take).as_numpy_iterator())
+        for got, expected in zip(joined(make, take), whole, strict=True):
+            for a, b in zip(got, expected, strict=True):
+                np.testing.assert_array_equal(a, b)

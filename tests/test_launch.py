@@ -1,5 +1,7 @@
-"""One process a part: the same numbers as in one, and what happens when one of them is gone."""
+"""Runs of several processes: the same numbers as in one, and what happens when one of them is gone."""
 
+import concurrent.futures
+import contextlib
 import json
 import os
 import signal
@@ -27,8 +29,11 @@ FAST = {
 }
 
 
-def launch(*arguments):
-    command = [sys.executable, "train/launch.py", "--parts", "--", *arguments]
+KINDS = {"part": "--parts", "worker": "--workers=2"}
+
+
+def launch(kind, *arguments):
+    command = [sys.executable, "train/launch.py", KINDS[kind], "--", *arguments]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -49,18 +54,19 @@ def environment_of(process):
         return dict(entry.split("=", 1) for entry in file.read().split("\0") if "=" in entry)
 
 
-def process_of_part(folder, part):
+def process_of(folder, index):
     (found,) = [
         p
         for p in processes_of(folder)
-        if json.loads(environment_of(p)["TF_CONFIG"])["task"]["index"] == part - 1
+        if json.loads(environment_of(p)["TF_CONFIG"])["task"]["index"] == index
     ]
     return found
 
 
-def test_a_process_a_part_ends_with_the_numbers_of_one(tmp_path):
+@pytest.mark.parametrize(("kind", "changes"), [("part", {"part_delay": 1}), ("worker", {})])
+def test_two_processes_end_with_the_numbers_of_one(kind, changes, tmp_path):
     run_main(*flags(tmp_path / "one", **FAST))
-    process = launch(*flags(tmp_path / "two", **FAST, part_delay=1))
+    process = launch(kind, *flags(tmp_path / "two", **FAST, **changes))
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     for a, b in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
@@ -70,26 +76,26 @@ def test_a_process_a_part_ends_with_the_numbers_of_one(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [1, 2])
-def test_a_killed_process_ends_the_run_which_resumes(part, tmp_path):
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_process_ends_the_run_which_resumes(kind, index, tmp_path):
     run_main(*flags(tmp_path / "whole", **FAST))
     folder = tmp_path / "cut"
-    process = launch(*flags(folder, **FAST))
+    process = launch(kind, *flags(folder, **FAST))
     wait_for_rows(folder, 2, process)
-    other = process_of_part(folder, 3 - part)
-    os.kill(process_of_part(folder, part), signal.SIGKILL)
+    other = process_of(folder, 1 - index)
+    os.kill(process_of(folder, index), signal.SIGKILL)
     output, _ = process.communicate(timeout=100)
-    assert process.returncode != 0
-    if part == 2:
-        assert "Lost the process of part 2 (localhost:" in output
+    assert process.returncode == 1
+    assert f"Lost the process of {kind} {index + (kind == 'part')} (localhost:" in output
     assert not os.path.exists(f"/proc/{other}")
     assert not (folder / "summary.json").exists()
-    if part == 1:  # on one device, for a change
-        output = run_main(*flags(folder, **FAST)).stdout
-    else:
-        process = launch(*flags(folder, **FAST))
+    if index:
+        process = launch(kind, *flags(folder, **FAST))
         output, _ = process.communicate(timeout=200)
         assert process.returncode == 0, output
+    else:  # on one device, for a change
+        output = run_main(*flags(folder, **FAST)).stdout
     assert "Resuming after epoch" in output
     whole, cut = glow_tf.load(tmp_path / "whole"), glow_tf.load(folder)
     for a, b in zip(whole.get_weights(), cut.get_weights(), strict=True):
@@ -120,30 +126,71 @@ def test_a_process_that_serves_ends_when_the_first_one_is_gone(tmp_path):
 
 def test_a_part_whose_process_does_not_come_is_named(monkeypatch):
     monkeypatch.setattr(cluster, "PATIENCE", 0.5)
-    absent = cluster.Cluster(("localhost:1", "localhost:2"), 0)
-    with pytest.raises(ConfigError, match=r"Received: no answer from localhost:2"):
+    absent = cluster.Cluster("part", ("localhost:1", "localhost:2"), 0)
+    with pytest.raises(ConfigError, match=r"Received: no answer from part 2 \(localhost:2\)"):
         cluster.connect(absent)
 
 
-def test_the_environment_describes_the_processes():
-    def read(**task):
-        described = {"cluster": {"part": ["a:1", "b:2", "a:3"]}, "task": {"type": "part", "index": 2} | task}
-        return cluster.read_cluster({"TF_CONFIG": json.dumps(described)})
+def meet(*settings, summary=None, count=None):
+    """What each worker hears, with a thread for each that comes."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count or len(settings))]
+        for listener in sockets:
+            listener.bind(("localhost", 0))
+        addresses = tuple(f"localhost:{listener.getsockname()[1]}" for listener in sockets)
 
-    assert read() == cluster.Cluster(("a:1", "b:2", "a:3"), 2)
+    def worker(index):
+        try:
+            return cluster.meet(cluster.Cluster("worker", addresses, index), settings[index], summary)
+        except ConfigError as error:
+            return str(error)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(worker, reversed(range(len(settings)))))
+
+
+def test_workers_meet_and_learn_whether_there_is_anything_to_do():
+    same = {"seed": 1, "parts": "2,3"}
+    assert meet(same, same, same) == [None] * 3
+    assert meet(same, same, summary={"test_bpd": 3.5}) == [{"test_bpd": 3.5}] * 2
+
+
+def test_workers_with_other_flags_are_all_told():
+    for heard in meet({"seed": 1, "width": 8}, {"seed": 1, "width": 9}):
+        assert "must have the same flags. Received: --width=9 (worker 0: 8) of worker 1 (localhost:" in heard
+
+
+def test_a_worker_that_does_not_come_is_named_to_all(monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
+    for heard in meet({}, {}, count=3):
+        assert "Received: no answer from worker 2 (localhost:" in heard
+    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
+    with pytest.raises(ConfigError, match=r"Received: no answer from worker 0 \(localhost:1\)"):
+        cluster.meet(cluster.Cluster("worker", ("localhost:1", "localhost:2"), 1), {}, None)
+
+
+def test_the_environment_describes_the_processes():
+    def read(strategy="part_parallel", **task):
+        described = {"cluster": {"part": ["a:1", "b:2", "a:3"]}, "task": {"type": "part", "index": 2} | task}
+        return cluster.read_cluster(strategy, {"TF_CONFIG": json.dumps(described)})
+
+    assert read() == cluster.Cluster("part", ("a:1", "b:2", "a:3"), 2)
     assert read().processes_here == 2
-    assert cluster.read_cluster({}) is None
-    assert cluster.read_cluster({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}) is None
-    for wrong in ({"index": 3}, {"type": "worker"}, {"index": None}):
-        with pytest.raises(ConfigError, match="TF_CONFIG must be"):
+    assert read("one_device") is None
+    assert cluster.read_cluster("part_parallel", {}) is None
+    assert cluster.read_cluster("part_parallel", {"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}) is None
+    for wrong in ({"index": 3}, {"type": "worker"}, {"index": None}, {"strategy": "multi_worker"}):
+        with pytest.raises(ConfigError, match="needs a TF_CONFIG of"):
             read(**wrong)
     with pytest.raises(ConfigError, match=r"Received: TF_CONFIG='\{'"):
-        cluster.read_cluster({"TF_CONFIG": "{"})
+        cluster.read_cluster("part_parallel", {"TF_CONFIG": "{"})
+    with pytest.raises(ConfigError, match=r"multi_worker needs a TF_CONFIG .* Received: TF_CONFIG=''"):
+        cluster.read_cluster("multi_worker", {})
 
 
 def test_launch_refuses_what_main_would():
     for arguments, message in ((["--parts=5,5"], "add up to"), (["x"], "flags of main.py follow after --")):
-        process = launch(*arguments, "--workdir=unused")
+        process = launch("part", *arguments, "--workdir=unused")
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 1
         assert message in output

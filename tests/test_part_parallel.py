@@ -86,6 +86,29 @@ def test_recomputed_activations_and_bfloat16_work_there_too(small_images):
     np.testing.assert_allclose(two["val_bpd"], one["val_bpd"], atol=0.02)
 
 
+@pytest.mark.parametrize(("schedule", "delay"), [("simultaneous", 1), ("end_to_end", 0)])
+def test_nothing_but_activations_and_single_numbers_goes_from_device_to_device(schedule, delay, small_images):
+    glow = Glow(small_config(flow_steps=1, parts="by_block:2"), two_devices(), name="glow")
+    trainer = PartsTrainer(glow, phases(schedule, 2, 1))
+    trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, part_delay=delay)
+    trainer.fit(small_images[:16], batch_size=16, verbose=0)
+    batch = (small_images[:16], tf.random.stateless_uniform([16, 8, 8, 1], [0, 0]))
+    graph = tf.function(trainer.train_step).get_concrete_function(batch).graph
+    sent = {
+        (operation.device, tensor.name): tensor
+        for operation in graph.get_operations()
+        for tensor in operation.inputs
+        # What has no device of its own is beside the weights it reads, or with the first part.
+        if tensor.op.device not in ("", operation.device) or (operation.device and tensor.op.type == "If")
+        if tensor.dtype != tf.resource
+    }
+    sizes = [tensor.shape.num_elements() * tensor.dtype.size for tensor in sent.values()]
+    moved = trainer.traffic(trainer.phase)
+    activations = [per_image - 4 for per_image in (moved.forward, moved.backward) if per_image]  # 4: log p
+    assert sum(size for size in sizes if size > 64) == 16 * sum(activations)
+    assert sum(size for size in sizes if size <= 64) < 1000
+
+
 def test_weights_and_optimizer_state_live_where_the_part_does(placed):
     trainer, _ = placed
     for k, (part, optimizer) in enumerate(zip(trainer.glow.parts, trainer.optimizers, strict=True)):
