@@ -120,6 +120,17 @@ def flow_subjects(config: RunConfig, images: np.ndarray, precision: str) -> list
     return subjects
 
 
+def step_subjects(config: RunConfig, images: np.ndarray, precision: str) -> list[Subject]:
+    """The end-to-end step and the flow steps of each block, by which `plan.py` calibrates."""
+    trainer = make_trainer(config, precision)
+    trainer.initialize(images[:64])
+    phase, glow, batch_size = trainer.phases[0], trainer.glow, config.train.batch_size
+    trainer.set_phase(phase)
+    batches = iter(data.training_batches(images, batch_size, config.seed))
+    step = Subject("step", precision, repeated(lambda: trainer.train_function(batches)), phase=phase)
+    return [step, *block_subjects(glow, batch_size, precision)]
+
+
 def pipeline_subject(config: RunConfig, images: np.ndarray) -> Subject:
     """The input pipeline with nothing behind it."""
     batches = iter(
