@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from glow_tf.config import ConfigError
+from glow_tf.streams import SENDING_THREADS
 
 JOBS = {"part_parallel": "part", "multi_worker": "worker"}  # strategy → name of its processes in TF_CONFIG
 PATIENCE = 120.0  # seconds in which every process must come
@@ -119,7 +120,7 @@ def serve(cluster: Cluster, threads: int) -> None:
     """
     spec = tf.train.ClusterSpec({cluster.job: cluster.addresses})
     options = tf.compat.v1.ConfigProto(
-        intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads + 1
+        intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads + SENDING_THREADS
     )
     server = tf.distribute.Server(spec, job_name=cluster.job, task_index=cluster.index, config=options)
     if missing := _wait_for(cluster, [0]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -75,47 +75,66 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-@keras.saving.register_keras_serializable(package="glow_tf")
-class FusedAdam(keras.optimizers.Adam):
-    """Keras's Adam with TensorFlow's own kernel: one pass over each variable and its moments, not ten."""
+class Fused:
+    """One of Keras's optimizers with TensorFlow's own kernel: one pass over each variable, not ten.
 
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """See keras.Optimizer."""
-        i = self._get_variable_index(variable)
-        steps = tf.cast(self.iterations.value + 1, variable.dtype)
-        tf.raw_ops.ResourceApplyAdam(
+    Attributes:
+      sums_gradients: whether, as in Keras, `apply` sums the gradients over the replicas; `PartsTrainer`,
+        which has done so, sets it to False.
+    """
+
+    sums_gradients = True
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: list) -> list:
+        return super()._all_reduce_sum_gradients(grads_and_vars) if self.sums_gradients else grads_and_vars
+
+    def _apply_kernel(
+        self,
+        kernel: Callable,
+        moments: tuple[list[keras.Variable], list[keras.Variable]],
+        gradient: tf.Tensor,
+        variable: tf.Variable,
+        learning_rate: tf.Tensor,
+        **powers: float,
+    ) -> None:
+        def cast(number: float) -> tf.Tensor:
+            return tf.cast(number, variable.dtype)
+
+        m, v = (group[self._get_variable_index(variable)].value.handle for group in moments)
+        steps = cast(self.iterations.value + 1)
+        kernel(
             var=variable.handle,
-            m=self._momentums[i].value.handle,
-            v=self._velocities[i].value.handle,
-            beta1_power=tf.cast(self.beta_1, variable.dtype) ** steps,
-            beta2_power=tf.cast(self.beta_2, variable.dtype) ** steps,
-            lr=tf.cast(learning_rate, variable.dtype),
-            beta1=tf.cast(self.beta_1, variable.dtype),
-            beta2=tf.cast(self.beta_2, variable.dtype),
-            epsilon=tf.cast(self.epsilon, variable.dtype),
+            m=m,
+            v=v,
+            beta1_power=cast(self.beta_1) ** steps,
+            lr=cast(learning_rate),
+            beta1=cast(self.beta_1),
+            beta2=cast(self.beta_2),
+            epsilon=cast(self.epsilon),
             grad=gradient,
+            **{name: cast(decay) ** steps for name, decay in powers.items()},
         )
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class FusedAdamax(keras.optimizers.Adamax):
-    """Keras's Adamax with TensorFlow's own kernel: one pass over each variable and its moments, not ten."""
+class FusedAdam(Fused, keras.optimizers.Adam):
+    """Keras's Adam, `Fused`."""
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         """See keras.Optimizer."""
-        i = self._get_variable_index(variable)
-        steps = tf.cast(self.iterations.value + 1, variable.dtype)
-        tf.raw_ops.ResourceApplyAdaMax(
-            var=variable.handle,
-            m=self._m[i].value.handle,
-            v=self._u[i].value.handle,
-            beta1_power=tf.cast(self.beta_1, variable.dtype) ** steps,
-            lr=tf.cast(learning_rate, variable.dtype),
-            beta1=tf.cast(self.beta_1, variable.dtype),
-            beta2=tf.cast(self.beta_2, variable.dtype),
-            epsilon=tf.cast(self.epsilon, variable.dtype),
-            grad=gradient,
-        )
+        moments = (self._momentums, self._velocities)
+        kernel = tf.raw_ops.ResourceApplyAdam
+        self._apply_kernel(kernel, moments, gradient, variable, learning_rate, beta2_power=self.beta_2)
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class FusedAdamax(Fused, keras.optimizers.Adamax):
+    """Keras's Adamax, `Fused`."""
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        """See keras.Optimizer."""
+        moments = (self._m, self._u)
+        self._apply_kernel(tf.raw_ops.ResourceApplyAdaMax, moments, gradient, variable, learning_rate)
 
 
 def part_rates(

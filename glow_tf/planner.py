@@ -208,7 +208,7 @@ class Planner:
         return Prediction(end, self._fullest(plans, phase), moved, limit)
 
     def _delayed(self, plans: Sequence[PartPlan], phase: Phase) -> Prediction:
-        """All parts work at the same time: the slowest, or the fullest link, sets the pace."""
+        """All parts work at the same time; a step is over when all have, and their outputs have arrived."""
         spent = {
             f"part {k + 1}": self.batch_size
             * (
@@ -217,7 +217,11 @@ class Planner:
             )
             for k, plan in enumerate(plans)
         }
-        spent["link"] = max(p.output_bytes for p in plans[:-1]) * self.batch_size / self.cluster.rate
+        spent["link"] = max(
+            self.batch_size * self._compute(plan, self.cluster.devices[k], False)
+            + self.cluster.transfer(plan.output_bytes * self.batch_size)
+            for k, plan in enumerate(plans[:-1])
+        )
         limit = max(spent, key=spent.get)
         moved = traffic(plans, phase.last)[0] * self.batch_size
         return Prediction(spent[limit], self._fullest(plans, phase), moved, limit)

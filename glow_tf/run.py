@@ -87,7 +87,7 @@ def _train(config: RunConfig, workdir: Workdir, cluster: Cluster | None = None) 
         config.train.batch_size,
         streams,
         reversible=config.train.reversible,
-        processes=1 if cluster is None else cluster.processes_here,
+        processes=0 if cluster is None else cluster.processes_here,
         shares=len(cluster.addresses) if config.strategy == "multi_worker" else 1,
     )
     strategy = distribution.make_strategy(config.strategy, config.virtual_devices)

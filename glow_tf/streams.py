@@ -20,13 +20,16 @@ import tensorflow as tf
 # A convolution of fewer images is no longer efficient.
 SMALLEST_SHARE = 8
 
+# Threads that do not compute keep a tensor from waiting, until a part is done, to be sent.
+SENDING_THREADS = 7
+
 M_ARENA_MAX = -8  # of glibc's malloc.h
 
 _streams = 1
 
 
 def set_up_process(
-    batch_size: int, streams: int = 0, *, reversible: bool = False, processes: int = 1, shares: int = 1
+    batch_size: int, streams: int = 0, *, reversible: bool = False, processes: int = 0, shares: int = 1
 ) -> int:
     """Sets what holds for a whole process that trains, before TensorFlow starts; returns its streams.
 
@@ -34,7 +37,7 @@ def set_up_process(
       batch_size: images of a batch.
       streams: how many streams; see `use_streams`.
       reversible: whether activations are recomputed, to save memory.
-      processes: how many of the run's processes share this machine's cores.
+      processes: how many of the run's processes share this machine's cores; 0 if it has but one.
       shares: how many of the run's processes share a batch.
     """
     # It makes a copy of a flow step's function for every call, which takes a second at 3×32 flow steps, and
@@ -42,10 +45,13 @@ def set_up_process(
     tf.config.optimizer.set_experimental_options({"function_optimization": False})
     if reversible:
         _share_one_heap()
-    if processes > 1:
-        tf.config.threading.set_intra_op_parallelism_threads(threads_of(processes))
-        tf.config.threading.set_inter_op_parallelism_threads(threads_of(processes) + 1)
-    return use_streams(batch_size // shares, streams, threads_of(processes))
+    if not processes:
+        return use_streams(batch_size, streams)
+    cores = threads_of(processes)
+    tf.config.threading.set_intra_op_parallelism_threads(cores)
+    count = use_streams(batch_size // shares, streams, cores)
+    tf.config.threading.set_inter_op_parallelism_threads(cores + SENDING_THREADS)
+    return count
 
 
 def threads_of(processes: int) -> int:

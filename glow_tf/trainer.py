@@ -15,6 +15,7 @@ from glow_tf.diagnosis import explain_non_finite
 from glow_tf.distribution import in_several_processes
 from glow_tf.glow import Glow, Passage
 from glow_tf.metrics import MeanAndError
+from glow_tf.optimizers import Fused
 from glow_tf.placement import Queue, bytes_of_an_example, make_queues, placed_step
 from glow_tf.prefix import PrefixCache
 from glow_tf.schedule import Phase, end_to_end
@@ -160,6 +161,9 @@ class PartsTrainer(keras.Model):
             for k, (part, optimizer) in enumerate(zip(self.glow.parts, optimizers, strict=True)):
                 with self.glow.on_device_of(k):
                     optimizer.build(part.trainable_variables)
+        for optimizer in optimizers:
+            if isinstance(optimizer, Fused):
+                optimizer.sums_gradients = False
         # Keras callbacks that look at `model.optimizer` see the first part's.
         super().compile(
             optimizer=optimizers[0],
@@ -401,13 +405,14 @@ class PartsTrainer(keras.Model):
     def _apply(
         self, phase: Phase, groups: list, per_part: list, arrived: list[tf.Tensor] | None = None
     ) -> None:
-        # Keras's optimizers sum gradients over the replicas. These are reduced already (clipping had to see
-        # the whole), so each replica hands over its share; with one replica nothing is done twice.
-        replicas = self.distribute_strategy.num_replicas_in_sync
         for k, gradients, variables in zip(phase.active, per_part, groups, strict=True):
+            optimizer = self.optimizers[k]
+            # The gradients are summed over the replicas already: clipping had to see the whole. To an
+            # optimizer that sums them once more, each replica hands over its share.
+            shares = self.distribute_strategy.num_replicas_in_sync if _sums_gradients(optimizer) else 1
             with self.glow.on_device_of(k):
-                shares = [g / replicas if replicas > 1 else tf.identity(g) for g in gradients]
-                apply = functools.partial(self.optimizers[k].apply, shares, variables)
+                own = [g / shares if shares > 1 else tf.identity(g) for g in gradients]
+                apply = functools.partial(optimizer.apply, own, variables)
                 if arrived is None:
                     apply()
                 else:
@@ -602,6 +607,10 @@ class _PhaseSwitch(keras.callbacks.Callback):
         # Not at the epoch's end: Keras validates before that.
         if batch + 1 == self.params["steps"]:
             self.model.finish_epoch()
+
+
+def _sums_gradients(optimizer: keras.optimizers.Optimizer) -> bool:
+    return optimizer.sums_gradients if isinstance(optimizer, Fused) else True
 
 
 def _step_of_worker(strategy: tf.distribute.Strategy, step: Callable) -> Callable:
