@@ -21,7 +21,7 @@ from glow_tf.streams import SENDING_THREADS
 JOBS = {"part_parallel": "part", "multi_worker": "worker"}  # strategy → name of its processes in TF_CONFIG
 PATIENCE = 120.0  # seconds in which every process must come
 POLL = 0.5
-MISSES = 4  # of so many polls in a row: gone
+MISSES = 4  # so many refusals in a row: gone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +126,13 @@ def serve(cluster: Cluster, threads: int) -> None:
     if missing := _wait_for(cluster, [0]):
         raise ConfigError(_nobody_came(cluster, missing))
     print(f"part {cluster.index + 1}: serves {cluster.addresses[0]}", flush=True)
-    misses = 0
-    while misses < MISSES:
+    # A refusal says that the process is gone; silence, perhaps only that the link is down.
+    refusals, heard = 0, time.monotonic()
+    while refusals < MISSES and time.monotonic() < heard + PATIENCE:
         time.sleep(POLL)
-        misses = 0 if _answers(cluster.addresses[0]) else misses + 1
+        answer = _answer(cluster.addresses[0])
+        refusals = refusals + 1 if answer == "refused" else 0
+        heard = time.monotonic() if answer == "yes" else heard
     del server
 
 
@@ -247,9 +250,16 @@ def _wait_for(cluster: Cluster, indices: Iterable[int]) -> list[int]:
 
 
 def _answers(address: str) -> bool:
+    return _answer(address) == "yes"
+
+
+def _answer(address: str) -> str:
+    """Returns yes, refused (nobody listens there) or silent."""
     host, port = address.rsplit(":", 1)
     try:
         with socket.create_connection((host, int(port)), timeout=5):
-            return True
+            return "yes"
+    except ConnectionRefusedError:
+        return "refused"
     except OSError:
-        return False
+        return "silent"

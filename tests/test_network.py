@@ -1,4 +1,4 @@
-"""Parts in two network namespaces, joined by a slow link: what is sent is what is accounted for."""
+"""Two network namespaces, joined by a slow link: what is sent is what is accounted for, and it may fail."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
-from test_run import rows_of, workdir_rows
+from test_run import rows_of, run_main, workdir_rows
 
 pytestmark = pytest.mark.slow
 
@@ -82,18 +82,45 @@ def sent(namespace):
     return int(run(f"ip netns exec {namespace} cat /sys/class/net/veth0/statistics/tx_bytes"))
 
 
-def start(namespace, index, folder, images):
-    cluster = {"part": [f"{address}:4711" for address in ADDRESSES]}
-    environment = {
-        **os.environ,
-        "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "part", "index": index}}),
-    }
-    flags = {**FLAGS, "dataset": f"folder:{images}", "workdir": folder}
-    command = ["ip", "netns", "exec", namespace, sys.executable, "train/main.py"]
-    command += [f"--{name}={value}" for name, value in flags.items()]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def start(kind, folder, images, link, **changes):
+    """Starts a process in each namespace; of `kind` part or worker."""
+    addresses = [f"{address}:4711" for address in ADDRESSES]
+    flags = {**FLAGS, "dataset": f"folder:{images}", "workdir": folder, **changes}
+    processes = []
+    for index, namespace in enumerate(link):
+        task = {"cluster": {kind: addresses}, "task": {"type": kind, "index": index}}
+        command = ["ip", "netns", "exec", namespace, sys.executable, "train/main.py"]
+        command += [f"--{name}={value}" for name, value in flags.items()]
+        processes.append(
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, "TF_CONFIG": json.dumps(task)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    return processes
+
+
+def finish(processes):
+    try:
+        output, _ = processes[0].communicate(timeout=300)
+        assert processes[0].returncode == 0, output
+        assert processes[1].wait(timeout=60) == 0
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def counted(processes, folder, link):
+    """What each side sent in epochs 3 and 4, evaluations included: [side, epoch]."""
+    counters = []
+    for epoch in (2, 3, 4):
+        wait_for_row(folder, epoch, processes[0])
+        counters.append([sent(namespace) for namespace in link])
+    return np.diff(counters, axis=0).T
 
 
 @pytest.fixture
@@ -116,25 +143,41 @@ def wait_for_row(folder, count, process):
 
 
 def test_what_is_sent_over_a_slow_link_is_what_is_accounted_for(link, images, tmp_path):
-    folder = tmp_path / "run"
-    processes = [start(name, index, folder, images) for index, name in enumerate(link)]
-    try:
-        counters = []
-        for epoch in (2, 3, 4):
-            wait_for_row(folder, epoch, processes[0])
-            counters.append((sent(link[0]), sent(link[1])))
-        output, _ = processes[0].communicate(timeout=60)
-        assert processes[0].returncode == 0, output
-        assert processes[1].wait(timeout=60) == 0
-    finally:
-        for process in processes:
-            process.kill()
-    row = rows_of(folder)[-1]
+    parts, workers = tmp_path / "parts", tmp_path / "workers"
+    processes = start("part", parts, images, link)
+    forward, back = counted(processes, parts, link)
+    finish(processes)
+    row = rows_of(parts)[-1]
     # An epoch and an evaluation of as many images as a batch has. Besides, a step tells the other process
     # what to run on which variables, and an epoch ends with a checkpoint: some 30 and 600 kB here.
     expected = (STEPS + 1) * BATCH * int(row["forward_bytes"])
-    forward, back = (np.diff(column) for column in zip(*counters, strict=True))
-    print(f"sent {forward} of {expected} accounted for; back {back}")
+    print(f"parts sent {forward} of {expected} accounted for; back {back}; {row['seconds']} s")
     np.testing.assert_allclose(np.mean(forward), expected, rtol=0.05)
     assert int(row["backward_bytes"]) == 0
     assert np.mean(back) < 0.1 * expected  # acknowledgements, metrics
+
+    wide = {"width": 96, "strategy": "multi_worker", "schedule": "end_to_end"}
+    processes = start("worker", workers, images, link, **wide)
+    there, here = counted(processes, workers, link)
+    finish(processes)
+    row = rows_of(workers)[-1]
+    expected = STEPS * int(row["all_reduce_bytes"])  # of two, each sends as much as there is
+    print(f"workers sent {there} and {here} of {expected} accounted for; {row['seconds']} s")
+    np.testing.assert_allclose(np.mean([there, here]), expected, rtol=0.1)
+
+
+def test_a_link_that_goes_down_for_ten_seconds_only_costs_time(link, images, tmp_path):
+    folder = tmp_path / "run"
+    processes = start("part", folder, images, link, part_delay=1)
+    wait_for_row(folder, 2, processes[0])
+    run(f"ip netns exec {link[1]} ip link set veth0 down")
+    time.sleep(10)
+    run(f"ip netns exec {link[1]} ip link set veth0 up")
+    finish(processes)
+    run_main(
+        *[f"--{name}={value}" for name, value in {**FLAGS, "strategy": "one_device"}.items()],
+        f"--dataset=folder:{images}",
+        f"--workdir={tmp_path / 'one'}",
+    )
+    for a, b in zip(rows_of(folder), rows_of(tmp_path / "one"), strict=True):
+        assert float(a["test_bpd"]) == pytest.approx(float(b["test_bpd"]), abs=1e-3)
