@@ -21,7 +21,7 @@ import tensorflow as tf
 SMALLEST_SHARE = 8
 
 # Threads that do not compute keep a tensor from waiting, until a part is done, to be sent.
-SENDING_THREADS = 7
+SENDING_THREADS = 1
 
 M_ARENA_MAX = -8  # of glibc's malloc.h
 

@@ -166,7 +166,7 @@ def _plan(config: RunConfig) -> None:
             ],
         )
     )
-    print("A sequential schedule takes what the alternating one does.")
+    print("A sequential schedule takes what the alternating one does; mirrored stands for multi_worker, too.")
     for schedule in COMPARED:
         own = [row for row in rows if row.schedule == schedule and row in fits]
         if own:
