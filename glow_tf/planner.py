@@ -238,16 +238,15 @@ class Planner:
     def _compute(self, plan: PartPlan, device: Device, trained: bool) -> float:
         """Seconds an image."""
         if device.flops:
-            return 2 * plan.forward_macs * (self._passes if trained else 1) / device.flops
-        blocks = self.calibration.both if trained else self.calibration.forward
-        seconds = sum(blocks[e.block] for e in plan.elements if e.kind == "flow_step")
-        if trained and self.reversible:
-            seconds += sum(self.calibration.forward[e.block] for e in plan.elements if e.kind == "flow_step")
-        return seconds / device.speed
-
-    @property
-    def _passes(self) -> int:
-        return 4 if self.reversible else 3
+            forward = 2 * plan.forward_macs / device.flops
+            both = 3 * forward
+        else:
+            blocks = [e.block for e in plan.elements if e.kind == "flow_step"]
+            forward = sum(self.calibration.forward[block] for block in blocks) / device.speed
+            both = sum(self.calibration.both[block] for block in blocks) / device.speed
+        if not trained:
+            return forward
+        return both + forward if self.reversible else both
 
     def _rest(self, device: Device) -> float:
         return 0.0 if device.flops else self.calibration.rest / device.speed

@@ -122,9 +122,10 @@ def _train(config: RunConfig, workdir: Workdir, cluster: Cluster | None = None) 
 
     checkpoints = Checkpoints(workdir.path / "checkpoints", trainer)
     checkpoints.restore()
-    batch_size, seed, augment = config.train.batch_size, config.seed, config.data.augment
-    trainer.initialize_from(data.training_batches(images.train, batch_size, seed, augment=augment))
-    distribution.follow_first_worker(strategy, checkpoints.variables)
+    if distribution.in_several_processes(strategy):  # in one, `fit` does the first, and nothing follows
+        batch_size, seed, augment = config.train.batch_size, config.seed, config.data.augment
+        trainer.initialize_from(data.training_batches(images.train, batch_size, seed, augment=augment))
+        distribution.follow_first_worker(strategy, checkpoints.variables)
     epoch = int(checkpoints.epochs)
     if epoch:
         print(f"Resuming after epoch {epoch}.", flush=True)

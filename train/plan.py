@@ -1,6 +1,6 @@
 """Predicts what every strategy, schedule and partition would take on a cluster, and recommends one.
 
-    python train/plan.py --flagfile=configs/paper_across_3.cfg --cluster=configs/clusters/eight_v100.cfg
+    python train/plan.py --flagfile=configs/paper_5.cfg --cluster=configs/clusters/eight_v100.cfg
 
 Flags are main.py's, and: what devices and links there are says a file (`glow_tf.planner.read_cluster_file`).
 Devices given by their speed relative to this machine need its rates, measured first, on one core, by
