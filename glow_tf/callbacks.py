@@ -46,8 +46,8 @@ class EpochRecord(keras.callbacks.Callback):
     """Times and evaluates every epoch, and writes its row of history.csv.
 
     Adds to the epoch's logs, for the callbacks after it: `seconds`, `eval_seconds`, `total_seconds`,
-    `images_per_second`, `test_bpd`, `test_bpd_se`, `validation_bpd` where there are such images, and what
-    the phase's `Traffic` is.
+    `images_per_second`, `test_bpd`, `test_bpd_se`, `validation_bpd` where there are such images, what the
+    phase's `Traffic` is, and `wait_k`, the share of its time that a part on a device of its own waited.
 
     `seconds` is training alone: the first step of a phase in a process, which traces and compiles it, is
     counted as long as the mean of the others. (With one step an epoch there are no others, and that epoch
@@ -108,6 +108,10 @@ class EpochRecord(keras.callbacks.Callback):
         self.total_seconds += seconds
         logs["seconds"], logs["total_seconds"] = seconds, self.total_seconds
         logs["images_per_second"] = self.images_per_epoch / seconds
+        for k in range(1, len(self.model.glow.parts) + 1):
+            if f"busy_seconds_{k}" in logs:
+                busy = logs[f"busy_seconds_{k}"] * self._steps
+                logs[f"wait_{k}"] = max(1 - busy / seconds, 0.0)
         for name, dataset in (("test", self.test), ("validation", self.validation)):
             if dataset is not None:
                 result = self.model.evaluate(dataset, verbose=0, return_dict=True)
@@ -213,7 +217,7 @@ class TensorBoardByPart(keras.callbacks.Callback):
                     tf.summary.scalar(tag, logs[name])
             for k, optimizer in enumerate(self.model.optimizers, start=1):
                 tf.summary.scalar(f"learning_rate/part_{k}", optimizer.learning_rate)
-                for name in ("local_bpd", "gradient_norm"):
+                for name in ("local_bpd", "gradient_norm", "wait"):
                     if f"{name}_{k}" in logs:
                         tf.summary.scalar(f"{name}/part_{k}", logs[f"{name}_{k}"])
             if self.samples is not None and self.samples.grid is not None:

@@ -222,6 +222,15 @@ def lost(cluster: Cluster) -> str:
     return cluster.names(k for k in others if not _answers(cluster.addresses[k]))
 
 
+def waits_for(cluster: Cluster) -> str:
+    """Names the other processes, and says which of them answer."""
+    others = [k for k in range(len(cluster.addresses)) if k != cluster.index]
+    return "waits for " + "; ".join(
+        f"{cluster.names([k])}, which {'answers' if _answers(cluster.addresses[k]) else 'does not answer'}"
+        for k in others
+    )
+
+
 def loss(names: str) -> str:
     """Says that processes are lost."""
     return f"Lost the process of {names}. The last checkpoint is kept, and the same command goes on from it."

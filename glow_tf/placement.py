@@ -21,12 +21,15 @@ class PlacedStep(NamedTuple):
       truncated: objective of the flow up to each part, [B] each, bits per dimension.
       gradients: of the variables of each active part.
       crossing: bytes of an image that cross the cuts forward.
+      busy: seconds from a part's input to its last gradient, [] each, of the active parts; none end to
+        end, where a part has two turns.
     """
 
     loss: tf.Tensor
     truncated: list[tf.Tensor]
     gradients: list[list[tf.Tensor]]
     crossing: int
+    busy: list[tf.Tensor]
 
 
 class Queue:
@@ -97,26 +100,36 @@ def placed_step(
             after, objective = glow.through_next_part(passage)
             share = -after.log_likelihood if phase.end_to_end and k < last else objective
             loss = tf.reduce_mean(likelihood.bits_per_dim(share, shape))
-        pieces.append((tape, own, passage.h if back else None, loss, after.h))
+        with glow.on_device_of(k):
+            start = _moment([passage.h])
+        pieces.append((tape, own, passage.h if back else None, loss, after.h, start))
         if k in phase.active:
             losses.append(loss)
         if k < last:
             crossing += bytes_of_an_example(after.h, after.log_likelihood)
         passage = after
     gradients: list[list[tf.Tensor]] = []
+    busy: list[tf.Tensor] = []
     handed_back = None
     for k in reversed(phase.active):
-        tape, own, h, loss, output = pieces[k]
+        tape, own, h, loss, output, start = pieces[k]
         targets, seeds = [loss], [tf.ones_like(loss)]
         if handed_back is not None:
             targets, seeds = [loss, output], [*seeds, handed_back]
         with glow.on_device_of(k):
             found = tape.gradient(targets, own if h is None else [*own, h], seeds)
+            busy.insert(0, _moment(found) - start)
         handed_back = None if h is None else found.pop()
         gradients.insert(0, found)
     truncated = [likelihood.bits_per_dim(t, shape) for t in passage.truncated]
     total = tf.reduce_mean(truncated[-1]) if phase.end_to_end else tf.add_n(losses)
-    return PlacedStep(total, truncated, gradients, crossing)
+    return PlacedStep(total, truncated, gradients, crossing, [] if phase.end_to_end else busy)
+
+
+def _moment(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns when the tensors are there, in seconds."""
+    with tf.control_dependencies(tensors):
+        return tf.timestamp()
 
 
 def bytes_of_an_example(*batches: tf.Tensor) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -61,6 +62,9 @@ class Progress(keras.callbacks.Callback):
         if "validation_bpd" in logs:
             test += f" · validation {logs['validation_bpd']:.4f} bpd"
         speed = f" · {seconds:.1f} s · {logs.get('images_per_second', 0):.0f} images/s"
+        parts = range(1, len(self.model.optimizers) + 1)
+        if waits := [f"{100 * logs[f'wait_{k}']:.0f} %" for k in parts if f"wait_{k}" in logs]:
+            speed += f" · parts wait {', '.join(waits)}"
         left = self._remaining(self._seconds, self._cost, 1.0)
         if logs.get("non_finite_samples"):
             test += f" · WARNING: {logs['non_finite_samples']} sample pixels are not finite"
@@ -75,6 +79,47 @@ class Progress(keras.callbacks.Callback):
         ahead = sum(self.costs[e] for e in whole) - done * self.costs[self._epoch]
         evaluation = self._other / max(self._epochs, 1) * (len(whole) - (done == 1.0))
         return duration(ahead * seconds / max(cost, 1e-9) + evaluation)
+
+
+class Stalls(keras.callbacks.Callback):
+    """Says so when no step ends for long, which in several processes may be another's fault.
+
+    The time that is long is `PATIENCE` seconds, or three times the longest wait yet (a first step, which
+    is traced, or an evaluation); it is said again each time that has passed once more.
+
+    Args:
+      who: says whom this process waits for.
+    """
+
+    PATIENCE = 30.0
+
+    def __init__(self, who: Callable[[], str]):
+        super().__init__()
+        self.who = who
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Starts to watch."""
+        self._last, self._longest = time.monotonic(), 0.0
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Notes that a step has ended."""
+        now = time.monotonic()
+        self._longest = max(self._longest, now - self._last)
+        self._last = now
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Ends the watch."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        said = self._last
+        while not self._over.wait(self.PATIENCE / 10):
+            now = time.monotonic()
+            if now - max(said, self._last) > max(self.PATIENCE, 3 * self._longest):
+                said = now
+                print(f"No step has ended for {now - self._last:.0f} s: {self.who()}", flush=True)
 
 
 def _bpd_of(logs: dict | None) -> str:

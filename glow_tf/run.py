@@ -16,13 +16,13 @@ import tensorflow as tf
 import glow_tf
 from glow_tf import callbacks, data, distribution, sources, tables
 from glow_tf.checkpoints import Checkpoints, checkpoint_bytes
-from glow_tf.cluster import Cluster, loss, lost, meet, read_cluster, serve
+from glow_tf.cluster import Cluster, loss, lost, meet, read_cluster, serve, waits_for
 from glow_tf.config import RunConfig
 from glow_tf.export import export
 from glow_tf.glow import Glow
 from glow_tf.optimizers import make_optimizers
 from glow_tf.prefix import PrefixCache, cache_bytes, cached_parts
-from glow_tf.progress import Progress
+from glow_tf.progress import Progress, Stalls
 from glow_tf.schedule import Phase, epoch_costs, turn_starts
 from glow_tf.streams import set_up_process, threads_of
 from glow_tf.trainer import PartsTrainer
@@ -131,7 +131,7 @@ def _train(config: RunConfig, workdir: Workdir, cluster: Cluster | None = None) 
         print(f"Resuming after epoch {epoch}.", flush=True)
     leads = cluster is None or not cluster.index
     if epoch < len(phases):
-        _fit(config, workdir, trainer, checkpoints, images, steps, epoch, summary, costs, leads)
+        _fit(config, workdir, trainer, checkpoints, images, steps, epoch, summary, costs, cluster)
     result = _finish(config, workdir, glow, sum(parameters), costs) if leads else {}
     distribution.follow_first_worker(strategy, [])  # none goes before the first has written all
     return result
@@ -147,7 +147,7 @@ def _fit(
     epoch: int,
     summary: str,
     costs: Sequence[float],
-    leads: bool,
+    cluster: Cluster | None,
 ) -> None:
     batch_size, seed, augment = config.train.batch_size, config.seed, config.data.augment
     turns = turn_starts(trainer.phases)
@@ -188,8 +188,10 @@ def _fit(
         listeners.append(grid)
     if config.tensorboard:
         listeners.append(callbacks.TensorBoardByPart(workdir, summary, grid))
-    if leads:
+    if cluster is None or not cluster.index:
         listeners += [callbacks.CheckpointEveryEpoch(checkpoints), Progress(costs)]
+    if cluster is not None:
+        listeners.append(Stalls(functools.partial(waits_for, cluster)))
     trainer.fit(
         batches,
         epochs=len(trainer.phases),

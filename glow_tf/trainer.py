@@ -61,7 +61,9 @@ class PartsTrainer(keras.Model):
     them.
 
     Logs: of a step or epoch, `local_bpd_k` of every part that ran, `bpd` if that is all of them, and
-    `gradient_norm_k` of every part that was trained; of an evaluation, `bpd` and `bpd_se`.
+    `gradient_norm_k` of every part that was trained; for parts on devices of their own, but for end-to-end
+    epochs, `busy_seconds_k`, how long a part takes from its input to its gradients; of an evaluation, `bpd`
+    and `bpd_se`.
 
     Ordinary Keras callbacks work. Those that set a learning rate reach the first part's alone, which is
     what Keras calls the model's optimizer; rates by part belong to the optimizers' schedules.
@@ -372,6 +374,8 @@ class PartsTrainer(keras.Model):
         queues = self._queues if self._queued(phase) else {}
         step = placed_step(self.glow, passage, phase, variables, queues)
         self._crossing[phase] = step.crossing
+        for k, seconds in zip(phase.active, step.busy, strict=False):
+            self._means[f"busy_seconds_{k + 1}"].update_state(seconds)
         return step.loss, step.truncated, step.gradients
 
     def _where(self, k: int, function: Callable[..., Any], *args: Any) -> Any:
@@ -452,6 +456,8 @@ class PartsTrainer(keras.Model):
         phase = self._phase
         names = [f"local_bpd_{k + 1}" for k in range(phase.last + 1)]
         names += [f"gradient_norm_{k + 1}" for k in phase.active]
+        if self.glow.part_devices and not phase.end_to_end:
+            names += [f"busy_seconds_{k + 1}" for k in phase.active]
         if phase.last == len(self.glow.parts) - 1:
             names.append("bpd")
         return [self._means[name] for name in names]
@@ -592,7 +598,7 @@ def initialization_examples(image_shape: Sequence[int]) -> int:
     return min(max(count, FEWEST_INITIALIZATION_EXAMPLES), MOST_INITIALIZATION_EXAMPLES)
 
 
-_PART_METRICS = ("local_bpd", "gradient_norm")
+_PART_METRICS = ("local_bpd", "gradient_norm", "busy_seconds")
 
 
 class _PhaseSwitch(keras.callbacks.Callback):

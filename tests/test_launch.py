@@ -16,7 +16,7 @@ from conftest import ROOT
 from test_run import flags, rows_of, run_main, workdir_rows
 
 import glow_tf
-from glow_tf import cluster
+from glow_tf import cluster, progress
 from glow_tf.config import ConfigError
 
 FAST = {
@@ -63,23 +63,64 @@ def process_of(folder, index):
     return found
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run in one process, with nothing that happens to it."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run_main(*flags(folder, **FAST))
+    return folder
+
+
 @pytest.mark.parametrize(("kind", "changes"), [("part", {"part_delay": 1}), ("worker", {})])
-def test_two_processes_end_with_the_numbers_of_one(kind, changes, tmp_path):
-    run_main(*flags(tmp_path / "one", **FAST))
+def test_two_processes_end_with_the_numbers_of_one(kind, changes, whole, tmp_path):
     process = launch(kind, *flags(tmp_path / "two", **FAST, **changes))
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
-    for a, b in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
+    for a, b in zip(rows_of(whole), rows_of(tmp_path / "two"), strict=True):
         for name in ("test_bpd", "train_bpd", "local_bpd_1"):
             assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-3)
     assert processes_of(tmp_path / "two") == []
 
 
+def test_a_wait_is_shown_and_whom_it_is_for(monkeypatch, capsys):
+    monkeypatch.setattr(progress.Stalls, "PATIENCE", 0.1)
+    with socket.create_server(("localhost", 0)) as there:
+        addresses = ("localhost:1", f"localhost:{there.getsockname()[1]}", "localhost:2")
+        run = cluster.Cluster("part", addresses, 0)
+        callback = progress.Stalls(lambda: cluster.waits_for(run))
+        callback.on_train_begin()
+        shown, deadline = "", time.monotonic() + 20
+        while shown.count("\n") < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+            shown += capsys.readouterr().out
+        callback.on_train_end()
+    first = f"part 2 ({addresses[1]}), which answers; part 3 (localhost:2), which does not answer"
+    assert shown.startswith("No step has ended for 0 s: waits for " + first)
+
+
+@pytest.mark.slow
+def test_a_part_that_stands_still_is_waited_for_and_named(whole, tmp_path):
+    folder = tmp_path / "run"
+    process = launch("part", *flags(folder, **FAST))
+    wait_for_rows(folder, 1, process)
+    still = process_of(folder, 1)
+    os.kill(still, signal.SIGSTOP)
+    shown = ""
+    while "No step has ended" not in shown:
+        shown = process.stdout.readline()
+        assert shown, "the run ended"
+    os.kill(still, signal.SIGCONT)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert "waits for part 2 (localhost:" in shown
+    bpd, expected = (float(rows_of(run)[-1]["test_bpd"]) for run in (folder, whole))
+    assert bpd == pytest.approx(expected, abs=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_killed_process_ends_the_run_which_resumes(kind, index, tmp_path):
-    run_main(*flags(tmp_path / "whole", **FAST))
+def test_a_killed_process_ends_the_run_which_resumes(kind, index, whole, tmp_path):
     folder = tmp_path / "cut"
     process = launch(kind, *flags(folder, **FAST))
     wait_for_rows(folder, 2, process)
@@ -97,8 +138,7 @@ def test_a_killed_process_ends_the_run_which_resumes(kind, index, tmp_path):
     else:  # on one device, for a change
         output = run_main(*flags(folder, **FAST)).stdout
     assert "Resuming after epoch" in output
-    whole, cut = glow_tf.load(tmp_path / "whole"), glow_tf.load(folder)
-    for a, b in zip(whole.get_weights(), cut.get_weights(), strict=True):
+    for a, b in zip(glow_tf.load(whole).get_weights(), glow_tf.load(folder).get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
 
 
@@ -188,9 +228,15 @@ def test_the_environment_describes_the_processes():
         cluster.read_cluster("multi_worker", {})
 
 
-def test_launch_refuses_what_main_would():
-    for arguments, message in ((["--parts=5,5"], "add up to"), (["x"], "flags of main.py follow after --")):
-        process = launch("part", *arguments, "--workdir=unused")
-        output, _ = process.communicate(timeout=60)
-        assert process.returncode == 1
-        assert message in output
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--parts=5,5"], "add up to"),
+        pytest.param(["x"], "flags of main.py follow after --", marks=pytest.mark.slow),
+    ],
+)
+def test_launch_refuses_what_main_would(arguments, message):
+    process = launch("part", *arguments, "--workdir=unused")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert message in output

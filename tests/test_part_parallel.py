@@ -11,6 +11,7 @@ from glow_tf.config import ConfigError
 from glow_tf.distribution import part_devices
 from glow_tf.optimizers import FusedAdamax
 
+BUSY = {"busy_seconds_1", "busy_seconds_2"}
 COUNTERS = ("iteration", "learning_rate")  # scalars, which stay with the process
 
 
@@ -42,7 +43,8 @@ def test_parts_on_their_own_devices_train_like_parts_on_one(schedule, placed, sm
     two, two_history = placed if alike else train(two_devices(), schedule, small_images)  # 20 steps
     for a, b in zip(one.get_weights(), two.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
-    assert set(two_history) == set(one_history)
+    assert set(two_history) == set(one_history) | BUSY
+    assert all(seconds > 0 for name in BUSY for seconds in two_history[name])
     for name, values in one_history.items():
         np.testing.assert_allclose(two_history[name], values, rtol=1e-6)
     for phase in set(one.phases):
@@ -55,8 +57,8 @@ def test_parts_that_work_at_the_same_time_train_like_parts_that_wait(delay, plac
     delayed, history = train(two_devices(), "simultaneous", small_images, part_delay=delay)
     for a, b in zip(waiting.get_weights(), delayed.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
-    for name, values in waiting_history.items():
-        np.testing.assert_allclose(history[name], values, rtol=1e-6)
+    for name in set(waiting_history) - BUSY:
+        np.testing.assert_allclose(history[name], waiting_history[name], rtol=1e-6)
 
 
 @pytest.mark.slow
