@@ -9,7 +9,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/python train/main.py --flagfile=configs/quickstart.cfg
 
 test: $(VENV)/installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/installed
 	$(BIN)/pytest -m slow

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import report
 from conftest import ROOT
 from scipy import stats
 from test_study import study_file
@@ -91,41 +92,24 @@ def test_the_report_holds_the_numbers_and_nothing_from_outside(tmp_path):
 
 
 def test_a_documents_table_is_made_anew(tmp_path):
-    study, csv = study_file(tmp_path), table(tmp_path)
-    document = tmp_path / "results.md"
-    command = [
-        sys.executable,
-        "train/report.py",
-        f"--study={study}",
-        f"--csv={csv}",
-        f"--documents={document}",
-    ]
-    document.write_text("before\n<!-- table question -->\nold\n<!-- end -->\nafter\n<!-- end -->\n")
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    lines = document.read_text().splitlines()
+    study, csv = read_study(study_file(tmp_path)), table(tmp_path)
+    text = "before\n<!-- table question -->\nold\n<!-- end -->\nafter\n<!-- end -->\n"
+    lines = report.with_table(text, study, csv).splitlines()
     assert lines[:2] == ["before", "<!-- table question -->"]
     assert lines[-3:] == ["<!-- end -->", "after", "<!-- end -->"]
     assert lines[2].startswith("| variant | seeds |")
     assert lines[4].startswith("| one | 3 |")
     assert "old" not in lines
-    document.write_text("no table\n")
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert "must have the lines <!-- table question -->" in result.stderr
+    with pytest.raises(ConfigError, match="must have the lines <!-- table question -->"):
+        report.with_table("no table\n", study, csv)
 
 
-def test_tables_in_the_documents_are_those_of_the_committed_results(tmp_path):
+def test_tables_in_the_documents_are_those_of_the_committed_results():
     found = 0
     for name in ("docs/results.md", "docs/performance.md", "README.md"):
         text = (ROOT / name).read_text()
-        for study in re.findall(r"<!-- table (\w+) -->", text):
-            copy = tmp_path / "document.md"
-            copy.write_text(text)
-            files = [f"--study=configs/studies/{study}.cfg", f"--csv=docs/results/{study}.csv"]
-            command = [sys.executable, "train/report.py", *files, f"--documents={copy}"]
-            result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-            assert result.returncode == 0, result.stderr
-            assert copy.read_text() == text
+        for name in re.findall(r"<!-- table (\w+) -->", text):
+            study = read_study(ROOT / f"configs/studies/{name}.cfg")
+            assert report.with_table(text, study, ROOT / f"docs/results/{name}.csv") == text
             found += 1
     assert found

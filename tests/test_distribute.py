@@ -16,7 +16,7 @@ def train(strategy_name, schedule, images, dtype, reversible=False, **changes):
     strategy = make_strategy(strategy_name)
     with strategy.scope():
         glow = Glow(small_config(flow_steps=1, parts="by_block:2", **changes), dtype=dtype, name="glow")
-        trainer = PartsTrainer(glow, phases(schedule, 2, 2, 1), seed=5)
+        trainer = PartsTrainer(glow, phases(schedule, 2, 2, schedule == "alternating"), seed=5)
         trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, reversible=reversible)
     history = trainer.fit(images, batch_size=16, validation_data=images[:50], verbose=0)
     return trainer, history.history

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_glow
+from conftest import make_small_images, small_glow
 
 from glow_tf import PartsTrainer, partition, schedule
 from glow_tf.schedule import Phase
@@ -43,18 +43,6 @@ def test_gradients_outside_the_trained_part_are_none(phase, small_images):
             assert all(g is None for g in gradients)
 
 
-@pytest.mark.parametrize("phase", PHASES.values(), ids=str)
-def test_what_crosses_the_cuts_is_what_the_cost_model_says(phase, small_images):
-    trainer = make_trainer([phase])
-    assert trainer.traffic(phase)[:2] == (0, 0)
-    trainer.fit(small_images[:16], batch_size=8, verbose=0)
-    traffic = trainer.traffic(phase)
-    predicted = partition.traffic(trainer.glow.config.plans(), phase.last, phase.end_to_end)
-    assert traffic[:2] == predicted
-    trained = sum(math.prod(v.shape) for group in trainer.trained_variables(phase) for v in group)
-    assert traffic.all_reduce == 4 * trained
-
-
 def test_simultaneous_gradients_are_those_of_each_part_alone(small_images):
     trainer = make_trainer()
 
@@ -81,12 +69,21 @@ def test_a_local_gradient_is_that_of_the_truncated_likelihood(small_images):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
-@pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES.keys())
-def test_only_the_trained_parts_change_in_fit(phase, small_images):
-    trainer = make_trainer([phase])
-    trainer.initialize(small_images)
+@pytest.fixture(scope="module", params=PHASES.values(), ids=PHASES.keys())
+def fitted(request):
+    """An epoch in each phase: the trainer, and its parts' weights before."""
+    trainer = make_trainer([request.param])
+    images = make_small_images(np.random.default_rng(0))
+    trainer.initialize(images)
     before = [[w.numpy() for w in part.weights] for part in trainer.glow.parts]
-    trainer.fit(small_images, batch_size=32, verbose=0)
+    assert trainer.traffic(request.param)[:2] == (0, 0)
+    trainer.fit(images, batch_size=32, verbose=0)
+    return trainer, before
+
+
+def test_only_the_trained_parts_change_in_fit(fitted):
+    trainer, before = fitted
+    phase = trainer.phase
     for k, part in enumerate(trainer.glow.parts):
         same = [np.array_equal(w.numpy(), old) for w, old in zip(part.weights, before[k], strict=True)]
         if k not in phase.active:
@@ -99,6 +96,16 @@ def test_only_the_trained_parts_change_in_fit(phase, small_images):
             ]
             # A strictly upper or lower triangle of size 1 has nothing to train; all others moved.
             assert trained == []
+
+
+def test_what_crosses_the_cuts_is_what_the_cost_model_says(fitted):
+    trainer, _ = fitted
+    phase = trainer.phase
+    traffic = trainer.traffic(phase)
+    predicted = partition.traffic(trainer.glow.config.plans(), phase.last, phase.end_to_end)
+    assert traffic[:2] == predicted
+    trained = sum(math.prod(v.shape) for group in trainer.trained_variables(phase) for v in group)
+    assert traffic.all_reduce == 4 * trained
 
 
 @pytest.mark.parametrize(("phase", "last"), [(PHASES["part_1"], 0), (PHASES["part_2"], 1)], ids=["1", "2"])

@@ -126,7 +126,14 @@ def plan(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("name", ["eight_v100", "eight_h100", "eight_home"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("eight_v100", marks=pytest.mark.slow),
+        pytest.param("eight_h100", marks=pytest.mark.slow),
+        "eight_home",
+    ],
+)
 def test_the_papers_size_is_planned_for_every_cluster(name):
     result = plan("--flagfile=configs/paper_5.cfg", f"--cluster=configs/clusters/{name}.cfg")
     assert result.returncode == 0, result.stderr

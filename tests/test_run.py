@@ -149,17 +149,11 @@ def test_tensorboard_has_every_series(finished):
     np.testing.assert_allclose(logged, [float(r["test_bpd"]) for r in rows_of(folder)], atol=1e-5)
 
 
-def test_a_finished_run_says_so_and_changes_nothing(finished):
+def test_flags_cfg_repeats_the_run_which_says_that_it_is_finished_and_changes_nothing(finished):
     folder, _ = finished
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and p.name != "flags.cfg"}
-    result = run_main(*flags(folder, validation_examples=40))
-    assert "This run is finished" in result.stdout
-    assert before == {p: p.stat().st_mtime_ns for p in before}
-
-
-def test_flags_cfg_repeats_the_run(finished):
-    folder, _ = finished
     assert "This run is finished" in run_main(f"--flagfile={folder}/flags.cfg").stdout
+    assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
 def test_another_configuration_is_refused_naming_the_flags(finished):
@@ -193,6 +187,7 @@ def test_last_and_best_checkpoints_load(finished):
     )
 
 
+@pytest.mark.slow
 def test_parts_on_devices_of_their_own_end_with_the_same_numbers(finished, tmp_path):
     folder, _ = finished
     run_main(*flags(tmp_path / "run", validation_examples=40, sample_every=0, **PLACED))
@@ -221,11 +216,13 @@ PLACED = {"strategy": "part_parallel", "virtual_devices": 2}
         pytest.param({**PLACED, "schedule": "simultaneous"}, id="part_parallel", marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_run_resumes_and_ends_with_the_same_weights(settings, tmp_path):
+def test_a_killed_run_resumes_and_ends_with_the_same_weights(settings, finished, tmp_path):
     """A real kill -9, at a moment the run does not choose; the second one amid a cached turn."""
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    fast = {"export": False, "tensorboard": False, "sample_every": 0, **settings}
-    run_main(*flags(whole, **fast))
+    whole, cut = finished[0], tmp_path / "cut"
+    fast = {"export": False, "tensorboard": False, "sample_every": 0, "validation_examples": 40, **settings}
+    if settings:
+        whole = tmp_path / "whole"
+        run_main(*flags(whole, **fast))
     command = [sys.executable, str(ROOT / "train" / "main.py"), *flags(cut, **fast)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120

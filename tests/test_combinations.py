@@ -1,0 +1,60 @@
+"""Every strategy with every schedule, precision and way of backpropagation: docs/distributed.md's table."""
+
+import functools
+import itertools
+
+import pytest
+from test_launch import launch
+from test_run import config, flags, rows_of
+
+from glow_tf import run
+from glow_tf.schedule import SCHEDULES
+
+pytestmark = pytest.mark.slow
+
+PRECISIONS = {"float32": 2e-3, "mixed_bfloat16": 2e-2}  # → how far final bits/dim may be apart
+TINY = {
+    "train_examples": 128,
+    "flow_steps": 1,
+    "parts": "by_block:2",
+    "part_epochs": 2,
+    "finetune_epochs": 1,
+    "export": False,
+    "tensorboard": False,
+    "sample_every": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def bpd_of(tmp_path_factory):
+    """Trains, once for each combination, and returns the final bits/dim."""
+
+    @functools.cache
+    def train(**settings):
+        folder = tmp_path_factory.mktemp("run") / "run"
+        return run.train(config(folder, **TINY, **settings))["test_bpd"]
+
+    return train
+
+
+@pytest.mark.parametrize("strategy", ["mirrored", "part_parallel"])
+@pytest.mark.parametrize("reversible", [False, True])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_combination_ends_where_one_device_does(schedule, precision, reversible, strategy, bpd_of):
+    expected = bpd_of(schedule=schedule, precision=precision, reversible=False, strategy="one_device")
+    found = bpd_of(schedule=schedule, precision=precision, reversible=reversible, strategy=strategy)
+    assert found == pytest.approx(expected, abs=PRECISIONS[precision])
+
+
+@pytest.mark.parametrize("reversible", [False, True])
+@pytest.mark.parametrize(("schedule", "precision"), zip(SCHEDULES, itertools.cycle(PRECISIONS)))
+def test_workers_end_where_one_device_does(schedule, precision, reversible, bpd_of, tmp_path):
+    settings = {"schedule": schedule, "precision": precision}
+    expected = bpd_of(**settings, reversible=False, strategy="one_device")
+    process = launch("worker", *flags(tmp_path / "run", **TINY, **settings, reversible=reversible))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert float(rows_of(tmp_path / "run")[-1]["test_bpd"]) == pytest.approx(
+        expected, abs=PRECISIONS[precision]
+    )
