@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -427,12 +428,15 @@ class PartsTrainer(keras.Model):
     ) -> list[tf.Tensor]:
         """Returns a check that fails, before any weight changes, if the step has a non-finite number."""
 
+        # TensorFlow never forgets a py_function, and whatever one refers to stays in memory.
+        trainer = weakref.proxy(self)
+
         def explain(v: tf.Tensor, loss: tf.Tensor, *norms: tf.Tensor) -> bool:
-            step = int(self.optimizers[self.phase.last].iterations.numpy())
-            self._fault = explain_non_finite(
-                self.glow, self.phase, step, v, float(loss), [float(n) for n in norms]
+            step = int(trainer.optimizers[trainer.phase.last].iterations.numpy())
+            trainer._fault = explain_non_finite(
+                trainer.glow, trainer.phase, step, v, float(loss), [float(n) for n in norms]
             )
-            raise NonFiniteError(self._fault)  # out of the graph it comes as an OpError: see fit
+            raise NonFiniteError(trainer._fault)  # out of the graph it comes as an OpError: see fit
 
         def stop() -> tf.Tensor:
             v = self.glow.dequantized(images, noise, seed=self.seed)
