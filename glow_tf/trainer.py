@@ -360,9 +360,11 @@ class PartsTrainer(keras.Model):
             losses, truncated = self.objectives(images, noise, phase, index)
             loss = tf.reduce_mean(losses)
             # Replicas' gradients are summed, so each contributes its share of the global mean.
-            scaled = loss / self.distribute_strategy.num_replicas_in_sync
+            replicas = self.distribute_strategy.num_replicas_in_sync
+            scaled = loss / replicas
         gradients = tape.gradient(scaled, variables)
-        gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        if replicas > 1:
+            gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         return loss, truncated, _regroup(gradients, [len(group) for group in groups])
 
     def _gradients_by_device(
@@ -427,11 +429,11 @@ class PartsTrainer(keras.Model):
         self, loss: tf.Tensor, norms: list[tf.Tensor], images: tf.Tensor, noise: tf.Tensor | None
     ) -> list[tf.Tensor]:
         """Returns a check that fails, before any weight changes, if the step has a non-finite number."""
-
-        # TensorFlow never forgets a py_function, and whatever one refers to stays in memory.
-        trainer = weakref.proxy(self)
+        # TensorFlow never forgets a py_function, and what one refers to stays in memory.
+        reference = weakref.ref(self)
 
         def explain(v: tf.Tensor, loss: tf.Tensor, *norms: tf.Tensor) -> bool:
+            trainer = reference()
             step = int(trainer.optimizers[trainer.phase.last].iterations.numpy())
             trainer._fault = explain_non_finite(
                 trainer.glow, trainer.phase, step, v, float(loss), [float(n) for n in norms]

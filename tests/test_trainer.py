@@ -1,12 +1,16 @@
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import perturb, small_glow, weight_of
+from tensorflow.python.framework.func_graph import FuncGraph
 
 from glow_tf import NonFiniteError, PartsTrainer, TrainConfig, data, phases
 from glow_tf.diagnosis import explain_non_finite
-from glow_tf.optimizers import PartRate, make_optimizers
+from glow_tf.optimizers import FusedAdamax, PartRate, make_optimizers
 from glow_tf.schedule import end_to_end
 
 
@@ -249,3 +253,21 @@ def test_beta_2_of_adamax(beta_2, expected):
     (optimizer,) = make_optimizers(config, phases("end_to_end", 1, 1), 1, steps_per_epoch=10)
     assert isinstance(optimizer, keras.optimizers.Adamax)
     assert optimizer.beta_2 == pytest.approx(expected)
+
+
+def test_a_trainer_that_is_done_with_is_freed_with_its_graphs(small_images):
+    def train():
+        # Of Keras's own optimizers TensorFlow keeps the graph: they sum gradients even over one replica.
+        trainer = make_trainer("end_to_end", 1, 0, lambda: FusedAdamax(1e-3), clip_norm=1.0)
+        trainer.fit(small_images, batch_size=32, verbose=0)
+        return weakref.ref(trainer)
+
+    def graphs():
+        gc.collect()
+        return sum(issubclass(type(thing), FuncGraph) for thing in gc.get_objects())
+
+    train()
+    before = graphs()
+    reference = train()
+    assert graphs() <= before
+    assert reference() is None
