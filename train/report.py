@@ -57,13 +57,14 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: auto; padding: 1rem; color: #222; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: auto; padding: 1rem; color: #222; }}
 h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin-top: 2rem; }}
 .scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: .85rem; white-space: nowrap; }}
 th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }}
 th {{ white-space: normal; vertical-align: bottom; }}
-th:first-child, td:first-child {{ text-align: left; }}
+th:first-child, td:first-child {{ text-align: left; white-space: normal; min-width: 7rem; }}
+th:first-child, td:first-child {{ position: sticky; left: 0; background: #fff; }}
 .notes, figcaption {{ color: #555; font-size: .85rem; }}
 svg, img {{ max-width: 100%; height: auto; }}
 .grids {{ display: grid; gap: 1rem; }}
