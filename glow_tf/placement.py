@@ -101,7 +101,7 @@ def placed_step(
             share = -after.log_likelihood if phase.end_to_end and k < last else objective
             loss = tf.reduce_mean(likelihood.bits_per_dim(share, shape))
         with glow.on_device_of(k):
-            start = _moment([passage.h])
+            start = None if phase.end_to_end else _moment([passage.h])
         pieces.append((tape, own, passage.h if back else None, loss, after.h, start))
         if k in phase.active:
             losses.append(loss)
@@ -118,12 +118,13 @@ def placed_step(
             targets, seeds = [loss, output], [*seeds, handed_back]
         with glow.on_device_of(k):
             found = tape.gradient(targets, own if h is None else [*own, h], seeds)
-            busy.insert(0, _moment(found) - start)
+            if start is not None:
+                busy.insert(0, _moment(found) - start)
         handed_back = None if h is None else found.pop()
         gradients.insert(0, found)
     truncated = [likelihood.bits_per_dim(t, shape) for t in passage.truncated]
     total = tf.reduce_mean(truncated[-1]) if phase.end_to_end else tf.add_n(losses)
-    return PlacedStep(total, truncated, gradients, crossing, [] if phase.end_to_end else busy)
+    return PlacedStep(total, truncated, gradients, crossing, busy)
 
 
 def _moment(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
