@@ -51,6 +51,11 @@ class Cluster:
         hosts = [address.rsplit(":", 1)[0] for address in self.addresses]
         return hosts.count(hosts[self.index])
 
+    @property
+    def others(self) -> list[int]:
+        """The indices of all but this one."""
+        return [k for k in range(len(self.addresses)) if k != self.index]
+
     def names(self, indices: Iterable[int]) -> str:
         """Names processes as people do: counted from 1 where they are parts, as TensorFlow counts else."""
         first = 1 if self.job == "part" else 0
@@ -218,16 +223,14 @@ def _ask(host: str, port: int, message: bytes) -> dict[str, Any] | None:
 
 def lost(cluster: Cluster) -> str:
     """Names the processes that do not answer; empty if all do."""
-    others = (k for k in range(len(cluster.addresses)) if k != cluster.index)
-    return cluster.names(k for k in others if not _answers(cluster.addresses[k]))
+    return cluster.names(k for k in cluster.others if not _answers(cluster.addresses[k]))
 
 
 def waits_for(cluster: Cluster) -> str:
     """Names the other processes, and says which of them answer."""
-    others = [k for k in range(len(cluster.addresses)) if k != cluster.index]
     return "waits for " + "; ".join(
         f"{cluster.names([k])}, which {'answers' if _answers(cluster.addresses[k]) else 'does not answer'}"
-        for k in others
+        for k in cluster.others
     )
 
 

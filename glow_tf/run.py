@@ -47,7 +47,7 @@ def train(config: RunConfig) -> Mapping[str, Any]:
       NonFiniteError: training diverged; the last checkpoint is kept.
     """
     cluster = read_cluster(config.strategy)
-    if cluster is None or not cluster.index:
+    if _leads(cluster):
         return _train_in(Workdir(config), cluster)
     if cluster.job == "part":
         serve(cluster, threads_of(cluster.processes_here))
@@ -56,6 +56,11 @@ def train(config: RunConfig) -> Mapping[str, Any]:
         unseen = dataclasses.replace(config, workdir=folder, tensorboard=False, sample_every=0, export=False)
         _train_in(Workdir(unseen), cluster)
     return {}
+
+
+def _leads(cluster: Cluster | None) -> bool:
+    """Whether this process has the workdir: the only one, or the first of several."""
+    return cluster is None or not cluster.index
 
 
 def _train_in(workdir: Workdir, cluster: Cluster | None) -> Mapping[str, Any]:
@@ -129,10 +134,9 @@ def _train(config: RunConfig, workdir: Workdir, cluster: Cluster | None = None) 
     epoch = int(checkpoints.epochs)
     if epoch:
         print(f"Resuming after epoch {epoch}.", flush=True)
-    leads = cluster is None or not cluster.index
     if epoch < len(phases):
         _fit(config, workdir, trainer, checkpoints, images, steps, epoch, summary, costs, cluster)
-    result = _finish(config, workdir, glow, sum(parameters), costs) if leads else {}
+    result = _finish(config, workdir, glow, sum(parameters), costs) if _leads(cluster) else {}
     distribution.follow_first_worker(strategy, [])  # none goes before the first has written all
     return result
 
@@ -188,7 +192,7 @@ def _fit(
         listeners.append(grid)
     if config.tensorboard:
         listeners.append(callbacks.TensorBoardByPart(workdir, summary, grid))
-    if cluster is None or not cluster.index:
+    if _leads(cluster):
         listeners += [callbacks.CheckpointEveryEpoch(checkpoints), Progress(costs)]
     if cluster is not None:
         listeners.append(Stalls(functools.partial(waits_for, cluster)))
