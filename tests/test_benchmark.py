@@ -69,12 +69,50 @@ def test_memory_is_measured_in_fresh_processes(tmp_path):
     assert all(float(row["peak MB"]) > 0 for row in table)
 
 
-def test_bad_settings_are_named():
+@pytest.mark.slow
+def test_strategies_are_timed_beside_their_predictions(tmp_path):
+    flags = [f"--{name}={value}" for name, value in SMALL.items() if name not in ("rounds", "timed_steps")]
+    own = ["--rounds=2", "--epochs=1", "--only=one core,no delay", f"--output={tmp_path / 'seconds.csv'}"]
     result = subprocess.run(
-        [sys.executable, str(ROOT / "train" / "benchmark.py"), "--workdir=w", "--precisions=float16"],
+        [
+            sys.executable,
+            str(ROOT / "train" / "benchmark_strategies.py"),
+            *flags,
+            *own,
+            "--train_examples=64",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    table = rows(tmp_path / "seconds.csv")
+    subjects = ["one process on one core"] * 2 + ["2 part processes, no delay"] * 2
+    assert [row["subject"] for row in table] == subjects
+    assert all(float(row["seconds"]) > 0 and float(row["predicted"]) > 0 for row in table)
+
+
+@pytest.mark.parametrize(
+    ("program", "flag", "expected"),
+    [
+        (
+            "benchmark.py",
+            "--precisions=float16",
+            "precisions must be float32 and/or mixed_bfloat16. Received: ['float16']",
+        ),
+        (
+            "benchmark_strategies.py",
+            "--train_examples=0",
+            "train_examples must say how long an epoch is; 20 steps will do. Received: train_examples=0",
+        ),
+    ],
+)
+def test_bad_settings_are_named(program, flag, expected):
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "train" / program), "--workdir=w", flag],
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert result.returncode == 1
-    assert "precisions must be float32 and/or mixed_bfloat16. Received: ['float16']" in result.stderr
+    assert expected in result.stderr

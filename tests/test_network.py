@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+from slow_link import ADDRESSES, DEVICE, in_namespace, run, slow_link
 from test_run import rows_of, run_main, workdir_rows
 
 pytestmark = pytest.mark.slow
 
-ADDRESSES = ("10.213.7.1", "10.213.7.2")
 BATCH, STEPS = 192, 16
 FLAGS = {
     "image_size": 32,
@@ -37,49 +37,19 @@ FLAGS = {
 }
 
 
-def run(command):
-    return subprocess.run(command.split(), check=True, capture_output=True, text=True).stdout
-
-
-# 20 Mbit/s and 40 ms there and back; where the kernel has no netem, the rate alone.
-SHAPES = ("netem rate 20mbit delay 20ms", "tbf rate 20mbit burst 64kb latency 1s")
-
-
 @pytest.fixture
 def link():
-    """Two namespaces with a slow link between them."""
-    names = [f"glow{os.getpid()}a", f"glow{os.getpid()}b"]
+    """Two namespaces with a link of 20 Mbit/s and 40 ms there and back between them."""
     with contextlib.ExitStack() as stack:
         try:
-            for name in names:
-                run(f"ip netns add {name}")
-                stack.callback(run, f"ip netns del {name}")
-            run(f"ip link add veth0 netns {names[0]} type veth peer veth0 netns {names[1]}")
-            for name, address in zip(names, ADDRESSES, strict=True):
-                for command in (
-                    f"ip addr add {address}/24 dev veth0",
-                    "ip link set veth0 up",
-                    "ip link set lo up",
-                ):
-                    run(f"ip netns exec {name} {command}")
-                _slow_down(name)
-        except (OSError, subprocess.CalledProcessError) as error:
+            names = stack.enter_context(slow_link(20, latency_ms=20))
+        except OSError as error:
             pytest.skip(f"a slow link between network namespaces cannot be made here: {error}")
         yield names
 
 
-def _slow_down(name):
-    for last, shape in zip((False, True), SHAPES, strict=True):
-        try:
-            run(f"ip netns exec {name} tc qdisc add dev veth0 root {shape}")
-            return
-        except subprocess.CalledProcessError:
-            if last:
-                raise
-
-
 def sent(namespace):
-    return int(run(f"ip netns exec {namespace} cat /sys/class/net/veth0/statistics/tx_bytes"))
+    return int(run(*in_namespace(namespace), "cat", f"/sys/class/net/{DEVICE}/statistics/tx_bytes"))
 
 
 def start(kind, folder, images, link, **changes):
@@ -89,7 +59,7 @@ def start(kind, folder, images, link, **changes):
     processes = []
     for index, namespace in enumerate(link):
         task = {"cluster": {kind: addresses}, "task": {"type": kind, "index": index}}
-        command = ["ip", "netns", "exec", namespace, sys.executable, "train/main.py"]
+        command = [*in_namespace(namespace), sys.executable, "train/main.py"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         processes.append(
             subprocess.Popen(
@@ -170,9 +140,9 @@ def test_a_link_that_goes_down_for_ten_seconds_only_costs_time(link, images, tmp
     folder = tmp_path / "run"
     processes = start("part", folder, images, link, part_delay=1)
     wait_for_row(folder, 2, processes[0])
-    run(f"ip netns exec {link[1]} ip link set veth0 down")
+    run(*in_namespace(link[1]), "ip", "link", "set", DEVICE, "down")
     time.sleep(10)
-    run(f"ip netns exec {link[1]} ip link set veth0 up")
+    run(*in_namespace(link[1]), "ip", "link", "set", DEVICE, "up")
     finish(processes)
     run_main(
         *[f"--{name}={value}" for name, value in {**FLAGS, "strategy": "one_device"}.items()],

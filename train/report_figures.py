@@ -76,7 +76,7 @@ def gaps(found: Sequence[Outcome]) -> plt.Figure:
     axis.invert_yaxis()
     axis.set_xlabel("bits/dim behind the baseline (left is better)")
     axis.grid(axis="x", alpha=0.25)
-    if axis.get_legend_handles_labels()[1]:
+    if apart:
         figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure
 

@@ -1,0 +1,62 @@
+"""Two network namespaces of this machine, joined by a link as slow as wanted. Needs Linux and root."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+
+ADDRESSES = ("10.213.7.1", "10.213.7.2")
+DEVICE = "veth0"
+
+
+@contextlib.contextmanager
+def slow_link(mbit: float, latency_ms: float = 0.0) -> Iterator[tuple[str, str]]:
+    """Makes the link and, on leaving, takes it away; yields the two namespaces' names.
+
+    Process k in namespace k is reached at `ADDRESSES[k]`; `in_namespace` says how to start one.
+
+    Args:
+      mbit: millions of bits a second, each way.
+      latency_ms: one way; where the kernel has no netem there is none, and the rate alone is kept.
+
+    Raises:
+      OSError: it cannot be made here.
+    """
+    names = (f"glow{os.getpid()}a", f"glow{os.getpid()}b")
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            run("ip", "netns", "add", name)
+            stack.callback(run, "ip", "netns", "del", name)
+        peer = ("type", "veth", "peer", DEVICE, "netns", names[1])
+        run("ip", "link", "add", DEVICE, "netns", names[0], *peer)
+        for name, address in zip(names, ADDRESSES, strict=True):
+            run(*in_namespace(name), "ip", "addr", "add", f"{address}/24", "dev", DEVICE)
+            for device in (DEVICE, "lo"):
+                run(*in_namespace(name), "ip", "link", "set", device, "up")
+            _slow_down(name, mbit, latency_ms)
+        yield names
+
+
+def in_namespace(name: str) -> tuple[str, ...]:
+    """What to put before a command that is to run in a namespace."""
+    return ("ip", "netns", "exec", name)
+
+
+def run(*command: str) -> str:
+    """Runs a command and returns what it prints; raises OSError with what it says if it fails."""
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    except subprocess.CalledProcessError as error:
+        raise OSError(f"{' '.join(command)}: {error.stderr.strip()}") from None
+
+
+def _slow_down(name: str, mbit: float, latency_ms: float) -> None:
+    add = (*in_namespace(name), "tc", "qdisc", "add", "dev", DEVICE, "root")
+    bucket = ("tbf", "rate", f"{mbit:g}mbit", "burst", "64kb", "latency", "1s")
+    if not latency_ms:
+        run(*add, *bucket)
+        return
+    try:
+        run(*add, "netem", "rate", f"{mbit:g}mbit", "delay", f"{latency_ms:g}ms")
+    except OSError:
+        run(*add, *bucket)
