@@ -73,11 +73,13 @@ class Stack(Bijector):
             weight.assign(values)
 
     def _starting_values(self, seed: int) -> list[np.ndarray]:
-        copies = []
+        bijector = self._untracked.bijector
+        starts = [np.empty((self.count, *v.shape), v.dtype) for v in all_variables(bijector)]
         for k in range(self.count):
-            self._untracked.bijector.reseed(seed + k)
-            copies.append([v.numpy() for v in all_variables(self._untracked.bijector)])
-        return [np.stack(values) for values in zip(*copies, strict=True)]
+            bijector.reseed(seed + k)
+            for start, variable in zip(starts, all_variables(bijector), strict=True):
+                start[k] = variable.numpy()
+        return starts
 
     def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
