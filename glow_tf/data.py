@@ -176,8 +176,8 @@ def evaluation_batches(
 
     The last batch is filled up with copies of weight 0: all batches have one shape, and no replica is left
     with an empty one (which TensorFlow's fused convolutions on a CPU do not survive). The noise of an
-    example depends on the seed and its place alone: the same in all epochs, runs and batch sizes, so that
-    runs compare in pairs.
+    example depends on the seed and its place alone: the same in all epochs and batch sizes, and in all
+    runs of a seed, which so compare in pairs.
     """
     source = _on_host(images)
     last = tf.constant(len(images) - 1, tf.int64)

@@ -29,7 +29,7 @@ class Coupling(Bijector):
 
     `scale` says how the network's output h becomes the log-scale s; s(0) = 0, so with its last convolution
     at zero the coupling starts as the identity:
-      `sigmoid`  scale ∝ 0.01 + 0.99·sigmoid(h + 2): at most 1.14, at least 0.011
+      `sigmoid`  scale ∝ 0.01 + 0.99·sigmoid(h + 2): at most 1.13, at least 0.011
       `exp`      s = 8·tanh(h/8): the paper's exp(h), bounded to e^±8
       `tanh`     s = 2·tanh(h/2): bounded to e^±2
 
