@@ -234,7 +234,7 @@ def waits_for(cluster: Cluster) -> str:
     )
 
 
-def loss(names: str) -> str:
+def lost_message(names: str) -> str:
     """Says that processes are lost."""
     return f"Lost the process of {names}. The last checkpoint is kept, and the same command goes on from it."
 

@@ -31,11 +31,6 @@ class Estimate:
     half_width: float
     count: int
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of 0."""
-        return abs(self.mean) > self.half_width  # False for NaN
-
     def __str__(self) -> str:
         if math.isnan(self.half_width):
             return f"{self.mean:+.4f}"
@@ -111,7 +106,7 @@ def outcomes(study: Study, rows: Rows) -> list[Outcome]:
                 variant,
                 finished,
                 tuple(failed),
-                max((len(history) for history in own.values()), default=0),
+                max((sum(bool(row.get("epoch")) for row in history) for history in own.values()), default=0),
                 estimate(values) if values else None,
                 None if same else _paired(last[variant.name], last[study.baseline]),
                 _paired(last[variant.name], last[variant.equal_time]) if variant.equal_time else None,
@@ -123,8 +118,10 @@ def outcomes(study: Study, rows: Rows) -> list[Outcome]:
 
 
 def curves(rows: Rows, variant: str) -> dict[int, Rows]:
-    """Returns the history of every seed that was run at least an epoch, seed → rows."""
-    return {seed: h for seed, h in _runs(rows, variant).items() if h[0].get("epoch")}
+    """Returns the history of every finished seed, seed → rows; if none is, of those that ran an epoch."""
+    runs = _runs(rows, variant)
+    finished = {seed: h for seed, h in runs.items() if h[-1]["outcome"] == FINISHED}
+    return finished or {seed: h for seed, h in runs.items() if h[0].get("epoch")}
 
 
 def _runs(rows: Rows, variant: str) -> dict[int, Rows]:
@@ -146,7 +143,9 @@ def _column(runs: Mapping[int, Rows], column: str) -> dict[int, float]:
 
 def _predicted(runs: Mapping[int, Rows]) -> dict[int, float]:
     return {
-        seed: sum(float(row["predicted_cost"]) for row in h) for seed, h in runs.items() if h[0].get("epoch")
+        seed: sum(float(row["predicted_cost"]) for row in h)
+        for seed, h in runs.items()
+        if h[-1]["outcome"] == FINISHED
     }
 
 

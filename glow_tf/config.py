@@ -316,7 +316,13 @@ class RunConfig:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> RunConfig:
-        """Builds the whole from one flat mapping of setting to value, as flags give it."""
+        """Builds the whole from one flat mapping of setting to value, as flags give it.
+
+        Raises:
+          ConfigError: one is no setting, or they cannot be run.
+        """
+        if unknown := set(settings) - {setting.name for setting in all_settings()}:
+            raise ConfigError(f"these are no settings of a run. Received: {', '.join(sorted(unknown))}")
         groups = {}
         for group, config_class in GROUPS.items():
             names = [f.name for f in settings_of(config_class)]

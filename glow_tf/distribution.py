@@ -71,10 +71,10 @@ def follow_first_worker(strategy: tf.distribute.Strategy, variables: Sequence[tf
     @tf.function(autograph=False)
     def shared(values: list[tf.Tensor]) -> list[tf.Tensor]:
         replica = tf.distribute.get_replica_context()
-        own = float(leads) * tf.cast(tf.equal(replica.replica_id_in_sync_group, 0), tf.float64)
-        return replica.all_reduce(
-            tf.distribute.ReduceOp.SUM, [tf.cast(v, tf.float64) * own for v in values] + [own]
-        )
+        own = tf.equal(replica.replica_id_in_sync_group, 0) if leads else tf.constant(False)
+        # Chosen, not multiplied by 0: a best bpd is infinite until there is one.
+        values = [tf.where(own, tf.cast(v, tf.float64), 0.0) for v in values]
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, [*values, tf.cast(own, tf.float64)])
 
     totals = strategy.run(shared, args=([variable.read_value() for variable in variables],))
     for variable, total in zip(variables, totals, strict=False):

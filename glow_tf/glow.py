@@ -73,6 +73,11 @@ class Glow(keras.Model):
         super().__init__(**kwargs)
         self.config = config
         self.part_devices = tuple(part_devices)
+        if self.part_devices and len(self.part_devices) != len(config.flow_step_counts):
+            raise ValueError(
+                f"part_devices must name {len(config.flow_step_counts)} devices, one for each part, or none. "
+                f"Received: {self.part_devices}"
+            )
         plans = config.plans()
         policy = self.dtype_policy.name
         self.dequantize = Dequantize(config.n_bits, dtype=policy)

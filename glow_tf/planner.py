@@ -158,7 +158,12 @@ class Planner:
           phase: which of them are trained, and how.
           strategy: one of `STRATEGIES`. `mirrored` stands for `multi_worker` as well: what differs is the
             link.
+
+        Raises:
+          ValueError: it is another strategy.
         """
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}. Received: {strategy!r}")
         if strategy == "one_device":
             return self._one(plans, phase, self.cluster.devices[0], self.batch_size)
         if strategy == "mirrored":
@@ -242,6 +247,11 @@ class Planner:
             both = 3 * forward
         else:
             blocks = [e.block for e in plan.elements if e.kind == "flow_step"]
+            if missing := set(blocks) - set(self.calibration.both):
+                raise ConfigError(
+                    "the calibration must be of a model with as many blocks. "
+                    f"Received: one of {sorted(self.calibration.both)}, which lacks {sorted(missing)}"
+                )
             forward = sum(self.calibration.forward[block] for block in blocks) / device.speed
             both = sum(self.calibration.both[block] for block in blocks) / device.speed
         if not trained:
@@ -258,6 +268,14 @@ class Planner:
             for e in plan.elements
             if e.kind == "flow_step"
         )
+
+
+def steps_of_epoch(
+    batches: int, plans: Sequence[PartPlan], phase: Phase, strategy: str, delay: int = 1
+) -> int:
+    """Returns the steps of an epoch; where batches wait before parts, until the last part has had all."""
+    waiting = strategy.endswith("delayed") and phase.kind == "simultaneous"
+    return batches + ((len(plans) - 1) * delay if waiting else 0)
 
 
 def _weights(plans: Sequence[PartPlan]) -> float:
@@ -298,6 +316,8 @@ def read_cluster_file(path: str | pathlib.Path) -> Cluster:
             if ("gflops" in own) == ("speed" in own):
                 raise ValueError(f"[{name}] must hold either gflops or speed")
             flops, speed = 1e9 * float(own.get("gflops", 0)), float(own.get("speed", 1))
+            if "gflops" in own and not flops > 0:
+                raise ValueError(f"[{name}] must have positive gflops")
             device = Device(name.removeprefix(DEVICE), speed, flops, 1e9 * float(own["memory_gb"]))
             devices += [device] * int(own.get("count", 1))
         if unknown := set(link) - {"title", "mbit", "latency_ms", "loss"}:
@@ -312,6 +332,8 @@ def read_cluster_file(path: str | pathlib.Path) -> Cluster:
         numbers = [cluster.bandwidth, *(n for d in devices for n in (d.speed, d.flops or 1, d.memory))]
         if not devices or not all(0 < n < math.inf for n in numbers) or not 0 <= cluster.loss < 1:
             raise ValueError("there must be a device, and numbers must be positive")
+        if not 0 <= cluster.latency < math.inf or (cluster.loss and not cluster.latency):
+            raise ValueError("latency_ms must not be negative, and must be positive where packets are lost")
     except KeyError as error:
         raise ConfigError(f"cluster file: {error} is missing. Received: cluster={str(path)!r}") from None
     except (OSError, configparser.Error, ValueError) as error:

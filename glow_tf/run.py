@@ -16,7 +16,7 @@ import tensorflow as tf
 import glow_tf
 from glow_tf import callbacks, data, distribution, sources, tables
 from glow_tf.checkpoints import Checkpoints, checkpoint_bytes
-from glow_tf.cluster import Cluster, loss, lost, meet, read_cluster, serve, waits_for
+from glow_tf.cluster import Cluster, lost, lost_message, meet, read_cluster, serve, waits_for
 from glow_tf.config import RunConfig
 from glow_tf.export import export
 from glow_tf.glow import Glow
@@ -80,7 +80,7 @@ def _train_in(workdir: Workdir, cluster: Cluster | None) -> Mapping[str, Any]:
         gone = lost(cluster) if cluster is not None else ""
         if not gone:
             raise
-        raise OSError(loss(gone)) from None
+        raise OSError(lost_message(gone)) from None
     finally:
         workdir.close()
 
@@ -97,6 +97,9 @@ def _train(config: RunConfig, workdir: Workdir, cluster: Cluster | None = None) 
     )
     strategy = distribution.make_strategy(config.strategy, config.virtual_devices)
     distribution.check_batch_size(config.train.batch_size, strategy)
+    # Before the data, which may take long: the other processes wait for this one to come.
+    num_parts = len(config.model.flow_step_counts)
+    devices = distribution.part_devices(config.strategy, config.part_devices, num_parts, cluster)
     images = data.load(config.data)
     for note in images.notes:
         print(note)
@@ -104,7 +107,6 @@ def _train(config: RunConfig, workdir: Workdir, cluster: Cluster | None = None) 
     phases = config.phases()
     model_config = dataclasses.replace(config.model, image_shape=images.image_shape, seed=config.seed)
     plans = model_config.plans()
-    devices = distribution.part_devices(config.strategy, config.part_devices, len(plans), cluster)
     with strategy.scope():
         glow = Glow(model_config, devices, name="glow")
         trainer = PartsTrainer(glow, phases, seed=config.seed)
@@ -134,6 +136,12 @@ def _train(config: RunConfig, workdir: Workdir, cluster: Cluster | None = None) 
     epoch = int(checkpoints.epochs)
     if epoch:
         print(f"Resuming after epoch {epoch}.", flush=True)
+        found = len(workdir.read_history(epoch))
+        if _leads(cluster) and found != epoch:
+            raise OSError(
+                f"history.csv must have a row for each of the {epoch} epochs that the checkpoint has "
+                f"finished. Received: {found} rows in {workdir.path / 'history.csv'}"
+            )
     if epoch < len(phases):
         _fit(config, workdir, trainer, checkpoints, images, steps, epoch, summary, costs, cluster)
     result = _finish(config, workdir, glow, sum(parameters), costs) if _leads(cluster) else {}
@@ -219,11 +227,6 @@ def _finish(
     config: RunConfig, workdir: Workdir, glow: Glow, parameters: int, costs: Sequence[float]
 ) -> Mapping[str, Any]:
     history = workdir.read_history()
-    if len(history) != len(costs):
-        raise OSError(
-            f"history.csv must have a row for each of the {len(costs)} epochs that the checkpoint "
-            f"has finished. Received: {len(history)} rows in {workdir.path / 'history.csv'}"
-        )
     last = history[-1]
     if config.export:
         # A copy outside of any strategy: a SavedModel has no replicas.

@@ -6,13 +6,14 @@ import configparser
 import csv
 import dataclasses
 import io
+import json
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 from glow_tf.config import ConfigError, RunConfig, all_settings
 from glow_tf.schedule import epoch_costs
-from glow_tf.workdir import history_columns, write_atomically
+from glow_tf.workdir import history_columns, refuse_other_configuration, write_atomically
 
 VARIANT = "variant "
 FAILURE = "failure.txt"
@@ -114,8 +115,16 @@ class Run:
 
     @property
     def epoch_costs(self) -> list[float]:
-        """Predicted cost of every epoch; an end-to-end epoch of the same model is 1."""
-        model = self.config.model
+        """Predicted cost of every epoch; an end-to-end epoch of the same model is 1.
+
+        Of images of 32×32×3, until a run has written down what its own are.
+        """
+        if self.kept:
+            return [float(row["predicted_cost"]) for row in self.history()]
+        model, saved = self.config.model, self.workdir / "checkpoints" / "model.json"
+        if saved.exists():
+            shape = json.loads(saved.read_text())["image_shape"]
+            model = dataclasses.replace(model, image_shape=tuple(shape))
         return epoch_costs(model.plans(), self.config.phases(), self.config.train.cache_prefix)
 
     @property
@@ -138,6 +147,10 @@ class Run:
         path = self.workdir / FAILURE
         return path.read_text().strip() if path.exists() else ""
 
+    def check(self) -> None:
+        """Raises ConfigError if what lies in its folder is a run of another configuration."""
+        refuse_other_configuration(self.workdir, self.config)
+
     def fail(self, reason: str) -> None:
         """Records that it cannot be brought to its end."""
         write_atomically(self.workdir / FAILURE, (" ".join(reason.split()) + "\n").encode())
@@ -145,7 +158,7 @@ class Run:
     def history(self) -> list[Mapping[str, str]]:
         """Rows of its history.csv so far."""
         if self.kept:
-            return [row for row in self.kept if row["epoch"]]
+            return [row for row in self.kept if row.get("epoch")]
         path = self.workdir / "history.csv"
         if not path.exists():
             return []
@@ -216,7 +229,7 @@ def read_study(path: str | pathlib.Path) -> Study:
                 {flag: value for flag, value in flags.items() if flag not in OWN_KEYS},
                 flags.get("equal_time", ""),
                 flags.get("program", "main.py"),
-                _factors(path, name, flags, bool(several)),
+                _factors(path, name, flags, bool(set(several) - set(flags))),
             )
             for name, flags in variants.items()
         ),
@@ -338,13 +351,19 @@ def keep(runs: Sequence[Run], table: pathlib.Path) -> list[Run]:
     Args:
       runs: some.
       table: a file as `table_of` writes it; need not be there.
+
+    Raises:
+      ConfigError: it is another file.
     """
     if not table.exists():
         return list(runs)
     rows: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
     with table.open(newline="") as file:
         reader = csv.DictReader(file)
-        own = (reader.fieldnames or []).index("outcome")
+        columns = reader.fieldnames or []
+        if "outcome" not in columns:
+            raise ConfigError(f"a study's table must have the column outcome. Received: {str(table)!r}")
+        own = columns.index("outcome")
         for row in reader:
             if row["outcome"] != UNFINISHED:
                 rows.setdefault(tuple(row.values())[:own], []).append(row)
@@ -352,10 +371,12 @@ def keep(runs: Sequence[Run], table: pathlib.Path) -> list[Run]:
     def key(run: Run) -> tuple[str, ...]:
         return (run.variant.name, str(run.seed), run.value)[:own]
 
-    return [
-        run if run.workdir.exists() else dataclasses.replace(run, kept=tuple(rows.get(key(run), ())))
-        for run in runs
-    ]
+    def stands_for(run: Run) -> tuple[Mapping[str, str], ...]:
+        found = tuple(rows.get(key(run), ()))
+        whole = found and (found[0]["outcome"] != FINISHED or len(found) == len(run.epoch_costs))
+        return found if whole else ()
+
+    return [run if run.workdir.exists() else dataclasses.replace(run, kept=stands_for(run)) for run in runs]
 
 
 def _factors(path: pathlib.Path, name: str, flags: Mapping[str, str], tuned: bool) -> tuple[float, ...]:
@@ -366,7 +387,9 @@ def _factors(path: pathlib.Path, name: str, flags: Mapping[str, str], tuned: boo
         factors = (0.0,)
     if factors and (min(factors) <= 0 or not tuned):
         _refuse(
-            path, f"factors of [{name}] must be positive numbers, of a flag that [tune] tunes, not {text!r}"
+            path,
+            f"factors of [{name}] must be positive numbers, of a flag that [tune] tunes and the variant does "
+            f"not set, not {text!r}",
         )
     return factors
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 
 from glow_tf.partition import PartPlan, relative_cost, traffic
@@ -80,7 +81,7 @@ def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: S
     for row in history:
         groups.setdefault((row["phase"], row["active_parts"]), []).append(row)
     whole = groups.get(("end_to_end", " ".join(str(k + 1) for k in range(num_parts))))
-    unit = _median([float(row["seconds"]) for row in whole]) if whole else None
+    unit = statistics.median([float(row["seconds"]) for row in whole]) if whole else None
     rows = []
     for (kind, active), members in groups.items():
         seconds = [float(row["seconds"]) for row in members]
@@ -106,12 +107,6 @@ def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: S
         "parallelism would all-reduce once a step."
     )
     return f"{table(header, rows)}\n{note}"
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

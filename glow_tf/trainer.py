@@ -148,6 +148,16 @@ class PartsTrainer(keras.Model):
                 "steps_per_execution must be 1 in several processes. Received: "
                 f"steps_per_execution={steps_per_execution}"
             )
+        if min(part_delay, clip_norm) < 0:
+            raise ValueError(
+                "part_delay and clip_norm must not be negative. "
+                f"Received: part_delay={part_delay}, clip_norm={clip_norm}"
+            )
+        if self.glow.part_devices and self.distribute_strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                "a glow whose parts have devices of their own is trained by one replica. "
+                f"Received: {self.distribute_strategy.num_replicas_in_sync} replicas"
+            )
         if part_delay and not self.glow.part_devices:
             raise ValueError(
                 f"part_delay needs a glow with part_devices. Received: part_delay={part_delay}, no devices"
@@ -179,6 +189,7 @@ class PartsTrainer(keras.Model):
         self.reversible = reversible
         self.part_delay = part_delay
         self._queues: dict[int, Queue] = {}
+        self._queued_batch = 0
         for part in self.glow.parts:
             part.set_reversible(reversible)
         self._train_functions = {}
@@ -258,7 +269,7 @@ class PartsTrainer(keras.Model):
         ]
 
     def traffic(self, phase: Phase) -> Traffic:
-        """Returns what a step of the phase moves, as it was traced; all zeros before its first step."""
+        """Returns what a step of the phase moves; across cuts, nothing before it is traced."""
         forward = self._crossing.get(phase, 0)
         backward = forward if phase.end_to_end else 0
         gradients = [v.value for group in self.trained_variables(phase) for v in group]
@@ -322,14 +333,15 @@ class PartsTrainer(keras.Model):
             noise = tf.random.stateless_uniform(tf.shape(images), [self.seed, step])
         groups = self.trained_variables(phase)
         if self.glow.part_devices:
-            loss, truncated, per_part = self._gradients_by_device(images, noise, phase, groups)
+            arrived = self._arrived(phase)
+            loss, truncated, per_part = self._gradients_by_device(images, noise, phase, groups, arrived)
         else:
+            arrived = None
             loss, truncated, per_part = self._gradients(images, noise, phase, index, groups)
         norms = [
             self._where(k, tf.linalg.global_norm, g) for k, g in zip(phase.active, per_part, strict=True)
         ]
         checked = self._stop_if_not_finite(loss, norms, images, noise)
-        arrived = self._arrived(phase)
         with tf.control_dependencies(checked):
             self._apply(phase, groups, self._clip(phase, per_part, norms), arrived)
         return self._update_train_metrics(phase, truncated, norms, arrived)
@@ -368,7 +380,12 @@ class PartsTrainer(keras.Model):
         return loss, truncated, _regroup(gradients, [len(group) for group in groups])
 
     def _gradients_by_device(
-        self, images: tf.Tensor, noise: tf.Tensor, phase: Phase, groups: list[list[keras.Variable]]
+        self,
+        images: tf.Tensor,
+        noise: tf.Tensor,
+        phase: Phase,
+        groups: list[list[keras.Variable]],
+        arrived: list[tf.Tensor] | None,
     ) -> tuple[tf.Tensor, list[tf.Tensor], list[list[tf.Tensor]]]:
         """Does what `_gradients` does, each part's share on the part's own device."""
         variables = {k: [v.value for v in group] for k, group in zip(phase.active, groups, strict=True)}
@@ -378,7 +395,8 @@ class PartsTrainer(keras.Model):
         step = placed_step(self.glow, passage, phase, variables, queues)
         self._crossing[phase] = step.crossing
         for k, seconds in zip(phase.active, step.busy, strict=False):
-            self._means[f"busy_seconds_{k + 1}"].update_state(seconds)
+            weight = None if arrived is None else tf.cast(arrived[k], tf.float32)
+            self._means[f"busy_seconds_{k + 1}"].update_state(seconds, weight)
         return step.loss, step.truncated, step.gradients
 
     def _where(self, k: int, function: Callable[..., Any], *args: Any) -> Any:
@@ -500,7 +518,7 @@ class PartsTrainer(keras.Model):
           **kwargs: of keras.Model.fit.
 
         Raises:
-          ValueError: images are not uint8 of the model's shape.
+          ValueError: images, or those of a dataset, are not uint8 of the model's shape.
           NonFiniteError: a loss or gradient was not finite.
         """
         if epochs is None:
@@ -511,6 +529,7 @@ class PartsTrainer(keras.Model):
             kwargs.setdefault("steps_per_epoch", data.steps_per_epoch(len(x), batch_size))
             first_epoch = kwargs.get("initial_epoch", 0)
             x = data.training_batches(x, batch_size, self.seed, first_epoch=first_epoch)
+        self._check_dataset(x)
         if self.part_delay:
             self._batch_spec = x.element_spec
             size = tf.nest.flatten(x.element_spec)[0].shape[0]
@@ -519,7 +538,9 @@ class PartsTrainer(keras.Model):
                     "part_delay needs batches of one size and a known number of them. Received: a dataset of "
                     f"{x.element_spec}, steps_per_epoch={kwargs.get('steps_per_epoch')}"
                 )
-            self._queues = self._queues or make_queues(self.glow, size, self.part_delay)
+            if size != self._queued_batch:
+                self._queues, self._queued_batch = make_queues(self.glow, size, self.part_delay), size
+                self._train_functions = {}
         self.initialize_from(x)
         if kwargs.get("validation_data") is not None:
             kwargs["validation_data"] = self._evaluation_batches(kwargs["validation_data"], batch_size)
@@ -548,8 +569,19 @@ class PartsTrainer(keras.Model):
         finally:
             self._evaluating = False
 
+    def _check_dataset(self, dataset: tf.data.Dataset | tf.distribute.DistributedDataset) -> None:
+        if not isinstance(dataset, tf.data.Dataset):
+            return  # its elements are those of a dataset, spread over replicas
+        images = tf.nest.flatten(dataset.element_spec)[0]
+        if images.dtype != tf.uint8 or not images.shape[1:].is_compatible_with(self.glow.image_shape):
+            raise ValueError(
+                f"a dataset must begin with uint8 images [N, {', '.join(map(str, self.glow.image_shape))}]. "
+                f"Received: {images}"
+            )
+
     def _evaluation_batches(self, x: Any, batch_size: int) -> tf.data.Dataset:
         if isinstance(x, DATASETS):
+            self._check_dataset(x)
             return x
         return data.evaluation_batches(self.glow.checked(x).numpy(), batch_size, self.seed)
 
@@ -617,7 +649,7 @@ class _PhaseSwitch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         # Not at the epoch's end: Keras validates before that.
-        if batch + 1 == self.params["steps"]:
+        if batch + 1 >= self.params["steps"]:
             self.model.finish_epoch()
 
 

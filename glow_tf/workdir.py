@@ -53,7 +53,7 @@ class Workdir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
-            self._refuse_other_configuration()
+            refuse_other_configuration(self.path, config)
             (self.path / "samples").mkdir(exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()  # can it be written?
         except OSError as error:
@@ -95,23 +95,6 @@ class Workdir:
                 f"{free / 2**20:.0f} MiB are free. Received: workdir={str(self.path)!r}"
             )
 
-    def _refuse_other_configuration(self) -> None:
-        path = self.path / "flags.cfg"
-        if not path.exists():
-            return
-        before = read_flagfile(path.read_text())
-        now = read_flagfile(flagfile(self.config))
-        differing = [
-            f"--{name}={now.get(name)} (was {before.get(name)})"
-            for name in now
-            if name not in RunConfig.MAY_DIFFER and now[name] != before.get(name)
-        ]
-        if differing:
-            raise ConfigError(
-                "this workdir holds a run of another configuration; take another workdir, or the same "
-                f"flags to resume it. Received: {', '.join(differing)}"
-            )
-
     # History
 
     @property
@@ -151,6 +134,25 @@ class Workdir:
     def samples_path(self, epoch: int) -> pathlib.Path:
         """Returns where an epoch's (from 1) sample grid goes."""
         return self.path / "samples" / f"epoch_{epoch:04d}.png"
+
+
+def refuse_other_configuration(folder: pathlib.Path, config: RunConfig) -> None:
+    """Raises ConfigError if a folder holds a run that is not this one; see `RunConfig.MAY_DIFFER`."""
+    path = folder / "flags.cfg"
+    if not path.exists():
+        return
+    before = read_flagfile(path.read_text())
+    now = read_flagfile(flagfile(config))
+    differing = [
+        f"--{name}={now.get(name)} (was {before.get(name)})"
+        for name in now
+        if name not in RunConfig.MAY_DIFFER and now[name] != before.get(name)
+    ]
+    if differing:
+        raise ConfigError(
+            "this workdir holds a run of another configuration; take another workdir, or the same "
+            f"flags to resume it. Received: workdir={str(folder)!r} with {', '.join(differing)}"
+        )
 
 
 def flagfile(config: RunConfig) -> str:

@@ -26,6 +26,7 @@ FAST = {
     "export": False,
     "tensorboard": False,
     "sample_every": 0,
+    "validation_examples": 40,
 }
 
 
@@ -79,6 +80,7 @@ def test_two_processes_end_with_the_numbers_of_one(kind, changes, whole, tmp_pat
     for a, b in zip(rows_of(whole), rows_of(tmp_path / "two"), strict=True):
         for name in ("test_bpd", "train_bpd", "local_bpd_1"):
             assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-3)
+    assert list((tmp_path / "two" / "checkpoints" / "best").glob("*.index"))
     assert processes_of(tmp_path / "two") == []
 
 

@@ -1,6 +1,7 @@
 """Studies: what the file says, which runs follow, what the table holds, and going on after a kill."""
 
 import csv
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,7 +12,9 @@ import pytest
 from conftest import ROOT
 
 from glow_tf.config import ConfigError, RunConfig
+from glow_tf.schedule import epoch_costs
 from glow_tf.study import keep, read_study, runs_of, table_of, tuned_values, tuning_runs
+from glow_tf.workdir import flagfile
 
 TEXT = """
 [study]
@@ -50,8 +53,8 @@ def study_file(folder, text=TEXT):
 
 
 def configure(flags):
-    settings = {"image_shape": (8, 8, 1), "num_blocks": 1, "part_epochs": 2, "finetune_epochs": 1, **flags}
-    types = {"width": int, "seed": int, "train_examples": int, "validation_examples": int}
+    settings = {"num_blocks": 1, "part_epochs": 2, "finetune_epochs": 1, **flags}
+    types = {"width": int, "part_epochs": int, "seed": int, "train_examples": int, "validation_examples": int}
     settings = {k: types.get(k, lambda v: v)(v) for k, v in settings.items()}
     settings = {k: v == "true" if v in ("true", "false") else v for k, v in settings.items()}
     settings["sample_every"] = 0
@@ -132,18 +135,48 @@ def test_what_a_table_holds_is_not_run_again(tmp_path):
     runs = runs_of(study, tmp_path / "here", configure, values)[:3]
     for run in runs[:2]:
         run.workdir.mkdir(parents=True)
-    (runs[0].workdir / "history.csv").write_text("epoch,train_bpd,local_bpd_1,test_bpd\n1,5,5,6\n2,4,4,5\n")
+    history = "epoch,train_bpd,local_bpd_1,test_bpd\n1,5,5,6\n2,4,4,5\n3,3,3,4\n"
+    (runs[0].workdir / "history.csv").write_text(history)
     (runs[0].workdir / "summary.json").write_text("{}")
     runs[1].fail("Training stopped: NaN")
-    (tmp_path / "results.csv").write_text(table_of(study, runs))
-    there = keep(runs_of(study, tmp_path / "there", configure, values)[:3], tmp_path / "results.csv")
+    table = tmp_path / "results.csv"
+    table.write_text(table_of(study, runs))
+    there = keep(runs_of(study, tmp_path / "there", configure, values)[:3], table)
     assert [run.finished for run in there] == [True, True, False]
     assert [run.failure for run in there] == ["", "Training stopped: NaN", ""]
     assert table_of(study, there) == table_of(study, runs)
-    other = keep(
-        runs_of(study, tmp_path / "there", configure, {**values, "one": "1e-3"}), tmp_path / "results.csv"
-    )
+    other = keep(runs_of(study, tmp_path / "there", configure, {**values, "one": "1e-3"}), table)
     assert not other[0].finished
+    longer = read_study(study_file(tmp_path, TEXT.replace("width = 16", "width = 16\npart_epochs = 4")))
+    assert not keep(runs_of(longer, tmp_path / "there", configure, values), table)[0].finished
+    table.write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match=r"must have the column outcome\. Received"):
+        keep(runs, table)
+
+
+def test_a_finished_run_of_other_flags_does_not_count(tmp_path):
+    study = read_study(study_file(tmp_path))
+    (run, *_) = runs_of(study, tmp_path, configure, {"one": "2e-3", "two": "1e-3"})
+    run.check()
+    run.workdir.mkdir(parents=True)
+    (run.workdir / "flags.cfg").write_text(flagfile(run.config))
+    run.check()
+    (other, *_) = runs_of(study, tmp_path, configure, {"one": "1e-3", "two": "1e-3"})
+    with pytest.raises(ConfigError, match=r"learning_rate=1e-3 \(was 2e-3\)"):
+        other.check()
+
+
+def test_predicted_costs_are_of_the_images_that_a_run_had(tmp_path):
+    study = read_study(study_file(tmp_path))
+    run = runs_of(study, tmp_path, configure, {"one": "2e-3", "two": "1e-3"})[1]
+    model = dataclasses.replace(run.config.model, num_blocks=2)
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, model=model))
+    before = run.epoch_costs
+    (run.workdir / "checkpoints").mkdir(parents=True)
+    (run.workdir / "checkpoints" / "model.json").write_text('{"image_shape": [8, 8, 1]}')
+    plans = dataclasses.replace(model, image_shape=(8, 8, 1)).plans()
+    assert run.epoch_costs == epoch_costs(plans, run.config.phases())
+    assert run.epoch_costs != before
 
 
 @pytest.mark.parametrize(

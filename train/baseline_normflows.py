@@ -28,7 +28,14 @@ flags_of_run.define()
 flags.adopt_module_key_flags(flags_of_run)
 
 # What normflows' Glow is, in this project's terms.
-MODEL = {"coupling": "affine", "scale": "sigmoid", "permutation": "lu", "precision": "float32", "parts": "1"}
+MODEL = {
+    "coupling": "affine",
+    "scale": "sigmoid",
+    "permutation": "lu",
+    "precision": "float32",
+    "parts": "1",
+    "n_bits": 8,
+}
 
 
 def main(argv: list[str]) -> int:
@@ -42,8 +49,10 @@ def main(argv: list[str]) -> int:
                 raise ConfigError(
                     f"{name} must be {value} for normflows. Received: {name}={getattr(config.model, name)}"
                 )
-        if config.train.optimizer != "adamax":
-            raise ConfigError(f"optimizer must be adamax here. Received: {config.train.optimizer!r}")
+        for settings, needed in ((config.train, ("optimizer", "adamax")), (config.data, ("augment", "none"))):
+            name, value = needed
+            if getattr(settings, name) != value:
+                raise ConfigError(f"{name} must be {value} here. Received: {getattr(settings, name)!r}")
         workdir = Workdir(config)
         try:
             _train(config, workdir)

@@ -58,6 +58,11 @@ def main(argv: list[str]) -> int:
                 f"precisions must be float32 and/or mixed_bfloat16. Received: {PRECISIONS.value}"
             )
         config = flags_of_run.run_config()
+        if config.strategy == "part_parallel":
+            raise ConfigError(
+                "strategy must be another: benchmark_strategies.py times parts on devices of their own. "
+                "Received: strategy='part_parallel'"
+            )
         train = config.train
         count = set_up_process(train.batch_size, config.streams, reversible=train.reversible)
         if MEMORY_OF.value:

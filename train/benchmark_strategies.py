@@ -12,8 +12,11 @@ that are so slow, in network namespaces, which needs root. Two cores at least.
 import contextlib
 import csv
 import dataclasses
+import io
+import math
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -30,10 +33,11 @@ from slow_link import ADDRESSES, in_namespace, slow_link
 from glow_tf import data
 from glow_tf.cluster import JOBS, Cluster
 from glow_tf.config import ConfigError, RunConfig
-from glow_tf.planner import Calibration, Device, Planner
+from glow_tf.planner import Calibration, Device, Planner, steps_of_epoch
 from glow_tf.planner import Cluster as Machine
 from glow_tf.schedule import phases
 from glow_tf.tables import table
+from glow_tf.workdir import write_atomically
 
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Runs of every subject, taking turns.", lower_bound=1)
 EPOCHS = flags.DEFINE_integer("epochs", 3, "Epochs of a run.", lower_bound=1)
@@ -45,7 +49,8 @@ flags.adopt_module_key_flags(flags_of_run)
 
 FOLDER = pathlib.Path(__file__).parent
 PORT = 4711  # in namespaces of one's own any is free
-AT_ONCE = 1e6  # Mbit/s of what two processes of one machine have between them
+WITHIN_MACHINE = 1e6  # Mbit/s between two processes of one machine: no limit
+ALONE = "one process on one core"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,65 +76,80 @@ class Subject:
 
 def subjects(links: Sequence[float]) -> list[Subject]:
     """Returns what is compared, the baseline first."""
-    main, parts, workers = ("main.py",), ("launch.py", "--parts", "--"), ("launch.py", "--workers=2", "--")
+    alone, parts, workers = ("main.py",), ("launch.py", "--parts", "--"), ("launch.py", "--workers=2", "--")
     worker, placed = {"strategy": "multi_worker"}, {"strategy": "part_parallel"}
     mirrored = {"strategy": "mirrored", "virtual_devices": "2"}
     two, three = {**placed, "parts": "balanced:2"}, {**placed, "parts": "balanced:3", "part_delay": "1"}
-    delayed, in_turn, at_once = {**two, "part_delay": "1"}, "part_parallel", "part_parallel, delayed"
+    delayed, in_turn, together = {**two, "part_delay": "1"}, "part_parallel", "part_parallel, delayed"
     found = [
-        Subject("one process on one core", main, {}, "one_device", 1),
-        Subject("mirrored, 2 replicas", main, mirrored, "mirrored"),
+        Subject(ALONE, alone, {}, "one_device", 1),
+        Subject("mirrored, 2 replicas", alone, mirrored, "mirrored"),
         Subject("2 workers", workers, worker, "mirrored"),
         Subject("2 part processes, no delay", parts, two, in_turn),
-        Subject("2 part processes", parts, delayed, at_once),
-        Subject("3 part processes", parts, three, at_once, 3),
+        Subject("2 part processes", parts, delayed, together),
+        Subject("3 part processes", parts, three, together, 3),
     ]
     for mbit in links:
         found += [
-            Subject(f"2 part processes, {mbit:g} Mbit/s", main, delayed, at_once, mbit=mbit),
-            Subject(f"2 workers, {mbit:g} Mbit/s", main, worker, "mirrored", mbit=mbit),
+            Subject(f"2 part processes, {mbit:g} Mbit/s", alone, delayed, together, mbit=mbit),
+            Subject(f"2 workers, {mbit:g} Mbit/s", alone, worker, "mirrored", mbit=mbit),
         ]
     return found
 
 
 def main(argv: list[str]) -> int:
     """Prints the table; returns the exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that links are taken down
     try:
         if len(argv) > 1:
             raise ConfigError(f"flags are written --name=value. Received: {argv[1:]}")
-        links = [float(mbit) for mbit in MBIT.value]
-        chosen = subjects(links)
-        chosen = [s for s in chosen if not ONLY.value or any(part in s.name for part in ONLY.value)]
-        if not chosen:
-            raise ConfigError(
-                f"only must leave one of {', '.join(s.name for s in subjects(links))}. Received: {ONLY.value}"
-            )
+        chosen = _chosen()
         config = flags_of_run.run_config()
         if not config.data.train_examples:
             raise ConfigError(
                 "train_examples must say how long an epoch is; 20 steps will do. Received: train_examples=0"
             )
+        if len(os.sched_getaffinity(0)) < 2:
+            raise ConfigError("strategies are compared on two cores at least. Received: one core")
         configurations = {s.name: flags_of_run.config_of(_arguments(config, s, "unused")) for s in chosen}
+        shape = data.load(config.data).image_shape
         with tempfile.TemporaryDirectory() as folder:
-            calibration = _calibrate(config, pathlib.Path(folder) / "calibration.json")
+            calibration = _calibrate(config, shape, pathlib.Path(folder) / "calibration.json")
+            predicted = {s.name: _predicted(configurations[s.name], shape, s, calibration) for s in chosen}
             seconds: dict[str, list[float]] = {s.name: [] for s in chosen}
             for number in range(ROUNDS.value):
                 for subject in chosen:
                     own = _epochs(config, subject, pathlib.Path(folder) / f"{number} {subject.name}")
                     seconds[subject.name] += own
                     print(f"round {number + 1}: {subject.name}: {own} s an epoch", flush=True)
+                    if OUTPUT.value:
+                        write_atomically(pathlib.Path(OUTPUT.value), _csv(seconds, predicted).encode())
     except (ConfigError, OSError, ValueError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    predicted = {s.name: _predicted(configurations[s.name], s, calibration) for s in chosen}
     print(calibration.machine)
     print(_table(seconds, predicted))
-    if OUTPUT.value:
-        with open(OUTPUT.value, "w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["subject", "predicted", "seconds"])
-            writer.writerows([name, f"{predicted[name]:.4f}", s] for name in seconds for s in seconds[name])
     return 0
+
+
+def _chosen() -> list[Subject]:
+    links = []
+    for text in MBIT.value:
+        try:
+            links.append(float(text))
+        except ValueError:
+            links.append(math.nan)
+        if not 0 < links[-1] < math.inf:
+            raise ConfigError(f"mbit must be positive numbers. Received: {text!r}")
+        with slow_link(links[-1]):
+            pass  # can it be made?
+    every = subjects(links)
+    chosen = [s for s in every if not ONLY.value or any(part in s.name for part in ONLY.value)]
+    if not chosen:
+        raise ConfigError(
+            f"only must leave one of {', '.join(s.name for s in every)}. Received: {ONLY.value}"
+        )
+    return chosen
 
 
 def _arguments(config: RunConfig, subject: Subject, workdir: str) -> list[str]:
@@ -156,9 +176,10 @@ def _on_cores(*cores: int) -> None:
     os.sched_setaffinity(0, {mine[core % len(mine)] for core in cores})
 
 
-def _calibrate(config: RunConfig, file: pathlib.Path) -> Calibration:
+def _calibrate(config: RunConfig, shape: Sequence[int], file: pathlib.Path) -> Calibration:
     own = dataclasses.replace(config, workdir="unused").to_settings()
     command = [sys.executable, FOLDER / "plan.py", "--calibrate", f"--calibration={file}"]
+    command += [f"--image_shape={','.join(map(str, shape))}"]
     command += [f"--{name}={value}" for name, value in own.items()]
     _check(subprocess.run(command, preexec_fn=lambda: _on_cores(0), capture_output=True, text=True))
     return Calibration.from_json(file.read_text())
@@ -182,20 +203,25 @@ def _run_over_link(command: Sequence[str], subject: Subject) -> None:
     job = JOBS[subject.changes["strategy"]]
     addresses = tuple(f"{address}:{PORT}" for address in ADDRESSES)
     with slow_link(subject.mbit) as namespaces, contextlib.ExitStack() as stack:
-        processes = []
+        processes, errors = [], []
         for index, namespace in enumerate(namespaces):
+            errors.append(stack.enter_context(tempfile.TemporaryFile("w+")))
             process = subprocess.Popen(
                 [*in_namespace(namespace), *command],
                 env={**os.environ, "TF_CONFIG": Cluster(job, addresses, index).tf_config},
                 preexec_fn=lambda index=index: _on_cores(index),
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
+                stderr=errors[-1],
             )
+            stack.callback(process.wait)
             stack.callback(process.kill)
             processes.append(process)
-        _, errors = processes[0].communicate()
-        _check(subprocess.CompletedProcess(command, processes[0].returncode, "", errors))
+        processes[0].wait()
+        # The second ends a little later; if it failed, it is the one to say why.
+        for process, said in reversed(list(zip(processes, errors, strict=True))):
+            if process.poll():
+                said.seek(0)
+                _check(subprocess.CompletedProcess(command, process.returncode, "", said.read()))
 
 
 def _check(finished: subprocess.CompletedProcess) -> None:
@@ -204,28 +230,38 @@ def _check(finished: subprocess.CompletedProcess) -> None:
         raise OSError(f"a run ended with status {finished.returncode}: {last[0] if last else ''}")
 
 
-def _predicted(config: RunConfig, subject: Subject, calibration: Calibration) -> float:
+def _predicted(config: RunConfig, shape: Sequence[int], subject: Subject, calibration: Calibration) -> float:
     """Returns the seconds of an epoch."""
-    device = Device("core", 1.0, 0.0, 0.0)
-    link = (subject.mbit or AT_ONCE) * 1e6 / 8
+    share = min(len(os.sched_getaffinity(0)) / subject.devices, 1.0)  # of a core, for each process
+    device = Device("core", share, 0.0, 0.0)
+    link = (subject.mbit or WITHIN_MACHINE) * 1e6 / 8
     machine = Machine("this machine", (device,) * subject.devices, link, 0.0)
-    planner = Planner(machine, config.train.batch_size, config.model.width, calibration)
-    plans = config.model.plans()
+    train = config.train
+    planner = Planner(machine, train.batch_size, config.model.width, calibration, train.reversible)
+    plans = dataclasses.replace(config.model, image_shape=tuple(shape)).plans()
     (phase,) = set(phases("simultaneous", len(plans), 1))
-    steps = data.steps_per_epoch(config.data.train_examples, config.train.batch_size)
-    steps += (len(plans) - 1) * config.train.part_delay  # until the last batch has come to the last part
+    batches = data.steps_per_epoch(config.data.train_examples, train.batch_size)
+    steps = steps_of_epoch(batches, plans, phase, subject.planned, train.part_delay)
     return steps * planner.step(plans, phase, subject.planned).seconds
+
+
+def _csv(seconds: Mapping[str, Sequence[float]], predicted: Mapping[str, float]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["subject", "predicted", "seconds"])
+    writer.writerows([name, f"{predicted[name]:.4f}", s] for name in seconds for s in seconds[name])
+    return text.getvalue()
 
 
 def _table(seconds: Mapping[str, Sequence[float]], predicted: Mapping[str, float]) -> str:
     return table(
-        ["", "seconds an epoch: median, range", "speed-up", "predicted, s", "off by"],
+        ["", "seconds an epoch: median, range", "against one core", "predicted, s", "off by"],
         list(_rows(seconds, predicted)),
     )
 
 
 def _rows(seconds: Mapping[str, Sequence[float]], predicted: Mapping[str, float]) -> Iterator[list[str]]:
-    baseline = statistics.median(next(iter(seconds.values())))
+    baseline = statistics.median(seconds[ALONE]) if ALONE in seconds else math.nan
     for name, own in seconds.items():
         middle = statistics.median(own)
         yield [

@@ -24,7 +24,7 @@ import flags_of_run
 from absl import app, flags
 from processes import die_with_parent
 
-from glow_tf.cluster import JOBS, Cluster, loss
+from glow_tf.cluster import JOBS, Cluster, lost_message
 from glow_tf.config import ConfigError, RunConfig
 
 PARTS = flags.DEFINE_boolean("parts", False, "One process for each part of the model.")
@@ -81,7 +81,7 @@ def _run(arguments: list[str], job: str, count: int) -> int:
             time.sleep(0.1)
         if status is None or status < 0:
             gone = [k for k, process in enumerate(processes) if process.poll() is not None]
-            raise OSError(loss(clusters[0].names(gone)))
+            raise OSError(lost_message(clusters[0].names(gone)))
         return status
     except KeyboardInterrupt:
         print("\nInterrupted; the same command goes on from the last checkpoint.", file=sys.stderr)

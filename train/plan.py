@@ -23,7 +23,7 @@ from absl import app, flags
 
 from glow_tf.config import ConfigError, RunConfig
 from glow_tf.partition import PartPlan
-from glow_tf.planner import STRATEGIES, Calibration, Planner, Prediction, read_cluster_file
+from glow_tf.planner import STRATEGIES, Calibration, Planner, Prediction, read_cluster_file, steps_of_epoch
 from glow_tf.schedule import phases
 from glow_tf.tables import table
 from glow_tf.workdir import write_atomically
@@ -44,11 +44,12 @@ flags.adopt_module_key_flags(flags_of_run)
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One way to run the whole schedule."""
+    """One way to run the whole schedule, on the first `devices` of the cluster."""
 
     strategy: str
     schedule: str
     parts: str
+    devices: int
     hours: float
     steps: tuple[Prediction, ...]
 
@@ -98,7 +99,9 @@ def _calibrate(config: RunConfig) -> None:
 
     from glow_tf import distribution
 
-    config = dataclasses.replace(config, strategy="one_device", virtual_devices=0)
+    # What recomputation costs follows from the rates.
+    train = dataclasses.replace(config.train, reversible=False)
+    config = dataclasses.replace(config, strategy="one_device", virtual_devices=0, train=train)
     batch_size = config.train.batch_size
     images = np.random.default_rng(0).integers(0, 256, (4 * batch_size, *config.model.image_shape), np.uint8)
     subjects = benchmark_subjects.step_subjects(config, images, config.model.precision)
@@ -128,8 +131,7 @@ def _plan(config: RunConfig) -> None:
     steps = max((config.data.train_examples or EXAMPLES) // train.batch_size, 1)
     partitions = _partitions(config, len(cluster.devices))
     rows = [row for parts, plans in partitions.items() for row in _rows(config, planner, parts, plans, steps)]
-    memory = min(device.memory for device in cluster.devices)
-    fits = [row for row in rows if row.memory <= memory]
+    fits = [r for r in rows if r.memory <= min(d.memory for d in cluster.devices[: r.devices])]
     rows.sort(key=lambda row: row.hours)
     print(
         f"{cluster.title}: {len(cluster.devices)} devices, {8 * cluster.rate / 1e6:.0f} Mbit/s and "
@@ -203,8 +205,10 @@ def _rows(
         predicted = {phase: planner.step(plans, phase, strategy) for phase in set(epochs)}
         if None not in predicted.values():
             own = tuple(predicted[phase] for phase in epochs)
-            hours = steps * math.fsum(step.seconds for step in own) / 3600
-            rows.append(Row(strategy, schedule, parts, hours, own))
+            counts = [steps_of_epoch(steps, plans, phase, strategy) for phase in epochs]
+            hours = math.fsum(n * step.seconds for n, step in zip(counts, own, strict=True)) / 3600
+            devices = {"one_device": 1, "mirrored": len(planner.cluster.devices)}.get(strategy, len(plans))
+            rows.append(Row(strategy, schedule, parts, devices, hours, own))
     return rows
 
 

@@ -94,7 +94,11 @@ def main(argv: list[str]) -> int:
         name = study.name + ("_quick" if QUICK.value else "")
         table = pathlib.Path(CSV.value or f"runs/studies/{name}/results.csv")
         for document in map(pathlib.Path, DOCUMENTS.value):
-            write_atomically(document, with_table(document.read_text(), study, table).encode())
+            try:
+                text = with_table(document.read_text(), study, table)
+            except ConfigError as error:
+                raise ConfigError(f"{document}: {error}") from None
+            write_atomically(document, text.encode())
         if not DOCUMENTS.value:
             _write(study, table, pathlib.Path(OUTPUT.value) if OUTPUT.value else table.parent / "report")
     except (ConfigError, OSError) as error:

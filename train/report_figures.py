@@ -1,6 +1,7 @@
 """Figures of report.py (matplotlib)."""
 
 import io
+import itertools
 import pathlib
 import statistics
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ def learning_curves(study: Study, rows: Rows) -> plt.Figure:
     """
     figure, axes = plt.subplots(2, 1, figsize=(7, 8.5), layout="constrained")
     settled = []
-    for colour, variant in zip(COLOURS, study.variants, strict=False):
+    for colour, variant in zip(itertools.cycle(COLOURS), study.variants, strict=False):
         runs = list(curves(rows, variant.name).values())
         if not runs:
             continue
