@@ -62,6 +62,13 @@ def test_parts_that_work_at_the_same_time_train_like_parts_that_wait(delay, plac
 
 
 @pytest.mark.slow
+def test_a_delayed_part_takes_batches_of_another_size_in_another_fit(small_images):
+    trainer, _ = train(two_devices(), "simultaneous", small_images, part_delay=1)
+    history = trainer.fit(small_images, batch_size=8, epochs=2, verbose=0)
+    assert np.isfinite(history.history["bpd"]).all()
+
+
+@pytest.mark.slow
 def test_a_delayed_part_lags_by_its_delay_and_always_alike(small_images):
     trainer, _ = train(two_devices(), "simultaneous", small_images, part_delay=1)
     again, _ = train(two_devices(), "simultaneous", small_images, part_delay=1)

@@ -109,6 +109,9 @@ def test_a_calibrated_device_takes_what_was_measured():
         ("[device a]", "[machine a]", "must be cluster and device NAME"),
         ("memory_gb = 2", "memory = 2", r"not \['memory'\]"),
         ("count = 2", "count = two", "invalid literal"),
+        ("speed = 1", "gflops = 0", "must have positive gflops"),
+        ("mbit = 100", "mbit = 100\nlatency_ms = -5", "must not be negative"),
+        ("mbit = 100", "mbit = 100\nloss = 0.01", "must be positive where packets are lost"),
     ],
 )
 def test_a_mistake_in_a_cluster_file_is_named(tmp_path, before, after, message):

@@ -274,6 +274,16 @@ def test_a_damaged_checkpoint_is_named(finished, tmp_path):
         run.train(config(folder, validation_examples=40))
 
 
+def test_a_history_that_lacks_epochs_of_its_checkpoint_is_found_on_resuming(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    (folder / "summary.json").unlink()
+    lines = (folder / "history.csv").read_text().splitlines()
+    (folder / "history.csv").write_text("\n".join(lines[:-2]) + "\n")
+    with pytest.raises(OSError, match=r"each of the 6 epochs that .*Received: 4 rows"):
+        run.train(config(folder, validation_examples=40))
+
+
 # Refusals
 
 

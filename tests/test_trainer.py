@@ -8,7 +8,7 @@ import tensorflow as tf
 from conftest import perturb, small_glow, weight_of
 from tensorflow.python.framework.func_graph import FuncGraph
 
-from glow_tf import NonFiniteError, PartsTrainer, TrainConfig, data, phases
+from glow_tf import Glow, NonFiniteError, PartsTrainer, TrainConfig, data, phases
 from glow_tf.diagnosis import explain_non_finite
 from glow_tf.optimizers import FusedAdamax, PartRate, make_optimizers
 from glow_tf.schedule import end_to_end
@@ -160,6 +160,10 @@ def test_compile_needs_one_optimizer_a_part():
         trainer.compile([keras.optimizers.Adam()])
     with pytest.raises(ValueError, match="separate optimizer"):
         trainer.compile([keras.optimizers.Adam()] * 2)
+    with pytest.raises(ValueError, match=r"must not be negative.*Received: part_delay=0, clip_norm=-1"):
+        trainer.compile([keras.optimizers.Adam(), keras.optimizers.Adam()], clip_norm=-1)
+    with pytest.raises(ValueError, match=r"must name 2 devices, one for each part.*Received: \('CPU:0',\)"):
+        Glow(trainer.glow.config, ["CPU:0"])
 
 
 def test_phases_for_another_number_of_parts_are_refused():
@@ -176,6 +180,12 @@ def test_fit_and_evaluate_refuse_images_of_another_kind(small_images):
             method(small_images.astype(np.float32) / 255)
     with pytest.raises(ValueError, match=r"Received: uint8 of shape \(64, 4, 8, 1\)"):
         trainer.fit(small_images, validation_data=small_images[:, :4])
+    floats = tf.data.Dataset.from_tensor_slices(small_images.astype(np.float32) / 255).batch(16)
+    for method in (trainer.fit, trainer.evaluate):
+        with pytest.raises(
+            ValueError, match=r"must begin with uint8 images \[N, 8, 8, 1\].*Received: .*float32"
+        ):
+            method(floats)
 
 
 def test_fit_takes_tensors_and_keras_arguments(small_images):
