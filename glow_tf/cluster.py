@@ -20,6 +20,7 @@ from glow_tf.streams import SENDING_THREADS
 
 JOBS = {"part_parallel": "part", "multi_worker": "worker"}  # strategy → name of its processes in TF_CONFIG
 PATIENCE = 120.0  # seconds in which every process must come
+ANSWER_TIME = 5.0  # seconds in which a process that is there answers
 POLL = 0.5
 MISSES = 4  # so many refusals in a row: gone
 
@@ -199,11 +200,18 @@ def _receive(cluster: Cluster, host: str, port: int) -> dict[int, tuple[socket.s
             listener.settimeout(left)
             try:
                 connection, _ = listener.accept()
-                connection.settimeout(PATIENCE)
-                index, settings = json.loads(connection.makefile().readline())
-                guests[index] = (connection, settings)
-            except (OSError, ValueError, TypeError):  # nobody, or somebody else
+            except OSError:  # nobody
                 continue
+            try:
+                connection.settimeout(ANSWER_TIME)  # a worker speaks at once
+                index, settings = json.loads(connection.makefile().readline())
+                if index not in cluster.others:
+                    raise ValueError
+            except (OSError, ValueError, TypeError):  # somebody else
+                connection.close()
+                continue
+            connection.settimeout(PATIENCE)
+            guests[index] = (connection, settings)
     return guests
 
 
@@ -212,7 +220,7 @@ def _ask(host: str, port: int, message: bytes) -> dict[str, Any] | None:
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         try:
-            with socket.create_connection((host, port), timeout=5) as connection:
+            with socket.create_connection((host, port), timeout=ANSWER_TIME) as connection:
                 connection.settimeout(2 * PATIENCE)
                 connection.sendall(message + b"\n")
                 return json.loads(connection.makefile().readline())
@@ -269,7 +277,7 @@ def _answer(address: str) -> str:
     """Returns yes, refused (nobody listens there) or silent."""
     host, port = address.rsplit(":", 1)
     try:
-        with socket.create_connection((host, int(port)), timeout=5):
+        with socket.create_connection((host, int(port)), timeout=ANSWER_TIME):
             return "yes"
     except ConnectionRefusedError:
         return "refused"
