@@ -37,7 +37,11 @@ class Checkpoints:
         self.epochs = tf.Variable(0, dtype=tf.int64)
         self.best_bpd = tf.Variable(float("inf"), dtype=tf.float64)
         model = _by_path(trainer.glow.variables)
-        optimizers = [_by_path(optimizer.variables) for optimizer in trainer.optimizers]
+        # Without the optimizer's name: Keras numbers them, and a later run in this process is to find them.
+        optimizers = [
+            {path.split("/", 1)[1]: value for path, value in _by_path(optimizer.variables).items()}
+            for optimizer in trainer.optimizers
+        ]
         self.variables = tf.nest.flatten([model, optimizers, self.epochs, self.best_bpd])
         self._checkpoint = tf.train.Checkpoint(
             model=model, optimizers=optimizers, epochs=self.epochs, best_bpd=self.best_bpd
