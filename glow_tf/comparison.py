@@ -97,7 +97,7 @@ def outcomes(study: Study, rows: Rows) -> list[Outcome]:
     result = []
     for variant in study.variants:
         own = runs[variant.name]
-        finished = tuple(seed for seed, history in own.items() if history[-1]["outcome"] == FINISHED)
+        finished = tuple(_finished(own))
         failed = [h[-1]["outcome"] for h in own.values() if h[-1]["outcome"] not in (FINISHED, UNFINISHED)]
         values = list(last[variant.name].values())
         same = variant.name == study.baseline
@@ -120,8 +120,7 @@ def outcomes(study: Study, rows: Rows) -> list[Outcome]:
 def curves(rows: Rows, variant: str) -> dict[int, Rows]:
     """Returns the history of every finished seed, seed → rows; if none is, of those that ran an epoch."""
     runs = _runs(rows, variant)
-    finished = {seed: h for seed, h in runs.items() if h[-1]["outcome"] == FINISHED}
-    return finished or {seed: h for seed, h in runs.items() if h[0].get("epoch")}
+    return _finished(runs) or {seed: h for seed, h in runs.items() if h[0].get("epoch")}
 
 
 def _runs(rows: Rows, variant: str) -> dict[int, Rows]:
@@ -132,20 +131,19 @@ def _runs(rows: Rows, variant: str) -> dict[int, Rows]:
     return runs
 
 
+def _finished(runs: Mapping[int, Rows]) -> dict[int, Rows]:
+    return {seed: history for seed, history in runs.items() if history[-1]["outcome"] == FINISHED}
+
+
 def _column(runs: Mapping[int, Rows], column: str) -> dict[int, float]:
     """Returns the last value of a column of every finished seed."""
-    return {
-        seed: float(history[-1][column])
-        for seed, history in runs.items()
-        if history[-1]["outcome"] == FINISHED
-    }
+    return {seed: float(history[-1][column]) for seed, history in _finished(runs).items()}
 
 
 def _predicted(runs: Mapping[int, Rows]) -> dict[int, float]:
     return {
-        seed: sum(float(row["predicted_cost"]) for row in h)
-        for seed, h in runs.items()
-        if h[-1]["outcome"] == FINISHED
+        seed: sum(float(row["predicted_cost"]) for row in history)
+        for seed, history in _finished(runs).items()
     }
 
 

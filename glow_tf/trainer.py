@@ -332,11 +332,10 @@ class PartsTrainer(keras.Model):
             step = tf.cast(self.optimizers[phase.last].iterations.value, tf.int32)
             noise = tf.random.stateless_uniform(tf.shape(images), [self.seed, step])
         groups = self.trained_variables(phase)
+        arrived = self._arrived(phase)
         if self.glow.part_devices:
-            arrived = self._arrived(phase)
             loss, truncated, per_part = self._gradients_by_device(images, noise, phase, groups, arrived)
         else:
-            arrived = None
             loss, truncated, per_part = self._gradients(images, noise, phase, index, groups)
         norms = [
             self._where(k, tf.linalg.global_norm, g) for k, g in zip(phase.active, per_part, strict=True)

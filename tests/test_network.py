@@ -1,7 +1,6 @@
 """Two network namespaces, joined by a slow link: what is sent is what is accounted for, and it may fail."""
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from conftest import ROOT
 from PIL import Image
 from slow_link import ADDRESSES, DEVICE, in_namespace, run, slow_link
 from test_run import rows_of, run_main, workdir_rows
+
+from glow_tf.cluster import Cluster
 
 pytestmark = pytest.mark.slow
 
@@ -54,18 +55,17 @@ def sent(namespace):
 
 def start(kind, folder, images, link, **changes):
     """Starts a process in each namespace; of `kind` part or worker."""
-    addresses = [f"{address}:4711" for address in ADDRESSES]
+    addresses = tuple(f"{address}:4711" for address in ADDRESSES)
     flags = {**FLAGS, "dataset": f"folder:{images}", "workdir": folder, **changes}
     processes = []
     for index, namespace in enumerate(link):
-        task = {"cluster": {kind: addresses}, "task": {"type": kind, "index": index}}
         command = [*in_namespace(namespace), sys.executable, "train/main.py"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         processes.append(
             subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**os.environ, "TF_CONFIG": json.dumps(task)},
+                env={**os.environ, "TF_CONFIG": Cluster(kind, addresses, index).tf_config},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

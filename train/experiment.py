@@ -73,8 +73,6 @@ def _run(study: Study) -> None:
     # All runs are made before the first one starts, so that a mistake in any costs no time.
     tables = {"tuning": folder / "tuning.csv", "results": folder / "results.csv"}
     tuning = [] if QUICK.value else keep(tuning_runs(study, folder, configure), tables["tuning"])
-    for run in tuning:
-        run.check()
     planned = runs_of(study, folder, configure, {}, QUICK.value)
     clock = _Clock(sum(run.cost for run in (*tuning, *planned) if not run.finished))
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,14 +84,14 @@ def _run(study: Study) -> None:
         for variant, value in values.items():
             print(f"{variant}: {study.tuned[0]} {value}")
     runs = keep(runs_of(study, folder, configure, values, QUICK.value), tables["results"])
-    for run in runs:
-        run.check()
     clock.ahead = sum(run.cost for run in runs if not run.finished)
     _run_all(study, runs, tables["results"], clock)
     print(f"Finished: {len(runs)} runs, {tables['results']}")
 
 
 def _run_all(study: Study, runs: Sequence[Run], table: pathlib.Path, clock: "_Clock") -> None:
+    for run in runs:
+        run.check()
     for number, run in enumerate(runs, start=1):
         name = f"[{number}/{len(runs)}] {run.variant.name}, {run.label}"
         if run.finished:
