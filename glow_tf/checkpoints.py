@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -78,10 +80,11 @@ class Checkpoints:
         self.epochs.assign(epochs)
         is_best = validation_bpd is not None and validation_bpd < float(self.best_bpd)
         try:
-            if is_best:
-                self.best_bpd.assign(validation_bpd)
-                self._best.save(checkpoint_number=epochs)
-            self._last.save(checkpoint_number=epochs)
+            with _without_warnings():
+                if is_best:
+                    self.best_bpd.assign(validation_bpd)
+                    self._best.save(checkpoint_number=epochs)
+                self._last.save(checkpoint_number=epochs)
         except tf.errors.OpError as error:
             raise OSError(
                 f"the checkpoint of epoch {epochs} could not be written, the one before is kept: "
@@ -128,6 +131,18 @@ def checkpoint_bytes(trainer: PartsTrainer) -> int:
     """Size of one checkpoint."""
     variables = [*trainer.glow.variables, *(v for o in trainer.optimizers for v in o.variables)]
     return sum(tf.as_dtype(v.dtype).size * v.value.shape.num_elements() for v in variables)
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Of several processes TensorFlow traces every save anew, and then warns of that."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _by_path(variables: list[keras.Variable]) -> dict[str, tf.Variable]:

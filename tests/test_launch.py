@@ -77,6 +77,7 @@ def test_two_processes_end_with_the_numbers_of_one(kind, changes, whole, tmp_pat
     process = launch(kind, *flags(tmp_path / "two", **FAST, **changes))
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
+    assert "retracing" not in output
     for a, b in zip(rows_of(whole), rows_of(tmp_path / "two"), strict=True):
         for name in ("test_bpd", "train_bpd", "local_bpd_1"):
             assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-3)
