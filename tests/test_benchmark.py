@@ -116,3 +116,25 @@ def test_bad_settings_are_named(program, flag, expected):
     )
     assert result.returncode == 1
     assert expected in result.stderr
+
+
+def startup(*more):
+    own = {name: value for name, value in SMALL.items() if name not in ("rounds", "timed_steps")}
+    flags = [f"--{name}={value}" for name, value in own.items()]
+    command = [sys.executable, str(ROOT / "train" / "benchmark_startup.py"), *flags, "--rounds=1", *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_a_launch_is_timed_until_its_first_step():
+    result = startup()
+    assert result.returncode == 0, result.stderr
+    built, stepped = (float(line.split()[-1]) for line in result.stdout.splitlines()[-2:])
+    assert 0 < built < stepped
+
+
+@pytest.mark.slow
+def test_a_launch_that_fails_says_why():
+    result = startup("--train_examples=1000000")
+    assert result.returncode == 1
+    assert "ended before its first step: Error: train_examples must be at most" in result.stderr
