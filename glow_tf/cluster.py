@@ -5,15 +5,20 @@ Under `part_parallel` a process has a part, under `multi_worker` a share of ever
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import socket
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
+from tensorflow.python.distribute import multi_worker_util
+from tensorflow.python.eager import context
 
 from glow_tf.config import ConfigError
 from glow_tf.streams import SENDING_THREADS
@@ -227,6 +232,52 @@ def _ask(host: str, port: int, message: bytes) -> dict[str, Any] | None:
         except (OSError, ValueError):
             time.sleep(POLL)
     return None
+
+
+def be_patient_with_workers() -> None:
+    """Makes TensorFlow take a worker of `TF_CONFIG` for dead after `PATIENCE` seconds of silence.
+
+    After 10 otherwise, and heartbeats wait behind gradients: a link on which these take longer would end the
+    run. There is no public way to say so; this is what MultiWorkerMirroredStrategy does, where nobody has
+    before it.
+    """
+    workers = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
+    context.context().configure_coordination_service(
+        "standalone",
+        multi_worker_util.coordination_leader(workers),
+        heartbeat_timeout_in_ms=int(1000 * PATIENCE),
+        coordinated_jobs=[CoordinatedJob(name=job, num_tasks=workers.num_tasks(job)) for job in workers.jobs],
+    )
+
+
+@contextlib.contextmanager
+def watched_workers(cluster: Cluster | None) -> Iterator[None]:
+    """Within it, what waits for a worker that is gone fails in seconds: its host refuses connections.
+
+    Args:
+      cluster: of processes that have all started; nothing is watched unless they are workers.
+    """
+    if cluster is None or cluster.job != "worker":
+        yield
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        refusals = dict.fromkeys(cluster.others, 0)
+        while not over.wait(POLL):
+            for k in refusals:
+                refused = _answer(cluster.addresses[k]) == "refused"
+                refusals[k] = refusals[k] + 1 if refused else 0
+            if gone := [k for k in refusals if refusals[k] >= MISSES]:
+                reason = f"no process at {cluster.names(gone)}"
+                context.context().abort_collective_ops(tf.errors.UNAVAILABLE, reason)
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def lost(cluster: Cluster) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from glow_tf.cluster import Cluster, connect
+from glow_tf.cluster import Cluster, be_patient_with_workers, connect
 from glow_tf.config import ConfigError
 from glow_tf.data import WHOLE, Share
 
@@ -26,6 +26,7 @@ def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Stra
       ConfigError: TensorFlow has already started with another number of CPU devices.
     """
     if strategy == "multi_worker":
+        be_patient_with_workers()
         return tf.distribute.MultiWorkerMirroredStrategy()
     if virtual_devices:
         _make_virtual_devices(virtual_devices)
@@ -73,10 +74,17 @@ def follow_first_worker(strategy: tf.distribute.Strategy, variables: Sequence[tf
         replica = tf.distribute.get_replica_context()
         own = tf.equal(replica.replica_id_in_sync_group, 0) if leads else tf.constant(False)
         # Chosen, not multiplied by 0: a best bpd is infinite until there is one.
-        values = [tf.where(own, tf.cast(v, tf.float64), 0.0) for v in values]
-        return replica.all_reduce(tf.distribute.ReduceOp.SUM, [*values, tf.cast(own, tf.float64)])
+        totals = [tf.where(own, v, tf.zeros_like(v)) for v in [*values, tf.constant(1.0)]]
+        for dtype in sorted({v.dtype for v in totals}, key=lambda dtype: dtype.name):  # one at a time
+            places = [i for i, v in enumerate(totals) if v.dtype == dtype]
+            sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, [totals[i] for i in places])
+            for i, total in zip(places, sums, strict=True):
+                totals[i] = total
+        return totals
 
-    totals = strategy.run(shared, args=([variable.read_value() for variable in variables],))
+    values = [variable.read_value() for variable in variables]
+    numbers = [value if value.dtype.is_floating else tf.cast(value, tf.float64) for value in values]
+    totals = strategy.run(shared, args=(numbers,))
     for variable, total in zip(variables, totals, strict=False):
         variable.assign(tf.cast(strategy.experimental_local_results(total)[0], variable.dtype))
 

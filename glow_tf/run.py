@@ -16,7 +16,16 @@ import tensorflow as tf
 import glow_tf
 from glow_tf import callbacks, data, distribution, sources, tables
 from glow_tf.checkpoints import Checkpoints, checkpoint_bytes
-from glow_tf.cluster import Cluster, lost, lost_message, meet, read_cluster, serve, waits_for
+from glow_tf.cluster import (
+    Cluster,
+    lost,
+    lost_message,
+    meet,
+    read_cluster,
+    serve,
+    waits_for,
+    watched_workers,
+)
 from glow_tf.config import RunConfig
 from glow_tf.export import export
 from glow_tf.glow import Glow
@@ -75,7 +84,9 @@ def _train_in(workdir: Workdir, cluster: Cluster | None) -> Mapping[str, Any]:
                 f"This run is finished: test {finished['test_bpd']:.4f} bpd, see {workdir.path}/summary.json."
             )
             return finished
-        return _train(workdir.config, workdir, cluster)
+        strategy = _start(workdir.config, cluster)
+        with watched_workers(cluster):
+            return _train(workdir.config, workdir, cluster, strategy)
     except (tf.errors.OpError, OSError):
         gone = lost(cluster) if cluster is not None else ""
         if not gone:
@@ -85,7 +96,7 @@ def _train_in(workdir: Workdir, cluster: Cluster | None) -> Mapping[str, Any]:
         workdir.close()
 
 
-def _train(config: RunConfig, workdir: Workdir, cluster: Cluster | None = None) -> Mapping[str, Any]:
+def _start(config: RunConfig, cluster: Cluster | None) -> tf.distribute.Strategy:
     # Parts on devices of their own are what runs side by side there.
     streams = 1 if config.strategy == "part_parallel" else config.streams
     set_up_process(
@@ -97,6 +108,12 @@ def _train(config: RunConfig, workdir: Workdir, cluster: Cluster | None = None) 
     )
     strategy = distribution.make_strategy(config.strategy, config.virtual_devices)
     distribution.check_batch_size(config.train.batch_size, strategy)
+    return strategy
+
+
+def _train(
+    config: RunConfig, workdir: Workdir, cluster: Cluster | None, strategy: tf.distribute.Strategy
+) -> Mapping[str, Any]:
     # Before the data, which may take long: the other processes wait for this one to come.
     num_parts = len(config.model.flow_step_counts)
     devices = distribution.part_devices(config.strategy, config.part_devices, num_parts, cluster)

@@ -38,14 +38,20 @@ FLAGS = {
 }
 
 
+@contextlib.contextmanager
+def narrow(mbit, latency_ms=0.0):
+    with contextlib.ExitStack() as stack:
+        try:
+            names = stack.enter_context(slow_link(mbit, latency_ms))
+        except OSError as error:
+            pytest.skip(f"a slow link between network namespaces cannot be made here: {error}")
+        yield names
+
+
 @pytest.fixture
 def link():
     """Two namespaces with a link of 20 Mbit/s and 40 ms there and back between them."""
-    with contextlib.ExitStack() as stack:
-        try:
-            names = stack.enter_context(slow_link(20, latency_ms=20))
-        except OSError as error:
-            pytest.skip(f"a slow link between network namespaces cannot be made here: {error}")
+    with narrow(20, latency_ms=20) as names:
         yield names
 
 
@@ -151,3 +157,11 @@ def test_a_link_that_goes_down_for_ten_seconds_only_costs_time(link, images, tmp
     )
     for a, b in zip(rows_of(folder), rows_of(tmp_path / "one"), strict=True):
         assert float(a["test_bpd"]) == pytest.approx(float(b["test_bpd"]), abs=1e-3)
+
+
+def test_weights_may_take_longer_over_a_link_than_heartbeats_are_awaited(images, tmp_path):
+    changes = {"width": 96, "strategy": "multi_worker", "schedule": "end_to_end", "part_epochs": 0}
+    with narrow(1.0) as namespaces:
+        wide = {**changes, "finetune_epochs": 1, "train_examples": BATCH}
+        finish(start("worker", tmp_path / "run", images, namespaces, **wide))
+    assert len(rows_of(tmp_path / "run")) == 1
