@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import pathlib
 from collections.abc import Iterator
 
@@ -80,7 +81,7 @@ class Checkpoints:
         self.epochs.assign(epochs)
         is_best = validation_bpd is not None and validation_bpd < float(self.best_bpd)
         try:
-            with _without_warnings():
+            with _without_retracing_warnings():
                 if is_best:
                     self.best_bpd.assign(validation_bpd)
                     self._best.save(checkpoint_number=epochs)
@@ -134,15 +135,18 @@ def checkpoint_bytes(trainer: PartsTrainer) -> int:
 
 
 @contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Of several processes TensorFlow traces every save anew, and then warns of that."""
+def _without_retracing_warnings() -> Iterator[None]:
+    """Where several processes save, TensorFlow traces a function each time, and warns of that."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "retracing" not in record.getMessage()
+
     logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel("ERROR")
+    logger.addFilter(wanted)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(wanted)
 
 
 def _by_path(variables: list[keras.Variable]) -> dict[str, tf.Variable]:

@@ -83,10 +83,13 @@ def _moments(terminal: int, start: float) -> list[float]:
     for pattern in MOMENTS.values():
         while not re.search(pattern, shown):
             try:
-                shown += os.read(terminal, 4096)
-            except OSError:  # it has ended
+                more = os.read(terminal, 4096)
+            except OSError:  # Linux's way to say that the other side is closed; elsewhere nothing is read
+                more = b""
+            if not more:
                 last = shown.decode(errors="replace").strip().splitlines()[-1:]
-                raise OSError(f"main.py ended before its first step: {last[0] if last else ''}") from None
+                raise OSError(f"main.py ended before its first step: {last[0] if last else ''}")
+            shown += more
         found.append(time.monotonic() - start)
     return found
 
