@@ -16,9 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
-from tensorflow.python.distribute import multi_worker_util
-from tensorflow.python.eager import context
 
 from glow_tf.config import ConfigError
 from glow_tf.streams import SENDING_THREADS
@@ -27,6 +24,7 @@ JOBS = {"part_parallel": "part", "multi_worker": "worker"}  # strategy → name 
 PATIENCE = 120.0  # seconds in which every process must come
 ANSWER_TIME = 5.0  # seconds in which a process that is there answers
 POLL = 0.5
+LONGEST_TRANSFER = 300.0  # seconds that weights or gradients may take over the workers' link
 MISSES = 4  # so many refusals in a row: gone
 
 
@@ -235,18 +233,25 @@ def _ask(host: str, port: int, message: bytes) -> dict[str, Any] | None:
 
 
 def be_patient_with_workers() -> None:
-    """Makes TensorFlow take a worker of `TF_CONFIG` for dead after `PATIENCE` seconds of silence.
+    """Makes TensorFlow wait longer for the heartbeats of `TF_CONFIG`'s workers: `LONGEST_TRANSFER`.
 
-    After 10 otherwise, and heartbeats wait behind gradients: a link on which these take longer would end the
-    run. There is no public way to say so; this is what MultiWorkerMirroredStrategy does, where nobody has
-    before it.
+    They wait behind weights and gradients, and TensorFlow ends the run after 5 seconds, which these may well
+    take over a slow link. There is no public way to say so; this is what MultiWorkerMirroredStrategy itself
+    does unless it has been done.
     """
+    from tensorflow.python.distribute import collective_all_reduce_strategy as strategy
+    from tensorflow.python.distribute import multi_worker_util
+    from tensorflow.python.eager import context
+
+    if context.context().coordination_service is not None:
+        return
     workers = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
+    make_job = strategy.coordination_config_pb2.CoordinatedJob
     context.context().configure_coordination_service(
         "standalone",
         multi_worker_util.coordination_leader(workers),
-        heartbeat_timeout_in_ms=int(1000 * PATIENCE),
-        coordinated_jobs=[CoordinatedJob(name=job, num_tasks=workers.num_tasks(job)) for job in workers.jobs],
+        heartbeat_timeout_in_ms=int(2000 * LONGEST_TRANSFER),  # half of which each heartbeat has
+        coordinated_jobs=[make_job(name="worker", num_tasks=workers.num_tasks("worker"))],
     )
 
 
@@ -256,28 +261,43 @@ def watched_workers(cluster: Cluster | None) -> Iterator[None]:
 
     Args:
       cluster: of processes that have all started; nothing is watched unless they are workers.
+
+    Raises:
+      OSError: one is gone.
     """
     if cluster is None or cluster.job != "worker":
         yield
         return
     over = threading.Event()
+    gone: list[int] = []
 
     def watch() -> None:
         refusals = dict.fromkeys(cluster.others, 0)
-        while not over.wait(POLL):
+        while not gone and not over.wait(POLL):
             for k in refusals:
                 refused = _answer(cluster.addresses[k]) == "refused"
                 refusals[k] = refusals[k] + 1 if refused else 0
-            if gone := [k for k in refusals if refusals[k] >= MISSES]:
-                reason = f"no process at {cluster.names(gone)}"
-                context.context().abort_collective_ops(tf.errors.UNAVAILABLE, reason)
-                return
+            gone.extend(k for k in refusals if refusals[k] >= MISSES)
+        if gone and not over.is_set():
+            _abort_collectives(lost_message(cluster.names(gone)))
 
-    threading.Thread(target=watch, daemon=True).start()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
     try:
         yield
+    except tf.errors.OpError:
+        if gone:
+            raise OSError(lost_message(cluster.names(gone))) from None
+        raise
     finally:
         over.set()
+        thread.join(ANSWER_TIME)
+
+
+def _abort_collectives(reason: str) -> None:
+    from tensorflow.python.eager import context
+
+    context.context().abort_collective_ops(tf.errors.UNAVAILABLE, reason)
 
 
 def lost(cluster: Cluster) -> str:

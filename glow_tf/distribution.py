@@ -75,8 +75,8 @@ def follow_first_worker(strategy: tf.distribute.Strategy, variables: Sequence[tf
         own = tf.equal(replica.replica_id_in_sync_group, 0) if leads else tf.constant(False)
         # Chosen, not multiplied by 0: a best bpd is infinite until there is one.
         totals = [tf.where(own, v, tf.zeros_like(v)) for v in [*values, tf.constant(1.0)]]
-        for dtype in sorted({v.dtype for v in totals}, key=lambda dtype: dtype.name):  # one at a time
-            places = [i for i, v in enumerate(totals) if v.dtype == dtype]
+        for dtype in sorted({v.dtype.name for v in totals}):  # TensorFlow sums one at a time
+            places = [i for i, v in enumerate(totals) if v.dtype.name == dtype]
             sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, [totals[i] for i in places])
             for i, total in zip(places, sums, strict=True):
                 totals[i] = total

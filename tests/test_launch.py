@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT
 from test_run import flags, rows_of, run_main, workdir_rows
 
@@ -129,7 +130,7 @@ def test_a_killed_process_ends_the_run_which_resumes(kind, index, whole, tmp_pat
     wait_for_rows(folder, 2, process)
     other = process_of(folder, 1 - index)
     os.kill(process_of(folder, index), signal.SIGKILL)
-    output, _ = process.communicate(timeout=100)
+    output, _ = process.communicate(timeout=50)  # less than launch.py leaves the others to notice it
     assert process.returncode == 1
     assert f"Lost the process of {kind} {index + (kind == 'part')} (localhost:" in output
     assert not os.path.exists(f"/proc/{other}")
@@ -210,6 +211,32 @@ def test_a_worker_that_does_not_come_is_named_to_all(monkeypatch):
     monkeypatch.setattr(cluster, "PATIENCE", 0.5)
     with pytest.raises(ConfigError, match=r"Received: no answer from worker 0 \(localhost:1\)"):
         cluster.meet(cluster.Cluster("worker", ("localhost:1", "localhost:2"), 1), {}, None)
+
+
+def watched(refuses, monkeypatch):
+    """What collectives were aborted for, of three workers of which the others listen or refuse."""
+    aborted = []
+    monkeypatch.setattr(cluster, "POLL", 0.01)
+    monkeypatch.setattr(cluster, "_abort_collectives", aborted.append)
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("localhost", 0))) for _ in range(3)]
+        addresses = tuple(f"localhost:{listener.getsockname()[1]}" for listener in listeners)
+        if refuses:
+            listeners[2].close()
+        with cluster.watched_workers(cluster.Cluster("worker", addresses, 0)):
+            deadline = time.monotonic() + (10 if refuses else 0.5)
+            while not aborted and time.monotonic() < deadline:
+                time.sleep(0.01)
+            if refuses:
+                assert len(aborted) == 1
+                raise tf.errors.UnavailableError(None, None, "aborted")
+    return aborted
+
+
+def test_what_waits_for_a_worker_that_is_gone_is_aborted(monkeypatch):
+    assert watched(False, monkeypatch) == []
+    with pytest.raises(OSError, match=r"Lost the process of worker 2 \(localhost:"):
+        watched(True, monkeypatch)
 
 
 def test_the_environment_describes_the_processes():
