@@ -1,9 +1,12 @@
 # Each target works from a fresh clone: the environment is made when absent.
 PYTHON ?= python3
+# Keras 3.13.2, the oldest version that is tested, needs Python 3.11 or later.
+PYTHON_OLDEST ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow test-oldest docs lint clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python train/main.py --flagfile=configs/quickstart.cfg
@@ -13,6 +16,12 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(BIN)/pytest -m slow
+
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/pytest -n 2 --dist loadfile
+
+docs: $(VENV)/installed-docs
+	$(BIN)/mkdocs build --strict
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -24,5 +33,15 @@ $(VENV)/installed: requirements.txt setup.py
 	$(BIN)/pip install --quiet -r requirements.txt
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/pip install --quiet -e '.[docs]'
+	touch $@
+
+$(OLDEST)/installed: requirements-oldest.txt setup.py
+	$(PYTHON_OLDEST) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --upgrade pip
+	$(OLDEST)/bin/pip install --quiet -r requirements-oldest.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) runs build site *.egg-info .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Packaging: the installable `glow_tf` library (the commands in train/ are run in place)."""
+"""Packaging: the library `glow_tf`, the command `glow-tf` and the configs."""
 
 import pathlib
 import re
@@ -6,31 +6,42 @@ import re
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
-VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "glow_tf" / "__init__.py").read_text()).group(1)
+VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "glow_tf" / "version.py").read_text()).group(1)
 
 setup(
     name="glow_tf",
     version=VERSION,
     description="Glow trained in gradient-isolated parts, in Keras 3 and TensorFlow",
-    long_description=(ROOT / "README.md").read_text(),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=find_packages(include=["glow_tf", "glow_tf.*"]),
+    packages=[*find_packages(include=["glow_tf", "glow_tf.*"]), "glow_tf.configs"],
+    package_dir={"glow_tf.configs": "configs"},  # commands/configs.py finds them in both places
+    package_data={"glow_tf": ["py.typed"], "glow_tf.configs": ["*.cfg", "*/*.cfg"]},
+    entry_points={"console_scripts": ["glow-tf = glow_tf.commands.cli:main"]},
+    # The floors are what `make test-oldest` runs with. The ceilings are the next minor release of TensorFlow,
+    # because glow_tf/internals.py uses private interfaces of it.
     install_requires=[
-        "tensorflow>=2.18",
-        "keras>=3.8",
+        "tensorflow>=2.18,<2.22",
+        # Keras 3.12.0 closes ways around safe mode (CVE-2025-8747, CVE-2025-49655, GHSA-hqp4-2352-xf5r), and
+        # 3.13.2 another one (CVE-2026-1462). Keras 3.13 needs Python 3.11.
+        'keras>=3.13.2,<4; python_version >= "3.11"',
+        'keras>=3.12.0,<4; python_version < "3.11"',
         "tensorflow-probability>=0.25",
-        "tf-keras>=2.18",  # tensorflow-probability imports it without declaring it
+        "tf-keras>=2.18,<2.22",  # tensorflow-probability imports it without declaring it
         "tensorflow-datasets>=4.9.7",
         "importlib_resources",  # tensorflow-datasets imports it without declaring it
-        "tensorboard>=2.18",  # newer TensorFlow releases no longer bring it
+        "tensorboard>=2.18,<2.22",  # newer TensorFlow releases no longer bring it
         "scikit-learn>=1.3",
+        "scipy>=1.11",
         "pillow>=10",
         "absl-py>=2",
         "numpy>=1.26",
+        "filelock>=3.13",
     ],
     extras_require={
-        "bench": ["normflows>=1.7", "matplotlib>=3.7"],  # what train/benchmark.py compares with and plots
+        "bench": ["normflows>=1.7", "matplotlib>=3.7"],  # what benchmarks/ compares with, and plots
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
     },
 )

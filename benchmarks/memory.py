@@ -1,4 +1,4 @@
-"""Peak memory of one phase, for benchmark.py: measured in a process that does nothing else."""
+"""Peak memory of one phase, for steps.py; measured in a process that does nothing else."""
 
 import ctypes
 import dataclasses
@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from benchmark_subjects import make_trainer, phases_of, repeated
 
 from glow_tf import RunConfig
+from glow_tf.planning.calibrate import every_phase, make_trainer, repeated
+from glow_tf.training.objective import trained_variables
 
 STEPS = 3
 
@@ -22,18 +23,18 @@ def measure_in_this_process(config: RunConfig, precision: str, request: str) -> 
     """Runs a few steps of one phase.
 
     Args:
-      config: of the model and the batch.
+      config: model and batch size.
       precision: of the coupling networks.
       request: JSON with `phase`, its name, and `image_shape`.
 
     Returns:
-      `seconds` of a step; `peak_mb`, the most memory the process held during a step; `activations_mb`, the
-      part of it above what it held before (variables, optimizer slots, code) and above the gradients.
+      `seconds` per step; `peak_mb`, the most memory that the process held during a step; `activations_mb`,
+      the peak without the gradients and without the memory held before (variables, optimizer slots, code).
     """
     wanted = json.loads(request)
     model = dataclasses.replace(config.model, image_shape=tuple(wanted["image_shape"]))
     trainer = make_trainer(dataclasses.replace(config, model=model), precision)
-    (phase,) = [p for p in phases_of(len(trainer.glow.parts)) if str(p) == wanted["phase"]]
+    (phase,) = [p for p in every_phase(len(trainer.glow.parts)) if str(p) == wanted["phase"]]
     rng = np.random.default_rng(0)
 
     def steps_of(batch_size: int) -> Callable[[int], float]:
@@ -46,22 +47,35 @@ def measure_in_this_process(config: RunConfig, precision: str, request: str) -> 
 
     trainer.initialize(rng.integers(0, 256, (16, *wanted["image_shape"]), np.uint8))
     trainer.set_phase(phase)
-    # Smallest batch first: it brings in code, graph and gradients, but next to no activations. (What a full
-    # step frees the allocator may keep, so memory after such a step is no baseline.)
+    # The smallest batch comes first: it loads code, graph and gradients, but hardly any activations. Memory
+    # after a full step is no baseline, because the allocator may keep what the step frees.
     steps_of(trainer.distribute_strategy.num_replicas_in_sync)(1)
     before = _start_of_peak_mb()
     run = steps_of(config.train.batch_size)
     run(1)  # traces
     seconds = run(STEPS)
     peak = _peak_mb()
-    gradients = 4e-6 * sum(math.prod(v.shape) for group in trainer.trained_variables(phase) for v in group)
+    gradients = 4e-6 * sum(
+        math.prod(v.shape) for group in trained_variables(trainer.glow, phase) for v in group
+    )
     return {"seconds": seconds, "peak_mb": peak, "activations_mb": peak - before - gradients}
 
 
 def measure_in_fresh_process(
     script: str, arguments: list[str], phase: str, image_shape: tuple[int, ...], *more: str
 ) -> dict[str, float]:
-    """Calls `measure_in_this_process` in a process of its own, with the same flags and then `more`."""
+    """Calls `measure_in_this_process` in a new process.
+
+    Args:
+      script: of the benchmark.
+      arguments: its flags.
+      phase: name of the phase.
+      image_shape: (H, W, C).
+      *more: flags that follow and win.
+
+    Raises:
+      OSError: the process failed.
+    """
     request = json.dumps({"phase": phase, "image_shape": image_shape})
     result = subprocess.run(
         [sys.executable, script, *arguments, *more, f"--memory_of={request}"],
@@ -75,7 +89,7 @@ def measure_in_fresh_process(
 
 
 def _start_of_peak_mb() -> float:
-    """Forgets the peak so far, and returns what the process holds now; on a GPU, what it has allocated."""
+    """Resets the peak; returns the memory that the process holds now, on a GPU what it has allocated."""
     if tf.config.list_logical_devices("GPU"):
         tf.config.experimental.reset_memory_stats("GPU:0")
         return tf.config.experimental.get_memory_info("GPU:0")["current"] / 1e6

@@ -1,26 +1,26 @@
-"""The same Glow in other libraries, for benchmark.py: normflows and tfp.bijectors.Glow."""
+"""The same Glow in other libraries, for steps.py: normflows and tfp.bijectors.Glow."""
 
 import math
 import warnings
 from collections.abc import Callable
 
 import numpy as np
-from benchmark_subjects import Subject, repeated
 
 from glow_tf.config import ModelConfig
+from glow_tf.planning.calibrate import Timed, repeated
 
 
-def peer_subjects(config: ModelConfig, images: np.ndarray) -> list[Subject]:
-    """Training step, scoring and sampling of every peer that is installed, in float32."""
-    subjects = []
+def timed_peers(config: ModelConfig, images: np.ndarray) -> list[Timed]:
+    """Returns training step, scoring and sampling of every library that is installed, in float32."""
+    found = []
     for name, make in (("normflows", _normflows), ("tfp.bijectors.Glow", _tfp)):
         try:
             runs = make(config, images)
         except ImportError as error:
-            print(f"{name} is left out: {error}. `pip install -e .[bench]` installs it.")
+            print(f"{name} is left out: {error}. `pip install 'glow_tf[bench]'` installs it.")
             continue
-        subjects += [Subject(f"{name}: {what}", "float32", repeated(run)) for what, run in runs.items()]
-    return subjects
+        found += [Timed(f"{name}: {what}", "float32", repeated(run)) for what, run in runs.items()]
+    return found
 
 
 def normflows_glow(config: ModelConfig, net_actnorm: bool):
@@ -28,13 +28,13 @@ def normflows_glow(config: ModelConfig, net_actnorm: bool):
 
     Args:
       config: of the model.
-      net_actnorm: whether the coupling networks have ActNorms; normflows' own default is not.
+      net_actnorm: whether the coupling networks have ActNorms; by default in normflows they have none.
     """
     import normflows as nf
 
     size, channels = config.image_shape[0], config.image_shape[2]
     bases, flows, merges = [], [], []
-    # It lists blocks from the latent's side.
+    # normflows lists blocks from the latent's side.
     for block in range(config.num_blocks, 0, -1):
         width = channels * 2 ** (block + 1)
         steps = [

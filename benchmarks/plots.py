@@ -1,11 +1,11 @@
-"""Plots of benchmark.py's tables (needs matplotlib: `pip install -e .[bench]`)."""
+"""Plots of the tables of steps.py. Needs matplotlib: `pip install 'glow_tf[bench]'`."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
 
 
 def bars(rows: Sequence[Sequence[str]], path: pathlib.Path) -> None:
-    """Draws the median time of every subject."""
+    """Draws the median time of every row."""
     plt = _pyplot()
     if plt is None:
         return
@@ -14,13 +14,13 @@ def bars(rows: Sequence[Sequence[str]], path: pathlib.Path) -> None:
     axes.barh(labels, [float(row[2]) for row in rows])
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlabel("median milliseconds of one run")
+    axes.set_xlabel("median milliseconds per run")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
 
 
 def against_depth(curves: Mapping[str, tuple], path: pathlib.Path) -> None:
-    """Draws activations and time of a step against depth."""
+    """Draws activations and time per step against depth."""
     plt = _pyplot()
     if plt is None:
         return
@@ -28,8 +28,8 @@ def against_depth(curves: Mapping[str, tuple], path: pathlib.Path) -> None:
     for label, (depths, found) in curves.items():
         for axis, key, scale in zip(axes, ("activations_mb", "seconds"), (1, 1000), strict=True):
             axis.plot(depths, [scale * f[key] for f in found], marker="o", label=label)
-    for axis, title in zip(axes, ("activations, MB", "milliseconds a step"), strict=True):
-        axis.set_xlabel("flow steps a block")
+    for axis, title in zip(axes, ("activations, MB", "milliseconds per step"), strict=True):
+        axis.set_xlabel("flow steps per block")
         axis.set_ylabel(title)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
@@ -41,7 +41,7 @@ def _pyplot():
     try:
         import matplotlib
     except ImportError:
-        print("No plot: matplotlib is not installed. `pip install -e .[bench]` installs it.")
+        print("No plot: matplotlib is not installed. `pip install 'glow_tf[bench]'` installs it.")
         return None
     matplotlib.use("Agg")
     from matplotlib import pyplot

@@ -1,4 +1,4 @@
-"""Two network namespaces of this machine, joined by a link as slow as wanted. Needs Linux and root."""
+"""Two network namespaces of this machine, joined by a slow link. Needs Linux and root."""
 
 import contextlib
 import os
@@ -11,16 +11,16 @@ DEVICE = "veth0"
 
 @contextlib.contextmanager
 def slow_link(mbit: float, latency_ms: float = 0.0) -> Iterator[tuple[str, str]]:
-    """Makes the link and, on leaving, takes it away; yields the two namespaces' names.
+    """Makes the link, yields the names of the two namespaces, and removes both at the end.
 
-    Process k in namespace k is reached at `ADDRESSES[k]`; `in_namespace` says how to start one.
+    A process in namespace k is reached at `ADDRESSES[k]`; `in_namespace` tells how to start one.
 
     Args:
-      mbit: millions of bits a second, each way.
-      latency_ms: one way; where the kernel has no netem there is none, and the rate alone is kept.
+      mbit: millions of bits per second in each direction.
+      latency_ms: milliseconds in one direction. A kernel without netem keeps the rate but has no latency.
 
     Raises:
-      OSError: it cannot be made here.
+      OSError: the link cannot be made here.
     """
     names = (f"glow{os.getpid()}a", f"glow{os.getpid()}b")
     with contextlib.ExitStack() as stack:
@@ -38,12 +38,12 @@ def slow_link(mbit: float, latency_ms: float = 0.0) -> Iterator[tuple[str, str]]
 
 
 def in_namespace(name: str) -> tuple[str, ...]:
-    """What to put before a command that is to run in a namespace."""
+    """Returns the words that come before a command to run it in a namespace."""
     return ("ip", "netns", "exec", name)
 
 
 def run(*command: str) -> str:
-    """Runs a command and returns what it prints; raises OSError with what it says if it fails."""
+    """Runs a command and returns its output; if it fails, raises OSError with its error message."""
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
     except subprocess.CalledProcessError as error:

@@ -1,9 +1,9 @@
-r"""Times main.py from its launch to the end of its first training step, as its user sees them on a terminal.
+r"""Times training from its launch to the end of its first step, as a user sees it on a terminal.
 
-    python train/benchmark_startup.py --flagfile=configs/cifar10_small_end_to_end.cfg --data_dir=PATH \
-        --flow_steps=32 --width=512 --batch_size=16 --train_examples=6400 --test_examples=1024 [--rounds=3]
+    python benchmarks/startup.py --flagfile=cifar10_small_end_to_end --data_dir=PATH \
+        --flow_steps=32 --width=512 --batch_size=16 --train_examples=6400 --test_examples=1024 --rounds=3
 
-The flags are those of main.py. Every launch is a new process with a workdir of its own.
+The other flags are those of `glow-tf train`. Every launch is a new process with a new workdir.
 """
 
 import os
@@ -11,49 +11,41 @@ import pathlib
 import pty
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from absl import flags
 
-import flags_of_run
-from absl import app, flags
-from processes import die_with_parent
+from glow_tf.commands import cli, run_flags
+from glow_tf.config import RunConfig
+from glow_tf.devices import children
+from glow_tf.run.tables import table
 
-from glow_tf.config import ConfigError, RunConfig
-from glow_tf.distribution import device_name
-from glow_tf.tables import table
-
-ROUNDS = flags.DEFINE_integer("rounds", 3, "Launches.", lower_bound=1)
-flags_of_run.define()
-flags.adopt_module_key_flags(flags_of_run)
-
-FOLDER = pathlib.Path(__file__).parent
-MOMENTS = {  # what main.py shows, in this order
+MOMENTS = {  # what training shows, in this order
     "data read, model built": rb"training.* test images of",
     "first step over": rb"epoch 1/\d+ .* 1/\d+ ",
 }
 
 
-def main(argv: list[str]) -> int:
-    """Prints the table; returns the exit status."""
-    try:
-        if len(argv) > 1:
-            raise ConfigError(f"flags are written --name=value. Received: {argv[1:]}")
-        config = flags_of_run.run_config()
-        launches = [_launch(config) for _ in range(ROUNDS.value)]
-    except (ConfigError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+def define(values: flags.FlagValues) -> None:
+    """Defines the benchmark's flags and those of a run."""
+    flags.DEFINE_integer("rounds", 3, "Number of launches.", lower_bound=1, flag_values=values)
+    run_flags.define(values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Prints the table."""
+    config = run_flags.run_config(values)
+    launches = [_launch(config) for _ in range(values.rounds)]
+    from glow_tf.devices.strategies import device_name
+
     print(device_name())
     rows = [
         [name, f"{statistics.median(own):.1f}", ", ".join(f"{seconds:.1f}" for seconds in own)]
         for name, own in zip(MOMENTS, zip(*launches, strict=True), strict=True)
     ]
     print(table(["from launch", "seconds: median", "each"], rows))
-    return 0
 
 
 def _launch(config: RunConfig) -> list[float]:
@@ -63,12 +55,7 @@ def _launch(config: RunConfig) -> list[float]:
         arguments = [f"--{name}={value}" for name, value in settings.items()]
         ours, theirs = pty.openpty()
         start = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, str(FOLDER / "main.py"), *arguments],
-            stdout=theirs,
-            stderr=theirs,
-            preexec_fn=die_with_parent,
-        )
+        process = children.start([*children.command("train"), *arguments], stdout=theirs, stderr=theirs)
         os.close(theirs)
         try:
             return _moments(ours, start)
@@ -84,15 +71,15 @@ def _moments(terminal: int, start: float) -> list[float]:
         while not re.search(pattern, shown):
             try:
                 more = os.read(terminal, 4096)
-            except OSError:  # Linux's way to say that the other side is closed; elsewhere nothing is read
+            except OSError:  # on Linux: the other side is closed; other systems read nothing
                 more = b""
             if not more:
                 last = shown.decode(errors="replace").strip().splitlines()[-1:]
-                raise OSError(f"main.py ended before its first step: {last[0] if last else ''}")
+                raise OSError(f"training ended before its first step: {last[0] if last else ''}")
             shown += more
         found.append(time.monotonic() - start)
     return found
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(cli.run_module(sys.modules[__name__]))

@@ -1,12 +1,13 @@
-r"""Times strategies on this machine's cores, in turn, beside what the planner predicts of them.
+r"""Times strategies on this machine's cores, in turn, beside their forecasts.
 
-    python train/benchmark_strategies.py --flagfile=configs/cifar10_small_end_to_end.cfg --data_dir=PATH \
+    python benchmarks/strategies.py --flagfile=cifar10_small_end_to_end --data_dir=PATH \
         --flow_steps=8 --width=128 --train_examples=640 --test_examples=64 [--rounds=3] [--mbit=20,10]
 
-The flags are those of main.py; schedule, strategy and parts are what is compared, all training all parts
-simultaneously. Each run trains `--epochs` epochs in processes of its own, with a core each; the planner
-knows the machine by a calibration on one core, made first. `--mbit` adds runs of two processes over links
-that are so slow, in network namespaces, which needs root. Two cores at least.
+The other flags are those of `glow-tf train`. Schedule, strategy and parts are what is compared; all
+contenders train all parts simultaneously. Each run trains `--epochs` epochs in its own processes, with one
+core per process. A calibration on one core comes first; the planner makes its forecasts from it. `--mbit`
+adds runs of two processes over slow links, in network namespaces; that needs root. At least two cores are
+needed.
 """
 
 import contextlib
@@ -23,118 +24,131 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import flags_of_run
-from absl import app, flags
-from processes import die_with_parent
+from absl import flags
 from slow_link import ADDRESSES, in_namespace, slow_link
 
-from glow_tf import data
-from glow_tf.cluster import JOBS, Cluster
-from glow_tf.config import ConfigError, RunConfig
-from glow_tf.planner import Calibration, Device, Planner, steps_of_epoch
-from glow_tf.planner import Cluster as Machine
+from glow_tf.commands import cli, run_flags
+from glow_tf.config import RunConfig
+from glow_tf.devices import children
+from glow_tf.devices.processes import JOBS, ProcessGroup
+from glow_tf.errors import ConfigError
+from glow_tf.partition import part_layouts
+from glow_tf.planning import Calibration, Cluster, Device, Planner, read_calibration
+from glow_tf.planning.planner import steps_of_epoch
+from glow_tf.run.tables import table
+from glow_tf.run.workdir import write_atomically
 from glow_tf.schedule import phases
-from glow_tf.tables import table
-from glow_tf.workdir import write_atomically
 
-ROUNDS = flags.DEFINE_integer("rounds", 3, "Runs of every subject, taking turns.", lower_bound=1)
-EPOCHS = flags.DEFINE_integer("epochs", 3, "Epochs of a run.", lower_bound=1)
-MBIT = flags.DEFINE_list("mbit", [], "Also over links of so many Mbit/s; needs root.")
-ONLY = flags.DEFINE_list("only", [], "Only subjects whose names contain one of these.")
-OUTPUT = flags.DEFINE_string("output", "", "File for all epochs' seconds as CSV; empty writes none.")
-flags_of_run.define()
-flags.adopt_module_key_flags(flags_of_run)
-
-FOLDER = pathlib.Path(__file__).parent
-PORT = 4711  # in namespaces of one's own any is free
+PORT = 4711  # every port is free in a new namespace
 WITHIN_MACHINE = 1e6  # Mbit/s between two processes of one machine: no limit
 ALONE = "one process on one core"
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class Contender:
     """One way to train.
 
     Attributes:
-      name: what the table calls it.
-      program: in train/, with what precedes main.py's flags.
-      changes: to the flags.
+      name: in the table.
+      command: of `glow-tf`, with its own arguments; the flags of `glow-tf train` follow.
+      changes: to these flags.
       planned: the planner's name of the strategy.
-      devices: how many cores it has.
-      mbit: of the link between its processes; 0 is this machine's own.
+      devices: number of cores.
+      mbit: Mbit/s of the link between its processes; 0 is this machine's own.
     """
 
     name: str
-    program: tuple[str, ...]
+    command: tuple[str, ...]
     changes: Mapping[str, str]
     planned: str
     devices: int = 2
     mbit: float = 0.0
 
 
-def subjects(links: Sequence[float]) -> list[Subject]:
-    """Returns what is compared, the baseline first."""
-    alone, parts, workers = ("main.py",), ("launch.py", "--parts", "--"), ("launch.py", "--workers=2", "--")
+def contenders(links: Sequence[float]) -> list[Contender]:
+    """Returns what is compared, the baseline first.
+
+    Args:
+      links: rates of slow links in Mbit/s.
+    """
+    alone, parts, workers = ("train",), ("launch", "--parts", "--"), ("launch", "--workers=2", "--")
     worker, placed = {"strategy": "multi_worker"}, {"strategy": "part_parallel"}
     mirrored = {"strategy": "mirrored", "virtual_devices": "2"}
     two, three = {**placed, "parts": "balanced:2"}, {**placed, "parts": "balanced:3", "part_delay": "1"}
     delayed, in_turn, together = {**two, "part_delay": "1"}, "part_parallel", "part_parallel, delayed"
     found = [
-        Subject(ALONE, alone, {}, "one_device", 1),
-        Subject("mirrored, 2 replicas", alone, mirrored, "mirrored"),
-        Subject("2 workers", workers, worker, "mirrored"),
-        Subject("2 part processes, no delay", parts, two, in_turn),
-        Subject("2 part processes", parts, delayed, together),
-        Subject("3 part processes", parts, three, together, 3),
+        Contender(ALONE, alone, {}, "one_device", 1),
+        Contender("mirrored, 2 replicas", alone, mirrored, "mirrored"),
+        Contender("2 workers", workers, worker, "mirrored"),
+        Contender("2 part processes, no delay", parts, two, in_turn),
+        Contender("2 part processes", parts, delayed, together),
+        Contender("3 part processes", parts, three, together, 3),
     ]
     for mbit in links:
         found += [
-            Subject(f"2 part processes, {mbit:g} Mbit/s", alone, delayed, together, mbit=mbit),
-            Subject(f"2 workers, {mbit:g} Mbit/s", alone, worker, "mirrored", mbit=mbit),
+            Contender(f"2 part processes, {mbit:g} Mbit/s", alone, delayed, together, mbit=mbit),
+            Contender(f"2 workers, {mbit:g} Mbit/s", alone, worker, "mirrored", mbit=mbit),
         ]
     return found
 
 
-def main(argv: list[str]) -> int:
-    """Prints the table; returns the exit status."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that links are taken down
-    try:
-        if len(argv) > 1:
-            raise ConfigError(f"flags are written --name=value. Received: {argv[1:]}")
-        chosen = _chosen()
-        config = flags_of_run.run_config()
-        if not config.data.train_examples:
-            raise ConfigError(
-                "train_examples must say how long an epoch is; 20 steps will do. Received: train_examples=0"
-            )
-        if len(os.sched_getaffinity(0)) < 2:
-            raise ConfigError("strategies are compared on two cores at least. Received: one core")
-        configurations = {s.name: flags_of_run.config_of(_arguments(config, s, "unused")) for s in chosen}
-        shape = data.load(config.data).image_shape
-        with tempfile.TemporaryDirectory() as folder:
-            calibration = _calibrate(config, shape, pathlib.Path(folder) / "calibration.json")
-            predicted = {s.name: _predicted(configurations[s.name], shape, s, calibration) for s in chosen}
-            seconds: dict[str, list[float]] = {s.name: [] for s in chosen}
-            for number in range(ROUNDS.value):
-                for subject in chosen:
-                    own = _epochs(config, subject, pathlib.Path(folder) / f"{number} {subject.name}")
-                    seconds[subject.name] += own
-                    print(f"round {number + 1}: {subject.name}: {own} s an epoch", flush=True)
-                    if OUTPUT.value:
-                        write_atomically(pathlib.Path(OUTPUT.value), _csv(seconds, predicted).encode())
-    except (ConfigError, OSError, ValueError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+def define(values: flags.FlagValues) -> None:
+    """Defines the benchmark's flags and those of a run."""
+    own = {"flag_values": values}
+    flags.DEFINE_integer("rounds", 3, "Runs of every contender, in turn.", lower_bound=1, **own)
+    flags.DEFINE_integer("epochs", 3, "Epochs per run.", lower_bound=1, **own)
+    flags.DEFINE_list("mbit", [], "Also over links of these Mbit/s; needs root.", **own)
+    flags.DEFINE_list("only", [], "Only contenders whose names contain one of these.", **own)
+    flags.DEFINE_string("output", "", "CSV file for the seconds of all epochs; empty writes none.", **own)
+    run_flags.define(values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Prints the table."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that links are removed
+    chosen = _chosen(values)
+    config = run_flags.run_config(values)
+    if not config.data.train_examples:
+        raise ConfigError(
+            "train_examples must say how long an epoch is; 20 steps are enough. Received: train_examples=0"
+        )
+    if len(os.sched_getaffinity(0)) < 2:
+        raise ConfigError("strategies are compared on at least two cores. Received: one core")
+    own = {c.name: run_flags.config_of(_arguments(config, c, "unused", values.epochs)) for c in chosen}
+    from glow_tf import data
+
+    shape = data.load(config.data).image_shape
+    with tempfile.TemporaryDirectory() as folder:
+        calibration = _calibrate(config, shape, pathlib.Path(folder) / "calibration.json")
+        forecasts = {c.name: _forecast(own[c.name], shape, c, calibration) for c in chosen}
+        seconds = _seconds(config, values, chosen, forecasts, pathlib.Path(folder))
     print(calibration.machine)
-    print(_table(seconds, predicted))
-    return 0
+    print(_table(seconds, forecasts))
 
 
-def _chosen() -> list[Subject]:
+def _seconds(
+    config: RunConfig,
+    values: flags.FlagValues,
+    chosen: Sequence[Contender],
+    forecasts: Mapping[str, float],
+    folder: pathlib.Path,
+) -> dict[str, list[float]]:
+    """Runs all contenders in turn; returns the seconds of each epoch."""
+    seconds: dict[str, list[float]] = {c.name: [] for c in chosen}
+    for number in range(values.rounds):
+        for contender in chosen:
+            workdir = folder / f"{number} {contender.name}"
+            own = _epochs(contender, _arguments(config, contender, str(workdir), values.epochs), workdir)
+            seconds[contender.name] += own
+            print(f"round {number + 1}: {contender.name}: {own} s per epoch", flush=True)
+            if values.output:
+                write_atomically(pathlib.Path(values.output), _csv(seconds, forecasts).encode())
+    return seconds
+
+
+def _chosen(values: flags.FlagValues) -> list[Contender]:
     links = []
-    for text in MBIT.value:
+    for text in values.mbit:
         try:
             links.append(float(text))
         except ValueError:
@@ -143,20 +157,19 @@ def _chosen() -> list[Subject]:
             raise ConfigError(f"mbit must be positive numbers. Received: {text!r}")
         with slow_link(links[-1]):
             pass  # can it be made?
-    every = subjects(links)
-    chosen = [s for s in every if not ONLY.value or any(part in s.name for part in ONLY.value)]
+    every = contenders(links)
+    chosen = [c for c in every if not values.only or any(part in c.name for part in values.only)]
     if not chosen:
-        raise ConfigError(
-            f"only must leave one of {', '.join(s.name for s in every)}. Received: {ONLY.value}"
-        )
+        names = ", ".join(c.name for c in every)
+        raise ConfigError(f"only must match at least one of {names}. Received: {values.only}")
     return chosen
 
 
-def _arguments(config: RunConfig, subject: Subject, workdir: str) -> list[str]:
+def _arguments(config: RunConfig, contender: Contender, workdir: str, epochs: int) -> list[str]:
     settings = config.to_settings() | {
         "workdir": workdir,
         "schedule": "simultaneous",
-        "part_epochs": EPOCHS.value,
+        "part_epochs": epochs,
         "finetune_epochs": 0,
         "parts": "1",
         "strategy": "one_device",
@@ -164,51 +177,51 @@ def _arguments(config: RunConfig, subject: Subject, workdir: str) -> list[str]:
         "tensorboard": False,
         "sample_every": 0,
         "export": False,
-        **subject.changes,
+        **contender.changes,
     }
     return [f"--{name}={value}" for name, value in settings.items()]
 
 
 def _on_cores(*cores: int) -> None:
-    """In a child: the cores that it may run on, by their place among this process's."""
-    die_with_parent()
+    """In a child: limits it to some of this process's cores, given by their index."""
+    children.die_with_parent()
     mine = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {mine[core % len(mine)] for core in cores})
 
 
 def _calibrate(config: RunConfig, shape: Sequence[int], file: pathlib.Path) -> Calibration:
     own = dataclasses.replace(config, workdir="unused").to_settings()
-    command = [sys.executable, FOLDER / "plan.py", "--calibrate", f"--calibration={file}"]
+    command = [*children.command("plan"), "--calibrate", f"--calibration={file}"]
     command += [f"--image_shape={','.join(map(str, shape))}"]
     command += [f"--{name}={value}" for name, value in own.items()]
     _check(subprocess.run(command, preexec_fn=lambda: _on_cores(0), capture_output=True, text=True))
-    return Calibration.from_json(file.read_text())
+    return read_calibration(file)
 
 
-def _epochs(config: RunConfig, subject: Subject, workdir: pathlib.Path) -> list[float]:
-    """Runs a subject and returns the training seconds of its epochs."""
-    command = [str(FOLDER / subject.program[0]), *subject.program[1:]]
-    command = [sys.executable, *command, *_arguments(config, subject, str(workdir))]
-    if subject.mbit:
-        _run_over_link(command, subject)
+def _epochs(contender: Contender, arguments: Sequence[str], workdir: pathlib.Path) -> list[float]:
+    """Runs a contender and returns the training seconds of its epochs."""
+    name, *own = contender.command
+    command = [*children.command(name), *own, *arguments]
+    if contender.mbit:
+        _run_over_link(command, contender)
     else:
-        cores = range(subject.devices)
+        cores = range(contender.devices)
         pinned = subprocess.run(command, preexec_fn=lambda: _on_cores(*cores), capture_output=True, text=True)
         _check(pinned)
     with open(workdir / "history.csv", newline="") as file:
         return [float(row["seconds"]) for row in csv.DictReader(file)]
 
 
-def _run_over_link(command: Sequence[str], subject: Subject) -> None:
-    job = JOBS[subject.changes["strategy"]]
+def _run_over_link(command: Sequence[str], contender: Contender) -> None:
+    job = JOBS[contender.changes["strategy"]]
     addresses = tuple(f"{address}:{PORT}" for address in ADDRESSES)
-    with slow_link(subject.mbit) as namespaces, contextlib.ExitStack() as stack:
+    with slow_link(contender.mbit) as namespaces, contextlib.ExitStack() as stack:
         processes, errors = [], []
         for index, namespace in enumerate(namespaces):
             errors.append(stack.enter_context(tempfile.TemporaryFile("w+")))
             process = subprocess.Popen(
                 [*in_namespace(namespace), *command],
-                env={**os.environ, "TF_CONFIG": Cluster(job, addresses, index).tf_config},
+                env={**os.environ, "TF_CONFIG": ProcessGroup(job, addresses, index).tf_config},
                 preexec_fn=lambda index=index: _on_cores(index),
                 stdout=subprocess.DEVNULL,
                 stderr=errors[-1],
@@ -217,7 +230,7 @@ def _run_over_link(command: Sequence[str], subject: Subject) -> None:
             stack.callback(process.kill)
             processes.append(process)
         processes[0].wait()
-        # The second ends a little later; if it failed, it is the one to say why.
+        # The second process ends a little later; if it failed, its message is the reason.
         for process, said in reversed(list(zip(processes, errors, strict=True))):
             if process.poll():
                 said.seek(0)
@@ -230,37 +243,41 @@ def _check(finished: subprocess.CompletedProcess) -> None:
         raise OSError(f"a run ended with status {finished.returncode}: {last[0] if last else ''}")
 
 
-def _predicted(config: RunConfig, shape: Sequence[int], subject: Subject, calibration: Calibration) -> float:
-    """Returns the seconds of an epoch."""
-    share = min(len(os.sched_getaffinity(0)) / subject.devices, 1.0)  # of a core, for each process
-    device = Device("core", share, 0.0, 0.0)
-    link = (subject.mbit or WITHIN_MACHINE) * 1e6 / 8
-    machine = Machine("this machine", (device,) * subject.devices, link, 0.0)
+def _forecast(
+    config: RunConfig, shape: Sequence[int], contender: Contender, calibration: Calibration
+) -> float:
+    """Returns the forecast seconds per epoch."""
+    from glow_tf import data
+
+    speed = min(len(os.sched_getaffinity(0)) / contender.devices, 1.0)  # fraction of a core per process
+    device = Device("core", speed, 0.0, 0.0)
+    link = (contender.mbit or WITHIN_MACHINE) * 1e6 / 8
+    cluster = Cluster("this machine", (device,) * contender.devices, link, 0.0)
     train = config.train
-    planner = Planner(machine, train.batch_size, config.model.width, calibration, train.reversible)
-    plans = dataclasses.replace(config.model, image_shape=tuple(shape)).plans()
-    (phase,) = set(phases("simultaneous", len(plans), 1))
+    planner = Planner(cluster, train.batch_size, config.model.width, calibration, train.reversible)
+    layouts = part_layouts(dataclasses.replace(config.model, image_shape=tuple(shape)))
+    (phase,) = set(phases("simultaneous", len(layouts), 1))
     batches = data.steps_per_epoch(config.data.train_examples, train.batch_size)
-    steps = steps_of_epoch(batches, plans, phase, subject.planned, train.part_delay)
-    return steps * planner.step(plans, phase, subject.planned).seconds
+    steps = steps_of_epoch(batches, layouts, phase, contender.planned, train.part_delay)
+    return steps * planner.step(layouts, phase, contender.planned).seconds
 
 
-def _csv(seconds: Mapping[str, Sequence[float]], predicted: Mapping[str, float]) -> str:
+def _csv(seconds: Mapping[str, Sequence[float]], forecasts: Mapping[str, float]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["subject", "predicted", "seconds"])
-    writer.writerows([name, f"{predicted[name]:.4f}", s] for name in seconds for s in seconds[name])
+    writer.writerows([name, f"{forecasts[name]:.4f}", s] for name in seconds for s in seconds[name])
     return text.getvalue()
 
 
-def _table(seconds: Mapping[str, Sequence[float]], predicted: Mapping[str, float]) -> str:
+def _table(seconds: Mapping[str, Sequence[float]], forecasts: Mapping[str, float]) -> str:
     return table(
-        ["", "seconds an epoch: median, range", "against one core", "predicted, s", "off by"],
-        list(_rows(seconds, predicted)),
+        ["", "seconds per epoch: median, range", "against one core", "forecast, s", "off by"],
+        list(_rows(seconds, forecasts)),
     )
 
 
-def _rows(seconds: Mapping[str, Sequence[float]], predicted: Mapping[str, float]) -> Iterator[list[str]]:
+def _rows(seconds: Mapping[str, Sequence[float]], forecasts: Mapping[str, float]) -> Iterator[list[str]]:
     baseline = statistics.median(seconds[ALONE]) if ALONE in seconds else math.nan
     for name, own in seconds.items():
         middle = statistics.median(own)
@@ -268,10 +285,10 @@ def _rows(seconds: Mapping[str, Sequence[float]], predicted: Mapping[str, float]
             name,
             f"{middle:.2f}, {min(own):.2f}–{max(own):.2f}",
             f"{baseline / middle:.2f}",
-            f"{predicted[name]:.2f}",
-            f"{predicted[name] / middle - 1:+.0%}",
+            f"{forecasts[name]:.2f}",
+            f"{forecasts[name] / middle - 1:+.0%}",
         ]
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(cli.run_module(sys.modules[__name__]))

@@ -1,33 +1,38 @@
-"""Trains the same Glow in normflows: `python train/baseline_normflows.py --flagfile=… [--flag=value …]`.
+r"""Trains the same Glow in normflows (PyTorch), to compare likelihoods and learning.
 
-The flags are those of main.py. Data, noise, batches, optimizer, rates and epochs are this project's; model,
-likelihood and gradients are normflows' (PyTorch). So a likelihood that is off by a constant would show.
-Leaves history.csv and summary.json as main.py does, and nothing else; what is cut off starts again. Model
-settings that normflows lacks are refused. Needs `pip install -e .[bench]`.
+    python benchmarks/train_normflows.py --flagfile=cifar10_small_end_to_end --scale=sigmoid --data_dir=PATH
+
+The flags are those of `glow-tf train`. Data, noise, batches, optimizer, rates and epochs come from glow_tf;
+model, likelihood and gradients from normflows. So a likelihood that is off by a constant would show. It
+writes history.csv and summary.json as `glow-tf train` does, and no other files. An interrupted run starts
+again. Model settings that normflows lacks are refused. Needs `pip install 'glow_tf[bench]'`.
 """
 
+# TensorFlow and PyTorch are imported inside functions, after the runner has set TensorFlow's log level.
+from __future__ import annotations
+
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import flags_of_run
 import numpy as np
-import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
-from glow_tf import ConfigError, RunConfig, data
-from glow_tf.callbacks import peak_memory_mb
-from glow_tf.optimizers import part_rates, second_moment_decay
-from glow_tf.workdir import Workdir
+from glow_tf.commands import cli, run_flags
+from glow_tf.config import RunConfig
+from glow_tf.errors import ConfigError
+from glow_tf.run.workdir import Workdir
+from glow_tf.schedule import phases_of
 
-flags_of_run.define()
-flags.adopt_module_key_flags(flags_of_run)
+if TYPE_CHECKING:
+    import tensorflow as tf
+    import torch
 
-# What normflows' Glow is, in this project's terms.
+    from glow_tf.data import ImageData
+
+# What normflows' Glow is, in the terms of glow_tf's settings.
 MODEL = {
     "coupling": "affine",
     "scale": "sigmoid",
@@ -38,116 +43,147 @@ MODEL = {
 }
 
 
-def main(argv: list[str]) -> int:
-    """Trains, and returns the exit status."""
-    try:
-        if len(argv) > 1:
-            raise ConfigError(f"flags are written --name=value. Received: {argv[1:]}")
-        config = flags_of_run.run_config()
-        for name, value in MODEL.items():
-            if getattr(config.model, name) != value:
-                raise ConfigError(
-                    f"{name} must be {value} for normflows. Received: {name}={getattr(config.model, name)}"
-                )
-        for settings, needed in ((config.train, ("optimizer", "adamax")), (config.data, ("augment", "none"))):
-            name, value = needed
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags of a run."""
+    run_flags.define(values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Trains as the flags say."""
+    config = run_flags.run_config(values)
+    needed = [
+        (config.model, MODEL),
+        (config.train, {"optimizer": "adamax"}),
+        (config.data, {"augment": "none"}),
+    ]
+    for settings, required in needed:
+        for name, value in required.items():
             if getattr(settings, name) != value:
-                raise ConfigError(f"{name} must be {value} here. Received: {getattr(settings, name)!r}")
-        workdir = Workdir(config)
-        try:
-            _train(config, workdir)
-        finally:
-            workdir.close()
-    except (ConfigError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return 0
+                raise ConfigError(
+                    f"{name} must be {value} for normflows. Received: {name}={getattr(settings, name)!r}"
+                )
+    try:
+        import normflows  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"normflows comes with pip install 'glow_tf[bench]'. Received: {error}") from None
+    workdir = Workdir(config)
+    try:
+        _train(config, workdir)
+    finally:
+        workdir.close()
 
 
 def _train(config: RunConfig, workdir: Workdir) -> None:
-    try:
-        import torch
-        from benchmark_peers import normflows_glow
-    except ImportError as error:
-        raise ConfigError(f"normflows comes with pip install -e .[bench]. Received: {error}") from None
+    from glow_tf import data
+
     images = data.load(config.data)
     workdir.claim()
-    torch.manual_seed(config.seed)
-    model = normflows_glow(config.model, net_actnorm=config.model.norm == "actnorm")
-    phases, train = config.phases(), config.train
-    steps = data.steps_per_epoch(len(images.train), train.batch_size)
-    (rate,) = part_rates(train, phases, 1, steps)
-    betas = (0.9, second_moment_decay(train, steps))
-    optimizer = torch.optim.Adamax(model.parameters(), lr=1.0, betas=betas, eps=1e-7)  # Keras's defaults
-    dimensions = math.prod(images.image_shape)
+    training = _Training(config, images)
+    num_epochs = len(phases_of(config))
+    rows, total = [], 0.0
+    for epoch in range(1, num_epochs + 1):
+        start = time.perf_counter()
+        losses = training.epoch()
+        seconds = time.perf_counter() - start
+        total += seconds
+        row = {"epoch": str(epoch), "seconds": f"{seconds:.3f}", "total_seconds": f"{total:.3f}"}
+        row["images_per_second"] = f"{len(losses) * config.train.batch_size / seconds:.3f}"
+        rows.append(row | _results(losses, images, training.evaluate))
+        workdir.write_history(rows)
+        train_bpd, test_bpd = float(np.mean(losses)), rows[-1]["test_bpd"]
+        print(f"epoch {epoch}/{num_epochs} · train {train_bpd:.4f} · test {test_bpd}", flush=True)
+    parameters = sum(p.numel() for p in training.model.parameters())
+    workdir.write_summary({"test_bpd": float(rows[-1]["test_bpd"]), "parameters": parameters})
 
-    def bits_per_dim(pixels: tf.Tensor, noise: tf.Tensor) -> "torch.Tensor":
+
+class _Training:
+    """normflows' model, with the batches, optimizer and rates of glow_tf.
+
+    Args:
+      config: the run.
+      images: the data.
+    """
+
+    def __init__(self, config: RunConfig, images: ImageData):
+        import torch
+        from peers import normflows_glow
+
+        from glow_tf import data
+        from glow_tf.training.optimizers import part_rates, second_moment_decay
+
+        train = config.train
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.model = normflows_glow(config.model, net_actnorm=config.model.norm == "actnorm")
+        self.dimensions = math.prod(images.image_shape)
+        self.steps = data.steps_per_epoch(len(images.train), train.batch_size)
+        self.batches = iter(data.training_batches(images.train, train.batch_size, config.seed))
+        (self.rate,) = part_rates(train, phases_of(config), 1, self.steps)
+        betas = (0.9, second_moment_decay(train, self.steps))
+        # Keras's epsilon
+        self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=1.0, betas=betas, eps=1e-7)
+        self.step = 0
+
+    def bits_per_dim(self, pixels: tf.Tensor, noise: tf.Tensor) -> torch.Tensor:
+        """Returns bits/dim of images [B, H, W, C] with their dequantisation noise: [B]."""
+        import torch
+
         x = (pixels.numpy().astype(np.float32) + noise.numpy()) / 256 - 0.5
-        nats = -model.log_prob(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), None)
-        return (nats / dimensions + math.log(256)) / math.log(2)
+        nats = -self.model.log_prob(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), None)
+        return (nats / self.dimensions + math.log(256)) / math.log(2)
 
-    def evaluate(held_out: np.ndarray) -> tuple[float, float]:
+    def epoch(self) -> list[float]:
+        """Trains for an epoch; returns the loss of every step in bits/dim."""
+        import torch
+
+        losses = []
+        for _ in range(self.steps):
+            pixels, noise, _ = next(self.batches)
+            if self.step == 0:
+                with torch.no_grad():
+                    self.bits_per_dim(pixels, noise)  # initialises normflows' ActNorms
+            for group in self.optimizer.param_groups:
+                group["lr"] = float(self.rate(self.step))
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.bits_per_dim(pixels, noise).mean()
+            loss.backward()
+            if self.config.train.clip_norm:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
+            self.optimizer.step()
+            losses.append(loss.item())
+            self.step += 1
+        return losses
+
+    def evaluate(self, images: np.ndarray) -> tuple[float, float]:
+        """Returns the mean and the standard error of bits/dim over images [N, H, W, C]."""
+        import torch
+
+        from glow_tf import data
+
+        batches = data.evaluation_batches(images, self.config.train.batch_size, self.config.seed)
         with torch.no_grad():
             found = [
-                bits_per_dim(pixels, noise)[weight.numpy() > 0]
-                for pixels, noise, weight in data.evaluation_batches(held_out, train.batch_size, config.seed)
+                self.bits_per_dim(pixels, noise)[weight.numpy() > 0] for pixels, noise, weight in batches
             ]
         bpd = torch.cat(found).double().numpy()
         return float(bpd.mean()), float(bpd.std(ddof=1) / math.sqrt(len(bpd)))
 
-    batches = iter(data.training_batches(images.train, train.batch_size, config.seed))
-    rows, total, step = [], 0.0, 0
-    for epoch in range(1, len(phases) + 1):
-        start, losses = time.perf_counter(), []
-        for _ in range(steps):
-            pixels, noise, _ = next(batches)
-            if step == 0:
-                with torch.no_grad():
-                    bits_per_dim(pixels, noise)  # initialises its ActNorms
-            for group in optimizer.param_groups:
-                group["lr"] = float(rate(step))
-            optimizer.zero_grad(set_to_none=True)
-            loss = bits_per_dim(pixels, noise).mean()
-            loss.backward()
-            if train.clip_norm:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
-            optimizer.step()
-            losses.append(loss.item())
-            step += 1
-        seconds = time.perf_counter() - start
-        total += seconds
-        rows.append(_row(epoch, seconds, total, losses, train.batch_size, images, evaluate))
-        workdir.write_history(rows)
-        print(
-            f"epoch {epoch}/{len(phases)} · train {np.mean(losses):.4f} · test {rows[-1]['test_bpd']}",
-            flush=True,
-        )
-    parameters = sum(p.numel() for p in model.parameters())
-    workdir.write_summary({"test_bpd": float(rows[-1]["test_bpd"]), "parameters": parameters})
 
-
-def _row(
-    epoch: int,
-    seconds: float,
-    total: float,
-    losses: list[float],
-    batch_size: int,
-    images: data.ImageData,
-    evaluate: Callable[[np.ndarray], tuple[float, float]],
+def _results(
+    losses: list[float], images: ImageData, evaluate: Callable[[np.ndarray], tuple[float, float]]
 ) -> dict[str, str]:
+    """Returns the columns of history.csv that say what an epoch learned."""
+    from glow_tf.run.callbacks import peak_memory_mb
+
     start = time.perf_counter()
     found = {"test": evaluate(images.test)}
     if len(images.validation):
         found["validation"] = evaluate(images.validation)
     train_bpd = f"{np.mean(losses):.6f}"
     row = {
-        "epoch": str(epoch),
         "phase": "end_to_end",
         "active_parts": "1",
-        "seconds": f"{seconds:.3f}",
-        "total_seconds": f"{total:.3f}",
         "eval_seconds": f"{time.perf_counter() - start:.3f}",
-        "images_per_second": f"{len(losses) * batch_size / seconds:.3f}",
         "peak_memory_mb": f"{peak_memory_mb():.0f}",
         "train_bpd": train_bpd,
         "local_bpd_1": train_bpd,
@@ -158,4 +194,4 @@ def _row(
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(cli.run_module(sys.modules[__name__]))

@@ -1,45 +1,54 @@
 """Glow trained in gradient-isolated parts, in Keras 3 and TensorFlow."""
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from glow_tf.lazy import lazy_exports
+from glow_tf.version import __version__ as __version__
 
-# TensorFlow leaves oneDNN off on CPUs without AVX-512, where a step then takes 1.5 times as long. (No effect
-# where TensorFlow was imported before.)
+# TensorFlow leaves oneDNN off on CPUs without AVX-512, where a step then takes 1.5 times as long. This has no
+# effect if TensorFlow was imported before.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-from glow_tf.checkpoints import load
-from glow_tf.config import ConfigError, DataConfig, ModelConfig, RunConfig, TrainConfig
-from glow_tf.export import export
-from glow_tf.glow import Glow
-from glow_tf.parts import Part, PartOutput
-from glow_tf.schedule import Phase, phases
-from glow_tf.trainer import NonFiniteError, PartsTrainer
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "config": ["DataConfig", "ModelConfig", "RunConfig", "TrainConfig"],
+        "errors": ["ConfigError", "NonFiniteError"],
+        "schedule": ["Phase", "phases"],
+        "parts": ["Part", "PartOutput"],
+        "glow": ["Glow"],
+        "training.trainer": ["PartsTrainer"],
+        "use.saved_model": ["export"],
+        "use.loading": ["load"],
+        "use.tfp_views": ["as_distribution", "as_tfp_bijector"],
+    },
+)
 
-__all__ = [
-    "ConfigError",
-    "DataConfig",
-    "Glow",
-    "ModelConfig",
-    "NonFiniteError",
-    "Part",
-    "PartOutput",
-    "PartsTrainer",
-    "Phase",
-    "RunConfig",
-    "TrainConfig",
-    "as_distribution",
-    "as_tfp_bijector",
-    "export",
-    "load",
-    "phases",
-]
-
-
-def __getattr__(name: str):
-    """Imports the TFP views on first use: TFP takes a second to import and training does not need it."""
-    if name in ("as_distribution", "as_tfp_bijector"):
-        from glow_tf import tfp_views
-
-        return getattr(tfp_views, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if TYPE_CHECKING:
+    from glow_tf.config import (
+        DataConfig as DataConfig,
+    )
+    from glow_tf.config import (
+        ModelConfig as ModelConfig,
+    )
+    from glow_tf.config import (
+        RunConfig as RunConfig,
+    )
+    from glow_tf.config import (
+        TrainConfig as TrainConfig,
+    )
+    from glow_tf.errors import ConfigError as ConfigError
+    from glow_tf.errors import NonFiniteError as NonFiniteError
+    from glow_tf.glow import Glow as Glow
+    from glow_tf.parts import Part as Part
+    from glow_tf.parts import PartOutput as PartOutput
+    from glow_tf.schedule import Phase as Phase
+    from glow_tf.schedule import phases as phases
+    from glow_tf.training.trainer import PartsTrainer as PartsTrainer
+    from glow_tf.use.loading import load as load
+    from glow_tf.use.saved_model import export as export
+    from glow_tf.use.tfp_views import as_distribution as as_distribution
+    from glow_tf.use.tfp_views import as_tfp_bijector as as_tfp_bijector

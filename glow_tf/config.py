@@ -1,7 +1,7 @@
-"""What a run is made of, as frozen, validated dataclasses. Knows neither TensorFlow nor flags.
+"""The settings of a run, as frozen dataclasses that check themselves; every list of choices.
 
-Every field is one setting under one name, also the name of its flag; `metadata["help"]` is its
-description.
+Every setting is one field under one name, which is also the name of its flag; `metadata["help"]` describes
+it. Pure Python: knows neither TensorFlow nor flags.
 """
 
 from __future__ import annotations
@@ -10,23 +10,27 @@ import dataclasses
 import math
 from typing import Any
 
-from glow_tf import partition, schedule
-
-
-class ConfigError(ValueError):
-    """A setting is wrong; the message says what was expected and what was received."""
+from glow_tf.cuts import Cuts, read_cuts
+from glow_tf.errors import ConfigError as ConfigError
 
 
 def _setting(default: Any, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": help})
 
 
+OUTPUTS_PER_CHANNEL = {"affine": 2, "additive": 1}  # what the network predicts per transformed channel
+COUPLINGS = tuple(OUTPUTS_PER_CHANNEL)
+SCALES = ("sigmoid", "exp", "tanh")
+NORMS = ("actnorm", "bias")
+PERMUTATIONS = ("lu", "plain", "shuffle", "reverse")
+PRIORS = ("learned", "standard")
+PRECISIONS = ("float32", "mixed_bfloat16")
+SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")
 OPTIMIZERS = ("adamax", "adam", "sgd")
 RATE_SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "part_parallel")
-PRECISIONS = ("float32", "mixed_bfloat16")
-PRIOR_KINDS = ("learned", "standard")
+COMPILERS = ("auto", "on", "off")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,31 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CouplingConfig:
+    """What a coupling is, from its transform to its network.
+
+    Attributes:
+      width: hidden channels of the network.
+      kind: the transform, `affine` or `additive`.
+      scale: how an affine transform reads its scale: `sigmoid`, `exp` or `tanh`.
+      norm: of the network's hidden convolutions: `actnorm` or `bias`.
+      network_dtype: dtype policy of the network, such as `mixed_bfloat16`; None is the layer's own.
+    """
+
+    width: int
+    kind: str = "affine"
+    scale: str = "tanh"
+    norm: str = "actnorm"
+    network_dtype: str | None = None
+
+    def __post_init__(self):
+        """Raises ConfigError for a choice that does not exist."""
+        _one_of(self, "kind", COUPLINGS)
+        _one_of(self, "scale", SCALES)
+        _one_of(self, "norm", NORMS)
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The flow and its parts. `Glow(ModelConfig(...))` builds it.
 
@@ -74,12 +103,13 @@ class ModelConfig:
         "standard", "Density that scores the output of every part but the last: learned or standard."
     )
     precision: str = _setting(
-        "float32", "Of the coupling networks: float32, or mixed_bfloat16; all else is float32."
+        "float32",
+        "Precision of the coupling networks: float32 or mixed_bfloat16; everything else is float32.",
     )
     parts: str = _setting(
         "1",
-        "1, by_block:N, across_block:N, balanced:N (least cost of the costliest part; balanced:N@1,0.5,… for "
-        "devices of those speeds), or flow steps per part such as 16,32,48.",
+        "1, by_block:N, across_block:N, balanced:N (the costliest part costs as little as possible; "
+        "balanced:N@1,0.5,… for devices of those speeds), or flow steps per part such as 16,32,48.",
     )
     seed: int = 0
 
@@ -95,45 +125,30 @@ class ModelConfig:
         _require(1 <= self.n_bits <= 8, self, "n_bits", "an integer from 1 to 8")
         for name in ("num_blocks", "flow_steps", "width"):
             _require(getattr(self, name) >= 1, self, name, "a positive integer")
-        _one_of(self, "coupling", ("affine", "additive"))
-        _one_of(self, "scale", ("sigmoid", "exp", "tanh"))
-        _one_of(self, "norm", ("actnorm", "bias"))
-        _one_of(self, "permutation", ("lu", "plain", "shuffle", "reverse"))
+        _one_of(self, "coupling", COUPLINGS)
+        _one_of(self, "scale", SCALES)
+        _one_of(self, "norm", NORMS)
+        _one_of(self, "permutation", PERMUTATIONS)
         _one_of(self, "precision", PRECISIONS)
         for name in ("split_prior", "top_prior", "local_prior"):
-            _one_of(self, name, PRIOR_KINDS)
-        _reraise(lambda: self.flow_step_counts)
+            _one_of(self, name, PRIORS)
+        _ = self.cuts
 
     @property
-    def flow_step_counts(self) -> tuple[int, ...]:
-        """Flow steps of each part."""
-        costs = partition.step_costs(
-            self.image_shape,
-            self.num_blocks,
-            self.flow_steps,
-            self.width,
-            coupling=self.coupling,
-            split_prior=self.split_prior,
-        )
-        return partition.flow_step_counts(self.parts, self.num_blocks, self.flow_steps, costs)
+    def cuts(self) -> Cuts:
+        """What `parts` says; `partition.flow_step_counts` gives the flow steps of each part."""
+        return read_cuts(self.parts, self.num_blocks, self.flow_steps)
 
-    def plans(self) -> tuple[partition.PartPlan, ...]:
-        """The parts' elements and costs.
+    @property
+    def num_parts(self) -> int:
+        """Number of parts n."""
+        return self.cuts.num_parts
 
-        Raises:
-          ConfigError: the image does not divide by 2^num_blocks.
-        """
-        return _reraise(
-            lambda: partition.plan_parts(
-                self.image_shape,
-                self.num_blocks,
-                self.flow_steps,
-                self.width,
-                self.parts,
-                coupling=self.coupling,
-                split_prior=self.split_prior,
-            )
-        )
+    @property
+    def coupling_config(self) -> CouplingConfig:
+        """The settings of every coupling."""
+        network_dtype = None if self.precision == "float32" else self.precision
+        return CouplingConfig(self.width, self.coupling, self.scale, self.norm, network_dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +163,7 @@ class TrainConfig:
     beta_2: str = _setting(
         "0.999", "Second-moment decay of adamax and adam, or oai: 1 − 1/(steps per epoch)."
     )
-    learning_rate: str = _setting("1e-3", "One rate, or one a part, comma-separated.")
+    learning_rate: str = _setting("1e-3", "One rate for all parts, or one rate per part, comma-separated.")
     rate_schedule: str = _setting("constant", "constant or cosine, over a part's own steps.")
     warmup_steps: int = _setting(0, "Steps over which a part's rate rises linearly from 0.")
     clip_norm: float = _setting(0.0, "Largest global norm of the gradients; 0 does not clip.")
@@ -157,20 +172,20 @@ class TrainConfig:
     )
     part_delay: int = _setting(
         0,
-        "In simultaneous epochs under part_parallel: steps a batch waits between two parts, so that all "
-        "parts work at the same time.",
+        "In simultaneous epochs under part_parallel: how many steps a batch waits between two parts, so "
+        "that all parts work at the same time.",
     )
     batch_size: int = _setting(64, "Images per step, over all replicas.")
     reversible: bool = _setting(
         False, "Recompute activations from outputs instead of keeping them: less memory, more time."
     )
     cache_prefix: bool = _setting(
-        False, "Evaluate the parts before the trained one once a turn of several epochs; see period."
+        False, "Evaluate the parts before the trained one once per turn of several epochs; see period."
     )
 
     def __post_init__(self):
         """Raises ConfigError for values that cannot be trained with."""
-        _one_of(self, "schedule", schedule.SCHEDULES)
+        _one_of(self, "schedule", SCHEDULES)
         _one_of(self, "optimizer", OPTIMIZERS)
         _one_of(self, "rate_schedule", RATE_SCHEDULES)
         for name in ("part_epochs", "finetune_epochs", "warmup_steps", "part_delay"):
@@ -190,11 +205,11 @@ class TrainConfig:
         self.finetune_learning_rates(1, any_count=True)
 
     def learning_rates(self, num_parts: int, *, any_count: bool = False) -> tuple[float, ...]:
-        """The rate of each part; ConfigError unless there is one rate, or one a part."""
+        """Returns the rate of each part; raises ConfigError unless there is one rate, or one per part."""
         return self._rates("learning_rate", num_parts, any_count)
 
     def finetune_learning_rates(self, num_parts: int, *, any_count: bool = False) -> tuple[float, ...] | None:
-        """The end-to-end epochs' rate of each part, or None when the rates go on as before."""
+        """Returns each part's rate in the end-to-end epochs, or None if the rates go on as before."""
         if not self.finetune_learning_rate:
             return None
         return self._rates("finetune_learning_rate", num_parts, any_count)
@@ -209,7 +224,7 @@ class TrainConfig:
             all(math.isfinite(rate) and rate > 0 for rate in rates),
             self,
             name,
-            "one positive rate, or one a part, comma-separated",
+            "one positive rate, or one per part, comma-separated",
         )
         if len(rates) == 1:
             return rates * num_parts
@@ -229,15 +244,19 @@ class RunConfig:
     seed: int = _setting(0, "The one seed from which everything random follows.")
     strategy: str = _setting(
         "auto",
-        "auto, one_device, mirrored (every device trains on a share of the batch), multi_worker (every "
-        "process of TF_CONFIG does), or part_parallel (every part on its own device).",
+        "auto, one_device, mirrored (every device trains on a slice of the batch), multi_worker (every "
+        "process listed in TF_CONFIG does), or part_parallel (every part on its own device).",
     )
     virtual_devices: int = _setting(0, "Logical CPU devices, to try a strategy without GPUs; 0 is off.")
     part_devices: str = _setting(
-        "", "Device of each part under part_parallel, comma-separated; empty: the k-th for part k."
+        "", "Device of each part under part_parallel, comma-separated; empty: device k for part k."
+    )
+    jit_compile: str = _setting(
+        "auto", "Compile training steps with XLA: on, off, or auto (on where there is a GPU)."
     )
     streams: int = _setting(
-        0, "Shares of a batch that run side by side, a core each; 0: as many as pay, 1: TensorFlow's own way."
+        0,
+        "Pieces of a batch that run side by side, one per core; 0: as many as pay, 1: TensorFlow's own way.",
     )
     tensorboard: bool = _setting(True, "Write TensorBoard logs.")
     sample_every: int = _setting(1, "Epochs between sample grids; 0 is never.")
@@ -246,7 +265,7 @@ class RunConfig:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
-    # Where a run is computed and what it prints may change when it is resumed; nothing else may.
+    # A resumed run may be computed elsewhere and print something else; all other settings must be equal.
     MAY_DIFFER = frozenset(
         {
             "workdir",
@@ -255,6 +274,7 @@ class RunConfig:
             "part_devices",
             "part_delay",
             "streams",
+            "jit_compile",
             "data_dir",
             "tensorboard",
             "sample_every",
@@ -263,13 +283,14 @@ class RunConfig:
     )
 
     def __post_init__(self):
-        """Raises ConfigError for what only shows when all settings are together."""
+        """Raises ConfigError for settings that do not fit together."""
         _require(self.workdir.strip() != "", self, "workdir", "the folder of the run")
         _require(0 <= self.seed < 2**31, self, "seed", "an integer from 0 to 2^31 − 1")
         _one_of(self, "strategy", STRATEGIES)
+        _one_of(self, "jit_compile", COMPILERS)
         for name in ("virtual_devices", "streams", "sample_every"):
             _require(getattr(self, name) >= 0, self, name, "0 or a positive integer")
-        num_parts = len(self.model.flow_step_counts)
+        num_parts = self.model.num_parts
         self.train.learning_rates(num_parts)
         self.train.finetune_learning_rates(num_parts)
         devices = [device for device in self.part_devices.split(",") if device]
@@ -287,42 +308,29 @@ class RunConfig:
             )
         if self.strategy == "multi_worker" and self.virtual_devices:
             raise ConfigError(
-                "virtual_devices are of a single process and need another strategy than multi_worker. "
+                "virtual_devices belong to a single process and need another strategy than multi_worker. "
                 f"Received: virtual_devices={self.virtual_devices}, strategy='multi_worker'"
             )
         if self.strategy == "part_parallel" and self.train.cache_prefix:
             raise ConfigError(
-                "cache_prefix keeps a prefix's outputs in one place and needs another strategy than "
+                "cache_prefix keeps the prefix's outputs in one place and needs another strategy than "
                 "part_parallel. Received: cache_prefix=True, strategy='part_parallel'"
             )
-        if self.train.cache_prefix and not any(schedule.cached_epochs(self.phases())):
-            raise ConfigError(
-                "cache_prefix needs a part other than the first that keeps its turn for several epochs: "
-                "alternating with a period of 2 or more, or sequential. Received: "
-                f"cache_prefix=True, schedule={self.train.schedule!r}, period={self.train.period}, "
-                f"part_epochs={self.train.part_epochs}, parts={self.model.parts!r}"
-            )
 
-    def phases(self) -> tuple[schedule.Phase, ...]:
-        """The phase of every epoch."""
-        train = self.train
-        return schedule.phases(
-            train.schedule,
-            len(self.model.flow_step_counts),
-            train.part_epochs,
-            train.finetune_epochs,
-            train.period,
-        )
+    @property
+    def compiles(self) -> bool | str:
+        """Whether training steps are compiled with XLA: True, False or `auto`, as `PartsTrainer` takes it."""
+        return {"on": True, "off": False}.get(self.jit_compile, self.jit_compile)
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> RunConfig:
         """Builds the whole from one flat mapping of setting to value, as flags give it.
 
         Raises:
-          ConfigError: one is no setting, or they cannot be run.
+          ConfigError: a name is not a setting, or a value cannot be run.
         """
         if unknown := set(settings) - {setting.name for setting in all_settings()}:
-            raise ConfigError(f"these are no settings of a run. Received: {', '.join(sorted(unknown))}")
+            raise ConfigError(f"these are not settings of a run. Received: {', '.join(sorted(unknown))}")
         groups = {}
         for group, config_class in GROUPS.items():
             names = [f.name for f in settings_of(config_class)]
@@ -363,10 +371,3 @@ def _number(config: Any, name: str) -> float:
         return float(getattr(config, name))
     except ValueError:
         return math.nan
-
-
-def _reraise(compute: Any) -> Any:
-    try:
-        return compute()
-    except ValueError as error:
-        raise ConfigError(str(error)) from None

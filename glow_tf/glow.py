@@ -1,10 +1,9 @@
-"""Glow: the parts in order, as a density of images."""
+"""Glow: the parts in order, as a probability density of images."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,14 +13,15 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import likelihood
-from glow_tf.bijectors import Bijector, Dequantize, Stack
+from glow_tf.bijectors import Bijector, Dequantize
 from glow_tf.bijectors.networks import full_precision
 from glow_tf.config import ModelConfig
-from glow_tf.parts import Part
-from glow_tf.streams import in_streams
+from glow_tf.partition import part_layouts
+from glow_tf.parts import Part, get_weights_by_step, set_weights_by_step
+from glow_tf.pieces import in_streams
 
-# Where images are made from latents, no activation may leave ±1e4. Those of images stay within about ±10;
-# latents far from any image's are otherwise amplified from step to step until they overflow.
+# Drawing images clips activations to ±1e4. Those of real images stay within about ±10. Latents far from those
+# of any image would otherwise grow from flow step to flow step until they overflow.
 ACTIVATION_LIMIT = 1e4
 
 
@@ -29,9 +29,10 @@ class Passage(NamedTuple):
     """A batch on its way through the parts.
 
     Attributes:
-      h: what the parts passed so far make of it, [B, H, W, C].
-      log_likelihood: their share of the log-likelihood, [B], nats.
-      truncated: for each of them, the negative log-likelihood of the flow that ends with it, [B], nats.
+      h: output of the last part that has run, or the input of the first part, [B, H, W, C].
+      log_likelihood: sum of the log-likelihood terms of dequantisation and of the parts that have run, [B],
+        nats.
+      truncated: per part that has run, the negative log-likelihood of the flow that ends with it, [B], nats.
     """
 
     h: tf.Tensor
@@ -39,9 +40,10 @@ class Passage(NamedTuple):
     truncated: tuple[tf.Tensor, ...] = ()
 
     def isolated(self) -> Passage:
-        """Returns the batch as it stands, without a way back: no gradient crosses this cut.
+        """Returns the passage with the gradient through h stopped, h still [B, H, W, C].
 
-        The one place where parts are isolated.
+        This is the only place where parts are isolated. `log_likelihood` and `truncated` need no such stop,
+        because the local objectives of later parts do not contain them.
         """
         return self._replace(h=tf.stop_gradient(self.h))
 
@@ -50,22 +52,23 @@ class Passage(NamedTuple):
 class Glow(keras.Model):
     """A multi-scale flow for images, cut into parts.
 
-    Dequantise → part 1 → … → part n. A model of one part and the same model cut into several compute the
-    same function from the same weights; the cut says only how it can be trained.
+    Dequantise → part 1 → … → part n. Cutting a model into parts does not change the function that it computes
+    from given weights; it only changes how the model can be trained.
 
-    Likelihoods of uint8 images are those of one dequantised value (the byte plus noise drawn from `seed`):
-    a lower bound in expectation on log P(image). `encode`, which takes the middle of each bin instead, and
-    `decode` are inverses of one another; both compute in float32 whatever the config's precision.
+    The likelihood of a uint8 image is computed at one dequantised value: the byte plus noise drawn from
+    `seed`. In expectation it is a lower bound on log P(image). `encode` uses the middle of each bin instead
+    of noise, and `decode` inverts it. Both compute in float32, whatever the precision in the config.
 
-    The constructor builds the weights: shapes are known from the config.
+    The constructor also builds the weights, because the config determines all shapes.
 
     Args:
       config: the model's settings.
-      part_devices: of each part, the device that holds its weights and runs it; empty leaves it to
-        TensorFlow. Where a model runs is no part of what it is: it is not saved.
+      part_devices: per part, the device that holds its weights and runs it; empty leaves the choice to
+        TensorFlow. The devices are not saved with the model.
 
     Raises:
-      ConfigError: the settings do not make a model.
+      ConfigError: the image's height or width is not a multiple of 2^num_blocks.
+      ValueError: part_devices names a wrong number of devices.
     Reference: Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039; Glow parts, sections 2 and 3.
     """
 
@@ -73,23 +76,23 @@ class Glow(keras.Model):
         super().__init__(**kwargs)
         self.config = config
         self.part_devices = tuple(part_devices)
-        if self.part_devices and len(self.part_devices) != len(config.flow_step_counts):
+        if self.part_devices and len(self.part_devices) != config.num_parts:
             raise ValueError(
-                f"part_devices must name {len(config.flow_step_counts)} devices, one for each part, or none. "
+                f"part_devices must name {config.num_parts} devices, one per part, or none. "
                 f"Received: {self.part_devices}"
             )
-        plans = config.plans()
+        layouts = part_layouts(config)
         policy = self.dtype_policy.name
         self.dequantize = Dequantize(config.n_bits, dtype=policy)
         self.parts = [
-            Part.from_plan(
-                plan,
+            Part.from_layout(
+                layout,
                 config,
-                prior=config.local_prior if k < len(plans) else config.top_prior,
+                prior=config.local_prior if k < len(layouts) else config.top_prior,
                 dtype=policy,
                 name=f"part_{k}",
             )
-            for k, plan in enumerate(plans, start=1)
+            for k, layout in enumerate(layouts, start=1)
         ]
         self.build()
         self._compiled = {
@@ -98,7 +101,7 @@ class Glow(keras.Model):
         }
 
     def build(self, input_shape: object = None) -> None:
-        """Builds the parts on the config's image shape."""
+        """Builds the parts on the image shape of the config; `input_shape` is ignored."""
         shape = self.image_shape
         for k, part in enumerate(self.parts):
             if not part.built:
@@ -108,37 +111,23 @@ class Glow(keras.Model):
         self.built = True
 
     def on_device_of(self, k: int) -> contextlib.AbstractContextManager:
-        """Within it, operations run where part k (from 0) lives."""
+        """Returns a context in which operations run on the device of part k, from 0."""
         return tf.device(self.part_devices[k]) if self.part_devices else contextlib.nullcontext()
 
     def get_flow_weights(self) -> list[np.ndarray]:
-        """Returns the weights flow step by flow step, the same list however the model is cut.
+        """Returns the weights flow step by flow step; the list is the same wherever the model is cut.
 
-        Local priors, which only training uses, are not among them.
+        It does not contain the local priors, which only training uses.
         """
-        found: list[np.ndarray] = []
-        for bijector in self._bijectors_and_top_prior():
-            values = bijector.get_weights()
-            copies = range(bijector.count) if isinstance(bijector, Stack) else None
-            found += values if copies is None else [value[k] for k in copies for value in values]
-        return found
+        return get_weights_by_step(self._bijectors_and_top_prior())
 
     def set_flow_weights(self, weights: Sequence[np.ndarray]) -> None:
-        """Takes over the `get_flow_weights` of a model that differs in its cuts at most.
+        """Sets the weights to the `get_flow_weights` of a model that differs from this one only in its cuts.
 
         Raises:
-          ValueError: the number or a shape of the weights is another one's.
+          ValueError: there are too few or too many weights, or one has another shape.
         """
-        remaining = iter(weights)
-        for bijector in self._bijectors_and_top_prior():
-            count = bijector.count if isinstance(bijector, Stack) else 1
-            rows = [list(itertools.islice(remaining, len(bijector.weights))) for _ in range(count)]
-            if any(len(row) < len(bijector.weights) for row in rows):
-                raise ValueError(f"weights end before {bijector.name}. Received: {len(weights)} weights")
-            stacked = [np.stack(column) for column in zip(*rows, strict=True)]
-            bijector.set_weights(stacked if isinstance(bijector, Stack) else rows[0])
-        if next(remaining, None) is not None:
-            raise ValueError(f"weights are more than the model has. Received: {len(weights)} weights")
+        set_weights_by_step(self._bijectors_and_top_prior(), weights)
 
     def _bijectors_and_top_prior(self) -> list[Bijector]:
         return [*(b for part in self.parts for b in part.bijectors), self.parts[-1].prior]
@@ -150,24 +139,24 @@ class Glow(keras.Model):
 
     @property
     def dimensions(self) -> int:
-        """D = H·W·C, also the number of latents."""
+        """D = H·W·C, the number of values per image and of latents."""
         return math.prod(self.image_shape)
 
     @property
     def initialized(self) -> bool:
-        """Whether the data-dependent initialisation has happened (or was restored)."""
+        """Whether the weights that depend on data have been initialised or restored."""
         flags = [v for v in self.non_trainable_variables if v.name.endswith("initialized")]
         return all(bool(tf.reduce_all(flag.value > 0)) for flag in flags)
 
     def initialize(self, images: tf.Tensor, noise: tf.Tensor | None = None) -> None:
-        """Sets every ActNorm from a batch, part by part in the encode direction.
+        """Sets every ActNorm from a batch, part by part in the forward direction.
 
-        Run it once before training, eagerly and outside of `strategy.run`. What is initialised or restored
-        already stays as it is.
+        Call it once before training, eagerly and outside of `strategy.run`. ActNorms that are already
+        initialised or restored keep their weights.
 
         Args:
           images: uint8 [B, H, W, C]; a few hundred training images.
-          noise: dequantisation noise in [0, 1), [B, H, W, C]; drawn from the model's seed by default.
+          noise: dequantisation noise in [0, 1), [B, H, W, C]; by default, drawn from the config's seed.
         """
         h = self.dequantize.forward(self.dequantized(images, noise, seed=self.config.seed))
         for k, part in enumerate(self.parts):
@@ -175,20 +164,54 @@ class Glow(keras.Model):
                 h = part.initialize(h)
 
     def dequantized(
-        self, images: tf.Tensor, noise: tf.Tensor | None = None, seed: tf.Tensor | int = 0
+        self, images: tf.Tensor, noise: tf.Tensor | float | None = None, seed: tf.Tensor | int = 0
     ) -> tf.Tensor:
-        """Adds noise to the levels of uint8 images; without noise given, draws it from the seed."""
+        """Dequantises images: adds noise to the levels of their bytes.
+
+        Args:
+          images: uint8 [B, H, W, C].
+          noise: in [0, 1), [B, H, W, C] or one number for all; by default, drawn from the seed.
+          seed: of the noise; unused if noise is given.
+
+        Returns:
+          v in [0, 2^n_bits), [B, H, W, C], in the compute dtype.
+
+        Raises:
+          ValueError, InvalidArgumentError: the shape of noise is not that of the images.
+        """
         images = tf.convert_to_tensor(images)
         if noise is None:
             noise = tf.random.stateless_uniform(tf.shape(images), seed=[seed, 0], dtype=self.compute_dtype)
         return self.dequantize.levels(images) + tf.cast(noise, self.compute_dtype)
 
     def enter(self, images: tf.Tensor, noise: tf.Tensor | None, seed: tf.Tensor | int = 0) -> Passage:
-        """Dequantises uint8 images, which then stand before the first part."""
+        """Dequantises images and makes the passage that enters the first part.
+
+        Args:
+          images: uint8 [B, H, W, C]; `checked` refuses others.
+          noise: in [0, 1), [B, H, W, C]; None draws it from the seed.
+          seed: of the noise; unused if noise is given.
+
+        Returns:
+          The passage before part 1. Its `log_likelihood` is the log-determinant of dequantisation, [B], nats.
+
+        Raises:
+          ValueError, InvalidArgumentError: the shape of noise is not that of the images.
+        """
         return Passage(*self.dequantize.forward_and_log_det(self.dequantized(images, noise, seed)))
 
     def through_next_part(self, passage: Passage) -> tuple[Passage, tf.Tensor]:
-        """Takes a batch through one more part; returns it and the part's `local_objective`."""
+        """Runs the next part on a passage; `len(passage.truncated)` is the number of parts that have run.
+
+        Args:
+          passage: from `enter` or from this method.
+
+        Returns:
+          The passage after the part, and the part's `local_objective`, [B], nats.
+
+        Raises:
+          IndexError: all parts have run.
+        """
         h, log_likelihood, truncated = passage
         k = len(truncated)
         with self.on_device_of(k):
@@ -197,6 +220,12 @@ class Glow(keras.Model):
             log_likelihood_after = log_likelihood + output.log_likelihood_term
             truncated = (*truncated, objective - log_likelihood)
         return Passage(output.h, log_likelihood_after, truncated), objective
+
+    def through_parts(self, passage: Passage, stop: int | None = None) -> Passage:
+        """Runs the next parts on a passage, up to part `stop` (from 0, not included); None runs all parts."""
+        for _ in self.parts[len(passage.truncated) : stop]:
+            passage, _ = self.through_next_part(passage)
+        return passage
 
     def forward_and_log_det(self, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Whitens dequantised values: v [B, H, W, C] → eps [B, D], log|det d eps/d v| [B] nats."""
@@ -215,14 +244,14 @@ class Glow(keras.Model):
         return tf.concat(eps, axis=1), log_det + whitening
 
     def inverse_and_log_det(self, eps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Undoes `forward_and_log_det`: eps [B, D] → v [B, H, W, C], log|det d v/d eps| [B] nats."""
+        """Inverts `forward_and_log_det`: eps [B, D] → v [B, H, W, C], log|det d v/d eps| [B] nats."""
         v = self.inverse(eps)
         return v, -self.forward_and_log_det(v)[1]
 
     def inverse(self, eps: tf.Tensor, limit: float | None = None) -> tf.Tensor:
         """Maps whitened latents to dequantised values: eps [B, D] → v [B, H, W, C].
 
-        `limit` is that of `Part.inverse`: None is exact; images are drawn with `ACTIVATION_LIMIT`.
+        `limit` clips activations; see `Part.inverse`. None is exact, and `sample` uses `ACTIVATION_LIMIT`.
         """
         shapes = [shape for part in self.parts for shape in part.latent_shapes]
         shapes.append(self.parts[-1].output_event_shape)
@@ -238,15 +267,12 @@ class Glow(keras.Model):
     def dequantized_log_prob(self, v: tf.Tensor) -> tf.Tensor:
         """Returns the exact log-density of dequantised values v [B, H, W, C]: [B], nats."""
         passage = Passage(*self.dequantize.forward_and_log_det(v))
-        for _ in self.parts:
-            passage, _ = self.through_next_part(passage)
-        return -passage.truncated[-1]
+        return -self.through_parts(passage).truncated[-1]
 
     def log_prob(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
         """Returns a one-sample lower bound on log P(image): uint8 [B, H, W, C] → [B], nats.
 
-        Raises:
-          ValueError: images are not uint8 [B, H, W, C] of the model's shape (so do those below).
+        Like `bits_per_dim` and `encode`, it raises a ValueError for images that `checked` refuses.
         """
         return self._compiled["log_prob"](self.checked(images), seed)
 
@@ -255,7 +281,7 @@ class Glow(keras.Model):
         return self._compiled["bits_per_dim"](self.checked(images), seed)
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns every latent, whitened, of images at the middle of their bins: → [B, D]."""
+        """Returns all whitened latents, at the middle of the bins: uint8 [B, H, W, C] → [B, D]."""
         return self._compiled["encode"](self.checked(images))
 
     def decode(self, eps: tf.Tensor) -> tf.Tensor:
@@ -268,9 +294,9 @@ class Glow(keras.Model):
         """Draws images.
 
         Args:
-          num: how many.
-          temperature: deviation of the whitened latents; below 1 trades variety for likelihood.
-          seed: the same seed draws the same latents.
+          num: number of images.
+          temperature: standard deviation of the whitened latents; below 1, images are likelier and vary less.
+          seed: of the latents.
 
         Returns:
           uint8 [num, H, W, C].
@@ -280,54 +306,22 @@ class Glow(keras.Model):
     def sample_dequantized(
         self, num: tf.Tensor | int, temperature: tf.Tensor | float = 1.0, seed: tf.Tensor | int = 0
     ) -> tf.Tensor:
-        """Draws what `sample` rounds down: dequantised values [num, H, W, C]."""
+        """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""
         return self._compiled["sample_dequantized"](num, temperature, seed)
 
     def endpoints(self) -> dict[str, tuple[Callable[..., tf.Tensor], list[tf.TensorSpec]]]:
-        """Returns the functions that users call, uncompiled, each with its signature.
+        """Returns the functions that users call, by name: each uncompiled function with its signature.
 
-        They are compiled once with free batch sizes: neither a new seed nor a new batch size retraces.
+        The signatures leave the batch size open, so that a new seed or batch size needs no new trace.
         """
-        images = tf.TensorSpec((None, *self.image_shape), tf.uint8, name="images")
-        eps = tf.TensorSpec((None, self.dimensions), self.compute_dtype, name="eps")
-        seed = tf.TensorSpec((), tf.int32, name="seed")
-        num = tf.TensorSpec((), tf.int32, name="num")
-        temperature = tf.TensorSpec((), tf.float32, name="temperature")
-        return {
-            "sample": (self._sample, [num, temperature, seed]),
-            "sample_dequantized": (self._sample_dequantized, [num, temperature, seed]),
-            "encode": (self._encode, [images]),
-            "decode": (self._decode, [eps]),
-            "log_prob": (self._log_prob, [images, seed]),
-            "bits_per_dim": (self._bits_per_dim, [images, seed]),
-        }
-
-    def _log_prob(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return in_streams(self.dequantized_log_prob, self.dequantized(images, seed=seed))
-
-    def _bits_per_dim(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return likelihood.bits_per_dim(-self._log_prob(images, seed), self.image_shape)
-
-    def _encode(self, images: tf.Tensor) -> tf.Tensor:
-        with full_precision():
-            return in_streams(self.forward_and_log_det, self.dequantized(images, noise=0.5))[0]
-
-    def _decode(self, eps: tf.Tensor) -> tf.Tensor:
-        with full_precision():
-            return self.dequantize.to_uint8(self._image_values(eps))
-
-    def _sample(self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return self.dequantize.to_uint8(self._sample_dequantized(num, temperature, seed))
-
-    def _sample_dequantized(self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        eps = tf.random.stateless_normal([num, self.dimensions], seed=[seed, 1], dtype=self.compute_dtype)
-        return self._image_values(tf.cast(temperature, self.compute_dtype) * eps)
-
-    def _image_values(self, eps: tf.Tensor) -> tf.Tensor:
-        return in_streams(lambda own: self.inverse(own, ACTIVATION_LIMIT), eps)
+        return _Endpoints(self).with_signatures()
 
     def checked(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the images as a tensor; raises ValueError unless they are uint8 of the model's shape."""
+        """Checks images and converts them to a tensor, uint8 [B, H, W, C].
+
+        Raises:
+          ValueError: images are not uint8 of shape [B, H, W, C], with (H, W, C) the model's `image_shape`.
+        """
         images = tf.convert_to_tensor(images)
         if images.dtype != tf.uint8 or images.shape.rank != 4 or images.shape[1:] != self.image_shape:
             raise ValueError(
@@ -337,8 +331,8 @@ class Glow(keras.Model):
         return images
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
-        """Keras's entry point: `log_prob` with seed 0."""
-        return self._log_prob(images, 0)
+        """Computes `log_prob` with seed 0 when the model is called: uint8 [B, H, W, C] → [B], nats."""
+        return _Endpoints(self).log_prob(images, 0)
 
     def get_config(self) -> dict:
         """See keras.Layer."""
@@ -352,3 +346,52 @@ class Glow(keras.Model):
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Glow:
         """See keras.Layer."""
         return cls(ModelConfig(**config["config"]), name=config["name"], dtype=config["dtype"])
+
+
+class _Endpoints:
+    """The functions that users of a model call, uncompiled."""
+
+    def __init__(self, glow: Glow):
+        self.glow = glow
+
+    def with_signatures(self) -> dict[str, tuple[Callable[..., tf.Tensor], list[tf.TensorSpec]]]:
+        """Returns each function with its signature."""
+        glow = self.glow
+        images = tf.TensorSpec((None, *glow.image_shape), tf.uint8, name="images")
+        eps = tf.TensorSpec((None, glow.dimensions), glow.compute_dtype, name="eps")
+        seed = tf.TensorSpec((), tf.int32, name="seed")
+        num = tf.TensorSpec((), tf.int32, name="num")
+        temperature = tf.TensorSpec((), tf.float32, name="temperature")
+        return {
+            "sample": (self.sample, [num, temperature, seed]),
+            "sample_dequantized": (self.sample_dequantized, [num, temperature, seed]),
+            "encode": (self.encode, [images]),
+            "decode": (self.decode, [eps]),
+            "log_prob": (self.log_prob, [images, seed]),
+            "bits_per_dim": (self.bits_per_dim, [images, seed]),
+        }
+
+    def sample(self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return self.glow.dequantize.to_uint8(self.sample_dequantized(num, temperature, seed))
+
+    def sample_dequantized(self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        dtype = self.glow.compute_dtype
+        eps = tf.random.stateless_normal([num, self.glow.dimensions], seed=[seed, 1], dtype=dtype)
+        return self._dequantized(tf.cast(temperature, dtype) * eps)
+
+    def encode(self, images: tf.Tensor) -> tf.Tensor:
+        with full_precision():
+            return in_streams(self.glow.forward_and_log_det, self.glow.dequantized(images, noise=0.5))[0]
+
+    def decode(self, eps: tf.Tensor) -> tf.Tensor:
+        with full_precision():
+            return self.glow.dequantize.to_uint8(self._dequantized(eps))
+
+    def log_prob(self, images: tf.Tensor, seed: tf.Tensor | int) -> tf.Tensor:
+        return in_streams(self.glow.dequantized_log_prob, self.glow.dequantized(images, seed=seed))
+
+    def bits_per_dim(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return likelihood.bits_per_dim(-self.log_prob(images, seed), self.glow.image_shape)
+
+    def _dequantized(self, eps: tf.Tensor) -> tf.Tensor:
+        return in_streams(lambda piece: self.glow.inverse(piece, ACTIVATION_LIMIT), eps)

@@ -1,4 +1,4 @@
-"""Nats, bits per dimension, and the standard Gaussian's log-density."""
+"""The log-density of the standard Gaussian, and the conversion of nats to bits per dimension."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 def standard_normal_log_prob(z: tf.Tensor) -> tf.Tensor:
-    """Returns log N(z; 0, I) of every example, summed over all dimensions: [B, …] → [B], nats."""
+    """Returns log N(z; 0, I) per example, summed over all dimensions: [B, …] → [B], nats."""
     dimensions = math.prod(z.shape[1:])
     squares = tf.reduce_sum(tf.square(z), axis=list(range(1, z.shape.rank)))
     return -0.5 * (squares + dimensions * math.log(2 * math.pi))
@@ -18,9 +18,9 @@ def bits_per_dim(nll: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
 
     Args:
       nll: negative log-likelihoods in nats, any shape.
-      image_shape: (H, W, C) of the *image*, also for a part's term, so that the parts' terms add up.
+      image_shape: (H, W, C) of the *image*. The terms of single parts use it too, so that they add up.
 
     Returns:
-      nll / (H·W·C·ln 2).
+      nll / (H·W·C·ln 2), the same shape.
     """
     return nll / (math.prod(image_shape) * math.log(2))

@@ -1,4 +1,4 @@
-"""A part of the flow: consecutive bijectors with an objective of their own."""
+"""A part of the flow: consecutive bijectors that can be trained on a local objective."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors import Bijector, FlowStep, GaussianPrior, Split, Squeeze, Stack
 from glow_tf.config import ModelConfig
-from glow_tf.partition import PartPlan
+from glow_tf.partition import PartLayout
 
 
 class PartOutput(NamedTuple):
-    """What a part makes of its input.
+    """What a part computes from its input.
 
     Attributes:
-      h: goes on to the next part, [B, H, W, C].
-      latents: what the splits inside the part factored out, whitened by their priors, in forward order.
+      h: input of the next part, [B, H, W, C].
+      latents: the latents that the splits inside the part factored out, whitened by their priors, in forward
+        order; each [B, H', W', C'].
       latents_log_prob: Σ log p(z | h) of the factored-out latents, [B], nats.
       log_det: log|det| of the part's flow steps, [B], nats.
     """
@@ -31,7 +33,7 @@ class PartOutput(NamedTuple):
 
     @property
     def log_likelihood_term(self) -> tf.Tensor:
-        """The part's share of the whole log-likelihood: everything but a prior of h. [B], nats."""
+        """The part's term of the whole model's log-likelihood, without a prior of h; [B], nats."""
         return self.latents_log_prob + self.log_det
 
 
@@ -39,13 +41,13 @@ class PartOutput(NamedTuple):
 class Part(keras.Model):
     """Consecutive flow steps with the squeezes and splits between them, and a prior for their output.
 
-    `local_objective` is the truncated negative log-likelihood that the part alone is trained on (Glow
-    parts, Eq. 3): −(log p_local(h) + log p(z | h) + log_det), where everything before the part is held
-    fixed and everything after it does not exist.
+    `local_objective` is the truncated negative log-likelihood on which the part alone is trained (Glow
+    parts, Eq. 3): −(log p_local(h) + log p(z | h) + log_det). The parts before it are held fixed, and the
+    parts after it do not run.
 
     Args:
       bijectors: in forward order.
-      prior: p_local; the last part's is the model's top prior.
+      prior: p_local, the density of the part's output; in the last part it is the model's top prior.
     """
 
     def __init__(self, bijectors: Sequence[Bijector], prior: GaussianPrior, **kwargs):
@@ -54,16 +56,26 @@ class Part(keras.Model):
         self.prior = prior
 
     @classmethod
-    def from_plan(
-        cls, plan: PartPlan, config: ModelConfig, *, prior: str, dtype: str | None = None, name: str
+    def from_layout(
+        cls, layout: PartLayout, config: ModelConfig, *, prior: str, dtype: str | None = None, name: str
     ) -> Part:
-        """Makes the (unbuilt) part that a plan lays out.
+        """Makes the part that a layout describes; it is not built yet.
 
-        A flow step's random starting values follow from the model's seed and its place in the *flow*, so
-        the same model cut differently starts from the same weights.
+        The random starting values of a flow step depend on the model's seed and on the step's place in the
+        *flow*. A model therefore starts from the same weights wherever it is cut.
+
+        Args:
+          layout: the part's elements.
+          config: the model's settings.
+          prior: kind of the prior, `learned` or `standard`.
+          dtype: dtype policy of all layers; None means Keras's default.
+          name: of the part.
+
+        Raises:
+          ValueError: prior is unknown.
         """
         bijectors: list[Bijector] = []
-        for (block, kind), elements in itertools.groupby(plan.elements, lambda e: (e.block, e.kind)):
+        for (block, kind), elements in itertools.groupby(layout.elements, lambda e: (e.block, e.kind)):
             label = f"block_{block}_{kind}"
             if kind == "squeeze":
                 bijectors.append(Squeeze(dtype=dtype, name=label))
@@ -73,13 +85,9 @@ class Part(keras.Model):
                 elements = list(elements)
                 place = (block - 1) * config.flow_steps + elements[0].step
                 step = FlowStep(
-                    config.width,
-                    config.coupling,
-                    config.scale,
+                    config.coupling_config,
                     config.permutation,
-                    config.norm,
                     seed=config.seed * 10_007 + place,
-                    network_dtype=None if config.precision == "float32" else config.precision,
                     dtype=dtype,
                     name=kind,
                 )
@@ -87,11 +95,11 @@ class Part(keras.Model):
         return cls(bijectors, GaussianPrior(prior, dtype=dtype, name="prior"), dtype=dtype, name=name)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        """Builds the bijectors and the prior, and learns the shapes of the latents."""
+        """Builds the bijectors and the prior, and records the shapes of the latents and of the output."""
         shape = tuple(input_shape)
         self.latent_shapes: list[tuple[int, int, int]] = []
         for bijector in self.bijectors:
-            if not bijector.built:  # a deserialised one is
+            if not bijector.built:  # Keras has already built one that it loaded
                 bijector.build(shape)
             shape = bijector.output_shape_of(shape)
             if isinstance(bijector, Split):
@@ -121,8 +129,14 @@ class Part(keras.Model):
 
         Args:
           h: the part's output, [B, H, W, C].
-          latents: what its splits factored out.
-          limit: clips what passes between the bijectors to ±limit; None, the exact inverse, does not.
+          latents: the latents that its splits factored out, in forward order.
+          limit: clips the output of every inverted bijector to ±limit; None, the exact inverse, does not.
+
+        Returns:
+          The part's input, [B, H', W', C'].
+
+        Raises:
+          ValueError: the part is not built.
         """
         remaining = list(latents)
         for bijector in reversed(self.bijectors):
@@ -137,7 +151,19 @@ class Part(keras.Model):
         return h
 
     def initialize(self, h: tf.Tensor) -> tf.Tensor:
-        """Sets data-dependent weights from the part's input h, and returns its output."""
+        """Sets the weights that depend on data from the part's input, and returns the part's output.
+
+        Weights that are already initialised or restored keep their values.
+
+        Args:
+          h: the part's input, [B, H, W, C]: a few hundred training examples, run through the parts before.
+
+        Returns:
+          The part's output h, without the latents, [B, H', W', C']; the input of the next part.
+
+        Raises:
+          ValueError: the part is not built yet, and the shape of h does not fit its bijectors.
+        """
         for bijector in self.bijectors:
             if isinstance(bijector, Split):
                 h = bijector.factor_out(h)[0]
@@ -148,20 +174,23 @@ class Part(keras.Model):
     def local_objective(self, output: PartOutput) -> tf.Tensor:
         """Returns the truncated negative log-likelihood of the part alone, [B], nats.
 
-        It contains the local prior of h, so it is part of no likelihood of the whole chain, except for
-        the last part, whose prior is the model's.
+        It contains the local prior of h. Only the last part's objective is therefore a term of the whole
+        model's likelihood: its prior is the model's top prior.
+
+        Args:
+          output: what `call` returned.
         """
         return -(self.prior.log_prob(output.h) + output.log_likelihood_term)
 
     def set_reversible(self, reversible: bool) -> None:
-        """Chooses whether backpropagation recomputes the flow steps' activations; see `Stack`."""
+        """Sets whether backpropagation recomputes the activations of the flow steps; see `Stack`."""
         for bijector in self.bijectors:
             if isinstance(bijector, Stack):
                 bijector.reversible = reversible
 
     @property
     def flow_variables(self) -> list[keras.Variable]:
-        """Trainable variables of the bijectors, without the prior's."""
+        """Trainable variables of the bijectors, without those of the prior."""
         return [v for bijector in self.bijectors for v in bijector.trainable_variables]
 
     def get_config(self) -> dict:
@@ -183,3 +212,35 @@ class Part(keras.Model):
             name=config["name"],
             dtype=config["dtype"],
         )
+
+
+def get_weights_by_step(bijectors: Sequence[Bijector]) -> list[np.ndarray]:
+    """Returns the weights of the bijectors, those of a stack copy by copy.
+
+    The list is the same however the flow steps are distributed over stacks.
+    """
+    found: list[np.ndarray] = []
+    for bijector in bijectors:
+        values = bijector.get_weights()
+        if isinstance(bijector, Stack):
+            values = [value[k] for k in range(bijector.count) for value in values]
+        found += values
+    return found
+
+
+def set_weights_by_step(bijectors: Sequence[Bijector], weights: Sequence[np.ndarray]) -> None:
+    """Sets the weights of the bijectors to a list from `get_weights_by_step`.
+
+    Raises:
+      ValueError: there are too few or too many weights, or one has another shape.
+    """
+    remaining = iter(weights)
+    for bijector in bijectors:
+        count = bijector.count if isinstance(bijector, Stack) else 1
+        rows = [list(itertools.islice(remaining, len(bijector.weights))) for _ in range(count)]
+        if any(len(row) < len(bijector.weights) for row in rows):
+            raise ValueError(f"weights end before {bijector.name}. Received: {len(weights)} weights")
+        stacked = [np.stack(column) for column in zip(*rows, strict=True)]
+        bijector.set_weights(stacked if isinstance(bijector, Stack) else rows[0])
+    if next(remaining, None) is not None:
+        raise ValueError(f"the model has fewer weights than were given. Received: {len(weights)} weights")

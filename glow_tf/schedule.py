@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from glow_tf.partition import PartPlan, relative_cost
-
-SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
+from glow_tf.config import SCHEDULES, RunConfig
+from glow_tf.cost import relative_cost
+from glow_tf.errors import ConfigError
+from glow_tf.partition import PartLayout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,13 @@ class Phase:
         """Index of the last part that is evaluated: nothing after it is."""
         return self.active[-1]
 
+    def minimises_objective_of(self, k: int) -> bool:
+        """Whether the phase minimises part k's own objective, which contains the part's local prior.
+
+        End to end only the last part's prior is in the loss: the others' are in no likelihood of the chain.
+        """
+        return k in self.active and (not self.end_to_end or k == self.last)
+
     @property
     def active_parts(self) -> str:
         """The parts trained, from 1, joined by spaces, as history.csv lists them."""
@@ -57,8 +65,8 @@ def phases(
         `alternating` (epoch e, from 1, trains part ((e−1) div period) mod n + 1); `simultaneous`.
       num_parts: n.
       part_epochs: epochs in parts.
-      finetune_epochs: epochs end to end that follow.
-      period: epochs a part keeps its turn in `alternating`.
+      finetune_epochs: end-to-end epochs that follow.
+      period: epochs for which a part keeps its turn in `alternating`.
 
     Raises:
       ValueError: schedule is unknown.
@@ -78,13 +86,36 @@ def phases(
     return (*in_parts, *[end_to_end(num_parts)] * finetune_epochs)
 
 
+def phases_of(config: RunConfig) -> tuple[Phase, ...]:
+    """Returns the phase of every epoch of a run.
+
+    Raises:
+      ConfigError: `cache_prefix` is set and no epoch could use the cache.
+    """
+    train = config.train
+    found = phases(
+        train.schedule, config.model.num_parts, train.part_epochs, train.finetune_epochs, train.period
+    )
+    if train.cache_prefix and not any(cached_epochs(found)):
+        raise ConfigError(
+            "cache_prefix needs a part other than the first that keeps its turn for several epochs: "
+            "alternating with a period of 2 or more, or sequential. Received: "
+            f"cache_prefix=True, schedule={train.schedule!r}, period={train.period}, "
+            f"part_epochs={train.part_epochs}, parts={config.model.parts!r}"
+        )
+    return found
+
+
 def epochs_training(part: int, schedule_phases: Sequence[Phase]) -> int:
-    """Number of epochs in which a part (index from 0) is trained."""
+    """Returns the number of epochs that train a part (index from 0)."""
     return sum(part in phase.active for phase in schedule_phases)
 
 
 def turn_starts(schedule_phases: Sequence[Phase]) -> list[int]:
-    """Returns, for every epoch (from 0), the first epoch of its turn: the stretch of epochs in one phase."""
+    """Returns, for every epoch (from 0), the first epoch of its turn.
+
+    A turn is a stretch of consecutive epochs in one phase.
+    """
     starts: list[int] = []
     for epoch, phase in enumerate(schedule_phases):
         same = epoch > 0 and phase == schedule_phases[epoch - 1]
@@ -93,7 +124,10 @@ def turn_starts(schedule_phases: Sequence[Phase]) -> list[int]:
 
 
 def cached_epochs(schedule_phases: Sequence[Phase]) -> list[bool]:
-    """Whether a prefix cache serves each epoch: a part that is not the first has a turn of several."""
+    """Returns, for every epoch, whether a prefix cache serves it.
+
+    It does where a part other than the first is trained for a turn of several epochs.
+    """
     starts = turn_starts(schedule_phases)
     long_turns = {start for epoch, start in enumerate(starts) if start < epoch}
     return [
@@ -103,15 +137,15 @@ def cached_epochs(schedule_phases: Sequence[Phase]) -> list[bool]:
 
 
 def epoch_costs(
-    plans: Sequence[PartPlan], schedule_phases: Sequence[Phase], cache_prefix: bool = False
+    layouts: Sequence[PartLayout], schedule_phases: Sequence[Phase], cache_prefix: bool = False
 ) -> list[float]:
-    """Returns the predicted cost of every epoch, an end-to-end epoch's being 1.
+    """Returns the predicted cost of every epoch divided by the cost of an end-to-end epoch.
 
-    With the prefix cached, a turn's first epoch pays for it and the others do not.
+    With a prefix cache, the first epoch of a turn pays for the prefix and the others do not.
     """
     return [
         relative_cost(
-            plans,
+            layouts,
             phase.active,
             phase.end_to_end,
             prefix=not cache_prefix or start == epoch,

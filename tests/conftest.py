@@ -16,7 +16,9 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
-from glow_tf import Glow, ModelConfig
+from glow_tf.bijectors import Coupling, FlowStep
+from glow_tf.config import CouplingConfig, ModelConfig
+from glow_tf.glow import Glow
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -32,7 +34,7 @@ def small_images(rng):
 
 
 def make_small_images(rng) -> np.ndarray:
-    """Images with structure, 8×8×1, 5 bits' worth of levels."""
+    """Makes uint8 images [64, 8, 8, 1] with some structure and 17 levels."""
     centre = rng.uniform(2, 6, size=(64, 2))
     grid = np.stack(np.meshgrid(np.arange(8), np.arange(8), indexing="ij"), -1)
     distance = np.square(grid[None] - centre[:, None, None]).sum(-1)
@@ -59,21 +61,36 @@ def small_glow(dtype: str = "float32", perturbed: bool = True, **changes) -> Glo
     return glow
 
 
+def make_coupling(width: int = 6, seed: int = 0, dtype: str | None = None, **settings) -> Coupling:
+    return Coupling(CouplingConfig(width, **settings), seed=seed, dtype=dtype)
+
+
+def make_flow_step(
+    width: int = 6,
+    permutation: str = "lu",
+    seed: int = 0,
+    dtype: str | None = None,
+    name: str | None = None,
+    **settings,
+) -> FlowStep:
+    return FlowStep(CouplingConfig(width, **settings), permutation, seed=seed, dtype=dtype, name=name)
+
+
 def perturb(layer: keras.layers.Layer, scale: float = 0.1, seed: int = 0) -> None:
-    """Moves every trainable weight off its starting point, where much is zero or the identity."""
+    """Adds noise to every trainable weight, because many start at zero or as the identity."""
     generator = np.random.default_rng(seed)
     for weight in layer.trainable_variables:
         weight.assign(weight + scale * generator.normal(size=weight.shape))
 
 
 def weight_of(layer: keras.layers.Layer, ending: str) -> keras.Variable:
-    """Finds the one weight whose path ends so."""
+    """Returns the only weight whose path has this ending."""
     (weight,) = [w for w in layer.weights if w.path.endswith(ending)]
     return weight
 
 
 def run_main(*flags: str, cwd: pathlib.Path = ROOT, check: bool = True) -> subprocess.CompletedProcess:
-    """Runs train/main.py in a process of its own."""
+    """Runs train/main.py in a new process."""
     result = subprocess.run(
         [sys.executable, str(ROOT / "train" / "main.py"), *flags],
         cwd=cwd,

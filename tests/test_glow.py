@@ -4,8 +4,10 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, small_glow
 
-import glow_tf
-from glow_tf.config import ConfigError, ModelConfig
+from glow_tf.config import ModelConfig
+from glow_tf.errors import ConfigError
+from glow_tf.glow import Glow
+from glow_tf.use.loading import load
 
 
 def test_encode_and_decode_are_exact_inverses_on_images(small_images):
@@ -27,7 +29,7 @@ def test_samples_follow_from_their_seed_and_are_finite():
 
 
 def test_encoding_a_sample_gives_its_latents_back():
-    """In float64, where nothing rounds but the bytes: latents of the middle of each bin."""
+    """In float64, so that only the bytes are rounded."""
     glow = small_glow("float64")
     images = glow.sample(16, 0.7)
     np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
@@ -53,7 +55,7 @@ def test_one_keras_file_holds_the_model(tmp_path, small_images):
     glow = small_glow(parts="across_block:3", local_prior="learned")
     glow.initialize(small_images)
     glow.save(tmp_path / "glow.keras")
-    loaded = glow_tf.load(tmp_path / "glow.keras")
+    loaded = load(tmp_path / "glow.keras")
     np.testing.assert_array_equal(loaded.log_prob(small_images), glow.log_prob(small_images))
     assert loaded.config == glow.config
     assert loaded.initialized
@@ -81,15 +83,15 @@ def test_images_of_another_kind_are_refused(small_images):
 
 def test_a_model_that_cannot_be_built_says_why():
     with pytest.raises(ConfigError, match=r"multiples of 8; the nearest that are: 24, 32"):
-        glow_tf.Glow(ModelConfig(image_shape=(28, 28, 1), flow_steps=2, width=8))
+        Glow(ModelConfig(image_shape=(28, 28, 1), flow_steps=2, width=8))
 
 
 def test_load_names_what_it_was_given(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no last checkpoint. Received"):
-        glow_tf.load(tmp_path)
+        load(tmp_path)
     (tmp_path / "saved_model.pb").touch()
     with pytest.raises(ValueError, match=r"tf.saved_model.load.*Received"):
-        glow_tf.load(tmp_path)
+        load(tmp_path)
 
 
 def test_the_readmes_python_example_runs(tmp_path, monkeypatch):
@@ -106,3 +108,29 @@ def test_flow_weights_of_another_model_are_refused():
         glow.set_flow_weights(deeper.get_flow_weights())
     with pytest.raises(ValueError, match=r"weights end before .*Received: 3 weights"):
         glow.set_flow_weights(glow.get_flow_weights()[:3])
+    with pytest.raises(ValueError, match=r"fewer weights than were given. Received: \d+ weights"):
+        glow.set_flow_weights([*glow.get_flow_weights(), np.zeros(3)])
+
+
+def test_a_passage_goes_part_by_part_or_several_parts_at_once(small_images):
+    glow = small_glow(parts="across_block:3")
+    entered = passage = glow.enter(small_images, None, seed=2)
+    assert passage.truncated == ()
+    for k in range(1, 4):
+        passage, _ = glow.through_next_part(passage)
+        np.testing.assert_array_equal(glow.through_parts(entered, k).h, passage.h)
+    np.testing.assert_array_equal(glow.through_parts(glow.through_parts(entered, 1)).h, passage.h)
+    np.testing.assert_allclose(-passage.truncated[-1], glow.log_prob(small_images, 2), rtol=1e-6)
+    with pytest.raises(IndexError):
+        glow.through_next_part(passage)
+
+
+def test_an_isolated_passage_keeps_its_numbers_and_stops_the_gradient_of_h(small_images):
+    glow = small_glow(parts="across_block:3")
+    with tf.GradientTape(persistent=True) as tape:
+        passage, _ = glow.through_next_part(glow.enter(small_images, None))
+        isolated = passage.isolated()
+    np.testing.assert_array_equal(isolated.h, passage.h)
+    weights = [v.value for v in glow.parts[0].flow_variables]
+    assert any(g is not None for g in tape.gradient(passage.h, weights))
+    assert all(g is None for g in tape.gradient(isolated.h, weights))

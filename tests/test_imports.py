@@ -1,82 +1,160 @@
-"""Imports point one way, and the library knows no flags."""
+"""Packages import one way, private APIs are in one file, and pure modules need no TensorFlow."""
 
 import ast
 import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent / "glow_tf"
+
+# From what knows least to what knows most; a line's names may not import those of later lines.
 ORDER = [
-    "partition",
-    "schedule",
-    "config",
-    "likelihood",
-    "streams",
-    "bijectors",
-    "parts",
-    "glow",
-    "placement",
-    "sources",
-    "data",
-    "cluster",
-    "distribution",
-    "metrics",
-    "diagnosis",
-    "prefix",
-    "optimizers",
-    "trainer",
-    "images",
-    "tables",
-    "workdir",
-    "tfp_views",
-    "checkpoints",
-    "export",
-    "callbacks",
-    "progress",
-    "run",
-    "planner",
-    "study",
-    "comparison",
+    ["lazy", "errors", "version"],
+    ["cuts"],
+    ["config"],
+    ["partition"],
+    ["cost"],
+    ["schedule"],
+    ["internals"],
+    ["likelihood", "pieces"],
+    ["bijectors"],
+    ["parts"],
+    ["glow"],
+    ["data"],
+    ["devices"],
+    ["training"],
+    ["run"],
+    ["use"],
+    ["studies"],
+    ["planning"],
+    ["commands"],
 ]
+PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
+
+# Private besides names with a leading underscore.
+PRIVATE = re.compile(
+    r"tensorflow\.python|\bkeras\.src\b|\bcontext\.context\(\)|\.extended\b|\.add_update\b|"
+    r"experimental_attributes"
+)
+INHERITED = {"_replace", "_asdict"}  # public methods of named tuples
 
 
 def _imports(path):
-    """Modules of the package that a file imports when it runs (not those for type checkers alone)."""
+    """Yields the names below glow_tf that a file imports, except those for type checkers alone."""
     tree = ast.parse(path.read_text())
     guarded = {id(n) for i in ast.walk(tree) if isinstance(i, ast.If) for n in ast.walk(i)}
     for node in ast.walk(tree):
         if id(node) in guarded:
             continue
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("glow_tf"):
-            names = [a.name for a in node.names] if node.module == "glow_tf" else [node.module.split(".")[1]]
-            yield from names
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "glow_tf":
+            if node.module == "glow_tf":
+                yield from (alias.name for alias in node.names)
+            else:
+                yield node.module.split(".")[1]
         elif isinstance(node, ast.Import):
-            yield from (a.name for a in node.names if not a.name.startswith("glow_tf"))
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("glow_tf."))
 
 
-def test_every_module_is_in_the_order_and_imports_only_earlier_ones():
-    files = {p.stem: p for p in ROOT.glob("*.py") if p.stem != "__init__"}
-    assert set(files) | {"bijectors"} == set(ORDER)
-    for name, path in files.items():
-        for imported in _imports(path):
-            if imported in ORDER:
-                assert ORDER.index(imported) < ORDER.index(name), f"{name} imports {imported}"
+def _files():
+    return sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 
-def test_bijectors_import_nothing_above_them():
-    for path in (ROOT / "bijectors").glob("*.py"):
-        assert set(_imports(path)) & set(ORDER) <= {"bijectors", "likelihood", "streams"}
+def _package(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def test_the_library_reads_no_flags():
-    for path in ROOT.rglob("*.py"):
-        assert "absl" not in path.read_text()
+def test_every_file_belongs_to_a_package_of_the_order():
+    assert {_package(path) for path in _files()} <= set(PLACE)
 
 
-def test_the_architecture_page_lists_every_file_and_every_keras_class():
-    page = (ROOT.parent / "docs" / "architecture.md").read_text()
-    for path in (*ROOT.rglob("*.py"), *(ROOT.parent / "train").glob("*.py")):
-        assert path.name in page, path.name
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                bases = {ast.unparse(base) for base in node.bases}
-                if any(base.startswith("keras.") or base in ("Bijector", "Chain") for base in bases):
-                    assert node.name in page, node.name
+@pytest.mark.parametrize("path", _files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_towards_what_knows_less(path):
+    own = _package(path)
+    for name in set(_imports(path)) - {own}:
+        assert PLACE[name] < PLACE[own], f"{path.name} imports {name}"
+
+
+def test_modules_of_a_package_do_not_import_one_another_in_a_circle():
+    imports = {}
+    for path in _files():
+        module = ".".join(("glow_tf", *path.relative_to(ROOT).with_suffix("").parts))
+        tree = ast.parse(path.read_text())
+        found = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+        found |= {
+            f"{n.module}.{a.name}" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names
+        }
+        imports[module] = found
+    waiting = set(imports)
+    while waiting:
+        free = {m for m in waiting if not (imports[m] & waiting) - {m}}
+        assert free, f"a circle among {sorted(waiting)}"
+        waiting -= free
+
+
+def test_the_library_reads_no_flags_outside_of_commands():
+    for path in _files():
+        if _package(path) != "commands":
+            assert "absl" not in path.read_text(), path
+
+
+def test_no_library_module_names_a_file_of_train():
+    for path in _files():
+        assert not re.search(r"train/\w+\.py", path.read_text()), path
+
+
+def test_private_apis_are_used_in_one_file():
+    own = {
+        node.name if hasattr(node, "name") else node.attr
+        for path in _files()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        or (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+    }
+    for path in _files():
+        if path.name == "internals.py":
+            continue
+        text = path.read_text()
+        assert not PRIVATE.search(text), path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Attribute) and re.fullmatch(r"_[a-z]\w*", node.attr):
+                assert node.attr in own | INHERITED, f"{path.name}: {node.attr}"
+
+
+PURE = ["config", "partition", "cost", "schedule", "run.workdir", "run.tables", "devices.processes"]
+PURE += ["devices.liveness", "devices.meeting", "studies.study", "studies.comparison", "studies.report"]
+PURE += ["studies.experiment", "planning.planner", "commands.cli"]
+
+
+def test_the_package_and_its_pure_modules_load_no_tensorflow():
+    program = "import importlib, sys, glow_tf\n"
+    program += f"for name in {PURE}: importlib.import_module('glow_tf.' + name)\n"
+    program += "print(sorted({'tensorflow', 'keras'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_package_imports_where_there_is_no_fcntl_and_no_resource():
+    """As on Windows."""
+    program = (
+        "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None\n"
+        "import glow_tf\n"
+        "from glow_tf.run import callbacks, lifecycle, workdir\n"
+        "print(callbacks.peak_memory_mb())"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "nan"
+
+
+def test_every_public_name_can_be_imported():
+    import glow_tf
+
+    for name in glow_tf.__all__:
+        assert getattr(glow_tf, name) is not None
+    assert set(glow_tf.__all__) <= set(dir(glow_tf))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = glow_tf.nothing

@@ -6,7 +6,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from conftest import perturb, small_config, small_glow
 
-from glow_tf import Glow, likelihood
+from glow_tf import likelihood
+from glow_tf.glow import Glow
 
 
 def test_standard_normal_equals_tfp(rng):
@@ -25,7 +26,7 @@ def test_a_uniform_density_has_exactly_n_bits_per_dimension(n_bits, small_images
 
 @pytest.mark.parametrize("scale", ["sigmoid", "exp", "tanh"])
 def test_density_of_a_whole_glow_integrates_to_one(scale):
-    """On 2×2×1 images: importance sampling of ∫ p(v) dv in float64, weights of one proposal."""
+    """Estimates ∫ p(v) dv by importance sampling, in float64 on 2×2×1 images."""
     config = small_config(image_shape=(2, 2, 1), num_blocks=1, n_bits=2, parts="1", scale=scale)
     glow = Glow(config, dtype="float64")
     perturb(glow, scale=0.1)
@@ -39,7 +40,7 @@ def test_density_of_a_whole_glow_integrates_to_one(scale):
 
 
 def test_parts_terms_sum_to_the_end_to_end_likelihood(small_images):
-    """The same weights, cut anywhere, give the same log-likelihood, and its terms add up to it."""
+    """The log-likelihood and the sum of its terms do not depend on where the model is cut."""
     whole = small_glow("float64", parts="1")
     v = whole.dequantized(small_images, seed=3)
     expected = whole.dequantized_log_prob(v)

@@ -2,7 +2,9 @@ import itertools
 
 import pytest
 
-from glow_tf import partition
+from glow_tf import cost, partition
+from glow_tf.config import ModelConfig
+from glow_tf.cuts import read_cuts
 
 COUNTS = {
     "1": (96,),
@@ -20,11 +22,11 @@ COUNTS = {
 
 @pytest.mark.parametrize(("parts", "counts"), COUNTS.items())
 def test_every_notation_of_parts(parts, counts):
-    assert partition.flow_step_counts(parts, 3, 32) == counts
+    assert read_cuts(parts, 3, 32).counts == counts
 
 
 def test_an_odd_block_is_cut_after_the_smaller_half():
-    assert partition.flow_step_counts("across_block:3", 3, 5) == (2, 5, 8)
+    assert read_cuts("across_block:3", 3, 5).counts == (2, 5, 8)
 
 
 INVALID = {
@@ -49,14 +51,15 @@ INVALID = {
 @pytest.mark.parametrize(("parts", "match"), INVALID.items())
 def test_invalid_parts_are_named(parts, match):
     with pytest.raises(ValueError, match=rf"{match}.*Received: parts="):
-        partition.flow_step_counts(parts, 3, 32)
+        read_cuts(parts, 3, 32)
 
 
 @pytest.mark.parametrize("speeds", [(1.0,), (1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 0.5), (0.3, 2.0, 1.0)])
 def test_balanced_parts_are_the_best_of_all_cuts(speeds):
     costs = [5.0, 5.0, 7.0, 2.0, 2.0, 2.5, 1.0, 1.0]
     notation = f"balanced:{len(speeds)}@{','.join(map(str, speeds))}"
-    found = partition.flow_step_counts(notation, 2, 4, costs)
+    assert read_cuts(notation, 2, 4).speeds == speeds
+    found = partition.balanced_counts(costs, speeds)
 
     def slowest(counts):
         ends = list(itertools.accumulate(counts))
@@ -69,23 +72,23 @@ def test_balanced_parts_are_the_best_of_all_cuts(speeds):
 
 
 def test_balanced_parts_of_a_model_cost_alike():
-    shares = [p.forward_macs for p in partition.plan_parts((32, 32, 3), 3, 32, 512, "balanced:2")]
+    shares = [p.forward_macs for p in _layouts("balanced:2")]
     assert max(shares) < 0.51 * sum(shares)
 
 
 def test_single_step_blocks_cannot_be_cut_across():
     with pytest.raises(ValueError, match="flow_steps of 2 or more"):
-        partition.flow_step_counts("across_block:2", 3, 1)
+        read_cuts("across_block:2", 3, 1)
 
 
-def _plans(parts, flow_steps=32, width=512, **kwargs):
-    return partition.plan_parts((32, 32, 3), 3, flow_steps, width, parts, **kwargs)
+def _layouts(parts, flow_steps=32, width=512, **kwargs):
+    return partition.part_layouts(ModelConfig(parts=parts, flow_steps=flow_steps, width=width, **kwargs))
 
 
 def test_forward_cost_of_the_papers_model():
-    plan = _plans("1")[0]
-    assert plan.forward_macs == pytest.approx(4.01e9, rel=2e-3)
-    blocks = [sum(e.macs for e in plan.elements if e.block == b) / plan.forward_macs for b in (1, 2, 3)]
+    layout = _layouts("1")[0]
+    assert layout.forward_macs == pytest.approx(4.01e9, rel=2e-3)
+    blocks = [sum(e.macs for e in layout.elements if e.block == b) / layout.forward_macs for b in (1, 2, 3)]
     assert blocks == pytest.approx([0.705, 0.219, 0.076], abs=1e-3)
 
 
@@ -95,40 +98,40 @@ TABLE_1 = {"by_block:2": 0.745, "across_block:2": 0.706, "across_block:3": 0.642
 
 @pytest.mark.parametrize(("parts", "predicted"), TABLE_1.items())
 def test_predicted_time_of_the_papers_rows(parts, predicted):
-    plans = _plans(parts)
-    alternating = sum(partition.relative_cost(plans, [k]) for k in range(len(plans))) / len(plans)
+    layouts = _layouts(parts)
+    alternating = sum(cost.relative_cost(layouts, [k]) for k in range(len(layouts))) / len(layouts)
     assert (60 * alternating + 30) / 90 == pytest.approx(predicted, abs=1e-3)
 
 
 def test_predicted_phases_of_the_small_model():
-    plans = _plans("across_block:2", flow_steps=8, width=96)
-    assert partition.relative_cost(plans, [0]) == pytest.approx(0.31, abs=5e-3)
-    assert partition.relative_cost(plans, [1]) == pytest.approx(0.79, abs=5e-3)
-    assert partition.relative_cost(plans, [0, 1]) == pytest.approx(1)
+    layouts = _layouts("across_block:2", flow_steps=8, width=96)
+    assert cost.relative_cost(layouts, [0]) == pytest.approx(0.31, abs=5e-3)
+    assert cost.relative_cost(layouts, [1]) == pytest.approx(0.79, abs=5e-3)
+    assert cost.relative_cost(layouts, [0, 1]) == pytest.approx(1)
 
 
 def test_squeezes_and_splits_stay_with_the_steps_they_belong_to():
-    first, second, third = _plans("by_block:3", flow_steps=2)
+    first, second, third = _layouts("by_block:3", flow_steps=2)
     assert [e.kind for e in first.elements] == ["squeeze", "flow_step", "flow_step", "split"]
     assert [e.kind for e in second.elements] == ["squeeze", "flow_step", "flow_step", "split"]
     assert [e.kind for e in third.elements] == ["squeeze", "flow_step", "flow_step"]
     assert [p.output_shape for p in (first, second, third)] == [(16, 16, 6), (8, 8, 12), (4, 4, 48)]
-    assert _plans("across_block:2", flow_steps=2)[0].output_shape == (16, 16, 12)
+    assert _layouts("across_block:2", flow_steps=2)[0].output_shape == (16, 16, 12)
 
 
 def test_traffic_goes_back_only_end_to_end():
-    plans = _plans("across_block:3")
+    layouts = _layouts("across_block:3")
     h1, h2 = 4 * (16 * 16 * 12 + 1), 4 * (8 * 8 * 24 + 1)
-    assert partition.traffic(plans, last=2, end_to_end=True) == (h1 + h2, h1 + h2)
-    assert partition.traffic(plans, last=2) == (h1 + h2, 0)
-    assert partition.traffic(plans, last=1) == (h1, 0)
-    assert partition.traffic(plans, last=0) == (0, 0)
+    assert cost.crossing_bytes(layouts, last=2, end_to_end=True) == (h1 + h2, h1 + h2)
+    assert cost.crossing_bytes(layouts, last=2) == (h1 + h2, 0)
+    assert cost.crossing_bytes(layouts, last=1) == (h1, 0)
+    assert cost.crossing_bytes(layouts, last=0) == (0, 0)
 
 
 def test_additive_coupling_and_standard_prior_cost_less():
-    affine = _plans("1")[0].forward_macs
-    assert _plans("1", coupling="additive")[0].forward_macs < affine
-    assert _plans("1", split_prior="standard")[0].forward_macs < affine
+    affine = _layouts("1")[0].forward_macs
+    assert _layouts("1", coupling="additive")[0].forward_macs < affine
+    assert _layouts("1", split_prior="standard")[0].forward_macs < affine
 
 
 def test_sizes_that_do_not_divide_name_the_nearest_that_do():

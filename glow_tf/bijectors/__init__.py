@@ -1,4 +1,4 @@
-"""Invertible Keras layers; see `bijector.py` for the contract they share."""
+"""Invertible Keras layers; `bijector.py` states the contract that all of them keep."""
 
 from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.bijector import Bijector
@@ -8,6 +8,7 @@ from glow_tf.bijectors.dequantize import Dequantize
 from glow_tf.bijectors.flow_step import FlowStep
 from glow_tf.bijectors.gaussian_prior import GaussianPrior
 from glow_tf.bijectors.invertible_conv import InvertibleConv
+from glow_tf.bijectors.repeatable import Repeatable
 from glow_tf.bijectors.split import Split
 from glow_tf.bijectors.squeeze import Squeeze
 from glow_tf.bijectors.stack import Stack
@@ -21,6 +22,7 @@ __all__ = [
     "FlowStep",
     "GaussianPrior",
     "InvertibleConv",
+    "Repeatable",
     "Split",
     "Squeeze",
     "Stack",

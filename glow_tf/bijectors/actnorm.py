@@ -6,28 +6,29 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, per_example
+from glow_tf.bijectors.bijector import Shape, per_example
+from glow_tf.bijectors.repeatable import Repeatable
 
-# Added to a channel's standard deviation at initialisation, so that a constant channel cannot divide by 0.
+# Added to a channel's standard deviation at initialisation, because it is 0 in a constant channel.
 EPSILON = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class ActNorm(Bijector):
+class ActNorm(Repeatable):
     """Shifts and scales every channel; `initialize` gives its outputs mean 0 and variance 1.
 
     Forward:   y = (x + bias) · exp(log_scale)      log_det = H·W·Σ_c log_scale_c
     Inverse:   x = y · exp(−log_scale) − bias
 
-    The data-dependent initialisation is one explicit pass (`initialize`), never a branch of the training
-    step. That it has happened is a weight (`initialized`), so a restored layer is never initialised again.
+    `initialize` is a separate pass over one batch; the training step does not contain it. The weight
+    `initialized` records that this pass has happened, so a restored layer is never initialised again.
 
     Shapes: [B, H, W, C] → the same.
     Reference: Kingma & Dhariwal 2018, section 3.1, https://arxiv.org/abs/1807.03039
     """
 
     def build(self, input_shape: Shape) -> None:
-        """Creates bias and log-scale per channel, and the flag."""
+        """Creates a bias and a log-scale per channel, and the flag `initialized`."""
         channels = input_shape[-1]
         self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros")
         self.log_scale = self.add_weight(name="log_scale", shape=(channels,), initializer="zeros")
@@ -37,13 +38,21 @@ class ActNorm(Bijector):
         self.built = True
 
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
-        """See base: sets bias and log_scale from the mean and deviation of x, unless already done."""
+        """See base: sets bias and log_scale from the mean and deviation of x, unless they are already set."""
         self.ensure_built(x)
         self.initialize_from(*tf.nn.moments(x, axes=[1, 2]))
         return self.forward(x)
 
     def initialize_from(self, means: tf.Tensor, variances: tf.Tensor) -> None:
-        """Does what `initialize` does, from the moments of each example over its pixels, [B, C] both."""
+        """Sets bias and log_scale as `initialize` does, from the moments of each example over its pixels.
+
+        Args:
+          means: of each example and channel, [B, C].
+          variances: of each example and channel, [B, C].
+
+        Raises:
+          ValueError: the layer is not built.
+        """
         self.require_built()
         mean, variance_of_means = tf.nn.moments(means, axes=[0])
         deviation = tf.sqrt(tf.reduce_mean(variances, axis=0) + variance_of_means)
@@ -62,7 +71,7 @@ class ActNorm(Bijector):
         if constant:
             warnings.warn(
                 f"{self.path}: {constant} channels are constant over the initialisation batch; "
-                "their scale is limited.",
+                f"their scale is set to {1 / EPSILON:g}.",
                 stacklevel=2,
             )
 

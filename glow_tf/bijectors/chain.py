@@ -10,13 +10,13 @@ from glow_tf.bijectors.bijector import Bijector, Shape
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class Chain(Bijector):
-    """Applies bijectors in the order of the list when run forward, in reverse when run inverse.
+    """Applies bijectors in the order of the list when run forward, and in reverse order when run inverse.
 
     Forward:   y = f_n(… f_1(x))      log_det = Σ log_det_i
     Inverse:   x = f_1⁻¹(… f_n⁻¹(y))
 
     Args:
-      bijectors: at least one; forward order (unlike `tfb.Chain`, which lists the last one first).
+      bijectors: at least one, in forward order (`tfb.Chain` lists them in reverse order).
 
     Raises:
       ValueError: the list is empty.
@@ -29,9 +29,9 @@ class Chain(Bijector):
         self.bijectors = list(bijectors)
 
     def build(self, input_shape: Shape) -> None:
-        """Builds every bijector on the shape the one before it yields."""
+        """Builds every bijector on the output shape of the previous one."""
         for bijector in self.bijectors:
-            if not bijector.built:  # a deserialised one is
+            if not bijector.built:  # Keras has already built one that it loaded
                 bijector.build(input_shape)
             input_shape = bijector.output_shape_of(input_shape)
         self.built = True
@@ -54,13 +54,8 @@ class Chain(Bijector):
             total += log_det
         return y, total
 
-    def reseed(self, seed: int) -> None:
-        """See base: hands the seed to each."""
-        for bijector in self.bijectors:
-            bijector.reseed(seed)
-
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
-        """See base: initialises each on what the ones before it yield."""
+        """See base: initialises each bijector on the output of the previous one."""
         self.ensure_built(x)
         for bijector in self.bijectors:
             x = bijector.initialize(x)
@@ -80,5 +75,6 @@ class Chain(Bijector):
     @classmethod
     def from_config(cls, config: dict) -> "Chain":
         """See keras.Layer."""
+        config = dict(config)
         bijectors = [keras.saving.deserialize_keras_object(b) for b in config.pop("bijectors")]
         return cls(bijectors, **config)

@@ -1,77 +1,52 @@
-"""Affine and additive coupling."""
+"""Coupling: a network of one half of the channels transforms the other half."""
 
-import math
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, per_example, soft_bound
+from glow_tf.bijectors.bijector import Shape
 from glow_tf.bijectors.networks import CouplingNetwork
-
-COUPLINGS = ("affine", "additive")
-SCALES = ("sigmoid", "exp", "tanh")
-
-# The sigmoid's offset is that of the authors' published code; its floor keeps 1/scale finite.
-SIGMOID_OFFSET = 2.0
-SIGMOID_FLOOR = 1e-2
-EXP_BOUND = 8.0
-TANH_BOUND = 2.0
+from glow_tf.bijectors.repeatable import Repeatable
+from glow_tf.bijectors.transforms import Parameters, make_transform
+from glow_tf.config import OUTPUTS_PER_CHANNEL, CouplingConfig
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class Coupling(Bijector):
-    """Shifts (and scales) one half of the channels by a network of the other half.
+class Coupling(Repeatable):
+    """Transforms one half of the channels with parameters that a network computes from the other half.
 
-    With x = [a, b] halved along the channels and (t, h) = network(a):
-    Forward:   y = [a, exp(s(h)) · b + t]      log_det = Σ s(h)      (additive: s = 0)
-    Inverse:   x = [a, exp(−s(h)) · (y_b − t)]
+    With x = [a, b] halved along the channels, θ = network(a), and T the transform (see `transforms.py`):
+    Forward:   y = [a, T(b; θ)]       log_det = log|det dT(b; θ)/db|
+    Inverse:   x = [a, T⁻¹(y_b; θ)]
+    An affine transform is T(b; t, s) = exp(s)·b + t with log_det = Σ s; an additive one has s = 0.
 
-    `scale` says how the network's output h becomes the log-scale s; s(0) = 0, so with its last convolution
-    at zero the coupling starts as the identity:
-      `sigmoid`  scale ∝ 0.01 + 0.99·sigmoid(h + 2): at most 1.13, at least 0.011
-      `exp`      s = 8·tanh(h/8): the paper's exp(h), bounded to e^±8
-      `tanh`     s = 2·tanh(h/2): bounded to e^±2
+    The network's last convolution starts at zero, where every transform is the identity.
 
     Shapes: [B, H, W, C] with C even → the same.
-    Numerics: s is computed from log_sigmoid, never as the log of a scale, and every choice of it is bounded,
-    so that neither direction overflows at extreme network outputs.
 
     Args:
-      width: hidden channels of the network.
-      kind: `affine` or `additive`.
-      scale: `sigmoid`, `exp` or `tanh`; unused when additive.
-      norm: of the network's hidden convolutions, `actnorm` or `bias`.
-      seed: of the network.
-      network_dtype: dtype policy of the network, such as `mixed_bfloat16`; the layer's own by default.
+      config: the transform and the network.
+      seed: of the network's kernels.
 
     Raises:
-      ValueError: an unknown kind or scale; on build, an odd number of channels.
+      TypeError: config is not a `CouplingConfig`.
+      ValueError: on build, the number of channels is odd.
     References: Dinh et al. 2017, section 3.2, https://arxiv.org/abs/1605.08803; Kingma & Dhariwal 2018,
     section 3.3, https://arxiv.org/abs/1807.03039
     """
 
-    def __init__(
-        self,
-        width: int,
-        kind: str = "affine",
-        scale: str = "tanh",
-        norm: str = "actnorm",
-        seed: int = 0,
-        network_dtype: str | None = None,
-        **kwargs,
-    ):
+    def __init__(self, config: CouplingConfig, seed: int = 0, **kwargs):
         super().__init__(**kwargs)
-        if kind not in COUPLINGS:
-            raise ValueError(f"kind must be one of {COUPLINGS}. Received: kind={kind!r}")
-        if scale not in SCALES:
-            raise ValueError(f"scale must be one of {SCALES}. Received: scale={scale!r}")
-        self.width = width
-        self.kind = kind
-        self.scale = scale
-        self.norm = norm
+        if not isinstance(config, CouplingConfig):
+            raise TypeError(
+                "Coupling needs a CouplingConfig, such as CouplingConfig(width=512). "
+                f"Received: config={config!r}"
+            )
+        self.config = config
         self.seed = seed
-        self.network_dtype = network_dtype
+        self.transform = make_transform(config)
 
     def build(self, input_shape: Shape) -> None:
         """Creates the network."""
@@ -81,41 +56,57 @@ class Coupling(Bijector):
                 f"Coupling needs an even number of channels. Received: input_shape={tuple(input_shape)}"
             )
         self.network = CouplingNetwork(
-            self.width,
-            filters=channels if self.kind == "affine" else channels // 2,
-            norm=self.norm,
+            self.config.width,
+            filters=OUTPUTS_PER_CHANNEL[self.config.kind] * (channels // 2),
+            norm=self.config.norm,
             seed=self.seed,
-            dtype=self.network_dtype or self.dtype_policy,
+            dtype=self.config.network_dtype or self.dtype_policy,
             name="network",
         )
         self.network.build((*input_shape[:-1], channels // 2))
         self.built = True
 
+    def parameters(self, a: tf.Tensor, folded: Sequence[tf.Tensor] | None = None) -> Parameters:
+        """Returns the transform's parameters for the half a; every direction reads the network here.
+
+        Args:
+          a: the half of the channels that stays as it is, [B, H, W, C/2].
+          folded: what `fold` returned; by default, the folded weights of this layer.
+
+        Returns:
+          (shift, log_scale) for an affine transform, (shift,) for an additive one; each [B, H, W, C/2].
+        """
+        output = self.network.run_folded(a, self.fold() if folded is None else folded)
+        return self.transform.parameters(output)
+
     def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.ensure_built(x)
-        return self._transform(x, self.network.call)
+        return self.forward_folded(x, self.fold())
 
     def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.require_built()
-        return self._undo(y, self.network.call)
-
-    def reseed(self, seed: int) -> None:
-        """See base."""
-        self.network.reseed(seed)
+        return self._inverse(y, self.fold())
 
     def fold(self) -> list[tf.Tensor]:
-        """Returns the folded network."""
+        """Returns the folded weights of the network; see `CouplingNetwork.fold`."""
         return self.network.fold()
 
     def forward_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """See base."""
-        return self._transform(x, lambda a: self.network.run_folded(a, folded))
+        a, b = _halves(x)
+        y_b, log_det = self.transform.forward(b, *self.parameters(a, folded))
+        return _joined(a, y_b), log_det
 
     def inverse_folded(self, y: tf.Tensor, folded: Sequence[tf.Tensor]) -> tf.Tensor:
         """See base."""
-        return self._undo(y, lambda a: self.network.run_folded(a, folded))[0]
+        return self._inverse(y, folded)[0]
+
+    def _inverse(self, y: tf.Tensor, folded: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        a, y_b = _halves(y)
+        b, log_det = self.transform.inverse(y_b, *self.parameters(a, folded))
+        return _joined(a, b), log_det
 
     def pull_back(
         self,
@@ -126,76 +117,52 @@ class Coupling(Bijector):
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """See base: one evaluation of the network serves both the inverse and the gradient."""
         self.require_built()
-        a, y_b = tf.split(y, 2, axis=-1)
+        a, y_b = _halves(y)
+        a_gradient, y_b_gradient = _halves(y_gradient)
+        sources = [a, *folded]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([a, *folded])
-            shift, log_scale = self._shift_and_log_scale(self.network.run_folded(a, folded))
-        a_gradient, b_gradient = tf.split(y_gradient, 2, axis=-1)
-        scaled, outputs, output_gradients = y_b - shift, [shift], [b_gradient]
-        b = scaled
-        if log_scale is not None:
-            b = scaled * tf.exp(-log_scale)
-            outputs.append(log_scale)
-            output_gradients.append(b_gradient * scaled + log_det_gradient[:, None, None, None])
-            b_gradient = b_gradient * tf.exp(log_scale)
-        through_network, *gradients = tape.gradient(
-            outputs, [a, *folded], output_gradients, tf.UnconnectedGradients.ZERO
+            tape.watch(sources)
+            parameters = self.parameters(a, folded)
+        b, b_gradient, parameter_gradients = self.transform.pull_back(
+            y_b, y_b_gradient, log_det_gradient, *parameters
         )
-        x_gradient = tf.concat([a_gradient + through_network, b_gradient], axis=-1)
-        return tf.concat([a, b], axis=-1), x_gradient, gradients
+        through_network, *gradients = tape.gradient(
+            parameters, sources, tuple(parameter_gradients), tf.UnconnectedGradients.ZERO
+        )
+        return _joined(a, b), _joined(a_gradient + through_network, b_gradient), gradients
+
+    def reseed(self, seed: int) -> None:
+        """See base."""
+        self.network.reseed(seed)
 
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """See base: initialises the network's ActNorms."""
         self.ensure_built(x)
-        return self._transform(x, self.network.initialize)[0]
-
-    def _transform(self, x: tf.Tensor, network: Callable) -> tuple[tf.Tensor, tf.Tensor]:
-        a, b = tf.split(x, 2, axis=-1)
-        shift, log_scale = self._shift_and_log_scale(network(a))
-        if log_scale is None:
-            return tf.concat([a, b + shift], axis=-1), _no_log_det(x)
-        y = tf.concat([a, b * tf.exp(log_scale) + shift], axis=-1)
-        return y, tf.reduce_sum(log_scale, axis=[1, 2, 3])
-
-    def _undo(self, y: tf.Tensor, network: Callable) -> tuple[tf.Tensor, tf.Tensor]:
-        a, b = tf.split(y, 2, axis=-1)
-        shift, log_scale = self._shift_and_log_scale(network(a))
-        if log_scale is None:
-            return tf.concat([a, b - shift], axis=-1), _no_log_det(y)
-        x = tf.concat([a, (b - shift) * tf.exp(-log_scale)], axis=-1)
-        return x, -tf.reduce_sum(log_scale, axis=[1, 2, 3])
-
-    def _shift_and_log_scale(self, output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Reads the network's output; both directions go through here, so they cannot drift apart."""
-        if self.kind == "additive":
-            return output, None
-        shift, raw = tf.split(output, 2, axis=-1)
-        if self.scale == "sigmoid":
-            return shift, _floored_log_sigmoid(raw + SIGMOID_OFFSET) - _LOG_SIGMOID_AT_ZERO
-        return shift, soft_bound(raw, EXP_BOUND if self.scale == "exp" else TANH_BOUND)
+        a, b = _halves(x)
+        parameters = self.transform.parameters(self.network.initialize(a))
+        return _joined(a, self.transform.forward(b, *parameters)[0])
 
     def get_config(self) -> dict:
         """See keras.Layer."""
-        return {
-            **super().get_config(),
-            "width": self.width,
-            "kind": self.kind,
-            "scale": self.scale,
-            "norm": self.norm,
-            "seed": self.seed,
-            "network_dtype": self.network_dtype,
-        }
+        return {**super().get_config(), **dataclasses.asdict(self.config), "seed": self.seed}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Coupling":
+        """See keras.Layer."""
+        config = dict(config)
+        return cls(pop_coupling_config(config), **config)
 
 
-_LOG_SIGMOID_AT_ZERO = math.log(SIGMOID_FLOOR + (1 - SIGMOID_FLOOR) / (1 + math.exp(-SIGMOID_OFFSET)))
+def pop_coupling_config(config: dict) -> CouplingConfig:
+    """Removes the settings of a `CouplingConfig` from a layer's config, and returns them as one object."""
+    names = [field.name for field in dataclasses.fields(CouplingConfig)]
+    return CouplingConfig(**{name: config.pop(name) for name in names if name in config})
 
 
-def _floored_log_sigmoid(h: tf.Tensor) -> tf.Tensor:
-    """log(floor + (1 − floor)·sigmoid(h)), stable at both ends."""
-    log_floor = math.log(SIGMOID_FLOOR)
-    log_rest = math.log1p(-SIGMOID_FLOOR)
-    return log_floor + tf.math.softplus(tf.math.log_sigmoid(h) + (log_rest - log_floor))
+def _halves(x: tf.Tensor) -> list[tf.Tensor]:
+    """[B, H, W, C] → twice [B, H, W, C/2]."""
+    return tf.split(x, 2, axis=-1)
 
 
-def _no_log_det(x: tf.Tensor) -> tf.Tensor:
-    return per_example(tf.zeros([], x.dtype), x)
+def _joined(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    return tf.concat([a, b], axis=-1)

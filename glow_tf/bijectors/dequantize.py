@@ -1,4 +1,4 @@
-"""Dequantize: the one place that knows how bytes become real numbers and back."""
+"""Dequantize: the only place that knows how bytes become real numbers and back."""
 
 import math
 
@@ -12,19 +12,19 @@ from glow_tf.bijectors.bijector import Bijector, per_example
 class Dequantize(Bijector):
     """Centres and scales pixel levels: the map between [0, 2^n_bits) and [−½, ½).
 
-    A byte b has the level ⌊b / 2^(8−n_bits)⌋; level + noise with noise uniform in [0, 1) is its
-    *dequantised* value v, and the model's input is y. The density of v at a byte is thus a lower bound in
-    expectation on the log-probability of the byte.
+    A byte b has the level ⌊b / 2^(8−n_bits)⌋. Its *dequantised* value is v = level + noise, with noise
+    uniform in [0, 1). The model's input is y. The log-density of v is in expectation a lower bound on the
+    log-probability of the byte.
 
     Forward:   y = v / 2^n_bits − ½      log_det = −H·W·C·n_bits·ln 2   (so a uniform density of y has
                exactly n_bits bits per dimension)
     Inverse:   v = (y + ½) · 2^n_bits
 
-    `levels` and `to_uint8` are the two maps between bytes and v. `to_uint8` rounds *down*, so v at the
-    middle of its bin (noise ½) survives any error below half a level.
+    `levels` maps bytes to levels, and `to_uint8` maps v back to bytes. `to_uint8` rounds *down*: a v at the
+    middle of its bin (noise ½) gives the right byte despite any error below half a level.
 
     Args:
-      n_bits: bits a pixel keeps, 1 to 8.
+      n_bits: bits kept per pixel and channel, 1 to 8.
 
     Raises:
       ValueError: n_bits is out of range.
@@ -39,11 +39,11 @@ class Dequantize(Bijector):
         self.built = True
 
     def levels(self, images: tf.Tensor) -> tf.Tensor:
-        """Drops the lowest bits of bytes: uint8 [B, H, W, C] → whole numbers of the compute dtype."""
+        """Drops the lowest 8 − n_bits bits: uint8 [B, H, W, C] → whole numbers in the compute dtype."""
         return tf.cast(images // tf.constant(2 ** (8 - self.n_bits), images.dtype), self.compute_dtype)
 
     def to_uint8(self, v: tf.Tensor) -> tf.Tensor:
-        """Dequantised values → uint8 [B, H, W, C], lowest 8 − n_bits bits 0; out of range is clipped."""
+        """Rounds dequantised values [B, H, W, C] down to uint8, the lowest 8 − n_bits bits 0, and clips."""
         level = tf.clip_by_value(tf.floor(v), 0, 2**self.n_bits - 1)
         return tf.cast(level * 2 ** (8 - self.n_bits), tf.uint8)
 

@@ -1,62 +1,84 @@
 """The flow step: ActNorm → invertible 1×1 convolution → coupling."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
-from glow_tf.bijectors.bijector import per_example
-from glow_tf.bijectors.chain import Chain
-from glow_tf.bijectors.coupling import Coupling
+from glow_tf.bijectors.bijector import Shape, per_example
+from glow_tf.bijectors.coupling import Coupling, pop_coupling_config
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
+from glow_tf.bijectors.repeatable import Repeatable
+from glow_tf.config import CouplingConfig
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class FlowStep(Chain):
-    """One step of Glow, the chain of its three bijectors with the two linear ones run as one.
+class FlowStep(Repeatable):
+    """One step of Glow: ActNorm, then a 1×1 convolution, then a coupling.
 
-    ActNorm and the 1×1 convolution are both affine maps of a pixel's channels, so the forward direction
-    multiplies their matrices once a call and applies the product to all pixels in one go. Initialisation
-    and the inverse run the three bijectors themselves.
+    Forward:   y = coupling(W((x + bias)·scale))      log_det = the sum of the three
+    Inverse:   the three inverses in reverse order
+
+    ActNorm and the convolution are both affine maps of the channels of a pixel. The forward direction
+    therefore multiplies their matrices once per call and applies the product to all pixels. `initialize` and
+    the inverse run the three bijectors one after another.
 
     Shapes: [B, H, W, C] with C even → the same.
 
     Args:
-      width: hidden channels of the coupling network.
-      coupling, scale, norm, network_dtype: see `Coupling`.
-      permutation: see `InvertibleConv`.
+      coupling: the transform and the network of the coupling.
+      permutation: what mixes the channels: `lu`, `plain`, `shuffle` or `reverse`; see `InvertibleConv`.
       seed: of all random starting values.
+
+    Raises:
+      TypeError: coupling is not a `CouplingConfig`.
+      ValueError: permutation is unknown; on build, the number of channels is odd.
     Reference: Kingma & Dhariwal 2018, section 3, https://arxiv.org/abs/1807.03039
     """
 
-    def __init__(
-        self,
-        width: int,
-        coupling: str = "affine",
-        scale: str = "tanh",
-        permutation: str = "lu",
-        norm: str = "actnorm",
-        seed: int = 0,
-        network_dtype: str | None = None,
-        **kwargs,
-    ):
-        keras.layers.Layer.__init__(self, **kwargs)
+    def __init__(self, coupling: CouplingConfig, permutation: str = "lu", seed: int = 0, **kwargs):
+        super().__init__(**kwargs)
         policy = self.dtype_policy
+        self.seed = seed
         self.actnorm = ActNorm(dtype=policy, name="actnorm")
         self.conv = InvertibleConv(permutation, seed=seed, dtype=policy, name="conv")
-        self.coupling = Coupling(
-            width, coupling, scale, norm, seed, network_dtype, dtype=policy, name="coupling"
-        )
+        self.coupling = Coupling(coupling, seed=seed, dtype=policy, name="coupling")
+        # `.keras` files of release 0.1 keep the weights below this attribute.
         self.bijectors = [self.actnorm, self.conv, self.coupling]
+
+    def build(self, input_shape: Shape) -> None:
+        """Builds the three bijectors."""
+        for bijector in self.bijectors:
+            bijector.build(input_shape)
+        self.built = True
+
+    def initialize(self, x: tf.Tensor) -> tf.Tensor:
+        """See base: initialises each bijector on the output of the previous one."""
+        self.ensure_built(x)
+        return self.coupling.initialize(self.conv.initialize(self.actnorm.initialize(x)))
 
     def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.ensure_built(x)
         return self.forward_folded(x, self.fold())
 
+    def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """See class."""
+        self.require_built()
+        mixed, coupling_log_det = self.coupling.inverse_and_log_det(y)
+        normed, conv_log_det = self.conv.inverse_and_log_det(mixed)
+        x, actnorm_log_det = self.actnorm.inverse_and_log_det(normed)
+        return x, coupling_log_det + conv_log_det + actnorm_log_det
+
     def fold(self) -> list[tf.Tensor]:
-        """Returns the linear maps' common matrix, bias and log-determinant, and the folded network."""
+        """Multiplies the two linear maps and folds the network.
+
+        Returns:
+          The product's matrix [C, C], bias [C] and log-determinant per pixel [] in nats, followed by what
+          `Coupling.fold` returns.
+        """
         # W((x + b)·s) = (W·diag(s))x + W(b·s)
         matrix = self.conv.matrix()
         scale = tf.exp(self.actnorm.log_scale.value)
@@ -81,7 +103,7 @@ class FlowStep(Chain):
         log_det_gradient: tf.Tensor,
         folded: Sequence[tf.Tensor],
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """See base: the coupling first, whose own way is cheaper."""
+        """See base: the coupling first, by its own cheaper method, then the linear maps."""
         mixed, mixed_gradient, of_network = self.coupling.pull_back(
             y, y_gradient, log_det_gradient, folded[3:]
         )
@@ -92,23 +114,23 @@ class FlowStep(Chain):
         x_gradient, *of_linear = tape.gradient(outputs, sources, [mixed_gradient, log_det_gradient])
         return sources[0], x_gradient, [*of_linear, *of_network]
 
+    def reseed(self, seed: int) -> None:
+        """See base: passes the seed to the three bijectors."""
+        for bijector in self.bijectors:
+            bijector.reseed(seed)
+
     def get_config(self) -> dict:
         """See keras.Layer."""
-        return {
-            **keras.layers.Layer.get_config(self),
-            "width": self.coupling.width,
-            "coupling": self.coupling.kind,
-            "scale": self.coupling.scale,
-            "permutation": self.conv.kind,
-            "norm": self.coupling.norm,
-            "seed": self.coupling.seed,
-            "network_dtype": self.coupling.network_dtype,
-        }
+        coupling = dataclasses.asdict(self.coupling.config)
+        coupling["coupling"] = coupling.pop("kind")
+        return {**super().get_config(), **coupling, "permutation": self.conv.kind, "seed": self.seed}
 
     @classmethod
     def from_config(cls, config: dict) -> "FlowStep":
         """See keras.Layer."""
-        return cls(**config)
+        config = dict(config)
+        config["kind"] = config.pop("coupling")
+        return cls(pop_coupling_config(config), **config)
 
 
 def _linear(

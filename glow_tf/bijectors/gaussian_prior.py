@@ -3,10 +3,9 @@
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, per_example, soft_bound
+from glow_tf.bijectors.bijector import Bijector, Shape, no_log_det, per_example, soft_bound
+from glow_tf.config import PRIORS
 from glow_tf.likelihood import standard_normal_log_prob
-
-PRIORS = ("learned", "standard")
 
 # Learned log-deviations stay within ±5, so that whitening and its inverse stay finite.
 LOG_DEVIATION_BOUND = 5.0
@@ -14,15 +13,15 @@ LOG_DEVIATION_BOUND = 5.0
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class GaussianPrior(Bijector):
-    """A Gaussian over a tensor, as the bijector that whitens it.
+    """A Gaussian density of a tensor, written as the bijector that whitens the tensor.
 
     Forward:   eps = (h − mean_c) / deviation_c      log_det = −H·W·Σ_c log deviation_c
     Inverse:   h = eps · deviation_c + mean_c
     so that log p(h) = log N(eps; 0, I) + log_det (`log_prob`).
 
     Args:
-      kind: `standard` (mean 0, deviation 1, as in the paper) or `learned` (a mean and a log-deviation per
-        channel, which start at 0).
+      kind: `standard` (mean 0 and deviation 1, as in the paper) or `learned` (one mean and one log-deviation
+        per channel; all start at 0).
 
     Raises:
       ValueError: kind is unknown.
@@ -35,7 +34,7 @@ class GaussianPrior(Bijector):
         self.kind = kind
 
     def build(self, input_shape: Shape) -> None:
-        """Creates mean and raw log-deviation per channel."""
+        """Creates one mean and one raw log-deviation per channel."""
         if self.kind == "learned":
             shape = (input_shape[-1],)
             self.mean = self.add_weight(name="mean", shape=shape, initializer="zeros")
@@ -45,7 +44,7 @@ class GaussianPrior(Bijector):
         self.built = True
 
     def log_prob(self, h: tf.Tensor) -> tf.Tensor:
-        """Returns log p(h), [B], nats."""
+        """Returns log p(h) in nats, [B], for h [B, H, W, C]."""
         eps, log_det = self.forward_and_log_det(h)
         return standard_normal_log_prob(eps) + log_det
 
@@ -53,7 +52,7 @@ class GaussianPrior(Bijector):
         """See class."""
         self.ensure_built(x)
         if self.kind == "standard":
-            return x, per_example(tf.zeros([], x.dtype), x)
+            return x, no_log_det(x)
         log_deviation = self._log_deviation()
         return (x - self.mean.value) * tf.exp(-log_deviation), -self._log_det(x, log_deviation)
 
@@ -61,7 +60,7 @@ class GaussianPrior(Bijector):
         """See class."""
         self.require_built()
         if self.kind == "standard":
-            return y, per_example(tf.zeros([], y.dtype), y)
+            return y, no_log_det(y)
         log_deviation = self._log_deviation()
         return y * tf.exp(log_deviation) + self.mean.value, self._log_det(y, log_deviation)
 

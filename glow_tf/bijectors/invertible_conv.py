@@ -1,20 +1,20 @@
-"""Invertible 1×1 convolution, and the fixed permutations that can stand in for it."""
+"""Invertible 1×1 convolution, and the fixed permutations that can replace it."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, per_example, soft_bound
+from glow_tf.bijectors.bijector import Shape, per_example, soft_bound
+from glow_tf.bijectors.repeatable import Repeatable
+from glow_tf.config import PERMUTATIONS
 
-PERMUTATIONS = ("lu", "plain", "shuffle", "reverse")
-
-# Log-scales of the LU diagonal stay within ±8: the determinant can neither vanish nor overflow.
+# Log-scales of the LU diagonal stay within ±8, so that the determinant can neither vanish nor overflow.
 LOG_SCALE_BOUND = 8.0
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class InvertibleConv(Bijector):
-    """Mixes the channels of every pixel with one invertible C×C matrix W.
+class InvertibleConv(Repeatable):
+    """Multiplies the channels of every pixel by one invertible C×C matrix W.
 
     Forward:   y_p = W x_p at every pixel p      log_det = H·W·log|det W|
     Inverse:   x_p = W⁻¹ y_p
@@ -22,14 +22,14 @@ class InvertibleConv(Bijector):
     `kind` says what W is:
       `lu`       W = P·L·(U + diag(s)), P a fixed permutation, L unit lower and U strictly upper triangular,
                  s with fixed signs and log|s| bounded to ±8. log|det W| = Σ log|s|, O(C).
-      `plain`    W itself is the weight. log|det W| in float64, O(C³).
+      `plain`    W itself is the weight. log|det W| is computed in float64, O(C³).
       `shuffle`  a fixed random permutation of the channels; log_det = 0.
       `reverse`  the channels in reverse order; log_det = 0.
     `lu` and `plain` start as a random rotation.
 
     Shapes: [B, H, W, C] → the same.
-    Numerics: the inverse matrix is computed once a call in float64 (`lu`: two triangular solves), then
-    applied to all pixels; a float32 inverse of W is where round trips lose most of their digits.
+    Numerics: the inverse matrix is computed once per call in float64 (`lu`: by two triangular solves) and
+    then applied to all pixels. With a float32 inverse, round trips would lose most of their digits.
 
     Args:
       kind: `lu`, `plain`, `shuffle` or `reverse`.
@@ -48,7 +48,7 @@ class InvertibleConv(Bijector):
         self.seed = seed
 
     def build(self, input_shape: Shape) -> None:
-        """Creates the weights of W; permutations and signs are weights too, so that they are saved."""
+        """Creates the weights of W; the permutation and the signs are weights too, so that they are saved."""
         for name, value in self._starting_values(input_shape[-1], self.seed).items():
             trained = name not in ("permutation", "sign")
             weight = self.add_weight(
@@ -131,7 +131,10 @@ class InvertibleConv(Bijector):
         return per_example(self.log_det_per_pixel() * (x.shape[1] * x.shape[2]), x)
 
     def _triangles(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns L with its unit diagonal and U with diag(s), of which only the triangles are trained."""
+        """Returns L with its unit diagonal, and U + diag(s), both [C, C].
+
+        The rest of the two weights is masked and never changes.
+        """
         lower = tf.linalg.band_part(tf.cast(self.lower.value, dtype), -1, 0)
         lower = tf.linalg.set_diag(lower, tf.ones(lower.shape[:-1], dtype))
         scale = tf.exp(soft_bound(tf.cast(self.raw_log_scale.value, dtype), LOG_SCALE_BOUND))
@@ -155,7 +158,7 @@ def _random_rotation(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _lu(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Splits W with partial pivoting so that W = (L·U)[permutation]."""
+    """Factorises W with partial pivoting and returns permutation, L and U, so that W = (L·U)[permutation]."""
     lower_upper, pivots = tf.linalg.lu(matrix)
     lower = np.tril(lower_upper.numpy(), -1) + np.eye(len(matrix))
     # tf.linalg.lu gives W[pivots] = L·U; rows go back to their places by the inverse permutation.

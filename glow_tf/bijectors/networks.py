@@ -9,19 +9,18 @@ import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.bijector import Shape
-from glow_tf.streams import in_streams
-
-NORMS = ("actnorm", "bias")
+from glow_tf.config import NORMS
+from glow_tf.pieces import in_streams
 
 _full_precision = contextvars.ContextVar("full_precision", default=False)
 
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Within it, coupling networks compute in the dtype of their weights, whatever their dtype policy.
+    """Within the context, coupling networks compute in the dtype of their weights, not of their dtype policy.
 
-    For maps that must be undone to the last digit: two inputs that differ in float32's last digits can
-    differ in bfloat16's too.
+    Maps whose inverse must be exact to the last digit need this. When two inputs differ in the last digit of
+    float32, bfloat16 can round them to different numbers.
     """
     token = _full_precision.set(True)
     try:
@@ -31,30 +30,33 @@ def full_precision() -> Iterator[None]:
 
 
 def in_full_precision() -> bool:
-    """Whether `full_precision` is in force."""
+    """Returns whether the code runs within `full_precision`."""
     return _full_precision.get()
 
 
 class _Convolution(keras.layers.Layer):
-    """A same-size convolution, computed in the layer's dtype."""
+    """A convolution that keeps height and width."""
 
     def convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        """Convolves x [B, H, W, C], in the dtype of the layer."""
+        """Convolves in the layer's compute dtype: [B, H, W, C] → [B, H, W, filters]."""
         dtype = self.variable_dtype if in_full_precision() else self.compute_dtype
         return tf.nn.conv2d(tf.cast(x, dtype), tf.cast(kernel, dtype), strides=1, padding="SAME")
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class HiddenConvolution(_Convolution):
-    """A same-size convolution followed by ActNorm or a bias.
+    """A convolution that keeps height and width, followed by ActNorm or a bias.
 
-    ActNorm is folded into the kernel and bias, so that it costs no pass over the activations.
+    ActNorm is folded into the kernel and the bias, so it needs no pass over the activations.
 
     Args:
       filters: output channels.
       kernel_size: side of the kernel in pixels.
       norm: `actnorm` or `bias`.
       seed: of the kernel (He normal).
+
+    Raises:
+      ValueError: norm is unknown.
     """
 
     def __init__(self, filters: int, kernel_size: int, norm: str = "actnorm", seed: int = 0, **kwargs):
@@ -67,7 +69,7 @@ class HiddenConvolution(_Convolution):
         self.seed = seed
 
     def build(self, input_shape: Shape) -> None:
-        """Creates kernel and norm."""
+        """Creates the kernel, and ActNorm or the bias."""
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
@@ -81,35 +83,38 @@ class HiddenConvolution(_Convolution):
         self.built = True
 
     def reseed(self, seed: int) -> None:
-        """Gives the kernel the starting values of another seed."""
+        """Gives the kernel its starting values of another seed."""
         self.kernel.assign(keras.initializers.HeNormal(seed)(self.kernel.shape, self.kernel.dtype))
 
     def fold(self) -> list[tf.Tensor]:
-        """Returns kernel, scale and bias of the whole: (kernel·scale) * x + bias."""
+        """Returns kernel [k, k, C, filters], scale [filters] and bias [filters].
+
+        The layer computes (kernel·scale) * x + bias.
+        """
         if self.norm == "bias":
             return [self.kernel.value, tf.ones_like(self.bias.value), self.bias.value]
         scale = tf.exp(self.actnorm.log_scale.value)
         return [self.kernel.value, scale, self.actnorm.bias.value * scale]
 
     def run_folded(self, x: tf.Tensor, kernel: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        """[B, H, W, C] → [B, H, W, filters], with what `fold` returned."""
-        # Scaled here and not in `fold`: else all copies' scaled kernels would be held at once.
+        """Runs the layer with the weights that `fold` returned: [B, H, W, C] → [B, H, W, filters]."""
+        # Scaled here and not in `fold`, which would keep the scaled kernels of all copies in memory.
         y = self.convolve(x, kernel * scale if self.norm == "actnorm" else kernel)
         return tf.nn.bias_add(y, tf.cast(bias, y.dtype))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """[B, H, W, C] → [B, H, W, filters]."""
+        """Runs the layer: [B, H, W, C] → [B, H, W, filters]."""
         return self.run_folded(x, *self.fold())
 
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
-        """Sets the ActNorm from data, as `Bijector.initialize` does."""
+        """Sets the ActNorm from data as `Bijector.initialize` does: [B, H, W, C] → [B, H, W, filters]."""
         if self.norm != "actnorm":
             return self.call(x)
         with full_precision():
             y, means, variances = in_streams(self._convolution_and_moments, x)
         self.actnorm.initialize_from(means, variances)
         _, scale, bias = self.fold()
-        return in_streams(lambda share: tf.nn.bias_add(share * scale, bias), y)
+        return in_streams(lambda piece: tf.nn.bias_add(piece * scale, bias), y)
 
     def _convolution_and_moments(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         y = self.convolve(x, self.kernel.value)
@@ -130,8 +135,8 @@ class HiddenConvolution(_Convolution):
 class ZeroConvolution(_Convolution):
     """A 3×3 convolution that starts at zero, with a learned output scale.
 
-    y = (conv(x) + bias) · exp(3·log_scale): all weights start at 0, and the factor 3 lets the output
-    leave zero faster than the rest of the network learns.
+    y = (conv(x) + bias) · exp(3·log_scale). All weights start at 0. The factor 3 makes the output scale
+    learn faster than the rest of the network.
 
     Args:
       filters: output channels.
@@ -145,7 +150,7 @@ class ZeroConvolution(_Convolution):
         self.filters = filters
 
     def build(self, input_shape: Shape) -> None:
-        """Creates the zero weights."""
+        """Creates the weights, all zero."""
         shape = (3, 3, input_shape[-1], self.filters)
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer="zeros")
         self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
@@ -153,19 +158,22 @@ class ZeroConvolution(_Convolution):
         self.built = True
 
     def fold(self) -> list[tf.Tensor]:
-        """Returns kernel, scale and bias of the whole, as `HiddenConvolution.fold` does."""
+        """Returns kernel [3, 3, C, filters], scale [filters] and bias [filters].
+
+        The layer computes (kernel·scale) * x + bias.
+        """
         scale = tf.exp(self.LOG_SCALE_FACTOR * self.log_scale.value)
         return [self.kernel.value, scale, self.bias.value * scale]
 
     def run_folded(self, x: tf.Tensor, kernel: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        """[B, H, W, C] → [B, H, W, filters], with what `fold` returned."""
+        """Runs the layer with the weights that `fold` returned: [B, H, W, C] → [B, H, W, filters]."""
         y = self.convolve(x, kernel * scale)
-        # Not `bias_add`: TensorFlow would fuse its gradient with the kernel's, which takes twice as long for
-        # so few channels.
+        # Not `bias_add`: TensorFlow would fuse its gradient with the gradient of the kernel, and with few
+        # channels that takes twice as long.
         return y + tf.cast(bias, y.dtype)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """[B, H, W, C] → [B, H, W, filters]."""
+        """Runs the layer: [B, H, W, C] → [B, H, W, filters]."""
         return self.run_folded(x, *self.fold())
 
     def get_config(self) -> dict:
@@ -175,10 +183,10 @@ class ZeroConvolution(_Convolution):
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class CouplingNetwork(keras.layers.Layer):
-    """Three convolutions, 3×3 → 1×1 → 3×3, with ReLU between; the last starts at zero.
+    """Three convolutions, 3×3 → 1×1 → 3×3, with ReLU between them; the last one starts at zero.
 
-    Under the dtype policy `mixed_bfloat16` the convolutions compute in bfloat16; input, output and weights
-    stay in float32.
+    Under the dtype policy `mixed_bfloat16` the convolutions compute in bfloat16, while input, output and
+    weights stay in float32.
 
     Args:
       width: hidden channels.
@@ -210,27 +218,33 @@ class CouplingNetwork(keras.layers.Layer):
         self.built = True
 
     def reseed(self, seed: int) -> None:
-        """Gives the kernels the starting values of another seed."""
+        """Gives the kernels their starting values of another seed."""
         for k, layer in enumerate(self.hidden):
             layer.reseed(2 * seed + k)
 
     def fold(self) -> list[tf.Tensor]:
-        """Returns the folded convolutions, one after another."""
+        """Returns three tensors (kernel, scale, bias) per convolution, nine in all.
+
+        If the weights have an axis for the copies in front (see `Repeatable`), so have these.
+        """
         return [tensor for layer in (*self.hidden, self.last) for tensor in layer.fold()]
 
     def run_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor]) -> tf.Tensor:
-        """[B, H, W, C] → [B, H, W, filters], in x's dtype, with what `fold` returned."""
+        """Runs the network with the weights that `fold` returned: [B, H, W, C] → [B, H, W, filters].
+
+        The result has the dtype of x.
+        """
         h = x
         for layer, own in zip(self.hidden, (folded[:3], folded[3:6]), strict=True):
             h = tf.nn.relu(layer.run_folded(h, *own))
         return tf.cast(self.last.run_folded(h, *folded[6:]), x.dtype)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """[B, H, W, C] → [B, H, W, filters], in x's dtype."""
+        """Runs the network: [B, H, W, C] → [B, H, W, filters], in the dtype of x."""
         return self.run_folded(x, self.fold())
 
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
-        """Sets the ActNorms from data, in order, as `Bijector.initialize` does."""
+        """Sets the ActNorms from data, in order, as `Bijector.initialize` does, and runs the network."""
         h = x
         for layer in self.hidden:
             h = tf.nn.relu(layer.initialize(h))

@@ -1,32 +1,33 @@
-"""Split: factors half of the channels out as a latent."""
+"""Split: factors out half of the channels as a latent."""
 
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, per_example, soft_bound
-from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND, PRIORS
+from glow_tf.bijectors.bijector import Bijector, Shape, no_log_det, soft_bound
+from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND
 from glow_tf.bijectors.networks import ZeroConvolution
+from glow_tf.config import PRIORS
 from glow_tf.likelihood import standard_normal_log_prob
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class Split(Bijector):
-    """Keeps one half of the channels and factors the other out, scored given the first.
+    """Keeps one half of the channels and factors out the other half as a latent, scored given the first.
 
-    With x = [h, z] halved along the channels, and p(z | h) a Gaussian of mean μ(h) and deviation σ(h):
-    `factor_out(x)` returns h, the *whitened* latent eps = (z − μ(h)) / σ(h), and log p(z | h);
-    `merge(h, eps)` undoes it. Seen as a plain bijector on the whole tensor:
+    Let x = [h, z], halved along the channels, and let p(z | h) be a Gaussian with mean μ(h) and deviation
+    σ(h). `factor_out(x)` returns h, the *whitened* latent eps = (z − μ(h)) / σ(h), and log p(z | h).
+    `merge(h, eps)` is its inverse. As a bijector of the whole tensor:
     Forward:   y = [h, eps]      log_det = −Σ log σ(h), so log p(z | h) = log N(eps; 0, I) + log_det
     Inverse:   x = [h, eps · σ(h) + μ(h)]
 
     Shapes: [B, H, W, C] with C even → [B, H, W, C/2] twice.
 
     Args:
-      prior: `learned` (μ and log σ from a 3×3 convolution of h that starts at zero) or `standard`
+      prior: `learned` (a 3×3 convolution of h, which starts at zero, gives μ and log σ) or `standard`
         (μ = 0, σ = 1).
 
     Raises:
-      ValueError: prior is unknown; on build, an odd number of channels.
+      ValueError: prior is unknown; on build, the number of channels is odd.
     Reference: Dinh et al. 2017, section 3.6, https://arxiv.org/abs/1605.08803
     """
 
@@ -37,7 +38,7 @@ class Split(Bijector):
         self.prior = prior
 
     def build(self, input_shape: Shape) -> None:
-        """Creates the prior's convolution."""
+        """Creates the convolution of a learned prior."""
         channels = input_shape[-1]
         if channels % 2:
             raise ValueError(
@@ -54,7 +55,11 @@ class Split(Bijector):
         return h, eps, standard_normal_log_prob(eps) + log_det
 
     def merge(self, h: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
-        """Undoes `factor_out`: returns x [B, H, W, C]."""
+        """Inverts `factor_out`: h and eps, both [B, H, W, C/2] → x [B, H, W, C].
+
+        Raises:
+          ValueError: the layer is not built.
+        """
         self.require_built()
         return self._colour(h, eps)[0]
 
@@ -72,13 +77,13 @@ class Split(Bijector):
         self.ensure_built(x)
         h, z = tf.split(x, 2, axis=-1)
         if self.prior == "standard":
-            return h, z, per_example(tf.zeros([], x.dtype), x)
+            return h, z, no_log_det(x)
         mean, log_deviation = self._mean_and_log_deviation(h)
         return h, (z - mean) * tf.exp(-log_deviation), -tf.reduce_sum(log_deviation, axis=[1, 2, 3])
 
     def _colour(self, h: tf.Tensor, eps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if self.prior == "standard":
-            return tf.concat([h, eps], axis=-1), per_example(tf.zeros([], h.dtype), h)
+            return tf.concat([h, eps], axis=-1), no_log_det(h)
         mean, log_deviation = self._mean_and_log_deviation(h)
         x = tf.concat([h, eps * tf.exp(log_deviation) + mean], axis=-1)
         return x, tf.reduce_sum(log_deviation, axis=[1, 2, 3])

@@ -3,12 +3,12 @@
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, per_example
+from glow_tf.bijectors.bijector import Bijector, Shape, no_log_det
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class Squeeze(Bijector):
-    """Trades each 2×2 square of pixels for four times the channels.
+    """Turns each 2×2 square of pixels into one pixel with four times the channels.
 
     Forward:   [B, H, W, C] → [B, H/2, W/2, 4C], a permutation of the numbers, so log_det = 0.
     Inverse:   [B, H/2, W/2, 4C] → [B, H, W, C].
@@ -19,7 +19,7 @@ class Squeeze(Bijector):
     """
 
     def build(self, input_shape: Shape) -> None:
-        """Checks that the image can be halved."""
+        """Checks that height and width can be halved."""
         _, height, width, _ = input_shape
         if height % 2 or width % 2:
             raise ValueError(
@@ -30,13 +30,13 @@ class Squeeze(Bijector):
     def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.ensure_built(x)
-        return tf.nn.space_to_depth(x, 2), per_example(tf.zeros([], x.dtype), x)
+        return tf.nn.space_to_depth(x, 2), no_log_det(x)
 
     def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
-        return tf.nn.depth_to_space(y, 2), per_example(tf.zeros([], y.dtype), y)
+        return tf.nn.depth_to_space(y, 2), no_log_det(y)
 
     def output_shape_of(self, input_shape: Shape) -> Shape:
-        """See class."""
+        """See base."""
         batch, height, width, channels = input_shape
         return batch, height // 2, width // 2, 4 * channels

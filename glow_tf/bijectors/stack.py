@@ -1,7 +1,6 @@
 """Copies of one bijector, one after another, traced once for all of them."""
 
 import contextlib
-import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,49 +8,58 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, all_variables, with_weights
+from glow_tf.bijectors.bijector import Bijector, Shape
 from glow_tf.bijectors.networks import in_full_precision
-from glow_tf.streams import in_streams, join, share_out
+from glow_tf.bijectors.repeatable import Repeatable, all_variables, with_weights
+from glow_tf.internals import function_kept_whole, untracked
+from glow_tf.pieces import in_streams, join, pieces_of
 
 Weights = list[tf.Tensor]
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class Stack(Bijector):
-    """A chain of `count` bijectors that are alike but for their weights.
+    """A chain of `count` copies of one bijector, each with its own weights.
 
     Forward:   y = f_count(… f_1(x))      log_det = Σ log_det_k
     Inverse:   x = f_1⁻¹(… f_count⁻¹(y))
 
-    The copies' weights are held together: each weight of the bijector is one variable here, its first axis
-    the copies. So neither the number of variables nor what TensorFlow traces, optimises and differentiates
-    grows with depth: inside a `tf.function`, one copy is traced for each direction and run with the weights
-    of each in turn.
+    Each weight of the bijector is one variable here, with one axis more in front for the copies. The number
+    of variables therefore does not grow with depth. Neither does what TensorFlow traces and optimises: inside
+    a `tf.function`, the bijector is traced once per direction and run with the weights of each copy in turn.
 
     With `reversible` set, backpropagation keeps no activations. It recovers each copy's input from its output
-    and runs it forward once more (`Bijector.pull_back`), which costs about a third more time.
+    and runs the copy forward once more (`Repeatable.pull_back`), which takes about a third more time.
+
+    Shapes: [B, H, W, C] → the same.
 
     Args:
-      bijector: what is repeated; not built, and of the same shape before and after.
-      count: how many, at least one. Copy k starts with the weights of the bijector whose seed is `seed + k`.
-      reversible: whether activations are recomputed; may be changed until the first tracing.
+      bijector: the bijector to repeat, not built yet. It must preserve the shape of its input.
+      count: number of copies, at least one. Copy k, from 0, starts with the weights of a bijector whose seed
+        is `seed + k`.
+      reversible: whether to recompute activations; may be changed until the first tracing.
 
     Raises:
-      ValueError: count is not positive.
+      ValueError: bijector is not a `Repeatable`, or count is not positive.
     Reference for `reversible`: Gomez et al. 2017, section 3.2, https://arxiv.org/abs/1707.04585
     """
 
-    def __init__(self, bijector: Bijector, count: int, reversible: bool = False, **kwargs):
+    def __init__(self, bijector: Repeatable, count: int, reversible: bool = False, **kwargs):
         super().__init__(**kwargs)
+        if not isinstance(bijector, Repeatable):
+            raise ValueError(
+                "Stack needs a bijector that derives from Repeatable. "
+                f"Received: bijector of class {type(bijector).__name__}"
+            )
         if count < 1:
             raise ValueError(f"Stack needs at least one copy. Received: count={count}")
         self.count = count
         self.reversible = reversible
-        # In a namespace Keras does not track it: its own variables only stand for those of the copies.
-        self._untracked = types.SimpleNamespace(bijector=bijector, traced={})
+        # Keras must not track the bijector: its variables only stand for the copies' weights.
+        self._untracked = untracked(bijector=bijector, traced={})
 
     def build(self, input_shape: Shape) -> None:
-        """Creates the weights of all copies, each with the copy's own starting values."""
+        """Creates the weights of all copies, with the starting values of each copy."""
         bijector = self._untracked.bijector
         bijector.build(input_shape)
         starts = self._starting_values(bijector.get_config().get("seed", 0))
@@ -66,11 +74,6 @@ class Stack(Bijector):
             )
             self._stacked.append(weight)
         self.built = True
-
-    def reseed(self, seed: int) -> None:
-        """See base: copy k gets the values of seed + k."""
-        for weight, values in zip(self._stacked, self._starting_values(seed), strict=True):
-            weight.assign(values)
 
     def _starting_values(self, seed: int) -> list[np.ndarray]:
         bijector = self._untracked.bijector
@@ -87,18 +90,15 @@ class Stack(Bijector):
         folded = self._folded()
         if not self.reversible:
             return self._forward(x, _rows(folded, self.count))
-        floating = [tensor.dtype.is_floating for tensor in folded]
 
         @tf.custom_gradient
-        def run(x, *differentiable):
-            given = iter(differentiable)
-            rows = _rows(
-                [next(given) if f else tensor for f, tensor in zip(floating, folded, strict=True)], self.count
-            )
-            y, log_det = in_streams(lambda own: self._forward(own, rows), x)
+        def run(x, *floating):
+            given = iter(floating)
+            rows = _rows([next(given) if t.dtype.is_floating else t for t in folded], self.count)
+            y, log_det = in_streams(lambda piece: self._forward(piece, rows), x)
             return (y, log_det), lambda *gradients: self._pull_back(y, *gradients, rows)
 
-        return run(x, *[tensor for f, tensor in zip(floating, folded, strict=True) if f])
+        return run(x, *[t for t in folded if t.dtype.is_floating])
 
     def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
@@ -109,7 +109,12 @@ class Stack(Bijector):
         return y, total
 
     def inverse(self, y: tf.Tensor, limit: float | None = None) -> tf.Tensor:
-        """Returns f⁻¹(y); with a limit, what passes between the copies is clipped to ±limit."""
+        """Returns f⁻¹(y).
+
+        Args:
+          y: [B, H, W, C].
+          limit: clips the output of every copy to ±limit; None, the exact inverse, does not clip.
+        """
         for weights in reversed(self._weights()):
             y, _ = self._call(self._inverse_one, weights, y)
             if limit is not None:
@@ -117,7 +122,7 @@ class Stack(Bijector):
         return y
 
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
-        """See base: initialises each copy on what the ones before it yield."""
+        """See base: initialises each copy on the output of the previous one."""
         self.ensure_built(x)
         initialize_one = tf.function(self._initialize_one, autograph=False)
         rows = []
@@ -129,8 +134,8 @@ class Stack(Bijector):
         return x
 
     @contextlib.contextmanager
-    def copy(self, k: int) -> Iterator[Bijector]:
-        """Within the context, the bijector with the weights of copy k (from 0), to be run or looked at."""
+    def copy(self, k: int) -> Iterator[Repeatable]:
+        """Yields the bijector; within the context it has the weights of copy k, from 0."""
         with with_weights(self._untracked.bijector, self._weights()[k]):
             yield self._untracked.bijector
 
@@ -140,7 +145,7 @@ class Stack(Bijector):
         return _rows([weight.value for weight in self._stacked], self.count)
 
     def _folded(self) -> Weights:
-        """Returns what the copies' `fold` does, stacked."""
+        """Returns the folded weights of all copies, stacked along the first axis."""
         self.require_built()
         bijector = self._untracked.bijector
         with with_weights(bijector, [tf.convert_to_tensor(weight) for weight in self._stacked]):
@@ -148,22 +153,23 @@ class Stack(Bijector):
 
     def _forward(self, x: tf.Tensor, folded: list[Weights]) -> tuple[tf.Tensor, tf.Tensor]:
         total = 0.0
-        for own in folded:
-            x, log_det = self._call(self._forward_one, own, x)
+        for weights in folded:
+            x, log_det = self._call(self._forward_one, weights, x)
             total += log_det
         return x, total
 
     def _pull_back(
         self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor, folded: list[Weights]
     ) -> list[tf.Tensor]:
-        ys = [share for (share,) in share_out(y)]
-        ups = share_out(y_gradient, log_det_gradient, fill_with_zeros=True)
-        gradients: list[Weights] = []
-        for own in reversed(folded):
-            ys, ups, of_own = self._call(self._pull_back_one, own, ys, ups)
-            gradients.insert(0, of_own)
-        stacked = [tf.stack(column) for column in zip(*gradients, strict=True)]
-        return [join([up for up, _ in ups], y), *stacked]
+        """Returns the gradient with respect to the input, and those of the stacked folded weights."""
+        ys = [piece for (piece,) in pieces_of(y)]
+        gradients = pieces_of(y_gradient, log_det_gradient, fill_with_zeros=True)
+        of_copies: list[Weights] = []
+        for weights in reversed(folded):
+            ys, gradients, of_weights = self._call(self._pull_back_one, weights, ys, gradients)
+            of_copies.insert(0, of_weights)
+        stacked = [tf.stack(column) for column in zip(*of_copies, strict=True)]
+        return [join([x_gradient for x_gradient, _ in gradients], y), *stacked]
 
     def _initialize_one(self, weights: Weights, x: tf.Tensor) -> tuple[tf.Tensor, Weights]:
         bijector = self._untracked.bijector
@@ -175,7 +181,7 @@ class Stack(Bijector):
         return self._untracked.bijector.forward_folded(x, folded)
 
     def _pull_back_one(self, folded: Weights, ys: list[tf.Tensor], gradients: list[tuple]) -> Any:
-        """Takes all shares through one copy, and adds up their gradients of the weights."""
+        """Pulls all pieces of the batch back through one copy, and sums their gradients of its weights."""
         pull_back = self._untracked.bijector.pull_back
         xs, x_gradients, of_weights = zip(
             *[pull_back(y, *own, folded) for y, own in zip(ys, gradients, strict=True)], strict=True
@@ -189,14 +195,12 @@ class Stack(Bijector):
             return bijector.inverse_and_log_det(y)
 
     def _call(self, function: Callable, *args: Any) -> Any:
-        """Calls a function of weights and activations; in a `tf.function`, through its one trace."""
+        """Calls a function of weights and activations; within a `tf.function`, it is traced only once."""
         if not tf.inside_function():
             return function(*args)
         traced, key = self._untracked.traced, (function.__name__, in_full_precision())
         if key not in traced:
-            # A function that is not inlined stays one node of the graph: it is optimised once for all its
-            # calls, and nothing in it starts, or takes memory, before its inputs are there.
-            traced[key] = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+            traced[key] = function_kept_whole(function)
         return traced[key](*args)
 
     def get_config(self) -> dict:
@@ -211,14 +215,15 @@ class Stack(Bijector):
     @classmethod
     def from_config(cls, config: dict) -> "Stack":
         """See keras.Layer."""
+        config = dict(config)
         return cls(keras.saving.deserialize_keras_object(config.pop("bijector")), **config)
 
 
-def _unbuilt(bijector: Bijector) -> Bijector:
+def _unbuilt(bijector: Repeatable) -> Repeatable:
     return type(bijector).from_config(bijector.get_config())
 
 
 def _rows(stacked: list[tf.Tensor], count: int) -> list[Weights]:
-    """[weights of the copies together] → [weights of each copy]."""
+    """Takes stacked weights [count, …] apart: returns the list of weights of each copy."""
     columns = [tf.unstack(weight, num=count) for weight in stacked]
     return [[column[k] for column in columns] for k in range(count)]

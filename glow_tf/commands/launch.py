@@ -1,107 +1,85 @@
-"""Starts a run's processes on this machine: one a part, or some that share every batch.
+"""Starts the processes of one run on this machine: one per part, or several workers.
 
-    python train/launch.py --parts -- --flagfile=configs/cifar10_small_across_2.cfg --schedule=simultaneous
-    python train/launch.py --workers=2 -- --flagfile=configs/cifar10_small_across_2.cfg
+    glow-tf launch --parts -- --flagfile=cifar10_small_across_2 --data_dir=PATH --schedule=simultaneous
+    glow-tf launch --workers=2 -- --flagfile=cifar10_small_across_2 --data_dir=PATH
 
-What follows `--` are main.py's flags; `--strategy` is added. Each process gets its share of the cores, and
-the first one prints and has the workdir. On several machines, start main.py itself on each, with a
-`TF_CONFIG` that lists them (docs/distributed.md). If a process is lost the run ends with an error, and the
-same command goes on from the last checkpoint.
+The flags of `glow-tf train` follow after `--`; the launcher adds `--strategy`. Workers share every batch, and
+each part has the whole batch. The cores are divided between
+the processes. The first process prints and writes the workdir. To use several machines, start
+`glow-tf train` on each of them, with a `TF_CONFIG` that lists them (docs/distributed.md). If a process is
+lost, the run ends with an error, and the same command continues from the last checkpoint.
 """
+
+from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from absl import flags
 
-import pathlib
+from glow_tf.commands import run_flags
+from glow_tf.devices import children
+from glow_tf.devices.processes import JOBS, ProcessGroup, lost_message
+from glow_tf.errors import ConfigError
 
-import flags_of_run
-from absl import app, flags
-from processes import die_with_parent
-
-from glow_tf.cluster import JOBS, Cluster, lost_message
-from glow_tf.config import ConfigError, RunConfig
-
-PARTS = flags.DEFINE_boolean("parts", False, "One process for each part of the model.")
-WORKERS = flags.DEFINE_integer("workers", 0, "So many processes, each with a share of every batch.")
-
-MAIN = pathlib.Path(__file__).parent / "main.py"
+FLAGS_AFTER_DASHES = "train"
 GRACE = 60.0  # seconds in which a run that has lost a process says so itself
 
 
-def main(argv: list[str]) -> int:
-    """Starts the processes and waits; returns the exit status of the first."""
-    try:
-        if PARTS.value == (WORKERS.value > 0):
-            raise ConfigError(
-                "launch needs either --parts or --workers=N. Received: "
-                f"--parts={PARTS.value}, --workers={WORKERS.value}"
-            )
-        strategy = "part_parallel" if PARTS.value else "multi_worker"
-        arguments = [*argv[1:], f"--strategy={strategy}"]
-        config = _config(arguments)
-        return _run(arguments, JOBS[strategy], WORKERS.value or len(config.model.flow_step_counts))
-    except (ConfigError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+def define(values: flags.FlagValues) -> None:
+    """Defines the launcher's own flags."""
+    flags.DEFINE_boolean("parts", False, "Start one process for each part of the model.", flag_values=values)
+    flags.DEFINE_integer(
+        "workers", 0, "Start this many processes, each with a slice of every batch.", flag_values=values
+    )
 
 
-def _config(arguments: list[str]) -> RunConfig:
-    try:
-        return flags_of_run.config_of(arguments)
-    except (flags.Error, OSError) as error:
-        raise ConfigError(f"flags of main.py follow after --. {error}") from None
+def main(values: flags.FlagValues, arguments: Sequence[str]) -> int:
+    """Starts the processes and waits; returns the exit status of the first.
 
+    Args:
+      values: the launcher's own flags.
+      arguments: flags of `glow-tf train`.
 
-def _run(arguments: list[str], job: str, count: int) -> int:
-    addresses = tuple(f"localhost:{port}" for port in _free_ports(count))
-    clusters = [Cluster(job, addresses, index) for index in range(count)]
-    processes: list[subprocess.Popen] = []
-    for cluster in clusters:
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, str(MAIN), *arguments],
-                env={**os.environ, "TF_CONFIG": cluster.tf_config},
-                preexec_fn=die_with_parent,
-                # Workers all have the same to say.
-                stdout=subprocess.DEVNULL if job == "worker" and cluster.index else None,
-            )
+    Raises:
+      ConfigError: a flag is wrong; nothing was started.
+      OSError: a process was lost.
+    """
+    if values.parts == (values.workers > 0):
+        raise ConfigError(
+            "glow-tf launch needs either --parts or --workers=N. Received: "
+            f"--parts={values.parts}, --workers={values.workers}"
         )
+    strategy = "part_parallel" if values.parts else "multi_worker"
+    arguments = [*arguments, f"--strategy={strategy}"]
+    config = run_flags.config_of(arguments)
+    return _run(arguments, strategy, values.workers or config.model.num_parts)
+
+
+def _run(arguments: list[str], strategy: str, count: int) -> int:
+    addresses = tuple(f"localhost:{port}" for port in children.free_ports(count))
+    groups = [ProcessGroup(JOBS[strategy], addresses, index) for index in range(count)]
+    processes: list[subprocess.Popen] = []
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        deadline = float("inf")
-        while (status := processes[0].poll()) is None and time.monotonic() < deadline:
-            if any(p.poll() is not None for p in processes[1:]):
-                deadline = min(deadline, time.monotonic() + GRACE)
-            time.sleep(0.1)
+        for group in groups:
+            processes.append(
+                children.start(
+                    [*children.command("train"), *arguments],
+                    env={**os.environ, "TF_CONFIG": group.tf_config},
+                    # All workers print the same.
+                    stdout=subprocess.DEVNULL if group.job == "worker" and group.index else None,
+                )
+            )
+        status = children.wait_for_first(processes, GRACE)
         if status is None or status < 0:
             gone = [k for k, process in enumerate(processes) if process.poll() is not None]
-            raise OSError(lost_message(clusters[0].names(gone)))
+            raise OSError(lost_message(groups[0].names(gone)))
         return status
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
     finally:
         for process in processes:
             process.kill()
             process.wait()
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for listener in sockets:
-            listener.bind(("localhost", 0))
-        return [listener.getsockname()[1] for listener in sockets]
-    finally:
-        for listener in sockets:
-            listener.close()
-
-
-if __name__ == "__main__":
-    app.run(main)

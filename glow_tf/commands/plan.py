@@ -1,216 +1,90 @@
-"""Predicts what every strategy, schedule and partition would take on a cluster, and recommends one.
+"""Forecasts time, memory and traffic of every strategy, schedule and partition on a cluster.
 
-    python train/plan.py --flagfile=configs/paper_5.cfg --cluster=configs/clusters/eight_v100.cfg
+    glow-tf plan --flagfile=paper_5 --cluster=eight_v100
 
-Flags are main.py's, and: what devices and links there are says a file (`glow_tf.planner.read_cluster_file`).
-Devices given by their speed relative to this machine need its rates, measured first, on one core, by
+The flags of `glow-tf train` describe the model and the schedule. The cluster file describes devices and links
+(see `glow_tf.planning.read_cluster_file`); packaged ones are found by name. Devices that are given by their
+speed relative to this machine need this machine's rates. Measure them first, on one core:
 
-    python train/plan.py --flagfile=… --calibrate --calibration=machine.json
+    glow-tf plan --flagfile=paper_5 --calibrate --calibration=machine.json
 """
 
+from __future__ import annotations
+
 import dataclasses
-import itertools
-import math
-import os
 import pathlib
-import statistics
-import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from absl import flags
 
-import flags_of_run
-from absl import app, flags
-
-from glow_tf.config import ConfigError, RunConfig
-from glow_tf.partition import PartPlan
-from glow_tf.planner import STRATEGIES, Calibration, Planner, Prediction, read_cluster_file, steps_of_epoch
-from glow_tf.schedule import phases
-from glow_tf.tables import table
-from glow_tf.workdir import write_atomically
-
-CLUSTER = flags.DEFINE_string("cluster", "", "File that describes devices and links.")
-CALIBRATION = flags.DEFINE_string("calibration", "", "Rates of this machine, as --calibrate writes them.")
-CALIBRATE = flags.DEFINE_boolean(
-    "calibrate", False, "Measure this machine's rates, on one core, and write them."
-)
-IMAGE_SHAPE = flags.DEFINE_list("image_shape", ["32", "32", "3"], "Height, width and channels.")
-EXAMPLES = 50_000  # where train_examples does not say: CIFAR-10's
-ROUNDS, RUNS = 7, 2
-COMPARED = ("end_to_end", "alternating", "simultaneous")
-
-flags_of_run.define()
-flags.adopt_module_key_flags(flags_of_run)
+from glow_tf.commands import configs, run_flags
+from glow_tf.config import RunConfig
+from glow_tf.errors import ConfigError
+from glow_tf.planning.cluster_file import read_cluster_file
+from glow_tf.planning.forecast import batches_per_epoch, candidates, forecast_table, recommendations
+from glow_tf.planning.rates import read_calibration
+from glow_tf.run.workdir import write_atomically
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One way to run the whole schedule, on the first `devices` of the cluster."""
-
-    strategy: str
-    schedule: str
-    parts: str
-    devices: int
-    hours: float
-    steps: tuple[Prediction, ...]
-
-    @property
-    def main(self) -> Prediction:
-        """The step on which most of the time is spent."""
-        return max(self.steps, key=lambda step: step.seconds * self.steps.count(step))
-
-    @property
-    def memory(self) -> float:
-        """Bytes of the fullest device."""
-        return max(step.memory for step in self.steps)
-
-    @property
-    def sent(self) -> float:
-        """Bytes of the mean step."""
-        return sum(step.sent for step in self.steps) / len(self.steps)
-
-
-def main(argv: list[str]) -> int:
-    """Calibrates, or plans; returns the exit status."""
-    try:
-        if len(argv) > 1:
-            raise ConfigError(f"flags are written --name=value. Received: {argv[1:]}")
-        config = flags_of_run.run_config()
-        shape = tuple(int(side) for side in IMAGE_SHAPE.value)
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, image_shape=shape))
-        if CALIBRATE.value:
-            _calibrate(config)
-        else:
-            _plan(config)
-    except (ConfigError, OSError, ValueError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _calibrate(config: RunConfig) -> None:
-    if not CALIBRATION.value:
-        raise ConfigError("--calibrate needs --calibration, a file to write. Received: --calibration=''")
-    import numpy as np
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    import benchmark_subjects
-
-    from glow_tf import distribution
-
-    # What recomputation costs follows from the rates.
-    train = dataclasses.replace(config.train, reversible=False)
-    config = dataclasses.replace(config, strategy="one_device", virtual_devices=0, train=train)
-    batch_size = config.train.batch_size
-    images = np.random.default_rng(0).integers(0, 256, (4 * batch_size, *config.model.image_shape), np.uint8)
-    subjects = benchmark_subjects.step_subjects(config, images, config.model.precision)
-    for subject in subjects:
-        subject.measure(1)
-    times = [[subject.measure(RUNS) / batch_size for subject in subjects] for _ in range(ROUNDS)]
-    middle = dict(zip(subjects, map(statistics.median, zip(*times, strict=True)), strict=True))
-    rates = ({}, {})  # forward, forward and backward
-    for subject, seconds in middle.items():
-        if subject.block:
-            rates["backward" in subject.name][subject.block] = seconds
-    (step,) = [seconds for subject, seconds in middle.items() if not subject.block]
-    plans = config.model.plans()
-    flow = sum(rates[1][e.block] for plan in plans for e in plan.elements if e.kind == "flow_step")
-    found = Calibration(distribution.device_name(), *rates, max(step - flow, 0.0))
-    write_atomically(pathlib.Path(CALIBRATION.value), found.to_json().encode())
-    print(found.to_json(), end="")
-
-
-def _plan(config: RunConfig) -> None:
-    cluster = read_cluster_file(CLUSTER.value)
-    calibration = (
-        Calibration.from_json(pathlib.Path(CALIBRATION.value).read_text()) if CALIBRATION.value else None
+def define(values: flags.FlagValues) -> None:
+    """Defines the command's flags and those of a run."""
+    flags.DEFINE_string(
+        "cluster",
+        "",
+        "File that describes devices and links; packaged ones by name.",
+        flag_values=values,
     )
+    flags.DEFINE_string(
+        "calibration", "", "File of this machine's rates, as --calibrate writes it.", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "calibrate", False, "Measure this machine's rates, on one core, and write them.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "image_shape", ["32", "32", "3"], "Height, width and channels of the images.", flag_values=values
+    )
+    run_flags.define(values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Measures this machine's rates, or prints a forecast."""
+    config = _config(values)
+    if values.calibrate:
+        _calibrate(config, values.calibration)
+    else:
+        _forecast(config, values.cluster, values.calibration)
+
+
+def _config(values: flags.FlagValues) -> RunConfig:
+    config = run_flags.run_config(values)
+    try:
+        shape = tuple(int(side) for side in values.image_shape)
+    except ValueError:
+        raise ConfigError(
+            f"image_shape must be height, width and channels. Received: {','.join(values.image_shape)!r}"
+        ) from None
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, image_shape=shape))
+
+
+def _calibrate(config: RunConfig, file: str) -> None:
+    if not file:
+        raise ConfigError("--calibrate needs --calibration, a file to write. Received: --calibration=''")
+    from glow_tf.planning.calibrate import calibrate
+
+    text = calibrate(config).to_json()
+    write_atomically(pathlib.Path(file), text.encode())
+    print(text, end="")
+
+
+def _forecast(config: RunConfig, cluster_file: str, calibration_file: str) -> None:
+    cluster = read_cluster_file(configs.find("cluster", cluster_file))
+    calibration = read_calibration(calibration_file) if calibration_file else None
+    found = candidates(config, cluster, calibration)
     train = config.train
-    planner = Planner(cluster, train.batch_size, config.model.width, calibration, train.reversible)
-    steps = max((config.data.train_examples or EXAMPLES) // train.batch_size, 1)
-    partitions = _partitions(config, len(cluster.devices))
-    rows = [row for parts, plans in partitions.items() for row in _rows(config, planner, parts, plans, steps)]
-    fits = [r for r in rows if r.memory <= min(d.memory for d in cluster.devices[: r.devices])]
-    rows.sort(key=lambda row: row.hours)
     print(
         f"{cluster.title}: {len(cluster.devices)} devices, {8 * cluster.rate / 1e6:.0f} Mbit/s and "
-        f"{1e3 * cluster.latency:g} ms between any two. Batch {train.batch_size}, {steps} steps an epoch, "
-        f"{train.part_epochs} + {train.finetune_epochs} epochs."
+        f"{1e3 * cluster.latency:g} ms between any two. Batch {train.batch_size}, "
+        f"{batches_per_epoch(config)} steps per epoch, {train.part_epochs} + {train.finetune_epochs} epochs."
     )
-    header = [
-        "strategy",
-        "schedule",
-        "parts",
-        "flow steps",
-        "hours",
-        "step, ms",
-        "limited by",
-        "GB a device",
-        "MB sent a step",
-    ]
-    print(
-        table(
-            header,
-            [
-                [
-                    row.strategy,
-                    row.schedule,
-                    row.parts,
-                    ",".join(str(plan.flow_steps) for plan in partitions[row.parts]),
-                    f"{row.hours:.2f}",
-                    f"{1e3 * row.main.seconds:.0f}",
-                    row.main.limit,
-                    f"{row.memory / 1e9:.2f}{'' if row in fits else ' (too much)'}",
-                    f"{row.sent / 1e6:.2f}",
-                ]
-                for row in rows
-            ],
-        )
-    )
-    print("A sequential schedule takes what the alternating one does; mirrored stands for multi_worker, too.")
-    for schedule in COMPARED:
-        own = [row for row in rows if row.schedule == schedule and row in fits]
-        if own:
-            best = own[0]
-            strategy = best.strategy.replace(", delayed", " --part_delay=1")
-            print(f"{schedule}: --strategy={strategy} --parts={best.parts}")
-        else:
-            print(f"{schedule}: nothing fits into memory; --reversible, or more devices")
-
-
-def _partitions(config: RunConfig, devices: int) -> dict[str, tuple[PartPlan, ...]]:
-    steps = config.model.num_blocks * config.model.flow_steps
-    names = ["1", config.model.parts]
-    names += [f"balanced:{count}" for count in (2, 4, 8, 16) if count <= min(devices, steps)]
-    return {name: dataclasses.replace(config.model, parts=name).plans() for name in names}
-
-
-def _rows(
-    config: RunConfig, planner: Planner, parts: str, plans: tuple[PartPlan, ...], steps: int
-) -> list[Row]:
-    train, rows = config.train, []
-    for schedule, strategy in itertools.product(COMPARED, STRATEGIES):
-        # On one device or many replicas only the alternating schedule depends on the cuts.
-        placed = strategy.startswith("part_parallel")
-        if parts != "1" and schedule == "end_to_end" and not placed:
-            continue
-        if schedule != "simultaneous" and strategy.endswith("delayed"):
-            continue
-        if len(plans) == 1 and schedule != "end_to_end":
-            continue
-        if schedule == "simultaneous" and not placed and parts != config.model.parts:
-            continue
-        epochs = phases(schedule, len(plans), train.part_epochs, train.finetune_epochs, train.period)
-        predicted = {phase: planner.step(plans, phase, strategy) for phase in set(epochs)}
-        if None not in predicted.values():
-            own = tuple(predicted[phase] for phase in epochs)
-            counts = [steps_of_epoch(steps, plans, phase, strategy) for phase in epochs]
-            hours = math.fsum(n * step.seconds for n, step in zip(counts, own, strict=True)) / 3600
-            devices = {"one_device": 1, "mirrored": len(planner.cluster.devices)}.get(strategy, len(plans))
-            rows.append(Row(strategy, schedule, parts, devices, hours, own))
-    return rows
-
-
-if __name__ == "__main__":
-    app.run(main)
+    print(forecast_table(found, cluster))
+    print("A sequential schedule takes as long as an alternating one; mirrored also stands for multi_worker.")
+    print(*recommendations(found, cluster), sep="\n")

@@ -1,13 +1,71 @@
-"""Child processes that do not outlive their parent."""
+"""Child processes: commands of this package that end when their parent does."""
+
+from __future__ import annotations
 
 import ctypes
+import os
 import signal
+import socket
+import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from typing import Any
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
+POLL = 0.1  # seconds
+
+
+def command(name: str) -> list[str]:
+    """Returns how a command of this package is started in a process of its own: `glow-tf NAME`."""
+    return [sys.executable, "-m", "glow_tf.commands", name]
+
+
+def start(arguments: Sequence[str], **options: Any) -> subprocess.Popen:
+    """Starts a process that is killed when this one ends, where the system is Linux.
+
+    Args:
+      arguments: program and arguments.
+      **options: of `subprocess.Popen`.
+    """
+    before = die_with_parent if os.name == "posix" else None
+    return subprocess.Popen(list(arguments), preexec_fn=before, **options)
 
 
 def die_with_parent() -> None:
-    """To be run in a child before its program: it is killed when its parent is, where that is Linux."""
+    """Asks Linux to kill this process when its parent ends; does nothing on other systems.
+
+    Call it in the child before its program starts.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def wait_for_first(processes: Sequence[subprocess.Popen], grace: float) -> int | None:
+    """Waits until the first process ends; returns its exit status.
+
+    Args:
+      processes: that work together.
+      grace: seconds that the first process has left after another one has ended.
+
+    Returns:
+      The exit status; None if the first process still runs after the grace.
+    """
+    deadline = float("inf")
+    while (status := processes[0].poll()) is None and time.monotonic() < deadline:
+        if any(process.poll() is not None for process in processes[1:]):
+            deadline = min(deadline, time.monotonic() + grace)
+        time.sleep(POLL)
+    return status
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns `count` different ports of this machine that no process listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for listener in sockets:
+            listener.bind(("localhost", 0))
+        return [listener.getsockname()[1] for listener in sockets]
+    finally:
+        for listener in sockets:
+            listener.close()

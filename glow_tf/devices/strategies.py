@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from glow_tf.cluster import Cluster, be_patient_with_workers, connect
-from glow_tf.config import ConfigError
-from glow_tf.data import WHOLE, Share
+from glow_tf.data.batches import WHOLE, DataSlice
+from glow_tf.devices.part_processes import connect
+from glow_tf.devices.processes import ProcessGroup
+from glow_tf.devices.workers import LONGEST_TRANSFER, in_several_processes
+from glow_tf.errors import ConfigError
+from glow_tf.internals import wait_for_heartbeats
 
 
 def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Strategy:
-    """Returns the strategy in whose scope model and trainer are made.
+    """Returns the strategy in whose scope the model and the trainer are made.
 
     Args:
       strategy: `one_device`; `mirrored` over all GPUs, or over all logical CPU devices where there is no
-        GPU; `auto`: mirrored if that is more than one device; `multi_worker`: mirrored over the processes of
-        `TF_CONFIG`, which must all be there; `part_parallel`: TensorFlow's default, to be used with
-        `part_devices`.
+        GPU; `auto`: mirrored if that is more than one device; `multi_worker`: mirrored over the processes
+        that `TF_CONFIG` lists, which must all have started; `part_parallel`: TensorFlow's default, to be used
+        with `part_devices`.
       virtual_devices: logical CPU devices to make first; 0 leaves them alone.
 
     Raises:
       ConfigError: TensorFlow has already started with another number of CPU devices.
     """
     if strategy == "multi_worker":
-        be_patient_with_workers()
+        wait_for_heartbeats(LONGEST_TRANSFER)
         return tf.distribute.MultiWorkerMirroredStrategy()
     if virtual_devices:
         _make_virtual_devices(virtual_devices)
@@ -39,82 +42,72 @@ def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Stra
     return tf.distribute.get_strategy()
 
 
-def in_several_processes(strategy: tf.distribute.Strategy) -> bool:
-    """Whether the strategy's replicas are spread over processes."""
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+def compiles_by_default() -> bool:
+    """Returns whether training steps are compiled with XLA unless told otherwise: where there is a GPU.
+
+    On a CPU XLA's convolutions take 1.3 to 3 times as long as oneDNN's.
+    """
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
-def spread(strategy: tf.distribute.Strategy, batches: Callable[[Share], tf.data.Dataset]) -> Any:
-    """Returns what `fit` or `evaluate` needs under a strategy: all batches, or this process's share of each.
+def step_of_worker(strategy: tf.distribute.Strategy, step: Callable) -> Callable:
+    """Returns a function of an iterator that runs one step on this worker's replicas.
+
+    Keras's own function reduces every log of every step over all workers, and fails at it
+    (https://github.com/tensorflow/tensorflow/issues/72388). This one returns the first replica's logs. The
+    logs of an epoch are read from the metrics, which add up over all workers.
+    """
+
+    @tf.function(autograph=False)
+    def run(iterator: Any) -> Any:
+        results = strategy.run(step, args=(next(iterator),))
+        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], results)
+
+    return run
+
+
+def spread(strategy: tf.distribute.Strategy, batches: Callable[[DataSlice], tf.data.Dataset]) -> Any:
+    """Returns what `fit` or `evaluate` takes: whole batches, or this process's slice of each batch.
 
     Args:
       strategy: any.
-      batches: makes the dataset of a share.
+      batches: makes the dataset of a slice.
     """
     if not in_several_processes(strategy):
         return batches(WHOLE)
     return strategy.distribute_datasets_from_function(
         lambda place: batches(
-            Share(place.input_pipeline_id, place.num_input_pipelines, place.num_replicas_in_sync)
+            DataSlice(place.input_pipeline_id, place.num_input_pipelines, place.num_replicas_in_sync)
         )
     )
 
 
-def follow_first_worker(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]) -> None:
-    """Gives every process the values that the first one has, and waits until all have come here.
-
-    Does nothing in a single process. Integers must be below 2^53.
-    """
-    if not in_several_processes(strategy):
-        return
-    leads = strategy.cluster_resolver.task_id == 0
-
-    @tf.function(autograph=False)
-    def shared(values: list[tf.Tensor]) -> list[tf.Tensor]:
-        replica = tf.distribute.get_replica_context()
-        own = tf.equal(replica.replica_id_in_sync_group, 0) if leads else tf.constant(False)
-        # Chosen, not multiplied by 0: a best bpd is infinite until there is one.
-        totals = [tf.where(own, v, tf.zeros_like(v)) for v in [*values, tf.constant(1.0)]]
-        for dtype in sorted({v.dtype.name for v in totals}):  # TensorFlow sums one at a time
-            places = [i for i, v in enumerate(totals) if v.dtype.name == dtype]
-            sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, [totals[i] for i in places])
-            for i, total in zip(places, sums, strict=True):
-                totals[i] = total
-        return totals
-
-    values = [variable.read_value() for variable in variables]
-    numbers = [value if value.dtype.is_floating else tf.cast(value, tf.float64) for value in values]
-    totals = strategy.run(shared, args=(numbers,))
-    for variable, total in zip(variables, totals, strict=False):
-        variable.assign(tf.cast(strategy.experimental_local_results(total)[0], variable.dtype))
-
-
-def part_devices(strategy: str, listed: str, num_parts: int, cluster: Cluster | None = None) -> list[str]:
-    """Returns the device of every part; none unless the strategy is `part_parallel`.
+def part_devices(strategy: str, listed: str, num_parts: int, group: ProcessGroup | None = None) -> list[str]:
+    """Returns the device of every part; empty unless the strategy is `part_parallel`.
 
     Args:
       strategy: see `make_strategy`, which comes first.
-      listed: names of devices, comma-separated; empty takes the first of this process.
-      num_parts: n.
-      cluster: the run's processes, of which each part then has one.
+      listed: names of devices, comma-separated; empty takes this process's devices in order.
+      num_parts: number of parts.
+      group: the run's processes, one per part; None in a single process.
 
     Raises:
-      ConfigError: there is no such device, or too few; a process of the cluster does not come.
+      ConfigError: a device does not exist, there are too few, or a process does not start in time.
     """
     if strategy != "part_parallel":
         return []
-    if cluster is not None:
-        if listed or len(cluster.addresses) != num_parts:
+    if group is not None:
+        if listed or len(group.addresses) != num_parts:
             raise ConfigError(
-                f"part_parallel over processes needs one for each of the {num_parts} parts, and no "
-                f"part_devices. Received: {len(cluster.addresses)} processes, part_devices={listed!r}"
+                f"part_parallel over processes needs one process for each of the {num_parts} parts, and no "
+                f"part_devices. Received: {len(group.addresses)} processes, part_devices={listed!r}"
             )
-        return connect(cluster)
+        return connect(group)
     present, _ = _devices()
     if not listed and len(present) < num_parts:
         raise ConfigError(
             f"part_parallel needs a device for each of the {num_parts} parts, and finds {len(present)}; "
-            "virtual_devices makes more of a CPU, part_devices puts several parts on one. Received: "
+            "virtual_devices makes several of a CPU, part_devices puts several parts on one. Received: "
             f"{', '.join(present)}"
         )
     chosen = listed.split(",") if listed else present[:num_parts]

@@ -1,94 +1,85 @@
-"""One training run, from its configuration to its SavedModel."""
+"""A training run from its configuration to its summary."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-import glow_tf
-from glow_tf import callbacks, data, distribution, sources, tables
-from glow_tf.checkpoints import Checkpoints, checkpoint_bytes
-from glow_tf.cluster import (
-    Cluster,
-    lost,
-    lost_message,
-    meet,
-    read_cluster,
-    serve,
-    waits_for,
-    watched_workers,
-)
 from glow_tf.config import RunConfig
-from glow_tf.export import export
+from glow_tf.devices import liveness, strategies
+from glow_tf.devices.meeting import meet
+from glow_tf.devices.part_processes import serve
+from glow_tf.devices.processes import ProcessGroup, lost_message, read_process_group
+from glow_tf.devices.streams import cores_per_process, set_up_process
+from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
 from glow_tf.glow import Glow
-from glow_tf.optimizers import make_optimizers
-from glow_tf.prefix import PrefixCache, cache_bytes, cached_parts
-from glow_tf.progress import Progress, Stalls
-from glow_tf.schedule import Phase, epoch_costs, turn_starts
-from glow_tf.streams import set_up_process, threads_of
-from glow_tf.trainer import PartsTrainer
-from glow_tf.workdir import Workdir
+from glow_tf.run import tables
+from glow_tf.run.callbacks import CheckpointEveryEpoch, EpochRecord, FillPrefixCaches, SampleGrid, arranged
+from glow_tf.run.context import Run, prepare
+from glow_tf.run.epoch import EpochResult
+from glow_tf.run.progress import Progress, StallWatch
+from glow_tf.run.tensorboard import TensorBoardByPart
+from glow_tf.run.workdir import Workdir
+from glow_tf.version import __version__
 
-# Of checkpoints: the last, the best, the one being written; of the export: about one third of one.
-CHECKPOINTS_ON_DISK = 4
+Exporter = Callable[[Glow, pathlib.Path], None]
 
 
-def train(config: RunConfig) -> Mapping[str, Any]:
+def train(config: RunConfig, export: Exporter) -> Mapping[str, Any]:
     """Trains a Glow as configured, or resumes the run in its workdir; returns its summary.
 
     Everything that can be wrong with the configuration, the data and the disk is found before training.
 
-    With several processes (see `read_cluster`) it is process 0 that has the workdir and returns the summary.
-    Of parts, the others lend it their devices until it is gone; workers do all that it does, but write
-    nothing.
+    With several processes (see `read_process_group`) process 0 has the workdir and returns the summary. Where
+    each process has a part, the others lend process 0 their devices until it ends. Workers do everything that
+    process 0 does, but write nothing.
+
+    Args:
+      config: the run.
+      export: writes a model to a folder, as `glow_tf.export` does; called at the end if `config.export`.
 
     Raises:
-      ConfigError: something is; nothing was trained.
+      ConfigError: something is wrong with the settings, the data or the disk; nothing was trained.
       OSError: the disk, or another process, failed; the last checkpoint is kept.
       NonFiniteError: training diverged; the last checkpoint is kept.
     """
-    cluster = read_cluster(config.strategy)
-    if _leads(cluster):
-        return _train_in(Workdir(config), cluster)
-    if cluster.job == "part":
-        serve(cluster, threads_of(cluster.processes_here))
+    group = read_process_group(config.strategy)
+    if group is None or group.leads:
+        return _train_in(Workdir(config), group, export)
+    if group.job == "part":
+        serve(group, cores_per_process(group.processes_here))
         return {}
     with tempfile.TemporaryDirectory() as folder:
         unseen = dataclasses.replace(config, workdir=folder, tensorboard=False, sample_every=0, export=False)
-        _train_in(Workdir(unseen), cluster)
+        _train_in(Workdir(unseen), group, export)
     return {}
 
 
-def _leads(cluster: Cluster | None) -> bool:
-    """Whether this process has the workdir: the only one, or the first of several."""
-    return cluster is None or not cluster.index
-
-
-def _train_in(workdir: Workdir, cluster: Cluster | None) -> Mapping[str, Any]:
+def _train_in(workdir: Workdir, group: ProcessGroup | None, export: Exporter) -> Mapping[str, Any]:
     try:
         finished = workdir.read_summary()
-        if cluster is not None and cluster.job == "worker":
+        if group is not None and group.job == "worker":
             settings = workdir.config.to_settings()
             same = {name: value for name, value in settings.items() if name not in RunConfig.MAY_DIFFER}
-            finished = meet(cluster, same, finished)
+            finished = meet(group, same, finished)
         if finished:
             print(
                 f"This run is finished: test {finished['test_bpd']:.4f} bpd, see {workdir.path}/summary.json."
             )
             return finished
-        strategy = _start(workdir.config, cluster)
-        with watched_workers(cluster):
-            return _train(workdir.config, workdir, cluster, strategy)
+        strategy = _set_up(workdir.config, group)
+        with watched_workers(group):
+            return _train(prepare(workdir.config, workdir, group, strategy), export)
     except (tf.errors.OpError, OSError):
-        gone = lost(cluster) if cluster is not None else ""
+        gone = liveness.lost(group) if group is not None else ""
         if not gone:
             raise
         raise OSError(lost_message(gone)) from None
@@ -96,193 +87,109 @@ def _train_in(workdir: Workdir, cluster: Cluster | None) -> Mapping[str, Any]:
         workdir.close()
 
 
-def _start(config: RunConfig, cluster: Cluster | None) -> tf.distribute.Strategy:
-    # Parts on devices of their own are what runs side by side there.
+def _set_up(config: RunConfig, group: ProcessGroup | None) -> tf.distribute.Strategy:
+    """Sets up this process, and returns the strategy of the run."""
+    # Where parts have their own devices, the parts run side by side, not pieces of a batch.
     streams = 1 if config.strategy == "part_parallel" else config.streams
     set_up_process(
         config.train.batch_size,
         streams,
         reversible=config.train.reversible,
-        processes=0 if cluster is None else cluster.processes_here,
-        shares=len(cluster.addresses) if config.strategy == "multi_worker" else 1,
+        processes=0 if group is None else group.processes_here,
+        slices=len(group.addresses) if config.strategy == "multi_worker" else 1,
     )
-    strategy = distribution.make_strategy(config.strategy, config.virtual_devices)
-    distribution.check_batch_size(config.train.batch_size, strategy)
+    strategy = strategies.make_strategy(config.strategy, config.virtual_devices)
+    strategies.check_batch_size(config.train.batch_size, strategy)
     return strategy
 
 
-def _train(
-    config: RunConfig, workdir: Workdir, cluster: Cluster | None, strategy: tf.distribute.Strategy
-) -> Mapping[str, Any]:
-    # Before the data, which may take long: the other processes wait for this one to come.
-    num_parts = len(config.model.flow_step_counts)
-    devices = distribution.part_devices(config.strategy, config.part_devices, num_parts, cluster)
-    images = data.load(config.data)
-    for note in images.notes:
-        print(note)
-    steps = data.steps_per_epoch(len(images.train), config.train.batch_size)
-    phases = config.phases()
-    model_config = dataclasses.replace(config.model, image_shape=images.image_shape, seed=config.seed)
-    plans = model_config.plans()
-    with strategy.scope():
-        glow = Glow(model_config, devices, name="glow")
-        trainer = PartsTrainer(glow, phases, seed=config.seed)
-        optimizers = make_optimizers(config.train, phases, len(plans), steps)
-        trainer.compile(
-            optimizers,
-            clip_norm=config.train.clip_norm,
-            reversible=config.train.reversible,
-            part_delay=config.train.part_delay,
-        )
-    if config.train.cache_prefix:
-        trainer.prefix_caches = _make_caches(glow, phases, len(images.train))
-    workdir.check_space(CHECKPOINTS_ON_DISK * checkpoint_bytes(trainer))
-    workdir.claim()
-
-    parameters = [sum(v.value.shape.num_elements() for v in p.trainable_variables) for p in glow.parts]
-    costs = epoch_costs(plans, phases, config.train.cache_prefix)
-    summary = tables.model_table(plans, parameters, phases, costs)
-    print(_heading(config, images, steps, strategy), summary, sep="\n", flush=True)
-
-    checkpoints = Checkpoints(workdir.path / "checkpoints", trainer)
-    checkpoints.restore()
-    if distribution.in_several_processes(strategy):  # in one, `fit` does the first, and nothing follows
-        batch_size, seed, augment = config.train.batch_size, config.seed, config.data.augment
-        trainer.initialize_from(data.training_batches(images.train, batch_size, seed, augment=augment))
-        distribution.follow_first_worker(strategy, checkpoints.variables)
-    epoch = int(checkpoints.epochs)
-    if epoch:
-        print(f"Resuming after epoch {epoch}.", flush=True)
-        found = len(workdir.read_history(epoch))
-        if _leads(cluster) and found != epoch:
-            raise OSError(
-                f"history.csv must have a row for each of the {epoch} epochs that the checkpoint has "
-                f"finished. Received: {found} rows in {workdir.path / 'history.csv'}"
-            )
-    if epoch < len(phases):
-        _fit(config, workdir, trainer, checkpoints, images, steps, epoch, summary, costs, cluster)
-    result = _finish(config, workdir, glow, sum(parameters), costs) if _leads(cluster) else {}
-    distribution.follow_first_worker(strategy, [])  # none goes before the first has written all
+def _train(run: Run, export: Exporter) -> Mapping[str, Any]:
+    print(run.heading, run.description, sep="\n", flush=True)
+    epoch = _restore(run)
+    if epoch < len(run.phases):
+        _fit(run, epoch)
+    result = _finish(run, export) if run.leads else {}
+    follow_first_worker(run.strategy, [])  # no worker ends before the first has written everything
     return result
 
 
-def _fit(
-    config: RunConfig,
-    workdir: Workdir,
-    trainer: PartsTrainer,
-    checkpoints: Checkpoints,
-    images: data.ImageData,
-    steps: int,
-    epoch: int,
-    summary: str,
-    costs: Sequence[float],
-    cluster: Cluster | None,
-) -> None:
-    batch_size, seed, augment = config.train.batch_size, config.seed, config.data.augment
-    turns = turn_starts(trainer.phases)
-    cached = [e for e in range(len(turns)) if trainer.phases[e] in trainer.prefix_caches]
-    noise_epochs = [turns[e] if e in cached else e for e in range(len(turns))]
+def _restore(run: Run) -> int:
+    """Restores the newest checkpoint, if there is one; returns the number of finished epochs.
 
-    def training(share: data.Share) -> tf.data.Dataset:
-        return data.training_batches(
-            images.train,
-            batch_size,
-            seed,
-            augment=augment,
-            first_epoch=epoch,
-            noise_epochs=noise_epochs,
-            share=share,
-        )
+    Raises:
+      OSError: the checkpoint is damaged, or history.csv lacks epochs of it.
+    """
+    run.checkpoints.restore()
+    if in_several_processes(run.strategy):  # in a single process, `fit` initialises
+        run.trainer.initialize_from(run.slice_of_training(0))
+        follow_first_worker(run.strategy, run.checkpoints.variables)
+    epoch = int(run.checkpoints.epochs)
+    if epoch:
+        print(f"Resuming after epoch {epoch}.", flush=True)
+        found = len(run.workdir.read_history(epoch))
+        if run.leads and found != epoch:
+            raise OSError(
+                f"history.csv must have a row for each of the {epoch} epochs that the checkpoint has "
+                f"finished. Received: {found} rows in {run.workdir.path / 'history.csv'}"
+            )
+    return epoch
 
-    def evaluation(examples: np.ndarray) -> Any:
-        make = functools.partial(data.evaluation_batches, examples, batch_size, seed)
-        return distribution.spread(strategy, lambda share: make(share=share))
 
-    strategy = trainer.distribute_strategy
-    batches = distribution.spread(strategy, training)
-    fill = callbacks.FillPrefixCaches(
-        turns, lambda turn: data.prefix_batches(images.train, batch_size, seed, turn, augment=augment)
-    )
-    test = evaluation(images.test)
-    validation = evaluation(images.validation) if len(images.validation) else None
-    listeners: list[keras.callbacks.Callback] = [
-        fill,
-        callbacks.EpochRecord(
-            workdir, steps * batch_size, test, validation, finished_epochs=epoch, caches=fill
-        ),
+def _fit(run: Run, epoch: int) -> None:
+    """Trains from an epoch on (from 0)."""
+    config, workdir, result = run.config, run.workdir, EpochResult()
+    test, validation = (run.evaluation_batches(i) for i in (run.images.test, run.images.validation))
+    images_per_epoch = run.steps_per_epoch * config.train.batch_size
+    callbacks = [
+        FillPrefixCaches(run.turns, run.prefix_batches, result),
+        EpochRecord(workdir, images_per_epoch, test, validation, epoch, result),
     ]
-    grid = None
     if config.sample_every:
-        grid = callbacks.SampleGrid(workdir, config.sample_every, seed, top=int(images.train.max()))
-        listeners.append(grid)
+        top = int(run.images.train.max())
+        callbacks.append(SampleGrid(workdir, config.sample_every, config.seed, top, result))
     if config.tensorboard:
-        listeners.append(callbacks.TensorBoardByPart(workdir, summary, grid))
-    if _leads(cluster):
-        listeners += [callbacks.CheckpointEveryEpoch(checkpoints), Progress(costs)]
-    if cluster is not None:
-        listeners.append(Stalls(functools.partial(waits_for, cluster)))
-    trainer.fit(
-        batches,
-        epochs=len(trainer.phases),
+        callbacks.append(TensorBoardByPart(workdir, run.description, result))
+    if run.leads:
+        callbacks += [CheckpointEveryEpoch(run.checkpoints, result), Progress(run.costs, result)]
+    watches = [] if run.group is None else [StallWatch(functools.partial(liveness.waits_for, run.group))]
+    run.trainer.fit(
+        run.training_batches(epoch),
+        epochs=len(run.phases),
         initial_epoch=epoch,
-        steps_per_epoch=steps,
-        callbacks=listeners,
+        steps_per_epoch=run.steps_per_epoch,
+        callbacks=[*arranged(callbacks), *watches],
         verbose=0,
     )
 
 
-def _make_caches(glow: Glow, phases: Sequence[Phase], examples: int) -> dict[Phase, PrefixCache]:
-    parts = cached_parts(phases)
-    size = cache_bytes(glow.config.plans(), parts, examples)
-    names = ", ".join(str(k + 1) for k in parts)
-    sources.check_memory(size, f"what is frozen before part {names}", "train without --cache_prefix")
-    print(f"cache_prefix: what is frozen before part {names} takes {size / 1e6:.0f} MB of memory")
-    return {Phase("part", (k,)): PrefixCache(glow, k, examples) for k in parts}
-
-
-def _finish(
-    config: RunConfig, workdir: Workdir, glow: Glow, parameters: int, costs: Sequence[float]
-) -> Mapping[str, Any]:
-    history = workdir.read_history()
+def _finish(run: Run, export: Exporter) -> Mapping[str, Any]:
+    history = run.workdir.read_history()
     last = history[-1]
-    if config.export:
+    if run.config.export:
         # A copy outside of any strategy: a SavedModel has no replicas.
-        plain = Glow(glow.config, name=glow.name)
-        plain.set_weights(glow.get_weights())
-        export(plain, workdir.path / "export")
+        plain = Glow(run.glow.config, name=run.glow.name)
+        plain.set_weights(run.glow.get_weights())
+        export(plain, run.workdir.path / "export")
     summary = {
         "test_bpd": float(last["test_bpd"]),
         "test_bpd_se": float(last["test_bpd_se"]),
         "total_seconds": float(last["total_seconds"]),
-        "parameters": parameters,
-        "parts": list(glow.config.flow_step_counts),
+        "parameters": sum(run.parameters),
+        "parts": [layout.flow_steps for layout in run.layouts],
         "epochs": len(history),
-        "versions": _versions(),
-        "device": distribution.device_name(),
+        "versions": {
+            "glow_tf": __version__,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "python": platform.python_version(),
+        },
+        "device": strategies.device_name(),
     }
-    workdir.write_summary(summary)
-    print(tables.closing_table(history, len(glow.parts), costs))
+    run.workdir.write_summary(summary)
+    print(tables.closing_table(history, len(run.layouts), run.costs))
     print(
         f"Finished: test {summary['test_bpd']:.4f} ± {summary['test_bpd_se']:.4f} bits/dim (one noise draw "
-        f"a test image: an upper bound in expectation), {summary['total_seconds']:.1f} s of training, in "
-        f"{workdir.path}"
+        f"per test image: an upper bound in expectation), {summary['total_seconds']:.1f} s of training, in "
+        f"{run.workdir.path}"
     )
     return summary
-
-
-def _heading(config: RunConfig, images: data.ImageData, steps: int, strategy: tf.distribute.Strategy) -> str:
-    shape = "×".join(map(str, images.image_shape))
-    validation = f" + {len(images.validation)} validation" if len(images.validation) else ""
-    return (
-        f"{config.data.dataset}: {len(images.train)} training{validation} + {len(images.test)} test images "
-        f"of {shape}, {steps} steps an epoch on {strategy.num_replicas_in_sync} replica(s)"
-    )
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "glow_tf": glow_tf.__version__,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "python": platform.python_version(),
-    }

@@ -5,30 +5,37 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 
+from glow_tf.run.callbacks import RunCallback
+from glow_tf.run.epoch import EpochResult
+from glow_tf.run.tables import duration
 
-class Progress(keras.callbacks.Callback):
-    """Prints one line an epoch and, on a terminal, a bar that fills within it.
 
-    The remaining time is that of the whole schedule, by the cost model's ratios between phases.
+class Progress(RunCallback):
+    """Prints one line per epoch and, on a terminal, a bar that fills within the epoch.
+
+    The time left is that of the whole schedule; the cost model says how phases compare.
 
     Args:
       costs: predicted cost of every epoch.
+      result: see `RunCallback`.
     """
+
+    needs = ("test", "grid", "non_finite_samples")
 
     WIDTH = 20
 
-    def __init__(self, costs: Sequence[float]):
-        super().__init__()
+    def __init__(self, costs: Sequence[float], result: EpochResult):
+        super().__init__(result)
         self.costs = costs
         self.bar = sys.stdout.isatty()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Starts counting."""
-        self._seconds = self._cost = self._other = 0.0
+        self._seconds = self._cost = self._evaluation = 0.0
         self._epochs = 0
         self._last_drawn = 0.0
 
@@ -47,48 +54,49 @@ class Progress(keras.callbacks.Callback):
         done = (batch + 1) / steps
         filled = "━" * round(done * self.WIDTH)
         cost = self._cost + done * self.costs[self._epoch]
-        left = self._remaining(self._seconds + now - self._start, cost, done)
-        text = f"{self._name(self._epoch)} {filled:─<{self.WIDTH}} {batch + 1}/{steps} {_bpd_of(logs)}"
+        left = self._time_left(self._seconds + now - self._start, cost, done)
+        text = f"{self._name(self._epoch)} {filled:─<{self.WIDTH}} {batch + 1}/{steps} {_bpd_of(logs or {})}"
         print(f"\r{text} · {left} left ", end="", flush=True)
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Prints the epoch's line."""
-        seconds = logs.get("seconds", time.perf_counter() - self._start)
-        self._seconds += seconds
+        result = self.result
+        self._seconds += result.seconds
         self._cost += self.costs[epoch]
-        self._other += logs.get("eval_seconds", 0.0)
+        self._evaluation += result.eval_seconds
         self._epochs += 1
-        test = f" · test {logs['test_bpd']:.4f} ± {logs['test_bpd_se']:.4f} bpd" if "test_bpd" in logs else ""
-        if "validation_bpd" in logs:
-            test += f" · validation {logs['validation_bpd']:.4f} bpd"
-        speed = f" · {seconds:.1f} s · {logs.get('images_per_second', 0):.0f} images/s"
-        parts = range(1, len(self.model.optimizers) + 1)
-        if waits := [f"{100 * logs[f'wait_{k}']:.0f} %" for k in parts if f"wait_{k}" in logs]:
-            speed += f" · parts wait {', '.join(waits)}"
-        left = self._remaining(self._seconds, self._cost, 1.0)
-        if logs.get("non_finite_samples"):
-            test += f" · WARNING: {logs['non_finite_samples']} sample pixels are not finite"
-        start = "\r\033[K" if self.bar else ""
-        print(f"{start}{self._name(epoch)} · {_bpd_of(logs)}{test}{speed} · {left} left", flush=True)
+        pieces = [self._name(epoch), _bpd_of(result.means)]
+        pieces.append(f"test {result.test[0]:.4f} ± {result.test[1]:.4f} bpd")
+        if result.validation is not None:
+            pieces.append(f"validation {result.validation[0]:.4f} bpd")
+        if result.non_finite_samples:
+            pieces.append(f"WARNING: {result.non_finite_samples} sample pixels are not finite")
+        pieces += [f"{result.seconds:.1f} s", f"{result.images_per_second:.0f} images/s"]
+        if result.waits:
+            waits = ", ".join(f"{100 * wait:.0f} %" for wait in result.waits.values())
+            pieces.append(f"parts wait {waits}")
+        pieces.append(f"{self._time_left(self._seconds, self._cost, 1.0)} left")
+        print(("\r\033[K" if self.bar else "") + " · ".join(pieces), flush=True)
 
     def _name(self, epoch: int) -> str:
         return f"epoch {epoch + 1}/{self.params['epochs']} · {self.model.phase_of(epoch)}"
 
-    def _remaining(self, seconds: float, cost: float, done: float) -> str:
+    def _time_left(self, seconds: float, cost: float, done: float) -> str:
+        """Returns the time left, when `cost` took `seconds` and a fraction `done` of the epoch is over."""
         whole = range(self._epoch, self.params["epochs"])
         ahead = sum(self.costs[e] for e in whole) - done * self.costs[self._epoch]
-        evaluation = self._other / max(self._epochs, 1) * (len(whole) - (done == 1.0))
+        evaluation = self._evaluation / max(self._epochs, 1) * (len(whole) - (done == 1.0))
         return duration(ahead * seconds / max(cost, 1e-9) + evaluation)
 
 
-class Stalls(keras.callbacks.Callback):
-    """Says so when no step ends for long, which in several processes may be another's fault.
+class StallWatch(keras.callbacks.Callback):
+    """Says so when no training step has ended for long: in several processes another may be the reason.
 
-    The time that is long is `PATIENCE` seconds, or three times the longest wait yet (a first step, which
-    is traced, or an evaluation); it is said again each time that has passed once more.
+    Long means `PATIENCE` seconds, or three times the longest wait so far (for a first step, which is traced,
+    or for an evaluation) if that is more. The message comes again each time this long has passed.
 
     Args:
-      who: says whom this process waits for.
+      who: says for whom this process waits.
     """
 
     PATIENCE = 30.0
@@ -122,16 +130,8 @@ class Stalls(keras.callbacks.Callback):
                 print(f"No step has ended for {now - self._last:.0f} s: {self.who()}", flush=True)
 
 
-def _bpd_of(logs: dict | None) -> str:
-    logs = logs or {}
-    if "bpd" in logs:
-        return f"train {logs['bpd']:.4f} bpd"
-    parts = [int(name.removeprefix("local_bpd_")) for name in logs if name.startswith("local_bpd_")]
-    return f"part {max(parts)} local {logs[f'local_bpd_{max(parts)}']:.4f} bpd" if parts else ""
-
-
-def duration(seconds: float) -> str:
-    """Returns seconds as minutes:seconds, with hours where there are any."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+def _bpd_of(means: Mapping[str, float]) -> str:
+    if "bpd" in means:
+        return f"train {means['bpd']:.4f} bpd"
+    parts = [int(name.removeprefix("local_bpd_")) for name in means if name.startswith("local_bpd_")]
+    return f"part {max(parts)} local {means[f'local_bpd_{max(parts)}']:.4f} bpd" if parts else ""

@@ -1,58 +1,61 @@
-"""The tables a run prints: the model by part before it starts, the phases when it is over."""
+"""What a run prints: the model by part before it starts, the phases when it is over. Pure Python."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
 
-from glow_tf.partition import PartPlan, relative_cost, traffic
+from glow_tf.cost import crossing_bytes, relative_cost
+from glow_tf.partition import PartLayout
 from glow_tf.schedule import Phase
 
 
 def model_table(
-    plans: Sequence[PartPlan], parameters: Sequence[int], phases: Sequence[Phase], costs: Sequence[float]
+    layouts: Sequence[PartLayout], parameters: Sequence[int], phases: Sequence[Phase], costs: Sequence[float]
 ) -> str:
-    """Describes parts and schedule: flow steps, parameters, costs and traffic, predicted before training.
+    """Describes parts and schedule before training: flow steps, parameters, predicted costs and traffic.
 
     Args:
-      plans: the parts.
-      parameters: trainable parameters of each.
+      layouts: the parts.
+      parameters: number of trainable parameters of each part.
       phases: the phase of every epoch.
       costs: predicted cost of every epoch.
     """
-    whole = sum(p.forward_macs for p in plans)
+    whole = sum(p.forward_macs for p in layouts)
     rows = [
         [
             f"{k}",
-            _span(plan),
-            f"{plan.flow_steps}",
+            _span(layout),
+            f"{layout.flow_steps}",
             f"{count:,}",
-            f"{plan.forward_macs / whole:.3f}",
-            f"{relative_cost(plans, [k - 1]):.3f}" if len(plans) > 1 else "1.000",
-            "×".join(map(str, plan.output_shape)),
+            f"{layout.forward_macs / whole:.3f}",
+            f"{relative_cost(layouts, [k - 1]):.3f}" if len(layouts) > 1 else "1.000",
+            "×".join(map(str, layout.output_shape)),
         ]
-        for k, (plan, count) in enumerate(zip(plans, parameters, strict=True), start=1)
+        for k, (layout, count) in enumerate(zip(layouts, parameters, strict=True), start=1)
     ]
-    rows.append(["all", "", f"{sum(p.flow_steps for p in plans)}", f"{sum(parameters):,}", "1.000", "", ""])
+    rows.append(["all", "", f"{sum(p.flow_steps for p in layouts)}", f"{sum(parameters):,}", "1.000", "", ""])
     header = ["part", "blocks", "flow steps", "parameters", "forward cost", "its epoch", "output"]
-    return "\n".join([table(header, rows), *_schedule_lines(plans, phases, costs)])
+    return "\n".join([table(header, rows), *_schedule_lines(layouts, phases, costs)])
 
 
-def _schedule_lines(plans: Sequence[PartPlan], phases: Sequence[Phase], costs: Sequence[float]) -> list[str]:
-    crossing = [traffic(plans, phase.last, phase.end_to_end) for phase in phases]
+def _schedule_lines(
+    layouts: Sequence[PartLayout], phases: Sequence[Phase], costs: Sequence[float]
+) -> list[str]:
+    crossing = [crossing_bytes(layouts, phase.last, phase.end_to_end) for phase in phases]
     forward, backward = (sum(c[i] for c in crossing) / len(crossing) / 1024 for i in (0, 1))
-    macs = sum(p.forward_macs for p in plans)
+    macs = sum(p.forward_macs for p in layouts)
     return [
-        f"forward {macs / 1e9:.3f} GMAC an image; 'its epoch' is the predicted time of an epoch that trains "
+        f"forward {macs / 1e9:.3f} GMAC per image; 'its epoch' is the predicted time of an epoch that trains "
         "the part alone, end to end = 1",
         f"schedule: {', '.join(_runs(phases))}",
         f"predicted time: {sum(costs) / len(costs):.3f} of training end to end for as many epochs; "
-        f"crossing the cuts, mean KiB an image and step: {forward:.1f} forward, {backward:.1f} backward",
+        f"crossing the cuts, mean KiB per image and step: {forward:.1f} forward, {backward:.1f} backward",
     ]
 
 
 def _runs(phases: Sequence[Phase]) -> list[str]:
-    """Names stretches of equal phases; a long alternation is cut short."""
+    """Returns the names of stretches of equal phases; a long alternation is cut short."""
     runs: list[list] = []
     for phase in phases:
         if runs and runs[-1][0] == phase:
@@ -63,14 +66,14 @@ def _runs(phases: Sequence[Phase]) -> list[str]:
     return names if len(names) <= 8 else [*names[:4], f"… ({len(names) - 6} more)", *names[-2:]]
 
 
-def _span(plan: PartPlan) -> str:
-    """Blocks and flow steps of a part, such as 1:17–3:32."""
-    steps = [e for e in plan.elements if e.kind == "flow_step"]
+def _span(layout: PartLayout) -> str:
+    """Returns the blocks and flow steps of a part, such as 1:17–3:32."""
+    steps = [e for e in layout.elements if e.kind == "flow_step"]
     return f"{steps[0].block}:{steps[0].step}–{steps[-1].block}:{steps[-1].step}"
 
 
 def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: Sequence[float]) -> str:
-    """Sums a finished run's history up by phase: measured against predicted cost, and the traffic.
+    """Summarises a finished run by phase: measured against predicted cost, and the traffic.
 
     Args:
       history: rows of history.csv.
@@ -103,14 +106,14 @@ def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: S
     header = ["phase", "epochs", "seconds", "time / end to end", "predicted", "last test bpd"]
     header += ["KiB forward", "backward", "all-reduce"]
     note = (
-        "KiB: what an image sends across the cuts, forward and backward, and the gradients that data "
-        "parallelism would all-reduce once a step."
+        "KiB: what crosses the cuts per image, forward and backward, and the gradients that data "
+        "parallelism would all-reduce in every step."
     )
     return f"{table(header, rows)}\n{note}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligns columns: the first to the left, the others to the right."""
+    """Returns a text table; the first column is aligned to the left, the others to the right."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
@@ -118,3 +121,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "  ".join(cells).rstrip()
 
     return "\n".join([line(header), "  ".join("─" * w for w in widths), *map(line, rows)])
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds as minutes:seconds, with hours if there are any."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

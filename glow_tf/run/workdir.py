@@ -1,9 +1,11 @@
-"""The files of a run: settings, history, summary, samples. Every write is whole or not at all."""
+"""The files of a run: settings, history, summary, samples. Every write is whole or not at all.
+
+Pure Python: no TensorFlow.
+"""
 
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import os
@@ -13,7 +15,10 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from glow_tf.config import ConfigError, RunConfig
+import filelock
+
+from glow_tf.config import RunConfig, all_settings
+from glow_tf.errors import ConfigError
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -26,21 +31,21 @@ HISTORY_COLUMNS = (
     "peak_memory_mb",
     "train_bpd",
 )
-# Bytes an image sends across the cuts; bytes a step of data parallelism would all-reduce.
+# Bytes per image that cross the cuts; bytes per step that data parallelism would all-reduce.
 TRAFFIC_COLUMNS = ("forward_bytes", "backward_bytes", "all_reduce_bytes")
 
 
 def history_columns(num_parts: int, validation: bool) -> tuple[str, ...]:
-    """Returns the columns of history.csv: for so many parts, with or without validation images."""
+    """Returns the columns of history.csv for a number of parts, with or without validation images."""
     evaluated = ["test_bpd", "test_bpd_se", *(["validation_bpd", "validation_bpd_se"] if validation else [])]
     return (*HISTORY_COLUMNS, *(f"local_bpd_{k + 1}" for k in range(num_parts)), *evaluated, *TRAFFIC_COLUMNS)
 
 
 class Workdir:
-    """The folder of one run, held by one process at a time.
+    """The folder of one run; one process at a time holds it, by a lock.
 
     Args:
-      config: the run; its `workdir` is made if absent.
+      config: the run; its `workdir` is made if it does not exist.
 
     Raises:
       ConfigError: the folder cannot be written, is in use, or holds another configuration.
@@ -49,13 +54,18 @@ class Workdir:
     def __init__(self, config: RunConfig):
         self.path = pathlib.Path(config.workdir)
         self.config = config
-        self._handle: int | None = None
+        # The system releases the lock when the process ends, in whatever way.
+        self._lock = filelock.FileLock(self.path / ".lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock()
+            self._lock.acquire(blocking=False)
             refuse_other_configuration(self.path, config)
             (self.path / "samples").mkdir(exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()  # can it be written?
+        except filelock.Timeout:
+            raise ConfigError(
+                f"another process is training in this workdir. Received: workdir={str(self.path)!r}"
+            ) from None
         except OSError as error:
             self.close()
             raise ConfigError(
@@ -66,24 +76,12 @@ class Workdir:
             self.close()
             raise
 
-    def _lock(self) -> None:
-        # Held as long as the process lives, however it ends.
-        self._handle = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"another process is training in this workdir. Received: workdir={str(self.path)!r}"
-            ) from None
-
     def close(self) -> None:
-        """Lets go of the folder."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        """Releases the folder."""
+        self._lock.release()
 
     def claim(self) -> None:
-        """Writes flags.cfg: from here on the folder is this configuration's."""
+        """Writes flags.cfg: from now on the folder belongs to this configuration."""
         write_atomically(self.path / "flags.cfg", flagfile(self.config).encode())
 
     def check_space(self, needed: int) -> None:
@@ -100,11 +98,11 @@ class Workdir:
     @property
     def history_columns(self) -> tuple[str, ...]:
         """Columns of history.csv."""
-        num_parts = len(self.config.model.flow_step_counts)
+        num_parts = self.config.model.num_parts
         return history_columns(num_parts, bool(self.config.data.validation_examples))
 
     def read_history(self, epochs: int | None = None) -> list[dict[str, str]]:
-        """Returns the rows of history.csv, of the first `epochs` epochs if given."""
+        """Returns the rows of history.csv, or those of the first `epochs` epochs."""
         path = self.path / "history.csv"
         if not path.exists():
             return []
@@ -141,7 +139,9 @@ def refuse_other_configuration(folder: pathlib.Path, config: RunConfig) -> None:
     path = folder / "flags.cfg"
     if not path.exists():
         return
-    before = read_flagfile(path.read_text())
+    # A setting that did not exist when the run began had what is now its default.
+    defaults = {setting.name: _text(setting.default) for setting in all_settings()}
+    before = defaults | read_flagfile(path.read_text())
     now = read_flagfile(flagfile(config))
     differing = [
         f"--{name}={now.get(name)} (was {before.get(name)})"
@@ -150,8 +150,8 @@ def refuse_other_configuration(folder: pathlib.Path, config: RunConfig) -> None:
     ]
     if differing:
         raise ConfigError(
-            "this workdir holds a run of another configuration; take another workdir, or the same "
-            f"flags to resume it. Received: workdir={str(folder)!r} with {', '.join(differing)}"
+            "this workdir holds a run of another configuration; use another workdir, or the same "
+            f"flags to resume that run. Received: workdir={str(folder)!r} with {', '.join(differing)}"
         )
 
 
@@ -171,7 +171,7 @@ def _text(value: Any) -> str:
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that readers and interruptions find the old one or the new one, never half."""
+    """Writes a file so that a reader, or an interruption, finds the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         file.write(content)

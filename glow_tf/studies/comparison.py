@@ -1,4 +1,4 @@
-"""What a study's table says: means over seeds, paired differences, times."""
+"""Reads a study's table: means over seeds, paired differences, times. Pure Python: no TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 
-from glow_tf.config import ConfigError
-from glow_tf.study import FINISHED, UNFINISHED, Study, Variant
+from glow_tf.errors import ConfigError
+from glow_tf.studies.runs import FINISHED, UNFINISHED
+from glow_tf.studies.study import Study, Variant
 
 Rows = list[Mapping[str, str]]
 
@@ -20,10 +21,10 @@ class Estimate:
     """A mean over seeds.
 
     Attributes:
-      mean: of the values.
-      standard_error: of the mean; NaN for a single value.
-      half_width: of Student's 95 % interval around the mean; NaN for a single value.
-      count: how many values.
+      mean: mean of the values.
+      standard_error: standard error of the mean; NaN for a single value.
+      half_width: half of Student's 95 % interval around the mean; NaN for a single value.
+      count: number of values.
     """
 
     mean: float
@@ -39,17 +40,18 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a variant.
+    """The results of a variant.
 
     Attributes:
-      variant: which.
-      finished, failures: seeds that came to the end; reasons of those that did not.
-      epochs: of a run.
-      test_bpd: in the last epoch; None if no run finished.
-      behind: the paired difference to the baseline in the last epoch (positive: worse), bits/dim.
-      behind_at_equal_time: the same to the variant that takes as long.
-      time: training seconds over the baseline's, median over seeds.
-      predicted_time: by the cost model.
+      variant: the variant.
+      finished: the seeds whose runs finished.
+      failures: the reasons why the other runs failed.
+      epochs: number of epochs of a run.
+      test_bpd: test bits/dim in the last epoch; None if no run finished.
+      behind: the paired difference to the baseline in the last epoch, in bits/dim; positive is worse.
+      behind_at_equal_time: the paired difference to the variant's `equal_time`, which takes as long.
+      time: training seconds divided by those of the baseline, median over seeds.
+      predicted_time: the same ratio by the cost model.
     """
 
     variant: Variant
@@ -64,7 +66,11 @@ class Outcome:
 
 
 def read_table(path: str | pathlib.Path) -> Rows:
-    """Reads a study's CSV; raises ConfigError if it is not there or is another file."""
+    """Reads a study's CSV.
+
+    Raises:
+      ConfigError: the file does not exist, or is not a study's table.
+    """
     try:
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file))
@@ -78,47 +84,51 @@ def read_table(path: str | pathlib.Path) -> Rows:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Returns the mean with its standard error and Student's 95 % interval."""
+    """Returns the mean with its standard error and Student's 95 % interval (scipy's one-sample t-test).
+
+    Given the differences of pairs, this is the interval of the paired t-test.
+    """
     count = len(values)
     mean = statistics.fmean(values)
     if count < 2:
         return Estimate(mean, math.nan, math.nan, count)
-    from scipy import stats
+    if len(set(values)) == 1:  # scipy's interval of equal values is not a number
+        return Estimate(mean, 0.0, 0.0, count)
+    from scipy import stats  # takes a second to import
 
-    error = statistics.stdev(values) / math.sqrt(count)
-    return Estimate(mean, error, float(stats.t.ppf(0.975, count - 1)) * error, count)
+    low, high = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    return Estimate(mean, float(stats.sem(values)), float(high - low) / 2, count)
 
 
 def outcomes(study: Study, rows: Rows) -> list[Outcome]:
-    """Returns what became of every variant, in the order of the study."""
-    runs = {v.name: _runs(rows, v.name) for v in study.variants}
-    last = {name: _column(own, "test_bpd") for name, own in runs.items()}
-    baseline = runs[study.baseline]
-    result = []
-    for variant in study.variants:
-        own = runs[variant.name]
-        finished = tuple(_finished(own))
-        failed = [h[-1]["outcome"] for h in own.values() if h[-1]["outcome"] not in (FINISHED, UNFINISHED)]
-        values = list(last[variant.name].values())
-        same = variant.name == study.baseline
-        result.append(
-            Outcome(
-                variant,
-                finished,
-                tuple(failed),
-                max((sum(bool(row.get("epoch")) for row in history) for history in own.values()), default=0),
-                estimate(values) if values else None,
-                None if same else _paired(last[variant.name], last[study.baseline]),
-                _paired(last[variant.name], last[variant.equal_time]) if variant.equal_time else None,
-                _ratio(_column(own, "total_seconds"), _column(baseline, "total_seconds")),
-                _ratio(_predicted(own), _predicted(baseline)),
-            )
-        )
-    return result
+    """Returns the results of every variant, in the order of the study."""
+    runs = {variant.name: _runs(rows, variant.name) for variant in study.variants}
+    return [_outcome(variant, study.baseline, runs) for variant in study.variants]
+
+
+def _outcome(variant: Variant, baseline: str, runs: Mapping[str, Mapping[int, Rows]]) -> Outcome:
+    own, base = runs[variant.name], runs[baseline]
+    last = {name: _column(found, "test_bpd") for name, found in runs.items()}
+    values = list(last[variant.name].values())
+    return Outcome(
+        variant=variant,
+        finished=tuple(_finished(own)),
+        failures=tuple(
+            h[-1]["outcome"] for h in own.values() if h[-1]["outcome"] not in (FINISHED, UNFINISHED)
+        ),
+        epochs=max((sum(bool(row.get("epoch")) for row in history) for history in own.values()), default=0),
+        test_bpd=estimate(values) if values else None,
+        behind=None if variant.name == baseline else _paired(last[variant.name], last[baseline]),
+        behind_at_equal_time=(
+            _paired(last[variant.name], last[variant.equal_time]) if variant.equal_time else None
+        ),
+        time=_ratio(_column(own, "total_seconds"), _column(base, "total_seconds")),
+        predicted_time=_ratio(_predicted(own), _predicted(base)),
+    )
 
 
 def curves(rows: Rows, variant: str) -> dict[int, Rows]:
-    """Returns the history of every finished seed, seed → rows; if none is, of those that ran an epoch."""
+    """Returns the history of every finished seed (seed → rows); if there is none, of all seeds with rows."""
     runs = _runs(rows, variant)
     return _finished(runs) or {seed: h for seed, h in runs.items() if h[0].get("epoch")}
 

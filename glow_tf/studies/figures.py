@@ -1,4 +1,4 @@
-"""Figures of report.py (matplotlib)."""
+"""The figures of a study's report. Needs matplotlib: `pip install 'glow_tf[bench]'`."""
 
 import io
 import itertools
@@ -11,8 +11,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from glow_tf.comparison import Outcome, Rows, curves
-from glow_tf.study import Study
+from glow_tf.studies.comparison import Outcome, Rows, curves
+from glow_tf.studies.study import Study
 
 plt.rcParams.update(
     {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "0"}
@@ -21,9 +21,9 @@ COLOURS = plt.get_cmap("tab10").colors + plt.get_cmap("Dark2").colors
 
 
 def learning_curves(study: Study, rows: Rows) -> plt.Figure:
-    """Test bits/dim against epoch and against seconds: mean over seeds, the range as a band.
+    """Draws test bits/dim against epoch and against seconds: the mean over seeds, the range as a band.
 
-    A dotted line stands where a variant's end-to-end epochs begin.
+    A dotted line marks where a variant's end-to-end epochs begin.
     """
     figure, axes = plt.subplots(2, 1, figsize=(7, 8.5), layout="constrained")
     settled = []
@@ -43,7 +43,7 @@ def learning_curves(study: Study, rows: Rows) -> plt.Figure:
             axis.fill_between(
                 x, [min(v) for v in bpd], [max(v) for v in bpd], color=colour, alpha=0.15, linewidth=0
             )
-            if switch:  # None, or 0: end to end from the start
+            if switch:  # not None, and not 0, which is end to end from the start
                 axis.axvline(x[switch - 1], color=colour, linestyle=":", linewidth=1)
     low, high = min(settled), max(settled)
     for axis, label in zip(axes, ("epoch", "seconds of training"), strict=True):
@@ -57,7 +57,7 @@ def learning_curves(study: Study, rows: Rows) -> plt.Figure:
 
 
 def gaps(found: Sequence[Outcome]) -> plt.Figure:
-    """Paired differences to the baseline, at equal epochs and at equal time, with 95 % intervals."""
+    """Draws paired differences to the baseline with 95 % intervals, at equal epochs and at equal time."""
     shown = [o for o in found if o.behind]
     apart = 0.12 if any(o.behind_at_equal_time for o in shown) else 0.0
     figure, axis = plt.subplots(figsize=(7, 0.45 * len(shown) + 1.5), layout="constrained")
@@ -90,6 +90,6 @@ def as_svg(figure: plt.Figure) -> str:
 
 
 def write_png(figure: plt.Figure, path: pathlib.Path) -> None:
-    """Writes a figure as PNG and lets go of it."""
+    """Writes a figure as PNG and frees its memory."""
     figure.savefig(path, dpi=130)
     plt.close(figure)

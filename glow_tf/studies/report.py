@@ -1,37 +1,18 @@
-"""Makes tables, figures and a self-contained page of a study's CSV.
+"""Tables, figures and a self-contained page from a study's CSV. Pure Python: no TensorFlow."""
 
-    python train/report.py --study=configs/studies/table1_small.cfg [--csv=FILE] [--output=FOLDER]
-
-By default the CSV is the one that `train/experiment.py --study=…` (with the same --quick) left, the report
-goes into a folder beside it, and sample grids come from the runs' workdirs. Writes report.html, report.md and
-the figures as PNG. Needs matplotlib: `pip install -e .[bench]`.
-
-With `--documents=docs/results.md,README.md` it brings the study's table in these up to date instead: what
-stands between the lines `<!-- table NAME -->` and `<!-- end -->`. That needs no matplotlib.
-"""
+from __future__ import annotations
 
 import base64
 import html
 import math
 import pathlib
-import sys
 from collections.abc import Sequence
 
-from absl import app, flags
-
-from glow_tf import comparison
-from glow_tf.comparison import Estimate, Outcome
-from glow_tf.config import ConfigError
-from glow_tf.study import Study, read_study
-from glow_tf.workdir import write_atomically
-
-STUDY = flags.DEFINE_string("study", "", "The study file, such as configs/studies/table1_small.cfg.")
-QUICK = flags.DEFINE_boolean("quick", False, "Report on the trial that experiment.py --quick made.")
-CSV = flags.DEFINE_string("csv", "", "The study's table; runs/studies/NAME/results.csv by default.")
-OUTPUT = flags.DEFINE_string("output", "", "Folder of the report; `report` beside the table by default.")
-DOCUMENTS = flags.DEFINE_list(
-    "documents", [], "Markdown files whose table of the study is brought up to date."
-)
+from glow_tf.errors import ConfigError
+from glow_tf.run.workdir import write_atomically
+from glow_tf.studies import comparison
+from glow_tf.studies.comparison import Estimate, Outcome
+from glow_tf.studies.study import Study
 
 HEADER = (
     "variant",
@@ -44,12 +25,12 @@ HEADER = (
     "predicted",
 )
 
-NOTES = {  # of the columns that a table has
-    "test bpd": "Test bpd: mean ± standard error over the seeds, last epoch, one noise draw a test image.",
+NOTES = {  # column → what it means
+    "test bpd": "Test bpd: mean ± standard error over the seeds, last epoch, one noise draw per test image.",
     "behind the baseline": "Behind: the difference in bits/dim within each seed, mean and 95 % "
     "t-interval; positive is worse.",
     "behind it at equal time": "At equal time: against an end-to-end run of fewer epochs, whose rate "
-    "decays within them.",
+    "decays within these epochs.",
     "time": "Time: training seconds over the baseline's, median over the seeds; predicted by the cost model.",
 }
 
@@ -79,7 +60,7 @@ figure {{ margin: 0; }}
 <p class="notes">{notes}</p>
 {failures}
 <h2>Test bits/dim against epoch and against time</h2>
-<p class="notes">Mean over the seeds, the range as a band; a dotted line where end-to-end epochs begin.</p>
+<p class="notes">Mean over the seeds, the range as a band. A dotted line marks the first end-to-end epoch.</p>
 {curves}
 {gaps}
 {samples}
@@ -87,33 +68,18 @@ figure {{ margin: 0; }}
 """
 
 
-def main(argv: list[str]) -> int:
-    """Writes the report; returns the exit status."""
-    try:
-        if len(argv) > 1:
-            raise ConfigError(f"flags are written --name=value. Received: {argv[1:]}")
-        study = read_study(STUDY.value)
-        name = study.name + ("_quick" if QUICK.value else "")
-        table = pathlib.Path(CSV.value or f"runs/studies/{name}/results.csv")
-        for document in map(pathlib.Path, DOCUMENTS.value):
-            try:
-                text = with_table(document.read_text(), study, table)
-            except ConfigError as error:
-                raise ConfigError(f"{document}: {error}") from None
-            write_atomically(document, text.encode())
-        if not DOCUMENTS.value:
-            _write(study, table, pathlib.Path(OUTPUT.value) if OUTPUT.value else table.parent / "report")
-    except (ConfigError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 def with_table(text: str, study: Study, table: pathlib.Path) -> str:
-    """Returns a Markdown text with the study's table made anew.
+    """Returns a Markdown text with an up-to-date table of the study.
+
+    The table stands between the lines `<!-- table NAME -->` and `<!-- end -->`.
+
+    Args:
+      text: of the document.
+      study: the study.
+      table: its CSV.
 
     Raises:
-      ConfigError: the text has no place for it.
+      ConfigError: the text does not have these lines.
     """
     start, end = f"<!-- table {study.name} -->\n", "<!-- end -->"
     before, found, rest = text.partition(start)
@@ -126,37 +92,73 @@ def with_table(text: str, study: Study, table: pathlib.Path) -> str:
     return f"{before}{start}{_markdown_table(_table(found_outcomes))}\n{end}{after}"
 
 
-def _write(study: Study, table: pathlib.Path, folder: pathlib.Path) -> None:
+def update_documents(documents: Sequence[pathlib.Path], study: Study, table: pathlib.Path) -> None:
+    """Brings the study's table in Markdown files up to date; see `with_table`.
+
+    Raises:
+      ConfigError: a file has no place for the table.
+    """
+    for document in documents:
+        try:
+            text = with_table(document.read_text(encoding="utf-8"), study, table)
+        except ConfigError as error:
+            raise ConfigError(f"{document}: {error}") from None
+        write_atomically(document, text.encode())
+
+
+def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str:
+    """Writes report.html, report.md, curves.png and gaps.png; returns the table as Markdown.
+
+    Args:
+      study: the study.
+      table: its CSV; sample grids come from the workdirs beside it.
+      folder: the folder of the report; it is made if absent.
+
+    Raises:
+      ConfigError: matplotlib is not installed, or no run has finished.
+    """
     try:
-        import report_figures as figures
+        from glow_tf.studies import figures
     except ImportError as error:
         raise ConfigError(
-            f"report.py draws with matplotlib: pip install -e .[bench]. Received: {error}"
+            f"the report is drawn with matplotlib: pip install 'glow_tf[bench]'. Received: {error}"
         ) from None
     rows = comparison.read_table(table)
     found = comparison.outcomes(study, rows)
     if not any(o.finished for o in found):
         raise ConfigError(f"csv must hold a finished run of the study. Received: {str(table)!r}")
     folder.mkdir(parents=True, exist_ok=True)
-    cells = _table(found)
-    notes = [note for column, note in NOTES.items() if column in cells[0]]
-    failures = [f"{o.variant.title}: {reason}" for o in found for reason in o.failures]
     curves, gaps = figures.learning_curves(study, rows), figures.gaps(found)
-    page = PAGE.format(
-        title=html.escape(study.title),
-        table=_html_table(cells),
-        notes="<br>".join(notes),
-        failures="".join(f"<p>{html.escape(text)}</p>" for text in failures),
-        curves=figures.as_svg(curves),
-        gaps=f"<h2>Paired differences</h2>{figures.as_svg(gaps)}" if any(o.behind for o in found) else "",
-        samples=_samples(study, table.parent),
-    )
+    shown_gaps = figures.as_svg(gaps) if any(o.behind for o in found) else ""
+    page = _page(study, found, figures.as_svg(curves), shown_gaps, _samples(study, table.parent))
     figures.write_png(curves, folder / "curves.png")
     figures.write_png(gaps, folder / "gaps.png")
     write_atomically(folder / "report.html", page.encode())
-    text = "\n".join([f"# {study.title}", "", _markdown_table(cells), "", *notes, *failures])
+    cells = _table(found)
+    text = "\n".join([f"# {study.title}", "", _markdown_table(cells), "", *_notes(cells), *_failures(found)])
     write_atomically(folder / "report.md", (text + "\n").encode())
-    print(_markdown_table(cells), f"\n{folder / 'report.html'}")
+    return _markdown_table(cells)
+
+
+def _page(study: Study, found: Sequence[Outcome], curves: str, gaps: str, samples: str) -> str:
+    cells = _table(found)
+    return PAGE.format(
+        title=html.escape(study.title),
+        table=_html_table(cells),
+        notes="<br>".join(_notes(cells)),
+        failures="".join(f"<p>{html.escape(text)}</p>" for text in _failures(found)),
+        curves=curves,
+        gaps=f"<h2>Paired differences</h2>{gaps}" if gaps else "",
+        samples=samples,
+    )
+
+
+def _notes(cells: list[list[str]]) -> list[str]:
+    return [note for column, note in NOTES.items() if column in cells[0]]
+
+
+def _failures(found: Sequence[Outcome]) -> list[str]:
+    return [f"{o.variant.title}: {reason}" for o in found for reason in o.failures]
 
 
 def _table(found: Sequence[Outcome]) -> list[list[str]]:
@@ -201,7 +203,7 @@ def _markdown_table(cells: list[list[str]]) -> str:
 
 
 def _samples(study: Study, runs: pathlib.Path) -> str:
-    """Returns the last sample grid of every variant's first seed, where the runs are at hand."""
+    """Returns the last sample grid of every variant's first seed; empty without workdirs."""
     shown = []
     for variant in study.variants:
         grids = sorted((runs / variant.name / f"seed_{study.seeds[0]}" / "samples").glob("epoch_*.png"))
@@ -213,7 +215,3 @@ def _samples(study: Study, runs: pathlib.Path) -> str:
                 f"<figcaption>{caption}</figcaption></figure>"
             )
     return f'<h2>Samples</h2><div class="grids">{"".join(shown)}</div>' if shown else ""
-
-
-if __name__ == "__main__":
-    app.run(main)

@@ -14,18 +14,18 @@ from glow_tf.schedule import Phase
 def explain_non_finite(
     glow: Glow, phase: Phase, step: int, v: tf.Tensor, loss: float, gradient_norms: Sequence[float]
 ) -> str:
-    """Describes the first bijector whose output is not finite on a batch of dequantised values.
+    """Describes the first bijector whose output is not finite for a batch.
 
     Args:
       glow: with the weights of the failed step.
       phase: which parts ran.
-      step: of the last part that ran, counted from 0.
-      v: the batch, [B, H, W, C].
+      step: the number of steps that trained the last part before this one.
+      v: the batch, dequantised, [B, H, W, C].
       loss: the step's loss, bits/dim.
-      gradient_norms: of the active parts.
+      gradient_norms: of each active part.
 
     Returns:
-      One sentence each for the step, the place and the remedy.
+      Sentences that name the step, the place and the remedy.
     """
     where = _first_fault(glow, phase, v)
     if where is None:
@@ -47,14 +47,15 @@ def _first_fault(glow: Glow, phase: Phase, v: tf.Tensor) -> str | None:
             h, *others = forward(h)
             if not all(bool(tf.reduce_all(tf.math.is_finite(t))) for t in (h, *others)):
                 return f"part {k}, bijector {name}, whose inputs range over {_range(before)}"
-        scored = k - 1 in phase.active and not (phase.end_to_end and k < len(glow.parts))
-        if scored and not bool(tf.reduce_all(tf.math.is_finite(part.prior.log_prob(h)))):
+        if phase.minimises_objective_of(k - 1) and not bool(
+            tf.reduce_all(tf.math.is_finite(part.prior.log_prob(h)))
+        ):
             return f"part {k}, the prior of its output, which ranges over {_range(h)}"
     return None
 
 
 def _one_by_one(part: Part) -> Iterator[tuple[str, Callable]]:
-    """Yields the name and the forward function of every bijector, those within a stack too."""
+    """Yields the name and the forward function of every bijector, and of every copy in a stack."""
     for bijector in part.bijectors:
         if isinstance(bijector, Split):
             yield bijector.name, bijector.factor_out

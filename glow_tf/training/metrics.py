@@ -1,12 +1,18 @@
-"""Metrics of an evaluation."""
+"""What training steps and evaluations report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
+from glow_tf.schedule import Phase
+
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class MeanAndError(keras.metrics.Metric):
-    """Mean over examples, and its standard error, as `name` and `name_se`."""
+    """Mean over examples and its standard error, reported as `name` and `name_se`."""
 
     def __init__(self, name: str, **kwargs):
         super().__init__(name=name, **kwargs)
@@ -16,7 +22,7 @@ class MeanAndError(keras.metrics.Metric):
         self.count = self.add_weight(name="count", initializer="zeros", dtype="float64")
 
     def update_state(self, values: tf.Tensor, sample_weight: tf.Tensor | None = None) -> None:
-        """Adds the values of a batch, [B], those of weight 0 left out."""
+        """Adds the values of a batch, [B]; those of weight 0 are left out."""
         values = tf.cast(values, tf.float64)
         weights = tf.ones_like(values) if sample_weight is None else tf.cast(sample_weight, tf.float64)
         self.total.assign_add(tf.reduce_sum(weights * values))
@@ -24,8 +30,65 @@ class MeanAndError(keras.metrics.Metric):
         self.count.assign_add(tf.reduce_sum(weights))
 
     def result(self) -> dict[str, tf.Tensor]:
-        """Returns mean and standard error."""
+        """Returns mean and standard error, float64 []."""
         count = tf.convert_to_tensor(self.count)
         mean = self.total / count
         variance = tf.maximum(self.squares / count - mean**2, 0) / tf.maximum(count - 1, 1)
         return {self.name: mean, f"{self.name}_se": tf.sqrt(variance)}
+
+
+class StepMeans:
+    """Means over an epoch of what training steps report.
+
+    `local_bpd_k` of every part that ran, `gradient_norm_k` and (for parts on their own devices)
+    `busy_seconds_k` of every part that was trained, and `bpd` if the last part ran.
+
+    Args:
+      num_parts: number of parts.
+      timed: whether parts have their own devices.
+    """
+
+    def __init__(self, num_parts: int, timed: bool):
+        self._last = num_parts - 1
+        self._timed = timed
+        kinds = ("local_bpd", "gradient_norm", "busy_seconds")
+        names = ["bpd", *(f"{kind}_{k + 1}" for k in range(num_parts) for kind in kinds)]
+        self._means = {name: keras.metrics.Mean(name) for name in names}
+
+    def of(self, phase: Phase) -> list[keras.metrics.Metric]:
+        """Returns the means that a phase computes."""
+        names = [f"local_bpd_{k + 1}" for k in range(phase.last + 1)]
+        names += [f"gradient_norm_{k + 1}" for k in phase.active]
+        if self._timed and not phase.end_to_end:
+            names += [f"busy_seconds_{k + 1}" for k in phase.active]
+        if phase.last == self._last:
+            names.append("bpd")
+        return [self._means[name] for name in names]
+
+    def update(
+        self,
+        phase: Phase,
+        truncated: Sequence[tf.Tensor],
+        norms: Sequence[tf.Tensor],
+        busy: Sequence[tf.Tensor],
+        arrived: Sequence[tf.Tensor] | None = None,
+    ) -> None:
+        """Adds a step.
+
+        Args:
+          phase: what was trained.
+          truncated: truncated negative log-likelihood up to each part that ran, [B], bits per dimension.
+          norms: gradient norm of each active part, [].
+          busy: seconds that each active part was busy, []; may be empty.
+          arrived: for each part whether it had a batch, bool []; None if every part had.
+        """
+        weights = [None] * (phase.last + 1) if arrived is None else [tf.cast(a, tf.float32) for a in arrived]
+        # With queues, all of `truncated` belongs to the batch that has come to the last part.
+        for k, bpd in enumerate(truncated):
+            self._means[f"local_bpd_{k + 1}"].update_state(bpd, weights[-1])
+        for k, norm in zip(phase.active, norms, strict=True):
+            self._means[f"gradient_norm_{k + 1}"].update_state(norm, weights[k])
+        for k, seconds in zip(phase.active, busy, strict=False):
+            self._means[f"busy_seconds_{k + 1}"].update_state(seconds, weights[k])
+        if phase.last == self._last:
+            self._means["bpd"].update_state(truncated[-1], weights[-1])

@@ -1,28 +1,30 @@
-"""One optimizer a part, each with a learning rate that follows the part's own steps."""
+"""One optimizer per part, each with a learning rate that follows the part's own steps."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
 from glow_tf.config import TrainConfig
+from glow_tf.internals import SumsGradientsOnce, adam_moments, adamax_moments, resource_handle
 from glow_tf.schedule import Phase, epochs_training
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class PartRate(keras.optimizers.schedules.LearningRateSchedule):
-    """Warm-up, then a constant or cosine rate, then perhaps a second rate for the end-to-end epochs.
+    """Warm-up, then a constant or cosine rate, then optionally a second rate for the end-to-end epochs.
 
-    rate(step) = learning_rate · min(1, (step + 1) / warmup_steps) · decay(step / steps), where decay is 1
-    or ½(1 + cos π·). From step `finetune_from` on, if given, the rate is `finetune_learning_rate`, without
-    warm-up, its own cosine running over the steps that remain.
+    rate(step) = learning_rate · min(1, (step + 1) / warmup_steps) · decay(step / steps), where decay(x) is 1
+    or ½(1 + cos πx). From step `finetune_from` on, if given, the rate is `finetune_learning_rate` without
+    warm-up, with a cosine over the steps that remain.
 
     Args:
       learning_rate: the rate before decay.
-      steps: all the steps that train the part.
-      warmup_steps: steps over which the rate rises.
+      steps: number of steps that train the part.
+      warmup_steps: number of steps over which the rate rises.
       cosine: whether the rate decays.
       finetune_learning_rate, finetune_from: the second rate and the step it starts at, or None for both.
     """
@@ -45,7 +47,7 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         self.finetune_from = finetune_from
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        """Returns the rate of a step, counted from 0: float32 []."""
+        """Returns the rate of a step, counted from 0; float32 []."""
         step = tf.cast(step, tf.float32)
         first_steps = self.steps if self.finetune_from is None else self.finetune_from
         rate = self.learning_rate * self._decay(step, first_steps)
@@ -61,10 +63,10 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         if not self.cosine:
             return tf.ones([])
         done = tf.clip_by_value(step / max(steps, 1), 0.0, 1.0)
-        return 0.5 * (1 + tf.cos(3.141592653589793 * done))
+        return 0.5 * (1 + tf.cos(math.pi * done))
 
     def get_config(self) -> dict:
-        """See keras."""
+        """See keras.optimizers.schedules.LearningRateSchedule."""
         return {
             "learning_rate": self.learning_rate,
             "steps": self.steps,
@@ -75,23 +77,13 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-class Fused:
-    """One of Keras's optimizers with TensorFlow's own kernel: one pass over each variable, not ten.
-
-    Attributes:
-      sums_gradients: whether, as in Keras, `apply` sums the gradients over the replicas; `PartsTrainer`,
-        which has done so, sets it to False.
-    """
-
-    sums_gradients = True
-
-    def _all_reduce_sum_gradients(self, grads_and_vars: list) -> list:
-        return super()._all_reduce_sum_gradients(grads_and_vars) if self.sums_gradients else grads_and_vars
+class Fused(SumsGradientsOnce):
+    """One of Keras's optimizers with TensorFlow's own kernel: one pass over each variable, not ten."""
 
     def _apply_kernel(
         self,
         kernel: Callable,
-        moments: tuple[list[keras.Variable], list[keras.Variable]],
+        moments: tuple[keras.Variable, keras.Variable],
         gradient: tf.Tensor,
         variable: tf.Variable,
         learning_rate: tf.Tensor,
@@ -100,10 +92,10 @@ class Fused:
         def cast(number: float) -> tf.Tensor:
             return tf.cast(number, variable.dtype)
 
-        m, v = (group[self._get_variable_index(variable)].value.handle for group in moments)
+        m, v = map(resource_handle, moments)
         steps = cast(self.iterations.value + 1)
         kernel(
-            var=variable.handle,
+            var=resource_handle(variable),
             m=m,
             v=v,
             beta1_power=cast(self.beta_1) ** steps,
@@ -118,11 +110,20 @@ class Fused:
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class FusedAdam(Fused, keras.optimizers.Adam):
-    """Keras's Adam, `Fused`."""
+    """Keras's Adam, `Fused`.
+
+    Raises:
+      ValueError: amsgrad is set, which TensorFlow's kernel does not have.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.amsgrad:
+            raise ValueError("FusedAdam has no amsgrad; keras.optimizers.Adam has. Received: amsgrad=True")
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """See keras.Optimizer."""
-        moments = (self._momentums, self._velocities)
+        """See keras.optimizers.Optimizer."""
+        moments = adam_moments(self, variable)
         kernel = tf.raw_ops.ResourceApplyAdam
         self._apply_kernel(kernel, moments, gradient, variable, learning_rate, beta2_power=self.beta_2)
 
@@ -132,9 +133,14 @@ class FusedAdamax(Fused, keras.optimizers.Adamax):
     """Keras's Adamax, `Fused`."""
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """See keras.Optimizer."""
-        moments = (self._m, self._u)
+        """See keras.optimizers.Optimizer."""
+        moments = adamax_moments(self, variable)
         self._apply_kernel(tf.raw_ops.ResourceApplyAdaMax, moments, gradient, variable, learning_rate)
+
+
+def sums_gradients(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Returns whether an optimizer's `apply` sums the gradients over the replicas."""
+    return getattr(optimizer, "sums_gradients", True)
 
 
 def part_rates(
@@ -164,13 +170,13 @@ def make_optimizers(
     """Returns the optimizer of every part.
 
     Args:
-      config: kind, rates, decay.
-      phases: the phase of every epoch; a part's rate runs over the steps that train it.
+      config: the optimizer, its rates and their decay.
+      phases: the phase of every epoch; the rate of a part runs over the steps that train it.
       num_parts: n.
-      steps_per_epoch: steps of one epoch.
+      steps_per_epoch: training steps per epoch.
 
     Raises:
-      ConfigError: a count of rates that is neither 1 nor n.
+      ConfigError: the number of rates is neither 1 nor n.
     """
     rates = part_rates(config, phases, num_parts, steps_per_epoch)
     return [_make_optimizer(config, rate, steps_per_epoch) for rate in rates]
@@ -178,7 +184,7 @@ def make_optimizers(
 
 def second_moment_decay(config: TrainConfig, steps_per_epoch: int) -> float:
     """Returns the setting `beta_2` as a number."""
-    # The authors' published code averages over one epoch.
+    # The published code of Glow averages over one epoch.
     return 1 - 1 / max(steps_per_epoch, 2) if config.beta_2 == "oai" else float(config.beta_2)
 
 

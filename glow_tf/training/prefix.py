@@ -1,4 +1,4 @@
-"""The frozen prefix, evaluated once a turn."""
+"""The frozen prefix: the parts before the trained one, evaluated once per turn."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from glow_tf.glow import Glow, Passage
-from glow_tf.partition import FLOAT_BYTES, PartPlan
+from glow_tf.partition import FLOAT_BYTES, PartLayout
+from glow_tf.pieces import in_streams
 from glow_tf.schedule import Phase, cached_epochs
-from glow_tf.streams import in_streams
 
 
 class PrefixCache:
-    """What the parts before a trained one make of every training image, while they do not change.
+    """The outputs of the frozen parts for every training image, while one later part is trained.
 
-    Holds, in host memory, the trained part's input h, the log-likelihood so far and the earlier parts'
-    truncated objectives. It is filled at the start of a turn, the epochs for which a part stays the trained
-    one, with the noise and augmentation of the turn's first epoch; a turn that uses it sees each image with
-    these alone.
+    The cache holds, in host memory, the trained part's input h, the log-likelihood so far and the earlier
+    parts' truncated negative log-likelihoods. It is filled at the start of a turn (consecutive epochs that
+    train the same part) with the noise and augmentation of the turn's first epoch. All epochs of the turn
+    see each image with that noise and augmentation.
 
     Args:
       glow: the model.
       part: index of the trained part, at least 1.
-      examples: training images.
+      examples: number of training images.
     """
 
     def __init__(self, glow: Glow, part: int, examples: int):
@@ -41,14 +41,15 @@ class PrefixCache:
         self._traced = False
 
     def fill(self, dataset: tf.data.Dataset, turn: int) -> float:
-        """Evaluates the prefix on every training image, unless that was done for this turn.
+        """Evaluates the prefix on every training image, unless that has been done for this turn.
 
         Args:
-          dataset: batches (images, noise, index) that together hold every example.
-          turn: number of the turn's first epoch.
+          dataset: batches of (images uint8 [B, H, W, C], noise [B, H, W, C], index [B]) that together hold
+            every example.
+          turn: the turn's first epoch, from 0.
 
         Returns:
-          The seconds it took, a first batch that had to be traced counted as long as the others.
+          The seconds it took. A first batch that had to be traced counts as long as the others.
         """
         if turn == self.turn:
             return 0.0
@@ -66,7 +67,11 @@ class PrefixCache:
         return (end - first_end) * batches / (batches - 1)
 
     def passage(self, index: tf.Tensor) -> Passage:
-        """Returns examples as they stand before the trained part."""
+        """Returns examples as they enter the trained part.
+
+        Args:
+          index: places of the examples in the training data, [B].
+        """
         with tf.device("CPU:0"):
             truncated = tf.unstack(tf.gather(self._truncated, index), axis=1)
             return Passage(
@@ -80,18 +85,15 @@ class PrefixCache:
             variable.scatter_update(tf.IndexedSlices(values, index))
 
     def _evaluate(self, images: tf.Tensor, noise: tf.Tensor) -> Passage:
-        passage = self.glow.enter(images, noise)
-        for _ in range(self.part):
-            passage, _ = self.glow.through_next_part(passage)
-        return passage
+        return self.glow.through_parts(self.glow.enter(images, noise), self.part)
 
 
 def cached_parts(schedule_phases: Sequence[Phase]) -> list[int]:
-    """Returns the indices of the parts that some cached turn trains."""
+    """Returns the indices (from 0) of the parts that are trained in a turn served by a cache."""
     served = zip(schedule_phases, cached_epochs(schedule_phases), strict=True)
     return sorted({phase.active[0] for phase, cached in served if cached})
 
 
-def cache_bytes(plans: Sequence[PartPlan], parts: Sequence[int], examples: int) -> int:
-    """Returns the memory that caches for these parts take."""
-    return sum(examples * (plans[k - 1].output_bytes + FLOAT_BYTES * k) for k in parts)
+def cache_bytes(layouts: Sequence[PartLayout], parts: Sequence[int], examples: int) -> int:
+    """Returns the bytes that the caches for `parts` take."""
+    return sum(examples * (layouts[k - 1].output_bytes + FLOAT_BYTES * k) for k in parts)

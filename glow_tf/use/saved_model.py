@@ -8,7 +8,7 @@ import shutil
 import keras
 
 from glow_tf.glow import Glow
-from glow_tf.streams import number_of_streams
+from glow_tf.pieces import number_of_streams
 
 ENDPOINTS = ("sample", "encode", "decode", "log_prob", "bits_per_dim")
 
@@ -25,12 +25,12 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
 
     Args:
       glow: the model.
-      path: a folder; one that is there is replaced once the new one is complete.
+      path: the folder to write. An existing folder is replaced when the new one is complete.
     """
     path = pathlib.Path(path)
     archive = keras.export.ExportArchive()
     endpoints = glow.endpoints()
-    with number_of_streams(1):  # the threads of another process are not set for more
+    with number_of_streams(1):  # other processes set no threads for several
         for name in ENDPOINTS:
             function, signature = endpoints[name]
             archive.add_endpoint(name, function, input_signature=signature)

@@ -16,11 +16,14 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 def as_tfp_bijector(bijector: Bijector | Glow) -> tfb.Bijector:
     """Returns a `tfb.Bijector` that runs a built bijector, or a whole Glow, as TFP composes them.
 
-    Directions keep their names: its `forward` is ours, data → latent. A `tfd.TransformedDistribution` maps
-    its base *to* data, so it takes `tfb.Invert` of this (as `as_distribution` does). A Glow maps
-    dequantised values [H, W, C] to whitened latents [D]; other bijectors map [H, W, C] to [H', W', C'].
+    The directions keep their names: `forward` maps data to latents. A `tfd.TransformedDistribution` maps its
+    base to data, so it takes `tfb.Invert` of the result, as `as_distribution` does. A Glow maps dequantised
+    values [H, W, C] to whitened latents [D]; other bijectors map [H, W, C] to [H', W', C'].
 
     Train with Keras: TFP does not see the variables.
+
+    Args:
+      bijector: built.
 
     Raises:
       ValueError: the bijector is not built.
@@ -35,15 +38,16 @@ def as_tfp_bijector(bijector: Bijector | Glow) -> tfb.Bijector:
 def as_distribution(glow: Glow) -> tfd.Distribution:
     """Returns the Glow's density of *dequantised* images as a `tfd.Distribution`.
 
-    Event shape [H, W, C]; a value is a byte's level (byte // 2^(8−n_bits)) plus noise in [0, 1). `log_prob`
-    is exact for such reals, in nats; at level + uniform noise it is the bound that `Glow.log_prob` computes.
+    The event shape is [H, W, C]. A value is the level of a byte (byte // 2^(8−n_bits)) plus noise in [0, 1).
+    `log_prob` is exact for such real numbers, in nats. At level + uniform noise it is the lower bound that
+    `Glow.log_prob` computes.
     """
     base = tfd.Sample(tfd.Normal(tf.zeros([], glow.compute_dtype), 1.0), glow.dimensions)
     return tfd.TransformedDistribution(base, tfb.Invert(as_tfp_bijector(glow)), name="Glow")
 
 
 class _View(tfb.Bijector):
-    """Adapts any batch shape (none, or several dimensions) to the one batch dimension of the layer."""
+    """A layer with one batch dimension, seen as a TFP bijector with any number of batch dimensions."""
 
     def __init__(self, bijector: Bijector | Glow):
         parameters = dict(locals())

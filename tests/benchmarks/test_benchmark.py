@@ -1,4 +1,4 @@
-"""The benchmark's command, on a model too small to say anything about speed."""
+"""The benchmarks' commands, on a model too small to say anything about speed."""
 
 import csv
 import subprocess
@@ -24,7 +24,7 @@ SMALL = {
 def benchmark(folder, *more):
     flags = [f"--{name}={value}" for name, value in SMALL.items()]
     result = subprocess.run(
-        [sys.executable, str(ROOT / "train" / "benchmark.py"), *flags, f"--output={folder}", *more],
+        [sys.executable, str(ROOT / "benchmarks" / "steps.py"), *flags, f"--output={folder}", *more],
         capture_output=True,
         text=True,
         timeout=300,
@@ -76,7 +76,7 @@ def test_strategies_are_timed_beside_their_predictions(tmp_path):
     result = subprocess.run(
         [
             sys.executable,
-            str(ROOT / "train" / "benchmark_strategies.py"),
+            str(ROOT / "benchmarks" / "strategies.py"),
             *flags,
             *own,
             "--train_examples=64",
@@ -96,20 +96,20 @@ def test_strategies_are_timed_beside_their_predictions(tmp_path):
     ("program", "flag", "expected"),
     [
         (
-            "benchmark.py",
+            "steps.py",
             "--precisions=float16",
             "precisions must be float32 and/or mixed_bfloat16. Received: ['float16']",
         ),
         (
-            "benchmark_strategies.py",
+            "strategies.py",
             "--train_examples=0",
-            "train_examples must say how long an epoch is; 20 steps will do. Received: train_examples=0",
+            "train_examples must say how long an epoch is; 20 steps are enough. Received: train_examples=0",
         ),
     ],
 )
 def test_bad_settings_are_named(program, flag, expected):
     result = subprocess.run(
-        [sys.executable, str(ROOT / "train" / program), "--workdir=w", flag],
+        [sys.executable, str(ROOT / "benchmarks" / program), "--workdir=w", flag],
         capture_output=True,
         text=True,
         timeout=120,
@@ -121,7 +121,7 @@ def test_bad_settings_are_named(program, flag, expected):
 def startup(*more):
     own = {name: value for name, value in SMALL.items() if name not in ("rounds", "timed_steps")}
     flags = [f"--{name}={value}" for name, value in own.items()]
-    command = [sys.executable, str(ROOT / "train" / "benchmark_startup.py"), *flags, "--rounds=1", *more]
+    command = [sys.executable, str(ROOT / "benchmarks" / "startup.py"), *flags, "--rounds=1", *more]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 

@@ -4,37 +4,63 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import perturb, small_config
+from conftest import make_coupling, make_flow_step, perturb, small_config
 
-from glow_tf import Glow
+from glow_tf import config
 from glow_tf.bijectors import (
     ActNorm,
+    Bijector,
     Chain,
     Coupling,
     Dequantize,
-    FlowStep,
     GaussianPrior,
     InvertibleConv,
+    Repeatable,
     Split,
     Squeeze,
     Stack,
 )
+from glow_tf.bijectors.bijector import per_example
+from glow_tf.bijectors.transforms import TRANSFORMS, Transform
+from glow_tf.glow import Glow
 
 SHAPE = (4, 4, 4)
 F64 = {"dtype": "float64"}
 
 
-class GlowAsBijector:
-    """Gives a whole small Glow the attributes that the contract tests use."""
+def make_glow(**changes):
+    """Returns a factory of a whole small Glow, which keeps the contract too."""
+    return lambda: Glow(small_config(image_shape=SHAPE, width=6, **changes), dtype="float64")
 
-    def __init__(self, **changes):
-        self.changes = changes
 
-    def __call__(self):
-        return Glow(small_config(image_shape=SHAPE, width=6, **self.changes), dtype="float64")
+@keras.saving.register_keras_serializable(package="tests")
+class Negate(Bijector):
+    """As little as a bijector can be: its two methods."""
+
+    def forward_and_log_det(self, x):
+        return -x, per_example(tf.zeros([], x.dtype), x)
+
+    def inverse_and_log_det(self, y):
+        return -y, per_example(tf.zeros([], y.dtype), y)
+
+
+class SinhArcsinh(Transform):
+    """y = sinh(arcsinh(b) + t): a transform that is not affine, and reads one output per channel."""
+
+    def parameters(self, output):
+        return (output,)
+
+    def forward(self, b, shift):
+        y = tf.sinh(tf.asinh(b) + shift)
+        return y, tf.reduce_sum(tf.math.log1p(y**2) - tf.math.log1p(b**2), axis=[1, 2, 3]) / 2
+
+    def inverse(self, y, shift):
+        b = tf.sinh(tf.asinh(y) - shift)
+        return b, tf.reduce_sum(tf.math.log1p(b**2) - tf.math.log1p(y**2), axis=[1, 2, 3]) / 2
 
 
 BIJECTORS = {
+    "two_methods_alone": lambda: Negate(**F64),
     "dequantize_8": lambda: Dequantize(8, **F64),
     "dequantize_1": lambda: Dequantize(1, **F64),
     "squeeze": lambda: Squeeze(**F64),
@@ -43,29 +69,35 @@ BIJECTORS = {
     "conv_plain": lambda: InvertibleConv("plain", **F64),
     "conv_shuffle": lambda: InvertibleConv("shuffle", seed=3, **F64),
     "conv_reverse": lambda: InvertibleConv("reverse", **F64),
-    "coupling_affine_sigmoid": lambda: Coupling(6, "affine", "sigmoid", **F64),
-    "coupling_affine_exp": lambda: Coupling(6, "affine", "exp", **F64),
-    "coupling_affine_tanh": lambda: Coupling(6, "affine", "tanh", **F64),
-    "coupling_additive": lambda: Coupling(6, "additive", **F64),
-    "coupling_bias": lambda: Coupling(6, norm="bias", **F64),
+    "coupling_affine_sigmoid": lambda: make_coupling(scale="sigmoid", **F64),
+    "coupling_affine_exp": lambda: make_coupling(scale="exp", **F64),
+    "coupling_affine_tanh": lambda: make_coupling(scale="tanh", **F64),
+    "coupling_additive": lambda: make_coupling(kind="additive", **F64),
+    "coupling_bias": lambda: make_coupling(norm="bias", **F64),
     "split_learned": lambda: Split("learned", **F64),
     "split_standard": lambda: Split("standard", **F64),
     "prior_learned": lambda: GaussianPrior("learned", **F64),
     "prior_standard": lambda: GaussianPrior("standard", **F64),
-    "flow_step_lu": lambda: FlowStep(6, **F64),
-    "flow_step_plain": lambda: FlowStep(6, permutation="plain", scale="tanh", **F64),
-    "flow_step_shuffle": lambda: FlowStep(6, permutation="shuffle", coupling="additive", **F64),
-    "flow_step_reverse": lambda: FlowStep(6, permutation="reverse", scale="exp", norm="bias", **F64),
-    "chain": lambda: Chain([ActNorm(**F64), Squeeze(**F64), FlowStep(6, **F64), Split(**F64)], **F64),
-    "stack": lambda: Stack(FlowStep(6, **F64), 3, **F64),
-    "stack_reversible": lambda: Stack(FlowStep(6, norm="bias", **F64), 3, reversible=True, **F64),
+    "flow_step_lu": lambda: make_flow_step(**F64),
+    "flow_step_plain": lambda: make_flow_step(permutation="plain", scale="tanh", **F64),
+    "flow_step_shuffle": lambda: make_flow_step(permutation="shuffle", kind="additive", **F64),
+    "flow_step_reverse": lambda: make_flow_step(permutation="reverse", scale="exp", norm="bias", **F64),
+    "chain": lambda: Chain([ActNorm(**F64), Squeeze(**F64), make_flow_step(**F64), Split(**F64)], **F64),
+    "stack": lambda: Stack(make_flow_step(**F64), 3, **F64),
+    "stack_reversible": lambda: Stack(make_flow_step(norm="bias", **F64), 3, reversible=True, **F64),
     "stack_of_actnorm": lambda: Stack(ActNorm(**F64), 2, **F64),
-    "glow_one_part": GlowAsBijector(parts="1"),
-    "glow_across_block": GlowAsBijector(parts="across_block:3", local_prior="learned"),
-    "glow_by_block": GlowAsBijector(parts="by_block:2", top_prior="standard", split_prior="standard"),
-    "glow_exp_plain": GlowAsBijector(scale="exp", permutation="plain", norm="bias"),
-    "glow_additive_shuffle": GlowAsBijector(coupling="additive", permutation="shuffle"),
-    "glow_tanh_reverse": GlowAsBijector(scale="tanh", permutation="reverse"),
+    "glow_one_part": make_glow(parts="1"),
+    "glow_across_block": make_glow(parts="across_block:3", local_prior="learned"),
+    "glow_by_block": make_glow(parts="by_block:2", top_prior="standard", split_prior="standard"),
+    "glow_exp_plain": make_glow(scale="exp", permutation="plain", norm="bias"),
+    "glow_additive_shuffle": make_glow(coupling="additive", permutation="shuffle"),
+    "glow_tanh_reverse": make_glow(scale="tanh", permutation="reverse"),
+}
+
+REPEATABLES = {
+    name: make
+    for name, make in BIJECTORS.items()
+    if name.startswith(("actnorm", "conv", "coupling", "flow_step"))
 }
 
 
@@ -74,6 +106,14 @@ def bijector(request):
     layer = request.param()
     if not layer.built:
         layer.build((None, *SHAPE))
+    perturb(layer)
+    return layer
+
+
+@pytest.fixture(params=REPEATABLES.values(), ids=REPEATABLES.keys())
+def repeatable(request):
+    layer = request.param()
+    layer.build((None, *SHAPE))
     perturb(layer)
     return layer
 
@@ -107,39 +147,68 @@ def test_inverse_log_det_is_minus_the_forward_one(bijector, x):
     np.testing.assert_allclose(bijector.inverse_and_log_det(y)[1], -log_det, atol=1e-9)
 
 
-def test_folded_weights_do_what_the_weights_do(bijector, x):
-    if isinstance(bijector, Glow):
-        pytest.skip("folding is for layers")
-    folded = bijector.fold()
-    y, log_det = bijector.forward_and_log_det(x)
-    for mine, expected in zip(bijector.forward_folded(x, folded), (y, log_det), strict=True):
+def test_folded_weights_do_what_the_weights_do(repeatable, x):
+    folded = repeatable.fold()
+    y, log_det = repeatable.forward_and_log_det(x)
+    for mine, expected in zip(repeatable.forward_folded(x, folded), (y, log_det), strict=True):
         np.testing.assert_allclose(mine, expected, atol=1e-12)
-    np.testing.assert_allclose(bijector.inverse_folded(y, folded), x, atol=1e-9)
+    np.testing.assert_allclose(repeatable.inverse_folded(y, folded), x, atol=1e-9)
 
 
-def test_pulling_back_from_the_output_gives_the_gradients(bijector, x):
-    if isinstance(bijector, Glow):
-        pytest.skip("pulling back is for layers")
-    folded = bijector.fold()
+def test_pulling_back_from_the_output_gives_the_gradients(repeatable, x):
+    folded = repeatable.fold()
     sources = [x, *(t for t in folded if t.dtype.is_floating)]
     with tf.GradientTape() as tape:
         tape.watch(sources)
-        y, log_det = bijector.forward_folded(x, folded)
+        y, log_det = repeatable.forward_folded(x, folded)
         loss = tf.reduce_sum(tf.square(y)) + tf.reduce_sum(tf.sin(log_det))
     expected = tape.gradient(loss, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    recovered, x_gradient, gradients = bijector.pull_back(y, 2 * y, tf.cos(log_det), folded)
+    recovered, x_gradient, gradients = repeatable.pull_back(y, 2 * y, tf.cos(log_det), folded)
     np.testing.assert_allclose(recovered, x, atol=1e-9)
     for mine, theirs in zip([x_gradient, *gradients], expected, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-8)
+
+
+def test_what_only_a_stack_needs_is_in_its_own_base_class():
+    only_for_stack = {"fold", "forward_folded", "inverse_folded", "pull_back", "reseed"}
+    assert only_for_stack <= vars(Repeatable).keys()
+    for layer in (Bijector, Chain, Split, Squeeze, Dequantize, GaussianPrior, Stack):
+        assert not any(hasattr(layer, name) for name in only_for_stack), layer
+
+
+def test_every_listed_coupling_has_a_transform():
+    assert tuple(TRANSFORMS) == config.COUPLINGS
+
+
+def test_a_new_coupling_is_one_transform_and_one_entry_in_the_config(monkeypatch, x):
+    monkeypatch.setitem(config.OUTPUTS_PER_CHANNEL, "sinh_arcsinh", 1)
+    monkeypatch.setattr(config, "COUPLINGS", tuple(config.OUTPUTS_PER_CHANNEL))
+    monkeypatch.setitem(TRANSFORMS, "sinh_arcsinh", SinhArcsinh)
+    settings = {"kind": "sinh_arcsinh", **F64}
+    for layer in (
+        make_coupling(**settings),
+        make_flow_step(**settings),
+        Stack(make_flow_step(**settings), 2),
+    ):
+        layer.build((None, *SHAPE))
+        perturb(layer)
+        test_inverse_undoes_forward_both_ways(layer, x)
+        test_log_det_is_that_of_the_autodiff_jacobian_both_ways(layer, x)
+        test_gradients_reach_every_trainable_weight(layer, x)
+        test_config_and_weights_make_the_same_bijector_again(layer, x)
+        if isinstance(layer, Repeatable):
+            test_folded_weights_do_what_the_weights_do(layer, x)
+            test_pulling_back_from_the_output_gives_the_gradients(layer, x)
+    model = small_config(coupling="sinh_arcsinh", image_shape=SHAPE)
+    assert np.isfinite(Glow(model).log_prob(np.zeros((2, *SHAPE), np.uint8))).all()
 
 
 SEEDED = {
     "conv_lu": lambda seed: InvertibleConv("lu", seed=seed),
     "conv_plain": lambda seed: InvertibleConv("plain", seed=seed),
     "conv_shuffle": lambda seed: InvertibleConv("shuffle", seed=seed),
-    "coupling": lambda seed: Coupling(6, seed=seed),
-    "flow_step": lambda seed: FlowStep(6, seed=seed),
-    "stack": lambda seed: Stack(FlowStep(6, seed=seed), 2),
+    "coupling": lambda seed: make_coupling(seed=seed),
+    "flow_step": lambda seed: make_flow_step(seed=seed),
 }
 
 
@@ -194,7 +263,7 @@ def test_extreme_inputs_stay_finite_and_come_back(bijector, x, scale):
     for result in (y, log_det, back):
         assert np.isfinite(result).all()
     if scale == 1e3 and isinstance(bijector, Glow):
-        return  # 250 times the data's range: several couplings at their bounds cost all digits
+        return  # 250 times the range of the data: several couplings at their bounds lose all digits
     np.testing.assert_allclose(back, scale * x, atol=1e-6 * max(scale, 1))
 
 
@@ -205,7 +274,7 @@ def test_extreme_weights_stay_finite_both_ways(bijector, x):
         elif weight.path.endswith("kernel") and "conv" not in weight.path:
             weight.assign(weight * 1e2)
     if isinstance(bijector, Chain | Stack | Glow):
-        return  # a deep chain of extreme layers may overflow; each layer alone may not
+        return  # a deep chain of extreme layers may overflow; a single layer may not
     for result in (*bijector.forward_and_log_det(x), *bijector.inverse_and_log_det(x)):
         assert np.isfinite(result).all()
 
@@ -217,13 +286,15 @@ def test_forward_traces_with_an_unknown_batch_size(bijector, x):
     np.testing.assert_allclose(traced(x)[0], bijector.forward_and_log_det(x)[0], atol=1e-10)
 
 
-@pytest.mark.parametrize("layer", [ActNorm(), InvertibleConv(), Coupling(4), Split(), FlowStep(4)])
+@pytest.mark.parametrize("layer", [ActNorm(), InvertibleConv(), make_coupling(4), Split(), make_flow_step(4)])
 def test_inverse_before_build_raises(layer):
     with pytest.raises(ValueError, match="built=False"):
         layer.inverse(tf.zeros([1, *SHAPE]))
 
 
-@pytest.mark.parametrize("layer", [ActNorm(), InvertibleConv(), Coupling(4), Split(), FlowStep(4), Squeeze()])
+@pytest.mark.parametrize(
+    "layer", [ActNorm(), InvertibleConv(), make_coupling(4), Split(), make_flow_step(4), Squeeze()]
+)
 def test_calling_a_layer_builds_it(layer):
     y, log_det = layer(tf.zeros([2, *SHAPE]))
     assert y.shape[0] == 2
@@ -232,15 +303,17 @@ def test_calling_a_layer_builds_it(layer):
 
 
 INVALID = {
-    "odd_channels_coupling": (lambda: Coupling(4).build((None, 4, 4, 3)), "even number of channels"),
+    "odd_channels_coupling": (lambda: make_coupling(4).build((None, 4, 4, 3)), "even number of channels"),
     "odd_channels_split": (lambda: Split().build((None, 4, 4, 3)), "even number of channels"),
     "odd_height": (lambda: Squeeze().build((None, 3, 4, 1)), "even height"),
     "n_bits": (lambda: Dequantize(9), "n_bits must be an integer from 1 to 8"),
-    "coupling": (lambda: Coupling(4, "linear"), "kind must be one of"),
-    "scale": (lambda: Coupling(4, scale="relu"), "scale must be one of"),
+    "coupling": (lambda: make_coupling(kind="linear"), "kind must be one of"),
+    "scale": (lambda: make_coupling(scale="relu"), "scale must be one of"),
     "permutation": (lambda: InvertibleConv("qr"), "kind must be one of"),
     "prior": (lambda: Split("flow"), "prior must be one of"),
+    "norm": (lambda: make_coupling(norm="batch"), "norm must be one of"),
     "empty_chain": (lambda: Chain([]), "at least one bijector"),
+    "stack_of_squeeze": (lambda: Stack(Squeeze(), 2), "derives from Repeatable"),
 }
 
 
@@ -251,7 +324,7 @@ def test_invalid_arguments_are_named(make, match):
 
 
 def _jacobian_log_det(function, x):
-    """Row i of the Jacobian is the gradient of output i: one copy of x for each, in one batch."""
+    """Computes row i of the Jacobian as the gradient of output i, with one copy of x per row in one batch."""
     dimensions = int(np.prod(x.shape[1:]))
     copies = tf.repeat(x, dimensions, axis=0)
     with tf.GradientTape() as tape:
@@ -260,3 +333,19 @@ def _jacobian_log_det(function, x):
         diagonal = tf.reduce_sum(tf.linalg.diag_part(y))
     jacobian = tf.reshape(tape.gradient(diagonal, copies), [dimensions, dimensions])
     return np.linalg.slogdet(jacobian)[1]
+
+
+def test_a_coupling_refuses_what_is_no_coupling_config():
+    with pytest.raises(TypeError, match=r"needs a CouplingConfig.*Received: config=6"):
+        Coupling(6)
+
+
+def test_saved_settings_are_flat_and_keep_their_names():
+    coupling = {"width": 6, "scale": "exp", "norm": "bias", "seed": 3, "network_dtype": "mixed_bfloat16"}
+    network = {"scale": "exp", "norm": "bias", "network_dtype": "mixed_bfloat16"}
+    base = set(Bijector().get_config())
+    saved = make_coupling(seed=3, **network).get_config()
+    assert {k: v for k, v in saved.items() if k not in base} == {**coupling, "kind": "affine"}
+    saved = make_flow_step(permutation="plain", seed=3, kind="additive", **network).get_config()
+    flow_step = {**coupling, "coupling": "additive", "permutation": "plain"}
+    assert {k: v for k, v in saved.items() if k not in base} == flow_step

@@ -1,13 +1,13 @@
-"""What single bijectors promise beyond the contract."""
+"""What single bijectors promise in addition to the contract."""
 
 import warnings
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import perturb
+from conftest import make_coupling, make_flow_step, perturb
 
-from glow_tf.bijectors import ActNorm, Coupling, Dequantize, FlowStep, InvertibleConv, Split
+from glow_tf.bijectors import ActNorm, Dequantize, InvertibleConv, Split
 from glow_tf.likelihood import standard_normal_log_prob
 
 
@@ -101,7 +101,7 @@ def test_shuffle_follows_from_its_seed():
 
 @pytest.mark.parametrize("scale", ["sigmoid", "exp", "tanh"])
 def test_coupling_starts_as_the_identity(scale, rng):
-    layer = Coupling(8, scale=scale)
+    layer = make_coupling(8, scale=scale)
     x = tf.constant(rng.normal(size=(2, 4, 4, 6)), tf.float32)
     y, log_det = layer(x)
     np.testing.assert_allclose(y, x, atol=1e-6)
@@ -111,7 +111,7 @@ def test_coupling_starts_as_the_identity(scale, rng):
 @pytest.mark.parametrize("scale", ["sigmoid", "exp", "tanh"])
 @pytest.mark.parametrize("output", [-1e4, -30.0, 30.0, 1e4])
 def test_coupling_scale_is_bounded_at_extreme_network_outputs(scale, output, rng):
-    layer = Coupling(8, scale=scale)
+    layer = make_coupling(8, scale=scale)
     x = tf.constant(rng.normal(size=(2, 4, 4, 6)), tf.float32)
     layer.build(x.shape)
     layer.network.last.bias.assign(tf.concat([tf.zeros([3]), tf.fill([3], output)], 0))
@@ -121,7 +121,7 @@ def test_coupling_scale_is_bounded_at_extreme_network_outputs(scale, output, rng
 
 
 def test_coupling_keeps_its_first_half(rng):
-    layer = Coupling(8)
+    layer = make_coupling(8)
     layer.build((None, 4, 4, 6))
     perturb(layer)
     x = tf.constant(rng.normal(size=(2, 4, 4, 6)), tf.float32)
@@ -131,7 +131,7 @@ def test_coupling_keeps_its_first_half(rng):
 
 
 def test_flow_step_equals_its_three_bijectors(rng):
-    layer = FlowStep(8, dtype="float64")
+    layer = make_flow_step(8, dtype="float64")
     x = tf.constant(rng.normal(size=(4, 4, 4, 6)))
     layer.initialize(x)
     perturb(layer)
@@ -145,7 +145,7 @@ def test_flow_step_equals_its_three_bijectors(rng):
 
 
 def test_flow_step_initialises_the_actnorms_inside_the_coupling(rng):
-    layer = FlowStep(8)
+    layer = make_flow_step(8)
     layer.initialize(tf.constant(rng.normal(2, 3, size=(16, 4, 4, 6)), tf.float32))
     flags = [v for v in layer.non_trainable_variables if v.name == "initialized"]
     assert len(flags) == 3
@@ -174,4 +174,4 @@ def test_split_scores_its_latent_as_a_conditional_gaussian(prior, rng):
 def test_no_warnings_in_an_ordinary_initialisation(rng):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        FlowStep(8).initialize(tf.constant(rng.normal(size=(16, 4, 4, 6)), tf.float32))
+        make_flow_step(8).initialize(tf.constant(rng.normal(size=(16, 4, 4, 6)), tf.float32))

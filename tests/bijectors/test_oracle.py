@@ -1,12 +1,12 @@
-"""The same weights give the same numbers in independent implementations."""
+"""Independent implementations compute the same numbers from the same weights."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from conftest import perturb
+from conftest import make_coupling, make_flow_step, perturb
 
-from glow_tf.bijectors import ActNorm, Coupling, FlowStep, InvertibleConv, Squeeze
+from glow_tf.bijectors import ActNorm, InvertibleConv, Squeeze
 from glow_tf.likelihood import standard_normal_log_prob
 
 tfb, tfd = tfp.bijectors, tfp.distributions
@@ -48,7 +48,7 @@ def _tfp_step(step):
     """Composes a flow step from TFP's own pieces, around the same network."""
 
     def scale_and_shift(a, units, **condition):
-        shift, log_scale = step.coupling._shift_and_log_scale(step.coupling.network.call(a))
+        shift, log_scale = step.coupling.parameters(a)
         return tfb.Chain([tfb.Shift(shift), tfb.Scale(log_scale=log_scale)])
 
     lower_upper, permutation = tf.linalg.lu(step.conv.matrix())
@@ -64,17 +64,17 @@ def _tfp_step(step):
 
 @pytest.mark.parametrize("scale", ["sigmoid", "exp", "tanh"])
 def test_coupling_is_tfps_real_nvp(scale, x):
-    layer = built(Coupling(6, scale=scale, dtype="float64"))
+    layer = built(make_coupling(6, scale=scale, dtype="float64"))
 
     def scale_and_shift(a, units, **condition):
-        shift, log_scale = layer._shift_and_log_scale(layer.network.call(a))
+        shift, log_scale = layer.parameters(a)
         return tfb.Chain([tfb.Shift(shift), tfb.Scale(log_scale=log_scale)])
 
     same_map(layer, tfb.RealNVP(num_masked=2, bijector_fn=scale_and_shift), x)
 
 
 def test_flow_steps_score_as_tfps_transformed_distribution(x):
-    steps = [built(FlowStep(6, seed=s, dtype="float64")) for s in (1, 2)]
+    steps = [built(make_flow_step(6, seed=s, dtype="float64")) for s in (1, 2)]
     base = tfd.Sample(tfd.Normal(np.float64(0), 1), SHAPE[1:])
     to_data = tfb.Invert(tfb.Chain([_tfp_step(step) for step in reversed(steps)]))
     z, log_det = x, 0
@@ -113,13 +113,11 @@ def test_actnorm_conv_and_coupling_equal_normflows(x):
     np.testing.assert_allclose(y.detach().permute(0, 2, 3, 1), norm.forward(x), atol=1e-10)
     np.testing.assert_allclose(log_det.detach() * np.ones(5), norm.forward_log_det_jacobian(x), atol=1e-9)
 
-    coupling = built(Coupling(6, scale="exp", dtype="float64"))
+    coupling = built(make_coupling(6, scale="exp", dtype="float64"))
 
     class SameNetwork(torch.nn.Module):
         def forward(self, a):
-            shift, log_scale = coupling._shift_and_log_scale(
-                coupling.network.call(tf.constant(a.permute(0, 2, 3, 1).numpy()))
-            )
+            shift, log_scale = coupling.parameters(tf.constant(a.permute(0, 2, 3, 1).numpy()))
             both = np.stack([shift.numpy(), log_scale.numpy()], axis=-1).reshape(*shift.shape[:-1], -1)
             return torch.tensor(both).permute(0, 3, 1, 2)
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import perturb, small_glow
+from conftest import make_coupling, make_flow_step, perturb, small_glow
 
-from glow_tf import export
-from glow_tf.bijectors import Coupling, FlowStep, Stack
+from glow_tf.bijectors import Coupling, Stack
 from glow_tf.bijectors.networks import CouplingNetwork, full_precision
+from glow_tf.use.saved_model import export
 
 MIXED = "mixed_bfloat16"
 
@@ -18,7 +18,7 @@ def _dtypes_of(function, kinds, *specs):
 
 
 def test_only_the_convolutions_of_the_network_are_bfloat16():
-    step = FlowStep(8, network_dtype=MIXED)
+    step = make_flow_step(8, network_dtype=MIXED)
     step.build((None, 4, 4, 6))
     spec = tf.TensorSpec((2, 4, 4, 6))
     assert _dtypes_of(step.forward_and_log_det, {"Conv2D", "Relu"}, spec) == {tf.bfloat16}
@@ -68,7 +68,7 @@ def test_gradients_point_where_those_in_float32_do(rng, reversible):
     x = tf.constant(rng.normal(size=(8, 4, 4, 6)), tf.float32)
     flat = []
     for network_dtype, recompute in ((None, False), (MIXED, reversible)):
-        stack = Stack(FlowStep(16, network_dtype=network_dtype), 4, reversible=recompute)
+        stack = Stack(make_flow_step(16, network_dtype=network_dtype), 4, reversible=recompute)
         stack.build(x.shape)
         perturb(stack, 0.02)
         weights = [v.value for v in stack.trainable_variables]
@@ -86,5 +86,5 @@ def test_gradients_point_where_those_in_float32_do(rng, reversible):
 
 
 def test_network_dtype_survives_serialisation():
-    twin = Coupling.from_config(Coupling(8, network_dtype=MIXED).get_config())
-    assert twin.network_dtype == MIXED
+    twin = Coupling.from_config(make_coupling(8, network_dtype=MIXED).get_config())
+    assert twin.config.network_dtype == MIXED

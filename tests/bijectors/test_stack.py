@@ -1,9 +1,9 @@
-"""A stack is a chain of copies: the same numbers, traced once, with or without kept activations."""
+"""A stack computes what a chain of its copies does, is traced once, and may recompute activations."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import perturb
+from conftest import make_flow_step, perturb
 
 from glow_tf.bijectors import Chain, FlowStep, Stack
 
@@ -11,7 +11,7 @@ SHAPE = (3, 4, 4, 6)
 
 
 def make_stack(count=3, dtype="float64", spread=0.1, **settings):
-    stack = Stack(FlowStep(8, dtype=dtype, name="step", **settings), count, dtype=dtype)
+    stack = Stack(make_flow_step(8, dtype=dtype, name="step", **settings), count, dtype=dtype)
     stack.build((None, *SHAPE[1:]))
     perturb(stack, spread)
     return stack
@@ -24,7 +24,7 @@ def x(rng):
 
 def test_a_stack_computes_what_the_chain_of_its_copies_does(x):
     stack = make_stack()
-    steps = [FlowStep(8, dtype="float64") for _ in range(3)]
+    steps = [make_flow_step(8, dtype="float64") for _ in range(3)]
     chain = Chain(steps, dtype="float64")
     chain.build(x.shape)
     for k, step in enumerate(steps):
@@ -38,10 +38,10 @@ def test_a_stack_computes_what_the_chain_of_its_copies_does(x):
 
 
 def test_copies_start_as_bijectors_of_consecutive_seeds(x):
-    stack = Stack(FlowStep(8, seed=5), 2)
+    stack = Stack(make_flow_step(8, seed=5), 2)
     stack.build(x.shape)
     for k in range(2):
-        alone = FlowStep(8, seed=5 + k)
+        alone = make_flow_step(8, seed=5 + k)
         alone.build(x.shape)
         with stack.copy(k) as copy:
             for a, b in zip(copy.weights, alone.weights, strict=True):
@@ -50,8 +50,8 @@ def test_copies_start_as_bijectors_of_consecutive_seeds(x):
 
 def test_initialisation_is_that_of_the_chain(rng):
     x = tf.constant(rng.normal(2, 3, size=(16, 4, 4, 6)), tf.float32)
-    stack = Stack(FlowStep(8, seed=0), 3)
-    chain = Chain([FlowStep(8, seed=k) for k in range(3)])
+    stack = Stack(make_flow_step(8, seed=0), 3)
+    chain = Chain([make_flow_step(8, seed=k) for k in range(3)])
     np.testing.assert_allclose(stack.initialize(x), chain.initialize(x), atol=1e-5)
     np.testing.assert_allclose(stack.forward(x), chain.forward(x), atol=1e-5)
     before = stack.get_weights()
@@ -83,7 +83,7 @@ SETTINGS = {
     "affine": {},
     "sigmoid": {"scale": "sigmoid"},
     "exp": {"scale": "exp", "permutation": "plain"},
-    "additive": {"coupling": "additive", "permutation": "shuffle"},
+    "additive": {"kind": "additive", "permutation": "shuffle"},
     "bias": {"norm": "bias", "permutation": "reverse"},
 }
 
@@ -130,4 +130,4 @@ def test_the_inverse_clips_between_copies_only_when_asked(x):
 
 def test_a_stack_needs_a_copy():
     with pytest.raises(ValueError, match=r"at least one copy. Received: count=0"):
-        Stack(FlowStep(8), 0)
+        Stack(make_flow_step(8), 0)

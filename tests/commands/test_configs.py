@@ -1,50 +1,29 @@
 """Every config parses, builds a valid run, and says what to expect."""
 
 import pytest
-from absl import flags
 from conftest import ROOT, run_main
 
+from glow_tf.commands import cli
+from glow_tf.commands.run_flags import config_of
 from glow_tf.config import all_settings
-
-FLAGS = flags.FLAGS
+from glow_tf.partition import part_layouts
+from glow_tf.schedule import phases_of
 
 CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
 
 
 @pytest.fixture(scope="module")
-def main():
-    """The module train/main.py, loaded as Python does for the command."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "train"))
-        import main
-
-        yield main
-
-
-def parse(main, *arguments):
-    """Parses flags from the root of the project, as absl's app.run does; earlier values are forgotten."""
-    FLAGS.unparse_flags()
-    for setting in all_settings():
-        FLAGS[setting.name].unparse()
+def parsed():
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        return FLAGS(["main", *arguments])
-
-
-@pytest.fixture(scope="module")
-def parsed(main):
-    runs = {}
-    for path in CONFIGS:
-        parse(main, f"--flagfile={path.relative_to(ROOT)}")
-        runs[path.stem] = main.flags_of_run.run_config()
-    return runs
+        return {path.stem: config_of([f"--flagfile={path.relative_to(ROOT)}"]) for path in CONFIGS}
 
 
 def test_every_config_lays_out_its_parts(parsed):
     for config in parsed.values():
-        assert len(config.phases()) >= 1
+        assert len(phases_of(config)) >= 1
         if config.data.dataset == "cifar10":
-            assert sum(p.flow_steps for p in config.model.plans()) == 3 * config.model.flow_steps
+            assert sum(p.flow_steps for p in part_layouts(config.model)) == 3 * config.model.flow_steps
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -93,19 +72,13 @@ BAD_FLAGS = {
 
 
 @pytest.mark.parametrize(("flag", "message"), BAD_FLAGS.values(), ids=BAD_FLAGS.keys())
-def test_main_names_a_bad_flag_and_exits_at_once(flag, message, main, tmp_path, capsys):
-    rest = parse(main, "--flagfile=configs/quickstart.cfg", f"--workdir={tmp_path}/run", flag)
-    assert main.main(rest) == 1
+def test_train_names_a_bad_flag_and_exits_at_once(flag, message, tmp_path, capsys):
+    assert cli.run("train", ["--flagfile=quickstart", f"--workdir={tmp_path}/run", flag]) == 1
     error = capsys.readouterr().err
     assert error.startswith("Error: ")
     assert message in error
     assert "Received: " in error
     assert not (tmp_path / "run" / "history.csv").exists()
-
-
-def test_a_stray_argument_is_named(main, capsys):
-    assert main.main(["main", "configs/quickstart.cfg"]) == 1
-    assert "flags are written --name=value. Received: ['configs/quickstart.cfg']" in capsys.readouterr().err
 
 
 def test_the_command_ends_with_an_error_status(tmp_path):

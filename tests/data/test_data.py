@@ -5,8 +5,9 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from glow_tf import data, sources
+from glow_tf import data
 from glow_tf.config import ConfigError, DataConfig
+from glow_tf.data import sources
 
 TFDS = ROOT.parent / "shared" / "tfds"
 
@@ -202,24 +203,25 @@ def test_a_batch_that_cannot_be_filled_is_an_error(rng):
 
 
 @pytest.mark.parametrize("replicas", [2, 4])  # one or two a process
-def test_shares_of_the_batches_are_together_the_batches(small_images, replicas):
+def test_slices_of_the_batches_are_together_the_batches(small_images, replicas):
     def joined(make, take):
-        shares = [
-            list(make(data.Share(k, 2, replicas)).take(take * replicas // 2).as_numpy_iterator())
+        slices = [
+            list(make(data.DataSlice(k, 2, replicas)).take(take * replicas // 2).as_numpy_iterator())
             for k in range(2)
         ]
         per_step = replicas // 2
         steps = [
-            [batch for share in shares for batch in share[s * per_step : (s + 1) * per_step]]
-            for s in range(take)
+            [batch for one in slices for batch in one[s * per_step : (s + 1) * per_step]] for s in range(take)
         ]
         return [[np.concatenate(column) for column in zip(*step, strict=True)] for step in steps]
 
-    def training(share=data.WHOLE):
-        return data.training_batches(small_images, 12, 3, augment="flip_shift", first_epoch=2, share=share)
+    def training(data_slice=data.WHOLE):
+        return data.training_batches(
+            small_images, 12, 3, augment="flip_shift", first_epoch=2, data_slice=data_slice
+        )
 
-    def evaluation(share=data.WHOLE):
-        return data.evaluation_batches(small_images, 12, 3, share=share)
+    def evaluation(data_slice=data.WHOLE):
+        return data.evaluation_batches(small_images, 12, 3, data_slice=data_slice)
 
     for make, take in ((training, 7), (evaluation, 6)):
         whole = list(make().take(take).as_numpy_iterator())

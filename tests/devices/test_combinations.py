@@ -4,10 +4,8 @@ import functools
 import itertools
 
 import pytest
-from test_launch import launch
-from test_run import config, flags, rows_of
+from helpers import config, flags, launch, rows_of, train
 
-from glow_tf import run
 from glow_tf.schedule import SCHEDULES
 
 pytestmark = pytest.mark.slow
@@ -30,11 +28,11 @@ def bpd_of(tmp_path_factory):
     """Trains, once for each combination, and returns the final bits/dim."""
 
     @functools.cache
-    def train(**settings):
+    def bpd(**settings):
         folder = tmp_path_factory.mktemp("run") / "run"
-        return run.train(config(folder, **TINY, **settings))["test_bpd"]
+        return train(config(folder, **TINY, **settings))["test_bpd"]
 
-    return train
+    return bpd
 
 
 @pytest.mark.parametrize("strategy", ["mirrored", "part_parallel"])

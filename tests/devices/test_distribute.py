@@ -7,9 +7,9 @@ import tensorflow as tf
 from conftest import small_config
 
 from glow_tf import Glow, NonFiniteError, PartsTrainer, phases
-from glow_tf.config import ConfigError
-from glow_tf.distribution import check_batch_size, make_strategy
-from glow_tf.optimizers import FusedAdamax
+from glow_tf.devices.strategies import check_batch_size, make_strategy
+from glow_tf.errors import ConfigError
+from glow_tf.training.optimizers import FusedAdamax
 
 
 def train(strategy_name, schedule, images, dtype, reversible=False, **changes):

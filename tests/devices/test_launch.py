@@ -13,12 +13,13 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT
-from test_run import flags, rows_of, run_main, workdir_rows
+from conftest import ROOT, run_main
+from helpers import KINDS, flags, launch, rows_of, workdir_rows
 
 import glow_tf
-from glow_tf import cluster, progress
-from glow_tf.config import ConfigError
+from glow_tf.devices import liveness, meeting, part_processes, processes, workers
+from glow_tf.errors import ConfigError
+from glow_tf.run import progress
 
 FAST = {
     "schedule": "simultaneous",
@@ -31,14 +32,6 @@ FAST = {
 }
 
 
-KINDS = {"part": "--parts", "worker": "--workers=2"}
-
-
-def launch(kind, *arguments):
-    command = [sys.executable, "train/launch.py", KINDS[kind], "--", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
 def wait_for_rows(folder, count, process):
     deadline = time.monotonic() + 120
     while len(workdir_rows(folder)) < count and time.monotonic() < deadline:
@@ -47,7 +40,9 @@ def wait_for_rows(folder, count, process):
 
 
 def processes_of(folder):
-    found = subprocess.run(["pgrep", "-f", f"main.py.*{folder}"], capture_output=True, text=True)
+    found = subprocess.run(
+        ["pgrep", "-f", f"glow_tf.commands train.*{folder}"], capture_output=True, text=True
+    )
     return [int(line) for line in found.stdout.split()]
 
 
@@ -87,11 +82,11 @@ def test_two_processes_end_with_the_numbers_of_one(kind, changes, whole, tmp_pat
 
 
 def test_a_wait_is_shown_and_whom_it_is_for(monkeypatch, capsys):
-    monkeypatch.setattr(progress.Stalls, "PATIENCE", 0.1)
+    monkeypatch.setattr(progress.StallWatch, "PATIENCE", 0.1)
     with socket.create_server(("localhost", 0)) as there:
         addresses = ("localhost:1", f"localhost:{there.getsockname()[1]}", "localhost:2")
-        run = cluster.Cluster("part", addresses, 0)
-        callback = progress.Stalls(lambda: cluster.waits_for(run))
+        run = processes.ProcessGroup("part", addresses, 0)
+        callback = progress.StallWatch(lambda: liveness.waits_for(run))
         callback.on_train_begin()
         shown, deadline = "", time.monotonic() + 20
         while shown.count("\n") < 2 and time.monotonic() < deadline:
@@ -169,10 +164,10 @@ def test_a_process_that_serves_ends_when_the_first_one_is_gone(tmp_path):
 
 
 def test_a_part_whose_process_does_not_come_is_named(monkeypatch):
-    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
-    absent = cluster.Cluster("part", ("localhost:1", "localhost:2"), 0)
+    monkeypatch.setattr(liveness, "PATIENCE", 0.5)
+    absent = processes.ProcessGroup("part", ("localhost:1", "localhost:2"), 0)
     with pytest.raises(ConfigError, match=r"Received: no answer from part 2 \(localhost:2\)"):
-        cluster.connect(absent)
+        part_processes.connect(absent)
 
 
 def meet(*settings, summary=None, count=None):
@@ -185,7 +180,7 @@ def meet(*settings, summary=None, count=None):
 
     def worker(index):
         try:
-            return cluster.meet(cluster.Cluster("worker", addresses, index), settings[index], summary)
+            return meeting.meet(processes.ProcessGroup("worker", addresses, index), settings[index], summary)
         except ConfigError as error:
             return str(error)
 
@@ -205,25 +200,25 @@ def test_workers_with_other_flags_are_all_told():
 
 
 def test_a_worker_that_does_not_come_is_named_to_all(monkeypatch):
-    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
+    monkeypatch.setattr(liveness, "PATIENCE", 1.0)
     for heard in meet({}, {}, count=3):
         assert "Received: no answer from worker 2 (localhost:" in heard
-    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
+    monkeypatch.setattr(liveness, "PATIENCE", 0.5)
     with pytest.raises(ConfigError, match=r"Received: no answer from worker 0 \(localhost:1\)"):
-        cluster.meet(cluster.Cluster("worker", ("localhost:1", "localhost:2"), 1), {}, None)
+        meeting.meet(processes.ProcessGroup("worker", ("localhost:1", "localhost:2"), 1), {}, None)
 
 
 def watched(refuses, monkeypatch):
     """What collectives were aborted for, of three workers of which the others listen or refuse."""
     aborted = []
-    monkeypatch.setattr(cluster, "POLL", 0.01)
-    monkeypatch.setattr(cluster, "_abort_collectives", aborted.append)
+    monkeypatch.setattr(liveness, "POLL", 0.01)
+    monkeypatch.setattr(workers, "abort_collectives", aborted.append)
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(socket.create_server(("localhost", 0))) for _ in range(3)]
         addresses = tuple(f"localhost:{listener.getsockname()[1]}" for listener in listeners)
         if refuses:
             listeners[2].close()
-        with cluster.watched_workers(cluster.Cluster("worker", addresses, 0)):
+        with workers.watched_workers(processes.ProcessGroup("worker", addresses, 0)):
             deadline = time.monotonic() + (10 if refuses else 0.5)
             while not aborted and time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -242,27 +237,30 @@ def test_what_waits_for_a_worker_that_is_gone_is_aborted(monkeypatch):
 def test_the_environment_describes_the_processes():
     def read(strategy="part_parallel", **task):
         described = {"cluster": {"part": ["a:1", "b:2", "a:3"]}, "task": {"type": "part", "index": 2} | task}
-        return cluster.read_cluster(strategy, {"TF_CONFIG": json.dumps(described)})
+        return processes.read_process_group(strategy, {"TF_CONFIG": json.dumps(described)})
 
-    assert read() == cluster.Cluster("part", ("a:1", "b:2", "a:3"), 2)
+    assert read() == processes.ProcessGroup("part", ("a:1", "b:2", "a:3"), 2)
     assert read().processes_here == 2
     assert read("one_device") is None
-    assert cluster.read_cluster("part_parallel", {}) is None
-    assert cluster.read_cluster("part_parallel", {"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}) is None
+    assert processes.read_process_group("part_parallel", {}) is None
+    assert (
+        processes.read_process_group("part_parallel", {"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'})
+        is None
+    )
     for wrong in ({"index": 3}, {"type": "worker"}, {"index": None}, {"strategy": "multi_worker"}):
         with pytest.raises(ConfigError, match="needs a TF_CONFIG of"):
             read(**wrong)
     with pytest.raises(ConfigError, match=r"Received: TF_CONFIG='\{'"):
-        cluster.read_cluster("part_parallel", {"TF_CONFIG": "{"})
+        processes.read_process_group("part_parallel", {"TF_CONFIG": "{"})
     with pytest.raises(ConfigError, match=r"multi_worker needs a TF_CONFIG .* Received: TF_CONFIG=''"):
-        cluster.read_cluster("multi_worker", {})
+        processes.read_process_group("multi_worker", {})
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--parts=5,5"], "add up to"),
-        pytest.param(["x"], "flags of main.py follow after --", marks=pytest.mark.slow),
+        pytest.param(["x"], "flags are written --name=value. Received: ['x'", marks=pytest.mark.slow),
     ],
 )
 def test_launch_refuses_what_main_would(arguments, message):

@@ -8,12 +8,12 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_main
+from helpers import rows_of, workdir_rows
 from PIL import Image
 from slow_link import ADDRESSES, DEVICE, in_namespace, run, slow_link
-from test_run import rows_of, run_main, workdir_rows
 
-from glow_tf.cluster import Cluster
+from glow_tf.devices.processes import ProcessGroup
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +71,7 @@ def start(kind, folder, images, link, **changes):
             subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**os.environ, "TF_CONFIG": Cluster(kind, addresses, index).tf_config},
+                env={**os.environ, "TF_CONFIG": ProcessGroup(kind, addresses, index).tf_config},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

@@ -7,9 +7,9 @@ import tensorflow as tf
 from conftest import make_small_images, small_config
 
 from glow_tf import Glow, PartsTrainer, RunConfig, phases
-from glow_tf.config import ConfigError
-from glow_tf.distribution import part_devices
-from glow_tf.optimizers import FusedAdamax
+from glow_tf.devices.strategies import part_devices
+from glow_tf.errors import ConfigError
+from glow_tf.training.optimizers import FusedAdamax
 
 BUSY = {"busy_seconds_1", "busy_seconds_2"}
 COUNTERS = ("iteration", "learning_rate")  # scalars, which stay with the process

@@ -9,8 +9,9 @@ import tensorflow as tf
 from conftest import ROOT, small_glow
 
 from glow_tf import PartsTrainer, phases
-from glow_tf.optimizers import FusedAdam
-from glow_tf.streams import active_streams, in_streams, number_of_streams, use_streams
+from glow_tf.devices.streams import use_streams
+from glow_tf.pieces import active_streams, in_streams, number_of_streams
+from glow_tf.training.optimizers import FusedAdam
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6])
@@ -78,7 +79,7 @@ def test_threads_that_are_running_are_left_alone():
 
 def test_each_stream_has_a_core_of_its_own_unless_the_batch_is_small():
     program = (
-        "import os, tensorflow as tf; from glow_tf.streams import use_streams;"
+        "import os, tensorflow as tf; from glow_tf.devices.streams import use_streams;"
         "print(use_streams(15), use_streams(64, 2));"
         "t = tf.config.threading;"
         "print(t.get_intra_op_parallelism_threads(), t.get_inter_op_parallelism_threads());"

@@ -9,13 +9,27 @@ import sys
 import pytest
 from conftest import ROOT, small_config
 
-from glow_tf import Glow, Phase
-from glow_tf.config import ConfigError
-from glow_tf.partition import plan_parts, relative_cost
-from glow_tf.planner import Calibration, Cluster, Device, Planner, read_cluster_file
+from glow_tf import Glow, ModelConfig, Phase
+from glow_tf.commands import cli
+from glow_tf.commands.run_flags import config_of
+from glow_tf.cost import relative_cost
+from glow_tf.errors import ConfigError
+from glow_tf.partition import part_layouts
+from glow_tf.planning import (
+    PLANNED_STRATEGIES,
+    Calibration,
+    Cluster,
+    Device,
+    Planner,
+    candidates,
+    read_calibration,
+    read_cluster_file,
+    recommendations,
+)
+from glow_tf.planning.forecast import SCHEDULES
 from glow_tf.schedule import end_to_end
 
-PLANS = plan_parts((32, 32, 3), 3, 8, 128, "across_block:3")
+LAYOUTS = part_layouts(ModelConfig((32, 32, 3), 8, 3, 8, 128, parts="across_block:3"))
 PART_2, ALL = Phase("part", (1,)), Phase("simultaneous", (0, 1, 2))
 
 
@@ -26,16 +40,16 @@ def planner(devices=3, bandwidth=math.inf, latency=0.0, loss=0.0, **changes):
 
 
 def test_on_one_device_a_phase_costs_what_the_cost_model_says():
-    whole = planner().step(PLANS, end_to_end(3), "one_device").seconds
-    assert whole == pytest.approx(32 * 6 * sum(p.forward_macs for p in PLANS) / 1e12)
+    whole = planner().step(LAYOUTS, end_to_end(3), "one_device").seconds
+    assert whole == pytest.approx(32 * 6 * sum(p.forward_macs for p in LAYOUTS) / 1e12)
     for phase in (PART_2, ALL):
-        ratio = planner().step(PLANS, phase, "one_device").seconds / whole
-        assert ratio == pytest.approx(relative_cost(PLANS, phase.active))
+        ratio = planner().step(LAYOUTS, phase, "one_device").seconds / whole
+        assert ratio == pytest.approx(relative_cost(LAYOUTS, phase.active))
 
 
 def test_replicas_share_the_work_and_reduce_the_gradients_they_trained():
-    alone = planner().step(PLANS, PART_2, "one_device")
-    step = planner(bandwidth=1e6, latency=0.01).step(PLANS, PART_2, "mirrored")
+    alone = planner().step(LAYOUTS, PART_2, "one_device")
+    step = planner(bandwidth=1e6, latency=0.01).step(LAYOUTS, PART_2, "mirrored")
     gradients = step.sent / 4
     assert step.seconds == pytest.approx(alone.seconds / 3 + 4 * (0.01 + gradients / 3 / 1e6))
     assert step.limit == "all-reduce"
@@ -44,29 +58,29 @@ def test_replicas_share_the_work_and_reduce_the_gradients_they_trained():
 
 def test_parts_that_work_at_the_same_time_take_as_long_as_the_slowest_or_the_link():
     def costs(k):
-        return 32 * 6 * PLANS[k].forward_macs / 1e12
+        return 32 * 6 * LAYOUTS[k].forward_macs / 1e12
 
-    fast = planner().step(PLANS, ALL, "part_parallel, delayed")
+    fast = planner().step(LAYOUTS, ALL, "part_parallel, delayed")
     assert fast.seconds == pytest.approx(max(costs(k) for k in range(3)))
-    waiting = planner().step(PLANS, ALL, "part_parallel")
+    waiting = planner().step(LAYOUTS, ALL, "part_parallel")
     starts = [0.0, costs(0) / 3, (costs(0) + costs(1)) / 3]
     assert waiting.seconds == pytest.approx(max(start + costs(k) for k, start in enumerate(starts)))
-    slow = planner(bandwidth=1e5).step(PLANS, ALL, "part_parallel, delayed")
+    slow = planner(bandwidth=1e5).step(LAYOUTS, ALL, "part_parallel, delayed")
     assert slow.limit == "link"
-    assert slow.seconds == pytest.approx(costs(0) / 3 + 32 * PLANS[0].output_bytes / 1e5)
-    assert slow.sent == 32 * sum(p.output_bytes for p in PLANS[:2])
+    assert slow.seconds == pytest.approx(costs(0) / 3 + 32 * LAYOUTS[0].output_bytes / 1e5)
+    assert slow.sent == 32 * sum(p.output_bytes for p in LAYOUTS[:2])
 
 
 def test_end_to_end_epochs_pass_the_link_twice():
-    near = planner().step(PLANS, end_to_end(3), "part_parallel")
-    far = planner(latency=0.5).step(PLANS, end_to_end(3), "part_parallel")
+    near = planner().step(LAYOUTS, end_to_end(3), "part_parallel")
+    far = planner(latency=0.5).step(LAYOUTS, end_to_end(3), "part_parallel")
     assert far.seconds == pytest.approx(near.seconds + 4 * 0.5)
-    assert far.sent == 2 * planner().step(PLANS, ALL, "part_parallel").sent
+    assert far.sent == 2 * planner().step(LAYOUTS, ALL, "part_parallel").sent
 
 
 def test_parts_need_a_device_each():
-    assert planner(devices=2).step(PLANS, ALL, "part_parallel") is None
-    assert planner().step(plan_parts((32, 32, 3), 3, 8, 128), end_to_end(1), "part_parallel") is None
+    assert planner(devices=2).step(LAYOUTS, ALL, "part_parallel") is None
+    assert planner().step(LAYOUTS[:1], end_to_end(1), "part_parallel") is None
 
 
 def test_lost_packets_slow_a_long_link_down():
@@ -76,8 +90,8 @@ def test_lost_packets_slow_a_long_link_down():
 
 
 def test_recomputing_takes_more_time_and_less_memory():
-    kept = planner().step(PLANS, end_to_end(3), "one_device")
-    recomputed = planner(reversible=True).step(PLANS, end_to_end(3), "one_device")
+    kept = planner().step(LAYOUTS, end_to_end(3), "one_device")
+    recomputed = planner(reversible=True).step(LAYOUTS, end_to_end(3), "one_device")
     assert recomputed.seconds == pytest.approx(kept.seconds * 4 / 3)
     assert recomputed.memory < kept.memory / 2
 
@@ -86,7 +100,7 @@ def test_the_memory_of_the_weights_is_that_of_the_model():
     config = small_config(width=64, flow_steps=3, num_blocks=1, parts="1")
     glow = Glow(config, name="glow")
     count = sum(math.prod(v.shape) for v in glow.trainable_variables)
-    nothing = planner(batch_size=1e-12, width=64).step(config.plans(), end_to_end(1), "one_device")
+    nothing = planner(batch_size=1e-12, width=64).step(part_layouts(config), end_to_end(1), "one_device")
     assert nothing.memory == pytest.approx(4 * 4 * count, rel=0.1)
 
 
@@ -94,7 +108,7 @@ def test_a_calibrated_device_takes_what_was_measured():
     rates = Calibration("m", {1: 1.0, 2: 0.5, 3: 0.25}, {1: 3.5, 2: 1.5, 3: 1.0}, 2.0)
     assert Calibration.from_json(rates.to_json()) == rates
     cluster = Cluster("c", (Device("d", 2.0, 0.0, 1e12),), 1.0, 0.0)
-    part_2 = Planner(cluster, 1, 128, rates).step(PLANS, PART_2, "one_device")
+    part_2 = Planner(cluster, 1, 128, rates).step(LAYOUTS, PART_2, "one_device")
     assert part_2.seconds == pytest.approx((2 + 4 * 1.0 + 4 * 3.5 + 4 * 1.5) / 2)
     with pytest.raises(ConfigError, match=r"need a calibration .* Received: d"):
         Planner(cluster, 1, 128)
@@ -124,34 +138,68 @@ def test_a_mistake_in_a_cluster_file_is_named(tmp_path, before, after, message):
         read_cluster_file(path)
 
 
-def plan(*arguments):
-    command = [sys.executable, "train/plan.py", "--workdir=unused", *arguments]
+CALIBRATION_FLAGS = (
+    "--image_shape=8,8,1",
+    "--num_blocks=1",
+    "--flow_steps=2",
+    "--width=8",
+    "--batch_size=8",
+    "--workdir=unused",
+)
+
+
+def forecast(*arguments):
+    command = [sys.executable, "-m", "glow_tf.commands", "plan", "--workdir=unused", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("eight_v100", marks=pytest.mark.slow),
-        pytest.param("eight_h100", marks=pytest.mark.slow),
-        "eight_home",
-    ],
-)
+@pytest.mark.parametrize("name", ["eight_v100", "eight_h100", "eight_home"])
 def test_the_papers_size_is_planned_for_every_cluster(name):
-    result = plan("--flagfile=configs/paper_5.cfg", f"--cluster=configs/clusters/{name}.cfg")
+    cluster = read_cluster_file(ROOT / f"configs/clusters/{name}.cfg")
+    found = candidates(config_of(["--flagfile=paper_5"]), cluster)
+    assert [c.hours for c in found] == sorted(c.hours for c in found)
+    assert {c.strategy for c in found} == set(PLANNED_STRATEGIES)
+    assert {c.schedule for c in found} == set(SCHEDULES)
+    for line, schedule in zip(recommendations(found, cluster), SCHEDULES, strict=True):
+        assert line.startswith(f"{schedule}: --strategy=")
+
+
+def test_the_command_prints_a_table_and_recommendations():
+    result = forecast("--flagfile=paper_5", "--cluster=eight_home")
     assert result.returncode == 0, result.stderr
+    assert "GB per device" in result.stdout
     assert "alternating: --strategy=" in result.stdout
 
 
 def test_a_calibration_is_measured_and_used(tmp_path):
-    flags = ["--image_shape=8,8,1", "--num_blocks=1", "--flow_steps=2", "--width=8", "--batch_size=8"]
-    flags.append(f"--calibration={tmp_path / 'machine.json'}")
-    result = plan(*flags, "--calibrate")
+    flags = [*CALIBRATION_FLAGS, f"--calibration={tmp_path / 'machine.json'}"]
+    result = forecast(*flags, "--calibrate")
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "machine.json").read_text())["both"]["1"] > 0
     (tmp_path / "here.cfg").write_text(
         "[cluster]\nmbit = 100\n[device core]\ncount = 2\nspeed = 1\nmemory_gb = 8\n"
     )
-    result = plan(*flags, f"--cluster={tmp_path / 'here.cfg'}", "--parts=1,1")
+    result = forecast(*flags, f"--cluster={tmp_path / 'here.cfg'}", "--parts=1,1")
     assert result.returncode == 0, result.stderr
     assert "part_parallel" in result.stdout
+
+
+def test_another_file_is_no_calibration(tmp_path):
+    path = tmp_path / "other.json"
+    for text in ("", "[1]", "{}", '{"forward": {}, "both": {}}'):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="calibration must be a file that"):
+            read_calibration(path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--image_shape=8,x,1"], "image_shape must be height, width and channels. Received: '8,x,1'"),
+        (["--calibrate"], "--calibrate needs --calibration, a file to write"),
+        (["--cluster=none"], "cluster must be a file, or the name of a config that comes with glow_tf"),
+    ],
+)
+def test_mistakes_in_flags_are_named(flags, message, capsys):
+    assert cli.run("plan", ["--workdir=unused", *flags]) == 1
+    assert message in capsys.readouterr().err

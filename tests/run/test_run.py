@@ -1,6 +1,5 @@
 """Whole runs: what they leave behind, that they resume, that they refuse."""
 
-import csv
 import json
 import os
 import shutil
@@ -13,42 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, run_main
+from helpers import config, flags, rows_of, train, workdir_rows
 from PIL import Image
 
 import glow_tf
-from glow_tf import ConfigError, RunConfig, run, workdir
-
-SMALL = {
-    "dataset": "digits",
-    "n_bits": 5,
-    "train_examples": 320,
-    "test_examples": 50,
-    "num_blocks": 2,
-    "flow_steps": 2,
-    "width": 8,
-    "parts": "across_block:2",
-    "schedule": "alternating",
-    "part_epochs": 4,
-    "finetune_epochs": 2,
-    "learning_rate": "5e-3",
-    "rate_schedule": "cosine",
-    "batch_size": 32,
-    "augment": "flip_shift",
-    "sample_every": 3,
-}
-
-
-def config(folder, **changes):
-    return RunConfig.from_settings({**SMALL, "workdir": str(folder), **changes})
-
-
-def flags(folder, **changes):
-    return [f"--{name}={value}" for name, value in {**SMALL, "workdir": str(folder), **changes}.items()]
-
-
-def rows_of(folder):
-    with (folder / "history.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+from glow_tf import ConfigError
+from glow_tf.run import workdir
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +95,9 @@ def test_tensorboard_has_every_series(finished):
     assert set(tags["tensors"]) == {
         "flags",
         "model",
-        "traffic/forward_bytes_an_image",
-        "traffic/backward_bytes_an_image",
-        "traffic/all_reduce_bytes_a_step",
+        "traffic/forward_bytes_per_image",
+        "traffic/backward_bytes_per_image",
+        "traffic/all_reduce_bytes_per_step",
         "bpd/train",
         "bpd/test",
         "bpd/validation",
@@ -151,7 +120,11 @@ def test_tensorboard_has_every_series(finished):
 
 def test_flags_cfg_repeats_the_run_which_says_that_it_is_finished_and_changes_nothing(finished):
     folder, _ = finished
-    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and p.name != "flags.cfg"}
+    before = {
+        p: p.stat().st_mtime_ns
+        for p in folder.rglob("*")
+        if p.is_file() and p.name not in ("flags.cfg", ".lock")
+    }
     assert "This run is finished" in run_main(f"--flagfile={folder}/flags.cfg").stdout
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
@@ -160,11 +133,11 @@ def test_another_configuration_is_refused_naming_the_flags(finished):
     folder, _ = finished
     same = {"validation_examples": 40}
     with pytest.raises(ConfigError, match=r"another configuration.*--width=16 \(was 8\)"):
-        run.train(config(folder, width=16, **same))
+        train(config(folder, width=16, **same))
     with pytest.raises(ConfigError, match=r"--seed=3 \(was 0\), --part_epochs=9 \(was 4\)"):
-        run.train(config(folder, seed=3, part_epochs=9, **same))
+        train(config(folder, seed=3, part_epochs=9, **same))
     elsewhere = {"strategy": "mirrored", "tensorboard": False, "sample_every": 0, "export": False}
-    assert run.train(config(folder, **elsewhere, **same))["epochs"] == 6
+    assert train(config(folder, **elsewhere, **same))["epochs"] == 6
 
 
 def test_last_and_best_checkpoints_load(finished):
@@ -240,13 +213,6 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(settings, finished,
         assert [a[n] for n in names] == [b[n] for n in names]
 
 
-def workdir_rows(folder):
-    try:
-        return rows_of(folder)
-    except FileNotFoundError:
-        return []
-
-
 def test_rows_of_an_epoch_without_a_checkpoint_are_dropped(tmp_path):
     folder = workdir.Workdir(config(tmp_path / "run"))
     folder.write_history([{"epoch": str(e), "seconds": "1.0"} for e in (1, 2, 3)])
@@ -271,7 +237,7 @@ def test_a_damaged_checkpoint_is_named(finished, tmp_path):
     checkpoint = next((folder / "checkpoints").glob("ckpt-*.data-*"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     with pytest.raises(OSError, match=r"checkpoint .*ckpt-6 cannot be read"):
-        run.train(config(folder, validation_examples=40))
+        train(config(folder, validation_examples=40))
 
 
 def test_a_history_that_lacks_epochs_of_its_checkpoint_is_found_on_resuming(finished, tmp_path):
@@ -281,7 +247,7 @@ def test_a_history_that_lacks_epochs_of_its_checkpoint_is_found_on_resuming(fini
     lines = (folder / "history.csv").read_text().splitlines()
     (folder / "history.csv").write_text("\n".join(lines[:-2]) + "\n")
     with pytest.raises(OSError, match=r"each of the 6 epochs that .*Received: 4 rows"):
-        run.train(config(folder, validation_examples=40))
+        train(config(folder, validation_examples=40))
 
 
 # Refusals
@@ -289,7 +255,7 @@ def test_a_history_that_lacks_epochs_of_its_checkpoint_is_found_on_resuming(fini
 
 def test_a_start_that_failed_does_not_claim_the_workdir(tmp_path):
     with pytest.raises(ConfigError, match="batch_size must be at most"):
-        run.train(config(tmp_path / "run", batch_size=500))
+        train(config(tmp_path / "run", batch_size=500))
     workdir.Workdir(config(tmp_path / "run")).close()
 
 
@@ -297,7 +263,7 @@ def test_a_full_disk_is_found_before_training(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(workdir.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ConfigError, match=r"workdir needs about \d+ MiB.*are free. Received: workdir="):
-        run.train(config(tmp_path / "run"))
+        train(config(tmp_path / "run"))
     assert not (tmp_path / "run" / "history.csv").exists()
 
 
@@ -306,7 +272,7 @@ def test_a_workdir_that_is_a_file_is_named(tmp_path):
     with pytest.raises(
         ConfigError, match=r"workdir must be a folder that can be written.*Received: workdir="
     ):
-        run.train(config(tmp_path / "run"))
+        train(config(tmp_path / "run"))
 
 
 def test_a_workdir_in_use_is_refused(tmp_path):
@@ -321,7 +287,18 @@ def test_a_workdir_in_use_is_refused(tmp_path):
 def test_two_virtual_devices_train_like_one(tmp_path):
     """The command on two replicas ends where one device does, and either resumes the other's run."""
     fast = {"export": False, "tensorboard": False, "sample_every": 0, "part_epochs": 2, "finetune_epochs": 1}
-    run.train(config(tmp_path / "one", **fast, strategy="one_device"))
-    run.train(config(tmp_path / "two", **fast, strategy="mirrored"))
+    train(config(tmp_path / "one", **fast, strategy="one_device"))
+    train(config(tmp_path / "two", **fast, strategy="mirrored"))
     one, two = (float(rows_of(tmp_path / name)[-1]["test_bpd"]) for name in ("one", "two"))
     assert two == pytest.approx(one, abs=2e-3)
+
+
+def test_a_setting_that_an_older_run_does_not_name_had_its_default(tmp_path):
+    holder = workdir.Workdir(config(tmp_path / "run"))
+    holder.claim()
+    holder.close()
+    path = tmp_path / "run" / "flags.cfg"
+    path.write_text("".join(line for line in path.open() if not line.startswith("--norm=")))
+    workdir.Workdir(config(tmp_path / "run")).close()
+    with pytest.raises(ConfigError, match=r"--norm=bias \(was actnorm\)"):
+        workdir.Workdir(config(tmp_path / "run", norm="bias"))

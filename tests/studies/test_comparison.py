@@ -7,14 +7,14 @@ import sys
 
 import numpy as np
 import pytest
-import report
 from conftest import ROOT
 from scipy import stats
 from test_study import study_file
 
-from glow_tf.comparison import estimate, outcomes, read_table
-from glow_tf.config import ConfigError
-from glow_tf.study import read_study
+from glow_tf.errors import ConfigError
+from glow_tf.studies import report
+from glow_tf.studies.comparison import Estimate, estimate, outcomes, read_table
+from glow_tf.studies.study import read_study
 
 BPD = {"one": (4.0, 4.1, 4.2), "two": (4.3, 4.35, 4.55)}
 
@@ -40,6 +40,14 @@ def test_an_estimate_is_that_of_scipy():
     np.testing.assert_allclose([found.mean - found.half_width, found.mean + found.half_width], [low, high])
     assert found.standard_error == pytest.approx(stats.sem(values))
     assert math.isnan(estimate([1.0]).half_width)
+    assert estimate([0.0, 0.0]) == Estimate(0.0, 0.0, 0.0, 2)
+
+
+def test_the_interval_of_differences_is_that_of_the_paired_test():
+    own, other = (4.3, 4.35, 4.55), (4.0, 4.1, 4.2)
+    found = estimate([a - b for a, b in zip(own, other, strict=True)])
+    low, high = stats.ttest_rel(own, other).confidence_interval(0.95)
+    np.testing.assert_allclose([found.mean - found.half_width, found.mean + found.half_width], [low, high])
 
 
 def test_variants_are_compared_within_seeds(tmp_path):

@@ -11,10 +11,15 @@ import time
 import pytest
 from conftest import ROOT
 
-from glow_tf.config import ConfigError, RunConfig
-from glow_tf.schedule import epoch_costs
-from glow_tf.study import keep, read_study, runs_of, table_of, tuned_values, tuning_runs
-from glow_tf.workdir import flagfile
+from glow_tf.commands.experiment import experiment_of
+from glow_tf.config import RunConfig
+from glow_tf.errors import ConfigError
+from glow_tf.partition import part_layouts
+from glow_tf.run.workdir import flagfile
+from glow_tf.schedule import epoch_costs, phases_of
+from glow_tf.studies.experiment import run_study
+from glow_tf.studies.runs import runs_of, table_of, tuned_values, tuning_runs, with_saved_rows
+from glow_tf.studies.study import read_study
 
 TEXT = """
 [study]
@@ -96,7 +101,7 @@ def test_every_variant_is_tuned_by_its_own_validation_bpd(tmp_path):
             run.fail("Training stopped: not\nfinite")
     assert tuned_values(runs) == {"one": "2e-3", "two": "1e-3"}
     runs[2].fail("Training stopped")
-    with pytest.raises(ConfigError, match="all of those of two failed"):
+    with pytest.raises(ConfigError, match="all runs of two failed"):
         tuned_values(runs)
 
 
@@ -141,17 +146,17 @@ def test_what_a_table_holds_is_not_run_again(tmp_path):
     runs[1].fail("Training stopped: NaN")
     table = tmp_path / "results.csv"
     table.write_text(table_of(study, runs))
-    there = keep(runs_of(study, tmp_path / "there", configure, values)[:3], table)
+    there = with_saved_rows(runs_of(study, tmp_path / "there", configure, values)[:3], table)
     assert [run.finished for run in there] == [True, True, False]
     assert [run.failure for run in there] == ["", "Training stopped: NaN", ""]
     assert table_of(study, there) == table_of(study, runs)
-    other = keep(runs_of(study, tmp_path / "there", configure, {**values, "one": "1e-3"}), table)
+    other = with_saved_rows(runs_of(study, tmp_path / "there", configure, {**values, "one": "1e-3"}), table)
     assert not other[0].finished
     longer = read_study(study_file(tmp_path, TEXT.replace("width = 16", "width = 16\npart_epochs = 4")))
-    assert not keep(runs_of(longer, tmp_path / "there", configure, values), table)[0].finished
+    assert not with_saved_rows(runs_of(longer, tmp_path / "there", configure, values), table)[0].finished
     table.write_text("a,b\n1,2\n")
     with pytest.raises(ConfigError, match=r"must have the column outcome\. Received"):
-        keep(runs, table)
+        with_saved_rows(runs, table)
 
 
 def test_a_finished_run_of_other_flags_does_not_count(tmp_path):
@@ -174,8 +179,8 @@ def test_predicted_costs_are_of_the_images_that_a_run_had(tmp_path):
     before = run.epoch_costs
     (run.workdir / "checkpoints").mkdir(parents=True)
     (run.workdir / "checkpoints" / "model.json").write_text('{"image_shape": [8, 8, 1]}')
-    plans = dataclasses.replace(model, image_shape=(8, 8, 1)).plans()
-    assert run.epoch_costs == epoch_costs(plans, run.config.phases())
+    layouts = part_layouts(dataclasses.replace(model, image_shape=(8, 8, 1)))
+    assert run.epoch_costs == epoch_costs(layouts, phases_of(run.config))
     assert run.epoch_costs != before
 
 
@@ -202,29 +207,40 @@ def test_a_missing_file_is_named(tmp_path):
         read_study(tmp_path / "none.cfg")
 
 
-def test_every_study_of_the_repository_makes_its_runs():
-    program = (
-        "import sys; sys.path.insert(0, 'train'); import experiment, pathlib; experiment.flags.FLAGS(['x'])\n"
-        "for path in sorted(pathlib.Path('configs/studies').glob('*.cfg')):\n"
-        "    study, folder = experiment.read_study(path), pathlib.Path('unused')\n"
-        "    make = lambda flags: experiment.configuration_of(study, flags)\n"
-        "    runs = [*experiment.tuning_runs(study, folder, make),\n"
-        "            *experiment.runs_of(study, folder, make, {}),\n"
-        "            *experiment.runs_of(study, folder, make, {}, True)]\n"
-        "    print(study.name, all(run.cost > 0 for run in runs) and len(runs) > 0)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    found = dict(line.split() for line in result.stdout.splitlines())
-    assert set(found) == {p.stem for p in (ROOT / "configs" / "studies").glob("*.cfg")}
-    assert set(found.values()) == {"True"}
+STUDIES = sorted(path.stem for path in (ROOT / "configs" / "studies").glob("*.cfg"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_of_the_repository_makes_its_runs(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    experiment = experiment_of(name)
+    study, folder, configure = experiment.study, experiment.folder, experiment.configure
+    runs = [
+        *tuning_runs(study, folder, configure),
+        *runs_of(study, folder, configure, {}),
+        *runs_of(study, folder, configure, {}, quick=True),
+    ]
+    assert runs
+    assert all(run.cost > 0 for run in runs)
+
+
+def test_a_program_that_does_not_exist_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = TEXT.replace("parts = 1", "parts = 1\nprogram = absent.py").replace("base.cfg", "quickstart.cfg")
+    text = text[: text.index("[tune]")] + text[text.index("[variant one]") :]
+    experiment = experiment_of(str(study_file(tmp_path, text)), output=str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match=r"program of variant one .* Received: program='absent.py'"):
+        run_study(experiment)
+    assert not (tmp_path / "out" / "one").exists()
 
 
 def experiment(folder, *more):
     study = ROOT / "configs" / "studies" / "digits_tiny.cfg"
     command = [
         sys.executable,
-        "train/experiment.py",
+        "-m",
+        "glow_tf.commands",
+        "experiment",
         f"--study={study}",
         "--quick",
         f"--output={folder}",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from glow_tf.optimizers import FusedAdam, FusedAdamax
+from glow_tf.training.optimizers import FusedAdam, FusedAdamax
 
 PAIRS = {"adam": (FusedAdam, keras.optimizers.Adam), "adamax": (FusedAdamax, keras.optimizers.Adamax)}
 
@@ -51,3 +51,8 @@ def test_fused_optimizers_survive_serialisation(fused):
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(fused(0.03, beta_2=0.9)))
     assert isinstance(twin, fused)
     assert twin.beta_2 == 0.9
+
+
+def test_amsgrad_is_refused_and_not_left_out():
+    with pytest.raises(ValueError, match=r"has no amsgrad.*Received: amsgrad=True"):
+        FusedAdam(amsgrad=True)

@@ -6,10 +6,13 @@ import pytest
 from conftest import small_glow
 
 from glow_tf import ConfigError, PartsTrainer, RunConfig, data
-from glow_tf.callbacks import FillPrefixCaches
-from glow_tf.partition import plan_parts, relative_cost
-from glow_tf.prefix import PrefixCache, cache_bytes, cached_parts
-from glow_tf.schedule import cached_epochs, epoch_costs, phases, turn_starts
+from glow_tf.config import ModelConfig
+from glow_tf.cost import relative_cost
+from glow_tf.partition import part_layouts
+from glow_tf.run.callbacks import FillPrefixCaches
+from glow_tf.run.epoch import EpochResult
+from glow_tf.schedule import cached_epochs, epoch_costs, phases, phases_of, turn_starts
+from glow_tf.training.prefix import PrefixCache, cache_bytes, cached_parts
 
 ALTERNATING = phases("alternating", 3, 7, 1, period=2)  # 1 1 2 2 3 3 1, end to end
 TURNS = turn_starts(ALTERNATING)
@@ -25,7 +28,7 @@ def train(images, cached):
     if cached:
         trainer.prefix_caches = {sequential[-1]: PrefixCache(glow, 1, len(images))}
     fill = FillPrefixCaches(
-        turns, lambda turn: data.prefix_batches(images, 16, 3, turn, augment="flip_shift")
+        turns, lambda turn: data.prefix_batches(images, 16, 3, turn, augment="flip_shift"), EpochResult()
     )
     history = trainer.fit(
         batches, steps_per_epoch=data.steps_per_epoch(len(images), 16), callbacks=[fill], verbose=0
@@ -85,19 +88,19 @@ def test_only_turns_of_several_epochs_of_later_parts_are_cached():
 
 
 def test_a_cached_turn_pays_for_its_prefix_once():
-    plans = plan_parts((32, 32, 3), 3, 4, 64, "across_block:3")
-    shares = [p.forward_macs / sum(q.forward_macs for q in plans) for p in plans]
-    costs = epoch_costs(plans, ALTERNATING, cache_prefix=True)
+    layouts = part_layouts(ModelConfig(flow_steps=4, width=64, parts="across_block:3"))
+    shares = [p.forward_macs / sum(q.forward_macs for q in layouts) for p in layouts]
+    costs = epoch_costs(layouts, ALTERNATING, cache_prefix=True)
     assert costs[4] == pytest.approx((shares[0] + shares[1]) / 3 + shares[2])
     assert costs[5] == pytest.approx(shares[2])
-    assert epoch_costs(plans, ALTERNATING)[5] == relative_cost(plans, [2])
+    assert epoch_costs(layouts, ALTERNATING)[5] == relative_cost(layouts, [2])
 
 
 def test_the_predicted_size_is_the_caches():
     glow = small_glow(parts="across_block:3", flow_steps=2)
     caches = [PrefixCache(glow, k, 100) for k in (1, 2)]
     real = sum(v.shape.num_elements() * 4 for c in caches for v in (c._h, c._log_likelihood, c._truncated))
-    assert cache_bytes(glow.config.plans(), [1, 2], 100) == real
+    assert cache_bytes(part_layouts(glow.config), [1, 2], 100) == real
 
 
 def test_a_cache_that_would_never_be_used_is_refused():
@@ -110,5 +113,5 @@ def test_a_cache_that_would_never_be_used_is_refused():
     }
     for schedule, period in (("end_to_end", 4), ("simultaneous", 4), ("alternating", 1)):
         with pytest.raises(ConfigError, match=r"cache_prefix needs .*Received: cache_prefix=True, schedule="):
-            RunConfig.from_settings({**settings, "schedule": schedule, "period": period})
-    RunConfig.from_settings({**settings, "schedule": "sequential"})
+            phases_of(RunConfig.from_settings({**settings, "schedule": schedule, "period": period}))
+    phases_of(RunConfig.from_settings({**settings, "schedule": "sequential"}))

@@ -9,9 +9,9 @@ from conftest import perturb, small_glow, weight_of
 from tensorflow.python.framework.func_graph import FuncGraph
 
 from glow_tf import Glow, NonFiniteError, PartsTrainer, TrainConfig, data, phases
-from glow_tf.diagnosis import explain_non_finite
-from glow_tf.optimizers import FusedAdamax, PartRate, make_optimizers
 from glow_tf.schedule import end_to_end
+from glow_tf.training.diagnosis import explain_non_finite
+from glow_tf.training.optimizers import FusedAdamax, PartRate, make_optimizers
 
 
 def make_trainer(schedule="alternating", part_epochs=4, finetune=2, optimizer=None, clip_norm=0.0, **changes):
@@ -154,7 +154,7 @@ def test_a_non_finite_step_names_part_bijector_and_range_and_changes_nothing(sma
         np.testing.assert_array_equal(a, b)
 
 
-def test_compile_needs_one_optimizer_a_part():
+def test_compile_needs_one_optimizer_per_part():
     trainer = make_trainer()
     with pytest.raises(ValueError, match=r"one optimizer for each of the 2 parts.*Received: 1"):
         trainer.compile([keras.optimizers.Adam()])
@@ -162,7 +162,7 @@ def test_compile_needs_one_optimizer_a_part():
         trainer.compile([keras.optimizers.Adam()] * 2)
     with pytest.raises(ValueError, match=r"must not be negative.*Received: part_delay=0, clip_norm=-1"):
         trainer.compile([keras.optimizers.Adam(), keras.optimizers.Adam()], clip_norm=-1)
-    with pytest.raises(ValueError, match=r"must name 2 devices, one for each part.*Received: \('CPU:0',\)"):
+    with pytest.raises(ValueError, match=r"must name 2 devices, one per part.*Received: \('CPU:0',\)"):
         Glow(trainer.glow.config, ["CPU:0"])
 
 

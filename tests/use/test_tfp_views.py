@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from conftest import perturb, small_glow
+from conftest import make_flow_step, perturb, small_glow
 
 import glow_tf
-from glow_tf.bijectors import Chain, FlowStep, Squeeze
+from glow_tf.bijectors import Chain, Squeeze
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -16,7 +16,7 @@ def glow():
 
 
 def test_a_bijector_composes_with_tfp(rng):
-    chain = Chain([Squeeze(dtype="float64"), FlowStep(6, dtype="float64")], dtype="float64")
+    chain = Chain([Squeeze(dtype="float64"), make_flow_step(6, dtype="float64")], dtype="float64")
     chain.build((None, 4, 4, 1))
     perturb(chain)
     view = glow_tf.as_tfp_bijector(chain)
@@ -34,7 +34,7 @@ def test_a_bijector_composes_with_tfp(rng):
 
 def test_an_unbuilt_bijector_is_refused():
     with pytest.raises(ValueError, match=r"needs a built bijector.*Received: built=False"):
-        glow_tf.as_tfp_bijector(FlowStep(4))
+        glow_tf.as_tfp_bijector(make_flow_step(4))
 
 
 def test_the_distribution_scores_as_the_glow(glow, small_images):

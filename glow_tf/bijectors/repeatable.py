@@ -1,0 +1,103 @@
+"""What a bijector must offer so that `Stack` can repeat it."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from glow_tf.bijectors.bijector import Bijector
+from glow_tf.internals import with_values
+
+
+class Repeatable(Bijector):
+    """A bijector that preserves its input's shape and can run with the weights of any copy of it.
+
+    `Stack` holds the weights of all copies together and runs one bijector with the weights of each copy in
+    turn. It first *folds* the weights: `fold` computes everything that does not depend on x, once per call
+    and for all copies at the same time. `forward_folded`, `inverse_folded` and `pull_back` then take the
+    folded weights of one copy.
+
+    The extra axis: when `Stack` calls `fold`, every weight has one axis more in front, of size `count` (the
+    copies), and so must every folded tensor. A subclass that overrides `fold` therefore indexes axes from the
+    end, such as `axis=-1` or `[..., tf.newaxis, :]`.
+
+    All methods have a default. A subclass overrides `fold` and the methods that read it where this saves
+    time, and `reseed` if its weights start at random.
+    """
+
+    def fold(self) -> list[tf.Tensor]:
+        """Returns the tensors that replace the weights; by default, the weights themselves.
+
+        Returns:
+          Tensors of any shape, each with an axis for the copies in front if the weights have one.
+        """
+        return [v.value for v in all_variables(self)]
+
+    def forward_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Runs `forward_and_log_det` with folded weights.
+
+        Args:
+          x: [B, H, W, C].
+          folded: what `fold` returned, for one copy.
+
+        Returns:
+          f(x) [B, H, W, C] and log|det df(x)/dx| [B] in nats.
+        """
+        with with_weights(self, folded):
+            return self.forward_and_log_det(x)
+
+    def inverse_folded(self, y: tf.Tensor, folded: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Runs `inverse` with folded weights: y [B, H, W, C] → f⁻¹(y) [B, H, W, C].
+
+        Args:
+          y: [B, H, W, C].
+          folded: what `fold` returned, for one copy.
+        """
+        with with_weights(self, folded):
+            return self.inverse(y)
+
+    def pull_back(
+        self,
+        y: tf.Tensor,
+        y_gradient: tf.Tensor,
+        log_det_gradient: tf.Tensor,
+        folded: Sequence[tf.Tensor],
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Backpropagates from the output alone: recovers x, runs forward from it, and differentiates.
+
+        Args:
+          y: what `forward_folded` returned, [B, H, W, C].
+          y_gradient: gradient of a loss with respect to y, [B, H, W, C].
+          log_det_gradient: gradient of the loss with respect to the log-determinant, [B].
+          folded: what `fold` returned, for one copy.
+
+        Returns:
+          x = f⁻¹(y) and the gradient with respect to x, both [B, H, W, C], and the gradients with respect to
+          the floating-point tensors of `folded`.
+
+        Raises:
+          ValueError: the layer is not built.
+        """
+        self.require_built()
+        x = self.inverse_folded(y, folded)
+        sources = [x, *(tensor for tensor in folded if tensor.dtype.is_floating)]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(sources)
+            outputs = self.forward_folded(x, folded)
+        x_gradient, *gradients = tape.gradient(
+            outputs, sources, [y_gradient, log_det_gradient], tf.UnconnectedGradients.ZERO
+        )
+        return x, x_gradient, gradients
+
+    def reseed(self, seed: int) -> None:
+        """Gives the random weights their starting values of another seed; the base class has none."""
+
+
+def all_variables(bijector: Bijector) -> list[keras.Variable]:
+    """Returns the trainable variables, followed by the others."""
+    return [*bijector.trainable_variables, *bijector.non_trainable_variables]
+
+
+def with_weights(bijector: Bijector, weights: Sequence[tf.Tensor]) -> keras.StatelessScope:
+    """Returns a scope within which `all_variables` of the bijector have these values."""
+    return with_values(all_variables(bijector), weights)

@@ -1,0 +1,150 @@
+"""What a coupling does to its second half of the channels, apart from the network that controls it.
+
+To add a coupling, write a `Transform` here and add it to `TRANSFORMS`. Then add its name to
+`config.OUTPUTS_PER_CHANNEL`, with the number of network outputs that it needs per channel.
+"""
+
+import abc
+import math
+
+import tensorflow as tf
+
+from glow_tf.bijectors.bijector import no_log_det, soft_bound
+from glow_tf.config import CouplingConfig
+
+Parameters = tuple[tf.Tensor, ...]
+
+# The sigmoid's offset is that of the authors' published code; its floor keeps 1/scale finite.
+SIGMOID_OFFSET = 2.0
+SIGMOID_FLOOR = 1e-2
+EXP_BOUND = 8.0
+TANH_BOUND = 2.0
+
+
+class Transform(abc.ABC):
+    """An invertible map of b that acts on each element separately, with parameters from a network.
+
+    A subclass defines `parameters`, `forward` and `inverse`. It holds no weights. A network output of zeros
+    should give the identity, because the network starts at zero.
+
+    Args:
+      config: the coupling's settings.
+    """
+
+    def __init__(self, config: CouplingConfig):
+        self.config = config
+
+    @abc.abstractmethod
+    def parameters(self, output: tf.Tensor) -> Parameters:
+        """Reads the network's output: [B, H, W, n·C] → parameters, where n is its `OUTPUTS_PER_CHANNEL`."""
+
+    @abc.abstractmethod
+    def forward(self, b: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns y [B, H, W, C] and log|det dy/db| [B] in nats, for b [B, H, W, C]."""
+
+    @abc.abstractmethod
+    def inverse(self, y: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns b [B, H, W, C] and log|det db/dy| [B] in nats, for y [B, H, W, C]."""
+
+    def pull_back(
+        self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor, *parameters: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Backpropagates from the output alone, as `Repeatable.pull_back` does.
+
+        Args:
+          y: what `forward` returned, [B, H, W, C].
+          y_gradient: gradient of a loss with respect to y, [B, H, W, C].
+          log_det_gradient: gradient of the loss with respect to forward's log-determinant, [B].
+          *parameters: what `parameters` returned.
+
+        Returns:
+          b and the gradient with respect to it, both [B, H, W, C], and the gradient of each parameter.
+        """
+        b, _ = self.inverse(y, *parameters)
+        sources = [b, *parameters]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(sources)
+            outputs = self.forward(b, *parameters)
+        b_gradient, *gradients = tape.gradient(
+            outputs, sources, [y_gradient, log_det_gradient], tf.UnconnectedGradients.ZERO
+        )
+        return b, b_gradient, gradients
+
+
+class Additive(Transform):
+    """y = b + t, log_det = 0, where t is the network's output."""
+
+    def parameters(self, output: tf.Tensor) -> Parameters:
+        """Returns the shift t."""
+        return (output,)
+
+    def forward(self, b: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """See base."""
+        return b + shift, no_log_det(b)
+
+    def inverse(self, y: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """See base."""
+        return y - shift, no_log_det(y)
+
+
+class Affine(Transform):
+    """y = exp(s)·b + t, log_det = Σ s, where the network's output is [t, h] and s is a function of h.
+
+    The config's `scale` chooses the function; s(0) = 0:
+      `sigmoid`  s = log(0.01 + 0.99·sigmoid(h + 2)) minus its value at h = 0: exp(s) from 0.011 to 1.13
+      `exp`      s = 8·tanh(h/8): the paper's exp(h), bounded to e^±8
+      `tanh`     s = 2·tanh(h/2): bounded to e^±2
+
+    Numerics: `sigmoid` computes s from log_sigmoid, never as the log of a scale. Every choice bounds s, so
+    that neither direction overflows at extreme network outputs.
+    """
+
+    def parameters(self, output: tf.Tensor) -> Parameters:
+        """Returns the shift t and the log-scale s."""
+        shift, h = tf.split(output, 2, axis=-1)
+        return shift, LOG_SCALES[self.config.scale](h)
+
+    def forward(self, b: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """See base."""
+        return b * tf.exp(log_scale) + shift, tf.reduce_sum(log_scale, axis=[1, 2, 3])
+
+    def inverse(self, y: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """See base."""
+        return (y - shift) * tf.exp(-log_scale), -tf.reduce_sum(log_scale, axis=[1, 2, 3])
+
+    def pull_back(
+        self,
+        y: tf.Tensor,
+        y_gradient: tf.Tensor,
+        log_det_gradient: tf.Tensor,
+        shift: tf.Tensor,
+        log_scale: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """See base: dy/ds = y − t is known exactly here; recomputed from b it would lose a digit."""
+        b, _ = self.inverse(y, shift, log_scale)
+        log_scale_gradient = y_gradient * (y - shift) + log_det_gradient[:, None, None, None]
+        return b, y_gradient * tf.exp(log_scale), [y_gradient, log_scale_gradient]
+
+
+def _log_sigmoid_scale(h: tf.Tensor) -> tf.Tensor:
+    """log(floor + (1 − floor)·sigmoid(h + offset)), stable at both ends, minus its value at h = 0."""
+    log_floor = math.log(SIGMOID_FLOOR)
+    log_rest = math.log1p(-SIGMOID_FLOOR)
+    log_sigmoid = tf.math.log_sigmoid(h + SIGMOID_OFFSET)
+    return log_floor + tf.math.softplus(log_sigmoid + (log_rest - log_floor)) - _LOG_SCALE_AT_ZERO
+
+
+_LOG_SCALE_AT_ZERO = math.log(SIGMOID_FLOOR + (1 - SIGMOID_FLOOR) / (1 + math.exp(-SIGMOID_OFFSET)))
+
+LOG_SCALES = {
+    "sigmoid": _log_sigmoid_scale,
+    "exp": lambda h: soft_bound(h, EXP_BOUND),
+    "tanh": lambda h: soft_bound(h, TANH_BOUND),
+}
+
+TRANSFORMS: dict[str, type[Transform]] = {"affine": Affine, "additive": Additive}
+
+
+def make_transform(config: CouplingConfig) -> Transform:
+    """Makes the transform that the config's `kind` names."""
+    return TRANSFORMS[config.kind](config)

@@ -1,0 +1,144 @@
+"""The command line: `glow-tf NAME --flag=value …`, and the one runner that all commands share."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import inspect
+import os
+import sys
+import textwrap
+import types
+from collections.abc import Sequence
+
+from absl import flags, logging
+
+from glow_tf.commands.parsing import parse
+from glow_tf.errors import ConfigError, NonFiniteError
+from glow_tf.version import __version__
+
+COMMANDS = ("train", "launch", "plan", "experiment", "report")
+HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
+INTERRUPTED = 130  # what shells expect after Ctrl-C
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command that the first argument names, or lists all commands; returns the exit status.
+
+    Args:
+      argv: arguments without the program's name; None takes this process's.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else "--help"
+    if name in HELP:
+        print(_overview())
+        return 0
+    if name == "--version":
+        print(f"glow_tf {__version__}")
+        return 0
+    if name not in COMMANDS:
+        return _error(f"glow-tf needs a command first: {', '.join(COMMANDS)}. Received: {name!r}")
+    return run(name, arguments[1:])
+
+
+def run(name: str, argv: Sequence[str] | None = None) -> int:
+    """Runs one of `COMMANDS`; returns the exit status.
+
+    Args:
+      name: of the command.
+      argv: its arguments; None takes this process's.
+    """
+    return run_module(_module(name), argv)
+
+
+def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> int:
+    """Runs a command; prints expected errors in one line and returns the exit status.
+
+    Args:
+      command: a module with a docstring, `define(values)` and `main(values)`. If it has `FLAGS_AFTER_DASHES`,
+        the name of another command, `main(values, arguments)` also gets what follows `--`.
+      argv: its arguments; None takes this process's.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _quieten()
+    values = flags.FlagValues()
+    command.define(values)
+    passed_on: list[list[str]] = []
+    if hasattr(command, "FLAGS_AFTER_DASHES"):
+        arguments, after = _split_at_dashes(arguments)
+        passed_on = [after]
+    try:
+        if any(argument in HELP for argument in _split_at_dashes(arguments)[0]):
+            print(help_text(command, values))
+            return 0
+        parse(values, arguments)
+        return command.main(values, *passed_on) or 0
+    except (ConfigError, NonFiniteError, OSError) as error:
+        return _error(str(error))
+    except KeyboardInterrupt:
+        print("\nInterrupted. Run the same command again to continue.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def help_text(command: types.ModuleType, values: flags.FlagValues) -> str:
+    """Returns what `--help` prints: the command's docstring and all of its flags.
+
+    Args:
+      command: see `run_module`.
+      values: its flags.
+    """
+    lines = [inspect.cleandoc(command.__doc__), "", "Flags:"]
+    lines.append("  --flagfile=FILE\n      Read flags from a file; packaged configs are found by name.")
+    for name in values:
+        flag = values[name]
+        default = str(flag.value).lower() if flag.boolean else flag.value
+        if isinstance(default, list):
+            default = ",".join(default)
+        shown = f"--{name}={default}" if default not in ("", None) else f"--{name}= (empty)"
+        about = textwrap.wrap(flag.help, 90, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines.append("\n".join([f"  {shown}", *about]))
+    lines.append("\nEach flag is shown with its default. Flags are written --name=value; later flags win.")
+    if hasattr(command, "FLAGS_AFTER_DASHES"):
+        other = command.FLAGS_AFTER_DASHES
+        lines.append(f"The flags of `glow-tf {other}` follow after --; see `glow-tf {other} --help`.")
+    return "\n".join(lines)
+
+
+def _overview() -> str:
+    about = {name: inspect.cleandoc(_module(name).__doc__).splitlines()[0] for name in COMMANDS}
+    return "\n".join(
+        [
+            "Glow trained in gradient-isolated parts. Usage: glow-tf COMMAND --flag=value …",
+            "",
+            *(f"  {name:<11} {line}" for name, line in about.items()),
+            "",
+            "`glow-tf COMMAND --help` lists the flags of a command.",
+        ]
+    )
+
+
+def _module(name: str) -> types.ModuleType:
+    return importlib.import_module(f"glow_tf.commands.{name}")
+
+
+def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+def _quieten() -> None:
+    """Hides start-up notices; must come before TensorFlow is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)
+    # After a crash in native code this shows where Python was. A replaced stderr may have no file behind it.
+    with contextlib.suppress(Exception):
+        faulthandler.enable()
+
+
+def _error(message: str) -> int:
+    print(f"Error: {message}", file=sys.stderr)
+    return 1

@@ -1,0 +1,55 @@
+"""Where the configs that come with the package are, and how a flag finds one by path or by name."""
+
+from __future__ import annotations
+
+import pathlib
+
+import glow_tf
+from glow_tf.errors import ConfigError
+
+FOLDERS = {"flagfile": "", "study": "studies", "cluster": "clusters"}  # flag → its folder within the configs
+
+
+def folder() -> pathlib.Path:
+    """Returns the folder of the configs: inside the installed package, or beside it in a clone."""
+    package = pathlib.Path(glow_tf.__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def names(flag: str) -> list[str]:
+    """Returns the names of the configs that a flag can be given.
+
+    Args:
+      flag: `flagfile`, `study` or `cluster`.
+    """
+    return sorted(path.stem for path in (folder() / FOLDERS[flag]).glob("*.cfg"))
+
+
+def find(flag: str, value: str, included_by: pathlib.Path | None = None) -> pathlib.Path:
+    """Returns the file that a flag names.
+
+    The value is a path relative to the current folder, or the name of a config that comes with the package,
+    such as `quickstart`. A path that starts with `configs/` is found in the package, too. A file of the
+    package looks in the package first.
+
+    Args:
+      flag: `flagfile`, `study` or `cluster`.
+      value: of the flag.
+      included_by: the file that the value stands in; None if it stands on the command line.
+
+    Raises:
+      ConfigError: there is no such file.
+    """
+    root = folder()
+    inside = value.removeprefix("configs/")
+    packaged = [root / inside, root / FOLDERS[flag] / f"{inside}.cfg"]
+    here = pathlib.Path(value).expanduser()
+    from_package = included_by is not None and root.resolve() in included_by.resolve().parents
+    for path in [*packaged, here] if from_package else [here, *packaged]:
+        if value and path.is_file():
+            return path
+    raise ConfigError(
+        f"{flag} must be a file, or the name of a config that comes with glow_tf: {', '.join(names(flag))}. "
+        f"Received: {flag}={value!r}"
+    )

@@ -1,0 +1,72 @@
+"""What an epoch of each phase costs, and what crosses the cuts. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from glow_tf.partition import FLOAT_BYTES, PartLayout
+
+
+def relative_cost(
+    layouts: Sequence[PartLayout], trained: Sequence[int], end_to_end: bool = False, *, prefix: bool = True
+) -> float:
+    """Returns the cost of one epoch of a phase divided by the cost of an end-to-end epoch.
+
+    A forward pass costs F, a backward pass 2F. Parts before the first trained one run forward only; parts
+    after the last trained one do not run.
+
+    Args:
+      layouts: the parts.
+      trained: indices (from 0) of the parts that the phase trains.
+      end_to_end: gradients cross the cuts, so everything runs both ways.
+      prefix: whether the parts before the first trained one run; False where their output is cached.
+    """
+    whole = 3 * sum(p.forward_macs for p in layouts)
+    if end_to_end:
+        return 1.0
+    first = 0 if prefix else min(trained)
+    forward = sum(p.forward_macs for p in layouts[first : max(trained) + 1])
+    backward = 2 * sum(layouts[k].forward_macs for k in trained)
+    return (forward + backward) / whole
+
+
+def relative_cost_from_seconds(
+    layouts: Sequence[PartLayout],
+    trained: Sequence[int],
+    end_to_end: bool,
+    seconds: Mapping[int, tuple[float, float]],
+) -> float:
+    """Returns `relative_cost` computed from measured seconds in place of multiply-adds.
+
+    Narrow networks and bfloat16 do not run all blocks at the same speed, so there arithmetic alone is off.
+
+    Args:
+      layouts: the parts.
+      trained: indices (from 0) of the parts that the phase trains.
+      end_to_end: gradients cross the cuts.
+      seconds: for each block, from 1, the seconds of one flow step: forward alone, and forward + backward.
+    """
+
+    def spent(parts: Sequence[int], direction: int) -> float:
+        steps = [e for k in parts for e in layouts[k].elements if e.kind == "flow_step"]
+        return sum(seconds[e.block][direction] for e in steps)
+
+    if end_to_end:
+        return 1.0
+    frozen = [k for k in range(max(trained)) if k not in trained]
+    return (spent(frozen, 0) + spent(trained, 1)) / spent(range(len(layouts)), 1)
+
+
+def crossing_bytes(
+    layouts: Sequence[PartLayout], last: int, end_to_end: bool = False, *, float_bytes: int = FLOAT_BYTES
+) -> tuple[int, int]:
+    """Returns the bytes per image that cross all cuts in one training step: (forward, backward).
+
+    Args:
+      layouts: the parts.
+      last: index (from 0) of the last part that is evaluated.
+      end_to_end: gradients of the same size go back across the cuts.
+      float_bytes: size of one number.
+    """
+    forward = float_bytes * sum(p.crossing_values for p in layouts[:last])
+    return forward, forward if end_to_end else 0

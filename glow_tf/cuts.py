@@ -1,0 +1,101 @@
+"""How `--parts` is written. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from glow_tf.errors import ConfigError
+
+NOTATIONS = ("1", "by_block:N", "across_block:N", "balanced:N", "flow steps per part such as 16,32,48")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cuts:
+    """Where a flow is to be cut, as far as the notation alone says it.
+
+    Attributes:
+      counts: flow steps of each part; empty for `balanced`, where the costs of the flow steps decide.
+      speeds: for `balanced`, the relative speed of each part's device; otherwise empty.
+    """
+
+    counts: tuple[int, ...] = ()
+    speeds: tuple[float, ...] = ()
+
+    @property
+    def num_parts(self) -> int:
+        """Number of parts."""
+        return len(self.counts) or len(self.speeds)
+
+
+def read_cuts(parts: str, num_blocks: int, flow_steps: int) -> Cuts:
+    """Reads the `--parts` notation.
+
+    Args:
+      parts: `1` (one part), `by_block:N` (blocks 1 … N−1 each alone, then the rest), `across_block:N`
+        (blocks 1 … N−1 are each cut after ⌊K/2⌋ steps), `balanced:N` (the costliest part costs as little as
+        possible), `balanced:N@s_1,…,s_N` (the same, with part k on a device of relative speed s_k), or
+        counts such as `16,32,48`.
+      num_blocks: number of blocks L.
+      flow_steps: flow steps per block K.
+
+    Raises:
+      ConfigError: the notation is unknown, or does not fit L and K.
+    """
+    total = num_blocks * flow_steps
+    name, _, argument = parts.partition(":")
+    if name == "balanced" and argument:
+        return Cuts(speeds=_device_speeds(parts, argument, total))
+    if name in ("by_block", "across_block") and argument:
+        return Cuts(_regular_counts(parts, num_blocks, flow_steps))
+    if parts == "1":
+        return Cuts((total,))
+    counts = [_whole_number(piece) for piece in parts.split(",")]
+    if None in counts or 0 in counts:
+        raise ConfigError(f"parts must be {', '.join(NOTATIONS[:-1])} or {NOTATIONS[-1]}. Received: {parts=}")
+    if sum(counts) != total:
+        raise ConfigError(
+            f"parts must add up to num_blocks × flow_steps = {num_blocks} × {flow_steps} = {total} flow "
+            f"steps. Received: {parts=}, which adds up to {sum(counts)}"
+        )
+    return Cuts(tuple(counts))
+
+
+def _regular_counts(parts: str, num_blocks: int, flow_steps: int) -> tuple[int, ...]:
+    name, _, argument = parts.partition(":")
+    most = num_blocks if name == "by_block" else num_blocks + 1
+    count = _whole_number(argument)
+    if count is None or not 1 <= count <= most:
+        raise ConfigError(
+            f"parts={name}:N needs N from 1 to {most} with num_blocks={num_blocks}. Received: {parts=}"
+        )
+    first = flow_steps if name == "by_block" else flow_steps // 2
+    if first == 0:
+        raise ConfigError(
+            "parts=across_block:N cuts a block in half and needs flow_steps of 2 or more. "
+            f"Received: {parts=}, {flow_steps=}"
+        )
+    ends = [*(block * flow_steps + first for block in range(count - 1)), num_blocks * flow_steps]
+    return tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
+
+
+def _device_speeds(parts: str, argument: str, total: int) -> tuple[float, ...]:
+    number, at, listed = argument.partition("@")
+    count = _whole_number(number)
+    if count is None or not 1 <= count <= total:
+        raise ConfigError(
+            f"parts=balanced:N needs N from 1 to {total}, the number of flow steps. Received: {parts=}"
+        )
+    try:
+        speeds = tuple(float(speed) for speed in listed.split(",")) if at else (1.0,) * count
+    except ValueError:
+        speeds = ()
+    if len(speeds) != count or not all(0 < speed < math.inf for speed in speeds):
+        raise ConfigError(
+            f"parts=balanced:{count}@… needs {count} positive speeds, comma-separated. Received: {parts=}"
+        )
+    return speeds
+
+
+def _whole_number(text: str) -> int | None:
+    return int(text) if text.strip().isascii() and text.strip().isdigit() else None

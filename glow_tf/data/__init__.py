@@ -1,0 +1,18 @@
+"""Where images come from, and how they become batches."""
+
+from glow_tf.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "loading": ["ImageData", "load"],
+        "batches": [
+            "WHOLE",
+            "DataSlice",
+            "evaluation_batches",
+            "prefix_batches",
+            "steps_per_epoch",
+            "training_batches",
+        ],
+    },
+)

@@ -1,0 +1,53 @@
+"""Images of one size in one array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow as tf
+
+from glow_tf.data.memory import check_memory
+from glow_tf.errors import ConfigError
+
+
+def resize(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Cuts the largest centred square out of uint8 [..., H, W, C] and resizes it to [..., size, size, C]."""
+    height, width = tf.unstack(tf.shape(image)[-3:-1])
+    side = tf.minimum(height, width)
+    square = tf.image.crop_to_bounding_box(image, (height - side) // 2, (width - side) // 2, side, side)
+    resized = tf.image.resize(square, [size, size], antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+
+
+def stack(batches: Iterable[np.ndarray], count: int, dataset: str) -> np.ndarray:
+    """Puts batches of images into one array, which is allocated once.
+
+    Args:
+      batches: uint8 [n, H, W, C].
+      count: number of images in all batches.
+      dataset: names the data set in messages.
+
+    Raises:
+      ConfigError: the images have several sizes, or do not fit into memory.
+    """
+    array = np.zeros((0, 0, 0, 0), np.uint8)
+    done = 0
+    for batch in batches:
+        if done == 0:
+            check_memory_for(count * batch[0].nbytes, dataset)
+            array = np.empty((count, *batch.shape[1:]), np.uint8)
+        if batch.shape[1:] != array.shape[1:]:
+            raise ConfigError(
+                "all images must have one size; --image_size=N crops and resizes them to N×N. "
+                f"Received: {dataset!r} with images of {array.shape[1:]} and {batch.shape[1:]}"
+            )
+        array[done : done + len(batch)] = batch
+        done += len(batch)
+    return array
+
+
+def check_memory_for(needed: int, dataset: str) -> None:
+    """Raises ConfigError unless `needed` bytes of decoded images fit into memory."""
+    remedy = "take fewer (--train_examples) or smaller ones (--image_size)"
+    check_memory(needed, f"decoded images of {dataset!r}", remedy)

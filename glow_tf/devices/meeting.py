@@ -1,0 +1,101 @@
+"""How workers meet before they start: all must be there, with the same settings.
+
+Pure Python: no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from glow_tf.devices import liveness
+from glow_tf.devices.processes import ProcessGroup
+from glow_tf.errors import ConfigError
+
+Guests = dict[int, tuple[socket.socket, dict[str, str]]]  # worker → its connection and settings
+
+
+def meet(
+    group: ProcessGroup, settings: Mapping[str, Any], summary: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """Waits until all workers are there and agree; returns the first worker's summary, if it has one.
+
+    Every other worker sends its settings to worker 0 over a plain socket at worker 0's address. The address
+    is free again, for TensorFlow, when this returns.
+
+    Args:
+      group: the workers.
+      settings: what must be the same in all of them.
+      summary: worker 0's, if the run is finished.
+
+    Raises:
+      ConfigError: a worker did not come in time, or has other settings. All workers are told.
+    """
+    host, port = group.addresses[0].rsplit(":", 1)
+    own = {name: str(value) for name, value in settings.items()}
+    if group.leads:
+        guests = _receive(group, host, int(port))
+        answer = {"error": _disagreement(group, own, guests), "summary": summary}
+        for connection, _ in guests.values():
+            with connection:
+                connection.sendall(json.dumps(answer).encode() + b"\n")
+    else:
+        answer = _ask(host, int(port), json.dumps([group.index, own]).encode())
+        if answer is None:
+            raise ConfigError(liveness.nobody_came(group, [0]))
+    if answer["error"]:
+        raise ConfigError(answer["error"])
+    return answer["summary"]
+
+
+def _disagreement(group: ProcessGroup, own: Mapping[str, str], guests: Guests) -> str:
+    """Says who is missing or has other settings; empty if all is well."""
+    if missing := [k for k in group.others if k not in guests]:
+        return liveness.nobody_came(group, missing)
+    for k, (_, theirs) in sorted(guests.items()):
+        differing = {name: value for name, value in theirs.items() if own.get(name) != value}
+        if differing:
+            flags = [f"--{name}={value} (worker 0: {own.get(name)})" for name, value in differing.items()]
+            return f"all workers must have the same flags. Received: {', '.join(flags)} of {group.names([k])}"
+    return ""
+
+
+def _receive(group: ProcessGroup, host: str, port: int) -> Guests:
+    """Returns the workers that come in time."""
+    guests: Guests = {}
+    end = time.monotonic() + liveness.PATIENCE
+    with socket.create_server((host, port)) as listener:
+        while len(guests) < len(group.addresses) - 1 and (left := end - time.monotonic()) > 0:
+            listener.settimeout(left)
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # nobody came
+                continue
+            try:
+                connection.settimeout(liveness.ANSWER_TIME)  # a worker speaks at once
+                index, settings = json.loads(connection.makefile().readline())
+                if index not in group.others:
+                    raise ValueError
+            except (OSError, ValueError, TypeError):  # not a worker
+                connection.close()
+                continue
+            connection.settimeout(liveness.PATIENCE)
+            guests[index] = (connection, settings)
+    return guests
+
+
+def _ask(host: str, port: int, message: bytes) -> dict[str, Any] | None:
+    """Returns worker 0's answer, or None if it does not come in time."""
+    end = time.monotonic() + liveness.PATIENCE
+    while time.monotonic() < end:
+        try:
+            with socket.create_connection((host, port), timeout=liveness.ANSWER_TIME) as connection:
+                connection.settimeout(2 * liveness.PATIENCE)
+                connection.sendall(message + b"\n")
+                return json.loads(connection.makefile().readline())
+        except (OSError, ValueError):
+            time.sleep(liveness.POLL)
+    return None

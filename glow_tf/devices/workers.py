@@ -1,0 +1,90 @@
+"""Workers that share every batch: noticing that one of them is gone, and starting from the same values."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+
+import tensorflow as tf
+
+from glow_tf.devices import liveness
+from glow_tf.devices.processes import ProcessGroup, lost_message
+from glow_tf.internals import abort_collectives
+
+LONGEST_TRANSFER = 300.0  # seconds that weights or gradients may take over the workers' link
+
+
+def in_several_processes(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether the strategy's replicas are spread over processes."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+@contextlib.contextmanager
+def watched_workers(group: ProcessGroup | None) -> Iterator[None]:
+    """Within the context, an operation that waits for a worker that is gone fails within seconds.
+
+    A worker is gone when its host refuses connections.
+
+    Args:
+      group: processes that have all started; nothing is watched unless they are workers.
+
+    Raises:
+      OSError: a worker is gone.
+    """
+    if group is None or group.job != "worker":
+        yield
+        return
+    over = threading.Event()
+    gone: list[int] = []
+
+    def watch() -> None:
+        refusals = dict.fromkeys(group.others, 0)
+        while not gone and not over.wait(liveness.POLL):
+            for k in refusals:
+                refused = liveness.answer_of(group.addresses[k]) == "refused"
+                refusals[k] = refusals[k] + 1 if refused else 0
+            gone.extend(k for k in refusals if refusals[k] >= liveness.MISSES)
+        if gone and not over.is_set():
+            abort_collectives(lost_message(group.names(gone)))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    except tf.errors.OpError:
+        if gone:
+            raise OSError(lost_message(group.names(gone))) from None
+        raise
+    finally:
+        over.set()
+        thread.join(liveness.ANSWER_TIME)
+
+
+def follow_first_worker(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]) -> None:
+    """Gives every worker the values that the first one has, and waits until all workers have come here.
+
+    Does nothing in a single process. Integers must be below 2^53.
+    """
+    if not in_several_processes(strategy):
+        return
+    leads = strategy.cluster_resolver.task_id == 0
+
+    @tf.function(autograph=False)
+    def values_of_first(values: list[tf.Tensor]) -> list[tf.Tensor]:
+        replica = tf.distribute.get_replica_context()
+        own = tf.equal(replica.replica_id_in_sync_group, 0) if leads else tf.constant(False)
+        # Chosen rather than multiplied by 0: a best bpd is infinite until there is one.
+        totals = [tf.where(own, v, tf.zeros_like(v)) for v in [*values, tf.constant(1.0)]]
+        for dtype in sorted({v.dtype.name for v in totals}):  # TensorFlow sums one dtype at a time
+            places = [i for i, v in enumerate(totals) if v.dtype.name == dtype]
+            sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, [totals[i] for i in places])
+            for i, total in zip(places, sums, strict=True):
+                totals[i] = total
+        return totals
+
+    values = [variable.read_value() for variable in variables]
+    numbers = [value if value.dtype.is_floating else tf.cast(value, tf.float64) for value in values]
+    totals = strategy.run(values_of_first, args=(numbers,))
+    for variable, total in zip(variables, totals, strict=False):
+        variable.assign(tf.cast(strategy.experimental_local_results(total)[0], variable.dtype))

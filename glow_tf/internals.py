@@ -1,0 +1,175 @@
+"""Every use of a private or undocumented API of TensorFlow or Keras, in one place.
+
+Each entry says what it is for and which versions it was seen to work with. `tests/test_internals.py` has one
+test per entry that fails when a release changes its meaning. No other module of this package touches a
+private API; `tests/test_imports.py` checks that.
+
+Seen with TensorFlow 2.18 and 2.21, Keras 3.12 and 3.15.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Keras: layers and models
+
+
+def with_values(variables: Sequence[keras.Variable], values: Sequence[tf.Tensor]) -> keras.StatelessScope:
+    """Returns a scope within which the variables have other values.
+
+    `StatelessScope(state_mapping=…)` refuses values of another shape; `add_update`, which Keras calls itself
+    on `assign`, does not check. A stack's weights have one axis more than the variables they stand for.
+    """
+    scope = keras.StatelessScope()
+    for variable, value in zip(variables, values, strict=True):
+        scope.add_update((variable, value))
+    return scope
+
+
+def untracked(**attributes: Any) -> types.SimpleNamespace:
+    """Holds layers as attributes of a layer without Keras tracking them or their variables.
+
+    Keras tracks layers, variables, and lists, tuples, sets and dicts of them, but does not look into other
+    objects.
+    """
+    return types.SimpleNamespace(**attributes)
+
+
+class BuiltBeforeFit(keras.Model):
+    """A model whose `fit` and `evaluate` need not build it.
+
+    Keras's `_maybe_symbolic_build` takes a batch from the data to trace the model with. There is nothing
+    left to build, and with several processes the batch cannot be taken.
+    """
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        pass
+
+
+# Keras: optimizers
+
+
+class SumsGradientsOnce:
+    """Mixin for a Keras optimizer that can be told that gradients are already summed over replicas.
+
+    Keras's TensorFlow optimizers call `_all_reduce_sum_gradients` in `apply`. If a release no longer did, the
+    gradients of n replicas would be summed twice, silently.
+
+    Attributes:
+      sums_gradients: whether `apply` sums the gradients over the replicas, as Keras does.
+    """
+
+    sums_gradients = True
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: list) -> list:
+        return super()._all_reduce_sum_gradients(grads_and_vars) if self.sums_gradients else grads_and_vars
+
+
+def adam_moments(
+    optimizer: keras.optimizers.Adam, variable: tf.Variable
+) -> tuple[keras.Variable, keras.Variable]:
+    """Returns Adam's first and second moment of a variable."""
+    index = optimizer._get_variable_index(variable)
+    return optimizer._momentums[index], optimizer._velocities[index]
+
+
+def adamax_moments(
+    optimizer: keras.optimizers.Adamax, variable: tf.Variable
+) -> tuple[keras.Variable, keras.Variable]:
+    """Returns Adamax's first moment of a variable and its norm."""
+    index = optimizer._get_variable_index(variable)
+    return optimizer._m[index], optimizer._u[index]
+
+
+def resource_handle(variable: keras.Variable | tf.Variable) -> tf.Tensor:
+    """Returns the handle that TensorFlow's optimizer kernels take; of the local copy, within a replica."""
+    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
+
+
+# TensorFlow: functions and graphs
+
+
+def function_kept_whole(function: Callable) -> tf.types.experimental.PolymorphicFunction:
+    """Returns a `tf.function` whose every call stays one node of the graph, by the attribute `_noinline`.
+
+    TensorFlow then optimises the function once for all its calls, and starts nothing in it, nor takes memory
+    for it, before its inputs are there.
+    """
+    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+
+
+# TensorFlow: replicas and processes
+
+
+def replicas_of_this_process() -> int:
+    """Returns how many replicas of the current strategy this process computes."""
+    if not tf.distribute.has_strategy():
+        return 1
+    return len(tf.distribute.get_strategy().extended.worker_devices)
+
+
+def send_eager_operations_one_by_one() -> None:
+    """Makes TensorFlow wait for each operation that it runs eagerly on another process.
+
+    Operations outside of functions make and initialise variables. Streamed, as is TensorFlow's default, one
+    run in a dozen read a variable before it was there. Read when processes connect, from the environment.
+    """
+    import os
+
+    os.environ["TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"] = "false"
+
+
+def wait_for_heartbeats(seconds: float) -> None:
+    """Sets how long TensorFlow waits for a heartbeat of `TF_CONFIG`'s workers before it ends the run.
+
+    Heartbeats wait behind weights and gradients on the link, and TensorFlow waits 5 seconds for them.
+    MultiWorkerMirroredStrategy configures the coordination service in this way unless it has been done, and
+    has no argument for the time.
+    """
+    from tensorflow.python.distribute import collective_all_reduce_strategy as strategy
+    from tensorflow.python.distribute import multi_worker_util
+    from tensorflow.python.eager import context
+
+    if context.context().coordination_service is not None:
+        return
+    workers = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
+    make_job = strategy.coordination_config_pb2.CoordinatedJob
+    context.context().configure_coordination_service(
+        "standalone",
+        multi_worker_util.coordination_leader(workers),
+        heartbeat_timeout_in_ms=int(2000 * seconds),  # each heartbeat has half of it
+        coordinated_jobs=[make_job(name="worker", num_tasks=workers.num_tasks("worker"))],
+    )
+
+
+def abort_collectives(reason: str) -> None:
+    """Makes every collective operation that waits for another process fail with `reason`."""
+    from tensorflow.python.eager import context
+
+    context.context().abort_collective_ops(tf.errors.UNAVAILABLE, reason)
+
+
+@contextlib.contextmanager
+def without_retracing_warnings() -> Iterator[None]:
+    """Within the context, TensorFlow's warnings about retracing are not logged.
+
+    When several processes save a checkpoint, TensorFlow traces a function of its own anew each time, and
+    warns of that.
+    """
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "retracing" not in record.getMessage()
+
+    logger = tf.get_logger()
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)

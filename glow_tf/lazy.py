@@ -1,0 +1,35 @@
+"""Public names of a package that are imported when they are first used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def lazy_exports(
+    package: str, modules: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Makes `__getattr__`, `__dir__` and `__all__` of a package whose names are imported on first use.
+
+    Importing TensorFlow takes seconds. A package that exports its names this way costs nothing until one of
+    them is asked for, and modules beside it that need no TensorFlow do not load it.
+
+    Args:
+      package: the package's `__name__`.
+      modules: public names by the submodule that defines them. No name may equal a submodule's.
+
+    Returns:
+      The package's `__getattr__`, `__dir__` and `__all__`.
+    """
+    homes = {name: module for module, names in modules.items() for name in names}
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return get, lambda: sorted({*vars(sys.modules[package]), *homes}), sorted(homes)

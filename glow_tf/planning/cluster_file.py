@@ -1,0 +1,124 @@
+"""The devices and links that a run is planned for, and the file that describes them. Pure Python."""
+
+from __future__ import annotations
+
+import configparser
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping
+
+from glow_tf.errors import ConfigError
+
+SEGMENT_BYTES = 1460  # of TCP
+DEVICE = "device "
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """One device.
+
+    Attributes:
+      name: its name.
+      speed: arithmetic speed relative to the device that was calibrated; used where `flops` is 0.
+      flops: sustained floating-point operations per second; 0 if the device is given by its speed.
+      memory: bytes.
+    """
+
+    name: str
+    speed: float
+    flops: float
+    memory: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Devices, and the link between any two of them.
+
+    Attributes:
+      title: its name in tables.
+      devices: all devices, in the order in which parts are placed on them.
+      bandwidth: bytes per second in one direction.
+      latency: seconds in one direction.
+      loss: fraction of packets lost.
+    """
+
+    title: str
+    devices: tuple[Device, ...]
+    bandwidth: float
+    latency: float
+    loss: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second of one TCP connection; packet loss limits it, more so at a higher latency.
+
+        Reference: Mathis et al. 1997, "The macroscopic behavior of the TCP congestion avoidance algorithm".
+        """
+        if not self.loss:
+            return self.bandwidth
+        return min(self.bandwidth, 1.22 * SEGMENT_BYTES / (2 * self.latency * math.sqrt(self.loss)))
+
+    def transfer(self, size: float) -> float:
+        """Returns the seconds until `size` bytes have arrived."""
+        return self.latency + size / self.rate if size else 0.0
+
+
+def read_cluster_file(path: str | pathlib.Path) -> Cluster:
+    """Reads a description of a cluster.
+
+        [cluster]      title; mbit, latency_ms and loss of the link between any two devices
+        [device NAME]  count; memory_gb; and gflops (sustained, billions of operations per second), or speed
+                       (relative to the calibrated device)
+
+    Raises:
+      ConfigError: the file does not exist, or holds something else.
+    """
+    parser = configparser.ConfigParser(delimiters=("=",), comment_prefixes=("#",), interpolation=None)
+    try:
+        with open(path, encoding="utf-8") as file:
+            parser.read_file(file)
+        link = dict(parser["cluster"]) if "cluster" in parser else {}
+        devices: list[Device] = []
+        for name in parser.sections():
+            if name != "cluster":
+                devices += _devices(name, parser[name])
+        cluster = _cluster(link, devices, pathlib.Path(path).stem)
+    except KeyError as error:
+        raise ConfigError(f"cluster file: {error} is missing. Received: cluster={str(path)!r}") from None
+    except (OSError, configparser.Error, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cluster file: {reason}. Received: cluster={str(path)!r}") from None
+    return cluster
+
+
+def _devices(section: str, own: Mapping[str, str]) -> list[Device]:
+    if not section.startswith(DEVICE):
+        raise ValueError(f"sections must be cluster and device NAME, not {section}")
+    if unknown := set(own) - {"count", "memory_gb", "gflops", "speed"}:
+        raise ValueError(f"[{section}] must hold count, memory_gb, gflops or speed, not {sorted(unknown)}")
+    if ("gflops" in own) == ("speed" in own):
+        raise ValueError(f"[{section}] must hold either gflops or speed")
+    flops, speed = 1e9 * float(own.get("gflops", 0)), float(own.get("speed", 1))
+    if "gflops" in own and not flops > 0:
+        raise ValueError(f"[{section}] must have positive gflops")
+    device = Device(section.removeprefix(DEVICE), speed, flops, 1e9 * float(own["memory_gb"]))
+    return [device] * int(own.get("count", 1))
+
+
+def _cluster(link: Mapping[str, str], devices: list[Device], name: str) -> Cluster:
+    if unknown := set(link) - {"title", "mbit", "latency_ms", "loss"}:
+        raise ValueError(f"[cluster] must hold title, mbit, latency_ms and loss, not {sorted(unknown)}")
+    cluster = Cluster(
+        link.get("title", name),
+        tuple(devices),
+        float(link["mbit"]) * 1e6 / 8,
+        float(link.get("latency_ms", 0)) / 1e3,
+        float(link.get("loss", 0)),
+    )
+    numbers = [cluster.bandwidth, *(n for d in devices for n in (d.speed, d.flops or 1, d.memory))]
+    if not devices or not all(0 < n < math.inf for n in numbers) or not 0 <= cluster.loss < 1:
+        raise ValueError("there must be a device, and numbers must be positive")
+    if not 0 <= cluster.latency < math.inf or (cluster.loss and not cluster.latency):
+        raise ValueError("latency_ms must not be negative, and must be positive where packets are lost")
+    return cluster

@@ -1,0 +1,202 @@
+"""One run: its configuration, and everything that is made from it before the first epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from glow_tf import data
+from glow_tf.config import RunConfig
+from glow_tf.data.memory import check_memory
+from glow_tf.devices import strategies
+from glow_tf.devices.processes import ProcessGroup
+from glow_tf.glow import Glow
+from glow_tf.partition import PartLayout, part_layouts
+from glow_tf.run import tables
+from glow_tf.run.checkpoints import Checkpoints, checkpoint_bytes
+from glow_tf.run.workdir import Workdir
+from glow_tf.schedule import Phase, epoch_costs, phases_of, turn_starts
+from glow_tf.training import inputs
+from glow_tf.training.optimizers import make_optimizers
+from glow_tf.training.prefix import PrefixCache, cache_bytes, cached_parts
+from glow_tf.training.trainer import PartsTrainer
+
+# Room that a run needs on disk: the last, the best and the new checkpoint, and the export (a third of one).
+CHECKPOINTS_ON_DISK = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run consists of, made by `prepare`.
+
+    Attributes:
+      config: all settings.
+      workdir: the run's folder; on a worker other than the first, a temporary one.
+      group: the run's processes; None for a single process.
+      images: training, validation and test images.
+      phases: the phase of every epoch.
+      layouts: the parts.
+      trainer: compiled.
+      checkpoints: of the trainer.
+    """
+
+    config: RunConfig
+    workdir: Workdir
+    group: ProcessGroup | None
+    images: data.ImageData
+    phases: tuple[Phase, ...]
+    layouts: tuple[PartLayout, ...]
+    trainer: PartsTrainer
+    checkpoints: Checkpoints
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the workdir: it is the only one, or the first."""
+        return self.group is None or self.group.leads
+
+    @property
+    def strategy(self) -> tf.distribute.Strategy:
+        """What the run is distributed by."""
+        return self.trainer.distribute_strategy
+
+    @property
+    def glow(self) -> Glow:
+        """The model."""
+        return self.trainer.glow
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps per epoch."""
+        return data.steps_per_epoch(len(self.images.train), self.config.train.batch_size)
+
+    @functools.cached_property
+    def costs(self) -> list[float]:
+        """Predicted cost of every epoch divided by the cost of an end-to-end epoch."""
+        return epoch_costs(self.layouts, self.phases, self.config.train.cache_prefix)
+
+    @functools.cached_property
+    def turns(self) -> list[int]:
+        """For every epoch (from 0), the first epoch of its turn."""
+        return turn_starts(self.phases)
+
+    @functools.cached_property
+    def parameters(self) -> list[int]:
+        """Number of trainable parameters of each part."""
+        return [sum(v.value.shape.num_elements() for v in p.trainable_variables) for p in self.glow.parts]
+
+    @functools.cached_property
+    def description(self) -> str:
+        """Describes parts and schedule."""
+        return tables.model_table(self.layouts, self.parameters, self.phases, self.costs)
+
+    @property
+    def heading(self) -> str:
+        """Describes the data and how it is distributed."""
+        images = self.images
+        shape = "×".join(map(str, images.image_shape))
+        validation = f" + {len(images.validation)} validation" if len(images.validation) else ""
+        return (
+            f"{self.config.data.dataset}: {len(images.train)} training{validation} + {len(images.test)} test "
+            f"images of {shape}, {self.steps_per_epoch} steps per epoch on "
+            f"{self.strategy.num_replicas_in_sync} replica(s)"
+        )
+
+    def training_batches(self, first_epoch: int) -> inputs.Dataset:
+        """Returns the training data from an epoch on (from 0), as `fit` takes it."""
+        return strategies.spread(self.strategy, functools.partial(self.slice_of_training, first_epoch))
+
+    def slice_of_training(self, first_epoch: int, data_slice: data.DataSlice = data.WHOLE) -> tf.data.Dataset:
+        """Returns one process's slice of the training data from an epoch on (from 0)."""
+        cached = self.trainer.prefix_caches
+        noise_epochs = [
+            turn if phase in cached else epoch
+            for epoch, (phase, turn) in enumerate(zip(self.phases, self.turns, strict=True))
+        ]
+        return data.training_batches(
+            self.images.train,
+            self.config.train.batch_size,
+            self.config.seed,
+            augment=self.config.data.augment,
+            first_epoch=first_epoch,
+            noise_epochs=noise_epochs,
+            data_slice=data_slice,
+        )
+
+    def prefix_batches(self, epoch: int) -> tf.data.Dataset:
+        """Returns one pass over all training images, as an epoch (from 0) sees them."""
+        return data.prefix_batches(
+            self.images.train,
+            self.config.train.batch_size,
+            self.config.seed,
+            epoch,
+            augment=self.config.data.augment,
+        )
+
+    def evaluation_batches(self, images: np.ndarray) -> inputs.Dataset | None:
+        """Returns what `evaluate` takes for images uint8 [N, H, W, C]; None if there are no images."""
+        if not len(images):
+            return None
+        make = functools.partial(
+            data.evaluation_batches, images, self.config.train.batch_size, self.config.seed
+        )
+        return strategies.spread(self.strategy, lambda data_slice: make(data_slice=data_slice))
+
+
+def prepare(
+    config: RunConfig, workdir: Workdir, group: ProcessGroup | None, strategy: tf.distribute.Strategy
+) -> Run:
+    """Reads the data and makes the model, the trainer and the checkpoints; claims the workdir.
+
+    Raises:
+      ConfigError: the settings, the data, the devices or the disk do not allow the run.
+    """
+    # Devices come before the data, which may take long to read: other processes wait for this one.
+    devices = strategies.part_devices(config.strategy, config.part_devices, config.model.num_parts, group)
+    images = data.load(config.data)
+    for note in images.notes:
+        print(note)
+    model = dataclasses.replace(config.model, image_shape=images.image_shape, seed=config.seed)
+    config = dataclasses.replace(config, model=model)
+    phases = phases_of(config)
+    trainer = _make_trainer(config, phases, devices, strategy, len(images.train))
+    workdir.check_space(CHECKPOINTS_ON_DISK * checkpoint_bytes(trainer))
+    workdir.claim()
+    checkpoints = Checkpoints(workdir.path / "checkpoints", trainer)
+    return Run(config, workdir, group, images, phases, part_layouts(model), trainer, checkpoints)
+
+
+def _make_trainer(
+    config: RunConfig,
+    phases: tuple[Phase, ...],
+    devices: Sequence[str],
+    strategy: tf.distribute.Strategy,
+    examples: int,
+) -> PartsTrainer:
+    train = config.train
+    steps = data.steps_per_epoch(examples, train.batch_size)
+    with strategy.scope():
+        trainer = PartsTrainer(Glow(config.model, devices, name="glow"), phases, seed=config.seed)
+        trainer.compile(
+            make_optimizers(train, phases, config.model.num_parts, steps),
+            clip_norm=train.clip_norm,
+            reversible=train.reversible,
+            part_delay=train.part_delay,
+            jit_compile=config.compiles,
+        )
+    if train.cache_prefix:
+        trainer.prefix_caches = _make_caches(trainer, examples)
+    return trainer
+
+
+def _make_caches(trainer: PartsTrainer, examples: int) -> dict[Phase, PrefixCache]:
+    parts = cached_parts(trainer.phases)
+    size = cache_bytes(part_layouts(trainer.glow.config), parts, examples)
+    names = ", ".join(str(k + 1) for k in parts)
+    what = f"the outputs of the parts before part {names}"
+    check_memory(size, what, "train without --cache_prefix")
+    print(f"cache_prefix: {what} take {size / 1e6:.0f} MB of memory")
+    return {Phase("part", (k,)): PrefixCache(trainer.glow, k, examples) for k in parts}

@@ -1,0 +1,71 @@
+"""What a run finds out about an epoch; the callbacks share one of these."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from glow_tf.run.workdir import TRAFFIC_COLUMNS
+from glow_tf.schedule import Phase
+from glow_tf.training.traffic import Traffic
+
+
+@dataclasses.dataclass
+class EpochResult:
+    """One epoch of a run, filled in by the callbacks; which callback fills in what is said in `callbacks.py`.
+
+    Attributes:
+      epoch: its number, from 1.
+      phase: what it trains.
+      cache_seconds: time spent on filling a prefix cache before it.
+      means: of what the training steps reported, such as `local_bpd_1`.
+      seconds: training alone, the filling of a cache included.
+      total_seconds: `seconds` of this and all earlier epochs.
+      eval_seconds: time spent on evaluation.
+      images_per_second: training images per second of training.
+      waits: for parts on their own devices, part (from 1) → the fraction of `seconds` that it waited.
+      test: test bits/dim and its standard error.
+      validation: the same on validation images; None if there are none.
+      traffic: what a training step moved between devices.
+      peak_memory_mb: the process's peak memory so far.
+      grid: the sample grid, uint8 [H, W, C]; None if none was drawn.
+      non_finite_samples: pixels of the grid that were not finite; None if none was drawn.
+    """
+
+    epoch: int = 0
+    phase: Phase | None = None
+    cache_seconds: float = 0.0
+    means: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+    total_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    images_per_second: float = 0.0
+    waits: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    test: tuple[float, float] | None = None
+    validation: tuple[float, float] | None = None
+    traffic: Traffic | None = None
+    peak_memory_mb: float = 0.0
+    grid: np.ndarray | None = None
+    non_finite_samples: int | None = None
+
+    def history_row(self) -> dict[str, str]:
+        """Returns the epoch's row of history.csv; columns that the phase does not compute are left out."""
+        row = {
+            "epoch": str(self.epoch),
+            "phase": self.phase.kind,
+            "active_parts": self.phase.active_parts,
+            "peak_memory_mb": f"{self.peak_memory_mb:.0f}",
+            "images_per_second": f"{self.images_per_second:.3f}",
+        }
+        for name in ("seconds", "total_seconds", "eval_seconds"):
+            row[name] = f"{getattr(self, name):.3f}"
+        for name, value in self.means.items():
+            column = "train_bpd" if name == "bpd" else name
+            row[column] = f"{value:.6f}"
+        for name in ("test", "validation"):
+            if found := getattr(self, name):
+                row[f"{name}_bpd"], row[f"{name}_bpd_se"] = (f"{value:.6f}" for value in found)
+        row.update({name: str(value) for name, value in zip(TRAFFIC_COLUMNS, self.traffic, strict=True)})
+        return row

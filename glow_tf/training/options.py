@@ -1,0 +1,78 @@
+"""How training steps are computed: the options of `PartsTrainer.compile`, checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from glow_tf.devices.strategies import compiles_by_default
+from glow_tf.devices.workers import in_several_processes
+from glow_tf.glow import Glow
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileOptions:
+    """See `PartsTrainer.compile`."""
+
+    clip_norm: float
+    reversible: bool
+    part_delay: int
+    jit_compile: bool | str
+    steps_per_execution: int = 1
+    run_eagerly: bool = False
+
+    def checked(
+        self,
+        glow: Glow,
+        strategy: tf.distribute.Strategy,
+        optimizers: Sequence[keras.optimizers.Optimizer],
+    ) -> CompileOptions:
+        """Returns the options with `jit_compile` decided.
+
+        Raises:
+          ValueError: there is not one optimizer per part, or options are negative or exclude each other.
+        """
+        _check_optimizers(optimizers, len(glow.parts))
+        jit_compile = self.jit_compile
+        if jit_compile == "auto":
+            alone = strategy.num_replicas_in_sync == 1 and not glow.part_devices
+            jit_compile = alone and not self.run_eagerly and compiles_by_default()
+        options = dataclasses.replace(self, jit_compile=bool(jit_compile))
+        options._check_combination(glow, strategy)
+        return options
+
+    def to_config(self) -> dict[str, float | bool | int]:
+        """Returns the options that a saved trainer keeps: not where or how steps are computed."""
+        return {name: getattr(self, name) for name in ("clip_norm", "reversible", "part_delay")}
+
+    def _check_combination(self, glow: Glow, strategy: tf.distribute.Strategy) -> None:
+        replicas, placed = strategy.num_replicas_in_sync, bool(glow.part_devices)
+        wrong = {
+            "steps_per_execution must be 1 in several processes": self.steps_per_execution != 1
+            and in_several_processes(strategy),
+            "part_delay and clip_norm must not be negative": min(self.part_delay, self.clip_norm) < 0,
+            "a glow whose parts have their own devices is trained by one replica": placed and replicas > 1,
+            "part_delay needs a glow with part_devices": self.part_delay and not placed,
+            "jit_compile needs one replica, and parts that share its device": self.jit_compile
+            and (placed or replicas > 1),
+        }
+        for expected, is_wrong in wrong.items():
+            if is_wrong:
+                raise ValueError(
+                    f"{expected}. Received: part_delay={self.part_delay}, clip_norm={self.clip_norm}, "
+                    f"steps_per_execution={self.steps_per_execution}, jit_compile={self.jit_compile}, "
+                    f"part_devices={glow.part_devices}, {replicas} replicas"
+                )
+
+
+def _check_optimizers(optimizers: Sequence[keras.optimizers.Optimizer], num_parts: int) -> None:
+    if len(optimizers) != num_parts:
+        raise ValueError(
+            f"compile needs one optimizer for each of the {num_parts} parts. "
+            f"Received: {len(optimizers)} optimizers"
+        )
+    if len({id(optimizer) for optimizer in optimizers}) < num_parts:
+        raise ValueError("compile needs a separate optimizer for each part. Received: one of them twice")

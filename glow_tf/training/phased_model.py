@@ -1,0 +1,101 @@
+"""A Keras model that has one train function per phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from glow_tf.devices.strategies import step_of_worker
+from glow_tf.devices.workers import in_several_processes
+from glow_tf.internals import BuiltBeforeFit
+from glow_tf.schedule import Phase, end_to_end
+
+
+class PhasedModel(BuiltBeforeFit):
+    """A model whose epochs are in phases; each phase has its own train function, which is traced once.
+
+    Args:
+      phases: the phase of every epoch. Epochs beyond the last phase are end to end.
+      num_parts: number of parts.
+
+    Raises:
+      ValueError: the phases are made for another number of parts.
+    """
+
+    def __init__(self, phases: Sequence[Phase], num_parts: int, **kwargs):
+        super().__init__(**kwargs)
+        every = tuple(range(num_parts))
+        for phase in phases:
+            if not set(phase.active) <= set(every) or (phase.kind != "part" and phase.active != every):
+                raise ValueError(
+                    f"phases must be made for the {num_parts} parts of the glow. "
+                    f"Received: phase '{phase}' of parts {phase.active_parts}"
+                )
+        self.phases = tuple(phases)
+        self._num_parts = num_parts
+        self._phase = self.phase_of(0)
+        self._train_functions: dict[Phase, Callable] = {}
+
+    def build(self, input_shape: Any = None) -> None:
+        """Marks the model as built; a subclass calls it when it has everything that Keras is to track."""
+        self.built = True
+
+    def phase_of(self, epoch: int) -> Phase:
+        """Returns the phase of an epoch, counted from 0."""
+        return self.phases[epoch] if epoch < len(self.phases) else end_to_end(self._num_parts)
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that a training step is in."""
+        return self._phase
+
+    def set_phase(self, phase: Phase) -> None:
+        """Swaps in a phase's train function; makes it if needed, to be traced by its first step."""
+        if phase not in self._train_functions:
+            if in_several_processes(self.distribute_strategy):
+                self.train_function = step_of_worker(self.distribute_strategy, self.train_step)
+            else:
+                super().make_train_function(force=True)
+            self._train_functions[phase] = self.train_function
+        self._phase = phase
+        self.train_function = self._train_functions[phase]
+
+    def forget_train_functions(self) -> None:
+        """Drops all train functions, so that each phase is traced anew."""
+        self._train_functions = {}
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Makes the current phase's train function, or swaps in the one there is."""
+        if force:
+            self._train_functions.pop(self._phase, None)
+        self.set_phase(self._phase)
+
+    def make_test_function(self, force: bool = False) -> None:
+        """Makes the test function."""
+        if not in_several_processes(self.distribute_strategy):
+            super().make_test_function(force)
+        elif self.test_function is None or force:
+            self.test_function = step_of_worker(self.distribute_strategy, self.test_step)
+
+    def on_epoch_start(self) -> None:
+        """Called at the start of an epoch, when its phase is set."""
+
+    def on_step_end(self, last: bool) -> None:
+        """Called after each training step; `last` says whether it was the epoch's last."""
+
+
+class PhaseSwitch(keras.callbacks.Callback):
+    """Puts a `PhasedModel` into the phase of each epoch."""
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the phase."""
+        self.model.set_phase(self.model.phase_of(epoch))
+        self.model.reset_metrics()
+        self.model.on_epoch_start()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Tells the model that a step has ended, before Keras validates."""
+        steps = self.params["steps"]
+        self.model.on_step_end(last=steps is not None and batch + 1 >= steps)

@@ -1,0 +1,85 @@
+"""Queues between parts on their own devices, so that all parts work at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from glow_tf.glow import Glow, Passage
+
+
+class DelayQueues:
+    """A queue before every part but the first, in which each batch waits for `delay` steps.
+
+    While part 1 works on a batch, part 2 works on the one from `delay` steps ago, and so on. No gradient goes
+    back, so each part sees the same batches, made with the same weights, as it would without queues.
+
+    An epoch: `start`, then one `arrived` per training step, then `flush`.
+
+    Args:
+      glow: a model whose parts have devices; each queue is on the device of the part after it.
+      batch_spec: `element_spec` of the training data, with a known batch size.
+      delay: steps that a batch waits before each part, at least 1.
+    """
+
+    def __init__(self, glow: Glow, batch_spec: Any, delay: int):
+        self.delay = delay
+        self.batch_spec = batch_spec
+        self._num_parts = len(glow.parts)
+        self._step = tf.Variable(0, trainable=False)
+        self._batches = tf.Variable(0, trainable=False)
+        size = tf.nest.flatten(batch_spec)[0].shape[0]
+        self._queues: dict[int, _Queue] = {}
+        self._on_device_of = glow.on_device_of
+        for k in range(1, self._num_parts):
+            shape = glow.parts[k - 1].output_event_shape
+            with glow.on_device_of(k):
+                self._queues[k] = _Queue(((size, *shape), (size,), (size, k)), delay, glow.compute_dtype)
+
+    def start(self) -> None:
+        """Starts an epoch: what the queues still hold belongs to no batch of it."""
+        self._step.assign(0)
+        self._batches.assign(self._batches.dtype.max // 2)  # unknown until `flush`
+
+    def arrived(self) -> list[tf.Tensor]:
+        """Counts a step; returns for each part whether it has a batch of this epoch to work on, bool []."""
+        step = self._step.assign_add(1)
+        behind = [k * self.delay for k in range(self._num_parts)]
+        return [(step > late) & (step <= self._batches + late) for late in behind]
+
+    def exchange(self, k: int, passage: Passage) -> Passage:
+        """Puts a batch into the queue before part k, and returns the one that has waited there longest."""
+        with self._on_device_of(k):
+            return self._queues[k].exchange(passage)
+
+    def flush(self, step: Callable[[Iterator], Any]) -> None:
+        """Ends an epoch: runs the queued batches through the remaining parts.
+
+        Args:
+          step: the train function of the phase, which takes an iterator over batches.
+        """
+        self._batches.assign(self._step)
+        nothing = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), self.batch_spec)
+        batches = iter(tf.data.Dataset.from_tensors(nothing).repeat())
+        for _ in range((self._num_parts - 1) * self.delay):
+            step(batches)
+
+
+class _Queue:
+    """The passages of the last `delay` batches, oldest first; zeros before there are any."""
+
+    def __init__(self, shapes: tuple, delay: int, dtype: str):
+        self._places = [
+            [tf.Variable(tf.zeros(shape, dtype), trainable=False) for shape in shapes] for _ in range(delay)
+        ]
+
+    def exchange(self, passage: Passage) -> Passage:
+        waiting = [[variable.read_value() for variable in place] for place in self._places]
+        newest = [passage.h, passage.log_likelihood, tf.stack(passage.truncated, axis=1)]
+        for place, values in zip(self._places, [*waiting[1:], newest], strict=True):
+            for variable, value in zip(place, values, strict=True):
+                variable.assign(value)
+        h, log_likelihood, truncated = waiting[0]
+        return Passage(h, log_likelihood, tuple(tf.unstack(truncated, axis=1)))

@@ -1,0 +1,43 @@
+"""What a training step moves between devices."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from glow_tf.cost import crossing_bytes
+from glow_tf.glow import Glow
+from glow_tf.partition import part_layouts
+from glow_tf.schedule import Phase
+from glow_tf.training.objective import trained_variables
+
+
+class Traffic(NamedTuple):
+    """Bytes that a training step moves between devices.
+
+    Attributes:
+      forward: activations and log-likelihood per image, over all the cuts that the image crosses.
+      backward: their gradients per image.
+      all_reduce: the gradients per step that data parallelism would reduce over its replicas.
+    """
+
+    forward: int
+    backward: int
+    all_reduce: int
+
+
+def step_traffic(glow: Glow, phase: Phase, *, cached: bool = False) -> Traffic:
+    """Computes what a step of a phase moves.
+
+    Args:
+      glow: the model.
+      phase: which parts run, and whether gradients cross the cuts.
+      cached: whether a `PrefixCache` holds the outputs of the parts before the trained one; then nothing
+        crosses a cut.
+    """
+    size = tf.as_dtype(glow.compute_dtype).size
+    last = 0 if cached else phase.last
+    forward, backward = crossing_bytes(part_layouts(glow.config), last, phase.end_to_end, float_bytes=size)
+    values = [v.value for group in trained_variables(glow, phase) for v in group]
+    return Traffic(forward, backward, sum(v.shape.num_elements() * v.dtype.size for v in values))

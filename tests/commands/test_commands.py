@@ -1,0 +1,226 @@
+"""The installed commands: help, flags, flagfiles by name, and how they end."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import pytest
+from absl import flags as absl_flags
+from conftest import ROOT
+
+from glow_tf.commands import cli, configs, run_flags
+from glow_tf.errors import ConfigError, NonFiniteError
+
+
+def module(main, define=lambda values: None, **more):
+    """A command that does what a test wants."""
+    command = types.ModuleType("command", "Does something.")
+    command.define, command.main = define, main
+    for name, value in more.items():
+        setattr(command, name, value)
+    return command
+
+
+def test_help_lists_every_command_and_loads_no_tensorflow():
+    program = (
+        "import sys; from glow_tf.commands import cli; status = cli.main(['--help'])\n"
+        "statuses = [status, *(cli.run(name, ['--help']) for name in cli.COMMANDS)]\n"
+        "heavy = {'tensorflow', 'keras', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'{statuses} {heavy}' if any(statuses) or heavy else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    overview = result.stdout.split("`glow-tf COMMAND --help`")[0]
+    for name in cli.COMMANDS:
+        (line,) = [line for line in overview.splitlines() if line.split()[:1] == [name]]
+        assert line.endswith(".")
+        assert len(line) <= 110
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_help_of_a_command_shows_an_example_and_each_flag_with_its_default(name, capsys):
+    assert cli.run(name, ["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"glow-tf {name} --" in shown
+    values = absl_flags.FlagValues()
+    cli._module(name).define(values)
+    for flag in values:
+        assert f"  --{flag}=" in shown
+        assert " ".join(values[flag].help.split()) in " ".join(shown.split())
+    assert "--flagfile=" in shown
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_script_in_train_runs_each_command(name):
+    script = ROOT / "train" / {"train": "main.py"}.get(name, f"{name}.py")
+    assert f'cli.run("{name}")' in script.read_text()
+    result = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert f"glow-tf {name} --" in result.stdout
+
+
+def test_a_command_that_does_not_exist_is_named(capsys):
+    assert cli.main(["tarin"]) == 1
+    expected = "glow-tf needs a command first: train, launch, plan, experiment, report. Received: 'tarin'"
+    assert capsys.readouterr().err == f"Error: {expected}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["quickstart"], "flags are written --name=value. Received: ['quickstart']"),
+        (["--", "--seed=1"], "flags are written --name=value. Received: ['--seed=1']"),
+        (["--workdirr=x"], "Unknown command line flag 'workdirr'. Did you mean: workdir ?"),
+        (["--seed=x"], "flag --seed=x: invalid literal for int() with base 10: 'x'"),
+        (["--seed"], "Missing value for flag --seed"),
+        (["--noexport=1"], "--noexport=1 does not take an argument"),
+        (
+            ["--flagfile=none"],
+            "flagfile must be a file, or the name of a config that comes with glow_tf: base,",
+        ),
+        (["--flagfile="], "Received: flagfile=''"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments, message, capsys):
+    assert cli.run("train", arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_launch_takes_the_flags_of_train_after_dashes(capsys):
+    assert cli.run("launch", ["--", "--flagfile=quickstart"]) == 1
+    expected = "glow-tf launch needs either --parts or --workers=N. Received: --parts=False, --workers=0"
+    assert expected in capsys.readouterr().err
+    assert cli.run("launch", ["--parts", "--", "--flagfile=quickstart", "--parts=5,5"]) == 1
+    assert "which adds up to 10" in capsys.readouterr().err
+
+
+def test_later_flags_win_over_flagfiles_and_one_another(tmp_path):
+    (tmp_path / "own.cfg").write_text("# a comment\n// another\n\n  --seed=3\n--width=7\n--notensorboard\n")
+    config = run_flags.config_of(["--seed=1", "--flagfile=quickstart", f"--flagfile={tmp_path}/own.cfg"])
+    assert (config.seed, config.model.width, config.tensorboard, config.workdir) == (
+        3,
+        7,
+        False,
+        "runs/quickstart",
+    )
+    assert run_flags.config_of(["--flagfile", "quickstart", "--width", "9", "--width=8"]).model.width == 8
+
+
+def test_flagfiles_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for value in ("paper_5", "paper_5.cfg", "configs/paper_5.cfg"):
+        config = run_flags.config_of([f"--flagfile={value}"])  # which includes configs/base.cfg
+        assert (config.model.parts, config.train.batch_size) == ("across_block:3", 256)
+    # A file of the current folder goes first, and what it includes may come with the package.
+    (tmp_path / "paper_5.cfg").write_text("--flagfile=base\n--seed=5\n--workdir=mine\n")
+    assert run_flags.config_of(["--flagfile=paper_5.cfg"]).seed == 5
+    # A config of the package includes those of the package.
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "base.cfg").write_text("--seed=6\n")
+    assert run_flags.config_of(["--flagfile=paper_5"]).seed == 0
+    assert run_flags.config_of(["--flagfile=configs/base.cfg", "--workdir=x"]).seed == 6
+
+
+def test_studies_and_clusters_are_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert configs.find("study", "digits_tiny").name == "digits_tiny.cfg"
+    assert configs.find("cluster", "eight_v100").parent.name == "clusters"
+    assert "digits_tiny" in configs.names("study")
+    with pytest.raises(ConfigError, match=r"cluster must be a file, or .*eight_home.* Received: cluster='x'"):
+        configs.find("cluster", "x")
+
+
+def test_a_flagfile_that_includes_itself_is_refused(tmp_path):
+    path = tmp_path / "own.cfg"
+    path.write_text(f"--flagfile={path}\n")
+    with pytest.raises(ConfigError, match="must not include itself"):
+        run_flags.config_of([f"--flagfile={path}"])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (ConfigError("a setting"), 1, "Error: a setting\n"),
+        (NonFiniteError("a loss"), 1, "Error: a loss\n"),
+        (OSError(28, "No space left on device"), 1, "Error: [Errno 28] No space left on device\n"),
+        (KeyboardInterrupt(), 130, "\nInterrupted. Run the same command again to continue.\n"),
+    ],
+)
+def test_an_expected_end_is_a_sentence_and_a_status(error, status, message, capsys):
+    def main(values):
+        raise error
+
+    assert cli.run_module(module(main), []) == status
+    assert capsys.readouterr().err == message
+
+
+def test_a_mistake_in_the_program_is_not_hidden():
+    def main(values):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.run_module(module(main), [])
+
+
+def test_the_status_is_what_main_returns():
+    assert cli.run_module(module(lambda values: None), []) == 0
+    assert cli.run_module(module(lambda values: 3), []) == 3
+    after = module(lambda values, rest: len(rest), FLAGS_AFTER_DASHES="train")
+    assert cli.run_module(after, ["--", "--a=1", "--help"]) == 2
+
+
+def test_commands_have_flags_of_their_own():
+    before = set(absl_flags.FLAGS)
+    for name in cli.COMMANDS:
+        cli._module(name).define(absl_flags.FlagValues())
+    assert set(absl_flags.FLAGS) == before
+
+
+@pytest.mark.slow
+def test_an_installation_outside_of_the_clone_trains_by_name(tmp_path):
+    environment, home = tmp_path / "venv", tmp_path / "home"
+    home.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=200)
+    python = environment / "bin" / "python"
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = environment / "lib" / version / "site-packages"
+    source = tmp_path / "source"
+    subprocess.run(["cp", "-r", *(ROOT / name for name in SOURCE), _made(source)], check=True)
+    # Only the build tools are downloaded: the other packages are those of the tests' environment. PYTHONPATH
+    # does not read its .pth files, so the clone is not found there.
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", source]
+    subprocess.run(install, check=True, timeout=300)
+    dependencies = {p for p in sys.path if pathlib.Path(p).name in ("site-packages", "dist-packages")}
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join([str(packages), *sorted(dependencies)])}
+
+    def glow_tf(*arguments):
+        command = [environment / "bin" / "glow-tf", *arguments]
+        return subprocess.run(command, cwd=home, env=path, capture_output=True, text=True, timeout=300)
+
+    where = [python, "-c", "import glow_tf; print(glow_tf.__file__)"]
+    found = subprocess.run(where, cwd=home, env=path, capture_output=True, text=True)
+    assert pathlib.Path(found.stdout.strip()).parent == packages / "glow_tf"
+    assert (packages / "glow_tf" / "py.typed").exists()
+    assert "  experiment  " in glow_tf("--help").stdout
+    plan = glow_tf("plan", "--flagfile=paper_5", "--cluster=eight_v100")
+    assert plan.returncode == 0, plan.stderr
+    small = ["--part_epochs=1", "--finetune_epochs=0", "--flow_steps=2", "--width=8", "--train_examples=128"]
+    trained = glow_tf("train", "--flagfile=quickstart", *small)
+    assert trained.returncode == 0, trained.stderr
+    assert (home / "runs" / "quickstart" / "export" / "saved_model.pb").exists()
+    study = glow_tf("experiment", "--study=digits_tiny", "--quick")
+    assert study.returncode == 0, study.stdout + study.stderr
+    assert (home / "runs" / "studies" / "digits_tiny_quick" / "results.csv").exists()
+
+
+SOURCE = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "glow_tf", "configs")
+
+
+def _made(folder):
+    folder.mkdir()
+    return folder

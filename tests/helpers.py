@@ -1,0 +1,61 @@
+"""Small runs, and what they leave behind."""
+
+import csv
+import subprocess
+import sys
+
+from conftest import ROOT
+
+from glow_tf import RunConfig, export
+from glow_tf.run import lifecycle
+
+SMALL = {
+    "dataset": "digits",
+    "n_bits": 5,
+    "train_examples": 320,
+    "test_examples": 50,
+    "num_blocks": 2,
+    "flow_steps": 2,
+    "width": 8,
+    "parts": "across_block:2",
+    "schedule": "alternating",
+    "part_epochs": 4,
+    "finetune_epochs": 2,
+    "learning_rate": "5e-3",
+    "rate_schedule": "cosine",
+    "batch_size": 32,
+    "augment": "flip_shift",
+    "sample_every": 3,
+}
+
+
+def config(folder, **changes):
+    return RunConfig.from_settings({**SMALL, "workdir": str(folder), **changes})
+
+
+def train(settings):
+    return lifecycle.train(settings, export)
+
+
+def flags(folder, **changes):
+    return [f"--{name}={value}" for name, value in {**SMALL, "workdir": str(folder), **changes}.items()]
+
+
+def rows_of(folder):
+    with (folder / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def workdir_rows(folder):
+    try:
+        return rows_of(folder)
+    except FileNotFoundError:
+        return []
+
+
+KINDS = {"part": "--parts", "worker": "--workers=2"}
+
+
+def launch(kind, *arguments):
+    command = [sys.executable, "train/launch.py", KINDS[kind], "--", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -1,0 +1,61 @@
+"""The callbacks of a run: in which order they are, whatever the order in which they are given."""
+
+import itertools
+
+import pytest
+
+from glow_tf.run.callbacks import (
+    CheckpointEveryEpoch,
+    EpochRecord,
+    FillPrefixCaches,
+    RunCallback,
+    SampleGrid,
+    arranged,
+)
+from glow_tf.run.epoch import EpochResult
+from glow_tf.run.progress import Progress
+from glow_tf.run.tensorboard import TensorBoardByPart
+
+RESULT = EpochResult()
+
+
+def every_callback():
+    return [
+        FillPrefixCaches([], None, RESULT),
+        EpochRecord(None, 0, None, None, 0, RESULT),
+        SampleGrid(None, 1, 0, 255, RESULT),
+        TensorBoardByPart(None, "", RESULT),
+        CheckpointEveryEpoch(None, RESULT),
+        Progress([], RESULT),
+    ]
+
+
+def test_each_callback_comes_after_those_that_fill_in_what_it_needs():
+    for given in itertools.permutations(every_callback()):
+        filled = set()
+        everything = {name for callback in given for name in callback.fills}
+        for callback in arranged(given):
+            assert set(callback.needs) & everything <= filled
+            filled |= set(callback.fills)
+
+
+def test_what_no_callback_of_the_run_fills_in_is_not_waited_for():
+    _, record, _, _, checkpoint, _ = every_callback()
+    assert arranged([checkpoint, record]) == [record, checkpoint]
+
+
+def test_what_is_needed_and_filled_in_exists_in_the_result():
+    for callback in every_callback():
+        for name in (*callback.needs, *callback.fills):
+            assert name == "logged" or hasattr(RESULT, name), name
+
+
+def test_a_circle_is_refused():
+    class First(RunCallback):
+        needs, fills = ("b",), ("a",)
+
+    class Second(RunCallback):
+        needs, fills = ("a",), ("b",)
+
+    with pytest.raises(ValueError, match=r"need one another in a circle. Received"):
+        arranged([First(RESULT), Second(RESULT)])

@@ -1,0 +1,177 @@
+"""Each private API of TensorFlow and Keras still means what this package takes it to mean."""
+
+import logging
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from glow_tf import internals
+from glow_tf.training.optimizers import FusedAdam, FusedAdamax
+
+
+def test_variables_have_other_values_even_of_another_shape_within_the_scope():
+    variable = keras.Variable(np.zeros(3), dtype="float32")
+    with internals.with_values([variable], [tf.ones([2, 3])]):
+        assert variable.value.shape == (2, 3)
+        np.testing.assert_array_equal(variable.value, np.ones([2, 3]))
+    np.testing.assert_array_equal(variable.value, np.zeros(3))
+
+
+def test_assigning_within_the_scope_is_seen_by_the_scope_alone():
+    variable = keras.Variable(np.zeros(3), dtype="float32")
+    with internals.with_values([variable], [tf.ones([3])]) as scope:
+        variable.assign(tf.fill([3], 5.0))
+    np.testing.assert_array_equal(scope.get_current_value(variable), np.full(3, 5.0))
+    np.testing.assert_array_equal(variable.value, np.zeros(3))
+
+
+def test_keras_does_not_track_what_is_held_untracked():
+    layer = keras.layers.Layer()
+    inner = keras.layers.Dense(2)
+    inner.build((None, 3))
+    layer.held = internals.untracked(inner=inner)
+    assert layer.variables == []
+    layer.tracked = inner
+    assert len(layer.variables) == 2
+
+
+def test_fit_and_evaluate_do_not_build_a_model_that_is_built_before():
+    class Model(internals.BuiltBeforeFit):
+        def train_step(self, data):
+            return {"loss": tf.zeros([])}
+
+        test_step = train_step
+
+        def call(self, x):
+            raise AssertionError("Keras built the model with a batch")
+
+    model = Model()
+    model.compile()
+    model.built = True
+    model.fit(np.zeros([4, 1]), verbose=0)
+    model.evaluate(np.zeros([4, 1]), verbose=0)
+
+
+@pytest.mark.parametrize("optimizer_class", [FusedAdam, FusedAdamax])
+def test_an_optimizer_sums_gradients_over_replicas_exactly_when_it_is_to(optimizer_class):
+    """The quiet one: a hook that is not called would let the gradients be summed twice.
+
+    Both optimizers divide by the size of the gradients, so the sums are read from their first moments.
+    """
+
+    def first_moment(sums_gradients):
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
+        with strategy.scope():
+            variable = keras.Variable(np.zeros(1), dtype="float32")
+            optimizer = optimizer_class(0.1, beta_1=0.5)
+            optimizer.sums_gradients = sums_gradients
+            optimizer.build([variable])
+
+        @tf.function
+        def step():
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            optimizer.apply([tf.cast([2 * replica + 1], tf.float32)], [variable])  # 1 and 3
+
+        strategy.run(step)
+        (moment,) = [v for v in optimizer.variables if "momentum" in v.path or v.path.endswith("_m")]
+        return [float(v.numpy()[0]) for v in strategy.experimental_local_results(moment.value)]
+
+    assert first_moment(True) == [2.0, 2.0]
+    assert first_moment(False) == [0.5, 1.5]
+
+
+def test_moments_are_those_of_the_variable():
+    variables = [keras.Variable(np.zeros(n), dtype="float32") for n in (2, 3)]
+    pairs = ((FusedAdam(), internals.adam_moments), (FusedAdamax(), internals.adamax_moments))
+    for optimizer, moments in pairs:
+        optimizer.build(variables)
+        for variable in variables:
+            assert [m.shape for m in moments(optimizer, variable.value)] == [variable.shape] * 2
+        optimizer.apply([tf.ones(2), tf.ones(3)], variables)
+        for variable in variables:
+            assert all((m.numpy() > 0).all() for m in moments(optimizer, variable.value))
+
+
+def test_a_handle_is_what_tensorflows_kernels_update():
+    variable = keras.Variable(np.zeros(2), dtype="float32")
+    handle = internals.resource_handle(variable)
+    tf.raw_ops.AssignVariableOp(resource=handle, value=tf.ones(2))
+    np.testing.assert_array_equal(variable.numpy(), [1.0, 1.0])
+
+
+def test_a_function_kept_whole_stays_one_node_per_call():
+    inner = internals.function_kept_whole(lambda x: tf.sin(x) + 1)
+    outer = tf.function(lambda x: inner(inner(x)))
+    concrete = outer.get_concrete_function(tf.zeros([2]))
+    calls = [n for n in concrete.graph.as_graph_def().node if n.op.endswith("PartitionedCall")]
+    assert len(calls) == 2
+    library = concrete.graph.as_graph_def().library.function
+    assert all(f.attr["_noinline"].b for f in library)
+
+
+def test_replicas_of_this_process_are_counted_inside_and_outside_of_replicas():
+    assert internals.replicas_of_this_process() == 1
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
+    with strategy.scope():
+        assert internals.replicas_of_this_process() == 2
+    seen = []
+    strategy.run(tf.function(lambda: seen.append(internals.replicas_of_this_process())))
+    assert set(seen) == {2}
+
+
+WORKER = """
+import json, os, sys
+task = {"type": "worker", "index": 0}
+os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": ["localhost:%d"]}, "task": task})
+import tensorflow as tf
+from glow_tf import internals
+internals.wait_for_heartbeats(77.0)
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+from tensorflow.python.eager import context
+service = context.context()._coordination_service_config
+print("heartbeat", service.heartbeat_timeout_in_ms, strategy.num_replicas_in_sync)
+internals.abort_collectives("gone")
+"""
+
+
+def test_heartbeats_are_awaited_for_as_long_as_is_said_and_collectives_can_be_aborted():
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = listener.getsockname()[1]
+    result = subprocess.run(
+        [sys.executable, "-c", WORKER % port], capture_output=True, text=True, timeout=100
+    )
+    assert "heartbeat 154000 1" in result.stdout, result.stderr[-2000:]
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_eager_operations_are_not_streamed(monkeypatch):
+    import os
+
+    monkeypatch.setenv("TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE", "true")
+    internals.send_eager_operations_one_by_one()
+    assert os.environ["TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"] == "false"
+    found = subprocess.run(
+        ["grep", "-rl", "TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE", tf.sysconfig.get_lib()],
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout, "TensorFlow no longer reads the variable"
+
+
+def test_retracing_warnings_alone_are_kept_quiet(caplog):
+    logger = tf.get_logger()
+    logger.propagate = True
+    try:
+        with caplog.at_level(logging.WARNING), internals.without_retracing_warnings():
+            logger.warning("5 out of the last 5 calls triggered tf.function retracing.")
+            logger.warning("something else")
+        assert [record.getMessage() for record in caplog.records] == ["something else"]
+    finally:
+        logger.propagate = False

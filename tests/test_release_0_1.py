@@ -1,0 +1,71 @@
+"""What release 0.1 wrote is read: a workdir, `.keras` files, an export."""
+
+import pathlib
+import shutil
+import tarfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import glow_tf
+from glow_tf.commands.run_flags import config_of
+
+ARCHIVE = pathlib.Path(__file__).parent / "release_0_1" / "release_0_1.tar.gz"
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("old")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "release_0_1"
+
+
+def same_numbers(model, expected, images):
+    np.testing.assert_allclose(model.bits_per_dim(images, 5), expected["bits_per_dim"], rtol=1e-5)
+    np.testing.assert_allclose(model.encode(images), expected["encode"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(model.sample(4, 0.7, 1), expected["sample"])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("glow.keras", "expected.npz"),
+        ("trainer.keras", "expected.npz"),
+        ("finished", "expected_workdir.npz"),
+    ],
+)
+def test_models_load_with_their_numbers(old, name, expected):
+    same_numbers(glow_tf.load(old / name), np.load(old / expected), np.load(old / "images.npy"))
+
+
+def test_the_best_checkpoint_loads(old):
+    found = glow_tf.load(old / "finished", "best").bits_per_dim(np.load(old / "images.npy"), 5)
+    np.testing.assert_allclose(found, np.load(old / "expected_workdir.npz")["best"], rtol=1e-5)
+
+
+def test_an_export_loads_with_its_numbers(old):
+    model = tf.saved_model.load(str(old / "finished" / "export"))
+    same_numbers(model, np.load(old / "expected_workdir.npz"), np.load(old / "images.npy"))
+
+
+def test_a_trainer_loads_with_its_optimizers(old):
+    trainer = keras.saving.load_model(old / "trainer.keras")
+    assert [int(optimizer.iterations.value) for optimizer in trainer.optimizers] == [2, 0]
+    assert trainer.options.clip_norm == 1.0
+    assert any(np.abs(v.numpy()).max() > 0 for v in trainer.optimizers[0].variables[2:])
+
+
+def test_an_interrupted_run_goes_on_to_the_same_numbers(old, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(old / "interrupted", folder)
+    flags = [f"--flagfile={folder / 'flags.cfg'}", f"--workdir={folder}", "--noexport"]
+    glow_tf.run.lifecycle.train(config_of(flags), glow_tf.export)
+    rows, expected = (
+        np.genfromtxt(run / "history.csv", delimiter=",", names=True, encoding=None)
+        for run in (folder, old / "finished")
+    )
+    for name in ("test_bpd", "validation_bpd", "local_bpd_1"):
+        np.testing.assert_allclose(rows[name], expected[name], atol=2e-4)

@@ -1,0 +1,61 @@
+"""Training steps compiled with XLA."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import make_small_images, small_glow, weight_of
+
+from glow_tf import NonFiniteError, PartsTrainer, phases
+from glow_tf.devices import strategies
+from glow_tf.training.optimizers import FusedAdamax
+
+
+def train(jit_compile):
+    images = make_small_images(np.random.default_rng(0))
+    glow = small_glow(perturbed=False, flow_steps=1, parts="by_block:2")
+    trainer = PartsTrainer(glow, phases("simultaneous", 2, 1), seed=5)
+    trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, jit_compile=jit_compile)
+    return trainer, trainer.fit(images, batch_size=16, verbose=0).history
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return train(jit_compile=True)
+
+
+def test_compiled_steps_train_like_steps_that_are_not(compiled):
+    (trainer, history), (plain, plain_history) = compiled, train(jit_compile=False)
+    assert trainer.jit_compile
+    for a, b in zip(plain.get_weights(), trainer.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    np.testing.assert_allclose(history["bpd"], plain_history["bpd"], atol=1e-3)
+
+
+def test_a_compiled_step_that_is_not_finite_changes_nothing_and_stops_the_run(compiled, small_images):
+    trainer, _ = compiled
+    log_scale = weight_of(trainer.glow.parts[0], "block_1_flow_steps/actnorm_log_scale")
+    sound = log_scale.numpy()
+    log_scale.assign(np.full(log_scale.shape, 200.0))
+    before = trainer.glow.get_weights()
+    with pytest.raises(NonFiniteError, match=r"not finite in phase .*jit_compile=False to learn"):
+        trainer.fit(small_images, batch_size=16, epochs=1, verbose=0)
+    for a, b in zip(before, trainer.glow.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    log_scale.assign(sound)
+
+
+def test_where_steps_are_compiled_by_default_is_decided_by_the_device(monkeypatch):
+    trainer = PartsTrainer(small_glow(), phases("end_to_end", 2, 1))
+    trainer.compile([FusedAdamax() for _ in range(2)])
+    assert not trainer.jit_compile
+    gpu = [tf.config.PhysicalDevice("GPU:0", "GPU")]
+    monkeypatch.setattr(strategies.tf.config, "list_physical_devices", lambda kind=None: gpu)
+    trainer.compile([FusedAdamax() for _ in range(2)])
+    assert trainer.jit_compile
+
+
+def test_what_cannot_be_compiled_is_refused():
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice()).scope():
+        trainer = PartsTrainer(small_glow(), phases("end_to_end", 2, 1))
+    with pytest.raises(ValueError, match=r"jit_compile needs one replica.*Received: .*2 replicas"):
+        trainer.compile([FusedAdamax() for _ in range(2)], jit_compile=True)
