@@ -1,7 +1,7 @@
 # Each target works from a fresh clone: the environment is made when absent.
 PYTHON ?= python3
-# Keras 3.13.2, the oldest version that is tested, needs Python 3.11 or later.
-PYTHON_OLDEST ?= python3.11
+# The oldest versions are tested on the oldest Python that is here.
+PYTHON_OLDEST ?= $(shell python3.10 -c '' 2>/dev/null && echo python3.10 || echo python3.11)
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest

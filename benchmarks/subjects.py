@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from glow_tf import Glow, Phase, RunConfig, data, export
 from glow_tf.cost import relative_cost
+from glow_tf.internals import function_kept_whole
 from glow_tf.partition import Element, PartLayout, part_layouts
 from glow_tf.pieces import active_streams
 from glow_tf.planning.calibrate import Timed, every_phase, make_trainer, repeated, timed_blocks
@@ -132,7 +133,7 @@ def floor(
     return run
 
 
-@tf.function(autograph=False, experimental_attributes={"_noinline": True})
+@function_kept_whole
 def _gradients(x: tf.Tensor, *networks: list[tf.Tensor]) -> list[tf.Tensor]:
     """Returns the output of a chain of networks, and the gradients of its sum: input, then kernels."""
     y = x

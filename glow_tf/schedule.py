@@ -31,7 +31,7 @@ class Phase:
 
     @property
     def last(self) -> int:
-        """Index of the last part that is evaluated: nothing after it is."""
+        """Index (from 0) of the last part that is trained; the parts after it do not run."""
         return self.active[-1]
 
     def minimises_objective_of(self, k: int) -> bool:

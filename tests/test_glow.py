@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, small_glow
+from conftest import small_glow
 
 from glow_tf.config import ModelConfig
 from glow_tf.errors import ConfigError
@@ -92,14 +92,6 @@ def test_load_names_what_it_was_given(tmp_path):
     (tmp_path / "saved_model.pb").touch()
     with pytest.raises(ValueError, match=r"tf.saved_model.load.*Received"):
         load(tmp_path)
-
-
-def test_the_readmes_python_example_runs(tmp_path, monkeypatch):
-    readme = (ROOT / "README.md").read_text()
-    example = readme.split("```python\n", 1)[1].split("```", 1)[0]
-    monkeypatch.chdir(tmp_path)
-    assert example.count("\n") <= 25
-    exec(compile(example, "README.md", "exec"), {})
 
 
 def test_flow_weights_of_another_model_are_refused():

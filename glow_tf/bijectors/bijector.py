@@ -19,7 +19,7 @@ class Bijector(keras.layers.Layer):
 
     A subclass with weights MUST create them in `build`. A subclass whose weights depend on data MUST also
     override `initialize`. A bijector that `Stack` can repeat derives from `Repeatable` instead. The map must
-    be a bijection: `tests/test_bijector_contract.py` checks this for every bijector of this package.
+    be a bijection; `tests/bijectors/test_bijector_contract.py` checks that of every bijector of this package.
 
     Shapes: arguments and results are [B, H, W, C] (batch first, three event dimensions); log_det is [B],
     in nats, in the layer's compute dtype (float32 by default).

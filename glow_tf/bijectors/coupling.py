@@ -22,7 +22,7 @@ class Coupling(Repeatable):
     Inverse:   x = [a, T⁻¹(y_b; θ)]
     An affine transform is T(b; t, s) = exp(s)·b + t with log_det = Σ s; an additive one has s = 0.
 
-    The network's last convolution starts at zero, where every transform is the identity.
+    The network's last convolution starts at zero, where every transform here is the identity.
 
     Shapes: [B, H, W, C] with C even → the same.
 

@@ -25,7 +25,8 @@ class Transform(abc.ABC):
     """An invertible map of b that acts on each element separately, with parameters from a network.
 
     A subclass defines `parameters`, `forward` and `inverse`. It holds no weights. A network output of zeros
-    should give the identity, because the network starts at zero.
+    should give the identity, because the network starts at zero. Scales should be bounded, so that neither
+    direction overflows at extreme network outputs.
 
     Args:
       config: the coupling's settings.

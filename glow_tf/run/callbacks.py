@@ -27,7 +27,7 @@ class RunCallback(keras.callbacks.Callback):
 
     Attributes:
       fills: attributes of the result that the callback fills in.
-      needs: attributes that must be filled in, if another callback of the run does so, before it runs.
+      needs: attributes that the callback reads. A callback of the run that fills one in runs first.
     """
 
     fills: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class FillPrefixCaches(RunCallback):
         self.batches = batches
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Fills the cache if its turn begins, also after a restart within the turn."""
+        """Fills the cache at the start of a turn, and again after a restart within a turn."""
         phase = self.model.phase
         cache, turn = self.model.prefix_caches.get(phase), self.turns[epoch]
         self.result.epoch, self.result.phase = epoch + 1, phase

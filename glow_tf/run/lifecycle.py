@@ -38,9 +38,9 @@ def train(config: RunConfig, export: Exporter) -> Mapping[str, Any]:
 
     Everything that can be wrong with the configuration, the data and the disk is found before training.
 
-    With several processes (see `read_process_group`) process 0 has the workdir and returns the summary. Where
-    each process has a part, the others lend process 0 their devices until it ends. Workers do everything that
-    process 0 does, but write nothing.
+    With several processes (see `read_process_group`) process 0 has the workdir and returns the summary. Under
+    `part_parallel` the other processes lend process 0 their devices until it ends. Under `multi_worker` they
+    do what process 0 does, but write nothing.
 
     Args:
       config: the run.

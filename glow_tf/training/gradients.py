@@ -76,14 +76,16 @@ def gradients_by_device(
       queues: where batches wait between parts; None if they do not.
     """
     watched = {k: [v.value for v in group] for k, group in zip(phase.active, groups, strict=True)}
-    records = []
-    for k in range(phase.last + 1):
+
+    def visit(passage: Passage) -> _Record:
+        k = len(passage.truncated)
         if queues is not None and k > 0:
             passage = queues.exchange(k, passage)
-        records.append(_forward(glow, passage, phase, watched.get(k, [])))
-        passage = records[-1].left
+        return _forward(glow, passage, phase, watched.get(k, []))
+
+    records = objective.walk(passage, phase, visit)
     gradients, busy = _backward(glow, phase, watched, records)
-    truncated = [bits_per_dim(t, glow.image_shape) for t in passage.truncated]
+    truncated = [bits_per_dim(t, glow.image_shape) for t in records[-1].left.truncated]
     means = [tf.reduce_mean(t) for t in truncated] if phase.end_to_end else []
     loss = objective.total_loss(phase, [record.loss for record in records], means)
     return StepGradients(loss, truncated, gradients, busy)
@@ -106,7 +108,7 @@ def _forward(glow: Glow, passage: Passage, phase: Phase, variables: list[tf.Vari
             passage = passage._replace(h=tf.identity(passage.h))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([*variables, passage.h] if phase.end_to_end and k > 0 else variables)
-            visit = objective.visit_next_part(glow, passage, phase)
+            visit = objective.visit_part(glow, passage, phase)
             loss = visit.loss
             if loss is not None:
                 loss = tf.reduce_mean(bits_per_dim(loss, glow.image_shape))

@@ -1,9 +1,9 @@
-"""What a phase minimises: the one walk through the parts, with the cuts isolated and the loss chosen."""
+"""What a phase minimises: the walk through the parts, the isolation at the cuts, the choice of the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import keras
 import tensorflow as tf
@@ -28,12 +28,24 @@ class Visit(NamedTuple):
     loss: tf.Tensor | None
 
 
-def visit_next_part(glow: Glow, passage: Passage, phase: Phase) -> Visit:
-    """Takes a batch through its next part, as the phase says.
+class HasLeft(Protocol):
+    """What a visit to a part returns at least: the batch as it left the part."""
 
-    Unless the phase is end to end, the batch enters the part isolated: no gradient crosses the cut. A part
-    that the phase trains on its own objective (Glow parts, Eq. 3) has that as its loss. End to end, a part
-    before the last has as its loss what the parts so far contribute to the negative log-likelihood.
+    @property
+    def left(self) -> Passage:
+        """The batch as it left the part."""
+
+
+AnyVisit = TypeVar("AnyVisit", bound=HasLeft)
+
+
+def visit_part(glow: Glow, passage: Passage, phase: Phase) -> Visit:
+    """Takes a batch through its next part; the only place that isolates a cut and chooses a part's loss.
+
+    Unless the phase is end to end, the batch enters the part isolated: no gradient crosses the cut. (Before
+    the first part there is no cut, and isolating the data changes nothing.) The loss of a trained part is its
+    own objective (Glow parts, Eq. 3). End to end, a part before the last has no objective; its loss is minus
+    the log-likelihood so far, whose gradient with respect to the part's weights is the part's own term.
     """
     k = len(passage.truncated)
     entered = passage if phase.end_to_end else passage.isolated()
@@ -45,23 +57,22 @@ def visit_next_part(glow: Glow, passage: Passage, phase: Phase) -> Visit:
     return Visit(entered, left, loss)
 
 
-def walk(glow: Glow, passage: Passage, phase: Phase) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+def walk(passage: Passage, phase: Phase, visit: Callable[[Passage], AnyVisit]) -> list[AnyVisit]:
     """Takes a batch through every part that the phase evaluates; parts after the last trained one do not run.
 
     Args:
-      glow: the model.
       passage: the batch before the first part, or before a part whose frozen prefix was cached.
-      phase: which parts run, and whether gradients cross the cuts.
+      phase: which parts run.
+      visit: takes the batch through its next part, by `visit_part`.
 
     Returns:
-      The loss of every example that the phase minimises, [B], and for each part k that ran the truncated
-      negative log-likelihood up to k (Eq. 3's left side, with the local prior of h_k), [B]; in nats.
+      What `visit` returned for each part that ran, in order.
     """
-    visits: list[Visit] = []
+    visits: list[AnyVisit] = []
     while len(passage.truncated) <= phase.last:
-        visits.append(visit_next_part(glow, passage, phase))
+        visits.append(visit(passage))
         passage = visits[-1].left
-    return total_loss(phase, [visit.loss for visit in visits], passage.truncated), passage.truncated
+    return visits
 
 
 def total_loss(phase: Phase, losses: Sequence[tf.Tensor | None], truncated: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -91,17 +102,24 @@ def trained_variables(glow: Glow, phase: Phase) -> list[list[keras.Variable]]:
 def evaluate(
     glow: Glow, passage: Passage, phase: Phase, *, reversible: bool = False
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Does what `walk` does in bits per dimension, in streams.
+    """Takes a batch through every part that the phase evaluates, in streams.
 
     Args:
       glow: the model.
       passage: as in `walk`.
-      phase: as in `walk`.
+      phase: which parts run, and whether gradients cross the cuts.
       reversible: activations are recomputed; then each stack of flow steps has streams of its own.
+
+    Returns:
+      The loss of every example that the phase minimises, [B], and for each part k that ran, the truncated
+      negative log-likelihood: that of the flow that ends with part k, scored by k's local prior (Eq. 3, left
+      side), [B]; all in bits per dimension.
     """
 
     def run(*pieces: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        loss, truncated = walk(glow, Passage(*pieces), phase)
+        visits = walk(Passage(*pieces), phase, lambda at: visit_part(glow, at, phase))
+        truncated = visits[-1].left.truncated
+        loss = total_loss(phase, [visit.loss for visit in visits], truncated)
         shape = glow.image_shape
         return bits_per_dim(loss, shape), [bits_per_dim(t, shape) for t in truncated]
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from glow_tf.devices.strategies import compiles_by_default
 from glow_tf.devices.workers import in_several_processes
+from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 
 
@@ -33,7 +34,7 @@ class CompileOptions:
         """Returns the options with `jit_compile` decided.
 
         Raises:
-          ValueError: there is not one optimizer per part, or options are negative or exclude each other.
+          ConfigError: there is not one optimizer per part, or options are negative or exclude each other.
         """
         _check_optimizers(optimizers, len(glow.parts))
         jit_compile = self.jit_compile
@@ -61,7 +62,7 @@ class CompileOptions:
         }
         for expected, is_wrong in wrong.items():
             if is_wrong:
-                raise ValueError(
+                raise ConfigError(
                     f"{expected}. Received: part_delay={self.part_delay}, clip_norm={self.clip_norm}, "
                     f"steps_per_execution={self.steps_per_execution}, jit_compile={self.jit_compile}, "
                     f"part_devices={glow.part_devices}, {replicas} replicas"
@@ -70,9 +71,9 @@ class CompileOptions:
 
 def _check_optimizers(optimizers: Sequence[keras.optimizers.Optimizer], num_parts: int) -> None:
     if len(optimizers) != num_parts:
-        raise ValueError(
+        raise ConfigError(
             f"compile needs one optimizer for each of the {num_parts} parts. "
             f"Received: {len(optimizers)} optimizers"
         )
     if len({id(optimizer) for optimizer in optimizers}) < num_parts:
-        raise ValueError("compile needs a separate optimizer for each part. Received: one of them twice")
+        raise ConfigError("compile needs a separate optimizer for each part. Received: one of them twice")

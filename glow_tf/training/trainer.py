@@ -32,13 +32,13 @@ class PartsTrainer(PhasedModel):
     gradient tape, and does not run the parts after it at all.
 
     `compile(optimizers=[…])` takes one optimizer per part. `fit` and `evaluate` take uint8 images
-    [N, H, W, C] (with `batch_size`) or a `tf.data.Dataset` of images, (images, noise), to train with a
-    `PrefixCache` (images, noise, index), or to evaluate (images, noise, weight).
+    [N, H, W, C] (with `batch_size`) or a `tf.data.Dataset`. Its elements are images, or (images, noise); with
+    a `PrefixCache`, `fit` takes (images, noise, index); `evaluate` also takes (images, noise, weight).
 
     Logs: what `StepMeans` lists for training, `bpd` and `bpd_se` for an evaluation.
 
-    Ordinary Keras callbacks work. A callback that sets a learning rate reaches the first part's alone, which
-    is what Keras calls the model's optimizer; rates by part belong to the optimizers' schedules.
+    Ordinary Keras callbacks work. A callback that sets a learning rate changes only the first part's
+    optimizer, because Keras knows one optimizer; to set rates per part, give each optimizer a schedule.
 
     Args:
       glow: the model to train, built.
@@ -84,7 +84,7 @@ class PartsTrainer(PhasedModel):
           **kwargs: `steps_per_execution` and `run_eagerly`, as in keras.Model.compile.
 
         Raises:
-          ValueError: there is not one optimizer per part, or options are negative or exclude each other.
+          ConfigError: there is not one optimizer per part, or options are negative or exclude each other.
         """
         optimizers = list(optimizers)
         options = CompileOptions(clip_norm, reversible, part_delay, jit_compile, **kwargs)
@@ -133,7 +133,7 @@ class PartsTrainer(PhasedModel):
 
         Returns:
           The loss of every example [B] and the truncated negative log-likelihoods [B], in bits per dimension;
-          see `objective.walk`.
+          see `objective.evaluate`.
         """
         cache = self.prefix_caches.get(phase)
         passage = cache.passage(index) if cache else self.glow.enter(images, noise, self.seed)

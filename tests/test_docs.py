@@ -1,0 +1,227 @@
+"""The documents: their code runs, their commands exist, and they name everything that is public."""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import re
+import shlex
+
+import keras
+import pytest
+from absl import flags
+from conftest import ROOT
+
+import glow_tf
+from glow_tf.commands import cli, configs, run_flags
+from glow_tf.errors import ConfigError
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PACKAGES = ("bijectors", "data", "devices", "training", "run", "use", "studies", "planning")
+RUNS = re.compile(r"^<!-- runs -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+URL = re.compile(r"https?://\S+")
+PROGRAM = re.compile(r"^(?:python (train|benchmarks)/(\w+)\.py|(glow-tf) (\w+))")
+
+
+def _name(page):
+    return str(page.relative_to(ROOT))
+
+
+def _blocks():
+    for page in PAGES:
+        for count, block in enumerate(RUNS.findall(page.read_text()), start=1):
+            yield pytest.param(page, block, id=f"{_name(page)}-{count}")
+
+
+@pytest.mark.parametrize(("page", "block"), _blocks())
+def test_a_block_that_is_marked_as_runnable_runs(page, block, tmp_path, monkeypatch):
+    for folder in ("docs", "configs"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, _name(page), "exec"), {"__name__": "__main__"})
+
+
+def test_the_readme_has_an_example_of_at_most_25_lines():
+    (example,) = RUNS.findall((ROOT / "README.md").read_text())
+    assert example.count("\n") <= 25
+
+
+def test_the_readme_fits_on_three_screens():
+    assert (ROOT / "README.md").read_text().count("\n") <= 115
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_lines_have_at_most_100_characters(page):
+    fenced = False
+    for line in page.read_text().splitlines():
+        fenced ^= line.startswith("```")
+        if not fenced and not line.startswith(("|", "    ")):
+            assert len(URL.sub("", line)) <= 100, line
+
+
+def _commands():
+    """Yields every command of a code block, as the page and its words."""
+    for page in PAGES:
+        if page.name == "CHANGELOG.md":  # it tells of commands that were renamed
+            continue
+        text = page.read_text().replace("\\\n", " ")
+        for line in re.findall(r"^(?:    )?((?:python |glow-tf ).*)$", text, re.MULTILINE):
+            yield pytest.param(line, id=f"{_name(page)}-{line[:60]}")
+
+
+@pytest.mark.parametrize("line", _commands())
+def test_a_command_names_an_existing_program_and_its_flags(line):
+    words = shlex.split(line, comments=True)
+    if words[1] == "--help":
+        return
+    values = _flags(line)
+    for word in words[2:]:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word == "--":
+            values = flags.FlagValues()
+            run_flags.define(values)
+        elif word.startswith("--") and name != "help":
+            if name in configs.FOLDERS:
+                assert value == "FILE" or configs.find(name, value).is_file(), word
+            else:
+                assert name in values or name.removeprefix("no") in values, word
+                assert equals or values[name.removeprefix("no") if name not in values else name].boolean, word
+
+
+def _flags(line):
+    folder, program, _, command = PROGRAM.match(line).groups()
+    values = flags.FlagValues()
+    if folder == "benchmarks":
+        importlib.import_module(program).define(values)
+        return values
+    if folder == "train":
+        assert (ROOT / "train" / f"{program}.py").is_file(), line
+        command = "train" if program == "main" else program
+    assert command in cli.COMMANDS, line
+    importlib.import_module(f"glow_tf.commands.{command}").define(values)
+    return values
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_flags_in_the_text_exist(page):
+    known = {"flagfile", "help"}
+    for command in cli.COMMANDS:
+        values = flags.FlagValues()
+        importlib.import_module(f"glow_tf.commands.{command}").define(values)
+        known |= set(values)
+    for program in ("steps", "startup", "strategies", "train_normflows"):
+        values = flags.FlagValues()
+        importlib.import_module(program).define(values)
+        known |= set(values)
+    for span in re.findall(r"`(--[^`]+)`", page.read_text()):
+        for name in re.findall(r"--(\w+)", span):
+            assert name in known or name.removeprefix("no") in known, span
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_files_in_the_text_exist(page):
+    if page.name == "CHANGELOG.md":
+        return
+    paths = re.findall(r"\b(?:glow_tf|train|benchmarks|tests|configs)/[\w/]+\.(?:py|cfg)\b", page.read_text())
+    for path in set(paths) - {"configs/studies/NAME.cfg"}:
+        assert (ROOT / path).is_file(), path
+
+
+def _public_names():
+    """Yields the public names as they are imported, and the place of each definition."""
+    for package in ("glow_tf", *(f"glow_tf.{name}" for name in PACKAGES)):
+        module = importlib.import_module(package)
+        for name in module.__all__:
+            value = getattr(module, name)
+            home = value.__module__ if hasattr(value, "__qualname__") else None
+            yield f"{package}.{name}", f"{home}.{name}" if home else None
+
+
+def test_every_public_name_is_on_a_reference_page():
+    text = "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    documented = set(re.findall(r"^::: (\S+)", text, re.MULTILINE))
+    for name, home in _public_names():
+        short = name.rsplit(".", 1)[1]
+        ends = [path for path in documented if path.rsplit(".", 1)[1] == short]
+        assert (home in documented) if home else ends, name
+
+
+def test_every_reference_is_to_something_that_exists():
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        for path in re.findall(r"^::: (\S+)", page.read_text(), re.MULTILINE):
+            module, name = path.rsplit(".", 1)
+            assert hasattr(importlib.import_module(module), name), path
+
+
+def _tree(document):
+    """Returns the files that the tree in a document names, relative to the repository."""
+    found, folders = set(), []
+    tree = re.search(r"^    glow_tf/\n(?:    .*\n|\n)*", document, re.MULTILINE).group()
+    for line in tree.splitlines():
+        words = line.split()
+        level = (len(line) - len(line.lstrip()) - 4) // 2
+        if words and words[0].endswith("/"):
+            folders = [*folders[:level], words[0]]
+        found |= {"".join([*folders[:level], word]) for word in words if word.endswith(".py")}
+    return found
+
+
+def test_the_architecture_names_every_file():
+    named = _tree((ROOT / "docs" / "architecture.md").read_text())
+    files = {
+        str(path.relative_to(ROOT))
+        for folder in ("glow_tf", "train", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert named == files
+
+
+def _keras_classes():
+    bases = (
+        keras.layers.Layer,
+        keras.optimizers.Optimizer,
+        keras.optimizers.schedules.LearningRateSchedule,
+        keras.metrics.Metric,
+        keras.callbacks.Callback,
+    )
+    for path in sorted((ROOT / "glow_tf").rglob("*.py")):
+        classes = [n.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ClassDef)]
+        public = [name for name in classes if not name.startswith("_")]
+        if not public:
+            continue
+        module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        for name in public:
+            value = getattr(module, name)
+            if inspect.isclass(value) and issubclass(value, bases):
+                yield name
+
+
+def test_the_architecture_names_every_public_keras_class():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    tree = text.split("## Classes")[1].split("## Decisions")[0]
+    for name in _keras_classes():
+        assert re.search(rf"\b{name}\b", tree), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_links_within_the_repository_lead_somewhere(page):
+    """The strict build of the site checks the pages in docs/; this also checks README.md."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if not URL.match(target):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_citation_names_this_version():
+    text = (ROOT / "CITATION.cff").read_text()
+    assert "cff-version: 1.2.0" in text
+    assert f"version: {glow_tf.__version__}" in text
+    for key in ("message:", "title:", "authors:", "references:"):
+        assert re.search(rf"^{key}", text, re.MULTILINE)
+
+
+def test_a_config_that_does_not_exist_is_noticed():
+    """What `test_a_command_names_an_existing_program_and_its_flags` relies on."""
+    with pytest.raises(ConfigError):
+        configs.find("flagfile", "configs/none.cfg")
+    assert isinstance(configs.folder(), pathlib.Path)
