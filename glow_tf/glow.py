@@ -16,6 +16,8 @@ from glow_tf import likelihood
 from glow_tf.bijectors import Bijector, Dequantize
 from glow_tf.bijectors.networks import full_precision
 from glow_tf.config import ModelConfig
+from glow_tf.density_model import DensityModel, checked_policy
+from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
 from glow_tf.parts import Part, get_weights_by_step, set_weights_by_step
 from glow_tf.pieces import in_streams
@@ -49,7 +51,7 @@ class Passage(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class Glow(keras.Model):
+class Glow(DensityModel):
     """A multi-scale flow for images, cut into parts.
 
     Dequantise → part 1 → … → part n. Cutting a model into parts does not change the function that it computes
@@ -67,7 +69,7 @@ class Glow(keras.Model):
         TensorFlow. The devices are not saved with the model.
 
     Raises:
-      ConfigError: the image's height or width is not a multiple of 2^num_blocks.
+      ConfigError: height or width is not a multiple of 2^num_blocks, or the policy is mixed.
       ValueError: part_devices names a wrong number of devices.
     Reference: Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039; Glow parts, sections 2 and 3.
     """
@@ -82,7 +84,7 @@ class Glow(keras.Model):
                 f"Received: {self.part_devices}"
             )
         layouts = part_layouts(config)
-        policy = self.dtype_policy.name
+        policy = checked_policy(self.dtype_policy)
         self.dequantize = Dequantize(config.n_bits, dtype=policy)
         self.parts = [
             Part.from_layout(
@@ -94,7 +96,7 @@ class Glow(keras.Model):
             )
             for k, layout in enumerate(layouts, start=1)
         ]
-        self.build()
+        self.build((None, *config.image_shape))
         self._compiled = {
             name: tf.function(function, input_signature=signature, autograph=False)
             for name, (function, signature) in self.endpoints().items()
@@ -103,6 +105,7 @@ class Glow(keras.Model):
     def build(self, input_shape: object = None) -> None:
         """Builds the parts on the image shape of the config; `input_shape` is ignored."""
         shape = self.image_shape
+        self.dequantize.build((None, *shape))
         for k, part in enumerate(self.parts):
             if not part.built:
                 with self.on_device_of(k):
@@ -320,11 +323,11 @@ class Glow(keras.Model):
         """Checks images and converts them to a tensor, uint8 [B, H, W, C].
 
         Raises:
-          ValueError: images are not uint8 of shape [B, H, W, C], with (H, W, C) the model's `image_shape`.
+          ConfigError: images are not uint8 of shape [B, H, W, C], with (H, W, C) the model's `image_shape`.
         """
         images = tf.convert_to_tensor(images)
         if images.dtype != tf.uint8 or images.shape.rank != 4 or images.shape[1:] != self.image_shape:
-            raise ValueError(
+            raise ConfigError(
                 f"images must be uint8 of shape (batch, {', '.join(map(str, self.image_shape))}). "
                 f"Received: {images.dtype.name} of shape {tuple(images.shape)}"
             )

@@ -88,6 +88,26 @@ def adamax_moments(
     return optimizer._m[index], optimizer._u[index]
 
 
+def settable_rate(optimizer: keras.optimizers.Optimizer) -> keras.Variable | None:
+    """Returns the variable that holds an optimizer's learning rate; None if the rate follows a schedule."""
+    rate = optimizer._learning_rate
+    return rate if isinstance(rate, keras.Variable) else None
+
+
+def metrics_that_fall(names: Sequence[str]) -> keras.metrics.Metric:
+    """Returns a metric by which Keras's callbacks know that lower values of these names are better.
+
+    With `mode="auto"` they look for a metric of the monitored name, with a `_direction`, among the metrics
+    that `compile` would have made.
+    """
+    from keras.src.trainers.compile_utils import MetricsList
+
+    metrics = [keras.metrics.Mean(name) for name in names]
+    for metric in metrics:
+        metric._direction = "down"
+    return MetricsList(metrics)
+
+
 def resource_handle(variable: keras.Variable | tf.Variable) -> tf.Tensor:
     """Returns the handle that TensorFlow's optimizer kernels take; of the local copy, within a replica."""
     return (variable.value if isinstance(variable, keras.Variable) else variable).handle

@@ -110,6 +110,10 @@ class Part(keras.Model):
         self.output_event_shape = shape[1:]
         self.built = True
 
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """Returns the shape of h_k, what goes on to the next part: (B, H, W, C)."""
+        return (input_shape[0], *self.output_event_shape)
+
     def call(self, h: tf.Tensor) -> PartOutput:
         """Runs the part forward: [B, H, W, C] → `PartOutput`."""
         latents = []

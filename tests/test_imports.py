@@ -19,7 +19,7 @@ ORDER = [
     ["cost"],
     ["schedule"],
     ["internals"],
-    ["likelihood", "pieces"],
+    ["likelihood", "pieces", "density_model"],
     ["bijectors"],
     ["parts"],
     ["glow"],

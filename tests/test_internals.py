@@ -39,6 +39,25 @@ def test_keras_does_not_track_what_is_held_untracked():
     assert len(layer.variables) == 2
 
 
+def test_a_rate_can_be_set_unless_it_follows_a_schedule():
+    rate = internals.settable_rate(keras.optimizers.Adamax(1e-3))
+    assert float(rate.numpy()) == pytest.approx(1e-3)
+    decay = keras.optimizers.schedules.CosineDecay(1e-3, 10)
+    assert internals.settable_rate(keras.optimizers.Adamax(decay)) is None
+
+
+def test_a_callback_told_nothing_learns_from_the_model_that_a_metric_falls():
+    class Model(keras.Model):
+        falling = internals.metrics_that_fall(["bits"])
+        metrics = property(lambda self: [self.falling])
+
+    stop = keras.callbacks.EarlyStopping("val_bits")  # a name that Keras has no rule for
+    stop.set_model(Model())
+    stop._set_monitor_op()
+    assert stop.monitor_op(1.0, 2.0)
+    assert not stop.monitor_op(2.0, 1.0)
+
+
 def test_fit_and_evaluate_do_not_build_a_model_that_is_built_before():
     class Model(internals.BuiltBeforeFit):
         def train_step(self, data):

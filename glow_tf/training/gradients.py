@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -35,7 +35,9 @@ class StepGradients(NamedTuple):
 
 
 def gradients_together(
-    evaluate: Callable[[], tuple[tf.Tensor, Sequence[tf.Tensor]]], groups: Groups
+    evaluate: Callable[[], tuple[tf.Tensor, Sequence[tf.Tensor]]],
+    groups: Groups,
+    weight: tf.Tensor | None = None,
 ) -> StepGradients:
     """Computes the gradients of a step with one tape.
 
@@ -45,23 +47,46 @@ def gradients_together(
       evaluate: runs the model; returns the loss of every example [B] and the truncated negative
         log-likelihoods [B], in bits per dimension.
       groups: the trained variables of each active part.
+      weight: 0 or 1 for every example, [B], where replicas may have batches of different sizes; None if all
+        have the same size.
     """
     variables = [v.value for group in groups for v in group]
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(variables)
         losses, truncated = evaluate()
-        loss = tf.reduce_mean(losses)
-        scaled = loss / replicas  # the replicas' gradients are summed
-    flat = tape.gradient(scaled, variables)
-    if replicas > 1:
-        flat = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, flat)
+        loss = _mean(losses, weight)
+        if weight is None:
+            scaled = loss / replicas  # the replicas' gradients are summed
+        else:
+            examples = _over_replicas(tf.reduce_sum(weight), replicas)
+            scaled = tf.math.divide_no_nan(tf.reduce_sum(weight * losses), examples)
+    flat = _over_replicas(tape.gradient(scaled, variables), replicas)
     remaining = iter(flat)
     return StepGradients(loss, truncated, [[next(remaining) for _ in group] for group in groups], [])
 
 
+def _mean(values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
+    """Returns the mean of values [B] over the examples whose weight is 1, [], or 0 if there are none."""
+    if weight is None:
+        return tf.reduce_mean(values)
+    return tf.math.divide_no_nan(tf.reduce_sum(weight * values), tf.reduce_sum(weight))
+
+
+def _over_replicas(values: Any, replicas: int) -> Any:
+    """Returns the sum of tensors over the replicas."""
+    if replicas == 1:
+        return values
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
 def gradients_by_device(
-    glow: Glow, passage: Passage, phase: Phase, groups: Groups, queues: DelayQueues | None
+    glow: Glow,
+    passage: Passage,
+    phase: Phase,
+    groups: Groups,
+    queues: DelayQueues | None,
+    weight: tf.Tensor | None = None,
 ) -> StepGradients:
     """Computes the gradients of a step, each part's on the part's own device.
 
@@ -74,6 +99,7 @@ def gradients_by_device(
       phase: which parts run, and whether gradients cross the cuts.
       groups: the trained variables of each active part.
       queues: where batches wait between parts; None if they do not.
+      weight: 0 or 1 for every example, [B]; None if all have weight 1.
     """
     watched = {k: [v.value for v in group] for k, group in zip(phase.active, groups, strict=True)}
 
@@ -81,12 +107,12 @@ def gradients_by_device(
         k = len(passage.truncated)
         if queues is not None and k > 0:
             passage = queues.exchange(k, passage)
-        return _forward(glow, passage, phase, watched.get(k, []))
+        return _forward(glow, passage, phase, watched.get(k, []), weight)
 
     records = objective.walk(passage, phase, visit)
     gradients, busy = _backward(glow, phase, watched, records)
     truncated = [bits_per_dim(t, glow.image_shape) for t in records[-1].left.truncated]
-    means = [tf.reduce_mean(t) for t in truncated] if phase.end_to_end else []
+    means = [_mean(t, weight) for t in truncated] if phase.end_to_end else []
     loss = objective.total_loss(phase, [record.loss for record in records], means)
     return StepGradients(loss, truncated, gradients, busy)
 
@@ -101,7 +127,9 @@ class _Record(NamedTuple):
     start: tf.Tensor | None
 
 
-def _forward(glow: Glow, passage: Passage, phase: Phase, variables: list[tf.Variable]) -> _Record:
+def _forward(
+    glow: Glow, passage: Passage, phase: Phase, variables: list[tf.Variable], weight: tf.Tensor | None
+) -> _Record:
     k = len(passage.truncated)
     with glow.on_device_of(k):
         if phase.end_to_end:  # the copy on this device: what is handed back is its gradient
@@ -111,7 +139,7 @@ def _forward(glow: Glow, passage: Passage, phase: Phase, variables: list[tf.Vari
             visit = objective.visit_part(glow, passage, phase)
             loss = visit.loss
             if loss is not None:
-                loss = tf.reduce_mean(bits_per_dim(loss, glow.image_shape))
+                loss = _mean(bits_per_dim(loss, glow.image_shape), weight)
         start = None if phase.end_to_end else _moment([visit.entered.h])
     return _Record(tape, visit.entered.h, visit.left, loss, start)
 

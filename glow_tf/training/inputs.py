@@ -1,4 +1,4 @@
-"""What `fit` and `evaluate` take: arrays and datasets of images, checked."""
+"""The arguments of `fit` and `evaluate`: images in every form that is taken, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import tensorflow as tf
 
 from glow_tf.data.batches import evaluation_batches, steps_per_epoch, training_batches
+from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
+from glow_tf.training.datasets import EXPECTED, Dataset, as_dataset, ends_with_its_first_epoch, is_array
 
 DEFAULT_BATCH_SIZE = 64
 
@@ -18,63 +20,98 @@ INITIALIZATION_PIXELS = 2**15
 FEWEST_INITIALIZATION_EXAMPLES = 32
 MOST_INITIALIZATION_EXAMPLES = 256
 
-Dataset = tf.data.Dataset | tf.distribute.DistributedDataset
+UNUSED = ("y", "sample_weight", "class_weight")  # arguments of Keras that have no meaning here
 
 
-def is_dataset(x: Any) -> bool:
-    """Returns whether x is a dataset rather than an array of images."""
-    return isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset))
-
-
-def training_dataset(
-    glow: Glow, x: Any, batch_size: int | None, seed: int, first_epoch: int
-) -> tuple[Dataset, int | None]:
-    """Returns what `fit` trains on, and the steps per epoch; None leaves them to the dataset.
+def for_fit(glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: dict[str, Any]) -> Dataset:
+    """Returns what `fit` trains on, and completes the other arguments of keras.Model.fit.
 
     Args:
       glow: the model, which the images must fit.
-      x: uint8 images [N, H, W, C], which are shuffled anew every epoch; or a dataset, which stays as it is.
+      x: uint8 images [N, H, W, C], which are shuffled anew every epoch, or a source of batches (see
+        `datasets.as_dataset`), which keeps its own order.
       batch_size: images per batch, for an array; 64 by default.
       seed: of the order and the noise, for an array.
-      first_epoch: the epoch to start with, from 0, for an array.
+      arguments: of keras.Model.fit; `steps_per_epoch` and `validation_data` are set where they are needed.
 
     Raises:
-      ValueError: the images are not uint8 of the model's shape.
+      ConfigError: the images do not fit the model, or an argument has no meaning here.
     """
-    if is_dataset(x):
-        check_dataset(glow, x)
-        return x, None
-    images = glow.checked(x).numpy()
-    batch_size = batch_size or DEFAULT_BATCH_SIZE
-    batches = training_batches(images, batch_size, seed, first_epoch=first_epoch)
-    return batches, steps_per_epoch(len(images), batch_size)
+    _refuse_unused(arguments)
+    split = arguments.pop("validation_split", 0.0)
+    if split:
+        x, arguments["validation_data"] = _split(glow, x, split)
+    if is_array(x):
+        images, size = glow.checked(x).numpy(), batch_size or DEFAULT_BATCH_SIZE
+        dataset = training_batches(images, size, seed, first_epoch=arguments.get("initial_epoch", 0))
+        arguments.setdefault("steps_per_epoch", steps_per_epoch(len(images), size))
+    else:
+        dataset = as_dataset(glow, x, "index")
+        _check_length(dataset, arguments)
+    if arguments.get("validation_data") is not None:
+        held_out = arguments["validation_data"]
+        if isinstance(held_out, tuple):
+            raise ConfigError(
+                "validation_data must be images, or a dataset of them; labels are not used. "
+                f"Received: a tuple of {len(held_out)}"
+            )
+        arguments["validation_data"] = for_evaluation(glow, held_out, batch_size, seed, {})
+    arguments["shuffle"] = False  # an array is shuffled already, every epoch anew
+    return dataset
 
 
-def evaluation_dataset(glow: Glow, x: Any, batch_size: int | None, seed: int) -> Dataset:
-    """Returns what `evaluate` runs on; arguments and errors as in `training_dataset`."""
-    if is_dataset(x):
-        check_dataset(glow, x)
-        return x
-    return evaluation_batches(glow.checked(x).numpy(), batch_size or DEFAULT_BATCH_SIZE, seed)
+def for_evaluation(
+    glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: dict[str, Any]
+) -> Dataset:
+    """Returns what `evaluate` runs on; arguments and errors as in `for_fit`."""
+    _refuse_unused(arguments)
+    if is_array(x):
+        return evaluation_batches(glow.checked(x).numpy(), batch_size or DEFAULT_BATCH_SIZE, seed)
+    return as_dataset(glow, x, "weight")
 
 
-def check_dataset(glow: Glow, dataset: Dataset) -> None:
-    """Raises ValueError unless a dataset's elements begin with uint8 images of the model's shape."""
-    if not isinstance(dataset, tf.data.Dataset):
-        return  # distributed: its elements are pieces of a dataset that was checked
-    images = tf.nest.flatten(dataset.element_spec)[0]
-    if images.dtype != tf.uint8 or not images.shape[1:].is_compatible_with(glow.image_shape):
-        raise ValueError(
-            f"a dataset must begin with uint8 images [N, {', '.join(map(str, glow.image_shape))}]. "
-            f"Received: {images}"
+def _refuse_unused(arguments: dict[str, Any]) -> None:
+    for name in UNUSED:
+        if arguments.pop(name, None) is not None:
+            raise ConfigError(f"{name} is not used: {EXPECTED}. Received: {name}")
+
+
+def _split(glow: Glow, x: Any, fraction: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cuts the last images of an array off, as Keras does."""
+    if not is_array(x):
+        raise ConfigError(
+            "validation_split needs an array of images; give a dataset's validation images as "
+            f"validation_data. Received: {type(x).__name__}"
+        )
+    images = glow.checked(x)
+    cut = math.floor(len(images) * (1 - fraction))
+    if not 0 < cut < len(images):
+        raise ConfigError(
+            "validation_split must leave images to train on and to validate on. "
+            f"Received: validation_split={fraction}, {len(images)} images"
+        )
+    return images[:cut], images[cut:]
+
+
+def _check_length(dataset: Dataset, arguments: dict[str, Any]) -> None:
+    """Raises ConfigError where Keras would train for ever, or where later epochs would be empty."""
+    if arguments.get("steps_per_epoch") or not isinstance(dataset, tf.data.Dataset):
+        return
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ConfigError("a dataset without an end needs steps_per_epoch. Received: steps_per_epoch=None")
+    epochs = arguments.get("epochs", 1) - arguments.get("initial_epoch", 0)
+    if ends_with_its_first_epoch(dataset) and epochs > 1:
+        raise ConfigError(
+            "an iterator ends with its first epoch; give steps_per_epoch, or a tf.data.Dataset or "
+            f"keras.utils.PyDataset. Received: an iterator for {epochs} epochs"
         )
 
 
 def check_batches_of_one_size(dataset: Dataset, steps: int | None) -> None:
-    """Raises ValueError unless the batches have one known size and their number is known."""
+    """Raises ConfigError unless the batches have one known size and their number is known."""
     size = tf.nest.flatten(dataset.element_spec)[0].shape[0]
     if size is None or not (steps or dataset.cardinality() > 0):
-        raise ValueError(
+        raise ConfigError(
             "part_delay needs batches of one size and a known number of them. Received: a dataset of "
             f"{dataset.element_spec}, steps_per_epoch={steps}"
         )
@@ -86,6 +123,60 @@ def unpack(batch: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
     return (*pieces, None, None)[:3]
 
 
+def noise_of_step(images: tf.Tensor, seed: int, step: tf.Tensor) -> tf.Tensor:
+    """Draws the noise of a training step for images that come without noise.
+
+    The noise of an example depends on its place in the global batch, not on the replica: replicas draw the
+    noise of the whole batch and take their own slice of it.
+
+    Args:
+      images: uint8 [B, H, W, C], one replica's.
+      seed: of the trainer.
+      step: number of the step, int32 [].
+
+    Returns:
+      Uniform numbers in [0, 1), float32 [B, H, W, C].
+    """
+    replica = tf.distribute.get_replica_context()
+    replicas = 1 if replica is None else replica.num_replicas_in_sync
+    size = tf.shape(images)[0]
+    if replicas == 1:
+        return tf.random.stateless_uniform(tf.shape(images), [seed, step])
+    whole = tf.random.stateless_uniform(tf.concat([[replicas * size], tf.shape(images)[1:]], 0), [seed, step])
+    start = replica.replica_id_in_sync_group * size
+    return tf.ensure_shape(whole[start : start + size], images.shape)
+
+
+def filled_up(
+    images: tf.Tensor, noise: tf.Tensor | None, weight: tf.Tensor | None
+) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+    """Fills an empty batch up with one black image of weight 0, where a batch may be empty.
+
+    The last batch of a dataset may leave a replica without images, and TensorFlow's fused convolutions crash
+    on an empty batch.
+
+    Args:
+      images: uint8 [B, H, W, C]; a batch of known size is returned as it is.
+      noise: [B, H, W, C], or None.
+      weight: [B], or None.
+
+    Returns:
+      Images, noise and weight; the weight is None only for a batch of known size that came without weights.
+    """
+    if images.shape[0] is not None:
+        return images, noise, weight
+    size = tf.shape(images)[0]
+    missing = tf.cast(size == 0, tf.int32)
+
+    def fill(tensor: tf.Tensor | None) -> tf.Tensor | None:
+        if tensor is None:
+            return None
+        return tf.pad(tensor, [[0, missing], *[[0, 0]] * (tensor.shape.rank - 1)])
+
+    weight = tf.ones([size]) if weight is None else weight
+    return fill(images), fill(noise), fill(weight)
+
+
 def initialization_examples(image_shape: Sequence[int]) -> int:
     """Returns how many images ActNorms are initialised from: 32 to 256, more if the images are small."""
     height, width, _ = image_shape
@@ -94,7 +185,11 @@ def initialization_examples(image_shape: Sequence[int]) -> int:
 
 
 def first_examples(dataset: Dataset, count: int) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Returns the first `count` images of a dataset [count, H, W, C] and their noise, if it has noise."""
+    """Returns the first `count` images of a dataset [count, H, W, C] and their noise, if it has noise.
+
+    Raises:
+      ConfigError: the dataset is empty.
+    """
     images, noises, found = [], [], 0
     for batch in dataset:
         image, noise, _ = unpack(batch)
@@ -103,5 +198,7 @@ def first_examples(dataset: Dataset, count: int) -> tuple[tf.Tensor, tf.Tensor |
         found += int(image.shape[0])
         if found >= count:
             break
+    if not found:
+        raise ConfigError("a dataset must hold images. Received: an empty dataset")
     noise = None if noises[0] is None else tf.concat(noises, 0)[:count]
     return tf.concat(images, 0)[:count], noise

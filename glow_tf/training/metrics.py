@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from glow_tf.internals import untracked
 from glow_tf.schedule import Phase
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class MeanAndError(keras.metrics.Metric):
-    """Mean over examples and its standard error, reported as `name` and `name_se`."""
+    """Mean over examples as `name` and `loss`, and its standard error as `name_se`."""
 
     def __init__(self, name: str, **kwargs):
         super().__init__(name=name, **kwargs)
@@ -30,18 +31,34 @@ class MeanAndError(keras.metrics.Metric):
         self.count.assign_add(tf.reduce_sum(weights))
 
     def result(self) -> dict[str, tf.Tensor]:
-        """Returns mean and standard error, float64 []."""
+        """Returns mean, standard error and loss, float64 []."""
         count = tf.convert_to_tensor(self.count)
         mean = self.total / count
         variance = tf.maximum(self.squares / count - mean**2, 0) / tf.maximum(count - 1, 1)
-        return {self.name: mean, f"{self.name}_se": tf.sqrt(variance)}
+        return {self.name: mean, f"{self.name}_se": tf.sqrt(variance), "loss": mean}
+
+
+class SameAs(keras.metrics.Metric):
+    """Reports what another metric reports, under another name."""
+
+    def __init__(self, metric: keras.metrics.Metric, name: str):
+        super().__init__(name=name)
+        self.metric = untracked(metric=metric)
+
+    def result(self) -> tf.Tensor:
+        """Returns the other metric's result."""
+        return self.metric.metric.result()
+
+    def reset_state(self) -> None:
+        """Does nothing: the other metric is reset by itself."""
 
 
 class StepMeans:
     """Means over an epoch of what training steps report.
 
     `local_bpd_k` of every part that ran, `gradient_norm_k` and (for parts on their own devices)
-    `busy_seconds_k` of every part that was trained, and `bpd` if the last part ran.
+    `busy_seconds_k` of every part that was trained, and, if the last part ran, the bits per dimension of the
+    whole chain as `bpd` and as `loss`.
 
     Args:
       num_parts: number of parts.
@@ -54,6 +71,13 @@ class StepMeans:
         kinds = ("local_bpd", "gradient_norm", "busy_seconds")
         names = ["bpd", *(f"{kind}_{k + 1}" for k in range(num_parts) for kind in kinds)]
         self._means = {name: keras.metrics.Mean(name) for name in names}
+        self._loss = SameAs(self._means["bpd"], "loss")
+
+    @property
+    def names(self) -> list[str]:
+        """All names that any phase reports."""
+        timed = [name for name in self._means if self._timed or not name.startswith("busy_seconds")]
+        return ["loss", *timed]
 
     def of(self, phase: Phase) -> list[keras.metrics.Metric]:
         """Returns the means that a phase computes."""
@@ -61,9 +85,8 @@ class StepMeans:
         names += [f"gradient_norm_{k + 1}" for k in phase.active]
         if self._timed and not phase.end_to_end:
             names += [f"busy_seconds_{k + 1}" for k in phase.active]
-        if phase.last == self._last:
-            names.append("bpd")
-        return [self._means[name] for name in names]
+        found = [self._means[name] for name in names]
+        return [*found, self._means["bpd"], self._loss] if phase.last == self._last else found
 
     def update(
         self,
@@ -72,6 +95,7 @@ class StepMeans:
         norms: Sequence[tf.Tensor],
         busy: Sequence[tf.Tensor],
         arrived: Sequence[tf.Tensor] | None = None,
+        weight: tf.Tensor | None = None,
     ) -> None:
         """Adds a step.
 
@@ -81,14 +105,15 @@ class StepMeans:
           norms: gradient norm of each active part, [].
           busy: seconds that each active part was busy, []; may be empty.
           arrived: for each part whether it had a batch, bool []; None if every part had.
+          weight: of every example, [B]; None if all have weight 1.
         """
         weights = [None] * (phase.last + 1) if arrived is None else [tf.cast(a, tf.float32) for a in arrived]
         # With queues, all of `truncated` belongs to the batch that has come to the last part.
         for k, bpd in enumerate(truncated):
-            self._means[f"local_bpd_{k + 1}"].update_state(bpd, weights[-1])
+            self._means[f"local_bpd_{k + 1}"].update_state(bpd, weights[-1] if weight is None else weight)
         for k, norm in zip(phase.active, norms, strict=True):
             self._means[f"gradient_norm_{k + 1}"].update_state(norm, weights[k])
         for k, seconds in zip(phase.active, busy, strict=False):
             self._means[f"busy_seconds_{k + 1}"].update_state(seconds, weights[k])
         if phase.last == self._last:
-            self._means["bpd"].update_state(truncated[-1], weights[-1])
+            self._means["bpd"].update_state(truncated[-1], weights[-1] if weight is None else weight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -67,6 +68,41 @@ class CompileOptions:
                     f"steps_per_execution={self.steps_per_execution}, jit_compile={self.jit_compile}, "
                     f"part_devices={glow.part_devices}, {replicas} replicas"
                 )
+
+
+def check_compiled(model: keras.Model, method: str) -> None:
+    """Raises ConfigError unless a trainer is compiled."""
+    if not model.compiled:
+        raise ConfigError(
+            f"compile the trainer before {method}, for example trainer.compile('adamax'). "
+            "Received: a trainer without optimizers"
+        )
+
+
+def optimizers_per_part(given: Any, num_parts: int) -> list[keras.optimizers.Optimizer]:
+    """Returns one optimizer per part.
+
+    Args:
+      given: a list of optimizers, one per part; or one optimizer, its name or its config, of which every part
+        gets a new one.
+      num_parts: number of parts.
+
+    Raises:
+      ConfigError: it is something else, such as an optimizer of another Keras.
+    """
+    if isinstance(given, str | dict):
+        return [keras.optimizers.get(given) for _ in range(num_parts)]
+    if isinstance(given, keras.optimizers.Optimizer):
+        config = keras.saving.serialize_keras_object(given)
+        return [given, *(keras.saving.deserialize_keras_object(config) for _ in range(num_parts - 1))]
+    optimizers = list(given) if isinstance(given, list | tuple) else [given]
+    for optimizer in optimizers:
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise ConfigError(
+                "compile needs optimizers of Keras 3, such as keras.optimizers.Adamax(1e-2), or their names. "
+                f"Received: {type(optimizer).__module__}.{type(optimizer).__name__}"
+            )
+    return optimizers
 
 
 def _check_optimizers(optimizers: Sequence[keras.optimizers.Optimizer], num_parts: int) -> None:

@@ -1,30 +1,39 @@
-"""A Keras model that has one train function per phase."""
+"""A Keras model whose epochs are in phases: one train function and one set of logs per phase."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 
+from glow_tf.density_model import DensityModel
 from glow_tf.devices.strategies import step_of_worker
 from glow_tf.devices.workers import in_several_processes
-from glow_tf.internals import BuiltBeforeFit
+from glow_tf.internals import BuiltBeforeFit, metrics_that_fall
 from glow_tf.schedule import Phase, end_to_end
+from glow_tf.training.metrics import MeanAndError, StepMeans
 
 
-class PhasedModel(BuiltBeforeFit):
+class PhasedModel(DensityModel, BuiltBeforeFit):
     """A model whose epochs are in phases; each phase has its own train function, which is traced once.
 
     Args:
       phases: the phase of every epoch. Epochs beyond the last phase are end to end.
       num_parts: number of parts.
+      timed: whether parts have their own devices, and steps report how long each was busy.
+
+    Attributes:
+      means: what training steps report.
+      test_metric: what an evaluation reports.
 
     Raises:
       ValueError: the phases are made for another number of parts.
     """
 
-    def __init__(self, phases: Sequence[Phase], num_parts: int, **kwargs):
+    def __init__(self, phases: Sequence[Phase], num_parts: int, timed: bool = False, **kwargs):
         super().__init__(**kwargs)
         every = tuple(range(num_parts))
         for phase in phases:
@@ -37,6 +46,10 @@ class PhasedModel(BuiltBeforeFit):
         self._num_parts = num_parts
         self._phase = self.phase_of(0)
         self._train_functions: dict[Phase, Callable] = {}
+        self.means = StepMeans(num_parts, timed)
+        self.test_metric = MeanAndError("bpd")
+        self._falling = metrics_that_fall(self.means.names)
+        self._evaluating = False
 
     def build(self, input_shape: Any = None) -> None:
         """Marks the model as built; a subclass calls it when it has everything that Keras is to track."""
@@ -79,6 +92,31 @@ class PhasedModel(BuiltBeforeFit):
         elif self.test_function is None or force:
             self.test_function = step_of_worker(self.distribute_strategy, self.test_step)
 
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within the context, the model's metrics are those of an evaluation."""
+        before, self._evaluating = self._evaluating, True
+        try:
+            yield
+        finally:
+            self._evaluating = before
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """What the current phase, or an evaluation, computes; and one that says that less is better."""
+        return [*self._computed(), self._falling]
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Returns what the current phase, or an evaluation, computes."""
+        results: dict[str, Any] = {}
+        for metric in self._computed():
+            found = metric.result()
+            results |= found if isinstance(found, dict) else {metric.name: found}
+        return results
+
+    def _computed(self) -> list[keras.metrics.Metric]:
+        return [self.test_metric] if self._evaluating else self.means.of(self._phase)
+
     def on_epoch_start(self) -> None:
         """Called at the start of an epoch, when its phase is set."""
 
@@ -94,6 +132,11 @@ class PhaseSwitch(keras.callbacks.Callback):
         self.model.set_phase(self.model.phase_of(epoch))
         self.model.reset_metrics()
         self.model.on_epoch_start()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Gives every epoch the same logs: NaN where its phase computes nothing."""
+        for name in self.model.means.names:
+            logs.setdefault(name, math.nan)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Tells the model that a step has ended, before Keras validates."""

@@ -14,10 +14,11 @@ from glow_tf.likelihood import bits_per_dim
 from glow_tf.pieces import in_streams
 from glow_tf.schedule import Phase
 from glow_tf.training import inputs, objective
+from glow_tf.training.datasets import Dataset, start_reading
+from glow_tf.training.fit_callbacks import callbacks_for
 from glow_tf.training.gradients import gradients_by_device, gradients_together
-from glow_tf.training.metrics import MeanAndError, StepMeans
-from glow_tf.training.options import CompileOptions
-from glow_tf.training.phased_model import PhasedModel, PhaseSwitch
+from glow_tf.training.options import CompileOptions, check_compiled, optimizers_per_part
+from glow_tf.training.phased_model import PhasedModel
 from glow_tf.training.prefix import PrefixCache
 from glow_tf.training.queues import DelayQueues
 from glow_tf.training.traffic import Traffic, step_traffic
@@ -35,10 +36,11 @@ class PartsTrainer(PhasedModel):
     [N, H, W, C] (with `batch_size`) or a `tf.data.Dataset`. Its elements are images, or (images, noise); with
     a `PrefixCache`, `fit` takes (images, noise, index); `evaluate` also takes (images, noise, weight).
 
-    Logs: what `StepMeans` lists for training, `bpd` and `bpd_se` for an evaluation.
+    Logs: what `StepMeans` lists for training, NaN where a phase computes nothing; `bpd`, `bpd_se` and `loss`,
+    which is the bpd again, for an evaluation.
 
-    Ordinary Keras callbacks work. A callback that sets a learning rate changes only the first part's
-    optimizer, because Keras knows one optimizer; to set rates per part, give each optimizer a schedule.
+    Ordinary Keras callbacks work; see docs/guides/keras.md. A callback that sets the learning rate sets the
+    first part's, and the others' follow in proportion.
 
     Args:
       glow: the model to train, built.
@@ -51,20 +53,17 @@ class PartsTrainer(PhasedModel):
     """
 
     def __init__(self, glow: Glow, phases: Sequence[Phase] = (), seed: int = 0, **kwargs):
-        super().__init__(phases, len(glow.parts), **kwargs)
+        super().__init__(phases, len(glow.parts), timed=bool(glow.part_devices), **kwargs)
         self.glow = glow
         self.seed = seed
         self.prefix_caches: dict[Phase, PrefixCache] = {}
-        self._means = StepMeans(len(glow.parts), timed=bool(glow.part_devices))
-        self._test_metric = MeanAndError("bpd")
-        self._evaluating = False
-        self.build()
+        self.build((None, *glow.image_shape))
 
     # Setting up
 
     def compile(
         self,
-        optimizers: Sequence[keras.optimizers.Optimizer],
+        optimizers: Any = None,
         clip_norm: float = 0.0,
         reversible: bool = False,
         part_delay: int = 0,
@@ -74,7 +73,8 @@ class PartsTrainer(PhasedModel):
         """Sets one optimizer per part, and how steps are computed.
 
         Args:
-          optimizers: one per part, in the order of the parts.
+          optimizers: one per part, in the order of the parts; or one optimizer or its name, such as "adamax",
+            of which every part gets a new one. `optimizer` is another name of the argument.
           clip_norm: largest global norm of the gradients of the loss in bits/dim, after they are summed over
             replicas; 0 does not clip. End to end the norm is over all parts, otherwise over each part alone.
           reversible: recompute activations from outputs instead of keeping them (see `Stack`).
@@ -86,7 +86,8 @@ class PartsTrainer(PhasedModel):
         Raises:
           ConfigError: there is not one optimizer per part, or options are negative or exclude each other.
         """
-        optimizers = list(optimizers)
+        given = kwargs.pop("optimizer", None) if optimizers is None else optimizers
+        optimizers = optimizers_per_part(given, len(self.glow.parts))
         options = CompileOptions(clip_norm, reversible, part_delay, jit_compile, **kwargs)
         options = options.checked(self.glow, self.distribute_strategy, optimizers)
         with self.distribute_strategy.scope():
@@ -104,7 +105,7 @@ class PartsTrainer(PhasedModel):
         with self.distribute_strategy.scope():
             self.glow.initialize(images, noise)
 
-    def initialize_from(self, dataset: inputs.Dataset) -> None:
+    def initialize_from(self, dataset: Dataset) -> None:
         """Runs `initialize` on the first images of a dataset, unless the model is initialised."""
         if not self.glow.initialized:
             count = inputs.initialization_examples(self.glow.image_shape)
@@ -155,20 +156,21 @@ class PartsTrainer(PhasedModel):
         phase = self.phase
         if noise is None:  # a dataset of images alone: new noise in every step
             step = tf.cast(self.optimizers[phase.last].iterations.value, tf.int32)
-            noise = tf.random.stateless_uniform(tf.shape(images), [self.seed, step])
+            noise = inputs.noise_of_step(images, self.seed, step)
+        images, noise, weight = inputs.filled_up(images, noise, None)
         groups = objective.trained_variables(self.glow, phase)
         queues = self.queues(phase)
         arrived = None if queues is None else queues.arrived()
         if self.glow.part_devices:
             with self.glow.on_device_of(0):
                 passage = self.glow.enter(images, noise, self.seed)
-            result = gradients_by_device(self.glow, passage, phase, groups, queues)
+            result = gradients_by_device(self.glow, passage, phase, groups, queues, weight)
         else:
-            result = gradients_together(lambda: self.objectives(images, noise, phase, index), groups)
+            result = gradients_together(lambda: self.objectives(images, noise, phase, index), groups, weight)
         norms = self._update(
             phase, groups, result, lambda: self.glow.dequantized(images, noise, seed=self.seed), arrived
         )
-        self._means.update(phase, result.truncated, norms, result.busy, arrived)
+        self.means.update(phase, result.truncated, norms, result.busy, arrived, weight)
         return self.get_metrics_result()
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
@@ -180,48 +182,44 @@ class PartsTrainer(PhasedModel):
         Returns:
           `bpd` and its standard error `bpd_se` so far, bits/dim.
         """
-        images, noise, weights = inputs.unpack(batch)
+        images, noise, weights = inputs.filled_up(*inputs.unpack(batch))
         v = self.glow.dequantized(images, noise, seed=self.seed)
         nll = -in_streams(self.glow.dequantized_log_prob, v)
-        self._test_metric.update_state(bits_per_dim(nll, self.glow.image_shape), weights)
-        return self._test_metric.result()
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """The metrics that the current phase, or an evaluation, computes."""
-        return [self._test_metric] if self._evaluating else self._means.of(self._phase)
+        self.test_metric.update_state(bits_per_dim(nll, self.glow.image_shape), weights)
+        return self.test_metric.result()
 
     # Loops
 
-    def fit(self, x: Any, *, batch_size: int | None = None, epochs: int | None = None, **kwargs) -> Any:
+    def fit(
+        self, x: Any, y: None = None, *, batch_size: int | None = None, epochs: int | None = None, **kwargs
+    ) -> Any:
         """Trains, as keras.Model.fit does.
 
         Initialises the ActNorms first, from 32 to 256 images, unless that was done or restored.
 
         Args:
-          x: uint8 images [N, H, W, C], shuffled anew every epoch, or a dataset of images or (images, noise).
+          x: uint8 images [N, H, W, C], shuffled anew every epoch, or a source of batches of images or
+            (images, noise); see `datasets.as_dataset`.
+          y: labels, which are not used: it must be None.
           batch_size: for an array; 64 by default.
           epochs: the epoch to stop after; by default the last that has a phase.
           **kwargs: of keras.Model.fit.
 
         Raises:
-          ValueError: the images are not uint8 of the model's shape.
+          ConfigError: the images do not fit the model, or an argument has no meaning here.
           NonFiniteError: a loss or gradient was not finite.
         """
-        first_epoch = kwargs.get("initial_epoch", 0)
-        x, steps = inputs.training_dataset(self.glow, x, batch_size, self.seed, first_epoch)
-        kwargs.setdefault("steps_per_epoch", steps)
+        check_compiled(self, "fit")
+        kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
+        dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs)
         if self.options.part_delay:
-            self._make_queues(x, kwargs["steps_per_epoch"])
-        self.initialize_from(x)
-        if kwargs.get("validation_data") is not None:
-            given = kwargs["validation_data"]
-            kwargs["validation_data"] = inputs.evaluation_dataset(self.glow, given, batch_size, self.seed)
-        kwargs["callbacks"] = [PhaseSwitch(), *keras.tree.flatten(kwargs.get("callbacks") or [])]
-        kwargs["shuffle"] = False  # the dataset is shuffled, every epoch anew
+            self._make_queues(dataset, kwargs.get("steps_per_epoch"))
+        self.initialize_from(dataset)
+        kwargs["callbacks"] = callbacks_for(kwargs.get("callbacks"), len(self.glow.parts))
+        start_reading(dataset)
         self._update.fault = None
         try:
-            return super().fit(x, epochs=max(len(self.phases), 1) if epochs is None else epochs, **kwargs)
+            return super().fit(dataset, **kwargs)
         except tf.errors.OpError:
             if self._update.fault:
                 raise NonFiniteError(self._update.fault) from None
@@ -239,29 +237,29 @@ class PartsTrainer(PhasedModel):
         if queues and last:
             queues.flush(self.train_function)
 
-    def _make_queues(self, dataset: inputs.Dataset, steps: int | None) -> None:
+    def _make_queues(self, dataset: Dataset, steps: int | None) -> None:
         inputs.check_batches_of_one_size(dataset, steps)
         if self._queues is None or self._queues.batch_spec != dataset.element_spec:
             self._queues = DelayQueues(self.glow, dataset.element_spec, self.options.part_delay)
             self.forget_train_functions()
 
-    def evaluate(self, x: Any, *, batch_size: int | None = None, **kwargs) -> Any:
+    def evaluate(self, x: Any, y: None = None, *, batch_size: int | None = None, **kwargs) -> Any:
         """Computes the bits per dimension of the whole chain, as keras.Model.evaluate does.
 
         Args:
-          x: uint8 images [N, H, W, C], or a dataset of images, (images, noise) or (images, noise, weight).
+          x: uint8 images [N, H, W, C], or a source of batches of images, (images, noise) or (images, noise,
+            weight).
+          y: labels, which are not used: it must be None.
           batch_size: for an array; 64 by default.
-          **kwargs: of keras.Model.evaluate; `return_dict=True` gives `bpd` and `bpd_se`.
+          **kwargs: of keras.Model.evaluate; `return_dict=True` gives `bpd`, `bpd_se` and `loss`, the bpd.
 
         Raises:
-          ValueError: the images are not uint8 of the model's shape.
+          ConfigError: the images do not fit the model, or an argument has no meaning here.
         """
-        x = inputs.evaluation_dataset(self.glow, x, batch_size, self.seed)
-        self._evaluating = True
-        try:
+        check_compiled(self, "evaluate")
+        x = inputs.for_evaluation(self.glow, x, batch_size, self.seed, kwargs | {"y": y})
+        with self.evaluating():
             return super().evaluate(x, **kwargs)
-        finally:
-            self._evaluating = False
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the glow's log-probabilities of uint8 images [B, H, W, C]: [B], nats."""

@@ -74,8 +74,7 @@ class Update:
           The norm of each active part's gradients, before clipping, [].
 
         Raises:
-          NonFiniteError: the loss or a gradient is not finite; a graph turns it into a tf.errors.OpError, and
-            `fault` has the message.
+          tf.errors.InvalidArgumentError: the loss or a gradient is not finite; `fault` has the message.
         """
         norms = [
             self._on_device(k, tf.linalg.global_norm, own)
@@ -110,7 +109,11 @@ class Update:
         norms: Sequence[tf.Tensor],
         batch: Callable[[], tf.Tensor],
     ) -> tf.Tensor:
-        """Returns a check that fails, before any weight changes, if the step has a non-finite number."""
+        """Returns a check that fails, before any weight changes, if the step has a non-finite number.
+
+        Python finds out where, and the graph fails by itself. TensorFlow would log an exception of the Python
+        function twice, with its traceback, before the message of the run.
+        """
         # TensorFlow keeps every py_function for as long as the process lives, and all that one refers to.
         reference = weakref.ref(self)
 
@@ -119,16 +122,19 @@ class Update:
             update.fault = explain_non_finite(
                 update.glow, phase, update._steps_of(phase), v, float(loss), [float(n) for n in norms]
             )
-            raise NonFiniteError(update.fault)
+            return False
 
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             # All replicas have the same norms. The replica whose images are at fault is to explain.
             own = 1 - tf.cast(tf.math.is_finite(loss), tf.int32)
             anywhere = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own)
             finite |= (own == 0) & (anywhere > 0)
-        return tf.cond(
+        passed = tf.cond(
             finite, lambda: True, lambda: tf.py_function(explain, [batch(), loss, *norms], tf.bool)
         )
+        message = "the loss or a gradient is not finite"
+        with tf.control_dependencies([tf.debugging.Assert(passed, [message])]):
+            return tf.identity(passed)
 
     def _steps_of(self, phase: Phase) -> int:
         return int(self.optimizers[phase.last].iterations.numpy())

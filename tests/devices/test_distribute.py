@@ -80,8 +80,9 @@ def test_the_replica_whose_images_are_at_fault_explains_a_non_finite_step(small_
         trainer.compile([keras.optimizers.SGD(1e-3) for _ in range(2)])
     trainer.initialize(small_images)
     # The noise stands in for an image that overflows: it is on the second replica alone.
-    noise = np.zeros(small_images.shape, np.float32)
-    noise[-1] = 1e30
-    batch = tf.data.Dataset.from_tensors((small_images, noise)).repeat()
+    # Only the noise of the first batch is checked.
+    noise = np.zeros((2, *small_images.shape), np.float32)
+    noise[1, -1] = 1e30
+    batches = tf.data.Dataset.from_tensor_slices((np.stack([small_images] * 2), noise))
     with pytest.raises(NonFiniteError, match=r"bijector block_1_\w+, whose inputs range over"):
-        trainer.fit(batch, steps_per_epoch=1, verbose=0)
+        trainer.fit(batches, epochs=1, verbose=0)

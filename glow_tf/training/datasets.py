@@ -1,0 +1,198 @@
+"""What users train on, as a `tf.data.Dataset` whose elements are checked."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from glow_tf.errors import ConfigError
+from glow_tf.glow import Glow
+
+Dataset = tf.data.Dataset | tf.distribute.DistributedDataset
+
+EXPECTED = (
+    "expected images uint8, or (images, noise) with noise in [0, 1); labels are not used: "
+    ".map(lambda x, y: x) drops them"
+)
+
+
+def is_array(x: Any) -> bool:
+    """Returns whether x is an array of images, or what can become one, rather than a source of batches."""
+    return hasattr(x, "shape") or isinstance(x, (list, tuple))
+
+
+def as_dataset(glow: Glow, x: Any, third: str) -> Dataset:
+    """Returns a source of batches as a dataset whose elements are checked and have the model's shape.
+
+    Args:
+      glow: the model that the images must fit.
+      x: a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterator or generator, or an iterable, of batches.
+        A batch is images uint8 [B, H, W, C], (images, noise) or (images, noise, third).
+      third: what the third member of a batch is: `index` (integers) or `weight` (floating-point numbers).
+
+    Raises:
+      ConfigError: x, or what its batches hold, is something else.
+    """
+    if isinstance(x, tf.distribute.DistributedDataset) or x in _checked:
+        return x  # (a distributed dataset has the pieces of one that was checked)
+    if not isinstance(x, tf.data.Dataset):
+        x = _from_python(x)
+    _check_spec(glow, x.element_spec, third)
+    _check_noise(x)
+    if not _images_of(x.element_spec).shape[1:].is_fully_defined():
+        x = x.map(lambda *batch: _with_shape(glow, batch), num_parallel_calls=tf.data.AUTOTUNE)
+    _checked.add(x)
+    return x
+
+
+def start_reading(dataset: Dataset) -> None:
+    """Says that training begins: what was read of an iterator so far is read again, and then no more."""
+    if dataset in _one_shots:
+        _one_shots[dataset].start()
+
+
+def ends_with_its_first_epoch(dataset: Dataset) -> bool:
+    """Returns whether a dataset reads an iterator, which can be read once."""
+    return dataset in _one_shots
+
+
+class OneShot:
+    """Batches of an iterator, which can be looked at before training without losing them.
+
+    Args:
+      batches: yields each batch once.
+    """
+
+    def __init__(self, batches: Iterator[Any]):
+        self._batches = batches
+        self._seen: list[Any] = []
+        self._keeps = True
+
+    def __call__(self) -> Iterator[Any]:
+        """Yields the batches that were looked at before, and then the others."""
+        yield from self._seen
+        if not self._keeps:
+            self._seen = []
+        for batch in self._batches:
+            if self._keeps:
+                self._seen.append(batch)
+            yield batch
+
+    def start(self) -> None:
+        """From now on batches are no longer kept."""
+        self._keeps = False
+
+
+def _from_python(x: Any) -> tf.data.Dataset:
+    """Makes a dataset of batches that Python yields; the first batch tells their structure."""
+    count, source = None, x
+    if isinstance(x, keras.utils.PyDataset):
+        count, source = x.num_batches, lambda: _batches_of(x)
+    elif isinstance(x, Iterator):
+        source = OneShot(x)
+    elif hasattr(x, "__iter__"):
+        source = lambda: iter(x)  # noqa: E731
+    else:
+        raise ConfigError(
+            "data must be uint8 images [N, H, W, C], a tf.data.Dataset, a keras.utils.PyDataset, or an "
+            f"iterable of batches. Received: {type(x).__name__}"
+        )
+    first = next(iter(source()), None)
+    if first is None:
+        raise ConfigError(f"data must hold at least one batch. Received: an empty {type(x).__name__}")
+    dataset = tf.data.Dataset.from_generator(
+        _structured(source), output_signature=tf.nest.map_structure(_spec_of, _as_tuple(first))
+    )
+    if count is not None:
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
+    if isinstance(source, OneShot):
+        _one_shots[dataset] = source
+    return dataset
+
+
+# Datasets of the user that were checked, and those that read an iterator.
+_checked: weakref.WeakSet[tf.data.Dataset] = weakref.WeakSet()
+_one_shots: weakref.WeakKeyDictionary[tf.data.Dataset, OneShot] = weakref.WeakKeyDictionary()
+
+
+def _batches_of(x: keras.utils.PyDataset) -> Iterator[Any]:
+    count = x.num_batches
+    x.on_epoch_begin()
+    index = 0
+    while count is None or index < count:
+        yield x[index]
+        index += 1
+    x.on_epoch_end()
+
+
+def _structured(source: Callable[[], Iterator[Any]]) -> Callable[[], Iterator[Any]]:
+    def batches() -> Iterator[Any]:
+        for batch in source():
+            yield tf.nest.map_structure(np.asarray, _as_tuple(batch))
+
+    return batches
+
+
+def _as_tuple(batch: Any) -> Any:
+    """Returns a batch in the one structure that datasets of Python's batches have."""
+    if isinstance(batch, list):
+        batch = tuple(batch)
+    return batch[0] if isinstance(batch, tuple) and len(batch) == 1 else batch
+
+
+def _spec_of(member: Any) -> tf.TensorSpec:
+    member = np.asarray(member)
+    return tf.TensorSpec((None, *member.shape[1:]), member.dtype)
+
+
+def _check_spec(glow: Glow, spec: Any, third: str) -> None:
+    """Raises ConfigError unless a dataset's elements are batches that `fit` or `evaluate` takes."""
+    members = spec if isinstance(spec, (tuple, list)) else (spec,)
+    if not all(isinstance(member, tf.TensorSpec) for member in members) or not 1 <= len(members) <= 3:
+        raise ConfigError(f"{EXPECTED}. Received: elements of {spec}")
+    images, *others = members
+    shape = tf.TensorShape(glow.image_shape)
+    batched = images.shape.rank in (None, 4) and images.shape[1:].is_compatible_with(shape)
+    if images.dtype != tf.uint8 or not batched:
+        hint = " (batches are missing: .batch(64))" if images.shape.is_compatible_with(shape) else ""
+        raise ConfigError(
+            f"a dataset must begin with uint8 images [N, {', '.join(map(str, glow.image_shape))}]{hint}. "
+            f"Received: {images.dtype.name} of shape {images.shape}"
+        )
+    if others and not (others[0].dtype.is_floating and others[0].shape.is_compatible_with(images.shape)):
+        raise ConfigError(
+            f"{EXPECTED}. Received: a second member of {others[0].dtype.name}, shape {others[0].shape}"
+        )
+    if others[1:]:
+        right = others[1].dtype.is_floating if third == "weight" else others[1].dtype.is_integer
+        if not right or others[1].shape.rank not in (None, 1):
+            raise ConfigError(
+                f"the third member of a batch must be {third} [N] here. "
+                f"Received: {others[1].dtype.name} of shape {others[1].shape}"
+            )
+
+
+def _check_noise(dataset: tf.data.Dataset) -> None:
+    """Raises ConfigError unless the noise of the first batch, if there is noise, is in [0, 1)."""
+    if not isinstance(dataset.element_spec, (tuple, list)) or len(dataset.element_spec) < 2:
+        return
+    for batch in dataset.take(1):
+        low, high = float(tf.reduce_min(batch[1])), float(tf.reduce_max(batch[1]))
+        if not 0 <= low <= high < 1:
+            raise ConfigError(f"{EXPECTED}. Received: a second member with values in [{low:g}, {high:g}]")
+
+
+def _images_of(spec: Any) -> tf.TensorSpec:
+    return spec[0] if isinstance(spec, (tuple, list)) else spec
+
+
+def _with_shape(glow: Glow, batch: tuple[tf.Tensor, ...]) -> Any:
+    """Gives images and noise the model's shape, where the dataset leaves sizes open."""
+    shape = (None, *glow.image_shape)
+    found = [tf.ensure_shape(member, shape) if i < 2 else member for i, member in enumerate(batch)]
+    return found[0] if len(found) == 1 else tuple(found)

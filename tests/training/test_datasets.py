@@ -1,0 +1,251 @@
+"""What `fit` and `evaluate` take as data, and what they refuse with a sentence."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import perturb, small_glow
+
+from glow_tf import ConfigError, PartsTrainer, phases
+from glow_tf.training import inputs
+from glow_tf.training.datasets import as_dataset
+
+
+def make_trainer(seed=7):
+    glow = small_glow(perturbed=False, flow_steps=1, parts="by_block:2")
+    trainer = PartsTrainer(glow, phases("simultaneous", 2, 2, 0), seed=seed)
+    trainer.compile([keras.optimizers.SGD(1e-2) for _ in range(2)])
+    return trainer
+
+
+def fit(data, epochs=1, trainer=None, **kwargs):
+    """Trains a trainer of the same seed; returns its history."""
+    return (trainer or make_trainer()).fit(data, epochs=epochs, verbose=0, **kwargs).history
+
+
+def dataset_of(*members, batch=16):
+    return tf.data.Dataset.from_tensor_slices(members if members[1:] else members[0]).batch(batch)
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, images, batch=16):
+        super().__init__()
+        self.images, self.batch, self.ended = images, batch, 0
+
+    def __len__(self):
+        return -(-len(self.images) // self.batch)
+
+    def __getitem__(self, i):
+        return self.images[i * self.batch : (i + 1) * self.batch]
+
+    def on_epoch_end(self):
+        self.ended += 1
+
+
+def in_batches(images, batch=16):
+    for start in range(0, len(images), batch):
+        yield images[start : start + batch]
+
+
+# What is taken
+
+
+def test_every_way_of_giving_the_same_batches_trains_the_same(small_images):
+    expected = fit(dataset_of(small_images))["bpd"]
+    assert fit(Batches(small_images))["bpd"] == expected
+    assert fit(in_batches(small_images))["bpd"] == expected
+    assert fit(iter(dataset_of(small_images)))["bpd"] == expected
+    assert fit(dataset_of(small_images).as_numpy_iterator())["bpd"] == expected
+
+
+def test_a_dataset_of_unknown_length_trains_to_its_end(small_images):
+    dataset = dataset_of(small_images).filter(lambda images: tf.shape(images)[0] > 0)
+    assert dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY
+    trainer = make_trainer()
+    fit(dataset, epochs=2, trainer=trainer)
+    assert trainer.optimizers[0].iterations == 2 * 4
+
+
+def test_images_of_unknown_size_are_taken_and_checked_as_they_come(small_images):
+    spec = tf.TensorSpec((None, None, None, 1), tf.uint8)
+    loose = tf.data.Dataset.from_generator(lambda: in_batches(small_images), output_signature=spec)
+    assert fit(loose)["bpd"] == fit(dataset_of(small_images))["bpd"]
+    wrong = tf.data.Dataset.from_generator(lambda: in_batches(small_images[:, :4]), output_signature=spec)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[4,8,1\]|is not compatible|mismatch"):
+        fit(wrong)
+
+
+def test_labels_of_a_dataset_are_dropped_by_the_map_that_the_error_names(small_images):
+    labelled = dataset_of(small_images, np.arange(64))
+    with pytest.raises(ConfigError, match=r"\.map\(lambda x, y: x\)"):
+        fit(labelled)
+    assert fit(labelled.map(lambda x, y: x))["bpd"] == fit(dataset_of(small_images))["bpd"]
+
+
+def test_a_py_dataset_is_told_of_every_epoch_that_is_read(small_images):
+    data = Batches(small_images)
+    fit(data, epochs=2)
+    assert data.ended >= 2
+
+
+def test_an_iterator_trains_for_the_steps_of_several_epochs(small_images):
+    trainer = make_trainer()
+    batches = (small_images[:16] for _ in range(6))
+    fit(batches, epochs=2, trainer=trainer, steps_per_epoch=3)
+    assert trainer.optimizers[0].iterations == 6
+
+
+def test_validation_split_holds_the_last_images_out(small_images):
+    history = fit(small_images, validation_split=0.25, batch_size=16)
+    trainer = make_trainer()
+    expected = fit(small_images[:48], trainer=trainer, validation_data=small_images[48:], batch_size=16)
+    assert history["val_bpd"] == expected["val_bpd"]
+    assert history["bpd"] == expected["bpd"]
+
+
+@pytest.mark.parametrize("as_data", [dataset_of, Batches, in_batches])
+def test_evaluate_takes_what_fit_takes(as_data, small_images):
+    trainer = make_trainer()
+    trainer.initialize(small_images)
+    expected = trainer.evaluate(dataset_of(small_images), verbose=0, return_dict=True)
+    assert trainer.evaluate(as_data(small_images), verbose=0, return_dict=True) == expected
+
+
+# Batches of every size
+
+
+def test_an_empty_batch_changes_nothing(small_images):
+    noise = np.random.default_rng(3).uniform(size=small_images.shape).astype("float32") * 0.99
+    pieces = [slice(0, 16), slice(0, 0), slice(16, 32)]
+    spec = tuple(tf.TensorSpec((None, 8, 8, 1), dtype) for dtype in (tf.uint8, tf.float32))
+    with_empty = tf.data.Dataset.from_generator(
+        lambda: ((small_images[piece], noise[piece]) for piece in pieces), output_signature=spec
+    )
+    results = []
+    for dataset in (with_empty, dataset_of(small_images[:32], noise[:32])):
+        trainer = make_trainer()
+        history = fit(dataset, trainer=trainer, epochs=2)
+        evaluated = trainer.evaluate(dataset, verbose=0, return_dict=True)
+        results.append([*history["bpd"], evaluated["bpd"], evaluated["bpd_se"]])
+    np.testing.assert_allclose(*results, rtol=1e-6)
+
+
+def test_an_empty_batch_gives_no_gradient(small_images):
+    trainer = make_trainer()
+    trainer.initialize(small_images)
+    spec = tf.TensorSpec((None, 8, 8, 1), tf.uint8)
+    before = trainer.glow.get_flow_weights()
+    empty = tf.data.Dataset.from_generator(lambda: iter([small_images[:0]]), output_signature=spec)
+    trainer.fit(empty, epochs=1, verbose=0)
+    for a, b in zip(before, trainer.glow.get_flow_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_uneven_last_batch_over_two_replicas_trains_as_on_one(small_images):
+    """17 images: the last batch, of one, leaves the second replica without any."""
+    noise = np.random.default_rng(3).uniform(size=(17, 8, 8, 1)).astype("float32") * 0.99
+    results = []
+    for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+        with strategy.scope():
+            trainer = make_trainer()
+        trainer.initialize(small_images)
+        history = fit(dataset_of(small_images[:17], noise, batch=8), trainer=trainer, epochs=2)
+        evaluated = trainer.evaluate(dataset_of(small_images[:17], noise, batch=8), verbose=0)
+        results.append([history["bpd"], history["gradient_norm_2"], evaluated])
+    np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-5)
+    np.testing.assert_allclose(results[1][1], results[0][1], rtol=1e-3)
+    np.testing.assert_allclose(results[1][2], results[0][2], rtol=1e-5)
+
+
+def test_replicas_draw_their_slices_of_the_noise_of_the_whole_batch(small_images):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    whole = inputs.noise_of_step(tf.constant(small_images[:8]), 5, tf.constant(3))
+
+    @tf.function
+    def noises():
+        return strategy.run(lambda: inputs.noise_of_step(tf.constant(small_images[:4]), 5, tf.constant(3)))
+
+    np.testing.assert_array_equal(tf.concat(strategy.experimental_local_results(noises()), 0), whole)
+
+
+def test_steps_without_noise_draw_it_anew(small_images):
+    images = tf.constant(small_images[:4])
+    a, b = (inputs.noise_of_step(images, 5, tf.constant(step)).numpy() for step in (3, 4))
+    assert (a != b).mean() > 0.99
+    assert (a[0] != a[1]).mean() > 0.99  # each example has its own
+
+
+# What is refused
+
+NOISE = np.zeros((64, 8, 8, 1), "float32")
+IMAGES = np.zeros((64, 8, 8, 1), "uint8")
+
+REFUSED = {
+    "images as noise": (dataset_of(IMAGES, IMAGES), r"labels are not used.*second member of uint8"),
+    "labels": (dataset_of(IMAGES, np.arange(64)), r"labels are not used.*second member of int64"),
+    "floating-point labels": (dataset_of(IMAGES, np.zeros(64, "float32")), r"labels.*float32, shape"),
+    "noise beyond 1": (dataset_of(IMAGES, NOISE + 1), r"noise in \[0, 1\).*values in \[1, 1\]"),
+    "noise that is not finite": (dataset_of(IMAGES, NOISE * np.nan), r"noise in \[0, 1\).*\[nan, nan\]"),
+    "weights for training": (dataset_of(IMAGES, NOISE, np.ones(64, "float32")), r"third member.*index \[N\]"),
+    "four members": (dataset_of(IMAGES, NOISE, np.arange(64), NOISE), "expected images uint8"),
+    "a dictionary": (dataset_of({"image": IMAGES}), "expected images uint8.*'image'"),
+    "images that are not batched": (
+        tf.data.Dataset.from_tensor_slices(IMAGES),
+        r"batches are missing: \.batch\(64\)",
+    ),
+    "floating-point images": (dataset_of(NOISE), r"must begin with uint8 images \[N, 8, 8, 1\].*float32"),
+    "images of another size": (dataset_of(IMAGES[:, :4]), r"must begin with uint8 images \[N, 8, 8, 1\]"),
+    "a dataset without an end": (dataset_of(IMAGES).repeat(), "without an end needs steps_per_epoch"),
+    "an iterator for two epochs": (None, "an iterator ends with its first epoch"),
+    "an empty iterator": (iter([]), "at least one batch"),
+    "a number": (3, "uint8 images .*Received: int"),
+    "floating-point arrays": (NOISE, "images must be uint8"),
+    "a list of numbers": (IMAGES.tolist(), "images must be uint8"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_fit_refuses_before_any_step(name):
+    data, message = REFUSED[name]
+    trainer = make_trainer()
+    with pytest.raises(ConfigError, match=message):
+        fit(in_batches(IMAGES) if data is None else data, epochs=2, trainer=trainer)
+    assert trainer.optimizers[0].iterations == 0
+    assert not trainer.glow.initialized
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"y": np.arange(64)}, "y is not used"),
+        ({"sample_weight": np.ones(64)}, "sample_weight is not used"),
+        ({"class_weight": {0: 1.0}}, "class_weight is not used"),
+        ({"validation_data": (IMAGES, IMAGES)}, "validation_data must be images"),
+        ({"validation_split": 0.999}, "validation_split must leave images"),
+    ],
+)
+def test_fit_refuses_arguments_that_have_no_meaning_here(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        fit(IMAGES, **arguments)
+
+
+def test_validation_split_of_a_dataset_is_refused():
+    with pytest.raises(ConfigError, match="validation_split needs an array"):
+        fit(dataset_of(IMAGES), validation_split=0.5)
+
+
+def test_evaluate_refuses_labels_and_indices():
+    trainer = make_trainer()
+    perturb(trainer.glow)
+    with pytest.raises(ConfigError, match="labels are not used"):
+        trainer.evaluate(dataset_of(IMAGES, np.arange(64)), verbose=0)
+    with pytest.raises(ConfigError, match=r"third member of a batch must be weight"):
+        trainer.evaluate(dataset_of(IMAGES, NOISE, np.arange(64)), verbose=0)
+    with pytest.raises(ConfigError, match="y is not used"):
+        trainer.evaluate(IMAGES, np.arange(64), verbose=0)
+
+
+def test_a_dataset_is_checked_once():
+    trainer = make_trainer()
+    checked = as_dataset(trainer.glow, dataset_of(IMAGES, NOISE), "index")
+    assert as_dataset(trainer.glow, checked, "index") is checked
