@@ -1,6 +1,7 @@
 """Copies of one bijector, one after another, traced once for all of them."""
 
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,22 @@ from glow_tf.internals import function_kept_whole, untracked
 from glow_tf.pieces import in_streams, join, pieces_of
 
 Weights = list[tf.Tensor]
+
+_functions_inlined = contextvars.ContextVar("functions_inlined", default=False)
+
+
+@contextlib.contextmanager
+def functions_inlined() -> Iterator[None]:
+    """Within the context, TensorFlow may put the functions of stacks into the graph that calls them.
+
+    XLA needs this for gradients within a loop, such as those of a compiled Markov chain. Otherwise a stack's
+    functions are kept whole, and TensorFlow optimises each of them once for all copies.
+    """
+    token = _functions_inlined.set(True)
+    try:
+        yield
+    finally:
+        _functions_inlined.reset(token)
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -198,9 +215,10 @@ class Stack(Bijector):
         """Calls a function of weights and activations; within a `tf.function`, it is traced only once."""
         if not tf.inside_function():
             return function(*args)
-        traced, key = self._untracked.traced, (function.__name__, in_full_precision())
+        inlined = _functions_inlined.get()
+        traced, key = self._untracked.traced, (function.__name__, in_full_precision(), inlined)
         if key not in traced:
-            traced[key] = function_kept_whole(function)
+            traced[key] = tf.function(function, autograph=False) if inlined else function_kept_whole(function)
         return traced[key](*args)
 
     def get_config(self) -> dict:

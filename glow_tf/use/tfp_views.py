@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from glow_tf.bijectors import Bijector
+from glow_tf.bijectors.stack import functions_inlined
 from glow_tf.glow import Glow
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
 
 def as_tfp_bijector(bijector: Bijector | Glow) -> tfb.Bijector:
-    """Returns a `tfb.Bijector` that runs a built bijector, or a whole Glow, as TFP composes them.
+    """Returns a `tfb.Bijector` that runs a built bijector, or a whole Glow.
 
     The directions keep their names: `forward` maps data to latents. A `tfd.TransformedDistribution` maps its
-    base to data, so it takes `tfb.Invert` of the result, as `as_distribution` does. A Glow maps dequantised
-    values [H, W, C] to whitened latents [D]; other bijectors map [H, W, C] to [H', W', C'].
+    base to data, so it takes `tfb.Invert` of the result. A Glow maps dequantised values [..., H, W, C] to
+    whitened latents [..., D]. Another bijector maps [..., H, W, C] to [..., H', W', C'], with the shapes that
+    it was built on.
 
-    Train with Keras: TFP does not see the variables.
+    Any number of batch dimensions may come first. Their sizes, and their number, may be unknown while a
+    `tf.function` is traced. Values have the dtype of the layer; as in all of TFP, NumPy arrays and lists of
+    floating-point numbers are cast to it, and tensors are not.
+
+    Other TFP bijectors remember the results of a tensor, even after their variables have changed. This one
+    computes anew in every call. Its variables are those of the layer.
 
     Args:
       bijector: built.
 
+    Returns:
+      The view. Its methods raise a ValueError for values of another shape or dtype.
+
     Raises:
+      TypeError: the argument is neither a `Bijector` nor a `Glow`.
       ValueError: the bijector is not built.
     """
+    if not isinstance(bijector, Bijector | Glow):
+        raise TypeError(
+            "as_tfp_bijector needs a bijector of glow_tf or a Glow. "
+            f"Received: an object of class {type(bijector).__name__}"
+        )
     if not bijector.built:
         raise ValueError(
             "as_tfp_bijector needs a built bijector: call build(input_shape) first. Received: built=False"
@@ -38,12 +56,24 @@ def as_tfp_bijector(bijector: Bijector | Glow) -> tfb.Bijector:
 def as_distribution(glow: Glow) -> tfd.Distribution:
     """Returns the Glow's density of *dequantised* images as a `tfd.Distribution`.
 
-    The event shape is [H, W, C]. A value is the level of a byte (byte // 2^(8−n_bits)) plus noise in [0, 1).
-    `log_prob` is exact for such real numbers, in nats. At level + uniform noise it is the lower bound that
-    `Glow.log_prob` computes.
+    The event shape is [H, W, C], the batch shape is []. A value is the level of a byte (byte // 2^(8−n_bits))
+    plus noise in [0, 1); `glow.dequantized(images)` makes values from bytes. `log_prob` is exact for such
+    real numbers, in nats. At level + uniform noise it is the lower bound that `Glow.log_prob` computes.
+
+    `log_prob` runs the model forward once, and `sample` runs it inverse once. The two attributes of a
+    `tfd.TransformedDistribution` are here too: `distribution`, the standard normal density of the latents
+    [D], and `bijector`, the map from latents to values. Shapes, dtypes and variables are as in
+    `as_tfp_bijector`.
+
+    Returns:
+      The density. Its methods raise a ValueError for values of another shape or dtype, bytes included.
+
+    Raises:
+      TypeError: the argument is not a `Glow`.
     """
-    base = tfd.Sample(tfd.Normal(tf.zeros([], glow.compute_dtype), 1.0), glow.dimensions)
-    return tfd.TransformedDistribution(base, tfb.Invert(as_tfp_bijector(glow)), name="Glow")
+    if not isinstance(glow, Glow):
+        raise TypeError(f"as_distribution needs a Glow. Received: an object of class {type(glow).__name__}")
+    return _Density(glow)
 
 
 class _View(tfb.Bijector):
@@ -52,10 +82,13 @@ class _View(tfb.Bijector):
     def __init__(self, bijector: Bijector | Glow):
         parameters = dict(locals())
         self._layer = bijector
+        # `trainable_variables` of everything that is composed of the view finds the variables in this list.
+        self._variables_of_layer = [variable.value for variable in bijector.variables]
+        self._input_event, self._output_event = _event_shapes(bijector)
         super().__init__(
-            forward_min_event_ndims=3,
-            inverse_min_event_ndims=1 if isinstance(bijector, Glow) else 3,
-            dtype=bijector.compute_dtype,
+            forward_min_event_ndims=self._input_event.rank,
+            inverse_min_event_ndims=self._output_event.rank,
+            dtype=tf.as_dtype(bijector.compute_dtype),
             parameters=parameters,
             name=bijector.name,
         )
@@ -64,45 +97,205 @@ class _View(tfb.Bijector):
     def _parameter_properties(cls, dtype):
         return {}
 
+    # `tfb.Bijector` keeps each result with the tensor that it was computed from, and returns it again for the
+    # same tensor, also when the weights have been trained in between. A new tensor per call prevents that.
+
+    def forward(self, x, name="forward", **kwargs):
+        return super().forward(self._new_input(x), name=name, **kwargs)
+
+    def inverse(self, y, name="inverse", **kwargs):
+        return super().inverse(self._new_output(y), name=name, **kwargs)
+
+    def forward_log_det_jacobian(self, x, event_ndims=None, name="forward_log_det_jacobian", **kwargs):
+        return super().forward_log_det_jacobian(self._new_input(x), event_ndims, name=name, **kwargs)
+
+    def inverse_log_det_jacobian(self, y, event_ndims=None, name="inverse_log_det_jacobian", **kwargs):
+        return super().inverse_log_det_jacobian(self._new_output(y), event_ndims, name=name, **kwargs)
+
+    def _new_input(self, x: Any) -> tf.Tensor:
+        is_glow = isinstance(self._layer, Glow)
+        what = f"{self.name}.forward"
+        return tf.identity(_checked(x, what, self._input_event, self.dtype, dequantised=is_glow))
+
+    def _new_output(self, y: Any) -> tf.Tensor:
+        return tf.identity(_checked(y, f"{self.name}.inverse", self._output_event, self.dtype))
+
     def _forward(self, x):
-        return self._batched(lambda v: self._layer.forward_and_log_det(v)[0], x, 3)
+        return _batched(self._layer.forward_and_log_det, x, self._input_event)[0]
 
     def _inverse(self, y):
-        return self._batched(self._layer.inverse, y, self.inverse_min_event_ndims)
+        return _batched(lambda v: (self._layer.inverse(v), None), y, self._output_event)[0]
 
     def _forward_log_det_jacobian(self, x):
-        return self._batched(lambda v: self._layer.forward_and_log_det(v)[1], x, 3)
+        return _batched(self._layer.forward_and_log_det, x, self._input_event)[1]
 
     def _inverse_log_det_jacobian(self, y):
-        ndims = self.inverse_min_event_ndims
-        return self._batched(lambda v: self._layer.inverse_and_log_det(v)[1], y, ndims)
-
-    def _batched(self, function, x, event_ndims):
-        x = tf.convert_to_tensor(x)
-        batch = tf.shape(x)[:-event_ndims]
-        static = x.shape[:-event_ndims]
-        result = function(tf.reshape(x, [-1, *x.shape[-event_ndims:]]))
-        result_event = result.shape[1:]
-        result = tf.reshape(result, tf.concat([batch, result_event], axis=0))
-        return tf.ensure_shape(result, [*static, *result_event])
+        return _batched(self._layer.inverse_and_log_det, y, self._output_event)[1]
 
     def _forward_event_shape(self, input_shape):
-        return self._event_shape(lambda v: self._layer.forward_and_log_det(v)[0], input_shape)
+        return self._event_shape(input_shape, self._input_event, self._output_event)
 
     def _inverse_event_shape(self, output_shape):
-        if isinstance(self._layer, Glow):
-            return tf.TensorShape(self._layer.image_shape)
-        return self._event_shape(self._layer.inverse, output_shape)
+        return self._event_shape(output_shape, self._output_event, self._input_event)
 
-    def _event_shape(self, function, shape):
-        if isinstance(self._layer, Glow):
-            return tf.TensorShape([math.prod(self._layer.image_shape)])
-        spec = tf.TensorSpec([1, *shape], self.dtype)
-        traced = tf.function(function, autograph=False).get_concrete_function(spec)
-        return traced.structured_outputs.shape[1:]
+    def _event_shape(self, shape: tf.TensorShape, source: tf.TensorShape, target: tf.TensorShape):
+        if shape.rank is None:
+            return shape
+        event = shape[-source.rank :]
+        if shape.rank < source.rank or not event.is_compatible_with(source):
+            raise ValueError(
+                f"the event of {self.name} must have a shape that ends with {_brackets(source)}. "
+                f"Received: {tuple(shape)}"
+            )
+        result = event.merge_with(source) if source == target else target
+        return shape[: -source.rank].concatenate(result)
 
     def _forward_event_shape_tensor(self, input_shape):
-        return tf.constant(self._forward_event_shape(tf.get_static_value(input_shape)), tf.int32)
+        return _event_shape_tensor(input_shape, self._input_event, self._output_event)
 
     def _inverse_event_shape_tensor(self, output_shape):
-        return tf.constant(self._inverse_event_shape(tf.get_static_value(output_shape)), tf.int32)
+        return _event_shape_tensor(output_shape, self._output_event, self._input_event)
+
+
+class _Density(tfd.Distribution):
+    """A Glow as a distribution of dequantised values."""
+
+    def __init__(self, glow: Glow, name: str = "Glow"):
+        parameters = dict(locals())
+        self._glow = glow
+        dtype = tf.as_dtype(glow.compute_dtype)
+        self._bijector = tfb.Invert(as_tfp_bijector(glow))
+        zero, one = np.array([0, 1], dtype.as_numpy_dtype)
+        self._distribution = tfd.Sample(tfd.Normal(zero, one), glow.dimensions)
+        super().__init__(
+            dtype=dtype,
+            reparameterization_type=tfd.FULLY_REPARAMETERIZED,
+            validate_args=False,
+            allow_nan_stats=True,
+            parameters=parameters,
+            name=name,
+        )
+
+    @classmethod
+    def _parameter_properties(cls, dtype, num_classes=None):
+        return {}
+
+    @property
+    def distribution(self) -> tfd.Distribution:
+        return self._distribution
+
+    @property
+    def bijector(self) -> tfb.Bijector:
+        return self._bijector
+
+    # TFP casts NumPy arrays before it calls `_log_prob`, bytes too. So the public methods check the values.
+
+    def log_prob(self, value, name="log_prob", **kwargs):
+        return super().log_prob(self._checked(value), name=name, **kwargs)
+
+    def prob(self, value, name="prob", **kwargs):
+        return super().prob(self._checked(value), name=name, **kwargs)
+
+    def unnormalized_log_prob(self, value, name="unnormalized_log_prob", **kwargs):
+        return super().unnormalized_log_prob(self._checked(value), name=name, **kwargs)
+
+    def _checked(self, value: Any) -> tf.Tensor:
+        return _checked(value, f"the density {self.name}", self.event_shape, self.dtype, dequantised=True)
+
+    def _log_prob(self, value):
+        return _batched(lambda v: (None, self._glow.dequantized_log_prob(v)), value, self.event_shape)[1]
+
+    def _sample_n(self, n, seed=None):
+        return self._bijector.forward(self._distribution.sample(n, seed=seed))
+
+    def _event_shape(self):
+        return tf.TensorShape(self._glow.image_shape)
+
+    def _event_shape_tensor(self):
+        return tf.constant(self._glow.image_shape, tf.int32)
+
+    def _default_event_space_bijector(self):
+        return self._bijector
+
+
+def _event_shapes(bijector: Bijector | Glow) -> tuple[tf.TensorShape, tf.TensorShape]:
+    """Returns the shapes of one example before and after `forward`; None is a size that may vary."""
+    if isinstance(bijector, Glow):
+        return tf.TensorShape(bijector.image_shape), tf.TensorShape([bijector.dimensions])
+    built_on = bijector.get_build_config()
+    if built_on is None:  # a layer without weights, which needed no `build`
+        return tf.TensorShape([None] * 3), tf.TensorShape([None] * 3)
+    input_shape = tuple(built_on["input_shape"])
+    return tf.TensorShape(input_shape[1:]), tf.TensorShape(bijector.output_shape_of(input_shape)[1:])
+
+
+def _event_shape_tensor(shape: tf.Tensor, source: tf.TensorShape, target: tf.TensorShape) -> tf.Tensor:
+    if source == target:
+        return shape
+    return tf.concat([shape[: -source.rank], tf.constant(target.as_list(), shape.dtype)], axis=0)
+
+
+def _checked(
+    values: Any, what: str, event_shape: tf.TensorShape, dtype: tf.DType, *, dequantised: bool = False
+) -> tf.Tensor:
+    """Returns values as a tensor of the dtype: casts arrays and lists of floating-point numbers.
+
+    Raises:
+      ValueError: values are not floating-point numbers, are a tensor of another dtype, or have a shape that
+        does not end with `event_shape`.
+    """
+    tensor = tf.convert_to_tensor(values)
+    remedy = None
+    if not tensor.dtype.is_floating:
+        remedy = "glow.dequantized(images) makes them from uint8 images" if dequantised else ""
+    elif tensor.dtype != dtype and tf.is_tensor(values):
+        remedy = f"tf.cast(values, tf.{dtype.name}) changes the dtype"
+    elif not _ends_with(tensor.shape, event_shape):
+        remedy = ""
+    if remedy is not None:
+        kind = "dequantised values" if dequantised else "values"
+        raise ValueError(
+            f"{what} takes {kind}, {dtype.name} of shape {_brackets(event_shape, '..., ')}"
+            f"{remedy and '; '}{remedy}. Received: {tensor.dtype.name} of shape {tensor.shape}"
+        )
+    return tf.cast(tensor, dtype)
+
+
+def _ends_with(shape: tf.TensorShape, event_shape: tf.TensorShape) -> bool:
+    if shape.rank is None:
+        return True
+    return shape.rank >= event_shape.rank and shape[-event_shape.rank :].is_compatible_with(event_shape)
+
+
+def _brackets(shape: tf.TensorShape, before: str = "") -> str:
+    return f"[{before}{', '.join(map(str, shape.as_list()))}]"
+
+
+def _batched(
+    function: Callable[[tf.Tensor], tuple], x: tf.Tensor, event_shape: tf.TensorShape
+) -> list[tf.Tensor | None]:
+    """Runs a function of a batch on a tensor with any number of batch dimensions.
+
+    Args:
+      function: [B, event] → tensors [B, …], or None in place of a tensor.
+      x: [batch dimensions, event].
+      event_shape: what the shape of x must end with; None is any size.
+
+    Returns:
+      The function's results, [batch dimensions, …].
+    """
+    shape, ndims = tf.shape(x), event_shape.rank
+    flat = tf.reshape(x, tf.concat([[-1], shape[-ndims:]], axis=0))
+    flat = tf.ensure_shape(flat, [None, *event_shape])
+    if x.shape.rank is not None:
+        flat.set_shape([None, *x.shape[-ndims:]])
+
+    def unflattened(result: tf.Tensor | None) -> tf.Tensor | None:
+        if result is None:
+            return None
+        whole = tf.reshape(result, tf.concat([shape[:-ndims], tf.shape(result)[1:]], axis=0))
+        whole.set_shape(x.shape[:-ndims].concatenate(result.shape[1:]))
+        return whole
+
+    with functions_inlined():  # so that XLA can differentiate the view within a loop
+        return [unflattened(result) for result in function(flat)]
