@@ -1,17 +1,20 @@
 """The settings of a run, as frozen dataclasses that check themselves; every list of choices.
 
 Every setting is one field under one name, which is also the name of its flag; `metadata["help"]` describes
-it. Pure Python: knows neither TensorFlow nor flags.
+it. A value of the wrong type raises ConfigError. Pure Python: knows neither TensorFlow nor flags.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
+from collections.abc import Sequence
 from typing import Any
 
 from glow_tf.cuts import Cuts, read_cuts
 from glow_tf.errors import ConfigError as ConfigError
+from glow_tf.setting_types import check_types
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -38,7 +41,9 @@ class DataConfig:
     """Which images, and how many."""
 
     dataset: str = _setting("digits", "digits (scikit-learn), a TFDS image data set by name, or folder:PATH.")
-    data_dir: str = _setting("", "TFDS's data_dir; empty means TFDS's own default.")
+    data_dir: str | os.PathLike = _setting(  # noqa: RUF009
+        "", "TFDS's data_dir; empty means TFDS's own default."
+    )
     image_size: int = _setting(0, "Side to which images are resized; 0 keeps them as they are.")
     train_examples: int = _setting(0, "Training images used; 0 means all.")
     test_examples: int = _setting(0, "Test images used; 0 means all.")
@@ -49,7 +54,9 @@ class DataConfig:
 
     def __post_init__(self):
         """Raises ConfigError for values that no data set allows."""
-        _require(self.dataset.strip() != "", self, "dataset", "a name or folder:PATH")
+        check_types(self)
+        named = self.dataset.removeprefix("folder:").strip() != ""
+        _require(named, self, "dataset", "a name or folder:PATH")
         for name in ("image_size", "train_examples", "test_examples", "validation_examples"):
             _require(getattr(self, name) >= 0, self, name, "0 or a positive integer")
         _one_of(self, "augment", AUGMENTATIONS)
@@ -75,6 +82,8 @@ class CouplingConfig:
 
     def __post_init__(self):
         """Raises ConfigError for a choice that does not exist."""
+        check_types(self)
+        _require(self.width >= 1, self, "width", "a positive integer")
         _one_of(self, "kind", COUPLINGS)
         _one_of(self, "scale", SCALES)
         _one_of(self, "norm", NORMS)
@@ -86,6 +95,9 @@ class ModelConfig:
 
     `image_shape` (H, W, C) and `seed` are the two fields that are not flags of the model: the command
     takes them from the data and from the run.
+
+    `parts` may also be given as numbers: `parts=3` is `"balanced:3"`, three parts that cost about the same,
+    and `parts=(16, 32, 48)` is `"16,32,48"`, the flow steps of each part.
     """
 
     image_shape: tuple[int, int, int] = (32, 32, 3)
@@ -106,7 +118,7 @@ class ModelConfig:
         "float32",
         "Precision of the coupling networks: float32 or mixed_bfloat16; everything else is float32.",
     )
-    parts: str = _setting(
+    parts: str | int | Sequence[int] = _setting(
         "1",
         "1, by_block:N, across_block:N, balanced:N (the costliest part costs as little as possible; "
         "balanced:N@1,0.5,… for devices of those speeds), or flow steps per part such as 16,32,48.",
@@ -115,13 +127,7 @@ class ModelConfig:
 
     def __post_init__(self):
         """Raises ConfigError for a model that cannot be built."""
-        object.__setattr__(self, "image_shape", tuple(self.image_shape))
-        _require(
-            len(self.image_shape) == 3 and all(side > 0 for side in self.image_shape),
-            self,
-            "image_shape",
-            "(height, width, channels)",
-        )
+        check_types(self)
         _require(1 <= self.n_bits <= 8, self, "n_bits", "an integer from 1 to 8")
         for name in ("num_blocks", "flow_steps", "width"):
             _require(getattr(self, name) >= 1, self, name, "a positive integer")
@@ -153,21 +159,27 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Schedule of epochs and optimisation."""
+    """Schedule of epochs and optimisation.
+
+    The rates may also be given as numbers: `learning_rate=1e-3` is `"1e-3"`, and `learning_rate=(1e-3, 2e-3)`
+    is `"1e-3,2e-3"`.
+    """
 
     schedule: str = _setting("end_to_end", "end_to_end, sequential, alternating or simultaneous.")
     part_epochs: int = _setting(60, "Epochs in parts, as the schedule says.")
     finetune_epochs: int = _setting(30, "End-to-end epochs that follow.")
     period: int = _setting(1, "Epochs a part keeps its turn in the alternating schedule.")
     optimizer: str = _setting("adamax", "adamax, adam or sgd; one for each part.")
-    beta_2: str = _setting(
+    beta_2: str | float = _setting(
         "0.999", "Second-moment decay of adamax and adam, or oai: 1 − 1/(steps per epoch)."
     )
-    learning_rate: str = _setting("1e-3", "One rate for all parts, or one rate per part, comma-separated.")
+    learning_rate: str | float | Sequence[float] = _setting(
+        "1e-3", "One rate for all parts, or one rate per part, comma-separated."
+    )
     rate_schedule: str = _setting("constant", "constant or cosine, over a part's own steps.")
     warmup_steps: int = _setting(0, "Steps over which a part's rate rises linearly from 0.")
     clip_norm: float = _setting(0.0, "Largest global norm of the gradients; 0 does not clip.")
-    finetune_learning_rate: str = _setting(
+    finetune_learning_rate: str | float | Sequence[float] = _setting(
         "", "Rate(s) of the finetune_epochs, without warm-up; empty goes on as before."
     )
     part_delay: int = _setting(
@@ -185,6 +197,7 @@ class TrainConfig:
 
     def __post_init__(self):
         """Raises ConfigError for values that cannot be trained with."""
+        check_types(self)
         _one_of(self, "schedule", SCHEDULES)
         _one_of(self, "optimizer", OPTIMIZERS)
         _one_of(self, "rate_schedule", RATE_SCHEDULES)
@@ -240,15 +253,20 @@ class TrainConfig:
 class RunConfig:
     """One training run: where it lives, and everything it is made of."""
 
-    workdir: str = _setting("", "Folder of the run: history, checkpoints, logs, samples, export.")
+    workdir: str | os.PathLike = _setting(  # noqa: RUF009
+        "", "Folder of the run: history, checkpoints, logs, samples, export."
+    )
     seed: int = _setting(0, "The one seed from which everything random follows.")
+    init_from: str | os.PathLike = _setting(  # noqa: RUF009
+        "", "Start from the weights of a workdir or a .keras file; the run has its own data and schedule."
+    )
     strategy: str = _setting(
         "auto",
         "auto, one_device, mirrored (every device trains on a slice of the batch), multi_worker (every "
         "process listed in TF_CONFIG does), or part_parallel (every part on its own device).",
     )
     virtual_devices: int = _setting(0, "Logical CPU devices, to try a strategy without GPUs; 0 is off.")
-    part_devices: str = _setting(
+    part_devices: str | Sequence[str] = _setting(
         "", "Device of each part under part_parallel, comma-separated; empty: device k for part k."
     )
     jit_compile: str = _setting(
@@ -284,12 +302,14 @@ class RunConfig:
 
     def __post_init__(self):
         """Raises ConfigError for settings that do not fit together."""
+        check_types(self)
         _require(self.workdir.strip() != "", self, "workdir", "the folder of the run")
         _require(0 <= self.seed < 2**31, self, "seed", "an integer from 0 to 2^31 − 1")
         _one_of(self, "strategy", STRATEGIES)
         _one_of(self, "jit_compile", COMPILERS)
         for name in ("virtual_devices", "streams", "sample_every"):
             _require(getattr(self, name) >= 0, self, name, "0 or a positive integer")
+        self._check_size_and_batch()
         num_parts = self.model.num_parts
         self.train.learning_rates(num_parts)
         self.train.finetune_learning_rates(num_parts)
@@ -315,6 +335,23 @@ class RunConfig:
             raise ConfigError(
                 "cache_prefix keeps the prefix's outputs in one place and needs another strategy than "
                 "part_parallel. Received: cache_prefix=True, strategy='part_parallel'"
+            )
+
+    def _check_size_and_batch(self) -> None:
+        """Raises ConfigError for what would otherwise be found only after all images have been read."""
+        size, multiple = self.data.image_size, 2**self.model.num_blocks
+        if size % multiple:
+            below = size // multiple * multiple
+            nearest = [str(side) for side in (below, below + multiple) if side]
+            raise ConfigError(
+                f"num_blocks={self.model.num_blocks} halves the image {self.model.num_blocks} times, so "
+                f"image_size must be one of the multiples of {multiple}; the nearest that are: "
+                f"{', '.join(nearest)}. Received: image_size={size}"
+            )
+        if 0 < self.data.train_examples < self.train.batch_size:
+            raise ConfigError(
+                "batch_size must be at most the number of training images, "
+                f"{self.data.train_examples}. Received: batch_size={self.train.batch_size}"
             )
 
     @property
@@ -355,6 +392,9 @@ def settings_of(config_class: type) -> list[dataclasses.Field]:
 def all_settings() -> list[dataclasses.Field]:
     """Every setting of a run, in the order of the help page."""
     return [f for c in (RunConfig, *GROUPS.values()) for f in settings_of(c)]
+
+
+# Values
 
 
 def _require(condition: bool, config: Any, name: str, expected: str) -> None:

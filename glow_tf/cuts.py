@@ -56,9 +56,21 @@ def read_cuts(parts: str, num_blocks: int, flow_steps: int) -> Cuts:
     if sum(counts) != total:
         raise ConfigError(
             f"parts must add up to num_blocks × flow_steps = {num_blocks} × {flow_steps} = {total} flow "
-            f"steps. Received: {parts=}, which adds up to {sum(counts)}"
+            f"steps{_number_of_parts(counts, num_blocks)}. Received: {parts=}, which adds up to {sum(counts)}"
         )
     return Cuts(tuple(counts))
+
+
+def _number_of_parts(counts: list[int], num_blocks: int) -> str:
+    """Says, where a single number was given, how that many parts are written."""
+    if len(counts) > 1:
+        return ""
+    (count,) = counts
+    notations = [f"balanced:{count}"]
+    notations += [f"by_block:{count}"] if count <= num_blocks else []
+    notations += [f"across_block:{count}"] if count <= num_blocks + 1 else []
+    written = " or ".join(notations)
+    return f" (a single number is the flow steps of one part; for {count} parts write {written})"
 
 
 def _regular_counts(parts: str, num_blocks: int, flow_steps: int) -> tuple[int, ...]:

@@ -1,8 +1,22 @@
+import dataclasses
+import fractions
+import pathlib
+import re
+
+import numpy as np
 import pytest
 
-from glow_tf.config import RunConfig
+from glow_tf.config import (
+    GROUPS,
+    CouplingConfig,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    all_settings,
+)
 from glow_tf.errors import ConfigError
-from glow_tf.run.workdir import flagfile, read_flagfile
+from glow_tf.run.flags_file import flagfile, read_flagfile
 
 BASE = {"workdir": "w", "flow_steps": 4, "num_blocks": 3, "width": 8}
 
@@ -86,3 +100,171 @@ def test_fixed_flag_names_exist():
         "tensorboard sample_every export"
     )
     assert set(names.split()) <= set(RunConfig.from_settings(BASE).to_settings())
+
+
+# Types
+
+BY_TYPE = {
+    "int": [8.0, 8.5, np.float32(8), True, np.True_, "8", None, (8,), [8], {8}, np.array([8]), 8 + 0j],
+    "float": [True, np.True_, "0.5", None, (0.5,), [0.5], {}, np.array([0.5]), 1j],
+    "bool": [1, 0.0, np.int64(1), "true", None, (True,), []],
+    "str": [1, 1.0, True, None, ("digits",), ["digits"], b"digits", pathlib.Path("digits"), object()],
+    "str | os.PathLike": [1, 1.0, True, None, ("a",), ["a"], object()],
+    "str | float": [True, None, (0.9,), [0.9], b"0.9", {}, 1j, object()],
+    "str | float | Sequence[float]": [
+        True,
+        None,
+        ("1e-3",),
+        [True],
+        {1e-3},
+        {1e-3: 1},
+        b"1e-3",
+        [[1e-3]],
+        1j,
+    ],
+    "str | int | Sequence[int]": [
+        True,
+        None,
+        2.0,
+        (2.0, 2.0),
+        ["2", "2"],
+        [True],
+        {2},
+        {2: 2},
+        b"2",
+        ((2,),),
+    ],
+    "str | Sequence[str]": [1, True, None, (1,), {"CPU:0"}, b"CPU:0", object()],
+}
+WRONG = [(setting.name, value) for setting in all_settings() for value in BY_TYPE[setting.type]]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda value: re.sub(" at 0x.*>", ">", str(value)))
+def test_every_setting_of_the_wrong_type_is_named_with_the_type_received(name, value):
+    with pytest.raises(ConfigError) as raised:
+        RunConfig.from_settings({**BASE, name: value})
+    assert str(raised.value).startswith(f"{name} must be ")
+    assert f"Received: {name}={value!r} ({type(value).__name__})" in str(raised.value)
+
+
+SHAPES = [
+    (32, 32),
+    (32, 32, 3, 1),
+    (32.0, 32, 3),
+    (0, 32, 3),
+    (True, 32, 3),
+    "abc",
+    b"abc",
+    32,
+    None,
+    {1, 2, 3},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_an_image_shape_is_three_positive_integers(shape):
+    with pytest.raises(ConfigError, match=r"image_shape must be three positive integers.*Received"):
+        ModelConfig(image_shape=shape)
+
+
+@pytest.mark.parametrize("seed", [1.0, "1", None, True])
+def test_the_seed_of_a_model_is_an_integer(seed):
+    with pytest.raises(ConfigError, match=r"seed must be an integer. Received: seed="):
+        ModelConfig(seed=seed)
+
+
+@pytest.mark.parametrize("value", [None, {}, TrainConfig, CouplingConfig(8)])
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_of_settings_has_its_own_class(group, value):
+    with pytest.raises(ConfigError, match=rf"{group} must be a {GROUPS[group].__name__}. Received: {group}="):
+        RunConfig("w", **{group: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("width", 8.0), ("width", 0), ("kind", 1), ("network_dtype", np.float32)]
+)
+def test_a_coupling_checks_its_types(name, value):
+    with pytest.raises(ConfigError, match=f"{name} must be.*Received: {name}="):
+        CouplingConfig(**{"width": 8, name: value})
+
+
+SAME = {
+    "rate": (TrainConfig, {"learning_rate": 1e-3}, {"learning_rate": "1e-3"}),
+    "rates": (TrainConfig, {"learning_rate": (1e-3, 2e-3)}, {"learning_rate": "1e-3,2e-3"}),
+    "integer rates": (TrainConfig, {"learning_rate": [1, 2]}, {"learning_rate": "1,2"}),
+    "array of rates": (
+        TrainConfig,
+        {"learning_rate": np.array([5e-5, 2e-3])},
+        {"learning_rate": "5e-5,2e-3"},
+    ),
+    "finetune": (TrainConfig, {"finetune_learning_rate": 2.5e-4}, {"finetune_learning_rate": "2.5e-4"}),
+    "beta_2": (TrainConfig, {"beta_2": 0.99}, {"beta_2": "0.99"}),
+    "clip_norm": (TrainConfig, {"clip_norm": 1}, {"clip_norm": 1.0}),
+    "fraction": (TrainConfig, {"clip_norm": fractions.Fraction(1, 2)}, {"clip_norm": 0.5}),
+    "NumPy float": (TrainConfig, {"clip_norm": np.float64(0.5)}, {"clip_norm": 0.5}),
+    "NumPy int": (TrainConfig, {"batch_size": np.int32(8)}, {"batch_size": 8}),
+    "NumPy bool": (TrainConfig, {"reversible": np.True_}, {"reversible": True}),
+    "one part": (ModelConfig, {"parts": 1}, {"parts": "1"}),
+    "counts": (ModelConfig, {"parts": (16, 80)}, {"parts": "16,80"}),
+    "NumPy counts": (ModelConfig, {"parts": np.array([16, 80])}, {"parts": "16,80"}),
+    "NumPy number of parts": (ModelConfig, {"parts": np.int64(3)}, {"parts": "balanced:3"}),
+    "shape": (ModelConfig, {"image_shape": np.array([8, 8, 1])}, {"image_shape": (8, 8, 1)}),
+    "path": (DataConfig, {"data_dir": pathlib.Path("a/b")}, {"data_dir": "a/b"}),
+    "devices": (
+        lambda **settings: RunConfig(
+            pathlib.Path("w"), strategy="part_parallel", model=ModelConfig(parts="by_block:2"), **settings
+        ),
+        {"part_devices": ["CPU:0", "CPU:1"]},
+        {"part_devices": "CPU:0,CPU:1"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "python", "flag"), SAME.values(), ids=SAME)
+def test_python_values_become_what_the_flag_would_be(make, python, flag):
+    config, wanted = make(**python), make(**flag)
+    assert config == wanted
+    (name,) = python
+    assert type(getattr(config, name)) is type(getattr(wanted, name))
+    assert dataclasses.replace(config) == config
+
+
+def test_parts_as_one_integer_is_how_many_parts_there_are():
+    for number in (1, 2, 3, np.int64(4)):
+        assert ModelConfig(num_blocks=2, flow_steps=2, parts=number).num_parts == number
+    for number in (0, -1, 5):
+        with pytest.raises(ConfigError, match="Received: parts="):
+            ModelConfig(num_blocks=2, flow_steps=2, parts=number)
+
+
+def test_parts_as_text_of_one_number_says_how_to_write_a_number_of_parts():
+    with pytest.raises(ConfigError, match=r"for 3 parts write balanced:3 or by_block:3 or across_block:3"):
+        ModelConfig(parts="3")
+
+
+@pytest.mark.parametrize("rate", [0, -1e-3, float("nan"), float("inf"), (1e-3, 0)])
+def test_rates_as_numbers_are_positive_and_finite(rate):
+    with pytest.raises(ConfigError, match=r"learning_rate must be one positive rate.*Received"):
+        TrainConfig(learning_rate=rate)
+
+
+# Found before the images are read
+
+
+def test_an_image_size_that_cannot_be_halved_is_found_first():
+    with pytest.raises(
+        ConfigError, match=r"multiples of 8; the nearest that are: 24, 32. Received: image_size=30"
+    ):
+        RunConfig.from_settings({**BASE, "image_size": 30})
+
+
+def test_a_batch_of_more_than_all_examples_is_found_first():
+    with pytest.raises(
+        ConfigError, match=r"at most the number of training images, 10. Received: batch_size=64"
+    ):
+        RunConfig.from_settings({**BASE, "train_examples": 10})
+
+
+def test_a_folder_without_a_path_is_an_error():
+    with pytest.raises(ConfigError, match=r"a name or folder:PATH. Received: dataset='folder:'"):
+        DataConfig(dataset="folder:")

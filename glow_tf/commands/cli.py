@@ -76,8 +76,9 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
         return command.main(values, *passed_on) or 0
     except (ConfigError, NonFiniteError, OSError) as error:
         return _error(str(error))
-    except KeyboardInterrupt:
-        print("\nInterrupted. Run the same command again to continue.", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        what = str(interrupt) or "Run the same command again to continue."
+        print(f"\nInterrupted. {what}", file=sys.stderr)
         return INTERRUPTED
 
 

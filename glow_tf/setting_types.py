@@ -1,0 +1,143 @@
+"""What type each setting has: values are converted to it, or refused. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import decimal
+import functools
+import numbers
+import os
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any, get_type_hints
+
+from glow_tf.errors import ConfigError
+
+
+def check_types(config: Any) -> None:
+    """Turns every field into the type that it has inside the library.
+
+    Raises:
+      ConfigError: a value has another type than the field declares.
+    """
+    for name, declared in _declared_types(type(config)).items():
+        received = getattr(config, name)
+        expected, convert = _CONVERSIONS.get(declared) or _instance_of(declared)
+        try:
+            object.__setattr__(config, name, convert(received))
+        except (TypeError, OverflowError):
+            raise ConfigError(
+                f"{name} must be {expected}. Received: {name}={received!r:.100} ({type(received).__name__})"
+            ) from None
+
+
+@functools.cache
+def _declared_types(config_class: type) -> dict[str, Any]:
+    hints = get_type_hints(config_class)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+
+
+def _integer(value: Any) -> int:
+    """Returns a Python or NumPy integer as int; a bool is not an integer here."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError
+    return int(value)
+
+
+def _real(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError
+    return float(value)
+
+
+def _boolean(value: Any) -> bool:
+    # NumPy's bool is no subclass of bool.
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError
+    return bool(value)
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return str.__str__(value)
+
+
+def _string_or_none(value: Any) -> str | None:
+    return None if value is None else _string(value)
+
+
+def _path(value: Any) -> str:
+    return _string(os.fspath(value))
+
+
+def _sides(value: Any) -> tuple[int, ...]:
+    sides = tuple(_integer(side) for side in _items(value))
+    if len(sides) != 3 or min(sides) < 1:
+        raise TypeError
+    return sides
+
+
+def _number_text(value: Any) -> str:
+    """Returns a number as the shortest text that reads back as the same number, such as 1e-3 or 0.999."""
+    number = _real(value)
+    decimals = repr(number).removesuffix(".0")
+    return min(f"{decimal.Decimal(repr(number)):e}", decimals, key=len)
+
+
+def _integer_text(value: Any) -> str:
+    return str(_integer(value))
+
+
+def _items(value: Any) -> Iterable[Any]:
+    """Returns a sequence or array; what has no order, or is a single value, raises TypeError."""
+    if isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable):
+        raise TypeError
+    return value
+
+
+def _text(value: Any, item_text: Any) -> str:
+    """Returns a string as it is, and anything else as `item_text` writes it."""
+    return _string(value) if isinstance(value, str) else item_text(value)
+
+
+def _texts(value: Any, item_text: Any) -> str:
+    """Returns a string as it is, and one item or several items as comma-separated text."""
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return ",".join(item_text(item) for item in _items(value))
+    return _text(value, item_text)
+
+
+def _parts_text(value: Any) -> str:
+    """Returns how `--parts` writes a number of parts, or the flow steps of each part."""
+    if isinstance(value, numbers.Integral) and _integer(value) != 1:
+        return f"balanced:{_integer(value)}"
+    return _texts(value, _integer_text)
+
+
+def _instance_of(declared: type) -> tuple[str, Any]:
+    def convert(value: Any) -> Any:
+        if not isinstance(value, declared):
+            raise TypeError
+        return value
+
+    return f"a {declared.__name__}", convert
+
+
+# What a message calls a declared type, and what turns a value into the type that the library reads. Settings
+# that a flag gives as text become that text, so that flags.cfg is the same.
+_CONVERSIONS = {
+    int: ("an integer", _integer),
+    float: ("a number", _real),
+    bool: ("True or False", _boolean),
+    str: ("a string", _string),
+    str | None: ("a string or None", _string_or_none),
+    str | os.PathLike: ("a path", _path),
+    tuple[int, int, int]: ("three positive integers (height, width, channels)", _sides),
+    str | float: ("a number or a string", lambda value: _text(value, _number_text)),
+    str | float | Sequence[float]: (
+        "a number, a sequence of numbers, or a string",
+        lambda value: _texts(value, _number_text),
+    ),
+    str | int | Sequence[int]: ("an integer, a sequence of integers, or a string", _parts_text),
+    str | Sequence[str]: ("a string or a sequence of strings", lambda value: _texts(value, _string)),
+}
