@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,6 +10,30 @@ import tensorflow as tf
 
 from glow_tf.data.memory import check_memory
 from glow_tf.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Images, and what is known about each of them.
+
+    Attributes:
+      images: uint8 [N, H, W, C].
+      names: str [N], the file of each image; None if the images were not files.
+      labels: int64 [N], the class of each image; None if there are no classes.
+    """
+
+    images: np.ndarray
+    names: np.ndarray | None = None
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, which: slice | np.ndarray) -> Examples:
+        """Returns the examples of a slice or mask."""
+        names = None if self.names is None else self.names[which]
+        labels = None if self.labels is None else self.labels[which]
+        return Examples(self.images[which], names, labels)
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:

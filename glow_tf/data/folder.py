@@ -2,105 +2,230 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import dataclasses
+import functools
 import pathlib
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Iterable
 
 import numpy as np
 
 from glow_tf.config import DataConfig
-from glow_tf.data.arrays import check_memory_for, resize, stack
+from glow_tf.data.arrays import Examples, check_memory_for
+from glow_tf.data.parallel import in_parallel
+from glow_tf.data.pictures import Picture, read_picture
+from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TEST_EVERY = 10  # without a test/ folder, every tenth image is a test image
+NAMED = 10  # at most this many files that cannot be read are named
 
 
-def from_folder(config: DataConfig) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Returns training and test images of a folder, and notes on files left out and images held out.
+def from_folder(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...], tuple[str, ...]]:
+    """Returns training examples, test examples, the names of the classes, and notes on what was read how.
 
     Raises:
       ConfigError: the folder does not exist, has no readable image, or has images of several sizes.
     """
-    root = pathlib.Path(config.dataset.removeprefix("folder:")).expanduser()
-    if not root.is_dir():
-        raise ConfigError(f"dataset=folder:PATH needs an existing folder. Received: {config.dataset!r}")
-    test_files = _image_files(root / "test")
-    train_root = root / "train" if (root / "train").is_dir() else root
-    train_files = [path for path in _image_files(train_root) if path not in set(test_files)]
-    if not train_files:
-        raise ConfigError(
-            f"dataset=folder:PATH needs images ({', '.join(IMAGE_SUFFIXES)}) in the folder or in its "
-            f"train/. Received: {config.dataset!r}, in which there are none"
-        )
-    notes: list[str] = []
-    groups = [_read_files(files, config, notes) for files in (train_files, test_files)]
-    for files, group in zip((train_files, test_files), groups, strict=True):
-        if files and not group:
-            raise ConfigError(f"no image could be read. {' '.join(notes)} Received: {config.dataset!r}")
-    train, test = _as_arrays(groups, config.dataset)
+    files = _find_files(config)
+    pictures = _Pictures(config, len(files.train) + len(files.test))
+    reading = in_parallel(functools.partial(read_picture, size=config.image_size), files.train + files.test)
+    with warnings.catch_warnings(), contextlib.closing(reading):
+        warnings.filterwarnings("ignore", module="PIL")  # what matters to the user is in the notes
+        pictures.add(zip(files.train + files.test, reading, strict=True))
+    readable = set(pictures.files)
+    for group in (files.train, files.test):
+        if group and readable.isdisjoint(group):
+            notes = " ".join(pictures.notes())
+            raise ConfigError(f"no image could be read. {notes} Received: {config.dataset!r}")
+    examples, class_names = _examples(pictures, files)
+    count = len(readable.intersection(files.train))
+    train, test = examples[:count], examples[count:]
+    notes = [*pictures.notes(), *files.notes()]
     if len(test) == 0:
         train, test = _hold_out(train)
         notes.append(f"No test/ folder: every tenth image, {len(test)} in all, is held out for testing.")
-    return train, test, tuple(notes)
+    return train, test, class_names, tuple(notes)
 
 
-def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+# Files
 
 
-def _read_files(files: list[pathlib.Path], config: DataConfig, notes: list[str]) -> list[np.ndarray]:
-    """Returns the images of files; a file that cannot be read is named in the notes."""
-    from PIL import Image
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """The files of a folder.
 
-    images: list[np.ndarray] = []
-    for path in files:
-        try:
-            with Image.open(path) as image:
-                image.load()
-                pixels = _pixels(image)
-        except (OSError, SyntaxError, ValueError) as error:
-            notes.append(f"Left out {path}: {error}.")
-            continue
-        images.append(resize(pixels, config.image_size).numpy() if config.image_size else pixels)
-        if len(images) == 1:
-            check_memory_for(len(files) * images[0].nbytes, config.dataset)
-    return images
+    Attributes:
+      root: the folder.
+      train_root: the folder of the training images, which is the root if there is no train/.
+      train, test: image files, in the order of their names.
+      unread: other files among them.
+      outside: images that are neither in train/ nor in test/, where there is a train/.
+    """
+
+    root: pathlib.Path
+    train_root: pathlib.Path
+    train: list[pathlib.Path]
+    test: list[pathlib.Path]
+    unread: list[pathlib.Path]
+    outside: list[pathlib.Path]
+
+    def class_of(self, path: pathlib.Path) -> str:
+        """Returns the first folder below train/, test/ or the root in which a file lies, or ''."""
+        split = self.root / "test" if path.is_relative_to(self.root / "test") else self.train_root
+        folders = path.relative_to(split).parts[:-1]
+        return folders[0] if folders else ""
+
+    def notes(self) -> list[str]:
+        """Returns sentences about files that were not read."""
+        notes = []
+        if self.unread:
+            notes.append(
+                f"Not read: {_by_extension(self.unread)}. Other kinds of images: save them as PNG or JPEG."
+            )
+        if self.outside:
+            notes.append(f"Not used: {len(self.outside)} images that are neither in train/ nor in test/.")
+        return notes
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
-    """Returns a picture as uint8 [H, W, 1] if it is grey, else [H, W, 3]."""
-    from PIL import Image
+def _find_files(config: DataConfig) -> _Files:
+    root = pathlib.Path(config.dataset.removeprefix("folder:")).expanduser()
+    if not root.is_dir():
+        raise ConfigError(f"dataset=folder:PATH needs an existing folder. Received: {config.dataset!r}")
+    train_root = root / "train" if (root / "train").is_dir() else root
+    test_files = _files_below(root / "test")
+    train_files = [path for path in _files_below(train_root) if not path.is_relative_to(root / "test")]
+    train, test = ([p for p in group if _is_image(p)] for group in (train_files, test_files))
+    unread = [p for p in train_files + test_files if not _is_image(p) and not p.name.startswith(".")]
+    if not train:
+        others = f"only {_by_extension(unread)}" if unread else "none"
+        raise ConfigError(
+            f"dataset=folder:PATH needs images ({', '.join(IMAGE_SUFFIXES)}) in the folder or in its "
+            f"train/. Received: {config.dataset!r}, in which there are {others}"
+        )
+    known = {*train, *test}
+    outside = [] if train_root == root else [p for p in _files_below(root) if _is_image(p) and p not in known]
+    return _Files(root, train_root, train, test, unread, outside)
 
-    grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
-    # Transparent pixels would otherwise show whatever colour lies hidden under them.
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    if image.mode.startswith("I"):  # 16 bits per pixel, which PIL's convert would cut off at 255
-        pixels = (np.asarray(image, np.float64) / 257).round().clip(0, 255).astype(np.uint8)
+
+def _files_below(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _is_image(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _by_extension(files: Iterable[pathlib.Path]) -> str:
+    """Returns such as `3 × .heic, 1 × .txt`."""
+    counts = collections.Counter(path.suffix.lower() or "no extension" for path in files)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} × {suffix}" for suffix, count in ordered)
+
+
+# Pixels
+
+
+class _Pictures:
+    """The pictures of a folder, put into one array as they are read.
+
+    Args:
+      config: of the data set.
+      count: number of files.
+
+    Attributes:
+      files: the files that could be read.
+      array: uint8 [count, H, W, C], of which the first `len(files)` images are filled.
+    """
+
+    def __init__(self, config: DataConfig, count: int):
+        self.config = config
+        self.count = count
+        self.files: list[pathlib.Path] = []
+        self.array = np.empty((0, 0, 0, 0), np.uint8)
+        self._problems: list[str] = []
+        self._turned = 0
+        self._enlarged: list[int] = []  # the sides of the pictures that were enlarged
+
+    def add(self, pictures: Iterable[tuple[pathlib.Path, Picture]]) -> None:
+        """Takes files and their pictures.
+
+        Raises:
+          ConfigError: the pictures have several sizes, or do not fit into memory.
+        """
+        for path, picture in with_progress(pictures, self.count, "Reading images"):
+            if picture.problem:
+                self._problems.append(f"{path}: {picture.problem.rstrip('.')}")
+                continue
+            self._make_room(path, picture.pixels.shape)
+            self.array[len(self.files)] = picture.pixels  # a grey picture fills all channels
+            self.files.append(path)
+            self._turned += picture.turned
+            if picture.side < self.config.image_size:
+                self._enlarged.append(picture.side)
+
+    def notes(self) -> list[str]:
+        """Returns sentences about pictures that were left out or changed."""
+        notes = [f"Left out {problem}." for problem in self._problems[:NAMED]]
+        if len(self._problems) > NAMED:
+            notes.append(f"Left out {len(self._problems) - NAMED} more files that could not be read.")
+        total, size = len(self.files), self.config.image_size
+        if self._enlarged:
+            factor = size / min(self._enlarged)
+            notes.append(
+                f"Enlarged: {len(self._enlarged)} of {total} images, which are smaller than {size}×{size}, "
+                f"by a factor of up to {factor:.1f}."
+            )
+        if self._turned:
+            notes.append(f"Turned upright, as their EXIF data say: {self._turned} of {total} images.")
+        return notes
+
+    def _make_room(self, path: pathlib.Path, shape: tuple[int, ...]) -> None:
+        """Makes an array into which a picture of this shape fits; the first colours add two channels."""
+        if not self.files:
+            self.array = self._new_array(shape)
+        elif self.array.shape[1:3] != shape[:2]:
+            raise ConfigError(
+                "all images must have one size; --image_size=N crops and resizes them to N×N. Received: "
+                f"{self.config.dataset!r} with {self.files[0].name} of {_size(self.array.shape[1:])} and "
+                f"{path.name} of {_size(shape)} (height × width)"
+            )
+        elif shape[-1] > self.array.shape[-1]:
+            grey, done = self.array, len(self.files)
+            self.array = self._new_array(shape)
+            self.array[:done] = grey[:done]
+
+    def _new_array(self, shape: tuple[int, ...]) -> np.ndarray:
+        check_memory_for(self.count * int(np.prod(shape)), self.config.dataset)
+        return np.empty((self.count, *shape), np.uint8)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}×{shape[1]}"
+
+
+def _examples(pictures: _Pictures, files: _Files) -> tuple[Examples, tuple[str, ...]]:
+    """Returns all pictures with names and labels, and the names of the classes."""
+    names = np.array([path.relative_to(files.root).as_posix() for path in pictures.files])
+    folders = [files.class_of(path) for path in pictures.files]
+    class_names = tuple(sorted(set(folders)))
+    labels = None
+    if "" in class_names or len(class_names) < 2:
+        class_names = ()
     else:
-        pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    return pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
+        labels = np.searchsorted(class_names, folders)
+    return Examples(pictures.array[: len(names)], names, labels), class_names
 
 
-def _as_arrays(groups: list[list[np.ndarray]], dataset: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns training and test images as arrays; grey ones get three channels unless all are grey."""
-    readable = [image for group in groups for image in group]
-    channels = max(image.shape[-1] for image in readable)
-    same = (np.repeat(i, channels, axis=-1) if i.shape[-1] < channels else i for i in readable)
-    images = stack((i[np.newaxis] for i in same), len(readable), dataset)
-    return images[: len(groups[0])], images[len(groups[0]) :]
-
-
-def _hold_out(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _hold_out(examples: Examples) -> tuple[Examples, Examples]:
     """Cuts every tenth image out as a test image."""
-    mask = np.arange(len(images)) % TEST_EVERY == TEST_EVERY - 1
+    mask = np.arange(len(examples)) % TEST_EVERY == TEST_EVERY - 1
     if not mask.any():
         raise ConfigError(
             f"dataset=folder:PATH without a test/ folder needs at least {TEST_EVERY} images, "
-            f"of which every tenth is held out. Received: {len(images)} images"
+            f"of which every tenth is held out. Received: {len(examples)} images"
         )
-    return images[~mask], images[mask]
+    return examples[~mask], examples[mask]

@@ -8,6 +8,7 @@ import numpy as np
 
 from glow_tf.config import DataConfig
 from glow_tf.data import sources
+from glow_tf.data.arrays import Examples
 from glow_tf.data.folder import from_folder
 from glow_tf.errors import ConfigError
 
@@ -19,12 +20,20 @@ class ImageData:
     Attributes:
       train, validation, test: uint8 [N, H, W, C] each; validation may be empty.
       notes: sentences for the user about how the images were read.
+      names: for a folder, the file of each image, relative to the folder: `names["test"][3]` is the file of
+        `test[3]`. The keys are `train`, `validation` and `test`. Empty for other data sets.
+      labels: for a folder with class folders, the class of each image: `labels["test"]` is int64 [N] and
+        counts in `class_names`. Otherwise empty.
+      class_names: the names of the class folders, in order; otherwise empty.
     """
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
     notes: tuple[str, ...] = ()
+    names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    labels: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -40,18 +49,28 @@ def load(config: DataConfig) -> ImageData:
         does not fit into memory.
     """
     notes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
     if config.dataset == "digits":
-        train, test = sources.digits(config.image_size)
+        train, test = map(Examples, sources.digits(config.image_size))
     elif config.dataset.startswith("folder:"):
-        train, test, notes = from_folder(config)
+        train, test, class_names, notes = from_folder(config)
     else:
-        train, test = sources.from_tfds(config)
+        train, test = map(Examples, sources.from_tfds(config))
     train, validation = _cut(train, config)
     test = _first(test, config.test_examples, "test_examples")
-    return ImageData(train, validation, test, notes)
+    splits = {"train": train, "validation": validation, "test": test}
+    return ImageData(
+        train.images,
+        validation.images,
+        test.images,
+        (*notes, *_notes_on_classes(splits, len(class_names))),
+        {k: tuple(s.names.tolist()) for k, s in splits.items() if s.names is not None},
+        {k: s.labels for k, s in splits.items() if s.labels is not None},
+        class_names,
+    )
 
 
-def _cut(train: np.ndarray, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+def _cut(train: Examples, config: DataConfig) -> tuple[Examples, Examples]:
     if config.validation_examples >= len(train):
         raise ConfigError(
             f"validation_examples must leave some of the {len(train)} training images. "
@@ -61,7 +80,20 @@ def _cut(train: np.ndarray, config: DataConfig) -> tuple[np.ndarray, np.ndarray]
     return _first(train[:split], config.train_examples, "train_examples"), train[split:]
 
 
-def _first(images: np.ndarray, count: int, name: str) -> np.ndarray:
-    if count > len(images):
-        raise ConfigError(f"{name} must be at most {len(images)} here. Received: {name}={count}")
-    return images[: count or None]
+def _first(examples: Examples, count: int, name: str) -> Examples:
+    if count > len(examples):
+        raise ConfigError(f"{name} must be at most {len(examples)} here. Received: {name}={count}")
+    return examples[: count or None]
+
+
+def _notes_on_classes(splits: dict[str, Examples], count: int) -> list[str]:
+    """Names the splits that lack classes: files are taken in the order of their names, so by class."""
+    notes = []
+    for name, split in splits.items():
+        if count and len(split):
+            found = len(np.unique(split.labels))
+            if found < count:
+                notes.append(
+                    f"The {len(split)} {name} images come from {found} of the {count} class folders."
+                )
+    return notes

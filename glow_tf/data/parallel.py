@@ -1,0 +1,43 @@
+"""A function applied to many items by several threads."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAX_THREADS = 16  # each may hold a whole decoded photograph
+
+
+def in_parallel(function: Callable[[T], R], items: Iterable[T], threads: int = 0) -> Iterator[R]:
+    """Yields `function(item)` for every item, in the order of the items.
+
+    At most two results per thread wait to be taken, so that memory stays bounded.
+
+    Args:
+      function: may be called by several threads at the same time.
+      items: its arguments.
+      threads: 0 is one per core, at most 16.
+    """
+    threads = threads or min(_cores(), MAX_THREADS)
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
+    waiting: collections.deque[concurrent.futures.Future[R]] = collections.deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    """The cores that this process may use, where the system tells; otherwise all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
