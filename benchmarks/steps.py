@@ -3,10 +3,10 @@ r"""Times steps, phases, sampling, scoring and input against their floor, interl
     python benchmarks/steps.py --flagfile=cifar10_small_across_2 --data_dir=PATH \
         --precisions=float32,mixed_bfloat16 [--peers] [--memory] [--depths=4,8,16] [--output=FOLDER]
 
-The other flags are those of `glow-tf train`. The schedule is not used: every phase that the parts allow is
-timed. Everything that is timed takes turns of `--timed_steps` runs, `--rounds` times over, so that a drift of
-the machine's speed affects all in the same way. Ratios are medians over rounds. Memory is measured in new
-processes.
+The other flags are those of `glow-tf train`. Without any of them, the model of the config `quickstart` is
+timed on the digits. The schedule is not used: every phase that the parts allow is timed. Everything that is
+timed takes turns of `--timed_steps` runs, `--rounds` times over, so that a drift of the machine's speed
+affects all in the same way. Ratios are medians over rounds. Memory is measured in new processes.
 """
 
 # TensorFlow is imported inside functions, after the runner has set its log level.
@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 from absl import flags, logging
 
 from glow_tf.commands import cli, run_flags
-from glow_tf.config import PRECISIONS, RunConfig
+from glow_tf.commands.parsing import parse
+from glow_tf.config import PRECISIONS, RunConfig, all_settings
 from glow_tf.cost import relative_cost, relative_cost_from_seconds
 from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from glow_tf.planning.calibrate import Timed
 
+DEFAULT = "quickstart"  # the config that is timed if no flag describes another model
 KEPT = {"kept": "false", "recomputed": "true"}  # activations → the flag --reversible
 Seconds = Mapping["Timed", Sequence[float]]  # of every round
 
@@ -52,6 +54,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("output", "", "Folder for the table as CSV and for plots; empty writes none.", **own)
     flags.DEFINE_string("memory_of", "", "Internal: the phase that a new process measures.", **own)
     run_flags.define(values)
+    values.set_default("workdir", "unused")  # a benchmark has no workdir
 
 
 def main(values: flags.FlagValues) -> None:
@@ -89,6 +92,8 @@ def main(values: flags.FlagValues) -> None:
 def _config(values: flags.FlagValues) -> RunConfig:
     if not values.precisions or set(values.precisions) - set(PRECISIONS):
         raise ConfigError(f"precisions must be {' and/or '.join(PRECISIONS)}. Received: {values.precisions}")
+    if not any(values[setting.name].present for setting in all_settings()):
+        parse(values, [f"--flagfile={DEFAULT}"])
     config = run_flags.run_config(values)
     if config.strategy == "part_parallel":
         raise ConfigError(
@@ -185,9 +190,7 @@ def memory_of_phases(config: RunConfig, values: flags.FlagValues) -> None:
             for phase in every_phase(config.model.num_parts):
                 if values.only and not any(part in f"{kept} {phase}" for part in values.only):
                     continue
-                found = _in_new_process(
-                    phase, config.model.image_shape, precisions=precision, reversible=reversible
-                )
+                found = _in_new_process(phase, config, precisions=precision, reversible=reversible)
                 first = first or found
                 rows.append(
                     [
@@ -214,8 +217,7 @@ def against_depth(config: RunConfig, values: flags.FlagValues, depths: Sequence[
             if values.only and not any(part in label for part in values.only):
                 continue
             changes = {"precisions": precision, "reversible": reversible, "parts": "1"}
-            shape = config.model.image_shape
-            found = [_in_new_process(end_to_end(1), shape, flow_steps=depth, **changes) for depth in depths]
+            found = [_in_new_process(end_to_end(1), config, flow_steps=depth, **changes) for depth in depths]
             curves[label] = (depths, found)
             rows += _depth_rows(label, depths, found)
     header = ["activations", "flow steps", "ms/step", "activations MB", "/ first", "R² of time"]
@@ -242,12 +244,12 @@ def _depth_rows(label: str, depths: Sequence[int], found: Sequence[Mapping[str, 
     ]
 
 
-def _in_new_process(phase: object, image_shape: tuple[int, ...], **changes: object) -> dict[str, float]:
+def _in_new_process(phase: object, config: RunConfig, **changes: object) -> dict[str, float]:
     import memory
 
-    own = [argument for argument in sys.argv[1:] if not argument.startswith("--memory_of")]
-    more = [f"--{name}={value}" for name, value in changes.items()]
-    return memory.measure_in_fresh_process(__file__, own, str(phase), image_shape, *more)
+    flags_of_run = {**config.to_settings(), **changes}
+    arguments = [f"--{name}={value}" for name, value in flags_of_run.items()]
+    return memory.measure_in_fresh_process(__file__, arguments, str(phase), config.model.image_shape)
 
 
 def _report(output: str, name: str, header: list[str], rows: Iterable[list[str]]) -> None:

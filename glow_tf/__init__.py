@@ -22,7 +22,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "glow": ["Glow"],
         "training.trainer": ["PartsTrainer"],
         "use.saved_model": ["export"],
-        "use.loading": ["load"],
+        "use.loading": ["load", "load_trainer"],
         "use.tfp_views": ["as_distribution", "as_tfp_bijector"],
     },
 )
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from glow_tf.schedule import phases as phases
     from glow_tf.training.trainer import PartsTrainer as PartsTrainer
     from glow_tf.use.loading import load as load
+    from glow_tf.use.loading import load_trainer as load_trainer
     from glow_tf.use.saved_model import export as export
     from glow_tf.use.tfp_views import as_distribution as as_distribution
     from glow_tf.use.tfp_views import as_tfp_bijector as as_tfp_bijector

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from glow_tf.run import pictures
 from glow_tf.run.checkpoints import Checkpoints
-from glow_tf.run.epoch import EpochResult
+from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.workdir import Workdir, write_atomically
 
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
@@ -144,14 +144,14 @@ class EpochRecord(RunCallback):
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Evaluates, and writes the row."""
         result, end = self.result, time.perf_counter()
-        result.means = dict(logs)
+        result.means = computed(logs)
         result.seconds = self._training_seconds(end) + result.cache_seconds
         result.total_seconds += result.seconds
         result.images_per_second = self.images_per_epoch / result.seconds
         result.waits = {}
         for k in range(1, len(self.model.glow.parts) + 1):
-            if f"busy_seconds_{k}" in logs:
-                busy = logs[f"busy_seconds_{k}"] * self._steps
+            if f"busy_seconds_{k}" in result.means:
+                busy = result.means[f"busy_seconds_{k}"] * self._steps
                 result.waits[k] = max(1 - busy / result.seconds, 0.0)
         result.test = self._evaluate(self.test)
         result.validation = None if self.validation is None else self._evaluate(self.validation)

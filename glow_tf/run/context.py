@@ -16,7 +16,7 @@ from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup
 from glow_tf.glow import Glow
 from glow_tf.partition import PartLayout, part_layouts
-from glow_tf.run import tables
+from glow_tf.run import saved, tables
 from glow_tf.run.checkpoints import Checkpoints, checkpoint_bytes
 from glow_tf.run.workdir import Workdir
 from glow_tf.schedule import Phase, epoch_costs, phases_of, turn_starts
@@ -156,6 +156,9 @@ def prepare(
     """
     # Devices come before the data, which may take long to read: other processes wait for this one.
     devices = strategies.part_devices(config.strategy, config.part_devices, config.model.num_parts, group)
+    leads = group is None or group.leads  # workers get the weights of the first one
+    starts = bool(config.init_from) and leads and not workdir.finished_epochs()
+    start = saved.load_start(config.init_from, config.model) if starts else None
     images = data.load(config.data)
     for note in images.notes:
         print(note)
@@ -163,6 +166,9 @@ def prepare(
     config = dataclasses.replace(config, model=model)
     phases = phases_of(config)
     trainer = _make_trainer(config, phases, devices, strategy, len(images.train))
+    if start is not None:
+        with strategy.scope():
+            print(saved.start_from(config.init_from, start, trainer.glow))
     workdir.check_space(CHECKPOINTS_ON_DISK * checkpoint_bytes(trainer))
     workdir.claim()
     checkpoints = Checkpoints(workdir.path / "checkpoints", trainer)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from glow_tf.run.workdir import TRAFFIC_COLUMNS
+from glow_tf.run.history import TRAFFIC_COLUMNS
 from glow_tf.schedule import Phase
 from glow_tf.training.traffic import Traffic
+
+
+def computed(logs: Mapping[str, float] | None) -> dict[str, float]:
+    """Returns the entries of `fit`'s logs that the phase computed.
+
+    The logs of every epoch have the same keys, with NaN where nothing was computed. `loss` is left out: it is
+    `bpd` under the name that Keras's callbacks expect.
+    """
+    return {k: v for k, v in (logs or {}).items() if k != "loss" and not math.isnan(v)}
 
 
 @dataclasses.dataclass

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -36,6 +37,9 @@ Exporter = Callable[[Glow, pathlib.Path], None]
 def train(config: RunConfig, export: Exporter) -> Mapping[str, Any]:
     """Trains a Glow as configured, or resumes the run in its workdir; returns its summary.
 
+    A run, finished or not, may get other numbers of epochs; see `more_epochs.obstacle`. A new run may start
+    from the model of another one (`init_from`).
+
     Everything that can be wrong with the configuration, the data and the disk is found before training.
 
     With several processes (see `read_process_group`) process 0 has the workdir and returns the summary. Under
@@ -50,6 +54,7 @@ def train(config: RunConfig, export: Exporter) -> Mapping[str, Any]:
       ConfigError: something is wrong with the settings, the data or the disk; nothing was trained.
       OSError: the disk, or another process, failed; the last checkpoint is kept.
       NonFiniteError: training diverged; the last checkpoint is kept.
+      KeyboardInterrupt: Ctrl-C; the message says which epoch is kept.
     """
     group = read_process_group(config.strategy)
     if group is None or group.leads:
@@ -66,6 +71,8 @@ def train(config: RunConfig, export: Exporter) -> Mapping[str, Any]:
 def _train_in(workdir: Workdir, group: ProcessGroup | None, export: Exporter) -> Mapping[str, Any]:
     try:
         finished = workdir.read_summary()
+        if not finished:
+            workdir.check_progress()
         if group is not None and group.job == "worker":
             settings = workdir.config.to_settings()
             same = {name: value for name, value in settings.items() if name not in RunConfig.MAY_DIFFER}
@@ -83,6 +90,10 @@ def _train_in(workdir: Workdir, group: ProcessGroup | None, export: Exporter) ->
         if not gone:
             raise
         raise OSError(lost_message(gone)) from None
+    except KeyboardInterrupt:
+        if group is not None and not group.leads:  # its workdir is a temporary one
+            raise
+        raise KeyboardInterrupt(workdir.kept()) from None
     finally:
         workdir.close()
 
@@ -106,18 +117,28 @@ def _set_up(config: RunConfig, group: ProcessGroup | None) -> tf.distribute.Stra
 def _train(run: Run, export: Exporter) -> Mapping[str, Any]:
     print(run.heading, run.description, sep="\n", flush=True)
     epoch = _restore(run)
-    if epoch < len(run.phases):
-        _fit(run, epoch)
-    result = _finish(run, export) if run.leads else {}
+    with _saying_what_is_kept(run.workdir):
+        if epoch < len(run.phases):
+            _fit(run, epoch)
+        result = _finish(run, export) if run.leads else {}
     follow_first_worker(run.strategy, [])  # no worker ends before the first has written everything
     return result
+
+
+@contextlib.contextmanager
+def _saying_what_is_kept(workdir: Workdir) -> Iterator[None]:
+    """Adds to the message of an OSError which epoch is kept."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{error} {workdir.kept()}") from None
 
 
 def _restore(run: Run) -> int:
     """Restores the newest checkpoint, if there is one; returns the number of finished epochs.
 
     Raises:
-      OSError: the checkpoint is damaged, or history.csv lacks epochs of it.
+      OSError: the checkpoint is damaged.
     """
     run.checkpoints.restore()
     if in_several_processes(run.strategy):  # in a single process, `fit` initialises
@@ -126,12 +147,6 @@ def _restore(run: Run) -> int:
     epoch = int(run.checkpoints.epochs)
     if epoch:
         print(f"Resuming after epoch {epoch}.", flush=True)
-        found = len(run.workdir.read_history(epoch))
-        if run.leads and found != epoch:
-            raise OSError(
-                f"history.csv must have a row for each of the {epoch} epochs that the checkpoint has "
-                f"finished. Received: {found} rows in {run.workdir.path / 'history.csv'}"
-            )
     return epoch
 
 
@@ -163,7 +178,8 @@ def _fit(run: Run, epoch: int) -> None:
 
 
 def _finish(run: Run, export: Exporter) -> Mapping[str, Any]:
-    history = run.workdir.read_history()
+    history = run.workdir.read_history(len(run.phases))
+    run.workdir.write_history(history)  # without the row of an epoch that has no checkpoint
     last = history[-1]
     if run.config.export:
         # A copy outside of any strategy: a SavedModel has no replicas.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 
 from glow_tf.run.callbacks import RunCallback
-from glow_tf.run.epoch import EpochResult
+from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.tables import duration
 
 
@@ -55,7 +55,9 @@ class Progress(RunCallback):
         filled = "━" * round(done * self.WIDTH)
         cost = self._cost + done * self.costs[self._epoch]
         left = self._time_left(self._seconds + now - self._start, cost, done)
-        text = f"{self._name(self._epoch)} {filled:─<{self.WIDTH}} {batch + 1}/{steps} {_bpd_of(logs or {})}"
+        text = (
+            f"{self._name(self._epoch)} {filled:─<{self.WIDTH}} {batch + 1}/{steps} {_bpd_of(computed(logs))}"
+        )
         print(f"\r{text} · {left} left ", end="", flush=True)
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:

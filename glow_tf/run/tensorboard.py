@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from glow_tf.run.callbacks import RunCallback
+from glow_tf.run.checkpoints import reason_of
 from glow_tf.run.epoch import EpochResult
 from glow_tf.run.workdir import Workdir
 
@@ -31,26 +33,36 @@ class TensorBoardByPart(RunCallback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Opens the file and writes the texts."""
-        self.writer = tf.summary.create_file_writer(str(self.workdir.path / "logs"))
         flags = (self.workdir.path / "flags.cfg").read_text()
-        with self.writer.as_default(step=0):
-            tf.summary.text("flags", f"```\n{flags}\n```")
-            tf.summary.text("model", f"```\n{self.summary}\n```")
+        with self._writable():
+            self.writer = tf.summary.create_file_writer(str(self.workdir.path / "logs"))
+            with self.writer.as_default(step=0):
+                tf.summary.text("flags", f"```\n{flags}\n```")
+                tf.summary.text("model", f"```\n{self.summary}\n```")
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Writes the epoch."""
-        with self.writer.as_default(step=epoch + 1):
+        with self._writable(), self.writer.as_default(step=epoch + 1):
             for tag, value in self._scalars():
                 tf.summary.scalar(tag, value)
             for k, optimizer in enumerate(self.model.optimizers, start=1):
                 tf.summary.scalar(f"learning_rate/part_{k}", optimizer.learning_rate)
             if self.result.grid is not None:
                 tf.summary.image("samples", self.result.grid[np.newaxis])
-        self.writer.flush()
+            self.writer.flush()
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Closes the file."""
-        self.writer.close()
+        with self._writable():
+            self.writer.close()
+
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except tf.errors.OpError as error:
+            logs = self.workdir.path / "logs"
+            raise OSError(f"{logs} could not be written: {reason_of(error)}.") from None
 
     def _scalars(self) -> Iterator[tuple[str, float]]:
         result = self.result

@@ -5,8 +5,8 @@ Pure Python: no TensorFlow.
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,28 +17,17 @@ from typing import Any
 
 import filelock
 
-from glow_tf.config import RunConfig, all_settings
+from glow_tf.config import RunConfig
 from glow_tf.errors import ConfigError
+from glow_tf.run import history, more_epochs, newest
+from glow_tf.run.flags_file import NAME as FLAGS
+from glow_tf.run.flags_file import differing_settings, flagfile, read_settings, refuse_other_configuration
+from glow_tf.run.flags_file import read_flagfile as read_flagfile
+from glow_tf.run.history import TRAFFIC_COLUMNS as TRAFFIC_COLUMNS
+from glow_tf.run.history import history_columns
+from glow_tf.schedule import phases_of
 
-HISTORY_COLUMNS = (
-    "epoch",
-    "phase",
-    "active_parts",
-    "seconds",
-    "total_seconds",
-    "eval_seconds",
-    "images_per_second",
-    "peak_memory_mb",
-    "train_bpd",
-)
-# Bytes per image that cross the cuts; bytes per step that data parallelism would all-reduce.
-TRAFFIC_COLUMNS = ("forward_bytes", "backward_bytes", "all_reduce_bytes")
-
-
-def history_columns(num_parts: int, validation: bool) -> tuple[str, ...]:
-    """Returns the columns of history.csv for a number of parts, with or without validation images."""
-    evaluated = ["test_bpd", "test_bpd_se", *(["validation_bpd", "validation_bpd_se"] if validation else [])]
-    return (*HISTORY_COLUMNS, *(f"local_bpd_{k + 1}" for k in range(num_parts)), *evaluated, *TRAFFIC_COLUMNS)
+FOLDERS = ("samples", "checkpoints", "logs", "export")  # what a workdir may contain as folders
 
 
 class Workdir:
@@ -48,7 +37,8 @@ class Workdir:
       config: the run; its `workdir` is made if it does not exist.
 
     Raises:
-      ConfigError: the folder cannot be written, is in use, or holds another configuration.
+      ConfigError: the folder cannot be written, is in use, or holds a run that cannot become this one.
+      OSError: the folder's checkpoints are damaged.
     """
 
     def __init__(self, config: RunConfig):
@@ -59,15 +49,16 @@ class Workdir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(blocking=False)
-            refuse_other_configuration(self.path, config)
-            (self.path / "samples").mkdir(exist_ok=True)
-            tempfile.TemporaryFile(dir=self.path).close()  # can it be written?
+            self._check_configuration()
+            self._check_folders()
         except filelock.Timeout:
             raise ConfigError(
                 f"another process is training in this workdir. Received: workdir={str(self.path)!r}"
             ) from None
         except OSError as error:
             self.close()
+            if error.strerror is None:  # it has a sentence of ours
+                raise
             raise ConfigError(
                 f"workdir must be a folder that can be written: {error.strerror}. "
                 f"Received: workdir={config.workdir!r}"
@@ -82,7 +73,7 @@ class Workdir:
 
     def claim(self) -> None:
         """Writes flags.cfg: from now on the folder belongs to this configuration."""
-        write_atomically(self.path / "flags.cfg", flagfile(self.config).encode())
+        write_atomically(self.path / FLAGS, flagfile(self.config).encode())
 
     def check_space(self, needed: int) -> None:
         """Raises ConfigError unless the disk has `needed` bytes free."""
@@ -93,6 +84,67 @@ class Workdir:
                 f"{free / 2**20:.0f} MiB are free. Received: workdir={str(self.path)!r}"
             )
 
+    def _check_folders(self) -> None:
+        (self.path / "samples").mkdir(exist_ok=True)
+        for folder in (self.path, *(self.path / name for name in FOLDERS)):
+            if folder.exists():
+                tempfile.TemporaryFile(dir=folder).close()  # can it be written?
+
+    def _check_configuration(self) -> None:
+        before = read_settings(self.path)
+        differing = differing_settings(before, self.config)
+        epochs = {name: int(before[name]) for name in more_epochs.SETTINGS if before.get(name, "").isdigit()}
+        if set(differing) - set(epochs):
+            refuse_other_configuration(self.path, self.config)
+        if not differing:
+            return
+        old = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, **epochs))
+        if why := more_epochs.obstacle(old, self.config, self.finished_epochs()):
+            raise ConfigError(
+                f"this run cannot go on with {', '.join(differing.values())}: {why}. To train its model "
+                f"further, start a new run: another workdir, and --init_from={self.path}. "
+                f"Received: workdir={str(self.path)!r}"
+            )
+
+    # What is finished
+
+    def finished_epochs(self) -> int:
+        """Returns the number of epochs that the newest checkpoint has finished; 0 without a checkpoint.
+
+        Raises:
+          OSError: the file that names the newest checkpoint is damaged, or that checkpoint is missing.
+        """
+        return newest.finished_epochs(self.path / "checkpoints")
+
+    def check_progress(self) -> int:
+        """Returns `finished_epochs`, and checks that history.csv and checkpoints belong together.
+
+        Raises:
+          OSError: history.csv is damaged or lacks epochs of the checkpoint, or it has epochs and there is no
+            checkpoint.
+        """
+        folder = self.path / "checkpoints"
+        epochs, rows = self.finished_epochs(), len(self.read_history())
+        if rows < epochs:
+            raise OSError(
+                f"history.csv must have a row for each of the {epochs} epochs that the checkpoint has "
+                f"finished. Received: {rows} rows in {self.path / 'history.csv'}"
+            )
+        # One row alone is what a run leaves that was stopped before its first checkpoint.
+        if not epochs and (rows > 1 or (rows and newest.complete(folder))):
+            raise OSError(
+                f"history.csv has {rows} epochs, and there is no checkpoint to go on from. "
+                f"{newest.remedy(folder)} Received: no file {folder / newest.POINTER}"
+            )
+        return epochs
+
+    def kept(self) -> str:
+        """Says which epoch is kept when a run stops before its end."""
+        epochs = self.finished_epochs()
+        if not epochs:
+            return "No epoch is finished yet; the same command starts again."
+        return f"The checkpoint of epoch {epochs} is kept; the same command goes on."
+
     # History
 
     @property
@@ -102,79 +154,60 @@ class Workdir:
         return history_columns(num_parts, bool(self.config.data.validation_examples))
 
     def read_history(self, epochs: int | None = None) -> list[dict[str, str]]:
-        """Returns the rows of history.csv, or those of the first `epochs` epochs."""
-        path = self.path / "history.csv"
-        if not path.exists():
-            return []
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        return rows if epochs is None else [row for row in rows if int(row["epoch"]) <= epochs]
+        """Returns the rows of history.csv, or those of the first `epochs` epochs.
+
+        Raises:
+          OSError: the file is damaged.
+        """
+        return history.read_rows(self.path / "history.csv", self.history_columns)[:epochs]
 
     def write_history(self, rows: list[Mapping[str, Any]]) -> None:
         """Replaces history.csv."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.history_columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.path / "history.csv", text.getvalue().encode())
+        write_atomically(self.path / "history.csv", history.table(rows, self.history_columns).encode())
 
     # Summary and paths
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Writes summary.json; its presence says that the run is finished."""
+        """Writes summary.json; its presence says that the run was finished."""
         write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
 
     def read_summary(self) -> dict[str, Any] | None:
-        """Returns summary.json, or None while the run is not finished."""
+        """Returns summary.json; None while the run has epochs left.
+
+        Raises:
+          OSError: the file is damaged.
+        """
         path = self.path / "summary.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            summary = json.loads(path.read_bytes())
+            epochs, _ = int(summary["epochs"]), float(summary["test_bpd"])
+        except (ValueError, TypeError, KeyError):
+            raise OSError(
+                f"{path} is damaged. Remove it, and the same command writes it anew from the last checkpoint."
+            ) from None
+        return summary if epochs == len(phases_of(self.config)) else None
 
     def samples_path(self, epoch: int) -> pathlib.Path:
         """Returns where an epoch's (from 1) sample grid goes."""
         return self.path / "samples" / f"epoch_{epoch:04d}.png"
 
 
-def refuse_other_configuration(folder: pathlib.Path, config: RunConfig) -> None:
-    """Raises ConfigError if a folder holds a run that is not this one; see `RunConfig.MAY_DIFFER`."""
-    path = folder / "flags.cfg"
-    if not path.exists():
-        return
-    # A setting that did not exist when the run began had what is now its default.
-    defaults = {setting.name: _text(setting.default) for setting in all_settings()}
-    before = defaults | read_flagfile(path.read_text())
-    now = read_flagfile(flagfile(config))
-    differing = [
-        f"--{name}={now.get(name)} (was {before.get(name)})"
-        for name in now
-        if name not in RunConfig.MAY_DIFFER and now[name] != before.get(name)
-    ]
-    if differing:
-        raise ConfigError(
-            "this workdir holds a run of another configuration; use another workdir, or the same "
-            f"flags to resume that run. Received: workdir={str(folder)!r} with {', '.join(differing)}"
-        )
-
-
-def flagfile(config: RunConfig) -> str:
-    """Returns a flagfile that repeats the run."""
-    return "".join(f"--{name}={_text(value)}\n" for name, value in config.to_settings().items())
-
-
-def read_flagfile(text: str) -> dict[str, str]:
-    """Returns setting → value as `flagfile` wrote them."""
-    lines = [line for line in text.splitlines() if line.startswith("--")]
-    return dict(line[2:].split("=", 1) for line in lines if "=" in line)
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that a reader, or an interruption, finds the old content or the new, never a part."""
+    """Writes a file so that a reader, or an interruption, finds the old content or the new, never a part.
+
+    Raises:
+      OSError: it cannot be written, for example because the disk is full; the old file is kept.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written: {error.strerror or error}.") from None

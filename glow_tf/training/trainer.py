@@ -57,6 +57,7 @@ class PartsTrainer(PhasedModel):
         self.glow = glow
         self.seed = seed
         self.prefix_caches: dict[Phase, PrefixCache] = {}
+        self.finished_epochs = 0  # of the run that `load_trainer` loads
         self.build((None, *glow.image_shape))
 
     # Setting up

@@ -1,16 +1,18 @@
-"""Models loaded from what a run or `save` wrote."""
+"""Models and trainers loaded from what a run or `save` wrote."""
 
 from __future__ import annotations
 
-import json
 import pathlib
 
-import keras
 import tensorflow as tf
 
-from glow_tf.config import ModelConfig
+from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
-from glow_tf.run.checkpoints import by_path
+from glow_tf.run import saved
+from glow_tf.run.checkpoints import epochs_and_steps, readable, state_of
+from glow_tf.run.flags_file import read_config
+from glow_tf.schedule import epochs_training, phases_of
+from glow_tf.training.optimizers import make_optimizers
 from glow_tf.training.trainer import PartsTrainer
 
 
@@ -24,26 +26,59 @@ def load(path: str | pathlib.Path, which: str = "last") -> Glow:
 
     Raises:
       FileNotFoundError: there is no such file or checkpoint.
+      OSError: the checkpoint is damaged.
       ValueError: path is neither a `.keras` file nor a workdir.
     """
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no such file or folder. Received: path={str(path)!r}")
-    if path.suffix == ".keras":
-        model = keras.saving.load_model(path)
-        return model.glow if isinstance(model, PartsTrainer) else model
-    if (path / "saved_model.pb").exists():
-        raise ValueError(
-            "load needs a .keras file or a run's workdir; a SavedModel loads with tf.saved_model.load, "
-            f"without this package. Received: path={str(path)!r}"
+    return saved.load_glow(path, which)
+
+
+def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrainer:
+    """Loads the trainer of a run, with the state of its optimizers and the phases of its epochs.
+
+        trainer = glow_tf.load_trainer("runs/mine")
+        trainer.evaluate(test_images, return_dict=True)  # the run's test_bpd
+        trainer.fit(images, initial_epoch=trainer.finished_epochs, epochs=trainer.finished_epochs + 5)
+
+    Epochs beyond the run's schedule are end to end. With the run's training images and batch size, `fit`
+    takes the steps that the run would have taken, where the run neither augments images nor sets
+    `cache_prefix`. The workdir stays as it is.
+
+    Args:
+      workdir: of a run.
+      which: the `last` or the `best` checkpoint; `best` exists where there were validation images.
+
+    Returns:
+      The trainer, compiled, in the current distribution strategy, on one device otherwise. Its attribute
+      `finished_epochs` is the number of epochs that the checkpoint has finished.
+
+    Raises:
+      FileNotFoundError: there is no such folder or checkpoint.
+      OSError: the checkpoint is damaged.
+      ValueError: the folder is not the workdir of a run.
+    """
+    workdir = pathlib.Path(workdir)
+    if not workdir.exists():
+        raise FileNotFoundError(f"There is no such folder. Received: workdir={str(workdir)!r}")
+    if workdir.is_file():
+        raise ConfigError(
+            "load_trainer needs the workdir of a run; keras.saving.load_model loads a .keras file that "
+            f"PartsTrainer.save wrote. Received: workdir={str(workdir)!r}"
         )
-    if which not in ("last", "best"):
-        raise ValueError(f"which must be last or best. Received: which={which!r}")
-    folder = path / "checkpoints"
-    newest = tf.train.latest_checkpoint(str(folder if which == "last" else folder / "best"))
-    if newest is None:
-        raise FileNotFoundError(f"There is no {which} checkpoint. Received: path={str(path)!r}")
-    glow = Glow(ModelConfig(**json.loads((folder / "model.json").read_text())), name="glow")
-    checkpoint = tf.train.Checkpoint(model=by_path(glow.variables))
-    checkpoint.restore(newest).expect_partial().assert_existing_objects_matched()
-    return glow
+    path = saved.checkpoint_path(workdir, which)
+    config = read_config(workdir)
+    phases, train = phases_of(config), config.train
+    epochs, steps = epochs_and_steps(path)
+    part = phases[0].active[0]
+    steps_per_epoch = steps[part] // epochs_training(part, phases[:epochs])
+    trainer = PartsTrainer(saved.untrained_glow(workdir), phases, seed=config.seed)
+    trainer.compile(
+        make_optimizers(train, phases, config.model.num_parts, steps_per_epoch),
+        clip_norm=train.clip_norm,
+        reversible=train.reversible,
+        jit_compile=config.compiles,
+    )
+    with readable(path):
+        restored = tf.train.Checkpoint(**state_of(trainer)).restore(path)
+        restored.expect_partial().assert_existing_objects_matched()
+    trainer.finished_epochs = epochs
+    return trainer

@@ -6,9 +6,11 @@ import pathlib
 import shutil
 
 import keras
+import tensorflow as tf
 
 from glow_tf.glow import Glow
 from glow_tf.pieces import number_of_streams
+from glow_tf.run.checkpoints import reason_of
 
 ENDPOINTS = ("sample", "encode", "decode", "log_prob", "bits_per_dim")
 
@@ -26,8 +28,13 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     Args:
       glow: the model.
       path: the folder to write. An existing folder is replaced when the new one is complete.
+
+    Raises:
+      OSError: the folder cannot be written, for example because the disk is full. An existing folder is kept.
     """
     path = pathlib.Path(path)
+    if path.exists() and not path.is_dir():
+        raise OSError(f"the SavedModel {path} could not be written: there is a file of this name.")
     archive = keras.export.ExportArchive()
     endpoints = glow.endpoints()
     with number_of_streams(1):  # other processes set no threads for several
@@ -36,6 +43,11 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
             archive.add_endpoint(name, function, input_signature=signature)
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    archive.write_out(str(temporary), verbose=False)
-    shutil.rmtree(path, ignore_errors=True)
-    temporary.replace(path)
+    try:
+        archive.write_out(str(temporary), verbose=False)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+    except (OSError, tf.errors.OpError) as error:
+        raise OSError(f"the SavedModel {path} could not be written: {reason_of(error)}.") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -12,9 +12,11 @@ from glow_tf.run.callbacks import (
     SampleGrid,
     arranged,
 )
-from glow_tf.run.epoch import EpochResult
+from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.progress import Progress
 from glow_tf.run.tensorboard import TensorBoardByPart
+from glow_tf.schedule import Phase
+from glow_tf.training.traffic import Traffic
 
 RESULT = EpochResult()
 
@@ -59,3 +61,14 @@ def test_a_circle_is_refused():
 
     with pytest.raises(ValueError, match=r"need one another in a circle. Received"):
         arranged([First(RESULT), Second(RESULT)])
+
+
+def test_what_an_epoch_did_not_compute_has_an_empty_cell():
+    logs = {"loss": float("nan"), "bpd": float("nan"), "local_bpd_1": 4.0, "local_bpd_2": float("nan")}
+    assert computed(logs) == {"local_bpd_1": 4.0}
+    assert computed({"loss": 3.0, "bpd": 3.0}) == {"bpd": 3.0}
+    assert computed(None) == {}
+    result = EpochResult(epoch=1, phase=Phase("part", (0,)), means=computed(logs), traffic=Traffic(0, 0, 0))
+    row = result.history_row()
+    assert row["local_bpd_1"] == "4.000000"
+    assert not {"loss", "train_bpd", "local_bpd_2"} & set(row)

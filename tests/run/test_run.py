@@ -215,7 +215,8 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(settings, finished,
 
 def test_rows_of_an_epoch_without_a_checkpoint_are_dropped(tmp_path):
     folder = workdir.Workdir(config(tmp_path / "run"))
-    folder.write_history([{"epoch": str(e), "seconds": "1.0"} for e in (1, 2, 3)])
+    row = {"seconds": "1.0", "total_seconds": "1.0", "test_bpd": "4.0", "test_bpd_se": "0.1"}
+    folder.write_history([{"epoch": str(e), **row} for e in (1, 2, 3)])
     assert [row["epoch"] for row in folder.read_history(2)] == ["1", "2"]
 
 

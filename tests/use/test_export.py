@@ -1,8 +1,10 @@
 """The SavedModel works without this package, without Keras objects."""
 
+import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from conftest import small_glow
@@ -73,3 +75,31 @@ def test_exporting_again_replaces_the_old_one(exported):
     assert not (folder / "export" / "stale").exists()
     assert (folder / "export" / "saved_model.pb").exists()
     assert not (folder / ".export.tmp").exists()
+
+
+def test_a_failed_export_keeps_the_old_one_and_leaves_no_rest(exported, monkeypatch):
+    glow, _, _, folder = exported
+    before = (folder / "export" / "saved_model.pb").read_bytes()
+
+    class OnAFullDisk:
+        def add_endpoint(self, name, function, input_signature):
+            pass
+
+        def write_out(self, path, verbose):
+            pathlib.Path(path).mkdir()
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keras.export, "ExportArchive", OnAFullDisk)
+    with pytest.raises(
+        OSError, match=r"^the SavedModel \S+export could not be written: No space left on dev"
+    ):
+        export(glow, folder / "export")
+    assert not (folder / ".export.tmp").exists()
+    assert (folder / "export" / "saved_model.pb").read_bytes() == before
+
+
+def test_a_file_in_the_place_of_the_export_is_named_at_once(exported):
+    glow, _, _, folder = exported
+    (folder / "file").touch()
+    with pytest.raises(OSError, match="there is a file of this name"):
+        export(glow, folder / "file")

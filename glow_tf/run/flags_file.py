@@ -1,0 +1,82 @@
+"""flags.cfg: the settings of a run as text. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from glow_tf.config import RunConfig, all_settings
+from glow_tf.errors import ConfigError
+
+NAME = "flags.cfg"
+
+
+def flagfile(config: RunConfig) -> str:
+    """Returns a flagfile that repeats the run."""
+    return "".join(f"--{name}={_text(value)}\n" for name, value in config.to_settings().items())
+
+
+def read_flagfile(text: str) -> dict[str, str]:
+    """Returns setting → value as `flagfile` wrote them."""
+    lines = [line for line in text.splitlines() if line.startswith("--")]
+    return dict(line[2:].split("=", 1) for line in lines if "=" in line)
+
+
+def read_settings(folder: pathlib.Path) -> dict[str, str]:
+    """Returns setting → text as a folder's flags.cfg has it; empty without the file."""
+    path = folder / NAME
+    if not path.exists():
+        return {}
+    # A setting that did not exist when the run began had what is now its default.
+    defaults = {setting.name: _text(setting.default) for setting in all_settings()}
+    return defaults | read_flagfile(path.read_bytes().decode(errors="replace"))
+
+
+def read_config(folder: pathlib.Path) -> RunConfig:
+    """Returns the configuration of the run in a folder, with the folder as its workdir.
+
+    Raises:
+      ConfigError: there is no run, or another release wrote settings that this one does not have.
+    """
+    texts = read_settings(folder)
+    if not texts:
+        raise ConfigError(f"a run's workdir must have the file {NAME}. Received: {str(folder)!r}")
+    kinds = {setting.name: type(setting.default) for setting in all_settings()}
+    try:
+        settings = {
+            name: text == "true" if kinds.get(name) is bool else kinds.get(name, str)(text)
+            for name, text in texts.items()
+        }
+    except ValueError as error:
+        raise ConfigError(f"{folder / NAME} is damaged. Received: {error}") from None
+    return RunConfig.from_settings({**settings, "workdir": str(folder)})
+
+
+def differing_settings(before: Mapping[str, str], config: RunConfig) -> dict[str, str]:
+    """Returns the settings that should be equal and are not: name → what to say about it.
+
+    Args:
+      before: from `read_settings`; if it is empty, nothing differs.
+      config: to compare with; see `RunConfig.MAY_DIFFER`.
+    """
+    now = read_flagfile(flagfile(config))
+    return {
+        name: f"--{name}={now[name]} (was {before.get(name)})"
+        for name in now
+        if before and name not in RunConfig.MAY_DIFFER and now[name] != before.get(name)
+    }
+
+
+def refuse_other_configuration(folder: pathlib.Path, config: RunConfig) -> None:
+    """Raises ConfigError if a folder holds a run that is not this one; see `RunConfig.MAY_DIFFER`."""
+    if differing := differing_settings(read_settings(folder), config):
+        raise ConfigError(
+            "this workdir holds a run of another configuration; use another workdir, or the same "
+            f"flags to resume that run. Received: workdir={str(folder)!r} with "
+            f"{', '.join(differing.values())}"
+        )
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,89 @@
+"""history.csv: one row per epoch. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+HISTORY_COLUMNS = (
+    "epoch",
+    "phase",
+    "active_parts",
+    "seconds",
+    "total_seconds",
+    "eval_seconds",
+    "images_per_second",
+    "peak_memory_mb",
+    "train_bpd",
+)
+# Bytes per image that cross the cuts; bytes per step that data parallelism would all-reduce.
+TRAFFIC_COLUMNS = ("forward_bytes", "backward_bytes", "all_reduce_bytes")
+# Numbers that every row has, whatever the release that wrote it.
+NUMBERS = ("epoch", "seconds", "total_seconds", "test_bpd", "test_bpd_se")
+
+
+def history_columns(num_parts: int, validation: bool) -> tuple[str, ...]:
+    """Returns the columns of history.csv for a number of parts, with or without validation images."""
+    evaluated = ["test_bpd", "test_bpd_se", *(["validation_bpd", "validation_bpd_se"] if validation else [])]
+    return (*HISTORY_COLUMNS, *(f"local_bpd_{k + 1}" for k in range(num_parts)), *evaluated, *TRAFFIC_COLUMNS)
+
+
+def read_rows(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Returns the rows of a history.csv; none if there is no such file.
+
+    Args:
+      path: of the file.
+      columns: that it may have.
+
+    Raises:
+      OSError: the file is damaged.
+    """
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            found, rows = reader.fieldnames or (), list(reader)
+        wrong = _what_is_wrong(found, rows, columns)
+    except (csv.Error, UnicodeDecodeError) as error:
+        wrong = f"it is not a table ({error})"
+    if wrong:
+        raise OSError(
+            f"{path} is damaged: {wrong}. Put an intact copy in its place, or choose another workdir."
+        )
+    return rows
+
+
+def _what_is_wrong(found: Sequence[str], rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:
+    """Says what is wrong with a table; empty if nothing is."""
+    if set(NUMBERS) - set(found) or set(found) - set(columns):
+        return f"its first line must be {','.join(columns)}"
+    for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            return f"line {line} must have {len(found)} cells"
+        for name in NUMBERS:
+            if not _is_number(row[name]):
+                return f"line {line} must have a number under {name}, not {row[name]!r}"
+        if row["epoch"] != str(line - 1):
+            return f"line {line} must be of epoch {line - 1}, not {row['epoch']}"
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Returns rows as the text of a history.csv."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

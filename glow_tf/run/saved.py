@@ -1,0 +1,143 @@
+"""Models that a run left in its workdir, or that a `.keras` file holds; runs that start from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from glow_tf.config import ModelConfig
+from glow_tf.errors import ConfigError
+from glow_tf.glow import Glow
+from glow_tf.partition import flow_step_counts
+from glow_tf.run.checkpoints import by_path, readable
+from glow_tf.training.trainer import PartsTrainer
+
+# Two models that differ in these settings alone compute the same function from the same flow steps.
+MAY_DIFFER = ("parts", "local_prior", "precision", "seed")
+
+
+def load_glow(path: str | pathlib.Path, which: str = "last") -> Glow:
+    """Loads a model; see `glow_tf.load`."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no such file or folder. Received: path={str(path)!r}")
+    if path.suffix == ".keras":
+        return _load_file(path)
+    newest = checkpoint_path(path, which)
+    glow = untrained_glow(path)
+    with readable(newest):
+        checkpoint = tf.train.Checkpoint(model=by_path(glow.variables))
+        checkpoint.restore(newest).expect_partial().assert_existing_objects_matched()
+    return glow
+
+
+def untrained_glow(workdir: pathlib.Path) -> Glow:
+    """Returns a model with the settings of a workdir's model, and with starting weights."""
+    config = json.loads((workdir / "checkpoints" / "model.json").read_text())
+    return Glow(ModelConfig(**config), name="glow")
+
+
+def _load_file(path: pathlib.Path) -> Glow:
+    try:
+        model = keras.saving.load_model(path)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a .keras file of this package. Received: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from None
+    glow = model.glow if isinstance(model, PartsTrainer) else model
+    if not isinstance(glow, Glow):
+        raise ValueError(
+            f"{path} must hold a Glow or a PartsTrainer. Received: a model of {type(model).__name__}"
+        )
+    return glow
+
+
+def checkpoint_path(workdir: pathlib.Path, which: str = "last") -> str:
+    """Returns the path of a workdir's `last` or `best` checkpoint, as TensorFlow takes it.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: the folder is not a workdir, or `which` is neither `last` nor `best`.
+    """
+    if (workdir / "saved_model.pb").exists():
+        raise ValueError(
+            "load needs a .keras file or a run's workdir; a SavedModel loads with tf.saved_model.load, "
+            f"without this package. Received: path={str(workdir)!r}"
+        )
+    if which not in ("last", "best"):
+        raise ValueError(f"which must be last or best. Received: which={which!r}")
+    folder = workdir / "checkpoints"
+    newest = tf.train.latest_checkpoint(str(folder if which == "last" else folder / "best"))
+    if newest is None:
+        raise FileNotFoundError(f"There is no {which} checkpoint. Received: path={str(workdir)!r}")
+    return newest
+
+
+def load_start(path: str, model: ModelConfig) -> Glow:
+    """Loads the model that a run starts from (`init_from`).
+
+    Args:
+      path: a workdir, whose last checkpoint is taken, or a `.keras` file.
+      model: the run's own model; its image shape is compared later, by `start_from`.
+
+    Raises:
+      ConfigError: there is no such model, or it has other settings.
+    """
+    try:
+        start = load_glow(path)
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"init_from must be the workdir of a run or a .keras file. {error}; init_from={path!r}"
+        ) from None
+    _check_same_flow(path, start.config, dataclasses.replace(model, image_shape=start.image_shape))
+    return start
+
+
+def start_from(path: str, start: Glow, glow: Glow) -> str:
+    """Sets a model's weights to those of another model, and says what was done.
+
+    All weights are set if both models are cut in the same places. Otherwise the weights of the flow steps
+    and the top prior are set, and the local priors, which only training uses, start anew.
+
+    Args:
+      path: of `start`, for messages.
+      start: from `load_start`.
+      glow: the model to set.
+
+    Raises:
+      ConfigError: the two models are made for images of different shapes.
+    """
+    _check_same_flow(path, start.config, glow.config)
+    there, here = (flow_step_counts(model.config) for model in (start, glow))
+    if there == here and (start.config.local_prior == glow.config.local_prior or len(here) == 1):
+        glow.set_weights(start.get_weights())
+        return f"init_from: the weights are those of {path}"
+    glow.set_flow_weights(start.get_flow_weights())
+    return (
+        f"init_from: the weights of the flow steps are those of {path}, which is cut into parts of "
+        f"{_steps(there)} flow steps (this run: {_steps(here)}); local priors start anew"
+    )
+
+
+def _steps(counts: Sequence[int]) -> str:
+    return " + ".join(map(str, counts))
+
+
+def _check_same_flow(path: str, start: ModelConfig, model: ModelConfig) -> None:
+    theirs, own = dataclasses.asdict(start), dataclasses.asdict(model)
+    differing = [
+        f"{name}={value} (this run: {own[name]})"
+        for name, value in theirs.items()
+        if name not in MAY_DIFFER and value != own[name]
+    ]
+    if differing:
+        raise ConfigError(
+            f"init_from must be a model that differs from this run's in {', '.join(MAY_DIFFER)} at most. "
+            f"Received: init_from={path!r} with {', '.join(differing)}"
+        )

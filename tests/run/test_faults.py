@@ -1,0 +1,263 @@
+"""Foreseeable faults of a run: each is one sentence, and nothing that was trained is lost."""
+
+import errno
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import pytest
+import tensorflow as tf
+from conftest import ROOT
+from helpers import config, flags, rows_of, train, workdir_rows
+
+from glow_tf import ConfigError, export
+from glow_tf.run import callbacks, lifecycle, workdir
+
+FAST = {"tensorboard": False, "sample_every": 0, "export": False, "rate_schedule": "constant"}
+FAST |= {"part_epochs": 2, "finetune_epochs": 1}
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults") / "run"
+    train(config(folder, **FAST))
+    return folder
+
+
+@pytest.fixture
+def unfinished(finished, tmp_path):
+    """Three epochs and their checkpoint; the end is missing."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "summary.json").unlink()
+    return folder
+
+
+# Damaged files
+
+
+@pytest.mark.parametrize("what", ["removed", "empty", "damaged"])
+def test_a_pointer_that_does_not_name_the_checkpoint_stops_the_run_and_says_what_to_write(what, unfinished):
+    history = (unfinished / "history.csv").read_bytes()
+    pointer = unfinished / "checkpoints" / "checkpoint"
+    pointer.write_bytes({"removed": b"", "empty": b"", "damaged": b"\x00\xff\n"}[what])
+    if what == "removed":
+        pointer.unlink()
+    with pytest.raises(OSError, match=r'Write the line model_checkpoint_path: "ckpt-3" into .*epoch 3') as e:
+        train(config(unfinished, **FAST))
+    assert "\n" not in str(e.value)
+    assert (unfinished / "history.csv").read_bytes() == history
+    pointer.write_text('model_checkpoint_path: "ckpt-3"\n')
+    assert train(config(unfinished, **FAST))["epochs"] == 3
+
+
+def test_a_history_without_any_checkpoint_stops_the_run(unfinished):
+    shutil.rmtree(unfinished / "checkpoints")
+    with pytest.raises(
+        OSError, match=r"history.csv has 3 epochs, and there is no checkpoint.* Put a copy of .*checkpoints"
+    ):
+        train(config(unfinished, **FAST))
+    assert len(rows_of(unfinished)) == 3
+
+
+def test_a_pointer_to_a_checkpoint_that_is_gone_is_named(unfinished):
+    (unfinished / "checkpoints" / "ckpt-3.index").unlink()
+    with pytest.raises(OSError, match=r"checkpoint names is missing\. Put a copy .* Received: ckpt-3"):
+        train(config(unfinished, **FAST))
+
+
+def test_a_run_that_stopped_before_its_first_checkpoint_starts_again(tmp_path):
+    settings = config(tmp_path / "run", **FAST)
+    folder = workdir.Workdir(settings)
+    row = {"seconds": 1, "total_seconds": 1, "test_bpd": 4, "test_bpd_se": 1}
+    folder.write_history([{"epoch": 1, **row}])
+    assert folder.check_progress() == 0
+    folder.write_history([{"epoch": 1, **row}, {"epoch": 2, **row}])
+    with pytest.raises(OSError, match=r"history.csv has 2 epochs"):
+        folder.check_progress()
+    folder.close()
+
+
+DAMAGES = {
+    "a line that ends early": (lambda text: text[:-60], r"history.csv is damaged: line 4 must have"),
+    "no header": (lambda text: text.split("\n", 1)[1], r"its first line must be epoch,phase,active_parts,"),
+    "a number that is none": (
+        lambda text: text.replace("\n2,", "\nzwei,"),
+        "line 3 must have a number under",
+    ),
+    "an epoch twice": (lambda text: text.replace("\n2,", "\n1,"), "line 3 must be of epoch 2, not 1"),
+    "empty": (lambda text: "", "its first line must be"),
+    "bytes": (lambda text: "\x00\x00" + text, "history.csv is damaged: "),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_history_is_one_line_and_is_found_at_the_start(damage, message, unfinished, capsys):
+    path = unfinished / "history.csv"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(OSError, match=message) as error:
+        train(config(unfinished, **FAST))
+    assert "\n" not in str(error.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_damaged_summary_is_named_and_written_again(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "summary.json").write_text('{"test_bpd": 4')
+    with pytest.raises(OSError, match=r"summary.json is damaged. Remove it, and the same command"):
+        train(config(folder, **FAST))
+    (folder / "summary.json").unlink()
+    assert train(config(folder, **FAST))["epochs"] == 3
+
+
+@pytest.mark.parametrize("name", ["export", "checkpoints", "logs", "samples"])
+def test_a_file_in_the_place_of_a_folder_is_found_before_training(name, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).touch()
+    with pytest.raises(ConfigError, match=r"workdir must be a folder that can be written: .*Received"):
+        train(config(tmp_path / "run", **FAST))
+
+
+# A full disk
+
+
+def full_from_epoch(monkeypatch, epoch, name):
+    """Lets every write of a file `name` fail from an epoch on."""
+    write = workdir.write_atomically
+
+    def write_or_fail(path, content):
+        if path.name == name:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(FULL))
+                write(path, content)
+        write(path, content)
+
+    begin = callbacks.EpochRecord.on_epoch_begin
+
+    def begin_and_fill(self, number, logs=None):
+        if number + 1 == epoch:
+            for module in (workdir, callbacks):
+                monkeypatch.setattr(module, "write_atomically", write_or_fail)
+        begin(self, number, logs)
+
+    monkeypatch.setattr(callbacks.EpochRecord, "on_epoch_begin", begin_and_fill)
+
+
+@pytest.mark.parametrize(("epoch", "name"), [(5, "history.csv"), (4, "epoch_0004.png")])
+def test_a_disk_that_fills_up_is_named_with_the_file_and_the_epoch_that_is_kept(
+    epoch, name, unfinished, monkeypatch
+):
+    settings = config(unfinished, **{**FAST, "sample_every": 1, "finetune_epochs": 3})
+    full_from_epoch(monkeypatch, epoch, name)
+    with pytest.raises(
+        OSError,
+        match=rf"^\S+{name} could not be written: No space left on device\. The checkpoint of epoch "
+        rf"{epoch - 1} is kept; the same command goes on\.$",
+    ):
+        train(settings)
+    assert not list(unfinished.rglob("*.tmp"))
+    holder = workdir.Workdir(settings)
+    assert holder.check_progress() == epoch - 1
+    holder.close()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_no_rest(unfinished, monkeypatch):
+    save = tf.train.CheckpointManager.save
+
+    def save_or_fail(self, checkpoint_number):
+        if checkpoint_number == 5:
+            rest = unfinished / "checkpoints" / "ckpt-5_temp"
+            rest.mkdir()
+            (rest / "part").touch()
+            raise tf.errors.ResourceExhaustedError(None, None, "{{node x}} part; No space left on device")
+        return save(self, checkpoint_number=checkpoint_number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.train.CheckpointManager, "save", save_or_fail)
+        with pytest.raises(
+            OSError,
+            match=r"^the checkpoint of epoch 5 could not be written: part; No space left on device\. "
+            r"The checkpoint of epoch 4 is kept; the same command goes on\.$",
+        ):
+            train(config(unfinished, **{**FAST, "finetune_epochs": 3}))
+    assert not list(unfinished.rglob("ckpt-5*"))
+    assert train(config(unfinished, **{**FAST, "finetune_epochs": 3}))["epochs"] == 5
+
+
+def test_a_failed_export_leaves_the_run_to_be_finished(unfinished, monkeypatch):
+    class OnAFullDisk:
+        def add_endpoint(self, name, function, input_signature):
+            pass
+
+        def write_out(self, path, verbose):
+            pathlib.Path(path).mkdir()
+            raise tf.errors.ResourceExhaustedError(None, None, "saved_model.pb; No space left on device")
+
+    settings = config(unfinished, **{**FAST, "export": True})
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.export, "ExportArchive", OnAFullDisk)
+        with pytest.raises(
+            OSError,
+            match=r"^the SavedModel \S+export could not be written: saved_model.pb; No space.* epoch 3",
+        ):
+            lifecycle.train(settings, export)
+    assert not (unfinished / ".export.tmp").exists()
+    assert not (unfinished / "summary.json").exists()
+    assert lifecycle.train(settings, export)["epochs"] == 3
+    assert (unfinished / "export" / "saved_model.pb").exists()
+
+
+# Interrupted and diverging runs
+
+
+def test_ctrl_c_says_which_epoch_is_kept_without_a_traceback(tmp_path):
+    folder = tmp_path / "run"
+    long = {**FAST, "part_epochs": 500, "rate_schedule": "constant"}
+    command = [sys.executable, str(ROOT / "train" / "main.py"), *flags(folder, **long)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while len(workdir_rows(folder)) < 2 and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130
+    kept = workdir.newest.finished_epochs(folder / "checkpoints")
+    assert kept >= 1
+    assert error.splitlines()[-1] == (
+        f"Interrupted. The checkpoint of epoch {kept} is kept; the same command goes on."
+    )
+    assert "Traceback" not in error
+    assert train(config(folder, **{**long, "part_epochs": kept, "finetune_epochs": 0}))["epochs"] == kept
+
+
+def test_ctrl_c_before_the_first_epoch_says_so(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lifecycle, "prepare", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="No epoch is finished yet; the same command starts again"):
+        train(config(tmp_path / "run", **FAST))
+    workdir.Workdir(config(tmp_path / "run", **FAST)).close()
+
+
+def test_a_diverging_run_ends_with_its_message_alone(tmp_path):
+    arguments = flags(tmp_path / "run", **{**FAST, "learning_rate": "1e6", "optimizer": "sgd"})
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "train" / "main.py"), *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"},
+        timeout=120,
+    )
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: Training stopped: not finite in phase 'part 1'")
+    assert "Traceback" not in result.stderr
