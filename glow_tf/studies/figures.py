@@ -2,14 +2,18 @@
 
 import io
 import itertools
+import math
 import pathlib
 import statistics
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 
 from glow_tf.studies.comparison import Outcome, Rows, curves
 from glow_tf.studies.study import Study
@@ -20,64 +24,121 @@ plt.rcParams.update(
 COLOURS = plt.get_cmap("tab10").colors + plt.get_cmap("Dark2").colors
 
 
+LONG_TITLE = 38  # characters; longer titles make a legend of one column, and labels of several lines
+SETTLED_SHARE = 0.7  # of the height of a learning curve's axis is for the values of the second half of a run
+
+
 def learning_curves(study: Study, rows: Rows) -> plt.Figure:
     """Draws test bits/dim against epoch and against seconds: the mean over seeds, the range as a band.
 
-    A dotted line marks where a variant's end-to-end epochs begin.
+    A circle marks where a variant's end-to-end epochs begin. The values of early epochs, which may be many
+    times the later ones, are above a line from which on the scale is logarithmic.
     """
-    figure, axes = plt.subplots(2, 1, figsize=(7, 8.5), layout="constrained")
-    settled = []
-    for colour, variant in zip(itertools.cycle(COLOURS), study.variants, strict=False):
+    shown = [variant for variant in study.variants if curves(rows, variant.name)]
+    columns = 1 if max(len(variant.title) for variant in shown) > LONG_TITLE else 2
+    height = 7.2 + 0.21 * math.ceil(len(shown) / columns)  # inches; the legend is below the axes
+    figure, axes = plt.subplots(2, 1, figsize=(7, height), layout="constrained")
+    settled, every = [], []
+    for colour, variant in zip(itertools.cycle(COLOURS), shown, strict=False):
         runs = list(curves(rows, variant.name).values())
-        if not runs:
-            continue
         epochs = min(len(history) for history in runs)
         bpd = [[float(history[e]["test_bpd"]) for history in runs] for e in range(epochs)]
         seconds = [statistics.median(float(h[e]["total_seconds"]) for h in runs) for e in range(epochs)]
         mean = [statistics.fmean(values) for values in bpd]
-        settled += mean[epochs // 2 :]
+        lowest, highest = [min(values) for values in bpd], [max(values) for values in bpd]
+        every += highest
+        settled += [*mean[epochs // 2 :], *lowest[epochs // 2 :]]
         kinds = [row["phase"] for row in runs[0][:epochs]]
         switch = kinds.index("end_to_end") if "end_to_end" in kinds else None
         for axis, x in zip(axes, (list(range(1, epochs + 1)), seconds), strict=True):
             axis.plot(x, mean, color=colour, label=variant.title, linewidth=1.6)
-            axis.fill_between(
-                x, [min(v) for v in bpd], [max(v) for v in bpd], color=colour, alpha=0.15, linewidth=0
-            )
+            axis.fill_between(x, lowest, highest, color=colour, alpha=0.15, linewidth=0)
             if switch:  # not None, and not 0, which is end to end from the start
-                axis.axvline(x[switch - 1], color=colour, linestyle=":", linewidth=1)
-    low, high = min(settled), max(settled)
+                axis.plot(x[switch - 1], mean[switch - 1], "o", color=colour, mfc="white", zorder=3)
     for axis, label in zip(axes, ("epoch", "seconds of training"), strict=True):
         axis.set_xlabel(label)
         axis.set_ylabel("test bits/dim")
-        axis.set_ylim(low - 0.05 * (high - low), high + 0.5 * (high - low))
+        _scale(axis, settled, every)
         axis.grid(alpha=0.25)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return figure
+
+
+def _scale(axis: plt.Axes, settled: Sequence[float], every: Sequence[float]) -> None:
+    """Makes the y-axis linear where the settled values are, and logarithmic above up to the largest value."""
+    settled = [value for value in settled if math.isfinite(value)]
+    low, high = min(settled), max(settled)
+    margin = 0.05 * (high - low) or 0.05
+    low, knee = low - margin, high + 2 * margin
+    top = max((value for value in every if math.isfinite(value)), default=knee)
+    if top <= knee + (knee - low):  # nothing is far above
+        axis.set_ylim(low, max(knee, top + margin))
+        return
+    height = (1 / SETTLED_SHARE - 1) * (knee - low)
+    unit = (knee - low) / 4
+    whole = math.log1p((top - knee) / unit)
+
+    def place(y: np.ndarray) -> np.ndarray:
+        above = np.log1p(np.maximum(y - knee, 0) / unit) * height / whole
+        return np.minimum(y, knee) + above
+
+    def value(p: np.ndarray) -> np.ndarray:
+        above = np.expm1(np.maximum(p - knee, 0) * whole / height) * unit
+        return np.minimum(p, knee) + above
+
+    axis.set_yscale("function", functions=(place, value))
+    axis.set_ylim(low, value(knee + 1.03 * height))
+    linear = [tick for tick in ticker.MaxNLocator(6).tick_values(low, knee) if low <= tick <= knee]
+    step = linear[1] - linear[0]
+    digits = max(0, -math.floor(math.log10(step)))
+    digits += not math.isclose(step, round(step, digits))
+    labels = [f"{tick:.{digits}f}" for tick in linear]
+    ticks = list(linear)
+    for tick in value(knee + height * np.array([0.25, 0.5, 0.75, 1.0])):
+        rounded = float(f"{tick:.2g}")
+        ticks.append(rounded)
+        labels.append(f"{rounded:g}")
+    axis.set_yticks(ticks, labels)
+    axis.minorticks_off()
+    axis.axhline(knee, color="grey", linewidth=0.8, linestyle="--")
+    axis.annotate(
+        "logarithmic above this line",
+        (1, knee),
+        xytext=(-2, 2),
+        textcoords="offset points",
+        xycoords=("axes fraction", "data"),
+        color="grey",
+        fontsize=8,
+        ha="right",
+    )
 
 
 def gaps(found: Sequence[Outcome]) -> plt.Figure:
     """Draws paired differences to the baseline with 95 % intervals, at equal epochs and at equal time."""
     shown = [o for o in found if o.behind]
-    apart = 0.12 if any(o.behind_at_equal_time for o in shown) else 0.0
     figure, axis = plt.subplots(figsize=(7, 0.45 * len(shown) + 1.5), layout="constrained")
+    labelled = set()
     for place, outcome in enumerate(shown):
+        # A row with one difference has it beside its label; two are drawn above and below.
+        apart = 0.14 if outcome.behind_at_equal_time else 0.0
         for shift, gap, colour, label in (
             (-apart, outcome.behind, "tab:blue", "at equal epochs"),
             (apart, outcome.behind_at_equal_time, "tab:orange", "at equal time"),
         ):
             if gap:
                 error = None if gap.count < 2 else gap.half_width
-                known = label in axis.get_legend_handles_labels()[1]
-                axis.errorbar(
-                    gap.mean, place + shift, xerr=error, fmt="o", color=colour, label=None if known else label
-                )
+                new = None if label in labelled else label
+                axis.errorbar(gap.mean, place + shift, xerr=error, fmt="o", color=colour, label=new)
+                labelled.add(label)
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_yticks(range(len(shown)), [o.variant.title for o in shown])
-    axis.invert_yaxis()
+    axis.set_yticks(range(len(shown)), [textwrap.fill(o.variant.title, LONG_TITLE) for o in shown])
+    axis.set_ylim(len(shown) - 0.5, -0.5)
+    axis.tick_params(axis="y", length=0)
+    axis.xaxis.set_major_locator(ticker.MaxNLocator(5))
     axis.set_xlabel("bits/dim behind the baseline (left is better)")
     axis.grid(axis="x", alpha=0.25)
-    if apart:
+    if len(labelled) > 1:
         figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure
 

@@ -60,7 +60,8 @@ figure {{ margin: 0; }}
 <p class="notes">{notes}</p>
 {failures}
 <h2>Test bits/dim against epoch and against time</h2>
-<p class="notes">Mean over the seeds, the range as a band. A dotted line marks the first end-to-end epoch.</p>
+<p class="notes">Mean over the seeds, the range as a band. A circle marks where a variant's end-to-end
+epochs begin.</p>
 {curves}
 {gaps}
 {samples}
@@ -132,7 +133,8 @@ def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str
     shown_gaps = figures.as_svg(gaps) if any(o.behind for o in found) else ""
     page = _page(study, found, figures.as_svg(curves), shown_gaps, _samples(study, table.parent))
     figures.write_png(curves, folder / "curves.png")
-    figures.write_png(gaps, folder / "gaps.png")
+    if shown_gaps:
+        figures.write_png(gaps, folder / "gaps.png")
     write_atomically(folder / "report.html", page.encode())
     cells = _table(found)
     text = "\n".join([f"# {study.title}", "", _markdown_table(cells), "", *_notes(cells), *_failures(found)])

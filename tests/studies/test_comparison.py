@@ -1,5 +1,6 @@
 """What a study's table says, and the report that says it."""
 
+import dataclasses
 import math
 import re
 import subprocess
@@ -93,6 +94,29 @@ def test_the_report_holds_the_numbers_and_nothing_from_outside(tmp_path):
     assert "src=" not in page.replace('src="data:', "")
     assert "| two parts | 2 (+1 failed) | 3 |" in (tmp_path / "report" / "report.md").read_text()
     assert (tmp_path / "report" / "curves.png").stat().st_size > 5000
+
+
+def test_no_curve_is_cut_off_and_each_dot_is_beside_its_label(tmp_path):
+    pytest.importorskip("matplotlib")
+    from glow_tf.studies import figures
+
+    study = read_study(study_file(tmp_path))
+    rows = read_table(table(tmp_path))
+    rows[0]["test_bpd"] = "900"  # a first epoch far above all others
+    figure = figures.learning_curves(study, rows)
+    for axis in figure.axes:
+        low, high = axis.get_ylim()
+        values = [float(row["test_bpd"]) for row in rows]
+        assert low < min(values)
+        assert high > 900
+        # The settled values still have most of the height.
+        bottom, top, whole = axis.transData.transform([(0, low), (0, max(values[1:])), (0, high)])[:, 1]
+        assert (top - bottom) / (whole - bottom) > 0.5
+    found = outcomes(study, rows)
+    (axis,) = figures.gaps([dataclasses.replace(o, behind_at_equal_time=None) for o in found]).axes
+    dots = [line.get_ydata()[0] for line in axis.lines if line.get_marker() == "o"]
+    assert dots == list(axis.get_yticks())
+    assert max(axis.get_ylim()) >= max(dots) + 0.5
 
 
 def test_a_documents_table_is_made_anew(tmp_path):
