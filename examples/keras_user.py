@@ -38,9 +38,7 @@ def main(folder: pathlib.Path) -> dict[str, float]:
     ).map(lambda images, labels: images)  # a density model has no use for labels
 
     glow = glow_tf.Glow(
-        glow_tf.ModelConfig(
-            digits.image_shape, n_bits=5, num_blocks=2, flow_steps=2, width=16, parts="balanced:2"
-        )
+        glow_tf.ModelConfig(digits.image_shape, n_bits=5, num_blocks=2, flow_steps=2, width=16, parts=2)
     )
     trainer = glow_tf.PartsTrainer(glow, glow_tf.phases("alternating", 2, part_epochs=6, finetune_epochs=4))
     # Every part gets an optimizer of its own, like this one; at the end the averages replace the weights.

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import glow_tf
 from glow_tf.commands.run_flags import config_of
+from glow_tf.run import lifecycle
 
 ARCHIVE = pathlib.Path(__file__).parent / "release_0_1" / "release_0_1.tar.gz"
 
@@ -62,7 +63,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(old, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(old / "interrupted", folder)
     flags = [f"--flagfile={folder / 'flags.cfg'}", f"--workdir={folder}", "--noexport"]
-    glow_tf.run.lifecycle.train(config_of(flags), glow_tf.export)
+    lifecycle.train(config_of(flags), glow_tf.export)
     rows, expected = (
         np.genfromtxt(run / "history.csv", delimiter=",", names=True, encoding=None)
         for run in (folder, old / "finished")

@@ -5,7 +5,8 @@
 
 The first command trains two parts on scikit-learn's digits in a minute or two and downloads nothing. The
 workdir gets history.csv, summary.json, checkpoints, TensorBoard logs, sample grids and a SavedModel. The same
-command again resumes a run that was interrupted.
+command again resumes a run that was interrupted; with a larger --part_epochs or --finetune_epochs it trains
+for more epochs, where the schedule allows it. --init_from starts a new run from the model of another one.
 """
 
 from __future__ import annotations

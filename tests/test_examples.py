@@ -1,0 +1,46 @@
+"""The scripts in examples/: each one runs in an empty folder and prints what it promises."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+# Per script, regular expressions; each must be found in what the script prints.
+EXAMPLES = {
+    "keras_user": (
+        r"Epoch 10/10\n.* - val_loss: 3\.[34]",
+        r"averaged weights 3\.[34]\d\d bits/dim, best epoch 3\.[34]\d\d bits/dim",
+    ),
+    "photographer": (
+        r"Left out photographs/landscapes/cut_off\.jpg: image file is truncated",
+        r"Enlarged: 1 of 303 images, which are smaller than 16×16, by a factor of up to 1\.6\.",
+        r"Turned upright, as their EXIF data say: 60 of 303 images\.",
+        r"Not read: 1 × \.heic, 1 × \.txt\.",
+        r"Resuming after epoch 5\.\nepoch 6/10 ",
+        r"init_from: the weights are those of photographs/runs/landscapes",
+        r"the least usual sunsets, in bits/dim:\n  test_card\.png: (8|9|1\d)\.",
+        r"test sunsets: 6\.[5-9]\d bits/dim by the landscapes' model, 6\.[2-4]\d after training on sunsets",
+    ),
+    "tfp_user": (
+        r"dtype float32, event shape \(8, 8, 1\), batch shape \(\)",
+        r"mean log_prob of the test digits: (-1\d\d\.\d) nats\n"
+        r"the same by the Glow itself: +\1 nats",
+        r"contrast: 1\.[23]\d ± 0\.0\d, true 1\.30, R-hat (1\.0|0\.9)",
+        r"brightness: [12]\.\d\d ± 0\.[01]\d, true 2\.00, R-hat (1\.0|0\.9)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_prints_what_it_promises(name, tmp_path):
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for pattern in EXAMPLES[name]:
+        assert re.search(pattern, result.stdout), f"{pattern}\nis not in\n{result.stdout}"
+
+
+def test_every_example_is_run():
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(EXAMPLES)
