@@ -64,6 +64,7 @@ def test_a_finished_run_goes_on_as_if_it_had_had_more_epochs_from_the_start(shor
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_killed_extension_resumes_and_keeps_the_summary_until_its_end(shorter, tmp_path):
     folder = copy(shorter, tmp_path / "run")
     more = {**FAST, "finetune_epochs": 30}
