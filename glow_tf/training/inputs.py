@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ def for_fit(glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: di
     if split:
         x, arguments["validation_data"] = _split(glow, x, split)
     if is_array(x):
-        images, size = glow.checked(x).numpy(), batch_size or DEFAULT_BATCH_SIZE
+        images, size = glow.checked(x).numpy(), _checked_batch_size(batch_size)
         dataset = training_batches(images, size, seed, first_epoch=arguments.get("initial_epoch", 0))
         arguments.setdefault("steps_per_epoch", steps_per_epoch(len(images), size))
     else:
@@ -66,8 +67,18 @@ def for_evaluation(
     """Returns what `evaluate` runs on; arguments and errors as in `for_fit`."""
     _refuse_unused(arguments)
     if is_array(x):
-        return evaluation_batches(glow.checked(x).numpy(), batch_size or DEFAULT_BATCH_SIZE, seed)
+        images = glow.checked(x).numpy()
+        if not len(images):
+            raise ConfigError(f"images must not be empty. Received: shape {images.shape}")
+        return evaluation_batches(images, _checked_batch_size(batch_size), seed)
     return as_dataset(glow, x, "weight")
+
+
+def _checked_batch_size(given: Any) -> int:
+    size = DEFAULT_BATCH_SIZE if given is None else given
+    if not isinstance(size, numbers.Integral) or size < 1:
+        raise ConfigError(f"batch_size must be a positive integer. Received: batch_size={size!r}")
+    return int(size)
 
 
 def _refuse_unused(arguments: dict[str, Any]) -> None:

@@ -223,6 +223,9 @@ def test_fit_refuses_before_any_step(name):
         ({"class_weight": {0: 1.0}}, "class_weight is not used"),
         ({"validation_data": (IMAGES, IMAGES)}, "validation_data must be images"),
         ({"validation_split": 0.999}, "validation_split must leave images"),
+        ({"batch_size": 8.5}, r"batch_size must be a positive integer. Received: batch_size=8\.5"),
+        ({"batch_size": 0}, "batch_size must be a positive integer"),
+        ({"validation_data": IMAGES[:0]}, "images must not be empty"),
     ],
 )
 def test_fit_refuses_arguments_that_have_no_meaning_here(arguments, message):
