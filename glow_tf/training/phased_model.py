@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from glow_tf.density_model import DensityModel
 from glow_tf.devices.strategies import step_of_worker
@@ -107,11 +108,13 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
         return [*self._computed(), self._falling]
 
     def get_metrics_result(self) -> dict[str, Any]:
-        """Returns what the current phase, or an evaluation, computes."""
+        """Returns what the current phase, or an evaluation, computes: numbers, or tensors within a graph."""
         results: dict[str, Any] = {}
         for metric in self._computed():
             found = metric.result()
             results |= found if isinstance(found, dict) else {metric.name: found}
+        if tf.executing_eagerly():
+            return {name: float(value) for name, value in results.items()}
         return results
 
     def _computed(self) -> list[keras.metrics.Metric]:
