@@ -35,7 +35,10 @@ def test_shares_are_joined_to_what_the_whole_gives(size, known):
     tf.nest.map_structure(lambda t: t.shape.assert_is_compatible_with([size]), result)
 
 
-@pytest.mark.parametrize(("schedule", "reversible"), [("alternating", True), ("simultaneous", False)])
+@pytest.mark.parametrize(
+    ("schedule", "reversible"),
+    [pytest.param("alternating", True, marks=pytest.mark.slow), ("simultaneous", False)],
+)
 def test_training_in_streams_is_training(schedule, reversible, small_images):
     def train(streams):
         with number_of_streams(streams):
