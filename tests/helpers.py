@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+import time
 
 from conftest import ROOT
 
@@ -51,6 +52,22 @@ def workdir_rows(folder):
         return rows_of(folder)
     except FileNotFoundError:
         return []
+
+
+def signal_amid(number, folder, arguments, rows):
+    """Runs train/main.py, and sends it a signal when history.csv has `rows` rows.
+
+    Returns the process's status and what it wrote to stderr.
+    """
+    command = [sys.executable, str(ROOT / "train" / "main.py"), *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while len(workdir_rows(folder)) < rows and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(number)
+        error = process.communicate(timeout=60)[1].decode()
+    return process.returncode, error
 
 
 KINDS = {"part": "--parts", "worker": "--workers=2"}

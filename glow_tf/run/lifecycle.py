@@ -26,6 +26,7 @@ from glow_tf.run import tables
 from glow_tf.run.callbacks import CheckpointEveryEpoch, EpochRecord, FillPrefixCaches, SampleGrid, arranged
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
+from glow_tf.run.interrupts import dropped_interrupts_come_again
 from glow_tf.run.progress import Progress, StallWatch
 from glow_tf.run.tensorboard import TensorBoardByPart
 from glow_tf.run.workdir import Workdir
@@ -83,7 +84,7 @@ def _train_in(workdir: Workdir, group: ProcessGroup | None, export: Exporter) ->
             )
             return finished
         strategy = _set_up(workdir.config, group)
-        with watched_workers(group):
+        with dropped_interrupts_come_again(), watched_workers(group):
             return _train(prepare(workdir.config, workdir, group, strategy), export)
     except (tf.errors.OpError, OSError):
         gone = liveness.lost(group) if group is not None else ""

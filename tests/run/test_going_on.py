@@ -1,17 +1,13 @@
 """More epochs in the same workdir, runs that start from a model, and trainers loaded from a workdir."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, small_glow
-from helpers import config, flags, rows_of, train, workdir_rows
+from conftest import small_glow
+from helpers import config, flags, rows_of, signal_amid, train
 
 import glow_tf
 from glow_tf import ConfigError, data
@@ -68,13 +64,7 @@ def test_a_finished_run_goes_on_as_if_it_had_had_more_epochs_from_the_start(shor
 def test_a_killed_extension_resumes_and_keeps_the_summary_until_its_end(shorter, tmp_path):
     folder = copy(shorter, tmp_path / "run")
     more = {**FAST, "finetune_epochs": 30}
-    command = [sys.executable, str(ROOT / "train" / "main.py"), *flags(folder, **more)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while len(workdir_rows(folder)) < 8 and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
+    signal_amid(signal.SIGKILL, folder, flags(folder, **more), rows=8)
     assert '"epochs": 5' in (folder / "summary.json").read_text()
     finished = len(rows_of(folder))
     more["finetune_epochs"] = finished - 4 + 1

@@ -4,15 +4,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, run_main
-from helpers import config, flags, rows_of, train, workdir_rows
+from conftest import run_main
+from helpers import config, flags, rows_of, signal_amid, train
 from PIL import Image
 
 import glow_tf
@@ -196,13 +193,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(settings, finished,
     if settings:
         whole = tmp_path / "whole"
         run_main(*flags(whole, **fast))
-    command = [sys.executable, str(ROOT / "train" / "main.py"), *flags(cut, **fast)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while len(workdir_rows(cut)) < 3 and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
+    signal_amid(signal.SIGKILL, cut, flags(cut, **fast), rows=3)
     assert not (cut / "summary.json").exists()
     resumed = run_main(*flags(cut, **fast)).stdout
     assert "Resuming after epoch" in resumed

@@ -1,0 +1,34 @@
+"""Ctrl-C, and where Python drops it. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+AGAIN_AFTER = 0.05  # seconds; by then the destructor is over
+
+
+@contextlib.contextmanager
+def dropped_interrupts_come_again() -> Iterator[None]:
+    """Within the context, a Ctrl-C that Python drops comes again a moment later.
+
+    Python drops every exception within a destructor or a callback of a weak reference, KeyboardInterrupt too,
+    and tells `sys.unraisablehook`. TensorFlow has many of them, so that now and then a Ctrl-C did nothing.
+    """
+    report = sys.unraisablehook
+
+    def hook(dropped: Any) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            threading.Timer(AGAIN_AFTER, _thread.interrupt_main).start()
+        else:
+            report(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
