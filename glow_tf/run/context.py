@@ -182,19 +182,27 @@ def _make_trainer(
     strategy: tf.distribute.Strategy,
     examples: int,
 ) -> PartsTrainer:
-    train = config.train
-    steps = data.steps_per_epoch(examples, train.batch_size)
+    steps = data.steps_per_epoch(examples, config.train.batch_size)
     with strategy.scope():
-        trainer = PartsTrainer(Glow(config.model, devices, name="glow"), phases, seed=config.seed)
-        trainer.compile(
-            make_optimizers(train, phases, config.model.num_parts, steps),
-            clip_norm=train.clip_norm,
-            reversible=train.reversible,
-            part_delay=train.part_delay,
-            jit_compile=config.compiles,
-        )
-    if train.cache_prefix:
+        trainer = compiled_trainer(config, Glow(config.model, devices, name="glow"), phases, steps)
+    if config.train.cache_prefix:
         trainer.prefix_caches = _make_caches(trainer, examples)
+    return trainer
+
+
+def compiled_trainer(
+    config: RunConfig, glow: Glow, phases: Sequence[Phase], steps_per_epoch: int
+) -> PartsTrainer:
+    """Returns a trainer of the glow, compiled as a run's settings say."""
+    train = config.train
+    trainer = PartsTrainer(glow, phases, seed=config.seed)
+    trainer.compile(
+        make_optimizers(train, phases, config.model.num_parts, steps_per_epoch),
+        clip_norm=train.clip_norm,
+        reversible=train.reversible,
+        part_delay=train.part_delay if glow.part_devices else 0,
+        jit_compile=config.compiles,
+    )
     return trainer
 
 

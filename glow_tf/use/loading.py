@@ -10,9 +10,9 @@ from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.run import saved
 from glow_tf.run.checkpoints import epochs_and_steps, readable, state_of
+from glow_tf.run.context import compiled_trainer
 from glow_tf.run.flags_file import read_config
 from glow_tf.schedule import epochs_training, phases_of
-from glow_tf.training.optimizers import make_optimizers
 from glow_tf.training.trainer import PartsTrainer
 
 
@@ -66,17 +66,11 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
         )
     path = saved.checkpoint_path(workdir, which)
     config = read_config(workdir)
-    phases, train = phases_of(config), config.train
+    phases = phases_of(config)
     epochs, steps = epochs_and_steps(path)
     part = phases[0].active[0]
     steps_per_epoch = steps[part] // epochs_training(part, phases[:epochs])
-    trainer = PartsTrainer(saved.untrained_glow(workdir), phases, seed=config.seed)
-    trainer.compile(
-        make_optimizers(train, phases, config.model.num_parts, steps_per_epoch),
-        clip_norm=train.clip_norm,
-        reversible=train.reversible,
-        jit_compile=config.compiles,
-    )
+    trainer = compiled_trainer(config, saved.untrained_glow(workdir), phases, steps_per_epoch)
     with readable(path):
         restored = tf.train.Checkpoint(**state_of(trainer)).restore(path)
         restored.expect_partial().assert_existing_objects_matched()
