@@ -89,6 +89,19 @@ def weight_of(layer: keras.layers.Layer, ending: str) -> keras.Variable:
     return weight
 
 
+def run_program(program: str, *arguments: object, cwd: pathlib.Path | None = None) -> str:
+    """Runs Python code in a new process, which must succeed, and returns what it prints."""
+    result = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 def run_main(*flags: str, cwd: pathlib.Path = ROOT, check: bool = True) -> subprocess.CompletedProcess:
     """Runs train/main.py in a new process."""
     result = subprocess.run(

@@ -3,10 +3,9 @@
 import ast
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
+from conftest import run_program
 
 ROOT = pathlib.Path(__file__).parent.parent / "glow_tf"
 
@@ -132,9 +131,7 @@ def test_the_package_and_its_pure_modules_load_no_tensorflow():
     program = "import importlib, sys, glow_tf\n"
     program += f"for name in {PURE}: importlib.import_module('glow_tf.' + name)\n"
     program += "print(sorted({'tensorflow', 'keras'} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "[]"
+    assert run_program(program).strip() == "[]"
 
 
 def test_the_package_imports_where_there_is_no_fcntl_and_no_resource():
@@ -145,9 +142,7 @@ def test_the_package_imports_where_there_is_no_fcntl_and_no_resource():
         "from glow_tf.run import callbacks, lifecycle, workdir\n"
         "print(callbacks.peak_memory_mb())"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "nan"
+    assert run_program(program).strip() == "nan"
 
 
 def test_every_public_name_can_be_imported():

@@ -8,7 +8,7 @@ import types
 
 import pytest
 from absl import flags as absl_flags
-from conftest import ROOT
+from conftest import ROOT, run_program
 
 from glow_tf.commands import cli, configs, run_flags
 from glow_tf.errors import ConfigError, NonFiniteError
@@ -30,9 +30,7 @@ def test_help_lists_every_command_and_loads_no_tensorflow():
         "heavy = {'tensorflow', 'keras', 'scipy', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'{statuses} {heavy}' if any(statuses) or heavy else 0)"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    overview = result.stdout.split("`glow-tf COMMAND --help`")[0]
+    overview = run_program(program).split("`glow-tf COMMAND --help`")[0]
     for name in cli.COMMANDS:
         (line,) = [line for line in overview.splitlines() if line.split()[:1] == [name]]
         assert line.endswith(".")

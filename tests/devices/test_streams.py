@@ -1,12 +1,9 @@
 """Streams share a batch out and give back what the whole would have given."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, small_glow
+from conftest import ROOT, run_program, small_glow
 
 from glow_tf import PartsTrainer, phases
 from glow_tf.devices.streams import use_streams
@@ -88,9 +85,6 @@ def test_each_stream_has_a_core_of_its_own_unless_the_batch_is_small():
         "print(t.get_intra_op_parallelism_threads(), t.get_inter_op_parallelism_threads());"
         "cores = len(os.sched_getaffinity(0)); print(max(cores // 2, 1), max(cores, 2))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    counts, threads, expected = (line.split() for line in result.stdout.splitlines())
+    counts, threads, expected = (line.split() for line in run_program(program, cwd=ROOT).splitlines())
     assert counts == ["1", "2"]
     assert threads == expected

@@ -1,12 +1,10 @@
 """Real images, end to end; skipped where the prepared CIFAR-10 is not beside the project."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_main
+from conftest import ROOT, run_main, run_program
 
 from glow_tf import DataConfig, data
 
@@ -51,17 +49,10 @@ def trained(tmp_path_factory):
 def test_round_trip_is_exact_for_1000_test_images_with_tensorflow_alone(trained, tmp_path):
     test = data.load(DataConfig("cifar10", str(TFDS), train_examples=1, test_examples=1000)).test
     np.save(tmp_path / "images.npy", test)
-    result = subprocess.run(
-        [sys.executable, "-c", ALONE, str(trained / "export"), str(tmp_path / "images.npy")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
+    printed = run_program(ALONE, trained / "export", tmp_path / "images.npy", cwd=tmp_path)
     summary = json.loads((trained / "summary.json").read_text())
     # Another draw of the noise, so equal to a few standard errors of that draw alone.
-    assert float(result.stdout) == pytest.approx(summary["test_bpd"], abs=0.01)
+    assert float(printed) == pytest.approx(summary["test_bpd"], abs=0.01)
 
 
 def test_samples_are_finite_at_every_temperature(trained):

@@ -1,13 +1,11 @@
 """The SavedModel works without this package, without Keras objects."""
 
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
-from conftest import small_glow
+from conftest import run_program, small_glow
 
 from glow_tf import export
 
@@ -40,14 +38,7 @@ def exported(tmp_path_factory):
     export(glow, folder / "export")
     np.save(folder / "images.npy", images)
     arguments = [folder / "export", folder / "images.npy", folder / "out.npz"]
-    result = subprocess.run(
-        [sys.executable, "-c", ALONE, *map(str, arguments)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
+    run_program(ALONE, *arguments, cwd=folder)
     return glow, images, dict(np.load(folder / "out.npz")), folder
 
 
