@@ -22,8 +22,6 @@ from glow_tf.errors import ConfigError
 from glow_tf.run import history, more_epochs, newest
 from glow_tf.run.flags_file import NAME as FLAGS
 from glow_tf.run.flags_file import differing_settings, flagfile, read_settings, refuse_other_configuration
-from glow_tf.run.flags_file import read_flagfile as read_flagfile
-from glow_tf.run.history import TRAFFIC_COLUMNS as TRAFFIC_COLUMNS
 from glow_tf.run.history import history_columns
 from glow_tf.schedule import phases_of
 

@@ -51,10 +51,6 @@ class AllOptimizers(keras.callbacks.Callback):
         self._rates = [settable_rate(optimizer) for optimizer in self.model.optimizers]
         self._last = self._first()
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Follows a change of the rate since the last step."""
-        self._follow()
-
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Follows a change of the rate since the last step."""
         self._follow()
