@@ -17,8 +17,10 @@ from glow_tf.errors import ConfigError as ConfigError
 from glow_tf.setting_types import check_types
 
 
-def _setting(default: Any, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help})
+def _setting(default: Any, help: str, before: Any = None) -> Any:
+    """Makes a field; `before` is the value of runs that began when the setting did not exist, if another."""
+    metadata = {"help": help, "before": default if before is None else before}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 OUTPUTS_PER_CHANNEL = {"affine": 2, "additive": 1}  # what the network predicts per transformed channel
@@ -31,6 +33,7 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")
 OPTIMIZERS = ("adamax", "adam", "sgd")
+RATE_SCALINGS = ("size", "none")
 RATE_SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "part_parallel")
 COMPILERS = ("auto", "on", "off")
@@ -176,9 +179,20 @@ class TrainConfig:
     learning_rate: str | float | Sequence[float] = _setting(
         "1e-3", "One rate for all parts, or one rate per part, comma-separated."
     )
+    rate_scaling: str = _setting(
+        "size",
+        "size: the rate of each weight follows the width and the number of flow steps, so that one rate "
+        "suits models of all sizes; none: every weight has the rate.",
+        before="none",
+    )
     rate_schedule: str = _setting("constant", "constant or cosine, over a part's own steps.")
     warmup_steps: int = _setting(0, "Steps over which a part's rate rises linearly from 0.")
     clip_norm: float = _setting(0.0, "Largest global norm of the gradients; 0 does not clip.")
+    max_skipped_steps: int = _setting(
+        10,
+        "Steps in a row that are skipped if their loss or a gradient is not finite; one more ends the run.",
+        before=0,
+    )
     finetune_learning_rate: str | float | Sequence[float] = _setting(
         "", "Rate(s) of the finetune_epochs, without warm-up; empty goes on as before."
     )
@@ -200,8 +214,9 @@ class TrainConfig:
         check_types(self)
         _one_of(self, "schedule", SCHEDULES)
         _one_of(self, "optimizer", OPTIMIZERS)
+        _one_of(self, "rate_scaling", RATE_SCALINGS)
         _one_of(self, "rate_schedule", RATE_SCHEDULES)
-        for name in ("part_epochs", "finetune_epochs", "warmup_steps", "part_delay"):
+        for name in ("part_epochs", "finetune_epochs", "warmup_steps", "max_skipped_steps", "part_delay"):
             _require(getattr(self, name) >= 0, self, name, "0 or a positive integer")
         for name in ("period", "batch_size"):
             _require(getattr(self, name) >= 1, self, name, "a positive integer")

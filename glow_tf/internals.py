@@ -18,6 +18,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from glow_tf.errors import ConfigError
+
 # Keras: layers and models
 
 
@@ -86,6 +88,32 @@ def adamax_moments(
     """Returns Adamax's first moment of a variable and its norm."""
     index = optimizer._get_variable_index(variable)
     return optimizer._m[index], optimizer._u[index]
+
+
+def scale_rates(optimizer: keras.optimizers.Optimizer, factors: Sequence[float]) -> None:
+    """Makes an optimizer multiply its rate by a factor for each of the variables it was built with.
+
+    Every Keras optimizer updates a variable by `update_step(gradient, variable, learning_rate)`. The method
+    is replaced in this one object, so that any optimizer, a user's own too, can be given factors.
+
+    Raises:
+      ConfigError: the optimizer leaves updates to others, as LossScaleOptimizer and MultiOptimizer do.
+    """
+    plain = type(optimizer).update_step
+    if all(factor == 1 for factor in factors):
+        vars(optimizer).pop("update_step", None)
+        return
+    if plain is keras.optimizers.Optimizer.update_step:
+        raise ConfigError(
+            "rate_scaling='size' needs an optimizer that updates the variables itself; give the one that it "
+            f"wraps, or rate_scaling='none'. Received: {type(optimizer).__name__}"
+        )
+
+    def update_step(gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        factor = factors[optimizer._get_variable_index(variable)]
+        plain(optimizer, gradient, variable, learning_rate if factor == 1 else factor * learning_rate)
+
+    optimizer.update_step = update_step
 
 
 def settable_rate(optimizer: keras.optimizers.Optimizer) -> keras.Variable | None:

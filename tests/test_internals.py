@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from glow_tf import internals
+from glow_tf.errors import ConfigError
 from glow_tf.training.optimizers import FusedAdam, FusedAdamax
 
 
@@ -103,6 +104,42 @@ def test_an_optimizer_sums_gradients_over_replicas_exactly_when_it_is_to(optimiz
     assert first_moment(False) == [0.5, 1.5]
 
 
+def keras_optimizers():
+    """Every optimizer that Keras ships, by name, but for those that leave updates to others."""
+    plain = keras.optimizers.Optimizer
+    found = {name: getattr(keras.optimizers, name) for name in dir(keras.optimizers)}
+    classes = {k: v for k, v in found.items() if isinstance(v, type) and issubclass(v, plain)}
+    return {name: kind for name, kind in classes.items() if kind.update_step is not plain.update_step}
+
+
+@pytest.mark.parametrize("name", keras_optimizers())
+def test_a_factor_reaches_the_updates_of_every_keras_optimizer(name):
+    def change(factors):
+        variables = [keras.Variable(np.ones([2, 2]), dtype="float32") for _ in range(2)]
+        optimizer = keras_optimizers()[name](0.01)
+        optimizer.build(variables)
+        internals.scale_rates(optimizer, [1.0] * 2)  # compiling twice must not multiply twice
+        internals.scale_rates(optimizer, factors)
+        tf.function(lambda: optimizer.apply([tf.ones([2, 2])] * 2, variables))()
+        return [float(v.numpy()[0, 0]) - 1 for v in variables]
+
+    plain, same = change([1.0, 1.0])
+    assert plain == same != 0
+    unscaled, scaled = change([1.0, 0.5])
+    assert unscaled == plain
+    if name in ("Ftrl", "Muon"):  # what they do is not proportional to the rate
+        assert abs(scaled) < abs(plain)
+    else:
+        assert scaled == pytest.approx(0.5 * plain, rel=2e-2)  # 1 minus a small number loses digits
+
+
+def test_an_optimizer_that_leaves_updates_to_others_cannot_be_given_factors():
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())
+    internals.scale_rates(optimizer, [1.0])
+    with pytest.raises(ConfigError, match="Received: LossScaleOptimizer"):
+        internals.scale_rates(optimizer, [0.5])
+
+
 def test_moments_are_those_of_the_variable():
     variables = [keras.Variable(np.zeros(n), dtype="float32") for n in (2, 3)]
     pairs = ((FusedAdam(), internals.adam_moments), (FusedAdamax(), internals.adamax_moments))
@@ -148,6 +185,7 @@ task = {"type": "worker", "index": 0}
 os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": ["localhost:%d"]}, "task": task})
 import tensorflow as tf
 from glow_tf import internals
+from glow_tf.errors import ConfigError
 internals.wait_for_heartbeats(77.0)
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 from tensorflow.python.eager import context

@@ -10,6 +10,7 @@ from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.bijector import Shape, per_example
 from glow_tf.bijectors.coupling import Coupling, pop_coupling_config
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
+from glow_tf.bijectors.rate_factor import scales_with
 from glow_tf.bijectors.repeatable import Repeatable
 from glow_tf.config import CouplingConfig
 
@@ -52,6 +53,8 @@ class FlowStep(Repeatable):
         """Builds the three bijectors."""
         for bijector in self.bijectors:
             bijector.build(input_shape)
+        for weight in (*self.actnorm.trainable_variables, *self.conv.trainable_variables):
+            scales_with(weight, flow_steps=True)
         self.built = True
 
     def initialize(self, x: tf.Tensor) -> tf.Tensor:

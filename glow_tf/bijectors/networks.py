@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.bijector import Shape
+from glow_tf.bijectors.rate_factor import scales_with
 from glow_tf.config import NORMS
 from glow_tf.pieces import in_streams
 
@@ -215,6 +216,9 @@ class CouplingNetwork(keras.layers.Layer):
         for layer in (*self.hidden, self.last):
             layer.build(shape)
             shape = (*shape[:-1], layer.filters)
+        scales_with(self.hidden[1].kernel, width=self.width)
+        for weight in self.last.trainable_variables:
+            scales_with(weight, width=self.width if weight is self.last.kernel else 0, flow_steps=True)
         self.built = True
 
     def reseed(self, seed: int) -> None:

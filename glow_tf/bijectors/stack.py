@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, Shape
 from glow_tf.bijectors.networks import in_full_precision
+from glow_tf.bijectors.rate_factor import copy_scaling
 from glow_tf.bijectors.repeatable import Repeatable, all_variables, with_weights
 from glow_tf.internals import function_kept_whole, untracked
 from glow_tf.pieces import in_streams, join, pieces_of
@@ -89,6 +90,7 @@ class Stack(Bijector):
                 trainable=variable.trainable,
                 initializer=lambda shape, dtype=None, values=values: tf.constant(values),
             )
+            copy_scaling(variable, weight)
             self._stacked.append(weight)
         self.built = True
 

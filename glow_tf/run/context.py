@@ -202,6 +202,8 @@ def compiled_trainer(
         reversible=train.reversible,
         part_delay=train.part_delay if glow.part_devices else 0,
         jit_compile=config.compiles,
+        max_skipped_steps=train.max_skipped_steps,
+        rate_scaling=train.rate_scaling,
     )
     return trainer
 

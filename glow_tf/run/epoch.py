@@ -60,6 +60,11 @@ class EpochResult:
     grid: np.ndarray | None = None
     non_finite_samples: int | None = None
 
+    @property
+    def skipped_steps(self) -> int:
+        """Number of steps of the epoch that were skipped because they were not finite."""
+        return round(self.means.get("skipped_steps", 0.0))
+
     def history_row(self) -> dict[str, str]:
         """Returns the epoch's row of history.csv; columns that the phase does not compute are left out."""
         row = {
@@ -74,6 +79,7 @@ class EpochResult:
         for name, value in self.means.items():
             column = "train_bpd" if name == "bpd" else name
             row[column] = f"{value:.6f}"
+        row["skipped_steps"] = str(self.skipped_steps)
         for name in ("test", "validation"):
             if found := getattr(self, name):
                 row[f"{name}_bpd"], row[f"{name}_bpd_se"] = (f"{value:.6f}" for value in found)

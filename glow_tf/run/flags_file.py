@@ -28,9 +28,8 @@ def read_settings(folder: pathlib.Path) -> dict[str, str]:
     path = folder / NAME
     if not path.exists():
         return {}
-    # A setting that did not exist when the run began had what is now its default.
-    defaults = {setting.name: _text(setting.default) for setting in all_settings()}
-    return defaults | read_flagfile(path.read_bytes().decode(errors="replace"))
+    earlier = {setting.name: _text(setting.metadata["before"]) for setting in all_settings()}
+    return earlier | read_flagfile(path.read_bytes().decode(errors="replace"))
 
 
 def read_config(folder: pathlib.Path) -> RunConfig:

@@ -29,7 +29,8 @@ NUMBERS = ("epoch", "seconds", "total_seconds", "test_bpd", "test_bpd_se")
 def history_columns(num_parts: int, validation: bool) -> tuple[str, ...]:
     """Returns the columns of history.csv for a number of parts, with or without validation images."""
     evaluated = ["test_bpd", "test_bpd_se", *(["validation_bpd", "validation_bpd_se"] if validation else [])]
-    return (*HISTORY_COLUMNS, *(f"local_bpd_{k + 1}" for k in range(num_parts)), *evaluated, *TRAFFIC_COLUMNS)
+    local = [f"local_bpd_{k + 1}" for k in range(num_parts)]
+    return (*HISTORY_COLUMNS, *local, *evaluated, *TRAFFIC_COLUMNS, "skipped_steps")
 
 
 def read_rows(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:

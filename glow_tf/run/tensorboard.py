@@ -73,6 +73,7 @@ class TensorBoardByPart(RunCallback):
             yield "bpd/validation", result.validation[0]
         yield "speed/images_per_second", result.images_per_second
         yield "speed/epoch_seconds", result.seconds
+        yield "training/skipped_steps", result.skipped_steps
         if result.non_finite_samples is not None:
             yield "samples/non_finite_pixels", result.non_finite_samples
         yield "traffic/forward_bytes_per_image", result.traffic.forward

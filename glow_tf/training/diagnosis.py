@@ -12,7 +12,13 @@ from glow_tf.schedule import Phase
 
 
 def explain_non_finite(
-    glow: Glow, phase: Phase, step: int, v: tf.Tensor, loss: float, gradient_norms: Sequence[float]
+    glow: Glow,
+    phase: Phase,
+    step: int,
+    in_a_row: int,
+    v: tf.Tensor,
+    loss: float,
+    gradient_norms: Sequence[float],
 ) -> str:
     """Describes the first bijector whose output is not finite for a batch.
 
@@ -20,6 +26,7 @@ def explain_non_finite(
       glow: with the weights of the failed step.
       phase: which parts ran.
       step: the number of steps that trained the last part before this one.
+      in_a_row: how many steps in a row were not finite; this one is the last of them.
       v: the batch, dequantised, [B, H, W, C].
       loss: the step's loss, bits/dim.
       gradient_norms: of each active part.
@@ -34,9 +41,15 @@ def explain_non_finite(
     return (
         f"Training stopped: not finite in phase '{phase}', step {step} of part {phase.last + 1} "
         f"(loss {loss:.6g} bits/dim, gradient norms {[float(f'{n:.4g}') for n in gradient_norms]}): {where}. "
-        "No weight was changed by this step and the last checkpoint is kept. A lower learning rate, a "
-        "longer warm-up or gradient clipping usually helps."
+        f"{_skipped(in_a_row)} and the last checkpoint is kept. A lower learning rate, a longer warm-up or "
+        "gradient clipping usually helps."
     )
+
+
+def _skipped(in_a_row: int) -> str:
+    if in_a_row == 1:
+        return "No weight was changed by this step"
+    return f"It is the last of {in_a_row} such steps in a row; none of them changed a weight,"
 
 
 def _first_fault(glow: Glow, phase: Phase, v: tf.Tensor) -> str | None:

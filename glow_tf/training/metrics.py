@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from glow_tf.internals import untracked
 from glow_tf.schedule import Phase
+from glow_tf.training.update import Updated
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -58,7 +59,8 @@ class StepMeans:
 
     `local_bpd_k` of every part that ran, `gradient_norm_k` and (for parts on their own devices)
     `busy_seconds_k` of every part that was trained, and, if the last part ran, the bits per dimension of the
-    whole chain as `bpd` and as `loss`.
+    whole chain as `bpd` and as `loss`. `skipped_steps` is the number of steps that were skipped because they
+    were not finite; the means leave them out.
 
     Args:
       num_parts: number of parts.
@@ -71,13 +73,14 @@ class StepMeans:
         kinds = ("local_bpd", "gradient_norm", "busy_seconds")
         names = ["bpd", *(f"{kind}_{k + 1}" for k in range(num_parts) for kind in kinds)]
         self._means = {name: keras.metrics.Mean(name) for name in names}
+        self._skipped = keras.metrics.Sum("skipped_steps")
         self._loss = SameAs(self._means["bpd"], "loss")
 
     @property
     def names(self) -> list[str]:
         """All names that any phase reports."""
         timed = [name for name in self._means if self._timed or not name.startswith("busy_seconds")]
-        return ["loss", *timed]
+        return ["loss", "skipped_steps", *timed]
 
     def of(self, phase: Phase) -> list[keras.metrics.Metric]:
         """Returns the means that a phase computes."""
@@ -85,14 +88,14 @@ class StepMeans:
         names += [f"gradient_norm_{k + 1}" for k in phase.active]
         if self._timed and not phase.end_to_end:
             names += [f"busy_seconds_{k + 1}" for k in phase.active]
-        found = [self._means[name] for name in names]
+        found = [self._skipped, *(self._means[name] for name in names)]
         return [*found, self._means["bpd"], self._loss] if phase.last == self._last else found
 
     def update(
         self,
         phase: Phase,
         truncated: Sequence[tf.Tensor],
-        norms: Sequence[tf.Tensor],
+        updated: Updated,
         busy: Sequence[tf.Tensor],
         arrived: Sequence[tf.Tensor] | None = None,
         weight: tf.Tensor | None = None,
@@ -102,18 +105,27 @@ class StepMeans:
         Args:
           phase: what was trained.
           truncated: truncated negative log-likelihood up to each part that ran, [B], bits per dimension.
-          norms: gradient norm of each active part, [].
+          updated: the gradients' norms, and whether the step was applied.
           busy: seconds that each active part was busy, []; may be empty.
           arrived: for each part whether it had a batch, bool []; None if every part had.
           weight: of every example, [B]; None if all have weight 1.
         """
-        weights = [None] * (phase.last + 1) if arrived is None else [tf.cast(a, tf.float32) for a in arrived]
+        finite = updated.finite
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync  # each of them counts the step
+        self._skipped.update_state(tf.where(finite, 0.0, 1 / replicas))
+        arrived = [True] * (phase.last + 1) if arrived is None else arrived
+        weights = [tf.cast(finite & a, tf.float32) for a in arrived]
         # With queues, all of `truncated` belongs to the batch that has come to the last part.
+        of_examples = weights[-1] if weight is None else weights[-1] * weight
+
+        def add(name: str, values: tf.Tensor, weight: tf.Tensor) -> None:
+            self._means[name].update_state(tf.where(finite, values, 0), weight)
+
         for k, bpd in enumerate(truncated):
-            self._means[f"local_bpd_{k + 1}"].update_state(bpd, weights[-1] if weight is None else weight)
-        for k, norm in zip(phase.active, norms, strict=True):
-            self._means[f"gradient_norm_{k + 1}"].update_state(norm, weights[k])
+            add(f"local_bpd_{k + 1}", bpd, of_examples)
+        for k, norm in zip(phase.active, updated.norms, strict=True):
+            add(f"gradient_norm_{k + 1}", norm, weights[k])
         for k, seconds in zip(phase.active, busy, strict=False):
-            self._means[f"busy_seconds_{k + 1}"].update_state(seconds, weights[k])
+            add(f"busy_seconds_{k + 1}", seconds, weights[k])
         if phase.last == self._last:
-            self._means["bpd"].update_state(truncated[-1], weights[-1] if weight is None else weight)
+            add("bpd", truncated[-1], of_examples)

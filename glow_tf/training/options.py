@@ -9,10 +9,19 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from glow_tf.config import RATE_SCALINGS
 from glow_tf.devices.strategies import compiles_by_default
 from glow_tf.devices.workers import in_several_processes
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
+
+SAVED = (
+    "clip_norm",
+    "reversible",
+    "part_delay",
+    "max_skipped_steps",
+    "rate_scaling",
+)  # not where or how steps are computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +32,8 @@ class CompileOptions:
     reversible: bool
     part_delay: int
     jit_compile: bool | str
+    max_skipped_steps: int = 10
+    rate_scaling: str = "size"
     steps_per_execution: int = 1
     run_eagerly: bool = False
 
@@ -47,15 +58,19 @@ class CompileOptions:
         return options
 
     def to_config(self) -> dict[str, float | bool | int]:
-        """Returns the options that a saved trainer keeps: not where or how steps are computed."""
-        return {name: getattr(self, name) for name in ("clip_norm", "reversible", "part_delay")}
+        """Returns the options that a saved trainer keeps."""
+        return {name: getattr(self, name) for name in SAVED}
 
     def _check_combination(self, glow: Glow, strategy: tf.distribute.Strategy) -> None:
         replicas, placed = strategy.num_replicas_in_sync, bool(glow.part_devices)
         wrong = {
             "steps_per_execution must be 1 in several processes": self.steps_per_execution != 1
             and in_several_processes(strategy),
-            "part_delay and clip_norm must not be negative": min(self.part_delay, self.clip_norm) < 0,
+            "part_delay, clip_norm and max_skipped_steps must not be negative": min(
+                self.part_delay, self.clip_norm, self.max_skipped_steps
+            )
+            < 0,
+            f"rate_scaling must be one of {', '.join(RATE_SCALINGS)}": self.rate_scaling not in RATE_SCALINGS,
             "a glow whose parts have their own devices is trained by one replica": placed and replicas > 1,
             "part_delay needs a glow with part_devices": self.part_delay and not placed,
             "jit_compile needs one replica, and parts that share its device": self.jit_compile
@@ -65,6 +80,7 @@ class CompileOptions:
             if is_wrong:
                 raise ConfigError(
                     f"{expected}. Received: part_delay={self.part_delay}, clip_norm={self.clip_norm}, "
+                    f"max_skipped_steps={self.max_skipped_steps}, rate_scaling={self.rate_scaling!r}, "
                     f"steps_per_execution={self.steps_per_execution}, jit_compile={self.jit_compile}, "
                     f"part_devices={glow.part_devices}, {replicas} replicas"
                 )

@@ -120,8 +120,8 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
     def _computed(self) -> list[keras.metrics.Metric]:
         return [self.test_metric] if self._evaluating else self.means.of(self._phase)
 
-    def on_epoch_start(self) -> None:
-        """Called at the start of an epoch, when its phase is set."""
+    def on_epoch_start(self, steps: int | None) -> None:
+        """Called at the start of an epoch of `steps` steps (None: not known), when its phase is set."""
 
     def on_step_end(self, last: bool) -> None:
         """Called after each training step; `last` says whether it was the epoch's last."""
@@ -134,7 +134,7 @@ class PhaseSwitch(keras.callbacks.Callback):
         """Sets the phase."""
         self.model.set_phase(self.model.phase_of(epoch))
         self.model.reset_metrics()
-        self.model.on_epoch_start()
+        self.model.on_epoch_start(self.params["steps"])
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Gives every epoch the same logs: NaN where its phase computes nothing."""

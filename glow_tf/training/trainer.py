@@ -21,6 +21,7 @@ from glow_tf.training.options import CompileOptions, check_compiled, optimizers_
 from glow_tf.training.phased_model import PhasedModel
 from glow_tf.training.prefix import PrefixCache
 from glow_tf.training.queues import DelayQueues
+from glow_tf.training.skipping import SkippedSteps
 from glow_tf.training.traffic import Traffic, step_traffic
 from glow_tf.training.update import Update
 
@@ -69,6 +70,8 @@ class PartsTrainer(PhasedModel):
         reversible: bool = False,
         part_delay: int = 0,
         jit_compile: bool | str = "auto",
+        max_skipped_steps: int = 10,
+        rate_scaling: str = "size",
         **kwargs,
     ) -> None:
         """Sets one optimizer per part, and how steps are computed.
@@ -82,6 +85,11 @@ class PartsTrainer(PhasedModel):
           part_delay: how many steps a batch waits before each part in simultaneous epochs, where parts have
             their own devices; see `DelayQueues`.
           jit_compile: compile steps with XLA; `auto` does where there is a GPU.
+          max_skipped_steps: how many steps in a row are skipped if their loss or a gradient is not finite;
+            one more ends the run, and so does an epoch of such steps. 0 ends it at the first.
+          rate_scaling: `size` multiplies the rate of each weight by a factor that depends on the width and
+            the number of flow steps, so that one rate suits models of all sizes; see `rate_factor`. `none`
+            gives every weight the optimizer's rate.
           **kwargs: `steps_per_execution` and `run_eagerly`, as in keras.Model.compile.
 
         Raises:
@@ -89,10 +97,12 @@ class PartsTrainer(PhasedModel):
         """
         given = kwargs.pop("optimizer", None) if optimizers is None else optimizers
         optimizers = optimizers_per_part(given, len(self.glow.parts))
-        options = CompileOptions(clip_norm, reversible, part_delay, jit_compile, **kwargs)
-        options = options.checked(self.glow, self.distribute_strategy, optimizers)
+        options = CompileOptions(
+            clip_norm, reversible, part_delay, jit_compile, max_skipped_steps, rate_scaling, **kwargs
+        ).checked(self.glow, self.distribute_strategy, optimizers)
         with self.distribute_strategy.scope():
-            self._update = Update(self.glow, optimizers, clip_norm, compiled=options.jit_compile)
+            self._skips = SkippedSteps(self.glow, optimizers, max_skipped_steps, options.jit_compile)
+            self._update = Update(self.glow, optimizers, clip_norm, self._skips, rate_scaling)
         # Keras callbacks that look at `model.optimizer` see the first part's.
         super().compile(optimizer=optimizers[0], jit_compile=options.jit_compile, **kwargs)
         self.optimizers, self.options = optimizers, options
@@ -144,6 +154,8 @@ class PartsTrainer(PhasedModel):
     def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Runs one step of the current phase: gradients, check, clipping, update.
 
+        A step whose loss or gradient is not finite is skipped; see `compile`.
+
         Args:
           batch: images uint8 [B, H, W, C], (images, noise) or (images, noise, index).
 
@@ -151,7 +163,7 @@ class PartsTrainer(PhasedModel):
           The phase's logs so far in this epoch, [] each: bits/dim, norms, seconds.
 
         Raises:
-          NonFiniteError: the loss or a gradient is not finite (a graph turns it into a tf.errors.OpError).
+          NonFiniteError: too many steps in a row are not finite (a graph turns it into a tf.errors.OpError).
         """
         images, noise, index = inputs.unpack(batch)
         phase = self.phase
@@ -168,10 +180,10 @@ class PartsTrainer(PhasedModel):
             result = gradients_by_device(self.glow, passage, phase, groups, queues, weight)
         else:
             result = gradients_together(lambda: self.objectives(images, noise, phase, index), groups, weight)
-        norms = self._update(
+        updated = self._update(
             phase, groups, result, lambda: self.glow.dequantized(images, noise, seed=self.seed), arrived
         )
-        self.means.update(phase, result.truncated, norms, result.busy, arrived, weight)
+        self.means.update(phase, result.truncated, updated, result.busy, arrived, weight)
         return self.get_metrics_result()
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
@@ -208,7 +220,7 @@ class PartsTrainer(PhasedModel):
 
         Raises:
           ConfigError: the images do not fit the model, or an argument has no meaning here.
-          NonFiniteError: a loss or gradient was not finite.
+          NonFiniteError: too many steps in a row were not finite.
         """
         check_compiled(self, "fit")
         kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
@@ -218,22 +230,23 @@ class PartsTrainer(PhasedModel):
         self.initialize_from(dataset)
         kwargs["callbacks"] = callbacks_for(kwargs.get("callbacks"), len(self.glow.parts))
         start_reading(dataset)
-        self._update.fault = None
+        self._skips.fault = None
         try:
             return super().fit(dataset, **kwargs)
         except tf.errors.OpError:
-            if self._update.fault:
-                raise NonFiniteError(self._update.fault) from None
+            if self._skips.fault:
+                raise NonFiniteError(self._skips.fault) from None
             raise
 
-    def on_epoch_start(self) -> None:
-        """Starts the queues between parts."""
+    def on_epoch_start(self, steps: int | None) -> None:
+        """Counts skipped steps anew, and starts the queues between parts."""
+        self._skips.begin_epoch(steps)
         if queues := self.queues(self.phase):
             queues.start()
 
     def on_step_end(self, last: bool) -> None:
-        """Stops if the step was not finite; after an epoch's last step, empties the queues."""
-        self._update.raise_fault(self.phase)
+        """Stops if too many steps were not finite; after an epoch's last step, empties the queues."""
+        self._skips.raise_fault(self.phase)
         queues = self.queues(self.phase)
         if queues and last:
             queues.flush(self.train_function)
@@ -293,6 +306,8 @@ class PartsTrainer(PhasedModel):
     def compile_from_config(self, config: dict) -> None:
         """See keras.Model."""
         optimizers = [keras.saving.deserialize_keras_object(o) for o in config.pop("optimizers")]
+        # What trainers did before these options existed.
+        config = {"max_skipped_steps": 0, "rate_scaling": "none", **config}
         if not self.glow.part_devices:  # they are not saved
             config["part_delay"] = 0
         self.compile(optimizers, **config)

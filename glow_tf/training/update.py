@@ -1,57 +1,72 @@
-"""What follows the gradients of a step: check that they are finite, clip them, apply them."""
+"""What follows the gradients of a step: clip and apply them, or skip the step if it is not finite."""
 
 from __future__ import annotations
 
-import functools
-import weakref
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from glow_tf.errors import NonFiniteError
+from glow_tf.bijectors.rate_factor import rate_factor
 from glow_tf.glow import Glow
+from glow_tf.internals import scale_rates
 from glow_tf.schedule import Phase
-from glow_tf.training.diagnosis import explain_non_finite
 from glow_tf.training.gradients import Groups, StepGradients
 from glow_tf.training.optimizers import Fused, sums_gradients
+from glow_tf.training.skipping import SkippedSteps
+
+
+class Updated(NamedTuple):
+    """What an update reports.
+
+    Attributes:
+      norms: of each active part's gradients, before clipping, [].
+      finite: whether the step was applied; it was skipped otherwise, bool [].
+    """
+
+    norms: list[tf.Tensor]
+    finite: tf.Tensor
 
 
 class Update:
     """Applies a step's gradients to the parts' weights, each part's by its own optimizer.
 
-    A step with a non-finite loss or gradient changes nothing: the update waits for the check. If the check
-    fails, the batch is run again, bijector by bijector, to find out where.
+    A step with a non-finite loss or gradient changes no weight and no moment of an optimizer; only its step
+    count goes on, so that the rate does.
 
     Args:
       glow: the model.
       optimizers: one per part; builds them, in the current strategy's scope.
       clip_norm: largest global norm of the gradients; 0 does not clip. End to end the norm is over all parts,
         otherwise over each part alone.
-      compiled: the step is compiled with XLA, which cannot call Python: then a step that is not finite is
-        skipped, and `raise_fault` says so afterwards, without naming the bijector.
-
-    Attributes:
-      fault: describes the step that was not finite; None if there was none.
+      skips: decides whether a step is applied.
+      rate_scaling: how the rate of a weight follows the size of the model: `size` (see `rate_factor`) or
+        `none`.
     """
 
     def __init__(
         self,
         glow: Glow,
         optimizers: Sequence[keras.optimizers.Optimizer],
-        clip_norm: float = 0.0,
-        compiled: bool = False,
+        clip_norm: float,
+        skips: SkippedSteps,
+        rate_scaling: str,
     ):
+        flow_steps = glow.config.num_blocks * glow.config.flow_steps
         for k, (part, optimizer) in enumerate(zip(glow.parts, optimizers, strict=True)):
             with glow.on_device_of(k):
                 optimizer.build(part.trainable_variables)
+            scaled = rate_scaling == "size"
+            scale_rates(
+                optimizer, [rate_factor(v, flow_steps) if scaled else 1.0 for v in part.trainable_variables]
+            )
             if isinstance(optimizer, Fused):
                 optimizer.sums_gradients = False
         self.glow = glow
         self.optimizers = list(optimizers)
         self.clip_norm = clip_norm
-        self.fault: str | None = None
-        self._skipped = tf.Variable(False, trainable=False) if compiled else None
+        self.skips = skips
 
     def __call__(
         self,
@@ -60,7 +75,7 @@ class Update:
         step: StepGradients,
         batch: Callable[[], tf.Tensor],
         arrived: Sequence[tf.Tensor] | None = None,
-    ) -> list[tf.Tensor]:
+    ) -> Updated:
         """Checks, clips and applies.
 
         Args:
@@ -70,74 +85,19 @@ class Update:
           batch: returns the step's dequantised images [B, H, W, C], for the diagnosis.
           arrived: for each part whether it has a batch, bool []; None if every part has.
 
-        Returns:
-          The norm of each active part's gradients, before clipping, [].
-
         Raises:
-          tf.errors.InvalidArgumentError: the loss or a gradient is not finite; `fault` has the message.
+          tf.errors.InvalidArgumentError: too many steps in a row are not finite; see `SkippedSteps`.
         """
         norms = [
             self._on_device(k, tf.linalg.global_norm, own)
             for k, own in zip(phase.active, step.gradients, strict=True)
         ]
-        finite = tf.reduce_all(tf.math.is_finite(tf.stack([step.loss, *norms])))
+        finite = self.skips.finite(phase, step.loss, norms, batch)
         clipped = self._clipped(phase, step.gradients, norms)
-        if self._skipped is not None:
-            self._skipped.assign(self._skipped | ~finite)
-            tf.cond(finite, lambda: (self._apply(phase, groups, clipped, arrived), True)[1], lambda: False)
-            return norms
-        with tf.control_dependencies([self._checked(phase, finite, step.loss, norms, batch)]):
-            self._apply(phase, groups, clipped, arrived)
-        return norms
-
-    def raise_fault(self, phase: Phase) -> None:
-        """Raises NonFiniteError if a compiled step was skipped."""
-        if self._skipped is not None and bool(self._skipped):
-            self._skipped.assign(False)
-            self.fault = (
-                f"Training stopped: a loss or gradient was not finite in phase '{phase}', after step "
-                f"{self._steps_of(phase)} of part {phase.last + 1}. No weight was changed by that step. "
-                "Compile with jit_compile=False to learn which bijector it was."
-            )
-            raise NonFiniteError(self.fault)
-
-    def _checked(
-        self,
-        phase: Phase,
-        finite: tf.Tensor,
-        loss: tf.Tensor,
-        norms: Sequence[tf.Tensor],
-        batch: Callable[[], tf.Tensor],
-    ) -> tf.Tensor:
-        """Returns a check that fails, before any weight changes, if the step has a non-finite number.
-
-        Python finds out where, and the graph fails by itself. TensorFlow would log an exception of the Python
-        function twice, with its traceback, before the message of the run.
-        """
-        # TensorFlow keeps every py_function for as long as the process lives, and all that one refers to.
-        reference = weakref.ref(self)
-
-        def explain(v: tf.Tensor, loss: tf.Tensor, *norms: tf.Tensor) -> bool:
-            update = reference()
-            update.fault = explain_non_finite(
-                update.glow, phase, update._steps_of(phase), v, float(loss), [float(n) for n in norms]
-            )
-            return False
-
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            # All replicas have the same norms. The replica whose images are at fault is to explain.
-            own = 1 - tf.cast(tf.math.is_finite(loss), tf.int32)
-            anywhere = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own)
-            finite |= (own == 0) & (anywhere > 0)
-        passed = tf.cond(
-            finite, lambda: True, lambda: tf.py_function(explain, [batch(), loss, *norms], tf.bool)
-        )
-        message = "the loss or a gradient is not finite"
-        with tf.control_dependencies([tf.debugging.Assert(passed, [message])]):
-            return tf.identity(passed)
-
-    def _steps_of(self, phase: Phase) -> int:
-        return int(self.optimizers[phase.last].iterations.numpy())
+        for k, own, variables in zip(phase.active, clipped, groups, strict=True):
+            with self.glow.on_device_of(k):
+                self._apply(k, own, variables, finite, None if arrived is None else arrived[k])
+        return Updated(norms, finite)
 
     def _clipped(
         self, phase: Phase, gradients: list[list[tf.Tensor]], norms: list[tf.Tensor]
@@ -159,25 +119,51 @@ class Update:
 
     def _apply(
         self,
-        phase: Phase,
-        groups: Groups,
-        gradients: list[list[tf.Tensor]],
-        arrived: Sequence[tf.Tensor] | None,
+        k: int,
+        gradients: list[tf.Tensor],
+        variables: Sequence[keras.Variable],
+        finite: tf.Tensor,
+        arrived: tf.Tensor | None,
     ) -> None:
-        for k, own, variables in zip(phase.active, gradients, groups, strict=True):
-            optimizer = self.optimizers[k]
-            # Clipping had to see the gradients summed over replicas. An optimizer that sums them once more
-            # gets an equal fraction from each replica.
-            replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            divisor = replicas if sums_gradients(optimizer) else 1
-            with self.glow.on_device_of(k):
-                given = [g / divisor if divisor > 1 else tf.identity(g) for g in own]
-                apply = functools.partial(optimizer.apply, given, variables)
-                if arrived is None:
-                    apply()
-                else:
-                    tf.cond(arrived[k], lambda apply=apply: (apply(), True)[1], lambda: False)
+        optimizer = self.optimizers[k]
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            _apply_on_replicas(optimizer, gradients, variables, finite)
+            return
+
+        def apply() -> bool:
+            optimizer.apply([tf.identity(g) for g in gradients], variables)
+            return True
+
+        def skip() -> bool:
+            optimizer.iterations.assign_add(1)
+            return False
+
+        if arrived is None:
+            tf.cond(finite, apply, skip)
+        else:
+            tf.cond(arrived, lambda: tf.cond(finite, apply, skip), lambda: False)
 
     def _on_device(self, k: int, function: Callable, *args: object) -> object:
         with self.glow.on_device_of(k):
             return function(*args)
+
+
+def _apply_on_replicas(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: list[tf.Tensor],
+    variables: Sequence[keras.Variable],
+    finite: tf.Tensor,
+) -> None:
+    """Applies gradients, and puts everything back as it was if the step is to be skipped.
+
+    Replicas meet within `apply`, and TensorFlow forbids that within a `tf.cond`.
+    """
+    # Clipping had to see the gradients summed over replicas. An optimizer that sums them once more gets an
+    # equal fraction from each replica.
+    divisor = tf.distribute.get_strategy().num_replicas_in_sync if sums_gradients(optimizer) else 1
+    kept = [v for v in [*variables, *optimizer.variables] if v is not optimizer.iterations]
+    before = [tf.identity(v.value) for v in kept]
+    optimizer.apply([g / divisor for g in gradients], variables)
+    for variable, value in zip(kept, before, strict=True):
+        if variable.dtype != "string":
+            variable.assign(tf.where(finite, variable.value, value))

@@ -49,10 +49,22 @@ def test_every_epoch_has_the_same_logs_with_nan_where_its_phase_computes_nothing
     logs = []
     record = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, log: logs.append(dict(log)))
     make_trainer("alternating", 2, 1).fit(small_images, batch_size=32, verbose=0, callbacks=[record])
-    every = {"local_bpd_1", "local_bpd_2", "gradient_norm_1", "gradient_norm_2", "bpd", "loss"}
+    every = {
+        "local_bpd_1",
+        "local_bpd_2",
+        "gradient_norm_1",
+        "gradient_norm_2",
+        "bpd",
+        "loss",
+        "skipped_steps",
+    }
     computed = [{name for name, value in log.items() if np.isfinite(value)} for log in logs]
     assert [set(log) for log in logs] == [every] * 3
-    assert computed == [{"local_bpd_1", "gradient_norm_1"}, every - {"gradient_norm_1"}, every]
+    assert computed == [
+        {"local_bpd_1", "gradient_norm_1", "skipped_steps"},
+        every - {"gradient_norm_1"},
+        every,
+    ]
     assert logs[2]["loss"] == logs[2]["bpd"]
 
 
@@ -149,7 +161,7 @@ def test_a_non_finite_step_names_part_bijector_and_range_and_changes_nothing(sma
     before = trainer.glow.get_weights()
     with pytest.raises(
         NonFiniteError,
-        match=r"step 0 of part 2.*part 2, bijector block_1_flow_steps \(number 1 of 1\).*\[-?\d",
+        match=r"step 3 of part 2.*part 2, bijector block_1_flow_steps \(number 1 of 1\).*\[-?\d",
     ):
         trainer.fit(small_images, batch_size=16, verbose=0)
     for a, b in zip(before, trainer.glow.get_weights(), strict=True):
@@ -213,7 +225,7 @@ def test_the_diagnosis_looks_past_priors_that_are_in_no_objective(small_images):
     # Part 1's output is so large that its local prior overflows, which end to end is nobody's concern.
     for part, value in zip(glow.parts, (48.0, 80.0), strict=True):
         weight_of(part, "block_1_flow_steps/actnorm_log_scale").assign(np.full((1, 4), value))
-    text = explain_non_finite(glow, end_to_end(2), 3, glow.dequantized(small_images), np.nan, [np.nan] * 2)
+    text = explain_non_finite(glow, end_to_end(2), 3, 1, glow.dequantized(small_images), np.nan, [np.nan] * 2)
     assert "step 3 of part 2" in text
     assert "part 2, " in text
     assert "part 1, " not in text

@@ -1,0 +1,86 @@
+"""The rates of the weights follow the size of the model."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import small_glow, weight_of
+
+from glow_tf import PartsTrainer, phases
+from glow_tf.bijectors.rate_factor import rate_factor
+
+FLOW = ("actnorm_bias", "actnorm_log_scale", "conv_lower", "conv_upper", "conv_raw_log_scale")
+
+
+def factors(width, flow_steps):
+    glow = small_glow(perturbed=False, num_blocks=1, flow_steps=flow_steps, width=width, parts="1")
+    steps = "block_1_flow_steps"
+    return {
+        v.path.split(f"{steps}/")[-1]: rate_factor(v, flow_steps)
+        for v in glow.trainable_variables
+        if steps in v.path
+    }
+
+
+def test_only_sums_over_the_width_are_divided_by_it():
+    narrow, wide = factors(16, 6), factors(64, 6)
+    fallen = {name for name in narrow if wide[name] == narrow[name] / 4}
+    assert fallen == {"coupling_network_hidden_2_kernel", "coupling_network_last_kernel"}
+    assert all(wide[name] == narrow[name] for name in set(narrow) - fallen)
+
+
+def test_what_acts_on_the_flow_is_divided_by_the_number_of_flow_steps():
+    shallow, deep = factors(16, 3), factors(16, 12)
+    fallen = {name for name in shallow if deep[name] == shallow[name] / 4}
+    last = {f"coupling_network_last_{name}" for name in ("kernel", "bias", "log_scale")}
+    assert fallen == {*FLOW, *last}
+    assert all(deep[name] == shallow[name] for name in set(shallow) - fallen)
+
+
+def test_priors_and_permutations_keep_their_rate():
+    glow = small_glow(perturbed=False, permutation="plain", split_prior="learned", coupling="additive")
+    for part in glow.parts:
+        assert [rate_factor(v, 4) for v in part.prior.trainable_variables] == [1.0] * len(
+            part.prior.trainable_variables
+        )
+    assert rate_factor(weight_of(glow.parts[0], "block_1_flow_steps/conv_kernel"), 4) == 3 / 4
+
+
+def change(images, rate_scaling, **size):
+    """How far the first steps move the latents, relative to their size."""
+    glow = small_glow(perturbed=False, num_blocks=1, parts="1", **size)
+    trainer = PartsTrainer(glow, phases("end_to_end", 1, 1), seed=0)
+    trainer.compile("adamax", rate_scaling=rate_scaling)
+    trainer.optimizers[0].learning_rate = 0.03
+    trainer.initialize(images)
+    before = glow.encode(images).numpy()
+    trainer.fit(images, batch_size=32, verbose=0)
+    return np.abs(glow.encode(images).numpy() - before).mean() / np.abs(before).mean()
+
+
+@pytest.mark.parametrize("size", [{"flow_steps": 2}, {"width": 8}])
+def test_the_first_steps_move_a_large_model_no_further_than_a_small_one(size, small_images):
+    small = {"flow_steps": 2, "width": 8} | size
+    large = {"flow_steps": 24, "width": 256} | size
+    unscaled = [change(small_images, "none", **kind) for kind in (small, large)]
+    scaled = [change(small_images, "size", **kind) for kind in (small, large)]
+    assert unscaled[1] > 3 * unscaled[0]
+    assert scaled[1] < 2 * scaled[0]
+
+
+def test_a_rescaled_rate_is_the_rate_times_the_factor(small_images):
+    """Of a plain Keras optimizer: SGD moves each weight by rate · factor · gradient."""
+
+    def moved(rate_scaling):
+        glow = small_glow(num_blocks=1, parts="1", width=64)
+        glow.initialize(small_images)
+        before = [v.numpy() for v in glow.trainable_variables]
+        trainer = PartsTrainer(glow, phases("end_to_end", 1, 1), seed=0)
+        trainer.compile([keras.optimizers.SGD(1e-3)], rate_scaling=rate_scaling)
+        trainer.fit(small_images, batch_size=64, verbose=0)
+        return glow, [v.numpy() - b for v, b in zip(glow.trainable_variables, before, strict=True)]
+
+    glow, scaled = moved("size")
+    _, plain = moved("none")
+    assert any(np.abs(change).max() > 1e-4 for change in plain)
+    for variable, a, b in zip(glow.trainable_variables, scaled, plain, strict=True):
+        np.testing.assert_allclose(a, rate_factor(variable, 2) * b, rtol=2e-2, atol=2e-6)

@@ -1,0 +1,100 @@
+"""Steps whose loss or gradient is not finite."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import small_config
+
+from glow_tf import Glow, NonFiniteError, PartsTrainer, phases
+from glow_tf.devices.strategies import make_strategy
+from glow_tf.training.optimizers import FusedAdamax
+
+GOOD, BAD = "good", "bad"
+
+
+def batches(images, steps):
+    """A batch per step; a bad one has noise that overflows (only the noise of the first batch is checked)."""
+    noise = np.full((len(steps), *images.shape), 0.5, np.float32)
+    for own, kind in zip(noise, steps, strict=True):
+        own[-1] = 1e30 if kind == BAD else 0.5
+    return tf.data.Dataset.from_tensor_slices((np.stack([images] * len(steps)), noise))
+
+
+def make_trainer(images, optimizer, strategy="one_device", epochs=1, schedule="end_to_end", **options):
+    with make_strategy(strategy).scope():
+        glow = Glow(small_config(n_bits=8, scale="exp", flow_steps=1, parts="by_block:2"), name="glow")
+        trainer = PartsTrainer(glow, phases(schedule, 2, epochs), seed=3)
+        trainer.compile([optimizer() for _ in range(2)], **options)
+    trainer.initialize(images)
+    return trainer
+
+
+def fit(trainer, images, steps):
+    return trainer.fit(batches(images, steps), epochs=len(trainer.phases), verbose=0).history
+
+
+KINDS = {
+    "one replica": {},
+    "two replicas": {"strategy": "mirrored"},
+    "compiled": {"jit_compile": True},
+    "simultaneous": {"schedule": "simultaneous"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "optimizer", [lambda: keras.optimizers.SGD(1e-3), lambda: keras.optimizers.Adam(1e-3)]
+)
+def test_a_step_that_overflows_is_as_good_as_left_out_and_counted(kind, optimizer, small_images):
+    whole = make_trainer(small_images, optimizer, **KINDS[kind])
+    history = fit(whole, small_images, [GOOD, BAD, BAD, GOOD])
+    assert history["skipped_steps"] == [2]
+    assert [int(optimizer.iterations.numpy()) for optimizer in whole.optimizers] == [4, 4]
+    without = make_trainer(small_images, optimizer, **KINDS[kind])
+    fit(without, small_images, [GOOD])
+    for optimizer in without.optimizers:
+        optimizer.iterations.assign(3)  # a skipped step counts
+    history_without = fit(without, small_images, [GOOD])
+    assert history_without["skipped_steps"] == [0]
+    for a, b in zip(whole.glow.get_weights(), without.glow.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    # The means are of the two steps that were applied.
+    assert np.isfinite(list(history.values())).all()
+    assert history["bpd"][0] > history_without["bpd"][0]
+
+
+def test_replicas_agree_on_what_they_skip(small_images):
+    trainer = make_trainer(small_images, lambda: FusedAdamax(1e-2), "mirrored")
+    fit(trainer, small_images, [GOOD, BAD, GOOD])  # the second replica alone has the image that overflows
+    for variable in [*trainer.glow.variables, *trainer.optimizers[0].variables]:
+        first, second = trainer.distribute_strategy.experimental_local_results(variable.value)
+        np.testing.assert_array_equal(first.numpy(), second.numpy())
+        assert np.isfinite(first.numpy()).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_too_many_in_a_row_end_the_run(kind, small_images):
+    def trained(steps):
+        trainer = make_trainer(
+            small_images, lambda: keras.optimizers.SGD(1e-3), **KINDS[kind], max_skipped_steps=2
+        )
+        return fit(trainer, small_images, steps)
+
+    assert trained([GOOD, BAD, BAD, GOOD, BAD, BAD])["skipped_steps"] == [4]
+    with pytest.raises(NonFiniteError, match=r"not finite in phase .*3 (such )?steps in a row"):
+        trained([GOOD, BAD, GOOD, BAD, BAD, BAD, GOOD])
+
+
+def test_an_epoch_that_skips_every_step_ends_the_run(small_images):
+    trainer = make_trainer(small_images, lambda: keras.optimizers.SGD(1e-3), epochs=2)
+    trainer.fit(batches(small_images, [GOOD, BAD]), epochs=1, verbose=0)
+    weight = trainer.glow.parts[0].trainable_variables[0]
+    weight.assign(np.full(weight.shape, np.nan))
+    with pytest.raises(NonFiniteError, match="the last of 2 such steps in a row"):
+        trainer.fit(batches(small_images, [GOOD, GOOD]), initial_epoch=1, epochs=2, verbose=0)
+
+
+def test_the_steps_skipped_in_an_earlier_epoch_do_not_count(small_images):
+    trainer = make_trainer(small_images, lambda: keras.optimizers.SGD(1e-3), epochs=3, max_skipped_steps=2)
+    assert fit(trainer, small_images, [GOOD, BAD, BAD])["skipped_steps"] == [2, 2, 2]
