@@ -70,8 +70,8 @@ def train(folder: pathlib.Path, workdir: pathlib.Path, **settings: object) -> No
         "width": 16,
         "parts": "by_block:2",
         "schedule": "simultaneous",
-        "learning_rate": "3e-3",
-        "batch_size": 32,
+        "rate_schedule": "constant",  # a cosine ends with the last epoch, and leaves no room for more
+        "warmup_steps": 10,
         "augment": "flip",
         "tensorboard": "false",
         "sample_every": 5,
@@ -98,7 +98,7 @@ def main(folder: pathlib.Path) -> dict[str, float]:
     # 4. Another folder: a new workdir, the weights of the first run to start from, and smaller steps.
     second = folder / "runs" / "sunsets"
     train(
-        folder / "sunsets", second, part_epochs=10, finetune_epochs=0, init_from=first, learning_rate="5e-4"
+        folder / "sunsets", second, part_epochs=10, finetune_epochs=0, init_from=first, learning_rate="2e-2"
     )
 
     # 5. Which pictures are the least usual ones? A picture's name goes with its score.

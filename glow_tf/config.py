@@ -177,7 +177,7 @@ class TrainConfig:
         "0.999", "Second-moment decay of adamax and adam, or oai: 1 − 1/(steps per epoch)."
     )
     learning_rate: str | float | Sequence[float] = _setting(
-        "1e-3", "One rate for all parts, or one rate per part, comma-separated."
+        "1e-1", "One rate for all parts, or one rate per part, comma-separated."
     )
     rate_scaling: str = _setting(
         "size",
@@ -185,9 +185,9 @@ class TrainConfig:
         "suits models of all sizes; none: every weight has the rate.",
         before="none",
     )
-    rate_schedule: str = _setting("constant", "constant or cosine, over a part's own steps.")
-    warmup_steps: int = _setting(0, "Steps over which a part's rate rises linearly from 0.")
-    clip_norm: float = _setting(0.0, "Largest global norm of the gradients; 0 does not clip.")
+    rate_schedule: str = _setting("cosine", "constant or cosine, over a part's own steps.")
+    warmup_steps: int = _setting(100, "Steps over which a part's rate rises linearly from 0.")
+    clip_norm: float = _setting(1.0, "Largest global norm of the gradients; 0 does not clip.")
     max_skipped_steps: int = _setting(
         10,
         "Steps in a row that are skipped if their loss or a gradient is not finite; one more ends the run.",
@@ -201,7 +201,7 @@ class TrainConfig:
         "In simultaneous epochs under part_parallel: how many steps a batch waits between two parts, so "
         "that all parts work at the same time.",
     )
-    batch_size: int = _setting(64, "Images per step, over all replicas.")
+    batch_size: int = _setting(16, "Images per step, over all replicas.")
     reversible: bool = _setting(
         False, "Recompute activations from outputs instead of keeping them: less memory, more time."
     )
@@ -302,6 +302,7 @@ class RunConfig:
     MAY_DIFFER = frozenset(
         {
             "workdir",
+            "max_skipped_steps",
             "strategy",
             "virtual_devices",
             "part_devices",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
 from glow_tf import config as configuration
 from glow_tf.commands.parsing import parse
+from glow_tf.run import flags_file
 
 _DEFINE = {
     bool: flags.DEFINE_boolean,
@@ -32,6 +34,9 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
       ConfigError: it cannot be run.
     """
     settings = {setting.name: values[setting.name].value for setting in configuration.all_settings()}
+    # The command that began a run in an earlier release goes on with it, although it lacks newer flags.
+    earlier = flags_file.newer_settings(pathlib.Path(values.workdir))
+    settings |= {name: value for name, value in earlier.items() if not values[name].present}
     return configuration.RunConfig.from_settings(settings)
 
 

@@ -23,13 +23,22 @@ def read_flagfile(text: str) -> dict[str, str]:
     return dict(line[2:].split("=", 1) for line in lines if "=" in line)
 
 
+def newer_settings(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the settings that did not exist when a folder's run began, and what the run had instead."""
+    path = folder / NAME
+    if not path.exists():
+        return {}
+    known = read_flagfile(path.read_bytes().decode(errors="replace"))
+    return {s.name: s.metadata["before"] for s in all_settings() if s.name not in known}
+
+
 def read_settings(folder: pathlib.Path) -> dict[str, str]:
     """Returns setting → text as a folder's flags.cfg has it; empty without the file."""
     path = folder / NAME
     if not path.exists():
         return {}
-    earlier = {setting.name: _text(setting.metadata["before"]) for setting in all_settings()}
-    return earlier | read_flagfile(path.read_bytes().decode(errors="replace"))
+    newer = {name: _text(value) for name, value in newer_settings(folder).items()}
+    return newer | read_flagfile(path.read_bytes().decode(errors="replace"))
 
 
 def read_config(folder: pathlib.Path) -> RunConfig:

@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 from matplotlib import ticker
 
 from glow_tf.studies.comparison import Outcome, Rows, curves
+from glow_tf.studies.runs import FINISHED
 from glow_tf.studies.study import Study
 
 plt.rcParams.update(
@@ -140,6 +141,45 @@ def gaps(found: Sequence[Outcome]) -> plt.Figure:
     axis.grid(axis="x", alpha=0.25)
     if len(labelled) > 1:
         figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    return figure
+
+
+TUNING_SHOWN = 0.35  # bits/dim above a variant's best value; what is worse is drawn at the upper edge
+
+
+def tuning(study: Study, rows: Rows) -> plt.Figure:
+    """Draws how far each value of the tuned flag is behind the variant's best; a panel for each group.
+
+    A cross at the upper edge stands for a value with which training stopped, or which is further behind.
+    """
+    flag, values = study.tuned
+    bpd = {
+        (row["variant"], row[flag]): float(row["validation_bpd"])
+        for row in rows
+        if row["outcome"] == FINISHED
+    }
+    groups = list(dict.fromkeys(variant.group for variant in study.variants))
+    figure, axes = plt.subplots(
+        1, len(groups), figsize=(3.2 * len(groups) + 1, 4.4), layout="constrained", sharey=True, squeeze=False
+    )
+    for axis, group in zip(axes[0], groups, strict=True):
+        for colour, variant in zip(COLOURS, (v for v in study.variants if v.group == group), strict=False):
+            x = [float(variant.scaled(value).split(",")[0]) for value in values]
+            y = [bpd.get((variant.name, variant.scaled(value)), math.inf) for value in values]
+            behind = [min(value - min(y), TUNING_SHOWN) for value in y]
+            inside = [value if value < TUNING_SHOWN else math.nan for value in behind]
+            axis.plot(x, inside, "o-", color=colour, label=variant.title, markersize=4)
+            outside = [at for at, value in zip(x, behind, strict=True) if value == TUNING_SHOWN]
+            axis.plot(outside, [TUNING_SHOWN] * len(outside), "x", color=colour, clip_on=False)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks([float(value) for value in values], [f"{float(value):g}" for value in values])
+        axis.minorticks_off()
+        axis.set_ylim(-0.01, TUNING_SHOWN)
+        axis.set_title(group)
+        axis.set_xlabel(flag)
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False, fontsize=8)
+    axes[0][0].set_ylabel("validation bits/dim above the best value")
     return figure
 
 

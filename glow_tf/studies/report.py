@@ -64,6 +64,7 @@ figure {{ margin: 0; }}
 epochs begin.</p>
 {curves}
 {gaps}
+{tuning}
 {samples}
 </html>
 """
@@ -108,11 +109,14 @@ def update_documents(documents: Sequence[pathlib.Path], study: Study, table: pat
 
 
 def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str:
-    """Writes report.html, report.md, curves.png and gaps.png; returns the table as Markdown.
+    """Writes report.html, report.md and figures as PNG; returns the table as Markdown.
+
+    The figures are curves.png, gaps.png and, if the study's tuning has a table, tuning.png.
 
     Args:
       study: the study.
-      table: its CSV; sample grids come from the workdirs beside it.
+      table: its CSV; sample grids come from the workdirs beside it. The table of the tuning is tuning.csv
+        beside results.csv, and NAME_tuning.csv beside NAME.csv.
       folder: the folder of the report; it is made if absent.
 
     Raises:
@@ -131,7 +135,15 @@ def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str
     folder.mkdir(parents=True, exist_ok=True)
     curves, gaps = figures.learning_curves(study, rows), figures.gaps(found)
     shown_gaps = figures.as_svg(gaps) if any(o.behind for o in found) else ""
-    page = _page(study, found, figures.as_svg(curves), shown_gaps, _samples(study, table.parent))
+    shown_tuning = ""
+    tuned = table.with_name(f"{table.stem}_tuning.csv".replace("results_", ""))
+    if study.tuned and tuned.exists():
+        tuning = figures.tuning(study, comparison.read_table(tuned))
+        shown_tuning = figures.as_svg(tuning)
+        figures.write_png(tuning, folder / "tuning.png")
+    page = _page(
+        study, found, figures.as_svg(curves), shown_gaps, shown_tuning, _samples(study, table.parent)
+    )
     figures.write_png(curves, folder / "curves.png")
     if shown_gaps:
         figures.write_png(gaps, folder / "gaps.png")
@@ -142,7 +154,7 @@ def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str
     return _markdown_table(cells)
 
 
-def _page(study: Study, found: Sequence[Outcome], curves: str, gaps: str, samples: str) -> str:
+def _page(study: Study, found: Sequence[Outcome], curves: str, gaps: str, tuning: str, samples: str) -> str:
     cells = _table(found)
     return PAGE.format(
         title=html.escape(study.title),
@@ -151,6 +163,7 @@ def _page(study: Study, found: Sequence[Outcome], curves: str, gaps: str, sample
         failures="".join(f"<p>{html.escape(text)}</p>" for text in _failures(found)),
         curves=curves,
         gaps=f"<h2>Paired differences</h2>{gaps}" if gaps else "",
+        tuning=f"<h2>What was tuned</h2>{tuning}" if tuning else "",
         samples=samples,
     )
 

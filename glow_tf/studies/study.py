@@ -12,7 +12,7 @@ from glow_tf.errors import ConfigError
 
 VARIANT = "variant "
 TRAIN = "train"  # the program of a variant that names no other
-OWN_KEYS = ("title", "equal_time", "program", "factors")  # of a variant, beside its flags
+OWN_KEYS = ("title", "equal_time", "program", "factors", "group")  # of a variant, beside its flags
 
 Sections = dict[str, dict[str, str]]
 
@@ -29,6 +29,7 @@ class Variant:
       program: `train`, or the path of a Python script that takes the same flags and leaves the same files.
       factors: one per part; part k uses the tuned flag's value times factor k. Empty if all parts use the
         same value.
+      group: variants of a group share a panel in the figure of the tuning.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Variant:
     equal_time: str = ""
     program: str = TRAIN
     factors: tuple[float, ...] = ()
+    group: str = ""
 
     def scaled(self, value: str) -> str:
         """Returns a value of the tuned flag as the variant uses it: as it is, or times each factor."""
@@ -55,7 +57,8 @@ class Study:
                                    value with the lowest validation bpd in the last epoch
         [variant NAME]             flags of the variant; title; equal_time (another variant's name);
                                    program (`train`, or a Python script, relative to the current folder);
-                                   factors (one per part), by which the tuned flag's value is multiplied
+                                   factors (one per part), by which the tuned flag's value is multiplied;
+                                   group (of the variants that share a panel in the figure of the tuning)
 
     Later sections win: flagfile, all, variant, tune (in tuning runs; other runs get the value it chose),
     quick. Lines that start with # are comments.
@@ -178,6 +181,7 @@ def _variant(
         flags.get("equal_time", ""),
         flags.get("program", TRAIN),
         _factors(path, name, flags, tuned is not None and tuned[0] not in flags),
+        flags.get("group", ""),
     )
 
 

@@ -256,7 +256,9 @@ def test_ctrl_c_before_the_first_epoch_says_so(tmp_path, monkeypatch):
 
 
 def test_a_diverging_run_ends_with_its_message_alone(tmp_path):
-    arguments = flags(tmp_path / "run", **{**FAST, "learning_rate": "1e6", "optimizer": "sgd"})
+    arguments = flags(
+        tmp_path / "run", **{**FAST, "learning_rate": "1e6", "optimizer": "sgd", "clip_norm": 0}
+    )
     result = subprocess.run(
         [sys.executable, str(ROOT / "train" / "main.py"), *arguments],
         cwd=ROOT,
@@ -266,5 +268,5 @@ def test_a_diverging_run_ends_with_its_message_alone(tmp_path):
         timeout=120,
     )
     assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith("Error: Training stopped: not finite in phase 'part 1'")
+    assert result.stderr.splitlines()[-1].startswith("Error: Training stopped: not finite in phase 'part ")
     assert "Traceback" not in result.stderr

@@ -87,7 +87,8 @@ def test_epochs_that_do_not_continue_the_run_are_refused(changes, message, short
 
 
 def settings(**changes):
-    return RunConfig.from_settings({"workdir": "w", "parts": "across_block:2", "flow_steps": 2, **changes})
+    fixed = {"workdir": "w", "parts": "across_block:2", "flow_steps": 2, "rate_schedule": "constant"}
+    return RunConfig.from_settings({**fixed, **changes})
 
 
 ALLOWED = {
@@ -233,6 +234,7 @@ def test_a_trainer_evaluates_to_the_runs_number_and_goes_on_as_the_run_would(sho
 def test_a_trainers_rates_and_moments_are_those_of_the_run(tmp_path):
     folder = tmp_path / "run"
     changes = {"part_epochs": 1, "finetune_epochs": 1, "rate_schedule": "cosine", "beta_2": "oai"}
+    changes |= {"warmup_steps": 0}
     train(config(folder, **{**FAST, **changes, "clip_norm": 0.5, "learning_rate": "1e-3,2e-3"}))
     trainer = load_trainer(folder)
     assert [optimizer.beta_2 for optimizer in trainer.optimizers] == [1 - 1 / 10] * 2

@@ -108,6 +108,7 @@ def test_tensorboard_has_every_series(finished):
         "speed/epoch_seconds",
         "samples",
         "samples/non_finite_pixels",
+        "training/skipped_steps",
     }
     steps = [e.step for e in events.Tensors("bpd/test")]
     assert steps == [1, 2, 3, 4, 5, 6]
