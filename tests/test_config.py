@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from glow_tf.commands.run_flags import config_of
 from glow_tf.config import (
     GROUPS,
     CouplingConfig,
@@ -16,7 +17,7 @@ from glow_tf.config import (
     all_settings,
 )
 from glow_tf.errors import ConfigError
-from glow_tf.run.flags_file import flagfile, read_flagfile
+from glow_tf.run.flags_file import differing_settings, flagfile, read_flagfile, read_settings
 
 BASE = {"workdir": "w", "flow_steps": 4, "num_blocks": 3, "width": 8}
 
@@ -268,3 +269,19 @@ def test_a_batch_of_more_than_all_examples_is_found_first():
 def test_a_folder_without_a_path_is_an_error():
     with pytest.raises(ConfigError, match=r"a name or folder:PATH. Received: dataset='folder:'"):
         DataConfig(dataset="folder:")
+
+
+def test_the_command_that_began_a_run_in_an_earlier_release_goes_on_with_it(tmp_path):
+    """Its flags.cfg lacks the newer settings, and so does the command."""
+    arguments = [f"--workdir={tmp_path}", "--dataset=digits"]
+    text = flagfile(config_of(arguments)).splitlines(keepends=True)
+    newer = ("--rate_scaling", "--max_skipped_steps")
+    (tmp_path / "flags.cfg").write_text("".join(line for line in text if not line.startswith(newer)))
+    config = config_of(arguments)
+    assert (config.train.rate_scaling, config.train.max_skipped_steps) == ("none", 0)
+    assert not differing_settings(read_settings(tmp_path), config)
+    given = config_of([*arguments, "--rate_scaling=size"])
+    assert differing_settings(read_settings(tmp_path), given) == {
+        "rate_scaling": "--rate_scaling=size (was none)"
+    }
+    assert config_of(["--workdir=elsewhere"]).train.rate_scaling == "size"

@@ -8,6 +8,7 @@ from conftest import small_config
 
 from glow_tf import Glow, NonFiniteError, PartsTrainer, phases
 from glow_tf.devices.strategies import make_strategy
+from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.training.optimizers import FusedAdamax
 
 GOOD, BAD = "good", "bad"
@@ -98,3 +99,25 @@ def test_an_epoch_that_skips_every_step_ends_the_run(small_images):
 def test_the_steps_skipped_in_an_earlier_epoch_do_not_count(small_images):
     trainer = make_trainer(small_images, lambda: keras.optimizers.SGD(1e-3), epochs=3, max_skipped_steps=2)
     assert fit(trainer, small_images, [GOOD, BAD, BAD])["skipped_steps"] == [2, 2, 2]
+
+
+def test_a_resumed_run_skips_what_an_uninterrupted_one_skips(small_images, tmp_path):
+    """Each epoch ends with as many steps that overflow as may be skipped."""
+    data = batches(small_images, [GOOD, BAD, GOOD, BAD, BAD])
+
+    def trained(interrupted):
+        trainer = make_trainer(small_images, FusedAdamax, epochs=2, max_skipped_steps=2)
+        skipped = []
+        for epoch in range(2):
+            if interrupted and epoch:
+                Checkpoints(tmp_path, trainer).save(epoch)
+                trainer = make_trainer(small_images, FusedAdamax, epochs=2, max_skipped_steps=2)
+                Checkpoints(tmp_path, trainer).restore()
+            history = trainer.fit(data, initial_epoch=epoch, epochs=epoch + 1, verbose=0).history
+            skipped += history["skipped_steps"]
+        return skipped, [*trainer.glow.get_weights(), *(v.numpy() for v in trainer.optimizers[0].variables)]
+
+    (whole, expected), (parts, found) = trained(False), trained(True)
+    assert whole == parts == [3, 3]
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(a, b)
