@@ -119,6 +119,8 @@ class StepMeans:
         of_examples = weights[-1] if weight is None else weights[-1] * weight
 
         def add(name: str, values: tf.Tensor, weight: tf.Tensor) -> None:
+            # A weight per value: Keras would count a batch once, whatever its size, if it had one weight.
+            weight = tf.broadcast_to(weight, tf.shape(values))
             self._means[name].update_state(tf.where(finite, values, 0), weight)
 
         for k, bpd in enumerate(truncated):

@@ -15,13 +15,8 @@ from glow_tf.devices.workers import in_several_processes
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 
-SAVED = (
-    "clip_norm",
-    "reversible",
-    "part_delay",
-    "max_skipped_steps",
-    "rate_scaling",
-)  # not where or how steps are computed
+# What a saved trainer keeps: not where or how steps are computed.
+SAVED = ("clip_norm", "reversible", "part_delay", "max_skipped_steps", "rate_scaling")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -165,5 +165,4 @@ def _apply_on_replicas(
     before = [tf.identity(v.value) for v in kept]
     optimizer.apply([g / divisor for g in gradients], variables)
     for variable, value in zip(kept, before, strict=True):
-        if variable.dtype != "string":
-            variable.assign(tf.where(finite, variable.value, value))
+        variable.assign(tf.where(finite, variable.value, value))

@@ -121,3 +121,14 @@ def test_a_resumed_run_skips_what_an_uninterrupted_one_skips(small_images, tmp_p
     assert whole == parts == [3, 3]
     for a, b in zip(expected, found, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_means_of_an_epoch_are_over_examples_whatever_the_size_of_a_batch(small_images):
+    def bpd(dataset):
+        trainer = make_trainer(small_images, keras.optimizers.SGD)
+        trainer.optimizers[0].learning_rate = trainer.optimizers[1].learning_rate = 1e-12
+        return trainer.fit(dataset, epochs=1, verbose=0).history["bpd"][0]
+
+    noise = np.full(small_images.shape, 0.5, np.float32)
+    dataset = tf.data.Dataset.from_tensor_slices((small_images, noise))
+    assert bpd(dataset.batch(48)) == pytest.approx(bpd(dataset.batch(64)), rel=1e-5)
