@@ -14,13 +14,21 @@ from glow_tf.training.diagnosis import explain_non_finite
 from glow_tf.training.optimizers import FusedAdamax, PartRate, make_optimizers
 
 
-def make_trainer(schedule="alternating", part_epochs=4, finetune=2, optimizer=None, clip_norm=0.0, **changes):
+def make_trainer(
+    schedule="alternating",
+    part_epochs=4,
+    finetune=2,
+    optimizer=None,
+    clip_norm=0.0,
+    rate_scaling="size",
+    **changes,
+):
     """One flow step a part, unless told otherwise: tracing is what these tests spend their time on."""
     glow = small_glow(perturbed=False, **{"flow_steps": 1, "parts": "by_block:2", **changes})
     n = len(glow.parts)
     trainer = PartsTrainer(glow, phases(schedule, n, part_epochs, finetune), seed=7)
     make = optimizer or (lambda: keras.optimizers.Adamax(5e-3))
-    trainer.compile([make() for _ in range(n)], clip_norm=clip_norm)
+    trainer.compile([make() for _ in range(n)], clip_norm=clip_norm, rate_scaling=rate_scaling)
     return trainer
 
 
@@ -134,7 +142,9 @@ def test_clipping_scales_the_gradients_of_one_step(small_images):
     """With SGD at rate 1 the change of the weights is the clipped gradient."""
     batch = (tf.constant(small_images), tf.fill(small_images.shape, 0.5))
     for schedule in ("end_to_end", "simultaneous", "alternating"):
-        trainer = make_trainer(schedule, 1, 0, optimizer=lambda: keras.optimizers.SGD(1.0), clip_norm=0.1)
+        trainer = make_trainer(
+            schedule, 1, 0, lambda: keras.optimizers.SGD(1.0), clip_norm=0.1, rate_scaling="none"
+        )
         trainer.initialize(small_images)
         before = [[v.numpy() for v in part.trainable_variables] for part in trainer.glow.parts]
         trainer.set_phase(trainer.phase_of(0))
