@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from matplotlib import ticker
 
 from glow_tf.studies.comparison import Outcome, Rows, curves
-from glow_tf.studies.runs import FINISHED
+from glow_tf.studies.runs import FINISHED, UNFINISHED
 from glow_tf.studies.study import Study
 
 plt.rcParams.update(
@@ -151,36 +151,46 @@ def tuning(study: Study, rows: Rows) -> plt.Figure:
     """Draws how far each value of the tuned flag is behind the variant's best; a panel for each group.
 
     A cross at the upper edge stands for a value with which training stopped, or which is further behind.
+    Values that were not run are left out.
     """
     flag, values = study.tuned
-    bpd = {
-        (row["variant"], row[flag]): float(row["validation_bpd"])
-        for row in rows
-        if row["outcome"] == FINISHED
-    }
-    groups = list(dict.fromkeys(variant.group for variant in study.variants))
-    figure, axes = plt.subplots(
+    bpd = _tuned_bpd(flag, rows)
+    shown = [variant for variant in study.variants if any(name == variant.name for name, _ in bpd)]
+    groups = list(dict.fromkeys(variant.group for variant in shown))
+    figure, grid = plt.subplots(
         1, len(groups), figsize=(3.2 * len(groups) + 1, 4.4), layout="constrained", sharey=True, squeeze=False
     )
-    for axis, group in zip(axes[0], groups, strict=True):
-        for colour, variant in zip(COLOURS, (v for v in study.variants if v.group == group), strict=False):
-            x = [float(variant.scaled(value).split(",")[0]) for value in values]
-            y = [bpd.get((variant.name, variant.scaled(value)), math.inf) for value in values]
-            behind = [min(value - min(y), TUNING_SHOWN) for value in y]
-            inside = [value if value < TUNING_SHOWN else math.nan for value in behind]
-            axis.plot(x, inside, "o-", color=colour, label=variant.title, markersize=4)
-            outside = [at for at, value in zip(x, behind, strict=True) if value == TUNING_SHOWN]
+    for axis, group in zip(grid[0], groups, strict=True):
+        for colour, variant in zip(COLOURS, (v for v in shown if v.group == group), strict=False):
+            found = {v: bpd[variant.name, v] for v in map(variant.scaled, values) if (variant.name, v) in bpd}
+            best = min(found.values())
+            points = [(float(v.split(",")[0]), y - best) for v, y in found.items()]
+            inside = [point for point in points if point[1] < TUNING_SHOWN]
+            outside = [x for x, behind in points if behind >= TUNING_SHOWN]
+            axis.plot(*zip(*inside, strict=True), "o-", color=colour, label=variant.title, markersize=4)
             axis.plot(outside, [TUNING_SHOWN] * len(outside), "x", color=colour, clip_on=False)
         axis.set_xscale("log", base=2)
         axis.set_xticks([float(value) for value in values], [f"{float(value):g}" for value in values])
         axis.minorticks_off()
         axis.set_ylim(-0.01, TUNING_SHOWN)
-        axis.set_title(group)
+        axis.set_title(group, fontsize=10)
         axis.set_xlabel(flag)
         axis.grid(alpha=0.25)
         axis.legend(frameon=False, fontsize=8)
-    axes[0][0].set_ylabel("validation bits/dim above the best value")
+    grid[0][0].set_ylabel("validation bits/dim above the best value")
     return figure
+
+
+def _tuned_bpd(flag: str, rows: Rows) -> dict[tuple[str, str], float]:
+    """Returns (variant, value of the tuned flag) → last validation bpd; inf if training stopped."""
+    found = {}
+    for row in rows:  # of a run the last epoch comes last
+        if row["outcome"] == FINISHED:
+            found[row["variant"], row[flag]] = float(row["validation_bpd"])
+        elif row["outcome"] != UNFINISHED:
+            found[row["variant"], row[flag]] = math.inf
+    finished = {variant for (variant, _), bpd in found.items() if math.isfinite(bpd)}
+    return {key: bpd for key, bpd in found.items() if key[0] in finished}
 
 
 def as_svg(figure: plt.Figure) -> str:

@@ -119,6 +119,34 @@ def test_no_curve_is_cut_off_and_each_dot_is_beside_its_label(tmp_path):
     assert max(axis.get_ylim()) >= max(dots) + 0.5
 
 
+def test_the_figure_of_the_tuning_shows_how_far_each_value_is_behind_the_best(tmp_path):
+    pytest.importorskip("matplotlib")
+    from glow_tf.studies import figures
+
+    def row(variant, value, bpd, outcome="finished"):
+        return {"variant": variant, "learning_rate": value, "outcome": outcome, "validation_bpd": bpd}
+
+    path = tmp_path / "tuned.cfg"
+    path.write_text(
+        "[tune]\nlearning_rate = 1e-2 2e-2 4e-2\nvalidation_examples = 8\n[variant a]\ngroup = before\n"
+        "[variant b]\ngroup = after\n[variant not_run]\ngroup = after\n"
+    )
+    rows = [row("a", "1e-2", "5.0"), row("a", "1e-2", "4.1"), row("a", "2e-2", "4.0"), row("a", "4e-2", "9")]
+    rows += [
+        row("b", "1e-2", "4.2"),
+        row("b", "2e-2", "", "Training stopped"),
+        row("b", "4e-2", "", "unfinished"),
+    ]
+    rows += [row("not_run", value, "", "unfinished") for value in ("1e-2", "2e-2", "4e-2")]
+    before, after = figures.tuning(read_study(path), rows).axes
+    inside, outside = before.lines
+    np.testing.assert_allclose(inside.get_xydata(), [[0.01, 0.1], [0.02, 0.0]], atol=1e-9)
+    np.testing.assert_allclose(outside.get_xydata(), [[0.04, figures.TUNING_SHOWN]])
+    inside, outside = after.lines
+    np.testing.assert_allclose(inside.get_xydata(), [[0.01, 0.0]], atol=1e-9)
+    np.testing.assert_allclose(outside.get_xydata(), [[0.02, figures.TUNING_SHOWN]])
+
+
 def test_a_documents_table_is_made_anew(tmp_path):
     study, csv = read_study(study_file(tmp_path)), table(tmp_path)
     text = "before\n<!-- table question -->\nold\n<!-- end -->\nafter\n<!-- end -->\n"
