@@ -157,10 +157,15 @@ def tuning(study: Study, rows: Rows) -> plt.Figure:
     bpd = _tuned_bpd(flag, rows)
     shown = [variant for variant in study.variants if any(name == variant.name for name, _ in bpd)]
     groups = list(dict.fromkeys(variant.group for variant in shown))
+    columns = min(len(groups), 2)
+    lines = math.ceil(len(groups) / columns)
+    size = (4.5 * columns, 3.4 * lines)
     figure, grid = plt.subplots(
-        1, len(groups), figsize=(3.2 * len(groups) + 1, 4.4), layout="constrained", sharey=True, squeeze=False
+        lines, columns, figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False
     )
-    for axis, group in zip(grid[0], groups, strict=True):
+    for axis in grid.flat[len(groups) :]:
+        axis.remove()
+    for axis, group in zip(grid.flat, groups, strict=False):
         for colour, variant in zip(COLOURS, (v for v in shown if v.group == group), strict=False):
             found = {v: bpd[variant.name, v] for v in map(variant.scaled, values) if (variant.name, v) in bpd}
             best = min(found.values())
@@ -168,16 +173,17 @@ def tuning(study: Study, rows: Rows) -> plt.Figure:
             inside = [point for point in points if point[1] < TUNING_SHOWN]
             outside = [x for x, behind in points if behind >= TUNING_SHOWN]
             axis.plot(*zip(*inside, strict=True), "o-", color=colour, label=variant.title, markersize=4)
-            axis.plot(outside, [TUNING_SHOWN] * len(outside), "x", color=colour, clip_on=False)
+            if outside:
+                axis.plot(outside, [TUNING_SHOWN] * len(outside), "x", color=colour)
         axis.set_xscale("log", base=2)
-        axis.set_xticks([float(value) for value in values], [f"{float(value):g}" for value in values])
+        axis.set_xticks([float(value) for value in values], [f"{float(v):g}" for v in values], fontsize=8)
         axis.minorticks_off()
-        axis.set_ylim(-0.01, TUNING_SHOWN)
-        axis.set_title(group, fontsize=10)
-        axis.set_xlabel(flag)
+        axis.set_ylim(-0.01, 1.03 * TUNING_SHOWN)
+        axis.set_title(group, fontsize=9)
         axis.grid(alpha=0.25)
         axis.legend(frameon=False, fontsize=8)
-    grid[0][0].set_ylabel("validation bits/dim above the best value")
+    figure.supxlabel(flag, fontsize=10)
+    figure.supylabel("validation bits/dim above the best value", fontsize=10)
     return figure
 
 
