@@ -6,7 +6,7 @@ import base64
 import html
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from glow_tf.errors import ConfigError
 from glow_tf.run.workdir import write_atomically
@@ -59,15 +59,18 @@ figure {{ margin: 0; }}
 <div class="scroll">{table}</div>
 <p class="notes">{notes}</p>
 {failures}
-<h2>Test bits/dim against epoch and against time</h2>
-<p class="notes">Mean over the seeds, the range as a band. A circle marks where a variant's end-to-end
-epochs begin.</p>
-{curves}
-{gaps}
-{tuning}
+{figures}
 {samples}
 </html>
 """
+
+FIGURES = {  # name of the file → what stands above it in the page
+    "curves": "<h2>Test bits/dim against epoch and against time</h2>\n"
+    '<p class="notes">Mean over the seeds, the range as a band. A circle marks where a variant\'s '
+    "end-to-end epochs begin.</p>",
+    "gaps": "<h2>Paired differences</h2>",
+    "tuning": "<h2>What was tuned</h2>",
+}
 
 
 def with_table(text: str, study: Study, table: pathlib.Path) -> str:
@@ -91,7 +94,7 @@ def with_table(text: str, study: Study, table: pathlib.Path) -> str:
             f"documents must have the lines {start.strip()} and {end}. Received: a file without them"
         )
     found_outcomes = comparison.outcomes(study, comparison.read_table(table))
-    return f"{before}{start}{_markdown_table(_table(found_outcomes))}\n{end}{after}"
+    return f"{before}{start}{_markdown_table(_table(study, found_outcomes))}\n{end}{after}"
 
 
 def update_documents(documents: Sequence[pathlib.Path], study: Study, table: pathlib.Path) -> None:
@@ -111,7 +114,8 @@ def update_documents(documents: Sequence[pathlib.Path], study: Study, table: pat
 def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str:
     """Writes report.html, report.md and figures as PNG; returns the table as Markdown.
 
-    The figures are curves.png, gaps.png and, if the study's tuning has a table, tuning.png.
+    The figures are curves.png and gaps.png, which a study with a grid does not have, and, if the study's
+    tuning has a table, tuning.png.
 
     Args:
       study: the study.
@@ -133,68 +137,82 @@ def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str
     if not any(o.finished for o in found):
         raise ConfigError(f"csv must hold a finished run of the study. Received: {str(table)!r}")
     folder.mkdir(parents=True, exist_ok=True)
-    curves, gaps = figures.learning_curves(study, rows), figures.gaps(found)
-    shown_gaps = figures.as_svg(gaps) if any(o.behind for o in found) else ""
-    shown_tuning = ""
+    drawn = {}
+    if not study.grid:  # a grid has too many variants for one figure
+        drawn["curves"] = figures.learning_curves(study, rows)
+        if any(o.behind for o in found):
+            drawn["gaps"] = figures.gaps(found)
     tuned = table.with_name(f"{table.stem}_tuning.csv".replace("results_", ""))
     if study.tuned and tuned.exists():
-        tuning = figures.tuning(study, comparison.read_table(tuned))
-        shown_tuning = figures.as_svg(tuning)
-        figures.write_png(tuning, folder / "tuning.png")
-    page = _page(
-        study, found, figures.as_svg(curves), shown_gaps, shown_tuning, _samples(study, table.parent)
-    )
-    figures.write_png(curves, folder / "curves.png")
-    if shown_gaps:
-        figures.write_png(gaps, folder / "gaps.png")
+        drawn["tuning"] = figures.tuning(study, comparison.read_table(tuned))
+    svgs = {name: figures.as_svg(figure) for name, figure in drawn.items()}
+    for name, figure in drawn.items():
+        figures.write_png(figure, folder / f"{name}.png")
+    page = _page(study, found, svgs, _samples(study, table.parent))
     write_atomically(folder / "report.html", page.encode())
-    cells = _table(found)
+    cells = _table(study, found)
     text = "\n".join([f"# {study.title}", "", _markdown_table(cells), "", *_notes(cells), *_failures(found)])
     write_atomically(folder / "report.md", (text + "\n").encode())
     return _markdown_table(cells)
 
 
-def _page(study: Study, found: Sequence[Outcome], curves: str, gaps: str, tuning: str, samples: str) -> str:
-    cells = _table(found)
+def _page(study: Study, found: Sequence[Outcome], svgs: Mapping[str, str], samples: str) -> str:
+    cells = _table(study, found)
     return PAGE.format(
         title=html.escape(study.title),
         table=_html_table(cells),
         notes="<br>".join(_notes(cells)),
         failures="".join(f"<p>{html.escape(text)}</p>" for text in _failures(found)),
-        curves=curves,
-        gaps=f"<h2>Paired differences</h2>{gaps}" if gaps else "",
-        tuning=f"<h2>What was tuned</h2>{tuning}" if tuning else "",
+        figures="\n".join(f"{FIGURES[name]}\n{svg}" for name, svg in svgs.items()),
         samples=samples,
     )
 
 
 def _notes(cells: list[list[str]]) -> list[str]:
-    return [note for column, note in NOTES.items() if column in cells[0]]
+    return [note for column, note in NOTES.items() if column in cells[0]] or [NOTES["test bpd"]]
 
 
 def _failures(found: Sequence[Outcome]) -> list[str]:
     return [f"{o.variant.title}: {reason}" for o in found for reason in o.failures]
 
 
-def _table(found: Sequence[Outcome]) -> list[list[str]]:
+def _table(study: Study, found: Sequence[Outcome]) -> list[list[str]]:
+    """Returns a line for each variant; with a grid, its last flag's values are columns of test bits/dim."""
+    if study.grid:
+        return _grid_table(study, found)
     cells = [list(HEADER), *(_cells(outcome) for outcome in found)]
     if any(o.behind_at_equal_time for o in found):
         return cells
     return [row[:5] + row[6:] for row in cells]
 
 
+def _grid_table(study: Study, found: Sequence[Outcome]) -> list[list[str]]:
+    *others, last = study.grid
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for outcome in found:
+        failed = f" (+{len(outcome.failures)} failed)" if outcome.failures else ""
+        lines.setdefault(outcome.variant.row, []).append(_bpd(outcome.test_bpd) + failed)
+    header = ["variant", *others, *(f"{last} {value}" for value in study.grid[last])]
+    return [header, *([*row, *bpds] for row, bpds in lines.items())]
+
+
 def _cells(outcome: Outcome) -> list[str]:
-    bpd = outcome.test_bpd
     return [
         outcome.variant.title,
         f"{len(outcome.finished)}" + (f" (+{len(outcome.failures)} failed)" if outcome.failures else ""),
         f"{outcome.epochs}",
-        "–" if bpd is None else f"{bpd.mean:.4f}" + (f" ± {bpd.standard_error:.4f}" if bpd.count > 1 else ""),
+        _bpd(outcome.test_bpd),
         _gap(outcome.behind),
         _gap(outcome.behind_at_equal_time),
         _number(outcome.time),
         _number(outcome.predicted_time),
     ]
+
+
+def _bpd(bpd: Estimate | None) -> str:
+    if bpd is None:
+        return "–"
+    return f"{bpd.mean:.4f}" + (f" ± {bpd.standard_error:.4f}" if bpd.count > 1 else "")
 
 
 def _gap(gap: Estimate | None) -> str:

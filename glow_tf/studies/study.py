@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Mapping
 
@@ -30,6 +31,8 @@ class Variant:
       factors: one per part; part k uses the tuned flag's value times factor k. Empty if all parts use the
         same value.
       group: variants of a group share a panel in the figure of the tuning.
+      row: its line in the table of a grid: the title in the file, and its values of all flags of the grid
+        but the last; empty without a grid.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Variant:
     program: str = TRAIN
     factors: tuple[float, ...] = ()
     group: str = ""
+    row: tuple[str, ...] = ()
 
     def scaled(self, value: str) -> str:
         """Returns a value of the tuned flag as the variant uses it: as it is, or times each factor."""
@@ -55,24 +59,28 @@ class Study:
         [tune]                     flags of the tuning runs. One flag has several values, separated by
                                    spaces: it is tuned. Each variant that does not set this flag gets the
                                    value with the lowest validation bpd in the last epoch
+        [grid]                     flags with several values each, separated by spaces. Each variant is run
+                                   with every combination, as NAME_VALUE_VALUE; the first flag changes
+                                   slowest, the variant fastest
         [variant NAME]             flags of the variant; title; equal_time (another variant's name);
                                    program (`train`, or a Python script, relative to the current folder);
                                    factors (one per part), by which the tuned flag's value is multiplied;
                                    group (of the variants that share a panel in the figure of the tuning)
 
-    Later sections win: flagfile, all, variant, tune (in tuning runs; other runs get the value it chose),
-    quick. Lines that start with # are comments.
+    Later sections win: flagfile, all, variant, grid, tune (in tuning runs; other runs get the value it
+    chose), quick. Lines that start with # are comments.
 
     Attributes:
       name: of the file, without its ending.
       title: the question that the study asks.
       flagfile: the flags that all runs start from.
       seeds: each variant runs once per seed.
-      baseline: name of the variant that the others are compared with.
+      baseline: name of the variant that the others are compared with; with a grid, in its first cell.
       all_flags, quick_flags: flags of the sections all and quick.
       tune_flags: flags of the tuning runs, without the tuned one.
       tuned: the flag that is tuned and its values, or None.
-      variants: in the order of the file.
+      variants: in the order of the file; with a grid, one for each of its cells.
+      grid: flag → values, in the order of the file; empty without a grid.
     """
 
     name: str
@@ -85,6 +93,7 @@ class Study:
     tune_flags: Mapping[str, str]
     tuned: tuple[str, tuple[str, ...]] | None
     variants: tuple[Variant, ...]
+    grid: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 def read_study(path: str | pathlib.Path) -> Study:
@@ -101,20 +110,23 @@ def read_study(path: str | pathlib.Path) -> Study:
         for name in list(sections)
         if name.startswith(VARIANT)
     }
-    groups = {name: sections.pop(name, {}) for name in ("all", "quick", "tune")}
+    groups = {name: sections.pop(name, {}) for name in ("all", "quick", "tune", "grid")}
     _check_names(path, own, groups, variants, sections)
     tuned = _tuned(path, groups["tune"])
+    grid = {flag: tuple(values.split()) for flag, values in groups["grid"].items()}
+    variants = _in_cells(path, variants, grid)
     return Study(
         name=path.stem,
         title=own.get("title", path.stem),
         flagfile=own.get("flagfile", "configs/base.cfg"),
         seeds=_seeds(path, own.get("seeds", "0")),
-        baseline=_baseline(path, own, variants),
+        baseline=_baseline(path, own, variants, grid),
         all_flags=groups["all"],
         quick_flags=groups["quick"],
         tune_flags={name: value for name, value in groups["tune"].items() if not tuned or name != tuned[0]},
         tuned=tuned,
-        variants=tuple(_variant(path, name, flags, tuned) for name, flags in variants.items()),
+        variants=tuple(_variant(path, name, flags, tuned, grid) for name, flags in variants.items()),
+        grid=grid,
     )
 
 
@@ -135,7 +147,7 @@ def _check_names(
 ) -> None:
     """Refuses sections and keys that a study file does not have."""
     if others:
-        _refuse(path, f"sections must be study, all, quick, tune or variant NAME, not {sorted(others)}")
+        _refuse(path, f"sections must be study, all, quick, tune, grid or variant NAME, not {sorted(others)}")
     if unknown := set(own) - {"flagfile", "seeds", "baseline", "title"}:
         _refuse(path, f"[study] must hold flagfile, seeds, baseline and title, not {sorted(unknown)}")
     if not variants:
@@ -147,6 +159,23 @@ def _check_names(
             _refuse(path, f"[{name}] must hold flags of a run other than workdir, not {sorted(unknown)}")
 
 
+def _in_cells(path: pathlib.Path, variants: Sections, grid: Mapping[str, tuple[str, ...]]) -> Sections:
+    """Returns the variants' flags with those of each cell of the grid added; the same without a grid."""
+    for flag, values in grid.items():
+        if not values or len(set(values)) < len(values) or any("/" in value for value in values):
+            _refuse(path, f"{flag} of [grid] must have different values without /, not {' '.join(values)!r}")
+        if set_by := [name for name, flags in variants.items() if flag in flags]:
+            _refuse(path, f"[grid] must hold flags that no variant sets, not {flag}, which {set_by} set")
+    found: Sections = {}
+    for values in itertools.product(*grid.values()):
+        for name, flags in variants.items():
+            cell = {"title": name.replace("_", " "), **flags, **dict(zip(grid, values, strict=True))}
+            if "equal_time" in flags:
+                cell["equal_time"] = "_".join((flags["equal_time"], *values))
+            found["_".join((name, *values))] = cell
+    return found
+
+
 def _seeds(path: pathlib.Path, text: str) -> tuple[int, ...]:
     seeds = text.split()
     if not all(seed.isdigit() for seed in seeds) or len(set(seeds)) < len(seeds) or not seeds:
@@ -154,8 +183,12 @@ def _seeds(path: pathlib.Path, text: str) -> tuple[int, ...]:
     return tuple(int(seed) for seed in seeds)
 
 
-def _baseline(path: pathlib.Path, own: Mapping[str, str], variants: Sections) -> str:
-    baseline = own.get("baseline", next(iter(variants)))
+def _baseline(
+    path: pathlib.Path, own: Mapping[str, str], variants: Sections, grid: Mapping[str, tuple[str, ...]]
+) -> str:
+    baseline = next(iter(variants))
+    if "baseline" in own:
+        baseline = "_".join((own["baseline"], *(values[0] for values in grid.values())))
     for name in (baseline, *(v["equal_time"] for v in variants.values() if "equal_time" in v)):
         if name not in variants:
             _refuse(path, f"baseline and equal_time must name a variant, not {name!r}")
@@ -172,16 +205,22 @@ def _tuned(path: pathlib.Path, tune: Mapping[str, str]) -> tuple[str, tuple[str,
 
 
 def _variant(
-    path: pathlib.Path, name: str, flags: Mapping[str, str], tuned: tuple[str, tuple[str, ...]] | None
+    path: pathlib.Path,
+    name: str,
+    flags: Mapping[str, str],
+    tuned: tuple[str, tuple[str, ...]] | None,
+    grid: Mapping[str, tuple[str, ...]],
 ) -> Variant:
+    title, cell = flags.get("title", name.replace("_", " ")), [flags[flag] for flag in grid]
     return Variant(
         name,
-        flags.get("title", name.replace("_", " ")),
+        ", ".join((title, *(f"{flag} {value}" for flag, value in zip(grid, cell, strict=True)))),
         {flag: value for flag, value in flags.items() if flag not in OWN_KEYS},
         flags.get("equal_time", ""),
         flags.get("program", TRAIN),
         _factors(path, name, flags, tuned is not None and tuned[0] not in flags),
         flags.get("group", ""),
+        (title, *cell[:-1]) if cell else (),
     )
 
 

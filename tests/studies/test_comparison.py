@@ -96,6 +96,26 @@ def test_the_report_holds_the_numbers_and_nothing_from_outside(tmp_path):
     assert (tmp_path / "report" / "curves.png").stat().st_size > 5000
 
 
+def test_a_grid_is_reported_as_a_table_of_its_cells(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "grid.cfg"
+    path.write_text("[grid]\nschedule = end_to_end\nflow_steps = 2 4\n[variant a]\n[variant b]\n")
+    lines = ["variant,seed,outcome,predicted_cost,epoch,phase,total_seconds,test_bpd"]
+    for name, outcome, bpd in (("a", "finished", 4.5), ("b", "Training stopped: NaN", 9)):
+        lines.append(f"{name}_end_to_end_2,0,{outcome},1,1,end_to_end,1,{bpd}")
+    (tmp_path / "results.csv").write_text("\n".join(lines) + "\n")
+    text = report.write_report(read_study(path), tmp_path / "results.csv", tmp_path / "report")
+    assert text.splitlines() == [
+        "| variant | schedule | flow_steps 2 | flow_steps 4 |",
+        "| --- | --- | --- | --- |",
+        "| a | end_to_end | 4.5000 | – |",
+        "| b | end_to_end | – (+1 failed) | – |",
+    ]
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Training stopped: NaN" in page
+    assert "<svg" not in page
+
+
 def test_no_curve_is_cut_off_and_each_dot_is_beside_its_label(tmp_path):
     pytest.importorskip("matplotlib")
     from glow_tf.studies import figures

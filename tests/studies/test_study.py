@@ -105,6 +105,24 @@ def test_every_variant_is_tuned_by_its_own_validation_bpd(tmp_path):
         tuned_values(runs)
 
 
+GRID = TEXT.replace("[tune]", "[grid]\nschedule = alternating sequential\nflow_steps = 2 4\n\n[tune]")
+GRID = GRID.replace("schedule = alternating\nequal_time", "equal_time")
+
+
+def test_a_grid_makes_a_variant_of_each_combination(tmp_path):
+    study = read_study(study_file(tmp_path, GRID))
+    cells = [("alternating", "2"), ("alternating", "4"), ("sequential", "2"), ("sequential", "4")]
+    assert study.grid == {"schedule": ("alternating", "sequential"), "flow_steps": ("2", "4")}
+    names = [f"{name}_{schedule}_{steps}" for schedule, steps in cells for name in ("one", "two")]
+    assert [v.name for v in study.variants] == names
+    assert study.baseline == "one_alternating_2"
+    last = study.variants[-1]
+    assert last.title == "two parts, schedule sequential, flow_steps 4"
+    assert last.row == ("two parts", "sequential")
+    assert last.equal_time == "one_sequential_4"
+    assert dict(last.flags) == {"parts": "across_block:2", "schedule": "sequential", "flow_steps": "4"}
+
+
 def test_factors_multiply_the_tuned_value_part_by_part(tmp_path):
     text = TEXT.replace("schedule = alternating", "schedule = alternating\nfactors = 1 0.25")
     study = read_study(study_file(tmp_path, text))
@@ -195,6 +213,9 @@ def test_predicted_costs_are_of_the_images_that_a_run_had(tmp_path):
         ("validation_examples = 10", "test_examples = 10", "must set validation_examples"),
         ("parts = 1", "parts = 1\nfactors = 1 x", "must be positive numbers"),
         ("[study]", "study]", "Received: study="),
+        ("[tune]", "[grid]\nparts = 1 2\n[tune]", "must hold flags that no variant sets, not parts"),
+        ("[tune]", "[grid]\nwidth = 8 8\n[tune]", "must have different values"),
+        ("[tune]", "[grid]\ndataset = folder:a/b\n[tune]", "must have different values without /"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(tmp_path, before, after, message):

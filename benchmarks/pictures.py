@@ -1,0 +1,66 @@
+"""Makes two folders of pictures that differ from the usual data sets, from what scikit-learn embeds.
+
+- `photographs`: pieces of 32×32 pixels of two photographs, as JPEG; the test pieces are from the right
+  quarter of each photograph, which no training piece touches.
+- `sparse`: PNGs of 32×32 pixels, black but for one handwritten digit of 8×8 at a place drawn by the seed, in
+  red. Green is constant over all images, blue is zero.
+"""
+
+import pathlib
+
+import numpy as np
+from absl import app, flags
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
+
+OUTPUT = flags.DEFINE_string("output", "runs/pictures", "The folder that they are written to.")
+SEED = flags.DEFINE_integer("seed", 0, "Decides where the digits are.")
+
+SIDE = 32
+STRIDES = {"train": 14, "test": 9}  # pixels between two pieces
+GREEN = 64
+
+
+def photographs() -> dict[str, list[np.ndarray]]:
+    """Returns the pieces, uint8 [32, 32, 3], by split."""
+    found: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    for photograph in load_sample_images().images:
+        border = 3 * photograph.shape[1] // 4
+        for split, part in (("train", photograph[:, :border]), ("test", photograph[:, border:])):
+            height, width, _ = part.shape
+            found[split] += [
+                part[top : top + SIDE, left : left + SIDE]
+                for top in range(0, height - SIDE + 1, STRIDES[split])
+                for left in range(0, width - SIDE + 1, STRIDES[split])
+            ]
+    return found
+
+
+def sparse(seed: int) -> dict[str, list[np.ndarray]]:
+    """Returns the images, uint8 [32, 32, 3], by split."""
+    digits = load_digits().images
+    random = np.random.default_rng(seed)
+    images = np.zeros((len(digits), SIDE, SIDE, 3), np.uint8)
+    images[..., 1] = GREEN
+    for image, digit in zip(images, digits, strict=True):
+        top, left = random.integers(0, SIDE - digit.shape[0] + 1, 2)
+        image[top : top + digit.shape[0], left : left + digit.shape[1], 0] = np.minimum(16 * digit, 255)
+    train = 4 * len(images) // 5
+    return {"train": list(images[:train]), "test": list(images[train:])}
+
+
+def main(_: list[str]) -> None:
+    """Writes both folders."""
+    folder = pathlib.Path(OUTPUT.value)
+    made = (("photographs", photographs(), "jpg"), ("sparse", sparse(SEED.value), "png"))
+    for name, splits, ending in made:
+        for split, images in splits.items():
+            (folder / name / split).mkdir(parents=True, exist_ok=True)
+            for number, image in enumerate(images):
+                options = {"quality": 95} if ending == "jpg" else {}
+                Image.fromarray(image).save(folder / name / split / f"{number:05d}.{ending}", **options)
+            print(f"{folder / name / split}: {len(images)} images")
+
+
+if __name__ == "__main__":
+    app.run(main)
