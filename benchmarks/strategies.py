@@ -254,7 +254,7 @@ def _forecast(
     link = (contender.mbit or WITHIN_MACHINE) * 1e6 / 8
     cluster = Cluster("this machine", (device,) * contender.devices, link, 0.0)
     train = config.train
-    planner = Planner(cluster, train.batch_size, config.model.width, calibration, train.reversible)
+    planner = Planner(cluster, train.batch_size, calibration, train.reversible)
     layouts = part_layouts(dataclasses.replace(config.model, image_shape=tuple(shape)))
     (phase,) = set(phases("simultaneous", len(layouts), 1))
     batches = data.steps_per_epoch(config.data.train_examples, train.batch_size)

@@ -14,6 +14,7 @@ from typing import Any
 
 from glow_tf.cuts import Cuts, read_cuts
 from glow_tf.errors import ConfigError as ConfigError
+from glow_tf.heads import GAUSSIANS, HeadSize, read_local_prior
 from glow_tf.setting_types import check_types
 
 
@@ -28,7 +29,7 @@ COUPLINGS = tuple(OUTPUTS_PER_CHANNEL)
 SCALES = ("sigmoid", "exp", "tanh")
 NORMS = ("actnorm", "bias")
 PERMUTATIONS = ("lu", "plain", "shuffle", "reverse")
-PRIORS = ("learned", "standard")
+PRIORS = GAUSSIANS
 PRECISIONS = ("float32", "mixed_bfloat16")
 SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")
@@ -115,7 +116,9 @@ class ModelConfig:
     split_prior: str = _setting("learned", "Prior of factored-out latents: learned or standard.")
     top_prior: str = _setting("learned", "Prior of the last latent: learned or standard.")
     local_prior: str = _setting(
-        "standard", "Density that scores the output of every part but the last: learned or standard."
+        "standard",
+        "Density that scores the output of every part but the last while it is trained: learned or standard "
+        "(Gaussians), or flow:WxK, a flow head of width W with at most K flow steps in each remaining block.",
     )
     precision: str = _setting(
         "float32",
@@ -139,9 +142,9 @@ class ModelConfig:
         _one_of(self, "norm", NORMS)
         _one_of(self, "permutation", PERMUTATIONS)
         _one_of(self, "precision", PRECISIONS)
-        for name in ("split_prior", "top_prior", "local_prior"):
+        for name in ("split_prior", "top_prior"):
             _one_of(self, name, PRIORS)
-        _ = self.cuts
+        _ = self.cuts, self.head_size
 
     @property
     def cuts(self) -> Cuts:
@@ -152,6 +155,11 @@ class ModelConfig:
     def num_parts(self) -> int:
         """Number of parts n."""
         return self.cuts.num_parts
+
+    @property
+    def head_size(self) -> HeadSize | None:
+        """Size of the flow head of every part but the last; None if a Gaussian scores their outputs."""
+        return read_local_prior(self.local_prior)
 
     @property
     def coupling_config(self) -> CouplingConfig:

@@ -13,7 +13,8 @@ def relative_cost(
     """Returns the cost of one epoch of a phase divided by the cost of an end-to-end epoch.
 
     A forward pass costs F, a backward pass 2F. Parts before the first trained one run forward only; parts
-    after the last trained one do not run.
+    after the last trained one do not run. A flow head runs, both ways, where its own part is trained on its
+    own objective.
 
     Args:
       layouts: the parts.
@@ -27,7 +28,8 @@ def relative_cost(
     first = 0 if prefix else min(trained)
     forward = sum(p.forward_macs for p in layouts[first : max(trained) + 1])
     backward = 2 * sum(layouts[k].forward_macs for k in trained)
-    return (forward + backward) / whole
+    heads = 3 * sum(layouts[k].head_macs for k in trained)
+    return (forward + backward + heads) / whole
 
 
 def relative_cost_from_seconds(
@@ -38,7 +40,8 @@ def relative_cost_from_seconds(
 ) -> float:
     """Returns `relative_cost` computed from measured seconds in place of multiply-adds.
 
-    Narrow networks and bfloat16 do not run all blocks at the same speed, so there arithmetic alone is off.
+    Narrow networks and bfloat16 do not run all blocks at the same speed, so there arithmetic alone is off. A
+    flow head's multiply-adds are taken to run as fast as those of its part.
 
     Args:
       layouts: the parts.
@@ -54,7 +57,8 @@ def relative_cost_from_seconds(
     if end_to_end:
         return 1.0
     frozen = [k for k in range(max(trained)) if k not in trained]
-    return (spent(frozen, 0) + spent(trained, 1)) / spent(range(len(layouts)), 1)
+    heads = sum(spent([k], 1) * layouts[k].head_macs / layouts[k].forward_macs for k in trained)
+    return (spent(frozen, 0) + spent(trained, 1) + heads) / spent(range(len(layouts)), 1)
 
 
 def crossing_bytes(

@@ -34,7 +34,8 @@ class Passage(NamedTuple):
       h: output of the last part that has run, or the input of the first part, [B, H, W, C].
       log_likelihood: sum of the log-likelihood terms of dequantisation and of the parts that have run, [B],
         nats.
-      truncated: per part that has run, the negative log-likelihood of the flow that ends with it, [B], nats.
+      truncated: per part that has run, the negative log-likelihood of the flow that ends with it, [B], nats;
+        NaN if the part's output was not scored.
     """
 
     h: tf.Tensor
@@ -90,7 +91,7 @@ class Glow(DensityModel):
             Part.from_layout(
                 layout,
                 config,
-                prior=config.local_prior if k < len(layouts) else config.top_prior,
+                last=k == len(layouts),
                 dtype=policy,
                 name=f"part_{k}",
             )
@@ -203,14 +204,15 @@ class Glow(DensityModel):
         """
         return Passage(*self.dequantize.forward_and_log_det(self.dequantized(images, noise, seed)))
 
-    def through_next_part(self, passage: Passage) -> tuple[Passage, tf.Tensor]:
+    def through_next_part(self, passage: Passage, scored: bool = True) -> tuple[Passage, tf.Tensor | None]:
         """Runs the next part on a passage; `len(passage.truncated)` is the number of parts that have run.
 
         Args:
           passage: from `enter` or from this method.
+          scored: whether the part's local prior scores its output.
 
         Returns:
-          The passage after the part, and the part's `local_objective`, [B], nats.
+          The passage after the part, and the part's `local_objective`, [B], nats; None if it is not scored.
 
         Raises:
           IndexError: all parts have run.
@@ -219,15 +221,18 @@ class Glow(DensityModel):
         k = len(truncated)
         with self.on_device_of(k):
             output = self.parts[k].call(h)
-            objective = self.parts[k].local_objective(output)
+            objective = self.parts[k].local_objective(output) if scored else None
+            own = objective - log_likelihood if scored else math.nan * tf.ones_like(log_likelihood)
             log_likelihood_after = log_likelihood + output.log_likelihood_term
-            truncated = (*truncated, objective - log_likelihood)
-        return Passage(output.h, log_likelihood_after, truncated), objective
+        return Passage(output.h, log_likelihood_after, (*truncated, own)), objective
 
     def through_parts(self, passage: Passage, stop: int | None = None) -> Passage:
-        """Runs the next parts on a passage, up to part `stop` (from 0, not included); None runs all parts."""
-        for _ in self.parts[len(passage.truncated) : stop]:
-            passage, _ = self.through_next_part(passage)
+        """Runs the next parts on a passage, up to part `stop` (from 0, not included); None runs all parts.
+
+        A part with a flow head is not scored: only training needs that, and pays for it.
+        """
+        for part in self.parts[len(passage.truncated) : stop]:
+            passage, _ = self.through_next_part(passage, scored=not part.has_head)
         return passage
 
     def forward_and_log_det(self, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

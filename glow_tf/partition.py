@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import math
@@ -23,6 +24,7 @@ class Element:
       step: the flow step's place within its block, from 1; 0 for squeezes and splits.
       height, width, channels: shape of the element's output, before a split factors anything out.
       macs: multiply-adds of one forward evaluation per image.
+      hidden: hidden channels of a flow step's coupling network; 0 for squeezes and splits.
     """
 
     kind: str
@@ -32,6 +34,7 @@ class Element:
     width: int
     channels: int
     macs: int
+    hidden: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +44,12 @@ class PartLayout:
     Attributes:
       elements: in forward order.
       output_shape: (H, W, C) of h_k, the activations that go on to the next part.
+      head: the elements of the flow head that scores h_k while the part is trained; empty without a head.
     """
 
     elements: tuple[Element, ...]
     output_shape: tuple[int, int, int]
+    head: tuple[Element, ...] = ()
 
     @property
     def flow_steps(self) -> int:
@@ -55,6 +60,11 @@ class PartLayout:
     def forward_macs(self) -> int:
         """Multiply-adds of one forward evaluation of the part per image (F_k)."""
         return sum(e.macs for e in self.elements)
+
+    @property
+    def head_macs(self) -> int:
+        """Multiply-adds of one forward evaluation of the part's flow head per image."""
+        return sum(e.macs for e in self.head)
 
     @property
     def crossing_values(self) -> int:
@@ -79,24 +89,31 @@ def part_layouts(config: ModelConfig) -> tuple[PartLayout, ...]:
       ConfigError: the image's height or width is not a multiple of 2^num_blocks.
     """
     check_divisible(config.image_shape, config.num_blocks)
-    remaining = list(flow_step_counts(config))
-    groups: list[list[Element]] = [[]]
-    for element in _elements(config):
-        if remaining[0] == 0 and element.kind != "split":
-            remaining.pop(0)
-            groups.append([])
-        groups[-1].append(element)
-        remaining[0] -= element.kind == "flow_step"
-    return tuple(PartLayout(tuple(group), _output_shape(group[-1])) for group in groups)
+    elements, heads = _elements(config), _heads(config)
+    layouts = []
+    begin = 0
+    for steps in itertools.accumulate(flow_step_counts(config)):
+        end = _end_of_step(elements, steps)
+        layouts.append(PartLayout(tuple(elements[begin:end]), _output_shape(elements[end - 1]), heads[steps]))
+        begin = end
+    return tuple(layouts)
 
 
 def flow_step_counts(config: ModelConfig) -> tuple[int, ...]:
     """Returns the flow steps of each part; they add up to num_blocks · flow_steps."""
     cuts = config.cuts
-    return cuts.counts or balanced_counts(_step_costs(_elements(config)), cuts.speeds)
+    if cuts.counts:
+        return cuts.counts
+    elements = _elements(config)
+    ends = [_end_of_step(elements, step) for step in range(config.num_blocks * config.flow_steps + 1)]
+    costs = [sum(e.macs for e in elements[a:b]) for a, b in itertools.pairwise(ends)]
+    heads = [sum(e.macs for e in head) for head in _heads(config)]
+    return balanced_counts(costs, cuts.speeds, heads)
 
 
-def balanced_counts(costs: Sequence[float], speeds: Sequence[float]) -> tuple[int, ...]:
+def balanced_counts(
+    costs: Sequence[float], speeds: Sequence[float], heads: Sequence[float] = ()
+) -> tuple[int, ...]:
     """Cuts flow steps into parts so that the slowest part takes as little time as possible.
 
     Among equally good cuts it takes the one whose parts differ least.
@@ -104,7 +121,9 @@ def balanced_counts(costs: Sequence[float], speeds: Sequence[float]) -> tuple[in
     Args:
       costs: of every flow step.
       speeds: relative speed of each part's device.
+      heads: cost of the flow head of a part that ends after i flow steps, for i from 0; empty without heads.
     """
+    heads = heads or [0.0] * (len(costs) + 1)
     before = [0.0, *itertools.accumulate(costs)]
     # best[i]: the best way to cut the first i steps into the parts so far, as (slowest, Σ time², counts).
     best: dict[int, tuple[float, float, tuple[int, ...]]] = {0: (0.0, 0.0, ())}
@@ -114,7 +133,7 @@ def balanced_counts(costs: Sequence[float], speeds: Sequence[float]) -> tuple[in
             candidates = []
             for start, (slowest, squares, counts) in best.items():
                 if start < end:
-                    time = (before[end] - before[start]) / speed
+                    time = (before[end] - before[start] + heads[end]) / speed
                     candidates.append((max(slowest, time), squares + time**2, (*counts, end - start)))
             ways[end] = min(candidates)
         best = ways
@@ -143,7 +162,7 @@ def _elements(config: ModelConfig) -> list[Element]:
         elements.append(Element("squeeze", block, 0, height, width, channels, 0))
         macs = _flow_step_macs(config, height * width, channels)
         elements += [
-            Element("flow_step", block, step, height, width, channels, macs)
+            Element("flow_step", block, step, height, width, channels, macs, config.width)
             for step in range(1, config.flow_steps + 1)
         ]
         if block < config.num_blocks:
@@ -153,15 +172,35 @@ def _elements(config: ModelConfig) -> list[Element]:
     return elements
 
 
-def _step_costs(elements: Sequence[Element]) -> list[int]:
-    """Returns the multiply-adds of every flow step; those of a split count for the step before it."""
-    costs: list[int] = []
+def _end_of_step(elements: Sequence[Element], count: int) -> int:
+    """Returns how many elements the first `count` flow steps have, with a split that follows them at once."""
+    ends = [i + 1 for i, element in enumerate(elements) if element.kind == "flow_step"]
+    end = ends[count - 1] if count else 0
+    return end + (0 < end < len(elements) and elements[end].kind == "split")
+
+
+def _heads(config: ModelConfig) -> list[tuple[Element, ...]]:
+    """Returns the flow head of a part that ends after i flow steps of the flow, for i from 0."""
+    total = config.num_blocks * config.flow_steps
+    size = config.head_size
+    if size is None:
+        return [()] * (total + 1)
+    narrow = _elements(dataclasses.replace(config, width=size.width))
+    return [
+        _first_steps_of_blocks(narrow[_end_of_step(narrow, count) :], size.flow_steps)
+        for count in range(total + 1)
+    ]
+
+
+def _first_steps_of_blocks(elements: Sequence[Element], most: int) -> tuple[Element, ...]:
+    """Returns elements without the flow steps that are not among the first `most` of their block here."""
+    seen: collections.Counter[int] = collections.Counter()
+    found = []
     for element in elements:
-        if element.kind == "flow_step":
-            costs.append(element.macs)
-        elif element.kind == "split":
-            costs[-1] += element.macs
-    return costs
+        seen[element.block] += element.kind == "flow_step"
+        if element.kind != "flow_step" or seen[element.block] <= most:
+            found.append(element)
+    return tuple(found)
 
 
 def _flow_step_macs(config: ModelConfig, pixels: int, channels: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -45,19 +46,22 @@ class Part(keras.Model):
     parts, Eq. 3): −(log p_local(h) + log p(z | h) + log_det). The parts before it are held fixed, and the
     parts after it do not run.
 
+    The prior may be a part itself. It is then a **flow head**: a narrow flow that stands for everything after
+    the part, is trained with it, and is used by nothing but its local objective.
+
     Args:
       bijectors: in forward order.
       prior: p_local, the density of the part's output; in the last part it is the model's top prior.
     """
 
-    def __init__(self, bijectors: Sequence[Bijector], prior: GaussianPrior, **kwargs):
+    def __init__(self, bijectors: Sequence[Bijector], prior: GaussianPrior | Part, **kwargs):
         super().__init__(**kwargs)
         self.bijectors = list(bijectors)
         self.prior = prior
 
     @classmethod
     def from_layout(
-        cls, layout: PartLayout, config: ModelConfig, *, prior: str, dtype: str | None = None, name: str
+        cls, layout: PartLayout, config: ModelConfig, *, last: bool, dtype: str | None = None, name: str
     ) -> Part:
         """Makes the part that a layout describes; it is not built yet.
 
@@ -67,32 +71,18 @@ class Part(keras.Model):
         Args:
           layout: the part's elements.
           config: the model's settings.
-          prior: kind of the prior, `learned` or `standard`.
+          last: whether it is the last part, whose prior is the model's top prior.
           dtype: dtype policy of all layers; None means Keras's default.
           name: of the part.
-
-        Raises:
-          ValueError: prior is unknown.
         """
-        bijectors: list[Bijector] = []
-        for (block, kind), elements in itertools.groupby(layout.elements, lambda e: (e.block, e.kind)):
-            label = f"block_{block}_{kind}"
-            if kind == "squeeze":
-                bijectors.append(Squeeze(dtype=dtype, name=label))
-            elif kind == "split":
-                bijectors.append(Split(config.split_prior, dtype=dtype, name=label))
-            else:
-                elements = list(elements)
-                place = (block - 1) * config.flow_steps + elements[0].step
-                step = FlowStep(
-                    config.coupling_config,
-                    config.permutation,
-                    seed=config.seed * 10_007 + place,
-                    dtype=dtype,
-                    name=kind,
-                )
-                bijectors.append(Stack(step, len(elements), dtype=dtype, name=f"{label}s"))
-        return cls(bijectors, GaussianPrior(prior, dtype=dtype, name="prior"), dtype=dtype, name=name)
+        if layout.head:
+            narrow = dataclasses.replace(config, width=config.head_size.width)
+            head = PartLayout(layout.head, layout.output_shape)
+            prior = cls.from_layout(head, narrow, last=True, dtype=dtype, name="head")
+        else:
+            kind = config.top_prior if last else config.local_prior
+            prior = GaussianPrior(kind, dtype=dtype, name="prior")
+        return cls(_bijectors(layout, config, dtype), prior, dtype=dtype, name=name)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Builds the bijectors and the prior, and records the shapes of the latents and of the output."""
@@ -157,7 +147,8 @@ class Part(keras.Model):
     def initialize(self, h: tf.Tensor) -> tf.Tensor:
         """Sets the weights that depend on data from the part's input, and returns the part's output.
 
-        Weights that are already initialised or restored keep their values.
+        A flow head's weights follow from the part's output. Weights that are already initialised or restored
+        keep their values.
 
         Args:
           h: the part's input, [B, H, W, C]: a few hundred training examples, run through the parts before.
@@ -173,7 +164,18 @@ class Part(keras.Model):
                 h = bijector.factor_out(h)[0]
             else:
                 h = bijector.initialize(h)
+        self.prior.initialize(h)
         return h
+
+    def log_prob(self, h: tf.Tensor) -> tf.Tensor:
+        """Returns the log-density of the part's input under the part and its prior, [B], nats.
+
+        This is what a flow head is used for.
+
+        Args:
+          h: the part's input, [B, H, W, C].
+        """
+        return -self.local_objective(self.call(h))
 
     def local_objective(self, output: PartOutput) -> tf.Tensor:
         """Returns the truncated negative log-likelihood of the part alone, [B], nats.
@@ -191,6 +193,13 @@ class Part(keras.Model):
         for bijector in self.bijectors:
             if isinstance(bijector, Stack):
                 bijector.reversible = reversible
+        if self.has_head:
+            self.prior.set_reversible(reversible)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a flow head scores the part's output."""
+        return isinstance(self.prior, Part)
 
     @property
     def flow_variables(self) -> list[keras.Variable]:
@@ -216,6 +225,28 @@ class Part(keras.Model):
             name=config["name"],
             dtype=config["dtype"],
         )
+
+
+def _bijectors(layout: PartLayout, config: ModelConfig, dtype: str | None) -> list[Bijector]:
+    found: list[Bijector] = []
+    for (block, kind), elements in itertools.groupby(layout.elements, lambda e: (e.block, e.kind)):
+        label = f"block_{block}_{kind}"
+        if kind == "squeeze":
+            found.append(Squeeze(dtype=dtype, name=label))
+        elif kind == "split":
+            found.append(Split(config.split_prior, dtype=dtype, name=label))
+        else:
+            elements = list(elements)
+            place = (block - 1) * config.flow_steps + elements[0].step
+            step = FlowStep(
+                config.coupling_config,
+                config.permutation,
+                seed=config.seed * 10_007 + place,
+                dtype=dtype,
+                name=kind,
+            )
+            found.append(Stack(step, len(elements), dtype=dtype, name=f"{label}s"))
+    return found
 
 
 def get_weights_by_step(bijectors: Sequence[Bijector]) -> list[np.ndarray]:

@@ -41,6 +41,13 @@ class Phase:
         """
         return k in self.active and (not self.end_to_end or k == self.last)
 
+    def scores(self, k: int, has_head: bool) -> bool:
+        """Whether the phase scores the output of part k by the part's local prior.
+
+        A Gaussian costs nothing and scores every part that runs. A flow head runs where it is trained.
+        """
+        return k <= self.last and (self.minimises_objective_of(k) or not has_head)
+
     @property
     def active_parts(self) -> str:
         """The parts trained, from 1, joined by spaces, as history.csv lists them."""

@@ -86,7 +86,7 @@ def candidates(
       ConfigError: the calibration is missing, or is of a model with fewer blocks.
     """
     train = config.train
-    planner = Planner(cluster, train.batch_size, config.model.width, calibration, train.reversible)
+    planner = Planner(cluster, train.batch_size, calibration, train.reversible)
     found = [
         candidate
         for parts, layouts in _partitions(config, len(cluster.devices)).items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from glow_tf.cost import crossing_bytes
 from glow_tf.errors import ConfigError
@@ -41,7 +41,6 @@ class Planner:
     Args:
       cluster: the devices and links.
       batch_size: images per step, over all devices.
-      width: of the coupling networks; the memory depends on it.
       calibration: rates of the device of speed 1; not needed if all devices have `flops`.
       reversible: whether activations are recomputed.
 
@@ -53,13 +52,11 @@ class Planner:
         self,
         cluster: Cluster,
         batch_size: int,
-        width: int,
         calibration: Calibration | None = None,
         reversible: bool = False,
     ):
         self.cluster = cluster
         self.batch_size = batch_size
-        self.width = width
         self.calibration = calibration
         self.reversible = reversible
         uncalibrated = [device.name for device in cluster.devices if not device.flops]
@@ -103,10 +100,9 @@ class Planner:
     ) -> Forecast:
         seconds = images * self._rest(device)
         for k, layout in enumerate(layouts[: phase.last + 1]):
-            seconds += images * self._compute(layout, device, trained=k in phase.active)
-        kept = sum(self._activations(layouts[k]) for k in phase.active)
-        if self.reversible:
-            kept = max(self._activations(layouts[k]) / layouts[k].flow_steps for k in phase.active)
+            seconds += images * self._compute(layout, device, phase, k)
+        each = [self._activations(layouts[k], phase) for k in phase.active]
+        kept = max(each) if self.reversible else sum(each)
         return Forecast(seconds, STATES * _weights(layouts) + images * kept, 0.0, device.name)
 
     def _mirrored(self, layouts: Sequence[PartLayout], phase: Phase) -> Forecast:
@@ -114,7 +110,7 @@ class Planner:
         images = self.batch_size / len(devices)
         replicas = [self._on_one_device(layouts, phase, device, images) for device in devices]
         slowest = max(replicas, key=lambda forecast: forecast.seconds)
-        gradients = _weights([layouts[k] for k in phase.active])
+        gradients = _weights([layouts[k] for k in phase.active], heads=not phase.end_to_end)
         rounds = 2 * (len(devices) - 1)  # of a ring all-reduce; in each, a device sends 1/N of the gradients
         reduce = rounds * self.cluster.transfer(gradients / len(devices))
         limit = slowest.limit if slowest.seconds >= reduce else "all-reduce"
@@ -125,8 +121,8 @@ class Planner:
         start = end = waiting = 0.0
         for k, layout in enumerate(layouts[: phase.last + 1]):
             device = self.cluster.devices[k]
-            forward = self._compute(layout, device, trained=False) * self.batch_size
-            own = self._compute(layout, device, trained=k in phase.active) * self.batch_size
+            forward = self._forward(layout, device) * self.batch_size
+            own = self._compute(layout, device, phase, k) * self.batch_size
             rest = self._rest(device) * self.batch_size / len(layouts)
             sent = self.cluster.transfer(layout.output_bytes * self.batch_size) if k < phase.last else 0.0
             waiting += sent
@@ -147,10 +143,10 @@ class Planner:
         devices = self.cluster.devices
         spent = {}
         for k, layout in enumerate(layouts):
-            per_image = self._compute(layout, devices[k], True) + self._rest(devices[k]) / len(layouts)
+            per_image = self._compute(layout, devices[k], phase, k) + self._rest(devices[k]) / len(layouts)
             spent[f"part {k + 1}"] = self.batch_size * per_image
         spent["link"] = max(
-            self.batch_size * self._compute(layout, devices[k], False)
+            self.batch_size * self._forward(layout, devices[k])
             + self.cluster.transfer(layout.output_bytes * self.batch_size)
             for k, layout in enumerate(layouts[:-1])
         )
@@ -162,42 +158,50 @@ class Planner:
         """Returns the bytes of the fullest device, with each part on its own."""
 
         def held(k: int) -> float:
-            kept = self._activations(layouts[k]) if k in phase.active else 0.0
-            if self.reversible:
-                kept /= layouts[k].flow_steps
+            kept = self._activations(layouts[k], phase) if k in phase.active else 0.0
             return STATES * _weights([layouts[k]]) + self.batch_size * kept
 
         return max(held(k) for k in range(len(layouts)))
 
-    def _compute(self, layout: PartLayout, device: Device, trained: bool) -> float:
-        """Returns the seconds per image of a part's flow steps."""
-        if device.flops:
-            forward = 2 * layout.forward_macs / device.flops
-            both = 3 * forward
-        else:
-            blocks = [e.block for e in layout.elements if e.kind == "flow_step"]
-            if missing := set(blocks) - set(self.calibration.both):
-                raise ConfigError(
-                    "the calibration must be of a model with at least as many blocks. "
-                    f"Received: blocks {sorted(self.calibration.both)}, without {sorted(missing)}"
-                )
-            forward = sum(self.calibration.forward[block] for block in blocks) / device.speed
-            both = sum(self.calibration.both[block] for block in blocks) / device.speed
-        if not trained:
+    def _compute(self, layout: PartLayout, device: Device, phase: Phase, k: int) -> float:
+        """Returns the seconds per image that a part's flow steps and its flow head take in a phase."""
+        forward = self._forward(layout, device)
+        if k not in phase.active:
             return forward
-        return both + forward if self.reversible else both
+        both = 3 * forward if device.flops else self._measured(layout, self.calibration.both) / device.speed
+        trained = both + forward if self.reversible else both
+        if phase.minimises_objective_of(k):  # a head's multiply-adds run as fast as those of its part
+            trained *= 1 + layout.head_macs / layout.forward_macs
+        return trained
+
+    def _forward(self, layout: PartLayout, device: Device) -> float:
+        """Returns the seconds per image of one forward pass of a part's flow steps."""
+        if device.flops:
+            return 2 * layout.forward_macs / device.flops
+        return self._measured(layout, self.calibration.forward) / device.speed
+
+    def _measured(self, layout: PartLayout, seconds: Mapping[int, float]) -> float:
+        blocks = [e.block for e in layout.elements if e.kind == "flow_step"]
+        if missing := set(blocks) - set(seconds):
+            raise ConfigError(
+                "the calibration must be of a model with at least as many blocks. "
+                f"Received: blocks {sorted(seconds)}, without {sorted(missing)}"
+            )
+        return sum(seconds[block] for block in blocks)
 
     def _rest(self, device: Device) -> float:
         """Returns the seconds per image that a training step spends outside flow steps."""
         return 0.0 if device.flops else self.calibration.rest / device.speed
 
-    def _activations(self, layout: PartLayout) -> float:
-        """Returns the bytes per image that are kept for the backward pass."""
-        return sum(
-            FLOAT_BYTES * e.height * e.width * (2 * self.width + FLOW_MAPS * e.channels)
-            for e in layout.elements
+    def _activations(self, layout: PartLayout, phase: Phase) -> float:
+        """Returns the bytes per image that a trained part keeps for its backward pass in a phase."""
+        elements = layout.elements if phase.end_to_end else (*layout.elements, *layout.head)
+        each = [
+            FLOAT_BYTES * e.height * e.width * (2 * e.hidden + FLOW_MAPS * e.channels)
+            for e in elements
             if e.kind == "flow_step"
-        )
+        ]
+        return sum(each) / len(each) if self.reversible else sum(each)
 
 
 def steps_of_epoch(
@@ -218,10 +222,10 @@ def steps_of_epoch(
     return batches + ((len(layouts) - 1) * delay if waiting else 0)
 
 
-def _weights(layouts: Sequence[PartLayout]) -> float:
-    """Returns the bytes of the parameters; each is used once per pixel."""
+def _weights(layouts: Sequence[PartLayout], heads: bool = True) -> float:
+    """Returns the bytes of the parameters, with or without flow heads; each is used once per pixel."""
 
     def own(e: Element) -> float:
         return FLOAT_BYTES * e.macs / (e.height * e.width)
 
-    return sum(own(e) for layout in layouts for e in layout.elements)
+    return sum(own(e) for layout in layouts for e in (*layout.elements, *(layout.head if heads else ())))

@@ -85,8 +85,9 @@ class Run:
 
     @functools.cached_property
     def parameters(self) -> list[int]:
-        """Number of trainable parameters of each part."""
-        return [sum(v.value.shape.num_elements() for v in p.trainable_variables) for p in self.glow.parts]
+        """Number of trainable parameters of each part; a flow head's are not among them."""
+        own = [p.flow_variables if p.has_head else p.trainable_variables for p in self.glow.parts]
+        return [sum(v.value.shape.num_elements() for v in variables) for variables in own]
 
     @functools.cached_property
     def description(self) -> str:

@@ -17,11 +17,12 @@ def model_table(
 
     Args:
       layouts: the parts.
-      parameters: number of trainable parameters of each part.
+      parameters: number of trainable parameters of each part, without those of a flow head.
       phases: the phase of every epoch.
       costs: predicted cost of every epoch.
     """
     whole = sum(p.forward_macs for p in layouts)
+    with_heads = any(p.head for p in layouts)
     rows = [
         [
             f"{k}",
@@ -31,11 +32,15 @@ def model_table(
             f"{layout.forward_macs / whole:.3f}",
             f"{relative_cost(layouts, [k - 1]):.3f}" if len(layouts) > 1 else "1.000",
             "×".join(map(str, layout.output_shape)),
+            *([f"{layout.head_macs / whole:.4f}"] if with_heads else []),
         ]
         for k, (layout, count) in enumerate(zip(layouts, parameters, strict=True), start=1)
     ]
     rows.append(["all", "", f"{sum(p.flow_steps for p in layouts)}", f"{sum(parameters):,}", "1.000", "", ""])
     header = ["part", "blocks", "flow steps", "parameters", "forward cost", "its epoch", "output"]
+    if with_heads:
+        rows[-1].append(f"{sum(p.head_macs for p in layouts) / whole:.4f}")
+        header.append("head's forward cost")
     return "\n".join([table(header, rows), *_schedule_lines(layouts, phases, costs)])
 
 

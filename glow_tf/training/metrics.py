@@ -57,17 +57,19 @@ class SameAs(keras.metrics.Metric):
 class StepMeans:
     """Means over an epoch of what training steps report.
 
-    `local_bpd_k` of every part that ran, `gradient_norm_k` and (for parts on their own devices)
+    `local_bpd_k` of every part that was scored, `gradient_norm_k` and (for parts on their own devices)
     `busy_seconds_k` of every part that was trained, and, if the last part ran, the bits per dimension of the
     whole chain as `bpd` and as `loss`. `skipped_steps` is the number of steps that were skipped because they
     were not finite; the means leave them out.
 
     Args:
-      num_parts: number of parts.
+      heads: for every part, whether it has a flow head, which scores it only where it is trained.
       timed: whether parts have their own devices.
     """
 
-    def __init__(self, num_parts: int, timed: bool):
+    def __init__(self, heads: Sequence[bool], timed: bool):
+        num_parts = len(heads)
+        self._heads = tuple(heads)
         self._last = num_parts - 1
         self._timed = timed
         kinds = ("local_bpd", "gradient_norm", "busy_seconds")
@@ -84,12 +86,15 @@ class StepMeans:
 
     def of(self, phase: Phase) -> list[keras.metrics.Metric]:
         """Returns the means that a phase computes."""
-        names = [f"local_bpd_{k + 1}" for k in range(phase.last + 1)]
+        names = [f"local_bpd_{k + 1}" for k in self._scored(phase)]
         names += [f"gradient_norm_{k + 1}" for k in phase.active]
         if self._timed and not phase.end_to_end:
             names += [f"busy_seconds_{k + 1}" for k in phase.active]
         found = [self._skipped, *(self._means[name] for name in names)]
         return [*found, self._means["bpd"], self._loss] if phase.last == self._last else found
+
+    def _scored(self, phase: Phase) -> list[int]:
+        return [k for k, has_head in enumerate(self._heads) if phase.scores(k, has_head)]
 
     def update(
         self,
@@ -123,8 +128,8 @@ class StepMeans:
             weight = tf.broadcast_to(weight, tf.shape(values))
             self._means[name].update_state(tf.where(finite, values, 0), weight)
 
-        for k, bpd in enumerate(truncated):
-            add(f"local_bpd_{k + 1}", bpd, of_examples)
+        for k in self._scored(phase):
+            add(f"local_bpd_{k + 1}", truncated[k], of_examples)
         for k, norm in zip(phase.active, updated.norms, strict=True):
             add(f"gradient_norm_{k + 1}", norm, weights[k])
         for k, seconds in zip(phase.active, busy, strict=False):

@@ -49,7 +49,7 @@ def visit_part(glow: Glow, passage: Passage, phase: Phase) -> Visit:
     """
     k = len(passage.truncated)
     entered = passage if phase.end_to_end else passage.isolated()
-    left, objective = glow.through_next_part(entered)
+    left, objective = glow.through_next_part(entered, phase.scores(k, glow.parts[k].has_head))
     if phase.minimises_objective_of(k):
         loss = objective
     else:
@@ -113,7 +113,7 @@ def evaluate(
     Returns:
       The loss of every example that the phase minimises, [B], and for each part k that ran, the truncated
       negative log-likelihood: that of the flow that ends with part k, scored by k's local prior (Eq. 3, left
-      side), [B]; all in bits per dimension.
+      side), [B], or NaN if the phase does not score the part; all in bits per dimension.
     """
 
     def run(*pieces: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:

@@ -23,7 +23,7 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
 
     Args:
       phases: the phase of every epoch. Epochs beyond the last phase are end to end.
-      num_parts: number of parts.
+      heads: for every part, whether it has a flow head.
       timed: whether parts have their own devices, and steps report how long each was busy.
 
     Attributes:
@@ -34,8 +34,9 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
       ValueError: the phases are made for another number of parts.
     """
 
-    def __init__(self, phases: Sequence[Phase], num_parts: int, timed: bool = False, **kwargs):
+    def __init__(self, phases: Sequence[Phase], heads: Sequence[bool], timed: bool = False, **kwargs):
         super().__init__(**kwargs)
+        num_parts = len(heads)
         every = tuple(range(num_parts))
         for phase in phases:
             if not set(phase.active) <= set(every) or (phase.kind != "part" and phase.active != every):
@@ -47,7 +48,7 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
         self._num_parts = num_parts
         self._phase = self.phase_of(0)
         self._train_functions: dict[Phase, Callable] = {}
-        self.means = StepMeans(num_parts, timed)
+        self.means = StepMeans(heads, timed)
         self.test_metric = MeanAndError("bpd")
         self._falling = metrics_that_fall(self.means.names)
         self._evaluating = False

@@ -54,7 +54,8 @@ class PartsTrainer(PhasedModel):
     """
 
     def __init__(self, glow: Glow, phases: Sequence[Phase] = (), seed: int = 0, **kwargs):
-        super().__init__(phases, len(glow.parts), timed=bool(glow.part_devices), **kwargs)
+        heads = [part.has_head for part in glow.parts]
+        super().__init__(phases, heads, timed=bool(glow.part_devices), **kwargs)
         self.glow = glow
         self.seed = seed
         self.prefix_caches: dict[Phase, PrefixCache] = {}

@@ -36,7 +36,7 @@ PART_2, ALL = Phase("part", (1,)), Phase("simultaneous", (0, 1, 2))
 def planner(devices=3, bandwidth=math.inf, latency=0.0, loss=0.0, **changes):
     device = Device("d", 1.0, 1e12, 1e12)
     cluster = Cluster("c", (device,) * devices, bandwidth, latency, loss)
-    return Planner(cluster, **{"batch_size": 32, "width": 128, **changes})
+    return Planner(cluster, **{"batch_size": 32, **changes})
 
 
 def test_on_one_device_a_phase_costs_what_the_cost_model_says():
@@ -100,7 +100,7 @@ def test_the_memory_of_the_weights_is_that_of_the_model():
     config = small_config(width=64, flow_steps=3, num_blocks=1, parts="1")
     glow = Glow(config, name="glow")
     count = sum(math.prod(v.shape) for v in glow.trainable_variables)
-    nothing = planner(batch_size=1e-12, width=64).step(part_layouts(config), end_to_end(1), "one_device")
+    nothing = planner(batch_size=1e-12).step(part_layouts(config), end_to_end(1), "one_device")
     assert nothing.memory == pytest.approx(4 * 4 * count, rel=0.1)
 
 
@@ -108,10 +108,10 @@ def test_a_calibrated_device_takes_what_was_measured():
     rates = Calibration("m", {1: 1.0, 2: 0.5, 3: 0.25}, {1: 3.5, 2: 1.5, 3: 1.0}, 2.0)
     assert Calibration.from_json(rates.to_json()) == rates
     cluster = Cluster("c", (Device("d", 2.0, 0.0, 1e12),), 1.0, 0.0)
-    part_2 = Planner(cluster, 1, 128, rates).step(LAYOUTS, PART_2, "one_device")
+    part_2 = Planner(cluster, 1, rates).step(LAYOUTS, PART_2, "one_device")
     assert part_2.seconds == pytest.approx((2 + 4 * 1.0 + 4 * 3.5 + 4 * 1.5) / 2)
     with pytest.raises(ConfigError, match=r"need a calibration .* Received: d"):
-        Planner(cluster, 1, 128)
+        Planner(cluster, 1)
 
 
 @pytest.mark.parametrize(

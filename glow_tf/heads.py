@@ -1,0 +1,48 @@
+"""How `--local_prior` is written. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from glow_tf.errors import ConfigError
+
+GAUSSIANS = ("learned", "standard")
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadSize:
+    """The size of a flow head, the narrow flow that scores a part's output while the part is trained.
+
+    Attributes:
+      width: hidden channels of its coupling networks.
+      flow_steps: the most flow steps that it has in each remaining block.
+    """
+
+    width: int
+    flow_steps: int
+
+
+def read_local_prior(local_prior: str) -> HeadSize | None:
+    """Reads the `--local_prior` notation.
+
+    Args:
+      local_prior: `standard` or `learned`, which are Gaussians, or `flow:WxK`, a flow head of width W with at
+        most K flow steps in each remaining block.
+
+    Returns:
+      The size of the head; None for a Gaussian.
+
+    Raises:
+      ConfigError: the notation is unknown, or W or K is 0.
+    """
+    if local_prior in GAUSSIANS:
+        return None
+    found = re.fullmatch(r"flow:([0-9]+)x([0-9]+)", local_prior)
+    size = HeadSize(*map(int, found.groups())) if found else HeadSize(0, 0)
+    if not (size.width and size.flow_steps):
+        raise ConfigError(
+            f"local_prior must be {', '.join(GAUSSIANS)} or flow:WxK with W and K from 1, such as flow:8x2. "
+            f"Received: {local_prior=}"
+        )
+    return size

@@ -1,0 +1,245 @@
+"""Flow heads: what they compute, where they run, and where they do not."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import make_small_images, run_program, small_config, small_glow
+from helpers import config, rows_of, train
+
+import glow_tf
+from glow_tf import ConfigError, Glow, PartsTrainer, export, phases
+from glow_tf.cost import relative_cost
+from glow_tf.devices.strategies import make_strategy, part_devices
+from glow_tf.glow import Passage
+from glow_tf.parts import get_weights_by_step, set_weights_by_step
+from glow_tf.partition import part_layouts
+from glow_tf.schedule import Phase, end_to_end
+from glow_tf.training.objective import trained_variables
+from glow_tf.training.optimizers import FusedAdamax
+
+HEAD = {"local_prior": "flow:4x1"}
+FAST = {"tensorboard": False, "sample_every": 0, "export": False, "augment": "none", "train_examples": 64}
+
+
+def make_trainer(schedule="simultaneous", part_epochs=2, finetune=1, devices=(), reversible=False, **changes):
+    glow = Glow(small_config(**{"parts": "across_block:3", **HEAD, **changes}), devices, name="glow")
+    n = len(glow.parts)
+    trainer = PartsTrainer(glow, phases(schedule, n, part_epochs, finetune), seed=3)
+    trainer.compile([FusedAdamax(5e-3) for _ in range(n)], clip_norm=1.0, reversible=reversible)
+    return trainer
+
+
+# What a head is
+
+
+def test_a_head_has_the_first_flow_steps_of_each_remaining_block():
+    layouts = part_layouts(small_config(num_blocks=3, flow_steps=4, parts="2,2,3,5", local_prior="flow:4x2"))
+    heads = [[(e.kind, e.block, e.step) for e in layout.head] for layout in layouts]
+    block_2 = [("squeeze", 2, 0), ("flow_step", 2, 1), ("flow_step", 2, 2), ("split", 2, 0)]
+    block_3 = [("squeeze", 3, 0), ("flow_step", 3, 1), ("flow_step", 3, 2)]
+    assert heads[0] == [("flow_step", 1, 3), ("flow_step", 1, 4), ("split", 1, 0), *block_2, *block_3]
+    assert heads[1] == [*block_2, *block_3]  # the split of block 1 belongs to the part
+    assert heads[2] == [("flow_step", 2, 4), ("split", 2, 0), *block_3]
+    assert heads[3] == []
+    assert {e.hidden for layout in layouts for e in layout.head if e.kind == "flow_step"} == {4}
+
+
+def test_a_head_costs_its_forward_and_backward_pass_where_its_part_is_trained():
+    layouts = part_layouts(small_config(width=64, flow_steps=4, parts="across_block:3", **HEAD))
+    plain = part_layouts(small_config(width=64, flow_steps=4, parts="across_block:3"))
+    whole = sum(layout.forward_macs for layout in plain)
+    for trained in ([0], [1], [2], [0, 1, 2]):
+        heads = sum(layouts[k].head_macs for k in trained) / whole
+        assert relative_cost(layouts, trained) == pytest.approx(relative_cost(plain, trained) + heads)
+    assert relative_cost(layouts, [0, 1, 2], end_to_end=True) == 1
+
+
+def test_balanced_parts_count_their_heads():
+    settings = {"num_blocks": 1, "flow_steps": 12, "width": 16, "parts": "balanced:2"}
+    light = [layout.flow_steps for layout in part_layouts(small_config(**settings))]
+    heavy = [layout.flow_steps for layout in part_layouts(small_config(**settings, local_prior="flow:16x4"))]
+    assert light == [6, 6]
+    assert heavy == [4, 8]
+
+
+@pytest.mark.parametrize("local_prior", ["flow", "flow:8", "flow:0x2", "flow:8x0", "flow:-8x2", "flow:8x2x3"])
+def test_another_notation_is_refused(local_prior):
+    with pytest.raises(ConfigError, match=r"flow:WxK with W and K from 1.* Received: local_prior="):
+        small_config(local_prior=local_prior)
+
+
+# What a head computes
+
+
+@pytest.mark.parametrize("parts", ["across_block:3", "by_block:2"])
+def test_a_head_that_is_the_rest_gives_the_models_own_likelihood(parts, small_images):
+    glow = small_glow(parts=parts, flow_steps=3, local_prior="flow:8x3", dtype="float64")
+    for k, part in enumerate(glow.parts[:-1]):
+        rest = [b for later in glow.parts[k + 1 :] for b in later.bijectors]
+        set_weights_by_step(
+            [*part.prior.bijectors, part.prior.prior],
+            get_weights_by_step([*rest, glow.parts[-1].prior]),
+        )
+    passage = glow.enter(small_images, None, 0)
+    for _ in glow.parts:
+        passage, _ = glow.through_next_part(passage)
+    for truncated in passage.truncated:
+        np.testing.assert_allclose(truncated, -glow.log_prob(small_images, 0), rtol=1e-10)
+
+
+def test_a_head_is_initialised_on_what_its_part_puts_out(small_images):
+    glow = small_glow(perturbed=False, parts="by_block:2", **HEAD)
+    glow.initialize(small_images)
+    assert glow.initialized
+    h = glow.enter(small_images, None, glow.config.seed).h
+    head = glow.parts[0].prior
+    h = head.bijectors[0].forward(glow.parts[0].call(h).h)  # its squeeze
+    with head.bijectors[1].copy(0) as step:
+        normed = step.actnorm.forward(h)
+    np.testing.assert_allclose(tf.reduce_mean(normed, [0, 1, 2]), np.zeros(h.shape[-1]), atol=1e-4)
+    np.testing.assert_allclose(tf.math.reduce_std(normed, [0, 1, 2]), np.ones(h.shape[-1]), atol=1e-2)
+
+
+# Where it runs
+
+
+ALL_PHASES = [*(Phase("part", (k,)) for k in range(3)), Phase("simultaneous", (0, 1, 2)), end_to_end(3)]
+
+
+@pytest.mark.parametrize("phase", ALL_PHASES, ids=str)
+def test_a_head_runs_and_gets_gradients_only_where_its_part_is_trained(phase, small_images, monkeypatch):
+    trainer = make_trainer()
+    ran = []
+    for k, part in enumerate(trainer.glow.parts[:-1]):
+        call = part.prior.call
+        monkeypatch.setattr(part.prior, "call", lambda h, k=k, call=call: ran.append(k) or call(h))
+    heads = [v for part in trainer.glow.parts[:-1] for v in part.prior.trainable_variables]
+    with tf.GradientTape() as tape:
+        losses, truncated = trainer.objectives(tf.constant(small_images), None, phase)
+    trained = [] if phase.end_to_end else [k for k in phase.active if k < 2]
+    assert ran == trained
+    owners = [k for k in (0, 1) for _ in trainer.glow.parts[k].prior.trainable_variables]
+    for k, gradient in zip(owners, tape.gradient(losses, [v.value for v in heads]), strict=True):
+        assert (gradient is not None) == (k in trained)
+    scored = {*trained, 2} & set(range(phase.last + 1))
+    assert [k for k, t in enumerate(truncated) if np.isfinite(t).all()] == sorted(scored)
+    in_phase = {id(v) for group in trained_variables(trainer.glow, phase) for v in group}
+    assert [k for k, v in zip(owners, heads, strict=True) if id(v) in in_phase] == [
+        k for k in owners if k in trained
+    ]
+
+
+def test_scores_samples_and_the_test_bpd_do_not_know_of_heads(small_images, monkeypatch):
+    with_heads, plain = small_glow(**HEAD), small_glow()
+    with_heads.set_flow_weights(plain.get_flow_weights())
+
+    def refuse(h):
+        raise AssertionError("the head ran")
+
+    monkeypatch.setattr(with_heads.parts[0].prior, "call", refuse)
+    np.testing.assert_array_equal(with_heads.log_prob(small_images, 1), plain.log_prob(small_images, 1))
+    np.testing.assert_array_equal(with_heads.sample(4, 0.7, 1), plain.sample(4, 0.7, 1))
+    np.testing.assert_array_equal(with_heads.encode(small_images), plain.encode(small_images))
+    found = []
+    for glow in (with_heads, plain):
+        trainer = PartsTrainer(glow)
+        trainer.compile("adamax")
+        found.append(trainer.evaluate(small_images, verbose=0, return_dict=True)["bpd"])
+    assert found[0] == found[1]
+
+
+def test_an_export_does_not_contain_a_head(tmp_path):
+    names = """
+import sys, tensorflow as tf
+loaded = tf.saved_model.load(sys.argv[1])
+shapes = [shape for _, shape in tf.train.list_variables(sys.argv[1] + "/variables/variables")]
+print(sum(int(tf.reduce_prod(shape)) for shape in shapes if shape), loaded.sample(2, 0.7, 1).shape)
+"""
+    sizes = []
+    for name, changes in (("plain", {}), ("heads", HEAD)):
+        export(small_glow(**changes), tmp_path / name)
+        sizes.append(run_program(names, tmp_path / name, cwd=tmp_path))
+    assert sizes[0] == sizes[1]
+
+
+# Training
+
+
+@pytest.mark.parametrize("schedule", ["sequential", "alternating", "simultaneous"])
+def test_local_bpd_is_empty_where_a_head_does_not_run(schedule, tmp_path):
+    settings = config(tmp_path / "run", **FAST, **HEAD, schedule=schedule, part_epochs=2, finetune_epochs=1)
+    summary = train(settings)
+    rows = rows_of(tmp_path / "run")
+    assert [row["phase"] for row in rows][-1] == "end_to_end"
+    filled = [[bool(row[f"local_bpd_{k}"]) for k in (1, 2)] for row in rows]
+    in_parts = {"simultaneous": [True, True]}.get(schedule)
+    assert filled == [in_parts or [True, False], in_parts or [False, True], [False, True]]
+    glow = glow_tf.load(tmp_path / "run")
+    count = sum(int(tf.size(v)) for part in glow.parts for v in part.flow_variables)
+    assert summary["parameters"] == count + sum(int(tf.size(v)) for v in glow.parts[-1].prior.weights)
+
+
+def test_a_run_with_heads_resumes_to_the_same_numbers(tmp_path):
+    settings = {**FAST, **HEAD, "rate_schedule": "constant", "schedule": "simultaneous", "finetune_epochs": 0}
+    train(config(tmp_path / "whole", **settings, part_epochs=2))
+    train(config(tmp_path / "cut", **settings, part_epochs=1))
+    train(config(tmp_path / "cut", **settings, part_epochs=2))
+    columns = ("local_bpd_1", "local_bpd_2", "test_bpd")
+    whole, cut = rows_of(tmp_path / "whole"), rows_of(tmp_path / "cut")
+    assert [[row[c] for c in columns] for row in whole] == [[row[c] for c in columns] for row in cut]
+
+
+def test_a_model_with_heads_is_saved_and_loaded(tmp_path, small_images):
+    glow = small_glow(**HEAD)
+    glow.save(tmp_path / "glow.keras")
+    loaded = keras.saving.load_model(tmp_path / "glow.keras")
+    for a, b in zip(glow.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    passage = Passage(*glow.dequantize.forward_and_log_det(glow.dequantized(small_images, seed=1)))
+    objectives = [model.through_next_part(passage)[1] for model in (glow, loaded)]
+    np.testing.assert_array_equal(*objectives)
+
+
+def after_training(schedule, strategy, reversible=False, devices=(), **changes):
+    images = make_small_images(np.random.default_rng(0))
+    with make_strategy(strategy, 0).scope():
+        trainer = make_trainer(schedule, devices=devices, reversible=reversible, **changes)
+    history = trainer.fit(images, batch_size=16, validation_data=images, verbose=0).history
+    return trainer.glow.get_weights(), history
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return after_training("simultaneous", "one_device")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "reversible"),
+    [("mirrored", False), ("part_parallel", False), ("one_device", True)],
+)
+def test_heads_train_alike_under_every_strategy(strategy, reversible, on_one_device):
+    # Three parts on two devices: the third shares the first one's.
+    devices = ["CPU:0", "CPU:1", "CPU:0"] if strategy == "part_parallel" else ()
+    weights, history = after_training("simultaneous", strategy, reversible, devices)
+    for a, b in zip(on_one_device[0], weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+    for name, values in on_one_device[1].items():
+        np.testing.assert_allclose(history[name], values, rtol=2e-3, err_msg=name)
+
+
+def test_a_head_is_on_the_device_of_its_part():
+    devices = part_devices("part_parallel", "", 2)
+    glow = Glow(small_config(parts="by_block:2", **HEAD), devices, name="glow")
+    assert {v.value.device.rsplit("/", 1)[-1] for v in glow.parts[0].prior.weights} == {"device:CPU:0"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("schedule", ["sequential", "alternating", "simultaneous"])
+def test_every_schedule_and_precision_trains_with_heads(schedule, precision, tmp_path):
+    settings = {**FAST, **HEAD, "schedule": schedule, "precision": precision, "part_epochs": 4}
+    train(config(tmp_path / "run", **settings, cache_prefix=schedule == "sequential"))
+    rows = rows_of(tmp_path / "run")
+    assert float(rows[-1]["test_bpd"]) < float(rows[0]["test_bpd"])
+    assert {row["skipped_steps"] for row in rows} == {"0"}
