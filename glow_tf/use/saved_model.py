@@ -12,13 +12,15 @@ from glow_tf.glow import Glow
 from glow_tf.pieces import number_of_streams
 from glow_tf.run.checkpoints import reason_of
 
-ENDPOINTS = ("sample", "encode", "decode", "log_prob", "bits_per_dim")
+ENDPOINTS = ("serving_default", "sample", "encode", "decode", "log_prob", "bits_per_dim")
 
 
 def export(glow: Glow, path: str | pathlib.Path) -> None:
     """Writes a SavedModel that needs TensorFlow alone.
 
-    Endpoints, each returning one tensor (D = H·W·C):
+    Endpoints (D = H·W·C). All but the first, which is what a model server calls, return one tensor:
+      serving_default(images uint8 [B, H, W, C]) → {log_prob nats, bits_per_dim}, float32 [B] each, at the
+        middle of the bins, without a seed
       sample(num int32[], temperature float32[], seed int32[]) → images uint8 [num, H, W, C]
       encode(images uint8 [B, H, W, C]) → eps float32 [B, D], every latent, whitened by its prior
       decode(eps float32 [B, D]) → images uint8 [B, H, W, C]

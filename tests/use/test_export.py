@@ -8,6 +8,7 @@ import pytest
 from conftest import run_program, small_glow
 
 from glow_tf import export
+from glow_tf.likelihood import bits_per_dim
 
 ALONE = """
 import sys
@@ -24,6 +25,8 @@ out = {
     "named": loaded.sample(num=tf.constant(2), temperature=tf.constant(1.0), seed=tf.constant(1)).numpy(),
     "one": loaded.encode(images[:1]).numpy(),
 }
+served = loaded.signatures["serving_default"](tf.constant(images))
+out |= {"served_" + name: value.numpy() for name, value in served.items()}
 assert "glow_tf" not in sys.modules
 np.savez(sys.argv[3], **out)
 """
@@ -57,6 +60,14 @@ def test_scores_and_samples_are_the_models(exported):
     np.testing.assert_array_equal(out["sample"], glow.sample(5, 0.7, 2))
     assert out["named"].shape == (2, 8, 8, 3)
     assert out["named"].dtype == np.uint8
+
+
+def test_what_a_server_calls_scores_at_the_middle_of_the_bins(exported):
+    glow, images, out, _ = exported
+    expected = glow.dequantized_log_prob(glow.dequantized(images, noise=0.5))
+    np.testing.assert_allclose(out["served_log_prob"], expected, rtol=1e-5)
+    np.testing.assert_allclose(out["served_bits_per_dim"], bits_per_dim(-expected, (8, 8, 3)), rtol=1e-5)
+    assert {name for name in out if name.startswith("served_")} == {"served_log_prob", "served_bits_per_dim"}
 
 
 def test_exporting_again_replaces_the_old_one(exported):
