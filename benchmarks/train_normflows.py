@@ -1,6 +1,6 @@
 r"""Trains the same Glow in normflows (PyTorch), to compare likelihoods and learning.
 
-    python benchmarks/train_normflows.py --flagfile=cifar10_small_end_to_end --scale=sigmoid --data_dir=PATH
+    python benchmarks/train_normflows.py --flagfile=cifar10_small_before --scale=sigmoid --data_dir=PATH
 
 The flags are those of `glow-tf train`. Data, noise, batches, optimizer, rates and epochs come from glow_tf;
 model, likelihood and gradients from normflows. So a likelihood that is off by a constant would show. It
@@ -53,7 +53,7 @@ def main(values: flags.FlagValues) -> None:
     config = run_flags.run_config(values)
     needed = [
         (config.model, MODEL),
-        (config.train, {"optimizer": "adamax"}),
+        (config.train, {"optimizer": "adamax", "rate_scaling": "none"}),
         (config.data, {"augment": "none"}),
     ]
     for settings, required in needed:
