@@ -27,6 +27,7 @@ def _setting(default: Any, help: str, before: Any = None) -> Any:
 OUTPUTS_PER_CHANNEL = {"affine": 2, "additive": 1}  # what the network predicts per transformed channel
 COUPLINGS = tuple(OUTPUTS_PER_CHANNEL)
 SCALES = ("sigmoid", "exp", "tanh")
+TANH_BOUND = 2.0  # of `tanh` alone; `tanh:B` says its own
 NORMS = ("actnorm", "bias")
 PERMUTATIONS = ("lu", "plain", "shuffle", "reverse")
 PRIORS = GAUSSIANS
@@ -73,14 +74,14 @@ class CouplingConfig:
     Attributes:
       width: hidden channels of the network.
       kind: the transform, `affine` or `additive`.
-      scale: how an affine transform reads its scale: `sigmoid`, `exp` or `tanh`.
+      scale: how an affine transform reads its scale: `sigmoid`, `exp`, `tanh` or `tanh:B`.
       norm: of the network's hidden convolutions: `actnorm` or `bias`.
       network_dtype: dtype policy of the network, such as `mixed_bfloat16`; None is the layer's own.
     """
 
     width: int
     kind: str = "affine"
-    scale: str = "tanh"
+    scale: str = "tanh:1"
     norm: str = "actnorm"
     network_dtype: str | None = None
 
@@ -89,7 +90,7 @@ class CouplingConfig:
         check_types(self)
         _require(self.width >= 1, self, "width", "a positive integer")
         _one_of(self, "kind", COUPLINGS)
-        _one_of(self, "scale", SCALES)
+        read_scale(self.scale)
         _one_of(self, "norm", NORMS)
 
 
@@ -110,7 +111,10 @@ class ModelConfig:
     flow_steps: int = _setting(32, "Flow steps per block: K.")
     width: int = _setting(512, "Hidden channels of a coupling network.")
     coupling: str = _setting("affine", "affine or additive.")
-    scale: str = _setting("tanh", "Scale of the affine coupling: sigmoid, exp or tanh.")
+    scale: str = _setting(
+        "tanh:1",
+        "Scale of the affine coupling: sigmoid, exp, or tanh:B, from e^-B to e^B; tanh alone is tanh:2.",
+    )
     norm: str = _setting("actnorm", "Inside the coupling networks: actnorm or bias.")
     permutation: str = _setting("lu", "Channel mixing: lu, plain, shuffle or reverse.")
     split_prior: str = _setting("learned", "Prior of factored-out latents: learned or standard.")
@@ -138,7 +142,7 @@ class ModelConfig:
         for name in ("num_blocks", "flow_steps", "width"):
             _require(getattr(self, name) >= 1, self, name, "a positive integer")
         _one_of(self, "coupling", COUPLINGS)
-        _one_of(self, "scale", SCALES)
+        read_scale(self.scale)
         _one_of(self, "norm", NORMS)
         _one_of(self, "permutation", PERMUTATIONS)
         _one_of(self, "precision", PRECISIONS)
@@ -419,6 +423,25 @@ def all_settings() -> list[dataclasses.Field]:
 
 
 # Values
+
+
+def read_scale(scale: str) -> tuple[str, float]:
+    """Reads the `--scale` notation: the kind, and for `tanh` the bound of the log-scale.
+
+    Raises:
+      ConfigError: the kind is unknown, or the bound is not a positive number.
+    """
+    kind, colon, argument = scale.partition(":")
+    try:
+        bound = float(argument) if colon else TANH_BOUND
+    except ValueError:
+        bound = 0.0
+    if kind not in SCALES or not 0 < bound < math.inf or (colon and kind != "tanh"):
+        raise ConfigError(
+            f"scale must be one of {', '.join(SCALES)}, or tanh:B with a positive bound B of the log-scale, "
+            f"such as tanh:1. Received: {scale=}"
+        )
+    return kind, bound
 
 
 def _require(condition: bool, config: Any, name: str, expected: str) -> None:

@@ -15,6 +15,7 @@ from glow_tf.config import (
     RunConfig,
     TrainConfig,
     all_settings,
+    read_scale,
 )
 from glow_tf.errors import ConfigError
 from glow_tf.run.flags_file import differing_settings, flagfile, read_flagfile, read_settings
@@ -66,6 +67,13 @@ INVALID = {
 def test_every_bad_value_is_named_with_what_was_received(name, value):
     with pytest.raises(ConfigError, match=rf"(?s){name}.*Received: {name}={value!r}".replace(".0", r"\.0")):
         RunConfig.from_settings({**BASE, name: value})
+
+
+@pytest.mark.parametrize("scale", ["tanh:", "tanh:0", "tanh:-1", "tanh:inf", "tanh:x", "exp:2", "sigmoid:1"])
+def test_only_tanh_has_a_bound_and_it_is_a_positive_number(scale):
+    with pytest.raises(ConfigError, match=rf"tanh:B with a positive bound.* Received: scale='{scale}'"):
+        ModelConfig(scale=scale)
+    assert (read_scale("tanh"), read_scale("tanh:0.5")) == (("tanh", 2.0), ("tanh", 0.5))
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "finetune_learning_rate"])

@@ -10,7 +10,7 @@ import math
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import no_log_det, soft_bound
-from glow_tf.config import CouplingConfig
+from glow_tf.config import CouplingConfig, read_scale
 
 Parameters = tuple[tf.Tensor, ...]
 
@@ -18,7 +18,6 @@ Parameters = tuple[tf.Tensor, ...]
 SIGMOID_OFFSET = 2.0
 SIGMOID_FLOOR = 1e-2
 EXP_BOUND = 8.0
-TANH_BOUND = 2.0
 
 
 class Transform(abc.ABC):
@@ -94,16 +93,20 @@ class Affine(Transform):
     The config's `scale` chooses the function; s(0) = 0:
       `sigmoid`  s = log(0.01 + 0.99·sigmoid(h + 2)) minus its value at h = 0: exp(s) from 0.011 to 1.13
       `exp`      s = 8·tanh(h/8): the paper's exp(h), bounded to e^±8
-      `tanh`     s = 2·tanh(h/2): bounded to e^±2
+      `tanh:B`   s = B·tanh(h/B): bounded to e^±B; `tanh` is `tanh:2`
 
     Numerics: `sigmoid` computes s from log_sigmoid, never as the log of a scale. Every choice bounds s, so
     that neither direction overflows at extreme network outputs.
     """
 
+    def __init__(self, config: CouplingConfig):
+        super().__init__(config)
+        self.kind, self.bound = read_scale(config.scale)
+
     def parameters(self, output: tf.Tensor) -> Parameters:
         """Returns the shift t and the log-scale s."""
         shift, h = tf.split(output, 2, axis=-1)
-        return shift, LOG_SCALES[self.config.scale](h)
+        return shift, LOG_SCALES[self.kind](h, self.bound)
 
     def forward(self, b: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See base."""
@@ -127,7 +130,7 @@ class Affine(Transform):
         return b, y_gradient * tf.exp(log_scale), [y_gradient, log_scale_gradient]
 
 
-def _log_sigmoid_scale(h: tf.Tensor) -> tf.Tensor:
+def _log_sigmoid_scale(h: tf.Tensor, _: float) -> tf.Tensor:
     """log(floor + (1 − floor)·sigmoid(h + offset)), stable at both ends, minus its value at h = 0."""
     log_floor = math.log(SIGMOID_FLOOR)
     log_rest = math.log1p(-SIGMOID_FLOOR)
@@ -139,8 +142,8 @@ _LOG_SCALE_AT_ZERO = math.log(SIGMOID_FLOOR + (1 - SIGMOID_FLOOR) / (1 + math.ex
 
 LOG_SCALES = {
     "sigmoid": _log_sigmoid_scale,
-    "exp": lambda h: soft_bound(h, EXP_BOUND),
-    "tanh": lambda h: soft_bound(h, TANH_BOUND),
+    "exp": lambda h, _: soft_bound(h, EXP_BOUND),
+    "tanh": soft_bound,
 }
 
 TRANSFORMS: dict[str, type[Transform]] = {"affine": Affine, "additive": Additive}

@@ -72,6 +72,7 @@ BIJECTORS = {
     "coupling_affine_sigmoid": lambda: make_coupling(scale="sigmoid", **F64),
     "coupling_affine_exp": lambda: make_coupling(scale="exp", **F64),
     "coupling_affine_tanh": lambda: make_coupling(scale="tanh", **F64),
+    "coupling_affine_tanh_1": lambda: make_coupling(scale="tanh:1", **F64),
     "coupling_additive": lambda: make_coupling(kind="additive", **F64),
     "coupling_bias": lambda: make_coupling(norm="bias", **F64),
     "split_learned": lambda: Split("learned", **F64),

@@ -99,7 +99,7 @@ def test_shuffle_follows_from_its_seed():
     assert not np.array_equal(matrix(1), matrix(2))
 
 
-@pytest.mark.parametrize("scale", ["sigmoid", "exp", "tanh"])
+@pytest.mark.parametrize("scale", ["sigmoid", "exp", "tanh", "tanh:1"])
 def test_coupling_starts_as_the_identity(scale, rng):
     layer = make_coupling(8, scale=scale)
     x = tf.constant(rng.normal(size=(2, 4, 4, 6)), tf.float32)
@@ -108,7 +108,10 @@ def test_coupling_starts_as_the_identity(scale, rng):
     np.testing.assert_allclose(log_det, 0, atol=1e-4)
 
 
-@pytest.mark.parametrize("scale", ["sigmoid", "exp", "tanh"])
+BOUNDS = {"sigmoid": 4.6, "exp": 8.0, "tanh": 2.0, "tanh:1": 1.0, "tanh:0.25": 0.25}
+
+
+@pytest.mark.parametrize("scale", BOUNDS)
 @pytest.mark.parametrize("output", [-1e4, -30.0, 30.0, 1e4])
 def test_coupling_scale_is_bounded_at_extreme_network_outputs(scale, output, rng):
     layer = make_coupling(8, scale=scale)
@@ -116,7 +119,7 @@ def test_coupling_scale_is_bounded_at_extreme_network_outputs(scale, output, rng
     layer.build(x.shape)
     layer.network.last.bias.assign(tf.concat([tf.zeros([3]), tf.fill([3], output)], 0))
     y, log_det = layer.forward_and_log_det(x)
-    assert (np.abs(log_det) <= 48 * 8.0 + 1e-2).all()
+    assert (np.abs(log_det) <= 48 * BOUNDS[scale] + 1e-2).all()
     np.testing.assert_allclose(layer.inverse(y), x, rtol=1e-4, atol=1e-3)
 
 

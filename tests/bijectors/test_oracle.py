@@ -62,7 +62,7 @@ def _tfp_step(step):
     )
 
 
-@pytest.mark.parametrize("scale", ["sigmoid", "exp", "tanh"])
+@pytest.mark.parametrize("scale", ["sigmoid", "exp", "tanh", "tanh:1"])
 def test_coupling_is_tfps_real_nvp(scale, x):
     layer = built(make_coupling(6, scale=scale, dtype="float64"))
 

@@ -189,7 +189,7 @@ def test_a_run_with_other_cuts_starts_from_a_keras_file(shorter, tmp_path, capsy
 
 
 def test_a_model_of_other_settings_is_refused_naming_them(shorter, tmp_path):
-    with pytest.raises(ConfigError, match=r"width=8 \(this run: 16\), scale=tanh \(this run: exp\)$"):
+    with pytest.raises(ConfigError, match=r"width=8 \(this run: 16\), scale=tanh:1 \(this run: exp\)$"):
         train(config(tmp_path / "run", **FAST, init_from=str(shorter), width=16, scale="exp"))
     other = tmp_path / "colour.keras"
     small_glow(image_shape=(8, 8, 3)).save(other)
