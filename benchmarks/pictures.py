@@ -1,4 +1,4 @@
-"""Makes two folders of pictures that differ from the usual data sets, from what scikit-learn embeds.
+r"""Makes two folders of pictures that differ from the usual data sets, from what scikit-learn embeds.
 
 - `photographs`: pieces of 32×32 pixels of two photographs, as JPEG; the test pieces are from the right
   quarter of each photograph, which no training piece touches.
@@ -7,14 +7,14 @@
 """
 
 import pathlib
+import sys
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-OUTPUT = flags.DEFINE_string("output", "runs/pictures", "The folder that they are written to.")
-SEED = flags.DEFINE_integer("seed", 0, "Decides where the digits are.")
+from glow_tf.commands import cli
 
 SIDE = 32
 STRIDES = {"train": 14, "test": 9}  # pixels between two pieces
@@ -49,10 +49,16 @@ def sparse(seed: int) -> dict[str, list[np.ndarray]]:
     return {"train": list(images[:train]), "test": list(images[train:])}
 
 
-def main(_: list[str]) -> None:
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("output", "runs/pictures", "The folder that they are written to.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Decides where the digits are.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
     """Writes both folders."""
-    folder = pathlib.Path(OUTPUT.value)
-    made = (("photographs", photographs(), "jpg"), ("sparse", sparse(SEED.value), "png"))
+    folder = pathlib.Path(values.output)
+    made = (("photographs", photographs(), "jpg"), ("sparse", sparse(values.seed), "png"))
     for name, splits, ending in made:
         for split, images in splits.items():
             (folder / name / split).mkdir(parents=True, exist_ok=True)
@@ -63,4 +69,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(cli.run_module(sys.modules[__name__]))
