@@ -1,4 +1,6 @@
-r"""Makes two folders of pictures that differ from the usual data sets, from what scikit-learn embeds.
+"""Makes two folders of pictures that differ from the usual data sets, from what scikit-learn embeds.
+
+    python benchmarks/pictures.py --output=runs/pictures
 
 - `photographs`: pieces of 32×32 pixels of two photographs, as JPEG; the test pieces are from the right
   quarter of each photograph, which no training piece touches.
