@@ -21,7 +21,7 @@ EXAMPLES = {
         r"Resuming after epoch 5\.\nepoch 6/10 ",
         r"init_from: the weights are those of photographs/runs/landscapes",
         r"the least usual sunsets, in bits/dim:\n  test_card\.png: (8|9|1\d)\.",
-        r"test sunsets: (6\.[789]|7\.0)\d bits/dim by the landscapes' model, 6\.[234]\d after",
+        r"test sunsets: (6\.[6789]|7\.0)\d bits/dim by the landscapes' model, 6\.[234]\d after",
     ),
     "tfp_user": (
         r"dtype float32, event shape \(8, 8, 1\), batch shape \(\)",
