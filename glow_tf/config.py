@@ -14,7 +14,7 @@ from typing import Any
 
 from glow_tf.cuts import Cuts, read_cuts
 from glow_tf.errors import ConfigError as ConfigError
-from glow_tf.heads import GAUSSIANS, HeadSize, read_local_prior
+from glow_tf.heads import PRIORS, HeadSize, read_local_prior
 from glow_tf.setting_types import check_types
 
 
@@ -26,11 +26,9 @@ def _setting(default: Any, help: str, before: Any = None) -> Any:
 
 OUTPUTS_PER_CHANNEL = {"affine": 2, "additive": 1}  # what the network predicts per transformed channel
 COUPLINGS = tuple(OUTPUTS_PER_CHANNEL)
-SCALES = ("sigmoid", "exp", "tanh")
-TANH_BOUND = 2.0  # of `tanh` alone; `tanh:B` says its own
+SCALES = {"sigmoid": None, "exp": 8.0, "tanh": 2.0}  # → soft bound of the log-scale; `tanh:B` says its own
 NORMS = ("actnorm", "bias")
 PERMUTATIONS = ("lu", "plain", "shuffle", "reverse")
-PRIORS = GAUSSIANS
 PRECISIONS = ("float32", "mixed_bfloat16")
 SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")
@@ -425,18 +423,20 @@ def all_settings() -> list[dataclasses.Field]:
 # Values
 
 
-def read_scale(scale: str) -> tuple[str, float]:
-    """Reads the `--scale` notation: the kind, and for `tanh` the bound of the log-scale.
+def read_scale(scale: str) -> tuple[str, float | None]:
+    """Reads the `--scale` notation: the kind and the soft bound of the log-scale; None for `sigmoid`.
 
     Raises:
       ConfigError: the kind is unknown, or the bound is not a positive number.
     """
-    kind, colon, argument = scale.partition(":")
+    if scale in SCALES:
+        return scale, SCALES[scale]
+    kind, _, argument = scale.partition(":")
     try:
-        bound = float(argument) if colon else TANH_BOUND
+        bound = float(argument)
     except ValueError:
         bound = 0.0
-    if kind not in SCALES or not 0 < bound < math.inf or (colon and kind != "tanh"):
+    if kind != "tanh" or not 0 < bound < math.inf:
         raise ConfigError(
             f"scale must be one of {', '.join(SCALES)}, or tanh:B with a positive bound B of the log-scale, "
             f"such as tanh:1. Received: {scale=}"

@@ -26,6 +26,9 @@ from glow_tf.pieces import in_streams
 # of any image would otherwise grow from flow step to flow step until they overflow.
 ACTIVATION_LIMIT = 1e4
 
+# A function that users call, and the signature that it is compiled for.
+Endpoint = tuple[Callable[..., tf.Tensor | dict[str, tf.Tensor]], list[tf.TensorSpec]]
+
 
 class Passage(NamedTuple):
     """A batch on its way through the parts.
@@ -317,7 +320,7 @@ class Glow(DensityModel):
         """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""
         return self._compiled["sample_dequantized"](num, temperature, seed)
 
-    def endpoints(self) -> dict[str, tuple[Callable[..., tf.Tensor], list[tf.TensorSpec]]]:
+    def endpoints(self) -> dict[str, Endpoint]:
         """Returns the functions that users call, by name: each uncompiled function with its signature.
 
         The signatures leave the batch size open, so that a new seed or batch size needs no new trace.
@@ -362,7 +365,7 @@ class _Endpoints:
     def __init__(self, glow: Glow):
         self.glow = glow
 
-    def with_signatures(self) -> dict[str, tuple[Callable[..., tf.Tensor], list[tf.TensorSpec]]]:
+    def with_signatures(self) -> dict[str, Endpoint]:
         """Returns each function with its signature."""
         glow = self.glow
         images = tf.TensorSpec((None, *glow.image_shape), tf.uint8, name="images")

@@ -7,7 +7,7 @@ import re
 
 from glow_tf.errors import ConfigError
 
-GAUSSIANS = ("learned", "standard")
+PRIORS = ("learned", "standard")  # Gaussians
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +36,13 @@ def read_local_prior(local_prior: str) -> HeadSize | None:
     Raises:
       ConfigError: the notation is unknown, or W or K is 0.
     """
-    if local_prior in GAUSSIANS:
+    if local_prior in PRIORS:
         return None
     found = re.fullmatch(r"flow:([0-9]+)x([0-9]+)", local_prior)
     size = HeadSize(*map(int, found.groups())) if found else HeadSize(0, 0)
     if not (size.width and size.flow_steps):
         raise ConfigError(
-            f"local_prior must be {', '.join(GAUSSIANS)} or flow:WxK with W and K from 1, such as flow:8x2. "
+            f"local_prior must be {', '.join(PRIORS)} or flow:WxK with W and K from 1, such as flow:8x2. "
             f"Received: {local_prior=}"
         )
     return size

@@ -17,7 +17,6 @@ Parameters = tuple[tf.Tensor, ...]
 # The sigmoid's offset is that of the authors' published code; its floor keeps 1/scale finite.
 SIGMOID_OFFSET = 2.0
 SIGMOID_FLOOR = 1e-2
-EXP_BOUND = 8.0
 
 
 class Transform(abc.ABC):
@@ -101,12 +100,12 @@ class Affine(Transform):
 
     def __init__(self, config: CouplingConfig):
         super().__init__(config)
-        self.kind, self.bound = read_scale(config.scale)
+        _, self.bound = read_scale(config.scale)
 
     def parameters(self, output: tf.Tensor) -> Parameters:
         """Returns the shift t and the log-scale s."""
         shift, h = tf.split(output, 2, axis=-1)
-        return shift, LOG_SCALES[self.kind](h, self.bound)
+        return shift, _log_sigmoid_scale(h) if self.bound is None else soft_bound(h, self.bound)
 
     def forward(self, b: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See base."""
@@ -130,7 +129,7 @@ class Affine(Transform):
         return b, y_gradient * tf.exp(log_scale), [y_gradient, log_scale_gradient]
 
 
-def _log_sigmoid_scale(h: tf.Tensor, _: float) -> tf.Tensor:
+def _log_sigmoid_scale(h: tf.Tensor) -> tf.Tensor:
     """log(floor + (1 − floor)·sigmoid(h + offset)), stable at both ends, minus its value at h = 0."""
     log_floor = math.log(SIGMOID_FLOOR)
     log_rest = math.log1p(-SIGMOID_FLOOR)
@@ -139,12 +138,6 @@ def _log_sigmoid_scale(h: tf.Tensor, _: float) -> tf.Tensor:
 
 
 _LOG_SCALE_AT_ZERO = math.log(SIGMOID_FLOOR + (1 - SIGMOID_FLOOR) / (1 + math.exp(-SIGMOID_OFFSET)))
-
-LOG_SCALES = {
-    "sigmoid": _log_sigmoid_scale,
-    "exp": lambda h, _: soft_bound(h, EXP_BOUND),
-    "tanh": soft_bound,
-}
 
 TRANSFORMS: dict[str, type[Transform]] = {"affine": Affine, "additive": Additive}
 

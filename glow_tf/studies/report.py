@@ -190,8 +190,7 @@ def _grid_table(study: Study, found: Sequence[Outcome]) -> list[list[str]]:
     *others, last = study.grid
     lines: dict[tuple[str, ...], list[str]] = {}
     for outcome in found:
-        failed = f" (+{len(outcome.failures)} failed)" if outcome.failures else ""
-        lines.setdefault(outcome.variant.row, []).append(_bpd(outcome.test_bpd) + failed)
+        lines.setdefault(outcome.variant.row, []).append(_bpd(outcome.test_bpd) + _failed(outcome))
     header = ["variant", *others, *(f"{last} {value}" for value in study.grid[last])]
     return [header, *([*row, *bpds] for row, bpds in lines.items())]
 
@@ -199,7 +198,7 @@ def _grid_table(study: Study, found: Sequence[Outcome]) -> list[list[str]]:
 def _cells(outcome: Outcome) -> list[str]:
     return [
         outcome.variant.title,
-        f"{len(outcome.finished)}" + (f" (+{len(outcome.failures)} failed)" if outcome.failures else ""),
+        f"{len(outcome.finished)}{_failed(outcome)}",
         f"{outcome.epochs}",
         _bpd(outcome.test_bpd),
         _gap(outcome.behind),
@@ -207,6 +206,10 @@ def _cells(outcome: Outcome) -> list[str]:
         _number(outcome.time),
         _number(outcome.predicted_time),
     ]
+
+
+def _failed(outcome: Outcome) -> str:
+    return f" (+{len(outcome.failures)} failed)" if outcome.failures else ""
 
 
 def _bpd(bpd: Estimate | None) -> str:

@@ -160,7 +160,7 @@ def _check_names(
 
 
 def _in_cells(path: pathlib.Path, variants: Sections, grid: Mapping[str, tuple[str, ...]]) -> Sections:
-    """Returns the variants' flags with those of each cell of the grid added; the same without a grid."""
+    """Returns the variants' flags with a title and, if there is a grid, with those of each of its cells."""
     for flag, values in grid.items():
         if not values or len(set(values)) < len(values) or any("/" in value for value in values):
             _refuse(path, f"{flag} of [grid] must have different values without /, not {' '.join(values)!r}")
@@ -211,7 +211,7 @@ def _variant(
     tuned: tuple[str, tuple[str, ...]] | None,
     grid: Mapping[str, tuple[str, ...]],
 ) -> Variant:
-    title, cell = flags.get("title", name.replace("_", " ")), [flags[flag] for flag in grid]
+    title, cell = flags["title"], [flags[flag] for flag in grid]
     return Variant(
         name,
         ", ".join((title, *(f"{flag} {value}" for flag, value in zip(grid, cell, strict=True)))),
