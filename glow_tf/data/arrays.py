@@ -36,6 +36,16 @@ class Examples:
         return Examples(self.images[which], names, labels)
 
 
+def joined(one: Examples, other: Examples) -> Examples:
+    """Returns the examples of both, in order; names and labels are kept where both have them."""
+
+    def both(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+        return None if a is None or b is None else np.concatenate([a, b])
+
+    images = np.concatenate([one.images, other.images])
+    return Examples(images, both(one.names, other.names), both(one.labels, other.labels))
+
+
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:
     """Cuts the largest centred square out of uint8 [..., H, W, C] and resizes it to [..., size, size, C]."""
     height, width = tf.unstack(tf.shape(image)[-3:-1])

@@ -30,6 +30,23 @@ def from_folder(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...]
     Raises:
       ConfigError: the folder does not exist, has no readable image, or has images of several sizes.
     """
+    examples, count, class_names, notes = read_folder(config)
+    train, test = examples[:count], examples[count:]
+    if len(test) == 0:
+        train, test = _hold_out(train)
+        held = f"No test/ folder: every tenth image, {len(test)} in all, is held out for testing."
+        notes = (*notes, held)
+    return train, test, class_names, notes
+
+
+def read_folder(config: DataConfig) -> tuple[Examples, int, tuple[str, ...], tuple[str, ...]]:
+    """Returns all examples of a folder, those of test/ last, and the number of those before them.
+
+    The names of the classes and notes on what was read how are returned as well.
+
+    Raises:
+      ConfigError: as in `from_folder`.
+    """
     files = _find_files(config)
     pictures = _Pictures(config, len(files.train) + len(files.test))
     reading = in_parallel(functools.partial(read_picture, size=config.image_size), files.train + files.test)
@@ -43,12 +60,7 @@ def from_folder(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...]
             raise ConfigError(f"no image could be read. {notes} Received: {config.dataset!r}")
     examples, class_names = _examples(pictures, files)
     count = len(readable.intersection(files.train))
-    train, test = examples[:count], examples[count:]
-    notes = [*pictures.notes(), *files.notes()]
-    if len(test) == 0:
-        train, test = _hold_out(train)
-        notes.append(f"No test/ folder: every tenth image, {len(test)} in all, is held out for testing.")
-    return train, test, class_names, tuple(notes)
+    return examples, count, class_names, (*pictures.notes(), *files.notes())
 
 
 # Files

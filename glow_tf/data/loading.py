@@ -8,9 +8,11 @@ import numpy as np
 
 from glow_tf.config import DataConfig
 from glow_tf.data import sources
-from glow_tf.data.arrays import Examples
-from glow_tf.data.folder import from_folder
+from glow_tf.data.arrays import Examples, joined
+from glow_tf.data.folder import from_folder, read_folder
 from glow_tf.errors import ConfigError
+
+SPLITS = ("train", "test", "all", "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +24,9 @@ class ImageData:
       notes: sentences for the user about how the images were read.
       names: for a folder, the file of each image, relative to the folder: `names["test"][3]` is the file of
         `test[3]`. The keys are `train`, `validation` and `test`. Empty for other data sets.
-      labels: for a folder with class folders, the class of each image: `labels["test"]` is int64 [N] and
-        counts in `class_names`. Otherwise empty.
-      class_names: the names of the class folders, in order; otherwise empty.
+      labels: the class of each image, of the digits, of a TFDS data set with labels and of a folder with
+        class folders: `labels["test"]` is int64 [N] and counts in `class_names`. Otherwise empty.
+      class_names: the names of the classes, in order; otherwise empty.
     """
 
     train: np.ndarray
@@ -48,14 +50,8 @@ def load(config: DataConfig) -> ImageData:
       ConfigError: the data set does not exist, is empty, has images of several sizes, has too few images, or
         does not fit into memory.
     """
-    notes: tuple[str, ...] = ()
-    class_names: tuple[str, ...] = ()
-    if config.dataset == "digits":
-        train, test = map(Examples, sources.digits(config.image_size))
-    elif config.dataset.startswith("folder:"):
-        train, test, class_names, notes = from_folder(config)
-    else:
-        train, test = map(Examples, sources.from_tfds(config))
+    folder = config.dataset.startswith("folder:")
+    train, test, class_names, notes = from_folder(config) if folder else _named(config)
     train, validation = _cut(train, config)
     test = _first(test, config.test_examples, "test_examples")
     splits = {"train": train, "validation": validation, "test": test}
@@ -63,11 +59,47 @@ def load(config: DataConfig) -> ImageData:
         train.images,
         validation.images,
         test.images,
-        (*notes, *_notes_on_classes(splits, len(class_names))),
+        (*notes, *(_notes_on_classes(splits, len(class_names)) if folder else ())),
         {k: tuple(s.names.tolist()) for k, s in splits.items() if s.names is not None},
         {k: s.labels for k, s in splits.items() if s.labels is not None},
         class_names,
     )
+
+
+def load_split(config: DataConfig, split: str) -> tuple[Examples, tuple[str, ...], tuple[str, ...]]:
+    """Reads the images on which a trained model is used.
+
+    Args:
+      config: of the data set; `test_examples` limits the number of images.
+      split: `train`, `test` or `all`; empty: the test images, or all images of a folder without train/ and
+        test/.
+
+    Returns:
+      The examples, with names and labels where there are any, the names of the classes, and notes on how the
+      images were read.
+
+    Raises:
+      ConfigError: as in `load`, or there is no such split.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"split must be {', '.join(SPLITS[:-1])} or empty. Received: {split=}")
+    limited = dataclasses.replace(config, train_examples=0, test_examples=0, validation_examples=0)
+    if config.dataset.startswith("folder:"):
+        every, count, class_names, notes = read_folder(limited)
+        parts = {"train": every[:count], "test": every[count:], "all": every}
+        chosen = parts[split or ("test" if count < len(every) else "all")]
+    else:
+        train, test, class_names, notes = _named(limited)
+        chosen = {"train": train, "test": test, "": test}.get(split) or joined(train, test)
+    if not len(chosen):
+        raise ConfigError(f"{config.dataset!r} has no {split} images. Received: {split=}")
+    return _first(chosen, config.test_examples, "examples"), class_names, notes
+
+
+def _named(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...], tuple[str, ...]]:
+    """Returns training and test examples of the digits or of a TFDS data set, class names, and no notes."""
+    digits = config.dataset == "digits"
+    return (*(sources.digits(config.image_size) if digits else sources.from_tfds(config)), ())
 
 
 def _cut(train: Examples, config: DataConfig) -> tuple[Examples, Examples]:

@@ -1,17 +1,18 @@
-"""Data sets that others prepared: scikit-learn's digits, and TFDS. Each gives uint8 arrays [N, H, W, C]."""
+"""Data sets that others prepared: scikit-learn's digits, and TFDS. Images are uint8 [N, H, W, C]."""
 
 from __future__ import annotations
 
 import pathlib
 import socket
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from glow_tf.config import DataConfig
-from glow_tf.data.arrays import resize, stack
+from glow_tf.data.arrays import Examples, resize, stack
 from glow_tf.errors import ConfigError
 
 BATCH = 1000  # images that TensorFlow decodes before Python takes them over
@@ -19,8 +20,8 @@ BATCH = 1000  # images that TensorFlow decodes before Python takes them over
 DIGITS_TEST_EXAMPLES = 360
 
 
-def digits(image_size: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Returns training and test images of scikit-learn's 1,797 handwritten digits.
+def digits(image_size: int = 0) -> tuple[Examples, Examples, tuple[str, ...]]:
+    """Returns training and test examples of scikit-learn's 1,797 handwritten digits, and the classes' names.
 
     They are 8×8 and grey. Their 17 levels are multiplied by 8, so that pixels range from 0 to 128.
 
@@ -29,15 +30,21 @@ def digits(image_size: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """
     from sklearn.datasets import load_digits
 
-    images = (load_digits().images * 8).astype(np.uint8)[..., np.newaxis]
+    bunch = load_digits()
+    images = (bunch.images * 8).astype(np.uint8)[..., np.newaxis]
     if image_size:
         images = resize(images, image_size).numpy()
     order = np.random.default_rng(0).permutation(len(images))  # the set is sorted by writer
-    return images[order[DIGITS_TEST_EXAMPLES:]], images[order[:DIGITS_TEST_EXAMPLES]]
+    examples = Examples(images, labels=bunch.target.astype(np.int64))[order]
+    class_names = tuple(map(str, bunch.target_names))
+    return examples[DIGITS_TEST_EXAMPLES:], examples[:DIGITS_TEST_EXAMPLES], class_names
 
 
-def from_tfds(config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Returns training and test images of a TFDS data set, prepared in data_dir or downloaded.
+def from_tfds(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...]]:
+    """Returns training and test examples of a TFDS data set, prepared in data_dir or downloaded.
+
+    They have labels if the data set has a feature `label` that names one class an image; then the classes'
+    names are returned as well.
 
     Raises:
       ConfigError: TFDS cannot load the data set, or it has no images, training split or test split.
@@ -55,12 +62,20 @@ def from_tfds(config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
         "train": 0 if config.validation_examples else config.train_examples,
         held_out: config.test_examples,
     }
-    arrays = []
+    names = _class_names(builder)
+    found = []
     for name, count in wanted.items():
         # Too many: all are read, and then the message says how many there are.
         limited = 0 < count <= splits[name].num_examples
-        arrays.append(_read_split(builder, f"{name}[:{count}]" if limited else name, config))
-    return arrays[0], arrays[1]
+        split = f"{name}[:{count}]" if limited else name
+        found.append(_read_split(builder, split, config, labelled=bool(names)))
+    return found[0], found[1], names
+
+
+def _class_names(builder: Any) -> tuple[str, ...]:
+    """Returns the names of the classes of a data set; empty if it has none."""
+    features = builder.info.features
+    return tuple(getattr(features["label"], "names", ())) if "label" in features else ()
 
 
 def _tfds_builder(config: DataConfig) -> Any:
@@ -88,16 +103,26 @@ def _tfds_builder(config: DataConfig) -> Any:
     return builder
 
 
-def _read_split(builder: Any, split: str, config: DataConfig) -> np.ndarray:
+def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) -> Examples:
     examples = builder.as_dataset(split=split, shuffle_files=False)
-    images = examples.map(lambda e: e["image"], num_parallel_calls=tf.data.AUTOTUNE)
-    if config.image_size:
-        images = images.map(
-            lambda image: resize(image, config.image_size), num_parallel_calls=tf.data.AUTOTUNE
-        )
-    known = images.element_spec.shape.is_fully_defined()
-    batches = images.batch(BATCH if known else 1).as_numpy_iterator()
-    return stack(batches, len(examples), config.dataset)
+    count = len(examples)
+
+    def image_and_label(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        image = example["image"]
+        image = resize(image, config.image_size) if config.image_size else image
+        return image, example["label"] if labelled else tf.zeros([], tf.int64)
+
+    pairs = examples.map(image_and_label, num_parallel_calls=tf.data.AUTOTUNE)
+    known = pairs.element_spec[0].shape.is_fully_defined()
+    labels: list[np.ndarray] = []
+
+    def images() -> Iterator[np.ndarray]:
+        for image, label in pairs.batch(BATCH if known else 1).as_numpy_iterator():
+            labels.append(label)
+            yield image
+
+    stacked = stack(images(), count, config.dataset)
+    return Examples(stacked, labels=np.concatenate(labels) if labelled and labels else None)
 
 
 def _require_network() -> None:
