@@ -18,7 +18,11 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["glow_tf", "glow_tf.*"]), "glow_tf.configs"],
     package_dir={"glow_tf.configs": "configs"},  # commands/configs.py finds them in both places
-    package_data={"glow_tf": ["py.typed"], "glow_tf.configs": ["*.cfg", "*/*.cfg"]},
+    package_data={
+        "glow_tf": ["py.typed"],
+        "glow_tf.presets": ["*/*"],
+        "glow_tf.configs": ["*.cfg", "*/*.cfg"],
+    },
     entry_points={"console_scripts": ["glow-tf = glow_tf.commands.cli:main"]},
     # The floors are what `make test-oldest` runs with. The ceilings are the next minor release of TensorFlow,
     # because glow_tf/internals.py uses private interfaces of it.

@@ -38,6 +38,9 @@ RATE_SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "part_parallel")
 COMPILERS = ("auto", "on", "off")
 
+# Two models that differ in these settings alone compute the same function from the same flow steps.
+SAME_FUNCTION = ("parts", "local_prior", "precision", "seed")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -283,7 +286,9 @@ class RunConfig:
     )
     seed: int = _setting(0, "The one seed from which everything random follows.")
     init_from: str | os.PathLike = _setting(  # noqa: RUF009
-        "", "Start from the weights of a workdir or a .keras file; the run has its own data and schedule."
+        "",
+        "Start from the weights of a workdir, a .keras file or a preset; the run has its own data and "
+        "schedule.",
     )
     strategy: str = _setting(
         "auto",

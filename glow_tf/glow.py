@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf import likelihood
+from glow_tf import likelihood, presets
 from glow_tf.bijectors import Bijector, Dequantize
 from glow_tf.bijectors.networks import full_precision
-from glow_tf.config import ModelConfig
+from glow_tf.config import SAME_FUNCTION, ModelConfig
 from glow_tf.density_model import DensityModel, checked_policy
 from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
@@ -78,6 +80,8 @@ class Glow(DensityModel):
     Reference: Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039; Glow parts, sections 2 and 3.
     """
 
+    presets = presets.Catalogue()
+
     def __init__(self, config: ModelConfig, part_devices: Sequence[str] = (), **kwargs):
         super().__init__(**kwargs)
         self.config = config
@@ -105,6 +109,61 @@ class Glow(DensityModel):
             name: tf.function(function, input_signature=signature, autograph=False)
             for name, (function, signature) in self.endpoints().items()
         }
+
+    @classmethod
+    def from_preset(cls, preset: str | os.PathLike, **changes: Any) -> Glow:
+        """Loads a model that was kept as a preset.
+
+            glow = glow_tf.Glow.from_preset("digits")
+            sorted(glow_tf.Glow.presets)  # the names; glow_tf.Glow.presets["digits"] says more
+
+        Args:
+          preset: the name of a preset that comes with the package, or a folder from `save_to_preset`.
+          **changes: settings of `ModelConfig` that leave the function of the model as it is: `parts`,
+            `local_prior`, `precision`, `seed`. A preset is uncut, and its coupling networks are in float32.
+
+        Raises:
+          ConfigError: there is no such preset, its files are damaged, or a change is none of these.
+        """
+        folder = presets.find(preset)
+        config = presets.read_model(folder)
+        if other := sorted(set(changes) - set(SAME_FUNCTION)):
+            raise ConfigError(f"a preset's {', '.join(SAME_FUNCTION)} may be changed. Received: {other}")
+        whole = cls(config, name="glow")
+        try:
+            whole.load_weights(presets.weights_path(folder))
+        except (ValueError, KeyError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"the weights of the preset {folder} are damaged. Received: {reason}") from None
+        if not changes:
+            return whole
+        glow = cls(dataclasses.replace(config, **changes), name="glow")
+        glow.set_flow_weights(whole.get_flow_weights())
+        return glow
+
+    def save_to_preset(
+        self,
+        folder: str | os.PathLike,
+        about: Mapping[str, Any] | None = None,
+        weights_dtype: str = "float32",
+    ) -> None:
+        """Keeps the model as a preset: config.json, model.weights.h5 and a card, README.md.
+
+        The model is kept whole: without its cuts and without the local priors, which only training uses.
+
+        Args:
+          folder: to write; a preset that it holds is replaced when the new one is complete.
+          about: what the card says; see `glow_tf.presets.write`.
+          weights_dtype: `float32` or `float16`.
+
+        Raises:
+          ConfigError: weights_dtype is another one.
+          OSError: the folder holds something else, or cannot be written.
+        """
+        config = dataclasses.replace(self.config, parts="1", local_prior="standard", precision="float32")
+        whole = Glow(config, name="glow")
+        whole.set_flow_weights(self.get_flow_weights())
+        presets.write(pathlib.Path(folder), config, whole.save_weights, about or {}, weights_dtype)
 
     def build(self, input_shape: object = None) -> None:
         """Builds the parts on the image shape of the config; `input_shape` is ignored."""

@@ -14,6 +14,7 @@ ORDER = [
     ["lazy", "errors", "version"],
     ["cuts", "heads", "setting_types"],
     ["config"],
+    ["presets"],
     ["partition"],
     ["cost"],
     ["schedule"],

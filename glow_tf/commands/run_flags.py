@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 from glow_tf import config as configuration
+from glow_tf import presets
 from glow_tf.commands.parsing import parse
 from glow_tf.run import flags_file
 
@@ -25,6 +28,13 @@ def define(values: flags.FlagValues) -> None:
         _DEFINE[type(setting.default)](
             setting.name, setting.default, setting.metadata["help"], flag_values=values
         )
+    flags.DEFINE_string(
+        "from_preset",
+        "",
+        "Start from a preset, by name or folder: its model's settings are the defaults, and --init_from is "
+        "this preset.",
+        flag_values=values,
+    )
 
 
 def run_config(values: flags.FlagValues) -> configuration.RunConfig:
@@ -37,7 +47,21 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     # The command that began a run in an earlier release goes on with it, although it lacks newer flags.
     earlier = flags_file.newer_settings(pathlib.Path(values.workdir))
     settings |= {name: value for name, value in earlier.items() if not values[name].present}
+    if values.from_preset:
+        settings |= {k: v for k, v in _of_preset(values.from_preset).items() if not values[k].present}
     return configuration.RunConfig.from_settings(settings)
+
+
+def _of_preset(preset: str) -> dict[str, Any]:
+    """Returns the settings of a run that starts from a preset."""
+    model = presets.read_model(presets.find(preset))
+    settings = {
+        name: value
+        for name, value in dataclasses.asdict(model).items()
+        if name not in ("image_shape", *configuration.SAME_FUNCTION)
+    }
+    height, width, _ = model.image_shape
+    return settings | {"init_from": preset, "image_size": height if height == width else 0}
 
 
 def config_of(arguments: Sequence[str]) -> configuration.RunConfig:

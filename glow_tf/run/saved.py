@@ -10,20 +10,20 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from glow_tf.config import ModelConfig
+from glow_tf import presets
+from glow_tf.config import SAME_FUNCTION, ModelConfig
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.partition import flow_step_counts
 from glow_tf.run.checkpoints import by_path, readable
 from glow_tf.training.trainer import PartsTrainer
 
-# Two models that differ in these settings alone compute the same function from the same flow steps.
-MAY_DIFFER = ("parts", "local_prior", "precision", "seed")
-
 
 def load_glow(path: str | pathlib.Path, which: str = "last") -> Glow:
     """Loads a model; see `glow_tf.load`."""
     path = pathlib.Path(path)
+    if presets.is_preset(path) or (str(path) in presets.names() and not path.exists()):
+        return Glow.from_preset(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no such file or folder. Received: path={str(path)!r}")
     if path.suffix == ".keras":
@@ -83,7 +83,7 @@ def load_start(path: str, model: ModelConfig) -> Glow:
     """Loads the model that a run starts from (`init_from`).
 
     Args:
-      path: a workdir, whose last checkpoint is taken, or a `.keras` file.
+      path: a workdir, whose last checkpoint is taken, a `.keras` file, or a preset.
       model: the run's own model; its image shape is compared later, by `start_from`.
 
     Raises:
@@ -93,7 +93,7 @@ def load_start(path: str, model: ModelConfig) -> Glow:
         start = load_glow(path)
     except (ValueError, OSError) as error:
         raise ConfigError(
-            f"init_from must be the workdir of a run or a .keras file. {error}; init_from={path!r}"
+            f"init_from must be the workdir of a run, a .keras file or a preset. {error}; init_from={path!r}"
         ) from None
     _check_same_flow(path, start.config, dataclasses.replace(model, image_shape=start.image_shape))
     return start
@@ -134,10 +134,10 @@ def _check_same_flow(path: str, start: ModelConfig, model: ModelConfig) -> None:
     differing = [
         f"{name}={value} (this run: {own[name]})"
         for name, value in theirs.items()
-        if name not in MAY_DIFFER and value != own[name]
+        if name not in SAME_FUNCTION and value != own[name]
     ]
     if differing:
         raise ConfigError(
-            f"init_from must be a model that differs from this run's in {', '.join(MAY_DIFFER)} at most. "
+            f"init_from must be a model that differs from this run's in {', '.join(SAME_FUNCTION)} at most. "
             f"Received: init_from={path!r} with {', '.join(differing)}"
         )

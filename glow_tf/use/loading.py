@@ -20,14 +20,15 @@ def load(path: str | pathlib.Path, which: str = "last") -> Glow:
     """Loads a model.
 
     Args:
-      path: a `.keras` file that `Glow.save` or `PartsTrainer.save` wrote, or the workdir of a run.
+      path: a `.keras` file that `Glow.save` or `PartsTrainer.save` wrote, the workdir of a run, or a preset:
+        its folder, or the name of one that comes with the package.
       which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
         images.
 
     Raises:
       FileNotFoundError: there is no such file or checkpoint.
       OSError: the checkpoint is damaged.
-      ValueError: path is neither a `.keras` file nor a workdir.
+      ValueError: path is neither a `.keras` file nor a workdir nor a preset.
     """
     return saved.load_glow(path, which)
 

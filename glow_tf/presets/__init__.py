@@ -1,0 +1,10 @@
+"""Trained models kept as plain files, and those that come with the package."""
+
+from glow_tf.presets.catalogue import Catalogue as Catalogue
+from glow_tf.presets.catalogue import find as find
+from glow_tf.presets.catalogue import names as names
+from glow_tf.presets.files import is_preset as is_preset
+from glow_tf.presets.files import read_about as read_about
+from glow_tf.presets.files import read_model as read_model
+from glow_tf.presets.files import weights_path as weights_path
+from glow_tf.presets.files import write as write

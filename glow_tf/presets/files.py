@@ -1,0 +1,180 @@
+"""A preset's folder: config.json, model.weights.h5 and README.md. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from glow_tf.config import ModelConfig
+from glow_tf.errors import ConfigError
+from glow_tf.version import __version__
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.weights.h5", "README.md"
+FORMAT = 1  # of config.json
+WEIGHTS_DTYPES = ("float32", "float16")
+
+
+def is_preset(path: pathlib.Path) -> bool:
+    """Whether a path is the folder of a preset."""
+    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+
+
+def weights_path(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the file of a preset's weights."""
+    return folder / WEIGHTS
+
+
+def read_model(folder: pathlib.Path) -> ModelConfig:
+    """Returns the settings of a preset's model.
+
+    Raises:
+      ConfigError: config.json is damaged, or another release wrote settings that this one does not have.
+    """
+    settings = _read(folder)["model"]
+    known = {field.name for field in dataclasses.fields(ModelConfig)}
+    if unknown := sorted(set(settings) - known):
+        raise ConfigError(
+            f"{folder / CONFIG} has settings that this release of glow_tf does not know. Received: {unknown}"
+        )
+    return ModelConfig(**{**settings, "image_shape": tuple(settings.get("image_shape", ()))})
+
+
+def read_about(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what a preset says about itself: the data, the command, the seed, the score; see `write`."""
+    return _read(folder)["about"]
+
+
+def _read(folder: pathlib.Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} must be JSON. Received: {error}") from None
+    fine = isinstance(content, dict) and all(isinstance(content.get(k), dict) for k in ("model", "about"))
+    if not fine or content.get("format") != FORMAT:
+        raise ConfigError(
+            f"{path} must have the format {FORMAT} of this release, with a model and what there is to say "
+            f"about it. Received: {str(content)[:200]}"
+        )
+    return content
+
+
+def write(
+    folder: pathlib.Path,
+    model: ModelConfig,
+    save_weights: Callable[[pathlib.Path], None],
+    about: Mapping[str, Any],
+    weights_dtype: str,
+) -> None:
+    """Writes a preset. A folder that holds one already is replaced when the new one is complete.
+
+    Args:
+      folder: to write.
+      model: the settings of the model.
+      save_weights: writes the model's weights to the file that it is given.
+      about: for the card and for programs: `title`, `data`, `command`, `seed`, `test_bpd`, `test_bpd_se`,
+        `test_examples`, `epochs`, `top` (the largest level of the data), `limits`, `licence`; each may be
+        absent.
+      weights_dtype: `float32`, or `float16`, which takes half the space and rounds every weight to 11 bits.
+
+    Raises:
+      ConfigError: weights_dtype is another one.
+      OSError: the folder holds something else, or cannot be written.
+    """
+    if weights_dtype not in WEIGHTS_DTYPES:
+        raise ConfigError(f"weights_dtype must be one of {WEIGHTS_DTYPES}. Received: {weights_dtype=}")
+    if folder.exists() and not is_preset(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise OSError(f"{folder} is no preset and not empty; a preset is not written over it.")
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        save_weights(temporary / WEIGHTS)
+        if weights_dtype == "float16":
+            _halve(temporary / WEIGHTS)
+        content = {
+            "format": FORMAT,
+            "class_name": "Glow",
+            "glow_tf_version": __version__,
+            "model": dataclasses.asdict(model),
+            "about": dict(about),
+        }
+        (temporary / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (temporary / CARD).write_text(_card(folder.name, model, about, weights_dtype), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _halve(path: pathlib.Path) -> None:
+    """Rewrites a weights file with float16, compressed; weights that do not fit into it stay as they are."""
+    import h5py
+
+    halved = path.with_name(f"{path.name}.half")
+    with h5py.File(path, "r") as source, h5py.File(halved, "w") as target:
+
+        def copy(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Group):
+                copied = target.require_group(name)
+            else:
+                copied = _copied(target, name, item[()])
+            copied.attrs.update(item.attrs)
+
+        source.visititems(copy)
+        target.attrs.update(source.attrs)
+    halved.replace(path)
+
+
+def _copied(target: Any, name: str, value: Any) -> Any:
+    if not isinstance(value, np.ndarray) or value.dtype != np.float32:
+        return target.create_dataset(name, data=value)
+    with np.errstate(over="ignore"):
+        half = value.astype(np.float16)
+    value = half if np.isfinite(half).all() else value
+    large = {"compression": "gzip", "shuffle": True} if value.nbytes > 4096 else {}
+    return target.create_dataset(name, data=value, **large)
+
+
+def _card(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dtype: str) -> str:
+    """Returns the text of README.md."""
+    height, width, channels = model.image_shape
+    lines = [f"# {about.get('title', name)}", ""]
+    lines += [
+        f"A Glow for images of {height}×{width}×{channels} with {model.n_bits} bits: {model.num_blocks} × "
+        f"{model.flow_steps} flow steps, width {model.width}. Weights are kept as {weights_dtype}.",
+        "",
+        "```python",
+        "import glow_tf",
+        "",
+        f'glow = glow_tf.Glow.from_preset("{name}")  # or the path of this folder',
+        "images = glow.sample(16, temperature=0.7, seed=0)",
+        "print(glow.bits_per_dim(images))",
+        "```",
+        "",
+    ]
+    if "test_bpd" in about:
+        error = f" ± {about['test_bpd_se']:.3f}" if "test_bpd_se" in about else ""
+        lines.append(
+            f"- Score: {about['test_bpd']:.4f}{error} bits/dim on {about.get('test_examples', 'the')} test "
+            "images (the error is over images; one noise draw each), with the weights as they are here."
+        )
+    texts = {
+        "data": "Data",
+        "command": "Command",
+        "seed": "Seed",
+        "epochs": "Epochs",
+        "limits": "Limits",
+        "licence": "Licence of the data",
+    }
+    for key, label in texts.items():
+        if key in about:
+            value = f"`{about[key]}`" if key == "command" else about[key]
+            lines.append(f"- {label}: {value}")
+    return "\n".join(lines) + "\n"
