@@ -18,7 +18,10 @@ from glow_tf.commands.parsing import parse
 from glow_tf.errors import ConfigError, NonFiniteError
 from glow_tf.version import __version__
 
-COMMANDS = ("train", "launch", "plan", "experiment", "report")
+COMMANDS = (
+    *("train", "launch", "plan", "experiment", "report"),
+    *("sample", "evaluate", "encode", "decode", "interpolate", "reconstruct", "edit", "preset"),
+)
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 

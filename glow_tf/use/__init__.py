@@ -6,7 +6,21 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "loading": ["load", "load_trainer"],
+        "models": ["ExportedModel", "TrainedModel", "open_model"],
         "saved_model": ["export"],
+        "images": ["UsedImages", "read_images"],
+        "latents": [
+            "decode",
+            "direction",
+            "draw",
+            "edited",
+            "encode",
+            "interpolate",
+            "levels",
+            "without_finest",
+        ],
+        "evaluation": ["Evaluation", "evaluate"],
+        "keeping": ["keep_run"],
         "tfp_views": ["as_distribution", "as_tfp_bijector"],
     },
 )

@@ -61,7 +61,7 @@ def test_a_script_in_train_runs_each_command(name):
 
 def test_a_command_that_does_not_exist_is_named(capsys):
     assert cli.main(["tarin"]) == 1
-    expected = "glow-tf needs a command first: train, launch, plan, experiment, report. Received: 'tarin'"
+    expected = f"glow-tf needs a command first: {', '.join(cli.COMMANDS)}. Received: 'tarin'"
     assert capsys.readouterr().err == f"Error: {expected}\n"
 
 

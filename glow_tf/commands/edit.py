@@ -1,0 +1,43 @@
+"""Moves images along a direction between two classes.
+
+    glow-tf edit --model=digits --dataset=digits --away=3 --towards=8
+    glow-tf edit --model=runs/mine --dataset=folder:PATH --away=plain --towards=smiling
+
+The direction is the difference between the mean latents of two classes of the data: labels, or the subfolders
+of a folder. Each row shows an image of the class --away at several strengths: 0 is the image itself, to the
+bit, and 1 moves it by the whole difference.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from absl import flags
+
+from glow_tf.commands import model_flags
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    model_flags.define_model(values, output="edited.png")
+    model_flags.define_images(values)
+    flags.DEFINE_string("away", "", "The class that images have.", flag_values=values)
+    flags.DEFINE_string("towards", "", "The class that they are moved to.", flag_values=values)
+    flags.DEFINE_list("strengths", ["0", "0.5", "1", "1.5", "2"], "Comma-separated.", flag_values=values)
+    flags.DEFINE_integer("rows", 6, "How many images are moved.", flag_values=values)
+    model_flags.define_white(values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Edits and writes."""
+    strengths = model_flags.numbers(values, "strengths")
+    count = model_flags.positive(values, "rows")
+    from glow_tf.use import decode, direction, edited, encode
+
+    model = model_flags.model_of(values)
+    used = model_flags.images_of(values, model)
+    away, towards = used.of_class(values.away), used.of_class(values.towards)
+    along = direction(model, away, towards)
+    print(f"Direction: from the mean of {len(away)} images to that of {len(towards)}.")
+    moved = edited(encode(model, away[:count]), along, strengths)
+    images = decode(model, moved.reshape(-1, model.dimensions))
+    model_flags.write_picture(values, images.reshape(*moved.shape[:2], *model.image_shape).astype(np.uint8))

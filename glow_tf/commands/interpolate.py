@@ -1,0 +1,40 @@
+"""Draws the ways between pairs of images, through the latents.
+
+    glow-tf interpolate --model=digits --dataset=digits --examples=8 --steps=8
+    glow-tf interpolate --model=runs/mine --dataset=folder:PATH
+
+Each row begins with an image and ends with the next one: 8 images make 4 rows. Both ends are the images
+themselves, to the bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from absl import flags
+
+from glow_tf.commands import model_flags
+from glow_tf.errors import ConfigError
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    model_flags.define_model(values, output="interpolated.png")
+    model_flags.define_images(values, examples=8)
+    flags.DEFINE_integer("steps", 8, "Images in a row, both ends included.", flag_values=values)
+    model_flags.define_white(values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Interpolates and writes."""
+    steps = model_flags.positive(values, "steps", lowest=2)
+    from glow_tf.use import decode, encode, interpolate
+
+    model = model_flags.model_of(values)
+    images = model_flags.images_of(values, model).images
+    if len(images) < 2:
+        raise ConfigError(f"there must be two images or more. Received: {len(images)}")
+    pairs = len(images) // 2
+    eps = encode(model, images[: 2 * pairs])
+    between = interpolate(eps[::2], eps[1::2], steps)
+    rows = decode(model, between.reshape(-1, model.dimensions))
+    model_flags.write_picture(values, rows.reshape(pairs, steps, *model.image_shape).astype(np.uint8))

@@ -1,0 +1,134 @@
+"""The flags that the commands for trained models share: which model, which images, where the result goes."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+from absl import flags
+
+from glow_tf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from glow_tf.glow import Glow
+    from glow_tf.use import TrainedModel, UsedImages
+
+
+def define_model(values: flags.FlagValues, output: str) -> None:
+    """Defines --model, --output and --seed; `output` is the default of the second."""
+    flags.DEFINE_string(
+        "model",
+        "",
+        "A preset by name or folder, the workdir of a run, a .keras file, or an exported SavedModel.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("output", output, "Where the result is written.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "From which everything random follows.", flag_values=values)
+
+
+def define_images(values: flags.FlagValues, examples: int = 0) -> None:
+    """Defines which images are used; `examples` is the default of --examples."""
+    flags.DEFINE_string(
+        "dataset", "digits", "digits, a TFDS image data set by name, or folder:PATH.", flag_values=values
+    )
+    flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", flag_values=values)
+    flags.DEFINE_string(
+        "split",
+        "",
+        "train, test or all; empty: the test images, or all of a folder without train/ and test/.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "examples", examples, "How many images, the first ones; 0 means all.", flag_values=values
+    )
+
+
+def define_white(values: flags.FlagValues) -> None:
+    """Defines --white."""
+    flags.DEFINE_integer(
+        "white",
+        0,
+        "The level that pictures show as white, for data that do not use all 256; 0: what the preset says, "
+        "otherwise 255.",
+        flag_values=values,
+    )
+
+
+def model_of(values: flags.FlagValues) -> TrainedModel:
+    """Loads the model that --model names."""
+    from glow_tf.use import open_model
+
+    return open_model(values.model)
+
+
+def glow_of(values: flags.FlagValues) -> Glow:
+    """Loads the model that --model names, which must not be an exported one."""
+    from glow_tf.use import ExportedModel
+
+    model = model_of(values)
+    if isinstance(model, ExportedModel):
+        raise ConfigError(
+            "this command needs a preset, the workdir of a run or a .keras file: a SavedModel does not tell "
+            f"what happens inside the flow. Received: model={values.model!r}"
+        )
+    return model
+
+
+def images_of(values: flags.FlagValues, model: TrainedModel) -> UsedImages:
+    """Reads the images that the flags name, and prints how they were read."""
+    from glow_tf.use import read_images
+
+    if values.examples < 0:
+        raise ConfigError(f"examples must be 0 or a positive integer. Received: examples={values.examples}")
+    found = read_images(model.image_shape, values.dataset, values.data_dir, values.split, values.examples)
+    for note in found.notes:
+        print(note)
+    return found
+
+
+def numbers(values: flags.FlagValues, name: str, lowest: float = -float("inf")) -> list[float]:
+    """Returns the numbers of a comma-separated flag; ConfigError unless all are finite and from `lowest`."""
+    try:
+        found = [float(text) for text in values[name].value]
+    except ValueError:
+        found = []
+    if not found or not all(np.isfinite(number) and number >= lowest for number in found):
+        bound = f" from {lowest:g}" if np.isfinite(lowest) else ""
+        raise ConfigError(
+            f"{name} must be one or more numbers{bound}, comma-separated. "
+            f"Received: {name}={','.join(values[name].value)}"
+        )
+    return found
+
+
+def positive(values: flags.FlagValues, name: str, lowest: int = 1) -> int:
+    """Returns the whole number of a flag; ConfigError if it is below `lowest`."""
+    if values[name].value < lowest:
+        raise ConfigError(f"{name} must be {lowest} or more. Received: {name}={values[name].value}")
+    return values[name].value
+
+
+def write_picture(values: flags.FlagValues, rows: np.ndarray) -> pathlib.Path:
+    """Writes rows of images, uint8 [rows, columns, H, W, C], as a PNG at --output and as .npy beside it."""
+    import io
+
+    from glow_tf.run import pictures
+    from glow_tf.run.workdir import write_atomically
+    from glow_tf.use.models import about
+
+    path = pathlib.Path(values.output)
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"output must be a .png file. Received: output={values.output!r}")
+    white = values.white or about(values.model).get("top", 255)
+    if not 1 <= white <= 255:
+        raise ConfigError(f"white must be 0 or a level from 1 to 255. Received: white={values.white}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flat = rows.reshape(-1, *rows.shape[2:])
+    sheet = pictures.grid(pictures.stretched(flat, white), columns=rows.shape[1])
+    write_atomically(path, pictures.png(sheet))
+    array = io.BytesIO()
+    np.save(array, rows)
+    write_atomically(path.with_suffix(".npy"), array.getvalue())
+    print(f"{path} and {path.with_suffix('.npy').name}: {rows.shape[0]} rows of {rows.shape[1]} images")
+    return path

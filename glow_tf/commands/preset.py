@@ -1,0 +1,50 @@
+"""Keeps the model of a finished run as a preset: a folder of plain files.
+
+    glow-tf preset --workdir=runs/mine --output=presets/mine --weights_dtype=float16
+
+The folder has config.json, model.weights.h5 and a card, README.md. The weights are rounded, if
+--weights_dtype says so, and scored on the run's test images as they are kept. The card has this score, the
+run's data, seed and command. `glow_tf.Glow.from_preset`, every command's --model and
+`glow-tf train --from_preset` take the folder.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+from glow_tf.errors import ConfigError
+from glow_tf.presets.files import WEIGHTS_DTYPES
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string("workdir", "", "The finished run.", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "TFDS's data_dir; empty: the run's.", flag_values=values)
+    flags.DEFINE_string("output", "", "The folder to write; its name is the preset's.", flag_values=values)
+    flags.DEFINE_enum("weights_dtype", "float16", WEIGHTS_DTYPES, "How weights are kept.", flag_values=values)
+    flags.DEFINE_string("title", "", "Of the card; empty: the folder's name.", flag_values=values)
+    flags.DEFINE_string("command", "", "That made the run, for the card.", flag_values=values)
+    flags.DEFINE_string("limits", "", "For the card: what the model is not good for.", flag_values=values)
+    flags.DEFINE_string("licence", "", "Of the data, for the card.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Writes the preset, scores it and writes its card."""
+    if not values.output:
+        raise ConfigError("output must be the folder to write. Received: output=''")
+    from glow_tf.use.keeping import keep_run
+
+    texts = {name: values[name].value for name in ("title", "command", "limits", "licence")}
+    about = keep_run(
+        pathlib.Path(values.workdir),
+        pathlib.Path(values.output),
+        values.weights_dtype,
+        data_dir=values.data_dir,
+        texts={name: text for name, text in texts.items() if text},
+    )
+    print(
+        f"{values.output}: test {about['test_bpd']:.4f} ± {about['test_bpd_se']:.4f} bits/dim as "
+        f"{values.weights_dtype}; the run's own weights: {about['run_test_bpd']:.4f}"
+    )

@@ -1,0 +1,40 @@
+"""Shows what each level of the latents holds: images again, without their finest latents.
+
+    glow-tf reconstruct --model=digits --dataset=digits --examples=8
+    glow-tf reconstruct --model=runs/mine --dataset=folder:PATH --temperature=0.7
+
+Each row has an image, and then the image with one level replaced, with two, and so on, finest first; the last
+one keeps nothing. Replaced latents are 0, the mode given the coarser ones, or drawn at --temperature.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from absl import flags
+
+from glow_tf.commands import model_flags
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    model_flags.define_model(values, output="reconstructed.png")
+    model_flags.define_images(values, examples=8)
+    flags.DEFINE_list(
+        "temperature", ["0"], "Of the latents that are replaced; 0: the mode.", flag_values=values
+    )
+    model_flags.define_white(values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Reconstructs and writes."""
+    temperature = model_flags.numbers(values, "temperature", lowest=0)[0]
+    from glow_tf.use import decode, encode, levels, without_finest
+
+    glow = model_flags.glow_of(values)
+    images = model_flags.images_of(values, glow).images
+    eps = encode(glow, images)
+    counts = range(len(levels(glow)) + 1)
+    columns = [decode(glow, without_finest(glow, eps, count, temperature, values.seed)) for count in counts]
+    kept = [sum(eps[:, level].shape[1] for level in levels(glow)[count:]) for count in counts]
+    print(f"Columns keep {', '.join(map(str, kept))} of {glow.dimensions} latents.")
+    model_flags.write_picture(values, np.stack(columns, axis=1))

@@ -1,0 +1,90 @@
+"""The images on which a trained model is used, brought to its shape."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+
+from glow_tf.config import DataConfig
+from glow_tf.data.loading import load_split
+from glow_tf.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class UsedImages:
+    """Images of a model's shape, and what is known about them.
+
+    Attributes:
+      images: uint8 [N, H, W, C].
+      names: the file of each image, relative to its folder; the place of each otherwise.
+      labels: the class of each image, int64 [N], counting in `class_names`; None if there are no classes.
+      class_names: names of the classes.
+      notes: sentences about how the images were read.
+    """
+
+    images: np.ndarray
+    names: tuple[str, ...]
+    labels: np.ndarray | None
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def of_class(self, name: str) -> np.ndarray:
+        """Returns the images of a class, uint8 [n, H, W, C].
+
+        Raises:
+          ConfigError: there is no such class, or it has no images.
+        """
+        if self.labels is None or name not in self.class_names:
+            classes = ", ".join(self.class_names) or "none; a folder has classes if it has subfolders"
+            raise ConfigError(f"a class must be one of those of the images: {classes}. Received: {name!r}")
+        found = self.images[self.labels == self.class_names.index(name)]
+        if not len(found):
+            raise ConfigError(f"there must be images of the class. Received: none of {name!r}")
+        return found
+
+
+def read_images(
+    image_shape: tuple[int, int, int],
+    dataset: str,
+    data_dir: str | os.PathLike = "",
+    split: str = "",
+    count: int = 0,
+) -> UsedImages:
+    """Reads images for a model.
+
+    Where a model's images are square, the largest centred square of other images is resized to their size,
+    and a note says so. Grey images fill the channels of a model for colours.
+
+    Args:
+      image_shape: (H, W, C) of the model's images.
+      dataset: `digits`, a TFDS image data set by name, or `folder:PATH`.
+      data_dir: TFDS's.
+      split: `train`, `test` or `all`; empty: the test images, or all of a folder without train/ and test/.
+      count: how many images, the first ones; 0 is all.
+
+    Raises:
+      ConfigError: there are no such images, or they have another shape that cannot be changed.
+    """
+    height, width, channels = image_shape
+    config = DataConfig(dataset, data_dir, test_examples=count)
+    if dataset.startswith("folder:") and height == width:
+        config = dataclasses.replace(config, image_size=height)
+    examples, class_names, notes = load_split(config, split)
+    shape = examples.images.shape[1:]
+    if shape[:2] != (height, width) and height == width:
+        examples, class_names, _ = load_split(dataclasses.replace(config, image_size=height), split)
+        notes = (*notes, f"Resized from {shape[0]}×{shape[1]} to {height}×{width}.")
+    images = examples.images
+    if images.shape[-1] == 1 and channels == 3:
+        images = np.repeat(images, 3, axis=-1)
+        notes = (*notes, "Grey images fill all three channels.")
+    if images.shape[1:] != image_shape:
+        raise ConfigError(
+            f"the model is for images of {height}×{width}×{channels} (height × width × channels). "
+            f"Received: {dataset!r} with images of {'×'.join(map(str, images.shape[1:]))}"
+        )
+    named = examples.names is not None
+    names = examples.names.tolist() if named else [f"{place:06d}" for place in range(len(images))]
+    return UsedImages(images, tuple(names), examples.labels, class_names, tuple(notes))

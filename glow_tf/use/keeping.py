@@ -1,0 +1,67 @@
+"""The model of a finished run, kept as a preset."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from glow_tf.data.loading import load as load_data
+from glow_tf.errors import ConfigError
+from glow_tf.glow import Glow
+from glow_tf.run.flags_file import read_config
+from glow_tf.run.saved import load_glow
+from glow_tf.use.evaluation import evaluate, mean_and_error
+
+
+def keep_run(
+    workdir: pathlib.Path,
+    folder: pathlib.Path,
+    weights_dtype: str = "float16",
+    data_dir: str | os.PathLike = "",
+    texts: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Writes the last model of a run as a preset, whose card has its score on the run's test images.
+
+    Args:
+      workdir: of the run.
+      folder: of the preset.
+      weights_dtype: `float16` or `float32`. The score is that of the weights as they are kept.
+      data_dir: TFDS's; empty is the run's.
+      texts: more of what the card says: `title`, `command`, `limits`, `licence`.
+
+    Returns:
+      What the preset says about itself, and `run_test_bpd`, the score before the weights were rounded.
+
+    Raises:
+      ConfigError: the folder is no workdir, or its run is not finished.
+      OSError: the preset cannot be written.
+    """
+    config = read_config(workdir)
+    summary_path = workdir / "summary.json"
+    if not summary_path.exists():
+        raise ConfigError(f"the run must be finished. Received: workdir={str(workdir)!r}, without a summary")
+    summary = json.loads(summary_path.read_text())
+    data_config = dataclasses.replace(config.data, data_dir=data_dir or config.data.data_dir)
+    images = load_data(data_config)
+    about: dict[str, Any] = {
+        "data": f"{config.data.dataset}, {len(images.train)} training images",
+        "seed": config.seed,
+        "epochs": summary["epochs"],
+        "top": int(images.train.max()),
+        **(texts or {}),
+    }
+    glow = load_glow(workdir)
+    glow.save_to_preset(folder, about, weights_dtype)
+    scores = evaluate(Glow.from_preset(folder), images.test, seed=config.seed).per_image
+    bpd, error = mean_and_error(scores)
+    about |= {
+        "test_bpd": round(bpd, 5),
+        "test_bpd_se": round(error, 5),
+        "test_examples": len(images.test),
+    }
+    glow.save_to_preset(folder, about, weights_dtype)
+    return {**about, "run_test_bpd": summary["test_bpd"]}

@@ -1,0 +1,123 @@
+"""Images to latents and back, in batches; what can be done between the two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from glow_tf.data.progress import with_progress
+from glow_tf.errors import ConfigError
+from glow_tf.glow import Glow
+from glow_tf.use.models import TrainedModel
+
+BATCH = 250  # images that a model takes at a time
+
+
+def in_batches(function: Callable[[np.ndarray], np.ndarray], values: np.ndarray, task: str) -> np.ndarray:
+    """Applies a function to values [N, …], `BATCH` at a time, with a line that says how far it is."""
+    starts = range(0, len(values), BATCH)
+    results = [
+        np.asarray(function(values[start : start + BATCH]))
+        for start in with_progress(starts, len(starts), f"{task}, batches of {BATCH}")
+    ]
+    return np.concatenate(results) if results else np.empty((0,), np.float32)
+
+
+def encode(model: TrainedModel, images: np.ndarray) -> np.ndarray:
+    """Returns the whitened latents of images at the middle of their bins: uint8 [N, H, W, C] → [N, D]."""
+    return in_batches(model.encode, images, "Encoding")
+
+
+def decode(model: TrainedModel, eps: np.ndarray) -> np.ndarray:
+    """Returns the images of whitened latents: [N, D] → uint8 [N, H, W, C].
+
+    Raises:
+      ConfigError: D is not the model's.
+    """
+    if eps.ndim != 2 or eps.shape[1] != model.dimensions:
+        raise ConfigError(
+            f"latents must have the shape (N, {model.dimensions}) for this model. Received: {eps.shape}"
+        )
+    return in_batches(model.decode, eps.astype(np.float32), "Decoding")
+
+
+def draw(model: TrainedModel, num: int, temperature: float, seed: int) -> np.ndarray:
+    """Draws images, uint8 [num, H, W, C], `BATCH` at a time.
+
+    Args:
+      model: to draw from.
+      num: number of images, from 1.
+      temperature: standard deviation of the whitened latents; 0 is the mode.
+      seed: of the latents of the first batch; that of each further batch is one higher.
+    """
+    starts = range(0, num, BATCH)
+    batches = [
+        np.asarray(model.sample(min(BATCH, num - start), temperature, seed + k))
+        for k, start in enumerate(with_progress(starts, len(starts), f"Drawing, batches of {BATCH}"))
+    ]
+    return np.concatenate(batches)
+
+
+def interpolate(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
+    """Returns latents on the way from one point to another: [N, D] twice → [N, steps, D].
+
+    The way turns from the first direction to the other, and its length changes evenly. A straight line would
+    pass nearer to the origin, where images are blurred: latents of D dimensions have lengths of about √D.
+
+    Args:
+      start: whitened latents, the first step.
+      end: whitened latents, the last step.
+      steps: from 2.
+    """
+    weights = np.linspace(0, 1, steps)[:, None]
+    lengths = [np.linalg.norm(eps, axis=1, keepdims=True) for eps in (start, end)]
+    units = [eps / np.maximum(length, 1e-12) for eps, length in zip((start, end), lengths, strict=True)]
+    angle = np.arccos(np.clip(np.sum(units[0] * units[1], axis=1), -1, 1))[:, None, None]
+    turned = np.sin((1 - weights) * angle) * units[0][:, None] + np.sin(weights * angle) * units[1][:, None]
+    straight = (1 - weights) * units[0][:, None] + weights * units[1][:, None]
+    directions = np.where(angle > 1e-3, turned / np.maximum(np.sin(angle), 1e-12), straight)
+    between = directions * ((1 - weights) * lengths[0][:, None] + weights * lengths[1][:, None])
+    between[:, 0], between[:, -1] = start, end
+    return between
+
+
+def levels(glow: Glow) -> list[slice]:
+    """Returns where the latents of each level are in the D of `encode`, from the finest to the coarsest.
+
+    Each block but the last factors one level out; what the last block leaves is the coarsest.
+    """
+    sizes = [math.prod(shape) for part in glow.parts for shape in part.latent_shapes]
+    sizes.append(math.prod(glow.parts[-1].output_event_shape))
+    ends = np.cumsum(sizes).tolist()
+    return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+
+def without_finest(
+    glow: Glow, eps: np.ndarray, count: int, temperature: float = 0.0, seed: int = 0
+) -> np.ndarray:
+    """Returns latents whose finest levels are replaced.
+
+    Args:
+      glow: whose latents they are.
+      eps: whitened latents, [N, D].
+      count: how many levels are replaced, finest first.
+      temperature: of what replaces them; 0 is the mode of each, given the coarser ones.
+      seed: of what replaces them.
+    """
+    replaced = eps.copy()
+    rng = np.random.default_rng(seed)
+    for level in levels(glow)[:count]:
+        replaced[:, level] = temperature * rng.standard_normal(replaced[:, level].shape)
+    return replaced
+
+
+def direction(model: TrainedModel, away: np.ndarray, towards: np.ndarray) -> np.ndarray:
+    """Returns the difference of the mean latents of two sets of images, uint8 [n, H, W, C] each: [D]."""
+    return encode(model, towards).mean(axis=0) - encode(model, away).mean(axis=0)
+
+
+def edited(eps: np.ndarray, along: np.ndarray, strengths: Sequence[float]) -> np.ndarray:
+    """Moves latents along a direction: [N, D] and [D] → [N, len(strengths), D]."""
+    return eps[:, None] + np.asarray(strengths, np.float32)[None, :, None] * along

@@ -1,0 +1,94 @@
+"""A trained model from wherever it is kept: a preset, a workdir, a `.keras` file or a SavedModel."""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+from glow_tf import presets
+from glow_tf.errors import ConfigError
+from glow_tf.run.saved import load_glow
+
+
+class TrainedModel(Protocol):
+    """What a `Glow` and an exported one have in common; see `Glow` for what each method does."""
+
+    image_shape: tuple[int, int, int]
+    dimensions: int
+
+    def sample(self, num: int, temperature: float = 1.0, seed: int = 0) -> tf.Tensor:
+        """Draws images, uint8 [num, H, W, C]."""
+
+    def encode(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the whitened latents of images, [B, D]."""
+
+    def decode(self, eps: tf.Tensor) -> tf.Tensor:
+        """Returns the images of whitened latents, uint8 [B, H, W, C]."""
+
+    def log_prob(self, images: tf.Tensor, seed: int = 0) -> tf.Tensor:
+        """Returns one-sample log-likelihoods of images, [B], nats."""
+
+
+class ExportedModel:
+    """A SavedModel that `export` wrote, with the methods of `TrainedModel`.
+
+    Args:
+      folder: of the SavedModel.
+
+    Raises:
+      ConfigError: the SavedModel has other endpoints.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self._loaded = tf.saved_model.load(str(folder))
+        try:
+            images = self._loaded.signatures["encode"].structured_input_signature[1]["images"]
+            self.image_shape = tuple(int(side) for side in images.shape[1:])
+            self.sample, self.encode = self._loaded.sample, self._loaded.encode
+            self.decode, self.log_prob = self._loaded.decode, self._loaded.log_prob
+        except (AttributeError, KeyError, TypeError):
+            raise ConfigError(
+                "the SavedModel must have the endpoints of this release's glow_tf.export. "
+                f"Received: {str(folder)!r} with {sorted(self._loaded.signatures)}"
+            ) from None
+        self.dimensions = math.prod(self.image_shape)
+
+
+def open_model(model: str | os.PathLike) -> TrainedModel:
+    """Loads a trained model.
+
+    Args:
+      model: the name of a preset that comes with the package, the folder of a preset, the workdir of a run, a
+        `.keras` file, or the folder of a SavedModel that `export` wrote.
+
+    Returns:
+      A `Glow`, or an `ExportedModel`.
+
+    Raises:
+      ConfigError: there is no model of this name, or it cannot be read.
+      OSError: a file is damaged.
+    """
+    path = pathlib.Path(model)
+    if (path / "saved_model.pb").exists():
+        return ExportedModel(path)
+    if not path.exists() and str(model) not in presets.names():
+        raise ConfigError(
+            f"model must be a preset ({', '.join(presets.names()) or 'none'}), or the path of a preset, of a "
+            f"run's workdir, a .keras file or an exported SavedModel. Received: model={str(model)!r}"
+        )
+    try:
+        return load_glow(path)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def about(model: str | os.PathLike) -> Mapping[str, Any]:
+    """Returns what a preset says about itself; empty for models that are kept otherwise."""
+    path = pathlib.Path(model)
+    known = presets.is_preset(path) or (str(model) in presets.names() and not path.exists())
+    return presets.read_about(presets.find(model)) if known else {}

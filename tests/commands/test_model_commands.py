@@ -1,0 +1,138 @@
+"""The commands for trained models, on the digits preset and on folders."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import small_glow
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import glow_tf
+from glow_tf.commands import cli
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(name, *arguments, model="digits"):
+    return cli.run(name, [f"--model={model}", *arguments])
+
+
+def test_sample_draws_rows_by_temperature(here, capsys):
+    assert run("sample", "--num=4", "--temperatures=0,0.7") == 0
+    assert "samples.png and samples.npy: 4 rows of 2 images" in capsys.readouterr().out
+    rows = np.load("samples.npy")
+    assert rows.shape == (4, 2, 8, 8, 1)
+    assert (rows[:2] == rows[0, 0]).all()  # temperature 0 is one image, the mode
+    with Image.open("samples.png") as picture:
+        assert picture.size == (2 * 68, 4 * 68)
+        assert np.asarray(picture).max() == 255  # digits have levels up to 128
+
+
+def test_encode_and_decode_give_the_images_back(here):
+    assert run("encode", "--dataset=digits", "--examples=20") == 0
+    assert run("decode") == 0
+    expected = np.load("decoded/images.npy")
+    stored = np.load("latents.npz")
+    assert stored["eps"].shape == (20, 64)
+    assert set(stored["labels"]) <= set("0123456789")
+    levels = {tuple(image.ravel()) for image in (load_digits().images * 8).astype(np.uint8)}
+    assert all(tuple(image.ravel()) in levels for image in expected)
+    with Image.open("decoded/000007.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), expected[7, ..., 0])
+
+
+def test_decode_keeps_to_its_folder(here, capsys):
+    np.savez("latents.npz", eps=np.zeros((1, 64), np.float32), names=np.array(["../../outside"]))
+    assert run("decode") == 1
+    assert "must stay within the output's folder" in capsys.readouterr().err
+    np.savez("latents.npz", eps=np.array([{"code": 1}], dtype=object))
+    assert run("decode") == 1
+    assert "latents must be a .npz file" in capsys.readouterr().err
+    assert run("decode", "--latents=absent.npz") == 1
+
+
+def test_interpolate_begins_and_ends_with_the_images(here):
+    assert run("interpolate", "--examples=4", "--steps=3") == 0
+    assert run("encode", "--examples=4") == 0
+    assert run("decode") == 0
+    rows, images = np.load("interpolated.npy"), np.load("decoded/images.npy")
+    assert rows.shape == (2, 3, 8, 8, 1)
+    np.testing.assert_array_equal(rows[:, 0], images[::2])
+    np.testing.assert_array_equal(rows[:, -1], images[1::2])
+
+
+def test_reconstruct_shows_a_column_for_each_level(here, capsys):
+    small_glow().save_to_preset(here / "two_blocks")
+    assert run("reconstruct", "--examples=3", model="two_blocks") == 0
+    assert "Columns keep 64, 32, 0 of 64 latents." in capsys.readouterr().out
+    assert np.load("reconstructed.npy").shape == (3, 3, 8, 8, 1)
+
+
+def test_edit_moves_between_classes(here, capsys):
+    assert run("edit", "--away=3", "--towards=8", "--rows=2", "--strengths=0,1") == 0
+    assert np.load("edited.npy").shape == (2, 2, 8, 8, 1)
+    assert run("edit", "--away=3", "--towards=cat") == 1
+    assert "Received: 'cat'" in capsys.readouterr().err
+
+
+def test_evaluate_prints_the_score_its_terms_and_the_classes(here, capsys):
+    assert run("evaluate", "--draws=2", "--output=score.json") == 0
+    report = json.loads((here / "score.json").read_text())
+    assert report["images"] == 360
+    assert report["importance_weighted_bits_per_dim"] < report["bits_per_dim"]
+    assert sum(report["terms"].values()) == pytest.approx(report["bits_per_dim"], rel=1e-4)
+    assert sum(own["images"] for own in report["classes"].values()) == 360
+    assert f"{report['bits_per_dim']:.4f} ± " in capsys.readouterr().out
+
+
+def test_an_exported_model_serves_where_it_can(here, capsys):
+    glow_tf.export(small_glow(), here / "export")
+    assert run("sample", "--num=2", model="export") == 0
+    assert run("evaluate", model="export") == 1
+    assert "a SavedModel does not tell" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("sample", ["--temperatures=warm"], "temperatures must be one or more numbers from 0"),
+        ("sample", ["--temperatures=-1"], "temperatures must be one or more numbers from 0"),
+        ("sample", ["--num=3"], "num must be even"),
+        ("sample", ["--num=0"], "num must be 1 or more"),
+        ("sample", ["--output=grid.jpg"], "output must be a .png file"),
+        ("sample", ["--white=300"], "white must be 0 or a level from 1 to 255"),
+        ("encode", ["--output=latents.txt"], "output must be a .npz file"),
+        ("encode", ["--dataset=folder:absent"], "needs an existing folder"),
+        ("encode", ["--examples=-1"], "examples must be 0 or a positive integer"),
+        ("interpolate", ["--examples=1"], "there must be two images or more"),
+        ("interpolate", ["--steps=1"], "steps must be 2 or more"),
+        ("reconstruct", ["--temperature=nan"], "temperature must be one or more numbers from 0"),
+        ("edit", ["--strengths=,"], "strengths must be one or more numbers"),
+        ("evaluate", ["--draws=0"], "draws must be 1 or more"),
+    ],
+)
+def test_bad_input_ends_with_a_sentence(here, capsys, command, arguments, message):
+    assert run(command, *arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Received" in error
+
+
+def test_a_finished_run_becomes_a_preset(here, capsys):
+    run_flags = [
+        *("--train_examples=64", "--test_examples=32", "--n_bits=5", "--num_blocks=1", "--flow_steps=1"),
+        *("--width=4", "--part_epochs=1", "--finetune_epochs=0", "--export=false", "--tensorboard=false"),
+    ]
+    assert cli.run("train", [*run_flags, "--workdir=run"]) == 0
+    assert cli.run("preset", ["--workdir=run", "--output=mine", "--licence=none"]) == 0
+    about = json.loads((here / "mine" / "config.json").read_text())["about"]
+    summary = json.loads((here / "run" / "summary.json").read_text())
+    assert about["test_bpd"] == pytest.approx(summary["test_bpd"], abs=0.01)
+    assert (about["licence"], about["top"], about["test_examples"]) == ("none", 128, 32)
+    assert cli.run("preset", ["--workdir=absent", "--output=mine"]) == 1
+    assert "a run's workdir must have" in capsys.readouterr().err

@@ -1,0 +1,213 @@
+"""Presets: models kept as plain files, those that come with the package, and runs that start from one."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+from conftest import perturb, small_glow
+from helpers import SMALL, train
+
+import glow_tf
+from glow_tf import data, presets
+from glow_tf.commands import run_flags
+from glow_tf.errors import ConfigError
+from glow_tf.use import evaluate
+
+LIMIT_MB = 8
+
+
+@pytest.fixture
+def glow(small_images):
+    glow = small_glow(local_prior="flow:4x1")
+    glow.initialize(small_images)
+    return glow
+
+
+@pytest.fixture
+def kept(glow, tmp_path):
+    glow.save_to_preset(tmp_path / "mine", {"test_bpd": 2.5, "title": "Mine"})
+    return tmp_path / "mine"
+
+
+def bits(model, images):
+    return np.asarray(model.bits_per_dim(images))
+
+
+def test_a_preset_is_the_same_model_whole_and_cut(glow, kept, small_images):
+    whole = glow_tf.Glow.from_preset(kept)
+    cut = glow_tf.Glow.from_preset(kept, parts="by_block:2", local_prior="learned")
+    assert (len(whole.parts), len(cut.parts)) == (1, 2)
+    for model in (whole, cut, glow_tf.load(kept)):
+        np.testing.assert_allclose(bits(model, small_images), bits(glow, small_images), atol=1e-5)
+
+
+def test_half_precision_takes_less_space_and_moves_the_score_a_little(tmp_path, small_images):
+    glow = small_glow(width=128)
+    sizes = {}
+    for dtype in ("float32", "float16"):
+        glow.save_to_preset(tmp_path / dtype, weights_dtype=dtype)
+        sizes[dtype] = presets.weights_path(tmp_path / dtype).stat().st_size
+    assert sizes["float16"] < 0.7 * sizes["float32"]
+    found = bits(glow_tf.Glow.from_preset(tmp_path / "float16"), small_images)
+    assert 0 < np.abs(found - bits(glow, small_images)).max() < 0.05
+
+
+def test_a_weight_too_large_for_half_precision_stays_as_it_is(tmp_path):
+    glow = small_glow()
+    glow.parts[0].bijectors[1].weights[0].assign(np.full(glow.parts[0].bijectors[1].weights[0].shape, 1e6))
+    glow.save_to_preset(tmp_path / "large", weights_dtype="float16")
+    loaded = glow_tf.Glow.from_preset(tmp_path / "large")
+    assert max(np.abs(w).max() for w in loaded.get_weights()) == 1e6
+
+
+def test_the_card_tells_size_score_and_how_to_load(kept):
+    card = (kept / "README.md").read_text()
+    for text in ("# Mine", "8×8×1", "2.5000 bits/dim", 'from_preset("mine")'):
+        assert text in card
+    assert presets.read_about(kept)["test_bpd"] == 2.5
+
+
+def test_a_preset_is_replaced_but_nothing_else_is(glow, kept, tmp_path):
+    perturb(glow, seed=1)
+    glow.save_to_preset(kept, {"title": "Again"})
+    assert presets.read_about(kept) == {"title": "Again"}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(OSError, match="is no preset and not empty"):
+        glow.save_to_preset(tmp_path / "other")
+    assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_preset_that_cannot_be_written_leaves_the_old_one(glow, kept, monkeypatch):
+    def full(*_):
+        raise OSError("no space")
+
+    before = {path.name: path.read_bytes() for path in kept.iterdir()}
+    monkeypatch.setattr(presets.files, "_halve", full)
+    with pytest.raises(OSError, match="no space"):
+        glow.save_to_preset(kept, weights_dtype="float16")
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+
+def damaged_json(folder):
+    (folder / "config.json").write_text("{")
+
+
+def other_format(folder):
+    (folder / "config.json").write_text(json.dumps({"format": 7, "model": {}, "about": {}}))
+
+
+def unknown_setting(folder):
+    content = json.loads((folder / "config.json").read_text())
+    content["model"]["spline"] = 1
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+def cut_off_weights(folder):
+    path = presets.weights_path(folder)
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def wider(folder):
+    content = json.loads((folder / "config.json").read_text())
+    content["model"]["width"] = 9
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+def a_weight_missing(folder):
+    with h5py.File(presets.weights_path(folder), "a") as file:
+        names = []
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        del file[names[0]]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damaged_json, r"config\.json must be JSON"),
+        (other_format, "must have the format 1"),
+        (unknown_setting, r"does not know\. Received: \['spline'\]"),
+        (cut_off_weights, "the weights of the preset .* are damaged"),
+        (wider, "the weights of the preset .* are damaged"),
+        (a_weight_missing, "the weights of the preset .* are damaged"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_damaged_preset_is_refused(kept, damage, message):
+    damage(kept)
+    with pytest.raises(ConfigError, match=message):
+        glow_tf.Glow.from_preset(kept)
+
+
+def test_what_is_no_preset_and_other_changes_are_refused(kept, tmp_path):
+    with pytest.raises(ConfigError, match=r"preset must be one of .*digits.*Received: preset='nobody'"):
+        glow_tf.Glow.from_preset("nobody")
+    with pytest.raises(ConfigError, match=r"may be changed\. Received: \['width'\]"):
+        glow_tf.Glow.from_preset(kept, width=16)
+    with pytest.raises(ConfigError, match="weights_dtype must be one of"):
+        glow_tf.Glow.from_preset(kept).save_to_preset(tmp_path / "a", weights_dtype="int8")
+
+
+# Those of the package
+
+
+def test_the_packages_presets_are_listed_and_small():
+    assert "digits" in glow_tf.Glow.presets
+    assert len(glow_tf.Glow.presets) == len(presets.names())
+    with pytest.raises(KeyError):
+        glow_tf.Glow.presets["nobody"]
+    files = [f for name in presets.names() for f in presets.find(name).iterdir()]
+    assert sum(f.stat().st_size for f in files) < LIMIT_MB * 2**20
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_a_preset_of_the_package_loads_and_says_where_it_comes_from(name):
+    about = glow_tf.Glow.presets[name]
+    assert {"data", "command", "seed", "test_bpd", "test_bpd_se", "licence", "limits"} <= set(about)
+    glow = glow_tf.Glow.from_preset(name)
+    images = glow.sample(4, 0.7, 0)
+    assert np.isfinite(bits(glow, images)).all()
+    assert np.ptp(images.numpy().reshape(4, -1), axis=1).min() > 0
+    np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
+
+
+def test_the_digits_preset_scores_what_its_card_says():
+    about = glow_tf.Glow.presets["digits"]
+    images = data.load(glow_tf.DataConfig("digits")).test
+    score = evaluate(glow_tf.Glow.from_preset("digits"), images, seed=about["seed"]).per_image.mean()
+    assert score == pytest.approx(about["test_bpd"], abs=2e-4)
+
+
+# Runs
+
+
+def run_of(*arguments):
+    return run_flags.config_of(list(arguments))
+
+
+def test_a_run_takes_the_models_settings_from_a_preset():
+    run = run_of("--from_preset=digits", "--parts=by_block:1", "--workdir=unused")
+    model = presets.read_model(presets.find("digits"))
+    assert run.init_from == "digits"
+    assert run.data.image_size == model.image_shape[0]
+    for name in ("n_bits", "num_blocks", "flow_steps", "width", "scale"):
+        assert getattr(run.model, name) == getattr(model, name)
+    assert run_of("--from_preset=digits", "--width=7", "--workdir=unused").model.width == 7
+    with pytest.raises(ConfigError, match="preset must be one of"):
+        run_of("--from_preset=nobody")
+
+
+def test_a_run_begins_with_the_weights_of_a_preset(kept, tmp_path, capsys):
+    small = {name: SMALL[name] for name in ("train_examples", "test_examples", "batch_size")}
+    arguments = [f"--{name}={value}" for name, value in small.items()]
+    arguments += [f"--from_preset={kept}", f"--workdir={tmp_path / 'run'}", "--parts=across_block:2"]
+    arguments += ["--part_epochs=1", "--finetune_epochs=0", "--export=false", "--tensorboard=false"]
+    run = run_of(*arguments, "--learning_rate=1e-12", "--sample_every=0")
+    summary = train(run)
+    assert f"init_from: the weights of the flow steps are those of {kept}" in capsys.readouterr().out
+    test = data.load(run.data).test
+    start = evaluate(glow_tf.Glow.from_preset(kept), test, seed=run.seed).per_image.mean()
+    assert summary["test_bpd"] == pytest.approx(start, rel=1e-5)
+    assert f"--init_from={kept}" in (tmp_path / "run" / "flags.cfg").read_text()

@@ -1,0 +1,207 @@
+"""What is done with a trained model: scores, latents, and the images that are read for it."""
+
+import numpy as np
+import pytest
+from conftest import make_small_images, small_glow
+from PIL import Image
+
+import glow_tf
+from glow_tf import data
+from glow_tf.errors import ConfigError
+from glow_tf.use import (
+    decode,
+    direction,
+    draw,
+    edited,
+    encode,
+    evaluate,
+    interpolate,
+    latents,
+    levels,
+    open_model,
+    read_images,
+    without_finest,
+)
+from glow_tf.use.evaluation import by_class, mean_and_error
+
+
+@pytest.fixture(scope="module")
+def glow():
+    return small_glow(parts="1")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return make_small_images(np.random.default_rng(0))
+
+
+# Scores
+
+
+def test_the_terms_add_up_to_the_score(glow, images):
+    found = evaluate(glow, images, draws=3, seed=5)
+    assert found.draws.shape == (3, len(images))
+    assert list(found.terms) == [
+        "dequantisation",
+        *(f"block {k}, {what}" for k in (1, 2) for what in ("flow steps", "latents")),
+    ]
+    np.testing.assert_allclose(sum(found.terms.values()), found.per_image, rtol=1e-5)
+    np.testing.assert_allclose(found.terms["dequantisation"], glow.config.n_bits, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 50, 300])
+def test_one_draw_is_what_the_trainer_evaluates(glow, rng, count):
+    images = rng.integers(0, 129, (count, 8, 8, 1), np.uint8)
+    phases = glow_tf.phases("end_to_end", 1, 1)
+    trainer = glow_tf.PartsTrainer(glow, phases)
+    trainer.compile("sgd")
+    expected = trainer.evaluate(data.evaluation_batches(images, 16, seed=3), return_dict=True, verbose=0)
+    mean, error = mean_and_error(evaluate(glow, images, seed=3).per_image)
+    assert mean == pytest.approx(expected["bpd"], rel=1e-5)
+    if count > 1:
+        assert error == pytest.approx(expected["bpd_se"], rel=1e-3)
+
+
+def test_the_importance_weighted_bound_is_below_the_mean_and_exact_for_one_draw(glow, images):
+    one, many = evaluate(glow, images), evaluate(glow, images, draws=4)
+    np.testing.assert_allclose(one.tighter, one.per_image, rtol=1e-6)
+    assert (many.tighter <= many.per_image + 1e-9).all()
+    nats = many.draws * np.log(2) * 64
+    expected = -np.log(np.mean(np.exp(-(nats - 300)), axis=0)) + 300
+    np.testing.assert_allclose(many.tighter, expected / np.log(2) / 64, rtol=1e-6)
+
+
+def test_scores_by_class_leave_empty_classes_out():
+    found = by_class(np.array([1.0, 3.0, 5.0]), np.array([0, 0, 2]), ("a", "b", "c"))
+    assert found["a"][:2] == (2, 2.0)
+    assert found["c"][:2] == (1, 5.0)
+    assert "b" not in found
+
+
+# Latents
+
+
+def test_many_images_come_back_in_batches(glow, images, monkeypatch):
+    monkeypatch.setattr(latents, "BATCH", 10)
+    eps = encode(glow, images)
+    assert eps.shape == (64, 64)
+    np.testing.assert_array_equal(decode(glow, eps), images)
+
+
+def test_drawn_images_are_those_of_sample_and_temperature_0_is_the_mode(glow, monkeypatch):
+    np.testing.assert_array_equal(draw(glow, 5, 0.7, seed=3), glow.sample(5, 0.7, 3))
+    np.testing.assert_array_equal(draw(glow, 1, 0.0, seed=0), decode(glow, np.zeros((1, 64))))
+    monkeypatch.setattr(latents, "BATCH", 2)
+    np.testing.assert_array_equal(draw(glow, 3, 0.7, seed=0)[2:], glow.sample(1, 0.7, 1))
+
+
+def test_interpolation_ends_at_the_images_and_keeps_to_the_shell(glow, images):
+    eps = encode(glow, images[:4])
+    between = interpolate(eps[:2], eps[2:], 5)
+    np.testing.assert_array_equal(between[:, 0], eps[:2])
+    np.testing.assert_array_equal(between[:, -1], eps[2:])
+    lengths = np.linalg.norm(between, axis=2)
+    np.testing.assert_allclose(lengths, np.linspace(lengths[:, 0], lengths[:, -1], 5).T, rtol=1e-5)
+    same = interpolate(eps[:1], eps[:1], 3)
+    np.testing.assert_allclose(same, np.repeat(eps[:1, None], 3, axis=1), rtol=1e-5)
+    assert np.isfinite(interpolate(np.zeros((1, 4)), np.ones((1, 4)), 3)).all()
+
+
+def test_levels_cover_all_latents_from_the_finest(glow):
+    assert [level.stop - level.start for level in levels(glow)] == [32, 32]
+    assert levels(glow)[0].start == 0
+    assert levels(small_glow(num_blocks=1, parts="1")) == [slice(0, 64)]
+
+
+def test_replaced_latents_leave_the_coarser_ones(glow, images):
+    eps = encode(glow, images[:3])
+    for count in range(3):
+        replaced = without_finest(glow, eps, count)
+        assert (replaced[:, : 32 * count] == 0).all()
+        np.testing.assert_array_equal(replaced[:, 32 * count :], eps[:, 32 * count :])
+    drawn = without_finest(glow, eps, 1, temperature=2.0, seed=1)[:, :32]
+    assert drawn.std() == pytest.approx(2.0, rel=0.3)
+
+
+def test_the_direction_between_classes_moves_one_mean_to_the_other(glow, images):
+    away, towards = images[:20], images[20:40]
+    along = direction(glow, away, towards)
+    eps = encode(glow, away)
+    moved = edited(eps, along, [0, 1])
+    np.testing.assert_array_equal(moved[:, 0], eps)
+    np.testing.assert_allclose(moved[:, 1].mean(0), encode(glow, towards).mean(0), atol=1e-4)
+
+
+def test_latents_of_another_size_are_refused(glow):
+    with pytest.raises(ConfigError, match=r"shape \(N, 64\).*Received: \(2, 63\)"):
+        decode(glow, np.zeros((2, 63)))
+
+
+# Models and images
+
+
+def test_a_model_is_opened_from_wherever_it_is_kept(glow, images, tmp_path):
+    glow.save_to_preset(tmp_path / "preset")
+    glow.save(tmp_path / "model.keras")
+    glow_tf.export(glow, tmp_path / "export")
+    expected = np.asarray(glow.log_prob(images, 0))
+    for name in ("preset", "model.keras", "export"):
+        model = open_model(tmp_path / name)
+        assert (model.image_shape, model.dimensions) == ((8, 8, 1), 64)
+        np.testing.assert_allclose(model.log_prob(images, 0), expected, rtol=1e-5)
+        np.testing.assert_array_equal(decode(model, encode(model, images)), images)
+        np.testing.assert_array_equal(draw(model, 3, 0.5, 1), draw(glow, 3, 0.5, 1))
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"model must be a preset .*Received: model='nothing'"):
+        open_model("nothing")
+    with pytest.raises((ConfigError, OSError), match="no last checkpoint"):
+        open_model(tmp_path)
+
+
+def write_images(folder, count, size, mode="RGB"):
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for k in range(count):
+        shape = (*size, 3) if mode == "RGB" else size
+        Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(folder / f"{k}.png")
+
+
+def test_all_images_of_a_folder_without_a_split_are_used_whatever_their_size(tmp_path):
+    write_images(tmp_path / "cats", 3, (20, 30))
+    write_images(tmp_path / "dogs", 2, (9, 9))
+    used = read_images((8, 8, 3), f"folder:{tmp_path}")
+    assert used.images.shape == (5, 8, 8, 3)
+    assert used.names[0] == "cats/0.png"
+    assert used.class_names == ("cats", "dogs")
+    assert len(used.of_class("dogs")) == 2
+    with pytest.raises(ConfigError, match=r"cats, dogs\. Received: 'cows'"):
+        used.of_class("cows")
+
+
+def test_the_test_folder_is_used_where_there_is_one(tmp_path):
+    write_images(tmp_path / "train", 3, (8, 8))
+    write_images(tmp_path / "test", 2, (8, 8))
+    counts = {
+        split: len(read_images((8, 8, 3), f"folder:{tmp_path}", split=split).images)
+        for split in ("", "test", "train", "all")
+    }
+    assert counts == {"": 2, "test": 2, "train": 3, "all": 5}
+    assert len(read_images((8, 8, 3), f"folder:{tmp_path}", count=1).images) == 1
+
+
+def test_images_are_brought_to_the_models_shape_or_refused(tmp_path):
+    write_images(tmp_path / "grey", 2, (16, 16), mode="L")
+    used = read_images((8, 8, 3), f"folder:{tmp_path / 'grey'}")
+    assert used.images.shape == (2, 8, 8, 3)
+    assert "Grey images fill all three channels." in used.notes
+    write_images(tmp_path / "colour", 2, (16, 16))
+    with pytest.raises(ConfigError, match=r"for images of 8×8×1.*images of 8×8×3"):
+        read_images((8, 8, 1), f"folder:{tmp_path / 'colour'}")
+    resized = read_images((16, 16, 1), "digits", count=4)
+    assert resized.images.shape == (4, 16, 16, 1)
+    assert "Resized from 8×8 to 16×16." in resized.notes
+    assert len(read_images((8, 8, 1), "digits", split="all").images) == 1797
+    with pytest.raises(ConfigError, match="split must be train, test, all or empty"):
+        read_images((8, 8, 1), "digits", split="valid")
