@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -106,7 +107,8 @@ class Glow(DensityModel):
         ]
         self.build((None, *config.image_shape))
         self._compiled = {
-            name: tf.function(function, input_signature=signature, autograph=False)
+            # A partial for each model: of one method TensorFlow counts all traces, and warns of many.
+            name: tf.function(functools.partial(function), input_signature=signature, autograph=False)
             for name, (function, signature) in self.endpoints().items()
         }
 

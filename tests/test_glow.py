@@ -126,3 +126,11 @@ def test_an_isolated_passage_keeps_its_numbers_and_stops_the_gradient_of_h(small
     weights = [v.value for v in glow.parts[0].flow_variables]
     assert any(g is not None for g in tape.gradient(passage.h, weights))
     assert all(g is None for g in tape.gradient(isolated.h, weights))
+
+
+def test_many_models_in_a_process_cause_no_warning_of_tensorflow(small_images, caplog):
+    for _ in range(6):
+        glow = small_glow(perturbed=False, parts="2,2", local_prior="flow:4x1")
+        glow.initialize(small_images)
+        glow.bits_per_dim(small_images[:2])
+    assert "retracing" not in caplog.text

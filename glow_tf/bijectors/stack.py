@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -143,7 +144,8 @@ class Stack(Bijector):
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """See base: initialises each copy on the output of the previous one."""
         self.ensure_built(x)
-        initialize_one = tf.function(self._initialize_one, autograph=False)
+        # A partial for each stack: of one method TensorFlow counts all traces, and warns of many.
+        initialize_one = tf.function(functools.partial(self._initialize_one), autograph=False)
         rows = []
         for weights in self._weights():
             x, own = initialize_one(weights, x)
