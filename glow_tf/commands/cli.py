@@ -11,6 +11,7 @@ import sys
 import textwrap
 import types
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags, logging
 
@@ -19,8 +20,9 @@ from glow_tf.errors import ConfigError, NonFiniteError
 from glow_tf.version import __version__
 
 COMMANDS = (
-    *("train", "launch", "plan", "experiment", "report"),
-    *("sample", "evaluate", "encode", "decode", "interpolate", "reconstruct", "edit", "preset"),
+    *("train", "launch", "plan", "experiment", "report", "preset"),  # models
+    *("sample", "evaluate", "score", "encode", "decode", "interpolate"),  # what is done with them
+    *("reconstruct", "edit", "restore"),
 )
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -60,14 +62,15 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
 
     Args:
       command: a module with a docstring, `define(values)` and `main(values)`. If it has `FLAGS_AFTER_DASHES`,
-        the name of another command, `main(values, arguments)` also gets what follows `--`.
+        the name of another command, `main(values, arguments)` also gets what follows `--`. If it has
+        `ACTIONS`, one of these comes first, and `main(values, action)` gets it.
       argv: its arguments; None takes this process's.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _quieten()
     values = flags.FlagValues()
     command.define(values)
-    passed_on: list[list[str]] = []
+    passed_on: list[Any] = []
     if hasattr(command, "FLAGS_AFTER_DASHES"):
         arguments, after = _split_at_dashes(arguments)
         passed_on = [after]
@@ -75,6 +78,9 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
         if any(argument in HELP for argument in _split_at_dashes(arguments)[0]):
             print(help_text(command, values))
             return 0
+        if hasattr(command, "ACTIONS"):
+            action, arguments = _split_action(command, arguments)
+            passed_on = [action]
         parse(values, arguments)
         return command.main(values, *passed_on) or 0
     except (ConfigError, NonFiniteError, OSError) as error:
@@ -131,6 +137,17 @@ def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
         return arguments, []
     at = arguments.index("--")
     return arguments[:at], arguments[at + 1 :]
+
+
+def _split_action(command: types.ModuleType, arguments: list[str]) -> tuple[str, list[str]]:
+    """Returns the action, which comes first, and the flags; ConfigError if it is none of the command's."""
+    if not arguments or arguments[0] not in command.ACTIONS:
+        name = command.__name__.rpartition(".")[2]
+        raise ConfigError(
+            f"glow-tf {name} needs an action first: {' or '.join(command.ACTIONS)}. "
+            f"Received: {(arguments or [''])[0]!r}"
+        )
+    return arguments[0], arguments[1:]
 
 
 def _quieten() -> None:

@@ -76,12 +76,17 @@ def glow_of(values: flags.FlagValues) -> Glow:
 
 
 def images_of(values: flags.FlagValues, model: TrainedModel) -> UsedImages:
-    """Reads the images that the flags name, and prints how they were read."""
+    """Reads the images that the flags name, in the model's shape, and prints how they were read."""
+    return images_of_shape(values, model.image_shape)
+
+
+def images_of_shape(values: flags.FlagValues, image_shape: tuple[int, int, int]) -> UsedImages:
+    """Reads the images that the flags name, in a shape (H, W, C), and prints how they were read."""
     from glow_tf.use import read_images
 
     if values.examples < 0:
         raise ConfigError(f"examples must be 0 or a positive integer. Received: examples={values.examples}")
-    found = read_images(model.image_shape, values.dataset, values.data_dir, values.split, values.examples)
+    found = read_images(image_shape, values.dataset, values.data_dir, values.split, values.examples)
     for note in found.notes:
         print(note)
     return found
@@ -109,20 +114,27 @@ def positive(values: flags.FlagValues, name: str, lowest: int = 1) -> int:
     return values[name].value
 
 
+def white_of(values: flags.FlagValues) -> int:
+    """Returns the level that is shown as white; ConfigError if --white is none."""
+    from glow_tf.use.models import about
+
+    white = values.white or about(values.model).get("top", 255)
+    if not 1 <= white <= 255:
+        raise ConfigError(f"white must be 0 or a level from 1 to 255. Received: white={values.white}")
+    return white
+
+
 def write_picture(values: flags.FlagValues, rows: np.ndarray) -> pathlib.Path:
     """Writes rows of images, uint8 [rows, columns, H, W, C], as a PNG at --output and as .npy beside it."""
     import io
 
     from glow_tf.run import pictures
     from glow_tf.run.workdir import write_atomically
-    from glow_tf.use.models import about
 
     path = pathlib.Path(values.output)
     if path.suffix.lower() != ".png":
         raise ConfigError(f"output must be a .png file. Received: output={values.output!r}")
-    white = values.white or about(values.model).get("top", 255)
-    if not 1 <= white <= 255:
-        raise ConfigError(f"white must be 0 or a level from 1 to 255. Received: white={values.white}")
+    white = white_of(values)
     path.parent.mkdir(parents=True, exist_ok=True)
     flat = rows.reshape(-1, *rows.shape[2:])
     sheet = pictures.grid(pictures.stretched(flat, white), columns=rows.shape[1])

@@ -21,6 +21,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ],
         "evaluation": ["Evaluation", "evaluate"],
         "keeping": ["keep_run"],
+        "scores": ["Features", "features"],
+        "guard": ["Scorer"],
+        "restoring": ["denoise", "inpaint", "psnr", "upscale"],
         "tfp_views": ["as_distribution", "as_tfp_bijector"],
     },
 )

@@ -33,6 +33,9 @@ class TrainedModel(Protocol):
     def log_prob(self, images: tf.Tensor, seed: int = 0) -> tf.Tensor:
         """Returns one-sample log-likelihoods of images, [B], nats."""
 
+    def score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns `log_prob` and `bits_per_dim` at the middle of the bins, [B] each."""
+
 
 class ExportedModel:
     """A SavedModel that `export` wrote, with the methods of `TrainedModel`.
@@ -57,6 +60,15 @@ class ExportedModel:
                 f"Received: {str(folder)!r} with {sorted(self._loaded.signatures)}"
             ) from None
         self.dimensions = math.prod(self.image_shape)
+
+    def score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """See `TrainedModel`; ConfigError if release 0.4 or an earlier one wrote the SavedModel."""
+        if not hasattr(self._loaded, "serving_default"):
+            raise ConfigError(
+                "the SavedModel must have the endpoint serving_default, which release 0.4 did not write yet; "
+                f"export the model again. Received: endpoints {sorted(self._loaded.signatures)}"
+            )
+        return self._loaded.serving_default(images)
 
 
 def open_model(model: str | os.PathLike) -> TrainedModel:

@@ -1,0 +1,109 @@
+"""Flags images that are unlike good ones, at a rate of false alarms that you choose.
+
+    glow-tf score fit --model=fashion_mnist --dataset=fashion_mnist --data_dir=PATH
+    glow-tf score check --model=fashion_mnist --dataset=folder:PATH --false_alarms=0.01
+
+`fit` takes good images that the model was not trained on, and writes --calibration, a JSON file. `check`
+writes a folder, --output: scores.csv with a p-value, a flag and a reason for each image, and worst.html, a
+page that shows the most unusual ones. An image is flagged if its p-value is at most --false_alarms: about
+this share of images like the good ones is flagged as well. `glow_tf.use.Scorer` is the same from Python.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import pathlib
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from glow_tf.commands import model_flags
+from glow_tf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from glow_tf.use import Scorer, TrainedModel, UsedImages
+
+ACTIONS = ("fit", "check")
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    model_flags.define_model(values, output="scores")
+    model_flags.define_images(values)
+    flags.DEFINE_string("calibration", "calibration.json", "What fit found.", flag_values=values)
+    flags.DEFINE_string(
+        "score",
+        "density",
+        "For fit: density (of the latents' term and the size of a lossless file), nll, latent, typicality or "
+        "complexity.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "false_alarms", 0.01, "For check: the share of good images that may be flagged.", flag_values=values
+    )
+    flags.DEFINE_integer("worst", 100, "For check: images on the page.", flag_values=values)
+    model_flags.define_white(values)
+
+
+def main(values: flags.FlagValues, action: str) -> None:
+    """Fits or checks."""
+    if not 0 < values.false_alarms < 1:
+        raise ConfigError(
+            f"false_alarms must be between 0 and 1. Received: false_alarms={values.false_alarms:g}"
+        )
+    model_flags.positive(values, "worst")
+    from glow_tf.use import Scorer
+
+    path = pathlib.Path(values.calibration)
+    if action == "check" and not path.is_file():
+        raise ConfigError(
+            f"calibration must be a file from `glow-tf score fit`. Received: calibration={str(path)!r}"
+        )
+    model = model_flags.model_of(values)
+    scorer = Scorer(model, values.score) if action == "fit" else Scorer.load(path, model)
+    used = model_flags.images_of(values, model)
+    if action == "check":
+        _check(values, scorer, model, used)
+        return
+    scorer.fit(used.images, values.seed).save(path)
+    print(f"{path}: {len(used.images)} good images; the smallest p-value is {scorer.smallest:.2g}")
+
+
+def _check(values: flags.FlagValues, scorer: Scorer, model: TrainedModel, used: UsedImages) -> None:
+    from glow_tf.run.workdir import write_atomically
+    from glow_tf.use import features
+    from glow_tf.use.sheet import sheet
+
+    if scorer.smallest > values.false_alarms:
+        raise ConfigError(
+            f"false_alarms must be {scorer.smallest:.2g} or more with as many good images as the calibration "
+            f"has. Received: false_alarms={values.false_alarms:g}"
+        )
+    found = features(model, used.images)
+    p_values, reasons = scorer.p_value_of(found), scorer.reasons(found)
+    flagged = p_values <= values.false_alarms
+    folder = pathlib.Path(values.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["name", "p_value", "flagged", "bits_per_dim", "latent_bits", "codec_bits", "reason"])
+    for k, name in enumerate(used.names):
+        numbers = [f"{feature[k]:.4f}" for feature in (found.nll, found.latent, found.codec)]
+        writer.writerow([name, f"{p_values[k]:.6g}", "yes" if flagged[k] else "no", *numbers, reasons[k]])
+    write_atomically(folder / "scores.csv", table.getvalue().encode())
+    order = p_values.argsort(kind="stable")[: values.worst]
+    page = sheet(
+        used.images[order],
+        [used.names[k] for k in order],
+        [f"p = {p_values[k]:.3g}{', flagged' if flagged[k] else ''}" for k in order],
+        [reasons[k] for k in order],
+        title=f"The most unusual of {len(used.images)} images",
+        white=model_flags.white_of(values),
+    )
+    write_atomically(folder / "worst.html", page.encode())
+    expected = values.false_alarms * len(used.images)
+    print(
+        f"{flagged.sum()} of {len(used.images)} images are flagged; of images like the good ones, about "
+        f"{expected:.0f} would be. {folder / 'scores.csv'}, {folder / 'worst.html'}"
+    )

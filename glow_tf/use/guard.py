@@ -1,0 +1,193 @@
+"""A guard for data sets: how unusual an image is, as a p-value that can be relied on."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from glow_tf.errors import ConfigError
+from glow_tf.run.workdir import write_atomically
+from glow_tf.use.models import TrainedModel
+from glow_tf.use.scores import Features, features
+
+FORMAT = 1  # of calibration.json
+FEWEST = 20  # good images
+MOST_POINTS = 2000  # of the density
+UNUSUAL = 0.01  # the share of good images beyond which a feature is named as a reason
+
+Rule = Callable[[Features, Features], np.ndarray]
+
+
+def _density(reference: Features, found: Features) -> np.ndarray:
+    """Minus the log-density of (latent, codec) under a Gaussian kernel estimate of the reference's."""
+    points, queries = (np.stack([f.latent, f.codec], axis=1) for f in (reference, found))
+    centre = points.mean(axis=0)
+    # Whitened, so that one bandwidth serves both directions; the small term is for features that do not vary.
+    covariance = np.cov(points.T) + 1e-12 * np.eye(2)
+    whiten = np.linalg.inv(np.linalg.cholesky(covariance)).T
+    points, queries = (points[:MOST_POINTS] - centre) @ whiten, (queries - centre) @ whiten
+    bandwidth = len(points) ** (-1 / 6)  # Scott's rule in two dimensions
+    scores = []
+    for query in queries:
+        exponents = -0.5 * np.sum(np.square((query - points) / bandwidth), axis=1)
+        highest = exponents.max()
+        scores.append(-highest - np.log(np.mean(np.exp(exponents - highest))))
+    return np.array(scores)
+
+
+# Name → how unusual images are, compared with reference images; higher is more unusual.
+RULES: dict[str, Rule] = {
+    "density": _density,  # Osada 2024, arXiv 2402.10477
+    "nll": lambda reference, found: found.nll,
+    "latent": lambda reference, found: found.latent,
+    "typicality": lambda reference, found: np.abs(found.nll - reference.nll.mean()),  # Nalisnick et al. 2019
+    "complexity": lambda reference, found: found.nll - found.codec,  # Serrà et al. 2020, arXiv 1909.11480
+}
+
+
+class Scorer:
+    """Says how unusual images are, compared with good ones.
+
+        scorer = Scorer(glow).fit(good_images)
+        scorer.p_value(images) < 0.01  # flags about 1 % of images like the good ones
+
+    A raw likelihood cannot be relied on: simple images of another kind may have a higher one than the data
+    (Nalisnick et al. 2019, https://arxiv.org/abs/1810.09136). The default score is the density of two
+    features, the term of the latents and the size of a lossless file.
+
+    The p-values are conformal: one half of the good images defines what is usual, and the scores of the other
+    half are what new scores are compared with. For images drawn like the good ones, P(p ≤ a) ≤ a, whatever
+    the model. The smallest possible value is 1 / (1 + half of the good images).
+
+    Args:
+      model: a `Glow` or an `ExportedModel`.
+      score: one of `RULES`: `density`, `nll`, `latent`, `typicality`, `complexity`.
+
+    Raises:
+      ConfigError: there is no such score.
+    """
+
+    def __init__(self, model: TrainedModel, score: str = "density"):
+        if score not in RULES:
+            raise ConfigError(f"score must be one of {', '.join(RULES)}. Received: {score=}")
+        self.model = model
+        self.score = score
+        self._reference = self._calibration = None
+
+    def fit(self, images: np.ndarray, seed: int = 0) -> Scorer:
+        """Takes good images as the measure.
+
+        Args:
+          images: uint8 [N, H, W, C]; not the images that the model was trained on, which it codes better.
+          seed: of the cut into two halves.
+
+        Raises:
+          ConfigError: there are too few.
+        """
+        if len(images) < FEWEST:
+            raise ConfigError(f"there must be {FEWEST} good images or more. Received: {len(images)}")
+        return self.fit_features(features(self.model, images), seed)
+
+    def fit_features(self, found: Features, seed: int = 0) -> Scorer:
+        """Takes the features of good images as the measure; see `fit`."""
+        order = np.random.default_rng(seed).permutation(len(found))
+        half = len(order) // 2
+        self._reference, self._calibration = found[order[:half]], found[order[half:]]
+        return self
+
+    @property
+    def smallest(self) -> float:
+        """The smallest p-value that there can be."""
+        return 1 / (1 + len(self._fitted()[1]))
+
+    def p_value(self, images: np.ndarray) -> np.ndarray:
+        """Returns the share of good images that are at least as unusual: uint8 [N, H, W, C] → [N]."""
+        return self.p_value_of(features(self.model, images))
+
+    def p_value_of(self, found: Features) -> np.ndarray:
+        """Returns p-values from features, [N]; see `p_value`."""
+        good = np.sort(self.unusual(self._fitted()[1]))
+        at_least = len(good) - np.searchsorted(good, self.unusual(found), side="left")
+        return (1 + at_least) / (1 + len(good))
+
+    def reasons(self, found: Features) -> list[str]:
+        """Returns for each image what is unusual about it, or an empty text."""
+        good = self._fitted()[1]
+        texts = {
+            ("latent", 1): "its latents lie unusually far from the origin",
+            ("latent", -1): "its latents lie unusually near to the origin",
+            ("codec", 1): "it is unusually complex",
+            ("codec", -1): "it is unusually simple",
+            ("nll", 1): "the model needs unusually many bits",
+            ("nll", -1): "the model needs unusually few bits",
+        }
+        reasons: list[list[str]] = [[] for _ in range(len(found))]
+        for (name, sign), text in texts.items():
+            limit = np.quantile(sign * getattr(good, name), 1 - UNUSUAL)
+            for place in np.flatnonzero(sign * getattr(found, name) > limit):
+                reasons[place].append(text)
+        return ["; ".join(own) for own in reasons]
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes what `fit` found as JSON: the features of the good images, without the model.
+
+        Raises:
+          ConfigError: nothing was fitted.
+          OSError: the file cannot be written.
+        """
+        halves = [_to_json(half) for half in self._fitted()]
+        content = {"format": FORMAT, "score": self.score, "reference": halves[0], "calibration": halves[1]}
+        content["dimensions"] = self.model.dimensions
+        write_atomically(path, (json.dumps(content) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: pathlib.Path, model: TrainedModel) -> Scorer:
+        """Reads what `save` wrote.
+
+        Raises:
+          ConfigError: the file is damaged, or was made for a model of other images.
+          OSError: it cannot be read.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']}")
+            halves = [_from_json(content[name]) for name in ("reference", "calibration")]
+            scorer = cls(model, content["score"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"calibration must be a file from `glow-tf score fit`. Received: {str(path)!r}, {error}"
+            ) from None
+        if content["dimensions"] != model.dimensions:
+            raise ConfigError(
+                f"calibration must be made for images of {model.dimensions} dimensions. "
+                f"Received: {str(path)!r} for {content['dimensions']}"
+            )
+        scorer._reference, scorer._calibration = halves
+        return scorer
+
+    def unusual(self, found: Features) -> np.ndarray:
+        """Returns the scores that p-values compare, [N]; higher is more unusual."""
+        scores = RULES[self.score](self._fitted()[0], found)
+        return np.where(np.isfinite(scores), scores, np.inf)  # what the model cannot score is unusual
+
+    def _fitted(self) -> tuple[Features, Features]:
+        if self._reference is None or self._calibration is None:
+            raise ConfigError("fit must be called first, with good images. Received: a scorer without any")
+        return self._reference, self._calibration
+
+
+def _to_json(found: Features) -> dict[str, list[float]]:
+    return {name: np.round(getattr(found, name), 6).tolist() for name in ("nll", "latent", "codec")}
+
+
+def _from_json(content: dict[str, Sequence[Any]]) -> Features:
+    """Returns features; raises ValueError, KeyError or TypeError unless they are equally many numbers."""
+    found = Features(*(np.array(content[name], np.float64) for name in ("nll", "latent", "codec")))
+    if len({len(found.nll), len(found.latent), len(found.codec)}) != 1 or len(found) < 2:
+        raise ValueError("features of different lengths")
+    return found

@@ -1,0 +1,174 @@
+"""Images restored by the exact gradient of log p, or by drawing the finest latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from glow_tf.data.progress import with_progress
+from glow_tf.errors import ConfigError
+from glow_tf.glow import Glow
+from glow_tf.pieces import in_streams
+from glow_tf.use.latents import decode, encode, without_finest
+
+BATCH = 64
+CLIMB_RATE = 2.0  # levels of 256 that a pixel moves at most in the first step
+
+
+def denoise(glow: Glow, images: np.ndarray, sigma: float, steps: int = 60) -> np.ndarray:
+    """Removes Gaussian noise: the likeliest image, given the noisy one.
+
+    Climbs log p(v) − |v − y|² / 2σ², v an image and y the noisy one.
+
+    Args:
+      glow: a model of clean images.
+      images: noisy ones, uint8 [N, H, W, C].
+      sigma: standard deviation of the noise, in levels of 256; above 0.
+      steps: of the climb.
+
+    Returns:
+      uint8 [N, H, W, C].
+
+    Raises:
+      ConfigError: sigma or steps cannot be.
+    """
+    if not (np.isfinite(sigma) and sigma > 0):
+        raise ConfigError(f"sigma must be above 0. Received: {sigma=}")
+    scale = _levels_per_unit(glow)
+
+    def misfit(v: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.square((v - y) * scale / sigma), axis=[1, 2, 3]) / 2
+
+    return _climbed(glow, images, np.ones_like(images, np.float32), misfit, steps)
+
+
+def inpaint(glow: Glow, images: np.ndarray, unknown: np.ndarray, steps: int = 150) -> np.ndarray:
+    """Fills in unknown pixels: the likeliest ones, given the others. Known pixels stay as they are.
+
+    The climb starts from the mean of what is known around each unknown pixel.
+
+    Args:
+      glow: a model of whole images.
+      images: uint8 [N, H, W, C]; what unknown pixels hold does not matter.
+      unknown: bool [H, W] or [N, H, W], True where pixels are unknown; some are known.
+      steps: of the climb.
+
+    Returns:
+      uint8 [N, H, W, C].
+
+    Raises:
+      ConfigError: the mask has another shape or leaves nothing known, or steps cannot be.
+    """
+    if unknown.shape not in (images.shape[1:3], images.shape[:3]) or unknown.dtype != bool:
+        raise ConfigError(
+            f"unknown must be bool of shape {images.shape[1:3]} or {images.shape[:3]}. "
+            f"Received: {unknown.dtype.name} of shape {unknown.shape}"
+        )
+    mask = np.broadcast_to(unknown, images.shape[:3])
+    if mask.all(axis=(1, 2)).any():
+        raise ConfigError("some pixels of every image must be known. Received: an image without any")
+    free = np.repeat(mask[..., None], images.shape[-1], axis=-1).astype(np.float32)
+    start = np.stack([_filled(image, own) for image, own in zip(images, mask, strict=True)])
+    result = _climbed(glow, start, free, lambda v, y: tf.zeros(tf.shape(v)[:1], v.dtype), steps)
+    return np.where(mask[..., None], result, images)
+
+
+def upscale(glow: Glow, small: np.ndarray, temperature: float = 0.0, seed: int = 0) -> np.ndarray:
+    """Doubles the size of images: enlarges them, and draws the finest latents anew.
+
+    Each 2×2 square of the result has the mean of the pixel that it stands for, but for rounding and where
+    that would leave the range.
+
+    Args:
+      glow: a model of images [H, W, C] with two blocks or more.
+      small: uint8 [N, H/2, W/2, C].
+      temperature: of the finest latents; 0 is their mode.
+      seed: of the finest latents.
+
+    Returns:
+      uint8 [N, H, W, C].
+
+    Raises:
+      ConfigError: images have another shape, or the model has one block.
+    """
+    height, width, channels = glow.image_shape
+    if small.shape[1:] != (height // 2, width // 2, channels) or glow.config.num_blocks < 2:
+        raise ConfigError(
+            "upscale needs a model with two blocks or more, and images of "
+            f"{height // 2}×{width // 2}×{channels}. Received: {glow.config.num_blocks} blocks and images of "
+            f"shape {small.shape}"
+        )
+    large = tf.clip_by_value(tf.round(tf.image.resize(small, [height, width], "bicubic")), 0, 255)
+    eps = encode(glow, tf.cast(large, tf.uint8).numpy())
+    found = decode(glow, without_finest(glow, eps, 1, temperature, seed)).astype(np.float32)
+    squares = found.reshape(len(small), height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+    missing = np.repeat(np.repeat(small - squares, 2, axis=1), 2, axis=2)
+    return np.clip(np.round(found + missing), 0, 255).astype(np.uint8)
+
+
+def psnr(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Returns the peak signal-to-noise ratio of images, in dB: uint8 [N, H, W, C] twice → [N]."""
+    error = np.square(images.astype(np.float64) - truth).mean(axis=(1, 2, 3))
+    return 10 * np.log10(255**2 / np.maximum(error, 1e-12))
+
+
+def _levels_per_unit(glow: Glow) -> float:
+    """Returns how many levels of 256 one level of the model's n_bits is."""
+    return 2.0 ** (8 - glow.config.n_bits)
+
+
+def _filled(image: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """Fills unknown pixels [H, W] of an image [H, W, C] from around them, ring by ring."""
+    values, known = image.astype(np.float32) * ~unknown[..., None], ~unknown
+    while not known.all():
+        padded, weight = np.pad(values, ((1, 1), (1, 1), (0, 0))), np.pad(known.astype(np.float32), 1)
+        views = [(slice(i, i + len(image)), slice(j, j + image.shape[1])) for i in range(3) for j in range(3)]
+        total, count = sum(padded[v] for v in views), sum(weight[v] for v in views)
+        reached = ~known & (count > 0)
+        values[reached] = total[reached] / count[reached][:, None]
+        known = known | reached
+    return np.round(values).astype(np.uint8)
+
+
+def _climbed(
+    glow: Glow,
+    images: np.ndarray,
+    free: np.ndarray,
+    misfit: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    steps: int,
+) -> np.ndarray:
+    """Climbs log p − misfit by Adam, from images, where `free` [N, H, W, C] is 1; keeps the best point."""
+    if steps < 1:
+        raise ConfigError(f"steps must be 1 or more. Received: {steps=}")
+    top = 2.0**glow.config.n_bits
+    rate = CLIMB_RATE / _levels_per_unit(glow)
+
+    @tf.function(autograph=False)
+    def height_and_gradient(v: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(v)
+            value = in_streams(glow.dequantized_log_prob, v) - misfit(v, y)
+        return value, tape.gradient(value, v)
+
+    found = []
+    starts = range(0, len(images), BATCH)
+    for start in with_progress(starts, len(starts), f"Restoring, batches of {BATCH}"):
+        y = v = glow.dequantized(images[start : start + BATCH], noise=0.5)
+        moves = free[start : start + BATCH]
+        first = second = tf.zeros_like(v)
+        best, best_value = v, tf.fill(tf.shape(v)[:1], -np.inf)
+        for step in range(1, steps + 1):
+            value, gradient = height_and_gradient(v, y)
+            better = tf.reshape(value > best_value, [-1, 1, 1, 1])
+            best, best_value = tf.where(better, v, best), tf.maximum(value, best_value)
+            gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0) * moves
+            first, second = 0.9 * first + 0.1 * gradient, 0.99 * second + 0.01 * tf.square(gradient)
+            slope = first / (1 - 0.9**step) / (tf.sqrt(second / (1 - 0.99**step)) + 1e-8)
+            decay = 0.5 * (1 + np.cos(np.pi * (step - 1) / steps))
+            v = tf.clip_by_value(v + rate * decay * slope, 0.0, top - 1e-3)
+        value, _ = height_and_gradient(v, y)
+        best = tf.where(tf.reshape(value > best_value, [-1, 1, 1, 1]), v, best)
+        found.append(glow.dequantize.to_uint8(best).numpy())
+    return np.concatenate(found)

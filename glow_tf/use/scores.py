@@ -1,0 +1,63 @@
+"""What can be said of an image under a model: its bits, the term of its latents, what a file format needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+
+from glow_tf.data.parallel import in_parallel
+from glow_tf.use.latents import in_batches
+from glow_tf.use.models import TrainedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Of N images, [N] each, bits per dimension.
+
+    Attributes:
+      nll: minus the log-likelihood at the middle of the bins.
+      latent: the term of it that the whitened latents have, −log N(eps; 0, I). It measures how far from the
+        origin an image lies, and is blind to how the flow stretches space around it.
+      codec: what the image takes as a lossless file, the smaller of PNG and WebP: how complex it is.
+    """
+
+    nll: np.ndarray
+    latent: np.ndarray
+    codec: np.ndarray
+
+    def __getitem__(self, which: slice | np.ndarray) -> Features:
+        """Returns the features of some of the images."""
+        return Features(*(getattr(self, field.name)[which] for field in dataclasses.fields(self)))
+
+    def __len__(self) -> int:
+        """Returns N."""
+        return len(self.nll)
+
+
+def features(model: TrainedModel, images: np.ndarray) -> Features:
+    """Computes the features of images uint8 [N, H, W, C]."""
+    bits = np.log(2) * model.dimensions
+
+    def of_model(batch: np.ndarray) -> np.ndarray:
+        eps = np.asarray(model.encode(batch), np.float64)
+        latent = 0.5 * np.sum(np.square(eps) + np.log(2 * np.pi), axis=1) / bits
+        return np.stack([np.asarray(model.score(batch)["bits_per_dim"], np.float64), latent], axis=1)
+
+    found = in_batches(of_model, images, "Scoring").reshape(-1, 2)
+    codec = np.fromiter(in_parallel(codec_bits, list(images)), np.float64, len(images))
+    return Features(found[:, 0], found[:, 1], codec)
+
+
+def codec_bits(image: np.ndarray) -> float:
+    """Returns the bits per dimension of an image uint8 [H, W, C] as PNG or as lossless WebP: the smaller."""
+    from PIL import Image
+
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    sizes = []
+    for kind, options in (("PNG", {"optimize": True}), ("WEBP", {"lossless": True, "method": 4})):
+        file = io.BytesIO()
+        picture.save(file, kind, **options)
+        sizes.append(file.tell())
+    return 8 * min(sizes) / image.size

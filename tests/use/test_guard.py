@@ -1,0 +1,194 @@
+"""The guard for data sets: p-values hold what they promise, and what is unusual is flagged."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from conftest import small_glow
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import glow_tf
+from glow_tf.commands import cli
+from glow_tf.errors import ConfigError
+from glow_tf.use import Features, Scorer, features, open_model
+from glow_tf.use.guard import RULES
+from glow_tf.use.scores import codec_bits
+
+
+@pytest.fixture(scope="module")
+def digits():
+    images = (load_digits().images * 8).astype(np.uint8)[..., None]
+    return np.random.default_rng(0).permutation(images)[:600]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return glow_tf.Glow.from_preset("digits")
+
+
+@pytest.fixture(scope="module")
+def scorer(model, digits):
+    return Scorer(model).fit(digits[:400])
+
+
+def flat(count):
+    return np.zeros((count, 8, 8, 1), np.uint8)
+
+
+def made_up(count, seed):
+    """Features as of images of one kind."""
+    rng = np.random.default_rng(seed)
+    return Features(*rng.normal(3, [[0.3], [0.1], [0.5]], (3, count)))
+
+
+def test_features_are_those_of_the_model(model, digits):
+    found = features(model, digits[:5])
+    np.testing.assert_allclose(found.nll, model.score(digits[:5])["bits_per_dim"], rtol=1e-6)
+    eps = model.encode(digits[:5]).numpy()
+    latent = (0.5 * (eps**2).sum(1) + 32 * np.log(2 * np.pi)) / (64 * np.log(2))
+    np.testing.assert_allclose(found.latent, latent, rtol=1e-5)
+    assert found.codec[3] == codec_bits(digits[3])
+
+
+def test_a_complex_image_takes_more_bits_as_a_file(rng):
+    noise = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    assert codec_bits(noise) > 7
+    assert codec_bits(np.zeros_like(noise)) < 0.5
+
+
+@pytest.mark.parametrize("score", RULES)
+def test_false_alarms_come_at_the_rate_that_was_asked_for(score):
+    scorer = Scorer(None, score)
+    shares = []
+    for seed in range(40):
+        scorer.fit_features(made_up(400, seed), seed)
+        shares.append(np.mean(scorer.p_value_of(made_up(500, 1000 + seed)) <= 0.05))
+    assert np.mean(shares) == pytest.approx(0.05, abs=0.01)
+
+
+def test_p_values_count_the_good_images_that_are_as_unusual():
+    scorer = Scorer(None, "nll").fit_features(made_up(40, 0))
+    scorer._calibration = Features(*np.tile(np.arange(20.0), (3, 1)))
+    asked = Features(*np.tile([-1.0, 19.0, 18.5, 50.0, np.nan], (3, 1)))
+    np.testing.assert_allclose(scorer.p_value_of(asked) * 21, [21, 2, 2, 1, 1])
+    assert scorer.smallest == pytest.approx(1 / 21)
+
+
+def test_raw_likelihood_fails_where_the_default_does_not(model, digits, scorer):
+    likely = Scorer(model, "nll").fit(digits[:400])
+    assert likely.p_value(flat(1))[0] == 1  # an empty image is likelier than any digit
+    assert scorer.p_value(flat(1))[0] == scorer.smallest
+    assert np.mean(scorer.p_value(digits[400:]) <= 0.05) < 0.12
+    shuffled = np.random.default_rng(1).permuted(digits[400:].reshape(200, 64), axis=1)
+    assert np.mean(scorer.p_value(shuffled.reshape(200, 8, 8, 1)) <= 0.05) > 0.95
+
+
+def test_the_density_is_a_kernel_estimate():
+    from scipy.stats import gaussian_kde
+
+    reference, asked = made_up(300, 0), made_up(50, 1)
+    points = np.stack([reference.latent, reference.codec])
+    expected = -gaussian_kde(points, bw_method="scott").logpdf(np.stack([asked.latent, asked.codec]))
+    found = RULES["density"](reference, asked)
+    np.testing.assert_allclose(found - found[0], expected - expected[0], atol=1e-6)
+
+
+def test_reasons_name_what_is_unusual(scorer, model):
+    (reason,) = scorer.reasons(features(model, flat(1)))
+    assert "unusually simple" in reason
+    assert "unusually few bits" in reason
+    assert scorer.reasons(made_up(0, 0)) == []
+
+
+def test_a_scorer_is_saved_and_loaded(scorer, model, digits, tmp_path):
+    scorer.save(tmp_path / "c.json")
+    loaded = Scorer.load(tmp_path / "c.json", model)
+    np.testing.assert_allclose(loaded.p_value(digits[400:450]), scorer.p_value(digits[400:450]), atol=0.01)
+    with pytest.raises(ConfigError, match=r"for images of 256 dimensions.*for 64"):
+        Scorer.load(tmp_path / "c.json", small_glow(image_shape=(16, 16, 1)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"format": 9}', '{"format": 1, "score": "density", "reference": {}}'],
+)
+def test_a_damaged_calibration_is_refused(content, model, tmp_path):
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(ConfigError, match="calibration must be a file from `glow-tf score fit`"):
+        Scorer.load(tmp_path / "c.json", model)
+
+
+def test_wrong_use_is_refused(model, digits, tmp_path):
+    with pytest.raises(ConfigError, match="score must be one of density"):
+        Scorer(model, "magic")
+    with pytest.raises(ConfigError, match=r"20 good images or more\. Received: 19"):
+        Scorer(model).fit(digits[:19])
+    with pytest.raises(ConfigError, match="fit must be called first"):
+        Scorer(model).p_value(digits[:1])
+
+
+# The command
+
+
+def run(*arguments):
+    return cli.run("score", list(arguments))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, digits):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd").mkdir()
+    for k in range(10):
+        Image.fromarray(digits[k, ..., 0]).save(tmp_path / "odd" / f"good <{k}>.png")
+    Image.fromarray(flat(1)[0, ..., 0]).save(tmp_path / "odd" / "flat.png")
+    return tmp_path
+
+
+def test_the_command_fits_and_checks_a_folder(folder, capsys):
+    assert run("fit", "--model=digits", "--dataset=digits") == 0
+    assert run("check", "--model=digits", "--dataset=folder:odd", "--worst=3") == 0
+    assert "of 11 images are flagged" in capsys.readouterr().out
+    with (folder / "scores" / "scores.csv").open(newline="") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 11
+    assert rows["flat.png"]["flagged"] == "yes"
+    assert "unusually simple" in rows["flat.png"]["reason"]
+    assert sum(row["flagged"] == "yes" for row in rows.values()) < 4
+    page = (folder / "scores" / "worst.html").read_text()
+    assert page.count("<figure>") == 3
+    assert page.index("flat.png") < page.index("good &lt;")
+    assert "<script" not in page
+
+
+def test_an_exported_model_checks_alike(folder, model, digits):
+    glow_tf.export(model, folder / "export")
+    found = features(open_model(folder / "export"), digits[:20])
+    expected = features(model, digits[:20])
+    np.testing.assert_allclose(found.nll, expected.nll, rtol=1e-4)
+    np.testing.assert_allclose(found.latent, expected.latent, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "needs an action first: fit or check. Received: ''"),
+        (["scan"], "needs an action first: fit or check. Received: 'scan'"),
+        (["check", "--model=digits"], "calibration must be a file from `glow-tf score fit`"),
+        (["fit", "--model=digits", "--false_alarms=0"], "false_alarms must be between 0 and 1"),
+        (["fit", "--model=digits", "--score=magic"], "score must be one of density"),
+        (["fit", "--model=digits", "--examples=5"], "20 good images or more"),
+        (["check", "--model=digits", "--worst=0"], "worst must be 1 or more"),
+    ],
+)
+def test_bad_input_ends_with_a_sentence(folder, capsys, arguments, message):
+    assert run(*arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_rate_below_the_smallest_p_value_is_refused(folder, capsys):
+    assert run("fit", "--model=digits", "--examples=40") == 0
+    assert json.loads((folder / "calibration.json").read_text())["score"] == "density"
+    assert run("check", "--model=digits", "--dataset=folder:odd") == 1
+    assert "false_alarms must be 0.048 or more" in capsys.readouterr().err
