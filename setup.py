@@ -45,6 +45,7 @@ setup(
         "filelock>=3.13",
     ],
     extras_require={
+        "onnx": ["tf2onnx>=1.16", "onnxruntime>=1.18"],  # models that run without TensorFlow
         "bench": ["normflows>=1.7", "matplotlib>=3.7"],  # what benchmarks/ compares with, and plots
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
     },

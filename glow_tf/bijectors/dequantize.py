@@ -40,7 +40,8 @@ class Dequantize(Bijector):
 
     def levels(self, images: tf.Tensor) -> tf.Tensor:
         """Drops the lowest 8 − n_bits bits: uint8 [B, H, W, C] → whole numbers in the compute dtype."""
-        return tf.cast(images // tf.constant(2 ** (8 - self.n_bits), images.dtype), self.compute_dtype)
+        # As int32: LiteRT has no division of uint8.
+        return tf.cast(tf.cast(images, tf.int32) // 2 ** (8 - self.n_bits), self.compute_dtype)
 
     def to_uint8(self, v: tf.Tensor) -> tf.Tensor:
         """Rounds dequantised values [B, H, W, C] down to uint8, the lowest 8 − n_bits bits 0, and clips."""

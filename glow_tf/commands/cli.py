@@ -20,7 +20,7 @@ from glow_tf.errors import ConfigError, NonFiniteError
 from glow_tf.version import __version__
 
 COMMANDS = (
-    *("train", "launch", "plan", "experiment", "report", "preset"),  # models
+    *("train", "launch", "plan", "experiment", "report", "preset", "export"),  # models
     *("sample", "evaluate", "score", "encode", "decode", "interpolate"),  # what is done with them
     *("reconstruct", "edit", "restore"),
 )

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "loading": ["load", "load_trainer"],
         "models": ["ExportedModel", "TrainedModel", "open_model"],
         "saved_model": ["export"],
+        "portable": ["export_litert", "export_onnx"],
         "images": ["UsedImages", "read_images"],
         "latents": [
             "decode",

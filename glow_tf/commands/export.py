@@ -1,0 +1,40 @@
+"""Writes a model in a format that needs no glow_tf: SavedModel, ONNX or LiteRT.
+
+    glow-tf export --model=digits --output=exported
+    glow-tf export --model=runs/mine --format=onnx --output=mine_onnx
+
+A SavedModel needs TensorFlow alone and has every endpoint. ONNX (encode.onnx, decode.onnx, score.onnx; needs
+`pip install 'glow_tf[onnx]'`) and LiteRT (.tflite, built-in operations alone) need no TensorFlow. They do not
+draw: decode latents that are standard normal, times a temperature.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+from glow_tf.commands import model_flags
+
+FORMATS = ("savedmodel", "onnx", "litert")
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    model_flags.define_model(values, output="exported")
+    flags.DEFINE_enum("format", "savedmodel", FORMATS, "savedmodel, onnx or litert.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Exports."""
+    from glow_tf.use import export, export_litert, export_onnx
+
+    glow = model_flags.glow_of(values)
+    folder = pathlib.Path(values.output)
+    if values.format == "savedmodel":
+        export(glow, folder)
+        print(f"{folder}: a SavedModel")
+        return
+    write = export_onnx if values.format == "onnx" else export_litert
+    for path in write(glow, folder):
+        print(f"{path}: {path.stat().st_size / 2**20:.1f} MB")

@@ -1,0 +1,95 @@
+"""Models in formats that need no TensorFlow: ONNX and LiteRT."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import tempfile
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from glow_tf.bijectors.stack import functions_inlined
+from glow_tf.errors import ConfigError
+from glow_tf.glow import Glow
+from glow_tf.pieces import number_of_streams
+from glow_tf.run.workdir import write_atomically
+from glow_tf.use.saved_model import export
+
+# File → endpoint. `sample` is not among them: TensorFlow's stateless random numbers are in neither format.
+# Draw latents, standard normal times a temperature, and decode them.
+FILES = {"encode": "encode", "decode": "decode", "score": "serving_default"}
+OPSET = 17  # of ONNX
+
+
+def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes encode.onnx, decode.onnx and score.onnx; needs `pip install 'glow_tf[onnx]'`.
+
+    Each has one input with an open batch size: images uint8 [B, H, W, C], or eps float32 [B, D]. Encode and
+    decode have one output; score has `log_prob` and `bits_per_dim`, at the middle of the bins.
+
+    Args:
+      glow: the model.
+      folder: to write to.
+
+    Returns:
+      The files.
+
+    Raises:
+      ConfigError: tf2onnx is not installed.
+      OSError: a file cannot be written.
+    """
+    try:
+        from tf2onnx import convert
+    except ImportError:
+        raise ConfigError(
+            "ONNX needs the package tf2onnx: pip install 'glow_tf[onnx]'. Received: format='onnx'"
+        ) from None
+    endpoints = glow.endpoints()
+
+    def converted(endpoint: str) -> bytes:
+        function, signature = endpoints[endpoint]
+        with number_of_streams(1), functions_inlined():
+            # A partial, so that nothing is traced already, with the functions of stacks kept whole.
+            whole = tf.function(functools.partial(function), input_signature=signature, autograph=False)
+            model, _ = convert.from_function(whole, input_signature=signature, opset=OPSET)
+        return model.SerializeToString()
+
+    return _write(folder, ".onnx", converted)
+
+
+def export_litert(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes encode.tflite, decode.tflite and score.tflite, of built-in operations alone.
+
+    Each has a signature of its endpoint's name (`encode`, `decode`, `serving_default`), with inputs and
+    outputs as in `export_onnx`.
+
+    Args:
+      glow: the model.
+      folder: to write to.
+
+    Returns:
+      The files.
+
+    Raises:
+      OSError: a file cannot be written.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        with functions_inlined():
+            export(glow, pathlib.Path(temporary) / "model")
+
+        def converted(endpoint: str) -> bytes:
+            converter = tf.lite.TFLiteConverter.from_saved_model(
+                f"{temporary}/model", signature_keys=[endpoint]
+            )
+            return converter.convert()
+
+        return _write(folder, ".tflite", converted)
+
+
+def _write(folder: pathlib.Path, suffix: str, converted: Callable[[str], bytes]) -> list[pathlib.Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}{suffix}" for name in FILES]
+    for path, endpoint in zip(paths, FILES.values(), strict=True):
+        write_atomically(path, converted(endpoint))
+    return paths
