@@ -35,7 +35,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "score",
         "density",
-        "For fit: density (of the latents' term and the size of a lossless file), nll, latent, typicality or "
+        "For fit: density (of likelihood, latents and size of a lossless file), nll, latent, typicality or "
         "complexity.",
         flag_values=values,
     )

@@ -23,14 +23,15 @@ Rule = Callable[[Features, Features], np.ndarray]
 
 
 def _density(reference: Features, found: Features) -> np.ndarray:
-    """Minus the log-density of (latent, codec) under a Gaussian kernel estimate of the reference's."""
-    points, queries = (np.stack([f.latent, f.codec], axis=1) for f in (reference, found))
+    """Minus the log-density of the features by a Gaussian kernel estimate, up to a constant."""
+    points, queries = (np.stack([f.nll, f.latent, f.codec], axis=1) for f in (reference, found))
+    count = points.shape[1]
     centre = points.mean(axis=0)
-    # Whitened, so that one bandwidth serves both directions; the small term is for features that do not vary.
-    covariance = np.cov(points.T) + 1e-12 * np.eye(2)
+    # Whitened, so that one bandwidth serves all directions; the small term is for features that do not vary.
+    covariance = np.cov(points.T) + 1e-12 * np.eye(count)
     whiten = np.linalg.inv(np.linalg.cholesky(covariance)).T
     points, queries = (points[:MOST_POINTS] - centre) @ whiten, (queries - centre) @ whiten
-    bandwidth = len(points) ** (-1 / 6)  # Scott's rule in two dimensions
+    bandwidth = len(points) ** (-1 / (count + 4))  # Scott's rule
     scores = []
     for query in queries:
         exponents = -0.5 * np.sum(np.square((query - points) / bandwidth), axis=1)
@@ -41,7 +42,7 @@ def _density(reference: Features, found: Features) -> np.ndarray:
 
 # Name → how unusual images are, compared with reference images; higher is more unusual.
 RULES: dict[str, Rule] = {
-    "density": _density,  # Osada 2024, arXiv 2402.10477
+    "density": _density,  # after Osada 2024, arXiv 2402.10477, who has latent and codec alone
     "nll": lambda reference, found: found.nll,
     "latent": lambda reference, found: found.latent,
     "typicality": lambda reference, found: np.abs(found.nll - reference.nll.mean()),  # Nalisnick et al. 2019
@@ -56,8 +57,8 @@ class Scorer:
         scorer.p_value(images) < 0.01  # flags about 1 % of images like the good ones
 
     A raw likelihood cannot be relied on: simple images of another kind may have a higher one than the data
-    (Nalisnick et al. 2019, https://arxiv.org/abs/1810.09136). The default score is the density of two
-    features, the term of the latents and the size of a lossless file.
+    (Nalisnick et al. 2019, https://arxiv.org/abs/1810.09136). The default score is the density of three
+    features: the likelihood, the term of the latents in it, and the size of a lossless file.
 
     The p-values are conformal: one half of the good images defines what is usual, and the scores of the other
     half are what new scores are compared with. For images drawn like the good ones, P(p ≤ a) ≤ a, whatever

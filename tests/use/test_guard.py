@@ -89,8 +89,8 @@ def test_the_density_is_a_kernel_estimate():
     from scipy.stats import gaussian_kde
 
     reference, asked = made_up(300, 0), made_up(50, 1)
-    points = np.stack([reference.latent, reference.codec])
-    expected = -gaussian_kde(points, bw_method="scott").logpdf(np.stack([asked.latent, asked.codec]))
+    points, queries = (np.stack([f.nll, f.latent, f.codec]) for f in (reference, asked))
+    expected = -gaussian_kde(points, bw_method="scott").logpdf(queries)
     found = RULES["density"](reference, asked)
     np.testing.assert_allclose(found - found[0], expected - expected[0], atol=1e-6)
 
