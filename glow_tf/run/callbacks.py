@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.run import pictures
+from glow_tf.run import health, pictures
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.workdir import Workdir, write_atomically
@@ -106,6 +106,7 @@ class EpochRecord(RunCallback):
         "validation",
         "traffic",
         "peak_memory_mb",
+        "troubles",
     )
 
     def __init__(
@@ -162,6 +163,7 @@ class EpochRecord(RunCallback):
         row = result.history_row()
         self.rows.append({name: row[name] for name in columns if name in row})
         self.workdir.write_history(self.rows)
+        result.troubles = health.troubles(self.rows, self.model.glow.config.n_bits)
 
     def _training_seconds(self, end: float) -> float:
         phase, seconds = self.result.phase, end - self._start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class EpochResult:
       validation: the same on validation images; None if there are none.
       traffic: what a training step moved between devices.
       peak_memory_mb: the process's peak memory so far.
+      troubles: what is wrong although every number is finite; see `health.troubles`.
       grid: the sample grid, uint8 [H, W, C]; None if none was drawn.
       non_finite_samples: pixels of the grid that were not finite; None if none was drawn.
     """
@@ -57,6 +58,7 @@ class EpochResult:
     validation: tuple[float, float] | None = None
     traffic: Traffic | None = None
     peak_memory_mb: float = 0.0
+    troubles: Sequence[str] = ()
     grid: np.ndarray | None = None
     non_finite_samples: int | None = None
 

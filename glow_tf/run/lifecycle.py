@@ -22,7 +22,7 @@ from glow_tf.devices.processes import ProcessGroup, lost_message, read_process_g
 from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
 from glow_tf.glow import Glow
-from glow_tf.run import tables
+from glow_tf.run import health, tables
 from glow_tf.run.callbacks import CheckpointEveryEpoch, EpochRecord, FillPrefixCaches, SampleGrid, arranged
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
@@ -33,6 +33,9 @@ from glow_tf.run.workdir import Workdir
 from glow_tf.version import __version__
 
 Exporter = Callable[[Glow, pathlib.Path], None]
+
+
+_REMEDY = "A lower learning rate or a longer warm-up usually helps; do not rely on this model."
 
 
 def train(config: RunConfig, export: Exporter) -> Mapping[str, Any]:
@@ -201,6 +204,7 @@ def _finish(run: Run, export: Exporter) -> Mapping[str, Any]:
             "python": platform.python_version(),
         },
         "device": strategies.device_name(),
+        "warnings": health.troubles(history, run.glow.config.n_bits),
     }
     run.workdir.write_summary(summary)
     print(tables.closing_table(history, len(run.layouts), run.costs))
@@ -209,4 +213,6 @@ def _finish(run: Run, export: Exporter) -> Mapping[str, Any]:
         f"per test image: an upper bound in expectation), {summary['total_seconds']:.1f} s of training, in "
         f"{run.workdir.path}"
     )
+    for warning in summary["warnings"]:
+        print(f"WARNING: {warning}. {_REMEDY}")
     return summary

@@ -24,7 +24,7 @@ class Progress(RunCallback):
       result: see `RunCallback`.
     """
 
-    needs = ("means", "test", "grid", "non_finite_samples")
+    needs = ("means", "test", "troubles", "grid", "non_finite_samples")
 
     WIDTH = 20
 
@@ -73,6 +73,7 @@ class Progress(RunCallback):
             pieces.append(f"validation {result.validation[0]:.4f} bpd")
         if result.skipped_steps:
             pieces.append(f"WARNING: {result.skipped_steps} steps were not finite and were skipped")
+        pieces += [f"WARNING: {trouble}" for trouble in result.troubles]
         if result.non_finite_samples:
             pieces.append(f"WARNING: {result.non_finite_samples} sample pixels are not finite")
         pieces += [f"{result.seconds:.1f} s", f"{result.images_per_second:.0f} images/s"]

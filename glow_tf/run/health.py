@@ -1,0 +1,28 @@
+"""What is wrong with a run although every number is finite. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+RISE = 1.0  # bits/dim above the lowest training bpd so far; a new phase or a part's turn moves it by less
+CARRIED = 0.25  # a standard error of this share of the mean comes from a few images
+
+
+def troubles(rows: Sequence[Mapping[str, str]], n_bits: int) -> list[str]:
+    """Returns what is wrong after the last epoch, a clause for each; empty if all is well.
+
+    Args:
+      rows: of history.csv, from the first epoch; columns may be empty or lack.
+      n_bits: of the model.
+    """
+    found = []
+    trained = [float(row["train_bpd"]) for row in rows if row.get("train_bpd")]
+    test, error = (float(rows[-1].get(name) or "nan") for name in ("test_bpd", "test_bpd_se"))
+    if rows[-1].get("train_bpd") and trained[-1] > min(trained) + RISE:
+        found.append(f"training diverges: {trained[-1]:.4g} bits/dim, after {min(trained):.4f}")
+    # Before every part was trained once, a score of the whole says nothing yet.
+    if rows[-1].get("train_bpd") and not test < n_bits:
+        found.append(f"the model is worse than a uniform density, which needs {n_bits} bits/dim")
+    if not error <= CARRIED * abs(test):
+        found.append("a few test images carry the mean: see its standard error")
+    return found

@@ -1,0 +1,58 @@
+"""A run whose numbers are finite and wrong says so: in the epoch's line, at the end, and in summary.json."""
+
+import json
+
+import pytest
+from helpers import config, train
+
+from glow_tf.run import health
+
+
+def rows(*train_bpds, test="2.5", error="0.02"):
+    return [{"train_bpd": bpd, "test_bpd": test, "test_bpd_se": error} for bpd in train_bpds]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        rows("4.6", "4.4", "4.9", "4.2"),  # a part's turn, a new phase
+        rows("4.6", "", ""),  # epochs of part 1 alone
+        [*rows("4.6"), *rows("", test="8.3")],  # the whole has not been trained yet
+        [{"test_bpd": "2.5", "test_bpd_se": "0.3"}],  # few images
+    ],
+)
+def test_a_sound_run_has_no_troubles(history):
+    assert health.troubles(history, 5) == []
+
+
+@pytest.mark.parametrize(
+    ("history", "trouble"),
+    [
+        (rows("4.6", "4.2", "48900"), "training diverges: 4.89e+04 bits/dim, after 4.2000"),
+        (rows("4.6", "5.3", "5.7"), "training diverges: 5.7 bits/dim, after 4.6000"),
+        (rows("4.6", test="5.01"), "worse than a uniform density, which needs 5 bits/dim"),
+        (rows("4.6", test="nan"), "worse than a uniform density"),
+        (rows("4.6", error="0.7"), "a few test images carry the mean"),
+        (rows("4.6", error="nan"), "a few test images carry the mean"),
+    ],
+)
+def test_what_is_wrong_is_named(history, trouble):
+    assert any(trouble in found for found in health.troubles(history, 5))
+
+
+def test_a_run_in_trouble_says_so_in_each_place(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(health, "RISE", -10.0)
+    train(config(tmp_path, part_epochs=1, finetune_epochs=1, schedule="simultaneous", export=False))
+    lines = capsys.readouterr().out.splitlines()
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert all("WARNING: training diverges" in line for line in epochs)
+    assert lines[-1].startswith("WARNING: training diverges")
+    assert "do not rely on this model" in lines[-1]
+    (warning,) = json.loads((tmp_path / "summary.json").read_text())["warnings"]
+    assert warning.startswith("training diverges")
+
+
+def test_a_sound_run_has_an_empty_list_of_warnings(tmp_path, capsys):
+    summary = train(config(tmp_path, part_epochs=1, finetune_epochs=1, export=False))
+    assert summary["warnings"] == []
+    assert "WARNING" not in capsys.readouterr().out
