@@ -21,7 +21,7 @@ ORDER = [
     ["internals"],
     ["likelihood", "pieces", "density_model"],
     ["bijectors"],
-    ["parts"],
+    ["parts", "endpoints"],
     ["glow"],
     ["data"],
     ["devices"],
@@ -42,13 +42,16 @@ PRIVATE = re.compile(
 INHERITED = {"_replace", "_asdict"}  # public methods of named tuples
 
 
-def _imports(path):
-    """Yields the names below glow_tf that a file imports, except those for type checkers alone."""
+def _statements(path):
+    """Yields the nodes of a file, except imports for type checkers alone."""
     tree = ast.parse(path.read_text())
     guarded = {id(n) for i in ast.walk(tree) if isinstance(i, ast.If) for n in ast.walk(i)}
-    for node in ast.walk(tree):
-        if id(node) in guarded:
-            continue
+    yield from (node for node in ast.walk(tree) if id(node) not in guarded)
+
+
+def _imports(path):
+    """Yields the names below glow_tf that a file imports."""
+    for node in _statements(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "glow_tf":
             if node.module == "glow_tf":
                 yield from (alias.name for alias in node.names)
@@ -81,11 +84,9 @@ def test_modules_of_a_package_do_not_import_one_another_in_a_circle():
     imports = {}
     for path in _files():
         module = ".".join(("glow_tf", *path.relative_to(ROOT).with_suffix("").parts))
-        tree = ast.parse(path.read_text())
-        found = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
-        found |= {
-            f"{n.module}.{a.name}" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names
-        }
+        froms = [n for n in _statements(path) if isinstance(n, ast.ImportFrom) and n.module]
+        found = {n.module for n in froms}
+        found |= {f"{n.module}.{a.name}" for n in froms for a in n.names}
         imports[module] = found
     waiting = set(imports)
     while waiting:
