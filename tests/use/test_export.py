@@ -27,6 +27,9 @@ out = {
 }
 served = loaded.signatures["serving_default"](tf.constant(images))
 out |= {"served_" + name: value.numpy() for name, value in served.items()}
+for size in (1, 37, 256):
+    batch = tf.constant(np.resize(images, (size, *images.shape[1:])))
+    out[f"batch_of_{size}"] = loaded.signatures["serving_default"](batch)["log_prob"].numpy()
 assert "glow_tf" not in sys.modules
 np.savez(sys.argv[3], **out)
 """
@@ -68,6 +71,14 @@ def test_what_a_server_calls_scores_at_the_middle_of_the_bins(exported):
     np.testing.assert_allclose(out["served_log_prob"], expected, rtol=1e-5)
     np.testing.assert_allclose(out["served_bits_per_dim"], bits_per_dim(-expected, (8, 8, 3)), rtol=1e-5)
     assert {name for name in out if name.startswith("served_")} == {"served_log_prob", "served_bits_per_dim"}
+
+
+@pytest.mark.parametrize("size", [1, 37, 256])
+def test_a_server_gets_the_same_scores_in_batches_of_any_size(exported, size):
+    glow, images, out, _ = exported
+    expected = glow.score(np.resize(images, (size, *images.shape[1:])))["log_prob"]
+    np.testing.assert_allclose(out[f"batch_of_{size}"], expected, rtol=1e-5)
+    np.testing.assert_allclose(out[f"batch_of_{size}"], np.resize(out["served_log_prob"], size), rtol=1e-5)
 
 
 def test_exporting_again_replaces_the_old_one(exported):
