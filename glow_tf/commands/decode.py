@@ -8,8 +8,10 @@ images.npy, uint8 [N, H, W, C].
 
 from __future__ import annotations
 
+import collections
 import io
 import pathlib
+import zipfile
 
 import numpy as np
 from absl import flags
@@ -32,13 +34,13 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Decodes and writes."""
     eps, names = _read(pathlib.Path(values.latents))
+    folder = model_flags.output_folder(values)
     from glow_tf.data.progress import with_progress
     from glow_tf.run import pictures
     from glow_tf.run.workdir import write_atomically
     from glow_tf.use import decode
 
     images = decode(model_flags.model_of(values), eps)
-    folder = pathlib.Path(values.output)
     folder.mkdir(parents=True, exist_ok=True)
     for image, name in with_progress(zip(images, names, strict=True), len(images), "Writing images"):
         path = folder / f"{name}.png"
@@ -51,19 +53,41 @@ def main(values: flags.FlagValues) -> None:
 
 
 def _read(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
-    """Returns the latents of a file, and the name of each image without its suffix."""
+    """Returns the latents of a file, and a file name for each image."""
+    received = f"Received: latents={str(path)!r}"
     try:
         loaded = np.load(path)  # without pickle, which could run code
-        eps = loaded["eps"] if path.suffix == ".npz" else loaded
-        names = loaded["names"].tolist() if path.suffix == ".npz" else []
+        archive = isinstance(loaded, np.lib.npyio.NpzFile)
+        eps = loaded["eps"] if archive else loaded
+        names = [str(name) for name in loaded["names"].ravel()] if archive else []
     except FileNotFoundError:
-        raise ConfigError(f"latents must be a file. Received: latents={str(path)!r}") from None
-    except (ValueError, KeyError, OSError) as error:
+        raise ConfigError(f"latents must be a file. {received}") from None
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigError(
-            f"latents must be a .npz file from `glow-tf encode`, or a .npy file. "
-            f"Received: latents={str(path)!r}, {error}"
+            f"latents must be a .npz file from `glow-tf encode`, or a .npy file. {received}, {error}"
         ) from None
-    names = [str(name) for name in names] or [f"{place:06d}" for place in range(len(eps))]
-    if any(pathlib.PurePath(name).is_absolute() or ".." in pathlib.PurePath(name).parts for name in names):
-        raise ConfigError(f"names of images must stay within the output's folder. Received: {str(path)!r}")
-    return eps, [str(pathlib.PurePath(name).with_suffix("")) for name in names]
+    if eps.ndim != 2 or eps.dtype.kind != "f" or not np.isfinite(eps).all():
+        raise ConfigError(
+            f"latents must be finite floats of shape (N, D). {received} with {eps.dtype.name} of shape "
+            f"{eps.shape}"
+        )
+    if not archive:
+        return eps, [f"{place:06d}" for place in range(len(eps))]
+    if len(names) != len(eps) or not all(map(_stays_within, names)):
+        raise ConfigError(
+            f"there must be a name for each of {len(eps)} images, and each must stay within the output's "
+            f"folder. {received} with {len(names)} names"
+        )
+    return eps, _distinct(names)
+
+
+def _stays_within(name: str) -> bool:
+    path = pathlib.PurePath(name)
+    return bool(path.name) and not path.is_absolute() and ".." not in path.parts
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Returns names without suffix; where two would be the same, all of these keep theirs."""
+    stems = [str(pathlib.PurePath(name).with_suffix("")) for name in names]
+    counts = collections.Counter(stems)
+    return [stem if counts[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]

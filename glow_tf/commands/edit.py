@@ -4,8 +4,8 @@
     glow-tf edit --model=runs/mine --dataset=folder:PATH --away=plain --towards=smiling
 
 The direction is the difference between the mean latents of two classes of the data: labels, or the subfolders
-of a folder. Each row shows an image of the class --away at several strengths: 0 is the image itself, to the
-bit, and 1 moves it by the whole difference.
+of a folder. Each row shows an image of the class --away at several strengths: 0 is the image itself, in
+the bits that the model keeps, and 1 moves it by the whole difference.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def main(values: flags.FlagValues) -> None:
     """Edits and writes."""
     strengths = model_flags.numbers(values, "strengths")
     count = model_flags.positive(values, "rows")
+    model_flags.output_path(values, ".png")
     from glow_tf.use import decode, direction, edited, encode
 
     model = model_flags.model_of(values)

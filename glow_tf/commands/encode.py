@@ -1,22 +1,21 @@
-"""Maps images to latents, in a file from which `glow-tf decode` makes the same images.
+"""Maps images to latents, in a file from which `glow-tf decode` makes the images again.
 
     glow-tf encode --model=digits --dataset=digits --output=latents.npz
     glow-tf encode --model=runs/mine --dataset=folder:PATH
 
 The file has the arrays `eps`, float32 [N, D], every latent whitened by its prior; `names`, the files of the
 images; and `labels`, where there are classes. Images are taken at the middle of their bins, without noise.
+With a model of n bits, images come back without their lowest 8 − n bits.
 """
 
 from __future__ import annotations
 
 import io
-import pathlib
 
 import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags
-from glow_tf.errors import ConfigError
 
 
 def define(values: flags.FlagValues) -> None:
@@ -27,9 +26,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Encodes and writes."""
-    path = pathlib.Path(values.output)
-    if path.suffix != ".npz":
-        raise ConfigError(f"output must be a .npz file. Received: output={values.output!r}")
+    path = model_flags.output_path(values, ".npz")
     from glow_tf.run.workdir import write_atomically
     from glow_tf.use import encode
 

@@ -3,13 +3,15 @@
     glow-tf evaluate --model=digits --dataset=digits
     glow-tf evaluate --model=runs/mine --dataset=folder:PATH --draws=16
 
-With one draw and a run's seed, the score of its test images is the run's test_bpd. With several draws a
+With one draw and a run's seed, the score of its test images is the run's test_bpd (--split=test, where the
+run held out every tenth image of a folder). With several draws a
 tighter bound is printed as well: the importance-weighted one. --output is a JSON file with all of it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -28,6 +30,8 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Evaluates, prints and writes."""
     draws = model_flags.positive(values, "draws")
+    if values.output:
+        model_flags.output_path(values, ".json")
     from glow_tf.run.workdir import write_atomically
     from glow_tf.use import evaluate
 
@@ -39,7 +43,7 @@ def main(values: flags.FlagValues) -> None:
     if values.output:
         path = pathlib.Path(values.output)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())
+        write_atomically(path, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _report(found: Any, used: Any) -> dict[str, Any]:
@@ -47,22 +51,32 @@ def _report(found: Any, used: Any) -> dict[str, Any]:
 
     bpd, error = mean_and_error(found.per_image)
     report: dict[str, Any] = {"images": len(used.images), "draws": len(found.draws)}
-    report |= {"bits_per_dim": bpd, "standard_error": error}
+    report |= {"bits_per_dim": bpd, "standard_error": _or_none(error)}
     if len(found.draws) > 1:
         report["importance_weighted_bits_per_dim"] = mean_and_error(found.tighter)[0]
     report["terms"] = {name: float(values.mean()) for name, values in found.terms.items()}
     if used.labels is not None:
         classes = by_class(found.per_image, used.labels, used.class_names)
         report["classes"] = {
-            name: {"images": count, "bits_per_dim": mean, "standard_error": own}
+            name: {"images": count, "bits_per_dim": mean, "standard_error": _or_none(own)}
             for name, (count, mean, own) in classes.items()
         }
     return report
 
 
+def _or_none(error: float) -> float | None:
+    """Returns an error, or None, JSON's null, for that of a single image."""
+    return None if math.isnan(error) else error
+
+
+def _with_error(entry: dict[str, Any]) -> str:
+    error = entry["standard_error"]
+    return f"{entry['bits_per_dim']:.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
 def _lines(report: dict[str, Any]) -> list[str]:
     lines = [
-        f"{report['bits_per_dim']:.4f} ± {report['standard_error']:.4f} bits/dim "
+        f"{_with_error(report)} bits/dim "
         f"({report['images']} images, {report['draws']} noise draws each; an upper bound in expectation)"
     ]
     if "importance_weighted_bits_per_dim" in report:
@@ -72,7 +86,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if "classes" in report:
         lines.append("By class")
         lines += [
-            f"  {own['bits_per_dim']:8.4f} ± {own['standard_error']:.4f}  {name} ({own['images']} images)"
+            f"    {_with_error(own)}  {name} ({own['images']} images)"
             for name, own in report["classes"].items()
         ]
     return lines

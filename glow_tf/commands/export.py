@@ -10,8 +10,6 @@ draw: decode latents that are standard normal, times a temperature.
 
 from __future__ import annotations
 
-import pathlib
-
 from absl import flags
 
 from glow_tf.commands import model_flags
@@ -29,8 +27,8 @@ def main(values: flags.FlagValues) -> None:
     """Exports."""
     from glow_tf.use import export, export_litert, export_onnx
 
+    folder = model_flags.output_folder(values)
     glow = model_flags.glow_of(values)
-    folder = pathlib.Path(values.output)
     if values.format == "savedmodel":
         export(glow, folder)
         print(f"{folder}: a SavedModel")

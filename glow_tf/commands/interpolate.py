@@ -4,7 +4,7 @@
     glow-tf interpolate --model=runs/mine --dataset=folder:PATH
 
 Each row begins with an image and ends with the next one: 8 images make 4 rows. Both ends are the images
-themselves, to the bit.
+themselves, in the bits that the model keeps.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Interpolates and writes."""
     steps = model_flags.positive(values, "steps", lowest=2)
+    model_flags.output_path(values, ".png")
     from glow_tf.use import decode, encode, interpolate
 
     model = model_flags.model_of(values)

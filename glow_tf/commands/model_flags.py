@@ -24,19 +24,21 @@ def define_model(values: flags.FlagValues, output: str) -> None:
         flag_values=values,
     )
     flags.DEFINE_string("output", output, "Where the result is written.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "From which everything random follows.", flag_values=values)
+    flags.DEFINE_integer(
+        "seed", 0, "From which everything random follows.", flag_values=values, lower_bound=0
+    )
 
 
 def define_images(values: flags.FlagValues, examples: int = 0) -> None:
     """Defines which images are used; `examples` is the default of --examples."""
     flags.DEFINE_string(
-        "dataset", "digits", "digits, a TFDS image data set by name, or folder:PATH.", flag_values=values
+        "dataset", "", "digits, a TFDS image data set by name, or folder:PATH.", flag_values=values
     )
     flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", flag_values=values)
     flags.DEFINE_string(
         "split",
         "",
-        "train, test or all; empty: the test images, or all of a folder without train/ and test/.",
+        "train, test or all; empty: the test images, or all of a folder without test/.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -107,6 +109,14 @@ def numbers(values: flags.FlagValues, name: str, lowest: float = -float("inf")) 
     return found
 
 
+def number(values: flags.FlagValues, name: str, lowest: float = -float("inf")) -> float:
+    """Returns the number of a flag; ConfigError unless it is one, finite and from `lowest`."""
+    found = numbers(values, name, lowest)
+    if len(found) != 1:
+        raise ConfigError(f"{name} must be one number. Received: {name}={','.join(values[name].value)}")
+    return found[0]
+
+
 def positive(values: flags.FlagValues, name: str, lowest: int = 1) -> int:
     """Returns the whole number of a flag; ConfigError if it is below `lowest`."""
     if values[name].value < lowest:
@@ -114,13 +124,29 @@ def positive(values: flags.FlagValues, name: str, lowest: int = 1) -> int:
     return values[name].value
 
 
+def output_path(values: flags.FlagValues, suffix: str) -> pathlib.Path:
+    """Returns the file that --output names; ConfigError if it ends otherwise than in a suffix."""
+    path = pathlib.Path(values.output)
+    if path.suffix.lower() != suffix:
+        raise ConfigError(f"output must be a {suffix} file. Received: output={values.output!r}")
+    return path
+
+
+def output_folder(values: flags.FlagValues) -> pathlib.Path:
+    """Returns the folder that --output names; ConfigError if it has no name or is a file."""
+    path = pathlib.Path(values.output)
+    if not path.name or path.is_file():
+        raise ConfigError(f"output must be a folder with a name. Received: output={values.output!r}")
+    return path
+
+
 def white_of(values: flags.FlagValues) -> int:
     """Returns the level that is shown as white; ConfigError if --white is none."""
     from glow_tf.use.models import about
 
     white = values.white or about(values.model).get("top", 255)
-    if not 1 <= white <= 255:
-        raise ConfigError(f"white must be 0 or a level from 1 to 255. Received: white={values.white}")
+    if not isinstance(white, int) or not 1 <= white <= 255:
+        raise ConfigError(f"white must be 0 or a level from 1 to 255. Received: {white=}")
     return white
 
 
@@ -131,10 +157,7 @@ def write_picture(values: flags.FlagValues, rows: np.ndarray) -> pathlib.Path:
     from glow_tf.run import pictures
     from glow_tf.run.workdir import write_atomically
 
-    path = pathlib.Path(values.output)
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"output must be a .png file. Received: output={values.output!r}")
-    white = white_of(values)
+    path, white = output_path(values, ".png"), white_of(values)
     path.parent.mkdir(parents=True, exist_ok=True)
     flat = rows.reshape(-1, *rows.shape[2:])
     sheet = pictures.grid(pictures.stretched(flat, white), columns=rows.shape[1])

@@ -14,7 +14,7 @@ import pathlib
 
 from absl import flags
 
-from glow_tf.errors import ConfigError
+from glow_tf.commands import model_flags
 from glow_tf.presets.files import WEIGHTS_DTYPES
 
 
@@ -22,7 +22,7 @@ def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     flags.DEFINE_string("workdir", "", "The finished run.", flag_values=values)
     flags.DEFINE_string("data_dir", "", "TFDS's data_dir; empty: the run's.", flag_values=values)
-    flags.DEFINE_string("output", "", "The folder to write; its name is the preset's.", flag_values=values)
+    flags.DEFINE_string("output", "", "The folder to write.", flag_values=values)
     flags.DEFINE_enum("weights_dtype", "float16", WEIGHTS_DTYPES, "How weights are kept.", flag_values=values)
     flags.DEFINE_string("title", "", "Of the card; empty: the folder's name.", flag_values=values)
     flags.DEFINE_string("command", "", "That made the run, for the card.", flag_values=values)
@@ -32,19 +32,18 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Writes the preset, scores it and writes its card."""
-    if not values.output:
-        raise ConfigError("output must be the folder to write. Received: output=''")
+    folder = model_flags.output_folder(values)
     from glow_tf.use.keeping import keep_run
 
     texts = {name: values[name].value for name in ("title", "command", "limits", "licence")}
     about = keep_run(
         pathlib.Path(values.workdir),
-        pathlib.Path(values.output),
+        folder,
         values.weights_dtype,
         data_dir=values.data_dir,
         texts={name: text for name, text in texts.items() if text},
     )
     print(
-        f"{values.output}: test {about['test_bpd']:.4f} ± {about['test_bpd_se']:.4f} bits/dim as "
-        f"{values.weights_dtype}; the run's own weights: {about['run_test_bpd']:.4f}"
+        f"{values.output}: test {about['test_bpd']:.4f} bits/dim as {values.weights_dtype}; the run's own "
+        f"weights: {about['run_test_bpd']:.4f}"
     )

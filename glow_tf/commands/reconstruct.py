@@ -27,7 +27,8 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Reconstructs and writes."""
-    temperature = model_flags.numbers(values, "temperature", lowest=0)[0]
+    temperature = model_flags.number(values, "temperature", lowest=0)
+    model_flags.output_path(values, ".png")
     from glow_tf.use import decode, encode, levels, without_finest
 
     glow = model_flags.glow_of(values)

@@ -1,8 +1,8 @@
 """Restores images by the exact gradient of their likelihood: noise, missing pixels, half the size.
 
-    glow-tf restore denoise --model=cifar10_small --dataset=folder:PATH --sigma=25
-    glow-tf restore inpaint --model=cifar10_small --dataset=folder:PATH --mask=mask.png
-    glow-tf restore upscale --model=cifar10_small --dataset=folder:PATH --temperature=0.5
+    glow-tf restore denoise --model=fashion_mnist --dataset=folder:PATH --sigma=25
+    glow-tf restore inpaint --model=fashion_mnist --dataset=folder:PATH --mask=mask.png
+    glow-tf restore upscale --model=fashion_mnist --dataset=folder:PATH --temperature=0.5
 
 Images are taken to be damaged already. With --simulate they are good ones: they are damaged first, and the
 gain is printed in dB. `denoise` finds the likeliest image given a noisy one; `inpaint` the likeliest pixels
@@ -31,7 +31,7 @@ def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     model_flags.define_model(values, output="restored.png")
     model_flags.define_images(values, examples=8)
-    flags.DEFINE_float("sigma", 25.0, "Of the noise, in levels of 256.", flag_values=values)
+    flags.DEFINE_list("sigma", ["25"], "Of the noise, in levels of 256.", flag_values=values)
     flags.DEFINE_string(
         "mask", "", "A picture of the model's size, white where pixels are unknown.", flag_values=values
     )
@@ -45,17 +45,19 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, action: str) -> None:
     """Restores and writes."""
-    temperature = model_flags.numbers(values, "temperature", lowest=0)[0]
+    temperature = model_flags.number(values, "temperature", lowest=0)
+    sigma = model_flags.number(values, "sigma", lowest=0)
     steps = model_flags.positive(values, "steps", lowest=0)
+    model_flags.output_path(values, ".png")
     from glow_tf.use import denoise, inpaint, psnr, upscale
 
     glow = model_flags.glow_of(values)
     unknown = _mask(values, glow) if action == "inpaint" else None
     shape = _halved(glow.image_shape) if action == "upscale" and not values.simulate else glow.image_shape
     truth = model_flags.images_of_shape(values, shape).images
-    given = _damaged(values, action, truth, unknown) if values.simulate else truth
+    given = _damaged(values.seed, sigma, action, truth, unknown) if values.simulate else truth
     if action == "denoise":
-        found = denoise(glow, given, values.sigma, steps or 60)
+        found = denoise(glow, given, sigma, steps or 60)
     elif action == "inpaint":
         found = inpaint(glow, given, unknown, steps or 150)
     else:
@@ -91,10 +93,10 @@ def _mask(values: flags.FlagValues, glow: Glow) -> np.ndarray:
 
 
 def _damaged(
-    values: flags.FlagValues, action: str, truth: np.ndarray, unknown: np.ndarray | None
+    seed: int, sigma: float, action: str, truth: np.ndarray, unknown: np.ndarray | None
 ) -> np.ndarray:
     if action == "denoise":
-        noise = np.random.default_rng(values.seed).normal(0, values.sigma, truth.shape)
+        noise = np.random.default_rng(seed).normal(0, sigma, truth.shape)
         return np.clip(np.round(truth + noise), 0, 255).astype(np.uint8)
     if action == "inpaint":
         return np.where(unknown[..., None], np.uint8(0), truth)

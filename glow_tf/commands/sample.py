@@ -34,6 +34,7 @@ def main(values: flags.FlagValues) -> None:
     num = model_flags.positive(values, "num")
     if num % ROWS:
         raise ConfigError(f"num must be even: each temperature has two rows. Received: {num=}")
+    model_flags.output_path(values, ".png")
     from glow_tf.use import draw
 
     model = model_flags.model_of(values)

@@ -6,7 +6,8 @@
 `fit` takes good images that the model was not trained on, and writes --calibration, a JSON file. `check`
 writes a folder, --output: scores.csv with a p-value, a flag and a reason for each image, and worst.html, a
 page that shows the most unusual ones. An image is flagged if its p-value is at most --false_alarms: about
-this share of images like the good ones is flagged as well. `glow_tf.use.Scorer` is the same from Python.
+this share of images like the good ones is flagged as well, on average. `glow_tf.use.Scorer` is the same from
+Python.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def main(values: flags.FlagValues, action: str) -> None:
     if action == "check":
         _check(values, scorer, model, used)
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     scorer.fit(used.images, values.seed).save(path)
     print(f"{path}: {len(used.images)} good images; the smallest p-value is {scorer.smallest:.2g}")
 
@@ -83,7 +85,7 @@ def _check(values: flags.FlagValues, scorer: Scorer, model: TrainedModel, used: 
     found = features(model, used.images)
     p_values, reasons = scorer.p_value_of(found), scorer.reasons(found)
     flagged = p_values <= values.false_alarms
-    folder = pathlib.Path(values.output)
+    folder = model_flags.output_folder(values)
     folder.mkdir(parents=True, exist_ok=True)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -91,8 +93,8 @@ def _check(values: flags.FlagValues, scorer: Scorer, model: TrainedModel, used: 
     for k, name in enumerate(used.names):
         numbers = [f"{feature[k]:.4f}" for feature in (found.nll, found.latent, found.codec)]
         writer.writerow([name, f"{p_values[k]:.6g}", "yes" if flagged[k] else "no", *numbers, reasons[k]])
-    write_atomically(folder / "scores.csv", table.getvalue().encode())
-    order = p_values.argsort(kind="stable")[: values.worst]
+    write_atomically(folder / "scores.csv", table.getvalue().encode(errors="replace"))
+    order = (-scorer.unusual(found)).argsort(kind="stable")[: values.worst]  # p-values tie
     page = sheet(
         used.images[order],
         [used.names[k] for k in order],
@@ -101,7 +103,7 @@ def _check(values: flags.FlagValues, scorer: Scorer, model: TrainedModel, used: 
         title=f"The most unusual of {len(used.images)} images",
         white=model_flags.white_of(values),
     )
-    write_atomically(folder / "worst.html", page.encode())
+    write_atomically(folder / "worst.html", page.encode(errors="replace"))
     expected = values.false_alarms * len(used.images)
     print(
         f"{flagged.sum()} of {len(used.images)} images are flagged; of images like the good ones, about "

@@ -33,7 +33,7 @@ def from_folder(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...]
     examples, count, class_names, notes = read_folder(config)
     train, test = examples[:count], examples[count:]
     if len(test) == 0:
-        train, test = _hold_out(train)
+        train, test = hold_out(train)
         held = f"No test/ folder: every tenth image, {len(test)} in all, is held out for testing."
         notes = (*notes, held)
     return train, test, class_names, notes
@@ -232,7 +232,7 @@ def _examples(pictures: _Pictures, files: _Files) -> tuple[Examples, tuple[str, 
     return Examples(pictures.array[: len(names)], names, labels), class_names
 
 
-def _hold_out(examples: Examples) -> tuple[Examples, Examples]:
+def hold_out(examples: Examples) -> tuple[Examples, Examples]:
     """Cuts every tenth image out as a test image."""
     mask = np.arange(len(examples)) % TEST_EVERY == TEST_EVERY - 1
     if not mask.any():

@@ -9,7 +9,7 @@ import numpy as np
 from glow_tf.config import DataConfig
 from glow_tf.data import sources
 from glow_tf.data.arrays import Examples, joined
-from glow_tf.data.folder import from_folder, read_folder
+from glow_tf.data.folder import from_folder, hold_out, read_folder
 from glow_tf.errors import ConfigError
 
 SPLITS = ("train", "test", "all", "")
@@ -71,8 +71,8 @@ def load_split(config: DataConfig, split: str) -> tuple[Examples, tuple[str, ...
 
     Args:
       config: of the data set; `test_examples` limits the number of images.
-      split: `train`, `test` or `all`; empty: the test images, or all images of a folder without train/ and
-        test/.
+      split: `train`, `test` or `all`; empty: the test images, or all images of a folder without test/. Of
+        such a folder, `train` and `test` are what a run makes of it: every tenth image is a test image.
 
     Returns:
       The examples, with names and labels where there are any, the names of the classes, and notes on how the
@@ -83,23 +83,37 @@ def load_split(config: DataConfig, split: str) -> tuple[Examples, tuple[str, ...
     """
     if split not in SPLITS:
         raise ConfigError(f"split must be {', '.join(SPLITS[:-1])} or empty. Received: {split=}")
-    limited = dataclasses.replace(config, train_examples=0, test_examples=0, validation_examples=0)
+    count = config.test_examples
+    config = dataclasses.replace(
+        config, train_examples=count if split == "train" else 0, validation_examples=0
+    )
     if config.dataset.startswith("folder:"):
-        every, count, class_names, notes = read_folder(limited)
-        parts = {"train": every[:count], "test": every[count:], "all": every}
-        chosen = parts[split or ("test" if count < len(every) else "all")]
+        every, before_test, class_names, notes = read_folder(config)
+        if before_test == len(every) and split in ("train", "test"):
+            chosen = hold_out(every)[split == "test"]
+            notes = (
+                *notes,
+                f"No test/ folder: {split} images are those of a training run, which holds out a tenth.",
+            )
+        elif before_test == len(every):
+            chosen = every
+            notes = (*notes, f"No test/ folder: all {len(every)} images are used.")
+        else:
+            chosen = {"train": every[:before_test], "all": every}.get(split, every[before_test:])
     else:
-        train, test, class_names, notes = _named(limited)
-        chosen = {"train": train, "test": test, "": test}.get(split) or joined(train, test)
+        only = "" if split == "all" else split or "test"
+        config = config if only else dataclasses.replace(config, test_examples=0)
+        train, test, class_names, notes = _named(config, only)
+        chosen = joined(train, test) if split == "all" else {"train": train}.get(split, test)
     if not len(chosen):
         raise ConfigError(f"{config.dataset!r} has no {split} images. Received: {split=}")
-    return _first(chosen, config.test_examples, "examples"), class_names, notes
+    return _first(chosen, count, "examples"), class_names, notes
 
 
-def _named(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...], tuple[str, ...]]:
+def _named(config: DataConfig, only: str = "") -> tuple[Examples, Examples, tuple[str, ...], tuple[str, ...]]:
     """Returns training and test examples of the digits or of a TFDS data set, class names, and no notes."""
     digits = config.dataset == "digits"
-    return (*(sources.digits(config.image_size) if digits else sources.from_tfds(config)), ())
+    return (*(sources.digits(config.image_size) if digits else sources.from_tfds(config, only)), ())
 
 
 def _cut(train: Examples, config: DataConfig) -> tuple[Examples, Examples]:

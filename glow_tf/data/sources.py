@@ -17,6 +17,7 @@ from glow_tf.errors import ConfigError
 
 BATCH = 1000  # images that TensorFlow decodes before Python takes them over
 
+DIGITS_SIDE = 8
 DIGITS_TEST_EXAMPLES = 360
 
 
@@ -40,11 +41,11 @@ def digits(image_size: int = 0) -> tuple[Examples, Examples, tuple[str, ...]]:
     return examples[DIGITS_TEST_EXAMPLES:], examples[:DIGITS_TEST_EXAMPLES], class_names
 
 
-def from_tfds(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...]]:
+def from_tfds(config: DataConfig, only: str = "") -> tuple[Examples, Examples, tuple[str, ...]]:
     """Returns training and test examples of a TFDS data set, prepared in data_dir or downloaded.
 
     They have labels if the data set has a feature `label` that names one class an image; then the classes'
-    names are returned as well.
+    names are returned as well. If `only` is `train` or `test`, the other one is not read, and is empty.
 
     Raises:
       ConfigError: TFDS cannot load the data set, or it has no images, training split or test split.
@@ -65,6 +66,9 @@ def from_tfds(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...]]:
     names = _class_names(builder)
     found = []
     for name, count in wanted.items():
+        if only and (only == "train") != (name == "train"):
+            found.append(Examples(np.empty((0, 0, 0, 0), np.uint8)))
+            continue
         # Too many: all are read, and then the message says how many there are.
         limited = 0 < count <= splits[name].num_examples
         split = f"{name}[:{count}]" if limited else name
@@ -74,8 +78,11 @@ def from_tfds(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...]]:
 
 def _class_names(builder: Any) -> tuple[str, ...]:
     """Returns the names of the classes of a data set; empty if it has none."""
+    import tensorflow_datasets as tfds
+
     features = builder.info.features
-    return tuple(getattr(features["label"], "names", ())) if "label" in features else ()
+    one_class = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
+    return tuple(features["label"].names or ()) if one_class else ()
 
 
 def _tfds_builder(config: DataConfig) -> Any:
@@ -109,7 +116,8 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
 
     def image_and_label(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         image = example["image"]
-        image = resize(image, config.image_size) if config.image_size else image
+        if config.image_size and image.shape[:2] != (config.image_size,) * 2:
+            image = resize(image, config.image_size)
         return image, example["label"] if labelled else tf.zeros([], tf.int64)
 
     pairs = examples.map(image_and_label, num_parallel_calls=tf.data.AUTOTUNE)

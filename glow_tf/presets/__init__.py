@@ -2,8 +2,10 @@
 
 from glow_tf.presets.catalogue import Catalogue as Catalogue
 from glow_tf.presets.catalogue import find as find
+from glow_tf.presets.catalogue import is_meant as is_meant
 from glow_tf.presets.catalogue import names as names
 from glow_tf.presets.files import is_preset as is_preset
+from glow_tf.presets.files import put_in_place as put_in_place
 from glow_tf.presets.files import read_about as read_about
 from glow_tf.presets.files import read_model as read_model
 from glow_tf.presets.files import weights_path as weights_path

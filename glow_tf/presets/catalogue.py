@@ -38,6 +38,15 @@ def find(preset: str | os.PathLike) -> pathlib.Path:
     )
 
 
+def is_meant(model: str | os.PathLike) -> bool:
+    """Whether a model's name or path means a preset, and not a workdir, a SavedModel or a file."""
+    path = pathlib.Path(model)
+    holds_another = path.is_file() or any(
+        (path / kind).exists() for kind in ("checkpoints", "saved_model.pb")
+    )
+    return is_preset(path) or (str(model) in names() and not holds_another)
+
+
 class Catalogue(Mapping[str, dict[str, Any]]):
     """The presets that come with the package: name → what each says about itself; see `files.write`."""
 

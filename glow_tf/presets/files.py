@@ -42,7 +42,10 @@ def read_model(folder: pathlib.Path) -> ModelConfig:
         raise ConfigError(
             f"{folder / CONFIG} has settings that this release of glow_tf does not know. Received: {unknown}"
         )
-    return ModelConfig(**{**settings, "image_shape": tuple(settings.get("image_shape", ()))})
+    shape = settings.get("image_shape")
+    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(side, int) for side in shape)):
+        raise ConfigError(f"{folder / CONFIG} must have an image_shape of three numbers. Received: {shape!r}")
+    return ModelConfig(**{**settings, "image_shape": tuple(shape)})
 
 
 def read_about(folder: pathlib.Path) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def write(
     about: Mapping[str, Any],
     weights_dtype: str,
 ) -> None:
-    """Writes a preset. A folder that holds one already is replaced when the new one is complete.
+    """Writes a preset. A folder that holds one, and nothing else, is replaced when the new one is complete.
 
     Args:
       folder: to write.
@@ -89,8 +92,13 @@ def write(
     """
     if weights_dtype not in WEIGHTS_DTYPES:
         raise ConfigError(f"weights_dtype must be one of {WEIGHTS_DTYPES}. Received: {weights_dtype=}")
-    if folder.exists() and not is_preset(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise OSError(f"{folder} is no preset and not empty; a preset is not written over it.")
+    if folder.exists() and not folder.is_dir():
+        raise OSError(f"the preset {folder} could not be written: there is a file of this name.")
+    if folder.exists() and (other := {entry.name for entry in folder.iterdir()} - {CONFIG, WEIGHTS, CARD}):
+        raise OSError(
+            f"the preset {folder} could not be written: the folder must be empty, or hold a preset and "
+            f"nothing else. Received: {sorted(other)[:5]}"
+        )
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -106,11 +114,22 @@ def write(
             "about": dict(about),
         }
         (temporary / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        (temporary / CARD).write_text(_card(folder.name, model, about, weights_dtype), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.replace(folder)
+        # Those of the package load by name, all others by path.
+        name = folder.name if folder.parent == pathlib.Path(__file__).parent else f"PATH/{folder.name}"
+        (temporary / CARD).write_text(_card(name, model, about, weights_dtype), encoding="utf-8")
+        put_in_place(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:
+    """Renames a folder to the name of another, which is kept until then and removed afterwards."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
+    new.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _halve(path: pathlib.Path) -> None:
@@ -145,7 +164,7 @@ def _copied(target: Any, name: str, value: Any) -> Any:
 def _card(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dtype: str) -> str:
     """Returns the text of README.md."""
     height, width, channels = model.image_shape
-    lines = [f"# {about.get('title', name)}", ""]
+    lines = [f"# {about.get('title', name.rpartition('/')[2])}", ""]
     lines += [
         f"A Glow for images of {height}×{width}×{channels} with {model.n_bits} bits: {model.num_blocks} × "
         f"{model.flow_steps} flow steps, width {model.width}. Weights are kept as {weights_dtype}.",
@@ -153,7 +172,7 @@ def _card(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dtype
         "```python",
         "import glow_tf",
         "",
-        f'glow = glow_tf.Glow.from_preset("{name}")  # or the path of this folder',
+        f'glow = glow_tf.Glow.from_preset("{name}")',
         "images = glow.sample(16, temperature=0.7, seed=0)",
         "print(glow.bits_per_dim(images))",
         "```",

@@ -9,20 +9,29 @@ CARRIED = 0.25  # a standard error of this share of the mean comes from a few im
 
 
 def troubles(rows: Sequence[Mapping[str, str]], n_bits: int) -> list[str]:
-    """Returns what is wrong after the last epoch, a clause for each; empty if all is well.
+    """Returns what is wrong after the last epoch, with a remedy, a sentence for each; empty if all is well.
 
     Args:
       rows: of history.csv, from the first epoch; columns may be empty or lack.
       n_bits: of the model.
     """
-    found = []
-    trained = [float(row["train_bpd"]) for row in rows if row.get("train_bpd")]
-    test, error = (float(rows[-1].get(name) or "nan") for name in ("test_bpd", "test_bpd_se"))
-    if rows[-1].get("train_bpd") and trained[-1] > min(trained) + RISE:
-        found.append(f"training diverges: {trained[-1]:.4g} bits/dim, after {min(trained):.4f}")
+    last = rows[-1]
     # Before every part was trained once, a score of the whole says nothing yet.
-    if rows[-1].get("train_bpd") and not test < n_bits:
-        found.append(f"the model is worse than a uniform density, which needs {n_bits} bits/dim")
-    if not error <= CARRIED * abs(test):
-        found.append("a few test images carry the mean: see its standard error")
+    if not last.get("train_bpd"):
+        return []
+    trained = [float(row["train_bpd"]) for row in rows if row.get("train_bpd")]
+    test, error = (float(last.get(name) or "nan") for name in ("test_bpd", "test_bpd_se"))
+    found = []
+    if not trained[-1] <= min(trained) + RISE:
+        found.append(
+            f"training diverges: {trained[-1]:.4g} bits/dim, after {min(trained):.4f}. A lower learning rate "
+            "or a longer warm-up usually helps"
+        )
+    if not test < n_bits:
+        found.append(
+            f"the model is worse than a uniform density, which needs {n_bits} bits/dim. It needs more "
+            "training, or a lower learning rate"
+        )
+    if error > CARRIED * abs(test):
+        found.append("a few test images carry the mean: see its standard error, and the images")
     return found

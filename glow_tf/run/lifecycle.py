@@ -35,9 +35,6 @@ from glow_tf.version import __version__
 Exporter = Callable[[Glow, pathlib.Path], None]
 
 
-_REMEDY = "A lower learning rate or a longer warm-up usually helps; do not rely on this model."
-
-
 def train(config: RunConfig, export: Exporter) -> Mapping[str, Any]:
     """Trains a Glow as configured, or resumes the run in its workdir; returns its summary.
 
@@ -214,5 +211,5 @@ def _finish(run: Run, export: Exporter) -> Mapping[str, Any]:
         f"{run.workdir.path}"
     )
     for warning in summary["warnings"]:
-        print(f"WARNING: {warning}. {_REMEDY}")
+        print(f"WARNING: {warning}.")
     return summary

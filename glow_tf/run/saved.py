@@ -22,7 +22,7 @@ from glow_tf.training.trainer import PartsTrainer
 def load_glow(path: str | pathlib.Path, which: str = "last") -> Glow:
     """Loads a model; see `glow_tf.load`."""
     path = pathlib.Path(path)
-    if presets.is_preset(path) or (str(path) in presets.names() and not path.exists()):
+    if presets.is_meant(path):
         return Glow.from_preset(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no such file or folder. Received: path={str(path)!r}")

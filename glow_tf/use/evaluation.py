@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from glow_tf.data.batches import evaluation_batches
 from glow_tf.data.progress import with_progress
+from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.likelihood import bits_per_dim
 from glow_tf.pieces import in_streams
@@ -66,7 +67,14 @@ def evaluate(glow: Glow, images: np.ndarray, draws: int = 1, seed: int = 0) -> E
       images: uint8 [N, H, W, C].
       draws: noise draws per image, from 1.
       seed: of the noise; draw k has that of seed + k.
+
+    Raises:
+      ConfigError: images have another type or shape, or there are none.
     """
+    if not len(glow.checked(images)) or draws < 1:
+        raise ConfigError(
+            f"evaluate needs one image and one draw or more. Received: {len(images)} images, {draws=}"
+        )
     blocks = _by_block(glow)
     names = _names(glow.config.num_blocks)
     function = tf.function(lambda v: in_streams(lambda piece: _terms(blocks, piece), v), autograph=False)

@@ -1,4 +1,4 @@
-"""A guard for data sets: how unusual an image is, as a p-value that can be relied on."""
+"""A guard for data sets: how unusual an image is, as a p-value."""
 
 from __future__ import annotations
 
@@ -17,21 +17,29 @@ from glow_tf.use.scores import Features, features
 FORMAT = 1  # of calibration.json
 FEWEST = 20  # good images
 MOST_POINTS = 2000  # of the density
+FAR = 12.0  # in units of the middle half of the good images
+PROBE_TOLERANCE = 0.01  # relative; other machines round differently
 UNUSUAL = 0.01  # the share of good images beyond which a feature is named as a reason
 
 Rule = Callable[[Features, Features], np.ndarray]
 
 
 def _density(reference: Features, found: Features) -> np.ndarray:
-    """Minus the log-density of the features by a Gaussian kernel estimate, up to a constant."""
+    """Minus the log-density of the features by a Gaussian kernel estimate, up to a constant.
+
+    Features are measured from the reference's median in units of its middle half, and clipped to ±`FAR`. Good
+    images beyond half of that are left out: a wild one would set the scale for all, and its like would pass.
+    """
     points, queries = (np.stack([f.nll, f.latent, f.codec], axis=1) for f in (reference, found))
-    count = points.shape[1]
-    centre = points.mean(axis=0)
+    low, centre, high = np.quantile(points, [0.25, 0.5, 0.75], axis=0)
+    unit = np.maximum(high - low, 1e-6)
+    points, queries = (np.clip((values - centre) / unit, -FAR, FAR) for values in (points, queries))
+    points = points[np.abs(points).max(axis=1) < FAR / 2]
     # Whitened, so that one bandwidth serves all directions; the small term is for features that do not vary.
-    covariance = np.cov(points.T) + 1e-12 * np.eye(count)
+    covariance = np.cov(points.T) + 1e-6 * np.eye(points.shape[1])
     whiten = np.linalg.inv(np.linalg.cholesky(covariance)).T
-    points, queries = (points[:MOST_POINTS] - centre) @ whiten, (queries - centre) @ whiten
-    bandwidth = len(points) ** (-1 / (count + 4))  # Scott's rule
+    points, queries = points[:MOST_POINTS] @ whiten, queries @ whiten
+    bandwidth = len(points) ** (-1 / (points.shape[1] + 4))  # Scott's rule
     scores = []
     for query in queries:
         exponents = -0.5 * np.sum(np.square((query - points) / bandwidth), axis=1)
@@ -62,7 +70,8 @@ class Scorer:
 
     The p-values are conformal: one half of the good images defines what is usual, and the scores of the other
     half are what new scores are compared with. For images drawn like the good ones, P(p ≤ a) ≤ a, whatever
-    the model. The smallest possible value is 1 / (1 + half of the good images).
+    the model. That holds on average over the choice of the good images: with few of them, one calibration may
+    flag more or less. The smallest possible value is 1 / (1 + half of the good images).
 
     Args:
       model: a `Glow` or an `ExportedModel`.
@@ -94,7 +103,17 @@ class Scorer:
         return self.fit_features(features(self.model, images), seed)
 
     def fit_features(self, found: Features, seed: int = 0) -> Scorer:
-        """Takes the features of good images as the measure; see `fit`."""
+        """Takes the features of good images as the measure; see `fit`.
+
+        Raises:
+          ConfigError: the model cannot score some of them.
+        """
+        values = np.stack([found.nll, found.latent, found.codec])
+        if bad := int(np.sum(~np.isfinite(values).all(axis=0))):
+            raise ConfigError(
+                f"the model must be able to score the good images. Received: {bad} of {len(found)} whose "
+                "bits are not finite"
+            )
         order = np.random.default_rng(seed).permutation(len(found))
         half = len(order) // 2
         self._reference, self._calibration = found[order[:half]], found[order[half:]]
@@ -142,7 +161,7 @@ class Scorer:
         """
         halves = [_to_json(half) for half in self._fitted()]
         content = {"format": FORMAT, "score": self.score, "reference": halves[0], "calibration": halves[1]}
-        content["dimensions"] = self.model.dimensions
+        content |= {"dimensions": self.model.dimensions, "probe": _probe(self.model)}
         write_atomically(path, (json.dumps(content) + "\n").encode())
 
     @classmethod
@@ -159,14 +178,20 @@ class Scorer:
                 raise ValueError(f"format {content['format']}")
             halves = [_from_json(content[name]) for name in ("reference", "calibration")]
             scorer = cls(model, content["score"])
-        except (ValueError, KeyError, TypeError) as error:
+            dimensions, probe = int(content["dimensions"]), np.array(content["probe"], np.float64)
+        except (ValueError, KeyError, TypeError) as error:  # ConfigError is a ValueError
             raise ConfigError(
                 f"calibration must be a file from `glow-tf score fit`. Received: {str(path)!r}, {error}"
             ) from None
-        if content["dimensions"] != model.dimensions:
+        if dimensions != model.dimensions:
             raise ConfigError(
                 f"calibration must be made for images of {model.dimensions} dimensions. "
-                f"Received: {str(path)!r} for {content['dimensions']}"
+                f"Received: {str(path)!r} for {dimensions}"
+            )
+        if not np.allclose(probe, _probe(model), rtol=PROBE_TOLERANCE):
+            raise ConfigError(
+                "calibration must be made with this model; run `glow-tf score fit` again. "
+                f"Received: {str(path)!r}, made with another"
             )
         scorer._reference, scorer._calibration = halves
         return scorer
@@ -180,6 +205,13 @@ class Scorer:
         if self._reference is None or self._calibration is None:
             raise ConfigError("fit must be called first, with good images. Received: a scorer without any")
         return self._reference, self._calibration
+
+
+def _probe(model: TrainedModel) -> list[float]:
+    """Returns features of one fixed image, by which a calibration knows its model again."""
+    image = (np.arange(model.dimensions) % 61).astype(np.uint8).reshape(1, *model.image_shape)
+    found = features(model, image)
+    return [float(found.nll[0]), float(found.latent[0])]
 
 
 def _to_json(found: Features) -> dict[str, list[float]]:

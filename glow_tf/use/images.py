@@ -9,6 +9,7 @@ import numpy as np
 
 from glow_tf.config import DataConfig
 from glow_tf.data.loading import load_split
+from glow_tf.data.sources import DIGITS_SIDE
 from glow_tf.errors import ConfigError
 
 
@@ -54,28 +55,26 @@ def read_images(
 ) -> UsedImages:
     """Reads images for a model.
 
-    Where a model's images are square, the largest centred square of other images is resized to their size,
-    and a note says so. Grey images fill the channels of a model for colours.
+    Where a model's images are square, the largest centred square of other images is resized to their size.
+    Grey images fill the channels of a model for colours.
 
     Args:
       image_shape: (H, W, C) of the model's images.
       dataset: `digits`, a TFDS image data set by name, or `folder:PATH`.
       data_dir: TFDS's.
-      split: `train`, `test` or `all`; empty: the test images, or all of a folder without train/ and test/.
+      split: `train`, `test` or `all`; empty: the test images, or all of a folder without test/.
       count: how many images, the first ones; 0 is all.
 
     Raises:
       ConfigError: there are no such images, or they have another shape that cannot be changed.
     """
     height, width, channels = image_shape
-    config = DataConfig(dataset, data_dir, test_examples=count)
-    if dataset.startswith("folder:") and height == width:
-        config = dataclasses.replace(config, image_size=height)
-    examples, class_names, notes = load_split(config, split)
-    shape = examples.images.shape[1:]
-    if shape[:2] != (height, width) and height == width:
-        examples, class_names, _ = load_split(dataclasses.replace(config, image_size=height), split)
-        notes = (*notes, f"Resized from {shape[0]}×{shape[1]} to {height}×{width}.")
+    size = height if height == width else 0
+    if dataset == "digits" and size == DIGITS_SIDE:
+        size = 0
+    examples, class_names, notes = load_split(DataConfig(dataset, data_dir, size, test_examples=count), split)
+    if dataset == "digits" and size:
+        notes = (*notes, f"Resized from {DIGITS_SIDE}×{DIGITS_SIDE} to {size}×{size}.")
     images = examples.images
     if images.shape[-1] == 1 and channels == 3:
         images = np.repeat(images, 3, axis=-1)

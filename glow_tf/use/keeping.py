@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.run.flags_file import read_config
 from glow_tf.run.saved import load_glow
+from glow_tf.schedule import phases_of
 from glow_tf.use.evaluation import evaluate, mean_and_error
 
 
@@ -41,10 +43,7 @@ def keep_run(
       OSError: the preset cannot be written.
     """
     config = read_config(workdir)
-    summary_path = workdir / "summary.json"
-    if not summary_path.exists():
-        raise ConfigError(f"the run must be finished. Received: workdir={str(workdir)!r}, without a summary")
-    summary = json.loads(summary_path.read_text())
+    summary = _summary(workdir, len(phases_of(config)))
     data_config = dataclasses.replace(config.data, data_dir=data_dir or config.data.data_dir)
     images = load_data(data_config)
     about: dict[str, Any] = {
@@ -55,13 +54,27 @@ def keep_run(
         **(texts or {}),
     }
     glow = load_glow(workdir)
-    glow.save_to_preset(folder, about, weights_dtype)
-    scores = evaluate(Glow.from_preset(folder), images.test, seed=config.seed).per_image
-    bpd, error = mean_and_error(scores)
-    about |= {
-        "test_bpd": round(bpd, 5),
-        "test_bpd_se": round(error, 5),
-        "test_examples": len(images.test),
-    }
+    with tempfile.TemporaryDirectory() as temporary:  # the score is on the card when the preset appears
+        glow.save_to_preset(f"{temporary}/model", about, weights_dtype)
+        kept = Glow.from_preset(f"{temporary}/model")
+    bpd, error = mean_and_error(evaluate(kept, images.test, seed=config.seed).per_image)
+    about |= {"test_bpd": round(bpd, 5), "test_examples": len(images.test)}
+    about |= {"test_bpd_se": round(error, 5)} if len(images.test) > 1 else {}
     glow.save_to_preset(folder, about, weights_dtype)
     return {**about, "run_test_bpd": summary["test_bpd"]}
+
+
+def _summary(workdir: pathlib.Path, epochs: int) -> dict[str, Any]:
+    """Returns the summary of a run; ConfigError if the run has epochs left, or the file is damaged."""
+    path = workdir / "summary.json"
+    try:
+        summary = json.loads(path.read_bytes()) if path.exists() else {}
+        finished = int(summary.get("epochs", 0))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged; the run's command writes it anew. Received: {error}") from None
+    if finished != epochs:
+        raise ConfigError(
+            f"the run must be finished: its command goes on. Received: workdir={str(workdir)!r}, with "
+            f"{finished} of {epochs} epochs in its summary"
+        )
+    return summary

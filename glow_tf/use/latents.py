@@ -22,7 +22,7 @@ def in_batches(function: Callable[[np.ndarray], np.ndarray], values: np.ndarray,
         np.asarray(function(values[start : start + BATCH]))
         for start in with_progress(starts, len(starts), f"{task}, batches of {BATCH}")
     ]
-    return np.concatenate(results) if results else np.empty((0,), np.float32)
+    return np.concatenate(results) if results else np.asarray(function(values))
 
 
 def encode(model: TrainedModel, images: np.ndarray) -> np.ndarray:

@@ -52,14 +52,21 @@ class ExportedModel:
         try:
             images = self._loaded.signatures["encode"].structured_input_signature[1]["images"]
             self.image_shape = tuple(int(side) for side in images.shape[1:])
-            self.sample, self.encode = self._loaded.sample, self._loaded.encode
-            self.decode, self.log_prob = self._loaded.decode, self._loaded.log_prob
+            self.encode, self.decode = self._loaded.encode, self._loaded.decode
         except (AttributeError, KeyError, TypeError):
             raise ConfigError(
                 "the SavedModel must have the endpoints of this release's glow_tf.export. "
                 f"Received: {str(folder)!r} with {sorted(self._loaded.signatures)}"
             ) from None
         self.dimensions = math.prod(self.image_shape)
+
+    def sample(self, num: int, temperature: float = 1.0, seed: int = 0) -> tf.Tensor:
+        """See `TrainedModel`."""
+        return self._loaded.sample(num, temperature, seed)
+
+    def log_prob(self, images: tf.Tensor, seed: int = 0) -> tf.Tensor:
+        """See `TrainedModel`."""
+        return self._loaded.log_prob(images, seed)
 
     def score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """See `TrainedModel`; ConfigError if release 0.4 or an earlier one wrote the SavedModel."""
@@ -88,7 +95,8 @@ def open_model(model: str | os.PathLike) -> TrainedModel:
     path = pathlib.Path(model)
     if (path / "saved_model.pb").exists():
         return ExportedModel(path)
-    if not path.exists() and str(model) not in presets.names():
+    is_run = (path / "checkpoints").is_dir()
+    if not (str(model) and (presets.is_meant(model) or is_run or path.suffix == ".keras")):
         raise ConfigError(
             f"model must be a preset ({', '.join(presets.names()) or 'none'}), or the path of a preset, of a "
             f"run's workdir, a .keras file or an exported SavedModel. Received: model={str(model)!r}"
@@ -101,6 +109,4 @@ def open_model(model: str | os.PathLike) -> TrainedModel:
 
 def about(model: str | os.PathLike) -> Mapping[str, Any]:
     """Returns what a preset says about itself; empty for models that are kept otherwise."""
-    path = pathlib.Path(model)
-    known = presets.is_preset(path) or (str(model) in presets.names() and not path.exists())
-    return presets.read_about(presets.find(model)) if known else {}
+    return presets.read_about(presets.find(model)) if presets.is_meant(model) else {}

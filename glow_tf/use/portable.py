@@ -88,8 +88,8 @@ def export_litert(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _write(folder: pathlib.Path, suffix: str, converted: Callable[[str], bytes]) -> list[pathlib.Path]:
+    contents = {folder / f"{name}{suffix}": converted(endpoint) for name, endpoint in FILES.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}{suffix}" for name in FILES]
-    for path, endpoint in zip(paths, FILES.values(), strict=True):
-        write_atomically(path, converted(endpoint))
-    return paths
+    for path, content in contents.items():
+        write_atomically(path, content)
+    return list(contents)

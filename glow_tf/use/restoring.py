@@ -32,7 +32,7 @@ def denoise(glow: Glow, images: np.ndarray, sigma: float, steps: int = 60) -> np
       uint8 [N, H, W, C].
 
     Raises:
-      ConfigError: sigma or steps cannot be.
+      ConfigError: images have another type or shape, or sigma or steps cannot be.
     """
     if not (np.isfinite(sigma) and sigma > 0):
         raise ConfigError(f"sigma must be above 0. Received: {sigma=}")
@@ -59,8 +59,9 @@ def inpaint(glow: Glow, images: np.ndarray, unknown: np.ndarray, steps: int = 15
       uint8 [N, H, W, C].
 
     Raises:
-      ConfigError: the mask has another shape or leaves nothing known, or steps cannot be.
+      ConfigError: images or mask have another type or shape, nothing is known, or steps cannot be.
     """
+    glow.checked(images)
     if unknown.shape not in (images.shape[1:3], images.shape[:3]) or unknown.dtype != bool:
         raise ConfigError(
             f"unknown must be bool of shape {images.shape[1:3]} or {images.shape[:3]}. "
@@ -142,6 +143,8 @@ def _climbed(
     """Climbs log p − misfit by Adam, from images, where `free` [N, H, W, C] is 1; keeps the best point."""
     if steps < 1:
         raise ConfigError(f"steps must be 1 or more. Received: {steps=}")
+    if not len(glow.checked(images)):
+        return images
     top = 2.0**glow.config.n_bits
     rate = CLIMB_RATE / _levels_per_unit(glow)
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from glow_tf.glow import Glow
 from glow_tf.pieces import number_of_streams
+from glow_tf.presets import put_in_place
 from glow_tf.run.checkpoints import reason_of
 
 ENDPOINTS = ("serving_default", "sample", "encode", "decode", "log_prob", "bits_per_dim")
@@ -32,11 +33,17 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
       path: the folder to write. An existing folder is replaced when the new one is complete.
 
     Raises:
-      OSError: the folder cannot be written, for example because the disk is full. An existing folder is kept.
+      OSError: the folder cannot be written, for example because the disk is full, or holds something else
+        than a SavedModel. It is kept then.
     """
     path = pathlib.Path(path)
     if path.exists() and not path.is_dir():
         raise OSError(f"the SavedModel {path} could not be written: there is a file of this name.")
+    if path.exists() and any(path.iterdir()) and not (path / "saved_model.pb").exists():
+        raise OSError(
+            f"the SavedModel {path} could not be written: the folder must be empty or hold a SavedModel. "
+            f"Received: {sorted(entry.name for entry in path.iterdir())[:5]}"
+        )
     archive = keras.export.ExportArchive()
     endpoints = glow.endpoints()
     with number_of_streams(1):  # other processes set no threads for several
@@ -47,8 +54,7 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         archive.write_out(str(temporary), verbose=False)
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except (OSError, tf.errors.OpError) as error:
         raise OSError(f"the SavedModel {path} could not be written: {reason_of(error)}.") from None
     finally:

@@ -1,6 +1,7 @@
 """The commands for trained models, on the digits preset and on folders."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -18,8 +19,12 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+WITH_IMAGES = ("evaluate", "encode", "interpolate", "reconstruct", "edit")
+
+
 def run(name, *arguments, model="digits"):
-    return cli.run(name, [f"--model={model}", *arguments])
+    images = ["--dataset=digits"] if name in WITH_IMAGES else []
+    return cli.run(name, [f"--model={model}", *images, *arguments])
 
 
 def test_sample_draws_rows_by_temperature(here, capsys):
@@ -56,6 +61,41 @@ def test_decode_keeps_to_its_folder(here, capsys):
     assert run("decode", "--latents=absent.npz") == 1
 
 
+def test_images_whose_names_differ_in_their_suffix_are_both_written(here):
+    names = np.array(["a.png", "a.jpg", "deep/b.png"])
+    np.savez("latents.npz", eps=np.zeros((3, 64), np.float32), names=names)
+    assert run("decode") == 0
+    written = {str(path.relative_to("decoded")) for path in pathlib.Path("decoded").rglob("*.png")}
+    assert written == {"a.png.png", "a.jpg.png", "deep/b.png"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros(64), "latents must be finite floats"),
+        (np.full((1, 64), np.nan), "latents must be finite floats"),
+        (np.array([["a"]]), "latents must be finite floats"),
+        (np.float32(1), "latents must be finite floats"),
+        (b"", "latents must be a .npz file"),
+        (b"PK\x03\x04 damaged", "latents must be a .npz file"),
+        ({"eps": np.zeros((2, 64)), "names": np.array(["a"])}, "there must be a name for each of 2 images"),
+        ({"eps": np.zeros((1, 64)), "names": np.array([""])}, "there must be a name for each of 1 images"),
+        ({"other": np.zeros(1)}, "latents must be a .npz file"),
+    ],
+)
+def test_latents_that_cannot_be_decoded_are_refused(here, capsys, content, message):
+    path = pathlib.Path("latents.npz")
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, dict):
+        np.savez(path, **content)
+    else:
+        with path.open("wb") as file:
+            np.save(file, content)
+    assert run("decode") == 1
+    assert message in capsys.readouterr().err
+
+
 def test_interpolate_begins_and_ends_with_the_images(here):
     assert run("interpolate", "--examples=4", "--steps=3") == 0
     assert run("encode", "--examples=4") == 0
@@ -90,6 +130,27 @@ def test_evaluate_prints_the_score_its_terms_and_the_classes(here, capsys):
     assert f"{report['bits_per_dim']:.4f} ± " in capsys.readouterr().out
 
 
+def test_a_single_image_has_no_error(here, capsys):
+    assert run("evaluate", "--examples=1", "--output=score.json") == 0
+    assert json.loads((here / "score.json").read_text())["standard_error"] is None
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_an_export_replaces_no_other_folder(here, capsys):
+    (here / "thesis").mkdir()
+    (here / "thesis" / "thesis.txt").write_text("mine")
+    assert run("export", "--output=thesis") == 1
+    assert "must be empty or hold a SavedModel" in capsys.readouterr().err
+    assert (here / "thesis" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_preset_is_found_by_name_beside_a_folder_of_that_name(here, capsys):
+    (here / "digits").mkdir()
+    assert run("sample", "--num=2") == 0
+    assert run("sample", model="") == 1
+    assert "model must be a preset" in capsys.readouterr().err
+
+
 def test_an_exported_model_serves_where_it_can(here, capsys):
     glow_tf.export(small_glow(), here / "export")
     assert run("sample", "--num=2", model="export") == 0
@@ -112,6 +173,11 @@ def test_an_exported_model_serves_where_it_can(here, capsys):
         ("interpolate", ["--examples=1"], "there must be two images or more"),
         ("interpolate", ["--steps=1"], "steps must be 2 or more"),
         ("reconstruct", ["--temperature=nan"], "temperature must be one or more numbers from 0"),
+        ("reconstruct", ["--temperature=0,1"], "temperature must be one number"),
+        ("sample", ["--seed=-1"], "seed"),
+        ("evaluate", ["--dataset="], "dataset must be a name or folder:PATH"),
+        ("evaluate", ["--output=."], "output must be a .json file"),
+        ("export", ["--output=."], "output must be a folder with a name"),
         ("edit", ["--strengths=,"], "strengths must be one or more numbers"),
         ("evaluate", ["--draws=0"], "draws must be 1 or more"),
     ],
@@ -120,7 +186,7 @@ def test_bad_input_ends_with_a_sentence(here, capsys, command, arguments, messag
     assert run(command, *arguments) == 1
     error = capsys.readouterr().err
     assert message in error
-    assert "Received" in error
+    assert "Received" in error or "--seed" in error
 
 
 def test_a_finished_run_becomes_a_preset(here, capsys):
@@ -136,3 +202,10 @@ def test_a_finished_run_becomes_a_preset(here, capsys):
     assert (about["licence"], about["top"], about["test_examples"]) == ("none", 128, 32)
     assert cli.run("preset", ["--workdir=absent", "--output=mine"]) == 1
     assert "a run's workdir must have" in capsys.readouterr().err
+    for damage, message in (
+        (json.dumps({**summary, "epochs": 2}), "with 2 of 1 epochs in its summary"),
+        ("{", "is damaged"),
+    ):
+        (here / "run" / "summary.json").write_text(damage)
+        assert cli.run("preset", ["--workdir=run", "--output=mine"]) == 1
+        assert message in capsys.readouterr().err

@@ -63,7 +63,7 @@ def test_a_weight_too_large_for_half_precision_stays_as_it_is(tmp_path):
 
 def test_the_card_tells_size_score_and_how_to_load(kept):
     card = (kept / "README.md").read_text()
-    for text in ("# Mine", "8×8×1", "2.5000 bits/dim", 'from_preset("mine")'):
+    for text in ("# Mine", "8×8×1", "2.5000 bits/dim", 'from_preset("PATH/mine")'):
         assert text in card
     assert presets.read_about(kept)["test_bpd"] == 2.5
 
@@ -74,8 +74,11 @@ def test_a_preset_is_replaced_but_nothing_else_is(glow, kept, tmp_path):
     assert presets.read_about(kept) == {"title": "Again"}
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
-    with pytest.raises(OSError, match="is no preset and not empty"):
-        glow.save_to_preset(tmp_path / "other")
+    (kept / "notes.txt").write_text("mine")
+    for folder in (tmp_path / "other", kept):
+        with pytest.raises(OSError, match="must be empty, or hold a preset and nothing else"):
+            glow.save_to_preset(folder)
+    assert presets.read_about(kept) == {"title": "Again"}
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
 
 
@@ -105,6 +108,12 @@ def unknown_setting(folder):
     (folder / "config.json").write_text(json.dumps(content))
 
 
+def no_shape(folder):
+    content = json.loads((folder / "config.json").read_text())
+    content["model"]["image_shape"] = 8
+    (folder / "config.json").write_text(json.dumps(content))
+
+
 def cut_off_weights(folder):
     path = presets.weights_path(folder)
     path.write_bytes(path.read_bytes()[:500])
@@ -129,6 +138,7 @@ def a_weight_missing(folder):
         (damaged_json, r"config\.json must be JSON"),
         (other_format, "must have the format 1"),
         (unknown_setting, r"does not know\. Received: \['spline'\]"),
+        (no_shape, r"an image_shape of three numbers\. Received: 8"),
         (cut_off_weights, "the weights of the preset .* are damaged"),
         (wider, "the weights of the preset .* are damaged"),
         (a_weight_missing, "the weights of the preset .* are damaged"),

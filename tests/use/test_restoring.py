@@ -83,6 +83,8 @@ def test_what_cannot_be_restored_is_refused(model, digits):
         (lambda: inpaint(model, digits, np.ones((8, 8), bool)), "some pixels of every image must be known"),
         (lambda: inpaint(model, digits, np.ones((3, 8), bool)), r"unknown must be bool of shape \(8, 8\)"),
         (lambda: inpaint(model, digits, np.ones((8, 8))), r"unknown must be bool of shape \(8, 8\)"),
+        (lambda: denoise(model, digits / np.float32(255), sigma=1), "images must be uint8"),
+        (lambda: inpaint(model, digits[:, :4], np.ones((4, 8), bool)), "images must be uint8"),
         (lambda: upscale(model, digits), "a model with two blocks or more"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -91,7 +93,7 @@ def test_what_cannot_be_restored_is_refused(model, digits):
 
 def test_the_command_restores_and_tells_the_gain(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    arguments = ["--model=digits", "--examples=4", "--steps=20"]
+    arguments = ["--model=digits", "--dataset=digits", "--examples=4", "--steps=20"]
     assert cli.run("restore", ["denoise", *arguments, "--simulate", "--sigma=16"]) == 0
     assert "dB as given" in capsys.readouterr().out
     assert np.load("restored.npy").shape == (4, 3, 8, 8, 1)
@@ -103,13 +105,14 @@ def test_the_command_restores_and_tells_the_gain(model, tmp_path, monkeypatch, c
     assert rows.shape == (4, 2, 8, 8, 1)
     np.testing.assert_array_equal(rows[:, 0, 4:], rows[:, 1, 4:])
     small_glow(image_shape=(16, 16, 1)).save_to_preset(tmp_path / "two")
-    assert cli.run("restore", ["upscale", "--model=two", "--examples=2"]) == 0
+    assert cli.run("restore", ["upscale", "--model=two", "--dataset=digits", "--examples=2"]) == 0
     assert np.load("restored.npy").shape == (2, 2, 16, 16, 1)
     for wrong, message in (
         (["inpaint", "--mask=absent.png"], "mask must be a picture of 8×8"),
-        (["denoise", "--sigma=-1"], "sigma must be above 0"),
+        (["denoise", "--sigma=-1", "--simulate"], "sigma must be one or more numbers from 0"),
+        (["denoise", "--sigma=0"], "sigma must be above 0"),
         (["paint"], "needs an action first: denoise or inpaint or upscale"),
     ):
-        assert cli.run("restore", [wrong[0], "--model=digits", "--examples=2", *wrong[1:]]) == 1
+        assert cli.run("restore", [wrong[0], *arguments, *wrong[1:]]) == 1
         assert message in capsys.readouterr().err
     assert encode(model, rows[:, 1]).shape == (4, 64)

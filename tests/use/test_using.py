@@ -78,6 +78,13 @@ def test_scores_by_class_leave_empty_classes_out():
     assert "b" not in found
 
 
+def test_images_of_another_type_or_shape_are_refused(glow, images):
+    for wrong in (images / np.float32(255), images[:, :4], images[:0]):
+        with pytest.raises(ConfigError, match="Received"):
+            evaluate(glow, wrong)
+    assert encode(glow, images[:0]).shape == (0, 64)
+
+
 # Latents
 
 
@@ -151,13 +158,17 @@ def test_a_model_is_opened_from_wherever_it_is_kept(glow, images, tmp_path):
         np.testing.assert_allclose(model.log_prob(images, 0), expected, rtol=1e-5)
         np.testing.assert_array_equal(decode(model, encode(model, images)), images)
         np.testing.assert_array_equal(draw(model, 3, 0.5, 1), draw(glow, 3, 0.5, 1))
+        np.testing.assert_array_equal(model.sample(2), glow.sample(2))
+        np.testing.assert_allclose(model.log_prob(images), expected, rtol=1e-5)
 
 
 def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"model must be a preset .*Received: model='nothing'"):
         open_model("nothing")
-    with pytest.raises((ConfigError, OSError), match="no last checkpoint"):
-        open_model(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    for path, message in ((tmp_path, "no last checkpoint"), ("", "model must be a preset")):
+        with pytest.raises((ConfigError, OSError), match=message):
+            open_model(path)
 
 
 def write_images(folder, count, size, mode="RGB"):
@@ -189,6 +200,15 @@ def test_the_test_folder_is_used_where_there_is_one(tmp_path):
     }
     assert counts == {"": 2, "test": 2, "train": 3, "all": 5}
     assert len(read_images((8, 8, 3), f"folder:{tmp_path}", count=1).images) == 1
+
+
+def test_a_folder_without_a_test_folder_is_cut_as_a_run_cuts_it(tmp_path):
+    write_images(tmp_path, 20, (8, 8))
+    run = data.load(glow_tf.DataConfig(f"folder:{tmp_path}"))
+    for split in ("train", "test"):
+        used = read_images((8, 8, 3), f"folder:{tmp_path}", split=split)
+        np.testing.assert_array_equal(used.images, getattr(run, split))
+    assert "all 20 images are used" in read_images((8, 8, 3), f"folder:{tmp_path}").notes[-1]
 
 
 def test_images_are_brought_to_the_models_shape_or_refused(tmp_path):
