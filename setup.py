@@ -46,7 +46,11 @@ setup(
     ],
     extras_require={
         "onnx": ["tf2onnx>=1.16", "onnxruntime>=1.18"],  # models that run without TensorFlow
-        "bench": ["normflows>=1.7", "matplotlib>=3.7"],  # what benchmarks/ compares with, and plots
+        "bench": [
+            "normflows>=1.7",
+            "matplotlib>=3.7",
+            "scikit-image>=0.22",
+        ],  # what benchmarks/ compares with, and plots
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
     },
 )

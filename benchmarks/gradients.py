@@ -1,7 +1,7 @@
 """Does a part's own objective pull where end-to-end training would? And how noisy are the gradients?
 
     python train/main.py --flagfile=… --schedule=simultaneous --finetune_epochs=0 --workdir=runs/heads
-    python benchmarks/gradients.py runs/heads … --csv=gradients.csv
+    python benchmarks/gradients.py --workdirs=runs/heads,runs/gaussians --csv=gradients.csv
 
 For each part of each trained run, over the run's training images:
 
@@ -12,16 +12,17 @@ For each part of each trained run, over the run's training images:
   own objective, and of the end-to-end loss. Batches far above it average noise that is not there.
 """
 
-import argparse
 import csv
 import pathlib
-from collections.abc import Sequence
+import sys
 
 import numpy as np
 import tensorflow as tf
+from absl import flags
 
 import glow_tf
 from glow_tf import Phase, data
+from glow_tf.commands import cli
 from glow_tf.run.flags_file import read_config
 from glow_tf.schedule import end_to_end
 from glow_tf.training import PartsTrainer
@@ -84,21 +85,22 @@ def measured(workdir: pathlib.Path) -> list[dict[str, object]]:
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def define(values: flags.FlagValues) -> None:
+    """Defines the benchmark's flags."""
+    flags.DEFINE_list("workdirs", [], "Of finished runs, comma-separated.", flag_values=values)
+    flags.DEFINE_string("csv", "gradients.csv", "To write.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
     """Measures runs, prints a row for each part and writes them as CSV."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="of finished runs")
-    parser.add_argument("--csv", type=pathlib.Path, default=pathlib.Path("gradients.csv"), help="to write")
-    given = parser.parse_args(arguments)
-    with given.csv.open("w", newline="") as file:
+    with open(values.csv, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        for workdir in given.workdirs:
-            for row in measured(workdir):
+        for workdir in values.workdirs:
+            for row in measured(pathlib.Path(workdir)):
                 print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
                 writer.writerow(row)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run_module(sys.modules[__name__]))

@@ -9,15 +9,15 @@ under the ROC curve (0.5 is chance, below it the set looks *more* usual than the
 that is flagged at a nominal rate of false alarms of 1 %.
 """
 
-import argparse
 import csv
-import pathlib
-from collections.abc import Sequence
+import sys
 
 import numpy as np
+from absl import flags
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from sklearn.metrics import roc_auc_score
 
+from glow_tf.commands import cli
 from glow_tf.use import Scorer, features, open_model, read_images
 from glow_tf.use.guard import RULES
 
@@ -68,17 +68,18 @@ def _letter(shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray
     return np.asarray(picture).reshape(shape)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def define(values: flags.FlagValues) -> None:
+    """Defines the benchmark's flags."""
+    flags.DEFINE_string("model", "", "As in `glow-tf score --help`.", flag_values=values)
+    flags.DEFINE_string("dataset", "", "Of the model's kind; its test images are used.", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", flag_values=values)
+    flags.DEFINE_integer("examples", 2000, "Test images.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Of the halves and of the sets.", flag_values=values)
+    flags.DEFINE_string("csv", "outliers.csv", "To write.", flag_values=values)
+
+
+def main(given: flags.FlagValues) -> None:
     """Measures every score on every set, prints the table and writes it as CSV."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--model", required=True, help="as in `glow-tf score --help`")
-    parser.add_argument("--dataset", required=True, help="of the model's kind; its test images are used")
-    parser.add_argument("--data_dir", default="", help="TFDS's data_dir")
-    parser.add_argument("--examples", type=int, default=2000, help="test images")
-    parser.add_argument("--seed", type=int, default=0, help="of the halves and of the sets")
-    parser.add_argument("--csv", type=pathlib.Path, default=pathlib.Path("outliers.csv"), help="to write")
-    given = parser.parse_args(arguments)
     model = open_model(given.model)
     images = read_images(model.image_shape, given.dataset, given.data_dir, count=given.examples).images
     images = np.random.default_rng(given.seed).permutation(images)
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     good = features(model, fitted)
     usual = features(model, held_out)
     sets = {name: features(model, other) for name, other in other_sets(held_out, given.seed).items()}
-    with given.csv.open("w", newline="") as file:
+    with open(given.csv, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", "set", "images", "score", "auroc", "flagged"])
         for score in RULES:
@@ -101,4 +102,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run_module(sys.modules[__name__]))

@@ -36,7 +36,7 @@ def define(values: flags.FlagValues) -> None:
         "mask", "", "A picture of the model's size, white where pixels are unknown.", flag_values=values
     )
     flags.DEFINE_list("temperature", ["0"], "Of the finest latents, for upscale.", flag_values=values)
-    flags.DEFINE_integer("steps", 0, "Of the climb; 0: 60 for denoise, 150 for inpaint.", flag_values=values)
+    flags.DEFINE_integer("steps", 150, "Of the climb.", flag_values=values)
     flags.DEFINE_boolean(
         "simulate", False, "Damage good images first, and say what is gained.", flag_values=values
     )
@@ -47,7 +47,7 @@ def main(values: flags.FlagValues, action: str) -> None:
     """Restores and writes."""
     temperature = model_flags.number(values, "temperature", lowest=0)
     sigma = model_flags.number(values, "sigma", lowest=0)
-    steps = model_flags.positive(values, "steps", lowest=0)
+    steps = model_flags.positive(values, "steps")
     model_flags.output_path(values, ".png")
     from glow_tf.use import denoise, inpaint, psnr, upscale
 
@@ -57,9 +57,9 @@ def main(values: flags.FlagValues, action: str) -> None:
     truth = model_flags.images_of_shape(values, shape).images
     given = _damaged(values.seed, sigma, action, truth, unknown) if values.simulate else truth
     if action == "denoise":
-        found = denoise(glow, given, sigma, steps or 60)
+        found = denoise(glow, given, sigma, steps)
     elif action == "inpaint":
-        found = inpaint(glow, given, unknown, steps or 150)
+        found = inpaint(glow, given, unknown, steps)
     else:
         found = upscale(glow, given, temperature, values.seed)
         given = np.repeat(np.repeat(given, 2, axis=1), 2, axis=2)

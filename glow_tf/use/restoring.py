@@ -17,7 +17,7 @@ BATCH = 64
 CLIMB_RATE = 2.0  # levels of 256 that a pixel moves at most in the first step
 
 
-def denoise(glow: Glow, images: np.ndarray, sigma: float, steps: int = 60) -> np.ndarray:
+def denoise(glow: Glow, images: np.ndarray, sigma: float, steps: int = 150) -> np.ndarray:
     """Removes Gaussian noise: the likeliest image, given the noisy one.
 
     Climbs log p(v) − |v − y|² / 2σ², v an image and y the noisy one.
