@@ -1,5 +1,6 @@
 """Shared by all tests: two logical CPU devices, small data, small models."""
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -16,9 +17,12 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
+from glow_tf import presets
 from glow_tf.bijectors import Coupling, FlowStep
 from glow_tf.config import CouplingConfig, ModelConfig
 from glow_tf.glow import Glow
+from glow_tf.run.saved import load_glow
+from glow_tf.use import models
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -31,6 +35,22 @@ def rng():
 @pytest.fixture
 def small_images(rng):
     return make_small_images(rng)
+
+
+@functools.cache
+def preset_once(name: str) -> Glow:
+    """Loads a preset of the package, once in a process: its functions are then traced once."""
+    return Glow.from_preset(name)
+
+
+@pytest.fixture
+def presets_loaded_once(monkeypatch):
+    """Commands that run in this process share the presets of the package."""
+
+    def load(path):
+        return preset_once(str(path)) if str(path) in presets.names() else load_glow(path)
+
+    monkeypatch.setattr(models, "load_glow", load)
 
 
 def make_small_images(rng) -> np.ndarray:

@@ -14,7 +14,7 @@ from glow_tf.commands import cli
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, presets_loaded_once):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

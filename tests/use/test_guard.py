@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import small_glow
+from conftest import preset_once, small_glow
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -25,7 +25,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def model():
-    return glow_tf.Glow.from_preset("digits")
+    return preset_once("digits")
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def run(*arguments):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch, digits):
+def folder(tmp_path, monkeypatch, digits, presets_loaded_once):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "odd").mkdir()
     for k in range(10):

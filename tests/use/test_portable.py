@@ -53,6 +53,7 @@ def test_onnx_computes_what_the_model_does(glow, images, tmp_path):
     check(glow, images, run)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # TensorFlow announces the interpreter's new package
 def test_litert_computes_what_the_model_does(glow, images, tmp_path):
     paths = export_litert(glow, tmp_path / "lite")
@@ -74,9 +75,11 @@ def test_onnx_without_its_package_says_what_to_install(glow, tmp_path, monkeypat
     assert not (tmp_path / "onnx").exists()
 
 
+@pytest.mark.slow
 def test_the_command_writes_each_format(tmp_path, capsys):
+    small_glow(num_blocks=1, flow_steps=1, parts="1").save_to_preset(tmp_path / "small")
     for name in ("savedmodel", "litert"):
-        arguments = ["--model=digits", f"--format={name}", f"--output={tmp_path / name}"]
+        arguments = [f"--model={tmp_path / 'small'}", f"--format={name}", f"--output={tmp_path / name}"]
         assert cli.run("export", arguments) == 0
     assert (tmp_path / "savedmodel" / "saved_model.pb").exists()
     assert {path.name for path in (tmp_path / "litert").iterdir()} == {

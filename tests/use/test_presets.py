@@ -5,7 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
-from conftest import perturb, small_glow
+from conftest import perturb, preset_once, small_glow
 from helpers import SMALL, train
 
 import glow_tf
@@ -172,11 +172,16 @@ def test_the_packages_presets_are_listed_and_small():
     assert sum(f.stat().st_size for f in files) < LIMIT_MB * 2**20
 
 
-@pytest.mark.parametrize("name", presets.names())
+LARGE = "cifar10_small"  # seconds to trace
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n == LARGE else []) for n in presets.names()]
+)
 def test_a_preset_of_the_package_loads_and_says_where_it_comes_from(name):
     about = glow_tf.Glow.presets[name]
     assert {"data", "command", "seed", "test_bpd", "test_bpd_se", "licence", "limits"} <= set(about)
-    glow = glow_tf.Glow.from_preset(name)
+    glow = preset_once(name)
     images = glow.sample(4, 0.7, 0)
     assert np.isfinite(bits(glow, images)).all()
     assert np.ptp(images.numpy().reshape(4, -1), axis=1).min() > 0
@@ -186,7 +191,7 @@ def test_a_preset_of_the_package_loads_and_says_where_it_comes_from(name):
 def test_the_digits_preset_scores_what_its_card_says():
     about = glow_tf.Glow.presets["digits"]
     images = data.load(glow_tf.DataConfig("digits")).test
-    score = evaluate(glow_tf.Glow.from_preset("digits"), images, seed=about["seed"]).per_image.mean()
+    score = evaluate(preset_once("digits"), images, seed=about["seed"]).per_image.mean()
     assert score == pytest.approx(about["test_bpd"], abs=2e-4)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import small_glow
+from conftest import preset_once, small_glow
 from PIL import Image
 
 import glow_tf
@@ -15,7 +15,7 @@ from glow_tf.use.restoring import _filled
 
 @pytest.fixture(scope="module")
 def model():
-    return glow_tf.Glow.from_preset("digits")
+    return preset_once("digits")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_what_cannot_be_restored_is_refused(model, digits):
             call()
 
 
-def test_the_command_restores_and_tells_the_gain(model, tmp_path, monkeypatch, capsys):
+def test_the_command_restores_and_tells_the_gain(model, tmp_path, monkeypatch, capsys, presets_loaded_once):
     monkeypatch.chdir(tmp_path)
     arguments = ["--model=digits", "--dataset=digits", "--examples=4", "--steps=20"]
     assert cli.run("restore", ["denoise", *arguments, "--simulate", "--sigma=16"]) == 0
