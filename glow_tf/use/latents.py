@@ -15,19 +15,28 @@ from glow_tf.use.models import TrainedModel
 BATCH = 250  # images that a model takes at a time
 
 
-def in_batches(function: Callable[[np.ndarray], np.ndarray], values: np.ndarray, task: str) -> np.ndarray:
-    """Applies a function to values [N, …], `BATCH` at a time, with a line that says how far it is."""
+def in_batches(
+    function: Callable[[np.ndarray], np.ndarray], values: np.ndarray, task: str, empty: np.ndarray
+) -> np.ndarray:
+    """Applies a function to values [N, …], `BATCH` at a time, with a line that says how far it is.
+
+    Args:
+      function: of a batch; never of an empty one, at which TensorFlow's fused convolutions fail.
+      values: [N, …].
+      task: what the line says.
+      empty: the result for no values, [0, …]; the others have its type.
+    """
     starts = range(0, len(values), BATCH)
     results = [
         np.asarray(function(values[start : start + BATCH]))
         for start in with_progress(starts, len(starts), f"{task}, batches of {BATCH}")
     ]
-    return np.concatenate(results) if results else np.asarray(function(values))
+    return np.concatenate([empty, *results])
 
 
 def encode(model: TrainedModel, images: np.ndarray) -> np.ndarray:
     """Returns the whitened latents of images at the middle of their bins: uint8 [N, H, W, C] → [N, D]."""
-    return in_batches(model.encode, images, "Encoding")
+    return in_batches(model.encode, images, "Encoding", np.empty((0, model.dimensions), np.float32))
 
 
 def decode(model: TrainedModel, eps: np.ndarray) -> np.ndarray:
@@ -40,7 +49,8 @@ def decode(model: TrainedModel, eps: np.ndarray) -> np.ndarray:
         raise ConfigError(
             f"latents must have the shape (N, {model.dimensions}) for this model. Received: {eps.shape}"
         )
-    return in_batches(model.decode, eps.astype(np.float32), "Decoding")
+    empty = np.empty((0, *model.image_shape), np.uint8)
+    return in_batches(model.decode, eps.astype(np.float32), "Decoding", empty)
 
 
 def draw(model: TrainedModel, num: int, temperature: float, seed: int) -> np.ndarray:

@@ -27,6 +27,11 @@ class Features:
     latent: np.ndarray
     codec: np.ndarray
 
+    @property
+    def table(self) -> np.ndarray:
+        """The features side by side, [N, 3]."""
+        return np.stack([self.nll, self.latent, self.codec], axis=1)
+
     def __getitem__(self, which: slice | np.ndarray) -> Features:
         """Returns the features of some of the images."""
         return Features(*(getattr(self, field.name)[which] for field in dataclasses.fields(self)))
@@ -45,7 +50,7 @@ def features(model: TrainedModel, images: np.ndarray) -> Features:
         latent = 0.5 * np.sum(np.square(eps) + np.log(2 * np.pi), axis=1) / bits
         return np.stack([np.asarray(model.score(batch)["bits_per_dim"], np.float64), latent], axis=1)
 
-    found = in_batches(of_model, images, "Scoring").reshape(-1, 2)
+    found = in_batches(of_model, images, "Scoring", np.empty((0, 2)))
     codec = np.fromiter(in_parallel(codec_bits, list(images)), np.float64, len(images))
     return Features(found[:, 0], found[:, 1], codec)
 
