@@ -129,10 +129,18 @@ class Glow(DensityModel):
         except (ValueError, KeyError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"the weights of the preset {folder} are damaged. Received: {reason}") from None
-        if not changes:
-            return whole
-        glow = cls(dataclasses.replace(config, **changes), name="glow")
-        glow.set_flow_weights(whole.get_flow_weights())
+        return whole.recut(**changes) if changes else whole
+
+    def recut(self, dtype: Any = None, **changes: Any) -> Glow:
+        """Returns a new model of the same flow, with the same weights of its flow steps and top prior.
+
+        Args:
+          dtype: policy of the new model; None is this one's.
+          **changes: as in `from_preset`. Local priors, which only training uses, start anew.
+        """
+        config = dataclasses.replace(self.config, **changes)
+        glow = type(self)(config, dtype=self.dtype_policy if dtype is None else dtype, name="glow")
+        glow.set_flow_weights(self.get_flow_weights())
         return glow
 
     def save_to_preset(
@@ -154,10 +162,8 @@ class Glow(DensityModel):
           ConfigError: weights_dtype is another one.
           OSError: the folder holds something else, or cannot be written.
         """
-        config = dataclasses.replace(self.config, parts="1", local_prior="standard", precision="float32")
-        whole = Glow(config, name="glow")
-        whole.set_flow_weights(self.get_flow_weights())
-        presets.write(pathlib.Path(folder), config, whole.save_weights, about or {}, weights_dtype)
+        whole = self.recut(dtype="float32", parts="1", local_prior="standard", precision="float32")
+        presets.write(pathlib.Path(folder), whole.config, whole.save_weights, about or {}, weights_dtype)
 
     def build(self, input_shape: object = None) -> None:
         """Builds the parts on the image shape of the config; `input_shape` is ignored."""

@@ -9,7 +9,6 @@ images.npy, uint8 [N, H, W, C].
 from __future__ import annotations
 
 import collections
-import io
 import pathlib
 import zipfile
 
@@ -37,18 +36,12 @@ def main(values: flags.FlagValues) -> None:
     folder = model_flags.output_folder(values)
     from glow_tf.data.progress import with_progress
     from glow_tf.run import pictures
-    from glow_tf.run.workdir import write_atomically
     from glow_tf.use import decode
 
     images = decode(model_flags.model_of(values), eps)
-    folder.mkdir(parents=True, exist_ok=True)
     for image, name in with_progress(zip(images, names, strict=True), len(images), "Writing images"):
-        path = folder / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, pictures.png(image))
-    array = io.BytesIO()
-    np.save(array, images)
-    write_atomically(folder / "images.npy", array.getvalue())
+        model_flags.write(folder / f"{name}.png", pictures.png(image))
+    model_flags.write_array(folder / "images.npy", images)
     print(f"{folder}: {len(images)} images and images.npy")
 
 

@@ -10,7 +10,6 @@ the bits that the model keeps, and 1 moves it by the whole difference.
 
 from __future__ import annotations
 
-import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags
@@ -31,7 +30,7 @@ def main(values: flags.FlagValues) -> None:
     """Edits and writes."""
     strengths = model_flags.numbers(values, "strengths")
     count = model_flags.positive(values, "rows")
-    model_flags.output_path(values, ".png")
+    write_rows = model_flags.picture_writer(values)
     from glow_tf.use import decode, direction, edited, encode
 
     model = model_flags.model_of(values)
@@ -41,4 +40,4 @@ def main(values: flags.FlagValues) -> None:
     print(f"Direction: from the mean of {len(away)} images to that of {len(towards)}.")
     moved = edited(encode(model, away[:count]), along, strengths)
     images = decode(model, moved.reshape(-1, model.dimensions))
-    model_flags.write_picture(values, images.reshape(*moved.shape[:2], *model.image_shape).astype(np.uint8))
+    write_rows(images.reshape(*moved.shape[:2], *model.image_shape))

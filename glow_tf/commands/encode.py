@@ -27,7 +27,6 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Encodes and writes."""
     path = model_flags.output_path(values, ".npz")
-    from glow_tf.run.workdir import write_atomically
     from glow_tf.use import encode
 
     model = model_flags.model_of(values)
@@ -37,6 +36,5 @@ def main(values: flags.FlagValues) -> None:
         arrays["labels"] = np.array(used.class_names)[used.labels]
     content = io.BytesIO()
     np.savez(content, **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content.getvalue())
+    model_flags.write(path, content.getvalue())
     print(f"{path}: {len(used.images)} images, {model.dimensions} latents each")

@@ -4,15 +4,14 @@
     glow-tf evaluate --model=runs/mine --dataset=folder:PATH --draws=16
 
 With one draw and a run's seed, the score of its test images is the run's test_bpd (--split=test, where the
-run held out every tenth image of a folder). With several draws a
-tighter bound is printed as well: the importance-weighted one. --output is a JSON file with all of it.
+run held out every tenth image of a folder). With several draws a tighter bound is printed as well: the
+importance-weighted one. --output is a JSON file with all of it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import pathlib
 from typing import Any
 
 from absl import flags
@@ -30,9 +29,7 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Evaluates, prints and writes."""
     draws = model_flags.positive(values, "draws")
-    if values.output:
-        model_flags.output_path(values, ".json")
-    from glow_tf.run.workdir import write_atomically
+    path = model_flags.output_path(values, ".json") if values.output else None
     from glow_tf.use import evaluate
 
     glow = model_flags.glow_of(values)
@@ -40,10 +37,8 @@ def main(values: flags.FlagValues) -> None:
     found = evaluate(glow, used.images, draws, values.seed)
     report = _report(found, used)
     print("\n".join(_lines(report)))
-    if values.output:
-        path = pathlib.Path(values.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
+    if path:
+        model_flags.write(path, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _report(found: Any, used: Any) -> dict[str, Any]:

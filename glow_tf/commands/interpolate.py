@@ -9,7 +9,6 @@ themselves, in the bits that the model keeps.
 
 from __future__ import annotations
 
-import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags
@@ -27,7 +26,7 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Interpolates and writes."""
     steps = model_flags.positive(values, "steps", lowest=2)
-    model_flags.output_path(values, ".png")
+    write_rows = model_flags.picture_writer(values)
     from glow_tf.use import decode, encode, interpolate
 
     model = model_flags.model_of(values)
@@ -38,4 +37,4 @@ def main(values: flags.FlagValues) -> None:
     eps = encode(model, images[: 2 * pairs])
     between = interpolate(eps[::2], eps[1::2], steps)
     rows = decode(model, between.reshape(-1, model.dimensions))
-    model_flags.write_picture(values, rows.reshape(pairs, steps, *model.image_shape).astype(np.uint8))
+    write_rows(rows.reshape(pairs, steps, *model.image_shape))

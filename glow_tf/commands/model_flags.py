@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -150,20 +152,34 @@ def white_of(values: flags.FlagValues) -> int:
     return white
 
 
-def write_picture(values: flags.FlagValues, rows: np.ndarray) -> pathlib.Path:
-    """Writes rows of images, uint8 [rows, columns, H, W, C], as a PNG at --output and as .npy beside it."""
-    import io
+def picture_writer(values: flags.FlagValues) -> Callable[[np.ndarray], None]:
+    """Returns what writes rows of images, uint8 [rows, columns, H, W, C]: as a PNG at --output, and as .npy.
 
-    from glow_tf.run import pictures
+    Call it before any time is spent: ConfigError if --output or --white cannot be.
+    """
+    path, white = output_path(values, ".png"), white_of(values)
+
+    def write_rows(rows: np.ndarray) -> None:
+        from glow_tf.run import pictures
+
+        shown = pictures.stretched(rows.reshape(-1, *rows.shape[2:]), white)
+        write(path, pictures.png(pictures.grid(shown, columns=rows.shape[1])))
+        write_array(path.with_suffix(".npy"), rows)
+        print(f"{path} and {path.with_suffix('.npy').name}: {rows.shape[0]} rows of {rows.shape[1]} images")
+
+    return write_rows
+
+
+def write_array(path: pathlib.Path, array: np.ndarray) -> None:
+    """Writes an array as .npy; see `write`."""
+    content = io.BytesIO()
+    np.save(content, array)
+    write(path, content.getvalue())
+
+
+def write(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file, and makes its folder; OSError if that fails, and an old file is kept."""
     from glow_tf.run.workdir import write_atomically
 
-    path, white = output_path(values, ".png"), white_of(values)
     path.parent.mkdir(parents=True, exist_ok=True)
-    flat = rows.reshape(-1, *rows.shape[2:])
-    sheet = pictures.grid(pictures.stretched(flat, white), columns=rows.shape[1])
-    write_atomically(path, pictures.png(sheet))
-    array = io.BytesIO()
-    np.save(array, rows)
-    write_atomically(path.with_suffix(".npy"), array.getvalue())
-    print(f"{path} and {path.with_suffix('.npy').name}: {rows.shape[0]} rows of {rows.shape[1]} images")
-    return path
+    write_atomically(path, content)

@@ -28,7 +28,7 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Reconstructs and writes."""
     temperature = model_flags.number(values, "temperature", lowest=0)
-    model_flags.output_path(values, ".png")
+    write_rows = model_flags.picture_writer(values)
     from glow_tf.use import decode, encode, levels, without_finest
 
     glow = model_flags.glow_of(values)
@@ -38,4 +38,4 @@ def main(values: flags.FlagValues) -> None:
     columns = [decode(glow, without_finest(glow, eps, count, temperature, values.seed)) for count in counts]
     kept = [sum(eps[:, level].shape[1] for level in levels(glow)[count:]) for count in counts]
     print(f"Columns keep {', '.join(map(str, kept))} of {glow.dimensions} latents.")
-    model_flags.write_picture(values, np.stack(columns, axis=1))
+    write_rows(np.stack(columns, axis=1))

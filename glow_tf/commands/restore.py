@@ -48,8 +48,8 @@ def main(values: flags.FlagValues, action: str) -> None:
     temperature = model_flags.number(values, "temperature", lowest=0)
     sigma = model_flags.number(values, "sigma", lowest=0)
     steps = model_flags.positive(values, "steps")
-    model_flags.output_path(values, ".png")
-    from glow_tf.use import denoise, inpaint, psnr, upscale
+    write_rows = model_flags.picture_writer(values)
+    from glow_tf.use import denoise, doubled, inpaint, psnr, upscale
 
     glow = model_flags.glow_of(values)
     unknown = _mask(values, glow) if action == "inpaint" else None
@@ -62,12 +62,12 @@ def main(values: flags.FlagValues, action: str) -> None:
         found = inpaint(glow, given, unknown, steps)
     else:
         found = upscale(glow, given, temperature, values.seed)
-        given = np.repeat(np.repeat(given, 2, axis=1), 2, axis=2)
+        given = doubled(given)
     columns = [given, found, truth] if values.simulate else [given, found]
     if values.simulate:
         before, after = (psnr(images, truth).mean() for images in (given, found))
         print(f"{before:.2f} dB as given, {after:.2f} dB restored: means of {len(truth)} images")
-    model_flags.write_picture(values, np.stack(columns, axis=1))
+    write_rows(np.stack(columns, axis=1))
 
 
 def _halved(shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -95,11 +95,11 @@ def _mask(values: flags.FlagValues, glow: Glow) -> np.ndarray:
 def _damaged(
     seed: int, sigma: float, action: str, truth: np.ndarray, unknown: np.ndarray | None
 ) -> np.ndarray:
+    from glow_tf.use import halved
+
     if action == "denoise":
         noise = np.random.default_rng(seed).normal(0, sigma, truth.shape)
         return np.clip(np.round(truth + noise), 0, 255).astype(np.uint8)
     if action == "inpaint":
         return np.where(unknown[..., None], np.uint8(0), truth)
-    count, height, width, channels = truth.shape
-    squares = truth.reshape(count, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
-    return np.round(squares).astype(np.uint8)
+    return np.round(halved(truth)).astype(np.uint8)

@@ -34,13 +34,13 @@ def main(values: flags.FlagValues) -> None:
     num = model_flags.positive(values, "num")
     if num % ROWS:
         raise ConfigError(f"num must be even: each temperature has two rows. Received: {num=}")
-    model_flags.output_path(values, ".png")
+    write_rows = model_flags.picture_writer(values)
     from glow_tf.use import draw
 
     model = model_flags.model_of(values)
     drawn = [draw(model, num, temperature, values.seed) for temperature in temperatures]
     rows = np.concatenate([images.reshape(ROWS, num // ROWS, *images.shape[1:]) for images in drawn])
-    model_flags.write_picture(values, rows)
+    write_rows(rows)
     blank = [int(np.sum(np.ptp(images.reshape(num, -1), axis=1) == 0)) for images in drawn]
     for temperature, count in zip(temperatures, blank, strict=True):
         if count:

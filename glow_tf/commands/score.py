@@ -23,7 +23,7 @@ from glow_tf.commands import model_flags
 from glow_tf.errors import ConfigError
 
 if TYPE_CHECKING:
-    from glow_tf.use import Scorer, TrainedModel, UsedImages
+    from glow_tf.use import Scorer, UsedImages
 
 ACTIONS = ("fit", "check")
 
@@ -54,6 +54,7 @@ def main(values: flags.FlagValues, action: str) -> None:
             f"false_alarms must be between 0 and 1. Received: false_alarms={values.false_alarms:g}"
         )
     model_flags.positive(values, "worst")
+    folder, white = model_flags.output_folder(values), model_flags.white_of(values)
     from glow_tf.use import Scorer
 
     path = pathlib.Path(values.calibration)
@@ -65,15 +66,16 @@ def main(values: flags.FlagValues, action: str) -> None:
     scorer = Scorer(model, values.score) if action == "fit" else Scorer.load(path, model)
     used = model_flags.images_of(values, model)
     if action == "check":
-        _check(values, scorer, model, used)
+        _check(values, scorer, used, folder, white)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     scorer.fit(used.images, values.seed).save(path)
     print(f"{path}: {len(used.images)} good images; the smallest p-value is {scorer.smallest:.2g}")
 
 
-def _check(values: flags.FlagValues, scorer: Scorer, model: TrainedModel, used: UsedImages) -> None:
-    from glow_tf.run.workdir import write_atomically
+def _check(
+    values: flags.FlagValues, scorer: Scorer, used: UsedImages, folder: pathlib.Path, white: int
+) -> None:
     from glow_tf.use import features
     from glow_tf.use.sheet import sheet
 
@@ -82,18 +84,16 @@ def _check(values: flags.FlagValues, scorer: Scorer, model: TrainedModel, used: 
             f"false_alarms must be {scorer.smallest:.2g} or more with as many good images as the calibration "
             f"has. Received: false_alarms={values.false_alarms:g}"
         )
-    found = features(model, used.images)
+    found = features(scorer.model, used.images)
     p_values, reasons = scorer.p_value_of(found), scorer.reasons(found)
     flagged = p_values <= values.false_alarms
-    folder = model_flags.output_folder(values)
-    folder.mkdir(parents=True, exist_ok=True)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["name", "p_value", "flagged", "bits_per_dim", "latent_bits", "codec_bits", "reason"])
     for k, name in enumerate(used.names):
         numbers = [f"{feature[k]:.4f}" for feature in (found.nll, found.latent, found.codec)]
         writer.writerow([name, f"{p_values[k]:.6g}", "yes" if flagged[k] else "no", *numbers, reasons[k]])
-    write_atomically(folder / "scores.csv", table.getvalue().encode(errors="replace"))
+    model_flags.write(folder / "scores.csv", table.getvalue().encode(errors="replace"))
     order = (-scorer.unusual(found)).argsort(kind="stable")[: values.worst]  # p-values tie
     page = sheet(
         used.images[order],
@@ -101,9 +101,9 @@ def _check(values: flags.FlagValues, scorer: Scorer, model: TrainedModel, used: 
         [f"p = {p_values[k]:.3g}{', flagged' if flagged[k] else ''}" for k in order],
         [reasons[k] for k in order],
         title=f"The most unusual of {len(used.images)} images",
-        white=model_flags.white_of(values),
+        white=white,
     )
-    write_atomically(folder / "worst.html", page.encode(errors="replace"))
+    model_flags.write(folder / "worst.html", page.encode(errors="replace"))
     expected = values.false_alarms * len(used.images)
     print(
         f"{flagged.sum()} of {len(used.images)} images are flagged; of images like the good ones, about "

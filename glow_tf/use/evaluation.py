@@ -75,8 +75,9 @@ def evaluate(glow: Glow, images: np.ndarray, draws: int = 1, seed: int = 0) -> E
         raise ConfigError(
             f"evaluate needs one image and one draw or more. Received: {len(images)} images, {draws=}"
         )
-    blocks = _by_block(glow)
-    names = _names(glow.config.num_blocks)
+    count = glow.config.num_blocks  # a part for each block
+    blocks = glow.recut(parts=f"by_block:{count}" if count > 1 else "1", local_prior="standard")
+    names = _names(count)
     function = tf.function(lambda v: in_streams(lambda piece: _terms(blocks, piece), v), autograph=False)
     totals, sums = [], np.zeros((len(names), len(images)))
     steps = -(-len(images) // BATCH)
@@ -101,17 +102,6 @@ def by_class(
     """Returns class → number of images, mean and standard error of values [N]; empty classes are left out."""
     found = {name: values[labels == k] for k, name in enumerate(class_names)}
     return {name: (len(own), *mean_and_error(own)) for name, own in found.items() if len(own)}
-
-
-def _by_block(glow: Glow) -> Glow:
-    """Returns the same model with a part for each block."""
-    count = glow.config.num_blocks
-    config = dataclasses.replace(
-        glow.config, parts=f"by_block:{count}" if count > 1 else "1", local_prior="standard"
-    )
-    blocks = Glow(config, dtype=glow.dtype_policy, name="blocks")
-    blocks.set_flow_weights(glow.get_flow_weights())
-    return blocks
 
 
 def _names(num_blocks: int) -> list[str]:

@@ -30,7 +30,7 @@ def _density(reference: Features, found: Features) -> np.ndarray:
     Features are measured from the reference's median in units of its middle half, and clipped to ±`FAR`. Good
     images beyond half of that are left out: a wild one would set the scale for all, and its like would pass.
     """
-    points, queries = (np.stack([f.nll, f.latent, f.codec], axis=1) for f in (reference, found))
+    points, queries = reference.table, found.table
     low, centre, high = np.quantile(points, [0.25, 0.5, 0.75], axis=0)
     unit = np.maximum(high - low, 1e-6)
     points, queries = (np.clip((values - centre) / unit, -FAR, FAR) for values in (points, queries))
@@ -108,8 +108,7 @@ class Scorer:
         Raises:
           ConfigError: the model cannot score some of them.
         """
-        values = np.stack([found.nll, found.latent, found.codec])
-        if bad := int(np.sum(~np.isfinite(values).all(axis=0))):
+        if bad := int(np.sum(~np.isfinite(found.table).all(axis=1))):
             raise ConfigError(
                 f"the model must be able to score the good images. Received: {bad} of {len(found)} whose "
                 "bits are not finite"

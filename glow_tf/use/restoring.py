@@ -104,9 +104,18 @@ def upscale(glow: Glow, small: np.ndarray, temperature: float = 0.0, seed: int =
     large = tf.clip_by_value(tf.round(tf.image.resize(small, [height, width], "bicubic")), 0, 255)
     eps = encode(glow, tf.cast(large, tf.uint8).numpy())
     found = decode(glow, without_finest(glow, eps, 1, temperature, seed)).astype(np.float32)
-    squares = found.reshape(len(small), height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
-    missing = np.repeat(np.repeat(small - squares, 2, axis=1), 2, axis=2)
-    return np.clip(np.round(found + missing), 0, 255).astype(np.uint8)
+    return np.clip(np.round(found + doubled(small - halved(found))), 0, 255).astype(np.uint8)
+
+
+def halved(images: np.ndarray) -> np.ndarray:
+    """Returns the mean of each 2×2 square: [N, H, W, C] → float [N, H/2, W/2, C]."""
+    count, height, width, channels = images.shape
+    return images.reshape(count, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+def doubled(images: np.ndarray) -> np.ndarray:
+    """Repeats each pixel as a 2×2 square: [N, H, W, C] → [N, 2H, 2W, C]."""
+    return np.repeat(np.repeat(images, 2, axis=1), 2, axis=2)
 
 
 def psnr(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
