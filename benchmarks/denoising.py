@@ -12,7 +12,6 @@ import sys
 
 import numpy as np
 from absl import flags
-from skimage.restoration import denoise_nl_means
 
 from glow_tf.commands import cli
 from glow_tf.use import denoise, open_model, psnr, read_images
@@ -20,6 +19,8 @@ from glow_tf.use import denoise, open_model, psnr, read_images
 
 def non_local_means(image: np.ndarray, sigma: float) -> np.ndarray:
     """Returns an image uint8 [H, W, C] without noise of a standard deviation in levels."""
+    from skimage.restoration import denoise_nl_means  # only this benchmark needs scikit-image
+
     settings = {"patch_size": 5, "patch_distance": 6, "h": 0.8 * sigma / 255, "sigma": sigma / 255}
     clean = denoise_nl_means(image / 255, fast_mode=False, channel_axis=-1, **settings)
     return np.clip(np.round(255 * clean), 0, 255).astype(np.uint8).reshape(image.shape)
