@@ -33,6 +33,7 @@ EXAMPLES = {
 }
 
 
+@pytest.mark.slow  # .ci/run runs them
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_prints_what_it_promises(name, tmp_path):
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]

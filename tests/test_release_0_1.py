@@ -59,6 +59,7 @@ def test_a_trainer_loads_with_its_optimizers(old):
     assert any(np.abs(v.numpy()).max() > 0 for v in trainer.optimizers[0].variables[2:])
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_numbers(old, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(old / "interrupted", folder)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
+import signal
 import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 AGAIN_AFTER = 0.05  # seconds; by then the destructor is over
+
+
+def _interrupt_main_thread() -> None:
+    """Sends Ctrl-C's signal to the main thread, which ends a wait of it too."""
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
 
 @contextlib.contextmanager
@@ -23,7 +28,7 @@ def dropped_interrupts_come_again() -> Iterator[None]:
 
     def hook(dropped: Any) -> None:
         if dropped.exc_type is KeyboardInterrupt:
-            threading.Timer(AGAIN_AFTER, _thread.interrupt_main).start()
+            threading.Timer(AGAIN_AFTER, _interrupt_main_thread).start()
         else:
             report(dropped)
 

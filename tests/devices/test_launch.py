@@ -68,9 +68,10 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [("part", {"part_delay": 1}), pytest.param("worker", {}, marks=pytest.mark.slow)],
+    [("part", {"part_delay": 1}), ("worker", {})],
 )
 def test_two_processes_end_with_the_numbers_of_one(kind, changes, whole, tmp_path):
     process = launch(kind, *flags(tmp_path / "two", **FAST, **changes))

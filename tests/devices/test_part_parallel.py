@@ -36,7 +36,9 @@ def two_devices():
     return part_devices("part_parallel", "", 2)
 
 
-@pytest.mark.parametrize("schedule", ["alternating", "simultaneous"])  # each with an end-to-end epoch
+@pytest.mark.parametrize(  # each with an end-to-end epoch
+    "schedule", [pytest.param("alternating", marks=pytest.mark.slow), "simultaneous"]
+)
 def test_parts_on_their_own_devices_train_like_parts_on_one(schedule, placed, small_images):
     one, one_history = train([], schedule, small_images)
     alike = schedule == "simultaneous"

@@ -43,7 +43,8 @@ def test_what_is_wrong_is_named(history, trouble):
 
 def test_a_run_in_trouble_says_so_in_each_place(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(health, "RISE", -10.0)
-    train(config(tmp_path, part_epochs=1, finetune_epochs=1, schedule="simultaneous", export=False))
+    changes = {"tensorboard": False, "sample_every": 0, "export": False}
+    train(config(tmp_path, part_epochs=2, finetune_epochs=0, schedule="end_to_end", **changes))
     lines = capsys.readouterr().out.splitlines()
     epochs = [line for line in lines if line.startswith("epoch ")]
     assert all("WARNING: training diverges" in line for line in epochs)
@@ -51,9 +52,3 @@ def test_a_run_in_trouble_says_so_in_each_place(tmp_path, monkeypatch, capsys):
     assert "a lower learning rate" in lines[-1].lower()
     (warning,) = json.loads((tmp_path / "summary.json").read_text())["warnings"]
     assert warning.startswith("training diverges")
-
-
-def test_a_sound_run_has_an_empty_list_of_warnings(tmp_path, capsys):
-    summary = train(config(tmp_path, part_epochs=1, finetune_epochs=1, export=False))
-    assert summary["warnings"] == []
-    assert "WARNING" not in capsys.readouterr().out

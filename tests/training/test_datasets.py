@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import perturb, small_glow
+from conftest import perturb, small_glow, untuned
 
 from glow_tf import ConfigError, PartsTrainer, phases
 from glow_tf.training import inputs
@@ -24,7 +24,8 @@ def fit(data, epochs=1, trainer=None, **kwargs):
 
 
 def dataset_of(*members, batch=16):
-    return tf.data.Dataset.from_tensor_slices(members if members[1:] else members[0]).batch(batch)
+    dataset = tf.data.Dataset.from_tensor_slices(members if members[1:] else members[0]).batch(batch)
+    return dataset.with_options(untuned())
 
 
 class Batches(keras.utils.PyDataset):

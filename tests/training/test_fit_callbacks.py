@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_config, small_glow
+from conftest import small_config, small_glow, untuned
 
 from glow_tf import ConfigError, Glow, PartsTrainer, phases
 
@@ -48,7 +48,7 @@ def check_backup_and_restore(images, folder):
                 raise KeyboardInterrupt
 
     # A dataset keeps its own order; the order of an array begins anew.
-    data = tf.data.Dataset.from_tensor_slices(images).batch(32)
+    data = tf.data.Dataset.from_tensor_slices(images).batch(32).with_options(untuned())
     uninterrupted = fit(data, epochs=5)
     backup = keras.callbacks.BackupAndRestore(folder)
     with pytest.raises(KeyboardInterrupt):

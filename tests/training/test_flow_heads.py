@@ -161,7 +161,8 @@ def test_an_export_does_not_contain_a_head(tmp_path):
 # Training
 
 
-@pytest.mark.parametrize("schedule", ["sequential", pytest.param("simultaneous", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["sequential", "simultaneous"])
 def test_local_bpd_is_empty_where_a_head_does_not_run(schedule, tmp_path):
     small = {"flow_steps": 1, "parts": "by_block:2", "part_epochs": 2, "finetune_epochs": 1}
     settings = config(tmp_path / "run", **FAST, **HEAD, **small, schedule=schedule)
@@ -215,7 +216,7 @@ def on_one_device():
 
 @pytest.mark.parametrize(
     ("strategy", "reversible"),
-    [("mirrored", False), ("part_parallel", False), ("one_device", True)],
+    [pytest.param("mirrored", False, marks=pytest.mark.slow), ("part_parallel", False), ("one_device", True)],
 )
 def test_heads_train_alike_under_every_strategy(strategy, reversible, on_one_device):
     devices = part_devices("part_parallel", "", 2) if strategy == "part_parallel" else ()

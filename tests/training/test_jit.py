@@ -23,6 +23,7 @@ def compiled():
     return train(jit_compile=True)
 
 
+@pytest.mark.slow
 def test_compiled_steps_train_like_steps_that_are_not(compiled):
     (trainer, history), (plain, plain_history) = compiled, train(jit_compile=False)
     assert trainer.jit_compile
@@ -31,6 +32,7 @@ def test_compiled_steps_train_like_steps_that_are_not(compiled):
     np.testing.assert_allclose(history["bpd"], plain_history["bpd"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_compiled_step_that_is_not_finite_changes_nothing_and_stops_the_run(compiled, small_images):
     trainer, _ = compiled
     log_scale = weight_of(trainer.glow.parts[0], "block_1_flow_steps/actnorm_log_scale")

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_config
+from conftest import small_config, untuned
 
 from glow_tf import Glow, NonFiniteError, PartsTrainer, phases
 from glow_tf.devices.strategies import make_strategy
@@ -19,7 +19,8 @@ def batches(images, steps):
     noise = np.full((len(steps), *images.shape), 0.5, np.float32)
     for own, kind in zip(noise, steps, strict=True):
         own[-1] = 1e30 if kind == BAD else 0.5
-    return tf.data.Dataset.from_tensor_slices((np.stack([images] * len(steps)), noise))
+    dataset = tf.data.Dataset.from_tensor_slices((np.stack([images] * len(steps)), noise))
+    return dataset.with_options(untuned())
 
 
 def make_trainer(images, optimizer, strategy="one_device", epochs=1, schedule="end_to_end", **options):
@@ -41,11 +42,21 @@ KINDS = {
     "compiled": {"jit_compile": True},
     "simultaneous": {"schedule": "simultaneous"},
 }
+SGD, ADAM = (lambda: keras.optimizers.SGD(1e-3)), (lambda: keras.optimizers.Adam(1e-3))
+SLOW = {("two replicas", "Adam"), ("simultaneous", "Adam"), ("compiled", "SGD"), ("compiled", "Adam")}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def marks(*case):
+    return [pytest.mark.slow] if case in SLOW else []
+
+
 @pytest.mark.parametrize(
-    "optimizer", [lambda: keras.optimizers.SGD(1e-3), lambda: keras.optimizers.Adam(1e-3)]
+    ("kind", "optimizer"),
+    [
+        pytest.param(kind, optimizer, id=f"{kind}, {name}", marks=marks(kind, name))
+        for kind in KINDS
+        for name, optimizer in (("SGD", SGD), ("Adam", ADAM))
+    ],
 )
 def test_a_step_that_overflows_is_as_good_as_left_out_and_counted(kind, optimizer, small_images):
     whole = make_trainer(small_images, optimizer, **KINDS[kind])
@@ -74,12 +85,10 @@ def test_replicas_agree_on_what_they_skip(small_images):
         assert np.isfinite(first.numpy()).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=marks(kind, "SGD")) for kind in KINDS])
 def test_too_many_in_a_row_end_the_run(kind, small_images):
     def trained(steps):
-        trainer = make_trainer(
-            small_images, lambda: keras.optimizers.SGD(1e-3), **KINDS[kind], max_skipped_steps=2
-        )
+        trainer = make_trainer(small_images, SGD, **KINDS[kind], max_skipped_steps=2)
         return fit(trainer, small_images, steps)
 
     assert trained([GOOD, BAD, BAD, GOOD, BAD, BAD])["skipped_steps"] == [4]
@@ -88,7 +97,7 @@ def test_too_many_in_a_row_end_the_run(kind, small_images):
 
 
 def test_an_epoch_that_skips_every_step_ends_the_run(small_images):
-    trainer = make_trainer(small_images, lambda: keras.optimizers.SGD(1e-3), epochs=2)
+    trainer = make_trainer(small_images, SGD, epochs=2)
     trainer.fit(batches(small_images, [GOOD, BAD]), epochs=1, verbose=0)
     weight = trainer.glow.parts[0].trainable_variables[0]
     weight.assign(np.full(weight.shape, np.nan))
@@ -97,7 +106,7 @@ def test_an_epoch_that_skips_every_step_ends_the_run(small_images):
 
 
 def test_the_steps_skipped_in_an_earlier_epoch_do_not_count(small_images):
-    trainer = make_trainer(small_images, lambda: keras.optimizers.SGD(1e-3), epochs=3, max_skipped_steps=2)
+    trainer = make_trainer(small_images, SGD, epochs=3, max_skipped_steps=2)
     assert fit(trainer, small_images, [GOOD, BAD, BAD])["skipped_steps"] == [2, 2, 2]
 
 
@@ -130,5 +139,5 @@ def test_the_means_of_an_epoch_are_over_examples_whatever_the_size_of_a_batch(sm
         return trainer.fit(dataset, epochs=1, verbose=0).history["bpd"][0]
 
     noise = np.full(small_images.shape, 0.5, np.float32)
-    dataset = tf.data.Dataset.from_tensor_slices((small_images, noise))
+    dataset = tf.data.Dataset.from_tensor_slices((small_images, noise)).with_options(untuned())
     assert bpd(dataset.batch(48)) == pytest.approx(bpd(dataset.batch(64)), rel=1e-5)
