@@ -62,13 +62,6 @@ def make_small_images(rng) -> np.ndarray:
     return (levels.clip(0, 16) * 8).astype(np.uint8)[..., None]
 
 
-def untuned() -> tf.data.Options:
-    """Returns options of a dataset that ends at once; tf.data's tuner may take seconds to end."""
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return options
-
-
 def small_config(**changes) -> ModelConfig:
     settings = {
         "image_shape": (8, 8, 1),

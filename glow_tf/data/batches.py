@@ -194,9 +194,16 @@ def _augmented(image: tf.Tensor, augment: str, seed: tf.Tensor) -> tf.Tensor:
 def _finish(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    # Where tf.data tunes itself, the end of an iterator may wait for the tuner: 2 s after a few seconds of
-    # use, 10 s after fifteen. Without it, AUTOTUNE means one call per core, at most 16.
-    options.autotune.enabled = False
     # Replicas of one process get slices of its batches; several processes have a `DataSlice` each.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+    return untuned(dataset.with_options(options)).prefetch(tf.data.AUTOTUNE)
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns a dataset that tf.data does not tune; AUTOTUNE then means a call per core, at most 16.
+
+    The end of an iterator may wait for the tuner: 2 s after a few seconds of use, 10 s after fifteen.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)

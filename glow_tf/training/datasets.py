@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.data.batches import untuned
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 
@@ -110,6 +111,7 @@ def _from_python(x: Any) -> tf.data.Dataset:
     )
     if count is not None:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
+    dataset = untuned(dataset)
     if isinstance(source, OneShot):
         _one_shots[dataset] = source
     return dataset
@@ -125,9 +127,11 @@ def _batches_of(x: keras.utils.PyDataset) -> Iterator[Any]:
     x.on_epoch_begin()
     index = 0
     while count is None or index < count:
-        yield x[index]
+        batch = x[index]
         index += 1
-    x.on_epoch_end()
+        if index == count:
+            x.on_epoch_end()  # before the last batch is given: nobody asks for more than are needed
+        yield batch
 
 
 def _structured(source: Callable[[], Iterator[Any]]) -> Callable[[], Iterator[Any]]:

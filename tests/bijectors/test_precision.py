@@ -53,6 +53,7 @@ def test_the_same_weights_score_alike(small_images):
     assert abs(float(tf.reduce_mean(difference))) < 0.01
 
 
+@pytest.mark.slow
 def test_decode_undoes_encode_exactly_through_the_savedmodel_too(small_images, tmp_path):
     glow = small_glow(n_bits=8, width=16, flow_steps=4, precision=MIXED)
     glow.initialize(small_images)

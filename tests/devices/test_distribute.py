@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_config, untuned
+from conftest import small_config
 
 from glow_tf import Glow, NonFiniteError, PartsTrainer, phases
+from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import check_batch_size, make_strategy
 from glow_tf.errors import ConfigError
 from glow_tf.training.optimizers import FusedAdamax
@@ -84,6 +85,6 @@ def test_the_replica_whose_images_are_at_fault_explains_a_non_finite_step(small_
     noise = np.zeros((2, *small_images.shape), np.float32)
     noise[1, -1] = 1e30
     batches = tf.data.Dataset.from_tensor_slices((np.stack([small_images] * 2), noise))
-    batches = batches.with_options(untuned())
+    batches = untuned(batches)
     with pytest.raises(NonFiniteError, match=r"bijector block_1_\w+, whose inputs range over"):
         trainer.fit(batches, epochs=1, verbose=0)

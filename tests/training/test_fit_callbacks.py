@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import http.server
 import inspect
 import io
@@ -13,9 +14,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_config, small_glow, untuned
+from conftest import small_config, small_glow
 
 from glow_tf import ConfigError, Glow, PartsTrainer, phases
+from glow_tf.data.batches import untuned
 
 PARTS = 2
 
@@ -48,16 +50,17 @@ def check_backup_and_restore(images, folder):
                 raise KeyboardInterrupt
 
     # A dataset keeps its own order; the order of an array begins anew.
-    data = tf.data.Dataset.from_tensor_slices(images).batch(32).with_options(untuned())
-    uninterrupted = fit(data, epochs=5)
+    data = untuned(tf.data.Dataset.from_tensor_slices(images).batch(32))
+    make = functools.partial(make_trainer, schedule="simultaneous", part_epochs=4, finetune=1)
+    uninterrupted = fit(data, trainer=make(), epochs=5)
     backup = keras.callbacks.BackupAndRestore(folder)
     with pytest.raises(KeyboardInterrupt):
-        fit(data, backup, Interrupt(), epochs=5)
-    resumed = fit(data, keras.callbacks.BackupAndRestore(folder), epochs=5)
+        fit(data, backup, Interrupt(), trainer=make(), epochs=5)
+    resumed = fit(data, keras.callbacks.BackupAndRestore(folder), trainer=make(), epochs=5)
     for name, values in uninterrupted.history.history.items():
         np.testing.assert_allclose(resumed.history.history[name], values[2:], rtol=1e-6)
     steps = [[int(o.iterations) for o in t.optimizers] for t in (uninterrupted, resumed)]
-    assert steps[0] == steps[1] == [6, 6]
+    assert steps[0] == steps[1] == [10, 10]
 
 
 def check_csv_logger(images, folder):
@@ -188,7 +191,18 @@ CHECKS = {
 NOT_FOR_US = {"Callback", "CallbackList", "MonitorCallback", "OrbaxCheckpoint"}
 
 
-@pytest.mark.parametrize("callback", CHECKS, ids=lambda callback: callback.__name__)
+SETS_STATE = (  # the others watch; test_trainer.py has some of them at work
+    keras.callbacks.BackupAndRestore,
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ReduceLROnPlateau,
+    keras.callbacks.SwapEMAWeights,
+)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [pytest.param(c, id=c.__name__, marks=() if c in SETS_STATE else pytest.mark.slow) for c in CHECKS],
+)
 def test_every_callback_that_keras_ships(callback, small_images, tmp_path):
     CHECKS[callback](small_images, tmp_path)
 
@@ -251,11 +265,11 @@ def test_averages_of_all_parts_replace_their_weights_at_the_end(small_images):
     ["adam", {"class_name": "Adam", "config": {"learning_rate": 1e-3}}, keras.optimizers.Adam(1e-3)],
 )
 def test_one_optimizer_or_its_name_makes_one_per_part(given, small_images):
-    trainer = make_trainer()
+    trainer = make_trainer(schedule="end_to_end")
     trainer.compile(given)
     assert [type(o) for o in trainer.optimizers] == [keras.optimizers.Adam] * PARTS
     assert len({id(o) for o in trainer.optimizers}) == PARTS
-    fit(small_images, trainer=trainer, epochs=2)
+    fit(small_images, trainer=trainer, epochs=1)
     trainer.compile(optimizer="adamax")
     assert [type(o) for o in trainer.optimizers] == [keras.optimizers.Adamax] * PARTS
 

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_config, untuned
+from conftest import small_config
 
 from glow_tf import Glow, NonFiniteError, PartsTrainer, phases
+from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import make_strategy
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.training.optimizers import FusedAdamax
@@ -20,7 +21,7 @@ def batches(images, steps):
     for own, kind in zip(noise, steps, strict=True):
         own[-1] = 1e30 if kind == BAD else 0.5
     dataset = tf.data.Dataset.from_tensor_slices((np.stack([images] * len(steps)), noise))
-    return dataset.with_options(untuned())
+    return untuned(dataset)
 
 
 def make_trainer(images, optimizer, strategy="one_device", epochs=1, schedule="end_to_end", **options):
@@ -43,17 +44,18 @@ KINDS = {
     "simultaneous": {"schedule": "simultaneous"},
 }
 SGD, ADAM = (lambda: keras.optimizers.SGD(1e-3)), (lambda: keras.optimizers.Adam(1e-3))
-SLOW = {("two replicas", "Adam"), ("simultaneous", "Adam"), ("compiled", "SGD"), ("compiled", "Adam")}
 
 
-def marks(*case):
-    return [pytest.mark.slow] if case in SLOW else []
+def marks(kind, others=()):
+    return pytest.mark.slow if kind == "compiled" or kind in others else ()
 
 
 @pytest.mark.parametrize(
     ("kind", "optimizer"),
     [
-        pytest.param(kind, optimizer, id=f"{kind}, {name}", marks=marks(kind, name))
+        pytest.param(
+            kind, optimizer, id=f"{kind}, {name}", marks=marks(kind, list(KINDS)[1:] * (name == "Adam"))
+        )
         for kind in KINDS
         for name, optimizer in (("SGD", SGD), ("Adam", ADAM))
     ],
@@ -85,7 +87,7 @@ def test_replicas_agree_on_what_they_skip(small_images):
         assert np.isfinite(first.numpy()).all()
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=marks(kind, "SGD")) for kind in KINDS])
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=marks(k, list(KINDS)[1:])) for k in KINDS])
 def test_too_many_in_a_row_end_the_run(kind, small_images):
     def trained(steps):
         trainer = make_trainer(small_images, SGD, **KINDS[kind], max_skipped_steps=2)
@@ -139,5 +141,5 @@ def test_the_means_of_an_epoch_are_over_examples_whatever_the_size_of_a_batch(sm
         return trainer.fit(dataset, epochs=1, verbose=0).history["bpd"][0]
 
     noise = np.full(small_images.shape, 0.5, np.float32)
-    dataset = tf.data.Dataset.from_tensor_slices((small_images, noise)).with_options(untuned())
+    dataset = untuned(tf.data.Dataset.from_tensor_slices((small_images, noise)))
     assert bpd(dataset.batch(48)) == pytest.approx(bpd(dataset.batch(64)), rel=1e-5)

@@ -32,7 +32,15 @@ def make_trainer(
     return trainer
 
 
-@pytest.mark.parametrize("schedule", ["end_to_end", "sequential", "alternating", "simultaneous"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        pytest.param("end_to_end", marks=pytest.mark.slow),
+        pytest.param("sequential", marks=pytest.mark.slow),
+        "alternating",
+        "simultaneous",
+    ],
+)
 def test_every_schedule_lowers_the_test_bpd(schedule, small_images):
     trainer = make_trainer(schedule)
     trainer.initialize(small_images)

@@ -38,6 +38,7 @@ def check(glow, images, run):
             np.testing.assert_allclose(scores[name], values, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_onnx_computes_what_the_model_does(glow, images, tmp_path):
     pytest.importorskip("tf2onnx")
     runtime = pytest.importorskip("onnxruntime")

@@ -413,7 +413,10 @@ def test_an_autobatched_joint_distribution(glow):
 # Markov chains
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize(
+    "jit_compile",
+    [pytest.param(False, id="graph"), pytest.param(True, id="xla", marks=pytest.mark.slow)],
+)
 def test_compiled_hamiltonian_monte_carlo(small_images, jit_compile):
     """A latent brightness, two chains: the posterior is around the brightness that was added."""
     glow = small_glow("float64", flow_steps=1, parts="1")
