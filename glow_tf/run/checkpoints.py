@@ -16,7 +16,8 @@ import keras
 import tensorflow as tf
 
 from glow_tf.internals import without_retracing_warnings
-from glow_tf.run.workdir import write_atomically
+from glow_tf.run import newest
+from glow_tf.run.workdir import flush, write_atomically
 from glow_tf.training.trainer import PartsTrainer
 
 _VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # what TensorFlow adds to a variable's name in a checkpoint
@@ -26,9 +27,10 @@ class Checkpoints:
     """The newest and, where epochs are compared on validation images, the best state of a trainer.
 
     A checkpoint holds the weights (with ActNorm's flags), every optimizer and the number of finished epochs.
-    Together with the seed, that is all a run needs to go on as if it had not stopped. TensorFlow writes a
-    checkpoint beside the last one and then renames the pointer to it, so an interruption loses at most the
-    checkpoint that is being written. The same checkpoint restores on one device or many.
+    Together with the seed, that is all a run needs to go on as if it had not stopped. The two newest are
+    kept. An older one is removed when the newest is flushed to the disk, so that a kill or a power cut loses
+    at most the checkpoint that is being written, and a damaged file at most the newest (TensorFlow has a
+    checksum of every tensor). The same checkpoint restores on one device or many.
 
     Args:
       folder: `<workdir>/checkpoints`.
@@ -46,22 +48,35 @@ class Checkpoints:
         content = {**state_of(trainer), "epochs": self.epochs, "best_bpd": self.best_bpd}
         self.variables = tf.nest.flatten(list(content.values()))
         self._checkpoint = tf.train.Checkpoint(**content)
-        folder.mkdir(exist_ok=True)
+        self._checkpoint.save_counter  # noqa: B018 - it is made here; releases up to 0.5 saved it too
+        self._folder = folder
+        (folder / "best").mkdir(parents=True, exist_ok=True)
         config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
         write_atomically(folder / "model.json", config.encode())
-        self._last = tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=1)
-        self._best = tf.train.CheckpointManager(self._checkpoint, str(folder / "best"), max_to_keep=1)
 
     def restore(self) -> int:
-        """Restores the newest checkpoint, if there is one; returns the number of finished epochs.
+        """Restores the newest checkpoint that can be read; returns the number of finished epochs.
+
+        Says so if a newer one is damaged. Without a checkpoint nothing changes.
 
         Raises:
-          OSError: the checkpoint is damaged.
+          DamagedCheckpointError: all checkpoints are; the message is about the newest.
         """
-        if newest := self._last.latest_checkpoint:
-            with readable(newest):
-                self._checkpoint.restore(newest).assert_consumed()
-        return int(self.epochs)
+        damaged: list[DamagedCheckpointError] = []
+        for epochs in reversed(newest.complete(self._folder)):
+            path = str(self._folder / f"ckpt-{epochs}")
+            try:
+                with readable(path):
+                    self._checkpoint.restore(path).assert_consumed()
+            except DamagedCheckpointError as error:
+                damaged.append(error)
+            else:
+                for error in damaged:
+                    print(f"WARNING: {error.path} is damaged, and epoch {epochs} is next ({error.reason}).")
+                return int(self.epochs)
+        if damaged:
+            raise damaged[0]
+        return 0
 
     def save(self, epochs: int, validation_bpd: float | None = None) -> bool:
         """Saves the state after `epochs` epochs; returns whether it is the best so far.
@@ -71,26 +86,58 @@ class Checkpoints:
         """
         self.epochs.assign(epochs)
         is_best = validation_bpd is not None and validation_bpd < float(self.best_bpd)
+        if is_best:
+            self.best_bpd.assign(validation_bpd)
+            self._write(self._folder / "best", epochs, keep=1)
+        self._write(self._folder, epochs, keep=2)
+        return is_best
+
+    def _write(self, folder: pathlib.Path, epochs: int, keep: int) -> None:
+        """Writes a checkpoint, flushes it, names it in the pointer, and removes those that are too old."""
         try:
+            remove(folder, epochs)  # one that is damaged
             with without_retracing_warnings():
-                if is_best:
-                    self.best_bpd.assign(validation_bpd)
-                    self._best.save(checkpoint_number=epochs)
-                self._last.save(checkpoint_number=epochs)
-        except tf.errors.OpError as error:
-            self._remove_rest_of(epochs)
+                self._checkpoint.write(str(folder / f"ckpt-{epochs}"))
+            for path in files_of(folder, epochs):
+                flush(path)
+            flush(folder)
+        except (tf.errors.OpError, OSError) as error:
+            remove(folder, epochs)  # its files take room on a full disk
             raise OSError(
                 f"the checkpoint of epoch {epochs} could not be written: {reason_of(error)}."
             ) from None
-        return is_best
+        write_atomically(folder / newest.POINTER, f'model_checkpoint_path: "ckpt-{epochs}"\n'.encode())
+        others = [found for found in newest.complete(folder) if found != epochs]
+        for old in others[: len(others) - (keep - 1)]:
+            remove(folder, old)
 
-    def _remove_rest_of(self, epochs: int) -> None:
-        """Removes the files of a checkpoint that could not be written, which take room on a full disk."""
-        for manager in (self._last, self._best):
-            kept = manager.latest_checkpoint
-            if kept is None or not kept.endswith(f"-{epochs}"):
-                for path in pathlib.Path(manager.directory).glob(f"ckpt-{epochs}[._]*"):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+def files_of(folder: pathlib.Path, epochs: int) -> list[pathlib.Path]:
+    """Returns the files and folders of a checkpoint; its index comes first."""
+    return sorted(folder.glob(f"ckpt-{epochs}[._]*"), key=lambda path: path.suffix != ".index")
+
+
+def remove(folder: pathlib.Path, epochs: int) -> None:
+    """Removes a checkpoint; its index first, so that what is left of it is none."""
+    for path in files_of(folder, epochs):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+class DamagedCheckpointError(OSError):
+    """A checkpoint that cannot be read.
+
+    Args:
+      path: of the checkpoint.
+      reason: what TensorFlow says.
+    """
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(
+            f"the checkpoint {path} cannot be read; put an intact copy in its place, or remove the "
+            f"folder to train again from the start. {reason}"
+        )
+        self.path = path
+        self.reason = reason
 
 
 @contextlib.contextmanager
@@ -98,16 +145,13 @@ def readable(path: str) -> Iterator[None]:
     """Within the context, an error of TensorFlow says that the checkpoint `path` cannot be read.
 
     Raises:
-      OSError: the checkpoint is damaged.
+      DamagedCheckpointError: it cannot.
     """
     try:
         yield
     except (tf.errors.OpError, IndexError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise OSError(
-            f"the checkpoint {path} cannot be read; put an intact copy in its place, or remove the "
-            f"folder to train again from the start. {type(error).__name__}: {reason}"
-        ) from None
+        raise DamagedCheckpointError(path, f"{type(error).__name__}: {reason}") from None
 
 
 def reason_of(error: OSError | tf.errors.OpError) -> str:

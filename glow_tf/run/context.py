@@ -25,8 +25,8 @@ from glow_tf.training.optimizers import make_optimizers
 from glow_tf.training.prefix import PrefixCache, cache_bytes, cached_parts
 from glow_tf.training.trainer import PartsTrainer
 
-# Room that a run needs on disk: the last, the best and the new checkpoint, and the export (a third of one).
-CHECKPOINTS_ON_DISK = 4
+# Room that a run needs on disk: two of the last epochs, the best, a new one, and the export (a third of one).
+CHECKPOINTS_ON_DISK = 5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Ctrl-C, and where Python drops it. Pure Python: no TensorFlow."""
+"""Ctrl-C and SIGTERM, and where Python drops them. Pure Python: no TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,6 +15,19 @@ AGAIN_AFTER = 0.05  # seconds; by then the destructor is over
 def _interrupt_main_thread() -> None:
     """Sends Ctrl-C's signal to the main thread, which ends a wait of it too."""
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+
+@contextlib.contextmanager
+def sigterm_is_ctrl_c() -> Iterator[None]:
+    """Within the context, SIGTERM does what Ctrl-C does; job schedulers and containers send it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's affair
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

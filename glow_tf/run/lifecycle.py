@@ -26,7 +26,7 @@ from glow_tf.run import health, tables
 from glow_tf.run.callbacks import CheckpointEveryEpoch, EpochRecord, FillPrefixCaches, SampleGrid, arranged
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
-from glow_tf.run.interrupts import dropped_interrupts_come_again
+from glow_tf.run.interrupts import dropped_interrupts_come_again, sigterm_is_ctrl_c
 from glow_tf.run.progress import Progress, StallWatch
 from glow_tf.run.tensorboard import TensorBoardByPart
 from glow_tf.run.workdir import Workdir
@@ -55,7 +55,7 @@ def train(config: RunConfig, export: Exporter) -> Mapping[str, Any]:
       ConfigError: something is wrong with the settings, the data or the disk; nothing was trained.
       OSError: the disk, or another process, failed; the last checkpoint is kept.
       NonFiniteError: training diverged; the last checkpoint is kept.
-      KeyboardInterrupt: Ctrl-C; the message says which epoch is kept.
+      KeyboardInterrupt: Ctrl-C or SIGTERM; the message says which epoch is kept.
     """
     group = read_process_group(config.strategy)
     if group is None or group.leads:
@@ -84,7 +84,7 @@ def _train_in(workdir: Workdir, group: ProcessGroup | None, export: Exporter) ->
             )
             return finished
         strategy = _set_up(workdir.config, group)
-        with dropped_interrupts_come_again(), watched_workers(group):
+        with sigterm_is_ctrl_c(), dropped_interrupts_come_again(), watched_workers(group):
             return _train(prepare(workdir.config, workdir, group, strategy), export)
     except (tf.errors.OpError, OSError):
         gone = liveness.lost(group) if group is not None else ""

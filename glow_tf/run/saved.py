@@ -15,6 +15,7 @@ from glow_tf.config import SAME_FUNCTION, ModelConfig
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.partition import flow_step_counts
+from glow_tf.run import newest
 from glow_tf.run.checkpoints import by_path, readable
 from glow_tf.training.trainer import PartsTrainer
 
@@ -28,11 +29,11 @@ def load_glow(path: str | pathlib.Path, which: str = "last") -> Glow:
         raise FileNotFoundError(f"There is no such file or folder. Received: path={str(path)!r}")
     if path.suffix == ".keras":
         return _load_file(path)
-    newest = checkpoint_path(path, which)
+    found = checkpoint_path(path, which)
     glow = untrained_glow(path)
-    with readable(newest):
+    with readable(found):
         checkpoint = tf.train.Checkpoint(model=by_path(glow.variables))
-        checkpoint.restore(newest).expect_partial().assert_existing_objects_matched()
+        checkpoint.restore(found).expect_partial().assert_existing_objects_matched()
     return glow
 
 
@@ -73,10 +74,11 @@ def checkpoint_path(workdir: pathlib.Path, which: str = "last") -> str:
     if which not in ("last", "best"):
         raise ValueError(f"which must be last or best. Received: which={which!r}")
     folder = workdir / "checkpoints"
-    newest = tf.train.latest_checkpoint(str(folder if which == "last" else folder / "best"))
-    if newest is None:
+    folder = folder if which == "last" else folder / "best"
+    epochs = newest.complete(folder)
+    if not epochs:
         raise FileNotFoundError(f"There is no {which} checkpoint. Received: path={str(workdir)!r}")
-    return newest
+    return str(folder / f"ckpt-{epochs[-1]}")
 
 
 def load_start(path: str, model: ModelConfig) -> Glow:

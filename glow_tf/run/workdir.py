@@ -129,10 +129,10 @@ class Workdir:
                 f"finished. Received: {rows} rows in {self.path / 'history.csv'}"
             )
         # One row alone is what a run leaves that was stopped before its first checkpoint.
-        if not epochs and (rows > 1 or (rows and newest.complete(folder))):
+        if not epochs and rows > 1:
             raise OSError(
                 f"history.csv has {rows} epochs, and there is no checkpoint to go on from. "
-                f"{newest.remedy(folder)} Received: no file {folder / newest.POINTER}"
+                f"{newest.remedy(folder)} Received: no file {folder / 'ckpt-*.index'}"
             )
         return epochs
 
@@ -192,8 +192,20 @@ class Workdir:
         return self.path / "samples" / f"epoch_{epoch:04d}.png"
 
 
+def flush(path: pathlib.Path) -> None:
+    """Waits until a file, or the names in a folder, would outlast a power cut."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return  # Windows opens no folder
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that a reader, or an interruption, finds the old content or the new, never a part.
+    """Writes a file so that a reader finds the old content or the new, never a part, after a power cut too.
 
     Raises:
       OSError: it cannot be written, for example because the disk is full; the old file is kept.
@@ -205,6 +217,7 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        flush(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -225,16 +225,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == b"old"
 
 
-def test_a_damaged_checkpoint_is_named(finished, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(finished[0], folder)
-    (folder / "summary.json").unlink()
-    checkpoint = next((folder / "checkpoints").glob("ckpt-*.data-*"))
-    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
-    with pytest.raises(OSError, match=r"checkpoint .*ckpt-6 cannot be read"):
-        train(config(folder, validation_examples=40))
-
-
 def test_a_history_that_lacks_epochs_of_its_checkpoint_is_found_on_resuming(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
