@@ -117,13 +117,34 @@ def _set_up(config: RunConfig, group: ProcessGroup | None) -> tf.distribute.Stra
 
 def _train(run: Run, export: Exporter) -> Mapping[str, Any]:
     print(run.heading, run.description, sep="\n", flush=True)
-    epoch = _restore(run)
+    with _stall_watch(run) as watches:
+        epoch = _restore(run)
+        with _saying_what_is_kept(run.workdir):
+            if epoch < len(run.phases):
+                _fit(run, epoch, watches)
+            trained = _copy_of(run.glow) if run.leads and run.config.export else None
     with _saying_what_is_kept(run.workdir):
-        if epoch < len(run.phases):
-            _fit(run, epoch)
-        result = _finish(run, export) if run.leads else {}
-    follow_first_worker(run.strategy, [])  # no worker ends before the first has written everything
+        result = _finish(run, trained, export) if run.leads else {}
+    with _stall_watch(run):
+        follow_first_worker(run.strategy, [])  # no worker ends before the first has written everything
     return result
+
+
+@contextlib.contextmanager
+def _stall_watch(run: Run) -> Iterator[list[StallWatch]]:
+    """Watches over the context, in a run of several processes; the watch is also a callback of `fit`."""
+    if run.group is None:
+        yield []
+        return
+    with StallWatch(functools.partial(liveness.waits_for, run.group)) as watch:
+        yield [watch]
+
+
+def _copy_of(glow: Glow) -> Glow:
+    """Returns a copy outside of any strategy: a SavedModel has no replicas."""
+    plain = Glow(glow.config, name=glow.name)
+    plain.set_weights(glow.get_weights())
+    return plain
 
 
 @contextlib.contextmanager
@@ -151,7 +172,7 @@ def _restore(run: Run) -> int:
     return epoch
 
 
-def _fit(run: Run, epoch: int) -> None:
+def _fit(run: Run, epoch: int, watches: list[StallWatch]) -> None:
     """Trains from an epoch on (from 0)."""
     config, workdir, result = run.config, run.workdir, EpochResult()
     test, validation = (run.evaluation_batches(i) for i in (run.images.test, run.images.validation))
@@ -167,7 +188,6 @@ def _fit(run: Run, epoch: int) -> None:
         callbacks.append(TensorBoardByPart(workdir, run.description, result))
     if run.leads:
         callbacks += [CheckpointEveryEpoch(run.checkpoints, result), Progress(run.costs, result)]
-    watches = [] if run.group is None else [StallWatch(functools.partial(liveness.waits_for, run.group))]
     run.trainer.fit(
         run.training_batches(epoch),
         epochs=len(run.phases),
@@ -178,15 +198,12 @@ def _fit(run: Run, epoch: int) -> None:
     )
 
 
-def _finish(run: Run, export: Exporter) -> Mapping[str, Any]:
+def _finish(run: Run, trained: Glow | None, export: Exporter) -> Mapping[str, Any]:
     history = run.workdir.read_history(len(run.phases))
     run.workdir.write_history(history)  # without the row of an epoch that has no checkpoint
     last = history[-1]
-    if run.config.export:
-        # A copy outside of any strategy: a SavedModel has no replicas.
-        plain = Glow(run.glow.config, name=run.glow.name)
-        plain.set_weights(run.glow.get_weights())
-        export(plain, run.workdir.path / "export")
+    if trained is not None:
+        export(trained, run.workdir.path / "export")
     summary = {
         "test_bpd": float(last["test_bpd"]),
         "test_bpd_se": float(last["test_bpd_se"]),

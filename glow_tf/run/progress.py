@@ -97,8 +97,10 @@ class Progress(RunCallback):
 class StallWatch(keras.callbacks.Callback):
     """Says so when no training step has ended for long: in several processes another may be the reason.
 
-    Long means `PATIENCE` seconds, or three times the longest wait so far (for a first step, which is traced,
-    or for an evaluation) if that is more. The message comes again each time this long has passed.
+    It watches while it is a context, which may be longer than training: weights are also sent before the
+    first step and after the last one. Long means `PATIENCE` seconds, or three times the longest wait so far
+    (for a first step, which is traced, or for an evaluation) if that is more. The message comes again each
+    time this long has passed.
 
     Args:
       who: says for whom this process waits.
@@ -110,21 +112,22 @@ class StallWatch(keras.callbacks.Callback):
         super().__init__()
         self.who = who
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def __enter__(self) -> StallWatch:
         """Starts to watch."""
         self._last, self._longest = time.monotonic(), 0.0
         self._over = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Ends the watch."""
+        self._over.set()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Notes that a step has ended."""
         now = time.monotonic()
         self._longest = max(self._longest, now - self._last)
         self._last = now
-
-    def on_train_end(self, logs: dict | None = None) -> None:
-        """Ends the watch."""
-        self._over.set()
 
     def _watch(self) -> None:
         said = self._last

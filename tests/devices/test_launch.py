@@ -90,21 +90,21 @@ def test_a_wait_is_shown_and_whom_it_is_for(monkeypatch, capsys):
     with socket.create_server(("localhost", 0)) as there:
         addresses = ("localhost:1", f"localhost:{there.getsockname()[1]}", "localhost:2")
         run = processes.ProcessGroup("part", addresses, 0)
-        callback = progress.StallWatch(lambda: liveness.waits_for(run))
-        callback.on_train_begin()
         shown, deadline = "", time.monotonic() + 20
-        while shown.count("\n") < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-            shown += capsys.readouterr().out
-        callback.on_train_end()
+        with progress.StallWatch(lambda: liveness.waits_for(run)):
+            while shown.count("\n") < 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+                shown += capsys.readouterr().out
     first = f"part 2 ({addresses[1]}), which answers; part 3 (localhost:2), which does not answer"
     assert shown.startswith("No step has ended for 0 s: waits for " + first)
 
 
 @pytest.mark.slow
-def test_a_part_that_stands_still_is_waited_for_and_named(whole, tmp_path):
-    folder = tmp_path / "run"
-    process = launch("part", *flags(folder, **FAST))
+def test_a_part_that_stands_still_is_waited_for_and_named(tmp_path):
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    long = {**FAST, "part_epochs": 20}  # training is not over when the stop comes
+    run_main(*flags(whole, **long))
+    process = launch("part", *flags(folder, **long))
     wait_for_rows(folder, 1, process)
     still = process_of(folder, 1)
     os.kill(still, signal.SIGSTOP)
