@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pathlib
 import types
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -221,3 +222,47 @@ def without_retracing_warnings() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(wanted)
+
+
+class SavedFunction(NamedTuple):
+    """A function of a SavedModel, or its graph.
+
+    Attributes:
+      name: empty for the graph.
+      is_endpoint: whether whoever loads the SavedModel can call it.
+      operations: the name of each operation, and of the functions that it calls.
+    """
+
+    name: str
+    is_endpoint: bool
+    operations: list[tuple[str, list[str]]]
+
+
+def functions_of_saved_model(path: pathlib.Path) -> list[SavedFunction]:
+    """Returns what the file saved_model.pb holds, without loading it.
+
+    Raises:
+      OSError: the file is damaged.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = saved_model_pb2.SavedModel()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise OSError(f"{path} is damaged: {error}.") from None
+    found = []
+    for meta_graph in model.meta_graphs:
+        graph, endpoints = meta_graph.graph_def, meta_graph.object_graph_def.concrete_functions
+        bodies = [("", graph.node), *((f.signature.name, f.node_def) for f in graph.library.function)]
+        found += [
+            SavedFunction(name, name in endpoints, [(node.op, _called_by(node)) for node in nodes])
+            for name, nodes in bodies
+        ]
+    return found
+
+
+def _called_by(node: Any) -> list[str]:
+    functions = [function for value in node.attr.values() for function in (value.func, *value.list.func)]
+    return [function.name for function in functions if function.name]

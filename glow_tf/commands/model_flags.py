@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 
 
 def define_model(values: flags.FlagValues, output: str) -> None:
-    """Defines --model, --output and --seed; `output` is the default of the second."""
+    """Defines --model and how it is loaded, --output and --seed; `output` is the default of --output."""
     flags.DEFINE_string(
         "model",
         "",
         "A preset by name or folder, the workdir of a run, a .keras file, or an exported SavedModel.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "allow_unknown_ops",
+        False,
+        "Load a SavedModel that holds other operations than an export has. It is a program: know its source.",
         flag_values=values,
     )
     flags.DEFINE_string("output", output, "Where the result is written.", flag_values=values)
@@ -63,7 +69,7 @@ def model_of(values: flags.FlagValues) -> TrainedModel:
     """Loads the model that --model names."""
     from glow_tf.use import open_model
 
-    return open_model(values.model)
+    return open_model(values.model, values.allow_unknown_ops)
 
 
 def glow_of(values: flags.FlagValues) -> Glow:

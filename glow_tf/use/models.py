@@ -13,6 +13,7 @@ import tensorflow as tf
 from glow_tf import presets
 from glow_tf.errors import ConfigError
 from glow_tf.run.saved import load_glow
+from glow_tf.use.operations import check_operations
 
 
 class TrainedModel(Protocol):
@@ -42,12 +43,15 @@ class ExportedModel:
 
     Args:
       folder: of the SavedModel.
+      allow_unknown_ops: whether it may hold other operations than `export` writes; see `check_operations`.
 
     Raises:
-      ConfigError: the SavedModel has other endpoints.
+      ConfigError: the SavedModel has other endpoints, or operations that are not allowed.
     """
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, allow_unknown_ops: bool = False):
+        if not allow_unknown_ops:
+            check_operations(folder)
         self._loaded = tf.saved_model.load(str(folder))
         try:
             images = self._loaded.signatures["encode"].structured_input_signature[1]["images"]
@@ -78,12 +82,14 @@ class ExportedModel:
         return self._loaded.serving_default(images)
 
 
-def open_model(model: str | os.PathLike) -> TrainedModel:
+def open_model(model: str | os.PathLike, allow_unknown_ops: bool = False) -> TrainedModel:
     """Loads a trained model.
 
     Args:
       model: the name of a preset that comes with the package, the folder of a preset, the workdir of a run, a
         `.keras` file, or the folder of a SavedModel that `export` wrote.
+      allow_unknown_ops: whether a SavedModel may hold other operations than `export` writes. It is a program;
+        allow them only if you know where it comes from.
 
     Returns:
       A `Glow`, or an `ExportedModel`.
@@ -94,7 +100,7 @@ def open_model(model: str | os.PathLike) -> TrainedModel:
     """
     path = pathlib.Path(model)
     if (path / "saved_model.pb").exists():
-        return ExportedModel(path)
+        return ExportedModel(path, allow_unknown_ops)
     is_run = (path / "checkpoints").is_dir()
     if not (str(model) and (presets.is_meant(model) or is_run or path.suffix == ".keras")):
         raise ConfigError(

@@ -1,0 +1,82 @@
+"""Which operations a SavedModel holds, found before TensorFlow loads it and lets it run.
+
+A SavedModel is a program; see TensorFlow's SECURITY.md. One that `export` wrote holds nothing but arithmetic,
+its own variables, and the saver that TensorFlow puts into each.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+
+from glow_tf.errors import ConfigError
+from glow_tf.internals import SavedFunction, functions_of_saved_model
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Functions of tensors alone.
+ARITHMETIC = _names("""
+    Abs Add AddV2 BatchMatMulV2 BiasAdd BroadcastTo Cast ConcatV2 Const Conv2D DepthToSpace Einsum Equal Exp
+    ExpandDims Fill Floor FloorDiv FloorMod GatherV2 Greater GreaterEqual Identity IdentityN IsFinite Less
+    LessEqual Log Log1p LogMatrixDeterminant LogicalAnd LogicalNot LogicalOr MatMul MatrixBandPart
+    MatrixDeterminant MatrixDiagPartV3 MatrixDiagV3 MatrixInverse MatrixSetDiagV3 MatrixTriangularSolve Max
+    Maximum Mean Min Minimum Mul Neg NoOp NotEqual OneHot OnesLike Pack Pad PadV2 Placeholder Pow Prod Range
+    RealDiv Relu Reshape ReverseV2 Round Rsqrt Select SelectV2 Shape Sigmoid Softplus SpaceToDepth Split
+    SplitV Sqrt Square Squeeze StatelessRandomGetKeyCounter StatelessRandomNormalV2 StatelessRandomUniformV2
+    StridedSlice StopGradient Sub Sum Tanh Tile Transpose Unpack ZerosLike
+""")
+# Calls of functions in the same file, and variables.
+CALLS = _names("PartitionedCall StatefulPartitionedCall")
+VARIABLES = _names("AssignVariableOp DisableCopyOnRead ReadVariableOp VarHandleOp")
+# What reads and writes files: each belongs to one function of the saver, which the graph alone calls.
+SAVERS = {
+    "__inference__traced_save_": _names(
+        "MergeV2Checkpoints SaveV2 ShardedFilename StaticRegexFullMatch StringJoin"
+    ),
+    "__inference__traced_restore_": _names("RestoreV2"),
+}
+REMEDY = "If you know where it comes from: --allow_unknown_ops"
+
+
+def check_operations(folder: pathlib.Path) -> None:
+    """Checks that a SavedModel holds no other operations than `export` writes.
+
+    Args:
+      folder: of the SavedModel.
+
+    Raises:
+      ConfigError: there are others, or another format; the message names them.
+      OSError: the file is damaged.
+    """
+    if other := [path.name for path in folder.glob("saved_model.*") if path.name != "saved_model.pb"]:
+        raise ConfigError(
+            "the SavedModel must be one file, saved_model.pb, as glow_tf.export writes it; TensorFlow may "
+            f"read another one instead. Received: {folder}/{other[0]}. {REMEDY}"
+        )
+    functions = functions_of_saved_model(folder / "saved_model.pb")
+    if unknown := sorted({what for function in functions for what in _unknown(function)}):
+        raise ConfigError(
+            "the SavedModel must hold the operations of glow_tf.export alone, because loading lets it run. "
+            f"Received: {str(folder)!r} with {', '.join(unknown[:5])}. {REMEDY}"
+        )
+
+
+def _unknown(function: SavedFunction) -> Iterator[str]:
+    """Yields what a function must not do."""
+    saver = _saver_of(function.name)
+    if saver and function.is_endpoint:
+        yield f"the saver's {function.name} as an endpoint"
+    for operation, called in function.operations:
+        if operation in ARITHMETIC or operation in VARIABLES or (saver and operation in SAVERS[saver]):
+            continue
+        if operation not in CALLS:
+            yield f"{operation} within {function.name or 'the graph'}"
+        elif function.name and any(map(_saver_of, called)):
+            yield f"a call of the saver within {function.name}"
+
+
+def _saver_of(name: str) -> str:
+    return next((saver for saver in SAVERS if name.startswith(saver)), "")
