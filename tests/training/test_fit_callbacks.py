@@ -191,7 +191,7 @@ CHECKS = {
 NOT_FOR_US = {"Callback", "CallbackList", "MonitorCallback", "OrbaxCheckpoint"}
 
 
-SETS_STATE = (  # the others watch; test_trainer.py has some of them at work
+SET_RATES_OR_WEIGHTS = (  # the others are slow tests; test_trainer.py has some of them at work
     keras.callbacks.BackupAndRestore,
     keras.callbacks.LearningRateScheduler,
     keras.callbacks.ReduceLROnPlateau,
@@ -201,7 +201,10 @@ SETS_STATE = (  # the others watch; test_trainer.py has some of them at work
 
 @pytest.mark.parametrize(
     "callback",
-    [pytest.param(c, id=c.__name__, marks=() if c in SETS_STATE else pytest.mark.slow) for c in CHECKS],
+    [
+        pytest.param(c, id=c.__name__, marks=() if c in SET_RATES_OR_WEIGHTS else pytest.mark.slow)
+        for c in CHECKS
+    ],
 )
 def test_every_callback_that_keras_ships(callback, small_images, tmp_path):
     CHECKS[callback](small_images, tmp_path)
