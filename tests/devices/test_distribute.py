@@ -73,6 +73,7 @@ def test_virtual_devices_after_the_start_are_an_error():
     assert make_strategy("mirrored", 2).num_replicas_in_sync == 2
 
 
+@pytest.mark.slow
 def test_the_replica_whose_images_are_at_fault_explains_a_non_finite_step(small_images):
     strategy = make_strategy("mirrored")
     with strategy.scope():

@@ -390,6 +390,7 @@ def test_ctrl_c_before_the_first_epoch_says_so(tmp_path, monkeypatch):
     workdir.Workdir(config(tmp_path / "run", **FAST)).close()
 
 
+@pytest.mark.slow
 def test_a_diverging_run_ends_with_its_message_alone(tmp_path):
     arguments = flags(
         tmp_path / "run", **{**FAST, "learning_rate": "1e6", "optimizer": "sgd", "clip_norm": 0}

@@ -46,19 +46,14 @@ KINDS = {
 SGD, ADAM = (lambda: keras.optimizers.SGD(1e-3)), (lambda: keras.optimizers.Adam(1e-3))
 
 
-def marks(kind, others=()):
-    return pytest.mark.slow if kind == "compiled" or kind in others else ()
+# One replica is the default; `test_replicas_agree_on_what_they_skip` has two of them. Compiling takes long.
+SLOW = set(KINDS) - {"one replica", "simultaneous"}
 
 
 @pytest.mark.parametrize(
     ("kind", "optimizer"),
-    [
-        pytest.param(
-            kind, optimizer, id=f"{kind}, {name}", marks=marks(kind, list(KINDS)[1:] * (name == "Adam"))
-        )
-        for kind in KINDS
-        for name, optimizer in (("SGD", SGD), ("Adam", ADAM))
-    ],
+    [pytest.param(kind, SGD, id=kind, marks=pytest.mark.slow if kind in SLOW else ()) for kind in KINDS]
+    + [pytest.param(kind, ADAM, id=f"{kind}, Adam", marks=pytest.mark.slow) for kind in KINDS],
 )
 def test_a_step_that_overflows_is_as_good_as_left_out_and_counted(kind, optimizer, small_images):
     whole = make_trainer(small_images, optimizer, **KINDS[kind])
@@ -87,7 +82,9 @@ def test_replicas_agree_on_what_they_skip(small_images):
         assert np.isfinite(first.numpy()).all()
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=marks(k, list(KINDS)[1:])) for k in KINDS])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k == "one replica" else pytest.mark.slow) for k in KINDS]
+)
 def test_too_many_in_a_row_end_the_run(kind, small_images):
     def trained(steps):
         trainer = make_trainer(small_images, SGD, **KINDS[kind], max_skipped_steps=2)
@@ -112,6 +109,7 @@ def test_the_steps_skipped_in_an_earlier_epoch_do_not_count(small_images):
     assert fit(trainer, small_images, [GOOD, BAD, BAD])["skipped_steps"] == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_skips_what_an_uninterrupted_one_skips(small_images, tmp_path):
     """Each epoch ends with as many steps that overflow as may be skipped."""
     data = batches(small_images, [GOOD, BAD, GOOD, BAD, BAD])
