@@ -48,7 +48,7 @@ class Checkpoints:
         content = {**state_of(trainer), "epochs": self.epochs, "best_bpd": self.best_bpd}
         self.variables = tf.nest.flatten(list(content.values()))
         self._checkpoint = tf.train.Checkpoint(**content)
-        self._checkpoint.save_counter  # noqa: B018 - it is made here; releases up to 0.5 saved it too
+        self._checkpoint.save_counter  # noqa: B018 - made now, so that every checkpoint has it
         self._folder = folder
         (folder / "best").mkdir(parents=True, exist_ok=True)
         config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
