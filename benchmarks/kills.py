@@ -1,4 +1,4 @@
-"""Kills a run with kill -9 at random moments until it is finished, and compares it with one that was not.
+"""Kills a run with kill -9 at random moments, lets it finish, and compares it with one that was not killed.
 
     python benchmarks/kills.py --kills=50
 
@@ -17,7 +17,9 @@ import tempfile
 import numpy as np
 from absl import flags
 
+import glow_tf
 from glow_tf.commands import cli
+from glow_tf.run import newest
 
 ROOT = pathlib.Path(__file__).parent.parent
 EPOCHS = 500  # so many that the run is not over before the last kill
@@ -51,8 +53,6 @@ def command(workdir: pathlib.Path, epochs: int) -> list[str]:
 
 def finished(workdir: pathlib.Path) -> int:
     """Returns how many epochs the newest checkpoint has finished."""
-    from glow_tf.run import newest
-
     return newest.finished_epochs(workdir / "checkpoints")
 
 
@@ -64,8 +64,6 @@ def numbers(workdir: pathlib.Path) -> list[str]:
 
 def main(given: flags.FlagValues) -> None:
     """Kills, resumes, compares, and prints the counts."""
-    import glow_tf
-
     moments = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as folder, open(given.csv, "w", newline="") as file:
         cut, whole = pathlib.Path(folder, "cut"), pathlib.Path(folder, "whole")

@@ -202,7 +202,7 @@ def _finish(dataset: tf.data.Dataset) -> tf.data.Dataset:
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Returns a dataset that tf.data does not tune; AUTOTUNE then means a call per core, at most 16.
 
-    The end of an iterator may wait for the tuner: 2 s after a few seconds of use, 10 s after fifteen.
+    The end of an iterator may wait for the tuner, for longer the longer it was used: many seconds.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

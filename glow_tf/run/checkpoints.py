@@ -50,7 +50,7 @@ class Checkpoints:
         self._checkpoint = tf.train.Checkpoint(**content)
         self._checkpoint.save_counter  # noqa: B018 - made now, so that every checkpoint has it
         self._folder = folder
-        (folder / "best").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
         write_atomically(folder / "model.json", config.encode())
 
@@ -95,6 +95,7 @@ class Checkpoints:
     def _write(self, folder: pathlib.Path, epochs: int, keep: int) -> None:
         """Writes a checkpoint, flushes it, names it in the pointer, and removes those that are too old."""
         try:
+            folder.mkdir(exist_ok=True)
             remove(folder, epochs)  # one that is damaged
             with without_retracing_warnings():
                 self._checkpoint.write(str(folder / f"ckpt-{epochs}"))
