@@ -99,8 +99,9 @@ class CouplingConfig:
 class ModelConfig:
     """The flow and its parts. `Glow(ModelConfig(...))` builds it.
 
-    `image_shape` (H, W, C) and `seed` are the two fields that are not flags of the model: the command
-    takes them from the data and from the run.
+    Three fields are not flags of the model, because the command takes them from the data and from the run:
+    `image_shape` (H, W, C), `seed`, and `classes`, the names of the classes whose priors the model has; it is
+    empty for a model that knows no classes.
 
     `parts` may also be given as numbers: `parts=3` is `"balanced:3"`, three parts that cost about the same,
     and `parts=(16, 32, 48)` is `"16,32,48"`, the flow steps of each part.
@@ -135,10 +136,16 @@ class ModelConfig:
         "balanced:N@1,0.5,… for devices of those speeds), or flow steps per part such as 16,32,48.",
     )
     seed: int = 0
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Raises ConfigError for a model that cannot be built."""
         check_types(self)
+        if self.classes and self.top_prior != "learned":
+            raise ConfigError(
+                "classes have learned priors, so top_prior must be learned. "
+                f"Received: top_prior={self.top_prior!r}, {len(self.classes)} classes"
+            )
         _require(1 <= self.n_bits <= 8, self, "n_bits", "an integer from 1 to 8")
         for name in ("num_blocks", "flow_steps", "width"):
             _require(getattr(self, name) >= 1, self, name, "a positive integer")
@@ -309,6 +316,10 @@ class RunConfig:
     tensorboard: bool = _setting(True, "Write TensorBoard logs.")
     sample_every: int = _setting(1, "Epochs between sample grids; 0 is never.")
     export: bool = _setting(True, "Write a SavedModel at the end.")
+    conditional: bool = _setting(
+        False,
+        "Give the top latent a prior for each class of the data, so that images of a class can be drawn.",
+    )
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -341,6 +352,11 @@ class RunConfig:
         for name in ("virtual_devices", "streams", "sample_every"):
             _require(getattr(self, name) >= 0, self, name, "0 or a positive integer")
         self._check_size_and_batch()
+        if self.conditional and self.model.top_prior != "learned":
+            raise ConfigError(
+                "conditional needs top_prior=learned: the priors of the classes are learned. "
+                f"Received: conditional=True, top_prior={self.model.top_prior!r}"
+            )
         num_parts = self.model.num_parts
         self.train.learning_rates(num_parts)
         self.train.finetune_learning_rates(num_parts)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import tensorflow as tf
 
 from glow_tf import likelihood
 from glow_tf.bijectors.networks import full_precision
+from glow_tf.errors import ConfigError
 from glow_tf.pieces import in_streams
 
 if TYPE_CHECKING:
@@ -40,6 +42,14 @@ class Endpoints:
         seed = tf.TensorSpec((), tf.int32, name="seed")
         num = tf.TensorSpec((), tf.int32, name="num")
         temperature = tf.TensorSpec((), tf.float32, name="temperature")
+        labels = tf.TensorSpec((None,), tf.int32, name="labels")
+        by_label = {
+            "sample_label": (self.sample_label, [labels, temperature, seed]),
+            "encode_label": (self.encode, [images, labels]),
+            "decode_label": (self.decode, [eps, labels]),
+            "label_log_probs": (self.label_log_probs, [images, seed]),
+            "class_names": (self.class_names, []),
+        }
         return {
             "sample": (self.sample, [num, temperature, seed]),
             "sample_dequantized": (self.sample_dequantized, [num, temperature, seed]),
@@ -48,6 +58,7 @@ class Endpoints:
             "log_prob": (self.log_prob, [images, seed]),
             "bits_per_dim": (self.bits_per_dim, [images, seed]),
             "serving_default": (self.serving_default, [images]),
+            **(by_label if glow.config.classes else {}),
         }
 
     def sample(self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -56,19 +67,30 @@ class Endpoints:
 
     def sample_dequantized(self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Draws dequantised values: [num, H, W, C]."""
-        dtype = self.glow.compute_dtype
-        eps = tf.random.stateless_normal([num, self.glow.dimensions], seed=[seed, 1], dtype=dtype)
-        return self._dequantized(tf.cast(temperature, dtype) * eps)
+        classes = len(self.glow.config.classes)
+        labels = None
+        if classes:
+            labels = tf.random.stateless_uniform([num], seed=[seed, 2], maxval=classes, dtype=tf.int32)
+        return self._drawn(num, temperature, seed, labels)
 
-    def encode(self, images: tf.Tensor) -> tf.Tensor:
+    def sample_label(self, labels: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Draws an image of each label: int32 [B] → uint8 [B, H, W, C]."""
+        return self.glow.dequantize.to_uint8(self._drawn(tf.shape(labels)[0], temperature, seed, labels))
+
+    def encode(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         """Whitens images at the middle of their bins: uint8 [B, H, W, C] → [B, D]."""
         with full_precision():
-            return in_streams(self.glow.forward_and_log_det, self.glow.dequantized(images, noise=0.5))[0]
+            v = self.glow.dequantized(images, noise=0.5)
+            return in_streams(self.glow.forward_and_log_det, v, labels)[0]
 
-    def decode(self, eps: tf.Tensor) -> tf.Tensor:
+    def decode(self, eps: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         """Inverts `encode`: [B, D] → uint8 [B, H, W, C]."""
         with full_precision():
-            return self.glow.dequantize.to_uint8(self._dequantized(eps))
+            return self.glow.dequantize.to_uint8(self._dequantized(eps, labels))
+
+    def label_log_probs(self, images: tf.Tensor, seed: tf.Tensor | int) -> tf.Tensor:
+        """Scores images given each label, at one noise draw: uint8 [B, H, W, C] → [B, classes], nats."""
+        return in_streams(self.glow.dequantized_label_log_probs, self.glow.dequantized(images, seed=seed))
 
     def log_prob(self, images: tf.Tensor, seed: tf.Tensor | int) -> tf.Tensor:
         """Scores images at one noise draw: uint8 [B, H, W, C] → [B], nats."""
@@ -84,5 +106,41 @@ class Endpoints:
         bits_per_dim = likelihood.bits_per_dim(-log_prob, self.glow.image_shape)
         return {"log_prob": log_prob, "bits_per_dim": bits_per_dim}
 
-    def _dequantized(self, eps: tf.Tensor) -> tf.Tensor:
-        return in_streams(lambda piece: self.glow.inverse(piece, ACTIVATION_LIMIT), eps)
+    def class_names(self) -> tf.Tensor:
+        """Returns the name of each label, string [classes]."""
+        return tf.constant(self.glow.classes)
+
+    def _drawn(
+        self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, labels: tf.Tensor | None
+    ) -> tf.Tensor:
+        dtype = self.glow.compute_dtype
+        eps = tf.random.stateless_normal([num, self.glow.dimensions], seed=[seed, 1], dtype=dtype)
+        return self._dequantized(tf.cast(temperature, dtype) * eps, labels)
+
+    def _dequantized(self, eps: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
+        return in_streams(lambda own, of: self.glow.inverse(own, ACTIVATION_LIMIT, of), eps, labels)
+
+
+def require_classes(what: str, classes: Sequence[str]) -> None:
+    """Raises ConfigError if a model has no classes; `what` needs them."""
+    if not classes:
+        raise ConfigError(
+            f"{what} needs a model that was trained with --conditional. Received: a model without classes"
+        )
+
+
+def checked_labels(labels: Sequence[int] | tf.Tensor, classes: Sequence[str]) -> tf.Tensor:
+    """Checks labels of a model with classes, and converts them to a tensor, int32 [B].
+
+    Raises:
+      ConfigError: there are no classes, or labels are not integers from 0 below their number.
+    """
+    require_classes("a label", classes)
+    found = np.asarray(labels)
+    whole = found.ndim == 1 and np.issubdtype(found.dtype, np.integer)
+    if not whole or np.any((found < 0) | (found >= len(classes))):
+        raise ConfigError(
+            f"labels must be integers from 0 to {len(classes) - 1}, one for each image. "
+            f"Received: {found.dtype} of shape {found.shape}, {str(found)[:100]}"
+        )
+    return tf.constant(found, tf.int32)

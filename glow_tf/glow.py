@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import pathlib
@@ -17,9 +16,10 @@ import tensorflow as tf
 
 from glow_tf import likelihood, presets
 from glow_tf.bijectors import Bijector, Dequantize
+from glow_tf.compiled_model import CompiledModel
 from glow_tf.config import SAME_FUNCTION, ModelConfig
-from glow_tf.density_model import DensityModel, checked_policy
-from glow_tf.endpoints import Endpoint, Endpoints
+from glow_tf.density_model import checked_policy
+from glow_tf.endpoints import Endpoints
 from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
 from glow_tf.parts import Part, get_weights_by_step, set_weights_by_step
@@ -34,11 +34,13 @@ class Passage(NamedTuple):
         nats.
       truncated: per part that has run, the negative log-likelihood of the flow that ends with it, [B], nats;
         NaN if the part's output was not scored.
+      labels: the class of each example, integers [B]; None if it is not known, or the model has no classes.
     """
 
     h: tf.Tensor
     log_likelihood: tf.Tensor
     truncated: tuple[tf.Tensor, ...] = ()
+    labels: tf.Tensor | None = None
 
     def isolated(self) -> Passage:
         """Returns the passage with the gradient through h stopped, h still [B, H, W, C].
@@ -50,7 +52,7 @@ class Passage(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class Glow(DensityModel):
+class Glow(CompiledModel):
     """A multi-scale flow for images, cut into parts.
 
     Dequantise → part 1 → … → part n. Cutting a model into parts does not change the function that it computes
@@ -98,11 +100,7 @@ class Glow(DensityModel):
             for k, layout in enumerate(layouts, start=1)
         ]
         self.build((None, *config.image_shape))
-        self._compiled = {
-            # A partial for each model: of one method TensorFlow counts all traces, and warns of many.
-            name: tf.function(functools.partial(function), input_signature=signature, autograph=False)
-            for name, (function, signature) in self.endpoints().items()
-        }
+        self.compile_endpoints(Endpoints(self).with_signatures())
 
     @classmethod
     def from_preset(cls, preset: str | os.PathLike, **changes: Any) -> Glow:
@@ -204,6 +202,11 @@ class Glow(DensityModel):
         return self.config.image_shape
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that the top prior knows; empty if it knows none."""
+        return self.config.classes
+
+    @property
     def dimensions(self) -> int:
         """D = H·W·C, the number of values per image and of latents."""
         return math.prod(self.image_shape)
@@ -250,13 +253,20 @@ class Glow(DensityModel):
             noise = tf.random.stateless_uniform(tf.shape(images), seed=[seed, 0], dtype=self.compute_dtype)
         return self.dequantize.levels(images) + tf.cast(noise, self.compute_dtype)
 
-    def enter(self, images: tf.Tensor, noise: tf.Tensor | None, seed: tf.Tensor | int = 0) -> Passage:
+    def enter(
+        self,
+        images: tf.Tensor,
+        noise: tf.Tensor | None,
+        seed: tf.Tensor | int = 0,
+        labels: tf.Tensor | None = None,
+    ) -> Passage:
         """Dequantises images and makes the passage that enters the first part.
 
         Args:
           images: uint8 [B, H, W, C]; `checked` refuses others.
           noise: in [0, 1), [B, H, W, C]; None draws it from the seed.
           seed: of the noise; unused if noise is given.
+          labels: the class of each image, integers [B]; None if it is not known.
 
         Returns:
           The passage before part 1. Its `log_likelihood` is the log-determinant of dequantisation, [B], nats.
@@ -264,7 +274,8 @@ class Glow(DensityModel):
         Raises:
           ValueError, InvalidArgumentError: the shape of noise is not that of the images.
         """
-        return Passage(*self.dequantize.forward_and_log_det(self.dequantized(images, noise, seed)))
+        entered = self.dequantize.forward_and_log_det(self.dequantized(images, noise, seed))
+        return Passage(*entered, labels=labels)
 
     def through_next_part(self, passage: Passage, scored: bool = True) -> tuple[Passage, tf.Tensor | None]:
         """Runs the next part on a passage; `len(passage.truncated)` is the number of parts that have run.
@@ -279,14 +290,15 @@ class Glow(DensityModel):
         Raises:
           IndexError: all parts have run.
         """
-        h, log_likelihood, truncated = passage
+        h, log_likelihood, truncated, labels = passage
         k = len(truncated)
+        known = labels if k == len(self.parts) - 1 else None  # the top prior alone knows classes
         with self.on_device_of(k):
             output = self.parts[k].call(h)
-            objective = self.parts[k].local_objective(output) if scored else None
+            objective = self.parts[k].local_objective(output, known) if scored else None
             own = objective - log_likelihood if scored else math.nan * tf.ones_like(log_likelihood)
             log_likelihood_after = log_likelihood + output.log_likelihood_term
-        return Passage(output.h, log_likelihood_after, (*truncated, own)), objective
+        return Passage(output.h, log_likelihood_after, (*truncated, own), labels), objective
 
     def through_parts(self, passage: Passage, stop: int | None = None) -> Passage:
         """Runs the next parts on a passage, up to part `stop` (from 0, not included); None runs all parts.
@@ -297,8 +309,14 @@ class Glow(DensityModel):
             passage, _ = self.through_next_part(passage, scored=not part.has_head)
         return passage
 
-    def forward_and_log_det(self, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Whitens dequantised values: v [B, H, W, C] → eps [B, D], log|det d eps/d v| [B] nats."""
+    def forward_and_log_det(
+        self, v: tf.Tensor, labels: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Whitens dequantised values: v [B, H, W, C] → eps [B, D], log|det d eps/d v| [B] nats.
+
+        A model with classes whitens the top latent by the prior of the labels, integers [B], if they are
+        given; see `ClassPrior`.
+        """
         h, log_det = self.dequantize.forward_and_log_det(v)
         latents = []
         for k, part in enumerate(self.parts):
@@ -309,108 +327,49 @@ class Glow(DensityModel):
             log_det -= sum(likelihood.standard_normal_log_prob(eps) for eps in output.latents)
             latents += output.latents
             h = output.h
-        top, whitening = self.parts[-1].prior.forward_and_log_det(h)
+        top, whitening = self.parts[-1].prior.forward_and_log_det(h, *_known(labels))
         eps = [tf.reshape(z, [-1, math.prod(z.shape[1:])]) for z in (*latents, top)]
         return tf.concat(eps, axis=1), log_det + whitening
 
-    def inverse_and_log_det(self, eps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse_and_log_det(
+        self, eps: tf.Tensor, labels: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Inverts `forward_and_log_det`: eps [B, D] → v [B, H, W, C], log|det d v/d eps| [B] nats."""
-        v = self.inverse(eps)
-        return v, -self.forward_and_log_det(v)[1]
+        v = self.inverse(eps, labels=labels)
+        return v, -self.forward_and_log_det(v, labels)[1]
 
-    def inverse(self, eps: tf.Tensor, limit: float | None = None) -> tf.Tensor:
+    def inverse(
+        self, eps: tf.Tensor, limit: float | None = None, labels: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Maps whitened latents to dequantised values: eps [B, D] → v [B, H, W, C].
 
         `limit` clips activations; see `Part.inverse`. None is exact, and `sample` uses `ACTIVATION_LIMIT`.
+        `labels` are as in `forward_and_log_det`.
         """
         shapes = [shape for part in self.parts for shape in part.latent_shapes]
         shapes.append(self.parts[-1].output_event_shape)
         pieces = tf.split(eps, [math.prod(shape) for shape in shapes], axis=1)
         latents = [tf.reshape(z, [-1, *s]) for z, s in zip(pieces, shapes, strict=True)]
-        h = self.parts[-1].prior.inverse(latents.pop())
+        h = self.parts[-1].prior.inverse_and_log_det(latents.pop(), *_known(labels))[0]
         for k, part in reversed(list(enumerate(self.parts))):
             own = [latents.pop() for _ in part.latent_shapes]
             with self.on_device_of(k):
                 h = part.inverse(h, own[::-1], limit)
         return self.dequantize.inverse(h)
 
-    def dequantized_log_prob(self, v: tf.Tensor) -> tf.Tensor:
-        """Returns the exact log-density of dequantised values v [B, H, W, C]: [B], nats."""
-        passage = Passage(*self.dequantize.forward_and_log_det(v))
+    def dequantized_log_prob(self, v: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
+        """Returns the exact log-density of v [B, H, W, C], given labels [B] if there are any: [B], nats."""
+        passage = Passage(*self.dequantize.forward_and_log_det(v), labels=labels)
         return -self.through_parts(passage).truncated[-1]
 
-    def log_prob(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
-        """Returns a one-sample lower bound on log P(image): uint8 [B, H, W, C] → [B], nats.
-
-        Like `bits_per_dim` and `encode`, it raises a ValueError for images that `checked` refuses.
-        """
-        return self._compiled["log_prob"](self.checked(images), seed)
-
-    def bits_per_dim(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
-        """Returns −log_prob in bits per dimension: uint8 [B, H, W, C] → [B]."""
-        return self._compiled["bits_per_dim"](self.checked(images), seed)
-
-    def score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Scores images at the middle of their bins, without noise.
-
-        Args:
-          images: uint8 [B, H, W, C].
-
-        Returns:
-          `log_prob` in nats and `bits_per_dim`, [B] each. They follow from the image alone; as estimates of
-          its likelihood they are a little too good, because the middle of a bin tends to be likeliest.
-        """
-        return self._compiled["serving_default"](self.checked(images))
-
-    def encode(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns all whitened latents, at the middle of the bins: uint8 [B, H, W, C] → [B, D]."""
-        return self._compiled["encode"](self.checked(images))
-
-    def decode(self, eps: tf.Tensor) -> tf.Tensor:
-        """Returns the images of whitened latents: [B, D] → uint8 [B, H, W, C]."""
-        return self._compiled["decode"](eps)
-
-    def sample(
-        self, num: tf.Tensor | int, temperature: tf.Tensor | float = 1.0, seed: tf.Tensor | int = 0
-    ) -> tf.Tensor:
-        """Draws images.
-
-        Args:
-          num: number of images.
-          temperature: standard deviation of the whitened latents; below 1, images are likelier and vary less.
-          seed: of the latents.
-
-        Returns:
-          uint8 [num, H, W, C].
-        """
-        return self._compiled["sample"](num, temperature, seed)
-
-    def sample_dequantized(
-        self, num: tf.Tensor | int, temperature: tf.Tensor | float = 1.0, seed: tf.Tensor | int = 0
-    ) -> tf.Tensor:
-        """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""
-        return self._compiled["sample_dequantized"](num, temperature, seed)
-
-    def endpoints(self) -> dict[str, Endpoint]:
-        """Returns the functions that users call, by name: each uncompiled function with its signature.
-
-        The signatures leave the batch size open, so that a new seed or batch size needs no new trace.
-        """
-        return Endpoints(self).with_signatures()
-
-    def checked(self, images: tf.Tensor) -> tf.Tensor:
-        """Checks images and converts them to a tensor, uint8 [B, H, W, C].
-
-        Raises:
-          ConfigError: images are not uint8 of shape [B, H, W, C], with (H, W, C) the model's `image_shape`.
-        """
-        images = tf.convert_to_tensor(images)
-        if images.dtype != tf.uint8 or images.shape.rank != 4 or images.shape[1:] != self.image_shape:
-            raise ConfigError(
-                f"images must be uint8 of shape (batch, {', '.join(map(str, self.image_shape))}). "
-                f"Received: {images.dtype.name} of shape {tuple(images.shape)}"
-            )
-        return images
+    def dequantized_label_log_probs(self, v: tf.Tensor) -> tf.Tensor:
+        """Returns the exact log-density of v [B, H, W, C] given each label: [B, classes], nats."""
+        passage = Passage(*self.dequantize.forward_and_log_det(v))
+        passage = self.through_parts(passage, len(self.parts) - 1)
+        with self.on_device_of(len(self.parts) - 1):
+            output = self.parts[-1].call(passage.h)
+            rest = passage.log_likelihood + output.log_likelihood_term
+            return rest[:, tf.newaxis] + self.parts[-1].prior.log_prob_by_label(output.h)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Computes `log_prob` with seed 0 when the model is called: uint8 [B, H, W, C] → [B], nats."""
@@ -428,3 +387,8 @@ class Glow(DensityModel):
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Glow:
         """See keras.Layer."""
         return cls(ModelConfig(**config["config"]), name=config["name"], dtype=config["dtype"])
+
+
+def _known(labels: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
+    """Returns labels as arguments: only a prior of classes takes them."""
+    return () if labels is None else (labels,)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors import Bijector, FlowStep, GaussianPrior, Split, Squeeze, Stack
+from glow_tf.bijectors import Bijector, ClassPrior, FlowStep, GaussianPrior, Split, Squeeze, Stack
 from glow_tf.config import ModelConfig
 from glow_tf.partition import PartLayout
 
@@ -54,7 +54,7 @@ class Part(keras.Model):
       prior: p_local, the density of the part's output; in the last part it is the model's top prior.
     """
 
-    def __init__(self, bijectors: Sequence[Bijector], prior: GaussianPrior | Part, **kwargs):
+    def __init__(self, bijectors: Sequence[Bijector], prior: GaussianPrior | ClassPrior | Part, **kwargs):
         super().__init__(**kwargs)
         self.bijectors = list(bijectors)
         self.prior = prior
@@ -76,9 +76,11 @@ class Part(keras.Model):
           name: of the part.
         """
         if layout.head:
-            narrow = dataclasses.replace(config, width=config.head_size.width)
+            narrow = dataclasses.replace(config, width=config.head_size.width, classes=())
             head = PartLayout(layout.head, layout.output_shape)
             prior = cls.from_layout(head, narrow, last=True, dtype=dtype, name="head")
+        elif last and config.classes:
+            prior = ClassPrior(len(config.classes), dtype=dtype, name="prior")
         else:
             kind = config.top_prior if last else config.local_prior
             prior = GaussianPrior(kind, dtype=dtype, name="prior")
@@ -177,7 +179,7 @@ class Part(keras.Model):
         """
         return -self.local_objective(self.call(h))
 
-    def local_objective(self, output: PartOutput) -> tf.Tensor:
+    def local_objective(self, output: PartOutput, labels: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the truncated negative log-likelihood of the part alone, [B], nats.
 
         It contains the local prior of h. Only the last part's objective is therefore a term of the whole
@@ -185,8 +187,10 @@ class Part(keras.Model):
 
         Args:
           output: what `call` returned.
+          labels: the class of each example, integers [B], for a `ClassPrior`; None if it is not known.
         """
-        return -(self.prior.log_prob(output.h) + output.log_likelihood_term)
+        known = () if labels is None else (labels,)  # other priors take none
+        return -(self.prior.log_prob(output.h, *known) + output.log_likelihood_term)
 
     def set_reversible(self, reversible: bool) -> None:
         """Sets whether backpropagation recomputes the activations of the flow steps; see `Stack`."""

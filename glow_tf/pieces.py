@@ -66,7 +66,7 @@ def pieces_of(*batches: Any, fill_with_zeros: bool = False) -> list[tuple]:
     A batch that does not divide is filled up with its last example.
 
     Args:
-      *batches: nested structures of tensors [B, …].
+      *batches: nested structures of tensors [B, …]; the first leaf is a tensor, others may be None.
       fill_with_zeros: fill up with zeros instead.
 
     Returns:
@@ -77,7 +77,9 @@ def pieces_of(*batches: Any, fill_with_zeros: bool = False) -> list[tuple]:
         return [batches]
     missing = -_size(tf.nest.flatten(batches)[0]) % count
 
-    def cut(tensor: tf.Tensor) -> list[tf.Tensor]:
+    def cut(tensor: tf.Tensor | None) -> list[tf.Tensor | None]:
+        if tensor is None:
+            return [None] * count
         if not _is_zero(missing):
             filler = tf.repeat(tensor[-1:], missing, axis=0)
             if fill_with_zeros:

@@ -132,6 +132,7 @@ _CONVERSIONS = {
     str: ("a string", _string),
     str | None: ("a string or None", _string_or_none),
     str | os.PathLike: ("a path", _path),
+    tuple[str, ...]: ("names", lambda value: tuple(_string(item) for item in _items(value))),
     tuple[int, int, int]: ("three positive integers (height, width, channels)", _sides),
     str | float: ("a number or a string", lambda value: _text(value, _number_text)),
     str | float | Sequence[float]: (

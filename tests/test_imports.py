@@ -22,6 +22,7 @@ ORDER = [
     ["likelihood", "pieces", "density_model"],
     ["bijectors"],
     ["parts", "endpoints"],
+    ["compiled_model"],
     ["glow"],
     ["data"],
     ["devices"],

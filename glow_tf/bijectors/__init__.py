@@ -3,6 +3,7 @@
 from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.bijector import Bijector
 from glow_tf.bijectors.chain import Chain
+from glow_tf.bijectors.class_prior import ClassPrior
 from glow_tf.bijectors.coupling import Coupling
 from glow_tf.bijectors.dequantize import Dequantize
 from glow_tf.bijectors.flow_step import FlowStep
@@ -17,6 +18,7 @@ __all__ = [
     "ActNorm",
     "Bijector",
     "Chain",
+    "ClassPrior",
     "Coupling",
     "Dequantize",
     "FlowStep",

@@ -5,7 +5,8 @@
 
 With one draw and a run's seed, the score of its test images is the run's test_bpd (--split=test, where the
 run held out every tenth image of a folder). With several draws a tighter bound is printed as well: the
-importance-weighted one. --output is a JSON file with all of it.
+importance-weighted one. Of a model with classes, the bits are those of their mixture; those given the label
+follow, and how often the likeliest class is the label. --output is a JSON file with all of it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags
@@ -35,7 +37,7 @@ def main(values: flags.FlagValues) -> None:
     glow = model_flags.glow_of(values)
     used = model_flags.images_of(values, glow)
     found = evaluate(glow, used.images, draws, values.seed)
-    report = _report(found, used)
+    report = _report(found, used) | _report_on_labels(glow, used, values.seed)
     print("\n".join(_lines(report)))
     if path:
         model_flags.write(path, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
@@ -57,6 +59,23 @@ def _report(found: Any, used: Any) -> dict[str, Any]:
             for name, (count, mean, own) in classes.items()
         }
     return report
+
+
+def _report_on_labels(glow: Any, used: Any, seed: int) -> dict[str, Any]:
+    """Returns what a model with classes makes of the labels of the images, if both have the same classes."""
+    if not glow.classes or used.labels is None or not set(used.class_names) <= set(glow.classes):
+        return {}
+    from glow_tf.use import label_bits, labels_of
+    from glow_tf.use.evaluation import mean_and_error
+
+    bits = label_bits(glow, used.images, seed)
+    labels = labels_of(glow, used.class_names)[used.labels]
+    bpd, error = mean_and_error(bits[np.arange(len(bits)), labels])
+    accuracy, spread = mean_and_error((bits.argmin(axis=1) == labels).astype(np.float64))
+    return {
+        "given_label": {"bits_per_dim": bpd, "standard_error": _or_none(error)},
+        "classified": {"accuracy": accuracy, "standard_error": _or_none(spread)},
+    }
 
 
 def _or_none(error: float) -> float | None:
@@ -84,4 +103,12 @@ def _lines(report: dict[str, Any]) -> list[str]:
             f"    {_with_error(own)}  {name} ({own['images']} images)"
             for name, own in report["classes"].items()
         ]
+    if "given_label" in report:
+        classified = report["classified"]
+        error = classified["standard_error"]
+        lines.append(f"{_with_error(report['given_label'])} bits/dim given the label, at one noise draw")
+        lines.append(
+            f"The likeliest class is the label of {classified['accuracy']:.1%}"
+            + ("" if error is None else f" ± {error:.1%}")
+        )
     return lines

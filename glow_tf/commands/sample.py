@@ -2,9 +2,12 @@
 
     glow-tf sample --model=digits
     glow-tf sample --model=runs/mine --num=8 --temperatures=0.5,0.7,1 --seed=3 --output=drawn.png
+    glow-tf sample --model=runs/mine --labels=cat,dog --num=12 --temperatures=0.8
 
 It writes a PNG with two rows of images for each temperature, which have the same latents at every
 temperature, and the same images as an array, .npy: uint8 [rows, columns, H, W, C]. Temperature 0 is the mode.
+With --labels, which needs a model that was trained with --conditional, each temperature has a row for each
+class, and the rows have the same latents.
 """
 
 from __future__ import annotations
@@ -21,7 +24,18 @@ ROWS = 2  # for each temperature
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     model_flags.define_model(values, output="samples.png")
-    flags.DEFINE_integer("num", 16, "Images for each temperature; an even number.", flag_values=values)
+    flags.DEFINE_integer(
+        "num",
+        16,
+        "Images for each temperature, an even number; with --labels, for each class.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "labels",
+        [],
+        "Classes to draw, by name or number, comma-separated; all: every class.",
+        flag_values=values,
+    )
     flags.DEFINE_list(
         "temperatures", ["0.7", "0.8", "0.9", "1"], "Comma-separated, from 0.", flag_values=values
     )
@@ -32,16 +46,24 @@ def main(values: flags.FlagValues) -> None:
     """Draws and writes."""
     temperatures = model_flags.numbers(values, "temperatures", lowest=0)
     num = model_flags.positive(values, "num")
-    if num % ROWS:
+    if num % ROWS and not values.labels:
         raise ConfigError(f"num must be even: each temperature has two rows. Received: {num=}")
     write_rows = model_flags.picture_writer(values)
-    from glow_tf.use import draw
+    from glow_tf.use import draw, labels_of
 
     model = model_flags.model_of(values)
-    drawn = [draw(model, num, temperature, values.seed) for temperature in temperatures]
-    rows = np.concatenate([images.reshape(ROWS, num // ROWS, *images.shape[1:]) for images in drawn])
-    write_rows(rows)
-    blank = [int(np.sum(np.ptp(images.reshape(num, -1), axis=1) == 0)) for images in drawn]
-    for temperature, count in zip(temperatures, blank, strict=True):
-        if count:
-            print(f"At temperature {temperature:g}, {count} of {num} images have a single level.")
+    if values.labels:
+        named = model.classes if values.labels == ["all"] and model.classes else values.labels
+        labels = labels_of(model, named)
+        groups = [np.full(num, label) for label in labels]
+        columns = num
+    else:
+        groups, columns = [None], num // ROWS
+    rows = []
+    for temperature in temperatures:
+        drawn = np.concatenate([draw(model, num, temperature, values.seed, group) for group in groups])
+        rows.append(drawn.reshape(-1, columns, *drawn.shape[1:]))
+        blank = int(np.sum(np.ptp(drawn.reshape(len(drawn), -1), axis=1) == 0))
+        if blank:
+            print(f"At temperature {temperature:g}, {blank} of {len(drawn)} images have a single level.")
+    write_rows(np.concatenate(rows))

@@ -60,8 +60,9 @@ def training_batches(
     first_epoch: int = 0,
     noise_epochs: Sequence[int] = (),
     data_slice: DataSlice = WHOLE,
+    labels: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """Returns an endless dataset of (images uint8, noise float32, index int64).
+    """Returns an endless dataset of (images uint8, noise float32, index int64), with labels int32 if given.
 
     Images and noise are [batch_size, H, W, C]; index [batch_size] holds the examples' places in the array.
     The order, augmentation and noise of an example depend only on the seed, the epoch and the example. So a
@@ -75,19 +76,22 @@ def training_batches(
       first_epoch: epoch to start with, from 0; an epoch has `steps_per_epoch` batches.
       noise_epochs: for every epoch, the epoch whose noise and augmentation it uses; by default its own.
       data_slice: which examples of every batch; by default all.
+      labels: the class of each image, integers [N], the last member of every batch; None leaves it out.
     """
     per_epoch = steps_per_epoch(len(images), batch_size) * batch_size
     source = _on_host(images)
     last = tf.constant(len(images) - 1, tf.int64)
     kept = tf.constant([*noise_epochs], tf.int64)
+    classes = None if labels is None else tf.constant(labels, tf.int32)
 
-    def example(own: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def example(own: tf.Tensor) -> tuple[tf.Tensor, ...]:
         counter = data_slice.counter(own, batch_size)
         epoch, place = counter // per_epoch, counter % per_epoch
         index = tf.random.experimental.index_shuffle(place, _epoch_seed(seed, epoch), last)
         if noise_epochs:
             epoch = tf.where(epoch < len(noise_epochs), tf.gather(kept, epoch % len(noise_epochs)), epoch)
-        return (*_training_example(source, index, seed, epoch, augment), index)
+        found = (*_training_example(source, index, seed, epoch, augment), index)
+        return found if classes is None else (*found, tf.gather(classes, index))
 
     first = first_epoch * per_epoch // data_slice.count
     counters = tf.data.Dataset.range(first, np.iinfo(np.int64).max // data_slice.count)

@@ -14,6 +14,7 @@ from glow_tf.config import RunConfig
 from glow_tf.data.memory import check_memory
 from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup
+from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.run import saved, tables
@@ -110,6 +111,11 @@ class Run:
         """Returns the training data from an epoch on (from 0), as `fit` takes it."""
         return strategies.spread(self.strategy, functools.partial(self.slice_of_training, first_epoch))
 
+    @property
+    def training_labels(self) -> np.ndarray | None:
+        """The class of each training image, [N], for a model with classes."""
+        return self.images.labels["train"] if self.glow.config.classes else None
+
     def slice_of_training(self, first_epoch: int, data_slice: data.DataSlice = data.WHOLE) -> tf.data.Dataset:
         """Returns one process's slice of the training data from an epoch on (from 0)."""
         cached = self.trainer.prefix_caches
@@ -125,6 +131,7 @@ class Run:
             first_epoch=first_epoch,
             noise_epochs=noise_epochs,
             data_slice=data_slice,
+            labels=self.training_labels,
         )
 
     def prefix_batches(self, epoch: int) -> tf.data.Dataset:
@@ -163,7 +170,12 @@ def prepare(
     images = data.load(config.data)
     for note in images.notes:
         print(note)
-    model = dataclasses.replace(config.model, image_shape=images.image_shape, seed=config.seed)
+    model = dataclasses.replace(
+        config.model,
+        image_shape=images.image_shape,
+        seed=config.seed,
+        classes=_classes(config, images) if config.conditional else (),
+    )
     config = dataclasses.replace(config, model=model)
     phases = phases_of(config)
     trainer = _make_trainer(config, phases, devices, strategy, len(images.train))
@@ -174,6 +186,17 @@ def prepare(
     workdir.claim()
     checkpoints = Checkpoints(workdir.path / "checkpoints", trainer)
     return Run(config, workdir, group, images, phases, part_layouts(model), trainer, checkpoints)
+
+
+def _classes(config: RunConfig, images: data.ImageData) -> tuple[str, ...]:
+    """Returns the names of the classes; raises ConfigError unless every training image has one of several."""
+    if len(images.class_names) < 2:
+        raise ConfigError(
+            "conditional needs a data set with classes: digits, a TFDS data set with a label, or a folder "
+            f"with a subfolder for each class. Received: dataset={config.data.dataset!r} with "
+            f"{len(images.class_names)} classes"
+        )
+    return images.class_names
 
 
 def _make_trainer(

@@ -27,7 +27,7 @@ def is_array(x: Any) -> bool:
     return hasattr(x, "shape") or isinstance(x, (list, tuple))
 
 
-def as_dataset(glow: Glow, x: Any, third: str) -> Dataset:
+def as_dataset(glow: Glow, x: Any, third: str, labelled: bool = False) -> Dataset:
     """Returns a source of batches as a dataset whose elements are checked and have the model's shape.
 
     Args:
@@ -35,6 +35,8 @@ def as_dataset(glow: Glow, x: Any, third: str) -> Dataset:
       x: a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterator or generator, or an iterable, of batches.
         A batch is images uint8 [B, H, W, C], (images, noise) or (images, noise, third).
       third: what the third member of a batch is: `index` (integers) or `weight` (floating-point numbers).
+      labelled: whether one more member follows, the last: labels, integers [B], from 0 below the number of
+        the model's classes.
 
     Raises:
       ConfigError: x, or what its batches hold, is something else.
@@ -43,10 +45,10 @@ def as_dataset(glow: Glow, x: Any, third: str) -> Dataset:
         return x  # (a distributed dataset has the pieces of one that was checked)
     if not isinstance(x, tf.data.Dataset):
         x = _from_python(x)
-    _check_spec(glow, x.element_spec, third)
-    _check_noise(x)
+    _check_spec(glow, x.element_spec, third, labelled)
+    _check_values(glow, x, labelled)
     if not _images_of(x.element_spec).shape[1:].is_fully_defined():
-        x = x.map(lambda *batch: _with_shape(glow, batch), num_parallel_calls=tf.data.AUTOTUNE)
+        x = x.map(lambda *batch: _with_shape(glow, batch, labelled), num_parallel_calls=tf.data.AUTOTUNE)
     _checked.add(x)
     return x
 
@@ -154,9 +156,17 @@ def _spec_of(member: Any) -> tf.TensorSpec:
     return tf.TensorSpec((None, *member.shape[1:]), member.dtype)
 
 
-def _check_spec(glow: Glow, spec: Any, third: str) -> None:
+def _check_spec(glow: Glow, spec: Any, third: str, labelled: bool) -> None:
     """Raises ConfigError unless a dataset's elements are batches that `fit` or `evaluate` takes."""
     members = spec if isinstance(spec, (tuple, list)) else (spec,)
+    if labelled:
+        *members, labels = members
+        is_labels = isinstance(labels, tf.TensorSpec) and labels.dtype.is_integer
+        if not members or not is_labels or labels.shape.rank not in (None, 1):
+            raise ConfigError(
+                "a model with classes trains on batches that end with labels, integers [N]: (images, labels) "
+                f"or (images, noise, labels). Received: elements of {spec}"
+            )
     if not all(isinstance(member, tf.TensorSpec) for member in members) or not 1 <= len(members) <= 3:
         raise ConfigError(f"{EXPECTED}. Received: elements of {spec}")
     images, *others = members
@@ -181,12 +191,17 @@ def _check_spec(glow: Glow, spec: Any, third: str) -> None:
             )
 
 
-def _check_noise(dataset: tf.data.Dataset) -> None:
-    """Raises ConfigError unless the noise of the first batch, if there is noise, is in [0, 1)."""
+def _check_values(glow: Glow, dataset: tf.data.Dataset, labelled: bool) -> None:
+    """Raises ConfigError unless noise and labels of the first batch, as far as it has them, are possible."""
     if not isinstance(dataset.element_spec, (tuple, list)) or len(dataset.element_spec) < 2:
         return
     for batch in dataset.take(1):
-        low, high = float(tf.reduce_min(batch[1])), float(tf.reduce_max(batch[1]))
+        _, *others = batch
+        if labelled:
+            glow.checked_labels(others.pop())
+        if not others:
+            continue
+        low, high = float(tf.reduce_min(others[0])), float(tf.reduce_max(others[0]))
         if not 0 <= low <= high < 1:
             raise ConfigError(f"{EXPECTED}. Received: a second member with values in [{low:g}, {high:g}]")
 
@@ -195,8 +210,9 @@ def _images_of(spec: Any) -> tf.TensorSpec:
     return spec[0] if isinstance(spec, (tuple, list)) else spec
 
 
-def _with_shape(glow: Glow, batch: tuple[tf.Tensor, ...]) -> Any:
+def _with_shape(glow: Glow, batch: tuple[tf.Tensor, ...], labelled: bool) -> Any:
     """Gives images and noise the model's shape, where the dataset leaves sizes open."""
     shape = (None, *glow.image_shape)
-    found = [tf.ensure_shape(member, shape) if i < 2 else member for i, member in enumerate(batch)]
+    shaped = min(2, len(batch) - labelled)
+    found = [tf.ensure_shape(member, shape) for member in batch[:shaped]] + list(batch[shaped:])
     return found[0] if len(found) == 1 else tuple(found)

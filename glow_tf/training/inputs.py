@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.data.batches import evaluation_batches, steps_per_epoch, training_batches
@@ -21,7 +22,11 @@ INITIALIZATION_PIXELS = 2**15
 FEWEST_INITIALIZATION_EXAMPLES = 32
 MOST_INITIALIZATION_EXAMPLES = 256
 
-UNUSED = ("y", "sample_weight", "class_weight")  # arguments of Keras that have no meaning here
+UNUSED = (
+    "y",
+    "sample_weight",
+    "class_weight",
+)  # arguments of Keras without a meaning, unless there are classes
 
 
 def for_fit(glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: dict[str, Any]) -> Dataset:
@@ -38,16 +43,19 @@ def for_fit(glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: di
     Raises:
       ConfigError: the images do not fit the model, or an argument has no meaning here.
     """
+    labels = _labels(glow, x, arguments.pop("y", None)) if glow.config.classes else None
     _refuse_unused(arguments)
     split = arguments.pop("validation_split", 0.0)
     if split:
         x, arguments["validation_data"] = _split(glow, x, split)
     if is_array(x):
         images, size = glow.checked(x).numpy(), _checked_batch_size(batch_size)
-        dataset = training_batches(images, size, seed, first_epoch=arguments.get("initial_epoch", 0))
+        first = arguments.get("initial_epoch", 0)
+        labels = None if labels is None else labels[: len(images)]
+        dataset = training_batches(images, size, seed, first_epoch=first, labels=labels)
         arguments.setdefault("steps_per_epoch", steps_per_epoch(len(images), size))
     else:
-        dataset = as_dataset(glow, x, "index")
+        dataset = as_dataset(glow, x, "index", labelled=bool(glow.config.classes))
         _check_length(dataset, arguments)
     if arguments.get("validation_data") is not None:
         held_out = arguments["validation_data"]
@@ -79,6 +87,24 @@ def _checked_batch_size(given: Any) -> int:
     if not isinstance(size, numbers.Integral) or size < 1:
         raise ConfigError(f"batch_size must be a positive integer. Received: batch_size={size!r}")
     return int(size)
+
+
+def _labels(glow: Glow, x: Any, y: Any) -> np.ndarray | None:
+    """Returns the labels of an array of images, [N]; None for a source of batches, which has its own.
+
+    Raises:
+      ConfigError: they are missing, out of place, or no classes of the model.
+    """
+    if not is_array(x):
+        if y is not None:
+            raise ConfigError("y goes with an array; a dataset's batches end with labels. Received: y")
+        return None
+    if y is None or len(y) != len(x):
+        raise ConfigError(
+            f"a model with classes needs y, a label for each of the {len(x)} images. "
+            f"Received: {'y=None' if y is None else f'{len(y)} labels'}"
+        )
+    return glow.checked_labels(y).numpy()
 
 
 def _refuse_unused(arguments: dict[str, Any]) -> None:
@@ -128,10 +154,27 @@ def check_batches_of_one_size(dataset: Dataset, steps: int | None) -> None:
         )
 
 
-def unpack(batch: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
-    """Returns images, noise, and weights or indices; None for what the batch lacks."""
-    pieces = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-    return (*pieces, None, None)[:3]
+class Batch(NamedTuple):
+    """What a batch holds; None for what it lacks.
+
+    Attributes:
+      images: uint8 [B, H, W, C].
+      noise: of the dequantisation, in [0, 1), [B, H, W, C].
+      third: places of the examples in the training data, or weights, [B].
+      labels: the class of each image, integers [B].
+    """
+
+    images: tf.Tensor
+    noise: tf.Tensor | None = None
+    third: tf.Tensor | None = None
+    labels: tf.Tensor | None = None
+
+
+def unpack(batch: Any, labelled: bool = False) -> Batch:
+    """Reads a batch as datasets give it; if it is `labelled`, its last member is the labels."""
+    pieces = list(batch) if isinstance(batch, (tuple, list)) else [batch]
+    labels = pieces.pop() if labelled else None
+    return Batch(*pieces)._replace(labels=labels)
 
 
 def noise_of_step(images: tf.Tensor, seed: int, step: tf.Tensor) -> tf.Tensor:
@@ -158,24 +201,21 @@ def noise_of_step(images: tf.Tensor, seed: int, step: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(whole[start : start + size], images.shape)
 
 
-def filled_up(
-    images: tf.Tensor, noise: tf.Tensor | None, weight: tf.Tensor | None
-) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+def filled_up(batch: Batch) -> Batch:
     """Fills an empty batch up with one black image of weight 0, where a batch may be empty.
 
     The last batch of a dataset may leave a replica without images, and TensorFlow's fused convolutions crash
     on an empty batch.
 
     Args:
-      images: uint8 [B, H, W, C]; a batch of known size is returned as it is.
-      noise: [B, H, W, C], or None.
-      weight: [B], or None.
+      batch: its third member is the weights, or None; if its size is known, it is returned as it is.
 
     Returns:
-      Images, noise and weight; the weight is None only for a batch of known size that came without weights.
+      The batch; it has no weights only if its size is known and it came without.
     """
+    images, noise, weight, labels = batch
     if images.shape[0] is not None:
-        return images, noise, weight
+        return batch
     size = tf.shape(images)[0]
     missing = tf.cast(size == 0, tf.int32)
 
@@ -185,7 +225,7 @@ def filled_up(
         return tf.pad(tensor, [[0, missing], *[[0, 0]] * (tensor.shape.rank - 1)])
 
     weight = tf.ones([size]) if weight is None else weight
-    return fill(images), fill(noise), fill(weight)
+    return Batch(fill(images), fill(noise), fill(weight), fill(labels))
 
 
 def initialization_examples(image_shape: Sequence[int]) -> int:
@@ -195,15 +235,19 @@ def initialization_examples(image_shape: Sequence[int]) -> int:
     return min(max(count, FEWEST_INITIALIZATION_EXAMPLES), MOST_INITIALIZATION_EXAMPLES)
 
 
-def first_examples(dataset: Dataset, count: int) -> tuple[tf.Tensor, tf.Tensor | None]:
+def first_examples(
+    dataset: Dataset, count: int, labelled: bool = False
+) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Returns the first `count` images of a dataset [count, H, W, C] and their noise, if it has noise.
+
+    If the dataset is `labelled`, the last member of its batches is the labels.
 
     Raises:
       ConfigError: the dataset is empty.
     """
     images, noises, found = [], [], 0
     for batch in dataset:
-        image, noise, _ = unpack(batch)
+        image, noise, *_ = unpack(batch, labelled)
         images.append(image)
         noises.append(noise)
         found += int(image.shape[0])

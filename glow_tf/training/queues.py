@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -35,8 +35,10 @@ class DelayQueues:
         self._on_device_of = glow.on_device_of
         for k in range(1, self._num_parts):
             shape = glow.parts[k - 1].output_event_shape
+            real = [((size, *side), glow.compute_dtype) for side in (shape, (), (k,))]
+            labels = [((size,), batch_spec[-1].dtype)] if glow.config.classes else []
             with glow.on_device_of(k):
-                self._queues[k] = _Queue(((size, *shape), (size,), (size, k)), delay, glow.compute_dtype)
+                self._queues[k] = _Queue([*real, *labels], delay)
 
     def start(self) -> None:
         """Starts an epoch: what the queues still hold belongs to no batch of it."""
@@ -70,16 +72,18 @@ class DelayQueues:
 class _Queue:
     """The passages of the last `delay` batches, oldest first; zeros before there are any."""
 
-    def __init__(self, shapes: tuple, delay: int, dtype: str):
+    def __init__(self, specs: Sequence[tuple[tuple[int, ...], str]], delay: int):
         self._places = [
-            [tf.Variable(tf.zeros(shape, dtype), trainable=False) for shape in shapes] for _ in range(delay)
+            [tf.Variable(tf.zeros(shape, dtype), trainable=False) for shape, dtype in specs]
+            for _ in range(delay)
         ]
 
     def exchange(self, passage: Passage) -> Passage:
         waiting = [[variable.read_value() for variable in place] for place in self._places]
         newest = [passage.h, passage.log_likelihood, tf.stack(passage.truncated, axis=1)]
+        newest += [] if passage.labels is None else [passage.labels]
         for place, values in zip(self._places, [*waiting[1:], newest], strict=True):
             for variable, value in zip(place, values, strict=True):
                 variable.assign(value)
-        h, log_likelihood, truncated = waiting[0]
-        return Passage(h, log_likelihood, tuple(tf.unstack(truncated, axis=1)))
+        h, log_likelihood, truncated, *labels = waiting[0]
+        return Passage(h, log_likelihood, tuple(tf.unstack(truncated, axis=1)), *labels)

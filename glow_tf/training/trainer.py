@@ -121,7 +121,12 @@ class PartsTrainer(PhasedModel):
         """Runs `initialize` on the first images of a dataset, unless the model is initialised."""
         if not self.glow.initialized:
             count = inputs.initialization_examples(self.glow.image_shape)
-            self.initialize(*inputs.first_examples(dataset, count))
+            self.initialize(*inputs.first_examples(dataset, count, self._labelled))
+
+    @property
+    def _labelled(self) -> bool:
+        """Whether the batches that it trains on end with labels."""
+        return bool(self.glow.config.classes)
 
     def traffic(self, phase: Phase) -> Traffic:
         """Returns what a step of the phase moves between devices."""
@@ -134,7 +139,12 @@ class PartsTrainer(PhasedModel):
     # Steps
 
     def objectives(
-        self, images: tf.Tensor, noise: tf.Tensor | None, phase: Phase, index: tf.Tensor | None = None
+        self,
+        images: tf.Tensor,
+        noise: tf.Tensor | None,
+        phase: Phase,
+        index: tf.Tensor | None = None,
+        labels: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Evaluates what a phase evaluates.
 
@@ -143,6 +153,7 @@ class PartsTrainer(PhasedModel):
           noise: in [0, 1), [B, H, W, C]; drawn from the trainer's seed if None.
           phase: which parts run, and whether gradients cross the cuts.
           index: places of the examples in the training data, [B], where the phase has a `PrefixCache`.
+          labels: the class of each image, integers [B]; None scores a model with classes by their mixture.
 
         Returns:
           The loss of every example [B] and the truncated negative log-likelihoods [B], in bits per dimension;
@@ -150,6 +161,7 @@ class PartsTrainer(PhasedModel):
         """
         cache = self.prefix_caches.get(phase)
         passage = cache.passage(index) if cache else self.glow.enter(images, noise, self.seed)
+        passage = passage._replace(labels=labels)
         return objective.evaluate(self.glow, passage, phase, reversible=self.options.reversible)
 
     def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
@@ -158,7 +170,8 @@ class PartsTrainer(PhasedModel):
         A step whose loss or gradient is not finite is skipped; see `compile`.
 
         Args:
-          batch: images uint8 [B, H, W, C], (images, noise) or (images, noise, index).
+          batch: images uint8 [B, H, W, C], (images, noise) or (images, noise, index); for a model with
+            classes, the labels, integers [B], follow.
 
         Returns:
           The phase's logs so far in this epoch, [] each: bits/dim, norms, seconds.
@@ -166,21 +179,23 @@ class PartsTrainer(PhasedModel):
         Raises:
           NonFiniteError: too many steps in a row are not finite (a graph turns it into a tf.errors.OpError).
         """
-        images, noise, index = inputs.unpack(batch)
+        images, noise, index, labels = inputs.unpack(batch, self._labelled)
         phase = self.phase
         if noise is None:  # a dataset of images alone: new noise in every step
             step = tf.cast(self.optimizers[phase.last].iterations.value, tf.int32)
             noise = inputs.noise_of_step(images, self.seed, step)
-        images, noise, weight = inputs.filled_up(images, noise, None)
+        images, noise, weight, labels = inputs.filled_up(inputs.Batch(images, noise, None, labels))
         groups = objective.trained_variables(self.glow, phase)
         queues = self.queues(phase)
         arrived = None if queues is None else queues.arrived()
         if self.glow.part_devices:
             with self.glow.on_device_of(0):
-                passage = self.glow.enter(images, noise, self.seed)
+                passage = self.glow.enter(images, noise, self.seed, labels)
             result = gradients_by_device(self.glow, passage, phase, groups, queues, weight)
         else:
-            result = gradients_together(lambda: self.objectives(images, noise, phase, index), groups, weight)
+            result = gradients_together(
+                lambda: self.objectives(images, noise, phase, index, labels), groups, weight
+            )
         updated = self._update(
             phase, groups, result, lambda: self.glow.dequantized(images, noise, seed=self.seed), arrived
         )
@@ -196,7 +211,7 @@ class PartsTrainer(PhasedModel):
         Returns:
           `bpd` and its standard error `bpd_se` so far, bits/dim.
         """
-        images, noise, weights = inputs.filled_up(*inputs.unpack(batch))
+        images, noise, weights, _ = inputs.filled_up(inputs.unpack(batch))
         v = self.glow.dequantized(images, noise, seed=self.seed)
         nll = -in_streams(self.glow.dequantized_log_prob, v)
         self.test_metric.update_state(bits_per_dim(nll, self.glow.image_shape), weights)
@@ -205,7 +220,7 @@ class PartsTrainer(PhasedModel):
     # Loops
 
     def fit(
-        self, x: Any, y: None = None, *, batch_size: int | None = None, epochs: int | None = None, **kwargs
+        self, x: Any, y: Any = None, *, batch_size: int | None = None, epochs: int | None = None, **kwargs
     ) -> Any:
         """Trains, as keras.Model.fit does.
 
@@ -214,7 +229,7 @@ class PartsTrainer(PhasedModel):
         Args:
           x: uint8 images [N, H, W, C], shuffled anew every epoch, or a source of batches of images or
             (images, noise); see `datasets.as_dataset`.
-          y: labels, which are not used: it must be None.
+          y: for a model with classes, the labels of an array x, integers [N]; for others it must be None.
           batch_size: for an array; 64 by default.
           epochs: the epoch to stop after; by default the last that has a phase.
           **kwargs: of keras.Model.fit.

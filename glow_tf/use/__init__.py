@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "levels",
             "without_finest",
         ],
+        "classes": ["label_bits", "labels_of"],
         "evaluation": ["Evaluation", "evaluate"],
         "keeping": ["keep_run"],
         "scores": ["Features", "features"],

@@ -53,7 +53,9 @@ def decode(model: TrainedModel, eps: np.ndarray) -> np.ndarray:
     return in_batches(model.decode, eps.astype(np.float32), "Decoding", empty)
 
 
-def draw(model: TrainedModel, num: int, temperature: float, seed: int) -> np.ndarray:
+def draw(
+    model: TrainedModel, num: int, temperature: float, seed: int, labels: np.ndarray | None = None
+) -> np.ndarray:
     """Draws images, uint8 [num, H, W, C], `BATCH` at a time.
 
     Args:
@@ -61,10 +63,15 @@ def draw(model: TrainedModel, num: int, temperature: float, seed: int) -> np.nda
       num: number of images, from 1.
       temperature: standard deviation of the whitened latents; 0 is the mode.
       seed: of the latents of the first batch; that of each further batch is one higher.
+      labels: the class of each image, integers [num]; None draws them too, if the model has classes.
     """
     starts = range(0, num, BATCH)
     batches = [
-        np.asarray(model.sample(min(BATCH, num - start), temperature, seed + k))
+        np.asarray(
+            model.sample(min(BATCH, num - start), temperature, seed + k)
+            if labels is None
+            else model.sample(None, temperature, seed + k, labels[start : start + BATCH])
+        )
         for k, start in enumerate(with_progress(starts, len(starts), f"Drawing, batches of {BATCH}"))
     ]
     return np.concatenate(batches)

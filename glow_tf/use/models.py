@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import tensorflow as tf
 
 from glow_tf import presets
+from glow_tf.endpoints import checked_labels, require_classes
 from glow_tf.errors import ConfigError
 from glow_tf.run.saved import load_glow
 from glow_tf.use.operations import check_operations
+
+Labels = Sequence[int] | tf.Tensor | None  # the class of each image, integers [B]
 
 
 class TrainedModel(Protocol):
@@ -21,14 +24,17 @@ class TrainedModel(Protocol):
 
     image_shape: tuple[int, int, int]
     dimensions: int
+    classes: tuple[str, ...]
 
-    def sample(self, num: int, temperature: float = 1.0, seed: int = 0) -> tf.Tensor:
+    def sample(
+        self, num: int | None = None, temperature: float = 1.0, seed: int = 0, labels: Labels = None
+    ) -> tf.Tensor:
         """Draws images, uint8 [num, H, W, C]."""
 
-    def encode(self, images: tf.Tensor) -> tf.Tensor:
+    def encode(self, images: tf.Tensor, labels: Labels = None) -> tf.Tensor:
         """Returns the whitened latents of images, [B, D]."""
 
-    def decode(self, eps: tf.Tensor) -> tf.Tensor:
+    def decode(self, eps: tf.Tensor, labels: Labels = None) -> tf.Tensor:
         """Returns the images of whitened latents, uint8 [B, H, W, C]."""
 
     def log_prob(self, images: tf.Tensor, seed: int = 0) -> tf.Tensor:
@@ -36,6 +42,9 @@ class TrainedModel(Protocol):
 
     def score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns `log_prob` and `bits_per_dim` at the middle of the bins, [B] each."""
+
+    def label_log_probs(self, images: tf.Tensor, seed: int = 0) -> tf.Tensor:
+        """Returns log-likelihoods of images given each class, [B, classes], nats."""
 
 
 class ExportedModel:
@@ -56,17 +65,43 @@ class ExportedModel:
         try:
             images = self._loaded.signatures["encode"].structured_input_signature[1]["images"]
             self.image_shape = tuple(int(side) for side in images.shape[1:])
-            self.encode, self.decode = self._loaded.encode, self._loaded.decode
+            _ = self._loaded.encode, self._loaded.decode
         except (AttributeError, KeyError, TypeError):
             raise ConfigError(
                 "the SavedModel must have the endpoints of this release's glow_tf.export. "
                 f"Received: {str(folder)!r} with {sorted(self._loaded.signatures)}"
             ) from None
         self.dimensions = math.prod(self.image_shape)
+        names = self._loaded.class_names().numpy() if hasattr(self._loaded, "class_names") else ()
+        self.classes = tuple(name.decode() for name in names)
 
-    def sample(self, num: int, temperature: float = 1.0, seed: int = 0) -> tf.Tensor:
-        """See `TrainedModel`."""
-        return self._loaded.sample(num, temperature, seed)
+    def sample(
+        self, num: int | None = None, temperature: float = 1.0, seed: int = 0, labels: Labels = None
+    ) -> tf.Tensor:
+        """See `Glow.sample`."""
+        if labels is None:
+            return self._loaded.sample(num, temperature, seed)
+        return self._loaded.sample_label(self._checked(labels), temperature, seed)
+
+    def encode(self, images: tf.Tensor, labels: Labels = None) -> tf.Tensor:
+        """See `Glow.encode`."""
+        if labels is None:
+            return self._loaded.encode(images)
+        return self._loaded.encode_label(images, self._checked(labels))
+
+    def decode(self, eps: tf.Tensor, labels: Labels = None) -> tf.Tensor:
+        """See `Glow.decode`."""
+        if labels is None:
+            return self._loaded.decode(eps)
+        return self._loaded.decode_label(eps, self._checked(labels))
+
+    def label_log_probs(self, images: tf.Tensor, seed: int = 0) -> tf.Tensor:
+        """See `Glow.label_log_probs`."""
+        require_classes("label_log_probs", self.classes)
+        return self._loaded.label_log_probs(images, seed)
+
+    def _checked(self, labels: Labels) -> tf.Tensor:
+        return checked_labels(labels, self.classes)
 
     def log_prob(self, images: tf.Tensor, seed: int = 0) -> tf.Tensor:
         """See `TrainedModel`."""

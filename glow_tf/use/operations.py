@@ -25,7 +25,8 @@ ARITHMETIC = _names("""
     MatrixDeterminant MatrixDiagPartV3 MatrixDiagV3 MatrixInverse MatrixSetDiagV3 MatrixTriangularSolve Max
     Maximum Mean Min Minimum Mul Neg NoOp NotEqual OneHot OnesLike Pack Pad PadV2 Placeholder Pow Prod Range
     RealDiv Relu Reshape ReverseV2 Round Rsqrt Select SelectV2 Shape Sigmoid Softplus SpaceToDepth Split
-    SplitV Sqrt Square Squeeze StatelessRandomGetKeyCounter StatelessRandomNormalV2 StatelessRandomUniformV2
+    SplitV Sqrt Square Squeeze StatelessRandomGetKeyCounter StatelessRandomNormalV2
+    StatelessRandomUniformIntV2 StatelessRandomUniformV2
     StridedSlice StopGradient Sub Sum Tanh Tile Transpose Unpack ZerosLike
 """)
 # Calls of functions in the same file, and variables.

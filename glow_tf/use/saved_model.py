@@ -14,6 +14,7 @@ from glow_tf.presets import put_in_place
 from glow_tf.run.checkpoints import reason_of
 
 ENDPOINTS = ("serving_default", "sample", "encode", "decode", "log_prob", "bits_per_dim")
+LABEL_ENDPOINTS = ("sample_label", "encode_label", "decode_label", "label_log_probs", "class_names")
 
 
 def export(glow: Glow, path: str | pathlib.Path) -> None:
@@ -27,6 +28,14 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
       decode(eps float32 [B, D]) → images uint8 [B, H, W, C]
       log_prob(images uint8 [B, H, W, C], seed int32[]) → nats float32 [B]
       bits_per_dim(images uint8 [B, H, W, C], seed int32[]) → float32 [B]
+    Of a model with classes, `sample` draws each class equally often, and the scores are of the mixture of the
+    classes. It also has:
+      sample_label(labels int32[B], temperature float32[], seed int32[]) → images uint8 [B, H, W, C]
+      encode_label(images uint8 [B, H, W, C], labels int32[B]) → eps float32 [B, D], the top latent whitened
+        by the prior of the label
+      decode_label(eps float32 [B, D], labels int32[B]) → images uint8 [B, H, W, C]
+      label_log_probs(images uint8 [B, H, W, C], seed int32[]) → nats float32 [B, classes]
+      class_names() → string [classes]
 
     Args:
       glow: the model.
@@ -47,7 +56,7 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     archive = keras.export.ExportArchive()
     endpoints = glow.endpoints()
     with number_of_streams(1):  # other processes set no threads for several
-        for name in ENDPOINTS:
+        for name in (*ENDPOINTS, *(LABEL_ENDPOINTS if glow.classes else ())):
             function, signature = endpoints[name]
             archive.add_endpoint(name, function, input_signature=signature)
     temporary = path.with_name(f".{path.name}.tmp")

@@ -16,7 +16,7 @@ from glow_tf.glow import Glow
 tfb, tfd = tfp.bijectors, tfp.distributions
 
 
-def as_tfp_bijector(bijector: Bijector | Glow) -> tfb.Bijector:
+def as_tfp_bijector(bijector: Bijector | Glow, label: int | None = None) -> tfb.Bijector:
     """Returns a `tfb.Bijector` that runs a built bijector, or a whole Glow.
 
     The directions keep their names: `forward` maps data to latents. A `tfd.TransformedDistribution` maps its
@@ -33,13 +33,15 @@ def as_tfp_bijector(bijector: Bijector | Glow) -> tfb.Bijector:
 
     Args:
       bijector: built.
+      label: of a Glow with classes, the class whose prior whitens the top latent; None takes the mixture's
+        mean and deviation (see `ClassPrior`).
 
     Returns:
       The view. Its methods raise a ValueError for values of another shape or dtype.
 
     Raises:
       TypeError: the argument is neither a `Bijector` nor a `Glow`.
-      ValueError: the bijector is not built.
+      ValueError: the bijector is not built, or has no such class.
     """
     if not isinstance(bijector, Bijector | Glow):
         raise TypeError(
@@ -50,10 +52,11 @@ def as_tfp_bijector(bijector: Bijector | Glow) -> tfb.Bijector:
         raise ValueError(
             "as_tfp_bijector needs a built bijector: call build(input_shape) first. Received: built=False"
         )
-    return _View(bijector)
+    _check_label(bijector, label)
+    return _View(bijector, label)
 
 
-def as_distribution(glow: Glow) -> tfd.Distribution:
+def as_distribution(glow: Glow, label: int | None = None) -> tfd.Distribution:
     """Returns the Glow's density of *dequantised* images as a `tfd.Distribution`.
 
     The event shape is [H, W, C], the batch shape is []. A value is the level of a byte (byte // 2^(8−n_bits))
@@ -65,23 +68,46 @@ def as_distribution(glow: Glow) -> tfd.Distribution:
     [D], and `bijector`, the map from latents to values. Shapes, dtypes and variables are as in
     `as_tfp_bijector`.
 
+    Args:
+      glow: the model.
+      label: a model with classes needs one; the density is that of the images of this class. TFP's
+        `tfd.Mixture` of the classes' densities is that of all images.
+
     Returns:
       The density. Its methods raise a ValueError for values of another shape or dtype, bytes included.
 
     Raises:
       TypeError: the argument is not a `Glow`.
+      ValueError: label is no class of the model, or is missing.
     """
     if not isinstance(glow, Glow):
         raise TypeError(f"as_distribution needs a Glow. Received: an object of class {type(glow).__name__}")
-    return _Density(glow)
+    if glow.config.classes and label is None:
+        raise ValueError(
+            f"as_distribution needs a label, one of the model's {len(glow.config.classes)} classes. "
+            "Received: label=None"
+        )
+    _check_label(glow, label)
+    return _Density(glow, label)
+
+
+def _check_label(bijector: Bijector | Glow, label: int | None) -> None:
+    if label is None:
+        return
+    if not isinstance(bijector, Glow):
+        raise ValueError(
+            f"a label needs a Glow with classes. Received: {label=}, a {type(bijector).__name__}"
+        )
+    bijector.checked_labels([label])
 
 
 class _View(tfb.Bijector):
     """A layer with one batch dimension, seen as a TFP bijector with any number of batch dimensions."""
 
-    def __init__(self, bijector: Bijector | Glow):
+    def __init__(self, bijector: Bijector | Glow, label: int | None = None):
         parameters = dict(locals())
         self._layer = bijector
+        self._label = label
         # `trainable_variables` of everything that is composed of the view finds the variables in this list.
         self._variables_of_layer = [variable.value for variable in bijector.variables]
         self._input_event, self._output_event = _event_shapes(bijector)
@@ -121,16 +147,20 @@ class _View(tfb.Bijector):
         return tf.identity(_checked(y, f"{self.name}.inverse", self._output_event, self.dtype))
 
     def _forward(self, x):
-        return _batched(self._layer.forward_and_log_det, x, self._input_event)[0]
+        return _batched(self._given(self._layer.forward_and_log_det), x, self._input_event)[0]
 
     def _inverse(self, y):
-        return _batched(lambda v: (self._layer.inverse(v), None), y, self._output_event)[0]
+        inverse = self._given(self._layer.inverse)
+        return _batched(lambda v: (inverse(v), None), y, self._output_event)[0]
 
     def _forward_log_det_jacobian(self, x):
-        return _batched(self._layer.forward_and_log_det, x, self._input_event)[1]
+        return _batched(self._given(self._layer.forward_and_log_det), x, self._input_event)[1]
 
     def _inverse_log_det_jacobian(self, y):
-        return _batched(self._layer.inverse_and_log_det, y, self._output_event)[1]
+        return _batched(self._given(self._layer.inverse_and_log_det), y, self._output_event)[1]
+
+    def _given(self, method: Callable) -> Callable:
+        return _given(self._label, method)
 
     def _forward_event_shape(self, input_shape):
         return self._event_shape(input_shape, self._input_event, self._output_event)
@@ -160,11 +190,12 @@ class _View(tfb.Bijector):
 class _Density(tfd.Distribution):
     """A Glow as a distribution of dequantised values."""
 
-    def __init__(self, glow: Glow, name: str = "Glow"):
+    def __init__(self, glow: Glow, label: int | None = None, name: str = "Glow"):
         parameters = dict(locals())
         self._glow = glow
+        self._label = label
         dtype = tf.as_dtype(glow.compute_dtype)
-        self._bijector = tfb.Invert(as_tfp_bijector(glow))
+        self._bijector = tfb.Invert(as_tfp_bijector(glow, label))
         zero, one = np.array([0, 1], dtype.as_numpy_dtype)
         self._distribution = tfd.Sample(tfd.Normal(zero, one), glow.dimensions)
         super().__init__(
@@ -203,7 +234,8 @@ class _Density(tfd.Distribution):
         return _checked(value, f"the density {self.name}", self.event_shape, self.dtype, dequantised=True)
 
     def _log_prob(self, value):
-        return _batched(lambda v: (None, self._glow.dequantized_log_prob(v)), value, self.event_shape)[1]
+        log_prob = _given(self._label, self._glow.dequantized_log_prob)
+        return _batched(lambda v: (None, log_prob(v)), value, self.event_shape)[1]
 
     def _sample_n(self, n, seed=None):
         return self._bijector.forward(self._distribution.sample(n, seed=seed))
@@ -216,6 +248,13 @@ class _Density(tfd.Distribution):
 
     def _default_event_space_bijector(self):
         return self._bijector
+
+
+def _given(label: int | None, method: Callable) -> Callable:
+    """Returns a method of a layer as a function of a batch whose examples all have the label."""
+    if label is None:
+        return method
+    return lambda x: method(x, labels=tf.fill(tf.shape(x)[:1], label))
 
 
 def _event_shapes(bijector: Bijector | Glow) -> tuple[tf.TensorShape, tf.TensorShape]:

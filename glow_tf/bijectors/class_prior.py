@@ -1,0 +1,118 @@
+"""The density of the top latent, by class."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from glow_tf.bijectors.bijector import Bijector, Shape, per_example, soft_bound
+from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND
+from glow_tf.likelihood import standard_normal_log_prob
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class ClassPrior(Bijector):
+    """A Gaussian for each class, with a mean and a deviation per class, place and channel.
+
+    Where the class of an example is not known, its density is the mixture of the classes' densities, with
+    equal weights. A mixture has no whitening in closed form. As a bijector without labels, this is the affine
+    map that gives the mixture mean 0 and deviation 1 at every place:
+    Forward:   eps = (h − mean) / deviation      log_det = −Σ log deviation
+    Inverse:   h = eps · deviation + mean
+    With labels, mean and deviation are those of the class, and log p(h | label) = log N(eps; 0, I) + log_det.
+
+    Args:
+      classes: number of classes.
+
+    Raises:
+      ValueError: classes is less than 1; on build, the height, width or number of channels is not known.
+    Reference: Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039, whose code has means and deviations
+    by class and channel.
+    """
+
+    def __init__(self, classes: int, **kwargs):
+        super().__init__(**kwargs)
+        if classes < 1:
+            raise ValueError(f"classes must be a positive number. Received: classes={classes}")
+        self.classes = classes
+
+    def build(self, input_shape: Shape) -> None:
+        """Creates means and raw log-deviations, [classes, H, W, C] each; all start at 0."""
+        event = tuple(input_shape[1:])
+        if None in event:
+            raise ValueError(
+                f"ClassPrior needs a known height, width and depth. Received: {tuple(input_shape)}"
+            )
+        shape = (self.classes, *event)
+        self.mean = self.add_weight(name="mean", shape=shape, initializer="zeros")
+        self.raw_log_deviation = self.add_weight(name="raw_log_deviation", shape=shape, initializer="zeros")
+        self.built = True
+
+    def log_prob(self, h: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
+        """Returns log p(h | label), or log p(h) if labels is None.
+
+        Args:
+          h: [B, H, W, C].
+          labels: the class of each example, from 0, integers [B].
+
+        Returns:
+          [B], nats.
+        """
+        if labels is None:
+            return tf.reduce_logsumexp(self.log_prob_by_label(h), axis=1) - math.log(self.classes)
+        eps, log_det = self.forward_and_log_det(h, labels)
+        return standard_normal_log_prob(eps) + log_det
+
+    def log_prob_by_label(self, h: tf.Tensor) -> tf.Tensor:
+        """Returns log p(h | label) of every label, [B, classes], nats, for h [B, H, W, C]."""
+        self.ensure_built(h)
+        log_deviation = self._log_deviation()
+        eps = (h[:, tf.newaxis] - self.mean.value) * tf.exp(-log_deviation)
+        squares = tf.reduce_sum(tf.square(eps), axis=[2, 3, 4])
+        constant = math.prod(h.shape[1:]) * math.log(2 * math.pi)
+        return -0.5 * (squares + constant) - tf.reduce_sum(log_deviation, axis=[1, 2, 3])
+
+    def forward_and_log_det(
+        self, x: tf.Tensor, labels: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Whitens x [B, H, W, C], by its labels [B] if they are given; see class."""
+        self.ensure_built(x)
+        mean, log_deviation = self._moments(labels)
+        return (x - mean) * tf.exp(-log_deviation), -_log_det(log_deviation, x)
+
+    def inverse_and_log_det(
+        self, y: tf.Tensor, labels: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Inverts `forward_and_log_det`."""
+        self.require_built()
+        mean, log_deviation = self._moments(labels)
+        return y * tf.exp(log_deviation) + mean, _log_det(log_deviation, y)
+
+    def _moments(self, labels: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns mean and log-deviation: of the labels, [B, H, W, C], or of the mixture, [H, W, C]."""
+        means, log_deviations = self.mean.value, self._log_deviation()
+        if labels is not None:
+            return _rows(means, labels), _rows(log_deviations, labels)
+        mean = tf.reduce_mean(means, axis=0)
+        variance = tf.reduce_mean(tf.exp(2 * log_deviations) + tf.square(means - mean), axis=0)
+        return mean, 0.5 * tf.math.log(variance)
+
+    def _log_deviation(self) -> tf.Tensor:
+        return soft_bound(self.raw_log_deviation.value, LOG_DEVIATION_BOUND)
+
+    def get_config(self) -> dict:
+        """See keras.Layer."""
+        return {**super().get_config(), "classes": self.classes}
+
+
+def _rows(values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Returns the entries [B, H, W, C] of labels [B] among values [classes, H, W, C]."""
+    # Reshaped, because the gradient is then a tensor: one with an entry per example has another norm.
+    table = tf.reshape(values, [values.shape[0], -1])
+    return tf.reshape(tf.gather(table, labels), [-1, *values.shape[1:]])
+
+
+def _log_det(log_deviation: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    if log_deviation.shape.rank == x.shape.rank:
+        return tf.reduce_sum(log_deviation, axis=[1, 2, 3])
+    return per_example(tf.reduce_sum(log_deviation), x)

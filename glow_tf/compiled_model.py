@@ -1,0 +1,148 @@
+"""What users call of a model: each function compiled once, for batches of any size."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import tensorflow as tf
+
+from glow_tf.density_model import DensityModel
+from glow_tf.endpoints import Endpoint, checked_labels, require_classes
+from glow_tf.errors import ConfigError
+
+
+class CompiledModel(DensityModel):
+    """Scores, codes and draws images by compiled functions.
+
+    A subclass has `image_shape` and `classes`, and calls `compile_endpoints` when it is built.
+    """
+
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+
+    def compile_endpoints(self, endpoints: Mapping[str, Endpoint]) -> None:
+        """Makes a compiled function of each endpoint; it is traced when it is first called."""
+        self._endpoints = dict(endpoints)
+        self._compiled = {
+            # A partial for each model: of one method TensorFlow counts all traces, and warns of many.
+            name: tf.function(functools.partial(function), input_signature=signature, autograph=False)
+            for name, (function, signature) in endpoints.items()
+        }
+
+    def log_prob(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
+        """Returns a one-sample lower bound on log P(image): uint8 [B, H, W, C] → [B], nats.
+
+        In a model with classes, P is the mixture of all classes with equal weights. Like `bits_per_dim` and
+        `encode`, this raises a ValueError for images that `checked` refuses.
+        """
+        return self._compiled["log_prob"](self.checked(images), seed)
+
+    def bits_per_dim(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
+        """Returns −log_prob in bits per dimension: uint8 [B, H, W, C] → [B]."""
+        return self._compiled["bits_per_dim"](self.checked(images), seed)
+
+    def label_log_probs(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
+        """Returns log P(image | label) for every label, as `log_prob` does: [B, classes], nats.
+
+        Its largest entry names the likeliest class; `tf.nn.softmax` makes probabilities of the classes.
+
+        Raises:
+          ConfigError: the model has no classes.
+        """
+        require_classes("label_log_probs", self.classes)
+        return self._compiled["label_log_probs"](self.checked(images), seed)
+
+    def score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Scores images at the middle of their bins, without noise.
+
+        Args:
+          images: uint8 [B, H, W, C].
+
+        Returns:
+          `log_prob` in nats and `bits_per_dim`, [B] each. They follow from the image alone; as estimates of
+          its likelihood they are a little too good, because the middle of a bin tends to be likeliest.
+        """
+        return self._compiled["serving_default"](self.checked(images))
+
+    def encode(self, images: tf.Tensor, labels: Sequence[int] | tf.Tensor | None = None) -> tf.Tensor:
+        """Returns all whitened latents, at the middle of the bins: uint8 [B, H, W, C] → [B, D].
+
+        With labels, [B], the top latent is whitened by the prior of the image's class. `decode` needs the
+        same labels, or others: the image then as it might look in another class.
+        """
+        if labels is None:
+            return self._compiled["encode"](self.checked(images))
+        return self._compiled["encode_label"](self.checked(images), self.checked_labels(labels))
+
+    def decode(self, eps: tf.Tensor, labels: Sequence[int] | tf.Tensor | None = None) -> tf.Tensor:
+        """Returns the images of whitened latents: [B, D] → uint8 [B, H, W, C]; inverts `encode`."""
+        if labels is None:
+            return self._compiled["decode"](eps)
+        return self._compiled["decode_label"](eps, self.checked_labels(labels))
+
+    def sample(
+        self,
+        num: tf.Tensor | int | None = None,
+        temperature: tf.Tensor | float = 1.0,
+        seed: tf.Tensor | int = 0,
+        labels: Sequence[int] | tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Draws images.
+
+        Args:
+          num: number of images; with labels, it may be left out.
+          temperature: standard deviation of the whitened latents; below 1, images are likelier and vary less.
+          seed: of the latents, and of the labels if they are drawn.
+          labels: the class of each image, integers [num], for a model with classes, which otherwise draws
+            each class with the same probability.
+
+        Returns:
+          uint8 [num, H, W, C].
+
+        Raises:
+          ConfigError: labels are not classes of the model, or there are not num of them.
+        """
+        if labels is None:
+            if num is None:
+                raise ConfigError("sample needs num or labels. Received: num=None, labels=None")
+            return self._compiled["sample"](num, temperature, seed)
+        labels = self.checked_labels(labels)
+        if num is not None and num != len(labels):
+            raise ConfigError(f"num must be the number of labels. Received: {num=}, {len(labels)} labels")
+        return self._compiled["sample_label"](labels, temperature, seed)
+
+    def sample_dequantized(
+        self, num: tf.Tensor | int, temperature: tf.Tensor | float = 1.0, seed: tf.Tensor | int = 0
+    ) -> tf.Tensor:
+        """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""
+        return self._compiled["sample_dequantized"](num, temperature, seed)
+
+    def endpoints(self) -> dict[str, Endpoint]:
+        """Returns the functions that users call, by name: each uncompiled function with its signature.
+
+        The signatures leave the batch size open, so that a new seed or batch size needs no new trace.
+        """
+        return dict(self._endpoints)
+
+    def checked(self, images: tf.Tensor) -> tf.Tensor:
+        """Checks images and converts them to a tensor, uint8 [B, H, W, C].
+
+        Raises:
+          ConfigError: images are not uint8 of shape [B, H, W, C], with (H, W, C) the model's `image_shape`.
+        """
+        images = tf.convert_to_tensor(images)
+        if images.dtype != tf.uint8 or images.shape.rank != 4 or images.shape[1:] != self.image_shape:
+            raise ConfigError(
+                f"images must be uint8 of shape (batch, {', '.join(map(str, self.image_shape))}). "
+                f"Received: {images.dtype.name} of shape {tuple(images.shape)}"
+            )
+        return images
+
+    def checked_labels(self, labels: Sequence[int] | tf.Tensor) -> tf.Tensor:
+        """Checks labels and converts them to a tensor, int32 [B].
+
+        Raises:
+          ConfigError: the model has no classes, or labels are not integers from 0 below their number.
+        """
+        return checked_labels(labels, self.classes)
