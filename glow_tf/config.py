@@ -213,6 +213,11 @@ class TrainConfig:
         "Steps in a row that are skipped if their loss or a gradient is not finite; one more ends the run.",
         before=0,
     )
+    ema: float = _setting(
+        0.0,
+        "Decay of a moving average of each part's weights per step, such as 0.99; evaluations, samples and "
+        "the export use the averages. 0: none.",
+    )
     finetune_learning_rate: str | float | Sequence[float] = _setting(
         "", "Rate(s) of the finetune_epochs, without warm-up; empty goes on as before."
     )
@@ -247,6 +252,7 @@ class TrainConfig:
             "at least one epoch in part_epochs + finetune_epochs",
         )
         _require(math.isfinite(self.clip_norm) and self.clip_norm >= 0, self, "clip_norm", "0 or more")
+        _require(0 <= self.ema < 1, self, "ema", "0, or a number below 1")
         if self.beta_2 != "oai":
             _require(0 < _number(self, "beta_2") < 1, self, "beta_2", "oai, or a number between 0 and 1")
         self.learning_rates(1, any_count=True)

@@ -91,6 +91,11 @@ def adamax_moments(
     return optimizer._m[index], optimizer._u[index]
 
 
+def moving_averages(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Returns the moving averages that an optimizer keeps of the variables it was built with, or none."""
+    return list(optimizer._model_variables_moving_average) if optimizer.use_ema else []
+
+
 def scale_rates(optimizer: keras.optimizers.Optimizer, factors: Sequence[float]) -> None:
     """Makes an optimizer multiply its rate by a factor for each of the variables it was built with.
 

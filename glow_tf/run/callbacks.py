@@ -173,7 +173,8 @@ class EpochRecord(RunCallback):
         return seconds
 
     def _evaluate(self, dataset: tf.data.Dataset) -> tuple[float, float]:
-        found = self.model.evaluate(dataset, verbose=0, return_dict=True)
+        with self.model.averages.in_place():
+            found = self.model.evaluate(dataset, verbose=0, return_dict=True)
         return found["bpd"], found["bpd_se"]
 
 
@@ -204,10 +205,11 @@ class SampleGrid(RunCallback):
         if (epoch + 1) % self.every and epoch + 1 < self.params["epochs"]:
             return
         glow = self.model.glow
-        draws = [
-            glow.sample_dequantized(SAMPLES_PER_TEMPERATURE, temperature, self.seed)
-            for temperature in SAMPLE_TEMPERATURES
-        ]
+        with self.model.averages.in_place():
+            draws = [
+                glow.sample_dequantized(SAMPLES_PER_TEMPERATURE, temperature, self.seed)
+                for temperature in SAMPLE_TEMPERATURES
+            ]
         v = tf.concat(draws, axis=0)
         pixels = glow.dequantize.to_uint8(v).numpy()
         self.result.non_finite_samples = int(np.sum(~np.isfinite(v.numpy())))

@@ -32,6 +32,9 @@ class Checkpoints:
     at most the checkpoint that is being written, and a damaged file at most the newest (TensorFlow has a
     checksum of every tensor). The same checkpoint restores on one device or many.
 
+    Where the optimizers keep moving averages of the weights, the model of a checkpoint has the averages,
+    because they are what is evaluated and exported; the optimizers then hold the weights themselves.
+
     Args:
       folder: `<workdir>/checkpoints`.
       trainer: compiled.
@@ -43,6 +46,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: pathlib.Path, trainer: PartsTrainer):
+        self._averages = trainer.averages
         self.epochs = tf.Variable(0, dtype=tf.int64)
         self.best_bpd = tf.Variable(float("inf"), dtype=tf.float64)
         content = {**state_of(trainer), "epochs": self.epochs, "best_bpd": self.best_bpd}
@@ -68,6 +72,7 @@ class Checkpoints:
             try:
                 with readable(path):
                     self._checkpoint.restore(path).assert_consumed()
+                self._averages.swap()
             except DamagedCheckpointError as error:
                 damaged.append(error)
             else:
@@ -84,6 +89,10 @@ class Checkpoints:
         Raises:
           OSError: it could not be written, for example because the disk is full.
         """
+        with self._averages.in_place():
+            return self._save(epochs, validation_bpd)
+
+    def _save(self, epochs: int, validation_bpd: float | None) -> bool:
         self.epochs.assign(epochs)
         is_best = validation_bpd is not None and validation_bpd < float(self.best_bpd)
         if is_best:

@@ -122,7 +122,8 @@ def _train(run: Run, export: Exporter) -> Mapping[str, Any]:
         with _saying_what_is_kept(run.workdir):
             if epoch < len(run.phases):
                 _fit(run, epoch, watches)
-            trained = _copy_of(run.glow) if run.leads and run.config.export else None
+            with run.trainer.averages.in_place():
+                trained = _copy_of(run.glow) if run.leads and run.config.export else None
     with _saying_what_is_kept(run.workdir):
         result = _finish(run, trained, export) if run.leads else {}
     with _stall_watch(run):

@@ -27,7 +27,8 @@ def callbacks_for(given: Any, num_parts: int) -> list[keras.callbacks.Callback]:
         if isinstance(callback, keras.callbacks.SwapEMAWeights) and num_parts > 1:
             raise ConfigError(
                 "SwapEMAWeights swaps the weights of one optimizer, and each part has its own; use_ema=True "
-                "in every optimizer, without the callback, ends training with all parts' averages. "
+                "in every optimizer, without the callback, ends training with all parts' averages, and "
+                "trainer.averages.in_place() has them before that. "
                 f"Received: SwapEMAWeights for {num_parts} parts"
             )
     return [PhaseSwitch(), *callbacks, AllOptimizers()]

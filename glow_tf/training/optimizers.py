@@ -189,7 +189,8 @@ def second_moment_decay(config: TrainConfig, steps_per_epoch: int) -> float:
 
 
 def _make_optimizer(config: TrainConfig, rate: PartRate, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    average = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
     if config.optimizer == "sgd":
-        return keras.optimizers.SGD(rate)
+        return keras.optimizers.SGD(rate, **average)
     optimizer_class = {"adamax": FusedAdamax, "adam": FusedAdam}[config.optimizer]
-    return optimizer_class(rate, beta_2=second_moment_decay(config, steps_per_epoch))
+    return optimizer_class(rate, beta_2=second_moment_decay(config, steps_per_epoch), **average)

@@ -14,6 +14,7 @@ from glow_tf.likelihood import bits_per_dim
 from glow_tf.pieces import in_streams
 from glow_tf.schedule import Phase
 from glow_tf.training import inputs, objective
+from glow_tf.training.averages import Averages
 from glow_tf.training.datasets import Dataset, start_reading
 from glow_tf.training.fit_callbacks import callbacks_for
 from glow_tf.training.gradients import gradients_by_device, gradients_together
@@ -42,6 +43,9 @@ class PartsTrainer(PhasedModel):
 
     Ordinary Keras callbacks work; see docs/guides/keras.md. A callback that sets the learning rate sets the
     first part's, and the others' follow in proportion.
+
+    Where the optimizers keep moving averages of the weights (`use_ema`), `fit` ends with the averages, as
+    Keras's does. Before that, `with trainer.averages.in_place():` evaluates or saves them.
 
     Args:
       glow: the model to train, built.
@@ -104,6 +108,7 @@ class PartsTrainer(PhasedModel):
         with self.distribute_strategy.scope():
             self._skips = SkippedSteps(self.glow, optimizers, max_skipped_steps, options.jit_compile)
             self._update = Update(self.glow, optimizers, clip_norm, self._skips, rate_scaling)
+        self.averages = Averages(self.glow, optimizers)
         # Keras callbacks that look at `model.optimizer` see the first part's.
         super().compile(optimizer=optimizers[0], jit_compile=options.jit_compile, **kwargs)
         self.optimizers, self.options = optimizers, options
@@ -244,6 +249,7 @@ class PartsTrainer(PhasedModel):
         if self.options.part_delay:
             self._make_queues(dataset, kwargs.get("steps_per_epoch"))
         self.initialize_from(dataset)
+        self.averages.start()
         kwargs["callbacks"] = callbacks_for(kwargs.get("callbacks"), len(self.glow.parts))
         start_reading(dataset)
         self._skips.fault = None

@@ -42,7 +42,8 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
 
     Epochs beyond the run's schedule are end to end. With the run's training images and batch size, `fit`
     takes the steps that the run would have taken, where the run neither augments images nor sets
-    `cache_prefix`. The workdir stays as it is.
+    `cache_prefix`. The workdir stays as it is. Of a run with `ema`, the trainer has the weights;
+    `with trainer.averages.in_place():` has the averages, which the run evaluated.
 
     Args:
       workdir: of a run.
@@ -75,5 +76,6 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
     with readable(path):
         restored = tf.train.Checkpoint(**state_of(trainer)).restore(path)
         restored.expect_partial().assert_existing_objects_matched()
+    trainer.averages.swap()  # a checkpoint's model has the averages
     trainer.finished_epochs = epochs
     return trainer

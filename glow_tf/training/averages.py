@@ -1,0 +1,61 @@
+"""Moving averages of the parts' weights, in the place of the weights while a model is evaluated."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import keras
+import tensorflow as tf
+
+from glow_tf.glow import Glow
+from glow_tf.internals import moving_averages
+
+
+class Averages:
+    """Exponential moving averages of the weights, where the parts' optimizers keep them (Keras's `use_ema`).
+
+    Each part's optimizer adds to the averages of its own part, so they stand still while the part does not
+    train. Training always goes on from the weights themselves.
+
+    Args:
+      glow: the model.
+      optimizers: one per part, built.
+    """
+
+    def __init__(self, glow: Glow, optimizers: Sequence[keras.optimizers.Optimizer]):
+        self._optimizers = tuple(optimizers)
+        self._pairs: list[list[tuple[tf.Variable, tf.Variable]]] = [
+            [(v.value, a.value) for v, a in zip(part.trainable_variables, averages, strict=True)]
+            for part, optimizer in zip(glow.parts, optimizers, strict=True)
+            if (averages := moving_averages(optimizer))
+        ]
+
+    def __bool__(self) -> bool:
+        """Whether there are averages."""
+        return bool(self._pairs)
+
+    def start(self) -> None:
+        """Lets the averages of each part that has made no step begin with its weights."""
+        kept = [optimizer for optimizer in self._optimizers if moving_averages(optimizer)]
+        for optimizer, pairs in zip(kept, self._pairs, strict=True):
+            if int(optimizer.iterations.numpy()) == 0:
+                for weight, average in pairs:
+                    average.assign(weight)
+
+    def swap(self) -> None:
+        """Exchanges weights and averages."""
+        for pairs in self._pairs:
+            for weight, average in pairs:
+                before = tf.identity(weight)
+                weight.assign(average)
+                average.assign(before)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within the context, the averages are in the place of the weights, and the other way round."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()

@@ -1,0 +1,130 @@
+"""Moving averages of the parts' weights."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import small_config
+from helpers import config, rows_of, train
+
+import glow_tf
+from glow_tf import ConfigError, Glow, PartsTrainer, data, phases
+from glow_tf.config import DataConfig, TrainConfig
+from glow_tf.training.optimizers import FusedAdamax, make_optimizers
+from glow_tf.use import evaluate, open_model
+
+DECAY = 0.5
+
+
+def make_trainer(schedule="alternating", epochs=2, make=FusedAdamax):
+    glow = Glow(small_config(flow_steps=1, parts="by_block:2"), name="glow")
+    trainer = PartsTrainer(glow, phases(schedule, 2, epochs), seed=3)
+    trainer.compile([make(5e-3, use_ema=True, ema_momentum=DECAY) for _ in range(2)])
+    return trainer
+
+
+class Follow(keras.callbacks.Callback):
+    """Averages the weights of every part in NumPy, over the steps that train it, as Keras does."""
+
+    def on_train_begin(self, logs=None):
+        self.averages = {}
+
+    def on_train_batch_end(self, batch, logs=None):
+        for k in self.model.phase.active:
+            weights = [w.numpy() for w in self.model.glow.parts[k].trainable_variables]
+            before = self.averages.get(k, weights)
+            self.averages[k] = [DECAY * a + (1 - DECAY) * w for a, w in zip(before, weights, strict=True)]
+
+
+class Swapped(keras.callbacks.Callback):
+    """Notes the weights and what is in their place, after each epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        before = self.model.glow.get_weights()
+        with self.model.averages.in_place():
+            self.found = [[w.numpy() for w in part.trainable_variables] for part in self.model.glow.parts]
+        for a, b in zip(before, self.model.glow.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_each_part_has_the_average_over_its_own_steps(small_images):
+    trainer, follow, swapped = make_trainer(epochs=4), Follow(), Swapped()
+    trainer.fit(small_images, batch_size=16, callbacks=[follow, swapped], verbose=0)
+    for k, found in enumerate(swapped.found):
+        for a, b in zip(follow.averages[k], found, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    # `fit` ends with the averages.
+    for part, expected in zip(trainer.glow.parts, swapped.found, strict=True):
+        for weight, average in zip(part.trainable_variables, expected, strict=True):
+            np.testing.assert_array_equal(weight.numpy(), average)
+
+
+def test_averages_begin_with_the_weights_where_the_first_step_overflows(small_images):
+    trainer = make_trainer("end_to_end", 1)
+    trainer.initialize(small_images)
+    start = trainer.glow.get_weights()
+    weight = trainer.glow.parts[0].trainable_variables[0]
+
+    class Poison(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            weight.assign(start_of_weight if batch else start_of_weight * np.nan)
+
+    start_of_weight = weight.numpy()
+    history = trainer.fit(small_images, batch_size=32, callbacks=[Poison()], verbose=0).history
+    assert history["skipped_steps"] == [1]
+    moved = [np.abs(a - b).max() for a, b in zip(start, trainer.glow.get_weights(), strict=True)]
+    assert 0 < max(moved) < 0.02  # half a step; an average that began at 0 would halve every weight
+
+
+def test_without_averages_nothing_is_swapped(small_images):
+    glow = Glow(small_config(parts="1"), name="glow")
+    trainer = PartsTrainer(glow, phases("end_to_end", 1, 1))
+    trainer.compile(make_optimizers(TrainConfig(), trainer.phases, 1, 4))
+    assert not trainer.averages
+    with trainer.averages.in_place():
+        pass
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_a_decay_is_below_1(value):
+    with pytest.raises(ConfigError, match="ema must be 0, or a number below 1"):
+        TrainConfig(ema=value)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("averages") / "run"
+    train(config(folder, ema=0.9, part_epochs=2, finetune_epochs=1))
+    return folder
+
+
+def test_a_run_evaluates_keeps_and_exports_the_averages(run):
+    expected = float(rows_of(run)[-1]["test_bpd"])
+    test = data.load(DataConfig("digits", test_examples=50)).test
+    assert evaluate(glow_tf.load(run), test).per_image.mean() == pytest.approx(expected, abs=1e-5)
+    exported = open_model(run / "export")
+    np.testing.assert_allclose(
+        exported.score(test)["log_prob"], glow_tf.load(run).score(test)["log_prob"], rtol=1e-5
+    )
+    trainer = glow_tf.load_trainer(run)
+    raw = trainer.evaluate(test, return_dict=True, verbose=0)["bpd"]
+    with trainer.averages.in_place():
+        averaged = trainer.evaluate(test, return_dict=True, verbose=0)["bpd"]
+    assert averaged == pytest.approx(expected, abs=1e-5)
+    assert raw != pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_with_the_same_averages(run, tmp_path):
+    settings = {"ema": 0.9, "part_epochs": 2}
+    train(config(tmp_path, finetune_epochs=0, rate_schedule="constant", **settings))
+    train(config(tmp_path, finetune_epochs=1, rate_schedule="constant", **settings))
+    whole = tmp_path / "whole"
+    train(config(whole, finetune_epochs=1, rate_schedule="constant", **settings))
+    for name in ("test_bpd", "local_bpd_1"):
+        assert [row[name] for row in rows_of(tmp_path)] == [row[name] for row in rows_of(whole)]
+    # A run that only has its end left to write exports the averages, too.
+    scores = open_model(whole / "export").score(np.zeros((1, 8, 8, 1), np.uint8))["log_prob"].numpy()
+    (whole / "summary.json").unlink()
+    train(config(whole, finetune_epochs=1, rate_schedule="constant", **settings))
+    again = open_model(whole / "export").score(np.zeros((1, 8, 8, 1), np.uint8))["log_prob"].numpy()
+    np.testing.assert_array_equal(scores, again)
