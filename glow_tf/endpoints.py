@@ -43,6 +43,8 @@ class Endpoints:
         num = tf.TensorSpec((), tf.int32, name="num")
         temperature = tf.TensorSpec((), tf.float32, name="temperature")
         labels = tf.TensorSpec((None,), tf.int32, name="labels")
+        seeds = tf.TensorSpec((None,), tf.int32, name="seeds")
+        temperatures = tf.TensorSpec((None,), tf.float32, name="temperatures")
         by_label = {
             "sample_label": (self.sample_label, [labels, temperature, seed]),
             "encode_label": (self.encode, [images, labels]),
@@ -58,6 +60,8 @@ class Endpoints:
             "log_prob": (self.log_prob, [images, seed]),
             "bits_per_dim": (self.bits_per_dim, [images, seed]),
             "serving_default": (self.serving_default, [images]),
+            "sample_each": (self.sample_each, [seeds, temperatures]),
+            "log_prob_each": (self.log_prob_each, [images, seeds]),
             **(by_label if glow.config.classes else {}),
         }
 
@@ -105,6 +109,35 @@ class Endpoints:
         log_prob = in_streams(self.glow.dequantized_log_prob, self.glow.dequantized(images, noise=0.5))
         bits_per_dim = likelihood.bits_per_dim(-log_prob, self.glow.image_shape)
         return {"log_prob": log_prob, "bits_per_dim": bits_per_dim}
+
+    def sample_each(self, seeds: tf.Tensor, temperatures: tf.Tensor) -> tf.Tensor:
+        """Draws an image for each seed, the one that `sample` draws alone: [B] twice → uint8 [B, H, W, C].
+
+        A server may join the requests of several clients to one batch: no image depends on the others.
+        """
+        dtype, classes = self.glow.compute_dtype, len(self.glow.classes)
+
+        def draw(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            label = tf.zeros([], tf.int32)
+            if classes:
+                label = tf.random.stateless_uniform([], seed=[seed, 2], maxval=classes, dtype=tf.int32)
+            return tf.random.stateless_normal([self.glow.dimensions], seed=[seed, 1], dtype=dtype), label
+
+        eps, labels = tf.map_fn(draw, seeds, fn_output_signature=(dtype, tf.int32))
+        eps = tf.ensure_shape(eps, [None, self.glow.dimensions])
+        v = self._dequantized(tf.cast(temperatures, dtype)[:, tf.newaxis] * eps, labels if classes else None)
+        return self.glow.dequantize.to_uint8(v)
+
+    def log_prob_each(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        """Scores each image at the noise draw of its own seed: uint8 [B, H, W, C], [B] → [B], nats."""
+        dtype, shape = self.glow.compute_dtype, self.glow.image_shape
+
+        def noise_of(seed: tf.Tensor) -> tf.Tensor:
+            return tf.random.stateless_uniform(shape, seed=[seed, 0], dtype=dtype)
+
+        noise = tf.map_fn(noise_of, seeds, fn_output_signature=dtype)
+        v = self.glow.dequantized(images, tf.ensure_shape(noise, [None, *shape]))
+        return in_streams(self.glow.dequantized_log_prob, v)
 
     def class_names(self) -> tf.Tensor:
         """Returns the name of each label, string [classes]."""

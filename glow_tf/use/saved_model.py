@@ -13,7 +13,16 @@ from glow_tf.pieces import number_of_streams
 from glow_tf.presets import put_in_place
 from glow_tf.run.checkpoints import reason_of
 
-ENDPOINTS = ("serving_default", "sample", "encode", "decode", "log_prob", "bits_per_dim")
+ENDPOINTS = (
+    "serving_default",
+    "sample",
+    "sample_each",
+    "encode",
+    "decode",
+    "log_prob",
+    "log_prob_each",
+    "bits_per_dim",
+)
 LABEL_ENDPOINTS = ("sample_label", "encode_label", "decode_label", "label_log_probs", "class_names")
 
 
@@ -28,6 +37,9 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
       decode(eps float32 [B, D]) → images uint8 [B, H, W, C]
       log_prob(images uint8 [B, H, W, C], seed int32[]) → nats float32 [B]
       bits_per_dim(images uint8 [B, H, W, C], seed int32[]) → float32 [B]
+      sample_each(seeds int32[B], temperatures float32[B]) → images uint8 [B, H, W, C], and
+      log_prob_each(images uint8 [B, H, W, C], seeds int32[B]) → nats float32 [B]: as `sample` and `log_prob`
+        of one image, so that a server may join requests to a batch
     Of a model with classes, `sample` draws each class equally often, and the scores are of the mixture of the
     classes. It also has:
       sample_label(labels int32[B], temperature float32[], seed int32[]) → images uint8 [B, H, W, C]

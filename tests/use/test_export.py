@@ -23,6 +23,8 @@ out = {
     "bpd": loaded.bits_per_dim(images, 3).numpy(),
     "sample": loaded.sample(5, 0.7, 2).numpy(),
     "named": loaded.sample(num=tf.constant(2), temperature=tf.constant(1.0), seed=tf.constant(1)).numpy(),
+    "each": loaded.sample_each([5, 1, 5], [0.7, 1.0, 0.0]).numpy(),
+    "log_prob_each": loaded.log_prob_each(images, np.arange(12, dtype=np.int32)).numpy(),
     "one": loaded.encode(images[:1]).numpy(),
 }
 served = loaded.signatures["serving_default"](tf.constant(images))
@@ -71,6 +73,14 @@ def test_what_a_server_calls_scores_at_the_middle_of_the_bins(exported):
     np.testing.assert_allclose(out["served_log_prob"], expected, rtol=1e-5)
     np.testing.assert_allclose(out["served_bits_per_dim"], bits_per_dim(-expected, (8, 8, 3)), rtol=1e-5)
     assert {name for name in out if name.startswith("served_")} == {"served_log_prob", "served_bits_per_dim"}
+
+
+def test_a_seed_for_each_image_gives_what_it_gives_alone(exported):
+    glow, images, out, _ = exported
+    alone = [glow.sample(1, *request)[0] for request in ((0.7, 5), (1.0, 1), (0.0, 5))]
+    np.testing.assert_array_equal(out["each"], alone)
+    scores = [glow.log_prob(images[k : k + 1], k)[0] for k in range(12)]
+    np.testing.assert_allclose(out["log_prob_each"], scores, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 37, 256])
