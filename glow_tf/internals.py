@@ -159,6 +159,28 @@ def function_kept_whole(function: Callable) -> tf.types.experimental.Polymorphic
     return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
 
+def forgetting_custom_gradients(function: Callable) -> Callable:
+    """Returns a function that forgets every custom gradient that is defined while it runs.
+
+    TensorFlow keeps what `tf.custom_gradient` defines in a registry for as long as the process lives, and
+    with it the graph that was being traced. A training step needs it no longer once it is traced. Keras's own
+    optimizers define some as well, where they sum gradients over replicas.
+    """
+    from tensorflow.python.framework import ops
+
+    registry = ops.gradient_registry._registry  # in the order in which they were defined
+
+    def run(*args: Any) -> Any:
+        before = len(registry)
+        result = function(*args)
+        for name in list(registry)[before:] if len(registry) > before else ():
+            if name.startswith("CustomGradient-"):
+                del registry[name]
+        return result
+
+    return run
+
+
 # TensorFlow: replicas and processes
 
 

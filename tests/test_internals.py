@@ -1,5 +1,6 @@
 """Each private API of TensorFlow and Keras still means what this package takes it to mean."""
 
+import gc
 import logging
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework.func_graph import FuncGraph
 
 from glow_tf import internals
 from glow_tf.errors import ConfigError
@@ -167,6 +169,30 @@ def test_a_function_kept_whole_stays_one_node_per_call():
     assert len(calls) == 2
     library = concrete.graph.as_graph_def().library.function
     assert all(f.attr["_noinline"].b for f in library)
+
+
+def test_a_custom_gradient_is_forgotten_with_the_graph_it_was_defined_in():
+    @tf.custom_gradient
+    def doubled(x):
+        return 2 * x, lambda upstream: 3 * upstream  # another factor, to see that it is used
+
+    @tf.function
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = doubled(x)
+        return tape.gradient(y, x)
+
+    def graphs():
+        gc.collect()
+        return sum(isinstance(o, FuncGraph) and o.name == "gradient" for o in gc.get_objects())
+
+    run = internals.forgetting_custom_gradients(gradient)
+    assert float(run(tf.constant(1.0))) == 3.0
+    assert float(run(tf.constant(2.0))) == 3.0  # traced before
+    assert graphs() == 1
+    del run, gradient
+    assert graphs() == 0
 
 
 def test_replicas_of_this_process_are_counted_inside_and_outside_of_replicas():

@@ -13,7 +13,7 @@ import tensorflow as tf
 from glow_tf.density_model import DensityModel
 from glow_tf.devices.strategies import step_of_worker
 from glow_tf.devices.workers import in_several_processes
-from glow_tf.internals import BuiltBeforeFit, metrics_that_fall
+from glow_tf.internals import BuiltBeforeFit, forgetting_custom_gradients, metrics_that_fall
 from glow_tf.schedule import Phase, end_to_end
 from glow_tf.training.metrics import MeanAndError, StepMeans
 
@@ -73,7 +73,7 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
                 self.train_function = step_of_worker(self.distribute_strategy, self.train_step)
             else:
                 super().make_train_function(force=True)
-            self._train_functions[phase] = self.train_function
+            self._train_functions[phase] = forgetting_custom_gradients(self.train_function)
         self._phase = phase
         self.train_function = self._train_functions[phase]
 

@@ -1,0 +1,39 @@
+"""What is dropped is freed, so that a process can train one model after another."""
+
+import gc
+
+import keras
+import numpy as np
+import pytest
+from conftest import small_config
+from tensorflow.python.framework.func_graph import FuncGraph
+
+from glow_tf import Glow, PartsTrainer, phases
+from glow_tf.training.optimizers import FusedAdamax
+
+KINDS = {
+    "plain": (FusedAdamax, False),
+    "reversible": (FusedAdamax, True),
+    "keras": (keras.optimizers.Adamax, False),
+}
+
+
+def graphs():
+    gc.collect()
+    return {id(o) for o in gc.get_objects() if isinstance(o, FuncGraph)}
+
+
+@pytest.mark.parametrize(("optimizer", "reversible"), KINDS.values(), ids=KINDS.keys())
+def test_a_trainer_that_is_dropped_leaves_no_graph_behind(optimizer, reversible):
+    images = np.zeros((8, 8, 8, 1), np.uint8)
+
+    def train():
+        glow = Glow(small_config(flow_steps=1, parts="by_block:2"))
+        trainer = PartsTrainer(glow, phases("alternating", 2, 2, 1))
+        trainer.compile([optimizer(1e-3) for _ in range(2)], reversible=reversible)
+        trainer.fit(images, batch_size=8, verbose=0)
+        return graphs()
+
+    before = graphs()
+    assert len(train() - before) >= 3  # a train function for each phase
+    assert graphs() <= before
