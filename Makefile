@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 
-.PHONY: quickstart test test-slow test-oldest docs lint clean
+.PHONY: quickstart test test-slow test-oldest docs notebooks lint clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python train/main.py --flagfile=configs/quickstart.cfg
@@ -23,6 +23,10 @@ test-oldest: $(OLDEST)/installed
 docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict
 
+# With NBMAKE=--overwrite their new outputs are kept.
+notebooks: $(VENV)/installed-notebooks
+	$(BIN)/pytest -q --nbmake $(NBMAKE) docs/notebooks
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,6 +39,10 @@ $(VENV)/installed: requirements.txt setup.py
 
 $(VENV)/installed-docs: $(VENV)/installed
 	$(BIN)/pip install --quiet -e '.[docs]'
+	touch $@
+
+$(VENV)/installed-notebooks: $(VENV)/installed
+	$(BIN)/pip install --quiet -e '.[notebooks]'
 	touch $@
 
 $(OLDEST)/installed: requirements-oldest.txt setup.py

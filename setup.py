@@ -51,6 +51,7 @@ setup(
             "matplotlib>=3.7",
             "scikit-image>=0.22",
         ],  # what benchmarks/ compares with, and plots
-        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "mkdocs-jupyter>=0.25"],
+        "notebooks": ["ipykernel>=6", "matplotlib>=3.7", "nbmake>=1.5"],
     },
 )
