@@ -10,6 +10,7 @@ import numpy as np
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
+from glow_tf.memory import check_memory
 from glow_tf.use.models import TrainedModel
 
 BATCH = 250  # images that a model takes at a time
@@ -61,7 +62,11 @@ def draw(model: TrainedModel, num: int, temperature: float, seed: int) -> np.nda
       num: number of images, from 1.
       temperature: standard deviation of the whitened latents; 0 is the mode.
       seed: of the latents of the first batch; that of each further batch is one higher.
+
+    Raises:
+      ConfigError: the images do not fit into memory.
     """
+    check_memory(num * model.dimensions, f"{num} images", "draw fewer")
     starts = range(0, num, BATCH)
     batches = [
         np.asarray(model.sample(min(BATCH, num - start), temperature, seed + k))
