@@ -129,7 +129,8 @@ def tuning_runs(study: Study, folder: pathlib.Path, configure: Configure) -> lis
                 "sample_every": "0",
                 "export": "false",
             }
-            runs.append(Run(variant, label, int(flags["seed"]), value, flags, configure(flags)))
+            config = configure(flags)
+            runs.append(Run(variant, label, config.seed, value, flags, config))
     return runs
 
 
