@@ -38,6 +38,11 @@ RATE_SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "part_parallel")
 COMPILERS = ("auto", "on", "off")
 
+# Beyond what anybody trains. They keep a slip of the pen from taking all memory, or days.
+MOST_BLOCKS, MOST_STEPS, MOST_WIDTH, MOST_SIDE = 16, 512, 2**20, 2**16
+MOST_EPOCHS, MOST_DEVICES = 1_000_000, 1024
+MOST = 2**31 - 1  # of any other integer
+
 # Two models that differ in these settings alone compute the same function from the same flow steps.
 SAME_FUNCTION = ("parts", "local_prior", "precision", "seed")
 
@@ -63,8 +68,9 @@ class DataConfig:
         check_types(self)
         named = self.dataset.removeprefix("folder:").strip() != ""
         _require(named, self, "dataset", "a name or folder:PATH")
-        for name in ("image_size", "train_examples", "test_examples", "validation_examples"):
-            _require(getattr(self, name) >= 0, self, name, "0 or a positive integer")
+        _at_most(self, "image_size", MOST_SIDE)
+        for name in ("train_examples", "test_examples", "validation_examples"):
+            _at_most(self, name, MOST)
         _one_of(self, "augment", AUGMENTATIONS)
 
 
@@ -89,7 +95,7 @@ class CouplingConfig:
     def __post_init__(self):
         """Raises ConfigError for a choice that does not exist."""
         check_types(self)
-        _require(self.width >= 1, self, "width", "a positive integer")
+        _require(1 <= self.width <= MOST_WIDTH, self, "width", f"an integer from 1 to {MOST_WIDTH}")
         _one_of(self, "kind", COUPLINGS)
         read_scale(self.scale)
         _one_of(self, "norm", NORMS)
@@ -147,8 +153,9 @@ class ModelConfig:
                 f"Received: top_prior={self.top_prior!r}, {len(self.classes)} classes"
             )
         _require(1 <= self.n_bits <= 8, self, "n_bits", "an integer from 1 to 8")
-        for name in ("num_blocks", "flow_steps", "width"):
-            _require(getattr(self, name) >= 1, self, name, "a positive integer")
+        for name, most in (("num_blocks", MOST_BLOCKS), ("flow_steps", MOST_STEPS), ("width", MOST_WIDTH)):
+            _require(1 <= getattr(self, name) <= most, self, name, f"an integer from 1 to {most}")
+        _require(max(self.image_shape) <= MOST_SIDE, self, "image_shape", f"{MOST_SIDE} or less")
         _one_of(self, "coupling", COUPLINGS)
         read_scale(self.scale)
         _one_of(self, "norm", NORMS)
@@ -241,10 +248,12 @@ class TrainConfig:
         _one_of(self, "optimizer", OPTIMIZERS)
         _one_of(self, "rate_scaling", RATE_SCALINGS)
         _one_of(self, "rate_schedule", RATE_SCHEDULES)
-        for name in ("part_epochs", "finetune_epochs", "warmup_steps", "max_skipped_steps", "part_delay"):
-            _require(getattr(self, name) >= 0, self, name, "0 or a positive integer")
+        for name in ("part_epochs", "finetune_epochs"):
+            _at_most(self, name, MOST_EPOCHS)
+        for name in ("warmup_steps", "max_skipped_steps", "part_delay"):
+            _at_most(self, name, MOST)
         for name in ("period", "batch_size"):
-            _require(getattr(self, name) >= 1, self, name, "a positive integer")
+            _require(1 <= getattr(self, name) <= MOST, self, name, f"an integer from 1 to {MOST}")
         _require(
             self.part_epochs + self.finetune_epochs >= 1,
             self,
@@ -312,6 +321,11 @@ class RunConfig:
     part_devices: str | Sequence[str] = _setting(
         "", "Device of each part under part_parallel, comma-separated; empty: device k for part k."
     )
+    insecure_network: bool = _setting(
+        False,
+        "Let processes have addresses that are not private, although they neither encrypt nor ask for "
+        "passwords.",
+    )
     jit_compile: str = _setting(
         "auto", "Compile training steps with XLA: on, off, or auto (on where there is a GPU)."
     )
@@ -338,6 +352,7 @@ class RunConfig:
             "strategy",
             "virtual_devices",
             "part_devices",
+            "insecure_network",
             "part_delay",
             "streams",
             "jit_compile",
@@ -355,8 +370,9 @@ class RunConfig:
         _require(0 <= self.seed < 2**31, self, "seed", "an integer from 0 to 2^31 − 1")
         _one_of(self, "strategy", STRATEGIES)
         _one_of(self, "jit_compile", COMPILERS)
-        for name in ("virtual_devices", "streams", "sample_every"):
-            _require(getattr(self, name) >= 0, self, name, "0 or a positive integer")
+        for name in ("virtual_devices", "streams"):
+            _at_most(self, name, MOST_DEVICES)
+        _at_most(self, "sample_every", MOST)
         self._check_size_and_batch()
         if self.conditional and self.model.top_prior != "learned":
             raise ConfigError(
@@ -473,7 +489,11 @@ def read_scale(scale: str) -> tuple[str, float | None]:
 
 def _require(condition: bool, config: Any, name: str, expected: str) -> None:
     if not condition:
-        raise ConfigError(f"{name} must be {expected}. Received: {name}={getattr(config, name)!r}")
+        raise ConfigError(f"{name} must be {expected}. Received: {name}={getattr(config, name)!r:.100}")
+
+
+def _at_most(config: Any, name: str, most: int) -> None:
+    _require(0 <= getattr(config, name) <= most, config, name, f"0 or a positive integer up to {most}")
 
 
 def _one_of(config: Any, name: str, choices: tuple[str, ...]) -> None:

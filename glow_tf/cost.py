@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from glow_tf.partition import FLOAT_BYTES, PartLayout
+from glow_tf.partition import FLOAT_BYTES, Element, PartLayout
 
 
 def relative_cost(
@@ -74,3 +74,12 @@ def crossing_bytes(
     """
     forward = float_bytes * sum(p.crossing_values for p in layouts[:last])
     return forward, forward if end_to_end else 0
+
+
+def weight_bytes(layouts: Sequence[PartLayout], heads: bool = True) -> float:
+    """Returns the bytes of the parameters, with or without flow heads; each is used once per pixel."""
+
+    def own(e: Element) -> float:
+        return FLOAT_BYTES * e.macs / (e.height * e.width)
+
+    return sum(own(e) for layout in layouts for e in (*layout.elements, *(layout.head if heads else ())))

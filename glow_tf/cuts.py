@@ -110,4 +110,5 @@ def _device_speeds(parts: str, argument: str, total: int) -> tuple[float, ...]:
 
 
 def _whole_number(text: str) -> int | None:
-    return int(text) if text.strip().isascii() and text.strip().isdigit() else None
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None

@@ -18,9 +18,11 @@ from glow_tf import likelihood, presets
 from glow_tf.bijectors import Bijector, Dequantize
 from glow_tf.compiled_model import CompiledModel
 from glow_tf.config import SAME_FUNCTION, ModelConfig
+from glow_tf.cost import weight_bytes
 from glow_tf.density_model import checked_policy
 from glow_tf.endpoints import Endpoints
 from glow_tf.errors import ConfigError
+from glow_tf.memory import check_memory
 from glow_tf.partition import part_layouts
 from glow_tf.parts import Part, get_weights_by_step, set_weights_by_step
 
@@ -70,7 +72,8 @@ class Glow(CompiledModel):
         TensorFlow. The devices are not saved with the model.
 
     Raises:
-      ConfigError: height or width is not a multiple of 2^num_blocks, or the policy is mixed.
+      ConfigError: height or width is not a multiple of 2^num_blocks, the policy is mixed, or the weights do
+        not fit into memory.
       ValueError: part_devices names a wrong number of devices.
     Reference: Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039; Glow parts, sections 2 and 3.
     """
@@ -87,6 +90,10 @@ class Glow(CompiledModel):
                 f"Received: {self.part_devices}"
             )
         layouts = part_layouts(config)
+        # Twice: each weight is drawn before it is stored.
+        check_memory(
+            int(2 * weight_bytes(layouts)), "the model's weights", "take a smaller width or fewer flow_steps"
+        )
         policy = checked_policy(self.dtype_policy)
         self.dequantize = Dequantize(config.n_bits, dtype=policy)
         self.parts = [
@@ -124,7 +131,7 @@ class Glow(CompiledModel):
         whole = cls(config, name="glow")
         try:
             whole.load_weights(presets.weights_path(folder))
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, OSError, RuntimeError) as error:  # what h5py raises at damaged files
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"the weights of the preset {folder} are damaged. Received: {reason}") from None
         return whole.recut(**changes) if changes else whole

@@ -38,7 +38,7 @@ def read_local_prior(local_prior: str) -> HeadSize | None:
     """
     if local_prior in PRIORS:
         return None
-    found = re.fullmatch(r"flow:([0-9]+)x([0-9]+)", local_prior)
+    found = re.fullmatch(r"flow:([0-9]{1,9})x([0-9]{1,9})", local_prior)
     size = HeadSize(*map(int, found.groups())) if found else HeadSize(0, 0)
     if not (size.width and size.flow_steps):
         raise ConfigError(

@@ -130,12 +130,14 @@ def balanced_counts(
     for k, speed in enumerate(speeds):
         ways: dict[int, tuple[float, float, tuple[int, ...]]] = {}
         for end in range(k + 1, len(costs) - (len(speeds) - k - 1) + 1):
-            candidates = []
-            for start, (slowest, squares, counts) in best.items():
+            found = (math.inf, math.inf, ())
+            for start, (slowest, squares, counts) in reversed(best.items()):
                 if start < end:
                     time = (before[end] - before[start] + heads[end]) / speed
-                    candidates.append((max(slowest, time), squares + time**2, (*counts, end - start)))
-            ways[end] = min(candidates)
+                    if time > found[0]:
+                        break  # and an earlier start would take longer still
+                    found = min(found, (max(slowest, time), squares + time**2, (*counts, end - start)))
+            ways[end] = found
         best = ways
     return best[len(costs)][2]
 

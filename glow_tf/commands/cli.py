@@ -6,6 +6,7 @@ import contextlib
 import faulthandler
 import importlib
 import inspect
+import io
 import os
 import sys
 import textwrap
@@ -155,6 +156,9 @@ def _quieten() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
+    # Names of files may hold bytes that are no text.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # After a crash in native code this shows where Python was. A replaced stderr may have no file behind it.
     with contextlib.suppress(Exception):
         faulthandler.enable()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pathlib
 
 import glow_tf
@@ -44,12 +46,13 @@ def find(flag: str, value: str, included_by: pathlib.Path | None = None) -> path
     root = folder()
     inside = value.removeprefix("configs/")
     packaged = [root / inside, root / FOLDERS[flag] / f"{inside}.cfg"]
-    here = pathlib.Path(value).expanduser()
+    here = pathlib.Path(os.path.expanduser(value))  # that of pathlib fails for users who do not exist
     from_package = included_by is not None and root.resolve() in included_by.resolve().parents
     for path in [*packaged, here] if from_package else [here, *packaged]:
-        if value and path.is_file():
-            return path
+        with contextlib.suppress(OSError):  # a name that is too long
+            if value and path.is_file():
+                return path
     raise ConfigError(
         f"{flag} must be a file, or the name of a config that comes with glow_tf: {', '.join(names(flag))}. "
-        f"Received: {flag}={value!r}"
+        f"Received: {flag}={value!r:.200}"
     )

@@ -17,6 +17,7 @@ from absl import flags
 
 from glow_tf.commands import model_flags
 from glow_tf.errors import ConfigError
+from glow_tf.memory import check_memory
 
 
 def define(values: flags.FlagValues) -> None:
@@ -48,14 +49,18 @@ def main(values: flags.FlagValues) -> None:
 def _read(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
     """Returns the latents of a file, and a file name for each image."""
     received = f"Received: latents={str(path)!r}"
+    if not path.is_file():
+        raise ConfigError(f"latents must be a file. {received}")
     try:
+        _check_sizes(path)
         loaded = np.load(path)  # without pickle, which could run code
         archive = isinstance(loaded, np.lib.npyio.NpzFile)
-        eps = loaded["eps"] if archive else loaded
-        names = [str(name) for name in loaded["names"].ravel()] if archive else []
-    except FileNotFoundError:
-        raise ConfigError(f"latents must be a file. {received}") from None
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        eps = np.asarray(loaded["eps"] if archive else loaded)
+        names = [str(name) for name in np.asarray(loaded["names"]).ravel()] if archive else []
+    except ConfigError:
+        raise
+    # NumPy's and zipfile's readers raise almost any exception at damaged files.
+    except Exception as error:
         raise ConfigError(
             f"latents must be a .npz file from `glow-tf encode`, or a .npy file. {received}, {error}"
         ) from None
@@ -74,9 +79,18 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
     return eps, _distinct(names)
 
 
+def _check_sizes(path: pathlib.Path) -> None:
+    """Raises ConfigError unless the arrays of a file, as it describes them, fit into memory."""
+    sizes = [path.stat().st_size]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            sizes = [entry.file_size for entry in archive.infolist()]
+    check_memory(sum(sizes), f"the arrays in {path}", "decode fewer latents at a time")
+
+
 def _stays_within(name: str) -> bool:
     path = pathlib.PurePath(name)
-    return bool(path.name) and not path.is_absolute() and ".." not in path.parts
+    return bool(path.name) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from glow_tf.use import TrainedModel, UsedImages
 
 
+MOST = 1_000_000  # images, steps or draws that a flag may ask for
+LARGEST = 1e30  # number that a flag may give; beyond, 32 bits overflow
+
+
 def define_model(values: flags.FlagValues, output: str) -> None:
     """Defines --model and how it is loaded, --output and --seed; `output` is the default of --output."""
     flags.DEFINE_string(
@@ -33,7 +37,12 @@ def define_model(values: flags.FlagValues, output: str) -> None:
     )
     flags.DEFINE_string("output", output, "Where the result is written.", flag_values=values)
     flags.DEFINE_integer(
-        "seed", 0, "From which everything random follows.", flag_values=values, lower_bound=0
+        "seed",
+        0,
+        "From which everything random follows.",
+        flag_values=values,
+        lower_bound=0,
+        upper_bound=2**31 - 1,
     )
 
 
@@ -108,7 +117,7 @@ def numbers(values: flags.FlagValues, name: str, lowest: float = -float("inf")) 
         found = [float(text) for text in values[name].value]
     except ValueError:
         found = []
-    if not found or not all(np.isfinite(number) and number >= lowest for number in found):
+    if not found or not all(lowest <= number and abs(number) <= LARGEST for number in found):
         bound = f" from {lowest:g}" if np.isfinite(lowest) else ""
         raise ConfigError(
             f"{name} must be one or more numbers{bound}, comma-separated. "
@@ -126,9 +135,11 @@ def number(values: flags.FlagValues, name: str, lowest: float = -float("inf")) -
 
 
 def positive(values: flags.FlagValues, name: str, lowest: int = 1) -> int:
-    """Returns the whole number of a flag; ConfigError if it is below `lowest`."""
-    if values[name].value < lowest:
-        raise ConfigError(f"{name} must be {lowest} or more. Received: {name}={values[name].value}")
+    """Returns the whole number of a flag; ConfigError unless it is from `lowest` to `MOST`."""
+    if not lowest <= values[name].value <= MOST:
+        raise ConfigError(
+            f"{name} must be {lowest} or more, and {MOST} at most. Received: {name}={values[name].value}"
+        )
     return values[name].value
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import bisect
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from absl import flags
 
 from glow_tf.commands import configs
 from glow_tf.errors import ConfigError
+from glow_tf.text_files import read_text
+
+MOST_FLAGFILES = 1000  # that one command may read, however they include one another
+
+Argument = tuple[str, str]  # and where it stands: FILE, line N; empty on the command line
 
 
 def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -21,44 +27,94 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     Raises:
       ConfigError: a flag is unknown or has a value that it cannot have, a flagfile cannot be read, or an
         argument is not a flag.
+      OSError: a flagfile cannot be read.
     """
+    found = with_flagfiles(arguments)
+    for argument, place in found:
+        if "\0" in argument:
+            raise ConfigError(f"a flag must not hold a zero byte{place}. Received: {argument[:100]!r}")
     try:
-        rest = values(["glow-tf", *with_flagfiles(arguments)])[1:]
-    except (flags.Error, ValueError, OSError) as error:
-        raise ConfigError(" ".join(str(error).split())) from None
+        rest = values(["glow-tf", *(argument for argument, _ in found)])[1:]
+    except (flags.Error, ValueError) as error:
+        raise ConfigError(" ".join(f"{error}".split()) + _place_of(values, found)) from None
     if rest:
-        raise ConfigError(f"flags are written --name=value. Received: {rest}")
+        places = dict(found)
+        raise ConfigError(f"flags are written --name=value. Received: {rest}{places.get(rest[0], '')}")
 
 
-def with_flagfiles(arguments: Sequence[str], included_by: tuple[pathlib.Path, ...] = ()) -> list[str]:
+def _place_of(values: flags.FlagValues, found: Sequence[Argument]) -> str:
+    """Returns where the argument stands that cannot be parsed: those before it can."""
+
+    def fails(count: int) -> bool:
+        try:
+            values(["glow-tf", *(argument for argument, _ in found[:count])])
+        except (flags.Error, ValueError):
+            return True
+        return False
+
+    return found[bisect.bisect_left(range(1, len(found)), True, key=fails)][1]
+
+
+def with_flagfiles(arguments: Sequence[str]) -> list[Argument]:
     """Returns arguments with every `--flagfile=FILE` replaced by the lines of the file.
 
     As in absl, lines are stripped, and lines that start with `#` or `//` are comments.
 
     Args:
       arguments: flags; everything after `--` stays as it is.
-      included_by: the flagfiles that lead to these arguments, outermost first.
 
     Raises:
-      ConfigError: there is no such file, or it includes itself.
+      ConfigError: there is no such file, it is no text, it includes itself, or there are too many.
       OSError: it cannot be read.
     """
-    found: list[str] = []
-    remaining = list(arguments)
-    while remaining:
-        argument = remaining.pop(0)
-        name, equals, value = argument.partition("=")
-        if name not in ("--flagfile", "-flagfile"):
-            found.append(argument)
+    reader = _Reader()
+    return list(reader.replaced([(argument, "") for argument in arguments], ()))
+
+
+class _Reader:
+    """Reads flagfiles, and counts them."""
+
+    def __init__(self):
+        self._count = 0
+
+    def replaced(
+        self, arguments: Sequence[Argument], included_by: tuple[pathlib.Path, ...]
+    ) -> Iterator[Argument]:
+        """Yields arguments, and the lines of flagfiles in place of those that name them.
+
+        Args:
+          arguments: with their places.
+          included_by: the flagfiles that lead to these arguments, outermost first.
+        """
+        remaining = iter(arguments)
+        for argument, place in remaining:
+            name, equals, value = argument.partition("=")
+            if name in ("--flagfile", "-flagfile"):
+                value = value if equals else next(remaining, ("", ""))[0]
+                yield from self._lines(value, place, included_by)
+                continue
+            yield argument, place
             if argument == "--":
-                return found + remaining
-            continue
-        if not equals:
-            value = remaining.pop(0) if remaining else ""
-        path = configs.find("flagfile", value, included_by[-1] if included_by else None)
+                yield from remaining
+
+    def _lines(self, value: str, place: str, included_by: tuple[pathlib.Path, ...]) -> Iterator[Argument]:
+        try:
+            path = configs.find("flagfile", value, included_by[-1] if included_by else None)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{place}") from None
+        self._count += 1
         if path.resolve() in included_by:
-            raise ConfigError(f"a flagfile must not include itself. Received: flagfile={value!r}")
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        flag_lines = [line for line in lines if line and not line.startswith(("#", "//"))]
-        found += with_flagfiles(flag_lines, (*included_by, path.resolve()))
-    return found
+            raise ConfigError(f"a flagfile must not include itself. Received: flagfile={value!r}{place}")
+        if self._count > MOST_FLAGFILES or len(included_by) > MOST_FLAGFILES // 20:
+            raise ConfigError(
+                f"there are too many flagfiles in flagfiles. Received: flagfile={value!r}{place}"
+            )
+        try:
+            lines = read_text(path).split("\n")
+        except ValueError as error:
+            raise ConfigError(
+                f"a flagfile must be text: {error}. Received: flagfile={value!r}{place}"
+            ) from None
+        numbered = [(line.strip(), f" ({path}, line {k})") for k, line in enumerate(lines, start=1)]
+        kept = [(line, at) for line, at in numbered if line and not line.startswith(("#", "//"))]
+        yield from self.replaced(kept, (*included_by, path.resolve()))

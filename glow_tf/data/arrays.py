@@ -8,8 +8,10 @@ from collections.abc import Iterable
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.data.memory import check_memory
 from glow_tf.errors import ConfigError
+from glow_tf.memory import check_memory
+
+RESIZING_BYTES = 24  # of a pixel, grey or not, while it is resized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,18 @@ def stack(batches: Iterable[np.ndarray], count: int, dataset: str) -> np.ndarray
         array[done : done + len(batch)] = batch
         done += len(batch)
     return array
+
+
+def check_memory_of_resized(count: int, size: int, at_once: int, dataset: str) -> None:
+    """Raises ConfigError unless images fit into memory when they are resized, before any is read.
+
+    Args:
+      count: number of images.
+      size: their side.
+      at_once: how many are resized at a time, as real numbers.
+      dataset: names the data set in the message.
+    """
+    check_memory_for((count + RESIZING_BYTES * at_once) * size**2, dataset)
 
 
 def check_memory_for(needed: int, dataset: str) -> None:

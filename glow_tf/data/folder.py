@@ -6,6 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 import warnings
 from collections.abc import Iterable
@@ -13,8 +14,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from glow_tf.config import DataConfig
-from glow_tf.data.arrays import Examples, check_memory_for
-from glow_tf.data.parallel import in_parallel
+from glow_tf.data.arrays import Examples, check_memory_for, check_memory_of_resized
+from glow_tf.data.parallel import in_parallel, usual_threads
 from glow_tf.data.pictures import Picture, read_picture
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
@@ -49,6 +50,7 @@ def read_folder(config: DataConfig) -> tuple[Examples, int, tuple[str, ...], tup
     """
     files = _find_files(config)
     pictures = _Pictures(config, len(files.train) + len(files.test))
+    check_memory_of_resized(pictures.count, config.image_size, usual_threads(), config.dataset)
     reading = in_parallel(functools.partial(read_picture, size=config.image_size), files.train + files.test)
     with warnings.catch_warnings(), contextlib.closing(reading):
         warnings.filterwarnings("ignore", module="PIL")  # what matters to the user is in the notes
@@ -104,7 +106,7 @@ class _Files:
 
 
 def _find_files(config: DataConfig) -> _Files:
-    root = pathlib.Path(config.dataset.removeprefix("folder:")).expanduser()
+    root = pathlib.Path(os.path.expanduser(config.dataset.removeprefix("folder:")))
     if not root.is_dir():
         raise ConfigError(f"dataset=folder:PATH needs an existing folder. Received: {config.dataset!r}")
     train_root = root / "train" if (root / "train").is_dir() else root
@@ -124,7 +126,9 @@ def _find_files(config: DataConfig) -> _Files:
 
 
 def _files_below(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    # Neither follows links to folders, which may lead in a circle; `rglob` takes ten times as long.
+    found = [pathlib.Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    return sorted((path for path in found if path.is_file()), key=lambda path: path.parts)
 
 
 def _is_image(path: pathlib.Path) -> bool:

@@ -24,7 +24,7 @@ def in_parallel(function: Callable[[T], R], items: Iterable[T], threads: int = 0
       items: its arguments.
       threads: 0 is one per core, at most 16.
     """
-    threads = threads or min(_cores(), MAX_THREADS)
+    threads = threads or usual_threads()
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     waiting: collections.deque[concurrent.futures.Future[R]] = collections.deque()
     try:
@@ -38,6 +38,7 @@ def in_parallel(function: Callable[[T], R], items: Iterable[T], threads: int = 0
         pool.shutdown(cancel_futures=True)
 
 
-def _cores() -> int:
-    """The cores that this process may use, where the system tells; otherwise all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usual_threads() -> int:
+    """One for each core that this process may use, where the system tells; at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_THREADS)

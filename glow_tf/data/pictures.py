@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,9 +16,25 @@ from glow_tf.data.arrays import resize
 if TYPE_CHECKING:
     from PIL import Image
 
-# A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size if this many times the wanted side remain.
+# A large picture is decoded or reduced to 1/2, 1/4, … of its size if this many times the wanted side remain.
 DRAFT_OVERSAMPLING = 4
+# Of the kinds that PIL knows; for some of the others it starts programs, such as Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
+# A file of some kilobytes can claim any number of pixels. A picture of more than LARGE is read only if it is
+# resized, and alone; one of more than MOST_PIXELS is not read.
+LARGE, MOST_PIXELS = 25_000_000, 90_000_000
+ONE_LARGE = threading.Lock()
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
+# Orientation → whether to mirror, and then how many quarters to turn clockwise.
+QUARTERS = {
+    2: (True, 0),
+    3: (False, 2),
+    4: (True, 2),
+    5: (True, 3),
+    6: (False, 1),
+    7: (True, 1),
+    8: (False, 3),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +64,15 @@ def read_picture(path: pathlib.Path, size: int) -> Picture:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             side = min(image.size)
             pixels, turned = _decode(image, size)
+        if not pixels.size:
+            raise ValueError("it has no pixels")
     except MemoryError:
         raise
     except Image.UnidentifiedImageError:
-        return Picture(np.empty(0, np.uint8), problem="it is not an image, or of a kind that PIL cannot read")
+        return Picture(np.empty(0, np.uint8), problem="it is not a PNG, JPEG, WebP, BMP, GIF or TIFF image")
     # PIL's readers raise almost any exception at damaged files.
     except Exception as error:
         return Picture(np.empty(0, np.uint8), problem=str(error) or type(error).__name__)
@@ -61,40 +81,63 @@ def read_picture(path: pathlib.Path, size: int) -> Picture:
 
 def _decode(image: Image.Image, size: int) -> tuple[np.ndarray, bool]:
     """Returns the pixels of an opened picture, upright, and whether they had to be turned."""
-    from PIL import ImageOps
-
     if size:
         image.draft(None, (DRAFT_OVERSAMPLING * size,) * 2)  # does nothing but to JPEG
-    # PIL itself turns a TIFF upright while it loads it, and then forgets the orientation.
-    turned_by_pil = image.format == "TIFF" and _is_turned(image)
-    image.load()
-    if turned_by_pil or not _is_turned(image):
-        return _pixels(image), turned_by_pil
-    return _pixels(ImageOps.exif_transpose(image)), True
+    count = image.width * image.height
+    if count > (MOST_PIXELS if size else LARGE):
+        most = (
+            f"{(MOST_PIXELS if size else LARGE) // 10**6} million are read{'' if size else ' at full size'}"
+        )
+        raise ValueError(f"it has {count / 1e6:.0f} million pixels, and at most {most}")
+    orientation = _orientation(image)
+    with ONE_LARGE if count > LARGE else contextlib.nullcontext():
+        image.load()
+        pixels = _pixels(image, DRAFT_OVERSAMPLING * size if count > LARGE else 0)
+    # PIL itself turns a TIFF upright while it loads it.
+    if orientation > 1 and image.format != "TIFF":
+        pixels = _turned(pixels, orientation)
+    return pixels, orientation > 1
 
 
-def _is_turned(image: Image.Image) -> bool:
+def _orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation, from 1 to 8."""
     try:
-        return image.getexif().get(ORIENTATION) in range(2, 9)
+        found = image.getexif().get(ORIENTATION)
     except Exception:  # damaged EXIF data; the picture itself may be whole
-        return False
+        return 1
+    return found if found in range(1, 9) else 1
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
-    """Returns a loaded picture as uint8 [H, W, 1] if it is grey, else [H, W, 3]."""
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Returns pixels [H, W, C] upright: mirrored, then turned clockwise, as their orientation says."""
+    mirrored, quarters = QUARTERS[orientation]
+    return np.rot90(pixels[:, ::-1] if mirrored else pixels, -quarters)
+
+
+def _pixels(image: Image.Image, least: int) -> np.ndarray:
+    """Returns a loaded picture as uint8 [H, W, 1] if it is grey, else [H, W, 3].
+
+    Args:
+      image: any.
+      least: the picture is reduced by a whole factor that leaves its shorter side this long; 0 keeps it.
+    """
     from PIL import Image
 
     if image.mode == "F":
         raise ValueError("its pixels are floats of unknown range; save it with 8 or 16 bits")
-    grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+    deep = image.mode.startswith("I")  # 16 bits per pixel, which PIL's convert would cut off at 255
+    if deep:
+        image = image.convert("I").point([(level + 128) // 257 for level in range(2**16)], "L")
     # Transparent pixels would otherwise show whatever colour lies hidden under them.
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    if image.mode.startswith("I"):  # 16 bits per pixel, which PIL's convert would cut off at 255
-        pixels = (np.asarray(image, np.float64) / 257).round().clip(0, 255).astype(np.uint8)
-    else:
-        pixels = np.asarray(image.convert("L" if grey else "RGB"))
+    transparent = not deep and ("A" in image.getbands() or "transparency" in image.info)
+    kind = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    if image.mode != (wanted := "RGBA" if transparent else kind):
+        image = image.convert(wanted)
+    if least and (factor := min(image.size) // least) > 1:
+        image = image.reduce(factor)
+    if transparent:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(kind)
+    pixels = np.asarray(image)
     return pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
 
 

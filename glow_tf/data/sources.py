@@ -12,10 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.config import DataConfig
-from glow_tf.data.arrays import Examples, resize, stack
+from glow_tf.data.arrays import Examples, check_memory_of_resized, resize, stack
+from glow_tf.data.parallel import usual_threads
 from glow_tf.errors import ConfigError
 
 BATCH = 1000  # images that TensorFlow decodes before Python takes them over
+BATCH_PIXELS = 2**26  # of resized images, which may be large
 
 DIGITS_SIDE = 8
 DIGITS_TEST_EXAMPLES = 360
@@ -34,6 +36,7 @@ def digits(image_size: int = 0) -> tuple[Examples, Examples, tuple[str, ...]]:
     bunch = load_digits()
     images = (bunch.images * 8).astype(np.uint8)[..., np.newaxis]
     if image_size:
+        check_memory_of_resized(len(images), image_size, len(images), "digits")
         images = resize(images, image_size).numpy()
     order = np.random.default_rng(0).permutation(len(images))  # the set is sorted by writer
     examples = Examples(images, labels=bunch.target.astype(np.int64))[order]
@@ -120,12 +123,14 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
             image = resize(image, config.image_size)
         return image, example["label"] if labelled else tf.zeros([], tf.int64)
 
+    check_memory_of_resized(count, config.image_size, usual_threads(), config.dataset)
     pairs = examples.map(image_and_label, num_parallel_calls=tf.data.AUTOTUNE)
     known = pairs.element_spec[0].shape.is_fully_defined()
     labels: list[np.ndarray] = []
 
     def images() -> Iterator[np.ndarray]:
-        for image, label in pairs.batch(BATCH if known else 1).as_numpy_iterator():
+        batch = min(BATCH, max(BATCH_PIXELS // max(config.image_size, 1) ** 2, 1)) if known else 1
+        for image, label in pairs.batch(batch).as_numpy_iterator():
             labels.append(label)
             yield image
 

@@ -14,6 +14,9 @@ from typing import Any
 from glow_tf.devices import liveness
 from glow_tf.devices.processes import ProcessGroup
 from glow_tf.errors import ConfigError
+from glow_tf.text_files import parse_json
+
+LONGEST = 2**20  # characters of a message
 
 Guests = dict[int, tuple[socket.socket, dict[str, str]]]  # worker → its connection and settings
 
@@ -76,8 +79,8 @@ def _receive(group: ProcessGroup, host: str, port: int) -> Guests:
                 continue
             try:
                 connection.settimeout(liveness.ANSWER_TIME)  # a worker speaks at once
-                index, settings = json.loads(connection.makefile().readline())
-                if index not in group.others:
+                index, settings = parse_json(connection.makefile().readline(LONGEST))
+                if index not in group.others or not isinstance(settings, dict):
                     raise ValueError
             except (OSError, ValueError, TypeError):  # not a worker
                 connection.close()
@@ -95,7 +98,7 @@ def _ask(host: str, port: int, message: bytes) -> dict[str, Any] | None:
             with socket.create_connection((host, port), timeout=liveness.ANSWER_TIME) as connection:
                 connection.settimeout(2 * liveness.PATIENCE)
                 connection.sendall(message + b"\n")
-                return json.loads(connection.makefile().readline())
+                return parse_json(connection.makefile().readline(LONGEST))
         except (OSError, ValueError):
             time.sleep(liveness.POLL)
     return None

@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 
 from glow_tf.errors import ConfigError
+from glow_tf.text_files import parse_json
 
 JOBS = {"part_parallel": "part", "multi_worker": "worker"}  # strategy → what TF_CONFIG calls its processes
 
@@ -78,18 +80,19 @@ def read_process_group(strategy: str, environment: Mapping[str, str] | None = No
     if not text and job == "part":
         return None
     try:
-        described = json.loads(text)
+        described = parse_json(text)
         if job == "part" and job not in described["cluster"]:
             return None
         addresses, index = described["cluster"][job], described["task"]["index"]
-        complete = all(":" in a for a in addresses) and 0 <= index < len(addresses)
-        if not complete or described["task"]["type"] != job:
+        complete = isinstance(addresses, list) and all(re.fullmatch(r"\S+:[0-9]{1,5}", a) for a in addresses)
+        if not complete or index not in range(len(addresses)) or described["task"]["type"] != job:
             raise ValueError
+        index = int(index)
     except (ValueError, KeyError, TypeError):
         raise ConfigError(
             f'{strategy} needs a TF_CONFIG of {{"cluster": {{"{job}": ["host:port", …]}}, "task": '
             f'{{"type": "{job}", "index": k}}}} where k is this process; `glow-tf launch` starts '
-            f"processes that have one. Received: TF_CONFIG={text!r}"
+            f"processes that have one. Received: TF_CONFIG={text!r:.500}"
         ) from None
     return ProcessGroup(job, tuple(addresses), index)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import configparser
 import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping
 
 from glow_tf.errors import ConfigError
+from glow_tf.text_files import Sections
 
 SEGMENT_BYTES = 1460  # of TCP
 DEVICE = "device "
+MOST_DEVICES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,22 +75,26 @@ def read_cluster_file(path: str | pathlib.Path) -> Cluster:
     Raises:
       ConfigError: the file does not exist, or holds something else.
     """
-    parser = configparser.ConfigParser(delimiters=("=",), comment_prefixes=("#",), interpolation=None)
+    received = f"Received: cluster={str(path)!r}"
     try:
-        with open(path, encoding="utf-8") as file:
-            parser.read_file(file)
-        link = dict(parser["cluster"]) if "cluster" in parser else {}
-        devices: list[Device] = []
-        for name in parser.sections():
-            if name != "cluster":
-                devices += _devices(name, parser[name])
-        cluster = _cluster(link, devices, pathlib.Path(path).stem)
-    except KeyError as error:
-        raise ConfigError(f"cluster file: {error} is missing. Received: cluster={str(path)!r}") from None
-    except (OSError, configparser.Error, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"cluster file: {reason}. Received: cluster={str(path)!r}") from None
-    return cluster
+        file = Sections(path, lowercase=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cluster file: {error}. {received}") from None
+    devices: list[Device] = []
+    section = "cluster"
+    try:
+        link = file.contents.get("cluster", {})
+        for section in file.contents:
+            if section != "cluster":
+                devices += _devices(section, file.contents[section])
+        section = "cluster"
+        return _cluster(link, devices, pathlib.Path(path).stem)
+    except (KeyError, ValueError, OverflowError) as error:
+        reason = f"[{section}] must have {error}" if isinstance(error, KeyError) else str(error)
+        line = file.line_of(section)
+        raise ConfigError(
+            f"cluster file: {reason}. {received}" + (f", line {line}" if line else "")
+        ) from None
 
 
 def _devices(section: str, own: Mapping[str, str]) -> list[Device]:
@@ -103,7 +108,11 @@ def _devices(section: str, own: Mapping[str, str]) -> list[Device]:
     if "gflops" in own and not flops > 0:
         raise ValueError(f"[{section}] must have positive gflops")
     device = Device(section.removeprefix(DEVICE), speed, flops, 1e9 * float(own["memory_gb"]))
-    return [device] * int(own.get("count", 1))
+    if not 1 <= (count := int(own.get("count", 1))) <= MOST_DEVICES:
+        raise ValueError(f"[{section}] must have a count from 1 to {MOST_DEVICES}, not {count}")
+    if not all(0 < number < math.inf for number in (speed, flops or 1.0, device.memory)):
+        raise ValueError(f"the numbers of [{section}] must be positive")
+    return [device] * count
 
 
 def _cluster(link: Mapping[str, str], devices: list[Device], name: str) -> Cluster:
@@ -116,9 +125,9 @@ def _cluster(link: Mapping[str, str], devices: list[Device], name: str) -> Clust
         float(link.get("latency_ms", 0)) / 1e3,
         float(link.get("loss", 0)),
     )
-    numbers = [cluster.bandwidth, *(n for d in devices for n in (d.speed, d.flops or 1, d.memory))]
-    if not devices or not all(0 < n < math.inf for n in numbers) or not 0 <= cluster.loss < 1:
+    if not devices or not 0 < cluster.bandwidth < math.inf or not 0 <= cluster.loss < 1:
         raise ValueError("there must be a device, and numbers must be positive")
-    if not 0 <= cluster.latency < math.inf or (cluster.loss and not cluster.latency):
+    lossless = not cluster.loss or cluster.latency * math.sqrt(cluster.loss) > 0
+    if not 0 <= cluster.latency < math.inf or not lossless:
         raise ValueError("latency_ms must not be negative, and must be positive where packets are lost")
     return cluster

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from glow_tf.cost import crossing_bytes
+from glow_tf.cost import crossing_bytes, weight_bytes
 from glow_tf.errors import ConfigError
-from glow_tf.partition import FLOAT_BYTES, Element, PartLayout
+from glow_tf.partition import FLOAT_BYTES, PartLayout
 from glow_tf.planning.cluster_file import Cluster, Device
 from glow_tf.planning.rates import Calibration
 from glow_tf.schedule import Phase
@@ -103,14 +103,14 @@ class Planner:
             seconds += images * self._compute(layout, device, phase, k)
         each = [self._activations(layouts[k], phase) for k in phase.active]
         kept = max(each) if self.reversible else sum(each)
-        return Forecast(seconds, STATES * _weights(layouts) + images * kept, 0.0, device.name)
+        return Forecast(seconds, STATES * weight_bytes(layouts) + images * kept, 0.0, device.name)
 
     def _mirrored(self, layouts: Sequence[PartLayout], phase: Phase) -> Forecast:
         devices = self.cluster.devices
         images = self.batch_size / len(devices)
         replicas = [self._on_one_device(layouts, phase, device, images) for device in devices]
         slowest = max(replicas, key=lambda forecast: forecast.seconds)
-        gradients = _weights([layouts[k] for k in phase.active], heads=not phase.end_to_end)
+        gradients = weight_bytes([layouts[k] for k in phase.active], heads=not phase.end_to_end)
         rounds = 2 * (len(devices) - 1)  # of a ring all-reduce; in each, a device sends 1/N of the gradients
         reduce = rounds * self.cluster.transfer(gradients / len(devices))
         limit = slowest.limit if slowest.seconds >= reduce else "all-reduce"
@@ -159,7 +159,7 @@ class Planner:
 
         def held(k: int) -> float:
             kept = self._activations(layouts[k], phase) if k in phase.active else 0.0
-            return STATES * _weights([layouts[k]]) + self.batch_size * kept
+            return STATES * weight_bytes([layouts[k]]) + self.batch_size * kept
 
         return max(held(k) for k in range(len(layouts)))
 
@@ -220,12 +220,3 @@ def steps_of_epoch(
     """
     waiting = strategy.endswith("delayed") and phase.kind == "simultaneous"
     return batches + ((len(layouts) - 1) * delay if waiting else 0)
-
-
-def _weights(layouts: Sequence[PartLayout], heads: bool = True) -> float:
-    """Returns the bytes of the parameters, with or without flow heads; each is used once per pixel."""
-
-    def own(e: Element) -> float:
-        return FLOAT_BYTES * e.macs / (e.height * e.width)
-
-    return sum(own(e) for layout in layouts for e in (*layout.elements, *(layout.head if heads else ())))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 
 from glow_tf.errors import ConfigError
+from glow_tf.text_files import parse_json, read_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +34,14 @@ class Calibration:
 
     @classmethod
     def from_json(cls, text: str) -> Calibration:
-        """Reads what `to_json` returned."""
-        found = json.loads(text)
+        """Reads what `to_json` returned; of other text ValueError, KeyError, TypeError or AttributeError."""
+        found = parse_json(text)
         for name in ("forward", "both"):
-            found[name] = {int(block): seconds for block, seconds in found[name].items()}
+            found[name] = {int(block): float(seconds) for block, seconds in found[name].items()}
+        found["rest"] = float(found["rest"])
+        for seconds in (*found["forward"].values(), *found["both"].values(), found["rest"]):
+            if not 0 <= seconds < math.inf:
+                raise ValueError(f"seconds must not be negative: {seconds}")
         return cls(**found)
 
 
@@ -47,9 +53,9 @@ def read_calibration(path: str | pathlib.Path) -> Calibration:
       OSError: it cannot be read.
     """
     try:
-        return Calibration.from_json(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return Calibration.from_json(read_text(pathlib.Path(path)))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             "calibration must be a file that `glow-tf plan --calibrate` wrote. "
-            f"Received: calibration={str(path)!r}"
+            f"Received: calibration={str(path)!r}, {type(error).__name__}: {error}"
         ) from None

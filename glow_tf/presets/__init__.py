@@ -8,5 +8,6 @@ from glow_tf.presets.files import is_preset as is_preset
 from glow_tf.presets.files import put_in_place as put_in_place
 from glow_tf.presets.files import read_about as read_about
 from glow_tf.presets.files import read_model as read_model
+from glow_tf.presets.files import read_model_file as read_model_file
 from glow_tf.presets.files import weights_path as weights_path
 from glow_tf.presets.files import write as write

@@ -13,6 +13,7 @@ import numpy as np
 
 from glow_tf.config import ModelConfig
 from glow_tf.errors import ConfigError
+from glow_tf.text_files import read_json
 from glow_tf.version import __version__
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.weights.h5", "README.md"
@@ -36,16 +37,38 @@ def read_model(folder: pathlib.Path) -> ModelConfig:
     Raises:
       ConfigError: config.json is damaged, or another release wrote settings that this one does not have.
     """
-    settings = _read(folder)["model"]
+    return model_of_settings(folder / CONFIG, _read(folder)["model"])
+
+
+def read_model_file(path: pathlib.Path) -> ModelConfig:
+    """Returns the settings of a model that are alone in a JSON file.
+
+    Raises:
+      ConfigError: the file is damaged, or another release wrote settings that this one does not have.
+      OSError: it cannot be read.
+    """
+    try:
+        settings = read_json(path)
+    except ValueError as error:
+        raise ConfigError(f"{path} must be JSON. Received: {error}") from None
+    return model_of_settings(path, settings)
+
+
+def model_of_settings(path: pathlib.Path, settings: Any) -> ModelConfig:
+    """Returns the model whose settings a JSON file has; ConfigError, with its name, if there is none."""
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} must have the settings of a model. Received: {str(settings)[:200]}")
     known = {field.name for field in dataclasses.fields(ModelConfig)}
     if unknown := sorted(set(settings) - known):
         raise ConfigError(
-            f"{folder / CONFIG} has settings that this release of glow_tf does not know. Received: {unknown}"
+            f"{path} has settings that this release of glow_tf does not know. Received: {unknown}"
         )
-    shape = settings.get("image_shape")
-    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(side, int) for side in shape)):
-        raise ConfigError(f"{folder / CONFIG} must have an image_shape of three numbers. Received: {shape!r}")
-    return ModelConfig(**{**settings, "image_shape": tuple(shape)})
+    if "image_shape" not in settings:
+        raise ConfigError(f"{path} must have an image_shape. Received: {sorted(settings)}")
+    try:
+        return ModelConfig(**settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def read_about(folder: pathlib.Path) -> dict[str, Any]:
@@ -56,7 +79,7 @@ def read_about(folder: pathlib.Path) -> dict[str, Any]:
 def _read(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except ValueError as error:
         raise ConfigError(f"{path} must be JSON. Received: {error}") from None
     fine = isinstance(content, dict) and all(isinstance(content.get(k), dict) for k in ("model", "about"))
@@ -116,7 +139,8 @@ def write(
         (temporary / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         # Those of the package load by name, all others by path.
         name = folder.name if folder.parent == pathlib.Path(__file__).parent else f"PATH/{folder.name}"
-        (temporary / CARD).write_text(_card(name, model, about, weights_dtype), encoding="utf-8")
+        card = _card(name, model, about, weights_dtype)
+        (temporary / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
         put_in_place(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from glow_tf import data
 from glow_tf.config import RunConfig
-from glow_tf.data.memory import check_memory
 from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
+from glow_tf.memory import check_memory
 from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.run import saved, tables
 from glow_tf.run.checkpoints import Checkpoints, checkpoint_bytes

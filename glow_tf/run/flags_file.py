@@ -38,7 +38,7 @@ def read_settings(folder: pathlib.Path) -> dict[str, str]:
 def _written(folder: pathlib.Path) -> dict[str, str] | None:
     """Returns setting → text of a folder's flags.cfg; None without the file."""
     path = folder / NAME
-    return read_flagfile(path.read_bytes().decode(errors="replace")) if path.exists() else None
+    return read_flagfile(path.read_bytes().decode(errors="surrogateescape")) if path.exists() else None
 
 
 def _newer_than(written: Mapping[str, str] | None) -> dict[str, Any]:
@@ -59,11 +59,8 @@ def read_config(folder: pathlib.Path) -> RunConfig:
         raise ConfigError(f"a run's workdir must have the file {NAME}. Received: {str(folder)!r}")
     kinds = {setting.name: type(setting.default) for setting in all_settings()}
     try:
-        settings = {
-            name: text == "true" if kinds.get(name) is bool else kinds.get(name, str)(text)
-            for name, text in texts.items()
-        }
-    except ValueError as error:
+        settings = {name: _value(kinds.get(name, str), text) for name, text in texts.items()}
+    except (ValueError, KeyError) as error:
         raise ConfigError(f"{folder / NAME} is damaged. Received: {error}") from None
     return RunConfig.from_settings({**settings, "workdir": str(folder)})
 
@@ -91,6 +88,11 @@ def refuse_other_configuration(folder: pathlib.Path, config: RunConfig) -> None:
             f"flags to resume that run. Received: workdir={str(folder)!r} with "
             f"{', '.join(differing.values())}"
         )
+
+
+def _value(kind: type, text: str) -> Any:
+    """Returns what `_text` wrote; ValueError or KeyError if it was something else."""
+    return {"true": True, "false": False}[text] if kind is bool else kind(text)
 
 
 def _text(value: Any) -> str:

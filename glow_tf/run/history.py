@@ -9,6 +9,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from glow_tf.text_files import read_text
+
 HISTORY_COLUMNS = (
     "epoch",
     "phase",
@@ -22,7 +24,8 @@ HISTORY_COLUMNS = (
 )
 # Bytes per image that cross the cuts; bytes per step that data parallelism would all-reduce.
 TRAFFIC_COLUMNS = ("forward_bytes", "backward_bytes", "all_reduce_bytes")
-# Numbers that every row has, whatever the release that wrote it.
+# Words and numbers that every row has, whatever the release that wrote it. Other cells may be empty.
+WORDS = ("phase", "active_parts")
 NUMBERS = ("epoch", "seconds", "total_seconds", "test_bpd", "test_bpd_se")
 
 
@@ -46,11 +49,10 @@ def read_rows(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]
     if not path.exists():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            found, rows = reader.fieldnames or (), list(reader)
+        reader = csv.DictReader(io.StringIO(read_text(path)))
+        found, rows = reader.fieldnames or (), list(reader)
         wrong = _what_is_wrong(found, rows, columns)
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, ValueError) as error:
         wrong = f"it is not a table ({error})"
     if wrong:
         raise OSError(
@@ -61,24 +63,32 @@ def read_rows(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]
 
 def _what_is_wrong(found: Sequence[str], rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:
     """Says what is wrong with a table; empty if nothing is."""
-    if set(NUMBERS) - set(found) or set(found) - set(columns):
+    if {*WORDS, *NUMBERS} - set(found) or set(found) - set(columns):
         return f"its first line must be {','.join(columns)}"
     for line, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             return f"line {line} must have {len(found)} cells"
-        for name in NUMBERS:
-            if not _is_number(row[name]):
-                return f"line {line} must have a number under {name}, not {row[name]!r}"
+        for name in set(found) - set(WORDS):
+            if not (
+                _is_number(row[name]) if name in NUMBERS else row[name] == "" or reads_as_number(row[name])
+            ):
+                return f"line {line} must have a number under {name}, not {row[name][:80]!r}"
         if row["epoch"] != str(line - 1):
             return f"line {line} must be of epoch {line - 1}, not {row['epoch']}"
     return ""
 
 
 def _is_number(text: str) -> bool:
+    return reads_as_number(text) and math.isfinite(float(text))
+
+
+def reads_as_number(text: str) -> bool:
+    """Whether a text is a number, infinite or NaN included, as a training that diverges has them."""
     try:
-        return math.isfinite(float(text))
+        float(text)
     except ValueError:
         return False
+    return True
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from glow_tf.config import RunConfig
 from glow_tf.devices import liveness, strategies
+from glow_tf.devices.addresses import check_addresses
 from glow_tf.devices.meeting import meet
 from glow_tf.devices.part_processes import serve
 from glow_tf.devices.processes import ProcessGroup, lost_message, read_process_group
@@ -58,6 +59,8 @@ def train(config: RunConfig, export: Exporter) -> Mapping[str, Any]:
       KeyboardInterrupt: Ctrl-C or SIGTERM; the message says which epoch is kept.
     """
     group = read_process_group(config.strategy)
+    if group is not None and not config.insecure_network:
+        check_addresses(group)
     if group is None or group.leads:
         return _train_in(Workdir(config), group, export)
     if group.job == "part":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
+import zipfile
 from collections.abc import Sequence
 
 import keras
@@ -39,14 +39,22 @@ def load_glow(path: str | pathlib.Path, which: str = "last") -> Glow:
 
 def untrained_glow(workdir: pathlib.Path) -> Glow:
     """Returns a model with the settings of a workdir's model, and with starting weights."""
-    config = json.loads((workdir / "checkpoints" / "model.json").read_text())
-    return Glow(ModelConfig(**config), name="glow")
+    return Glow(presets.read_model_file(workdir / "checkpoints" / "model.json"), name="glow")
 
 
 def _load_file(path: pathlib.Path) -> Glow:
     try:
         model = keras.saving.load_model(path)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    # What Keras, zipfile and h5py raise at damaged files.
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        AttributeError,
+        zipfile.BadZipFile,
+    ) as error:
         raise ValueError(
             f"{path} cannot be read as a .keras file of this package. Received: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

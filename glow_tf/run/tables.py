@@ -102,10 +102,7 @@ def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: S
                 f"{sum(seconds) / len(seconds) / unit:.3f}" if unit else "",
                 f"{sum(predicted) / len(predicted):.3f}",
                 f"{float(members[-1]['test_bpd']):.4f}",
-                *(
-                    f"{float(members[-1][f'{name}_bytes']) / 1024:.1f}"
-                    for name in ("forward", "backward", "all_reduce")
-                ),
+                *(_kib(members[-1].get(f"{name}_bytes")) for name in ("forward", "backward", "all_reduce")),
             ]
         )
     header = ["phase", "epochs", "seconds", "time / end to end", "predicted", "last test bpd"]
@@ -115,6 +112,11 @@ def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: S
         "parallelism would all-reduce in every step."
     )
     return f"{table(header, rows)}\n{note}"
+
+
+def _kib(size: str | None) -> str:
+    """Returns bytes in KiB; empty where an earlier release did not count them."""
+    return f"{float(size) / 1024:.1f}" if size else ""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -24,6 +24,7 @@ from glow_tf.run.flags_file import NAME as FLAGS
 from glow_tf.run.flags_file import differing_settings, flagfile, read_settings, refuse_other_configuration
 from glow_tf.run.history import history_columns
 from glow_tf.schedule import phases_of
+from glow_tf.text_files import read_json
 
 FOLDERS = ("samples", "checkpoints", "logs", "export")  # what a workdir may contain as folders
 
@@ -71,7 +72,7 @@ class Workdir:
 
     def claim(self) -> None:
         """Writes flags.cfg: from now on the folder belongs to this configuration."""
-        write_atomically(self.path / FLAGS, flagfile(self.config).encode())
+        write_atomically(self.path / FLAGS, flagfile(self.config).encode(errors="surrogateescape"))
 
     def check_space(self, needed: int) -> None:
         """Raises ConfigError unless the disk has `needed` bytes free."""
@@ -91,7 +92,9 @@ class Workdir:
     def _check_configuration(self) -> None:
         before = read_settings(self.path)
         differing = differing_settings(before, self.config)
-        epochs = {name: int(before[name]) for name in more_epochs.SETTINGS if before.get(name, "").isdigit()}
+        epochs = {
+            name: int(before[name]) for name in more_epochs.SETTINGS if before.get(name, "").isdecimal()
+        }
         if set(differing) - set(epochs):
             refuse_other_configuration(self.path, self.config)
         if not differing:
@@ -179,9 +182,9 @@ class Workdir:
         if not path.exists():
             return None
         try:
-            summary = json.loads(path.read_bytes())
+            summary = read_json(path)
             epochs, _ = int(summary["epochs"]), float(summary["test_bpd"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             raise OSError(
                 f"{path} is damaged. Remove it, and the same command writes it anew from the last checkpoint."
             ) from None

@@ -6,9 +6,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "study": ["Study", "Variant", "read_study"],
-        "runs": ["Run", "runs_of", "table_of", "tuning_runs"],
+        "runs": ["Run", "read_table", "runs_of", "table_of", "tuning_runs"],
         "experiment": ["Experiment", "run_study"],
-        "comparison": ["Estimate", "Outcome", "estimate", "outcomes", "read_table"],
+        "comparison": ["Estimate", "Outcome", "estimate", "outcomes"],
         "report": ["update_documents", "write_report"],
     },
 )

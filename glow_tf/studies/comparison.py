@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
-import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 
-from glow_tf.errors import ConfigError
 from glow_tf.studies.runs import FINISHED, UNFINISHED
 from glow_tf.studies.study import Study, Variant
 
@@ -63,24 +60,6 @@ class Outcome:
     behind_at_equal_time: Estimate | None
     time: float
     predicted_time: float
-
-
-def read_table(path: str | pathlib.Path) -> Rows:
-    """Reads a study's CSV.
-
-    Raises:
-      ConfigError: the file does not exist, or is not a study's table.
-    """
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise ConfigError(f"csv must be a study's table: {error.strerror}. Received: {str(path)!r}") from None
-    if not rows or not {"variant", "seed", "outcome", "predicted_cost"} <= set(rows[0]):
-        raise ConfigError(
-            f"csv must have the columns variant, seed, outcome and predicted_cost. Received: {str(path)!r}"
-        )
-    return rows
 
 
 def estimate(values: Sequence[float]) -> Estimate:

@@ -12,7 +12,9 @@ from glow_tf.errors import ConfigError
 from glow_tf.run.workdir import write_atomically
 from glow_tf.studies import comparison
 from glow_tf.studies.comparison import Estimate, Outcome
+from glow_tf.studies.runs import read_table
 from glow_tf.studies.study import Study
+from glow_tf.text_files import read_text
 
 HEADER = (
     "variant",
@@ -93,7 +95,7 @@ def with_table(text: str, study: Study, table: pathlib.Path) -> str:
         raise ConfigError(
             f"documents must have the lines {start.strip()} and {end}. Received: a file without them"
         )
-    found_outcomes = comparison.outcomes(study, comparison.read_table(table))
+    found_outcomes = comparison.outcomes(study, read_table(table))
     return f"{before}{start}{_markdown_table(_table(study, found_outcomes))}\n{end}{after}"
 
 
@@ -105,8 +107,8 @@ def update_documents(documents: Sequence[pathlib.Path], study: Study, table: pat
     """
     for document in documents:
         try:
-            text = with_table(document.read_text(encoding="utf-8"), study, table)
-        except ConfigError as error:
+            text = with_table(read_text(document), study, table)
+        except (OSError, ValueError) as error:  # ConfigError is a ValueError
             raise ConfigError(f"{document}: {error}") from None
         write_atomically(document, text.encode())
 
@@ -132,7 +134,7 @@ def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str
         raise ConfigError(
             f"the report is drawn with matplotlib: pip install 'glow_tf[bench]'. Received: {error}"
         ) from None
-    rows = comparison.read_table(table)
+    rows = read_table(table)
     found = comparison.outcomes(study, rows)
     if not any(o.finished for o in found):
         raise ConfigError(f"csv must hold a finished run of the study. Received: {str(table)!r}")
@@ -144,7 +146,7 @@ def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str
             drawn["gaps"] = figures.gaps(found)
     tuned = table.with_name(f"{table.stem}_tuning.csv".replace("results_", ""))
     if study.tuned and tuned.exists():
-        drawn["tuning"] = figures.tuning(study, comparison.read_table(tuned))
+        drawn["tuning"] = figures.tuning(study, read_table(tuned))
     svgs = {name: figures.as_svg(figure) for name, figure in drawn.items()}
     for name, figure in drawn.items():
         figures.write_png(figure, folder / f"{name}.png")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from glow_tf.config import RunConfig
 from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
+from glow_tf.presets import read_model_file
+from glow_tf.run.history import WORDS, reads_as_number
 from glow_tf.run.workdir import history_columns, refuse_other_configuration, write_atomically
 from glow_tf.schedule import epoch_costs, phases_of
 from glow_tf.studies.study import Study, Variant
+from glow_tf.text_files import read_text
 
 FAILURE = "failure.txt"
 FINISHED, UNFINISHED = "finished", "unfinished"  # outcomes; any other is the reason why a run failed
+
+NEEDED = ("predicted_cost", "test_bpd", "total_seconds")  # numbers of every epoch in a table
 
 Configure = Callable[[Mapping[str, str]], RunConfig]
 
@@ -60,8 +64,7 @@ class Run:
             return [float(row["predicted_cost"]) for row in self.history()]
         model, saved = self.config.model, self.workdir / "checkpoints" / "model.json"
         if saved.exists():
-            shape = json.loads(saved.read_text())["image_shape"]
-            model = dataclasses.replace(model, image_shape=tuple(shape))
+            model = dataclasses.replace(model, image_shape=read_model_file(saved).image_shape)
         return epoch_costs(part_layouts(model), phases_of(self.config), self.config.train.cache_prefix)
 
     @property
@@ -93,14 +96,14 @@ class Run:
         write_atomically(self.workdir / FAILURE, (" ".join(reason.split()) + "\n").encode())
 
     def history(self) -> list[Mapping[str, str]]:
-        """Returns the rows of its history.csv so far."""
+        """Returns the rows of its history.csv so far; OSError if the file is damaged."""
         if self.saved_rows:
             return [row for row in self.saved_rows if row.get("epoch")]
         path = self.workdir / "history.csv"
-        if not path.exists():
-            return []
-        with path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            return list(csv.DictReader(io.StringIO(read_text(path)))) if path.exists() else []
+        except (ValueError, csv.Error) as error:
+            raise OSError(f"{path} is damaged: {error}.") from None
 
 
 def tuning_runs(study: Study, folder: pathlib.Path, configure: Configure) -> list[Run]:
@@ -126,7 +129,8 @@ def tuning_runs(study: Study, folder: pathlib.Path, configure: Configure) -> lis
                 "sample_every": "0",
                 "export": "false",
             }
-            runs.append(Run(variant, label, int(flags["seed"]), value, flags, configure(flags)))
+            config = configure(flags)
+            runs.append(Run(variant, label, config.seed, value, flags, config))
     return runs
 
 
@@ -138,7 +142,8 @@ def tuned_values(runs: Sequence[Run]) -> dict[str, str]:
     """
     best: dict[str, tuple[float, str]] = {}
     for run in runs:
-        bpd = math.inf if run.failure else float(run.history()[-1]["validation_bpd"])
+        last = [] if run.failure else run.history()[-1:]
+        bpd = float(last[0].get("validation_bpd") or "inf") if last else math.inf
         if math.isfinite(bpd):
             best[run.variant.name] = min(best.get(run.variant.name, (math.inf, "")), (bpd, run.value))
     if missing := {run.variant.name for run in runs} - set(best):
@@ -208,6 +213,45 @@ def table_of(study: Study, runs: Sequence[Run]) -> str:
     return text.getvalue()
 
 
+def read_table(path: str | pathlib.Path) -> list[Mapping[str, str]]:
+    """Reads a study's CSV; see `table_of`.
+
+    Raises:
+      ConfigError: the file does not exist, or is not a study's table.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path))))
+    except (OSError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"csv must be a study's table: {reason}. Received: {str(path)!r}") from None
+    if not rows or not {"variant", "seed", "outcome", "predicted_cost"} <= set(rows[0]):
+        raise ConfigError(
+            f"csv must have the columns variant, seed, outcome and predicted_cost. Received: {str(path)!r}"
+        )
+    for line, row in enumerate(rows, start=2):
+        if wrong := _what_is_wrong(row):
+            raise ConfigError(f"csv must be a study's table: line {line} {wrong}. Received: {str(path)!r}")
+    return rows
+
+
+def _what_is_wrong(row: Mapping[str, str]) -> str:
+    """Says what is wrong with a row of a table; empty if nothing is."""
+    if None in row or None in row.values():
+        return "must have as many cells as the first line"
+    if not (row["seed"].isascii() and row["seed"].isdigit() and len(row["seed"]) < 20):
+        return f"must have an integer under seed, not {row['seed'][:80]!r}"
+    if row["outcome"] == FINISHED and not row.get("epoch"):
+        return "is of a finished run and must have an epoch"
+    if missing := set(NEEDED) - set(row) if row.get("epoch") else ():
+        return f"must have numbers under {', '.join(sorted(missing))}"
+    names = list(row)
+    for name in names[names.index("outcome") + 1 :]:
+        needed = name in NEEDED and row.get("epoch")
+        if name not in WORDS and not (reads_as_number(row[name]) if needed or row[name] else True):
+            return f"must have a number under {name}, not {row[name][:80]!r}"
+    return ""
+
+
 def with_saved_rows(runs: Sequence[Run], table: pathlib.Path) -> list[Run]:
     """Attaches the saved rows to runs that have no workdir and are over in a table.
 
@@ -223,15 +267,11 @@ def with_saved_rows(runs: Sequence[Run], table: pathlib.Path) -> list[Run]:
     if not table.exists():
         return list(runs)
     rows: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
-    with table.open(newline="") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if "outcome" not in columns:
-            raise ConfigError(f"a study's table must have the column outcome. Received: {str(table)!r}")
-        own = columns.index("outcome")
-        for row in reader:
-            if row["outcome"] != UNFINISHED:
-                rows.setdefault(tuple(row.values())[:own], []).append(row)
+    own = 0
+    for row in read_table(table):
+        own = list(row).index("outcome")
+        if row["outcome"] != UNFINISHED:
+            rows.setdefault(tuple(row.values())[:own], []).append(row)
 
     def saved(run: Run) -> tuple[Mapping[str, str], ...]:
         found = tuple(rows.get((run.variant.name, str(run.seed), run.value)[:own], ()))

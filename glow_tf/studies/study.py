@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import configparser
 import dataclasses
 import itertools
+import math
 import pathlib
 from collections.abc import Mapping
+from typing import NoReturn
 
 from glow_tf.config import all_settings
 from glow_tf.errors import ConfigError
+from glow_tf.text_files import Sections
 
 VARIANT = "variant "
 TRAIN = "train"  # the program of a variant that names no other
 OWN_KEYS = ("title", "equal_time", "program", "factors", "group")  # of a variant, beside its flags
 
-Sections = dict[str, dict[str, str]]
+MOST_CELLS = 10_000  # variants that a grid may make
+
+Contents = dict[str, dict[str, str]]  # section → key → value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +106,8 @@ def read_study(path: str | pathlib.Path) -> Study:
     Raises:
       ConfigError: the file does not exist, or holds something that a study cannot.
     """
-    path = pathlib.Path(path)
-    sections = _sections(path)
+    file = _File(pathlib.Path(path))
+    sections = {name: dict(own) for name, own in file.contents.items()}
     own = sections.pop("study", {})
     variants = {
         name.removeprefix(VARIANT).strip(): sections.pop(name)
@@ -111,62 +115,87 @@ def read_study(path: str | pathlib.Path) -> Study:
         if name.startswith(VARIANT)
     }
     groups = {name: sections.pop(name, {}) for name in ("all", "quick", "tune", "grid")}
-    _check_names(path, own, groups, variants, sections)
-    tuned = _tuned(path, groups["tune"])
+    _check_names(file, own, groups, variants, sections)
+    tuned = _tuned(file, groups["tune"])
     grid = {flag: tuple(values.split()) for flag, values in groups["grid"].items()}
-    variants = _in_cells(path, variants, grid)
+    _check_factors(file, variants, tuned)
+    variants = _in_cells(file, variants, grid)
     return Study(
-        name=path.stem,
-        title=own.get("title", path.stem),
+        name=file.path.stem,
+        title=own.get("title", file.path.stem),
         flagfile=own.get("flagfile", "configs/base.cfg"),
-        seeds=_seeds(path, own.get("seeds", "0")),
-        baseline=_baseline(path, own, variants, grid),
+        seeds=_seeds(file, own.get("seeds", "0")),
+        baseline=_baseline(file, own, variants, grid),
         all_flags=groups["all"],
         quick_flags=groups["quick"],
         tune_flags={name: value for name, value in groups["tune"].items() if not tuned or name != tuned[0]},
         tuned=tuned,
-        variants=tuple(_variant(path, name, flags, tuned, grid) for name, flags in variants.items()),
+        variants=tuple(_variant(name, flags, grid) for name, flags in variants.items()),
         grid=grid,
     )
 
 
-def _sections(path: pathlib.Path) -> Sections:
-    parser = configparser.ConfigParser(delimiters=("=",), comment_prefixes=("#",), interpolation=None)
-    parser.optionxform = str
-    try:
-        with path.open(encoding="utf-8") as file:
-            parser.read_file(file)
-    except (OSError, configparser.Error) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"study must be a study file: {reason}. Received: study={str(path)!r}") from None
-    return {name: dict(parser[name]) for name in parser.sections()}
+class _File:
+    """A study file, whose errors name it and the line.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      ConfigError: it is another kind of file.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        try:
+            self._sections = Sections(path)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"study must be a study file: {error}. Received: study={str(path)!r}") from None
+        self.contents = self._sections.contents
+
+    def refuse(self, expected: str, section: str, key: str = "") -> NoReturn:
+        """Raises ConfigError that says what was expected at a section's line, or at that of a key in it."""
+        line = self._sections.line_of(section, key)
+        where = f", line {line}" if line else ""
+        raise ConfigError(f"study file: {expected}. Received: study={str(self.path)!r}{where}")
 
 
 def _check_names(
-    path: pathlib.Path, own: Mapping[str, str], groups: Sections, variants: Sections, others: Sections
+    file: _File, own: Mapping[str, str], groups: Contents, variants: Contents, others: Contents
 ) -> None:
     """Refuses sections and keys that a study file does not have."""
-    if others:
-        _refuse(path, f"sections must be study, all, quick, tune, grid or variant NAME, not {sorted(others)}")
-    if unknown := set(own) - {"flagfile", "seeds", "baseline", "title"}:
-        _refuse(path, f"[study] must hold flagfile, seeds, baseline and title, not {sorted(unknown)}")
+    for name in others:
+        file.refuse(f"sections must be study, all, quick, tune, grid or variant NAME, not {name!r}", name)
+    for key in sorted(set(own) - {"flagfile", "seeds", "baseline", "title"}):
+        file.refuse(f"[study] must hold flagfile, seeds, baseline and title, not {key!r}", "study", key)
     if not variants:
-        _refuse(path, "there must be a [variant NAME]")
+        file.refuse("there must be a [variant NAME]", "")
     flag_names = {setting.name for setting in all_settings()} - {"workdir", "seed", "data_dir"}
-    for name, flags in {**groups, **variants}.items():
-        allowed = flag_names | (set(OWN_KEYS) if name in variants else {"seed"} if name == "tune" else set())
-        if unknown := set(flags) - allowed:
-            _refuse(path, f"[{name}] must hold flags of a run other than workdir, not {sorted(unknown)}")
+    for name, flags in groups.items():
+        for key in sorted(set(flags) - flag_names - ({"seed"} if name == "tune" else set())):
+            file.refuse(f"[{name}] must hold flags of a run other than workdir, not {key!r}", name, key)
+    for name, flags in variants.items():
+        section = VARIANT + name
+        if not name or "/" in name or name in (".", ".."):  # it names a folder
+            file.refuse(f"a variant must have a name without /, not {name!r}", section)
+        for key in sorted(set(flags) - flag_names - set(OWN_KEYS)):
+            file.refuse(f"[{section}] must hold flags of a run other than workdir, not {key!r}", section, key)
 
 
-def _in_cells(path: pathlib.Path, variants: Sections, grid: Mapping[str, tuple[str, ...]]) -> Sections:
+def _in_cells(file: _File, variants: Contents, grid: Mapping[str, tuple[str, ...]]) -> Contents:
     """Returns the variants' flags with a title and, if there is a grid, with those of each of its cells."""
     for flag, values in grid.items():
         if not values or len(set(values)) < len(values) or any("/" in value for value in values):
-            _refuse(path, f"{flag} of [grid] must have different values without /, not {' '.join(values)!r}")
+            file.refuse(
+                f"{flag} must have different values without /, not {' '.join(values)!r}", "grid", flag
+            )
         if set_by := [name for name, flags in variants.items() if flag in flags]:
-            _refuse(path, f"[grid] must hold flags that no variant sets, not {flag}, which {set_by} set")
-    found: Sections = {}
+            file.refuse(
+                f"[grid] must hold flags that no variant sets, not {flag}, which {set_by} set", "grid", flag
+            )
+    if (cells := math.prod(map(len, grid.values())) * len(variants)) > MOST_CELLS:
+        file.refuse(f"[grid] must make {MOST_CELLS} variants at most, not {cells}", "grid")
+    found: Contents = {}
     for values in itertools.product(*grid.values()):
         for name, flags in variants.items():
             cell = {"title": name.replace("_", " "), **flags, **dict(zip(grid, values, strict=True))}
@@ -176,41 +205,60 @@ def _in_cells(path: pathlib.Path, variants: Sections, grid: Mapping[str, tuple[s
     return found
 
 
-def _seeds(path: pathlib.Path, text: str) -> tuple[int, ...]:
+def _seeds(file: _File, text: str) -> tuple[int, ...]:
     seeds = text.split()
-    if not all(seed.isdigit() for seed in seeds) or len(set(seeds)) < len(seeds) or not seeds:
-        _refuse(path, f"seeds must be different integers separated by spaces, not {text!r}")
+    numbers = all(seed.isascii() and seed.isdigit() and len(seed) < 20 for seed in seeds)
+    if not numbers or len(set(seeds)) < len(seeds) or not seeds:
+        file.refuse(
+            f"seeds must be different integers separated by spaces, not {text[:80]!r}", "study", "seeds"
+        )
     return tuple(int(seed) for seed in seeds)
 
 
 def _baseline(
-    path: pathlib.Path, own: Mapping[str, str], variants: Sections, grid: Mapping[str, tuple[str, ...]]
+    file: _File, own: Mapping[str, str], variants: Contents, grid: Mapping[str, tuple[str, ...]]
 ) -> str:
     baseline = next(iter(variants))
     if "baseline" in own:
         baseline = "_".join((own["baseline"], *(values[0] for values in grid.values())))
     for name in (baseline, *(v["equal_time"] for v in variants.values() if "equal_time" in v)):
         if name not in variants:
-            _refuse(path, f"baseline and equal_time must name a variant, not {name!r}")
+            file.refuse(f"baseline and equal_time must name a variant, not {name!r}", "study", "baseline")
     return baseline
 
 
-def _tuned(path: pathlib.Path, tune: Mapping[str, str]) -> tuple[str, tuple[str, ...]] | None:
+def _tuned(file: _File, tune: Mapping[str, str]) -> tuple[str, tuple[str, ...]] | None:
     several = {name: tuple(value.split()) for name, value in tune.items() if len(value.split()) > 1}
     if tune and len(several) != 1:
-        _refuse(path, f"[tune] must give one flag several values, not {sorted(several) or 'none'}")
+        file.refuse(f"[tune] must give one flag several values, not {sorted(several) or 'none'}", "tune")
     if tune and not tune.get("validation_examples", "0").strip("0"):
-        _refuse(path, "[tune] must set validation_examples, by which the values are compared")
+        file.refuse("[tune] must set validation_examples, by which the values are compared", "tune")
     return next(iter(several.items()), None)
 
 
-def _variant(
-    path: pathlib.Path,
-    name: str,
-    flags: Mapping[str, str],
-    tuned: tuple[str, tuple[str, ...]] | None,
-    grid: Mapping[str, tuple[str, ...]],
-) -> Variant:
+def _check_factors(file: _File, variants: Contents, tuned: tuple[str, tuple[str, ...]] | None) -> None:
+    """Refuses factors that are not positive numbers, or have nothing that they could multiply."""
+    for name, flags in variants.items():
+        try:
+            factors = _numbers(flags.get("factors", ""))
+            multiplied = _numbers(" ".join(tuned[1])) if tuned and tuned[0] not in flags and factors else ()
+            wrong = bool(factors) and not (multiplied and min(factors) > 0)
+        except ValueError:
+            wrong = True
+        if wrong:
+            file.refuse(
+                "factors must be positive numbers; they need a flag that [tune] gives numbers and the "
+                f"variant does not set, not {flags['factors']!r}",
+                VARIANT + name,
+                "factors",
+            )
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split())
+
+
+def _variant(name: str, flags: Mapping[str, str], grid: Mapping[str, tuple[str, ...]]) -> Variant:
     title, cell = flags["title"], [flags[flag] for flag in grid]
     return Variant(
         name,
@@ -218,26 +266,7 @@ def _variant(
         {flag: value for flag, value in flags.items() if flag not in OWN_KEYS},
         flags.get("equal_time", ""),
         flags.get("program", TRAIN),
-        _factors(path, name, flags, tuned is not None and tuned[0] not in flags),
+        _numbers(flags.get("factors", "")),
         flags.get("group", ""),
         (title, *cell[:-1]) if cell else (),
     )
-
-
-def _factors(path: pathlib.Path, name: str, flags: Mapping[str, str], tuned: bool) -> tuple[float, ...]:
-    text = flags.get("factors", "")
-    try:
-        factors = tuple(float(factor) for factor in text.split())
-    except ValueError:
-        factors = (0.0,)
-    if factors and (min(factors) <= 0 or not tuned):
-        _refuse(
-            path,
-            f"factors of [{name}] must be positive numbers; they need a flag that [tune] tunes and the "
-            f"variant does not set, not {text!r}",
-        )
-    return factors
-
-
-def _refuse(path: pathlib.Path, expected: str) -> None:
-    raise ConfigError(f"study file: {expected}. Received: study={str(path)!r}")

@@ -11,6 +11,7 @@ import numpy as np
 
 from glow_tf.errors import ConfigError
 from glow_tf.run.workdir import write_atomically
+from glow_tf.text_files import read_json
 from glow_tf.use.models import TrainedModel
 from glow_tf.use.scores import Features, features
 
@@ -35,6 +36,11 @@ def _density(reference: Features, found: Features) -> np.ndarray:
     unit = np.maximum(high - low, 1e-6)
     points, queries = (np.clip((values - centre) / unit, -FAR, FAR) for values in (points, queries))
     points = points[np.abs(points).max(axis=1) < FAR / 2]
+    if len(points) < 2:
+        raise ConfigError(
+            "score=density needs good images that are alike; try another score. Received: good images of "
+            f"which {len(points)} are like the others"
+        )
     # Whitened, so that one bandwidth serves all directions; the small term is for features that do not vary.
     covariance = np.cov(points.T) + 1e-6 * np.eye(points.shape[1])
     whiten = np.linalg.inv(np.linalg.cholesky(covariance)).T
@@ -106,7 +112,7 @@ class Scorer:
         """Takes the features of good images as the measure; see `fit`.
 
         Raises:
-          ConfigError: the model cannot score some of them.
+          ConfigError: the model cannot score some of them, or they are too different for a density.
         """
         if bad := int(np.sum(~np.isfinite(found.table).all(axis=1))):
             raise ConfigError(
@@ -115,8 +121,7 @@ class Scorer:
             )
         order = np.random.default_rng(seed).permutation(len(found))
         half = len(order) // 2
-        self._reference, self._calibration = found[order[:half]], found[order[half:]]
-        return self
+        return self._with(found[order[:half]], found[order[half:]])
 
     @property
     def smallest(self) -> float:
@@ -172,13 +177,16 @@ class Scorer:
           OSError: it cannot be read.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']}")
             halves = [_from_json(content[name]) for name in ("reference", "calibration")]
             scorer = cls(model, content["score"])
             dimensions, probe = int(content["dimensions"]), np.array(content["probe"], np.float64)
-        except (ValueError, KeyError, TypeError) as error:  # ConfigError is a ValueError
+            if probe.shape != (2,):
+                raise ValueError(f"a probe of shape {probe.shape}")
+        # ConfigError is a ValueError; an integer may be infinite in JSON.
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ConfigError(
                 f"calibration must be a file from `glow-tf score fit`. Received: {str(path)!r}, {error}"
             ) from None
@@ -192,8 +200,13 @@ class Scorer:
                 "calibration must be made with this model; run `glow-tf score fit` again. "
                 f"Received: {str(path)!r}, made with another"
             )
-        scorer._reference, scorer._calibration = halves
-        return scorer
+        return scorer._with(*halves)
+
+    def _with(self, reference: Features, calibration: Features) -> Scorer:
+        """Takes two halves of good images; ConfigError if no score can be made of them."""
+        self._reference, self._calibration = reference, calibration
+        self.unusual(calibration[:1])
+        return self
 
     def unusual(self, found: Features) -> np.ndarray:
         """Returns the scores that p-values compare, [N]; higher is more unusual."""
@@ -218,8 +231,11 @@ def _to_json(found: Features) -> dict[str, list[float]]:
 
 
 def _from_json(content: dict[str, Sequence[Any]]) -> Features:
-    """Returns features; raises ValueError, KeyError or TypeError unless they are equally many numbers."""
+    """Returns features; raises ValueError, KeyError or TypeError unless they are what `fit` takes."""
     found = Features(*(np.array(content[name], np.float64) for name in ("nll", "latent", "codec")))
-    if len({len(found.nll), len(found.latent), len(found.codec)}) != 1 or len(found) < 2:
-        raise ValueError("features of different lengths")
+    shapes = {found.nll.shape, found.latent.shape, found.codec.shape}
+    if shapes != {(len(found),)} or len(found) < FEWEST // 2:
+        raise ValueError(f"features of the shapes {sorted(shapes)}, and not of {FEWEST // 2} images or more")
+    if not np.isfinite(found.table).all():
+        raise ValueError("features that are not finite")
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import tempfile
@@ -16,6 +15,7 @@ from glow_tf.glow import Glow
 from glow_tf.run.flags_file import read_config
 from glow_tf.run.saved import load_glow
 from glow_tf.schedule import phases_of
+from glow_tf.text_files import read_json
 from glow_tf.use.evaluation import evaluate, mean_and_error
 
 
@@ -68,9 +68,10 @@ def _summary(workdir: pathlib.Path, epochs: int) -> dict[str, Any]:
     """Returns the summary of a run; ConfigError if the run has epochs left, or the file is damaged."""
     path = workdir / "summary.json"
     try:
-        summary = json.loads(path.read_bytes()) if path.exists() else {}
+        summary = read_json(path) if path.exists() else {}
         finished = int(summary.get("epochs", 0))
-    except (ValueError, TypeError, AttributeError) as error:
+        _ = float(summary["test_bpd"]) if finished else 0.0
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
         raise ConfigError(f"{path} is damaged; the run's command writes it anew. Received: {error}") from None
     if finished != epochs:
         raise ConfigError(

@@ -10,6 +10,7 @@ import numpy as np
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
+from glow_tf.memory import check_memory
 from glow_tf.use.models import TrainedModel
 
 BATCH = 250  # images that a model takes at a time
@@ -64,7 +65,11 @@ def draw(
       temperature: standard deviation of the whitened latents; 0 is the mode.
       seed: of the latents of the first batch; that of each further batch is one higher.
       labels: the class of each image, integers [num]; None draws them too, if the model has classes.
+
+    Raises:
+      ConfigError: the images do not fit into memory.
     """
+    check_memory(num * model.dimensions, f"{num} images", "draw fewer")
     starts = range(0, num, BATCH)
     batches = [
         np.asarray(

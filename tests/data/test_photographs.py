@@ -143,7 +143,7 @@ def test_ten_damaged_files_are_named_and_the_rest_counted(folder):
         (folder / "train" / f"{k:02d}.jpg").write_bytes(b"no picture")
     notes = load(folder).notes
     assert len(notes) == 11
-    assert notes[9].endswith("09.jpg: it is not an image, or of a kind that PIL cannot read.")
+    assert notes[9].endswith("09.jpg: it is not a PNG, JPEG, WebP, BMP, GIF or TIFF image.")
     assert notes[10] == "Left out 3 more files that could not be read."
 
 
@@ -304,7 +304,7 @@ def test_the_number_of_threads_changes_nothing(folder, rng, monkeypatch):
         )
     results = []
     for cores in (1, 7):
-        monkeypatch.setattr("glow_tf.data.parallel._cores", lambda cores=cores: cores)
+        monkeypatch.setattr("glow_tf.data.parallel.usual_threads", lambda cores=cores: cores)
         results.append(load(folder, image_size=16))
     one, many = results
     np.testing.assert_array_equal(everything(one), everything(many))

@@ -117,7 +117,7 @@ def test_a_calibrated_device_takes_what_was_measured():
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("mbit = 100", "", "'mbit' is missing"),
+        ("mbit = 100", "", "must have 'mbit'"),
         ("speed = 1", "speed = 1\ngflops = 2", "either gflops or speed"),
         ("speed = 1", "speed = -1", "must be positive"),
         ("[device a]", "[machine a]", "must be cluster and device NAME"),
@@ -126,6 +126,8 @@ def test_a_calibrated_device_takes_what_was_measured():
         ("speed = 1", "gflops = 0", "must have positive gflops"),
         ("mbit = 100", "mbit = 100\nlatency_ms = -5", "must not be negative"),
         ("mbit = 100", "mbit = 100\nloss = 0.01", "must be positive where packets are lost"),
+        ("count = 2", "count = 1000000000", "count from 1 to 10000"),
+        ("[device a]", "[DEFAULT]", "must be cluster and device NAME"),
     ],
 )
 def test_a_mistake_in_a_cluster_file_is_named(tmp_path, before, after, message):
@@ -134,7 +136,7 @@ def test_a_mistake_in_a_cluster_file_is_named(tmp_path, before, after, message):
     path.write_text(text)
     assert len(read_cluster_file(path).devices) == 2
     path.write_text(text.replace(before, after))
-    with pytest.raises(ConfigError, match=f"{message}.* Received: cluster="):
+    with pytest.raises(ConfigError, match=rf"{message}.* Received: cluster=.*, line \d$"):
         read_cluster_file(path)
 
 

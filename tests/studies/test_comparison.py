@@ -14,7 +14,8 @@ from test_study import study_file
 
 from glow_tf.errors import ConfigError
 from glow_tf.studies import report
-from glow_tf.studies.comparison import Estimate, estimate, outcomes, read_table
+from glow_tf.studies.comparison import Estimate, estimate, outcomes
+from glow_tf.studies.runs import read_table
 from glow_tf.studies.study import read_study
 
 BPD = {"one": (4.0, 4.1, 4.2), "two": (4.3, 4.35, 4.55)}

@@ -158,7 +158,7 @@ def test_what_a_table_holds_is_not_run_again(tmp_path):
     runs = runs_of(study, tmp_path / "here", configure, values)[:3]
     for run in runs[:2]:
         run.workdir.mkdir(parents=True)
-    history = "epoch,train_bpd,local_bpd_1,test_bpd\n1,5,5,6\n2,4,4,5\n3,3,3,4\n"
+    history = "epoch,total_seconds,train_bpd,local_bpd_1,test_bpd\n1,2,5,5,6\n2,4,4,4,5\n3,6,3,3,4\n"
     (runs[0].workdir / "history.csv").write_text(history)
     (runs[0].workdir / "summary.json").write_text("{}")
     runs[1].fail("Training stopped: NaN")
@@ -173,7 +173,9 @@ def test_what_a_table_holds_is_not_run_again(tmp_path):
     longer = read_study(study_file(tmp_path, TEXT.replace("width = 16", "width = 16\npart_epochs = 4")))
     assert not with_saved_rows(runs_of(longer, tmp_path / "there", configure, values), table)[0].finished
     table.write_text("a,b\n1,2\n")
-    with pytest.raises(ConfigError, match=r"must have the column outcome\. Received"):
+    with pytest.raises(
+        ConfigError, match=r"must have the columns variant, seed, outcome and predicted_cost\. Received"
+    ):
         with_saved_rows(runs, table)
 
 
@@ -206,9 +208,16 @@ def test_predicted_costs_are_of_the_images_that_a_run_had(tmp_path):
     ("before", "after", "message"),
     [
         ("baseline = one", "baseline = three", "must name a variant, not 'three'"),
-        ("width = 16", "widht = 16", r"\[all\] must hold flags of a run other than workdir, not \['widht'\]"),
-        ("[quick]", "[fast]", r"not \['fast'\]"),
+        (
+            "width = 16",
+            "widht = 16",
+            r"\[all\] must hold flags of a run other than workdir, not 'widht'\. Received: .*, line 9$",
+        ),
+        ("[quick]", "[fast]", r"not 'fast'"),
         ("seeds = 0 3", "seeds = 0 0", "seeds must be different integers"),
+        ("seeds = 0 3", "seeds = ²", "seeds must be different integers"),
+        ("[variant two]", "[variant ../two]", "a variant must have a name without /, not '../two'"),
+        ("[tune]", f"[grid]\nwidth = {' '.join(map(str, range(1, 9999)))}\n[tune]", "10000 variants at most"),
         ("learning_rate = 1e-3 2e-3", "learning_rate = 1e-3", "must give one flag several values"),
         ("validation_examples = 10", "test_examples = 10", "must set validation_examples"),
         ("parts = 1", "parts = 1\nfactors = 1 x", "must be positive numbers"),

@@ -138,7 +138,7 @@ def a_weight_missing(folder):
         (damaged_json, r"config\.json must be JSON"),
         (other_format, "must have the format 1"),
         (unknown_setting, r"does not know\. Received: \['spline'\]"),
-        (no_shape, r"an image_shape of three numbers\. Received: 8"),
+        (no_shape, r"image_shape must be three positive integers .* Received: image_shape=8"),
         (cut_off_weights, "the weights of the preset .* are damaged"),
         (wider, "the weights of the preset .* are damaged"),
         (a_weight_missing, "the weights of the preset .* are damaged"),

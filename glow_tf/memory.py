@@ -1,4 +1,4 @@
-"""Whether something fits into memory, asked before it is made."""
+"""Whether something fits into memory, asked before it is made. Pure Python: no TensorFlow."""
 
 from __future__ import annotations
 

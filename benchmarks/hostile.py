@@ -1,0 +1,155 @@
+"""Gives the commands thousands of hostile inputs, and counts how they end.
+
+    python benchmarks/hostile.py --inputs=10000
+
+An input is fine, or is refused with a sentence that names what was received. All else is a failure: another
+exception, more than --seconds, or more than --megabytes of additional memory. Every input follows from
+--seed, its kind and its number, so that `--only=KIND --first=NUMBER --inputs=1` repeats one. What would
+train, start processes or measure for minutes is left out; all checks before it are made.
+"""
+
+import collections
+import csv
+import os
+import pathlib
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from typing import Any
+
+import hostile_inputs
+import tensorflow as tf
+from absl import flags
+
+from glow_tf.commands import cli
+from glow_tf.errors import ConfigError, NonFiniteError
+
+COLUMNS = ("kind", "inputs", "fine", "refused", "failures", "slowest_seconds")
+PATIENCE = 60  # seconds after which an input is given up
+
+
+class TooLongError(BaseException):
+    """An input did not end; no command catches this."""
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the benchmark's flags."""
+    flags.DEFINE_integer("inputs", 10_000, "How many, over all kinds.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Of the inputs.", flag_values=values)
+    flags.DEFINE_integer("first", 0, "Number of the first input of each kind.", flag_values=values)
+    flags.DEFINE_string("only", "", "One kind alone.", flag_values=values)
+    flags.DEFINE_float("seconds", 5.0, "An input that takes longer has failed.", flag_values=values)
+    flags.DEFINE_float("megabytes", 500.0, "As well as one that takes more memory.", flag_values=values)
+    flags.DEFINE_string("csv", "hostile.csv", "To write: one row per kind.", flag_values=values)
+
+
+def outcome_of(deed: hostile_inputs.Deed) -> str:
+    """Returns `fine`, `refused`, or what went wrong."""
+    try:
+        deed()
+    except (ConfigError, NonFiniteError, OSError) as error:
+        named = (
+            "Received" in str(error)
+            or "/" in str(error)
+            or "flag" in str(error).lower()
+            or "[Errno" in str(error)
+        )
+        return "refused" if named and "Traceback" not in str(error) else f"a sentence without a name: {error}"
+    except TooLongError:
+        return "it does not end"
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {str(error)[:300]} ({place.filename}:{place.lineno})"
+    return "fine"
+
+
+def memory(field: str) -> float:
+    """Returns a field of this process's memory in MB: VmRSS now, VmHWM at most since `forget_peak`."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(f"{field}:"))
+
+
+def forget_peak() -> None:
+    """Starts VmHWM anew."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def tried(deed: hostile_inputs.Deed, seconds: float, megabytes: float) -> tuple[str, float]:
+    """Returns the outcome of an input, and how long it took."""
+    forget_peak()
+    before, start = memory("VmRSS"), time.perf_counter()
+    signal.alarm(PATIENCE)
+    try:
+        outcome = outcome_of(deed)
+    finally:
+        signal.alarm(0)
+    took, more = time.perf_counter() - start, memory("VmHWM") - before
+    if outcome in ("fine", "refused") and took > seconds:
+        outcome = f"{outcome} after {took:.1f} s"
+    elif outcome in ("fine", "refused") and more > megabytes:
+        outcome = f"{outcome} with {more:.0f} MB more"
+    return outcome, took
+
+
+def give_up(number: int, frame: object) -> None:
+    """Ends an input that does not end by itself."""
+    raise TooLongError
+
+
+def shares(inputs: int) -> dict[str, int]:
+    """Returns how many inputs of each kind there are among so many."""
+    weights = {kind: weight for kind, (weight, _) in hostile_inputs.KINDS.items()}
+    counts = {kind: inputs * weight // sum(weights.values()) for kind, weight in weights.items()}
+    for kind in list(counts)[: inputs - sum(counts.values())]:
+        counts[kind] += 1
+    return counts
+
+
+def row_of(kind: str, count: int, seeds: hostile_inputs.Seeds, given: flags.FlagValues) -> dict[str, Any]:
+    """Tries inputs of a kind, prints the failures, and returns the kind's row of the table."""
+    counts, slowest = collections.Counter(), 0.0
+    make = hostile_inputs.KINDS[kind][1]
+    for k in range(given.first, given.first + count):
+        rng = random.Random(f"{given.seed} {kind} {k}")
+        with tempfile.TemporaryDirectory() as folder, hostile_inputs.without_long_work(seeds):
+            os.chdir(folder)  # some values are names of files to write
+            outcome, took = tried(make(seeds, rng, pathlib.Path(folder)), given.seconds, given.megabytes)
+        slowest = max(slowest, took)
+        if outcome not in ("fine", "refused"):
+            print(f"{kind} {k}: {outcome}", flush=True)
+            outcome = "failures"
+        counts[outcome] += 1
+    os.chdir(seeds.folder)
+    ends = {name: counts[name] for name in ("fine", "refused", "failures")}
+    return {"kind": kind, "inputs": count, **ends, "slowest_seconds": f"{slowest:.2f}"}
+
+
+def main(given: flags.FlagValues) -> None:
+    """Tries all inputs, prints the failures and the counts."""
+    if given.only and given.only not in hostile_inputs.KINDS:
+        raise ConfigError(f"only must be one of {', '.join(hostile_inputs.KINDS)}. Received: {given.only!r}")
+    signal.signal(signal.SIGALRM, give_up)
+    tf.get_logger().setLevel("ERROR")  # it warns of each checkpoint that is damaged
+    path = pathlib.Path(given.csv).absolute()
+    with tempfile.TemporaryDirectory() as temporary, path.open("w", newline="") as file:
+        seeds = hostile_inputs.Seeds.make(pathlib.Path(temporary))
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        failures = 0
+        for kind, count in ({given.only: given.inputs} if given.only else shares(given.inputs)).items():
+            row = row_of(kind, count, seeds, given)
+            writer.writerow(row)
+            file.flush()
+            failures += row["failures"]
+            print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+    print(f"{given.inputs} inputs: {failures} failures")
+    if failures:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_module(sys.modules[__name__]))

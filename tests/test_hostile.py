@@ -1,0 +1,253 @@
+"""Hostile input ends with a sentence: no traceback, no hang, no more memory than the input needs."""
+
+import collections
+import os
+import random
+import threading
+
+import hostile
+import hostile_inputs
+import numpy as np
+import pytest
+from PIL import Image
+
+from glow_tf import data
+from glow_tf.commands import cli, configs, run_flags
+from glow_tf.commands.parsing import MOST_FLAGFILES
+from glow_tf.config import DataConfig, ModelConfig
+from glow_tf.data import pictures
+from glow_tf.errors import ConfigError
+from glow_tf.glow import Glow
+from glow_tf.text_files import MOST_BYTES, Sections, parse_json, read_text
+from glow_tf.use import Scorer
+from glow_tf.use.scores import Features
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    return hostile_inputs.Seeds.make(tmp_path_factory.mktemp("seeds"), with_run=False)
+
+
+SOME = {  # kind → inputs; those that load models take longer and are left to benchmarks/hostile.py
+    "flags of all commands": 40,
+    "flagfiles": 20,
+    "study files": 20,
+    "tables of studies": 20,
+    "cluster files": 40,
+    "rates of a machine": 40,
+    "calibrations of scores": 30,
+    "presets": 5,
+    "weights of presets": 5,
+    "TF_CONFIG": 60,
+    "latents": 30,
+    "folders of images": 20,
+    "masks": 20,
+}
+
+
+@pytest.mark.parametrize("kind", SOME)
+def test_damaged_input_is_fine_or_refused_with_a_sentence(kind, seeds, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ends = collections.Counter()
+    for k in range(SOME[kind]):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        with hostile_inputs.without_long_work(seeds):
+            deed = hostile_inputs.KINDS[kind][1](seeds, random.Random(f"test {kind} {k}"), folder)
+            end = hostile.outcome_of(deed)
+        assert end in ("fine", "refused"), k
+        ends[end] += 1
+    assert ends["refused"]
+
+
+def test_the_benchmark_tells_a_mistake_in_the_program_from_a_refusal():
+    def end(error):
+        def deed():
+            raise error
+
+        return hostile.outcome_of(deed)
+
+    assert end(ConfigError("width must be 1. Received: width=0")) == "refused"
+    assert end(ConfigError("no")).startswith("a sentence without a name")
+    assert end(KeyError("width")).startswith("KeyError: 'width'")
+    assert hostile.outcome_of(lambda: None) == "fine"
+    assert sum(hostile.shares(1000).values()) == 1000
+
+
+# Pictures
+
+
+def one_picture(folder, content, suffix="png"):
+    path = folder / f"a.{suffix}"
+    path.write_bytes(content)
+    return pictures.read_picture(path, 8)
+
+
+def test_a_decompression_bomb_is_left_out_before_it_is_decoded(tmp_path):
+    for width, height in ((13_000, 13_000), (2**31 - 1, 2**31 - 1)):
+        content = hostile_inputs.bomb(width, height, pixels=False)
+        assert len(content) < 1000
+        assert "pixels" in one_picture(tmp_path, content).problem
+
+
+def test_large_pictures_are_reduced_one_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "LARGE", 10_000)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    smooth = Image.fromarray(pixels).resize((384, 192), Image.Resampling.BICUBIC)
+    for mode in ("RGB", "L", "RGBA"):
+        smooth.convert(mode).save(tmp_path / "a.png")
+        large = pictures.read_picture(tmp_path / "a.png", 8).pixels
+        with monkeypatch.context() as patch:
+            patch.setattr(pictures, "LARGE", 10**6)
+            whole = pictures.read_picture(tmp_path / "a.png", 8).pixels
+        np.testing.assert_allclose(large.astype(int), whole.astype(int), atol=6)
+    refused = pictures.read_picture(tmp_path / "a.png", 0)
+    assert refused.problem == "it has 0 million pixels, and at most 0 million are read at full size"
+    with pictures.ONE_LARGE:
+        waiting = threading.Thread(target=pictures.read_picture, args=(tmp_path / "a.png", 8))
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+    waiting.join()
+
+
+def test_files_whose_content_pil_would_hand_to_other_programs_are_no_images(tmp_path):
+    for kind in ("EPS", "PDF", "PPM", "ICO"):
+        problem = one_picture(tmp_path, hostile_inputs.saved(Image.new("RGB", (32, 32)), kind)).problem
+        assert problem == "it is not a PNG, JPEG, WebP, BMP, GIF or TIFF image"
+    assert not one_picture(tmp_path, hostile_inputs.saved(Image.new("RGB", (9, 9)), "GIF"), "jpg").problem
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_picture_of_several_is_read(tmp_path, kind):
+    frames = [Image.new("RGB", (12, 12), colour) for colour in ("white", "black")]
+    content = hostile_inputs.saved(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert one_picture(tmp_path, content).pixels.min() == 255
+
+
+def test_cmyk_jpegs_and_pictures_of_one_row_are_read(tmp_path):
+    found = one_picture(
+        tmp_path, hostile_inputs.saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"), "jpg"
+    )
+    np.testing.assert_allclose(found.pixels[0, 0].astype(int), [255, 0, 0], atol=4)
+    for size in ((1, 30_000), (30_000, 1)):
+        found = one_picture(tmp_path, hostile_inputs.saved(Image.new("L", size, 7), "PNG"))
+        assert (found.side, found.pixels.shape, found.pixels.max()) == (1, (8, 8, 1), 7)
+
+
+def test_links_in_a_circle_pipes_and_strange_names_do_not_stop_the_reading(tmp_path, capsys):
+    names = ["a", "ü😀", "\udcff", "-b", " c ", "d\n"]
+    for k in range(12):
+        Image.new("L", (8, 8), k).save(tmp_path / f"{names[k % len(names)]}{k}.png")
+    (tmp_path / "circle").symlink_to(tmp_path, target_is_directory=True)
+    for target in ("self.png", "nowhere", "/dev/zero"):
+        (tmp_path / ("self.png" if target == "self.png" else f"{target[1:4]}.png")).symlink_to(target)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "\udcfe.png").write_bytes(b"")
+    images = data.load(DataConfig(dataset=f"folder:{tmp_path}"))
+    assert len(images.train) + len(images.test) == 12
+    (note, _) = images.notes
+    assert "is not a PNG" in note
+
+
+def test_a_size_that_does_not_fit_into_memory_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    for k in range(10):
+        (tmp_path / f"{k}.png").write_bytes(b"not read")
+    for dataset in ("digits", f"folder:{tmp_path}"):
+        with pytest.raises(ConfigError, match=r"must fit in 60% of the free memory.* Received: .* GiB"):
+            data.load(DataConfig(dataset=dataset, image_size=2**16))
+
+
+# Text
+
+
+def test_a_line_that_is_no_text_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.cfg"
+    path.write_bytes(b"one\r\ntwo\xff\n")
+    with pytest.raises(ValueError, match=r"line 2 is not UTF-8 text \(byte 0xff\)"):
+        read_text(path)
+    path.write_bytes(b"one\r\ntwo\rthree")
+    assert read_text(path) == "one\ntwo\nthree"
+    monkeypatch.setattr("glow_tf.text_files.MOST_BYTES", 5)
+    with pytest.raises(ValueError, match="it has more than"):
+        read_text(path)
+    assert MOST_BYTES > 2**20
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json("[" * 100_000)
+
+
+def test_sections_know_their_lines(tmp_path):
+    path = tmp_path / "a.cfg"
+    path.write_text("# a comment\n[one]\nkey = 1\n\n[two]\nKey = 2\n  more\n[DEFAULT]\nx = 3\n")
+    sections = Sections(path)
+    assert sections.contents == {"one": {"key": "1"}, "two": {"Key": "2\nmore"}, "DEFAULT": {"x": "3"}}
+    assert [sections.line_of("two"), sections.line_of("two", "Key"), sections.line_of("none")] == [5, 6, 0]
+
+
+def test_the_line_of_a_wrong_flag_in_a_flagfile_is_named(tmp_path):
+    (tmp_path / "inner.cfg").write_text("# a comment\n--width=8\n--seed=x\n--batch_size=4\n")
+    (tmp_path / "outer.cfg").write_text(f"--flow_steps=2\n--flagfile={tmp_path}/inner.cfg\n")
+    with pytest.raises(ConfigError, match=r"flag --seed=x: .*inner\.cfg, line 3\)$"):
+        run_flags.config_of([f"--flagfile={tmp_path}/outer.cfg"])
+    (tmp_path / "inner.cfg").write_text("--flagfile=none\n")
+    with pytest.raises(ConfigError, match=r"Received: flagfile='none' \(.*inner\.cfg, line 1\)$"):
+        run_flags.config_of([f"--flagfile={tmp_path}/outer.cfg"])
+    (tmp_path / "inner.cfg").write_bytes(b"--width=8\n\xff")
+    with pytest.raises(ConfigError, match=r"must be text: line 2 .*outer\.cfg, line 2\)$"):
+        run_flags.config_of([f"--flagfile={tmp_path}/outer.cfg"])
+
+
+def test_flagfiles_that_include_one_another_without_end_are_refused(tmp_path):
+    for k in range(30):
+        (tmp_path / f"{k}.cfg").write_text(f"--flagfile={tmp_path}/{k + 1}.cfg\n" * 2)
+    (tmp_path / "30.cfg").write_text("--seed=1\n")
+    with pytest.raises(ConfigError, match="too many flagfiles in flagfiles"):
+        run_flags.config_of([f"--flagfile={tmp_path}/0.cfg"])
+    assert MOST_FLAGFILES >= 100
+
+
+def test_names_that_are_no_text_are_printed(tmp_path, capfd):
+    for k in range(10):
+        Image.new("L", (8, 8)).save(tmp_path / f"{k}.png")
+    (tmp_path / "\udcff.png").write_bytes(b"")
+    assert (
+        cli.run("encode", ["--model=digits", f"--dataset=folder:{tmp_path}", f"--output={tmp_path}/l.npz"])
+        == 0
+    )
+    assert "\\udcff.png: it is not" in capfd.readouterr().out
+
+
+def test_a_wrong_seed_of_a_tuning_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (configs.folder() / "studies" / "digits_tiny.cfg").read_text().replace("seed = 100", "seed = x")
+    (tmp_path / "own.cfg").write_text(text)
+    with pytest.raises(ConfigError, match=r"study own: flag --seed=x: "):
+        hostile_inputs.command("experiment", f"--study={tmp_path}/own.cfg")
+    assert not (tmp_path / "runs").exists()
+
+
+# Models and calibrations
+
+
+def test_a_model_that_does_not_fit_into_memory_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"the model's weights must fit .* smaller width.* Received: .* GiB"
+    ):
+        Glow(ModelConfig((8, 8, 1), num_blocks=1, flow_steps=8, width=2**18))
+    for name, value in {
+        "num_blocks": 17,
+        "flow_steps": 513,
+        "width": 2**21,
+        "image_shape": (2**17, 8, 1),
+    }.items():
+        with pytest.raises(ConfigError, match=rf"{name} must be .* Received: {name}="):
+            ModelConfig(**{name: value})
+
+
+def test_a_calibration_of_images_that_are_all_different_is_refused(seeds):
+    numbers = np.random.default_rng(0).normal(size=(3, 600))
+    for k in range(600):  # each is far from the others in one feature
+        numbers[k % 3, k] = 1e6 * (-1) ** (k // 3)
+    with pytest.raises(ConfigError, match=r"score=density needs good images that are alike.* Received: "):
+        Scorer(seeds.glow).fit_features(Features(*numbers))
