@@ -37,6 +37,7 @@ RATE_SCALINGS = ("size", "none")
 RATE_SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "part_parallel")
 COMPILERS = ("auto", "on", "off")
+ON_DIVERGENCE = ("recover", "stop")
 
 # Two models that differ in these settings alone compute the same function from the same flow steps.
 SAME_FUNCTION = ("parts", "local_prior", "precision", "seed")
@@ -206,6 +207,12 @@ class TrainConfig:
         "Steps in a row that are skipped if their loss or a gradient is not finite; one more ends the run.",
         before=0,
     )
+    on_divergence: str = _setting(
+        "recover",
+        "When training diverges: recover (go back to the last good checkpoint and halve the rate of the part "
+        "at fault, a few times) or stop.",
+        before="stop",
+    )
     finetune_learning_rate: str | float | Sequence[float] = _setting(
         "", "Rate(s) of the finetune_epochs, without warm-up; empty goes on as before."
     )
@@ -229,6 +236,7 @@ class TrainConfig:
         _one_of(self, "optimizer", OPTIMIZERS)
         _one_of(self, "rate_scaling", RATE_SCALINGS)
         _one_of(self, "rate_schedule", RATE_SCHEDULES)
+        _one_of(self, "on_divergence", ON_DIVERGENCE)
         for name in ("part_epochs", "finetune_epochs", "warmup_steps", "max_skipped_steps", "part_delay"):
             _require(getattr(self, name) >= 0, self, name, "0 or a positive integer")
         for name in ("period", "batch_size"):
@@ -318,6 +326,7 @@ class RunConfig:
         {
             "workdir",
             "max_skipped_steps",
+            "on_divergence",
             "strategy",
             "virtual_devices",
             "part_devices",

@@ -14,6 +14,7 @@ from glow_tf.run import health, pictures
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.workdir import Workdir, write_atomically
+from glow_tf.training.conditioning import Probe
 
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 SAMPLES_PER_TEMPERATURE = 16
@@ -92,6 +93,7 @@ class EpochRecord(RunCallback):
       test, validation: batches for `evaluate`; validation may be None.
       finished_epochs: epochs of the checkpoint that was restored; later rows of history.csv are dropped.
       result: see `RunCallback`.
+      probe: measures the model's conditioning; None leaves it out.
     """
 
     needs = ("cache_seconds",)
@@ -104,6 +106,7 @@ class EpochRecord(RunCallback):
         "waits",
         "test",
         "validation",
+        "conditioning",
         "traffic",
         "peak_memory_mb",
         "troubles",
@@ -117,9 +120,11 @@ class EpochRecord(RunCallback):
         validation: tf.data.Dataset | None,
         finished_epochs: int,
         result: EpochResult,
+        probe: Probe | None = None,
     ):
         super().__init__(result)
         self.workdir = workdir
+        self.probe = probe
         self.finished_epochs = finished_epochs
         self.images_per_epoch = images_per_epoch
         self.test = test
@@ -156,6 +161,7 @@ class EpochRecord(RunCallback):
                 result.waits[k] = max(1 - busy / result.seconds, 0.0)
         result.test = self._evaluate(self.test)
         result.validation = None if self.validation is None else self._evaluate(self.validation)
+        result.conditioning = None if self.probe is None else self.probe()
         result.eval_seconds = time.perf_counter() - end
         result.traffic = self.model.traffic(result.phase)
         result.peak_memory_mb = peak_memory_mb()
