@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.errors import NonFiniteError
 from glow_tf.run import health, pictures
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.epoch import EpochResult, computed
@@ -222,7 +223,11 @@ class SampleGrid(RunCallback):
 
 
 class CheckpointEveryEpoch(RunCallback):
-    """Saves the state after every epoch, once everything else of the epoch is on disk."""
+    """Saves the state after every epoch, once everything else of the epoch is on disk.
+
+    The last step may leave weights that are not finite, and the next epochs may train other parts. So the
+    state is looked at before it is saved.
+    """
 
     needs = ("test", "validation", "grid", "logged")
 
@@ -231,7 +236,19 @@ class CheckpointEveryEpoch(RunCallback):
         self.checkpoints = checkpoints
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
-        """Saves."""
+        """Saves.
+
+        Raises:
+          NonFiniteError: a weight or a number of an optimizer is not finite.
+        """
+        if not self.checkpoints.all_finite():
+            phase = self.model.phase
+            what = (
+                f"after the last step in phase '{phase}' a weight or a moment of an optimizer is not finite"
+            )
+            raise NonFiniteError(
+                f"Training stopped: {what}. The last checkpoint is kept.", phase.active, what
+            )
         validation = self.result.validation
         self.checkpoints.save(epoch + 1, None if validation is None else validation[0])
 

@@ -86,7 +86,7 @@ class Checkpoints:
     def go_back(self, before: int | None = None) -> int | None:
         """Restores the newest sound checkpoint and removes later ones; returns its number of epochs.
 
-        A checkpoint is sound if its last step was within its band and all of its numbers are finite.
+        A checkpoint is sound if its last step was finite and within its band.
 
         Args:
           before: only checkpoints of fewer epochs; None for all.
@@ -99,7 +99,7 @@ class Checkpoints:
                 continue
             with contextlib.suppress(DamagedCheckpointError):
                 self._read(epochs)
-                if self._is_sound():
+                if not int(self._trainer.band.streak.numpy()):
                     self.remove_after(epochs)
                     return epochs
         return None
@@ -110,10 +110,13 @@ class Checkpoints:
             if later > epochs:
                 remove(self._folder, later)
 
-    def _is_sound(self) -> bool:
-        numbers = [v for v in tf.nest.flatten(list(state_of(self._trainer).values())) if v.dtype.is_floating]
-        finite = all(bool(tf.reduce_all(tf.math.is_finite(number))) for number in numbers)
-        return finite and not int(self._trainer.band.streak.numpy())
+    def all_finite(self) -> bool:
+        """Returns whether every weight and every number of an optimizer is finite."""
+        for variable in tf.nest.flatten(list(state_of(self._trainer).values())):
+            with tf.device(variable.device):  # it may be on another machine
+                if variable.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(variable)):
+                    return False
+        return True
 
     def _read(self, epochs: int) -> None:
         """Restores a checkpoint.

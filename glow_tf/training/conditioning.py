@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -63,7 +64,8 @@ class Probe:
         self.glow = glow
         self.v = glow.dequantized(images, noise=0.5)
         self._stacks = list(_stacks(glow))
-        self._measured = tf.function(self._measure, autograph=False)
+        # A partial for each probe: of one method TensorFlow counts all traces, and warns of many.
+        self._measured = tf.function(functools.partial(self._measure), autograph=False)
 
     def __call__(self) -> Conditioning:
         """Measures the model as it is now."""
