@@ -249,6 +249,9 @@ class CheckpointEveryEpoch(RunCallback):
             raise NonFiniteError(
                 f"Training stopped: {what}. The last checkpoint is kept.", phase.active, what
             )
+        if int(self.checkpoints.recoveries.numpy()) == 1:  # the first time, a lower rate holds for one epoch
+            for factor in self.model.rate_factors:
+                factor.assign(1.0)
         validation = self.result.validation
         self.checkpoints.save(epoch + 1, None if validation is None else validation[0])
 

@@ -1,4 +1,8 @@
-"""What a run does when training diverges: it goes back, halves a rate, and goes on; a few times."""
+"""What a run does when training diverges: it goes back, halves a rate, and goes on; a few times.
+
+The first time, the rate is halved for one epoch: what happens once may be chance, and a rate that stays low
+costs bits. From the second time on, it stays.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +61,7 @@ def _go_back(run: Run, error: DivergedError, before: int | None) -> int:
         raise error
     recoveries = int(run.checkpoints.recoveries.numpy()) + 1
     if recoveries > MOST_RECOVERIES:
-        raise _with(error, f"It went back {MOST_RECOVERIES} times, each time with half of the rate.")
+        raise _with(error, f"It went back {MOST_RECOVERIES} times, each time with a lower rate.")
     parts = error.parts or tuple(range(len(run.glow.parts)))
     factors = [float(f.numpy()) / (2 if k in parts else 1) for k, f in enumerate(run.trainer.rate_factors)]
     finished = run.workdir.finished_epochs()
@@ -75,10 +79,11 @@ def _go_back(run: Run, error: DivergedError, before: int | None) -> int:
     for cache in run.trainer.prefix_caches.values():
         cache.turn = None
     place = f"epoch {epoch}" if epoch else "the start"
-    rates = ", ".join(f"the rate of part {k + 1} is now {factors[k]:g} times what was set" for k in parts)
+    rates = ", ".join(f"the rate of part {k + 1} is {factors[k]:g} times what was set" for k in parts)
     print(
         f"WARNING: training diverged: {error.reason}. Going back to {place} "
-        f"({recoveries} of at most {MOST_RECOVERIES} times); {rates}.",
+        f"({recoveries} of at most {MOST_RECOVERIES} times); {'for one epoch' if recoveries == 1 else 'now'} "
+        f"{rates}.",
         flush=True,
     )
     return epoch

@@ -10,7 +10,8 @@ import tensorflow as tf
 from glow_tf.schedule import Phase
 
 WINDOW = 64  # steps whose median is the reference
-FEWEST = 16  # steps before there is a reference
+FEWEST = 16  # steps before a median says something
+FIRST_RISE = 10.0  # bits/dim above the lowest loss of the steps before; sound runs stay below 1.5
 RISE = 1.0  # bits/dim above the median; sound runs stay below, from the first step on, also with two images
 SPREADS = (
     20.0  # or this many times the distance from the median to the upper quartile: small batches are noisy
@@ -23,7 +24,7 @@ class Observed(NamedTuple):
 
     Attributes:
       values: losses in bits/dim, then norms, [rows]; 0 where the step has none.
-      medians: of the last steps within the band, [rows]; inf before there is a reference.
+      medians: of the last steps within the band, [rows]; inf before there are any.
       outside: whether a value is outside, bool [rows].
       streak: how many steps in a row were outside, or not finite, [].
     """
@@ -41,7 +42,7 @@ class Band:
     by more than `SPREADS` times their spread. The limit stays within `RISE` of the lowest that it was, so a
     slow climb leaves the band, too. A norm is outside above `NORM_RATIO` times its median. Steps that are
     outside, or not finite, are not among those that the medians are of, so a divergence cannot become its own
-    reference.
+    reference. The first `FEWEST` losses may be `FIRST_RISE` above the lowest of them.
 
     The loss of part k is the truncated negative log-likelihood up to it, so that of the last part is the bits
     per dimension of the whole. End to end this one is watched: the first end-to-end step already has the
@@ -129,16 +130,16 @@ class Band:
         return tf.stack(values), tf.stack(watched)
 
     def _medians_and_limits(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the medians, and the limits that follow from them, both [rows]; inf without a reference."""
+        """Returns the medians and the limits that follow from them, both [rows]; inf where there are none."""
         count = tf.minimum(tf.convert_to_tensor(self._seen), WINDOW)
         there = tf.range(WINDOW) < count[:, tf.newaxis]
         ordered = tf.sort(tf.where(there, self._recent, float("inf")), axis=1)
         places = tf.maximum(count - 1, 0)[:, tf.newaxis] * [2, 3] // 4
         medians, quartiles = tf.unstack(tf.gather(ordered, places, batch_dims=1), axis=1)
         above = medians + tf.maximum(RISE, SPREADS * (quartiles - medians))
+        first = tf.where(self._of_losses, ordered[:, 0] + FIRST_RISE, float("inf"))
         limits = tf.where(self._of_losses, above, NORM_RATIO * medians)
-        known = count >= FEWEST
-        return tf.where(known, medians, float("inf")), tf.where(known, limits, float("inf"))
+        return medians, tf.where(count >= FEWEST, limits, first)
 
     def _remember(self, values: tf.Tensor, inside: tf.Tensor, limits: tf.Tensor) -> None:
         newest = tf.one_hot(self._seen % WINDOW, WINDOW, True, False, dtype=tf.bool) & inside[:, tf.newaxis]

@@ -13,7 +13,6 @@ from helpers import config, rows_of, train
 import glow_tf
 from glow_tf import DivergedError, NonFiniteError, PartsTrainer, load_trainer, phases
 from glow_tf.run.checkpoints import Checkpoints, state_of
-from glow_tf.run.lifecycle import recovery
 from glow_tf.training.update import Update
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "batch_size": 8, "train_examples": 160}
@@ -117,7 +116,8 @@ def test_a_run_recovers_from_a_poisoned_state(kind, settings, undisturbed, tmp_p
     lines = capsys.readouterr().out.splitlines()
     (line,) = [line for line in lines if line.startswith("WARNING: training diverged")]
     assert "Going back to epoch 2 (1 of at most 3 times)" in line
-    assert "is now 0.5 times what was set" in line
+    assert "for one epoch the rate of part " in line
+    assert "is 0.5 times what was set" in line
     (closing,) = [line for line in lines if line.startswith("Finished")]
     assert closing.endswith("it diverged and went back 1 time")
     if settings.get("schedule", "alternating") == "alternating":
@@ -127,7 +127,7 @@ def test_a_run_recovers_from_a_poisoned_state(kind, settings, undisturbed, tmp_p
 @pytest.mark.parametrize("epoch", [pytest.param(1, id="no checkpoint"), pytest.param(3, id="a checkpoint")])
 def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
     settings = config(tmp_path, **FAST)
-    message = r"Training stopped: not finite .*It went back 3 times, each time with half of the rate\."
+    message = r"Training stopped: not finite .*It went back 3 times, each time with a lower rate\."
     with poisoned("weight, nan", epoch, 4, always) as poison, pytest.raises(NonFiniteError, match=message):
         train(settings)
     assert poison.times == 4
@@ -135,7 +135,7 @@ def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
     targets = [line.split("Going back to ")[1].split(" (")[0] for line in lines]
     # Where it fails twice from the same checkpoint, that one may be at fault.
     assert targets == (["the start"] * 3 if epoch == 1 else ["epoch 2", "epoch 1", "epoch 2"])
-    assert [line.split("is now ")[1].split(" times")[0] for line in lines] == ["0.5", "0.25", "0.125"]
+    assert [line.split("part 1 is ")[1].split(" times")[0] for line in lines] == ["0.5", "0.25", "0.125"]
 
 
 def test_a_run_may_be_told_to_stop(tmp_path):
@@ -165,7 +165,8 @@ class Cut(keras.callbacks.Callback):
         self.epoch = epoch + 1
 
     def on_train_batch_end(self, batch, logs=None):
-        if (self.epoch, batch + 1) == self.place and self.model.rate_factors[0].numpy() != 1:
+        gone_back = self.epoch > 3 or self.model.rate_factors[0].numpy() != 1
+        if (self.epoch, batch + 1) == self.place and gone_back:
             raise KeyboardInterrupt
 
 
@@ -298,9 +299,13 @@ def test_a_checkpoint_amid_trouble_is_passed_over_and_removed(tmp_path):
     assert checkpoints.go_back(before=1) is None
 
 
-def test_a_loaded_trainer_has_the_rates_that_the_run_had(tmp_path):
-    with poisoned("weight", 3, 8, once):
+def test_a_rate_stays_low_from_the_second_time_on_and_a_loaded_trainer_has_it(tmp_path, capsys):
+    def twice(poison):
+        return poison.times < 2
+
+    with poisoned("weight", 3, 8, twice):
         train(config(tmp_path, **FAST))
-    trainer = load_trainer(tmp_path)
-    assert [float(factor) for factor in trainer.rate_factors] == [0.5, 1.0]
-    assert recovery.MOST_RECOVERIES == 3
+    lines = [line for line in capsys.readouterr().out.splitlines() if "Going back" in line]
+    assert "for one epoch the rate of part 1 is 0.5 times" in lines[0]
+    assert "now the rate of part 1 is 0.25 times" in lines[1]
+    assert [float(factor) for factor in load_trainer(tmp_path).rate_factors] == [0.25, 1.0]

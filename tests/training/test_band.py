@@ -47,11 +47,13 @@ def test_a_loss_that_rises_is_outside_and_never_its_own_reference():
     assert streaks(band, [4.0]) == [0]
 
 
-def test_there_is_no_reference_before_enough_steps():
+def test_the_first_steps_have_a_wide_band():
     band = Band(2)
     assert max(streaks(band, [4.0] * FEWEST)) == 0
     assert streaks(band, [9.0]) == [1]
     assert max(streaks(Band(2), [*[4.0] * (FEWEST - 1), 9.0])) == 0
+    assert streaks(Band(2), [4.0, 13.0, 15.0, 1e9]) == [0, 0, 1, 2]
+    assert max(streaks(Band(2), [1e9, 1e6])) == 0  # nothing is known before the first step
 
 
 def test_a_slow_climb_leaves_the_band():
