@@ -55,7 +55,7 @@ def define(values: flags.FlagValues) -> None:
     """Defines the benchmark's flags."""
     flags.DEFINE_integer("seeds", 2, "Places for each kind of poison in each schedule.", flag_values=values)
     flags.DEFINE_integer("replicas", 1, "1, or 2 for two replicas on this CPU.", flag_values=values)
-    flags.DEFINE_list("schedules", SCHEDULES, "Which schedules.", flag_values=values)
+    flags.DEFINE_list("schedules", list(SCHEDULES), "Which schedules.", flag_values=values)
     flags.DEFINE_string("csv", "poison.csv", "To write: one row per run.", flag_values=values)
 
 

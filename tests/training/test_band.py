@@ -122,22 +122,38 @@ class Spoil(keras.callbacks.Callback):
             weight.assign(weight.numpy() + 5)
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_finite_training_that_diverges_stops_with_a_report(compiled, small_images):
-    trainer = make_trainer(max_outside_steps=3, max_skipped_steps=3, jit_compile=compiled)
-    place = (
-        r"phase 'simultaneous'.*of part 2"
-        if compiled
-        else (
-            r"step \d+ of part 2: the loss of part 2 is \d+\S* bits/dim, median \d\.\d+.*last of 4 such "
-            r"steps in a row. The largest inputs are those of part \d, bijector \S+.*range over \[.*"
-            r"Largest \|log s\|: of a 1×1 convolution \S+ in part \d, .*of a coupling \S+ in part"
-        )
+def test_finite_training_that_diverges_stops_with_a_report(small_images):
+    trainer = make_trainer(max_outside_steps=3, max_skipped_steps=3)
+    report = (
+        r"step \d+ of part 2: the loss of part 2 is \d+\S* bits/dim, median \d\.\d+.*last of 4 such "
+        r"steps in a row. The largest inputs are those of part \d, bijector \S+.*range over \[.*"
+        r"Largest \|log s\|: of a 1×1 convolution \S+ in part \d, .*of a coupling \S+ in part"
     )
-    with pytest.raises(DivergedError, match=place) as error:
+    with pytest.raises(DivergedError, match=report) as error:
         trainer.fit(small_images, batch_size=4, callbacks=[Spoil()], verbose=0)
-    assert error.value.parts == ((0, 1) if compiled else (1,))
+    assert error.value.parts == (1,)
     assert int(trainer.band.streak.numpy()) == 4
+
+
+def test_a_compiled_step_decides_the_same_and_the_trainer_stops_after_it():
+    band, compiled = Band(2), Band(2)
+
+    @tf.function(jit_compile=True)
+    def observe(loss):
+        return compiled.observe(FIRST, tf.constant(True), [loss], [tf.constant(1.0)])
+
+    for loss in [*sound(20), 5.0, 7.0, 4.0, 9.0]:
+        seen = observe(tf.constant(loss, tf.float32))
+        expected = band.observe(FIRST, tf.constant(True), [loss], [1.0])
+        for a, b in zip(seen, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert int(compiled.streak.numpy()) == 1
+    trainer = make_trainer(max_outside_steps=3, max_skipped_steps=3, jit_compile=True)
+    trainer.band.streak.assign(3)
+    trainer.on_step_end(last=False)
+    trainer.band.streak.assign(4)
+    with pytest.raises(DivergedError, match=r"outside of its band for 4 steps in a row, .*jit_compile=False"):
+        trainer.on_step_end(last=False)
 
 
 def test_who_does_not_watch_is_not_stopped(small_images):
@@ -152,14 +168,15 @@ def test_replicas_agree_on_what_is_outside_and_on_what_one_device_finds(small_im
     found = []
     for strategy in ("one_device", "mirrored"):
         trainer = make_trainer(strategy, max_outside_steps=3, max_skipped_steps=3)
-        with pytest.raises(DivergedError, match="loss of part 2 is"):
-            trainer.fit(small_images, batch_size=4, callbacks=[Spoil()], verbose=0)
+        trainer.fit(small_images, batch_size=4, epochs=2, verbose=0)
         found.append({name: v.numpy() for name, v in trainer.band.variables.items()})
     for variable in trainer.band.variables.values():
         first, second = trainer.distribute_strategy.experimental_local_results(variable)
         np.testing.assert_array_equal(first.numpy(), second.numpy())
     for name, value in found[0].items():
         np.testing.assert_allclose(found[1][name], value, rtol=0.05, atol=0.05)
+    with pytest.raises(DivergedError, match="loss of part 2 is"):
+        trainer.fit(small_images, batch_size=4, initial_epoch=2, callbacks=[Spoil()], verbose=0)
 
 
 @pytest.mark.parametrize("schedule", ["end_to_end", "alternating", "simultaneous"])
