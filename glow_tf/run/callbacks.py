@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.errors import NonFiniteError
+from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.run import health, pictures
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.epoch import EpochResult, computed
@@ -19,6 +19,7 @@ from glow_tf.training.conditioning import Probe
 
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 SAMPLES_PER_TEMPERATURE = 16
+LAST_STEPS = 3  # outside of their bands, with which no run ends: no later step can tell whether it diverged
 
 
 class RunCallback(keras.callbacks.Callback):
@@ -240,6 +241,7 @@ class CheckpointEveryEpoch(RunCallback):
 
         Raises:
           NonFiniteError: a weight or a number of an optimizer is not finite.
+          DivergedError: the run would end with steps outside of their bands.
         """
         if not self.checkpoints.all_finite():
             phase = self.model.phase
@@ -249,6 +251,11 @@ class CheckpointEveryEpoch(RunCallback):
             raise NonFiniteError(
                 f"Training stopped: {what}. The last checkpoint is kept.", phase.active, what
             )
+        streak = int(self.model.band.streak.numpy())
+        if epoch + 1 == self.params["epochs"] and streak >= LAST_STEPS:
+            phase = self.model.phase
+            what = f"the last {streak} steps in phase '{phase}' were outside of their band"
+            raise DivergedError(f"Training stopped: {what}. The last checkpoint is kept.", phase.active, what)
         if int(self.checkpoints.recoveries.numpy()) == 1:  # the first time, a lower rate holds for one epoch
             for factor in self.model.rate_factors:
                 factor.assign(1.0)

@@ -11,12 +11,12 @@ from glow_tf.schedule import Phase
 
 WINDOW = 64  # steps whose median is the reference
 FEWEST = 16  # steps before a median says something
-FIRST_RISE = 10.0  # bits/dim above the lowest loss of the steps before; sound runs stay below 1.5
-RISE = 1.0  # bits/dim above the median; sound runs stay below, from the first step on, also with two images
-SPREADS = (
-    20.0  # or this many times the distance from the median to the upper quartile: small batches are noisy
-)
-NORM_RATIO = 100.0  # times the median norm; sound runs stay below 10
+FIRST_RISE = 10.0  # bits/dim above the lowest loss of the steps before
+RISE = 1.0  # bits/dim above the median
+SPREADS = 20.0  # or so many times the distance from the median to the upper quartile, for noisy batches
+NORM_RATIO = 100.0  # times the median norm
+# In eight sound runs (digits, also with two images a step; flow heads; CIFAR-10; sparse pictures) 5 steps of
+# 6,414 were outside, 2 in a row at most. The largest ratio of norms was 20.
 
 
 class Observed(NamedTuple):

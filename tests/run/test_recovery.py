@@ -154,6 +154,14 @@ def test_what_is_not_finite_is_never_saved(tmp_path, capsys):
     assert np.isfinite(summary["test_bpd"])
 
 
+def test_a_divergence_in_the_last_steps_of_a_run_is_undone(undisturbed, tmp_path, capsys):
+    with poisoned("weight", 5, 17, once):
+        summary = train(config(tmp_path, **FAST))
+    assert "the last 4 steps in phase 'end to end' were outside" in capsys.readouterr().out
+    assert summary["recoveries"] == 1
+    assert summary["test_bpd"] < undisturbed + 0.1
+
+
 class Cut(keras.callbacks.Callback):
     """Ends the process at the start of an epoch, or amid it."""
 
