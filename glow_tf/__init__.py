@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "config": ["DataConfig", "ModelConfig", "RunConfig", "TrainConfig"],
-        "errors": ["ConfigError", "NonFiniteError"],
+        "errors": ["ConfigError", "DivergedError", "NonFiniteError"],
         "schedule": ["Phase", "phases"],
         "parts": ["Part", "PartOutput"],
         "glow": ["Glow"],
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         TrainConfig as TrainConfig,
     )
     from glow_tf.errors import ConfigError as ConfigError
+    from glow_tf.errors import DivergedError as DivergedError
     from glow_tf.errors import NonFiniteError as NonFiniteError
     from glow_tf.glow import Glow as Glow
     from glow_tf.parts import Part as Part

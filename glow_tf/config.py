@@ -37,6 +37,7 @@ RATE_SCALINGS = ("size", "none")
 RATE_SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "part_parallel")
 COMPILERS = ("auto", "on", "off")
+ON_DIVERGENCE = ("recover", "stop")
 
 # Beyond what anybody trains. They keep a slip of the pen from taking all memory, or days.
 MOST_BLOCKS, MOST_STEPS, MOST_WIDTH, MOST_SIDE = 16, 512, 2**20, 2**16
@@ -220,6 +221,12 @@ class TrainConfig:
         "Steps in a row that are skipped if their loss or a gradient is not finite; one more ends the run.",
         before=0,
     )
+    on_divergence: str = _setting(
+        "recover",
+        "When training diverges: recover (go back to the last good checkpoint and halve the rate of the part "
+        "at fault, a few times) or stop.",
+        before="stop",
+    )
     ema: float = _setting(
         0.0,
         "Decay of a moving average of each part's weights per step, such as 0.99; evaluations, samples and "
@@ -248,6 +255,7 @@ class TrainConfig:
         _one_of(self, "optimizer", OPTIMIZERS)
         _one_of(self, "rate_scaling", RATE_SCALINGS)
         _one_of(self, "rate_schedule", RATE_SCHEDULES)
+        _one_of(self, "on_divergence", ON_DIVERGENCE)
         for name in ("part_epochs", "finetune_epochs"):
             _at_most(self, name, MOST_EPOCHS)
         for name in ("warmup_steps", "max_skipped_steps", "part_delay"):
@@ -349,6 +357,7 @@ class RunConfig:
         {
             "workdir",
             "max_skipped_steps",
+            "on_divergence",
             "strategy",
             "virtual_devices",
             "part_devices",

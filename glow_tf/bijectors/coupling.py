@@ -103,6 +103,13 @@ class Coupling(Repeatable):
         """See base."""
         return self._inverse(y, folded)[0]
 
+    def forward_and_log_scale(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `forward`'s result, and the largest |log s| of the transform on the way, [], nats."""
+        a, b = _halves(x)
+        parameters = self.parameters(a)
+        y_b, _ = self.transform.forward(b, *parameters)
+        return _joined(a, y_b), self.transform.largest_log_scale(*parameters)
+
     def _inverse(self, y: tf.Tensor, folded: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         a, y_b = _halves(y)
         b, log_det = self.transform.inverse(y_b, *self.parameters(a, folded))

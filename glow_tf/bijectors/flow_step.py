@@ -75,6 +75,12 @@ class FlowStep(Repeatable):
         x, actnorm_log_det = self.actnorm.inverse_and_log_det(normed)
         return x, coupling_log_det + conv_log_det + actnorm_log_det
 
+    def forward_and_log_scales(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """See base."""
+        mixed = self.conv.forward(self.actnorm.forward(x))
+        y, of_coupling = self.coupling.forward_and_log_scale(mixed)
+        return y, tf.stack([self.conv.largest_log_scale(), of_coupling])
+
     def fold(self) -> list[tf.Tensor]:
         """Multiplies the two linear maps and folds the network.
 

@@ -120,6 +120,18 @@ class Stack(Bijector):
 
         return run(x, *[t for t in folded if t.dtype.is_floating])
 
+    def forward_and_log_scales(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns f(x) and what each copy's `forward_and_log_scales` reports, [count, 2]."""
+        scales = []
+        for weights in self._weights():
+            x, own = self._call(self._log_scales_one, weights, x)
+            scales.append(own)
+        return x, tf.stack(scales)
+
+    def name_of(self, k: int) -> str:
+        """Returns how messages name copy k, from 0."""
+        return f"{self.name} (number {k + 1} of {self.count})"
+
     def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         total = 0.0
@@ -209,6 +221,11 @@ class Stack(Bijector):
         )
         passed = [(g, log_det) for g, (_, log_det) in zip(x_gradients, gradients, strict=True)]
         return list(xs), passed, [tf.add_n(column) for column in zip(*of_weights, strict=True)]
+
+    def _log_scales_one(self, weights: Weights, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        bijector = self._untracked.bijector
+        with with_weights(bijector, weights):
+            return bijector.forward_and_log_scales(x)
 
     def _inverse_one(self, weights: Weights, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         bijector = self._untracked.bijector

@@ -45,6 +45,10 @@ class Transform(abc.ABC):
     def inverse(self, y: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns b [B, H, W, C] and log|det db/dy| [B] in nats, for y [B, H, W, C]."""
 
+    def largest_log_scale(self, *parameters: tf.Tensor) -> tf.Tensor:
+        """Returns the largest |log s| with which an element is scaled, [], nats; by default 0."""
+        return tf.zeros([], parameters[0].dtype)
+
     def pull_back(
         self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor, *parameters: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
@@ -114,6 +118,10 @@ class Affine(Transform):
     def inverse(self, y: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See base."""
         return (y - shift) * tf.exp(-log_scale), -tf.reduce_sum(log_scale, axis=[1, 2, 3])
+
+    def largest_log_scale(self, shift: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
+        """See base."""
+        return tf.reduce_max(tf.abs(log_scale))
 
     def pull_back(
         self,

@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags, logging
 
 from glow_tf.commands.parsing import parse
-from glow_tf.errors import ConfigError, NonFiniteError
+from glow_tf.errors import ConfigError, DivergedError
 from glow_tf.version import __version__
 
 COMMANDS = (
@@ -84,7 +84,7 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
             passed_on = [action]
         parse(values, arguments)
         return command.main(values, *passed_on) or 0
-    except (ConfigError, NonFiniteError, OSError) as error:
+    except (ConfigError, DivergedError, OSError) as error:
         return _error(str(error))
     except KeyboardInterrupt as interrupt:
         what = str(interrupt) or "Run the same command again to continue."

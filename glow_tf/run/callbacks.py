@@ -10,13 +10,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.run import health, pictures
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.workdir import Workdir, write_atomically
+from glow_tf.training.conditioning import Probe
 
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 SAMPLES_PER_TEMPERATURE = 16
+LAST_STEPS = 3  # outside of their bands, with which no run ends: no later step can tell whether it diverged
 
 
 class RunCallback(keras.callbacks.Callback):
@@ -92,6 +95,7 @@ class EpochRecord(RunCallback):
       test, validation: batches for `evaluate`; validation may be None.
       finished_epochs: epochs of the checkpoint that was restored; later rows of history.csv are dropped.
       result: see `RunCallback`.
+      probe: measures the model's conditioning; None leaves it out.
     """
 
     needs = ("cache_seconds",)
@@ -104,6 +108,7 @@ class EpochRecord(RunCallback):
         "waits",
         "test",
         "validation",
+        "conditioning",
         "traffic",
         "peak_memory_mb",
         "troubles",
@@ -117,9 +122,11 @@ class EpochRecord(RunCallback):
         validation: tf.data.Dataset | None,
         finished_epochs: int,
         result: EpochResult,
+        probe: Probe | None = None,
     ):
         super().__init__(result)
         self.workdir = workdir
+        self.probe = probe
         self.finished_epochs = finished_epochs
         self.images_per_epoch = images_per_epoch
         self.test = test
@@ -156,6 +163,8 @@ class EpochRecord(RunCallback):
                 result.waits[k] = max(1 - busy / result.seconds, 0.0)
         result.test = self._evaluate(self.test)
         result.validation = None if self.validation is None else self._evaluate(self.validation)
+        with self.model.averages.in_place():
+            result.conditioning = None if self.probe is None else self.probe()
         result.eval_seconds = time.perf_counter() - end
         result.traffic = self.model.traffic(result.phase)
         result.peak_memory_mb = peak_memory_mb()
@@ -218,7 +227,11 @@ class SampleGrid(RunCallback):
 
 
 class CheckpointEveryEpoch(RunCallback):
-    """Saves the state after every epoch, once everything else of the epoch is on disk."""
+    """Saves the state after every epoch, once everything else of the epoch is on disk.
+
+    The last step may leave weights that are not finite, and the next epochs may train other parts. So the
+    state is looked at before it is saved.
+    """
 
     needs = ("test", "validation", "grid", "logged")
 
@@ -227,7 +240,28 @@ class CheckpointEveryEpoch(RunCallback):
         self.checkpoints = checkpoints
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
-        """Saves."""
+        """Saves.
+
+        Raises:
+          NonFiniteError: a weight or a number of an optimizer is not finite.
+          DivergedError: the run would end with steps outside of their bands.
+        """
+        if not self.checkpoints.all_finite():
+            phase = self.model.phase
+            what = (
+                f"after the last step in phase '{phase}' a weight or a moment of an optimizer is not finite"
+            )
+            raise NonFiniteError(
+                f"Training stopped: {what}. The last checkpoint is kept.", phase.active, what
+            )
+        streak = int(self.model.band.streak.numpy())
+        if epoch + 1 == self.params["epochs"] and streak >= LAST_STEPS:
+            phase = self.model.phase
+            what = f"the last {streak} steps in phase '{phase}' were outside of their band"
+            raise DivergedError(f"Training stopped: {what}. The last checkpoint is kept.", phase.active, what)
+        if int(self.checkpoints.recoveries.numpy()) == 1:  # the first time, a lower rate holds for one epoch
+            for factor in self.model.rate_factors:
+                factor.assign(1.0)
         validation = self.result.validation
         self.checkpoints.save(epoch + 1, None if validation is None else validation[0])
 

@@ -26,7 +26,8 @@ _VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # what TensorFlow adds to a variable's na
 class Checkpoints:
     """The newest and, where epochs are compared on validation images, the best state of a trainer.
 
-    A checkpoint holds the weights (with ActNorm's flags), every optimizer and the number of finished epochs.
+    A checkpoint holds the weights (with ActNorm's flags), every optimizer, the number of finished epochs, and
+    what a run knows of divergence: the bands, how often it went back, and what rates are multiplied by.
     Together with the seed, that is all a run needs to go on as if it had not stopped. The two newest are
     kept. An older one is removed when the newest is flushed to the disk, so that a kill or a power cut loses
     at most the checkpoint that is being written, and a damaged file at most the newest (TensorFlow has a
@@ -42,17 +43,22 @@ class Checkpoints:
     Attributes:
       epochs: number of finished epochs.
       best_bpd: lowest bits/dim on validation images so far.
+      recoveries: how often the run went back to a checkpoint because training diverged.
       variables: everything that a checkpoint holds.
     """
 
     def __init__(self, folder: pathlib.Path, trainer: PartsTrainer):
-        self._averages = trainer.averages
         self.epochs = tf.Variable(0, dtype=tf.int64)
         self.best_bpd = tf.Variable(float("inf"), dtype=tf.float64)
+        self.recoveries = tf.Variable(0, dtype=tf.int64)
+        self._trainer = trainer
         content = {**state_of(trainer), "epochs": self.epochs, "best_bpd": self.best_bpd}
-        self.variables = tf.nest.flatten(list(content.values()))
-        self._checkpoint = tf.train.Checkpoint(**content)
-        self._checkpoint.save_counter  # noqa: B018 - made now, so that every checkpoint has it
+        divergence = {**divergence_of(trainer), "recoveries": self.recoveries}
+        self.variables = tf.nest.flatten([*content.values(), *divergence.values()])
+        self._checkpoint = tf.train.Checkpoint(**content, **divergence)
+        self._earlier_release = tf.train.Checkpoint(**content)
+        for checkpoint in (self._checkpoint, self._earlier_release):
+            checkpoint.save_counter  # noqa: B018 - made now, so that every checkpoint has it
         self._folder = folder
         folder.mkdir(exist_ok=True)
         config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
@@ -68,11 +74,8 @@ class Checkpoints:
         """
         damaged: list[DamagedCheckpointError] = []
         for epochs in reversed(newest.complete(self._folder)):
-            path = str(self._folder / f"ckpt-{epochs}")
             try:
-                with readable(path):
-                    self._checkpoint.restore(path).assert_consumed()
-                self._averages.swap()
+                self._read(epochs)
             except DamagedCheckpointError as error:
                 damaged.append(error)
             else:
@@ -83,13 +86,66 @@ class Checkpoints:
             raise damaged[0]
         return 0
 
+    def go_back(self, before: int | None = None) -> int | None:
+        """Restores the newest sound checkpoint and removes later ones; returns its number of epochs.
+
+        A checkpoint is sound if its last step was finite and within its band.
+
+        Args:
+          before: only checkpoints of fewer epochs; None for all.
+
+        Returns:
+          None if there is no sound checkpoint. The trainer's state is then that of none.
+        """
+        for epochs in reversed(newest.complete(self._folder)):
+            if before is not None and epochs >= before:
+                continue
+            with contextlib.suppress(DamagedCheckpointError):
+                self._read(epochs)
+                if not int(self._trainer.band.streak.numpy()):
+                    self.remove_after(epochs)
+                    return epochs
+        return None
+
+    def remove_after(self, epochs: int) -> None:
+        """Removes the checkpoints of more than `epochs` epochs; a run that went back does not need them."""
+        for later in reversed(newest.complete(self._folder)):
+            if later > epochs:
+                remove(self._folder, later)
+
+    def all_finite(self) -> bool:
+        """Returns whether every weight and every number of an optimizer is finite."""
+        for variable in tf.nest.flatten(list(state_of(self._trainer).values())):
+            with tf.device(variable.device):  # it may be on another machine
+                if variable.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(variable)):
+                    return False
+        return True
+
+    def _read(self, epochs: int) -> None:
+        """Restores a checkpoint.
+
+        Raises:
+          DamagedCheckpointError: it cannot be read.
+        """
+        path = str(self._folder / f"ckpt-{epochs}")
+        with readable(path):
+            known = knows_divergence(path)
+            (self._checkpoint if known else self._earlier_release).restore(path).assert_consumed()
+        self._trainer.averages.swap()
+        if known:
+            return
+        self._trainer.band.forget()
+        self.recoveries.assign(0)
+        for factor in self._trainer.rate_factors:
+            factor.assign(1.0)
+
     def save(self, epochs: int, validation_bpd: float | None = None) -> bool:
         """Saves the state after `epochs` epochs; returns whether it is the best so far.
 
         Raises:
           OSError: it could not be written, for example because the disk is full.
         """
-        with self._averages.in_place():
+        with self._trainer.averages.in_place():
             return self._save(epochs, validation_bpd)
 
     def _save(self, epochs: int, validation_bpd: float | None) -> bool:
@@ -187,6 +243,16 @@ def state_of(trainer: PartsTrainer) -> dict[str, Any]:
         for optimizer in trainer.optimizers
     ]
     return {"model": by_path(trainer.glow.variables), "optimizers": optimizers}
+
+
+def divergence_of(trainer: PartsTrainer) -> dict[str, Any]:
+    """Returns what a trainer knows of divergence, as checkpoints name it; those of release 0.4 lack it."""
+    return {"band": trainer.band.variables, "rate_factors": list(trainer.rate_factors)}
+
+
+def knows_divergence(path: str) -> bool:
+    """Returns whether a checkpoint holds what `divergence_of` returns."""
+    return tf.train.load_checkpoint(path).has_tensor(f"recoveries/{_VALUE}")
 
 
 def epochs_and_steps(path: str) -> tuple[int, list[int]]:

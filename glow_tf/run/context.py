@@ -22,12 +22,14 @@ from glow_tf.run.checkpoints import Checkpoints, checkpoint_bytes
 from glow_tf.run.workdir import Workdir
 from glow_tf.schedule import Phase, epoch_costs, phases_of, turn_starts
 from glow_tf.training import inputs
+from glow_tf.training.conditioning import Probe
 from glow_tf.training.optimizers import make_optimizers
 from glow_tf.training.prefix import PrefixCache, cache_bytes, cached_parts
 from glow_tf.training.trainer import PartsTrainer
 
 # Room that a run needs on disk: two of the last epochs, the best, a new one, and the export (a third of one).
 CHECKPOINTS_ON_DISK = 5
+PROBE_IMAGES = 16  # of the test images, on which the model's conditioning is measured after every epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,11 @@ class Run:
     def description(self) -> str:
         """Describes parts and schedule."""
         return tables.model_table(self.layouts, self.parameters, self.phases, self.costs)
+
+    @functools.cached_property
+    def probe(self) -> Probe | None:
+        """Measures the model's conditioning; None in several processes, where it would cross the links."""
+        return Probe(self.glow, self.images.test[:PROBE_IMAGES]) if self.group is None else None
 
     @property
     def heading(self) -> str:
@@ -220,8 +227,11 @@ def compiled_trainer(
     """Returns a trainer of the glow, compiled as a run's settings say."""
     train = config.train
     trainer = PartsTrainer(glow, phases, seed=config.seed)
+    for k in range(config.model.num_parts):
+        with glow.on_device_of(k):
+            trainer.rate_factors.append(tf.Variable(1.0, trainable=False))
     trainer.compile(
-        make_optimizers(train, phases, config.model.num_parts, steps_per_epoch),
+        make_optimizers(train, phases, config.model.num_parts, steps_per_epoch, trainer.rate_factors),
         clip_norm=train.clip_norm,
         reversible=train.reversible,
         part_delay=train.part_delay if glow.part_devices else 0,

@@ -10,6 +10,7 @@ import numpy as np
 
 from glow_tf.run.history import TRAFFIC_COLUMNS
 from glow_tf.schedule import Phase
+from glow_tf.training.conditioning import Conditioning
 from glow_tf.training.traffic import Traffic
 
 
@@ -38,6 +39,8 @@ class EpochResult:
       waits: for parts on their own devices, part (from 1) → the fraction of `seconds` that it waited.
       test: test bits/dim and its standard error.
       validation: the same on validation images; None if there are none.
+      conditioning: what decides how exact a round trip is; None if it was not measured.
+      recoveries: how often the run went back to a checkpoint before the epoch.
       traffic: what a training step moved between devices.
       peak_memory_mb: the process's peak memory so far.
       troubles: what is wrong although every number is finite; see `health.troubles`.
@@ -56,6 +59,8 @@ class EpochResult:
     waits: Mapping[int, float] = dataclasses.field(default_factory=dict)
     test: tuple[float, float] | None = None
     validation: tuple[float, float] | None = None
+    conditioning: Conditioning | None = None
+    recoveries: int = 0
     traffic: Traffic | None = None
     peak_memory_mb: float = 0.0
     troubles: Sequence[str] = ()
@@ -82,6 +87,10 @@ class EpochResult:
             column = "train_bpd" if name == "bpd" else name
             row[column] = f"{value:.6f}"
         row["skipped_steps"] = str(self.skipped_steps)
+        row["recoveries"] = str(self.recoveries)
+        if self.conditioning is not None:
+            row["largest_log_scale"] = f"{self.conditioning.largest_log_scale:.4g}"
+            row["round_trip_error"] = f"{self.conditioning.round_trip_error:.3g}"
         for name in ("test", "validation"):
             if found := getattr(self, name):
                 row[f"{name}_bpd"], row[f"{name}_bpd_se"] = (f"{value:.6f}" for value in found)

@@ -23,7 +23,7 @@ from glow_tf.devices.processes import ProcessGroup, lost_message, read_process_g
 from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
 from glow_tf.glow import Glow
-from glow_tf.run import health, tables
+from glow_tf.run import health, recovery, tables
 from glow_tf.run.callbacks import CheckpointEveryEpoch, EpochRecord, FillPrefixCaches, SampleGrid, arranged
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
@@ -55,7 +55,7 @@ def train(config: RunConfig, export: Exporter) -> Mapping[str, Any]:
     Raises:
       ConfigError: something is wrong with the settings, the data or the disk; nothing was trained.
       OSError: the disk, or another process, failed; the last checkpoint is kept.
-      NonFiniteError: training diverged; the last checkpoint is kept.
+      DivergedError: training diverged, also after going back; the last checkpoint is kept.
       KeyboardInterrupt: Ctrl-C or SIGTERM; the message says which epoch is kept.
     """
     group = read_process_group(config.strategy)
@@ -124,7 +124,7 @@ def _train(run: Run, export: Exporter) -> Mapping[str, Any]:
         epoch = _restore(run)
         with _saying_what_is_kept(run.workdir):
             if epoch < len(run.phases):
-                _fit(run, epoch, watches)
+                recovery.fit_and_recover(run, epoch, lambda first: _fit(run, first, watches))
             with run.trainer.averages.in_place():
                 trained = _copy_of(run.glow) if run.leads and run.config.export else None
     with _saying_what_is_kept(run.workdir):
@@ -178,12 +178,13 @@ def _restore(run: Run) -> int:
 
 def _fit(run: Run, epoch: int, watches: list[StallWatch]) -> None:
     """Trains from an epoch on (from 0)."""
-    config, workdir, result = run.config, run.workdir, EpochResult()
+    config, workdir = run.config, run.workdir
+    result = EpochResult(recoveries=int(run.checkpoints.recoveries.numpy()))
     test, validation = (run.evaluation_batches(i) for i in (run.images.test, run.images.validation))
     images_per_epoch = run.steps_per_epoch * config.train.batch_size
     callbacks = [
         FillPrefixCaches(run.turns, run.prefix_batches, result),
-        EpochRecord(workdir, images_per_epoch, test, validation, epoch, result),
+        EpochRecord(workdir, images_per_epoch, test, validation, epoch, result, run.probe),
     ]
     if config.sample_every:
         top = int(run.images.train.max())
@@ -222,6 +223,7 @@ def _finish(run: Run, trained: Glow | None, export: Exporter) -> Mapping[str, An
             "python": platform.python_version(),
         },
         "device": strategies.device_name(),
+        "recoveries": int(last.get("recoveries") or 0),
         "warnings": health.troubles(history, run.glow.config.n_bits),
     }
     run.workdir.write_summary(summary)
@@ -229,7 +231,7 @@ def _finish(run: Run, trained: Glow | None, export: Exporter) -> Mapping[str, An
     print(
         f"Finished: test {summary['test_bpd']:.4f} ± {summary['test_bpd_se']:.4f} bits/dim (one noise draw "
         f"per test image: an upper bound in expectation), {summary['total_seconds']:.1f} s of training, in "
-        f"{run.workdir.path}"
+        f"{run.workdir.path}{recovery.note(summary['recoveries'])}"
     )
     for warning in summary["warnings"]:
         print(f"WARNING: {warning}.")

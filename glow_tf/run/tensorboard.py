@@ -74,6 +74,11 @@ class TensorBoardByPart(RunCallback):
         yield "speed/images_per_second", result.images_per_second
         yield "speed/epoch_seconds", result.seconds
         yield "training/skipped_steps", result.skipped_steps
+        yield "training/recoveries", result.recoveries
+        if result.conditioning is not None:
+            yield "conditioning/convolution_log_scale", result.conditioning.convolution.log_scale
+            yield "conditioning/coupling_log_scale", result.conditioning.coupling.log_scale
+            yield "conditioning/round_trip_error", result.conditioning.round_trip_error
         if result.non_finite_samples is not None:
             yield "samples/non_finite_pixels", result.non_finite_samples
         yield "traffic/forward_bytes_per_image", result.traffic.forward

@@ -1,4 +1,4 @@
-"""Finds out where a number stopped being finite."""
+"""Finds out where a number stopped being finite, and what is to be known about training that diverged."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -6,9 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 import tensorflow as tf
 
 from glow_tf.bijectors import Split, Stack
+from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.glow import Glow
 from glow_tf.parts import Part
 from glow_tf.schedule import Phase
+from glow_tf.training.band import Observed
+from glow_tf.training.conditioning import largest_log_scales
+
+ADVICE = "A lower learning rate, a longer warm-up or gradient clipping usually helps."
 
 
 def explain_non_finite(
@@ -19,7 +24,7 @@ def explain_non_finite(
     v: tf.Tensor,
     loss: float,
     gradient_norms: Sequence[float],
-) -> str:
+) -> NonFiniteError:
     """Describes the first bijector whose output is not finite for a batch.
 
     Args:
@@ -32,18 +37,79 @@ def explain_non_finite(
       gradient_norms: of each active part.
 
     Returns:
-      Sentences that name the step, the place and the remedy.
+      An error whose message names the step, the place, the conditioning and the remedy.
     """
+    bad = [k for k, n in zip(phase.active, gradient_norms, strict=True) if not math.isfinite(n)]
     where = _first_fault(glow, phase, v)
     if where is None:
-        bad = [k + 1 for k, n in zip(phase.active, gradient_norms, strict=True) if not math.isfinite(n)]
-        where = f"every output is finite, but not the gradient of part {', '.join(map(str, bad)) or '?'}"
-    return (
-        f"Training stopped: not finite in phase '{phase}', step {step} of part {phase.last + 1} "
-        f"(loss {loss:.6g} bits/dim, gradient norms {[float(f'{n:.4g}') for n in gradient_norms]}): {where}. "
-        f"{_skipped(in_a_row)} and the last checkpoint is kept. A lower learning rate, a longer warm-up or "
-        "gradient clipping usually helps."
+        names = ", ".join(str(k + 1) for k in bad) or "?"
+        where = f"every output is finite, but not the gradient of part {names}"
+    at = f"in phase '{phase}', step {step} of part {phase.last + 1}"
+    return NonFiniteError(
+        f"Training stopped: not finite {at} (loss {loss:.6g} bits/dim, gradient norms "
+        f"{[float(f'{n:.4g}') for n in gradient_norms]}): {where}. {_conditioning(glow, v)} "
+        f"{_skipped(in_a_row)} and the last checkpoint is kept. {ADVICE}",
+        # Parts after one whose output is not finite are not finite either.
+        phase.active if phase.end_to_end or not bad else bad[:1],
+        f"the loss or a gradient was not finite {at}",
     )
+
+
+def explain_divergence(
+    glow: Glow,
+    phase: Phase,
+    step: int,
+    v: tf.Tensor,
+    observed: Observed,
+    rows: tuple[Sequence[int], Sequence[int]],
+) -> DivergedError:
+    """Describes a step that is outside of its band, after too many of them.
+
+    Args:
+      glow: with the weights before the step.
+      phase: what was trained.
+      step: the number of steps that trained the last part before this one.
+      v: the batch, dequantised, [B, H, W, C].
+      observed: what the band says of the step.
+      rows: of the losses and of the norms that the phase watches.
+
+    Returns:
+      An error whose message names the step, what was outside, the place, the conditioning and the remedy.
+    """
+    parts = phase.active[-1:] if phase.end_to_end else phase.active
+    what, at_fault = [], []
+    for names, unit, kinds in ((parts, " bits/dim", rows[0]), (phase.active, "", rows[1])):
+        for k, row in zip(names, kinds, strict=True):
+            if observed.outside[row]:
+                kind = "loss" if unit else "gradient norm"
+                numbers = f"{observed.values[row]:.6g}{unit}, median {observed.medians[row]:.6g}"
+                what.append(f"the {kind} of part {k + 1} is {numbers}")
+                at_fault.append(k)
+    at = f"in phase '{phase}', step {step} of part {phase.last + 1}"
+    return DivergedError(
+        f"Training stopped: it diverged {at}: {'; '.join(what)}. It is the last of {int(observed.streak)} "
+        f"such steps in a row. {_widest(glow, phase, v)} {_conditioning(glow, v)} The last checkpoint is "
+        f"kept. {ADVICE}",
+        phase.active if phase.end_to_end else [min(at_fault)],
+        f"{what[0]}, {at}",
+    )
+
+
+def _conditioning(glow: Glow, v: tf.Tensor) -> str:
+    convolution, coupling = largest_log_scales(glow, v)
+    return f"Largest |log s|: of a 1×1 convolution {convolution}; of a coupling {coupling}."
+
+
+def _widest(glow: Glow, phase: Phase, v: tf.Tensor) -> str:
+    """Says which bijector's input is largest."""
+    h, largest, where = glow.dequantize.forward(v), -1.0, ""
+    for k, part in enumerate(glow.parts[: phase.last + 1], start=1):
+        for name, forward in _one_by_one(part):
+            size = float(tf.reduce_max(tf.abs(h)))
+            if not size <= largest:
+                largest, where = size, f"part {k}, bijector {name}, whose inputs range over {_range(h)}"
+            h = forward(h)[0]
+    return f"The largest inputs are those of {where}."
 
 
 def _skipped(in_a_row: int) -> str:
@@ -75,7 +141,7 @@ def _one_by_one(part: Part) -> Iterator[tuple[str, Callable]]:
         elif isinstance(bijector, Stack):
             for k in range(bijector.count):
                 with bijector.copy(k) as copy:
-                    yield f"{bijector.name} (number {k + 1} of {bijector.count})", copy.forward_and_log_det
+                    yield bijector.name_of(k), copy.forward_and_log_det
         else:
             yield bijector.name, bijector.forward_and_log_det
 

@@ -26,12 +26,14 @@ class StepGradients(NamedTuple):
       gradients: of each active part's variables, in the order of the variables; summed over replicas.
       busy: for parts on their own devices, seconds from each active part's input to its last gradient, [];
         empty in an end-to-end phase, where a part has two turns.
+      weight: 0 or 1 for every example, [B]; None if all have weight 1.
     """
 
     loss: tf.Tensor
     truncated: Sequence[tf.Tensor]
     gradients: list[list[tf.Tensor]]
     busy: list[tf.Tensor]
+    weight: tf.Tensor | None = None
 
 
 def gradients_together(
@@ -55,7 +57,7 @@ def gradients_together(
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(variables)
         losses, truncated = evaluate()
-        loss = _mean(losses, weight)
+        loss = mean_over_examples(losses, weight)
         if weight is None:
             scaled = loss / replicas  # the replicas' gradients are summed
         else:
@@ -63,10 +65,11 @@ def gradients_together(
             scaled = tf.math.divide_no_nan(tf.reduce_sum(weight * losses), examples)
     flat = _over_replicas(tape.gradient(scaled, variables), replicas)
     remaining = iter(flat)
-    return StepGradients(loss, truncated, [[next(remaining) for _ in group] for group in groups], [])
+    of_parts = [[next(remaining) for _ in group] for group in groups]
+    return StepGradients(loss, truncated, of_parts, [], weight)
 
 
-def _mean(values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
+def mean_over_examples(values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
     """Returns the mean of values [B] over the examples whose weight is 1, [], or 0 if there are none."""
     if weight is None:
         return tf.reduce_mean(values)
@@ -112,9 +115,9 @@ def gradients_by_device(
     records = objective.walk(passage, phase, visit)
     gradients, busy = _backward(glow, phase, watched, records)
     truncated = [bits_per_dim(t, glow.image_shape) for t in records[-1].left.truncated]
-    means = [_mean(t, weight) for t in truncated] if phase.end_to_end else []
+    means = [mean_over_examples(t, weight) for t in truncated] if phase.end_to_end else []
     loss = objective.total_loss(phase, [record.loss for record in records], means)
-    return StepGradients(loss, truncated, gradients, busy)
+    return StepGradients(loss, truncated, gradients, busy, weight)
 
 
 class _Record(NamedTuple):
@@ -139,7 +142,7 @@ def _forward(
             visit = objective.visit_part(glow, passage, phase)
             loss = visit.loss
             if loss is not None:
-                loss = _mean(bits_per_dim(loss, glow.image_shape), weight)
+                loss = mean_over_examples(bits_per_dim(loss, glow.image_shape), weight)
         start = None if phase.end_to_end else _moment([visit.entered.h])
     return _Record(tape, visit.entered.h, visit.left, loss, start)
 

@@ -27,6 +27,8 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
       warmup_steps: number of steps over which the rate rises.
       cosine: whether the rate decays.
       finetune_learning_rate, finetune_from: the second rate and the step it starts at, or None for both.
+      factor: multiplies every rate; None is 1. It is a variable, so a rate can be halved without tracing
+        steps anew, and is not saved with the schedule.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         cosine: bool = False,
         finetune_learning_rate: float | None = None,
         finetune_from: int | None = None,
+        factor: tf.Variable | None = None,
     ):
         super().__init__()
         self.learning_rate = learning_rate
@@ -45,9 +48,14 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         self.cosine = cosine
         self.finetune_learning_rate = finetune_learning_rate
         self.finetune_from = finetune_from
+        self.factor = factor
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the rate of a step, counted from 0; float32 []."""
+        rate = self._rate(step)
+        return rate if self.factor is None else self.factor * rate
+
+    def _rate(self, step: tf.Tensor) -> tf.Tensor:
         step = tf.cast(step, tf.float32)
         first_steps = self.steps if self.finetune_from is None else self.finetune_from
         rate = self.learning_rate * self._decay(step, first_steps)
@@ -144,7 +152,11 @@ def sums_gradients(optimizer: keras.optimizers.Optimizer) -> bool:
 
 
 def part_rates(
-    config: TrainConfig, phases: Sequence[Phase], num_parts: int, steps_per_epoch: int
+    config: TrainConfig,
+    phases: Sequence[Phase],
+    num_parts: int,
+    steps_per_epoch: int,
+    factors: Sequence[tf.Variable] = (),
 ) -> list[PartRate]:
     """Returns the learning rate of every part; see `make_optimizers`."""
     rates = config.learning_rates(num_parts)
@@ -159,13 +171,18 @@ def part_rates(
             finetune_from=epochs_training(k, phases[: config.part_epochs]) * steps_per_epoch
             if finetune_rates
             else None,
+            factor=factors[k] if factors else None,
         )
         for k in range(num_parts)
     ]
 
 
 def make_optimizers(
-    config: TrainConfig, phases: Sequence[Phase], num_parts: int, steps_per_epoch: int
+    config: TrainConfig,
+    phases: Sequence[Phase],
+    num_parts: int,
+    steps_per_epoch: int,
+    factors: Sequence[tf.Variable] = (),
 ) -> list[keras.optimizers.Optimizer]:
     """Returns the optimizer of every part.
 
@@ -174,11 +191,12 @@ def make_optimizers(
       phases: the phase of every epoch; the rate of a part runs over the steps that train it.
       num_parts: n.
       steps_per_epoch: training steps per epoch.
+      factors: for each part, what its rate is multiplied by; empty for rates as they are set.
 
     Raises:
       ConfigError: the number of rates is neither 1 nor n.
     """
-    rates = part_rates(config, phases, num_parts, steps_per_epoch)
+    rates = part_rates(config, phases, num_parts, steps_per_epoch, factors)
     return [_make_optimizer(config, rate, steps_per_epoch) for rate in rates]
 
 

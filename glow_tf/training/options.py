@@ -16,7 +16,7 @@ from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 
 # What a saved trainer keeps: not where or how steps are computed.
-SAVED = ("clip_norm", "reversible", "part_delay", "max_skipped_steps", "rate_scaling")
+SAVED = ("clip_norm", "reversible", "part_delay", "max_skipped_steps", "max_outside_steps", "rate_scaling")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,7 @@ class CompileOptions:
     part_delay: int
     jit_compile: bool | str
     max_skipped_steps: int = 10
+    max_outside_steps: int | None = 10
     rate_scaling: str = "size"
     steps_per_execution: int = 1
     run_eagerly: bool = False
@@ -61,8 +62,8 @@ class CompileOptions:
         wrong = {
             "steps_per_execution must be 1 in several processes": self.steps_per_execution != 1
             and in_several_processes(strategy),
-            "part_delay, clip_norm and max_skipped_steps must not be negative": min(
-                self.part_delay, self.clip_norm, self.max_skipped_steps
+            "part_delay, clip_norm, max_skipped_steps and max_outside_steps must not be negative": min(
+                self.part_delay, self.clip_norm, self.max_skipped_steps, self.max_outside_steps or 0
             )
             < 0,
             f"rate_scaling must be one of {', '.join(RATE_SCALINGS)}": self.rate_scaling not in RATE_SCALINGS,
@@ -75,7 +76,8 @@ class CompileOptions:
             if is_wrong:
                 raise ConfigError(
                     f"{expected}. Received: part_delay={self.part_delay}, clip_norm={self.clip_norm}, "
-                    f"max_skipped_steps={self.max_skipped_steps}, rate_scaling={self.rate_scaling!r}, "
+                    f"max_skipped_steps={self.max_skipped_steps}, "
+                    f"max_outside_steps={self.max_outside_steps}, rate_scaling={self.rate_scaling!r}, "
                     f"steps_per_execution={self.steps_per_execution}, jit_compile={self.jit_compile}, "
                     f"part_devices={glow.part_devices}, {replicas} replicas"
                 )

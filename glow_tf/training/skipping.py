@@ -1,4 +1,4 @@
-"""Steps that overflow: skipped, counted, and after too many in a row the end of the run."""
+"""Steps that overflow or leave their band: skipped or counted, and after too many in a row the run's end."""
 
 from __future__ import annotations
 
@@ -8,38 +8,54 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from glow_tf.errors import NonFiniteError
+from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.glow import Glow
 from glow_tf.schedule import Phase
-from glow_tf.training.diagnosis import explain_non_finite
+from glow_tf.training.band import Band, Observed
+from glow_tf.training.diagnosis import explain_divergence, explain_non_finite
+from glow_tf.training.gradients import StepGradients, mean_over_examples
 
 
 class SkippedSteps:
-    """Decides of every step whether it may change the weights, and when a run has to stop.
+    """Decides of every step whether it may change the weights, and when training has to stop.
 
     A step whose loss or gradient is not finite is skipped. If more than `most` steps in a row are skipped,
     or all steps of an epoch, training stops. The last batch is then run again, bijector by bijector, to find
-    out where. Steps are counted anew in every epoch, so a resumed run decides as an uninterrupted one does.
+    out where. These steps are counted anew in every epoch, so a resumed run decides as an uninterrupted one
+    does.
+
+    A step that is finite and outside of its band (see `Band`) is applied and counted. Training stops if more
+    than `most_outside` steps in a row were outside or not finite.
 
     Args:
       glow: the model.
       optimizers: one per part; their step counts are in the message.
       most: how many steps in a row may be skipped; 0 stops at the first.
+      most_outside: how many steps in a row may be outside of their band; None does not watch.
       compiled: the step is compiled with XLA, which cannot call Python. Then `raise_fault` stops training,
         without naming the bijector.
 
     Attributes:
-      fault: describes the step that stopped training; None if there was none.
+      fault: what stopped training; None if nothing did.
+      band: of every part.
     """
 
     def __init__(
-        self, glow: Glow, optimizers: Sequence[keras.optimizers.Optimizer], most: int, compiled: bool
+        self,
+        glow: Glow,
+        optimizers: Sequence[keras.optimizers.Optimizer],
+        most: int,
+        most_outside: int | None,
+        compiled: bool,
     ):
         self.glow = glow
         self.optimizers = optimizers
         self.most = most
+        # The longer of two permissions holds for steps of both kinds.
+        self.most_outside = None if most_outside is None else max(most, most_outside)
         self.compiled = compiled
-        self.fault: str | None = None
+        self.fault: DivergedError | None = None
+        self.band = Band(len(glow.parts))
         # Each replica counts by itself; all of them count the same.
         self._in_a_row, self._allowed = (
             tf.Variable(
@@ -59,59 +75,89 @@ class SkippedSteps:
     def finite(
         self,
         phase: Phase,
-        loss: tf.Tensor,
+        step: StepGradients,
         norms: Sequence[tf.Tensor],
         batch: Callable[[], tf.Tensor],
+        arrived: Sequence[tf.Tensor] | None = None,
     ) -> tf.Tensor:
         """Returns whether a step may change the weights, bool []; the same on all replicas.
 
         Args:
           phase: what is trained.
-          loss: of this replica, [].
+          step: its losses are those of this replica.
           norms: of the gradients, [] each; the same on all replicas.
           batch: returns the step's dequantised images [B, H, W, C], for the message.
+          arrived: for each part whether it has a batch, bool []; None if every part has.
 
         Raises:
-          tf.errors.InvalidArgumentError: too many steps in a row are not finite; `fault` has the message.
+          tf.errors.InvalidArgumentError: training has to stop; `fault` says why.
         """
-        finite = tf.reduce_all(tf.math.is_finite(tf.stack([loss, *norms])))
-        explains = ~finite
+        finite = tf.reduce_all(tf.math.is_finite(tf.stack([step.loss, *norms])))
+        losses = [mean_over_examples(step.truncated[k], step.weight) for k in self.band.rows_of(phase)[0]]
+        explains, first = ~finite, tf.constant(True)
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             # The replica whose images are at fault is to explain; all of them skip the step.
-            own = 1 - tf.cast(tf.math.is_finite(loss), tf.int32)
-            anywhere = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own)
+            own = 1 - tf.cast(tf.math.is_finite(step.loss), tf.int32)
+            anywhere, losses = _over_replicas(own, losses, step.weight)
             finite &= anywhere == 0
             explains = ~finite & ((own > 0) | (anywhere == 0))
+            first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
         in_a_row = tf.where(finite, 0, self._in_a_row + 1)
         self._in_a_row.assign(in_a_row)
+        stops = explains & (in_a_row > self._allowed)
+        observed, row = None, in_a_row
+        if self.most_outside is not None:
+            observed = self.band.observe(phase, finite, losses, norms, arrived)
+            stops |= tf.where(finite, first, explains) & (observed.streak > self.most_outside)
+            row = tf.maximum(in_a_row, observed.streak)
         if self.compiled:
             return finite
-        stops = explains & (in_a_row > self._allowed)
-        with tf.control_dependencies([self._checked(phase, stops, in_a_row, loss, norms, batch)]):
+        numbers = (tf.where(finite, 0, row), step.loss, tf.stack(norms))
+        with tf.control_dependencies([self._checked(phase, stops, batch, numbers, observed)]):
             return tf.identity(finite)
 
     def raise_fault(self, phase: Phase) -> None:
-        """Raises NonFiniteError if compiled steps have been skipped too often."""
-        in_a_row = int(self._in_a_row.numpy()) if self.compiled else 0
-        if in_a_row <= int(self._allowed.numpy()):
+        """Raises DivergedError if compiled steps were too often not finite, or outside of their band."""
+        if not self.compiled:
             return
-        self.fault = (
-            f"Training stopped: a loss or gradient was not finite in phase '{phase}', {in_a_row} steps in a "
-            f"row, after step {self._steps_of(phase)} of part {phase.last + 1}. No weight was changed by "
-            "those steps. Compile with jit_compile=False to learn which bijector it was."
-        )
-        raise NonFiniteError(self.fault)
+        where = f"in phase '{phase}'"
+        after = f"after step {self._steps_of(phase)} of part {phase.last + 1}"
+        advice = "Compile with jit_compile=False to learn which bijector it was."
+        in_a_row, streak = int(self._in_a_row.numpy()), int(self.band.streak.numpy())
+        if in_a_row > int(self._allowed.numpy()):
+            self.fault = NonFiniteError(
+                f"Training stopped: a loss or gradient was not finite {where}, {in_a_row} steps in a row, "
+                f"{after}. No weight was changed by those steps. {advice}",
+                phase.active,
+                f"a loss or gradient was not finite {in_a_row} steps in a row, {after}",
+            )
+            raise self.fault
+        if self.most_outside is not None and streak > self.most_outside:
+            self.fault = DivergedError(
+                f"Training stopped: it diverged {where}: a loss or the norm of a gradient was outside of its "
+                f"band for {streak} steps in a row, {after}. {advice}",
+                phase.active,
+                f"a loss or gradient norm was outside of its band for {streak} steps in a row, {after}",
+            )
+            raise self.fault
 
     def _checked(
         self,
         phase: Phase,
         stops: tf.Tensor,
-        in_a_row: tf.Tensor,
-        loss: tf.Tensor,
-        norms: Sequence[tf.Tensor],
         batch: Callable[[], tf.Tensor],
+        numbers: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
+        observed: Observed | None,
     ) -> tf.Tensor:
-        """Returns a check that fails if the run has to stop.
+        """Returns a check that fails if training has to stop.
+
+        Args:
+          phase: what is trained.
+          stops: whether it has to, bool [].
+          batch: returns the step's dequantised images [B, H, W, C].
+          numbers: how many steps in a row it is the last of, or 0 if it is finite; the step's loss, []; the
+            gradients' norms, [parts].
+          observed: what the band says; None without one.
 
         Python finds out where, and the graph fails by itself. TensorFlow would log an exception of the Python
         function twice, with its traceback, before the message of the run.
@@ -119,25 +165,43 @@ class SkippedSteps:
         # TensorFlow keeps every py_function for as long as the process lives, and all that one refers to.
         reference = weakref.ref(self)
 
-        def explain(v: tf.Tensor, in_a_row: tf.Tensor, loss: tf.Tensor, *norms: tf.Tensor) -> bool:
+        def explain(v: tf.Tensor, in_a_row: tf.Tensor, loss: tf.Tensor, norms: tf.Tensor, *seen) -> bool:
             own = reference()
-            own.fault = explain_non_finite(
-                own.glow,
-                phase,
-                own._steps_of(phase),
-                int(in_a_row),
-                v,
-                float(loss),
-                [float(n) for n in norms],
-            )
+            step = own._steps_of(phase)
+            if in_a_row:
+                found = (int(in_a_row), v, float(loss), [float(n) for n in norms])
+                own.fault = explain_non_finite(own.glow, phase, step, *found)
+            else:
+                found = Observed(*(tensor.numpy() for tensor in seen))
+                own.fault = explain_divergence(own.glow, phase, step, v, found, own.band.rows_of(phase))
             return False
 
+        given = () if observed is None else observed
         passed = tf.cond(
-            stops, lambda: tf.py_function(explain, [batch(), in_a_row, loss, *norms], tf.bool), lambda: True
+            stops,
+            lambda: tf.py_function(explain, [batch(), *numbers, *given], tf.bool),
+            lambda: True,
         )
-        message = "the loss or a gradient is not finite"
+        message = "the loss or a gradient is not finite, or training diverges"
         with tf.control_dependencies([tf.debugging.Assert(passed, [message])]):
             return tf.identity(passed)
 
     def _steps_of(self, phase: Phase) -> int:
         return int(self.optimizers[phase.last].iterations.numpy())
+
+
+def _over_replicas(
+    bad: tf.Tensor, losses: Sequence[tf.Tensor], weight: tf.Tensor | None
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Returns on how many replicas the loss is not finite, and the mean of each loss over all examples.
+
+    Args:
+      bad: 1 if this replica's loss is not finite, 0 otherwise, [].
+      losses: means over this replica's examples, [] each.
+      weight: 0 or 1 for each of them, [B]; None if all replicas have the same number.
+    """
+    count = tf.ones([]) if weight is None else tf.cast(tf.reduce_sum(weight), tf.float32)
+    own = [tf.cast(bad, tf.float32), count, *(count * tf.cast(loss, tf.float32) for loss in losses)]
+    replica = tf.distribute.get_replica_context()
+    anywhere, total, *sums = tf.unstack(replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack(own)))
+    return anywhere, [tf.math.divide_no_nan(value, total) for value in sums]

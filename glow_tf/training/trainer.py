@@ -8,13 +8,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.errors import NonFiniteError
 from glow_tf.glow import Glow
 from glow_tf.likelihood import bits_per_dim
 from glow_tf.pieces import in_streams
 from glow_tf.schedule import Phase
 from glow_tf.training import inputs, objective
 from glow_tf.training.averages import Averages
+from glow_tf.training.band import Band
 from glow_tf.training.datasets import Dataset, start_reading
 from glow_tf.training.fit_callbacks import callbacks_for
 from glow_tf.training.gradients import gradients_by_device, gradients_together
@@ -63,6 +63,7 @@ class PartsTrainer(PhasedModel):
         self.glow = glow
         self.seed = seed
         self.prefix_caches: dict[Phase, PrefixCache] = {}
+        self.rate_factors: list[tf.Variable] = []  # of a run, for each part
         self.finished_epochs = 0  # of the run that `load_trainer` loads
         self.build((None, *glow.image_shape))
 
@@ -76,6 +77,7 @@ class PartsTrainer(PhasedModel):
         part_delay: int = 0,
         jit_compile: bool | str = "auto",
         max_skipped_steps: int = 10,
+        max_outside_steps: int | None = 10,
         rate_scaling: str = "size",
         **kwargs,
     ) -> None:
@@ -92,6 +94,8 @@ class PartsTrainer(PhasedModel):
           jit_compile: compile steps with XLA; `auto` does where there is a GPU.
           max_skipped_steps: how many steps in a row are skipped if their loss or a gradient is not finite;
             one more ends the run, and so does an epoch of such steps. 0 ends it at the first.
+          max_outside_steps: how many steps in a row a loss, or the norm of a part's gradients, may be outside
+            of its band (see `Band`); one more ends the run. None does not watch.
           rate_scaling: `size` multiplies the rate of each weight by a factor that depends on the width and
             the number of flow steps, so that one rate suits models of all sizes; see `rate_factor`. `none`
             gives every weight the optimizer's rate.
@@ -103,10 +107,19 @@ class PartsTrainer(PhasedModel):
         given = kwargs.pop("optimizer", None) if optimizers is None else optimizers
         optimizers = optimizers_per_part(given, len(self.glow.parts))
         options = CompileOptions(
-            clip_norm, reversible, part_delay, jit_compile, max_skipped_steps, rate_scaling, **kwargs
+            clip_norm,
+            reversible,
+            part_delay,
+            jit_compile,
+            max_skipped_steps,
+            max_outside_steps,
+            rate_scaling,
+            **kwargs,
         ).checked(self.glow, self.distribute_strategy, optimizers)
         with self.distribute_strategy.scope():
-            self._skips = SkippedSteps(self.glow, optimizers, max_skipped_steps, options.jit_compile)
+            self._skips = SkippedSteps(
+                self.glow, optimizers, max_skipped_steps, max_outside_steps, options.jit_compile
+            )
             self._update = Update(self.glow, optimizers, clip_norm, self._skips, rate_scaling)
         self.averages = Averages(self.glow, optimizers)
         # Keras callbacks that look at `model.optimizer` see the first part's.
@@ -136,6 +149,11 @@ class PartsTrainer(PhasedModel):
     def traffic(self, phase: Phase) -> Traffic:
         """Returns what a step of the phase moves between devices."""
         return step_traffic(self.glow, phase, cached=phase in self.prefix_caches)
+
+    @property
+    def band(self) -> Band:
+        """What says of every step whether the losses and gradients are as they were."""
+        return self._skips.band
 
     def queues(self, phase: Phase) -> DelayQueues | None:
         """Returns the queues between the parts in a phase; None if batches do not wait in it."""
@@ -182,7 +200,8 @@ class PartsTrainer(PhasedModel):
           The phase's logs so far in this epoch, [] each: bits/dim, norms, seconds.
 
         Raises:
-          NonFiniteError: too many steps in a row are not finite (a graph turns it into a tf.errors.OpError).
+          DivergedError: too many steps in a row are not finite, or outside of their band (a graph turns it
+            into a tf.errors.OpError).
         """
         images, noise, index, labels = inputs.unpack(batch, self._labelled)
         phase = self.phase
@@ -242,6 +261,7 @@ class PartsTrainer(PhasedModel):
         Raises:
           ConfigError: the images do not fit the model, or an argument has no meaning here.
           NonFiniteError: too many steps in a row were not finite.
+          DivergedError: a loss or gradient norm was out of its band in too many steps in a row.
         """
         check_compiled(self, "fit")
         kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
@@ -253,11 +273,13 @@ class PartsTrainer(PhasedModel):
         kwargs["callbacks"] = callbacks_for(kwargs.get("callbacks"), len(self.glow.parts))
         start_reading(dataset)
         self._skips.fault = None
+        if not kwargs.get("initial_epoch"):
+            self.band.forget()
         try:
             return super().fit(dataset, **kwargs)
         except tf.errors.OpError:
             if self._skips.fault:
-                raise NonFiniteError(self._skips.fault) from None
+                raise self._skips.fault from None
             raise
 
     def on_epoch_start(self, steps: int | None) -> None:
@@ -267,7 +289,7 @@ class PartsTrainer(PhasedModel):
             queues.start()
 
     def on_step_end(self, last: bool) -> None:
-        """Stops if too many steps were not finite; after an epoch's last step, empties the queues."""
+        """Stops if training diverged; after an epoch's last step, empties the queues."""
         self._skips.raise_fault(self.phase)
         queues = self.queues(self.phase)
         if queues and last:
@@ -329,7 +351,7 @@ class PartsTrainer(PhasedModel):
         """See keras.Model."""
         optimizers = [keras.saving.deserialize_keras_object(o) for o in config.pop("optimizers")]
         # What trainers did before these options existed.
-        config = {"max_skipped_steps": 0, "rate_scaling": "none", **config}
+        config = {"max_skipped_steps": 0, "max_outside_steps": None, "rate_scaling": "none", **config}
         if not self.glow.part_devices:  # they are not saved
             config["part_delay"] = 0
         self.compile(optimizers, **config)

@@ -92,7 +92,7 @@ class Update:
             self._on_device(k, tf.linalg.global_norm, own)
             for k, own in zip(phase.active, step.gradients, strict=True)
         ]
-        finite = self.skips.finite(phase, step.loss, norms, batch)
+        finite = self.skips.finite(phase, step, norms, batch, arrived)
         clipped = self._clipped(phase, step.gradients, norms)
         for k, own, variables in zip(phase.active, clipped, groups, strict=True):
             with self.glow.on_device_of(k):

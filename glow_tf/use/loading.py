@@ -9,7 +9,7 @@ import tensorflow as tf
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.run import saved
-from glow_tf.run.checkpoints import epochs_and_steps, readable, state_of
+from glow_tf.run.checkpoints import divergence_of, epochs_and_steps, knows_divergence, readable, state_of
 from glow_tf.run.context import compiled_trainer
 from glow_tf.run.flags_file import read_config
 from glow_tf.schedule import epochs_training, phases_of
@@ -74,7 +74,8 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
     steps_per_epoch = steps[part] // epochs_training(part, phases[:epochs])
     trainer = compiled_trainer(config, saved.untrained_glow(workdir), phases, steps_per_epoch)
     with readable(path):
-        restored = tf.train.Checkpoint(**state_of(trainer)).restore(path)
+        divergence = divergence_of(trainer) if knows_divergence(path) else {}
+        restored = tf.train.Checkpoint(**state_of(trainer), **divergence).restore(path)
         restored.expect_partial().assert_existing_objects_matched()
     trainer.averages.swap()  # a checkpoint's model has the averages
     trainer.finished_epochs = epochs

@@ -21,6 +21,7 @@ def rows(*train_bpds, test="2.5", error="0.02"):
         rows("4.6", error="0.3"),  # few images
         rows("4.6", error="nan"),  # one image
         [{"train_bpd": "", "test_bpd": "8.3", "test_bpd_se": "3"}],
+        [{**rows("4.6")[0], "round_trip_error": "0.12"}],
     ],
 )
 def test_a_sound_run_has_no_troubles(history):
@@ -35,6 +36,8 @@ def test_a_sound_run_has_no_troubles(history):
         (rows("4.6", test="5.01"), "worse than a uniform density, which needs 5 bits/dim"),
         (rows("4.6", test="nan"), "worse than a uniform density"),
         (rows("4.6", error="0.7"), "a few test images carry the mean"),
+        ([{**rows("4.6")[0], "round_trip_error": "0.13"}], "the round trip is about to be lost"),
+        ([{"train_bpd": "", "round_trip_error": "nan"}], "decoded images miss by nan levels"),
     ],
 )
 def test_what_is_wrong_is_named(history, trouble):

@@ -30,7 +30,8 @@ def test_history_has_the_fixed_columns_and_empty_cells_where_nothing_is_computed
     rows = rows_of(folder)
     columns = "epoch phase active_parts seconds total_seconds eval_seconds images_per_second peak_memory_mb "
     columns += "train_bpd local_bpd_1 local_bpd_2 test_bpd test_bpd_se validation_bpd validation_bpd_se "
-    columns += "forward_bytes backward_bytes all_reduce_bytes skipped_steps"
+    columns += "forward_bytes backward_bytes all_reduce_bytes skipped_steps "
+    columns += "largest_log_scale round_trip_error recoveries"
     assert " ".join(rows[0]) == columns
     assert [(r["epoch"], r["phase"], r["active_parts"]) for r in rows] == [
         ("1", "part", "1"),
@@ -111,6 +112,10 @@ def test_tensorboard_has_every_series(finished):
         "samples",
         "samples/non_finite_pixels",
         "training/skipped_steps",
+        "training/recoveries",
+        "conditioning/convolution_log_scale",
+        "conditioning/coupling_log_scale",
+        "conditioning/round_trip_error",
     }
     steps = [e.step for e in events.Tensors("bpd/test")]
     assert steps == [1, 2, 3, 4, 5, 6]

@@ -243,7 +243,8 @@ def test_the_diagnosis_looks_past_priors_that_are_in_no_objective(small_images):
     # Part 1's output is so large that its local prior overflows, which end to end is nobody's concern.
     for part, value in zip(glow.parts, (48.0, 80.0), strict=True):
         weight_of(part, "block_1_flow_steps/actnorm_log_scale").assign(np.full((1, 4), value))
-    text = explain_non_finite(glow, end_to_end(2), 3, 1, glow.dequantized(small_images), np.nan, [np.nan] * 2)
+    v = glow.dequantized(small_images)
+    text = str(explain_non_finite(glow, end_to_end(2), 3, 1, v, np.nan, [np.nan] * 2))
     assert "step 3 of part 2" in text
     assert "part 2, " in text
     assert "part 1, " not in text

@@ -1,0 +1,116 @@
+"""What a run does when training diverges: it goes back, halves a rate, and goes on; a few times.
+
+The first time, the rate is halved for one epoch: what happens once may be chance, and a rate that stays low
+costs bits. From the second time on, it stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from glow_tf.errors import DivergedError
+from glow_tf.glow import Glow
+from glow_tf.run import saved
+from glow_tf.run.checkpoints import state_of
+from glow_tf.run.context import Run, compiled_trainer
+
+MOST_RECOVERIES = 3
+
+
+def fit_and_recover(run: Run, epoch: int, fit: Callable[[int], None]) -> None:
+    """Trains to the end; where training diverges, goes back as often as it may.
+
+    All decisions follow from what is in the checkpoint that is gone back to and from the steps since, so a
+    run that is killed and resumed takes the same way.
+
+    Args:
+      run: set up.
+      epoch: finished epochs of the checkpoint that was restored.
+      fit: trains the run from an epoch on (from 0).
+
+    Raises:
+      DivergedError: training diverged, and the run may not go back.
+    """
+    gone_back_to = None
+    while True:
+        try:
+            fit(epoch)
+        except DivergedError as error:
+            # Twice in a row from the same place: whatever is wrong may be in that checkpoint.
+            again = gone_back_to == run.workdir.finished_epochs()
+            epoch = gone_back_to = _go_back(run, error, gone_back_to if again else None)
+        else:
+            return
+
+
+def _go_back(run: Run, error: DivergedError, before: int | None) -> int:
+    """Goes back to a checkpoint, or to the start; returns its number of epochs.
+
+    Args:
+      run: set up.
+      error: what went wrong.
+      before: only checkpoints of fewer epochs; None for all.
+
+    Raises:
+      DivergedError: the run may not go back.
+    """
+    # In several processes the others would have to go back, too, and do not know of it.
+    if run.config.train.on_divergence == "stop" or run.group is not None:
+        raise error
+    recoveries = int(run.checkpoints.recoveries.numpy()) + 1
+    if recoveries > MOST_RECOVERIES:
+        raise _with(error, f"It went back {MOST_RECOVERIES} times, each time with a lower rate.")
+    parts = error.parts or tuple(range(len(run.glow.parts)))
+    factors = [float(f.numpy()) / (2 if k in parts else 1) for k, f in enumerate(run.trainer.rate_factors)]
+    finished = run.workdir.finished_epochs()
+    epoch = run.checkpoints.go_back(before)
+    if epoch is None:
+        # A history of several epochs without their checkpoints could not be resumed.
+        if finished > 1:
+            raise _with(error, "There is no earlier checkpoint that is sound.")
+        epoch = 0
+        run.checkpoints.remove_after(0)
+        start_over(run)
+    run.checkpoints.recoveries.assign(recoveries)
+    for factor, value in zip(run.trainer.rate_factors, factors, strict=True):
+        factor.assign(value)
+    for cache in run.trainer.prefix_caches.values():
+        cache.turn = None
+    place = f"epoch {epoch}" if epoch else "the start"
+    rates = ", ".join(f"the rate of part {k + 1} is {factors[k]:g} times what was set" for k in parts)
+    print(
+        f"WARNING: training diverged: {error.reason}. Going back to {place} "
+        f"({recoveries} of at most {MOST_RECOVERIES} times); {'for one epoch' if recoveries == 1 else 'now'} "
+        f"{rates}.",
+        flush=True,
+    )
+    return epoch
+
+
+def start_over(run: Run) -> None:
+    """Gives a run the state that it started with."""
+    config, trainer = run.config, run.trainer
+    with run.strategy.scope():
+        glow = Glow(config.model, trainer.glow.part_devices, name="glow")
+        fresh = compiled_trainer(config, glow, run.phases, run.steps_per_epoch)
+        if config.init_from:
+            saved.start_from(config.init_from, saved.load_start(config.init_from, config.model), glow)
+    own, new = (tf.nest.flatten(list(state_of(t).values())) for t in (trainer, fresh))
+    for variable, value in zip(own, new, strict=True):
+        variable.assign(value)
+    trainer.band.forget()
+    run.checkpoints.epochs.assign(0)
+    run.checkpoints.best_bpd.assign(float("inf"))
+
+
+def note(recoveries: int) -> str:
+    """Says how often a run went back; empty if it did not."""
+    if not recoveries:
+        return ""
+    return f"; it diverged and went back {recoveries} time{'s' if recoveries > 1 else ''}"
+
+
+def _with(error: DivergedError, sentence: str) -> DivergedError:
+    return type(error)(f"{error} {sentence}", error.parts, error.reason)

@@ -1,0 +1,158 @@
+"""The band that a part's loss and the norm of its gradients have to stay in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from glow_tf.schedule import Phase
+
+WINDOW = 64  # steps whose median is the reference
+FEWEST = 16  # steps before a median says something
+FIRST_RISE = 10.0  # bits/dim above the lowest loss of the steps before
+RISE = 1.0  # bits/dim above the median
+SPREADS = 20.0  # or so many times the distance from the median to the upper quartile, for noisy batches
+NORM_RATIO = 100.0  # times the median norm
+# In eight sound runs (digits, also with two images a step; flow heads; CIFAR-10; sparse pictures) 5 steps of
+# 6,414 were outside, 2 in a row at most. The largest ratio of norms was 20.
+
+
+class Observed(NamedTuple):
+    """What a band says of a step; one entry for each row of `Band.names`.
+
+    Attributes:
+      values: losses in bits/dim, then norms, [rows]; 0 where the step has none.
+      medians: of the last steps within the band, [rows]; inf before there are any.
+      outside: whether a value is outside, bool [rows].
+      streak: how many steps in a row were outside, or not finite, [].
+    """
+
+    values: tf.Tensor
+    medians: tf.Tensor
+    outside: tf.Tensor
+    streak: tf.Tensor
+
+
+class Band:
+    """Says of every step whether the loss of each trained part, or the norm of its gradients, left its band.
+
+    A loss is outside if it is above the median of the last `WINDOW` steps by more than `RISE` bits/dim, and
+    by more than `SPREADS` times their spread. The limit stays within `RISE` of the lowest that it was, so a
+    slow climb leaves the band, too. A norm is outside above `NORM_RATIO` times its median. Steps that are
+    outside, or not finite, are not among those that the medians are of, so a divergence cannot become its own
+    reference. The first `FEWEST` losses may be `FIRST_RISE` above the lowest of them.
+
+    The loss of part k is the truncated negative log-likelihood up to it, so that of the last part is the bits
+    per dimension of the whole. End to end this one is watched: the first end-to-end step already has the
+    median of the last part's own steps.
+
+    `variables` are what a checkpoint has to hold so that a resumed run decides as an uninterrupted one does.
+
+    Args:
+      num_parts: number of parts n.
+    """
+
+    def __init__(self, num_parts: int):
+        self.num_parts = num_parts
+        # Rows: each part's loss, the norm of its gradients in its own and in simultaneous steps, end to end.
+        rows = 3 * num_parts
+        self._of_losses = [row < num_parts for row in range(rows)]
+        self._recent = _variable(tf.zeros([rows, WINDOW]))
+        self._seen = _variable(tf.zeros([rows], tf.int32))
+        self._lowest = _variable(tf.zeros([rows]))
+        self.streak = _variable(0)
+        self.forget()
+
+    def forget(self) -> None:
+        """Starts anew, without a reference."""
+        self._seen.assign(tf.zeros_like(self._seen))
+        self._lowest.assign(tf.fill(self._lowest.shape, float("inf")))
+        self.streak.assign(0)
+
+    @property
+    def variables(self) -> dict[str, tf.Variable]:
+        """The state, as checkpoints name it."""
+        return {"recent": self._recent, "seen": self._seen, "lowest": self._lowest, "streak": self.streak}
+
+    def rows_of(self, phase: Phase) -> tuple[list[int], list[int]]:
+        """Returns the rows of the losses and of the norms that a phase watches."""
+        losses = [phase.last] if phase.end_to_end else list(phase.active)
+        first = self.num_parts * (2 if phase.end_to_end else 1)
+        return losses, [first + k for k in phase.active]
+
+    def observe(
+        self,
+        phase: Phase,
+        finite: tf.Tensor,
+        losses: Sequence[tf.Tensor],
+        norms: Sequence[tf.Tensor],
+        arrived: Sequence[tf.Tensor] | None = None,
+    ) -> Observed:
+        """Looks at a step; the same on all replicas if the arguments are.
+
+        Args:
+          phase: what is trained.
+          finite: whether loss and gradients are finite, bool [].
+          losses: of the parts whose loss the phase watches (`rows_of`), bits/dim, [] each.
+          norms: of each active part's gradients, [] each.
+          arrived: for each part whether it has a batch, bool []; None if every part has.
+        """
+        values, watched = self._arranged(phase, losses, norms, arrived)
+        medians, limits = self._medians_and_limits()
+        highest = tf.where(self._of_losses, self._lowest + RISE, float("inf"))
+        outside = watched & (values > tf.minimum(limits, highest))
+        bad = ~finite | tf.reduce_any(outside)
+        self._remember(values, watched & ~bad, limits)
+        streak = tf.where(tf.reduce_any(watched), tf.where(bad, self.streak + 1, 0), self.streak)
+        self.streak.assign(streak)
+        return Observed(values, medians, outside, streak)
+
+    def _arranged(
+        self,
+        phase: Phase,
+        losses: Sequence[tf.Tensor],
+        norms: Sequence[tf.Tensor],
+        arrived: Sequence[tf.Tensor] | None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the values and whether a row has one, both [rows]."""
+        values: list[Any] = [0.0] * (3 * self.num_parts)
+        watched: list[Any] = [False] * len(values)
+        of_losses, of_norms = self.rows_of(phase)
+        for row, value in zip([*of_losses, *of_norms], [*losses, *norms], strict=True):
+            values[row], watched[row] = tf.cast(value, tf.float32), True
+        if arrived is not None:
+            for row in of_losses:  # all losses are of the batch that has come to the last part
+                watched[row] = arrived[phase.last]
+            for k, row in zip(phase.active, of_norms, strict=True):
+                watched[row] = arrived[k]
+        return tf.stack(values), tf.stack(watched)
+
+    def _medians_and_limits(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the medians and the limits that follow from them, both [rows]; inf where there are none."""
+        count = tf.minimum(tf.convert_to_tensor(self._seen), WINDOW)
+        there = tf.range(WINDOW) < count[:, tf.newaxis]
+        ordered = tf.sort(tf.where(there, self._recent, float("inf")), axis=1)
+        places = tf.maximum(count - 1, 0)[:, tf.newaxis] * [2, 3] // 4
+        medians, quartiles = tf.unstack(tf.gather(ordered, places, batch_dims=1), axis=1)
+        above = medians + tf.maximum(RISE, SPREADS * (quartiles - medians))
+        first = tf.where(self._of_losses, ordered[:, 0] + FIRST_RISE, float("inf"))
+        limits = tf.where(self._of_losses, above, NORM_RATIO * medians)
+        return medians, tf.where(count >= FEWEST, limits, first)
+
+    def _remember(self, values: tf.Tensor, inside: tf.Tensor, limits: tf.Tensor) -> None:
+        newest = tf.one_hot(self._seen % WINDOW, WINDOW, True, False, dtype=tf.bool) & inside[:, tf.newaxis]
+        self._recent.assign(tf.where(newest, values[:, tf.newaxis], self._recent))
+        self._lowest.assign(tf.minimum(self._lowest, tf.where(inside, limits, float("inf"))))
+        self._seen.assign_add(tf.cast(inside, tf.int32))
+
+
+def _variable(value: Any) -> tf.Variable:
+    # Each replica keeps its own; all of them keep the same.
+    return tf.Variable(
+        value,
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )

@@ -1,0 +1,319 @@
+"""A run that diverges goes back and halves a rate; a killed and resumed run takes the same way."""
+
+import contextlib
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import small_glow
+from helpers import config, rows_of, train
+
+import glow_tf
+from glow_tf import DivergedError, NonFiniteError, PartsTrainer, load_trainer, phases
+from glow_tf.run.checkpoints import Checkpoints, state_of
+from glow_tf.training.update import Update
+
+FAST = {"tensorboard": False, "sample_every": 0, "export": False, "batch_size": 8, "train_examples": 160}
+FAST |= {"part_epochs": 4, "finetune_epochs": 1, "augment": "none", "warmup_steps": 10}
+TIMES = ("seconds", "total_seconds", "eval_seconds", "images_per_second", "peak_memory_mb")
+
+
+class Poison(keras.callbacks.Callback):
+    """Poisons the last trained part before one step of one epoch (from 1), if `when` says so."""
+
+    def __init__(self, kind, epoch, step, when):
+        super().__init__()
+        self.kind, self.place, self.when = kind, (epoch, step), when
+        self.times = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch + 1
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch + 1) == self.place and self.when(self):
+            self.times += 1
+            POISONS[self.kind](self.model, self.model.phase.last)
+
+
+def weight_of(model, k):
+    return model.glow.parts[k].trainable_variables[1]
+
+
+def spoil(variable, value):
+    variable.assign(np.full(variable.shape, value))
+
+
+def slot_of(model, k):
+    shape = weight_of(model, k).shape
+    return next(v for v in model.optimizers[k].variables if v.shape == shape)
+
+
+POISONS = {
+    "weight": lambda model, k: weight_of(model, k).assign(weight_of(model, k).numpy() + 9),
+    "weight, nan": lambda model, k: spoil(weight_of(model, k), np.nan),
+    "slot": lambda model, k: spoil(slot_of(model, k), 1e4),
+    "slot, nan": lambda model, k: spoil(slot_of(model, k), np.nan),
+}
+
+
+def once(poison):
+    return not poison.times
+
+
+def always(_):
+    return True
+
+
+def at_the_full_rate(poison):
+    """As a rate that is too high would: in every attempt until it is halved."""
+    return float(poison.model.rate_factors[poison.model.phase.last].numpy()) == 1
+
+
+@contextlib.contextmanager
+def poisoned(kind, epoch, step, when):
+    poison, fit = Poison(kind, epoch, step, when), PartsTrainer.fit
+
+    def fit_poisoned(self, *arguments, callbacks=(), **settings):
+        return fit(self, *arguments, callbacks=[*callbacks, poison], **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PartsTrainer, "fit", fit_poisoned)
+        yield poison
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return train(config(tmp_path_factory.mktemp("undisturbed"), **FAST))["test_bpd"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("weight", {}),
+        ("slot, nan", {}),
+        *[
+            pytest.param(kind, settings, marks=pytest.mark.slow)
+            for kind in POISONS
+            for settings in (
+                {"schedule": "end_to_end"},
+                {"schedule": "sequential", "cache_prefix": True},
+                {"schedule": "simultaneous"},
+                {"schedule": "simultaneous", "strategy": "mirrored"},
+                {"schedule": "simultaneous", "strategy": "part_parallel", "part_delay": 2},
+            )
+        ],
+    ],
+)
+def test_a_run_recovers_from_a_poisoned_state(kind, settings, undisturbed, tmp_path, capsys):
+    settings = {**FAST, **settings}
+    with poisoned(kind, 3, 8, once) as poison:
+        summary = train(config(tmp_path, **settings))
+    assert poison.times == 1
+    assert summary["recoveries"] == 1
+    assert [row["recoveries"] for row in rows_of(tmp_path)] == ["0", "0", "1", "1", "1"]
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("WARNING: training diverged")]
+    assert "Going back to epoch 2 (1 of at most 3 times)" in line
+    assert "for one epoch the rate of part " in line
+    assert "is 0.5 times what was set" in line
+    (closing,) = [line for line in lines if line.startswith("Finished")]
+    assert closing.endswith("it diverged and went back 1 time")
+    if settings.get("schedule", "alternating") == "alternating":
+        assert summary["test_bpd"] < undisturbed + 0.1
+
+
+@pytest.mark.parametrize("epoch", [pytest.param(1, id="no checkpoint"), pytest.param(3, id="a checkpoint")])
+def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
+    settings = config(tmp_path, **FAST)
+    message = r"Training stopped: not finite .*It went back 3 times, each time with a lower rate\."
+    with poisoned("weight, nan", epoch, 4, always) as poison, pytest.raises(NonFiniteError, match=message):
+        train(settings)
+    assert poison.times == 4
+    lines = [line for line in capsys.readouterr().out.splitlines() if "Going back" in line]
+    targets = [line.split("Going back to ")[1].split(" (")[0] for line in lines]
+    # Where it fails twice from the same checkpoint, that one may be at fault.
+    assert targets == (["the start"] * 3 if epoch == 1 else ["epoch 2", "epoch 1", "epoch 2"])
+    assert [line.split("part 1 is ")[1].split(" times")[0] for line in lines] == ["0.5", "0.25", "0.125"]
+
+
+def test_a_run_may_be_told_to_stop(tmp_path):
+    with poisoned("weight", 3, 8, once), pytest.raises(DivergedError, match="it diverged in phase 'part 1'"):
+        train(config(tmp_path, **FAST, on_divergence="stop"))
+    assert len(rows_of(tmp_path)) == 2
+    assert train(config(tmp_path, **FAST))["recoveries"] == 0  # it was no fault of the run's
+
+
+def test_what_is_not_finite_is_never_saved(tmp_path, capsys):
+    """The last step of epoch 2 is sound, and what it leaves is not; epoch 3 trains another part."""
+    with poisoned("slot, nan", 2, 20, once):
+        summary = train(config(tmp_path, **FAST))
+    assert "Going back to epoch 1 (1 of" in capsys.readouterr().out
+    assert summary["recoveries"] == 1
+    assert np.isfinite(summary["test_bpd"])
+
+
+def test_a_divergence_in_the_last_steps_of_a_run_is_undone(undisturbed, tmp_path, capsys):
+    with poisoned("weight", 5, 17, once):
+        summary = train(config(tmp_path, **FAST))
+    assert "the last 4 steps in phase 'end to end' were outside" in capsys.readouterr().out
+    assert summary["recoveries"] == 1
+    assert summary["test_bpd"] < undisturbed + 0.1
+
+
+class Cut(keras.callbacks.Callback):
+    """Ends the process at the start of an epoch, or amid it."""
+
+    def __init__(self, epoch, step):
+        super().__init__()
+        self.place = (epoch, step)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch + 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        gone_back = self.epoch > 3 or self.model.rate_factors[0].numpy() != 1
+        if (self.epoch, batch + 1) == self.place and gone_back:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"schedule": "end_to_end"},
+        pytest.param(
+            {"schedule": "sequential", "cache_prefix": True, "learning_rate": "1e-2"}, marks=pytest.mark.slow
+        ),
+    ],
+    ids=["end to end", "with a cache"],
+)
+def test_a_run_that_is_killed_after_going_back_takes_the_same_way(settings, tmp_path):
+    settings = {**FAST, **settings}
+    cache = "cache_prefix" in settings
+
+    def trained(name, *cuts):
+        folder = tmp_path / name
+        for cut in cuts:
+            with (
+                poisoned("weight", *((4, 8) if cache else (3, 8)), at_the_full_rate),
+                pytest.MonkeyPatch.context() as patch,
+            ):
+                fit = PartsTrainer.fit
+
+                def fit_cut(self, *arguments, callbacks=(), fit=fit, cut=cut, **given):
+                    return fit(self, *arguments, callbacks=[*callbacks, *cut], **given)
+
+                patch.setattr(PartsTrainer, "fit", fit_cut)
+                with contextlib.suppress(KeyboardInterrupt):
+                    train(config(folder, **settings))
+        return glow_tf.load(folder).get_weights(), [
+            {name: value for name, value in row.items() if name not in TIMES} for row in rows_of(folder)
+        ]
+
+    whole, rows = trained("whole", [])
+    cuts = [[]] if cache else [[Cut(3, 15)], [Cut(5, 3)], []]
+    again, rows_again = trained("cut", *cuts)
+    assert rows == rows_again
+    assert [row["recoveries"] for row in rows][-1] == "1"
+    for a, b in zip(whole, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_gradients_that_are_not_finite_for_long_end_or_are_undone(tmp_path, monkeypatch):
+    bad = tf.Variable(0.0, trainable=False)
+    update = Update.__call__
+
+    def spoilt(self, phase, groups, step, *others):
+        gradients = [[g * tf.where(bad > 0, float("nan"), 1.0) for g in own] for own in step.gradients]
+        bad.assign_sub(1.0)
+        return update(self, phase, groups, step._replace(gradients=gradients), *others)
+
+    monkeypatch.setattr(Update, "__call__", spoilt)
+    monkeypatch.setitem(POISONS, "gradient", lambda model, k: bad.assign(11.0))
+    with poisoned("gradient", 3, 8, once):
+        summary = train(config(tmp_path, **FAST))
+    assert summary["recoveries"] == 1
+    monkeypatch.setitem(POISONS, "gradient", lambda model, k: bad.assign(5.0))
+    with poisoned("gradient", 3, 8, once):
+        summary = train(config(tmp_path / "few", **FAST))
+    assert summary["recoveries"] == 0
+    assert [row["skipped_steps"] for row in rows_of(tmp_path / "few")] == ["0", "0", "5", "0", "0"]
+
+
+def test_sound_runs_do_not_go_back(undisturbed, tmp_path):
+    summary = train(config(tmp_path, **{**FAST, "learning_rate": "2e-2", "batch_size": 4, "warmup_steps": 0}))
+    assert summary["recoveries"] == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["recoveries"] == 0
+    (last,) = rows_of(tmp_path)[-1:]
+    assert 0 < float(last["largest_log_scale"]) < 10
+    assert 0 < float(last["round_trip_error"]) < 0.01
+
+
+# Checkpoints
+
+
+def make_trainer():
+    trainer = PartsTrainer(small_glow(flow_steps=1, parts="1"), phases("end_to_end", 1, 9))
+    trainer.rate_factors = [tf.Variable(1.0)]
+    trainer.compile([keras.optimizers.Adam(1e-3)])
+    return trainer
+
+
+def test_a_checkpoint_of_an_earlier_release_has_nothing_to_say_about_divergence(tmp_path):
+    trainer = make_trainer()
+    checkpoints = Checkpoints(tmp_path, trainer)
+    epochs, best = tf.Variable(1, dtype=tf.int64), tf.Variable(3.0, dtype=tf.float64)
+    old = tf.train.Checkpoint(**state_of(trainer), epochs=epochs, best_bpd=best)
+    assert int(old.save_counter) == 0
+    old.write(str(tmp_path / "ckpt-1"))
+    trainer.rate_factors[0].assign(0.25)
+    trainer.band.streak.assign(7)
+    checkpoints.recoveries.assign(2)
+    assert checkpoints.restore() == 1
+    assert (float(trainer.rate_factors[0]), int(trainer.band.streak), int(checkpoints.recoveries)) == (
+        1,
+        0,
+        0,
+    )
+
+
+def test_what_is_known_of_divergence_is_kept(tmp_path):
+    trainer = make_trainer()
+    checkpoints = Checkpoints(tmp_path, trainer)
+    trainer.rate_factors[0].assign(0.25)
+    trainer.band.variables["recent"].assign(tf.fill(trainer.band.variables["recent"].shape, 4.0))
+    checkpoints.recoveries.assign(2)
+    checkpoints.save(1)
+    again = make_trainer()
+    restored = Checkpoints(tmp_path, again)
+    assert restored.restore() == 1
+    assert (float(again.rate_factors[0]), int(restored.recoveries)) == (0.25, 2)
+    np.testing.assert_array_equal(again.band.variables["recent"], trainer.band.variables["recent"])
+
+
+def test_a_checkpoint_amid_trouble_is_passed_over_and_removed(tmp_path):
+    trainer = make_trainer()
+    checkpoints = Checkpoints(tmp_path, trainer)
+    weight = trainer.glow.trainable_variables[0]
+    for epoch, streak in ((1, 0), (2, 4)):
+        spoil(weight, float(epoch))
+        trainer.band.streak.assign(streak)
+        checkpoints.save(epoch)
+    assert checkpoints.go_back() == 1
+    assert float(weight.numpy().flat[0]) == 1
+    assert not list(tmp_path.glob("ckpt-2*"))
+    assert checkpoints.go_back(before=1) is None
+
+
+def test_a_rate_stays_low_from_the_second_time_on_and_a_loaded_trainer_has_it(tmp_path, capsys):
+    def twice(poison):
+        return poison.times < 2
+
+    with poisoned("weight", 3, 8, twice):
+        train(config(tmp_path, **FAST))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "Going back" in line]
+    assert "for one epoch the rate of part 1 is 0.5 times" in lines[0]
+    assert "now the rate of part 1 is 0.25 times" in lines[1]
+    assert [float(factor) for factor in load_trainer(tmp_path).rate_factors] == [0.25, 1.0]

@@ -1,0 +1,197 @@
+"""The band that losses and gradient norms have to stay in."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import small_config
+
+from glow_tf import DivergedError, Glow, PartsTrainer, Phase, phases
+from glow_tf.devices.strategies import make_strategy
+from glow_tf.schedule import end_to_end
+from glow_tf.training.band import FEWEST, Band
+
+FIRST, LAST, BOTH, WHOLE = (
+    Phase("part", (0,)),
+    Phase("part", (1,)),
+    Phase("simultaneous", (0, 1)),
+    end_to_end(2),
+)
+
+
+def streaks(band, losses, phase=FIRST, norms=None, finite=True):
+    """Shows steps to a band; returns the streak after each."""
+    found = []
+    for step, loss in enumerate(losses):
+        norm = 1.0 if norms is None else norms[step]
+        seen = band.observe(
+            phase, tf.constant(finite), [loss] * len(band.rows_of(phase)[0]), [norm] * len(phase.active)
+        )
+        found.append(int(seen.streak))
+    return found
+
+
+def sound(steps=40, level=4.0, spread=0.02):
+    return level + spread * np.random.default_rng(0).normal(size=steps)
+
+
+def test_a_sound_loss_stays_in_its_band_from_the_first_step_on():
+    falling = 3 + 5 * np.exp(-np.arange(200) / 20)
+    assert max(streaks(Band(2), falling + sound(200, 0.0, 0.1))) == 0
+
+
+def test_a_loss_that_rises_is_outside_and_never_its_own_reference():
+    band = Band(2)
+    streaks(band, sound())
+    assert streaks(band, [5.2] * 100) == list(range(1, 101))
+    assert streaks(band, [4.0]) == [0]
+
+
+def test_the_first_steps_have_a_wide_band():
+    band = Band(2)
+    assert max(streaks(band, [4.0] * FEWEST)) == 0
+    assert streaks(band, [9.0]) == [1]
+    assert max(streaks(Band(2), [*[4.0] * (FEWEST - 1), 9.0])) == 0
+    assert streaks(Band(2), [4.0, 13.0, 15.0, 1e9]) == [0, 0, 1, 2]
+    assert max(streaks(Band(2), [1e9, 1e6])) == 0  # nothing is known before the first step
+
+
+def test_a_slow_climb_leaves_the_band():
+    found = streaks(Band(2), 4 + 0.01 * np.arange(400))
+    assert max(found[:150]) == 0
+    assert found[-1] > 100
+
+
+def test_noisy_batches_have_a_wider_band():
+    band = Band(2)
+    noise = sound(64, 4.0, 0.3)
+    assert max(streaks(band, noise)) == 0
+    assert streaks(band, [6.0, 11.0]) == [0, 1]
+
+
+def test_a_norm_is_compared_with_its_median():
+    band = Band(2)
+    streaks(band, sound())
+    assert streaks(band, [4.0, 4.0, 4.0], norms=[99.0, 101.0, 1.0]) == [0, 1, 0]
+
+
+def test_steps_that_are_not_finite_count_and_leave_no_trace():
+    band = Band(2)
+    streaks(band, sound())
+    before = {name: v.numpy() for name, v in band.variables.items() if name != "streak"}
+    assert streaks(band, [float("nan")] * 3, finite=False) == [1, 2, 3]
+    for name, value in before.items():
+        np.testing.assert_array_equal(band.variables[name].numpy(), value)
+
+
+def test_each_part_has_its_own_band_and_the_whole_that_of_the_last():
+    band = Band(2)
+    streaks(band, sound(level=6.0), FIRST)
+    streaks(band, sound(level=4.0), LAST)
+    assert streaks(band, [6.0], FIRST) == [0]
+    assert streaks(band, [6.0], WHOLE) == [1]
+    seen = band.observe(BOTH, tf.constant(True), [6.0, 6.0], [1.0, 1.0])
+    assert seen.outside.numpy().tolist() == [False, True, False, False, False, False]
+
+
+def test_a_part_without_a_batch_is_not_watched():
+    band = Band(2)
+    streaks(band, sound(), BOTH)
+    for arrived, streak in (((True, False), 0), ((True, True), 1), ((False, False), 1)):
+        seen = band.observe(
+            BOTH, tf.constant(True), [9.0, 9.0], [1.0, 1.0], [tf.constant(a) for a in arrived]
+        )
+        assert int(seen.streak) == streak
+
+
+def make_trainer(strategy="one_device", schedule="simultaneous", **options):
+    with make_strategy(strategy).scope():
+        trainer = PartsTrainer(
+            Glow(small_config(flow_steps=1, parts="by_block:2"), name="glow"), phases(schedule, 2, 3)
+        )
+        trainer.compile([keras.optimizers.Adamax(1e-2) for _ in range(2)], clip_norm=1.0, **options)
+    return trainer
+
+
+class Spoil(keras.callbacks.Callback):
+    """Moves the second part's weights far away at the start of the last epoch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            weight = self.model.glow.parts[1].trainable_variables[1]
+            weight.assign(weight.numpy() + 5)
+
+
+def test_finite_training_that_diverges_stops_with_a_report(small_images):
+    trainer = make_trainer(max_outside_steps=3, max_skipped_steps=3)
+    report = (
+        r"step \d+ of part 2: the loss of part 2 is \d+\S* bits/dim, median \d\.\d+.*last of 4 such "
+        r"steps in a row. The largest inputs are those of part \d, bijector \S+.*range over \[.*"
+        r"Largest \|log s\|: of a 1×1 convolution \S+ in part \d, .*of a coupling \S+ in part"
+    )
+    with pytest.raises(DivergedError, match=report) as error:
+        trainer.fit(small_images, batch_size=4, callbacks=[Spoil()], verbose=0)
+    assert error.value.parts == (1,)
+    assert int(trainer.band.streak.numpy()) == 4
+
+
+def test_a_compiled_step_decides_the_same_and_the_trainer_stops_after_it():
+    band, compiled = Band(2), Band(2)
+
+    @tf.function(jit_compile=True)
+    def observe(loss):
+        return compiled.observe(FIRST, tf.constant(True), [loss], [tf.constant(1.0)])
+
+    for loss in [*sound(20), 5.0, 7.0, 4.0, 9.0]:
+        seen = observe(tf.constant(loss, tf.float32))
+        expected = band.observe(FIRST, tf.constant(True), [loss], [1.0])
+        for a, b in zip(seen, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert int(compiled.streak.numpy()) == 1
+    trainer = make_trainer(max_outside_steps=3, max_skipped_steps=3, jit_compile=True)
+    trainer.band.streak.assign(3)
+    trainer.on_step_end(last=False)
+    trainer.band.streak.assign(4)
+    with pytest.raises(DivergedError, match=r"outside of its band for 4 steps in a row, .*jit_compile=False"):
+        trainer.on_step_end(last=False)
+
+
+def test_who_does_not_watch_is_not_stopped(small_images):
+    history = make_trainer(max_outside_steps=None).fit(
+        small_images, batch_size=4, callbacks=[Spoil()], verbose=0
+    )
+    assert len(history.history["bpd"]) == 3
+
+
+@pytest.mark.slow
+def test_replicas_agree_on_what_is_outside_and_on_what_one_device_finds(small_images):
+    found = []
+    for strategy in ("one_device", "mirrored"):
+        trainer = make_trainer(strategy, max_outside_steps=3, max_skipped_steps=3)
+        trainer.fit(small_images, batch_size=4, epochs=2, verbose=0)
+        found.append({name: v.numpy() for name, v in trainer.band.variables.items()})
+    for variable in trainer.band.variables.values():
+        first, second = trainer.distribute_strategy.experimental_local_results(variable)
+        np.testing.assert_array_equal(first.numpy(), second.numpy())
+    for name, value in found[0].items():
+        np.testing.assert_allclose(found[1][name], value, rtol=0.05, atol=0.05)
+    with pytest.raises(DivergedError, match="loss of part 2 is"):
+        trainer.fit(small_images, batch_size=4, initial_epoch=2, callbacks=[Spoil()], verbose=0)
+
+
+@pytest.mark.parametrize("schedule", ["end_to_end", "alternating", "simultaneous"])
+def test_sound_training_with_two_images_a_step_never_leaves_the_band(schedule, small_images):
+    trainer = make_trainer(schedule=schedule, max_outside_steps=0, max_skipped_steps=0)
+    history = trainer.fit(small_images, batch_size=2, verbose=0).history
+    assert history["skipped_steps"] == [0] * 3
+
+
+def test_training_anew_starts_without_a_reference(small_images):
+    trainer = make_trainer()
+    trainer.fit(small_images, batch_size=16, epochs=1, verbose=0)
+    seen = trainer.band.variables["seen"]
+    assert max(seen.numpy()) == 4
+    trainer.fit(small_images, batch_size=16, initial_epoch=1, epochs=2, verbose=0)
+    assert max(seen.numpy()) == 8
+    trainer.fit(small_images, batch_size=16, epochs=1, verbose=0)
+    assert max(seen.numpy()) == 4
