@@ -98,7 +98,9 @@ def join(results: Sequence[Any], batch: tf.Tensor) -> Any:
     size = _size(batch)
     missing = -size % len(results)
 
-    def joined(*pieces: tf.Tensor) -> tf.Tensor:
+    def joined(*pieces: tf.Tensor | None) -> tf.Tensor | None:
+        if pieces[0] is None:
+            return None
         whole = tf.concat(pieces, axis=0)
         return whole if _is_zero(missing) else whole[:size]
 
