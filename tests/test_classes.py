@@ -12,7 +12,7 @@ from helpers import config, rows_of, train
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, data, export, phases
 from glow_tf.bijectors import ClassPrior
-from glow_tf.commands import cli
+from glow_tf.commands import cli, run_flags
 from glow_tf.config import DataConfig, ModelConfig
 from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import make_strategy, part_devices
@@ -319,6 +319,17 @@ def test_a_run_learns_the_classes(run):
     drawn = label_bits(glow, glow.sample(labels=labels).numpy()).argmin(axis=1)
     assert np.mean(drawn == labels) > 0.8
     assert float(rows_of(run)[-1]["test_bpd"]) < float(rows_of(run)[0]["test_bpd"])
+
+
+def test_a_run_starts_from_one_with_the_same_classes(run, tmp_path, capsys):
+    settings = {"conditional": True, "flow_steps": 2, "width": 16, "part_epochs": 1, "finetune_epochs": 0}
+    train(config(tmp_path / "more", init_from=str(run), export=False, sample_every=0, **settings))
+    assert "init_from: the weights are those of" in capsys.readouterr().out
+    assert float(rows_of(tmp_path / "more")[0]["test_bpd"]) < float(rows_of(run)[1]["test_bpd"])
+    with pytest.raises(ConfigError, match=r"classes=\('0', .*this run: \(\)"):
+        train(config(tmp_path / "other", init_from=str(run), **settings | {"conditional": False}))
+    glow_tf.load(run).save_to_preset(tmp_path / "preset")
+    assert run_flags.config_of([f"--from_preset={tmp_path / 'preset'}", "--workdir=unused"]).conditional
 
 
 def test_a_run_with_classes_needs_them(tmp_path):

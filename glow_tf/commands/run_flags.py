@@ -58,10 +58,11 @@ def _of_preset(preset: str) -> dict[str, Any]:
     settings = {
         name: value
         for name, value in dataclasses.asdict(model).items()
-        if name not in ("image_shape", *configuration.SAME_FUNCTION)
+        if name not in ("image_shape", "classes", *configuration.SAME_FUNCTION)
     }
     height, width, _ = model.image_shape
-    return settings | {"init_from": preset, "image_size": height if height == width else 0}
+    size = height if height == width else 0
+    return settings | {"init_from": preset, "image_size": size, "conditional": bool(model.classes)}
 
 
 def config_of(arguments: Sequence[str]) -> configuration.RunConfig:

@@ -94,7 +94,8 @@ def load_start(path: str, model: ModelConfig) -> Glow:
 
     Args:
       path: a workdir, whose last checkpoint is taken, a `.keras` file, or a preset.
-      model: the run's own model; its image shape is compared later, by `start_from`.
+      model: the run's own model; image shape and classes, which come from the data, are compared later, by
+        `start_from`.
 
     Raises:
       ConfigError: there is no such model, or it has other settings.
@@ -105,7 +106,8 @@ def load_start(path: str, model: ModelConfig) -> Glow:
         raise ConfigError(
             f"init_from must be the workdir of a run, a .keras file or a preset. {error}; init_from={path!r}"
         ) from None
-    _check_same_flow(path, start.config, dataclasses.replace(model, image_shape=start.image_shape))
+    from_data = {"image_shape": start.image_shape, "classes": start.classes}
+    _check_same_flow(path, start.config, dataclasses.replace(model, **from_data))
     return start
 
 

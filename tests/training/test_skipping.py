@@ -97,10 +97,10 @@ def test_too_many_in_a_row_end_the_run(kind, small_images):
 
 def test_an_epoch_that_skips_every_step_ends_the_run(small_images):
     trainer = make_trainer(small_images, SGD, epochs=2)
-    trainer.fit(batches(small_images, [GOOD, BAD]), epochs=1, verbose=0)
+    trainer.fit(batches(small_images, [GOOD, BAD]), epochs=1, verbose=0)  # the first of the three
     weight = trainer.glow.parts[0].trainable_variables[0]
     weight.assign(np.full(weight.shape, np.nan))
-    with pytest.raises(NonFiniteError, match="the last of 2 such steps in a row"):
+    with pytest.raises(NonFiniteError, match="the last of 3 such steps in a row"):
         trainer.fit(batches(small_images, [GOOD, GOOD]), initial_epoch=1, epochs=2, verbose=0)
 
 
