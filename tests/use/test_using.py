@@ -1,8 +1,11 @@
 """What is done with a trained model: scores, latents, and the images that are read for it."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-from conftest import make_small_images, small_glow
+from conftest import ROOT, make_small_images, small_glow
 from PIL import Image
 
 import glow_tf
@@ -225,3 +228,18 @@ def test_images_are_brought_to_the_models_shape_or_refused(tmp_path):
     assert len(read_images((8, 8, 1), "digits", split="all").images) == 1797
     with pytest.raises(ConfigError, match="split must be train, test, all or empty"):
         read_images((8, 8, 1), "digits", split="valid")
+
+
+@pytest.mark.slow
+def test_a_thousand_images_come_back_through_files_and_new_processes(tmp_path):
+    def run(name, *arguments):
+        command = [sys.executable, str(ROOT / "train" / f"{name}.py"), "--model=digits", *arguments]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+    run("encode", "--dataset=digits", "--split=all", "--examples=1000", "--output=digits.npz")
+    run("decode", "--latents=digits.npz", "--output=decoded")
+    digits = read_images((8, 8, 1), "digits", split="all", count=1000).images
+    pictures = sorted((tmp_path / "decoded").glob("*.png"))
+    found = np.stack([np.asarray(Image.open(path)) for path in pictures])[..., np.newaxis]
+    np.testing.assert_array_equal(found, digits // 8 * 8)
+    np.testing.assert_array_equal(np.load(tmp_path / "decoded" / "images.npy"), found)
