@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 
 from glow_tf.density_model import DensityModel
-from glow_tf.endpoints import Endpoint, checked_labels, require_classes
+from glow_tf.endpoints import Endpoint, checked_labels, labels_of_request, require_classes
 from glow_tf.errors import ConfigError
 
 
@@ -73,13 +73,14 @@ class CompiledModel(DensityModel):
         """
         if labels is None:
             return self._compiled["encode"](self.checked(images))
-        return self._compiled["encode_label"](self.checked(images), self.checked_labels(labels))
+        labels = checked_labels(labels, self.classes, len(images))
+        return self._compiled["encode_label"](self.checked(images), labels)
 
     def decode(self, eps: tf.Tensor, labels: Sequence[int] | tf.Tensor | None = None) -> tf.Tensor:
         """Returns the images of whitened latents: [B, D] → uint8 [B, H, W, C]; inverts `encode`."""
         if labels is None:
             return self._compiled["decode"](eps)
-        return self._compiled["decode_label"](eps, self.checked_labels(labels))
+        return self._compiled["decode_label"](eps, checked_labels(labels, self.classes, len(eps)))
 
     def sample(
         self,
@@ -103,13 +104,9 @@ class CompiledModel(DensityModel):
         Raises:
           ConfigError: labels are not classes of the model, or there are not num of them.
         """
+        labels = labels_of_request(num, labels, self.classes)
         if labels is None:
-            if num is None:
-                raise ConfigError("sample needs num or labels. Received: num=None, labels=None")
             return self._compiled["sample"](num, temperature, seed)
-        labels = self.checked_labels(labels)
-        if num is not None and num != len(labels):
-            raise ConfigError(f"num must be the number of labels. Received: {num=}, {len(labels)} labels")
         return self._compiled["sample_label"](labels, temperature, seed)
 
     def sample_dequantized(

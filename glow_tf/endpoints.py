@@ -162,11 +162,19 @@ def require_classes(what: str, classes: Sequence[str]) -> None:
         )
 
 
-def checked_labels(labels: Sequence[int] | tf.Tensor, classes: Sequence[str]) -> tf.Tensor:
+def checked_labels(
+    labels: Sequence[int] | tf.Tensor, classes: Sequence[str], count: int | None = None
+) -> tf.Tensor:
     """Checks labels of a model with classes, and converts them to a tensor, int32 [B].
 
+    Args:
+      labels: one for each image.
+      classes: of the model.
+      count: number of images; None if it is not known.
+
     Raises:
-      ConfigError: there are no classes, or labels are not integers from 0 below their number.
+      ConfigError: there are no classes, labels are not integers from 0 below their number, or there are not
+        `count` of them.
     """
     require_classes("a label", classes)
     found = np.asarray(labels)
@@ -176,4 +184,23 @@ def checked_labels(labels: Sequence[int] | tf.Tensor, classes: Sequence[str]) ->
             f"labels must be integers from 0 to {len(classes) - 1}, one for each image. "
             f"Received: {found.dtype} of shape {found.shape}, {str(found)[:100]}"
         )
+    if count is not None and len(found) != count:
+        raise ConfigError(
+            f"there must be a label for each of the {count} images. Received: {len(found)} labels"
+        )
     return tf.constant(found, tf.int32)
+
+
+def labels_of_request(
+    num: int | None, labels: Sequence[int] | tf.Tensor | None, classes: Sequence[str]
+) -> tf.Tensor | None:
+    """Returns the labels of `num` images to draw; None if they are to be drawn, too.
+
+    Raises:
+      ConfigError: neither is given, or labels are no labels of num images.
+    """
+    if labels is not None:
+        return checked_labels(labels, classes, None if num is None else int(num))
+    if num is None:
+        raise ConfigError("sample needs num or labels. Received: num=None, labels=None")
+    return None

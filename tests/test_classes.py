@@ -138,7 +138,10 @@ REFUSED = {
     "no labels": (lambda: small_glow().label_log_probs(np.zeros((1, 8, 8, 1), np.uint8)), "--conditional"),
     "too large": (lambda: small_glow(classes=CLASSES).sample(labels=[4]), r"integers from 0 to 3.*\[4\]"),
     "fractions": (lambda: small_glow(classes=CLASSES).sample(labels=[0.5]), "integers from 0 to 3"),
-    "another number": (lambda: small_glow(classes=CLASSES).sample(3, labels=[0]), "num must be the number"),
+    "another number": (
+        lambda: small_glow(classes=CLASSES).sample(3, labels=[0]),
+        "a label for each of the 3 images",
+    ),
     "neither": (lambda: small_glow(classes=CLASSES).sample(), "needs num or labels"),
     "standard prior": (lambda: small_config(classes=CLASSES, top_prior="standard"), "must be learned"),
     "a number": (lambda: ModelConfig(classes=10), "classes must be names"),
@@ -364,3 +367,25 @@ def test_commands_know_the_classes(run, tmp_path, capsys, monkeypatch):
     assert "bits/dim given the label" in capsys.readouterr().out
     assert cli.run("sample", [model, "--labels=cat"]) != 0
     assert "labels must be classes of the model: 0, 1" in capsys.readouterr().err
+
+
+def test_classes_that_change_are_refused_and_the_run_is_kept(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("bee", "cow"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for k, image in enumerate(make_small_images(rng)[:16]):
+            path = str(tmp_path / "images" / name / f"{k}.png")
+            tf.io.write_file(path, tf.io.encode_png(image))
+    settings = {"dataset": f"folder:{tmp_path / 'images'}", "train_examples": 0, "test_examples": 0}
+    settings |= {
+        "conditional": True,
+        "batch_size": 16,
+        "sample_every": 0,
+        "export": False,
+        "finetune_epochs": 0,
+    }
+    train(config(tmp_path / "run", part_epochs=1, rate_schedule="constant", **settings))
+    (tmp_path / "images" / "bee").rename(tmp_path / "images" / "yak")
+    with pytest.raises(ConfigError, match=r"classes=\('bee', 'cow'\). Received: classes=\('cow', 'yak'\)"):
+        train(config(tmp_path / "run", part_epochs=2, rate_schedule="constant", **settings))
+    assert glow_tf.load(tmp_path / "run").classes == ("bee", "cow")

@@ -65,6 +65,8 @@ def _report_on_labels(glow: Any, used: Any, seed: int) -> dict[str, Any]:
     """Returns what a model with classes makes of the labels of the images, if both have the same classes."""
     if not glow.classes or used.labels is None or not set(used.class_names) <= set(glow.classes):
         return {}
+    if used.labels.min() < 0:  # images without a label
+        return {}
     from glow_tf.use import label_bits, labels_of
     from glow_tf.use.evaluation import mean_and_error
 

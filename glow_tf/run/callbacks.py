@@ -231,20 +231,26 @@ class CheckpointEveryEpoch(RunCallback):
 
     The last step may leave weights that are not finite, and the next epochs may train other parts. So the
     state is looked at before it is saved.
+
+    Args:
+      checkpoints: of the run.
+      goes_back: whether the run may go back where training diverged.
+      result: see `RunCallback`.
     """
 
     needs = ("test", "validation", "grid", "logged")
 
-    def __init__(self, checkpoints: Checkpoints, result: EpochResult):
+    def __init__(self, checkpoints: Checkpoints, result: EpochResult, goes_back: bool = False):
         super().__init__(result)
         self.checkpoints = checkpoints
+        self.goes_back = goes_back
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Saves.
 
         Raises:
           NonFiniteError: a weight or a number of an optimizer is not finite.
-          DivergedError: the run would end with steps outside of their bands.
+          DivergedError: a run that may go back would end with steps outside of their bands.
         """
         if not self.checkpoints.all_finite():
             phase = self.model.phase
@@ -258,7 +264,10 @@ class CheckpointEveryEpoch(RunCallback):
         if epoch + 1 == self.params["epochs"] and streak >= LAST_STEPS:
             phase = self.model.phase
             what = f"the last {streak} steps in phase '{phase}' were outside of their band"
-            raise DivergedError(f"Training stopped: {what}. The last checkpoint is kept.", phase.active, what)
+            if self.goes_back:
+                message = f"Training stopped: {what}. The last checkpoint is kept."
+                raise DivergedError(message, phase.active, what)
+            print(f"WARNING: {what}.", flush=True)
         if int(self.checkpoints.recoveries.numpy()) == 1:  # the first time, a lower rate holds for one epoch
             for factor in self.model.rate_factors:
                 factor.assign(1.0)

@@ -15,9 +15,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from glow_tf.config import ModelConfig
+from glow_tf.errors import ConfigError
 from glow_tf.internals import without_retracing_warnings
 from glow_tf.run import newest
 from glow_tf.run.workdir import flush, write_atomically
+from glow_tf.text_files import read_json
 from glow_tf.training.trainer import PartsTrainer
 
 _VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # what TensorFlow adds to a variable's name in a checkpoint
@@ -61,6 +64,7 @@ class Checkpoints:
             checkpoint.save_counter  # noqa: B018 - made now, so that every checkpoint has it
         self._folder = folder
         folder.mkdir(exist_ok=True)
+        _check_same_data(folder, trainer)
         config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
         write_atomically(folder / "model.json", config.encode())
 
@@ -109,9 +113,12 @@ class Checkpoints:
 
     def remove_after(self, epochs: int) -> None:
         """Removes the checkpoints of more than `epochs` epochs; a run that went back does not need them."""
-        for later in reversed(newest.complete(self._folder)):
-            if later > epochs:
-                remove(self._folder, later)
+        for folder in (self._folder, self._folder / "best"):
+            for later in reversed(newest.complete(folder)):
+                if later > epochs:
+                    remove(folder, later)
+                    if folder != self._folder:
+                        self.best_bpd.assign(float("inf"))  # the best is to be found again
 
     def all_finite(self) -> bool:
         """Returns whether every weight and every number of an optimizer is finite."""
@@ -176,6 +183,28 @@ class Checkpoints:
         others = [found for found in newest.complete(folder) if found != epochs]
         for old in others[: len(others) - (keep - 1)]:
             remove(folder, old)
+
+
+def _check_same_data(folder: pathlib.Path, trainer: PartsTrainer) -> None:
+    """Checks that checkpoints are of images of the same shape and classes, which no flag tells.
+
+    Raises:
+      ConfigError: they are not.
+    """
+    path = folder / "model.json"
+    if not newest.complete(folder) or not path.exists():
+        return
+    try:
+        before = ModelConfig(**read_json(path))
+    except (ValueError, TypeError):
+        return  # it is written anew
+    now = trainer.glow.config
+    for name in ("image_shape", "classes"):
+        if getattr(before, name) != getattr(now, name):
+            raise ConfigError(
+                f"the data must be what the run began with: {name}={getattr(before, name)}. "
+                f"Received: {name}={getattr(now, name)}"
+            )
 
 
 def files_of(folder: pathlib.Path, epochs: int) -> list[pathlib.Path]:

@@ -62,6 +62,12 @@ class Run:
         return self.group is None or self.group.leads
 
     @property
+    def goes_back(self) -> bool:
+        """Whether the run may go back to a checkpoint where training diverges."""
+        # In several processes the others would have to go back, too, and do not know of it.
+        return self.config.train.on_divergence == "recover" and self.group is None
+
+    @property
     def strategy(self) -> tf.distribute.Strategy:
         """What the run is distributed by."""
         return self.trainer.distribute_strategy
@@ -203,6 +209,13 @@ def _classes(config: RunConfig, images: data.ImageData) -> tuple[str, ...]:
             f"with a subfolder for each class. Received: dataset={config.data.dataset!r} with "
             f"{len(images.class_names)} classes"
         )
+    if unlabelled := int(np.sum(images.labels["train"] < 0)):
+        raise ConfigError(
+            f"conditional needs a label for each training image. Received: {unlabelled} images without one"
+        )
+    for name in images.class_names:
+        if not name.isprintable():  # bytes of a file's name that are no text, too
+            raise ConfigError(f"the names of classes must be text. Received: {name!r}")
     return images.class_names
 
 

@@ -192,7 +192,10 @@ def _fit(run: Run, epoch: int, watches: list[StallWatch]) -> None:
     if config.tensorboard:
         callbacks.append(TensorBoardByPart(workdir, run.description, result))
     if run.leads:
-        callbacks += [CheckpointEveryEpoch(run.checkpoints, result), Progress(run.costs, result)]
+        callbacks += [
+            CheckpointEveryEpoch(run.checkpoints, result, run.goes_back),
+            Progress(run.costs, result),
+        ]
     run.trainer.fit(
         run.training_batches(epoch),
         epochs=len(run.phases),

@@ -56,8 +56,7 @@ def _go_back(run: Run, error: DivergedError, before: int | None) -> int:
     Raises:
       DivergedError: the run may not go back.
     """
-    # In several processes the others would have to go back, too, and do not know of it.
-    if run.config.train.on_divergence == "stop" or run.group is not None:
+    if not run.goes_back:
         raise error
     recoveries = int(run.checkpoints.recoveries.numpy()) + 1
     if recoveries > MOST_RECOVERIES:

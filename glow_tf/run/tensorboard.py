@@ -33,7 +33,7 @@ class TensorBoardByPart(RunCallback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Opens the file and writes the texts."""
-        flags = (self.workdir.path / "flags.cfg").read_text()
+        flags = (self.workdir.path / "flags.cfg").read_bytes().decode(errors="backslashreplace")
         with self._writable():
             self.writer = tf.summary.create_file_writer(str(self.workdir.path / "logs"))
             with self.writer.as_default(step=0):

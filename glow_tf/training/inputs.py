@@ -22,11 +22,8 @@ INITIALIZATION_PIXELS = 2**15
 FEWEST_INITIALIZATION_EXAMPLES = 32
 MOST_INITIALIZATION_EXAMPLES = 256
 
-UNUSED = (
-    "y",
-    "sample_weight",
-    "class_weight",
-)  # arguments of Keras without a meaning, unless there are classes
+# Arguments of Keras that have no meaning here; `fit` takes y where the model has classes.
+UNUSED = ("y", "sample_weight", "class_weight")
 
 
 def for_fit(glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: dict[str, Any]) -> Dataset:
@@ -146,8 +143,8 @@ def _check_length(dataset: Dataset, arguments: dict[str, Any]) -> None:
 
 def check_batches_of_one_size(dataset: Dataset, steps: int | None) -> None:
     """Raises ConfigError unless the batches have one known size and their number is known."""
-    size = tf.nest.flatten(dataset.element_spec)[0].shape[0]
-    if size is None or not (steps or dataset.cardinality() > 0):
+    sizes = {spec.shape[0] for spec in tf.nest.flatten(dataset.element_spec)}
+    if None in sizes or not (steps or dataset.cardinality() > 0):
         raise ConfigError(
             "part_delay needs batches of one size and a known number of them. Received: a dataset of "
             f"{dataset.element_spec}, steps_per_epoch={steps}"

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from glow_tf import presets
-from glow_tf.endpoints import checked_labels, require_classes
+from glow_tf.endpoints import checked_labels, labels_of_request, require_classes
 from glow_tf.errors import ConfigError
 from glow_tf.run.saved import load_glow
 from glow_tf.use.operations import check_operations
@@ -79,29 +79,27 @@ class ExportedModel:
         self, num: int | None = None, temperature: float = 1.0, seed: int = 0, labels: Labels = None
     ) -> tf.Tensor:
         """See `Glow.sample`."""
+        labels = labels_of_request(num, labels, self.classes)
         if labels is None:
             return self._loaded.sample(num, temperature, seed)
-        return self._loaded.sample_label(self._checked(labels), temperature, seed)
+        return self._loaded.sample_label(labels, temperature, seed)
 
     def encode(self, images: tf.Tensor, labels: Labels = None) -> tf.Tensor:
         """See `Glow.encode`."""
         if labels is None:
             return self._loaded.encode(images)
-        return self._loaded.encode_label(images, self._checked(labels))
+        return self._loaded.encode_label(images, checked_labels(labels, self.classes, len(images)))
 
     def decode(self, eps: tf.Tensor, labels: Labels = None) -> tf.Tensor:
         """See `Glow.decode`."""
         if labels is None:
             return self._loaded.decode(eps)
-        return self._loaded.decode_label(eps, self._checked(labels))
+        return self._loaded.decode_label(eps, checked_labels(labels, self.classes, len(eps)))
 
     def label_log_probs(self, images: tf.Tensor, seed: int = 0) -> tf.Tensor:
         """See `Glow.label_log_probs`."""
         require_classes("label_log_probs", self.classes)
         return self._loaded.label_log_probs(images, seed)
-
-    def _checked(self, labels: Labels) -> tf.Tensor:
-        return checked_labels(labels, self.classes)
 
     def log_prob(self, images: tf.Tensor, seed: int = 0) -> tf.Tensor:
         """See `TrainedModel`."""
