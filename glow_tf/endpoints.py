@@ -71,10 +71,7 @@ class Endpoints:
 
     def sample_dequantized(self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Draws dequantised values: [num, H, W, C]."""
-        classes = len(self.glow.config.classes)
-        labels = None
-        if classes:
-            labels = tf.random.stateless_uniform([num], seed=[seed, 2], maxval=classes, dtype=tf.int32)
+        labels = self._labels(seed, [num]) if self.glow.classes else None
         return self._drawn(num, temperature, seed, labels)
 
     def sample_label(self, labels: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -115,28 +112,23 @@ class Endpoints:
 
         A server may join the requests of several clients to one batch: no image depends on the others.
         """
-        dtype, classes = self.glow.compute_dtype, len(self.glow.classes)
-
-        def draw(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            label = tf.zeros([], tf.int32)
-            if classes:
-                label = tf.random.stateless_uniform([], seed=[seed, 2], maxval=classes, dtype=tf.int32)
-            return tf.random.stateless_normal([self.glow.dimensions], seed=[seed, 1], dtype=dtype), label
-
-        eps, labels = tf.map_fn(draw, seeds, fn_output_signature=(dtype, tf.int32))
+        dtype, labels = self.glow.compute_dtype, None
+        if self.glow.classes:
+            labels = tf.map_fn(lambda seed: self._labels(seed, []), seeds, fn_output_signature=tf.int32)
+        eps = tf.map_fn(lambda seed: self._latents(seed, []), seeds, fn_output_signature=dtype)
         eps = tf.ensure_shape(eps, [None, self.glow.dimensions])
-        v = self._dequantized(tf.cast(temperatures, dtype)[:, tf.newaxis] * eps, labels if classes else None)
+        v = self._dequantized(tf.cast(temperatures, dtype)[:, tf.newaxis] * eps, labels)
         return self.glow.dequantize.to_uint8(v)
 
     def log_prob_each(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
         """Scores each image at the noise draw of its own seed: uint8 [B, H, W, C], [B] → [B], nats."""
-        dtype, shape = self.glow.compute_dtype, self.glow.image_shape
 
-        def noise_of(seed: tf.Tensor) -> tf.Tensor:
-            return tf.random.stateless_uniform(shape, seed=[seed, 0], dtype=dtype)
+        def alone(each: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            image, seed = each
+            return self.glow.dequantized(image[tf.newaxis], seed=seed)[0]
 
-        noise = tf.map_fn(noise_of, seeds, fn_output_signature=dtype)
-        v = self.glow.dequantized(images, tf.ensure_shape(noise, [None, *shape]))
+        v = tf.map_fn(alone, (images, seeds), fn_output_signature=self.glow.compute_dtype)
+        v = tf.ensure_shape(v, [None, *self.glow.image_shape])
         return in_streams(self.glow.dequantized_log_prob, v)
 
     def class_names(self) -> tf.Tensor:
@@ -146,9 +138,18 @@ class Endpoints:
     def _drawn(
         self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, labels: tf.Tensor | None
     ) -> tf.Tensor:
-        dtype = self.glow.compute_dtype
-        eps = tf.random.stateless_normal([num, self.glow.dimensions], seed=[seed, 1], dtype=dtype)
-        return self._dequantized(tf.cast(temperature, dtype) * eps, labels)
+        eps = self._latents(seed, [num])
+        return self._dequantized(tf.cast(temperature, eps.dtype) * eps, labels)
+
+    # Keys set the latents and the labels of a seed apart.
+
+    def _latents(self, seed: tf.Tensor, batch: list) -> tf.Tensor:
+        shape = [*batch, self.glow.dimensions]
+        return tf.random.stateless_normal(shape, seed=[seed, 1], dtype=self.glow.compute_dtype)
+
+    def _labels(self, seed: tf.Tensor, batch: list) -> tf.Tensor:
+        most = len(self.glow.classes)
+        return tf.random.stateless_uniform(batch, seed=[seed, 2], maxval=most, dtype=tf.int32)
 
     def _dequantized(self, eps: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         return in_streams(lambda own, of: self.glow.inverse(own, ACTIVATION_LIMIT, of), eps, labels)

@@ -24,7 +24,7 @@ from glow_tf.endpoints import Endpoints
 from glow_tf.errors import ConfigError
 from glow_tf.memory import check_memory
 from glow_tf.partition import part_layouts
-from glow_tf.parts import Part, get_weights_by_step, set_weights_by_step
+from glow_tf.parts import Part, for_prior, get_weights_by_step, set_weights_by_step
 
 
 class Passage(NamedTuple):
@@ -334,7 +334,7 @@ class Glow(CompiledModel):
             log_det -= sum(likelihood.standard_normal_log_prob(eps) for eps in output.latents)
             latents += output.latents
             h = output.h
-        top, whitening = self.parts[-1].prior.forward_and_log_det(h, *_known(labels))
+        top, whitening = self.parts[-1].prior.forward_and_log_det(h, *for_prior(labels))
         eps = [tf.reshape(z, [-1, math.prod(z.shape[1:])]) for z in (*latents, top)]
         return tf.concat(eps, axis=1), log_det + whitening
 
@@ -357,7 +357,7 @@ class Glow(CompiledModel):
         shapes.append(self.parts[-1].output_event_shape)
         pieces = tf.split(eps, [math.prod(shape) for shape in shapes], axis=1)
         latents = [tf.reshape(z, [-1, *s]) for z, s in zip(pieces, shapes, strict=True)]
-        h = self.parts[-1].prior.inverse_and_log_det(latents.pop(), *_known(labels))[0]
+        h = self.parts[-1].prior.inverse_and_log_det(latents.pop(), *for_prior(labels))[0]
         for k, part in reversed(list(enumerate(self.parts))):
             own = [latents.pop() for _ in part.latent_shapes]
             with self.on_device_of(k):
@@ -394,8 +394,3 @@ class Glow(CompiledModel):
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Glow:
         """See keras.Layer."""
         return cls(ModelConfig(**config["config"]), name=config["name"], dtype=config["dtype"])
-
-
-def _known(labels: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
-    """Returns labels as arguments: only a prior of classes takes them."""
-    return () if labels is None else (labels,)

@@ -189,8 +189,8 @@ class Part(keras.Model):
           output: what `call` returned.
           labels: the class of each example, integers [B], for a `ClassPrior`; None if it is not known.
         """
-        known = () if labels is None else (labels,)  # other priors take none
-        return -(self.prior.log_prob(output.h, *known) + output.log_likelihood_term)
+        log_prob = self.prior.log_prob(output.h, *for_prior(labels))
+        return -(log_prob + output.log_likelihood_term)
 
     def set_reversible(self, reversible: bool) -> None:
         """Sets whether backpropagation recomputes the activations of the flow steps; see `Stack`."""
@@ -229,6 +229,11 @@ class Part(keras.Model):
             name=config["name"],
             dtype=config["dtype"],
         )
+
+
+def for_prior(labels: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
+    """Returns labels as arguments of a prior: only a `ClassPrior` takes them."""
+    return () if labels is None else (labels,)
 
 
 def _bijectors(layout: PartLayout, config: ModelConfig, dtype: str | None) -> list[Bijector]:

@@ -68,9 +68,8 @@ class ClassPrior(Bijector):
         self.ensure_built(h)
         log_deviation = self._log_deviation()
         eps = (h[:, tf.newaxis] - self.mean.value) * tf.exp(-log_deviation)
-        squares = tf.reduce_sum(tf.square(eps), axis=[2, 3, 4])
-        constant = math.prod(h.shape[1:]) * math.log(2 * math.pi)
-        return -0.5 * (squares + constant) - tf.reduce_sum(log_deviation, axis=[1, 2, 3])
+        log_prob = standard_normal_log_prob(tf.reshape(eps, [-1, *h.shape[1:]]))
+        return tf.reshape(log_prob, [-1, self.classes]) - tf.reduce_sum(log_deviation, axis=[1, 2, 3])
 
     def forward_and_log_det(
         self, x: tf.Tensor, labels: tf.Tensor | None = None

@@ -161,9 +161,9 @@ class EpochRecord(RunCallback):
             if f"busy_seconds_{k}" in result.means:
                 busy = result.means[f"busy_seconds_{k}"] * self._steps
                 result.waits[k] = max(1 - busy / result.seconds, 0.0)
-        result.test = self._evaluate(self.test)
-        result.validation = None if self.validation is None else self._evaluate(self.validation)
         with self.model.averages.in_place():
+            result.test = self._evaluate(self.test)
+            result.validation = None if self.validation is None else self._evaluate(self.validation)
             result.conditioning = None if self.probe is None else self.probe()
         result.eval_seconds = time.perf_counter() - end
         result.traffic = self.model.traffic(result.phase)
@@ -182,8 +182,7 @@ class EpochRecord(RunCallback):
         return seconds
 
     def _evaluate(self, dataset: tf.data.Dataset) -> tuple[float, float]:
-        with self.model.averages.in_place():
-            found = self.model.evaluate(dataset, verbose=0, return_dict=True)
+        found = self.model.evaluate(dataset, verbose=0, return_dict=True)
         return found["bpd"], found["bpd_se"]
 
 

@@ -15,12 +15,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.config import ModelConfig
+from glow_tf import presets
 from glow_tf.errors import ConfigError
 from glow_tf.internals import without_retracing_warnings
 from glow_tf.run import newest
 from glow_tf.run.workdir import flush, write_atomically
-from glow_tf.text_files import read_json
 from glow_tf.training.trainer import PartsTrainer
 
 _VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # what TensorFlow adds to a variable's name in a checkpoint
@@ -195,9 +194,9 @@ def _check_same_data(folder: pathlib.Path, trainer: PartsTrainer) -> None:
     if not newest.complete(folder) or not path.exists():
         return
     try:
-        before = ModelConfig(**read_json(path))
-    except (ValueError, TypeError):
-        return  # it is written anew
+        before = presets.read_model_file(path)
+    except ConfigError:
+        return  # it is damaged, and written anew
     now = trainer.glow.config
     for name in ("image_shape", "classes"):
         if getattr(before, name) != getattr(now, name):

@@ -24,28 +24,27 @@ class Averages:
     """
 
     def __init__(self, glow: Glow, optimizers: Sequence[keras.optimizers.Optimizer]):
-        self._optimizers = tuple(optimizers)
-        self._pairs: list[list[tuple[tf.Variable, tf.Variable]]] = [
-            [(v.value, a.value) for v, a in zip(part.trainable_variables, averages, strict=True)]
-            for part, optimizer in zip(glow.parts, optimizers, strict=True)
-            if (averages := moving_averages(optimizer))
+        # Optimizer → weights and their averages.
+        self._kept = [
+            (o, [(v.value, a.value) for v, a in zip(part.trainable_variables, averages, strict=True)])
+            for part, o in zip(glow.parts, optimizers, strict=True)
+            if (averages := moving_averages(o))
         ]
 
     def __bool__(self) -> bool:
         """Whether there are averages."""
-        return bool(self._pairs)
+        return bool(self._kept)
 
     def start(self) -> None:
         """Lets the averages of each part that has made no step begin with its weights."""
-        kept = [optimizer for optimizer in self._optimizers if moving_averages(optimizer)]
-        for optimizer, pairs in zip(kept, self._pairs, strict=True):
+        for optimizer, pairs in self._kept:
             if int(optimizer.iterations.numpy()) == 0:
                 for weight, average in pairs:
                     average.assign(weight)
 
     def swap(self) -> None:
         """Exchanges weights and averages."""
-        for pairs in self._pairs:
+        for _, pairs in self._kept:
             for weight, average in pairs:
                 before = tf.identity(weight)
                 weight.assign(average)

@@ -20,7 +20,7 @@ NORM_RATIO = 100.0  # times the median norm
 
 
 class Observed(NamedTuple):
-    """What a band says of a step; one entry for each row of `Band.names`.
+    """What a band says of a step; one entry for each row of the band.
 
     Attributes:
       values: losses in bits/dim, then norms, [rows]; 0 where the step has none.
@@ -59,10 +59,10 @@ class Band:
         # Rows: each part's loss, the norm of its gradients in its own and in simultaneous steps, end to end.
         rows = 3 * num_parts
         self._of_losses = [row < num_parts for row in range(rows)]
-        self._recent = _variable(tf.zeros([rows, WINDOW]))
-        self._seen = _variable(tf.zeros([rows], tf.int32))
-        self._lowest = _variable(tf.zeros([rows]))
-        self.streak = _variable(0)
+        self._recent = replicated(tf.zeros([rows, WINDOW]))
+        self._seen = replicated(tf.zeros([rows], tf.int32))
+        self._lowest = replicated(tf.zeros([rows]))
+        self.streak = replicated(0)
         self.forget()
 
     def forget(self) -> None:
@@ -148,8 +148,8 @@ class Band:
         self._seen.assign_add(tf.cast(inside, tf.int32))
 
 
-def _variable(value: Any) -> tf.Variable:
-    # Each replica keeps its own; all of them keep the same.
+def replicated(value: Any) -> tf.Variable:
+    """Returns a variable of which each replica keeps its own copy; all of them keep the same."""
     return tf.Variable(
         value,
         trainable=False,

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.data.batches import evaluation_batches, steps_per_epoch, training_batches
+from glow_tf.endpoints import checked_labels
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.training.datasets import EXPECTED, Dataset, as_dataset, ends_with_its_first_epoch, is_array
@@ -96,12 +97,11 @@ def _labels(glow: Glow, x: Any, y: Any) -> np.ndarray | None:
         if y is not None:
             raise ConfigError("y goes with an array; a dataset's batches end with labels. Received: y")
         return None
-    if y is None or len(y) != len(x):
+    if y is None:
         raise ConfigError(
-            f"a model with classes needs y, a label for each of the {len(x)} images. "
-            f"Received: {'y=None' if y is None else f'{len(y)} labels'}"
+            f"a model with classes needs y, a label for each of the {len(x)} images. Received: y=None"
         )
-    return glow.checked_labels(y).numpy()
+    return checked_labels(y, glow.classes, len(x)).numpy()
 
 
 def _refuse_unused(arguments: dict[str, Any]) -> None:

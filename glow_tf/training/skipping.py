@@ -11,7 +11,7 @@ import tensorflow as tf
 from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.glow import Glow
 from glow_tf.schedule import Phase
-from glow_tf.training.band import Band, Observed
+from glow_tf.training.band import Band, Observed, replicated
 from glow_tf.training.diagnosis import explain_divergence, explain_non_finite
 from glow_tf.training.gradients import StepGradients, mean_over_examples
 
@@ -56,16 +56,7 @@ class SkippedSteps:
         self.compiled = compiled
         self.fault: DivergedError | None = None
         self.band = Band(len(glow.parts))
-        # Each replica counts by itself; all of them count the same.
-        self._in_a_row, self._allowed = (
-            tf.Variable(
-                value,
-                trainable=False,
-                synchronization=tf.VariableSynchronization.ON_READ,
-                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-            )
-            for value in (0, most)
-        )
+        self._in_a_row, self._allowed = replicated(0), replicated(most)
 
     def begin_epoch(self, steps: int | None) -> None:
         """Counts from zero; `steps` of the epoch, None if not known, are too many to skip."""

@@ -13,17 +13,7 @@ from glow_tf.pieces import number_of_streams
 from glow_tf.presets import put_in_place
 from glow_tf.run.checkpoints import reason_of
 
-ENDPOINTS = (
-    "serving_default",
-    "sample",
-    "sample_each",
-    "encode",
-    "decode",
-    "log_prob",
-    "log_prob_each",
-    "bits_per_dim",
-)
-LABEL_ENDPOINTS = ("sample_label", "encode_label", "decode_label", "label_log_probs", "class_names")
+NOT_EXPORTED = "sample_dequantized"  # `sample` before its values are rounded down
 
 
 def export(glow: Glow, path: str | pathlib.Path) -> None:
@@ -67,9 +57,9 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
         )
     archive = keras.export.ExportArchive()
     endpoints = glow.endpoints()
+    del endpoints[NOT_EXPORTED]
     with number_of_streams(1):  # other processes set no threads for several
-        for name in (*ENDPOINTS, *(LABEL_ENDPOINTS if glow.classes else ())):
-            function, signature = endpoints[name]
+        for name, (function, signature) in endpoints.items():
             archive.add_endpoint(name, function, input_signature=signature)
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
