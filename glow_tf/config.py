@@ -240,7 +240,7 @@ class TrainConfig:
         "In simultaneous epochs under part_parallel: how many steps a batch waits between two parts, so "
         "that all parts work at the same time.",
     )
-    batch_size: int = _setting(16, "Images per step, over all replicas.")
+    batch_size: int = _setting(8, "Images per step, over all replicas.")
     reversible: bool = _setting(
         False, "Recompute activations from outputs instead of keeping them: less memory, more time."
     )

@@ -269,9 +269,9 @@ def test_an_image_size_that_cannot_be_halved_is_found_first():
 
 def test_a_batch_of_more_than_all_examples_is_found_first():
     with pytest.raises(
-        ConfigError, match=r"at most the number of training images, 10. Received: batch_size=16"
+        ConfigError, match=r"at most the number of training images, 4. Received: batch_size=8"
     ):
-        RunConfig.from_settings({**BASE, "train_examples": 10})
+        RunConfig.from_settings({**BASE, "train_examples": 4})
 
 
 def test_a_folder_without_a_path_is_an_error():
