@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Shape, per_example, soft_bound
-from glow_tf.bijectors.repeatable import Repeatable
+from glow_tf.bijectors.repeatable import Repeatable, of_weights_alone
 from glow_tf.config import PERMUTATIONS
 
 # Log-scales of the LU diagonal stay within ±8, so that the determinant can neither vanish nor overflow.
@@ -93,7 +93,9 @@ class InvertibleConv(Repeatable):
     def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.require_built()
-        return mix_channels(y, self.inverse_matrix()), -self._log_det(y)
+        with of_weights_alone():
+            matrix = self.inverse_matrix()
+        return mix_channels(y, matrix), -self._log_det(y)
 
     def matrix(self) -> tf.Tensor:
         """Returns W, [C, C]."""

@@ -1,12 +1,39 @@
 """What a bijector must offer so that `Stack` can repeat it."""
 
-from collections.abc import Sequence
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector
 from glow_tf.internals import with_values
+
+_weights_known = contextvars.ContextVar("weights_known", default=False)
+
+
+@contextlib.contextmanager
+def weights_known() -> Iterator[None]:
+    """Within the context, what depends on the weights of stacks alone is computed when a function is traced.
+
+    It is then a constant of the function. Formats without TensorFlow's linear algebra need this.
+    """
+    token = _weights_known.set(True)
+    try:
+        yield
+    finally:
+        _weights_known.reset(token)
+
+
+def are_weights_known() -> bool:
+    """Returns whether the code runs within `weights_known`."""
+    return _weights_known.get()
+
+
+def of_weights_alone() -> contextlib.AbstractContextManager:
+    """Returns the scope for operations on weights: outside of the traced function if they are known."""
+    return tf.init_scope() if _weights_known.get() else contextlib.nullcontext()
 
 
 class Repeatable(Bijector):

@@ -13,7 +13,13 @@ import tensorflow as tf
 from glow_tf.bijectors.bijector import Bijector, Shape
 from glow_tf.bijectors.networks import in_full_precision
 from glow_tf.bijectors.rate_factor import copy_scaling
-from glow_tf.bijectors.repeatable import Repeatable, all_variables, with_weights
+from glow_tf.bijectors.repeatable import (
+    Repeatable,
+    all_variables,
+    are_weights_known,
+    of_weights_alone,
+    with_weights,
+)
 from glow_tf.internals import function_kept_whole, untracked
 from glow_tf.pieces import in_streams, join, pieces_of
 
@@ -175,13 +181,17 @@ class Stack(Bijector):
     def _weights(self) -> list[Weights]:
         """Returns the weights of each copy."""
         self.require_built()
-        return _rows([weight.value for weight in self._stacked], self.count)
+        with of_weights_alone():
+            return _rows([weight.value for weight in self._stacked], self.count)
 
     def _folded(self) -> Weights:
         """Returns the folded weights of all copies, stacked along the first axis."""
         self.require_built()
         bijector = self._untracked.bijector
-        with with_weights(bijector, [tf.convert_to_tensor(weight) for weight in self._stacked]):
+        with (
+            of_weights_alone(),
+            with_weights(bijector, [tf.convert_to_tensor(weight) for weight in self._stacked]),
+        ):
             return bijector.fold()
 
     def _forward(self, x: tf.Tensor, folded: list[Weights]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -234,7 +244,7 @@ class Stack(Bijector):
 
     def _call(self, function: Callable, *args: Any) -> Any:
         """Calls a function of weights and activations; within a `tf.function`, it is traced only once."""
-        if not tf.inside_function():
+        if not tf.inside_function() or are_weights_known():
             return function(*args)
         inlined = _functions_inlined.get()
         traced, key = self._untracked.traced, (function.__name__, in_full_precision(), inlined)

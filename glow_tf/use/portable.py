@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from glow_tf.bijectors.repeatable import weights_known
 from glow_tf.bijectors.stack import functions_inlined
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
@@ -75,7 +76,7 @@ def export_litert(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
       OSError: a file cannot be written.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        with functions_inlined():
+        with weights_known():  # the converter folds small constants only
             export(glow, pathlib.Path(temporary) / "model")
 
         def converted(endpoint: str) -> bytes:
