@@ -11,7 +11,7 @@ from helpers import config, rows_of, train
 
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, data, export, phases
-from glow_tf.bijectors import ClassPrior
+from glow_tf.bijectors import ClassPrior, class_prior
 from glow_tf.commands import cli, run_flags
 from glow_tf.config import DataConfig, ModelConfig
 from glow_tf.data.batches import untuned
@@ -50,7 +50,9 @@ def prior():
     return layer
 
 
-def test_the_prior_is_tfps_gaussians_and_their_mixture(prior, rng):
+@pytest.mark.parametrize("at_once", [2, 16])
+def test_the_prior_is_tfps_gaussians_and_their_mixture(prior, rng, at_once, monkeypatch):
+    monkeypatch.setattr(class_prior, "CLASSES_AT_ONCE", at_once)
     h, labels = tf.constant(rng.normal(size=(5, 2, 4, 3))), tf.constant([2, 0, 1, 1, 2])
     deviations = tf.exp(5 * tf.tanh(prior.raw_log_deviation.value / 5))
     components = tfd.Independent(tfd.Normal(prior.mean.value, deviations), 3)

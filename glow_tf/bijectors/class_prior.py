@@ -9,6 +9,8 @@ from glow_tf.bijectors.bijector import Bijector, Shape, per_example, soft_bound
 from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND
 from glow_tf.likelihood import standard_normal_log_prob
 
+CLASSES_AT_ONCE = 16  # a mixture's score needs memory for that many copies of the latent
+
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class ClassPrior(Bijector):
@@ -66,10 +68,14 @@ class ClassPrior(Bijector):
     def log_prob_by_label(self, h: tf.Tensor) -> tf.Tensor:
         """Returns log p(h | label) of every label, [B, classes], nats, for h [B, H, W, C]."""
         self.ensure_built(h)
-        log_deviation = self._log_deviation()
-        eps = (h[:, tf.newaxis] - self.mean.value) * tf.exp(-log_deviation)
-        log_prob = standard_normal_log_prob(tf.reshape(eps, [-1, *h.shape[1:]]))
-        return tf.reshape(log_prob, [-1, self.classes]) - tf.reduce_sum(log_deviation, axis=[1, 2, 3])
+        means, log_deviations = self.mean.value, self._log_deviation()
+        found: list[tf.Tensor] = []
+        for first in range(0, self.classes, CLASSES_AT_ONCE):
+            some = slice(first, first + CLASSES_AT_ONCE)
+            # One after another: TensorFlow would start all at once, and need memory for all classes.
+            with tf.control_dependencies(found[-1:]):
+                found.append(_log_prob_by_class(tf.identity(h), means[some], log_deviations[some]))
+        return tf.concat(found, axis=1)
 
     def forward_and_log_det(
         self, x: tf.Tensor, labels: tf.Tensor | None = None
@@ -102,6 +108,13 @@ class ClassPrior(Bijector):
     def get_config(self) -> dict:
         """See keras.Layer."""
         return {**super().get_config(), "classes": self.classes}
+
+
+def _log_prob_by_class(h: tf.Tensor, means: tf.Tensor, log_deviations: tf.Tensor) -> tf.Tensor:
+    """Returns the log-density of h [B, H, W, C] under Gaussians [classes, H, W, C], [B, classes]."""
+    eps = (h[:, tf.newaxis] - means) * tf.exp(-log_deviations)
+    log_prob = standard_normal_log_prob(tf.reshape(eps, [-1, *h.shape[1:]]))
+    return tf.reshape(log_prob, [-1, means.shape[0]]) - tf.reduce_sum(log_deviations, axis=[1, 2, 3])
 
 
 def _rows(values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
