@@ -24,8 +24,12 @@ def graphs():
     return {id(o) for o in gc.get_objects() if isinstance(o, FuncGraph)}
 
 
+def layers():
+    return sum(isinstance(o, keras.layers.Layer) for o in gc.get_objects())
+
+
 @pytest.mark.parametrize(("optimizer", "reversible"), KINDS.values(), ids=KINDS.keys())
-def test_a_trainer_that_is_dropped_leaves_no_graph_behind(optimizer, reversible):
+def test_a_trainer_that_is_dropped_leaves_no_graph_and_no_layer_behind(optimizer, reversible):
     images = np.zeros((8, 8, 8, 1), np.uint8)
 
     def train():
@@ -35,8 +39,9 @@ def test_a_trainer_that_is_dropped_leaves_no_graph_behind(optimizer, reversible)
         trainer.fit(images, batch_size=8, verbose=0)
         return graphs(), weakref.ref(trainer)
 
-    before = graphs()
+    before, layers_before = graphs(), layers()
     during, trainer = train()
     assert during - before  # the train function
     assert graphs() <= before
     assert trainer() is None
+    assert layers() == layers_before
