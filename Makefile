@@ -5,8 +5,9 @@ PYTHON_OLDEST ?= $(shell python3.10 -c '' 2>/dev/null && echo python3.10 || echo
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
+AUDIT := .venv-audit
 
-.PHONY: quickstart test test-slow test-oldest docs notebooks lint clean
+.PHONY: quickstart test test-slow test-oldest docs notebooks lint audit clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python train/main.py --flagfile=configs/quickstart.cfg
@@ -31,6 +32,11 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Known vulnerabilities of what is installed, from osv.dev. Needs the network.
+audit: $(VENV)/installed $(AUDIT)/installed
+	$(AUDIT)/bin/pip-audit --vulnerability-service=osv --timeout=10 --progress-spinner=off --skip-editable \
+	    --path=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
 $(VENV)/installed: requirements.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
@@ -51,5 +57,10 @@ $(OLDEST)/installed: requirements-oldest.txt setup.py
 	$(OLDEST)/bin/pip install --quiet -r requirements-oldest.txt
 	touch $@
 
+$(AUDIT)/installed:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet --retries=1 --timeout=10 pip-audit
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(OLDEST) runs build site *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(AUDIT) runs build site *.egg-info .pytest_cache .ruff_cache

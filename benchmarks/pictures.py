@@ -1,13 +1,19 @@
-"""Makes two folders of pictures that differ from the usual data sets, from what scikit-learn embeds.
+"""Makes folders of pictures: two that differ from the usual data sets, and one of clothes.
 
-    python benchmarks/pictures.py --output=runs/pictures
+    python benchmarks/pictures.py --output=runs/pictures --idx=PATH
+
+The first two come from what scikit-learn embeds.
 
 - `photographs`: pieces of 32×32 pixels of two photographs, as JPEG; the test pieces are from the right
   quarter of each photograph, which no training piece touches.
 - `sparse`: PNGs of 32×32 pixels, black but for one handwritten digit of 8×8 at a place drawn by the seed, in
   red. Green is constant over all images, blue is zero.
+- `clothes`, where --idx is given: grey PNGs of the first 6,000 training and 1,000 test images of
+  Fashion-MNIST. PATH has its files as they are published, train-images-idx3-ubyte.gz and
+  t10k-images-idx3-ubyte.gz.
 """
 
+import gzip
 import pathlib
 import sys
 
@@ -21,6 +27,7 @@ from glow_tf.commands import cli
 SIDE = 32
 STRIDES = {"train": 14, "test": 9}  # pixels between two pieces
 GREEN = 64
+CLOTHES = {"train": ("train", 6000), "test": ("t10k", 1000)}  # split → name of the file, images
 
 
 def photographs() -> dict[str, list[np.ndarray]]:
@@ -51,16 +58,30 @@ def sparse(seed: int) -> dict[str, list[np.ndarray]]:
     return {"train": list(images[:train]), "test": list(images[train:])}
 
 
+def clothes(folder: pathlib.Path) -> dict[str, list[np.ndarray]]:
+    """Returns the first images, uint8 [28, 28], by split."""
+    found = {}
+    for split, (name, count) in CLOTHES.items():
+        with gzip.open(folder / f"{name}-images-idx3-ubyte.gz") as file:
+            _, _, height, width = np.frombuffer(file.read(16), ">i4")
+            pixels = np.frombuffer(file.read(count * height * width), np.uint8)
+        found[split] = list(pixels.reshape(count, height, width))
+    return found
+
+
 def define(values: flags.FlagValues) -> None:
     """Defines the flags."""
     flags.DEFINE_string("output", "runs/pictures", "The folder that they are written to.", flag_values=values)
+    flags.DEFINE_string("idx", "", "Folder of Fashion-MNIST's own files; empty: none.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Decides where the digits are.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
-    """Writes both folders."""
+    """Writes the folders."""
     folder = pathlib.Path(values.output)
-    made = (("photographs", photographs(), "jpg"), ("sparse", sparse(values.seed), "png"))
+    made = [("photographs", photographs(), "jpg"), ("sparse", sparse(values.seed), "png")]
+    if values.idx:
+        made.append(("clothes", clothes(pathlib.Path(values.idx)), "png"))
     for name, splits, ending in made:
         for split, images in splits.items():
             (folder / name / split).mkdir(parents=True, exist_ok=True)

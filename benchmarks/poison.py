@@ -3,9 +3,10 @@
     python benchmarks/poison.py --seeds=2
 
 A poison comes once, before a step that the seed decides. `batch`: the noise of one batch overflows, or is a
-hundred times too large. `gradient`: the gradients of twelve steps are not a number, or a million times too
-large. `weight` and `slot`: a weight of the last part that is trained, or its first moment, is not a number,
-or is far away. A run must end within 0.02 bits/dim of the undisturbed one, or stop.
+hundred times too large; on two replicas, that of one image, which the second replica alone has. `gradient`:
+the gradients of twelve steps are not a number, or a million times too large. `weight` and `slot`: a weight of
+the last part that is trained, or its first moment, is not a number, or is far away. A run must end within
+0.02 bits/dim of the undisturbed one, or stop.
 """
 
 import contextlib
@@ -43,7 +44,7 @@ RUN = (
     "--sample_every=0",
     "--export=false",
 )
-EPOCHS, STEPS = 16, 89
+EPOCHS, STEPS, BATCH = 16, 89, 16
 SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
 TARGETS = ("batch", "gradient", "weight", "slot")
 KINDS = ("not finite", "finite")
@@ -66,13 +67,16 @@ class Poison(keras.callbacks.Callback):
       target: what is poisoned.
       kind: with what.
       epoch, step: when, from 1.
+      replicas: of the run.
     """
 
-    def __init__(self, target: str, kind: str, epoch: int, step: int):
+    def __init__(self, target: str, kind: str, epoch: int, step: int, replicas: int = 1):
         super().__init__()
+        self.replicas = replicas
         self.target, self.nan, self.place = target, kind == "not finite", (epoch, step)
         self.given = False
-        self.bad_gradients = tf.Variable(0, trainable=False)
+        self.bad_steps = 0  # that are still to come; counted here, because each replica computes every step
+        self.bad_gradients = tf.Variable(False, trainable=False)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Notes the epoch."""
@@ -80,14 +84,19 @@ class Poison(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Poisons a weight, a moment or the gradients of the next steps, if it is time."""
-        if self.given or (self.epoch, batch + 1) != self.place:
-            return
+        if not self.given and (self.epoch, batch + 1) == self.place:
+            self.give()
+        self.bad_gradients.assign(self.bad_steps > 0)
+        self.bad_steps -= 1
+
+    def give(self) -> None:
+        """Poisons a weight or a moment, or lets the gradients of the next steps be poisoned."""
         self.given = True
         k = self.model.phase.last
         weight = self.model.glow.parts[k].trainable_variables[0]
         slot = next(v for v in self.model.optimizers[k].variables if v.shape == weight.shape)
         if self.target == "gradient":
-            self.bad_gradients.assign(12)
+            self.bad_steps = 12
         elif self.target == "weight":
             weight.assign(np.full(weight.shape, np.nan) if self.nan else weight.numpy() + 10)
         elif self.target == "slot":
@@ -98,18 +107,19 @@ class Poison(keras.callbacks.Callback):
         at = (self.place[0] - 1 - first_epoch) * STEPS + self.place[1] - 1
         if self.target != "batch" or at < 0 or self.given:
             return dataset
-        size = 1e30 if self.nan else 100.0
+        sizes = np.full((BATCH, 1, 1, 1), 1e30 if self.nan else 100.0, np.float32)
+        if self.replicas > 1:
+            sizes[:-1] = 1  # the last image is on the last replica
 
         def spoil(place: tf.Tensor, batch: Any) -> Any:
             images, noise, *rest = batch
-            return images, noise * tf.where(place == at, size, 1.0), *rest
+            return images, noise * tf.where(place == at, sizes, 1.0), *rest
 
         return dataset.enumerate().map(spoil)
 
     def gradients(self, gradients: list[list[tf.Tensor]]) -> list[list[tf.Tensor]]:
         """Returns the gradients of a step, as long as they are poisoned."""
-        size = tf.where(self.bad_gradients > 0, np.float32(np.nan if self.nan else 1e6), 1.0)
-        self.bad_gradients.assign_sub(1)
+        size = tf.where(self.bad_gradients, np.float32(np.nan if self.nan else 1e6), 1.0)
         return [[gradient * size for gradient in own] for own in gradients]
 
 
@@ -165,7 +175,9 @@ def main(given: flags.FlagValues) -> None:
                     for kind in KINDS:
                         moments = random.Random(f"{schedule} {target} {kind} {seed}")
                         place = moments.randint(2, EPOCHS), moments.randint(1, STEPS)
-                        found = trained(schedule, given.replicas, Poison(target, kind, *place))
+                        found = trained(
+                            schedule, given.replicas, Poison(target, kind, *place, given.replicas)
+                        )
                         end = found.pop("end")
                         behind = 0.0 if end == "stopped" else end - undisturbed
                         sort = "worse" if behind > WITHIN else "better" if behind < -WITHIN else "within"

@@ -1,6 +1,7 @@
 """Shared by all tests: two logical CPU devices, small data, small models."""
 
 import functools
+import gc
 import os
 import pathlib
 import signal
@@ -21,7 +22,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
-from glow_tf import presets
+from glow_tf import export, presets
 from glow_tf.bijectors import Coupling, FlowStep
 from glow_tf.config import CouplingConfig, ModelConfig
 from glow_tf.glow import Glow
@@ -29,6 +30,11 @@ from glow_tf.run.saved import load_glow
 from glow_tf.use import models
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+# Tracing makes many objects, and Python searches them all for circles again and again: a sixth of the time.
+gc.collect()
+gc.freeze()
+gc.set_threshold(20_000, 20, 100)
 
 
 @pytest.fixture
@@ -57,6 +63,14 @@ def presets_loaded_once(monkeypatch):
     monkeypatch.setattr(models, "load_glow", load)
 
 
+@pytest.fixture(scope="session")
+def exported_once(tmp_path_factory):
+    """A model and its export, for tests that only read it."""
+    glow, folder = small_glow(flow_steps=1, parts="1"), tmp_path_factory.mktemp("exported") / "export"
+    export(glow, folder)
+    return glow, folder
+
+
 def make_small_images(rng) -> np.ndarray:
     """Makes uint8 images [64, 8, 8, 1] with some structure and 17 levels."""
     centre = rng.uniform(2, 6, size=(64, 2))
@@ -83,6 +97,30 @@ def small_glow(dtype: str = "float32", perturbed: bool = True, **changes) -> Glo
     if perturbed:
         perturb(glow)
     return glow
+
+
+def rewound(make):
+    """Makes a trainer for each set of arguments once, and gives it out each time as it was at first.
+
+    What it has traced stays traced, which is most of a small trainer's time. Tests that compile it anew, or
+    change more than variables, make their own.
+    """
+
+    @functools.cache
+    def once(*args, **kwargs):
+        trainer = make(*args, **kwargs)
+        variables = [*trainer.glow.variables, *(v for own in trainer.optimizers for v in own.variables)]
+        return trainer, variables, [v.numpy() for v in variables]
+
+    @functools.wraps(make)
+    def again(*args, **kwargs):
+        trainer, variables, values = once(*args, **kwargs)
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        trainer.band.forget()
+        return trainer
+
+    return again
 
 
 def make_coupling(width: int = 6, seed: int = 0, dtype: str | None = None, **settings) -> Coupling:

@@ -171,7 +171,7 @@ def test_a_file_and_a_preset_keep_the_classes(images, tmp_path):
         np.testing.assert_allclose(loaded.label_log_probs(images[:4]), expected, rtol=1e-5)
 
 
-def test_an_export_has_the_classes_and_their_endpoints(images, tmp_path):
+def test_an_export_has_the_classes_and_their_endpoints(exported_once, images, tmp_path):
     glow = small_glow(classes=CLASSES, flow_steps=1, parts="1")
     export(glow, tmp_path / "export")
     exported = open_model(tmp_path / "export")
@@ -183,11 +183,10 @@ def test_an_export_has_the_classes_and_their_endpoints(images, tmp_path):
     np.testing.assert_array_equal(exported.decode(exported.encode(few, labels), labels), few)
     np.testing.assert_allclose(exported.label_log_probs(few, 3), glow.label_log_probs(few, 3), rtol=1e-5)
     np.testing.assert_allclose(exported.score(few)["log_prob"], glow.score(few)["log_prob"], rtol=1e-5)
-    plain = small_glow(flow_steps=1, parts="1")
-    export(plain, tmp_path / "plain")
-    assert open_model(tmp_path / "plain").classes == ()
+    plain = open_model(exported_once[1])
+    assert plain.classes == ()
     with pytest.raises(ConfigError, match="trained with --conditional"):
-        open_model(tmp_path / "plain").label_log_probs(few)
+        plain.label_log_probs(few)
 
 
 def test_tfp_sees_the_density_of_a_class(glow, images):
@@ -223,7 +222,7 @@ def trained_classes(trainer):
 @pytest.mark.parametrize(
     ("schedule", "changes"),
     [
-        ("end_to_end", {"parts": "1"}),
+        pytest.param("end_to_end", {"parts": "1"}, marks=pytest.mark.slow),  # as datasets, below
         ("alternating", {"local_prior": "flow:4x1"}),
         pytest.param("sequential", {}, marks=pytest.mark.slow),
         ("simultaneous", {"local_prior": "learned"}),
@@ -310,7 +309,8 @@ def test_a_cached_prefix_has_the_labels_of_its_images(images):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("conditional") / "run"
     settings = {"part_epochs": 4, "finetune_epochs": 2, "flow_steps": 2, "width": 16, "train_examples": 1280}
-    train(config(folder, conditional=True, learning_rate="1e-1", batch_size=16, augment="none", **settings))
+    settings |= {"learning_rate": "1e-1", "batch_size": 16, "augment": "none"}
+    train(config(folder, conditional=True, export=False, tensorboard=False, sample_every=0, **settings))
     return folder
 
 
@@ -328,7 +328,8 @@ def test_a_run_learns_the_classes(run):
 
 def test_a_run_starts_from_one_with_the_same_classes(run, tmp_path, capsys):
     settings = {"conditional": True, "flow_steps": 2, "width": 16, "part_epochs": 1, "finetune_epochs": 0}
-    train(config(tmp_path / "more", init_from=str(run), export=False, sample_every=0, **settings))
+    settings |= {"export": False, "tensorboard": False, "sample_every": 0}
+    train(config(tmp_path / "more", init_from=str(run), **settings))
     assert "init_from: the weights are those of" in capsys.readouterr().out
     assert float(rows_of(tmp_path / "more")[0]["test_bpd"]) < float(rows_of(run)[1]["test_bpd"])
     with pytest.raises(ConfigError, match=r"classes=\('0', .*this run: \(\)"):

@@ -1,5 +1,6 @@
 """ActNorm: a learned affine map of each channel, initialised from data."""
 
+import functools
 import warnings
 
 import keras
@@ -65,15 +66,8 @@ class ActNorm(Repeatable):
         set_where_new(self.log_scale, -tf.math.log(deviation + EPSILON))
         self.initialized.assign(1)
         constant = tf.reduce_sum(tf.cast(new & (deviation < EPSILON), tf.int32))
-        tf.numpy_function(self._warn, [constant], [])
-
-    def _warn(self, constant: np.ndarray) -> None:
-        if constant:
-            warnings.warn(
-                f"{self.path}: {constant} channels are constant over the initialisation batch; "
-                f"their scale is set to {1 / EPSILON:g}.",
-                stacklevel=2,
-            )
+        # TensorFlow keeps the function for as long as the process lives, so it must not hold the layer.
+        tf.numpy_function(functools.partial(_warn, self.path), [constant], [])
 
     def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
@@ -94,3 +88,12 @@ class ActNorm(Repeatable):
 
 def _pixels(x: tf.Tensor) -> tf.Tensor:
     return tf.constant(x.shape[1] * x.shape[2], x.dtype)
+
+
+def _warn(path: str, constant: np.ndarray) -> None:
+    if constant:
+        warnings.warn(
+            f"{path}: {constant} channels are constant over the initialisation batch; "
+            f"their scale is set to {1 / EPSILON:g}.",
+            stacklevel=2,
+        )

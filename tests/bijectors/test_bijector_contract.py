@@ -1,5 +1,7 @@
 """What every bijector promises, tested on every bijector."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -105,21 +107,22 @@ REPEATABLES = {
 }
 
 
-@pytest.fixture(params=BIJECTORS.values(), ids=BIJECTORS.keys())
-def bijector(request):
-    layer = request.param()
+def perturbed(make):
+    layer = make()
     if not layer.built:
         layer.build((None, *SHAPE))
     perturb(layer)
     return layer
 
 
-@pytest.fixture(params=REPEATABLES.values(), ids=REPEATABLES.keys())
+@pytest.fixture(scope="module", params=BIJECTORS.values(), ids=BIJECTORS.keys())
+def bijector(request):
+    return perturbed(request.param)
+
+
+@pytest.fixture(scope="module", params=REPEATABLES.values(), ids=REPEATABLES.keys())
 def repeatable(request):
-    layer = request.param()
-    layer.build((None, *SHAPE))
-    perturb(layer)
-    return layer
+    return perturbed(request.param)
 
 
 @pytest.fixture
@@ -271,7 +274,8 @@ def test_extreme_inputs_stay_finite_and_come_back(bijector, x, scale):
     np.testing.assert_allclose(back, scale * x, atol=1e-6 * max(scale, 1))
 
 
-def test_extreme_weights_stay_finite_both_ways(bijector, x):
+def test_extreme_weights_stay_finite_both_ways(bijector, x, request):
+    request.addfinalizer(functools.partial(bijector.set_weights, bijector.get_weights()))
     for weight in bijector.trainable_variables:
         if weight.path.endswith(("bias", "raw_log_scale", "raw_log_deviation")):
             weight.assign(weight + 1e3)

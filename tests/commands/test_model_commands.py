@@ -9,7 +9,6 @@ from conftest import small_glow
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import glow_tf
 from glow_tf.commands import cli
 
 
@@ -151,10 +150,10 @@ def test_a_preset_is_found_by_name_beside_a_folder_of_that_name(here, capsys):
     assert "model must be a preset" in capsys.readouterr().err
 
 
-def test_an_exported_model_serves_where_it_can(here, capsys):
-    glow_tf.export(small_glow(), here / "export")
-    assert run("sample", "--num=2", model="export") == 0
-    assert run("evaluate", model="export") == 1
+def test_an_exported_model_serves_where_it_can(here, exported_once, capsys):
+    export = exported_once[1]
+    assert run("sample", "--num=2", model=export) == 0
+    assert run("evaluate", model=export) == 1
     assert "a SavedModel does not tell" in capsys.readouterr().err
 
 

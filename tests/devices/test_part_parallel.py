@@ -7,6 +7,7 @@ import tensorflow as tf
 from conftest import make_small_images, small_config
 
 from glow_tf import Glow, PartsTrainer, RunConfig, phases
+from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import part_devices
 from glow_tf.errors import ConfigError
 from glow_tf.training.optimizers import FusedAdamax
@@ -102,8 +103,11 @@ def test_nothing_but_activations_and_single_numbers_goes_from_device_to_device(s
     glow = Glow(small_config(flow_steps=1, parts="by_block:2"), two_devices(), name="glow")
     trainer = PartsTrainer(glow, phases(schedule, 2, 1))
     trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, part_delay=delay)
-    trainer.fit(small_images[:16], batch_size=16, verbose=0)
+    trainer.initialize(small_images)
     batch = (small_images[:16], tf.random.stateless_uniform([16, 8, 8, 1], [0, 0]))
+    if delay:  # as `fit` does
+        trainer._make_queues(untuned(tf.data.Dataset.from_tensors(batch)), 1)
+    trainer.set_phase(trainer.phases[0])
     graph = tf.function(trainer.train_step).get_concrete_function(batch).graph
     sent = {
         (operation.device, tensor.name): tensor

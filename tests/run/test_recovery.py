@@ -126,7 +126,7 @@ def test_a_run_recovers_from_a_poisoned_state(kind, settings, undisturbed, tmp_p
 
 @pytest.mark.parametrize("epoch", [pytest.param(1, id="no checkpoint"), pytest.param(3, id="a checkpoint")])
 def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
-    settings = config(tmp_path, **FAST)
+    settings = config(tmp_path, **FAST, schedule="end_to_end")
     message = r"Training stopped: not finite .*It went back 3 times, each time with a lower rate\."
     with poisoned("weight, nan", epoch, 4, always) as poison, pytest.raises(NonFiniteError, match=message):
         train(settings)
@@ -139,10 +139,11 @@ def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
 
 
 def test_a_run_may_be_told_to_stop(tmp_path):
-    with poisoned("weight", 3, 8, once), pytest.raises(DivergedError, match="it diverged in phase 'part 1'"):
-        train(config(tmp_path, **FAST, on_divergence="stop"))
+    settings, message = {**FAST, "schedule": "end_to_end"}, "it diverged in phase 'end to end'"
+    with poisoned("weight", 3, 8, once), pytest.raises(DivergedError, match=message):
+        train(config(tmp_path, **settings, on_divergence="stop"))
     assert len(rows_of(tmp_path)) == 2
-    assert train(config(tmp_path, **FAST))["recoveries"] == 0  # it was no fault of the run's
+    assert train(config(tmp_path, **settings))["recoveries"] == 0  # it was no fault of the run's
 
 
 def test_what_is_not_finite_is_never_saved(tmp_path, capsys):

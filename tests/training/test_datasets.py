@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import perturb, small_glow
+from conftest import perturb, rewound, small_glow
 
 from glow_tf import ConfigError, PartsTrainer, phases
 from glow_tf.data.batches import untuned
@@ -12,11 +12,14 @@ from glow_tf.training import inputs
 from glow_tf.training.datasets import as_dataset
 
 
-def make_trainer(seed=7):
+def new_trainer():
     glow = small_glow(perturbed=False, flow_steps=1, parts="by_block:2")
-    trainer = PartsTrainer(glow, phases("simultaneous", 2, 2, 0), seed=seed)
+    trainer = PartsTrainer(glow, phases("simultaneous", 2, 2, 0), seed=7)
     trainer.compile([keras.optimizers.SGD(1e-2) for _ in range(2)])
     return trainer
+
+
+make_trainer = rewound(new_trainer)
 
 
 def fit(data, epochs=1, trainer=None, **kwargs):
@@ -151,7 +154,7 @@ def test_an_uneven_last_batch_over_two_replicas_trains_as_on_one(small_images):
     results = []
     for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
         with strategy.scope():
-            trainer = make_trainer()
+            trainer = new_trainer()
         trainer.initialize(small_images)
         history = fit(dataset_of(small_images[:17], noise, batch=8), trainer=trainer, epochs=2)
         evaluated = trainer.evaluate(dataset_of(small_images[:17], noise, batch=8), verbose=0)

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_config, small_glow
+from conftest import rewound, small_config, small_glow
 
 from glow_tf import ConfigError, Glow, PartsTrainer, phases
 from glow_tf.data.batches import untuned
@@ -29,8 +29,11 @@ def make_trainer(make=None, schedule="alternating", part_epochs=4, finetune=2):
     return trainer
 
 
+usual_trainer = rewound(make_trainer)
+
+
 def fit(images, *callbacks, trainer=None, **kwargs):
-    trainer = trainer or make_trainer()
+    trainer = trainer or usual_trainer()
     kwargs.setdefault("validation_data", images if isinstance(images, tf.data.Dataset) else images[:32])
     trainer.fit(images, callbacks=list(callbacks), batch_size=32, verbose=0, **kwargs)
     return trainer
@@ -94,7 +97,7 @@ def check_lambda_callback(images, folder):
 
 
 def check_learning_rate_scheduler(images, folder):
-    trainer = make_trainer()
+    trainer = usual_trainer()
     trainer.optimizers[1].learning_rate = 1e-2
     rates = []
     record = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: rates.append(rates_of(trainer)))
@@ -120,7 +123,7 @@ def check_progbar_logger(images, folder):
 
 
 def check_reduce_lr_on_plateau(images, folder):
-    trainer = make_trainer()
+    trainer = usual_trainer()
     plateau = keras.callbacks.ReduceLROnPlateau(factor=0.1, patience=1, min_delta=100.0)
     fit(images, plateau, trainer=trainer, epochs=3)
     np.testing.assert_allclose(rates_of(trainer), [5e-5, 5e-5], rtol=1e-6)
@@ -227,7 +230,7 @@ def test_a_rate_set_by_a_callback_of_the_user_reaches_all_parts_before_the_next_
 
 
 def test_a_rate_set_for_each_part_by_the_user_is_kept(small_images):
-    trainer = make_trainer()
+    trainer = usual_trainer()
     trainer.optimizers[1].learning_rate = 7e-3
     fit(small_images, trainer=trainer, epochs=1)
     np.testing.assert_allclose(rates_of(trainer), [5e-3, 7e-3], rtol=1e-6)
@@ -271,7 +274,8 @@ def test_one_optimizer_or_its_name_makes_one_per_part(given, small_images):
     trainer.compile(given)
     assert [type(o) for o in trainer.optimizers] == [keras.optimizers.Adam] * PARTS
     assert len({id(o) for o in trainer.optimizers}) == PARTS
-    fit(small_images, trainer=trainer, epochs=1)
+    if given == "adam":
+        fit(small_images, trainer=trainer, epochs=1)
     trainer.compile(optimizer="adamax")
     assert [type(o) for o in trainer.optimizers] == [keras.optimizers.Adamax] * PARTS
 
@@ -325,7 +329,7 @@ def test_summaries_show_the_shapes_of_every_layer():
 
 
 def test_monitors_know_that_fewer_bits_are_better(small_images, tmp_path):
-    trainer = make_trainer()
+    trainer = usual_trainer()
     for name in ("val_bpd", "bpd", "local_bpd_1", "val_loss", "loss"):
         stop = keras.callbacks.EarlyStopping(monitor=name, patience=50, mode="auto")
         fit(small_images, stop, trainer=trainer, epochs=2)

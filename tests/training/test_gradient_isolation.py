@@ -3,7 +3,6 @@
 import collections
 import math
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +11,7 @@ from conftest import make_small_images, small_glow
 from glow_tf import PartsTrainer, schedule
 from glow_tf.schedule import Phase
 from glow_tf.training.objective import trained_variables
+from glow_tf.training.optimizers import FusedAdam
 
 PARTS = "across_block:3"
 PHASES = {
@@ -26,13 +26,18 @@ PHASES = {
 def make_trainer(phases=(), **changes):
     glow = small_glow(parts=PARTS, flow_steps=2, local_prior="learned", **changes)
     trainer = PartsTrainer(glow, phases)
-    trainer.compile([keras.optimizers.Adam(1e-2) for _ in glow.parts])
+    trainer.compile([FusedAdam(1e-2) for _ in glow.parts])
     return trainer
 
 
+@pytest.fixture(scope="module")
+def trainer():
+    """For tests that change nothing."""
+    return make_trainer()
+
+
 @pytest.mark.parametrize("phase", [p for p in PHASES.values() if p.kind == "part"], ids=str)
-def test_gradients_outside_the_trained_part_are_none(phase, small_images):
-    trainer = make_trainer()
+def test_gradients_outside_the_trained_part_are_none(phase, trainer, small_images):
     with tf.GradientTape(persistent=True) as tape:
         losses, _ = trainer.objectives(tf.constant(small_images), None, phase)
         loss = tf.reduce_mean(losses)
@@ -44,9 +49,7 @@ def test_gradients_outside_the_trained_part_are_none(phase, small_images):
             assert all(g is None for g in gradients)
 
 
-def test_simultaneous_gradients_are_those_of_each_part_alone(small_images):
-    trainer = make_trainer()
-
+def test_simultaneous_gradients_are_those_of_each_part_alone(trainer, small_images):
     def gradients(phase, k):
         variables = [v.value for v in trainer.glow.parts[k].trainable_variables]
         with tf.GradientTape() as tape:
@@ -60,9 +63,8 @@ def test_simultaneous_gradients_are_those_of_each_part_alone(small_images):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_a_local_gradient_is_that_of_the_truncated_likelihood(small_images):
+def test_a_local_gradient_is_that_of_the_truncated_likelihood(trainer, small_images):
     """Eq. 3's two sides: the terms of the earlier parts are constant for the trained part."""
-    trainer = make_trainer()
     variables = [v.value for v in trainer.glow.parts[1].trainable_variables]
     with tf.GradientTape(persistent=True) as tape:
         losses, truncated = trainer.objectives(tf.constant(small_images), None, PHASES["part_2"])
@@ -99,8 +101,9 @@ def test_only_the_trained_parts_change_in_fit(fitted):
 
 
 @pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES.keys())
-def test_traffic_is_the_size_of_what_leaves_each_part_and_of_the_trained_weights(phase, small_images):
-    trainer = make_trainer()
+def test_traffic_is_the_size_of_what_leaves_each_part_and_of_the_trained_weights(
+    phase, trainer, small_images
+):
     traffic = trainer.traffic(phase)  # before anything has run
     passage = trainer.glow.enter(small_images[:1], None)
     crossing = 0
@@ -113,8 +116,7 @@ def test_traffic_is_the_size_of_what_leaves_each_part_and_of_the_trained_weights
 
 
 @pytest.mark.parametrize(("phase", "last"), [(PHASES["part_1"], 0), (PHASES["part_2"], 1)], ids=["1", "2"])
-def test_parts_after_the_trained_one_are_not_evaluated(phase, last, small_images, monkeypatch):
-    trainer = make_trainer()
+def test_parts_after_the_trained_one_are_not_evaluated(phase, last, trainer, small_images, monkeypatch):
     ran = []
     for k, part in enumerate(trainer.glow.parts):
         call = part.call
@@ -124,8 +126,7 @@ def test_parts_after_the_trained_one_are_not_evaluated(phase, last, small_images
 
 
 @pytest.mark.parametrize("k", [0, 1, 2])
-def test_the_step_contains_no_backward_convolutions_but_the_trained_parts(k, small_images):
-    trainer = make_trainer()
+def test_the_step_contains_no_backward_convolutions_but_the_trained_parts(k, trainer, small_images):
     trainer.set_phase(Phase("part", (k,)))
     batch = (tf.constant(small_images), tf.zeros(small_images.shape))
     step = tf.function(trainer.train_step, autograph=False).get_concrete_function(batch)

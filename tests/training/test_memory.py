@@ -1,6 +1,7 @@
 """What is dropped is freed, so that a process can train one model after another."""
 
 import gc
+import weakref
 
 import keras
 import numpy as np
@@ -23,17 +24,24 @@ def graphs():
     return {id(o) for o in gc.get_objects() if isinstance(o, FuncGraph)}
 
 
+def layers():
+    return sum(isinstance(o, keras.layers.Layer) for o in gc.get_objects())
+
+
 @pytest.mark.parametrize(("optimizer", "reversible"), KINDS.values(), ids=KINDS.keys())
-def test_a_trainer_that_is_dropped_leaves_no_graph_behind(optimizer, reversible):
+def test_a_trainer_that_is_dropped_leaves_no_graph_and_no_layer_behind(optimizer, reversible):
     images = np.zeros((8, 8, 8, 1), np.uint8)
 
     def train():
         glow = Glow(small_config(flow_steps=1, parts="by_block:2"))
-        trainer = PartsTrainer(glow, phases("alternating", 2, 2, 1))
-        trainer.compile([optimizer(1e-3) for _ in range(2)], reversible=reversible)
+        trainer = PartsTrainer(glow, phases("end_to_end", 2, 1))
+        trainer.compile([optimizer(1e-3) for _ in range(2)], clip_norm=1.0, reversible=reversible)
         trainer.fit(images, batch_size=8, verbose=0)
-        return graphs()
+        return graphs(), weakref.ref(trainer)
 
-    before = graphs()
-    assert len(train() - before) >= 3  # a train function for each phase
+    before, layers_before = graphs(), layers()
+    during, trainer = train()
+    assert during - before  # the train function
     assert graphs() <= before
+    assert trainer() is None
+    assert layers() == layers_before

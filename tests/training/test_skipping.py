@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_config
+from conftest import rewound, small_config
 
 from glow_tf import Glow, NonFiniteError, PartsTrainer, phases
 from glow_tf.data.batches import untuned
@@ -24,11 +24,20 @@ def batches(images, steps):
     return untuned(dataset)
 
 
-def make_trainer(images, optimizer, strategy="one_device", epochs=1, schedule="end_to_end", **options):
+def new(optimizer, strategy="one_device", epochs=1, schedule="end_to_end", **options):
     with make_strategy(strategy).scope():
         glow = Glow(small_config(n_bits=8, scale="exp", flow_steps=1, parts="by_block:2"), name="glow")
         trainer = PartsTrainer(glow, phases(schedule, 2, epochs), seed=3)
         trainer.compile([optimizer() for _ in range(2)], **options)
+    return trainer
+
+
+once = rewound(new)
+
+
+def make_trainer(images, optimizer, make=once, **settings):
+    """Makes a trainer, or brings the one of these settings back to its start."""
+    trainer = make(optimizer, **settings)
     trainer.initialize(images)
     return trainer
 
@@ -60,13 +69,14 @@ def test_a_step_that_overflows_is_as_good_as_left_out_and_counted(kind, optimize
     history = fit(whole, small_images, [GOOD, BAD, BAD, GOOD])
     assert history["skipped_steps"] == [2]
     assert [int(optimizer.iterations.numpy()) for optimizer in whole.optimizers] == [4, 4]
+    weights = whole.glow.get_weights()
     without = make_trainer(small_images, optimizer, **KINDS[kind])
     fit(without, small_images, [GOOD])
     for optimizer in without.optimizers:
         optimizer.iterations.assign(3)  # a skipped step counts
     history_without = fit(without, small_images, [GOOD])
     assert history_without["skipped_steps"] == [0]
-    for a, b in zip(whole.glow.get_weights(), without.glow.get_weights(), strict=True):
+    for a, b in zip(weights, without.glow.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     # The means are of the two steps that were applied.
     assert np.isfinite(list(history.values())).all()
@@ -74,7 +84,7 @@ def test_a_step_that_overflows_is_as_good_as_left_out_and_counted(kind, optimize
 
 
 def test_replicas_agree_on_what_they_skip(small_images):
-    trainer = make_trainer(small_images, lambda: FusedAdamax(1e-2), "mirrored")
+    trainer = make_trainer(small_images, lambda: FusedAdamax(1e-2), strategy="mirrored")
     fit(trainer, small_images, [GOOD, BAD, GOOD])  # the second replica alone has the image that overflows
     for variable in [*trainer.glow.variables, *trainer.optimizers[0].variables]:
         first, second = trainer.distribute_strategy.experimental_local_results(variable.value)
@@ -115,12 +125,12 @@ def test_a_resumed_run_skips_what_an_uninterrupted_one_skips(small_images, tmp_p
     data = batches(small_images, [GOOD, BAD, GOOD, BAD, BAD])
 
     def trained(interrupted):
-        trainer = make_trainer(small_images, FusedAdamax, epochs=2, max_skipped_steps=2)
+        trainer = make_trainer(small_images, FusedAdamax, new, epochs=2, max_skipped_steps=2)
         skipped = []
         for epoch in range(2):
             if interrupted and epoch:
                 Checkpoints(tmp_path, trainer).save(epoch)
-                trainer = make_trainer(small_images, FusedAdamax, epochs=2, max_skipped_steps=2)
+                trainer = make_trainer(small_images, FusedAdamax, new, epochs=2, max_skipped_steps=2)
                 Checkpoints(tmp_path, trainer).restore()
             history = trainer.fit(data, initial_epoch=epoch, epochs=epoch + 1, verbose=0).history
             skipped += history["skipped_steps"]

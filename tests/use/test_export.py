@@ -1,6 +1,7 @@
 """The SavedModel works without this package, without Keras objects."""
 
 import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -91,27 +92,37 @@ def test_a_server_gets_the_same_scores_in_batches_of_any_size(exported, size):
     np.testing.assert_allclose(out[f"batch_of_{size}"], np.resize(out["served_log_prob"], size), rtol=1e-5)
 
 
-def test_exporting_again_replaces_the_old_one(exported):
-    glow, _, _, folder = exported
-    (folder / "export" / "stale").touch()
-    export(glow, folder / "export")
-    assert not (folder / "export" / "stale").exists()
-    assert (folder / "export" / "saved_model.pb").exists()
-    assert not (folder / ".export.tmp").exists()
+class Archive:
+    """Stands for Keras's: it traces nothing."""
+
+    def add_endpoint(self, name, function, input_signature):
+        pass
+
+    def write_out(self, path, verbose):
+        pathlib.Path(path).mkdir()
+        (pathlib.Path(path) / "saved_model.pb").write_text("new")
+
+
+class OnAFullDisk(Archive):
+    def write_out(self, path, verbose):
+        super().write_out(path, verbose)
+        raise OSError(28, "No space left on device")
+
+
+def test_exporting_again_replaces_the_old_one(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.export, "ExportArchive", Archive)
+    folder = tmp_path / "export"
+    shutil.copytree(exported[-1] / "export", folder)
+    (folder / "stale").touch()
+    export(exported[0], folder)
+    assert not (folder / "stale").exists()
+    assert (folder / "saved_model.pb").read_text() == "new"
+    assert not (tmp_path / ".export.tmp").exists()
 
 
 def test_a_failed_export_keeps_the_old_one_and_leaves_no_rest(exported, monkeypatch):
     glow, _, _, folder = exported
     before = (folder / "export" / "saved_model.pb").read_bytes()
-
-    class OnAFullDisk:
-        def add_endpoint(self, name, function, input_signature):
-            pass
-
-        def write_out(self, path, verbose):
-            pathlib.Path(path).mkdir()
-            raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(keras.export, "ExportArchive", OnAFullDisk)
     with pytest.raises(
         OSError, match=r"^the SavedModel \S+export could not be written: No space left on dev"

@@ -9,7 +9,6 @@ from conftest import preset_once, small_glow
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import glow_tf
 from glow_tf.commands import cli
 from glow_tf.errors import ConfigError
 from glow_tf.use import Features, Scorer, features, open_model
@@ -178,9 +177,9 @@ def test_the_command_fits_and_checks_a_folder(folder, capsys):
     assert "<script" not in page
 
 
-def test_an_exported_model_checks_alike(folder, model, digits):
-    glow_tf.export(model, folder / "export")
-    found = features(open_model(folder / "export"), digits[:20])
+def test_an_exported_model_checks_alike(exported_once, digits):
+    model, export = exported_once
+    found = features(open_model(export), digits[:20])
     expected = features(model, digits[:20])
     np.testing.assert_allclose(found.nll, expected.nll, rtol=1e-4)
     np.testing.assert_allclose(found.latent, expected.latent, rtol=1e-4)

@@ -11,11 +11,9 @@ from glow_tf.use import open_model
 from glow_tf.use.operations import check_operations
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported") / "export"
-    export(small_glow(flow_steps=1, parts="1"), folder)
-    return folder
+@pytest.fixture
+def exported(exported_once):
+    return exported_once[1]
 
 
 class Program(tf.Module):
@@ -49,9 +47,7 @@ def test_what_export_writes_is_allowed(exported):
     assert open_model(exported).image_shape == (8, 8, 1)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"permutation": "plain"}, {"coupling": "additive"}, {"scale": "sigmoid"}]
-)
+@pytest.mark.parametrize("changes", [{"permutation": "plain", "scale": "sigmoid"}, {"coupling": "additive"}])
 def test_variants_are_allowed(changes, tmp_path):
     export(small_glow(flow_steps=1, parts="1", **changes), tmp_path / "export")
     check_operations(tmp_path / "export")

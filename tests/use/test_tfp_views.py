@@ -21,7 +21,12 @@ UNKNOWN = {
 
 @pytest.fixture
 def glow():
-    return small_glow("float64")
+    return small_glow("float64", parts="1")
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return small_glow("float32", perturbed=False)
 
 
 @pytest.fixture
@@ -504,8 +509,7 @@ def test_numpy_and_lists_are_cast_as_tfp_casts_them(small_images):
 
 @pytest.mark.parametrize("method", ["log_prob", "prob", "unnormalized_log_prob", "forward"])
 @pytest.mark.parametrize("kind", ["numpy", "tensor", "levels", "list", "graph"])
-def test_bytes_are_refused(method, kind, small_images):
-    glow = small_glow("float32", perturbed=False)
+def test_bytes_are_refused(method, kind, plain, small_images):
     images = small_images[:2]
     given = {
         "numpy": images,
@@ -514,7 +518,7 @@ def test_bytes_are_refused(method, kind, small_images):
         "list": images.tolist(),
         "graph": images,
     }[kind]
-    view = glow_tf.as_tfp_bijector(glow) if method == "forward" else glow_tf.as_distribution(glow)
+    view = glow_tf.as_tfp_bijector(plain) if method == "forward" else glow_tf.as_distribution(plain)
     function = getattr(view, method)
     if kind == "graph":
         function = tf.function(function)
@@ -528,9 +532,8 @@ def test_bytes_are_refused(method, kind, small_images):
         function(given)
 
 
-def test_a_byte_tensor_in_a_joint_distribution_is_refused(small_images):
-    glow = small_glow("float32", perturbed=False)
-    joint = tfd.JointDistributionNamed({"image": glow_tf.as_distribution(glow), "x": tfd.Normal(0.0, 1.0)})
+def test_a_byte_tensor_in_a_joint_distribution_is_refused(plain, small_images):
+    joint = tfd.JointDistributionNamed({"image": glow_tf.as_distribution(plain), "x": tfd.Normal(0.0, 1.0)})
     with pytest.raises(ValueError, match="takes dequantised values"):
         joint.log_prob(image=tf.constant(small_images[:2]), x=tf.zeros(2))
 
@@ -548,16 +551,15 @@ def test_a_byte_tensor_in_a_joint_distribution_is_refused(small_images):
         ((2, 8, 8, 1), "float16", r"tf.cast\(values, tf.float32\) changes the dtype. Received: float16 of"),
     ],
 )
-def test_a_tensor_of_another_shape_or_dtype_is_refused(shape, dtype, message):
-    glow = small_glow("float32", perturbed=False)
-    view, density = glow_tf.as_tfp_bijector(glow), glow_tf.as_distribution(glow)
+def test_a_tensor_of_another_shape_or_dtype_is_refused(shape, dtype, message, plain):
+    view, density = glow_tf.as_tfp_bijector(plain), glow_tf.as_distribution(plain)
     for function in (density.log_prob, view.forward, view.forward_log_det_jacobian):
         with pytest.raises(ValueError, match=message):
             function(tf.zeros(shape, dtype))
 
 
-def test_latents_of_another_shape_or_dtype_are_refused():
-    view = glow_tf.as_tfp_bijector(small_glow("float32", perturbed=False))
+def test_latents_of_another_shape_or_dtype_are_refused(plain):
+    view = glow_tf.as_tfp_bijector(plain)
     with pytest.raises(
         ValueError, match=r"glow.inverse takes values, float32 of shape \[..., 64\]. Received"
     ):

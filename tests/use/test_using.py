@@ -150,13 +150,13 @@ def test_latents_of_another_size_are_refused(glow):
 # Models and images
 
 
-def test_a_model_is_opened_from_wherever_it_is_kept(glow, images, tmp_path):
+def test_a_model_is_opened_from_wherever_it_is_kept(exported_once, images, tmp_path):
+    glow, export = exported_once
     glow.save_to_preset(tmp_path / "preset")
     glow.save(tmp_path / "model.keras")
-    glow_tf.export(glow, tmp_path / "export")
     expected = np.asarray(glow.log_prob(images, 0))
-    for name in ("preset", "model.keras", "export"):
-        model = open_model(tmp_path / name)
+    for path in (tmp_path / "preset", tmp_path / "model.keras", export):
+        model = open_model(path)
         assert (model.image_shape, model.dimensions) == ((8, 8, 1), 64)
         np.testing.assert_allclose(model.log_prob(images, 0), expected, rtol=1e-5)
         np.testing.assert_array_equal(decode(model, encode(model, images)), images)
