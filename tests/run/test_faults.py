@@ -358,10 +358,10 @@ def test_a_stopped_run_says_which_epoch_is_kept_without_a_traceback(number, tmp_
     long = {**FAST, "part_epochs": 500, "rate_schedule": "constant"}
     status, error = signal_amid(number, folder, flags(folder, **long), rows=2)
     assert status == 130
-    kept = workdir.newest.finished_epochs(folder / "checkpoints")
+    kept, steps = newest.progress(folder / "checkpoints")
     assert kept >= 1
     assert error.splitlines()[-1] == (
-        f"Interrupted. The checkpoint of epoch {kept} is kept; the same command goes on."
+        f"Interrupted. The checkpoint of {newest.name(kept, steps)} is kept; the same command goes on."
     )
     assert "Traceback" not in error
     assert train(config(folder, **{**long, "part_epochs": kept, "finetune_epochs": 0}))["epochs"] == kept
