@@ -19,9 +19,10 @@ from glow_tf import presets
 from glow_tf.errors import ConfigError
 from glow_tf.internals import without_retracing_warnings
 from glow_tf.run import newest
-from glow_tf.run.workdir import flush, write_atomically
+from glow_tf.run.workdir import flush, make_folder, write_atomically
 from glow_tf.training.trainer import PartsTrainer
 
+UNFINISHED = ".ckpt-*"  # the files of a checkpoint that is being written, or was when the process ended
 _VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # what TensorFlow adds to a variable's name in a checkpoint
 
 
@@ -74,7 +75,7 @@ class Checkpoints:
         for checkpoint in (self._checkpoint, self._earlier_release, self._within):
             checkpoint.save_counter  # noqa: B018 - made now, so that every checkpoint has it
         self._folder = folder
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         _check_same_data(folder, trainer)
         config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
         write_atomically(folder / "model.json", config.encode())
@@ -205,17 +206,24 @@ class Checkpoints:
         return is_best
 
     def _write(self, folder: pathlib.Path, number: int, keep: int, checkpoint: tf.train.Checkpoint) -> None:
-        """Writes a checkpoint, flushes it, names it in the pointer, and removes those that are too old."""
+        """Writes a checkpoint, flushes it, names it in the pointer, and removes those that are too old.
+
+        It has its name when it is whole and on the disk, and its index comes last.
+        """
         try:
-            folder.mkdir(exist_ok=True)
-            remove(folder, number)  # one that is damaged
+            make_folder(folder)
+            _remove_all(folder, UNFINISHED)
             with without_retracing_warnings():
-                checkpoint.write(str(folder / f"ckpt-{number}"))
-            for path in files_of(folder, number):
+                checkpoint.write(str(folder / f".ckpt-{number}"))
+            files = _files(folder, UNFINISHED)
+            for path in files:
                 flush(path)
+            remove(folder, number)  # one that is damaged
+            for path in reversed(files):
+                path.replace(folder / path.name[1:])
             flush(folder)
         except (tf.errors.OpError, OSError) as error:
-            remove(folder, number)  # its files take room on a full disk
+            _remove_all(folder, UNFINISHED)  # its files take room on a full disk
             within = checkpoint is self._within
             of = newest.name(int(self.epochs), number if within else 0)
             raise OSError(f"the checkpoint of {of} could not be written: {reason_of(error)}.") from None
@@ -248,14 +256,18 @@ def _check_same_data(folder: pathlib.Path, trainer: PartsTrainer) -> None:
             )
 
 
-def files_of(folder: pathlib.Path, epochs: int) -> list[pathlib.Path]:
+def _files(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     """Returns the files and folders of a checkpoint; its index comes first."""
-    return sorted(folder.glob(f"ckpt-{epochs}[._]*"), key=lambda path: path.suffix != ".index")
+    return sorted(folder.glob(pattern), key=lambda path: path.suffix != ".index")
 
 
-def remove(folder: pathlib.Path, epochs: int) -> None:
+def remove(folder: pathlib.Path, number: int) -> None:
     """Removes a checkpoint; its index first, so that what is left of it is none."""
-    for path in files_of(folder, epochs):
+    _remove_all(folder, f"ckpt-{number}[._]*")
+
+
+def _remove_all(folder: pathlib.Path, pattern: str) -> None:
+    for path in _files(folder, pattern):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

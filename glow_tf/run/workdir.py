@@ -46,7 +46,7 @@ class Workdir:
         # The system releases the lock when the process ends, in whatever way.
         self._lock = filelock.FileLock(self.path / ".lock")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             self._lock.acquire(blocking=False)
             self._check_configuration()
             self._check_folders()
@@ -212,6 +212,14 @@ def flush(path: pathlib.Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Makes a folder, unless it exists, and those above it, so that their names would outlast a power cut."""
+    if not path.exists():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        flush(path.parent)
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
