@@ -344,6 +344,9 @@ class RunConfig:
     tensorboard: bool = _setting(True, "Write TensorBoard logs.")
     sample_every: int = _setting(1, "Epochs between sample grids; 0 is never.")
     export: bool = _setting(True, "Write a SavedModel at the end.")
+    checkpoint_minutes: float = _setting(
+        0.0, "Minutes between checkpoints within an epoch, besides the one after it; 0: none within."
+    )
     conditional: bool = _setting(
         False,
         "Give the top latent a prior for each class of the data, so that images of a class can be drawn.",
@@ -369,6 +372,7 @@ class RunConfig:
             "tensorboard",
             "sample_every",
             "export",
+            "checkpoint_minutes",
         }
     )
 
@@ -382,6 +386,13 @@ class RunConfig:
         for name in ("virtual_devices", "streams"):
             _at_most(self, name, MOST_DEVICES)
         _at_most(self, "sample_every", MOST)
+        minutes = self.checkpoint_minutes
+        _require(0 <= minutes < math.inf, self, "checkpoint_minutes", "0 or a positive number")
+        if minutes and self.strategy == "multi_worker":
+            raise ConfigError(
+                "checkpoint_minutes needs another strategy than multi_worker, whose runs save only at the "
+                f"ends of epochs. Received: checkpoint_minutes={minutes}, strategy='multi_worker'"
+            )
         self._check_size_and_batch()
         if self.conditional and self.model.top_prior != "learned":
             raise ConfigError(

@@ -58,6 +58,7 @@ def training_batches(
     *,
     augment: str = "none",
     first_epoch: int = 0,
+    first_step: int = 0,
     noise_epochs: Sequence[int] = (),
     data_slice: DataSlice = WHOLE,
     labels: np.ndarray | None = None,
@@ -74,6 +75,7 @@ def training_batches(
       seed: everything random follows from it.
       augment: `none`, `flip`, `shift` or `flip_shift`.
       first_epoch: epoch to start with, from 0; an epoch has `steps_per_epoch` batches.
+      first_step: batches of that epoch that are left out.
       noise_epochs: for every epoch, the epoch whose noise and augmentation it uses; by default its own.
       data_slice: which examples of every batch; by default all.
       labels: the class of each image, integers [N], the last member of every batch; None leaves it out.
@@ -93,7 +95,7 @@ def training_batches(
         found = (*_training_example(source, index, seed, epoch, augment), index)
         return found if classes is None else (*found, tf.gather(classes, index))
 
-    first = first_epoch * per_epoch // data_slice.count
+    first = (first_epoch * per_epoch + first_step * batch_size) // data_slice.count
     counters = tf.data.Dataset.range(first, np.iinfo(np.int64).max // data_slice.count)
     dataset = counters.map(example, num_parallel_calls=tf.data.AUTOTUNE)
     return _finish(dataset.batch(batch_size // data_slice.replicas, drop_remainder=True))

@@ -14,6 +14,7 @@ from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.run import health, pictures
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.epoch import EpochResult, computed
+from glow_tf.run.interrupts import Interrupts
 from glow_tf.run.workdir import Workdir, write_atomically
 from glow_tf.training.conditioning import Probe
 
@@ -85,9 +86,9 @@ class FillPrefixCaches(RunCallback):
 class EpochRecord(RunCallback):
     """Times and evaluates every epoch, and writes its row of history.csv.
 
-    `seconds` is training alone. The first step of a phase in a process traces and compiles; it counts as
-    long as the mean of the other steps. (With one step per epoch there are no others, and that epoch
-    includes tracing.)
+    `seconds` is training alone, without saves, and of a resumed epoch with what its earlier steps took. The
+    first step of a phase in a process traces and compiles; it counts as long as the mean of the other steps.
+    (With one step per epoch there are no others, and that epoch includes tracing.)
 
     Args:
       workdir: where history.csv is.
@@ -140,26 +141,33 @@ class EpochRecord(RunCallback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Starts the clock."""
+        self._before = self.result.seconds if self.model.steps_before else 0.0
+        self.result.save_seconds = 0.0
         self._steps = 0
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Notes when the first step ended."""
+        """Notes when the first step ended, and how long the epoch took so far."""
+        if batch < self.model.steps_before:
+            return
+        now = time.perf_counter()
         self._steps += 1
         if self._steps == 1:
-            self._first_step_end = time.perf_counter()
+            self._first_step_end = now
+        self.result.seconds = self._training_seconds(now)
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Evaluates, and writes the row."""
         result, end = self.result, time.perf_counter()
         result.means = computed(logs)
-        result.seconds = self._training_seconds(end) + result.cache_seconds
+        result.seconds = self._training_seconds(end)
+        self._traced.add(result.phase)
         result.total_seconds += result.seconds
         result.images_per_second = self.images_per_epoch / result.seconds
         result.waits = {}
         for k in range(1, len(self.model.glow.parts) + 1):
             if f"busy_seconds_{k}" in result.means:
-                busy = result.means[f"busy_seconds_{k}"] * self._steps
+                busy = result.means[f"busy_seconds_{k}"] * self.params["steps"]
                 result.waits[k] = max(1 - busy / result.seconds, 0.0)
         with self.model.averages.in_place():
             result.test = self._evaluate(self.test)
@@ -175,11 +183,11 @@ class EpochRecord(RunCallback):
         result.troubles = health.troubles(self.rows, self.model.glow.config.n_bits)
 
     def _training_seconds(self, end: float) -> float:
-        phase, seconds = self.result.phase, end - self._start
-        if phase not in self._traced and self._steps > 1:
+        end -= self.result.save_seconds
+        seconds = end - self._start
+        if self.result.phase not in self._traced and self._steps > 1:
             seconds = (end - self._first_step_end) * self._steps / (self._steps - 1)
-        self._traced.add(phase)
-        return seconds
+        return self._before + seconds + self.result.cache_seconds
 
     def _evaluate(self, dataset: tf.data.Dataset) -> tuple[float, float]:
         found = self.model.evaluate(dataset, verbose=0, return_dict=True)
@@ -225,24 +233,65 @@ class SampleGrid(RunCallback):
         write_atomically(self.workdir.samples_path(epoch + 1), pictures.png(self.result.grid))
 
 
-class CheckpointEveryEpoch(RunCallback):
+class SaveCheckpoints(RunCallback):
     """Saves the state after every epoch, once everything else of the epoch is on disk.
 
     The last step may leave weights that are not finite, and the next epochs may train other parts. So the
     state is looked at before it is saved.
 
+    Within an epoch it saves when `minutes` minutes have passed since the last save, and when the run is
+    interrupted: the step is made, its state is saved, and the run ends.
+
     Args:
       checkpoints: of the run.
-      goes_back: whether the run may go back where training diverged.
       result: see `RunCallback`.
+      goes_back: whether the run may go back where training diverged.
+      minutes: between saves within an epoch; 0 is never.
+      interrupts: that wait for the end of a step; None lets the run end at once, without saving.
     """
 
-    needs = ("test", "validation", "grid", "logged")
+    needs = ("seconds", "test", "validation", "grid", "logged")
 
-    def __init__(self, checkpoints: Checkpoints, result: EpochResult, goes_back: bool = False):
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        result: EpochResult,
+        goes_back: bool = False,
+        minutes: float = 0.0,
+        interrupts: Interrupts | None = None,
+    ):
         super().__init__(result)
         self.checkpoints = checkpoints
         self.goes_back = goes_back
+        self.minutes = minutes
+        self.interrupts = interrupts
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Starts to count the minutes."""
+        self._last = time.monotonic()
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        """Lets interrupts wait."""
+        if self.interrupts is not None:
+            self.interrupts.hold()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Saves, if it is time.
+
+        Raises:
+          KeyboardInterrupt: one has waited.
+        """
+        if batch < self.model.steps_before:
+            return
+        interrupted = self.interrupts is not None and self.interrupts.waiting
+        if interrupted or (self.minutes and time.monotonic() - self._last >= 60 * self.minutes):
+            start = time.perf_counter()
+            self.model.empty_queues()
+            self.checkpoints.save_within(batch + 1, self.result.seconds)
+            self._last = time.monotonic()
+            self.result.save_seconds += time.perf_counter() - start
+        if self.interrupts is not None and (interrupted or batch + 1 == self.params["steps"]):
+            self.interrupts.release()
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Saves.
@@ -272,6 +321,7 @@ class CheckpointEveryEpoch(RunCallback):
                 factor.assign(1.0)
         validation = self.result.validation
         self.checkpoints.save(epoch + 1, None if validation is None else validation[0])
+        self._last = time.monotonic()
 
 
 def peak_memory_mb() -> float:

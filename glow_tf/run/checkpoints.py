@@ -19,9 +19,10 @@ from glow_tf import presets
 from glow_tf.errors import ConfigError
 from glow_tf.internals import without_retracing_warnings
 from glow_tf.run import newest
-from glow_tf.run.workdir import flush, write_atomically
+from glow_tf.run.workdir import flush, make_folder, write_atomically
 from glow_tf.training.trainer import PartsTrainer
 
+UNFINISHED = ".ckpt-*"  # the files of a checkpoint that is being written, or was when the process ended
 _VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # what TensorFlow adds to a variable's name in a checkpoint
 
 
@@ -35,6 +36,10 @@ class Checkpoints:
     at most the checkpoint that is being written, and a damaged file at most the newest (TensorFlow has a
     checksum of every tensor). The same checkpoint restores on one device or many.
 
+    A checkpoint within an epoch also holds how many of its steps were made, their means and their time. Only
+    `restore` takes one. Models are loaded from the ends of epochs, and a run that diverged goes back to them.
+    The two newest are kept, until the epoch is over.
+
     Where the optimizers keep moving averages of the weights, the model of a checkpoint has the averages,
     because they are what is evaluated and exported; the optimizers then hold the weights themselves.
 
@@ -46,48 +51,68 @@ class Checkpoints:
       epochs: number of finished epochs.
       best_bpd: lowest bits/dim on validation images so far.
       recoveries: how often the run went back to a checkpoint because training diverged.
-      variables: everything that a checkpoint holds.
+      steps: steps since the last finished epoch, that a restored checkpoint has.
+      seconds: of training, that these steps took.
+      gone_back_to: the finished epochs of the checkpoint to which the run went back last; -1 if to none.
+      variables: everything that a checkpoint at the end of an epoch holds.
     """
 
     def __init__(self, folder: pathlib.Path, trainer: PartsTrainer):
         self.epochs = tf.Variable(0, dtype=tf.int64)
         self.best_bpd = tf.Variable(float("inf"), dtype=tf.float64)
         self.recoveries = tf.Variable(0, dtype=tf.int64)
+        self.steps = tf.Variable(0, dtype=tf.int64)
+        self.seconds = tf.Variable(0.0, dtype=tf.float64)
+        self.gone_back_to = tf.Variable(-1, dtype=tf.int64)
         self._trainer = trainer
         content = {**state_of(trainer), "epochs": self.epochs, "best_bpd": self.best_bpd}
         divergence = {**divergence_of(trainer), "recoveries": self.recoveries}
         self.variables = tf.nest.flatten([*content.values(), *divergence.values()])
         self._checkpoint = tf.train.Checkpoint(**content, **divergence)
         self._earlier_release = tf.train.Checkpoint(**content)
-        for checkpoint in (self._checkpoint, self._earlier_release):
+        within = {"steps": self.steps, "seconds": self.seconds, "gone_back_to": self.gone_back_to}
+        self._within = tf.train.Checkpoint(**content, **divergence, **within, **trainer.within_epoch)
+        for checkpoint in (self._checkpoint, self._earlier_release, self._within):
             checkpoint.save_counter  # noqa: B018 - made now, so that every checkpoint has it
         self._folder = folder
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         _check_same_data(folder, trainer)
         config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
         write_atomically(folder / "model.json", config.encode())
 
-    def restore(self) -> int:
+    def restore(self, within: bool = True) -> int:
         """Restores the newest checkpoint that can be read; returns the number of finished epochs.
 
         Says so if a newer one is damaged. Without a checkpoint nothing changes.
+
+        Args:
+          within: whether it may be one within an epoch.
 
         Raises:
           DamagedCheckpointError: all checkpoints are; the message is about the newest.
         """
         damaged: list[DamagedCheckpointError] = []
-        for epochs in reversed(newest.complete(self._folder)):
+        for epochs, steps in reversed(self._places(within)):
             try:
-                self._read(epochs)
+                self._read(epochs, steps)
             except DamagedCheckpointError as error:
                 damaged.append(error)
             else:
                 for error in damaged:
-                    print(f"WARNING: {error.path} is damaged, and epoch {epochs} is next ({error.reason}).")
-                return int(self.epochs)
+                    found = newest.name(epochs, steps)
+                    print(f"WARNING: {error.path} is damaged, and {found} is next ({error.reason}).")
+                return epochs
         if damaged:
             raise damaged[0]
         return 0
+
+    def _places(self, within: bool) -> list[tuple[int, int]]:
+        """Returns the finished epochs, and the steps after them, of every checkpoint, in order."""
+        ends = newest.complete(self._folder)
+        found = [(epochs, 0) for epochs in ends]
+        for epochs in [0, *ends] if within else []:
+            found += [(epochs, n) for n in newest.complete(newest.within(self._folder, epochs))]
+        return sorted(found)
 
     def go_back(self, before: int | None = None) -> int | None:
         """Restores the newest sound checkpoint and removes later ones; returns its number of epochs.
@@ -112,6 +137,7 @@ class Checkpoints:
 
     def remove_after(self, epochs: int) -> None:
         """Removes the checkpoints of more than `epochs` epochs; a run that went back does not need them."""
+        newest.remove_within(self._folder)
         for folder in (self._folder, self._folder / "best"):
             for later in reversed(newest.complete(folder)):
                 if later > epochs:
@@ -127,17 +153,20 @@ class Checkpoints:
                     return False
         return True
 
-    def _read(self, epochs: int) -> None:
+    def _read(self, epochs: int, steps: int = 0) -> None:
         """Restores a checkpoint.
 
         Raises:
           DamagedCheckpointError: it cannot be read.
         """
-        path = str(self._folder / f"ckpt-{epochs}")
+        folder = newest.within(self._folder, epochs) if steps else self._folder
+        path = str(folder / f"ckpt-{steps or epochs}")
         with readable(path):
             known = knows_divergence(path)
-            (self._checkpoint if known else self._earlier_release).restore(path).assert_consumed()
+            ends = self._checkpoint if known else self._earlier_release
+            (self._within if steps else ends).restore(path).assert_consumed()
         self._trainer.averages.swap()
+        self.steps.assign(steps)
         if known:
             return
         self._trainer.band.forget()
@@ -154,34 +183,55 @@ class Checkpoints:
         with self._trainer.averages.in_place():
             return self._save(epochs, validation_bpd)
 
+    def save_within(self, steps: int, seconds: float) -> None:
+        """Saves the state after `steps` steps of an epoch, which took so many seconds.
+
+        Raises:
+          OSError: it could not be written, for example because the disk is full.
+        """
+        epochs = int(self.epochs)
+        self.steps.assign(steps)
+        self.seconds.assign(seconds)
+        with self._trainer.averages.in_place():
+            self._write(newest.within(self._folder, epochs), steps, 2, self._within)
+
     def _save(self, epochs: int, validation_bpd: float | None) -> bool:
         self.epochs.assign(epochs)
         is_best = validation_bpd is not None and validation_bpd < float(self.best_bpd)
         if is_best:
             self.best_bpd.assign(validation_bpd)
-            self._write(self._folder / "best", epochs, keep=1)
-        self._write(self._folder, epochs, keep=2)
+            self._write(self._folder / "best", epochs, 1, self._checkpoint)
+        self._write(self._folder, epochs, 2, self._checkpoint)
+        newest.remove_within(self._folder)
         return is_best
 
-    def _write(self, folder: pathlib.Path, epochs: int, keep: int) -> None:
-        """Writes a checkpoint, flushes it, names it in the pointer, and removes those that are too old."""
+    def _write(self, folder: pathlib.Path, number: int, keep: int, checkpoint: tf.train.Checkpoint) -> None:
+        """Writes a checkpoint, flushes it, names it in the pointer, and removes those that are too old.
+
+        It has its name when it is whole and on the disk, and its index comes last.
+        """
         try:
-            folder.mkdir(exist_ok=True)
-            remove(folder, epochs)  # one that is damaged
+            make_folder(folder)
+            _remove_all(folder, UNFINISHED)
             with without_retracing_warnings():
-                self._checkpoint.write(str(folder / f"ckpt-{epochs}"))
-            for path in files_of(folder, epochs):
+                checkpoint.write(str(folder / f".ckpt-{number}"))
+            files = _files(folder, UNFINISHED)
+            for path in files:
                 flush(path)
+            remove(folder, number)  # one that is damaged
+            for path in reversed(files):
+                path.replace(folder / path.name[1:])
             flush(folder)
         except (tf.errors.OpError, OSError) as error:
-            remove(folder, epochs)  # its files take room on a full disk
-            raise OSError(
-                f"the checkpoint of epoch {epochs} could not be written: {reason_of(error)}."
-            ) from None
-        write_atomically(folder / newest.POINTER, f'model_checkpoint_path: "ckpt-{epochs}"\n'.encode())
-        others = [found for found in newest.complete(folder) if found != epochs]
-        for old in others[: len(others) - (keep - 1)]:
-            remove(folder, old)
+            _remove_all(folder, UNFINISHED)  # its files take room on a full disk
+            within = checkpoint is self._within
+            of = newest.name(int(self.epochs), number if within else 0)
+            raise OSError(f"the checkpoint of {of} could not be written: {reason_of(error)}.") from None
+        write_atomically(folder / newest.POINTER, f'model_checkpoint_path: "ckpt-{number}"\n'.encode())
+        found = newest.complete(folder)
+        kept = [other for other in found if other <= number][-keep:]  # later ones are damaged
+        for other in set(found) - set(kept):
+            remove(folder, other)
 
 
 def _check_same_data(folder: pathlib.Path, trainer: PartsTrainer) -> None:
@@ -206,14 +256,18 @@ def _check_same_data(folder: pathlib.Path, trainer: PartsTrainer) -> None:
             )
 
 
-def files_of(folder: pathlib.Path, epochs: int) -> list[pathlib.Path]:
+def _files(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     """Returns the files and folders of a checkpoint; its index comes first."""
-    return sorted(folder.glob(f"ckpt-{epochs}[._]*"), key=lambda path: path.suffix != ".index")
+    return sorted(folder.glob(pattern), key=lambda path: path.suffix != ".index")
 
 
-def remove(folder: pathlib.Path, epochs: int) -> None:
+def remove(folder: pathlib.Path, number: int) -> None:
     """Removes a checkpoint; its index first, so that what is left of it is none."""
-    for path in files_of(folder, epochs):
+    _remove_all(folder, f"ckpt-{number}[._]*")
+
+
+def _remove_all(folder: pathlib.Path, pattern: str) -> None:
+    for path in _files(folder, pattern):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -27,8 +27,10 @@ from glow_tf.training.optimizers import make_optimizers
 from glow_tf.training.prefix import PrefixCache, cache_bytes, cached_parts
 from glow_tf.training.trainer import PartsTrainer
 
-# Room that a run needs on disk: two of the last epochs, the best, a new one, and the export (a third of one).
+# Room that a run needs on disk: two of the last epochs, the best, a new one, and the export (a third of one);
+# and two more that are within an epoch.
 CHECKPOINTS_ON_DISK = 5
+WITHIN_EPOCH = 2
 PROBE_IMAGES = 16  # of the test images, on which the model's conditioning is measured after every epoch
 
 
@@ -120,17 +122,20 @@ class Run:
             f"{self.strategy.num_replicas_in_sync} replica(s)"
         )
 
-    def training_batches(self, first_epoch: int) -> inputs.Dataset:
-        """Returns the training data from an epoch on (from 0), as `fit` takes it."""
-        return strategies.spread(self.strategy, functools.partial(self.slice_of_training, first_epoch))
+    def training_batches(self, first_epoch: int, first_step: int = 0) -> inputs.Dataset:
+        """Returns the training data from a step of an epoch on (both from 0), as `fit` takes it."""
+        make = functools.partial(self.slice_of_training, first_epoch, first_step=first_step)
+        return strategies.spread(self.strategy, make)
 
     @property
     def training_labels(self) -> np.ndarray | None:
         """The class of each training image, [N], for a model with classes."""
         return self.images.labels["train"] if self.glow.config.classes else None
 
-    def slice_of_training(self, first_epoch: int, data_slice: data.DataSlice = data.WHOLE) -> tf.data.Dataset:
-        """Returns one process's slice of the training data from an epoch on (from 0)."""
+    def slice_of_training(
+        self, first_epoch: int, data_slice: data.DataSlice = data.WHOLE, first_step: int = 0
+    ) -> tf.data.Dataset:
+        """Returns one process's slice of the training data from a step of an epoch on (both from 0)."""
         cached = self.trainer.prefix_caches
         noise_epochs = [
             turn if phase in cached else epoch
@@ -142,6 +147,7 @@ class Run:
             self.config.seed,
             augment=self.config.data.augment,
             first_epoch=first_epoch,
+            first_step=first_step,
             noise_epochs=noise_epochs,
             data_slice=data_slice,
             labels=self.training_labels,
@@ -178,7 +184,7 @@ def prepare(
     # Devices come before the data, which may take long to read: other processes wait for this one.
     devices = strategies.part_devices(config.strategy, config.part_devices, config.model.num_parts, group)
     leads = group is None or group.leads  # workers get the weights of the first one
-    starts = bool(config.init_from) and leads and not workdir.finished_epochs()
+    starts = bool(config.init_from) and leads and not any(workdir.progress())
     start = saved.load_start(config.init_from, config.model) if starts else None
     images = data.load(config.data)
     for note in images.notes:
@@ -195,7 +201,8 @@ def prepare(
     if start is not None:
         with strategy.scope():
             print(saved.start_from(config.init_from, start, trainer.glow))
-    workdir.check_space(CHECKPOINTS_ON_DISK * checkpoint_bytes(trainer))
+    most = CHECKPOINTS_ON_DISK + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
+    workdir.check_space(most * checkpoint_bytes(trainer))
     workdir.claim()
     checkpoints = Checkpoints(workdir.path / "checkpoints", trainer)
     return Run(config, workdir, group, images, phases, part_layouts(model), trainer, checkpoints)

@@ -32,7 +32,8 @@ class EpochResult:
       phase: what it trains.
       cache_seconds: time spent on filling a prefix cache before it.
       means: of what the training steps reported, such as `local_bpd_1`.
-      seconds: training alone, the filling of a cache included.
+      seconds: training alone, the filling of a cache included; so far, while the epoch runs.
+      save_seconds: time spent on saving within the epoch.
       total_seconds: `seconds` of this and all earlier epochs.
       eval_seconds: time spent on evaluation.
       images_per_second: training images per second of training.
@@ -53,6 +54,7 @@ class EpochResult:
     cache_seconds: float = 0.0
     means: Mapping[str, float] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
+    save_seconds: float = 0.0
     total_seconds: float = 0.0
     eval_seconds: float = 0.0
     images_per_second: float = 0.0

@@ -6,10 +6,12 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 AGAIN_AFTER = 0.05  # seconds; by then the destructor is over
+ONCE = 1.0  # seconds; a terminal and the program that started this one may both send the same interrupt
 
 
 def _interrupt_main_thread() -> None:
@@ -17,17 +19,56 @@ def _interrupt_main_thread() -> None:
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
 
+class Interrupts:
+    """What Ctrl-C and SIGTERM do to a run: they end it at once or, while they are held, when it is ready.
+
+    Held interrupts are for a run that makes steps: it ends the step, saves, and lets them go. Who interrupts
+    again does not want to wait.
+
+    Attributes:
+      waiting: whether an interrupt is held.
+    """
+
+    def __init__(self):
+        self.waiting = False
+        self._holds = False
+        self._came = 0.0
+
+    def hold(self) -> None:
+        """From now on an interrupt waits for `release`."""
+        self._holds = True
+
+    def release(self) -> None:
+        """From now on an interrupt ends the run at once; raises KeyboardInterrupt if one has waited."""
+        self._holds = False
+        if self.waiting:
+            raise KeyboardInterrupt
+
+    def arrive(self, *_: object) -> None:
+        """Handles the signal."""
+        now = time.monotonic()
+        if self._holds and not self.waiting:
+            self.waiting, self._came = True, now
+        elif not self._holds or now - self._came > ONCE:
+            raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def sigterm_is_ctrl_c() -> Iterator[None]:
-    """Within the context, SIGTERM does what Ctrl-C does; job schedulers and containers send it."""
+def interrupts_of_run() -> Iterator[Interrupts]:
+    """Within the context, Ctrl-C and SIGTERM, which job schedulers and containers send, do the same."""
+    interrupts = Interrupts()
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's affair
+        yield interrupts  # signals are the main thread's affair
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # and not what its caller has set
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, interrupts.arrive) for number in numbers}
     try:
-        yield
+        yield interrupts
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

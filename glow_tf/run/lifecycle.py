@@ -23,11 +23,11 @@ from glow_tf.devices.processes import ProcessGroup, lost_message, read_process_g
 from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
 from glow_tf.glow import Glow
-from glow_tf.run import health, recovery, tables
-from glow_tf.run.callbacks import CheckpointEveryEpoch, EpochRecord, FillPrefixCaches, SampleGrid, arranged
+from glow_tf.run import health, newest, recovery, tables
+from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches, SampleGrid, SaveCheckpoints, arranged
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
-from glow_tf.run.interrupts import dropped_interrupts_come_again, sigterm_is_ctrl_c
+from glow_tf.run.interrupts import Interrupts, dropped_interrupts_come_again, interrupts_of_run
 from glow_tf.run.progress import Progress, StallWatch
 from glow_tf.run.tensorboard import TensorBoardByPart
 from glow_tf.run.workdir import Workdir
@@ -56,7 +56,7 @@ def train(config: RunConfig, export: Exporter) -> Mapping[str, Any]:
       ConfigError: something is wrong with the settings, the data or the disk; nothing was trained.
       OSError: the disk, or another process, failed; the last checkpoint is kept.
       DivergedError: training diverged, also after going back; the last checkpoint is kept.
-      KeyboardInterrupt: Ctrl-C or SIGTERM; the message says which epoch is kept.
+      KeyboardInterrupt: Ctrl-C or SIGTERM; the message says which epoch, or which step of it, is kept.
     """
     group = read_process_group(config.strategy)
     if group is not None and not config.insecure_network:
@@ -87,8 +87,8 @@ def _train_in(workdir: Workdir, group: ProcessGroup | None, export: Exporter) ->
             )
             return finished
         strategy = _set_up(workdir.config, group)
-        with sigterm_is_ctrl_c(), dropped_interrupts_come_again(), watched_workers(group):
-            return _train(prepare(workdir.config, workdir, group, strategy), export)
+        with interrupts_of_run() as interrupts, dropped_interrupts_come_again(), watched_workers(group):
+            return _train(prepare(workdir.config, workdir, group, strategy), interrupts, export)
     except (tf.errors.OpError, OSError):
         gone = liveness.lost(group) if group is not None else ""
         if not gone:
@@ -118,13 +118,13 @@ def _set_up(config: RunConfig, group: ProcessGroup | None) -> tf.distribute.Stra
     return strategy
 
 
-def _train(run: Run, export: Exporter) -> Mapping[str, Any]:
+def _train(run: Run, interrupts: Interrupts, export: Exporter) -> Mapping[str, Any]:
     print(run.heading, run.description, sep="\n", flush=True)
     with _stall_watch(run) as watches:
         epoch = _restore(run)
         with _saying_what_is_kept(run.workdir):
             if epoch < len(run.phases):
-                recovery.fit_and_recover(run, epoch, lambda first: _fit(run, first, watches))
+                recovery.fit_and_recover(run, epoch, lambda first: _fit(run, first, interrupts, watches))
             with run.trainer.averages.in_place():
                 trained = _copy_of(run.glow) if run.leads and run.config.export else None
     with _saying_what_is_kept(run.workdir):
@@ -166,20 +166,22 @@ def _restore(run: Run) -> int:
     Raises:
       OSError: the checkpoint is damaged.
     """
-    run.checkpoints.restore()
+    # Workers have no way to share what a process knows of an epoch that is not over.
+    run.checkpoints.restore(within=not in_several_processes(run.strategy))
     if in_several_processes(run.strategy):  # in a single process, `fit` initialises
         run.trainer.initialize_from(run.slice_of_training(0))
         follow_first_worker(run.strategy, run.checkpoints.variables)
-    epoch = int(run.checkpoints.epochs)
-    if epoch:
-        print(f"Resuming after epoch {epoch}.", flush=True)
+    epoch, step = int(run.checkpoints.epochs), int(run.checkpoints.steps)
+    if epoch or step:
+        print(f"Resuming after {newest.name(epoch, step)}.", flush=True)
     return epoch
 
 
-def _fit(run: Run, epoch: int, watches: list[StallWatch]) -> None:
-    """Trains from an epoch on (from 0)."""
-    config, workdir = run.config, run.workdir
-    result = EpochResult(recoveries=int(run.checkpoints.recoveries.numpy()))
+def _fit(run: Run, epoch: int, interrupts: Interrupts, watches: list[StallWatch]) -> None:
+    """Trains from an epoch on (from 0), or from the step after it that was restored."""
+    config, workdir, checkpoints = run.config, run.workdir, run.checkpoints
+    step = int(checkpoints.steps)
+    result = EpochResult(recoveries=int(checkpoints.recoveries), seconds=float(checkpoints.seconds))
     test, validation = (run.evaluation_batches(i) for i in (run.images.test, run.images.validation))
     images_per_epoch = run.steps_per_epoch * config.train.batch_size
     callbacks = [
@@ -192,14 +194,16 @@ def _fit(run: Run, epoch: int, watches: list[StallWatch]) -> None:
     if config.tensorboard:
         callbacks.append(TensorBoardByPart(workdir, run.description, result))
     if run.leads:
+        held = interrupts if run.group is None else None
         callbacks += [
-            CheckpointEveryEpoch(run.checkpoints, result, run.goes_back),
+            SaveCheckpoints(checkpoints, result, run.goes_back, config.checkpoint_minutes, held),
             Progress(run.costs, result),
         ]
     run.trainer.fit(
-        run.training_batches(epoch),
+        run.training_batches(epoch, step),
         epochs=len(run.phases),
         initial_epoch=epoch,
+        initial_step=step,
         steps_per_epoch=run.steps_per_epoch,
         callbacks=[*arranged(callbacks), *watches],
         verbose=0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+import shutil
 
 POINTER = "checkpoint"  # the file in which TensorFlow's own tools look for the newest checkpoint
 
@@ -16,6 +17,35 @@ def complete(folder: pathlib.Path) -> list[int]:
     """
     found = (re.fullmatch(r"ckpt-(\d+)\.index", path.name) for path in folder.glob("ckpt-*.index"))
     return sorted(int(m[1]) for m in found if m and any(folder.glob(f"ckpt-{m[1]}.data-*")))
+
+
+def within(folder: pathlib.Path, epochs: int) -> pathlib.Path:
+    """Returns where the checkpoints within the epoch after `epochs` epochs are; their numbers are steps."""
+    return folder / f"after_{epochs}"
+
+
+def remove_within(folder: pathlib.Path) -> None:
+    """Removes all checkpoints within epochs."""
+    for steps in folder.glob("after_*"):
+        shutil.rmtree(steps)
+
+
+def name(epochs: int, steps: int = 0) -> str:
+    """Names the place of a checkpoint, `steps` steps after `epochs` epochs, in messages."""
+    return f"step {steps} of epoch {epochs + 1}" if steps else f"epoch {epochs}"
+
+
+def progress(folder: pathlib.Path) -> tuple[int, int]:
+    """Returns the number of finished epochs, and how many steps after them are kept.
+
+    Args:
+      folder: `<workdir>/checkpoints`.
+
+    Raises:
+      OSError: see `finished_epochs`.
+    """
+    epochs = finished_epochs(folder)
+    return epochs, max(complete(within(folder, epochs)), default=0)
 
 
 def finished_epochs(folder: pathlib.Path) -> int:

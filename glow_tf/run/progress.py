@@ -40,9 +40,8 @@ class Progress(RunCallback):
         self._last_drawn = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Starts the epoch's clock."""
+        """Notes the epoch."""
         self._epoch = epoch
-        self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Fills the bar."""
@@ -54,7 +53,7 @@ class Progress(RunCallback):
         done = (batch + 1) / steps
         filled = "━" * round(done * self.WIDTH)
         cost = self._cost + done * self.costs[self._epoch]
-        left = self._time_left(self._seconds + now - self._start, cost, done)
+        left = self._time_left(self._seconds + self.result.seconds, cost, done)
         text = (
             f"{self._name(self._epoch)} {filled:─<{self.WIDTH}} {batch + 1}/{steps} {_bpd_of(computed(logs))}"
         )

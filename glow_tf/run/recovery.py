@@ -23,7 +23,8 @@ def fit_and_recover(run: Run, epoch: int, fit: Callable[[int], None]) -> None:
     """Trains to the end; where training diverges, goes back as often as it may.
 
     All decisions follow from what is in the checkpoint that is gone back to and from the steps since, so a
-    run that is killed and resumed takes the same way.
+    run that is killed and resumed takes the same way. For that it never goes back to a checkpoint within an
+    epoch, whose place depends on the time.
 
     Args:
       run: set up.
@@ -33,14 +34,14 @@ def fit_and_recover(run: Run, epoch: int, fit: Callable[[int], None]) -> None:
     Raises:
       DivergedError: training diverged, and the run may not go back.
     """
-    gone_back_to = None
     while True:
         try:
             fit(epoch)
         except DivergedError as error:
             # Twice in a row from the same place: whatever is wrong may be in that checkpoint.
-            again = gone_back_to == run.workdir.finished_epochs()
-            epoch = gone_back_to = _go_back(run, error, gone_back_to if again else None)
+            finished = run.workdir.finished_epochs()
+            again = finished == int(run.checkpoints.gone_back_to)
+            epoch = _go_back(run, error, finished if again else None)
         else:
             return
 
@@ -73,6 +74,7 @@ def _go_back(run: Run, error: DivergedError, before: int | None) -> int:
         run.checkpoints.remove_after(0)
         start_over(run)
     run.checkpoints.recoveries.assign(recoveries)
+    run.checkpoints.gone_back_to.assign(epoch)
     for factor, value in zip(run.trainer.rate_factors, factors, strict=True):
         factor.assign(value)
     for cache in run.trainer.prefix_caches.values():
@@ -101,6 +103,7 @@ def start_over(run: Run) -> None:
         variable.assign(value)
     trainer.band.forget()
     run.checkpoints.epochs.assign(0)
+    run.checkpoints.steps.assign(0)
     run.checkpoints.best_bpd.assign(float("inf"))
 
 

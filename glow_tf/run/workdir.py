@@ -46,7 +46,7 @@ class Workdir:
         # The system releases the lock when the process ends, in whatever way.
         self._lock = filelock.FileLock(self.path / ".lock")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             self._lock.acquire(blocking=False)
             self._check_configuration()
             self._check_folders()
@@ -72,6 +72,8 @@ class Workdir:
 
     def claim(self) -> None:
         """Writes flags.cfg: from now on the folder belongs to this configuration."""
+        if self._has_other_epochs:  # the epoch that is not over may be another one now
+            newest.remove_within(self.path / "checkpoints")
         write_atomically(self.path / FLAGS, flagfile(self.config).encode(errors="surrogateescape"))
 
     def check_space(self, needed: int) -> None:
@@ -92,6 +94,7 @@ class Workdir:
     def _check_configuration(self) -> None:
         before = read_settings(self.path)
         differing = differing_settings(before, self.config)
+        self._has_other_epochs = bool(differing)
         epochs = {
             name: int(before[name]) for name in more_epochs.SETTINGS if before.get(name, "").isdecimal()
         }
@@ -115,7 +118,11 @@ class Workdir:
         Raises:
           OSError: the file that names the newest checkpoint is damaged, or that checkpoint is missing.
         """
-        return newest.finished_epochs(self.path / "checkpoints")
+        return self.progress()[0]
+
+    def progress(self) -> tuple[int, int]:
+        """Returns `finished_epochs`, and how many steps of the next epoch are kept; raises as that does."""
+        return newest.progress(self.path / "checkpoints")
 
     def check_progress(self) -> int:
         """Returns `finished_epochs`, and checks that history.csv and checkpoints belong together.
@@ -140,11 +147,11 @@ class Workdir:
         return epochs
 
     def kept(self) -> str:
-        """Says which epoch is kept when a run stops before its end."""
-        epochs = self.finished_epochs()
-        if not epochs:
+        """Says which epoch, or which step of it, is kept when a run stops before its end."""
+        epochs, steps = self.progress()
+        if not epochs and not steps:
             return "No epoch is finished yet; the same command starts again."
-        return f"The checkpoint of epoch {epochs} is kept; the same command goes on."
+        return f"The checkpoint of {newest.name(epochs, steps)} is kept; the same command goes on."
 
     # History
 
@@ -205,6 +212,14 @@ def flush(path: pathlib.Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Makes a folder, unless it exists, and those above it, so that their names would outlast a power cut."""
+    if not path.exists():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        flush(path.parent)
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:

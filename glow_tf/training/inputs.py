@@ -27,7 +27,14 @@ MOST_INITIALIZATION_EXAMPLES = 256
 UNUSED = ("y", "sample_weight", "class_weight")
 
 
-def for_fit(glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: dict[str, Any]) -> Dataset:
+def for_fit(
+    glow: Glow,
+    x: Any,
+    batch_size: int | None,
+    seed: int,
+    arguments: dict[str, Any],
+    initial_step: int = 0,
+) -> Dataset:
     """Returns what `fit` trains on, and completes the other arguments of keras.Model.fit.
 
     Args:
@@ -37,6 +44,7 @@ def for_fit(glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: di
       batch_size: images per batch, for an array; 64 by default.
       seed: of the order and the noise, for an array.
       arguments: of keras.Model.fit; `steps_per_epoch` and `validation_data` are set where they are needed.
+      initial_step: steps of the first epoch that were made before.
 
     Raises:
       ConfigError: the images do not fit the model, or an argument has no meaning here.
@@ -50,11 +58,19 @@ def for_fit(glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: di
         images, size = glow.checked(x).numpy(), _checked_batch_size(batch_size)
         first = arguments.get("initial_epoch", 0)
         labels = None if labels is None else labels[: len(images)]
-        dataset = training_batches(images, size, seed, first_epoch=first, labels=labels)
+        dataset = training_batches(
+            images, size, seed, first_epoch=first, first_step=initial_step, labels=labels
+        )
         arguments.setdefault("steps_per_epoch", steps_per_epoch(len(images), size))
     else:
         dataset = as_dataset(glow, x, "index", labelled=bool(glow.config.classes))
         _check_length(dataset, arguments)
+    steps = arguments.get("steps_per_epoch")
+    if initial_step and not (steps and 0 < initial_step <= steps):
+        raise ConfigError(
+            "initial_step must be a number of steps within the epoch. "
+            f"Received: initial_step={initial_step}, steps_per_epoch={steps}"
+        )
     if arguments.get("validation_data") is not None:
         held_out = arguments["validation_data"]
         if isinstance(held_out, tuple):

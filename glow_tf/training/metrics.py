@@ -79,6 +79,11 @@ class StepMeans:
         self._loss = SameAs(self._means["bpd"], "loss")
 
     @property
+    def variables(self) -> dict[str, list[tf.Variable]]:
+        """The sums so far, as checkpoints name them."""
+        return {m.name: [v.value for v in m.variables] for m in (self._skipped, *self._means.values())}
+
+    @property
     def names(self) -> list[str]:
         """All names that any phase reports."""
         timed = [name for name in self._means if self._timed or not name.startswith("busy_seconds")]

@@ -29,6 +29,7 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
     Attributes:
       means: what training steps report.
       test_metric: what an evaluation reports.
+      steps_before: steps of the running epoch that were made before this `fit`, which goes on after them.
 
     Raises:
       ValueError: the phases are made for another number of parts.
@@ -52,6 +53,7 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
         self.test_metric = MeanAndError("bpd")
         self._falling = metrics_that_fall(self.means.names)
         self._evaluating = False
+        self.steps_before = 0
 
     def build(self, input_shape: Any = None) -> None:
         """Marks the model as built; a subclass calls it when it has everything that Keras is to track."""
@@ -118,6 +120,11 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
             return {name: float(value) for name, value in results.items()}
         return results
 
+    def reset_metrics(self) -> None:
+        """See keras.Model; an epoch that goes on keeps the means of its steps so far."""
+        if self._evaluating or not self.steps_before:
+            super().reset_metrics()
+
     def _computed(self) -> list[keras.metrics.Metric]:
         return [self.test_metric] if self._evaluating else self.means.of(self._phase)
 
@@ -129,20 +136,33 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
 
 
 class PhaseSwitch(keras.callbacks.Callback):
-    """Puts a `PhasedModel` into the phase of each epoch."""
+    """Puts a `PhasedModel` into the phase of each epoch; the steps before `steps_before` pass by."""
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the phase."""
         self.model.set_phase(self.model.phase_of(epoch))
         self.model.reset_metrics()
         self.model.on_epoch_start(self.params["steps"])
+        self._passing = self.model.steps_before > 0
+        if self._passing:
+            so_far = self.model.get_metrics_result()
+            self.model.train_function = lambda iterator: so_far
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Lets the first step that is to be made compute."""
+        if self._passing and batch >= self.model.steps_before:
+            self._passing = False
+            self.model.set_phase(self.model.phase)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Gives every epoch the same logs: NaN where its phase computes nothing."""
+        self.model.steps_before = 0
         for name in self.model.means.names:
             logs.setdefault(name, math.nan)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Tells the model that a step has ended, before Keras validates."""
         steps = self.params["steps"]
+        if self._passing:
+            return
         self.model.on_step_end(last=steps is not None and batch + 1 >= steps)

@@ -38,6 +38,7 @@ class SkippedSteps:
     Attributes:
       fault: what stopped training; None if nothing did.
       band: of every part.
+      in_a_row: how many steps in a row were not finite so far, [].
     """
 
     def __init__(
@@ -56,11 +57,12 @@ class SkippedSteps:
         self.compiled = compiled
         self.fault: DivergedError | None = None
         self.band = Band(len(glow.parts))
-        self._in_a_row, self._allowed = replicated(0), replicated(most)
+        self.in_a_row, self._allowed = replicated(0), replicated(most)
 
-    def begin_epoch(self, steps: int | None) -> None:
-        """Counts from zero; `steps` of the epoch, None if not known, are too many to skip."""
-        self._in_a_row.assign(0)
+    def begin_epoch(self, steps: int | None, goes_on: bool = False) -> None:
+        """Counts from zero, unless the epoch goes on; its `steps` (None: not known) are too many to skip."""
+        if not goes_on:
+            self.in_a_row.assign(0)
         self._allowed.assign(self.most if steps is None else min(self.most, steps - 1))
 
     def finite(
@@ -93,8 +95,8 @@ class SkippedSteps:
             finite &= anywhere == 0
             explains = ~finite & ((own > 0) | (anywhere == 0))
             first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
-        in_a_row = tf.where(finite, 0, self._in_a_row + 1)
-        self._in_a_row.assign(in_a_row)
+        in_a_row = tf.where(finite, 0, self.in_a_row + 1)
+        self.in_a_row.assign(in_a_row)
         stops = explains & (in_a_row > self._allowed)
         observed, row = None, in_a_row
         if self.most_outside is not None:
@@ -114,7 +116,7 @@ class SkippedSteps:
         where = f"in phase '{phase}'"
         after = f"after step {self._steps_of(phase)} of part {phase.last + 1}"
         advice = "Compile with jit_compile=False to learn which bijector it was."
-        in_a_row, streak = int(self._in_a_row.numpy()), int(self.band.streak.numpy())
+        in_a_row, streak = int(self.in_a_row.numpy()), int(self.band.streak.numpy())
         if in_a_row > int(self._allowed.numpy()):
             self.fault = NonFiniteError(
                 f"Training stopped: a loss or gradient was not finite {where}, {in_a_row} steps in a row, "

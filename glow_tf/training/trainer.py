@@ -155,6 +155,11 @@ class PartsTrainer(PhasedModel):
         """What says of every step whether the losses and gradients are as they were."""
         return self._skips.band
 
+    @property
+    def within_epoch(self) -> dict[str, Any]:
+        """What it knows of the running epoch, as checkpoints name it."""
+        return {"means": self.means.variables, "not_finite_in_a_row": self._skips.in_a_row}
+
     def queues(self, phase: Phase) -> DelayQueues | None:
         """Returns the queues between the parts in a phase; None if batches do not wait in it."""
         return self._queues if phase.kind == "simultaneous" else None
@@ -244,7 +249,14 @@ class PartsTrainer(PhasedModel):
     # Loops
 
     def fit(
-        self, x: Any, y: Any = None, *, batch_size: int | None = None, epochs: int | None = None, **kwargs
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        batch_size: int | None = None,
+        epochs: int | None = None,
+        initial_step: int = 0,
+        **kwargs,
     ) -> Any:
         """Trains, as keras.Model.fit does.
 
@@ -256,6 +268,8 @@ class PartsTrainer(PhasedModel):
           y: for a model with classes, the labels of an array x, integers [N]; for others it must be None.
           batch_size: for an array; 64 by default.
           epochs: the epoch to stop after; by default the last that has a phase.
+          initial_step: steps of the first epoch that were made before, by a trainer whose state was restored.
+            They pass without computing, and the epoch's means go on. A dataset begins after them.
           **kwargs: of keras.Model.fit.
 
         Raises:
@@ -265,7 +279,8 @@ class PartsTrainer(PhasedModel):
         """
         check_compiled(self, "fit")
         kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
-        dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs)
+        dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs, initial_step)
+        self.steps_before = initial_step
         if self.options.part_delay:
             self._make_queues(dataset, kwargs.get("steps_per_epoch"))
         self.initialize_from(dataset)
@@ -273,7 +288,7 @@ class PartsTrainer(PhasedModel):
         kwargs["callbacks"] = callbacks_for(kwargs.get("callbacks"), len(self.glow.parts))
         start_reading(dataset)
         self._skips.fault = None
-        if not kwargs.get("initial_epoch"):
+        if not (kwargs.get("initial_epoch") or initial_step):
             self.band.forget()
         try:
             return super().fit(dataset, **kwargs)
@@ -284,16 +299,21 @@ class PartsTrainer(PhasedModel):
 
     def on_epoch_start(self, steps: int | None) -> None:
         """Counts skipped steps anew, and starts the queues between parts."""
-        self._skips.begin_epoch(steps)
+        self._skips.begin_epoch(steps, goes_on=self.steps_before > 0)
         if queues := self.queues(self.phase):
             queues.start()
 
     def on_step_end(self, last: bool) -> None:
         """Stops if training diverged; after an epoch's last step, empties the queues."""
         self._skips.raise_fault(self.phase)
-        queues = self.queues(self.phase)
-        if queues and last:
+        if last:
+            self.empty_queues()
+
+    def empty_queues(self) -> None:
+        """Brings all parts to the same batch, where batches wait between them; the queues start anew."""
+        if queues := self.queues(self.phase):
             queues.flush(self.train_function)
+            queues.start()
 
     def _make_queues(self, dataset: Dataset, steps: int | None) -> None:
         inputs.check_batches_of_one_size(dataset, steps)

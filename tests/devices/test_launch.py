@@ -125,7 +125,8 @@ def test_a_part_that_stands_still_is_waited_for_and_named(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_process_ends_the_run_which_resumes(kind, index, whole, tmp_path):
     folder = tmp_path / "cut"
-    process = launch(kind, *flags(folder, **FAST))
+    saves = {"checkpoint_minutes": 1e-9} if kind == "part" else {}  # after every step
+    process = launch(kind, *flags(folder, **FAST, **saves))
     wait_for_rows(folder, 2, process)
     other = process_of(folder, 1 - index)
     os.kill(process_of(folder, index), signal.SIGKILL)
@@ -140,7 +141,7 @@ def test_a_killed_process_ends_the_run_which_resumes(kind, index, whole, tmp_pat
         assert process.returncode == 0, output
     else:  # on one device, for a change
         output = run_main(*flags(folder, **FAST)).stdout
-    assert "Resuming after epoch" in output
+    assert "Resuming after " in output
     for a, b in zip(glow_tf.load(whole).get_weights(), glow_tf.load(folder).get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
 

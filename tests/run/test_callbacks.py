@@ -5,11 +5,11 @@ import itertools
 import pytest
 
 from glow_tf.run.callbacks import (
-    CheckpointEveryEpoch,
     EpochRecord,
     FillPrefixCaches,
     RunCallback,
     SampleGrid,
+    SaveCheckpoints,
     arranged,
 )
 from glow_tf.run.epoch import EpochResult, computed
@@ -27,7 +27,7 @@ def every_callback():
         EpochRecord(None, 0, None, None, 0, RESULT),
         SampleGrid(None, 1, 0, 255, RESULT),
         TensorBoardByPart(None, "", RESULT),
-        CheckpointEveryEpoch(None, RESULT),
+        SaveCheckpoints(None, RESULT),
         Progress([], RESULT),
     ]
 

@@ -190,6 +190,41 @@ def test_whenever_a_save_is_cut_off_a_checkpoint_is_left(
     assert cuts > 0
 
 
+def test_a_first_save_that_is_cut_off_within_a_file_leaves_none(small_checkpoints, tmp_path, monkeypatch):
+    write = tf.train.Checkpoint.write
+
+    def cut_off(self, path):
+        write(self, path)
+        pathlib.Path(f"{path}.index").write_bytes(b"")
+        raise Cut
+
+    checkpoints, _ = small_checkpoints(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.train.Checkpoint, "write", cut_off)
+        with pytest.raises(Cut):
+            checkpoints.save(1)
+    assert newest.complete(tmp_path) == []
+    assert checkpoints.restore() == 0
+    checkpoints.save(2)
+    assert not list(tmp_path.glob(".ckpt-*"))
+
+
+def test_the_names_of_new_folders_are_on_the_disk(small_checkpoints, tmp_path, monkeypatch):
+    flushed, fsync = [], os.fsync
+
+    def noted(handle):
+        flushed.append(pathlib.Path(os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    workdir.make_folder(tmp_path / "runs" / "mine")
+    assert flushed == [tmp_path, tmp_path / "runs"]
+    checkpoints, _ = small_checkpoints(tmp_path / "checkpoints")
+    del flushed[:]
+    checkpoints.save(1, 3.0)
+    assert flushed[0] == tmp_path / "checkpoints"  # which has got the folder of the best
+
+
 def test_a_checkpoint_is_on_the_disk_before_an_older_one_is_removed(small_checkpoints, tmp_path, monkeypatch):
     """What a power cut may take is what was not flushed."""
     checkpoints, _ = small_checkpoints(tmp_path)
@@ -210,7 +245,8 @@ def test_a_checkpoint_is_on_the_disk_before_an_older_one_is_removed(small_checkp
     pointer = ("replace", ".checkpoint.tmp")
     kinds = [event for event in events if event[0] != "unlink"]
     before = {name for _, name in kinds[: kinds.index(pointer)]}
-    assert {"ckpt-3.index", "ckpt-3.data-00000-of-00001", tmp_path.name, ".checkpoint.tmp"} <= before
+    assert {".ckpt-3.index", ".ckpt-3.data-00000-of-00001", tmp_path.name, ".checkpoint.tmp"} <= before
+    assert kinds.index(("replace", ".ckpt-3.index")) > kinds.index(("fsync", ".ckpt-3.index"))
     removed = [name for kind, name in events if kind == "unlink"]
     assert removed == ["ckpt-1.index", "ckpt-1.data-00000-of-00001"]
     assert events.index(("unlink", "ckpt-1.index")) > events.index(pointer)
@@ -320,8 +356,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_no_rest(unfinished, monkeypa
     write = tf.train.Checkpoint.write
 
     def write_or_fail(self, path):
-        if path.endswith("ckpt-5"):
-            rest = unfinished / "checkpoints" / "ckpt-5_temp"
+        if path.endswith(".ckpt-5"):
+            rest = unfinished / "checkpoints" / ".ckpt-5_temp"
             rest.mkdir()
             (rest / "part").touch()
             raise tf.errors.ResourceExhaustedError(None, None, "{{node x}} part; No space left on device")
@@ -335,7 +371,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_no_rest(unfinished, monkeypa
         r"The checkpoint of epoch 4 is kept; the same command goes on\.$",
     ):
         train(settings)
-    assert not list(unfinished.rglob("ckpt-5*"))
+    assert not list(unfinished.rglob("*ckpt-5*"))
     holder = workdir.Workdir(settings)
     assert holder.check_progress() == 4
     holder.close()
@@ -375,10 +411,10 @@ def test_a_stopped_run_says_which_epoch_is_kept_without_a_traceback(number, tmp_
     long = {**FAST, "part_epochs": 500, "rate_schedule": "constant"}
     status, error = signal_amid(number, folder, flags(folder, **long), rows=2)
     assert status == 130
-    kept = workdir.newest.finished_epochs(folder / "checkpoints")
+    kept, steps = newest.progress(folder / "checkpoints")
     assert kept >= 1
     assert error.splitlines()[-1] == (
-        f"Interrupted. The checkpoint of epoch {kept} is kept; the same command goes on."
+        f"Interrupted. The checkpoint of {newest.name(kept, steps)} is kept; the same command goes on."
     )
     assert "Traceback" not in error
     assert train(config(folder, **{**long, "part_epochs": kept, "finetune_epochs": 0}))["epochs"] == kept

@@ -183,11 +183,12 @@ class Cut(keras.callbacks.Callback):
     "settings",
     [
         {"schedule": "end_to_end"},
+        pytest.param({"schedule": "end_to_end", "checkpoint_minutes": 1e-9}, marks=pytest.mark.slow),
         pytest.param(
             {"schedule": "sequential", "cache_prefix": True, "learning_rate": "1e-2"}, marks=pytest.mark.slow
         ),
     ],
-    ids=["end to end", "with a cache"],
+    ids=["end to end", "saving within epochs", "with a cache"],
 )
 def test_a_run_that_is_killed_after_going_back_takes_the_same_way(settings, tmp_path):
     settings = {**FAST, **settings}

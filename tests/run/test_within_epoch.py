@@ -1,0 +1,234 @@
+"""Runs that save within an epoch go on there, with the same numbers as if they had not stopped."""
+
+import shutil
+import signal
+
+import keras
+import numpy as np
+import pytest
+from conftest import small_glow
+from helpers import config, rows_of, train
+
+import glow_tf
+from glow_tf import ConfigError, PartsTrainer
+from glow_tf.run import newest
+from glow_tf.run.checkpoints import Checkpoints
+from glow_tf.run.interrupts import Interrupts
+
+FAST = {"tensorboard": False, "sample_every": 0, "export": False, "part_epochs": 2, "finetune_epochs": 1}
+EVERY_STEP = 1e-9  # minutes
+
+
+class Killed(BaseException):
+    """The end of a process."""
+
+
+def kill():
+    raise Killed
+
+
+class At(keras.callbacks.Callback):
+    """Does something before a step of an epoch (both from 1)."""
+
+    def __init__(self, epoch, step, action):
+        super().__init__()
+        self.place, self.action = (epoch, step), action
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch + 1
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch + 1) == self.place:
+            self.action()
+
+
+def train_until(settings, epoch, step, action=kill, error=Killed):
+    """Trains until an action before a step ends the run."""
+    fit = PartsTrainer.fit
+
+    def fit_until(self, *arguments, callbacks=(), **given):
+        return fit(self, *arguments, callbacks=[*callbacks, At(epoch, step, action)], **given)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(error) as caught:  # noqa: PT012
+        patch.setattr(PartsTrainer, "fit", fit_until)
+        train(settings)
+    return caught.value
+
+
+def numbers(folder):
+    """Everything in history.csv that does not depend on the time."""
+    names = [n for n in rows_of(folder)[0] if not ("second" in n or "memory" in n)]
+    return [{name: row[name] for name in names} for row in rows_of(folder)]
+
+
+def assert_same(one, other):
+    assert numbers(one) == numbers(other)
+    for a, b in zip(glow_tf.load(one).get_weights(), glow_tf.load(other).get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Three epochs of ten steps, without interruption."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(config(folder, **FAST))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    train_until(config(folder, **FAST, checkpoint_minutes=EVERY_STEP), 2, 7)
+    return folder
+
+
+@pytest.fixture
+def cut(killed, tmp_path):
+    """The same, killed after step 6 of epoch 2."""
+    return shutil.copytree(killed, tmp_path / "cut")
+
+
+def test_a_run_killed_within_an_epoch_ends_with_the_same_numbers(cut, whole, capsys):
+    assert newest.progress(cut / "checkpoints") == (1, 6)
+    assert newest.complete(newest.within(cut / "checkpoints", 1)) == [5, 6]
+    train(config(cut, **FAST))
+    assert "Resuming after step 6 of epoch 2." in capsys.readouterr().out
+    assert_same(whole, cut)
+    assert newest.progress(cut / "checkpoints") == (3, 0)
+    assert not list(cut.glob("checkpoints/after_*"))
+
+
+KINDS = {
+    "a cache, averages": {"schedule": "sequential", "cache_prefix": True, "ema": 0.9},
+    "queues": {"schedule": "simultaneous", "strategy": "part_parallel", "part_delay": 2},
+    "replicas": {"schedule": "simultaneous", "strategy": "mirrored"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_a_run_keeps_goes_on(kind, tmp_path):
+    """Killed within the first epoch, and before the last step of the turn of another part."""
+    settings = {**FAST, **KINDS[kind], "part_epochs": 4}
+    train(config(tmp_path / "whole", **settings))
+    cut = config(tmp_path / "cut", **settings, checkpoint_minutes=EVERY_STEP)
+    train_until(cut, 1, 4)
+    train_until(cut, 4, 9)
+    train(cut)
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(damaged, cut, capsys):
+    within = newest.within(cut / "checkpoints", 1)
+    for step in (6, 5)[:damaged]:
+        (data,) = within.glob(f"ckpt-{step}.data-*")
+        data.write_bytes(data.read_bytes()[:100])
+    if damaged == 1:
+        train_until(config(cut, **FAST, checkpoint_minutes=EVERY_STEP), 2, 6)  # before it saves again
+        assert newest.complete(within) == [5, 6]
+    train(config(cut, **FAST))
+    found = {1: "step 5 of epoch 2", 2: "epoch 1"}[damaged]
+    output = capsys.readouterr().out
+    assert f"ckpt-6 is damaged, and {found} is next" in output
+    assert f"Resuming after {found}." in output
+
+
+def test_what_is_later_than_a_new_checkpoint_was_damaged_and_goes(cut):
+    settings = config(cut, **FAST, checkpoint_minutes=EVERY_STEP)
+    within = newest.within(cut / "checkpoints", 1)
+    (data,) = within.glob("ckpt-6.data-*")
+    data.write_bytes(b"")
+    (within / "ckpt-9.index").write_bytes(b"")
+    (within / "ckpt-9.data-00000-of-00001").write_bytes(b"")
+    train_until(settings, 2, 7)
+    assert newest.complete(within) == [5, 6]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_its_step_and_goes_on_after_it(number, whole, tmp_path):
+    settings = config(tmp_path / "run", **FAST)
+    error = train_until(settings, 3, 4, lambda: signal.raise_signal(number), KeyboardInterrupt)
+    assert str(error) == "The checkpoint of step 4 of epoch 3 is kept; the same command goes on."
+    train(settings)
+    assert_same(whole, tmp_path / "run")
+
+
+def test_who_interrupts_again_does_not_wait(monkeypatch):
+    interrupts = Interrupts()
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    interrupts.hold()
+    interrupts.arrive()
+    now[0] += 0.5
+    interrupts.arrive()  # the same, from another program
+    assert interrupts.waiting
+    now[0] += 1
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.arrive()
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.release()
+
+
+def test_time_columns_hold_what_the_epoch_took_before(cut):
+    seconds = Checkpoints.save_within
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save_within", lambda self, steps, s: seconds(self, steps, s + 1000))
+        train_until(config(cut, **FAST, checkpoint_minutes=EVERY_STEP), 2, 8)
+    train(config(cut, **FAST))
+    first, second, third = rows_of(cut)
+    assert float(second["seconds"]) > 1000 > float(third["seconds"])
+    assert float(second["total_seconds"]) == pytest.approx(
+        float(first["seconds"]) + float(second["seconds"]), abs=0.01
+    )
+
+
+def test_models_are_loaded_from_the_ends_of_epochs(cut):
+    assert glow_tf.load_trainer(cut).finished_epochs == 1
+    for path in cut.glob("checkpoints/ckpt-*"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="There is no last checkpoint"):
+        glow_tf.load(cut)
+
+
+def test_a_run_with_other_epochs_goes_on_from_the_end_of_one(tmp_path, capsys):
+    settings = {**FAST, "rate_schedule": "constant"}
+    train_until(config(tmp_path, **settings, checkpoint_minutes=EVERY_STEP), 2, 4)
+    train(config(tmp_path, **{**settings, "part_epochs": 1, "finetune_epochs": 0}))
+    assert "Resuming after epoch 1." in capsys.readouterr().out
+    assert len(rows_of(tmp_path)) == 1
+    assert not list(tmp_path.glob("checkpoints/after_*"))
+
+
+def test_workers_cannot_save_within_an_epoch(tmp_path):
+    with pytest.raises(ConfigError, match=r"checkpoint_minutes needs another strategy than multi_worker"):
+        config(tmp_path, checkpoint_minutes=5, strategy="multi_worker")
+    with pytest.raises(ConfigError, match=r"checkpoint_minutes must be 0 or a positive number. Received"):
+        config(tmp_path, checkpoint_minutes=-1)
+
+
+def test_a_first_step_must_be_within_the_epoch(small_images):
+    trainer = PartsTrainer(small_glow(parts="1"), glow_tf.phases("end_to_end", 1, 2))
+    trainer.compile([keras.optimizers.SGD(1e-3)])
+    with pytest.raises(ConfigError, match=r"initial_step must be .*initial_step=5, steps_per_epoch=4"):
+        trainer.fit(small_images, batch_size=16, initial_step=5, verbose=0)
+
+
+def test_steps_that_were_not_finite_are_counted_on(tmp_path):
+    trainers = []
+    for _ in range(2):
+        trainer = PartsTrainer(small_glow(flow_steps=1, parts="1"), glow_tf.phases("end_to_end", 1, 2))
+        trainer.compile([keras.optimizers.SGD(1e-3)])
+        trainers.append((trainer, Checkpoints(tmp_path, trainer)))
+    (first, checkpoints), (second, restored) = trainers
+    first.within_epoch["not_finite_in_a_row"].assign(4)
+    checkpoints.gone_back_to.assign(0)
+    checkpoints.save_within(3, 1.5)
+    restored.restore()
+    assert (int(restored.steps), float(restored.seconds), int(restored.gone_back_to)) == (3, 1.5, 0)
+    second.steps_before = 3
+    second.on_epoch_start(9)
+    assert int(second.within_epoch["not_finite_in_a_row"]) == 4
+    second.steps_before = 0
+    second.on_epoch_start(9)
+    assert int(second.within_epoch["not_finite_in_a_row"]) == 0
