@@ -26,6 +26,7 @@ EPOCHS = 500  # so many that the run is not over before the last kill
 RUN = (
     "--flagfile=quickstart",
     "--train_examples=64",
+    "--batch_size=16",
     "--test_examples=16",
     "--width=4",
     "--schedule=simultaneous",

@@ -43,6 +43,7 @@ RUN = (
     "--tensorboard=false",
     "--sample_every=0",
     "--export=false",
+    "--batch_size=16",
 )
 EPOCHS, STEPS, BATCH = 16, 89, 16
 SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
