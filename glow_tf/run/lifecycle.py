@@ -119,7 +119,8 @@ def _set_up(config: RunConfig, group: ProcessGroup | None) -> tf.distribute.Stra
 
 
 def _train(run: Run, interrupts: Interrupts, export: Exporter) -> Mapping[str, Any]:
-    print(run.heading, run.description, sep="\n", flush=True)
+    slow = (f"WARNING: {sentence}." for sentence in health.slow_rates(run.config.train))
+    print(run.heading, run.description, *slow, sep="\n", flush=True)
     with _stall_watch(run) as watches:
         epoch = _restore(run)
         with _saying_what_is_kept(run.workdir):
@@ -231,7 +232,10 @@ def _finish(run: Run, trained: Glow | None, export: Exporter) -> Mapping[str, An
         },
         "device": strategies.device_name(),
         "recoveries": int(last.get("recoveries") or 0),
-        "warnings": health.troubles(history, run.glow.config.n_bits),
+        "warnings": [
+            *health.slow_rates(run.config.train),
+            *health.troubles(history, run.glow.config.n_bits),
+        ],
     }
     run.workdir.write_summary(summary)
     print(tables.closing_table(history, len(run.layouts), run.costs))

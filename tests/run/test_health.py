@@ -5,6 +5,7 @@ import json
 import pytest
 from helpers import config, train
 
+from glow_tf.config import TrainConfig
 from glow_tf.run import health
 
 
@@ -42,6 +43,23 @@ def test_a_sound_run_has_no_troubles(history):
 )
 def test_what_is_wrong_is_named(history, trouble):
     assert any(trouble in found for found in health.troubles(history, 5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "slow"),
+    [
+        ({"learning_rate": "1e-3"}, True),
+        ({"learning_rate": "1e-3,2e-3", "optimizer": "adam"}, True),
+        ({"learning_rate": "1e-3,1e-1"}, False),
+        ({"learning_rate": "1e-3", "optimizer": "sgd"}, False),
+        ({"learning_rate": "1e-3", "rate_scaling": "none"}, False),
+        ({}, False),
+    ],
+)
+def test_rates_that_are_meant_for_every_weight_are_noticed(settings, slow):
+    found = health.slow_rates(TrainConfig(**settings))
+    assert bool(found) == slow
+    assert not slow or "times below the default, 0.1" in found[0]
 
 
 def test_a_run_in_trouble_says_so_in_each_place(tmp_path, monkeypatch, capsys):
