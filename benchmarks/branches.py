@@ -82,10 +82,11 @@ class Branches:
             self.run = prepare(config, workdir, None, tf.distribute.get_strategy())
             workdir.close()
         self.trainer = self.run.trainer
-        self.num_parts = len(self.run.layouts)
         self.steps_per_epoch = self.run.steps_per_epoch
         self.test = self.run.evaluation_batches(self.run.images.test)
-        self.steps = [0] * self.num_parts  # that have trained each part
+        self.steps = [0] * len(self.run.layouts)  # that have trained each part
+        self.moments = [v for optimizer in self.trainer.optimizers for v in optimizer.variables]
+        self.variables = [*self.trainer.glow.variables, *self.moments]
 
     def cost(self, phase: Phase) -> float:
         """Returns the predicted cost of an epoch over that of an end-to-end epoch."""
@@ -93,17 +94,17 @@ class Branches:
 
     def state(self) -> tuple[list[np.ndarray], list[int]]:
         """Returns weights, the optimizers' state and the parts' steps."""
-        return [v.numpy().copy() for v in self._variables()], list(self.steps)
+        return [v.numpy().copy() for v in self.variables], list(self.steps)
 
     def restore(self, state: tuple[list[np.ndarray], list[int]]) -> None:
         """Goes back to a state."""
-        for variable, value in zip(self._variables(), state[0], strict=True):
+        for variable, value in zip(self.variables, state[0], strict=True):
             variable.assign(value)
         self.steps = list(state[1])
 
     def forget_moments(self) -> None:
         """Sets the optimizers' moments and step counts to 0."""
-        for variable in self._optimizer_variables():
+        for variable in self.moments:
             variable.assign(tf.zeros_like(variable.value))
 
     def train(self, phase: Phase, epoch: int, factor: Factor, steps: int | None = None) -> float:
@@ -119,12 +120,6 @@ class Branches:
             verbose=0,
         )
         return self.trainer.evaluate(self.test, return_dict=True, verbose=0)["bpd"]
-
-    def _variables(self) -> list[keras.Variable]:
-        return [*self.trainer.glow.variables, *self._optimizer_variables()]
-
-    def _optimizer_variables(self) -> list[keras.Variable]:
-        return [v for optimizer in self.trainer.optimizers for v in optimizer.variables]
 
 
 Row = tuple[str, float, float, float]  # arm, cost, epochs after the branch, test bits/dim
