@@ -151,7 +151,7 @@ def without_long_work(seeds: Seeds) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for module, name, instead in (
             (models, "load_glow", load),
-            (lifecycle, "_train", lambda run, export: {}),
+            (lifecycle, "_train", lambda *_: {}),
             (launch, "_run", lambda *_: 0),
             (experiment, "run_study", _runs_of_study),
             (calibrate, "calibrate", lambda config: Calibration("", {}, {}, 0.0)),
