@@ -145,7 +145,7 @@ def test_what_is_later_than_a_new_checkpoint_was_damaged_and_goes(cut):
     assert newest.complete(within) == [5, 6]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_an_interrupted_run_ends_its_step_and_goes_on_after_it(number, whole, tmp_path):
     settings = config(tmp_path / "run", **FAST)
     error = train_until(settings, 3, 4, lambda: signal.raise_signal(number), KeyboardInterrupt)

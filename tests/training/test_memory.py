@@ -28,8 +28,9 @@ def layers():
     return sum(isinstance(o, keras.layers.Layer) for o in gc.get_objects())
 
 
-@pytest.mark.parametrize(("optimizer", "reversible"), KINDS.values(), ids=KINDS.keys())
-def test_a_trainer_that_is_dropped_leaves_no_graph_and_no_layer_behind(optimizer, reversible):
+@pytest.mark.parametrize("kind", ["plain", "reversible", pytest.param("keras", marks=pytest.mark.slow)])
+def test_a_trainer_that_is_dropped_leaves_no_graph_and_no_layer_behind(kind):
+    optimizer, reversible = KINDS[kind]
     images = np.zeros((8, 8, 8, 1), np.uint8)
 
     def train():
