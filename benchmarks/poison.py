@@ -132,8 +132,8 @@ def poisoned(poison: Poison | None) -> Iterator[None]:
     def fit_poisoned(self: Any, *arguments: Any, callbacks: Any = (), **settings: Any) -> Any:
         return fit(self, *arguments, callbacks=[*callbacks, poison], **settings)
 
-    def batches_poisoned(self: context.Run, first_epoch: int) -> Any:
-        return poison.batches(batches(self, first_epoch), first_epoch)
+    def batches_poisoned(self: context.Run, first_epoch: int, first_step: int = 0) -> Any:
+        return poison.batches(batches(self, first_epoch, first_step), first_epoch)
 
     def update_poisoned(self: Update, phase: Any, groups: Any, step: Any, *others: Any) -> Any:
         return update(self, phase, groups, step._replace(gradients=poison.gradients(step.gradients)), *others)
