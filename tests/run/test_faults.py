@@ -331,6 +331,15 @@ def full_from_epoch(monkeypatch, epoch, name):
     monkeypatch.setattr(callbacks.EpochRecord, "on_epoch_begin", begin_and_fill)
 
 
+def kept_epochs(settings):
+    """Checks a workdir that is not in use, and returns how many epochs are kept."""
+    holder = workdir.Workdir(settings)
+    try:
+        return holder.check_progress()
+    finally:
+        holder.close()
+
+
 @pytest.mark.parametrize(
     ("epoch", "name"),
     [(4, "history.csv"), pytest.param(5, "epoch_0005.png", marks=pytest.mark.slow)],
@@ -347,9 +356,7 @@ def test_a_disk_that_fills_up_is_named_with_the_file_and_the_epoch_that_is_kept(
     ):
         train(settings)
     assert not list(unfinished.rglob("*.tmp"))
-    holder = workdir.Workdir(settings)
-    assert holder.check_progress() == epoch - 1
-    holder.close()
+    assert kept_epochs(settings) == epoch - 1
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_no_rest(unfinished, monkeypatch):
@@ -372,9 +379,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_no_rest(unfinished, monkeypa
     ):
         train(settings)
     assert not list(unfinished.rglob("*ckpt-5*"))
-    holder = workdir.Workdir(settings)
-    assert holder.check_progress() == 4
-    holder.close()
+    assert kept_epochs(settings) == 4
 
 
 def test_a_failed_export_leaves_the_run_to_be_finished(unfinished, monkeypatch):
