@@ -22,18 +22,25 @@ def slow_link(mbit: float, latency_ms: float = 0.0) -> Iterator[tuple[str, str]]
     Raises:
       OSError: the link cannot be made here.
     """
+    with namespaces() as names:
+        peer = ("type", "veth", "peer", DEVICE, "netns", names[1])
+        run("ip", "link", "add", DEVICE, "netns", names[0], *peer)
+        for name, address in zip(names, ADDRESSES, strict=True):
+            run(*in_namespace(name), "ip", "addr", "add", f"{address}/24", "dev", DEVICE)
+            run(*in_namespace(name), "ip", "link", "set", DEVICE, "up")
+            _slow_down(name, mbit, latency_ms)
+        yield names
+
+
+@contextlib.contextmanager
+def namespaces() -> Iterator[tuple[str, str]]:
+    """Makes two network namespaces in which a process reaches itself, yields their names, and removes both."""
     names = (f"glow{os.getpid()}a", f"glow{os.getpid()}b")
     with contextlib.ExitStack() as stack:
         for name in names:
             run("ip", "netns", "add", name)
             stack.callback(run, "ip", "netns", "del", name)
-        peer = ("type", "veth", "peer", DEVICE, "netns", names[1])
-        run("ip", "link", "add", DEVICE, "netns", names[0], *peer)
-        for name, address in zip(names, ADDRESSES, strict=True):
-            run(*in_namespace(name), "ip", "addr", "add", f"{address}/24", "dev", DEVICE)
-            for device in (DEVICE, "lo"):
-                run(*in_namespace(name), "ip", "link", "set", device, "up")
-            _slow_down(name, mbit, latency_ms)
+            run(*in_namespace(name), "ip", "link", "set", "lo", "up")
         yield names
 
 

@@ -93,8 +93,8 @@ def test_a_decay_is_below_1(value):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("averages") / "run"
-    fast = {"part_epochs": 2, "finetune_epochs": 1, "tensorboard": False, "sample_every": 0}
-    train(config(folder, ema=0.9, **fast))
+    fast = {"schedule": "simultaneous", "part_epochs": 1, "finetune_epochs": 0}
+    train(config(folder, ema=0.9, **fast, tensorboard=False, sample_every=0))
     return folder
 
 

@@ -214,6 +214,7 @@ def test_a_run_takes_the_models_settings_from_a_preset():
         run_of("--from_preset=nobody")
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_of_a_preset(kept, tmp_path, capsys):
     small = {name: SMALL[name] for name in ("train_examples", "test_examples", "batch_size")}
     arguments = [f"--{name}={value}" for name, value in small.items()]
