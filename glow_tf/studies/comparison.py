@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -104,6 +105,38 @@ def _outcome(variant: Variant, baseline: str, runs: Mapping[str, Mapping[int, Ro
         time=_ratio(_column(own, "total_seconds"), _column(base, "total_seconds")),
         predicted_time=_ratio(_predicted(own), _predicted(base)),
     )
+
+
+def lengths(study: Study, rows: Rows) -> dict[str, list[tuple[float, float]]]:
+    """Returns what runs of several lengths end with: group → (seconds, test bits/dim), shortest first.
+
+    A group has a variant for each length. Seconds are of training: the median over the seeds; bits/dim the
+    mean. Variants that have no group or no finished run are left out.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    for variant in study.variants:
+        runs = _runs(rows, variant.name)
+        seconds, bpd = (_column(runs, name).values() for name in ("total_seconds", "test_bpd"))
+        if variant.group and bpd:
+            found.setdefault(variant.group, []).append((statistics.median(seconds), statistics.fmean(bpd)))
+    return {group: sorted(points) for group, points in found.items()}
+
+
+def seconds_to(bpd: float, points: Sequence[tuple[float, float]]) -> float:
+    """Returns the seconds to a test bpd, interpolated between lengths linearly in the logarithm of the time.
+
+    Args:
+      bpd: test bits/dim to reach.
+      points: seconds and bits/dim of runs of several lengths, shortest first.
+
+    Returns:
+      NaN if the shortest run is below it already, or the longest above.
+    """
+    for (earlier, high), (later, low) in itertools.pairwise(points):
+        if high >= bpd >= low:
+            share = (high - bpd) / (high - low) if high > low else 0.0
+            return earlier * (later / earlier) ** share
+    return math.nan
 
 
 def curves(rows: Rows, variant: str) -> dict[int, Rows]:

@@ -6,7 +6,7 @@ import math
 import pathlib
 import statistics
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -141,6 +141,22 @@ def gaps(found: Sequence[Outcome]) -> plt.Figure:
     axis.grid(axis="x", alpha=0.25)
     if len(labelled) > 1:
         figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    return figure
+
+
+def lengths(found: Mapping[str, Sequence[tuple[float, float]]]) -> plt.Figure:
+    """Draws what runs of several lengths end with: test bits/dim against seconds of training, by group."""
+    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for colour, (group, points) in zip(itertools.cycle(COLOURS), found.items(), strict=False):
+        axis.plot(*zip(*points, strict=True), "o-", color=colour, label=group, markersize=4)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    axis.minorticks_off()
+    axis.set_xlabel("seconds of training")
+    axis.set_ylabel("test bits/dim at the end")
+    axis.grid(alpha=0.25)
+    axis.legend(frameon=False)
     return figure
 
 

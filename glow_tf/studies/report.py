@@ -72,6 +72,7 @@ FIGURES = {  # name of the file → what stands above it in the page
     "end-to-end epochs begin.</p>",
     "gaps": "<h2>Paired differences</h2>",
     "tuning": "<h2>What was tuned</h2>",
+    "lengths": "<h2>Test bits/dim at the end of runs of several lengths</h2>",
 }
 
 
@@ -116,8 +117,8 @@ def update_documents(documents: Sequence[pathlib.Path], study: Study, table: pat
 def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str:
     """Writes report.html, report.md and figures as PNG; returns the table as Markdown.
 
-    The figures are curves.png and gaps.png, which a study with a grid does not have, and, if the study's
-    tuning has a table, tuning.png.
+    The figures are curves.png and gaps.png, which a study with a grid does not have; if the study's tuning
+    has a table, tuning.png; and lengths.png if its variants form groups and nothing is tuned.
 
     Args:
       study: the study.
@@ -147,15 +148,21 @@ def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str
     tuned = table.with_name(f"{table.stem}_tuning.csv".replace("results_", ""))
     if study.tuned and tuned.exists():
         drawn["tuning"] = figures.tuning(study, read_table(tuned))
+    by_length = {} if study.tuned else comparison.lengths(study, rows)
+    if by_length:
+        drawn["lengths"] = figures.lengths(by_length)
     svgs = {name: figures.as_svg(figure) for name, figure in drawn.items()}
     for name, figure in drawn.items():
         figures.write_png(figure, folder / f"{name}.png")
     page = _page(study, found, svgs, _samples(study, table.parent))
     write_atomically(folder / "report.html", page.encode())
     cells = _table(study, found)
-    text = "\n".join([f"# {study.title}", "", _markdown_table(cells), "", *_notes(cells), *_failures(found)])
+    tables = [_markdown_table(cells)]
+    if by_length:
+        tables.append(_markdown_table(_times(by_length)))
+    text = "\n\n".join([f"# {study.title}", *tables, "\n".join([*_notes(cells), *_failures(found)])])
     write_atomically(folder / "report.md", (text + "\n").encode())
-    return _markdown_table(cells)
+    return "\n\n".join(tables)
 
 
 def _page(study: Study, found: Sequence[Outcome], svgs: Mapping[str, str], samples: str) -> str:
@@ -195,6 +202,21 @@ def _grid_table(study: Study, found: Sequence[Outcome]) -> list[list[str]]:
         lines.setdefault(outcome.variant.row, []).append(_bpd(outcome.test_bpd) + _failed(outcome))
     header = ["variant", *others, *(f"{last} {value}" for value in study.grid[last])]
     return [header, *([*row, *bpds] for row, bpds in lines.items())]
+
+
+def _times(by_length: Mapping[str, Sequence[tuple[float, float]]]) -> list[list[str]]:
+    """Returns a line for each group: the seconds to every tenth of a bit/dim that one of them passes."""
+    every = [bpd for points in by_length.values() for _, bpd in points]
+    tenths = range(math.floor(10 * max(every)), math.ceil(10 * min(every)) - 1, -1)
+    lines = {
+        group: [comparison.seconds_to(tenth / 10, points) for tenth in tenths]
+        for group, points in by_length.items()
+    }
+    header = ["seconds to a test bpd of", *(f"{tenth / 10:.1f}" for tenth in tenths)]
+    return [
+        header,
+        *([group, *("–" if math.isnan(s) else f"{s:.0f}" for s in own)] for group, own in lines.items()),
+    ]
 
 
 def _cells(outcome: Outcome) -> list[str]:

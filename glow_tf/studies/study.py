@@ -69,7 +69,8 @@ class Study:
         [variant NAME]             flags of the variant; title; equal_time (another variant's name);
                                    program (`train`, or a Python script, relative to the current folder);
                                    factors (one per part), by which the tuned flag's value is multiplied;
-                                   group (of the variants that share a panel in the figure of the tuning)
+                                   group (of the variants that share a panel in the figure of the tuning;
+                                   without [tune], of runs of several lengths: see `comparison.lengths`)
 
     Later sections win: flagfile, all, variant, grid, tune (in tuning runs; other runs get the value it
     chose), quick. Lines that start with # are comments.

@@ -14,7 +14,7 @@ from test_study import study_file
 
 from glow_tf.errors import ConfigError
 from glow_tf.studies import report
-from glow_tf.studies.comparison import Estimate, estimate, outcomes
+from glow_tf.studies.comparison import Estimate, estimate, lengths, outcomes, seconds_to
 from glow_tf.studies.runs import read_table
 from glow_tf.studies.study import read_study
 
@@ -166,6 +166,36 @@ def test_the_figure_of_the_tuning_shows_how_far_each_value_is_behind_the_best(tm
     inside, outside = after.lines
     np.testing.assert_allclose(inside.get_xydata(), [[0.01, 0.0]], atol=1e-9)
     np.testing.assert_allclose(outside.get_xydata(), [[0.02, figures.TUNING_SHOWN]])
+
+
+def test_the_time_to_a_bpd_is_found_between_runs_of_several_lengths(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "long.cfg"
+    path.write_text(
+        "[study]\nseeds = 0 1\n"
+        + "".join(f"[variant {name}]\ngroup = {name[0]}\n" for name in ("a_4", "a_1", "b_1", "b_2"))
+    )
+    ends = {"a_1": (10, 4.25), "a_4": (1000, 4.05), "b_1": (40, 3.95), "b_2": (80, 3.85)}
+    lines = ["variant,seed,outcome,predicted_cost,epoch,phase,total_seconds,test_bpd"]
+    for name, (seconds, bpd) in ends.items():
+        for seed in (0, 1):
+            own = bpd + (2 * seed - 1) * (seconds % 7) / 100
+            lines.append(f"{name},{seed},finished,1,1,end_to_end,{seconds},{own}")
+    (tmp_path / "results.csv").write_text("\n".join(lines) + "\n")
+    study, rows = read_study(path), read_table(tmp_path / "results.csv")
+    found = lengths(study, rows)
+    assert list(found) == ["a", "b"]
+    assert found["a"] == [(10, pytest.approx(4.25)), (1000, pytest.approx(4.05))]
+    assert seconds_to(4.15, found["a"]) == pytest.approx(100)  # half of the way, in the logarithm
+    assert math.isnan(seconds_to(4.0, found["a"]))
+    text = report.write_report(study, tmp_path / "results.csv", tmp_path / "report")
+    assert text.splitlines()[-4:] == [
+        "| seconds to a test bpd of | 4.2 | 4.1 | 4.0 | 3.9 |",
+        "| --- | --- | --- | --- | --- |",
+        "| a | 32 | 316 | – | – |",
+        "| b | – | – | – | 57 |",
+    ]
+    assert (tmp_path / "report" / "lengths.png").stat().st_size > 0
 
 
 def test_a_documents_table_is_made_anew(tmp_path):
