@@ -34,7 +34,7 @@ def slow_link(mbit: float, latency_ms: float = 0.0) -> Iterator[tuple[str, str]]
 
 @contextlib.contextmanager
 def namespaces() -> Iterator[tuple[str, str]]:
-    """Makes two network namespaces in which a process reaches itself, yields their names, and removes both."""
+    """Makes two network namespaces whose processes reach themselves; yields their names, removes both."""
     names = (f"glow{os.getpid()}a", f"glow{os.getpid()}b")
     with contextlib.ExitStack() as stack:
         for name in names:
