@@ -118,18 +118,13 @@ class Watch(keras.callbacks.Callback):
 
 
 @contextlib.contextmanager
-def watched(watch: Watch, phases: tuple[glow_tf.Phase, ...]) -> Iterator[None]:
-    """Within the context, runs have these phases and are watched."""
-    fit, phases_of = glow_tf.PartsTrainer.fit, context.phases_of
-
-    def fit_watched(self: Any, *arguments: Any, callbacks: Any = (), **settings: Any) -> Any:
-        return fit(self, *arguments, callbacks=[*callbacks, watch], **settings)
-
-    glow_tf.PartsTrainer.fit, context.phases_of = fit_watched, lambda config: phases
+def with_phases(phases: tuple[glow_tf.Phase, ...]) -> Iterator[None]:
+    """Within the context, runs have these phases."""
+    before, context.phases_of = context.phases_of, lambda config: phases
     try:
         yield
     finally:
-        glow_tf.PartsTrainer.fit, context.phases_of = fit, phases_of
+        context.phases_of = before
 
 
 def long_run(name: str, times: int) -> list[dict[str, Any]]:
@@ -137,8 +132,8 @@ def long_run(name: str, times: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         workdir = pathlib.Path(folder, "run")
         watch = Watch(workdir)
-        with watched(watch, RUNS[name](times)), contextlib.redirect_stdout(io.StringIO()):
-            lifecycle.train(config_of([*RUN, f"--workdir={workdir}"]), glow_tf.export)
+        with with_phases(RUNS[name](times)), contextlib.redirect_stdout(io.StringIO()):
+            lifecycle.train(config_of([*RUN, f"--workdir={workdir}"]), glow_tf.export, [watch])
     return watch.rows
 
 

@@ -126,11 +126,8 @@ class Poison(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def poisoned(poison: Poison | None) -> Iterator[None]:
-    """Within the context, runs are poisoned."""
-    fit, batches, update = glow_tf.PartsTrainer.fit, context.Run.training_batches, Update.__call__
-
-    def fit_poisoned(self: Any, *arguments: Any, callbacks: Any = (), **settings: Any) -> Any:
-        return fit(self, *arguments, callbacks=[*callbacks, poison], **settings)
+    """Within the context, the batches and gradients of runs are poisoned."""
+    batches, update = context.Run.training_batches, Update.__call__
 
     def batches_poisoned(self: context.Run, first_epoch: int, first_step: int = 0) -> Any:
         return poison.batches(batches(self, first_epoch, first_step), first_epoch)
@@ -139,13 +136,13 @@ def poisoned(poison: Poison | None) -> Iterator[None]:
         return update(self, phase, groups, step._replace(gradients=poison.gradients(step.gradients)), *others)
 
     if poison is not None:
-        glow_tf.PartsTrainer.fit, context.Run.training_batches = fit_poisoned, batches_poisoned
+        context.Run.training_batches = batches_poisoned
         if poison.target == "gradient":
             Update.__call__ = update_poisoned
     try:
         yield
     finally:
-        glow_tf.PartsTrainer.fit, context.Run.training_batches, Update.__call__ = fit, batches, update
+        context.Run.training_batches, Update.__call__ = batches, update
 
 
 def trained(schedule: str, replicas: int, poison: Poison | None) -> dict[str, Any]:
@@ -155,7 +152,7 @@ def trained(schedule: str, replicas: int, poison: Poison | None) -> dict[str, An
         given = config_of([*RUN, *where, f"--schedule={schedule}", f"--workdir={folder}/run"])
         try:
             with poisoned(poison), contextlib.redirect_stdout(io.StringIO()):
-                summary = lifecycle.train(given, glow_tf.export)
+                summary = lifecycle.train(given, glow_tf.export, [poison] if poison else [])
         except DivergedError:
             return {"end": "stopped"}
         with pathlib.Path(folder, "run", "history.csv").open(newline="") as file:

@@ -35,8 +35,8 @@ def config(folder, **changes):
     return RunConfig.from_settings({**SMALL, **own, **changes})
 
 
-def train(settings):
-    return lifecycle.train(settings, export)
+def train(settings, *callbacks):
+    return lifecycle.train(settings, export, callbacks)
 
 
 def flags(folder, **changes):

@@ -8,7 +8,7 @@ import functools
 import pathlib
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -36,7 +36,9 @@ from glow_tf.version import __version__
 Exporter = Callable[[Glow, pathlib.Path], None]
 
 
-def train(config: RunConfig, export: Exporter) -> Mapping[str, Any]:
+def train(
+    config: RunConfig, export: Exporter, callbacks: Sequence[keras.callbacks.Callback] = ()
+) -> Mapping[str, Any]:
     """Trains a Glow as configured, or resumes the run in its workdir; returns its summary.
 
     A run, finished or not, may get other numbers of epochs; see `more_epochs.obstacle`. A new run may start
@@ -51,6 +53,8 @@ def train(config: RunConfig, export: Exporter) -> Mapping[str, Any]:
     Args:
       config: the run.
       export: writes a model to a folder, as `glow_tf.export` does; called at the end if `config.export`.
+      callbacks: of `PartsTrainer.fit`, after the run's own. A run that goes back calls `fit` again, with the
+        same ones. The processes that lend their devices to process 0 do not call them.
 
     Raises:
       ConfigError: something is wrong with the settings, the data or the disk; nothing was trained.
@@ -62,17 +66,22 @@ def train(config: RunConfig, export: Exporter) -> Mapping[str, Any]:
     if group is not None and not config.insecure_network:
         check_addresses(group)
     if group is None or group.leads:
-        return _train_in(Workdir(config), group, export)
+        return _train_in(Workdir(config), group, export, callbacks)
     if group.job == "part":
         serve(group, cores_per_process(group.processes_here))
         return {}
     with tempfile.TemporaryDirectory() as folder:
         unseen = dataclasses.replace(config, workdir=folder, tensorboard=False, sample_every=0, export=False)
-        _train_in(Workdir(unseen), group, export)
+        _train_in(Workdir(unseen), group, export, callbacks)
     return {}
 
 
-def _train_in(workdir: Workdir, group: ProcessGroup | None, export: Exporter) -> Mapping[str, Any]:
+def _train_in(
+    workdir: Workdir,
+    group: ProcessGroup | None,
+    export: Exporter,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> Mapping[str, Any]:
     try:
         finished = workdir.read_summary()
         if not finished:
@@ -88,7 +97,7 @@ def _train_in(workdir: Workdir, group: ProcessGroup | None, export: Exporter) ->
             return finished
         strategy = _set_up(workdir.config, group)
         with interrupts_of_run() as interrupts, dropped_interrupts_come_again(), watched_workers(group):
-            return _train(prepare(workdir.config, workdir, group, strategy), interrupts, export)
+            return _train(prepare(workdir.config, workdir, group, strategy), interrupts, export, callbacks)
     except (tf.errors.OpError, OSError):
         gone = liveness.lost(group) if group is not None else ""
         if not gone:
@@ -118,14 +127,17 @@ def _set_up(config: RunConfig, group: ProcessGroup | None) -> tf.distribute.Stra
     return strategy
 
 
-def _train(run: Run, interrupts: Interrupts, export: Exporter) -> Mapping[str, Any]:
+def _train(
+    run: Run, interrupts: Interrupts, export: Exporter, callbacks: Sequence[keras.callbacks.Callback]
+) -> Mapping[str, Any]:
     slow = (f"WARNING: {sentence}." for sentence in health.slow_rates(run.config.train))
     print(run.heading, run.description, *slow, sep="\n", flush=True)
     with _stall_watch(run) as watches:
         epoch = _restore(run)
         with _saying_what_is_kept(run.workdir):
             if epoch < len(run.phases):
-                recovery.fit_and_recover(run, epoch, lambda first: _fit(run, first, interrupts, watches))
+                others = [*watches, *callbacks]
+                recovery.fit_and_recover(run, epoch, lambda first: _fit(run, first, interrupts, others))
             with run.trainer.averages.in_place():
                 trained = _copy_of(run.glow) if run.leads and run.config.export else None
     with _saying_what_is_kept(run.workdir):
@@ -178,8 +190,11 @@ def _restore(run: Run) -> int:
     return epoch
 
 
-def _fit(run: Run, epoch: int, interrupts: Interrupts, watches: list[StallWatch]) -> None:
-    """Trains from an epoch on (from 0), or from the step after it that was restored."""
+def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Sequence[keras.callbacks.Callback]) -> None:
+    """Trains from an epoch on (from 0), or from the step after it that was restored.
+
+    Other callbacks are called after the run's own.
+    """
     config, workdir, checkpoints = run.config, run.workdir, run.checkpoints
     step = int(checkpoints.steps)
     result = EpochResult(recoveries=int(checkpoints.recoveries), seconds=float(checkpoints.seconds))
@@ -206,7 +221,7 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, watches: list[StallWatch]
         initial_epoch=epoch,
         initial_step=step,
         steps_per_epoch=run.steps_per_epoch,
-        callbacks=[*arranged(callbacks), *watches],
+        callbacks=[*arranged(callbacks), *others],
         verbose=0,
     )
 

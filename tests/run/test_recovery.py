@@ -71,18 +71,6 @@ def at_the_full_rate(poison):
     return float(poison.model.rate_factors[poison.model.phase.last].numpy()) == 1
 
 
-@contextlib.contextmanager
-def poisoned(kind, epoch, step, when):
-    poison, fit = Poison(kind, epoch, step, when), PartsTrainer.fit
-
-    def fit_poisoned(self, *arguments, callbacks=(), **settings):
-        return fit(self, *arguments, callbacks=[*callbacks, poison], **settings)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PartsTrainer, "fit", fit_poisoned)
-        yield poison
-
-
 @pytest.fixture(scope="module")
 def sound_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sound") / "run"
@@ -116,8 +104,8 @@ def undisturbed(sound_run):
 )
 def test_a_run_recovers_from_a_poisoned_state(kind, settings, undisturbed, tmp_path, capsys):
     settings = {**FAST, **settings}
-    with poisoned(kind, 3, 8, once) as poison:
-        summary = train(config(tmp_path, **settings))
+    poison = Poison(kind, 3, 8, once)
+    summary = train(config(tmp_path, **settings), poison)
     assert poison.times == 1
     assert summary["recoveries"] == 1
     assert [row["recoveries"] for row in rows_of(tmp_path)] == ["0", "0", "1", "1", "1"]
@@ -139,8 +127,9 @@ def test_a_run_recovers_from_a_poisoned_state(kind, settings, undisturbed, tmp_p
 def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
     settings = config(tmp_path, **FAST, schedule="end_to_end")
     message = r"Training stopped: not finite .*It went back 3 times, each time with a lower rate\."
-    with poisoned("weight, nan", epoch, 4, always) as poison, pytest.raises(NonFiniteError, match=message):
-        train(settings)
+    poison = Poison("weight, nan", epoch, 4, always)
+    with pytest.raises(NonFiniteError, match=message):
+        train(settings, poison)
     assert poison.times == 4
     lines = [line for line in capsys.readouterr().out.splitlines() if "Going back" in line]
     targets = [line.split("Going back to ")[1].split(" (")[0] for line in lines]
@@ -151,24 +140,22 @@ def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
 
 def test_a_run_may_be_told_to_stop(tmp_path):
     settings, message = {**FAST, "schedule": "end_to_end"}, "it diverged in phase 'end to end'"
-    with poisoned("weight", 3, 8, once), pytest.raises(DivergedError, match=message):
-        train(config(tmp_path, **settings, on_divergence="stop"))
+    with pytest.raises(DivergedError, match=message):
+        train(config(tmp_path, **settings, on_divergence="stop"), Poison("weight", 3, 8, once))
     assert len(rows_of(tmp_path)) == 2
     assert train(config(tmp_path, **settings))["recoveries"] == 0  # it was no fault of the run's
 
 
 def test_what_is_not_finite_is_never_saved(tmp_path, capsys):
     """The last step of epoch 2 is sound, and what it leaves is not; epoch 3 trains another part."""
-    with poisoned("slot, nan", 2, 20, once):
-        summary = train(config(tmp_path, **FAST))
+    summary = train(config(tmp_path, **FAST), Poison("slot, nan", 2, 20, once))
     assert "Going back to epoch 1 (1 of" in capsys.readouterr().out
     assert summary["recoveries"] == 1
     assert np.isfinite(summary["test_bpd"])
 
 
 def test_a_divergence_in_the_last_steps_of_a_run_is_undone(undisturbed, tmp_path, capsys):
-    with poisoned("weight", 5, 17, once):
-        summary = train(config(tmp_path, **FAST))
+    summary = train(config(tmp_path, **FAST), Poison("weight", 5, 17, once))
     assert "the last 4 steps in phase 'end to end' were outside" in capsys.readouterr().out
     assert summary["recoveries"] == 1
     assert summary["test_bpd"] < undisturbed + 0.1
@@ -208,18 +195,9 @@ def test_a_run_that_is_killed_after_going_back_takes_the_same_way(settings, tmp_
     def trained(name, *cuts):
         folder = tmp_path / name
         for cut in cuts:
-            with (
-                poisoned("weight", *((4, 8) if cache else (3, 8)), at_the_full_rate),
-                pytest.MonkeyPatch.context() as patch,
-            ):
-                fit = PartsTrainer.fit
-
-                def fit_cut(self, *arguments, callbacks=(), fit=fit, cut=cut, **given):
-                    return fit(self, *arguments, callbacks=[*callbacks, *cut], **given)
-
-                patch.setattr(PartsTrainer, "fit", fit_cut)
-                with contextlib.suppress(KeyboardInterrupt):
-                    train(config(folder, **settings))
+            poison = Poison("weight", *((4, 8) if cache else (3, 8)), at_the_full_rate)
+            with contextlib.suppress(KeyboardInterrupt):
+                train(config(folder, **settings), poison, *cut)
         return glow_tf.load(folder).get_weights(), [
             {name: value for name, value in row.items() if name not in TIMES} for row in rows_of(folder)
         ]
@@ -247,12 +225,10 @@ def test_gradients_that_are_not_finite_for_long_end_or_are_undone(tmp_path, monk
 
     monkeypatch.setattr(Update, "__call__", spoilt)
     monkeypatch.setitem(POISONS, "gradient", lambda model, k: bad.assign(11.0))
-    with poisoned("gradient", 3, 8, once):
-        summary = train(config(tmp_path, **FAST))
+    summary = train(config(tmp_path, **FAST), Poison("gradient", 3, 8, once))
     assert summary["recoveries"] == 1
     monkeypatch.setitem(POISONS, "gradient", lambda model, k: bad.assign(5.0))
-    with poisoned("gradient", 3, 8, once):
-        summary = train(config(tmp_path / "few", **FAST))
+    summary = train(config(tmp_path / "few", **FAST), Poison("gradient", 3, 8, once))
     assert summary["recoveries"] == 0
     assert [row["skipped_steps"] for row in rows_of(tmp_path / "few")] == ["0", "0", "5", "0", "0"]
 
@@ -330,8 +306,7 @@ def test_a_rate_stays_low_from_the_second_time_on_and_a_loaded_trainer_has_it(tm
     def twice(poison):
         return poison.times < 2
 
-    with poisoned("weight", 3, 8, twice):
-        train(config(tmp_path, **FAST))
+    train(config(tmp_path, **FAST), Poison("weight", 3, 8, twice))
     lines = [line for line in capsys.readouterr().out.splitlines() if "Going back" in line]
     assert "for one epoch the rate of part 1 is 0.5 times" in lines[0]
     assert "now the rate of part 1 is 0.25 times" in lines[1]
