@@ -46,42 +46,47 @@ class FaultyLink:
     Attributes:
       fault: what happens to packets from now on.
       hit: how many packets were lost, doubled, damaged or held so far.
+
+    Args:
+      ends: files from which each packet of one side is read, and to which those of the other are written.
+      seed: of what happens to which packet.
     """
 
     def __init__(self, ends: Sequence[int], seed: int):
         self.fault = Fault()
         self.hit = 0
-        self._other = {ends[0]: ends[1], ends[1]: ends[0]}
-        self._random = random.Random(seed)
-        self._waiting: list[tuple[float, int, int, bytes]] = []  # due, number, end, packet
-        self._numbers = itertools.count()
+        self.other_end = {ends[0]: ends[1], ends[1]: ends[0]}
+        self.chances = random.Random(seed)
+        self.waiting: list[tuple[float, int, int, bytes]] = []  # due, number, end, packet
+        self.numbers = itertools.count()
 
     def carry(self, over: threading.Event) -> None:
         """Carries packets until it is over."""
         while not over.is_set():
-            soon = self._waiting[0][0] - time.monotonic() if self._waiting else POLL
-            for end in select.select(list(self._other), [], [], min(max(soon, 0.0), POLL))[0]:
-                self._take(os.read(end, LARGEST), self._other[end])
-            while self._waiting and self._waiting[0][0] <= time.monotonic():
-                *_, end, packet = heapq.heappop(self._waiting)
+            soon = self.waiting[0][0] - time.monotonic() if self.waiting else POLL
+            for end in select.select(list(self.other_end), [], [], min(max(soon, 0.0), POLL))[0]:
+                self.take(os.read(end, LARGEST), self.other_end[end])
+            while self.waiting and self.waiting[0][0] <= time.monotonic():
+                *_, end, packet = heapq.heappop(self.waiting)
                 with contextlib.suppress(OSError):  # the other end is not up yet
                     os.write(end, packet)
 
-    def _take(self, packet: bytes, end: int) -> None:
-        fault, chance = self.fault, self._random.random
+    def take(self, packet: bytes, end: int) -> None:
+        """Takes a packet that is to go to an end, with what the fault of the moment does to it."""
+        fault, chance = self.fault, self.chances.random
         lost, doubled, damaged = (chance() < share for share in (fault.lost, fault.doubled, fault.damaged))
         self.hit += lost or doubled or damaged or fault.delay_ms > 0
         if lost:
             return
         if damaged:
-            bit = self._random.randrange(8 * len(packet))
+            bit = self.chances.randrange(8 * len(packet))
             changed = bytearray(packet)
             changed[bit // 8] ^= 1 << bit % 8
             packet = bytes(changed)
         for _ in range(1 + doubled):
-            jitter = fault.jitter_ms * self._random.uniform(-1, 1)
+            jitter = fault.jitter_ms * self.chances.uniform(-1, 1)
             due = time.monotonic() + (fault.delay_ms + jitter) / 1000
-            heapq.heappush(self._waiting, (due, next(self._numbers), end, packet))
+            heapq.heappush(self.waiting, (due, next(self.numbers), end, packet))
 
 
 @contextlib.contextmanager
@@ -100,7 +105,7 @@ def faulty_link(seed: int) -> Iterator[tuple[FaultyLink, tuple[str, str]]]:
         names = stack.enter_context(namespaces())
         ends = []
         for name, address in zip(names, ADDRESSES, strict=True):
-            ends.append(_tunnel(name))
+            ends.append(tunnel(name))
             stack.callback(os.close, ends[-1])
             run("ip", "link", "set", name, "netns", name)
             run(*in_namespace(name), "ip", "addr", "add", f"{address}/24", "dev", name)
@@ -113,7 +118,7 @@ def faulty_link(seed: int) -> Iterator[tuple[FaultyLink, tuple[str, str]]]:
         yield link, names
 
 
-def _tunnel(name: str) -> int:
+def tunnel(name: str) -> int:
     """Makes a network device of which this process is the other end; returns the file of that end."""
     end = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(end, TUNSETIFF, struct.pack("16sH14x", name.encode(), IFF_TUN | IFF_NO_PI))

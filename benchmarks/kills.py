@@ -144,10 +144,11 @@ def finished(workdir: pathlib.Path) -> int:
     return newest.finished_epochs(workdir / "checkpoints")
 
 
-def numbers(workdir: pathlib.Path) -> list[str]:
-    """Returns the test bits/dim of every epoch."""
+def numbers(workdir: pathlib.Path) -> list[list[str]]:
+    """Returns what history.csv says of every epoch, but for times and memory."""
     with (workdir / "history.csv").open(newline="") as file:
-        return [row["test_bpd"] for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    return [[v for name, v in row.items() if "second" not in name and "memory" not in name] for row in rows]
 
 
 if __name__ == "__main__":

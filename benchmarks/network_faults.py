@@ -13,6 +13,7 @@ import dataclasses
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,7 @@ RUN = (
     "--test_examples=16",
     "--width=8",
     "--schedule=simultaneous",
-    "--part_epochs=20",
+    "--part_epochs=12",
     "--finetune_epochs=0",
     "--tensorboard=false",
     "--sample_every=0",
@@ -85,6 +86,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Runs all trials, prints and writes how they ended; exits with 1 if one hung or has other numbers."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the link is removed
     chosen = {name: FAULTS[name] for name in FAULTS if any(part in name for part in given.only or [""])}
     moments, failed = random.Random(given.seed), 0
     with (
@@ -173,8 +175,9 @@ def outcome_of(ending: Ending) -> str:
 
 
 def sentence_of(ending: Ending) -> str:
-    """Returns what the run said of its end, if it ended with an error."""
-    found = [line for line in ending.said.splitlines() if line.startswith(("Error: ", "Lost "))]
+    """Returns the error with which a run ended, if it names one of the processes."""
+    errors = [line for line in ending.said.splitlines() if line.startswith("Error: ")]
+    found = [line for line in errors if any(address in line for address in ADDRESSES)]
     return "" if ending.statuses == (0, 0) or not found else found[-1]
 
 
