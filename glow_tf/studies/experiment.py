@@ -60,6 +60,8 @@ def run_study(experiment: Experiment) -> pathlib.Path:
     if not experiment.quick:
         tuning = with_saved_rows(tuning_runs(study, folder, experiment.configure), tuning_table)
     untuned = runs_of(study, folder, experiment.configure, {}, experiment.quick)
+    tuned = {run.variant.name for run in tuning}  # their runs have a value that is still to be chosen
+    _check([*tuning, *(run for run in untuned if run.variant.name not in tuned)])
     clock = _Clock(sum(run.cost for run in (*tuning, *untuned) if not run.finished))
     folder.mkdir(parents=True, exist_ok=True)
     values: dict[str, str] = {}
@@ -76,11 +78,16 @@ def run_study(experiment: Experiment) -> pathlib.Path:
     return results
 
 
-def _run_all(experiment: Experiment, runs: Sequence[Run], table: pathlib.Path, clock: _Clock) -> None:
+def _check(runs: Sequence[Run]) -> None:
+    """Checks that runs can be started; ConfigError if not."""
     for run in runs:
         run.check()
         if not run.finished:
             _command(run.variant)  # is there such a program?
+
+
+def _run_all(experiment: Experiment, runs: Sequence[Run], table: pathlib.Path, clock: _Clock) -> None:
+    _check(runs)
     for number, run in enumerate(runs, start=1):
         name = f"[{number}/{len(runs)}] {run.variant.name}, {run.label}"
         if run.finished:
@@ -97,6 +104,7 @@ def _run_one(experiment: Experiment, run: Run, name: str, clock: _Clock) -> None
     run.workdir.mkdir(parents=True, exist_ok=True)
     output = run.workdir / "output.txt"
     with open(output, "a") as file:
+        before = output.stat().st_size  # of interrupted attempts
         command = [*_command(run.variant), *experiment.arguments(run.flags)]
         process = children.start(command, stdout=file, stderr=subprocess.STDOUT)
         try:
@@ -107,10 +115,10 @@ def _run_one(experiment: Experiment, run: Run, name: str, clock: _Clock) -> None
             raise
     if process.returncode == 0:
         return
-    last = output.read_text().strip().splitlines()[-1:]
+    last = output.read_bytes()[before:].decode(errors="replace").strip().splitlines()[-1:]
     reason = last[0] if last else f"exit status {process.returncode}"
     # A training that diverged is a result. A killed process or a full disk is not.
-    if not reason.startswith("Error: Training stopped"):
+    if process.returncode != 1 or not reason.startswith("Error: Training stopped"):
         raise OSError(f"{name} ended with status {process.returncode}: {reason}; see {output}")
     run.fail(reason.removeprefix("Error: "))
 

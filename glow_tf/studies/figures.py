@@ -183,9 +183,9 @@ def tuning(study: Study, rows: Rows) -> plt.Figure:
         axis.remove()
     for axis, group in zip(grid.flat, groups, strict=False):
         for colour, variant in zip(COLOURS, (v for v in shown if v.group == group), strict=False):
-            found = {v: bpd[variant.name, v] for v in map(variant.scaled, values) if (variant.name, v) in bpd}
+            found = {v: bpd[variant.name, v] for v in values if (variant.name, v) in bpd}
             best = min(found.values())
-            points = [(float(v.split(",")[0]), y - best) for v, y in found.items()]
+            points = [(float(v), y - best) for v, y in found.items()]
             inside = [point for point in points if point[1] < TUNING_SHOWN]
             outside = [x for x, behind in points if behind >= TUNING_SHOWN]
             axis.plot(*zip(*inside, strict=True), "o-", color=colour, label=variant.title, markersize=4)

@@ -36,6 +36,8 @@ NOTES = {  # column → what it means
     "time": "Time: training seconds over the baseline's, median over the seeds; predicted by the cost model.",
 }
 
+MOST_TENTHS = 8  # columns of the times to a test bpd
+
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -205,9 +207,10 @@ def _grid_table(study: Study, found: Sequence[Outcome]) -> list[list[str]]:
 
 
 def _times(by_length: Mapping[str, Sequence[tuple[float, float]]]) -> list[list[str]]:
-    """Returns a line for each group: the seconds to every tenth of a bit/dim that one of them passes."""
-    every = [bpd for points in by_length.values() for _, bpd in points]
-    tenths = range(math.floor(10 * max(every)), math.ceil(10 * min(every)) - 1, -1)
+    """Returns a line for each group: the seconds to the lowest tenths of a bit/dim that one passes."""
+    every = [bpd for points in by_length.values() for _, bpd in points if math.isfinite(bpd)] or [0.0]
+    lowest = math.ceil(10 * min(every))
+    tenths = range(min(math.floor(10 * max(every)), lowest + MOST_TENTHS - 1), lowest - 1, -1)
     lines = {
         group: [comparison.seconds_to(tenth / 10, points) for tenth in tenths]
         for group, points in by_length.items()

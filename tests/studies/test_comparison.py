@@ -151,6 +151,7 @@ def test_the_figure_of_the_tuning_shows_how_far_each_value_is_behind_the_best(tm
     path.write_text(
         "[tune]\nlearning_rate = 1e-2 2e-2 4e-2\nvalidation_examples = 8\n[variant a]\ngroup = before\n"
         "[variant b]\ngroup = after\n[variant not_run]\ngroup = after\n"
+        "[variant halved]\ngroup = with factors\nfactors = 0.5\n"
     )
     rows = [row("a", "1e-2", "5.0"), row("a", "1e-2", "4.1"), row("a", "2e-2", "4.0"), row("a", "4e-2", "9")]
     rows += [
@@ -159,7 +160,9 @@ def test_the_figure_of_the_tuning_shows_how_far_each_value_is_behind_the_best(tm
         row("b", "4e-2", "", "unfinished"),
     ]
     rows += [row("not_run", value, "", "unfinished") for value in ("1e-2", "2e-2", "4e-2")]
-    before, after = figures.tuning(read_study(path), rows).axes
+    rows += [row("halved", value, bpd) for value, bpd in (("1e-2", "4.5"), ("2e-2", "4.4"))]
+    before, after, halved = figures.tuning(read_study(path), rows).axes
+    np.testing.assert_allclose(halved.lines[0].get_xydata(), [[0.01, 0.1], [0.02, 0.0]], atol=1e-9)
     inside, outside = before.lines
     np.testing.assert_allclose(inside.get_xydata(), [[0.01, 0.1], [0.02, 0.0]], atol=1e-9)
     np.testing.assert_allclose(outside.get_xydata(), [[0.04, figures.TUNING_SHOWN]])
@@ -168,6 +171,7 @@ def test_the_figure_of_the_tuning_shows_how_far_each_value_is_behind_the_best(tm
     np.testing.assert_allclose(outside.get_xydata(), [[0.02, figures.TUNING_SHOWN]])
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
 def test_the_time_to_a_bpd_is_found_between_runs_of_several_lengths(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "long.cfg"
@@ -196,6 +200,11 @@ def test_the_time_to_a_bpd_is_found_between_runs_of_several_lengths(tmp_path):
         "| b | – | – | – | 57 |",
     ]
     assert (tmp_path / "report" / "lengths.png").stat().st_size > 0
+    for far in ("149.0", "1e18", "inf", "nan"):
+        (tmp_path / "results.csv").write_text("\n".join(lines).replace("4.28", far) + "\n")
+        text = report.write_report(study, tmp_path / "results.csv", tmp_path / "report")
+        assert text.splitlines()[-1].startswith("| b | ")
+        assert len(text.splitlines()[-1].split("|")) < 12
 
 
 def test_a_documents_table_is_made_anew(tmp_path):

@@ -264,6 +264,28 @@ def test_a_program_that_does_not_exist_is_named(tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "one").exists()
 
 
+def test_what_no_run_can_be_is_named_before_the_tuning(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = TEXT.replace("parts = 1", "parts = 1\nlearning_rate = 3e-3\nprogram = absent.py")
+    own = experiment_of(str(study_file(tmp_path, text)), output=str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match=r"Received: program='absent.py'"):
+        run_study(own)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_reason_of_an_earlier_attempt_is_not_that_of_this_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "killed.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    text = TEXT.replace("parts = 1", "parts = 1\nprogram = killed.py")
+    text = text[: text.index("[tune]")] + text[text.index("[variant one]") :]
+    own = experiment_of(str(study_file(tmp_path, text)), output=str(tmp_path / "out"))
+    folder = tmp_path / "out" / "one" / "seed_0"
+    folder.mkdir(parents=True)
+    (folder / "output.txt").write_text("Error: Training stopped: of an earlier attempt\n")
+    with pytest.raises(OSError, match="ended with status -9: exit status -9"):
+        run_study(own)
+
+
 def experiment(folder, *more):
     study = ROOT / "configs" / "studies" / "digits_tiny.cfg"
     command = [
