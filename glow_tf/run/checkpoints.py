@@ -139,6 +139,8 @@ class Checkpoints:
         """Removes the checkpoints of more than `epochs` epochs; a run that went back does not need them."""
         newest.remove_within(self._folder)
         for folder in (self._folder, self._folder / "best"):
+            if not epochs:  # a pointer without a checkpoint says that one is missing
+                (folder / newest.POINTER).unlink(missing_ok=True)
             for later in reversed(newest.complete(folder)):
                 if later > epochs:
                     remove(folder, later)

@@ -13,6 +13,7 @@ from glow_tf import data
 from glow_tf.config import RunConfig
 from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup
+from glow_tf.devices.workers import in_several_processes
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.memory import check_memory
@@ -184,7 +185,7 @@ def prepare(
     # Devices come before the data, which may take long to read: other processes wait for this one.
     devices = strategies.part_devices(config.strategy, config.part_devices, config.model.num_parts, group)
     leads = group is None or group.leads  # workers get the weights of the first one
-    starts = bool(config.init_from) and leads and not any(workdir.progress())
+    starts = bool(config.init_from) and leads and not workdir.goes_on(not in_several_processes(strategy))
     start = saved.load_start(config.init_from, config.model) if starts else None
     images = data.load(config.data)
     for note in images.notes:

@@ -67,10 +67,11 @@ def _go_back(run: Run, error: DivergedError, before: int | None) -> int:
     finished = run.workdir.finished_epochs()
     epoch = run.checkpoints.go_back(before)
     if epoch is None:
-        # A history of several epochs without their checkpoints could not be resumed.
+        # A history of several epochs without their checkpoints could not be resumed; one row alone can.
         if finished > 1:
             raise _with(error, "There is no earlier checkpoint that is sound.")
         epoch = 0
+        run.workdir.write_history(run.workdir.read_history(finished))
         run.checkpoints.remove_after(0)
         start_over(run)
     run.checkpoints.recoveries.assign(recoveries)

@@ -77,8 +77,9 @@ class Workdir:
         write_atomically(self.path / FLAGS, flagfile(self.config).encode(errors="surrogateescape"))
 
     def check_space(self, needed: int) -> None:
-        """Raises ConfigError unless the disk has `needed` bytes free."""
-        free = shutil.disk_usage(self.path).free
+        """Raises ConfigError unless the disk has room for `needed` bytes, those of checkpoints included."""
+        held = sum(path.stat().st_size for path in (self.path / "checkpoints").rglob("*") if path.is_file())
+        free = shutil.disk_usage(self.path).free + held
         if free < needed:
             raise ConfigError(
                 f"workdir needs about {needed / 2**20:.0f} MiB for checkpoints and export, and "
@@ -116,13 +117,22 @@ class Workdir:
         """Returns the number of epochs that the newest checkpoint has finished; 0 without a checkpoint.
 
         Raises:
-          OSError: the file that names the newest checkpoint is damaged, or that checkpoint is missing.
+          OSError: there was a checkpoint, and its files are missing.
         """
         return self.progress()[0]
 
     def progress(self) -> tuple[int, int]:
         """Returns `finished_epochs`, and how many steps of the next epoch are kept; raises as that does."""
         return newest.progress(self.path / "checkpoints")
+
+    def goes_on(self, within: bool) -> bool:
+        """Returns whether there is a checkpoint that this run goes on from; raises as `finished_epochs` does.
+
+        Args:
+          within: whether it can go on within an epoch.
+        """
+        epochs, steps = self.progress()
+        return epochs > 0 or (within and steps > 0 and not self._has_other_epochs)
 
     def check_progress(self) -> int:
         """Returns `finished_epochs`, and checks that history.csv and checkpoints belong together.

@@ -12,6 +12,7 @@ from helpers import config, rows_of, train
 
 import glow_tf
 from glow_tf import DivergedError, NonFiniteError, PartsTrainer, load_trainer, phases
+from glow_tf.run import newest
 from glow_tf.run.checkpoints import Checkpoints, state_of
 from glow_tf.training.update import Update
 
@@ -214,6 +215,30 @@ def test_a_run_that_is_killed_after_going_back_takes_the_same_way(settings, tmp_
 
 
 @pytest.mark.slow
+def test_a_run_that_is_killed_after_going_back_to_its_start_takes_the_same_way(tmp_path):
+    settings = {**FAST, "schedule": "end_to_end"}
+
+    def until_the_rate_is_a_quarter(poison):
+        return float(poison.model.rate_factors[0].numpy()) > 0.3
+
+    def trained(folder, *cuts):
+        for cut in cuts:
+            poison = Poison("weight", 2, 8, until_the_rate_is_a_quarter)
+            with contextlib.suppress(KeyboardInterrupt):
+                train(config(folder, **settings), poison, *cut)
+        return [{name: value for name, value in row.items() if name not in TIMES} for row in rows_of(folder)]
+
+    class CutAtTheStart(Cut):
+        def on_train_batch_end(self, batch, logs=None):
+            if (self.epoch, batch + 1) == self.place and self.model.rate_factors[0].numpy() == 0.25:
+                raise KeyboardInterrupt
+
+    whole = trained(tmp_path / "whole", [])
+    assert whole == trained(tmp_path / "cut", [CutAtTheStart(1, 5)], [])
+    assert [row["recoveries"] for row in whole] == ["2"] * 5
+
+
+@pytest.mark.slow
 def test_gradients_that_are_not_finite_for_long_end_or_are_undone(tmp_path, monkeypatch):
     bad = tf.Variable(0.0, trainable=False)
     update = Update.__call__
@@ -300,6 +325,13 @@ def test_a_checkpoint_amid_trouble_is_passed_over_and_removed(tmp_path):
     assert float(weight.numpy().flat[0]) == 1
     assert not list(tmp_path.glob("ckpt-2*"))
     assert checkpoints.go_back(before=1) is None
+
+
+def test_a_run_that_goes_back_to_its_start_leaves_nothing_that_looks_lost(tmp_path):
+    checkpoints = Checkpoints(tmp_path, make_trainer())
+    checkpoints.save(1, validation_bpd=3.0)
+    checkpoints.remove_after(0)
+    assert newest.progress(tmp_path) == newest.progress(tmp_path / "best") == (0, 0)
 
 
 def test_a_rate_stays_low_from_the_second_time_on_and_a_loaded_trainer_has_it(tmp_path, capsys):

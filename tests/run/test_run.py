@@ -14,7 +14,7 @@ from PIL import Image
 
 import glow_tf
 from glow_tf import ConfigError
-from glow_tf.run import workdir
+from glow_tf.run import newest, workdir
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +255,31 @@ def test_a_full_disk_is_found_before_training(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"workdir needs about \d+ MiB.*are free. Received: workdir="):
         train(config(tmp_path / "run"))
     assert not (tmp_path / "run" / "history.csv").exists()
+
+
+def test_the_checkpoints_that_a_run_has_count_as_room_for_its_checkpoints(tmp_path, monkeypatch):
+    folder = workdir.Workdir(config(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "ckpt-1.index").write_bytes(bytes(900))
+    monkeypatch.setattr(workdir.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 500}))
+    folder.check_space(1400)
+    with pytest.raises(ConfigError, match="workdir needs about"):
+        folder.check_space(1401)
+
+
+def test_a_run_that_begins_anew_is_known_before_it_claims_its_folder(tmp_path):
+    """Whoever goes on within an epoch has a start already; whoever gives that up needs one."""
+    settings = {"rate_schedule": "constant", "schedule": "end_to_end"}
+    folder = workdir.Workdir(config(tmp_path, **settings))
+    folder.claim()
+    within = newest.within(tmp_path / "checkpoints", 0)
+    within.mkdir(parents=True)
+    for ending in ("index", "data-00000-of-00001"):
+        (within / f"ckpt-4.{ending}").touch()
+    assert folder.goes_on(within=True)
+    assert not folder.goes_on(within=False)
+    folder.close()
+    assert not workdir.Workdir(config(tmp_path, **settings, finetune_epochs=5)).goes_on(within=True)
 
 
 def test_a_workdir_that_is_a_file_is_named(tmp_path):
