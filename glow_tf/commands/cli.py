@@ -165,5 +165,6 @@ def _quieten() -> None:
 
 
 def _error(message: str) -> int:
+    sys.stdout.flush()  # where both go to one file, the error comes last
     print(f"Error: {message}", file=sys.stderr)
     return 1

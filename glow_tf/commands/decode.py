@@ -94,7 +94,15 @@ def _stays_within(name: str) -> bool:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Returns names without suffix; where two would be the same, all of these keep theirs."""
+    """Returns names without suffix; those that would be the same keep theirs, and then get a number."""
     stems = [str(pathlib.PurePath(name).with_suffix("")) for name in names]
     counts = collections.Counter(stems)
-    return [stem if counts[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]
+    found: dict[str, None] = {}
+    for stem, name in zip(stems, names, strict=True):
+        own = wanted = stem if counts[stem] == 1 else name
+        number = 1
+        while own in found:
+            number += 1
+            own = f"{wanted}_{number}"
+        found[own] = None
+    return list(found)

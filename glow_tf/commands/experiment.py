@@ -12,6 +12,8 @@ Afterwards `glow-tf report --study=…` makes tables, figures and a page.
 from __future__ import annotations
 
 import pathlib
+import signal
+import sys
 from collections.abc import Mapping
 
 from absl import flags
@@ -39,6 +41,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Runs what is left of the study."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the run of the moment saves
     run_study(experiment_of(values.study, values.data_dir, values.quick, values.output))
 
 

@@ -26,6 +26,7 @@ from glow_tf.devices.processes import JOBS, ProcessGroup, lost_message
 from glow_tf.errors import ConfigError
 
 FLAGS_AFTER_DASHES = "train"
+PARTING = 5.0  # seconds in which an interrupted run says what it keeps
 GRACE = 60.0  # seconds in which a run that has lost a process says so itself
 
 
@@ -70,6 +71,7 @@ def _run(arguments: list[str], strategy: str, count: int) -> int:
                 children.start(
                     [*children.command("train"), *arguments],
                     env={**os.environ, "TF_CONFIG": group.tf_config},
+                    start_new_session=True,  # a terminal's Ctrl-C is for the launcher
                     # All workers print the same.
                     stdout=subprocess.DEVNULL if group.job == "worker" and group.index else None,
                 )
@@ -79,6 +81,11 @@ def _run(arguments: list[str], strategy: str, count: int) -> int:
             gone = [k for k, process in enumerate(processes) if process.poll() is not None]
             raise OSError(lost_message(groups[0].names(gone)))
         return status
+    except (KeyboardInterrupt, SystemExit):
+        # The first process alone: it could not end its step without the others.
+        if processes:
+            children.ask_to_end(processes[0], PARTING)
+        raise
     finally:
         for process in processes:
             process.kill()

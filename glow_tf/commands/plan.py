@@ -70,8 +70,10 @@ def _calibrate(config: RunConfig, file: str) -> None:
         raise ConfigError("--calibrate needs --calibration, a file to write. Received: --calibration=''")
     from glow_tf.planning.calibrate import calibrate
 
+    path = pathlib.Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = calibrate(config).to_json()
-    write_atomically(pathlib.Path(file), text.encode())
+    write_atomically(path, text.encode())
     print(text, end="")
 
 

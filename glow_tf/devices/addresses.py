@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from glow_tf.devices import liveness
-from glow_tf.devices.processes import ProcessGroup
+from glow_tf.devices.processes import ProcessGroup, host_and_port
 from glow_tf.errors import ConfigError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -39,7 +39,7 @@ def check_addresses(group: ProcessGroup) -> None:
 
 def _is_checked(address: str) -> bool:
     """Returns whether an address host:port is known; ConfigError if it is not private."""
-    host = address.rpartition(":")[0]
+    host, _ = host_and_port(address)
     found = addresses_of(host)
     if public := [str(own) for own in found if not is_private(own)]:
         raise ConfigError(
@@ -54,7 +54,7 @@ def _is_checked(address: str) -> bool:
 def addresses_of(host: str) -> Sequence[Address]:
     """Returns all addresses of a host; none if its name is unknown."""
     try:
-        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return []
     return [ipaddress.ip_address(entry[4][0].partition("%")[0]) for entry in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -57,6 +58,13 @@ def wait_for_first(processes: Sequence[subprocess.Popen], grace: float) -> int |
             deadline = min(deadline, time.monotonic() + grace)
         time.sleep(POLL)
     return status
+
+
+def ask_to_end(process: subprocess.Popen, seconds: float) -> None:
+    """Sends SIGTERM to a process and waits until it has ended, or for some seconds."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
 
 
 def free_ports(count: int) -> list[int]:

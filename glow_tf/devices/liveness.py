@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterable
 
-from glow_tf.devices.processes import ProcessGroup
+from glow_tf.devices.processes import ProcessGroup, host_and_port
 
 PATIENCE = 120.0  # seconds within which every process must start
 ANSWER_TIME = 5.0  # seconds within which a running process answers
@@ -16,9 +16,8 @@ MISSES = 4  # after this many refusals in a row a process is gone
 
 def answer_of(address: str) -> str:
     """Returns `yes`, `refused` (nobody listens at host:port) or `silent` (perhaps the link is down)."""
-    host, port = address.rsplit(":", 1)
     try:
-        with socket.create_connection((host, int(port)), timeout=ANSWER_TIME):
+        with socket.create_connection(host_and_port(address), timeout=ANSWER_TIME):
             return "yes"
     except ConnectionRefusedError:
         return "refused"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from glow_tf.devices import liveness
-from glow_tf.devices.processes import ProcessGroup
+from glow_tf.devices.processes import ProcessGroup, host_and_port, listen
 from glow_tf.errors import ConfigError
 from glow_tf.text_files import parse_json
 
@@ -37,16 +37,15 @@ def meet(
     Raises:
       ConfigError: a worker did not come in time, or has other settings. All workers are told.
     """
-    host, port = group.addresses[0].rsplit(":", 1)
     own = {name: str(value) for name, value in settings.items()}
     if group.leads:
-        guests = _receive(group, host, int(port))
+        guests = _receive(group)
         answer = {"error": _disagreement(group, own, guests), "summary": summary}
         for connection, _ in guests.values():
             with connection:
                 connection.sendall(json.dumps(answer).encode() + b"\n")
     else:
-        answer = _ask(host, int(port), json.dumps([group.index, own]).encode())
+        answer = _ask(group.addresses[0], json.dumps([group.index, own]).encode())
         if answer is None:
             raise ConfigError(liveness.nobody_came(group, [0]))
     if answer["error"]:
@@ -66,11 +65,11 @@ def _disagreement(group: ProcessGroup, own: Mapping[str, str], guests: Guests) -
     return ""
 
 
-def _receive(group: ProcessGroup, host: str, port: int) -> Guests:
+def _receive(group: ProcessGroup) -> Guests:
     """Returns the workers that come in time."""
     guests: Guests = {}
     end = time.monotonic() + liveness.PATIENCE
-    with socket.create_server((host, port)) as listener:
+    with listen(group.addresses[0]) as listener:
         while len(guests) < len(group.addresses) - 1 and (left := end - time.monotonic()) > 0:
             listener.settimeout(left)
             try:
@@ -90,12 +89,12 @@ def _receive(group: ProcessGroup, host: str, port: int) -> Guests:
     return guests
 
 
-def _ask(host: str, port: int, message: bytes) -> dict[str, Any] | None:
+def _ask(address: str, message: bytes) -> dict[str, Any] | None:
     """Returns worker 0's answer, or None if it does not come in time."""
     end = time.monotonic() + liveness.PATIENCE
     while time.monotonic() < end:
         try:
-            with socket.create_connection((host, port), timeout=liveness.ANSWER_TIME) as connection:
+            with socket.create_connection(host_and_port(address), timeout=liveness.ANSWER_TIME) as connection:
                 connection.settimeout(2 * liveness.PATIENCE)
                 connection.sendall(message + b"\n")
                 return parse_json(connection.makefile().readline(LONGEST))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import threading
 import time
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 from glow_tf.devices import liveness
-from glow_tf.devices.processes import ProcessGroup
+from glow_tf.devices.processes import ProcessGroup, listen, lost_message
 from glow_tf.devices.streams import SENDING_THREADS
 from glow_tf.errors import ConfigError
 from glow_tf.internals import send_eager_operations_one_by_one
@@ -37,6 +42,7 @@ def serve(group: ProcessGroup, threads: int) -> None:
 
     Raises:
       ConfigError: process 0 did not start in time.
+      OSError: process 0 has not answered for `liveness.PATIENCE` seconds.
     """
     spec = tf.train.ClusterSpec({group.job: group.addresses})
     options = tf.compat.v1.ConfigProto(
@@ -48,9 +54,54 @@ def serve(group: ProcessGroup, threads: int) -> None:
     print(f"part {group.index + 1}: serves {group.addresses[0]}", flush=True)
     # A refusal says that the process has ended. Silence may only mean that the link is down.
     refusals, heard = 0, time.monotonic()
-    while refusals < liveness.MISSES and time.monotonic() < heard + liveness.PATIENCE:
+    while refusals < liveness.MISSES:
+        if time.monotonic() > heard + liveness.PATIENCE:
+            raise OSError(lost_message(group.names([0])))
         time.sleep(liveness.POLL)
         answer = liveness.answer_of(group.addresses[0])
         refusals = refusals + 1 if answer == "refused" else 0
         heard = time.monotonic() if answer == "yes" else heard
     del server
+
+
+@contextlib.contextmanager
+def watched_parts(group: ProcessGroup | None) -> Iterator[None]:
+    """Within the context, process 0 ends when another one has been silent for `liveness.PATIENCE` seconds.
+
+    TensorFlow would wait for it for ever, in a call that no exception reaches. So the process ends at once,
+    with the sentence that an error would have. Nothing is half-written: every write is whole or not at all.
+    (A process that is gone refuses, and then TensorFlow raises an error by itself.)
+
+    Args:
+      group: processes that have all started; nothing is watched unless they have a part each.
+    """
+    if group is None or group.job != "part":
+        yield
+        return
+    over = threading.Event()
+    heard = dict.fromkeys(group.others, time.monotonic())
+
+    def watch() -> None:
+        while not over.wait(liveness.POLL):
+            for k in heard:
+                if liveness.answer_of(group.addresses[k]) != "silent":
+                    heard[k] = time.monotonic()
+            silent = [k for k in heard if time.monotonic() > heard[k] + liveness.PATIENCE]
+            if silent and not over.is_set():
+                sys.stdout.flush()
+                print(f"Error: {lost_message(group.names(silent))}", file=sys.stderr, flush=True)
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def dismiss(group: ProcessGroup) -> None:
+    """Tells the others, which wait for process 0 or will, that there is nothing to do: it comes and goes."""
+    print(f"Waits {liveness.PATIENCE:.0f} s at most for the other processes, which then end.", flush=True)
+    with listen(group.addresses[0]):
+        liveness.wait_for(group, group.others)
+        time.sleep(liveness.MISSES * liveness.POLL)  # so that each of them sees this one

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import re
+import socket
 from collections.abc import Iterable, Mapping
 
 from glow_tf.errors import ConfigError
@@ -46,7 +47,7 @@ class ProcessGroup:
     @property
     def processes_here(self) -> int:
         """How many of the processes run on this one's host."""
-        hosts = [address.rsplit(":", 1)[0] for address in self.addresses]
+        hosts = [host_and_port(address)[0] for address in self.addresses]
         return hosts.count(hosts[self.index])
 
     @property
@@ -84,7 +85,7 @@ def read_process_group(strategy: str, environment: Mapping[str, str] | None = No
         if job == "part" and job not in described["cluster"]:
             return None
         addresses, index = described["cluster"][job], described["task"]["index"]
-        complete = isinstance(addresses, list) and all(re.fullmatch(r"\S+:[0-9]{1,5}", a) for a in addresses)
+        complete = isinstance(addresses, list) and all(map(_is_address, addresses))
         if not complete or index not in range(len(addresses)) or described["task"]["type"] != job:
             raise ValueError
         index = int(index)
@@ -95,6 +96,23 @@ def read_process_group(strategy: str, environment: Mapping[str, str] | None = No
             f"processes that have one. Received: TF_CONFIG={text!r:.500}"
         ) from None
     return ProcessGroup(job, tuple(addresses), index)
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Returns the host and the port of an address host:port; an IPv6 address loses its brackets."""
+    host, port = address.rsplit(":", 1)
+    return host.strip("[]"), int(port)
+
+
+def listen(address: str) -> socket.socket:
+    """Returns a socket that listens at an address host:port."""
+    host, port = host_and_port(address)
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def _is_address(text: object) -> bool:
+    found = re.fullmatch(r"\S+:([0-9]{1,5})", text) if isinstance(text, str) else None
+    return found is not None and int(found[1]) < 2**16
 
 
 def lost_message(names: str) -> str:

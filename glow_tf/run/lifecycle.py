@@ -8,6 +8,7 @@ import functools
 import pathlib
 import platform
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from glow_tf.config import RunConfig
 from glow_tf.devices import liveness, strategies
 from glow_tf.devices.addresses import check_addresses
 from glow_tf.devices.meeting import meet
-from glow_tf.devices.part_processes import serve
+from glow_tf.devices.part_processes import dismiss, serve, watched_parts
 from glow_tf.devices.processes import ProcessGroup, lost_message, read_process_group
 from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
@@ -91,24 +92,41 @@ def _train_in(
             same = {name: value for name, value in settings.items() if name not in RunConfig.MAY_DIFFER}
             finished = meet(group, same, finished)
         if finished:
-            print(
-                f"This run is finished: test {finished['test_bpd']:.4f} bpd, see {workdir.path}/summary.json."
-            )
+            bpd, summary = finished["test_bpd"], workdir.path / "summary.json"
+            print(f"This run is finished: test {bpd:.4f} bpd, see {summary}.", flush=True)
+            if group is not None and group.job == "part":
+                dismiss(group)
             return finished
-        strategy = _set_up(workdir.config, group)
-        with interrupts_of_run() as interrupts, dropped_interrupts_come_again(), watched_workers(group):
-            return _train(prepare(workdir.config, workdir, group, strategy), interrupts, export, callbacks)
-    except (tf.errors.OpError, OSError):
-        gone = liveness.lost(group) if group is not None else ""
-        if not gone:
-            raise
-        raise OSError(lost_message(gone)) from None
+        with _naming_who_is_lost(group):
+            strategy = _set_up(workdir.config, group)
+            with contextlib.ExitStack() as stack:
+                interrupts = stack.enter_context(interrupts_of_run())
+                stack.enter_context(dropped_interrupts_come_again())
+                stack.enter_context(watched_workers(group))
+                run = prepare(workdir.config, workdir, group, strategy)
+                stack.enter_context(watched_parts(group))  # `prepare` has waited until all are there
+                return _train(run, interrupts, export, callbacks)
     except KeyboardInterrupt:
         if group is not None and not group.leads:  # its workdir is a temporary one
             raise
         raise KeyboardInterrupt(workdir.kept()) from None
     finally:
         workdir.close()
+
+
+@contextlib.contextmanager
+def _naming_who_is_lost(group: ProcessGroup | None) -> Iterator[None]:
+    """Within the context all processes are there: an error while one does not answer is that it is lost."""
+    try:
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        gone = liveness.lost(group) if group is not None else ""
+        if group is not None and not gone and isinstance(error, tf.errors.UnavailableError):
+            time.sleep(liveness.MISSES * liveness.POLL)  # the other one may be about to end
+            gone = liveness.lost(group)
+        if not gone:
+            raise
+        raise OSError(lost_message(gone)) from None
 
 
 def _set_up(config: RunConfig, group: ProcessGroup | None) -> tf.distribute.Strategy:

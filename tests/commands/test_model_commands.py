@@ -9,7 +9,8 @@ from conftest import small_glow
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from glow_tf.commands import cli
+from glow_tf.commands import cli, model_flags
+from glow_tf.use.images import UsedImages
 
 
 @pytest.fixture
@@ -48,6 +49,29 @@ def test_encode_and_decode_give_the_images_back(here):
     assert all(tuple(image.ravel()) in levels for image in expected)
     with Image.open("decoded/000007.png") as picture:
         np.testing.assert_array_equal(np.asarray(picture), expected[7, ..., 0])
+
+
+def test_an_image_without_a_label_has_none_in_the_file(here, monkeypatch):
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    used = UsedImages(images, ("a.png", "b.png"), np.array([1, -1]), ("zero", "one"), ())
+    monkeypatch.setattr(model_flags, "images_of", lambda *_: used)
+    assert run("encode") == 0
+    assert list(np.load("latents.npz")["labels"]) == ["one", ""]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.png", "b.jpg"], ["a", "b"]),
+        (["a.png", "a.jpg"], ["a.png", "a.jpg"]),
+        (["a.png", "a.jpg", "a.png.gif"], ["a.png", "a.jpg", "a.png_2"]),
+        (["x", "x", "x"], ["x", "x_2", "x_3"]),
+    ],
+)
+def test_decoded_files_have_different_names(here, names, expected):
+    np.savez("latents.npz", eps=np.zeros((len(names), 64), np.float32), names=np.array(names))
+    assert run("decode") == 0
+    assert {path.stem for path in pathlib.Path("decoded").glob("*.png")} == set(expected)
 
 
 def test_decode_keeps_to_its_folder(here, capsys):

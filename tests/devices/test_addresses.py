@@ -90,7 +90,7 @@ def test_a_process_with_a_public_address_does_not_start(tmp_path, monkeypatch, k
     monkeypatch.setenv("TF_CONFIG", json.dumps(described))
     served = []
     monkeypatch.setattr(lifecycle, "serve", lambda group, cores: served.append(group.index))
-    monkeypatch.setattr(lifecycle, "_train_in", lambda workdir, group, export: served.append(group.index))
+    monkeypatch.setattr(lifecycle, "_train_in", lambda workdir, group, *others: served.append(group.index))
     strategy = {"part": "part_parallel", "worker": "multi_worker"}[kind]
     settings = config(tmp_path / "run", strategy=strategy)
     with pytest.raises(ConfigError, match=f"Received: TF_CONFIG with {PUBLIC}:2222"):

@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, run_main
-from helpers import KINDS, flags, launch, rows_of, workdir_rows
+from helpers import KINDS, config, flags, launch, rows_of, train, workdir_rows
 
 import glow_tf
 from glow_tf.devices import liveness, meeting, part_processes, processes, workers
@@ -213,6 +214,66 @@ def test_a_worker_that_does_not_come_is_named_to_all(monkeypatch):
         meeting.meet(processes.ProcessGroup("worker", ("localhost:1", "localhost:2"), 1), {}, None)
 
 
+def test_an_ipv6_address_has_brackets_which_sockets_do_not_get():
+    try:
+        listener = processes.listen("[::1]:0")
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with listener:
+        assert liveness.answer_of(f"[::1]:{listener.getsockname()[1]}") == "yes"
+
+
+def test_the_parts_of_a_finished_run_see_its_first_process_come_and_go(monkeypatch):
+    monkeypatch.setattr(liveness, "POLL", 0.1)
+    with socket.socket() as first, socket.create_server(("localhost", 0)) as other:
+        first.bind(("localhost", 0))
+        addresses = tuple(f"localhost:{s.getsockname()[1]}" for s in (first, other))
+        first.close()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            gone = pool.submit(part_processes.dismiss, processes.ProcessGroup("part", addresses, 0))
+            assert liveness.wait_for(processes.ProcessGroup("part", addresses, 1), [0]) == []
+            gone.result(timeout=20)
+    assert liveness.answer_of(addresses[0]) == "refused"
+
+
+def test_a_part_that_is_silent_for_too_long_ends_the_run(monkeypatch, capsys):
+    monkeypatch.setattr(liveness, "POLL", 0.01)
+    monkeypatch.setattr(liveness, "PATIENCE", 0.3)
+    answers = {"host:1": "yes", "host:2": "refused", "host:3": "silent"}
+    monkeypatch.setattr(liveness, "answer_of", answers.get)
+    ended = threading.Event()
+    monkeypatch.setattr(part_processes.os, "_exit", lambda status: ended.set() if status == 1 else None)
+    with part_processes.watched_parts(processes.ProcessGroup("part", ("host:0", "host:1", "host:2"), 0)):
+        assert not ended.wait(0.6)
+    with part_processes.watched_parts(processes.ProcessGroup("part", ("host:0", "host:1", "host:3"), 0)):
+        assert ended.wait(20)
+    error = capsys.readouterr().err.splitlines()[0]
+    assert error.startswith("Error: Lost the process of part 3 (host:3). The last checkpoint is kept")
+
+
+def test_a_worker_says_what_is_wrong_before_the_others_are_there(tmp_path, monkeypatch):
+    described = {
+        "cluster": {"worker": ["localhost:1", "localhost:2"]},
+        "task": {"type": "worker", "index": 0},
+    }
+    monkeypatch.setenv("TF_CONFIG", json.dumps(described))
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(OSError, match=r"summary.json is damaged"):
+        train(config(tmp_path, strategy="multi_worker"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupted_launch_lets_the_run_say_what_is_kept(kind, tmp_path):
+    process = launch(kind, *flags(tmp_path, **{**FAST, "part_epochs": 500, "rate_schedule": "constant"}))
+    wait_for_rows(tmp_path, 2, process)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "is kept" in output
+    assert processes_of(tmp_path) == []
+
+
 def watched(refuses, monkeypatch):
     """What collectives were aborted for, of three workers of which the others listen or refuse."""
     aborted = []
@@ -252,6 +313,9 @@ def test_the_environment_describes_the_processes():
         processes.read_process_group("part_parallel", {"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'})
         is None
     )
+    many = {"cluster": {"worker": ["a:99999"]}, "task": {"type": "worker", "index": 0}}
+    with pytest.raises(ConfigError, match="needs a TF_CONFIG of"):
+        processes.read_process_group("multi_worker", {"TF_CONFIG": json.dumps(many)})
     for wrong in ({"index": 3}, {"type": "worker"}, {"index": None}, {"strategy": "multi_worker"}):
         with pytest.raises(ConfigError, match="needs a TF_CONFIG of"):
             read(**wrong)
