@@ -126,10 +126,12 @@ class CompiledModel(DensityModel):
         """Checks images and converts them to a tensor, uint8 [B, H, W, C].
 
         Raises:
-          ConfigError: images are not uint8 of shape [B, H, W, C], with (H, W, C) the model's `image_shape`.
+          ConfigError: images are not uint8 of shape [B, H, W, C], with (H, W, C) the model's `image_shape`
+            and B not 0.
         """
         images = tf.convert_to_tensor(images)
-        if images.dtype != tf.uint8 or images.shape.rank != 4 or images.shape[1:] != self.image_shape:
+        fits = images.dtype == tf.uint8 and images.shape.rank == 4 and images.shape[1:] == self.image_shape
+        if not fits or images.shape[0] == 0:
             raise ConfigError(
                 f"images must be uint8 of shape (batch, {', '.join(map(str, self.image_shape))}). "
                 f"Received: {images.dtype.name} of shape {tuple(images.shape)}"

@@ -82,7 +82,7 @@ def _regular_counts(parts: str, num_blocks: int, flow_steps: int) -> tuple[int, 
             f"parts={name}:N needs N from 1 to {most} with num_blocks={num_blocks}. Received: {parts=}"
         )
     first = flow_steps if name == "by_block" else flow_steps // 2
-    if first == 0:
+    if first == 0 and count > 1:
         raise ConfigError(
             "parts=across_block:N cuts a block in half and needs flow_steps of 2 or more. "
             f"Received: {parts=}, {flow_steps=}"

@@ -198,10 +198,12 @@ def labels_of_request(
     """Returns the labels of `num` images to draw; None if they are to be drawn, too.
 
     Raises:
-      ConfigError: neither is given, or labels are no labels of num images.
+      ConfigError: neither is given, num is not positive, or labels are no labels of num images.
     """
     if labels is not None:
         return checked_labels(labels, classes, None if num is None else int(num))
     if num is None:
         raise ConfigError("sample needs num or labels. Received: num=None, labels=None")
+    if isinstance(num, int) and num < 1:
+        raise ConfigError(f"num must be a positive number of images. Received: num={num}")
     return None

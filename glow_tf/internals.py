@@ -103,7 +103,7 @@ def scale_rates(optimizer: keras.optimizers.Optimizer, factors: Sequence[float])
     is replaced in this one object, so that any optimizer, a user's own too, can be given factors.
 
     Raises:
-      ConfigError: the optimizer leaves updates to others, as LossScaleOptimizer and MultiOptimizer do.
+      ConfigError: the optimizer leaves updates to others, as MultiOptimizer does.
     """
     plain = type(optimizer).update_step
     if all(factor == 1 for factor in factors):

@@ -76,9 +76,11 @@ def phases(
       period: epochs for which a part keeps its turn in `alternating`.
 
     Raises:
-      ValueError: schedule is unknown.
+      ValueError: schedule is unknown, or the period is not positive.
     Reference: Glow parts, section 3.
     """
+    if period < 1:
+        raise ValueError(f"period must be a positive number of epochs. Received: period={period}")
     if schedule == "end_to_end":
         in_parts = [end_to_end(num_parts)] * part_epochs
     elif schedule == "simultaneous":

@@ -79,6 +79,7 @@ def test_balanced_parts_of_a_model_cost_alike():
 def test_single_step_blocks_cannot_be_cut_across():
     with pytest.raises(ValueError, match="flow_steps of 2 or more"):
         read_cuts("across_block:2", 3, 1)
+    assert read_cuts("across_block:1", 3, 1).counts == (3,)  # cuts nothing
 
 
 def _layouts(parts, flow_steps=32, width=512, **kwargs):

@@ -153,13 +153,38 @@ def evaluation_batches(
 
     def example(own: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         index = data_slice.counter(own, batch_size)
-        own_seed = tf.random.fold_in(tf.constant([seed, _TEST_KEY], tf.int64), index)
-        noise = tf.random.stateless_uniform(images.shape[1:], own_seed)
+        noise = _evaluation_noise(images.shape[1:], seed, index)
         return tf.gather(source, tf.minimum(index, last)), noise, tf.cast(index <= last, tf.float32)
 
     filled = -(-len(images) // batch_size) * batch_size // data_slice.count
     dataset = tf.data.Dataset.range(filled).map(example, num_parallel_calls=tf.data.AUTOTUNE)
     return _finish(dataset.batch(batch_size // data_slice.replicas, drop_remainder=True))
+
+
+def with_evaluation_noise(batches: tf.data.Dataset, seed: int) -> tf.data.Dataset:
+    """Returns batches of (images, noise) for batches of images alone, uint8 [B, H, W, C].
+
+    The noise of an example is that of `evaluation_batches`: it depends on its place among all examples, and
+    not on the size of batches.
+    """
+
+    def add(done: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+        after = done + tf.shape(images, tf.int64)[0]
+        noise = tf.map_fn(
+            lambda index: _evaluation_noise(images.shape[1:], seed, index),
+            tf.range(done, after),
+            fn_output_signature=tf.TensorSpec(images.shape[1:], tf.float32),
+        )
+        return after, (images, tf.ensure_shape(noise, images.shape))
+
+    return batches.scan(tf.constant(0, tf.int64), add)
+
+
+def _evaluation_noise(shape: Sequence[int], seed: int, index: tf.Tensor) -> tf.Tensor:
+    """Returns the noise of the example at a place, in [0, 1), of a shape (H, W, C)."""
+    return tf.random.stateless_uniform(
+        shape, tf.random.fold_in(tf.constant([seed, _TEST_KEY], tf.int64), index)
+    )
 
 
 # Keys that set training and evaluation noise apart.

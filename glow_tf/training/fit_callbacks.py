@@ -31,7 +31,21 @@ def callbacks_for(given: Any, num_parts: int) -> list[keras.callbacks.Callback]:
                 "trainer.averages.in_place() has them before that. "
                 f"Received: SwapEMAWeights for {num_parts} parts"
             )
-    return [PhaseSwitch(), *callbacks, AllOptimizers()]
+    return [PhaseSwitch(), EndWithAverages(), *callbacks, AllOptimizers()]
+
+
+class EndWithAverages(keras.callbacks.Callback):
+    """Replaces the other parts' weights by their averages when Keras has done so with the first part's.
+
+    Keras does it where the optimizer has `use_ema`, before the users' callbacks end. What these do then, such
+    as to restore the best weights, holds for all parts.
+    """
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Replaces them."""
+        parts = self.model.glow.parts
+        for part, optimizer in zip(parts[1:], self.model.optimizers[1:], strict=True):
+            optimizer.finalize_variable_values(part.trainable_variables)
 
 
 class AllOptimizers(keras.callbacks.Callback):
@@ -40,8 +54,6 @@ class AllOptimizers(keras.callbacks.Callback):
     Rates: callbacks (`ReduceLROnPlateau`, `LearningRateScheduler`, users' own) set the rate of the model's
     optimizer. This callback comes last. Before each step it compares the first part's rate with what it was,
     and multiplies the other parts' rates by the same factor.
-
-    Averages: Keras ends `fit` by replacing weights by their averages where the optimizer has `use_ema`.
 
     Raises:
       ConfigError: the first part's rate was changed, and another part's rate follows a schedule.
@@ -57,11 +69,8 @@ class AllOptimizers(keras.callbacks.Callback):
         self._follow()
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        """Follows a last change of the rate, and replaces weights by their averages."""
+        """Follows a last change of the rate."""
         self._follow()
-        parts = self.model.glow.parts
-        for part, optimizer in zip(parts[1:], self.model.optimizers[1:], strict=True):
-            optimizer.finalize_variable_values(part.trainable_variables)
 
     def _first(self) -> float | None:
         return None if self._rates[0] is None else float(self._rates[0].numpy())

@@ -57,6 +57,7 @@ def gradients_together(
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(variables)
         losses, truncated = evaluate()
+        weight = None if weight is None else tf.cast(weight, losses.dtype)
         loss = mean_over_examples(losses, weight)
         if weight is None:
             scaled = loss / replicas  # the replicas' gradients are summed
@@ -73,6 +74,7 @@ def mean_over_examples(values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor
     """Returns the mean of values [B] over the examples whose weight is 1, [], or 0 if there are none."""
     if weight is None:
         return tf.reduce_mean(values)
+    weight = tf.cast(weight, values.dtype)
     return tf.math.divide_no_nan(tf.reduce_sum(weight * values), tf.reduce_sum(weight))
 
 

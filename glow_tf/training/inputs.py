@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.data.batches import evaluation_batches, steps_per_epoch, training_batches
+from glow_tf.data.batches import (
+    evaluation_batches,
+    steps_per_epoch,
+    training_batches,
+    with_evaluation_noise,
+)
 from glow_tf.endpoints import checked_labels
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
@@ -52,16 +57,23 @@ def for_fit(
     labels = _labels(glow, x, arguments.pop("y", None)) if glow.config.classes else None
     _refuse_unused(arguments)
     split = arguments.pop("validation_split", 0.0)
-    if split:
+    if split and arguments.get("validation_data") is None:  # which overrides it, as in Keras
         x, arguments["validation_data"] = _split(glow, x, split)
+    held_out_size = arguments.pop("validation_batch_size", None) or batch_size
     if is_array(x):
+        if not arguments.get("shuffle", True):
+            raise ConfigError(
+                "an array is shuffled anew every epoch; a tf.data.Dataset keeps its order. "
+                f"Received: shuffle={arguments['shuffle']}"
+            )
         images, size = glow.checked(x).numpy(), _checked_batch_size(batch_size)
         first = arguments.get("initial_epoch", 0)
         labels = None if labels is None else labels[: len(images)]
         dataset = training_batches(
             images, size, seed, first_epoch=first, first_step=initial_step, labels=labels
         )
-        arguments.setdefault("steps_per_epoch", steps_per_epoch(len(images), size))
+        if arguments.get("steps_per_epoch") is None:
+            arguments["steps_per_epoch"] = steps_per_epoch(len(images), size)
     else:
         dataset = as_dataset(glow, x, "index", labelled=bool(glow.config.classes))
         _check_length(dataset, arguments)
@@ -78,7 +90,7 @@ def for_fit(
                 "validation_data must be images, or a dataset of them; labels are not used. "
                 f"Received: a tuple of {len(held_out)}"
             )
-        arguments["validation_data"] = for_evaluation(glow, held_out, batch_size, seed, {})
+        arguments["validation_data"] = for_evaluation(glow, held_out, held_out_size, seed, {})
     arguments["shuffle"] = False  # an array is shuffled already, every epoch anew
     return dataset
 
@@ -93,7 +105,10 @@ def for_evaluation(
         if not len(images):
             raise ConfigError(f"images must not be empty. Received: shape {images.shape}")
         return evaluation_batches(images, _checked_batch_size(batch_size), seed)
-    return as_dataset(glow, x, "weight")
+    dataset = as_dataset(glow, x, "weight")
+    if isinstance(dataset, tf.data.Dataset) and isinstance(dataset.element_spec, tf.TensorSpec):
+        return with_evaluation_noise(dataset, seed)
+    return dataset
 
 
 def _checked_batch_size(given: Any) -> int:
@@ -190,7 +205,7 @@ def unpack(batch: Any, labelled: bool = False) -> Batch:
     return Batch(*pieces)._replace(labels=labels)
 
 
-def noise_of_step(images: tf.Tensor, seed: int, step: tf.Tensor) -> tf.Tensor:
+def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> tf.Tensor:
     """Draws the noise of a training step for images that come without noise.
 
     The noise of an example depends on its place in the global batch, not on the replica: replicas draw the
@@ -198,19 +213,26 @@ def noise_of_step(images: tf.Tensor, seed: int, step: tf.Tensor) -> tf.Tensor:
 
     Args:
       images: uint8 [B, H, W, C], one replica's.
-      seed: of the trainer.
-      step: number of the step, int32 [].
+      seed: of the trainer, and the first part that the step trains: parts count their own steps.
+      step: number of the step among those of this part, [].
 
     Returns:
       Uniform numbers in [0, 1), float32 [B, H, W, C].
     """
+    own_seed = tf.random.fold_in(tf.constant(seed, tf.int64), tf.cast(step, tf.int64))
     replica = tf.distribute.get_replica_context()
     replicas = 1 if replica is None else replica.num_replicas_in_sync
     size = tf.shape(images)[0]
     if replicas == 1:
-        return tf.random.stateless_uniform(tf.shape(images), [seed, step])
-    whole = tf.random.stateless_uniform(tf.concat([[replicas * size], tf.shape(images)[1:]], 0), [seed, step])
-    start = replica.replica_id_in_sync_group * size
+        return tf.random.stateless_uniform(tf.shape(images), own_seed)
+    place = tf.cast(replica.replica_id_in_sync_group, tf.int32)
+    sizes = tf.repeat(size, replicas)
+    if images.shape[0] is None:  # the last batch may be shared unevenly
+        sizes = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.one_hot(place, replicas, size, 0))
+    start = tf.reduce_sum(sizes[:place])
+    whole = tf.random.stateless_uniform(
+        tf.concat([[tf.reduce_sum(sizes)], tf.shape(images)[1:]], 0), own_seed
+    )
     return tf.ensure_shape(whole[start : start + size], images.shape)
 
 

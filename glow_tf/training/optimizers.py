@@ -17,9 +17,9 @@ from glow_tf.schedule import Phase, epochs_training
 class PartRate(keras.optimizers.schedules.LearningRateSchedule):
     """Warm-up, then a constant or cosine rate, then optionally a second rate for the end-to-end epochs.
 
-    rate(step) = learning_rate · min(1, (step + 1) / warmup_steps) · decay(step / steps), where decay(x) is 1
-    or ½(1 + cos πx). From step `finetune_from` on, if given, the rate is `finetune_learning_rate` without
-    warm-up, with a cosine over the steps that remain.
+    rate(step) = learning_rate · min(1, (step + 1) / warmup_steps) · decay(step / n), where decay(x) is 1 or
+    ½(1 + cos πx), and n is `steps`, or `finetune_from` if that is given. From step `finetune_from` on the
+    rate is `finetune_learning_rate` without warm-up, with a cosine over the steps that remain.
 
     Args:
       learning_rate: the rate before decay.

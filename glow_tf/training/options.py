@@ -124,5 +124,13 @@ def _check_optimizers(optimizers: Sequence[keras.optimizers.Optimizer], num_part
             f"compile needs one optimizer for each of the {num_parts} parts. "
             f"Received: {len(optimizers)} optimizers"
         )
+    for optimizer in optimizers:
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if scaled or getattr(optimizer, "loss_scale_factor", None) is not None:
+            raise ConfigError(
+                "compile needs optimizers that do not scale the loss: float32 and bfloat16 need no scaling, "
+                f"and the loss here is not scaled. Received: {type(optimizer).__name__}"
+                f"{'' if scaled else f' with loss_scale_factor={optimizer.loss_scale_factor}'}"
+            )
     if len({id(optimizer) for optimizer in optimizers}) < num_parts:
         raise ConfigError("compile needs a separate optimizer for each part. Received: one of them twice")

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.likelihood import bits_per_dim
 from glow_tf.pieces import in_streams
@@ -105,6 +106,11 @@ class PartsTrainer(PhasedModel):
           ConfigError: there is not one optimizer per part, or options are negative or exclude each other.
         """
         given = kwargs.pop("optimizer", None) if optimizers is None else optimizers
+        if unknown := sorted(set(kwargs) - {"steps_per_execution", "run_eagerly"}):
+            raise ConfigError(
+                "compile takes no loss and no metrics: the loss is the bits per dimension. "
+                f"Received: {', '.join(unknown)}"
+            )
         optimizers = optimizers_per_part(given, len(self.glow.parts))
         options = CompileOptions(
             clip_norm,
@@ -211,12 +217,14 @@ class PartsTrainer(PhasedModel):
         images, noise, index, labels = inputs.unpack(batch, self._labelled)
         phase = self.phase
         if noise is None:  # a dataset of images alone: new noise in every step
-            step = tf.cast(self.optimizers[phase.last].iterations.value, tf.int32)
-            noise = inputs.noise_of_step(images, self.seed, step)
+            first = phase.active[0]  # to which every batch comes first, also where batches wait
+            noise = inputs.noise_of_step(images, (self.seed, first), self.optimizers[first].iterations.value)
         images, noise, weight, labels = inputs.filled_up(inputs.Batch(images, noise, None, labels))
         groups = objective.trained_variables(self.glow, phase)
         queues = self.queues(phase)
         arrived = None if queues is None else queues.arrived()
+        if queues is None and weight is not None and self.distribute_strategy.num_replicas_in_sync == 1:
+            arrived = [tf.reduce_sum(weight) > 0] * (phase.last + 1)  # nothing comes with an empty batch
         if self.glow.part_devices:
             with self.glow.on_device_of(0):
                 passage = self.glow.enter(images, noise, self.seed, labels)
@@ -297,6 +305,14 @@ class PartsTrainer(PhasedModel):
                 raise self._skips.fault from None
             raise
 
+    def train_on_batch(self, x: Any, *args, **kwargs) -> Any:
+        """Makes one step, as keras.Model.train_on_batch does; initialises the ActNorms from it if need be."""
+        check_compiled(self, "train_on_batch")
+        if not self.glow.initialized:
+            images, noise, *_ = inputs.unpack(x)
+            self.initialize(images, noise)
+        return super().train_on_batch(x, *args, **kwargs)
+
     def on_epoch_start(self, steps: int | None) -> None:
         """Counts skipped steps anew, and starts the queues between parts."""
         self._skips.begin_epoch(steps, goes_on=self.steps_before > 0)
@@ -362,8 +378,10 @@ class PartsTrainer(PhasedModel):
             name=config["name"],
         )
 
-    def get_compile_config(self) -> dict:
+    def get_compile_config(self) -> dict | None:
         """See keras.Model."""
+        if not self.compiled:
+            return None
         optimizers = [keras.saving.serialize_keras_object(o) for o in self.optimizers]
         return {"optimizers": optimizers, **self.options.to_config()}
 

@@ -121,6 +121,7 @@ def test_evaluate_takes_what_fit_takes(as_data, small_images):
 
 
 def test_an_empty_batch_changes_nothing(small_images):
+    """The optimizer has moments, which would move the weights without a gradient."""
     noise = np.random.default_rng(3).uniform(size=small_images.shape).astype("float32") * 0.99
     pieces = [slice(0, 16), slice(0, 0), slice(16, 32)]
     spec = tuple(tf.TensorSpec((None, 8, 8, 1), dtype) for dtype in (tf.uint8, tf.float32))
@@ -129,7 +130,8 @@ def test_an_empty_batch_changes_nothing(small_images):
     )
     results = []
     for dataset in (with_empty, dataset_of(small_images[:32], noise[:32])):
-        trainer = make_trainer()
+        trainer = new_trainer()
+        trainer.compile("adam", rate_scaling="none")
         history = fit(dataset, trainer=trainer, epochs=2)
         evaluated = trainer.evaluate(dataset, verbose=0, return_dict=True)
         results.append([*history["bpd"], evaluated["bpd"], evaluated["bpd_se"]])
@@ -166,20 +168,58 @@ def test_an_uneven_last_batch_over_two_replicas_trains_as_on_one(small_images):
 
 def test_replicas_draw_their_slices_of_the_noise_of_the_whole_batch(small_images):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    whole = inputs.noise_of_step(tf.constant(small_images[:8]), 5, tf.constant(3))
+    whole = inputs.noise_of_step(tf.constant(small_images[:8]), (5, 0), tf.constant(3))
 
-    @tf.function
-    def noises():
-        return strategy.run(lambda: inputs.noise_of_step(tf.constant(small_images[:4]), 5, tf.constant(3)))
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
+    def noises(first):
+        def own():
+            return inputs.noise_of_step(tf.constant(small_images[:4]), (5, 0), tf.constant(3))
 
-    np.testing.assert_array_equal(tf.concat(strategy.experimental_local_results(noises()), 0), whole)
+        def uneven():
+            place = tf.distribute.get_replica_context().replica_id_in_sync_group
+            images = tf.constant(small_images)[: tf.where(tf.equal(place, 0), first, 8 - first)]
+            assert images.shape[0] is None
+            return inputs.noise_of_step(images, (5, 0), tf.constant(3))
+
+        return strategy.run(own), strategy.run(uneven)
+
+    for found in noises(tf.constant(5)):
+        np.testing.assert_array_equal(tf.concat(strategy.experimental_local_results(found), 0), whole)
 
 
 def test_steps_without_noise_draw_it_anew(small_images):
     images = tf.constant(small_images[:4])
-    a, b = (inputs.noise_of_step(images, 5, tf.constant(step)).numpy() for step in (3, 4))
-    assert (a != b).mean() > 0.99
+    steps = (((5, 0), 3), ((5, 0), 4), ((5, 1), 3))  # parts count their own steps
+    a, b, c = (inputs.noise_of_step(images, seed, tf.constant(step)).numpy() for seed, step in steps)
+    for one, other in ((a, b), (a, c), (b, c)):
+        assert (one != other).mean() > 0.99
     assert (a[0] != a[1]).mean() > 0.99  # each example has its own
+
+
+def test_an_evaluation_does_not_depend_on_the_batches(small_images):
+    trainer = make_trainer()
+    trainer.initialize(small_images)
+    expected = trainer.evaluate(small_images, verbose=0, return_dict=True)
+    for batch in (7, 16):
+        found = trainer.evaluate(dataset_of(small_images, batch=batch), verbose=0, return_dict=True)
+        assert found["bpd"] == pytest.approx(expected["bpd"], rel=1e-6)
+
+
+def test_a_model_in_float64_trains_on_batches_of_any_size(small_images):
+    trainer = PartsTrainer(small_glow("float64", flow_steps=1, parts="1"), phases("end_to_end", 1, 1))
+    trainer.compile("sgd")
+    assert np.isfinite(trainer.fit(dataset_of(small_images[:20]), verbose=0).history["bpd"]).all()
+
+
+def test_keras_arguments_mean_what_they_mean_in_keras(small_images):
+    glow = make_trainer().glow
+    arguments = {"steps_per_epoch": None, "validation_split": 0.5, "validation_data": small_images[:5]}
+    inputs.for_fit(glow, small_images, 16, 7, arguments | {"validation_batch_size": 3})
+    arguments |= {"validation_batch_size": 3}
+    inputs.for_fit(glow, small_images, 16, 7, arguments)
+    assert arguments["steps_per_epoch"] == 4
+    assert arguments["validation_data"].element_spec[0].shape[0] == 3
+    assert sum(float(tf.reduce_sum(weight)) for *_, weight in arguments["validation_data"]) == 5
 
 
 # What is refused
@@ -231,7 +271,8 @@ def test_fit_refuses_before_any_step(name):
         ({"validation_split": 0.999}, "validation_split must leave images"),
         ({"batch_size": 8.5}, r"batch_size must be a positive integer. Received: batch_size=8\.5"),
         ({"batch_size": 0}, "batch_size must be a positive integer"),
-        ({"validation_data": IMAGES[:0]}, "images must not be empty"),
+        ({"validation_data": IMAGES[:0]}, r"images must be uint8 .* Received: uint8 of shape \(0, 8"),
+        ({"shuffle": False}, "an array is shuffled anew every epoch.*Received: shuffle=False"),
     ],
 )
 def test_fit_refuses_arguments_that_have_no_meaning_here(arguments, message):

@@ -328,6 +328,56 @@ def test_summaries_show_the_shapes_of_every_layer():
 # One word for better
 
 
+def test_what_a_callback_restores_at_the_end_holds_for_all_parts(small_images):
+    """Averages come before: the best weights are those that were evaluated."""
+
+    class Restore(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
+                self.kept = self.model.glow.get_flow_weights()
+
+        def on_train_end(self, logs=None):
+            self.model.glow.set_flow_weights(self.kept)
+
+    trainer, restore = usual_trainer(), Restore()
+    trainer.compile([keras.optimizers.Adamax(5e-3, use_ema=True) for _ in trainer.glow.parts])
+    fit(small_images, restore, trainer=trainer, epochs=2)
+    for a, b in zip(restore.kept, trainer.glow.get_flow_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", ["wrapped", "factor"])
+def test_optimizers_that_scale_the_loss_are_refused(kind):
+    scaling = {
+        "wrapped": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1e-2)),
+        "factor": lambda: keras.optimizers.SGD(1e-2, loss_scale_factor=1024.0),
+    }[kind]
+    trainer = usual_trainer()
+    with pytest.raises(ConfigError, match=r"do not scale the loss.*Received: "):
+        trainer.compile([scaling() for _ in trainer.glow.parts], rate_scaling="none")
+
+
+def test_a_loss_is_refused_with_a_sentence():
+    with pytest.raises(ConfigError, match=r"compile takes no loss and no metrics.*Received: loss, metrics"):
+        usual_trainer().compile("adamax", loss="mse", metrics=["mae"])
+
+
+def test_a_step_on_one_batch_initialises_the_actnorms(small_images):
+    trainer = usual_trainer()
+    glow = trainer.glow
+    trainer.train_on_batch(small_images[:16])
+    assert glow.initialized
+
+
+def test_a_trainer_without_optimizers_is_saved(tmp_path):
+    trainer = PartsTrainer(small_glow(flow_steps=1, parts="by_block:2"), phases("end_to_end", 2, 1))
+    trainer.save(tmp_path / "trainer.keras")
+    again = keras.saving.load_model(tmp_path / "trainer.keras")
+    assert not again.compiled
+    for a, b in zip(trainer.glow.get_weights(), again.glow.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_monitors_know_that_fewer_bits_are_better(small_images, tmp_path):
     trainer = usual_trainer()
     for name in ("val_bpd", "bpd", "local_bpd_1", "val_loss", "loss"):
