@@ -73,18 +73,19 @@ def watched_parts(group: ProcessGroup | None) -> Iterator[None]:
     (A process that is gone refuses, and then TensorFlow raises an error by itself.)
 
     Args:
-      group: processes that have all started; nothing is watched unless they have a part each.
+      group: nothing is watched unless its processes have a part each.
     """
     if group is None or group.job != "part":
         yield
         return
     over = threading.Event()
-    heard = dict.fromkeys(group.others, time.monotonic())
+    heard: dict[int, float] = {}  # when each answered last; `connect` waits for the first time
 
     def watch() -> None:
         while not over.wait(liveness.POLL):
-            for k in heard:
-                if liveness.answer_of(group.addresses[k]) != "silent":
+            for k in group.others:
+                answer = liveness.answer_of(group.addresses[k])
+                if answer == "yes" or (k in heard and answer == "refused"):
                     heard[k] = time.monotonic()
             silent = [k for k in heard if time.monotonic() > heard[k] + liveness.PATIENCE]
             if silent and not over.is_set():

@@ -103,8 +103,8 @@ def _train_in(
                 interrupts = stack.enter_context(interrupts_of_run())
                 stack.enter_context(dropped_interrupts_come_again())
                 stack.enter_context(watched_workers(group))
+                stack.enter_context(watched_parts(group))
                 run = prepare(workdir.config, workdir, group, strategy)
-                stack.enter_context(watched_parts(group))  # `prepare` has waited until all are there
                 return _train(run, interrupts, export, callbacks)
     except KeyboardInterrupt:
         if group is not None and not group.leads:  # its workdir is a temporary one

@@ -239,12 +239,18 @@ def test_the_parts_of_a_finished_run_see_its_first_process_come_and_go(monkeypat
 def test_a_part_that_is_silent_for_too_long_ends_the_run(monkeypatch, capsys):
     monkeypatch.setattr(liveness, "POLL", 0.01)
     monkeypatch.setattr(liveness, "PATIENCE", 0.3)
-    answers = {"host:1": "yes", "host:2": "refused", "host:3": "silent"}
-    monkeypatch.setattr(liveness, "answer_of", answers.get)
+    begun = time.monotonic()
+
+    def answer_of(address):
+        fades = "yes" if time.monotonic() < begun + 0.1 else "silent"
+        return {"host:1": "yes", "host:2": "silent", "host:3": fades}[address]
+
+    monkeypatch.setattr(liveness, "answer_of", answer_of)
     ended = threading.Event()
     monkeypatch.setattr(part_processes.os, "_exit", lambda status: ended.set() if status == 1 else None)
     with part_processes.watched_parts(processes.ProcessGroup("part", ("host:0", "host:1", "host:2"), 0)):
-        assert not ended.wait(0.6)
+        assert not ended.wait(0.6)  # part 3 has never been there, which `connect` says
+    begun = time.monotonic()
     with part_processes.watched_parts(processes.ProcessGroup("part", ("host:0", "host:1", "host:3"), 0)):
         assert ended.wait(20)
     error = capsys.readouterr().err.splitlines()[0]
