@@ -23,7 +23,7 @@ def read_text(path: str | os.PathLike) -> str:
     if len(content) > MOST_BYTES:
         raise ValueError(f"it has more than {MOST_BYTES >> 20} MiB")
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")  # with or without the mark that some editors begin with
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"line {line} is not UTF-8 text (byte {content[error.start]:#04x})") from None

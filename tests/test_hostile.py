@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glow_tf import data
+from glow_tf import data, memory
 from glow_tf.commands import cli, configs, run_flags
 from glow_tf.commands.parsing import MOST_FLAGFILES
 from glow_tf.config import DataConfig, ModelConfig
@@ -81,6 +81,24 @@ def one_picture(folder, content, suffix="png"):
     path = folder / f"a.{suffix}"
     path.write_bytes(content)
     return pictures.read_picture(path, 8)
+
+
+def test_the_mark_that_some_editors_begin_a_file_with_is_no_text(tmp_path):
+    (tmp_path / "a.cfg").write_bytes(b"\xef\xbb\xbf[study]\nseeds = 1\n")
+    assert Sections(tmp_path / "a.cfg").contents == {"study": {"seeds": "1"}}
+
+
+def test_a_container_has_the_memory_of_its_group(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "GROUP", tmp_path)
+    whole = memory.free_memory()
+    (tmp_path / "memory.current").write_text("3000\n")
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 500\n")
+    for limit, left in (("4000\n", 1500), ("max\n", whole)):
+        (tmp_path / "memory.max").write_text(limit)
+        assert memory.free_memory() == pytest.approx(left, rel=0.2)
+    (tmp_path / "memory.max").write_text("4000\n")
+    with pytest.raises(ConfigError, match="must fit in 60% of the free memory"):
+        memory.check_memory(1000, "it", "take less")
 
 
 def test_a_decompression_bomb_is_left_out_before_it_is_decoded(tmp_path):

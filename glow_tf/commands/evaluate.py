@@ -40,7 +40,7 @@ def main(values: flags.FlagValues) -> None:
     report = _report(found, used) | _report_on_labels(glow, used, values.seed)
     print("\n".join(_lines(report)))
     if path:
-        model_flags.write(path, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
+        model_flags.write(path, (json.dumps(_finite(report), indent=2, allow_nan=False) + "\n").encode())
 
 
 def _report(found: Any, used: Any) -> dict[str, Any]:
@@ -81,8 +81,15 @@ def _report_on_labels(glow: Any, used: Any, seed: int) -> dict[str, Any]:
 
 
 def _or_none(error: float) -> float | None:
-    """Returns an error, or None, JSON's null, for that of a single image."""
+    """Returns an error, or None for that of a single image."""
     return None if math.isnan(error) else error
+
+
+def _finite(entry: Any) -> Any:
+    """Returns an entry of a report with None, JSON's null, for numbers that are not finite."""
+    if isinstance(entry, dict):
+        return {name: _finite(value) for name, value in entry.items()}
+    return None if isinstance(entry, float) and not math.isfinite(entry) else entry
 
 
 def _with_error(entry: dict[str, Any]) -> str:

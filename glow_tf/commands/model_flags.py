@@ -105,7 +105,10 @@ def images_of_shape(values: flags.FlagValues, image_shape: tuple[int, int, int])
 
     if values.examples < 0:
         raise ConfigError(f"examples must be 0 or a positive integer. Received: examples={values.examples}")
-    found = read_images(image_shape, values.dataset, values.data_dir, values.split, values.examples)
+    asked = values["examples"].present  # if not, fewer images than the default will do
+    found = read_images(
+        image_shape, values.dataset, values.data_dir, values.split, values.examples, fewer_will_do=not asked
+    )
     for note in found.notes:
         print(note)
     return found

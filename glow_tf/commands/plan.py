@@ -16,6 +16,7 @@ import pathlib
 
 from absl import flags
 
+from glow_tf import presets
 from glow_tf.commands import configs, run_flags
 from glow_tf.config import RunConfig
 from glow_tf.errors import ConfigError
@@ -23,6 +24,8 @@ from glow_tf.planning.cluster_file import read_cluster_file
 from glow_tf.planning.forecast import batches_per_epoch, candidates, forecast_table, recommendations
 from glow_tf.planning.rates import read_calibration
 from glow_tf.run.workdir import write_atomically
+
+SIDE = 32  # of CIFAR-10's images
 
 
 def define(values: flags.FlagValues) -> None:
@@ -40,7 +43,10 @@ def define(values: flags.FlagValues) -> None:
         "calibrate", False, "Measure this machine's rates, on one core, and write them.", flag_values=values
     )
     flags.DEFINE_list(
-        "image_shape", ["32", "32", "3"], "Height, width and channels of the images.", flag_values=values
+        "image_shape",
+        [],
+        f"Height, width and channels of the images; empty: the preset's, or image_size or {SIDE}, 3 colours.",
+        flag_values=values,
     )
     run_flags.define(values)
 
@@ -56,8 +62,15 @@ def main(values: flags.FlagValues) -> None:
 
 def _config(values: flags.FlagValues) -> RunConfig:
     config = run_flags.run_config(values)
+    shape: tuple[int, ...]
     try:
-        shape = tuple(int(side) for side in values.image_shape)
+        if values["image_shape"].present:
+            shape = tuple(int(side) for side in values.image_shape)
+        elif values.from_preset:
+            shape = presets.read_model(presets.find(values.from_preset)).image_shape
+        else:
+            side = config.data.image_size or SIDE
+            shape = (side, side, 3)
     except ValueError:
         raise ConfigError(
             f"image_shape must be height, width and channels. Received: {','.join(values.image_shape)!r}"
@@ -71,6 +84,8 @@ def _calibrate(config: RunConfig, file: str) -> None:
     from glow_tf.planning.calibrate import calibrate
 
     path = pathlib.Path(file)
+    if path.is_dir():
+        raise ConfigError(f"calibration must be a file. Received: calibration={file!r}, which is a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     text = calibrate(config).to_json()
     write_atomically(path, text.encode())

@@ -33,7 +33,11 @@ def define(values: flags.FlagValues) -> None:
     model_flags.define_images(values, examples=8)
     flags.DEFINE_list("sigma", ["25"], "Of the noise, in levels of 256.", flag_values=values)
     flags.DEFINE_string(
-        "mask", "", "A picture of the model's size, white where pixels are unknown.", flag_values=values
+        "mask",
+        "",
+        "For inpaint: a picture of the model's size, white where pixels are unknown; empty: a square in the "
+        "middle.",
+        flag_values=values,
     )
     flags.DEFINE_list("temperature", ["0"], "Of the finest latents, for upscale.", flag_values=values)
     flags.DEFINE_integer("steps", 150, "Of the climb.", flag_values=values)

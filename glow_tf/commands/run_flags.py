@@ -54,7 +54,8 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
 
 def _of_preset(preset: str) -> dict[str, Any]:
     """Returns the settings of a run that starts from a preset."""
-    model = presets.read_model(presets.find(preset))
+    folder = presets.find(preset)
+    model = presets.read_model(folder)
     settings = {
         name: value
         for name, value in dataclasses.asdict(model).items()
@@ -62,7 +63,8 @@ def _of_preset(preset: str) -> dict[str, Any]:
     }
     height, width, _ = model.image_shape
     size = height if height == width else 0
-    return settings | {"init_from": preset, "image_size": size, "conditional": bool(model.classes)}
+    start = preset if presets.is_meant(preset) else str(folder)  # a workdir may have a preset's name
+    return settings | {"init_from": start, "image_size": size, "conditional": bool(model.classes)}
 
 
 def config_of(arguments: Sequence[str]) -> configuration.RunConfig:

@@ -58,6 +58,8 @@ def main(values: flags.FlagValues, action: str) -> None:
     from glow_tf.use import Scorer
 
     path = pathlib.Path(values.calibration)
+    if not path.name or path.is_dir():
+        raise ConfigError(f"calibration must be a file. Received: calibration={values.calibration!r}")
     if action == "check" and not path.is_file():
         raise ConfigError(
             f"calibration must be a file from `glow-tf score fit`. Received: calibration={str(path)!r}"

@@ -37,6 +37,10 @@ class Examples:
         labels = None if self.labels is None else self.labels[which]
         return Examples(self.images[which], names, labels)
 
+    def copy(self) -> Examples:
+        """Returns the same examples in arrays of their own."""
+        return self[np.arange(len(self))]
+
 
 def joined(one: Examples, other: Examples) -> Examples:
     """Returns the examples of both, in order; names and labels are kept where both have them."""
@@ -98,5 +102,5 @@ def check_memory_of_resized(count: int, size: int, at_once: int, dataset: str) -
 
 def check_memory_for(needed: int, dataset: str) -> None:
     """Raises ConfigError unless `needed` bytes of decoded images fit into memory."""
-    remedy = "take fewer (--train_examples) or smaller ones (--image_size)"
+    remedy = "take smaller ones (--image_size), or fewer (of a folder: fewer files)"
     check_memory(needed, f"decoded images of {dataset!r}", remedy)

@@ -31,38 +31,70 @@ def from_folder(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...]
     Raises:
       ConfigError: the folder does not exist, has no readable image, or has images of several sizes.
     """
-    examples, count, class_names, notes = read_folder(config)
-    train, test = examples[:count], examples[count:]
-    if len(test) == 0:
+    found = read_folder(config, "all")
+    train, test, notes = found.examples[: found.train_count], found.examples[found.train_count :], found.notes
+    if not found.has_test:
         train, test = hold_out(train)
         held = f"No test/ folder: every tenth image, {len(test)} in all, is held out for testing."
         notes = (*notes, held)
-    return train, test, class_names, notes
+    return train, test, found.class_names, notes
 
 
-def read_folder(config: DataConfig) -> tuple[Examples, int, tuple[str, ...], tuple[str, ...]]:
-    """Returns all examples of a folder, those of test/ last, and the number of those before them.
+@dataclasses.dataclass(frozen=True)
+class FolderImages:
+    """What was read of a folder.
 
-    The names of the classes and notes on what was read how are returned as well.
+    Attributes:
+      examples: those of train/, or of the folder without test/, and then those of test/.
+      train_count: how many of them are before those of test/.
+      has_test: whether there is a test/ with images.
+      class_names: names of the classes.
+      notes: on what was read how.
+    """
+
+    examples: Examples
+    train_count: int
+    has_test: bool
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def read_folder(config: DataConfig, split: str, most: int = 0) -> FolderImages:
+    """Reads the examples of a folder.
+
+    Args:
+      config: of the data set.
+      split: if there is a test/: `all`; `train`, or else test/ alone. If there is none, all are read.
+      most: how many are wanted, the first ones; the others need not be read. 0 is all.
 
     Raises:
       ConfigError: as in `from_folder`.
     """
-    files = _find_files(config)
-    pictures = _Pictures(config, len(files.train) + len(files.test))
+    files = _find_files(config, split)
+    has_test = bool(files.test)
+    groups = [
+        files.train if split in ("train", "all") or not has_test else [],
+        files.test if split != "train" else [],
+    ]
+    every, paths = [*files.train, *files.test], [path for group in groups for path in group]
+    if not has_test and split in ("train", "test"):
+        most = 0  # every tenth of all is held out
+    pictures = _Pictures(config, min(len(paths), most or len(paths)))
     check_memory_of_resized(pictures.count, config.image_size, usual_threads(), config.dataset)
-    reading = in_parallel(functools.partial(read_picture, size=config.image_size), files.train + files.test)
+    reading = in_parallel(functools.partial(read_picture, size=config.image_size), paths)
     with warnings.catch_warnings(), contextlib.closing(reading):
         warnings.filterwarnings("ignore", module="PIL")  # what matters to the user is in the notes
-        pictures.add(zip(files.train + files.test, reading, strict=True))
+        pictures.add(zip(paths, reading, strict=True))
     readable = set(pictures.files)
-    for group in (files.train, files.test):
+    for group in [paths] if most else groups:
         if group and readable.isdisjoint(group):
             notes = " ".join(pictures.notes())
             raise ConfigError(f"no image could be read. {notes} Received: {config.dataset!r}")
-    examples, class_names = _examples(pictures, files)
+    # A part of the pictures may lack classes that the others have.
+    of_all = pictures.files if len(paths) == len(every) and not most else every
+    examples, class_names = _examples(pictures, files, of_all)
     count = len(readable.intersection(files.train))
-    return examples, count, class_names, (*pictures.notes(), *files.notes())
+    return FolderImages(examples, count, has_test, class_names, (*pictures.notes(), *files.notes()))
 
 
 # Files
@@ -105,7 +137,7 @@ class _Files:
         return notes
 
 
-def _find_files(config: DataConfig) -> _Files:
+def _find_files(config: DataConfig, split: str) -> _Files:
     root = pathlib.Path(os.path.expanduser(config.dataset.removeprefix("folder:")))
     if not root.is_dir():
         raise ConfigError(f"dataset=folder:PATH needs an existing folder. Received: {config.dataset!r}")
@@ -114,7 +146,7 @@ def _find_files(config: DataConfig) -> _Files:
     train_files = [path for path in _files_below(train_root) if not path.is_relative_to(root / "test")]
     train, test = ([p for p in group if _is_image(p)] for group in (train_files, test_files))
     unread = [p for p in train_files + test_files if not _is_image(p) and not p.name.startswith(".")]
-    if not train:
+    if not train and not (test and split in ("test", "")):
         others = f"only {_by_extension(unread)}" if unread else "none"
         raise ConfigError(
             f"dataset=folder:PATH needs images ({', '.join(IMAGE_SUFFIXES)}) in the folder or in its "
@@ -150,7 +182,7 @@ class _Pictures:
 
     Args:
       config: of the data set.
-      count: number of files.
+      count: number of pictures to take at most.
 
     Attributes:
       files: the files that could be read.
@@ -176,6 +208,8 @@ class _Pictures:
             if picture.problem:
                 self._problems.append(f"{path}: {picture.problem.rstrip('.')}")
                 continue
+            if len(self.files) == self.count:
+                break
             self._make_room(path, picture.pixels.shape)
             self.array[len(self.files)] = picture.pixels  # a grey picture fills all channels
             self.files.append(path)
@@ -223,11 +257,13 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[0]}×{shape[1]}"
 
 
-def _examples(pictures: _Pictures, files: _Files) -> tuple[Examples, tuple[str, ...]]:
-    """Returns all pictures with names and labels, and the names of the classes."""
+def _examples(
+    pictures: _Pictures, files: _Files, of_all: Iterable[pathlib.Path]
+) -> tuple[Examples, tuple[str, ...]]:
+    """Returns all pictures with names and labels, and the names of the classes of the files `of_all`."""
     names = np.array([path.relative_to(files.root).as_posix() for path in pictures.files])
     folders = [files.class_of(path) for path in pictures.files]
-    class_names = tuple(sorted(set(folders)))
+    class_names = tuple(sorted({files.class_of(path) for path in of_all}))
     labels = None
     if "" in class_names or len(class_names) < 2:
         class_names = ()

@@ -66,13 +66,16 @@ def load(config: DataConfig) -> ImageData:
     )
 
 
-def load_split(config: DataConfig, split: str) -> tuple[Examples, tuple[str, ...], tuple[str, ...]]:
+def load_split(
+    config: DataConfig, split: str, fewer_will_do: bool = False
+) -> tuple[Examples, tuple[str, ...], tuple[str, ...]]:
     """Reads the images on which a trained model is used.
 
     Args:
       config: of the data set; `test_examples` limits the number of images.
       split: `train`, `test` or `all`; empty: the test images, or all images of a folder without test/. Of
         such a folder, `train` and `test` are what a run makes of it: every tenth image is a test image.
+      fewer_will_do: whether there may be fewer images than asked for.
 
     Returns:
       The examples, with names and labels where there are any, the names of the classes, and notes on how the
@@ -88,18 +91,17 @@ def load_split(config: DataConfig, split: str) -> tuple[Examples, tuple[str, ...
         config, train_examples=count if split == "train" else 0, validation_examples=0
     )
     if config.dataset.startswith("folder:"):
-        every, before_test, class_names, notes = read_folder(config)
-        if before_test == len(every) and split in ("train", "test"):
-            chosen = hold_out(every)[split == "test"]
+        found = read_folder(config, split, count)
+        chosen, class_names, notes = found.examples, found.class_names, found.notes
+        if not found.has_test and split in ("train", "test"):
+            chosen = hold_out(chosen)[split == "test"]
             notes = (
                 *notes,
                 f"No test/ folder: {split} images are those of a training run, which holds out a tenth.",
             )
-        elif before_test == len(every):
-            chosen = every
-            notes = (*notes, f"No test/ folder: all {len(every)} images are used.")
-        else:
-            chosen = {"train": every[:before_test], "all": every}.get(split, every[before_test:])
+        elif not found.has_test:
+            which = f"the first {count}" if count == len(chosen) else f"all {len(chosen)}"
+            notes = (*notes, f"No test/ folder: {which} images are used.")
     else:
         only = "" if split == "all" else split or "test"
         config = config if only else dataclasses.replace(config, test_examples=0)
@@ -107,6 +109,7 @@ def load_split(config: DataConfig, split: str) -> tuple[Examples, tuple[str, ...
         chosen = joined(train, test) if split == "all" else {"train": train}.get(split, test)
     if not len(chosen):
         raise ConfigError(f"{config.dataset!r} has no {split} images. Received: {split=}")
+    count = min(count, len(chosen)) if fewer_will_do else count
     return _first(chosen, count, "examples"), class_names, notes
 
 
@@ -129,7 +132,9 @@ def _cut(train: Examples, config: DataConfig) -> tuple[Examples, Examples]:
 def _first(examples: Examples, count: int, name: str) -> Examples:
     if count > len(examples):
         raise ConfigError(f"{name} must be at most {len(examples)} here. Received: {name}={count}")
-    return examples[: count or None]
+    first = examples[: count or None]
+    # A small part would keep all the others in memory.
+    return first.copy() if 2 * len(first) < len(examples) else first
 
 
 def _notes_on_classes(splits: dict[str, Examples], count: int) -> list[str]:

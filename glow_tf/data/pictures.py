@@ -123,8 +123,9 @@ def _pixels(image: Image.Image, least: int) -> np.ndarray:
     """
     from PIL import Image
 
-    if image.mode == "F":
-        raise ValueError("its pixels are floats of unknown range; save it with 8 or 16 bits")
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):  # 16 bits are I;16 there
+        kind = "floats" if image.mode == "F" else "integers of 32 bits, and"
+        raise ValueError(f"its pixels are {kind} of unknown range; save it with 8 or 16 bits")
     deep = image.mode.startswith("I")  # 16 bits per pixel, which PIL's convert would cut off at 255
     if deep:
         image = image.convert("I").point([(level + 128) // 257 for level in range(2**16)], "L")

@@ -110,6 +110,11 @@ def _tfds_builder(config: DataConfig) -> Any:
             "dataset must have a feature named image. "
             f"Received: dataset={config.dataset!r} with features {features}"
         )
+    dtype = tf.as_dtype(builder.info.features["image"].dtype)
+    if dtype != tf.uint8:
+        raise ConfigError(
+            f"dataset must have images of 8 bits. Received: dataset={config.dataset!r} of {dtype.name}"
+        )
     return builder
 
 

@@ -17,7 +17,7 @@ from glow_tf.devices.strategies import device_name, make_strategy
 from glow_tf.glow import Glow
 from glow_tf.partition import part_layouts
 from glow_tf.pieces import in_streams
-from glow_tf.planning.rates import Calibration
+from glow_tf.planning.rates import Calibration, rates_settings
 from glow_tf.schedule import Phase, end_to_end
 from glow_tf.training.optimizers import make_optimizers
 from glow_tf.training.trainer import PartsTrainer
@@ -77,7 +77,8 @@ def _calibration(config: RunConfig, seconds: Mapping[Timed, float]) -> Calibrati
     (step,) = [s for t, s in seconds.items() if not t.block]
     elements = [e for layout in part_layouts(config.model) for e in layout.elements]
     flow = sum(both[e.block] for e in elements if e.kind == "flow_step")
-    return Calibration(device_name(), forward, both, max(step - flow, 0.0))
+    model = rates_settings(config.model)
+    return Calibration(device_name(), forward, both, max(step - flow, 0.0), model)
 
 
 def repeated(run: Callable[[], object]) -> Callable[[int], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import math
@@ -55,7 +56,8 @@ class Candidate:
     @property
     def main(self) -> Forecast:
         """The step on which most of the time is spent."""
-        return max(self.steps, key=lambda step: step.seconds * self.steps.count(step))
+        counts = collections.Counter(self.steps)
+        return max(counts, key=lambda step: step.seconds * counts[step])
 
     @property
     def memory(self) -> float:
@@ -68,8 +70,9 @@ class Candidate:
         return sum(step.sent for step in self.steps) / len(self.steps)
 
     def fits(self, cluster: Cluster) -> bool:
-        """Whether it fits into the memory of the devices that it uses."""
-        return self.memory <= min(device.memory for device in cluster.devices[: self.devices])
+        """Whether each device that it uses has the memory for what it would hold."""
+        room = [device.memory for device in cluster.devices]
+        return all(held <= room[k] for step in dict.fromkeys(self.steps) for k, held in enumerate(step.held))
 
 
 def candidates(
@@ -83,9 +86,11 @@ def candidates(
       calibration: see `Planner`.
 
     Raises:
-      ConfigError: the calibration is missing, or is of a model with fewer blocks.
+      ConfigError: the calibration is missing, or is of another model.
     """
     train = config.train
+    if calibration is not None:
+        calibration.check(config.model)
     planner = Planner(cluster, train.batch_size, calibration, train.reversible)
     found = [
         candidate

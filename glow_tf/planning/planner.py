@@ -24,15 +24,20 @@ class Forecast:
 
     Attributes:
       seconds: time of a step.
-      memory: bytes that the fullest device holds.
+      held: bytes that each device holds that the step uses, in the cluster's order.
       sent: bytes that all devices send together in a step.
       limit: what most of the time is spent on.
     """
 
     seconds: float
-    memory: float
+    held: tuple[float, ...]
     sent: float
     limit: str
+
+    @property
+    def memory(self) -> float:
+        """Bytes that the fullest device holds."""
+        return max(self.held)
 
 
 class Planner:
@@ -103,7 +108,8 @@ class Planner:
             seconds += images * self._compute(layout, device, phase, k)
         each = [self._activations(layouts[k], phase) for k in phase.active]
         kept = max(each) if self.reversible else sum(each)
-        return Forecast(seconds, STATES * weight_bytes(layouts) + images * kept, 0.0, device.name)
+        held = STATES * weight_bytes(layouts) + images * kept
+        return Forecast(seconds, (held,), 0.0, device.name)
 
     def _mirrored(self, layouts: Sequence[PartLayout], phase: Phase) -> Forecast:
         devices = self.cluster.devices
@@ -114,7 +120,8 @@ class Planner:
         rounds = 2 * (len(devices) - 1)  # of a ring all-reduce; in each, a device sends 1/N of the gradients
         reduce = rounds * self.cluster.transfer(gradients / len(devices))
         limit = slowest.limit if slowest.seconds >= reduce else "all-reduce"
-        return Forecast(slowest.seconds + reduce, slowest.memory, rounds * gradients, limit)
+        held = tuple(replica.memory for replica in replicas)
+        return Forecast(slowest.seconds + reduce, held, rounds * gradients, limit)
 
     def _in_turn(self, layouts: Sequence[PartLayout], phase: Phase) -> Forecast:
         """Each part on its own device; a batch passes all parts before the next one begins."""
@@ -133,7 +140,7 @@ class Planner:
             start += forward + sent
         moved = sum(crossing_bytes(layouts, phase.last, phase.end_to_end)) * self.batch_size
         limit = "link" if (2 if phase.end_to_end else 1) * waiting > end / 2 else "parts in turn"
-        return Forecast(end, self._fullest(layouts, phase), moved, limit)
+        return Forecast(end, self._held(layouts, phase), moved, limit)
 
     def _delayed(self, layouts: Sequence[PartLayout], phase: Phase) -> Forecast:
         """All parts work at the same time.
@@ -152,16 +159,15 @@ class Planner:
         )
         limit = max(spent, key=spent.get)
         moved = crossing_bytes(layouts, phase.last)[0] * self.batch_size
-        return Forecast(spent[limit], self._fullest(layouts, phase), moved, limit)
+        return Forecast(spent[limit], self._held(layouts, phase), moved, limit)
 
-    def _fullest(self, layouts: Sequence[PartLayout], phase: Phase) -> float:
-        """Returns the bytes of the fullest device, with each part on its own."""
-
-        def held(k: int) -> float:
-            kept = self._activations(layouts[k], phase) if k in phase.active else 0.0
-            return STATES * weight_bytes([layouts[k]]) + self.batch_size * kept
-
-        return max(held(k) for k in range(len(layouts)))
+    def _held(self, layouts: Sequence[PartLayout], phase: Phase) -> tuple[float, ...]:
+        """Returns the bytes of every device, with each part on its own."""
+        kept = [self._activations(own, phase) if k in phase.active else 0.0 for k, own in enumerate(layouts)]
+        return tuple(
+            STATES * weight_bytes([own]) + self.batch_size * each
+            for own, each in zip(layouts, kept, strict=True)
+        )
 
     def _compute(self, layout: PartLayout, device: Device, phase: Phase, k: int) -> float:
         """Returns the seconds per image that a part's flow steps and its flow head take in a phase."""

@@ -8,6 +8,7 @@ import math
 import pathlib
 from collections.abc import Mapping
 
+from glow_tf.config import ModelConfig
 from glow_tf.errors import ConfigError
 from glow_tf.text_files import parse_json, read_text
 
@@ -21,12 +22,25 @@ class Calibration:
       forward: for each block (from 1), seconds per image of one flow step, forward pass alone.
       both: the same with the backward pass.
       rest: seconds per image that a training step spends outside flow steps.
+      model: the settings of the model that the rates depend on, as text; empty in files of release 0.4.
     """
 
     machine: str
     forward: Mapping[int, float]
     both: Mapping[int, float]
     rest: float
+    model: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def check(self, config: ModelConfig) -> None:
+        """Raises ConfigError if the rates are of a model with other settings."""
+        own = rates_settings(config)
+        if other := {name: value for name, value in self.model.items() if own.get(name) != value}:
+            measured = ", ".join(f"{name}={value}" for name, value in other.items())
+            asked = ", ".join(f"{name}={own.get(name)}" for name in other)
+            raise ConfigError(
+                f"the calibration must be of this model: measure it with the same flags. Received: rates of "
+                f"{measured}, and a model of {asked}"
+            )
 
     def to_json(self) -> str:
         """Returns it as JSON."""
@@ -39,10 +53,17 @@ class Calibration:
         for name in ("forward", "both"):
             found[name] = {int(block): float(seconds) for block, seconds in found[name].items()}
         found["rest"] = float(found["rest"])
+        found["model"] = {str(name): str(value) for name, value in found.get("model", {}).items()}
         for seconds in (*found["forward"].values(), *found["both"].values(), found["rest"]):
             if not 0 <= seconds < math.inf:
                 raise ValueError(f"seconds must not be negative: {seconds}")
         return cls(**found)
+
+
+def rates_settings(config: ModelConfig) -> dict[str, str]:
+    """Returns the settings of a model on which the rates of its flow steps depend."""
+    names = ("image_shape", "width", "coupling", "scale", "norm", "permutation", "precision")
+    return {name: str(getattr(config, name)) for name in names}
 
 
 def read_calibration(path: str | pathlib.Path) -> Calibration:

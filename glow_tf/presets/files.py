@@ -91,6 +91,17 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
     return content
 
 
+def check_place(folder: pathlib.Path) -> None:
+    """Checks that a preset can be written to a folder; OSError if the folder holds something else."""
+    if folder.exists() and not folder.is_dir():
+        raise OSError(f"the preset {folder} could not be written: there is a file of this name.")
+    if folder.exists() and (other := {entry.name for entry in folder.iterdir()} - {CONFIG, WEIGHTS, CARD}):
+        raise OSError(
+            f"the preset {folder} could not be written: the folder must be empty, or hold a preset and "
+            f"nothing else. Received: {sorted(other)[:5]}"
+        )
+
+
 def write(
     folder: pathlib.Path,
     model: ModelConfig,
@@ -115,13 +126,7 @@ def write(
     """
     if weights_dtype not in WEIGHTS_DTYPES:
         raise ConfigError(f"weights_dtype must be one of {WEIGHTS_DTYPES}. Received: {weights_dtype=}")
-    if folder.exists() and not folder.is_dir():
-        raise OSError(f"the preset {folder} could not be written: there is a file of this name.")
-    if folder.exists() and (other := {entry.name for entry in folder.iterdir()} - {CONFIG, WEIGHTS, CARD}):
-        raise OSError(
-            f"the preset {folder} could not be written: the folder must be empty, or hold a preset and "
-            f"nothing else. Received: {sorted(other)[:5]}"
-        )
+    check_place(folder)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

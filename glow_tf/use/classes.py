@@ -11,6 +11,7 @@ from glow_tf.endpoints import require_classes
 from glow_tf.errors import ConfigError
 from glow_tf.likelihood import bits_per_dim
 from glow_tf.use.models import TrainedModel
+from glow_tf.use.seeds import seed_of
 
 BATCH = 256
 
@@ -23,7 +24,7 @@ def label_bits(model: TrainedModel, images: np.ndarray, seed: int = 0) -> np.nda
     Args:
       model: a `Glow` or an `ExportedModel` with classes.
       images: uint8 [N, H, W, C], at least one.
-      seed: of the noise.
+      seed: of the noise; see `seed_of`.
 
     Raises:
       ConfigError: the model has no classes, or images have another type or shape.
@@ -31,7 +32,7 @@ def label_bits(model: TrainedModel, images: np.ndarray, seed: int = 0) -> np.nda
     require_classes("label_bits", model.classes)
     starts = range(0, len(images), BATCH)
     rows = [
-        np.asarray(model.label_log_probs(images[start : start + BATCH], seed + k))
+        np.asarray(model.label_log_probs(images[start : start + BATCH], seed_of(seed, k)))
         for k, start in enumerate(with_progress(starts, len(starts), f"Labels, batches of {BATCH}"))
     ]
     return bits_per_dim(-np.concatenate(rows), model.image_shape)

@@ -14,6 +14,7 @@ from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.likelihood import bits_per_dim
 from glow_tf.pieces import in_streams
+from glow_tf.use.seeds import seed_of
 
 BATCH = 256
 
@@ -66,7 +67,7 @@ def evaluate(glow: Glow, images: np.ndarray, draws: int = 1, seed: int = 0) -> E
       glow: the model, however it is cut.
       images: uint8 [N, H, W, C].
       draws: noise draws per image, from 1.
-      seed: of the noise; draw k has that of seed + k.
+      seed: of the noise; see `seed_of`.
 
     Raises:
       ConfigError: images have another type or shape, or there are none.
@@ -82,7 +83,9 @@ def evaluate(glow: Glow, images: np.ndarray, draws: int = 1, seed: int = 0) -> E
     totals, sums = [], np.zeros((len(names), len(images)))
     steps = -(-len(images) // BATCH)
     passes = (
-        batch for k in range(draws) for batch in evaluation_batches(images, min(BATCH, len(images)), seed + k)
+        batch
+        for k in range(draws)
+        for batch in evaluation_batches(images, min(BATCH, len(images)), seed_of(seed, k))
     )
     rows = [
         np.stack(function(blocks.dequantized(batch, noise)))

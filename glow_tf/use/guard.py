@@ -227,7 +227,10 @@ def _probe(model: TrainedModel) -> list[float]:
 
 
 def _to_json(found: Features) -> dict[str, list[float]]:
-    return {name: np.round(getattr(found, name), 6).tolist() for name in ("nll", "latent", "codec")}
+    # To the last digit: an image that is like good ones must tie with them.
+    return {
+        name: np.asarray(getattr(found, name), np.float64).tolist() for name in ("nll", "latent", "codec")
+    }
 
 
 def _from_json(content: dict[str, Sequence[Any]]) -> Features:

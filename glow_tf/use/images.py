@@ -52,6 +52,7 @@ def read_images(
     data_dir: str | os.PathLike = "",
     split: str = "",
     count: int = 0,
+    fewer_will_do: bool = False,
 ) -> UsedImages:
     """Reads images for a model.
 
@@ -64,15 +65,18 @@ def read_images(
       data_dir: TFDS's.
       split: `train`, `test` or `all`; empty: the test images, or all of a folder without test/.
       count: how many images, the first ones; 0 is all.
+      fewer_will_do: whether there may be fewer than `count`.
 
     Raises:
-      ConfigError: there are no such images, or they have another shape that cannot be changed.
+      ConfigError: there are no such images, or too few, or they have another shape that cannot be changed.
     """
     height, width, channels = image_shape
     size = height if height == width else 0
     if dataset == "digits" and size == DIGITS_SIDE:
         size = 0
-    examples, class_names, notes = load_split(DataConfig(dataset, data_dir, size, test_examples=count), split)
+    examples, class_names, notes = load_split(
+        DataConfig(dataset, data_dir, size, test_examples=count), split, fewer_will_do
+    )
     if dataset == "digits" and size:
         notes = (*notes, f"Resized from {DIGITS_SIDE}×{DIGITS_SIDE} to {size}×{size}.")
     images = examples.images

@@ -12,6 +12,7 @@ from typing import Any
 from glow_tf.data.loading import load as load_data
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
+from glow_tf.presets import check_place
 from glow_tf.run.flags_file import read_config
 from glow_tf.run.saved import load_glow
 from glow_tf.schedule import phases_of
@@ -42,6 +43,7 @@ def keep_run(
       ConfigError: the folder is no workdir, or its run is not finished.
       OSError: the preset cannot be written.
     """
+    check_place(pathlib.Path(folder))
     config = read_config(workdir)
     summary = _summary(workdir, len(phases_of(config)))
     data_config = dataclasses.replace(config.data, data_dir=data_dir or config.data.data_dir)

@@ -12,6 +12,7 @@ from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.memory import check_memory
 from glow_tf.use.models import TrainedModel
+from glow_tf.use.seeds import seed_of
 
 BATCH = 250  # images that a model takes at a time
 
@@ -63,7 +64,7 @@ def draw(
       model: to draw from.
       num: number of images, from 1.
       temperature: standard deviation of the whitened latents; 0 is the mode.
-      seed: of the latents of the first batch; that of each further batch is one higher.
+      seed: of the latents; see `seed_of`.
       labels: the class of each image, integers [num]; None draws them too, if the model has classes.
 
     Raises:
@@ -73,9 +74,9 @@ def draw(
     starts = range(0, num, BATCH)
     batches = [
         np.asarray(
-            model.sample(min(BATCH, num - start), temperature, seed + k)
+            model.sample(min(BATCH, num - start), temperature, seed_of(seed, k))
             if labels is None
-            else model.sample(None, temperature, seed + k, labels[start : start + BATCH])
+            else model.sample(None, temperature, seed_of(seed, k), labels[start : start + BATCH])
         )
         for k, start in enumerate(with_progress(starts, len(starts), f"Drawing, batches of {BATCH}"))
     ]

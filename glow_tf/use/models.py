@@ -56,12 +56,18 @@ class ExportedModel:
 
     Raises:
       ConfigError: the SavedModel has other endpoints, or operations that are not allowed.
+      OSError: a file of it is damaged.
     """
 
     def __init__(self, folder: pathlib.Path, allow_unknown_ops: bool = False):
         if not allow_unknown_ops:
             check_operations(folder)
-        self._loaded = tf.saved_model.load(str(folder))
+        try:
+            self._loaded = tf.saved_model.load(str(folder))
+        # What TensorFlow raises at damaged files.
+        except (tf.errors.OpError, OSError, IndexError, ValueError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise OSError(f"the SavedModel {folder} cannot be read. Received: {reason}") from None
         try:
             images = self._loaded.signatures["encode"].structured_input_signature[1]["images"]
             self.image_shape = tuple(int(side) for side in images.shape[1:])

@@ -13,6 +13,8 @@ from glow_tf.pieces import number_of_streams
 from glow_tf.presets import put_in_place
 from glow_tf.run.checkpoints import reason_of
 
+# What TensorFlow writes into the folder of a SavedModel.
+SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 NOT_EXPORTED = "sample_dequantized"  # `sample` before its values are rounded down
 
 
@@ -50,10 +52,10 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     path = pathlib.Path(path)
     if path.exists() and not path.is_dir():
         raise OSError(f"the SavedModel {path} could not be written: there is a file of this name.")
-    if path.exists() and any(path.iterdir()) and not (path / "saved_model.pb").exists():
+    if path.exists() and (other := {entry.name for entry in path.iterdir()} - SAVED_MODEL):
         raise OSError(
-            f"the SavedModel {path} could not be written: the folder must be empty or hold a SavedModel. "
-            f"Received: {sorted(entry.name for entry in path.iterdir())[:5]}"
+            f"the SavedModel {path} could not be written: the folder must be empty, or hold a SavedModel and "
+            f"nothing else. Received: {sorted(other)[:5]}"
         )
     archive = keras.export.ExportArchive()
     endpoints = glow.endpoints()

@@ -9,7 +9,7 @@ from conftest import small_glow
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from glow_tf.commands import cli, model_flags
+from glow_tf.commands import cli, evaluate, model_flags
 from glow_tf.use.images import UsedImages
 
 
@@ -72,6 +72,20 @@ def test_decoded_files_have_different_names(here, names, expected):
     np.savez("latents.npz", eps=np.zeros((len(names), 64), np.float32), names=np.array(names))
     assert run("decode") == 0
     assert {path.stem for path in pathlib.Path("decoded").glob("*.png")} == set(expected)
+
+
+def test_fewer_images_than_the_default_will_do(here, capsys):
+    (here / "few").mkdir()
+    for place in range(3):
+        Image.new("L", (8, 8)).save(here / "few" / f"{place}.png")
+    assert run("interpolate", "--dataset=folder:few", "--steps=3") == 0
+    assert run("interpolate", "--dataset=folder:few", "--examples=8") == 1
+    assert "examples must be at most 3 here. Received: examples=8" in capsys.readouterr().err
+
+
+def test_bits_that_are_not_finite_are_null_in_the_report():
+    report = {"bits": float("inf"), "of": {"a": float("nan"), "b": 1.5, "images": 3}}
+    assert evaluate._finite(report) == {"bits": None, "of": {"a": None, "b": 1.5, "images": 3}}
 
 
 def test_decode_keeps_to_its_folder(here, capsys):
@@ -163,7 +177,7 @@ def test_an_export_replaces_no_other_folder(here, capsys):
     (here / "thesis").mkdir()
     (here / "thesis" / "thesis.txt").write_text("mine")
     assert run("export", "--output=thesis") == 1
-    assert "must be empty or hold a SavedModel" in capsys.readouterr().err
+    assert "must be empty, or hold a SavedModel and nothing else" in capsys.readouterr().err
     assert (here / "thesis" / "thesis.txt").read_text() == "mine"
 
 

@@ -1,5 +1,6 @@
 """A folder as a photographer has it: turned, mixed, damaged, small and large pictures."""
 
+import dataclasses
 import io
 import itertools
 import threading
@@ -12,7 +13,7 @@ from PIL import Image, ImageOps
 from glow_tf import data
 from glow_tf.config import ConfigError, DataConfig
 from glow_tf.data import folder as folder_module
-from glow_tf.data import pictures, progress
+from glow_tf.data import loading, pictures, progress
 from glow_tf.data.arrays import resize
 from glow_tf.data.parallel import in_parallel
 
@@ -107,6 +108,43 @@ def test_tiff_files_of_usual_kinds_are_read(folder, rng):
     assert images.train.shape == (4, 96, 96, 3)
     np.testing.assert_array_equal(images.train[0], images.test[0])
     np.testing.assert_array_equal(images.train[3, ..., 0], (deep / 257).round())
+
+
+def test_integers_of_unknown_range_are_left_out(folder, rng):
+    Image.fromarray(rng.integers(0, 256, (96, 96)).astype(np.int32)).save(folder / "train" / "deep.tif")
+    quadrants().save(folder / "train" / "a.png")
+    (note,) = [note for note in load(folder).notes if "deep.tif" in note]
+    assert "integers of 32 bits, and of unknown range" in note
+
+
+def test_the_first_images_alone_are_read(tmp_path, monkeypatch):
+    for name in ("train/a/1", "train/a/2", "train/b/1", "test/a/1", "test/a/2", "test/b/1"):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        quadrants(32, 32).save(path)
+    seen = []
+    read = folder_module.read_picture
+    monkeypatch.setattr(
+        folder_module, "read_picture", lambda path, size: seen.append(path.parts[-3]) or read(path, size)
+    )
+    config = DataConfig(dataset=f"folder:{tmp_path}", test_examples=1)
+    examples, class_names, _ = loading.load_split(config, "")
+    assert (len(examples), class_names, list(examples.labels)) == (1, ("a", "b"), [0])
+    assert examples.images.base is None or len(examples.images.base) == 1
+    assert set(seen) == {"test"}
+    assert len(loading.load_split(config, "train")[0]) == 1
+    assert len(loading.load_split(dataclasses.replace(config, test_examples=9), "all", True)[0]) == 6
+    with pytest.raises(ConfigError, match="examples must be at most 3 here"):
+        loading.load_split(dataclasses.replace(config, test_examples=9), "test")
+
+
+def test_a_folder_of_test_images_alone_can_be_scored(tmp_path):
+    (tmp_path / "test").mkdir()
+    quadrants(32, 32).save(tmp_path / "test" / "1.png")
+    config = DataConfig(dataset=f"folder:{tmp_path}")
+    assert len(loading.load_split(config, "test")[0]) == len(loading.load_split(config, "")[0]) == 1
+    with pytest.raises(ConfigError, match="in which there are none"):
+        data.load(config)
 
 
 def test_float_pixels_are_left_out_with_what_to_do(folder, rng):

@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
 from conftest import ROOT, small_config
 
 from glow_tf import Glow, ModelConfig, Phase
-from glow_tf.commands import cli
+from glow_tf.commands import cli, plan
+from glow_tf.commands.parsing import parse
 from glow_tf.commands.run_flags import config_of
 from glow_tf.cost import relative_cost
 from glow_tf.errors import ConfigError
@@ -27,6 +29,7 @@ from glow_tf.planning import (
     recommendations,
 )
 from glow_tf.planning.forecast import SCHEDULES
+from glow_tf.planning.rates import rates_settings
 from glow_tf.schedule import end_to_end
 
 LAYOUTS = part_layouts(ModelConfig((32, 32, 3), 8, 3, 8, 128, parts="across_block:3"))
@@ -204,3 +207,50 @@ def test_another_file_is_no_calibration(tmp_path):
 def test_mistakes_in_flags_are_named(flags, message, capsys):
     assert cli.run("plan", ["--workdir=unused", *flags]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_each_device_must_hold_its_own_part_alone():
+    config = config_of(["--flagfile=paper_2", "--workdir=unused", "--parts=by_block:2"])
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, image_shape=(32, 32, 3)))
+    device = Device("d", 1.0, 1e12, 1e12)
+    whole = Cluster("c", (device, device), math.inf, 0.0, 0.0)
+    (own,) = [
+        c
+        for c in candidates(config, whole)
+        if (c.strategy, c.schedule, c.parts) == ("part_parallel", "alternating", "by_block:2")
+    ]
+    larger, smaller = (max(step.held[k] for step in own.steps) for k in (0, 1))
+    assert larger > 1.5 * smaller
+    for sizes, fits in (
+        ((larger, smaller), True),
+        ((larger, 0.9 * smaller), False),
+        ((smaller, larger), False),
+    ):
+        devices = tuple(dataclasses.replace(device, memory=size) for size in sizes)
+        assert own.fits(dataclasses.replace(whole, devices=devices)) is fits
+
+
+def test_a_plan_is_of_the_images_that_are_asked_for():
+    def shape(*arguments):
+        values = flags.FlagValues()
+        plan.define(values)
+        parse(values, ["--flagfile=quickstart", *arguments])
+        return plan._config(values).model.image_shape
+
+    assert shape() == (32, 32, 3)
+    assert shape("--image_size=64") == (64, 64, 3)
+    assert shape("--from_preset=fashion_mnist") == (28, 28, 1)
+    assert shape("--from_preset=fashion_mnist", "--image_shape=8,8,1") == (8, 8, 1)
+
+
+def test_rates_of_another_model_are_refused(tmp_path):
+    config = config_of(["--flagfile=quickstart", "--workdir=unused"])
+    model = dataclasses.replace(config.model, image_shape=(32, 32, 3))
+    rates = Calibration("m", {1: 1e-3}, {1: 3e-3}, 1e-3, rates_settings(model))
+    (tmp_path / "machine.json").write_text(rates.to_json())
+    read = read_calibration(tmp_path / "machine.json")
+    assert read == rates
+    read.check(dataclasses.replace(model, flow_steps=3))
+    with pytest.raises(ConfigError, match="Received: rates of width=128, and a model of width=64"):
+        read.check(dataclasses.replace(model, width=64))
+    Calibration("m", {1: 1e-3}, {1: 3e-3}, 1e-3).check(model)  # an earlier release did not say of what

@@ -10,6 +10,7 @@ from conftest import run_program, small_glow
 
 from glow_tf import export
 from glow_tf.likelihood import bits_per_dim
+from glow_tf.use import open_model
 
 ALONE = """
 import sys
@@ -113,11 +114,28 @@ def test_exporting_again_replaces_the_old_one(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.export, "ExportArchive", Archive)
     folder = tmp_path / "export"
     shutil.copytree(exported[-1] / "export", folder)
-    (folder / "stale").touch()
+    (folder / "variables" / "stale").touch()
     export(exported[0], folder)
-    assert not (folder / "stale").exists()
+    assert not (folder / "variables" / "stale").exists()
     assert (folder / "saved_model.pb").read_text() == "new"
     assert not (tmp_path / ".export.tmp").exists()
+
+
+def test_what_is_beside_a_savedmodel_is_never_removed(exported, tmp_path):
+    shutil.copytree(exported[-1] / "export", tmp_path / "export")
+    (tmp_path / "export" / "encode.onnx").touch()
+    with pytest.raises(OSError, match=r"a SavedModel and nothing else. Received: \['encode.onnx'\]"):
+        export(exported[0], tmp_path / "export")
+    assert (tmp_path / "export" / "encode.onnx").exists()
+
+
+@pytest.mark.parametrize("name", ["variables.index", "variables.data-00000-of-00001"])
+def test_a_damaged_savedmodel_is_named(exported, tmp_path, name):
+    shutil.copytree(exported[-1] / "export", tmp_path / "export")
+    path = tmp_path / "export" / "variables" / name
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(OSError, match=r"the SavedModel \S+export cannot be read. Received: "):
+        open_model(tmp_path / "export")
 
 
 def test_a_failed_export_keeps_the_old_one_and_leaves_no_rest(exported, monkeypatch):

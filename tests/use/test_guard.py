@@ -57,6 +57,18 @@ def test_a_complex_image_takes_more_bits_as_a_file(rng):
     assert codec_bits(np.zeros_like(noise)) < 0.5
 
 
+def test_an_image_like_many_good_ones_ties_with_them_also_from_a_file(model, tmp_path):
+    """Blank frames, say: rounded numbers in the file would make each of them look worse than all."""
+    good = made_up(400, 0)
+    for name in ("nll", "latent", "codec"):
+        getattr(good, name)[:120] = getattr(good, name)[0] + 1 / 3
+    for score in RULES:
+        fitted = Scorer(model, score)._with(good[:200], good[200:])
+        fitted.save(tmp_path / "calibration.json")
+        loaded = Scorer.load(tmp_path / "calibration.json", model)
+        np.testing.assert_array_equal(loaded.p_value_of(good), fitted.p_value_of(good))
+
+
 @pytest.mark.parametrize("score", RULES)
 def test_false_alarms_come_at_the_rate_that_was_asked_for(score):
     scorer = Scorer(None, score)
@@ -192,6 +204,7 @@ def test_an_exported_model_checks_alike(exported_once, digits):
         (["scan"], "needs an action first: fit or check. Received: 'scan'"),
         (["check", "--model=digits"], "calibration must be a file from `glow-tf score fit`"),
         (["fit", "--model=digits", "--false_alarms=0"], "false_alarms must be between 0 and 1"),
+        (["fit", "--model=digits", "--calibration="], "calibration must be a file"),
         (["fit", "--model=digits", "--score=magic"], "score must be one of density"),
         (["fit", "--model=digits", "--examples=5"], "20 good images or more"),
         (["check", "--model=digits", "--worst=0"], "worst must be 1 or more"),

@@ -227,3 +227,10 @@ def test_a_run_begins_with_the_weights_of_a_preset(kept, tmp_path, capsys):
     start = evaluate(glow_tf.Glow.from_preset(kept), test, seed=run.seed).per_image.mean()
     assert summary["test_bpd"] == pytest.approx(start, rel=1e-5)
     assert f"--init_from={kept}" in (tmp_path / "run" / "flags.cfg").read_text()
+
+
+def test_a_workdir_of_a_presets_name_does_not_stand_in_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_of("--from_preset=digits", "--workdir=unused").init_from == "digits"
+    (tmp_path / "digits" / "checkpoints").mkdir(parents=True)
+    assert run_of("--from_preset=digits", "--workdir=unused").init_from == str(presets.find("digits"))
