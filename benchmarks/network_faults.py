@@ -78,6 +78,7 @@ class Ending:
 def define(values: flags.FlagValues) -> None:
     """Defines the benchmark's flags."""
     flags.DEFINE_integer("trials", 1, "Of every fault, for parts and for workers.", flag_values=values)
+    flags.DEFINE_list("strategies", list(JOBS), "part_parallel and multi_worker.", flag_values=values)
     flags.DEFINE_float("seconds", 10.0, "How long a fault lasts.", flag_values=values)
     flags.DEFINE_list("only", [], "Only faults whose names contain one of these.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of the moments and of the packets.", flag_values=values)
@@ -98,7 +99,7 @@ def main(given: flags.FlagValues) -> None:
         writer.writerow(
             ["processes", "fault", "moment", "packets_hit", "seconds", "outcome", "difference", "said"]
         )
-        for strategy in JOBS:
+        for strategy in given.strategies:
             sound = pathlib.Path(folder, strategy)
             whole = run_two(strategy, sound, names, link)
             expected = glow_tf.load(sound).get_weights()
@@ -176,7 +177,7 @@ def outcome_of(ending: Ending) -> str:
 
 def sentence_of(ending: Ending) -> str:
     """Returns the error with which a run ended, if it names one of the processes."""
-    errors = [line for line in ending.said.splitlines() if line.startswith("Error: ")]
+    errors = [line for line in ending.said.splitlines() if line.startswith(("Error: ", "Connects to "))]
     found = [line for line in errors if any(address in line for address in ADDRESSES)]
     return "" if ending.statuses == (0, 0) or not found else found[-1]
 

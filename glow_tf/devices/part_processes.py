@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import sys
 import threading
@@ -28,7 +29,17 @@ def connect(group: ProcessGroup) -> list[str]:
         raise ConfigError(liveness.nobody_came(group, missing))
     send_eager_operations_one_by_one()
     spec = tf.train.ClusterSpec({group.job: group.addresses})
-    tf.config.experimental_connect_to_cluster(spec, job_name=group.job, task_index=0)
+    print(
+        f"Connects to {group.names(group.others)}; the run ends if that takes {liveness.PATIENCE:.0f} s.",
+        flush=True,
+    )
+    # TensorFlow would wait for ever, and lets no other Python thread run meanwhile, `watched_parts` neither.
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(liveness.PATIENCE, exit=True, file=nowhere)
+        try:
+            tf.config.experimental_connect_to_cluster(spec, job_name=group.job, task_index=0)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
     kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     return [f"/job:{group.job}/replica:0/task:{k}/device:{kind}:0" for k in range(len(group.addresses))]
 
