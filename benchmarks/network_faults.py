@@ -13,7 +13,6 @@ import dataclasses
 import os
 import pathlib
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -87,7 +86,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Runs all trials, prints and writes how they ended; exits with 1 if one hung or has other numbers."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the link is removed
+    children.ends_by_sigterm()  # so that the link is removed
     chosen = {name: FAULTS[name] for name in FAULTS if any(part in name for part in given.only or [""])}
     moments, failed = random.Random(given.seed), 0
     with (

@@ -17,7 +17,6 @@ import io
 import math
 import os
 import pathlib
-import signal
 import statistics
 import subprocess
 import sys
@@ -105,7 +104,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Prints the table."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that links are removed
+    children.ends_by_sigterm()  # so that links are removed
     chosen = _chosen(values)
     config = run_flags.run_config(values)
     if not config.data.train_examples:

@@ -4,9 +4,8 @@
     glow-tf encode --model=runs/mine --dataset=folder:PATH
 
 The file has the arrays `eps`, float32 [N, D], every latent whitened by its prior; `names`, the files of the
-images; and `labels`, where there are classes (empty for an
-image without one). Images are taken at the middle of their bins, without noise.
-With a model of n bits, images come back without their lowest 8 − n bits.
+images; and `labels`, where there are classes (empty for an image without one). Images are taken at the middle
+of their bins, without noise. With a model of n bits, images come back without their lowest 8 − n bits.
 """
 
 from __future__ import annotations

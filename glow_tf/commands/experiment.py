@@ -12,14 +12,13 @@ Afterwards `glow-tf report --study=…` makes tables, figures and a page.
 from __future__ import annotations
 
 import pathlib
-import signal
-import sys
 from collections.abc import Mapping
 
 from absl import flags
 
 from glow_tf.commands import configs, run_flags
 from glow_tf.config import RunConfig
+from glow_tf.devices import children
 from glow_tf.errors import ConfigError
 from glow_tf.studies.experiment import Experiment, output_folder, run_study
 from glow_tf.studies.study import read_study
@@ -41,7 +40,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Runs what is left of the study."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the run of the moment saves
+    children.ends_by_sigterm()  # so that the run of the moment saves
     run_study(experiment_of(values.study, values.data_dir, values.quick, values.output))
 
 

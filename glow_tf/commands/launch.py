@@ -13,9 +13,7 @@ lost, the run ends with an error, and the same command continues from the last c
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -64,7 +62,7 @@ def _run(arguments: list[str], strategy: str, count: int) -> int:
     addresses = tuple(f"localhost:{port}" for port in children.free_ports(count))
     groups = [ProcessGroup(JOBS[strategy], addresses, index) for index in range(count)]
     processes: list[subprocess.Popen] = []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    children.ends_by_sigterm()
     try:
         for group in groups:
             processes.append(

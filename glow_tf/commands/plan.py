@@ -62,20 +62,19 @@ def main(values: flags.FlagValues) -> None:
 
 def _config(values: flags.FlagValues) -> RunConfig:
     config = run_flags.run_config(values)
-    shape: tuple[int, ...]
+    shape = _image_shape(values, config.data.image_size or SIDE)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, image_shape=shape))
+
+
+def _image_shape(values: flags.FlagValues, side: int) -> tuple[int, ...]:
+    if values.from_preset and not values.image_shape:
+        return presets.read_model(presets.find(values.from_preset)).image_shape
     try:
-        if values["image_shape"].present:
-            shape = tuple(int(side) for side in values.image_shape)
-        elif values.from_preset:
-            shape = presets.read_model(presets.find(values.from_preset)).image_shape
-        else:
-            side = config.data.image_size or SIDE
-            shape = (side, side, 3)
+        return tuple(int(number) for number in values.image_shape or (side, side, 3))
     except ValueError:
         raise ConfigError(
             f"image_shape must be height, width and channels. Received: {','.join(values.image_shape)!r}"
         ) from None
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, image_shape=shape))
 
 
 def _calibrate(config: RunConfig, file: str) -> None:

@@ -208,14 +208,14 @@ class _Pictures:
             if picture.problem:
                 self._problems.append(f"{path}: {picture.problem.rstrip('.')}")
                 continue
-            if len(self.files) == self.count:
-                break
             self._make_room(path, picture.pixels.shape)
             self.array[len(self.files)] = picture.pixels  # a grey picture fills all channels
             self.files.append(path)
             self._turned += picture.turned
             if picture.side < self.config.image_size:
                 self._enlarged.append(picture.side)
+            if len(self.files) == self.count:
+                break
 
     def notes(self) -> list[str]:
         """Returns sentences about pictures that were left out or changed."""

@@ -60,7 +60,12 @@ def wait_for_first(processes: Sequence[subprocess.Popen], grace: float) -> int |
     return status
 
 
-def ask_to_end(process: subprocess.Popen, seconds: float) -> None:
+def ends_by_sigterm() -> None:
+    """Lets SIGTERM end this process as `sys.exit` does, so that it ends what it has started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def ask_to_end(process: subprocess.Popen, seconds: float | None = None) -> None:
     """Sends SIGTERM to a process and waits until it has ended, or for some seconds."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):

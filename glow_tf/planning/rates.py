@@ -38,7 +38,7 @@ class Calibration:
             measured = ", ".join(f"{name}={value}" for name, value in other.items())
             asked = ", ".join(f"{name}={own.get(name)}" for name in other)
             raise ConfigError(
-                f"the calibration must be of this model: measure it with the same flags. Received: rates of "
+                "the calibration must be of this model: measure it with the same flags. Received: rates of "
                 f"{measured}, and a model of {asked}"
             )
 

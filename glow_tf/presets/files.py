@@ -6,7 +6,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from glow_tf.text_files import read_json
 from glow_tf.version import __version__
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.weights.h5", "README.md"
+OWN = frozenset({CONFIG, WEIGHTS, CARD})
 FORMAT = 1  # of config.json
 WEIGHTS_DTYPES = ("float32", "float16")
 
@@ -91,13 +92,22 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def check_place(folder: pathlib.Path) -> None:
-    """Checks that a preset can be written to a folder; OSError if the folder holds something else."""
+def check_place(folder: pathlib.Path, kind: str = "preset", own: Set[str] = OWN) -> None:
+    """Checks that a folder may be replaced; see `put_in_place`.
+
+    Args:
+      folder: which may be absent.
+      kind: what is to be written there.
+      own: the names in a folder of this kind.
+
+    Raises:
+      OSError: it is a file, or holds something else.
+    """
     if folder.exists() and not folder.is_dir():
-        raise OSError(f"the preset {folder} could not be written: there is a file of this name.")
-    if folder.exists() and (other := {entry.name for entry in folder.iterdir()} - {CONFIG, WEIGHTS, CARD}):
+        raise OSError(f"the {kind} {folder} could not be written: there is a file of this name.")
+    if folder.exists() and (other := {entry.name for entry in folder.iterdir()} - own):
         raise OSError(
-            f"the preset {folder} could not be written: the folder must be empty, or hold a preset and "
+            f"the {kind} {folder} could not be written: the folder must be empty, or hold a {kind} and "
             f"nothing else. Received: {sorted(other)[:5]}"
         )
 

@@ -99,11 +99,12 @@ def _train_in(
             return finished
         with _naming_who_is_lost(group):
             strategy = _set_up(workdir.config, group)
-            with contextlib.ExitStack() as stack:
-                interrupts = stack.enter_context(interrupts_of_run())
-                stack.enter_context(dropped_interrupts_come_again())
-                stack.enter_context(watched_workers(group))
-                stack.enter_context(watched_parts(group))
+            with (
+                interrupts_of_run() as interrupts,
+                dropped_interrupts_come_again(),
+                watched_workers(group),
+                watched_parts(group),
+            ):
                 run = prepare(workdir.config, workdir, group, strategy)
                 return _train(run, interrupts, export, callbacks)
     except KeyboardInterrupt:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -72,6 +71,7 @@ def run_study(experiment: Experiment) -> pathlib.Path:
         for variant, value in values.items():
             print(f"{variant}: {study.tuned[0]} {value}")
     runs = with_saved_rows(runs_of(study, folder, experiment.configure, values, experiment.quick), results)
+    _check(runs)
     clock.ahead = sum(run.cost for run in runs if not run.finished)
     _run_all(experiment, runs, results, clock)
     print(f"Finished: {len(runs)} runs, {results}")
@@ -87,7 +87,6 @@ def _check(runs: Sequence[Run]) -> None:
 
 
 def _run_all(experiment: Experiment, runs: Sequence[Run], table: pathlib.Path, clock: _Clock) -> None:
-    _check(runs)
     for number, run in enumerate(runs, start=1):
         name = f"[{number}/{len(runs)}] {run.variant.name}, {run.label}"
         if run.finished:
@@ -110,8 +109,7 @@ def _run_one(experiment: Experiment, run: Run, name: str, clock: _Clock) -> None
         try:
             _show_epochs(process, run, name, clock)
         except BaseException:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
+            children.ask_to_end(process)
             raise
     if process.returncode == 0:
         return

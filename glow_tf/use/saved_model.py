@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from glow_tf.glow import Glow
 from glow_tf.pieces import number_of_streams
-from glow_tf.presets import put_in_place
+from glow_tf.presets import check_place, put_in_place
 from glow_tf.run.checkpoints import reason_of
 
 # What TensorFlow writes into the folder of a SavedModel.
@@ -50,13 +50,7 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
         than a SavedModel. It is kept then.
     """
     path = pathlib.Path(path)
-    if path.exists() and not path.is_dir():
-        raise OSError(f"the SavedModel {path} could not be written: there is a file of this name.")
-    if path.exists() and (other := {entry.name for entry in path.iterdir()} - SAVED_MODEL):
-        raise OSError(
-            f"the SavedModel {path} could not be written: the folder must be empty, or hold a SavedModel and "
-            f"nothing else. Received: {sorted(other)[:5]}"
-        )
+    check_place(path, "SavedModel", SAVED_MODEL)
     archive = keras.export.ExportArchive()
     endpoints = glow.endpoints()
     del endpoints[NOT_EXPORTED]
