@@ -6,7 +6,8 @@ Each subject has a process of its own. A run trains a small model on the digits 
 phases again and again: `alternating` is --times × (part 1, part 2, end to end), `simultaneous` is --times ×
 (twice simultaneous, end to end), and `sequential` enters each phase once, for --times epochs. Everything that
 a run does after an epoch is on: evaluation, samples, TensorBoard, checkpoints. The other subjects make,
-train for one step, and drop --times trainers, with one optimizer or with all in turn.
+train for one step, and drop --times trainers, with one optimizer or with all in turn. After each they call
+`keras.utils.clear_session()`: until then TensorFlow keeps the kernels of functions that are gone.
 """
 
 import concurrent.futures
@@ -153,6 +154,7 @@ def many_trainers(name: str, times: int) -> list[dict[str, Any]]:
     rows = []
     for number in range(1, times + 1):
         train(*kinds[(number - 1) % len(kinds)])
+        keras.utils.clear_session()
         rows.append({"number": number, "steps": number, **held()})
     return rows
 

@@ -91,10 +91,13 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes the test function."""
-        if not in_several_processes(self.distribute_strategy):
-            super().make_test_function(force)
-        elif self.test_function is None or force:
+        if self.test_function is not None and not force:
+            return
+        if in_several_processes(self.distribute_strategy):
             self.test_function = step_of_worker(self.distribute_strategy, self.test_step)
+        else:
+            super().make_test_function(force=True)
+        self.test_function = forgetting_custom_gradients(self.test_function)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
