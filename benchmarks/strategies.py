@@ -30,12 +30,12 @@ from glow_tf.commands import cli, run_flags
 from glow_tf.config import RunConfig
 from glow_tf.devices import children
 from glow_tf.devices.processes import JOBS, ProcessGroup
+from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
 from glow_tf.planning import Calibration, Cluster, Device, Planner, read_calibration
 from glow_tf.planning.planner import steps_of_epoch
 from glow_tf.run.tables import table
-from glow_tf.run.workdir import write_atomically
 from glow_tf.schedule import phases
 
 PORT = 4711  # every port is free in a new namespace

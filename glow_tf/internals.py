@@ -265,8 +265,11 @@ class SavedFunction(NamedTuple):
     operations: list[tuple[str, list[str]]]
 
 
-def functions_of_saved_model(path: pathlib.Path) -> list[SavedFunction]:
+def functions_of_saved_model(path: pathlib.Path) -> list[SavedFunction] | None:
     """Returns what the file saved_model.pb holds, without loading it.
+
+    None if `tf.saved_model.load` would take it for one of TensorFlow 1: such a file names what runs when it
+    is loaded, and another one loads objects, which may only call the functions of theirs.
 
     Raises:
       OSError: the file is damaged.
@@ -279,15 +282,15 @@ def functions_of_saved_model(path: pathlib.Path) -> list[SavedFunction]:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
         raise OSError(f"{path} is damaged: {error}.") from None
-    found = []
-    for meta_graph in model.meta_graphs:
-        graph, endpoints = meta_graph.graph_def, meta_graph.object_graph_def.concrete_functions
-        bodies = [("", graph.node), *((f.signature.name, f.node_def) for f in graph.library.function)]
-        found += [
-            SavedFunction(name, name in endpoints, [(node.op, _called_by(node)) for node in nodes])
-            for name, nodes in bodies
-        ]
-    return found
+    if len(model.meta_graphs) != 1 or not model.meta_graphs[0].HasField("object_graph_def"):
+        return None
+    (meta_graph,) = model.meta_graphs
+    graph, endpoints = meta_graph.graph_def, meta_graph.object_graph_def.concrete_functions
+    bodies = [("", graph.node), *((f.signature.name, f.node_def) for f in graph.library.function)]
+    return [
+        SavedFunction(name, name in endpoints, [(node.op, _called_by(node)) for node in nodes])
+        for name, nodes in bodies
+    ]
 
 
 def _called_by(node: Any) -> list[str]:

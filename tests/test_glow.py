@@ -1,3 +1,6 @@
+import contextlib
+import zipfile
+
 import keras
 import numpy as np
 import pytest
@@ -60,6 +63,52 @@ def test_one_keras_file_holds_the_model(tmp_path, small_images):
     np.testing.assert_array_equal(loaded.log_prob(small_images), glow.log_prob(small_images))
     assert loaded.config == glow.config
     assert loaded.initialized
+
+
+def rewritten(path, change):
+    """Compresses the members of a .keras file, and changes its bytes."""
+    with zipfile.ZipFile(path) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, content in members.items():
+            new.writestr(name, content)
+        place = new.getinfo("config.json").header_offset + len("config.json") + 60
+    content = bytearray(path.read_bytes())
+    change(content, place)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("value", [0x00, 0x55, 0xFF])
+def test_a_keras_file_with_damaged_bytes_is_named(value, tmp_path):
+    path = tmp_path / "glow.keras"
+    small_glow(flow_steps=1, parts="1").save(path)
+
+    def damage(content, place):
+        content[place : place + 4] = bytes([value]) * 4
+
+    rewritten(path, damage)
+    with pytest.raises(ValueError, match=r"glow\.keras cannot be read as a \.keras file of this package"):
+        load(path)
+
+
+def test_a_keras_file_is_data_and_no_program(tmp_path):
+    layer = keras.layers.Lambda(lambda x: x)
+    keras.Sequential([keras.Input((1,)), layer]).save(tmp_path / "program.keras")
+    with pytest.raises(ValueError, match=r"cannot be read as a \.keras file.*Received: ValueError: .*Lambda"):
+        load(tmp_path / "program.keras")
+
+
+def test_a_keras_file_cannot_write_outside_of_itself(tmp_path):
+    path = tmp_path / "models" / "glow.keras"
+    path.parent.mkdir()
+    small_glow(flow_steps=1, parts="1").save(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        for name in ("../outside", str(tmp_path / "outside"), "assets/../../outside"):
+            archive.writestr(name, b"x")
+    with contextlib.suppress(ValueError):
+        load(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["models"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["glow.keras"]
 
 
 def test_a_part_serialises_alone(glow):

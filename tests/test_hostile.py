@@ -169,6 +169,27 @@ def test_links_in_a_circle_pipes_and_strange_names_do_not_stop_the_reading(tmp_p
     assert "is not a PNG" in note
 
 
+def test_classes_that_are_links_to_folders_are_read_and_others_are_named(tmp_path, monkeypatch):
+    for name in ("cats", "dogs"):
+        (tmp_path / "elsewhere" / name).mkdir(parents=True)
+        for k in range(5):
+            Image.new("L", (8, 8), k).save(tmp_path / "elsewhere" / name / f"{k}.png")
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / name).symlink_to(tmp_path / "elsewhere" / name)
+    config = DataConfig(dataset=f"folder:{tmp_path / 'mine'}")
+    assert data.load(config).class_names == ("cats", "dogs")
+    scandir = os.scandir
+
+    def refuse_dogs(path):
+        if str(path).endswith("dogs"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse_dogs)
+    with pytest.raises(ConfigError, match=r"can be read: Permission denied. Received: '\S+dogs'"):
+        data.load(config)
+
+
 def test_a_size_that_does_not_fit_into_memory_is_refused_before_anything_is_read(tmp_path, monkeypatch):
     for k in range(10):
         (tmp_path / f"{k}.png").write_bytes(b"not read")

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent / "glow_tf"
 # From what knows least to what knows most; a line's names may not import those of later lines.
 ORDER = [
     ["lazy", "errors", "version"],
-    ["memory", "text_files"],
+    ["memory", "text_files", "durable_files"],
     ["cuts", "heads", "setting_types"],
     ["config"],
     ["presets"],

@@ -199,7 +199,7 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
 
 def write(path: pathlib.Path, content: bytes) -> None:
     """Writes a file, and makes its folder; OSError if that fails, and an old file is kept."""
-    from glow_tf.run.workdir import write_atomically
+    from glow_tf.durable_files import write_atomically
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)

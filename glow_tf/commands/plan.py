@@ -19,11 +19,11 @@ from absl import flags
 from glow_tf import presets
 from glow_tf.commands import configs, run_flags
 from glow_tf.config import RunConfig
+from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.planning.cluster_file import read_cluster_file
 from glow_tf.planning.forecast import batches_per_epoch, candidates, forecast_table, recommendations
 from glow_tf.planning.rates import read_calibration
-from glow_tf.run.workdir import write_atomically
 
 SIDE = 32  # of CIFAR-10's images
 

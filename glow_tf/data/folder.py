@@ -158,9 +158,24 @@ def _find_files(config: DataConfig, split: str) -> _Files:
 
 
 def _files_below(folder: pathlib.Path) -> list[pathlib.Path]:
-    # Neither follows links to folders, which may lead in a circle; `rglob` takes ten times as long.
-    found = [pathlib.Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    found, seen = [], set()
+    if folder.is_dir():
+        # `rglob` takes ten times as long.
+        for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+            status = os.stat(parent)
+            if (status.st_dev, status.st_ino) in seen:  # links may lead in a circle
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            folders.sort()
+            found += [pathlib.Path(parent, name) for name in names]
     return sorted((path for path in found if path.is_file()), key=lambda path: path.parts)
+
+
+def _refuse(error: OSError) -> None:
+    raise ConfigError(
+        f"dataset=folder:PATH needs folders that can be read: {error.strerror}. Received: {error.filename!r}"
+    )
 
 
 def _is_image(path: pathlib.Path) -> bool:

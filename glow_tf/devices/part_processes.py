@@ -72,6 +72,7 @@ def serve(group: ProcessGroup, threads: int) -> None:
         answer = liveness.answer_of(group.addresses[0])
         refusals = refusals + 1 if answer == "refused" else 0
         heard = time.monotonic() if answer == "yes" else heard
+    print(f"part {group.index + 1}: {group.addresses[0]} has ended, and so does this process", flush=True)
     del server
 
 

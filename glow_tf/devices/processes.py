@@ -17,6 +17,8 @@ from glow_tf.text_files import parse_json
 
 JOBS = {"part_parallel": "part", "multi_worker": "worker"}  # strategy → what TF_CONFIG calls its processes
 
+KEPT = "The last checkpoint is kept, and the same command goes on from it."
+
 
 @dataclasses.dataclass(frozen=True)
 class ProcessGroup:
@@ -117,4 +119,4 @@ def _is_address(text: object) -> bool:
 
 def lost_message(names: str) -> str:
     """Says that processes are lost."""
-    return f"Lost the process of {names}. The last checkpoint is kept, and the same command goes on from it."
+    return f"Lost the process of {names}. {KEPT}"

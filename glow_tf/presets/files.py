@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from glow_tf.config import ModelConfig
+from glow_tf.durable_files import flush, flush_all
 from glow_tf.errors import ConfigError
 from glow_tf.text_files import read_json
 from glow_tf.version import __version__
@@ -162,12 +163,17 @@ def write(
 
 
 def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:
-    """Renames a folder to the name of another, which is kept until then and removed afterwards."""
+    """Renames a folder to the name of another, which is kept until then and removed afterwards.
+
+    The folder outlasts a power cut from then on.
+    """
+    flush_all(new)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.replace(old)
     new.replace(folder)
+    flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

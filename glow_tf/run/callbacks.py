@@ -10,17 +10,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.durable_files import write_atomically
 from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.run import health, pictures
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.interrupts import Interrupts
-from glow_tf.run.workdir import Workdir, write_atomically
+from glow_tf.run.workdir import Workdir
 from glow_tf.training.conditioning import Probe
 
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 SAMPLES_PER_TEMPERATURE = 16
-LAST_STEPS = 3  # outside of their bands, with which no run ends: no later step can tell whether it diverged
+# Steps outside of their bands with which no phase ends: the next one's steps cannot tell whether it diverged.
+LAST_STEPS = 3
 
 
 class RunCallback(keras.callbacks.Callback):
@@ -97,6 +99,7 @@ class EpochRecord(RunCallback):
       finished_epochs: epochs of the checkpoint that was restored; later rows of history.csv are dropped.
       result: see `RunCallback`.
       probe: measures the model's conditioning; None leaves it out.
+      writes: whether there is a history.csv; one of several processes writes it.
     """
 
     needs = ("cache_seconds",)
@@ -124,9 +127,11 @@ class EpochRecord(RunCallback):
         finished_epochs: int,
         result: EpochResult,
         probe: Probe | None = None,
+        writes: bool = True,
     ):
         super().__init__(result)
         self.workdir = workdir
+        self.writes = writes
         self.probe = probe
         self.finished_epochs = finished_epochs
         self.images_per_epoch = images_per_epoch
@@ -179,7 +184,8 @@ class EpochRecord(RunCallback):
         columns = self.workdir.history_columns
         row = result.history_row()
         self.rows.append({name: row[name] for name in columns if name in row})
-        self.workdir.write_history(self.rows)
+        if self.writes:
+            self.workdir.write_history(self.rows)
         result.troubles = health.troubles(self.rows, self.model.glow.config.n_bits)
 
     def _training_seconds(self, end: float) -> float:
@@ -240,7 +246,8 @@ class SaveCheckpoints(RunCallback):
     state is looked at before it is saved.
 
     Within an epoch it saves when `minutes` minutes have passed since the last save, and when the run is
-    interrupted: the step is made, its state is saved, and the run ends.
+    interrupted: the step is made, its state is saved, and the run ends. While training may be about to
+    diverge it saves nothing.
 
     Args:
       checkpoints: of the run.
@@ -272,7 +279,7 @@ class SaveCheckpoints(RunCallback):
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Lets interrupts wait."""
-        if self.interrupts is not None:
+        if self.interrupts is not None and batch >= self.model.steps_before:
             self.interrupts.hold()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -284,7 +291,9 @@ class SaveCheckpoints(RunCallback):
         if batch < self.model.steps_before:
             return
         interrupted = self.interrupts is not None and self.interrupts.waiting
-        if interrupted or (self.minutes and time.monotonic() - self._last >= 60 * self.minutes):
+        due = interrupted or (self.minutes and time.monotonic() - self._last >= 60 * self.minutes)
+        # A run goes on from the newest checkpoint: one of a divergence would stop it again and again.
+        if due and self._is_sound():
             start = time.perf_counter()
             self.model.empty_queues()
             self.checkpoints.save_within(batch + 1, self.result.seconds)
@@ -298,7 +307,7 @@ class SaveCheckpoints(RunCallback):
 
         Raises:
           NonFiniteError: a weight or a number of an optimizer is not finite.
-          DivergedError: a run that may go back would end with steps outside of their bands.
+          DivergedError: a phase of a run that may go back would end with steps outside of their bands.
         """
         if not self.checkpoints.all_finite():
             phase = self.model.phase
@@ -308,9 +317,9 @@ class SaveCheckpoints(RunCallback):
             raise NonFiniteError(
                 f"Training stopped: {what}. The last checkpoint is kept.", phase.active, what
             )
-        streak = int(self.model.band.streak.numpy())
-        if epoch + 1 == self.params["epochs"] and streak >= LAST_STEPS:
-            phase = self.model.phase
+        phase, streak = self.model.phase, self._streak()
+        last_of_phase = epoch + 1 == self.params["epochs"] or self.model.phase_of(epoch + 1) != phase
+        if last_of_phase and streak >= LAST_STEPS:
             what = f"the last {streak} steps in phase '{phase}' were outside of their band"
             if self.goes_back:
                 message = f"Training stopped: {what}. The last checkpoint is kept."
@@ -322,6 +331,13 @@ class SaveCheckpoints(RunCallback):
         validation = self.result.validation
         self.checkpoints.save(epoch + 1, None if validation is None else validation[0])
         self._last = time.monotonic()
+
+    def _streak(self) -> int:
+        return int(self.model.band.streak.numpy())
+
+    def _is_sound(self) -> bool:
+        """Returns whether the last step was within its band, and left numbers that are finite."""
+        return not self._streak() and self.checkpoints.all_finite()
 
 
 def peak_memory_mb() -> float:

@@ -16,10 +16,10 @@ import keras
 import tensorflow as tf
 
 from glow_tf import presets
+from glow_tf.durable_files import flush, make_folder, write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.internals import without_retracing_warnings
 from glow_tf.run import newest
-from glow_tf.run.workdir import flush, make_folder, write_atomically
 from glow_tf.training.trainer import PartsTrainer
 
 UNFINISHED = ".ckpt-*"  # the files of a checkpoint that is being written, or was when the process ended

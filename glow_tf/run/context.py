@@ -203,7 +203,8 @@ def prepare(
         with strategy.scope():
             print(saved.start_from(config.init_from, start, trainer.glow))
     most = CHECKPOINTS_ON_DISK + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
-    workdir.check_space(most * checkpoint_bytes(trainer))
+    if group is None or group.leads:
+        workdir.check_space(most * checkpoint_bytes(trainer))
     workdir.claim()
     checkpoints = Checkpoints(workdir.path / "checkpoints", trainer)
     return Run(config, workdir, group, images, phases, part_layouts(model), trainer, checkpoints)

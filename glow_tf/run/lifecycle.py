@@ -8,7 +8,6 @@ import functools
 import pathlib
 import platform
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +17,10 @@ import tensorflow as tf
 from glow_tf.config import RunConfig
 from glow_tf.devices import liveness, strategies
 from glow_tf.devices.addresses import check_addresses
+from glow_tf.devices.broken import naming_who_is_lost
 from glow_tf.devices.meeting import meet
 from glow_tf.devices.part_processes import dismiss, serve, watched_parts
-from glow_tf.devices.processes import ProcessGroup, lost_message, read_process_group
+from glow_tf.devices.processes import ProcessGroup, read_process_group
 from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
 from glow_tf.glow import Glow
@@ -97,7 +97,7 @@ def _train_in(
             if group is not None and group.job == "part":
                 dismiss(group)
             return finished
-        with _naming_who_is_lost(group):
+        with naming_who_is_lost(group):
             strategy = _set_up(workdir.config, group)
             with (
                 interrupts_of_run() as interrupts,
@@ -105,7 +105,8 @@ def _train_in(
                 watched_workers(group),
                 watched_parts(group),
             ):
-                run = prepare(workdir.config, workdir, group, strategy)
+                with _stall_watch(group, "Setting up has gone on"):
+                    run = prepare(workdir.config, workdir, group, strategy)
                 return _train(run, interrupts, export, callbacks)
     except KeyboardInterrupt:
         if group is not None and not group.leads:  # its workdir is a temporary one
@@ -113,21 +114,6 @@ def _train_in(
         raise KeyboardInterrupt(workdir.kept()) from None
     finally:
         workdir.close()
-
-
-@contextlib.contextmanager
-def _naming_who_is_lost(group: ProcessGroup | None) -> Iterator[None]:
-    """Within the context all processes are there: an error while one does not answer is that it is lost."""
-    try:
-        yield
-    except (tf.errors.OpError, OSError) as error:
-        gone = liveness.lost(group) if group is not None else ""
-        if group is not None and not gone and isinstance(error, tf.errors.UnavailableError):
-            time.sleep(liveness.MISSES * liveness.POLL)  # the other one may be about to end
-            gone = liveness.lost(group)
-        if not gone:
-            raise
-        raise OSError(lost_message(gone)) from None
 
 
 def _set_up(config: RunConfig, group: ProcessGroup | None) -> tf.distribute.Strategy:
@@ -151,28 +137,28 @@ def _train(
 ) -> Mapping[str, Any]:
     slow = (f"WARNING: {sentence}." for sentence in health.slow_rates(run.config.train))
     print(run.heading, run.description, *slow, sep="\n", flush=True)
-    with _stall_watch(run) as watches:
+    with _stall_watch(run.group) as watches:
         epoch = _restore(run)
-        with _saying_what_is_kept(run.workdir):
+        with _saying_what_is_kept(run):
             if epoch < len(run.phases):
                 others = [*watches, *callbacks]
                 recovery.fit_and_recover(run, epoch, lambda first: _fit(run, first, interrupts, others))
             with run.trainer.averages.in_place():
                 trained = _copy_of(run.glow) if run.leads and run.config.export else None
-    with _saying_what_is_kept(run.workdir):
+    with _saying_what_is_kept(run):
         result = _finish(run, trained, export) if run.leads else {}
-    with _stall_watch(run):
+    with _stall_watch(run.group):
         follow_first_worker(run.strategy, [])  # no worker ends before the first has written everything
     return result
 
 
 @contextlib.contextmanager
-def _stall_watch(run: Run) -> Iterator[list[StallWatch]]:
+def _stall_watch(group: ProcessGroup | None, what: str = "No step has ended") -> Iterator[list[StallWatch]]:
     """Watches over the context, in a run of several processes; the watch is also a callback of `fit`."""
-    if run.group is None:
+    if group is None:
         yield []
         return
-    with StallWatch(functools.partial(liveness.waits_for, run.group)) as watch:
+    with StallWatch(functools.partial(liveness.waits_for, group), what) as watch:
         yield [watch]
 
 
@@ -184,12 +170,14 @@ def _copy_of(glow: Glow) -> Glow:
 
 
 @contextlib.contextmanager
-def _saying_what_is_kept(workdir: Workdir) -> Iterator[None]:
-    """Adds to the message of an OSError which epoch is kept."""
+def _saying_what_is_kept(run: Run) -> Iterator[None]:
+    """Adds to the message of an OSError which epoch is kept; the first process alone knows."""
     try:
         yield
     except OSError as error:
-        raise OSError(f"{error} {workdir.kept()}") from None
+        if not run.leads:
+            raise
+        raise OSError(f"{error} {run.workdir.kept()}") from None
 
 
 def _restore(run: Run) -> int:
@@ -221,7 +209,7 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Sequence[keras.ca
     images_per_epoch = run.steps_per_epoch * config.train.batch_size
     callbacks = [
         FillPrefixCaches(run.turns, run.prefix_batches, result),
-        EpochRecord(workdir, images_per_epoch, test, validation, epoch, result, run.probe),
+        EpochRecord(workdir, images_per_epoch, test, validation, epoch, result, run.probe, run.leads),
     ]
     if config.sample_every:
         top = int(run.images.train.max())

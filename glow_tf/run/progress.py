@@ -103,12 +103,14 @@ class StallWatch(keras.callbacks.Callback):
 
     Args:
       who: says for whom this process waits.
+      what: begins the message: what has lasted long.
     """
 
     PATIENCE = 30.0
 
-    def __init__(self, who: Callable[[], str]):
+    def __init__(self, who: Callable[[], str], what: str = "No step has ended"):
         super().__init__()
+        self.what = what
         self.who = who
 
     def __enter__(self) -> StallWatch:
@@ -134,7 +136,7 @@ class StallWatch(keras.callbacks.Callback):
             now = time.monotonic()
             if now - max(said, self._last) > max(self.PATIENCE, 3 * self._longest):
                 said = now
-                print(f"No step has ended for {now - self._last:.0f} s: {self.who()}", flush=True)
+                print(f"{self.what} for {now - self._last:.0f} s: {self.who()}", flush=True)
 
 
 def _bpd_of(means: Mapping[str, float]) -> str:

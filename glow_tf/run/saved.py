@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Sequence
 
 import keras
@@ -44,7 +45,7 @@ def untrained_glow(workdir: pathlib.Path) -> Glow:
 
 def _load_file(path: pathlib.Path) -> Glow:
     try:
-        model = keras.saving.load_model(path)
+        model = keras.saving.load_model(path, safe_mode=True)
     # What Keras, zipfile and h5py raise at damaged files.
     except (
         ValueError,
@@ -53,7 +54,9 @@ def _load_file(path: pathlib.Path) -> Glow:
         OSError,
         RuntimeError,
         AttributeError,
+        EOFError,
         zipfile.BadZipFile,
+        zlib.error,
     ) as error:
         raise ValueError(
             f"{path} cannot be read as a .keras file of this package. Received: "

@@ -5,10 +5,9 @@ Pure Python: no TensorFlow.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import errno
 import json
-import os
 import pathlib
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 import filelock
 
 from glow_tf.config import RunConfig
+from glow_tf.durable_files import make_folder, write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.run import history, more_epochs, newest
 from glow_tf.run.flags_file import NAME as FLAGS
@@ -26,6 +26,7 @@ from glow_tf.run.history import history_columns
 from glow_tf.schedule import phases_of
 from glow_tf.text_files import read_json
 
+WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 FOLDERS = ("samples", "checkpoints", "logs", "export")  # what a workdir may contain as folders
 
 
@@ -58,6 +59,11 @@ class Workdir:
             self.close()
             if error.strerror is None:  # it has a sentence of ours
                 raise
+            if error.errno in WITHOUT_LOCKS:
+                raise ConfigError(
+                    f"workdir needs a file system with locks, so that no two processes train in it: "
+                    f"{error.strerror}. Received: workdir={config.workdir!r}"
+                ) from None
             raise ConfigError(
                 f"workdir must be a folder that can be written: {error.strerror}. "
                 f"Received: workdir={config.workdir!r}"
@@ -210,43 +216,3 @@ class Workdir:
     def samples_path(self, epoch: int) -> pathlib.Path:
         """Returns where an epoch's (from 1) sample grid goes."""
         return self.path / "samples" / f"epoch_{epoch:04d}.png"
-
-
-def flush(path: pathlib.Path) -> None:
-    """Waits until a file, or the names in a folder, would outlast a power cut."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        return  # Windows opens no folder
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def make_folder(path: pathlib.Path) -> None:
-    """Makes a folder, unless it exists, and those above it, so that their names would outlast a power cut."""
-    if not path.exists():
-        make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        flush(path.parent)
-
-
-def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that a reader finds the old content or the new, never a part, after a power cut too.
-
-    Raises:
-      OSError: it cannot be written, for example because the disk is full; the old file is kept.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        flush(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written: {error.strerror or error}.") from None

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from glow_tf.devices import children
+from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.run.tables import duration
-from glow_tf.run.workdir import write_atomically
 from glow_tf.studies.runs import Configure, Run, runs_of, table_of, tuned_values, tuning_runs, with_saved_rows
 from glow_tf.studies.study import TRAIN, Study, Variant
 

@@ -8,8 +8,8 @@ import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
-from glow_tf.run.workdir import write_atomically
 from glow_tf.studies import comparison
 from glow_tf.studies.comparison import Estimate, Outcome
 from glow_tf.studies.runs import read_table

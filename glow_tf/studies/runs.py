@@ -10,11 +10,12 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 from glow_tf.config import RunConfig
+from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
 from glow_tf.presets import read_model_file
 from glow_tf.run.history import WORDS, reads_as_number
-from glow_tf.run.workdir import history_columns, refuse_other_configuration, write_atomically
+from glow_tf.run.workdir import history_columns, refuse_other_configuration
 from glow_tf.schedule import epoch_costs, phases_of
 from glow_tf.studies.study import Study, Variant
 from glow_tf.text_files import read_text

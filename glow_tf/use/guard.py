@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
-from glow_tf.run.workdir import write_atomically
 from glow_tf.text_files import read_json
 from glow_tf.use.models import TrainedModel
 from glow_tf.use.scores import Features, features

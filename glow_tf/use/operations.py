@@ -59,6 +59,11 @@ def check_operations(folder: pathlib.Path) -> None:
             f"read another one instead. Received: {folder}/{other[0]}. {REMEDY}"
         )
     functions = functions_of_saved_model(folder / "saved_model.pb")
+    if functions is None:
+        raise ConfigError(
+            "the SavedModel must be in the format of TensorFlow 2, as glow_tf.export writes it; one of "
+            f"TensorFlow 1 runs when it is loaded. Received: {folder}. {REMEDY}"
+        )
     if unknown := sorted({what for function in functions for what in _unknown(function)}):
         raise ConfigError(
             "the SavedModel must hold the operations of glow_tf.export alone, because loading lets it run. "

@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from glow_tf.bijectors.repeatable import weights_known
 from glow_tf.bijectors.stack import functions_inlined
+from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.pieces import number_of_streams
-from glow_tf.run.workdir import write_atomically
 from glow_tf.use.saved_model import export
 
 # File → endpoint. `sample` is not among them: TensorFlow's stateless random numbers are in neither format.

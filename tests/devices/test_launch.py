@@ -18,7 +18,7 @@ from conftest import ROOT, run_main
 from helpers import KINDS, config, flags, launch, rows_of, train, workdir_rows
 
 import glow_tf
-from glow_tf.devices import liveness, meeting, part_processes, processes, workers
+from glow_tf.devices import broken, liveness, meeting, part_processes, processes, workers
 from glow_tf.errors import ConfigError
 from glow_tf.run import progress
 
@@ -304,6 +304,23 @@ def test_what_waits_for_a_worker_that_is_gone_is_aborted(monkeypatch):
     assert watched(False, monkeypatch) == []
     with pytest.raises(OSError, match=r"Lost the process of worker 2 \(localhost:"):
         watched(True, monkeypatch)
+
+
+@pytest.mark.parametrize("error", [tf.errors.UnavailableError, tf.errors.AbortedError])
+def test_a_connection_that_breaks_is_an_error_of_one_sentence(error, monkeypatch):
+    monkeypatch.setattr(liveness, "POLL", 0.0)
+    with socket.create_server(("localhost", 0)) as there:
+        group = processes.ProcessGroup("part", ("localhost:1", f"localhost:{there.getsockname()[1]}"), 0)
+        message = (
+            r"^A connection between processes broke \(reset\); this one waits for part 2 \(.*which answers"
+        )
+        with pytest.raises(OSError, match=message), broken.naming_who_is_lost(group):
+            raise error(None, None, "reset")
+        for other in (tf.errors.InvalidArgumentError(None, None, "a defect"), OSError("a full disk")):
+            with pytest.raises(type(other), match=r"a defect|a full disk"), broken.naming_who_is_lost(group):
+                raise other
+    with pytest.raises(error, match="reset"), broken.naming_who_is_lost(None):
+        raise error(None, None, "reset")
 
 
 def test_the_environment_describes_the_processes():

@@ -139,11 +139,20 @@ def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
     assert [line.split("part 1 is ")[1].split(" times")[0] for line in lines] == ["0.5", "0.25", "0.125"]
 
 
-def test_a_run_may_be_told_to_stop(tmp_path):
+@pytest.mark.parametrize(
+    "minutes",
+    [
+        pytest.param(0, id="saving after epochs", marks=pytest.mark.slow),
+        pytest.param(1e-9, id="saving after each step, while it is sound"),
+    ],
+)
+def test_a_run_may_be_told_to_stop(minutes, tmp_path):
     settings, message = {**FAST, "schedule": "end_to_end"}, "it diverged in phase 'end to end'"
+    settings |= {"checkpoint_minutes": minutes}
     with pytest.raises(DivergedError, match=message):
         train(config(tmp_path, **settings, on_divergence="stop"), Poison("weight", 3, 8, once))
     assert len(rows_of(tmp_path)) == 2
+    assert newest.progress(tmp_path / "checkpoints") == (2, 7 if minutes else 0)
     assert train(config(tmp_path, **settings))["recoveries"] == 0  # it was no fault of the run's
 
 
@@ -155,9 +164,20 @@ def test_what_is_not_finite_is_never_saved(tmp_path, capsys):
     assert np.isfinite(summary["test_bpd"])
 
 
-def test_a_divergence_in_the_last_steps_of_a_run_is_undone(undisturbed, tmp_path, capsys):
-    summary = train(config(tmp_path, **FAST), Poison("weight", 5, 17, once))
-    assert "the last 4 steps in phase 'end to end' were outside" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("epoch", "schedule", "phase"),
+    [
+        pytest.param(5, "alternating", "end to end", marks=pytest.mark.slow),
+        (2, "alternating", "part 2"),
+        pytest.param(2, "sequential", "part 1", marks=pytest.mark.slow),
+    ],
+)
+def test_a_divergence_in_the_last_steps_of_a_phase_is_undone(
+    epoch, schedule, phase, undisturbed, tmp_path, capsys
+):
+    """The next phase starts without those steps: it may train another part, or nothing may follow."""
+    summary = train(config(tmp_path, **{**FAST, "schedule": schedule}), Poison("weight", epoch, 17, once))
+    assert f"the last 4 steps in phase '{phase}' were outside" in capsys.readouterr().out
     assert summary["recoveries"] == 1
     assert summary["test_bpd"] < undisturbed + 0.1
 

@@ -1,5 +1,8 @@
 """Whole runs: what they leave behind, that they resume, that they refuse."""
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -288,6 +291,21 @@ def test_a_workdir_that_is_a_file_is_named(tmp_path):
         ConfigError, match=r"workdir must be a folder that can be written.*Received: workdir="
     ):
         train(config(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_without_locks_no_two_processes_train_in_a_workdir(code, tmp_path, monkeypatch):
+    """As on some network file systems. Where the system has no such call, filelock makes a file instead."""
+
+    def flock(handle, operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    settings = config(tmp_path / "run")
+    expected = r"another process is|needs a file system with locks.* Received: w"
+    with contextlib.ExitStack() as stack, pytest.raises(ConfigError, match=expected):  # noqa: PT012
+        for _ in range(2):
+            stack.callback(workdir.Workdir(settings).close)
 
 
 def test_a_workdir_in_use_is_refused(tmp_path):

@@ -42,6 +42,21 @@ class At(keras.callbacks.Callback):
             self.action()
 
 
+class AtEnd(keras.callbacks.Callback):
+    """Does something as the last step of an epoch (from 1) ends, or passes by."""
+
+    def __init__(self, epoch, action):
+        super().__init__()
+        self.place, self.action = epoch, action
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch + 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch + 1) == (self.place, self.params["steps"]):
+            self.action()
+
+
 def train_until(settings, epoch, step, action=kill, error=Killed):
     """Trains until an action before a step ends the run."""
     with pytest.raises(error) as caught:
@@ -146,6 +161,17 @@ def test_an_interrupted_run_ends_its_step_and_goes_on_after_it(number, whole, tm
     assert str(error) == "The checkpoint of step 4 of epoch 3 is kept; the same command goes on."
     train(settings)
     assert_same(whole, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_interrupts_do_not_wait_for_steps_that_pass_by(tmp_path):
+    """A run that goes on at the very end of an epoch makes no step in which they could wait."""
+    settings = config(tmp_path, **FAST, checkpoint_minutes=EVERY_STEP)
+    with pytest.raises(Killed):
+        train(settings, AtEnd(1, kill))
+    assert newest.progress(tmp_path / "checkpoints") == (0, 10)
+    with pytest.raises(KeyboardInterrupt, match="The checkpoint of step 10 of epoch 1 is kept"):
+        train(settings, AtEnd(1, lambda: signal.raise_signal(signal.SIGTERM)))
 
 
 def test_who_interrupts_again_does_not_wait(monkeypatch):

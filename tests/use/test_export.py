@@ -1,5 +1,6 @@
 """The SavedModel works without this package, without Keras objects."""
 
+import os
 import pathlib
 import shutil
 
@@ -119,6 +120,24 @@ def test_exporting_again_replaces_the_old_one(exported, tmp_path, monkeypatch):
     assert not (folder / "variables" / "stale").exists()
     assert (folder / "saved_model.pb").read_text() == "new"
     assert not (tmp_path / ".export.tmp").exists()
+
+
+def test_an_export_is_on_the_disk_before_it_has_its_name(exported, tmp_path, monkeypatch):
+    """Otherwise a power cut may leave a finished run with an empty export."""
+    monkeypatch.setattr(keras.export, "ExportArchive", Archive)
+    events = []
+    for place, name in ((os, "fsync"), (pathlib.Path, "replace")):
+        function = getattr(place, name)
+
+        def noted(what, *others, function=function, name=name):
+            path = os.readlink(f"/proc/self/fd/{what}") if name == "fsync" else str(what)
+            events.append((name, pathlib.Path(path).name))
+            return function(what, *others)
+
+        monkeypatch.setattr(place, name, noted)
+    export(exported[0], tmp_path / "export")
+    names = ["saved_model.pb", ".export.tmp", ".export.tmp", tmp_path.name]
+    assert events == list(zip(["fsync", "fsync", "replace", "fsync"], names, strict=True))
 
 
 def test_what_is_beside_a_savedmodel_is_never_removed(exported, tmp_path):

@@ -84,6 +84,16 @@ def test_a_damaged_file_is_named(exported, tmp_path):
         open_model(tmp_path)
 
 
+def test_a_program_of_tensorflow_1_is_refused_because_loading_runs_it(exported, tmp_path):
+    for change in (lambda m: m.meta_graphs[0].ClearField("object_graph_def"), lambda m: m.meta_graphs.add()):
+        model = saved_model_pb2.SavedModel()
+        model.ParseFromString((exported / "saved_model.pb").read_bytes())
+        change(model)
+        (tmp_path / "saved_model.pb").write_bytes(model.SerializeToString())
+        with pytest.raises(ConfigError, match=r"format of TensorFlow 2.* Received: .*--allow_unknown_ops"):
+            check_operations(tmp_path)
+
+
 def test_the_saver_is_called_by_nothing_but_the_saver(exported, tmp_path):
     model = saved_model_pb2.SavedModel()
     model.ParseFromString((exported / "saved_model.pb").read_bytes())

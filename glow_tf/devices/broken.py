@@ -1,0 +1,51 @@
+"""What a process says when it has lost another one, or the connection to it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from glow_tf.devices import liveness
+from glow_tf.devices.processes import KEPT, ProcessGroup, lost_message
+
+# What TensorFlow raises where a connection was reset, or a process was not heard for long.
+CONNECTION_ERRORS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+
+
+@contextlib.contextmanager
+def naming_who_is_lost(group: ProcessGroup | None) -> Iterator[None]:
+    """Says in an error which process is lost, or that a connection broke.
+
+    All processes were there when the context began, so one that does not answer any more is lost.
+
+    Args:
+      group: the processes of the run; None leaves every error as it is.
+
+    Raises:
+      OSError: a process is lost, or a connection broke.
+    """
+    try:
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        if group is None:
+            raise
+        gone = liveness.lost(group)
+        if not gone and isinstance(error, CONNECTION_ERRORS):
+            time.sleep(liveness.MISSES * liveness.POLL)  # the other one may be about to end
+            gone = liveness.lost(group)
+        if gone:
+            raise OSError(lost_message(gone)) from None
+        if not isinstance(error, CONNECTION_ERRORS):
+            raise
+        reason = " ".join(error.message.split())[:200]
+        raise OSError(
+            f"A connection between processes broke ({reason}); this one {liveness.waits_for(group)}. {KEPT}"
+        ) from None

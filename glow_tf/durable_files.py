@@ -1,0 +1,55 @@
+"""Files and folders that outlast a power cut. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+
+
+def flush(path: pathlib.Path) -> None:
+    """Waits until a file, or the names in a folder, would outlast a power cut."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return  # Windows opens no folder
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush_all(folder: pathlib.Path) -> None:
+    """Waits until a folder, with everything in it, would outlast a power cut; not yet its own name."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            flush(pathlib.Path(parent, name))
+        flush(pathlib.Path(parent))
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Makes a folder, unless it exists, and those above it, so that their names would outlast a power cut."""
+    if not path.exists():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        flush(path.parent)
+
+
+def write_atomically(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file so that a reader finds the old content or the new, never a part, after a power cut too.
+
+    Raises:
+      OSError: it cannot be written, for example because the disk is full; the old file is kept.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        flush(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written: {error.strerror or error}.") from None
