@@ -3,10 +3,12 @@
     python benchmarks/agreement.py --model=runs/classes --dataset=cifar10 --data_dir=PATH
 
 A small convolutional network is trained on the real training images. Then it classifies images that the model
-drew, a number for each class and temperature. Agreement is the share whose label it finds; chance is one over
-the number of classes. Images that are drawn without a label, the same latents with labels given at random,
-must come out at chance. The classifier's accuracy on real test images bounds what agreement can be; that of
-the flow itself, whose likeliest class is its answer, is beside it.
+drew, a number for each class and temperature. Agreement is the share whose label it finds. The classifier's
+accuracy on real test images bounds what agreement can be; that of the flow itself, whose likeliest class is
+its answer, is beside it.
+
+Chance is one over the number of classes. By class it is how often the classifier answers with the class for
+images of a model without classes (--without), which know no label.
 """
 
 import csv
@@ -15,6 +17,7 @@ import sys
 
 import keras
 import numpy as np
+import plots
 from absl import flags
 
 from glow_tf.commands import cli
@@ -63,6 +66,7 @@ def labelled(given: flags.FlagValues, model: TrainedModel, split: str) -> tuple[
 def define(values: flags.FlagValues) -> None:
     """Defines the benchmark's flags."""
     flags.DEFINE_string("model", "", "One that was trained with --conditional.", flag_values=values)
+    flags.DEFINE_string("without", "", "One like it, trained without --conditional.", flag_values=values)
     flags.DEFINE_string("dataset", "", "That it was trained on.", flag_values=values)
     flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", flag_values=values)
     flags.DEFINE_integer("train", 20000, "Training images for the classifier; 0 is all.", flag_values=values)
@@ -71,27 +75,28 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("num", 100, "Images drawn of each class.", flag_values=values)
     flags.DEFINE_list("temperatures", ["0.7", "0.85", "1"], "Comma-separated.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of the classifier and the samples.", flag_values=values)
-    flags.DEFINE_string("csv", "agreement.csv", "To write.", flag_values=values)
+    flags.DEFINE_string(
+        "csv", "agreement.csv", "To write; a figure of the same name too.", flag_values=values
+    )
 
 
 def main(given: flags.FlagValues) -> None:
     """Trains the classifier, draws, and writes the shares by class."""
-    model = open_model(given.model)
+    model, without = open_model(given.model), open_model(given.without)
     test, test_labels = labelled(given, model, "test")
     flow = label_bits(model, test, given.seed).argmin(axis=1) == test_labels
     images, labels = labelled(given, model, "train")
     network = classifier(images, labels, len(model.classes), given.epochs, given.seed)
     right = {"classifier, test images": (answers(network, test) == test_labels, test_labels)}
     right["flow, test images"] = (flow, test_labels)
+    shares: dict[str, np.ndarray] = {}
     wanted = np.repeat(np.arange(len(model.classes)), given.num)
     for temperature in map(float, given.temperatures):
         drawn = draw(model, len(wanted), temperature, given.seed, wanted)
         right[f"classifier, drawn at {temperature:g}"] = (answers(network, drawn) == wanted, wanted)
-        anyhow = draw(model, len(wanted), temperature, given.seed)
-        right[f"classifier, drawn without a label at {temperature:g}"] = (
-            answers(network, anyhow) == wanted,
-            wanted,
-        )
+        anyhow = draw(without, len(wanted), temperature, given.seed)
+        counts = np.bincount(answers(network, anyhow), minlength=len(model.classes))
+        shares[f"classifier's answers, drawn without classes at {temperature:g}"] = counts / len(wanted)
     with pathlib.Path(given.csv).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["what", "class", "images", "share"])
@@ -101,6 +106,17 @@ def main(given: flags.FlagValues) -> None:
             for k, name in enumerate(model.classes):
                 own = hits[of == k]
                 writer.writerow([what, name, len(own), f"{own.mean():.4f}"])
+        for what, found in shares.items():
+            for name, share in zip(model.classes, found, strict=True):
+                writer.writerow([what, name, len(wanted), f"{share:.4f}"])
+    by_class = {
+        what: [float(hits[of == k].mean()) for k in range(len(model.classes))]
+        for what, (hits, of) in right.items()
+        if what.startswith("classifier")
+    }
+    by_class |= {what: list(found) for what, found in shares.items()}
+    shown = [what for what in by_class if what.endswith(("test images", f"at {given.temperatures[0]}"))]
+    plots.by_class(model.classes, {what: by_class[what] for what in shown}, pathlib.Path(given.csv))
 
 
 if __name__ == "__main__":

@@ -3,68 +3,69 @@
     python benchmarks/outliers.py --model=fashion_mnist --dataset=fashion_mnist --data_dir=PATH
 
 The test images are cut in two: with one half the scorers are fitted, the other half is what must not be
-flagged. The sets of another kind are made of the second half (noise, blur, shuffled patches, one colour) or
-are scikit-learn's digits and rendered letters, brought to the model's shape. For each score and set: the area
-under the ROC curve (0.5 is chance, below it the set looks *more* usual than the data) and the share of images
-that is flagged at a nominal rate of false alarms of 1 %.
+flagged. The sets of another kind are spoiled copies of the second half, images of one colour, scikit-learn's
+digits, rendered letters and digits, and MNIST's if --mnist names its file, brought to the model's shape. For
+each score and set: the area under the ROC curve (0.5 is chance, below it the set looks *more* usual than the
+data) and the share of images that is flagged at a nominal rate of false alarms of 1 %. `auto` is what the
+first half alone chooses, by spoiled copies of its own; the last lines are the areas that it chose by.
 """
 
 import csv
+import pathlib
 import sys
 
 import numpy as np
 from absl import flags
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from pictures import idx_images
+from PIL import Image, ImageDraw, ImageFont
 from sklearn.metrics import roc_auc_score
 
 from glow_tf.commands import cli
-from glow_tf.use import Scorer, features, open_model, read_images
+from glow_tf.use import Scorer, features, open_model, read_images, spoiled_copies
 from glow_tf.use.guard import RULES
 
 FALSE_ALARMS = 0.01
-PATCHES = 4  # along a side, shuffled
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZabdefghkmnpqrstwxyz23456789"
 
 
-def other_sets(images: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Returns sets of another kind, each of the shape of images uint8 [N, H, W, C] but for the digits' N."""
+def other_sets(images: np.ndarray, seed: int, mnist: str) -> dict[str, np.ndarray]:
+    """Returns sets of another kind, each of the shape of images uint8 [N, H, W, C] but for the digits' N.
+
+    Args:
+      images: good ones.
+      seed: of the noise, the patches and the letters.
+      mnist: MNIST's file t10k-images-idx3-ubyte, compressed or not; empty: no such set.
+    """
     rng = np.random.default_rng(seed)
     count, height, width, channels = images.shape
-    noise = rng.normal(0, 16, images.shape)
-    return {
-        "one colour": np.broadcast_to(rng.integers(0, 256, (count, 1, 1, channels), np.uint8), images.shape),
-        "noised (16 levels)": np.clip(images + noise, 0, 255).astype(np.uint8),
-        "blurred (1 pixel)": np.stack([_blurred(image) for image in images]),
-        "shuffled patches": np.stack([_shuffled(image, rng) for image in images]),
-        "digits (scikit-learn)": read_images((height, width, channels), "digits", split="all").images,
-        "rendered letters": np.stack([_letter((height, width, channels), rng) for _ in range(count)]),
+    digits = read_images((height, width, channels), "digits", split="all").images
+    sets = {
+        "one colour at random": np.broadcast_to(
+            rng.integers(0, 256, (count, 1, 1, channels), np.uint8), images.shape
+        ),
+        **spoiled_copies(images, seed),
+        "digits (scikit-learn), half of the contrast": digits,  # as the data set has them: levels 0 to 128
+        "digits (scikit-learn), full contrast": np.minimum(2 * digits.astype(int), 255).astype(np.uint8),
+        "rendered letters": np.stack([_sign(images.shape[1:], rng, LETTERS) for _ in range(count)]),
+        "rendered digits": np.stack([_sign(images.shape[1:], rng, "0123456789") for _ in range(count)]),
     }
+    if mnist:
+        found = idx_images(pathlib.Path(mnist), count)
+        resized = [
+            Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC) for image in found
+        ]
+        sets["MNIST digits"] = np.repeat(np.stack(resized)[..., np.newaxis], channels, axis=-1)
+    return sets
 
 
-def _to_pil(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-
-
-def _blurred(image: np.ndarray) -> np.ndarray:
-    return np.asarray(_to_pil(image).filter(ImageFilter.GaussianBlur(1))).reshape(image.shape)
-
-
-def _shuffled(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    height, width, channels = image.shape
-    h, w = height // PATCHES, width // PATCHES
-    patches = image.reshape(PATCHES, h, PATCHES, w, channels).swapaxes(1, 2).reshape(-1, h, w, channels)
-    shuffled = rng.permutation(patches).reshape(PATCHES, PATCHES, h, w, channels)
-    return shuffled.swapaxes(1, 2).reshape(height, width, channels)
-
-
-def _letter(shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
+def _sign(shape: tuple[int, ...], rng: np.random.Generator, signs: str) -> np.ndarray:
     height, width, channels = shape
     colour = tuple(int(c) for c in rng.integers(128, 256, channels))
     picture = Image.new("RGB" if channels == 3 else "L", (width, height))
     font = ImageFont.load_default(size=int(0.8 * height))
     place = tuple(rng.uniform(0, 0.3, 2) * height)
     fill = colour if channels == 3 else colour[0]
-    ImageDraw.Draw(picture).text(place, rng.choice(list(LETTERS)), fill=fill, font=font)
+    ImageDraw.Draw(picture).text(place, rng.choice(list(signs)), fill=fill, font=font)
     return np.asarray(picture).reshape(shape)
 
 
@@ -73,6 +74,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("model", "", "As in `glow-tf score --help`.", flag_values=values)
     flags.DEFINE_string("dataset", "", "Of the model's kind; its test images are used.", flag_values=values)
     flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", flag_values=values)
+    flags.DEFINE_string("mnist", "", "MNIST's t10k-images-idx3-ubyte; empty: none.", flag_values=values)
     flags.DEFINE_integer("examples", 2000, "Test images.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of the halves and of the sets.", flag_values=values)
     flags.DEFINE_string("csv", "outliers.csv", "To write.", flag_values=values)
@@ -86,19 +88,24 @@ def main(given: flags.FlagValues) -> None:
     fitted, held_out = images[: len(images) // 2], images[len(images) // 2 :]
     good = features(model, fitted)
     usual = features(model, held_out)
-    sets = {name: features(model, other) for name, other in other_sets(held_out, given.seed).items()}
+    sets = {
+        name: features(model, other) for name, other in other_sets(held_out, given.seed, given.mnist).items()
+    }
     with open(given.csv, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", "set", "images", "score", "auroc", "flagged"])
-        for score in RULES:
-            scorer = Scorer(model, score).fit_features(good, given.seed)
+        chosen = Scorer(model).fit(fitted, given.seed)
+        scorers = {score: Scorer(model, score).fit_features(good, given.seed) for score in RULES}
+        for score, scorer in {"auto": chosen, **scorers}.items():
             for name, found in {"held-out test images": usual, **sets}.items():
                 truth = np.repeat([0, 1], [len(usual), len(found)])
                 scores = np.concatenate([scorer.unusual(usual), scorer.unusual(found)])
                 area = roc_auc_score(truth, np.nan_to_num(scores, posinf=np.finfo(np.float64).max))
                 flagged = float(np.mean(scorer.p_value_of(found) <= FALSE_ALARMS))
                 writer.writerow([given.model, name, len(found), score, f"{area:.4f}", f"{flagged:.4f}"])
-                print(f"{score:<11} {name:<24} AUROC {area:.4f}, flagged {flagged:.4f}", flush=True)
+                print(f"{score:<11} {name:<43} AUROC {area:.4f}, flagged {flagged:.4f}", flush=True)
+    for score, areas in chosen.areas.items():
+        print(f"{score:<11} of the first half: {', '.join(f'{k} {a:.3f}' for k, a in areas.items())}")
 
 
 if __name__ == "__main__":

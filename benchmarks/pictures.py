@@ -60,13 +60,16 @@ def sparse(seed: int) -> dict[str, list[np.ndarray]]:
 
 def clothes(folder: pathlib.Path) -> dict[str, list[np.ndarray]]:
     """Returns the first images, uint8 [28, 28], by split."""
-    found = {}
-    for split, (name, count) in CLOTHES.items():
-        with gzip.open(folder / f"{name}-images-idx3-ubyte.gz") as file:
-            _, _, height, width = np.frombuffer(file.read(16), ">i4")
-            pixels = np.frombuffer(file.read(count * height * width), np.uint8)
-        found[split] = list(pixels.reshape(count, height, width))
-    return found
+    names = {split: (folder / f"{name}-images-idx3-ubyte.gz", n) for split, (name, n) in CLOTHES.items()}
+    return {split: list(idx_images(path, count)) for split, (path, count) in names.items()}
+
+
+def idx_images(path: pathlib.Path, count: int) -> np.ndarray:
+    """Returns the first images, uint8 [count, H, W], of a file in MNIST's format, compressed or not."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        _, _, height, width = np.frombuffer(file.read(16), ">i4")
+        pixels = np.frombuffer(file.read(count * height * width), np.uint8)
+    return pixels.reshape(-1, height, width)
 
 
 def define(values: flags.FlagValues) -> None:

@@ -1,4 +1,4 @@
-"""Plots of the tables of steps.py. Needs matplotlib: `pip install 'glow_tf[bench]'`."""
+"""Plots of what benchmarks measure. Needs matplotlib: `pip install 'glow_tf[bench]'`."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -35,6 +35,22 @@ def against_depth(curves: Mapping[str, tuple], path: pathlib.Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.savefig(path, dpi=120)
+
+
+def by_class(classes: Sequence[str], shares: Mapping[str, Sequence[float]], path: pathlib.Path) -> None:
+    """Draws shares of images, a bar for each class and kind of share; beside a CSV, as PNG."""
+    plt = _pyplot()
+    if plt is None:
+        return
+    figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
+    thickness = 0.8 / len(shares)
+    for number, (what, values) in enumerate(shares.items()):
+        axes.bar([k + number * thickness for k in range(len(classes))], values, thickness, label=what)
+    axes.axhline(1 / len(classes), color="black", linewidth=0.8, linestyle=":")
+    axes.set_xticks([k + 0.4 - thickness / 2 for k in range(len(classes))], classes)
+    axes.set_ylabel("share of images")
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(shares))
+    figure.savefig(path.with_suffix(".png"), dpi=120)
 
 
 def _pyplot():

@@ -35,9 +35,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("calibration", "calibration.json", "What fit found.", flag_values=values)
     flags.DEFINE_string(
         "score",
-        "density",
+        "auto",
         "For fit: density (of likelihood, latents and size of a lossless file), nll, latent, typicality or "
-        "complexity.",
+        "complexity; auto: the one that is best at telling spoiled copies of the good images.",
         flag_values=values,
     )
     flags.DEFINE_float(
@@ -72,7 +72,14 @@ def main(values: flags.FlagValues, action: str) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     scorer.fit(used.images, values.seed).save(path)
-    print(f"{path}: {len(used.images)} good images; the smallest p-value is {scorer.smallest:.2g}")
+    chosen = ""
+    if scorer.areas:
+        kind, area = min(scorer.areas[scorer.score].items(), key=lambda item: item[1])
+        chosen = f", which tells {kind} copies of them by an area of {area:.3f}, and others better"
+    print(
+        f"{path}: {len(used.images)} good images, score {scorer.score}{chosen}; the smallest p-value is "
+        f"{scorer.smallest:.2g}"
+    )
 
 
 def _check(

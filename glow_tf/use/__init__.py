@@ -25,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "keeping": ["keep_run"],
         "scores": ["Features", "features"],
         "guard": ["Scorer"],
+        "spoiled": ["spoiled_copies"],
         "restoring": ["denoise", "doubled", "halved", "inpaint", "psnr", "upscale"],
         "tfp_views": ["as_distribution", "as_tfp_bijector"],
     },

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,16 @@ from glow_tf.errors import ConfigError
 from glow_tf.text_files import read_json
 from glow_tf.use.models import TrainedModel
 from glow_tf.use.scores import Features, features
+from glow_tf.use.spoiled import spoiled_copies
 
 FORMAT = 1  # of calibration.json
 FEWEST = 20  # good images
+FEWEST_TO_CHOOSE = 200  # good images, to choose a score with
+MOST_SPOILED = 500  # images that are spoiled, to choose a score
 MOST_POINTS = 2000  # of the density
 FAR = 12.0  # in units of the middle half of the good images
 PROBE_TOLERANCE = 0.01  # relative; other machines round differently
+AUTO, FALLBACK = "auto", "density"
 UNUSUAL = 0.01  # the share of good images beyond which a feature is named as a reason
 
 Rule = Callable[[Features, Features], np.ndarray]
@@ -71,27 +76,35 @@ class Scorer:
         scorer.p_value(images) < 0.01  # flags about 1 % of images like the good ones
 
     A raw likelihood cannot be relied on: simple images of another kind may have a higher one than the data
-    (Nalisnick et al. 2019, https://arxiv.org/abs/1810.09136). The default score is the density of three
-    features: the likelihood, the term of the latents in it, and the size of a lossless file.
+    (Nalisnick et al. 2019, https://arxiv.org/abs/1810.09136). By default `fit` chooses a score with the good
+    images alone: it spoils copies of them in several ways (`spoiled_copies`), and takes the score that tells
+    best what it tells worst.
 
     The p-values are conformal: one half of the good images defines what is usual, and the scores of the other
     half are what new scores are compared with. For images drawn like the good ones, P(p ≤ a) ≤ a, whatever
     the model. That holds on average over the choice of the good images: with few of them, one calibration may
-    flag more or less. The smallest possible value is 1 / (1 + half of the good images).
+    flag more or less. The choice of the score looks at the first half alone. The smallest possible value is
+    1 / (1 + half of the good images).
 
     Args:
       model: a `Glow` or an `ExportedModel`.
-      score: one of `RULES`: `density`, `nll`, `latent`, `typicality`, `complexity`.
+      score: one of `RULES`: `density` (of three features: the likelihood, the term of the latents in it, and
+        the size of a lossless file), `nll`, `latent`, `typicality`, `complexity`; or `auto`.
+
+    Attributes:
+      score: as given; after `fit`, the one that was chosen.
+      areas: score → kind of spoiled copies → the area under the ROC curve; empty if none was chosen.
 
     Raises:
       ConfigError: there is no such score.
     """
 
-    def __init__(self, model: TrainedModel, score: str = "density"):
-        if score not in RULES:
-            raise ConfigError(f"score must be one of {', '.join(RULES)}. Received: {score=}")
+    def __init__(self, model: TrainedModel, score: str = AUTO):
+        if score not in (AUTO, *RULES):
+            raise ConfigError(f"score must be {AUTO} or one of {', '.join(RULES)}. Received: {score=}")
         self.model = model
         self.score = score
+        self.areas: dict[str, dict[str, float]] = {}
         self._reference = self._calibration = None
 
     def fit(self, images: np.ndarray, seed: int = 0) -> Scorer:
@@ -99,17 +112,27 @@ class Scorer:
 
         Args:
           images: uint8 [N, H, W, C]; not the images that the model was trained on, which it codes better.
-          seed: of the cut into two halves.
+          seed: of the cut into two halves, and of the spoiled copies.
 
         Raises:
           ConfigError: there are too few.
         """
         if len(images) < FEWEST:
             raise ConfigError(f"there must be {FEWEST} good images or more. Received: {len(images)}")
-        return self.fit_features(features(self.model, images), seed)
+        found = features(self.model, images)
+        if self.score == AUTO and len(images) >= FEWEST_TO_CHOOSE:
+            first = _halves(len(images), seed)[0]
+            half = len(first) // 2
+            shown = first[half:][:MOST_SPOILED]
+            copies = {
+                kind: features(self.model, own) for kind, own in spoiled_copies(images[shown], seed).items()
+            }
+            self.areas = _areas(found[first[:half]], found[shown], copies)
+            self.score = max(self.areas, key=lambda name: min(self.areas[name].values()))
+        return self.fit_features(found, seed)
 
     def fit_features(self, found: Features, seed: int = 0) -> Scorer:
-        """Takes the features of good images as the measure; see `fit`.
+        """Takes the features of good images as the measure; see `fit`. `auto` is `density` without images.
 
         Raises:
           ConfigError: the model cannot score some of them, or they are too different for a density.
@@ -119,9 +142,9 @@ class Scorer:
                 f"the model must be able to score the good images. Received: {bad} of {len(found)} whose "
                 "bits are not finite"
             )
-        order = np.random.default_rng(seed).permutation(len(found))
-        half = len(order) // 2
-        return self._with(found[order[:half]], found[order[half:]])
+        self.score = FALLBACK if self.score == AUTO else self.score
+        first, second = _halves(len(found), seed)
+        return self._with(found[first], found[second])
 
     @property
     def smallest(self) -> float:
@@ -210,13 +233,40 @@ class Scorer:
 
     def unusual(self, found: Features) -> np.ndarray:
         """Returns the scores that p-values compare, [N]; higher is more unusual."""
-        scores = RULES[self.score](self._fitted()[0], found)
-        return np.where(np.isfinite(scores), scores, np.inf)  # what the model cannot score is unusual
+        return _finite(RULES[self.score](self._fitted()[0], found))
 
     def _fitted(self) -> tuple[Features, Features]:
         if self._reference is None or self._calibration is None:
             raise ConfigError("fit must be called first, with good images. Received: a scorer without any")
         return self._reference, self._calibration
+
+
+def _halves(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which of the good images define what is usual, and which ones new scores are compared with."""
+    order = np.random.default_rng(seed).permutation(count)
+    return order[: count // 2], order[count // 2 :]
+
+
+def _areas(
+    reference: Features, usual: Features, spoiled: Mapping[str, Features]
+) -> dict[str, dict[str, float]]:
+    """Returns, for each score and each set of spoiled images, the area under the ROC curve."""
+    areas = {}
+    for name, rule in RULES.items():
+        with contextlib.suppress(ConfigError):  # no density can be made of these images
+            good = np.sort(_finite(rule(reference, usual)))
+            areas[name] = {kind: _area(good, _finite(rule(reference, own))) for kind, own in spoiled.items()}
+    return areas
+
+
+def _area(good: np.ndarray, other: np.ndarray) -> float:
+    """Returns how often a score of `other` is above one of `good`, which is sorted; ties count a half."""
+    above = np.searchsorted(good, other, "left") + np.searchsorted(good, other, "right")
+    return float(np.mean(above)) / (2 * len(good))
+
+
+def _finite(scores: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(scores), scores, np.inf)  # what the model cannot score is unusual
 
 
 def _probe(model: TrainedModel) -> list[float]:

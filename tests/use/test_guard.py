@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from glow_tf.commands import cli
 from glow_tf.errors import ConfigError
-from glow_tf.use import Features, Scorer, features, open_model
+from glow_tf.use import Features, Scorer, features, open_model, spoiled_copies
 from glow_tf.use.guard import RULES
 from glow_tf.use.scores import codec_bits
 
@@ -96,6 +96,37 @@ def test_raw_likelihood_fails_where_the_default_does_not(model, digits, scorer):
     assert np.mean(scorer.p_value(shuffled.reshape(200, 8, 8, 1)) <= 0.05) > 0.95
 
 
+def test_the_score_is_chosen_with_good_images_alone(model, digits, scorer):
+    assert set(scorer.areas) == set(RULES)
+    worst = {name: min(areas.values()) for name, areas in scorer.areas.items()}
+    assert scorer.score == max(worst, key=worst.get)
+    assert worst["nll"] < worst[scorer.score]
+    assert scorer.areas["nll"]["emptied"] < 0.5  # an empty image is likelier than most digits
+    given = Scorer(model, scorer.score).fit(digits[:400])
+    np.testing.assert_array_equal(given.p_value(digits[400:]), scorer.p_value(digits[400:]))
+    few = Scorer(model).fit(digits[:100])
+    assert (few.score, few.areas) == ("density", {})
+
+
+def test_spoiled_copies_differ_from_the_images_and_follow_from_the_seed(rng):
+    for shape in ((6, 8, 8, 1), (3, 3, 5, 3), (2, 32, 30, 3)):
+        images = rng.integers(0, 100, shape).astype(np.uint8)
+        copies = spoiled_copies(images, 3)
+        for name, copy in copies.items():
+            assert (copy.shape, copy.dtype) == (shape, np.uint8)
+            assert copy.max() <= images.max()
+            assert np.any(copy != images), name
+            np.testing.assert_array_equal(copy, spoiled_copies(images, 3)[name])
+        same = (
+            np.sort(copies["shuffled patches"].reshape(shape[0], -1)),
+            np.sort(images.reshape(shape[0], -1)),
+        )
+        np.testing.assert_array_equal(*same)
+    assert all(
+        copy.shape == (0, 8, 8, 1) for copy in spoiled_copies(np.zeros((0, 8, 8, 1), np.uint8)).values()
+    )
+
+
 def test_the_density_is_a_kernel_estimate():
     from scipy.stats import gaussian_kde
 
@@ -147,7 +178,7 @@ def test_a_damaged_calibration_is_refused(content, model, tmp_path):
 
 
 def test_wrong_use_is_refused(model, digits, tmp_path):
-    with pytest.raises(ConfigError, match="score must be one of density"):
+    with pytest.raises(ConfigError, match="score must be auto or one of density"):
         Scorer(model, "magic")
     with pytest.raises(ConfigError, match=r"20 good images or more\. Received: 19"):
         Scorer(model).fit(digits[:19])
@@ -205,7 +236,7 @@ def test_an_exported_model_checks_alike(exported_once, digits):
         (["check", "--model=digits"], "calibration must be a file from `glow-tf score fit`"),
         (["fit", "--model=digits", "--false_alarms=0"], "false_alarms must be between 0 and 1"),
         (["fit", "--model=digits", "--calibration="], "calibration must be a file"),
-        (["fit", "--model=digits", "--score=magic"], "score must be one of density"),
+        (["fit", "--model=digits", "--score=magic"], "score must be auto or one of density"),
         (["fit", "--model=digits", "--examples=5"], "20 good images or more"),
         (["check", "--model=digits", "--worst=0"], "worst must be 1 or more"),
     ],
