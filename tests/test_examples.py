@@ -1,10 +1,16 @@
 """The scripts in examples/: each one runs in an empty folder and prints what it promises."""
 
+import http.server
+import importlib
+import json
 import re
 import subprocess
 import sys
+import threading
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT
 
 # Per script, regular expressions; each must be found in what the script prints.
@@ -22,6 +28,10 @@ EXAMPLES = {
         r"init_from: the weights are those of photographs/runs/landscapes",
         r"the least usual sunsets, in bits/dim:\n  test_card\.png: (8|9|1\d)\.",
         r"test sunsets: (6\.[6789]|7\.0)\d bits/dim by the landscapes' model, 6\.[234]\d after",
+    ),
+    "serving_client": (
+        r"digits: 1\.[789]\d\d bits/dim, a batch of 64",
+        r"empty images: [01]\.\d\d\d bits/dim, a batch of 64",
     ),
     "tfp_user": (
         r"dtype float32, event shape \(8, 8, 1\), batch shape \(\)",
@@ -41,6 +51,35 @@ def test_an_example_prints_what_it_promises(name, tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     for pattern in EXAMPLES[name]:
         assert re.search(pattern, result.stdout), f"{pattern}\nis not in\n{result.stdout}"
+
+
+def test_the_serving_client_speaks_to_a_server_as_tensorflow_serving_does(exported_once, monkeypatch):
+    """No package brings TensorFlow's server: this one answers the same requests by the export's signature."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    client = importlib.import_module("serving_client")
+    served = tf.saved_model.load(str(exported_once[1])).signatures["serving_default"]
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert self.path == "/v1/models/glow:predict"
+            found = served(images=tf.constant(asked["instances"], tf.uint8))
+            columns = {name: values.numpy().tolist() for name, values in found.items()}
+            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"predictions": rows}).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("localhost", 0), Server) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
+        bits = client.from_server(f"http://localhost:{server.server_port}/v1/models/glow", images)
+        thread.join()
+    np.testing.assert_allclose(bits, client.from_folder(str(exported_once[1]), images), rtol=1e-6)
 
 
 def test_every_example_is_run():

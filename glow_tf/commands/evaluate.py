@@ -6,7 +6,8 @@
 With one draw and a run's seed, the score of its test images is the run's test_bpd (--split=test, where the
 run held out every tenth image of a folder). With several draws a tighter bound is printed as well: the
 importance-weighted one. Of a model with classes, the bits are those of their mixture; those given the label
-follow, and how often the likeliest class is the label. --output is a JSON file with all of it.
+follow, and how often the likeliest class is the label. --output is a JSON file with all of it. An exported
+model gives its bits as a whole: it does not tell where they are.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def main(values: flags.FlagValues) -> None:
     path = model_flags.output_path(values, ".json") if values.output else None
     from glow_tf.use import evaluate
 
-    glow = model_flags.glow_of(values)
+    glow = model_flags.model_of(values)
     used = model_flags.images_of(values, glow)
     found = evaluate(glow, used.images, draws, values.seed)
     report = _report(found, used) | _report_on_labels(glow, used, values.seed)
@@ -50,8 +51,10 @@ def _report(found: Any, used: Any) -> dict[str, Any]:
     report: dict[str, Any] = {"images": len(used.images), "draws": len(found.draws)}
     report |= {"bits_per_dim": bpd, "standard_error": _or_none(error)}
     if len(found.draws) > 1:
-        report["importance_weighted_bits_per_dim"] = mean_and_error(found.tighter)[0]
+        bpd, error = mean_and_error(found.tighter)
+        report["importance_weighted"] = {"bits_per_dim": bpd, "standard_error": _or_none(error)}
     report["terms"] = {name: float(values.mean()) for name, values in found.terms.items()}
+    report["parts"] = {name: float(values.mean()) for name, values in found.parts.items()}
     if used.labels is not None:
         classes = by_class(found.per_image, used.labels, used.class_names)
         report["classes"] = {
@@ -102,10 +105,10 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"{_with_error(report)} bits/dim "
         f"({report['images']} images, {report['draws']} noise draws each; an upper bound in expectation)"
     ]
-    if "importance_weighted_bits_per_dim" in report:
-        lines.append(f"{report['importance_weighted_bits_per_dim']:.4f} bits/dim, importance-weighted")
-    lines.append("These are the sum of")
-    lines += [f"  {value:8.4f}  {name}" for name, value in report["terms"].items()]
+    if "importance_weighted" in report:
+        lines.append(f"{_with_error(report['importance_weighted'])} bits/dim, importance-weighted")
+    for title, terms in (("These are the sum of", report["terms"]), ("By part", report["parts"])):
+        lines += [title, *(f"  {value:8.4f}  {name}" for name, value in terms.items())] if terms else []
     if "classes" in report:
         lines.append("By class")
         lines += [

@@ -129,6 +129,17 @@ def numbers(values: flags.FlagValues, name: str, lowest: float = -float("inf")) 
     return found
 
 
+def whole_numbers(values: flags.FlagValues, name: str) -> list[int]:
+    """Returns the numbers of a comma-separated flag; ConfigError unless they are whole, from 0 to 2³¹ − 1."""
+    found = numbers(values, name, lowest=0)
+    if not all(number.is_integer() and number < 2**31 for number in found):
+        raise ConfigError(
+            f"{name} must be whole numbers below 2^31, comma-separated. "
+            f"Received: {name}={','.join(values[name].value)}"
+        )
+    return [int(number) for number in found]
+
+
 def number(values: flags.FlagValues, name: str, lowest: float = -float("inf")) -> float:
     """Returns the number of a flag; ConfigError unless it is one, finite and from `lowest`."""
     found = numbers(values, name, lowest)

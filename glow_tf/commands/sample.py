@@ -6,6 +6,7 @@
 
 It writes a PNG with two rows of images for each temperature, which have the same latents at every
 temperature, and the same images as an array, .npy: uint8 [rows, columns, H, W, C]. Temperature 0 is the mode.
+With --seeds each temperature has rows for each seed.
 With --labels, which needs a model that was trained with --conditional, each temperature has a row for each
 class, and the rows have the same latents.
 """
@@ -39,12 +40,16 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_list(
         "temperatures", ["0.7", "0.8", "0.9", "1"], "Comma-separated, from 0.", flag_values=values
     )
+    flags.DEFINE_list(
+        "seeds", [], "Rows for each of these seeds, comma-separated, in place of --seed.", flag_values=values
+    )
     model_flags.define_white(values)
 
 
 def main(values: flags.FlagValues) -> None:
     """Draws and writes."""
     temperatures = model_flags.numbers(values, "temperatures", lowest=0)
+    seeds = model_flags.whole_numbers(values, "seeds") if values.seeds else [values.seed]
     num = model_flags.positive(values, "num")
     if num % ROWS and not values.labels:
         raise ConfigError(f"num must be even: each temperature has two rows. Received: {num=}")
@@ -61,7 +66,9 @@ def main(values: flags.FlagValues) -> None:
         groups, columns = [None], num // ROWS
     rows = []
     for temperature in temperatures:
-        drawn = np.concatenate([draw(model, num, temperature, values.seed, group) for group in groups])
+        drawn = np.concatenate(
+            [draw(model, num, temperature, seed, group) for seed in seeds for group in groups]
+        )
         rows.append(drawn.reshape(-1, columns, *drawn.shape[1:]))
         blank = int(np.sum(np.ptp(drawn.reshape(len(drawn), -1), axis=1) == 0))
         if blank:

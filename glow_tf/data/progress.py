@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,7 +13,7 @@ SHOWN_AFTER = 1.0  # seconds
 REDRAWN_AFTER = 0.2  # seconds
 
 
-def with_progress(items: Iterable[T], total: int, task: str) -> Iterator[T]:
+def with_progress(items: Iterable[T], total: int, task: str) -> Generator[T, None, None]:
     """Yields the items, and shows on a terminal how many are done and how long the rest will take.
 
     Nothing is shown where the output is no terminal, or before a second has passed.

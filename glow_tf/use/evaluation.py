@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.config import ModelConfig
 from glow_tf.data.batches import evaluation_batches
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.likelihood import bits_per_dim
+from glow_tf.partition import flow_step_counts
 from glow_tf.pieces import in_streams
+from glow_tf.use.models import TrainedModel
 from glow_tf.use.seeds import seed_of
 
 BATCH = 256
@@ -27,12 +33,16 @@ class Evaluation:
       draws: of each image with each noise draw, [draws, N].
       terms: name → mean over draws, [N]. They add up to the mean of `draws`. `dequantisation` is that of
         `Dequantize`; `block k, flow steps` is minus the log-determinant; `block k, latents` codes the half
-        that the block factors out, or, in the last block, all that is left.
+        that the block factors out, or, in the last block, all that is left. Empty for an exported model,
+        which does not tell.
+      parts: `part k` → the sum of the terms of its flow steps and latents, [N]; part 1 has the
+        dequantisation. Empty where the flow is not cut.
       dimensions: D of an image.
     """
 
     draws: np.ndarray
     terms: dict[str, np.ndarray]
+    parts: dict[str, np.ndarray]
     dimensions: int
 
     @property
@@ -58,13 +68,14 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(np.mean(values)), float(error)
 
 
-def evaluate(glow: Glow, images: np.ndarray, draws: int = 1, seed: int = 0) -> Evaluation:
+def evaluate(glow: TrainedModel, images: np.ndarray, draws: int = 1, seed: int = 0) -> Evaluation:
     """Computes the bits of images.
 
-    With one draw and the seed of a run, the mean is the run's `test_bpd`.
+    With one draw and the seed of a run, the mean is the run's `test_bpd`. An exported model draws other noise
+    from the same seed.
 
     Args:
-      glow: the model, however it is cut.
+      glow: the model, however it is cut, or an exported one.
       images: uint8 [N, H, W, C].
       draws: noise draws per image, from 1.
       seed: of the noise; see `seed_of`.
@@ -72,31 +83,57 @@ def evaluate(glow: Glow, images: np.ndarray, draws: int = 1, seed: int = 0) -> E
     Raises:
       ConfigError: images have another type or shape, or there are none.
     """
-    if not len(glow.checked(images)) or draws < 1:
+    if draws < 1 or not len(images):
         raise ConfigError(
             f"evaluate needs one image and one draw or more. Received: {len(images)} images, {draws=}"
         )
-    count = glow.config.num_blocks  # a part for each block
-    blocks = glow.recut(parts=f"by_block:{count}" if count > 1 else "1", local_prior="standard")
-    names = _names(count)
-    function = tf.function(lambda v: in_streams(lambda piece: _terms(blocks, piece), v), autograph=False)
-    totals, sums = [], np.zeros((len(names), len(images)))
     steps = -(-len(images) // BATCH)
+    if not isinstance(glow, Glow):
+        return _of_export(glow, images, draws, seed, steps)
+    glow.checked(images)
+    pieces, counts = _pieces(glow.config), flow_step_counts(glow.config)
+    cut = glow.recut(
+        parts=",".join(str(p.flow_steps) for p in pieces) if len(pieces) > 1 else "1", local_prior="standard"
+    )
+    function = tf.function(lambda v: in_streams(lambda piece: _terms(cut, piece), v), autograph=False)
+    totals, sums = [], np.zeros((1 + 2 * len(pieces), len(images)))
     passes = (
         batch
         for k in range(draws)
         for batch in evaluation_batches(images, min(BATCH, len(images)), seed_of(seed, k))
     )
     rows = [
-        np.stack(function(blocks.dequantized(batch, noise)))
+        np.stack(function(cut.dequantized(batch, noise)))
         for batch, noise, _ in with_progress(passes, steps * draws, f"Evaluating, batches of {BATCH}")
     ]
     for k in range(draws):
         found = np.concatenate(rows[k * steps : (k + 1) * steps], axis=1)[:, : len(images)]
         sums += found
         totals.append(found.sum(axis=0))
-    means = dict(zip(names, sums / draws, strict=True))
-    return Evaluation(np.stack(totals), means, glow.dimensions)
+    means = sums / draws
+    terms, parts = {"dequantisation": means[0]}, {f"part {k + 1}": 0.0 for k in range(len(counts))}
+    parts["part 1"] = means[0]
+    for piece, flow, latents in zip(pieces, means[1::2], means[2::2], strict=True):
+        for kind, own in (("flow steps", flow), ("latents", latents)):
+            name = f"block {piece.block}, {kind}"
+            terms[name] = terms.get(name, 0.0) + own
+        parts[f"part {piece.part}"] = parts[f"part {piece.part}"] + flow + latents
+    return Evaluation(np.stack(totals), terms, parts if len(parts) > 1 else {}, glow.dimensions)
+
+
+def _of_export(model: TrainedModel, images: np.ndarray, draws: int, seed: int, steps: int) -> Evaluation:
+    if images.shape[1:] != model.image_shape or images.dtype != np.uint8:
+        raise ConfigError(
+            f"the model is for images uint8 [N, {', '.join(map(str, model.image_shape))}]. "
+            f"Received: {images.dtype.name} of shape {images.shape}"
+        )
+    places = [(draw, step) for draw in range(draws) for step in range(steps)]
+    found = [
+        np.asarray(model.log_prob(images[step * BATCH :][:BATCH], seed_of(seed, draw * steps + step)))
+        for draw, step in with_progress(places, len(places), f"Evaluating, batches of {BATCH}")
+    ]
+    nats = np.concatenate(found).reshape(draws, len(images)).astype(np.float64)
+    return Evaluation(np.asarray(bits_per_dim(-nats, model.image_shape)), {}, {}, model.dimensions)
 
 
 def by_class(
@@ -107,9 +144,23 @@ def by_class(
     return {name: (len(own), *mean_and_error(own)) for name, own in found.items() if len(own)}
 
 
-def _names(num_blocks: int) -> list[str]:
-    kinds = [f"block {k}, {what}" for k in range(1, num_blocks + 1) for what in ("flow steps", "latents")]
-    return ["dequantisation", *kinds]
+class _Piece(NamedTuple):
+    """Flow steps of one block and of one part; both counted from 1."""
+
+    block: int
+    part: int
+    flow_steps: int
+
+
+def _pieces(config: ModelConfig) -> list[_Piece]:
+    """Cuts the flow both where blocks end and where parts end."""
+    parts = list(itertools.accumulate(flow_step_counts(config)))
+    blocks = [k * config.flow_steps for k in range(1, config.num_blocks + 1)]
+    ends = sorted({*parts, *blocks})
+    return [
+        _Piece(bisect.bisect_left(blocks, end) + 1, bisect.bisect_left(parts, end) + 1, end - begin)
+        for begin, end in itertools.pairwise([0, *ends])
+    ]
 
 
 def _terms(glow: Glow, v: tf.Tensor) -> list[tf.Tensor]:

@@ -84,8 +84,9 @@ def read_images(
         images = np.repeat(images, 3, axis=-1)
         notes = (*notes, "Grey images fill all three channels.")
     if images.shape[1:] != image_shape:
+        remedy = " Convert them to grey first." if (channels, images.shape[-1]) == (1, 3) else ""
         raise ConfigError(
-            f"the model is for images of {height}×{width}×{channels} (height × width × channels). "
+            f"the model is for images of {height}×{width}×{channels} (height × width × channels).{remedy} "
             f"Received: {dataset!r} with images of {'×'.join(map(str, images.shape[1:]))}"
         )
     named = examples.names is not None

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.repeatable import weights_known
 from glow_tf.bijectors.stack import functions_inlined
+from glow_tf.data.progress import with_progress
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
@@ -89,7 +90,10 @@ def export_litert(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _write(folder: pathlib.Path, suffix: str, converted: Callable[[str], bytes]) -> list[pathlib.Path]:
-    contents = {folder / f"{name}{suffix}": converted(endpoint) for name, endpoint in FILES.items()}
+    contents = {
+        folder / f"{name}{suffix}": converted(endpoint)
+        for name, endpoint in with_progress(FILES.items(), len(FILES), "Converting, files")
+    }
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in contents.items():
         write_atomically(path, content)

@@ -166,12 +166,14 @@ def _climbed(
 
     found = []
     starts = range(0, len(images), BATCH)
-    for start in with_progress(starts, len(starts), f"Restoring, batches of {BATCH}"):
+    total = len(starts) * steps
+    ticks = with_progress(range(total), total, f"Restoring, steps of batches of {BATCH}")
+    for start in starts:
         y = v = glow.dequantized(images[start : start + BATCH], noise=0.5)
         moves = free[start : start + BATCH]
         first = second = tf.zeros_like(v)
         best, best_value = v, tf.fill(tf.shape(v)[:1], -np.inf)
-        for step in range(1, steps + 1):
+        for step, _ in zip(range(1, steps + 1), ticks, strict=False):
             value, gradient = height_and_gradient(v, y)
             better = tf.reshape(value > best_value, [-1, 1, 1, 1])
             best, best_value = tf.where(better, v, best), tf.maximum(value, best_value)
@@ -183,4 +185,5 @@ def _climbed(
         value, _ = height_and_gradient(v, y)
         best = tf.where(tf.reshape(value > best_value, [-1, 1, 1, 1]), v, best)
         found.append(glow.dequantize.to_uint8(best).numpy())
+    ticks.close()
     return np.concatenate(found)

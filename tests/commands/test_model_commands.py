@@ -161,7 +161,8 @@ def test_evaluate_prints_the_score_its_terms_and_the_classes(here, capsys):
     assert run("evaluate", "--draws=2", "--output=score.json") == 0
     report = json.loads((here / "score.json").read_text())
     assert report["images"] == 360
-    assert report["importance_weighted_bits_per_dim"] < report["bits_per_dim"]
+    assert report["importance_weighted"]["bits_per_dim"] < report["bits_per_dim"]
+    assert report["importance_weighted"]["standard_error"] > 0
     assert sum(report["terms"].values()) == pytest.approx(report["bits_per_dim"], rel=1e-4)
     assert sum(own["images"] for own in report["classes"].values()) == 360
     assert f"{report['bits_per_dim']:.4f} ± " in capsys.readouterr().out
@@ -191,8 +192,21 @@ def test_a_preset_is_found_by_name_beside_a_folder_of_that_name(here, capsys):
 def test_an_exported_model_serves_where_it_can(here, exported_once, capsys):
     export = exported_once[1]
     assert run("sample", "--num=2", model=export) == 0
-    assert run("evaluate", model=export) == 1
+    assert run("evaluate", model=export) == 0
+    printed = capsys.readouterr().out
+    assert "By class" in printed
+    assert "These are the sum of" not in printed
+    assert run("reconstruct", model=export) == 1
     assert "a SavedModel does not tell" in capsys.readouterr().err
+
+
+def test_a_grid_has_rows_for_each_seed(here):
+    assert run("sample", "--num=4", "--temperatures=0.5,1", "--seeds=3,7", "--output=a.png") == 0
+    rows = np.load("a.npy")
+    assert rows.shape == (8, 2, 8, 8, 1)
+    assert run("sample", "--num=4", "--temperatures=1", "--seed=7", "--output=b.png") == 0
+    np.testing.assert_array_equal(rows[6:], np.load("b.npy"))
+    assert run("sample", "--seeds=-1") == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from PIL import Image
 import glow_tf
 from glow_tf import data
 from glow_tf.errors import ConfigError
+from glow_tf.likelihood import bits_per_dim
 from glow_tf.use import (
     decode,
     direction,
@@ -51,6 +52,30 @@ def test_the_terms_add_up_to_the_score(glow, images):
     ]
     np.testing.assert_allclose(sum(found.terms.values()), found.per_image, rtol=1e-5)
     np.testing.assert_allclose(found.terms["dequantisation"], glow.config.n_bits, rtol=1e-6)
+    assert found.parts == {}
+
+
+def test_the_terms_of_a_part_are_those_of_its_flow_steps_and_latents(glow, images):
+    """The cut is within block 1: part 1 has half of its flow steps, and none of its latents."""
+    cut = glow.recut(parts="across_block:2")
+    found, whole = evaluate(cut, images, seed=5), evaluate(glow, images, seed=5)
+    assert list(found.parts) == ["part 1", "part 2"]
+    np.testing.assert_allclose(sum(found.parts.values()), found.per_image, rtol=1e-5)
+    for name, values in whole.terms.items():
+        np.testing.assert_allclose(found.terms[name], values, rtol=1e-4, atol=1e-5)
+    ((batch, noise, _),) = data.evaluation_batches(images, len(images), seed_of(5, 0))
+    h, log_det = cut.dequantize.forward_and_log_det(cut.dequantized(batch, noise))
+    log_det += cut.parts[0].call(h).log_det
+    np.testing.assert_allclose(found.parts["part 1"], bits_per_dim(-log_det, (8, 8, 1)), rtol=1e-4)
+
+
+def test_an_export_gives_the_same_bits_but_for_the_noise(exported_once, images):
+    glow, folder = exported_once
+    found = evaluate(open_model(folder), images, draws=2, seed=3)
+    assert (found.draws.shape, found.terms, found.parts) == ((2, 64), {}, {})
+    np.testing.assert_allclose(found.draws[0], glow.bits_per_dim(images, seed_of(3, 0)), rtol=1e-5)
+    with pytest.raises(ConfigError, match=r"images uint8 \[N, 8, 8, 1\]. Received: float64"):
+        evaluate(open_model(folder), images / 2)
 
 
 @pytest.mark.parametrize("count", [1, 50, 300])

@@ -1,0 +1,55 @@
+"""What does it cost to keep a preset's weights as float16?
+
+    python benchmarks/half_precision.py --model=fashion_mnist --dataset=fashion_mnist --data_dir=PATH
+
+Keeps the model as a preset twice, with float32 and with float16, loads both, and compares the bits of the
+same images with the same noise: the mean difference and its 95 % interval over the images.
+"""
+
+import csv
+import pathlib
+import sys
+import tempfile
+
+import numpy as np
+from absl import flags
+
+import glow_tf
+from glow_tf.commands import cli
+from glow_tf.presets import weights_path
+from glow_tf.use import evaluate, open_model, read_images
+
+COLUMNS = ("model", "images", "float32_bpd", "difference", "low", "high", "float32_kb", "float16_kb")
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the benchmark's flags."""
+    flags.DEFINE_string("model", "", "With weights in float32.", flag_values=values)
+    flags.DEFINE_string("dataset", "", "Whose test images are scored.", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", flag_values=values)
+    flags.DEFINE_integer("examples", 0, "How many; 0 is all.", flag_values=values)
+    flags.DEFINE_string("csv", "half_precision.csv", "To write: one row.", flag_values=values)
+
+
+def main(given: flags.FlagValues) -> None:
+    """Measures, prints and writes."""
+    glow = open_model(given.model)
+    images = read_images(glow.image_shape, given.dataset, given.data_dir, "test", given.examples).images
+    bits, sizes = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for dtype in ("float32", "float16"):
+            kept = pathlib.Path(folder, dtype)
+            glow.save_to_preset(kept, weights_dtype=dtype)
+            sizes[dtype] = weights_path(kept).stat().st_size / 1000
+            bits[dtype] = evaluate(glow_tf.Glow.from_preset(kept), images).per_image
+    lost = bits["float16"] - bits["float32"]
+    mean, half = lost.mean(), 1.96 * lost.std(ddof=1) / np.sqrt(len(lost))
+    numbers = [f"{x:.5f}" for x in (bits["float32"].mean(), mean, mean - half, mean + half)]
+    row = [given.model, len(images), *numbers, *(f"{size:.0f}" for size in sizes.values())]
+    with open(given.csv, "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, row])
+    print(dict(zip(COLUMNS, row, strict=True)))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_module(sys.modules[__name__]))

@@ -1,0 +1,70 @@
+"""How much of `glow-tf restore upscale` is the flow's? Beside repeated pixels and bicubic interpolation.
+
+    python benchmarks/upscaling.py --model=cifar10_small --dataset=cifar10 --data_dir=PATH
+
+Test images are halved and doubled again. `upscale` starts from the bicubic images, and at its end gives each
+2×2 square the mean that it must have; both are rows of their own. Differences are within an image.
+"""
+
+import csv
+import sys
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from glow_tf.commands import cli
+from glow_tf.use import doubled, halved, open_model, psnr, read_images, upscale
+
+
+def bicubic(small: np.ndarray) -> np.ndarray:
+    """Returns images uint8 [N, H, W, C] of twice the size."""
+    count, height, width, channels = small.shape
+    size = (2 * width, 2 * height)
+    pictures = [
+        np.asarray(Image.fromarray(image[..., c]).resize(size, Image.Resampling.BICUBIC))
+        for image in small
+        for c in range(channels)
+    ]
+    return np.stack(pictures).reshape(count, channels, 2 * height, 2 * width).transpose(0, 2, 3, 1)
+
+
+def corrected(large: np.ndarray, small: np.ndarray) -> np.ndarray:
+    """Returns the images with the mean of each 2×2 square that the small ones give."""
+    return np.clip(np.round(large + doubled(small - halved(large.astype(np.float32)))), 0, 255)
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the benchmark's flags."""
+    flags.DEFINE_string("model", "", "As in `glow-tf restore --help`.", flag_values=values)
+    flags.DEFINE_string("dataset", "", "Of the model's kind; its test images are used.", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", flag_values=values)
+    flags.DEFINE_integer("examples", 256, "Test images.", flag_values=values)
+    flags.DEFINE_string("csv", "upscaling.csv", "To write.", flag_values=values)
+
+
+def main(given: flags.FlagValues) -> None:
+    """Measures, prints and writes."""
+    glow = open_model(given.model)
+    truth = read_images(glow.image_shape, given.dataset, given.data_dir, count=given.examples).images
+    small = np.round(halved(truth)).astype(np.uint8)
+    found = {
+        "repeated pixels": doubled(small),
+        "bicubic": bicubic(small),
+        "bicubic, means corrected": corrected(bicubic(small), small),
+        "upscale": upscale(glow, small),
+    }
+    values = {method: psnr(images, truth) for method, images in found.items()}
+    with open(given.csv, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["model", "method", "images", "psnr_db", "upscale_ahead_by_db", "standard_error_db"])
+        for method, own in values.items():
+            ahead = values["upscale"] - own
+            error = ahead.std(ddof=1) / np.sqrt(len(ahead))
+            numbers = [f"{own.mean():.3f}", f"{ahead.mean():.3f}", f"{error:.3f}"]
+            writer.writerow([given.model, method, len(truth), *numbers])
+            print(f"{method:<25} {numbers[0]} dB; upscale is ahead by {numbers[1]} ± {numbers[2]}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_module(sys.modules[__name__]))
