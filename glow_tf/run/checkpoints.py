@@ -68,11 +68,13 @@ class Checkpoints:
         content = {**state_of(trainer), "epochs": self.epochs, "best_bpd": self.best_bpd}
         divergence = {**divergence_of(trainer), "recoveries": self.recoveries}
         self.variables = tf.nest.flatten([*content.values(), *divergence.values()])
-        self._checkpoint = tf.train.Checkpoint(**content, **divergence)
-        self._earlier_release = tf.train.Checkpoint(**content)
         within = {"steps": self.steps, "seconds": self.seconds, "gone_back_to": self.gone_back_to}
-        self._within = tf.train.Checkpoint(**content, **divergence, **within, **trainer.within_epoch)
-        for checkpoint in (self._checkpoint, self._earlier_release, self._within):
+        self._of_earlier_release = content
+        self._at_ends = content | divergence
+        self._within_epochs = self._at_ends | within | trainer.within_epoch
+        self._checkpoint = tf.train.Checkpoint(**self._at_ends)
+        self._within = tf.train.Checkpoint(**self._within_epochs)
+        for checkpoint in (self._checkpoint, self._within):
             checkpoint.save_counter  # noqa: B018 - made now, so that every checkpoint has it
         self._folder = folder
         make_folder(folder)
@@ -165,8 +167,8 @@ class Checkpoints:
         path = str(folder / f"ckpt-{steps or epochs}")
         with readable(path):
             known = knows_divergence(path)
-            ends = self._checkpoint if known else self._earlier_release
-            (self._within if steps else ends).restore(path).assert_consumed()
+            ends = self._at_ends if known else self._of_earlier_release
+            _read_into(self._within_epochs if steps else ends, path)
         self._trainer.averages.swap()
         self.steps.assign(steps)
         if known:
@@ -234,6 +236,34 @@ class Checkpoints:
         kept = [other for other in found if other <= number][-keep:]  # later ones are damaged
         for other in set(found) - set(kept):
             remove(folder, other)
+
+
+def _read_into(content: dict[str, Any], path: str) -> None:
+    """Reads a checkpoint into the variables of its content, one after another.
+
+    `tf.train.Checkpoint.restore` would hold all of its values in memory at once, beside the variables.
+
+    Raises:
+      ValueError: the checkpoint has other variables.
+    """
+    reader = tf.train.load_checkpoint(path)
+    variables = dict(_named(content))
+    found = {name for name in reader.get_variable_to_shape_map() if name.endswith(_VALUE)}
+    if differing := sorted(found.symmetric_difference(variables) - {f"save_counter/{_VALUE}"}):
+        raise ValueError(f"it has other variables: {', '.join(differing[:3])}")
+    for name, variable in variables.items():
+        variable.assign(reader.get_tensor(name))
+
+
+def _named(content: Any, name: str = "") -> Iterator[tuple[str, tf.Variable]]:
+    """Yields variables with the names that `tf.train.Checkpoint` gives them."""
+    if isinstance(content, dict | list):
+        entries = content.items() if isinstance(content, dict) else enumerate(content)
+        for key, entry in entries:
+            escaped = str(key).replace(".", "..").replace("/", ".S")
+            yield from _named(entry, f"{name}{escaped}/")
+    else:
+        yield name + _VALUE, content
 
 
 def _check_same_data(folder: pathlib.Path, trainer: PartsTrainer) -> None:

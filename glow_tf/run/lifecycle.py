@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import platform
 import tempfile
@@ -15,12 +14,13 @@ import keras
 import tensorflow as tf
 
 from glow_tf.config import RunConfig
-from glow_tf.devices import liveness, strategies
+from glow_tf.devices import strategies
 from glow_tf.devices.addresses import check_addresses
 from glow_tf.devices.broken import naming_who_is_lost
 from glow_tf.devices.meeting import meet
 from glow_tf.devices.part_processes import dismiss, serve, watched_parts
 from glow_tf.devices.processes import ProcessGroup, read_process_group
+from glow_tf.devices.stall import Stall
 from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
 from glow_tf.glow import Glow
@@ -158,8 +158,8 @@ def _stall_watch(group: ProcessGroup | None, what: str = "No step has ended") ->
     if group is None:
         yield []
         return
-    with StallWatch(functools.partial(liveness.waits_for, group), what) as watch:
-        yield [watch]
+    with Stall(group, what) as stall:
+        yield [StallWatch(stall)]
 
 
 def _copy_of(glow: Glow) -> Glow:

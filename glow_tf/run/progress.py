@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 
+from glow_tf.devices.stall import Stall
 from glow_tf.run.callbacks import RunCallback
 from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.tables import duration
@@ -94,49 +94,19 @@ class Progress(RunCallback):
 
 
 class StallWatch(keras.callbacks.Callback):
-    """Says so when no training step has ended for long: in several processes another may be the reason.
-
-    It watches while it is a context, which may be longer than training: weights are also sent before the
-    first step and after the last one. Long means `PATIENCE` seconds, or three times the longest wait so far
-    (for a first step, which is traced, or for an evaluation) if that is more. The message comes again each
-    time this long has passed.
+    """Tells a watch that training steps end.
 
     Args:
-      who: says for whom this process waits.
-      what: begins the message: what has lasted long.
+      stall: the watch.
     """
 
-    PATIENCE = 30.0
-
-    def __init__(self, who: Callable[[], str], what: str = "No step has ended"):
+    def __init__(self, stall: Stall):
         super().__init__()
-        self.what = what
-        self.who = who
-
-    def __enter__(self) -> StallWatch:
-        """Starts to watch."""
-        self._last, self._longest = time.monotonic(), 0.0
-        self._over = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Ends the watch."""
-        self._over.set()
+        self.stall = stall
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Notes that a step has ended."""
-        now = time.monotonic()
-        self._longest = max(self._longest, now - self._last)
-        self._last = now
-
-    def _watch(self) -> None:
-        said = self._last
-        while not self._over.wait(self.PATIENCE / 10):
-            now = time.monotonic()
-            if now - max(said, self._last) > max(self.PATIENCE, 3 * self._longest):
-                said = now
-                print(f"{self.what} for {now - self._last:.0f} s: {self.who()}", flush=True)
+        self.stall.happened()
 
 
 def _bpd_of(means: Mapping[str, float]) -> str:

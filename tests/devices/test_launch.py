@@ -18,9 +18,8 @@ from conftest import ROOT, run_main
 from helpers import KINDS, config, flags, launch, rows_of, train, workdir_rows
 
 import glow_tf
-from glow_tf.devices import broken, liveness, meeting, part_processes, processes, workers
+from glow_tf.devices import broken, liveness, meeting, part_processes, processes, stall, workers
 from glow_tf.errors import ConfigError
-from glow_tf.run import progress
 
 FAST = {
     "schedule": "simultaneous",
@@ -86,38 +85,87 @@ def test_two_processes_end_with_the_numbers_of_one(kind, changes, whole, tmp_pat
     assert processes_of(tmp_path / "two") == []
 
 
-def test_a_wait_is_shown_and_whom_it_is_for(monkeypatch, capsys):
-    monkeypatch.setattr(progress.StallWatch, "PATIENCE", 0.1)
+def test_a_wait_is_shown_and_whom_it_is_for(monkeypatch, capfd):
+    monkeypatch.setattr(stall, "PATIENCE", 0.1)
     with socket.create_server(("localhost", 0)) as there:
         addresses = ("localhost:1", f"localhost:{there.getsockname()[1]}", "localhost:2")
         run = processes.ProcessGroup("part", addresses, 0)
         shown, deadline = "", time.monotonic() + 20
-        with progress.StallWatch(lambda: liveness.waits_for(run)):
+        with stall.Stall(run, "No step has ended") as watch:
+            watch.happened()
             while shown.count("\n") < 2 and time.monotonic() < deadline:
                 time.sleep(0.05)
-                shown += capsys.readouterr().out
+                shown += capfd.readouterr().out
     first = f"part 2 ({addresses[1]}), which answers; part 3 (localhost:2), which does not answer"
     assert shown.startswith("No step has ended for 0 s: waits for " + first)
 
 
+STOPPING = """
+import importlib, os, signal, sys
+from glow_tf import export
+from glow_tf.commands.run_flags import config_of
+from glow_tf.devices import stall
+from glow_tf.run import lifecycle
+
+module, _, name = sys.argv[1].partition(":")
+*path, last = name.split(".")
+place = importlib.import_module(module)
+for part in path:
+    place = getattr(place, part)
+function, stopped = getattr(place, last), []
+
+def stop_and_go_on(*args, **kwargs):
+    if not stopped:
+        stopped.append(True)
+        os.kill(int(sys.argv[2]), signal.SIGSTOP)
+    return function(*args, **kwargs)
+
+setattr(place, last, stop_and_go_on)
+stall.PATIENCE = 3.0
+lifecycle.train(config_of(sys.argv[3:]), export)
+"""
+
+# What process 0 is about to do when the other process is stopped.
+MOMENTS = {
+    "setting up": "glow_tf.run.context:compiled_trainer",
+    "a step": "glow_tf.training.trainer:PartsTrainer.on_step_end",
+    "an evaluation": "glow_tf.run.callbacks:EpochRecord._evaluate",
+    "a checkpoint": "glow_tf.run.checkpoints:Checkpoints.save",
+    "the end": "glow_tf.run.lifecycle:_copy_of",
+}
+
+
 @pytest.mark.slow
-def test_a_part_that_stands_still_is_waited_for_and_named(tmp_path):
-    folder, whole = tmp_path / "run", tmp_path / "whole"
-    long = {**FAST, "part_epochs": 20}  # training is not over when the stop comes
-    run_main(*flags(whole, **long))
-    process = launch("part", *flags(folder, **long))
-    wait_for_rows(folder, 1, process)
-    still = process_of(folder, 1)
-    os.kill(still, signal.SIGSTOP)
-    shown = ""
-    while "No step has ended" not in shown:
-        shown = process.stdout.readline()
-        assert shown, "the run ended"
-    os.kill(still, signal.SIGCONT)
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
-    assert "waits for part 2 (localhost:" in shown
-    bpd, expected = (float(rows_of(run)[-1]["test_bpd"]) for run in (folder, whole))
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_part_that_stands_still_is_waited_for_and_named(moment, whole, tmp_path):
+    """The first process stops the other one itself, so it does not matter who is faster."""
+    message = "Setting up has gone on" if moment == "setting up" else "No step has ended"
+    with socket.socket() as first, socket.socket() as second:
+        for listener in (first, second):
+            listener.bind(("localhost", 0))
+        addresses = [f"localhost:{listener.getsockname()[1]}" for listener in (first, second)]
+    settings = flags(tmp_path / "run", **{**FAST, "strategy": "part_parallel", "export": moment == "the end"})
+
+    def start(index, *command):
+        task = {"cluster": {"part": addresses}, "task": {"type": "part", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
+        own = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, **own)
+
+    with start(1, "train/main.py", *settings) as still:
+        with start(0, "-c", STOPPING, MOMENTS[moment], str(still.pid), *settings) as run:
+            said = []
+            for line in run.stdout:
+                said.append(line)
+                if line.startswith(message):
+                    assert f"waits for part 2 ({addresses[1]}), which answers" in line
+                    os.kill(still.pid, signal.SIGCONT)
+            status = run.wait(timeout=200)
+            os.kill(still.pid, signal.SIGCONT)
+        assert status == 0, "".join(said)
+        assert any(line.startswith(message) for line in said), "".join(said)
+        assert still.wait(timeout=30) == 0
+    bpd, expected = (float(rows_of(folder)[-1]["test_bpd"]) for folder in (tmp_path / "run", whole))
     assert bpd == pytest.approx(expected, abs=1e-3)
 
 

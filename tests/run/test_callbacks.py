@@ -2,8 +2,12 @@
 
 import itertools
 
+import numpy as np
 import pytest
+from conftest import small_glow
+from helpers import config
 
+from glow_tf import PartsTrainer, data, phases
 from glow_tf.run.callbacks import (
     EpochRecord,
     FillPrefixCaches,
@@ -15,6 +19,7 @@ from glow_tf.run.callbacks import (
 from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.progress import Progress
 from glow_tf.run.tensorboard import TensorBoardByPart
+from glow_tf.run.workdir import Workdir
 from glow_tf.schedule import Phase
 from glow_tf.training.traffic import Traffic
 
@@ -50,6 +55,20 @@ def test_what_is_needed_and_filled_in_exists_in_the_result():
     for callback in every_callback():
         for name in (*callback.needs, *callback.fills):
             assert name == "logged" or hasattr(RESULT, name), name
+
+
+def test_workers_but_the_first_write_no_history(tmp_path, small_images):
+    """Their disks may be full."""
+    folder, result = Workdir(config(tmp_path / "run")), EpochResult()
+    trainer = PartsTrainer(small_glow(flow_steps=1, parts="1"), phases("end_to_end", 1, 1))
+    trainer.compile("sgd")
+    test = data.evaluation_batches(small_images, 32, seed=0)
+    record = EpochRecord(folder, 64, test, None, 0, result, writes=False)
+    callbacks = arranged([FillPrefixCaches([0], None, result), record])
+    trainer.fit(small_images, batch_size=32, callbacks=callbacks, verbose=0)
+    folder.close()
+    assert np.isfinite(result.test[0])
+    assert not (folder.path / "history.csv").exists()
 
 
 def test_a_circle_is_refused():

@@ -1,0 +1,88 @@
+"""Says so when a run of several processes has stood still for long. Pure Python: no TensorFlow.
+
+A process of its own watches: TensorFlow may wait for another process in a call during which no other Python
+thread of this one runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+
+from glow_tf.devices import liveness
+from glow_tf.devices.processes import ProcessGroup
+
+PATIENCE = 30.0  # seconds
+
+
+class Stall:
+    """Watches over a context, and prints for whom this process waits when nothing has happened for long.
+
+    Long means `PATIENCE` seconds, or three times the longest wait so far (for a first step, which is traced,
+    or for an evaluation) if that is more. The message comes again each time this long has passed.
+
+    Args:
+      group: the processes of the run.
+      what: has not happened, as in `No step has ended`.
+    """
+
+    def __init__(self, group: ProcessGroup, what: str):
+        self._told = {"group": [group.job, group.addresses, group.index], "what": what, "patience": PATIENCE}
+
+    def __enter__(self) -> Stall:
+        """Starts to watch."""
+        command = [sys.executable, "-m", "glow_tf.devices.stall", json.dumps(self._told)]
+        self._watch = subprocess.Popen(command, stdin=subprocess.PIPE)
+        os.set_blocking(self._watch.stdin.fileno(), False)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Ends the watch."""
+        self._watch.stdin.close()
+        self._watch.kill()
+        self._watch.wait()
+
+    def happened(self) -> None:
+        """Notes that what is waited for has happened."""
+        with contextlib.suppress(OSError):  # a watch that is gone must not end the run
+            os.write(self._watch.stdin.fileno(), b".")
+
+
+def watch(group: ProcessGroup, what: str, patience: float, events: int) -> None:
+    """Prints when nothing has been read for long, until there is nothing left to read.
+
+    Args:
+      group: the processes of the run.
+      what: begins the message.
+      patience: seconds.
+      events: a file descriptor; whoever closes it has ended, or needs no watch any more.
+    """
+    last, longest, said = time.monotonic(), 0.0, 0.0
+    while True:
+        due = max(last, said) + max(patience, 3 * longest)
+        readable, _, _ = select.select([events], [], [], max(due - time.monotonic(), 0))
+        now = time.monotonic()
+        if not readable:
+            said = now
+            print(f"{what} for {now - last:.0f} s: {liveness.waits_for(group)}", flush=True)
+        elif not os.read(events, 4096):
+            return
+        else:
+            longest, last = max(longest, now - last), now
+
+
+def main() -> None:
+    """Watches as the first argument says."""
+    told = json.loads(sys.argv[1])
+    job, addresses, index = told["group"]
+    with contextlib.suppress(KeyboardInterrupt):  # it is meant for the run, which says what is kept
+        watch(ProcessGroup(job, tuple(addresses), index), told["what"], told["patience"], sys.stdin.fileno())
+
+
+if __name__ == "__main__":
+    main()
