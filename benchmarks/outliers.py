@@ -104,8 +104,10 @@ def main(given: flags.FlagValues) -> None:
                 flagged = float(np.mean(scorer.p_value_of(found) <= FALSE_ALARMS))
                 writer.writerow([given.model, name, len(found), score, f"{area:.4f}", f"{flagged:.4f}"])
                 print(f"{score:<11} {name:<43} AUROC {area:.4f}, flagged {flagged:.4f}", flush=True)
-    for score, areas in chosen.areas.items():
-        print(f"{score:<11} of the first half: {', '.join(f'{k} {a:.3f}' for k, a in areas.items())}")
+        for score, areas in chosen.areas.items():
+            for kind, area in areas.items():
+                writer.writerow([given.model, f"first half, {kind}", "", score, f"{area:.4f}", ""])
+            print(f"{score:<11} of the first half: {', '.join(f'{k} {a:.3f}' for k, a in areas.items())}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def define(values: flags.FlagValues) -> None:
     own = {"flag_values": values}
     flags.DEFINE_integer("timed_steps", 10, "Steps in each turn.", lower_bound=1, **own)
     flags.DEFINE_integer("rounds", 30, "Turns of both.", lower_bound=1, **own)
-    flags.DEFINE_integer("makes", 5, "Trainers of each kind whose first step is timed.", **own)
+    flags.DEFINE_integer("makes", 5, "Trainers of each kind whose first step is timed.", lower_bound=1, **own)
     flags.DEFINE_string("csv", "watch.csv", "To write: a row per round.", **own)
     run_flags.define(values)
     values.set_default("workdir", "unused")

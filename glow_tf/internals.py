@@ -282,6 +282,8 @@ def functions_of_saved_model(path: pathlib.Path) -> list[SavedFunction] | None:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
         raise OSError(f"{path} is damaged: {error}.") from None
+    if not model.meta_graphs:
+        raise OSError(f"{path} is damaged: it holds nothing.")
     if len(model.meta_graphs) != 1 or not model.meta_graphs[0].HasField("object_graph_def"):
         return None
     (meta_graph,) = model.meta_graphs

@@ -74,7 +74,8 @@ def test_the_serving_client_speaks_to_a_server_as_tensorflow_serving_does(export
             pass
 
     with http.server.HTTPServer(("localhost", 0), Server) as server:
-        thread = threading.Thread(target=server.handle_request)
+        server.timeout = 60
+        thread = threading.Thread(target=server.handle_request, daemon=True)
         thread.start()
         images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
         bits = client.from_server(f"http://localhost:{server.server_port}/v1/models/glow", images)

@@ -1,4 +1,5 @@
 import contextlib
+import tempfile
 import zipfile
 
 import keras
@@ -98,7 +99,9 @@ def test_a_keras_file_is_data_and_no_program(tmp_path):
         load(tmp_path / "program.keras")
 
 
-def test_a_keras_file_cannot_write_outside_of_itself(tmp_path):
+def test_a_keras_file_cannot_write_outside_of_itself(tmp_path, monkeypatch):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     path = tmp_path / "models" / "glow.keras"
     path.parent.mkdir()
     small_glow(flow_steps=1, parts="1").save(path)
@@ -107,7 +110,8 @@ def test_a_keras_file_cannot_write_outside_of_itself(tmp_path):
             archive.writestr(name, b"x")
     with contextlib.suppress(ValueError):
         load(path)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["models"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["models", "tmp"]
+    assert not list((tmp_path / "tmp").rglob("outside"))
     assert [entry.name for entry in path.parent.iterdir()] == ["glow.keras"]
 
 

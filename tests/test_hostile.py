@@ -178,6 +178,15 @@ def test_classes_that_are_links_to_folders_are_read_and_others_are_named(tmp_pat
         (tmp_path / "mine" / name).symlink_to(tmp_path / "elsewhere" / name)
     config = DataConfig(dataset=f"folder:{tmp_path / 'mine'}")
     assert data.load(config).class_names == ("cats", "dogs")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "all" / "elsewhere")
+    (tmp_path / "train").mkdir()
+    for name in ("cats", "dogs"):
+        (tmp_path / "mine" / name).unlink()
+        (tmp_path / "mine" / name).symlink_to(tmp_path / "all" / "elsewhere" / name)
+        (tmp_path / "train" / name).symlink_to(tmp_path / "all" / "elsewhere" / name)
+    inside = data.load(DataConfig(dataset=f"folder:{tmp_path}"))
+    assert inside.notes == data.load(config).notes  # nothing is said not to be used
     scandir = os.scandir
 
     def refuse_dogs(path):

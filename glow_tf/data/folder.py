@@ -154,6 +154,9 @@ def _find_files(config: DataConfig, split: str) -> _Files:
         )
     known = {*train, *test}
     outside = [] if train_root == root else [p for p in _files_below(root) if _is_image(p) and p not in known]
+    if outside:  # what links within the folder lead to is used under another name
+        places = {path.resolve() for path in known}
+        outside = [path for path in outside if path.resolve() not in places]
     return _Files(root, train_root, train, test, unread, outside)
 
 

@@ -22,7 +22,7 @@ CONNECTION_ERRORS = (
 
 @contextlib.contextmanager
 def naming_who_is_lost(group: ProcessGroup | None) -> Iterator[None]:
-    """Says in an error which process is lost, or that a connection broke.
+    """Says in an error which process is lost, or that one failed or a connection broke.
 
     All processes were there when the context began, so one that does not answer any more is lost.
 
@@ -47,5 +47,5 @@ def naming_who_is_lost(group: ProcessGroup | None) -> Iterator[None]:
             raise
         reason = " ".join(error.message.split())[:200]
         raise OSError(
-            f"A connection between processes broke ({reason}); this one {liveness.waits_for(group)}. {KEPT}"
+            f"Another process failed, or the connection to it ({reason}): {liveness.described(group)}. {KEPT}"
         ) from None

@@ -41,14 +41,14 @@ def lost(group: ProcessGroup) -> str:
     return group.names(k for k in group.others if answer_of(group.addresses[k]) != "yes")
 
 
-def waits_for(group: ProcessGroup) -> str:
+def described(group: ProcessGroup) -> str:
     """Names the other processes, and says which of them answer."""
 
-    def described(k: int) -> str:
+    def of(k: int) -> str:
         answers = answer_of(group.addresses[k]) == "yes"
         return f"{group.names([k])}, which {'answers' if answers else 'does not answer'}"
 
-    return "waits for " + "; ".join(described(k) for k in group.others)
+    return "; ".join(of(k) for k in group.others)
 
 
 def nobody_came(group: ProcessGroup, missing: Iterable[int]) -> str:

@@ -28,37 +28,42 @@ class Stall:
 
     Args:
       group: the processes of the run.
-      what: has not happened, as in `No step has ended`.
+      message: with two places: for the seconds, and for what is known of the other processes.
     """
 
-    def __init__(self, group: ProcessGroup, what: str):
-        self._told = {"group": [group.job, group.addresses, group.index], "what": what, "patience": PATIENCE}
+    def __init__(self, group: ProcessGroup, message: str):
+        group_told = [group.job, group.addresses, group.index]
+        self._told = {"group": group_told, "message": message, "patience": PATIENCE}
+        self._watch: subprocess.Popen | None = None
 
     def __enter__(self) -> Stall:
         """Starts to watch."""
         command = [sys.executable, "-m", "glow_tf.devices.stall", json.dumps(self._told)]
-        self._watch = subprocess.Popen(command, stdin=subprocess.PIPE)
-        os.set_blocking(self._watch.stdin.fileno(), False)
+        with contextlib.suppress(OSError):  # a watch that cannot start, or is gone, must not end the run
+            self._watch = subprocess.Popen(command, stdin=subprocess.PIPE)
+            os.set_blocking(self._watch.stdin.fileno(), False)
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Ends the watch."""
-        self._watch.stdin.close()
-        self._watch.kill()
-        self._watch.wait()
+        if self._watch is not None:
+            self._watch.stdin.close()
+            self._watch.kill()
+            self._watch.wait()
 
     def happened(self) -> None:
         """Notes that what is waited for has happened."""
-        with contextlib.suppress(OSError):  # a watch that is gone must not end the run
-            os.write(self._watch.stdin.fileno(), b".")
+        if self._watch is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._watch.stdin.fileno(), b".")
 
 
-def watch(group: ProcessGroup, what: str, patience: float, events: int) -> None:
+def watch(group: ProcessGroup, message: str, patience: float, events: int) -> None:
     """Prints when nothing has been read for long, until there is nothing left to read.
 
     Args:
       group: the processes of the run.
-      what: begins the message.
+      message: see `Stall`.
       patience: seconds.
       events: a file descriptor; whoever closes it has ended, or needs no watch any more.
     """
@@ -69,7 +74,7 @@ def watch(group: ProcessGroup, what: str, patience: float, events: int) -> None:
         now = time.monotonic()
         if not readable:
             said = now
-            print(f"{what} for {now - last:.0f} s: {liveness.waits_for(group)}", flush=True)
+            print(message.format(f"{now - last:.0f}", liveness.described(group)), flush=True)
         elif not os.read(events, 4096):
             return
         else:
@@ -81,7 +86,9 @@ def main() -> None:
     told = json.loads(sys.argv[1])
     job, addresses, index = told["group"]
     with contextlib.suppress(KeyboardInterrupt):  # it is meant for the run, which says what is kept
-        watch(ProcessGroup(job, tuple(addresses), index), told["what"], told["patience"], sys.stdin.fileno())
+        watch(
+            ProcessGroup(job, tuple(addresses), index), told["message"], told["patience"], sys.stdin.fileno()
+        )
 
 
 if __name__ == "__main__":

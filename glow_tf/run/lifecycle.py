@@ -105,7 +105,7 @@ def _train_in(
                 watched_workers(group),
                 watched_parts(group),
             ):
-                with _stall_watch(group, "Setting up has gone on"):
+                with _stall_watch(group, "Setting up has gone on for {} s. The other processes: {}"):
                     run = prepare(workdir.config, workdir, group, strategy)
                 return _train(run, interrupts, export, callbacks)
     except KeyboardInterrupt:
@@ -153,12 +153,14 @@ def _train(
 
 
 @contextlib.contextmanager
-def _stall_watch(group: ProcessGroup | None, what: str = "No step has ended") -> Iterator[list[StallWatch]]:
+def _stall_watch(
+    group: ProcessGroup | None, message: str = "No step has ended for {} s: waits for {}"
+) -> Iterator[list[StallWatch]]:
     """Watches over the context, in a run of several processes; the watch is also a callback of `fit`."""
     if group is None:
         yield []
         return
-    with Stall(group, what) as stall:
+    with Stall(group, message) as stall:
         yield [StallWatch(stall)]
 
 

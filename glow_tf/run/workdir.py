@@ -55,6 +55,11 @@ class Workdir:
             raise ConfigError(
                 f"another process is training in this workdir. Received: workdir={str(self.path)!r}"
             ) from None
+        except NotImplementedError:  # earlier releases of filelock, where the system has no such call
+            raise ConfigError(
+                "workdir needs a file system with locks, so that no two processes train in it. "
+                f"Received: workdir={config.workdir!r}"
+            ) from None
         except OSError as error:
             self.close()
             if error.strerror is None:  # it has a sentence of ours

@@ -103,7 +103,7 @@ class Scorer:
         if score not in (AUTO, *RULES):
             raise ConfigError(f"score must be {AUTO} or one of {', '.join(RULES)}. Received: {score=}")
         self.model = model
-        self.score = score
+        self.score = self._asked = score
         self.areas: dict[str, dict[str, float]] = {}
         self._reference = self._calibration = None
 
@@ -120,6 +120,7 @@ class Scorer:
         if len(images) < FEWEST:
             raise ConfigError(f"there must be {FEWEST} good images or more. Received: {len(images)}")
         found = features(self.model, images)
+        self.score, self.areas = self._asked, {}
         if self.score == AUTO and len(images) >= FEWEST_TO_CHOOSE:
             first = _halves(len(images), seed)[0]
             half = len(first) // 2
@@ -203,6 +204,8 @@ class Scorer:
             content = read_json(path)
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']}")
+            if content["score"] not in RULES:
+                raise ValueError(f"score {content['score']!r}")
             halves = [_from_json(content[name]) for name in ("reference", "calibration")]
             scorer = cls(model, content["score"])
             dimensions, probe = int(content["dimensions"]), np.array(content["probe"], np.float64)

@@ -91,7 +91,7 @@ def test_a_wait_is_shown_and_whom_it_is_for(monkeypatch, capfd):
         addresses = ("localhost:1", f"localhost:{there.getsockname()[1]}", "localhost:2")
         run = processes.ProcessGroup("part", addresses, 0)
         shown, deadline = "", time.monotonic() + 20
-        with stall.Stall(run, "No step has ended") as watch:
+        with stall.Stall(run, "No step has ended for {} s: waits for {}") as watch:
             watch.happened()
             while shown.count("\n") < 2 and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -152,19 +152,27 @@ def test_a_part_that_stands_still_is_waited_for_and_named(moment, whole, tmp_pat
         own = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, **own)
 
-    with start(1, "train/main.py", *settings) as still:
-        with start(0, "-c", STOPPING, MOMENTS[moment], str(still.pid), *settings) as run:
-            said = []
-            for line in run.stdout:
-                said.append(line)
-                if line.startswith(message):
-                    assert f"waits for part 2 ({addresses[1]}), which answers" in line
-                    os.kill(still.pid, signal.SIGCONT)
-            status = run.wait(timeout=200)
-            os.kill(still.pid, signal.SIGCONT)
-        assert status == 0, "".join(said)
+    still = start(1, "train/main.py", *settings)
+    run = start(0, "-c", STOPPING, MOMENTS[moment], str(still.pid), *settings)
+    timer = threading.Timer(250, run.kill)
+    timer.start()
+    try:
+        said = []
+        for line in run.stdout:
+            said.append(line)
+            if line.startswith(message):
+                assert f"part 2 ({addresses[1]}), which answers" in line
+                os.kill(still.pid, signal.SIGCONT)
+        assert run.wait() == 0, "".join(said)
         assert any(line.startswith(message) for line in said), "".join(said)
+        os.kill(still.pid, signal.SIGCONT)
         assert still.wait(timeout=30) == 0
+    finally:
+        timer.cancel()
+        for process in (run, still):
+            process.kill()
+            process.wait()
+            process.stdout.close()
     bpd, expected = (float(rows_of(folder)[-1]["test_bpd"]) for folder in (tmp_path / "run", whole))
     assert bpd == pytest.approx(expected, abs=1e-3)
 
@@ -359,9 +367,7 @@ def test_a_connection_that_breaks_is_an_error_of_one_sentence(error, monkeypatch
     monkeypatch.setattr(liveness, "POLL", 0.0)
     with socket.create_server(("localhost", 0)) as there:
         group = processes.ProcessGroup("part", ("localhost:1", f"localhost:{there.getsockname()[1]}"), 0)
-        message = (
-            r"^A connection between processes broke \(reset\); this one waits for part 2 \(.*which answers"
-        )
+        message = r"^Another process failed, or the connection to it \(reset\): part 2 \(.*which answers"
         with pytest.raises(OSError, match=message), broken.naming_who_is_lost(group):
             raise error(None, None, "reset")
         for other in (tf.errors.InvalidArgumentError(None, None, "a defect"), OSError("a full disk")):

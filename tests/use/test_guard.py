@@ -106,6 +106,7 @@ def test_the_score_is_chosen_with_good_images_alone(model, digits, scorer):
     np.testing.assert_array_equal(given.p_value(digits[400:]), scorer.p_value(digits[400:]))
     few = Scorer(model).fit(digits[:100])
     assert (few.score, few.areas) == ("density", {})
+    assert few.fit(digits[:400]).areas == scorer.areas
 
 
 def test_spoiled_copies_differ_from_the_images_and_follow_from_the_seed(rng):
@@ -169,7 +170,14 @@ def test_a_scorer_is_saved_and_loaded(scorer, model, digits, tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"format": 9}', '{"format": 1, "score": "density", "reference": {}}'],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": 9}',
+        '{"format": 1, "score": "density", "reference": {}}',
+        '{"format": 1, "score": "auto"}',
+    ],
 )
 def test_a_damaged_calibration_is_refused(content, model, tmp_path):
     (tmp_path / "c.json").write_text(content)

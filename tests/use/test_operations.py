@@ -82,6 +82,9 @@ def test_a_damaged_file_is_named(exported, tmp_path):
     (tmp_path / "saved_model.pb").write_bytes((exported / "saved_model.pb").read_bytes()[:-7])
     with pytest.raises(OSError, match=r"saved_model\.pb is damaged"):
         open_model(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(OSError, match=r"saved_model\.pb is damaged: it holds nothing"):
+        open_model(tmp_path)
 
 
 def test_a_program_of_tensorflow_1_is_refused_because_loading_runs_it(exported, tmp_path):
