@@ -148,9 +148,9 @@ def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
 )
 def test_a_run_may_be_told_to_stop(minutes, tmp_path):
     settings, message = {**FAST, "schedule": "end_to_end"}, "it diverged in phase 'end to end'"
+    stops = config(tmp_path, **settings, on_divergence="stop", checkpoint_minutes=minutes)
     with pytest.raises(DivergedError, match=message):
-        own = {"on_divergence": "stop", "checkpoint_minutes": minutes}
-        train(config(tmp_path, **settings, **own), Poison("weight", 3, 8, once))
+        train(stops, Poison("weight", 3, 8, once))
     assert len(rows_of(tmp_path)) == 2
     assert newest.progress(tmp_path / "checkpoints") == (2, 7 if minutes else 0)
     assert train(config(tmp_path, **settings))["recoveries"] == 0  # it was no fault of the run's
