@@ -97,26 +97,24 @@ def main(given: flags.FlagValues) -> None:
         anyhow = draw(without, len(wanted), temperature, given.seed)
         counts = np.bincount(answers(network, anyhow), minlength=len(model.classes))
         shares[f"classifier's answers, drawn without classes at {temperature:g}"] = counts / len(wanted)
+    by_class: dict[str, list[float]] = {}
     with pathlib.Path(given.csv).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["what", "class", "images", "share"])
         for what, (hits, of) in right.items():
             print(f"{what:<45} {hits.mean():.3f}")
             writer.writerow([what, "all", len(hits), f"{hits.mean():.4f}"])
-            for k, name in enumerate(model.classes):
-                own = hits[of == k]
-                writer.writerow([what, name, len(own), f"{own.mean():.4f}"])
+            by_class[what] = [float(hits[of == k].mean()) for k in range(len(model.classes))]
+            counts = np.bincount(of, minlength=len(model.classes))
+            for row in zip(model.classes, counts, by_class[what], strict=True):
+                writer.writerow([what, *row[:2], f"{row[2]:.4f}"])
         for what, found in shares.items():
+            by_class[what] = list(found)
             for name, share in zip(model.classes, found, strict=True):
                 writer.writerow([what, name, len(wanted), f"{share:.4f}"])
-    by_class = {
-        what: [float(hits[of == k].mean()) for k in range(len(model.classes))]
-        for what, (hits, of) in right.items()
-        if what.startswith("classifier")
-    }
-    by_class |= {what: list(found) for what, found in shares.items()}
-    shown = [what for what in by_class if what.endswith(("test images", f"at {given.temperatures[0]}"))]
-    plots.by_class(model.classes, {what: by_class[what] for what in shown}, pathlib.Path(given.csv))
+    ends = ("test images", f"at {given.temperatures[0]}")
+    shown = {w: own for w, own in by_class.items() if w.startswith("classifier") and w.endswith(ends)}
+    plots.by_class(model.classes, shown, pathlib.Path(given.csv))
 
 
 if __name__ == "__main__":

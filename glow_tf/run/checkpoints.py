@@ -67,10 +67,10 @@ class Checkpoints:
         self._trainer = trainer
         content = {**state_of(trainer), "epochs": self.epochs, "best_bpd": self.best_bpd}
         divergence = {**divergence_of(trainer), "recoveries": self.recoveries}
-        self.variables = tf.nest.flatten([*content.values(), *divergence.values()])
         within = {"steps": self.steps, "seconds": self.seconds, "gone_back_to": self.gone_back_to}
         self._of_earlier_release = content
         self._at_ends = content | divergence
+        self.variables = tf.nest.flatten(list(self._at_ends.values()))
         self._within_epochs = self._at_ends | within | trainer.within_epoch
         self._checkpoint = tf.train.Checkpoint(**self._at_ends)
         self._within = tf.train.Checkpoint(**self._within_epochs)
@@ -168,7 +168,7 @@ class Checkpoints:
         with readable(path):
             known = knows_divergence(path)
             ends = self._at_ends if known else self._of_earlier_release
-            _read_into(self._within_epochs if steps else ends, path)
+            read_into(self._within_epochs if steps else ends, path)
         self._trainer.averages.swap()
         self.steps.assign(steps)
         if known:
@@ -238,10 +238,15 @@ class Checkpoints:
             remove(folder, other)
 
 
-def _read_into(content: dict[str, Any], path: str) -> None:
+def read_into(content: dict[str, Any], path: str, partly: bool = False) -> None:
     """Reads a checkpoint into the variables of its content, one after another.
 
     `tf.train.Checkpoint.restore` would hold all of its values in memory at once, beside the variables.
+
+    Args:
+      content: what is wanted, as checkpoints name it.
+      path: of the checkpoint.
+      partly: whether it may hold more.
 
     Raises:
       ValueError: the checkpoint has other variables.
@@ -249,7 +254,8 @@ def _read_into(content: dict[str, Any], path: str) -> None:
     reader = tf.train.load_checkpoint(path)
     variables = dict(_named(content))
     found = {name for name in reader.get_variable_to_shape_map() if name.endswith(_VALUE)}
-    if differing := sorted(found.symmetric_difference(variables) - {f"save_counter/{_VALUE}"}):
+    differing = variables.keys() - found if partly else variables.keys() ^ found
+    if differing := sorted(differing - {f"save_counter/{_VALUE}"}):
         raise ValueError(f"it has other variables: {', '.join(differing[:3])}")
     for name, variable in variables.items():
         variable.assign(reader.get_tensor(name))

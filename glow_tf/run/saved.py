@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Sequence
 
 import keras
-import tensorflow as tf
 
 from glow_tf import presets
 from glow_tf.config import SAME_FUNCTION, ModelConfig
@@ -17,7 +16,7 @@ from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.partition import flow_step_counts
 from glow_tf.run import newest
-from glow_tf.run.checkpoints import by_path, readable
+from glow_tf.run.checkpoints import by_path, read_into, readable
 from glow_tf.training.trainer import PartsTrainer
 
 
@@ -33,8 +32,7 @@ def load_glow(path: str | pathlib.Path, which: str = "last") -> Glow:
     found = checkpoint_path(path, which)
     glow = untrained_glow(path)
     with readable(found):
-        checkpoint = tf.train.Checkpoint(model=by_path(glow.variables))
-        checkpoint.restore(found).expect_partial().assert_existing_objects_matched()
+        read_into({"model": by_path(glow.variables)}, found, partly=True)
     return glow
 
 

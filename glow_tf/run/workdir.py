@@ -55,20 +55,17 @@ class Workdir:
             raise ConfigError(
                 f"another process is training in this workdir. Received: workdir={str(self.path)!r}"
             ) from None
-        except NotImplementedError:  # earlier releases of filelock, where the system has no such call
-            raise ConfigError(
-                "workdir needs a file system with locks, so that no two processes train in it. "
-                f"Received: workdir={config.workdir!r}"
-            ) from None
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:
             self.close()
-            if error.strerror is None:  # it has a sentence of ours
-                raise
-            if error.errno in WITHOUT_LOCKS:
+            # Earlier releases of filelock raise the second, where the system has no call to lock.
+            if isinstance(error, NotImplementedError) or error.errno in WITHOUT_LOCKS:
+                reason = getattr(error, "strerror", None) or error
                 raise ConfigError(
                     f"workdir needs a file system with locks, so that no two processes train in it: "
-                    f"{error.strerror}. Received: workdir={config.workdir!r}"
+                    f"{reason}. Received: workdir={config.workdir!r}"
                 ) from None
+            if error.strerror is None:  # it has a sentence of ours
+                raise
             raise ConfigError(
                 f"workdir must be a folder that can be written: {error.strerror}. "
                 f"Received: workdir={config.workdir!r}"

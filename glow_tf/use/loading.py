@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pathlib
 
-import tensorflow as tf
-
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.run import saved
-from glow_tf.run.checkpoints import divergence_of, epochs_and_steps, knows_divergence, readable, state_of
+from glow_tf.run.checkpoints import (
+    divergence_of,
+    epochs_and_steps,
+    knows_divergence,
+    read_into,
+    readable,
+    state_of,
+)
 from glow_tf.run.context import compiled_trainer
 from glow_tf.run.flags_file import read_config
 from glow_tf.schedule import epochs_training, phases_of
@@ -75,8 +80,7 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
     trainer = compiled_trainer(config, saved.untrained_glow(workdir), phases, steps_per_epoch)
     with readable(path):
         divergence = divergence_of(trainer) if knows_divergence(path) else {}
-        restored = tf.train.Checkpoint(**state_of(trainer), **divergence).restore(path)
-        restored.expect_partial().assert_existing_objects_matched()
+        read_into(state_of(trainer) | divergence, path, partly=True)
     trainer.averages.swap()  # a checkpoint's model has the averages
     trainer.finished_epochs = epochs
     return trainer
