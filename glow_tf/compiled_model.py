@@ -109,6 +109,24 @@ class CompiledModel(DensityModel):
             return self._compiled["sample"](num, temperature, seed)
         return self._compiled["sample_label"](labels, temperature, seed)
 
+    def sample_checked(
+        self,
+        num: tf.Tensor | int | None = None,
+        temperature: tf.Tensor | float = 1.0,
+        seed: tf.Tensor | int = 0,
+        labels: Sequence[int] | tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """Draws the images of `sample`, and says which of them had activations beyond all bounds.
+
+        Returns:
+          `images`, uint8 [num, H, W, C], and `limited`, bool [num]: whether activations were clipped to keep
+          them finite, see `ActivationLimit`. Such an image says little about the model.
+        """
+        labels = labels_of_request(num, labels, self.classes)
+        if labels is None:
+            return self._compiled["sample_checked"](num, temperature, seed)
+        return self._compiled["sample_label_checked"](labels, temperature, seed)
+
     def sample_dequantized(
         self, num: tf.Tensor | int, temperature: tf.Tensor | float = 1.0, seed: tf.Tensor | int = 0
     ) -> tf.Tensor:

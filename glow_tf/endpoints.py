@@ -16,12 +16,30 @@ from glow_tf.pieces import in_streams
 if TYPE_CHECKING:
     from glow_tf.glow import Glow
 
-# Drawing images clips activations to ±1e4. Those of real images stay within about ±10. Latents far from those
-# of any image would otherwise grow from flow step to flow step until they overflow.
-ACTIVATION_LIMIT = 1e4
-
 # A function that users call, and the signature that it is compiled for.
 Endpoint = tuple[Callable[..., tf.Tensor | dict[str, tf.Tensor]], list[tf.TensorSpec]]
+
+
+class ActivationLimit:
+    """Clips activations to ±1e4, and notes which examples had larger ones.
+
+    Activations of real images stay within about ±10. Those of latents far from the latents of any image would
+    otherwise grow from flow step to flow step until they overflow.
+
+    Attributes:
+      reached: whether an example had an activation beyond the limit, bool [B]; None before the first call.
+    """
+
+    LIMIT = 1e4
+
+    def __init__(self):
+        self.reached: tf.Tensor | None = None
+
+    def __call__(self, h: tf.Tensor) -> tf.Tensor:
+        """Clips activations [B, H, W, C]."""
+        within = tf.reduce_all(tf.abs(h) <= self.LIMIT, axis=[1, 2, 3])
+        self.reached = ~within if self.reached is None else self.reached | ~within
+        return tf.clip_by_value(h, -self.LIMIT, self.LIMIT)
 
 
 class Endpoints:
@@ -47,6 +65,7 @@ class Endpoints:
         temperatures = tf.TensorSpec((None,), tf.float32, name="temperatures")
         by_label = {
             "sample_label": (self.sample_label, [labels, temperature, seed]),
+            "sample_label_checked": (self.sample_label_checked, [labels, temperature, seed]),
             "encode_label": (self.encode, [images, labels]),
             "decode_label": (self.decode, [eps, labels]),
             "label_log_probs": (self.label_log_probs, [images, seed]),
@@ -54,6 +73,7 @@ class Endpoints:
         }
         return {
             "sample": (self.sample, [num, temperature, seed]),
+            "sample_checked": (self.sample_checked, [num, temperature, seed]),
             "sample_dequantized": (self.sample_dequantized, [num, temperature, seed]),
             "encode": (self.encode, [images]),
             "decode": (self.decode, [eps]),
@@ -67,16 +87,25 @@ class Endpoints:
 
     def sample(self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Draws images: uint8 [num, H, W, C]."""
-        return self.glow.dequantize.to_uint8(self.sample_dequantized(num, temperature, seed))
+        return self.sample_checked(num, temperature, seed)["images"]
+
+    def sample_checked(self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Draws images, uint8 [num, H, W, C], and whether activations were clipped for each, bool [num]."""
+        return self._checked(*self._drawn(num, temperature, seed, self._labels_of(seed, num)))
 
     def sample_dequantized(self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Draws dequantised values: [num, H, W, C]."""
-        labels = self._labels(seed, [num]) if self.glow.classes else None
-        return self._drawn(num, temperature, seed, labels)
+        return self._drawn(num, temperature, seed, self._labels_of(seed, num))[0]
 
     def sample_label(self, labels: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Draws an image of each label: int32 [B] → uint8 [B, H, W, C]."""
-        return self.glow.dequantize.to_uint8(self._drawn(tf.shape(labels)[0], temperature, seed, labels))
+        return self.sample_label_checked(labels, temperature, seed)["images"]
+
+    def sample_label_checked(
+        self, labels: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """As `sample_checked`, an image of each label: int32 [B] → uint8 [B, H, W, C] and bool [B]."""
+        return self._checked(*self._drawn(tf.shape(labels)[0], temperature, seed, labels))
 
     def encode(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         """Whitens images at the middle of their bins: uint8 [B, H, W, C] → [B, D]."""
@@ -87,7 +116,7 @@ class Endpoints:
     def decode(self, eps: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         """Inverts `encode`: [B, D] → uint8 [B, H, W, C]."""
         with full_precision():
-            return self.glow.dequantize.to_uint8(self._dequantized(eps, labels))
+            return self.glow.dequantize.to_uint8(self._dequantized(eps, labels)[0])
 
     def label_log_probs(self, images: tf.Tensor, seed: tf.Tensor | int) -> tf.Tensor:
         """Scores images given each label, at one noise draw: uint8 [B, H, W, C] → [B, classes], nats."""
@@ -117,7 +146,7 @@ class Endpoints:
             labels = tf.map_fn(lambda seed: self._labels(seed, []), seeds, fn_output_signature=tf.int32)
         eps = tf.map_fn(lambda seed: self._latents(seed, []), seeds, fn_output_signature=dtype)
         eps = tf.ensure_shape(eps, [None, self.glow.dimensions])
-        v = self._dequantized(tf.cast(temperatures, dtype)[:, tf.newaxis] * eps, labels)
+        v, _ = self._dequantized(tf.cast(temperatures, dtype)[:, tf.newaxis] * eps, labels)
         return self.glow.dequantize.to_uint8(v)
 
     def log_prob_each(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
@@ -137,7 +166,7 @@ class Endpoints:
 
     def _drawn(
         self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, labels: tf.Tensor | None
-    ) -> tf.Tensor:
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         eps = self._latents(seed, [num])
         return self._dequantized(tf.cast(temperature, eps.dtype) * eps, labels)
 
@@ -151,8 +180,20 @@ class Endpoints:
         most = len(self.glow.classes)
         return tf.random.stateless_uniform(batch, seed=[seed, 2], maxval=most, dtype=tf.int32)
 
-    def _dequantized(self, eps: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-        return in_streams(lambda own, of: self.glow.inverse(own, ACTIVATION_LIMIT, of), eps, labels)
+    def _labels_of(self, seed: tf.Tensor, num: tf.Tensor) -> tf.Tensor | None:
+        return self._labels(seed, [num]) if self.glow.classes else None
+
+    def _dequantized(self, eps: tf.Tensor, labels: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns [B, H, W, C], and whether activations were clipped on the way, bool [B]."""
+
+        def inverse(own: tf.Tensor, of: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+            limit = ActivationLimit()
+            return self.glow.inverse(own, limit, of), limit.reached
+
+        return in_streams(inverse, eps, labels)
+
+    def _checked(self, v: tf.Tensor, limited: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"images": self.glow.dequantize.to_uint8(v), "limited": limited}
 
 
 def require_classes(what: str, classes: Sequence[str]) -> None:

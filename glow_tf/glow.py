@@ -7,7 +7,7 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -346,11 +346,14 @@ class Glow(CompiledModel):
         return v, -self.forward_and_log_det(v, labels)[1]
 
     def inverse(
-        self, eps: tf.Tensor, limit: float | None = None, labels: tf.Tensor | None = None
+        self,
+        eps: tf.Tensor,
+        bound: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+        labels: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Maps whitened latents to dequantised values: eps [B, D] → v [B, H, W, C].
 
-        `limit` clips activations; see `Part.inverse`. None is exact, and `sample` uses `ACTIVATION_LIMIT`.
+        `bound` changes activations; see `Part.inverse`. `sample` clips them with `ActivationLimit`.
         `labels` are as in `forward_and_log_det`.
         """
         shapes = [shape for part in self.parts for shape in part.latent_shapes]
@@ -361,7 +364,7 @@ class Glow(CompiledModel):
         for k, part in reversed(list(enumerate(self.parts))):
             own = [latents.pop() for _ in part.latent_shapes]
             with self.on_device_of(k):
-                h = part.inverse(h, own[::-1], limit)
+                h = part.inverse(h, own[::-1], bound)
         return self.dequantize.inverse(h)
 
     def dequantized_log_prob(self, v: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:

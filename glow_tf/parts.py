@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -120,13 +120,19 @@ class Part(keras.Model):
                 log_det += change
         return PartOutput(h, tuple(latents), latents_log_prob, log_det)
 
-    def inverse(self, h: tf.Tensor, latents: Sequence[tf.Tensor], limit: float | None = None) -> tf.Tensor:
+    def inverse(
+        self,
+        h: tf.Tensor,
+        latents: Sequence[tf.Tensor],
+        bound: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+    ) -> tf.Tensor:
         """Recovers the part's input from its output and its whitened latents.
 
         Args:
           h: the part's output, [B, H, W, C].
           latents: the latents that its splits factored out, in forward order.
-          limit: clips the output of every inverted bijector to ±limit; None, the exact inverse, does not.
+          bound: changes the output of every inverted bijector, [B, H, W, C]; the default, the exact
+            inverse, does not.
 
         Returns:
           The part's input, [B, H', W', C'].
@@ -139,11 +145,10 @@ class Part(keras.Model):
             if isinstance(bijector, Split):
                 h = bijector.merge(h, remaining.pop())
             elif isinstance(bijector, Stack):
-                h = bijector.inverse(h, limit)
+                h = bijector.inverse(h, bound)
             else:
                 h = bijector.inverse(h)
-            if limit is not None:
-                h = tf.clip_by_value(h, -limit, limit)
+            h = bound(h)
         return h
 
     def initialize(self, h: tf.Tensor) -> tf.Tensor:

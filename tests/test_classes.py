@@ -10,7 +10,7 @@ from conftest import make_small_images, perturb, small_config, small_glow
 from helpers import config, rows_of, train
 
 import glow_tf
-from glow_tf import ConfigError, Glow, PartsTrainer, data, export, phases
+from glow_tf import ConfigError, Glow, PartsTrainer, data, phases
 from glow_tf.bijectors import ClassPrior, class_prior
 from glow_tf.commands import cli, run_flags
 from glow_tf.config import DataConfig, ModelConfig
@@ -21,7 +21,7 @@ from glow_tf.run.epoch import EpochResult
 from glow_tf.schedule import turn_starts
 from glow_tf.training.optimizers import FusedAdamax
 from glow_tf.training.prefix import PrefixCache
-from glow_tf.use import label_bits, labels_of, open_model
+from glow_tf.use import label_bits, labels_of
 
 tfd = tfp.distributions
 CLASSES = ("ape", "bee", "cow", "dog")
@@ -169,24 +169,6 @@ def test_a_file_and_a_preset_keep_the_classes(images, tmp_path):
         loaded = glow_tf.load(tmp_path / name)
         assert loaded.classes == CLASSES
         np.testing.assert_allclose(loaded.label_log_probs(images[:4]), expected, rtol=1e-5)
-
-
-def test_an_export_has_the_classes_and_their_endpoints(exported_once, images, tmp_path):
-    glow = small_glow(classes=CLASSES, flow_steps=1, parts="1")
-    export(glow, tmp_path / "export")
-    exported = open_model(tmp_path / "export")
-    assert exported.classes == CLASSES
-    few, labels = images[:4], [3, 1, 0, 1]
-    np.testing.assert_array_equal(exported.sample(None, 0.7, 2, labels), glow.sample(None, 0.7, 2, labels))
-    np.testing.assert_array_equal(exported.sample(5, 0.7, 2), glow.sample(5, 0.7, 2))
-    np.testing.assert_allclose(exported.encode(few, labels), glow.encode(few, labels), atol=1e-5)
-    np.testing.assert_array_equal(exported.decode(exported.encode(few, labels), labels), few)
-    np.testing.assert_allclose(exported.label_log_probs(few, 3), glow.label_log_probs(few, 3), rtol=1e-5)
-    np.testing.assert_allclose(exported.score(few)["log_prob"], glow.score(few)["log_prob"], rtol=1e-5)
-    plain = open_model(exported_once[1])
-    assert plain.classes == ()
-    with pytest.raises(ConfigError, match="trained with --conditional"):
-        plain.label_log_probs(few)
 
 
 def test_tfp_sees_the_density_of_a_class(glow, images):

@@ -146,17 +146,15 @@ class Stack(Bijector):
             total += log_det
         return y, total
 
-    def inverse(self, y: tf.Tensor, limit: float | None = None) -> tf.Tensor:
+    def inverse(self, y: tf.Tensor, bound: Callable[[tf.Tensor], tf.Tensor] = tf.identity) -> tf.Tensor:
         """Returns f⁻¹(y).
 
         Args:
           y: [B, H, W, C].
-          limit: clips the output of every copy to ±limit; None, the exact inverse, does not clip.
+          bound: changes the output of every copy, [B, H, W, C]; by default, the exact inverse, it does not.
         """
         for weights in reversed(self._weights()):
-            y, _ = self._call(self._inverse_one, weights, y)
-            if limit is not None:
-                y = tf.clip_by_value(y, -limit, limit)
+            y = bound(self._call(self._inverse_one, weights, y)[0])
         return y
 
     def initialize(self, x: tf.Tensor) -> tf.Tensor:

@@ -54,7 +54,7 @@ def main(values: flags.FlagValues) -> None:
     if num % ROWS and not values.labels:
         raise ConfigError(f"num must be even: each temperature has two rows. Received: {num=}")
     write_rows = model_flags.picture_writer(values)
-    from glow_tf.use import draw, labels_of
+    from glow_tf.use import draw_checked, labels_of
 
     model = model_flags.model_of(values)
     if values.labels:
@@ -66,11 +66,12 @@ def main(values: flags.FlagValues) -> None:
         groups, columns = [None], num // ROWS
     rows = []
     for temperature in temperatures:
-        drawn = np.concatenate(
-            [draw(model, num, temperature, seed, group) for seed in seeds for group in groups]
-        )
+        found = [draw_checked(model, num, temperature, seed, group) for seed in seeds for group in groups]
+        drawn = np.concatenate([each.images for each in found])
         rows.append(drawn.reshape(-1, columns, *drawn.shape[1:]))
         blank = int(np.sum(np.ptp(drawn.reshape(len(drawn), -1), axis=1) == 0))
-        if blank:
-            print(f"At temperature {temperature:g}, {blank} of {len(drawn)} images have a single level.")
+        limited = sum(each.limited or 0 for each in found)
+        for count, what in ((blank, "have a single level"), (limited, "had to be kept finite")):
+            if count:
+                print(f"At temperature {temperature:g}, {count} of {len(drawn)} images {what}.")
     write_rows(np.concatenate(rows))

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors import Split, Stack
 from glow_tf.bijectors.networks import full_precision
-from glow_tf.endpoints import ACTIVATION_LIMIT
+from glow_tf.endpoints import ActivationLimit
 from glow_tf.glow import Glow
 
 
@@ -75,7 +75,7 @@ class Probe:
     def _measure(self) -> tuple[tf.Tensor, tf.Tensor]:
         with full_precision():
             eps, scales = _encode(self.glow, self.v)
-            error = tf.reduce_max(tf.abs(self.glow.inverse(eps, ACTIVATION_LIMIT) - self.v))
+            error = tf.reduce_max(tf.abs(self.glow.inverse(eps, ActivationLimit()) - self.v))
         return scales, error
 
 

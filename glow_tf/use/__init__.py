@@ -13,7 +13,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "latents": [
             "decode",
             "direction",
+            "Drawn",
             "draw",
+            "draw_checked",
             "edited",
             "encode",
             "interpolate",

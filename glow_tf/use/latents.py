@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,10 +56,30 @@ def decode(model: TrainedModel, eps: np.ndarray) -> np.ndarray:
     return in_batches(model.decode, eps.astype(np.float32), "Decoding", empty)
 
 
+class Drawn(NamedTuple):
+    """Images that were drawn.
+
+    Attributes:
+      images: uint8 [num, H, W, C].
+      limited: of how many images activations were clipped, so that they stay finite; None if the model, an
+        export of an earlier release, does not say it.
+    """
+
+    images: np.ndarray
+    limited: int | None
+
+
 def draw(
     model: TrainedModel, num: int, temperature: float, seed: int, labels: np.ndarray | None = None
 ) -> np.ndarray:
-    """Draws images, uint8 [num, H, W, C], `BATCH` at a time.
+    """Returns the images of `draw_checked`, uint8 [num, H, W, C]."""
+    return draw_checked(model, num, temperature, seed, labels).images
+
+
+def draw_checked(
+    model: TrainedModel, num: int, temperature: float, seed: int, labels: np.ndarray | None = None
+) -> Drawn:
+    """Draws images, `BATCH` at a time, and counts those that had to be kept finite.
 
     Args:
       model: to draw from.
@@ -73,14 +94,14 @@ def draw(
     check_memory(num * model.dimensions, f"{num} images", "draw fewer")
     starts = range(0, num, BATCH)
     batches = [
-        np.asarray(
-            model.sample(min(BATCH, num - start), temperature, seed_of(seed, k))
-            if labels is None
-            else model.sample(None, temperature, seed_of(seed, k), labels[start : start + BATCH])
-        )
+        model.sample_checked(min(BATCH, num - start), temperature, seed_of(seed, k))
+        if labels is None
+        else model.sample_checked(None, temperature, seed_of(seed, k), labels[start : start + BATCH])
         for k, start in enumerate(with_progress(starts, len(starts), f"Drawing, batches of {BATCH}"))
     ]
-    return np.concatenate(batches)
+    known = all("limited" in batch for batch in batches)
+    limited = sum(int(np.sum(batch["limited"])) for batch in batches) if known else None
+    return Drawn(np.concatenate([np.asarray(batch["images"]) for batch in batches]), limited)
 
 
 def interpolate(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:

@@ -31,6 +31,11 @@ class TrainedModel(Protocol):
     ) -> tf.Tensor:
         """Draws images, uint8 [num, H, W, C]."""
 
+    def sample_checked(
+        self, num: int | None = None, temperature: float = 1.0, seed: int = 0, labels: Labels = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns `images` as `sample`, and `limited`, bool [num]: whose activations were clipped."""
+
     def encode(self, images: tf.Tensor, labels: Labels = None) -> tf.Tensor:
         """Returns the whitened latents of images, [B, D]."""
 
@@ -89,6 +94,17 @@ class ExportedModel:
         if labels is None:
             return self._loaded.sample(num, temperature, seed)
         return self._loaded.sample_label(labels, temperature, seed)
+
+    def sample_checked(
+        self, num: int | None = None, temperature: float = 1.0, seed: int = 0, labels: Labels = None
+    ) -> dict[str, tf.Tensor]:
+        """See `Glow.sample_checked`; what release 0.4 or an earlier one wrote gives no `limited`."""
+        if not hasattr(self._loaded, "sample_checked"):
+            return {"images": self.sample(num, temperature, seed, labels)}
+        labels = labels_of_request(num, labels, self.classes)
+        if labels is None:
+            return self._loaded.sample_checked(num, temperature, seed)
+        return self._loaded.sample_label_checked(labels, temperature, seed)
 
     def encode(self, images: tf.Tensor, labels: Labels = None) -> tf.Tensor:
         """See `Glow.encode`."""

@@ -21,10 +21,13 @@ NOT_EXPORTED = "sample_dequantized"  # `sample` before its values are rounded do
 def export(glow: Glow, path: str | pathlib.Path) -> None:
     """Writes a SavedModel that needs TensorFlow alone.
 
-    Endpoints (D = H·W·C). All but the first, which is what a model server calls, return one tensor:
+    Endpoints (D = H·W·C). All but the first, which is what a model server calls, and those whose names end in
+    `checked` return one tensor:
       serving_default(images uint8 [B, H, W, C]) → {log_prob nats, bits_per_dim}, float32 [B] each, at the
         middle of the bins, without a seed
       sample(num int32[], temperature float32[], seed int32[]) → images uint8 [num, H, W, C]
+      sample_checked(num int32[], temperature float32[], seed int32[]) → {images, limited}: as `sample`, and
+        bool [num], whether activations were clipped to keep them finite
       encode(images uint8 [B, H, W, C]) → eps float32 [B, D], every latent, whitened by its prior
       decode(eps float32 [B, D]) → images uint8 [B, H, W, C]
       log_prob(images uint8 [B, H, W, C], seed int32[]) → nats float32 [B]
@@ -35,6 +38,7 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     Of a model with classes, `sample` draws each class equally often, and the scores are of the mixture of the
     classes. It also has:
       sample_label(labels int32[B], temperature float32[], seed int32[]) → images uint8 [B, H, W, C]
+      sample_label_checked(labels int32[B], temperature float32[], seed int32[]) → {images, limited}
       encode_label(images uint8 [B, H, W, C], labels int32[B]) → eps float32 [B, D], the top latent whitened
         by the prior of the label
       decode_label(eps float32 [B, D], labels int32[B]) → images uint8 [B, H, W, C]

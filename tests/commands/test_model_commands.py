@@ -38,6 +38,13 @@ def test_sample_draws_rows_by_temperature(here, capsys):
         assert np.asarray(picture).max() == 255  # digits have levels up to 128
 
 
+def test_sample_counts_images_that_had_to_be_kept_finite(here, capsys):
+    assert run("sample", "--num=4", "--temperatures=0.7,1e6") == 0
+    printed = capsys.readouterr().out
+    assert "At temperature 1e+06, 4 of 4 images had to be kept finite." in printed
+    assert "At temperature 0.7" not in printed
+
+
 def test_encode_and_decode_give_the_images_back(here):
     assert run("encode", "--dataset=digits", "--examples=20") == 0
     assert run("decode") == 0

@@ -10,9 +10,11 @@ import pytest
 from conftest import run_program, small_glow
 
 from glow_tf import export
+from glow_tf.errors import ConfigError
 from glow_tf.likelihood import bits_per_dim
 from glow_tf.use import open_model
 
+CLASSES = ("ape", "bee", "cow", "dog")
 ALONE = """
 import sys
 import numpy as np, tensorflow as tf
@@ -30,27 +32,47 @@ out = {
     "log_prob_each": loaded.log_prob_each(images, np.arange(12, dtype=np.int32)).numpy(),
     "one": loaded.encode(images[:1]).numpy(),
 }
+out |= {"checked_" + name: value.numpy() for name, value in loaded.sample_checked(5, 0.7, 2).items()}
 served = loaded.signatures["serving_default"](tf.constant(images))
 out |= {"served_" + name: value.numpy() for name, value in served.items()}
 for size in (1, 37, 256):
     batch = tf.constant(np.resize(images, (size, *images.shape[1:])))
     out[f"batch_of_{size}"] = loaded.signatures["serving_default"](batch)["log_prob"].numpy()
+with_labels, labels = tf.saved_model.load(sys.argv[4]), np.array([3, 1, 0, 1], np.int32)
+eps = with_labels.encode_label(images[:4], labels)
+out |= {
+    "label_names": with_labels.class_names().numpy().astype(str),
+    "label_sample": with_labels.sample_label(labels, 0.7, 2).numpy(),
+    "label_limited": with_labels.sample_label_checked(labels, 0.7, 2)["limited"].numpy(),
+    "label_mixture": with_labels.sample(5, 0.7, 2).numpy(),
+    "label_eps": eps.numpy(),
+    "label_decoded": with_labels.decode_label(eps, labels).numpy(),
+    "label_log_probs": with_labels.label_log_probs(images[:4], 3).numpy(),
+    "label_served": with_labels.serving_default(images)["log_prob"].numpy(),
+}
 assert "glow_tf" not in sys.modules
 np.savez(sys.argv[3], **out)
 """
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(tmp_path_factory, with_labels):
     folder = tmp_path_factory.mktemp("export")
     images = (np.random.default_rng(0).integers(0, 256, size=(12, 8, 8, 3))).astype(np.uint8)
     glow = small_glow(image_shape=(8, 8, 3), n_bits=6, perturbed=False, flow_steps=1, parts="by_block:2")
     glow.initialize(images)
     export(glow, folder / "export")
     np.save(folder / "images.npy", images)
-    arguments = [folder / "export", folder / "images.npy", folder / "out.npz"]
+    export(with_labels, folder / "with_labels")
+    arguments = [folder / name for name in ("export", "images.npy", "out.npz", "with_labels")]
     run_program(ALONE, *arguments, cwd=folder)
     return glow, images, dict(np.load(folder / "out.npz")), folder
+
+
+@pytest.fixture(scope="module")
+def with_labels():
+    """A model of the same images with classes."""
+    return small_glow(image_shape=(8, 8, 3), n_bits=6, classes=CLASSES, flow_steps=1, parts="1")
 
 
 def test_decode_undoes_encode_but_for_the_cleared_bits(exported):
@@ -66,8 +88,32 @@ def test_scores_and_samples_are_the_models(exported):
     np.testing.assert_allclose(out["log_prob"], glow.log_prob(images, 3), rtol=1e-5)
     np.testing.assert_allclose(out["bpd"], glow.bits_per_dim(images, 3), rtol=1e-5)
     np.testing.assert_array_equal(out["sample"], glow.sample(5, 0.7, 2))
+    np.testing.assert_array_equal(out["checked_images"], out["sample"])
+    assert out["checked_limited"].tolist() == [False] * 5
     assert out["named"].shape == (2, 8, 8, 3)
     assert out["named"].dtype == np.uint8
+
+
+def test_the_classes_and_their_endpoints_are_the_models(exported, with_labels):
+    _, images, out, folder = exported
+    few, labels = images[:4], [3, 1, 0, 1]
+    assert out["label_names"].tolist() == list(CLASSES)
+    np.testing.assert_array_equal(out["label_sample"], with_labels.sample(None, 0.7, 2, labels))
+    np.testing.assert_array_equal(out["label_mixture"], with_labels.sample(5, 0.7, 2))
+    assert out["label_limited"].tolist() == [False] * 4
+    np.testing.assert_allclose(out["label_eps"], with_labels.encode(few, labels), atol=1e-5)
+    np.testing.assert_array_equal(out["label_decoded"], few // 4 * 4)
+    np.testing.assert_allclose(out["label_log_probs"], with_labels.label_log_probs(few, 3), rtol=1e-5)
+    np.testing.assert_allclose(out["label_served"], with_labels.score(images)["log_prob"], rtol=1e-5)
+    opened = open_model(folder / "with_labels")
+    assert opened.classes == CLASSES
+    np.testing.assert_array_equal(opened.sample(None, 0.7, 2, labels), out["label_sample"])
+    np.testing.assert_array_equal(opened.decode(opened.encode(few, labels), labels), few // 4 * 4)
+    np.testing.assert_allclose(opened.label_log_probs(few, 3), out["label_log_probs"], rtol=1e-5)
+    plain = open_model(folder / "export")
+    assert plain.classes == ()
+    with pytest.raises(ConfigError, match="trained with --conditional"):
+        plain.label_log_probs(few)
 
 
 def test_what_a_server_calls_scores_at_the_middle_of_the_bins(exported):

@@ -5,17 +5,20 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT, make_small_images, small_glow
 from PIL import Image
 
 import glow_tf
 from glow_tf import data
+from glow_tf.endpoints import ActivationLimit
 from glow_tf.errors import ConfigError
 from glow_tf.likelihood import bits_per_dim
 from glow_tf.use import (
     decode,
     direction,
     draw,
+    draw_checked,
     edited,
     encode,
     evaluate,
@@ -130,6 +133,17 @@ def test_drawn_images_are_those_of_sample_and_temperature_0_is_the_mode(glow, mo
     monkeypatch.setattr(latents, "BATCH", 2)
     np.testing.assert_array_equal(draw(glow, 3, 0.7, seed=0)[2:], glow.sample(1, 0.7, seed_of(0, 1)))
     assert seed_of(0, 1) not in (0, 1)
+
+
+def test_images_whose_activations_are_clipped_are_counted(glow):
+    """Latents ten thousand times as far from the mode as any image's overflow without the clipping."""
+    far = draw_checked(glow, 5, 1e4, seed=0)
+    assert far.limited == 5
+    assert draw_checked(glow, 5, 1.2, seed=0).limited == 0
+    eps = tf.random.stateless_normal((5, 64), seed=[0, 1])
+    for temperature, reached in ((1e4, True), (1.2, False)):
+        exact = glow.inverse(temperature * eps)
+        assert bool(tf.reduce_max(tf.abs(exact)) > ActivationLimit.LIMIT) == reached
 
 
 def test_interpolation_ends_at_the_images_and_keeps_to_the_shell(glow, images):
