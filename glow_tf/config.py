@@ -209,8 +209,8 @@ class TrainConfig:
     )
     rate_scaling: str = _setting(
         "size",
-        "size: the rate of each weight follows the width and the number of flow steps, so that one rate "
-        "suits models of all sizes; none: every weight has the rate.",
+        "size: the rate of each weight follows the width and the number of flow steps, so that one rate of "
+        "adamax or adam suits models of all sizes; none: every weight has the rate.",
         before="none",
     )
     rate_schedule: str = _setting("cosine", "constant or cosine, over a part's own steps.")
@@ -218,7 +218,8 @@ class TrainConfig:
     clip_norm: float = _setting(1.0, "Largest global norm of the gradients; 0 does not clip.")
     max_skipped_steps: int = _setting(
         10,
-        "Steps in a row that are skipped if their loss or a gradient is not finite; one more ends the run.",
+        "Steps in a row that are skipped if their loss or a gradient's norm is not finite; one more is a "
+        "divergence, see on_divergence.",
         before=0,
     )
     on_divergence: str = _setting(

@@ -5,7 +5,7 @@ Two kinds of sums grow with the model, and a rate that suits a small model would
 
 - A convolution of `width` channels adds up that many moved weights, and all moves point the same way. So the
   rate of its kernel is divided by the width (as in µP, Yang et al. 2022, https://arxiv.org/abs/2203.03466,
-  table 8).
+  table 3, column Adam).
 - The flow steps follow one another, and each may stretch what the one before has stretched. So the rates of
   all weights that stretch or shift the flow itself are divided by the number of flow steps: ActNorm, the 1×1
   convolution, and the last convolution of a coupling's network. The layers inside the networks do not act on

@@ -25,6 +25,9 @@ FINISHED, UNFINISHED = "finished", "unfinished"  # outcomes; any other is the re
 
 NEEDED = ("predicted_cost", "test_bpd", "total_seconds")  # numbers of every epoch in a table
 
+# Otherwise a run that diverges would go on with half the rate, and count as one with the rate compared.
+AS_SET = {"on_divergence": "stop"}
+
 Configure = Callable[[Mapping[str, str]], RunConfig]
 
 
@@ -122,7 +125,7 @@ def tuning_runs(study: Study, folder: pathlib.Path, configure: Configure) -> lis
     for variant in (v for v in study.variants if flag not in v.flags):
         for value in values:
             label = f"{flag}_{value}"
-            flags = {"seed": "0", **study.all_flags, **variant.flags, **study.tune_flags}
+            flags = {"seed": "0", **AS_SET, **study.all_flags, **variant.flags, **study.tune_flags}
             flags[flag] = variant.scaled(value)
             flags |= {
                 "workdir": str(folder / "tuning" / variant.name / label),
@@ -174,7 +177,7 @@ def runs_of(
     runs = []
     for seed in study.seeds[:1] if quick else study.seeds:
         for variant in study.variants:
-            flags = {**study.all_flags, **variant.flags}
+            flags = {**AS_SET, **study.all_flags, **variant.flags}
             if variant.name in values:
                 flags[study.tuned[0]] = variant.scaled(values[variant.name])
             flags |= study.quick_flags if quick else {}

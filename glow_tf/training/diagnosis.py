@@ -43,7 +43,7 @@ def explain_non_finite(
     where = _first_fault(glow, phase, v)
     if where is None:
         names = ", ".join(str(k + 1) for k in bad) or "?"
-        where = f"every output is finite, but not the gradient of part {names}"
+        where = f"every output is finite, but not the norm of the gradient of part {names}"
     at = f"in phase '{phase}', step {step} of part {phase.last + 1}"
     return NonFiniteError(
         f"Training stopped: not finite {at} (loss {loss:.6g} bits/dim, gradient norms "
