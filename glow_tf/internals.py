@@ -122,6 +122,14 @@ def scale_rates(optimizer: keras.optimizers.Optimizer, factors: Sequence[float])
     optimizer.update_step = update_step
 
 
+def steps_made(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
+    """Returns the variable that counts an optimizer's steps.
+
+    `iterations` counts its updates, which are fewer with `gradient_accumulation_steps`.
+    """
+    return optimizer._iterations
+
+
 def settable_rate(optimizer: keras.optimizers.Optimizer) -> keras.Variable | None:
     """Returns the variable that holds an optimizer's learning rate; None if the rate follows a schedule."""
     rate = optimizer._learning_rate

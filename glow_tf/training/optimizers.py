@@ -101,7 +101,7 @@ class Fused(SumsGradientsOnce):
             return tf.cast(number, variable.dtype)
 
         m, v = map(resource_handle, moments)
-        steps = cast(self.iterations.value + 1)
+        steps = cast(self.iterations + 1)  # a variable, or a tensor if gradients are accumulated
         kernel(
             var=resource_handle(variable),
             m=m,

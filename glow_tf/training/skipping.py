@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.glow import Glow
+from glow_tf.internals import steps_made
 from glow_tf.schedule import Phase
 from glow_tf.training.band import Band, Observed, replicated
 from glow_tf.training.diagnosis import explain_divergence, explain_non_finite
@@ -180,7 +181,7 @@ class SkippedSteps:
             return tf.identity(passed)
 
     def _steps_of(self, phase: Phase) -> int:
-        return int(self.optimizers[phase.last].iterations.numpy())
+        return int(steps_made(self.optimizers[phase.last]).numpy())
 
 
 def _over_replicas(

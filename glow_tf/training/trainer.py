@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
+from glow_tf.internals import steps_made
 from glow_tf.likelihood import bits_per_dim
 from glow_tf.pieces import in_streams
 from glow_tf.schedule import Phase
@@ -218,7 +219,7 @@ class PartsTrainer(PhasedModel):
         phase = self.phase
         if noise is None:  # a dataset of images alone: new noise in every step
             first = phase.active[0]  # to which every batch comes first, also where batches wait
-            noise = inputs.noise_of_step(images, (self.seed, first), self.optimizers[first].iterations.value)
+            noise = inputs.noise_of_step(images, (self.seed, first), steps_made(self.optimizers[first]).value)
         images, noise, weight, labels = inputs.filled_up(inputs.Batch(images, noise, None, labels))
         groups = objective.trained_variables(self.glow, phase)
         queues = self.queues(phase)

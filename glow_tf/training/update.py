@@ -9,8 +9,9 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.rate_factor import rate_factor
+from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
-from glow_tf.internals import scale_rates
+from glow_tf.internals import scale_rates, steps_made
 from glow_tf.schedule import Phase
 from glow_tf.training.gradients import Groups, StepGradients
 from glow_tf.training.optimizers import Fused, sums_gradients
@@ -32,8 +33,9 @@ class Updated(NamedTuple):
 class Update:
     """Applies a step's gradients to the parts' weights, each part's by its own optimizer.
 
-    A step with a non-finite loss or gradient changes no weight and no moment of an optimizer; only its step
-    count goes on, so that the rate does.
+    A step whose loss or whose norm of a gradient is not finite changes no weight and no moment of an optimizer;
+    only its step count goes on, so that the rate does. If gradients are accumulated, it counts as one with
+    gradients of 0.
 
     Args:
       glow: the model.
@@ -43,6 +45,9 @@ class Update:
       skips: decides whether a step is applied.
       rate_scaling: how the rate of a weight follows the size of the model: `size` (see `rate_factor`) or
         `none`.
+
+    Raises:
+      ConfigError: an optimizer accumulates gradients over steps, on several replicas.
     """
 
     def __init__(
@@ -54,7 +59,14 @@ class Update:
         rate_scaling: str,
     ):
         flow_steps = glow.config.num_blocks * glow.config.flow_steps
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         for k, (part, optimizer) in enumerate(zip(glow.parts, optimizers, strict=True)):
+            # Keras's replicas would meet within a `tf.cond`.
+            if optimizer.gradient_accumulation_steps and replicas > 1:
+                raise ConfigError(
+                    "an optimizer with gradient_accumulation_steps needs a single replica. "
+                    f"Received: {replicas} replicas"
+                )
             with glow.on_device_of(k):
                 optimizer.build(part.trainable_variables)
             scaled = rate_scaling == "size"
@@ -135,7 +147,10 @@ class Update:
             return True
 
         def skip() -> bool:
-            optimizer.iterations.assign_add(1)
+            if optimizer.gradient_accumulation_steps:  # the update of the other steps is made
+                optimizer.apply([tf.zeros_like(g) for g in gradients], variables)
+            else:
+                steps_made(optimizer).assign_add(1)
             return False
 
         if arrived is None:
@@ -161,7 +176,7 @@ def _apply_on_replicas(
     # Clipping had to see the gradients summed over replicas. An optimizer that sums them once more gets an
     # equal fraction from each replica.
     divisor = tf.distribute.get_strategy().num_replicas_in_sync if sums_gradients(optimizer) else 1
-    kept = [v for v in [*variables, *optimizer.variables] if v is not optimizer.iterations]
+    kept = [v for v in [*variables, *optimizer.variables] if v is not steps_made(optimizer)]
     before = [tf.identity(v.value) for v in kept]
     optimizer.apply([g / divisor for g in gradients], variables)
     for variable, value in zip(kept, before, strict=True):

@@ -10,6 +10,7 @@ from glow_tf import ConfigError, PartsTrainer, phases
 from glow_tf.data.batches import untuned
 from glow_tf.training import inputs
 from glow_tf.training.datasets import as_dataset
+from glow_tf.training.optimizers import FusedAdamax
 
 
 def new_trainer():
@@ -53,6 +54,48 @@ def in_batches(images, batch=16):
 
 
 # What is taken
+
+
+@pytest.mark.parametrize(
+    "optimizer", [FusedAdamax, pytest.param(keras.optimizers.Adam, marks=pytest.mark.slow)]
+)
+def test_gradients_that_are_accumulated_make_the_step_of_the_larger_batch(optimizer, small_images):
+    noise = np.random.default_rng(0).random(small_images.shape).astype(np.float32)
+    weights = []
+    for batch, steps in ((32, None), (8, 4)):
+        trainer = new_trainer()
+        trainer.compile([optimizer(1e-2, gradient_accumulation_steps=steps) for _ in range(2)])
+        trainer.initialize(small_images)
+        fit(dataset_of(small_images, noise, batch=batch), epochs=2, trainer=trainer)
+        weights.append(trainer.glow.get_weights())
+        assert trainer.optimizers[0].iterations == 4
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_a_step_that_is_skipped_amid_accumulated_ones_counts_as_zero(small_images):
+    noise = np.full(small_images.shape, 0.5, np.float32)
+    broken, weights = noise.copy(), []
+    broken[24:32] = 1e30  # the last batch of the first four, whose step makes the update
+    for given, count in ((broken, 32), (noise, 24)):
+        trainer = new_trainer()
+        own = [keras.optimizers.SGD(1e-2, gradient_accumulation_steps=count // 8) for _ in range(2)]
+        trainer.compile(own, clip_norm=0)
+        trainer.initialize(small_images[:24])
+        before = trainer.glow.get_weights()
+        fit(dataset_of(small_images[:count], given[:count], batch=8), trainer=trainer)
+        pairs = zip(trainer.glow.get_weights(), before, strict=True)
+        weights.append([after - start for after, start in pairs])
+    for skipped, without in zip(*weights, strict=True):
+        np.testing.assert_allclose(skipped, without * 3 / 4, atol=1e-5)
+
+
+def test_accumulated_gradients_on_several_replicas_are_refused():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
+    with strategy.scope():
+        trainer = new_trainer()
+        with pytest.raises(ConfigError, match=r"needs a single replica. Received: 2 replicas"):
+            trainer.compile([keras.optimizers.SGD(gradient_accumulation_steps=2) for _ in range(2)])
 
 
 def test_every_way_of_giving_the_same_batches_trains_the_same(small_images):
