@@ -33,9 +33,9 @@ class Updated(NamedTuple):
 class Update:
     """Applies a step's gradients to the parts' weights, each part's by its own optimizer.
 
-    A step whose loss or whose norm of a gradient is not finite changes no weight and no moment of an optimizer;
-    only its step count goes on, so that the rate does. If gradients are accumulated, it counts as one with
-    gradients of 0.
+    A step whose loss or whose norm of a gradient is not finite changes no weight and no moment of an
+    optimizer; only its step count goes on, so that the rate does. If gradients are accumulated, it counts as
+    one with gradients of 0.
 
     Args:
       glow: the model.
