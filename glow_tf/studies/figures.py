@@ -166,8 +166,8 @@ TUNING_SHOWN = 0.35  # bits/dim above a variant's best value; what is worse is d
 def tuning(study: Study, rows: Rows) -> plt.Figure:
     """Draws how far each value of the tuned flag is behind the variant's best; a panel for each group.
 
-    A cross at the upper edge stands for a value with which training stopped, or which is further behind.
-    Values that were not run are left out.
+    At the upper edge, a cross stands for a value with which training stopped, and a triangle for one that is
+    further behind. Values that were not run are left out.
     """
     flag, values = study.tuned
     bpd = _tuned_bpd(flag, rows)
@@ -187,10 +187,11 @@ def tuning(study: Study, rows: Rows) -> plt.Figure:
             best = min(found.values())
             points = [(float(v), y - best) for v, y in found.items()]
             inside = [point for point in points if point[1] < TUNING_SHOWN]
-            outside = [x for x, behind in points if behind >= TUNING_SHOWN]
             axis.plot(*zip(*inside, strict=True), "o-", color=colour, label=variant.title, markersize=4)
-            if outside:
-                axis.plot(outside, [TUNING_SHOWN] * len(outside), "x", color=colour)
+            for x, behind in points:
+                if behind >= TUNING_SHOWN:
+                    marker = "^" if math.isfinite(behind) else "x"
+                    axis.plot(x, TUNING_SHOWN, marker, color=colour, markersize=5, fillstyle="none")
         axis.set_xscale("log", base=2)
         axis.set_xticks([float(value) for value in values], [f"{float(v):g}" for v in values], fontsize=8)
         axis.minorticks_off()
