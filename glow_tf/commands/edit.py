@@ -13,6 +13,9 @@ from __future__ import annotations
 from absl import flags
 
 from glow_tf.commands import model_flags
+from glow_tf.errors import ConfigError
+
+FEW = 10  # images of a class
 
 
 def define(values: flags.FlagValues) -> None:
@@ -28,6 +31,11 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Edits and writes."""
+    for name in ("away", "towards"):
+        if not values[name].value:
+            raise ConfigError(f"{name} must be a class of the images. Received: {name}=''")
+    if values.away == values.towards:
+        raise ConfigError(f"away and towards must be two classes. Received: {values.away!r} for both")
     strengths = model_flags.numbers(values, "strengths")
     count = model_flags.positive(values, "rows")
     write_rows = model_flags.picture_writer(values)
@@ -38,6 +46,8 @@ def main(values: flags.FlagValues) -> None:
     away, towards = used.of_class(values.away), used.of_class(values.towards)
     along = direction(model, away, towards)
     print(f"Direction: from the mean of {len(away)} images to that of {len(towards)}.")
+    if min(len(away), len(towards)) < FEW:
+        print(f"With fewer than {FEW} images of a class the direction is mostly that of these very images.")
     moved = edited(encode(model, away[:count]), along, strengths)
     images = decode(model, moved.reshape(-1, model.dimensions))
     write_rows(images.reshape(*moved.shape[:2], *model.image_shape))

@@ -7,7 +7,8 @@ With one draw and a run's seed, the score of its test images is the run's test_b
 run held out every tenth image of a folder). With several draws a tighter bound is printed as well: the
 importance-weighted one. Of a model with classes, the bits are those of their mixture; those given the label
 follow, and how often the likeliest class is the label. --output is a JSON file with all of it. An exported
-model gives its bits as a whole: it does not tell where they are.
+model gives its bits as a whole, and draws other noise from the same seed: it does not tell where the bits
+are, and its score differs a little.
 """
 
 from __future__ import annotations
@@ -66,9 +67,10 @@ def _report(found: Any, used: Any) -> dict[str, Any]:
 
 def _report_on_labels(glow: Any, used: Any, seed: int) -> dict[str, Any]:
     """Returns what a model with classes makes of the labels of the images, if both have the same classes."""
-    if not glow.classes or used.labels is None or not set(used.class_names) <= set(glow.classes):
+    if not glow.classes:
         return {}
-    if used.labels.min() < 0:  # images without a label
+    if used.labels is None or used.labels.min() < 0 or not set(used.class_names) <= set(glow.classes):
+        print("Not every image has one of the model's classes, so there are no numbers given the label.")
         return {}
     from glow_tf.use import label_bits, labels_of
     from glow_tf.use.evaluation import mean_and_error
@@ -100,19 +102,24 @@ def _with_error(entry: dict[str, Any]) -> str:
     return f"{entry['bits_per_dim']:.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _lines(report: dict[str, Any]) -> list[str]:
     lines = [
         f"{_with_error(report)} bits/dim "
-        f"({report['images']} images, {report['draws']} noise draws each; an upper bound in expectation)"
+        f"({_counted(report['images'], 'image')}, {_counted(report['draws'], 'noise draw')} each; "
+        "an upper bound in expectation)"
     ]
     if "importance_weighted" in report:
         lines.append(f"{_with_error(report['importance_weighted'])} bits/dim, importance-weighted")
-    for title, terms in (("These are the sum of", report["terms"]), ("By part", report["parts"])):
+    for title, terms in (("It is the sum of", report["terms"]), ("By part", report["parts"])):
         lines += [title, *(f"  {value:8.4f}  {name}" for name, value in terms.items())] if terms else []
     if "classes" in report:
         lines.append("By class")
         lines += [
-            f"    {_with_error(own)}  {name} ({own['images']} images)"
+            f"    {_with_error(own)}  {name} ({_counted(own['images'], 'image')})"
             for name, own in report["classes"].items()
         ]
     if "given_label" in report:

@@ -25,12 +25,14 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Exports."""
+    folder = model_flags.output_folder(values)
+    from glow_tf.data.progress import notice
     from glow_tf.use import export, export_litert, export_onnx
 
-    folder = model_flags.output_folder(values)
     glow = model_flags.glow_of(values)
     if values.format == "savedmodel":
-        export(glow, folder)
+        with notice(f"Writing {folder}"):
+            export(glow, folder)
         print(f"{folder}: a SavedModel")
         return
     write = export_onnx if values.format == "onnx" else export_litert

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -76,9 +77,11 @@ def define_white(values: flags.FlagValues) -> None:
 
 def model_of(values: flags.FlagValues) -> TrainedModel:
     """Loads the model that --model names."""
+    from glow_tf.data.progress import notice
     from glow_tf.use import open_model
 
-    return open_model(values.model, values.allow_unknown_ops)
+    with notice(f"Loading {values.model}"):
+        return open_model(values.model, values.allow_unknown_ops)
 
 
 def glow_of(values: flags.FlagValues) -> Glow:
@@ -102,6 +105,7 @@ def images_of(values: flags.FlagValues, model: TrainedModel) -> UsedImages:
 def images_of_shape(values: flags.FlagValues, image_shape: tuple[int, int, int]) -> UsedImages:
     """Reads the images that the flags name, in a shape (H, W, C), and prints how they were read."""
     from glow_tf.use import read_images
+    from glow_tf.use.models import about
 
     if values.examples < 0:
         raise ConfigError(f"examples must be 0 or a positive integer. Received: examples={values.examples}")
@@ -111,6 +115,12 @@ def images_of_shape(values: flags.FlagValues, image_shape: tuple[int, int, int])
     )
     for note in found.notes:
         print(note)
+    top, highest = about(values.model).get("top", 255), int(found.images.max(initial=0))
+    if highest > top:
+        print(
+            f"WARNING: the model's data have levels up to {top}, and these images up to {highest}. So its "
+            "numbers for them say little."
+        )
     return found
 
 
@@ -162,6 +172,7 @@ def output_path(values: flags.FlagValues, suffix: str) -> pathlib.Path:
     path = pathlib.Path(values.output)
     if path.suffix.lower() != suffix:
         raise ConfigError(f"output must be a {suffix} file. Received: output={values.output!r}")
+    _check_place(path, values.output)
     return path
 
 
@@ -170,7 +181,18 @@ def output_folder(values: flags.FlagValues) -> pathlib.Path:
     path = pathlib.Path(values.output)
     if not path.name or path.is_file():
         raise ConfigError(f"output must be a folder with a name. Received: output={values.output!r}")
+    _check_place(path, values.output)
     return path
+
+
+def _check_place(path: pathlib.Path, received: str) -> None:
+    """Raises ConfigError unless a file can be made at a path, as far as that can be known before."""
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise ConfigError(
+            f"output must be in a folder that can be written; {nearest} is none. "
+            f"Received: output={received!r}"
+        )
 
 
 def white_of(values: flags.FlagValues) -> int:
@@ -212,5 +234,8 @@ def write(path: pathlib.Path, content: bytes) -> None:
     """Writes a file, and makes its folder; OSError if that fails, and an old file is kept."""
     from glow_tf.durable_files import write_atomically
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"the folder {path.parent} cannot be made: {error.strerror}.") from None
     write_atomically(path, content)

@@ -25,7 +25,12 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("output", "", "The folder to write.", flag_values=values)
     flags.DEFINE_enum("weights_dtype", "float16", WEIGHTS_DTYPES, "How weights are kept.", flag_values=values)
     flags.DEFINE_string("title", "", "Of the card; empty: the folder's name.", flag_values=values)
-    flags.DEFINE_string("command", "", "That made the run, for the card.", flag_values=values)
+    flags.DEFINE_string(
+        "command",
+        "",
+        "That made the run, for the card; empty: the one that its settings make.",
+        flag_values=values,
+    )
     flags.DEFINE_string("limits", "", "For the card: what the model is not good for.", flag_values=values)
     flags.DEFINE_string("licence", "", "Of the data, for the card.", flag_values=values)
 

@@ -6,8 +6,9 @@
 
 Images are taken to be damaged already. With --simulate they are good ones: they are damaged first, and the
 gain is printed in dB. `denoise` finds the likeliest image given a noisy one; `inpaint` the likeliest pixels
-where --mask, a picture, is white; `upscale` takes images of half the model's size and draws the finest
-latents. Each row shows what was given and what was found; with --simulate, then the truth.
+where --mask, a picture, is white; `upscale` takes images of half the model's size (others are resized to it
+first) and draws the finest latents. Each row shows what was given and what was found; with --simulate, then
+the truth.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ def main(values: flags.FlagValues, action: str) -> None:
     columns = [given, found, truth] if values.simulate else [given, found]
     if values.simulate:
         before, after = (psnr(images, truth).mean() for images in (given, found))
-        print(f"{before:.2f} dB as given, {after:.2f} dB restored: means of {len(truth)} images")
+        print(
+            f"{before:.2f} dB as given, {after:.2f} dB restored, against a peak of 255: means of "
+            f"{len(truth)} images"
+        )
     write_rows(np.stack(columns, axis=1))
 
 
@@ -93,7 +97,13 @@ def _mask(values: flags.FlagValues, glow: Glow) -> np.ndarray:
         raise ConfigError(
             f"mask must be a picture of {height}×{width}. Received: mask={values.mask!r}, {received}"
         )
-    return picture.pixels.mean(axis=-1) > 127
+    unknown = picture.pixels.mean(axis=-1) > 127
+    if not unknown.any():
+        raise ConfigError(
+            "mask must be white where pixels are unknown. "
+            f"Received: mask={values.mask!r}, without a white pixel"
+        )
+    return unknown
 
 
 def _damaged(

@@ -66,7 +66,17 @@ def main(values: flags.FlagValues, action: str) -> None:
         )
     model = model_flags.model_of(values)
     scorer = Scorer(model, values.score) if action == "fit" else Scorer.load(path, model)
+    if action == "check" and scorer.smallest > values.false_alarms:
+        raise ConfigError(
+            f"false_alarms must be {scorer.smallest:.2g} or more with as many good images as the calibration "
+            f"has. Received: false_alarms={values.false_alarms:g}"
+        )
     used = model_flags.images_of(values, model)
+    if action == "fit" and trained_on(values):
+        print(
+            "WARNING: the model was trained on some of these images. It codes them better than new ones, so "
+            "too many new ones will be flagged. --split=test has those that it was not trained on."
+        )
     if action == "check":
         _check(values, scorer, used, folder, white)
         return
@@ -75,11 +85,22 @@ def main(values: flags.FlagValues, action: str) -> None:
     chosen = ""
     if scorer.areas:
         kind, area = min(scorer.areas[scorer.score].items(), key=lambda item: item[1])
-        chosen = f", which tells {kind} copies of them by an area of {area:.3f}, and others better"
+        chosen = f". Its smallest area under the ROC curve, of spoiled copies of them, is {area:.3f} ({kind})"
     print(
-        f"{path}: {len(used.images)} good images, score {scorer.score}{chosen}; the smallest p-value is "
-        f"{scorer.smallest:.2g}"
+        f"{path}: {len(used.images)} good images, score {scorer.score}{chosen}. The smallest p-value is "
+        f"{scorer.smallest:.2g}."
     )
+
+
+def trained_on(values: flags.FlagValues) -> bool:
+    """Returns whether the images are known to be, or to have among them, those that a run trained on."""
+    from glow_tf.run.flags_file import read_settings
+
+    if read_settings(pathlib.Path(values.model)).get("dataset") != values.dataset:
+        return False
+    folder = values.dataset.removeprefix("folder:")
+    all_of_it = folder != values.dataset and not (pathlib.Path(folder) / "test").is_dir()
+    return values.split in ("train", "all") or (not values.split and all_of_it)
 
 
 def _check(
@@ -88,11 +109,6 @@ def _check(
     from glow_tf.use import features
     from glow_tf.use.sheet import sheet
 
-    if scorer.smallest > values.false_alarms:
-        raise ConfigError(
-            f"false_alarms must be {scorer.smallest:.2g} or more with as many good images as the calibration "
-            f"has. Received: false_alarms={values.false_alarms:g}"
-        )
     found = features(scorer.model, used.images)
     p_values, reasons = scorer.p_value_of(found), scorer.reasons(found)
     flagged = p_values <= values.false_alarms
@@ -116,5 +132,5 @@ def _check(
     expected = values.false_alarms * len(used.images)
     print(
         f"{flagged.sum()} of {len(used.images)} images are flagged; of images like the good ones, about "
-        f"{expected:.0f} would be. {folder / 'scores.csv'}, {folder / 'worst.html'}"
+        f"{expected:.{1 if expected < 10 else 0}f} would be. {folder / 'scores.csv'}, {folder / 'worst.html'}"
     )

@@ -131,7 +131,9 @@ def _cut(train: Examples, config: DataConfig) -> tuple[Examples, Examples]:
 
 def _first(examples: Examples, count: int, name: str) -> Examples:
     if count > len(examples):
-        raise ConfigError(f"{name} must be at most {len(examples)} here. Received: {name}={count}")
+        raise ConfigError(
+            f"{name} must be at most {len(examples)} here, or 0 for all of them. Received: {name}={count}"
+        )
     first = examples[: count or None]
     # A small part would keep all the others in memory.
     return first.copy() if 2 * len(first) < len(examples) else first

@@ -1,10 +1,12 @@
-"""A line on the terminal that says how far a long task is."""
+"""A line on the terminal that says what takes long, and how far it is."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,10 +15,52 @@ SHOWN_AFTER = 1.0  # seconds
 REDRAWN_AFTER = 0.2  # seconds
 
 
+class _Line:
+    """A line on the terminal that is drawn over itself."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._width = 0
+
+    def draw(self, text: str) -> None:
+        """Shows a text in place of the one before."""
+        with self._lock:
+            print(f"\r{text:<{self._width}}", end="", flush=True)
+            self._width = max(self._width, len(text))
+
+    def clear(self) -> None:
+        """Takes the text away."""
+        if self._width:
+            self.draw("")
+            print("\r", end="", flush=True)
+
+
+@contextlib.contextmanager
+def notice(task: str) -> Iterator[_Line]:
+    """Within the context, says on a terminal what is done, if that takes more than a second.
+
+    Args:
+      task: what is done, such as `Loading the model`.
+    """
+    line = _Line()
+    timer = threading.Timer(SHOWN_AFTER, line.draw, [f"{task} …"])
+    timer.daemon = True
+    if sys.stdout.isatty():
+        timer.start()
+    try:
+        yield line
+    finally:
+        timer.cancel()
+        if timer.ident is not None:
+            timer.join()
+        line.clear()
+
+
 def with_progress(items: Iterable[T], total: int, task: str) -> Generator[T, None, None]:
     """Yields the items, and shows on a terminal how many are done and how long the rest will take.
 
-    Nothing is shown where the output is no terminal, or before a second has passed.
+    Until the first is done it shows the task alone. Nothing is shown where the output is no terminal, or
+    before a second has passed.
 
     Args:
       items: what to yield.
@@ -27,16 +71,12 @@ def with_progress(items: Iterable[T], total: int, task: str) -> Generator[T, Non
         yield from items
         return
     start = time.perf_counter()
-    drawn_at, width = start + SHOWN_AFTER - REDRAWN_AFTER, 0
-    try:
+    drawn_at = start + SHOWN_AFTER - REDRAWN_AFTER
+    with notice(task) as line:
         for done, item in enumerate(items, start=1):
             yield item
             now = time.perf_counter()
             if now - drawn_at >= REDRAWN_AFTER:
                 left = (now - start) / done * (total - done)
-                line = f"{task}: {done} of {total} · {left // 60:.0f}:{left % 60:02.0f} left"
-                print(f"\r{line:<{width}}", end="", flush=True)
-                drawn_at, width = now, max(width, len(line))
-    finally:
-        if width:
-            print(f"\r{'':<{width}}\r", end="", flush=True)
+                line.draw(f"{task}: {done} of {total} · {left // 60:.0f}:{left % 60:02.0f} left")
+                drawn_at = now

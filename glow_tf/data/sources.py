@@ -98,7 +98,11 @@ def _tfds_builder(config: DataConfig) -> Any:
             _require_network()
             builder.download_and_prepare()
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (
+            str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "it gives no reason"
+        )
+        if pathlib.Path(config.dataset).is_dir():
+            reason += f"; for the folder of this name, --dataset=folder:{config.dataset}"
         raise ConfigError(
             "dataset must be digits, folder:PATH or an image data set that TFDS can load "
             f"(prepared in data_dir, or downloadable over the network): {type(error).__name__}: {reason}. "

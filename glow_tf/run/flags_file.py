@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +11,24 @@ from glow_tf.config import RunConfig, all_settings
 from glow_tf.errors import ConfigError
 
 NAME = "flags.cfg"
+PLACES = ("workdir", "data_dir")  # of one machine
 
 
 def flagfile(config: RunConfig) -> str:
     """Returns a flagfile that repeats the run."""
     return "".join(f"--{name}={_text(value)}\n" for name, value in config.to_settings().items())
+
+
+def command_of(config: RunConfig) -> str:
+    """Returns a command that trains as a run did, in the default workdir."""
+    usual = RunConfig(workdir=config.workdir).to_settings()
+    differing = {
+        name: value
+        for name, value in config.to_settings().items()
+        if name == "dataset" or value != usual[name]
+    }
+    flags = [f"--{name}={_text(value)}" for name, value in differing.items() if name not in PLACES]
+    return shlex.join(["glow-tf", "train", *flags])
 
 
 def read_flagfile(text: str) -> dict[str, str]:

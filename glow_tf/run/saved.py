@@ -143,6 +143,12 @@ def _steps(counts: Sequence[int]) -> str:
 
 
 def _check_same_flow(path: str, start: ModelConfig, model: ModelConfig) -> None:
+    if start.image_shape != model.image_shape:
+        theirs, own = ("×".join(map(str, shape)) for shape in (start.image_shape, model.image_shape))
+        raise ConfigError(
+            "a run that starts from a model must have images of its shape (height × width × channels), "
+            f"{theirs}. Received: init_from={path!r}, and images of {own}"
+        )
     theirs, own = dataclasses.asdict(start), dataclasses.asdict(model)
     differing = [
         f"{name}={value} (this run: {own[name]})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -95,7 +96,8 @@ def evaluate(glow: TrainedModel, images: np.ndarray, draws: int = 1, seed: int =
     cut = glow.recut(
         parts=",".join(str(p.flow_steps) for p in pieces) if len(pieces) > 1 else "1", local_prior="standard"
     )
-    function = tf.function(lambda v: in_streams(lambda piece: _terms(cut, piece), v), autograph=False)
+    # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
+    function = tf.function(functools.partial(in_streams, functools.partial(_terms, cut)), autograph=False)
     totals, sums = [], np.zeros((1 + 2 * len(pieces), len(images)))
     passes = (
         batch

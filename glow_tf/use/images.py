@@ -42,7 +42,10 @@ class UsedImages:
             raise ConfigError(f"a class must be one of those of the images: {classes}. Received: {name!r}")
         found = self.images[self.labels == self.class_names.index(name)]
         if not len(found):
-            raise ConfigError(f"there must be images of the class. Received: none of {name!r}")
+            raise ConfigError(
+                f"there must be images of the class among those that were read ({len(self.images)}). "
+                f"Received: none of {name!r}"
+            )
         return found
 
 
@@ -84,9 +87,13 @@ def read_images(
         images = np.repeat(images, 3, axis=-1)
         notes = (*notes, "Grey images fill all three channels.")
     if images.shape[1:] != image_shape:
-        remedy = " Convert them to grey first." if (channels, images.shape[-1]) == (1, 3) else ""
+        if (channels, images.shape[-1]) == (1, 3):
+            raise ConfigError(
+                "the model is for grey images, and these are in colour; convert them to grey first. "
+                f"Received: {dataset!r}"
+            )
         raise ConfigError(
-            f"the model is for images of {height}×{width}×{channels} (height × width × channels).{remedy} "
+            f"the model is for images of {height}×{width}×{channels} (height × width × channels). "
             f"Received: {dataset!r} with images of {'×'.join(map(str, images.shape[1:]))}"
         )
     named = examples.names is not None

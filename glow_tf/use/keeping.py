@@ -13,7 +13,7 @@ from glow_tf.data.loading import load as load_data
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.presets import check_place
-from glow_tf.run.flags_file import read_config
+from glow_tf.run.flags_file import command_of, read_config
 from glow_tf.run.saved import load_glow
 from glow_tf.schedule import phases_of
 from glow_tf.text_files import read_json
@@ -34,7 +34,8 @@ def keep_run(
       folder: of the preset.
       weights_dtype: `float16` or `float32`. The score is that of the weights as they are kept.
       data_dir: TFDS's; empty is the run's.
-      texts: more of what the card says: `title`, `command`, `limits`, `licence`.
+      texts: more of what the card says: `title`, `limits`, `licence`, and `command` in place of the one that
+        the run's settings make.
 
     Returns:
       What the preset says about itself, and `run_test_bpd`, the score before the weights were rounded.
@@ -53,6 +54,7 @@ def keep_run(
         "seed": config.seed,
         "epochs": summary["epochs"],
         "top": int(images.train.max()),
+        "command": command_of(config),
         **(texts or {}),
     }
     glow = load_glow(workdir)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 
 import numpy as np
 import pytest
@@ -23,8 +24,9 @@ WITH_IMAGES = ("evaluate", "encode", "interpolate", "reconstruct", "edit")
 
 
 def run(name, *arguments, model="digits"):
+    name, *action = name.split()
     images = ["--dataset=digits"] if name in WITH_IMAGES else []
-    return cli.run(name, [f"--model={model}", *images, *arguments])
+    return cli.run(name, [*action, f"--model={model}", *images, *arguments])
 
 
 def test_sample_draws_rows_by_temperature(here, capsys):
@@ -87,7 +89,10 @@ def test_fewer_images_than_the_default_will_do(here, capsys):
         Image.new("L", (8, 8)).save(here / "few" / f"{place}.png")
     assert run("interpolate", "--dataset=folder:few", "--steps=3") == 0
     assert run("interpolate", "--dataset=folder:few", "--examples=8") == 1
-    assert "examples must be at most 3 here. Received: examples=8" in capsys.readouterr().err
+    assert (
+        "examples must be at most 3 here, or 0 for all of them. Received: examples=8"
+        in capsys.readouterr().err
+    )
 
 
 def test_bits_that_are_not_finite_are_null_in_the_report():
@@ -202,7 +207,7 @@ def test_an_exported_model_serves_where_it_can(here, exported_once, capsys):
     assert run("evaluate", model=export) == 0
     printed = capsys.readouterr().out
     assert "By class" in printed
-    assert "These are the sum of" not in printed
+    assert "It is the sum of" not in printed
     assert run("reconstruct", model=export) == 1
     assert "a SavedModel does not tell" in capsys.readouterr().err
 
@@ -236,7 +241,7 @@ def test_a_grid_has_rows_for_each_seed(here):
         ("evaluate", ["--dataset="], "dataset must be a name or folder:PATH"),
         ("evaluate", ["--output=."], "output must be a .json file"),
         ("export", ["--output=."], "output must be a folder with a name"),
-        ("edit", ["--strengths=,"], "strengths must be one or more numbers"),
+        ("edit", ["--away=3", "--towards=8", "--strengths=,"], "strengths must be one or more numbers"),
         ("evaluate", ["--draws=0"], "draws must be 1 or more"),
     ],
 )
@@ -249,8 +254,15 @@ def test_bad_input_ends_with_a_sentence(here, capsys, command, arguments, messag
 
 def test_a_finished_run_becomes_a_preset(here, capsys):
     run_flags = [
-        *("--train_examples=64", "--test_examples=32", "--n_bits=5", "--num_blocks=1", "--flow_steps=1"),
-        *("--width=4", "--part_epochs=1", "--finetune_epochs=0", "--export=false", "--tensorboard=false"),
+        *(
+            "--tensorboard=false",
+            "--export=false",
+            "--dataset=digits",
+            "--train_examples=64",
+            "--test_examples=32",
+            "--n_bits=5",
+        ),
+        *("--num_blocks=1", "--flow_steps=1", "--width=4", "--part_epochs=1", "--finetune_epochs=0"),
     ]
     assert cli.run("train", [*run_flags, "--workdir=run"]) == 0
     assert cli.run("preset", ["--workdir=run", "--output=mine", "--licence=none"]) == 0
@@ -258,6 +270,7 @@ def test_a_finished_run_becomes_a_preset(here, capsys):
     summary = json.loads((here / "run" / "summary.json").read_text())
     assert about["test_bpd"] == pytest.approx(summary["test_bpd"], abs=0.01)
     assert (about["licence"], about["top"], about["test_examples"]) == ("none", 128, 32)
+    assert about["command"] == shlex.join(["glow-tf", "train", *run_flags])
     assert cli.run("preset", ["--workdir=absent", "--output=mine"]) == 1
     assert "a run's workdir must have" in capsys.readouterr().err
     for damage, message in (
@@ -267,3 +280,76 @@ def test_a_finished_run_becomes_a_preset(here, capsys):
         (here / "run" / "summary.json").write_text(damage)
         assert cli.run("preset", ["--workdir=run", "--output=mine"]) == 1
         assert message in capsys.readouterr().err
+
+
+UNFIT = {
+    "a file in the place of a folder": (
+        ("sample", "--output=file/drawn.png"),
+        "output must be in a folder that can be written; ",
+    ),
+    "no class": (("edit", "--away=3"), "towards must be a class of the images. Received: towards=''"),
+    "one class": (("edit", "--away=3", "--towards=3"), "must be two classes. Received: '3' for both"),
+    "a class cut off": (
+        ("edit", "--away=3", "--towards=8", "--examples=2"),
+        "among those that were read (2). Received: none of",
+    ),
+    "a mask without a white pixel": (
+        ("restore inpaint", "--dataset=digits", "--mask=black.png"),
+        "mask must be white where pixels are unknown. Received: mask='black.png'",
+    ),
+    "a folder without folder:": (("encode", "--dataset=grey"), "--dataset=folder:grey"),
+    "colour for grey": (
+        ("encode", "--dataset=folder:colour"),
+        "the model is for grey images, and these are in",
+    ),
+}
+
+
+@pytest.fixture
+def folders(here):
+    """Folders of a kind that the digits preset was not made for: 28×28 grey, 64×64 in colour, and mixed."""
+    rng = np.random.default_rng(0)
+    for name, shapes in {
+        "grey": [(28, 28)] * 3,
+        "colour": [(64, 64, 3)] * 12,
+        "mixed": [(28, 28), (40, 60), (10, 9)],
+    }.items():
+        (here / name).mkdir()
+        for k, shape in enumerate(shapes):
+            picture = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
+            picture.save(here / name / f"{k}.{'jpg' if name == 'colour' else 'png'}")
+    (here / "file").touch()
+    Image.new("L", (8, 8)).save(here / "black.png")
+    return here
+
+
+@pytest.mark.parametrize(("arguments", "message"), UNFIT.values(), ids=UNFIT.keys())
+def test_what_cannot_be_done_is_named(folders, capsys, arguments, message):
+    assert run(*arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+ON_FOLDERS = {
+    "evaluate": (),
+    "encode": (),
+    "interpolate": ("--steps=3",),
+    "reconstruct": (),
+    "restore denoise": ("--steps=2",),
+    "restore inpaint": ("--steps=2",),
+}
+
+
+@pytest.mark.parametrize("folder", ["grey", "mixed"])
+@pytest.mark.parametrize("command", ON_FOLDERS)
+def test_commands_take_pictures_of_other_sizes_and_say_that_they_are_brighter(
+    folders, capsys, command, folder
+):
+    assert run(command, f"--dataset=folder:{folder}", *ON_FOLDERS[command]) == 0
+    assert "data have levels up to 128, and these images up to " in capsys.readouterr().out
+
+
+def test_a_run_from_a_preset_needs_images_of_its_shape(folders, capsys):
+    arguments = ["--from_preset=digits", "--dataset=folder:colour", "--image_size=8", "--workdir=run"]
+    assert cli.run("train", arguments) == 1
+    error = capsys.readouterr().err
+    assert "must have images of its shape (height × width × channels), 8×8×1. Received: " in error

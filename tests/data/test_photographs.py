@@ -381,6 +381,16 @@ def test_a_terminal_shows_progress_after_a_second(monkeypatch, seconds, shown):
     assert not shown or terminal.getvalue().endswith(" \r")
 
 
+def test_a_terminal_shows_the_task_while_the_first_item_takes_long(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(progress.sys, "stdout", terminal)
+    monkeypatch.setattr(progress, "SHOWN_AFTER", 0.05)
+    for _ in progress.with_progress(range(1), 1, "Drawing"):
+        time.sleep(0.3)
+        assert terminal.getvalue() == "\rDrawing …"
+    assert terminal.getvalue().endswith(" \r")
+
+
 def test_a_file_shows_no_progress(monkeypatch, capsys):
     monkeypatch.setattr(progress, "SHOWN_AFTER", 0.0)
     assert list(progress.with_progress(iter("abc"), 3, "Reading images")) == ["a", "b", "c"]

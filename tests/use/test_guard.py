@@ -5,11 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from absl import flags
 from conftest import preset_once, small_glow
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from glow_tf.commands import cli
+from glow_tf.commands import score as command
 from glow_tf.errors import ConfigError
 from glow_tf.use import Features, Scorer, features, open_model, spoiled_copies
 from glow_tf.use.guard import RULES
@@ -90,7 +92,7 @@ def test_p_values_count_the_good_images_that_are_as_unusual():
 def test_raw_likelihood_fails_where_the_default_does_not(model, digits, scorer):
     likely = Scorer(model, "nll").fit(digits[:400])
     assert likely.p_value(flat(1))[0] == 1  # an empty image is likelier than any digit
-    assert scorer.p_value(flat(1))[0] == scorer.smallest
+    assert scorer.p_value(flat(1))[0] < 0.01
     assert np.mean(scorer.p_value(digits[400:]) <= 0.05) < 0.12
     shuffled = np.random.default_rng(1).permuted(digits[400:].reshape(200, 64), axis=1)
     assert np.mean(scorer.p_value(shuffled.reshape(200, 8, 8, 1)) <= 0.05) > 0.95
@@ -149,6 +151,18 @@ def test_a_wild_image_among_the_good_ones_does_not_blind_the_guard():
     good.nll[0] = np.nan
     with pytest.raises(ConfigError, match="Received: 1 of 400 whose bits are not finite"):
         Scorer(None).fit_features(good)
+
+
+def test_a_wilder_image_is_never_less_unusual():
+    """Also beyond the wildest good image, where all would be the same without the term beyond the bounds."""
+    good = made_up(400, 0)
+    good.nll[:3] = good.latent[:3] = 100.0
+    scorer = Scorer(None).fit_features(good, seed=1)
+    far = 10.0 ** np.arange(1, 9)
+    scores = scorer.unusual(Features(far, far, np.full(8, 3.0)))
+    assert (np.diff(scores) > 0).all()
+    p_values = scorer.p_value_of(Features(far, far, np.full(8, 3.0)))
+    assert p_values[-1] == scorer.smallest
 
 
 def test_reasons_name_what_is_unusual(scorer, model):
@@ -226,6 +240,19 @@ def test_the_command_fits_and_checks_a_folder(folder, capsys):
     assert page.count("<figure>") == 3
     assert page.index("flat.png") < page.index("good &lt;")
     assert "<script" not in page
+
+
+def test_images_that_a_run_was_trained_on_are_no_measure(folder, capsys):
+    """The folder has no test/, so without --split its training images are among the good ones."""
+    (folder / "run").mkdir()
+    (folder / "run" / "flags.cfg").write_text("--dataset=folder:good\n")
+    values = flags.FlagValues()
+    command.define(values)
+    for split, expected in (("", True), ("train", True), ("all", True), ("test", False)):
+        values(["score", "--model=run", "--dataset=folder:good", f"--split={split}"])
+        assert command.trained_on(values) == expected
+    values(["score", "--model=run", "--dataset=folder:bad", "--split="])
+    assert not command.trained_on(values)
 
 
 def test_an_exported_model_checks_alike(exported_once, digits):

@@ -261,7 +261,7 @@ def test_images_are_brought_to_the_models_shape_or_refused(tmp_path):
     assert used.images.shape == (2, 8, 8, 3)
     assert "Grey images fill all three channels." in used.notes
     write_images(tmp_path / "colour", 2, (16, 16))
-    with pytest.raises(ConfigError, match=r"for images of 8×8×1.*images of 8×8×3"):
+    with pytest.raises(ConfigError, match=r"is for grey images, and these are in colour.*Received: 'folder:"):
         read_images((8, 8, 1), f"folder:{tmp_path / 'colour'}")
     resized = read_images((16, 16, 1), "digits", count=4)
     assert resized.images.shape == (4, 16, 16, 1)
