@@ -2,10 +2,12 @@
 
     glow-tf edit --model=digits --dataset=digits --away=3 --towards=8
     glow-tf edit --model=runs/mine --dataset=folder:PATH --away=plain --towards=smiling
+    glow-tf edit --model=runs/mine --away=folder:PLAIN --towards=folder:SMILING
 
 The direction is the difference between the mean latents of two classes of the data: labels, or the subfolders
-of a folder. Each row shows an image of the class --away at several strengths: 0 is the image itself, in
-the bits that the model keeps, and 1 moves it by the whole difference.
+of a folder. A class may be a folder of its own, too. Each row shows an image of the class --away
+at several strengths: 0 is the image itself, in the bits that the model keeps, and 1 moves it by the
+whole difference.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ from glow_tf.commands import model_flags
 from glow_tf.errors import ConfigError
 
 FEW = 10  # images of a class
+FOLDER = "folder:"
 
 
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     model_flags.define_model(values, output="edited.png")
     model_flags.define_images(values)
-    flags.DEFINE_string("away", "", "The class that images have.", flag_values=values)
-    flags.DEFINE_string("towards", "", "The class that they are moved to.", flag_values=values)
+    flags.DEFINE_string("away", "", "The class that images have, or folder:PATH.", flag_values=values)
+    flags.DEFINE_string(
+        "towards", "", "The class that they are moved to, or folder:PATH.", flag_values=values
+    )
     flags.DEFINE_list("strengths", ["0", "0.5", "1", "1.5", "2"], "Comma-separated.", flag_values=values)
     flags.DEFINE_integer("rows", 6, "How many images are moved.", flag_values=values)
     model_flags.define_white(values)
@@ -33,7 +38,7 @@ def main(values: flags.FlagValues) -> None:
     """Edits and writes."""
     for name in ("away", "towards"):
         if not values[name].value:
-            raise ConfigError(f"{name} must be a class of the images. Received: {name}=''")
+            raise ConfigError(f"{name} must be a class of the images, or folder:PATH. Received: {name}=''")
     if values.away == values.towards:
         raise ConfigError(f"away and towards must be two classes. Received: {values.away!r} for both")
     strengths = model_flags.numbers(values, "strengths")
@@ -42,8 +47,12 @@ def main(values: flags.FlagValues) -> None:
     from glow_tf.use import decode, direction, edited, encode
 
     model = model_flags.model_of(values)
-    used = model_flags.images_of(values, model)
-    away, towards = used.of_class(values.away), used.of_class(values.towards)
+    folders = [name for name in (values.away, values.towards) if name.startswith(FOLDER)]
+    found = {name: model_flags.images_of_shape(values, model.image_shape, name).images for name in folders}
+    if len(found) < 2:
+        used = model_flags.images_of(values, model)
+        found |= {name: used.of_class(name) for name in (values.away, values.towards) if name not in found}
+    away, towards = found[values.away], found[values.towards]
     along = direction(model, away, towards)
     print(f"Direction: from the mean of {len(away)} images to that of {len(towards)}.")
     if min(len(away), len(towards)) < FEW:

@@ -102,8 +102,13 @@ def images_of(values: flags.FlagValues, model: TrainedModel) -> UsedImages:
     return images_of_shape(values, model.image_shape)
 
 
-def images_of_shape(values: flags.FlagValues, image_shape: tuple[int, int, int]) -> UsedImages:
-    """Reads the images that the flags name, in a shape (H, W, C), and prints how they were read."""
+def images_of_shape(
+    values: flags.FlagValues, image_shape: tuple[int, int, int], dataset: str = ""
+) -> UsedImages:
+    """Reads the images that the flags name, in a shape (H, W, C), and prints how they were read.
+
+    `dataset` stands for --dataset if it is given.
+    """
     from glow_tf.use import read_images
     from glow_tf.use.models import about
 
@@ -111,7 +116,12 @@ def images_of_shape(values: flags.FlagValues, image_shape: tuple[int, int, int])
         raise ConfigError(f"examples must be 0 or a positive integer. Received: examples={values.examples}")
     asked = values["examples"].present  # if not, fewer images than the default will do
     found = read_images(
-        image_shape, values.dataset, values.data_dir, values.split, values.examples, fewer_will_do=not asked
+        image_shape,
+        dataset or values.dataset,
+        values.data_dir,
+        values.split,
+        values.examples,
+        fewer_will_do=not asked,
     )
     for note in found.notes:
         print(note)

@@ -287,7 +287,10 @@ UNFIT = {
         ("sample", "--output=file/drawn.png"),
         "output must be in a folder that can be written; ",
     ),
-    "no class": (("edit", "--away=3"), "towards must be a class of the images. Received: towards=''"),
+    "no class": (
+        ("edit", "--away=3"),
+        "towards must be a class of the images, or folder:PATH. Received: towards=''",
+    ),
     "one class": (("edit", "--away=3", "--towards=3"), "must be two classes. Received: '3' for both"),
     "a class cut off": (
         ("edit", "--away=3", "--towards=8", "--examples=2"),
@@ -346,6 +349,15 @@ def test_commands_take_pictures_of_other_sizes_and_say_that_they_are_brighter(
 ):
     assert run(command, f"--dataset=folder:{folder}", *ON_FOLDERS[command]) == 0
     assert "data have levels up to 128, and these images up to " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("towards", ["folder:mixed", "3"])
+def test_a_direction_may_lead_from_a_folder(folders, capsys, towards):
+    assert run("edit", "--away=folder:grey", f"--towards={towards}", "--rows=2", "--strengths=0,1") == 0
+    printed = capsys.readouterr().out
+    assert "Direction: from the mean of 3 images to that of " in printed
+    assert "mostly that of these very images" in printed
+    assert np.load("edited.npy").shape == (2, 2, 8, 8, 1)
 
 
 def test_a_run_from_a_preset_needs_images_of_its_shape(folders, capsys):
