@@ -50,6 +50,15 @@ def test_a_rate_can_be_set_unless_it_follows_a_schedule():
     assert internals.settable_rate(keras.optimizers.Adamax(decay)) is None
 
 
+def test_steps_are_counted_also_those_whose_gradients_wait():
+    variable = keras.Variable(np.zeros(2), dtype="float32")
+    optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)
+    optimizer.build([variable])
+    for _ in range(3):
+        optimizer.apply([tf.ones(2)], [variable])
+    assert (int(internals.steps_made(optimizer).numpy()), int(optimizer.iterations)) == (3, 1)
+
+
 def test_a_callback_told_nothing_learns_from_the_model_that_a_metric_falls():
     class Model(keras.Model):
         falling = internals.metrics_that_fall(["bits"])

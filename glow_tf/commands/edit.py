@@ -49,6 +49,11 @@ def main(values: flags.FlagValues) -> None:
     model = model_flags.model_of(values)
     folders = [name for name in (values.away, values.towards) if name.startswith(FOLDER)]
     found = {name: model_flags.images_of_shape(values, model.image_shape, name).images for name in folders}
+    if len(found) == 2 and values.dataset:
+        raise ConfigError(
+            "dataset has no meaning where both classes are folders of their own. "
+            f"Received: dataset={values.dataset!r}"
+        )
     if len(found) < 2:
         used = model_flags.images_of(values, model)
         found |= {name: used.of_class(name) for name in (values.away, values.towards) if name not in found}

@@ -110,7 +110,6 @@ def images_of_shape(
     `dataset` stands for --dataset if it is given.
     """
     from glow_tf.use import read_images
-    from glow_tf.use.models import about
 
     if values.examples < 0:
         raise ConfigError(f"examples must be 0 or a positive integer. Received: examples={values.examples}")
@@ -125,7 +124,7 @@ def images_of_shape(
     )
     for note in found.notes:
         print(note)
-    top, highest = about(values.model).get("top", 255), int(found.images.max(initial=0))
+    top, highest = _top(values), int(found.images.max(initial=0))
     if highest > top:
         print(
             f"WARNING: the model's data have levels up to {top}, and these images up to {highest}. So its "
@@ -178,41 +177,65 @@ def positive(values: flags.FlagValues, name: str, lowest: int = 1) -> int:
 
 
 def output_path(values: flags.FlagValues, suffix: str) -> pathlib.Path:
-    """Returns the file that --output names; ConfigError if it ends otherwise than in a suffix."""
+    """Returns the file that --output names; ConfigError if it has another suffix, or cannot be made there."""
     path = pathlib.Path(values.output)
     if path.suffix.lower() != suffix:
         raise ConfigError(f"output must be a {suffix} file. Received: output={values.output!r}")
-    _check_place(path, values.output)
+    check_file("output", path)
     return path
 
 
 def output_folder(values: flags.FlagValues) -> pathlib.Path:
-    """Returns the folder that --output names; ConfigError if it has no name or is a file."""
+    """Returns the folder that --output names; ConfigError if it is a file, or cannot be written."""
     path = pathlib.Path(values.output)
-    if not path.name or path.is_file():
+    if not path.name or os.path.isfile(path):  # unlike Path.is_file, at any name
         raise ConfigError(f"output must be a folder with a name. Received: output={values.output!r}")
-    _check_place(path, values.output)
+    _check_writable("output", path, path)
     return path
 
 
-def _check_place(path: pathlib.Path, received: str) -> None:
-    """Raises ConfigError unless a file can be made at a path, as far as that can be known before."""
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+def check_file(name: str, path: pathlib.Path) -> None:
+    """Raises ConfigError unless the file that a flag names can be written, as far as that can be known."""
+    _check_writable(name, path.parent, path)
+    if not path.name or path.is_dir():
+        raise ConfigError(f"{name} must be a file, not a folder. Received: {name}={str(path)!r}")
+
+
+def _check_writable(name: str, folder: pathlib.Path, received: pathlib.Path) -> None:
+    """Raises ConfigError unless a folder, or the nearest one above it that there is, can be written."""
+    try:
+        received.exists()  # raises if the name is too long
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:  # no right to look there, or a name that is too long
+        raise ConfigError(
+            f"{name} must be in a folder that can be written: {error.strerror}. "
+            f"Received: {name}={str(received)!r}"
+        ) from None
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         raise ConfigError(
-            f"output must be in a folder that can be written; {nearest} is none. "
-            f"Received: output={received!r}"
+            f"{name} must be in a folder that can be written; {nearest} is none. "
+            f"Received: {name}={str(received)!r}"
         )
 
 
 def white_of(values: flags.FlagValues) -> int:
     """Returns the level that is shown as white; ConfigError if --white is none."""
-    from glow_tf.use.models import about
-
-    white = values.white or about(values.model).get("top", 255)
-    if not isinstance(white, int) or not 1 <= white <= 255:
+    white = values.white or _top(values)
+    if not 1 <= white <= 255:
         raise ConfigError(f"white must be 0 or a level from 1 to 255. Received: {white=}")
     return white
+
+
+def _top(values: flags.FlagValues) -> int:
+    """Returns the highest level of the model's data as far as it is known; ConfigError if a preset lies."""
+    from glow_tf.use.models import about
+
+    top = about(values.model).get("top", 255)
+    if not isinstance(top, int) or not 1 <= top <= 255:
+        raise ConfigError(
+            f"a preset's top must be a level from 1 to 255. Received: {values.model!r} with {top=}"
+        )
+    return top
 
 
 def picture_writer(values: flags.FlagValues) -> Callable[[np.ndarray], None]:

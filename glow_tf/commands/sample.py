@@ -71,7 +71,9 @@ def main(values: flags.FlagValues) -> None:
         rows.append(drawn.reshape(-1, columns, *drawn.shape[1:]))
         blank = int(np.sum(np.ptp(drawn.reshape(len(drawn), -1), axis=1) == 0))
         limited = sum(each.limited or 0 for each in found)
-        for count, what in ((blank, "have a single level"), (limited, "had to be kept finite")):
+        for count, what in ((blank, "have a single level"), (limited, "needed clipped activations")):
             if count:
                 print(f"At temperature {temperature:g}, {count} of {len(drawn)} images {what}.")
+    if any(each.limited is None for each in found):
+        print("This export, of an earlier release, does not tell which images needed clipped activations.")
     write_rows(np.concatenate(rows))

@@ -54,16 +54,17 @@ def main(values: flags.FlagValues, action: str) -> None:
             f"false_alarms must be between 0 and 1. Received: false_alarms={values.false_alarms:g}"
         )
     model_flags.positive(values, "worst")
-    folder, white = model_flags.output_folder(values), model_flags.white_of(values)
-    from glow_tf.use import Scorer
-
     path = pathlib.Path(values.calibration)
-    if not path.name or path.is_dir():
-        raise ConfigError(f"calibration must be a file. Received: calibration={values.calibration!r}")
-    if action == "check" and not path.is_file():
+    if action == "fit":
+        model_flags.check_file("calibration", path)
+    elif not path.is_file():
         raise ConfigError(
             f"calibration must be a file from `glow-tf score fit`. Received: calibration={str(path)!r}"
         )
+    folder = model_flags.output_folder(values) if action == "check" else None
+    white = model_flags.white_of(values)
+    from glow_tf.use import Scorer
+
     model = model_flags.model_of(values)
     scorer = Scorer(model, values.score) if action == "fit" else Scorer.load(path, model)
     if action == "check" and scorer.smallest > values.false_alarms:
@@ -93,14 +94,23 @@ def main(values: flags.FlagValues, action: str) -> None:
 
 
 def trained_on(values: flags.FlagValues) -> bool:
-    """Returns whether the images are known to be, or to have among them, those that a run trained on."""
+    """Returns whether images that the model was trained on are known to be among these."""
     from glow_tf.run.flags_file import read_settings
+    from glow_tf.use.models import about
 
-    if read_settings(pathlib.Path(values.model)).get("dataset") != values.dataset:
+    trained = read_settings(pathlib.Path(values.model)).get("dataset")
+    trained = trained or str(about(values.model).get("data", "")).split(",")[0]
+    own, theirs = (_folder_of(dataset) for dataset in (values.dataset, trained))
+    if own != theirs:
         return False
-    folder = values.dataset.removeprefix("folder:")
-    all_of_it = folder != values.dataset and not (pathlib.Path(folder) / "test").is_dir()
+    all_of_it = isinstance(own, pathlib.Path) and not (own / "test").is_dir()
     return values.split in ("train", "all") or (not values.split and all_of_it)
+
+
+def _folder_of(dataset: str) -> pathlib.Path | str:
+    """Returns the folder that a data set names, or its name."""
+    folder = dataset.removeprefix("folder:")
+    return dataset if folder == dataset else pathlib.Path(folder).resolve()
 
 
 def _check(

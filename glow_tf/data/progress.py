@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import threading
 import time
@@ -22,9 +23,13 @@ class _Line:
         self._lock = threading.Lock()
         self._width = 0
 
-    def draw(self, text: str) -> None:
-        """Shows a text in place of the one before."""
+    def draw(self, text: str, only_if_empty: bool = False) -> None:
+        """Shows a text in place of the one before, as much of it as fits."""
         with self._lock:
+            if only_if_empty and self._width:
+                return
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+            text = text.encode(encoding, "replace").decode(encoding)[: shutil.get_terminal_size().columns - 1]
             print(f"\r{text:<{self._width}}", end="", flush=True)
             self._width = max(self._width, len(text))
 
@@ -43,7 +48,7 @@ def notice(task: str) -> Iterator[_Line]:
       task: what is done, such as `Loading the model`.
     """
     line = _Line()
-    timer = threading.Timer(SHOWN_AFTER, line.draw, [f"{task} …"])
+    timer = threading.Timer(SHOWN_AFTER, line.draw, [f"{task} …", True])
     timer.daemon = True
     if sys.stdout.isatty():
         timer.start()
@@ -59,7 +64,7 @@ def notice(task: str) -> Iterator[_Line]:
 def with_progress(items: Iterable[T], total: int, task: str) -> Generator[T, None, None]:
     """Yields the items, and shows on a terminal how many are done and how long the rest will take.
 
-    Until the first is done it shows the task alone. Nothing is shown where the output is no terminal, or
+    Until one is done after that it shows the task alone. Nothing is shown where the output is no terminal, or
     before a second has passed.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import socket
 import urllib.request
@@ -101,8 +102,9 @@ def _tfds_builder(config: DataConfig) -> Any:
         reason = (
             str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "it gives no reason"
         )
-        if pathlib.Path(config.dataset).is_dir():
-            reason += f"; for the folder of this name, --dataset=folder:{config.dataset}"
+        with contextlib.suppress(OSError):  # a name too long for a folder
+            if pathlib.Path(config.dataset).is_dir():
+                reason += f"; for the folder of this name, --dataset=folder:{config.dataset}"
         raise ConfigError(
             "dataset must be digits, folder:PATH or an image data set that TFDS can load "
             f"(prepared in data_dir, or downloadable over the network): {type(error).__name__}: {reason}. "

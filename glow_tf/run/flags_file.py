@@ -11,7 +11,6 @@ from glow_tf.config import RunConfig, all_settings
 from glow_tf.errors import ConfigError
 
 NAME = "flags.cfg"
-PLACES = ("workdir", "data_dir")  # of one machine
 
 
 def flagfile(config: RunConfig) -> str:
@@ -20,14 +19,21 @@ def flagfile(config: RunConfig) -> str:
 
 
 def command_of(config: RunConfig) -> str:
-    """Returns a command that trains as a run did, in the default workdir."""
+    """Returns a command that trains as a run did, in the default workdir; paths are left to fill in."""
     usual = RunConfig(workdir=config.workdir).to_settings()
     differing = {
         name: value
         for name, value in config.to_settings().items()
         if name == "dataset" or value != usual[name]
     }
-    flags = [f"--{name}={_text(value)}" for name, value in differing.items() if name not in PLACES]
+    places = {"workdir": None, "data_dir": "PATH", "init_from": "PATH"}  # of one machine
+    if config.data.dataset.startswith("folder:"):
+        places["dataset"] = "folder:PATH"
+    flags = [
+        f"--{name}={_text(places.get(name, value))}"
+        for name, value in differing.items()
+        if places.get(name, value) is not None
+    ]
     return shlex.join(["glow-tf", "train", *flags])
 
 

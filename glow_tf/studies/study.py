@@ -73,8 +73,8 @@ class Study:
                                    without [tune], of runs of several lengths: see `comparison.lengths`)
 
     Later sections win: flagfile, all, variant, grid, tune (in tuning runs; other runs get the value it
-    chose), quick. Lines that start with # are comments. A run that diverges fails, unless the file sets
-    on_divergence to recover.
+    chose), quick. Lines that start with # are comments. A run that diverges fails, unless [all] or a
+    variant sets on_divergence to recover.
 
     Attributes:
       name: of the file, without its ending.

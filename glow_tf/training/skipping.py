@@ -20,10 +20,10 @@ from glow_tf.training.gradients import StepGradients, mean_over_examples
 class SkippedSteps:
     """Decides of every step whether it may change the weights, and when training has to stop.
 
-    A step whose loss or gradient is not finite is skipped. If more than `most` steps in a row are skipped,
-    or all steps of an epoch, training stops. The last batch is then run again, bijector by bijector, to find
-    out where. These steps are counted anew in every epoch, so a resumed run decides as an uninterrupted one
-    does.
+    A step whose loss, or the norm of whose gradient, is not finite is skipped. If more than `most` steps in a
+    row are skipped, or all steps of an epoch, training stops. The last batch is then run again, bijector by
+    bijector, to find out where. These steps are counted anew in every epoch, so a resumed run decides as an
+    uninterrupted one does.
 
     A step that is finite and outside of its band (see `Band`) is applied and counted. Training stops if more
     than `most_outside` steps in a row were outside or not finite.

@@ -94,8 +94,8 @@ class PartsTrainer(PhasedModel):
           part_delay: how many steps a batch waits before each part in simultaneous epochs, where parts have
             their own devices; see `DelayQueues`.
           jit_compile: compile steps with XLA; `auto` does where there is a GPU.
-          max_skipped_steps: how many steps in a row are skipped if their loss or a gradient is not finite;
-            one more ends the run, and so does an epoch of such steps. 0 ends it at the first.
+          max_skipped_steps: how many steps in a row are skipped if their loss, or the norm of a gradient, is
+            not finite; one more ends the run, and so does an epoch of such steps. 0 ends it at the first.
           max_outside_steps: how many steps in a row a loss, or the norm of a part's gradients, may be outside
             of its band (see `Band`); one more ends the run. None does not watch.
           rate_scaling: `size` multiplies the rate of each weight by a factor that depends on the width and

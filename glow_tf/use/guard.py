@@ -33,17 +33,18 @@ Rule = Callable[[Features, Features], np.ndarray]
 def _density(reference: Features, found: Features) -> np.ndarray:
     """Minus the log-density of the features by a Gaussian kernel estimate, up to a constant.
 
-    Features are measured from the reference's median in units of its middle half, and clipped to ±`FAR`. What
-    lies beyond is added to the score, so that a wilder image is never less unusual. Good images beyond half
-    of `FAR` are left out: a wild one would set the scale for all, and its like would pass.
+    Features are measured from the reference's median in units of its middle half. What lies beyond ±`FAR`
+    gets the score at ±`FAR` on its ray and a term that grows with the logarithm of the distance: a wilder
+    image is more unusual, and a single wild one among the good images hides few others. Good images beyond
+    half of `FAR` are left out: a wild one would set the scale for all, and its like would pass.
     """
     points, queries = reference.table, found.table
     low, centre, high = np.quantile(points, [0.25, 0.5, 0.75], axis=0)
     unit = np.maximum(high - low, 1e-6)
     points, queries = ((values - centre) / unit for values in (points, queries))
-    beyond = np.maximum(np.abs(queries) - FAR, 0).sum(axis=1)
-    points, queries = (np.clip(values, -FAR, FAR) for values in (points, queries))
     points = points[np.abs(points).max(axis=1) < FAR / 2]
+    beyond = np.maximum(np.abs(queries).max(axis=1) / FAR, 1)
+    queries = queries / beyond[:, np.newaxis]
     if len(points) < 2:
         raise ConfigError(
             "score=density needs good images that are alike; try another score. Received: good images of "
@@ -59,7 +60,7 @@ def _density(reference: Features, found: Features) -> np.ndarray:
         exponents = -0.5 * np.sum(np.square((query - points) / bandwidth), axis=1)
         highest = exponents.max()
         scores.append(-highest - np.log(np.mean(np.exp(exponents - highest))))
-    return np.array(scores) + beyond
+    return np.array(scores) + 2 * FAR * np.log(beyond)
 
 
 # Name → how unusual images are, compared with reference images; higher is more unusual.

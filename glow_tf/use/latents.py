@@ -93,15 +93,14 @@ def draw_checked(
     """
     check_memory(num * model.dimensions, f"{num} images", "draw fewer")
     starts = range(0, num, BATCH)
-    batches = [
-        model.sample_checked(min(BATCH, num - start), temperature, seed_of(seed, k))
-        if labels is None
-        else model.sample_checked(None, temperature, seed_of(seed, k), labels[start : start + BATCH])
-        for k, start in enumerate(with_progress(starts, len(starts), f"Drawing, batches of {BATCH}"))
-    ]
-    known = all("limited" in batch for batch in batches)
-    limited = sum(int(np.sum(batch["limited"])) for batch in batches) if known else None
-    return Drawn(np.concatenate([np.asarray(batch["images"]) for batch in batches]), limited)
+    images, limited = [], 0
+    for k, start in enumerate(with_progress(starts, len(starts), f"Drawing, batches of {BATCH}")):
+        of = None if labels is None else labels[start : start + BATCH]
+        found = model.sample_checked(min(BATCH, num - start), temperature, seed_of(seed, k), of)
+        images.append(np.asarray(found["images"]))
+        known = "limited" in found
+        limited += int(np.sum(found["limited"])) if known else 0
+    return Drawn(np.concatenate(images), limited if known else None)
 
 
 def interpolate(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:

@@ -3,13 +3,17 @@
 import json
 import pathlib
 import shlex
+import shutil
+import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import small_glow
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from glow_tf import presets
 from glow_tf.commands import cli, evaluate, model_flags
 from glow_tf.use.images import UsedImages
 
@@ -40,11 +44,29 @@ def test_sample_draws_rows_by_temperature(here, capsys):
         assert np.asarray(picture).max() == 255  # digits have levels up to 128
 
 
-def test_sample_counts_images_that_had_to_be_kept_finite(here, capsys):
+def test_sample_counts_images_whose_activations_were_clipped(here, capsys):
     assert run("sample", "--num=4", "--temperatures=0.7,1e6") == 0
     printed = capsys.readouterr().out
-    assert "At temperature 1e+06, 4 of 4 images had to be kept finite." in printed
+    assert "At temperature 1e+06, 4 of 4 images needed clipped activations." in printed
     assert "At temperature 0.7" not in printed
+
+
+def test_an_export_of_an_earlier_release_does_not_tell(exported_once, here, capsys, monkeypatch):
+    loaded = tf.saved_model.load(str(exported_once[1]))
+    had = {name: getattr(loaded, name) for name in ("sample", "encode", "decode", "signatures")}
+    monkeypatch.setattr(tf.saved_model, "load", lambda path: types.SimpleNamespace(**had))
+    assert run("sample", "--num=4", model=exported_once[1]) == 0
+    assert "does not tell which images needed clipped activations" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("top", ["128", 0, 300])
+def test_a_preset_whose_top_is_no_level_is_refused(here, capsys, top):
+    shutil.copytree(presets.find("digits"), here / "mine")
+    content = json.loads((here / "mine" / "config.json").read_text())
+    content["about"]["top"] = top
+    (here / "mine" / "config.json").write_text(json.dumps(content))
+    assert run("evaluate", model="mine") == 1
+    assert f"top must be a level from 1 to 255. Received: 'mine' with top={top!r}" in capsys.readouterr().err
 
 
 def test_encode_and_decode_give_the_images_back(here):
@@ -287,6 +309,23 @@ UNFIT = {
         ("sample", "--output=file/drawn.png"),
         "output must be in a folder that can be written; ",
     ),
+    "a folder in the place of a file": (
+        ("sample", "--output=odd.png"),
+        "output must be a file, not a folder.",
+    ),
+    "a name that is too long": (
+        ("sample", f"--output={'long' * 99}/drawn.png"),
+        "output must be in a folder that can be written: File name too long. Received: output='longlong",
+    ),
+    "a calibration in a file": (
+        ("score fit", "--dataset=digits", "--calibration=file/c.json"),
+        "calibration must be in a folder that can be written; ",
+    ),
+    "a data set with a long name": (("encode", f"--dataset={'long' * 99}"), "Received: dataset='longlong"),
+    "two folders and a data set": (
+        ("edit", "--away=folder:grey", "--towards=folder:mixed"),
+        "dataset has no meaning where both classes are folders of their own. Received: dataset='digits'",
+    ),
     "no class": (
         ("edit", "--away=3"),
         "towards must be a class of the images, or folder:PATH. Received: towards=''",
@@ -322,6 +361,7 @@ def folders(here):
             picture = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
             picture.save(here / name / f"{k}.{'jpg' if name == 'colour' else 'png'}")
     (here / "file").touch()
+    (here / "odd.png").mkdir()
     Image.new("L", (8, 8)).save(here / "black.png")
     return here
 
@@ -353,7 +393,14 @@ def test_commands_take_pictures_of_other_sizes_and_say_that_they_are_brighter(
 
 @pytest.mark.parametrize("towards", ["folder:mixed", "3"])
 def test_a_direction_may_lead_from_a_folder(folders, capsys, towards):
-    assert run("edit", "--away=folder:grey", f"--towards={towards}", "--rows=2", "--strengths=0,1") == 0
+    arguments = [
+        "--model=digits",
+        "--away=folder:grey",
+        f"--towards={towards}",
+        "--rows=2",
+        "--strengths=0,1",
+    ]
+    assert cli.run("edit", arguments + ([] if "folder" in towards else ["--dataset=digits"])) == 0
     printed = capsys.readouterr().out
     assert "Direction: from the mean of 3 images to that of " in printed
     assert "mostly that of these very images" in printed

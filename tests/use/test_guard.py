@@ -153,16 +153,17 @@ def test_a_wild_image_among_the_good_ones_does_not_blind_the_guard():
         Scorer(None).fit_features(good)
 
 
-def test_a_wilder_image_is_never_less_unusual():
-    """Also beyond the wildest good image, where all would be the same without the term beyond the bounds."""
+@pytest.mark.parametrize("ray", [(1, 1, 0), (3, 1, 0), (2, 1, 0), (-1, 0, 0), (0, -1, 5)])
+def test_a_wilder_image_is_more_unusual(ray):
+    """Also beyond the wildest good image, and where features depend on one another."""
     good = made_up(400, 0)
+    good.latent[:] = good.nll / 3 + 0.1 * good.latent
     good.nll[:3] = good.latent[:3] = 100.0
     scorer = Scorer(None).fit_features(good, seed=1)
-    far = 10.0 ** np.arange(1, 9)
-    scores = scorer.unusual(Features(far, far, np.full(8, 3.0)))
-    assert (np.diff(scores) > 0).all()
-    p_values = scorer.p_value_of(Features(far, far, np.full(8, 3.0)))
-    assert p_values[-1] == scorer.smallest
+    centre = np.median(scorer._fitted()[0].table, axis=0)
+    away = centre[:, np.newaxis] + np.outer(ray, 10.0 ** np.arange(1, 9))
+    assert (np.diff(scorer.unusual(Features(*away))) > 0).all()
+    assert scorer.p_value_of(Features(*away))[-1] <= 2 * scorer.smallest  # one good image is as wild
 
 
 def test_reasons_name_what_is_unusual(scorer, model):
@@ -242,17 +243,23 @@ def test_the_command_fits_and_checks_a_folder(folder, capsys):
     assert "<script" not in page
 
 
-def test_images_that_a_run_was_trained_on_are_no_measure(folder, capsys):
+def test_images_that_a_model_was_trained_on_are_no_measure(folder):
     """The folder has no test/, so without --split its training images are among the good ones."""
     (folder / "run").mkdir()
     (folder / "run" / "flags.cfg").write_text("--dataset=folder:good\n")
     values = flags.FlagValues()
     command.define(values)
+
+    def trained_on(model, dataset, split):
+        values(["score", f"--model={model}", f"--dataset={dataset}", f"--split={split}"])
+        return command.trained_on(values)
+
     for split, expected in (("", True), ("train", True), ("all", True), ("test", False)):
-        values(["score", "--model=run", "--dataset=folder:good", f"--split={split}"])
-        assert command.trained_on(values) == expected
-    values(["score", "--model=run", "--dataset=folder:bad", "--split="])
-    assert not command.trained_on(values)
+        for same in ("folder:good", "folder:good/", f"folder:{folder}/good"):
+            assert trained_on("run", same, split) == expected
+        assert trained_on("digits", "digits", split) == (expected and split != "")
+    assert not trained_on("run", "folder:bad", "")
+    assert not trained_on("digits", "folder:digits", "")
 
 
 def test_an_exported_model_checks_alike(exported_once, digits):
