@@ -179,7 +179,10 @@ def test_replicas_agree_on_what_is_outside_and_on_what_one_device_finds(small_im
         trainer.fit(small_images, batch_size=4, initial_epoch=2, callbacks=[Spoil()], verbose=0)
 
 
-@pytest.mark.parametrize("schedule", ["end_to_end", "alternating", "simultaneous"])
+@pytest.mark.parametrize(
+    "schedule",
+    [*(pytest.param(s, marks=pytest.mark.slow) for s in ("end_to_end", "alternating")), "simultaneous"],
+)
 def test_sound_training_with_two_images_a_step_never_leaves_the_band(schedule, small_images):
     trainer = make_trainer(schedule=schedule, max_outside_steps=0, max_skipped_steps=0)
     history = trainer.fit(small_images, batch_size=2, verbose=0).history

@@ -195,7 +195,6 @@ NOT_FOR_US = {"Callback", "CallbackList", "MonitorCallback", "OrbaxCheckpoint"}
 
 
 SET_RATES_OR_WEIGHTS = (  # the others are slow tests; test_trainer.py has some of them at work
-    keras.callbacks.LearningRateScheduler,
     keras.callbacks.ReduceLROnPlateau,
     keras.callbacks.SwapEMAWeights,
 )
