@@ -53,6 +53,8 @@ def main(values: flags.FlagValues) -> None:
     num = model_flags.positive(values, "num")
     if num % ROWS and not values.labels:
         raise ConfigError(f"num must be even: each temperature has two rows. Received: {num=}")
+    if "all" in values.labels and len(values.labels) > 1:
+        raise ConfigError(f"labels must be classes, or all alone. Received: labels={','.join(values.labels)}")
     write_rows = model_flags.picture_writer(values)
     from glow_tf.use import draw_checked, labels_of
 

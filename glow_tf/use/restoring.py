@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -142,6 +143,16 @@ def _filled(image: np.ndarray, unknown: np.ndarray) -> np.ndarray:
     return np.round(values).astype(np.uint8)
 
 
+def _height_and_gradient(
+    glow: Glow, misfit: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], v: tf.Tensor, y: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns log p − misfit of v [B, H, W, C], [B] nats, and its gradient."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(v)
+        value = in_streams(glow.dequantized_log_prob, v) - misfit(v, y)
+    return value, tape.gradient(value, v)
+
+
 def _climbed(
     glow: Glow,
     images: np.ndarray,
@@ -157,13 +168,8 @@ def _climbed(
     top = 2.0**glow.config.n_bits
     rate = CLIMB_RATE / _levels_per_unit(glow)
 
-    @tf.function(autograph=False)
-    def height_and_gradient(v: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(v)
-            value = in_streams(glow.dequantized_log_prob, v) - misfit(v, y)
-        return value, tape.gradient(value, v)
-
+    # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
+    height_and_gradient = tf.function(functools.partial(_height_and_gradient, glow, misfit), autograph=False)
     found = []
     starts = range(0, len(images), BATCH)
     total = len(starts) * steps
