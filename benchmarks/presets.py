@@ -63,6 +63,7 @@ def main(given: flags.FlagValues) -> None:
     """Checks, prints and writes."""
     if unknown := set(given.formats) - set(FORMATS):
         raise ConfigError(f"formats must be some of {', '.join(FORMATS)}. Received: {sorted(unknown)}")
+    model_flags.check_file("csv", pathlib.Path(given.csv))
     for name in ("examples", "samples"):
         model_flags.positive(given, name)
     glow = open_model(given.model)

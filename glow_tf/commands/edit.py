@@ -5,18 +5,20 @@
     glow-tf edit --model=runs/mine --away=folder:PLAIN --towards=folder:SMILING
 
 The direction is the difference between the mean latents of two classes of the data: labels, or the subfolders
-of a folder. A class may be a folder of its own, too. Each row shows an image of the class --away
-at several strengths: 0 is the image itself, in the bits that the model keeps, and 1 moves it by the
-whole difference.
+of a folder. A class may be a folder of its own, too. Each row shows an image of the class --away at several
+strengths: 0 is the image itself, in the bits that the model keeps, and 1 moves it by the whole difference.
 """
 
 from __future__ import annotations
+
+import os
 
 from absl import flags
 
 from glow_tf.commands import model_flags
 from glow_tf.errors import ConfigError
 
+CLASSES = ("away", "towards")  # flags
 FEW = 10  # images of a class
 FOLDER = "folder:"
 
@@ -36,28 +38,21 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Edits and writes."""
-    for name in ("away", "towards"):
-        if not values[name].value:
-            raise ConfigError(f"{name} must be a class of the images, or folder:PATH. Received: {name}=''")
-    if values.away == values.towards:
-        raise ConfigError(f"away and towards must be two classes. Received: {values.away!r} for both")
+    folders = _folders(values)
     strengths = model_flags.numbers(values, "strengths")
     count = model_flags.positive(values, "rows")
     write_rows = model_flags.picture_writer(values)
     from glow_tf.use import decode, direction, edited, encode
 
     model = model_flags.model_of(values)
-    folders = [name for name in (values.away, values.towards) if name.startswith(FOLDER)]
-    found = {name: model_flags.images_of_shape(values, model.image_shape, name).images for name in folders}
-    if len(found) == 2 and values.dataset:
-        raise ConfigError(
-            "dataset has no meaning where both classes are folders of their own. "
-            f"Received: dataset={values.dataset!r}"
-        )
+    found = {
+        name: model_flags.images_of_shape(values, model.image_shape, values[name].value).images
+        for name in folders
+    }
     if len(found) < 2:
         used = model_flags.images_of(values, model)
-        found |= {name: used.of_class(name) for name in (values.away, values.towards) if name not in found}
-    away, towards = found[values.away], found[values.towards]
+        found |= {name: used.of_class(values[name].value) for name in CLASSES if name not in found}
+    away, towards = found["away"], found["towards"]
     along = direction(model, away, towards)
     print(f"Direction: from the mean of {len(away)} images to that of {len(towards)}.")
     if min(len(away), len(towards)) < FEW:
@@ -65,3 +60,33 @@ def main(values: flags.FlagValues) -> None:
     moved = edited(encode(model, away[:count]), along, strengths)
     images = decode(model, moved.reshape(-1, model.dimensions))
     write_rows(images.reshape(*moved.shape[:2], *model.image_shape))
+
+
+def _folders(values: flags.FlagValues) -> list[str]:
+    """Returns the flags that name a folder as a class.
+
+    Raises:
+      ConfigError: a class is not given, a folder does not exist, both are the same, or --dataset is given
+        beside two folders.
+    """
+    folders = []
+    for name in CLASSES:
+        value = values[name].value
+        if not value:
+            raise ConfigError(f"{name} must be a class of the images, or folder:PATH. Received: {name}=''")
+        if value.startswith(FOLDER):
+            folders.append(name)
+            if not os.path.isdir(value.removeprefix(FOLDER)):
+                raise ConfigError(f"{name}=folder:PATH needs an existing folder. Received: {name}={value!r}")
+    away, towards = (
+        os.path.realpath(values[name].value.removeprefix(FOLDER)) if name in folders else values[name].value
+        for name in CLASSES
+    )
+    if away == towards:
+        raise ConfigError(f"away and towards must be two classes. Received: {values.away!r} for both")
+    if len(folders) == 2 and values.dataset:
+        raise ConfigError(
+            "dataset has no meaning where both classes are folders of their own. "
+            f"Received: dataset={values.dataset!r}"
+        )
+    return folders

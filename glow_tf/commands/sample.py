@@ -6,9 +6,8 @@
 
 It writes a PNG with two rows of images for each temperature, which have the same latents at every
 temperature, and the same images as an array, .npy: uint8 [rows, columns, H, W, C]. Temperature 0 is the mode.
-With --seeds each temperature has rows for each seed.
-With --labels, which needs a model that was trained with --conditional, each temperature has a row for each
-class, and the rows have the same latents.
+With --seeds each temperature has rows for each seed. With --labels, which needs a model that was trained with
+--conditional, each temperature has a row for each class, and the rows have the same latents.
 """
 
 from __future__ import annotations

@@ -26,14 +26,10 @@ def command_of(config: RunConfig) -> str:
         for name, value in config.to_settings().items()
         if name == "dataset" or value != usual[name]
     }
-    places = {"workdir": None, "data_dir": "PATH", "init_from": "PATH"}  # of one machine
+    places = {"data_dir": "PATH", "init_from": "PATH"}  # of one machine
     if config.data.dataset.startswith("folder:"):
         places["dataset"] = "folder:PATH"
-    flags = [
-        f"--{name}={_text(places.get(name, value))}"
-        for name, value in differing.items()
-        if places.get(name, value) is not None
-    ]
+    flags = [f"--{name}={_text(places.get(name, value))}" for name, value in differing.items()]
     return shlex.join(["glow-tf", "train", *flags])
 
 

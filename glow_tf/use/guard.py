@@ -44,7 +44,8 @@ def _density(reference: Features, found: Features) -> np.ndarray:
     points, queries = ((values - centre) / unit for values in (points, queries))
     points = points[np.abs(points).max(axis=1) < FAR / 2]
     beyond = np.maximum(np.abs(queries).max(axis=1) / FAR, 1)
-    queries = queries / beyond[:, np.newaxis]
+    with np.errstate(invalid="ignore"):  # an infinite feature makes the score NaN, which counts as unusual
+        queries = queries / beyond[:, np.newaxis]
     if len(points) < 2:
         raise ConfigError(
             "score=density needs good images that are alike; try another score. Received: good images of "

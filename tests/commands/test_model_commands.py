@@ -322,6 +322,11 @@ UNFIT = {
         "calibration must be in a folder that can be written; ",
     ),
     "a data set with a long name": (("encode", f"--dataset={'long' * 99}"), "Received: dataset='longlong"),
+    "a folder that is not there": (
+        ("edit", "--away=3", "--towards=folder:none"),
+        "towards=folder:PATH needs an existing folder. Received: towards='folder:none'",
+    ),
+    "one folder twice": (("edit", "--away=folder:grey", "--towards=folder:./grey"), "must be two classes."),
     "two folders and a data set": (
         ("edit", "--away=folder:grey", "--towards=folder:mixed"),
         "dataset has no meaning where both classes are folders of their own. Received: dataset='digits'",
