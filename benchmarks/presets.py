@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -27,19 +26,11 @@ from glow_tf.use.saved_model import export
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 BATCHES = (1, 2, 7, 32, 100, 256)
+COLUMNS = ("model", "check", "images", "found")  # on how many images, and what was found
 FEW = 8  # images for the formats without TensorFlow
 
 # Calls a file of a format: its name, its input → its outputs by name.
 Run = Callable[[str, np.ndarray], dict[str, np.ndarray]]
-
-
-class Row(NamedTuple):
-    """One check: on how many images, and what was found."""
-
-    model: str
-    check: str
-    images: int
-    found: float
 
 
 def define(values: flags.FlagValues) -> None:
@@ -72,10 +63,10 @@ def main(given: flags.FlagValues) -> None:
     images = read_images(glow.image_shape, given.dataset, given.data_dir, given.split, given.examples).images
     rows = []
     for check, count, found in _checks(given, glow, images):
-        rows.append(Row(given.model, check, count, found))
+        rows.append((given.model, check, count, found))
         print(f"{check}: {found:.2g} ({count} images)")
     with open(given.csv, "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([Row._fields, *rows])
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
 
 
 def _checks(given: flags.FlagValues, glow: Glow, images: np.ndarray) -> Iterator[tuple[str, int, float]]:
