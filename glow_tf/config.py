@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,16 @@ def _setting(default: Any, help: str, before: Any = None) -> Any:
     """Makes a field; `before` is the value of runs that began when the setting did not exist, if another."""
     metadata = {"help": help, "before": default if before is None else before}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+FOLDER = "folder:"  # how a data set that is a folder begins
+
+
+def folder_of(dataset: str) -> pathlib.Path | None:
+    """Returns the folder that a data set names, in full if it begins with ~; None if it is no folder."""
+    if not dataset.startswith(FOLDER):
+        return None
+    return pathlib.Path(os.path.expanduser(dataset.removeprefix(FOLDER)))
 
 
 OUTPUTS_PER_CHANNEL = {"affine": 2, "additive": 1}  # what the network predicts per transformed channel
@@ -67,7 +78,7 @@ class DataConfig:
     def __post_init__(self):
         """Raises ConfigError for values that no data set allows."""
         check_types(self)
-        named = self.dataset.removeprefix("folder:").strip() != ""
+        named = self.dataset.removeprefix(FOLDER).strip() != ""
         _require(named, self, "dataset", "a name or folder:PATH")
         _at_most(self, "image_size", MOST_SIDE)
         for name in ("train_examples", "test_examples", "validation_examples"):

@@ -11,16 +11,14 @@ strengths: 0 is the image itself, in the bits that the model keeps, and 1 moves 
 
 from __future__ import annotations
 
-import os
-
 from absl import flags
 
 from glow_tf.commands import model_flags
+from glow_tf.config import folder_of
 from glow_tf.errors import ConfigError
 
 CLASSES = ("away", "towards")  # flags
 FEW = 10  # images of a class
-FOLDER = "folder:"
 
 
 def define(values: flags.FlagValues) -> None:
@@ -69,19 +67,16 @@ def _folders(values: flags.FlagValues) -> list[str]:
       ConfigError: a class is not given, a folder does not exist, both are the same, or --dataset is given
         beside two folders.
     """
-    folders = []
+    folders = {}
     for name in CLASSES:
         value = values[name].value
         if not value:
             raise ConfigError(f"{name} must be a class of the images, or folder:PATH. Received: {name}=''")
-        if value.startswith(FOLDER):
-            folders.append(name)
-            if not os.path.isdir(value.removeprefix(FOLDER)):
+        if folder := folder_of(value):
+            folders[name] = folder.resolve()
+            if not folder.is_dir():
                 raise ConfigError(f"{name}=folder:PATH needs an existing folder. Received: {name}={value!r}")
-    away, towards = (
-        os.path.realpath(values[name].value.removeprefix(FOLDER)) if name in folders else values[name].value
-        for name in CLASSES
-    )
+    away, towards = (folders.get(name, values[name].value) for name in CLASSES)
     if away == towards:
         raise ConfigError(f"away and towards must be two classes. Received: {values.away!r} for both")
     if len(folders) == 2 and values.dataset:
@@ -89,4 +84,4 @@ def _folders(values: flags.FlagValues) -> list[str]:
             "dataset has no meaning where both classes are folders of their own. "
             f"Received: dataset={values.dataset!r}"
         )
-    return folders
+    return list(folders)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from glow_tf.commands import model_flags
+from glow_tf.config import folder_of
 from glow_tf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -100,17 +101,10 @@ def trained_on(values: flags.FlagValues) -> bool:
 
     trained = read_settings(pathlib.Path(values.model)).get("dataset")
     trained = trained or str(about(values.model).get("data", "")).split(",")[0]
-    own, theirs = (_folder_of(dataset) for dataset in (values.dataset, trained))
-    if own != theirs:
-        return False
-    all_of_it = isinstance(own, pathlib.Path) and not (own / "test").is_dir()
-    return values.split in ("train", "all") or (not values.split and all_of_it)
-
-
-def _folder_of(dataset: str) -> pathlib.Path | str:
-    """Returns the folder that a data set names, or its name."""
-    folder = dataset.removeprefix("folder:")
-    return dataset if folder == dataset else pathlib.Path(folder).resolve()
+    own, theirs = (folder_of(dataset) for dataset in (values.dataset, trained))
+    same = own.resolve() == theirs.resolve() if own and theirs else values.dataset == trained
+    all_of_it = own is not None and not (own / "test").is_dir()
+    return same and (values.split in ("train", "all") or (not values.split and all_of_it))
 
 
 def _check(

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from glow_tf.config import DataConfig
+from glow_tf.config import DataConfig, folder_of
 from glow_tf.data.arrays import Examples, check_memory_for, check_memory_of_resized
 from glow_tf.data.parallel import in_parallel, usual_threads
 from glow_tf.data.pictures import Picture, read_picture
@@ -138,7 +138,7 @@ class _Files:
 
 
 def _find_files(config: DataConfig, split: str) -> _Files:
-    root = pathlib.Path(os.path.expanduser(config.dataset.removeprefix("folder:")))
+    root = folder_of(config.dataset)
     if not root.is_dir():
         raise ConfigError(f"dataset=folder:PATH needs an existing folder. Received: {config.dataset!r}")
     train_root = root / "train" if (root / "train").is_dir() else root

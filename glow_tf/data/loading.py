@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from glow_tf.config import DataConfig
+from glow_tf.config import DataConfig, folder_of
 from glow_tf.data import sources
 from glow_tf.data.arrays import Examples, joined
 from glow_tf.data.folder import from_folder, hold_out, read_folder
@@ -50,7 +50,7 @@ def load(config: DataConfig) -> ImageData:
       ConfigError: the data set does not exist, is empty, has images of several sizes, has too few images, or
         does not fit into memory.
     """
-    folder = config.dataset.startswith("folder:")
+    folder = folder_of(config.dataset)
     train, test, class_names, notes = from_folder(config) if folder else _named(config)
     train, validation = _cut(train, config)
     test = _first(test, config.test_examples, "test_examples")
@@ -90,7 +90,7 @@ def load_split(
     config = dataclasses.replace(
         config, train_examples=count if split == "train" else 0, validation_examples=0
     )
-    if config.dataset.startswith("folder:"):
+    if folder_of(config.dataset):
         found = read_folder(config, split, count)
         chosen, class_names, notes = found.examples, found.class_names, found.notes
         if not found.has_test and split in ("train", "test"):

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from glow_tf.config import RunConfig, all_settings
+from glow_tf.config import FOLDER, RunConfig, all_settings, folder_of
 from glow_tf.errors import ConfigError
 
 NAME = "flags.cfg"
@@ -27,8 +27,8 @@ def command_of(config: RunConfig) -> str:
         if name == "dataset" or value != usual[name]
     }
     places = {"data_dir": "PATH", "init_from": "PATH"}  # of one machine
-    if config.data.dataset.startswith("folder:"):
-        places["dataset"] = "folder:PATH"
+    if folder_of(config.data.dataset):
+        places["dataset"] = f"{FOLDER}PATH"
     flags = [f"--{name}={_text(places.get(name, value))}" for name, value in differing.items()]
     return shlex.join(["glow-tf", "train", *flags])
 

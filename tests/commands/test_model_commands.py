@@ -397,8 +397,9 @@ def test_commands_take_pictures_of_other_sizes_and_say_that_they_are_brighter(
     assert "data have levels up to 128, and these images up to " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("towards", ["folder:mixed", "3"])
-def test_a_direction_may_lead_from_a_folder(folders, capsys, towards):
+@pytest.mark.parametrize("towards", ["folder:mixed", "folder:~/mixed", "3"])
+def test_a_direction_may_lead_from_a_folder(folders, capsys, monkeypatch, towards):
+    monkeypatch.setenv("HOME", str(folders))
     arguments = [
         "--model=digits",
         "--away=folder:grey",
