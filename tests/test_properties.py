@@ -1,0 +1,216 @@
+"""What holds for every flow, every cut, every schedule and every text, on examples that Hypothesis finds."""
+
+import collections
+import itertools
+
+import pytest
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+
+from glow_tf.commands import run_flags
+from glow_tf.config import SCHEDULES, DataConfig, ModelConfig, all_settings, read_scale
+from glow_tf.cost import crossing_bytes, relative_cost
+from glow_tf.cuts import read_cuts
+from glow_tf.errors import ConfigError
+from glow_tf.heads import read_local_prior
+from glow_tf.partition import part_layouts
+from glow_tf.planning.cluster_file import read_cluster_file
+from glow_tf.schedule import cached_epochs, end_to_end, epoch_costs, epochs_training, phases, turn_starts
+from glow_tf.studies.study import read_study
+
+# The same examples in every run, and none kept on disk: a failure must not depend on what ran before.
+settings.register_profile(
+    "glow_tf",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("glow_tf")
+
+WORDS = ("flow", "by_block", "across_block", "balanced", "tanh", "sigmoid", "learned", "folder", "nan", "inf")
+# Texts near those that have a meaning: words, numbers and signs of the notations in any order.
+NEAR = st.lists(
+    st.one_of(
+        st.sampled_from([*WORDS, ":", "x", ",", "@", ".", "-", "e", "²", " ", ""]),
+        st.integers(-2, 10**6).map(str),
+        st.floats().map(str),
+    ),
+    max_size=8,
+).map("".join)
+TEXTS = st.one_of(NEAR, st.text(max_size=40))
+NAMES = sorted(setting.name for setting in all_settings())
+READERS = {
+    "parts": lambda text: read_cuts(text, 3, 4),
+    "local_prior": read_local_prior,
+    "scale": read_scale,
+}
+
+
+def refusal_of(deed):
+    """What a deed is refused with; empty if it is not refused. Any other error fails the test."""
+    try:
+        deed()
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def is_fine_or_names(names, deed):
+    refusal = refusal_of(deed)
+    return not refusal or any(name in refusal for name in names)
+
+
+@st.composite
+def models(draw):
+    """The settings of a flow, cut anywhere."""
+    blocks, steps = draw(st.integers(1, 4)), draw(st.integers(1, 6))
+    total = blocks * steps
+    cuts = draw(st.sets(st.integers(1, total - 1), max_size=4)) if total > 1 else set()
+    places = [0, *sorted(cuts), total]
+    return {
+        "image_shape": (2**blocks * draw(st.integers(1, 3)), 2**blocks, draw(st.integers(1, 3))),
+        "num_blocks": blocks,
+        "flow_steps": steps,
+        "width": draw(st.integers(1, 64)),
+        "parts": ",".join(str(b - a) for a, b in itertools.pairwise(places)),
+    }
+
+
+def elements(layouts):
+    return [element for layout in layouts for element in layout.elements]
+
+
+# Parts
+
+
+@given(models())
+def test_parts_hold_the_flow_in_order_wherever_it_is_cut(model):
+    whole = part_layouts(ModelConfig(**model | {"parts": "1"}))
+    assert elements(part_layouts(ModelConfig(**model))) == elements(whole)
+
+
+@given(models())
+def test_every_part_has_the_flow_steps_that_the_notation_gives_it(model):
+    counts = [layout.flow_steps for layout in part_layouts(ModelConfig(**model))]
+    assert counts == list(map(int, model["parts"].split(",")))
+
+
+@given(models())
+def test_balanced_parts_are_at_most_as_costly_as_any_others_of_their_number(model):
+    parts = len(model["parts"].split(","))
+    costliest = max(layout.forward_macs for layout in part_layouts(ModelConfig(**model)))
+    balanced = part_layouts(ModelConfig(**model | {"parts": f"balanced:{parts}"}))
+    assert len(balanced) == parts
+    assert max(layout.forward_macs for layout in balanced) <= costliest
+
+
+@given(models(), st.integers(1, 64), st.integers(1, 8))
+def test_a_head_has_at_most_its_flow_steps_in_each_block_and_leaves_the_part_as_it_is(model, width, steps):
+    plain = part_layouts(ModelConfig(**model))
+    layouts = part_layouts(ModelConfig(**model | {"local_prior": f"flow:{width}x{steps}"}))
+    assert elements(layouts) == elements(plain)
+    assert not layouts[-1].head  # the last part has the top prior
+    assert [layout.crossing_values for layout in layouts] == [layout.crossing_values for layout in plain]
+    for k, layout in enumerate(layouts[:-1]):
+        rest, own = (
+            collections.Counter(e.block for e in some if e.kind == "flow_step")
+            for some in (elements(layouts[k + 1 :]), layout.head)
+        )
+        assert own == {block: min(steps, count) for block, count in rest.items()}
+
+
+@given(models(), st.data())
+def test_the_cost_of_phases(model, data):
+    layouts = part_layouts(ModelConfig(**model))
+    parts = range(len(layouts))
+    costs = [relative_cost(layouts, [k]) for k in parts]
+    assert relative_cost(layouts, list(parts)) == pytest.approx(1.0)  # simultaneous
+    assert relative_cost(layouts, list(parts), end_to_end=True) == 1.0
+    assert all(0 < cost <= 1 + 1e-9 for cost in costs)
+    cached = [relative_cost(layouts, [k], prefix=False) for k in parts]
+    assert sum(cached) == pytest.approx(1.0)
+    last = data.draw(st.sampled_from(parts))
+    forward, backward = crossing_bytes(layouts, last)
+    assert (backward, forward) == (0, sum(layout.output_bytes for layout in layouts[:last]))
+
+
+# Schedules
+
+
+@given(
+    st.sampled_from(SCHEDULES), st.integers(1, 6), st.integers(0, 40), st.integers(0, 10), st.integers(1, 9)
+)
+def test_a_schedule_has_its_epochs_and_shares_them_fairly(schedule, parts, part_epochs, finetune, period):
+    found = phases(schedule, parts, part_epochs, finetune, period)
+    assert len(found) == part_epochs + finetune
+    assert found[part_epochs:] == (end_to_end(parts),) * finetune
+    trained = [epochs_training(k, found[:part_epochs]) for k in range(parts)]
+    if schedule in ("end_to_end", "simultaneous"):
+        assert trained == [part_epochs] * parts
+    else:
+        assert sum(trained) == part_epochs
+        assert max(trained) - min(trained) <= (1 if schedule == "sequential" else period)
+    if schedule == "sequential":
+        assert list(found[:part_epochs]) == sorted(found[:part_epochs], key=lambda phase: phase.active)
+
+
+@given(st.sampled_from(SCHEDULES), st.integers(1, 5), st.integers(1, 30), st.integers(1, 9))
+def test_a_turn_is_one_phase_and_a_cache_serves_later_parts_alone(schedule, parts, epochs, period):
+    found = phases(schedule, parts, epochs, 2, period)
+    for epoch, (start, cached) in enumerate(zip(turn_starts(found), cached_epochs(found), strict=True)):
+        assert set(found[start : epoch + 1]) == {found[epoch]}
+        assert start == 0 or found[start - 1] != found[start]
+        assert not cached or (found[epoch].kind == "part" and found[epoch].active[0] > 0)
+
+
+@given(models(), st.integers(1, 12))
+def test_a_cache_never_makes_an_epoch_dearer(model, epochs):
+    layouts = part_layouts(ModelConfig(**model))
+    found = phases("sequential", len(layouts), epochs * len(layouts))
+    plain, cached = epoch_costs(layouts, found), epoch_costs(layouts, found, cache_prefix=True)
+    assert all(b <= a for a, b in zip(plain, cached, strict=True))
+
+
+# Texts
+
+
+@pytest.mark.parametrize("notation", READERS)
+@given(text=TEXTS)
+@example(text="flow:8x2")
+@example(text="balanced:2@1,1")
+@example(text="tanh:1")
+def test_a_notation_is_read_or_refused_with_what_was_received(notation, text):
+    assert is_fine_or_names(["Received"], lambda: READERS[notation](text))
+
+
+@given(st.sampled_from(NAMES), TEXTS)
+def test_any_value_of_any_flag_is_taken_or_refused_with_what_was_received(name, text):
+    assume(name not in ("init_from", "workdir", "data_dir"))  # any text may be a path
+    assert is_fine_or_names(["Received", name], lambda: run_flags.config_of([f"--{name}={text}"]))
+
+
+@given(TEXTS)
+def test_any_name_of_a_data_set_is_taken_or_refused_with_what_was_received(text):
+    assert is_fine_or_names(["Received"], lambda: DataConfig(dataset=text))
+
+
+LINES = st.one_of(
+    st.sampled_from(
+        [
+            *("[study]", "[all]", "[quick]", "[grid]", "[tune]", "[variant a]", "[variant b]", "[variant]"),
+            *("seeds = 1 2", "baseline = a", "flagfile = configs/base.cfg", "title = x", "width = 8, 16"),
+            *("[link]", "[devices]", "[device 1]", "mbit_per_s = 20", "latency_ms = 5", "count = 2"),
+        ]
+    ),
+    st.builds("{} = {}".format, st.sampled_from(NAMES), TEXTS),
+    TEXTS,
+)
+
+
+@pytest.mark.parametrize("reader", [read_study, read_cluster_file])
+@given(lines=st.lists(LINES, max_size=12))
+def test_any_text_as_a_study_or_a_cluster_is_read_or_refused_with_its_place(reader, lines, tmp_path):
+    path = tmp_path / "a.cfg"
+    path.write_text("\n".join(lines), encoding="utf-8", errors="replace")
+    assert is_fine_or_names(["a.cfg", "Received"], lambda: reader(path))
