@@ -3,11 +3,11 @@ r"""Times strategies on this machine's cores, in turn, beside their forecasts.
     python benchmarks/strategies.py --flagfile=cifar10_small_end_to_end --data_dir=PATH \
         --flow_steps=8 --width=128 --train_examples=640 --test_examples=64 [--rounds=3] [--mbit=20,10]
 
-The other flags are those of `glow-tf train`. Schedule, strategy and parts are what is compared; all
-contenders train all parts simultaneously. Each run trains `--epochs` epochs in its own processes, with one
-core per process. A calibration on one core comes first; the planner makes its forecasts from it. `--mbit`
-adds runs of two processes over slow links, in network namespaces; that needs root. At least two cores are
-needed.
+The other flags are those of `glow-tf train`. Schedule and strategy are what is compared; all contenders train
+all parts simultaneously. Two part processes share the flow as `--parts` says, or `balanced:2`. Each run
+trains `--epochs` epochs in its own processes, with one core per process. A calibration on one core comes
+first; the planner makes its forecasts from it. `--mbit` adds runs of two processes over slow links, in
+network namespaces; that needs root. At least two cores are needed.
 """
 
 import contextlib
@@ -64,24 +64,25 @@ class Contender:
     mbit: float = 0.0
 
 
-def contenders(links: Sequence[float]) -> list[Contender]:
+def contenders(links: Sequence[float], parts: str) -> list[Contender]:
     """Returns what is compared, the baseline first.
 
     Args:
       links: rates of slow links in Mbit/s.
+      parts: of two part processes.
     """
-    alone, parts, workers = ("train",), ("launch", "--parts", "--"), ("launch", "--workers=2", "--")
+    alone, launched, workers = ("train",), ("launch", "--parts", "--"), ("launch", "--workers=2", "--")
     worker, placed = {"strategy": "multi_worker"}, {"strategy": "part_parallel"}
     mirrored = {"strategy": "mirrored", "virtual_devices": "2"}
-    two, three = {**placed, "parts": "balanced:2"}, {**placed, "parts": "balanced:3", "part_delay": "1"}
+    two, three = {**placed, "parts": parts}, {**placed, "parts": "balanced:3", "part_delay": "1"}
     delayed, in_turn, together = {**two, "part_delay": "1"}, "part_parallel", "part_parallel, delayed"
     found = [
         Contender(ALONE, alone, {}, "one_device", 1),
         Contender("mirrored, 2 replicas", alone, mirrored, "mirrored"),
         Contender("2 workers", workers, worker, "mirrored"),
-        Contender("2 part processes, no delay", parts, two, in_turn),
-        Contender("2 part processes", parts, delayed, together),
-        Contender("3 part processes", parts, three, together, 3),
+        Contender("2 part processes, no delay", launched, two, in_turn),
+        Contender("2 part processes", launched, delayed, together),
+        Contender("3 part processes", launched, three, together, 3),
     ]
     for mbit in links:
         found += [
@@ -105,8 +106,10 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Prints the table."""
     children.ends_by_sigterm()  # so that links are removed
-    chosen = _chosen(values)
     config = run_flags.run_config(values)
+    if config.model.num_parts > 2:
+        raise ConfigError(f"parts must name two parts, or 1. Received: parts={config.model.parts!r}")
+    chosen = _chosen(values, config.model.parts if config.model.num_parts == 2 else "balanced:2")
     if not config.data.train_examples:
         raise ConfigError(
             "train_examples must say how long an epoch is; 20 steps are enough. Received: train_examples=0"
@@ -145,7 +148,7 @@ def _seconds(
     return seconds
 
 
-def _chosen(values: flags.FlagValues) -> list[Contender]:
+def _chosen(values: flags.FlagValues, parts: str) -> list[Contender]:
     links = []
     for text in values.mbit:
         try:
@@ -156,7 +159,7 @@ def _chosen(values: flags.FlagValues) -> list[Contender]:
             raise ConfigError(f"mbit must be positive numbers. Received: {text!r}")
         with slow_link(links[-1]):
             pass  # can it be made?
-    every = contenders(links)
+    every = contenders(links, parts)
     chosen = [c for c in every if not values.only or any(part in c.name for part in values.only)]
     if not chosen:
         names = ", ".join(c.name for c in every)
