@@ -89,7 +89,7 @@ def undisturbed(sound_run):
     ("kind", "settings"),
     [
         ("weight", {}),
-        ("slot, nan", {}),
+        pytest.param("slot, nan", {}, marks=pytest.mark.slow),
         *[
             pytest.param(kind, settings, marks=pytest.mark.slow)
             for kind in POISONS
@@ -142,8 +142,8 @@ def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
 @pytest.mark.parametrize(
     "minutes",
     [
-        pytest.param(0, id="saving after epochs", marks=pytest.mark.slow),
-        pytest.param(1e-9, id="saving after each step, while it is sound"),
+        pytest.param(0, id="saving after epochs"),
+        pytest.param(1e-9, id="saving after each step, while it is sound", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_may_be_told_to_stop(minutes, tmp_path):
