@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 
@@ -15,6 +16,9 @@ def flush(path: pathlib.Path) -> None:
         return  # Windows opens no folder
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise  # some file systems, such as those that virtual machines share, flush no folder
     finally:
         os.close(handle)
 

@@ -211,7 +211,9 @@ def send_eager_operations_one_by_one() -> None:
 
 
 def wait_for_heartbeats(seconds: float) -> None:
-    """Sets how long TensorFlow waits for a heartbeat of `TF_CONFIG`'s workers before it ends the run.
+    """Sets how long TensorFlow waits for `TF_CONFIG`'s workers, at the start and for each heartbeat.
+
+    Then it ends the run.
 
     Heartbeats wait behind weights and gradients on the link, and TensorFlow waits 5 seconds for them.
     MultiWorkerMirroredStrategy configures the coordination service in this way unless it has been done, and
@@ -229,6 +231,7 @@ def wait_for_heartbeats(seconds: float) -> None:
         "standalone",
         multi_worker_util.coordination_leader(workers),
         heartbeat_timeout_in_ms=int(2000 * seconds),  # each heartbeat has half of it
+        cluster_register_timeout_in_ms=int(1000 * seconds),  # of a worker that is lost before: else an hour
         coordinated_jobs=[make_job(name="worker", num_tasks=workers.num_tasks("worker"))],
     )
 

@@ -24,7 +24,7 @@ from glow_tf.devices.processes import JOBS, ProcessGroup, lost_message
 from glow_tf.errors import ConfigError
 
 FLAGS_AFTER_DASHES = "train"
-PARTING = 5.0  # seconds in which an interrupted run says what it keeps
+PARTING = 30.0  # seconds in which an interrupted run ends its step and says what it keeps
 GRACE = 60.0  # seconds in which a run that has lost a process says so itself
 
 

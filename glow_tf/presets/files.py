@@ -169,8 +169,8 @@ def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:
     """
     flush_all(new)
     old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)
     new.replace(folder)
     flush(folder.parent)

@@ -94,7 +94,12 @@ class Checkpoints:
           DamagedCheckpointError: all checkpoints are; the message is about the newest.
         """
         damaged: list[DamagedCheckpointError] = []
-        for epochs, steps in reversed(self._places(within)):
+        places = self._places(within)
+        pointed_to = newest.pointed_to(self._folder)
+        if places and pointed_to > max(newest.complete(self._folder), default=0):
+            found = newest.name(*places[-1])
+            print(f"WARNING: the checkpoint of epoch {pointed_to} is not there, and {found} is next.")
+        for epochs, steps in reversed(places):
             try:
                 self._read(epochs, steps)
             except DamagedCheckpointError as error:
@@ -141,8 +146,9 @@ class Checkpoints:
         """Removes the checkpoints of more than `epochs` epochs; a run that went back does not need them."""
         newest.remove_within(self._folder)
         for folder in (self._folder, self._folder / "best"):
-            if not epochs:  # a pointer without a checkpoint says that one is missing
-                (folder / newest.POINTER).unlink(missing_ok=True)
+            # A pointer to a checkpoint that is not there says that one is missing.
+            if newest.pointed_to(folder) > epochs:
+                newest.point_to(folder, epochs)
             for later in reversed(newest.complete(folder)):
                 if later > epochs:
                     remove(folder, later)
@@ -220,6 +226,8 @@ class Checkpoints:
             with without_retracing_warnings():
                 checkpoint.write(str(folder / f".ckpt-{number}"))
             files = _files(folder, UNFINISHED)
+            if not any(path.suffix == ".index" for path in files):
+                raise OSError("what was written is not in the folder")
             for path in files:
                 flush(path)
             remove(folder, number)  # one that is damaged
@@ -231,7 +239,7 @@ class Checkpoints:
             within = checkpoint is self._within
             of = newest.name(int(self.epochs), number if within else 0)
             raise OSError(f"the checkpoint of {of} could not be written: {reason_of(error)}.") from None
-        write_atomically(folder / newest.POINTER, f'model_checkpoint_path: "ckpt-{number}"\n'.encode())
+        newest.point_to(folder, number)
         found = newest.complete(folder)
         kept = [other for other in found if other <= number][-keep:]  # later ones are damaged
         for other in set(found) - set(kept):

@@ -6,6 +6,8 @@ import pathlib
 import re
 import shutil
 
+from glow_tf.durable_files import flush, write_atomically
+
 POINTER = "checkpoint"  # the file in which TensorFlow's own tools look for the newest checkpoint
 
 
@@ -17,6 +19,24 @@ def complete(folder: pathlib.Path) -> list[int]:
     """
     found = (re.fullmatch(r"ckpt-(\d+)\.index", path.name) for path in folder.glob("ckpt-*.index"))
     return sorted(int(m[1]) for m in found if m and any(folder.glob(f"ckpt-{m[1]}.data-*")))
+
+
+def point_to(folder: pathlib.Path, number: int) -> None:
+    """Writes which checkpoint is the newest; 0: there is none."""
+    if number:
+        write_atomically(folder / POINTER, f'model_checkpoint_path: "ckpt-{number}"\n'.encode())
+    elif (folder / POINTER).exists():
+        (folder / POINTER).unlink()
+        flush(folder)
+
+
+def pointed_to(folder: pathlib.Path) -> int:
+    """Returns which checkpoint is said to be the newest, whether it is there or not; 0 if none is."""
+    try:
+        found = re.match(rb'model_checkpoint_path: "ckpt-(\d{1,9})"', (folder / POINTER).read_bytes())
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 def within(folder: pathlib.Path, epochs: int) -> pathlib.Path:

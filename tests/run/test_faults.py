@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -18,7 +19,8 @@ from conftest import ROOT, small_glow
 from helpers import config, flags, rows_of, signal_amid, train
 
 import glow_tf
-from glow_tf import ConfigError, PartsTrainer, export, phases
+from glow_tf import ConfigError, PartsTrainer, durable_files, export, phases
+from glow_tf.presets.files import put_in_place
 from glow_tf.run import callbacks, lifecycle, newest, workdir
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.interrupts import dropped_interrupts_come_again
@@ -81,7 +83,8 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_says_so(how, unfinished, finish
     damage(data, how)
     assert train(config(unfinished, **FAST))["epochs"] == 3
     output = capsys.readouterr().out
-    assert ("ckpt-3 is damaged, and epoch 2 is next" in output) == (how != "removed")
+    said = "the checkpoint of epoch 3 is not there" if how == "removed" else "ckpt-3 is damaged"
+    assert f"{said}, and epoch 2 is next" in output
     assert "Resuming after epoch 2." in output
     for a, b in zip(
         glow_tf.load(finished).get_weights(), glow_tf.load(unfinished).get_weights(), strict=True
@@ -109,6 +112,13 @@ class Cut(BaseException):
     """The end of a process, wherever it is."""
 
 
+def raising(error):
+    def function(*_):
+        raise error
+
+    return function
+
+
 @pytest.fixture(scope="module")
 def small_checkpoints():
     """Makes checkpoints of one trainer, whose first weight tells its epoch."""
@@ -132,6 +142,59 @@ def test_the_checkpoint_before_one_that_was_cut_off_is_restored(small_checkpoint
     again, weight = small_checkpoints(tmp_path)
     assert again.restore() == 1
     np.testing.assert_array_equal(weight, tf.fill(weight.shape, 1.0))
+
+
+def test_the_pointer_names_a_checkpoint_that_is_there_after_later_ones_were_removed(
+    small_checkpoints, tmp_path, capsys
+):
+    checkpoints, _ = small_checkpoints(tmp_path)
+    for epoch in (1, 2, 3):
+        checkpoints.save(epoch)
+    checkpoints.remove_after(2)
+    assert newest.pointed_to(tmp_path) == 2
+    assert small_checkpoints(tmp_path)[0].restore() == 2
+    assert "WARNING" not in capsys.readouterr().out
+    checkpoints.remove_after(0)
+    assert not (tmp_path / newest.POINTER).exists()
+
+
+def test_a_checkpoint_whose_files_are_not_to_be_seen_gets_no_name(small_checkpoints, tmp_path, monkeypatch):
+    """As on a shared disk that shows old names."""
+    checkpoints, _ = small_checkpoints(tmp_path)
+    checkpoints.save(1)
+    monkeypatch.setattr(tf.train.Checkpoint, "write", lambda self, path: path)
+    with pytest.raises(OSError, match=r"epoch 2 could not be written: .* not in the folder"):
+        checkpoints.save(2)
+    assert (newest.complete(tmp_path), newest.pointed_to(tmp_path)) == ([1], 1)
+
+
+def test_a_file_system_that_flushes_no_folders_is_taken(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def flushes_files(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", flushes_files)
+    durable_files.write_atomically(tmp_path / "a", b"1")
+    assert (tmp_path / "a").read_bytes() == b"1"
+    monkeypatch.setattr(os, "fsync", raising(OSError(errno.ENOSPC, "No space")))
+    with pytest.raises(OSError, match=r"a could not be written: No space"):
+        durable_files.write_atomically(tmp_path / "a", b"2")
+    assert (tmp_path / "a").read_bytes() == b"1"
+
+
+def test_a_folder_that_lost_its_name_to_a_kill_is_kept_until_the_new_one_has_it(tmp_path, monkeypatch):
+    for name in ("new", ".kept.old"):  # a kill came between the two renames
+        (tmp_path / name).mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "replace", raising(Cut()))
+        with pytest.raises(Cut):
+            put_in_place(tmp_path / "new", tmp_path / "kept")
+    assert (tmp_path / ".kept.old").exists()
+    put_in_place(tmp_path / "new", tmp_path / "kept")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 # What a save does, by the place and the name of each function.
