@@ -21,6 +21,7 @@ from glow_tf.studies.study import read_study
 # The same examples in every run, and none kept on disk: a failure must not depend on what ran before.
 settings.register_profile(
     "glow_tf",
+    max_examples=50,
     deadline=None,
     derandomize=True,
     database=None,

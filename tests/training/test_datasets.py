@@ -64,6 +64,7 @@ def whole_trainer(optimizer):
     return trainer
 
 
+@pytest.mark.slow
 def test_gradients_that_are_accumulated_make_the_step_of_the_larger_batch(small_images):
     noise = np.random.default_rng(0).random(small_images.shape).astype(np.float32)
     weights = []

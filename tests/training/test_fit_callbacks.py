@@ -247,6 +247,7 @@ def test_a_rate_that_cannot_follow_is_refused(small_images):
 # Averages
 
 
+@pytest.mark.slow
 def test_averages_of_all_parts_replace_their_weights_at_the_end(small_images):
     make = lambda: keras.optimizers.Adamax(5e-3, use_ema=True, ema_momentum=0.5)  # noqa: E731
     trainer = make_trainer(make, schedule="simultaneous", part_epochs=2, finetune=0)

@@ -28,10 +28,8 @@ def layers():
     return sum(isinstance(o, keras.layers.Layer) for o in gc.get_objects())
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["reversible", *[pytest.param(kind, marks=pytest.mark.slow) for kind in ("plain", "keras")]],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["reversible", "plain", "keras"])
 def test_a_trainer_that_is_dropped_leaves_no_graph_and_no_layer_behind(kind):
     optimizer, reversible = KINDS[kind]
     images = np.zeros((8, 8, 8, 1), np.uint8)

@@ -248,7 +248,8 @@ def test_vectorized_map(glow, values):
     np.testing.assert_allclose(found, density.log_prob(values), rtol=1e-12)
 
 
-@pytest.mark.parametrize("permutation", ["lu", pytest.param("shuffle", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("permutation", ["lu", "shuffle"])
 def test_xla(permutation, small_images):
     glow = small_glow(permutation=permutation, flow_steps=1, parts="1")
     density, view = glow_tf.as_distribution(glow), glow_tf.as_tfp_bijector(glow)
