@@ -96,7 +96,7 @@ class Checkpoints:
         damaged: list[DamagedCheckpointError] = []
         places = self._places(within)
         pointed_to = newest.pointed_to(self._folder)
-        if places and pointed_to > max(newest.complete(self._folder), default=0):
+        if places and pointed_to > places[-1][0]:
             found = newest.name(*places[-1])
             print(f"WARNING: the checkpoint of epoch {pointed_to} is not there, and {found} is next.")
         for epochs, steps in reversed(places):
