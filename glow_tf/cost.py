@@ -8,7 +8,7 @@ from glow_tf.partition import FLOAT_BYTES, Element, PartLayout
 
 
 def relative_cost(
-    layouts: Sequence[PartLayout], trained: Sequence[int], end_to_end: bool = False, *, prefix: bool = True
+    layouts: Sequence[PartLayout], trained: Sequence[int], end_to_end: bool = False, *, first: int = 0
 ) -> float:
     """Returns the cost of one epoch of a phase divided by the cost of an end-to-end epoch.
 
@@ -20,12 +20,11 @@ def relative_cost(
       layouts: the parts.
       trained: indices (from 0) of the parts that the phase trains.
       end_to_end: gradients cross the cuts, so everything runs both ways.
-      prefix: whether the parts before the first trained one run; False where their output is cached.
+      first: index (from 0) of the first part that runs; a cache holds the output of the parts before it.
     """
     whole = 3 * sum(p.forward_macs for p in layouts)
     if end_to_end:
         return 1.0
-    first = 0 if prefix else min(trained)
     forward = sum(p.forward_macs for p in layouts[first : max(trained) + 1])
     backward = 2 * sum(layouts[k].forward_macs for k in trained)
     heads = 3 * sum(layouts[k].head_macs for k in trained)

@@ -145,21 +145,29 @@ def cached_epochs(schedule_phases: Sequence[Phase]) -> list[bool]:
     ]
 
 
+def cache_noise_epochs(schedule_phases: Sequence[Phase]) -> list[int]:
+    """Returns, for every epoch, the epoch (both from 0) whose noise its prefix cache has, if it has one.
+
+    A turn follows that of the part before, whose cache its own is made of, as far back as part 2.
+    """
+    found: list[int] = []
+    for epoch, start in enumerate(turn_starts(schedule_phases)):
+        later = schedule_phases[epoch].kind == "part" and schedule_phases[epoch].active[0] > 1
+        found.append(found[start - 1] if later else start)
+    return found
+
+
 def epoch_costs(
     layouts: Sequence[PartLayout], schedule_phases: Sequence[Phase], cache_prefix: bool = False
 ) -> list[float]:
     """Returns the predicted cost of every epoch divided by the cost of an end-to-end epoch.
 
-    With a prefix cache, the first epoch of a turn pays for the prefix and the others do not.
+    With a prefix cache, the first epoch of a turn pays for the part before the trained one, whose input the
+    cache before holds, and the others pay for no part but the trained one.
     """
-    return [
-        relative_cost(
-            layouts,
-            phase.active,
-            phase.end_to_end,
-            prefix=not cache_prefix or start == epoch,
-        )
-        for epoch, (phase, start) in enumerate(
-            zip(schedule_phases, turn_starts(schedule_phases), strict=True)
-        )
-    ]
+    served = {p for p, cached in zip(schedule_phases, cached_epochs(schedule_phases), strict=True) if cached}
+    costs = []
+    for epoch, (phase, start) in enumerate(zip(schedule_phases, turn_starts(schedule_phases), strict=True)):
+        first = phase.active[0] - (start == epoch) if cache_prefix and phase in served else 0
+        costs.append(relative_cost(layouts, phase.active, phase.end_to_end, first=first))
+    return costs

@@ -129,7 +129,7 @@ def test_the_cost_of_phases(model, data):
     assert relative_cost(layouts, list(parts)) == pytest.approx(1.0)  # simultaneous
     assert relative_cost(layouts, list(parts), end_to_end=True) == 1.0
     assert all(0 < cost <= 1 + 1e-9 for cost in costs)
-    cached = [relative_cost(layouts, [k], prefix=False) for k in parts]
+    cached = [relative_cost(layouts, [k], first=k) for k in parts]
     assert sum(cached) == pytest.approx(1.0)
     last = data.draw(st.sampled_from(parts))
     forward, backward = crossing_bytes(layouts, last)

@@ -65,24 +65,26 @@ class FillPrefixCaches(RunCallback):
     """Fills the phase's prefix cache, if it has one, before the first epoch of a turn.
 
     Args:
-      turns: for every epoch (from 0), the first epoch of its turn.
+      noise_epochs: for every epoch (from 0), the epoch whose noise its cache has.
       batches: makes the batches of all examples, as a given epoch (from 0) sees them.
       result: see `RunCallback`.
     """
 
     fills = ("epoch", "phase", "cache_seconds")
 
-    def __init__(self, turns: Sequence[int], batches: Callable[[int], tf.data.Dataset], result: EpochResult):
+    def __init__(
+        self, noise_epochs: Sequence[int], batches: Callable[[int], tf.data.Dataset], result: EpochResult
+    ):
         super().__init__(result)
-        self.turns = turns
+        self.noise_epochs = noise_epochs
         self.batches = batches
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Fills the cache at the start of a turn, and again after a restart within a turn."""
         phase = self.model.phase
-        cache, turn = self.model.prefix_caches.get(phase), self.turns[epoch]
+        cache = self.model.prefix_caches.get(phase)
         self.result.epoch, self.result.phase = epoch + 1, phase
-        self.result.cache_seconds = cache.fill(self.batches(turn), turn) if cache else 0.0
+        self.result.cache_seconds = cache.fill(self.batches, self.noise_epochs[epoch]) if cache else 0.0
 
 
 class EpochRecord(RunCallback):

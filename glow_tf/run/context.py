@@ -21,7 +21,7 @@ from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.run import saved, tables
 from glow_tf.run.checkpoints import Checkpoints, checkpoint_bytes
 from glow_tf.run.workdir import Workdir
-from glow_tf.schedule import Phase, epoch_costs, phases_of, turn_starts
+from glow_tf.schedule import Phase, cache_noise_epochs, epoch_costs, phases_of
 from glow_tf.training import inputs
 from glow_tf.training.conditioning import Probe
 from glow_tf.training.optimizers import make_optimizers
@@ -91,9 +91,9 @@ class Run:
         return epoch_costs(self.layouts, self.phases, self.config.train.cache_prefix)
 
     @functools.cached_property
-    def turns(self) -> list[int]:
-        """For every epoch (from 0), the first epoch of its turn."""
-        return turn_starts(self.phases)
+    def cache_noise_epochs(self) -> list[int]:
+        """For every epoch (from 0), the epoch whose noise its prefix cache has, if it has one."""
+        return cache_noise_epochs(self.phases)
 
     @functools.cached_property
     def parameters(self) -> list[int]:
@@ -139,8 +139,8 @@ class Run:
         """Returns one process's slice of the training data from a step of an epoch on (both from 0)."""
         cached = self.trainer.prefix_caches
         noise_epochs = [
-            turn if phase in cached else epoch
-            for epoch, (phase, turn) in enumerate(zip(self.phases, self.turns, strict=True))
+            kept if phase in cached else epoch
+            for epoch, (phase, kept) in enumerate(zip(self.phases, self.cache_noise_epochs, strict=True))
         ]
         return data.training_batches(
             self.images.train,
@@ -271,4 +271,7 @@ def _make_caches(trainer: PartsTrainer, examples: int) -> dict[Phase, PrefixCach
     what = f"the outputs of the parts before part {names}"
     check_memory(size, what, "train without --cache_prefix")
     print(f"cache_prefix: {what} take {size / 1e6:.0f} MB of memory")
-    return {Phase("part", (k,)): PrefixCache(trainer.glow, k, examples) for k in parts}
+    caches: list[PrefixCache] = []
+    for k in parts:
+        caches.append(PrefixCache(trainer.glow, k, examples, caches[-1] if caches else None))
+    return {Phase("part", (cache.part,)): cache for cache in caches}

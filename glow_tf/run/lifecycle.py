@@ -210,7 +210,7 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Sequence[keras.ca
     test, validation = (run.evaluation_batches(i) for i in (run.images.test, run.images.validation))
     images_per_epoch = run.steps_per_epoch * config.train.batch_size
     callbacks = [
-        FillPrefixCaches(run.turns, run.prefix_batches, result),
+        FillPrefixCaches(run.cache_noise_epochs, run.prefix_batches, result),
         EpochRecord(workdir, images_per_epoch, test, validation, epoch, result, run.probe, run.leads),
     ]
     if config.sample_every:

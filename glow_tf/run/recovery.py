@@ -79,7 +79,7 @@ def _go_back(run: Run, error: DivergedError, before: int | None) -> int:
     for factor, value in zip(run.trainer.rate_factors, factors, strict=True):
         factor.assign(value)
     for cache in run.trainer.prefix_caches.values():
-        cache.turn = None
+        cache.forget()
     place = f"epoch {epoch}" if epoch else "the start"
     rates = ", ".join(f"the rate of part {k + 1} is {factors[k]:g} times what was set" for k in parts)
     print(

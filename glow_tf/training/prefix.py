@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -18,19 +18,22 @@ class PrefixCache:
 
     The cache holds, in host memory, the trained part's input h, the log-likelihood so far and the earlier
     parts' truncated negative log-likelihoods. It is filled at the start of a turn (consecutive epochs that
-    train the same part) with the noise and augmentation of the turn's first epoch. All epochs of the turn
-    see each image with that noise and augmentation.
+    train the same part). All epochs of the turn see each image with the same noise and augmentation. Where
+    the turn before was served by the cache of the part before, that cache has the outputs of all other
+    frozen parts: only one part runs to fill this one, and the noise stays.
 
     Args:
       glow: the model.
       part: index of the trained part, at least 1.
       examples: number of training images.
+      before: the cache of the part before; None where part is 1.
     """
 
-    def __init__(self, glow: Glow, part: int, examples: int):
+    def __init__(self, glow: Glow, part: int, examples: int, before: PrefixCache | None = None):
         self.glow = glow
         self.part = part
-        self.turn: int | None = None
+        self.before = before
+        self.noise_epoch: int | None = None
         dtype = glow.compute_dtype
         with tf.device("CPU:0"):
             shape = glow.parts[part - 1].output_event_shape
@@ -40,19 +43,29 @@ class PrefixCache:
         self._store = tf.function(self._store_batch, autograph=False)
         self._traced = False
 
-    def fill(self, dataset: tf.data.Dataset, turn: int) -> float:
-        """Evaluates the prefix on every training image, unless that has been done for this turn.
+    def fill(self, batches_of: Callable[[int], tf.data.Dataset], noise_epoch: int) -> float:
+        """Evaluates the prefix on every training image, unless that has been done with this noise.
+
+        A cache of the part before that is not filled, as after a restart, is filled first.
 
         Args:
-          dataset: batches of (images uint8 [B, H, W, C], noise [B, H, W, C], index [B]) that together hold
-            every example.
-          turn: the turn's first epoch, from 0.
+          batches_of: makes the batches of (images uint8 [B, H, W, C], noise [B, H, W, C], index [B]) that
+            together hold every example, with the noise and augmentation of a given epoch (from 0).
+          noise_epoch: that epoch; see `cache_noise_epochs`.
 
         Returns:
           The seconds it took. A first batch that had to be traced counts as long as the others.
         """
-        if turn == self.turn:
+        if noise_epoch == self.noise_epoch:
             return 0.0
+        earlier = self.before.fill(batches_of, noise_epoch) if self.before else 0.0
+        return earlier + self._fill(batches_of(noise_epoch), noise_epoch)
+
+    def forget(self) -> None:
+        """Forgets what the cache holds, because the parts before have other weights now."""
+        self.noise_epoch = None
+
+    def _fill(self, dataset: tf.data.Dataset, noise_epoch: int) -> float:
         start = first_end = time.perf_counter()
         batches = 0
         for batches, batch in enumerate(dataset, start=1):
@@ -60,7 +73,7 @@ class PrefixCache:
             if batches == 1:
                 first_end = time.perf_counter()
         end = time.perf_counter()
-        self.turn = turn
+        self.noise_epoch = noise_epoch
         traced, self._traced = self._traced, True
         if traced or batches == 1:
             return end - start
@@ -79,13 +92,19 @@ class PrefixCache:
             )
 
     def _store_batch(self, images: tf.Tensor, noise: tf.Tensor, index: tf.Tensor) -> None:
-        passage = in_streams(self._evaluate, images, noise)
+        if self.before:
+            passage = in_streams(self._extend, self.before.passage(index))
+        else:
+            passage = in_streams(self._evaluate, images, noise)
         rows = (passage.h, passage.log_likelihood, tf.stack(passage.truncated, axis=1))
         for variable, values in zip((self._h, self._log_likelihood, self._truncated), rows, strict=True):
             variable.scatter_update(tf.IndexedSlices(values, index))
 
     def _evaluate(self, images: tf.Tensor, noise: tf.Tensor) -> Passage:
         return self.glow.through_parts(self.glow.enter(images, noise), self.part)
+
+    def _extend(self, passage: Passage) -> Passage:
+        return self.glow.through_parts(passage, self.part)
 
 
 def cached_parts(schedule_phases: Sequence[Phase]) -> list[int]:

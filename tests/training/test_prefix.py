@@ -11,7 +11,7 @@ from glow_tf.cost import relative_cost
 from glow_tf.partition import part_layouts
 from glow_tf.run.callbacks import FillPrefixCaches
 from glow_tf.run.epoch import EpochResult
-from glow_tf.schedule import cached_epochs, epoch_costs, phases, phases_of, turn_starts
+from glow_tf.schedule import cache_noise_epochs, cached_epochs, epoch_costs, phases, phases_of, turn_starts
 from glow_tf.training.prefix import PrefixCache, cache_bytes, cached_parts
 
 ALTERNATING = phases("alternating", 3, 7, 1, period=2)  # 1 1 2 2 3 3 1, end to end
@@ -28,7 +28,7 @@ def train(images, cached):
     if cached:
         trainer.prefix_caches = {sequential[-1]: PrefixCache(glow, 1, len(images))}
     fill = FillPrefixCaches(
-        turns, lambda turn: data.prefix_batches(images, 16, 3, turn, augment="flip_shift"), EpochResult()
+        turns, lambda epoch: data.prefix_batches(images, 16, 3, epoch, augment="flip_shift"), EpochResult()
     )
     history = trainer.fit(
         batches, steps_per_epoch=data.steps_per_epoch(len(images), 16), callbacks=[fill], verbose=0
@@ -91,9 +91,44 @@ def test_a_cached_turn_pays_for_its_prefix_once():
     layouts = part_layouts(ModelConfig(flow_steps=4, width=64, parts="across_block:3"))
     shares = [p.forward_macs / sum(q.forward_macs for q in layouts) for p in layouts]
     costs = epoch_costs(layouts, ALTERNATING, cache_prefix=True)
-    assert costs[4] == pytest.approx((shares[0] + shares[1]) / 3 + shares[2])
+    assert costs[2] == pytest.approx(shares[0] / 3 + shares[1])
+    assert costs[4] == pytest.approx(shares[1] / 3 + shares[2])  # part 2's cache has what part 1 puts out
     assert costs[5] == pytest.approx(shares[2])
     assert epoch_costs(layouts, ALTERNATING)[5] == relative_cost(layouts, [2])
+    short = phases("sequential", 3, 5)  # 1 1 2 2 3: the last turn is too short for a cache
+    assert epoch_costs(layouts, short, cache_prefix=True)[4] == relative_cost(layouts, [2])
+
+
+def test_a_cache_is_made_of_the_one_before_with_its_noise(small_images):
+    images = small_images[:50]
+    glow = small_glow(parts="across_block:3", flow_steps=2)
+    assert cache_noise_epochs(ALTERNATING) == [0, 0, 2, 2, 2, 2, 6, 7]
+    read = []
+
+    def batches(epoch):
+        read.append(epoch)
+        return data.prefix_batches(images, 16, 3, epoch)
+
+    before = PrefixCache(glow, 1, len(images))
+    before.fill(batches, 2)
+    for weight in glow.parts[1].weights:  # as a turn of part 2 does
+        weight.assign(weight * 0.9)
+    extended, alone = PrefixCache(glow, 2, len(images), before), PrefixCache(glow, 2, len(images))
+    extended.fill(batches, 2)
+    alone.fill(batches, 2)
+    assert extended.fill(batches, 2) == 0.0
+    for a, b in zip(extended.passage([7, 49])[:2], alone.passage([7, 49])[:2], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+    resumed = PrefixCache(glow, 2, len(images), PrefixCache(glow, 1, len(images)))
+    read.clear()
+    resumed.fill(batches, 2)
+    assert read == [2, 2]
+    for a, b in zip(resumed.passage([7, 49]).truncated, extended.passage([7, 49]).truncated, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for cache in (before, extended):
+        cache.forget()
+    assert extended.fill(batches, 2) > 0
 
 
 def test_the_predicted_size_is_the_caches():
