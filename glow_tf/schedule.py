@@ -145,6 +145,12 @@ def cached_epochs(schedule_phases: Sequence[Phase]) -> list[bool]:
     ]
 
 
+def cached_parts(schedule_phases: Sequence[Phase]) -> list[int]:
+    """Returns the indices (from 0) of the parts that are trained in a turn served by a cache."""
+    served = zip(schedule_phases, cached_epochs(schedule_phases), strict=True)
+    return sorted({phase.active[0] for phase, cached in served if cached})
+
+
 def cache_noise_epochs(schedule_phases: Sequence[Phase]) -> list[int]:
     """Returns, for every epoch, the epoch (both from 0) whose noise its prefix cache has, if it has one.
 
@@ -152,8 +158,8 @@ def cache_noise_epochs(schedule_phases: Sequence[Phase]) -> list[int]:
     """
     found: list[int] = []
     for epoch, start in enumerate(turn_starts(schedule_phases)):
-        later = schedule_phases[epoch].kind == "part" and schedule_phases[epoch].active[0] > 1
-        found.append(found[start - 1] if later else start)
+        later_than_part_2 = schedule_phases[epoch].active[0] > 1
+        found.append(found[start - 1] if later_than_part_2 else start)
     return found
 
 
@@ -165,9 +171,9 @@ def epoch_costs(
     With a prefix cache, the first epoch of a turn pays for the part before the trained one, whose input the
     cache before holds, and the others pay for no part but the trained one.
     """
-    served = {p for p, cached in zip(schedule_phases, cached_epochs(schedule_phases), strict=True) if cached}
+    served = cached_parts(schedule_phases) if cache_prefix else []
     costs = []
     for epoch, (phase, start) in enumerate(zip(schedule_phases, turn_starts(schedule_phases), strict=True)):
-        first = phase.active[0] - (start == epoch) if cache_prefix and phase in served else 0
+        first = phase.active[0] - (start == epoch) if phase.active[0] in served else 0
         costs.append(relative_cost(layouts, phase.active, phase.end_to_end, first=first))
     return costs

@@ -21,11 +21,11 @@ from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.run import saved, tables
 from glow_tf.run.checkpoints import Checkpoints, checkpoint_bytes
 from glow_tf.run.workdir import Workdir
-from glow_tf.schedule import Phase, cache_noise_epochs, epoch_costs, phases_of
+from glow_tf.schedule import Phase, cache_noise_epochs, cached_parts, epoch_costs, phases_of
 from glow_tf.training import inputs
 from glow_tf.training.conditioning import Probe
 from glow_tf.training.optimizers import make_optimizers
-from glow_tf.training.prefix import PrefixCache, cache_bytes, cached_parts
+from glow_tf.training.prefix import PrefixCache, cache_bytes
 from glow_tf.training.trainer import PartsTrainer
 
 # Room that a run needs on disk: two of the last epochs, the best, a new one, and the export (a third of one);

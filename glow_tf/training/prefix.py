@@ -10,7 +10,6 @@ import tensorflow as tf
 from glow_tf.glow import Glow, Passage
 from glow_tf.partition import FLOAT_BYTES, PartLayout
 from glow_tf.pieces import in_streams
-from glow_tf.schedule import Phase, cached_epochs
 
 
 class PrefixCache:
@@ -92,25 +91,14 @@ class PrefixCache:
             )
 
     def _store_batch(self, images: tf.Tensor, noise: tf.Tensor, index: tf.Tensor) -> None:
-        if self.before:
-            passage = in_streams(self._extend, self.before.passage(index))
-        else:
-            passage = in_streams(self._evaluate, images, noise)
+        entered = self.before.passage(index) if self.before else self.glow.enter(images, noise)
+        passage = in_streams(self._evaluate, entered)
         rows = (passage.h, passage.log_likelihood, tf.stack(passage.truncated, axis=1))
         for variable, values in zip((self._h, self._log_likelihood, self._truncated), rows, strict=True):
             variable.scatter_update(tf.IndexedSlices(values, index))
 
-    def _evaluate(self, images: tf.Tensor, noise: tf.Tensor) -> Passage:
-        return self.glow.through_parts(self.glow.enter(images, noise), self.part)
-
-    def _extend(self, passage: Passage) -> Passage:
+    def _evaluate(self, passage: Passage) -> Passage:
         return self.glow.through_parts(passage, self.part)
-
-
-def cached_parts(schedule_phases: Sequence[Phase]) -> list[int]:
-    """Returns the indices (from 0) of the parts that are trained in a turn served by a cache."""
-    served = zip(schedule_phases, cached_epochs(schedule_phases), strict=True)
-    return sorted({phase.active[0] for phase, cached in served if cached})
 
 
 def cache_bytes(layouts: Sequence[PartLayout], parts: Sequence[int], examples: int) -> int:

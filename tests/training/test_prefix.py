@@ -11,8 +11,16 @@ from glow_tf.cost import relative_cost
 from glow_tf.partition import part_layouts
 from glow_tf.run.callbacks import FillPrefixCaches
 from glow_tf.run.epoch import EpochResult
-from glow_tf.schedule import cache_noise_epochs, cached_epochs, epoch_costs, phases, phases_of, turn_starts
-from glow_tf.training.prefix import PrefixCache, cache_bytes, cached_parts
+from glow_tf.schedule import (
+    cache_noise_epochs,
+    cached_epochs,
+    cached_parts,
+    epoch_costs,
+    phases,
+    phases_of,
+    turn_starts,
+)
+from glow_tf.training.prefix import PrefixCache, cache_bytes
 
 ALTERNATING = phases("alternating", 3, 7, 1, period=2)  # 1 1 2 2 3 3 1, end to end
 TURNS = turn_starts(ALTERNATING)
