@@ -7,8 +7,8 @@ By default it reads the CSV that `glow-tf experiment --study=…` wrote (with th
 folder beside it, and takes sample grids from the runs' workdirs. It writes report.html, report.md and the
 figures as PNG, and needs matplotlib: `pip install 'glow_tf[bench]'`.
 
-With `--documents=docs/results.md,README.md` it updates the study's table in these files instead: the lines
-between `<!-- table NAME -->` and `<!-- end -->`. That needs no matplotlib.
+With `--documents=docs/results/heads.md,README.md` it updates the study's table in these files instead: the
+lines between `<!-- table NAME -->` and `<!-- end -->`. That needs no matplotlib.
 """
 
 from __future__ import annotations
