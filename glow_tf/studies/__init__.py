@@ -6,7 +6,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "study": ["Study", "Variant", "read_study"],
-        "runs": ["Run", "read_table", "runs_of", "table_of", "tuning_runs"],
+        "runs": ["Run", "runs_of", "tuning_runs"],
+        "table": ["read_table", "table_of"],
         "experiment": ["Experiment", "run_study"],
         "comparison": ["Estimate", "Outcome", "estimate", "outcomes"],
         "report": ["update_documents", "write_report"],

@@ -13,6 +13,8 @@ from glow_tf.studies.study import Study, Variant
 
 Rows = list[Mapping[str, str]]
 
+SIZES = ("dataset", "image_size", "num_blocks", "flow_steps", "width")  # flags that change a model's cost
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
@@ -49,7 +51,8 @@ class Outcome:
       behind: the paired difference to the baseline in the last epoch, in bits/dim; positive is worse.
       behind_at_equal_time: the paired difference to the variant's `equal_time`, which takes as long.
       time: training seconds divided by those of the baseline, median over seeds.
-      predicted_time: the same ratio by the cost model.
+      predicted_time: the same ratio by the cost model and the number of images; NaN if the variants have
+        models of different sizes.
     """
 
     variant: Variant
@@ -83,10 +86,11 @@ def estimate(values: Sequence[float]) -> Estimate:
 def outcomes(study: Study, rows: Rows) -> list[Outcome]:
     """Returns the results of every variant, in the order of the study."""
     runs = {variant.name: _runs(rows, variant.name) for variant in study.variants}
-    return [_outcome(variant, study.baseline, runs) for variant in study.variants]
+    return [_outcome(study, variant, runs) for variant in study.variants]
 
 
-def _outcome(variant: Variant, baseline: str, runs: Mapping[str, Mapping[int, Rows]]) -> Outcome:
+def _outcome(study: Study, variant: Variant, runs: Mapping[str, Mapping[int, Rows]]) -> Outcome:
+    baseline = study.baseline
     own, base = runs[variant.name], runs[baseline]
     last = {name: _column(found, "test_bpd") for name, found in runs.items()}
     values = list(last[variant.name].values())
@@ -103,7 +107,7 @@ def _outcome(variant: Variant, baseline: str, runs: Mapping[str, Mapping[int, Ro
             _paired(last[variant.name], last[variant.equal_time]) if variant.equal_time else None
         ),
         time=_ratio(_column(own, "total_seconds"), _column(base, "total_seconds")),
-        predicted_time=_ratio(_predicted(own), _predicted(base)),
+        predicted_time=_ratio(_work(own), _work(base)) if _equally_large(study, variant) else math.nan,
     )
 
 
@@ -162,11 +166,24 @@ def _column(runs: Mapping[int, Rows], column: str) -> dict[int, float]:
     return {seed: float(history[-1][column]) for seed, history in _finished(runs).items()}
 
 
-def _predicted(runs: Mapping[int, Rows]) -> dict[int, float]:
+def _work(runs: Mapping[int, Rows]) -> dict[int, float]:
+    """Returns the predicted cost of every finished seed, in end-to-end passes of one image."""
     return {
-        seed: sum(float(row["predicted_cost"]) for row in history)
+        seed: sum(float(row["predicted_cost"]) * _images(row) for row in history)
         for seed, history in _finished(runs).items()
     }
+
+
+def _images(row: Mapping[str, str]) -> int:
+    """Returns the images of an epoch; 1 if the row does not tell."""
+    return round(float(row.get("images_per_second") or 0) * float(row.get("seconds") or 0)) or 1
+
+
+def _equally_large(study: Study, variant: Variant) -> bool:
+    """Whether an end-to-end pass of an image costs the variant's model as much as the baseline's."""
+    (baseline,) = (v for v in study.variants if v.name == study.baseline)
+    flags = [{**study.all_flags, **v.flags} for v in (variant, baseline)]
+    return all(flags[0].get(name) == flags[1].get(name) for name in SIZES)
 
 
 def _paired(own: Mapping[int, float], other: Mapping[int, float]) -> Estimate | None:

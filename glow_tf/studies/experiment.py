@@ -13,8 +13,9 @@ from glow_tf.devices import children
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.run.tables import duration
-from glow_tf.studies.runs import Configure, Run, runs_of, table_of, tuned_values, tuning_runs, with_saved_rows
+from glow_tf.studies.runs import Configure, Run, runs_of, tuned_values, tuning_runs
 from glow_tf.studies.study import TRAIN, Study, Variant
+from glow_tf.studies.table import table_of, with_saved_rows
 
 POLL = 0.2  # seconds between two looks at a run's history
 
@@ -57,7 +58,7 @@ def run_study(experiment: Experiment) -> pathlib.Path:
     # All runs are made before the first one starts, so that a mistake in any of them costs no time.
     tuning: list[Run] = []
     if not experiment.quick:
-        tuning = with_saved_rows(tuning_runs(study, folder, experiment.configure), tuning_table)
+        tuning = with_saved_rows(study, tuning_runs(study, folder, experiment.configure), tuning_table)
     untuned = runs_of(study, folder, experiment.configure, {}, experiment.quick)
     tuned = {run.variant.name for run in tuning}  # their runs have a value that is still to be chosen
     _check([*tuning, *(run for run in untuned if run.variant.name not in tuned)])
@@ -70,7 +71,8 @@ def run_study(experiment: Experiment) -> pathlib.Path:
         values = tuned_values(tuning)
         for variant, value in values.items():
             print(f"{variant}: {study.tuned[0]} {value}")
-    runs = with_saved_rows(runs_of(study, folder, experiment.configure, values, experiment.quick), results)
+    runs = runs_of(study, folder, experiment.configure, values, experiment.quick)
+    runs = with_saved_rows(study, runs, results)
     _check(runs)
     clock.ahead = sum(run.cost for run in runs if not run.finished)
     _run_all(experiment, runs, results, clock)

@@ -12,8 +12,8 @@ from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.studies import comparison
 from glow_tf.studies.comparison import Estimate, Outcome
-from glow_tf.studies.runs import read_table
 from glow_tf.studies.study import Study
+from glow_tf.studies.table import read_table
 from glow_tf.text_files import read_text
 
 HEADER = (

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from scipy import stats
-from test_study import study_file
+from test_study import TEXT, study_file
 
 from glow_tf.errors import ConfigError
 from glow_tf.studies import report
 from glow_tf.studies.comparison import Estimate, estimate, lengths, outcomes, seconds_to
-from glow_tf.studies.runs import read_table
 from glow_tf.studies.study import read_study
+from glow_tf.studies.table import read_table
 
 BPD = {"one": (4.0, 4.1, 4.2), "two": (4.3, 4.35, 4.55)}
 
@@ -72,13 +72,16 @@ def test_a_failed_run_is_counted_and_left_out_of_means(tmp_path):
     assert two.behind.mean == pytest.approx(np.mean([0.25, 0.35]))
 
 
-def test_another_file_is_refused(tmp_path):
-    path = tmp_path / "other.csv"
-    path.write_text("a,b\n1,2\n")
-    with pytest.raises(ConfigError, match="must have the columns variant"):
-        read_table(path)
-    with pytest.raises(ConfigError, match="No such file"):
-        read_table(tmp_path / "none.csv")
+def test_predictions_count_images_and_are_of_models_of_one_size(tmp_path):
+    path = table(tmp_path)
+    header, *lines = path.read_text().splitlines()
+    images = {"one": 100, "two": 50}
+    lines = [f"{line},2,{images[line[:3]] / 2}" for line in lines]
+    path.write_text("\n".join([f"{header},seconds,images_per_second", *lines]) + "\n")
+    study = read_study(study_file(tmp_path))
+    assert [o.predicted_time for o in outcomes(study, read_table(path))] == [1.0, 0.25]
+    wide = read_study(study_file(tmp_path, TEXT.replace("title = two parts", "width = 32")))
+    assert math.isnan(outcomes(wide, read_table(path))[1].predicted_time)
 
 
 def test_the_report_holds_the_numbers_and_nothing_from_outside(tmp_path):

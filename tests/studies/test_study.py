@@ -18,7 +18,7 @@ from glow_tf.partition import part_layouts
 from glow_tf.run.workdir import flagfile
 from glow_tf.schedule import epoch_costs, phases_of
 from glow_tf.studies.experiment import run_study
-from glow_tf.studies.runs import runs_of, table_of, tuned_values, tuning_runs, with_saved_rows
+from glow_tf.studies.runs import runs_of, tuned_values, tuning_runs
 from glow_tf.studies.study import read_study
 
 TEXT = """
@@ -143,50 +143,6 @@ def test_factors_multiply_the_tuned_value_part_by_part(tmp_path):
     assert [r.value for r in runs[:2]] == ["1e-3", "0.002,0.0005"]
 
 
-def test_the_table_has_a_row_a_run_and_epoch(tmp_path):
-    study = read_study(study_file(tmp_path))
-    runs = runs_of(study, tmp_path, configure, {"one": "2e-3", "two": "1e-3"})[:2]
-    for run in runs:
-        run.workdir.mkdir(parents=True)
-    (runs[0].workdir / "history.csv").write_text("epoch,train_bpd,local_bpd_1,test_bpd\n1,5,5,6\n2,4,4,5\n")
-    (runs[0].workdir / "summary.json").write_text("{}")
-    runs[1].fail("Training stopped: NaN")
-    rows = list(csv.DictReader(table_of(study, runs).splitlines()))
-    assert [(r["variant"], r["learning_rate"], r["outcome"], r["epoch"], r["test_bpd"]) for r in rows] == [
-        ("one", "2e-3", "finished", "1", "6"),
-        ("one", "2e-3", "finished", "2", "5"),
-        ("two", "1e-3", "Training stopped: NaN", "", ""),
-    ]
-    assert float(rows[0]["predicted_cost"]) == 1
-
-
-def test_what_a_table_holds_is_not_run_again(tmp_path):
-    study = read_study(study_file(tmp_path))
-    values = {"one": "2e-3", "two": "1e-3"}
-    runs = runs_of(study, tmp_path / "here", configure, values)[:3]
-    for run in runs[:2]:
-        run.workdir.mkdir(parents=True)
-    history = "epoch,total_seconds,train_bpd,local_bpd_1,test_bpd\n1,2,5,5,6\n2,4,4,4,5\n3,6,3,3,4\n"
-    (runs[0].workdir / "history.csv").write_text(history)
-    (runs[0].workdir / "summary.json").write_text("{}")
-    runs[1].fail("Training stopped: NaN")
-    table = tmp_path / "results.csv"
-    table.write_text(table_of(study, runs))
-    there = with_saved_rows(runs_of(study, tmp_path / "there", configure, values)[:3], table)
-    assert [run.finished for run in there] == [True, True, False]
-    assert [run.failure for run in there] == ["", "Training stopped: NaN", ""]
-    assert table_of(study, there) == table_of(study, runs)
-    other = with_saved_rows(runs_of(study, tmp_path / "there", configure, {**values, "one": "1e-3"}), table)
-    assert not other[0].finished
-    longer = read_study(study_file(tmp_path, TEXT.replace("width = 16", "width = 16\npart_epochs = 4")))
-    assert not with_saved_rows(runs_of(longer, tmp_path / "there", configure, values), table)[0].finished
-    table.write_text("a,b\n1,2\n")
-    with pytest.raises(
-        ConfigError, match=r"must have the columns variant, seed, outcome and predicted_cost\. Received"
-    ):
-        with_saved_rows(runs, table)
-
-
 def test_a_finished_run_of_other_flags_does_not_count(tmp_path):
     study = read_study(study_file(tmp_path))
     (run, *_) = runs_of(study, tmp_path, configure, {"one": "2e-3", "two": "1e-3"})
@@ -210,6 +166,22 @@ def test_predicted_costs_are_of_the_images_that_a_run_had(tmp_path):
     layouts = part_layouts(dataclasses.replace(model, image_shape=(8, 8, 1)))
     assert run.epoch_costs == epoch_costs(layouts, phases_of(run.config))
     assert run.epoch_costs != before
+
+
+def test_predicted_costs_are_of_the_size_that_images_are_scaled_to(tmp_path):
+    """Six blocks need images of 64×64 or more; the costs must not assume 32×32."""
+    study = read_study(study_file(tmp_path))
+    run = runs_of(study, tmp_path, configure, {"one": "2e-3", "two": "1e-3"})[0]
+    config = run.config
+    deep = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, num_blocks=6),
+        data=dataclasses.replace(config.data, image_size=64),
+    )
+    run = dataclasses.replace(run, config=deep)
+    assert run.epoch_costs == [1.0] * 3
+    layouts = part_layouts(dataclasses.replace(deep.model, image_shape=(64, 64, 3)))
+    assert run.cost == 3 * sum(layout.forward_macs for layout in layouts) * 3 * 100
 
 
 @pytest.mark.parametrize(
