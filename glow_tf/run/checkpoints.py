@@ -15,11 +15,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf import presets
 from glow_tf.durable_files import flush, make_folder, write_atomically
-from glow_tf.errors import ConfigError
 from glow_tf.internals import without_retracing_warnings
 from glow_tf.run import newest
+from glow_tf.run.same_data import MODEL
 from glow_tf.training.trainer import PartsTrainer
 
 UNFINISHED = ".ckpt-*"  # the files of a checkpoint that is being written, or was when the process ended
@@ -78,9 +77,8 @@ class Checkpoints:
             checkpoint.save_counter  # noqa: B018 - made now, so that every checkpoint has it
         self._folder = folder
         make_folder(folder)
-        _check_same_data(folder, trainer)
         config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
-        write_atomically(folder / "model.json", config.encode())
+        write_atomically(folder / MODEL, config.encode())
 
     def restore(self, within: bool = True) -> int:
         """Restores the newest checkpoint that can be read; returns the number of finished epochs.
@@ -278,28 +276,6 @@ def _named(content: Any, name: str = "") -> Iterator[tuple[str, tf.Variable]]:
             yield from _named(entry, f"{name}{escaped}/")
     else:
         yield name + _VALUE, content
-
-
-def _check_same_data(folder: pathlib.Path, trainer: PartsTrainer) -> None:
-    """Checks that checkpoints are of images of the same shape and classes, which no flag tells.
-
-    Raises:
-      ConfigError: they are not.
-    """
-    path = folder / "model.json"
-    if not newest.complete(folder) or not path.exists():
-        return
-    try:
-        before = presets.read_model_file(path)
-    except ConfigError:
-        return  # it is damaged, and written anew
-    now = trainer.glow.config
-    for name in ("image_shape", "classes"):
-        if getattr(before, name) != getattr(now, name):
-            raise ConfigError(
-                f"the data must be what the run began with: {name}={getattr(before, name)}. "
-                f"Received: {name}={getattr(now, name)}"
-            )
 
 
 def _files(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:

@@ -20,6 +20,7 @@ from glow_tf.memory import check_memory
 from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.run import saved, tables
 from glow_tf.run.checkpoints import Checkpoints, checkpoint_bytes
+from glow_tf.run.same_data import check_same_data, fingerprints, write_data
 from glow_tf.run.workdir import Workdir
 from glow_tf.schedule import Phase, cache_noise_epochs, cached_parts, epoch_costs, phases_of
 from glow_tf.training import inputs
@@ -205,8 +206,12 @@ def prepare(
     most = CHECKPOINTS_ON_DISK + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
     if group is None or group.leads:
         workdir.check_space(most * checkpoint_bytes(trainer))
+    folder = workdir.path / "checkpoints"
+    found = fingerprints(images)
+    check_same_data(folder, model, found)
     workdir.claim()
-    checkpoints = Checkpoints(workdir.path / "checkpoints", trainer)
+    checkpoints = Checkpoints(folder, trainer)
+    write_data(folder, found)
     return Run(config, workdir, group, images, phases, part_layouts(model), trainer, checkpoints)
 
 

@@ -13,6 +13,7 @@ import glow_tf
 from glow_tf import ConfigError, data
 from glow_tf.config import RunConfig
 from glow_tf.run import more_epochs
+from glow_tf.run.pictures import png
 from glow_tf.use.loading import load_trainer
 
 FAST = {"rate_schedule": "constant", "augment": "none", "tensorboard": False, "sample_every": 0}
@@ -253,3 +254,36 @@ def test_what_has_no_trainer_is_named(tmp_path):
     (tmp_path / "model.keras").touch()
     with pytest.raises(ConfigError, match=r"keras.saving.load_model loads a \.keras file"):
         load_trainer(tmp_path / "model.keras")
+
+
+# The data
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path):
+    """With one picture more others are held out: some that were trained on would become test images."""
+    pictures, folder = tmp_path / "pictures", tmp_path / "run"
+    write_pictures(pictures, 40)
+    own = {**FAST, "dataset": f"folder:{pictures}", "train_examples": 0, "test_examples": 0, "batch_size": 8}
+    train(config(folder, **{**own, "finetune_epochs": 1}))
+    before = (folder / "flags.cfg").read_bytes()
+    write_pictures(pictures, 41)
+    with pytest.raises(
+        ConfigError, match=r"must be what the run began with: train images=36 .*--init_from=.*images=37"
+    ):
+        train(config(folder, **own))
+    assert (folder / "flags.cfg").read_bytes() == before
+    (pictures / "40.png").unlink()
+    assert train(config(folder, **own))["epochs"] == 6
+    changed = np.zeros([8, 8, 3], np.uint8)
+    (pictures / "00.png").write_bytes(png(changed))
+    with pytest.raises(ConfigError, match=r"must be what the run began with: (train|test) images=.*checksum"):
+        train(config(folder, **{**own, "finetune_epochs": 3}))
+    (folder / "checkpoints" / "data.json").unlink()  # as earlier releases left it
+    assert train(config(folder, **{**own, "finetune_epochs": 3}))["epochs"] == 7
+
+
+def write_pictures(folder, count):
+    folder.mkdir(exist_ok=True)
+    images = np.random.default_rng(0).integers(0, 256, [count, 8, 8, 3], np.uint8)
+    for number, image in enumerate(images):
+        (folder / f"{number:02d}.png").write_bytes(png(image))

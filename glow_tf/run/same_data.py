@@ -1,0 +1,82 @@
+"""A run that goes on must have the data that it began with."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from glow_tf import presets
+from glow_tf.config import ModelConfig
+from glow_tf.data import ImageData
+from glow_tf.durable_files import write_atomically
+from glow_tf.errors import ConfigError
+from glow_tf.run import newest
+
+MODEL, DATA = "model.json", "data.json"
+SPLITS = ("train", "validation", "test")
+
+
+def fingerprints(images: ImageData) -> dict[str, str]:
+    """Returns split → how many images it has, and a checksum of their bytes, in their order."""
+    return {f"{split} images": _fingerprint(getattr(images, split)) for split in SPLITS}
+
+
+def check_same_data(folder: pathlib.Path, model: ModelConfig, data: Mapping[str, str]) -> None:
+    """Checks that checkpoints are of a run on these images, which no flag tells.
+
+    Otherwise a folder that got a picture would go on with other images held out: some that were trained on
+    would become test images.
+
+    Args:
+      folder: of the checkpoints; it may be missing or empty.
+      model: with the shape and the classes of the images.
+      data: the `fingerprints` of the images.
+
+    Raises:
+      ConfigError: the images are others, or in another order. (Runs of release 0.4 and before tell only the
+        shape and the classes.)
+    """
+    if not (newest.complete(folder) or any(folder.glob("after_*"))):
+        return
+    for name, (before, now) in _differences(folder, model, data).items():
+        raise ConfigError(
+            f"the data must be what the run began with: {name}={before}. A new run may start from this one "
+            f"with --init_from={folder.parent}. Received: {name}={now}"
+        )
+
+
+def write_data(folder: pathlib.Path, data: Mapping[str, str]) -> None:
+    """Writes the `fingerprints` of a run's images beside its checkpoints."""
+    write_atomically(folder / DATA, json.dumps(data, indent=2).encode())
+
+
+def _differences(
+    folder: pathlib.Path, model: ModelConfig, data: Mapping[str, str]
+) -> dict[str, tuple[Any, Any]]:
+    """Returns name → what it was, and what it is now."""
+    found = {}
+    try:
+        before = presets.read_model_file(folder / MODEL)
+        pairs = {name: (getattr(before, name), getattr(model, name)) for name in ("image_shape", "classes")}
+        found |= {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    except ConfigError:
+        pass  # it is missing or damaged, and written anew
+    try:
+        then = json.loads((folder / DATA).read_text())
+        pairs = {name: (then.get(name), now) for name, now in data.items()}
+        found |= {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    except (OSError, ValueError, AttributeError):
+        pass
+    return found
+
+
+def _fingerprint(images: np.ndarray) -> str:
+    checksum = 0
+    for image in images:  # one by one: no copy of them all is made
+        checksum = zlib.crc32(np.ascontiguousarray(image), checksum)
+    return f"{len(images)} (checksum {checksum:08x})"
