@@ -5,12 +5,14 @@ r"""Trains the same Glow in normflows (PyTorch), to compare likelihoods and lear
 The flags are those of `glow-tf train`. Data, noise, batches, optimizer, rates and epochs come from glow_tf;
 model, likelihood and gradients from normflows. So a likelihood that is off by a constant would show. It
 writes history.csv and summary.json as `glow-tf train` does, and no other files. An interrupted run starts
-again. Model settings that normflows lacks are refused. Needs `pip install 'glow_tf[bench]'`.
+again. Settings that normflows lacks are refused, but for `split_prior`. Needs
+`pip install 'glow_tf[bench]'`.
 """
 
 # TensorFlow and PyTorch are imported inside functions, after the runner has set TensorFlow's log level.
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 import time
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 
     from glow_tf.data import ImageData
 
-# What normflows' Glow is, in the terms of glow_tf's settings.
+# What normflows' Glow is, in the terms of glow_tf's settings. (Its split priors are unconditional, whatever
+# `split_prior` says.)
 MODEL = {
     "coupling": "affine",
     "scale": "sigmoid",
@@ -52,8 +55,9 @@ def main(values: flags.FlagValues) -> None:
     """Trains as the flags say."""
     config = run_flags.run_config(values)
     needed = [
+        (config, {"conditional": False, "init_from": ""}),
         (config.model, MODEL),
-        (config.train, {"optimizer": "adamax", "rate_scaling": "none"}),
+        (config.train, {"optimizer": "adamax", "rate_scaling": "none", "ema": 0}),
         (config.data, {"augment": "none"}),
     ]
     for settings, required in needed:
@@ -114,7 +118,8 @@ class _Training:
         train = config.train
         torch.manual_seed(config.seed)
         self.config = config
-        self.model = normflows_glow(config.model, net_actnorm=config.model.norm == "actnorm")
+        model = dataclasses.replace(config.model, image_shape=images.image_shape)
+        self.model = normflows_glow(model, net_actnorm=model.norm == "actnorm")
         self.dimensions = math.prod(images.image_shape)
         self.steps = data.steps_per_epoch(len(images.train), train.batch_size)
         self.batches = iter(data.training_batches(images.train, train.batch_size, config.seed))

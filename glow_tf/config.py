@@ -53,6 +53,7 @@ ON_DIVERGENCE = ("recover", "stop")
 # Beyond what anybody trains. They keep a slip of the pen from taking all memory, or days.
 MOST_BLOCKS, MOST_STEPS, MOST_WIDTH, MOST_SIDE = 16, 512, 2**20, 2**16
 MOST_EPOCHS, MOST_DEVICES = 1_000_000, 1024
+MOST_LOG_SCALE = 8  # e^±8; far larger ones overflow float32
 MOST = 2**31 - 1  # of any other integer
 
 # Two models that differ in these settings alone compute the same function from the same flow steps.
@@ -502,7 +503,7 @@ def read_scale(scale: str) -> tuple[str, float | None]:
     """Reads the `--scale` notation: the kind and the soft bound of the log-scale; None for `sigmoid`.
 
     Raises:
-      ConfigError: the kind is unknown, or the bound is not a positive number.
+      ConfigError: the kind is unknown, or the bound is not a number above 0, up to `MOST_LOG_SCALE`.
     """
     if scale in SCALES:
         return scale, SCALES[scale]
@@ -511,10 +512,10 @@ def read_scale(scale: str) -> tuple[str, float | None]:
         bound = float(argument)
     except ValueError:
         bound = 0.0
-    if kind != "tanh" or not 0 < bound < math.inf:
+    if kind != "tanh" or not 0 < bound <= MOST_LOG_SCALE:
         raise ConfigError(
-            f"scale must be one of {', '.join(SCALES)}, or tanh:B with a positive bound B of the log-scale, "
-            f"such as tanh:1. Received: {scale=}"
+            f"scale must be one of {', '.join(SCALES)}, or tanh:B with a bound B of the log-scale, above 0 "
+            f"and up to {MOST_LOG_SCALE}, such as tanh:1. Received: {scale=}"
         )
     return kind, bound
 

@@ -116,7 +116,7 @@ def balanced_counts(
 ) -> tuple[int, ...]:
     """Cuts flow steps into parts so that the slowest part takes as little time as possible.
 
-    Among equally good cuts it takes the one whose parts differ least.
+    Among cuts that are equally good, for the parts up to each cut, it takes those that differ least.
 
     Args:
       costs: of every flow step.

@@ -105,7 +105,7 @@ def phases_of(config: RunConfig) -> tuple[Phase, ...]:
     found = phases(
         train.schedule, config.model.num_parts, train.part_epochs, train.finetune_epochs, train.period
     )
-    if train.cache_prefix and not any(cached_epochs(found)):
+    if train.cache_prefix and not cached_parts(found):
         raise ConfigError(
             "cache_prefix needs a part other than the first that keeps its turn for several epochs: "
             "alternating with a period of 2 or more, or sequential. Received: "
@@ -132,23 +132,18 @@ def turn_starts(schedule_phases: Sequence[Phase]) -> list[int]:
     return starts
 
 
-def cached_epochs(schedule_phases: Sequence[Phase]) -> list[bool]:
-    """Returns, for every epoch, whether a prefix cache serves it.
-
-    It does where a part other than the first is trained for a turn of several epochs.
-    """
-    starts = turn_starts(schedule_phases)
-    long_turns = {start for epoch, start in enumerate(starts) if start < epoch}
-    return [
-        phase.kind == "part" and phase.active[0] > 0 and start in long_turns
-        for phase, start in zip(schedule_phases, starts, strict=True)
-    ]
-
-
 def cached_parts(schedule_phases: Sequence[Phase]) -> list[int]:
-    """Returns the indices (from 0) of the parts that are trained in a turn served by a cache."""
-    served = zip(schedule_phases, cached_epochs(schedule_phases), strict=True)
-    return sorted({phase.active[0] for phase, cached in served if cached})
+    """Returns the indices (from 0) of the parts that a prefix cache can serve.
+
+    These are all but the first that have a turn of several epochs. The cache then serves all turns of the
+    part, a shorter last one, too.
+    """
+    found = set()
+    for epoch, start in enumerate(turn_starts(schedule_phases)):
+        phase = schedule_phases[epoch]
+        if phase.kind == "part" and phase.active[0] > 0 and start < epoch:
+            found.add(phase.active[0])
+    return sorted(found)
 
 
 def cache_noise_epochs(schedule_phases: Sequence[Phase]) -> list[int]:

@@ -98,9 +98,9 @@ def no_log_det(x: tf.Tensor) -> tf.Tensor:
 
 
 def soft_bound(value: tf.Tensor, bound: float) -> tf.Tensor:
-    """Maps a log-scale smoothly into (−bound, bound), with slope 1 at 0.
+    """Maps a log-scale smoothly into [−bound, bound], with slope 1 at 0.
 
-    The gradient is nowhere zero, so a value that went too far can come back; a clip would stop it. Both
-    exp(result) and exp(−result) stay finite.
+    The gradient falls off gently, where that of a clip is 0 from the bound on; in float32 it is 0 beyond 8
+    times the bound. With a bound of 8, the largest in use, exp(result) and exp(−result) stay finite.
     """
     return bound * tf.math.tanh(value / bound)

@@ -29,7 +29,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "study", "", "The study file: a path, or the name of a packaged study.", flag_values=values
     )
-    flags.DEFINE_string("data_dir", "", "TFDS's data_dir, for every run.", flag_values=values)
+    flags.DEFINE_string(
+        "data_dir", "", "TFDS's data_dir, for every run; empty: the flagfile's.", flag_values=values
+    )
     flags.DEFINE_boolean(
         "quick", False, "A trial: one seed, no tuning, with the study's quick flags.", flag_values=values
     )
@@ -56,7 +58,8 @@ def experiment_of(file: str, data_dir: str = "", quick: bool = False, output: st
 
     def arguments(of_run: Mapping[str, str]) -> list[str]:
         own = [f"--{name}={value}" for name, value in of_run.items()]
-        return [f"--flagfile={flagfile}", f"--data_dir={data_dir}", *own]
+        folder = [f"--data_dir={data_dir}"] if data_dir else []
+        return [f"--flagfile={flagfile}", *folder, *own]
 
     def configure(of_run: Mapping[str, str]) -> RunConfig:
         try:

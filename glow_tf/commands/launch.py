@@ -32,7 +32,11 @@ def define(values: flags.FlagValues) -> None:
     """Defines the launcher's own flags."""
     flags.DEFINE_boolean("parts", False, "Start one process for each part of the model.", flag_values=values)
     flags.DEFINE_integer(
-        "workers", 0, "Start this many processes, each with a slice of every batch.", flag_values=values
+        "workers",
+        0,
+        "Start this many processes, each with a slice of every batch.",
+        lower_bound=0,
+        flag_values=values,
     )
 
 

@@ -102,5 +102,10 @@ def _forecast(config: RunConfig, cluster_file: str, calibration_file: str) -> No
         f"{batches_per_epoch(config)} steps per epoch, {train.part_epochs} + {train.finetune_epochs} epochs."
     )
     print(forecast_table(found, cluster))
-    print("A sequential schedule takes as long as an alternating one; mirrored also stands for multi_worker.")
+    print(
+        "A sequential schedule takes as long as an alternating one with as many epochs for each part; "
+        "mirrored also stands for multi_worker."
+    )
+    if train.cache_prefix:
+        print("cache_prefix is not planned: it makes longer turns of one part cheaper.")
     print(*recommendations(found, cluster), sep="\n")

@@ -97,6 +97,7 @@ def candidates(
         for parts, layouts in _partitions(config, len(cluster.devices)).items()
         for schedule, strategy in itertools.product(SCHEDULES, PLANNED_STRATEGIES)
         if _worth_comparing(config, schedule, strategy, parts, len(layouts))
+        and not (strategy == "mirrored" and train.batch_size % len(cluster.devices))  # a run refuses it
         and (candidate := _candidate(config, planner, schedule, strategy, parts, layouts)) is not None
     ]
     return sorted(found, key=lambda candidate: candidate.hours)
@@ -138,7 +139,8 @@ def recommendations(found: Sequence[Candidate], cluster: Cluster) -> list[str]:
         own = [c for c in found if c.schedule == schedule and c.fits(cluster)]
         if own:
             strategy = own[0].strategy.replace(", delayed", " --part_delay=1")
-            lines.append(f"{schedule}: --strategy={strategy} --parts={own[0].parts}")
+            flags = f"--schedule={schedule} --strategy={strategy} --parts={own[0].parts}"
+            lines.append(f"{schedule}: {flags}")
         else:
             lines.append(f"{schedule}: nothing fits into memory; try --reversible, or more devices")
     return lines

@@ -98,8 +98,9 @@ class Run:
 
     @functools.cached_property
     def parameters(self) -> list[int]:
-        """Number of trainable parameters of each part; a flow head's are not among them."""
-        own = [p.flow_variables if p.has_head else p.trainable_variables for p in self.glow.parts]
+        """Number of trainable parameters of each part; those of local priors are not among them."""
+        *others, last = self.glow.parts
+        own = [*(part.flow_variables for part in others), last.trainable_variables]
         return [sum(v.value.shape.num_elements() for v in variables) for variables in own]
 
     @functools.cached_property

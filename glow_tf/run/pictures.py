@@ -43,7 +43,7 @@ def png(image: np.ndarray) -> bytes:
 
 def stretched(images: np.ndarray, top: int) -> np.ndarray:
     """Spreads levels 0 … top over 0 … 255, for data that does not use the whole range."""
-    return np.clip(images.astype(np.float32) * (255 / top), 0, 255).astype(np.uint8)
+    return np.clip(images.astype(np.float32) * (255 / max(top, 1)), 0, 255).astype(np.uint8)
 
 
 def _to_pil(image: np.ndarray):

@@ -170,6 +170,13 @@ def tuning(study: Study, rows: Rows) -> plt.Figure:
     further behind. Values that were not run are left out.
     """
     flag, values = study.tuned
+    try:
+        places = {value: float(value) for value in values}
+        numeric = min(places.values()) > 0
+    except ValueError:
+        numeric = False
+    if not numeric:
+        places = {value: float(place) for place, value in enumerate(values)}
     bpd = _tuned_bpd(flag, rows)
     shown = [variant for variant in study.variants if any(name == variant.name for name, _ in bpd)]
     groups = list(dict.fromkeys(variant.group for variant in shown))
@@ -185,15 +192,16 @@ def tuning(study: Study, rows: Rows) -> plt.Figure:
         for colour, variant in zip(COLOURS, (v for v in shown if v.group == group), strict=False):
             found = {v: bpd[variant.name, v] for v in values if (variant.name, v) in bpd}
             best = min(found.values())
-            points = [(float(v), y - best) for v, y in found.items()]
+            points = [(places[v], y - best) for v, y in found.items()]
             inside = [point for point in points if point[1] < TUNING_SHOWN]
             axis.plot(*zip(*inside, strict=True), "o-", color=colour, label=variant.title, markersize=4)
             for x, behind in points:
                 if behind >= TUNING_SHOWN:
                     marker = "^" if math.isfinite(behind) else "x"
                     axis.plot(x, TUNING_SHOWN, marker, color=colour, markersize=5, fillstyle="none")
-        axis.set_xscale("log", base=2)
-        axis.set_xticks([float(value) for value in values], [f"{float(v):g}" for v in values], fontsize=8)
+        if numeric:
+            axis.set_xscale("log", base=2)
+        axis.set_xticks([*places.values()], [f"{places[v]:g}" if numeric else v for v in values], fontsize=8)
         axis.minorticks_off()
         axis.set_ylim(-0.01, 1.03 * TUNING_SHOWN)
         axis.set_title(group, fontsize=9)

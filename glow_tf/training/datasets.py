@@ -41,15 +41,18 @@ def as_dataset(glow: Glow, x: Any, third: str, labelled: bool = False) -> Datase
     Raises:
       ConfigError: x, or what its batches hold, is something else.
     """
-    if isinstance(x, tf.distribute.DistributedDataset) or x in _checked:
-        return x  # (a distributed dataset has the pieces of one that was checked)
+    if isinstance(x, tf.distribute.DistributedDataset):
+        return x  # it has the pieces of one that was checked
     if not isinstance(x, tf.data.Dataset):
         x = _from_python(x)
+    use = (third, labelled, glow.image_shape, glow.config.classes)
+    if use in _checked.get(x, ()):
+        return x
     _check_spec(glow, x.element_spec, third, labelled)
     _check_values(glow, x, labelled)
     if not _images_of(x.element_spec).shape[1:].is_fully_defined():
         x = x.map(lambda *batch: _with_shape(glow, batch, labelled), num_parallel_calls=tf.data.AUTOTUNE)
-    _checked.add(x)
+    _checked.setdefault(x, set()).add(use)
     return x
 
 
@@ -119,8 +122,8 @@ def _from_python(x: Any) -> tf.data.Dataset:
     return dataset
 
 
-# Datasets of the user that were checked, and those that read an iterator.
-_checked: weakref.WeakSet[tf.data.Dataset] = weakref.WeakSet()
+# Datasets of the user that were checked, and for what; and those that read an iterator.
+_checked: weakref.WeakKeyDictionary[tf.data.Dataset, set[tuple]] = weakref.WeakKeyDictionary()
 _one_shots: weakref.WeakKeyDictionary[tf.data.Dataset, OneShot] = weakref.WeakKeyDictionary()
 
 

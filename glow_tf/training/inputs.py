@@ -101,14 +101,44 @@ def for_evaluation(
     """Returns what `evaluate` runs on; arguments and errors as in `for_fit`."""
     _refuse_unused(arguments)
     if is_array(x):
-        images = glow.checked(x).numpy()
-        if not len(images):
-            raise ConfigError(f"images must not be empty. Received: shape {images.shape}")
-        return evaluation_batches(images, _checked_batch_size(batch_size), seed)
+        return evaluation_batches(glow.checked(x).numpy(), _checked_batch_size(batch_size), seed)
     dataset = as_dataset(glow, x, "weight")
     if isinstance(dataset, tf.data.Dataset) and isinstance(dataset.element_spec, tf.TensorSpec):
         return with_evaluation_noise(dataset, seed)
     return dataset
+
+
+def for_one_step(glow: Glow, x: Any, y: Any, arguments: dict[str, Any], *, trains: bool) -> Batch:
+    """Returns the batch that `train_on_batch` or `test_on_batch` is given.
+
+    Args:
+      glow: the model, which the batch must fit.
+      x: images uint8 [B, H, W, C], or a tuple of what a batch of a dataset holds: (images, noise) and, if it
+        trains a model with classes, labels [B] at the end.
+      y: the labels, if x does not hold them.
+      arguments: `sample_weight` and the like, which have no meaning here.
+      trains: whether the model learns from it; otherwise labels are not used.
+
+    Raises:
+      ConfigError: the images, the noise or the labels do not fit the model, or an argument has no meaning.
+    """
+    labelled = trains and bool(glow.config.classes)
+    _refuse_unused(arguments if labelled else {**arguments, "y": y})
+    pieces = list(x) if isinstance(x, tuple) else [x]
+    if labelled and y is None and len(pieces) > 1:
+        y = pieces.pop()
+    if not 1 <= len(pieces) <= 2:
+        raise ConfigError(f"{EXPECTED}. Received: a tuple of {len(x)}")
+    images = glow.checked(pieces[0])
+    labels = _labels(glow, images, y) if labelled else None
+    if len(pieces) == 1:
+        return Batch(images, labels=labels)
+    noise = np.asarray(pieces[1])
+    if not np.issubdtype(noise.dtype, np.floating) or noise.shape != tuple(images.shape):
+        raise ConfigError(f"{EXPECTED}. Received: a second member of {noise.dtype}, shape {noise.shape}")
+    if not np.all((noise >= 0) & (noise < 1)):
+        raise ConfigError(f"{EXPECTED}. Received: a second member with values outside of [0, 1)")
+    return Batch(images, tf.constant(noise, tf.float32), labels=labels)
 
 
 def _checked_batch_size(given: Any) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -97,7 +98,8 @@ class PartsTrainer(PhasedModel):
           max_skipped_steps: how many steps in a row are skipped if their loss, or the norm of a gradient, is
             not finite; one more ends the run, and so does an epoch of such steps. 0 ends it at the first.
           max_outside_steps: how many steps in a row a loss, or the norm of a part's gradients, may be outside
-            of its band (see `Band`); one more ends the run. None does not watch.
+            of its band (see `Band`); one more ends the run. If `max_skipped_steps` is more, that many. None
+            does not watch.
           rate_scaling: `size` multiplies the rate of each weight by a factor that depends on the width and
             the number of flow steps, so that one rate suits models of all sizes; see `rate_factor`. `none`
             gives every weight the optimizer's rate.
@@ -296,23 +298,75 @@ class PartsTrainer(PhasedModel):
         self.averages.start()
         kwargs["callbacks"] = callbacks_for(kwargs.get("callbacks"), len(self.glow.parts))
         start_reading(dataset)
-        self._skips.fault = None
         if not (kwargs.get("initial_epoch") or initial_step):
             self.band.forget()
-        try:
+        with self._naming_faults():
             return super().fit(dataset, **kwargs)
+
+    @contextlib.contextmanager
+    def _naming_faults(self) -> Iterator[None]:
+        """Raises what stopped training in the place of TensorFlow's error."""
+        self._skips.fault = None
+        try:
+            yield
         except tf.errors.OpError:
             if self._skips.fault:
                 raise self._skips.fault from None
             raise
 
-    def train_on_batch(self, x: Any, *args, **kwargs) -> Any:
-        """Makes one step, as keras.Model.train_on_batch does; initialises the ActNorms from it if need be."""
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: None = None,
+        class_weight: None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Makes one step of the current phase, as keras.Model.train_on_batch does.
+
+        Initialises the ActNorms from the batch if need be.
+
+        Args:
+          x: images uint8 [B, H, W, C]; or a tuple (images, noise), with noise in [0, 1).
+          y: for a model with classes, the labels, integers [B], if they do not end the tuple x; for others it
+            must be None.
+          sample_weight: must be None.
+          class_weight: must be None.
+          return_dict: as in keras.Model.train_on_batch.
+
+        Raises:
+          ConfigError: the batch does not fit the model, or an argument has no meaning here.
+          NonFiniteError, DivergedError: as in `fit`.
+        """
         check_compiled(self, "train_on_batch")
+        unused = {"sample_weight": sample_weight, "class_weight": class_weight}
+        batch = inputs.for_one_step(self.glow, x, y, unused, trains=True)
         if not self.glow.initialized:
-            images, noise, *_ = inputs.unpack(x)
-            self.initialize(images, noise)
-        return super().train_on_batch(x, *args, **kwargs)
+            self.initialize(batch.images, batch.noise)
+        with self._naming_faults():
+            # Keras hands its arguments on as the members of the batch.
+            logs = super().train_on_batch(batch.images, batch.noise, batch.labels, return_dict=return_dict)
+            self._skips.raise_fault(self.phase)
+        return logs
+
+    def test_on_batch(
+        self, x: Any, y: None = None, sample_weight: None = None, return_dict: bool = False
+    ) -> Any:
+        """Computes the bits per dimension of one batch, as keras.Model.test_on_batch does.
+
+        Args:
+          x: images uint8 [B, H, W, C]; or a tuple (images, noise), with noise in [0, 1).
+          y: must be None.
+          sample_weight: must be None.
+          return_dict: as in keras.Model.test_on_batch.
+
+        Raises:
+          ConfigError: the batch does not fit the model, or an argument has no meaning here.
+        """
+        check_compiled(self, "test_on_batch")
+        batch = inputs.for_one_step(self.glow, x, y, {"sample_weight": sample_weight}, trains=False)
+        with self.evaluating():
+            return super().test_on_batch(batch.images, batch.noise, return_dict=return_dict)
 
     def on_epoch_start(self, steps: int | None) -> None:
         """Counts skipped steps anew, and starts the queues between parts."""

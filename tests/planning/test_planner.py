@@ -166,14 +166,21 @@ def test_the_papers_size_is_planned_for_every_cluster(name):
     assert {c.strategy for c in found} == set(PLANNED_STRATEGIES)
     assert {c.schedule for c in found} == set(SCHEDULES)
     for line, schedule in zip(recommendations(found, cluster), SCHEDULES, strict=True):
-        assert line.startswith(f"{schedule}: --strategy=")
+        assert line.startswith(f"{schedule}: --schedule={schedule} --strategy=")
+
+
+def test_a_batch_that_cannot_be_shared_is_not_planned_for_replicas():
+    cluster = read_cluster_file(ROOT / "configs/clusters/eight_home.cfg")
+    config = config_of(["--flagfile=paper_5"])
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=12))
+    assert {c.strategy for c in candidates(config, cluster)} == set(PLANNED_STRATEGIES) - {"mirrored"}
 
 
 def test_the_command_prints_a_table_and_recommendations():
     result = forecast("--flagfile=paper_5", "--cluster=eight_home")
     assert result.returncode == 0, result.stderr
     assert "GB per device" in result.stdout
-    assert "alternating: --strategy=" in result.stdout
+    assert "alternating: --schedule=alternating --strategy=" in result.stdout
 
 
 def test_a_calibration_is_measured_and_used(tmp_path, capsys):

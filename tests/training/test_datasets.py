@@ -347,3 +347,21 @@ def test_a_dataset_is_checked_once():
     trainer = make_trainer()
     checked = as_dataset(trainer.glow, dataset_of(IMAGES, NOISE), "index")
     assert as_dataset(trainer.glow, checked, "index") is checked
+
+
+def test_what_was_checked_for_training_is_checked_again_for_evaluation(small_images, rng):
+    """Otherwise the places of the images would be their weights."""
+    noise = rng.uniform(size=small_images.shape).astype(np.float32)
+    dataset = dataset_of(small_images, noise, np.arange(len(small_images)))
+    trainer = make_trainer()
+    fit(dataset, trainer=trainer)
+    for model in (trainer, make_trainer()):
+        with pytest.raises(ConfigError, match=r"third member of a batch must be weight.*Received: int64"):
+            model.evaluate(dataset)
+
+
+def test_a_dataset_of_one_model_is_checked_again_for_another(small_images):
+    dataset = dataset_of(small_images)
+    as_dataset(small_glow(), dataset, "index")
+    with pytest.raises(ConfigError, match=r"must begin with uint8 images \[N, 8, 8, 3\].*Received: "):
+        as_dataset(small_glow(image_shape=(8, 8, 3)), dataset, "index")

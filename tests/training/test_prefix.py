@@ -13,7 +13,6 @@ from glow_tf.run.callbacks import FillPrefixCaches
 from glow_tf.run.epoch import EpochResult
 from glow_tf.schedule import (
     cache_noise_epochs,
-    cached_epochs,
     cached_parts,
     epoch_costs,
     phases,
@@ -80,19 +79,12 @@ def test_the_pass_that_fills_the_cache_sees_what_the_epoch_does(small_images):
         np.testing.assert_array_equal(a[order], b)
 
 
-def test_only_turns_of_several_epochs_of_later_parts_are_cached():
-    assert cached_epochs(ALTERNATING) == [
-        False,
-        False,
-        True,
-        True,
-        True,
-        True,
-        False,
-        False,
-    ]
+def test_later_parts_with_a_turn_of_several_epochs_are_cached():
     assert TURNS == [0, 0, 2, 2, 4, 4, 6, 7]
     assert cached_parts(ALTERNATING) == [1, 2]
+    assert cached_parts(phases("alternating", 2, 7, 1, period=2)) == [1]  # its last turn has one epoch
+    assert cached_parts(phases("alternating", 3, 6, 1)) == []
+    assert cached_parts(phases("sequential", 3, 5)) == [1]
 
 
 def test_a_cached_turn_pays_for_its_prefix_once():

@@ -1,0 +1,89 @@
+"""`train_on_batch` and `test_on_batch`: one step, one batch, by the rules of `fit` and `evaluate`."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import rewound, small_glow
+
+from glow_tf import ConfigError, NonFiniteError, PartsTrainer, phases
+
+CLASSES = ("a", "b")
+
+
+def new_trainer(classes=()):
+    glow = small_glow(perturbed=False, flow_steps=1, parts="1", classes=classes)
+    trainer = PartsTrainer(glow, phases("end_to_end", 1, 1), seed=7)
+    trainer.compile([keras.optimizers.SGD(1e-2)], max_skipped_steps=0)
+    return trainer
+
+
+make_trainer = rewound(new_trainer)
+
+
+@pytest.fixture
+def noise(small_images, rng):
+    return rng.uniform(size=small_images.shape).astype(np.float32)
+
+
+def fitted(*members):
+    """The weights after one step of `fit` on one batch."""
+    trainer = make_trainer(CLASSES if members[-1].ndim == 1 else ())
+    trainer.fit(tf.data.Dataset.from_tensors(members), verbose=0)
+    return trainer.glow.get_weights()
+
+
+def test_a_step_on_one_batch_is_a_step_of_fit(small_images, noise):
+    trainer = make_trainer()
+    logs = trainer.train_on_batch((small_images, noise), return_dict=True)
+    assert np.isfinite(logs["bpd"])
+    assert trainer.glow.initialized
+    for a, b in zip(trainer.glow.get_weights(), fitted(small_images, noise), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_labels_end_the_batch_or_are_y(small_images, noise, apart):
+    labels = np.arange(len(small_images)) % 2
+    trainer = make_trainer(CLASSES)
+    trainer.train_on_batch(*(((small_images, noise), labels) if apart else ((small_images, noise, labels),)))
+    for a, b in zip(trainer.glow.get_weights(), fitted(small_images, noise, labels), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ConfigError, match=r"needs y, a label for each .* Received: y=None"):
+        trainer.train_on_batch(small_images)
+
+
+def test_a_batch_is_evaluated_by_itself(small_images, noise):
+    trainer = make_trainer()
+    first, second = (small_images[:8], noise[:8]), (small_images[8:], noise[8:])
+    trainer.train_on_batch(first)
+    expected = trainer.evaluate(tf.data.Dataset.from_tensors(second), verbose=0, return_dict=True)
+    for batch in (first, second, second):
+        found = trainer.test_on_batch(batch, return_dict=True)
+    assert found["bpd"] == pytest.approx(expected["bpd"], rel=1e-6)
+    assert found["bpd"] != pytest.approx(trainer.test_on_batch(first, return_dict=True)["bpd"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["train_on_batch", "test_on_batch"])
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        (lambda x: (x, x), {}, "y is not used"),
+        (lambda x: (x,), {"sample_weight": np.ones(16)}, "sample_weight is not used"),
+        (lambda x: ((x, x),), {}, "a second member of uint8"),
+        (lambda x: ((x, x.astype(np.float32)),), {}, r"with values outside of \[0, 1\)"),
+        (lambda x: ((x, x, x),), {}, "a tuple of 3"),
+        (lambda x: (x[:, :2],), {}, "of shape"),
+    ],
+)
+def test_what_fit_refuses_is_refused(small_images, name, arguments, settings, message):
+    with pytest.raises(ConfigError, match=rf"Received: .*{message}|{message}.*Received: "):
+        getattr(make_trainer(), name)(*arguments(small_images[:16]), **settings)
+
+
+def test_a_step_that_is_not_finite_says_what_fit_says(small_images):
+    trainer = make_trainer()
+    trainer.train_on_batch(small_images)
+    trainer.glow.trainable_variables[0].assign(np.full(trainer.glow.trainable_variables[0].shape, np.nan))
+    with pytest.raises(NonFiniteError, match="not finite in phase 'end to end'"):
+        trainer.train_on_batch(small_images)
