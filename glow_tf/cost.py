@@ -68,7 +68,8 @@ def crossing_bytes(
     Args:
       layouts: the parts.
       last: index (from 0) of the last part that is evaluated.
-      end_to_end: gradients of the same size go back across the cuts.
+      end_to_end: gradients go back across the cuts; the log-likelihood, a float per image, is counted for
+        them as well.
       float_bytes: size of one number.
     """
     forward = float_bytes * sum(p.crossing_values for p in layouts[:last])

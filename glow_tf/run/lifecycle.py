@@ -94,6 +94,8 @@ def _train_in(
         if finished:
             bpd, summary = finished["test_bpd"], workdir.path / "summary.json"
             print(f"This run is finished: test {bpd:.4f} bpd, see {summary}.", flush=True)
+            if workdir.config.export and not (workdir.path / "export").exists():
+                print(f"It has no export; glow-tf export --model={workdir.path} writes one.", flush=True)
             if group is not None and group.job == "part":
                 dismiss(group)
             return finished

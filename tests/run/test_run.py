@@ -133,8 +133,17 @@ def test_flags_cfg_repeats_the_run_which_says_that_it_is_finished_and_changes_no
         for p in folder.rglob("*")
         if p.is_file() and p.name not in ("flags.cfg", ".lock")
     }
-    assert "This run is finished" in run_main(f"--flagfile={folder}/flags.cfg").stdout
+    stdout = run_main(f"--flagfile={folder}/flags.cfg").stdout
+    assert "This run is finished" in stdout
+    assert "no export" not in stdout
     assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_a_finished_run_without_an_export_says_how_to_get_one(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    shutil.rmtree(folder / "export")
+    train(config(folder, validation_examples=40))
+    assert f"It has no export; glow-tf export --model={folder} writes one." in capsys.readouterr().out
 
 
 def test_another_configuration_is_refused_naming_the_flags(finished):
