@@ -73,7 +73,10 @@ def test_every_bad_value_is_named_with_what_was_received(name, value):
     "scale", ["tanh:", "tanh:0", "tanh:-1", "tanh:100", "tanh:inf", "tanh:x", "exp:2", "sigmoid:1"]
 )
 def test_only_tanh_has_a_bound_and_it_is_a_positive_number(scale):
-    with pytest.raises(ConfigError, match=rf"tanh:B with a bound B .* Received: scale='{scale}'"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"tanh:B with a bound B of the log-scale, above 0 and up to 8,.* Received: scale='{scale}'",
+    ):
         ModelConfig(scale=scale)
     assert (read_scale("tanh"), read_scale("tanh:0.5")) == (("tanh", 2.0), ("tanh", 0.5))
 

@@ -17,6 +17,8 @@ from glow_tf.text_files import read_text
 
 NEEDED = ("predicted_cost", "test_bpd", "total_seconds")  # numbers of every epoch
 
+MOVE = "Move it away, or give another --output"
+
 Key = tuple[str, ...]
 
 
@@ -116,9 +118,6 @@ def with_saved_rows(study: Study, runs: Sequence[Run], path: pathlib.Path) -> li
             f"{MOVE}. Received: {len(names)} more, {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
         )
     return attached
-
-
-MOVE = "Move it away, or give another --output"
 
 
 def _key_columns(study: Study) -> list[str]:

@@ -204,9 +204,14 @@ def _check_values(glow: Glow, dataset: tf.data.Dataset, labelled: bool) -> None:
             glow.checked_labels(others.pop())
         if not others:
             continue
-        low, high = float(tf.reduce_min(others[0])), float(tf.reduce_max(others[0]))
-        if not 0 <= low <= high < 1:
-            raise ConfigError(f"{EXPECTED}. Received: a second member with values in [{low:g}, {high:g}]")
+        check_noise(others[0])
+
+
+def check_noise(noise: tf.Tensor) -> None:
+    """Raises ConfigError unless the values of a batch's noise are in [0, 1)."""
+    low, high = float(tf.reduce_min(noise)), float(tf.reduce_max(noise))
+    if not 0 <= low <= high < 1:
+        raise ConfigError(f"{EXPECTED}. Received: a second member with values in [{low:g}, {high:g}]")
 
 
 def _images_of(spec: Any) -> tf.TensorSpec:

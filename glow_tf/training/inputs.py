@@ -19,7 +19,14 @@ from glow_tf.data.batches import (
 from glow_tf.endpoints import checked_labels
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
-from glow_tf.training.datasets import EXPECTED, Dataset, as_dataset, ends_with_its_first_epoch, is_array
+from glow_tf.training.datasets import (
+    EXPECTED,
+    Dataset,
+    as_dataset,
+    check_noise,
+    ends_with_its_first_epoch,
+    is_array,
+)
 
 DEFAULT_BATCH_SIZE = 64
 
@@ -136,8 +143,7 @@ def for_one_step(glow: Glow, x: Any, y: Any, arguments: dict[str, Any], *, train
     noise = np.asarray(pieces[1])
     if not np.issubdtype(noise.dtype, np.floating) or noise.shape != tuple(images.shape):
         raise ConfigError(f"{EXPECTED}. Received: a second member of {noise.dtype}, shape {noise.shape}")
-    if not np.all((noise >= 0) & (noise < 1)):
-        raise ConfigError(f"{EXPECTED}. Received: a second member with values outside of [0, 1)")
+    check_noise(noise)
     return Batch(images, tf.constant(noise, tf.float32), labels=labels)
 
 

@@ -157,7 +157,9 @@ def test_rows_that_are_out_of_order_or_doubled_are_refused(path, spoil, message)
 def test_another_file_is_refused(tmp_path):
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(ConfigError, match=r"must have the columns variant, seed, outcome and .*\. Received"):
+    with pytest.raises(
+        ConfigError, match=r"must have the columns variant, seed, outcome and predicted_cost\. Received"
+    ):
         read_table(path)
     with pytest.raises(ConfigError, match="No such file"):
         read_table(tmp_path / "none.csv")
