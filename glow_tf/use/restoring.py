@@ -163,8 +163,7 @@ def _climbed(
     """Climbs log p − misfit by Adam, from images, where `free` [N, H, W, C] is 1; keeps the best point."""
     if steps < 1:
         raise ConfigError(f"steps must be 1 or more. Received: {steps=}")
-    if not len(glow.checked(images)):
-        return images
+    glow.checked(images)
     top = 2.0**glow.config.n_bits
     rate = CLIMB_RATE / _levels_per_unit(glow)
 
