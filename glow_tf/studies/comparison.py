@@ -50,7 +50,8 @@ class Outcome:
       test_bpd: test bits/dim in the last epoch; None if no run finished.
       behind: the paired difference to the baseline in the last epoch, in bits/dim; positive is worse.
       behind_at_equal_time: the paired difference to the variant's `equal_time`, which takes as long.
-      time: training seconds divided by those of the baseline, median over seeds.
+      time: training seconds divided by those of the baseline, median over seeds. An epoch counts as the
+        median of its kind within the run, so that one that other work disturbed does not count.
       predicted_time: the same ratio by the cost model and the number of images; NaN if the variants have
         models of different sizes.
     """
@@ -106,7 +107,7 @@ def _outcome(study: Study, variant: Variant, runs: Mapping[str, Mapping[int, Row
         behind_at_equal_time=(
             _paired(last[variant.name], last[variant.equal_time]) if variant.equal_time else None
         ),
-        time=_ratio(_column(own, "total_seconds"), _column(base, "total_seconds")),
+        time=_ratio(_undisturbed_seconds(own), _undisturbed_seconds(base)),
         predicted_time=_ratio(_work(own), _work(base)) if _equally_large(study, variant) else math.nan,
     )
 
@@ -164,6 +165,24 @@ def _finished(runs: Mapping[int, Rows]) -> dict[int, Rows]:
 def _column(runs: Mapping[int, Rows], column: str) -> dict[int, float]:
     """Returns the last value of a column of every finished seed."""
     return {seed: float(history[-1][column]) for seed, history in _finished(runs).items()}
+
+
+def _undisturbed_seconds(runs: Mapping[int, Rows]) -> dict[int, float]:
+    """Returns the training seconds of every finished seed if every epoch were the median one of its kind.
+
+    Epochs are of one kind if they train the same parts at the same predicted cost (that of an epoch that fills
+    a cache is higher).
+    """
+    seconds = {}
+    for seed, history in _finished(runs).items():
+        kinds: dict[tuple[str | None, ...], list[float]] = {}
+        before = 0.0
+        for row in history:
+            kind = tuple(row.get(name) for name in ("phase", "active_parts", "predicted_cost"))
+            kinds.setdefault(kind, []).append(float(row["total_seconds"]) - before)
+            before = float(row["total_seconds"])
+        seconds[seed] = sum(len(epochs) * statistics.median(epochs) for epochs in kinds.values())
+    return seconds
 
 
 def _work(runs: Mapping[int, Rows]) -> dict[int, float]:

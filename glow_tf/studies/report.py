@@ -33,7 +33,8 @@ NOTES = {  # column → what it means
     "t-interval; positive is worse.",
     "behind it at equal time": "At equal time: against an end-to-end run of fewer epochs, whose rate "
     "decays within these epochs.",
-    "time": "Time: training seconds over the baseline's, median over the seeds; predicted by the cost model.",
+    "time": "Time: training seconds over the baseline's, from the median epoch of each kind, median over the "
+    "seeds; predicted by the cost model.",
 }
 
 MOST_TENTHS = 8  # columns of the times to a test bpd

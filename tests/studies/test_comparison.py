@@ -64,6 +64,25 @@ def test_variants_are_compared_within_seeds(tmp_path):
     assert (two.time, two.predicted_time) == (0.5, 0.5)
 
 
+def test_an_epoch_that_other_work_disturbed_does_not_count_as_time(tmp_path):
+    study = read_study(study_file(tmp_path))
+    path = table(tmp_path)
+    header, *lines = path.read_text().splitlines()
+    cells = [line.split(",") for line in lines]
+    for row in cells:
+        if row[:2] == ["two", "0"] and row[4] in "23":  # the second epoch took 500 seconds
+            row[6] = str(float(row[6]) + 495)
+    path.write_text("\n".join([header, *map(",".join, cells)]) + "\n")
+    _, two = outcomes(study, read_table(path))
+    assert two.time == 0.5
+    for row in cells:
+        if row[:1] == ["two"] and row[4] == "3":  # the last epoch is of another kind, and took 10 s
+            row[5], row[6] = "end_to_end", str(float(row[6]) + 5)
+    path.write_text("\n".join([header, *map(",".join, cells)]) + "\n")
+    _, two = outcomes(study, read_table(path))
+    assert two.time == pytest.approx(20 / 30)
+
+
 def test_a_failed_run_is_counted_and_left_out_of_means(tmp_path):
     study = read_study(study_file(tmp_path))
     _, two = outcomes(study, read_table(table(tmp_path, failed={("two", 0)})))
