@@ -202,7 +202,7 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Trains every arm for every seed, prints a row for each evaluation and writes them as CSV."""
     set_up_process(BATCH)
-    with open(values.csv, "w", newline="") as file:
+    with open(values.csv, "x", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for seed in values.seeds:

@@ -40,7 +40,7 @@ def main(given: flags.FlagValues) -> None:
     """Measures both methods at several levels of noise, prints the table and writes it as CSV."""
     glow = open_model(given.model)
     truth = read_images(glow.image_shape, given.dataset, given.data_dir, count=given.examples).images
-    with open(given.csv, "w", newline="") as file:
+    with open(given.csv, "x", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", "sigma", "method", "images", "psnr_db", "standard_error_db"])
         for sigma in map(float, given.sigmas):

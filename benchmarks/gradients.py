@@ -93,7 +93,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Measures runs, prints a row for each part and writes them as CSV."""
-    with open(values.csv, "w", newline="") as file:
+    with open(values.csv, "x", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for workdir in values.workdirs:

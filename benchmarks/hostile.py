@@ -135,7 +135,7 @@ def main(given: flags.FlagValues) -> None:
     signal.signal(signal.SIGALRM, give_up)
     tf.get_logger().setLevel("ERROR")  # it warns of each checkpoint that is damaged
     path = pathlib.Path(given.csv).absolute()
-    with tempfile.TemporaryDirectory() as temporary, path.open("w", newline="") as file:
+    with tempfile.TemporaryDirectory() as temporary, path.open("x", newline="") as file:
         seeds = hostile_inputs.Seeds.make(pathlib.Path(temporary))
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()

@@ -61,7 +61,7 @@ def define(values: flags.FlagValues) -> None:
 def main(given: flags.FlagValues) -> None:
     """Kills, resumes, compares, and prints the counts."""
     moments = random.Random(given.seed)
-    with tempfile.TemporaryDirectory() as folder, open(given.csv, "w", newline="") as file:
+    with tempfile.TemporaryDirectory() as folder, open(given.csv, "x", newline="") as file:
         cut, whole = pathlib.Path(folder, "cut"), pathlib.Path(folder, "whole")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(

@@ -178,7 +178,7 @@ def main(given: flags.FlagValues) -> None:
             f"subjects must be among {', '.join(known)}. Received: {', '.join(unknown)}"
         )
     fresh = multiprocessing.get_context("spawn")
-    with open(given.csv, "w", newline="") as file:
+    with open(given.csv, "x", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for subject in given.subjects:

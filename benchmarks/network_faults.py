@@ -91,7 +91,7 @@ def main(given: flags.FlagValues) -> None:
     moments, failed = random.Random(given.seed), 0
     with (
         tempfile.TemporaryDirectory() as folder,
-        open(given.csv, "w", newline="") as file,
+        open(given.csv, "x", newline="") as file,
         faulty_link(given.seed) as (link, names),
     ):
         writer = csv.writer(file, lineterminator="\n")

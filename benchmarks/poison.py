@@ -163,7 +163,7 @@ def trained(schedule: str, replicas: int, poison: Poison | None) -> dict[str, An
 def main(given: flags.FlagValues) -> None:
     """Runs everything, and prints the counts."""
     counts = dict.fromkeys(("within", "better", "worse", "stopped"), 0)
-    with open(given.csv, "w", newline="") as file:
+    with open(given.csv, "x", newline="") as file:
         writer = csv.DictWriter(file, (*COLUMNS, "test_bpd", "undisturbed"), lineterminator="\n")
         writer.writeheader()
         for schedule in given.schedules:

@@ -377,7 +377,7 @@ def main(given: flags.FlagValues) -> None:
         sys.exit("this benchmark needs strace (Debian: apt-get install strace)")
     dice = random.Random(given.seed)
     share_one_trainer()
-    with tempfile.TemporaryDirectory() as name, open(given.csv, "w", newline="") as file:
+    with tempfile.TemporaryDirectory() as name, open(given.csv, "x", newline="") as file:
         root = pathlib.Path(name).resolve()
         train(root / "whole")
         whole = end_of(root / "whole")
