@@ -11,7 +11,6 @@ Chance is one over the number of classes. By class it is how often the classifie
 images of a model without classes (--without), which know no label.
 """
 
-import csv
 import pathlib
 import sys
 
@@ -19,6 +18,7 @@ import keras
 import numpy as np
 import plots
 from absl import flags
+from rows import added_to
 
 from glow_tf.commands import cli
 from glow_tf.use import TrainedModel, draw, label_bits, labels_of, open_model, read_images
@@ -98,20 +98,18 @@ def main(given: flags.FlagValues) -> None:
         counts = np.bincount(answers(network, anyhow), minlength=len(model.classes))
         shares[f"classifier's answers, drawn without classes at {temperature:g}"] = counts / len(wanted)
     by_class: dict[str, list[float]] = {}
-    with pathlib.Path(given.csv).open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["what", "class", "images", "share"])
+    with added_to(given.csv, ("what", "class", "images", "share")) as add:
         for what, (hits, of) in right.items():
             print(f"{what:<45} {hits.mean():.3f}")
-            writer.writerow([what, "all", len(hits), f"{hits.mean():.4f}"])
+            add([what, "all", len(hits), f"{hits.mean():.4f}"])
             by_class[what] = [float(hits[of == k].mean()) for k in range(len(model.classes))]
             counts = np.bincount(of, minlength=len(model.classes))
             for row in zip(model.classes, counts, by_class[what], strict=True):
-                writer.writerow([what, *row[:2], f"{row[2]:.4f}"])
+                add([what, *row[:2], f"{row[2]:.4f}"])
         for what, found in shares.items():
             by_class[what] = list(found)
             for name, share in zip(model.classes, found, strict=True):
-                writer.writerow([what, name, len(wanted), f"{share:.4f}"])
+                add([what, name, len(wanted), f"{share:.4f}"])
     ends = ("test images", f"at {given.temperatures[0]}")
     shown = {w: own for w, own in by_class.items() if w.startswith("classifier") and w.endswith(ends)}
     plots.by_class(model.classes, shown, pathlib.Path(given.csv))

@@ -13,7 +13,6 @@ one evaluation. The questions:
   `lead` · (n − k) epochs before the end.
 """
 
-import csv
 import math
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from rows import added_to
 
 from glow_tf import Phase
 from glow_tf.commands import cli
@@ -196,21 +196,18 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("question", "switch", list(QUESTIONS), "What is asked.", flag_values=values)
     flags.DEFINE_list("seeds", ["10"], "Comma-separated.", flag_values=values)
     flags.DEFINE_string("data_dir", "", "Of TFDS.", flag_values=values)
-    flags.DEFINE_string("csv", "branches.csv", "To write.", flag_values=values)
+    flags.DEFINE_string("csv", "branches.csv", "To add to.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
     """Trains every arm for every seed, prints a row for each evaluation and writes them as CSV."""
     set_up_process(BATCH)
-    with open(values.csv, "x", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+    with added_to(values.csv, COLUMNS) as add:
         for seed in values.seeds:
             for arm, cost, epochs, bpd in QUESTIONS[values.question](int(seed), values.data_dir):
                 row = [values.question, seed, arm, f"{cost:.4f}", f"{epochs:g}", f"{bpd:.6f}"]
                 print(", ".join(row), flush=True)
-                writer.writerow(row)
-                file.flush()
+                add(row)
 
 
 if __name__ == "__main__":

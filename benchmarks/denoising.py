@@ -7,14 +7,16 @@ Non-local means has the settings that scikit-image recommends for a known sigma,
 `pip install scikit-image`.
 """
 
-import csv
 import sys
 
 import numpy as np
 from absl import flags
+from rows import added_to
 
 from glow_tf.commands import cli
 from glow_tf.use import denoise, open_model, psnr, read_images
+
+COLUMNS = ("model", "sigma", "method", "images", "psnr_db", "standard_error_db")
 
 
 def non_local_means(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -33,16 +35,14 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", flag_values=values)
     flags.DEFINE_integer("examples", 64, "Test images.", flag_values=values)
     flags.DEFINE_list("sigmas", ["10", "25", "50"], "Of the noise, in levels of 256.", flag_values=values)
-    flags.DEFINE_string("csv", "denoising.csv", "To write.", flag_values=values)
+    flags.DEFINE_string("csv", "denoising.csv", "To add to.", flag_values=values)
 
 
 def main(given: flags.FlagValues) -> None:
     """Measures both methods at several levels of noise, prints the table and writes it as CSV."""
     glow = open_model(given.model)
     truth = read_images(glow.image_shape, given.dataset, given.data_dir, count=given.examples).images
-    with open(given.csv, "x", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["model", "sigma", "method", "images", "psnr_db", "standard_error_db"])
+    with added_to(given.csv, COLUMNS) as add:
         for sigma in map(float, given.sigmas):
             noise = np.random.default_rng(0).normal(0, sigma, truth.shape)
             noisy = np.clip(np.round(truth + noise), 0, 255).astype(np.uint8)
@@ -54,7 +54,7 @@ def main(given: flags.FlagValues) -> None:
             for method, images in found.items():
                 values = psnr(images, truth)
                 mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
-                writer.writerow([given.model, sigma, method, len(truth), f"{mean:.3f}", f"{error:.3f}"])
+                add([given.model, sigma, method, len(truth), f"{mean:.3f}", f"{error:.3f}"])
                 print(f"sigma {sigma:g}, {method:<18} {mean:.2f} ± {error:.2f} dB", flush=True)
 
 

@@ -12,13 +12,13 @@ For each part of each trained run, over the run's training images:
   own objective, and of the end-to-end loss. Batches far above it average noise that is not there.
 """
 
-import csv
 import pathlib
 import sys
 
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from rows import added_to
 
 import glow_tf
 from glow_tf import Phase, data
@@ -88,18 +88,16 @@ def measured(workdir: pathlib.Path) -> list[dict[str, object]]:
 def define(values: flags.FlagValues) -> None:
     """Defines the benchmark's flags."""
     flags.DEFINE_list("workdirs", [], "Of finished runs, comma-separated.", flag_values=values)
-    flags.DEFINE_string("csv", "gradients.csv", "To write.", flag_values=values)
+    flags.DEFINE_string("csv", "gradients.csv", "To add to.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
     """Measures runs, prints a row for each part and writes them as CSV."""
-    with open(values.csv, "x", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
+    with added_to(values.csv, COLUMNS) as add:
         for workdir in values.workdirs:
             for row in measured(pathlib.Path(workdir)):
                 print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-                writer.writerow(row)
+                add(row)
 
 
 if __name__ == "__main__":

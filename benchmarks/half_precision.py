@@ -6,13 +6,13 @@ Keeps the model as a preset twice, with float32 and with float16, loads both, an
 same images with the same noise: the mean difference and its 95 % interval over the images.
 """
 
-import csv
 import pathlib
 import sys
 import tempfile
 
 import numpy as np
 from absl import flags
+from rows import added_to
 
 import glow_tf
 from glow_tf.commands import cli
@@ -28,7 +28,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("dataset", "", "Whose test images are scored.", flag_values=values)
     flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", flag_values=values)
     flags.DEFINE_integer("examples", 0, "How many; 0 is all.", flag_values=values)
-    flags.DEFINE_string("csv", "half_precision.csv", "To write: one row.", flag_values=values)
+    flags.DEFINE_string("csv", "half_precision.csv", "To add to: one row.", flag_values=values)
 
 
 def main(given: flags.FlagValues) -> None:
@@ -46,8 +46,8 @@ def main(given: flags.FlagValues) -> None:
     mean, half = lost.mean(), 1.96 * lost.std(ddof=1) / np.sqrt(len(lost))
     numbers = [f"{x:.5f}" for x in (bits["float32"].mean(), mean, mean - half, mean + half)]
     row = [given.model, len(images), *numbers, *(f"{size:.0f}" for size in sizes.values())]
-    with open(given.csv, "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, row])
+    with added_to(given.csv, COLUMNS) as add:
+        add(row)
     print(dict(zip(COLUMNS, row, strict=True)))
 
 

@@ -9,7 +9,6 @@ train, start processes or measure for minutes is left out; all checks before it 
 """
 
 import collections
-import csv
 import os
 import pathlib
 import random
@@ -23,6 +22,7 @@ from typing import Any
 import hostile_inputs
 import tensorflow as tf
 from absl import flags
+from rows import added_to
 
 from glow_tf.commands import cli
 from glow_tf.errors import ConfigError, NonFiniteError
@@ -43,7 +43,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("only", "", "One kind alone.", flag_values=values)
     flags.DEFINE_float("seconds", 5.0, "An input that takes longer has failed.", flag_values=values)
     flags.DEFINE_float("megabytes", 500.0, "As well as one that takes more memory.", flag_values=values)
-    flags.DEFINE_string("csv", "hostile.csv", "To write: one row per kind.", flag_values=values)
+    flags.DEFINE_string("csv", "hostile.csv", "To add to: one row per kind.", flag_values=values)
 
 
 def outcome_of(deed: hostile_inputs.Deed) -> str:
@@ -135,15 +135,12 @@ def main(given: flags.FlagValues) -> None:
     signal.signal(signal.SIGALRM, give_up)
     tf.get_logger().setLevel("ERROR")  # it warns of each checkpoint that is damaged
     path = pathlib.Path(given.csv).absolute()
-    with tempfile.TemporaryDirectory() as temporary, path.open("x", newline="") as file:
+    with tempfile.TemporaryDirectory() as temporary, added_to(path, COLUMNS) as add:
         seeds = hostile_inputs.Seeds.make(pathlib.Path(temporary))
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
         failures = 0
         for kind, count in ({given.only: given.inputs} if given.only else shares(given.inputs)).items():
             row = row_of(kind, count, seeds, given)
-            writer.writerow(row)
-            file.flush()
+            add(row)
             failures += row["failures"]
             print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
     print(f"{given.inputs} inputs: {failures} failures")

@@ -19,6 +19,7 @@ import time
 
 import numpy as np
 from absl import flags
+from rows import added_to
 
 import glow_tf
 from glow_tf.commands import cli
@@ -46,6 +47,8 @@ PROGRAMS = {
 }
 PATIENCE = 100.0  # seconds in which a run that lost a process must end
 
+COLUMNS = ("processes", "kill", "role", "seconds", "epochs_before", "epochs_after", "ended_after")
+
 
 def define(values: flags.FlagValues) -> None:
     """Defines the benchmark's flags."""
@@ -55,18 +58,14 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_float("longest", 12.0, "Seconds until a kill, at most.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of the moments.", flag_values=values)
-    flags.DEFINE_string("csv", "kills.csv", "To write: one row per kill.", flag_values=values)
+    flags.DEFINE_string("csv", "kills.csv", "To add to: one row per kill.", flag_values=values)
 
 
 def main(given: flags.FlagValues) -> None:
     """Kills, resumes, compares, and prints the counts."""
     moments = random.Random(given.seed)
-    with tempfile.TemporaryDirectory() as folder, open(given.csv, "x", newline="") as file:
+    with tempfile.TemporaryDirectory() as folder, added_to(given.csv, COLUMNS) as add:
         cut, whole = pathlib.Path(folder, "cut"), pathlib.Path(folder, "whole")
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ["processes", "kill", "role", "seconds", "epochs_before", "epochs_after", "ended_after"]
-        )
         for kill in range(1, given.kills + 1):
             role = 0 if given.processes == "one" else kill % 2
             before, seconds = finished(cut), moments.uniform(0, given.longest)
@@ -76,20 +75,19 @@ def main(given: flags.FlagValues) -> None:
             if finished(cut) < before:
                 sys.exit(f"kill {kill}: the run had {before} epochs and has {finished(cut)}")
             row = [given.processes, kill, role, f"{seconds:.2f}", before, finished(cut), f"{ended_after:.1f}"]
-            writer.writerow(row)
-            file.flush()
+            add(row)
             print(*row, flush=True)
         epochs = finished(cut) + 2
         for workdir in (cut, whole):
             subprocess.run(command(workdir, given.processes, epochs), check=True, stdout=subprocess.DEVNULL)
         weights = [glow_tf.load(workdir).get_weights() for workdir in (cut, whole)]
         largest = max(float(np.abs(a - b).max()) for a, b in zip(*weights, strict=True))
-        rows = numbers(cut) == numbers(whole)
+        same = numbers(cut) == numbers(whole)
         print(
             f"{given.kills} kills, {epochs} epochs: largest difference of a weight: {largest:.1g}; "
-            f"same history: {rows}"
+            f"same history: {same}"
         )
-        if largest or not rows:
+        if largest or not same:
             sys.exit(1)
 
 

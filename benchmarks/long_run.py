@@ -1,6 +1,6 @@
 """Does a process grow? Memory, open files, threads and logs, over a long run and over many trainers.
 
-    python benchmarks/long_run.py --csv=docs/results/long_run.csv
+    python benchmarks/long_run.py --csv=long_run.csv
 
 Each subject has a process of its own. A run trains a small model on the digits for 2,000 steps and enters its
 phases again and again: `alternating` is --times × (part 1, part 2, end to end), `simultaneous` is --times ×
@@ -12,7 +12,6 @@ train for one step, and drop --times trainers, with one optimizer or with all in
 
 import concurrent.futures
 import contextlib
-import csv
 import ctypes
 import dataclasses
 import gc
@@ -28,6 +27,7 @@ from typing import Any
 import keras
 import numpy as np
 from absl import flags
+from rows import added_to
 
 import glow_tf
 from glow_tf.commands import cli
@@ -77,7 +77,7 @@ def define(values: flags.FlagValues) -> None:
     """Defines the benchmark's flags."""
     flags.DEFINE_list("subjects", [*RUNS, *OPTIMIZERS, IN_TURN], "What to watch.", flag_values=values)
     flags.DEFINE_integer("times", 20, "How often phases are entered, and trainers made.", flag_values=values)
-    flags.DEFINE_string("csv", "long_run.csv", "To write: a row per epoch or trainer.", flag_values=values)
+    flags.DEFINE_string("csv", "long_run.csv", "To add to: a row per epoch or trainer.", flag_values=values)
 
 
 def held() -> dict[str, float]:
@@ -178,16 +178,14 @@ def main(given: flags.FlagValues) -> None:
             f"subjects must be among {', '.join(known)}. Received: {', '.join(unknown)}"
         )
     fresh = multiprocessing.get_context("spawn")
-    with open(given.csv, "x", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
+    with added_to(given.csv, COLUMNS) as add:
         for subject in given.subjects:
             with concurrent.futures.ProcessPoolExecutor(1, fresh) as pool:
-                rows = pool.submit(observed, subject, given.times).result()
-            writer.writerows({"subject": subject, **row} for row in rows)
-            file.flush()
-            memory = [row["memory_mb"] for row in (rows[0], rows[len(rows) // 2], rows[-1])]
-            grown = {name: f"{growth(rows, name):+.3f}" for name in ("memory_mb", "open_files", "threads")}
+                found = pool.submit(observed, subject, given.times).result()
+            for row in found:
+                add({"subject": subject, **row})
+            memory = [row["memory_mb"] for row in (found[0], found[len(found) // 2], found[-1])]
+            grown = {name: f"{growth(found, name):+.3f}" for name in ("memory_mb", "open_files", "threads")}
             print(
                 f"{subject}: MB at first, half-way, at the end: {memory}; then per row: {grown}", flush=True
             )

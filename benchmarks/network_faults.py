@@ -1,6 +1,6 @@
 """Two processes of one run over a link that fails: do they end with the numbers of a sound link, or say why?
 
-    python benchmarks/network_faults.py --trials=3 --csv=docs/results/network_faults.csv
+    python benchmarks/network_faults.py --trials=3 --csv=network_faults.csv
 
 The two are in network namespaces of this machine (benchmarks/faulty_link.py). In each trial a fault begins at
 a random moment and lasts for `--seconds`, or until the end. A run that ends with an error must name the
@@ -8,7 +8,6 @@ other process, and goes on over a sound link. Its end is compared with a run ove
 and root.
 """
 
-import csv
 import dataclasses
 import os
 import pathlib
@@ -22,6 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 from faulty_link import Fault, FaultyLink, faulty_link
+from rows import added_to
 from slow_link import ADDRESSES, in_namespace
 
 import glow_tf
@@ -58,6 +58,8 @@ FAULTS = {
     FOR_EVER: Fault(lost=1.0),
 }
 
+COLUMNS = ("processes", "fault", "moment", "packets_hit", "seconds", "outcome", "difference", "said")
+
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
@@ -81,7 +83,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_float("seconds", 10.0, "How long a fault lasts.", flag_values=values)
     flags.DEFINE_list("only", [], "Only faults whose names contain one of these.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of the moments and of the packets.", flag_values=values)
-    flags.DEFINE_string("csv", "network_faults.csv", "To write: one row per trial.", flag_values=values)
+    flags.DEFINE_string("csv", "network_faults.csv", "To add to: one row per trial.", flag_values=values)
 
 
 def main(given: flags.FlagValues) -> None:
@@ -91,13 +93,9 @@ def main(given: flags.FlagValues) -> None:
     moments, failed = random.Random(given.seed), 0
     with (
         tempfile.TemporaryDirectory() as folder,
-        open(given.csv, "x", newline="") as file,
+        added_to(given.csv, COLUMNS) as add,
         faulty_link(given.seed) as (link, names),
     ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ["processes", "fault", "moment", "packets_hit", "seconds", "outcome", "difference", "said"]
-        )
         for strategy in given.strategies:
             sound = pathlib.Path(folder, strategy)
             whole = run_two(strategy, sound, names, link)
@@ -116,8 +114,7 @@ def main(given: flags.FlagValues) -> None:
                     difference = largest_difference(workdir, expected)
                     failed += outcome in ("hung", "ended without a sentence") or not difference < 1e-3
                     row = [strategy, name, f"{moment:.1f}", hit, f"{ending.seconds:.1f}", outcome]
-                    writer.writerow([*row, f"{difference:.1g}", sentence_of(ending)])
-                    file.flush()
+                    add([*row, f"{difference:.1g}", sentence_of(ending)])
                     print(*row, f"{difference:.1g}", sentence_of(ending), sep=" · ", flush=True)
     print(f"{failed} trials hung, ended without a sentence or with other numbers")
     if failed:

@@ -10,7 +10,6 @@ data) and the share of images that is flagged at a nominal rate of false alarms 
 first half alone chooses, by spoiled copies of its own; the last lines are the areas that it chose by.
 """
 
-import csv
 import pathlib
 import sys
 
@@ -18,6 +17,7 @@ import numpy as np
 from absl import flags
 from pictures import idx_images
 from PIL import Image, ImageDraw, ImageFont
+from rows import added_to
 from sklearn.metrics import roc_auc_score
 
 from glow_tf.commands import cli
@@ -26,6 +26,8 @@ from glow_tf.use.guard import RULES
 
 FALSE_ALARMS = 0.01
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZabdefghkmnpqrstwxyz23456789"
+
+COLUMNS = ("model", "set", "images", "score", "auroc", "flagged")
 
 
 def other_sets(images: np.ndarray, seed: int, mnist: str) -> dict[str, np.ndarray]:
@@ -77,7 +79,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("mnist", "", "MNIST's t10k-images-idx3-ubyte; empty: none.", flag_values=values)
     flags.DEFINE_integer("examples", 2000, "Test images.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of the halves and of the sets.", flag_values=values)
-    flags.DEFINE_string("csv", "outliers.csv", "To write.", flag_values=values)
+    flags.DEFINE_string("csv", "outliers.csv", "To add to.", flag_values=values)
 
 
 def main(given: flags.FlagValues) -> None:
@@ -91,9 +93,7 @@ def main(given: flags.FlagValues) -> None:
     sets = {
         name: features(model, other) for name, other in other_sets(held_out, given.seed, given.mnist).items()
     }
-    with open(given.csv, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["model", "set", "images", "score", "auroc", "flagged"])
+    with added_to(given.csv, COLUMNS) as add:
         chosen = Scorer(model).fit(fitted, given.seed)
         scorers = {score: Scorer(model, score).fit_features(good, given.seed) for score in RULES}
         for score, scorer in {"auto": chosen, **scorers}.items():
@@ -102,11 +102,11 @@ def main(given: flags.FlagValues) -> None:
                 scores = np.concatenate([scorer.unusual(usual), scorer.unusual(found)])
                 area = roc_auc_score(truth, np.nan_to_num(scores, posinf=np.finfo(np.float64).max))
                 flagged = float(np.mean(scorer.p_value_of(found) <= FALSE_ALARMS))
-                writer.writerow([given.model, name, len(found), score, f"{area:.4f}", f"{flagged:.4f}"])
+                add([given.model, name, len(found), score, f"{area:.4f}", f"{flagged:.4f}"])
                 print(f"{score:<11} {name:<43} AUROC {area:.4f}, flagged {flagged:.4f}", flush=True)
         for score, areas in chosen.areas.items():
             for kind, area in areas.items():
-                writer.writerow([given.model, f"first half, {kind}", "", score, f"{area:.4f}", ""])
+                add([given.model, f"first half, {kind}", "", score, f"{area:.4f}", ""])
             print(f"{score:<11} of the first half: {', '.join(f'{k} {a:.3f}' for k, a in areas.items())}")
 
 

@@ -23,6 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from rows import added_to
 
 import glow_tf
 from glow_tf.commands import cli
@@ -58,7 +59,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seeds", 2, "Places for each kind of poison in each schedule.", flag_values=values)
     flags.DEFINE_integer("replicas", 1, "1, or 2 for two replicas on this CPU.", flag_values=values)
     flags.DEFINE_list("schedules", list(SCHEDULES), "Which schedules.", flag_values=values)
-    flags.DEFINE_string("csv", "poison.csv", "To write: one row per run.", flag_values=values)
+    flags.DEFINE_string("csv", "poison.csv", "To add to: one row per run.", flag_values=values)
 
 
 class Poison(keras.callbacks.Callback):
@@ -163,9 +164,7 @@ def trained(schedule: str, replicas: int, poison: Poison | None) -> dict[str, An
 def main(given: flags.FlagValues) -> None:
     """Runs everything, and prints the counts."""
     counts = dict.fromkeys(("within", "better", "worse", "stopped"), 0)
-    with open(given.csv, "x", newline="") as file:
-        writer = csv.DictWriter(file, (*COLUMNS, "test_bpd", "undisturbed"), lineterminator="\n")
-        writer.writeheader()
+    with added_to(given.csv, (*COLUMNS, "test_bpd", "undisturbed")) as add:
         for schedule in given.schedules:
             undisturbed = trained(schedule, given.replicas, None)["end"]
             for seed in range(given.seeds):
@@ -182,8 +181,7 @@ def main(given: flags.FlagValues) -> None:
                         counts["stopped" if end == "stopped" else sort] += 1
                         labels = (given.replicas, schedule, seed, target, kind, *place)
                         row = dict(zip(COLUMNS, labels, strict=False)) | found
-                        writer.writerow(row | {"test_bpd": end, "undisturbed": undisturbed})
-                        file.flush()
+                        add(row | {"test_bpd": end, "undisturbed": undisturbed})
                         print(*labels, found, end, f"{behind:+.4f}", flush=True)
     print(f"runs within {WITHIN} bits/dim of the undisturbed one, better, worse, and stopped: {counts}")
 

@@ -33,6 +33,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from rows import added_to
 
 import glow_tf
 from glow_tf.commands import cli
@@ -80,6 +81,8 @@ NOT_EXPECTED = (
 KILLED_AT = ("fsync", "rename", "unlink", "mkdir", "rmdir")  # whose paths are the same in each process
 MARK = "saved"  # the name, followed by the place, of files beside the workdir that say when a save is over
 
+COLUMNS = ("kind", "call", "name", "file", "saved", "resumed_from", "outcome")
+
 
 def define(values: flags.FlagValues) -> None:
     """Defines the benchmark's flags."""
@@ -89,7 +92,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("power_cuts", 30, "Power cuts at random calls.", flag_values=values)
     flags.DEFINE_integer("kills", 6, "Processes that are killed at calls, evenly spread.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of the calls, and of what a power cut takes.", flag_values=values)
-    flags.DEFINE_string("csv", "power_cuts.csv", "To write: one row per cut.", flag_values=values)
+    flags.DEFINE_string("csv", "power_cuts.csv", "To add to: one row per cut.", flag_values=values)
     flags.DEFINE_string("recorded", "", "Folder of the process that is recorded.", flag_values=values)
 
 
@@ -377,14 +380,12 @@ def main(given: flags.FlagValues) -> None:
         sys.exit("this benchmark needs strace (Debian: apt-get install strace)")
     dice = random.Random(given.seed)
     share_one_trainer()
-    with tempfile.TemporaryDirectory() as name, open(given.csv, "x", newline="") as file:
+    with tempfile.TemporaryDirectory() as name, added_to(given.csv, COLUMNS) as add:
         root = pathlib.Path(name).resolve()
         train(root / "whole")
         whole = end_of(root / "whole")
         (root / "recorded").mkdir()
         calls = record(root / "recorded")
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["kind", "call", "name", "file", "saved", "resumed_from", "outcome"])
         counts: dict[tuple[str, str], int] = {}
         outcomes: dict[tuple, tuple[str, str]] = {}
 
@@ -400,8 +401,7 @@ def main(given: flags.FlagValues) -> None:
             call = calls[number]
             path = pathlib.PurePath(call.paths[-1])
             at = ["", call.name, ""] if kind == "killed process" else [number + 1, call.name, path.name]
-            writer.writerow([kind, *at, f"{saved[0]}+{saved[1]}", place, outcome])
-            file.flush()
+            add([kind, *at, f"{saved[0]}+{saved[1]}", place, outcome])
             counts[kind, outcome[:4]] = counts.get((kind, outcome[:4]), 0) + 1
             if outcome != "same":
                 print(f"{kind} at call {number + 1}, {call.name} {path}: {outcome}", flush=True)

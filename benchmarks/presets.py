@@ -7,7 +7,6 @@ Test images are encoded to a file and decoded in a new process. Samples are draw
 table has a row for each of these checks: on how many images, and what was found.
 """
 
-import csv
 import pathlib
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from rows import added_to
 
 from glow_tf.commands import cli, model_flags
 from glow_tf.errors import ConfigError
@@ -47,26 +47,23 @@ def define(values: flags.FlagValues) -> None:
         "Formats to check; they take minutes.",
         flag_values=values,
     )
-    flags.DEFINE_string("csv", "presets.csv", "To write: one row per check.", flag_values=values)
+    flags.DEFINE_string("csv", "presets.csv", "To add to: one row per check.", flag_values=values)
 
 
 def main(given: flags.FlagValues) -> None:
     """Checks, prints and writes."""
     if unknown := set(given.formats) - set(FORMATS):
         raise ConfigError(f"formats must be some of {', '.join(FORMATS)}. Received: {sorted(unknown)}")
-    model_flags.check_file("csv", pathlib.Path(given.csv))
     for name in ("examples", "samples"):
         model_flags.positive(given, name)
     glow = open_model(given.model)
     if not isinstance(glow, Glow):
         raise ConfigError(f"model must not be an export, which this makes. Received: model={given.model!r}")
     images = read_images(glow.image_shape, given.dataset, given.data_dir, given.split, given.examples).images
-    rows = []
-    for check, count, found in _checks(given, glow, images):
-        rows.append((given.model, check, count, found))
-        print(f"{check}: {found:.2g} ({count} images)")
-    with open(given.csv, "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    with added_to(given.csv, COLUMNS) as add:
+        for check, count, found in _checks(given, glow, images):
+            add((given.model, check, count, found))
+            print(f"{check}: {found:.2g} ({count} images)")
 
 
 def _checks(given: flags.FlagValues, glow: Glow, images: np.ndarray) -> Iterator[tuple[str, int, float]]:

@@ -6,15 +6,17 @@ Test images are halved and doubled again. `upscale` starts from the bicubic imag
 2×2 square the mean that it must have; both are rows of their own. Differences are within an image.
 """
 
-import csv
 import sys
 
 import numpy as np
 from absl import flags
 from PIL import Image
+from rows import added_to
 
 from glow_tf.commands import cli
 from glow_tf.use import doubled, halved, open_model, psnr, read_images, upscale
+
+COLUMNS = ("model", "method", "images", "psnr_db", "upscale_ahead_by_db", "standard_error_db")
 
 
 def bicubic(small: np.ndarray) -> np.ndarray:
@@ -40,7 +42,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("dataset", "", "Of the model's kind; its test images are used.", flag_values=values)
     flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", flag_values=values)
     flags.DEFINE_integer("examples", 256, "Test images.", flag_values=values)
-    flags.DEFINE_string("csv", "upscaling.csv", "To write.", flag_values=values)
+    flags.DEFINE_string("csv", "upscaling.csv", "To add to.", flag_values=values)
 
 
 def main(given: flags.FlagValues) -> None:
@@ -55,14 +57,12 @@ def main(given: flags.FlagValues) -> None:
         "upscale": upscale(glow, small),
     }
     values = {method: psnr(images, truth) for method, images in found.items()}
-    with open(given.csv, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["model", "method", "images", "psnr_db", "upscale_ahead_by_db", "standard_error_db"])
+    with added_to(given.csv, COLUMNS) as add:
         for method, own in values.items():
             ahead = values["upscale"] - own
             error = ahead.std(ddof=1) / np.sqrt(len(ahead))
             numbers = [f"{own.mean():.3f}", f"{ahead.mean():.3f}", f"{error:.3f}"]
-            writer.writerow([given.model, method, len(truth), *numbers])
+            add([given.model, method, len(truth), *numbers])
             print(f"{method:<25} {numbers[0]} dB; upscale is ahead by {numbers[1]} ± {numbers[2]}")
 
 

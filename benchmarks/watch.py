@@ -9,13 +9,13 @@ timed for --makes new trainers of each kind, in turns, too. The other flags are 
 # TensorFlow is imported inside functions, after the runner has set its log level.
 from __future__ import annotations
 
-import csv
 import dataclasses
 import statistics
 import sys
 import time
 
 from absl import flags
+from rows import added_to
 
 from glow_tf.commands import cli, run_flags
 
@@ -28,7 +28,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("timed_steps", 10, "Steps in each turn.", lower_bound=1, **own)
     flags.DEFINE_integer("rounds", 30, "Turns of both.", lower_bound=1, **own)
     flags.DEFINE_integer("makes", 5, "Trainers of each kind whose first step is timed.", lower_bound=1, **own)
-    flags.DEFINE_string("csv", "watch.csv", "To write: a row per round.", **own)
+    flags.DEFINE_string("csv", "watch.csv", "To add to: a row per round.", **own)
     run_flags.define(values)
     values.set_default("workdir", "unused")
 
@@ -66,23 +66,20 @@ def main(values: flags.FlagValues) -> None:
         return trainer, time.perf_counter() - start
 
     batches = iter(data.training_batches(images.train, config.train.batch_size, config.seed))
-    rows = []
+    seconds = []
     for number in range(values.makes):
         (watched, with_it), (unwatched, without) = first_step(10), first_step(None)
-        rows.append(("first step", number, with_it, without))
+        seconds.append(("first step", number, with_it, without))
     timed = [repeated(lambda t=t: t.train_function(batches)) for t in (watched, unwatched)]
     for number in range(values.rounds):
         order = (0, 1) if number % 2 else (1, 0)  # neither is always the first
         found = {k: timed[k](values.timed_steps) for k in order}
-        rows.append(("step", number, found[0], found[1]))
-    with open(values.csv, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(
-            (*row[:2], f"{row[2]:.6f}", f"{row[3]:.6f}", f"{row[2] / row[3]:.4f}") for row in rows
-        )
+        seconds.append(("step", number, found[0], found[1]))
+    with added_to(values.csv, COLUMNS) as add:
+        for what, number, *found in seconds:
+            add((what, number, *(f"{s:.6f}" for s in found), f"{found[0] / found[1]:.4f}"))
     for what in ("first step", "step"):
-        ratios = sorted(a / b for kind, _, a, b in rows if kind == what)
+        ratios = sorted(a / b for kind, _, a, b in seconds if kind == what)
         low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
         middle = statistics.median(ratios)
         print(f"{what}: {middle:.4f} of the time without; the middle half {low:.4f} to {high:.4f}")
