@@ -58,9 +58,10 @@ def calibrate(config: RunConfig) -> Calibration:
     """
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    # The planner derives the cost of recomputation from the other rates.
-    train = dataclasses.replace(config.train, reversible=False)
-    config = dataclasses.replace(config, strategy="one_device", virtual_devices=0, train=train)
+    # The planner derives the cost of recomputation from the other rates, and what several devices do.
+    train = dataclasses.replace(config.train, reversible=False, part_delay=0)
+    here = {"strategy": "one_device", "virtual_devices": 0, "part_devices": ""}
+    config = dataclasses.replace(config, **here, train=train)
     batch_size = config.train.batch_size
     images = np.random.default_rng(0).integers(0, 256, (4 * batch_size, *config.model.image_shape), np.uint8)
     everything = timed_step_and_blocks(config, images, config.model.precision)

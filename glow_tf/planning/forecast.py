@@ -40,7 +40,6 @@ class Candidate:
       schedule: one of `SCHEDULES`.
       parts: as the flag `--parts` says it.
       flow_steps: of each part.
-      devices: how many devices of the cluster it uses.
       hours: of the whole schedule.
       steps: the forecast of a step of every epoch.
     """
@@ -49,7 +48,6 @@ class Candidate:
     schedule: str
     parts: str
     flow_steps: tuple[int, ...]
-    devices: int
     hours: float
     steps: tuple[Forecast, ...]
 
@@ -136,8 +134,11 @@ def recommendations(found: Sequence[Candidate], cluster: Cluster) -> list[str]:
     """
     lines = []
     for schedule in SCHEDULES:
-        own = [c for c in found if c.schedule == schedule and c.fits(cluster)]
-        if own:
+        tried = [c for c in found if c.schedule == schedule]
+        own = [c for c in tried if c.fits(cluster)]
+        if not tried:
+            lines.append(f"{schedule}: needs several parts; --parts=across_block:2 makes two")
+        elif own:
             strategy = own[0].strategy.replace(", delayed", " --part_delay=1")
             flags = f"--schedule={schedule} --strategy={strategy} --parts={own[0].parts}"
             lines.append(f"{schedule}: {flags}")
@@ -184,6 +185,5 @@ def _candidate(
     steps = tuple(forecasts[phase] for phase in epochs)
     counts = [steps_of_epoch(batches_per_epoch(config), layouts, phase, strategy) for phase in epochs]
     hours = math.fsum(n * step.seconds for n, step in zip(counts, steps, strict=True)) / 3600
-    devices = {"one_device": 1, "mirrored": len(planner.cluster.devices)}.get(strategy, len(layouts))
     flow_steps = tuple(layout.flow_steps for layout in layouts)
-    return Candidate(strategy, schedule, parts, flow_steps, devices, hours, steps)
+    return Candidate(strategy, schedule, parts, flow_steps, hours, steps)

@@ -12,6 +12,9 @@ from glow_tf.config import ModelConfig
 from glow_tf.errors import ConfigError
 from glow_tf.text_files import parse_json, read_text
 
+# What reading other text than rates raises.
+NOT_RATES = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
+
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
@@ -48,7 +51,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, text: str) -> Calibration:
-        """Reads what `to_json` returned; of other text ValueError, KeyError, TypeError or AttributeError."""
+        """Reads what `to_json` returned; of other text `NOT_RATES`."""
         found = parse_json(text)
         for name in ("forward", "both"):
             found[name] = {int(block): float(seconds) for block, seconds in found[name].items()}
@@ -75,7 +78,7 @@ def read_calibration(path: str | pathlib.Path) -> Calibration:
     """
     try:
         return Calibration.from_json(read_text(pathlib.Path(path)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except NOT_RATES as error:
         raise ConfigError(
             "calibration must be a file that `glow-tf plan --calibrate` wrote. "
             f"Received: calibration={str(path)!r}, {type(error).__name__}: {error}"

@@ -185,7 +185,8 @@ def test_the_command_prints_a_table_and_recommendations():
 
 def test_a_calibration_is_measured_and_used(tmp_path, capsys):
     flags = [*CALIBRATION_FLAGS, f"--calibration={tmp_path / 'machine.json'}"]
-    result = forecast(*flags, "--calibrate")
+    delayed = ("--strategy=part_parallel", "--schedule=simultaneous", "--part_delay=1", "--parts=1,1")
+    result = forecast(*flags, *delayed, "--calibrate")
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "machine.json").read_text())["both"]["1"] > 0
     (tmp_path / "here.cfg").write_text(
@@ -197,7 +198,8 @@ def test_a_calibration_is_measured_and_used(tmp_path, capsys):
 
 def test_another_file_is_no_calibration(tmp_path):
     path = tmp_path / "other.json"
-    for text in ("", "[1]", "{}", '{"forward": {}, "both": {}}'):
+    large = '{"forward": {}, "both": {}, "rest": 1' + 400 * "0" + "}"
+    for text in ("", "[1]", "{}", '{"forward": {}, "both": {}}', large):
         path.write_text(text)
         with pytest.raises(ConfigError, match="calibration must be a file that"):
             read_calibration(path)
@@ -235,6 +237,16 @@ def test_each_device_must_hold_its_own_part_alone():
     ):
         devices = tuple(dataclasses.replace(device, memory=size) for size in sizes)
         assert own.fits(dataclasses.replace(whole, devices=devices)) is fits
+
+
+def test_schedules_that_need_parts_say_so_where_there_is_one():
+    config = config_of(["--flagfile=quickstart", "--workdir=unused", "--parts=1"])
+    one = Cluster("c", (Device("d", 1.0, 1e12, 1e15),), math.inf, 0.0)
+    end_to_end, *others = recommendations(candidates(config, one), one)
+    assert end_to_end == "end_to_end: --schedule=end_to_end --strategy=one_device --parts=1"
+    assert [line.split(": ")[1] for line in others] == [
+        "needs several parts; --parts=across_block:2 makes two"
+    ] * 2
 
 
 def test_a_plan_is_of_the_images_that_are_asked_for():
