@@ -2,9 +2,10 @@ import itertools
 
 import pytest
 
-from glow_tf import cost, partition
+from glow_tf import cost, partition, schedule
 from glow_tf.config import ModelConfig
 from glow_tf.cuts import read_cuts
+from glow_tf.run.tables import model_table
 
 COUNTS = {
     "1": (96,),
@@ -140,3 +141,11 @@ def test_sizes_that_do_not_divide_name_the_nearest_that_do():
         partition.check_divisible((28, 28, 1), 3)
     with pytest.raises(ValueError, match="multiples of 8; the nearest that are: 8 "):
         partition.check_divisible((5, 8, 1), 3)
+
+
+def test_what_a_cache_holds_crosses_no_cut_in_the_table():
+    layouts = partition.part_layouts(ModelConfig(flow_steps=2, parts="across_block:2"))
+    part_1, part_2 = epochs = schedule.phases("sequential", 2, 2)
+    costs = schedule.epoch_costs(layouts, epochs, cache_prefix=True)
+    assert "step: 6.0 forward, 0.0 backward" in model_table(layouts, [1, 1], [part_1, part_2], costs)
+    assert "step: 0.0 forward, 0.0 backward" in model_table(layouts, [1, 1], epochs, costs, {part_2})

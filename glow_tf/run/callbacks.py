@@ -276,8 +276,14 @@ class SaveCheckpoints(RunCallback):
         self.interrupts = interrupts
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Starts to count the minutes."""
+        """Starts to count the minutes; lets interrupts end the run while no step is made.
+
+        Raises:
+          KeyboardInterrupt: one has waited since a step that ended in a divergence.
+        """
         self._last = time.monotonic()
+        if self.interrupts is not None:
+            self.interrupts.release()
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Lets interrupts wait."""

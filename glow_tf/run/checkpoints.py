@@ -146,7 +146,8 @@ class Checkpoints:
         for folder in (self._folder, self._folder / "best"):
             # A pointer to a checkpoint that is not there says that one is missing.
             if newest.pointed_to(folder) > epochs:
-                newest.point_to(folder, epochs)
+                kept = [number for number in newest.complete(folder) if number <= epochs]
+                newest.point_to(folder, max(kept, default=0))
             for later in reversed(newest.complete(folder)):
                 if later > epochs:
                     remove(folder, later)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from glow_tf.errors import DivergedError
+from glow_tf.errors import ConfigError, DivergedError
 from glow_tf.glow import Glow
 from glow_tf.run import saved
 from glow_tf.run.checkpoints import state_of
@@ -71,9 +71,12 @@ def _go_back(run: Run, error: DivergedError, before: int | None) -> int:
         if finished > 1:
             raise _with(error, "There is no earlier checkpoint that is sound.")
         epoch = 0
+        try:
+            start_over(run)  # before anything is removed: it needs the model of --init_from again
+        except (ConfigError, OSError) as missing:
+            raise _with(error, f"It cannot start again: {missing}") from None
         run.workdir.write_history(run.workdir.read_history(finished))
         run.checkpoints.remove_after(0)
-        start_over(run)
     run.checkpoints.recoveries.assign(recoveries)
     run.checkpoints.gone_back_to.assign(epoch)
     for factor, value in zip(run.trainer.rate_factors, factors, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from glow_tf.cost import crossing_bytes, relative_cost
 from glow_tf.partition import PartLayout
@@ -11,7 +11,11 @@ from glow_tf.schedule import Phase
 
 
 def model_table(
-    layouts: Sequence[PartLayout], parameters: Sequence[int], phases: Sequence[Phase], costs: Sequence[float]
+    layouts: Sequence[PartLayout],
+    parameters: Sequence[int],
+    phases: Sequence[Phase],
+    costs: Sequence[float],
+    cached: Container[Phase] = (),
 ) -> str:
     """Describes parts and schedule before training: flow steps, parameters, predicted costs and traffic.
 
@@ -20,6 +24,7 @@ def model_table(
       parameters: number of trainable parameters of each part, without those of a flow head.
       phases: the phase of every epoch.
       costs: predicted cost of every epoch.
+      cached: phases for which a cache holds the outputs of the parts before; then nothing crosses a cut.
     """
     whole = sum(p.forward_macs for p in layouts)
     with_heads = any(p.head for p in layouts)
@@ -41,13 +46,15 @@ def model_table(
     if with_heads:
         rows[-1].append(f"{sum(p.head_macs for p in layouts) / whole:.4f}")
         header.append("head's forward cost")
-    return "\n".join([table(header, rows), *_schedule_lines(layouts, phases, costs)])
+    return "\n".join([table(header, rows), *_schedule_lines(layouts, phases, costs, cached)])
 
 
 def _schedule_lines(
-    layouts: Sequence[PartLayout], phases: Sequence[Phase], costs: Sequence[float]
+    layouts: Sequence[PartLayout], phases: Sequence[Phase], costs: Sequence[float], cached: Container[Phase]
 ) -> list[str]:
-    crossing = [crossing_bytes(layouts, phase.last, phase.end_to_end) for phase in phases]
+    crossing = [
+        crossing_bytes(layouts, 0 if phase in cached else phase.last, phase.end_to_end) for phase in phases
+    ]
     forward, backward = (sum(c[i] for c in crossing) / len(crossing) / 1024 for i in (0, 1))
     macs = sum(p.forward_macs for p in layouts)
     return [

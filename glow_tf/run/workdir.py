@@ -105,7 +105,9 @@ class Workdir:
         differing = differing_settings(before, self.config)
         self._has_other_epochs = bool(differing)
         epochs = {
-            name: int(before[name]) for name in more_epochs.SETTINGS if before.get(name, "").isdecimal()
+            name: int(before[name])
+            for name in more_epochs.SETTINGS
+            if before.get(name, "").isdecimal() and len(before[name]) < 20
         }
         if set(differing) - set(epochs):
             refuse_other_configuration(self.path, self.config)

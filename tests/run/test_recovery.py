@@ -349,7 +349,11 @@ def test_a_checkpoint_amid_trouble_is_passed_over_and_removed(tmp_path):
 
 def test_a_run_that_goes_back_to_its_start_leaves_nothing_that_looks_lost(tmp_path):
     checkpoints = Checkpoints(tmp_path, make_trainer())
-    checkpoints.save(1, validation_bpd=3.0)
+    for epoch, bpd in ((1, 3.0), (2, 2.0)):
+        checkpoints.save(epoch, validation_bpd=bpd)
+    checkpoints.remove_after(1)
+    assert newest.pointed_to(tmp_path) == 1
+    assert newest.pointed_to(tmp_path / "best") == 0  # the best was that of epoch 2
     checkpoints.remove_after(0)
     assert newest.progress(tmp_path) == newest.progress(tmp_path / "best") == (0, 0)
 

@@ -13,7 +13,9 @@ from helpers import config, rows_of, train
 import glow_tf
 from glow_tf import ConfigError, PartsTrainer
 from glow_tf.run import newest
+from glow_tf.run.callbacks import SaveCheckpoints
 from glow_tf.run.checkpoints import Checkpoints
+from glow_tf.run.epoch import EpochResult
 from glow_tf.run.interrupts import Interrupts
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "part_epochs": 2, "finetune_epochs": 1}
@@ -205,6 +207,16 @@ def test_who_interrupts_again_does_not_wait(monkeypatch):
         interrupts.arrive()
     with pytest.raises(KeyboardInterrupt):
         interrupts.release()
+
+
+def test_an_interrupt_that_waits_in_a_step_that_diverges_ends_the_run_before_the_next():
+    interrupts = Interrupts()
+    callback = SaveCheckpoints(None, EpochResult(), interrupts=interrupts)
+    callback.on_train_begin()
+    interrupts.hold()
+    interrupts.arrive()
+    with pytest.raises(KeyboardInterrupt):
+        callback.on_train_begin()
 
 
 def test_time_columns_hold_what_the_epoch_took_before(cut):
