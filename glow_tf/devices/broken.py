@@ -1,4 +1,4 @@
-"""What a process says when it has lost another one, or the connection to it."""
+"""What a process says when it cannot listen, or has lost another one or the connection to it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from glow_tf.devices import liveness
 from glow_tf.devices.processes import KEPT, ProcessGroup, lost_message
+from glow_tf.errors import ConfigError
 
 # What TensorFlow raises where a connection was reset, or a process was not heard for long.
 CONNECTION_ERRORS = (
@@ -18,6 +19,28 @@ CONNECTION_ERRORS = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
+
+
+@contextlib.contextmanager
+def naming_the_taken_address(group: ProcessGroup | None) -> Iterator[None]:
+    """Says in an error that this process cannot listen at its address; TensorFlow names none.
+
+    Args:
+      group: the processes of the run; None leaves every error as it is.
+
+    Raises:
+      ConfigError: TensorFlow's server did not start.
+    """
+    try:
+        yield
+    except tf.errors.UnknownError as error:
+        if group is None or "server" not in error.message:
+            raise
+        reason = " ".join(error.message.split())[:200]
+        raise ConfigError(
+            f"the process must be able to listen at {group.addresses[group.index]}; another program may. "
+            f"Received: {reason}"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ def answer_of(address: str) -> str:
             return "yes"
     except ConnectionRefusedError:
         return "refused"
-    except OSError:
+    except (OSError, UnicodeError):  # the latter of a name that is none
         return "silent"
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from glow_tf.devices import liveness
+from glow_tf.devices.broken import naming_the_taken_address
 from glow_tf.devices.processes import ProcessGroup, listen, lost_message
 from glow_tf.devices.streams import SENDING_THREADS
 from glow_tf.errors import ConfigError
@@ -20,28 +21,27 @@ from glow_tf.internals import send_eager_operations_one_by_one
 
 
 def connect(group: ProcessGroup) -> list[str]:
-    """Connects process 0 to the others; returns the name of the first device of each process.
+    """Connects process 0 to the others; returns the first device of each: a GPU, where it has one.
 
     Raises:
-      ConfigError: a process did not start in time.
+      ConfigError: a process did not start in time, or this one cannot listen at its address.
     """
     if missing := liveness.wait_for(group, range(1, len(group.addresses))):
         raise ConfigError(liveness.nobody_came(group, missing))
     send_eager_operations_one_by_one()
     spec = tf.train.ClusterSpec({group.job: group.addresses})
-    print(
-        f"Connects to {group.names(group.others)}; the run ends if that takes {liveness.PATIENCE:.0f} s.",
-        flush=True,
-    )
+    if others := group.names(group.others):
+        print(f"Connects to {others}; the run ends if that takes {liveness.PATIENCE:.0f} s.", flush=True)
     # TensorFlow would wait for ever, and lets no other Python thread run meanwhile, `watched_parts` neither.
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w") as nowhere, naming_the_taken_address(group):
         faulthandler.dump_traceback_later(liveness.PATIENCE, exit=True, file=nowhere)
         try:
             tf.config.experimental_connect_to_cluster(spec, job_name=group.job, task_index=0)
         finally:
             faulthandler.cancel_dump_traceback_later()
-    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-    return [f"/job:{group.job}/replica:0/task:{k}/device:{kind}:0" for k in range(len(group.addresses))]
+    found = {device.name for device in tf.config.list_logical_devices()}  # of all processes
+    tasks = [f"/job:{group.job}/replica:0/task:{k}/device" for k in range(len(group.addresses))]
+    return [f"{task}:{'GPU' if f'{task}:GPU:0' in found else 'CPU'}:0" for task in tasks]
 
 
 def serve(group: ProcessGroup, threads: int) -> None:
@@ -52,14 +52,15 @@ def serve(group: ProcessGroup, threads: int) -> None:
       threads: number of this machine's cores that the process may use.
 
     Raises:
-      ConfigError: process 0 did not start in time.
+      ConfigError: process 0 did not start in time, or this one cannot listen at its address.
       OSError: process 0 has not answered for `liveness.PATIENCE` seconds.
     """
     spec = tf.train.ClusterSpec({group.job: group.addresses})
     options = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads + SENDING_THREADS
     )
-    server = tf.distribute.Server(spec, job_name=group.job, task_index=group.index, config=options)
+    with naming_the_taken_address(group):
+        server = tf.distribute.Server(spec, job_name=group.job, task_index=group.index, config=options)
     if missing := liveness.wait_for(group, [0]):
         raise ConfigError(liveness.nobody_came(group, missing))
     print(f"part {group.index + 1}: serves {group.addresses[0]}", flush=True)

@@ -20,7 +20,7 @@ from glow_tf.memory import check_memory
 from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.run import saved, tables
 from glow_tf.run.checkpoints import Checkpoints, checkpoint_bytes
-from glow_tf.run.same_data import check_same_data, fingerprints, write_data
+from glow_tf.run.same_data import check_same_data, check_same_on_workers, fingerprints, write_data
 from glow_tf.run.workdir import Workdir
 from glow_tf.schedule import Phase, cache_noise_epochs, cached_parts, epoch_costs, phases_of
 from glow_tf.training import inputs
@@ -106,7 +106,8 @@ class Run:
     @functools.cached_property
     def description(self) -> str:
         """Describes parts and schedule."""
-        return tables.model_table(self.layouts, self.parameters, self.phases, self.costs)
+        cached = self.trainer.prefix_caches
+        return tables.model_table(self.layouts, self.parameters, self.phases, self.costs, cached)
 
     @functools.cached_property
     def probe(self) -> Probe | None:
@@ -210,6 +211,7 @@ def prepare(
     folder = workdir.path / "checkpoints"
     found = fingerprints(images)
     check_same_data(folder, model, found)
+    check_same_on_workers(strategy, found)
     workdir.claim()
     checkpoints = Checkpoints(folder, trainer)
     write_data(folder, found)

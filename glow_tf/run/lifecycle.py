@@ -16,7 +16,7 @@ import tensorflow as tf
 from glow_tf.config import RunConfig
 from glow_tf.devices import strategies
 from glow_tf.devices.addresses import check_addresses
-from glow_tf.devices.broken import naming_who_is_lost
+from glow_tf.devices.broken import naming_the_taken_address, naming_who_is_lost
 from glow_tf.devices.meeting import meet
 from glow_tf.devices.part_processes import dismiss, serve, watched_parts
 from glow_tf.devices.processes import ProcessGroup, read_process_group
@@ -89,18 +89,21 @@ def _train_in(
             workdir.check_progress()
         if group is not None and group.job == "worker":
             settings = workdir.config.to_settings()
-            same = {name: value for name, value in settings.items() if name not in RunConfig.MAY_DIFFER}
+            may_differ = RunConfig.MAY_DIFFER - {"max_skipped_steps"}  # with it all stop at the same step
+            same = {name: value for name, value in settings.items() if name not in may_differ}
             finished = meet(group, same, finished)
         if finished:
-            bpd, summary = finished["test_bpd"], workdir.path / "summary.json"
-            print(f"This run is finished: test {bpd:.4f} bpd, see {summary}.", flush=True)
+            leads = group is None or group.leads  # the others have a temporary workdir
+            where = f", see {workdir.path / 'summary.json'}" if leads else ""
+            print(f"This run is finished: test {finished['test_bpd']:.4f} bpd{where}.", flush=True)
             if workdir.config.export and not (workdir.path / "export").exists():
                 print(f"It has no export; glow-tf export --model={workdir.path} writes one.", flush=True)
             if group is not None and group.job == "part":
                 dismiss(group)
             return finished
         with naming_who_is_lost(group):
-            strategy = _set_up(workdir.config, group)
+            with naming_the_taken_address(group):
+                strategy = _set_up(workdir.config, group)
             with (
                 interrupts_of_run() as interrupts,
                 dropped_interrupts_come_again(),

@@ -1,4 +1,4 @@
-"""A run that goes on must have the data that it began with."""
+"""A run that goes on must have the data that it began with, and all of its workers the same."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from glow_tf import presets
 from glow_tf.config import ModelConfig
 from glow_tf.data import ImageData
+from glow_tf.devices.workers import follow_first_worker
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.run import newest
@@ -50,6 +52,22 @@ def check_same_data(folder: pathlib.Path, model: ModelConfig, data: Mapping[str,
         )
 
 
+def check_same_on_workers(strategy: tf.distribute.Strategy, data: Mapping[str, str]) -> None:
+    """Checks that every worker has the images of the first one; all workers come here at the same time.
+
+    Each cuts its slice of a batch out of its own copy of the data.
+
+    Raises:
+      ConfigError: this worker has other images. The first one then loses it.
+    """
+    own = [zlib.crc32(text.encode()) for text in data.values()]
+    of_first = tf.Variable(own, dtype=tf.int64, trainable=False)
+    follow_first_worker(strategy, [of_first])
+    pairs = zip(data.items(), own, of_first.numpy().tolist(), strict=True)
+    if other := [f"{name}={text}" for (name, text), here, there in pairs if here != there]:
+        raise ConfigError(f"all workers must have the first one's data. Received: other {', '.join(other)}")
+
+
 def write_data(folder: pathlib.Path, data: Mapping[str, str]) -> None:
     """Writes the `fingerprints` of a run's images beside its checkpoints."""
     write_atomically(folder / DATA, json.dumps(data, indent=2).encode())
@@ -64,7 +82,7 @@ def _differences(
         before = presets.read_model_file(folder / MODEL)
         pairs = {name: (getattr(before, name), getattr(model, name)) for name in ("image_shape", "classes")}
         found |= {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    except ConfigError:
+    except (ConfigError, OSError):
         pass  # it is missing or damaged, and written anew
     try:
         then = json.loads((folder / DATA).read_text())

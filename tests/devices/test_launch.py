@@ -20,6 +20,7 @@ from helpers import KINDS, config, flags, launch, rows_of, train, workdir_rows
 import glow_tf
 from glow_tf.devices import broken, liveness, meeting, part_processes, processes, stall, workers
 from glow_tf.errors import ConfigError
+from glow_tf.run import same_data
 
 FAST = {
     "schedule": "simultaneous",
@@ -230,6 +231,34 @@ def test_a_part_whose_process_does_not_come_is_named(monkeypatch):
     absent = processes.ProcessGroup("part", ("localhost:1", "localhost:2"), 0)
     with pytest.raises(ConfigError, match=r"Received: no answer from part 2 \(localhost:2\)"):
         part_processes.connect(absent)
+
+
+def test_an_address_that_another_program_has_is_named():
+    with socket.create_server(("localhost", 0)) as taken:
+        own = f"localhost:{taken.getsockname()[1]}"
+        group = processes.ProcessGroup("part", ("localhost:1", own), 1)
+        with pytest.raises(ConfigError, match=f"must be able to listen at {own}; another program may. Rec"):
+            part_processes.serve(group, 1)
+
+
+def test_a_worker_with_other_images_is_refused(monkeypatch):
+    """Each worker cuts its slice of a batch out of its own copy of the data."""
+    sent = []
+
+    def send(strategy, variables):
+        sent.extend(variable.numpy() for variable in variables)
+
+    def receive(strategy, variables):
+        for variable, value in zip(variables, sent, strict=True):
+            variable.assign(value)
+
+    data = {"train images": "36 (checksum 0a)", "test images": "4 (checksum 0b)"}
+    monkeypatch.setattr(same_data, "follow_first_worker", send)
+    same_data.check_same_on_workers(None, data)
+    monkeypatch.setattr(same_data, "follow_first_worker", receive)
+    same_data.check_same_on_workers(None, data)
+    with pytest.raises(ConfigError, match=r"Received: other test images=5 \(checksum 0b\)$"):
+        same_data.check_same_on_workers(None, {**data, "test images": "5 (checksum 0b)"})
 
 
 def meet(*settings, summary=None, count=None):
