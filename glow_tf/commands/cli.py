@@ -87,7 +87,7 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
     except (ConfigError, DivergedError, OSError) as error:
         return _error(str(error))
     except KeyboardInterrupt as interrupt:
-        what = str(interrupt) or "Run the same command again to continue."
+        what = str(interrupt) or "Run the same command again."
         print(f"\nInterrupted. {what}", file=sys.stderr)
         return INTERRUPTED
 

@@ -249,8 +249,8 @@ def picture_writer(values: flags.FlagValues) -> Callable[[np.ndarray], None]:
         from glow_tf.run import pictures
 
         shown = pictures.stretched(rows.reshape(-1, *rows.shape[2:]), white)
+        write_array(path.with_suffix(".npy"), rows)  # first: a picture of very many may not fit into memory
         write(path, pictures.png(pictures.grid(shown, columns=rows.shape[1])))
-        write_array(path.with_suffix(".npy"), rows)
         print(f"{path} and {path.with_suffix('.npy').name}: {rows.shape[0]} rows of {rows.shape[1]} images")
 
     return write_rows

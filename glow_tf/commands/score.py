@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -70,8 +71,8 @@ def main(values: flags.FlagValues, action: str) -> None:
     scorer = Scorer(model, values.score) if action == "fit" else Scorer.load(path, model)
     if action == "check" and scorer.smallest > values.false_alarms:
         raise ConfigError(
-            f"false_alarms must be {scorer.smallest:.2g} or more with as many good images as the calibration "
-            f"has. Received: false_alarms={values.false_alarms:g}"
+            f"false_alarms must be {_rounded_up(scorer.smallest)} or more with as many good images as the "
+            f"calibration has. Received: false_alarms={values.false_alarms:g}"
         )
     used = model_flags.images_of(values, model)
     if action == "fit" and trained_on(values):
@@ -90,12 +91,17 @@ def main(values: flags.FlagValues, action: str) -> None:
         chosen = f". Its smallest area under the ROC curve, of spoiled copies of them, is {area:.3f} ({kind})"
     print(
         f"{path}: {len(used.images)} good images, score {scorer.score}{chosen}. The smallest p-value is "
-        f"{scorer.smallest:.2g}."
+        f"{_rounded_up(scorer.smallest)}."
     )
+
+
+def _rounded_up(p_value: float) -> str:
+    return f"{math.ceil(p_value * 1e4) / 1e4:g}"  # so that --false_alarms may be what is said
 
 
 def trained_on(values: flags.FlagValues) -> bool:
     """Returns whether images that the model was trained on are known to be among these."""
+    from glow_tf.data.folder import has_test_images
     from glow_tf.run.flags_file import read_settings
     from glow_tf.use.models import about
 
@@ -103,7 +109,7 @@ def trained_on(values: flags.FlagValues) -> bool:
     trained = trained or str(about(values.model).get("data", "")).split(",")[0]
     own, theirs = (folder_of(dataset) for dataset in (values.dataset, trained))
     same = own.resolve() == theirs.resolve() if own and theirs else values.dataset == trained
-    all_of_it = own is not None and not (own / "test").is_dir()
+    all_of_it = own is not None and not has_test_images(own)
     return same and (values.split in ("train", "all") or (not values.split and all_of_it))
 
 

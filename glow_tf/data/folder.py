@@ -34,10 +34,15 @@ def from_folder(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...]
     found = read_folder(config, "all")
     train, test, notes = found.examples[: found.train_count], found.examples[found.train_count :], found.notes
     if not found.has_test:
-        train, test = hold_out(train)
+        train, test = hold_out(train, config.dataset)
         held = f"No test/ folder: every tenth image, {len(test)} in all, is held out for testing."
         notes = (*notes, held)
     return train, test, found.class_names, notes
+
+
+def has_test_images(folder: pathlib.Path) -> bool:
+    """Returns whether a folder's test/ has images; if not, every tenth of all is held out."""
+    return any(_is_image(path) for path in _files_below(folder / "test"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +187,8 @@ def _refuse(error: OSError) -> None:
 
 
 def _is_image(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    """Tells by the name; what macOS writes beside the files of others has the picture's, after `._`."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._")
 
 
 def _by_extension(files: Iterable[pathlib.Path]) -> str:
@@ -290,8 +296,9 @@ def _examples(
     return Examples(pictures.array[: len(names)], names, labels), class_names
 
 
-def hold_out(examples: Examples) -> tuple[Examples, Examples]:
-    """Cuts every tenth image out as a test image."""
+def hold_out(examples: Examples, dataset: str) -> tuple[Examples, Examples]:
+    """Cuts every tenth image out as a test image; `dataset` names the images in messages."""
+    check_memory_for(examples.images.nbytes, dataset)  # both get arrays of their own
     mask = np.arange(len(examples)) % TEST_EVERY == TEST_EVERY - 1
     if not mask.any():
         raise ConfigError(

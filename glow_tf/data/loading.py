@@ -94,7 +94,7 @@ def load_split(
         found = read_folder(config, split, count)
         chosen, class_names, notes = found.examples, found.class_names, found.notes
         if not found.has_test and split in ("train", "test"):
-            chosen = hold_out(chosen)[split == "test"]
+            chosen = hold_out(chosen, config.dataset)[split == "test"]
             notes = (
                 *notes,
                 f"No test/ folder: {split} images are those of a training run, which holds out a tenth.",

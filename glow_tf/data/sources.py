@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import pathlib
 import socket
 import urllib.request
@@ -18,7 +19,7 @@ from glow_tf.data.parallel import usual_threads
 from glow_tf.errors import ConfigError
 
 BATCH = 1000  # images that TensorFlow decodes before Python takes them over
-BATCH_PIXELS = 2**26  # of resized images, which may be large
+BATCH_PIXELS = 2**26  # of all of these, which may be large
 
 DIGITS_SIDE = 8
 DIGITS_TEST_EXAMPLES = 360
@@ -136,16 +137,24 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
 
     check_memory_of_resized(count, config.image_size, usual_threads(), config.dataset)
     pairs = examples.map(image_and_label, num_parallel_calls=tf.data.AUTOTUNE)
-    known = pairs.element_spec[0].shape.is_fully_defined()
+    shape = pairs.element_spec[0].shape
+    known = shape.is_fully_defined()
     labels: list[np.ndarray] = []
 
     def images() -> Iterator[np.ndarray]:
-        batch = min(BATCH, max(BATCH_PIXELS // max(config.image_size, 1) ** 2, 1)) if known else 1
+        batch = min(BATCH, max(BATCH_PIXELS // math.prod(shape[:2].as_list()), 1)) if known else 1
         for image, label in pairs.batch(batch).as_numpy_iterator():
             labels.append(label)
             yield image
 
-    stacked = stack(images(), count, config.dataset)
+    try:
+        stacked = stack(images(), count, config.dataset)
+    except tf.errors.OpError as error:
+        reason = " ".join(error.message.split())[:200]
+        raise OSError(
+            f"{config.dataset!r} cannot be read, its files may be damaged: {reason}. "
+            f"Received: data_dir={config.data_dir!r}"
+        ) from None
     return Examples(stacked, labels=np.concatenate(labels) if labelled and labels else None)
 
 

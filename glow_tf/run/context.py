@@ -193,6 +193,9 @@ def prepare(
     images = data.load(config.data)
     for note in images.notes:
         print(note)
+    copies = 1 + config.train.cache_prefix  # one that steps read, one from which a cache is filled
+    remedy = "take smaller images (--image_size), or fewer (--train_examples)"
+    check_memory(copies * images.train.nbytes, "copies of the training images for TensorFlow", remedy)
     model = dataclasses.replace(
         config.model,
         image_shape=images.image_shape,

@@ -178,7 +178,8 @@ class Scorer:
             ("nll", 1): "the model needs unusually many bits",
             ("nll", -1): "the model needs unusually few bits",
         }
-        reasons: list[list[str]] = [[] for _ in range(len(found))]
+        scored = np.isfinite(found.table).all(axis=1)
+        reasons: list[list[str]] = [[] if ok else ["the model cannot score it"] for ok in scored]
         for (name, sign), text in texts.items():
             limit = np.quantile(sign * getattr(good, name), 1 - UNUSUAL)
             for place in np.flatnonzero(sign * getattr(found, name) > limit):
@@ -195,7 +196,7 @@ class Scorer:
         halves = [_to_json(half) for half in self._fitted()]
         content = {"format": FORMAT, "score": self.score, "reference": halves[0], "calibration": halves[1]}
         content |= {"dimensions": self.model.dimensions, "probe": _probe(self.model)}
-        write_atomically(path, (json.dumps(content) + "\n").encode())
+        write_atomically(pathlib.Path(path), (json.dumps(content) + "\n").encode())
 
     @classmethod
     def load(cls, path: pathlib.Path, model: TrainedModel) -> Scorer:

@@ -14,6 +14,7 @@ from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.presets import check_place
 from glow_tf.run.flags_file import command_of, read_config
+from glow_tf.run.same_data import check_same_data, fingerprints
 from glow_tf.run.saved import load_glow
 from glow_tf.schedule import phases_of
 from glow_tf.text_files import read_json
@@ -41,14 +42,17 @@ def keep_run(
       What the preset says about itself, and `run_test_bpd`, the score before the weights were rounded.
 
     Raises:
-      ConfigError: the folder is no workdir, or its run is not finished.
+      ConfigError: the folder is no workdir, its run is not finished, or the images are not those of the run.
       OSError: the preset cannot be written.
     """
-    check_place(pathlib.Path(folder))
+    workdir, folder = pathlib.Path(workdir), pathlib.Path(folder)
+    check_place(folder)
     config = read_config(workdir)
     summary = _summary(workdir, len(phases_of(config)))
     data_config = dataclasses.replace(config.data, data_dir=data_dir or config.data.data_dir)
     images = load_data(data_config)
+    glow = load_glow(workdir)
+    check_same_data(workdir / "checkpoints", glow.config, fingerprints(images))
     about: dict[str, Any] = {
         "data": f"{config.data.dataset}, {len(images.train)} training images",
         "seed": config.seed,
@@ -57,7 +61,6 @@ def keep_run(
         "command": command_of(config),
         **(texts or {}),
     }
-    glow = load_glow(workdir)
     with tempfile.TemporaryDirectory() as temporary:  # the score is on the card when the preset appears
         glow.save_to_preset(f"{temporary}/model", about, weights_dtype)
         kept = Glow.from_preset(f"{temporary}/model")

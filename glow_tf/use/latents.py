@@ -16,6 +16,7 @@ from glow_tf.use.models import TrainedModel
 from glow_tf.use.seeds import seed_of
 
 BATCH = 250  # images that a model takes at a time
+COPIES = 4  # of latents, while batches are joined and a file is made of them
 
 
 def in_batches(
@@ -38,7 +39,13 @@ def in_batches(
 
 
 def encode(model: TrainedModel, images: np.ndarray) -> np.ndarray:
-    """Returns the whitened latents of images at the middle of their bins: uint8 [N, H, W, C] → [N, D]."""
+    """Returns the whitened latents of images at the middle of their bins: uint8 [N, H, W, C] → [N, D].
+
+    Raises:
+      ConfigError: the latents do not fit into memory.
+    """
+    needed = COPIES * 4 * len(images) * model.dimensions
+    check_memory(needed, f"the latents of {len(images)} images", "encode fewer")
     return in_batches(model.encode, images, "Encoding", np.empty((0, model.dimensions), np.float32))
 
 
@@ -53,7 +60,7 @@ def decode(model: TrainedModel, eps: np.ndarray) -> np.ndarray:
             f"latents must have the shape (N, {model.dimensions}) for this model. Received: {eps.shape}"
         )
     empty = np.empty((0, *model.image_shape), np.uint8)
-    return in_batches(model.decode, eps.astype(np.float32), "Decoding", empty)
+    return in_batches(model.decode, eps.astype(np.float32, copy=False), "Decoding", empty)
 
 
 class Drawn(NamedTuple):

@@ -90,6 +90,7 @@ def export_litert(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _write(folder: pathlib.Path, suffix: str, converted: Callable[[str], bytes]) -> list[pathlib.Path]:
+    folder = pathlib.Path(folder)
     contents = {
         folder / f"{name}{suffix}": converted(endpoint)
         for name, endpoint in with_progress(FILES.items(), len(FILES), "Converting, files")

@@ -147,7 +147,7 @@ def test_a_flagfile_that_includes_itself_is_refused(tmp_path):
         (ConfigError("a setting"), 1, "Error: a setting\n"),
         (NonFiniteError("a loss"), 1, "Error: a loss\n"),
         (OSError(28, "No space left on device"), 1, "Error: [Errno 28] No space left on device\n"),
-        (KeyboardInterrupt(), 130, "\nInterrupted. Run the same command again to continue.\n"),
+        (KeyboardInterrupt(), 130, "\nInterrupted. Run the same command again.\n"),
         (KeyboardInterrupt("Epoch 3 is kept."), 130, "\nInterrupted. Epoch 3 is kept.\n"),
     ],
 )

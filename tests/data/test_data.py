@@ -2,12 +2,14 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT
 from PIL import Image
 
 from glow_tf import data
 from glow_tf.config import ConfigError, DataConfig
 from glow_tf.data import sources
+from glow_tf.data.loading import load_split
 
 TFDS = ROOT.parent / "shared" / "tfds"
 
@@ -111,6 +113,32 @@ def test_train_and_test_folders_of_different_sizes_are_refused(tmp_path):
         Image.new("RGB", (side, side)).save(tmp_path / name / "a.png")
     with pytest.raises(ConfigError, match=r"images must have one size.*Received"):
         data.load(DataConfig(dataset=f"folder:{tmp_path}"))
+
+
+def test_what_macos_writes_beside_pictures_is_no_picture(tmp_path, rng):
+    for name in ("cat/1.png", "dog/1.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / name)
+    for name in ("._cover.png", "__MACOSX/cat/._1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"attributes")
+    found = load_split(DataConfig(dataset=f"folder:{tmp_path}", test_examples=1), "")
+    assert found[1] == ("cat", "dog")
+    assert not any("Left out" in note for note in found[2])
+
+
+def test_a_damaged_data_set_is_an_error_of_one_sentence(tmp_path):
+    (tmp_path / "shard").write_bytes(b"cut short")
+
+    class Damaged:
+        def as_dataset(self, split, shuffle_files):
+            records = tf.data.TFRecordDataset(str(tmp_path / "shard"))
+            image = tf.zeros([8, 8, 3], tf.uint8)
+            decoded = records.map(lambda record: {"image": image, "label": tf.strings.length(record)})
+            return decoded.apply(tf.data.experimental.assert_cardinality(3))
+
+    with pytest.raises(OSError, match=r"'cifar10' cannot be read, .* damaged: .*Received: data_"):
+        sources._read_split(Damaged(), "test", DataConfig(dataset="cifar10"), labelled=False)
 
 
 def test_an_empty_folder_is_named(tmp_path):
