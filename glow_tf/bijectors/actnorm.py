@@ -34,7 +34,7 @@ class ActNorm(Repeatable):
         self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros")
         self.log_scale = self.add_weight(name="log_scale", shape=(channels,), initializer="zeros")
         self.initialized = self.add_weight(
-            name="initialized", shape=(), dtype="int32", initializer="zeros", trainable=False
+            name="initialized", shape=(), dtype="int64", initializer="zeros", trainable=False
         )
         self.built = True
 

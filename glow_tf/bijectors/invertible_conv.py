@@ -54,7 +54,8 @@ class InvertibleConv(Repeatable):
             weight = self.add_weight(
                 name=name,
                 shape=value.shape,
-                dtype="int32" if name == "permutation" else self.variable_dtype,
+                # XLA on a GPU reaches no variable of int32: TensorFlow keeps those on the host.
+                dtype="int64" if name == "permutation" else self.variable_dtype,
                 initializer=lambda shape, dtype=None, value=value: keras.ops.convert_to_tensor(value, dtype),
                 trainable=trained,
             )

@@ -13,6 +13,7 @@ from glow_tf import data
 from glow_tf.config import RunConfig
 from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup
+from glow_tf.devices.strategies import compiles_by_default
 from glow_tf.devices.workers import in_several_processes
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
@@ -257,8 +258,16 @@ def _make_trainer(
 def compiled_trainer(
     config: RunConfig, glow: Glow, phases: Sequence[Phase], steps_per_epoch: int
 ) -> PartsTrainer:
-    """Returns a trainer of the glow, compiled as a run's settings say."""
-    train = config.train
+    """Returns a trainer of the glow, compiled as a run's settings say.
+
+    Raises:
+      ConfigError: the settings do not allow it.
+    """
+    train, compiles = config.train, config.compiles
+    if train.cache_prefix and compiles_by_default():  # XLA on a GPU does not reach the cache, on the host
+        if compiles is True:
+            raise ConfigError("jit_compile must be off or auto with cache_prefix on a GPU. Received: on")
+        compiles = False
     trainer = PartsTrainer(glow, phases, seed=config.seed)
     for k in range(config.model.num_parts):
         with glow.on_device_of(k):
@@ -268,7 +277,7 @@ def compiled_trainer(
         clip_norm=train.clip_norm,
         reversible=train.reversible,
         part_delay=train.part_delay if glow.part_devices else 0,
-        jit_compile=config.compiles,
+        jit_compile=compiles,
         max_skipped_steps=train.max_skipped_steps,
         rate_scaling=train.rate_scaling,
     )

@@ -60,9 +60,9 @@ class Band:
         rows = 3 * num_parts
         self._of_losses = [row < num_parts for row in range(rows)]
         self._recent = replicated(tf.zeros([rows, WINDOW]))
-        self._seen = replicated(tf.zeros([rows], tf.int32))
+        self._seen = replicated(tf.zeros([rows], tf.int64))
         self._lowest = replicated(tf.zeros([rows]))
-        self.streak = replicated(0)
+        self.streak = replicated(tf.zeros([], tf.int64))
         self.forget()
 
     def forget(self) -> None:
@@ -132,7 +132,7 @@ class Band:
     def _medians_and_limits(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the medians and the limits that follow from them, both [rows]; inf where there are none."""
         count = tf.minimum(tf.convert_to_tensor(self._seen), WINDOW)
-        there = tf.range(WINDOW) < count[:, tf.newaxis]
+        there = tf.range(WINDOW, dtype=count.dtype) < count[:, tf.newaxis]
         ordered = tf.sort(tf.where(there, self._recent, float("inf")), axis=1)
         places = tf.maximum(count - 1, 0)[:, tf.newaxis] * [2, 3] // 4
         medians, quartiles = tf.unstack(tf.gather(ordered, places, batch_dims=1), axis=1)
@@ -145,11 +145,15 @@ class Band:
         newest = tf.one_hot(self._seen % WINDOW, WINDOW, True, False, dtype=tf.bool) & inside[:, tf.newaxis]
         self._recent.assign(tf.where(newest, values[:, tf.newaxis], self._recent))
         self._lowest.assign(tf.minimum(self._lowest, tf.where(inside, limits, float("inf"))))
-        self._seen.assign_add(tf.cast(inside, tf.int32))
+        self._seen.assign_add(tf.cast(inside, self._seen.dtype))
 
 
-def replicated(value: Any) -> tf.Variable:
-    """Returns a variable of which each replica keeps its own copy; all of them keep the same."""
+def replicated(value: tf.Tensor) -> tf.Variable:
+    """Returns a variable of which each replica keeps its own copy; all of them keep the same.
+
+    Whole numbers must be int64: TensorFlow keeps variables of int32 on the host, where XLA on a GPU does not
+    reach them.
+    """
     return tf.Variable(
         value,
         trainable=False,

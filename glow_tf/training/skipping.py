@@ -58,7 +58,7 @@ class SkippedSteps:
         self.compiled = compiled
         self.fault: DivergedError | None = None
         self.band = Band(len(glow.parts))
-        self.in_a_row, self._allowed = replicated(0), replicated(most)
+        self.in_a_row, self._allowed = (replicated(tf.constant(n, tf.int64)) for n in (0, most))
 
     def begin_epoch(self, steps: int | None, goes_on: bool = False) -> None:
         """Counts from zero, unless the epoch goes on; its `steps` (None: not known) are too many to skip."""
@@ -96,7 +96,7 @@ class SkippedSteps:
             finite &= anywhere == 0
             explains = ~finite & ((own > 0) | (anywhere == 0))
             first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
-        in_a_row = tf.where(finite, 0, self.in_a_row + 1)
+        in_a_row = tf.where(finite, tf.zeros([], tf.int64), self.in_a_row + 1)
         self.in_a_row.assign(in_a_row)
         stops = explains & (in_a_row > self._allowed)
         observed, row = None, in_a_row
@@ -106,7 +106,7 @@ class SkippedSteps:
             row = tf.maximum(in_a_row, observed.streak)
         if self.compiled:
             return finite
-        numbers = (tf.where(finite, 0, row), step.loss, tf.stack(norms))
+        numbers = (tf.where(finite, tf.zeros_like(row), row), step.loss, tf.stack(norms))
         with tf.control_dependencies([self._checked(phase, stops, batch, numbers, observed)]):
             return tf.identity(finite)
 

@@ -1,12 +1,17 @@
 """Training steps compiled with XLA."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import make_small_images, small_glow, weight_of
 
-from glow_tf import NonFiniteError, PartsTrainer, phases
+from glow_tf import ConfigError, NonFiniteError, PartsTrainer, phases
+from glow_tf.config import RunConfig, TrainConfig
 from glow_tf.devices import strategies
+from glow_tf.run.checkpoints import state_of
+from glow_tf.run.context import compiled_trainer
 from glow_tf.training.optimizers import FusedAdamax
 
 
@@ -44,6 +49,30 @@ def test_a_compiled_step_that_is_not_finite_changes_nothing_and_stops_the_run(co
     for a, b in zip(before, trainer.glow.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     log_scale.assign(sound)
+
+
+def test_no_variable_of_a_step_is_kept_on_the_host():
+    """XLA on a GPU reaches no variable of int32: https://www.tensorflow.org/xla/known_issues."""
+    trainer = PartsTrainer(small_glow(permutation="shuffle"), phases("end_to_end", 2, 1))
+    trainer.compile([FusedAdamax() for _ in range(2)])
+    variables = [
+        *trainer.variables,
+        *tf.nest.flatten(list(state_of(trainer).values())),
+        trainer._skips._allowed,
+    ]
+    assert any(v.dtype in ("int64", tf.int64) for v in variables)
+    assert not [v.name for v in variables if v.dtype in ("int32", tf.int32)]
+
+
+def test_a_cache_is_not_for_compiled_steps_on_a_gpu(monkeypatch):
+    gpu = [tf.config.PhysicalDevice("GPU:0", "GPU")]
+    monkeypatch.setattr(strategies.tf.config, "list_physical_devices", lambda kind=None: gpu)
+    glow, train = small_glow(), TrainConfig(schedule="sequential", cache_prefix=True)
+    for given, refused in (("auto", False), ("on", True)):
+        config = RunConfig(workdir="unused", jit_compile=given, model=glow.config, train=train)
+        with pytest.raises(ConfigError, match="must be off or auto") if refused else contextlib.nullcontext():
+            trainer = compiled_trainer(config, glow, phases("sequential", 2, 2), 10)
+            assert not trainer.jit_compile
 
 
 def test_where_steps_are_compiled_by_default_is_decided_by_the_device(monkeypatch):
