@@ -198,3 +198,16 @@ def test_no_images_are_refused_with_a_sentence():
             call(np.zeros((0, 8, 8, 1), np.uint8))
     with pytest.raises(ConfigError, match=r"num must be a positive number of images. Received: num=0"):
         glow.sample(0)
+
+
+def test_noise_of_another_shape_is_refused(small_images):
+    glow = small_glow()
+    for shape in ([1, 8, 8, 1], [16, 1, 1, 1]):
+        with pytest.raises(
+            (ValueError, tf.errors.InvalidArgumentError), match="noise must have the images' shape"
+        ):
+            glow.dequantized(small_images[:16], tf.zeros(shape))
+    np.testing.assert_array_equal(
+        glow.dequantized(small_images[:2], 0.5),
+        glow.dequantized(small_images[:2], np.full([2, 8, 8, 1], 0.5)),
+    )

@@ -53,6 +53,7 @@ class Averages:
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """Within the context, the averages are in the place of the weights, and the other way round."""
+        self.start()
         self.swap()
         try:
             yield

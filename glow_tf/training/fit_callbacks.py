@@ -63,6 +63,7 @@ class AllOptimizers(keras.callbacks.Callback):
         """Notes the rates."""
         self._rates = [settable_rate(optimizer) for optimizer in self.model.optimizers]
         self._last = self._first()
+        self._ratios = [1.0] * len(self._rates)  # to the first part's rate, when it was last not 0
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Follows a change of the rate since the last step."""
@@ -85,5 +86,7 @@ class AllOptimizers(keras.callbacks.Callback):
                     "a callback changed the learning rate of part 1; give every optimizer a number as its "
                     f"rate, so that the other parts can follow. Received: a schedule for part {k}"
                 )
-            rate.assign(float(rate.numpy()) * now / self._last if self._last else now)
+            if self._last:
+                self._ratios[k - 1] = float(rate.numpy()) / self._last
+            rate.assign(self._ratios[k - 1] * now)
         self._last = now

@@ -74,12 +74,14 @@ def for_fit(
                 f"Received: shuffle={arguments['shuffle']}"
             )
         images, size = glow.checked(x).numpy(), _checked_batch_size(batch_size)
-        first = arguments.get("initial_epoch", 0)
+        epoch, steps = arguments.get("initial_epoch", 0), arguments.get("steps_per_epoch")
+        # Epochs of a user's own length go on where those before them ended.
+        place = (epoch, initial_step) if steps is None else (0, epoch * steps + initial_step)
         labels = None if labels is None else labels[: len(images)]
         dataset = training_batches(
-            images, size, seed, first_epoch=first, first_step=initial_step, labels=labels
+            images, size, seed, first_epoch=place[0], first_step=place[1], labels=labels
         )
-        if arguments.get("steps_per_epoch") is None:
+        if steps is None:
             arguments["steps_per_epoch"] = steps_per_epoch(len(images), size)
     else:
         dataset = as_dataset(glow, x, "index", labelled=bool(glow.config.classes))
@@ -100,6 +102,19 @@ def for_fit(
         arguments["validation_data"] = for_evaluation(glow, held_out, held_out_size, seed, {})
     arguments["shuffle"] = False  # an array is shuffled already, every epoch anew
     return dataset
+
+
+def check_executions(steps_per_execution: int, steps: int | None, initial_step: int) -> None:
+    """Checks that Keras, which makes several steps at a time, makes as many as an epoch has.
+
+    Raises:
+      ConfigError: the last ones of an epoch would be of the next, in the phase of this one.
+    """
+    if steps_per_execution > 1 and ((steps or 0) % steps_per_execution or initial_step % steps_per_execution):
+        raise ConfigError(
+            "steps_per_epoch and initial_step must be multiples of steps_per_execution. Received: "
+            f"steps_per_execution={steps_per_execution}, steps_per_epoch={steps}, initial_step={initial_step}"
+        )
 
 
 def for_evaluation(

@@ -28,7 +28,7 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
       cosine: whether the rate decays.
       finetune_learning_rate, finetune_from: the second rate and the step it starts at, or None for both.
       factor: multiplies every rate; None is 1. It is a variable, so a rate can be halved without tracing
-        steps anew, and is not saved with the schedule.
+        steps anew. A schedule is saved with its rates as they are multiplied.
     """
 
     def __init__(
@@ -75,12 +75,14 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict:
         """See keras.optimizers.schedules.LearningRateSchedule."""
+        factor = 1.0 if self.factor is None else float(self.factor.numpy())
+        finetune = self.finetune_learning_rate
         return {
-            "learning_rate": self.learning_rate,
+            "learning_rate": factor * self.learning_rate,
             "steps": self.steps,
             "warmup_steps": self.warmup_steps,
             "cosine": self.cosine,
-            "finetune_learning_rate": self.finetune_learning_rate,
+            "finetune_learning_rate": None if finetune is None else factor * finetune,
             "finetune_from": self.finetune_from,
         }
 

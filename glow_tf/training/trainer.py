@@ -291,6 +291,7 @@ class PartsTrainer(PhasedModel):
         check_compiled(self, "fit")
         kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
         dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs, initial_step)
+        inputs.check_executions(self.options.steps_per_execution, kwargs.get("steps_per_epoch"), initial_step)
         self.steps_before = initial_step
         if self.options.part_delay:
             self._make_queues(dataset, kwargs.get("steps_per_epoch"))
@@ -343,6 +344,7 @@ class PartsTrainer(PhasedModel):
         batch = inputs.for_one_step(self.glow, x, y, unused, trains=True)
         if not self.glow.initialized:
             self.initialize(batch.images, batch.noise)
+        self.averages.start()
         with self._naming_faults():
             # Keras hands its arguments on as the members of the batch.
             logs = super().train_on_batch(batch.images, batch.noise, batch.labels, return_dict=return_dict)

@@ -22,6 +22,20 @@ def make_trainer(schedule="alternating", epochs=2, make=FusedAdamax):
     return trainer
 
 
+def test_averages_of_parts_that_made_no_step_are_their_weights(small_images):
+    trainer = make_trainer()
+    trainer.train_on_batch(small_images[:16])  # part 1
+    before = [weight.numpy() for weight in trainer.glow.parts[1].trainable_variables]
+    with trainer.averages.in_place():
+        for a, weight in zip(before, trainer.glow.parts[1].trainable_variables, strict=True):
+            np.testing.assert_array_equal(a, weight.numpy())
+    trainer = make_trainer()
+    before = trainer.glow.get_weights()
+    with trainer.averages.in_place():
+        for a, b in zip(before, trainer.glow.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 class Follow(keras.callbacks.Callback):
     """Averages the weights of every part in NumPy, over the steps that train it, as Keras does."""
 

@@ -216,6 +216,27 @@ def test_no_callback_that_keras_ships_is_forgotten():
     assert shipped - NOT_FOR_US <= {callback.__name__ for callback in CHECKS}
 
 
+# Epochs
+
+
+def test_epochs_of_the_users_own_length_go_on_where_the_last_one_ended(small_images):
+    """Two steps of 32 images are an epoch; the user says three."""
+    whole = fit(small_images, epochs=2, steps_per_epoch=3).glow.get_weights()
+    trainer = fit(small_images, epochs=1, steps_per_epoch=3)
+    fit(small_images, trainer=trainer, initial_epoch=1, epochs=2, steps_per_epoch=3)
+    for a, b in zip(whole, trainer.glow.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_epoch_is_not_cut_by_steps_that_are_made_together(small_images):
+    trainer = make_trainer()
+    trainer.compile([keras.optimizers.Adamax(5e-3) for _ in range(PARTS)], steps_per_execution=2)
+    with pytest.raises(
+        ConfigError, match=r"multiples of steps_per_execution.* Received: .*=2, steps_per_epoch=4"
+    ):
+        fit(small_images[:40], trainer=trainer, epochs=1, steps_per_epoch=4, initial_step=3)
+
+
 # Rates
 
 
@@ -226,6 +247,14 @@ def test_a_rate_set_by_a_callback_of_the_user_reaches_all_parts_before_the_next_
 
     trainer = fit(small_images, SetRate(), epochs=1)
     np.testing.assert_allclose(rates_of(trainer), [1e-4, 1e-4], rtol=1e-6)
+
+
+def test_a_warm_up_from_zero_keeps_the_ratio_of_the_rates(small_images):
+    trainer = usual_trainer()
+    trainer.optimizers[1].learning_rate = 1e-2
+    warm_up = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 5e-3 * epoch / 2)
+    fit(small_images, warm_up, trainer=trainer, epochs=3)
+    np.testing.assert_allclose(rates_of(trainer), [5e-3, 1e-2], rtol=1e-6)
 
 
 def test_a_rate_set_for_each_part_by_the_user_is_kept(small_images):

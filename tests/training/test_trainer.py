@@ -291,7 +291,9 @@ def test_a_finetune_rate_starts_its_own_cosine_without_warmup():
 
 
 def test_rate_survives_serialisation():
+    halved = PartRate(2e-2, 100, 5, True, 2e-3, 60, factor=tf.Variable(0.5))
     rate = PartRate(1e-2, 100, 5, True, 1e-3, 60)
+    assert halved.get_config() == rate.get_config()  # a run that went back has halved it
     assert PartRate.from_config(rate.get_config()).get_config() == rate.get_config()
 
 
