@@ -6,29 +6,37 @@ from collections.abc import Mapping, Sequence
 
 from glow_tf.partition import FLOAT_BYTES, Element, PartLayout
 
+BOTH_WAYS = 3  # forward and backward passes of a part, in forward passes; one more recomputes activations
+
 
 def relative_cost(
-    layouts: Sequence[PartLayout], trained: Sequence[int], end_to_end: bool = False, *, first: int = 0
+    layouts: Sequence[PartLayout],
+    trained: Sequence[int],
+    end_to_end: bool = False,
+    *,
+    first: int = 0,
+    reversible: bool = False,
 ) -> float:
     """Returns the cost of one epoch of a phase divided by the cost of an end-to-end epoch.
 
-    A forward pass costs F, a backward pass 2F. Parts before the first trained one run forward only; parts
-    after the last trained one do not run. A flow head runs, both ways, where its own part is trained on its
-    own objective.
+    A forward pass costs F, a backward pass 2F, or 3F if it recomputes activations. Parts before the first
+    trained one run forward only; parts after the last trained one do not run. A flow head runs, both ways,
+    where its own part is trained on its own objective.
 
     Args:
       layouts: the parts.
       trained: indices (from 0) of the parts that the phase trains.
       end_to_end: gradients cross the cuts, so everything runs both ways.
       first: index (from 0) of the first part that runs; a cache holds the output of the parts before it.
+      reversible: whether activations are recomputed.
     """
-    whole = 3 * sum(p.forward_macs for p in layouts)
     if end_to_end:
         return 1.0
+    both = BOTH_WAYS + reversible
     forward = sum(p.forward_macs for p in layouts[first : max(trained) + 1])
-    backward = 2 * sum(layouts[k].forward_macs for k in trained)
-    heads = 3 * sum(layouts[k].head_macs for k in trained)
-    return (forward + backward + heads) / whole
+    backward = (both - 1) * sum(layouts[k].forward_macs for k in trained)
+    heads = both * sum(layouts[k].head_macs for k in trained)
+    return (forward + backward + heads) / (both * sum(p.forward_macs for p in layouts))
 
 
 def relative_cost_from_seconds(

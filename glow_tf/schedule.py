@@ -159,9 +159,12 @@ def cache_noise_epochs(schedule_phases: Sequence[Phase]) -> list[int]:
 
 
 def epoch_costs(
-    layouts: Sequence[PartLayout], schedule_phases: Sequence[Phase], cache_prefix: bool = False
+    layouts: Sequence[PartLayout],
+    schedule_phases: Sequence[Phase],
+    cache_prefix: bool = False,
+    reversible: bool = False,
 ) -> list[float]:
-    """Returns the predicted cost of every epoch divided by the cost of an end-to-end epoch.
+    """Returns the predicted cost of every epoch divided by the cost of an end-to-end epoch of the same kind.
 
     With a prefix cache, the first epoch of a turn pays for the part before the trained one, whose input the
     cache before holds, and the others pay for no part but the trained one.
@@ -170,5 +173,7 @@ def epoch_costs(
     costs = []
     for epoch, (phase, start) in enumerate(zip(schedule_phases, turn_starts(schedule_phases), strict=True)):
         first = phase.active[0] - (start == epoch) if phase.active[0] in served else 0
-        costs.append(relative_cost(layouts, phase.active, phase.end_to_end, first=first))
+        costs.append(
+            relative_cost(layouts, phase.active, phase.end_to_end, first=first, reversible=reversible)
+        )
     return costs

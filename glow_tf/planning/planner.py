@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from glow_tf.cost import crossing_bytes, weight_bytes
+from glow_tf.cost import BOTH_WAYS, crossing_bytes, weight_bytes
 from glow_tf.errors import ConfigError
 from glow_tf.partition import FLOAT_BYTES, PartLayout
 from glow_tf.planning.cluster_file import Cluster, Device
@@ -174,7 +174,11 @@ class Planner:
         forward = self._forward(layout, device)
         if k not in phase.active:
             return forward
-        both = 3 * forward if device.flops else self._measured(layout, self.calibration.both) / device.speed
+        both = (
+            BOTH_WAYS * forward
+            if device.flops
+            else self._measured(layout, self.calibration.both) / device.speed
+        )
         trained = both + forward if self.reversible else both
         if phase.minimises_objective_of(k):  # a head's multiply-adds run as fast as those of its part
             trained *= 1 + layout.head_macs / layout.forward_macs

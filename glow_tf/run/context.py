@@ -90,7 +90,8 @@ class Run:
     @functools.cached_property
     def costs(self) -> list[float]:
         """Predicted cost of every epoch divided by the cost of an end-to-end epoch."""
-        return epoch_costs(self.layouts, self.phases, self.config.train.cache_prefix)
+        train = self.config.train
+        return epoch_costs(self.layouts, self.phases, train.cache_prefix, train.reversible)
 
     @functools.cached_property
     def cache_noise_epochs(self) -> list[int]:
@@ -108,7 +109,10 @@ class Run:
     def description(self) -> str:
         """Describes parts and schedule."""
         cached = self.trainer.prefix_caches
-        return tables.model_table(self.layouts, self.parameters, self.phases, self.costs, cached)
+        reversible = self.config.train.reversible
+        return tables.model_table(
+            self.layouts, self.parameters, self.phases, self.costs, cached=cached, reversible=reversible
+        )
 
     @functools.cached_property
     def probe(self) -> Probe | None:

@@ -15,7 +15,9 @@ def model_table(
     parameters: Sequence[int],
     phases: Sequence[Phase],
     costs: Sequence[float],
+    *,
     cached: Container[Phase] = (),
+    reversible: bool = False,
 ) -> str:
     """Describes parts and schedule before training: flow steps, parameters, predicted costs and traffic.
 
@@ -25,6 +27,7 @@ def model_table(
       phases: the phase of every epoch.
       costs: predicted cost of every epoch.
       cached: phases for which a cache holds the outputs of the parts before; then nothing crosses a cut.
+      reversible: whether activations are recomputed.
     """
     whole = sum(p.forward_macs for p in layouts)
     with_heads = any(p.head for p in layouts)
@@ -35,7 +38,7 @@ def model_table(
             f"{layout.flow_steps}",
             f"{count:,}",
             f"{layout.forward_macs / whole:.3f}",
-            f"{relative_cost(layouts, [k - 1]):.3f}" if len(layouts) > 1 else "1.000",
+            f"{relative_cost(layouts, [k - 1], reversible=reversible):.3f}" if len(layouts) > 1 else "1.000",
             "×".join(map(str, layout.output_shape)),
             *([f"{layout.head_macs / whole:.4f}"] if with_heads else []),
         ]

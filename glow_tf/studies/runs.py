@@ -62,7 +62,8 @@ class Run:
         """Predicted cost of every epoch; an end-to-end epoch of the same model is 1."""
         if self.saved_rows:
             return [float(row["predicted_cost"]) for row in self.history()]
-        return epoch_costs(part_layouts(self._model), self.phases, self.config.train.cache_prefix)
+        train = self.config.train
+        return epoch_costs(part_layouts(self._model), self.phases, train.cache_prefix, train.reversible)
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -43,11 +43,13 @@ def planner(devices=3, bandwidth=math.inf, latency=0.0, loss=0.0, **changes):
 
 
 def test_on_one_device_a_phase_costs_what_the_cost_model_says():
-    whole = planner().step(LAYOUTS, end_to_end(3), "one_device").seconds
-    assert whole == pytest.approx(32 * 6 * sum(p.forward_macs for p in LAYOUTS) / 1e12)
-    for phase in (PART_2, ALL):
-        ratio = planner().step(LAYOUTS, phase, "one_device").seconds / whole
-        assert ratio == pytest.approx(relative_cost(LAYOUTS, phase.active))
+    for reversible, flops in ((False, 6), (True, 8)):
+        own = planner(reversible=reversible)
+        whole = own.step(LAYOUTS, end_to_end(3), "one_device").seconds
+        assert whole == pytest.approx(32 * flops * sum(p.forward_macs for p in LAYOUTS) / 1e12)
+        for phase in (PART_2, ALL):
+            ratio = own.step(LAYOUTS, phase, "one_device").seconds / whole
+            assert ratio == pytest.approx(relative_cost(LAYOUTS, phase.active, reversible=reversible))
 
 
 def test_replicas_share_the_work_and_reduce_the_gradients_they_trained():
