@@ -14,7 +14,9 @@ class DelayQueues:
     """A queue before every part but the first, in which each batch waits for `delay` steps.
 
     While part 1 works on a batch, part 2 works on the one from `delay` steps ago, and so on. No gradient goes
-    back, so each part sees the same batches, made with the same weights, as it would without queues.
+    back, so each part sees the same batches, made with the same weights, as it would without queues. Only a
+    step that is skipped differs: every part loses the batch that it has, and those are not the same. (What is
+    then said of the place at fault is looked for with the newest batch, that of part 1.)
 
     An epoch: `start`, then one `arrived` per training step, then `flush`.
 
