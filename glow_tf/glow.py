@@ -258,9 +258,7 @@ class Glow(CompiledModel):
         images = tf.convert_to_tensor(images)
         if noise is None:
             noise = tf.random.stateless_uniform(tf.shape(images), seed=[seed, 0], dtype=self.compute_dtype)
-        elif (
-            noise := tf.convert_to_tensor(noise)
-        ).shape.rank:  # a number is for all pixels; else each has its own
+        elif np.ndim(noise):  # not one number for all pixels
             tf.debugging.assert_equal(tf.shape(noise), tf.shape(images), "noise must have the images' shape")
         return self.dequantize.levels(images) + tf.cast(noise, self.compute_dtype)
 

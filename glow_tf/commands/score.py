@@ -96,7 +96,9 @@ def main(values: flags.FlagValues, action: str) -> None:
 
 
 def _rounded_up(p_value: float) -> str:
-    return f"{math.ceil(p_value * 1e4) / 1e4:g}"  # so that --false_alarms may be what is said
+    """Returns two digits that are no smaller, so that --false_alarms may be what is said."""
+    digits = 1 - math.floor(math.log10(p_value))
+    return f"{math.ceil(p_value * 10**digits) / 10**digits:g}"
 
 
 def trained_on(values: flags.FlagValues) -> bool:
