@@ -69,7 +69,12 @@ def relative_cost_from_seconds(
 
 
 def crossing_bytes(
-    layouts: Sequence[PartLayout], last: int, end_to_end: bool = False, *, float_bytes: int = FLOAT_BYTES
+    layouts: Sequence[PartLayout],
+    last: int,
+    end_to_end: bool = False,
+    *,
+    cached: bool = False,
+    float_bytes: int = FLOAT_BYTES,
 ) -> tuple[int, int]:
     """Returns the bytes per image that cross all cuts in one training step: (forward, backward).
 
@@ -78,9 +83,10 @@ def crossing_bytes(
       last: index (from 0) of the last part that is evaluated.
       end_to_end: gradients go back across the cuts; the log-likelihood, a float per image, is counted for
         them as well.
+      cached: a cache holds the outputs of the parts before the trained one, so nothing crosses a cut.
       float_bytes: size of one number.
     """
-    forward = float_bytes * sum(p.crossing_values for p in layouts[:last])
+    forward = 0 if cached else float_bytes * sum(p.crossing_values for p in layouts[:last])
     return forward, forward if end_to_end else 0
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def in_one_line(message: str) -> str:
+    """Returns the beginning of another library's message, which may have many lines, in one."""
+    return " ".join(message.split())[:200]
+
+
 class ConfigError(ValueError):
     """A setting is wrong; the message says what was expected and what was received."""
 

@@ -21,7 +21,7 @@ from glow_tf.config import SAME_FUNCTION, ModelConfig
 from glow_tf.cost import weight_bytes
 from glow_tf.density_model import checked_policy
 from glow_tf.endpoints import Endpoints
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.memory import check_memory
 from glow_tf.partition import part_layouts
 from glow_tf.parts import Part, for_prior, get_weights_by_step, set_weights_by_step
@@ -132,7 +132,7 @@ class Glow(CompiledModel):
         try:
             whole.load_weights(presets.weights_path(folder))
         except (ValueError, KeyError, OSError, RuntimeError) as error:  # what h5py raises at damaged files
-            reason = " ".join(str(error).split())[:200]
+            reason = in_one_line(str(error))
             raise ConfigError(f"the weights of the preset {folder} are damaged. Received: {reason}") from None
         return whole.recut(**changes) if changes else whole
 

@@ -37,7 +37,7 @@ SOME = {  # kind → inputs; those that load models take longer and are left to 
     "rates of a machine": 40,
     "calibrations of scores": 30,
     "presets": 5,
-    "weights of presets": 2,
+    "weights of presets": 5,
     "TF_CONFIG": 60,
     "latents": 30,
     "folders of images": 20,

@@ -16,7 +16,7 @@ import tensorflow as tf
 from glow_tf.config import DataConfig
 from glow_tf.data.arrays import Examples, check_memory_of_resized, resize, stack
 from glow_tf.data.parallel import usual_threads
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, in_one_line
 
 BATCH = 1000  # images that TensorFlow decodes before Python takes them over
 BATCH_PIXELS = 2**26  # of all of these, which may be large
@@ -150,9 +150,8 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
     try:
         stacked = stack(images(), count, config.dataset)
     except tf.errors.OpError as error:
-        reason = " ".join(error.message.split())[:200]
         raise OSError(
-            f"{config.dataset!r} cannot be read, its files may be damaged: {reason}. "
+            f"{config.dataset!r} cannot be read, its files may be damaged: {in_one_line(error.message)}. "
             f"Received: data_dir={config.data_dir!r}"
         ) from None
     return Examples(stacked, labels=np.concatenate(labels) if labelled and labels else None)

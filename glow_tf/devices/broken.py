@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from glow_tf.devices import liveness
 from glow_tf.devices.processes import KEPT, ProcessGroup, lost_message
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, in_one_line
 
 # What TensorFlow raises where a connection was reset, or a process was not heard for long.
 CONNECTION_ERRORS = (
@@ -36,10 +36,9 @@ def naming_the_taken_address(group: ProcessGroup | None) -> Iterator[None]:
     except tf.errors.UnknownError as error:
         if group is None or "server" not in error.message:
             raise
-        reason = " ".join(error.message.split())[:200]
         raise ConfigError(
             f"the process must be able to listen at {group.addresses[group.index]}; another program may. "
-            f"Received: {reason}"
+            f"Received: {in_one_line(error.message)}"
         ) from None
 
 
@@ -68,7 +67,7 @@ def naming_who_is_lost(group: ProcessGroup | None) -> Iterator[None]:
             raise OSError(lost_message(gone)) from None
         if not isinstance(error, CONNECTION_ERRORS):
             raise
-        reason = " ".join(error.message.split())[:200]
+        reason = in_one_line(error.message)
         raise OSError(
             f"Another process failed, or the connection to it ({reason}): {liveness.described(group)}. {KEPT}"
         ) from None

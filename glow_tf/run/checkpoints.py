@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.durable_files import flush, make_folder, write_atomically
+from glow_tf.errors import in_one_line
 from glow_tf.internals import without_retracing_warnings
 from glow_tf.run import newest
 from glow_tf.run.same_data import MODEL
@@ -321,8 +322,7 @@ def readable(path: str) -> Iterator[None]:
     try:
         yield
     except (tf.errors.OpError, IndexError, AssertionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DamagedCheckpointError(path, f"{type(error).__name__}: {reason}") from None
+        raise DamagedCheckpointError(path, f"{type(error).__name__}: {in_one_line(str(error))}") from None
 
 
 def reason_of(error: OSError | tf.errors.OpError) -> str:

@@ -13,7 +13,6 @@ from glow_tf import data
 from glow_tf.config import RunConfig
 from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup
-from glow_tf.devices.strategies import compiles_by_default
 from glow_tf.devices.workers import in_several_processes
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
@@ -268,7 +267,9 @@ def compiled_trainer(
       ConfigError: the settings do not allow it.
     """
     train, compiles = config.train, config.compiles
-    if train.cache_prefix and compiles_by_default():  # XLA on a GPU does not reach the cache, on the host
+    if (
+        train.cache_prefix and strategies.compiles_by_default()
+    ):  # XLA on a GPU does not reach the cache, on the host
         if compiles is True:
             raise ConfigError("jit_compile must be off or auto with cache_prefix on a GPU. Received: on")
         compiles = False

@@ -12,7 +12,7 @@ import keras
 
 from glow_tf import presets
 from glow_tf.config import SAME_FUNCTION, ModelConfig
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.glow import Glow
 from glow_tf.partition import flow_step_counts
 from glow_tf.run import newest
@@ -58,7 +58,7 @@ def _load_file(path: pathlib.Path) -> Glow:
     ) as error:
         raise ValueError(
             f"{path} cannot be read as a .keras file of this package. Received: "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            f"{type(error).__name__}: {in_one_line(str(error))}"
         ) from None
     glow = model.glow if isinstance(model, PartsTrainer) else model
     if not isinstance(glow, Glow):

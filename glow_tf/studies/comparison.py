@@ -170,8 +170,8 @@ def _column(runs: Mapping[int, Rows], column: str) -> dict[int, float]:
 def _undisturbed_seconds(runs: Mapping[int, Rows]) -> dict[int, float]:
     """Returns the training seconds of every finished seed if every epoch were the median one of its kind.
 
-    Epochs are of one kind if they train the same parts at the same predicted cost (filling a
-    cache has one).
+    Epochs are of one kind if they train the same parts at the same predicted cost. That of an epoch which
+    fills a cache is higher.
     """
     seconds = {}
     for seed, history in _finished(runs).items():

@@ -37,7 +37,8 @@ def step_traffic(glow: Glow, phase: Phase, *, cached: bool = False) -> Traffic:
         crosses a cut.
     """
     size = tf.as_dtype(glow.compute_dtype).size
-    last = 0 if cached else phase.last
-    forward, backward = crossing_bytes(part_layouts(glow.config), last, phase.end_to_end, float_bytes=size)
+    forward, backward = crossing_bytes(
+        part_layouts(glow.config), phase.last, phase.end_to_end, cached=cached, float_bytes=size
+    )
     values = [v.value for group in trained_variables(glow, phase) for v in group]
     return Traffic(forward, backward, sum(v.shape.num_elements() * v.dtype.size for v in values))

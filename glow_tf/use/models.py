@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from glow_tf import presets
 from glow_tf.endpoints import checked_labels, labels_of_request, require_classes
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.run.saved import load_glow
 from glow_tf.use.operations import check_operations
 
@@ -71,7 +71,7 @@ class ExportedModel:
             self._loaded = tf.saved_model.load(str(folder))
         # What TensorFlow raises at damaged files.
         except (tf.errors.OpError, OSError, IndexError, ValueError, AssertionError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = in_one_line(str(error))
             raise OSError(f"the SavedModel {folder} cannot be read. Received: {reason}") from None
         try:
             images = self._loaded.signatures["encode"].structured_input_signature[1]["images"]
