@@ -267,9 +267,8 @@ def compiled_trainer(
       ConfigError: the settings do not allow it.
     """
     train, compiles = config.train, config.compiles
-    if (
-        train.cache_prefix and strategies.compiles_by_default()
-    ):  # XLA on a GPU does not reach the cache, on the host
+    # The cache is on the host, where XLA on a GPU does not reach it.
+    if train.cache_prefix and strategies.compiles_by_default():
         if compiles is True:
             raise ConfigError("jit_compile must be off or auto with cache_prefix on a GPU. Received: on")
         compiles = False
