@@ -4,10 +4,10 @@
     glow-tf launch --workers=2 -- --flagfile=cifar10_small_across_2 --data_dir=PATH
 
 The flags of `glow-tf train` follow after `--`; the launcher adds `--strategy`. Workers share every batch, and
-each part has the whole batch. The cores are divided between
-the processes. The first process prints and writes the workdir. To use several machines, start
-`glow-tf train` on each of them, with a `TF_CONFIG` that lists them (docs/distributed.md). If a process is
-lost, the run ends with an error, and the same command continues from the last checkpoint.
+each part has the whole batch. The cores and the GPUs are divided between the processes. The first process
+prints and writes the workdir. To use several machines, start `glow-tf train` on each of them, with a
+`TF_CONFIG` that lists them (docs/distributed.md). If a process is lost, the run ends with an error, and the
+same command continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def main(values: flags.FlagValues, arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: list[str], strategy: str, count: int) -> int:
+    gpus = children.gpus_of_each(count, os.environ)
     addresses = tuple(f"localhost:{port}" for port in children.free_ports(count))
     groups = [ProcessGroup(JOBS[strategy], addresses, index) for index in range(count)]
     processes: list[subprocess.Popen] = []
@@ -72,7 +73,7 @@ def _run(arguments: list[str], strategy: str, count: int) -> int:
             processes.append(
                 children.start(
                     [*children.command("train"), *arguments],
-                    env={**os.environ, "TF_CONFIG": group.tf_config},
+                    env={**os.environ, **gpus[group.index], "TF_CONFIG": group.tf_config},
                     start_new_session=True,  # a terminal's Ctrl-C is for the launcher
                     # All workers print the same.
                     stdout=subprocess.DEVNULL if group.job == "worker" and group.index else None,

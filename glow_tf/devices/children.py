@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from glow_tf.errors import ConfigError
 
 PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
 POLL = 0.1  # seconds
@@ -70,6 +73,43 @@ def ask_to_end(process: subprocess.Popen, seconds: float | None = None) -> None:
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
+
+
+def gpus_of_each(count: int, environment: Mapping[str, str]) -> list[dict[str, str]]:
+    """Divides this machine's GPUs between `count` processes: TensorFlow takes all memory of those it sees.
+
+    Args:
+      count: number of processes.
+      environment: in which they are started; its `CUDA_VISIBLE_DEVICES`, if set, says which GPUs there are.
+
+    Returns:
+      What to add to the environment of each process; nothing where there is no GPU.
+
+    Raises:
+      ConfigError: there are GPUs, but fewer than processes.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        gpus = _nvidia_gpus()
+    else:
+        gpus = [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+    if not gpus:
+        return [{}] * count
+    if len(gpus) < count:
+        raise ConfigError(
+            f"each of the {count} processes needs a GPU of its own; CUDA_VISIBLE_DEVICES=-1 computes on the "
+            f"CPU. Received: {len(gpus)} GPU(s)"
+        )
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[index::count])} for index in range(count)]
+
+
+def _nvidia_gpus() -> list[str]:
+    """Returns the numbers of this machine's GPUs, as NVIDIA's driver counts them."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    listing = subprocess.run([program, "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(k) for k in range(sum(line.startswith("GPU ") for line in listing.splitlines()))]
 
 
 def free_ports(count: int) -> list[int]:

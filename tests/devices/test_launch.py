@@ -18,7 +18,7 @@ from conftest import ROOT, run_main
 from helpers import KINDS, config, flags, launch, rows_of, train, workdir_rows
 
 import glow_tf
-from glow_tf.devices import broken, liveness, meeting, part_processes, processes, stall, workers
+from glow_tf.devices import broken, children, liveness, meeting, part_processes, processes, stall, workers
 from glow_tf.errors import ConfigError
 from glow_tf.run import same_data
 
@@ -429,6 +429,22 @@ def test_the_environment_describes_the_processes():
         processes.read_process_group("part_parallel", {"TF_CONFIG": "{"})
     with pytest.raises(ConfigError, match=r"multi_worker needs a TF_CONFIG .* Received: TF_CONFIG=''"):
         processes.read_process_group("multi_worker", {})
+
+
+def test_the_gpus_of_a_machine_are_divided_between_its_processes(tmp_path, monkeypatch):
+    def visible(count, environment):
+        return [added.get("CUDA_VISIBLE_DEVICES") for added in children.gpus_of_each(count, environment)]
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert visible(2, {}) == [None, None]  # no driver
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\nprintf 'GPU 0: H100\\n  MIG 1g\\nGPU 1: H100\\nGPU 2: H100\\n'\n")
+    driver.chmod(0o755)
+    assert visible(2, {}) == ["0,2", "1"]
+    assert visible(2, {"CUDA_VISIBLE_DEVICES": "4,GPU-ab"}) == ["4", "GPU-ab"]
+    assert visible(2, {"CUDA_VISIBLE_DEVICES": "-1"}) == [None, None]
+    with pytest.raises(ConfigError, match=r"each of the 4 processes needs a GPU .* Received: 3 GPU"):
+        visible(4, {})
 
 
 @pytest.mark.parametrize(
