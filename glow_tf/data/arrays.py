@@ -12,6 +12,7 @@ from glow_tf.errors import ConfigError
 from glow_tf.memory import check_memory
 
 RESIZING_BYTES = 24  # of a pixel, grey or not, while it is resized
+TEST_EVERY = 10  # where a data set has no test images, every tenth image is one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,18 @@ def joined(one: Examples, other: Examples) -> Examples:
 
     images = np.concatenate([one.images, other.images])
     return Examples(images, both(one.names, other.names), both(one.labels, other.labels))
+
+
+def hold_out(examples: Examples, dataset: str) -> tuple[Examples, Examples]:
+    """Cuts every tenth image out as a test image; `dataset` names the images in messages."""
+    check_memory_for(examples.images.nbytes, dataset)  # both get arrays of their own
+    mask = np.arange(len(examples)) % TEST_EVERY == TEST_EVERY - 1
+    if not mask.any():
+        raise ConfigError(
+            f"dataset without test images needs at least {TEST_EVERY} images, of which every tenth is held "
+            f"out. Received: dataset={dataset!r} with {len(examples)} images"
+        )
+    return examples[~mask], examples[mask]
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:

@@ -14,14 +14,13 @@ from collections.abc import Iterable
 import numpy as np
 
 from glow_tf.config import DataConfig, folder_of
-from glow_tf.data.arrays import Examples, check_memory_for, check_memory_of_resized
+from glow_tf.data.arrays import Examples, check_memory_for, check_memory_of_resized, hold_out
 from glow_tf.data.parallel import in_parallel, usual_threads
 from glow_tf.data.pictures import Picture, read_picture
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-TEST_EVERY = 10  # without a test/ folder, every tenth image is a test image
 NAMED = 10  # at most this many files that cannot be read are named
 
 
@@ -294,15 +293,3 @@ def _examples(
     else:
         labels = np.searchsorted(class_names, folders)
     return Examples(pictures.array[: len(names)], names, labels), class_names
-
-
-def hold_out(examples: Examples, dataset: str) -> tuple[Examples, Examples]:
-    """Cuts every tenth image out as a test image; `dataset` names the images in messages."""
-    check_memory_for(examples.images.nbytes, dataset)  # both get arrays of their own
-    mask = np.arange(len(examples)) % TEST_EVERY == TEST_EVERY - 1
-    if not mask.any():
-        raise ConfigError(
-            f"dataset=folder:PATH without a test/ folder needs at least {TEST_EVERY} images, "
-            f"of which every tenth is held out. Received: {len(examples)} images"
-        )
-    return examples[~mask], examples[mask]

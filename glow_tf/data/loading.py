@@ -8,8 +8,8 @@ import numpy as np
 
 from glow_tf.config import DataConfig, folder_of
 from glow_tf.data import sources
-from glow_tf.data.arrays import Examples, joined
-from glow_tf.data.folder import from_folder, hold_out, read_folder
+from glow_tf.data.arrays import Examples, hold_out, joined
+from glow_tf.data.folder import from_folder, read_folder
 from glow_tf.errors import ConfigError
 
 SPLITS = ("train", "test", "all", "")
@@ -114,9 +114,10 @@ def load_split(
 
 
 def _named(config: DataConfig, only: str = "") -> tuple[Examples, Examples, tuple[str, ...], tuple[str, ...]]:
-    """Returns training and test examples of the digits or of a TFDS data set, class names, and no notes."""
-    digits = config.dataset == "digits"
-    return (*(sources.digits(config.image_size) if digits else sources.from_tfds(config, only)), ())
+    """Returns training and test examples of the digits or of a TFDS data set, class names, and notes."""
+    if config.dataset == "digits":
+        return (*sources.digits(config.image_size), ())
+    return sources.from_tfds(config, only)
 
 
 def _cut(train: Examples, config: DataConfig) -> tuple[Examples, Examples]:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.config import DataConfig
-from glow_tf.data.arrays import Examples, check_memory_of_resized, resize, stack
+from glow_tf.data.arrays import Examples, check_memory_of_resized, hold_out, resize, stack
 from glow_tf.data.parallel import usual_threads
 from glow_tf.errors import ConfigError, in_one_line
 
@@ -46,29 +46,37 @@ def digits(image_size: int = 0) -> tuple[Examples, Examples, tuple[str, ...]]:
     return examples[DIGITS_TEST_EXAMPLES:], examples[:DIGITS_TEST_EXAMPLES], class_names
 
 
-def from_tfds(config: DataConfig, only: str = "") -> tuple[Examples, Examples, tuple[str, ...]]:
+def from_tfds(
+    config: DataConfig, only: str = ""
+) -> tuple[Examples, Examples, tuple[str, ...], tuple[str, ...]]:
     """Returns training and test examples of a TFDS data set, prepared in data_dir or downloaded.
 
     They have labels if the data set has a feature `label` that names one class an image; then the classes'
-    names are returned as well. If `only` is `train` or `test`, the other one is not read, and is empty.
+    names are returned as well, and notes on what was read how. Without a test or validation split every
+    tenth image is held out. If `only` is `train` or `test`, a split of its own that is not wanted is not
+    read, and is empty.
 
     Raises:
-      ConfigError: TFDS cannot load the data set, or it has no images, training split or test split.
+      ConfigError: TFDS cannot load the data set, or it has no images or no training split.
     """
     builder = _tfds_builder(config)
     splits = builder.info.splits
     held_out = next((s for s in ("test", "validation") if s in splits), None)
-    if "train" not in splits or held_out is None:
+    if "train" not in splits:
         raise ConfigError(
-            "dataset must have a train split and a test or validation split. "
-            f"Received: dataset={config.dataset!r} with splits {sorted(splits)}"
+            f"dataset must have a train split. Received: dataset={config.dataset!r} with splits "
+            f"{sorted(splits)}"
         )
+    names = _class_names(builder)
+    if held_out is None:
+        train, test = hold_out(_read_split(builder, "train", config, bool(names)), config.dataset)
+        note = f"No test split: every tenth image, {len(test)} in all, is held out for testing."
+        return train, test, names, (note,)
     # Validation images come from the end of the training data, so it is read whole when they are wanted.
     wanted = {
         "train": 0 if config.validation_examples else config.train_examples,
         held_out: config.test_examples,
     }
-    names = _class_names(builder)
     found = []
     for name, count in wanted.items():
         if only and (only == "train") != (name == "train"):
@@ -78,7 +86,7 @@ def from_tfds(config: DataConfig, only: str = "") -> tuple[Examples, Examples, t
         limited = 0 < count <= splits[name].num_examples
         split = f"{name}[:{count}]" if limited else name
         found.append(_read_split(builder, split, config, labelled=bool(names)))
-    return found[0], found[1], names
+    return found[0], found[1], names, ()
 
 
 def _class_names(builder: Any) -> tuple[str, ...]:

@@ -115,14 +115,14 @@ def _outcome(study: Study, variant: Variant, runs: Mapping[str, Mapping[int, Row
 def lengths(study: Study, rows: Rows) -> dict[str, list[tuple[float, float]]]:
     """Returns what runs of several lengths end with: group → (seconds, test bits/dim), shortest first.
 
-    A group has a variant for each length. Seconds are of training: the median over the seeds; bits/dim the
-    mean. Variants that have no group or no finished run are left out.
+    A group has a variant for each length. Seconds are of training, counted as in `Outcome.time`: the median
+    over the seeds; bits/dim the mean. Variants that have no group or no finished run are left out.
     """
     found: dict[str, list[tuple[float, float]]] = {}
     for variant in study.variants:
         runs = _runs(rows, variant.name)
-        seconds, bpd = (_column(runs, name).values() for name in ("total_seconds", "test_bpd"))
-        if variant.group and bpd:
+        if variant.group and (bpd := _column(runs, "test_bpd").values()):
+            seconds = _undisturbed_seconds(runs).values()
             found.setdefault(variant.group, []).append((statistics.median(seconds), statistics.fmean(bpd)))
     return {group: sorted(points) for group, points in found.items()}
 

@@ -1,4 +1,5 @@
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -139,6 +140,29 @@ def test_a_damaged_data_set_is_an_error_of_one_sentence(tmp_path):
 
     with pytest.raises(OSError, match=r"'cifar10' cannot be read, .* damaged: .*Received: data_"):
         sources._read_split(Damaged(), "test", DataConfig(dataset="cifar10"), labelled=False)
+
+
+def test_every_tenth_image_of_a_tfds_set_without_a_test_split_is_held_out(monkeypatch):
+    class Builder:
+        info = types.SimpleNamespace(
+            features={"image": None}, splits={"train": types.SimpleNamespace(num_examples=25)}
+        )
+
+        def as_dataset(self, split, shuffle_files):
+            pictures = np.arange(25, dtype=np.uint8).reshape(25, 1, 1, 1) * np.ones((8, 8, 1), np.uint8)
+            return tf.data.Dataset.from_tensor_slices({"image": pictures})
+
+    monkeypatch.setattr(sources, "_tfds_builder", lambda config: Builder())
+    found = data.load(DataConfig(dataset="flowers", train_examples=20))
+    assert found.test[:, 0, 0, 0].tolist() == [9, 19]
+    assert found.train[:, 0, 0, 0].tolist() == [k for k in range(22) if k not in (9, 19)]
+    assert found.notes == ("No test split: every tenth image, 2 in all, is held out for testing.",)
+    chosen, _, notes = load_split(DataConfig(dataset="flowers", test_examples=1), "test")
+    assert chosen.images[:, 0, 0, 0].tolist() == [9]
+    assert notes == found.notes
+    Builder.info.splits = {"test": None}
+    with pytest.raises(ConfigError, match=r"must have a train split.*Received.*\['test'\]"):
+        data.load(DataConfig(dataset="flowers"))
 
 
 def test_an_empty_folder_is_named(tmp_path):
