@@ -355,7 +355,7 @@ class RunConfig:
         "Pieces of a batch that run side by side, one per core; 0: as many as pay, 1: TensorFlow's own way.",
     )
     tensorboard: bool = _setting(True, "Write TensorBoard logs.")
-    sample_every: int = _setting(1, "Epochs between sample grids; 0 is never.")
+    sample_every: int = _setting(1, "Epochs between sample grids, which the last epoch has too; 0 is never.")
     export: bool = _setting(True, "Write a SavedModel at the end.")
     checkpoint_minutes: float = _setting(
         0.0, "Minutes between checkpoints within an epoch, besides the one after it; 0: none within."

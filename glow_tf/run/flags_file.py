@@ -92,7 +92,7 @@ def differing_settings(before: Mapping[str, str], config: RunConfig) -> dict[str
     return {
         name: f"--{name}={now[name]} (was {before.get(name)})"
         for name in now
-        if before and name not in RunConfig.MAY_DIFFER and now[name] != before.get(name)
+        if before and name not in RunConfig.MAY_DIFFER and not _equal(now[name], before.get(name))
     }
 
 
@@ -104,6 +104,16 @@ def refuse_other_configuration(folder: pathlib.Path, config: RunConfig) -> None:
             f"flags to resume that run. Received: workdir={str(folder)!r} with "
             f"{', '.join(differing.values())}"
         )
+
+
+def _equal(one: str, other: str | None) -> bool:
+    """Whether two settings say the same: rates may be written 0.1 or 1e-1, one or several."""
+    if one == other or other is None:
+        return one == other
+    try:
+        return list(map(float, one.split(","))) == list(map(float, other.split(",")))
+    except ValueError:
+        return False
 
 
 def _value(kind: type, text: str) -> Any:

@@ -47,7 +47,7 @@ class Update:
         `none`.
 
     Raises:
-      ConfigError: an optimizer accumulates gradients over steps, on several replicas.
+      ConfigError: an optimizer accumulates gradients over steps, or clips them, on several replicas.
     """
 
     def __init__(
@@ -61,10 +61,13 @@ class Update:
         flow_steps = glow.config.num_blocks * glow.config.flow_steps
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         for k, (part, optimizer) in enumerate(zip(glow.parts, optimizers, strict=True)):
-            # Keras's replicas would meet within a `tf.cond`.
-            if optimizer.gradient_accumulation_steps and replicas > 1:
+            # Replicas that accumulate would meet within a `tf.cond`; Keras clips before it sums over them.
+            of_one_replica = ("gradient_accumulation_steps", "clipnorm", "global_clipnorm", "clipvalue")
+            given = {name: getattr(optimizer, name, None) for name in of_one_replica}
+            if replicas > 1 and any(given.values()):
                 raise ConfigError(
-                    "an optimizer with gradient_accumulation_steps needs a single replica. "
+                    f"an optimizer with {', '.join(name for name in given if given[name])} needs a single "
+                    "replica; the clip_norm of compile clips the gradients' sum over replicas. "
                     f"Received: {replicas} replicas"
                 )
             with glow.on_device_of(k):

@@ -94,12 +94,15 @@ def test_a_step_that_is_skipped_amid_accumulated_ones_counts_as_zero(small_image
         np.testing.assert_allclose(skipped, without * 3 / 4, atol=1e-5)
 
 
-def test_accumulated_gradients_on_several_replicas_are_refused():
+@pytest.mark.parametrize(
+    "option", ["gradient_accumulation_steps", "clipnorm", "global_clipnorm", "clipvalue"]
+)
+def test_what_keras_does_on_each_replica_alone_is_refused_on_several(option):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
     with strategy.scope():
         trainer = new_trainer()
-        with pytest.raises(ConfigError, match=r"needs a single replica. Received: 2 replicas"):
-            trainer.compile([keras.optimizers.SGD(gradient_accumulation_steps=2) for _ in range(2)])
+        with pytest.raises(ConfigError, match=rf"with {option} needs a single .* Received: 2 replicas"):
+            trainer.compile([keras.optimizers.SGD(**{option: 2}) for _ in range(2)])
 
 
 def test_every_way_of_giving_the_same_batches_trains_the_same(small_images):
