@@ -143,16 +143,18 @@ class CompiledModel(DensityModel):
     def checked(self, images: tf.Tensor) -> tf.Tensor:
         """Checks images and converts them to a tensor, uint8 [B, H, W, C].
 
+        Within a `tf.function` a shape that is not known yet passes.
+
         Raises:
           ConfigError: images are not uint8 of shape [B, H, W, C], with (H, W, C) the model's `image_shape`
             and B not 0.
         """
         images = tf.convert_to_tensor(images)
-        fits = images.dtype == tf.uint8 and images.shape.rank == 4 and images.shape[1:] == self.image_shape
-        if not fits or images.shape[0] == 0:
+        fits = images.dtype == tf.uint8 and images.shape.is_compatible_with([None, *self.image_shape])
+        if not fits or images.shape.num_elements() == 0:
             raise ConfigError(
                 f"images must be uint8 of shape (batch, {', '.join(map(str, self.image_shape))}). "
-                f"Received: {images.dtype.name} of shape {tuple(images.shape)}"
+                f"Received: {images.dtype.name} of shape {images.shape}"
             )
         return images
 

@@ -7,13 +7,18 @@ import errno
 import os
 import pathlib
 
+from glow_tf.errors import ConfigError
+
+PATTERN_SIGNS = "[" if os.name == "nt" else "[\\"
+
 
 def flush(path: pathlib.Path) -> None:
     """Waits until a file, or the names in a folder, would outlast a power cut."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        # Windows flushes only what may be written, and opens no folder.
+        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     except PermissionError:
-        return  # Windows opens no folder
+        return
     try:
         os.fsync(handle)
     except OSError as error:
@@ -29,6 +34,20 @@ def flush_all(folder: pathlib.Path) -> None:
         for name in names:
             flush(pathlib.Path(parent, name))
         flush(pathlib.Path(parent))
+
+
+def check_can_be_read_again(name: str, path: pathlib.Path) -> None:
+    """Raises ConfigError where TensorFlow would write weights and not find them: it reads paths as patterns.
+
+    Args:
+      name: of the setting.
+      path: of a folder with weights.
+    """
+    if found := [sign for sign in PATTERN_SIGNS if sign in os.path.abspath(path)]:
+        raise ConfigError(
+            f"{name} must be a path without {' and '.join(found)}: TensorFlow would not find the weights "
+            f"again. Received: {name}={str(path)!r}"
+        )
 
 
 def make_folder(path: pathlib.Path) -> None:

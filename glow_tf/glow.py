@@ -253,9 +253,10 @@ class Glow(CompiledModel):
           v in [0, 2^n_bits), [B, H, W, C], in the compute dtype.
 
         Raises:
+          ConfigError: `checked` refuses the images.
           ValueError, InvalidArgumentError: the shape of noise is not that of the images.
         """
-        images = tf.convert_to_tensor(images)
+        images = self.checked(images)
         if noise is None:
             noise = tf.random.stateless_uniform(tf.shape(images), seed=[seed, 0], dtype=self.compute_dtype)
         elif np.ndim(noise):  # not one number for all pixels

@@ -132,6 +132,11 @@ def test_images_of_another_kind_are_refused(glow, small_images):
         glow.log_prob(small_images.astype(np.float32))
     with pytest.raises(ValueError, match=r"Received: uint8 of shape \(64, 4, 8, 1\)"):
         glow.encode(small_images[:, :4])
+    for method in (glow, glow.dequantized, glow.initialize):
+        with pytest.raises(ConfigError, match=r"must be uint8 .*Received: float32"):
+            method(small_images.astype(np.float32) / 255)
+        with pytest.raises(ConfigError, match=r"Received: uint8 of shape \(64, 4, 8, 1\)"):
+            method(small_images[:, :4])
 
 
 def test_a_model_that_cannot_be_built_says_why():

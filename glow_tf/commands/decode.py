@@ -96,13 +96,13 @@ def _stays_within(name: str) -> bool:
 def _distinct(names: list[str]) -> list[str]:
     """Returns names without suffix; those that would be the same keep theirs, and then get a number."""
     stems = [str(pathlib.PurePath(name).with_suffix("")) for name in names]
-    counts = collections.Counter(stems)
-    found: dict[str, None] = {}
+    counts = collections.Counter(stem.casefold() for stem in stems)  # some systems do not tell A from a
+    found: dict[str, str] = {}
     for stem, name in zip(stems, names, strict=True):
-        own = wanted = stem if counts[stem] == 1 else name
+        own = wanted = stem if counts[stem.casefold()] == 1 else name
         number = 1
-        while own in found:
+        while own.casefold() in found:
             number += 1
             own = f"{wanted}_{number}"
-        found[own] = None
-    return list(found)
+        found[own.casefold()] = own
+    return list(found.values())

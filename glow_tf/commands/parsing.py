@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +19,7 @@ Argument = tuple[str, str]  # and where it stands: FILE, line N; empty on the co
 
 
 def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-    """Sets flags from arguments; later flags win.
+    """Sets flags from arguments; later flags win. A value that starts with ~/ is below the home folder.
 
     Args:
       values: the flags that are defined.
@@ -40,6 +41,10 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     if rest:
         places = dict(found)
         raise ConfigError(f"flags are written --name=value. Received: {rest}{places.get(rest[0], '')}")
+    for name in values:
+        value = values[name].value
+        if isinstance(value, str) and value.startswith("~/"):  # which shells leave alone after the =
+            values[name].value = os.path.expanduser(value)
 
 
 def _place_of(values: flags.FlagValues, found: Sequence[Argument]) -> str:

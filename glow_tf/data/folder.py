@@ -21,6 +21,7 @@ from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+DARK = 2**14  # levels of 16 bits below it: such as those of cameras of 10 or 12 bits
 NAMED = 10  # at most this many files that cannot be read are named
 
 
@@ -114,6 +115,7 @@ class _Files:
       train, test: image files, in the order of their names.
       unread: other files among them.
       outside: images that are neither in train/ nor in test/, where there is a train/.
+      held_out: how many files are left out of `train`, because a link makes them test images.
     """
 
     root: pathlib.Path
@@ -122,6 +124,7 @@ class _Files:
     test: list[pathlib.Path]
     unread: list[pathlib.Path]
     outside: list[pathlib.Path]
+    held_out: int
 
     def class_of(self, path: pathlib.Path) -> str:
         """Returns the first folder below train/, test/ or the root in which a file lies, or ''."""
@@ -138,6 +141,8 @@ class _Files:
             )
         if self.outside:
             notes.append(f"Not used: {len(self.outside)} images that are neither in train/ nor in test/.")
+        if self.held_out:
+            notes.append(f"Not trained on: {self.held_out} images to which links in test/ lead.")
         return notes
 
 
@@ -148,7 +153,9 @@ def _find_files(config: DataConfig, split: str) -> _Files:
     train_root = root / "train" if (root / "train").is_dir() else root
     test_files = _files_below(root / "test")
     train_files = [path for path in _files_below(train_root) if not path.is_relative_to(root / "test")]
-    train, test = ([p for p in group if _is_image(p)] for group in (train_files, test_files))
+    candidates, test = ([p for p in group if _is_image(p)] for group in (train_files, test_files))
+    held_out = {_identity(path) for path in test}
+    train = [path for path in candidates if _identity(path) not in held_out] if test else candidates
     unread = [p for p in train_files + test_files if not _is_image(p) and not p.name.startswith(".")]
     if not train and not (test and split in ("test", "")):
         others = f"only {_by_extension(unread)}" if unread else "none"
@@ -156,12 +163,12 @@ def _find_files(config: DataConfig, split: str) -> _Files:
             f"dataset=folder:PATH needs images ({', '.join(IMAGE_SUFFIXES)}) in the folder or in its "
             f"train/. Received: {config.dataset!r}, in which there are {others}"
         )
-    known = {*train, *test}
+    known = {*candidates, *test}
     outside = [] if train_root == root else [p for p in _files_below(root) if _is_image(p) and p not in known]
     if outside:  # what links within the folder lead to is used under another name
         places = {path.resolve() for path in known}
         outside = [path for path in outside if path.resolve() not in places]
-    return _Files(root, train_root, train, test, unread, outside)
+    return _Files(root, train_root, train, test, unread, outside, len(candidates) - len(train))
 
 
 def _files_below(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -169,14 +176,19 @@ def _files_below(folder: pathlib.Path) -> list[pathlib.Path]:
     if folder.is_dir():
         # `rglob` takes ten times as long.
         for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-            status = os.stat(parent)
-            if (status.st_dev, status.st_ino) in seen:  # links may lead in a circle
+            if (place := _identity(pathlib.Path(parent))) in seen:  # links may lead in a circle
                 folders.clear()
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            seen.add(place)
             folders.sort()
             found += [pathlib.Path(parent, name) for name in names]
     return sorted((path for path in found if path.is_file()), key=lambda path: path.parts)
+
+
+def _identity(path: pathlib.Path) -> tuple[int, int]:
+    """Tells a file from others, whatever links lead to it."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _refuse(error: OSError) -> None:
@@ -219,6 +231,7 @@ class _Pictures:
         self.array = np.empty((0, 0, 0, 0), np.uint8)
         self._problems: list[str] = []
         self._turned = 0
+        self._tops: list[int] = []  # the largest levels of pictures of 16 bits
         self._enlarged: list[int] = []  # the sides of the pictures that were enlarged
 
     def add(self, pictures: Iterable[tuple[pathlib.Path, Picture]]) -> None:
@@ -235,6 +248,7 @@ class _Pictures:
             self.array[len(self.files)] = picture.pixels  # a grey picture fills all channels
             self.files.append(path)
             self._turned += picture.turned
+            self._tops += [picture.top] if picture.top else []
             if picture.side < self.config.image_size:
                 self._enlarged.append(picture.side)
             if len(self.files) == self.count:
@@ -254,6 +268,11 @@ class _Pictures:
             )
         if self._turned:
             notes.append(f"Turned upright, as their EXIF data say: {self._turned} of {total} images.")
+        if self._tops and max(self._tops) < DARK:
+            notes.append(
+                f"Dark: {len(self._tops)} of {total} images have 16 bits and no level above "
+                f"{max(self._tops)} of 65535; stretch their levels if they are of fewer bits."
+            )
         return notes
 
     def _make_room(self, path: pathlib.Path, shape: tuple[int, ...]) -> None:

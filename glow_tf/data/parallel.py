@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
+
+from glow_tf.cores import usable_cores
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,5 +41,4 @@ def in_parallel(function: Callable[[T], R], items: Iterable[T], threads: int = 0
 
 def usual_threads() -> int:
     """One for each core that this process may use, where the system tells; at most 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_THREADS)
+    return min(usable_cores(), MAX_THREADS)

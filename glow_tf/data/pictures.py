@@ -46,12 +46,14 @@ class Picture:
       side: the shorter side of the picture in the file, in pixels.
       turned: whether its EXIF orientation was applied.
       problem: why it could not be read, or empty.
+      top: its largest level, if it has 16 bits; otherwise 0.
     """
 
     pixels: np.ndarray
     side: int = 0
     turned: bool = False
     problem: str = ""
+    top: int = 0
 
 
 def read_picture(path: pathlib.Path, size: int) -> Picture:
@@ -66,8 +68,8 @@ def read_picture(path: pathlib.Path, size: int) -> Picture:
     try:
         with Image.open(path, formats=FORMATS) as image:
             side = min(image.size)
-            pixels, turned = _decode(image, size)
-        if not pixels.size:
+            picture = _decode(image, size)
+        if not picture.pixels.size:
             raise ValueError("it has no pixels")
     except MemoryError:
         raise
@@ -76,11 +78,12 @@ def read_picture(path: pathlib.Path, size: int) -> Picture:
     # PIL's readers raise almost any exception at damaged files.
     except Exception as error:
         return Picture(np.empty(0, np.uint8), problem=str(error) or type(error).__name__)
-    return Picture(_resized(pixels, size).numpy() if size else pixels, side, turned)
+    pixels = _resized(picture.pixels, size).numpy() if size else picture.pixels
+    return dataclasses.replace(picture, pixels=pixels, side=side)
 
 
-def _decode(image: Image.Image, size: int) -> tuple[np.ndarray, bool]:
-    """Returns the pixels of an opened picture, upright, and whether they had to be turned."""
+def _decode(image: Image.Image, size: int) -> Picture:
+    """Reads the pixels of an opened picture, upright."""
     if size:
         image.draft(None, (DRAFT_OVERSAMPLING * size,) * 2)  # does nothing but to JPEG
     count = image.width * image.height
@@ -92,11 +95,12 @@ def _decode(image: Image.Image, size: int) -> tuple[np.ndarray, bool]:
     orientation = _orientation(image)
     with ONE_LARGE if count > LARGE else contextlib.nullcontext():
         image.load()
+        top = int(image.convert("I").getextrema()[1]) if image.mode.startswith("I") else 0
         pixels = _pixels(image, DRAFT_OVERSAMPLING * size if count > LARGE else 0)
     # PIL itself turns a TIFF upright while it loads it.
     if orientation > 1 and image.format != "TIFF":
         pixels = _turned(pixels, orientation)
-    return pixels, orientation > 1
+    return Picture(pixels, turned=orientation > 1, top=top)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -39,7 +39,8 @@ class Stall:
     def __enter__(self) -> Stall:
         """Starts to watch."""
         command = [sys.executable, "-m", "glow_tf.devices.stall", json.dumps(self._told)]
-        with contextlib.suppress(OSError):  # a watch that cannot start, or is gone, must not end the run
+        # A watch that cannot start, or is gone, must not end the run. Windows has no such pipes.
+        with contextlib.suppress(OSError, AttributeError):
             self._watch = subprocess.Popen(command, stdin=subprocess.PIPE)
             os.set_blocking(self._watch.stdin.fileno(), False)
         return self

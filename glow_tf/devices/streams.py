@@ -6,11 +6,11 @@ What a stream is: see `pieces.py`.
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 
 import tensorflow as tf
 
+from glow_tf.cores import usable_cores
 from glow_tf.pieces import set_number_of_streams
 
 SMALLEST_PIECE = 2  # images; the smallest for which streams were measured, and they pay
@@ -48,7 +48,7 @@ def set_up_process(
 
 def cores_per_process(processes: int) -> int:
     """Returns how many cores each of `processes` processes on this machine gets, at least 1."""
-    return max(_cores() // processes, 1)
+    return max(usable_cores() // processes, 1)
 
 
 def use_streams(batch_size: int, count: int = 0, cores: int = 0) -> int:
@@ -62,7 +62,7 @@ def use_streams(batch_size: int, count: int = 0, cores: int = 0) -> int:
       count: number of streams; 0 means one per core, but at least 2 images per stream.
       cores: number of cores this process may use; 0 means all.
     """
-    cores = cores or _cores()
+    cores = cores or usable_cores()
     count = count or min(cores, batch_size // SMALLEST_PIECE)
     if count < 2 or tf.config.list_physical_devices("GPU"):
         return 1
@@ -73,10 +73,6 @@ def use_streams(batch_size: int, count: int = 0, cores: int = 0) -> int:
         return 1
     set_number_of_streams(count)
     return count
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _share_one_heap() -> None:

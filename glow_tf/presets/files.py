@@ -13,7 +13,7 @@ import numpy as np
 
 from glow_tf.config import ModelConfig
 from glow_tf.durable_files import flush, flush_all
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.text_files import read_json
 from glow_tf.version import __version__
 
@@ -142,7 +142,10 @@ def write(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        save_weights(temporary / WEIGHTS)
+        try:
+            save_weights(temporary / WEIGHTS)
+        except RuntimeError as error:  # h5py's, of a full disk
+            raise OSError(f"{folder} could not be written: {in_one_line(str(error))}") from None
         if weights_dtype == "float16":
             _halve(temporary / WEIGHTS)
         content = {

@@ -353,7 +353,7 @@ def peak_memory_mb() -> float:
 
     NaN where the system does not tell (Windows).
     """
-    if tf.config.list_logical_devices("GPU"):
+    if tf.config.list_physical_devices("GPU"):  # the logical ones may be of other processes
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
     try:
         import resource

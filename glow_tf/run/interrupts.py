@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import signal
 import sys
@@ -16,7 +17,10 @@ ONCE = 1.0  # seconds; a terminal and the program that started this one may both
 
 def _interrupt_main_thread() -> None:
     """Sends Ctrl-C's signal to the main thread, which ends a wait of it too."""
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    else:  # Windows
+        _thread.interrupt_main()
 
 
 class Interrupts:

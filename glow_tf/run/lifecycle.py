@@ -240,6 +240,13 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Sequence[keras.ca
     )
 
 
+def _stopped_early(epochs: int, planned: int) -> list[str]:
+    """Says so if a callback of the user ended training: the summary is of a part of the run."""
+    if epochs == planned:
+        return []
+    return [f"a callback stopped training after epoch {epochs} of {planned}; the same command goes on"]
+
+
 def _finish(run: Run, trained: Glow | None, export: Exporter) -> Mapping[str, Any]:
     history = run.workdir.read_history(len(run.phases))
     run.workdir.write_history(history)  # without the row of an epoch that has no checkpoint
@@ -264,6 +271,7 @@ def _finish(run: Run, trained: Glow | None, export: Exporter) -> Mapping[str, An
         "warnings": [
             *health.slow_rates(run.config.train),
             *health.troubles(history, run.glow.config.n_bits),
+            *_stopped_early(len(history), len(run.phases)),
         ],
     }
     run.workdir.write_summary(summary)

@@ -12,6 +12,7 @@ import keras
 
 from glow_tf import presets
 from glow_tf.config import SAME_FUNCTION, ModelConfig
+from glow_tf.durable_files import check_can_be_read_again
 from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.glow import Glow
 from glow_tf.partition import flow_step_counts
@@ -73,7 +74,8 @@ def checkpoint_path(workdir: pathlib.Path, which: str = "last") -> str:
 
     Raises:
       FileNotFoundError: there is none.
-      ValueError: the folder is not a workdir, or `which` is neither `last` nor `best`.
+      ValueError: the folder is not a workdir, TensorFlow cannot read its name, or `which` is neither `last`
+        nor `best`.
     """
     if (workdir / "saved_model.pb").exists():
         raise ValueError(
@@ -82,6 +84,7 @@ def checkpoint_path(workdir: pathlib.Path, which: str = "last") -> str:
         )
     if which not in ("last", "best"):
         raise ValueError(f"which must be last or best. Received: which={which!r}")
+    check_can_be_read_again("path", workdir)
     folder = workdir / "checkpoints"
     folder = folder if which == "last" else folder / "best"
     epochs = newest.complete(folder)

@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 
 from glow_tf.config import RunConfig
-from glow_tf.durable_files import make_folder, write_atomically
+from glow_tf.durable_files import check_can_be_read_again, make_folder, write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.run import history, more_epochs, newest
 from glow_tf.run.flags_file import NAME as FLAGS
@@ -44,6 +44,7 @@ class Workdir:
     def __init__(self, config: RunConfig):
         self.path = pathlib.Path(config.workdir)
         self.config = config
+        check_can_be_read_again("workdir", self.path)
         # The system releases the lock when the process ends, in whatever way.
         self._lock = filelock.FileLock(self.path / ".lock")
         try:

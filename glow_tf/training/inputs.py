@@ -125,8 +125,8 @@ def for_evaluation(
     if is_array(x):
         return evaluation_batches(glow.checked(x).numpy(), _checked_batch_size(batch_size), seed)
     dataset = as_dataset(glow, x, "weight")
-    if isinstance(dataset, tf.data.Dataset) and isinstance(dataset.element_spec, tf.TensorSpec):
-        return with_evaluation_noise(dataset, seed)
+    if isinstance(dataset, tf.data.Dataset) and len(tf.nest.flatten(dataset.element_spec)) == 1:
+        return with_evaluation_noise(dataset.map(lambda images: images), seed)  # a tuple of one is unpacked
     return dataset
 
 

@@ -257,6 +257,12 @@ class PartsTrainer(PhasedModel):
         self.test_metric.update_state(bits_per_dim(nll, self.glow.image_shape), weights)
         return self.test_metric.result()
 
+    def predict_step(self, batch: Any) -> tf.Tensor:
+        """Returns what `call` returns for a batch, of which a replica may have no image: [B], nats."""
+        images = inputs.unpack(batch).images
+        filled = inputs.filled_up(inputs.Batch(images)).images
+        return self.call(filled)[: tf.shape(images)[0]]
+
     # Loops
 
     def fit(

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from glow_tf import presets
+from glow_tf.durable_files import check_can_be_read_again
 from glow_tf.endpoints import checked_labels, labels_of_request, require_classes
 from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.run.saved import load_glow
@@ -65,6 +66,7 @@ class ExportedModel:
     """
 
     def __init__(self, folder: pathlib.Path, allow_unknown_ops: bool = False):
+        check_can_be_read_again("path", folder)
         if not allow_unknown_ops:
             check_operations(folder)
         try:

@@ -8,6 +8,7 @@ import shutil
 import keras
 import tensorflow as tf
 
+from glow_tf.durable_files import check_can_be_read_again
 from glow_tf.glow import Glow
 from glow_tf.pieces import number_of_streams
 from glow_tf.presets import check_place, put_in_place
@@ -50,10 +51,12 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
       path: the folder to write. An existing folder is replaced when the new one is complete.
 
     Raises:
+      ConfigError: the path has a sign that TensorFlow cannot read.
       OSError: the folder cannot be written, for example because the disk is full, or holds something else
         than a SavedModel. It is kept then.
     """
     path = pathlib.Path(path)
+    check_can_be_read_again("path", path)
     check_place(path, "SavedModel", SAVED_MODEL)
     archive = keras.export.ExportArchive()
     endpoints = glow.endpoints()

@@ -110,6 +110,13 @@ def test_later_flags_win_over_flagfiles_and_one_another(tmp_path):
     assert run_flags.config_of(["--flagfile", "quickstart", "--width", "9", "--width=8"]).model.width == 8
 
 
+def test_a_leading_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = run_flags.config_of(["--workdir=~/runs/mine", "--dataset=folder:~/x", "--data_dir=a~/b"])
+    assert config.workdir == f"{tmp_path}/runs/mine"
+    assert config.data.data_dir == "a~/b"
+
+
 def test_flagfiles_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for value in ("paper_5", "paper_5.cfg", "configs/paper_5.cfg"):

@@ -97,6 +97,7 @@ def test_an_image_without_a_label_has_none_in_the_file(here, monkeypatch):
         (["a.png", "a.jpg"], ["a.png", "a.jpg"]),
         (["a.png", "a.jpg", "a.png.gif"], ["a.png", "a.jpg", "a.png_2"]),
         (["x", "x", "x"], ["x", "x_2", "x_3"]),
+        (["A.png", "a.png"], ["A.png", "a.png_2"]),  # some systems do not tell A from a
     ],
 )
 def test_decoded_files_have_different_names(here, names, expected):

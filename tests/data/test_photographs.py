@@ -110,6 +110,26 @@ def test_tiff_files_of_usual_kinds_are_read(folder, rng):
     np.testing.assert_array_equal(images.train[3, ..., 0], (deep / 257).round())
 
 
+def test_pictures_of_16_bits_that_use_fewer_are_said_to_be_dark(folder, rng):
+    deep = rng.integers(0, 2**12, (96, 96)).astype(np.uint16)
+    deep[0, 0] = 4095
+    Image.fromarray(deep).save(folder / "train" / "d.png")
+    (note,) = [note for note in load(folder).notes if note.startswith("Dark")]
+    assert "1 of 2 images have 16 bits and no level above 4095 of 65535" in note
+    Image.fromarray(deep * 16).save(folder / "train" / "e.png")
+    assert not [note for note in load(folder).notes if note.startswith("Dark")]
+
+
+def test_what_links_in_test_lead_to_is_not_trained_on(tmp_path):
+    (tmp_path / "held_out").mkdir()
+    for name in ("a.png", "held_out/b.png", "held_out/c.png"):
+        quadrants().save(tmp_path / name)
+    (tmp_path / "test").symlink_to("held_out")
+    images = load(tmp_path)
+    assert images.names == {"train": ("a.png",), "validation": (), "test": ("test/b.png", "test/c.png")}
+    assert "Not trained on: 2 images to which links in test/ lead." in images.notes
+
+
 def test_integers_of_unknown_range_are_left_out(folder, rng):
     Image.fromarray(rng.integers(0, 256, (96, 96)).astype(np.int32)).save(folder / "train" / "deep.tif")
     quadrants().save(folder / "train" / "a.png")

@@ -69,6 +69,12 @@ def test_all_replicas_hold_the_same_actnorms(mirrored):
     assert trainer.glow.initialized
 
 
+def test_predict_takes_a_last_batch_that_leaves_a_replica_without_images(mirrored, small_images):
+    trainer, _ = mirrored
+    assert np.isfinite(found := trainer.predict(small_images[:17], batch_size=16, verbose=0)).all()
+    assert found.shape == (17,)
+
+
 def test_a_batch_must_divide_over_the_replicas():
     with pytest.raises(ConfigError, match=r"multiple of the 2 replicas. Received: batch_size=15"):
         check_batch_size(15, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))

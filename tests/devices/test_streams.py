@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, run_program, small_glow
 
-from glow_tf import PartsTrainer, phases
+from glow_tf import PartsTrainer, cores, phases
 from glow_tf.devices.streams import use_streams
 from glow_tf.pieces import active_streams, in_streams, number_of_streams
 from glow_tf.training.optimizers import FusedAdam
@@ -75,6 +75,18 @@ def test_threads_that_are_running_are_left_alone():
     tf.zeros([]) + 1
     assert use_streams(64, 2) == 1
     assert active_streams() == 1
+
+
+def test_a_container_has_its_share_of_the_machines_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(cores, "QUOTA", tmp_path / "cpu.max")
+    everything = cores.usable_cores()
+    for text, expected in {
+        "max 100000": everything,
+        "150000 100000": min(everything, 2),
+        "10 100": 1,
+    }.items():
+        cores.QUOTA.write_text(text)
+        assert cores.usable_cores() == expected
 
 
 def test_each_stream_has_a_core_of_its_own_unless_the_batch_is_small():

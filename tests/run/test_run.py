@@ -294,6 +294,16 @@ def test_a_run_that_begins_anew_is_known_before_it_claims_its_folder(tmp_path):
     assert not workdir.Workdir(config(tmp_path, **settings, finetune_epochs=5)).goes_on(within=True)
 
 
+def test_a_workdir_whose_weights_tensorflow_would_not_find_again_is_refused(tmp_path):
+    folder = tmp_path / "lr[0.1]" / "run"
+    with pytest.raises(ConfigError, match=r"workdir must be a path without \[: .* Received: workdir="):
+        workdir.Workdir(config(folder))
+    assert not folder.parent.exists()
+    folder.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"path must be a path without \["):
+        glow_tf.load(folder)
+
+
 def test_a_workdir_that_is_a_file_is_named(tmp_path):
     (tmp_path / "run").touch()
     with pytest.raises(

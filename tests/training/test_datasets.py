@@ -105,6 +105,12 @@ def test_what_keras_does_on_each_replica_alone_is_refused_on_several(option):
             trainer.compile([keras.optimizers.SGD(**{option: 2}) for _ in range(2)])
 
 
+def test_tuples_of_images_alone_are_evaluated_as_images_alone(small_images):
+    trainer = make_trainer()
+    alone, tuples = (tf.data.Dataset.from_tensor_slices(x).batch(16) for x in (small_images, (small_images,)))
+    assert trainer.evaluate(tuples, verbose=0) == trainer.evaluate(alone, verbose=0)
+
+
 def test_every_way_of_giving_the_same_batches_trains_the_same(small_images):
     expected = fit(dataset_of(small_images))["bpd"]
     assert fit(Batches(small_images))["bpd"] == expected
