@@ -26,7 +26,7 @@ docs: $(VENV)/installed-docs
 
 # With NBMAKE=--overwrite their new outputs are kept.
 notebooks: $(VENV)/installed-notebooks
-	$(BIN)/pytest -q --nbmake $(NBMAKE) docs/notebooks
+	$(BIN)/pytest -q -n 2 --nbmake $(NBMAKE) docs/notebooks
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -96,7 +96,7 @@ def _changed(given: flags.FlagValues, glow: Glow, images: np.ndarray, folder: pa
     ):  # fmt: skip
         command = [sys.executable, "-m", "glow_tf.commands", name, f"--model={given.model}", *more]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    cleared = 2 ** (8 - glow.config.n_bits)
+    cleared = glow.dequantize.bin_width
     decoded = np.load(folder / "decoded" / "images.npy")
     return int(np.sum(np.any(decoded != images // cleared * cleared, axis=(1, 2, 3))))
 

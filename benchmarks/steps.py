@@ -26,9 +26,9 @@ from absl import flags, logging
 from glow_tf.commands import cli, run_flags
 from glow_tf.commands.parsing import parse
 from glow_tf.config import PRECISIONS, RunConfig, all_settings
-from glow_tf.cost import relative_cost, relative_cost_from_seconds
+from glow_tf.cost import relative_cost
 from glow_tf.errors import ConfigError
-from glow_tf.partition import part_layouts
+from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.run import tables
 
 if TYPE_CHECKING:
@@ -175,8 +175,37 @@ def _predictions(config: RunConfig, timed: Timed, seconds: Seconds) -> tuple[str
             blocks.setdefault(other.block, []).append(statistics.median(t))
     if len(blocks) < config.model.num_blocks or any(len(pair) != 2 for pair in blocks.values()):
         return predicted, ""
-    cost = relative_cost_from_seconds(layouts, phase.active, phase.end_to_end, blocks)
+    cost = cost_from_seconds(layouts, phase.active, phase.end_to_end, blocks)
     return predicted, f"{cost:.3f}"
+
+
+def cost_from_seconds(
+    layouts: Sequence[PartLayout],
+    trained: Sequence[int],
+    end_to_end: bool,
+    seconds: Mapping[int, tuple[float, float]],
+) -> float:
+    """Returns `relative_cost` computed from measured seconds in place of multiply-adds.
+
+    Narrow networks and bfloat16 do not run all blocks at the same speed, so there arithmetic alone is off. A
+    flow head's multiply-adds are taken to run as fast as those of its part.
+
+    Args:
+      layouts: the parts.
+      trained: indices (from 0) of the parts that the phase trains.
+      end_to_end: gradients cross the cuts.
+      seconds: for each block, from 1, the seconds of one flow step: forward alone, and forward + backward.
+    """
+
+    def spent(parts: Sequence[int], direction: int) -> float:
+        steps = [e for k in parts for e in layouts[k].elements if e.kind == "flow_step"]
+        return sum(seconds[e.block][direction] for e in steps)
+
+    if end_to_end:
+        return 1.0
+    frozen = [k for k in range(max(trained)) if k not in trained]
+    heads = sum(spent([k], 1) * layouts[k].head_macs / layouts[k].forward_macs for k in trained)
+    return (spent(frozen, 0) + spent(trained, 1) + heads) / spent(range(len(layouts)), 1)
 
 
 def memory_of_phases(config: RunConfig, values: flags.FlagValues) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from glow_tf.partition import FLOAT_BYTES, Element, PartLayout
 
@@ -37,35 +37,6 @@ def relative_cost(
     backward = (both - 1) * sum(layouts[k].forward_macs for k in trained)
     heads = both * sum(layouts[k].head_macs for k in trained)
     return (forward + backward + heads) / (both * sum(p.forward_macs for p in layouts))
-
-
-def relative_cost_from_seconds(
-    layouts: Sequence[PartLayout],
-    trained: Sequence[int],
-    end_to_end: bool,
-    seconds: Mapping[int, tuple[float, float]],
-) -> float:
-    """Returns `relative_cost` computed from measured seconds in place of multiply-adds.
-
-    Narrow networks and bfloat16 do not run all blocks at the same speed, so there arithmetic alone is off. A
-    flow head's multiply-adds are taken to run as fast as those of its part.
-
-    Args:
-      layouts: the parts.
-      trained: indices (from 0) of the parts that the phase trains.
-      end_to_end: gradients cross the cuts.
-      seconds: for each block, from 1, the seconds of one flow step: forward alone, and forward + backward.
-    """
-
-    def spent(parts: Sequence[int], direction: int) -> float:
-        steps = [e for k in parts for e in layouts[k].elements if e.kind == "flow_step"]
-        return sum(seconds[e.block][direction] for e in steps)
-
-    if end_to_end:
-        return 1.0
-    frozen = [k for k in range(max(trained)) if k not in trained]
-    heads = sum(spent([k], 1) * layouts[k].head_macs / layouts[k].forward_macs for k in trained)
-    return (spent(frozen, 0) + spent(trained, 1) + heads) / spent(range(len(layouts)), 1)
 
 
 def crossing_bytes(

@@ -1,4 +1,4 @@
-"""The log-density of the standard Gaussian, and the conversion of nats to bits per dimension."""
+"""The log-density of the standard Gaussian, and the conversion between nats and bits per dimension."""
 
 import math
 from collections.abc import Sequence
@@ -24,3 +24,8 @@ def bits_per_dim(nll: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
       nll / (H·W·C·ln 2), the same shape.
     """
     return nll / (math.prod(image_shape) * math.log(2))
+
+
+def nats(bits: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
+    """Converts bits per dimension of the image (H, W, C) back to nats; any shape."""
+    return bits * (math.prod(image_shape) * math.log(2))

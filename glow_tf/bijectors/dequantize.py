@@ -36,25 +36,27 @@ class Dequantize(Bijector):
         if n_bits not in range(1, 9):
             raise ValueError(f"n_bits must be an integer from 1 to 8. Received: n_bits={n_bits}")
         self.n_bits = n_bits
+        self.bins = 2**n_bits
+        self.bin_width = 2 ** (8 - n_bits)  # in levels of a byte
         self.built = True
 
     def levels(self, images: tf.Tensor) -> tf.Tensor:
         """Drops the lowest 8 − n_bits bits: uint8 [B, H, W, C] → whole numbers in the compute dtype."""
         # As int32: LiteRT has no division of uint8.
-        return tf.cast(tf.cast(images, tf.int32) // 2 ** (8 - self.n_bits), self.compute_dtype)
+        return tf.cast(tf.cast(images, tf.int32) // self.bin_width, self.compute_dtype)
 
     def to_uint8(self, v: tf.Tensor) -> tf.Tensor:
         """Rounds dequantised values [B, H, W, C] down to uint8, the lowest 8 − n_bits bits 0, and clips."""
-        level = tf.clip_by_value(tf.floor(v), 0, 2**self.n_bits - 1)
-        return tf.cast(level * 2 ** (8 - self.n_bits), tf.uint8)
+        level = tf.clip_by_value(tf.floor(v), 0, self.bins - 1)
+        return tf.cast(level * self.bin_width, tf.uint8)
 
     def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
-        return x / 2**self.n_bits - 0.5, per_example(self._log_det(x), x)
+        return x / self.bins - 0.5, per_example(self._log_det(x), x)
 
     def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
-        return (y + 0.5) * 2**self.n_bits, per_example(-self._log_det(y), y)
+        return (y + 0.5) * self.bins, per_example(-self._log_det(y), y)
 
     def _log_det(self, x: tf.Tensor) -> tf.Tensor:
         return tf.constant(-math.prod(x.shape[1:]) * self.n_bits * math.log(2), x.dtype)

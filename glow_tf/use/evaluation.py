@@ -17,7 +17,7 @@ from glow_tf.data.batches import evaluation_batches
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
-from glow_tf.likelihood import bits_per_dim
+from glow_tf.likelihood import bits_per_dim, nats
 from glow_tf.partition import flow_step_counts
 from glow_tf.pieces import in_streams
 from glow_tf.use.models import TrainedModel
@@ -58,9 +58,9 @@ class Evaluation:
         It falls towards the exact bits of the discrete image as the number of draws grows (Burda et al. 2016,
         https://arxiv.org/abs/1509.00519).
         """
-        nats = self.draws.astype(np.float64) * self.dimensions * np.log(2)
-        lowest = nats.min(axis=0)
-        return (lowest - np.log(np.mean(np.exp(lowest - nats), axis=0))) / (self.dimensions * np.log(2))
+        nll = nats(self.draws.astype(np.float64), [self.dimensions])
+        lowest = nll.min(axis=0)
+        return bits_per_dim(lowest - np.log(np.mean(np.exp(lowest - nll), axis=0)), [self.dimensions])
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:

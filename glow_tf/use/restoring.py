@@ -37,7 +37,7 @@ def denoise(glow: Glow, images: np.ndarray, sigma: float, steps: int = 150) -> n
     """
     if not (np.isfinite(sigma) and sigma > 0):
         raise ConfigError(f"sigma must be above 0. Received: {sigma=}")
-    scale = _levels_per_unit(glow)
+    scale = glow.dequantize.bin_width
 
     def misfit(v: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(tf.square((v - y) * scale / sigma), axis=[1, 2, 3]) / 2
@@ -125,11 +125,6 @@ def psnr(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return 10 * np.log10(255**2 / np.maximum(error, 1e-12))
 
 
-def _levels_per_unit(glow: Glow) -> float:
-    """Returns how many levels of 256 one level of the model's n_bits is."""
-    return 2.0 ** (8 - glow.config.n_bits)
-
-
 def _filled(image: np.ndarray, unknown: np.ndarray) -> np.ndarray:
     """Fills unknown pixels [H, W] of an image [H, W, C] from around them, ring by ring."""
     values, known = image.astype(np.float32) * ~unknown[..., None], ~unknown
@@ -164,8 +159,8 @@ def _climbed(
     if steps < 1:
         raise ConfigError(f"steps must be 1 or more. Received: {steps=}")
     glow.checked(images)
-    top = 2.0**glow.config.n_bits
-    rate = CLIMB_RATE / _levels_per_unit(glow)
+    top = float(glow.dequantize.bins)
+    rate = CLIMB_RATE / glow.dequantize.bin_width
 
     # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
     height_and_gradient = tf.function(functools.partial(_height_and_gradient, glow, misfit), autograph=False)

@@ -6,8 +6,10 @@ import dataclasses
 import io
 
 import numpy as np
+import tensorflow as tf
 
 from glow_tf.data.parallel import in_parallel
+from glow_tf.likelihood import bits_per_dim, standard_normal_log_prob
 from glow_tf.use.latents import in_batches
 from glow_tf.use.models import TrainedModel
 
@@ -43,11 +45,10 @@ class Features:
 
 def features(model: TrainedModel, images: np.ndarray) -> Features:
     """Computes the features of images uint8 [N, H, W, C]."""
-    bits = np.log(2) * model.dimensions
 
     def of_model(batch: np.ndarray) -> np.ndarray:
-        eps = np.asarray(model.encode(batch), np.float64)
-        latent = 0.5 * np.sum(np.square(eps) + np.log(2 * np.pi), axis=1) / bits
+        eps = tf.cast(model.encode(batch), tf.float64)
+        latent = bits_per_dim(-standard_normal_log_prob(eps), [model.dimensions])
         return np.stack([np.asarray(model.score(batch)["bits_per_dim"], np.float64), latent], axis=1)
 
     found = in_batches(of_model, images, "Scoring", np.empty((0, 2)))

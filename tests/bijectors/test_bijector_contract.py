@@ -275,14 +275,14 @@ def test_extreme_inputs_stay_finite_and_come_back(bijector, x, scale):
 
 
 def test_extreme_weights_stay_finite_both_ways(bijector, x, request):
+    if isinstance(bijector, Chain | Stack | Glow):
+        pytest.skip("a deep chain of extreme layers may overflow; a single layer may not")
     request.addfinalizer(functools.partial(bijector.set_weights, bijector.get_weights()))
     for weight in bijector.trainable_variables:
         if weight.path.endswith(("bias", "raw_log_scale", "raw_log_deviation")):
             weight.assign(weight + 1e3)
         elif weight.path.endswith("kernel") and "conv" not in weight.path:
             weight.assign(weight * 1e2)
-    if isinstance(bijector, Chain | Stack | Glow):
-        return  # a deep chain of extreme layers may overflow; a single layer may not
     for result in (*bijector.forward_and_log_det(x), *bijector.inverse_and_log_det(x)):
         assert np.isfinite(result).all()
 

@@ -226,7 +226,6 @@ def test_a_trainer_evaluates_to_the_runs_number_and_goes_on_as_the_run_would(sho
     assert [str(phase) for phase in trainer.phases] == ["part 1", "part 2", "part 1", "part 2", "end to end"]
     trainer.fit(images.train, batch_size=32, initial_epoch=trainer.finished_epochs, epochs=6, verbose=0)
     found = trainer.evaluate(images.test, verbose=0, return_dict=True)
-    # The run had two replicas, the trainer has one device.
     assert found["bpd"] == pytest.approx(float(rows_of(longer)[-1]["test_bpd"]), abs=1e-4)
     for a, b in zip(trainer.glow.get_weights(), glow_tf.load(longer).get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
