@@ -30,35 +30,11 @@ class RunCallback(keras.callbacks.Callback):
 
     Args:
       result: the shared result.
-
-    Attributes:
-      fills: attributes of the result that the callback fills in.
-      needs: attributes that the callback reads. A callback of the run that fills one in runs first.
     """
-
-    fills: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
 
     def __init__(self, result: EpochResult):
         super().__init__()
         self.result = result
-
-
-def arranged(callbacks: Sequence[RunCallback]) -> list[RunCallback]:
-    """Orders callbacks so that each runs after those that fill in what it needs.
-
-    Raises:
-      ValueError: they wait for one another in a circle.
-    """
-    waiting, ordered = list(callbacks), []
-    while waiting:
-        unfilled = {name for callback in waiting for name in callback.fills}
-        ready = [c for c in waiting if not (unfilled - set(c.fills)) & set(c.needs)]
-        if not ready:
-            raise ValueError(f"callbacks need one another in a circle. Received: {waiting}")
-        ordered.append(ready[0])
-        waiting.remove(ready[0])
-    return ordered
 
 
 class FillPrefixCaches(RunCallback):
@@ -69,8 +45,6 @@ class FillPrefixCaches(RunCallback):
       batches: makes the batches of all examples, as a given epoch (from 0) sees them.
       result: see `RunCallback`.
     """
-
-    fills = ("epoch", "phase", "cache_seconds")
 
     def __init__(
         self, noise_epochs: Sequence[int], batches: Callable[[int], tf.data.Dataset], result: EpochResult
@@ -103,22 +77,6 @@ class EpochRecord(RunCallback):
       probe: measures the model's conditioning; None leaves it out.
       writes: whether there is a history.csv; one of several processes writes it.
     """
-
-    needs = ("cache_seconds",)
-    fills = (
-        "means",
-        "seconds",
-        "total_seconds",
-        "eval_seconds",
-        "images_per_second",
-        "waits",
-        "test",
-        "validation",
-        "conditioning",
-        "traffic",
-        "peak_memory_mb",
-        "troubles",
-    )
 
     def __init__(
         self,
@@ -213,9 +171,6 @@ class SampleGrid(RunCallback):
       result: see `RunCallback`.
     """
 
-    needs = ("test",)  # the row of history.csv is on disk before anything else of the epoch
-    fills = ("grid", "non_finite_samples")
-
     def __init__(self, workdir: Workdir, every: int, seed: int, top: int, result: EpochResult):
         super().__init__(result)
         self.workdir = workdir
@@ -258,8 +213,6 @@ class SaveCheckpoints(RunCallback):
       minutes: between saves within an epoch; 0 is never.
       interrupts: that wait for the end of a step; None lets the run end at once, without saving.
     """
-
-    needs = ("seconds", "test", "validation", "grid", "logged")
 
     def __init__(
         self,

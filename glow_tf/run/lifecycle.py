@@ -25,7 +25,7 @@ from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
 from glow_tf.glow import Glow
 from glow_tf.run import health, newest, recovery, tables
-from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches, SampleGrid, SaveCheckpoints, arranged
+from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches, SampleGrid, SaveCheckpoints
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
 from glow_tf.run.interrupts import Interrupts, dropped_interrupts_come_again, interrupts_of_run
@@ -214,7 +214,8 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Sequence[keras.ca
     result = EpochResult(recoveries=int(checkpoints.recoveries), seconds=float(checkpoints.seconds))
     test, validation = (run.evaluation_batches(i) for i in (run.images.test, run.images.validation))
     images_per_epoch = run.steps_per_epoch * config.train.batch_size
-    callbacks = [
+    # Each reads what those before it have filled in; the checkpoint comes when all else is on the disk.
+    callbacks: list[keras.callbacks.Callback] = [
         FillPrefixCaches(run.cache_noise_epochs, run.prefix_batches, result),
         EpochRecord(workdir, images_per_epoch, test, validation, epoch, result, run.probe, run.leads),
     ]
@@ -235,7 +236,7 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Sequence[keras.ca
         initial_epoch=epoch,
         initial_step=step,
         steps_per_epoch=run.steps_per_epoch,
-        callbacks=[*arranged(callbacks), *others],
+        callbacks=[*callbacks, *others],
         verbose=0,
     )
 

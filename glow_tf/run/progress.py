@@ -24,8 +24,6 @@ class Progress(RunCallback):
       result: see `RunCallback`.
     """
 
-    needs = ("means", "test", "troubles", "grid", "non_finite_samples")
-
     WIDTH = 20
 
     def __init__(self, costs: Sequence[float], result: EpochResult):

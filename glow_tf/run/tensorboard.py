@@ -23,9 +23,6 @@ class TensorBoardByPart(RunCallback):
       result: see `RunCallback`.
     """
 
-    needs = ("test", "grid")
-    fills = ("logged",)
-
     def __init__(self, workdir: Workdir, summary: str, result: EpochResult):
         super().__init__(result)
         self.workdir = workdir
