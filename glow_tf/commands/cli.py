@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags, logging
 
 from glow_tf.commands.parsing import parse
-from glow_tf.errors import ConfigError, DivergedError
+from glow_tf.errors import ConfigError, DivergedError, in_one_line
 from glow_tf.version import __version__
 
 COMMANDS = (
@@ -86,6 +86,13 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
         return command.main(values, *passed_on) or 0
     except (ConfigError, DivergedError, OSError) as error:
         return _error(str(error))
+    except Exception as error:
+        if type(error).__name__ != "ResourceExhaustedError":  # TensorFlow's, which may not be loaded
+            raise
+        return _error(
+            "the device has too little memory. --reversible and a smaller --batch_size need less, in a new "
+            f"workdir. Received: {in_one_line(str(error))}"
+        )
     except KeyboardInterrupt as interrupt:
         what = str(interrupt) or "Run the same command again."
         print(f"\nInterrupted. {what}", file=sys.stderr)

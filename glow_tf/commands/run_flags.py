@@ -48,7 +48,10 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     earlier = flags_file.newer_settings(pathlib.Path(values.workdir))
     settings |= {name: value for name, value in earlier.items() if not values[name].present}
     if values.from_preset:
-        settings |= {k: v for k, v in _of_preset(values.from_preset).items() if not values[k].present}
+        # A flagfile may list every setting: one with its default says nothing against the preset.
+        defaults = {setting.name: setting.default for setting in configuration.all_settings()}
+        of_preset = _of_preset(values.from_preset)
+        settings |= {name: value for name, value in of_preset.items() if settings[name] == defaults[name]}
     return configuration.RunConfig.from_settings(settings)
 
 

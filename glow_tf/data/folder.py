@@ -9,7 +9,7 @@ import functools
 import os
 import pathlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -99,7 +99,8 @@ def read_folder(config: DataConfig, split: str, most: int = 0) -> FolderImages:
     of_all = pictures.files if len(paths) == len(every) and not most else every
     examples, class_names = _examples(pictures, files, of_all)
     count = len(readable.intersection(files.train))
-    return FolderImages(examples, count, has_test, class_names, (*pictures.notes(), *files.notes()))
+    notes = (*pictures.notes(), *files.notes(), *files.notes_on_classes(of_all))
+    return FolderImages(examples, count, has_test, class_names, notes)
 
 
 # Files
@@ -131,6 +132,13 @@ class _Files:
         split = self.root / "test" if path.is_relative_to(self.root / "test") else self.train_root
         folders = path.relative_to(split).parts[:-1]
         return folders[0] if folders else ""
+
+    def notes_on_classes(self, images: Sequence[pathlib.Path]) -> list[str]:
+        """Names what keeps a folder of class folders from having classes."""
+        outside = [path for path in images if not self.class_of(path)]
+        if not outside or len({self.class_of(path) for path in images}) < 3:
+            return []
+        return [f"No classes: {len(outside)} images are in no class folder, such as {outside[0].name}."]
 
     def notes(self) -> list[str]:
         """Returns sentences about files that were not read."""

@@ -47,8 +47,9 @@ def check_same_data(folder: pathlib.Path, model: ModelConfig, data: Mapping[str,
         return
     for name, (before, now) in _differences(folder, model, data).items():
         raise ConfigError(
-            f"the data must be what the run began with: {name}={before}. A new run may start from this one "
-            f"with --init_from={folder.parent}. Received: {name}={now}"
+            f"the data must be what the run began with, and files may have been added, removed or changed: "
+            f"{name}={before}. A new run may start from this one with --init_from={folder.parent}. "
+            f"Received: {name}={now}"
         )
 
 

@@ -89,7 +89,8 @@ def checkpoint_path(workdir: pathlib.Path, which: str = "last") -> str:
     folder = folder if which == "last" else folder / "best"
     epochs = newest.complete(folder)
     if not epochs:
-        raise FileNotFoundError(f"There is no {which} checkpoint. Received: path={str(workdir)!r}")
+        needs = "; a run keeps it with --validation_examples" if which == "best" else ""
+        raise FileNotFoundError(f"There is no {which} checkpoint{needs}. Received: path={str(workdir)!r}")
     return str(folder / f"ckpt-{epochs[-1]}")
 
 
@@ -154,7 +155,7 @@ def _check_same_flow(path: str, start: ModelConfig, model: ModelConfig) -> None:
         )
     theirs, own = dataclasses.asdict(start), dataclasses.asdict(model)
     differing = [
-        f"{name}={value} (this run: {own[name]})"
+        f"{'--conditional, ' if name == 'classes' else ''}{name}={value} (this run: {own[name]})"
         for name, value in theirs.items()
         if name not in SAME_FUNCTION and value != own[name]
     ]

@@ -13,7 +13,7 @@ from glow_tf.schedule import Phase
 from glow_tf.training.band import Observed
 from glow_tf.training.conditioning import largest_log_scales
 
-ADVICE = "A lower learning rate, a longer warm-up or gradient clipping usually helps."
+ADVICE = "A lower learning rate or a longer warm-up usually helps; so does clip_norm, where it is 0."
 
 
 def explain_non_finite(

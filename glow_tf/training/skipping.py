@@ -116,7 +116,7 @@ class SkippedSteps:
             return
         where = f"in phase '{phase}'"
         after = f"after step {self._steps_of(phase)} of part {phase.last + 1}"
-        advice = "Compile with jit_compile=False to learn which bijector it was."
+        advice = "Without XLA (jit_compile=False, --jit_compile=off) the message names the bijector."
         in_a_row, streak = int(self.in_a_row.numpy()), int(self.band.streak.numpy())
         if in_a_row > int(self._allowed.numpy()):
             self.fault = NonFiniteError(

@@ -160,9 +160,10 @@ def open_model(model: str | os.PathLike, allow_unknown_ops: bool = False) -> Tra
         return ExportedModel(path, allow_unknown_ops)
     is_run = (path / "checkpoints").is_dir()
     if not (str(model) and (presets.is_meant(model) or is_run or path.suffix == ".keras")):
+        missing = "" if path.exists() else ", which does not exist"
         raise ConfigError(
             f"model must be a preset ({', '.join(presets.names()) or 'none'}), or the path of a preset, of a "
-            f"run's workdir, a .keras file or an exported SavedModel. Received: model={str(model)!r}"
+            f"run's workdir, a .keras file or an exported SavedModel. Received: model={str(model)!r}{missing}"
         )
     try:
         return load_glow(path)

@@ -8,6 +8,7 @@ import sys
 import types
 
 import pytest
+import tensorflow as tf
 from absl import flags as absl_flags
 from conftest import ROOT, run_program
 
@@ -164,6 +165,16 @@ def test_an_expected_end_is_a_sentence_and_a_status(error, status, message, caps
 
     assert cli.run_module(module(main), []) == status
     assert capsys.readouterr().err == message
+
+
+def test_too_little_memory_is_a_sentence(capsys):
+    def main(values):
+        raise tf.errors.ResourceExhaustedError(None, None, "failed to allocate 8 GB")
+
+    assert cli.run_module(module(main), []) == 1
+    found = capsys.readouterr().err
+    assert "--reversible and a smaller --batch_size" in found
+    assert "Received: failed to allocate 8 GB" in found
 
 
 def test_a_mistake_in_the_program_is_not_hidden():

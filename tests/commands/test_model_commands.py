@@ -297,7 +297,7 @@ def test_a_finished_run_becomes_a_preset(here, capsys):
     data = here / "run" / "checkpoints" / "data.json"  # as if a folder had got a picture since
     data.write_text(json.dumps({**json.loads(data.read_text()), "test images": "31 (checksum 0)"}))
     assert cli.run("preset", ["--workdir=run", "--output=other"]) == 1
-    assert "the data must be what the run began with: test images=31" in capsys.readouterr().err
+    assert "removed or changed: test images=31" in capsys.readouterr().err
     assert cli.run("preset", ["--workdir=absent", "--output=mine"]) == 1
     assert "a run's workdir must have" in capsys.readouterr().err
     for damage, message in (

@@ -323,6 +323,10 @@ def test_class_folders_give_labels(tmp_path):
     np.testing.assert_array_equal(images.labels["train"], [0, 0, 0, 1, 1])
     np.testing.assert_array_equal(images.labels["test"], [0, 2])
     assert images.labels["validation"].shape == (0,)
+    Image.new("L", (96, 96)).save(tmp_path / "train" / "logo.png")
+    without = load(tmp_path)
+    assert without.class_names == ()
+    assert "No classes: 1 images are in no class folder, such as logo.png." in without.notes
     assert images.names["train"][-1] == "train/dog/puppies/01.png"
 
 
