@@ -13,10 +13,10 @@ from glow_tf.errors import ConfigError
 
 
 def checked_policy(policy: keras.DTypePolicy) -> str:
-    """Returns the name of a dtype policy; ConfigError if it computes in another than it stores."""
-    if policy.compute_dtype != policy.variable_dtype:
+    """Returns the name of a dtype policy; ConfigError unless it computes and stores in float32 or float64."""
+    if policy.compute_dtype != policy.variable_dtype or policy.compute_dtype not in ("float32", "float64"):
         raise ConfigError(
-            "Glow computes in the dtype of its weights; ModelConfig(precision='mixed_bfloat16') puts the "
+            "Glow computes in float32 or float64; ModelConfig(precision='mixed_bfloat16') puts the "
             "coupling networks in bfloat16, and keras.config.set_dtype_policy('float32') resets a global "
             f"policy. Received: dtype policy {policy.name!r}"
         )

@@ -99,15 +99,17 @@ def moving_averages(optimizer: keras.optimizers.Optimizer) -> list[keras.Variabl
 def scale_rates(optimizer: keras.optimizers.Optimizer, factors: Sequence[float]) -> None:
     """Makes an optimizer multiply its rate by a factor for each of the variables it was built with.
 
-    Every Keras optimizer updates a variable by `update_step(gradient, variable, learning_rate)`. The method
-    is replaced in this one object, so that any optimizer, a user's own too, can be given factors.
+    Every Keras optimizer updates a variable by `update_step(gradient, variable, learning_rate)`, and decays
+    weights by `_apply_weight_decay(variables)` at its own rate. The methods are replaced in this one object,
+    so that any optimizer, a user's own too, can be given factors.
 
     Raises:
       ConfigError: the optimizer leaves updates to others, as MultiOptimizer does.
     """
-    plain = type(optimizer).update_step
+    plain, decay = type(optimizer).update_step, type(optimizer)._apply_weight_decay
     if all(factor == 1 for factor in factors):
         vars(optimizer).pop("update_step", None)
+        vars(optimizer).pop("_apply_weight_decay", None)
         return
     if plain is keras.optimizers.Optimizer.update_step:
         raise ConfigError(
@@ -115,11 +117,22 @@ def scale_rates(optimizer: keras.optimizers.Optimizer, factors: Sequence[float])
             f"wraps, or rate_scaling='none'. Received: {type(optimizer).__name__}"
         )
 
+    def factor_of(variable: tf.Variable) -> float:
+        return factors[optimizer._get_variable_index(variable)]
+
     def update_step(gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        factor = factors[optimizer._get_variable_index(variable)]
+        factor = factor_of(variable)
         plain(optimizer, gradient, variable, learning_rate if factor == 1 else factor * learning_rate)
 
+    def apply_weight_decay(variables: Sequence[keras.Variable]) -> None:
+        whole = optimizer.weight_decay
+        for factor in sorted({factor_of(variable) for variable in variables}) if whole else ():
+            optimizer.weight_decay = factor * whole
+            decay(optimizer, [variable for variable in variables if factor_of(variable) == factor])
+        optimizer.weight_decay = whole
+
     optimizer.update_step = update_step
+    optimizer._apply_weight_decay = apply_weight_decay
 
 
 def steps_made(optimizer: keras.optimizers.Optimizer) -> keras.Variable:

@@ -3,6 +3,9 @@
 import keras
 import tensorflow as tf
 
+# By default TensorFlow rounds float32 products on newer GPUs to 10 bits: a flow would not invert itself.
+tf.config.experimental.enable_tensor_float_32_execution(False)
+
 Shape = tuple[int | None, ...]
 
 

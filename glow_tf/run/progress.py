@@ -111,4 +111,4 @@ def _bpd_of(means: Mapping[str, float]) -> str:
     if "bpd" in means:
         return f"train {means['bpd']:.4f} bpd"
     parts = [int(name.removeprefix("local_bpd_")) for name in means if name.startswith("local_bpd_")]
-    return f"part {max(parts)} {means[f'local_bpd_{max(parts)}']:.4f} local_bpd" if parts else ""
+    return f"local_bpd_{max(parts)} {means[f'local_bpd_{max(parts)}']:.4f}" if parts else ""

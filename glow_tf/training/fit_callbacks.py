@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import keras
@@ -12,18 +12,28 @@ from glow_tf.internals import settable_rate
 from glow_tf.training.phased_model import PhaseSwitch
 
 
-def callbacks_for(given: Any, num_parts: int) -> list[keras.callbacks.Callback]:
+def callbacks_for(
+    given: Any, optimizers: Sequence[keras.optimizers.Optimizer], missing: Set[str]
+) -> list[keras.callbacks.Callback]:
     """Returns the callbacks of a `fit`: the user's between the trainer's own.
 
     Args:
       given: the user's callbacks: one, a list, or None.
-      num_parts: number of parts, each with its own optimizer.
+      optimizers: one per part.
+      missing: names of logs that the first epoch does not compute.
 
     Raises:
-      ConfigError: a callback would reach one part alone.
+      ConfigError: a callback would reach one part alone, or watches what the first epoch does not compute:
+        Keras would take its NaN for the best value, and every later one for worse.
     """
     callbacks: Sequence[Any] = keras.tree.flatten(given) if given is not None else []
+    num_parts = len(optimizers)
     for callback in callbacks:
+        if (name := getattr(callback, "monitor", None)) in missing:
+            raise ConfigError(
+                "a callback must watch what every epoch computes, such as val_loss. Received: "
+                f"{type(callback).__name__}(monitor={name!r}), which the first epoch does not compute"
+            )
         if isinstance(callback, keras.callbacks.SwapEMAWeights) and num_parts > 1:
             raise ConfigError(
                 "SwapEMAWeights swaps the weights of one optimizer, and each part has its own; use_ema=True "
@@ -31,7 +41,7 @@ def callbacks_for(given: Any, num_parts: int) -> list[keras.callbacks.Callback]:
                 "trainer.averages.in_place() has them before that. "
                 f"Received: SwapEMAWeights for {num_parts} parts"
             )
-    return [PhaseSwitch(), EndWithAverages(), *callbacks, AllOptimizers()]
+    return [PhaseSwitch(), EndWithAverages(), *callbacks, AllOptimizers(optimizers)]
 
 
 class EndWithAverages(keras.callbacks.Callback):
@@ -53,17 +63,30 @@ class AllOptimizers(keras.callbacks.Callback):
 
     Rates: callbacks (`ReduceLROnPlateau`, `LearningRateScheduler`, users' own) set the rate of the model's
     optimizer. This callback comes last. Before each step it compares the first part's rate with what it was,
-    and multiplies the other parts' rates by the same factor.
+    and multiplies the other parts' rates by the same factor. Where another callback sets all rates as
+    training begins, as `BackupAndRestore` does, they stay as they are.
+
+    Args:
+      optimizers: one per part, with the rates from before any callback.
 
     Raises:
       ConfigError: the first part's rate was changed, and another part's rate follows a schedule.
     """
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        """Notes the rates."""
-        self._rates = [settable_rate(optimizer) for optimizer in self.model.optimizers]
-        self._last = self._first()
+    def __init__(self, optimizers: Sequence[keras.optimizers.Optimizer]):
+        super().__init__()
+        self._rates = [settable_rate(optimizer) for optimizer in optimizers]
+        self._before = self._now()
+        self._last = self._before[0]
         self._ratios = [1.0] * len(self._rates)  # to the first part's rate, when it was last not 0
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Follows a change of the first part's rate alone; notes the rates if others changed, too."""
+        now = self._now()
+        if now[1:] == self._before[1:]:
+            self._follow()
+        else:
+            self._last = now[0]
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Follows a change of the rate since the last step."""
@@ -73,11 +96,11 @@ class AllOptimizers(keras.callbacks.Callback):
         """Follows a last change of the rate."""
         self._follow()
 
-    def _first(self) -> float | None:
-        return None if self._rates[0] is None else float(self._rates[0].numpy())
+    def _now(self) -> list[float | None]:
+        return [None if rate is None else float(rate.numpy()) for rate in self._rates]
 
     def _follow(self) -> None:
-        now = self._first()
+        now = self._now()[0]
         if now == self._last:
             return
         for k, rate in enumerate(self._rates[1:], start=2):

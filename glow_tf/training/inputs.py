@@ -29,6 +29,7 @@ from glow_tf.training.datasets import (
 )
 
 DEFAULT_BATCH_SIZE = 64
+FIRST_KEY = 2  # of noise that a step draws; those before are of data.batches
 
 # ActNorms are initialised from about this many pixels: 32 images of 32×32, which takes 2 s at width 512.
 INITIALIZATION_PIXELS = 2**15
@@ -270,7 +271,8 @@ def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> 
     Returns:
       Uniform numbers in [0, 1), float32 [B, H, W, C].
     """
-    own_seed = tf.random.fold_in(tf.constant(seed, tf.int64), tf.cast(step, tf.int64))
+    key = (seed[0], FIRST_KEY + seed[1])
+    own_seed = tf.random.fold_in(tf.constant(key, tf.int64), tf.cast(step, tf.int64))
     replica = tf.distribute.get_replica_context()
     replicas = 1 if replica is None else replica.num_replicas_in_sync
     size = tf.shape(images)[0]

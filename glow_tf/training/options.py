@@ -14,6 +14,7 @@ from glow_tf.devices.strategies import compiles_by_default
 from glow_tf.devices.workers import in_several_processes
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
+from glow_tf.schedule import Phase
 
 # What a saved trainer keeps: not where or how steps are computed.
 SAVED = ("clip_norm", "reversible", "part_delay", "max_skipped_steps", "max_outside_steps", "rate_scaling")
@@ -36,15 +37,23 @@ class CompileOptions:
     def checked(
         self,
         glow: Glow,
+        phases: Sequence[Phase],
         strategy: tf.distribute.Strategy,
         optimizers: Sequence[keras.optimizers.Optimizer],
     ) -> CompileOptions:
         """Returns the options with `jit_compile` decided.
 
         Raises:
-          ConfigError: there is not one optimizer per part, or options are negative or exclude each other.
+          ConfigError: there is not one optimizer per part, a phase trains a part that has nothing to train,
+            or options are negative or exclude each other.
         """
         _check_optimizers(optimizers, len(glow.parts))
+        for k in sorted({k for phase in phases for k in phase.active}):
+            if not glow.parts[k].trainable_variables:
+                raise ConfigError(
+                    "phases must name parts that have weights to train; the others stay as they are. "
+                    f"Received: part {k + 1} with trainable={glow.parts[k].trainable}"
+                )
         jit_compile = self.jit_compile
         if jit_compile == "auto":
             alone = strategy.num_replicas_in_sync == 1 and not glow.part_devices

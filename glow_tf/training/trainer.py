@@ -48,7 +48,8 @@ class PartsTrainer(PhasedModel):
     first part's, and the others' follow in proportion.
 
     Where the optimizers keep moving averages of the weights (`use_ema`), `fit` ends with the averages, as
-    Keras's does. Before that, `with trainer.averages.in_place():` evaluates or saves them.
+    Keras's does. Before that, `with trainer.averages.in_place():` evaluates them, or saves
+    them with `trainer.glow.save`.
 
     Args:
       glow: the model to train, built.
@@ -124,7 +125,7 @@ class PartsTrainer(PhasedModel):
             max_outside_steps,
             rate_scaling,
             **kwargs,
-        ).checked(self.glow, self.distribute_strategy, optimizers)
+        ).checked(self.glow, self.phases, self.distribute_strategy, optimizers)
         with self.distribute_strategy.scope():
             self._skips = SkippedSteps(
                 self.glow, optimizers, max_skipped_steps, max_outside_steps, options.jit_compile
@@ -303,7 +304,9 @@ class PartsTrainer(PhasedModel):
             self._make_queues(dataset, kwargs.get("steps_per_epoch"))
         self.initialize_from(dataset)
         self.averages.start()
-        kwargs["callbacks"] = callbacks_for(kwargs.get("callbacks"), len(self.glow.parts))
+        first = self.phase_of(kwargs.get("initial_epoch", 0))
+        missing = set(self.means.names) - {metric.name for metric in self.means.of(first)}
+        kwargs["callbacks"] = callbacks_for(kwargs.get("callbacks"), self.optimizers, missing)
         start_reading(dataset)
         if not (kwargs.get("initial_epoch") or initial_step):
             self.band.forget()

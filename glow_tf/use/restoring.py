@@ -172,11 +172,12 @@ def _climbed(
         y = v = glow.dequantized(images[start : start + BATCH], noise=0.5)
         moves = free[start : start + BATCH]
         first = second = tf.zeros_like(v)
-        best, best_value = v, tf.fill(tf.shape(v)[:1], -np.inf)
+        best, best_value = v, tf.fill(tf.shape(v)[:1], tf.constant(-np.inf, v.dtype))
         for step, _ in zip(range(1, steps + 1), ticks, strict=False):
             value, gradient = height_and_gradient(v, y)
-            better = tf.reshape(value > best_value, [-1, 1, 1, 1])
-            best, best_value = tf.where(better, v, best), tf.maximum(value, best_value)
+            better = value > best_value  # a value that is not finite is not
+            best = tf.where(tf.reshape(better, [-1, 1, 1, 1]), v, best)
+            best_value = tf.where(better, value, best_value)
             gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0) * moves
             first, second = 0.9 * first + 0.1 * gradient, 0.99 * second + 0.01 * tf.square(gradient)
             slope = first / (1 - 0.9**step) / (tf.sqrt(second / (1 - 0.99**step)) + 1e-8)

@@ -89,3 +89,8 @@ def test_gradients_point_where_those_in_float32_do(rng, reversible):
 def test_network_dtype_survives_serialisation():
     twin = Coupling.from_config(make_coupling(8, network_dtype=MIXED).get_config())
     assert twin.config.network_dtype == MIXED
+
+
+def test_products_on_a_gpu_are_not_rounded_to_ten_bits():
+    """A flow would not invert itself; TensorFlow's default is to round."""
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()

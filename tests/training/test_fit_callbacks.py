@@ -257,6 +257,26 @@ def test_a_warm_up_from_zero_keeps_the_ratio_of_the_rates(small_images):
     np.testing.assert_allclose(rates_of(trainer), [5e-3, 1e-2], rtol=1e-6)
 
 
+def test_a_rate_set_as_training_begins_reaches_all_parts(small_images):
+    class SetRate(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.model.optimizer.learning_rate = 1e-3
+
+    trainer = usual_trainer()
+    trainer.optimizers[1].learning_rate = 1e-2  # twice that of part 1
+    np.testing.assert_allclose(
+        rates_of(fit(small_images, SetRate(), trainer=trainer, epochs=1)), [1e-3, 2e-3]
+    )
+
+
+def test_a_part_without_weights_to_train_is_refused():
+    glow = small_glow(flow_steps=1, parts="by_block:2")
+    glow.parts[0].trainable = False
+    trainer = PartsTrainer(glow, phases("end_to_end", 2, 1))
+    with pytest.raises(ConfigError, match=r"weights to train.*Received: part 1 with trainable=False"):
+        trainer.compile("sgd")
+
+
 def test_a_rate_set_for_each_part_by_the_user_is_kept(small_images):
     trainer = usual_trainer()
     trainer.optimizers[1].learning_rate = 7e-3
@@ -344,6 +364,8 @@ def test_a_mixed_policy_of_all_layers_is_refused_and_named():
             Glow(small_config())
     finally:
         keras.config.set_dtype_policy("float32")
+    with pytest.raises(ConfigError, match=r"float32 or float64; .*Received: dtype policy 'bfloat16'"):
+        Glow(small_config(), dtype="bfloat16")
 
 
 def test_summaries_show_the_shapes_of_every_layer():
@@ -407,8 +429,16 @@ def test_a_trainer_without_optimizers_is_saved(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_monitor_of_what_the_first_epoch_does_not_compute_is_refused(small_images):
+    for name in ("loss", "local_bpd_2"):
+        stop = keras.callbacks.EarlyStopping(monitor=name)
+        with pytest.raises(ConfigError, match=rf"must watch .*EarlyStopping\(monitor='{name}'\), which the"):
+            fit(small_images, stop)
+    fit(small_images, keras.callbacks.EarlyStopping(monitor="local_bpd_1", patience=9), epochs=1)
+
+
 def test_monitors_know_that_fewer_bits_are_better(small_images, tmp_path):
-    trainer = usual_trainer()
+    trainer = usual_trainer(schedule="simultaneous")
     for name in ("val_bpd", "bpd", "local_bpd_1", "val_loss", "loss"):
         stop = keras.callbacks.EarlyStopping(monitor=name, patience=50, mode="auto")
         fit(small_images, stop, trainer=trainer, epochs=2)
