@@ -50,8 +50,9 @@ class Outcome:
       test_bpd: test bits/dim in the last epoch; None if no run finished.
       behind: the paired difference to the baseline in the last epoch, in bits/dim; positive is worse.
       behind_at_equal_time: the paired difference to the variant's `equal_time`, which takes as long.
-      time: training seconds divided by those of the baseline, median over seeds. An epoch counts as the
-        median of its kind within the run, so that one that other work disturbed does not count.
+      time: training seconds divided by those of the baseline, median over seeds; NaN if that ran on another
+        machine. An epoch counts as the median of its kind within the run, so that one that other work
+        disturbed does not count.
       predicted_time: the same ratio by the cost model and the number of images; NaN if the variants have
         models of different sizes.
     """
@@ -107,7 +108,11 @@ def _outcome(study: Study, variant: Variant, runs: Mapping[str, Mapping[int, Row
         behind_at_equal_time=(
             _paired(last[variant.name], last[variant.equal_time]) if variant.equal_time else None
         ),
-        time=_ratio(_undisturbed_seconds(own), _undisturbed_seconds(base)),
+        time=(
+            _ratio(_undisturbed_seconds(own), _undisturbed_seconds(base))
+            if variant.machine == _baseline_of(study).machine
+            else math.nan
+        ),
         predicted_time=_ratio(_work(own), _work(base)) if _equally_large(study, variant) else math.nan,
     )
 
@@ -198,10 +203,13 @@ def _images(row: Mapping[str, str]) -> int:
     return round(float(row.get("images_per_second") or 0) * float(row.get("seconds") or 0)) or 1
 
 
+def _baseline_of(study: Study) -> Variant:
+    return next(variant for variant in study.variants if variant.name == study.baseline)
+
+
 def _equally_large(study: Study, variant: Variant) -> bool:
     """Whether an end-to-end pass of an image costs the variant's model as much as the baseline's."""
-    (baseline,) = (v for v in study.variants if v.name == study.baseline)
-    flags = [{**study.all_flags, **v.flags} for v in (variant, baseline)]
+    flags = [{**study.all_flags, **v.flags} for v in (variant, _baseline_of(study))]
     return all(flags[0].get(name) == flags[1].get(name) for name in SIZES)
 
 

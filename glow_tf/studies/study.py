@@ -15,7 +15,7 @@ from glow_tf.text_files import Sections
 
 VARIANT = "variant "
 TRAIN = "train"  # the program of a variant that names no other
-OWN_KEYS = ("title", "equal_time", "program", "factors", "group")  # of a variant, beside its flags
+OWN_KEYS = ("title", "equal_time", "program", "factors", "group", "machine")  # of a variant, beside its flags
 
 MOST_CELLS = 10_000  # variants that a grid may make
 
@@ -37,6 +37,8 @@ class Variant:
       group: variants of a group share a panel in the figure of the tuning.
       row: its line in the table of a grid: the title in the file, and its values of all flags of the grid
         but the last; empty without a grid.
+      machine: on which it ran, if that was another than that of the study's other variants: its time is then
+        compared with no other's.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Variant:
     factors: tuple[float, ...] = ()
     group: str = ""
     row: tuple[str, ...] = ()
+    machine: str = ""
 
     def scaled(self, value: str) -> str:
         """Returns a value of the tuned flag as the variant uses it: as it is, or times each factor."""
@@ -70,7 +73,9 @@ class Study:
                                    program (`train`, or a Python script, relative to the current folder);
                                    factors (one per part), by which the tuned flag's value is multiplied;
                                    group (of the variants that share a panel in the figure of the tuning;
-                                   without [tune], of runs of several lengths: see `comparison.lengths`)
+                                   without [tune], of runs of several lengths: see `comparison.lengths`);
+                                   machine (a name, where it is not that of the other variants: times of
+                                   different machines are not compared)
 
     Later sections win: flagfile, all, variant, grid, tune (in tuning runs; other runs get the value it
     chose), quick. Lines that start with # are comments. A run that diverges fails, unless [all] or a
@@ -271,4 +276,5 @@ def _variant(name: str, flags: Mapping[str, str], grid: Mapping[str, tuple[str, 
         _numbers(flags.get("factors", "")),
         flags.get("group", ""),
         (title, *cell[:-1]) if cell else (),
+        flags.get("machine", ""),
     )

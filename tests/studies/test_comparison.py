@@ -83,6 +83,15 @@ def test_an_epoch_that_other_work_disturbed_does_not_count_as_time(tmp_path):
     assert two.time == pytest.approx(20 / 30)
 
 
+def test_times_of_different_machines_are_not_compared(tmp_path):
+    study = read_study(study_file(tmp_path))
+    one, two = study.variants
+    elsewhere = dataclasses.replace(two, machine="elsewhere")
+    found = outcomes(dataclasses.replace(study, variants=(one, elsewhere)), read_table(table(tmp_path)))
+    assert math.isnan(found[1].time)
+    assert found[1].predicted_time == 0.5
+
+
 def test_a_failed_run_is_counted_and_left_out_of_means(tmp_path):
     study = read_study(study_file(tmp_path))
     _, two = outcomes(study, read_table(table(tmp_path, failed={("two", 0)})))
