@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent / "glow_tf"
 # From what knows least to what knows most; a line's names may not import those of later lines.
 ORDER = [
     ["lazy", "errors", "version"],
-    ["memory", "text_files", "durable_files"],
+    ["memory", "cores", "text_files", "durable_files"],
     ["cuts", "heads", "setting_types"],
     ["config"],
     ["presets"],
@@ -129,6 +129,7 @@ def test_private_apis_are_used_in_one_file():
 PURE = ["config", "partition", "cost", "schedule", "run.workdir", "run.tables", "devices.processes"]
 PURE += [
     "memory",
+    "cores",
     "text_files",
     "devices.addresses",
     "devices.liveness",
