@@ -4,9 +4,9 @@
     python benchmarks/kills.py --kills=100 --processes=parts --csv=kills_parts.csv
 
 Each attempt resumes the run and is killed after a random time, from the start of the process to well into its
-training. With `--processes=parts` or `workers` the run has two processes, which are killed in turn; the run
-must then end by itself and name the process that is lost. The last attempt runs to the end. Both runs must
-have the same numbers in history.csv and the same weights.
+training. With `--processes=parts` or `workers` the run has two processes: one is killed, then the other, and
+so on; the run must then end by itself and name the process that is lost. The last attempt runs to the end.
+Both runs must have the same numbers in history.csv and the same weights.
 """
 
 import csv

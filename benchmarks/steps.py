@@ -110,7 +110,7 @@ def _depths(values: flags.FlagValues) -> list[int]:
 
 
 def times(config: RunConfig, values: flags.FlagValues, images: np.ndarray) -> None:
-    """Times everything in turn, and prints the table."""
+    """Times everything, interleaved, and prints the table."""
     import subjects
 
     everything = [

@@ -1,4 +1,4 @@
-r"""Times strategies on this machine's cores, in turn, beside their forecasts.
+r"""Times strategies on this machine's cores, interleaved, beside their forecasts.
 
     python benchmarks/strategies.py --flagfile=cifar10_small_end_to_end --data_dir=PATH \
         --flow_steps=8 --width=128 --train_examples=640 --test_examples=64 [--rounds=3] [--mbit=20,10]
@@ -95,7 +95,7 @@ def contenders(links: Sequence[float], parts: str) -> list[Contender]:
 def define(values: flags.FlagValues) -> None:
     """Defines the benchmark's flags and those of a run."""
     own = {"flag_values": values}
-    flags.DEFINE_integer("rounds", 3, "Runs of every contender, in turn.", lower_bound=1, **own)
+    flags.DEFINE_integer("rounds", 3, "Runs of every contender, interleaved.", lower_bound=1, **own)
     flags.DEFINE_integer("epochs", 3, "Epochs per run.", lower_bound=1, **own)
     flags.DEFINE_list("mbit", [], "Also over links of these Mbit/s; needs root.", **own)
     flags.DEFINE_list("only", [], "Only contenders whose names contain one of these.", **own)
@@ -135,7 +135,7 @@ def _seconds(
     forecasts: Mapping[str, float],
     folder: pathlib.Path,
 ) -> dict[str, list[float]]:
-    """Runs all contenders in turn; returns the seconds of each epoch."""
+    """Runs all contenders, interleaved; returns the seconds of each epoch."""
     seconds: dict[str, list[float]] = {c.name: [] for c in chosen}
     for number in range(values.rounds):
         for contender in chosen:

@@ -124,8 +124,9 @@ def scale_rates(optimizer: keras.optimizers.Optimizer, factors: Sequence[float])
         factor = factor_of(variable)
         plain(optimizer, gradient, variable, learning_rate if factor == 1 else factor * learning_rate)
 
+    whole = optimizer.weight_decay  # read once: replicas are traced in threads that take turns
+
     def apply_weight_decay(variables: Sequence[keras.Variable]) -> None:
-        whole = optimizer.weight_decay
         for factor in sorted({factor_of(variable) for variable in variables}) if whole else ():
             optimizer.weight_decay = factor * whole
             decay(optimizer, [variable for variable in variables if factor_of(variable) == factor])

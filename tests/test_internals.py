@@ -145,12 +145,16 @@ def test_a_factor_reaches_the_updates_of_every_keras_optimizer(name):
         assert scaled == pytest.approx(0.5 * plain, rel=2e-2)  # 1 minus a small number loses digits
 
 
-def test_a_factor_reaches_the_decay_of_weights():
-    variables = [keras.Variable(np.ones([2, 2]), dtype="float32") for _ in range(2)]
-    optimizer = keras.optimizers.AdamW(0.01, weight_decay=10.0)
-    optimizer.build(variables)
+@pytest.mark.parametrize("devices", [["CPU:0"], ["CPU:0", "CPU:1"]])
+def test_a_factor_reaches_the_decay_of_weights(devices):
+    strategy = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
+    with strategy.scope():
+        variables = [keras.Variable(np.ones([2, 2]), dtype="float32") for _ in range(2)]
+        optimizer = keras.optimizers.AdamW(0.01, weight_decay=10.0)
+        optimizer.build(variables)
     internals.scale_rates(optimizer, [1.0, 0.5])
-    tf.function(lambda: optimizer.apply([tf.zeros([2, 2])] * 2, variables))()
+    step = tf.function(lambda: optimizer.apply([tf.zeros([2, 2])] * 2, variables))
+    tf.function(lambda: strategy.run(step))()
     assert [float(v.numpy()[0, 0]) for v in variables] == pytest.approx([0.9, 0.95])
     assert optimizer.weight_decay == 10.0
 

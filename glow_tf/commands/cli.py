@@ -90,8 +90,8 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
         if type(error).__name__ != "ResourceExhaustedError":  # TensorFlow's, which may not be loaded
             raise
         return _error(
-            "the device has too little memory. --reversible and a smaller --batch_size need less, in a new "
-            f"workdir. Received: {in_one_line(str(error))}"
+            "TensorFlow ran out of memory, or of something else. Smaller batches need less memory, and "
+            f"training also does with --reversible, in a new workdir. Received: {in_one_line(str(error))}"
         )
     except KeyboardInterrupt as interrupt:
         what = str(interrupt) or "Run the same command again."

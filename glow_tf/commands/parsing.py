@@ -21,6 +21,8 @@ Argument = tuple[str, str]  # and where it stands: FILE, line N; empty on the co
 def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Sets flags from arguments; later flags win. A value that starts with ~/ is below the home folder.
 
+    A flag that is not only in a flagfile gets an attribute `on_command_line`, which is True.
+
     Args:
       values: the flags that are defined.
       arguments: `--name=value` each, or `--flagfile=FILE`.
@@ -41,6 +43,10 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     if rest:
         places = dict(found)
         raise ConfigError(f"flags are written --name=value. Received: {rest}{places.get(rest[0], '')}")
+    for argument, place in found:
+        name = argument.lstrip("-").partition("=")[0]
+        if not place and (name in values or name.removeprefix("no") in values):
+            values[name if name in values else name.removeprefix("no")].on_command_line = True
     for name in values:
         value = values[name].value
         if isinstance(value, str) and value.startswith("~/"):  # which shells leave alone after the =

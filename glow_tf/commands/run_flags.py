@@ -31,8 +31,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "from_preset",
         "",
-        "Start from a preset, by name or folder: its model's settings are the defaults, and --init_from is "
-        "this preset.",
+        "Start from a preset, by name or folder: its model's settings stand in the place of those in "
+        "flagfiles, and --init_from is this preset.",
         flag_values=values,
     )
 
@@ -48,10 +48,8 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     earlier = flags_file.newer_settings(pathlib.Path(values.workdir))
     settings |= {name: value for name, value in earlier.items() if not values[name].present}
     if values.from_preset:
-        # A flagfile may list every setting: one with its default says nothing against the preset.
-        defaults = {setting.name: setting.default for setting in configuration.all_settings()}
-        of_preset = _of_preset(values.from_preset)
-        settings |= {name: value for name, value in of_preset.items() if settings[name] == defaults[name]}
+        of_preset = _of_preset(values.from_preset).items()  # a flagfile may list every setting
+        settings |= {k: v for k, v in of_preset if not getattr(values[k], "on_command_line", False)}
     return configuration.RunConfig.from_settings(settings)
 
 

@@ -116,7 +116,7 @@ class _Files:
       train, test: image files, in the order of their names.
       unread: other files among them.
       outside: images that are neither in train/ nor in test/, where there is a train/.
-      held_out: how many files are left out of `train`, because a link makes them test images.
+      held_out: how many files are left out of `train`, because they are test images under another name.
     """
 
     root: pathlib.Path
@@ -150,7 +150,7 @@ class _Files:
         if self.outside:
             notes.append(f"Not used: {len(self.outside)} images that are neither in train/ nor in test/.")
         if self.held_out:
-            notes.append(f"Not trained on: {self.held_out} images to which links in test/ lead.")
+            notes.append(f"Not trained on: {self.held_out} images that are test images under another name.")
         return notes
 
 

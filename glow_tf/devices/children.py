@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import shutil
 import signal
@@ -13,8 +14,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from glow_tf.errors import ConfigError
 
 PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
 POLL = 0.1  # seconds
@@ -83,24 +82,18 @@ def gpus_of_each(count: int, environment: Mapping[str, str]) -> list[dict[str, s
       environment: in which they are started; its `CUDA_VISIBLE_DEVICES`, if set, says which GPUs there are.
 
     Returns:
-      What to add to the environment of each process; nothing where there is no GPU.
-
-    Raises:
-      ConfigError: there are GPUs, but fewer than processes.
+      What to add to the environment of each process; nothing where there is no GPU. Where there are fewer
+      than processes, some share one, and take of its memory only what they need.
     """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        gpus = _nvidia_gpus()
-    else:
-        gpus = [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+    names = _nvidia_gpus() if visible is None else [name.strip() for name in visible.split(",")]
+    gpus = list(itertools.takewhile(lambda name: name not in ("", "-1"), names))  # as CUDA reads it
     if not gpus:
         return [{}] * count
     if len(gpus) < count:
-        raise ConfigError(
-            f"each of the {count} processes needs a GPU of its own; CUDA_VISIBLE_DEVICES=-1 computes on the "
-            f"CPU. Received: {len(gpus)} GPU(s)"
-        )
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[index::count])} for index in range(count)]
+        growing = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+        return [{"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)], **growing} for k in range(count)]
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[k::count])} for k in range(count)]
 
 
 def _nvidia_gpus() -> list[str]:
@@ -108,8 +101,10 @@ def _nvidia_gpus() -> list[str]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    listing = subprocess.run([program, "-L"], capture_output=True, text=True, check=False).stdout
-    return [str(k) for k in range(sum(line.startswith("GPU ") for line in listing.splitlines()))]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        listing = subprocess.run([program, "-L"], capture_output=True, text=True, check=False, timeout=20)
+        return [str(k) for k in range(sum(line.startswith("GPU ") for line in listing.stdout.splitlines()))]
+    return []
 
 
 def free_ports(count: int) -> list[int]:

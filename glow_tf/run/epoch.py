@@ -25,7 +25,7 @@ def computed(logs: Mapping[str, float] | None) -> dict[str, float]:
 
 @dataclasses.dataclass
 class EpochResult:
-    """One epoch of a run, filled in by the callbacks; which callback fills in what is said in `callbacks.py`.
+    """One epoch of a run, filled in by the callbacks of the run, one after another.
 
     Attributes:
       epoch: its number, from 1.

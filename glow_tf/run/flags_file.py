@@ -11,6 +11,7 @@ from glow_tf.config import FOLDER, RunConfig, all_settings, folder_of
 from glow_tf.errors import ConfigError
 
 NAME = "flags.cfg"
+RATES = ("learning_rate", "finetune_learning_rate")  # kept as they were written
 
 
 def flagfile(config: RunConfig) -> str:
@@ -92,7 +93,10 @@ def differing_settings(before: Mapping[str, str], config: RunConfig) -> dict[str
     return {
         name: f"--{name}={now[name]} (was {before.get(name)})"
         for name in now
-        if before and name not in RunConfig.MAY_DIFFER and not _equal(now[name], before.get(name))
+        if before
+        and name not in RunConfig.MAY_DIFFER
+        and now[name] != before.get(name)
+        and not (name in RATES and _same_rates(now[name], before.get(name, "")))
     }
 
 
@@ -106,10 +110,8 @@ def refuse_other_configuration(folder: pathlib.Path, config: RunConfig) -> None:
         )
 
 
-def _equal(one: str, other: str | None) -> bool:
-    """Whether two settings say the same: rates may be written 0.1 or 1e-1, one or several."""
-    if one == other or other is None:
-        return one == other
+def _same_rates(one: str, other: str) -> bool:
+    """Whether two settings have the same rates, which may be written 0.1 or 1e-1, one or several."""
     try:
         return list(map(float, one.split(","))) == list(map(float, other.split(",")))
     except ValueError:

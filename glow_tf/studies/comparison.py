@@ -121,12 +121,14 @@ def lengths(study: Study, rows: Rows) -> dict[str, list[tuple[float, float]]]:
     """Returns what runs of several lengths end with: group → (seconds, test bits/dim), shortest first.
 
     A group has a variant for each length. Seconds are of training, counted as in `Outcome.time`: the median
-    over the seeds; bits/dim the mean. Variants that have no group or no finished run are left out.
+    over the seeds; bits/dim the mean. Variants that have no group or no finished run, or ran on
+    another machine than the baseline, are left out.
     """
     found: dict[str, list[tuple[float, float]]] = {}
     for variant in study.variants:
         runs = _runs(rows, variant.name)
-        if variant.group and (bpd := _column(runs, "test_bpd").values()):
+        here = variant.machine == _baseline_of(study).machine
+        if here and variant.group and (bpd := _column(runs, "test_bpd").values()):
             seconds = _undisturbed_seconds(runs).values()
             found.setdefault(variant.group, []).append((statistics.median(seconds), statistics.fmean(bpd)))
     return {group: sorted(points) for group, points in found.items()}

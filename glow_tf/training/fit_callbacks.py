@@ -29,7 +29,8 @@ def callbacks_for(
     callbacks: Sequence[Any] = keras.tree.flatten(given) if given is not None else []
     num_parts = len(optimizers)
     for callback in callbacks:
-        if (name := getattr(callback, "monitor", None)) in missing:
+        compares = getattr(callback, "save_best_only", True) and not getattr(callback, "start_from_epoch", 0)
+        if compares and (name := getattr(callback, "monitor", None)) in missing:
             raise ConfigError(
                 "a callback must watch what every epoch computes, such as val_loss. Received: "
                 f"{type(callback).__name__}(monitor={name!r}), which the first epoch does not compute"

@@ -175,7 +175,7 @@ def _climbed(
         best, best_value = v, tf.fill(tf.shape(v)[:1], tf.constant(-np.inf, v.dtype))
         for step, _ in zip(range(1, steps + 1), ticks, strict=False):
             value, gradient = height_and_gradient(v, y)
-            better = value > best_value  # a value that is not finite is not
+            better = tf.math.is_finite(value) & (value > best_value)
             best = tf.where(tf.reshape(better, [-1, 1, 1, 1]), v, best)
             best_value = tf.where(better, value, best_value)
             gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0) * moves
@@ -184,7 +184,8 @@ def _climbed(
             decay = 0.5 * (1 + np.cos(np.pi * (step - 1) / steps))
             v = tf.clip_by_value(v + rate * decay * slope, 0.0, top - 1e-3)
         value, _ = height_and_gradient(v, y)
-        best = tf.where(tf.reshape(value > best_value, [-1, 1, 1, 1]), v, best)
+        better = tf.math.is_finite(value) & (value > best_value)
+        best = tf.where(tf.reshape(better, [-1, 1, 1, 1]), v, best)
         found.append(glow.dequantize.to_uint8(best).numpy())
     ticks.close()
     return np.concatenate(found)

@@ -127,7 +127,7 @@ def test_what_links_in_test_lead_to_is_not_trained_on(tmp_path):
     (tmp_path / "test").symlink_to("held_out")
     images = load(tmp_path)
     assert images.names == {"train": ("a.png",), "validation": (), "test": ("test/b.png", "test/c.png")}
-    assert "Not trained on: 2 images to which links in test/ lead." in images.notes
+    assert "Not trained on: 2 images that are test images under another name." in images.notes
 
 
 def test_integers_of_unknown_range_are_left_out(folder, rng):

@@ -443,8 +443,10 @@ def test_the_gpus_of_a_machine_are_divided_between_its_processes(tmp_path, monke
     assert visible(2, {}) == ["0,2", "1"]
     assert visible(2, {"CUDA_VISIBLE_DEVICES": "4,GPU-ab"}) == ["4", "GPU-ab"]
     assert visible(2, {"CUDA_VISIBLE_DEVICES": "-1"}) == [None, None]
-    with pytest.raises(ConfigError, match=r"each of the 4 processes needs a GPU .* Received: 3 GPU"):
-        visible(4, {})
+    assert visible(2, {"CUDA_VISIBLE_DEVICES": "0,-1,1"}) == ["0", "0"]  # CUDA reads no further
+    assert visible(4, {}) == ["0", "1", "2", "0"]
+    shared = children.gpus_of_each(4, {})
+    assert all(added["TF_FORCE_GPU_ALLOW_GROWTH"] == "true" for added in shared)
 
 
 @pytest.mark.parametrize(

@@ -210,9 +210,10 @@ def test_a_run_takes_the_models_settings_from_a_preset():
     for name in ("n_bits", "num_blocks", "flow_steps", "width", "scale"):
         assert getattr(run.model, name) == getattr(model, name)
     assert run_of("--from_preset=digits", "--width=7", "--workdir=unused").model.width == 7
-    # A flagfile that lists every setting does not hide the preset.
-    run = run_of("--flagfile=base", "--from_preset=digits", "--workdir=unused")
-    assert (run.model.width, run.model.n_bits, run.init_from) == (model.width, model.n_bits, "digits")
+    # A flagfile does not hide the preset.
+    for name in ("base", "own_images"):
+        run = run_of(f"--flagfile={name}", "--from_preset=digits", "--workdir=unused")
+        assert (run.model.width, run.model.n_bits, run.init_from) == (model.width, model.n_bits, "digits")
     with pytest.raises(ConfigError, match="preset must be one of"):
         run_of("--from_preset=nobody")
 

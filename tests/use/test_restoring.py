@@ -35,6 +35,11 @@ def test_little_noise_changes_little(model, digits):
     assert np.abs(kept.astype(int) - digits).max() <= 8  # a level of 5 bits
 
 
+def test_a_model_of_double_precision_restores_too(digits):
+    restored = denoise(small_glow("float64", flow_steps=1, parts="1"), digits[:2], sigma=16, steps=2)
+    assert (restored.dtype, restored.shape) == (np.uint8, (2, 8, 8, 1))
+
+
 def test_unknown_pixels_are_found_and_known_ones_stay(model, digits):
     unknown = np.zeros((8, 8), bool)
     unknown[2:5, 3:6] = True
