@@ -28,6 +28,7 @@ from slow_link import ADDRESSES, in_namespace, slow_link
 
 from glow_tf.commands import cli, run_flags
 from glow_tf.config import RunConfig
+from glow_tf.cores import usable_cores
 from glow_tf.devices import children
 from glow_tf.devices.processes import JOBS, ProcessGroup
 from glow_tf.durable_files import write_atomically
@@ -114,7 +115,7 @@ def main(values: flags.FlagValues) -> None:
         raise ConfigError(
             "train_examples must say how long an epoch is; 20 steps are enough. Received: train_examples=0"
         )
-    if len(os.sched_getaffinity(0)) < 2:
+    if usable_cores() < 2:
         raise ConfigError("strategies are compared on at least two cores. Received: one core")
     own = {c.name: run_flags.config_of(_arguments(config, c, "unused", values.epochs)) for c in chosen}
     from glow_tf import data
@@ -251,7 +252,7 @@ def _forecast(
     """Returns the forecast seconds per epoch."""
     from glow_tf import data
 
-    speed = min(len(os.sched_getaffinity(0)) / contender.devices, 1.0)  # fraction of a core per process
+    speed = min(usable_cores() / contender.devices, 1.0)  # fraction of a core per process
     device = Device("core", speed, 0.0, 0.0)
     link = (contender.mbit or WITHIN_MACHINE) * 1e6 / 8
     cluster = Cluster("this machine", (device,) * contender.devices, link, 0.0)

@@ -21,7 +21,7 @@ Argument = tuple[str, str]  # and where it stands: FILE, line N; empty on the co
 def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Sets flags from arguments; later flags win. A value that starts with ~/ is below the home folder.
 
-    A flag that is not only in a flagfile gets an attribute `on_command_line`, which is True.
+    Each flag gets an attribute `on_command_line`: whether it is among the arguments, not only in a flagfile.
 
     Args:
       values: the flags that are defined.
@@ -43,14 +43,16 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     if rest:
         places = dict(found)
         raise ConfigError(f"flags are written --name=value. Received: {rest}{places.get(rest[0], '')}")
-    for argument, place in found:
-        name = argument.lstrip("-").partition("=")[0]
-        if not place and (name in values or name.removeprefix("no") in values):
-            values[name if name in values else name.removeprefix("no")].on_command_line = True
+    given = {argument.lstrip("-").partition("=")[0] for argument, place in found if not place}
     for name in values:
-        value = values[name].value
-        if isinstance(value, str) and value.startswith("~/"):  # which shells leave alone after the =
-            values[name].value = os.path.expanduser(value)
+        flag = values[name]
+        flag.on_command_line = (
+            getattr(flag, "on_command_line", False) or name in given or f"no{name}" in given
+        )
+        if isinstance(flag.value, str) and flag.value.startswith(
+            "~/"
+        ):  # which shells leave alone after the =
+            flag.value = os.path.expanduser(flag.value)
 
 
 def _place_of(values: flags.FlagValues, found: Sequence[Argument]) -> str:

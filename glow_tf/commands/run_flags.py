@@ -49,7 +49,7 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     settings |= {name: value for name, value in earlier.items() if not values[name].present}
     if values.from_preset:
         of_preset = _of_preset(values.from_preset).items()  # a flagfile may list every setting
-        settings |= {k: v for k, v in of_preset if not getattr(values[k], "on_command_line", False)}
+        settings |= {k: v for k, v in of_preset if not values[k].on_command_line}
     return configuration.RunConfig.from_settings(settings)
 
 

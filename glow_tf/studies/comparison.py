@@ -110,7 +110,7 @@ def _outcome(study: Study, variant: Variant, runs: Mapping[str, Mapping[int, Row
         ),
         time=(
             _ratio(_undisturbed_seconds(own), _undisturbed_seconds(base))
-            if variant.machine == _baseline_of(study).machine
+            if _on_one_machine(study, variant)
             else math.nan
         ),
         predicted_time=_ratio(_work(own), _work(base)) if _equally_large(study, variant) else math.nan,
@@ -121,14 +121,14 @@ def lengths(study: Study, rows: Rows) -> dict[str, list[tuple[float, float]]]:
     """Returns what runs of several lengths end with: group → (seconds, test bits/dim), shortest first.
 
     A group has a variant for each length. Seconds are of training, counted as in `Outcome.time`: the median
-    over the seeds; bits/dim the mean. Variants that have no group or no finished run, or ran on
-    another machine than the baseline, are left out.
+    over the seeds; bits/dim the mean. Variants that have no group or no finished run, or ran on another
+    machine than the baseline, are left out.
     """
     found: dict[str, list[tuple[float, float]]] = {}
     for variant in study.variants:
         runs = _runs(rows, variant.name)
-        here = variant.machine == _baseline_of(study).machine
-        if here and variant.group and (bpd := _column(runs, "test_bpd").values()):
+        comparable = variant.group and _on_one_machine(study, variant)
+        if comparable and (bpd := _column(runs, "test_bpd").values()):
             seconds = _undisturbed_seconds(runs).values()
             found.setdefault(variant.group, []).append((statistics.median(seconds), statistics.fmean(bpd)))
     return {group: sorted(points) for group, points in found.items()}
@@ -207,6 +207,11 @@ def _images(row: Mapping[str, str]) -> int:
 
 def _baseline_of(study: Study) -> Variant:
     return next(variant for variant in study.variants if variant.name == study.baseline)
+
+
+def _on_one_machine(study: Study, variant: Variant) -> bool:
+    """Whether the variant ran where the baseline did."""
+    return variant.machine == _baseline_of(study).machine
 
 
 def _equally_large(study: Study, variant: Variant) -> bool:

@@ -98,10 +98,10 @@ class AllOptimizers(keras.callbacks.Callback):
         self._follow()
 
     def _now(self) -> list[float | None]:
-        return [None if rate is None else float(rate.numpy()) for rate in self._rates]
+        return [_number(rate) for rate in self._rates]
 
     def _follow(self) -> None:
-        now = self._now()[0]
+        now = _number(self._rates[0])
         if now == self._last:
             return
         for k, rate in enumerate(self._rates[1:], start=2):
@@ -114,3 +114,7 @@ class AllOptimizers(keras.callbacks.Callback):
                 self._ratios[k - 1] = float(rate.numpy()) / self._last
             rate.assign(self._ratios[k - 1] * now)
         self._last = now
+
+
+def _number(rate: keras.Variable | None) -> float | None:
+    return None if rate is None else float(rate.numpy())

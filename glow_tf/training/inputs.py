@@ -127,7 +127,9 @@ def for_evaluation(
         return evaluation_batches(glow.checked(x).numpy(), _checked_batch_size(batch_size), seed)
     dataset = as_dataset(glow, x, "weight")
     if isinstance(dataset, tf.data.Dataset) and len(tf.nest.flatten(dataset.element_spec)) == 1:
-        return with_evaluation_noise(dataset.map(lambda images: images), seed)  # a tuple of one is unpacked
+        if not isinstance(dataset.element_spec, tf.TensorSpec):
+            dataset = dataset.map(lambda images: images)  # out of a tuple of one
+        return with_evaluation_noise(dataset, seed)
     return dataset
 
 

@@ -148,6 +148,14 @@ def _height_and_gradient(
     return value, tape.gradient(value, v)
 
 
+def _higher(
+    v: tf.Tensor, value: tf.Tensor, best: tf.Tensor, best_value: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns of each image the higher of two points, [N, H, W, C], and its value, [N], if it is finite."""
+    better = tf.math.is_finite(value) & (value > best_value)
+    return tf.where(tf.reshape(better, [-1, 1, 1, 1]), v, best), tf.where(better, value, best_value)
+
+
 def _climbed(
     glow: Glow,
     images: np.ndarray,
@@ -175,17 +183,14 @@ def _climbed(
         best, best_value = v, tf.fill(tf.shape(v)[:1], tf.constant(-np.inf, v.dtype))
         for step, _ in zip(range(1, steps + 1), ticks, strict=False):
             value, gradient = height_and_gradient(v, y)
-            better = tf.math.is_finite(value) & (value > best_value)
-            best = tf.where(tf.reshape(better, [-1, 1, 1, 1]), v, best)
-            best_value = tf.where(better, value, best_value)
+            best, best_value = _higher(v, value, best, best_value)
             gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0) * moves
             first, second = 0.9 * first + 0.1 * gradient, 0.99 * second + 0.01 * tf.square(gradient)
             slope = first / (1 - 0.9**step) / (tf.sqrt(second / (1 - 0.99**step)) + 1e-8)
             decay = 0.5 * (1 + np.cos(np.pi * (step - 1) / steps))
             v = tf.clip_by_value(v + rate * decay * slope, 0.0, top - 1e-3)
         value, _ = height_and_gradient(v, y)
-        better = tf.math.is_finite(value) & (value > best_value)
-        best = tf.where(tf.reshape(better, [-1, 1, 1, 1]), v, best)
+        best, _ = _higher(v, value, best, best_value)
         found.append(glow.dequantize.to_uint8(best).numpy())
     ticks.close()
     return np.concatenate(found)
