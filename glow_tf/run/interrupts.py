@@ -31,10 +31,12 @@ class Interrupts:
 
     Attributes:
       waiting: whether an interrupt is held.
+      ending: whether one ends the run: whatever is raised from now on comes from it.
     """
 
     def __init__(self):
         self.waiting = False
+        self.ending = False
         self._holds = False
         self._came = 0.0
 
@@ -46,7 +48,7 @@ class Interrupts:
         """From now on an interrupt ends the run at once; raises KeyboardInterrupt if one has waited."""
         self._holds = False
         if self.waiting:
-            raise KeyboardInterrupt
+            self._end()
 
     def arrive(self, *_: object) -> None:
         """Handles the signal."""
@@ -54,12 +56,20 @@ class Interrupts:
         if self._holds and not self.waiting:
             self.waiting, self._came = True, now
         elif not self._holds or now - self._came > ONCE:
-            raise KeyboardInterrupt
+            self._end()
+
+    def _end(self) -> None:
+        self.ending = True
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def interrupts_of_run() -> Iterator[Interrupts]:
-    """Within the context, Ctrl-C and SIGTERM, which job schedulers and containers send, do the same."""
+    """Within the context, Ctrl-C and SIGTERM, which job schedulers and containers send, do the same.
+
+    Where TensorFlow calls Python, as for the length of a sequence, it turns every exception into an error of
+    its own. One that comes of an interrupt leaves the context as KeyboardInterrupt.
+    """
     interrupts = Interrupts()
     if threading.current_thread() is not threading.main_thread():
         yield interrupts  # signals are the main thread's affair
@@ -70,6 +80,10 @@ def interrupts_of_run() -> Iterator[Interrupts]:
     before = {number: signal.signal(number, interrupts.arrive) for number in numbers}
     try:
         yield interrupts
+    except Exception:
+        if not interrupts.ending:
+            raise
+        raise KeyboardInterrupt from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -23,7 +23,7 @@ from glow_tf import ConfigError, PartsTrainer, durable_files, export, phases
 from glow_tf.presets.files import put_in_place
 from glow_tf.run import callbacks, lifecycle, newest, workdir
 from glow_tf.run.checkpoints import Checkpoints
-from glow_tf.run.interrupts import dropped_interrupts_come_again
+from glow_tf.run.interrupts import dropped_interrupts_come_again, interrupts_of_run
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "rate_schedule": "constant"}
 FAST |= {"part_epochs": 2, "finetune_epochs": 1}
@@ -491,6 +491,18 @@ def test_a_stopped_run_says_which_epoch_is_kept_without_a_traceback(number, tmp_
 class InterruptedDestructor:
     def __del__(self):
         raise KeyboardInterrupt
+
+
+def test_an_interrupt_that_tensorflow_turns_into_an_error_is_still_an_interrupt():
+    class Interrupted(list):
+        def __len__(self):
+            signal.raise_signal(signal.SIGTERM)
+            return 0
+
+    with pytest.raises(KeyboardInterrupt), interrupts_of_run():
+        tf.convert_to_tensor(Interrupted())
+    with pytest.raises(RuntimeError, match="another"), interrupts_of_run():
+        raise RuntimeError("another")
 
 
 def test_an_interrupt_that_python_drops_comes_again():
