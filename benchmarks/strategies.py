@@ -35,7 +35,7 @@ from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
 from glow_tf.planning import Calibration, Cluster, Device, Planner, read_calibration
-from glow_tf.planning.planner import steps_of_epoch
+from glow_tf.planning.planner import DELAYED, steps_of_epoch
 from glow_tf.run.tables import table
 from glow_tf.schedule import phases
 
@@ -76,7 +76,7 @@ def contenders(links: Sequence[float], parts: str) -> list[Contender]:
     worker, placed = {"strategy": "multi_worker"}, {"strategy": "part_parallel"}
     mirrored = {"strategy": "mirrored", "virtual_devices": "2"}
     two, three = {**placed, "parts": parts}, {**placed, "parts": "balanced:3", "part_delay": "1"}
-    delayed, in_turn, together = {**two, "part_delay": "1"}, "part_parallel", "part_parallel, delayed"
+    delayed, in_turn, together = {**two, "part_delay": "1"}, "part_parallel", DELAYED
     found = [
         Contender(ALONE, alone, {}, "one_device", 1),
         Contender("mirrored, 2 replicas", alone, mirrored, "mirrored"),

@@ -1,9 +1,11 @@
-"""What users call of a model: each function compiled once, for batches of any size."""
+"""What users call of a model, wherever it is kept; and a Keras model, each function compiled once."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -12,23 +14,26 @@ from glow_tf.endpoints import Endpoint, checked_labels, labels_of_request, requi
 from glow_tf.errors import ConfigError
 
 
-class CompiledModel(DensityModel):
-    """Scores, codes and draws images by compiled functions.
+class TrainedModel:
+    """Scores, codes and draws images; a `Glow`, or an `ExportedModel`.
 
-    A subclass has `image_shape` and `classes`, and calls `compile_endpoints` when it is built.
+    Attributes:
+      image_shape: (H, W, C).
+      classes: their names; empty for a model that knows none.
+      dimensions: H·W·C.
     """
 
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...]
 
-    def compile_endpoints(self, endpoints: Mapping[str, Endpoint]) -> None:
-        """Makes a compiled function of each endpoint; it is traced when it is first called."""
-        self._endpoints = dict(endpoints)
-        self._compiled = {
-            # A partial for each model: of one method TensorFlow counts all traces, and warns of many.
-            name: tf.function(functools.partial(function), input_signature=signature, autograph=False)
-            for name, (function, signature) in endpoints.items()
-        }
+    def _endpoint(self, name: str) -> Callable[..., Any]:
+        """Returns a function for tensors; see `glow_tf.export` for what each one is."""
+        raise NotImplementedError
+
+    @property
+    def dimensions(self) -> int:
+        """D = H·W·C, the number of values per image and of latents."""
+        return math.prod(self.image_shape)
 
     def log_prob(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
         """Returns a one-sample lower bound on log P(image): uint8 [B, H, W, C] → [B], nats.
@@ -36,11 +41,11 @@ class CompiledModel(DensityModel):
         In a model with classes, P is the mixture of all classes with equal weights. Like `bits_per_dim` and
         `encode`, this raises a ValueError for images that `checked` refuses.
         """
-        return self._compiled["log_prob"](self.checked(images), seed)
+        return self._endpoint("log_prob")(self.checked(images), seed)
 
     def bits_per_dim(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
         """Returns −log_prob in bits per dimension: uint8 [B, H, W, C] → [B]."""
-        return self._compiled["bits_per_dim"](self.checked(images), seed)
+        return self._endpoint("bits_per_dim")(self.checked(images), seed)
 
     def label_log_probs(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
         """Returns log P(image | label) for every label, as `log_prob` does: [B, classes], nats.
@@ -51,7 +56,7 @@ class CompiledModel(DensityModel):
           ConfigError: the model has no classes.
         """
         require_classes("label_log_probs", self.classes)
-        return self._compiled["label_log_probs"](self.checked(images), seed)
+        return self._endpoint("label_log_probs")(self.checked(images), seed)
 
     def score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scores images at the middle of their bins, without noise.
@@ -63,7 +68,7 @@ class CompiledModel(DensityModel):
           `log_prob` in nats and `bits_per_dim`, [B] each. They follow from the image alone; as estimates of
           its likelihood they are a little too good, because the middle of a bin tends to be likeliest.
         """
-        return self._compiled["serving_default"](self.checked(images))
+        return self._endpoint("serving_default")(self.checked(images))
 
     def encode(self, images: tf.Tensor, labels: Sequence[int] | tf.Tensor | None = None) -> tf.Tensor:
         """Returns all whitened latents, at the middle of the bins: uint8 [B, H, W, C] → [B, D].
@@ -72,15 +77,15 @@ class CompiledModel(DensityModel):
         same labels, or others: the image then as it might look in another class.
         """
         if labels is None:
-            return self._compiled["encode"](self.checked(images))
+            return self._endpoint("encode")(self.checked(images))
         labels = checked_labels(labels, self.classes, len(images))
-        return self._compiled["encode_label"](self.checked(images), labels)
+        return self._endpoint("encode_label")(self.checked(images), labels)
 
     def decode(self, eps: tf.Tensor, labels: Sequence[int] | tf.Tensor | None = None) -> tf.Tensor:
         """Returns the images of whitened latents: [B, D] → uint8 [B, H, W, C]; inverts `encode`."""
         if labels is None:
-            return self._compiled["decode"](eps)
-        return self._compiled["decode_label"](eps, checked_labels(labels, self.classes, len(eps)))
+            return self._endpoint("decode")(eps)
+        return self._endpoint("decode_label")(eps, checked_labels(labels, self.classes, len(eps)))
 
     def sample(
         self,
@@ -106,8 +111,8 @@ class CompiledModel(DensityModel):
         """
         labels = labels_of_request(num, labels, self.classes)
         if labels is None:
-            return self._compiled["sample"](num, temperature, seed)
-        return self._compiled["sample_label"](labels, temperature, seed)
+            return self._endpoint("sample")(num, temperature, seed)
+        return self._endpoint("sample_label")(labels, temperature, seed)
 
     def sample_checked(
         self,
@@ -124,21 +129,8 @@ class CompiledModel(DensityModel):
         """
         labels = labels_of_request(num, labels, self.classes)
         if labels is None:
-            return self._compiled["sample_checked"](num, temperature, seed)
-        return self._compiled["sample_label_checked"](labels, temperature, seed)
-
-    def sample_dequantized(
-        self, num: tf.Tensor | int, temperature: tf.Tensor | float = 1.0, seed: tf.Tensor | int = 0
-    ) -> tf.Tensor:
-        """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""
-        return self._compiled["sample_dequantized"](num, temperature, seed)
-
-    def endpoints(self) -> dict[str, Endpoint]:
-        """Returns the functions that users call, by name: each uncompiled function with its signature.
-
-        The signatures leave the batch size open, so that a new seed or batch size needs no new trace.
-        """
-        return dict(self._endpoints)
+            return self._endpoint("sample_checked")(num, temperature, seed)
+        return self._endpoint("sample_label_checked")(labels, temperature, seed)
 
     def checked(self, images: tf.Tensor) -> tf.Tensor:
         """Checks images and converts them to a tensor, uint8 [B, H, W, C].
@@ -165,3 +157,35 @@ class CompiledModel(DensityModel):
           ConfigError: the model has no classes, or labels are not integers from 0 below their number.
         """
         return checked_labels(labels, self.classes)
+
+
+class CompiledModel(TrainedModel, DensityModel):
+    """A Keras model whose functions are compiled, for batches of any size.
+
+    A subclass has `image_shape` and `classes`, and calls `compile_endpoints` when it is built.
+    """
+
+    def compile_endpoints(self, endpoints: Mapping[str, Endpoint]) -> None:
+        """Makes a compiled function of each endpoint; it is traced when it is first called."""
+        self._endpoints = dict(endpoints)
+        self._compiled = {
+            # A partial for each model: of one method TensorFlow counts all traces, and warns of many.
+            name: tf.function(functools.partial(function), input_signature=signature, autograph=False)
+            for name, (function, signature) in endpoints.items()
+        }
+
+    def _endpoint(self, name: str) -> Callable[..., Any]:
+        return self._compiled[name]
+
+    def sample_dequantized(
+        self, num: tf.Tensor | int, temperature: tf.Tensor | float = 1.0, seed: tf.Tensor | int = 0
+    ) -> tf.Tensor:
+        """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""
+        return self._compiled["sample_dequantized"](num, temperature, seed)
+
+    def endpoints(self) -> dict[str, Endpoint]:
+        """Returns the functions that users call, by name: each uncompiled function with its signature.
+
+        The signatures leave the batch size open, so that a new seed or batch size needs no new trace.
+        """
+        return dict(self._endpoints)

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import pathlib
+import shutil
+from collections.abc import Iterator, Set
 
 from glow_tf.errors import ConfigError
 
@@ -76,3 +78,63 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise OSError(f"{path} could not be written: {error.strerror or error}.") from None
+
+
+def check_place(folder: pathlib.Path, kind: str, own: Set[str]) -> None:
+    """Checks that a folder may be replaced; see `replaced_folder`.
+
+    Args:
+      folder: which may be absent.
+      kind: what is to be written there, in words.
+      own: the names in a folder of this kind.
+
+    Raises:
+      OSError: it is a file, or holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OSError(f"the {kind} {folder} could not be written: there is a file of this name.")
+    if folder.exists() and (other := {entry.name for entry in folder.iterdir()} - own):
+        raise OSError(
+            f"the {kind} {folder} could not be written: the folder must be empty, or hold a {kind} and "
+            f"nothing else. Received: {sorted(other)[:5]}"
+        )
+
+
+@contextlib.contextmanager
+def replaced_folder(folder: pathlib.Path, kind: str, own: Set[str]) -> Iterator[pathlib.Path]:
+    """Gives an empty folder to write to, which takes the place of another when the context ends.
+
+    If an error ends it, the old folder is kept, and nothing else.
+
+    Args:
+      folder: to replace; see `check_place`, which is done first.
+      kind: as in `check_place`.
+      own: as in `check_place`.
+
+    Raises:
+      OSError: the folder holds something else, or cannot be written.
+    """
+    check_place(folder, kind, own)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        put_in_place(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:
+    """Renames a folder to the name of another, which is kept until then and removed afterwards.
+
+    The folder outlasts a power cut from then on.
+    """
+    flush_all(new)
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
+    new.replace(folder)
+    flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -22,6 +22,7 @@ from glow_tf.cost import weight_bytes
 from glow_tf.density_model import checked_policy
 from glow_tf.endpoints import Endpoints
 from glow_tf.errors import ConfigError, in_one_line
+from glow_tf.internals import layers_within
 from glow_tf.memory import check_memory
 from glow_tf.partition import part_layouts
 from glow_tf.parts import Part, for_prior, get_weights_by_step, set_weights_by_step
@@ -214,11 +215,6 @@ class Glow(CompiledModel):
         return self.config.classes
 
     @property
-    def dimensions(self) -> int:
-        """D = H·W·C, the number of values per image and of latents."""
-        return math.prod(self.image_shape)
-
-    @property
     def initialized(self) -> bool:
         """Whether the weights that depend on data have been initialised or restored."""
         flags = [v for v in self.non_trainable_variables if v.name.endswith("initialized")]
@@ -389,14 +385,19 @@ class Glow(CompiledModel):
         return Endpoints(self).log_prob(images, 0)
 
     def get_config(self) -> dict:
-        """See keras.Layer."""
+        """See keras.Layer; `frozen` counts the layers within the model that are not trained."""
         return {
             "name": self.name,
             "dtype": self.dtype_policy.name,
             "config": dataclasses.asdict(self.config),
+            "frozen": [k for k, layer in enumerate(layers_within(self)) if not layer.trainable],
         }
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Glow:
         """See keras.Layer."""
-        return cls(ModelConfig(**config["config"]), name=config["name"], dtype=config["dtype"])
+        glow = cls(ModelConfig(**config["config"]), name=config["name"], dtype=config["dtype"])
+        if frozen := config.get("frozen"):
+            for k, layer in enumerate(layers_within(glow)):
+                layer.trainable = k not in frozen
+        return glow

@@ -10,6 +10,8 @@ from glow_tf.cost import relative_cost
 from glow_tf.errors import ConfigError
 from glow_tf.partition import PartLayout
 
+KINDS = ("end_to_end", "part", "simultaneous")
+
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
@@ -19,10 +21,21 @@ class Phase:
       kind: `end_to_end` (all parts, gradients through everything), `part` (one part alone) or
         `simultaneous` (every part on its own objective, gradients isolated).
       active: indices from 0 of the parts trained.
+
+    Raises:
+      ValueError: there is no such kind, or a phase of kind `part` does not train exactly one.
     """
 
     kind: str
     active: tuple[int, ...]
+
+    def __post_init__(self):
+        """Raises ValueError; see the class."""
+        if self.kind not in KINDS or (self.kind == "part" and len(self.active) != 1):
+            raise ValueError(
+                f"a phase must be one of {', '.join(KINDS)}, and a phase of kind part must train one part. "
+                f"Received: kind={self.kind!r}, active={self.active}"
+            )
 
     @property
     def end_to_end(self) -> bool:

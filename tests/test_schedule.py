@@ -50,3 +50,9 @@ def test_epochs_that_train_a_part():
 def test_unknown_schedule_is_named():
     with pytest.raises(ValueError, match=r"schedule must be one of.*Received: schedule='random'"):
         schedule.phases("random", 2, 2)
+
+
+@pytest.mark.parametrize(("kind", "active"), [("simultanous", (0, 1)), ("part", (0, 1)), ("part", ())])
+def test_a_phase_that_cannot_be_is_refused(kind, active):
+    with pytest.raises(ValueError, match=rf"a phase must be one of .* Received: kind='{kind}'"):
+        schedule.Phase(kind, active)

@@ -26,6 +26,7 @@ from glow_tf.commands import model_flags
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     model_flags.define_model(values, output="")
+    model_flags.define_seed(values)
     model_flags.define_images(values)
     flags.DEFINE_integer("draws", 1, "Noise draws of each image.", flag_values=values)
 

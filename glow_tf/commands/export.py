@@ -19,7 +19,7 @@ FORMATS = ("savedmodel", "onnx", "litert")
 
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    model_flags.define_model(values, output="exported")
+    model_flags.define_glow(values, output="exported")
     flags.DEFINE_enum("format", "savedmodel", FORMATS, "savedmodel, onnx or litert.", flag_values=values)
 
 
@@ -37,4 +37,4 @@ def main(values: flags.FlagValues) -> None:
         return
     write = export_onnx if values.format == "onnx" else export_litert
     for path in write(glow, folder):
-        print(f"{path}: {path.stat().st_size / 2**20:.1f} MB")
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

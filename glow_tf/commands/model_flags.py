@@ -6,7 +6,7 @@ import io
 import os
 import pathlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
@@ -23,20 +23,30 @@ LARGEST = 1e30  # number that a flag may give; beyond, 32 bits overflow
 
 
 def define_model(values: flags.FlagValues, output: str) -> None:
-    """Defines --model and how it is loaded, --output and --seed; `output` is the default of --output."""
-    flags.DEFINE_string(
-        "model",
-        "",
-        "A preset by name or folder, the workdir of a run, a .keras file, or an exported SavedModel.",
-        flag_values=values,
-    )
+    """Defines --model and --output, for a command that uses `model_of`.
+
+    Args:
+      values: where they are defined.
+      output: the default of --output.
+    """
+    define_glow(values, output, ", or an exported SavedModel")
     flags.DEFINE_bool(
         "allow_unknown_ops",
         False,
         "Load a SavedModel that holds other operations than an export has. It is a program: know its source.",
         flag_values=values,
     )
+
+
+def define_glow(values: flags.FlagValues, output: str, others: str = "") -> None:
+    """Defines --model and --output, for a command that uses `glow_of`; see `define_model`."""
+    kept = f"A preset by name or folder, the workdir of a run, a .keras file{others}."
+    flags.DEFINE_string("model", "", kept, flag_values=values)
     flags.DEFINE_string("output", output, "Where the result is written.", flag_values=values)
+
+
+def define_seed(values: flags.FlagValues) -> None:
+    """Defines --seed."""
     flags.DEFINE_integer(
         "seed",
         0,
@@ -77,24 +87,25 @@ def define_white(values: flags.FlagValues) -> None:
 
 def model_of(values: flags.FlagValues) -> TrainedModel:
     """Loads the model that --model names."""
-    from glow_tf.data.progress import notice
-    from glow_tf.use import open_model
-
-    with notice(f"Loading {values.model}"):
-        return open_model(values.model, values.allow_unknown_ops)
+    return _opened(values.model, values.allow_unknown_ops)
 
 
 def glow_of(values: flags.FlagValues) -> Glow:
     """Loads the model that --model names, which must not be an exported one."""
-    from glow_tf.use import ExportedModel
-
-    model = model_of(values)
-    if isinstance(model, ExportedModel):
+    if pathlib.Path(values.model, "saved_model.pb").exists():
         raise ConfigError(
             "this command needs a preset, the workdir of a run or a .keras file: a SavedModel does not tell "
             f"what happens inside the flow. Received: model={values.model!r}"
         )
-    return model
+    return _opened(values.model)
+
+
+def _opened(model: str, allow_unknown_ops: bool = False) -> Any:
+    from glow_tf.data.progress import notice
+    from glow_tf.use import open_model
+
+    with notice(f"Loading {model}"):
+        return open_model(model, allow_unknown_ops)
 
 
 def images_of(values: flags.FlagValues, model: TrainedModel) -> UsedImages:

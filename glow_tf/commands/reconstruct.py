@@ -17,7 +17,8 @@ from glow_tf.commands import model_flags
 
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    model_flags.define_model(values, output="reconstructed.png")
+    model_flags.define_glow(values, output="reconstructed.png")
+    model_flags.define_seed(values)
     model_flags.define_images(values, examples=8)
     flags.DEFINE_list(
         "temperature", ["0"], "Of the latents that are replaced; 0: the mode.", flag_values=values

@@ -30,7 +30,8 @@ ACTIONS = ("denoise", "inpaint", "upscale")
 
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    model_flags.define_model(values, output="restored.png")
+    model_flags.define_glow(values, output="restored.png")
+    model_flags.define_seed(values)
     model_flags.define_images(values, examples=8)
     flags.DEFINE_list("sigma", ["25"], "Of the noise, in levels of 256.", flag_values=values)
     flags.DEFINE_string(

@@ -48,20 +48,22 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     earlier = flags_file.newer_settings(pathlib.Path(values.workdir))
     settings |= {name: value for name, value in earlier.items() if not values[name].present}
     if values.from_preset:
-        of_preset = _of_preset(values.from_preset).items()  # a flagfile may list every setting
+        of_preset = _of_preset(values.from_preset, values.workdir).items()
+        # A flagfile may list every setting.
         settings |= {k: v for k, v in of_preset if not values[k].on_command_line}
     return configuration.RunConfig.from_settings(settings)
 
 
-def _of_preset(preset: str) -> dict[str, Any]:
-    """Returns the settings of a run that starts from a preset."""
+def _of_preset(preset: str, workdir: str) -> dict[str, Any]:
+    """Returns the settings of a run that starts from a preset, which need not be there any more to go on."""
+    names = {setting.name for setting in configuration.settings_of(configuration.ModelConfig)}
+    names -= set(configuration.SAME_FUNCTION)
+    if flags_file.read_settings(pathlib.Path(workdir)).get("init_from") == preset:
+        before = flags_file.read_config(pathlib.Path(workdir)).to_settings()
+        return {name: before[name] for name in (*names, "init_from", "image_size", "conditional")}
     folder = presets.find(preset)
     model = presets.read_model(folder)
-    settings = {
-        name: value
-        for name, value in dataclasses.asdict(model).items()
-        if name not in ("image_shape", "classes", *configuration.SAME_FUNCTION)
-    }
+    settings = {name: value for name, value in dataclasses.asdict(model).items() if name in names}
     height, width, _ = model.image_shape
     size = height if height == width else 0
     start = preset if presets.is_meant(preset) else str(folder)  # a workdir may have a preset's name

@@ -24,6 +24,7 @@ ROWS = 2  # for each temperature
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     model_flags.define_model(values, output="samples.png")
+    model_flags.define_seed(values)
     flags.DEFINE_integer(
         "num",
         16,

@@ -33,6 +33,7 @@ ACTIONS = ("fit", "check")
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     model_flags.define_model(values, output="scores")
+    model_flags.define_seed(values)
     model_flags.define_images(values)
     flags.DEFINE_string("calibration", "calibration.json", "What fit found.", flag_values=values)
     flags.DEFINE_string(

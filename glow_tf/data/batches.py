@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.config import AUGMENTATIONS
 from glow_tf.errors import ConfigError
 
 SHIFT_DIVISOR = 10  # the shift augmentation moves by at most a tenth of the side
@@ -79,7 +80,11 @@ def training_batches(
       noise_epochs: for every epoch, the epoch whose noise and augmentation it uses; by default its own.
       data_slice: which examples of every batch; by default all.
       labels: the class of each image, integers [N], the last member of every batch; None leaves it out.
+
+    Raises:
+      ConfigError: there are fewer images than a batch holds, or no such augmentation.
     """
+    _check_augment(augment)
     per_epoch = steps_per_epoch(len(images), batch_size) * batch_size
     source = _on_host(images)
     last = tf.constant(len(images) - 1, tf.int64)
@@ -115,7 +120,11 @@ def prefix_batches(
 
     Returns:
       Batches of (images uint8, noise float32, index int64), as in `training_batches`.
+
+    Raises:
+      ConfigError: there is no such augmentation.
     """
+    _check_augment(augment)
     source = _on_host(images)
     last = len(images) - 1
 
@@ -206,6 +215,11 @@ def _training_example(
 def _on_host(images: np.ndarray) -> tf.Tensor:
     with tf.device("CPU:0"):
         return tf.constant(images)
+
+
+def _check_augment(augment: str) -> None:
+    if augment not in AUGMENTATIONS:
+        raise ConfigError(f"augment must be one of {', '.join(AUGMENTATIONS)}. Received: {augment=}")
 
 
 def _augmented(image: tf.Tensor, augment: str, seed: tf.Tensor) -> tf.Tensor:

@@ -16,6 +16,13 @@ SHOWN_AFTER = 1.0  # seconds
 REDRAWN_AFTER = 0.2  # seconds
 
 
+def duration(seconds: float) -> str:
+    """Returns seconds as minutes:seconds, with hours if there are any."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
 class _Line:
     """A line on the terminal that is drawn over itself."""
 
@@ -83,5 +90,5 @@ def with_progress(items: Iterable[T], total: int, task: str) -> Generator[T, Non
             now = time.perf_counter()
             if now - drawn_at >= REDRAWN_AFTER:
                 left = (now - start) / done * (total - done)
-                line.draw(f"{task}: {done} of {total} · {left // 60:.0f}:{left % 60:02.0f} left")
+                line.draw(f"{task}: {done} of {total} · {duration(left)} left")
                 drawn_at = now

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from glow_tf.config import STRATEGIES
 from glow_tf.data.batches import WHOLE, DataSlice
 from glow_tf.devices.part_processes import connect
 from glow_tf.devices.processes import ProcessGroup
@@ -20,21 +21,24 @@ def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Stra
 
     Args:
       strategy: `one_device`; `mirrored` over all GPUs, or over all logical CPU devices where there is no
-        GPU; `auto`: mirrored if that is more than one device; `multi_worker`: mirrored over the processes
-        that `TF_CONFIG` lists, which must all have started; `part_parallel`: TensorFlow's default, to be used
-        with `part_devices`.
+        GPU, which is `one_device` if there is only one; `auto`: the same; `multi_worker`: mirrored over the
+        processes that `TF_CONFIG` lists, which must all have started; `part_parallel`: TensorFlow's default,
+        to be used with `part_devices`.
       virtual_devices: logical CPU devices to make first; 0 leaves them alone.
 
     Raises:
-      ConfigError: TensorFlow has already started with another number of CPU devices.
+      ConfigError: there is no such strategy, or TensorFlow has already started with another number of CPU
+        devices.
     """
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"strategy must be one of {', '.join(STRATEGIES)}. Received: {strategy=}")
     if strategy == "multi_worker":
         wait_for_heartbeats(LONGEST_TRANSFER)
         return tf.distribute.MultiWorkerMirroredStrategy()
     if virtual_devices:
         _make_virtual_devices(virtual_devices)
     devices, gpus = _devices()
-    if strategy == "mirrored" or (strategy == "auto" and len(devices) > 1):
+    if strategy in ("mirrored", "auto") and len(devices) > 1:
         # Collective operations of a second strategy in one process collide on CPU devices; a plain sum
         # does not, and adds in a fixed order.
         reduction = None if gpus else tf.distribute.ReductionToOneDevice()

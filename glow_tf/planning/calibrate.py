@@ -13,6 +13,7 @@ import tensorflow as tf
 from glow_tf import data
 from glow_tf.bijectors import Stack
 from glow_tf.config import RunConfig
+from glow_tf.cost import BOTH_WAYS
 from glow_tf.devices.strategies import device_name, make_strategy
 from glow_tf.glow import Glow
 from glow_tf.partition import part_layouts
@@ -146,7 +147,7 @@ def timed_blocks(glow: Glow, batch_size: int, precision: str) -> list[Timed]:
     for block, (stack, e) in stacks.items():
         x = tf.random.stateless_normal([batch_size, e.height, e.width, e.channels], [0, 1])
         forward, both = _runs(stack, x)
-        for name, run, times in (("forward", forward, 1), ("forward + backward", both, 3)):
+        for name, run, times in (("forward", forward, 1), ("forward + backward", both, BOTH_WAYS)):
             label = f"flow step of block {block}, {name}"
             measure = _per_step(repeated(run), stack.count)
             macs = times * e.macs * batch_size

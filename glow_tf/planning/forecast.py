@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from glow_tf.config import RunConfig
 from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.planning.cluster_file import Cluster
-from glow_tf.planning.planner import PLANNED_STRATEGIES, Forecast, Planner, steps_of_epoch
+from glow_tf.planning.planner import DELAYED, PLANNED_STRATEGIES, Forecast, Planner, steps_of_epoch
 from glow_tf.planning.rates import Calibration
 from glow_tf.run.tables import table
 from glow_tf.schedule import phases
@@ -139,7 +139,8 @@ def recommendations(found: Sequence[Candidate], cluster: Cluster) -> list[str]:
         if not tried:
             lines.append(f"{schedule}: needs several parts; --parts=across_block:2 makes two")
         elif own:
-            strategy = own[0].strategy.replace(", delayed", " --part_delay=1")
+            delayed = own[0].strategy == DELAYED
+            strategy = "part_parallel --part_delay=1" if delayed else own[0].strategy
             flags = f"--schedule={schedule} --strategy={strategy} --parts={own[0].parts}"
             lines.append(f"{schedule}: {flags}")
         else:
@@ -159,8 +160,8 @@ def _worth_comparing(config: RunConfig, schedule: str, strategy: str, parts: str
 
     On one device and under `mirrored`, only the alternating schedule depends on the cuts.
     """
-    own_devices = strategy.startswith("part_parallel")
-    if strategy.endswith("delayed") and schedule != "simultaneous":
+    own_devices = strategy in ("part_parallel", DELAYED)
+    if strategy == DELAYED and schedule != "simultaneous":
         return False
     if schedule == "end_to_end":
         return parts == "1" or own_devices

@@ -15,7 +15,8 @@ from glow_tf.schedule import Phase
 STATES = 4  # weight, gradient and two moments of every parameter
 # A flow step keeps two hidden maps for its backward pass, and this many maps as wide as the flow itself.
 FLOW_MAPS = 6
-PLANNED_STRATEGIES = ("one_device", "mirrored", "part_parallel", "part_parallel, delayed")
+DELAYED = "part_parallel, delayed"  # with a --part_delay
+PLANNED_STRATEGIES = ("one_device", "mirrored", "part_parallel", DELAYED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Planner:
             return self._mirrored(layouts, phase)
         if len(layouts) < 2 or len(layouts) > len(self.cluster.devices):
             return None
-        if strategy == "part_parallel, delayed" and phase.kind == "simultaneous":
+        if strategy == DELAYED and phase.kind == "simultaneous":
             return self._delayed(layouts, phase)
         return self._in_turn(layouts, phase)
 
@@ -228,5 +229,5 @@ def steps_of_epoch(
       strategy: one of `PLANNED_STRATEGIES`.
       delay: steps that a batch waits between two parts, if the strategy is delayed.
     """
-    waiting = strategy.endswith("delayed") and phase.kind == "simultaneous"
+    waiting = strategy == DELAYED and phase.kind == "simultaneous"
     return batches + ((len(layouts) - 1) * delay if waiting else 0)

@@ -4,9 +4,8 @@ from glow_tf.presets.catalogue import Catalogue as Catalogue
 from glow_tf.presets.catalogue import find as find
 from glow_tf.presets.catalogue import is_meant as is_meant
 from glow_tf.presets.catalogue import names as names
-from glow_tf.presets.files import check_place as check_place
+from glow_tf.presets.files import OWN as OWN
 from glow_tf.presets.files import is_preset as is_preset
-from glow_tf.presets.files import put_in_place as put_in_place
 from glow_tf.presets.files import read_about as read_about
 from glow_tf.presets.files import read_model as read_model
 from glow_tf.presets.files import read_model_file as read_model_file

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import shutil
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from glow_tf.config import ModelConfig
-from glow_tf.durable_files import flush, flush_all
+from glow_tf.durable_files import replaced_folder
 from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.text_files import read_json
 from glow_tf.version import __version__
@@ -93,26 +92,6 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def check_place(folder: pathlib.Path, kind: str = "preset", own: Set[str] = OWN) -> None:
-    """Checks that a folder may be replaced; see `put_in_place`.
-
-    Args:
-      folder: which may be absent.
-      kind: what is to be written there.
-      own: the names in a folder of this kind.
-
-    Raises:
-      OSError: it is a file, or holds something else.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise OSError(f"the {kind} {folder} could not be written: there is a file of this name.")
-    if folder.exists() and (other := {entry.name for entry in folder.iterdir()} - own):
-        raise OSError(
-            f"the {kind} {folder} could not be written: the folder must be empty, or hold a {kind} and "
-            f"nothing else. Received: {sorted(other)[:5]}"
-        )
-
-
 def write(
     folder: pathlib.Path,
     model: ModelConfig,
@@ -137,11 +116,7 @@ def write(
     """
     if weights_dtype not in WEIGHTS_DTYPES:
         raise ConfigError(f"weights_dtype must be one of {WEIGHTS_DTYPES}. Received: {weights_dtype=}")
-    check_place(folder)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with replaced_folder(folder, "preset", OWN) as temporary:
         try:
             save_weights(temporary / WEIGHTS)
         except RuntimeError as error:  # h5py's, of a full disk
@@ -160,24 +135,6 @@ def write(
         name = folder.name if folder.parent == pathlib.Path(__file__).parent else f"PATH/{folder.name}"
         card = _card(name, model, about, weights_dtype)
         (temporary / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
-        put_in_place(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:
-    """Renames a folder to the name of another, which is kept until then and removed afterwards.
-
-    The folder outlasts a power cut from then on.
-    """
-    flush_all(new)
-    old = folder.with_name(f".{folder.name}.old")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.replace(old)
-    new.replace(folder)
-    flush(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _halve(path: pathlib.Path) -> None:

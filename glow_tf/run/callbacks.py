@@ -196,6 +196,26 @@ class SampleGrid(RunCallback):
         write_atomically(self.workdir.samples_path(epoch + 1), pictures.png(self.result.grid))
 
 
+class WholeEpochs(keras.callbacks.Callback):
+    """Lets a callback that stops training amid an epoch stop it at the epoch's end; it comes last.
+
+    Keras would end the epoch there, and its row and its checkpoint would be those of a whole one.
+    """
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Begins to listen."""
+        self._stops = False
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Puts the stop off."""
+        self._stops |= self.model.stop_training
+        self.model.stop_training = False
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Stops."""
+        self.model.stop_training |= self._stops
+
+
 class SaveCheckpoints(RunCallback):
     """Saves the state after every epoch, once everything else of the epoch is on disk.
 

@@ -184,14 +184,22 @@ class Checkpoints:
         for factor in self._trainer.rate_factors:
             factor.assign(1.0)
 
-    def save(self, epochs: int, validation_bpd: float | None = None) -> bool:
-        """Saves the state after `epochs` epochs; returns whether it is the best so far.
+    def save(self, epochs: int, validation_bpd: float | None = None) -> None:
+        """Saves the state after `epochs` epochs, and once more if it is the best so far.
+
+        The best is one that a run may go back to: its last step was within its band.
 
         Raises:
           OSError: it could not be written, for example because the disk is full.
         """
+        self.epochs.assign(epochs)
         with self._trainer.averages.in_place():
-            return self._save(epochs, validation_bpd)
+            better = validation_bpd is not None and validation_bpd < float(self.best_bpd)
+            if better and not int(self._trainer.band.streak.numpy()):
+                self.best_bpd.assign(validation_bpd)
+                self._write(self._folder / "best", epochs, 1, self._checkpoint)
+            self._write(self._folder, epochs, 2, self._checkpoint)
+        newest.remove_within(self._folder)
 
     def save_within(self, steps: int, seconds: float) -> None:
         """Saves the state after `steps` steps of an epoch, which took so many seconds.
@@ -204,16 +212,6 @@ class Checkpoints:
         self.seconds.assign(seconds)
         with self._trainer.averages.in_place():
             self._write(newest.within(self._folder, epochs), steps, 2, self._within)
-
-    def _save(self, epochs: int, validation_bpd: float | None) -> bool:
-        self.epochs.assign(epochs)
-        is_best = validation_bpd is not None and validation_bpd < float(self.best_bpd)
-        if is_best:
-            self.best_bpd.assign(validation_bpd)
-            self._write(self._folder / "best", epochs, 1, self._checkpoint)
-        self._write(self._folder, epochs, 2, self._checkpoint)
-        newest.remove_within(self._folder)
-        return is_best
 
     def _write(self, folder: pathlib.Path, number: int, keep: int, checkpoint: tf.train.Checkpoint) -> None:
         """Writes a checkpoint, flushes it, names it in the pointer, and removes those that are too old.

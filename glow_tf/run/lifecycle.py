@@ -25,13 +25,13 @@ from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
 from glow_tf.glow import Glow
 from glow_tf.run import health, newest, recovery, tables
-from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches, SampleGrid, SaveCheckpoints
+from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches, SampleGrid, SaveCheckpoints, WholeEpochs
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
 from glow_tf.run.interrupts import Interrupts, dropped_interrupts_come_again, interrupts_of_run
 from glow_tf.run.progress import Progress, StallWatch
 from glow_tf.run.tensorboard import TensorBoardByPart
-from glow_tf.run.workdir import Workdir
+from glow_tf.run.workdir import SUMMARY, Workdir
 from glow_tf.version import __version__
 
 Exporter = Callable[[Glow, pathlib.Path], None]
@@ -54,8 +54,9 @@ def train(
     Args:
       config: the run.
       export: writes a model to a folder, as `glow_tf.export` does; called at the end if `config.export`.
-      callbacks: of `PartsTrainer.fit`, after the run's own. A run that goes back calls `fit` again, with the
-        same ones. The processes that lend their devices to process 0 do not call them.
+      callbacks: of `PartsTrainer.fit`, after the run's own. One that stops training stops it at the end of
+        the epoch. A run that goes back calls `fit` again, with the same ones. The processes that lend their
+        devices to process 0 do not call them.
 
     Raises:
       ConfigError: something is wrong with the settings, the data or the disk; nothing was trained.
@@ -94,7 +95,7 @@ def _train_in(
             finished = meet(group, same, finished)
         if finished:
             leads = group is None or group.leads  # the others have a temporary workdir
-            where = f", see {workdir.path / 'summary.json'}" if leads else ""
+            where = f", see {workdir.path / SUMMARY}" if leads else ""
             print(f"This run is finished: test {finished['test_bpd']:.4f} bpd{where}.", flush=True)
             if workdir.config.export and not (workdir.path / "export").exists():
                 print(f"It has no export; glow-tf export --model={workdir.path} writes one.", flush=True)
@@ -236,7 +237,7 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Sequence[keras.ca
         initial_epoch=epoch,
         initial_step=step,
         steps_per_epoch=run.steps_per_epoch,
-        callbacks=[*callbacks, *others],
+        callbacks=[*callbacks, *others, WholeEpochs()],
         verbose=0,
     )
 

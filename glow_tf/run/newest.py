@@ -44,9 +44,14 @@ def within(folder: pathlib.Path, epochs: int) -> pathlib.Path:
     return folder / f"after_{epochs}"
 
 
+def all_within(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders of all checkpoints within epochs."""
+    return list(folder.glob("after_*"))
+
+
 def remove_within(folder: pathlib.Path) -> None:
     """Removes all checkpoints within epochs."""
-    for steps in folder.glob("after_*"):
+    for steps in all_within(folder):
         shutil.rmtree(steps)
 
 

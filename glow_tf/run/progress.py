@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
+from glow_tf.data.progress import duration
 from glow_tf.devices.stall import Stall
 from glow_tf.run.callbacks import RunCallback
 from glow_tf.run.epoch import EpochResult, computed
-from glow_tf.run.tables import duration
 
 
 class Progress(RunCallback):

@@ -18,6 +18,7 @@ from glow_tf.devices.workers import follow_first_worker
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.run import newest
+from glow_tf.text_files import read_json
 
 MODEL, DATA = "model.json", "data.json"
 SPLITS = ("train", "validation", "test")
@@ -43,7 +44,7 @@ def check_same_data(folder: pathlib.Path, model: ModelConfig, data: Mapping[str,
       ConfigError: the images are others, or in another order. (Runs of release 0.4 and before tell only the
         shape and the classes.)
     """
-    if not (newest.complete(folder) or any(folder.glob("after_*"))):
+    if not (newest.complete(folder) or any(newest.all_within(folder))):
         return
     for name, (before, now) in _differences(folder, model, data).items():
         raise ConfigError(
@@ -86,7 +87,7 @@ def _differences(
     except (ConfigError, OSError):
         pass  # it is missing or damaged, and written anew
     try:
-        then = json.loads((folder / DATA).read_text())
+        then = read_json(folder / DATA)
         pairs = {name: (then.get(name), now) for name, now in data.items()}
         found |= {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     except (OSError, ValueError, AttributeError):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.run import flags_file
 from glow_tf.run.callbacks import RunCallback
 from glow_tf.run.checkpoints import reason_of
 from glow_tf.run.epoch import EpochResult
@@ -30,7 +31,7 @@ class TensorBoardByPart(RunCallback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Opens the file and writes the texts."""
-        flags = (self.workdir.path / "flags.cfg").read_bytes().decode(errors="backslashreplace")
+        flags = (self.workdir.path / flags_file.NAME).read_bytes().decode(errors="backslashreplace")
         with self._writable():
             self.writer = tf.summary.create_file_writer(str(self.workdir.path / "logs"))
             with self.writer.as_default(step=0):

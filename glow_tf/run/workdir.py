@@ -27,6 +27,7 @@ from glow_tf.schedule import phases_of
 from glow_tf.text_files import read_json
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+SUMMARY = "summary.json"  # a run that has one is finished
 FOLDERS = ("samples", "checkpoints", "logs", "export")  # what a workdir may contain as folders
 
 
@@ -198,7 +199,7 @@ class Workdir:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json; its presence says that the run was finished."""
-        write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        write_atomically(self.path / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
 
     def read_summary(self) -> dict[str, Any] | None:
         """Returns summary.json; None while the run has epochs left.
@@ -206,18 +207,28 @@ class Workdir:
         Raises:
           OSError: the file is damaged.
         """
-        path = self.path / "summary.json"
-        if not path.exists():
-            return None
-        try:
-            summary = read_json(path)
-            epochs, _ = int(summary["epochs"]), float(summary["test_bpd"])
-        except (ValueError, TypeError, KeyError, OverflowError):
-            raise OSError(
-                f"{path} is damaged. Remove it, and the same command writes it anew from the last checkpoint."
-            ) from None
-        return summary if epochs == len(phases_of(self.config)) else None
+        summary = read_summary(self.path)
+        return summary if summary.get("epochs") == len(phases_of(self.config)) else None
 
     def samples_path(self, epoch: int) -> pathlib.Path:
         """Returns where an epoch's (from 1) sample grid goes."""
         return self.path / "samples" / f"epoch_{epoch:04d}.png"
+
+
+def read_summary(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what the summary.json of a workdir says; empty if there is none.
+
+    Raises:
+      OSError: the file is damaged.
+    """
+    path = folder / SUMMARY
+    if not path.exists():
+        return {}
+    try:
+        summary = read_json(path)
+        _ = float(summary["test_bpd"])
+        return {**summary, "epochs": int(summary["epochs"])}
+    except (ValueError, TypeError, KeyError, OverflowError):
+        raise OSError(
+            f"{path} is damaged. Remove it, and the run's command writes it anew from the last checkpoint."
+        ) from None

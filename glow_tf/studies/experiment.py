@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from glow_tf.data.progress import duration
 from glow_tf.devices import children
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
-from glow_tf.run.tables import duration
 from glow_tf.studies.runs import Configure, Run, runs_of, tuned_values, tuning_runs
 from glow_tf.studies.study import TRAIN, Study, Variant
 from glow_tf.studies.table import table_of, with_saved_rows

@@ -12,11 +12,12 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 from glow_tf.config import ModelConfig, RunConfig, all_settings
+from glow_tf.cost import BOTH_WAYS
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
 from glow_tf.presets import read_model_file
-from glow_tf.run.workdir import refuse_other_configuration
+from glow_tf.run.workdir import SUMMARY, refuse_other_configuration
 from glow_tf.schedule import Phase, epoch_costs, phases_of
 from glow_tf.studies.study import Study, Variant
 from glow_tf.text_files import read_text
@@ -101,13 +102,14 @@ class Run:
     @property
     def cost(self) -> float:
         """Predicted cost of the whole run in multiply-adds; comparable within a study."""
-        macs = 3 * sum(layout.forward_macs for layout in part_layouts(self._model))
-        return macs * sum(self.epoch_costs) * max(self.config.data.train_examples, 1)
+        forward = sum(layout.forward_macs for layout in part_layouts(self._model))
+        epoch = (BOTH_WAYS + self.config.train.reversible) * forward
+        return epoch * sum(self.epoch_costs) * max(self.config.data.train_examples, 1)
 
     @property
     def finished(self) -> bool:
         """Whether the run is over, with or without success."""
-        return bool(self.saved_rows) or (self.workdir / "summary.json").exists() or bool(self.failure)
+        return bool(self.saved_rows) or (self.workdir / SUMMARY).exists() or bool(self.failure)
 
     @property
     def failure(self) -> str:
@@ -116,7 +118,7 @@ class Run:
             outcome = self.saved_rows[0]["outcome"]
             return "" if outcome == FINISHED else outcome
         path = self.workdir / FAILURE
-        return path.read_text().strip() if path.exists() else ""
+        return read_text(path).strip() if path.exists() else ""
 
     def check(self) -> None:
         """Raises ConfigError if its folder holds a run of another configuration."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import keras
@@ -13,27 +13,27 @@ from glow_tf.training.phased_model import PhaseSwitch
 
 
 def callbacks_for(
-    given: Any, optimizers: Sequence[keras.optimizers.Optimizer], missing: Set[str]
+    given: Any, optimizers: Sequence[keras.optimizers.Optimizer], missing: Mapping[int, Set[str]]
 ) -> list[keras.callbacks.Callback]:
     """Returns the callbacks of a `fit`: the user's between the trainer's own.
 
     Args:
       given: the user's callbacks: one, a list, or None.
       optimizers: one per part.
-      missing: names of logs that the first epoch does not compute.
+      missing: for each epoch, the names of logs that it does not compute.
 
     Raises:
-      ConfigError: a callback would reach one part alone, or watches what the first epoch does not compute:
-        Keras would take its NaN for the best value, and every later one for worse.
+      ConfigError: a callback would reach one part alone, or watches what some epoch does not compute. Keras
+        would take a NaN of its first epoch for the best value, and every other one for no improvement.
     """
     callbacks: Sequence[Any] = keras.tree.flatten(given) if given is not None else []
     num_parts = len(optimizers)
     for callback in callbacks:
-        compares = getattr(callback, "save_best_only", True) and not getattr(callback, "start_from_epoch", 0)
-        if compares and (name := getattr(callback, "monitor", None)) in missing:
+        name = getattr(callback, "monitor", None)
+        if (epoch := _without(callback, name, missing)) is not None:
             raise ConfigError(
                 "a callback must watch what every epoch computes, such as val_loss. Received: "
-                f"{type(callback).__name__}(monitor={name!r}), which the first epoch does not compute"
+                f"{type(callback).__name__}(monitor={name!r}), which epoch {epoch + 1} does not compute"
             )
         if isinstance(callback, keras.callbacks.SwapEMAWeights) and num_parts > 1:
             raise ConfigError(
@@ -43,6 +43,16 @@ def callbacks_for(
                 f"Received: SwapEMAWeights for {num_parts} parts"
             )
     return [PhaseSwitch(), EndWithAverages(), *callbacks, AllOptimizers(optimizers)]
+
+
+def _without(callback: Any, name: str | None, missing: Mapping[int, Set[str]]) -> int | None:
+    """Returns an epoch (from 0) whose NaN a callback would take for a value of what it watches, or None."""
+    if not getattr(callback, "save_best_only", True):
+        return None
+    watched = [epoch for epoch in missing if epoch >= getattr(callback, "start_from_epoch", 0)]
+    if not hasattr(callback, "patience"):
+        watched = watched[:1]  # a later NaN is no improvement
+    return next((epoch for epoch in watched if name in missing[epoch]), None)
 
 
 class EndWithAverages(keras.callbacks.Callback):
@@ -64,8 +74,8 @@ class AllOptimizers(keras.callbacks.Callback):
 
     Rates: callbacks (`ReduceLROnPlateau`, `LearningRateScheduler`, users' own) set the rate of the model's
     optimizer. This callback comes last. Before each step it compares the first part's rate with what it was,
-    and multiplies the other parts' rates by the same factor. Where another callback sets all rates as
-    training begins, as `BackupAndRestore` does, they stay as they are.
+    and multiplies the other parts' rates by the same factor. Where another callback has set other rates, too,
+    as `BackupAndRestore` does, all stay as they are.
 
     Args:
       optimizers: one per part, with the rates from before any callback.
@@ -77,21 +87,21 @@ class AllOptimizers(keras.callbacks.Callback):
     def __init__(self, optimizers: Sequence[keras.optimizers.Optimizer]):
         super().__init__()
         self._rates = [settable_rate(optimizer) for optimizer in optimizers]
-        self._before = self._now()
-        self._last = self._before[0]
+        self._last = self._now()
         self._ratios = [1.0] * len(self._rates)  # to the first part's rate, when it was last not 0
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Follows a change of the first part's rate alone; notes the rates if others changed, too."""
-        now = self._now()
-        if now[1:] == self._before[1:]:
-            self._follow()
-        else:
-            self._last = now[0]
+        """Follows a change of the rate from before."""
+        self._follow()
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Follows a change of the rate, and notes those of the others."""
+        self._follow()
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Follows a change of the rate since the last step."""
-        self._follow()
+        if _number(self._rates[0]) != self._last[0]:
+            self._follow()
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Follows a last change of the rate."""
@@ -101,19 +111,19 @@ class AllOptimizers(keras.callbacks.Callback):
         return [_number(rate) for rate in self._rates]
 
     def _follow(self) -> None:
-        now = _number(self._rates[0])
-        if now == self._last:
-            return
-        for k, rate in enumerate(self._rates[1:], start=2):
-            if rate is None:
+        now, last = self._now(), self._last
+        if now[0] != last[0] and now[1:] == last[1:]:
+            if None in now:
+                part = now.index(None) + 1
                 raise ConfigError(
                     "a callback changed the learning rate of part 1; give every optimizer a number as its "
-                    f"rate, so that the other parts can follow. Received: a schedule for part {k}"
+                    f"rate, so that the other parts can follow. Received: a schedule for part {part}"
                 )
-            if self._last:
-                self._ratios[k - 1] = float(rate.numpy()) / self._last
-            rate.assign(self._ratios[k - 1] * now)
-        self._last = now
+            for k, rate in enumerate(self._rates[1:], start=2):
+                if last[0]:
+                    self._ratios[k - 1] = last[k - 1] / last[0]
+                rate.assign(self._ratios[k - 1] * now[0])
+        self._last = self._now()
 
 
 def _number(rate: keras.Variable | None) -> float | None:

@@ -27,6 +27,7 @@ class StepGradients(NamedTuple):
       busy: for parts on their own devices, seconds from each active part's input to its last gradient, [];
         empty in an end-to-end phase, where a part has two turns.
       weight: 0 or 1 for every example, [B]; None if all have weight 1.
+      arrived: for each part whether it had a batch, bool []; None if every part had.
     """
 
     loss: tf.Tensor
@@ -34,6 +35,7 @@ class StepGradients(NamedTuple):
     gradients: list[list[tf.Tensor]]
     busy: list[tf.Tensor]
     weight: tf.Tensor | None = None
+    arrived: Sequence[tf.Tensor] | None = None
 
 
 def gradients_together(
@@ -57,13 +59,13 @@ def gradients_together(
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(variables)
         losses, truncated = evaluate()
-        weight = None if weight is None else tf.cast(weight, losses.dtype)
         loss = mean_over_examples(losses, weight)
         if weight is None:
             scaled = loss / replicas  # the replicas' gradients are summed
         else:
-            examples = _over_replicas(tf.reduce_sum(weight), replicas)
-            scaled = tf.math.divide_no_nan(tf.reduce_sum(weight * losses), examples)
+            counts = tf.cast(weight, losses.dtype)
+            examples = _over_replicas(tf.reduce_sum(counts), replicas)
+            scaled = tf.math.divide_no_nan(tf.reduce_sum(counts * losses), examples)
     flat = _over_replicas(tape.gradient(scaled, variables), replicas)
     remaining = iter(flat)
     of_parts = [[next(remaining) for _ in group] for group in groups]

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from glow_tf.internals import untracked
 from glow_tf.schedule import Phase
+from glow_tf.training.gradients import StepGradients
 from glow_tf.training.update import Updated
 
 
@@ -101,32 +102,21 @@ class StepMeans:
     def _scored(self, phase: Phase) -> list[int]:
         return [k for k, has_head in enumerate(self._heads) if phase.scores(k, has_head)]
 
-    def update(
-        self,
-        phase: Phase,
-        truncated: Sequence[tf.Tensor],
-        updated: Updated,
-        busy: Sequence[tf.Tensor],
-        arrived: Sequence[tf.Tensor] | None = None,
-        weight: tf.Tensor | None = None,
-    ) -> None:
+    def update(self, phase: Phase, step: StepGradients, updated: Updated) -> None:
         """Adds a step.
 
         Args:
           phase: what was trained.
-          truncated: truncated negative log-likelihood up to each part that ran, [B], bits per dimension.
+          step: what was computed.
           updated: the gradients' norms, and whether the step was applied.
-          busy: seconds that each active part was busy, []; may be empty.
-          arrived: for each part whether it had a batch, bool []; None if every part had.
-          weight: of every example, [B]; None if all have weight 1.
         """
         finite = updated.finite
         replicas = tf.distribute.get_strategy().num_replicas_in_sync  # each of them counts the step
         self._skipped.update_state(tf.where(finite, 0.0, 1 / replicas))
-        arrived = [True] * (phase.last + 1) if arrived is None else arrived
+        arrived = [True] * (phase.last + 1) if step.arrived is None else step.arrived
         weights = [tf.cast(finite & a, tf.float32) for a in arrived]
         # With queues, all of `truncated` belongs to the batch that has come to the last part.
-        of_examples = weights[-1] if weight is None else weights[-1] * weight
+        of_examples = weights[-1] if step.weight is None else weights[-1] * step.weight
 
         def add(name: str, values: tf.Tensor, weight: tf.Tensor) -> None:
             # A weight per value: Keras would count a batch once, whatever its size, if it had one weight.
@@ -134,10 +124,10 @@ class StepMeans:
             self._means[name].update_state(tf.where(finite, values, 0), weight)
 
         for k in self._scored(phase):
-            add(f"local_bpd_{k + 1}", truncated[k], of_examples)
+            add(f"local_bpd_{k + 1}", step.truncated[k], of_examples)
         for k, norm in zip(phase.active, updated.norms, strict=True):
             add(f"gradient_norm_{k + 1}", norm, weights[k])
-        for k, seconds in zip(phase.active, busy, strict=False):
+        for k, seconds in zip(phase.active, step.busy, strict=False):
             add(f"busy_seconds_{k + 1}", seconds, weights[k])
         if phase.last == self._last:
-            add("bpd", truncated[-1], of_examples)
+            add("bpd", step.truncated[-1], of_examples)

@@ -18,6 +18,8 @@ from glow_tf.schedule import Phase
 
 # What a saved trainer keeps: not where or how steps are computed.
 SAVED = ("clip_norm", "reversible", "part_delay", "max_skipped_steps", "max_outside_steps", "rate_scaling")
+# What trainers did before these options existed.
+BEFORE = {"max_skipped_steps": 0, "max_outside_steps": None, "rate_scaling": "none"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +30,9 @@ class CompileOptions:
     reversible: bool
     part_delay: int
     jit_compile: bool | str
-    max_skipped_steps: int = 10
-    max_outside_steps: int | None = 10
-    rate_scaling: str = "size"
+    max_skipped_steps: int
+    max_outside_steps: int | None
+    rate_scaling: str
     steps_per_execution: int = 1
     run_eagerly: bool = False
 
@@ -55,6 +57,8 @@ class CompileOptions:
                     f"Received: part {k + 1} with trainable={glow.parts[k].trainable}"
                 )
         jit_compile = self.jit_compile
+        if jit_compile not in (True, False, "auto"):
+            raise ConfigError(f"jit_compile must be True, False or 'auto'. Received: {jit_compile=}")
         if jit_compile == "auto":
             alone = strategy.num_replicas_in_sync == 1 and not glow.part_devices
             jit_compile = alone and not self.run_eagerly and compiles_by_default()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -67,12 +68,7 @@ class SkippedSteps:
         self._allowed.assign(self.most if steps is None else min(self.most, steps - 1))
 
     def finite(
-        self,
-        phase: Phase,
-        step: StepGradients,
-        norms: Sequence[tf.Tensor],
-        batch: Callable[[], tf.Tensor],
-        arrived: Sequence[tf.Tensor] | None = None,
+        self, phase: Phase, step: StepGradients, norms: Sequence[tf.Tensor], batch: Callable[[], tf.Tensor]
     ) -> tf.Tensor:
         """Returns whether a step may change the weights, bool []; the same on all replicas.
 
@@ -81,7 +77,6 @@ class SkippedSteps:
           step: its losses are those of this replica.
           norms: of the gradients, [] each; the same on all replicas.
           batch: returns the step's dequantised images [B, H, W, C], for the message.
-          arrived: for each part whether it has a batch, bool []; None if every part has.
 
         Raises:
           tf.errors.InvalidArgumentError: training has to stop; `fault` says why.
@@ -101,7 +96,7 @@ class SkippedSteps:
         stops = explains & (in_a_row > self._allowed)
         observed, row = None, in_a_row
         if self.most_outside is not None:
-            observed = self.band.observe(phase, finite, losses, norms, arrived)
+            observed = self.band.observe(phase, finite, losses, norms, step.arrived)
             stops |= tf.where(finite, first, explains) & (observed.streak > self.most_outside)
             row = tf.maximum(in_a_row, observed.streak)
         if self.compiled:
@@ -109,6 +104,17 @@ class SkippedSteps:
         numbers = (tf.where(finite, tf.zeros_like(row), row), step.loss, tf.stack(norms))
         with tf.control_dependencies([self._checked(phase, stops, batch, numbers, observed)]):
             return tf.identity(finite)
+
+    @contextlib.contextmanager
+    def naming_faults(self) -> Iterator[None]:
+        """Within the context, what stopped training is raised in the place of TensorFlow's error."""
+        self.fault = None
+        try:
+            yield
+        except tf.errors.OpError:
+            if self.fault:
+                raise self.fault from None
+            raise
 
     def raise_fault(self, phase: Phase) -> None:
         """Raises DivergedError if compiled steps were too often not finite, or outside of their band."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -21,7 +20,7 @@ from glow_tf.training.band import Band
 from glow_tf.training.datasets import Dataset, start_reading
 from glow_tf.training.fit_callbacks import callbacks_for
 from glow_tf.training.gradients import gradients_by_device, gradients_together
-from glow_tf.training.options import CompileOptions, check_compiled, optimizers_per_part
+from glow_tf.training.options import BEFORE, CompileOptions, check_compiled, optimizers_per_part
 from glow_tf.training.phased_model import PhasedModel
 from glow_tf.training.prefix import PrefixCache
 from glow_tf.training.queues import DelayQueues
@@ -221,7 +220,8 @@ class PartsTrainer(PhasedModel):
         images, noise, index, labels = inputs.unpack(batch, self._labelled)
         phase = self.phase
         if noise is None:  # a dataset of images alone: new noise in every step
-            first = phase.active[0]  # to which every batch comes first, also where batches wait
+            # To which every batch comes first, also where batches wait; one without weights counts no steps.
+            first = next(k for k in phase.active if self.glow.parts[k].trainable_variables)
             noise = inputs.noise_of_step(images, (self.seed, first), steps_made(self.optimizers[first]).value)
         images, noise, weight, labels = inputs.filled_up(inputs.Batch(images, noise, None, labels))
         groups = objective.trained_variables(self.glow, phase)
@@ -232,15 +232,16 @@ class PartsTrainer(PhasedModel):
         if self.glow.part_devices:
             with self.glow.on_device_of(0):
                 passage = self.glow.enter(images, noise, self.seed, labels)
-            result = gradients_by_device(self.glow, passage, phase, groups, queues, weight)
+            step = gradients_by_device(self.glow, passage, phase, groups, queues, weight)
         else:
-            result = gradients_together(
+            step = gradients_together(
                 lambda: self.objectives(images, noise, phase, index, labels), groups, weight
             )
+        step = step._replace(arrived=arrived)
         updated = self._update(
-            phase, groups, result, lambda: self.glow.dequantized(images, noise, seed=self.seed), arrived
+            phase, groups, step, lambda: self.glow.dequantized(images, noise, seed=self.seed)
         )
-        self.means.update(phase, result.truncated, updated, result.busy, arrived, weight)
+        self.means.update(phase, step, updated)
         return self.get_metrics_result()
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
@@ -304,25 +305,20 @@ class PartsTrainer(PhasedModel):
             self._make_queues(dataset, kwargs.get("steps_per_epoch"))
         self.initialize_from(dataset)
         self.averages.start()
-        first = self.phase_of(kwargs.get("initial_epoch", 0))
-        missing = set(self.means.names) - {metric.name for metric in self.means.of(first)}
+        missing = self._missing_logs(kwargs.get("initial_epoch", 0), kwargs["epochs"])
         kwargs["callbacks"] = callbacks_for(kwargs.get("callbacks"), self.optimizers, missing)
         start_reading(dataset)
         if not (kwargs.get("initial_epoch") or initial_step):
             self.band.forget()
-        with self._naming_faults():
+        with self._skips.naming_faults():
             return super().fit(dataset, **kwargs)
 
-    @contextlib.contextmanager
-    def _naming_faults(self) -> Iterator[None]:
-        """Raises what stopped training in the place of TensorFlow's error."""
-        self._skips.fault = None
-        try:
-            yield
-        except tf.errors.OpError:
-            if self._skips.fault:
-                raise self._skips.fault from None
-            raise
+    def _missing_logs(self, first: int, epochs: int) -> dict[int, set[str]]:
+        """Returns what each epoch does not compute; after the last phase all are like the first one there."""
+        last = min(epochs, max(first, len(self.phases)) + 1)
+        found = {epoch: self.phase_of(epoch) for epoch in range(first, last)}
+        names = {p: set(self.means.names) - {m.name for m in self.means.of(p)} for p in set(found.values())}
+        return {epoch: names[phase] for epoch, phase in found.items()}
 
     def train_on_batch(
         self,
@@ -354,7 +350,7 @@ class PartsTrainer(PhasedModel):
         if not self.glow.initialized:
             self.initialize(batch.images, batch.noise)
         self.averages.start()
-        with self._naming_faults():
+        with self._skips.naming_faults():
             # Keras hands its arguments on as the members of the batch.
             logs = super().train_on_batch(batch.images, batch.noise, batch.labels, return_dict=return_dict)
             self._skips.raise_fault(self.phase)
@@ -454,8 +450,7 @@ class PartsTrainer(PhasedModel):
     def compile_from_config(self, config: dict) -> None:
         """See keras.Model."""
         optimizers = [keras.saving.deserialize_keras_object(o) for o in config.pop("optimizers")]
-        # What trainers did before these options existed.
-        config = {"max_skipped_steps": 0, "max_outside_steps": None, "rate_scaling": "none", **config}
+        config = {**BEFORE, **config}
         if not self.glow.part_devices:  # they are not saved
             config["part_delay"] = 0
         self.compile(optimizers, **config)

@@ -47,7 +47,8 @@ class Update:
         `none`.
 
     Raises:
-      ConfigError: an optimizer accumulates gradients over steps, or clips them, on several replicas.
+      ConfigError: an optimizer accumulates gradients over steps, or clips them, under a strategy of
+        `tf.distribute`.
     """
 
     def __init__(
@@ -59,23 +60,21 @@ class Update:
         rate_scaling: str,
     ):
         flow_steps = glow.config.num_blocks * glow.config.flow_steps
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         for k, (part, optimizer) in enumerate(zip(glow.parts, optimizers, strict=True)):
             # Replicas that accumulate would meet within a `tf.cond`; Keras clips before it sums over them.
             of_one_replica = ("gradient_accumulation_steps", "clipnorm", "global_clipnorm", "clipvalue")
             given = {name: getattr(optimizer, name, None) for name in of_one_replica}
-            if replicas > 1 and any(given.values()):
+            if tf.distribute.has_strategy() and any(given.values()):
                 raise ConfigError(
-                    f"an optimizer with {', '.join(name for name in given if given[name])} needs a single "
-                    "replica; the clip_norm of compile clips the gradients' sum over replicas. "
-                    f"Received: {replicas} replicas"
+                    f"an optimizer with {', '.join(name for name in given if given[name])} needs a trainer "
+                    "outside of a tf.distribute strategy; the clip_norm of compile clips the gradients' sum "
+                    f"over replicas. Received: {type(tf.distribute.get_strategy()).__name__}"
                 )
             with glow.on_device_of(k):
                 optimizer.build(part.trainable_variables)
             scaled = rate_scaling == "size"
-            scale_rates(
-                optimizer, [rate_factor(v, flow_steps) if scaled else 1.0 for v in part.trainable_variables]
-            )
+            factors = [rate_factor(v, flow_steps) if scaled else 1.0 for v in part.trainable_variables]
+            scale_rates(optimizer, part.trainable_variables, factors)
             if isinstance(optimizer, Fused):
                 optimizer.sums_gradients = False
         self.glow = glow
@@ -84,12 +83,7 @@ class Update:
         self.skips = skips
 
     def __call__(
-        self,
-        phase: Phase,
-        groups: Groups,
-        step: StepGradients,
-        batch: Callable[[], tf.Tensor],
-        arrived: Sequence[tf.Tensor] | None = None,
+        self, phase: Phase, groups: Groups, step: StepGradients, batch: Callable[[], tf.Tensor]
     ) -> Updated:
         """Checks, clips and applies.
 
@@ -98,7 +92,6 @@ class Update:
           groups: the trained variables of each active part.
           step: their gradients.
           batch: returns the step's dequantised images [B, H, W, C], for the diagnosis.
-          arrived: for each part whether it has a batch, bool []; None if every part has.
 
         Raises:
           tf.errors.InvalidArgumentError: too many steps in a row are not finite; see `SkippedSteps`.
@@ -107,11 +100,11 @@ class Update:
             self._on_device(k, tf.linalg.global_norm, own)
             for k, own in zip(phase.active, step.gradients, strict=True)
         ]
-        finite = self.skips.finite(phase, step, norms, batch, arrived)
+        finite = self.skips.finite(phase, step, norms, batch)
         clipped = self._clipped(phase, step.gradients, norms)
         for k, own, variables in zip(phase.active, clipped, groups, strict=True):
             with self.glow.on_device_of(k):
-                self._apply(k, own, variables, finite, None if arrived is None else arrived[k])
+                self._apply(k, own, variables, finite, None if step.arrived is None else step.arrived[k])
         return Updated(norms, finite)
 
     def _clipped(
@@ -141,8 +134,9 @@ class Update:
         arrived: tf.Tensor | None,
     ) -> None:
         optimizer = self.optimizers[k]
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            _apply_on_replicas(optimizer, gradients, variables, finite)
+        if tf.distribute.has_strategy():  # of a single replica, too
+            applied = finite if arrived is None else finite & arrived
+            _apply_on_replicas(optimizer, gradients, variables, applied)
             return
 
         def apply() -> bool:

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from glow_tf.data.loading import load as load_data
+from glow_tf.durable_files import check_place
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
-from glow_tf.presets import check_place
+from glow_tf.presets import OWN
 from glow_tf.run.flags_file import command_of, read_config
 from glow_tf.run.same_data import check_same_data, fingerprints
 from glow_tf.run.saved import load_glow
+from glow_tf.run.workdir import read_summary
 from glow_tf.schedule import phases_of
-from glow_tf.text_files import read_json
 from glow_tf.use.evaluation import evaluate, mean_and_error
 
 
@@ -43,10 +44,10 @@ def keep_run(
 
     Raises:
       ConfigError: the folder is no workdir, its run is not finished, or the images are not those of the run.
-      OSError: the preset cannot be written.
+      OSError: the run's summary is damaged, or the preset cannot be written.
     """
     workdir, folder = pathlib.Path(workdir), pathlib.Path(folder)
-    check_place(folder)
+    check_place(folder, "preset", OWN)
     config = read_config(workdir)
     summary = _summary(workdir, len(phases_of(config)))
     data_config = dataclasses.replace(config.data, data_dir=data_dir or config.data.data_dir)
@@ -72,17 +73,11 @@ def keep_run(
 
 
 def _summary(workdir: pathlib.Path, epochs: int) -> dict[str, Any]:
-    """Returns the summary of a run; ConfigError if the run has epochs left, or the file is damaged."""
-    path = workdir / "summary.json"
-    try:
-        summary = read_json(path) if path.exists() else {}
-        finished = int(summary.get("epochs", 0))
-        _ = float(summary["test_bpd"]) if finished else 0.0
-    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
-        raise ConfigError(f"{path} is damaged; the run's command writes it anew. Received: {error}") from None
-    if finished != epochs:
+    """Returns the summary of a run; ConfigError if the run has epochs left."""
+    summary = read_summary(workdir)
+    if summary.get("epochs") != epochs:
         raise ConfigError(
             f"the run must be finished: its command goes on. Received: workdir={str(workdir)!r}, with "
-            f"{finished} of {epochs} epochs in its summary"
+            f"{summary.get('epochs', 0)} of {epochs} epochs in its summary"
         )
     return summary

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import pathlib
-import shutil
 
 import keras
 import tensorflow as tf
 
-from glow_tf.durable_files import check_can_be_read_again
+from glow_tf.durable_files import check_can_be_read_again, check_place, replaced_folder
 from glow_tf.glow import Glow
 from glow_tf.pieces import number_of_streams
-from glow_tf.presets import check_place, put_in_place
 from glow_tf.run.checkpoints import reason_of
 
 # What TensorFlow writes into the folder of a SavedModel.
@@ -64,12 +62,8 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     with number_of_streams(1):  # other processes set no threads for several
         for name, (function, signature) in endpoints.items():
             archive.add_endpoint(name, function, input_signature=signature)
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        archive.write_out(str(temporary), verbose=False)
-        put_in_place(temporary, path)
+        with replaced_folder(path, "SavedModel", SAVED_MODEL) as temporary:
+            archive.write_out(str(temporary), verbose=False)
     except (OSError, tf.errors.OpError) as error:
         raise OSError(f"the SavedModel {path} could not be written: {reason_of(error)}.") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

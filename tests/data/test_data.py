@@ -245,6 +245,8 @@ def test_augmentations(rng):
     shifted = take(data.training_batches(images, 16, seed=1, augment="shift"), 1)[0][0]
     assert shifted.shape == images.shape
     assert not all(any(np.array_equal(a, b) for b in images) for a in shifted)
+    with pytest.raises(ConfigError, match=r"augment must be one of none, .* Received: augment='noflip'"):
+        data.training_batches(images, 16, seed=1, augment="noflip")
 
 
 def test_a_batch_that_cannot_be_filled_is_an_error(rng):

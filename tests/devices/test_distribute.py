@@ -4,10 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_small_images, small_config
+from conftest import make_small_images, small_config, small_glow
 
 from glow_tf import Glow, NonFiniteError, PartsTrainer, phases
 from glow_tf.data.batches import untuned
+from glow_tf.devices import strategies
 from glow_tf.devices.strategies import check_batch_size, make_strategy
 from glow_tf.errors import ConfigError
 from glow_tf.training.optimizers import FusedAdamax
@@ -78,6 +79,25 @@ def test_predict_takes_a_last_batch_that_leaves_a_replica_without_images(mirrore
 def test_a_batch_must_divide_over_the_replicas():
     with pytest.raises(ConfigError, match=r"multiple of the 2 replicas. Received: batch_size=15"):
         check_batch_size(15, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+
+
+def test_mirrored_on_one_device_is_that_device(monkeypatch):
+    monkeypatch.setattr(strategies, "_devices", lambda: (["CPU:0"], []))
+    assert make_strategy("mirrored") is tf.distribute.get_strategy()
+    with pytest.raises(ConfigError, match=r"strategy must be one of auto, .* Received: strategy='mirorred'"):
+        make_strategy("mirorred")
+
+
+def test_a_strategy_of_one_replica_trains_as_none_does(small_images):
+    found = []
+    for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0"])):
+        with strategy.scope():
+            trainer = PartsTrainer(small_glow(perturbed=False, parts="by_block:2"), phases("alternating", 2, 2))
+            trainer.compile("adamax")
+        trainer.fit(small_images[:64], batch_size=16, verbose=0)
+        found.append(trainer.glow.get_weights())
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_virtual_devices_after_the_start_are_an_error():

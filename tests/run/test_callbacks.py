@@ -1,10 +1,13 @@
 """What the callbacks of a run write of an epoch."""
 
+import keras
 import numpy as np
 from conftest import small_glow
 from helpers import config
 
+import glow_tf
 from glow_tf import PartsTrainer, data, phases
+from glow_tf.run import lifecycle
 from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches
 from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.workdir import Workdir
@@ -24,6 +27,21 @@ def test_workers_but_the_first_write_no_history(tmp_path, small_images):
     folder.close()
     assert np.isfinite(result.test[0])
     assert not (folder.path / "history.csv").exists()
+
+
+class StopAmid(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = batch == 1
+
+
+def test_a_callback_that_stops_amid_an_epoch_stops_a_run_at_its_end(tmp_path):
+    settings = config(tmp_path / "run", part_epochs=3, finetune_epochs=0, tensorboard=False, export=False)
+    summary = lifecycle.train(settings, None, [StopAmid()])
+    assert summary["epochs"] == 1
+    trainer = glow_tf.load_trainer(tmp_path / "run")
+    steps = settings.data.train_examples // settings.train.batch_size
+    assert int(trainer.optimizers[0].iterations) == steps > 2
+    assert "a callback stopped training after epoch 1 of 3" in " ".join(summary["warnings"])
 
 
 def test_what_an_epoch_did_not_compute_has_an_empty_cell():

@@ -20,7 +20,6 @@ from helpers import config, flags, rows_of, signal_amid, train
 
 import glow_tf
 from glow_tf import ConfigError, PartsTrainer, durable_files, export, phases
-from glow_tf.presets.files import put_in_place
 from glow_tf.run import callbacks, lifecycle, newest, workdir
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.interrupts import dropped_interrupts_come_again, interrupts_of_run
@@ -191,9 +190,9 @@ def test_a_folder_that_lost_its_name_to_a_kill_is_kept_until_the_new_one_has_it(
     with monkeypatch.context() as patch:
         patch.setattr(pathlib.Path, "replace", raising(Cut()))
         with pytest.raises(Cut):
-            put_in_place(tmp_path / "new", tmp_path / "kept")
+            durable_files.put_in_place(tmp_path / "new", tmp_path / "kept")
     assert (tmp_path / ".kept.old").exists()
-    put_in_place(tmp_path / "new", tmp_path / "kept")
+    durable_files.put_in_place(tmp_path / "new", tmp_path / "kept")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 

@@ -347,6 +347,18 @@ def test_a_checkpoint_amid_trouble_is_passed_over_and_removed(tmp_path):
     assert checkpoints.go_back(before=1) is None
 
 
+def test_the_best_epoch_is_one_that_a_run_may_go_back_to(tmp_path):
+    trainer = make_trainer()
+    checkpoints = Checkpoints(tmp_path, trainer)
+    for epoch, streak, bpd in ((1, 0, 3.5), (2, 4, 3.4)):
+        trainer.band.streak.assign(streak)
+        checkpoints.save(epoch, validation_bpd=bpd)
+    assert newest.complete(tmp_path / "best") == [1]
+    assert checkpoints.go_back() == 1
+    assert newest.complete(tmp_path / "best") == [1]
+    assert float(checkpoints.best_bpd) == pytest.approx(3.5)
+
+
 def test_a_run_that_goes_back_to_its_start_leaves_nothing_that_looks_lost(tmp_path):
     checkpoints = Checkpoints(tmp_path, make_trainer())
     for epoch, bpd in ((1, 3.0), (2, 2.0)):

@@ -18,6 +18,7 @@ from conftest import rewound, small_config, small_glow
 
 from glow_tf import ConfigError, Glow, PartsTrainer, phases
 from glow_tf.data.batches import untuned
+from glow_tf.internals import steps_made
 
 PARTS = 2
 
@@ -237,7 +238,64 @@ def test_an_epoch_is_not_cut_by_steps_that_are_made_together(small_images):
         fit(small_images[:40], trainer=trainer, epochs=1, steps_per_epoch=4, initial_step=3)
 
 
+def test_a_dataset_begins_after_the_steps_that_were_made_before(small_images):
+    batches = untuned(tf.data.Dataset.from_tensor_slices(small_images[:40]).batch(8))
+    trainer = usual_trainer()
+    made = int(steps_made(trainer.optimizers[0]))
+    fit(batches.skip(3), trainer=trainer, epochs=1, steps_per_epoch=5, initial_step=3)
+    assert int(steps_made(trainer.optimizers[0])) == made + 2
+
+
+# Layers that are not trained
+
+
+def frozen_trainer(**kwargs):
+    glow = small_glow(perturbed=False, flow_steps=1, parts=f"by_block:{PARTS}", seed=3)
+    glow.parts[0].trainable = False
+    trainer = PartsTrainer(glow, seed=7)
+    trainer.compile([keras.optimizers.SGD(0.0) for _ in range(PARTS)], **kwargs)
+    return trainer
+
+
+def test_every_step_draws_other_noise_if_the_first_part_is_not_trained(small_images):
+    batches = untuned(tf.data.Dataset.from_tensor_slices(small_images[:32]).batch(32))
+    found = frozen_trainer().fit(batches, epochs=2, verbose=0).history["bpd"]
+    assert found[0] != found[1]
+
+
+def test_what_is_not_trained_stays_so_in_a_file(small_images, tmp_path):
+    trainer = frozen_trainer()
+    trainer.fit(small_images, verbose=0)
+    trainer.save(tmp_path / "trainer.keras")
+    loaded = keras.saving.load_model(tmp_path / "trainer.keras")
+    assert not loaded.glow.parts[0].trainable_variables
+    assert len(loaded.glow.parts[1].trainable_variables) == len(trainer.glow.parts[1].trainable_variables)
+    assert [len(o.variables) for o in loaded.optimizers] == [len(o.variables) for o in trainer.optimizers]
+
+
+def test_the_same_optimizers_go_on_when_a_layer_is_not_trained_any_more(small_images):
+    trainer = make_trainer()
+    optimizers = [keras.optimizers.Adamax(5e-3, use_ema=True) for _ in range(PARTS)]
+    trainer.compile(optimizers)
+    trainer.glow.parts[0].bijectors[1].trainable = False
+    trainer.compile(optimizers)
+    trainer.initialize(small_images[:32])
+    before = trainer.glow.parts[0].bijectors[1].get_weights()
+    trainer.train_on_batch(small_images[:32])
+    for a, b in zip(before, trainer.glow.parts[0].bijectors[1].get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 # Rates
+
+
+def test_rates_that_a_callback_sets_for_every_part_stay(small_images):
+    class SetRates(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            for optimizer in self.model.optimizers:
+                optimizer.learning_rate = 1e-3
+
+    np.testing.assert_allclose(rates_of(fit(small_images, SetRates(), epochs=1)), [1e-3, 1e-3], rtol=1e-6)
 
 
 def test_a_rate_set_by_a_callback_of_the_user_reaches_all_parts_before_the_next_step(small_images):
@@ -432,9 +490,22 @@ def test_a_trainer_without_optimizers_is_saved(tmp_path):
 def test_a_monitor_of_what_the_first_epoch_does_not_compute_is_refused(small_images):
     for name in ("loss", "local_bpd_2"):
         stop = keras.callbacks.EarlyStopping(monitor=name)
-        with pytest.raises(ConfigError, match=rf"must watch .*EarlyStopping\(monitor='{name}'\), which the"):
+        with pytest.raises(
+            ConfigError, match=rf"must watch .*EarlyStopping\(monitor='{name}'\), which epoch 1"
+        ):
             fit(small_images, stop)
     fit(small_images, keras.callbacks.EarlyStopping(monitor="local_bpd_1", patience=9), epochs=1)
+
+
+def test_a_monitor_with_patience_needs_a_value_in_every_epoch(small_images, tmp_path):
+    trainer = usual_trainer()  # alternating: epoch 2 trains part 2, which part 1's norm says nothing of
+    stop = keras.callbacks.EarlyStopping(monitor="gradient_norm_1", patience=1)
+    with pytest.raises(ConfigError, match=r"gradient_norm_1'\), which epoch 2 does not compute"):
+        fit(small_images, stop, trainer=trainer, epochs=3)
+    path = tmp_path / "best.keras"  # a later NaN is no improvement
+    kept = keras.callbacks.ModelCheckpoint(path, monitor="gradient_norm_1", save_best_only=True)
+    fit(small_images, kept, trainer=trainer, epochs=2)
+    assert path.exists()
 
 
 def test_monitors_know_that_fewer_bits_are_better(small_images, tmp_path):

@@ -85,6 +85,12 @@ def test_where_steps_are_compiled_by_default_is_decided_by_the_device(monkeypatc
     assert trainer.jit_compile
 
 
+def test_the_flags_word_for_no_xla_does_not_turn_it_on():
+    trainer = PartsTrainer(small_glow(), phases("end_to_end", 2, 1))
+    with pytest.raises(ConfigError, match=r"True, False or 'auto'. Received: jit_compile='off'"):
+        trainer.compile("sgd", jit_compile="off")
+
+
 def test_what_cannot_be_compiled_is_refused():
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice()).scope():
         trainer = PartsTrainer(small_glow(), phases("end_to_end", 2, 1))

@@ -1,6 +1,7 @@
 """Presets: models kept as plain files, those that come with the package, and runs that start from one."""
 
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -12,6 +13,7 @@ import glow_tf
 from glow_tf import data, presets
 from glow_tf.commands import run_flags
 from glow_tf.errors import ConfigError
+from glow_tf.run.flags_file import flagfile
 from glow_tf.use import evaluate
 
 LIMIT_MB = 8
@@ -231,6 +233,17 @@ def test_a_run_begins_with_the_weights_of_a_preset(kept, tmp_path, capsys):
     start = evaluate(glow_tf.Glow.from_preset(kept), test, seed=run.seed).per_image.mean()
     assert summary["test_bpd"] == pytest.approx(start, rel=1e-5)
     assert f"--init_from={kept}" in (tmp_path / "run" / "flags.cfg").read_text()
+
+
+def test_a_run_goes_on_when_its_preset_is_not_there_any_more(kept, tmp_path):
+    arguments = (f"--from_preset={kept}", f"--workdir={tmp_path / 'run'}", "--part_epochs=3")
+    began = run_of(*arguments)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "flags.cfg").write_text(flagfile(began))
+    shutil.rmtree(kept)
+    assert run_of(*arguments) == began
+    with pytest.raises(ConfigError, match="preset must be one of"):
+        run_of(f"--from_preset={kept}", f"--workdir={tmp_path / 'another'}")
 
 
 def test_a_workdir_of_a_presets_name_does_not_stand_in_for_it(tmp_path, monkeypatch):
