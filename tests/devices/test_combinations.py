@@ -11,6 +11,7 @@ from glow_tf.schedule import SCHEDULES
 pytestmark = pytest.mark.slow
 
 PRECISIONS = {"float32": 2e-3, "mixed_bfloat16": 2e-2}  # → how far final bits/dim may be apart
+PRIORS = ("standard", "flow:4x1")
 TINY = {
     "train_examples": 128,
     "flow_steps": 1,
@@ -35,20 +36,24 @@ def bpd_of(tmp_path_factory):
     return bpd
 
 
+@pytest.mark.parametrize("local_prior", PRIORS)
 @pytest.mark.parametrize("strategy", ["mirrored", "part_parallel"])
 @pytest.mark.parametrize("reversible", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_every_combination_ends_where_one_device_does(schedule, precision, reversible, strategy, bpd_of):
-    expected = bpd_of(schedule=schedule, precision=precision, reversible=False, strategy="one_device")
-    found = bpd_of(schedule=schedule, precision=precision, reversible=reversible, strategy=strategy)
+def test_every_combination_ends_where_one_device_does(
+    schedule, precision, reversible, strategy, local_prior, bpd_of
+):
+    own = {"schedule": schedule, "precision": precision, "local_prior": local_prior}
+    expected = bpd_of(**own, reversible=False, strategy="one_device")
+    found = bpd_of(**own, reversible=reversible, strategy=strategy)
     assert found == pytest.approx(expected, abs=PRECISIONS[precision])
 
 
-@pytest.mark.parametrize("reversible", [False, True])
+@pytest.mark.parametrize(("reversible", "local_prior"), zip([False, True], PRIORS, strict=True))
 @pytest.mark.parametrize(("schedule", "precision"), zip(SCHEDULES, itertools.cycle(PRECISIONS)))
-def test_workers_end_where_one_device_does(schedule, precision, reversible, bpd_of, tmp_path):
-    settings = {"schedule": schedule, "precision": precision}
+def test_workers_end_where_one_device_does(schedule, precision, reversible, local_prior, bpd_of, tmp_path):
+    settings = {"schedule": schedule, "precision": precision, "local_prior": local_prior}
     expected = bpd_of(**settings, reversible=False, strategy="one_device")
     process = launch("worker", *flags(tmp_path / "run", **TINY, **settings, reversible=reversible))
     output, _ = process.communicate(timeout=300)

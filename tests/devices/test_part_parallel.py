@@ -16,8 +16,11 @@ BUSY = {"busy_seconds_1", "busy_seconds_2"}
 COUNTERS = ("iteration", "learning_rate")  # scalars, which stay with the process
 
 
+HEADS = {"local_prior": "flow:4x1"}
+
+
 def train(devices, schedule, images, dtype="float64", reversible=False, part_delay=0, **changes):
-    config = small_config(flow_steps=1, parts="by_block:2", **changes)
+    config = small_config(flow_steps=1, parts="by_block:2", **HEADS, **changes)
     glow = Glow(config, devices, dtype=dtype, name="glow")
     trainer = PartsTrainer(glow, phases(schedule, 2, 4, 1), seed=5)
     trainer.compile(
@@ -98,9 +101,15 @@ def test_recomputed_activations_and_bfloat16_work_there_too(small_images):
     np.testing.assert_allclose(two["val_bpd"], one["val_bpd"], atol=0.02)
 
 
-@pytest.mark.parametrize(("schedule", "delay"), [("simultaneous", 1), ("end_to_end", 0)])
-def test_nothing_but_activations_and_single_numbers_goes_from_device_to_device(schedule, delay, small_images):
-    glow = Glow(small_config(flow_steps=1, parts="by_block:2"), two_devices(), name="glow")
+@pytest.mark.parametrize(
+    ("schedule", "delay", "changes"),
+    [("simultaneous", 1, HEADS), ("end_to_end", 0, {})],
+    ids=["heads", "whole"],
+)
+def test_nothing_but_activations_and_single_numbers_goes_from_device_to_device(
+    schedule, delay, changes, small_images
+):
+    glow = Glow(small_config(flow_steps=1, parts="by_block:2", **changes), two_devices(), name="glow")
     trainer = PartsTrainer(glow, phases(schedule, 2, 1))
     trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, part_delay=delay)
     trainer.initialize(small_images)

@@ -32,7 +32,9 @@ from glow_tf.planning.forecast import SCHEDULES
 from glow_tf.planning.rates import rates_settings
 from glow_tf.schedule import end_to_end
 
-LAYOUTS = part_layouts(ModelConfig((32, 32, 3), 8, 3, 8, 128, parts="across_block:3"))
+MODEL = ModelConfig((32, 32, 3), 8, 3, 8, 128, parts="across_block:3")
+LAYOUTS = part_layouts(MODEL)
+WITH_HEADS = part_layouts(dataclasses.replace(MODEL, local_prior="flow:32x2"))
 PART_2, ALL = Phase("part", (1,)), Phase("simultaneous", (0, 1, 2))
 
 
@@ -42,14 +44,27 @@ def planner(devices=3, bandwidth=math.inf, latency=0.0, loss=0.0, **changes):
     return Planner(cluster, **{"batch_size": 32, **changes})
 
 
-def test_on_one_device_a_phase_costs_what_the_cost_model_says():
+@pytest.mark.parametrize("layouts", [LAYOUTS, WITH_HEADS], ids=["Gaussians", "heads"])
+def test_on_one_device_a_phase_costs_what_the_cost_model_says(layouts):
     for reversible, flops in ((False, 6), (True, 8)):
         own = planner(reversible=reversible)
-        whole = own.step(LAYOUTS, end_to_end(3), "one_device").seconds
-        assert whole == pytest.approx(32 * flops * sum(p.forward_macs for p in LAYOUTS) / 1e12)
+        whole = own.step(layouts, end_to_end(3), "one_device").seconds
+        assert whole == pytest.approx(32 * flops * sum(p.forward_macs for p in layouts) / 1e12)
         for phase in (PART_2, ALL):
-            ratio = own.step(LAYOUTS, phase, "one_device").seconds / whole
-            assert ratio == pytest.approx(relative_cost(LAYOUTS, phase.active, reversible=reversible))
+            ratio = own.step(layouts, phase, "one_device").seconds / whole
+            assert ratio == pytest.approx(relative_cost(layouts, phase.active, reversible=reversible))
+
+
+@pytest.mark.parametrize("strategy", PLANNED_STRATEGIES)
+def test_heads_take_time_and_memory_where_they_are_trained_and_send_nothing(strategy):
+    plain, heads = (planner().step(own, ALL, strategy) for own in (LAYOUTS, WITH_HEADS))
+    assert heads.seconds > plain.seconds
+    assert heads.memory > plain.memory
+    if strategy != "mirrored":  # which sums the gradients of heads, too
+        assert heads.sent == plain.sent
+    assert planner().step(WITH_HEADS, end_to_end(3), strategy).seconds == pytest.approx(
+        planner().step(LAYOUTS, end_to_end(3), strategy).seconds
+    )
 
 
 def test_replicas_share_the_work_and_reduce_the_gradients_they_trained():
