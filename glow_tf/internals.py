@@ -91,19 +91,19 @@ def adamax_moments(
     return optimizer._m[index], optimizer._u[index]
 
 
-def moving_averages(
-    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
-) -> list[keras.Variable]:
-    """Returns the moving averages that an optimizer, which is built, keeps of its variables, or none."""
-    if not optimizer.use_ema:
-        return []
-    return [optimizer._model_variables_moving_average[optimizer._get_variable_index(v)] for v in variables]
+def moving_averages(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Returns the moving averages that an optimizer keeps of the variables it was built with, or none."""
+    return list(optimizer._model_variables_moving_average) if optimizer.use_ema else []
 
 
-def scale_rates(
-    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable], factors: Sequence[float]
-) -> None:
-    """Makes an optimizer, which is built, multiply its rate by a factor for each of its variables.
+def built_with_others(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> bool:
+    """Returns whether an optimizer has the state of other variables than these."""
+    known = getattr(optimizer, "_trainable_variables", [])
+    return optimizer.built and [id(v) for v in known] != [id(v) for v in variables]
+
+
+def scale_rates(optimizer: keras.optimizers.Optimizer, factors: Sequence[float]) -> None:
+    """Makes an optimizer multiply its rate by a factor for each of the variables it was built with.
 
     Every Keras optimizer updates a variable by `update_step(gradient, variable, learning_rate)`, and decays
     weights by `_apply_weight_decay(variables)` at its own rate. The methods are replaced in this one object,
@@ -123,12 +123,8 @@ def scale_rates(
             f"wraps, or rate_scaling='none'. Received: {type(optimizer).__name__}"
         )
 
-    # An optimizer that was built before may have variables that are not trained any more.
-    pairs = zip(variables, factors, strict=True)
-    factor_at = {optimizer._get_variable_index(variable): factor for variable, factor in pairs}
-
     def factor_of(variable: tf.Variable) -> float:
-        return factor_at[optimizer._get_variable_index(variable)]
+        return factors[optimizer._get_variable_index(variable)]
 
     def update_step(gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         factor = factor_of(variable)

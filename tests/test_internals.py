@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import small_glow
 from tensorflow.python.framework.func_graph import FuncGraph
 
 from glow_tf import internals
@@ -281,3 +282,20 @@ def test_retracing_warnings_alone_are_kept_quiet(caplog):
         assert [record.getMessage() for record in caplog.records] == ["something else"]
     finally:
         logger.propagate = False
+
+
+def test_layers_within_come_after_the_one_that_holds_them_and_alike_in_equal_models():
+    layers, again = (internals.layers_within(small_glow()) for _ in range(2))
+    assert [layer.path for layer in layers] == [layer.path for layer in again]
+    place = {id(layer): k for k, layer in enumerate(layers)}
+    for part in layers[0].parts:
+        assert place[id(part)] < min(place[id(bijector)] for bijector in (*part.bijectors, part.prior))
+
+
+def test_an_optimizer_knows_what_it_was_built_with():
+    variables = [keras.Variable(np.zeros(n), dtype="float32") for n in (2, 3)]
+    optimizer = keras.optimizers.Adam()
+    assert not internals.built_with_others(optimizer, variables)
+    optimizer.build(variables)
+    assert not internals.built_with_others(optimizer, variables)
+    assert internals.built_with_others(optimizer, variables[:1])

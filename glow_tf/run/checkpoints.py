@@ -49,7 +49,7 @@ class Checkpoints:
 
     Attributes:
       epochs: number of finished epochs.
-      best_bpd: lowest bits/dim on validation images so far.
+      best_bpd: lowest bits/dim on validation images, of the epochs whose last step was within its band.
       recoveries: how often the run went back to a checkpoint because training diverged.
       steps: steps since the last finished epoch, that a restored checkpoint has.
       seconds: of training, that these steps took.

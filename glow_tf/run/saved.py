@@ -89,7 +89,7 @@ def checkpoint_path(workdir: pathlib.Path, which: str = "last") -> str:
     folder = folder if which == "last" else folder / "best"
     epochs = newest.complete(folder)
     if not epochs:
-        needs = "; a run keeps it with --validation_examples" if which == "best" else ""
+        needs = "; a run with --validation_examples keeps it after a sound epoch" if which == "best" else ""
         raise FileNotFoundError(f"There is no {which} checkpoint{needs}. Received: path={str(workdir)!r}")
     return str(folder / f"ckpt-{epochs[-1]}")
 

@@ -28,7 +28,7 @@ class Averages:
         self._kept = [
             (o, [(v.value, a.value) for v, a in zip(part.trainable_variables, averages, strict=True)])
             for part, o in zip(glow.parts, optimizers, strict=True)
-            if (averages := moving_averages(o, part.trainable_variables))
+            if (averages := moving_averages(o))
         ]
 
     def __bool__(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
@@ -23,8 +25,9 @@ def callbacks_for(
       missing: for each epoch, the names of logs that it does not compute.
 
     Raises:
-      ConfigError: a callback would reach one part alone, or watches what some epoch does not compute. Keras
-        would take a NaN of its first epoch for the best value, and every other one for no improvement.
+      ConfigError: a callback would reach one part alone, or watches what the first epoch does not compute,
+        or not as many in a row as its patience lasts. Keras would take the first NaN for the best value, and
+        every later one for no improvement.
     """
     callbacks: Sequence[Any] = keras.tree.flatten(given) if given is not None else []
     num_parts = len(optimizers)
@@ -50,9 +53,13 @@ def _without(callback: Any, name: str | None, missing: Mapping[int, Set[str]]) -
     if not getattr(callback, "save_best_only", True):
         return None
     watched = [epoch for epoch in missing if epoch >= getattr(callback, "start_from_epoch", 0)]
-    if not hasattr(callback, "patience"):
-        watched = watched[:1]  # a later NaN is no improvement
-    return next((epoch for epoch in watched if name in missing[epoch]), None)
+    if watched and name in missing[watched[0]]:
+        return watched[0]
+    for lacks, epochs in itertools.groupby(watched, lambda epoch: name in missing[epoch]):
+        stretch = list(epochs)
+        if lacks and len(stretch) >= getattr(callback, "patience", math.inf):
+            return stretch[0]
+    return None
 
 
 class EndWithAverages(keras.callbacks.Callback):
@@ -95,6 +102,10 @@ class AllOptimizers(keras.callbacks.Callback):
         self._follow()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Follows a change of the rate."""
+        self._follow()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Follows a change of the rate, and notes those of the others."""
         self._follow()
 

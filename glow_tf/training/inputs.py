@@ -93,9 +93,6 @@ def for_fit(
             "initial_step must be a number of steps within the epoch. "
             f"Received: initial_step={initial_step}, steps_per_epoch={steps}"
         )
-    if initial_step and isinstance(dataset, tf.data.Dataset):
-        # Keras counts the steps that pass, too: a dataset of known length would end for it before its end.
-        dataset = dataset.filter(lambda *_: True)
     if arguments.get("validation_data") is not None:
         held_out = arguments["validation_data"]
         if isinstance(held_out, tuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -39,23 +39,15 @@ class CompileOptions:
     def checked(
         self,
         glow: Glow,
-        phases: Sequence[Phase],
         strategy: tf.distribute.Strategy,
         optimizers: Sequence[keras.optimizers.Optimizer],
     ) -> CompileOptions:
         """Returns the options with `jit_compile` decided.
 
         Raises:
-          ConfigError: there is not one optimizer per part, a phase trains a part that has nothing to train,
-            or options are negative or exclude each other.
+          ConfigError: there is not one optimizer per part, or options are negative or exclude each other.
         """
         _check_optimizers(optimizers, len(glow.parts))
-        for k in sorted({k for phase in phases for k in phase.active}):
-            if not glow.parts[k].trainable_variables:
-                raise ConfigError(
-                    "phases must name parts that have weights to train; the others stay as they are. "
-                    f"Received: part {k + 1} with trainable={glow.parts[k].trainable}"
-                )
         jit_compile = self.jit_compile
         if jit_compile not in (True, False, "auto"):
             raise ConfigError(f"jit_compile must be True, False or 'auto'. Received: {jit_compile=}")
@@ -103,6 +95,16 @@ def check_compiled(model: keras.Model, method: str) -> None:
             f"compile the trainer before {method}, for example trainer.compile('adamax'). "
             "Received: a trainer without optimizers"
         )
+
+
+def check_trains(glow: Glow, phases: Iterable[Phase]) -> None:
+    """Raises ConfigError if one of the phases trains a part that has no weights to train."""
+    for k in sorted({k for phase in phases for k in phase.active}):
+        if not glow.parts[k].trainable_variables:
+            raise ConfigError(
+                "phases must name parts that have weights to train; the others stay as they are. "
+                f"Received: part {k + 1} with trainable={glow.parts[k].trainable}"
+            )
 
 
 def optimizers_per_part(given: Any, num_parts: int) -> list[keras.optimizers.Optimizer]:

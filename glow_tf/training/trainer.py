@@ -20,7 +20,13 @@ from glow_tf.training.band import Band
 from glow_tf.training.datasets import Dataset, start_reading
 from glow_tf.training.fit_callbacks import callbacks_for
 from glow_tf.training.gradients import gradients_by_device, gradients_together
-from glow_tf.training.options import BEFORE, CompileOptions, check_compiled, optimizers_per_part
+from glow_tf.training.options import (
+    BEFORE,
+    CompileOptions,
+    check_compiled,
+    check_trains,
+    optimizers_per_part,
+)
 from glow_tf.training.phased_model import PhasedModel
 from glow_tf.training.prefix import PrefixCache
 from glow_tf.training.queues import DelayQueues
@@ -124,7 +130,7 @@ class PartsTrainer(PhasedModel):
             max_outside_steps,
             rate_scaling,
             **kwargs,
-        ).checked(self.glow, self.phases, self.distribute_strategy, optimizers)
+        ).checked(self.glow, self.distribute_strategy, optimizers)
         with self.distribute_strategy.scope():
             self._skips = SkippedSteps(
                 self.glow, optimizers, max_skipped_steps, max_outside_steps, options.jit_compile
@@ -221,7 +227,8 @@ class PartsTrainer(PhasedModel):
         phase = self.phase
         if noise is None:  # a dataset of images alone: new noise in every step
             # To which every batch comes first, also where batches wait; one without weights counts no steps.
-            first = next(k for k in phase.active if self.glow.parts[k].trainable_variables)
+            trained = (k for k in phase.active if self.glow.parts[k].trainable_variables)
+            first = next(trained, phase.active[0])
             noise = inputs.noise_of_step(images, (self.seed, first), steps_made(self.optimizers[first]).value)
         images, noise, weight, labels = inputs.filled_up(inputs.Batch(images, noise, None, labels))
         groups = objective.trained_variables(self.glow, phase)
@@ -297,6 +304,7 @@ class PartsTrainer(PhasedModel):
           DivergedError: a loss or gradient norm was out of its band in too many steps in a row.
         """
         check_compiled(self, "fit")
+        check_trains(self.glow, self.phases)
         kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
         dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs, initial_step)
         inputs.check_executions(self.options.steps_per_execution, kwargs.get("steps_per_epoch"), initial_step)
@@ -310,6 +318,9 @@ class PartsTrainer(PhasedModel):
         start_reading(dataset)
         if not (kwargs.get("initial_epoch") or initial_step):
             self.band.forget()
+        if initial_step and isinstance(dataset, tf.data.Dataset):
+            # Keras counts the steps that pass, too: a dataset of known length would end before its end.
+            dataset = dataset.filter(lambda *_: True)
         with self._skips.naming_faults():
             return super().fit(dataset, **kwargs)
 

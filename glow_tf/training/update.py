@@ -11,7 +11,7 @@ import tensorflow as tf
 from glow_tf.bijectors.rate_factor import rate_factor
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
-from glow_tf.internals import scale_rates, steps_made
+from glow_tf.internals import built_with_others, scale_rates, steps_made
 from glow_tf.schedule import Phase
 from glow_tf.training.gradients import Groups, StepGradients
 from glow_tf.training.optimizers import Fused, sums_gradients
@@ -47,8 +47,8 @@ class Update:
         `none`.
 
     Raises:
-      ConfigError: an optimizer accumulates gradients over steps, or clips them, under a strategy of
-        `tf.distribute`.
+      ConfigError: an optimizer accumulates gradients over steps under a strategy of `tf.distribute`, or
+        clips them on several replicas, or has the state of other weights.
     """
 
     def __init__(
@@ -60,21 +60,28 @@ class Update:
         rate_scaling: str,
     ):
         flow_steps = glow.config.num_blocks * glow.config.flow_steps
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         for k, (part, optimizer) in enumerate(zip(glow.parts, optimizers, strict=True)):
             # Replicas that accumulate would meet within a `tf.cond`; Keras clips before it sums over them.
-            of_one_replica = ("gradient_accumulation_steps", "clipnorm", "global_clipnorm", "clipvalue")
-            given = {name: getattr(optimizer, name, None) for name in of_one_replica}
-            if tf.distribute.has_strategy() and any(given.values()):
+            refused = ["gradient_accumulation_steps"] if tf.distribute.has_strategy() else []
+            refused += ["clipnorm", "global_clipnorm", "clipvalue"] if replicas > 1 else []
+            if given := [name for name in refused if getattr(optimizer, name, None)]:
                 raise ConfigError(
-                    f"an optimizer with {', '.join(name for name in given if given[name])} needs a trainer "
-                    "outside of a tf.distribute strategy; the clip_norm of compile clips the gradients' sum "
-                    f"over replicas. Received: {type(tf.distribute.get_strategy()).__name__}"
+                    f"an optimizer with {', '.join(given)} needs a single replica outside of a strategy; "
+                    "the clip_norm of compile clips the gradients' sum over replicas. "
+                    f"Received: {type(tf.distribute.get_strategy()).__name__} of {replicas} replicas"
+                )
+            if built_with_others(optimizer, part.trainable_variables):
+                raise ConfigError(
+                    "compile needs new optimizers when other weights are trained than before. "
+                    f"Received: an optimizer for part {k + 1} that has the state of others"
                 )
             with glow.on_device_of(k):
                 optimizer.build(part.trainable_variables)
             scaled = rate_scaling == "size"
-            factors = [rate_factor(v, flow_steps) if scaled else 1.0 for v in part.trainable_variables]
-            scale_rates(optimizer, part.trainable_variables, factors)
+            scale_rates(
+                optimizer, [rate_factor(v, flow_steps) if scaled else 1.0 for v in part.trainable_variables]
+            )
             if isinstance(optimizer, Fused):
                 optimizer.sums_gradients = False
         self.glow = glow
@@ -135,8 +142,7 @@ class Update:
     ) -> None:
         optimizer = self.optimizers[k]
         if tf.distribute.has_strategy():  # of a single replica, too
-            applied = finite if arrived is None else finite & arrived
-            _apply_on_replicas(optimizer, gradients, variables, applied)
+            _apply_on_replicas(optimizer, gradients, variables, finite, arrived)
             return
 
         def apply() -> bool:
@@ -165,6 +171,7 @@ def _apply_on_replicas(
     gradients: list[tf.Tensor],
     variables: Sequence[keras.Variable],
     finite: tf.Tensor,
+    arrived: tf.Tensor | None,
 ) -> None:
     """Applies gradients, and puts everything back as it was if the step is to be skipped.
 
@@ -173,8 +180,11 @@ def _apply_on_replicas(
     # Clipping had to see the gradients summed over replicas. An optimizer that sums them once more gets an
     # equal fraction from each replica.
     divisor = tf.distribute.get_strategy().num_replicas_in_sync if sums_gradients(optimizer) else 1
+    applied = finite if arrived is None else finite & arrived
     kept = [v for v in [*variables, *optimizer.variables] if v is not steps_made(optimizer)]
     before = [tf.identity(v.value) for v in kept]
     optimizer.apply([g / divisor for g in gradients], variables)
     for variable, value in zip(kept, before, strict=True):
-        variable.assign(tf.where(finite, variable.value, value))
+        variable.assign(tf.where(applied, variable.value, value))
+    if arrived is not None:
+        steps_made(optimizer).assign_sub(tf.where(arrived, tf.constant(0, tf.int64), 1))

@@ -354,7 +354,7 @@ def test_a_damaged_summary_is_named_and_written_again(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     (folder / "summary.json").write_text('{"test_bpd": 4')
-    with pytest.raises(OSError, match=r"summary.json is damaged. Remove it, and the same command"):
+    with pytest.raises(OSError, match=r"summary.json is damaged. Remove it, and the run's command"):
         train(config(folder, **FAST))
     (folder / "summary.json").unlink()
     assert train(config(folder, **FAST))["epochs"] == 3
@@ -450,7 +450,7 @@ def test_a_failed_export_leaves_the_run_to_be_finished(unfinished, monkeypatch):
             pass
 
         def write_out(self, path, verbose):
-            pathlib.Path(path).mkdir()
+            pathlib.Path(path).mkdir(exist_ok=True)
             raise tf.errors.ResourceExhaustedError(None, None, "saved_model.pb; No space left on device")
 
     settings = config(unfinished, **{**FAST, "export": True})

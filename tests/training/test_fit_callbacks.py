@@ -249,18 +249,18 @@ def test_a_dataset_begins_after_the_steps_that_were_made_before(small_images):
 # Layers that are not trained
 
 
-def frozen_trainer(**kwargs):
+def frozen_trainer():
     glow = small_glow(perturbed=False, flow_steps=1, parts=f"by_block:{PARTS}", seed=3)
     glow.parts[0].trainable = False
     trainer = PartsTrainer(glow, seed=7)
-    trainer.compile([keras.optimizers.SGD(0.0) for _ in range(PARTS)], **kwargs)
+    trainer.compile([keras.optimizers.Adamax(1e-9) for _ in range(PARTS)])
     return trainer
 
 
 def test_every_step_draws_other_noise_if_the_first_part_is_not_trained(small_images):
     batches = untuned(tf.data.Dataset.from_tensor_slices(small_images[:32]).batch(32))
     found = frozen_trainer().fit(batches, epochs=2, verbose=0).history["bpd"]
-    assert found[0] != found[1]
+    assert abs(found[0] - found[1]) > 1e-4  # the weights hardly change
 
 
 def test_what_is_not_trained_stays_so_in_a_file(small_images, tmp_path):
@@ -270,20 +270,17 @@ def test_what_is_not_trained_stays_so_in_a_file(small_images, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "trainer.keras")
     assert not loaded.glow.parts[0].trainable_variables
     assert len(loaded.glow.parts[1].trainable_variables) == len(trainer.glow.parts[1].trainable_variables)
-    assert [len(o.variables) for o in loaded.optimizers] == [len(o.variables) for o in trainer.optimizers]
+    for before, after in zip(trainer.optimizers, loaded.optimizers, strict=True):
+        for a, b in zip(before.variables, after.variables, strict=True):
+            np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
-def test_the_same_optimizers_go_on_when_a_layer_is_not_trained_any_more(small_images):
+def test_optimizers_with_the_state_of_other_weights_are_refused():
     trainer = make_trainer()
-    optimizers = [keras.optimizers.Adamax(5e-3, use_ema=True) for _ in range(PARTS)]
-    trainer.compile(optimizers)
     trainer.glow.parts[0].bijectors[1].trainable = False
-    trainer.compile(optimizers)
-    trainer.initialize(small_images[:32])
-    before = trainer.glow.parts[0].bijectors[1].get_weights()
-    trainer.train_on_batch(small_images[:32])
-    for a, b in zip(before, trainer.glow.parts[0].bijectors[1].get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ConfigError, match=r"new optimizers.* Received: an optimizer for part 1"):
+        trainer.compile(trainer.optimizers)
+    trainer.compile("adamax")
 
 
 # Rates
@@ -327,12 +324,13 @@ def test_a_rate_set_as_training_begins_reaches_all_parts(small_images):
     )
 
 
-def test_a_part_without_weights_to_train_is_refused():
+def test_a_part_without_weights_to_train_is_refused(small_images):
     glow = small_glow(flow_steps=1, parts="by_block:2")
     glow.parts[0].trainable = False
     trainer = PartsTrainer(glow, phases("end_to_end", 2, 1))
+    trainer.compile("sgd")
     with pytest.raises(ConfigError, match=r"weights to train.*Received: part 1 with trainable=False"):
-        trainer.compile("sgd")
+        trainer.fit(small_images)
 
 
 def test_a_rate_set_for_each_part_by_the_user_is_kept(small_images):

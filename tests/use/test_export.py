@@ -147,7 +147,7 @@ class Archive:
         pass
 
     def write_out(self, path, verbose):
-        pathlib.Path(path).mkdir()
+        pathlib.Path(path).mkdir(exist_ok=True)
         (pathlib.Path(path) / "saved_model.pb").write_text("new")
 
 
