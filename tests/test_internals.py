@@ -286,7 +286,7 @@ def test_retracing_warnings_alone_are_kept_quiet(caplog):
 
 def test_layers_within_come_after_the_one_that_holds_them_and_alike_in_equal_models():
     layers, again = (internals.layers_within(small_glow()) for _ in range(2))
-    assert [layer.path for layer in layers] == [layer.path for layer in again]
+    assert [(type(a), a.path) for a in layers[2:]] == [(type(a), a.path) for a in again[2:]]
     place = {id(layer): k for k, layer in enumerate(layers)}
     for part in layers[0].parts:
         assert place[id(part)] < min(place[id(bijector)] for bijector in (*part.bijectors, part.prior))
