@@ -31,7 +31,7 @@ LABELS = np.array(SEEN * 32)
 
 @pytest.fixture(scope="module")
 def glow():
-    return small_glow("float64", classes=CLASSES)
+    return small_glow("float64", classes=CLASSES, flow_steps=1, parts="1")
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_what_has_no_meaning_is_refused(ask, message):
 
 
 def test_a_file_and_a_preset_keep_the_classes(images, tmp_path):
-    glow = small_glow(classes=CLASSES, parts="1", flow_steps=1)
+    glow = small_glow(classes=CLASSES, num_blocks=1, parts="1", flow_steps=1)
     expected = glow.label_log_probs(images[:4])
     glow.save(tmp_path / "model.keras")
     glow.save_to_preset(tmp_path / "preset")
@@ -226,7 +226,7 @@ def test_labels_stay_with_their_images_whatever_the_order(images):
 
 def test_datasets_end_with_labels(images):
     dataset = untuned(tf.data.Dataset.from_tensor_slices((images, LABELS)).batch(16))
-    trainer = make_trainer(parts="1", epochs=1)
+    trainer = make_trainer(num_blocks=1, parts="1", epochs=1)
     trainer.fit(dataset, verbose=0)
     assert trained_classes(trainer) == SEEN
     with pytest.raises(ConfigError, match=r"end with labels.*Received: elements of TensorSpec"):
@@ -368,6 +368,10 @@ def test_classes_that_change_are_refused_and_the_run_is_kept(tmp_path):
         "sample_every": 0,
         "export": False,
         "finetune_epochs": 0,
+        "tensorboard": False,
+        "schedule": "end_to_end",
+        "num_blocks": 1,
+        "parts": "1",
     }
     train(config(tmp_path / "run", part_epochs=1, rate_schedule="constant", **settings))
     (tmp_path / "images" / "bee").rename(tmp_path / "images" / "yak")

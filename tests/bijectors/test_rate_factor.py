@@ -49,7 +49,7 @@ def change(images, rate_scaling, **size):
     """How far the first steps move the latents, relative to their size."""
     glow = small_glow(perturbed=False, num_blocks=1, parts="1", **size)
     trainer = PartsTrainer(glow, phases("end_to_end", 1, 1), seed=0)
-    trainer.compile("adamax", rate_scaling=rate_scaling)
+    trainer.compile("adamax", rate_scaling=rate_scaling, run_eagerly=True)
     trainer.optimizers[0].learning_rate = 0.03
     trainer.initialize(images)
     before = glow.encode(images).numpy()
@@ -75,7 +75,7 @@ def test_a_rescaled_rate_is_the_rate_times_the_factor(small_images):
         glow.initialize(small_images)
         before = [v.numpy() for v in glow.trainable_variables]
         trainer = PartsTrainer(glow, phases("end_to_end", 1, 1), seed=0)
-        trainer.compile([keras.optimizers.SGD(1e-3)], rate_scaling=rate_scaling)
+        trainer.compile([keras.optimizers.SGD(1e-3)], rate_scaling=rate_scaling, run_eagerly=True)
         trainer.fit(small_images, batch_size=64, verbose=0)
         return glow, [v.numpy() - b for v, b in zip(glow.trainable_variables, before, strict=True)]
 

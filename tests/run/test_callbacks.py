@@ -18,7 +18,7 @@ from glow_tf.training.traffic import Traffic
 def test_workers_but_the_first_write_no_history(tmp_path, small_images):
     """Their disks may be full."""
     folder, result = Workdir(config(tmp_path / "run")), EpochResult()
-    trainer = PartsTrainer(small_glow(flow_steps=1, parts="1"), phases("end_to_end", 1, 1))
+    trainer = PartsTrainer(small_glow(flow_steps=1, num_blocks=1, parts="1"), phases("end_to_end", 1, 1))
     trainer.compile("sgd")
     test = data.evaluation_batches(small_images, 32, seed=0)
     record = EpochRecord(folder, 64, test, None, 0, result, writes=False)
@@ -35,7 +35,8 @@ class StopAmid(keras.callbacks.Callback):
 
 
 def test_a_callback_that_stops_amid_an_epoch_stops_a_run_at_its_end(tmp_path):
-    settings = config(tmp_path / "run", part_epochs=3, finetune_epochs=0, tensorboard=False, export=False)
+    one = {"num_blocks": 1, "parts": "1", "schedule": "end_to_end", "part_epochs": 3, "finetune_epochs": 0}
+    settings = config(tmp_path / "run", **one, tensorboard=False, export=False)
     summary = lifecycle.train(settings, None, [StopAmid()])
     assert summary["epochs"] == 1
     trainer = glow_tf.load_trainer(tmp_path / "run")

@@ -17,6 +17,7 @@ from PIL import Image
 
 import glow_tf
 from glow_tf import ConfigError
+from glow_tf.commands import cli
 from glow_tf.run import newest, workdir
 
 
@@ -126,14 +127,15 @@ def test_tensorboard_has_every_series(finished):
     np.testing.assert_allclose(logged, [float(r["test_bpd"]) for r in rows_of(folder)], atol=1e-5)
 
 
-def test_flags_cfg_repeats_the_run_which_says_that_it_is_finished_and_changes_nothing(finished):
+def test_flags_cfg_repeats_the_run_which_says_that_it_is_finished_and_changes_nothing(finished, capsys):
     folder, _ = finished
     before = {
         p: p.stat().st_mtime_ns
         for p in folder.rglob("*")
         if p.is_file() and p.name not in ("flags.cfg", ".lock")
     }
-    stdout = run_main(f"--flagfile={folder}/flags.cfg").stdout
+    assert cli.run("train", [f"--flagfile={folder}/flags.cfg"]) == 0
+    stdout = capsys.readouterr().out
     assert "This run is finished" in stdout
     assert "no export" not in stdout
     assert before == {p: p.stat().st_mtime_ns for p in before}

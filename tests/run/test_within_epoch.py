@@ -241,7 +241,8 @@ def test_models_are_loaded_from_the_ends_of_epochs(cut):
 
 
 def test_a_run_with_other_epochs_goes_on_from_the_end_of_one(tmp_path, capsys):
-    settings = {**FAST, "rate_schedule": "constant"}
+    one = {"schedule": "end_to_end", "num_blocks": 1, "parts": "1"}
+    settings = {**FAST, **one, "rate_schedule": "constant"}
     train_until(config(tmp_path, **settings, checkpoint_minutes=EVERY_STEP), 2, 4)
     train(config(tmp_path, **{**settings, "part_epochs": 1, "finetune_epochs": 0}))
     assert "Resuming after epoch 1." in capsys.readouterr().out

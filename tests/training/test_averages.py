@@ -15,10 +15,12 @@ from glow_tf.use import evaluate, open_model
 DECAY = 0.5
 
 
-def make_trainer(schedule="alternating", epochs=2, make=FusedAdamax):
-    glow = Glow(small_config(flow_steps=1, parts="by_block:2"), name="glow")
-    trainer = PartsTrainer(glow, phases(schedule, 2, epochs), seed=3)
-    trainer.compile([make(5e-3, use_ema=True, ema_momentum=DECAY) for _ in range(2)])
+def make_trainer(schedule="alternating", epochs=2, run_eagerly=True, **changes):
+    glow = Glow(small_config(**{"flow_steps": 1, "parts": "by_block:2", **changes}), name="glow")
+    n = len(glow.parts)
+    trainer = PartsTrainer(glow, phases(schedule, n, epochs), seed=3)
+    optimizers = [FusedAdamax(5e-3, use_ema=True, ema_momentum=DECAY) for _ in range(n)]
+    trainer.compile(optimizers, run_eagerly=run_eagerly)
     return trainer
 
 
@@ -73,7 +75,7 @@ def test_each_part_has_the_average_over_its_own_steps(small_images):
 
 
 def test_averages_begin_with_the_weights_where_the_first_step_overflows(small_images):
-    trainer = make_trainer("end_to_end", 1)
+    trainer = make_trainer("end_to_end", 1, run_eagerly=False, num_blocks=1, parts="1")
     trainer.initialize(small_images)
     start = trainer.glow.get_weights()
     weight = trainer.glow.parts[0].trainable_variables[0]
@@ -107,7 +109,7 @@ def test_a_decay_is_below_1(value):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("averages") / "run"
-    fast = {"schedule": "simultaneous", "part_epochs": 1, "finetune_epochs": 0}
+    fast = {"schedule": "end_to_end", "num_blocks": 1, "parts": "1", "part_epochs": 1, "finetune_epochs": 0}
     train(config(folder, ema=0.9, **fast, tensorboard=False, sample_every=0))
     return folder
 

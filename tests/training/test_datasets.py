@@ -14,13 +14,22 @@ from glow_tf.training.optimizers import FusedAdamax
 
 
 def new_trainer():
-    glow = small_glow(perturbed=False, flow_steps=1, parts="by_block:2")
-    trainer = PartsTrainer(glow, phases("simultaneous", 2, 2, 0), seed=7)
-    trainer.compile([keras.optimizers.SGD(1e-2) for _ in range(2)])
+    glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
+    trainer = PartsTrainer(glow, phases("end_to_end", 1, 2, 0), seed=7)
+    trainer.compile([keras.optimizers.SGD(1e-2)])
     return trainer
 
 
 make_trainer = rewound(new_trainer)
+
+
+@rewound
+def trainer_of_two_parts():
+    """With moments, which would move the weights without a gradient."""
+    glow = small_glow(perturbed=False, flow_steps=1, parts="by_block:2")
+    trainer = PartsTrainer(glow, phases("simultaneous", 2, 2, 0), seed=7)
+    trainer.compile("adam", rate_scaling="none")
+    return trainer
 
 
 def fit(data, epochs=1, trainer=None, **kwargs):
@@ -104,7 +113,7 @@ def test_what_keras_does_on_each_replica_alone_is_refused_on_several(option):
         with pytest.raises(
             ConfigError, match=rf"with {option} needs a single replica.* Received: Mirrored\w+ of 2 replicas"
         ):
-            trainer.compile([keras.optimizers.SGD(**{option: 2}) for _ in range(2)])
+            trainer.compile([keras.optimizers.SGD(**{option: 2})])
 
 
 def test_tuples_of_images_alone_are_evaluated_as_images_alone(small_images):
@@ -179,7 +188,6 @@ def test_evaluate_takes_what_fit_takes(as_data, small_images):
 
 
 def test_an_empty_batch_changes_nothing(small_images):
-    """The optimizer has moments, which would move the weights without a gradient."""
     noise = np.random.default_rng(3).uniform(size=small_images.shape).astype("float32") * 0.99
     pieces = [slice(0, 16), slice(0, 0), slice(16, 32)]
     spec = tuple(tf.TensorSpec((None, 8, 8, 1), dtype) for dtype in (tf.uint8, tf.float32))
@@ -188,8 +196,7 @@ def test_an_empty_batch_changes_nothing(small_images):
     )
     results = []
     for dataset in (with_empty, dataset_of(small_images[:32], noise[:32])):
-        trainer = new_trainer()
-        trainer.compile("adam", rate_scaling="none")
+        trainer = trainer_of_two_parts()
         history = fit(dataset, trainer=trainer, epochs=2)
         evaluated = trainer.evaluate(dataset, verbose=0, return_dict=True)
         results.append([*history["bpd"], evaluated["bpd"], evaluated["bpd_se"]])
@@ -218,7 +225,7 @@ def test_an_uneven_last_batch_over_two_replicas_trains_as_on_one(small_images):
         trainer.initialize(small_images)
         history = fit(dataset_of(small_images[:17], noise, batch=8), trainer=trainer, epochs=2)
         evaluated = trainer.evaluate(dataset_of(small_images[:17], noise, batch=8), verbose=0)
-        results.append([history["bpd"], history["gradient_norm_2"], evaluated])
+        results.append([history["bpd"], history["gradient_norm_1"], evaluated])
     np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-5)
     np.testing.assert_allclose(results[1][1], results[0][1], rtol=1e-3)
     np.testing.assert_allclose(results[1][2], results[0][2], rtol=1e-5)

@@ -23,10 +23,10 @@ PHASES = {
 }
 
 
-def make_trainer(phases=(), **changes):
+def make_trainer(phases=(), run_eagerly=False, **changes):
     glow = small_glow(parts=PARTS, flow_steps=2, local_prior="learned", **changes)
     trainer = PartsTrainer(glow, phases)
-    trainer.compile([FusedAdam(1e-2) for _ in glow.parts])
+    trainer.compile([FusedAdam(1e-2) for _ in glow.parts], run_eagerly=run_eagerly)
     return trainer
 
 
@@ -74,8 +74,8 @@ def test_a_local_gradient_is_that_of_the_truncated_likelihood(trainer, small_ima
 
 @pytest.fixture(scope="module", params=PHASES.values(), ids=PHASES.keys())
 def fitted(request):
-    """An epoch in each phase: the trainer, and its parts' weights before."""
-    trainer = make_trainer([request.param])
+    """An epoch in each phase: the trainer, and its parts' weights before. One phase is traced."""
+    trainer = make_trainer([request.param], run_eagerly=request.param != PHASES["part_2"])
     images = make_small_images(np.random.default_rng(0))
     trainer.initialize(images)
     before = [[w.numpy() for w in part.weights] for part in trainer.glow.parts]

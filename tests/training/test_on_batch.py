@@ -12,7 +12,7 @@ CLASSES = ("a", "b")
 
 
 def new_trainer(classes=()):
-    glow = small_glow(perturbed=False, flow_steps=1, parts="1", classes=classes)
+    glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1", classes=classes)
     trainer = PartsTrainer(glow, phases("end_to_end", 1, 1), seed=7)
     trainer.compile([keras.optimizers.SGD(1e-2)], max_skipped_steps=0)
     return trainer
@@ -61,7 +61,7 @@ def test_a_batch_is_evaluated_by_itself(small_images, noise):
     for batch in (first, second, second):
         found = trainer.test_on_batch(batch, return_dict=True)
     assert found["bpd"] == pytest.approx(expected["bpd"], rel=1e-6)
-    assert found["bpd"] != pytest.approx(trainer.test_on_batch(first, return_dict=True)["bpd"], rel=1e-3)
+    assert found["bpd"] != pytest.approx(trainer.test_on_batch(first, return_dict=True)["bpd"], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["train_on_batch", "test_on_batch"])

@@ -20,6 +20,7 @@ def make_trainer(
     optimizer=None,
     clip_norm=0.0,
     rate_scaling="size",
+    run_eagerly=False,
     **changes,
 ):
     """One flow step a part, unless told otherwise: tracing is what these tests spend their time on."""
@@ -27,7 +28,8 @@ def make_trainer(
     n = len(glow.parts)
     trainer = PartsTrainer(glow, phases(schedule, n, part_epochs, finetune), seed=7)
     make = optimizer or (lambda: FusedAdamax(5e-3))
-    trainer.compile([make() for _ in range(n)], clip_norm=clip_norm, rate_scaling=rate_scaling)
+    options = {"clip_norm": clip_norm, "rate_scaling": rate_scaling, "run_eagerly": run_eagerly}
+    trainer.compile([make() for _ in range(n)], **options)
     return trainer
 
 
@@ -35,7 +37,8 @@ def make_trainer(
 def trained(schedule):
     """What comes of six epochs: several tests look at it."""
     images = make_small_images(np.random.default_rng(0))
-    trainer, traced, logs = make_trainer(schedule), [], []
+    alone = schedule == "simultaneous"  # the others end with end-to-end epochs
+    trainer, traced, logs = make_trainer(schedule, *((6, 0) if alone else (4, 2))), [], []
     trainer.initialize(images)
     before = trainer.evaluate(images, verbose=0, return_dict=True)["bpd"]
     step = trainer.train_step
@@ -97,7 +100,7 @@ def test_the_last_local_bpd_is_the_train_bpd():
 def test_parts_under_end_to_end_equal_one_part_step_for_step(small_images):
     weights = []
     for parts in ("1", "across_block:3"):
-        trainer = make_trainer("end_to_end", 3, 0, parts=parts, flow_steps=2, clip_norm=0.5)
+        trainer = make_trainer("end_to_end", 3, 0, parts=parts, flow_steps=2, clip_norm=0.5, run_eagerly=True)
         trainer.fit(small_images, batch_size=16, verbose=0)
         weights.append(trainer.glow.get_flow_weights())
     for a, b in zip(*weights, strict=True):
@@ -127,7 +130,7 @@ def test_training_twice_gives_the_same_bits(small_images):
 
 
 def test_ordinary_callbacks_work(small_images, tmp_path):
-    trainer = make_trainer("end_to_end", 4, 2)
+    trainer = make_trainer("end_to_end", 4, 2, num_blocks=1, parts="1")
     trainer.fit(
         small_images,
         batch_size=32,
@@ -147,7 +150,7 @@ def test_ordinary_callbacks_work(small_images, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "best.keras")
     expected = trainer.evaluate(small_images, verbose=0, return_dict=True)["bpd"]
     assert loaded.evaluate(small_images, verbose=0, return_dict=True)["bpd"] == pytest.approx(expected)
-    assert [int(o.iterations.value) for o in loaded.optimizers] == [12, 12]
+    assert [int(o.iterations.value) for o in loaded.optimizers] == [12]
     assert (tmp_path / "6.weights.h5").exists()
 
 
@@ -177,7 +180,7 @@ def test_clipping_scales_the_gradients_of_one_step(small_images):
 
 
 def test_a_non_finite_step_names_part_bijector_and_range_and_changes_nothing(small_images):
-    trainer = make_trainer("end_to_end", 1, 0, parts="across_block:2", flow_steps=2)
+    trainer = make_trainer("end_to_end", 1, 0, parts="across_block:2", flow_steps=2, num_blocks=1)
     trainer.initialize(small_images)
     log_scale = weight_of(trainer.glow.parts[1], "block_1_flow_steps/actnorm_log_scale")
     log_scale.assign(np.full(log_scale.shape, 200.0))
@@ -226,7 +229,7 @@ def test_fit_and_evaluate_refuse_images_of_another_kind(small_images):
 
 
 def test_fit_takes_tensors_and_keras_arguments(small_images):
-    trainer = make_trainer("end_to_end", 1, 0)
+    trainer = make_trainer("end_to_end", 1, 0, run_eagerly=True)
     seen = []
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
     trainer.fit(tf.constant(small_images), batch_size=32, shuffle=True, callbacks=callback, verbose=0)
@@ -234,7 +237,8 @@ def test_fit_takes_tensors_and_keras_arguments(small_images):
 
 
 def test_a_dataset_of_images_alone_gets_new_noise_every_step(small_images):
-    trainer = make_trainer("end_to_end", 1, 0, optimizer=lambda: keras.optimizers.SGD(1e-12))
+    one = {"num_blocks": 1, "parts": "1"}
+    trainer = make_trainer("end_to_end", 1, 0, optimizer=lambda: keras.optimizers.SGD(1e-12), **one)
     losses = []
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: losses.append(logs["bpd"]))
     dataset = tf.data.Dataset.from_tensors(small_images)

@@ -72,7 +72,8 @@ def exported(tmp_path_factory, with_labels):
 @pytest.fixture(scope="module")
 def with_labels():
     """A model of the same images with classes."""
-    return small_glow(image_shape=(8, 8, 3), n_bits=6, classes=CLASSES, flow_steps=1, parts="1")
+    size = {"image_shape": (8, 8, 3), "n_bits": 6, "num_blocks": 1, "flow_steps": 1, "parts": "1"}
+    return small_glow(classes=CLASSES, **size)
 
 
 def test_decode_undoes_encode_but_for_the_cleared_bits(exported):

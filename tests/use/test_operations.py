@@ -49,7 +49,7 @@ def test_what_export_writes_is_allowed(exported):
 
 @pytest.mark.parametrize("changes", [{"permutation": "plain", "scale": "sigmoid"}, {"coupling": "additive"}])
 def test_variants_are_allowed(changes, tmp_path):
-    export(small_glow(flow_steps=1, parts="1", **changes), tmp_path / "export")
+    export(small_glow(flow_steps=1, num_blocks=1, parts="1", **changes), tmp_path / "export")
     check_operations(tmp_path / "export")
 
 

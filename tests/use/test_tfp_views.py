@@ -19,8 +19,9 @@ UNKNOWN = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def glow():
+    """For tests that do not change it."""
     return small_glow("float64", parts="1")
 
 
@@ -284,7 +285,8 @@ def test_xla_has_no_determinant_for_plain_matrices(small_images):
 # Weights that change, and the results that TFP remembers
 
 
-def test_results_follow_the_weights(glow, values):
+def test_results_follow_the_weights(values):
+    glow = small_glow("float64", parts="1")
     density, view = glow_tf.as_distribution(glow), glow_tf.as_tfp_bijector(glow)
     composed = tfd.TransformedDistribution(density.distribution, tfb.Chain([tfb.Invert(view)]))
 
@@ -317,7 +319,8 @@ def test_gradients_reach_a_value_that_the_view_itself_made(glow):
     assert tape.gradient(again, eps) is not None
 
 
-def test_the_variables_are_those_of_the_glow(glow, values):
+def test_the_variables_are_those_of_the_glow(values):
+    glow = small_glow("float64", parts="1")
     density = glow_tf.as_distribution(glow)
     brighter = tfd.TransformedDistribution(density, tfb.Shift(np.float64(3)))
     expected = {id(v.value) for v in glow.trainable_variables}
