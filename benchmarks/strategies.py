@@ -79,6 +79,7 @@ def contenders(links: Sequence[float], parts: str) -> list[Contender]:
     delayed, in_turn, together = {**two, "part_delay": "1"}, "part_parallel", DELAYED
     found = [
         Contender(ALONE, alone, {}, "one_device", 1),
+        Contender("2 streams", alone, {}, "mirrored"),  # of one process, which share the batch
         Contender("mirrored, 2 replicas", alone, mirrored, "mirrored"),
         Contender("2 workers", workers, worker, "mirrored"),
         Contender("2 part processes, no delay", launched, two, in_turn),
