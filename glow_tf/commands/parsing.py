@@ -49,9 +49,8 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
         flag.on_command_line = (
             getattr(flag, "on_command_line", False) or name in given or f"no{name}" in given
         )
-        if isinstance(flag.value, str) and flag.value.startswith(
-            "~/"
-        ):  # which shells leave alone after the =
+        # Shells leave ~ alone after the =.
+        if isinstance(flag.value, str) and flag.value.startswith("~/"):
             flag.value = os.path.expanduser(flag.value)
 
 
