@@ -19,10 +19,40 @@ from glow_tf.heads import PRIORS, HeadSize, read_local_prior
 from glow_tf.setting_types import check_types
 
 
-def _setting(default: Any, help: str, before: Any = None) -> Any:
-    """Makes a field; `before` is the value of runs that began when the setting did not exist, if another."""
-    metadata = {"help": help, "before": default if before is None else before}
-    return dataclasses.field(default=default, metadata=metadata)
+def _setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    least: int = 0,
+    most: int | None = None,
+    before: Any = None,
+    may_differ: bool = False,
+) -> Any:
+    """Makes a field that says everything about one setting.
+
+    Args:
+      default: its value if nothing is said.
+      help: what it does; `{}` stands for the choices.
+      choices: the values of a setting that is one of a few words.
+      least: the least value of an integer.
+      most: the largest value of an integer; None: the class checks the value itself.
+      before: its value in runs that began when the setting did not exist, if it is not the default.
+      may_differ: a resumed run may have another value: it computes elsewhere, or prints something else.
+    """
+    if choices:
+        help = help.replace("{}", " or ".join([", ".join(choices[:-1]), choices[-1]]))
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "help": help,
+            "choices": choices,
+            "least": least,
+            "most": most,
+            "before": default if before is None else before,
+            "may_differ": may_differ,
+        },
+    )
 
 
 FOLDER = "folder:"  # how a data set that is a folder begins
@@ -66,25 +96,25 @@ class DataConfig:
 
     dataset: str = _setting("digits", "digits (scikit-learn), a TFDS image data set by name, or folder:PATH.")
     data_dir: str | os.PathLike = _setting(  # noqa: RUF009
-        "", "TFDS's data_dir; empty means TFDS's own default."
+        "", "TFDS's data_dir; empty means TFDS's own default.", may_differ=True
     )
-    image_size: int = _setting(0, "Side to which images are resized; 0 keeps them as they are.")
-    train_examples: int = _setting(0, "Training images used; 0 means all.")
-    test_examples: int = _setting(0, "Test images used; 0 means all.")
+    image_size: int = _setting(
+        0, "Side to which images are resized; 0 keeps them as they are.", most=MOST_SIDE
+    )
+    train_examples: int = _setting(0, "Training images used; 0 means all.", most=MOST)
+    test_examples: int = _setting(0, "Test images used; 0 means all.", most=MOST)
     validation_examples: int = _setting(
-        0, "Images cut from the end of the training data; the best epoch is chosen by these alone."
+        0,
+        "Images cut from the end of the training data; the best epoch is chosen by these alone.",
+        most=MOST,
     )
-    augment: str = _setting("none", "none, flip, shift or flip_shift.")
+    augment: str = _setting("none", "{}.", choices=AUGMENTATIONS)
 
     def __post_init__(self):
         """Raises ConfigError for values that no data set allows."""
-        check_types(self)
+        _check_each(self)
         named = self.dataset.removeprefix(FOLDER).strip() != ""
         _require(named, self, "dataset", "a name or folder:PATH")
-        _at_most(self, "image_size", MOST_SIDE)
-        for name in ("train_examples", "test_examples", "validation_examples"):
-            _at_most(self, name, MOST)
-        _one_of(self, "augment", AUGMENTATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +138,7 @@ class CouplingConfig:
     def __post_init__(self):
         """Raises ConfigError for a choice that does not exist."""
         check_types(self)
-        _require(1 <= self.width <= MOST_WIDTH, self, "width", f"an integer from 1 to {MOST_WIDTH}")
+        _in_range(self, "width", 1, MOST_WIDTH)
         _one_of(self, "kind", COUPLINGS)
         read_scale(self.scale)
         _one_of(self, "norm", NORMS)
@@ -127,19 +157,19 @@ class ModelConfig:
     """
 
     image_shape: tuple[int, int, int] = (32, 32, 3)
-    n_bits: int = _setting(8, "Bits kept per pixel and channel, 1 to 8.")
-    num_blocks: int = _setting(3, "Blocks (squeeze, flow steps, split): L.")
-    flow_steps: int = _setting(32, "Flow steps per block: K.")
-    width: int = _setting(512, "Hidden channels of a coupling network.")
-    coupling: str = _setting("affine", "affine or additive.")
+    n_bits: int = _setting(8, "Bits kept per pixel and channel, 1 to 8.", least=1, most=8)
+    num_blocks: int = _setting(3, "Blocks (squeeze, flow steps, split): L.", least=1, most=MOST_BLOCKS)
+    flow_steps: int = _setting(32, "Flow steps per block: K.", least=1, most=MOST_STEPS)
+    width: int = _setting(512, "Hidden channels of a coupling network.", least=1, most=MOST_WIDTH)
+    coupling: str = _setting("affine", "{}.", choices=COUPLINGS)
     scale: str = _setting(
         "tanh:1",
         "Scale of the affine coupling: sigmoid, exp, or tanh:B, from e^-B to e^B; tanh alone is tanh:2.",
     )
-    norm: str = _setting("actnorm", "Inside the coupling networks: actnorm or bias.")
-    permutation: str = _setting("lu", "Channel mixing: lu, plain, shuffle or reverse.")
-    split_prior: str = _setting("learned", "Prior of factored-out latents: learned or standard.")
-    top_prior: str = _setting("learned", "Prior of the last latent: learned or standard.")
+    norm: str = _setting("actnorm", "Inside the coupling networks: {}.", choices=NORMS)
+    permutation: str = _setting("lu", "Channel mixing: {}.", choices=PERMUTATIONS)
+    split_prior: str = _setting("learned", "Prior of factored-out latents: {}.", choices=PRIORS)
+    top_prior: str = _setting("learned", "Prior of the last latent: {}.", choices=PRIORS)
     local_prior: str = _setting(
         "standard",
         "Density that scores the output of every part but the last while it is trained: learned or standard "
@@ -147,7 +177,8 @@ class ModelConfig:
     )
     precision: str = _setting(
         "float32",
-        "Precision of the coupling networks: float32 or mixed_bfloat16; everything else is float32.",
+        "Precision of the coupling networks: {}; everything else is float32.",
+        choices=PRECISIONS,
     )
     parts: str | int | Sequence[int] = _setting(
         "1",
@@ -159,23 +190,14 @@ class ModelConfig:
 
     def __post_init__(self):
         """Raises ConfigError for a model that cannot be built."""
-        check_types(self)
+        _check_each(self)
         if self.classes and self.top_prior != "learned":
             raise ConfigError(
                 "classes have learned priors, so top_prior must be learned. "
                 f"Received: top_prior={self.top_prior!r}, {len(self.classes)} classes"
             )
-        _require(1 <= self.n_bits <= 8, self, "n_bits", "an integer from 1 to 8")
-        for name, most in (("num_blocks", MOST_BLOCKS), ("flow_steps", MOST_STEPS), ("width", MOST_WIDTH)):
-            _require(1 <= getattr(self, name) <= most, self, name, f"an integer from 1 to {most}")
         _require(max(self.image_shape) <= MOST_SIDE, self, "image_shape", f"{MOST_SIDE} or less")
-        _one_of(self, "coupling", COUPLINGS)
         read_scale(self.scale)
-        _one_of(self, "norm", NORMS)
-        _one_of(self, "permutation", PERMUTATIONS)
-        _one_of(self, "precision", PRECISIONS)
-        for name in ("split_prior", "top_prior"):
-            _one_of(self, name, PRIORS)
         _ = self.cuts, self.head_size
 
     @property
@@ -208,11 +230,11 @@ class TrainConfig:
     is `"1e-3,2e-3"`.
     """
 
-    schedule: str = _setting("end_to_end", "end_to_end, sequential, alternating or simultaneous.")
-    part_epochs: int = _setting(60, "Epochs in parts, as the schedule says.")
-    finetune_epochs: int = _setting(30, "End-to-end epochs that follow.")
-    period: int = _setting(1, "Epochs a part keeps its turn in the alternating schedule.")
-    optimizer: str = _setting("adamax", "adamax, adam or sgd; one for each part.")
+    schedule: str = _setting("end_to_end", "{}.", choices=SCHEDULES)
+    part_epochs: int = _setting(60, "Epochs in parts, as the schedule says.", most=MOST_EPOCHS)
+    finetune_epochs: int = _setting(30, "End-to-end epochs that follow.", most=MOST_EPOCHS)
+    period: int = _setting(1, "Epochs a part keeps its turn in the alternating schedule.", least=1, most=MOST)
+    optimizer: str = _setting("adamax", "{}; one for each part.", choices=OPTIMIZERS)
     beta_2: str | float = _setting(
         "0.999", "Second-moment decay of adamax and adam, or oai: 1 − 1/(steps per epoch)."
     )
@@ -223,22 +245,27 @@ class TrainConfig:
         "size",
         "size: the rate of each weight follows the width and the number of flow steps, so that one rate of "
         "adamax or adam suits models of all sizes; none: every weight has the rate.",
+        choices=RATE_SCALINGS,
         before="none",
     )
-    rate_schedule: str = _setting("cosine", "constant or cosine, over a part's own steps.")
-    warmup_steps: int = _setting(100, "Steps over which a part's rate rises linearly from 0.")
+    rate_schedule: str = _setting("cosine", "{}, over a part's own steps.", choices=RATE_SCHEDULES)
+    warmup_steps: int = _setting(100, "Steps over which a part's rate rises linearly from 0.", most=MOST)
     clip_norm: float = _setting(1.0, "Largest global norm of the gradients; 0 does not clip.")
     max_skipped_steps: int = _setting(
         10,
         "Steps in a row that are skipped if their loss or a gradient's norm is not finite; one more is a "
         "divergence, see on_divergence.",
+        most=MOST,
         before=0,
+        may_differ=True,
     )
     on_divergence: str = _setting(
         "recover",
         "When training diverges: recover (go back to the last good checkpoint and halve the rate of the part "
         "at fault, a few times) or stop.",
+        choices=ON_DIVERGENCE,
         before="stop",
+        may_differ=True,
     )
     ema: float = _setting(
         0.0,
@@ -252,8 +279,10 @@ class TrainConfig:
         0,
         "In simultaneous epochs under part_parallel: how many steps a batch waits between two parts, so "
         "that all parts work at the same time.",
+        most=MOST,
+        may_differ=True,
     )
-    batch_size: int = _setting(8, "Images per step, over all replicas.")
+    batch_size: int = _setting(8, "Images per step, over all replicas.", least=1, most=MOST)
     reversible: bool = _setting(
         False, "Recompute activations from outputs instead of keeping them: less memory, more time."
     )
@@ -263,18 +292,7 @@ class TrainConfig:
 
     def __post_init__(self):
         """Raises ConfigError for values that cannot be trained with."""
-        check_types(self)
-        _one_of(self, "schedule", SCHEDULES)
-        _one_of(self, "optimizer", OPTIMIZERS)
-        _one_of(self, "rate_scaling", RATE_SCALINGS)
-        _one_of(self, "rate_schedule", RATE_SCHEDULES)
-        _one_of(self, "on_divergence", ON_DIVERGENCE)
-        for name in ("part_epochs", "finetune_epochs"):
-            _at_most(self, name, MOST_EPOCHS)
-        for name in ("warmup_steps", "max_skipped_steps", "part_delay"):
-            _at_most(self, name, MOST)
-        for name in ("period", "batch_size"):
-            _require(1 <= getattr(self, name) <= MOST, self, name, f"an integer from 1 to {MOST}")
+        _check_each(self)
         _require(
             self.part_epochs + self.finetune_epochs >= 1,
             self,
@@ -325,9 +343,9 @@ class RunConfig:
     """One training run: where it lives, and everything it is made of."""
 
     workdir: str | os.PathLike = _setting(  # noqa: RUF009
-        "", "Folder of the run: history, checkpoints, logs, samples, export."
+        "", "Folder of the run: history, checkpoints, logs, samples, export.", may_differ=True
     )
-    seed: int = _setting(0, "The one seed from which everything random follows.")
+    seed: int = _setting(0, "The one seed from which everything random follows.", most=MOST)
     init_from: str | os.PathLike = _setting(  # noqa: RUF009
         "",
         "Start from the weights of a workdir, a .keras file or a preset; the run has its own data and "
@@ -337,28 +355,50 @@ class RunConfig:
         "auto",
         "auto, one_device, mirrored (every device trains on a slice of the batch), multi_worker (every "
         "process listed in TF_CONFIG does), or part_parallel (every part on its own device).",
+        choices=STRATEGIES,
+        may_differ=True,
     )
-    virtual_devices: int = _setting(0, "Logical CPU devices, to try a strategy without GPUs; 0 is off.")
+    virtual_devices: int = _setting(
+        0,
+        "Logical CPU devices, to try a strategy without GPUs; 0 is off.",
+        most=MOST_DEVICES,
+        may_differ=True,
+    )
     part_devices: str | Sequence[str] = _setting(
-        "", "Device of each part under part_parallel, comma-separated; empty: device k for part k."
+        "",
+        "Device of each part under part_parallel, comma-separated; empty: device k for part k.",
+        may_differ=True,
     )
     insecure_network: bool = _setting(
         False,
         "Let processes have addresses that are not private, although they neither encrypt nor ask for "
         "passwords.",
+        may_differ=True,
     )
     jit_compile: str = _setting(
-        "auto", "Compile training steps with XLA: on, off, or auto (on where there is a GPU)."
+        "auto",
+        "Compile training steps with XLA: on, off, or auto (on where there is a GPU).",
+        choices=COMPILERS,
+        may_differ=True,
     )
     streams: int = _setting(
         0,
         "Pieces of a batch that run side by side, one per core; 0: as many as pay, 1: TensorFlow's own way.",
+        most=MOST_DEVICES,
+        may_differ=True,
     )
-    tensorboard: bool = _setting(True, "Write TensorBoard logs.")
-    sample_every: int = _setting(1, "Epochs between sample grids, which the last epoch has too; 0 is never.")
-    export: bool = _setting(True, "Write a SavedModel at the end.")
+    tensorboard: bool = _setting(True, "Write TensorBoard logs.", may_differ=True)
+    sample_every: int = _setting(
+        1,
+        "Epochs between sample grids, which the last epoch has too; 0 is never.",
+        most=MOST,
+        may_differ=True,
+    )
+    export: bool = _setting(True, "Write a SavedModel at the end.", may_differ=True)
     checkpoint_minutes: float = _setting(
-        0.0, "Minutes between checkpoints within an epoch, besides the one after it; 0: none within."
+        0.0,
+        "Minutes between checkpoints within an epoch, besides the one after it; 0: none within.",
+        may_differ=True,
     )
     conditional: bool = _setting(
         False,
@@ -368,37 +408,10 @@ class RunConfig:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
-    # A resumed run may be computed elsewhere and print something else; all other settings must be equal.
-    MAY_DIFFER = frozenset(
-        {
-            "workdir",
-            "max_skipped_steps",
-            "on_divergence",
-            "strategy",
-            "virtual_devices",
-            "part_devices",
-            "insecure_network",
-            "part_delay",
-            "streams",
-            "jit_compile",
-            "data_dir",
-            "tensorboard",
-            "sample_every",
-            "export",
-            "checkpoint_minutes",
-        }
-    )
-
     def __post_init__(self):
         """Raises ConfigError for settings that do not fit together."""
-        check_types(self)
+        _check_each(self)
         _require(self.workdir.strip() != "", self, "workdir", "the folder of the run")
-        _require(0 <= self.seed < 2**31, self, "seed", "an integer from 0 to 2^31 − 1")
-        _one_of(self, "strategy", STRATEGIES)
-        _one_of(self, "jit_compile", COMPILERS)
-        for name in ("virtual_devices", "streams"):
-            _at_most(self, name, MOST_DEVICES)
-        _at_most(self, "sample_every", MOST)
         minutes = self.checkpoint_minutes
         _require(0 <= minutes < math.inf, self, "checkpoint_minutes", "0 or a positive number")
         if minutes and self.strategy == "multi_worker":
@@ -496,6 +509,10 @@ def all_settings() -> list[dataclasses.Field]:
     return [f for c in (RunConfig, *GROUPS.values()) for f in settings_of(c)]
 
 
+# A resumed run may have other values of these; all other settings must be equal.
+MAY_DIFFER = frozenset(setting.name for setting in all_settings() if setting.metadata["may_differ"])
+
+
 # Values
 
 
@@ -525,8 +542,19 @@ def _require(condition: bool, config: Any, name: str, expected: str) -> None:
         raise ConfigError(f"{name} must be {expected}. Received: {name}={getattr(config, name)!r:.100}")
 
 
-def _at_most(config: Any, name: str, most: int) -> None:
-    _require(0 <= getattr(config, name) <= most, config, name, f"0 or a positive integer up to {most}")
+def _check_each(config: Any) -> None:
+    """Checks the type of every field, and what the settings say of their values."""
+    check_types(config)
+    for setting in settings_of(type(config)):
+        if setting.metadata["choices"]:
+            _one_of(config, setting.name, setting.metadata["choices"])
+        if setting.metadata["most"] is not None:
+            _in_range(config, setting.name, setting.metadata["least"], setting.metadata["most"])
+
+
+def _in_range(config: Any, name: str, least: int, most: int) -> None:
+    expected = f"an integer from {least} to {most}" if least else f"0 or a positive integer up to {most}"
+    _require(least <= getattr(config, name) <= most, config, name, expected)
 
 
 def _one_of(config: Any, name: str, choices: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from glow_tf.config import FOLDER, RunConfig, all_settings, folder_of
+from glow_tf.config import FOLDER, MAY_DIFFER, RunConfig, all_settings, folder_of
 from glow_tf.errors import ConfigError
 
 NAME = "flags.cfg"
@@ -87,21 +87,21 @@ def differing_settings(before: Mapping[str, str], config: RunConfig) -> dict[str
 
     Args:
       before: from `read_settings`; if it is empty, nothing differs.
-      config: to compare with; see `RunConfig.MAY_DIFFER`.
+      config: to compare with; see `MAY_DIFFER`.
     """
     now = read_flagfile(flagfile(config))
     return {
         name: f"--{name}={now[name]} (was {before.get(name)})"
         for name in now
         if before
-        and name not in RunConfig.MAY_DIFFER
+        and name not in MAY_DIFFER
         and now[name] != before.get(name)
         and not (name in RATES and _same_rates(now[name], before.get(name, "")))
     }
 
 
 def refuse_other_configuration(folder: pathlib.Path, config: RunConfig) -> None:
-    """Raises ConfigError if a folder holds a run that is not this one; see `RunConfig.MAY_DIFFER`."""
+    """Raises ConfigError if a folder holds a run that is not this one; see `MAY_DIFFER`."""
     if differing := differing_settings(read_settings(folder), config):
         raise ConfigError(
             "this workdir holds a run of another configuration; use another workdir, or the same "

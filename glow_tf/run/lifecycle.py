@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.config import RunConfig
+from glow_tf.config import MAY_DIFFER, RunConfig
 from glow_tf.devices import strategies
 from glow_tf.devices.addresses import check_addresses
 from glow_tf.devices.broken import naming_the_taken_address, naming_who_is_lost
@@ -90,7 +90,7 @@ def _train_in(
             workdir.check_progress()
         if group is not None and group.job == "worker":
             settings = workdir.config.to_settings()
-            may_differ = RunConfig.MAY_DIFFER - {"max_skipped_steps"}  # with it all stop at the same step
+            may_differ = MAY_DIFFER - {"max_skipped_steps"}  # with it all stop at the same step
             same = {name: value for name, value in settings.items() if name not in may_differ}
             finished = meet(group, same, finished)
         if finished:

@@ -11,7 +11,7 @@ import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
-from glow_tf.config import ModelConfig, RunConfig, all_settings
+from glow_tf.config import MAY_DIFFER, ModelConfig, RunConfig, all_settings
 from glow_tf.cost import BOTH_WAYS
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
@@ -75,7 +75,7 @@ class Run:
     def fingerprint(self) -> str:
         """12 hexadecimal digits that tell its settings from others; of saved rows, what they say, if they do.
 
-        Settings that a resumed run may change do not count (`RunConfig.MAY_DIFFER`), nor do those that have
+        Settings that a resumed run may change do not count (`MAY_DIFFER`), nor do those that have
         the value of the time before they existed: so a later release gives the same digits.
         """
         if self.saved_rows:
@@ -84,7 +84,7 @@ class Run:
         own = {
             name: str(value)
             for name, value in self.config.to_settings().items()
-            if name not in RunConfig.MAY_DIFFER and str(value) != str(before[name])
+            if name not in MAY_DIFFER and str(value) != str(before[name])
         }
         text = json.dumps([self.variant.program, own], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
