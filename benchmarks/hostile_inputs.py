@@ -155,7 +155,7 @@ def without_long_work(seeds: Seeds) -> Iterator[None]:
             (launch, "_run", lambda *_: 0),
             (experiment, "run_study", _runs_of_study),
             (calibrate, "calibrate", lambda config: Calibration("", {}, {}, 0.0)),
-            (keeping, "evaluate", lambda *_, **__: evaluation.Evaluation(np.ones((1, 2)), {}, 64)),
+            (keeping, "evaluate", lambda *_, **__: evaluation.Evaluation(np.ones((1, 2)), {}, {}, 64)),
             (use, "export", lambda glow, folder: None),
             (use, "export_litert", lambda glow, folder: []),
             (use, "export_onnx", lambda glow, folder: []),

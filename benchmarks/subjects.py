@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import Glow, Phase, RunConfig, data, export
-from glow_tf.cost import relative_cost
+from glow_tf.cost import BOTH_WAYS, relative_cost
 from glow_tf.internals import function_kept_whole
 from glow_tf.partition import Element, PartLayout, part_layouts
 from glow_tf.pieces import active_streams
@@ -36,7 +36,7 @@ def _forward_macs(layouts: Sequence[PartLayout], batch_size: int) -> int:
 
 
 def _timed_floors(layouts: Sequence[PartLayout], width: int, batch_size: int, precision: str) -> list[Timed]:
-    macs = 3 * _forward_macs(layouts, batch_size)
+    macs = BOTH_WAYS * _forward_macs(layouts, batch_size)
     return [
         Timed(name, precision, repeated(floor(layouts, width, batch_size, precision, chained)), macs)
         for name, chained in (("floor", False), ("floor, chained", True))
@@ -45,7 +45,7 @@ def _timed_floors(layouts: Sequence[PartLayout], width: int, batch_size: int, pr
 
 def _timed_steps(config: RunConfig, trainer: PartsTrainer, images: np.ndarray, precision: str) -> list[Timed]:
     layouts, batch_size = part_layouts(trainer.glow.config), config.train.batch_size
-    whole = 3 * _forward_macs(layouts, batch_size)
+    whole = BOTH_WAYS * _forward_macs(layouts, batch_size)
     batches = data.training_batches(images, batch_size, config.seed, augment=config.data.augment)
     distributed = iter(trainer.distribute_strategy.experimental_distribute_dataset(batches))
 
@@ -174,8 +174,6 @@ def _in_fit(trainer: PartsTrainer, batches: tf.data.Dataset, count: int) -> floa
 
 
 def _exported(glow: Glow) -> object:
-    plain = Glow(glow.config, name=glow.name)
-    plain.set_weights(glow.get_weights())
     with tempfile.TemporaryDirectory() as folder:
-        export(plain, f"{folder}/export")
+        export(glow.recut(), f"{folder}/export")
         return tf.saved_model.load(f"{folder}/export")

@@ -97,7 +97,9 @@ def _train(config: RunConfig, workdir: Workdir) -> None:
         train_bpd, test_bpd = float(np.mean(losses)), rows[-1]["test_bpd"]
         print(f"epoch {epoch}/{num_epochs} · train {train_bpd:.4f} · test {test_bpd}", flush=True)
     parameters = sum(p.numel() for p in training.model.parameters())
-    workdir.write_summary({"test_bpd": float(rows[-1]["test_bpd"]), "parameters": parameters})
+    workdir.write_summary(
+        {"test_bpd": float(rows[-1]["test_bpd"]), "parameters": parameters, "epochs": num_epochs}
+    )
 
 
 class _Training:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from glow_tf.cuts import Cuts, read_cuts
@@ -23,7 +23,7 @@ def _setting(
     default: Any,
     help: str,
     *,
-    choices: tuple[str, ...] = (),
+    choices: Collection[str] = (),
     least: int = 0,
     most: int | None = None,
     before: Any = None,
@@ -41,7 +41,8 @@ def _setting(
       may_differ: a resumed run may have another value: it computes elsewhere, or prints something else.
     """
     if choices:
-        help = help.replace("{}", " or ".join([", ".join(choices[:-1]), choices[-1]]))
+        *others, last = choices
+        help = help.replace("{}", f"{', '.join(others)} or {last}")
     return dataclasses.field(
         default=default,
         metadata={
@@ -65,8 +66,7 @@ def folder_of(dataset: str) -> pathlib.Path | None:
     return pathlib.Path(os.path.expanduser(dataset.removeprefix(FOLDER)))
 
 
-OUTPUTS_PER_CHANNEL = {"affine": 2, "additive": 1}  # what the network predicts per transformed channel
-COUPLINGS = tuple(OUTPUTS_PER_CHANNEL)
+OUTPUTS_PER_CHANNEL = {"affine": 2, "additive": 1}  # coupling → what its network predicts per channel
 SCALES = {"sigmoid": None, "exp": 8.0, "tanh": 2.0}  # → soft bound of the log-scale; `tanh:B` says its own
 NORMS = ("actnorm", "bias")
 PERMUTATIONS = ("lu", "plain", "shuffle", "reverse")
@@ -139,7 +139,7 @@ class CouplingConfig:
         """Raises ConfigError for a choice that does not exist."""
         check_types(self)
         _in_range(self, "width", 1, MOST_WIDTH)
-        _one_of(self, "kind", COUPLINGS)
+        _one_of(self, "kind", OUTPUTS_PER_CHANNEL)
         read_scale(self.scale)
         _one_of(self, "norm", NORMS)
 
@@ -161,7 +161,7 @@ class ModelConfig:
     num_blocks: int = _setting(3, "Blocks (squeeze, flow steps, split): L.", least=1, most=MOST_BLOCKS)
     flow_steps: int = _setting(32, "Flow steps per block: K.", least=1, most=MOST_STEPS)
     width: int = _setting(512, "Hidden channels of a coupling network.", least=1, most=MOST_WIDTH)
-    coupling: str = _setting("affine", "{}.", choices=COUPLINGS)
+    coupling: str = _setting("affine", "{}.", choices=OUTPUTS_PER_CHANNEL)
     scale: str = _setting(
         "tanh:1",
         "Scale of the affine coupling: sigmoid, exp, or tanh:B, from e^-B to e^B; tanh alone is tanh:2.",
@@ -557,7 +557,7 @@ def _in_range(config: Any, name: str, least: int, most: int) -> None:
     _require(least <= getattr(config, name) <= most, config, name, expected)
 
 
-def _one_of(config: Any, name: str, choices: tuple[str, ...]) -> None:
+def _one_of(config: Any, name: str, choices: Collection[str]) -> None:
     _require(getattr(config, name) in choices, config, name, f"one of {', '.join(choices)}")
 
 

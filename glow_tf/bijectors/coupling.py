@@ -87,7 +87,9 @@ class Coupling(Repeatable):
     def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.require_built()
-        return self._inverse(y, self.fold())
+        a, y_b = _halves(y)
+        b, log_det = self.transform.inverse(y_b, *self.parameters(a))
+        return _joined(a, b), log_det
 
     def fold(self) -> list[tf.Tensor]:
         """Returns the folded weights of the network; see `CouplingNetwork.fold`."""
@@ -99,21 +101,12 @@ class Coupling(Repeatable):
         y_b, log_det = self.transform.forward(b, *self.parameters(a, folded))
         return _joined(a, y_b), log_det
 
-    def inverse_folded(self, y: tf.Tensor, folded: Sequence[tf.Tensor]) -> tf.Tensor:
-        """See base."""
-        return self._inverse(y, folded)[0]
-
     def forward_and_log_scale(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `forward`'s result, and the largest |log s| of the transform on the way, [], nats."""
         a, b = _halves(x)
         parameters = self.parameters(a)
         y_b, _ = self.transform.forward(b, *parameters)
         return _joined(a, y_b), self.transform.largest_log_scale(*parameters)
-
-    def _inverse(self, y: tf.Tensor, folded: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        a, y_b = _halves(y)
-        b, log_det = self.transform.inverse(y_b, *self.parameters(a, folded))
-        return _joined(a, b), log_det
 
     def pull_back(
         self,

@@ -101,10 +101,6 @@ class FlowStep(Repeatable):
         y, log_det = self.coupling.forward_folded(mixed, folded[3:])
         return y, log_det + linear
 
-    def inverse_folded(self, y: tf.Tensor, folded: Sequence[tf.Tensor]) -> tf.Tensor:
-        """See base."""
-        return _linear_inverse(self.coupling.inverse_folded(y, folded[3:]), *folded[:2])
-
     def pull_back(
         self,
         y: tf.Tensor,

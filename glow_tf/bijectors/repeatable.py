@@ -41,15 +41,15 @@ class Repeatable(Bijector):
 
     `Stack` holds the weights of all copies together and runs one bijector with the weights of each copy in
     turn. It first *folds* the weights: `fold` computes everything that does not depend on x, once per call
-    and for all copies at the same time. `forward_folded`, `inverse_folded` and `pull_back` then take the
-    folded weights of one copy.
+    and for all copies at the same time. `forward_folded` and `pull_back` then take the folded weights of one
+    copy.
 
     The extra axis: when `Stack` calls `fold`, every weight has one axis more in front, of size `count` (the
     copies), and so must every folded tensor. A subclass that overrides `fold` therefore indexes axes from the
     end, such as `axis=-1` or `[..., tf.newaxis, :]`.
 
-    All methods have a default. A subclass overrides `fold` and the methods that read it where this saves
-    time, and `reseed` if its weights start at random.
+    All methods have a default. A subclass overrides `fold`, `forward_folded` and `pull_back`, all three or
+    none, where this saves time, and `reseed` if its weights start at random.
     """
 
     def fold(self) -> list[tf.Tensor]:
@@ -72,16 +72,6 @@ class Repeatable(Bijector):
         """
         with with_weights(self, folded):
             return self.forward_and_log_det(x)
-
-    def inverse_folded(self, y: tf.Tensor, folded: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Runs `inverse` with folded weights: y [B, H, W, C] → f⁻¹(y) [B, H, W, C].
-
-        Args:
-          y: [B, H, W, C].
-          folded: what `fold` returned, for one copy.
-        """
-        with with_weights(self, folded):
-            return self.inverse(y)
 
     def forward_and_log_scales(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Runs `forward`, and returns how far the bijector amplifies on the way.
@@ -118,7 +108,8 @@ class Repeatable(Bijector):
           ValueError: the layer is not built.
         """
         self.require_built()
-        x = self.inverse_folded(y, folded)
+        with with_weights(self, folded):
+            x = self.inverse(y)
         sources = [x, *(tensor for tensor in folded if tensor.dtype.is_floating)]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)

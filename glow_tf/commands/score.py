@@ -16,16 +16,12 @@ import csv
 import io
 import math
 import pathlib
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from glow_tf.commands import model_flags
 from glow_tf.config import folder_of
 from glow_tf.errors import ConfigError
-
-if TYPE_CHECKING:
-    from glow_tf.use import Scorer, UsedImages
 
 ACTIONS = ("fit", "check")
 
@@ -57,33 +53,21 @@ def main(values: flags.FlagValues, action: str) -> None:
             f"false_alarms must be between 0 and 1. Received: false_alarms={values.false_alarms:g}"
         )
     model_flags.positive(values, "worst")
-    path = pathlib.Path(values.calibration)
-    if action == "fit":
-        model_flags.check_file("calibration", path)
-    elif not path.is_file():
-        raise ConfigError(
-            f"calibration must be a file from `glow-tf score fit`. Received: calibration={str(path)!r}"
-        )
-    folder = model_flags.output_folder(values) if action == "check" else None
-    white = model_flags.white_of(values)
+    {"fit": _fit, "check": _check}[action](values, pathlib.Path(values.calibration))
+
+
+def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
+    model_flags.check_file("calibration", path)
     from glow_tf.use import Scorer
 
     model = model_flags.model_of(values)
-    scorer = Scorer(model, values.score) if action == "fit" else Scorer.load(path, model)
-    if action == "check" and scorer.smallest > values.false_alarms:
-        raise ConfigError(
-            f"false_alarms must be {_rounded_up(scorer.smallest)} or more with as many good images as the "
-            f"calibration has. Received: false_alarms={values.false_alarms:g}"
-        )
+    scorer = Scorer(model, values.score)
     used = model_flags.images_of(values, model)
-    if action == "fit" and trained_on(values):
+    if trained_on(values):
         print(
             "WARNING: the model was trained on some of these images. It codes them better than new ones, so "
             "too many new ones will be flagged. --split=test has those that it was not trained on."
         )
-    if action == "check":
-        _check(values, scorer, used, folder, white)
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     scorer.fit(used.images, values.seed).save(path)
     chosen = ""
@@ -116,13 +100,24 @@ def trained_on(values: flags.FlagValues) -> bool:
     return same and (values.split in ("train", "all") or (not values.split and all_of_it))
 
 
-def _check(
-    values: flags.FlagValues, scorer: Scorer, used: UsedImages, folder: pathlib.Path, white: int
-) -> None:
-    from glow_tf.use import features
+def _check(values: flags.FlagValues, path: pathlib.Path) -> None:
+    if not path.is_file():
+        raise ConfigError(
+            f"calibration must be a file from `glow-tf score fit`. Received: calibration={str(path)!r}"
+        )
+    folder, white = model_flags.output_folder(values), model_flags.white_of(values)
+    from glow_tf.use import Scorer, features
     from glow_tf.use.sheet import sheet
 
-    found = features(scorer.model, used.images)
+    model = model_flags.model_of(values)
+    scorer = Scorer.load(path, model)
+    if scorer.smallest > values.false_alarms:
+        raise ConfigError(
+            f"false_alarms must be {_rounded_up(scorer.smallest)} or more with as many good images as the "
+            f"calibration has. Received: false_alarms={values.false_alarms:g}"
+        )
+    used = model_flags.images_of(values, model)
+    found = features(model, used.images)
     p_values, reasons = scorer.p_value_of(found), scorer.reasons(found)
     flagged = p_values <= values.false_alarms
     table = io.StringIO()

@@ -87,7 +87,6 @@ def reads_as_number(text: str, finite: bool = False) -> bool:
         return math.isfinite(float(text)) or not finite
     except ValueError:
         return False
-    return True
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

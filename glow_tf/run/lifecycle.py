@@ -150,7 +150,8 @@ def _train(
                 others = [*watches, *callbacks]
                 recovery.fit_and_recover(run, epoch, lambda first: _fit(run, first, interrupts, others))
             with run.trainer.averages.in_place():
-                trained = _copy_of(run.glow) if run.leads and run.config.export else None
+                # Outside of any strategy: a SavedModel has no replicas.
+                trained = run.glow.recut() if run.leads and run.config.export else None
     with _saying_what_is_kept(run):
         result = _finish(run, trained, export) if run.leads else {}
     with _stall_watch(run.group):
@@ -168,13 +169,6 @@ def _stall_watch(
         return
     with Stall(group, message) as stall:
         yield [StallWatch(stall)]
-
-
-def _copy_of(glow: Glow) -> Glow:
-    """Returns a copy outside of any strategy: a SavedModel has no replicas."""
-    plain = Glow(glow.config, name=glow.name)
-    plain.set_weights(glow.get_weights())
-    return plain
 
 
 @contextlib.contextmanager

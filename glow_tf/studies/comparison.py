@@ -13,7 +13,8 @@ from glow_tf.studies.study import Study, Variant
 
 Rows = list[Mapping[str, str]]
 
-SIZES = ("dataset", "image_size", "num_blocks", "flow_steps", "width")  # flags that change a model's cost
+# Flags that change a model's cost.
+SIZES = ("dataset", "image_size", "num_blocks", "flow_steps", "width", "coupling")
 
 
 @dataclasses.dataclass(frozen=True)

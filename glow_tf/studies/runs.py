@@ -42,7 +42,6 @@ class Run:
       value: of the tuned flag; empty if none is tuned.
       flags: all flags but the flagfile, flag → value.
       config: the configuration that the flags make.
-      saved_rows: its rows of an earlier table, if they stand for its workdir; see `with_saved_rows`.
     """
 
     variant: Variant
@@ -51,7 +50,6 @@ class Run:
     value: str
     flags: Mapping[str, str]
     config: RunConfig
-    saved_rows: tuple[Mapping[str, str], ...] = ()
 
     @property
     def workdir(self) -> pathlib.Path:
@@ -61,8 +59,6 @@ class Run:
     @property
     def epoch_costs(self) -> list[float]:
         """Predicted cost of every epoch; an end-to-end epoch of the same model is 1."""
-        if self.saved_rows:
-            return [float(row["predicted_cost"]) for row in self.history()]
         train = self.config.train
         return epoch_costs(part_layouts(self._model), self.phases, train.cache_prefix, train.reversible)
 
@@ -73,13 +69,11 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """12 hexadecimal digits that tell its settings from others; of saved rows, what they say, if they do.
+        """12 hexadecimal digits that tell its settings from others.
 
         Settings that a resumed run may change do not count (`MAY_DIFFER`), nor do those that have
         the value of the time before they existed: so a later release gives the same digits.
         """
-        if self.saved_rows:
-            return self.saved_rows[0].get("settings", "")
         before = {setting.name: setting.metadata["before"] for setting in all_settings()}
         own = {
             name: str(value)
@@ -109,14 +103,11 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the run is over, with or without success."""
-        return bool(self.saved_rows) or (self.workdir / SUMMARY).exists() or bool(self.failure)
+        return (self.workdir / SUMMARY).exists() or bool(self.failure)
 
     @property
     def failure(self) -> str:
         """Why the run failed; empty if it did not."""
-        if self.saved_rows:
-            outcome = self.saved_rows[0]["outcome"]
-            return "" if outcome == FINISHED else outcome
         path = self.workdir / FAILURE
         return read_text(path).strip() if path.exists() else ""
 
@@ -130,13 +121,47 @@ class Run:
 
     def history(self) -> list[Mapping[str, str]]:
         """Returns the rows of its history.csv so far; OSError if the file is damaged."""
-        if self.saved_rows:
-            return [row for row in self.saved_rows if row.get("epoch")]
         path = self.workdir / "history.csv"
         try:
             return list(csv.DictReader(io.StringIO(read_text(path)))) if path.exists() else []
         except (ValueError, csv.Error) as error:
             raise OSError(f"{path} is damaged: {error}.") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedRun(Run):
+    """A run that is over, of which only its rows of an earlier table are left; see `with_saved_rows`.
+
+    Attributes:
+      rows: these rows, at least one.
+    """
+
+    rows: tuple[Mapping[str, str], ...]
+
+    @property
+    def epoch_costs(self) -> list[float]:
+        """See base; the predictions of the time when the run was made."""
+        return [float(row["predicted_cost"]) for row in self.history()]
+
+    @property
+    def fingerprint(self) -> str:
+        """See base; empty in tables of the time before there were fingerprints."""
+        return self.rows[0].get("settings", "")
+
+    @property
+    def finished(self) -> bool:
+        """See base."""
+        return True
+
+    @property
+    def failure(self) -> str:
+        """See base."""
+        outcome = self.rows[0]["outcome"]
+        return "" if outcome == FINISHED else outcome
+
+    def history(self) -> list[Mapping[str, str]]:
+        """Returns the rows of its epochs."""
+        return [row for row in self.rows if row.get("epoch")]
 
 
 def tuning_runs(study: Study, folder: pathlib.Path, configure: Configure) -> list[Run]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from glow_tf.errors import ConfigError
 from glow_tf.run.history import WORDS, reads_as_number
 from glow_tf.run.workdir import history_columns
-from glow_tf.studies.runs import FINISHED, UNFINISHED, Run
+from glow_tf.studies.runs import FINISHED, UNFINISHED, Run, SavedRun
 from glow_tf.studies.study import TRAIN, Study
 from glow_tf.text_files import read_text
 
@@ -110,7 +109,7 @@ def with_saved_rows(study: Study, runs: Sequence[Run], path: pathlib.Path) -> li
                 f"{path} must be of study {study.name} as it is now. {MOVE}. Received: {run.variant.name}, "
                 f"{run.label}, {wrong}"
             )
-        attached.append(dataclasses.replace(run, saved_rows=saved))
+        attached.append(SavedRun(**vars(run), rows=saved))
     if rows:
         names = ["/".join(key) for key in rows]
         raise ConfigError(

@@ -129,8 +129,8 @@ def _of_export(model: TrainedModel, images: np.ndarray, draws: int, seed: int, s
         np.asarray(model.log_prob(images[step * BATCH :][:BATCH], seed_of(seed, draw * steps + step)))
         for draw, step in with_progress(places, len(places), f"Evaluating, batches of {BATCH}")
     ]
-    nats = np.concatenate(found).reshape(draws, len(images)).astype(np.float64)
-    return Evaluation(np.asarray(bits_per_dim(-nats, model.image_shape)), {}, {}, model.dimensions)
+    log_probs = np.concatenate(found).reshape(draws, len(images)).astype(np.float64)
+    return Evaluation(np.asarray(bits_per_dim(-log_probs, model.image_shape)), {}, {}, model.dimensions)
 
 
 def by_class(

@@ -159,7 +159,6 @@ def test_folded_weights_do_what_the_weights_do(repeatable, x):
     y, log_det = repeatable.forward_and_log_det(x)
     for mine, expected in zip(repeatable.forward_folded(x, folded), (y, log_det), strict=True):
         np.testing.assert_allclose(mine, expected, atol=1e-12)
-    np.testing.assert_allclose(repeatable.inverse_folded(y, folded), x, atol=1e-9)
 
 
 def test_pulling_back_from_the_output_gives_the_gradients(repeatable, x):
@@ -177,19 +176,18 @@ def test_pulling_back_from_the_output_gives_the_gradients(repeatable, x):
 
 
 def test_what_only_a_stack_needs_is_in_its_own_base_class():
-    only_for_stack = {"fold", "forward_folded", "inverse_folded", "pull_back", "reseed"}
+    only_for_stack = {"fold", "forward_folded", "pull_back", "reseed"}
     assert only_for_stack <= vars(Repeatable).keys()
     for layer in (Bijector, Chain, Split, Squeeze, Dequantize, GaussianPrior, Stack):
         assert not any(hasattr(layer, name) for name in only_for_stack), layer
 
 
 def test_every_listed_coupling_has_a_transform():
-    assert set(TRANSFORMS) == set(config.COUPLINGS)
+    assert set(TRANSFORMS) == set(config.OUTPUTS_PER_CHANNEL)
 
 
 def test_a_new_coupling_is_one_transform_and_one_entry_in_the_config(monkeypatch, x):
     monkeypatch.setitem(config.OUTPUTS_PER_CHANNEL, "sinh_arcsinh", 1)
-    monkeypatch.setattr(config, "COUPLINGS", tuple(config.OUTPUTS_PER_CHANNEL))
     monkeypatch.setitem(TRANSFORMS, "sinh_arcsinh", SinhArcsinh)
     settings = {"kind": "sinh_arcsinh", **F64}
     for layer in (

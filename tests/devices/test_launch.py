@@ -132,7 +132,7 @@ MOMENTS = {
     "a step": "glow_tf.training.trainer:PartsTrainer.on_step_end",
     "an evaluation": "glow_tf.run.callbacks:EpochRecord._evaluate",
     "a checkpoint": "glow_tf.run.checkpoints:Checkpoints.save",
-    "the end": "glow_tf.run.lifecycle:_copy_of",
+    "the end": "glow_tf.glow:Glow.recut",
 }
 
 
