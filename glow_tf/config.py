@@ -454,20 +454,10 @@ class RunConfig:
 
     def _check_size_and_batch(self) -> None:
         """Raises ConfigError for what would otherwise be found only after all images have been read."""
-        size, multiple = self.data.image_size, 2**self.model.num_blocks
-        if size % multiple:
-            below = size // multiple * multiple
-            nearest = [str(side) for side in (below, below + multiple) if side]
-            raise ConfigError(
-                f"num_blocks={self.model.num_blocks} halves the image {self.model.num_blocks} times, so "
-                f"image_size must be one of the multiples of {multiple}; the nearest that are: "
-                f"{', '.join(nearest)}. Received: image_size={size}"
-            )
-        if 0 < self.data.train_examples < self.train.batch_size:
-            raise ConfigError(
-                "batch_size must be at most the number of training images, "
-                f"{self.data.train_examples}. Received: batch_size={self.train.batch_size}"
-            )
+        if size := self.data.image_size:
+            check_divisible((size, size), self.model.num_blocks, f"image_size={size}")
+        if examples := self.data.train_examples:
+            check_batch(examples, self.train.batch_size)
 
     @property
     def compiles(self) -> bool | str:
@@ -535,6 +525,35 @@ def read_scale(scale: str) -> tuple[str, float | None]:
             f"and up to {MOST_LOG_SCALE}, such as tanh:1. Received: {scale=}"
         )
     return kind, bound
+
+
+def check_divisible(image_shape: Sequence[int], num_blocks: int, received: str = "") -> None:
+    """Raises ConfigError, naming the nearest sizes that fit, unless H and W divide by 2^num_blocks.
+
+    Args:
+      image_shape: H, W and whatever follows.
+      num_blocks: how often the flow halves both.
+      received: what the message says was received; the image's sides by default.
+    """
+    multiple = 2**num_blocks
+    height, width = image_shape[:2]
+    if height % multiple or width % multiple:
+        sides = {side for side in (height, width) if side % multiple}
+        nearest = {s // multiple * multiple for s in sides} | {-(-s // multiple) * multiple for s in sides}
+        raise ConfigError(
+            f"num_blocks={num_blocks} halves the image {num_blocks} times, so height and width must be "
+            f"multiples of {multiple}; the nearest that are: {', '.join(map(str, sorted(nearest - {0})))} "
+            f"(--image_size resizes). Received: {received or f'image of {height}×{width}'}"
+        )
+
+
+def check_batch(examples: int, batch_size: int) -> None:
+    """Raises ConfigError if the training images do not fill one batch."""
+    if batch_size > examples:
+        raise ConfigError(
+            f"batch_size must be at most the number of training images, {examples}. "
+            f"Received: batch_size={batch_size}"
+        )
 
 
 def _require(condition: bool, config: Any, name: str, expected: str) -> None:

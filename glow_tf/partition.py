@@ -8,8 +8,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from glow_tf.config import OUTPUTS_PER_CHANNEL, ModelConfig
-from glow_tf.errors import ConfigError
+from glow_tf.config import OUTPUTS_PER_CHANNEL, ModelConfig, check_divisible
 
 FLOAT_BYTES = 4  # activations cross a cut in float32
 
@@ -140,20 +139,6 @@ def balanced_counts(
             ways[end] = found
         best = ways
     return best[len(costs)][2]
-
-
-def check_divisible(image_shape: Sequence[int], num_blocks: int) -> None:
-    """Raises ConfigError, naming the nearest sizes that fit, unless H and W divide by 2^num_blocks."""
-    multiple = 2**num_blocks
-    height, width = image_shape[:2]
-    if height % multiple or width % multiple:
-        sides = {side for side in (height, width) if side % multiple}
-        nearest = {s // multiple * multiple for s in sides} | {-(-s // multiple) * multiple for s in sides}
-        raise ConfigError(
-            f"num_blocks={num_blocks} halves the image {num_blocks} times, so height and width must be "
-            f"multiples of {multiple}; the nearest that are: {', '.join(map(str, sorted(nearest - {0})))} "
-            f"(--image_size resizes). Received: image of {height}×{width}"
-        )
 
 
 def _elements(config: ModelConfig) -> list[Element]:

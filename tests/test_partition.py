@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from glow_tf import cost, partition, schedule
-from glow_tf.config import ModelConfig
+from glow_tf.config import ModelConfig, check_divisible
 from glow_tf.cuts import read_cuts
 from glow_tf.run.tables import model_table
 
@@ -138,9 +138,9 @@ def test_additive_coupling_and_standard_prior_cost_less():
 
 def test_sizes_that_do_not_divide_name_the_nearest_that_do():
     with pytest.raises(ValueError, match=r"24, 32 .*--image_size.*Received: image of 28×28"):
-        partition.check_divisible((28, 28, 1), 3)
+        check_divisible((28, 28, 1), 3)
     with pytest.raises(ValueError, match="multiples of 8; the nearest that are: 8 "):
-        partition.check_divisible((5, 8, 1), 3)
+        check_divisible((5, 8, 1), 3)
 
 
 def test_what_a_cache_holds_crosses_no_cut_in_the_table():

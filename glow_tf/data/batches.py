@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.config import AUGMENTATIONS
+from glow_tf.config import AUGMENTATIONS, check_batch
 from glow_tf.errors import ConfigError
 
 SHIFT_DIVISOR = 10  # the shift augmentation moves by at most a tenth of the side
@@ -44,11 +44,7 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     Raises:
       ConfigError: there are fewer images than a batch holds.
     """
-    if batch_size > examples:
-        raise ConfigError(
-            f"batch_size must be at most the number of training images, {examples}. "
-            f"Received: batch_size={batch_size}"
-        )
+    check_batch(examples, batch_size)
     return examples // batch_size
 
 
