@@ -24,6 +24,7 @@ from rows import added_to
 import glow_tf
 from glow_tf.commands import cli
 from glow_tf.run import newest
+from glow_tf.run.history import reproducible
 
 ROOT = pathlib.Path(__file__).parent.parent
 EPOCHS = 500  # so many that the run is not over before the last kill
@@ -142,11 +143,11 @@ def finished(workdir: pathlib.Path) -> int:
     return newest.finished_epochs(workdir / "checkpoints")
 
 
-def numbers(workdir: pathlib.Path) -> list[list[str]]:
+def numbers(workdir: pathlib.Path) -> list[dict[str, str]]:
     """Returns what history.csv says of every epoch, but for times and memory."""
     with (workdir / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return [[v for name, v in row.items() if "second" not in name and "memory" not in name] for row in rows]
+    return [reproducible(row) for row in rows]
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from rows import added_to
 import glow_tf
 from glow_tf.commands import cli
 from glow_tf.commands.run_flags import config_of
+from glow_tf.config import SCHEDULES
 from glow_tf.errors import DivergedError
 from glow_tf.run import context, lifecycle
 from glow_tf.training.update import Update
@@ -47,7 +48,6 @@ RUN = (
     "--batch_size=16",
 )
 EPOCHS, STEPS, BATCH = 16, 89, 16
-SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
 TARGETS = ("batch", "gradient", "weight", "slot")
 KINDS = ("not finite", "finite")
 WITHIN = 0.02  # bits/dim

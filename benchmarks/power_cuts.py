@@ -38,7 +38,9 @@ from rows import added_to
 import glow_tf
 from glow_tf.commands import cli
 from glow_tf.run import context, lifecycle
-from glow_tf.run.checkpoints import Checkpoints, divergence_of, state_of
+from glow_tf.run.checkpoint_content import divergence_of, state_of
+from glow_tf.run.checkpoints import Checkpoints
+from glow_tf.run.history import reproducible
 from glow_tf.training.trainer import PartsTrainer
 
 RUN = {
@@ -341,8 +343,7 @@ def end_of(workdir: pathlib.Path) -> tuple[list[dict[str, str]], list[np.ndarray
     """Returns the history, without times, and the weights."""
     with (workdir / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    kept = [{k: v for k, v in row.items() if not ("second" in k or "memory" in k)} for row in rows]
-    return kept, glow_tf.load(workdir).get_weights()
+    return [reproducible(row) for row in rows], glow_tf.load(workdir).get_weights()
 
 
 def last_save(names: Iterator[str]) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from absl import flags
 from glow_tf.commands import cli, run_flags
 from glow_tf.config import RunConfig
 from glow_tf.devices import children
+from glow_tf.run.flags_file import as_flags
 from glow_tf.run.tables import table
 
 MOMENTS = {  # what training shows, in this order
@@ -52,7 +53,7 @@ def _launch(config: RunConfig) -> list[float]:
     """Returns the seconds from the launch to each of the moments."""
     with tempfile.TemporaryDirectory() as folder:
         settings = config.to_settings() | {"workdir": str(pathlib.Path(folder) / "run")}
-        arguments = [f"--{name}={value}" for name, value in settings.items()]
+        arguments = as_flags(settings)
         ours, theirs = pty.openpty()
         start = time.monotonic()
         process = children.start([*children.command("train"), *arguments], stdout=theirs, stderr=theirs)

@@ -30,6 +30,7 @@ from glow_tf.cost import relative_cost
 from glow_tf.errors import ConfigError
 from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.run import tables
+from glow_tf.run.flags_file import as_flags
 
 if TYPE_CHECKING:
     import numpy as np
@@ -276,8 +277,7 @@ def _depth_rows(label: str, depths: Sequence[int], found: Sequence[Mapping[str, 
 def _in_new_process(phase: object, config: RunConfig, **changes: object) -> dict[str, float]:
     import memory
 
-    flags_of_run = {**config.to_settings(), **changes}
-    arguments = [f"--{name}={value}" for name, value in flags_of_run.items()]
+    arguments = as_flags({**config.to_settings(), **changes})
     return memory.measure_in_fresh_process(__file__, arguments, str(phase), config.model.image_shape)
 
 

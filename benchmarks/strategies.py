@@ -36,6 +36,7 @@ from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
 from glow_tf.planning import Calibration, Cluster, Device, Planner, read_calibration
 from glow_tf.planning.planner import DELAYED, steps_of_epoch
+from glow_tf.run.flags_file import as_flags
 from glow_tf.run.tables import table
 from glow_tf.schedule import phases
 
@@ -183,7 +184,7 @@ def _arguments(config: RunConfig, contender: Contender, workdir: str, epochs: in
         "export": False,
         **contender.changes,
     }
-    return [f"--{name}={value}" for name, value in settings.items()]
+    return as_flags(settings)
 
 
 def _on_cores(*cores: int) -> None:
@@ -194,10 +195,9 @@ def _on_cores(*cores: int) -> None:
 
 
 def _calibrate(config: RunConfig, shape: Sequence[int], file: pathlib.Path) -> Calibration:
-    own = dataclasses.replace(config, workdir="unused").to_settings()
+    own = as_flags(dataclasses.replace(config, workdir="unused").to_settings())
     command = [*children.command("plan"), "--calibrate", f"--calibration={file}"]
-    command += [f"--image_shape={','.join(map(str, shape))}"]
-    command += [f"--{name}={value}" for name, value in own.items()]
+    command += [f"--image_shape={','.join(map(str, shape))}", *own]
     _check(subprocess.run(command, preexec_fn=lambda: _on_cores(0), capture_output=True, text=True))
     return read_calibration(file)
 

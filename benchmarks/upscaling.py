@@ -10,30 +10,14 @@ import sys
 
 import numpy as np
 from absl import flags
-from PIL import Image
 from rows import added_to
 
 from glow_tf.commands import cli
+from glow_tf.run.pictures import enlarged
 from glow_tf.use import doubled, halved, open_model, psnr, read_images, upscale
+from glow_tf.use.restoring import with_means
 
 COLUMNS = ("model", "method", "images", "psnr_db", "upscale_ahead_by_db", "standard_error_db")
-
-
-def bicubic(small: np.ndarray) -> np.ndarray:
-    """Returns images uint8 [N, H, W, C] of twice the size."""
-    count, height, width, channels = small.shape
-    size = (2 * width, 2 * height)
-    pictures = [
-        np.asarray(Image.fromarray(image[..., c]).resize(size, Image.Resampling.BICUBIC))
-        for image in small
-        for c in range(channels)
-    ]
-    return np.stack(pictures).reshape(count, channels, 2 * height, 2 * width).transpose(0, 2, 3, 1)
-
-
-def corrected(large: np.ndarray, small: np.ndarray) -> np.ndarray:
-    """Returns the images with the mean of each 2×2 square that the small ones give."""
-    return np.clip(np.round(large + doubled(small - halved(large.astype(np.float32)))), 0, 255)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -50,10 +34,11 @@ def main(given: flags.FlagValues) -> None:
     glow = open_model(given.model)
     truth = read_images(glow.image_shape, given.dataset, given.data_dir, count=given.examples).images
     small = np.round(halved(truth)).astype(np.uint8)
+    bicubic = enlarged(small, 2)
     found = {
         "repeated pixels": doubled(small),
-        "bicubic": bicubic(small),
-        "bicubic, means corrected": corrected(bicubic(small), small),
+        "bicubic": bicubic,
+        "bicubic, means corrected": with_means(bicubic, small),
         "upscale": upscale(glow, small),
     }
     values = {method: psnr(images, truth) for method, images in found.items()}

@@ -28,18 +28,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
 )
 
 if TYPE_CHECKING:
-    from glow_tf.config import (
-        DataConfig as DataConfig,
-    )
-    from glow_tf.config import (
-        ModelConfig as ModelConfig,
-    )
-    from glow_tf.config import (
-        RunConfig as RunConfig,
-    )
-    from glow_tf.config import (
-        TrainConfig as TrainConfig,
-    )
+    from glow_tf.config import DataConfig as DataConfig
+    from glow_tf.config import ModelConfig as ModelConfig
+    from glow_tf.config import RunConfig as RunConfig
+    from glow_tf.config import TrainConfig as TrainConfig
     from glow_tf.errors import ConfigError as ConfigError
     from glow_tf.errors import DivergedError as DivergedError
     from glow_tf.errors import NonFiniteError as NonFiniteError

@@ -10,8 +10,9 @@ from typing import Any
 import tensorflow as tf
 
 from glow_tf.density_model import DensityModel
-from glow_tf.endpoints import Endpoint, checked_labels, labels_of_request, require_classes
+from glow_tf.endpoints import Endpoint
 from glow_tf.errors import ConfigError
+from glow_tf.labels import checked_labels, labels_of_request, require_classes
 
 
 class TrainedModel:

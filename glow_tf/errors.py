@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 
 def in_one_line(message: str) -> str:
     """Returns the beginning of another library's message, which may have many lines, in one."""
     return " ".join(message.split())[:200]
+
+
+def reason_of(error: Any) -> str:
+    """Returns in one line why a file could not be written, of an OSError or an OpError of TensorFlow."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    # TensorFlow adds the names of the operation's device and kernel.
+    line = error.message.splitlines()[0]
+    return re.sub(r"^(\{\{.*?\}\} ?)*|(,? name: \S*)?( \[Op:\w+\])?$", "", line)
 
 
 class ConfigError(ValueError):

@@ -20,7 +20,7 @@ ORDER = [
     ["cost"],
     ["schedule"],
     ["internals"],
-    ["likelihood", "pieces", "density_model"],
+    ["likelihood", "pieces", "density_model", "labels"],
     ["bijectors"],
     ["parts", "endpoints"],
     ["compiled_model"],

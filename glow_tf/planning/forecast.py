@@ -17,7 +17,7 @@ from glow_tf.run.tables import table
 from glow_tf.schedule import phases
 
 EXAMPLES = 50_000  # of CIFAR-10; assumed if train_examples does not say
-SCHEDULES = ("end_to_end", "alternating", "simultaneous")  # that are compared
+COMPARED = ("end_to_end", "alternating", "simultaneous")  # schedules
 HEADER = (
     "strategy",
     "schedule",
@@ -37,7 +37,7 @@ class Candidate:
 
     Attributes:
       strategy: one of `PLANNED_STRATEGIES`.
-      schedule: one of `SCHEDULES`.
+      schedule: one of `COMPARED`.
       parts: as the flag `--parts` says it.
       flow_steps: of each part.
       hours: of the whole schedule.
@@ -93,7 +93,7 @@ def candidates(
     found = [
         candidate
         for parts, layouts in _partitions(config, len(cluster.devices)).items()
-        for schedule, strategy in itertools.product(SCHEDULES, PLANNED_STRATEGIES)
+        for schedule, strategy in itertools.product(COMPARED, PLANNED_STRATEGIES)
         if _worth_comparing(config, schedule, strategy, parts, len(layouts))
         and not (strategy == "mirrored" and train.batch_size % len(cluster.devices))  # a run refuses it
         and (candidate := _candidate(config, planner, schedule, strategy, parts, layouts)) is not None
@@ -133,7 +133,7 @@ def recommendations(found: Sequence[Candidate], cluster: Cluster) -> list[str]:
       cluster: the devices.
     """
     lines = []
-    for schedule in SCHEDULES:
+    for schedule in COMPARED:
         tried = [c for c in found if c.schedule == schedule]
         own = [c for c in tried if c.fits(cluster)]
         if not tried:

@@ -48,11 +48,7 @@ def read_model_file(path: pathlib.Path) -> ModelConfig:
       ConfigError: the file is damaged, or another release wrote settings that this one does not have.
       OSError: it cannot be read.
     """
-    try:
-        settings = read_json(path)
-    except ValueError as error:
-        raise ConfigError(f"{path} must be JSON. Received: {error}") from None
-    return model_of_settings(path, settings)
+    return model_of_settings(path, _json_of(path))
 
 
 def model_of_settings(path: pathlib.Path, settings: Any) -> ModelConfig:
@@ -77,12 +73,16 @@ def read_about(folder: pathlib.Path) -> dict[str, Any]:
     return _read(folder)["about"]
 
 
-def _read(folder: pathlib.Path) -> dict[str, Any]:
-    path = folder / CONFIG
+def _json_of(path: pathlib.Path) -> Any:
     try:
-        content = read_json(path)
+        return read_json(path)
     except ValueError as error:
         raise ConfigError(f"{path} must be JSON. Received: {error}") from None
+
+
+def _read(folder: pathlib.Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    content = _json_of(path)
     fine = isinstance(content, dict) and all(isinstance(content.get(k), dict) for k in ("model", "about"))
     if not fine or content.get("format") != FORMAT:
         raise ConfigError(

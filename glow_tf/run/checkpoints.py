@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import pathlib
-import re
 import shutil
-from collections.abc import Iterator
-from typing import Any
 
-import keras
 import tensorflow as tf
 
 from glow_tf.durable_files import flush, make_folder, write_atomically
-from glow_tf.errors import in_one_line
+from glow_tf.errors import reason_of
 from glow_tf.internals import without_retracing_warnings
 from glow_tf.run import newest
+from glow_tf.run.checkpoint_content import (
+    DamagedCheckpointError,
+    divergence_of,
+    knows_divergence,
+    read_into,
+    readable,
+    state_of,
+)
 from glow_tf.run.same_data import MODEL
 from glow_tf.training.trainer import PartsTrainer
 
 UNFINISHED = ".ckpt-*"  # the files of a checkpoint that is being written, or was when the process ended
-_VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # what TensorFlow adds to a variable's name in a checkpoint
 
 
 class Checkpoints:
@@ -244,40 +246,6 @@ class Checkpoints:
             remove(folder, other)
 
 
-def read_into(content: dict[str, Any], path: str, partly: bool = False) -> None:
-    """Reads a checkpoint into the variables of its content, one after another.
-
-    `tf.train.Checkpoint.restore` would hold all of its values in memory at once, beside the variables.
-
-    Args:
-      content: what is wanted, as checkpoints name it.
-      path: of the checkpoint.
-      partly: whether it may hold more.
-
-    Raises:
-      ValueError: the checkpoint has other variables.
-    """
-    reader = tf.train.load_checkpoint(path)
-    variables = dict(_named(content))
-    found = {name for name in reader.get_variable_to_shape_map() if name.endswith(_VALUE)}
-    differing = variables.keys() - found if partly else variables.keys() ^ found
-    if differing := sorted(differing - {f"save_counter/{_VALUE}"}):
-        raise ValueError(f"it has other variables: {', '.join(differing[:3])}")
-    for name, variable in variables.items():
-        variable.assign(reader.get_tensor(name))
-
-
-def _named(content: Any, name: str = "") -> Iterator[tuple[str, tf.Variable]]:
-    """Yields variables with the names that `tf.train.Checkpoint` gives them."""
-    if isinstance(content, dict | list):
-        entries = content.items() if isinstance(content, dict) else enumerate(content)
-        for key, entry in entries:
-            escaped = str(key).replace(".", "..").replace("/", ".S")
-            yield from _named(entry, f"{name}{escaped}/")
-    else:
-        yield name + _VALUE, content
-
-
 def _files(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     """Returns the files and folders of a checkpoint; its index comes first."""
     return sorted(folder.glob(pattern), key=lambda path: path.suffix != ".index")
@@ -293,81 +261,7 @@ def _remove_all(folder: pathlib.Path, pattern: str) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-class DamagedCheckpointError(OSError):
-    """A checkpoint that cannot be read.
-
-    Args:
-      path: of the checkpoint.
-      reason: what TensorFlow says.
-    """
-
-    def __init__(self, path: str, reason: str):
-        super().__init__(
-            f"the checkpoint {path} cannot be read; put an intact copy in its place, or remove the "
-            f"folder to train again from the start. {reason}"
-        )
-        self.path = path
-        self.reason = reason
-
-
-@contextlib.contextmanager
-def readable(path: str) -> Iterator[None]:
-    """Within the context, an error of TensorFlow says that the checkpoint `path` cannot be read.
-
-    Raises:
-      DamagedCheckpointError: it cannot.
-    """
-    try:
-        yield
-    except (tf.errors.OpError, IndexError, AssertionError, ValueError) as error:
-        raise DamagedCheckpointError(path, f"{type(error).__name__}: {in_one_line(str(error))}") from None
-
-
-def reason_of(error: OSError | tf.errors.OpError) -> str:
-    """Returns in one line why a file could not be written."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    # TensorFlow adds the names of the operation's device and kernel.
-    line = error.message.splitlines()[0]
-    return re.sub(r"^(\{\{.*?\}\} ?)*|(,? name: \S*)?( \[Op:\w+\])?$", "", line)
-
-
 def checkpoint_bytes(trainer: PartsTrainer) -> int:
     """Returns the size of one checkpoint in bytes."""
     variables = [*trainer.glow.variables, *(v for o in trainer.optimizers for v in o.variables)]
     return sum(tf.as_dtype(v.dtype).size * v.value.shape.num_elements() for v in variables)
-
-
-def state_of(trainer: PartsTrainer) -> dict[str, Any]:
-    """Returns the variables of a trainer's model and optimizers, as checkpoints name them."""
-    # Without the optimizer's name, which Keras numbers: a later run in this process has other numbers.
-    optimizers = [
-        {path.split("/", 1)[1]: value for path, value in by_path(optimizer.variables).items()}
-        for optimizer in trainer.optimizers
-    ]
-    return {"model": by_path(trainer.glow.variables), "optimizers": optimizers}
-
-
-def divergence_of(trainer: PartsTrainer) -> dict[str, Any]:
-    """Returns what a trainer knows of divergence, as checkpoints name it; those of release 0.4 lack it."""
-    return {"band": trainer.band.variables, "rate_factors": list(trainer.rate_factors)}
-
-
-def knows_divergence(path: str) -> bool:
-    """Returns whether a checkpoint holds what `divergence_of` returns."""
-    return tf.train.load_checkpoint(path).has_tensor(f"recoveries/{_VALUE}")
-
-
-def epochs_and_steps(path: str) -> tuple[int, list[int]]:
-    """Returns the finished epochs of a checkpoint, and the number of steps that trained each part."""
-    with readable(path):
-        reader = tf.train.load_checkpoint(path)
-        names = (f"optimizers/{k}/iteration" for k in itertools.count())
-        known = itertools.takewhile(lambda name: reader.has_tensor(f"{name}/{_VALUE}"), names)
-        steps = [int(reader.get_tensor(f"{name}/{_VALUE}")) for name in known]
-        return int(reader.get_tensor(f"epochs/{_VALUE}")), steps
-
-
-def by_path(variables: list[keras.Variable]) -> dict[str, tf.Variable]:
-    """Returns variables by their Keras paths, as checkpoints name them."""
-    return {variable.path: variable.value for variable in variables}

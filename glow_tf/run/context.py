@@ -213,7 +213,7 @@ def prepare(
         with strategy.scope():
             print(saved.start_from(config.init_from, start, trainer.glow))
     most = CHECKPOINTS_ON_DISK + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
-    if group is None or group.leads:
+    if leads:
         workdir.check_space(most * checkpoint_bytes(trainer))
     folder = workdir.path / "checkpoints"
     found = fingerprints(images)

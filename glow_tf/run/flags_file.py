@@ -16,7 +16,12 @@ RATES = ("learning_rate", "finetune_learning_rate")  # kept as they were written
 
 def flagfile(config: RunConfig) -> str:
     """Returns a flagfile that repeats the run."""
-    return "".join(f"--{name}={_text(value)}\n" for name, value in config.to_settings().items())
+    return "".join(f"{flag}\n" for flag in as_flags(config.to_settings()))
+
+
+def as_flags(settings: Mapping[str, Any]) -> list[str]:
+    """Returns settings as the arguments of a command, `--name=value` each."""
+    return [f"--{name}={_text(value)}" for name, value in settings.items()]
 
 
 def command_of(config: RunConfig) -> str:
@@ -30,8 +35,8 @@ def command_of(config: RunConfig) -> str:
     places = {"data_dir": "PATH", "init_from": "PATH"}  # of one machine
     if folder_of(config.data.dataset):
         places["dataset"] = f"{FOLDER}PATH"
-    flags = [f"--{name}={_text(places.get(name, value))}" for name, value in differing.items()]
-    return shlex.join(["glow-tf", "train", *flags])
+    differing |= {name: place for name, place in places.items() if name in differing}
+    return shlex.join(["glow-tf", "train", *as_flags(differing)])
 
 
 def read_flagfile(text: str) -> dict[str, str]:

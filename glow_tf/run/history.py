@@ -26,6 +26,8 @@ HISTORY_COLUMNS = (
 TRAFFIC_COLUMNS = ("forward_bytes", "backward_bytes", "all_reduce_bytes")
 # Steps that were not finite; what decides how exact a round trip is; how often the run went back so far.
 HEALTH_COLUMNS = ("skipped_steps", "largest_log_scale", "round_trip_error", "recoveries")
+# What differs from run to run and from machine to machine.
+MEASURED_COLUMNS = ("seconds", "total_seconds", "eval_seconds", "images_per_second", "peak_memory_mb")
 # Words and numbers that every row has, whatever the release that wrote it. Other cells may be empty.
 WORDS = ("phase", "active_parts")
 NUMBERS = ("epoch", "seconds", "total_seconds", "test_bpd", "test_bpd_se")
@@ -96,3 +98,8 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def reproducible(row: Mapping[str, str]) -> dict[str, str]:
+    """Returns what a row says that follows from the seed: all but times and memory."""
+    return {name: value for name, value in row.items() if name not in MEASURED_COLUMNS}

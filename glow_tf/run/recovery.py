@@ -13,7 +13,7 @@ import tensorflow as tf
 from glow_tf.errors import ConfigError, DivergedError
 from glow_tf.glow import Glow
 from glow_tf.run import saved
-from glow_tf.run.checkpoints import state_of
+from glow_tf.run.checkpoint_content import state_of
 from glow_tf.run.context import Run, compiled_trainer
 
 MOST_RECOVERIES = 3

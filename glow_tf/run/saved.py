@@ -17,7 +17,7 @@ from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.glow import Glow
 from glow_tf.partition import flow_step_counts
 from glow_tf.run import newest
-from glow_tf.run.checkpoints import by_path, read_into, readable
+from glow_tf.run.checkpoint_content import by_path, read_into, readable
 from glow_tf.training.trainer import PartsTrainer
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.errors import reason_of
 from glow_tf.run import flags_file
 from glow_tf.run.callbacks import RunCallback
-from glow_tf.run.checkpoints import reason_of
 from glow_tf.run.epoch import EpochResult
 from glow_tf.run.workdir import Workdir
 

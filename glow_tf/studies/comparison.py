@@ -95,7 +95,7 @@ def outcomes(study: Study, rows: Rows) -> list[Outcome]:
 def _outcome(study: Study, variant: Variant, runs: Mapping[str, Mapping[int, Rows]]) -> Outcome:
     baseline = study.baseline
     own, base = runs[variant.name], runs[baseline]
-    last = {name: _column(found, "test_bpd") for name, found in runs.items()}
+    last = {name: _last_bpd(found) for name, found in runs.items()}
     values = list(last[variant.name].values())
     return Outcome(
         variant=variant,
@@ -129,7 +129,7 @@ def lengths(study: Study, rows: Rows) -> dict[str, list[tuple[float, float]]]:
     for variant in study.variants:
         runs = _runs(rows, variant.name)
         comparable = variant.group and _on_one_machine(study, variant)
-        if comparable and (bpd := _column(runs, "test_bpd").values()):
+        if comparable and (bpd := _last_bpd(runs).values()):
             seconds = _undisturbed_seconds(runs).values()
             found.setdefault(variant.group, []).append((statistics.median(seconds), statistics.fmean(bpd)))
     return {group: sorted(points) for group, points in found.items()}
@@ -170,9 +170,9 @@ def _finished(runs: Mapping[int, Rows]) -> dict[int, Rows]:
     return {seed: history for seed, history in runs.items() if history[-1]["outcome"] == FINISHED}
 
 
-def _column(runs: Mapping[int, Rows], column: str) -> dict[int, float]:
-    """Returns the last value of a column of every finished seed."""
-    return {seed: float(history[-1][column]) for seed, history in _finished(runs).items()}
+def _last_bpd(runs: Mapping[int, Rows]) -> dict[int, float]:
+    """Returns the test bits/dim at the end of every finished seed."""
+    return {seed: float(history[-1]["test_bpd"]) for seed, history in _finished(runs).items()}
 
 
 def _undisturbed_seconds(runs: Mapping[int, Rows]) -> dict[int, float]:

@@ -16,24 +16,24 @@ from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.schedule import Phase
 
-# What a saved trainer keeps: not where or how steps are computed.
+# What a saved trainer keeps, which is not where or how steps are computed.
 SAVED = ("clip_norm", "reversible", "part_delay", "max_skipped_steps", "max_outside_steps", "rate_scaling")
 # What trainers did before these options existed.
 BEFORE = {"max_skipped_steps": 0, "max_outside_steps": None, "rate_scaling": "none"}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CompileOptions:
     """See `PartsTrainer.compile`."""
 
-    clip_norm: float
-    reversible: bool
     part_delay: int
-    jit_compile: bool | str
+    clip_norm: float
     max_skipped_steps: int
     max_outside_steps: int | None
     rate_scaling: str
     steps_per_execution: int = 1
+    jit_compile: bool | str
+    reversible: bool
     run_eagerly: bool = False
 
     def checked(
@@ -79,12 +79,9 @@ class CompileOptions:
         }
         for expected, is_wrong in wrong.items():
             if is_wrong:
+                received = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
                 raise ConfigError(
-                    f"{expected}. Received: part_delay={self.part_delay}, clip_norm={self.clip_norm}, "
-                    f"max_skipped_steps={self.max_skipped_steps}, "
-                    f"max_outside_steps={self.max_outside_steps}, rate_scaling={self.rate_scaling!r}, "
-                    f"steps_per_execution={self.steps_per_execution}, jit_compile={self.jit_compile}, "
-                    f"part_devices={glow.part_devices}, {replicas} replicas"
+                    f"{expected}. Received: {received}, part_devices={glow.part_devices}, {replicas} replicas"
                 )
 
 

@@ -17,6 +17,14 @@ from glow_tf.schedule import Phase
 from glow_tf.training import inputs, objective
 from glow_tf.training.averages import Averages
 from glow_tf.training.band import Band
+from glow_tf.training.batch import (
+    Batch,
+    filled_up,
+    first_examples,
+    initialization_examples,
+    noise_of_step,
+    unpack,
+)
 from glow_tf.training.datasets import Dataset, start_reading
 from glow_tf.training.fit_callbacks import callbacks_for
 from glow_tf.training.gradients import gradients_by_device, gradients_together
@@ -122,18 +130,18 @@ class PartsTrainer(PhasedModel):
             )
         optimizers = optimizers_per_part(given, len(self.glow.parts))
         options = CompileOptions(
-            clip_norm,
-            reversible,
-            part_delay,
-            jit_compile,
-            max_skipped_steps,
-            max_outside_steps,
-            rate_scaling,
+            clip_norm=clip_norm,
+            reversible=reversible,
+            part_delay=part_delay,
+            jit_compile=jit_compile,
+            max_skipped_steps=max_skipped_steps,
+            max_outside_steps=max_outside_steps,
+            rate_scaling=rate_scaling,
             **kwargs,
         ).checked(self.glow, self.distribute_strategy, optimizers)
         with self.distribute_strategy.scope():
             self._skips = SkippedSteps(
-                self.glow, optimizers, max_skipped_steps, max_outside_steps, options.jit_compile
+                self.glow, optimizers, max_skipped_steps, max_outside_steps, compiled=options.jit_compile
             )
             self._update = Update(self.glow, optimizers, clip_norm, self._skips, rate_scaling)
         self.averages = Averages(self.glow, optimizers)
@@ -153,8 +161,8 @@ class PartsTrainer(PhasedModel):
     def initialize_from(self, dataset: Dataset) -> None:
         """Runs `initialize` on the first images of a dataset, unless the model is initialised."""
         if not self.glow.initialized:
-            count = inputs.initialization_examples(self.glow.image_shape)
-            self.initialize(*inputs.first_examples(dataset, count, self._labelled))
+            count = initialization_examples(self.glow.image_shape)
+            self.initialize(*first_examples(dataset, count, self._labelled))
 
     @property
     def _labelled(self) -> bool:
@@ -223,14 +231,14 @@ class PartsTrainer(PhasedModel):
           DivergedError: too many steps in a row are not finite, or outside of their band (a graph turns it
             into a tf.errors.OpError).
         """
-        images, noise, index, labels = inputs.unpack(batch, self._labelled)
+        images, noise, index, labels = unpack(batch, self._labelled)
         phase = self.phase
         if noise is None:  # a dataset of images alone: new noise in every step
             # To which every batch comes first, also where batches wait; one without weights counts no steps.
             trained = (k for k in phase.active if self.glow.parts[k].trainable_variables)
             first = next(trained, phase.active[0])
-            noise = inputs.noise_of_step(images, (self.seed, first), steps_made(self.optimizers[first]).value)
-        images, noise, weight, labels = inputs.filled_up(inputs.Batch(images, noise, None, labels))
+            noise = noise_of_step(images, (self.seed, first), steps_made(self.optimizers[first]).value)
+        images, noise, weight, labels = filled_up(Batch(images, noise, None, labels))
         groups = objective.trained_variables(self.glow, phase)
         queues = self.queues(phase)
         arrived = None if queues is None else queues.arrived()
@@ -260,7 +268,7 @@ class PartsTrainer(PhasedModel):
         Returns:
           `bpd` and its standard error `bpd_se` so far, bits/dim.
         """
-        images, noise, weights, _ = inputs.filled_up(inputs.unpack(batch))
+        images, noise, weights, _ = filled_up(unpack(batch))
         v = self.glow.dequantized(images, noise, seed=self.seed)
         nll = -in_streams(self.glow.dequantized_log_prob, v)
         self.test_metric.update_state(bits_per_dim(nll, self.glow.image_shape), weights)
@@ -268,8 +276,8 @@ class PartsTrainer(PhasedModel):
 
     def predict_step(self, batch: Any) -> tf.Tensor:
         """Returns what `call` returns for a batch, of which a replica may have no image: [B], nats."""
-        images = inputs.unpack(batch).images
-        filled = inputs.filled_up(inputs.Batch(images)).images
+        images = unpack(batch).images
+        filled = filled_up(Batch(images)).images
         return self.call(filled)[: tf.shape(images)[0]]
 
     # Loops

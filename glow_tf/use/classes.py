@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from glow_tf.data.progress import with_progress
-from glow_tf.endpoints import require_classes
 from glow_tf.errors import ConfigError
+from glow_tf.labels import require_classes
 from glow_tf.likelihood import bits_per_dim
 from glow_tf.use.models import TrainedModel
 from glow_tf.use.seeds import seed_of

@@ -7,7 +7,7 @@ import pathlib
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.run import saved
-from glow_tf.run.checkpoints import (
+from glow_tf.run.checkpoint_content import (
     divergence_of,
     epochs_and_steps,
     knows_divergence,

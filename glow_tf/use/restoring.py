@@ -104,7 +104,12 @@ def upscale(glow: Glow, small: np.ndarray, temperature: float = 0.0, seed: int =
         )
     large = tf.clip_by_value(tf.round(tf.image.resize(small, [height, width], "bicubic")), 0, 255)
     eps = encode(glow, tf.cast(large, tf.uint8).numpy())
-    found = decode(glow, without_finest(glow, eps, 1, temperature, seed)).astype(np.float32)
+    return with_means(decode(glow, without_finest(glow, eps, 1, temperature, seed)), small)
+
+
+def with_means(images: np.ndarray, small: np.ndarray) -> np.ndarray:
+    """Returns images uint8 [N, H, W, C] moved so that each 2×2 square has the mean [N, H/2, W/2, C]."""
+    found = images.astype(np.float32)
     return np.clip(np.round(found + doubled(small - halved(found))), 0, 255).astype(np.uint8)
 
 

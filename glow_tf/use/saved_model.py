@@ -8,9 +8,9 @@ import keras
 import tensorflow as tf
 
 from glow_tf.durable_files import check_can_be_read_again, check_place, replaced_folder
+from glow_tf.errors import reason_of
 from glow_tf.glow import Glow
 from glow_tf.pieces import number_of_streams
-from glow_tf.run.checkpoints import reason_of
 
 # What TensorFlow writes into the folder of a SavedModel.
 SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}

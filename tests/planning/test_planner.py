@@ -28,7 +28,7 @@ from glow_tf.planning import (
     read_cluster_file,
     recommendations,
 )
-from glow_tf.planning.forecast import SCHEDULES
+from glow_tf.planning.forecast import COMPARED
 from glow_tf.planning.rates import rates_settings
 from glow_tf.schedule import end_to_end
 
@@ -181,8 +181,8 @@ def test_the_papers_size_is_planned_for_every_cluster(name):
     found = candidates(config_of(["--flagfile=paper_5"]), cluster)
     assert [c.hours for c in found] == sorted(c.hours for c in found)
     assert {c.strategy for c in found} == set(PLANNED_STRATEGIES)
-    assert {c.schedule for c in found} == set(SCHEDULES)
-    for line, schedule in zip(recommendations(found, cluster), SCHEDULES, strict=True):
+    assert {c.schedule for c in found} == set(COMPARED)
+    for line, schedule in zip(recommendations(found, cluster), COMPARED, strict=True):
         assert line.startswith(f"{schedule}: --schedule={schedule} --strategy=")
 
 

@@ -13,6 +13,7 @@ import glow_tf
 from glow_tf import ConfigError, data
 from glow_tf.config import RunConfig
 from glow_tf.run import more_epochs
+from glow_tf.run.history import reproducible
 from glow_tf.run.pictures import png
 from glow_tf.use.loading import load_trainer
 
@@ -37,10 +38,7 @@ def shorter(tmp_path_factory):
 
 
 def numbers(folder):
-    return [
-        {name: value for name, value in row.items() if "second" not in name and "memory" not in name}
-        for row in rows_of(folder)
-    ]
+    return [reproducible(row) for row in rows_of(folder)]
 
 
 def copy(folder, to):

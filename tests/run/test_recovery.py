@@ -13,12 +13,13 @@ from helpers import config, rows_of, train
 import glow_tf
 from glow_tf import DivergedError, NonFiniteError, PartsTrainer, load_trainer, phases
 from glow_tf.run import newest
-from glow_tf.run.checkpoints import Checkpoints, state_of
+from glow_tf.run.checkpoint_content import state_of
+from glow_tf.run.checkpoints import Checkpoints
+from glow_tf.run.history import reproducible
 from glow_tf.training.update import Update
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "batch_size": 8, "train_examples": 160}
 FAST |= {"part_epochs": 4, "finetune_epochs": 1, "augment": "none", "warmup_steps": 10}
-TIMES = ("seconds", "total_seconds", "eval_seconds", "images_per_second", "peak_memory_mb")
 
 
 class Poison(keras.callbacks.Callback):
@@ -219,9 +220,7 @@ def test_a_run_that_is_killed_after_going_back_takes_the_same_way(settings, tmp_
             poison = Poison("weight", *((4, 8) if cache else (3, 8)), at_the_full_rate)
             with contextlib.suppress(KeyboardInterrupt):
                 train(config(folder, **settings), poison, *cut)
-        return glow_tf.load(folder).get_weights(), [
-            {name: value for name, value in row.items() if name not in TIMES} for row in rows_of(folder)
-        ]
+        return glow_tf.load(folder).get_weights(), [reproducible(row) for row in rows_of(folder)]
 
     whole, rows = trained("whole", [])
     cuts = [[]] if cache else [[Cut(3, 15)], []]
@@ -246,7 +245,7 @@ def test_a_run_that_is_killed_after_going_back_to_its_start_takes_the_same_way(t
             poison = Poison("weight", 2, 8, until_the_rate_is_a_quarter)
             with contextlib.suppress(KeyboardInterrupt):
                 train(config(folder, **settings), poison, *cut)
-        return [{name: value for name, value in row.items() if name not in TIMES} for row in rows_of(folder)]
+        return [reproducible(row) for row in rows_of(folder)]
 
     class CutAtTheStart(Cut):
         def on_train_batch_end(self, batch, logs=None):

@@ -16,6 +16,7 @@ from glow_tf.run import newest
 from glow_tf.run.callbacks import SaveCheckpoints
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.epoch import EpochResult
+from glow_tf.run.history import reproducible
 from glow_tf.run.interrupts import Interrupts
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "part_epochs": 2, "finetune_epochs": 1}
@@ -68,9 +69,7 @@ def train_until(settings, epoch, step, action=kill, error=Killed):
 
 
 def numbers(folder):
-    """Everything in history.csv that does not depend on the time."""
-    names = [n for n in rows_of(folder)[0] if not ("second" in n or "memory" in n)]
-    return [{name: row[name] for name in names} for row in rows_of(folder)]
+    return [reproducible(row) for row in rows_of(folder)]
 
 
 def assert_same(one, other, tolerance=0):

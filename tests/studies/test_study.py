@@ -15,6 +15,7 @@ from glow_tf.commands.experiment import experiment_of
 from glow_tf.config import RunConfig
 from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
+from glow_tf.run.history import reproducible
 from glow_tf.run.workdir import flagfile
 from glow_tf.schedule import epoch_costs, phases_of
 from glow_tf.studies.experiment import run_study
@@ -284,8 +285,7 @@ def experiment(folder, *more):
 def measured(folder):
     with open(folder / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    timed = {"seconds", "total_seconds", "eval_seconds", "images_per_second", "peak_memory_mb"}
-    return [{name: value for name, value in row.items() if name not in timed} for row in rows]
+    return [reproducible(row) for row in rows]
 
 
 @pytest.mark.slow

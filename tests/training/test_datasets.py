@@ -9,6 +9,7 @@ from conftest import perturb, rewound, small_glow
 from glow_tf import ConfigError, PartsTrainer, phases
 from glow_tf.data.batches import untuned
 from glow_tf.training import inputs
+from glow_tf.training.batch import noise_of_step
 from glow_tf.training.datasets import as_dataset
 from glow_tf.training.optimizers import FusedAdamax
 
@@ -233,18 +234,18 @@ def test_an_uneven_last_batch_over_two_replicas_trains_as_on_one(small_images):
 
 def test_replicas_draw_their_slices_of_the_noise_of_the_whole_batch(small_images):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    whole = inputs.noise_of_step(tf.constant(small_images[:8]), (5, 0), tf.constant(3))
+    whole = noise_of_step(tf.constant(small_images[:8]), (5, 0), tf.constant(3))
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
     def noises(first):
         def own():
-            return inputs.noise_of_step(tf.constant(small_images[:4]), (5, 0), tf.constant(3))
+            return noise_of_step(tf.constant(small_images[:4]), (5, 0), tf.constant(3))
 
         def uneven():
             place = tf.distribute.get_replica_context().replica_id_in_sync_group
             images = tf.constant(small_images)[: tf.where(tf.equal(place, 0), first, 8 - first)]
             assert images.shape[0] is None
-            return inputs.noise_of_step(images, (5, 0), tf.constant(3))
+            return noise_of_step(images, (5, 0), tf.constant(3))
 
         return strategy.run(own), strategy.run(uneven)
 
@@ -255,7 +256,7 @@ def test_replicas_draw_their_slices_of_the_noise_of_the_whole_batch(small_images
 def test_steps_without_noise_draw_it_anew(small_images):
     images = tf.constant(small_images[:4])
     steps = (((5, 0), 3), ((5, 0), 4), ((5, 1), 3))  # parts count their own steps
-    a, b, c = (inputs.noise_of_step(images, seed, tf.constant(step)).numpy() for seed, step in steps)
+    a, b, c = (noise_of_step(images, seed, tf.constant(step)).numpy() for seed, step in steps)
     for one, other in ((a, b), (a, c), (b, c)):
         assert (one != other).mean() > 0.99
     assert (a[0] != a[1]).mean() > 0.99  # each example has its own

@@ -10,7 +10,7 @@ from conftest import make_small_images, small_glow, weight_of
 from glow_tf import ConfigError, NonFiniteError, PartsTrainer, phases
 from glow_tf.config import RunConfig, TrainConfig
 from glow_tf.devices import strategies
-from glow_tf.run.checkpoints import state_of
+from glow_tf.run.checkpoint_content import state_of
 from glow_tf.run.context import compiled_trainer
 from glow_tf.training.optimizers import FusedAdamax
 

@@ -1,0 +1,64 @@
+"""The labels of a model with classes: what users give, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from glow_tf.errors import ConfigError
+
+
+def require_classes(what: str, classes: Sequence[str]) -> None:
+    """Raises ConfigError if a model has no classes; `what` needs them."""
+    if not classes:
+        raise ConfigError(
+            f"{what} needs a model that was trained with --conditional. Received: a model without classes"
+        )
+
+
+def checked_labels(
+    labels: Sequence[int] | tf.Tensor, classes: Sequence[str], count: int | None = None
+) -> tf.Tensor:
+    """Checks labels of a model with classes, and converts them to a tensor, int32 [B].
+
+    Args:
+      labels: one for each image.
+      classes: of the model.
+      count: number of images; None if it is not known.
+
+    Raises:
+      ConfigError: there are no classes, labels are not integers from 0 below their number, or there are not
+        `count` of them.
+    """
+    require_classes("a label", classes)
+    found = np.asarray(labels)
+    whole = found.ndim == 1 and np.issubdtype(found.dtype, np.integer)
+    if not whole or np.any((found < 0) | (found >= len(classes))):
+        raise ConfigError(
+            f"labels must be integers from 0 to {len(classes) - 1}, one for each image. "
+            f"Received: {found.dtype} of shape {found.shape}, {str(found)[:100]}"
+        )
+    if count is not None and len(found) != count:
+        raise ConfigError(
+            f"there must be a label for each of the {count} images. Received: {len(found)} labels"
+        )
+    return tf.constant(found, tf.int32)
+
+
+def labels_of_request(
+    num: int | None, labels: Sequence[int] | tf.Tensor | None, classes: Sequence[str]
+) -> tf.Tensor | None:
+    """Returns the labels of `num` images to draw; None if they are to be drawn, too.
+
+    Raises:
+      ConfigError: neither is given, num is not positive, or labels are no labels of num images.
+    """
+    if labels is not None:
+        return checked_labels(labels, classes, None if num is None else int(num))
+    if num is None:
+        raise ConfigError("sample needs num or labels. Received: num=None, labels=None")
+    if isinstance(num, int) and num < 1:
+        raise ConfigError(f"num must be a positive number of images. Received: num={num}")
+    return None

@@ -1,0 +1,132 @@
+"""What a batch holds; the noise of a step, empty batches, and the images that ActNorms start from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from glow_tf.errors import ConfigError
+from glow_tf.training.datasets import Dataset
+
+FIRST_KEY = 2  # of noise that a step draws; those before are of data.batches
+
+# ActNorms are initialised from about this many pixels: 32 images of 32×32, which takes 2 s at width 512.
+INITIALIZATION_PIXELS = 2**15
+FEWEST_INITIALIZATION_EXAMPLES = 32
+MOST_INITIALIZATION_EXAMPLES = 256
+
+
+class Batch(NamedTuple):
+    """What a batch holds; None for what it lacks.
+
+    Attributes:
+      images: uint8 [B, H, W, C].
+      noise: of the dequantisation, in [0, 1), [B, H, W, C].
+      third: places of the examples in the training data, or weights, [B].
+      labels: the class of each image, integers [B].
+    """
+
+    images: tf.Tensor
+    noise: tf.Tensor | None = None
+    third: tf.Tensor | None = None
+    labels: tf.Tensor | None = None
+
+
+def unpack(batch: Any, labelled: bool = False) -> Batch:
+    """Reads a batch as datasets give it; if it is `labelled`, its last member is the labels."""
+    pieces = list(batch) if isinstance(batch, (tuple, list)) else [batch]
+    labels = pieces.pop() if labelled else None
+    return Batch(*pieces)._replace(labels=labels)
+
+
+def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> tf.Tensor:
+    """Draws the noise of a training step for images that come without noise.
+
+    The noise of an example depends on its place in the global batch, not on the replica: replicas draw the
+    noise of the whole batch and take their own slice of it.
+
+    Args:
+      images: uint8 [B, H, W, C], one replica's.
+      seed: of the trainer, and the first part that the step trains: parts count their own steps.
+      step: number of the step among those of this part, [].
+
+    Returns:
+      Uniform numbers in [0, 1), float32 [B, H, W, C].
+    """
+    key = (seed[0], FIRST_KEY + seed[1])
+    own_seed = tf.random.fold_in(tf.constant(key, tf.int64), tf.cast(step, tf.int64))
+    replica = tf.distribute.get_replica_context()
+    replicas = 1 if replica is None else replica.num_replicas_in_sync
+    size = tf.shape(images)[0]
+    if replicas == 1:
+        return tf.random.stateless_uniform(tf.shape(images), own_seed)
+    place = tf.cast(replica.replica_id_in_sync_group, tf.int32)
+    sizes = tf.repeat(size, replicas)
+    if images.shape[0] is None:  # the last batch may be shared unevenly
+        sizes = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.one_hot(place, replicas, size, 0))
+    start = tf.reduce_sum(sizes[:place])
+    whole = tf.random.stateless_uniform(
+        tf.concat([[tf.reduce_sum(sizes)], tf.shape(images)[1:]], 0), own_seed
+    )
+    return tf.ensure_shape(whole[start : start + size], images.shape)
+
+
+def filled_up(batch: Batch) -> Batch:
+    """Fills an empty batch up with one black image of weight 0, where a batch may be empty.
+
+    The last batch of a dataset may leave a replica without images, and TensorFlow's fused convolutions crash
+    on an empty batch.
+
+    Args:
+      batch: its third member is the weights, or None; if its size is known, it is returned as it is.
+
+    Returns:
+      The batch; it has no weights only if its size is known and it came without.
+    """
+    images, noise, weight, labels = batch
+    if images.shape[0] is not None:
+        return batch
+    size = tf.shape(images)[0]
+    missing = tf.cast(size == 0, tf.int32)
+
+    def fill(tensor: tf.Tensor | None) -> tf.Tensor | None:
+        if tensor is None:
+            return None
+        return tf.pad(tensor, [[0, missing], *[[0, 0]] * (tensor.shape.rank - 1)])
+
+    weight = tf.ones([size]) if weight is None else weight
+    return Batch(fill(images), fill(noise), fill(weight), fill(labels))
+
+
+def initialization_examples(image_shape: Sequence[int]) -> int:
+    """Returns how many images ActNorms are initialised from: 32 to 256, more if the images are small."""
+    height, width, _ = image_shape
+    count = math.ceil(INITIALIZATION_PIXELS / (height * width))
+    return min(max(count, FEWEST_INITIALIZATION_EXAMPLES), MOST_INITIALIZATION_EXAMPLES)
+
+
+def first_examples(
+    dataset: Dataset, count: int, labelled: bool = False
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Returns the first `count` images of a dataset [count, H, W, C] and their noise, if it has noise.
+
+    If the dataset is `labelled`, the last member of its batches is the labels.
+
+    Raises:
+      ConfigError: the dataset is empty.
+    """
+    images, noises, found = [], [], 0
+    for batch in dataset:
+        image, noise, *_ = unpack(batch, labelled)
+        images.append(image)
+        noises.append(noise)
+        found += int(image.shape[0])
+        if found >= count:
+            break
+    if not found:
+        raise ConfigError("a dataset must hold images. Received: an empty dataset")
+    noise = None if noises[0] is None else tf.concat(noises, 0)[:count]
+    return tf.concat(images, 0)[:count], noise
