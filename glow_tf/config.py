@@ -196,6 +196,7 @@ class ModelConfig:
                 "classes have learned priors, so top_prior must be learned. "
                 f"Received: top_prior={self.top_prior!r}, {len(self.classes)} classes"
             )
+        _in_range(self, "seed", 0, MOST)
         _require(max(self.image_shape) <= MOST_SIDE, self, "image_shape", f"{MOST_SIDE} or less")
         read_scale(self.scale)
         _ = self.cuts, self.head_size

@@ -135,6 +135,11 @@ def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)
-    new.replace(folder)
+    try:
+        new.replace(folder)
+    except BaseException:
+        if old.exists():
+            old.replace(folder)
+        raise
     flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)

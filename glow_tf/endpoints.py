@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from glow_tf import likelihood
 from glow_tf.bijectors.networks import full_precision
-from glow_tf.pieces import in_streams
+from glow_tf.pieces import filled_if_empty, in_streams
 
 if TYPE_CHECKING:
     from glow_tf.glow import Glow
@@ -109,20 +109,20 @@ class Endpoints:
         """Whitens images at the middle of their bins: uint8 [B, H, W, C] → [B, D]."""
         with full_precision():
             v = self.glow.dequantized(images, noise=0.5)
-            return in_streams(self.glow.forward_and_log_det, v, labels)[0]
+            return _of_any_number(self.glow.forward_and_log_det, v, _one_for_each(v, labels))[0]
 
     def decode(self, eps: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         """Inverts `encode`: [B, D] → uint8 [B, H, W, C]."""
         with full_precision():
-            return self.glow.dequantize.to_uint8(self._dequantized(eps, labels)[0])
+            return self.glow.dequantize.to_uint8(self._dequantized(eps, _one_for_each(eps, labels))[0])
 
     def label_log_probs(self, images: tf.Tensor, seed: tf.Tensor | int) -> tf.Tensor:
         """Scores images given each label, at one noise draw: uint8 [B, H, W, C] → [B, classes], nats."""
-        return in_streams(self.glow.dequantized_label_log_probs, self.glow.dequantized(images, seed=seed))
+        return _of_any_number(self.glow.dequantized_label_log_probs, self.glow.dequantized(images, seed=seed))
 
     def log_prob(self, images: tf.Tensor, seed: tf.Tensor | int) -> tf.Tensor:
         """Scores images at one noise draw: uint8 [B, H, W, C] → [B], nats."""
-        return in_streams(self.glow.dequantized_log_prob, self.glow.dequantized(images, seed=seed))
+        return _of_any_number(self.glow.dequantized_log_prob, self.glow.dequantized(images, seed=seed))
 
     def bits_per_dim(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Scores images at one noise draw: uint8 [B, H, W, C] → [B], bits per dimension."""
@@ -130,7 +130,7 @@ class Endpoints:
 
     def serving_default(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scores images at the middle of their bins: nothing is drawn, so a server can batch requests."""
-        log_prob = in_streams(self.glow.dequantized_log_prob, self.glow.dequantized(images, noise=0.5))
+        log_prob = _of_any_number(self.glow.dequantized_log_prob, self.glow.dequantized(images, noise=0.5))
         bits_per_dim = likelihood.bits_per_dim(-log_prob, self.glow.image_shape)
         return {"log_prob": log_prob, "bits_per_dim": bits_per_dim}
 
@@ -144,7 +144,8 @@ class Endpoints:
             labels = tf.map_fn(lambda seed: self._labels(seed, []), seeds, fn_output_signature=tf.int32)
         eps = tf.map_fn(lambda seed: self._latents(seed, []), seeds, fn_output_signature=dtype)
         eps = tf.ensure_shape(eps, [None, self.glow.dimensions])
-        v, _ = self._dequantized(tf.cast(temperatures, dtype)[:, tf.newaxis] * eps, labels)
+        own = tf.cast(_one_for_each(seeds, temperatures), dtype)
+        v, _ = self._dequantized(own[:, tf.newaxis] * eps, labels)
         return self.glow.dequantize.to_uint8(v)
 
     def log_prob_each(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
@@ -154,9 +155,10 @@ class Endpoints:
             image, seed = each
             return self.glow.dequantized(image[tf.newaxis], seed=seed)[0]
 
-        v = tf.map_fn(alone, (images, seeds), fn_output_signature=self.glow.compute_dtype)
+        pairs = images, _one_for_each(images, seeds)
+        v = tf.map_fn(alone, pairs, fn_output_signature=self.glow.compute_dtype)
         v = tf.ensure_shape(v, [None, *self.glow.image_shape])
-        return in_streams(self.glow.dequantized_log_prob, v)
+        return _of_any_number(self.glow.dequantized_log_prob, v)
 
     def class_names(self) -> tf.Tensor:
         """Returns the name of each label, string [classes]."""
@@ -188,7 +190,26 @@ class Endpoints:
             limit = ActivationLimit()
             return self.glow.inverse(own, limit, of), limit.reached
 
-        return in_streams(inverse, eps, labels)
+        return _of_any_number(inverse, eps, labels)
 
     def _checked(self, v: tf.Tensor, limited: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"images": self.glow.dequantize.to_uint8(v), "limited": limited}
+
+
+def _of_any_number(function: Callable[..., Any], *batches: tf.Tensor | None) -> Any:
+    """As `in_streams`; the batches may be empty."""
+    size = tf.shape(batches[0])[0]
+    results = in_streams(function, *filled_if_empty(*batches))
+    return tf.nest.map_structure(lambda result: result[:size], results)
+
+
+def _one_for_each(batch: tf.Tensor, others: tf.Tensor | None) -> tf.Tensor | None:
+    """Returns others [B], which must be one for each example of a batch [B, …].
+
+    Raises:
+      tf.errors.InvalidArgumentError: there are not B.
+    """
+    if others is not None:
+        sizes = tf.shape(others)[0], tf.shape(batch)[0]
+        tf.debugging.assert_equal(*sizes, "There must be one seed, temperature or label for each example.")
+    return others

@@ -143,6 +143,10 @@ class Glow(CompiledModel):
         Args:
           dtype: policy of the new model; None is this one's.
           **changes: as in `from_preset`. Local priors, which only training uses, start anew.
+
+        Raises:
+          ConfigError: a change is none that a model has, or leads to none.
+          ValueError: a change leads to a model of other weights.
         """
         config = dataclasses.replace(self.config, **changes)
         glow = type(self)(config, dtype=self.dtype_policy if dtype is None else dtype, name="glow")
@@ -229,6 +233,9 @@ class Glow(CompiledModel):
         Args:
           images: uint8 [B, H, W, C]; a few hundred training images.
           noise: dequantisation noise in [0, 1), [B, H, W, C]; by default, drawn from the config's seed.
+
+        Raises:
+          ConfigError: the images or the noise do not fit the model.
         """
         h = self.dequantize.forward(self.dequantized(images, noise, seed=self.config.seed))
         for k, part in enumerate(self.parts):

@@ -161,6 +161,14 @@ def settable_rate(optimizer: keras.optimizers.Optimizer) -> keras.Variable | Non
     return rate if isinstance(rate, keras.Variable) else None
 
 
+def schedule_of(
+    optimizer: keras.optimizers.Optimizer,
+) -> keras.optimizers.schedules.LearningRateSchedule | None:
+    """Returns the schedule that an optimizer's learning rate follows; None if the rate is a variable."""
+    rate = optimizer._learning_rate
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
 def metrics_that_fall(names: Sequence[str]) -> keras.metrics.Metric:
     """Returns a metric by which Keras's callbacks know that lower values of these names are better.
 

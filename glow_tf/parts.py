@@ -206,6 +206,11 @@ class Part(keras.Model):
             self.prior.set_reversible(reversible)
 
     @property
+    def reversible(self) -> bool:
+        """Whether backpropagation recomputes the activations of the flow steps."""
+        return any(isinstance(bijector, Stack) and bijector.reversible for bijector in self.bijectors)
+
+    @property
     def has_head(self) -> bool:
         """Whether a flow head scores the part's output."""
         return isinstance(self.prior, Part)
@@ -266,7 +271,8 @@ def _bijectors(layout: PartLayout, config: ModelConfig, dtype: str | None) -> li
 def get_weights_by_step(bijectors: Sequence[Bijector]) -> list[np.ndarray]:
     """Returns the weights of the bijectors, those of a stack copy by copy.
 
-    The list is the same however the flow steps are distributed over stacks.
+    The list is the same however the flow steps are distributed over stacks: a stack's weight [copies, …] is
+    one entry for each copy, without this axis.
     """
     found: list[np.ndarray] = []
     for bijector in bijectors:

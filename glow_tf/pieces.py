@@ -107,6 +107,21 @@ def join(results: Sequence[Any], batch: tf.Tensor) -> Any:
     return tf.nest.map_structure(joined, *results)
 
 
+def filled_if_empty(*batches: tf.Tensor | None) -> list[tf.Tensor | None]:
+    """Returns batches [B, …] as they are; if B is 0, each with one example of zeros.
+
+    TensorFlow's fused convolutions crash on an empty batch.
+    """
+    missing = tf.cast(tf.shape(batches[0])[0] == 0, tf.int32)
+
+    def filled(tensor: tf.Tensor | None) -> tf.Tensor | None:
+        if tensor is None:
+            return None
+        return tf.pad(tensor, [[0, missing], *[[0, 0]] * (tensor.shape.rank - 1)])
+
+    return [filled(tensor) for tensor in batches]
+
+
 def _size(batch: tf.Tensor) -> int | tf.Tensor:
     return batch.shape[0] if batch.shape[0] is not None else tf.shape(batch)[0]
 

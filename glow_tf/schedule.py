@@ -31,6 +31,7 @@ class Phase:
 
     def __post_init__(self):
         """Raises ValueError; see the class."""
+        object.__setattr__(self, "active", tuple(self.active))
         if self.kind not in KINDS or (self.kind == "part" and len(self.active) != 1):
             raise ValueError(
                 f"a phase must be one of {', '.join(KINDS)}, and a phase of kind part must train one part. "

@@ -181,9 +181,9 @@ def test_an_image_shape_is_three_positive_integers(shape):
         ModelConfig(image_shape=shape)
 
 
-@pytest.mark.parametrize("seed", [1.0, "1", None, True])
+@pytest.mark.parametrize("seed", [1.0, "1", None, True, -1, 2**31])
 def test_the_seed_of_a_model_is_an_integer(seed):
-    with pytest.raises(ConfigError, match=r"seed must be an integer. Received: seed="):
+    with pytest.raises(ConfigError, match=r"seed must be (an|0 or a positive) integer.* Received: seed="):
         ModelConfig(seed=seed)
 
 

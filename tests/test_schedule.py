@@ -56,3 +56,7 @@ def test_unknown_schedule_is_named():
 def test_a_phase_that_cannot_be_is_refused(kind, active):
     with pytest.raises(ValueError, match=rf"a phase must be one of .* Received: kind='{kind}'"):
         schedule.Phase(kind, active)
+
+
+def test_a_phase_takes_any_sequence_of_parts():
+    assert schedule.Phase("part", [1]) == schedule.Phase("part", (1,))

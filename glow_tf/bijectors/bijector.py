@@ -37,11 +37,11 @@ class Bijector(keras.layers.Layer):
         raise NotImplementedError(f"{type(self).__name__} must define inverse_and_log_det(y).")
 
     def forward(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns f(x)."""
+        """Returns f(x) [B, H', W', C'], for x [B, H, W, C]."""
         return self.forward_and_log_det(x)[0]
 
     def inverse(self, y: tf.Tensor) -> tf.Tensor:
-        """Returns f⁻¹(y)."""
+        """Returns f⁻¹(y) [B, H, W, C], for y [B, H', W', C']."""
         return self.inverse_and_log_det(y)[0]
 
     def forward_log_det_jacobian(self, x: tf.Tensor) -> tf.Tensor:

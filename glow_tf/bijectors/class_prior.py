@@ -88,7 +88,7 @@ class ClassPrior(Bijector):
     def inverse_and_log_det(
         self, y: tf.Tensor, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Inverts `forward_and_log_det`."""
+        """Inverts `forward_and_log_det`: y [B, H, W, C], and labels [B] if they are given."""
         self.require_built()
         mean, log_deviation = self._moments(labels)
         return y * tf.exp(log_deviation) + mean, _log_det(log_deviation, y)
@@ -121,7 +121,7 @@ def _rows(values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Returns the entries [B, H, W, C] of labels [B] among values [classes, H, W, C]."""
     # Reshaped, because the gradient is then a tensor: one with an entry per example has another norm.
     table = tf.reshape(values, [values.shape[0], -1])
-    return tf.reshape(tf.gather(table, labels), [-1, *values.shape[1:]])
+    return tf.reshape(tf.gather(table, tf.cast(labels, tf.int64)), [-1, *values.shape[1:]])
 
 
 def _log_det(log_deviation: tf.Tensor, x: tf.Tensor) -> tf.Tensor:

@@ -78,7 +78,7 @@ class Additive(Transform):
     """y = b + t, log_det = 0, where t is the network's output."""
 
     def parameters(self, output: tf.Tensor) -> Parameters:
-        """Returns the shift t."""
+        """Returns the shift t, [B, H, W, C/2] as the output."""
         return (output,)
 
     def forward(self, b: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -107,7 +107,7 @@ class Affine(Transform):
         _, self.bound = read_scale(config.scale)
 
     def parameters(self, output: tf.Tensor) -> Parameters:
-        """Returns the shift t and the log-scale s."""
+        """Returns the shift t and the log-scale s, [B, H, W, C/2] each, of the output [B, H, W, C]."""
         shift, h = tf.split(output, 2, axis=-1)
         return shift, _log_sigmoid_scale(h) if self.bound is None else soft_bound(h, self.bound)
 

@@ -91,7 +91,7 @@ def model_of(values: flags.FlagValues) -> TrainedModel:
 
 
 def glow_of(values: flags.FlagValues) -> Glow:
-    """Loads the model that --model names, which must not be an exported one."""
+    """Loads the model that --model names; ConfigError if it is an exported one."""
     if pathlib.Path(values.model, "saved_model.pb").exists():
         raise ConfigError(
             "this command needs a preset, the workdir of a run or a .keras file: a SavedModel does not tell "

@@ -54,7 +54,11 @@ def joined(one: Examples, other: Examples) -> Examples:
 
 
 def hold_out(examples: Examples, dataset: str) -> tuple[Examples, Examples]:
-    """Cuts every tenth image out as a test image; `dataset` names the images in messages."""
+    """Cuts every tenth image out as a test image; `dataset` names the images in messages.
+
+    Raises:
+      ConfigError: there are fewer than ten images, or both sets do not fit into memory beside them.
+    """
     check_memory_for(examples.images.nbytes, dataset)  # both get arrays of their own
     mask = np.arange(len(examples)) % TEST_EVERY == TEST_EVERY - 1
     if not mask.any():

@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 
 from glow_tf.config import RunConfig
-from glow_tf.durable_files import check_can_be_read_again, make_folder, write_atomically
+from glow_tf.durable_files import check_can_be_read_again, check_place, make_folder, write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.run import history, more_epochs, newest
 from glow_tf.run.flags_file import NAME as FLAGS
@@ -28,6 +28,8 @@ from glow_tf.text_files import read_json
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 SUMMARY = "summary.json"  # a run that has one is finished
+# What TensorFlow writes into the folder of a SavedModel.
+SAVED_MODEL = frozenset({"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"})
 FOLDERS = ("samples", "checkpoints", "logs", "export")  # what a workdir may contain as folders
 
 
@@ -101,6 +103,8 @@ class Workdir:
         for folder in (self.path, *(self.path / name for name in FOLDERS)):
             if folder.exists():
                 tempfile.TemporaryFile(dir=folder).close()  # can it be written?
+        if self.config.export:
+            check_place(self.path / "export", "SavedModel", SAVED_MODEL)
 
     def _check_configuration(self) -> None:
         before = read_settings(self.path)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from glow_tf.errors import ConfigError
+from glow_tf.pieces import filled_if_empty
 from glow_tf.training.datasets import Dataset
 
 FIRST_KEY = 2  # of noise that a step draws; those before are of data.batches
@@ -77,8 +78,7 @@ def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> 
 def filled_up(batch: Batch) -> Batch:
     """Fills an empty batch up with one black image of weight 0, where a batch may be empty.
 
-    The last batch of a dataset may leave a replica without images, and TensorFlow's fused convolutions crash
-    on an empty batch.
+    The last batch of a dataset may leave a replica without images.
 
     Args:
       batch: its third member is the weights, or None; if its size is known, it is returned as it is.
@@ -89,16 +89,8 @@ def filled_up(batch: Batch) -> Batch:
     images, noise, weight, labels = batch
     if images.shape[0] is not None:
         return batch
-    size = tf.shape(images)[0]
-    missing = tf.cast(size == 0, tf.int32)
-
-    def fill(tensor: tf.Tensor | None) -> tf.Tensor | None:
-        if tensor is None:
-            return None
-        return tf.pad(tensor, [[0, missing], *[[0, 0]] * (tensor.shape.rank - 1)])
-
-    weight = tf.ones([size]) if weight is None else weight
-    return Batch(fill(images), fill(noise), fill(weight), fill(labels))
+    weight = tf.ones(tf.shape(images)[:1]) if weight is None else weight
+    return Batch(*filled_if_empty(images, noise, weight, labels))
 
 
 def initialization_examples(image_shape: Sequence[int]) -> int:
@@ -113,20 +105,26 @@ def first_examples(
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Returns the first `count` images of a dataset [count, H, W, C] and their noise, if it has noise.
 
-    If the dataset is `labelled`, the last member of its batches is the labels.
+    Of a distributed dataset, which is read in its strategy's scope, they are those of this process. If the
+    dataset is `labelled`, the last member of its batches is the labels.
 
     Raises:
       ConfigError: the dataset is empty.
     """
-    images, noises, found = [], [], 0
+    images, noises = [], []
+    found = 0
     for batch in dataset:
         image, noise, *_ = unpack(batch, labelled)
-        images.append(image)
-        noises.append(noise)
-        found += int(image.shape[0])
+        images += _of_replicas(image)
+        noises += [] if noise is None else _of_replicas(noise)
+        found = sum(int(own.shape[0]) for own in images)
         if found >= count:
             break
     if not found:
         raise ConfigError("a dataset must hold images. Received: an empty dataset")
-    noise = None if noises[0] is None else tf.concat(noises, 0)[:count]
-    return tf.concat(images, 0)[:count], noise
+    return tf.concat(images, 0)[:count], tf.concat(noises, 0)[:count] if noises else None
+
+
+def _of_replicas(member: Any) -> Sequence[tf.Tensor]:
+    """Returns what each replica of this process has of a member of a batch."""
+    return tf.distribute.get_strategy().experimental_local_results(member)

@@ -45,6 +45,8 @@ def as_dataset(glow: Glow, x: Any, third: str, labelled: bool = False) -> Datase
         return x  # it has the pieces of one that was checked
     if not isinstance(x, tf.data.Dataset):
         x = _from_python(x)
+    if x.cardinality() == 0:
+        raise ConfigError("data must hold at least one batch. Received: an empty dataset")
     use = (third, labelled, glow.image_shape, glow.config.classes)
     if use in _checked.get(x, ()):
         return x
@@ -99,6 +101,7 @@ def _from_python(x: Any) -> tf.data.Dataset:
     count, source = None, x
     if isinstance(x, keras.utils.PyDataset):
         count, source = x.num_batches, lambda: _batches_of(x)
+        count = tf.data.INFINITE_CARDINALITY if count is None else count
     elif isinstance(x, Iterator):
         source = OneShot(x)
     elif hasattr(x, "__iter__"):

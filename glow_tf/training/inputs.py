@@ -94,7 +94,9 @@ def for_fit(
                 "validation_data must be images, or a dataset of them; labels are not used. "
                 f"Received: a tuple of {len(held_out)}"
             )
-        arguments["validation_data"] = for_evaluation(glow, held_out, held_out_size, seed, {})
+        arguments["validation_data"] = for_evaluation(
+            glow, held_out, held_out_size, seed, {"steps": arguments.get("validation_steps")}
+        )
     arguments["shuffle"] = False  # an array is shuffled already, every epoch anew
     return dataset
 
@@ -115,11 +117,13 @@ def check_executions(steps_per_execution: int, steps: int | None, initial_step: 
 def for_evaluation(
     glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: dict[str, Any]
 ) -> Dataset:
-    """Returns what `evaluate` runs on; arguments and errors as in `for_fit`."""
+    """Returns what `evaluate` runs on; arguments, of keras.Model.evaluate, and errors as in `for_fit`."""
     _refuse_unused(arguments)
     if is_array(x):
         return evaluation_batches(glow.checked(x).numpy(), _checked_batch_size(batch_size), seed)
     dataset = as_dataset(glow, x, "weight")
+    if not arguments.get("steps"):
+        _refuse_endless(dataset, "steps, or validation_steps in fit")
     if isinstance(dataset, tf.data.Dataset) and len(tf.nest.flatten(dataset.element_spec)) == 1:
         if not isinstance(dataset.element_spec, tf.TensorSpec):
             dataset = dataset.map(lambda images: images)  # out of a tuple of one
@@ -210,14 +214,18 @@ def _check_length(dataset: Dataset, arguments: dict[str, Any]) -> None:
     """Raises ConfigError where Keras would train for ever, or where later epochs would be empty."""
     if arguments.get("steps_per_epoch") or not isinstance(dataset, tf.data.Dataset):
         return
-    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ConfigError("a dataset without an end needs steps_per_epoch. Received: steps_per_epoch=None")
+    _refuse_endless(dataset, "steps_per_epoch")
     epochs = arguments.get("epochs", 1) - arguments.get("initial_epoch", 0)
     if ends_with_its_first_epoch(dataset) and epochs > 1:
         raise ConfigError(
             "an iterator ends with its first epoch; give steps_per_epoch, or a tf.data.Dataset or "
             f"keras.utils.PyDataset. Received: an iterator for {epochs} epochs"
         )
+
+
+def _refuse_endless(dataset: Dataset, needed: str) -> None:
+    if isinstance(dataset, tf.data.Dataset) and dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ConfigError(f"a dataset without an end needs {needed}. Received: {needed.split(',')[0]}=None")
 
 
 def check_batches_of_one_size(dataset: Dataset, steps: int | None) -> None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
 import tensorflow as tf
 
 from glow_tf.config import TrainConfig
-from glow_tf.internals import SumsGradientsOnce, adam_moments, adamax_moments, resource_handle
+from glow_tf.errors import ConfigError
+from glow_tf.internals import (
+    SumsGradientsOnce,
+    adam_moments,
+    adamax_moments,
+    resource_handle,
+    schedule_of,
+    steps_made,
+)
 from glow_tf.schedule import Phase, epochs_training
 
 
@@ -29,6 +37,9 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
       finetune_learning_rate, finetune_from: the second rate and the step it starts at, or None for both.
       factor: multiplies every rate; None is 1. It is a variable, so a rate can be halved without tracing
         steps anew. A schedule is saved with its rates as they are multiplied.
+
+    Raises:
+      ConfigError: one of `finetune_learning_rate` and `finetune_from` is given without the other.
     """
 
     def __init__(
@@ -42,6 +53,11 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         factor: tf.Variable | None = None,
     ):
         super().__init__()
+        if (finetune_learning_rate is None) != (finetune_from is None):
+            raise ConfigError(
+                "finetune_learning_rate and finetune_from go together. "
+                f"Received: {finetune_learning_rate=}, {finetune_from=}"
+            )
         self.learning_rate = learning_rate
         self.steps = steps
         self.warmup_steps = warmup_steps
@@ -72,6 +88,10 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
             return tf.ones([])
         done = tf.clip_by_value(step / max(steps, 1), 0.0, 1.0)
         return 0.5 * (1 + tf.cos(math.pi * done))
+
+    def has_ended(self, step: int) -> bool:
+        """Whether the rate is 0 from a step on."""
+        return self.cosine and step >= self.steps
 
     def get_config(self) -> dict:
         """See keras.optimizers.schedules.LearningRateSchedule."""
@@ -177,6 +197,37 @@ def part_rates(
         )
         for k in range(num_parts)
     ]
+
+
+def check_rates(
+    optimizers: Sequence[keras.optimizers.Optimizer],
+    phases: Iterable[Phase],
+    steps_per_epoch: int | None,
+    initial_step: int = 0,
+) -> None:
+    """Checks that no epoch would train a part at a rate that has fallen to 0 before it.
+
+    Args:
+      optimizers: one per part.
+      phases: of the epochs to come.
+      steps_per_epoch: None if it is not known; then the first epoch of each part counts.
+      initial_step: steps of the first epoch that were made before.
+
+    Raises:
+      ConfigError: one would: the cosine of the part is over.
+    """
+    made = [int(steps_made(optimizer).numpy()) for optimizer in optimizers]
+    for phase in phases:
+        for k in phase.active:
+            rate = schedule_of(optimizers[k])
+            if isinstance(rate, PartRate) and rate.has_ended(made[k]):
+                raise ConfigError(
+                    f"the cosine of part {k + 1} ends with its step {rate.steps}, and later epochs would "
+                    "change nothing. For more epochs train with a constant rate from the start, or compile "
+                    f"the trainer with new optimizers. Received: phase '{phase}' after {made[k]} of its steps"
+                )
+            made[k] += max((steps_per_epoch or 0) - initial_step, 0)
+        initial_step = 0
 
 
 def make_optimizers(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -64,13 +67,14 @@ class CompileOptions:
 
     def _check_combination(self, glow: Glow, strategy: tf.distribute.Strategy) -> None:
         replicas, placed = strategy.num_replicas_in_sync, bool(glow.part_devices)
+        counts = (self.part_delay, self.max_skipped_steps, self.max_outside_steps or 0)
+        fit = all(isinstance(count, numbers.Integral) and count >= 0 for count in counts)
+        fit &= isinstance(self.clip_norm, numbers.Real) and 0 <= self.clip_norm < math.inf
         wrong = {
             "steps_per_execution must be 1 in several processes": self.steps_per_execution != 1
             and in_several_processes(strategy),
-            "part_delay, clip_norm, max_skipped_steps and max_outside_steps must not be negative": min(
-                self.part_delay, self.clip_norm, self.max_skipped_steps, self.max_outside_steps or 0
-            )
-            < 0,
+            "part_delay, clip_norm, max_skipped_steps and max_outside_steps must not be negative; clip_norm "
+            "must be finite, and the others integers": not fit,
             f"rate_scaling must be one of {', '.join(RATE_SCALINGS)}": self.rate_scaling not in RATE_SCALINGS,
             "a glow whose parts have their own devices is trained by one replica": placed and replicas > 1,
             "part_delay needs a glow with part_devices": self.part_delay and not placed,
@@ -101,6 +105,27 @@ def check_trains(glow: Glow, phases: Iterable[Phase]) -> None:
             raise ConfigError(
                 "phases must name parts that have weights to train; the others stay as they are. "
                 f"Received: part {k + 1} with trainable={glow.parts[k].trainable}"
+            )
+
+
+def warn_of_late_priors(
+    glow: Glow, phases: Sequence[Phase], optimizers: Sequence[keras.optimizers.Optimizer]
+) -> None:
+    """Warns if Adam would start on a local prior after end-to-end epochs, which do not train it.
+
+    Adam corrects its moments for as many steps as the part has made. Those of the prior are still 0, so its
+    first steps would be several times as long as the rate says. Adamax has no such correction of its second
+    moment.
+    """
+    for k, (part, optimizer) in enumerate(zip(glow.parts, optimizers, strict=True)):
+        trains_prior = [phase.minimises_objective_of(k) for phase in phases if k in phase.active]
+        late = any(trains_prior) and not trains_prior[0]
+        has_weights = len(part.trainable_variables) > len(part.flow_variables)
+        if late and has_weights and isinstance(optimizer, keras.optimizers.Adam):
+            warnings.warn(
+                f"part {k + 1} trains end to end first, and its local prior later: Adam's first steps of the "
+                "prior will be several times as long as the rate says. Adamax does not do this.",
+                stacklevel=3,
             )
 
 

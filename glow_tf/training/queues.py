@@ -43,7 +43,9 @@ class DelayQueues:
                 self._queues[k] = _Queue([*real, *labels], delay)
 
     def start(self) -> None:
-        """Starts an epoch: what the queues still hold belongs to no batch of it."""
+        """Starts an epoch: what the queues still hold belongs to no batch of it, and may not be finite."""
+        for queue in self._queues.values():
+            queue.clear()
         self._step.assign(0)
         self._batches.assign(self._batches.dtype.max // 2)  # unknown until `flush`
 
@@ -79,6 +81,10 @@ class _Queue:
             [tf.Variable(tf.zeros(shape, dtype), trainable=False) for shape, dtype in specs]
             for _ in range(delay)
         ]
+
+    def clear(self) -> None:
+        for variable in (variable for place in self._places for variable in place):
+            variable.assign(tf.zeros_like(variable))
 
     def exchange(self, passage: Passage) -> Passage:
         waiting = [[variable.read_value() for variable in place] for place in self._places]

@@ -28,12 +28,14 @@ from glow_tf.training.batch import (
 from glow_tf.training.datasets import Dataset, start_reading
 from glow_tf.training.fit_callbacks import callbacks_for
 from glow_tf.training.gradients import gradients_by_device, gradients_together
+from glow_tf.training.optimizers import check_rates
 from glow_tf.training.options import (
     BEFORE,
     CompileOptions,
     check_compiled,
     check_trains,
     optimizers_per_part,
+    warn_of_late_priors,
 )
 from glow_tf.training.phased_model import PhasedModel
 from glow_tf.training.prefix import PrefixCache
@@ -154,15 +156,29 @@ class PartsTrainer(PhasedModel):
             part.set_reversible(reversible)
 
     def initialize(self, images: tf.Tensor, noise: tf.Tensor | None = None) -> None:
-        """Runs `Glow.initialize`, the same on all replicas; a restored model stays as it is."""
+        """Runs `Glow.initialize`, the same on all replicas; a restored model stays as it is.
+
+        Args:
+          images: uint8 [B, H, W, C].
+          noise: in [0, 1), [B, H, W, C]; by default, drawn from the seed of the model.
+
+        Raises:
+          ConfigError: the images or the noise do not fit the model.
+        """
         with self.distribute_strategy.scope():
             self.glow.initialize(images, noise)
 
     def initialize_from(self, dataset: Dataset) -> None:
-        """Runs `initialize` on the first images of a dataset, unless the model is initialised."""
+        """Runs `initialize` on the first images of a dataset, unless the model is initialised.
+
+        Raises:
+          ConfigError: the dataset is empty, or its images do not fit the model.
+        """
         if not self.glow.initialized:
             count = initialization_examples(self.glow.image_shape)
-            self.initialize(*first_examples(dataset, count, self._labelled))
+            with self.distribute_strategy.scope():
+                examples = first_examples(dataset, count, self._labelled)
+            self.initialize(*examples)
 
     @property
     def _labelled(self) -> bool:
@@ -307,7 +323,8 @@ class PartsTrainer(PhasedModel):
           **kwargs: of keras.Model.fit.
 
         Raises:
-          ConfigError: the images do not fit the model, or an argument has no meaning here.
+          ConfigError: the images do not fit the model, an argument has no meaning here, or an epoch would
+            train at a rate that has fallen to 0.
           NonFiniteError: too many steps in a row were not finite.
           DivergedError: a loss or gradient norm was out of its band in too many steps in a row.
         """
@@ -315,16 +332,20 @@ class PartsTrainer(PhasedModel):
         check_trains(self.glow, self.phases)
         kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
         dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs, initial_step)
-        inputs.check_executions(self.options.steps_per_execution, kwargs.get("steps_per_epoch"), initial_step)
+        steps, first = kwargs.get("steps_per_epoch"), kwargs.get("initial_epoch", 0)
+        inputs.check_executions(self.options.steps_per_execution, steps, initial_step)
+        phases = map(self.phase_of, range(first, kwargs["epochs"]))
+        check_rates(self.optimizers, phases, steps, initial_step)
+        warn_of_late_priors(self.glow, self.phases, self.optimizers)
         self.steps_before = initial_step
         if self.options.part_delay:
-            self._make_queues(dataset, kwargs.get("steps_per_epoch"))
+            self._make_queues(dataset, steps)
         self.initialize_from(dataset)
         self.averages.start()
-        missing = self._missing_logs(kwargs.get("initial_epoch", 0), kwargs["epochs"])
+        missing = self._missing_logs(first, kwargs["epochs"])
         kwargs["callbacks"] = callbacks_for(kwargs.get("callbacks"), self.optimizers, missing)
         start_reading(dataset)
-        if not (kwargs.get("initial_epoch") or initial_step):
+        if not (first or initial_step):
             self.band.forget()
         if initial_step and isinstance(dataset, tf.data.Dataset):
             # Keras counts the steps that pass, too: a dataset of known length would end before its end.
@@ -426,7 +447,8 @@ class PartsTrainer(PhasedModel):
             weight).
           y: labels, which are not used: it must be None.
           batch_size: for an array; 64 by default.
-          **kwargs: of keras.Model.evaluate; `return_dict=True` gives `bpd`, `bpd_se` and `loss`, the bpd.
+          **kwargs: of keras.Model.evaluate; `return_dict=True` gives `bpd`, `bpd_se` and `loss`, the bpd,
+            in the order that a list has without it.
 
         Raises:
           ConfigError: the images do not fit the model, or an argument has no meaning here.

@@ -136,7 +136,13 @@ def _of_export(model: TrainedModel, images: np.ndarray, draws: int, seed: int, s
 def by_class(
     values: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, tuple[int, float, float]]:
-    """Returns class → number of images, mean and standard error of values [N]; empty classes are left out."""
+    """Returns class → number of images, mean and standard error of values [N]; empty classes are left out.
+
+    Args:
+      values: a number for each image, [N].
+      labels: the class of each image, integers [N] that count in `class_names`.
+      class_names: of all classes.
+    """
     found = {name: values[labels == k] for k, name in enumerate(class_names)}
     return {name: (len(own), *mean_and_error(own)) for name, own in found.items() if len(own)}
 

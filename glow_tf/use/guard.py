@@ -82,8 +82,8 @@ class Scorer:
 
     A raw likelihood cannot be relied on: simple images of another kind may have a higher one than the data
     (Nalisnick et al. 2019, https://arxiv.org/abs/1810.09136). By default `fit` chooses a score with the good
-    images alone: it spoils copies of them in several ways (`spoiled_copies`), and takes the score that tells
-    best what it tells worst.
+    images alone: it spoils copies of them in several ways (`spoiled_copies`), and takes the score whose
+    worst detection is best.
 
     The p-values are conformal: one half of the good images defines what is usual, and the scores of the other
     half are what new scores are compared with. For images drawn like the good ones, P(p ≤ a) ≤ a, whatever

@@ -79,7 +79,7 @@ class Drawn(NamedTuple):
 def draw(
     model: TrainedModel, num: int, temperature: float, seed: int, labels: np.ndarray | None = None
 ) -> np.ndarray:
-    """Returns the images of `draw_checked`, uint8 [num, H, W, C]."""
+    """Returns the images of `draw_checked`, uint8 [num, H, W, C]; arguments and errors as there."""
     return draw_checked(model, num, temperature, seed, labels).images
 
 
@@ -164,7 +164,11 @@ def without_finest(
 
 
 def direction(model: TrainedModel, away: np.ndarray, towards: np.ndarray) -> np.ndarray:
-    """Returns the difference of the mean latents of two sets of images, uint8 [n, H, W, C] each: [D]."""
+    """Returns the difference of the mean latents of two sets of images, uint8 [n, H, W, C] each: [D].
+
+    Raises:
+      ConfigError: the images do not fit the model.
+    """
     return encode(model, towards).mean(axis=0) - encode(model, away).mean(axis=0)
 
 

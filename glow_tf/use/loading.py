@@ -45,8 +45,9 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
         trainer.evaluate(test_images, return_dict=True)  # the run's test_bpd
         trainer.fit(images, initial_epoch=trainer.finished_epochs, epochs=trainer.finished_epochs + 5)
 
-    Epochs beyond the run's schedule are end to end. With the run's training images and batch size, `fit`
-    takes the steps that the run would have taken, where the run neither augments images nor sets
+    Epochs beyond the run's schedule are end to end. They need a run with `rate_schedule="constant"`: a cosine
+    is over with the schedule, and `fit` then raises ConfigError. With the run's training images and batch
+    size, `fit` takes the steps that the run would have taken, where the run neither augments images nor sets
     `cache_prefix`. The workdir stays as it is. Of a run with `ema`, the trainer has the weights;
     `with trainer.averages.in_place():` has the averages, which the run evaluated.
 

@@ -47,6 +47,8 @@ def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
         raise ConfigError(
             "ONNX needs the package tf2onnx: pip install 'glow_tf[onnx]'. Received: format='onnx'"
         ) from None
+    if any(part.reversible for part in glow.parts):
+        glow = glow.recut()  # without a backward pass of its own
     endpoints = glow.endpoints()
 
     def converted(endpoint: str) -> bytes:

@@ -11,9 +11,8 @@ from glow_tf.durable_files import check_can_be_read_again, check_place, replaced
 from glow_tf.errors import reason_of
 from glow_tf.glow import Glow
 from glow_tf.pieces import number_of_streams
+from glow_tf.run.workdir import SAVED_MODEL
 
-# What TensorFlow writes into the folder of a SavedModel.
-SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 NOT_EXPORTED = "sample_dequantized"  # `sample` before its values are rounded down
 
 
@@ -56,6 +55,8 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     path = pathlib.Path(path)
     check_can_be_read_again("path", path)
     check_place(path, "SavedModel", SAVED_MODEL)
+    if any(part.reversible for part in glow.parts):
+        glow = glow.recut()  # without a backward pass of its own, which would be in the file
     archive = keras.export.ExportArchive()
     endpoints = glow.endpoints()
     del endpoints[NOT_EXPORTED]

@@ -10,7 +10,9 @@ from glow_tf import Glow, PartsTrainer, RunConfig, phases
 from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import part_devices
 from glow_tf.errors import ConfigError
+from glow_tf.glow import Passage
 from glow_tf.training.optimizers import FusedAdamax
+from glow_tf.training.queues import DelayQueues
 
 BUSY = {"busy_seconds_1", "busy_seconds_2"}
 COUNTERS = ("iteration", "learning_rate")  # scalars, which stay with the process
@@ -65,6 +67,15 @@ def test_parts_that_work_at_the_same_time_train_like_parts_that_wait(delay, plac
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
     for name in set(waiting_history) - BUSY:
         np.testing.assert_allclose(history[name], waiting_history[name], rtol=1e-6)
+
+
+def test_queues_forget_what_was_not_finite_in_an_epoch_that_was_given_up():
+    glow = Glow(small_config(flow_steps=1, parts="by_block:2"), two_devices(), name="glow")
+    queues = DelayQueues(glow, tf.TensorSpec((4, 8, 8, 1), tf.uint8), delay=1)
+    spoiled = Passage(tf.fill((4, *glow.parts[0].output_event_shape), np.nan), tf.zeros(4), (tf.zeros(4),))
+    queues.exchange(1, spoiled)
+    queues.start()
+    assert np.isfinite(queues.exchange(1, spoiled).h).all()
 
 
 @pytest.mark.slow

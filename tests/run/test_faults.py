@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, small_glow
-from helpers import config, flags, rows_of, signal_amid, train
+from helpers import config, flags, rows_of, signal_amid, traced_once, train
 
 import glow_tf
 from glow_tf import ConfigError, PartsTrainer, durable_files, export, phases
@@ -33,7 +33,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults") / "run"
-    train(config(folder, **FAST))
+    with traced_once():
+        train(config(folder, **FAST))
     return folder
 
 
@@ -195,6 +196,23 @@ def test_a_folder_that_lost_its_name_to_a_kill_is_kept_until_the_new_one_has_it(
     assert (tmp_path / ".kept.old").exists()
     durable_files.put_in_place(tmp_path / "new", tmp_path / "kept")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_folder_has_its_name_again_if_the_new_one_cannot_have_it(tmp_path, monkeypatch):
+    for name in ("new", "kept"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    replace = pathlib.Path.replace
+
+    def fails_once(path, target):
+        if path.name == "new":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(path, target)
+
+    monkeypatch.setattr(pathlib.Path, "replace", fails_once)
+    with pytest.raises(OSError, match="No space left"):
+        durable_files.put_in_place(tmp_path / "new", tmp_path / "kept")
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["kept"]
 
 
 # What a save does, by the place and the name of each function.
@@ -403,6 +421,7 @@ def kept_epochs(settings):
         holder.close()
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(
     ("epoch", "name"),
     [(4, "history.csv"), pytest.param(5, "epoch_0005.png", marks=pytest.mark.slow)],
@@ -422,6 +441,7 @@ def test_a_disk_that_fills_up_is_named_with_the_file_and_the_epoch_that_is_kept(
     assert kept_epochs(settings) == epoch - 1
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_a_checkpoint_that_cannot_be_written_leaves_no_rest(unfinished, monkeypatch):
     write = tf.train.Checkpoint.write
 

@@ -233,6 +233,14 @@ def test_rows_of_an_epoch_without_a_checkpoint_are_dropped(tmp_path):
     assert [row["epoch"] for row in folder.read_history(2)] == ["1", "2"]
 
 
+def test_a_file_in_the_place_of_the_export_is_found_before_the_training(tmp_path):
+    (tmp_path / "run" / "export").mkdir(parents=True)
+    (tmp_path / "run" / "export" / "notes.txt").touch()
+    with pytest.raises(OSError, match=r"the folder must be empty.*Received: \['notes.txt'\]"):
+        workdir.Workdir(config(tmp_path / "run", export=True))
+    workdir.Workdir(config(tmp_path / "run", export=False))
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "history.csv"
     workdir.write_atomically(path, b"old")

@@ -9,7 +9,7 @@ from conftest import perturb, rewound, small_glow
 from glow_tf import ConfigError, PartsTrainer, phases
 from glow_tf.data.batches import untuned
 from glow_tf.training import inputs
-from glow_tf.training.batch import noise_of_step
+from glow_tf.training.batch import first_examples, noise_of_step
 from glow_tf.training.datasets import as_dataset
 from glow_tf.training.optimizers import FusedAdamax
 
@@ -56,6 +56,12 @@ class Batches(keras.utils.PyDataset):
 
     def on_epoch_end(self):
         self.ended += 1
+
+
+class Endless(Batches):
+    @property
+    def num_batches(self):
+        return None
 
 
 def in_batches(images, batch=16):
@@ -309,6 +315,8 @@ REFUSED = {
     "floating-point images": (dataset_of(NOISE), r"must begin with uint8 images \[N, 8, 8, 1\].*float32"),
     "images of another size": (dataset_of(IMAGES[:, :4]), r"must begin with uint8 images \[N, 8, 8, 1\]"),
     "a dataset without an end": (dataset_of(IMAGES).repeat(), "without an end needs steps_per_epoch"),
+    "a PyDataset without an end": (Endless(IMAGES), "without an end needs steps_per_epoch"),
+    "an empty dataset": (dataset_of(IMAGES).take(0), "at least one batch. Received: an empty dataset"),
     "an iterator for two epochs": (None, "an iterator ends with its first epoch"),
     "an empty iterator": (iter([]), "at least one batch"),
     "a number": (3, "uint8 images .*Received: int"),
@@ -360,6 +368,24 @@ def test_evaluate_refuses_labels_and_indices():
         trainer.evaluate(dataset_of(IMAGES, NOISE, np.arange(64)), verbose=0)
     with pytest.raises(ConfigError, match="y is not used"):
         trainer.evaluate(IMAGES, np.arange(64), verbose=0)
+
+
+def test_an_evaluation_without_an_end_is_refused():
+    endless = dataset_of(IMAGES).repeat()
+    with pytest.raises(ConfigError, match="without an end needs steps, or validation_steps in fit"):
+        make_trainer().evaluate(endless, verbose=0)
+    with pytest.raises(ConfigError, match="without an end needs steps, or validation_steps in fit"):
+        fit(IMAGES, validation_data=endless)
+
+
+def test_the_first_images_of_replicas_are_those_of_the_dataset():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        images, noise = first_examples(
+            strategy.experimental_distribute_dataset(dataset_of(IMAGES, NOISE, batch=8)), 12
+        )
+    np.testing.assert_array_equal(images, IMAGES[:12])
+    np.testing.assert_array_equal(noise, NOISE[:12])
 
 
 def test_a_dataset_is_checked_once():

@@ -1,5 +1,7 @@
 import functools
+import math
 import types
+import warnings
 
 import keras
 import numpy as np
@@ -7,10 +9,11 @@ import pytest
 import tensorflow as tf
 from conftest import make_small_images, perturb, small_glow, weight_of
 
-from glow_tf import Glow, NonFiniteError, PartsTrainer, TrainConfig, data, phases
+from glow_tf import ConfigError, Glow, NonFiniteError, PartsTrainer, Phase, TrainConfig, data, phases
 from glow_tf.schedule import end_to_end
 from glow_tf.training.diagnosis import explain_non_finite
-from glow_tf.training.optimizers import FusedAdamax, PartRate, make_optimizers
+from glow_tf.training.optimizers import FusedAdamax, PartRate, check_rates, make_optimizers
+from glow_tf.training.options import warn_of_late_priors
 
 
 def make_trainer(
@@ -206,6 +209,24 @@ def test_compile_needs_one_optimizer_per_part():
         Glow(trainer.glow.config, ["CPU:0"])
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"clip_norm": math.inf},
+        {"clip_norm": math.nan},
+        {"clip_norm": "1"},
+        {"max_skipped_steps": 1.5},
+        {"max_outside_steps": -1},
+    ],
+    ids=str,
+)
+def test_compile_refuses_options_that_no_step_could_have(option):
+    glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
+    (name,) = option
+    with pytest.raises(ConfigError, match=f"must be finite, and the others integers. Received: .*{name}="):
+        PartsTrainer(glow).compile("adam", **option)
+
+
 def test_phases_for_another_number_of_parts_are_refused():
     glow = small_glow(parts="across_block:3")
     for wrong in (phases("end_to_end", 2, 1), phases("simultaneous", 2, 1), phases("alternating", 4, 4)):
@@ -292,6 +313,54 @@ def test_a_finetune_rate_starts_its_own_cosine_without_warmup():
     )
     rate = rates(config, phases("alternating", 2, 4, 2), 2)[0]
     assert [float(rate(s)) for s in (10, 20, 30, 40)] == pytest.approx([5e-3, 4e-3, 2e-3, 0.0], abs=1e-7)
+
+
+def test_a_second_rate_needs_the_step_at_which_it_starts():
+    for arguments in ({"finetune_learning_rate": 1e-3}, {"finetune_from": 10}):
+        with pytest.raises(ConfigError, match=r"go together. Received: "):
+            PartRate(1e-2, 100, **arguments)
+
+
+def test_epochs_at_a_rate_that_has_fallen_to_zero_are_refused():
+    planned = phases("alternating", 2, 4, 1)
+    optimizers = make_optimizers(TrainConfig(), planned, 2, steps_per_epoch=4)
+    check_rates(optimizers, planned, 4)
+    with pytest.raises(ConfigError, match=r"cosine of part 1 ends with its step 12, .*'end to end' after"):
+        check_rates(optimizers, [*planned, end_to_end(2)], 4)
+    optimizers[1].iterations.assign(12)
+    check_rates(optimizers, planned[2:3], None)  # it trains part 1
+    with pytest.raises(ConfigError, match=r"cosine of part 2 .*phase 'part 2' after 12 of its steps"):
+        check_rates(optimizers, planned[2:4], None)
+    check_rates(make_optimizers(TrainConfig(rate_schedule="constant"), planned, 2, 4), planned * 9, 4)
+
+
+def test_an_epoch_that_goes_on_counts_the_steps_that_it_made():
+    planned = phases("end_to_end", 1, 3)
+    optimizers = make_optimizers(TrainConfig(), planned, 1, steps_per_epoch=4)
+    optimizers[0].iterations.assign(4)
+    check_rates(optimizers, planned, 4, initial_step=4)
+
+
+def test_a_trainer_whose_cosine_is_over_says_so_before_a_step(small_images):
+    glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
+    trainer = PartsTrainer(glow, phases("end_to_end", 1, 2))
+    trainer.compile(make_optimizers(TrainConfig(), trainer.phases, 1, steps_per_epoch=4))
+    with pytest.raises(ConfigError, match=r"ends with its step 8, and later epochs would change nothing"):
+        trainer.fit(small_images, batch_size=16, epochs=3, verbose=0)
+    assert not glow.initialized
+
+
+def test_adam_on_a_head_that_starts_after_end_to_end_epochs_is_warned_of():
+    glow = small_glow(flow_steps=1, parts="by_block:2", local_prior="flow:4x1")
+    part, whole = Phase("part", (0,)), end_to_end(2)
+    adam, adamax = ([make(1e-3) for _ in range(2)] for make in (keras.optimizers.Adam, FusedAdamax))
+    with pytest.warns(UserWarning, match="part 1 trains end to end first, and its local prior later"):
+        warn_of_late_priors(glow, [whole, part], adam)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_late_priors(glow, [part, whole], adam)
+        warn_of_late_priors(glow, [whole, part], adamax)
+        warn_of_late_priors(glow, [whole], adam)
 
 
 def test_rate_survives_serialisation():

@@ -38,6 +38,10 @@ out |= {"served_" + name: value.numpy() for name, value in served.items()}
 for size in (1, 37, 256):
     batch = tf.constant(np.resize(images, (size, *images.shape[1:])))
     out[f"batch_of_{size}"] = loaded.signatures["serving_default"](batch)["log_prob"].numpy()
+out["none"] = np.array([
+    len(loaded.encode(images[:0])), len(loaded.decode(out["eps"][:0])), len(loaded.log_prob(images[:0], 3)),
+    len(loaded.sample(0, 0.7, 2)), len(loaded.serving_default(images[:0])["log_prob"]),
+])
 with_labels, labels = tf.saved_model.load(sys.argv[4]), np.array([3, 1, 0, 1], np.int32)
 eps = with_labels.encode_label(images[:4], labels)
 out |= {
@@ -50,6 +54,18 @@ out |= {
     "label_log_probs": with_labels.label_log_probs(images[:4], 3).numpy(),
     "label_served": with_labels.serving_default(images)["log_prob"].numpy(),
 }
+refused = []
+for call in (
+    lambda: loaded.log_prob_each(images[:2], np.arange(3, dtype=np.int32)),
+    lambda: loaded.sample_each([1], [0.7, 1.0]),
+    lambda: with_labels.encode_label(images[:3], labels[:1]),
+    lambda: with_labels.decode_label(eps[:1], labels[:3]),
+):
+    try:
+        refused.append(call() is None)
+    except tf.errors.InvalidArgumentError:
+        refused.append(True)
+out["refused"] = np.array(refused)
 assert "glow_tf" not in sys.modules
 np.savez(sys.argv[3], **out)
 """
@@ -131,6 +147,24 @@ def test_a_seed_for_each_image_gives_what_it_gives_alone(exported):
     np.testing.assert_array_equal(out["each"], alone)
     scores = [glow.log_prob(images[k : k + 1], k)[0] for k in range(12)]
     np.testing.assert_allclose(out["log_prob_each"], scores, rtol=1e-5)
+
+
+def test_a_batch_may_be_empty(exported):
+    np.testing.assert_array_equal(exported[2]["none"], 0)
+
+
+def test_seeds_and_labels_that_are_not_one_for_each_image_are_refused(exported):
+    assert exported[2]["refused"].all()
+
+
+def test_a_model_that_recomputes_its_activations_is_exported_without_doing_so(tmp_path):
+    """Its own backward pass would be in the file, which is then refused as a program."""
+    glow = small_glow(flow_steps=1, num_blocks=1, parts="1")
+    glow.parts[0].set_reversible(True)
+    export(glow, tmp_path / "export")
+    images = np.full((2, 8, 8, 1), 3, np.uint8)
+    exported = open_model(tmp_path / "export")
+    np.testing.assert_allclose(exported.log_prob(images, 0), glow.log_prob(images, 0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 37, 256])
