@@ -63,10 +63,22 @@ def presets_loaded_once(monkeypatch):
     monkeypatch.setattr(models, "load_glow", load)
 
 
+@pytest.fixture
+def traced_once():
+    """See `helpers.traced_once`."""
+    import helpers
+
+    with helpers.traced_once():
+        yield
+
+
 @pytest.fixture(scope="session")
 def exported_once(tmp_path_factory):
     """A model and its export, for tests that only read it."""
-    glow, folder = small_glow(flow_steps=1, parts="1"), tmp_path_factory.mktemp("exported") / "export"
+    glow, folder = (
+        small_glow(flow_steps=1, num_blocks=1, parts="1"),
+        tmp_path_factory.mktemp("exported") / "export",
+    )
     export(glow, folder)
     return glow, folder
 

@@ -1,14 +1,19 @@
 """Small runs, and what they leave behind."""
 
+import contextlib
 import csv
+import dataclasses
 import subprocess
 import sys
 import time
 
+import pytest
+import tensorflow as tf
 from conftest import ROOT
 
 from glow_tf import RunConfig, export
-from glow_tf.run import lifecycle
+from glow_tf.run import context, lifecycle
+from glow_tf.run.checkpoint_content import divergence_of, state_of
 
 SMALL = {
     "dataset": "digits",
@@ -37,6 +42,43 @@ def config(folder, **changes):
 
 def train(settings, *callbacks):
     return lifecycle.train(settings, export, callbacks)
+
+
+_traced = {}
+
+
+@contextlib.contextmanager
+def traced_once():
+    """Within the context runs of equal settings share a trainer, which is given out as it was at first.
+
+    What it has traced stays traced, which is most of a small run's time. A test of what a new process finds
+    in a checkpoint stays outside.
+    """
+    make = context.compiled_trainer
+
+    def shared(config, glow, phases, steps):
+        if glow.part_devices or tf.distribute.has_strategy() or config.train.cache_prefix:
+            return make(config, glow, phases, steps)
+        settings = dataclasses.asdict(config.train)
+        constant = settings["rate_schedule"] == "constant" and not settings["finetune_learning_rate"]
+        if constant:  # steps do not depend on the number of epochs
+            del settings["part_epochs"], settings["finetune_epochs"]
+        of_epochs = () if constant else phases
+        key = repr((config.model, settings, config.seed, config.jit_compile, of_epochs, steps))
+        if key not in _traced:
+            trainer = make(config, glow, phases, steps)
+            state = tf.nest.flatten([state_of(trainer), divergence_of(trainer), trainer.within_epoch])
+            _traced[key] = trainer, state, [variable.numpy() for variable in state]
+        trainer, state, values = _traced[key]
+        for variable, value in zip(state, values, strict=True):
+            variable.assign(value)
+        trainer.band.forget()
+        trainer.phases = tuple(phases)
+        return trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context, "compiled_trainer", shared)
+        yield
 
 
 def flags(folder, **changes):

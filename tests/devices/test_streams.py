@@ -52,7 +52,7 @@ def test_training_in_streams_is_training(schedule, reversible, small_images):
 def test_images_are_those_of_one_stream(small_images):
     def results(streams):
         with number_of_streams(streams):
-            glow = small_glow(flow_steps=1, parts="by_block:2")
+            glow = small_glow(flow_steps=1, num_blocks=1, parts="1")
             images = tf.constant(small_images[:5])
             eps = glow.encode(images)
             return eps, glow.decode(eps), glow.sample(3, 0.7, 1), glow.log_prob(images, 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import small_glow
-from helpers import config, rows_of, train
+from helpers import config, rows_of, traced_once, train
 
 import glow_tf
 from glow_tf import DivergedError, NonFiniteError, PartsTrainer, load_trainer, phases
@@ -20,6 +20,7 @@ from glow_tf.training.update import Update
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "batch_size": 8, "train_examples": 160}
 FAST |= {"part_epochs": 4, "finetune_epochs": 1, "augment": "none", "warmup_steps": 10}
+ONE = {"schedule": "end_to_end", "num_blocks": 1, "parts": "1"}  # one phase of one part
 
 
 class Poison(keras.callbacks.Callback):
@@ -76,7 +77,8 @@ def at_the_full_rate(poison):
 @pytest.fixture(scope="module")
 def sound_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sound") / "run"
-    train(config(folder, **FAST))
+    with traced_once():
+        train(config(folder, **FAST))
     return folder
 
 
@@ -86,6 +88,7 @@ def undisturbed(sound_run):
     return float(rows_of(sound_run)[-1]["test_bpd"])
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
@@ -122,12 +125,13 @@ def test_a_run_recovers_from_a_poisoned_state(kind, settings, undisturbed, tmp_p
         assert summary["test_bpd"] < undisturbed + 0.1
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(
     "epoch",
     [pytest.param(1, id="no checkpoint", marks=pytest.mark.slow), pytest.param(3, id="a checkpoint")],
 )
 def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
-    settings = config(tmp_path, **FAST, schedule="end_to_end")
+    settings = config(tmp_path, **FAST, **ONE)
     message = r"Training stopped: not finite .*It went back 3 times, each time with a lower rate\."
     poison = Poison("weight, nan", epoch, 4, always)
     with pytest.raises(NonFiniteError, match=message):
@@ -140,6 +144,7 @@ def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
     assert [line.split("part 1 is ")[1].split(" times")[0] for line in lines] == ["0.5", "0.25", "0.125"]
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(
     "minutes",
     [
@@ -148,7 +153,7 @@ def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
     ],
 )
 def test_a_run_may_be_told_to_stop(minutes, tmp_path):
-    settings, message = {**FAST, "schedule": "end_to_end"}, "it diverged in phase 'end to end'"
+    settings, message = {**FAST, **ONE}, "it diverged in phase 'end to end'"
     stops = config(tmp_path, **settings, on_divergence="stop", checkpoint_minutes=minutes)
     with pytest.raises(DivergedError, match=message):
         train(stops, Poison("weight", 3, 8, once))
@@ -157,6 +162,7 @@ def test_a_run_may_be_told_to_stop(minutes, tmp_path):
     assert train(config(tmp_path, **settings))["recoveries"] == 0  # it was no fault of the run's
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_what_is_not_finite_is_never_saved(tmp_path, capsys):
     """The last step of epoch 2 is sound, and what it leaves is not; epoch 3 trains another part."""
     summary = train(config(tmp_path, **FAST), Poison("slot, nan", 2, 20, once))
@@ -165,6 +171,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path, capsys):
     assert np.isfinite(summary["test_bpd"])
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(
     ("epoch", "schedule", "phase"),
     [
@@ -202,8 +209,8 @@ class Cut(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"schedule": "end_to_end"},
-        pytest.param({"schedule": "end_to_end", "checkpoint_minutes": 1e-9}, marks=pytest.mark.slow),
+        ONE,
+        pytest.param({**ONE, "checkpoint_minutes": 1e-9}, marks=pytest.mark.slow),
         pytest.param(
             {"schedule": "sequential", "cache_prefix": True, "learning_rate": "1e-2"}, marks=pytest.mark.slow
         ),
@@ -369,6 +376,7 @@ def test_a_run_that_goes_back_to_its_start_leaves_nothing_that_looks_lost(tmp_pa
     assert newest.progress(tmp_path) == newest.progress(tmp_path / "best") == (0, 0)
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_a_rate_stays_low_from_the_second_time_on_and_a_loaded_trainer_has_it(tmp_path, capsys):
     def twice(poison):
         return poison.times < 2

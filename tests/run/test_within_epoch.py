@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import small_glow
-from helpers import config, rows_of, train
+from helpers import config, rows_of, traced_once, train
 
 import glow_tf
 from glow_tf import ConfigError, PartsTrainer
@@ -20,6 +20,7 @@ from glow_tf.run.history import reproducible
 from glow_tf.run.interrupts import Interrupts
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "part_epochs": 2, "finetune_epochs": 1}
+ONE = {**FAST, "schedule": "end_to_end", "num_blocks": 1, "parts": "1"}  # one phase of one part
 EVERY_STEP = 1e-9  # minutes
 
 
@@ -83,25 +84,48 @@ def assert_same(one, other, tolerance=0):
         np.testing.assert_array_equal(a, b)
 
 
+def whole_run(folder, settings):
+    """Three epochs of ten steps, without interruption."""
+    with traced_once():
+        train(config(folder, **settings))
+    return folder
+
+
+def killed_run(folder, settings):
+    """The same, killed after step 6 of epoch 2."""
+    with traced_once():
+        train_until(config(folder, **settings, checkpoint_minutes=EVERY_STEP), 2, 7)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Three epochs of ten steps, without interruption."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    train(config(folder, **FAST))
-    return folder
+    return whole_run(tmp_path_factory.mktemp("whole") / "run", FAST)
+
+
+@pytest.fixture(scope="module")
+def whole_of_one(tmp_path_factory):
+    return whole_run(tmp_path_factory.mktemp("whole_of_one") / "run", ONE)
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("killed") / "run"
-    train_until(config(folder, **FAST, checkpoint_minutes=EVERY_STEP), 2, 7)
-    return folder
+    return killed_run(tmp_path_factory.mktemp("killed") / "run", FAST)
+
+
+@pytest.fixture(scope="module")
+def killed_of_one(tmp_path_factory):
+    return killed_run(tmp_path_factory.mktemp("killed_of_one") / "run", ONE)
 
 
 @pytest.fixture
 def cut(killed, tmp_path):
-    """The same, killed after step 6 of epoch 2."""
     return shutil.copytree(killed, tmp_path / "cut")
+
+
+@pytest.fixture
+def cut_of_one(killed_of_one, tmp_path):
+    return shutil.copytree(killed_of_one, tmp_path / "cut")
 
 
 def test_a_run_killed_within_an_epoch_ends_with_the_same_numbers(cut, whole, capsys):
@@ -136,24 +160,24 @@ def test_whatever_a_run_keeps_goes_on(kind, tmp_path):
 
 
 @pytest.mark.parametrize("damaged", [1, 2])
-def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(damaged, cut, capsys):
-    within = newest.within(cut / "checkpoints", 1)
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(damaged, cut_of_one, capsys):
+    within = newest.within(cut_of_one / "checkpoints", 1)
     for step in (6, 5)[:damaged]:
         (data,) = within.glob(f"ckpt-{step}.data-*")
         data.write_bytes(data.read_bytes()[:100])
     if damaged == 1:
-        train_until(config(cut, **FAST, checkpoint_minutes=EVERY_STEP), 2, 6)  # before it saves again
+        train_until(config(cut_of_one, **ONE, checkpoint_minutes=EVERY_STEP), 2, 6)  # before it saves again
         assert newest.complete(within) == [5, 6]
-    train(config(cut, **FAST))
+    train(config(cut_of_one, **ONE))
     found = {1: "step 5 of epoch 2", 2: "epoch 1"}[damaged]
     output = capsys.readouterr().out
     assert f"ckpt-6 is damaged, and {found} is next" in output
     assert f"Resuming after {found}." in output
 
 
-def test_what_is_later_than_a_new_checkpoint_was_damaged_and_goes(cut):
-    settings = config(cut, **FAST, checkpoint_minutes=EVERY_STEP)
-    within = newest.within(cut / "checkpoints", 1)
+def test_what_is_later_than_a_new_checkpoint_was_damaged_and_goes(cut_of_one):
+    settings = config(cut_of_one, **ONE, checkpoint_minutes=EVERY_STEP)
+    within = newest.within(cut_of_one / "checkpoints", 1)
     (data,) = within.glob("ckpt-6.data-*")
     data.write_bytes(b"")
     (within / "ckpt-9.index").write_bytes(b"")
@@ -163,12 +187,13 @@ def test_what_is_later_than_a_new_checkpoint_was_damaged_and_goes(cut):
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
-def test_an_interrupted_run_ends_its_step_and_goes_on_after_it(number, whole, tmp_path):
-    settings = config(tmp_path / "run", **FAST)
-    error = train_until(settings, 3, 4, lambda: signal.raise_signal(number), KeyboardInterrupt)
+def test_an_interrupted_run_ends_its_step_and_goes_on_after_it(number, whole_of_one, tmp_path):
+    settings = config(tmp_path / "run", **ONE)
+    with traced_once():
+        error = train_until(settings, 3, 4, lambda: signal.raise_signal(number), KeyboardInterrupt)
     assert str(error) == "The checkpoint of step 4 of epoch 3 is kept; the same command goes on."
     train(settings)
-    assert_same(whole, tmp_path / "run")
+    assert_same(whole_of_one, tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -218,25 +243,25 @@ def test_an_interrupt_that_waits_in_a_step_that_diverges_ends_the_run_before_the
         callback.on_train_begin()
 
 
-def test_time_columns_hold_what_the_epoch_took_before(cut):
+def test_time_columns_hold_what_the_epoch_took_before(cut_of_one):
     seconds = Checkpoints.save_within
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Checkpoints, "save_within", lambda self, steps, s: seconds(self, steps, s + 1000))
-        train_until(config(cut, **FAST, checkpoint_minutes=EVERY_STEP), 2, 8)
-    train(config(cut, **FAST))
-    first, second, third = rows_of(cut)
+        train_until(config(cut_of_one, **ONE, checkpoint_minutes=EVERY_STEP), 2, 8)
+    train(config(cut_of_one, **ONE))
+    first, second, third = rows_of(cut_of_one)
     assert float(second["seconds"]) > 1000 > float(third["seconds"])
     assert float(second["total_seconds"]) == pytest.approx(
         float(first["seconds"]) + float(second["seconds"]), abs=0.01
     )
 
 
-def test_models_are_loaded_from_the_ends_of_epochs(cut):
-    assert glow_tf.load_trainer(cut).finished_epochs == 1
-    for path in cut.glob("checkpoints/ckpt-*"):
+def test_models_are_loaded_from_the_ends_of_epochs(cut_of_one):
+    assert glow_tf.load_trainer(cut_of_one).finished_epochs == 1
+    for path in cut_of_one.glob("checkpoints/ckpt-*"):
         path.unlink()
     with pytest.raises(FileNotFoundError, match="There is no last checkpoint"):
-        glow_tf.load(cut)
+        glow_tf.load(cut_of_one)
 
 
 def test_a_run_with_other_epochs_goes_on_from_the_end_of_one(tmp_path, capsys):

@@ -22,6 +22,11 @@ UNKNOWN = {
 @pytest.fixture(scope="module")
 def glow():
     """For tests that do not change it."""
+    return small_glow("float64", num_blocks=1, parts="1")
+
+
+@pytest.fixture(scope="module")
+def two_blocks():
     return small_glow("float64", parts="1")
 
 
@@ -65,7 +70,8 @@ def test_a_bijector_composes_with_tfp(rng):
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3), (0,), (2, 0)])
-def test_any_number_of_batch_dimensions(glow, rng, batch):
+def test_any_number_of_batch_dimensions(two_blocks, rng, batch):
+    glow = two_blocks
     view, density = glow_tf.as_tfp_bijector(glow), glow_tf.as_distribution(glow)
     v = tf.constant(rng.uniform(0, 17, size=(*batch, 8, 8, 1)))
     flat = tf.reshape(v, [-1, 8, 8, 1])
@@ -103,7 +109,8 @@ def test_more_event_dimensions_are_summed(glow, values):
     assert view.inverse_event_ndims(2) == 4
 
 
-def test_event_shapes_of_a_glow(glow):
+def test_event_shapes_of_a_glow(two_blocks):
+    glow = two_blocks
     view = glow_tf.as_tfp_bijector(glow)
     assert (view.forward_min_event_ndims, view.inverse_min_event_ndims) == (3, 1)
     assert view.forward_event_shape([8, 8, 1]) == (64,)
@@ -232,7 +239,8 @@ def test_log_prob_and_its_gradient_in_a_graph(glow, values, known):
         np.testing.assert_allclose(log_prob(values[None]), expected[None], rtol=1e-12)
 
 
-def test_tf_function_as_users_write_it(glow, values):
+def test_tf_function_as_users_write_it(two_blocks, values):
+    glow = two_blocks
     density = glow_tf.as_distribution(glow)
     np.testing.assert_allclose(tf.function(density.log_prob)(values), density.log_prob(values), rtol=1e-12)
     sample = tf.function(lambda n: density.sample(n, seed=(0, 1)))
@@ -273,7 +281,7 @@ def test_xla(permutation, small_images):
 
 def test_xla_has_no_determinant_for_plain_matrices(small_images):
     """The guide says so; if this begins to work, the guide must change."""
-    glow = small_glow(permutation="plain", flow_steps=1, parts="1")
+    glow = small_glow(permutation="plain", flow_steps=1, num_blocks=1, parts="1")
     density = glow_tf.as_distribution(glow)
     v = glow.dequantized(small_images[:5], seed=4)
     assert graph(density.log_prob)(v).shape == 5
@@ -428,7 +436,7 @@ def test_an_autobatched_joint_distribution(glow):
 )
 def test_compiled_hamiltonian_monte_carlo(small_images, jit_compile):
     """A latent brightness, two chains: the posterior is around the brightness that was added."""
-    glow = small_glow("float64", flow_steps=1, parts="1")
+    glow = small_glow("float64", flow_steps=1, num_blocks=1, parts="1")
     density = glow_tf.as_distribution(glow)
     prior = tfd.Normal(np.float64(0), np.float64(1))
     images = density.sample(20, seed=(0, 1)) + 0.5
@@ -462,7 +470,7 @@ def test_compiled_hamiltonian_monte_carlo(small_images, jit_compile):
 
 def test_markov_chains_over_the_latents_of_an_image(small_images):
     """The missing half of an image: a chain over the latents, whose gradient goes through the inverse."""
-    glow = small_glow("float64", flow_steps=1, parts="1")
+    glow = small_glow("float64", flow_steps=1, num_blocks=1, parts="1")
     to_image = tfb.Invert(glow_tf.as_tfp_bijector(glow))
     density = glow_tf.as_distribution(glow)
     seen = glow.dequantized(small_images[:1], noise=0.5)[0, :4]
