@@ -9,7 +9,7 @@ import time
 
 import pytest
 import tensorflow as tf
-from conftest import ROOT
+from small import ROOT
 
 from glow_tf import RunConfig, export
 from glow_tf.run import context, lifecycle

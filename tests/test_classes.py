@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from conftest import make_small_images, perturb, small_config, small_glow
 from helpers import config, rows_of, train
+from small import make_small_images, perturb, small_config, small_glow
 
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, data, phases

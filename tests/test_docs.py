@@ -10,7 +10,7 @@ import shlex
 import keras
 import pytest
 from absl import flags
-from conftest import ROOT
+from small import ROOT
 
 import glow_tf
 from glow_tf.commands import cli, configs, run_flags

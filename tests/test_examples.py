@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT
+from small import ROOT
 
 # Per script, regular expressions; each must be found in what the script prints.
 EXAMPLES = {

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_glow
+from small import small_glow
 
 from glow_tf.config import ModelConfig
 from glow_tf.errors import ConfigError

@@ -5,7 +5,7 @@ import pathlib
 import re
 
 import pytest
-from conftest import run_program
+from small import run_program
 
 ROOT = pathlib.Path(__file__).parent.parent / "glow_tf"
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_glow
+from small import small_glow
 from tensorflow.python.framework.func_graph import FuncGraph
 
 from glow_tf import internals

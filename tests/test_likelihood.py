@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from conftest import perturb, small_config, small_glow
+from small import perturb, small_config, small_glow
 
 from glow_tf import likelihood
 from glow_tf.glow import Glow

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_coupling, make_flow_step, perturb, small_config
+from small import make_coupling, make_flow_step, perturb, small_config
 
 from glow_tf import config
 from glow_tf.bijectors import (

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_coupling, make_flow_step, perturb
+from small import make_coupling, make_flow_step, perturb
 
 from glow_tf.bijectors import ActNorm, Dequantize, InvertibleConv, Split
 from glow_tf.likelihood import standard_normal_log_prob

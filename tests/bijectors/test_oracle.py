@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from conftest import make_coupling, make_flow_step, perturb
+from small import make_coupling, make_flow_step, perturb
 
 from glow_tf.bijectors import ActNorm, InvertibleConv, Squeeze
 from glow_tf.likelihood import standard_normal_log_prob

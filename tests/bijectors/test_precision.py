@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_coupling, make_flow_step, perturb, small_glow
+from small import make_coupling, make_flow_step, perturb, small_glow
 
 from glow_tf.bijectors import Coupling, Stack
 from glow_tf.bijectors.networks import CouplingNetwork, full_precision

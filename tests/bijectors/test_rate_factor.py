@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import small_glow, weight_of
+from small import small_glow, weight_of
 
 from glow_tf import PartsTrainer, phases
 from glow_tf.bijectors.rate_factor import rate_factor

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_flow_step, perturb
+from small import make_flow_step, perturb
 
 from glow_tf.bijectors import Chain, FlowStep, Stack
 

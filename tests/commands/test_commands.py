@@ -10,7 +10,7 @@ import types
 import pytest
 import tensorflow as tf
 from absl import flags as absl_flags
-from conftest import ROOT, run_program
+from small import ROOT, run_program
 
 from glow_tf.commands import cli, configs, run_flags
 from glow_tf.errors import ConfigError, NonFiniteError

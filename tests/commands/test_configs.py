@@ -3,7 +3,7 @@
 import pytest
 import steps
 from absl import flags
-from conftest import ROOT, run_main
+from small import ROOT, run_main
 
 from glow_tf.commands import cli
 from glow_tf.commands.parsing import parse

@@ -9,9 +9,9 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_glow
 from PIL import Image
 from sklearn.datasets import load_digits
+from small import small_glow
 
 from glow_tf import presets
 from glow_tf.commands import cli, evaluate, model_flags

@@ -4,8 +4,8 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT
 from PIL import Image
+from small import ROOT
 
 from glow_tf import data
 from glow_tf.config import ConfigError, DataConfig

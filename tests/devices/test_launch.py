@@ -14,8 +14,8 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, run_main
 from helpers import KINDS, config, flags, launch, rows_of, train, workdir_rows
+from small import ROOT, run_main
 
 import glow_tf
 from glow_tf.devices import broken, children, liveness, meeting, part_processes, processes, stall, workers

@@ -8,10 +8,10 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_main
 from helpers import rows_of, workdir_rows
 from PIL import Image
 from slow_link import ADDRESSES, DEVICE, in_namespace, run, slow_link
+from small import ROOT, run_main
 
 from glow_tf.devices.processes import ProcessGroup
 

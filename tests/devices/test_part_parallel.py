@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_small_images, small_config
+from small import make_small_images, small_config
 
 from glow_tf import Glow, PartsTrainer, RunConfig, phases
 from glow_tf.data.batches import untuned

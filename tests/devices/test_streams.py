@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, run_program, small_glow
+from small import ROOT, run_program, small_glow
 
 from glow_tf import PartsTrainer, cores, phases
 from glow_tf.devices.streams import use_streams

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from absl import flags
-from conftest import ROOT, small_config
+from small import ROOT, small_config
 
 from glow_tf import Glow, ModelConfig, Phase
 from glow_tf.commands import cli, plan

@@ -2,8 +2,8 @@
 
 import keras
 import numpy as np
-from conftest import small_glow
 from helpers import config
+from small import small_glow
 
 import glow_tf
 from glow_tf import PartsTrainer, data, phases

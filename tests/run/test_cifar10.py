@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_main, run_program
+from small import ROOT, run_main, run_program
 
 from glow_tf import DataConfig, data
 

@@ -15,8 +15,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, small_glow
 from helpers import config, flags, rows_of, signal_amid, traced_once, train
+from small import ROOT, small_glow
 
 import glow_tf
 from glow_tf import ConfigError, PartsTrainer, durable_files, export, phases

@@ -6,8 +6,8 @@ import signal
 import keras
 import numpy as np
 import pytest
-from conftest import small_glow
 from helpers import config, flags, rows_of, signal_amid, traced_once, train
+from small import small_glow
 
 import glow_tf
 from glow_tf import ConfigError, data

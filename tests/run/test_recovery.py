@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_glow
 from helpers import config, rows_of, traced_once, train
+from small import small_glow
 
 import glow_tf
 from glow_tf import DivergedError, NonFiniteError, PartsTrainer, load_trainer, phases

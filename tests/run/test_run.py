@@ -11,9 +11,9 @@ import signal
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import run_main
 from helpers import config, flags, rows_of, signal_amid, train
 from PIL import Image
+from small import run_main
 
 import glow_tf
 from glow_tf import ConfigError

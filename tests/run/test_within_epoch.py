@@ -7,8 +7,8 @@ import signal
 import keras
 import numpy as np
 import pytest
-from conftest import small_glow
 from helpers import config, rows_of, traced_once, train
+from small import small_glow
 
 import glow_tf
 from glow_tf import ConfigError, PartsTrainer

@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from scipy import stats
+from small import ROOT
 from test_study import TEXT, study_file
 
 from glow_tf.errors import ConfigError

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from small import ROOT
 
 from glow_tf.commands.experiment import experiment_of
 from glow_tf.config import RunConfig

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from conftest import small_config
 from helpers import config, rows_of, train
+from small import small_config
 
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, data, phases

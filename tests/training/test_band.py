@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_config
+from small import small_config
 
 from glow_tf import DivergedError, Glow, PartsTrainer, Phase, phases
 from glow_tf.devices.strategies import make_strategy

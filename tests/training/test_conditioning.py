@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_glow, weight_of
+from small import small_glow, weight_of
 
 from glow_tf.bijectors import Stack
 from glow_tf.bijectors.bijector import soft_bound

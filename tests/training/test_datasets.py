@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import perturb, rewound, small_glow
+from small import perturb, rewound, small_glow
 
 from glow_tf import ConfigError, PartsTrainer, phases
 from glow_tf.data.batches import untuned

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import rewound, small_config, small_glow
+from small import rewound, small_config, small_glow
 
 from glow_tf import ConfigError, Glow, PartsTrainer, phases
 from glow_tf.data.batches import untuned

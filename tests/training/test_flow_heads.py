@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_small_images, small_config, small_glow
 from helpers import config, rows_of, train
+from small import make_small_images, small_config, small_glow
 
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, export, phases

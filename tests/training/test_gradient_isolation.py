@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_small_images, small_glow
+from small import make_small_images, small_glow
 
 from glow_tf import PartsTrainer, schedule
 from glow_tf.schedule import Phase

@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_small_images, small_glow, weight_of
+from small import make_small_images, small_glow, weight_of
 
 from glow_tf import ConfigError, NonFiniteError, PartsTrainer, phases
 from glow_tf.config import RunConfig, TrainConfig

@@ -6,7 +6,7 @@ import weakref
 import keras
 import numpy as np
 import pytest
-from conftest import small_config
+from small import small_config
 from tensorflow.python.framework.func_graph import FuncGraph
 
 from glow_tf import Glow, PartsTrainer, phases

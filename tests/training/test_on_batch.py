@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import rewound, small_glow
+from small import rewound, small_glow
 
 from glow_tf import ConfigError, NonFiniteError, PartsTrainer, phases
 

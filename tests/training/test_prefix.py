@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import small_glow
+from small import small_glow
 
 from glow_tf import ConfigError, PartsTrainer, RunConfig, data
 from glow_tf.config import ModelConfig

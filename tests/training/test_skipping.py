@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import rewound, small_config
+from small import rewound, small_config
 
 from glow_tf import Glow, NonFiniteError, PartsTrainer, phases
 from glow_tf.data.batches import untuned

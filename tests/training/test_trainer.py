@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_small_images, perturb, small_glow, weight_of
+from small import make_small_images, perturb, small_glow, weight_of
 
 from glow_tf import ConfigError, Glow, NonFiniteError, PartsTrainer, Phase, TrainConfig, data, phases
 from glow_tf.schedule import end_to_end

@@ -7,7 +7,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from conftest import run_program, small_glow
+from small import run_program, small_glow
 
 from glow_tf import export
 from glow_tf.errors import ConfigError

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 from absl import flags
-from conftest import preset_once, small_glow
 from PIL import Image
 from sklearn.datasets import load_digits
+from small import preset_once, small_glow
 
 from glow_tf.commands import cli
 from glow_tf.commands import score as command

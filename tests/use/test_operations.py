@@ -2,7 +2,7 @@
 
 import pytest
 import tensorflow as tf
-from conftest import small_glow
+from small import small_glow
 from tensorflow.core.protobuf import saved_model_pb2
 
 from glow_tf import export

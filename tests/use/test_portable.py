@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_small_images, perturb, small_glow
+from small import make_small_images, perturb, small_glow
 
 from glow_tf.commands import cli
 from glow_tf.errors import ConfigError

@@ -6,8 +6,8 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from conftest import make_small_images, preset_once, small_glow
 from helpers import SMALL, train
+from small import make_small_images, preset_once, small_glow
 
 import glow_tf
 from glow_tf import data, presets

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import preset_once, small_glow
 from PIL import Image
+from small import preset_once, small_glow
 
 import glow_tf
 from glow_tf import data

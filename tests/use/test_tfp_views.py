@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from conftest import make_flow_step, perturb, small_glow
+from small import make_flow_step, perturb, small_glow
 
 import glow_tf
 from glow_tf.bijectors import ActNorm, Chain, Dequantize, Split, Squeeze, Stack

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, make_small_images, small_glow
 from PIL import Image
+from small import ROOT, make_small_images, small_glow
 
 import glow_tf
 from glow_tf import data

@@ -1,0 +1,139 @@
+"""Two logical CPU devices, small data, small models."""
+
+import functools
+import gc
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+from glow_tf.bijectors import Coupling, FlowStep
+from glow_tf.config import CouplingConfig, ModelConfig
+from glow_tf.glow import Glow
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Tracing makes many objects, and Python searches them all for circles again and again: a sixth of the time.
+gc.collect()
+gc.freeze()
+gc.set_threshold(20_000, 20, 100)
+
+
+@functools.cache
+def preset_once(name: str) -> Glow:
+    """Loads a preset of the package, once in a process: its functions are then traced once."""
+    return Glow.from_preset(name)
+
+
+def make_small_images(rng) -> np.ndarray:
+    """Makes uint8 images [64, 8, 8, 1] with some structure and 17 levels."""
+    centre = rng.uniform(2, 6, size=(64, 2))
+    grid = np.stack(np.meshgrid(np.arange(8), np.arange(8), indexing="ij"), -1)
+    distance = np.square(grid[None] - centre[:, None, None]).sum(-1)
+    levels = np.floor(16 * np.exp(-distance / 4) + rng.uniform(0, 1, distance.shape))
+    return (levels.clip(0, 16) * 8).astype(np.uint8)[..., None]
+
+
+def small_config(**changes) -> ModelConfig:
+    settings = {
+        "image_shape": (8, 8, 1),
+        "n_bits": 5,
+        "num_blocks": 2,
+        "flow_steps": 2,
+        "width": 8,
+        "parts": "across_block:2",
+    }
+    return ModelConfig(**{**settings, **changes})
+
+
+def small_glow(dtype: str = "float32", perturbed: bool = True, **changes) -> Glow:
+    glow = Glow(small_config(**changes), dtype=dtype, name="glow")
+    if perturbed:
+        perturb(glow)
+    return glow
+
+
+def rewound(make):
+    """Makes a trainer for each set of arguments once, and gives it out each time as it was at first.
+
+    What it has traced stays traced, which is most of a small trainer's time. Tests that compile it anew, or
+    change more than variables, make their own.
+    """
+
+    @functools.cache
+    def once(*args, **kwargs):
+        trainer = make(*args, **kwargs)
+        variables = [*trainer.glow.variables, *(v for own in trainer.optimizers for v in own.variables)]
+        return trainer, variables, [v.numpy() for v in variables]
+
+    @functools.wraps(make)
+    def again(*args, **kwargs):
+        trainer, variables, values = once(*args, **kwargs)
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        trainer.band.forget()
+        return trainer
+
+    return again
+
+
+def make_coupling(width: int = 6, seed: int = 0, dtype: str | None = None, **settings) -> Coupling:
+    return Coupling(CouplingConfig(width, **settings), seed=seed, dtype=dtype)
+
+
+def make_flow_step(
+    width: int = 6,
+    permutation: str = "lu",
+    seed: int = 0,
+    dtype: str | None = None,
+    name: str | None = None,
+    **settings,
+) -> FlowStep:
+    return FlowStep(CouplingConfig(width, **settings), permutation, seed=seed, dtype=dtype, name=name)
+
+
+def perturb(layer: keras.layers.Layer, scale: float = 0.1, seed: int = 0) -> None:
+    """Adds noise to every trainable weight, because many start at zero or as the identity."""
+    generator = np.random.default_rng(seed)
+    for weight in layer.trainable_variables:
+        weight.assign(weight + scale * generator.normal(size=weight.shape))
+
+
+def weight_of(layer: keras.layers.Layer, ending: str) -> keras.Variable:
+    """Returns the only weight whose path has this ending."""
+    (weight,) = [w for w in layer.weights if w.path.endswith(ending)]
+    return weight
+
+
+def run_program(program: str, *arguments: object, cwd: pathlib.Path | None = None) -> str:
+    """Runs Python code in a new process, which must succeed, and returns what it prints."""
+    result = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def run_main(*flags: str, cwd: pathlib.Path = ROOT, check: bool = True) -> subprocess.CompletedProcess:
+    """Runs train/main.py in a new process."""
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "train" / "main.py"), *flags],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return result
