@@ -138,7 +138,7 @@ def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:
     try:
         new.replace(folder)
     except BaseException:
-        if old.exists():
+        if old.exists() and not folder.exists():
             old.replace(folder)
         raise
     flush(folder.parent)

@@ -59,7 +59,8 @@ def labels_of_request(
         return checked_labels(labels, classes, None if num is None else int(num))
     if num is None:
         raise ConfigError("sample needs num or labels. Received: num=None, labels=None")
-    known = tf.get_static_value(tf.convert_to_tensor(num))  # None within a graph
-    if known is not None and known < 1:
-        raise ConfigError(f"num must be a positive number of images. Received: num={known}")
+    number = tf.convert_to_tensor(num)
+    known = tf.get_static_value(number)  # None within a graph
+    if not number.dtype.is_integer or (known is not None and known < 1):
+        raise ConfigError(f"num must be a positive number of images. Received: num={num}")
     return None

@@ -64,7 +64,8 @@ def traced_once():
         if constant:  # steps do not depend on the number of epochs
             del settings["part_epochs"], settings["finetune_epochs"]
         of_epochs = () if constant else phases
-        key = repr((config.model, settings, config.seed, config.jit_compile, of_epochs, steps))
+        own = (config.seed, config.jit_compile, config.streams)
+        key = repr((config.model, settings, own, of_epochs, steps))
         if key not in _traced:
             trainer = make(config, glow, phases, steps)
             state = tf.nest.flatten([state_of(trainer), divergence_of(trainer), trainer.within_epoch])

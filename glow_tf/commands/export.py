@@ -3,9 +3,9 @@
     glow-tf export --model=digits --output=exported
     glow-tf export --model=runs/mine --format=onnx --output=mine_onnx
 
-A SavedModel needs TensorFlow alone and has every endpoint. ONNX (encode.onnx, decode.onnx, score.onnx; needs
-`pip install 'glow_tf[onnx]'`) and LiteRT (.tflite, built-in operations alone) need no TensorFlow. They do not
-draw: decode latents that are standard normal, times a temperature.
+A SavedModel needs TensorFlow alone and has every endpoint. ONNX (encode.onnx, decode.onnx, score.onnx; in a
+clone, `pip install '.[onnx]'` first) and LiteRT (.tflite, built-in operations alone) need no TensorFlow. They
+do not draw: decode latents that are standard normal, times a temperature.
 """
 
 from __future__ import annotations

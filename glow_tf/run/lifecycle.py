@@ -88,6 +88,7 @@ def _train_in(
         finished = workdir.read_summary()
         if not finished:
             workdir.check_progress()
+            workdir.check_place_of_export()
         if group is not None and group.job == "worker":
             settings = workdir.config.to_settings()
             may_differ = MAY_DIFFER - {"max_skipped_steps"}  # with it all stop at the same step

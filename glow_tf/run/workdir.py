@@ -103,8 +103,6 @@ class Workdir:
         for folder in (self.path, *(self.path / name for name in FOLDERS)):
             if folder.exists():
                 tempfile.TemporaryFile(dir=folder).close()  # can it be written?
-        if self.config.export:
-            check_place(self.path / "export", "SavedModel", SAVED_MODEL)
 
     def _check_configuration(self) -> None:
         before = read_settings(self.path)
@@ -171,6 +169,14 @@ class Workdir:
                 f"{newest.remedy(folder)} Received: no file {folder / 'ckpt-*.index'}"
             )
         return epochs
+
+    def check_place_of_export(self) -> None:
+        """Raises ConfigError if something is in the way of the export that the run will write."""
+        if self.config.export:
+            try:
+                check_place(self.path / "export", "SavedModel", SAVED_MODEL)
+            except OSError as error:
+                raise ConfigError(f"{error} Move it away, or say --export=false.") from None
 
     def kept(self) -> str:
         """Says which epoch, or which step of it, is kept when a run stops before its end."""

@@ -223,6 +223,12 @@ def _check_length(dataset: Dataset, arguments: dict[str, Any]) -> None:
         )
 
 
+def number_of_batches(dataset: Dataset) -> int | None:
+    """Returns how many batches a dataset has; None if that is not known."""
+    known = int(dataset.cardinality()) if isinstance(dataset, tf.data.Dataset) else 0
+    return known if known > 0 else None
+
+
 def _refuse_endless(dataset: Dataset, needed: str) -> None:
     if isinstance(dataset, tf.data.Dataset) and dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ConfigError(f"a dataset without an end needs {needed}. Received: {needed.split(',')[0]}=None")

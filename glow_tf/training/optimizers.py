@@ -216,17 +216,20 @@ def check_rates(
     Raises:
       ConfigError: one would: the cosine of the part is over.
     """
+    rates = [schedule_of(optimizer) for optimizer in optimizers]
+    if not any(isinstance(rate, PartRate) and rate.cosine for rate in rates):
+        return
     made = [int(steps_made(optimizer).numpy()) for optimizer in optimizers]
     for phase in phases:
-        for k in phase.active:
-            rate = schedule_of(optimizers[k])
-            if isinstance(rate, PartRate) and rate.has_ended(made[k]):
+        left = None if steps_per_epoch is None else steps_per_epoch - initial_step
+        for k in phase.active if left != 0 else ():
+            if isinstance(rates[k], PartRate) and rates[k].has_ended(made[k]):
                 raise ConfigError(
-                    f"the cosine of part {k + 1} ends with its step {rate.steps}, and later epochs would "
+                    f"the cosine of part {k + 1} ends with its step {rates[k].steps}, and later epochs would "
                     "change nothing. For more epochs train with a constant rate from the start, or compile "
                     f"the trainer with new optimizers. Received: phase '{phase}' after {made[k]} of its steps"
                 )
-            made[k] += max((steps_per_epoch or 0) - initial_step, 0)
+            made[k] += left or 0
         initial_step = 0
 
 

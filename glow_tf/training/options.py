@@ -48,7 +48,8 @@ class CompileOptions:
         """Returns the options with `jit_compile` decided.
 
         Raises:
-          ConfigError: there is not one optimizer per part, or options are negative or exclude each other.
+          ConfigError: there is not one optimizer per part, or options are no counts, not finite, or exclude
+            each other.
         """
         _check_optimizers(optimizers, len(glow.parts))
         jit_compile = self.jit_compile
@@ -68,13 +69,14 @@ class CompileOptions:
     def _check_combination(self, glow: Glow, strategy: tf.distribute.Strategy) -> None:
         replicas, placed = strategy.num_replicas_in_sync, bool(glow.part_devices)
         counts = (self.part_delay, self.max_skipped_steps, self.max_outside_steps or 0)
-        fit = all(isinstance(count, numbers.Integral) and count >= 0 for count in counts)
-        fit &= isinstance(self.clip_norm, numbers.Real) and 0 <= self.clip_norm < math.inf
+        are_counts = all(isinstance(count, numbers.Integral) and count >= 0 for count in counts)
+        is_norm = isinstance(self.clip_norm, numbers.Real) and 0 <= self.clip_norm < math.inf
         wrong = {
             "steps_per_execution must be 1 in several processes": self.steps_per_execution != 1
             and in_several_processes(strategy),
-            "part_delay, clip_norm, max_skipped_steps and max_outside_steps must not be negative; clip_norm "
-            "must be finite, and the others integers": not fit,
+            "part_delay, max_skipped_steps and max_outside_steps must be integers and must not be "
+            "negative": not are_counts,
+            "clip_norm must be finite and must not be negative": not is_norm,
             f"rate_scaling must be one of {', '.join(RATE_SCALINGS)}": self.rate_scaling not in RATE_SCALINGS,
             "a glow whose parts have their own devices is trained by one replica": placed and replicas > 1,
             "part_delay needs a glow with part_devices": self.part_delay and not placed,
@@ -121,7 +123,7 @@ def warn_of_late_priors(
         trains_prior = [phase.minimises_objective_of(k) for phase in phases if k in phase.active]
         late = any(trains_prior) and not trains_prior[0]
         has_weights = len(part.trainable_variables) > len(part.flow_variables)
-        if late and has_weights and isinstance(optimizer, keras.optimizers.Adam):
+        if late and has_weights and isinstance(optimizer, keras.optimizers.Adam | keras.optimizers.Nadam):
             warnings.warn(
                 f"part {k + 1} trains end to end first, and its local prior later: Adam's first steps of the "
                 "prior will be several times as long as the rate says. Adamax does not do this.",

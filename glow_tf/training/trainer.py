@@ -122,7 +122,8 @@ class PartsTrainer(PhasedModel):
           **kwargs: `steps_per_execution` and `run_eagerly`, as in keras.Model.compile.
 
         Raises:
-          ConfigError: there is not one optimizer per part, or options are negative or exclude each other.
+          ConfigError: there is not one optimizer per part, or options are no counts, not finite, or exclude
+            each other.
         """
         given = kwargs.pop("optimizer", None) if optimizers is None else optimizers
         if unknown := sorted(set(kwargs) - {"steps_per_execution", "run_eagerly"}):
@@ -334,9 +335,11 @@ class PartsTrainer(PhasedModel):
         dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs, initial_step)
         steps, first = kwargs.get("steps_per_epoch"), kwargs.get("initial_epoch", 0)
         inputs.check_executions(self.options.steps_per_execution, steps, initial_step)
-        phases = map(self.phase_of, range(first, kwargs["epochs"]))
-        check_rates(self.optimizers, phases, steps, initial_step)
-        warn_of_late_priors(self.glow, self.phases, self.optimizers)
+        callbacks = keras.tree.flatten(kwargs.get("callbacks") or [])
+        if not any(isinstance(c, keras.callbacks.BackupAndRestore) for c in callbacks):  # it moves the start
+            phases = map(self.phase_of, range(first, kwargs["epochs"]))
+            check_rates(self.optimizers, phases, steps or inputs.number_of_batches(dataset), initial_step)
+        warn_of_late_priors(self.glow, self.phases[first:], self.optimizers)
         self.steps_before = initial_step
         if self.options.part_delay:
             self._make_queues(dataset, steps)

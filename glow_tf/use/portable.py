@@ -25,7 +25,7 @@ OPSET = 17  # of ONNX
 
 
 def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes encode.onnx, decode.onnx and score.onnx; needs `pip install 'glow_tf[onnx]'`.
+    """Writes encode.onnx, decode.onnx and score.onnx; in a clone, `pip install '.[onnx]'` first.
 
     Each has one input with an open batch size: images uint8 [B, H, W, C], or eps float32 [B, D]. Encode and
     decode have one output; score has `log_prob` and `bits_per_dim`, at the middle of the bins.
@@ -45,7 +45,7 @@ def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
         from tf2onnx import convert
     except ImportError:
         raise ConfigError(
-            "ONNX needs the package tf2onnx: pip install 'glow_tf[onnx]'. Received: format='onnx'"
+            "ONNX needs the package tf2onnx, in a clone: pip install '.[onnx]'. Received: format='onnx'"
         ) from None
     if any(part.reversible for part in glow.parts):
         glow = glow.recut()  # without a backward pass of its own

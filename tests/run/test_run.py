@@ -16,9 +16,10 @@ from PIL import Image
 from small import run_main
 
 import glow_tf
-from glow_tf import ConfigError
+from glow_tf import ConfigError, data
 from glow_tf.commands import cli
 from glow_tf.run import newest, workdir
+from glow_tf.run.flags_file import read_config
 from glow_tf.run.history import reproducible
 
 
@@ -226,6 +227,13 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(settings, finished,
         assert reproducible(a) == reproducible(b)
 
 
+def test_a_trainer_of_a_run_whose_cosine_is_over_does_not_go_on_with_a_rate_of_zero(finished):
+    trainer = glow_tf.load_trainer(finished[0])
+    images = data.load(read_config(finished[0]).data).train
+    with pytest.raises(ConfigError, match=r"the cosine of part 1 ends with its step .* change nothing"):
+        trainer.fit(images, batch_size=32, initial_epoch=6, epochs=7, verbose=0)
+
+
 def test_rows_of_an_epoch_without_a_checkpoint_are_dropped(tmp_path):
     folder = workdir.Workdir(config(tmp_path / "run"))
     row = {"seconds": "1.0", "total_seconds": "1.0", "test_bpd": "4.0", "test_bpd_se": "0.1"}
@@ -236,9 +244,9 @@ def test_rows_of_an_epoch_without_a_checkpoint_are_dropped(tmp_path):
 def test_a_file_in_the_place_of_the_export_is_found_before_the_training(tmp_path):
     (tmp_path / "run" / "export").mkdir(parents=True)
     (tmp_path / "run" / "export" / "notes.txt").touch()
-    with pytest.raises(OSError, match=r"the folder must be empty.*Received: \['notes.txt'\]"):
-        workdir.Workdir(config(tmp_path / "run", export=True))
-    workdir.Workdir(config(tmp_path / "run", export=False))
+    with pytest.raises(ConfigError, match=r"the folder must be empty.*Received: \['notes.txt'\].*--export"):
+        train(config(tmp_path / "run", export=True))
+    assert not (tmp_path / "run" / "flags.cfg").exists()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -138,6 +138,17 @@ def test_a_run_killed_within_an_epoch_ends_with_the_same_numbers(cut, whole, cap
     assert not list(cut.glob("checkpoints/after_*"))
 
 
+@pytest.mark.usefixtures("traced_once")
+def test_a_run_killed_after_the_last_step_of_all_is_evaluated_and_ends(whole_of_one, tmp_path):
+    """The cosine is over then, and no step is left that would have its rate of 0."""
+    settings = config(tmp_path / "run", **ONE, checkpoint_minutes=EVERY_STEP)
+    with pytest.raises(Killed):
+        train(settings, AtEnd(3, kill))
+    assert newest.progress(tmp_path / "run" / "checkpoints") == (2, 10)
+    train(settings)
+    assert_same(whole_of_one, tmp_path / "run")
+
+
 KINDS = {
     "a cache, averages": {"schedule": "sequential", "cache_prefix": True, "ema": 0.9},
     "queues": {"schedule": "simultaneous", "strategy": "part_parallel", "part_delay": 2},

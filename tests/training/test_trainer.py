@@ -223,7 +223,7 @@ def test_compile_needs_one_optimizer_per_part():
 def test_compile_refuses_options_that_no_step_could_have(option):
     glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
     (name,) = option
-    with pytest.raises(ConfigError, match=f"must be finite, and the others integers. Received: .*{name}="):
+    with pytest.raises(ConfigError, match=f"must not be negative. Received: .*{name}="):
         PartsTrainer(glow).compile("adam", **option)
 
 
@@ -339,14 +339,20 @@ def test_an_epoch_that_goes_on_counts_the_steps_that_it_made():
     optimizers = make_optimizers(TrainConfig(), planned, 1, steps_per_epoch=4)
     optimizers[0].iterations.assign(4)
     check_rates(optimizers, planned, 4, initial_step=4)
+    optimizers[0].iterations.assign(12)
+    check_rates(optimizers, planned[2:], 4, initial_step=4)  # stopped in the very last step
+    with pytest.raises(ConfigError, match="ends with its step 12"):
+        check_rates(optimizers, planned[2:], 4)
 
 
 def test_a_trainer_whose_cosine_is_over_says_so_before_a_step(small_images):
     glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
     trainer = PartsTrainer(glow, phases("end_to_end", 1, 2))
     trainer.compile(make_optimizers(TrainConfig(), trainer.phases, 1, steps_per_epoch=4))
-    with pytest.raises(ConfigError, match=r"ends with its step 8, and later epochs would change nothing"):
-        trainer.fit(small_images, batch_size=16, epochs=3, verbose=0)
+    batches = tf.data.Dataset.from_tensor_slices(small_images).batch(16)
+    for given in ({"x": small_images, "batch_size": 16}, {"x": batches}):
+        with pytest.raises(ConfigError, match="ends with its step 8, and later epochs would change nothing"):
+            trainer.fit(**given, epochs=3, verbose=0)
     assert not glow.initialized
 
 

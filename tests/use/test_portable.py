@@ -21,6 +21,7 @@ def images():
 def glow(images):
     glow = small_glow()
     glow.initialize(images)
+    glow.parts[0].set_reversible(True)  # as after training with it
     return glow
 
 
