@@ -15,6 +15,7 @@ from rows import added_to
 
 from glow_tf.commands import cli
 from glow_tf.use import denoise, open_model, psnr, read_images
+from glow_tf.use.evaluation import mean_and_error
 
 COLUMNS = ("model", "sigma", "method", "images", "psnr_db", "standard_error_db")
 
@@ -53,7 +54,7 @@ def main(given: flags.FlagValues) -> None:
             }
             for method, images in found.items():
                 values = psnr(images, truth)
-                mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
+                mean, error = mean_and_error(values)
                 add([given.model, sigma, method, len(truth), f"{mean:.3f}", f"{error:.3f}"])
                 print(f"sigma {sigma:g}, {method:<18} {mean:.2f} ± {error:.2f} dB", flush=True)
 

@@ -18,6 +18,7 @@ import glow_tf
 from glow_tf.commands import cli
 from glow_tf.presets import weights_path
 from glow_tf.use import evaluate, open_model, read_images
+from glow_tf.use.evaluation import mean_and_error
 
 COLUMNS = ("model", "images", "float32_bpd", "difference", "low", "high", "float32_kb", "float16_kb")
 
@@ -43,7 +44,8 @@ def main(given: flags.FlagValues) -> None:
             sizes[dtype] = weights_path(kept).stat().st_size / 1000
             bits[dtype] = evaluate(glow_tf.Glow.from_preset(kept), images).per_image
     lost = bits["float16"] - bits["float32"]
-    mean, half = lost.mean(), 1.96 * lost.std(ddof=1) / np.sqrt(len(lost))
+    mean, error = mean_and_error(lost)
+    half = 1.96 * error
     numbers = [f"{x:.5f}" for x in (bits["float32"].mean(), mean, mean - half, mean + half)]
     row = [given.model, len(images), *numbers, *(f"{size:.0f}" for size in sizes.values())]
     with added_to(given.csv, COLUMNS) as add:

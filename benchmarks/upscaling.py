@@ -15,6 +15,7 @@ from rows import added_to
 from glow_tf.commands import cli
 from glow_tf.run.pictures import enlarged
 from glow_tf.use import doubled, halved, open_model, psnr, read_images, upscale
+from glow_tf.use.evaluation import mean_and_error
 from glow_tf.use.restoring import with_means
 
 COLUMNS = ("model", "method", "images", "psnr_db", "upscale_ahead_by_db", "standard_error_db")
@@ -44,9 +45,8 @@ def main(given: flags.FlagValues) -> None:
     values = {method: psnr(images, truth) for method, images in found.items()}
     with added_to(given.csv, COLUMNS) as add:
         for method, own in values.items():
-            ahead = values["upscale"] - own
-            error = ahead.std(ddof=1) / np.sqrt(len(ahead))
-            numbers = [f"{own.mean():.3f}", f"{ahead.mean():.3f}", f"{error:.3f}"]
+            ahead, error = mean_and_error(values["upscale"] - own)
+            numbers = [f"{own.mean():.3f}", f"{ahead:.3f}", f"{error:.3f}"]
             add([given.model, method, len(truth), *numbers])
             print(f"{method:<25} {numbers[0]} dB; upscale is ahead by {numbers[1]} ± {numbers[2]}")
 
