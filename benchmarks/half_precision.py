@@ -10,7 +10,6 @@ import pathlib
 import sys
 import tempfile
 
-import numpy as np
 from absl import flags
 from rows import added_to
 
