@@ -3,6 +3,7 @@
 import functools
 import gc
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -104,6 +105,24 @@ def perturb(layer: keras.layers.Layer, scale: float = 0.1, seed: int = 0) -> Non
     generator = np.random.default_rng(seed)
     for weight in layer.trainable_variables:
         weight.assign(weight + scale * generator.normal(size=weight.shape))
+
+
+def architecture() -> dict[str, bool]:
+    """Returns the files that docs/architecture.md names, relative to the repository → whether they are pure.
+
+    The mark of a folder holds for what is in it, but for what needs Matplotlib.
+    """
+    found, folders, marks = {}, [], []
+    document = (ROOT / "docs" / "architecture.md").read_text()
+    tree = re.search(r"^    glow_tf/\n(?:    .*\n|\n)*", document, re.MULTILINE).group()
+    for line in tree.splitlines():
+        words, pure = line.split(), line.endswith("(pure)")
+        level = (len(line) - len(line.lstrip()) - 4) // 2
+        if words and words[0].endswith("/"):
+            folders, marks = [*folders[:level], words[0]], [*marks[:level], pure]
+        pure |= any(marks[:level]) and "matplotlib" not in line
+        found |= {"".join([*folders[:level], word]): pure for word in words if word.endswith(".py")}
+    return found
 
 
 def weight_of(layer: keras.layers.Layer, ending: str) -> keras.Variable:

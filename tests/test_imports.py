@@ -5,7 +5,7 @@ import pathlib
 import re
 
 import pytest
-from small import run_program
+from small import architecture, run_program
 
 ROOT = pathlib.Path(__file__).parent.parent / "glow_tf"
 
@@ -128,18 +128,8 @@ def test_private_apis_are_used_in_one_file():
 
 def _pure_modules():
     """Returns the modules that the architecture calls pure: they know no TensorFlow."""
-    document = (ROOT.parent / "docs" / "architecture.md").read_text()
-    tree = re.search(r"^    glow_tf/\n(?:      .*\n|\n)*", document, re.MULTILINE).group()
-    found, package, whole = [], "", False
-    for line in tree.splitlines()[1:]:
-        if not line.strip():
-            continue
-        name, pure = line.split()[0], line.endswith("(pure)")
-        if not line.startswith(" " * 8):
-            package, whole = (name.replace("/", "."), pure) if name.endswith("/") else ("", False)
-        if name.endswith(".py") and (pure or whole) and "matplotlib" not in line:
-            found.append(package + name.removesuffix(".py").replace("__init__", "").rstrip("."))
-    return sorted({name.rstrip(".") for name in found})
+    pure = [pathlib.PurePath(path).with_suffix("") for path, pure in architecture().items() if pure]
+    return [".".join(path.parts[1:]).removesuffix(".__init__") for path in pure]
 
 
 def test_the_package_and_its_pure_modules_load_no_tensorflow():

@@ -53,7 +53,11 @@ def main(values: flags.FlagValues, action: str) -> None:
             f"false_alarms must be between 0 and 1. Received: false_alarms={values.false_alarms:g}"
         )
     model_flags.positive(values, "worst")
-    {"fit": _fit, "check": _check}[action](values, pathlib.Path(values.calibration))
+    path, white = pathlib.Path(values.calibration), model_flags.white_of(values)
+    if action == "fit":
+        _fit(values, path)
+    else:
+        _check(values, path, white)
 
 
 def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
@@ -100,12 +104,12 @@ def trained_on(values: flags.FlagValues) -> bool:
     return same and (values.split in ("train", "all") or (not values.split and all_of_it))
 
 
-def _check(values: flags.FlagValues, path: pathlib.Path) -> None:
+def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     if not path.is_file():
         raise ConfigError(
             f"calibration must be a file from `glow-tf score fit`. Received: calibration={str(path)!r}"
         )
-    folder, white = model_flags.output_folder(values), model_flags.white_of(values)
+    folder = model_flags.output_folder(values)
     from glow_tf.use import Scorer, features
     from glow_tf.use.sheet import sheet
 

@@ -16,7 +16,7 @@ from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.pieces import number_of_streams
-from glow_tf.use.saved_model import export
+from glow_tf.use.saved_model import endpoints_of, export
 
 # File → endpoint. `sample` is not among them: TensorFlow's stateless random numbers are in neither format.
 # Draw latents, standard normal times a temperature, and decode them.
@@ -47,9 +47,7 @@ def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
         raise ConfigError(
             "ONNX needs the package tf2onnx, in a clone: pip install '.[onnx]'. Received: format='onnx'"
         ) from None
-    if any(part.reversible for part in glow.parts):
-        glow = glow.recut()  # without a backward pass of its own
-    endpoints = glow.endpoints()
+    endpoints = endpoints_of(glow)
 
     def converted(endpoint: str) -> bytes:
         function, signature = endpoints[endpoint]

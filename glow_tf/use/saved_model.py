@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.durable_files import check_can_be_read_again, check_place, replaced_folder
+from glow_tf.endpoints import Endpoint
 from glow_tf.errors import reason_of
 from glow_tf.glow import Glow
 from glow_tf.pieces import number_of_streams
@@ -55,10 +56,8 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     path = pathlib.Path(path)
     check_can_be_read_again("path", path)
     check_place(path, "SavedModel", SAVED_MODEL)
-    if any(part.reversible for part in glow.parts):
-        glow = glow.recut()  # without a backward pass of its own, which would be in the file
     archive = keras.export.ExportArchive()
-    endpoints = glow.endpoints()
+    endpoints = endpoints_of(glow)
     del endpoints[NOT_EXPORTED]
     with number_of_streams(1):  # other processes set no threads for several
         for name, (function, signature) in endpoints.items():
@@ -68,3 +67,8 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
             archive.write_out(str(temporary), verbose=False)
     except (OSError, tf.errors.OpError) as error:
         raise OSError(f"the SavedModel {path} could not be written: {reason_of(error)}.") from None
+
+
+def endpoints_of(glow: Glow) -> dict[str, Endpoint]:
+    """Returns the model's functions for a file: without the backward pass that a reversible one has."""
+    return (glow.recut() if any(part.reversible for part in glow.parts) else glow).endpoints()
