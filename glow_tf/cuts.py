@@ -9,6 +9,8 @@ from glow_tf.errors import ConfigError
 
 NOTATIONS = ("1", "by_block:N", "across_block:N", "balanced:N", "flow steps per part such as 16,32,48")
 
+MOST_BALANCED = 512
+
 
 @dataclasses.dataclass(frozen=True)
 class Cuts:
@@ -92,6 +94,11 @@ def _regular_counts(parts: str, num_blocks: int, flow_steps: int) -> tuple[int, 
 
 
 def _device_speeds(parts: str, argument: str, total: int) -> tuple[float, ...]:
+    if total > MOST_BALANCED:  # the time to weigh all cuts grows with the square of their number
+        raise ConfigError(
+            f"parts=balanced:N is for at most {MOST_BALANCED} flow steps; write the flow steps per part. "
+            f"Received: {parts=} for {total} flow steps"
+        )
     number, at, listed = argument.partition("@")
     count = _whole_number(number)
     if count is None or not 1 <= count <= total:

@@ -88,14 +88,13 @@ def part_layouts(config: ModelConfig) -> tuple[PartLayout, ...]:
       ConfigError: the image's height or width is not a multiple of 2^num_blocks.
     """
     check_divisible(config.image_shape, config.num_blocks)
-    elements, heads = _elements(config), _heads(config)
-    layouts = []
-    begin = 0
-    for steps in itertools.accumulate(flow_step_counts(config)):
-        end = _end_of_step(elements, steps)
-        layouts.append(PartLayout(tuple(elements[begin:end]), _output_shape(elements[end - 1]), heads[steps]))
-        begin = end
-    return tuple(layouts)
+    cuts = list(itertools.accumulate(flow_step_counts(config)))
+    elements, heads = _elements(config), _heads(config, cuts)
+    ends = _ends_of_steps(elements)
+    return tuple(
+        PartLayout(tuple(elements[ends[begin] : ends[end]]), _output_shape(elements[ends[end] - 1]), head)
+        for begin, end, head in zip([0, *cuts], cuts, heads, strict=False)
+    )
 
 
 def flow_step_counts(config: ModelConfig) -> tuple[int, ...]:
@@ -104,9 +103,9 @@ def flow_step_counts(config: ModelConfig) -> tuple[int, ...]:
     if cuts.counts:
         return cuts.counts
     elements = _elements(config)
-    ends = [_end_of_step(elements, step) for step in range(config.num_blocks * config.flow_steps + 1)]
+    ends = _ends_of_steps(elements)
     costs = [sum(e.macs for e in elements[a:b]) for a, b in itertools.pairwise(ends)]
-    heads = [sum(e.macs for e in head) for head in _heads(config)]
+    heads = [sum(e.macs for e in head) for head in _heads(config, range(len(ends)))]
     return balanced_counts(costs, cuts.speeds, heads)
 
 
@@ -159,24 +158,20 @@ def _elements(config: ModelConfig) -> list[Element]:
     return elements
 
 
-def _end_of_step(elements: Sequence[Element], count: int) -> int:
-    """Returns how many elements the first `count` flow steps have, with a split that follows them at once."""
+def _ends_of_steps(elements: Sequence[Element]) -> list[int]:
+    """Returns how many elements the first i flow steps have, from i = 0; a split that follows is counted."""
     ends = [i + 1 for i, element in enumerate(elements) if element.kind == "flow_step"]
-    end = ends[count - 1] if count else 0
-    return end + (0 < end < len(elements) and elements[end].kind == "split")
+    return [0, *(end + (end < len(elements) and elements[end].kind == "split") for end in ends)]
 
 
-def _heads(config: ModelConfig) -> list[tuple[Element, ...]]:
-    """Returns the flow head of a part that ends after i flow steps of the flow, for i from 0."""
-    total = config.num_blocks * config.flow_steps
+def _heads(config: ModelConfig, cuts: Sequence[int]) -> list[tuple[Element, ...]]:
+    """Returns the flow heads of parts that end after so many flow steps of the flow."""
     size = config.head_size
     if size is None:
-        return [()] * (total + 1)
+        return [()] * len(cuts)
     narrow = _elements(dataclasses.replace(config, width=size.width))
-    return [
-        _first_steps_of_blocks(narrow[_end_of_step(narrow, count) :], size.flow_steps)
-        for count in range(total + 1)
-    ]
+    ends = _ends_of_steps(narrow)
+    return [_first_steps_of_blocks(narrow[ends[cut] :], size.flow_steps) for cut in cuts]
 
 
 def _first_steps_of_blocks(elements: Sequence[Element], most: int) -> tuple[Element, ...]:
