@@ -15,7 +15,6 @@ from rows import added_to
 
 import glow_tf
 from glow_tf.commands import cli
-from glow_tf.presets import weights_path
 from glow_tf.use import evaluate, open_model, read_images
 from glow_tf.use.evaluation import mean_and_error
 
@@ -40,7 +39,7 @@ def main(given: flags.FlagValues) -> None:
         for dtype in ("float32", "float16"):
             kept = pathlib.Path(folder, dtype)
             glow.save_to_preset(kept, weights_dtype=dtype)
-            sizes[dtype] = weights_path(kept).stat().st_size / 1000
+            sizes[dtype] = (kept / "model.weights.h5").stat().st_size / 1000
             bits[dtype] = evaluate(glow_tf.Glow.from_preset(kept), images).per_image
     lost = bits["float16"] - bits["float32"]
     mean, error = mean_and_error(lost)

@@ -18,7 +18,6 @@ from glow_tf import likelihood, presets
 from glow_tf.bijectors import Bijector, Dequantize
 from glow_tf.compiled_model import CompiledModel
 from glow_tf.config import SAME_FUNCTION, ModelConfig
-from glow_tf.cost import weight_bytes
 from glow_tf.density_model import checked_policy
 from glow_tf.endpoints import Endpoints
 from glow_tf.errors import ConfigError, in_one_line
@@ -26,6 +25,7 @@ from glow_tf.internals import layers_within
 from glow_tf.memory import check_memory
 from glow_tf.partition import part_layouts
 from glow_tf.parts import Part, for_prior, get_weights_by_step, set_weights_by_step
+from glow_tf.weights_file import model_bytes
 
 
 class Passage(NamedTuple):
@@ -93,7 +93,7 @@ class Glow(CompiledModel):
         layouts = part_layouts(config)
         # Twice: each weight is drawn before it is stored.
         check_memory(
-            int(2 * weight_bytes(layouts)), "the model's weights", "take a smaller width or fewer flow_steps"
+            2 * model_bytes(config), "the model's weights", "take a smaller width or fewer flow_steps"
         )
         policy = checked_policy(self.dtype_policy)
         self.dequantize = Dequantize(config.n_bits, dtype=policy)
@@ -129,9 +129,10 @@ class Glow(CompiledModel):
         config = presets.read_model(folder)
         if other := sorted(set(changes) - set(SAME_FUNCTION)):
             raise ConfigError(f"a preset's {', '.join(SAME_FUNCTION)} may be changed. Received: {other}")
+        weights = presets.checked_weights(folder, config)
         whole = cls(config, name="glow")
         try:
-            whole.load_weights(presets.weights_path(folder))
+            whole.load_weights(weights)
         except (ValueError, KeyError, OSError, RuntimeError) as error:  # what h5py raises at damaged files
             reason = in_one_line(str(error))
             raise ConfigError(f"the weights of the preset {folder} are damaged. Received: {reason}") from None

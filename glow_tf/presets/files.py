@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -15,10 +17,12 @@ from glow_tf.durable_files import replaced_folder
 from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.text_files import read_json
 from glow_tf.version import __version__
+from glow_tf.weights_file import check_weights
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.weights.h5", "README.md"
 OWN = frozenset({CONFIG, WEIGHTS, CARD})
 FORMAT = 1  # of config.json
+CHECKSUM = "weights_sha256"
 WEIGHTS_DTYPES = ("float32", "float16")
 
 
@@ -27,9 +31,23 @@ def is_preset(path: pathlib.Path) -> bool:
     return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
 
 
-def weights_path(folder: pathlib.Path) -> pathlib.Path:
-    """Returns the file of a preset's weights."""
-    return folder / WEIGHTS
+def checked_weights(folder: pathlib.Path, model: ModelConfig) -> pathlib.Path:
+    """Returns the file of a preset's weights.
+
+    Raises:
+      ConfigError: it is not the one whose checksum config.json has, or `check_weights` refuses it.
+      OSError: it cannot be read.
+    """
+    path = folder / WEIGHTS
+    content = path.read_bytes()
+    expected = _read(folder).get(CHECKSUM)  # releases before 0.5 wrote none
+    if expected not in (None, found := hashlib.sha256(content).hexdigest()):
+        raise ConfigError(
+            f"the weights of the preset {folder} are damaged, or others than those that {CONFIG} was written "
+            f"with: {CHECKSUM} must be {expected!r}. Received: {found!r}"
+        )
+    check_weights(io.BytesIO(content), len(content), model, str(path))
+    return path
 
 
 def read_model(folder: pathlib.Path) -> ModelConfig:
@@ -126,6 +144,7 @@ def write(
         content = {
             "format": FORMAT,
             "class_name": "Glow",
+            CHECKSUM: hashlib.sha256((temporary / WEIGHTS).read_bytes()).hexdigest(),
             "glow_tf_version": __version__,
             "model": dataclasses.asdict(model),
             "about": dict(about),
