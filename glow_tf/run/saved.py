@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import zipfile
-import zlib
-from collections.abc import Sequence
-
-import keras
+from collections.abc import Mapping, Sequence
 
 from glow_tf import presets
 from glow_tf.config import SAME_FUNCTION, ModelConfig
 from glow_tf.durable_files import check_can_be_read_again
-from glow_tf.errors import ConfigError, in_one_line
+from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.partition import flow_step_counts
 from glow_tf.run import newest
 from glow_tf.run.checkpoint_content import by_path, read_into, readable
-from glow_tf.training.trainer import PartsTrainer
+from glow_tf.run.keras_file import load_keras_file
 
 
-def load_glow(path: str | pathlib.Path, which: str = "last") -> Glow:
+def load_glow(
+    path: str | pathlib.Path, which: str = "last", custom_objects: Mapping[str, type] | None = None
+) -> Glow:
     """Loads a model; see `glow_tf.load`."""
     path = pathlib.Path(path)
     if presets.is_meant(path):
@@ -29,7 +27,7 @@ def load_glow(path: str | pathlib.Path, which: str = "last") -> Glow:
     if not path.exists():
         raise FileNotFoundError(f"There is no such file or folder. Received: path={str(path)!r}")
     if path.suffix == ".keras":
-        return _load_file(path)
+        return load_keras_file(path, custom_objects)
     found = checkpoint_path(path, which)
     glow = untrained_glow(path)
     with readable(found):
@@ -40,33 +38,6 @@ def load_glow(path: str | pathlib.Path, which: str = "last") -> Glow:
 def untrained_glow(workdir: pathlib.Path) -> Glow:
     """Returns a model with the settings of a workdir's model, and with starting weights."""
     return Glow(presets.read_model_file(workdir / "checkpoints" / "model.json"), name="glow")
-
-
-def _load_file(path: pathlib.Path) -> Glow:
-    try:
-        model = keras.saving.load_model(path, safe_mode=True)
-    # What Keras, zipfile and h5py raise at damaged files.
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        OSError,
-        RuntimeError,
-        AttributeError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise ValueError(
-            f"{path} cannot be read as a .keras file of this package. Received: "
-            f"{type(error).__name__}: {in_one_line(str(error))}"
-        ) from None
-    glow = model.glow if isinstance(model, PartsTrainer) else model
-    if not isinstance(glow, Glow):
-        raise ValueError(
-            f"{path} must hold a Glow or a PartsTrainer. Received: a model of {type(model).__name__}"
-        )
-    return glow
 
 
 def checkpoint_path(workdir: pathlib.Path, which: str = "last") -> str:
