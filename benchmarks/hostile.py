@@ -5,10 +5,12 @@
 An input is fine, or is refused with a sentence that names what was received. All else is a failure: another
 exception, more than --seconds, or more than --megabytes of additional memory. Every input follows from
 --seed, its kind and its number, so that `--only=KIND --first=NUMBER --inputs=1` repeats one. What would
-train, start processes or measure for minutes is left out; all checks before it are made.
+train, start processes or measure for minutes is left out; all checks before it are made. Then come the
+files of models that an attacker would craft (`hostile_files.py`), all of them.
 """
 
 import collections
+import functools
 import os
 import pathlib
 import random
@@ -17,8 +19,10 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import hostile_files
 import hostile_inputs
 import tensorflow as tf
 from absl import flags
@@ -28,6 +32,7 @@ from glow_tf.commands import cli
 from glow_tf.errors import ConfigError, NonFiniteError
 
 COLUMNS = ("kind", "inputs", "fine", "refused", "failures", "slowest_seconds")
+CRAFTED = "crafted files"
 PATIENCE = 60  # seconds after which an input is given up
 
 
@@ -40,7 +45,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("inputs", 10_000, "How many, over all kinds.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of the inputs.", flag_values=values)
     flags.DEFINE_integer("first", 0, "Number of the first input of each kind.", flag_values=values)
-    flags.DEFINE_string("only", "", "One kind alone.", flag_values=values)
+    flags.DEFINE_string("only", "", f"One kind alone; {CRAFTED!r} are two.", flag_values=values)
     flags.DEFINE_float("seconds", 5.0, "An input that takes longer has failed.", flag_values=values)
     flags.DEFINE_float("megabytes", 500.0, "As well as one that takes more memory.", flag_values=values)
     flags.DEFINE_string("csv", "hostile.csv", "To add to: one row per kind.", flag_values=values)
@@ -109,41 +114,72 @@ def shares(inputs: int) -> dict[str, int]:
     return counts
 
 
-def row_of(kind: str, count: int, seeds: hostile_inputs.Seeds, given: flags.FlagValues) -> dict[str, Any]:
-    """Tries inputs of a kind, prints the failures, and returns the kind's row of the table."""
-    counts, slowest = collections.Counter(), 0.0
+Inputs = Iterable[tuple[str, Callable[[pathlib.Path], hostile_inputs.Deed]]]
+
+
+def damaged(kind: str, count: int, seeds: hostile_inputs.Seeds, given: flags.FlagValues) -> Inputs:
+    """Yields the name of each damaged input of a kind, and what makes it in an empty folder."""
     make = hostile_inputs.KINDS[kind][1]
     for k in range(given.first, given.first + count):
-        rng = random.Random(f"{given.seed} {kind} {k}")
+        yield f"{kind} {k}", functools.partial(make, seeds, random.Random(f"{given.seed} {kind} {k}"))
+
+
+def crafted(folder: pathlib.Path) -> dict[str, Inputs]:
+    """Returns the files that an attacker would craft: kind → those of this kind."""
+    secret = folder / "secret"
+    hostile_files.write_bases(folder, secret)
+    attempt = functools.partial(functools.partial, hostile_files.attempt)
+    keras_files, presets = hostile_files.keras_files(folder, secret), hostile_files.presets(folder)
+    return {
+        "crafted .keras files": ((name, attempt({"m.keras": file}, secret)) for name, file in keras_files),
+        "crafted presets": ((name, attempt(files, secret)) for name, files in presets),
+    }
+
+
+def row_of(
+    kind: str, inputs: Inputs, seeds: hostile_inputs.Seeds, seconds: float, megabytes: float
+) -> dict[str, Any]:
+    """Tries inputs of a kind, prints the failures, and returns the kind's row of the table."""
+    counts, slowest = collections.Counter(), 0.0
+    for name, make in inputs:
         with tempfile.TemporaryDirectory() as folder, hostile_inputs.without_long_work(seeds):
             os.chdir(folder)  # some values are names of files to write
-            outcome, took = tried(make(seeds, rng, pathlib.Path(folder)), given.seconds, given.megabytes)
+            outcome, took = tried(make(pathlib.Path(folder)), seconds, megabytes)
         slowest = max(slowest, took)
         if outcome not in ("fine", "refused"):
-            print(f"{kind} {k}: {outcome}", flush=True)
+            print(f"{name}: {outcome}", flush=True)
             outcome = "failures"
         counts[outcome] += 1
     os.chdir(seeds.folder)
     ends = {name: counts[name] for name in ("fine", "refused", "failures")}
-    return {"kind": kind, "inputs": count, **ends, "slowest_seconds": f"{slowest:.2f}"}
+    return {"kind": kind, "inputs": counts.total(), **ends, "slowest_seconds": f"{slowest:.2f}"}
 
 
 def main(given: flags.FlagValues) -> None:
     """Tries all inputs, prints the failures and the counts."""
-    if given.only and given.only not in hostile_inputs.KINDS:
-        raise ConfigError(f"only must be one of {', '.join(hostile_inputs.KINDS)}. Received: {given.only!r}")
+    kinds = (*hostile_inputs.KINDS, CRAFTED)
+    if given.only and given.only not in kinds:
+        raise ConfigError(f"only must be one of {', '.join(kinds)}. Received: {given.only!r}")
     signal.signal(signal.SIGALRM, give_up)
     tf.get_logger().setLevel("ERROR")  # it warns of each checkpoint that is damaged
     path = pathlib.Path(given.csv).absolute()
     with tempfile.TemporaryDirectory() as temporary, added_to(path, COLUMNS) as add:
         seeds = hostile_inputs.Seeds.make(pathlib.Path(temporary))
-        failures = 0
-        for kind, count in ({given.only: given.inputs} if given.only else shares(given.inputs)).items():
-            row = row_of(kind, count, seeds, given)
-            add(row)
-            failures += row["failures"]
-            print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-    print(f"{given.inputs} inputs: {failures} failures")
+        counts = {given.only: given.inputs} if given.only else {**shares(given.inputs), CRAFTED: 0}
+        found = {
+            kind: damaged(kind, count, seeds, given) for kind, count in counts.items() if kind != CRAFTED
+        }
+        if CRAFTED in counts:
+            folder = pathlib.Path(temporary, CRAFTED)
+            folder.mkdir()
+            found |= crafted(folder)
+        rows = []
+        for kind, inputs in found.items():
+            rows.append(row_of(kind, inputs, seeds, given.seconds, given.megabytes))
+            add(rows[-1])
+            print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
+    failures = sum(row["failures"] for row in rows)
+    print(f"{sum(row['inputs'] for row in rows)} inputs: {failures} failures")
     if failures:
         sys.exit(1)
 
