@@ -25,7 +25,8 @@ MOST_POINTS = 2000  # of the density
 FAR = 12.0  # in units of the middle half of the good images
 PROBE_TOLERANCE = 0.01  # relative; other machines round differently
 AUTO, FALLBACK = "auto", "density"
-UNUSUAL = 0.01  # the share of good images beyond which a feature is named as a reason
+USUAL, UNUSUAL = 0.1, 0.01  # shares of good images; what lies beyond the second is named as a reason
+MOST_ALONE = 2.0  # of a feature alone; see _or_a_feature
 
 Rule = Callable[[Features, Features], np.ndarray]
 
@@ -64,14 +65,51 @@ def _density(reference: Features, found: Features) -> np.ndarray:
     return np.array(scores) + 2 * FAR * np.log(beyond)
 
 
+def _rarity(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns by how many powers of ten a value is rarer than one that `USUAL` of the reference exceeds.
+
+    The share above is taken to fall exponentially, through `USUAL` and `UNUSUAL`, also beyond all references.
+    Wild ones are left out, as by `_density`.
+    """
+    low, centre, high = np.quantile(reference, [0.25, 0.5, 0.75])
+    alike = reference[np.abs(reference - centre) < FAR / 2 * np.maximum(high - low, 1e-6)]
+    near, far = np.quantile(alike, [1 - USUAL, 1 - UNUSUAL])
+    return (values - near) / np.maximum(far - near, 1e-6) * np.log10(USUAL / UNUSUAL)
+
+
+def _or_a_feature(rule: Rule) -> Rule:
+    """Returns a score that is also high where one feature alone is unusually high or low.
+
+    A score of one number is blind to what leaves this number alone: a black frame has few bits and a small
+    file, and the difference of the two is a usual one. There are six such ends, so each counts a tenth of the
+    score's own share. Some good images are far out in one feature. So that they do not hide what the score
+    itself finds, a feature hardly counts beyond `MOST_ALONE`.
+    """
+
+    def widened(reference: Features, found: Features) -> np.ndarray:
+        own = _rarity(rule(reference, reference), rule(reference, found))
+        pairs = list(zip(reference.table.T, found.table.T, strict=True))
+        ends = [_rarity(sign * usual, sign * values) for usual, values in pairs for sign in (1, -1)]
+        alone = np.max(ends, axis=0) - 1
+        beyond = np.maximum(alone / MOST_ALONE, 1)
+        return np.maximum(own, np.minimum(alone, MOST_ALONE) + 1e-3 * np.log(beyond))
+
+    return widened
+
+
 # Name → how unusual images are, compared with reference images; higher is more unusual.
 RULES: dict[str, Rule] = {
     "density": _density,  # after Osada 2024, arXiv 2402.10477, who has latent and codec alone
     "nll": lambda reference, found: found.nll,
     "latent": lambda reference, found: found.latent,
-    "typicality": lambda reference, found: np.abs(found.nll - reference.nll.mean()),  # Nalisnick et al. 2019
-    "complexity": lambda reference, found: found.nll - found.codec,  # Serrà et al. 2020, arXiv 1909.11480
+    "typicality": _or_a_feature(  # Nalisnick et al. 2019
+        lambda reference, found: np.abs(found.nll - reference.nll.mean())
+    ),
+    "complexity": _or_a_feature(  # Serrà et al. 2020, arXiv 1909.11480
+        lambda reference, found: found.nll - found.codec
+    ),
 }
+ONE_WAY = ("nll", "latent")  # take what is too simple for usual, so `auto` never chooses them
 
 
 class Scorer:
@@ -83,7 +121,8 @@ class Scorer:
     A raw likelihood cannot be relied on: simple images of another kind may have a higher one than the data
     (Nalisnick et al. 2019, https://arxiv.org/abs/1810.09136). By default `fit` chooses a score with the good
     images alone: it spoils copies of them in several ways (`spoiled_copies`), and takes the score whose
-    worst detection is best.
+    worst detection is best. It chooses among the scores that look at all features, both ways: `density`,
+    `typicality`, `complexity`; the last two are of one number, and high also where a feature alone is.
 
     The p-values are conformal: one half of the good images defines what is usual, and the scores of the other
     half are what new scores are compared with. For images drawn like the good ones, P(p ≤ a) ≤ a, whatever
@@ -134,7 +173,8 @@ class Scorer:
                 kind: features(self.model, own) for kind, own in spoiled_copies(images[shown], seed).items()
             }
             self.areas = _areas(found[first[:half]], found[shown], copies)
-            self.score = max(self.areas, key=lambda name: min(self.areas[name].values()))
+            both_ways = [name for name in self.areas if name not in ONE_WAY]
+            self.score = max(both_ways, key=lambda name: min(self.areas[name].values()))
         return self.fit_features(found, seed)
 
     def fit_features(self, found: Features, seed: int = 0) -> Scorer:

@@ -13,8 +13,8 @@ from small import preset_once, small_glow
 from glow_tf.commands import cli
 from glow_tf.commands import score as command
 from glow_tf.errors import ConfigError
-from glow_tf.use import Features, Scorer, features, open_model, spoiled_copies
-from glow_tf.use.guard import RULES
+from glow_tf.use import Features, Scorer, features, guard, open_model, spoiled_copies
+from glow_tf.use.guard import ONE_WAY, RULES
 from glow_tf.use.scores import codec_bits
 
 
@@ -140,11 +140,31 @@ def test_the_density_is_a_kernel_estimate():
     np.testing.assert_allclose(found - found[0], expected - expected[0], atol=1e-3)
 
 
-def test_a_wild_image_among_the_good_ones_does_not_blind_the_guard():
+@pytest.mark.parametrize("score", sorted({*RULES} - {*ONE_WAY}))
+def test_what_is_unusual_in_a_feature_is_flagged_whatever_the_score(score):
+    """A black frame, whose bits and file are both small, and a grey one, which has as many bits as others."""
+    good = made_up(1000, 0)
+    good.nll[:] = 2 * good.codec + 0.3 * good.nll  # simple images need few bits
+    good.latent[:] = good.latent + 0.2 * good.codec
+    scorer = Scorer(None, score).fit_features(good)
+    centre, spread = np.mean(good.table, axis=0), np.std(good.table, axis=0)
+    frames = Features(*(centre + [[-6, -6, -6], [0, 0, -6], [6, 6, 6]] * spread).T)
+    assert all("unusually" in reason for reason in scorer.reasons(frames))
+    assert (scorer.p_value_of(frames) <= 0.01).all()
+
+
+def test_a_score_that_takes_simple_images_for_usual_is_not_chosen(model, digits, monkeypatch):
+    areas = {"nll": {"noised": 0.99}, "density": {"noised": 0.6}, "complexity": {"noised": 0.7}}
+    monkeypatch.setattr(guard, "_areas", lambda *_: areas)
+    assert Scorer(model).fit(digits[:200]).score == "complexity"
+
+
+@pytest.mark.parametrize("score", ["density", "complexity"])
+def test_a_wild_image_among_the_good_ones_does_not_blind_the_guard(score):
     for wild in (1e2, 1e4, 1e18):
         good = made_up(400, 0)
         good.nll[:3] = good.latent[:3] = wild
-        scorer = Scorer(None).fit_features(good, seed=1)
+        scorer = Scorer(None, score).fit_features(good, seed=1)
         far = Features(np.array([9.0]), np.array([9.0]), np.array([3.0]))
         assert scorer.p_value_of(far)[0] < 0.03
         assert np.mean(scorer.p_value_of(made_up(200, 1)) < 0.05) < 0.15
