@@ -36,7 +36,8 @@ def define(values: flags.FlagValues) -> None:
         "score",
         "auto",
         "For fit: density (of likelihood, latents and size of a lossless file), nll, latent, typicality or "
-        "complexity; auto: the one that is best at telling spoiled copies of the good images.",
+        "complexity; auto: of density, typicality and complexity, the one that is best at telling spoiled "
+        "copies of the good images.",
         flag_values=values,
     )
     flags.DEFINE_float(
