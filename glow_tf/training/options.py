@@ -102,12 +102,15 @@ def check_compiled(model: keras.Model, method: str) -> None:
 
 def check_trains(glow: Glow, phases: Iterable[Phase]) -> None:
     """Raises ConfigError if one of the phases trains a part that has no weights to train."""
-    for k in sorted({k for phase in phases for k in phase.active}):
-        if not glow.parts[k].trainable_variables:
-            raise ConfigError(
-                "phases must name parts that have weights to train; the others stay as they are. "
-                f"Received: part {k + 1} with trainable={glow.parts[k].trainable}"
-            )
+    for phase in phases:
+        for k in phase.active:
+            if not glow.parts[k].trainable_variables:
+                raise ConfigError(
+                    "a phase trains each part that it names, so each must have weights to train. A part is "
+                    "kept as it is by leaving it out: Phase('part', (k,)), k from 0, trains another alone, "
+                    "and glow.recut(parts=…) makes one part of several that are to train together. "
+                    f"Received: part {k + 1} with trainable={glow.parts[k].trainable} in phase '{phase}'"
+                )
 
 
 def warn_of_late_priors(

@@ -13,6 +13,7 @@ import tensorflow as tf
 from glow_tf.density_model import DensityModel
 from glow_tf.devices.strategies import step_of_worker
 from glow_tf.devices.workers import in_several_processes
+from glow_tf.errors import ConfigError
 from glow_tf.internals import BuiltBeforeFit, forgetting_custom_gradients, metrics_that_fall
 from glow_tf.schedule import Phase, end_to_end
 from glow_tf.training.metrics import MeanAndError, StepMeans
@@ -32,7 +33,7 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
       steps_before: steps of the running epoch that were made before this `fit`, which goes on after them.
 
     Raises:
-      ValueError: the phases are made for another number of parts.
+      ConfigError: a phase names a part that there is not, or trains several parts but not all.
     """
 
     def __init__(self, phases: Sequence[Phase], heads: Sequence[bool], timed: bool = False, **kwargs):
@@ -41,9 +42,11 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
         every = tuple(range(num_parts))
         for phase in phases:
             if not set(phase.active) <= set(every) or (phase.kind != "part" and phase.active != every):
-                raise ValueError(
-                    f"phases must be made for the {num_parts} parts of the glow. "
-                    f"Received: phase '{phase}' of parts {phase.active_parts}"
+                raise ConfigError(
+                    f"a phase trains all {num_parts} parts of the glow, or one alone: Phase('part', (k,)), k "
+                    "from 0. What is to train together, without the rest, must be one part: cut the flow so, "
+                    "with glow.recut(parts=…). "
+                    f"Received: phase '{phase}' of parts {phase.active_parts}, counted from 1"
                 )
         self.phases = tuple(phases)
         self._num_parts = num_parts

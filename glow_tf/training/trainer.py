@@ -72,7 +72,7 @@ class PartsTrainer(PhasedModel):
       seed: of the order of the images and the noise, where `fit` is given an array.
 
     Raises:
-      ValueError: the phases are made for another number of parts.
+      ConfigError: a phase names a part that there is not, or trains several parts but not all.
     Reference: Glow parts, section 3 and Eq. 3.
     """
 

@@ -329,7 +329,11 @@ def test_a_part_without_weights_to_train_is_refused(small_images):
     glow.parts[0].trainable = False
     trainer = PartsTrainer(glow, phases("end_to_end", 2, 1))
     trainer.compile("sgd")
-    with pytest.raises(ConfigError, match=r"weights to train.*Received: part 1 with trainable=False"):
+    with pytest.raises(
+        ConfigError,
+        match=r"weights to train.* leaving it out: .*recut\(parts=.*"
+        "Received: part 1 with trainable=False in phase 'end to end'",
+    ):
         trainer.fit(small_images)
 
 

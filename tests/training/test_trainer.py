@@ -36,6 +36,17 @@ def make_trainer(
     return trainer
 
 
+@pytest.mark.parametrize(
+    "phase", [Phase("end_to_end", (0, 1)), Phase("simultaneous", (0, 1)), Phase("part", (3,))]
+)
+def test_a_phase_trains_all_parts_or_one_that_there_is(phase):
+    glow = small_glow(perturbed=False, flow_steps=1, num_blocks=3, parts="by_block:3")
+    with pytest.raises(
+        ConfigError, match=rf"trains all 3 parts.* or one alone: .*recut.* Received: phase '{phase}'"
+    ):
+        PartsTrainer(glow, [phase])
+
+
 @functools.cache
 def trained(schedule):
     """What comes of six epochs: several tests look at it."""
