@@ -17,7 +17,7 @@ from glow_tf.text_files import parse_json
 
 JOBS = {"part_parallel": "part", "multi_worker": "worker"}  # strategy → what TF_CONFIG calls its processes
 
-KEPT = "The last checkpoint is kept, and the same command goes on from it."
+KEPT = "The last checkpoint is kept, if there is one; the same command goes on."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -295,16 +295,13 @@ class SaveCheckpoints(RunCallback):
             what = (
                 f"after the last step in phase '{phase}' a weight or a moment of an optimizer is not finite"
             )
-            raise NonFiniteError(
-                f"Training stopped: {what}. The last checkpoint is kept.", phase.active, what
-            )
+            raise NonFiniteError(f"Training stopped: {what}.", phase.active, what)
         phase, streak = self.model.phase, self._streak()
         last_of_phase = epoch + 1 == self.params["epochs"] or self.model.phase_of(epoch + 1) != phase
         if last_of_phase and streak >= LAST_STEPS:
             what = f"the last {streak} steps in phase '{phase}' were outside of their band"
             if self.goes_back:
-                message = f"Training stopped: {what}. The last checkpoint is kept."
-                raise DivergedError(message, phase.active, what)
+                raise DivergedError(f"Training stopped: {what}.", phase.active, what)
             print(f"WARNING: {what}.", flush=True)
         if int(self.checkpoints.recoveries.numpy()) == 1:  # the first time, a lower rate holds for one epoch
             for factor in self.model.rate_factors:

@@ -23,6 +23,7 @@ from glow_tf.devices.processes import ProcessGroup, read_process_group
 from glow_tf.devices.stall import Stall
 from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
+from glow_tf.errors import DivergedError
 from glow_tf.glow import Glow
 from glow_tf.run import health, newest, recovery, tables
 from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches, SampleGrid, SaveCheckpoints, WholeEpochs
@@ -60,8 +61,8 @@ def train(
 
     Raises:
       ConfigError: something is wrong with the settings, the data or the disk; nothing was trained.
-      OSError: the disk, or another process, failed; the last checkpoint is kept.
-      DivergedError: training diverged, also after going back; the last checkpoint is kept.
+      OSError: the disk, or another process, failed; the message says what is kept.
+      DivergedError: training diverged, also after going back; the message says what is kept.
       KeyboardInterrupt: Ctrl-C or SIGTERM; the message says which epoch, or which step of it, is kept.
     """
     group = read_process_group(config.strategy)
@@ -174,9 +175,11 @@ def _stall_watch(
 
 @contextlib.contextmanager
 def _saying_what_is_kept(run: Run) -> Iterator[None]:
-    """Adds to the message of an OSError which epoch is kept; the first process alone knows."""
+    """Adds to the message of an error which epoch is kept, if any; the first process alone knows."""
     try:
         yield
+    except DivergedError as error:
+        raise recovery.extended(error, run.workdir.kept()) if run.leads else error from None
     except OSError as error:
         if not run.leads:
             raise

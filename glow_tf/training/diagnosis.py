@@ -48,7 +48,7 @@ def explain_non_finite(
     return NonFiniteError(
         f"Training stopped: not finite {at} (loss {loss:.6g} bits/dim, gradient norms "
         f"{[float(f'{n:.4g}') for n in gradient_norms]}): {where}. {_conditioning(glow, v)} "
-        f"{_skipped(in_a_row)} and the last checkpoint is kept. {ADVICE}",
+        f"{_skipped(in_a_row)}. {ADVICE}",
         # Parts after one whose output is not finite are not finite either.
         phase.active if phase.end_to_end or not bad else bad[:1],
         f"the loss or a gradient was not finite {at}",
@@ -115,7 +115,7 @@ def _widest(glow: Glow, phase: Phase, v: tf.Tensor) -> str:
 def _skipped(in_a_row: int) -> str:
     if in_a_row == 1:
         return "No weight was changed by this step"
-    return f"It is the last of {in_a_row} such steps in a row; none of them changed a weight,"
+    return f"It is the last of {in_a_row} such steps in a row; none of them changed a weight"
 
 
 def _first_fault(glow: Glow, phase: Phase, v: tf.Tensor) -> str | None:

@@ -155,11 +155,21 @@ def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
 def test_a_run_may_be_told_to_stop(minutes, tmp_path):
     settings, message = {**FAST, **ONE}, "it diverged in phase 'end to end'"
     stops = config(tmp_path, **settings, on_divergence="stop", checkpoint_minutes=minutes)
-    with pytest.raises(DivergedError, match=message):
+    with pytest.raises(
+        DivergedError, match=rf"{message}.* The checkpoint of .*epoch {3 if minutes else 2} is kept"
+    ):
         train(stops, Poison("weight", 3, 8, once))
     assert len(rows_of(tmp_path)) == 2
     assert newest.progress(tmp_path / "checkpoints") == (2, 7 if minutes else 0)
     assert train(config(tmp_path, **settings))["recoveries"] == 0  # it was no fault of the run's
+
+
+@pytest.mark.usefixtures("traced_once")
+def test_what_diverges_before_the_first_checkpoint_speaks_of_none(tmp_path):
+    stops = config(tmp_path, **FAST, **ONE, on_divergence="stop")
+    with pytest.raises(NonFiniteError, match=r"not finite .* No epoch is finished yet; the same") as error:
+        train(stops, Poison("weight, nan", 1, 4, always))
+    assert "checkpoint" not in str(error.value)
 
 
 @pytest.mark.usefixtures("traced_once")
