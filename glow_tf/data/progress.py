@@ -48,16 +48,19 @@ class _Line:
 
 
 @contextlib.contextmanager
-def notice(task: str) -> Iterator[_Line]:
+def notice(task: str, in_log: bool = False) -> Iterator[_Line]:
     """Within the context, says on a terminal what is done, if that takes more than a second.
 
     Args:
       task: what is done, such as `Loading the model`.
+      in_log: whether to say so in a line of its own where the output is no terminal.
     """
     line = _Line()
     timer = threading.Timer(SHOWN_AFTER, line.draw, [f"{task} …", True])
+    if in_log and not sys.stdout.isatty():
+        timer = threading.Timer(SHOWN_AFTER, print, [f"{task} …"], {"flush": True})
     timer.daemon = True
-    if sys.stdout.isatty():
+    if in_log or sys.stdout.isatty():
         timer.start()
     try:
         yield line

@@ -54,6 +54,16 @@ def compiles_by_default() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
+def slow_compilation(jit_compile: bool | str) -> list[str]:
+    """Returns a sentence if XLA is asked for where there is no GPU; empty if not."""
+    if jit_compile is not True or compiles_by_default():
+        return []
+    return [
+        "with --jit_compile=on, XLA compiles the training step of each phase first, on a CPU for half a "
+        "minute or more, and the steps are then slower than without. `auto` uses XLA where there is a GPU"
+    ]
+
+
 def step_of_worker(strategy: tf.distribute.Strategy, step: Callable) -> Callable:
     """Returns a function of an iterator that runs one step on this worker's replicas.
 

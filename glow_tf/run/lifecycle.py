@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import platform
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.config import MAY_DIFFER, RunConfig
+from glow_tf.data.progress import notice
 from glow_tf.devices import strategies
 from glow_tf.devices.addresses import check_addresses
 from glow_tf.devices.broken import naming_the_taken_address, naming_who_is_lost
@@ -85,6 +88,7 @@ def _train_in(
     export: Exporter,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> Mapping[str, Any]:
+    start = time.monotonic()
     try:
         finished = workdir.read_summary()
         if not finished:
@@ -115,7 +119,7 @@ def _train_in(
             ):
                 with _stall_watch(group, "Setting up has gone on for {} s. The other processes: {}"):
                     run = prepare(workdir.config, workdir, group, strategy)
-                return _train(run, interrupts, export, callbacks)
+                return _train(run, interrupts, export, callbacks, start)
     except KeyboardInterrupt:
         if group is not None and not group.leads:  # its workdir is a temporary one
             raise
@@ -141,9 +145,14 @@ def _set_up(config: RunConfig, group: ProcessGroup | None) -> tf.distribute.Stra
 
 
 def _train(
-    run: Run, interrupts: Interrupts, export: Exporter, callbacks: Sequence[keras.callbacks.Callback]
+    run: Run,
+    interrupts: Interrupts,
+    export: Exporter,
+    callbacks: Sequence[keras.callbacks.Callback],
+    start: float,
 ) -> Mapping[str, Any]:
-    slow = (f"WARNING: {sentence}." for sentence in health.slow_rates(run.config.train))
+    sentences = [*health.slow_rates(run.config.train), *strategies.slow_compilation(run.config.compiles)]
+    slow = (f"WARNING: {sentence}." for sentence in sentences)
     print(run.heading, run.description, *slow, sep="\n", flush=True)
     with _stall_watch(run.group) as watches:
         epoch = _restore(run)
@@ -155,7 +164,7 @@ def _train(
                 # Outside of any strategy: a SavedModel has no replicas.
                 trained = run.glow.recut() if run.leads and run.config.export else None
     with _saying_what_is_kept(run):
-        result = _finish(run, trained, export) if run.leads else {}
+        result = _finish(run, trained, export, start) if run.leads else {}
     with _stall_watch(run.group):
         follow_first_worker(run.strategy, [])  # no worker ends before the first has written everything
     return result
@@ -247,15 +256,17 @@ def _stopped_early(epochs: int, planned: int) -> list[str]:
     return [f"a callback stopped training after epoch {epochs} of {planned}; the same command goes on"]
 
 
-def _finish(run: Run, trained: Glow | None, export: Exporter) -> Mapping[str, Any]:
+def _finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Mapping[str, Any]:
     history = run.workdir.read_history(len(run.phases))
     run.workdir.write_history(history)  # without the row of an epoch that has no checkpoint
     last = history[-1]
+    bpd, error = float(last["test_bpd"]), float(last["test_bpd_se"])
     if trained is not None:
-        export(trained, run.workdir.path / "export")
+        with notice("Exporting", in_log=True):
+            export(trained, run.workdir.path / "export")
     summary = {
-        "test_bpd": float(last["test_bpd"]),
-        "test_bpd_se": float(last["test_bpd_se"]),
+        "test_bpd": bpd,
+        "test_bpd_se": None if math.isnan(error) else error,  # of a single image nobody knows it
         "total_seconds": float(last["total_seconds"]),
         "parameters": sum(run.parameters),
         "parts": [layout.flow_steps for layout in run.layouts],
@@ -277,8 +288,9 @@ def _finish(run: Run, trained: Glow | None, export: Exporter) -> Mapping[str, An
     run.workdir.write_summary(summary)
     print(tables.closing_table(history, len(run.layouts), run.costs))
     print(
-        f"Finished: test {summary['test_bpd']:.4f} ± {summary['test_bpd_se']:.4f} bits/dim (one noise draw "
-        f"per test image: an upper bound in expectation), {summary['total_seconds']:.1f} s of training, in "
+        f"Finished: test {tables.score(bpd, error)} bits/dim (one noise draw per test image: an upper bound "
+        f"in expectation), {summary['total_seconds']:.1f} s of training (this process ran for "
+        f"{time.monotonic() - start:.0f} s in all), in "
         f"{run.workdir.path}{recovery.note(summary['recoveries'])}"
     )
     for warning in summary["warnings"]:

@@ -12,10 +12,11 @@ from glow_tf.data.progress import duration
 from glow_tf.devices.stall import Stall
 from glow_tf.run.callbacks import RunCallback
 from glow_tf.run.epoch import EpochResult, computed
+from glow_tf.run.tables import score
 
 
 class Progress(RunCallback):
-    """Prints one line per epoch and, on a terminal, a bar that fills within the epoch.
+    """Prints one line per epoch; within the epoch a bar on a terminal, and a line a minute in a log.
 
     The time left is that of the whole schedule; the cost model says how phases compare.
 
@@ -25,6 +26,7 @@ class Progress(RunCallback):
     """
 
     WIDTH = 20
+    IN_LOG = 60.0  # seconds between lines within an epoch
 
     def __init__(self, costs: Sequence[float], result: EpochResult):
         super().__init__(result)
@@ -35,27 +37,26 @@ class Progress(RunCallback):
         """Starts counting."""
         self._seconds = self._cost = self._evaluation = 0.0
         self._epochs = 0
-        self._last_drawn = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Notes the epoch."""
+        """Notes the epoch, and says that its first step is traced, which takes longer than other steps."""
         self._epoch = epoch
+        self._last_drawn = 0.0 if self.bar else time.perf_counter()
+        if self.model.phase not in self.model.traced:
+            self._show(f"{self._name(epoch)} · tracing the training step")
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Fills the bar."""
-        now = time.perf_counter()
-        if not self.bar or now - self._last_drawn < 0.2:
+        """Fills the bar, or prints a line if it is time."""
+        now, steps = time.perf_counter(), self.params["steps"]
+        if now - self._last_drawn < (0.2 if self.bar else self.IN_LOG) or not (self.bar or batch + 1 < steps):
             return
         self._last_drawn = now
-        steps = self.params["steps"]
         done = (batch + 1) / steps
-        filled = "━" * round(done * self.WIDTH)
+        filled = f"{'━' * round(done * self.WIDTH):─<{self.WIDTH}}" if self.bar else "·"
         cost = self._cost + done * self.costs[self._epoch]
         left = self._time_left(self._seconds + self.result.seconds, cost, done)
-        text = (
-            f"{self._name(self._epoch)} {filled:─<{self.WIDTH}} {batch + 1}/{steps} {_bpd_of(computed(logs))}"
-        )
-        print(f"\r{text} · {left} left ", end="", flush=True)
+        bpd = _bpd_of(computed(logs))
+        self._show(f"{self._name(self._epoch)} {filled} {batch + 1}/{steps} {bpd} · {left} left")
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Prints the epoch's line."""
@@ -65,7 +66,7 @@ class Progress(RunCallback):
         self._evaluation += result.eval_seconds
         self._epochs += 1
         pieces = [self._name(epoch), _bpd_of(result.means)]
-        pieces.append(f"test {result.test[0]:.4f} ± {result.test[1]:.4f} bpd")
+        pieces.append(f"test {score(*result.test)} bpd")
         if result.validation is not None:
             pieces.append(f"validation {result.validation[0]:.4f} bpd")
         if result.skipped_steps:
@@ -79,6 +80,10 @@ class Progress(RunCallback):
             pieces.append(f"parts wait {waits}")
         pieces.append(f"{self._time_left(self._seconds, self._cost, 1.0)} left")
         print(("\r\033[K" if self.bar else "") + " · ".join(pieces), flush=True)
+
+    def _show(self, text: str) -> None:
+        # In a log, a line that begins with "epoch" is of a whole epoch.
+        print(f"\r\033[K{text} " if self.bar else f"… {text}\n", end="", flush=True)
 
     def _name(self, epoch: int) -> str:
         return f"epoch {epoch + 1}/{self.params['epochs']} · {self.model.phase_of(epoch)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Container, Mapping, Sequence
 
@@ -125,6 +126,11 @@ def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: S
 def _kib(size: str | None) -> str:
     """Returns bytes in KiB; empty where an earlier release did not count them."""
     return f"{float(size) / 1024:.1f}" if size else ""
+
+
+def score(bpd: float, error: float) -> str:
+    """Returns a mean with its standard error, which nobody knows of a single image (NaN)."""
+    return f"{bpd:.4f} ± {error:.4f}" if math.isfinite(error) else f"{bpd:.4f}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

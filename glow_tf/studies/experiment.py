@@ -13,6 +13,7 @@ from glow_tf.data.progress import duration
 from glow_tf.devices import children
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
+from glow_tf.run.tables import score
 from glow_tf.studies.runs import Configure, Run, runs_of, tuned_values, tuning_runs
 from glow_tf.studies.study import TRAIN, Study, Variant
 from glow_tf.studies.table import table_of, with_saved_rows
@@ -156,7 +157,7 @@ def _result(run: Run) -> str:
     if run.failure:
         return run.failure.split(":")[0]
     last = run.history()[-1]
-    return f"test {float(last['test_bpd']):.4f} ± {float(last['test_bpd_se']):.4f} bpd"
+    return f"test {score(float(last['test_bpd']), float(last['test_bpd_se']))} bpd"
 
 
 class _Clock:

@@ -35,7 +35,8 @@ def callbacks_for(
         name = getattr(callback, "monitor", None)
         if (epoch := _without(callback, name, missing)) is not None:
             raise ConfigError(
-                "a callback must watch what every epoch computes, such as val_loss. Received: "
+                "a callback must watch what every epoch computes, such as val_loss with validation_data (a "
+                "run has none for callbacks; with --validation_examples it keeps its best epoch). Received: "
                 f"{type(callback).__name__}(monitor={name!r}), which epoch {epoch + 1} does not compute"
             )
         if isinstance(callback, keras.callbacks.SwapEMAWeights) and num_parts > 1:

@@ -15,7 +15,7 @@ from glow_tf.training.update import Updated
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class MeanAndError(keras.metrics.Metric):
-    """Mean over examples as `name` and `loss`, and its standard error as `name_se`."""
+    """Mean over examples as `name` and `loss`, and its standard error as `name_se`, NaN of one example."""
 
     def __init__(self, name: str, **kwargs):
         super().__init__(name=name, **kwargs)
@@ -36,7 +36,7 @@ class MeanAndError(keras.metrics.Metric):
         """Returns mean, standard error and loss, float64 []."""
         count = tf.convert_to_tensor(self.count)
         mean = self.total / count
-        variance = tf.maximum(self.squares / count - mean**2, 0) / tf.maximum(count - 1, 1)
+        variance = tf.maximum(self.squares / count - mean**2, 0) / tf.maximum(count - 1, 0)
         return {self.name: mean, f"{self.name}_se": tf.sqrt(variance), "loss": mean}
 
 

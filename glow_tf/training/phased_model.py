@@ -30,6 +30,7 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
     Attributes:
       means: what training steps report.
       test_metric: what an evaluation reports.
+      traced: the phases that have made a step, whose train functions are traced.
       steps_before: steps of the running epoch that were made before this `fit`, which goes on after them.
 
     Raises:
@@ -51,7 +52,7 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
         self.phases = tuple(phases)
         self._num_parts = num_parts
         self._phase = self.phase_of(0)
-        self._train_functions: dict[Phase, Callable] = {}
+        self.forget_train_functions()
         self.means = StepMeans(heads, timed)
         self.test_metric = MeanAndError("bpd")
         self._falling = metrics_that_fall(self.means.names)
@@ -84,7 +85,8 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
 
     def forget_train_functions(self) -> None:
         """Drops all train functions, so that each phase is traced anew."""
-        self._train_functions = {}
+        self._train_functions: dict[Phase, Callable] = {}
+        self.traced: set[Phase] = set()
 
     def make_train_function(self, force: bool = False) -> None:
         """Makes the current phase's train function, or swaps in the one there is."""
@@ -171,4 +173,5 @@ class PhaseSwitch(keras.callbacks.Callback):
         steps = self.params["steps"]
         if self._passing:
             return
+        self.model.traced.add(self.model.phase)
         self.model.on_step_end(last=steps is not None and batch + 1 >= steps)

@@ -345,7 +345,7 @@ class PartsTrainer(PhasedModel):
             self._make_queues(dataset, steps)
         self.initialize_from(dataset)
         self.averages.start()
-        missing = self._missing_logs(first, kwargs["epochs"])
+        missing = self._missing_logs(first, kwargs["epochs"], kwargs.get("validation_data") is not None)
         kwargs["callbacks"] = callbacks_for(kwargs.get("callbacks"), self.optimizers, missing)
         start_reading(dataset)
         if not (first or initial_step):
@@ -356,11 +356,15 @@ class PartsTrainer(PhasedModel):
         with self._skips.naming_faults():
             return super().fit(dataset, **kwargs)
 
-    def _missing_logs(self, first: int, epochs: int) -> dict[int, set[str]]:
+    def _missing_logs(self, first: int, epochs: int, validates: bool) -> dict[int, set[str]]:
         """Returns what each epoch does not compute; after the last phase all are like the first one there."""
+        held_out = set() if validates else {"val_bpd", "val_bpd_se", "val_loss"}
         last = min(epochs, max(first, len(self.phases)) + 1)
         found = {epoch: self.phase_of(epoch) for epoch in range(first, last)}
-        names = {p: set(self.means.names) - {m.name for m in self.means.of(p)} for p in set(found.values())}
+        names = {
+            p: {*self.means.names, *held_out} - {m.name for m in self.means.of(p)}
+            for p in set(found.values())
+        }
         return {epoch: names[phase] for epoch, phase in found.items()}
 
     def train_on_batch(

@@ -1,15 +1,19 @@
 """What the callbacks of a run write of an epoch."""
 
+import types
+
 import keras
 import numpy as np
-from helpers import config
+import pytest
+from helpers import config, rows_of
 from small import small_glow
 
 import glow_tf
-from glow_tf import PartsTrainer, data, phases
+from glow_tf import ConfigError, PartsTrainer, data, phases
 from glow_tf.run import lifecycle
 from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches
 from glow_tf.run.epoch import EpochResult, computed
+from glow_tf.run.progress import Progress
 from glow_tf.run.workdir import Workdir
 from glow_tf.schedule import Phase
 from glow_tf.training.traffic import Traffic
@@ -43,6 +47,39 @@ def test_a_callback_that_stops_amid_an_epoch_stops_a_run_at_its_end(tmp_path):
     steps = settings.data.train_examples // settings.train.batch_size
     assert int(trainer.optimizers[0].iterations) == steps > 2
     assert "a callback stopped training after epoch 1 of 3" in " ".join(summary["warnings"])
+
+
+def test_a_callback_that_would_wait_for_what_a_run_does_not_log_is_refused(tmp_path):
+    one = {"num_blocks": 1, "parts": "1", "schedule": "end_to_end", "part_epochs": 1, "finetune_epochs": 0}
+    settings = config(tmp_path / "run", **one, tensorboard=False, export=False)
+    with pytest.raises(ConfigError, match=r"must watch .*EarlyStopping\(monitor='val_loss'\)"):
+        lifecycle.train(settings, None, [keras.callbacks.EarlyStopping("val_loss")])
+
+
+def test_the_error_of_one_test_image_is_unknown(tmp_path, capsys):
+    one = {"num_blocks": 1, "parts": "1", "schedule": "end_to_end", "part_epochs": 1, "finetune_epochs": 0}
+    settings = config(tmp_path / "run", **one, test_examples=1, tensorboard=False, export=False)
+    assert lifecycle.train(settings, None)["test_bpd_se"] is None
+    assert (
+        lifecycle.train(settings, None)["test_bpd_se"] is None
+    )  # read again from history.csv and summary.json
+    assert rows_of(tmp_path / "run")[0]["test_bpd_se"] == "nan"
+    assert "±" not in capsys.readouterr().out
+
+
+def test_a_log_has_a_line_now_and_then_within_a_long_epoch(monkeypatch, capsys):
+    monkeypatch.setattr(Progress, "IN_LOG", 0.0)
+    phase = Phase("part", (0,))
+    progress = Progress([1.0], EpochResult(seconds=3.0))
+    progress.set_params({"steps": 4, "epochs": 1})
+    progress.set_model(types.SimpleNamespace(phase=phase, traced={phase}, phase_of=lambda epoch: phase))
+    progress.on_train_begin()
+    progress.on_epoch_begin(0)
+    for batch in range(4):
+        progress.on_train_batch_end(batch, {"local_bpd_1": 3.0})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "… epoch 1/1 · part 1 · 1/4 local_bpd_1 3.0000 · 0:09 left"
+    assert len(lines) == 3  # the epoch's own line follows the last step
 
 
 def test_what_an_epoch_did_not_compute_has_an_empty_cell():

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -73,6 +74,17 @@ def test_the_summary_is_of_the_last_epoch(finished):
     assert set(summary["versions"]) >= {"tensorflow", "keras", "glow_tf"}
     assert summary["parameters"] == sum(np.prod(w.shape) for w in glow_tf.load(folder).trainable_variables)
     assert f"test {summary['test_bpd']:.4f}" in stdout.splitlines()[-1]
+    assert re.search(r" s of training \(this process ran for \d+ s in all\)", stdout.splitlines()[-1])
+
+
+def test_a_log_says_when_a_phase_is_traced(finished):
+    _, stdout = finished
+    lines = [line for line in stdout.splitlines() if line.endswith(" · tracing the training step")]
+    assert [line.split(" · ")[:2] for line in lines] == [
+        ["… epoch 1/6", "part 1"],
+        ["… epoch 2/6", "part 2"],
+        ["… epoch 5/6", "end to end"],
+    ]
 
 
 def test_the_model_is_described_by_part_before_training(finished):

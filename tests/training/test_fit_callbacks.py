@@ -499,6 +499,14 @@ def test_a_monitor_of_what_the_first_epoch_does_not_compute_is_refused(small_ima
     fit(small_images, keras.callbacks.EarlyStopping(monitor="local_bpd_1", patience=9), epochs=1)
 
 
+def test_a_monitor_of_validation_needs_validation_data(small_images):
+    stop = keras.callbacks.EarlyStopping()  # it watches val_loss
+    with pytest.raises(
+        ConfigError, match=r"val_loss with validation_data .*monitor='val_loss'\), which epoch 1"
+    ):
+        usual_trainer().fit(small_images, callbacks=[stop], verbose=0)
+
+
 def test_a_monitor_with_patience_needs_a_value_in_every_epoch(small_images, tmp_path):
     trainer = usual_trainer()  # alternating: epoch 2 trains part 2, which part 1's norm says nothing of
     stop = keras.callbacks.EarlyStopping(monitor="gradient_norm_1", patience=1)
