@@ -11,6 +11,9 @@ from glow_tf.version import __version__ as __version__
 # TensorFlow leaves oneDNN off on CPUs without AVX-512, where a step then takes 1.5 times as long. This has no
 # effect if TensorFlow was imported before.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# Where there is no GPU, TensorFlow logs as an error that it finds none. Where there is one, errors are shown.
+_gpus = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of NVIDIA, of Windows' Linux, of AMD
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if any(map(os.path.exists, _gpus)) else "3")
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

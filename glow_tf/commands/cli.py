@@ -7,7 +7,6 @@ import faulthandler
 import importlib
 import inspect
 import io
-import os
 import sys
 import textwrap
 import types
@@ -16,6 +15,7 @@ from typing import Any
 
 from absl import flags, logging
 
+from glow_tf.commands.notices import hide_notices
 from glow_tf.commands.parsing import parse
 from glow_tf.errors import ConfigError, DivergedError, in_one_line
 from glow_tf.version import __version__
@@ -160,7 +160,6 @@ def _split_action(command: types.ModuleType, arguments: list[str]) -> tuple[str,
 
 def _quieten() -> None:
     """Hides start-up notices; must come before TensorFlow is imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     # Names of files may hold bytes that are no text.
@@ -169,6 +168,7 @@ def _quieten() -> None:
     # After a crash in native code this shows where Python was. A replaced stderr may have no file behind it.
     with contextlib.suppress(Exception):
         faulthandler.enable()
+        hide_notices()
 
 
 def _error(message: str) -> int:

@@ -188,7 +188,7 @@ def _saying_what_is_kept(run: Run) -> Iterator[None]:
     try:
         yield
     except DivergedError as error:
-        raise recovery.extended(error, run.workdir.kept()) if run.leads else error from None
+        raise recovery.with_sentence(error, run.workdir.kept()) if run.leads else error from None
     except OSError as error:
         if not run.leads:
             raise

@@ -61,7 +61,7 @@ def _go_back(run: Run, error: DivergedError, before: int | None) -> int:
         raise error
     recoveries = int(run.checkpoints.recoveries.numpy()) + 1
     if recoveries > MOST_RECOVERIES:
-        raise extended(error, f"It went back {MOST_RECOVERIES} times, each time with a lower rate.")
+        raise with_sentence(error, f"It went back {MOST_RECOVERIES} times, each time with a lower rate.")
     parts = error.parts or tuple(range(len(run.glow.parts)))
     factors = [float(f.numpy()) / (2 if k in parts else 1) for k, f in enumerate(run.trainer.rate_factors)]
     finished = run.workdir.finished_epochs()
@@ -69,12 +69,12 @@ def _go_back(run: Run, error: DivergedError, before: int | None) -> int:
     if epoch is None:
         # A history of several epochs without their checkpoints could not be resumed; one row alone can.
         if finished > 1:
-            raise extended(error, "There is no earlier checkpoint that is sound.")
+            raise with_sentence(error, "There is no earlier checkpoint that is sound.")
         epoch = 0
         try:
             start_over(run)  # before anything is removed: it needs the model of --init_from again
         except (ConfigError, OSError) as missing:
-            raise extended(error, f"It cannot start again: {missing}") from None
+            raise with_sentence(error, f"It cannot start again: {missing}") from None
         run.workdir.write_history(run.workdir.read_history(finished))
         run.checkpoints.remove_after(0)
     run.checkpoints.recoveries.assign(recoveries)
@@ -118,6 +118,6 @@ def note(recoveries: int) -> str:
     return f"; it diverged and went back {recoveries} time{'s' if recoveries > 1 else ''}"
 
 
-def extended(error: DivergedError, sentence: str) -> DivergedError:
+def with_sentence(error: DivergedError, sentence: str) -> DivergedError:
     """Returns an error whose message has one more sentence."""
     return type(error)(f"{error} {sentence}", error.parts, error.reason)
