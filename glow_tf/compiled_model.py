@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.density_model import DensityModel
@@ -22,14 +23,29 @@ class TrainedModel:
       image_shape: (H, W, C).
       classes: their names; empty for a model that knows none.
       dimensions: H·W·C.
+      compute_dtype: of the latents.
     """
 
     image_shape: tuple[int, int, int]
+    compute_dtype: str
     classes: tuple[str, ...]
 
     def _endpoint(self, name: str) -> Callable[..., Any]:
         """Returns a function for tensors; see `glow_tf.export` for what each one is."""
         raise NotImplementedError
+
+    def _call(self, name: str, **arguments: Any) -> Any:
+        """Calls an endpoint; the arguments are in its order, and `images` and `labels` are checked before.
+
+        Raises:
+          ConfigError: an argument is not what the endpoint takes.
+        """
+        number = tf.TensorSpec([], tf.int32)
+        eps = tf.TensorSpec([None, self.dimensions], self.compute_dtype)
+        specs = {"num": number, "seed": number, "temperature": tf.TensorSpec([], tf.float32), "eps": eps}
+        for own in arguments.keys() & specs.keys():
+            _check_argument(own, arguments[own], specs[own])
+        return self._endpoint(name)(*arguments.values())
 
     @property
     def dimensions(self) -> int:
@@ -42,11 +58,11 @@ class TrainedModel:
         In a model with classes, P is the mixture of all classes with equal weights. Like `bits_per_dim` and
         `encode`, this raises a ValueError for images that `checked` refuses.
         """
-        return self._endpoint("log_prob")(self.checked(images), seed)
+        return self._call("log_prob", images=self.checked(images), seed=seed)
 
     def bits_per_dim(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
         """Returns −log_prob in bits per dimension: uint8 [B, H, W, C] → [B]."""
-        return self._endpoint("bits_per_dim")(self.checked(images), seed)
+        return self._call("bits_per_dim", images=self.checked(images), seed=seed)
 
     def label_log_probs(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
         """Returns log P(image | label) for every label, as `log_prob` does: [B, classes], nats.
@@ -57,7 +73,7 @@ class TrainedModel:
           ConfigError: the model has no classes.
         """
         require_classes("label_log_probs", self.classes)
-        return self._endpoint("label_log_probs")(self.checked(images), seed)
+        return self._call("label_log_probs", images=self.checked(images), seed=seed)
 
     def score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scores images at the middle of their bins, without noise.
@@ -85,8 +101,8 @@ class TrainedModel:
     def decode(self, eps: tf.Tensor, labels: Sequence[int] | tf.Tensor | None = None) -> tf.Tensor:
         """Returns the images of whitened latents: [B, D] → uint8 [B, H, W, C]; inverts `encode`."""
         if labels is None:
-            return self._endpoint("decode")(eps)
-        return self._endpoint("decode_label")(eps, checked_labels(labels, self.classes, len(eps)))
+            return self._call("decode", eps=eps)
+        return self._call("decode_label", eps=eps, labels=checked_labels(labels, self.classes, len(eps)))
 
     def sample(
         self,
@@ -112,8 +128,8 @@ class TrainedModel:
         """
         labels = labels_of_request(num, labels, self.classes)
         if labels is None:
-            return self._endpoint("sample")(num, temperature, seed)
-        return self._endpoint("sample_label")(labels, temperature, seed)
+            return self._call("sample", num=num, temperature=temperature, seed=seed)
+        return self._call("sample_label", labels=labels, temperature=temperature, seed=seed)
 
     def sample_checked(
         self,
@@ -130,8 +146,8 @@ class TrainedModel:
         """
         labels = labels_of_request(num, labels, self.classes)
         if labels is None:
-            return self._endpoint("sample_checked")(num, temperature, seed)
-        return self._endpoint("sample_label_checked")(labels, temperature, seed)
+            return self._call("sample_checked", num=num, temperature=temperature, seed=seed)
+        return self._call("sample_label_checked", labels=labels, temperature=temperature, seed=seed)
 
     def checked(self, images: tf.Tensor) -> tf.Tensor:
         """Checks images and converts them to a tensor, uint8 [B, H, W, C].
@@ -160,6 +176,21 @@ class TrainedModel:
         return checked_labels(labels, self.classes)
 
 
+def _check_argument(name: str, value: Any, spec: tf.TensorSpec) -> None:
+    """Raises ConfigError unless TensorFlow takes a value for such a tensor: it casts all but tensors."""
+    try:
+        found = value if tf.is_tensor(value) else np.asarray(value)
+    except (ValueError, TypeError):  # lists of several lengths
+        found = np.asarray(None)
+    kinds = (np.integer,) if spec.dtype.is_integer else (np.integer, np.floating)
+    casts = not tf.is_tensor(value) and any(np.issubdtype(found.dtype, kind) for kind in kinds)
+    if not (casts or found.dtype == spec.dtype) or not spec.shape.is_compatible_with(found.shape):
+        raise ConfigError(
+            f"{name} must be {spec.dtype.name} of shape {tuple(spec.shape)}; numbers are cast, tensors not. "
+            f"Received: {name}={' '.join(repr(value).split())[:60]} of shape {tuple(found.shape)}"
+        )
+
+
 class CompiledModel(TrainedModel, DensityModel):
     """A Keras model whose functions are compiled, for batches of any size.
 
@@ -178,11 +209,20 @@ class CompiledModel(TrainedModel, DensityModel):
     def _endpoint(self, name: str) -> Callable[..., Any]:
         return self._compiled[name]
 
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """See keras.Model; ConfigError if `compile` was given no loss."""
+        if not self.loss:
+            raise ConfigError(
+                "glow_tf.PartsTrainer(glow) trains and evaluates a Glow, by its bits per dimension; fit and "
+                "evaluate of the Glow itself need a loss of its log-probabilities. Received: loss=None"
+            )
+        return super().compute_loss(*args, **kwargs)
+
     def sample_dequantized(
         self, num: tf.Tensor | int, temperature: tf.Tensor | float = 1.0, seed: tf.Tensor | int = 0
     ) -> tf.Tensor:
         """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""
-        return self._compiled["sample_dequantized"](num, temperature, seed)
+        return self._call("sample_dequantized", num=num, temperature=temperature, seed=seed)
 
     def endpoints(self) -> dict[str, Endpoint]:
         """Returns the functions that users call, by name: each uncompiled function with its signature.

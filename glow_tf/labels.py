@@ -61,6 +61,7 @@ def labels_of_request(
         raise ConfigError("sample needs num or labels. Received: num=None, labels=None")
     number = tf.convert_to_tensor(num)
     known = tf.get_static_value(number)  # None within a graph
-    if not number.dtype.is_integer or (known is not None and known < 1):
+    one = number.dtype.is_integer and number.shape.is_compatible_with([])
+    if not one or (known is not None and known < 1):
         raise ConfigError(f"num must be a positive number of images. Received: num={num}")
     return None

@@ -125,6 +125,30 @@ def test_a_part_serialises_alone(glow):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda model: model.sample(2, temperature="a"), r"temperature must be float32.*Received: .*='a'"),
+        (lambda model: model.sample(2, seed=0.5), r"seed must be int32 .*Received: seed=0\.5"),
+        (lambda model: model.sample([2, 3]), r"num must be a positive number.*\[2, 3\]"),
+        (lambda model: model.sample(tf.constant(2, tf.int64)), r"num must be int32"),
+        (lambda model: model.decode(np.zeros((2, 63))), r"eps must be float32.* of shape \(2, 63\)"),
+        (lambda model: model.bits_per_dim(np.zeros((1, 8, 8, 1), np.uint8), [1, 2]), r"shape \(2,\)"),
+        (lambda model: model.decode([[1.0], [1.0, 2.0]]), r"eps must be float32"),
+    ],
+)
+def test_what_an_endpoint_does_not_take_is_refused_with_a_sentence(glow, call, expected):
+    with pytest.raises(ConfigError, match=expected):
+        call(glow)
+
+
+def test_a_glow_is_trained_by_a_trainer(small_images):
+    glow = small_glow(flow_steps=1, num_blocks=1, parts="1")
+    glow.compile("sgd")
+    with pytest.raises(ConfigError, match=r"PartsTrainer\(glow\) trains.* Received: loss=None"):
+        glow.evaluate(small_images)
+
+
 def test_images_of_another_kind_are_refused(glow, small_images):
     with pytest.raises(
         ValueError, match=r"images must be uint8 of shape \(batch, 8, 8, 1\).*Received: float32"

@@ -42,6 +42,8 @@ class ExportedModel(TrainedModel):
         try:
             images = self._loaded.signatures["encode"].structured_input_signature[1]["images"]
             self.image_shape = tuple(int(side) for side in images.shape[1:])
+            eps = self._loaded.signatures["decode"].structured_input_signature[1]["eps"]
+            self.compute_dtype = eps.dtype.name
             _ = self._loaded.encode, self._loaded.decode
         except (AttributeError, KeyError, TypeError):
             raise ConfigError(

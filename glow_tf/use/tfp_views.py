@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -194,6 +195,7 @@ class _Density(tfd.Distribution):
         parameters = dict(locals())
         self._glow = glow
         self._label = label
+        self._warned = False
         dtype = tf.as_dtype(glow.compute_dtype)
         self._bijector = tfb.Invert(as_tfp_bijector(glow, label))
         zero, one = np.array([0, 1], dtype.as_numpy_dtype)
@@ -231,7 +233,16 @@ class _Density(tfd.Distribution):
         return super().unnormalized_log_prob(self._checked(value), name=name, **kwargs)
 
     def _checked(self, value: Any) -> tf.Tensor:
-        return _checked(value, f"the density {self.name}", self.event_shape, self.dtype, dequantised=True)
+        values = _checked(value, f"the density {self.name}", self.event_shape, self.dtype, dequantised=True)
+        if self._glow.config.n_bits > 1 and not self._warned and tf.executing_eagerly():
+            self._warned = bool(tf.reduce_min(values) >= 0 and 0 < tf.reduce_max(values) <= 1)
+            if self._warned:
+                text = (
+                    "all values lie in [0, 1], as those of black images do: a value is a byte's level plus "
+                )
+                remedy = "noise in [0, 1). glow.dequantized(images) makes values from uint8 images"
+                warnings.warn(text + remedy, stacklevel=3)
+        return values
 
     def _log_prob(self, value):
         log_prob = _given(self._label, self._glow.dequantized_log_prob)

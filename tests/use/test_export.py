@@ -165,6 +165,8 @@ def test_a_model_that_recomputes_its_activations_is_exported_without_doing_so(tm
     images = np.full((2, 8, 8, 1), 3, np.uint8)
     exported = open_model(tmp_path / "export")
     np.testing.assert_allclose(exported.log_prob(images, 0), glow.log_prob(images, 0), rtol=1e-5)
+    with pytest.raises(ConfigError, match=r"eps must be float32 of shape \(None, 64\)"):
+        exported.decode(images)
 
 
 @pytest.mark.parametrize("size", [1, 37, 256])

@@ -1,5 +1,7 @@
 """Bijectors and models in TFP: eagerly, in graphs, under XLA, in compositions and in Markov chains."""
 
+import warnings
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -67,6 +69,19 @@ def test_a_bijector_composes_with_tfp(rng):
     np.testing.assert_array_equal(view.forward_event_shape([4, 4, 1]), [2, 2, 4])
     np.testing.assert_array_equal(view.inverse_event_shape([2, 2, 4]), [4, 4, 1])
     assert view.forward(x[0, 0]).shape == (2, 2, 4)  # no batch dimension
+
+
+def test_images_between_0_and_1_are_warned_of_once(glow, small_images):
+    density = glow_tf.as_distribution(glow)
+    scaled = (small_images / 255).astype(np.float32)
+    with pytest.warns(UserWarning, match=r"all values lie in \[0, 1\]"):
+        density.log_prob(scaled)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        density.log_prob(scaled)
+        other = glow_tf.as_distribution(glow)
+        other.log_prob(glow.dequantized(small_images))
+        other.log_prob(scaled[:0])
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3), (0,), (2, 0)])
