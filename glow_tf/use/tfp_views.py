@@ -237,11 +237,8 @@ class _Density(tfd.Distribution):
         if self._glow.config.n_bits > 1 and not self._warned and tf.executing_eagerly():
             self._warned = bool(tf.reduce_min(values) >= 0 and 0 < tf.reduce_max(values) <= 1)
             if self._warned:
-                text = (
-                    "all values lie in [0, 1], as those of black images do: a value is a byte's level plus "
-                )
-                remedy = "noise in [0, 1). glow.dequantized(images) makes values from uint8 images"
-                warnings.warn(text + remedy, stacklevel=3)
+                text = "all values lie in [0, 1]; glow.dequantized(images) makes values from uint8 images"
+                warnings.warn(text, stacklevel=3)
         return values
 
     def _log_prob(self, value):
