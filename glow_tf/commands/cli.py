@@ -116,7 +116,10 @@ def help_text(command: types.ModuleType, values: flags.FlagValues) -> str:
         shown = f"--{name}={default}" if default not in ("", None) else f"--{name}= (empty)"
         about = textwrap.wrap(flag.help, 90, initial_indent=" " * 6, subsequent_indent=" " * 6)
         lines.append("\n".join([f"  {shown}", *about]))
-    lines.append("\nEach flag is shown with its default. Flags are written --name=value; later flags win.")
+    lines.append(
+        "\nEach flag is shown with its default. Flags are written --name=value; later flags win.\n"
+        "What is typed wins over what a flagfile says, wherever it stands."
+    )
     if hasattr(command, "FLAGS_AFTER_DASHES"):
         other = command.FLAGS_AFTER_DASHES
         lines.append(f"The flags of `glow-tf {other}` follow after --; see `glow-tf {other} --help`.")

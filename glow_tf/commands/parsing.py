@@ -19,9 +19,11 @@ Argument = tuple[str, str]  # and where it stands: FILE, line N; empty on the co
 
 
 def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-    """Sets flags from arguments; later flags win. A value that starts with ~/ is below the home folder.
+    """Sets flags from arguments. A value that starts with ~/ is below the home folder.
 
-    Each flag gets an attribute `on_command_line`: whether it is among the arguments, not only in a flagfile.
+    An argument wins over what flagfiles say, wherever it stands; among arguments, and among the lines of
+    flagfiles, the later wins. Each flag gets two attributes, `on_command_line` and `in_flagfile`: whether it
+    is among the arguments, and whether a flagfile sets it.
 
     Args:
       values: the flags that are defined.
@@ -32,7 +34,7 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
         argument is not a flag.
       OSError: a flagfile cannot be read.
     """
-    found = with_flagfiles(arguments)
+    found = sorted(with_flagfiles(arguments), key=lambda one: not one[1])  # those without a place come last
     for argument, place in found:
         if "\0" in argument:
             raise ConfigError(f"a flag must not hold a zero byte{place}. Received: {argument[:100]!r}")
@@ -43,12 +45,12 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     if rest:
         places = dict(found)
         raise ConfigError(f"flags are written --name=value. Received: {rest}{places.get(rest[0], '')}")
-    given = {argument.lstrip("-").partition("=")[0] for argument, place in found if not place}
+    given = {(argument.lstrip("-").partition("=")[0], bool(place)) for argument, place in found}
     for name in values:
         flag = values[name]
-        flag.on_command_line = (
-            getattr(flag, "on_command_line", False) or name in given or f"no{name}" in given
-        )
+        for attribute, in_file in (("on_command_line", False), ("in_flagfile", True)):
+            here = (name, in_file) in given or (f"no{name}", in_file) in given
+            setattr(flag, attribute, getattr(flag, attribute, False) or here)
         # Shells leave ~ alone after the =.
         if isinstance(flag.value, str) and flag.value.startswith("~/"):
             flag.value = os.path.expanduser(flag.value)

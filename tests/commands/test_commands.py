@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import flags as absl_flags
 from small import ROOT, run_program
 
-from glow_tf.commands import cli, configs, run_flags
+from glow_tf.commands import cli, configs, parsing, run_flags
 from glow_tf.errors import ConfigError, NonFiniteError
 
 
@@ -128,16 +128,40 @@ def test_launch_takes_the_flags_of_train_after_dashes(capsys):
     assert "which adds up to 10" in capsys.readouterr().err
 
 
-def test_later_flags_win_over_flagfiles_and_one_another(tmp_path):
+def test_what_is_typed_wins_over_flagfiles_and_the_later_flag_over_the_earlier(tmp_path):
     (tmp_path / "own.cfg").write_text("# a comment\n// another\n\n  --seed=3\n--width=7\n--notensorboard\n")
-    config = run_flags.config_of(["--seed=1", "--flagfile=quickstart", f"--flagfile={tmp_path}/own.cfg"])
-    assert (config.seed, config.model.width, config.tensorboard, config.workdir) == (
-        3,
-        7,
-        False,
-        "runs/quickstart",
-    )
+    files = ["--flagfile=quickstart", f"--flagfile={tmp_path}/own.cfg"]
+    config = run_flags.config_of(files)
+    found = (config.seed, config.model.width, config.tensorboard, config.workdir)
+    assert found == (3, 7, False, "runs/quickstart")
+    typed = ["--seed=1", "--tensorboard", "--width", "9"]
+    for arguments in ([*typed, *files], [*files, *typed], [files[0], *typed, files[1]]):
+        config = run_flags.config_of(arguments)
+        assert (config.seed, config.tensorboard, config.model.width) == (1, True, 9)
     assert run_flags.config_of(["--flagfile", "quickstart", "--width", "9", "--width=8"]).model.width == 8
+    assert run_flags.config_of(["--width=8", "--flagfile=quickstart", "--width=9"]).model.width == 9
+
+
+def test_a_start_model_that_is_typed_before_the_flagfile_is_started_from():
+    config = run_flags.config_of(["--init_from=digits", "--flagfile=own_images"])
+    assert config.init_from == "digits"
+
+
+def test_each_flag_knows_whether_it_was_typed_and_whether_a_flagfile_sets_it():
+    values = absl_flags.FlagValues()
+    run_flags.define(values)
+    parsing.parse(values, ["--width=9", "--flagfile=quickstart"])
+    assert values.width == 9
+    assert (values["width"].on_command_line, values["width"].in_flagfile) == (True, True)
+    assert (values["parts"].on_command_line, values["parts"].in_flagfile) == (False, True)
+
+
+def test_an_error_in_a_flagfile_names_its_line_wherever_the_file_stands(tmp_path, capsys):
+    (tmp_path / "own.cfg").write_text("--seed=3\n--width=x\n")
+    arguments = ["--seed=1", f"--flagfile={tmp_path}/own.cfg"]
+    for either in (arguments, arguments[::-1]):
+        assert cli.run("train", either) == 1
+        assert f"({tmp_path}/own.cfg, line 2)" in capsys.readouterr().err
 
 
 def test_a_leading_tilde_is_the_home_folder(monkeypatch, tmp_path):
