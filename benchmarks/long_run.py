@@ -45,6 +45,8 @@ RUN = (
     "--flow_steps=1",
     "--width=8",
     "--parts=by_block:2",
+    "--part_epochs=60",
+    "--finetune_epochs=30",
     "--batch_size=16",
     "--strategy=one_device",
 )

@@ -341,7 +341,11 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """One training run: where it lives, and everything it is made of."""
+    """One training run: where it lives, and everything it is made of.
+
+    `left_open` names the settings that nobody gave: the run chooses them when it has read its data, as
+    `glow_tf.run.suited` says. Until then they have their defaults.
+    """
 
     workdir: str | os.PathLike = _setting(  # noqa: RUF009
         "", "Folder of the run: history, checkpoints, logs, samples, export.", may_differ=True
@@ -350,7 +354,7 @@ class RunConfig:
     init_from: str | os.PathLike = _setting(  # noqa: RUF009
         "",
         "Start from the weights of a workdir, a .keras file or a preset; the run has its own data and "
-        "schedule.",
+        "schedule. On the command line the model's settings stand in the place of those in flagfiles.",
     )
     strategy: str = _setting(
         "auto",
@@ -408,6 +412,7 @@ class RunConfig:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    left_open: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Raises ConfigError for settings that do not fit together."""
@@ -455,7 +460,7 @@ class RunConfig:
 
     def _check_size_and_batch(self) -> None:
         """Raises ConfigError for what would otherwise be found only after all images have been read."""
-        if size := self.data.image_size:
+        if (size := self.data.image_size) and "num_blocks" not in self.left_open:
             check_divisible((size, size), self.model.num_blocks, f"image_size={size}")
         if examples := self.data.train_examples:
             check_batch(examples, self.train.batch_size)
@@ -466,7 +471,7 @@ class RunConfig:
         return {"on": True, "off": False}.get(self.jit_compile, self.jit_compile)
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> RunConfig:
+    def from_settings(cls, settings: dict[str, Any], left_open: Sequence[str] = ()) -> RunConfig:
         """Builds the whole from one flat mapping of setting to value, as flags give it.
 
         Raises:
@@ -479,7 +484,7 @@ class RunConfig:
             names = [f.name for f in settings_of(config_class)]
             groups[group] = config_class(**{n: settings[n] for n in names if n in settings})
         own = {f.name: settings[f.name] for f in settings_of(cls) if f.name in settings}
-        return cls(**own, **groups)
+        return cls(**own, **groups, left_open=tuple(left_open))
 
     def to_settings(self) -> dict[str, Any]:
         """The flat mapping from which `from_settings` builds the same run."""

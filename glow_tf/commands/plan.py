@@ -22,8 +22,9 @@ from glow_tf.config import RunConfig
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.planning.cluster_file import read_cluster_file
-from glow_tf.planning.forecast import batches_per_epoch, candidates, forecast_table, recommendations
+from glow_tf.planning.forecast import EXAMPLES, batches_per_epoch, candidates, forecast_table, recommendations
 from glow_tf.planning.rates import read_calibration
+from glow_tf.run.suited import suited
 
 SIDE = 32  # of CIFAR-10's images
 
@@ -63,6 +64,8 @@ def main(values: flags.FlagValues) -> None:
 def _config(values: flags.FlagValues) -> RunConfig:
     config = run_flags.run_config(values)
     shape = _image_shape(values, config.data.image_size or SIDE)
+    if config.left_open:
+        config = suited(config, shape, config.data.train_examples or EXAMPLES, levels=255)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, image_shape=shape))
 
 

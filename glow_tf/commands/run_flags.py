@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +14,11 @@ from absl import flags
 from glow_tf import config as configuration
 from glow_tf import presets
 from glow_tf.commands.parsing import parse
-from glow_tf.run import flags_file
+from glow_tf.errors import ConfigError
+from glow_tf.run import flags_file, suited
+from glow_tf.text_files import parse_json
 
+MOST_BYTES_OF_CONFIG = 2**24  # in a .keras file; a larger one is none of ours
 _DEFINE = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
@@ -25,14 +30,13 @@ _DEFINE = {
 def define(values: flags.FlagValues) -> None:
     """Defines the flags of a run in `values`."""
     for setting in configuration.all_settings():
-        _DEFINE[type(setting.default)](
-            setting.name, setting.default, setting.metadata["help"], flag_values=values
-        )
+        chosen = " Without a flagfile: what suits the data." if setting.name in suited.SETTINGS else ""
+        about = setting.metadata["help"] + chosen
+        _DEFINE[type(setting.default)](setting.name, setting.default, about, flag_values=values)
     flags.DEFINE_string(
         "from_preset",
         "",
-        "Start from a preset, by name or folder: its model's settings stand in the place of those in "
-        "flagfiles, and --init_from is this preset.",
+        "Start from a preset, by name or folder: as --init_from does, which is this preset then.",
         flag_values=values,
     )
 
@@ -40,34 +44,63 @@ def define(values: flags.FlagValues) -> None:
 def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     """Returns the run that the flags describe.
 
+    Without a flagfile, what suits the data is left open, unless a run in the workdir has chosen it. A model
+    to start from says its own settings; those that are typed win.
+
     Raises:
       ConfigError: it cannot be run.
     """
     settings = {setting.name: values[setting.name].value for setting in configuration.all_settings()}
     # The command that began a run in an earlier release goes on with it, although it lacks newer flags.
-    earlier = flags_file.newer_settings(pathlib.Path(values.workdir))
+    workdir = pathlib.Path(values.workdir)
+    earlier = flags_file.newer_settings(workdir)
     settings |= {name: value for name, value in earlier.items() if not values[name].present}
-    if values.from_preset:
-        of_preset = _of_preset(values.from_preset, values.workdir).items()
+    left_open = [name for name in suited.SETTINGS if not values[name].present]
+    if any(getattr(values[name], "in_flagfile", False) for name in settings):
+        left_open = []
+    elif before := flags_file.read_settings(workdir):
+        settings |= {name: int(before[name]) for name in left_open if before.get(name, "").isdecimal()}
+        left_open = []
+    if start := values.from_preset or settings["init_from"]:
+        of_start = _of_start(start, workdir, bool(values.from_preset))
         # A flagfile may list every setting.
-        settings |= {k: v for k, v in of_preset if not values[k].on_command_line}
-    return configuration.RunConfig.from_settings(settings)
+        taken = {name: value for name, value in of_start.items() if not values[name].on_command_line}
+        settings |= taken
+        left_open = [name for name in left_open if name not in taken]
+    return configuration.RunConfig.from_settings(settings, left_open)
 
 
-def _of_preset(preset: str, workdir: str) -> dict[str, Any]:
-    """Returns the settings of a run that starts from a preset, which need not be there any more to go on."""
+def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, Any]:
+    """Returns the settings of a run that starts from a model, which need not be there any more to go on."""
     names = {setting.name for setting in configuration.settings_of(configuration.ModelConfig)}
     names -= set(configuration.SAME_FUNCTION)
-    if flags_file.read_settings(pathlib.Path(workdir)).get("init_from") == preset:
-        before = flags_file.read_config(pathlib.Path(workdir)).to_settings()
+    if flags_file.read_settings(workdir).get("init_from") == start:
+        before = flags_file.read_config(workdir).to_settings()
         return {name: before[name] for name in (*names, "init_from", "image_size", "conditional")}
-    folder = presets.find(preset)
-    model = presets.read_model(folder)
+    if is_preset and not presets.is_meant(start):  # a workdir may have a preset's name
+        start = str(presets.find(start))
+    try:
+        model = _model_of(pathlib.Path(start))
+    except ConfigError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error):
+        return {"init_from": start}  # the run says why it cannot start from it
     settings = {name: value for name, value in dataclasses.asdict(model).items() if name in names}
     height, width, _ = model.image_shape
     size = height if height == width else 0
-    start = preset if presets.is_meant(preset) else str(folder)  # a workdir may have a preset's name
     return settings | {"init_from": start, "image_size": size, "conditional": bool(model.classes)}
+
+
+def _model_of(start: pathlib.Path) -> configuration.ModelConfig:
+    """Returns the settings of the model in a preset, a workdir or a `.keras` file."""
+    if presets.is_meant(start):
+        return presets.read_model(presets.find(str(start)))
+    if start.suffix != ".keras":
+        return presets.read_model_file(start / "checkpoints" / "model.json")
+    with zipfile.ZipFile(start) as archive, archive.open("config.json") as file:
+        saved = parse_json(file.read(MOST_BYTES_OF_CONFIG).decode())["config"]
+    saved = saved["glow"]["config"] if "glow" in saved else saved  # of a PartsTrainer
+    return presets.model_of_settings(start, saved["config"])
 
 
 def config_of(arguments: Sequence[str]) -> configuration.RunConfig:

@@ -21,6 +21,7 @@ from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.run import saved, tables
 from glow_tf.run.checkpoints import Checkpoints, checkpoint_bytes
 from glow_tf.run.same_data import check_same_data, check_same_on_workers, fingerprints, write_data
+from glow_tf.run.suited import suited
 from glow_tf.run.workdir import Workdir
 from glow_tf.schedule import Phase, cache_noise_epochs, cached_parts, epoch_costs, phases_of
 from glow_tf.training import inputs
@@ -197,6 +198,9 @@ def prepare(
     images = data.load(config.data)
     for note in images.notes:
         print(note)
+    if config.left_open:
+        levels = int(np.bitwise_or.reduce(images.train, None) | np.bitwise_or.reduce(images.test, None))
+        config = workdir.config = suited(config, images.image_shape, len(images.train), levels)
     copies = 1 + config.train.cache_prefix  # one that steps read, one from which a cache is filled
     remedy = "take smaller images (--image_size), or fewer (--train_examples)"
     check_memory(copies * images.train.nbytes, "copies of the training images for TensorFlow", remedy)

@@ -9,6 +9,7 @@ from typing import Any
 
 from glow_tf.config import FOLDER, MAY_DIFFER, RunConfig, all_settings, folder_of
 from glow_tf.errors import ConfigError
+from glow_tf.run.suited import SETTINGS as SUITED
 
 NAME = "flags.cfg"
 RATES = ("learning_rate", "finetune_learning_rate")  # kept as they were written
@@ -30,7 +31,7 @@ def command_of(config: RunConfig) -> str:
     differing = {
         name: value
         for name, value in config.to_settings().items()
-        if name == "dataset" or value != usual[name]
+        if name in ("dataset", *SUITED) or value != usual[name]
     }
     places = {"data_dir": "PATH", "init_from": "PATH"}  # of one machine
     if folder_of(config.data.dataset):

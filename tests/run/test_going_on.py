@@ -1,5 +1,6 @@
 """More epochs in the same workdir, runs that start from a model, and trainers loaded from a workdir."""
 
+import dataclasses
 import shutil
 import signal
 
@@ -11,8 +12,10 @@ from small import small_glow
 
 import glow_tf
 from glow_tf import ConfigError, data
+from glow_tf.commands.run_flags import config_of
 from glow_tf.config import RunConfig
 from glow_tf.run import more_epochs
+from glow_tf.run.flags_file import flagfile
 from glow_tf.run.history import reproducible
 from glow_tf.run.pictures import png
 from glow_tf.use.loading import load_trainer
@@ -188,6 +191,33 @@ def test_a_run_with_other_cuts_starts_from_a_keras_file(shorter, tmp_path, capsy
     assert len(own.parts) == 1
     for a, b in zip(glow.get_flow_weights(), own.get_flow_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_command_takes_the_settings_of_the_model_that_it_starts_from(shorter, tmp_path):
+    """From a workdir, a model's file or a trainer's. What is typed wins over them, they over flagfiles."""
+    glow = glow_tf.load(shorter)
+    glow.save(tmp_path / "model.keras")
+    load_trainer(shorter).save(tmp_path / "trainer.keras")
+    for start in (shorter, tmp_path / "model.keras", tmp_path / "trainer.keras"):
+        given = [f"--init_from={start}", "--workdir=unused", "--dataset=digits", "--scale=exp"]
+        for arguments in (given, [*given, "--flagfile=own_images"]):
+            found = config_of(arguments)
+            own = {"image_shape": found.model.image_shape, "scale": "exp", "parts": "1"}
+            assert found.model == dataclasses.replace(glow.config, seed=0, **own)
+            assert (found.data.image_size, found.conditional, found.init_from) == (8, False, str(start))
+        assert "num_blocks" not in config_of(given).left_open
+
+
+def test_a_command_goes_on_from_its_start_model_when_that_is_there_no_more(shorter, tmp_path):
+    start = copy(shorter, tmp_path / "start")
+    arguments = [f"--init_from={start}", f"--workdir={tmp_path / 'run'}", "--finetune_epochs=1"]
+    began = config_of([*arguments, "--part_epochs=0"])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "flags.cfg").write_text(flagfile(began))
+    shutil.rmtree(start)
+    assert config_of(arguments) == began
+    # Another run says why it cannot start from it.
+    assert config_of([f"--init_from={start}", "--workdir=other"]).init_from == str(start)
 
 
 def test_a_model_of_other_settings_is_refused_naming_them(shorter, tmp_path):

@@ -242,7 +242,8 @@ def test_a_run_begins_with_the_weights_of_a_preset(kept, tmp_path, capsys):
 
 
 def test_a_run_goes_on_when_its_preset_is_not_there_any_more(kept, tmp_path):
-    arguments = (f"--from_preset={kept}", f"--workdir={tmp_path / 'run'}", "--part_epochs=3")
+    epochs = ("--part_epochs=3", "--finetune_epochs=0")
+    arguments = (f"--from_preset={kept}", f"--workdir={tmp_path / 'run'}", *epochs)
     began = run_of(*arguments)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "flags.cfg").write_text(flagfile(began))

@@ -1,0 +1,77 @@
+"""Settings that suit the data, for a run without a flagfile. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from glow_tf.config import MOST_BLOCKS, RunConfig
+
+SETTINGS = ("n_bits", "num_blocks", "flow_steps", "width", "part_epochs", "finetune_epochs")
+# As in the configs of the small models of CIFAR-10 (3 × 8 flow steps) and of the digits (1 × 12).
+LEAST_SIDE = 4  # of the last block's squeezed images
+FLOW_STEPS = 24  # of all blocks
+MOST_PER_BLOCK = 12
+WIDTH = 96
+SEEN = 32_000  # images in all epochs together: ten epochs of 3,200, which take minutes at 32 × 32
+FEWEST_EPOCHS, MOST_EPOCHS = 2, 50
+
+
+def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels: int) -> dict[str, int]:
+    """Returns the settings of `config.left_open` as they suit the data, given all settings that are not.
+
+    - `n_bits`: those that the levels use; the digits' are multiples of 8, so 5.
+    - `num_blocks`: how often both sides can be halved, down to `LEAST_SIDE`: 8 → 1, 28 → 2, 32 → 3, 64 → 4.
+    - `flow_steps`: about as many in all, whatever the number of blocks, so that the depth is the same.
+    - `width`: the same for all. What an image costs follows the number of its pixels.
+    - `part_epochs`, `finetune_epochs`: as many as show about `SEEN` images, end to end; in the schedules of
+      parts, 2 of 5 in parts. Where one of the two is given, the other is 0: nothing is added to it.
+
+    Args:
+      config: the run.
+      image_shape: (H, W, C).
+      examples: the number of training images.
+      levels: all levels of the images, combined by a bitwise or.
+    """
+    settings: dict[str, Any] = config.to_settings()
+    found: dict[str, int] = {}
+
+    def choose(name: str, value: int) -> None:
+        if name in config.left_open:
+            found[name] = settings[name] = value
+
+    lowest = (levels | 128) & -(levels | 128)
+    choose("n_bits", 9 - lowest.bit_length())
+    blocks = 1
+    while blocks < MOST_BLOCKS and all(
+        side % 2 ** (blocks + 1) == 0 and side >> (blocks + 1) >= LEAST_SIDE for side in image_shape[:2]
+    ):
+        blocks += 1
+    choose("num_blocks", blocks)
+    choose("flow_steps", min(max(FLOW_STEPS // settings["num_blocks"], 1), MOST_PER_BLOCK))
+    choose("width", WIDTH)
+    epochs = min(max(-(-SEEN // examples), FEWEST_EPOCHS), MOST_EPOCHS)
+    in_parts = epochs if config.train.schedule == "end_to_end" else max(2 * epochs // 5, 1)
+    shares = {"part_epochs": in_parts, "finetune_epochs": epochs - in_parts}
+    if given := [name for name in shares if name not in config.left_open]:
+        shares = dict.fromkeys(shares, 0 if any(settings[name] for name in given) else epochs)
+    for name, share in shares.items():
+        choose(name, share)
+    return found
+
+
+def suited(config: RunConfig, image_shape: Sequence[int], examples: int, levels: int) -> RunConfig:
+    """Returns a run with nothing left open, and prints what was chosen; see `chosen`.
+
+    Raises:
+      ConfigError: what was chosen does not go with what is given.
+    """
+    found = chosen(config, image_shape, examples, levels)
+    flags = " ".join(f"--{name}={value}" for name, value in found.items())
+    shape = "×".join(map(str, image_shape))
+    print(
+        f"No flagfile: {flags}, which suits {examples} images of {shape}. Type others, or take a config: "
+        "--flagfile=NAME.",
+        flush=True,
+    )
+    return RunConfig.from_settings(config.to_settings() | found)

@@ -1,0 +1,107 @@
+"""Without a flagfile a run takes what suits its data, says so, and goes on with the same."""
+
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glow_tf.commands import cli
+from glow_tf.commands.run_flags import config_of
+from glow_tf.config import ModelConfig, RunConfig, TrainConfig, check_divisible
+from glow_tf.run.flags_file import command_of, flagfile, read_config
+from glow_tf.run.suited import LEAST_SIDE, SETTINGS, chosen
+
+PHOTOGRAPHS = ((32, 32, 3), 3200, 255)
+
+
+def choice(*arguments, data=PHOTOGRAPHS):
+    return chosen(config_of(["--workdir=unused", *arguments]), *data)
+
+
+def settings(*values):
+    return dict(zip(SETTINGS, values, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (PHOTOGRAPHS, settings(8, 3, 8, 96, 10, 0)),  # those of configs/own_images.cfg
+        (((8, 8, 1), 1437, 0b11111000), settings(5, 1, 12, 96, 23, 0)),  # the digits
+        (((28, 28, 1), 60_000, 255), settings(8, 2, 12, 96, 2, 0)),
+        (((64, 48, 3), 20, 255), settings(8, 3, 8, 96, 50, 0)),
+        (((256, 256, 3), 1000, 255), settings(8, 6, 4, 96, 32, 0)),
+        (((2, 2, 1), 9, 0), settings(1, 1, 12, 96, 50, 0)),
+    ],
+)
+def test_what_is_chosen_suits_the_data(data, expected):
+    assert choice(data=data) == expected
+
+
+def test_every_choice_can_be_built_and_halves_the_image_as_far_as_is_useful():
+    sides = [2 * k for k in range(2, 70)]
+    for height, width in itertools.product(sides, (32, 28, 44)):
+        found = choice(data=((height, width, 3), 100, 255))
+        model = {name: found[name] for name in ("num_blocks", "flow_steps", "width", "n_bits")}
+        ModelConfig(image_shape=(height, width, 3), **model)
+        check_divisible((height, width), found["num_blocks"])
+        assert min(height, width) >> found["num_blocks"] >= LEAST_SIDE or found["num_blocks"] == 1
+
+
+def test_what_is_typed_wins_and_the_rest_follows_it():
+    assert choice("--width=8", "--num_blocks=1", "--n_bits=8") == {
+        "flow_steps": 12,
+        "part_epochs": 10,
+        "finetune_epochs": 0,
+    }
+    in_parts = choice("--schedule=alternating", "--parts=across_block:2")
+    assert (in_parts["part_epochs"], in_parts["finetune_epochs"]) == (4, 6)
+
+
+def test_epochs_of_one_kind_never_bring_epochs_of_the_other():
+    for name, other in (("part_epochs", "finetune_epochs"), ("finetune_epochs", "part_epochs")):
+        assert choice(f"--{name}=2")[other] == 0
+        assert choice(f"--{name}=0")[other] == 10
+        assert other not in choice(f"--{name}=2", f"--{other}=3")
+
+
+def test_a_flagfile_leaves_nothing_open_and_python_has_its_defaults(tmp_path):
+    (tmp_path / "own.cfg").write_text("--width=8\n")
+    for arguments in (["--flagfile=quickstart"], ["--width=9", f"--flagfile={tmp_path}/own.cfg"]):
+        config = config_of(["--workdir=unused", *arguments])
+        assert config.left_open == ()
+    assert config.model == ModelConfig(width=9)
+    assert config.train == TrainConfig()
+    assert RunConfig(workdir="unused").left_open == ()
+
+
+def test_a_side_that_needs_fewer_blocks_is_no_mistake_before_they_are_chosen():
+    assert "num_blocks" in config_of(["--workdir=unused", "--image_size=28"]).left_open
+
+
+def test_the_command_of_a_run_says_what_would_be_chosen_otherwise():
+    command = command_of(RunConfig(workdir="unused"))
+    assert all(f"--{name}=" in command for name in SETTINGS)
+
+
+def test_a_run_without_a_flagfile_says_what_it_takes_and_goes_on_with_it(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for k in range(20):
+        Image.fromarray(rng.integers(0, 2, (12, 12), dtype=np.uint8) * 128).save(tmp_path / f"{k}.png")
+    small = ["--width=4", "--flow_steps=1", "--part_epochs=1", "--tensorboard=false", "--export=false"]
+    data = [f"--dataset=folder:{tmp_path}", f"--workdir={tmp_path / 'run'}", "--strategy=one_device"]
+    assert cli.run("train", [*data, *small]) == 0
+    line = "No flagfile: --n_bits=1 --num_blocks=1 --finetune_epochs=0, which suits 18 images of 12×12×1."
+    assert line in capsys.readouterr().out
+    text = (tmp_path / "run" / "flags.cfg").read_text()
+    assert text == flagfile(read_config(tmp_path / "run"))
+    assert {"--n_bits=1", "--num_blocks=1", "--part_epochs=1", "--finetune_epochs=0"} <= set(text.split())
+    # The same command, and another: what is typed is compared, the rest is what the run began with.
+    assert cli.run("train", [*data, *small]) == 0
+    shown = capsys.readouterr().out
+    assert "This run is finished" in shown
+    assert "No flagfile" not in shown
+    assert cli.run("train", data) == 0
+    assert cli.run("train", [*data, "--width=5"]) == 1
+    assert "--width=5 (was 4)" in capsys.readouterr().err
+    assert (tmp_path / "run" / "flags.cfg").read_text() == text
