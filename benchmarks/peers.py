@@ -17,7 +17,7 @@ def timed_peers(config: ModelConfig, images: np.ndarray) -> list[Timed]:
         try:
             runs = make(config, images)
         except ImportError as error:
-            print(f"{name} is left out: {error}. `pip install 'glow_tf[bench]'` installs it.")
+            print(f"{name} is left out: {error}. `pip install '.[bench]'` installs it.")
             continue
         found += [Timed(f"{name}: {what}", "float32", repeated(run)) for what, run in runs.items()]
     return found

@@ -1,4 +1,4 @@
-"""Plots of what benchmarks measure. Needs matplotlib: `pip install 'glow_tf[bench]'`."""
+"""Plots of what benchmarks measure. Needs matplotlib: `pip install '.[bench]'`."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ def _pyplot():
     try:
         import matplotlib
     except ImportError:
-        print("No plot: matplotlib is not installed. `pip install 'glow_tf[bench]'` installs it.")
+        print("No plot: matplotlib is not installed. `pip install '.[bench]'` installs it.")
         return None
     matplotlib.use("Agg")
     from matplotlib import pyplot

@@ -6,7 +6,7 @@ The flags are those of `glow-tf train`. Data, noise, batches, optimizer, rates a
 model, likelihood and gradients from normflows. So a likelihood that is off by a constant would show. It
 writes history.csv and summary.json as `glow-tf train` does, and no other files. An interrupted run starts
 again. Settings that normflows lacks are refused, but for `split_prior`. Needs
-`pip install 'glow_tf[bench]'`.
+`pip install '.[bench]'`.
 """
 
 # TensorFlow and PyTorch are imported inside functions, after the runner has set TensorFlow's log level.
@@ -69,7 +69,7 @@ def main(values: flags.FlagValues) -> None:
     try:
         import normflows  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"normflows comes with pip install 'glow_tf[bench]'. Received: {error}") from None
+        raise ConfigError(f"normflows comes with pip install '.[bench]'. Received: {error}") from None
     workdir = Workdir(config)
     try:
         _train(config, workdir)

@@ -546,10 +546,12 @@ def check_divisible(image_shape: Sequence[int], num_blocks: int, received: str =
     if height % multiple or width % multiple:
         sides = {side for side in (height, width) if side % multiple}
         nearest = {s // multiple * multiple for s in sides} | {-(-s // multiple) * multiple for s in sides}
+        fewer = min((side & -side).bit_length() - 1 for side in (height, width))
+        instead = f", or --num_blocks={fewer}" if fewer else ""
         raise ConfigError(
             f"num_blocks={num_blocks} halves the image {num_blocks} times, so height and width must be "
             f"multiples of {multiple}; the nearest that are: {', '.join(map(str, sorted(nearest - {0})))} "
-            f"(--image_size resizes). Received: {received or f'image of {height}×{width}'}"
+            f"(--image_size resizes){instead}. Received: {received or f'image of {height}×{width}'}"
         )
 
 

@@ -71,7 +71,7 @@ class Sections:
         if not lowercase:
             parser.optionxform = str
         try:
-            parser.read_string(self._text, source="the file")
+            parser.read_string(self._text, source=str(path))
         except configparser.Error as error:
             raise ValueError(" ".join(str(error).split())) from None
         self.contents = {name: dict(parser[name]) for name in parser.sections()}

@@ -331,7 +331,10 @@ def test_a_run_with_classes_needs_them(tmp_path):
     folder.mkdir()
     for k, image in enumerate(make_small_images(np.random.default_rng(0))):
         tf.io.write_file(str(folder / f"{k}.png"), tf.io.encode_png(image))
-    with pytest.raises(ConfigError, match=r"conditional needs a data set with classes.*with 0 classes"):
+    with pytest.raises(
+        ConfigError,
+        match=r"conditional needs a data set with classes.*one of two or more subfolders.*with 0 classes",
+    ):
         train(
             config(
                 tmp_path / "run",

@@ -139,6 +139,10 @@ def test_additive_coupling_and_standard_prior_cost_less():
 def test_sizes_that_do_not_divide_name_the_nearest_that_do():
     with pytest.raises(ValueError, match=r"24, 32 .*--image_size.*Received: image of 28×28"):
         check_divisible((28, 28, 1), 3)
+    with pytest.raises(ValueError, match=r"24, 32 \(--image_size resizes\), or --num_blocks=2\. Received"):
+        check_divisible((28, 28, 1), 3)
+    with pytest.raises(ValueError, match=r"26, 28 \(--image_size resizes\)\. Received"):
+        check_divisible((27, 28, 1), 1)
     with pytest.raises(ValueError, match="multiples of 8; the nearest that are: 8 "):
         check_divisible((5, 8, 1), 3)
 

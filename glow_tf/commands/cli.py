@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import faulthandler
 import importlib
 import inspect
@@ -44,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"glow_tf {__version__}")
         return 0
     if name not in COMMANDS:
-        return _error(f"glow-tf needs a command first: {', '.join(COMMANDS)}. Received: {name!r}")
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        return _error(f"glow-tf needs a command first: {', '.join(COMMANDS)}.{meant} Received: {name!r}")
     return run(name, arguments[1:])
 
 
@@ -72,13 +75,14 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
     values = flags.FlagValues()
     command.define(values)
     passed_on: list[Any] = []
-    if hasattr(command, "FLAGS_AFTER_DASHES"):
-        arguments, after = _split_at_dashes(arguments)
-        passed_on = [after]
     try:
         if any(argument in HELP for argument in _split_at_dashes(arguments)[0]):
             print(help_text(command, values))
             return 0
+        if hasattr(command, "FLAGS_AFTER_DASHES"):
+            _require_dashes(command, arguments)
+            arguments, after = _split_at_dashes(arguments)
+            passed_on = [after]
         if hasattr(command, "ACTIONS"):
             action, arguments = _split_action(command, arguments)
             passed_on = [action]
@@ -148,6 +152,15 @@ def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
         return arguments, []
     at = arguments.index("--")
     return arguments[:at], arguments[at + 1 :]
+
+
+def _require_dashes(command: types.ModuleType, arguments: list[str]) -> None:
+    if "--" not in arguments:
+        name, other = command.__name__.rpartition(".")[2], command.FLAGS_AFTER_DASHES
+        raise ConfigError(
+            f"glow-tf {name} needs its own flags, then --, then the flags of glow-tf {other}. "
+            f"Received: no -- in {' '.join(arguments) or 'an empty command'!r}"
+        )
 
 
 def _split_action(command: types.ModuleType, arguments: list[str]) -> tuple[str, list[str]]:

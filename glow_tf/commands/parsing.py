@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 
 from absl import flags
@@ -14,6 +15,12 @@ from glow_tf.errors import ConfigError
 from glow_tf.text_files import read_text
 
 MOST_FLAGFILES = 1000  # that one command may read, however they include one another
+
+WRONG_VALUES = {
+    r"invalid literal for int\(\)": "an integer",
+    "could not convert string to float": "a number",
+    r"\('Non-boolean argument": "true or false",
+}
 
 Argument = tuple[str, str]  # and where it stands: FILE, line N; empty on the command line
 
@@ -41,7 +48,7 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     try:
         rest = values(["glow-tf", *(argument for argument, _ in found)])[1:]
     except (flags.Error, ValueError) as error:
-        raise ConfigError(" ".join(f"{error}".split()) + _place_of(values, found)) from None
+        raise ConfigError(_in_words(error) + _place_of(values, found)) from None
     if rest:
         places = dict(found)
         raise ConfigError(f"flags are written --name=value. Received: {rest}{places.get(rest[0], '')}")
@@ -54,6 +61,15 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
         # Shells leave ~ alone after the =.
         if isinstance(flag.value, str) and flag.value.startswith("~/"):
             flag.value = os.path.expanduser(flag.value)
+
+
+def _in_words(error: Exception) -> str:
+    """Returns the message of an error of absl's, whose words for a wrong value are Python's own."""
+    message = " ".join(f"{error}".split())
+    for theirs, expected in WRONG_VALUES.items():
+        if found := re.match(rf"flag --(\w+)=(.*?): {theirs}", message):
+            return f"{found[1]} must be {expected}. Received: --{found[1]}={found[2]}"
+    return message
 
 
 def _place_of(values: flags.FlagValues, found: Sequence[Argument]) -> str:

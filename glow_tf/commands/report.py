@@ -5,7 +5,7 @@
 
 By default it reads the CSV that `glow-tf experiment --study=…` wrote (with the same --quick), writes into a
 folder beside it, and takes sample grids from the runs' workdirs. It writes report.html, report.md and the
-figures as PNG, and needs matplotlib: `pip install 'glow_tf[bench]'`.
+figures as PNG, and needs matplotlib: `pip install '.[bench]'` in a clone.
 
 With `--documents=docs/results/heads.md,README.md` it updates the study's table in these files instead: the
 lines between `<!-- table NAME -->` and `<!-- end -->`. That needs no matplotlib.

@@ -22,6 +22,7 @@ from glow_tf.errors import ConfigError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 DARK = 2**14  # levels of 16 bits below it: such as those of cameras of 10 or 12 bits
+NO_CLASSES = "No classes"
 NAMED = 10  # at most this many files that cannot be read are named
 
 
@@ -38,6 +39,12 @@ def from_folder(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...]
         held = f"No test/ folder: every tenth image, {len(test)} in all, is held out for testing."
         notes = (*notes, held)
     return train, test, found.class_names, notes
+
+
+def why_no_classes(notes: Iterable[str]) -> str:
+    """Says what a folder needs to have classes, and what of it is missing as far as its notes say it."""
+    needed = "A folder has classes if each image is in one of two or more subfolders, which name them."
+    return " ".join([needed, *(note for note in notes if note.startswith(NO_CLASSES))])
 
 
 def has_test_images(folder: pathlib.Path) -> bool:
@@ -138,7 +145,7 @@ class _Files:
         outside = [path for path in images if not self.class_of(path)]
         if not outside or len({self.class_of(path) for path in images}) < 3:
             return []
-        return [f"No classes: {len(outside)} images are in no class folder, such as {outside[0].name}."]
+        return [f"{NO_CLASSES}: {len(outside)} images are in no class folder, such as {outside[0].name}."]
 
     def notes(self) -> list[str]:
         """Returns sentences about files that were not read."""

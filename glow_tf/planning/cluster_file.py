@@ -104,15 +104,25 @@ def _devices(section: str, own: Mapping[str, str]) -> list[Device]:
         raise ValueError(f"[{section}] must hold count, memory_gb, gflops or speed, not {sorted(unknown)}")
     if ("gflops" in own) == ("speed" in own):
         raise ValueError(f"[{section}] must hold either gflops or speed")
-    flops, speed = 1e9 * float(own.get("gflops", 0)), float(own.get("speed", 1))
+    flops, speed = 1e9 * _number(section, own, "gflops", 0), _number(section, own, "speed", 1)
     if "gflops" in own and not flops > 0:
         raise ValueError(f"[{section}] must have positive gflops")
-    device = Device(section.removeprefix(DEVICE), speed, flops, 1e9 * float(own["memory_gb"]))
-    if not 1 <= (count := int(own.get("count", 1))) <= MOST_DEVICES:
-        raise ValueError(f"[{section}] must have a count from 1 to {MOST_DEVICES}, not {count}")
+    device = Device(section.removeprefix(DEVICE), speed, flops, 1e9 * _number(section, own, "memory_gb"))
+    count = _number(section, own, "count", 1)
+    if not (count.is_integer() and 1 <= count <= MOST_DEVICES):
+        raise ValueError(f"[{section}] must have a count from 1 to {MOST_DEVICES}, not {count:g}")
     if not all(0 < number < math.inf for number in (speed, flops or 1.0, device.memory)):
         raise ValueError(f"the numbers of [{section}] must be positive")
-    return [device] * count
+    return [device] * int(count)
+
+
+def _number(section: str, own: Mapping[str, str], key: str, default: float | None = None) -> float:
+    """Returns a number of a section; KeyError if it is missing without a default."""
+    text = own[key] if default is None else own.get(key, default)
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"[{section}] must have a number as {key}, not {text!r:.100}") from None
 
 
 def _cluster(link: Mapping[str, str], devices: list[Device], name: str) -> Cluster:
@@ -121,9 +131,9 @@ def _cluster(link: Mapping[str, str], devices: list[Device], name: str) -> Clust
     cluster = Cluster(
         link.get("title", name),
         tuple(devices),
-        float(link["mbit"]) * 1e6 / 8,
-        float(link.get("latency_ms", 0)) / 1e3,
-        float(link.get("loss", 0)),
+        _number("cluster", link, "mbit") * 1e6 / 8,
+        _number("cluster", link, "latency_ms", 0) / 1e3,
+        _number("cluster", link, "loss", 0),
     )
     if not devices or not 0 < cluster.bandwidth < math.inf or not 0 <= cluster.loss < 1:
         raise ValueError("there must be a device, and numbers must be positive")

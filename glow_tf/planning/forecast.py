@@ -114,15 +114,22 @@ def forecast_table(found: Sequence[Candidate], cluster: Cluster) -> str:
             candidate.schedule,
             candidate.parts,
             ",".join(map(str, candidate.flow_steps)),
-            f"{candidate.hours:.2f}",
-            f"{1e3 * candidate.main.seconds:.0f}",
+            _digits(candidate.hours),
+            _digits(1e3 * candidate.main.seconds, 0),
             candidate.main.limit,
-            f"{candidate.memory / 1e9:.2f}{'' if candidate.fits(cluster) else ' (too much)'}",
-            f"{candidate.sent / 1e6:.2f}",
+            f"{_digits(candidate.memory / 1e9)}{'' if candidate.fits(cluster) else ' (too much)'}",
+            _digits(candidate.sent / 1e6),
         ]
         for candidate in found
     ]
     return table(HEADER, rows)
+
+
+def _digits(number: float, decimals: int = 2) -> str:
+    """Returns a number with that many decimals, or as many as show two digits of it."""
+    if 0 < number < math.inf:
+        decimals = max(decimals, 1 - math.floor(math.log10(number)))
+    return f"{number:.{decimals}f}"
 
 
 def recommendations(found: Sequence[Candidate], cluster: Cluster) -> list[str]:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from glow_tf import data
 from glow_tf.config import RunConfig
+from glow_tf.data.folder import why_no_classes
 from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup
 from glow_tf.devices.workers import in_several_processes
@@ -233,8 +234,8 @@ def _classes(config: RunConfig, images: data.ImageData) -> tuple[str, ...]:
     """Returns the names of the classes; raises ConfigError unless every training image has one of several."""
     if len(images.class_names) < 2:
         raise ConfigError(
-            "conditional needs a data set with classes: digits, a TFDS data set with a label, or a folder "
-            f"with a subfolder for each class. Received: dataset={config.data.dataset!r} with "
+            "conditional needs a data set with classes: digits, a TFDS data set with a label, or a folder. "
+            f"{why_no_classes(images.notes)} Received: dataset={config.data.dataset!r} with "
             f"{len(images.class_names)} classes"
         )
     if unlabelled := int(np.sum(images.labels["train"] < 0)):

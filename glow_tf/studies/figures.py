@@ -1,4 +1,4 @@
-"""The figures of a study's report. Needs matplotlib: `pip install 'glow_tf[bench]'`."""
+"""The figures of a study's report. Needs matplotlib: `pip install '.[bench]'`."""
 
 import io
 import itertools

@@ -136,7 +136,7 @@ def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str
         from glow_tf.studies import figures
     except ImportError as error:
         raise ConfigError(
-            f"the report is drawn with matplotlib: pip install 'glow_tf[bench]'. Received: {error}"
+            f"the report is drawn with matplotlib: pip install '.[bench]', in a clone. Received: {error}"
         ) from None
     rows = read_table(table)
     found = comparison.outcomes(study, rows)

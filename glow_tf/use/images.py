@@ -8,6 +8,7 @@ import os
 import numpy as np
 
 from glow_tf.config import DataConfig
+from glow_tf.data.folder import why_no_classes
 from glow_tf.data.loading import load_split
 from glow_tf.data.sources import DIGITS_SIDE
 from glow_tf.errors import ConfigError
@@ -38,8 +39,10 @@ class UsedImages:
           ConfigError: there is no such class, or it has no images.
         """
         if self.labels is None or name not in self.class_names:
-            classes = ", ".join(self.class_names) or "none; a folder has classes if it has subfolders"
-            raise ConfigError(f"a class must be one of those of the images: {classes}. Received: {name!r}")
+            classes = ", ".join(self.class_names) or f"none. {why_no_classes(self.notes)}"
+            raise ConfigError(
+                f"a class must be one of those of the images: {classes.rstrip('.')}. Received: {name!r}"
+            )
         found = self.images[self.labels == self.class_names.index(name)]
         if not len(found):
             raise ConfigError(

@@ -92,7 +92,9 @@ def test_a_script_in_train_runs_each_command(name):
 
 def test_a_command_that_does_not_exist_is_named(capsys):
     assert cli.main(["tarin"]) == 1
-    expected = f"glow-tf needs a command first: {', '.join(cli.COMMANDS)}. Received: 'tarin'"
+    expected = (
+        f"glow-tf needs a command first: {', '.join(cli.COMMANDS)}. Did you mean train? Received: 'tarin'"
+    )
     assert capsys.readouterr().err == f"Error: {expected}\n"
 
 
@@ -102,7 +104,9 @@ def test_a_command_that_does_not_exist_is_named(capsys):
         (["quickstart"], "flags are written --name=value. Received: ['quickstart']"),
         (["--", "--seed=1"], "flags are written --name=value. Received: ['--seed=1']"),
         (["--workdirr=x"], "Unknown command line flag 'workdirr'. Did you mean: workdir ?"),
-        (["--seed=x"], "flag --seed=x: invalid literal for int() with base 10: 'x'"),
+        (["--seed=x"], "seed must be an integer. Received: --seed=x"),
+        (["--clip_norm=a: b"], "clip_norm must be a number. Received: --clip_norm=a: b"),
+        (["--export=x"], "export must be true or false. Received: --export=x"),
         (["--seed"], "Missing value for flag --seed"),
         (["--noexport=1"], "--noexport=1 does not take an argument"),
         (
@@ -126,6 +130,11 @@ def test_launch_takes_the_flags_of_train_after_dashes(capsys):
     assert expected in capsys.readouterr().err
     assert cli.run("launch", ["--parts", "--", "--flagfile=quickstart", "--parts=5,5"]) == 1
     assert "which adds up to 10" in capsys.readouterr().err
+    expected = (
+        "glow-tf launch needs its own flags, then --, then the flags of glow-tf train. Received: no -- in "
+    )
+    assert cli.run("launch", ["--parts", "--flagfile=quickstart"]) == 1
+    assert f"{expected}'--parts --flagfile=quickstart'" in capsys.readouterr().err
 
 
 def test_what_is_typed_wins_over_flagfiles_and_the_later_flag_over_the_earlier(tmp_path):

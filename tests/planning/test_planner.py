@@ -28,7 +28,8 @@ from glow_tf.planning import (
     read_cluster_file,
     recommendations,
 )
-from glow_tf.planning.forecast import COMPARED
+from glow_tf.planning.forecast import COMPARED, Candidate, forecast_table
+from glow_tf.planning.planner import Forecast
 from glow_tf.planning.rates import rates_settings
 from glow_tf.schedule import end_to_end
 
@@ -142,7 +143,9 @@ def test_a_calibrated_device_takes_what_was_measured():
         ("speed = 1", "speed = -1", "must be positive"),
         ("[device a]", "[machine a]", "must be cluster and device NAME"),
         ("memory_gb = 2", "memory = 2", r"not \['memory'\]"),
-        ("count = 2", "count = two", "invalid literal"),
+        ("count = 2", "count = two", r"\[device a\] must have a number as count, not 'two'"),
+        ("count = 2", "count = 1.5", "count from 1 to 10000, not 1.5"),
+        ("mbit = 100", "mbit = fast", r"\[cluster\] must have a number as mbit, not 'fast'"),
         ("speed = 1", "gflops = 0", "must have positive gflops"),
         ("mbit = 100", "mbit = 100\nlatency_ms = -5", "must not be negative"),
         ("mbit = 100", "mbit = 100\nloss = 0.01", "must be positive where packets are lost"),
@@ -277,6 +280,23 @@ def test_a_plan_is_of_the_images_that_are_asked_for():
     assert shape("--image_size=64") == (64, 64, 3)
     assert shape("--from_preset=fashion_mnist") == (28, 28, 1)
     assert shape("--from_preset=fashion_mnist", "--image_shape=8,8,1") == (8, 8, 1)
+
+
+def test_a_plan_of_a_tiny_model_shows_digits_of_every_number():
+    step = Forecast(1e-5, (12_345.0,), 6_789.0, "compute")
+    found = Candidate("one_device", "end_to_end", "1", (1,), 2.5e-6, (step,))
+    cluster = Cluster("c", (Device("d", 1.0, 1e12, 1e15),), math.inf, 0.0)
+    numbers = [word for word in forecast_table([found], cluster).split() if word.startswith("0.")]
+    assert numbers == ["0.0000025", "0.010", "0.000012", "0.0068"]
+    large = dataclasses.replace(found, hours=12.345, steps=(Forecast(0.2, (2e9,), 0.0, "compute"),))
+    assert forecast_table([large], cluster).split()[-5:] == ["12.35", "200", "compute", "2.00", "0.00"]
+
+
+def test_an_error_in_a_cluster_file_that_is_none_names_the_file(tmp_path):
+    path = tmp_path / "cluster.cfg"
+    path.write_text("mbit = 100")
+    with pytest.raises(ConfigError, match=rf"no section headers\. file: '{path}', line: 1"):
+        read_cluster_file(path)
 
 
 def test_rates_of_another_model_are_refused(tmp_path):
