@@ -236,7 +236,7 @@ def test_sections_know_their_lines(tmp_path):
 def test_the_line_of_a_wrong_flag_in_a_flagfile_is_named(tmp_path):
     (tmp_path / "inner.cfg").write_text("# a comment\n--width=8\n--seed=x\n--batch_size=4\n")
     (tmp_path / "outer.cfg").write_text(f"--flow_steps=2\n--flagfile={tmp_path}/inner.cfg\n")
-    with pytest.raises(ConfigError, match=r"flag --seed=x: .*inner\.cfg, line 3\)$"):
+    with pytest.raises(ConfigError, match=r"an integer. Received: --seed=x \(.*inner\.cfg, line 3\)$"):
         run_flags.config_of([f"--flagfile={tmp_path}/outer.cfg"])
     (tmp_path / "inner.cfg").write_text("--flagfile=none\n")
     with pytest.raises(ConfigError, match=r"Received: flagfile='none' \(.*inner\.cfg, line 1\)$"):
