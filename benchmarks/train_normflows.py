@@ -125,8 +125,9 @@ class _Training:
         self.dimensions = math.prod(images.image_shape)
         self.steps = data.steps_per_epoch(len(images.train), train.batch_size)
         self.batches = iter(data.training_batches(images.train, train.batch_size, config.seed))
-        (self.rate,) = part_rates(train, phases_of(config), 1, self.steps)
-        betas = (0.9, second_moment_decay(train, self.steps))
+        (self.rate,) = part_rates(train, phases_of(config), 1)
+        self.rate.count_steps(self.steps)
+        betas = (0.9, second_moment_decay(train.beta_2, self.steps))
         # Keras's epsilon
         self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=1.0, betas=betas, eps=1e-7)
         self.step = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from glow_tf.config import SCHEDULES, RunConfig
+from glow_tf.config import SCHEDULES, RunConfig, TrainConfig
 from glow_tf.cost import relative_cost
 from glow_tf.errors import ConfigError
 from glow_tf.partition import PartLayout
@@ -109,6 +109,28 @@ def phases(
     return (*in_parts, *[end_to_end(num_parts)] * finetune_epochs)
 
 
+def phases_of_training(train: TrainConfig, num_parts: int) -> tuple[Phase, ...]:
+    """Returns the phase of every epoch, as the settings of the training say."""
+    return phases(train.schedule, num_parts, train.part_epochs, train.finetune_epochs, train.period)
+
+
+def first_finetune_epoch(train: TrainConfig, schedule_phases: Sequence[Phase], num_parts: int) -> int:
+    """Returns the epoch (from 0) that begins with `finetune_learning_rate`.
+
+    Raises:
+      ConfigError: the phases are others than the settings say, and do not end end to end after parts.
+    """
+    if tuple(schedule_phases) == phases_of_training(train, num_parts):
+        return train.part_epochs
+    in_parts = [epoch for epoch, phase in enumerate(schedule_phases, start=1) if not phase.end_to_end]
+    if not in_parts or in_parts[-1] == len(schedule_phases):
+        raise ConfigError(
+            "finetune_learning_rate needs phases that end end to end, after others in parts. "
+            f"Received: phases={', '.join(map(str, schedule_phases)):.100}"
+        )
+    return in_parts[-1]
+
+
 def phases_of(config: RunConfig) -> tuple[Phase, ...]:
     """Returns the phase of every epoch of a run.
 
@@ -116,9 +138,7 @@ def phases_of(config: RunConfig) -> tuple[Phase, ...]:
       ConfigError: `cache_prefix` is set and no epoch could use the cache.
     """
     train = config.train
-    found = phases(
-        train.schedule, config.model.num_parts, train.part_epochs, train.finetune_epochs, train.period
-    )
+    found = phases_of_training(train, config.model.num_parts)
     if train.cache_prefix and not cached_parts(found):
         raise ConfigError(
             "cache_prefix needs a part other than the first that keeps its turn for several epochs: "

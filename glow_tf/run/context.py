@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,7 +28,6 @@ from glow_tf.run.workdir import Workdir
 from glow_tf.schedule import Phase, cache_noise_epochs, cached_parts, epoch_costs, phases_of
 from glow_tf.training import inputs
 from glow_tf.training.conditioning import Probe
-from glow_tf.training.optimizers import make_optimizers
 from glow_tf.training.prefix import PrefixCache, cache_bytes
 from glow_tf.training.trainer import PartsTrainer
 
@@ -278,18 +278,11 @@ def compiled_trainer(
             raise ConfigError("jit_compile must be off or auto with cache_prefix on a GPU. Received: on")
         compiles = False
     trainer = PartsTrainer(glow, phases, seed=config.seed)
-    for k in range(config.model.num_parts):
-        with glow.on_device_of(k):
-            trainer.rate_factors.append(tf.Variable(1.0, trainable=False))
-    trainer.compile(
-        make_optimizers(train, phases, config.model.num_parts, steps_per_epoch, trainer.rate_factors),
-        clip_norm=train.clip_norm,
-        reversible=train.reversible,
-        part_delay=train.part_delay if glow.part_devices else 0,
-        jit_compile=compiles,
-        max_skipped_steps=train.max_skipped_steps,
-        rate_scaling=train.rate_scaling,
-    )
+    train = dataclasses.replace(train, cache_prefix=False)  # the run makes the caches
+    delay = train.part_delay if glow.part_devices else 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a run prints what is wrong with its rates
+        trainer.compile(train, steps_per_epoch=steps_per_epoch, part_delay=delay, jit_compile=compiles)
     return trainer
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from glow_tf.config import TrainConfig
+from glow_tf.training.rates import unsuited_rates
 
-SLOW = 20  # times below the default rate
 RISE = 1.0  # bits/dim above the lowest training bpd so far; a new phase or a part's turn moves it by less
 # Levels; from half a level on, images do not come back exactly. The largest error of a thousand images was
 # 1.5 to 2.1 times that of the few that are looked at, so this warns at about half of what is allowed.
@@ -16,20 +16,11 @@ ROUND_TRIP = 0.125
 CARRIED = 0.15
 
 
-def slow_rates(train: TrainConfig) -> list[str]:
-    """Returns a sentence if the rates were chosen as if every weight had them; empty if not.
-
-    With `rate_scaling=size` most weights of a large model have a small part of the rate. The rates that
-    other codes name, such as 1e-3, then train for hours and get nowhere.
-    """
-    default = float(TrainConfig().learning_rate)
-    highest = max(train.learning_rates(1, any_count=True))
-    if train.rate_scaling != "size" or train.optimizer == "sgd" or highest >= default / SLOW:
+def rate_troubles(train: TrainConfig) -> list[str]:
+    """Returns a sentence for what is wrong with the rates; empty if nothing is."""
+    if train.rate_scaling != "size" or train.optimizer == "sgd":
         return []
-    return [
-        f"a learning rate of {highest:g} is {default / highest:.0f} times below the default, {default:g}, "
-        "which suits models of every size. Rates that other codes name are for --rate_scaling=none"
-    ]
+    return unsuited_rates(max(train.learning_rates(1, any_count=True)), train.warmup_steps)
 
 
 def troubles(rows: Sequence[Mapping[str, str]], n_bits: int) -> list[str]:

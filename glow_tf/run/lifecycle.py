@@ -151,7 +151,7 @@ def _train(
     callbacks: Sequence[keras.callbacks.Callback],
     start: float,
 ) -> Mapping[str, Any]:
-    sentences = [*health.slow_rates(run.config.train), *strategies.slow_compilation(run.config.compiles)]
+    sentences = [*health.rate_troubles(run.config.train), *strategies.slow_compilation(run.config.compiles)]
     slow = (f"WARNING: {sentence}." for sentence in sentences)
     print(run.heading, run.description, *slow, sep="\n", flush=True)
     with _stall_watch(run.group) as watches:
@@ -280,7 +280,7 @@ def _finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> M
         "device": strategies.device_name(),
         "recoveries": int(last.get("recoveries") or 0),
         "warnings": [
-            *health.slow_rates(run.config.train),
+            *health.rate_troubles(run.config.train),
             *health.troubles(history, run.glow.config.n_bits),
             *_stopped_early(len(history), len(run.phases)),
         ],

@@ -18,7 +18,7 @@ from glow_tf.internals import (
     schedule_of,
     steps_made,
 )
-from glow_tf.schedule import Phase, epochs_training
+from glow_tf.schedule import Phase, epochs_training, first_finetune_epoch
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -35,6 +35,8 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
       warmup_steps: number of steps over which the rate rises.
       cosine: whether the rate decays.
       finetune_learning_rate, finetune_from: the second rate and the step it starts at, or None for both.
+      in_epochs: whether `steps` and `finetune_from` are still numbers of epochs. `count_steps` makes steps of
+        them; before that the rate does not decay.
       factor: multiplies every rate; None is 1. It is a variable, so a rate can be halved without tracing
         steps anew. A schedule is saved with its rates as they are multiplied.
 
@@ -50,6 +52,7 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         cosine: bool = False,
         finetune_learning_rate: float | None = None,
         finetune_from: int | None = None,
+        in_epochs: bool = False,
         factor: tf.Variable | None = None,
     ):
         super().__init__()
@@ -64,6 +67,7 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         self.cosine = cosine
         self.finetune_learning_rate = finetune_learning_rate
         self.finetune_from = finetune_from
+        self.in_epochs = in_epochs
         self.factor = factor
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
@@ -77,17 +81,24 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         rate = self.learning_rate * self._decay(step, first_steps)
         if self.warmup_steps:
             rate *= tf.minimum(1.0, (step + 1) / self.warmup_steps)
-        if self.finetune_from is None:
+        if self.finetune_from is None or self.in_epochs:
             return rate
         since = step - self.finetune_from
         finetune = self.finetune_learning_rate * self._decay(since, self.steps - self.finetune_from)
         return tf.where(since >= 0, finetune, rate)
 
     def _decay(self, step: tf.Tensor, steps: int) -> tf.Tensor:
-        if not self.cosine:
+        if not self.cosine or self.in_epochs:
             return tf.ones([])
         done = tf.clip_by_value(step / max(steps, 1), 0.0, 1.0)
         return 0.5 * (1 + tf.cos(math.pi * done))
+
+    def count_steps(self, steps_per_epoch: int) -> None:
+        """Makes steps of the epochs that it was given."""
+        self.in_epochs = False
+        self.steps *= steps_per_epoch
+        if self.finetune_from is not None:
+            self.finetune_from *= steps_per_epoch
 
     def has_ended(self, step: int) -> bool:
         """Whether the rate is 0 from a step on."""
@@ -104,6 +115,7 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
             "cosine": self.cosine,
             "finetune_learning_rate": None if finetune is None else factor * finetune,
             "finetune_from": self.finetune_from,
+            "in_epochs": self.in_epochs,
         }
 
 
@@ -177,26 +189,50 @@ def part_rates(
     config: TrainConfig,
     phases: Sequence[Phase],
     num_parts: int,
-    steps_per_epoch: int,
     factors: Sequence[tf.Variable] = (),
 ) -> list[PartRate]:
-    """Returns the learning rate of every part; see `make_optimizers`."""
+    """Returns the learning rate of every part, in epochs; see `make_optimizers`."""
     rates = config.learning_rates(num_parts)
     finetune_rates = config.finetune_learning_rates(num_parts)
+    before = phases[: first_finetune_epoch(config, phases, num_parts)] if finetune_rates else ()
     return [
         PartRate(
             rates[k],
-            steps=epochs_training(k, phases) * steps_per_epoch,
+            steps=epochs_training(k, phases),
             warmup_steps=config.warmup_steps,
             cosine=config.rate_schedule == "cosine",
             finetune_learning_rate=finetune_rates[k] if finetune_rates else None,
-            finetune_from=epochs_training(k, phases[: config.part_epochs]) * steps_per_epoch
-            if finetune_rates
-            else None,
+            finetune_from=epochs_training(k, before) if finetune_rates else None,
+            in_epochs=True,
             factor=factors[k] if factors else None,
         )
         for k in range(num_parts)
     ]
+
+
+def count_steps(optimizers: Iterable[keras.optimizers.Optimizer], steps_per_epoch: int | None) -> None:
+    """Tells optimizers how many steps an epoch has, unless they know it.
+
+    Raises:
+      ConfigError: it is not known now, either, and a rate or a decay follows it.
+    """
+    for optimizer in optimizers:
+        rate = schedule_of(optimizer)
+        if not isinstance(rate, PartRate) or not rate.in_epochs:
+            continue
+        beta_2 = getattr(optimizer, "beta_2", None)
+        if steps_per_epoch:
+            rate.count_steps(steps_per_epoch)
+            if beta_2 == "oai":
+                optimizer.beta_2 = second_moment_decay(beta_2, steps_per_epoch)
+        elif rate.cosine or rate.finetune_from is not None or beta_2 == "oai":
+            raise ConfigError(
+                "the rates follow the number of steps per epoch, which is not known here. Give compile "
+                "steps_per_epoch, or a TrainConfig with rate_schedule='constant', without "
+                "finetune_learning_rate and beta_2='oai'. "
+                f"Received: cosine={rate.cosine}, finetune_learning_rate={rate.finetune_learning_rate}, "
+                f"{beta_2=}, steps_per_epoch={steps_per_epoch}"
+            )
 
 
 def check_rates(
@@ -237,7 +273,7 @@ def make_optimizers(
     config: TrainConfig,
     phases: Sequence[Phase],
     num_parts: int,
-    steps_per_epoch: int,
+    steps_per_epoch: int | None,
     factors: Sequence[tf.Variable] = (),
 ) -> list[keras.optimizers.Optimizer]:
     """Returns the optimizer of every part.
@@ -246,25 +282,28 @@ def make_optimizers(
       config: the optimizer, its rates and their decay.
       phases: the phase of every epoch; the rate of a part runs over the steps that train it.
       num_parts: n.
-      steps_per_epoch: training steps per epoch.
+      steps_per_epoch: training steps per epoch; None: `count_steps` tells it later.
       factors: for each part, what its rate is multiplied by; empty for rates as they are set.
 
     Raises:
-      ConfigError: the number of rates is neither 1 nor n.
+      ConfigError: the number of rates is neither 1 nor n, or no epoch is one of `finetune_learning_rate`.
     """
-    rates = part_rates(config, phases, num_parts, steps_per_epoch, factors)
-    return [_make_optimizer(config, rate, steps_per_epoch) for rate in rates]
+    optimizers = [_make_optimizer(config, rate) for rate in part_rates(config, phases, num_parts, factors)]
+    if steps_per_epoch:
+        count_steps(optimizers, steps_per_epoch)
+    return optimizers
 
 
-def second_moment_decay(config: TrainConfig, steps_per_epoch: int) -> float:
+def second_moment_decay(beta_2: str, steps_per_epoch: int) -> float:
     """Returns the setting `beta_2` as a number."""
     # The published code of Glow averages over one epoch.
-    return 1 - 1 / max(steps_per_epoch, 2) if config.beta_2 == "oai" else float(config.beta_2)
+    return 1 - 1 / max(steps_per_epoch, 2) if beta_2 == "oai" else float(beta_2)
 
 
-def _make_optimizer(config: TrainConfig, rate: PartRate, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+def _make_optimizer(config: TrainConfig, rate: PartRate) -> keras.optimizers.Optimizer:
     average = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
     if config.optimizer == "sgd":
         return keras.optimizers.SGD(rate, **average)
     optimizer_class = {"adamax": FusedAdamax, "adam": FusedAdam}[config.optimizer]
-    return optimizer_class(rate, beta_2=second_moment_decay(config, steps_per_epoch), **average)
+    beta_2 = "oai" if config.beta_2 == "oai" else float(config.beta_2)  # until `count_steps`
+    return optimizer_class(rate, beta_2=beta_2, **average)

@@ -17,27 +17,70 @@ from glow_tf.devices.strategies import compiles_by_default
 from glow_tf.devices.workers import in_several_processes
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
+from glow_tf.internals import schedule_of, settable_rate
 from glow_tf.schedule import Phase
+from glow_tf.training.inputs import DEFAULT_BATCH_SIZE
+from glow_tf.training.optimizers import PartRate
+from glow_tf.training.rates import unsuited_rates
 
 # What a saved trainer keeps, which is not where or how steps are computed.
-SAVED = ("clip_norm", "reversible", "part_delay", "max_skipped_steps", "max_outside_steps", "rate_scaling")
+SAVED = (
+    "clip_norm",
+    "reversible",
+    "part_delay",
+    "max_skipped_steps",
+    "max_outside_steps",
+    "rate_scaling",
+    "batch_size",
+)
 # What trainers did before these options existed.
 BEFORE = {"max_skipped_steps": 0, "max_outside_steps": None, "rate_scaling": "none"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompileOptions:
-    """See `PartsTrainer.compile`."""
+    """The options of `PartsTrainer.compile`.
 
-    part_delay: int
-    clip_norm: float
-    max_skipped_steps: int
-    max_outside_steps: int | None
-    rate_scaling: str
+    Attributes:
+      part_delay: how many steps a batch waits before each part in simultaneous epochs, where parts have
+        their own devices; see `DelayQueues`.
+      clip_norm: largest global norm of the gradients of the loss in bits/dim, after they are summed over
+        replicas; 0 does not clip. End to end the norm is over all parts, otherwise over each part alone.
+      max_skipped_steps: how many steps in a row are skipped if their loss, or the norm of a gradient, is not
+        finite; one more ends the run, and so does an epoch of such steps. 0 ends it at the first.
+      max_outside_steps: how many steps in a row a loss, or the norm of a part's gradients, may be outside of
+        its band (see `Band`); one more ends the run. If `max_skipped_steps` is more, that many. None does not
+        watch.
+      rate_scaling: `size` multiplies the rate of each weight by a factor that depends on the width and the
+        number of flow steps, so that one rate suits models of all sizes; see `rate_factor`. `none` gives
+        every weight the optimizer's rate.
+      steps_per_execution, run_eagerly: as in keras.Model.compile.
+      jit_compile: compile steps with XLA; `auto` does where there is a GPU.
+      reversible: recompute activations from outputs instead of keeping them (see `Stack`).
+      batch_size: of `fit`, where it is given an array and no batch size.
+    """
+
+    part_delay: int = 0
+    clip_norm: float = 0.0
+    max_skipped_steps: int = 10
+    max_outside_steps: int | None = 10
+    rate_scaling: str = "size"
     steps_per_execution: int = 1
-    jit_compile: bool | str
-    reversible: bool
+    jit_compile: bool | str = "auto"
+    reversible: bool = False
     run_eagerly: bool = False
+    batch_size: int = DEFAULT_BATCH_SIZE
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> CompileOptions:
+        """Returns the options that `compile` was given; raises ConfigError if there are no such options."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(given) - set(known)):
+            raise ConfigError(
+                "compile takes no loss and no metrics: the loss is the bits per dimension. Its options are "
+                f"{', '.join(known)}, and steps_per_epoch with a TrainConfig. Received: {', '.join(unknown)}"
+            )
+        return cls(**given)
 
     def checked(
         self,
@@ -95,7 +138,7 @@ def check_compiled(model: keras.Model, method: str) -> None:
     """Raises ConfigError unless a trainer is compiled."""
     if not model.compiled:
         raise ConfigError(
-            f"compile the trainer before {method}, for example trainer.compile('adamax'). "
+            f"compile the trainer before {method}, for example trainer.compile(). "
             "Received: a trainer without optimizers"
         )
 
@@ -132,6 +175,21 @@ def warn_of_late_priors(
                 "prior will be several times as long as the rate says. Adamax does not do this.",
                 stacklevel=3,
             )
+
+
+def warn_of_rates(optimizers: Sequence[keras.optimizers.Optimizer], rate_scaling: str) -> None:
+    """Warns of rates that are meant for every weight, and of high ones without a warm-up."""
+    adaptive = keras.optimizers.Adam | keras.optimizers.Adamax | keras.optimizers.Nadam
+    found = [(schedule_of(o), settable_rate(o)) for o in optimizers if isinstance(o, adaptive)]
+    rates = [
+        (rate.learning_rate, rate.warmup_steps) if isinstance(rate, PartRate) else (float(number.numpy()), 0)
+        for rate, number in found
+        if isinstance(rate, PartRate) or number is not None  # of other schedules nothing is known
+    ]
+    if rates and rate_scaling == "size":
+        highest, warmup_steps = max(rates)
+        for sentence in unsuited_rates(highest, warmup_steps):
+            warnings.warn(f"{sentence}.", stacklevel=3)
 
 
 def optimizers_per_part(given: Any, num_parts: int) -> list[keras.optimizers.Optimizer]:

@@ -23,11 +23,12 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
     """A model whose epochs are in phases; each phase has its own train function, which is traced once.
 
     Args:
-      phases: the phase of every epoch. Epochs beyond the last phase are end to end.
+      phases: the phase of every epoch, if it is known. Epochs beyond the last phase are end to end.
       heads: for every part, whether it has a flow head.
       timed: whether parts have their own devices, and steps report how long each was busy.
 
     Attributes:
+      has_own_phases: whether it was made with phases.
       means: what training steps report.
       test_metric: what an evaluation reports.
       traced: the phases that have made a step, whose train functions are traced.
@@ -49,9 +50,9 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
                     "with glow.recut(parts=…). "
                     f"Received: phase '{phase}' of parts {phase.active_parts}, counted from 1"
                 )
-        self.phases = tuple(phases)
         self._num_parts = num_parts
-        self._phase = self.phase_of(0)
+        self.has_own_phases = bool(phases)
+        self.set_phases(phases)
         self.forget_train_functions()
         self.means = StepMeans(heads, timed)
         self.test_metric = MeanAndError("bpd")
@@ -62,6 +63,11 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
     def build(self, input_shape: Any = None) -> None:
         """Marks the model as built; a subclass calls it when it has everything that Keras is to track."""
         self.built = True
+
+    def set_phases(self, phases: Sequence[Phase]) -> None:
+        """Sets the phase of every epoch; a training step is in the first one."""
+        self.phases = tuple(phases)
+        self._phase = self.phase_of(0)
 
     def phase_of(self, epoch: int) -> Phase:
         """Returns the phase of an epoch, counted from 0."""

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.errors import ConfigError
+from glow_tf.config import TrainConfig
 from glow_tf.glow import Glow
 from glow_tf.internals import steps_made
 from glow_tf.likelihood import bits_per_dim
@@ -28,7 +28,7 @@ from glow_tf.training.batch import (
 from glow_tf.training.datasets import Dataset, start_reading
 from glow_tf.training.fit_callbacks import callbacks_for
 from glow_tf.training.gradients import gradients_by_device, gradients_together
-from glow_tf.training.optimizers import check_rates
+from glow_tf.training.optimizers import check_rates, count_steps
 from glow_tf.training.options import (
     BEFORE,
     CompileOptions,
@@ -36,10 +36,12 @@ from glow_tf.training.options import (
     check_trains,
     optimizers_per_part,
     warn_of_late_priors,
+    warn_of_rates,
 )
 from glow_tf.training.phased_model import PhasedModel
 from glow_tf.training.prefix import PrefixCache
 from glow_tf.training.queues import DelayQueues
+from glow_tf.training.recipe import recipe_of
 from glow_tf.training.skipping import SkippedSteps
 from glow_tf.training.traffic import Traffic, step_traffic
 from glow_tf.training.update import Update
@@ -52,7 +54,7 @@ class PartsTrainer(PhasedModel):
     Each epoch is in one phase. A phase that trains one part runs the parts before it forward only, without a
     gradient tape, and does not run the parts after it at all.
 
-    `compile(optimizers=[…])` takes one optimizer per part. `fit` and `evaluate` take uint8 images
+    `compile()` sets the rates, warm-up and decay that the command has. `fit` and `evaluate` take uint8 images
     [N, H, W, C] (with `batch_size`) or a `tf.data.Dataset`. Its elements are images, or (images, noise); with
     a `PrefixCache`, `fit` takes (images, noise, index); `evaluate` also takes (images, noise, weight).
 
@@ -68,7 +70,8 @@ class PartsTrainer(PhasedModel):
 
     Args:
       glow: the model to train, built.
-      phases: the phase of every epoch, from `glow_tf.phases`; further epochs are end to end.
+      phases: the phase of every epoch, from `glow_tf.phases`; by default those of the `TrainConfig` that it
+        is compiled with. Further epochs are end to end.
       seed: of the order of the images and the noise, where `fit` is given an array.
 
     Raises:
@@ -88,73 +91,56 @@ class PartsTrainer(PhasedModel):
 
     # Setting up
 
-    def compile(
-        self,
-        optimizers: Any = None,
-        clip_norm: float = 0.0,
-        reversible: bool = False,
-        part_delay: int = 0,
-        jit_compile: bool | str = "auto",
-        max_skipped_steps: int = 10,
-        max_outside_steps: int | None = 10,
-        rate_scaling: str = "size",
-        **kwargs,
-    ) -> None:
+    def compile(self, optimizers: Any = None, **options: Any) -> None:
         """Sets one optimizer per part, and how steps are computed.
 
+        With a `TrainConfig`, training is what `glow-tf train` does with these settings, but for what only
+        runs do: going back after a divergence, and `cache_prefix`. The phases are those of the trainer, if it
+        was given any, and otherwise those of the settings.
+
         Args:
-          optimizers: one per part, in the order of the parts; or one optimizer or its name, such as "adamax",
-            of which every part gets a new one. `optimizer` is another name of the argument.
-          clip_norm: largest global norm of the gradients of the loss in bits/dim, after they are summed over
-            replicas; 0 does not clip. End to end the norm is over all parts, otherwise over each part alone.
-          reversible: recompute activations from outputs instead of keeping them (see `Stack`).
-          part_delay: how many steps a batch waits before each part in simultaneous epochs, where parts have
-            their own devices; see `DelayQueues`.
-          jit_compile: compile steps with XLA; `auto` does where there is a GPU.
-          max_skipped_steps: how many steps in a row are skipped if their loss, or the norm of a gradient, is
-            not finite; one more ends the run, and so does an epoch of such steps. 0 ends it at the first.
-          max_outside_steps: how many steps in a row a loss, or the norm of a part's gradients, may be outside
-            of its band (see `Band`); one more ends the run. If `max_skipped_steps` is more, that many. None
-            does not watch.
-          rate_scaling: `size` multiplies the rate of each weight by a factor that depends on the width and
-            the number of flow steps, so that one rate suits models of all sizes; see `rate_factor`. `none`
-            gives every weight the optimizer's rate.
-          **kwargs: `steps_per_execution` and `run_eagerly`, as in keras.Model.compile.
+          optimizers: a `TrainConfig`; nothing, for the settings' defaults; one optimizer per part, in the
+            order of the parts; or one optimizer or its name, such as "adamax", of which every part gets a new
+            one. `optimizer` is another name of the argument.
+          **options: of `CompileOptions`; they win over those of a `TrainConfig`. With one, `steps_per_epoch`
+            too: the first `fit` finds it, if it can, where its rates depend on it.
 
         Raises:
           ConfigError: there is not one optimizer per part, or options are no counts, not finite, or exclude
-            each other.
+            each other; or the settings contradict the trainer's phases.
         """
-        given = kwargs.pop("optimizer", None) if optimizers is None else optimizers
-        if unknown := sorted(set(kwargs) - {"steps_per_execution", "run_eagerly"}):
-            raise ConfigError(
-                "compile takes no loss and no metrics: the loss is the bits per dimension. "
-                f"Received: {', '.join(unknown)}"
-            )
+        given = options.pop("optimizer", None) if optimizers is None else optimizers
+        if given is None or isinstance(given, TrainConfig):
+            steps, own = options.pop("steps_per_epoch", None), self.phases if self.has_own_phases else ()
+            with self.distribute_strategy.scope():
+                recipe = recipe_of(given or TrainConfig(), self.glow, own, steps)
+            given, options = recipe.optimizers, recipe.options | options
+            self.rate_factors = recipe.rate_factors
+            self.set_phases(recipe.phases)
+        checked = CompileOptions.of(options)
         optimizers = optimizers_per_part(given, len(self.glow.parts))
-        options = CompileOptions(
-            clip_norm=clip_norm,
-            reversible=reversible,
-            part_delay=part_delay,
-            jit_compile=jit_compile,
-            max_skipped_steps=max_skipped_steps,
-            max_outside_steps=max_outside_steps,
-            rate_scaling=rate_scaling,
-            **kwargs,
-        ).checked(self.glow, self.distribute_strategy, optimizers)
+        self._compile(optimizers, checked)
+        warn_of_rates(optimizers, checked.rate_scaling)
+
+    def _compile(self, optimizers: Sequence[keras.optimizers.Optimizer], options: CompileOptions) -> None:
+        options = options.checked(self.glow, self.distribute_strategy, optimizers)
+        limits = (options.max_skipped_steps, options.max_outside_steps)
         with self.distribute_strategy.scope():
-            self._skips = SkippedSteps(
-                self.glow, optimizers, max_skipped_steps, max_outside_steps, compiled=options.jit_compile
-            )
-            self._update = Update(self.glow, optimizers, clip_norm, self._skips, rate_scaling)
+            self._skips = SkippedSteps(self.glow, optimizers, *limits, compiled=options.jit_compile)
+            self._update = Update(self.glow, optimizers, options.clip_norm, self._skips, options.rate_scaling)
         self.averages = Averages(self.glow, optimizers)
         # Keras callbacks that look at `model.optimizer` see the first part's.
-        super().compile(optimizer=optimizers[0], jit_compile=options.jit_compile, **kwargs)
+        super().compile(
+            optimizer=optimizers[0],
+            jit_compile=options.jit_compile,
+            steps_per_execution=options.steps_per_execution,
+            run_eagerly=options.run_eagerly,
+        )
         self.optimizers, self.options = optimizers, options
         self._queues: DelayQueues | None = None
         self.forget_train_functions()
         for part in self.glow.parts:
-            part.set_reversible(reversible)
+            part.set_reversible(options.reversible)
 
     def initialize(self, images: tf.Tensor, noise: tf.Tensor | None = None) -> None:
         """Runs `Glow.initialize`, the same on all replicas; a restored model stays as it is.
@@ -317,28 +303,31 @@ class PartsTrainer(PhasedModel):
           x: uint8 images [N, H, W, C], shuffled anew every epoch, or a source of batches of images or
             (images, noise); see `datasets.as_dataset`.
           y: for a model with classes, the labels of an array x, integers [N]; for others it must be None.
-          batch_size: for an array; 64 by default.
+          batch_size: for an array; that of `compile` by default.
           epochs: the epoch to stop after; by default the last that has a phase.
           initial_step: steps of the first epoch that were made before, by a trainer whose state was restored.
             They pass without computing, and the epoch's means go on. A dataset begins after them.
           **kwargs: of keras.Model.fit.
 
         Raises:
-          ConfigError: the images do not fit the model, an argument has no meaning here, or an epoch would
-            train at a rate that has fallen to 0.
+          ConfigError: the images do not fit the model, an argument has no meaning here, an epoch would train
+            at a rate that has fallen to 0, or rates need the number of steps per epoch, which is not known.
           NonFiniteError: too many steps in a row were not finite.
           DivergedError: a loss or gradient norm was out of its band in too many steps in a row.
         """
         check_compiled(self, "fit")
         check_trains(self.glow, self.phases)
         kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
+        batch_size = self.options.batch_size if batch_size is None else batch_size
         dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs, initial_step)
         steps, first = kwargs.get("steps_per_epoch"), kwargs.get("initial_epoch", 0)
         inputs.check_executions(self.options.steps_per_execution, steps, initial_step)
+        known = steps or inputs.number_of_batches(dataset)
+        count_steps(self.optimizers, known)
         callbacks = keras.tree.flatten(kwargs.get("callbacks") or [])
         if not any(isinstance(c, keras.callbacks.BackupAndRestore) for c in callbacks):  # it moves the start
             phases = map(self.phase_of, range(first, kwargs["epochs"]))
-            check_rates(self.optimizers, phases, steps or inputs.number_of_batches(dataset), initial_step)
+            check_rates(self.optimizers, phases, known, initial_step)
         warn_of_late_priors(self.glow, self.phases[first:], self.optimizers)
         self.steps_before = initial_step
         if self.options.part_delay:
@@ -388,10 +377,12 @@ class PartsTrainer(PhasedModel):
           return_dict: as in keras.Model.train_on_batch.
 
         Raises:
-          ConfigError: the batch does not fit the model, or an argument has no meaning here.
+          ConfigError: the batch does not fit the model, an argument has no meaning here, or rates need the
+            number of steps per epoch, which neither `compile` nor a `fit` has found out.
           NonFiniteError, DivergedError: as in `fit`.
         """
         check_compiled(self, "train_on_batch")
+        count_steps(self.optimizers, None)
         unused = {"sample_weight": sample_weight, "class_weight": class_weight}
         batch = inputs.for_one_step(self.glow, x, y, unused, trains=True)
         if not self.glow.initialized:
@@ -501,4 +492,4 @@ class PartsTrainer(PhasedModel):
         config = {**BEFORE, **config}
         if not self.glow.part_devices:  # they are not saved
             config["part_delay"] = 0
-        self.compile(optimizers, **config)
+        self._compile(optimizers, CompileOptions(**config))

@@ -47,20 +47,22 @@ def test_what_is_wrong_is_named(history, trouble):
 
 
 @pytest.mark.parametrize(
-    ("settings", "slow"),
+    ("settings", "trouble"),
     [
-        ({"learning_rate": "1e-3"}, True),
-        ({"learning_rate": "1e-3,2e-3", "optimizer": "adam"}, True),
-        ({"learning_rate": "1e-3,1e-1"}, False),
-        ({"learning_rate": "1e-3", "optimizer": "sgd"}, False),
-        ({"learning_rate": "1e-3", "rate_scaling": "none"}, False),
-        ({}, False),
+        ({"learning_rate": "1e-3"}, "times below the default, 0.1"),
+        ({"learning_rate": "1e-3,2e-3", "optimizer": "adam"}, "times below the default, 0.1"),
+        ({"learning_rate": "1e-3,1e-1"}, ""),
+        ({"learning_rate": "1e-3", "optimizer": "sgd"}, ""),
+        ({"learning_rate": "1e-3", "rate_scaling": "none"}, ""),
+        ({"warmup_steps": 0}, "a learning rate of 0.1 from the first step on"),
+        ({"warmup_steps": 0, "learning_rate": "2e-2"}, ""),
+        ({}, ""),
     ],
 )
-def test_rates_that_are_meant_for_every_weight_are_noticed(settings, slow):
-    found = health.slow_rates(TrainConfig(**settings))
-    assert bool(found) == slow
-    assert not slow or "times below the default, 0.1" in found[0]
+def test_rates_that_do_not_suit_are_noticed(settings, trouble):
+    found = health.rate_troubles(TrainConfig(**settings))
+    assert len(found) == bool(trouble)
+    assert all(trouble in sentence for sentence in found)
 
 
 def test_a_run_in_trouble_says_so_in_each_place(tmp_path, monkeypatch, capsys):

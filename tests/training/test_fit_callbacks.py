@@ -395,7 +395,7 @@ def test_an_optimizer_of_another_keras_is_refused():
 
         __module__ = "tf_keras.optimizers"
 
-    for given in ([Adam(), Adam()], Adam(), None):
+    for given in ([Adam(), Adam()], Adam(), [None, None]):
         with pytest.raises(ConfigError, match="compile needs optimizers of Keras 3"):
             make_trainer().compile(given)
 
@@ -403,7 +403,7 @@ def test_an_optimizer_of_another_keras_is_refused():
 def test_fit_and_evaluate_before_compile_say_what_to_do(small_images):
     glow = small_glow(perturbed=False)
     trainer = PartsTrainer(glow)
-    with pytest.raises(ConfigError, match=r"compile the trainer before fit, .*compile\('adamax'\)"):
+    with pytest.raises(ConfigError, match=r"compile the trainer before fit, .*compile\(\)"):
         trainer.fit(small_images)
     with pytest.raises(ConfigError, match="compile the trainer before evaluate"):
         trainer.evaluate(small_images)

@@ -73,7 +73,8 @@ def test_no_variable_of_a_step_is_kept_on_the_host():
 def test_a_cache_is_not_for_compiled_steps_on_a_gpu(monkeypatch):
     gpu = [tf.config.PhysicalDevice("GPU:0", "GPU")]
     monkeypatch.setattr(strategies.tf.config, "list_physical_devices", lambda kind=None: gpu)
-    glow, train = small_glow(), TrainConfig(schedule="sequential", cache_prefix=True)
+    glow = small_glow()
+    train = TrainConfig(schedule="sequential", part_epochs=2, finetune_epochs=0, cache_prefix=True)
     for given, refused in (("auto", False), ("on", True)):
         config = RunConfig(workdir="unused", jit_compile=given, model=glow.config, train=train)
         with pytest.raises(ConfigError, match="must be off or auto") if refused else contextlib.nullcontext():

@@ -1,0 +1,75 @@
+"""What a `TrainConfig` says of a trainer: its phases, optimizers and options."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from glow_tf.config import TrainConfig
+from glow_tf.errors import ConfigError
+from glow_tf.glow import Glow
+from glow_tf.schedule import Phase, phases_of_training
+from glow_tf.training.optimizers import make_optimizers
+
+# Settings that are options of `PartsTrainer.compile`, too.
+OPTIONS = ("clip_norm", "reversible", "part_delay", "max_skipped_steps", "rate_scaling", "batch_size")
+SCHEDULE = ("schedule", "part_epochs", "finetune_epochs", "period")
+
+
+class Recipe(NamedTuple):
+    """What a trainer is compiled with.
+
+    Attributes:
+      phases: the phase of every epoch.
+      rate_factors: what the rate of each part is multiplied by, 1 at first.
+      optimizers: one per part.
+      options: of `PartsTrainer.compile`.
+    """
+
+    phases: tuple[Phase, ...]
+    rate_factors: list[tf.Variable]
+    optimizers: list[keras.optimizers.Optimizer]
+    options: dict[str, Any]
+
+
+def recipe_of(
+    train: TrainConfig, glow: Glow, phases: Sequence[Phase] = (), steps_per_epoch: int | None = None
+) -> Recipe:
+    """Returns the recipe of the settings, made in the current strategy's scope.
+
+    Args:
+      train: the settings.
+      glow: the model.
+      phases: the phase of every epoch, if the settings are not to say it.
+      steps_per_epoch: training steps per epoch; None: `count_steps` tells it the optimizers later.
+
+    Raises:
+      ConfigError: the settings do not fit the model, or contradict the phases, or are for runs alone.
+    """
+    num_parts = len(glow.parts)
+    said = phases_of_training(train, num_parts)
+    if phases and tuple(phases) != said and _schedule(train) != _schedule(TrainConfig()):
+        raise ConfigError(
+            "the phases of the trainer and the schedule of its TrainConfig must be the same; give one of the "
+            f"two. Received: phases={', '.join(map(str, phases)):.100}, {_schedule(train)}"
+        )
+    if train.cache_prefix:
+        raise ConfigError(
+            "cache_prefix is a setting of runs; a trainer has prefix_caches, see PrefixCache. "
+            "Received: cache_prefix=True"
+        )
+    factors = []
+    for k in range(num_parts):
+        with glow.on_device_of(k):
+            factors.append(tf.Variable(1.0, trainable=False))
+    phases = tuple(phases) or said
+    optimizers = make_optimizers(train, phases, num_parts, steps_per_epoch, factors)
+    return Recipe(phases, factors, optimizers, {name: getattr(train, name) for name in OPTIONS})
+
+
+def _schedule(train: TrainConfig) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(train).items() if name in SCHEDULE}

@@ -1,0 +1,237 @@
+"""`compile()` and `compile(TrainConfig(...))`: the recipe that the command has, from Python."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small import small_glow
+
+from glow_tf import ConfigError, Glow, PartsTrainer, TrainConfig, data, export, load, phases
+from glow_tf.commands.run_flags import config_of
+from glow_tf.devices import make_strategy
+from glow_tf.run import lifecycle
+from glow_tf.training import FusedAdamax, make_optimizers
+
+BATCH = 16  # of 64 small images: 4 steps per epoch
+
+
+def make_trainer(train=None, own=(), parts="by_block:2", devices=(), **options):
+    config = small_glow(perturbed=False, flow_steps=1, parts=parts).config
+    trainer = PartsTrainer(Glow(config, devices), own, seed=7)
+    trainer.compile(
+        train, **{"run_eagerly": not devices, **options}
+    )  # eager: sooner than to trace a few steps
+    return trainer
+
+
+def settings(**changes):
+    return TrainConfig(**{"part_epochs": 2, "finetune_epochs": 1, "batch_size": BATCH, **changes})
+
+
+def weights(trainer):
+    return [weight.numpy() for weight in trainer.glow.weights]
+
+
+def rates_of(trainer):
+    return [optimizer._learning_rate for optimizer in trainer.optimizers]
+
+
+def assert_equal(left, right):
+    for a, b in zip(left, right, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_nothing_given_is_the_recipe_of_the_command():
+    trainer, expected = make_trainer(), TrainConfig()
+    options = ("clip_norm", "reversible", "max_skipped_steps", "rate_scaling", "batch_size")
+    for name in options:
+        assert getattr(trainer.options, name) == getattr(expected, name), name
+    assert trainer.phases == phases("end_to_end", 2, expected.part_epochs, expected.finetune_epochs)
+    for optimizer, rate in zip(trainer.optimizers, rates_of(trainer), strict=True):
+        assert isinstance(optimizer, FusedAdamax)
+        assert (rate.learning_rate, rate.warmup_steps, rate.cosine, rate.steps) == (0.1, 100, True, 90)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": "alternating", "beta_2": "oai", "ema": 0.9},
+        {
+            "schedule": "simultaneous",
+            "finetune_learning_rate": "1e-2",
+            "warmup_steps": 3,
+            "optimizer": "adam",
+        },
+    ],
+    ids=["alternating", "simultaneous"],
+)
+def test_fit_finds_the_steps_of_an_epoch(changes, small_images):
+    train, steps = settings(**changes), len(small_images) // BATCH
+    batches = tf.data.Dataset.from_tensor_slices(small_images).batch(BATCH)
+    sources = ({"x": small_images}, {"x": batches}, {"x": batches.repeat(), "steps_per_epoch": steps})
+    for source in sources:
+        trainer = make_trainer(train)
+        trainer.fit(**source, epochs=0, verbose=0)
+        known = make_optimizers(train, trainer.phases, 2, steps)
+        for found, expected in zip(trainer.optimizers, known, strict=True):
+            assert found.get_config() == {**expected.get_config(), "name": found.name}
+
+
+def test_the_command_and_python_train_the_same(tmp_path):
+    values = {"dataset": "digits", "n_bits": 5, "num_blocks": 1, "flow_steps": 2, "width": 4, "streams": 1}
+    values |= {
+        "train_examples": 128,
+        "test_examples": 16,
+        "parts": "across_block:2",
+        "strategy": "one_device",
+    }
+    values |= {"schedule": "alternating", "part_epochs": 2, "finetune_epochs": 1, "batch_size": 32}
+    values |= {"tensorboard": False, "sample_every": 0, "export": False, "workdir": tmp_path}
+    config = config_of([f"--{name}={value}" for name, value in values.items()])
+    lifecycle.train(config, export)
+    images = data.load(config.data)
+    trainer = PartsTrainer(Glow(load(tmp_path).config, name="glow"), seed=config.seed)
+    trainer.compile(config.train)
+    trainer.fit(images.train, verbose=0)
+    for path, value in {w.path: w.numpy() for w in load(tmp_path).weights}.items():
+        (own,) = (w for w in trainer.glow.weights if w.path == path)
+        np.testing.assert_array_equal(own.numpy(), value, err_msg=path)
+
+
+def test_a_later_fit_goes_on_with_the_same_cosine(small_images):
+    whole, halves = (make_trainer(settings(schedule="alternating")) for _ in range(2))
+    whole.fit(small_images, verbose=0)
+    halves.fit(small_images, epochs=2, verbose=0)
+    halves.fit(small_images, initial_epoch=2, verbose=0)
+    assert_equal(weights(whole), weights(halves))
+    with pytest.raises(ConfigError, match="later epochs would change nothing"):
+        halves.fit(small_images, initial_epoch=3, epochs=4, verbose=0)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_saved_trainer_goes_on_with_the_recipe(trained, small_images, tmp_path):
+    train = settings(schedule="alternating", beta_2="oai", finetune_learning_rate="1e-2")
+    trainer, whole = make_trainer(train), make_trainer(train)
+    if trained:
+        trainer.fit(small_images, epochs=1, verbose=0)
+    trainer.save(tmp_path / "trainer.keras")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = keras.saving.load_model(tmp_path / "trainer.keras")
+    assert loaded.options.to_config() == trainer.options.to_config()
+    loaded.run_eagerly = True
+    loaded.fit(small_images, initial_epoch=int(trained), verbose=0)
+    whole.fit(small_images, verbose=0)
+    assert_equal(weights(loaded), weights(whole))
+
+
+def test_a_length_that_nobody_knows_is_refused_where_rates_need_it(small_images):
+    endless = tf.data.Dataset.from_tensor_slices(small_images).batch(BATCH).filter(lambda x: True)
+    needing = ({}, {"rate_schedule": "constant", "beta_2": "oai"})
+    needing += ({"rate_schedule": "constant", "finetune_learning_rate": "1e-2"},)
+    for changes in needing:
+        trainer = make_trainer(settings(**changes))
+        with pytest.raises(
+            ConfigError, match=r"steps per epoch, which is not known.*rate_schedule='constant'"
+        ):
+            trainer.fit(endless, verbose=0)
+        with pytest.raises(ConfigError, match=r"Give compile steps_per_epoch"):
+            trainer.train_on_batch(small_images[:BATCH])
+    assert not trainer.glow.initialized
+    for trainer in (
+        make_trainer(settings(rate_schedule="constant"), parts="1"),
+        make_trainer(settings(beta_2="oai"), parts="1", steps_per_epoch=4),
+    ):
+        trainer.fit(endless, epochs=1, verbose=0)
+        trainer.train_on_batch(small_images[:BATCH])
+        assert int(trainer.optimizers[0].iterations) == 5
+    trainer = make_trainer(settings())
+    trainer.fit(endless.repeat(), steps_per_epoch=4, epochs=0, verbose=0)
+    assert {rate.steps for rate in rates_of(trainer)} == {12}
+
+
+def test_options_win_over_the_settings():
+    trainer = make_trainer(settings(clip_norm=0.5), clip_norm=2.0, reversible=True, batch_size=4)
+    assert (trainer.options.clip_norm, trainer.options.reversible, trainer.options.batch_size) == (2, True, 4)
+    with pytest.raises(ConfigError, match=r"Its options are .*clip_norm.* Received: steps_per_epoch"):
+        trainer.compile("sgd", steps_per_epoch=4)
+
+
+def test_the_phases_of_the_trainer_count():
+    own = phases("sequential", 2, 4, 2)
+    trainer = make_trainer(TrainConfig(finetune_learning_rate="1e-2"), own)
+    assert trainer.phases == own
+    assert [(rate.steps, rate.finetune_from) for rate in rates_of(trainer)] == [(4, 2), (4, 2)]
+    assert make_trainer(settings(schedule="sequential", part_epochs=4, finetune_epochs=2), own).phases == own
+    with pytest.raises(ConfigError, match=r"must be the same; .*Received: phases=part 1, .*'part_epochs': 5"):
+        make_trainer(TrainConfig(part_epochs=5), own)
+    for others in (phases("end_to_end", 2, 4), phases("sequential", 2, 4)):
+        with pytest.raises(ConfigError, match=r"finetune_learning_rate needs phases that end end to end"):
+            make_trainer(TrainConfig(finetune_learning_rate="1e-2"), others)
+
+
+def test_phases_that_come_from_settings_are_replaced_by_those_of_others():
+    trainer = make_trainer(settings(schedule="sequential"))
+    assert str(trainer.phase) == "part 1"
+    trainer.compile(settings(schedule="simultaneous"))
+    assert trainer.phases == phases("simultaneous", 2, 2, 1)
+    assert trainer.phase == trainer.phases[0]
+
+
+def test_a_setting_of_runs_is_refused():
+    with pytest.raises(ConfigError, match=r"cache_prefix is a setting of runs.*see PrefixCache"):
+        make_trainer(settings(schedule="sequential", cache_prefix=True))
+
+
+@pytest.mark.parametrize("place", ["mirrored", "part_devices"])
+def test_other_devices_train_as_one(place, small_images):
+    train = settings(schedule="simultaneous", beta_2="oai", part_epochs=1, finetune_epochs=0)
+    one = make_trainer(train)
+    one.fit(small_images, verbose=0)
+    if place == "mirrored":
+        with make_strategy("mirrored").scope():
+            config = small_glow(perturbed=False, flow_steps=1, parts="by_block:2").config
+            other = PartsTrainer(Glow(config), seed=7)
+        other.compile(train)  # outside of the strategy, as `fit`
+    else:
+        other = make_trainer(train, devices=["CPU:0", "CPU:1"])
+    other.fit(small_images, verbose=0)
+    for a, b in zip(weights(one), weights(other), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+# Rates that do not suit
+
+
+def adamax(rate):
+    return lambda: [keras.optimizers.Adamax(rate) for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "warning"),
+    [
+        (lambda: "adamax", {}, "0.001 is 100 times below the default, 0.1"),
+        (lambda: settings(learning_rate="1e-3"), {}, "0.001 is 100 times below the default, 0.1"),
+        (adamax(0.1), {}, "0.1 from the first step on can make training run away.*100 steps"),
+        (lambda: settings(warmup_steps=0), {}, "0.1 from the first step on can make training run away"),
+        (lambda: "adamax", {"rate_scaling": "none"}, None),
+        (lambda: "sgd", {}, None),
+        (adamax(5e-3), {}, None),
+        (adamax(keras.optimizers.schedules.ExponentialDecay(1e-4, 10, 0.5)), {}, None),
+        (lambda: None, {}, None),
+    ],
+)
+def test_rates_that_do_not_suit_are_warned_of(given, options, warning):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        make_trainer(given(), **options)
+    found = [w for w in found if "learning rate" in str(w.message)]
+    if warning is None:
+        assert not found
+    else:
+        (only,) = found
+        assert only.filename == __file__
+        with pytest.warns(UserWarning, match=warning):
+            make_trainer(given(), **options)
