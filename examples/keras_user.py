@@ -40,13 +40,17 @@ def main(folder: pathlib.Path) -> dict[str, float]:
     glow = glow_tf.Glow(
         glow_tf.ModelConfig(digits.image_shape, n_bits=5, num_blocks=2, flow_steps=2, width=16, parts=2)
     )
-    trainer = glow_tf.PartsTrainer(glow, glow_tf.phases("alternating", 2, part_epochs=6, finetune_epochs=4))
-    # Every part gets an optimizer of its own, like this one; at the end the averages replace the weights.
-    trainer.compile(keras.optimizers.Adamax(5e-3, use_ema=True, ema_momentum=0.9))
+    trainer = glow_tf.PartsTrainer(glow)
+    # The recipe of the command; at the end the averages (ema) replace the weights. A generator has no length.
+    trainer.compile(
+        glow_tf.TrainConfig(
+            schedule="alternating", part_epochs=6, finetune_epochs=4, warmup_steps=20, ema=0.9
+        ),
+        steps_per_epoch=EXAMPLES // BATCH_SIZE,
+    )
     trainer.fit(
         train,
         validation_data=digits.test,
-        batch_size=BATCH_SIZE,
         callbacks=[
             keras.callbacks.EarlyStopping("val_loss", patience=4),
             keras.callbacks.ModelCheckpoint(folder / "best.keras", monitor="val_loss", save_best_only=True),

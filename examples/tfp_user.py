@@ -12,7 +12,6 @@ It takes about ten seconds on two cores and downloads nothing.
 import glow_tf  # before TensorFlow and Keras: it sets what makes them fast
 
 # isort: split
-import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -30,9 +29,13 @@ model = glow_tf.ModelConfig(
     image_shape=images.image_shape, n_bits=5, num_blocks=2, flow_steps=2, width=16, parts="across_block:2"
 )
 glow = glow_tf.Glow(model)
-trainer = glow_tf.PartsTrainer(glow, glow_tf.phases("simultaneous", num_parts=2, part_epochs=4), seed=0)
-trainer.compile(optimizers=[keras.optimizers.Adamax(1e-2) for _ in glow.parts])
-trainer.fit(images.train, batch_size=64, verbose=0)
+trainer = glow_tf.PartsTrainer(glow, seed=0)
+trainer.compile(
+    glow_tf.TrainConfig(
+        schedule="simultaneous", part_epochs=4, finetune_epochs=0, warmup_steps=20, batch_size=64
+    )
+)
+trainer.fit(images.train, verbose=0)
 
 # 2. See it as a TFP distribution. Its values are dequantised: the level of each byte plus noise in [0, 1).
 density = glow_tf.as_distribution(glow)

@@ -16,8 +16,8 @@ from small import ROOT
 # Per script, regular expressions; each must be found in what the script prints.
 EXAMPLES = {
     "keras_user": (
-        r"Epoch 10/10\n.* - val_loss: 3\.[34]",
-        r"averaged weights 3\.[34]\d\d bits/dim, best epoch 3\.[34]\d\d bits/dim",
+        r"Epoch 10/10\n.* - val_loss: 3\.[23]",
+        r"averaged weights 3\.[23]\d\d bits/dim, best epoch 3\.[23]\d\d bits/dim",
     ),
     "photographer": (
         r"Left out photographs/landscapes/cut_off\.jpg: image file is truncated",
