@@ -264,8 +264,25 @@ def _finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> M
     if trained is not None:
         with notice("Exporting", in_log=True):
             export(trained, run.workdir.path / "export")
-    summary = {
-        "test_bpd": bpd,
+    summary = _summary(run, history)
+    run.workdir.write_summary(summary)
+    print(tables.closing_table(history, len(run.layouts), run.costs))
+    print(
+        f"Finished: test {tables.score(bpd, error)} bits/dim (one noise draw per test image: an upper bound "
+        f"in expectation), {summary['total_seconds']:.1f} s of training (this process ran for "
+        f"{time.monotonic() - start:.0f} s in all), in "
+        f"{run.workdir.path}{recovery.note(summary['recoveries'])}"
+    )
+    for warning in summary["warnings"]:
+        print(f"WARNING: {warning}.")
+    return summary
+
+
+def _summary(run: Run, history: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    last = history[-1]
+    error = float(last["test_bpd_se"])
+    return {
+        "test_bpd": float(last["test_bpd"]),
         "test_bpd_se": None if math.isnan(error) else error,  # of a single image nobody knows it
         "total_seconds": float(last["total_seconds"]),
         "parameters": sum(run.parameters),
@@ -285,14 +302,3 @@ def _finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> M
             *_stopped_early(len(history), len(run.phases)),
         ],
     }
-    run.workdir.write_summary(summary)
-    print(tables.closing_table(history, len(run.layouts), run.costs))
-    print(
-        f"Finished: test {tables.score(bpd, error)} bits/dim (one noise draw per test image: an upper bound "
-        f"in expectation), {summary['total_seconds']:.1f} s of training (this process ran for "
-        f"{time.monotonic() - start:.0f} s in all), in "
-        f"{run.workdir.path}{recovery.note(summary['recoveries'])}"
-    )
-    for warning in summary["warnings"]:
-        print(f"WARNING: {warning}.")
-    return summary
