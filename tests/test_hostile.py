@@ -270,7 +270,7 @@ def test_a_wrong_seed_of_a_tuning_is_refused_before_anything_runs(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     text = (configs.folder() / "studies" / "digits_tiny.cfg").read_text().replace("seed = 100", "seed = x")
     (tmp_path / "own.cfg").write_text(text)
-    with pytest.raises(ConfigError, match=r"study own: flag --seed=x: "):
+    with pytest.raises(ConfigError, match=r"study own: seed must be an integer. Received: --seed=x"):
         hostile_inputs.command("experiment", f"--study={tmp_path}/own.cfg")
     assert not (tmp_path / "runs").exists()
 
