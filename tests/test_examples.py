@@ -24,7 +24,7 @@ EXAMPLES = {
         r"Enlarged: 1 of 153 images, which are smaller than 16×16, by a factor of up to 1\.6\.",
         r"Turned upright, as their EXIF data say: 30 of 153 images\.",
         r"Not read: 1 × \.heic, 1 × \.txt\.",
-        r"Resuming after epoch 5\.\nepoch 6/10 ",
+        r"Resuming after epoch 5\.\n(… .*\n)?epoch 6/10 ",
         r"init_from: the weights are those of photographs/runs/landscapes",
         r"the least usual sunsets, in bits/dim:\n  test_card\.png: (8|9|1\d)\.",
         r"test sunsets: (6\.[6789]|7\.0)\d bits/dim by the landscapes' model, 6\.[234]\d after",
