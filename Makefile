@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 AUDIT := .venv-audit
 
-.PHONY: quickstart test test-slow test-oldest docs notebooks lint audit clean
+.PHONY: quickstart test test-slow test-lab test-lab-if-changed test-oldest docs notebooks lint audit clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python train/main.py --flagfile=configs/quickstart.cfg
@@ -16,7 +16,18 @@ test: $(VENV)/installed
 	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/installed
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow tests lab/tests
+
+# lab/tested says which files passed: the gate tests the lab when any of them, or of the package's, is another.
+LAB_FILES := git ls-files -z -co --exclude-standard lab glow_tf configs tests/small.py ':!lab/tested' | \
+    LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum
+
+test-lab: $(VENV)/installed
+	$(BIN)/pytest -n 2 --dist loadfile lab/tests
+	$(LAB_FILES) > lab/tested
+
+test-lab-if-changed:
+	test "$$($(LAB_FILES))" = "$$(cat lab/tested)" || $(MAKE) test-lab
 
 test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/pytest -n 2 --dist loadfile

@@ -21,7 +21,7 @@ setup(
     package_data={
         "glow_tf": ["py.typed"],
         "glow_tf.presets": ["*/*"],
-        "glow_tf.configs": ["*.cfg", "*/*.cfg"],
+        "glow_tf.configs": ["*.cfg"],
     },
     entry_points={"console_scripts": ["glow-tf = glow_tf.commands.cli:main"]},
     # The floors are what `make test-oldest` runs with. The ceilings are the next minor release of TensorFlow,
@@ -47,11 +47,7 @@ setup(
     ],
     extras_require={
         "onnx": ["tf2onnx>=1.16", "onnxruntime>=1.18"],  # models that run without TensorFlow
-        "bench": [
-            "normflows>=1.7",
-            "matplotlib>=3.7",
-            "scikit-image>=0.22",
-        ],  # what benchmarks/ compares with, and plots
+        "lab": ["normflows>=1.7", "matplotlib>=3.7", "scikit-image>=0.22"],  # to compare and plot
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "mkdocs-jupyter>=0.25"],
         "notebooks": ["ipykernel>=6", "matplotlib>=3.7", "nbmake>=1.5"],
     },

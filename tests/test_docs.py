@@ -16,12 +16,18 @@ from small import ROOT, architecture
 import glow_tf
 from glow_tf.commands import cli, configs, run_flags
 from glow_tf.errors import ConfigError
+from lab import CONFIGS
+from lab.studies import report
+from lab.studies.study import read_study
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PACKAGES = ("bijectors", "data", "devices", "training", "run", "use", "studies", "planning")
+PACKAGES = ("bijectors", "data", "devices", "training", "run", "use")
+LAB = [f"lab.{name}" for name in ("experiment", "report", "plan")]  # and benchmarks with flags in the text
+LAB += [f"lab.benchmarks.{name}" for name in ("steps", "startup", "strategies", "train_normflows")]
+NAMED = {"flagfile": configs.folder(), "study": CONFIGS / "studies", "cluster": CONFIGS / "clusters"}
 RUNS = re.compile(r"^<!-- runs -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 URL = re.compile(r"https?://\S+")
-PROGRAM = re.compile(r"^(?:python (train|benchmarks)/(\w+)\.py|(glow-tf) (\w+))")
+PROGRAM = re.compile(r"^(?:python train/(\w+)\.py|python -m (lab[.\w]+)|glow-tf (\w+))")
 
 
 def _name(page):
@@ -85,22 +91,22 @@ def test_a_command_names_an_existing_program_and_its_flags(line):
             values = flags.FlagValues()
             run_flags.define(values)
         elif word.startswith("--") and name != "help":
-            if name in configs.FOLDERS:
-                assert value == "FILE" or configs.find(name, value).is_file(), word
+            if name in NAMED:
+                assert value == "FILE" or configs.find(name, value, named=NAMED[name]).is_file(), word
             else:
                 assert name in values or name.removeprefix("no") in values, word
                 assert equals or values[name.removeprefix("no") if name not in values else name].boolean, word
 
 
 def _flags(line):
-    folder, program, _, command = PROGRAM.match(line).groups()
+    script, in_lab, command = PROGRAM.match(line).groups()
     values = flags.FlagValues()
-    if folder == "benchmarks":
-        importlib.import_module(program).define(values)
+    if in_lab:
+        importlib.import_module(in_lab).define(values)
         return values
-    if folder == "train":
-        assert (ROOT / "train" / f"{program}.py").is_file(), line
-        command = "train" if program == "main" else program
+    if script:
+        assert (ROOT / "train" / f"{script}.py").is_file(), line
+        command = "train" if script == "main" else script
     assert command in cli.COMMANDS, line
     importlib.import_module(f"glow_tf.commands.{command}").define(values)
     return values
@@ -109,11 +115,7 @@ def _flags(line):
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_flags_in_the_text_exist(page):
     known = {"flagfile", "help"}
-    for command in cli.COMMANDS:
-        values = flags.FlagValues()
-        importlib.import_module(f"glow_tf.commands.{command}").define(values)
-        known |= set(values)
-    for program in ("steps", "startup", "strategies", "train_normflows"):
+    for program in (*(f"glow_tf.commands.{command}" for command in cli.COMMANDS), *LAB):
         values = flags.FlagValues()
         importlib.import_module(program).define(values)
         known |= set(values)
@@ -126,8 +128,8 @@ def test_flags_in_the_text_exist(page):
 def test_files_in_the_text_exist(page):
     if page.name == "CHANGELOG.md":
         return
-    paths = re.findall(r"\b(?:glow_tf|train|benchmarks|tests|configs)/[\w/]+\.(?:py|cfg)\b", page.read_text())
-    for path in set(paths) - {"configs/studies/NAME.cfg"}:
+    paths = re.findall(r"\b(?:glow_tf|train|lab|tests|configs)/[\w/]+\.(?:py|cfg)\b", page.read_text())
+    for path in paths:
         assert (ROOT / path).is_file(), path
 
 
@@ -160,10 +162,22 @@ def test_every_reference_is_to_something_that_exists():
 def test_the_architecture_names_every_file():
     files = {
         str(path.relative_to(ROOT))
-        for folder in ("glow_tf", "train", "benchmarks")
+        for folder in ("glow_tf", "train", "lab")
         for path in (ROOT / folder).rglob("*.py")
+        if not path.is_relative_to(ROOT / "lab" / "tests")
     }
     assert set(architecture()) == files
+
+
+def test_tables_of_studies_are_those_of_the_committed_results():
+    found = 0
+    for page in PAGES:
+        text = page.read_text()
+        for name in re.findall(r"^<!-- table (\w+) -->$", text, re.MULTILINE):
+            study = read_study(NAMED["study"] / f"{name}.cfg")
+            assert report.with_table(text, study, ROOT / f"docs/results/{name}.csv") == text
+            found += 1
+    assert found
 
 
 def _keras_classes():

@@ -5,22 +5,21 @@ import os
 import random
 import threading
 
-import hostile
-import hostile_inputs
 import numpy as np
 import pytest
 from PIL import Image
 
 from glow_tf import data, memory
-from glow_tf.commands import cli, configs, run_flags
+from glow_tf.commands import cli, run_flags
 from glow_tf.commands.parsing import MOST_FLAGFILES
 from glow_tf.config import DataConfig, ModelConfig
 from glow_tf.data import pictures
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
-from glow_tf.text_files import MOST_BYTES, Sections, parse_json, read_text
+from glow_tf.text_files import MOST_BYTES, parse_json, read_text
 from glow_tf.use import Scorer
 from glow_tf.use.scores import Features
+from lab.benchmarks import hostile_inputs, hostile_pictures
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +27,9 @@ def seeds(tmp_path_factory):
     return hostile_inputs.Seeds.make(tmp_path_factory.mktemp("seeds"), with_run=False)
 
 
-SOME = {  # kind → inputs; those that load models take longer and are left to benchmarks/hostile.py
+SOME = {  # kind → inputs; those that load models take longer and are left to lab.benchmarks.hostile
     "flags of all commands": 40,
     "flagfiles": 20,
-    "study files": 20,
-    "tables of studies": 20,
-    "cluster files": 40,
-    "rates of a machine": 40,
     "calibrations of scores": 30,
     "presets": 5,
     "weights of presets": 5,
@@ -54,7 +49,7 @@ def test_damaged_input_is_fine_or_refused_with_a_sentence(kind, seeds, tmp_path,
         folder.mkdir()
         with hostile_inputs.without_long_work(seeds):
             deed = hostile_inputs.KINDS[kind][1](seeds, random.Random(f"test {kind} {k}"), folder)
-            end = hostile.outcome_of(deed)
+            end = hostile_inputs.outcome_of(deed)
         assert end in ("fine", "refused"), k
         ends[end] += 1
     assert ends["refused"]
@@ -65,13 +60,12 @@ def test_the_benchmark_tells_a_mistake_in_the_program_from_a_refusal():
         def deed():
             raise error
 
-        return hostile.outcome_of(deed)
+        return hostile_inputs.outcome_of(deed)
 
     assert end(ConfigError("width must be 1. Received: width=0")) == "refused"
     assert end(ConfigError("no")).startswith("a sentence without a name")
     assert end(KeyError("width")).startswith("KeyError: 'width'")
-    assert hostile.outcome_of(lambda: None) == "fine"
-    assert sum(hostile.shares(1000).values()) == 1000
+    assert hostile_inputs.outcome_of(lambda: None) == "fine"
 
 
 # Pictures
@@ -84,8 +78,8 @@ def one_picture(folder, content, suffix="png"):
 
 
 def test_the_mark_that_some_editors_begin_a_file_with_is_no_text(tmp_path):
-    (tmp_path / "a.cfg").write_bytes(b"\xef\xbb\xbf[study]\nseeds = 1\n")
-    assert Sections(tmp_path / "a.cfg").contents == {"study": {"seeds": "1"}}
+    (tmp_path / "a.cfg").write_bytes(b"\xef\xbb\xbf--seed=1\n")
+    assert read_text(tmp_path / "a.cfg") == "--seed=1\n"
 
 
 def test_a_container_has_the_memory_of_its_group(tmp_path, monkeypatch):
@@ -103,7 +97,7 @@ def test_a_container_has_the_memory_of_its_group(tmp_path, monkeypatch):
 
 def test_a_decompression_bomb_is_left_out_before_it_is_decoded(tmp_path):
     for width, height in ((13_000, 13_000), (2**31 - 1, 2**31 - 1)):
-        content = hostile_inputs.bomb(width, height, pixels=False)
+        content = hostile_pictures.bomb(width, height, pixels=False)
         assert len(content) < 1000
         assert "pixels" in one_picture(tmp_path, content).problem
 
@@ -131,25 +125,25 @@ def test_large_pictures_are_reduced_one_at_a_time(tmp_path, monkeypatch):
 
 def test_files_whose_content_pil_would_hand_to_other_programs_are_no_images(tmp_path):
     for kind in ("EPS", "PDF", "PPM", "ICO"):
-        problem = one_picture(tmp_path, hostile_inputs.saved(Image.new("RGB", (32, 32)), kind)).problem
+        problem = one_picture(tmp_path, hostile_pictures.saved(Image.new("RGB", (32, 32)), kind)).problem
         assert problem == "it is not a PNG, JPEG, WebP, BMP, GIF or TIFF image"
-    assert not one_picture(tmp_path, hostile_inputs.saved(Image.new("RGB", (9, 9)), "GIF"), "jpg").problem
+    assert not one_picture(tmp_path, hostile_pictures.saved(Image.new("RGB", (9, 9)), "GIF"), "jpg").problem
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_the_first_picture_of_several_is_read(tmp_path, kind):
     frames = [Image.new("RGB", (12, 12), colour) for colour in ("white", "black")]
-    content = hostile_inputs.saved(frames[0], kind, save_all=True, append_images=frames[1:])
+    content = hostile_pictures.saved(frames[0], kind, save_all=True, append_images=frames[1:])
     assert one_picture(tmp_path, content).pixels.min() == 255
 
 
 def test_cmyk_jpegs_and_pictures_of_one_row_are_read(tmp_path):
     found = one_picture(
-        tmp_path, hostile_inputs.saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"), "jpg"
+        tmp_path, hostile_pictures.saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"), "jpg"
     )
     np.testing.assert_allclose(found.pixels[0, 0].astype(int), [255, 0, 0], atol=4)
     for size in ((1, 30_000), (30_000, 1)):
-        found = one_picture(tmp_path, hostile_inputs.saved(Image.new("L", size, 7), "PNG"))
+        found = one_picture(tmp_path, hostile_pictures.saved(Image.new("L", size, 7), "PNG"))
         assert (found.side, found.pixels.shape, found.pixels.max()) == (1, (8, 8, 1), 7)
 
 
@@ -225,14 +219,6 @@ def test_a_line_that_is_no_text_is_named(tmp_path, monkeypatch):
         parse_json("[" * 100_000)
 
 
-def test_sections_know_their_lines(tmp_path):
-    path = tmp_path / "a.cfg"
-    path.write_text("# a comment\n[one]\nkey = 1\n\n[two]\nKey = 2\n  more\n[DEFAULT]\nx = 3\n")
-    sections = Sections(path)
-    assert sections.contents == {"one": {"key": "1"}, "two": {"Key": "2\nmore"}, "DEFAULT": {"x": "3"}}
-    assert [sections.line_of("two"), sections.line_of("two", "Key"), sections.line_of("none")] == [5, 6, 0]
-
-
 def test_the_line_of_a_wrong_flag_in_a_flagfile_is_named(tmp_path):
     (tmp_path / "inner.cfg").write_text("# a comment\n--width=8\n--seed=x\n--batch_size=4\n")
     (tmp_path / "outer.cfg").write_text(f"--flow_steps=2\n--flagfile={tmp_path}/inner.cfg\n")
@@ -264,15 +250,6 @@ def test_names_that_are_no_text_are_printed(tmp_path, capfd):
         == 0
     )
     assert "\\udcff.png: it is not" in capfd.readouterr().out
-
-
-def test_a_wrong_seed_of_a_tuning_is_refused_before_anything_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = (configs.folder() / "studies" / "digits_tiny.cfg").read_text().replace("seed = 100", "seed = x")
-    (tmp_path / "own.cfg").write_text(text)
-    with pytest.raises(ConfigError, match=r"study own: seed must be an integer. Received: --seed=x"):
-        hostile_inputs.command("experiment", f"--study={tmp_path}/own.cfg")
-    assert not (tmp_path / "runs").exists()
 
 
 # Models and calibrations

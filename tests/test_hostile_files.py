@@ -2,8 +2,6 @@
 
 import zipfile
 
-import hostile
-import hostile_files
 import keras
 import numpy as np
 import pytest
@@ -12,11 +10,12 @@ from small import small_glow
 import glow_tf
 from glow_tf.cuts import read_cuts
 from glow_tf.errors import ConfigError
+from lab.benchmarks import hostile_files, hostile_inputs
 
 
 @pytest.fixture(scope="module")
 def crafted(tmp_path_factory):
-    return hostile.crafted(tmp_path_factory.mktemp("crafted"))
+    return hostile_files.crafted(tmp_path_factory.mktemp("crafted"))
 
 
 @pytest.mark.parametrize(("kind", "least"), [("crafted .keras files", 300), ("crafted presets", 25)])
@@ -25,7 +24,7 @@ def test_crafted_files_are_refused_with_a_sentence(kind, least, crafted, tmp_pat
     for number, (name, make) in enumerate(crafted[kind], start=1):
         folder = tmp_path / str(number)
         folder.mkdir()
-        assert hostile.outcome_of(make(folder)) == "refused", name
+        assert hostile_inputs.outcome_of(make(folder)) == "refused", name
         tried = number
     assert tried >= least
 

@@ -14,9 +14,7 @@ from glow_tf.cuts import read_cuts
 from glow_tf.errors import ConfigError
 from glow_tf.heads import read_local_prior
 from glow_tf.partition import part_layouts
-from glow_tf.planning.cluster_file import read_cluster_file
 from glow_tf.schedule import cached_parts, end_to_end, epoch_costs, epochs_training, phases, turn_starts
-from glow_tf.studies.study import read_study
 
 # The same examples in every run, and none kept on disk: a failure must not depend on what ran before.
 settings.register_profile(
@@ -195,24 +193,3 @@ def test_any_value_of_any_flag_is_taken_or_refused_with_what_was_received(name, 
 @given(TEXTS)
 def test_any_name_of_a_data_set_is_taken_or_refused_with_what_was_received(text):
     assert is_fine_or_names(["Received"], lambda: DataConfig(dataset=text))
-
-
-LINES = st.one_of(
-    st.sampled_from(
-        [
-            *("[study]", "[all]", "[quick]", "[grid]", "[tune]", "[variant a]", "[variant b]", "[variant]"),
-            *("seeds = 1 2", "baseline = a", "flagfile = configs/base.cfg", "title = x", "width = 8, 16"),
-            *("[link]", "[devices]", "[device 1]", "mbit_per_s = 20", "latency_ms = 5", "count = 2"),
-        ]
-    ),
-    st.builds("{} = {}".format, st.sampled_from(NAMES), TEXTS),
-    TEXTS,
-)
-
-
-@pytest.mark.parametrize("reader", [read_study, read_cluster_file])
-@given(lines=st.lists(LINES, max_size=12))
-def test_any_text_as_a_study_or_a_cluster_is_read_or_refused_with_its_place(reader, lines, tmp_path):
-    path = tmp_path / "a.cfg"
-    path.write_text("\n".join(lines), encoding="utf-8", errors="replace")
-    assert is_fine_or_names(["a.cfg", "Received"], lambda: reader(path))

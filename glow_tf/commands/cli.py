@@ -22,10 +22,11 @@ from glow_tf.errors import ConfigError, DivergedError, in_one_line
 from glow_tf.version import __version__
 
 COMMANDS = (
-    *("train", "launch", "plan", "experiment", "report", "preset", "export"),  # models
+    *("train", "launch", "preset", "export"),  # models
     *("sample", "evaluate", "score", "encode", "decode", "interpolate"),  # what is done with them
     *("reconstruct", "edit", "restore"),
 )
+IN_LAB = ("plan", "experiment", "report")  # no commands of the package any more
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         meant = f" Did you mean {near[0]}?" if near else ""
+        if name in IN_LAB:
+            meant = f" In a clone of the repository, {name} is `python -m lab.{name}`."
         return _error(f"glow-tf needs a command first: {', '.join(COMMANDS)}.{meant} Received: {name!r}")
     return run(name, arguments[1:])
 

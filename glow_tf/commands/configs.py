@@ -9,8 +9,6 @@ import pathlib
 import glow_tf
 from glow_tf.errors import ConfigError
 
-FOLDERS = {"flagfile": "", "study": "studies", "cluster": "clusters"}  # flag → its folder within the configs
-
 
 def folder() -> pathlib.Path:
     """Returns the folder of the configs: inside the installed package, or beside it in a clone."""
@@ -19,16 +17,9 @@ def folder() -> pathlib.Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def names(flag: str) -> list[str]:
-    """Returns the names of the configs that a flag can be given.
-
-    Args:
-      flag: `flagfile`, `study` or `cluster`.
-    """
-    return sorted(path.stem for path in (folder() / FOLDERS[flag]).glob("*.cfg"))
-
-
-def find(flag: str, value: str, included_by: pathlib.Path | None = None) -> pathlib.Path:
+def find(
+    flag: str, value: str, included_by: pathlib.Path | None = None, named: pathlib.Path | None = None
+) -> pathlib.Path:
     """Returns the file that a flag names.
 
     The value is a path relative to the current folder, or the name of a config that comes with the package,
@@ -36,23 +27,25 @@ def find(flag: str, value: str, included_by: pathlib.Path | None = None) -> path
     package looks in the package first.
 
     Args:
-      flag: `flagfile`, `study` or `cluster`.
+      flag: its name, for the error.
       value: of the flag.
       included_by: the file that the value stands in; None if it stands on the command line.
+      named: the folder of the files that have names; None takes that of the configs.
 
     Raises:
       ConfigError: there is no such file.
     """
-    root = folder()
+    root = named or folder()
     inside = value.removeprefix("configs/")
-    packaged = [root / inside, root / FOLDERS[flag] / f"{inside}.cfg"]
+    packaged = [root / inside, root / f"{inside}.cfg"]
     here = pathlib.Path(os.path.expanduser(value))  # that of pathlib fails for users who do not exist
     from_package = included_by is not None and root.resolve() in included_by.resolve().parents
     for path in [*packaged, here] if from_package else [here, *packaged]:
         with contextlib.suppress(OSError):  # a name that is too long
             if value and path.is_file():
                 return path
+    names = ", ".join(sorted(path.stem for path in root.glob("*.cfg")))
     raise ConfigError(
-        f"{flag} must be a file, or the name of a config that comes with glow_tf: {', '.join(names(flag))}. "
+        f"{flag} must be a file, or the name of a config that comes with glow_tf: {names}. "
         f"Received: {flag}={value!r:.200}"
     )

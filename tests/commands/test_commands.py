@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import flags as absl_flags
 from small import ROOT, run_program
 
-from glow_tf.commands import cli, configs, parsing, run_flags
+from glow_tf.commands import cli, parsing, run_flags
 from glow_tf.errors import ConfigError, NonFiniteError
 
 
@@ -81,13 +81,18 @@ def test_the_help_of_a_command_shows_an_example_and_each_flag_with_its_default(n
     assert "--flagfile=" in shown
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
-def test_a_script_in_train_runs_each_command(name):
-    script = ROOT / "train" / {"train": "main.py"}.get(name, f"{name}.py")
-    assert f'cli.run("{name}")' in script.read_text()
-    result = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert re.search(rf"glow-tf {name} (\w+ )?--", result.stdout)
+@pytest.mark.parametrize(("script", "name"), [("main", "train"), ("launch", "launch")])
+def test_a_script_in_train_runs_a_command(script, name):
+    command = [sys.executable, ROOT / "train" / f"{script}.py", "--help"]
+    assert f"glow-tf {name} --" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("name", cli.IN_LAB)
+def test_a_command_that_moved_to_the_lab_says_where_it_is(name, capsys):
+    assert cli.main([name, "--help"]) == 1
+    error = capsys.readouterr().err
+    assert f"In a clone of the repository, {name} is `python -m lab.{name}`. Received: {name!r}\n" in error
+    assert (ROOT / "lab" / f"{name}.py").is_file()
 
 
 def test_a_command_that_does_not_exist_is_named(capsys):
@@ -195,15 +200,6 @@ def test_flagfiles_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
     assert run_flags.config_of(["--flagfile=configs/base.cfg", "--workdir=x"]).seed == 6
 
 
-def test_studies_and_clusters_are_found_by_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert configs.find("study", "digits_tiny").name == "digits_tiny.cfg"
-    assert configs.find("cluster", "eight_v100").parent.name == "clusters"
-    assert "digits_tiny" in configs.names("study")
-    with pytest.raises(ConfigError, match=r"cluster must be a file, or .*eight_home.* Received: cluster='x'"):
-        configs.find("cluster", "x")
-
-
 def test_a_flagfile_that_includes_itself_is_refused(tmp_path):
     path = tmp_path / "own.cfg"
     path.write_text(f"--flagfile={path}\n")
@@ -286,16 +282,13 @@ def test_an_installation_outside_of_the_clone_trains_by_name(tmp_path):
     found = subprocess.run(where, cwd=home, env=path, capture_output=True, text=True)
     assert pathlib.Path(found.stdout.strip()).parent == packages / "glow_tf"
     assert (packages / "glow_tf" / "py.typed").exists()
-    assert "  experiment  " in glow_tf("--help").stdout
-    plan = glow_tf("plan", "--flagfile=paper_5", "--cluster=eight_v100")
-    assert plan.returncode == 0, plan.stderr
+    assert "  sample  " in glow_tf("--help").stdout
+    assert "python -m lab.plan" in glow_tf("plan", "--flagfile=paper_5").stderr
+    assert not (packages / "lab").exists()
     small = ["--part_epochs=1", "--finetune_epochs=0", "--flow_steps=2", "--width=8", "--train_examples=128"]
     trained = glow_tf("train", "--flagfile=quickstart", *small)
     assert trained.returncode == 0, trained.stderr
     assert (home / "runs" / "quickstart" / "export" / "saved_model.pb").exists()
-    study = glow_tf("experiment", "--study=digits_tiny", "--quick")
-    assert study.returncode == 0, study.stdout + study.stderr
-    assert (home / "runs" / "studies" / "digits_tiny_quick" / "results.csv").exists()
 
 
 SOURCE = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "glow_tf", "configs")

@@ -1,12 +1,9 @@
 """Every config parses, builds a valid run, and says what to expect."""
 
 import pytest
-import steps
-from absl import flags
 from small import ROOT, run_main
 
 from glow_tf.commands import cli
-from glow_tf.commands.parsing import parse
 from glow_tf.commands.run_flags import config_of
 from glow_tf.config import all_settings
 from glow_tf.partition import part_layouts
@@ -62,18 +59,6 @@ def test_the_papers_runs_are_those_of_table_1(name, parsed):
     sizes = (config.model.num_blocks, config.model.flow_steps, config.model.width, config.train.batch_size)
     assert sizes == (3, 32, 512, 256)
     assert (config.train.part_epochs, config.train.finetune_epochs) == (60, 30)
-
-
-def test_the_benchmark_of_steps_takes_the_quickstart_if_no_flag_describes_a_model():
-    def config(*arguments):
-        values = flags.FlagValues()
-        steps.define(values)
-        parse(values, arguments)
-        return steps._config(values)
-
-    quickstart = config_of(["--flagfile=quickstart"])
-    assert config() == config("--rounds=2") == quickstart
-    assert config("--dataset=digits", "--width=16").model.num_blocks == 3  # the default
 
 
 BAD_FLAGS = {

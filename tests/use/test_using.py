@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from small import ROOT, make_small_images, small_glow
+from small import make_small_images, small_glow
 
 import glow_tf
 from glow_tf import data
@@ -279,7 +279,7 @@ def test_images_are_brought_to_the_models_shape_or_refused(tmp_path):
 @pytest.mark.slow
 def test_a_thousand_images_come_back_through_files_and_new_processes(tmp_path):
     def run(name, *arguments):
-        command = [sys.executable, str(ROOT / "train" / f"{name}.py"), "--model=digits", *arguments]
+        command = [sys.executable, "-m", "glow_tf.commands", name, "--model=digits", *arguments]
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
 
     run("encode", "--dataset=digits", "--split=all", "--examples=1000", "--output=digits.npz")

@@ -1,0 +1,178 @@
+"""Does a trained model do on real images what is promised of it?
+
+    python -m lab.benchmarks.presets --model=cifar10_small --dataset=cifar10 --data_dir=PATH
+
+Test images are encoded to a file and decoded in a new process. Samples are drawn at temperatures from 0 to
+1.2. The exported SavedModel scores batches of several sizes; ONNX and LiteRT encode, decode and score. The
+table has a row for each of these checks: on how many images, and what was found.
+"""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from glow_tf.commands import cli, model_flags
+from glow_tf.errors import ConfigError
+from glow_tf.glow import Glow
+from glow_tf.use import draw_checked, export_litert, export_onnx, open_model, read_images
+from glow_tf.use.saved_model import export
+from lab.benchmarks.rows import added_to
+
+TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
+BATCHES = (1, 2, 7, 32, 100, 256)
+COLUMNS = ("model", "check", "images", "found")  # on how many images, and what was found
+FEW = 8  # images for the formats without TensorFlow
+
+# Calls a file of a format: its name, its input → its outputs by name.
+Run = Callable[[str, np.ndarray], dict[str, np.ndarray]]
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the benchmark's flags."""
+    flags.DEFINE_string("model", "digits", "A preset, workdir or .keras file.", flag_values=values)
+    flags.DEFINE_string("dataset", "digits", "Whose test images are used.", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", flag_values=values)
+    flags.DEFINE_string("split", "test", "test, train or all.", flag_values=values)
+    flags.DEFINE_integer("examples", 1000, "Images to encode.", flag_values=values)
+    flags.DEFINE_integer("samples", 250, "Images to draw at each temperature.", flag_values=values)
+    flags.DEFINE_list(
+        "formats",
+        ["saved_model", "onnx", "litert"],
+        "Formats to check; they take minutes.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("csv", "presets.csv", "To add to: one row per check.", flag_values=values)
+
+
+def main(given: flags.FlagValues) -> None:
+    """Checks, prints and writes."""
+    if unknown := set(given.formats) - set(FORMATS):
+        raise ConfigError(f"formats must be some of {', '.join(FORMATS)}. Received: {sorted(unknown)}")
+    for name in ("examples", "samples"):
+        model_flags.positive(given, name)
+    glow = open_model(given.model)
+    if not isinstance(glow, Glow):
+        raise ConfigError(f"model must not be an export, which this makes. Received: model={given.model!r}")
+    images = read_images(glow.image_shape, given.dataset, given.data_dir, given.split, given.examples).images
+    with added_to(given.csv, COLUMNS) as add:
+        for check, count, found in _checks(given, glow, images):
+            add((given.model, check, count, found))
+            print(f"{check}: {found:.2g} ({count} images)")
+
+
+def _checks(given: flags.FlagValues, glow: Glow, images: np.ndarray) -> Iterator[tuple[str, int, float]]:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        yield (
+            "images that change through files and processes",
+            len(images),
+            _changed(given, glow, images, folder),
+        )
+        mode = np.asarray(glow.decode(np.zeros((1, glow.dimensions), np.float32)))
+        drawn = np.asarray(glow.sample(FEW, 0.0))
+        yield (
+            "images at temperature 0 that are not the mode",
+            FEW,
+            int(np.sum(np.any(drawn != mode, (1, 2, 3)))),
+        )
+        for temperature in TEMPERATURES:
+            yield from _samples(glow, given.samples, temperature)
+        for name in given.formats:
+            yield from FORMATS[name](glow, images, folder / name)
+
+
+def _changed(given: flags.FlagValues, glow: Glow, images: np.ndarray, folder: pathlib.Path) -> int:
+    """Returns how many images are others after `encode` and, in a new process, `decode`."""
+    for name, *more in (
+        ("encode", f"--dataset={given.dataset}", f"--data_dir={given.data_dir}", f"--split={given.split}",
+         f"--examples={given.examples}", f"--output={folder / 'latents.npz'}"),
+        ("decode", f"--latents={folder / 'latents.npz'}", f"--output={folder / 'decoded'}"),
+    ):  # fmt: skip
+        command = [sys.executable, "-m", "glow_tf.commands", name, f"--model={given.model}", *more]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    cleared = glow.dequantize.bin_width
+    decoded = np.load(folder / "decoded" / "images.npy")
+    return int(np.sum(np.any(decoded != images // cleared * cleared, axis=(1, 2, 3))))
+
+
+def _samples(glow: Glow, count: int, temperature: float) -> Iterator[tuple[str, int, float]]:
+    drawn = draw_checked(glow, count, temperature, seed=0)
+    rng = np.random.default_rng(0)
+    eps = temperature * rng.standard_normal((count, glow.dimensions), np.float32)
+    exact = np.concatenate([tf.reshape(glow.inverse(own), [len(own), -1]) for own in np.array_split(eps, 10)])
+    at = f"at temperature {temperature:g}"
+    yield f"samples not finite without clipping {at}", count, int(np.sum(~np.isfinite(exact).all(axis=1)))
+    yield f"samples with clipped activations {at}", count, drawn.limited
+    yield (
+        f"samples of a single level {at}",
+        count,
+        int(np.sum(np.ptp(drawn.images.reshape(count, -1), 1) == 0)),
+    )
+
+
+def _saved_model(glow: Glow, images: np.ndarray, folder: pathlib.Path) -> Iterator[tuple[str, int, float]]:
+    export(glow, folder)
+    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    for size in BATCHES:
+        batch = np.resize(images, (size, *images.shape[1:]))
+        served, own = serve(tf.constant(batch))["log_prob"], glow.score(batch)["log_prob"]
+        yield f"SavedModel, batch of {size}: relative error of log_prob", size, _largest(served, own)
+
+
+def _onnx(glow: Glow, images: np.ndarray, folder: pathlib.Path) -> Iterator[tuple[str, int, float]]:
+    import onnxruntime
+
+    sessions = {path.stem: onnxruntime.InferenceSession(path) for path in export_onnx(glow, folder)}
+
+    def run(name: str, batch: np.ndarray) -> dict[str, np.ndarray]:
+        session = sessions[name]
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(None, {session.get_inputs()[0].name: batch}), strict=True))
+
+    yield from _without_tensorflow("ONNX", glow, images, run)
+
+
+def _litert(glow: Glow, images: np.ndarray, folder: pathlib.Path) -> Iterator[tuple[str, int, float]]:
+    interpreters = {path.stem: tf.lite.Interpreter(str(path)) for path in export_litert(glow, folder)}
+
+    def run(name: str, batch: np.ndarray) -> dict[str, np.ndarray]:
+        (signature,) = interpreters[name].get_signature_list()
+        runner = interpreters[name].get_signature_runner(signature)
+        (argument,) = runner.get_input_details()
+        return runner(**{argument: batch})
+
+    yield from _without_tensorflow("LiteRT", glow, images, run)
+
+
+def _without_tensorflow(
+    kind: str, glow: Glow, images: np.ndarray, run: Run
+) -> Iterator[tuple[str, int, float]]:
+    few = images[:FEW]
+    (eps,) = run("encode", few).values()
+    yield f"{kind}: largest error of a latent", FEW, float(np.max(np.abs(eps - glow.encode(few))))
+    (decoded,) = run("decode", eps).values()
+    expected = np.asarray(glow.decode(glow.encode(few)))
+    yield f"{kind}: images that change", FEW, int(np.sum(np.any(decoded != expected, axis=(1, 2, 3))))
+    scores = run("score", few)
+    yield (
+        f"{kind}: relative error of log_prob",
+        FEW,
+        _largest(scores["log_prob"], glow.score(few)["log_prob"]),
+    )
+
+
+def _largest(found: np.ndarray, expected: np.ndarray) -> float:
+    found, expected = np.asarray(found), np.asarray(expected)
+    return float(np.max(np.abs(found - expected) / np.abs(expected)))
+
+
+FORMATS = {"saved_model": _saved_model, "onnx": _onnx, "litert": _litert}
+
+if __name__ == "__main__":
+    sys.exit(cli.run_module(sys.modules[__name__]))

@@ -1,0 +1,55 @@
+"""How much of `glow-tf restore upscale` is the flow's? Beside repeated pixels and bicubic interpolation.
+
+    python -m lab.benchmarks.upscaling --model=cifar10_small --dataset=cifar10 --data_dir=PATH
+
+Test images are halved and doubled again. `upscale` starts from the bicubic images, and at its end gives each
+2×2 square the mean that it must have; both are rows of their own. Differences are within an image.
+"""
+
+import sys
+
+import numpy as np
+from absl import flags
+
+from glow_tf.commands import cli
+from glow_tf.run.pictures import enlarged
+from glow_tf.use import doubled, halved, open_model, psnr, read_images, upscale
+from glow_tf.use.evaluation import mean_and_error
+from glow_tf.use.restoring import with_means
+from lab.benchmarks.rows import added_to
+
+COLUMNS = ("model", "method", "images", "psnr_db", "upscale_ahead_by_db", "standard_error_db")
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the benchmark's flags."""
+    flags.DEFINE_string("model", "", "As in `glow-tf restore --help`.", flag_values=values)
+    flags.DEFINE_string("dataset", "", "Of the model's kind; its test images are used.", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", flag_values=values)
+    flags.DEFINE_integer("examples", 256, "Test images.", flag_values=values)
+    flags.DEFINE_string("csv", "upscaling.csv", "To add to.", flag_values=values)
+
+
+def main(given: flags.FlagValues) -> None:
+    """Measures, prints and writes."""
+    glow = open_model(given.model)
+    truth = read_images(glow.image_shape, given.dataset, given.data_dir, count=given.examples).images
+    small = np.round(halved(truth)).astype(np.uint8)
+    bicubic = enlarged(small, 2)
+    found = {
+        "repeated pixels": doubled(small),
+        "bicubic": bicubic,
+        "bicubic, means corrected": with_means(bicubic, small),
+        "upscale": upscale(glow, small),
+    }
+    values = {method: psnr(images, truth) for method, images in found.items()}
+    with added_to(given.csv, COLUMNS) as add:
+        for method, own in values.items():
+            ahead, error = mean_and_error(values["upscale"] - own)
+            numbers = [f"{own.mean():.3f}", f"{ahead:.3f}", f"{error:.3f}"]
+            add([given.model, method, len(truth), *numbers])
+            print(f"{method:<25} {numbers[0]} dB; upscale is ahead by {numbers[1]} ± {numbers[2]}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_module(sys.modules[__name__]))

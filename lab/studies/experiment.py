@@ -1,0 +1,189 @@
+"""Runs a study: each variant with each seed in its own process. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import lab
+from glow_tf.data.progress import duration
+from glow_tf.devices import children
+from glow_tf.durable_files import write_atomically
+from glow_tf.errors import ConfigError
+from glow_tf.run.tables import score
+from lab.studies.runs import Configure, Run, runs_of, tuned_values, tuning_runs
+from lab.studies.study import TRAIN, Study, Variant
+from lab.studies.table import table_of, with_saved_rows
+
+POLL = 0.2  # seconds between two looks at a run's history
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A study that is to be run.
+
+    Attributes:
+      study: the study.
+      folder: the workdirs and tables lie under it.
+      configure: makes a configuration from a run's flags.
+      arguments: makes the arguments of `glow-tf train` from a run's flags.
+      quick: one seed and no tuning, with the flags of the study's section quick.
+    """
+
+    study: Study
+    folder: pathlib.Path
+    configure: Configure
+    arguments: Callable[[Mapping[str, str]], list[str]]
+    quick: bool = False
+
+
+def output_folder(study: Study, quick: bool = False) -> pathlib.Path:
+    """Returns the folder of a study's workdirs and tables if no other is asked for."""
+    return pathlib.Path(f"runs/studies/{study.name}{'_quick' if quick else ''}")
+
+
+def run_study(experiment: Experiment) -> pathlib.Path:
+    """Runs what is left of a study, prints its progress and returns the path of its table.
+
+    Finished runs are skipped and interrupted ones are resumed.
+
+    Raises:
+      ConfigError: a run of the study is wrong; nothing was started.
+      OSError: a run ended early for another reason than its training.
+    """
+    study, folder = experiment.study, experiment.folder
+    tuning_table, results = folder / "tuning.csv", folder / "results.csv"
+    # All runs are made before the first one starts, so that a mistake in any of them costs no time.
+    tuning: list[Run] = []
+    if not experiment.quick:
+        tuning = with_saved_rows(study, tuning_runs(study, folder, experiment.configure), tuning_table)
+    untuned = runs_of(study, folder, experiment.configure, {}, experiment.quick)
+    tuned = {run.variant.name for run in tuning}  # their runs have a value that is still to be chosen
+    _check([*tuning, *(run for run in untuned if run.variant.name not in tuned)])
+    clock = _Clock(sum(run.cost for run in (*tuning, *untuned) if not run.finished))
+    folder.mkdir(parents=True, exist_ok=True)
+    values: dict[str, str] = {}
+    if tuning:
+        print(f"{study.title}: {len(tuning)} runs choose {study.tuned[0]}, {len(untuned)} follow", flush=True)
+        _run_all(experiment, tuning, tuning_table, clock)
+        values = tuned_values(tuning)
+        for variant, value in values.items():
+            print(f"{variant}: {study.tuned[0]} {value}")
+    runs = runs_of(study, folder, experiment.configure, values, experiment.quick)
+    runs = with_saved_rows(study, runs, results)
+    _check(runs)
+    clock.ahead = sum(run.cost for run in runs if not run.finished)
+    _run_all(experiment, runs, results, clock)
+    print(f"Finished: {len(runs)} runs, {results}")
+    return results
+
+
+def _check(runs: Sequence[Run]) -> None:
+    """Checks that runs can be started; ConfigError if not."""
+    for run in runs:
+        run.check()
+        if not run.finished:
+            _command(run.variant)  # is there such a program?
+
+
+def _run_all(experiment: Experiment, runs: Sequence[Run], table: pathlib.Path, clock: _Clock) -> None:
+    for number, run in enumerate(runs, start=1):
+        name = f"[{number}/{len(runs)}] {run.variant.name}, {run.label}"
+        if run.finished:
+            print(f"{name} · {_result(run)} (finished before)", flush=True)
+            continue
+        _run_one(experiment, run, name, clock)
+        clock.finish(run)
+        print(f"{name} · {_result(run)} · {clock.left()} left", flush=True)
+        write_atomically(table, table_of(experiment.study, runs).encode())
+    write_atomically(table, table_of(experiment.study, runs).encode())
+
+
+def _run_one(experiment: Experiment, run: Run, name: str, clock: _Clock) -> None:
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    output = run.workdir / "output.txt"
+    with open(output, "a") as file:
+        before = output.stat().st_size  # of interrupted attempts
+        command = [*_command(run.variant), *experiment.arguments(run.flags)]
+        process = children.start(command, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            _show_epochs(process, run, name, clock)
+        except BaseException:
+            children.ask_to_end(process)
+            raise
+    if process.returncode == 0:
+        return
+    last = output.read_bytes()[before:].decode(errors="replace").strip().splitlines()[-1:]
+    reason = last[0] if last else f"exit status {process.returncode}"
+    # A training that diverged is a result. A killed process or a full disk is not.
+    if process.returncode != 1 or not reason.startswith("Error: Training stopped"):
+        raise OSError(f"{name} ended with status {process.returncode}: {reason}; see {output}")
+    run.fail(reason.removeprefix("Error: "))
+
+
+def _show_epochs(process: subprocess.Popen, run: Run, name: str, clock: _Clock) -> None:
+    """Prints a line for each epoch until the process ends."""
+    epochs = len(run.history())
+    while process.poll() is None:
+        time.sleep(POLL)
+        history = run.history()
+        if len(history) > epochs:
+            epochs = len(history)
+            costs = run.epoch_costs
+            done = sum(costs[:epochs]) / sum(costs)
+            print(
+                f"{name} · epoch {epochs}/{len(costs)} · test {float(history[-1]['test_bpd']):.4f} bpd · "
+                f"{clock.left(done * run.cost)} left",
+                flush=True,
+            )
+
+
+def _command(variant: Variant) -> list[str]:
+    """Returns how the variant's program is started."""
+    if variant.program == TRAIN:
+        return children.command("train")
+    program = pathlib.Path(lab.__file__).parent / variant.program
+    if not program.is_file():
+        raise ConfigError(
+            f"program of variant {variant.name} must be train, or a Python script relative to the lab's "
+            f"folder. Received: program={variant.program!r}"
+        )
+    return [sys.executable, str(program)]
+
+
+def _result(run: Run) -> str:
+    if run.failure:
+        return run.failure.split(":")[0]
+    last = run.history()[-1]
+    return f"test {score(float(last['test_bpd']), float(last['test_bpd_se']))} bpd"
+
+
+class _Clock:
+    """Estimates the remaining time from the predicted cost of what has run since the start.
+
+    Args:
+      cost: predicted cost of everything that has to run.
+    """
+
+    def __init__(self, cost: float):
+        self.ahead = cost
+        self.done = 0.0
+        self.start = time.monotonic()
+
+    def finish(self, run: Run) -> None:
+        """Notes that a run is over."""
+        self.done += run.cost
+        self.ahead -= run.cost
+
+    def left(self, within: float = 0.0) -> str:
+        """Returns the remaining time.
+
+        Args:
+          within: predicted cost of the finished epochs of the current run.
+        """
+        rate = (time.monotonic() - self.start) / max(self.done + within, 1e-9)
+        return duration(max(self.ahead - within, 0.0) * rate)

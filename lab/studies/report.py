@@ -1,0 +1,281 @@
+"""Tables, figures and a self-contained page from a study's CSV. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from glow_tf.durable_files import write_atomically
+from glow_tf.errors import ConfigError
+from glow_tf.text_files import read_text
+from lab.studies import comparison
+from lab.studies.comparison import Estimate, Outcome
+from lab.studies.study import Study
+from lab.studies.table import read_table
+
+HEADER = (
+    "variant",
+    "seeds",
+    "epochs",
+    "test bpd",
+    "behind the baseline",
+    "behind it at equal time",
+    "time",
+    "predicted",
+)
+
+NOTES = {  # column → what it means
+    "test bpd": "Test bpd: mean ± standard error over the seeds, last epoch, one noise draw per test image.",
+    "behind the baseline": "Behind: the difference in bits/dim within each seed, mean and 95 % "
+    "t-interval; positive is worse.",
+    "behind it at equal time": "At equal time: against an end-to-end run of fewer epochs, whose rate "
+    "decays within these epochs.",
+    "time": "Time: training seconds over the baseline's, from the median epoch of each kind, median over the "
+    "seeds; predicted by the cost model.",
+}
+
+MOST_TENTHS = 8  # columns of the times to a test bpd
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: auto; padding: 1rem; color: #222; }}
+h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin-top: 2rem; }}
+.scroll {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: .85rem; white-space: nowrap; }}
+th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }}
+th {{ white-space: normal; vertical-align: bottom; }}
+th:first-child, td:first-child {{ text-align: left; white-space: normal; min-width: 7rem; }}
+th:first-child, td:first-child {{ position: sticky; left: 0; background: #fff; }}
+.notes, figcaption {{ color: #555; font-size: .85rem; }}
+svg, img {{ max-width: 100%; height: auto; }}
+.grids {{ display: grid; gap: 1rem; }}
+.grids {{ grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }}
+figure {{ margin: 0; }}
+.grids img {{ width: 100%; image-rendering: pixelated; }}
+</style>
+<h1>{title}</h1>
+<div class="scroll">{table}</div>
+<p class="notes">{notes}</p>
+{failures}
+{figures}
+{samples}
+</html>
+"""
+
+FIGURES = {  # name of the file → what stands above it in the page
+    "curves": "<h2>Test bits/dim against epoch and against time</h2>\n"
+    '<p class="notes">Mean over the seeds, the range as a band. A circle marks where a variant\'s '
+    "end-to-end epochs begin.</p>",
+    "gaps": "<h2>Paired differences</h2>",
+    "tuning": "<h2>What was tuned</h2>",
+    "lengths": "<h2>Test bits/dim at the end of runs of several lengths</h2>",
+}
+
+
+def with_table(text: str, study: Study, table: pathlib.Path) -> str:
+    """Returns a Markdown text with an up-to-date table of the study.
+
+    The table stands between the lines `<!-- table NAME -->` and `<!-- end -->`.
+
+    Args:
+      text: of the document.
+      study: the study.
+      table: its CSV.
+
+    Raises:
+      ConfigError: the text does not have these lines.
+    """
+    start, end = f"<!-- table {study.name} -->\n", "<!-- end -->"
+    before, found, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ConfigError(
+            f"documents must have the lines {start.strip()} and {end}. Received: a file without them"
+        )
+    found_outcomes = comparison.outcomes(study, read_table(table))
+    return f"{before}{start}{_markdown_table(_table(study, found_outcomes))}\n{end}{after}"
+
+
+def update_documents(documents: Sequence[pathlib.Path], study: Study, table: pathlib.Path) -> None:
+    """Brings the study's table in Markdown files up to date; see `with_table`.
+
+    Raises:
+      ConfigError: a file has no place for the table.
+    """
+    for document in documents:
+        try:
+            text = with_table(read_text(document), study, table)
+        except (OSError, ValueError) as error:  # ConfigError is a ValueError
+            raise ConfigError(f"{document}: {error}") from None
+        write_atomically(document, text.encode())
+
+
+def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str:
+    """Writes report.html, report.md and figures as PNG; returns the table as Markdown.
+
+    The figures are curves.png and gaps.png, which a study with a grid does not have; if the study's tuning
+    has a table, tuning.png; and lengths.png if its variants form groups and nothing is tuned.
+
+    Args:
+      study: the study.
+      table: its CSV; sample grids come from the workdirs beside it. The table of the tuning is tuning.csv
+        beside results.csv, and NAME_tuning.csv beside NAME.csv.
+      folder: the folder of the report; it is made if absent.
+
+    Raises:
+      ConfigError: matplotlib is not installed, or no run has finished.
+    """
+    try:
+        from lab.studies import figures
+    except ImportError as error:
+        raise ConfigError(
+            f"the report is drawn with matplotlib: pip install -e '.[lab]', in a clone. Received: {error}"
+        ) from None
+    rows = read_table(table)
+    found = comparison.outcomes(study, rows)
+    if not any(o.finished for o in found):
+        raise ConfigError(f"csv must hold a finished run of the study. Received: {str(table)!r}")
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {}
+    if not study.grid:  # a grid has too many variants for one figure
+        drawn["curves"] = figures.learning_curves(study, rows)
+        if any(o.behind for o in found):
+            drawn["gaps"] = figures.gaps(found)
+    tuned = table.with_name(f"{table.stem}_tuning.csv".replace("results_", ""))
+    if study.tuned and tuned.exists():
+        drawn["tuning"] = figures.tuning(study, read_table(tuned))
+    by_length = {} if study.tuned else comparison.lengths(study, rows)
+    if by_length:
+        drawn["lengths"] = figures.lengths(by_length)
+    svgs = {name: figures.as_svg(figure) for name, figure in drawn.items()}
+    for name, figure in drawn.items():
+        figures.write_png(figure, folder / f"{name}.png")
+    page = _page(study, found, svgs, _samples(study, table.parent))
+    write_atomically(folder / "report.html", page.encode())
+    cells = _table(study, found)
+    tables = [_markdown_table(cells)]
+    if by_length:
+        tables.append(_markdown_table(_times(by_length)))
+    text = "\n\n".join([f"# {study.title}", *tables, "\n".join([*_notes(cells), *_failures(found)])])
+    write_atomically(folder / "report.md", (text + "\n").encode())
+    return "\n\n".join(tables)
+
+
+def _page(study: Study, found: Sequence[Outcome], svgs: Mapping[str, str], samples: str) -> str:
+    cells = _table(study, found)
+    return PAGE.format(
+        title=html.escape(study.title),
+        table=_html_table(cells),
+        notes="<br>".join(_notes(cells)),
+        failures="".join(f"<p>{html.escape(text)}</p>" for text in _failures(found)),
+        figures="\n".join(f"{FIGURES[name]}\n{svg}" for name, svg in svgs.items()),
+        samples=samples,
+    )
+
+
+def _notes(cells: list[list[str]]) -> list[str]:
+    return [note for column, note in NOTES.items() if column in cells[0]] or [NOTES["test bpd"]]
+
+
+def _failures(found: Sequence[Outcome]) -> list[str]:
+    return [f"{o.variant.title}: {reason}" for o in found for reason in o.failures]
+
+
+def _table(study: Study, found: Sequence[Outcome]) -> list[list[str]]:
+    """Returns a line for each variant; with a grid, its last flag's values are columns of test bits/dim."""
+    if study.grid:
+        return _grid_table(study, found)
+    cells = [list(HEADER), *(_cells(outcome) for outcome in found)]
+    if any(o.behind_at_equal_time for o in found):
+        return cells
+    return [row[:5] + row[6:] for row in cells]
+
+
+def _grid_table(study: Study, found: Sequence[Outcome]) -> list[list[str]]:
+    *others, last = study.grid
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for outcome in found:
+        lines.setdefault(outcome.variant.row, []).append(_bpd(outcome.test_bpd) + _failed(outcome))
+    header = ["variant", *others, *(f"{last} {value}" for value in study.grid[last])]
+    return [header, *([*row, *bpds] for row, bpds in lines.items())]
+
+
+def _times(by_length: Mapping[str, Sequence[tuple[float, float]]]) -> list[list[str]]:
+    """Returns a line for each group: the seconds to the lowest tenths of a bit/dim that one passes."""
+    every = [bpd for points in by_length.values() for _, bpd in points if math.isfinite(bpd)] or [0.0]
+    lowest = math.ceil(10 * min(every))
+    tenths = range(min(math.floor(10 * max(every)), lowest + MOST_TENTHS - 1), lowest - 1, -1)
+    lines = {
+        group: [comparison.seconds_to(tenth / 10, points) for tenth in tenths]
+        for group, points in by_length.items()
+    }
+    header = ["seconds to a test bpd of", *(f"{tenth / 10:.1f}" for tenth in tenths)]
+    return [
+        header,
+        *([group, *("–" if math.isnan(s) else f"{s:.0f}" for s in own)] for group, own in lines.items()),
+    ]
+
+
+def _cells(outcome: Outcome) -> list[str]:
+    return [
+        outcome.variant.title,
+        f"{len(outcome.finished)}{_failed(outcome)}",
+        f"{outcome.epochs}",
+        _bpd(outcome.test_bpd),
+        _gap(outcome.behind),
+        _gap(outcome.behind_at_equal_time),
+        _number(outcome.time),
+        _number(outcome.predicted_time),
+    ]
+
+
+def _failed(outcome: Outcome) -> str:
+    return f" (+{len(outcome.failures)} failed)" if outcome.failures else ""
+
+
+def _bpd(bpd: Estimate | None) -> str:
+    if bpd is None:
+        return "–"
+    return f"{bpd.mean:.4f}" + (f" ± {bpd.standard_error:.4f}" if bpd.count > 1 else "")
+
+
+def _gap(gap: Estimate | None) -> str:
+    return "" if gap is None else str(gap)
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _html_table(cells: list[list[str]]) -> str:
+    def line(row: list[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
+
+    return f"<table>{line(cells[0], 'th')}{''.join(line(row, 'td') for row in cells[1:])}</table>"
+
+
+def _markdown_table(cells: list[list[str]]) -> str:
+    lines = [cells[0], ["---"] * len(cells[0]), *cells[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _samples(study: Study, runs: pathlib.Path) -> str:
+    """Returns the last sample grid of every variant's first seed; empty without workdirs."""
+    shown = []
+    for variant in study.variants:
+        grids = sorted((runs / variant.name / f"seed_{study.seeds[0]}" / "samples").glob("epoch_*.png"))
+        if grids:
+            data = base64.b64encode(grids[-1].read_bytes()).decode()
+            caption = html.escape(f"{variant.title}, {grids[-1].stem.replace('_', ' ')}")
+            shown.append(
+                f'<figure><img src="data:image/png;base64,{data}" alt="samples of {caption}">'
+                f"<figcaption>{caption}</figcaption></figure>"
+            )
+    return f'<h2>Samples</h2><div class="grids">{"".join(shown)}</div>' if shown else ""

@@ -1,8 +1,0 @@
-"""`python train/edit.py --flag=value …` is `glow-tf edit --flag=value …`."""
-
-import sys
-
-from glow_tf.commands import cli
-
-if __name__ == "__main__":
-    sys.exit(cli.run("edit"))

@@ -1,8 +1,0 @@
-"""`python train/reconstruct.py --flag=value …` is `glow-tf reconstruct --flag=value …`."""
-
-import sys
-
-from glow_tf.commands import cli
-
-if __name__ == "__main__":
-    sys.exit(cli.run("reconstruct"))
