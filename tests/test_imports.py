@@ -13,7 +13,6 @@ ROOT = pathlib.Path(__file__).parent.parent / "glow_tf"
 ORDER = [
     ["lazy", "errors", "version"],
     ["memory", "cores", "text_files", "durable_files"],
-    ["cuts", "heads", "setting_types"],
     ["config"],
     ["partition"],
     ["cost"],

@@ -68,7 +68,7 @@ def _newer_than(written: Mapping[str, str] | None) -> dict[str, Any]:
     """Returns the settings that a flags.cfg does not have, and what runs had before they existed."""
     if written is None:
         return {}
-    return {s.name: s.metadata["before"] for s in all_settings() if s.name not in written}
+    return {s.name: s.metadata["if_missing"] for s in all_settings() if s.name not in written}
 
 
 def read_config(folder: pathlib.Path) -> RunConfig:

@@ -20,7 +20,7 @@ def rate_troubles(train: TrainConfig) -> list[str]:
     """Returns a sentence for what is wrong with the rates; empty if nothing is."""
     if train.rate_scaling != "size" or train.optimizer == "sgd":
         return []
-    return unsuited_rates(max(train.learning_rates(1, any_count=True)), train.warmup_steps)
+    return unsuited_rates(max(train.learning_rates()), train.warmup_steps)
 
 
 def troubles(rows: Sequence[Mapping[str, str]], n_bits: int) -> list[str]:

@@ -74,7 +74,7 @@ class Run:
         Settings that a resumed run may change do not count (`MAY_DIFFER`), nor do those that have
         the value of the time before they existed: so a later release gives the same digits.
         """
-        before = {setting.name: setting.metadata["before"] for setting in all_settings()}
+        before = {setting.name: setting.metadata["if_missing"] for setting in all_settings()}
         own = {
             name: str(value)
             for name, value in self.config.to_settings().items()

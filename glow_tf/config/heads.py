@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from glow_tf.config.choices import PRIORS
 from glow_tf.errors import ConfigError
-
-PRIORS = ("learned", "standard")  # Gaussians
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,25 @@
+"""The lists of choices, and the limits of what may be chosen."""
+
+OUTPUTS_PER_CHANNEL = {"affine": 2, "additive": 1}  # coupling → what its network predicts per channel
+SCALES = {"sigmoid": None, "exp": 8.0, "tanh": 2.0}  # → soft bound of the log-scale; `tanh:B` says its own
+NORMS = ("actnorm", "bias")
+PERMUTATIONS = ("lu", "plain", "shuffle", "reverse")
+PRIORS = ("learned", "standard")  # Gaussians
+PRECISIONS = ("float32", "mixed_bfloat16")
+SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
+AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")
+OPTIMIZERS = ("adamax", "adam", "sgd")
+RATE_SCALINGS = ("size", "none")
+RATE_SCHEDULES = ("constant", "cosine")
+STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "part_parallel")
+COMPILERS = ("auto", "on", "off")
+ON_DIVERGENCE = ("recover", "stop")
+
+# Beyond what anybody trains. They keep a slip of the pen from taking all memory, or days.
+MOST_BLOCKS, MOST_STEPS, MOST_WIDTH, MOST_SIDE = 16, 512, 2**20, 2**16
+MOST_EPOCHS, MOST_DEVICES = 1_000_000, 1024
+MOST_LOG_SCALE = 8  # e^±8; far larger ones overflow float32
+MOST = 2**31 - 1  # of any other integer
+
+# Two models that differ in these settings alone compute the same function from the same flow steps.
+SAME_FUNCTION = ("parts", "local_prior", "precision", "seed")

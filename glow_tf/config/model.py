@@ -1,0 +1,175 @@
+"""The flow, its couplings and its parts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from glow_tf.config.choices import (
+    MOST,
+    MOST_BLOCKS,
+    MOST_LOG_SCALE,
+    MOST_SIDE,
+    MOST_STEPS,
+    MOST_WIDTH,
+    NORMS,
+    OUTPUTS_PER_CHANNEL,
+    PERMUTATIONS,
+    PRECISIONS,
+    PRIORS,
+    SCALES,
+)
+from glow_tf.config.cuts import Cuts, read_cuts
+from glow_tf.config.heads import HeadSize, read_local_prior
+from glow_tf.config.setting import check_fields, in_range, one_of, require, setting
+from glow_tf.config.setting_types import check_types
+from glow_tf.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class CouplingConfig:
+    """What a coupling is, from its transform to its network.
+
+    Attributes:
+      width: hidden channels of the network.
+      kind: the transform, `affine` or `additive`.
+      scale: how an affine transform reads its scale: `sigmoid`, `exp`, `tanh` or `tanh:B`.
+      norm: of the network's hidden convolutions: `actnorm` or `bias`.
+      network_dtype: dtype policy of the network, such as `mixed_bfloat16`; None is the layer's own.
+    """
+
+    width: int
+    kind: str = "affine"
+    scale: str = "tanh:1"
+    norm: str = "actnorm"
+    network_dtype: str | None = None
+
+    def __post_init__(self):
+        """Raises ConfigError for a choice that does not exist."""
+        check_types(self)
+        in_range(self, "width", 1, MOST_WIDTH)
+        one_of(self, "kind", OUTPUTS_PER_CHANNEL)
+        read_scale(self.scale)
+        one_of(self, "norm", NORMS)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The flow and its parts. `Glow(ModelConfig(...))` builds it.
+
+    Three fields are not flags of the model, because the command takes them from the data and from the run:
+    `image_shape` (H, W, C), `seed`, and `classes`, the names of the classes whose priors the model has; it is
+    empty for a model that knows no classes.
+
+    `parts` may also be given as numbers: `parts=3` is `"balanced:3"`, three parts that cost about the same,
+    and `parts=(16, 32, 48)` is `"16,32,48"`, the flow steps of each part.
+    """
+
+    image_shape: tuple[int, int, int] = (32, 32, 3)
+    n_bits: int = setting(8, "Bits kept per pixel and channel, 1 to 8.", least=1, most=8)
+    num_blocks: int = setting(3, "Blocks (squeeze, flow steps, split): L.", least=1, most=MOST_BLOCKS)
+    flow_steps: int = setting(32, "Flow steps per block: K.", least=1, most=MOST_STEPS)
+    width: int = setting(512, "Hidden channels of a coupling network.", least=1, most=MOST_WIDTH)
+    coupling: str = setting("affine", "{}.", choices=OUTPUTS_PER_CHANNEL)
+    scale: str = setting(
+        "tanh:1",
+        "Scale of the affine coupling: sigmoid, exp, or tanh:B, from e^-B to e^B; tanh alone is tanh:2.",
+    )
+    norm: str = setting("actnorm", "Inside the coupling networks: {}.", choices=NORMS)
+    permutation: str = setting("lu", "Channel mixing: {}.", choices=PERMUTATIONS)
+    split_prior: str = setting("learned", "Prior of factored-out latents: {}.", choices=PRIORS)
+    top_prior: str = setting("learned", "Prior of the last latent: {}.", choices=PRIORS)
+    local_prior: str = setting(
+        "standard",
+        "Density that scores the output of every part but the last while it is trained: learned or standard "
+        "(Gaussians), or flow:WxK, a flow head of width W with at most K flow steps in each remaining block.",
+    )
+    precision: str = setting(
+        "float32",
+        "Precision of the coupling networks: {}; everything else is float32.",
+        choices=PRECISIONS,
+    )
+    parts: str | int | Sequence[int] = setting(
+        "1",
+        "1, by_block:N, across_block:N, balanced:N (the costliest part costs as little as possible; "
+        "balanced:N@1,0.5,… for devices of those speeds), or flow steps per part such as 16,32,48.",
+    )
+    seed: int = 0
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        """Raises ConfigError for a model that cannot be built."""
+        check_fields(self)
+        if self.classes and self.top_prior != "learned":
+            raise ConfigError(
+                "classes have learned priors, so top_prior must be learned. "
+                f"Received: top_prior={self.top_prior!r}, {len(self.classes)} classes"
+            )
+        in_range(self, "seed", 0, MOST)
+        require(max(self.image_shape) <= MOST_SIDE, self, "image_shape", f"{MOST_SIDE} or less")
+        read_scale(self.scale)
+        _ = self.cuts, self.head_size
+
+    @property
+    def cuts(self) -> Cuts:
+        """What `parts` says; `partition.flow_step_counts` gives the flow steps of each part."""
+        return read_cuts(self.parts, self.num_blocks, self.flow_steps)
+
+    @property
+    def num_parts(self) -> int:
+        """Number of parts n."""
+        return self.cuts.num_parts
+
+    @property
+    def head_size(self) -> HeadSize | None:
+        """Size of the flow head of every part but the last; None if a Gaussian scores their outputs."""
+        return read_local_prior(self.local_prior)
+
+    @property
+    def coupling_config(self) -> CouplingConfig:
+        """The settings of every coupling."""
+        network_dtype = None if self.precision == "float32" else self.precision
+        return CouplingConfig(self.width, self.coupling, self.scale, self.norm, network_dtype)
+
+
+def read_scale(scale: str) -> tuple[str, float | None]:
+    """Reads the `--scale` notation: the kind and the soft bound of the log-scale; None for `sigmoid`.
+
+    Raises:
+      ConfigError: the kind is unknown, or the bound is not a number above 0, up to `MOST_LOG_SCALE`.
+    """
+    if scale in SCALES:
+        return scale, SCALES[scale]
+    kind, _, argument = scale.partition(":")
+    try:
+        bound = float(argument)
+    except ValueError:
+        bound = 0.0
+    if kind != "tanh" or not 0 < bound <= MOST_LOG_SCALE:
+        raise ConfigError(
+            f"scale must be one of {', '.join(SCALES)}, or tanh:B with a bound B of the log-scale, above 0 "
+            f"and up to {MOST_LOG_SCALE}, such as tanh:1. Received: {scale=}"
+        )
+    return kind, bound
+
+
+def check_divisible(image_shape: Sequence[int], num_blocks: int, received: str = "") -> None:
+    """Raises ConfigError, naming the nearest sizes that fit, unless H and W divide by 2^num_blocks.
+
+    Args:
+      image_shape: H, W and whatever follows.
+      num_blocks: how often the flow halves both.
+      received: what the message says was received; the image's sides by default.
+    """
+    multiple = 2**num_blocks
+    height, width = image_shape[:2]
+    if height % multiple or width % multiple:
+        sides = {side for side in (height, width) if side % multiple}
+        nearest = {s // multiple * multiple for s in sides} | {-(-s // multiple) * multiple for s in sides}
+        fewer = min((side & -side).bit_length() - 1 for side in (height, width))
+        instead = f", or --num_blocks={fewer}" if fewer else ""
+        raise ConfigError(
+            f"num_blocks={num_blocks} halves the image {num_blocks} times, so height and width must be "
+            f"multiples of {multiple}; the nearest that are: {', '.join(map(str, sorted(nearest - {0})))} "
+            f"(--image_size resizes){instead}. Received: {received or f'image of {height}×{width}'}"
+        )

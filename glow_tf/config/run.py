@@ -1,0 +1,181 @@
+"""A run: where it lives, and everything it is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from glow_tf.config.choices import COMPILERS, MOST, MOST_DEVICES, STRATEGIES
+from glow_tf.config.data import DataConfig
+from glow_tf.config.model import ModelConfig, check_divisible
+from glow_tf.config.setting import check_fields, require, setting, settings_of
+from glow_tf.config.train import TrainConfig, check_batch
+from glow_tf.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One training run: where it lives, and everything it is made of.
+
+    `left_open` names the settings that nobody gave: the run chooses them when it has read its data, as
+    `glow_tf.run.suited` says. Until then they have their defaults.
+    """
+
+    workdir: str | os.PathLike = setting(  # noqa: RUF009
+        "", "Folder of the run: history, checkpoints, logs, samples, export.", may_differ=True
+    )
+    seed: int = setting(0, "The one seed from which everything random follows.", most=MOST)
+    init_from: str | os.PathLike = setting(  # noqa: RUF009
+        "",
+        "Start from the weights of a workdir, a .keras file or a preset; the run has its own data and "
+        "schedule. On the command line the model's settings stand in the place of those in flagfiles.",
+    )
+    strategy: str = setting(
+        "auto",
+        "auto, one_device, mirrored (every device trains on a slice of the batch), multi_worker (every "
+        "process listed in TF_CONFIG does), or part_parallel (every part on its own device).",
+        choices=STRATEGIES,
+        may_differ=True,
+    )
+    virtual_devices: int = setting(
+        0,
+        "Logical CPU devices, to try a strategy without GPUs; 0 is off.",
+        most=MOST_DEVICES,
+        may_differ=True,
+    )
+    part_devices: str | Sequence[str] = setting(
+        "",
+        "Device of each part under part_parallel, comma-separated; empty: device k for part k.",
+        may_differ=True,
+    )
+    insecure_network: bool = setting(
+        False,
+        "Let processes have addresses that are not private, although they neither encrypt nor ask for "
+        "passwords.",
+        may_differ=True,
+    )
+    jit_compile: str = setting(
+        "auto",
+        "Compile training steps with XLA: on, off, or auto (on where there is a GPU).",
+        choices=COMPILERS,
+        may_differ=True,
+    )
+    streams: int = setting(
+        0,
+        "Pieces of a batch that run side by side, one per core; 0: as many as pay, 1: TensorFlow's own way.",
+        most=MOST_DEVICES,
+        may_differ=True,
+    )
+    tensorboard: bool = setting(True, "Write TensorBoard logs.", may_differ=True)
+    sample_every: int = setting(
+        1,
+        "Epochs between sample grids, which the last epoch has too; 0 is never.",
+        most=MOST,
+        may_differ=True,
+    )
+    export: bool = setting(True, "Write a SavedModel at the end.", may_differ=True)
+    checkpoint_minutes: float = setting(
+        0.0,
+        "Minutes between checkpoints within an epoch, besides the one after it; 0: none within.",
+        may_differ=True,
+    )
+    conditional: bool = setting(
+        False,
+        "Give the top latent a prior for each class of the data, so that images of a class can be drawn.",
+    )
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    left_open: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        """Raises ConfigError for settings that do not fit together."""
+        check_fields(self)
+        require(self.workdir.strip() != "", self, "workdir", "the folder of the run")
+        minutes = self.checkpoint_minutes
+        require(0 <= minutes < math.inf, self, "checkpoint_minutes", "0 or a positive number")
+        if minutes and self.strategy == "multi_worker":
+            raise ConfigError(
+                "checkpoint_minutes needs another strategy than multi_worker, whose runs save only at the "
+                f"ends of epochs. Received: checkpoint_minutes={minutes}, strategy='multi_worker'"
+            )
+        self._check_size_and_batch()
+        if self.conditional and self.model.top_prior != "learned":
+            raise ConfigError(
+                "conditional needs top_prior=learned: the priors of the classes are learned. "
+                f"Received: conditional=True, top_prior={self.model.top_prior!r}"
+            )
+        num_parts = self.model.num_parts
+        self.train.learning_rates(num_parts)
+        self.train.finetune_learning_rates(num_parts)
+        devices = [device for device in self.part_devices.split(",") if device]
+        if devices and (self.strategy != "part_parallel" or len(devices) != num_parts):
+            raise ConfigError(
+                f"part_devices needs strategy=part_parallel and a device for each of the {num_parts} parts. "
+                f"Received: part_devices={self.part_devices!r}, strategy={self.strategy!r}"
+            )
+        if self.train.part_delay and (
+            self.strategy != "part_parallel" or self.train.schedule != "simultaneous"
+        ):
+            raise ConfigError(
+                "part_delay needs strategy=part_parallel and schedule=simultaneous. Received: part_delay="
+                f"{self.train.part_delay}, strategy={self.strategy!r}, schedule={self.train.schedule!r}"
+            )
+        if self.strategy == "multi_worker" and self.virtual_devices:
+            raise ConfigError(
+                "virtual_devices belong to a single process and need another strategy than multi_worker. "
+                f"Received: virtual_devices={self.virtual_devices}, strategy='multi_worker'"
+            )
+        if self.strategy == "part_parallel" and self.train.cache_prefix:
+            raise ConfigError(
+                "cache_prefix keeps the prefix's outputs in one place and needs another strategy than "
+                "part_parallel. Received: cache_prefix=True, strategy='part_parallel'"
+            )
+
+    def _check_size_and_batch(self) -> None:
+        """Raises ConfigError for what would otherwise be found only after all images have been read."""
+        if (size := self.data.image_size) and "num_blocks" not in self.left_open:
+            check_divisible((size, size), self.model.num_blocks, f"image_size={size}")
+        if examples := self.data.train_examples:
+            check_batch(examples, self.train.batch_size)
+
+    @property
+    def compiles(self) -> bool | str:
+        """Whether training steps are compiled with XLA: True, False or `auto`, as `PartsTrainer` takes it."""
+        return {"on": True, "off": False}.get(self.jit_compile, self.jit_compile)
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any], left_open: Sequence[str] = ()) -> RunConfig:
+        """Builds the whole from one flat mapping of setting to value, as flags give it.
+
+        Raises:
+          ConfigError: a name is not a setting, or a value cannot be run.
+        """
+        if unknown := set(settings) - {setting.name for setting in all_settings()}:
+            raise ConfigError(f"these are not settings of a run. Received: {', '.join(sorted(unknown))}")
+        groups = {}
+        for group, config_class in GROUPS.items():
+            names = [f.name for f in settings_of(config_class)]
+            groups[group] = config_class(**{n: settings[n] for n in names if n in settings})
+        own = {f.name: settings[f.name] for f in settings_of(cls) if f.name in settings}
+        return cls(**own, **groups, left_open=tuple(left_open))
+
+    def to_settings(self) -> dict[str, Any]:
+        """The flat mapping from which `from_settings` builds the same run."""
+        objects = (self, *(getattr(self, group) for group in GROUPS))
+        return {f.name: getattr(o, f.name) for o in objects for f in settings_of(type(o))}
+
+
+GROUPS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
+
+
+def all_settings() -> list[dataclasses.Field]:
+    """Every setting of a run, in the order of the help page."""
+    return [f for c in (RunConfig, *GROUPS.values()) for f in settings_of(c)]
+
+
+# A resumed run may have other values of these; all other settings must be equal.
+MAY_DIFFER = frozenset(setting.name for setting in all_settings() if setting.metadata["may_differ"])

@@ -1,0 +1,79 @@
+"""What a setting says of itself, and how a config checks the values of its settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+from glow_tf.config.setting_types import check_types
+from glow_tf.errors import ConfigError
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: Collection[str] = (),
+    least: int = 0,
+    most: int | None = None,
+    if_missing: Any = None,
+    may_differ: bool = False,
+) -> Any:
+    """Makes a field that says everything about one setting.
+
+    Args:
+      default: its value if nothing is said.
+      help: what it does; `{}` stands for the choices.
+      choices: the values of a setting that is one of a few words.
+      least: the least value of an integer.
+      most: the largest value of an integer; None: the class checks the value itself.
+      if_missing: its value in runs that began when the setting did not exist, if it is not the default.
+      may_differ: a resumed run may have another value: it computes elsewhere, or prints something else.
+    """
+    if choices:
+        *others, last = choices
+        help = help.replace("{}", f"{', '.join(others)} or {last}")
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "help": help,
+            "choices": choices,
+            "least": least,
+            "most": most,
+            "if_missing": default if if_missing is None else if_missing,
+            "may_differ": may_differ,
+        },
+    )
+
+
+def settings_of(config_class: type) -> list[dataclasses.Field]:
+    """The fields of a config class that are settings (flags), in order."""
+    return [f for f in dataclasses.fields(config_class) if "help" in f.metadata]
+
+
+def require(condition: bool, config: Any, name: str, expected: str) -> None:
+    """Raises ConfigError, saying what was expected of the field `name`, unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"{name} must be {expected}. Received: {name}={getattr(config, name)!r:.100}")
+
+
+def check_fields(config: Any) -> None:
+    """Checks the type of every field, and what the settings say of their values."""
+    check_types(config)
+    for setting in settings_of(type(config)):
+        if setting.metadata["choices"]:
+            one_of(config, setting.name, setting.metadata["choices"])
+        if setting.metadata["most"] is not None:
+            in_range(config, setting.name, setting.metadata["least"], setting.metadata["most"])
+
+
+def in_range(config: Any, name: str, least: int, most: int) -> None:
+    """Raises ConfigError unless the integer lies between both limits, which are allowed."""
+    expected = f"an integer from {least} to {most}" if least else f"0 or a positive integer up to {most}"
+    require(least <= getattr(config, name) <= most, config, name, expected)
+
+
+def one_of(config: Any, name: str, choices: Collection[str]) -> None:
+    """Raises ConfigError unless the value is one of the choices."""
+    require(getattr(config, name) in choices, config, name, f"one of {', '.join(choices)}")

@@ -1,0 +1,147 @@
+"""How a run trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from glow_tf.config.choices import (
+    MOST,
+    MOST_EPOCHS,
+    ON_DIVERGENCE,
+    OPTIMIZERS,
+    RATE_SCALINGS,
+    RATE_SCHEDULES,
+    SCHEDULES,
+)
+from glow_tf.config.setting import check_fields, require, setting
+from glow_tf.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Schedule of epochs and optimisation.
+
+    The rates may also be given as numbers: `learning_rate=1e-3` is `"1e-3"`, and `learning_rate=(1e-3, 2e-3)`
+    is `"1e-3,2e-3"`.
+    """
+
+    schedule: str = setting("end_to_end", "{}.", choices=SCHEDULES)
+    part_epochs: int = setting(60, "Epochs in parts, as the schedule says.", most=MOST_EPOCHS)
+    finetune_epochs: int = setting(30, "End-to-end epochs that follow.", most=MOST_EPOCHS)
+    period: int = setting(1, "Epochs a part keeps its turn in the alternating schedule.", least=1, most=MOST)
+    optimizer: str = setting("adamax", "{}; one for each part.", choices=OPTIMIZERS)
+    beta_2: str | float = setting(
+        "0.999", "Second-moment decay of adamax and adam, or oai: 1 − 1/(steps per epoch)."
+    )
+    learning_rate: str | float | Sequence[float] = setting(
+        "1e-1", "One rate for all parts, or one rate per part, comma-separated."
+    )
+    rate_scaling: str = setting(
+        "size",
+        "size: the rate of each weight follows the width and the number of flow steps, so that one rate of "
+        "adamax or adam suits models of all sizes; none: every weight has the rate.",
+        choices=RATE_SCALINGS,
+        if_missing="none",
+    )
+    rate_schedule: str = setting("cosine", "{}, over a part's own steps.", choices=RATE_SCHEDULES)
+    warmup_steps: int = setting(100, "Steps over which a part's rate rises linearly from 0.", most=MOST)
+    clip_norm: float = setting(1.0, "Largest global norm of the gradients; 0 does not clip.")
+    max_skipped_steps: int = setting(
+        10,
+        "Steps in a row that are skipped if their loss or a gradient's norm is not finite; one more is a "
+        "divergence, see on_divergence.",
+        most=MOST,
+        if_missing=0,
+        may_differ=True,
+    )
+    on_divergence: str = setting(
+        "recover",
+        "When training diverges: recover (go back to the last good checkpoint and halve the rate of the part "
+        "at fault, a few times) or stop.",
+        choices=ON_DIVERGENCE,
+        if_missing="stop",
+        may_differ=True,
+    )
+    ema: float = setting(
+        0.0,
+        "Decay of a moving average of each part's weights per step, such as 0.99; evaluations, samples and "
+        "the export use the averages. 0: none.",
+    )
+    finetune_learning_rate: str | float | Sequence[float] = setting(
+        "", "Rate(s) of the finetune_epochs, without warm-up; empty goes on as before."
+    )
+    part_delay: int = setting(
+        0,
+        "In simultaneous epochs under part_parallel: how many steps a batch waits between two parts, so "
+        "that all parts work at the same time.",
+        most=MOST,
+        may_differ=True,
+    )
+    batch_size: int = setting(8, "Images per step, over all replicas.", least=1, most=MOST)
+    reversible: bool = setting(
+        False, "Recompute activations from outputs instead of keeping them: less memory, more time."
+    )
+    cache_prefix: bool = setting(
+        False, "Evaluate the parts before the trained one once per turn of several epochs; see period."
+    )
+
+    def __post_init__(self):
+        """Raises ConfigError for values that cannot be trained with."""
+        check_fields(self)
+        require(
+            self.part_epochs + self.finetune_epochs >= 1,
+            self,
+            "part_epochs",
+            "at least one epoch in part_epochs + finetune_epochs",
+        )
+        require(math.isfinite(self.clip_norm) and self.clip_norm >= 0, self, "clip_norm", "0 or more")
+        require(0 <= self.ema < 1, self, "ema", "0, or a number below 1")
+        if self.beta_2 != "oai":
+            betas = _numbers(self.beta_2)
+            suitable = len(betas) == 1 and 0 < betas[0] < 1
+            require(suitable, self, "beta_2", "oai, or a number between 0 and 1")
+        self.learning_rates()
+        self.finetune_learning_rates()
+
+    def learning_rates(self, num_parts: int | None = None) -> tuple[float, ...]:
+        """Returns the rate of each part; raises ConfigError unless there is one rate, or one per part.
+
+        Without the number of parts it returns the rates as they were given.
+        """
+        return self._rates("learning_rate", num_parts)
+
+    def finetune_learning_rates(self, num_parts: int | None = None) -> tuple[float, ...] | None:
+        """Returns each part's rate in the end-to-end epochs, or None if the rates go on as before."""
+        return self._rates("finetune_learning_rate", num_parts) if self.finetune_learning_rate else None
+
+    def _rates(self, name: str, num_parts: int | None) -> tuple[float, ...]:
+        rates = _numbers(getattr(self, name))
+        suitable = all(math.isfinite(rate) and rate > 0 for rate in rates)
+        require(suitable, self, name, "one positive rate, or one per part, comma-separated")
+        if num_parts is None or len(rates) == num_parts:
+            return rates
+        if len(rates) > 1:
+            raise ConfigError(
+                f"{name} needs one rate, or one for each of the {num_parts} parts. "
+                f"Received: {name}={getattr(self, name)!r}, {len(rates)} rates"
+            )
+        return rates * num_parts
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Reads comma-separated numbers; a piece that is no number makes them one NaN."""
+    try:
+        return tuple(float(piece) for piece in text.split(","))
+    except ValueError:
+        return (math.nan,)
+
+
+def check_batch(examples: int, batch_size: int) -> None:
+    """Raises ConfigError if the training images do not fill one batch."""
+    if batch_size > examples:
+        raise ConfigError(
+            f"batch_size must be at most the number of training images, {examples}. "
+            f"Received: batch_size={batch_size}"
+        )
