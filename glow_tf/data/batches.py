@@ -54,13 +54,11 @@ def training_batches(
     seed: int,
     *,
     augment: str = "none",
-    first_epoch: int = 0,
-    first_step: int = 0,
+    start: tuple[int, int] = (0, 0),
     noise_epochs: Sequence[int] = (),
     data_slice: DataSlice = WHOLE,
-    labels: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """Returns an endless dataset of (images uint8, noise float32, index int64), with labels int32 if given.
+    """Returns an endless dataset of (images uint8, noise float32, index int64).
 
     Images and noise are [batch_size, H, W, C]; index [batch_size] holds the examples' places in the array.
     The order, augmentation and noise of an example depend only on the seed, the epoch and the example. So a
@@ -71,11 +69,9 @@ def training_batches(
       batch_size: images per batch, over all replicas.
       seed: everything random follows from it.
       augment: `none`, `flip`, `shift` or `flip_shift`.
-      first_epoch: epoch to start with, from 0; an epoch has `steps_per_epoch` batches.
-      first_step: batches of that epoch that are left out.
+      start: the epoch to start with, from 0, and how many of its `steps_per_epoch` batches are left out.
       noise_epochs: for every epoch, the epoch whose noise and augmentation it uses; by default its own.
       data_slice: which examples of every batch; by default all.
-      labels: the class of each image, integers [N], the last member of every batch; None leaves it out.
 
     Raises:
       ConfigError: there are fewer images than a batch holds, or no such augmentation.
@@ -85,7 +81,6 @@ def training_batches(
     source = _on_host(images)
     last = tf.constant(len(images) - 1, tf.int64)
     kept = tf.constant([*noise_epochs], tf.int64)
-    classes = None if labels is None else tf.constant(labels, tf.int32)
 
     def example(own: tf.Tensor) -> tuple[tf.Tensor, ...]:
         counter = data_slice.counter(own, batch_size)
@@ -93,13 +88,23 @@ def training_batches(
         index = tf.random.experimental.index_shuffle(place, _epoch_seed(seed, epoch), last)
         if noise_epochs:
             epoch = tf.where(epoch < len(noise_epochs), tf.gather(kept, epoch % len(noise_epochs)), epoch)
-        found = (*_training_example(source, index, seed, epoch, augment), index)
-        return found if classes is None else (*found, tf.gather(classes, index))
+        return (*_training_example(source, index, seed, epoch, augment), index)
 
-    first = (first_epoch * per_epoch + first_step * batch_size) // data_slice.count
+    first = (start[0] * per_epoch + start[1] * batch_size) // data_slice.count
     counters = tf.data.Dataset.range(first, np.iinfo(np.int64).max // data_slice.count)
     dataset = counters.map(example, num_parallel_calls=tf.data.AUTOTUNE)
     return _finish(dataset.batch(batch_size // data_slice.replicas, drop_remainder=True))
+
+
+def with_labels(batches: tf.data.Dataset, labels: np.ndarray) -> tf.data.Dataset:
+    """Returns the batches of `training_batches` with one more member, the labels of their images, int32.
+
+    Args:
+      batches: whose third member is the index of the images.
+      labels: the class of each image, integers [N].
+    """
+    classes = _on_host(labels.astype(np.int32))
+    return batches.map(lambda *batch: (*batch, tf.gather(classes, batch[2])))
 
 
 def prefix_batches(

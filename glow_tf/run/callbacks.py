@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -71,7 +71,7 @@ class EpochRecord(RunCallback):
     Args:
       workdir: where history.csv is.
       images_per_epoch: training images per epoch.
-      test, validation: batches for `evaluate`; validation may be None.
+      held_out: batches for `evaluate`, of `test` images and, if there are any, of `validation` images.
       finished_epochs: epochs of the checkpoint that was restored; later rows of history.csv are dropped.
       result: see `RunCallback`.
       probe: measures the model's conditioning; None leaves it out.
@@ -82,8 +82,7 @@ class EpochRecord(RunCallback):
         self,
         workdir: Workdir,
         images_per_epoch: int,
-        test: tf.data.Dataset,
-        validation: tf.data.Dataset | None,
+        held_out: Mapping[str, tf.data.Dataset],
         finished_epochs: int,
         result: EpochResult,
         probe: Probe | None = None,
@@ -95,8 +94,7 @@ class EpochRecord(RunCallback):
         self.probe = probe
         self.finished_epochs = finished_epochs
         self.images_per_epoch = images_per_epoch
-        self.test = test
-        self.validation = validation
+        self.held_out = held_out
         self._traced: set = set()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -135,8 +133,9 @@ class EpochRecord(RunCallback):
                 busy = result.means[f"busy_seconds_{k}"] * self.params["steps"]
                 result.waits[k] = max(1 - busy / result.seconds, 0.0)
         with self.model.averages.in_place():
-            result.test = self._evaluate(self.test)
-            result.validation = None if self.validation is None else self._evaluate(self.validation)
+            for name, batches in self.held_out.items():
+                found = self.model.evaluate(batches, verbose=0, return_dict=True)
+                setattr(result, name, (found["bpd"], found["bpd_se"]))
             result.conditioning = None if self.probe is None else self.probe()
         result.eval_seconds = time.perf_counter() - end
         result.traffic = self.model.traffic(result.phase)
@@ -154,10 +153,6 @@ class EpochRecord(RunCallback):
         if self.result.phase not in self._traced and self._steps > 1:
             seconds = (end - self._first_step_end) * self._steps / (self._steps - 1)
         return self._before + seconds + self.result.cache_seconds
-
-    def _evaluate(self, dataset: tf.data.Dataset) -> tuple[float, float]:
-        found = self.model.evaluate(dataset, verbose=0, return_dict=True)
-        return found["bpd"], found["bpd_se"]
 
 
 class SampleGrid(RunCallback):

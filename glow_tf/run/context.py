@@ -134,34 +134,29 @@ class Run:
 
     def training_batches(self, first_epoch: int, first_step: int = 0) -> inputs.Dataset:
         """Returns the training data from a step of an epoch on (both from 0), as `fit` takes it."""
-        make = functools.partial(self.slice_of_training, first_epoch, first_step=first_step)
+        make = functools.partial(self.slice_of_training, (first_epoch, first_step))
         return strategies.spread(self.strategy, make)
 
-    @property
-    def training_labels(self) -> np.ndarray | None:
-        """The class of each training image, [N], for a model with classes."""
-        return self.images.labels["train"] if self.glow.config.classes else None
-
     def slice_of_training(
-        self, first_epoch: int, data_slice: data.DataSlice = data.WHOLE, first_step: int = 0
+        self, start: tuple[int, int] = (0, 0), data_slice: data.DataSlice = data.WHOLE
     ) -> tf.data.Dataset:
-        """Returns one process's slice of the training data from a step of an epoch on (both from 0)."""
+        """Returns one process's slice of the training data, from an epoch and a step of it on."""
         cached = self.trainer.prefix_caches
         noise_epochs = [
             kept if phase in cached else epoch
             for epoch, (phase, kept) in enumerate(zip(self.phases, self.cache_noise_epochs, strict=True))
         ]
-        return data.training_batches(
+        batches = data.training_batches(
             self.images.train,
             self.config.train.batch_size,
             self.config.seed,
             augment=self.config.data.augment,
-            first_epoch=first_epoch,
-            first_step=first_step,
+            start=start,
             noise_epochs=noise_epochs,
             data_slice=data_slice,
-            labels=self.training_labels,
         )
+        has_classes = bool(self.glow.config.classes)
+        return data.with_labels(batches, self.images.labels["train"]) if has_classes else batches
 
     def prefix_batches(self, epoch: int) -> tf.data.Dataset:
         """Returns one pass over all training images, as an epoch (from 0) sees them."""
@@ -173,10 +168,8 @@ class Run:
             augment=self.config.data.augment,
         )
 
-    def evaluation_batches(self, images: np.ndarray) -> inputs.Dataset | None:
-        """Returns what `evaluate` takes for images uint8 [N, H, W, C]; None if there are no images."""
-        if not len(images):
-            return None
+    def evaluation_batches(self, images: np.ndarray) -> inputs.Dataset:
+        """Returns what `evaluate` takes for images uint8 [N, H, W, C]."""
         make = functools.partial(
             data.evaluation_batches, images, self.config.train.batch_size, self.config.seed
         )

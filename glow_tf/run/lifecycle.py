@@ -204,7 +204,7 @@ def _restore(run: Run) -> int:
     # Workers have no way to share what a process knows of an epoch that is not over.
     run.checkpoints.restore(within=not in_several_processes(run.strategy))
     if in_several_processes(run.strategy):  # in a single process, `fit` initialises
-        run.trainer.initialize_from(run.slice_of_training(0))
+        run.trainer.initialize_from(run.slice_of_training())
         follow_first_worker(run.strategy, run.checkpoints.variables)
     epoch, step = int(run.checkpoints.epochs), int(run.checkpoints.steps)
     if epoch or step:
@@ -220,12 +220,13 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Sequence[keras.ca
     config, workdir, checkpoints = run.config, run.workdir, run.checkpoints
     step = int(checkpoints.steps)
     result = EpochResult(recoveries=int(checkpoints.recoveries), seconds=float(checkpoints.seconds))
-    test, validation = (run.evaluation_batches(i) for i in (run.images.test, run.images.validation))
+    images = {"test": run.images.test, "validation": run.images.validation}
+    held_out = {name: run.evaluation_batches(found) for name, found in images.items() if len(found)}
     images_per_epoch = run.steps_per_epoch * config.train.batch_size
     # Each reads what those before it have filled in; the checkpoint comes when all else is on the disk.
     callbacks: list[keras.callbacks.Callback] = [
         FillPrefixCaches(run.cache_noise_epochs, run.prefix_batches, result),
-        EpochRecord(workdir, images_per_epoch, test, validation, epoch, result, run.probe, run.leads),
+        EpochRecord(workdir, images_per_epoch, held_out, epoch, result, run.probe, run.leads),
     ]
     if config.sample_every:
         top = int(run.images.train.max())

@@ -14,6 +14,7 @@ from glow_tf.data.batches import (
     steps_per_epoch,
     training_batches,
     with_evaluation_noise,
+    with_labels,
 )
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
@@ -63,21 +64,8 @@ def for_fit(
         x, arguments["validation_data"] = _split(glow, x, split)
     held_out_size = arguments.pop("validation_batch_size", None) or batch_size
     if is_array(x):
-        if not arguments.get("shuffle", True):
-            raise ConfigError(
-                "an array is shuffled anew every epoch; a tf.data.Dataset keeps its order. "
-                f"Received: shuffle={arguments['shuffle']}"
-            )
         images, size = glow.checked(x).numpy(), _checked_batch_size(batch_size)
-        epoch, steps = arguments.get("initial_epoch", 0), arguments.get("steps_per_epoch")
-        # Epochs of a user's own length go on where those before them ended.
-        place = (epoch, initial_step) if steps is None else (0, epoch * steps + initial_step)
-        labels = None if labels is None else labels[: len(images)]
-        dataset = training_batches(
-            images, size, seed, first_epoch=place[0], first_step=place[1], labels=labels
-        )
-        if steps is None:
-            arguments["steps_per_epoch"] = steps_per_epoch(len(images), size)
+        dataset = _shuffled(images, labels, size, seed, arguments, initial_step)
     else:
         dataset = as_dataset(glow, x, "index", labelled=bool(glow.config.classes))
         _check_length(dataset, arguments)
@@ -87,18 +75,39 @@ def for_fit(
             "initial_step must be a number of steps within the epoch. "
             f"Received: initial_step={initial_step}, steps_per_epoch={steps}"
         )
-    if arguments.get("validation_data") is not None:
-        held_out = arguments["validation_data"]
-        if isinstance(held_out, tuple):
-            raise ConfigError(
-                "validation_data must be images, or a dataset of them; labels are not used. "
-                f"Received: a tuple of {len(held_out)}"
-            )
-        arguments["validation_data"] = for_evaluation(
-            glow, held_out, held_out_size, seed, {"steps": arguments.get("validation_steps")}
+    if isinstance(held_out := arguments.get("validation_data"), tuple):
+        raise ConfigError(
+            "validation_data must be images, or a dataset of them; labels are not used. "
+            f"Received: a tuple of {len(held_out)}"
         )
+    if held_out is not None:
+        limit = {"steps": arguments.get("validation_steps")}
+        arguments["validation_data"] = for_evaluation(glow, held_out, held_out_size, seed, limit)
     arguments["shuffle"] = False  # an array is shuffled already, every epoch anew
     return dataset
+
+
+def _shuffled(
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    batch_size: int,
+    seed: int,
+    arguments: dict[str, Any],
+    initial_step: int,
+) -> tf.data.Dataset:
+    """Returns batches of an array of images from the first step of `fit` on; sets `steps_per_epoch`."""
+    if not arguments.get("shuffle", True):
+        raise ConfigError(
+            "an array is shuffled anew every epoch; a tf.data.Dataset keeps its order. "
+            f"Received: shuffle={arguments['shuffle']}"
+        )
+    epoch, steps = arguments.get("initial_epoch", 0), arguments.get("steps_per_epoch")
+    if steps is None:
+        arguments["steps_per_epoch"] = steps_per_epoch(len(images), batch_size)
+    # Epochs of a user's own length go on where those before them ended.
+    start = (epoch, initial_step) if steps is None else (0, epoch * steps + initial_step)
+    batches = training_batches(images, batch_size, seed, start=start)
+    return batches if labels is None else with_labels(batches, labels[: len(images)])
 
 
 def check_executions(steps_per_execution: int, steps: int | None, initial_step: int) -> None:

@@ -37,6 +37,8 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
       finetune_learning_rate, finetune_from: the second rate and the step it starts at, or None for both.
       in_epochs: whether `steps` and `finetune_from` are still numbers of epochs. `count_steps` makes steps of
         them; before that the rate does not decay.
+
+    Attributes:
       factor: multiplies every rate; None is 1. It is a variable, so a rate can be halved without tracing
         steps anew. A schedule is saved with its rates as they are multiplied.
 
@@ -53,7 +55,6 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         finetune_learning_rate: float | None = None,
         finetune_from: int | None = None,
         in_epochs: bool = False,
-        factor: tf.Variable | None = None,
     ):
         super().__init__()
         if (finetune_learning_rate is None) != (finetune_from is None):
@@ -68,7 +69,7 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         self.finetune_learning_rate = finetune_learning_rate
         self.finetune_from = finetune_from
         self.in_epochs = in_epochs
-        self.factor = factor
+        self.factor: tf.Variable | None = None
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the rate of a step, counted from 0; float32 []."""
@@ -195,7 +196,7 @@ def part_rates(
     rates = config.learning_rates(num_parts)
     finetune_rates = config.finetune_learning_rates(num_parts)
     before = phases[: first_finetune_epoch(config, phases, num_parts)] if finetune_rates else ()
-    return [
+    found = [
         PartRate(
             rates[k],
             steps=epochs_training(k, phases),
@@ -204,10 +205,12 @@ def part_rates(
             finetune_learning_rate=finetune_rates[k] if finetune_rates else None,
             finetune_from=epochs_training(k, before) if finetune_rates else None,
             in_epochs=True,
-            factor=factors[k] if factors else None,
         )
         for k in range(num_parts)
     ]
+    for rate, factor in zip(found, factors, strict=bool(factors)):
+        rate.factor = factor
+    return found
 
 
 def count_steps(optimizers: Iterable[keras.optimizers.Optimizer], steps_per_epoch: int | None) -> None:

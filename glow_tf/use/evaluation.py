@@ -92,35 +92,38 @@ def evaluate(glow: TrainedModel, images: np.ndarray, draws: int = 1, seed: int =
     if not isinstance(glow, Glow):
         return _of_export(glow, images, draws, seed, steps)
     glow.checked(images)
-    pieces, counts = _pieces(glow.config), flow_step_counts(glow.config)
-    cut = glow.recut(
-        parts=",".join(str(p.flow_steps) for p in pieces) if len(pieces) > 1 else "1", local_prior="standard"
-    )
-    # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
-    function = tf.function(functools.partial(in_streams, functools.partial(_terms, cut)), autograph=False)
+    pieces = _pieces(glow.config)
     totals, sums = [], np.zeros((1 + 2 * len(pieces), len(images)))
-    passes = (
-        batch
-        for k in range(draws)
-        for batch in evaluation_batches(images, min(BATCH, len(images)), seed_of(seed, k))
-    )
-    rows = [
-        np.stack(function(cut.dequantized(batch, noise)))
-        for batch, noise, _ in with_progress(passes, steps * draws, f"Evaluating, batches of {BATCH}")
-    ]
+    rows = _rows(glow, pieces, images, draws, seed)
     for k in range(draws):
         found = np.concatenate(rows[k * steps : (k + 1) * steps], axis=1)[:, : len(images)]
         sums += found
         totals.append(found.sum(axis=0))
     means = sums / draws
-    terms, parts = {"dequantisation": means[0]}, {f"part {k + 1}": 0.0 for k in range(len(counts))}
-    parts["part 1"] = means[0]
+    terms, parts = {"dequantisation": means[0]}, {"part 1": means[0]}
     for piece, flow, latents in zip(pieces, means[1::2], means[2::2], strict=True):
-        for kind, own in (("flow steps", flow), ("latents", latents)):
-            name = f"block {piece.block}, {kind}"
-            terms[name] = terms.get(name, 0.0) + own
-        parts[f"part {piece.part}"] = parts[f"part {piece.part}"] + flow + latents
+        own = {f"block {piece.block}, flow steps": flow, f"block {piece.block}, latents": latents}
+        terms |= {name: terms.get(name, 0.0) + term for name, term in own.items()}
+        name = f"part {piece.part}"
+        parts[name] = parts.get(name, 0.0) + flow + latents
     return Evaluation(np.stack(totals), terms, parts if len(parts) > 1 else {}, glow.dimensions)
+
+
+def _rows(
+    glow: Glow, pieces: Sequence[_Piece], images: np.ndarray, draws: int, seed: int
+) -> list[np.ndarray]:
+    """Returns the terms of every batch of every draw, each [terms, batch]; the last batch is filled up."""
+    counts = [str(piece.flow_steps) for piece in pieces]
+    cut = glow.recut(parts=",".join(counts) if len(pieces) > 1 else "1", local_prior="standard")
+    # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
+    function = tf.function(functools.partial(in_streams, functools.partial(_terms, cut)), autograph=False)
+    size = min(BATCH, len(images))
+    passes = (batch for k in range(draws) for batch in evaluation_batches(images, size, seed_of(seed, k)))
+    steps = -(-len(images) // BATCH) * draws
+    return [
+        np.stack(function(cut.dequantized(batch, noise)))
+        for batch, noise, _ in with_progress(passes, steps, f"Evaluating, batches of {BATCH}")
+    ]
 
 
 def _of_export(model: TrainedModel, images: np.ndarray, draws: int, seed: int, steps: int) -> Evaluation:

@@ -25,7 +25,7 @@ def test_workers_but_the_first_write_no_history(tmp_path, small_images):
     trainer = PartsTrainer(small_glow(flow_steps=1, num_blocks=1, parts="1"), phases("end_to_end", 1, 1))
     trainer.compile("sgd")
     test = data.evaluation_batches(small_images, 32, seed=0)
-    record = EpochRecord(folder, 64, test, None, 0, result, writes=False)
+    record = EpochRecord(folder, 64, {"test": test}, 0, result, writes=False)
     callbacks = [FillPrefixCaches([0], None, result), record]
     trainer.fit(small_images, batch_size=32, callbacks=callbacks, verbose=0)
     folder.close()
