@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-MOST_BYTES = 2**28  # a larger file is none of ours
+MOST_BYTES = 2**28  # no file of ours is larger
 
 
 def read_text(path: str | os.PathLike) -> str:

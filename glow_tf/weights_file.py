@@ -22,7 +22,7 @@ ENOUGH = 0.9  # of the weights that the settings ask for; those of biases are no
 
 
 class _Dataset(NamedTuple):
-    numbers: int
+    size: int
     bytes: int
 
 
@@ -53,7 +53,7 @@ def check_weights(source: str | os.PathLike | IO[bytes], size: int, model: Model
             f"{what} must hold at most {MOST_GROWTH} times its size and {ROOM >> 20} MiB. "
             f"Received: {claimed >> 20} MiB of numbers in {size / 2**20:.2f} MiB"
         )
-    needed, found = model_bytes(model) // FLOAT_BYTES, sum(dataset.numbers for dataset in datasets)
+    needed, found = model_bytes(model) // FLOAT_BYTES, sum(dataset.size for dataset in datasets)
     if found < ENOUGH * needed or len(datasets) < model.num_parts:
         raise ConfigError(
             f"{what} must hold the weights that the settings of its model ask for, about {needed} numbers in "

@@ -18,7 +18,7 @@ from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.text_files import MOST_BYTES, parse_json, read_text
 from glow_tf.use import Scorer
-from glow_tf.use.scores import Features
+from glow_tf.use.image_features import Features
 from lab.benchmarks import hostile_inputs, hostile_pictures
 
 

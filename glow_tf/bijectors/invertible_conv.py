@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Shape, per_example, soft_bound
-from glow_tf.bijectors.repeatable import Repeatable, of_weights_alone
+from glow_tf.bijectors.repeatable import Repeatable, weight_operations
 from glow_tf.config import PERMUTATIONS
 
 # Log-scales of the LU diagonal stay within ±8, so that the determinant can neither vanish nor overflow.
@@ -94,7 +94,7 @@ class InvertibleConv(Repeatable):
     def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.require_built()
-        with of_weights_alone():
+        with weight_operations():
             matrix = self.inverse_matrix()
         return mix_channels(y, matrix), -self._log_det(y)
 

@@ -10,30 +10,30 @@ import tensorflow as tf
 from glow_tf.bijectors.bijector import Bijector
 from glow_tf.internals import with_values
 
-_weights_known = contextvars.ContextVar("weights_known", default=False)
+_constant_weights = contextvars.ContextVar("constant_weights", default=False)
 
 
 @contextlib.contextmanager
-def weights_known() -> Iterator[None]:
+def constant_weights() -> Iterator[None]:
     """Within the context, what depends on the weights of stacks alone is computed when a function is traced.
 
     It is then a constant of the function. Formats without TensorFlow's linear algebra need this.
     """
-    token = _weights_known.set(True)
+    token = _constant_weights.set(True)
     try:
         yield
     finally:
-        _weights_known.reset(token)
+        _constant_weights.reset(token)
 
 
-def are_weights_known() -> bool:
-    """Returns whether the code runs within `weights_known`."""
-    return _weights_known.get()
+def are_weights_constant() -> bool:
+    """Returns whether the code runs within `constant_weights`."""
+    return _constant_weights.get()
 
 
-def of_weights_alone() -> contextlib.AbstractContextManager:
-    """Returns the scope for operations on weights: outside of the traced function if they are known."""
-    return tf.init_scope() if _weights_known.get() else contextlib.nullcontext()
+def weight_operations() -> contextlib.AbstractContextManager:
+    """Returns the scope for operations on weights: outside of the traced function if they are constant."""
+    return tf.init_scope() if _constant_weights.get() else contextlib.nullcontext()
 
 
 class Repeatable(Bijector):

@@ -16,8 +16,8 @@ from glow_tf.bijectors.rate_factor import copy_scaling
 from glow_tf.bijectors.repeatable import (
     Repeatable,
     all_variables,
-    are_weights_known,
-    of_weights_alone,
+    are_weights_constant,
+    weight_operations,
     with_weights,
 )
 from glow_tf.internals import function_kept_whole, untracked
@@ -179,7 +179,7 @@ class Stack(Bijector):
     def _weights(self) -> list[Weights]:
         """Returns the weights of each copy."""
         self.require_built()
-        with of_weights_alone():
+        with weight_operations():
             return _rows([weight.value for weight in self._stacked], self.count)
 
     def _folded(self) -> Weights:
@@ -187,7 +187,7 @@ class Stack(Bijector):
         self.require_built()
         bijector = self._untracked.bijector
         with (
-            of_weights_alone(),
+            weight_operations(),
             with_weights(bijector, [tf.convert_to_tensor(weight) for weight in self._stacked]),
         ):
             return bijector.fold()
@@ -242,7 +242,7 @@ class Stack(Bijector):
 
     def _call(self, function: Callable, *args: Any) -> Any:
         """Calls a function of weights and activations; within a `tf.function`, it is traced only once."""
-        if not tf.inside_function() or are_weights_known():
+        if not tf.inside_function() or are_weights_constant():
             return function(*args)
         inlined = _functions_inlined.get()
         traced, key = self._untracked.traced, (function.__name__, in_full_precision(), inlined)

@@ -167,7 +167,7 @@ def _require_dashes(command: types.ModuleType, arguments: list[str]) -> None:
 
 
 def _split_action(command: types.ModuleType, arguments: list[str]) -> tuple[str, list[str]]:
-    """Returns the action, which comes first, and the flags; ConfigError if it is none of the command's."""
+    """Returns the action, which comes first, and the flags; ConfigError unless the command has it."""
     if not arguments or arguments[0] not in command.ACTIONS:
         name = command.__name__.rpartition(".")[2]
         raise ConfigError(

@@ -37,8 +37,8 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Edits and writes."""
     folders = _folders(values)
-    strengths = model_flags.numbers(values, "strengths")
-    count = model_flags.positive(values, "rows")
+    strengths = model_flags.floats_of(values, "strengths")
+    count = model_flags.count_of(values, "rows")
     write_rows = model_flags.picture_writer(values)
     from glow_tf.use import decode, direction, edited, encode
 

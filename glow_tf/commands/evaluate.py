@@ -3,12 +3,12 @@
     glow-tf evaluate --model=digits --dataset=digits
     glow-tf evaluate --model=runs/mine --dataset=folder:PATH --draws=16
 
-With one draw and a run's seed, the score of its test images is the run's test_bpd (--split=test, where the
+With one draw and a run's seed, the mean over its test images is the run's test_bpd (--split=test, where the
 run held out every tenth image of a folder). With several draws a tighter bound is printed as well: the
 importance-weighted one. Of a model with classes, the bits are those of their mixture; those given the label
 follow, and how often the likeliest class is the label. --output is a JSON file with all of it. An exported
 model gives its bits as a whole, and draws other noise from the same seed: it does not tell where the bits
-are, and its score differs a little.
+are, and its mean differs a little.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Evaluates, prints and writes."""
-    draws = model_flags.positive(values, "draws")
+    draws = model_flags.count_of(values, "draws")
     path = model_flags.output_path(values, ".json") if values.output else None
     from glow_tf.use import evaluate
 
@@ -79,10 +79,10 @@ def _report_on_labels(glow: Any, used: Any, seed: int) -> dict[str, Any]:
     bits = label_bits(glow, used.images, seed)
     labels = labels_of(glow, used.class_names)[used.labels]
     bpd, error = mean_and_error(bits[np.arange(len(bits)), labels])
-    accuracy, spread = mean_and_error((bits.argmin(axis=1) == labels).astype(np.float64))
+    accuracy, deviation = mean_and_error((bits.argmin(axis=1) == labels).astype(np.float64))
     return {
         "given_label": {"bits_per_dim": bpd, "standard_error": _or_none(error)},
-        "classified": {"accuracy": accuracy, "standard_error": _or_none(spread)},
+        "classified": {"accuracy": accuracy, "standard_error": _or_none(deviation)},
     }
 
 

@@ -25,7 +25,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Interpolates and writes."""
-    steps = model_flags.positive(values, "steps", lowest=2)
+    steps = model_flags.count_of(values, "steps", lowest=2)
     write_rows = model_flags.picture_writer(values)
     from glow_tf.use import decode, encode, interpolate
 

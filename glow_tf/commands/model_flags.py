@@ -144,7 +144,7 @@ def images_of_shape(
     return found
 
 
-def numbers(values: flags.FlagValues, name: str, lowest: float = -float("inf")) -> list[float]:
+def floats_of(values: flags.FlagValues, name: str, lowest: float = -float("inf")) -> list[float]:
     """Returns the numbers of a comma-separated flag; ConfigError unless all are finite and from `lowest`."""
     try:
         found = [float(text) for text in values[name].value]
@@ -159,9 +159,9 @@ def numbers(values: flags.FlagValues, name: str, lowest: float = -float("inf")) 
     return found
 
 
-def whole_numbers(values: flags.FlagValues, name: str) -> list[int]:
+def integers_of(values: flags.FlagValues, name: str) -> list[int]:
     """Returns the numbers of a comma-separated flag; ConfigError unless they are whole, from 0 to 2³¹ − 1."""
-    found = numbers(values, name, lowest=0)
+    found = floats_of(values, name, lowest=0)
     if not all(number.is_integer() and number < 2**31 for number in found):
         raise ConfigError(
             f"{name} must be whole numbers below 2^31, comma-separated. "
@@ -170,15 +170,15 @@ def whole_numbers(values: flags.FlagValues, name: str) -> list[int]:
     return [int(number) for number in found]
 
 
-def number(values: flags.FlagValues, name: str, lowest: float = -float("inf")) -> float:
+def float_of(values: flags.FlagValues, name: str, lowest: float = -float("inf")) -> float:
     """Returns the number of a flag; ConfigError unless it is one, finite and from `lowest`."""
-    found = numbers(values, name, lowest)
+    found = floats_of(values, name, lowest)
     if len(found) != 1:
         raise ConfigError(f"{name} must be one number. Received: {name}={','.join(values[name].value)}")
     return found[0]
 
 
-def positive(values: flags.FlagValues, name: str, lowest: int = 1) -> int:
+def count_of(values: flags.FlagValues, name: str, lowest: int = 1) -> int:
     """Returns the whole number of a flag; ConfigError unless it is from `lowest` to `MOST`."""
     if not lowest <= values[name].value <= MOST:
         raise ConfigError(
@@ -224,13 +224,13 @@ def _check_writable(name: str, folder: pathlib.Path, received: pathlib.Path) -> 
         ) from None
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         raise ConfigError(
-            f"{name} must be in a folder that can be written; {nearest} is none. "
+            f"{name} must be in a folder that can be written; {nearest} is not one. "
             f"Received: {name}={str(received)!r}"
         )
 
 
 def white_of(values: flags.FlagValues) -> int:
-    """Returns the level that is shown as white; ConfigError if --white is none."""
+    """Returns the level that is shown as white; ConfigError if --white is not a level."""
     white = values.white or _top(values)
     if not 1 <= white <= 255:
         raise ConfigError(f"white must be 0 or a level from 1 to 255. Received: {white=}")

@@ -38,10 +38,10 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Writes the preset, scores it and writes its card."""
     folder = model_flags.output_folder(values)
-    from glow_tf.use.keeping import keep_run
+    from glow_tf.use.run_presets import save_run_to_preset
 
     texts = {name: values[name].value for name in ("title", "command", "limits", "licence")}
-    about = keep_run(
+    about = save_run_to_preset(
         pathlib.Path(values.workdir),
         folder,
         values.weights_dtype,

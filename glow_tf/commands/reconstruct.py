@@ -28,7 +28,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Reconstructs and writes."""
-    temperature = model_flags.number(values, "temperature", lowest=0)
+    temperature = model_flags.float_of(values, "temperature", lowest=0)
     write_rows = model_flags.picture_writer(values)
     from glow_tf.use import decode, encode, levels, without_finest
 

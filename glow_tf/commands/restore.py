@@ -51,9 +51,9 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, action: str) -> None:
     """Restores and writes."""
-    temperature = model_flags.number(values, "temperature", lowest=0)
-    sigma = model_flags.number(values, "sigma", lowest=0)
-    steps = model_flags.positive(values, "steps")
+    temperature = model_flags.float_of(values, "temperature", lowest=0)
+    sigma = model_flags.float_of(values, "sigma", lowest=0)
+    steps = model_flags.count_of(values, "steps")
     write_rows = model_flags.picture_writer(values)
     from glow_tf.use import denoise, doubled, inpaint, psnr, upscale
 

@@ -18,7 +18,7 @@ from glow_tf.errors import ConfigError
 from glow_tf.run import flags_file, suited
 from glow_tf.text_files import parse_json
 
-MOST_BYTES_OF_CONFIG = 2**24  # in a .keras file; a larger one is none of ours
+MOST_BYTES_OF_CONFIG = 2**24  # in a .keras file; no model of ours has a larger one
 _DEFINE = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
@@ -77,7 +77,7 @@ def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, A
     if flags_file.read_settings(workdir).get("init_from") == start:
         before = flags_file.read_config(workdir).to_settings()
         return {name: before[name] for name in (*names, "init_from", "image_size", "conditional")}
-    if is_preset and not presets.is_meant(start):  # a workdir may have a preset's name
+    if is_preset and not presets.refers_to_preset(start):  # a workdir may have a preset's name
         start = str(presets.find(start))
     try:
         model = _model_of(pathlib.Path(start))
@@ -93,7 +93,7 @@ def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, A
 
 def _model_of(start: pathlib.Path) -> configuration.ModelConfig:
     """Returns the settings of the model in a preset, a workdir or a `.keras` file."""
-    if presets.is_meant(start):
+    if presets.refers_to_preset(start):
         return presets.read_model(presets.find(str(start)))
     if start.suffix != ".keras":
         return presets.read_model_file(start / "checkpoints" / "model.json")

@@ -48,9 +48,9 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Draws and writes."""
-    temperatures = model_flags.numbers(values, "temperatures", lowest=0)
-    seeds = model_flags.whole_numbers(values, "seeds") if values.seeds else [values.seed]
-    num = model_flags.positive(values, "num")
+    temperatures = model_flags.floats_of(values, "temperatures", lowest=0)
+    seeds = model_flags.integers_of(values, "seeds") if values.seeds else [values.seed]
+    num = model_flags.count_of(values, "num")
     if num % ROWS and not values.labels:
         raise ConfigError(f"num must be even: each temperature has two rows. Received: {num=}")
     if "all" in values.labels and len(values.labels) > 1:

@@ -53,7 +53,7 @@ def main(values: flags.FlagValues, action: str) -> None:
         raise ConfigError(
             f"false_alarms must be between 0 and 1. Received: false_alarms={values.false_alarms:g}"
         )
-    model_flags.positive(values, "worst")
+    model_flags.count_of(values, "worst")
     path, white = pathlib.Path(values.calibration), model_flags.white_of(values)
     if action == "fit":
         _fit(values, path)

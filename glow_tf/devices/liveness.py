@@ -21,7 +21,7 @@ def answer_of(address: str) -> str:
             return "yes"
     except ConnectionRefusedError:
         return "refused"
-    except (OSError, UnicodeError):  # the latter of a name that is none
+    except (OSError, UnicodeError):  # the latter where the name cannot be a host's
         return "silent"
 
 
@@ -51,7 +51,7 @@ def described(group: ProcessGroup) -> str:
     return "; ".join(of(k) for k in group.others)
 
 
-def nobody_came(group: ProcessGroup, missing: Iterable[int]) -> str:
+def missing_message(group: ProcessGroup, missing: Iterable[int]) -> str:
     """Says that processes did not start in time."""
     return (
         f"a run of {len(group.addresses)} processes waits {PATIENCE:.0f} s for all; start the same command "

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from glow_tf.devices import liveness
-from glow_tf.devices.processes import ProcessGroup, host_and_port, listen
+from glow_tf.devices.processes import ProcessGroup, host_and_port, is_chief, listen
 from glow_tf.errors import ConfigError
 from glow_tf.text_files import parse_json
 
 LONGEST = 2**20  # characters of a message
 
-Guests = dict[int, tuple[socket.socket, dict[str, str]]]  # worker → its connection and settings
+Connections = dict[int, tuple[socket.socket, dict[str, str]]]  # worker → its connection and settings
 
 
 def meet(
@@ -38,26 +38,26 @@ def meet(
       ConfigError: a worker did not come in time, or has other settings. All workers are told.
     """
     own = {name: str(value) for name, value in settings.items()}
-    if group.leads:
-        guests = _receive(group)
-        answer = {"error": _disagreement(group, own, guests), "summary": summary}
-        for connection, _ in guests.values():
+    if is_chief(group):
+        connections = _receive(group)
+        answer = {"error": _disagreement(group, own, connections), "summary": summary}
+        for connection, _ in connections.values():
             with connection:
                 connection.sendall(json.dumps(answer).encode() + b"\n")
     else:
         answer = _ask(group.addresses[0], json.dumps([group.index, own]).encode())
         if answer is None:
-            raise ConfigError(liveness.nobody_came(group, [0]))
+            raise ConfigError(liveness.missing_message(group, [0]))
     if answer["error"]:
         raise ConfigError(answer["error"])
     return answer["summary"]
 
 
-def _disagreement(group: ProcessGroup, own: Mapping[str, str], guests: Guests) -> str:
+def _disagreement(group: ProcessGroup, own: Mapping[str, str], connections: Connections) -> str:
     """Says who is missing or has other settings; empty if all is well."""
-    if missing := [k for k in group.others if k not in guests]:
-        return liveness.nobody_came(group, missing)
-    for k, (_, theirs) in sorted(guests.items()):
+    if missing := [k for k in group.others if k not in connections]:
+        return liveness.missing_message(group, missing)
+    for k, (_, theirs) in sorted(connections.items()):
         differing = {name: value for name, value in theirs.items() if own.get(name) != value}
         if differing:
             flags = [f"--{name}={value} (worker 0: {own.get(name)})" for name, value in differing.items()]
@@ -65,12 +65,12 @@ def _disagreement(group: ProcessGroup, own: Mapping[str, str], guests: Guests) -
     return ""
 
 
-def _receive(group: ProcessGroup) -> Guests:
+def _receive(group: ProcessGroup) -> Connections:
     """Returns the workers that come in time."""
-    guests: Guests = {}
+    connections: Connections = {}
     end = time.monotonic() + liveness.PATIENCE
     with listen(group.addresses[0]) as listener:
-        while len(guests) < len(group.addresses) - 1 and (left := end - time.monotonic()) > 0:
+        while len(connections) < len(group.addresses) - 1 and (left := end - time.monotonic()) > 0:
             listener.settimeout(left)
             try:
                 connection, _ = listener.accept()
@@ -85,8 +85,8 @@ def _receive(group: ProcessGroup) -> Guests:
                 connection.close()
                 continue
             connection.settimeout(liveness.PATIENCE)
-            guests[index] = (connection, settings)
-    return guests
+            connections[index] = (connection, settings)
+    return connections
 
 
 def _ask(address: str, message: bytes) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ def connect(group: ProcessGroup) -> list[str]:
       ConfigError: a process did not start in time, or this one cannot listen at its address.
     """
     if missing := liveness.wait_for(group, range(1, len(group.addresses))):
-        raise ConfigError(liveness.nobody_came(group, missing))
+        raise ConfigError(liveness.missing_message(group, missing))
     send_eager_operations_one_by_one()
     spec = tf.train.ClusterSpec({group.job: group.addresses})
     if others := group.names(group.others):
@@ -62,7 +62,7 @@ def serve(group: ProcessGroup, threads: int) -> None:
     with naming_the_taken_address(group):
         server = tf.distribute.Server(spec, job_name=group.job, task_index=group.index, config=options)
     if missing := liveness.wait_for(group, [0]):
-        raise ConfigError(liveness.nobody_came(group, missing))
+        raise ConfigError(liveness.missing_message(group, missing))
     print(f"part {group.index + 1}: serves {group.addresses[0]}", flush=True)
     # A refusal says that the process has ended. Silence may only mean that the link is down.
     refusals, heard = 0, time.monotonic()
@@ -113,7 +113,7 @@ def watched_parts(group: ProcessGroup | None) -> Iterator[None]:
         over.set()
 
 
-def dismiss(group: ProcessGroup) -> None:
+def release_others(group: ProcessGroup) -> None:
     """Tells the others, which wait for process 0 or will, that there is nothing to do: it comes and goes."""
     print(f"Waits {liveness.PATIENCE:.0f} s at most for the other processes, which then end.", flush=True)
     with listen(group.addresses[0]):

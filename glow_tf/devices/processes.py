@@ -36,11 +36,6 @@ class ProcessGroup:
     index: int
 
     @property
-    def leads(self) -> bool:
-        """Whether this is process 0."""
-        return self.index == 0
-
-    @property
     def tf_config(self) -> str:
         """What `TF_CONFIG` says in this process; see `read_process_group`."""
         task = {"type": self.job, "index": self.index}
@@ -61,6 +56,11 @@ class ProcessGroup:
         """Names processes for messages: parts are counted from 1, workers from 0, as TensorFlow counts."""
         first = 1 if self.job == "part" else 0
         return ", ".join(f"{self.job} {k + first} ({self.addresses[k]})" for k in indices)
+
+
+def is_chief(group: ProcessGroup | None) -> bool:
+    """Returns whether this process is the chief, which has the workdir: the only process, or process 0."""
+    return group is None or group.index == 0
 
 
 def read_process_group(strategy: str, environment: Mapping[str, str] | None = None) -> ProcessGroup | None:

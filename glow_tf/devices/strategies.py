@@ -80,7 +80,7 @@ def step_of_worker(strategy: tf.distribute.Strategy, step: Callable) -> Callable
     return run
 
 
-def spread(strategy: tf.distribute.Strategy, batches: Callable[[DataSlice], tf.data.Dataset]) -> Any:
+def distributed(strategy: tf.distribute.Strategy, batches: Callable[[DataSlice], tf.data.Dataset]) -> Any:
     """Returns what `fit` or `evaluate` takes: whole batches, or this process's slice of each batch.
 
     Args:

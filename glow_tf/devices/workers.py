@@ -68,12 +68,12 @@ def follow_first_worker(strategy: tf.distribute.Strategy, variables: Sequence[tf
     """
     if not in_several_processes(strategy):
         return
-    leads = strategy.cluster_resolver.task_id == 0
+    is_chief = strategy.cluster_resolver.task_id == 0
 
     @tf.function(autograph=False)
     def values_of_first(values: list[tf.Tensor]) -> list[tf.Tensor]:
         replica = tf.distribute.get_replica_context()
-        own = tf.equal(replica.replica_id_in_sync_group, 0) if leads else tf.constant(False)
+        own = tf.equal(replica.replica_id_in_sync_group, 0) if is_chief else tf.constant(False)
         # Chosen rather than multiplied by 0: a best bpd is infinite until there is one.
         totals = [tf.where(own, v, tf.zeros_like(v)) for v in [*values, tf.constant(1.0)]]
         for dtype in sorted({v.dtype.name for v in totals}):  # TensorFlow sums one dtype at a time
@@ -84,7 +84,7 @@ def follow_first_worker(strategy: tf.distribute.Strategy, variables: Sequence[tf
         return totals
 
     values = [variable.read_value() for variable in variables]
-    numbers = [value if value.dtype.is_floating else tf.cast(value, tf.float64) for value in values]
-    totals = strategy.run(values_of_first, args=(numbers,))
+    floats = [value if value.dtype.is_floating else tf.cast(value, tf.float64) for value in values]
+    totals = strategy.run(values_of_first, args=(floats,))
     for variable, total in zip(variables, totals, strict=False):
         variable.assign(tf.cast(strategy.experimental_local_results(total)[0], variable.dtype))

@@ -2,8 +2,8 @@
 
 from glow_tf.presets.catalogue import Catalogue as Catalogue
 from glow_tf.presets.catalogue import find as find
-from glow_tf.presets.catalogue import is_meant as is_meant
 from glow_tf.presets.catalogue import names as names
+from glow_tf.presets.catalogue import refers_to_preset as refers_to_preset
 from glow_tf.presets.files import OWN as OWN
 from glow_tf.presets.files import checked_weights as checked_weights
 from glow_tf.presets.files import is_preset as is_preset

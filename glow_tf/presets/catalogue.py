@@ -38,8 +38,8 @@ def find(preset: str | os.PathLike) -> pathlib.Path:
     )
 
 
-def is_meant(model: str | os.PathLike) -> bool:
-    """Whether a model's name or path means a preset, and not a workdir, a SavedModel or a file."""
+def refers_to_preset(model: str | os.PathLike) -> bool:
+    """Whether a model's name or path is that of a preset, not of a workdir, a SavedModel or a file."""
     path = pathlib.Path(model)
     holds_another = path.is_file() or any(
         (path / kind).exists() for kind in ("checkpoints", "saved_model.pb")

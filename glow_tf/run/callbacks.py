@@ -224,7 +224,7 @@ class SaveCheckpoints(RunCallback):
     Args:
       checkpoints: of the run.
       result: see `RunCallback`.
-      goes_back: whether the run may go back where training diverged.
+      can_roll_back: whether the run may be rolled back where training diverged.
       minutes: between saves within an epoch; 0 is never.
       interrupts: that wait for the end of a step; None lets the run end at once, without saving.
     """
@@ -233,13 +233,13 @@ class SaveCheckpoints(RunCallback):
         self,
         checkpoints: Checkpoints,
         result: EpochResult,
-        goes_back: bool = False,
+        can_roll_back: bool = False,
         minutes: float = 0.0,
         interrupts: Interrupts | None = None,
     ):
         super().__init__(result)
         self.checkpoints = checkpoints
-        self.goes_back = goes_back
+        self.can_roll_back = can_roll_back
         self.minutes = minutes
         self.interrupts = interrupts
 
@@ -295,7 +295,7 @@ class SaveCheckpoints(RunCallback):
         last_of_phase = epoch + 1 == self.params["epochs"] or self.model.phase_of(epoch + 1) != phase
         if last_of_phase and streak >= LAST_STEPS:
             what = f"the last {streak} steps in phase '{phase}' were outside of their band"
-            if self.goes_back:
+            if self.can_roll_back:
                 raise DivergedError(f"Training stopped: {what}.", phase.active, what)
             print(f"WARNING: {what}.", flush=True)
         if int(self.checkpoints.recoveries.numpy()) == 1:  # the first time, a lower rate holds for one epoch

@@ -55,7 +55,7 @@ class Checkpoints:
       recoveries: how often the run went back to a checkpoint because training diverged.
       steps: steps since the last finished epoch, that a restored checkpoint has.
       seconds: of training, that these steps took.
-      gone_back_to: the finished epochs of the checkpoint to which the run went back last; -1 if to none.
+      rolled_back_to: the finished epochs of the checkpoint that it was rolled back to last; -1 if never.
       variables: everything that a checkpoint at the end of an epoch holds.
     """
 
@@ -65,11 +65,11 @@ class Checkpoints:
         self.recoveries = tf.Variable(0, dtype=tf.int64)
         self.steps = tf.Variable(0, dtype=tf.int64)
         self.seconds = tf.Variable(0.0, dtype=tf.float64)
-        self.gone_back_to = tf.Variable(-1, dtype=tf.int64)
+        self.rolled_back_to = tf.Variable(-1, dtype=tf.int64)
         self._trainer = trainer
         content = {**state_of(trainer), "epochs": self.epochs, "best_bpd": self.best_bpd}
         divergence = {**divergence_of(trainer), "recoveries": self.recoveries}
-        within = {"steps": self.steps, "seconds": self.seconds, "gone_back_to": self.gone_back_to}
+        within = {"steps": self.steps, "seconds": self.seconds, "gone_back_to": self.rolled_back_to}
         self._of_earlier_release = content
         self._at_ends = content | divergence
         self.variables = tf.nest.flatten(list(self._at_ends.values()))
@@ -122,7 +122,7 @@ class Checkpoints:
             found += [(epochs, n) for n in newest.complete(newest.within(self._folder, epochs))]
         return sorted(found)
 
-    def go_back(self, before: int | None = None) -> int | None:
+    def roll_back(self, before: int | None = None) -> int | None:
         """Restores the newest sound checkpoint and removes later ones; returns its number of epochs.
 
         A checkpoint is sound if its last step was finite and within its band.
@@ -252,7 +252,7 @@ def _files(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
 
 
 def remove(folder: pathlib.Path, number: int) -> None:
-    """Removes a checkpoint; its index first, so that what is left of it is none."""
+    """Removes a checkpoint; its index first: what is left without one is no checkpoint."""
     _remove_all(folder, f"ckpt-{number}[._]*")
 
 

@@ -14,7 +14,7 @@ from glow_tf import data
 from glow_tf.config import RunConfig
 from glow_tf.data.folder import why_no_classes
 from glow_tf.devices import strategies
-from glow_tf.devices.processes import ProcessGroup
+from glow_tf.devices.processes import ProcessGroup, is_chief
 from glow_tf.devices.workers import in_several_processes
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
@@ -63,13 +63,13 @@ class Run:
     checkpoints: Checkpoints
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes the workdir: it is the only one, or the first."""
-        return self.group is None or self.group.leads
+    def is_chief(self) -> bool:
+        """Whether this process has the workdir; see `processes.is_chief`."""
+        return is_chief(self.group)
 
     @property
-    def goes_back(self) -> bool:
-        """Whether the run may go back to a checkpoint where training diverges."""
+    def can_roll_back(self) -> bool:
+        """Whether the run may be rolled back to a checkpoint where training diverges."""
         # In several processes the others would have to go back, too, and do not know of it.
         return self.config.train.on_divergence == "recover" and self.group is None
 
@@ -135,7 +135,7 @@ class Run:
     def training_batches(self, first_epoch: int, first_step: int = 0) -> inputs.Dataset:
         """Returns the training data from a step of an epoch on (both from 0), as `fit` takes it."""
         make = functools.partial(self.slice_of_training, (first_epoch, first_step))
-        return strategies.spread(self.strategy, make)
+        return strategies.distributed(self.strategy, make)
 
     def slice_of_training(
         self, start: tuple[int, int] = (0, 0), data_slice: data.DataSlice = data.WHOLE
@@ -173,7 +173,7 @@ class Run:
         make = functools.partial(
             data.evaluation_batches, images, self.config.train.batch_size, self.config.seed
         )
-        return strategies.spread(self.strategy, lambda data_slice: make(data_slice=data_slice))
+        return strategies.distributed(self.strategy, lambda data_slice: make(data_slice=data_slice))
 
 
 def prepare(
@@ -186,8 +186,8 @@ def prepare(
     """
     # Devices come before the data, which may take long to read: other processes wait for this one.
     devices = strategies.part_devices(config.strategy, config.part_devices, config.model.num_parts, group)
-    leads = group is None or group.leads  # workers get the weights of the first one
-    starts = bool(config.init_from) and leads and not workdir.goes_on(not in_several_processes(strategy))
+    chief = is_chief(group)  # workers get its weights
+    starts = bool(config.init_from) and chief and not workdir.can_resume(not in_several_processes(strategy))
     start = saved.load_start(config.init_from, config.model) if starts else None
     images = data.load(config.data)
     for note in images.notes:
@@ -211,7 +211,7 @@ def prepare(
         with strategy.scope():
             print(saved.start_from(config.init_from, start, trainer.glow))
     most = CHECKPOINTS_ON_DISK + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
-    if leads:
+    if chief:
         workdir.check_space(most * checkpoint_bytes(trainer))
     folder = workdir.path / "checkpoints"
     found = fingerprints(images)

@@ -74,10 +74,10 @@ def interrupts_of_run() -> Iterator[Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupts  # signals are the main thread's affair
         return
-    numbers = [signal.SIGTERM]
+    handled = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # and not what its caller has set
-        numbers.append(signal.SIGINT)
-    before = {number: signal.signal(number, interrupts.arrive) for number in numbers}
+        handled.append(signal.SIGINT)
+    before = {which: signal.signal(which, interrupts.arrive) for which in handled}
     try:
         yield interrupts
     except Exception:
@@ -85,8 +85,8 @@ def interrupts_of_run() -> Iterator[Interrupts]:
             raise
         raise KeyboardInterrupt from None
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for which, handler in before.items():
+            signal.signal(which, handler)
 
 
 @contextlib.contextmanager

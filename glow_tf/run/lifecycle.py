@@ -21,8 +21,8 @@ from glow_tf.devices import strategies
 from glow_tf.devices.addresses import check_addresses
 from glow_tf.devices.broken import naming_the_taken_address, naming_who_is_lost
 from glow_tf.devices.meeting import meet
-from glow_tf.devices.part_processes import dismiss, serve, watched_parts
-from glow_tf.devices.processes import ProcessGroup, read_process_group
+from glow_tf.devices.part_processes import release_others, serve, watched_parts
+from glow_tf.devices.processes import ProcessGroup, is_chief, read_process_group
 from glow_tf.devices.stall import Stall
 from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
@@ -71,7 +71,7 @@ def train(
     group = read_process_group(config.strategy)
     if group is not None and not config.insecure_network:
         check_addresses(group)
-    if group is None or group.leads:
+    if is_chief(group):
         return _train_in(Workdir(config), group, export, callbacks)
     if group.job == "part":
         serve(group, cores_per_process(group.processes_here))
@@ -100,13 +100,12 @@ def _train_in(
             same = {name: value for name, value in settings.items() if name not in may_differ}
             finished = meet(group, same, finished)
         if finished:
-            leads = group is None or group.leads  # the others have a temporary workdir
-            where = f", see {workdir.path / SUMMARY}" if leads else ""
+            where = f", see {workdir.path / SUMMARY}" if is_chief(group) else ""  # others: a temporary one
             print(f"This run is finished: test {finished['test_bpd']:.4f} bpd{where}.", flush=True)
             if workdir.config.export and not (workdir.path / "export").exists():
                 print(f"It has no export; glow-tf export --model={workdir.path} writes one.", flush=True)
             if group is not None and group.job == "part":
-                dismiss(group)
+                release_others(group)
             return finished
         with naming_who_is_lost(group):
             with naming_the_taken_address(group):
@@ -121,7 +120,7 @@ def _train_in(
                     run = prepare(workdir.config, workdir, group, strategy)
                 return _train(run, interrupts, export, callbacks, start)
     except KeyboardInterrupt:
-        if group is not None and not group.leads:  # its workdir is a temporary one
+        if not is_chief(group):  # its workdir is a temporary one
             raise
         raise KeyboardInterrupt(workdir.kept()) from None
     finally:
@@ -162,9 +161,9 @@ def _train(
                 recovery.fit_and_recover(run, epoch, lambda first: _fit(run, first, interrupts, others))
             with run.trainer.averages.in_place():
                 # Outside of any strategy: a SavedModel has no replicas.
-                trained = run.glow.recut() if run.leads and run.config.export else None
+                trained = run.glow.recut() if run.is_chief and run.config.export else None
     with _saying_what_is_kept(run):
-        result = _finish(run, trained, export, start) if run.leads else {}
+        result = _finish(run, trained, export, start) if run.is_chief else {}
     with _stall_watch(run.group):
         follow_first_worker(run.strategy, [])  # no worker ends before the first has written everything
     return result
@@ -188,9 +187,9 @@ def _saying_what_is_kept(run: Run) -> Iterator[None]:
     try:
         yield
     except DivergedError as error:
-        raise recovery.with_sentence(error, run.workdir.kept()) if run.leads else error from None
+        raise recovery.with_sentence(error, run.workdir.kept()) if run.is_chief else error from None
     except OSError as error:
-        if not run.leads:
+        if not run.is_chief:
             raise
         raise OSError(f"{error} {run.workdir.kept()}") from None
 
@@ -226,17 +225,17 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Sequence[keras.ca
     # Each reads what those before it have filled in; the checkpoint comes when all else is on the disk.
     callbacks: list[keras.callbacks.Callback] = [
         FillPrefixCaches(run.cache_noise_epochs, run.prefix_batches, result),
-        EpochRecord(workdir, images_per_epoch, held_out, epoch, result, run.probe, run.leads),
+        EpochRecord(workdir, images_per_epoch, held_out, epoch, result, run.probe, run.is_chief),
     ]
     if config.sample_every:
         top = int(run.images.train.max())
         callbacks.append(SampleGrid(workdir, config.sample_every, config.seed, top, result))
     if config.tensorboard:
         callbacks.append(TensorBoardByPart(workdir, run.description, result))
-    if run.leads:
+    if run.is_chief:
         held = interrupts if run.group is None else None
         callbacks += [
-            SaveCheckpoints(checkpoints, result, run.goes_back, config.checkpoint_minutes, held),
+            SaveCheckpoints(checkpoints, result, run.can_roll_back, config.checkpoint_minutes, held),
             Progress(run.costs, result),
         ]
     run.trainer.fit(
@@ -269,8 +268,8 @@ def _finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> M
     run.workdir.write_summary(summary)
     print(tables.closing_table(history, len(run.layouts), run.costs))
     print(
-        f"Finished: test {tables.score(bpd, error)} bits/dim (one noise draw per test image: an upper bound "
-        f"in expectation), {summary['total_seconds']:.1f} s of training (this process ran for "
+        f"Finished: test {tables.bpd_text(bpd, error)} bits/dim (one noise draw per test image: an upper "
+        f"bound in expectation), {summary['total_seconds']:.1f} s of training (this process ran for "
         f"{time.monotonic() - start:.0f} s in all), in "
         f"{run.workdir.path}{recovery.note(summary['recoveries'])}"
     )

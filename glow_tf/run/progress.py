@@ -12,7 +12,7 @@ from glow_tf.data.progress import duration
 from glow_tf.devices.stall import Stall
 from glow_tf.run.callbacks import RunCallback
 from glow_tf.run.epoch import EpochResult, computed
-from glow_tf.run.tables import score
+from glow_tf.run.tables import bpd_text
 
 
 class Progress(RunCallback):
@@ -66,7 +66,7 @@ class Progress(RunCallback):
         self._evaluation += result.eval_seconds
         self._epochs += 1
         pieces = [self._name(epoch), _bpd_of(result.means)]
-        pieces.append(f"test {score(*result.test)} bpd")
+        pieces.append(f"test {bpd_text(*result.test)} bpd")
         if result.validation is not None:
             pieces.append(f"validation {result.validation[0]:.4f} bpd")
         if result.skipped_steps:

@@ -40,14 +40,14 @@ def fit_and_recover(run: Run, epoch: int, fit: Callable[[int], None]) -> None:
         except DivergedError as error:
             # Twice in a row from the same place: whatever is wrong may be in that checkpoint.
             finished = run.workdir.finished_epochs()
-            again = finished == int(run.checkpoints.gone_back_to)
-            epoch = _go_back(run, error, finished if again else None)
+            again = finished == int(run.checkpoints.rolled_back_to)
+            epoch = _roll_back(run, error, finished if again else None)
         else:
             return
 
 
-def _go_back(run: Run, error: DivergedError, before: int | None) -> int:
-    """Goes back to a checkpoint, or to the start; returns its number of epochs.
+def _roll_back(run: Run, error: DivergedError, before: int | None) -> int:
+    """Rolls the run back to a checkpoint, or to the start; returns its number of epochs.
 
     Args:
       run: set up.
@@ -57,7 +57,7 @@ def _go_back(run: Run, error: DivergedError, before: int | None) -> int:
     Raises:
       DivergedError: the run may not go back.
     """
-    if not run.goes_back:
+    if not run.can_roll_back:
         raise error
     recoveries = int(run.checkpoints.recoveries.numpy()) + 1
     if recoveries > MOST_RECOVERIES:
@@ -65,7 +65,7 @@ def _go_back(run: Run, error: DivergedError, before: int | None) -> int:
     parts = error.parts or tuple(range(len(run.glow.parts)))
     factors = [float(f.numpy()) / (2 if k in parts else 1) for k, f in enumerate(run.trainer.rate_factors)]
     finished = run.workdir.finished_epochs()
-    epoch = run.checkpoints.go_back(before)
+    epoch = run.checkpoints.roll_back(before)
     if epoch is None:
         # A history of several epochs without their checkpoints could not be resumed; one row alone can.
         if finished > 1:
@@ -78,7 +78,7 @@ def _go_back(run: Run, error: DivergedError, before: int | None) -> int:
         run.workdir.write_history(run.workdir.read_history(finished))
         run.checkpoints.remove_after(0)
     run.checkpoints.recoveries.assign(recoveries)
-    run.checkpoints.gone_back_to.assign(epoch)
+    run.checkpoints.rolled_back_to.assign(epoch)
     for factor, value in zip(run.trainer.rate_factors, factors, strict=True):
         factor.assign(value)
     for cache in run.trainer.prefix_caches.values():

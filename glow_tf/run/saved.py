@@ -22,7 +22,7 @@ def load_glow(
 ) -> Glow:
     """Loads a model; see `glow_tf.load`."""
     path = pathlib.Path(path)
-    if presets.is_meant(path):
+    if presets.refers_to_preset(path):
         return Glow.from_preset(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no such file or folder. Received: path={str(path)!r}")

@@ -128,8 +128,8 @@ def _kib(size: str | None) -> str:
     return f"{float(size) / 1024:.1f}" if size else ""
 
 
-def score(bpd: float, error: float) -> str:
-    """Returns a mean with its standard error, which nobody knows of a single image (NaN)."""
+def bpd_text(bpd: float, error: float) -> str:
+    """Returns mean bits/dim with their standard error, which is unknown (NaN) for a single image."""
     return f"{bpd:.4f} ± {error:.4f}" if math.isfinite(error) else f"{bpd:.4f}"
 
 

@@ -139,11 +139,11 @@ class Workdir:
         """Returns `finished_epochs`, and how many steps of the next epoch are kept; raises as that does."""
         return newest.progress(self.path / "checkpoints")
 
-    def goes_on(self, within: bool) -> bool:
-        """Returns whether there is a checkpoint that this run goes on from; raises as `finished_epochs` does.
+    def can_resume(self, within: bool) -> bool:
+        """Returns whether there is a checkpoint to resume from; raises as `finished_epochs` does.
 
         Args:
-          within: whether it can go on within an epoch.
+          within: whether it can resume within an epoch.
         """
         epochs, steps = self.progress()
         return epochs > 0 or (within and steps > 0 and not self._has_other_epochs)

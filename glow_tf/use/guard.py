@@ -13,8 +13,8 @@ import numpy as np
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.text_files import read_json
+from glow_tf.use.image_features import Features, features
 from glow_tf.use.models import TrainedModel
-from glow_tf.use.scores import Features, features
 from glow_tf.use.spoiled import spoiled_copies
 
 FORMAT = 1  # of calibration.json

@@ -98,7 +98,7 @@ def open_model(model: str | os.PathLike, allow_unknown_ops: bool = False) -> Tra
     if (path / "saved_model.pb").exists():
         return ExportedModel(path, allow_unknown_ops)
     is_run = (path / "checkpoints").is_dir()
-    if not (str(model) and (presets.is_meant(model) or is_run or path.suffix == ".keras")):
+    if not (str(model) and (presets.refers_to_preset(model) or is_run or path.suffix == ".keras")):
         missing = "" if path.exists() else ", which does not exist"
         raise ConfigError(
             f"model must be a preset ({', '.join(presets.names()) or 'none'}), or the path of a preset, of a "
@@ -112,4 +112,4 @@ def open_model(model: str | os.PathLike, allow_unknown_ops: bool = False) -> Tra
 
 def about(model: str | os.PathLike) -> Mapping[str, Any]:
     """Returns what a preset says about itself; empty for models that are kept otherwise."""
-    return presets.read_about(presets.find(model)) if presets.is_meant(model) else {}
+    return presets.read_about(presets.find(model)) if presets.refers_to_preset(model) else {}

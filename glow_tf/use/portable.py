@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from glow_tf.bijectors.repeatable import weights_known
+from glow_tf.bijectors.repeatable import constant_weights
 from glow_tf.bijectors.stack import functions_inlined
 from glow_tf.data.progress import with_progress
 from glow_tf.durable_files import write_atomically
@@ -77,7 +77,7 @@ def export_litert(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
       OSError: a file cannot be written.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        with weights_known():  # the converter folds small constants only
+        with constant_weights():  # the converter folds small constants only
             export(glow, pathlib.Path(temporary) / "model")
 
         def converted(endpoint: str) -> bytes:

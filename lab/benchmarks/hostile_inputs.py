@@ -34,7 +34,7 @@ from glow_tf.glow import Glow
 from glow_tf.run import lifecycle, tables
 from glow_tf.run.saved import load_glow
 from glow_tf.run.workdir import Workdir
-from glow_tf.use import evaluation, keeping, models, operations
+from glow_tf.use import evaluation, models, operations, run_presets
 from lab.benchmarks.hostile_damage import (
     WRONG,
     damaged,
@@ -155,7 +155,7 @@ def without_long_work(seeds: Seeds) -> Iterator[None]:
             (models, "load_glow", load),
             (lifecycle, "_train", lambda *_: {}),
             (launch, "_run", lambda *_: 0),
-            (keeping, "evaluate", lambda *_, **__: evaluation.Evaluation(np.ones((1, 2)), {}, {}, 64)),
+            (run_presets, "evaluate", lambda *_, **__: evaluation.Evaluation(np.ones((1, 2)), {}, {}, 64)),
             (use, "export", lambda glow, folder: None),
             (use, "export_litert", lambda glow, folder: []),
             (use, "export_onnx", lambda glow, folder: []),

@@ -55,7 +55,7 @@ def main(given: flags.FlagValues) -> None:
     if unknown := set(given.formats) - set(FORMATS):
         raise ConfigError(f"formats must be some of {', '.join(FORMATS)}. Received: {sorted(unknown)}")
     for name in ("examples", "samples"):
-        model_flags.positive(given, name)
+        model_flags.count_of(given, name)
     glow = open_model(given.model)
     if not isinstance(glow, Glow):
         raise ConfigError(f"model must not be an export, which this makes. Received: model={given.model!r}")

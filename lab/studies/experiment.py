@@ -14,7 +14,7 @@ from glow_tf.data.progress import duration
 from glow_tf.devices import children
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
-from glow_tf.run.tables import score
+from glow_tf.run.tables import bpd_text
 from lab.studies.runs import Configure, Run, runs_of, tuned_values, tuning_runs
 from lab.studies.study import TRAIN, Study, Variant
 from lab.studies.table import table_of, with_saved_rows
@@ -159,7 +159,7 @@ def _result(run: Run) -> str:
     if run.failure:
         return run.failure.split(":")[0]
     last = run.history()[-1]
-    return f"test {score(float(last['test_bpd']), float(last['test_bpd_se']))} bpd"
+    return f"test {bpd_text(float(last['test_bpd']), float(last['test_bpd_se']))} bpd"
 
 
 class _Clock:

@@ -315,7 +315,7 @@ def test_the_parts_of_a_finished_run_see_its_first_process_come_and_go(monkeypat
         addresses = tuple(f"localhost:{s.getsockname()[1]}" for s in (first, other))
         first.close()
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            gone = pool.submit(part_processes.dismiss, processes.ProcessGroup("part", addresses, 0))
+            gone = pool.submit(part_processes.release_others, processes.ProcessGroup("part", addresses, 0))
             assert liveness.wait_for(processes.ProcessGroup("part", addresses, 1), [0]) == []
             gone.result(timeout=20)
     assert liveness.answer_of(addresses[0]) == "refused"

@@ -357,10 +357,10 @@ def test_a_checkpoint_amid_trouble_is_passed_over_and_removed(tmp_path):
         spoil(weight, float(epoch))
         trainer.band.streak.assign(streak)
         checkpoints.save(epoch)
-    assert checkpoints.go_back() == 1
+    assert checkpoints.roll_back() == 1
     assert float(weight.numpy().flat[0]) == 1
     assert not list(tmp_path.glob("ckpt-2*"))
-    assert checkpoints.go_back(before=1) is None
+    assert checkpoints.roll_back(before=1) is None
 
 
 def test_the_best_epoch_is_one_that_a_run_may_go_back_to(tmp_path):
@@ -370,7 +370,7 @@ def test_the_best_epoch_is_one_that_a_run_may_go_back_to(tmp_path):
         trainer.band.streak.assign(streak)
         checkpoints.save(epoch, validation_bpd=bpd)
     assert newest.complete(tmp_path / "best") == [1]
-    assert checkpoints.go_back() == 1
+    assert checkpoints.roll_back() == 1
     assert newest.complete(tmp_path / "best") == [1]
     assert float(checkpoints.best_bpd) == pytest.approx(3.5)
 

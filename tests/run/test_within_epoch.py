@@ -307,10 +307,10 @@ def test_steps_that_were_not_finite_are_counted_on(tmp_path):
         trainers.append((trainer, Checkpoints(tmp_path, trainer)))
     (first, checkpoints), (second, restored) = trainers
     first.within_epoch["not_finite_in_a_row"].assign(4)
-    checkpoints.gone_back_to.assign(0)
+    checkpoints.rolled_back_to.assign(0)
     checkpoints.save_within(3, 1.5)
     restored.restore()
-    assert (int(restored.steps), float(restored.seconds), int(restored.gone_back_to)) == (3, 1.5, 0)
+    assert (int(restored.steps), float(restored.seconds), int(restored.rolled_back_to)) == (3, 1.5, 0)
     second.steps_before = 3
     second.on_epoch_start(9)
     assert int(second.within_epoch["not_finite_in_a_row"]) == 4

@@ -15,7 +15,7 @@ from glow_tf.commands import score as command
 from glow_tf.errors import ConfigError
 from glow_tf.use import Features, Scorer, features, guard, open_model, spoiled_copies
 from glow_tf.use.guard import ONE_WAY, RULES
-from glow_tf.use.scores import codec_bits
+from glow_tf.use.image_features import codec_bits
 
 
 @pytest.fixture(scope="module")

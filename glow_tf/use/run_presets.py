@@ -22,7 +22,7 @@ from glow_tf.schedule import phases_of
 from glow_tf.use.evaluation import evaluate, mean_and_error
 
 
-def keep_run(
+def save_run_to_preset(
     workdir: pathlib.Path,
     folder: pathlib.Path,
     weights_dtype: str = "float16",
