@@ -99,7 +99,7 @@ class TrainConfig:
         require(math.isfinite(self.clip_norm) and self.clip_norm >= 0, self, "clip_norm", "0 or more")
         require(0 <= self.ema < 1, self, "ema", "0, or a number below 1")
         if self.beta_2 != "oai":
-            betas = _numbers(self.beta_2)
+            betas = _floats(self.beta_2)
             suitable = len(betas) == 1 and 0 < betas[0] < 1
             require(suitable, self, "beta_2", "oai, or a number between 0 and 1")
         self.learning_rates()
@@ -117,7 +117,7 @@ class TrainConfig:
         return self._rates("finetune_learning_rate", num_parts) if self.finetune_learning_rate else None
 
     def _rates(self, name: str, num_parts: int | None) -> tuple[float, ...]:
-        rates = _numbers(getattr(self, name))
+        rates = _floats(getattr(self, name))
         suitable = all(math.isfinite(rate) and rate > 0 for rate in rates)
         require(suitable, self, name, "one positive rate, or one per part, comma-separated")
         if num_parts is None or len(rates) == num_parts:
@@ -130,7 +130,7 @@ class TrainConfig:
         return rates * num_parts
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def _floats(text: str) -> tuple[float, ...]:
     """Reads comma-separated numbers; a piece that is no number makes them one NaN."""
     try:
         return tuple(float(piece) for piece in text.split(","))

@@ -13,7 +13,7 @@ import tensorflow as tf
 from glow_tf.durable_files import flush, make_folder, write_atomically
 from glow_tf.errors import reason_of
 from glow_tf.internals import without_retracing_warnings
-from glow_tf.run import newest
+from glow_tf.run import checkpoint_files
 from glow_tf.run.checkpoint_content import (
     DamagedCheckpointError,
     divergence_of,
@@ -96,9 +96,9 @@ class Checkpoints:
         """
         damaged: list[DamagedCheckpointError] = []
         places = self._places(within)
-        pointed_to = newest.pointed_to(self._folder)
+        pointed_to = checkpoint_files.pointed_to(self._folder)
         if places and pointed_to > places[-1][0]:
-            found = newest.name(*places[-1])
+            found = checkpoint_files.name(*places[-1])
             print(f"WARNING: the checkpoint of epoch {pointed_to} is not there, and {found} is next.")
         for epochs, steps in reversed(places):
             try:
@@ -107,7 +107,7 @@ class Checkpoints:
                 damaged.append(error)
             else:
                 for error in damaged:
-                    found = newest.name(epochs, steps)
+                    found = checkpoint_files.name(epochs, steps)
                     print(f"WARNING: {error.path} is damaged, and {found} is next ({error.reason}).")
                 return epochs
         if damaged:
@@ -116,10 +116,11 @@ class Checkpoints:
 
     def _places(self, within: bool) -> list[tuple[int, int]]:
         """Returns the finished epochs, and the steps after them, of every checkpoint, in order."""
-        ends = newest.complete(self._folder)
+        ends = checkpoint_files.complete(self._folder)
         found = [(epochs, 0) for epochs in ends]
         for epochs in [0, *ends] if within else []:
-            found += [(epochs, n) for n in newest.complete(newest.within(self._folder, epochs))]
+            within_epoch = checkpoint_files.within(self._folder, epochs)
+            found += [(epochs, steps) for steps in checkpoint_files.complete(within_epoch)]
         return sorted(found)
 
     def roll_back(self, before: int | None = None) -> int | None:
@@ -133,7 +134,7 @@ class Checkpoints:
         Returns:
           None if there is no sound checkpoint. The trainer's state is then that of none.
         """
-        for epochs in reversed(newest.complete(self._folder)):
+        for epochs in reversed(checkpoint_files.complete(self._folder)):
             if before is not None and epochs >= before:
                 continue
             with contextlib.suppress(DamagedCheckpointError):
@@ -145,13 +146,13 @@ class Checkpoints:
 
     def remove_after(self, epochs: int) -> None:
         """Removes the checkpoints of more than `epochs` epochs; a run that went back does not need them."""
-        newest.remove_within(self._folder)
+        checkpoint_files.remove_within(self._folder)
         for folder in (self._folder, self._folder / "best"):
             # A pointer to a checkpoint that is not there says that one is missing.
-            if newest.pointed_to(folder) > epochs:
-                kept = [number for number in newest.complete(folder) if number <= epochs]
-                newest.point_to(folder, max(kept, default=0))
-            for later in reversed(newest.complete(folder)):
+            if checkpoint_files.pointed_to(folder) > epochs:
+                kept = [number for number in checkpoint_files.complete(folder) if number <= epochs]
+                checkpoint_files.point_to(folder, max(kept, default=0))
+            for later in reversed(checkpoint_files.complete(folder)):
                 if later > epochs:
                     remove(folder, later)
                     if folder != self._folder:
@@ -171,7 +172,7 @@ class Checkpoints:
         Raises:
           DamagedCheckpointError: it cannot be read.
         """
-        folder = newest.within(self._folder, epochs) if steps else self._folder
+        folder = checkpoint_files.within(self._folder, epochs) if steps else self._folder
         path = str(folder / f"ckpt-{steps or epochs}")
         with readable(path):
             known = knows_divergence(path)
@@ -201,7 +202,7 @@ class Checkpoints:
                 self.best_bpd.assign(validation_bpd)
                 self._write(self._folder / "best", epochs, 1, self._checkpoint)
             self._write(self._folder, epochs, 2, self._checkpoint)
-        newest.remove_within(self._folder)
+        checkpoint_files.remove_within(self._folder)
 
     def save_within(self, steps: int, seconds: float) -> None:
         """Saves the state after `steps` steps of an epoch, which took so many seconds.
@@ -213,7 +214,7 @@ class Checkpoints:
         self.steps.assign(steps)
         self.seconds.assign(seconds)
         with self._trainer.averages.in_place():
-            self._write(newest.within(self._folder, epochs), steps, 2, self._within)
+            self._write(checkpoint_files.within(self._folder, epochs), steps, 2, self._within)
 
     def _write(self, folder: pathlib.Path, number: int, keep: int, checkpoint: tf.train.Checkpoint) -> None:
         """Writes a checkpoint, flushes it, names it in the pointer, and removes those that are too old.
@@ -237,10 +238,10 @@ class Checkpoints:
         except (tf.errors.OpError, OSError) as error:
             _remove_all(folder, UNFINISHED)  # its files take room on a full disk
             within = checkpoint is self._within
-            of = newest.name(int(self.epochs), number if within else 0)
+            of = checkpoint_files.name(int(self.epochs), number if within else 0)
             raise OSError(f"the checkpoint of {of} could not be written: {reason_of(error)}.") from None
-        newest.point_to(folder, number)
-        found = newest.complete(folder)
+        checkpoint_files.point_to(folder, number)
+        found = checkpoint_files.complete(folder)
         kept = [other for other in found if other <= number][-keep:]  # later ones are damaged
         for other in set(found) - set(kept):
             remove(folder, other)

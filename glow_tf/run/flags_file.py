@@ -48,27 +48,22 @@ def read_flagfile(text: str) -> dict[str, str]:
 
 def newer_settings(folder: pathlib.Path) -> dict[str, Any]:
     """Returns the settings that did not exist when a folder's run began, and what the run had instead."""
-    return _newer_than(_written(folder))
+    written = _written(folder)
+    if written is None:
+        return {}
+    return {s.name: s.metadata["if_missing"] for s in all_settings() if s.name not in written}
 
 
 def read_settings(folder: pathlib.Path) -> dict[str, str]:
     """Returns setting → text as a folder's flags.cfg has it; empty without the file."""
-    written = _written(folder)
-    newer = {name: _text(value) for name, value in _newer_than(written).items()}
-    return newer | (written or {})
+    newer = {name: _text(value) for name, value in newer_settings(folder).items()}
+    return newer | (_written(folder) or {})
 
 
 def _written(folder: pathlib.Path) -> dict[str, str] | None:
     """Returns setting → text of a folder's flags.cfg; None without the file."""
     path = folder / NAME
     return read_flagfile(path.read_bytes().decode(errors="surrogateescape")) if path.exists() else None
-
-
-def _newer_than(written: Mapping[str, str] | None) -> dict[str, Any]:
-    """Returns the settings that a flags.cfg does not have, and what runs had before they existed."""
-    if written is None:
-        return {}
-    return {s.name: s.metadata["if_missing"] for s in all_settings() if s.name not in written}
 
 
 def read_config(folder: pathlib.Path) -> RunConfig:

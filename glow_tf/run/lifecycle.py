@@ -28,7 +28,7 @@ from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
 from glow_tf.errors import DivergedError
 from glow_tf.glow import Glow
-from glow_tf.run import health, newest, recovery, tables
+from glow_tf.run import checkpoint_files, health, recovery, tables
 from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches, SampleGrid, SaveCheckpoints, WholeEpochs
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
@@ -207,7 +207,7 @@ def _restore(run: Run) -> int:
         follow_first_worker(run.strategy, run.checkpoints.variables)
     epoch, step = int(run.checkpoints.epochs), int(run.checkpoints.steps)
     if epoch or step:
-        print(f"Resuming after {newest.name(epoch, step)}.", flush=True)
+        print(f"Resuming after {checkpoint_files.name(epoch, step)}.", flush=True)
     return epoch
 
 

@@ -1,4 +1,4 @@
-"""What a run does when training diverges: it goes back, halves a rate, and goes on; a few times.
+"""What a run does when training diverges: it rolls back, halves a rate, and resumes; a few times.
 
 The first time, the rate is halved for one epoch: what happens once may be chance, and a rate that stays low
 costs bits. From the second time on, it stays.
@@ -20,11 +20,11 @@ MOST_RECOVERIES = 3
 
 
 def fit_and_recover(run: Run, epoch: int, fit: Callable[[int], None]) -> None:
-    """Trains to the end; where training diverges, goes back as often as it may.
+    """Trains to the end; where training diverges, rolls back as often as it may.
 
-    All decisions follow from what is in the checkpoint that is gone back to and from the steps since, so a
-    run that is killed and resumed takes the same way. For that it never goes back to a checkpoint within an
-    epoch, whose place depends on the time.
+    All decisions follow from what is in the checkpoint that it rolls back to and from the steps since, so a
+    run that is killed and resumed takes the same way. For that it never rolls back to a checkpoint within
+    an epoch, whose place depends on the time.
 
     Args:
       run: set up.
@@ -32,7 +32,7 @@ def fit_and_recover(run: Run, epoch: int, fit: Callable[[int], None]) -> None:
       fit: trains the run from an epoch on (from 0).
 
     Raises:
-      DivergedError: training diverged, and the run may not go back.
+      DivergedError: training diverged, and the run may not roll back.
     """
     while True:
         try:
@@ -55,7 +55,7 @@ def _roll_back(run: Run, error: DivergedError, before: int | None) -> int:
       before: only checkpoints of fewer epochs; None for all.
 
     Raises:
-      DivergedError: the run may not go back.
+      DivergedError: the run may not roll back.
     """
     if not run.can_roll_back:
         raise error

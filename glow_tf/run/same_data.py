@@ -17,7 +17,7 @@ from glow_tf.data import ImageData
 from glow_tf.devices.workers import follow_first_worker
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
-from glow_tf.run import newest
+from glow_tf.run import checkpoint_files
 from glow_tf.text_files import read_json
 
 MODEL, DATA = "model.json", "data.json"
@@ -44,7 +44,7 @@ def check_same_data(folder: pathlib.Path, model: ModelConfig, data: Mapping[str,
       ConfigError: the images are others, or in another order. (Runs of release 0.4 and before tell only the
         shape and the classes.)
     """
-    if not (newest.complete(folder) or any(newest.all_within(folder))):
+    if not (checkpoint_files.complete(folder) or any(checkpoint_files.all_within(folder))):
         return
     for name, (before, now) in _differences(folder, model, data).items():
         raise ConfigError(

@@ -12,7 +12,7 @@ from glow_tf.durable_files import check_can_be_read_again
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.partition import flow_step_counts
-from glow_tf.run import newest
+from glow_tf.run import checkpoint_files
 from glow_tf.run.checkpoint_content import by_path, read_into, readable
 from glow_tf.run.keras_file import load_keras_file
 
@@ -58,7 +58,7 @@ def checkpoint_path(workdir: pathlib.Path, which: str = "last") -> str:
     check_can_be_read_again("path", workdir)
     folder = workdir / "checkpoints"
     folder = folder if which == "last" else folder / "best"
-    epochs = newest.complete(folder)
+    epochs = checkpoint_files.complete(folder)
     if not epochs:
         needs = "; a run with --validation_examples keeps it after a sound epoch" if which == "best" else ""
         raise FileNotFoundError(f"There is no {which} checkpoint{needs}. Received: path={str(workdir)!r}")

@@ -19,7 +19,7 @@ import filelock
 from glow_tf.config import RunConfig
 from glow_tf.durable_files import check_can_be_read_again, check_place, make_folder, write_atomically
 from glow_tf.errors import ConfigError
-from glow_tf.run import history, more_epochs, newest
+from glow_tf.run import checkpoint_files, history, more_epochs
 from glow_tf.run.flags_file import NAME as FLAGS
 from glow_tf.run.flags_file import differing_settings, flagfile, read_settings, refuse_other_configuration
 from glow_tf.run.history import history_columns
@@ -85,7 +85,7 @@ class Workdir:
     def claim(self) -> None:
         """Writes flags.cfg: from now on the folder belongs to this configuration."""
         if self._has_other_epochs:  # the epoch that is not over may be another one now
-            newest.remove_within(self.path / "checkpoints")
+            checkpoint_files.remove_within(self.path / "checkpoints")
         write_atomically(self.path / FLAGS, flagfile(self.config).encode(errors="surrogateescape"))
 
     def check_space(self, needed: int) -> None:
@@ -137,7 +137,7 @@ class Workdir:
 
     def progress(self) -> tuple[int, int]:
         """Returns `finished_epochs`, and how many steps of the next epoch are kept; raises as that does."""
-        return newest.progress(self.path / "checkpoints")
+        return checkpoint_files.progress(self.path / "checkpoints")
 
     def can_resume(self, within: bool) -> bool:
         """Returns whether there is a checkpoint to resume from; raises as `finished_epochs` does.
@@ -166,7 +166,7 @@ class Workdir:
         if not epochs and rows > 1:
             raise OSError(
                 f"history.csv has {rows} epochs, and there is no checkpoint to go on from. "
-                f"{newest.remedy(folder)} Received: no file {folder / 'ckpt-*.index'}"
+                f"{checkpoint_files.remedy(folder)} Received: no file {folder / 'ckpt-*.index'}"
             )
         return epochs
 
@@ -183,7 +183,7 @@ class Workdir:
         epochs, steps = self.progress()
         if not epochs and not steps:
             return "No epoch is finished yet; the same command starts again."
-        return f"The checkpoint of {newest.name(epochs, steps)} is kept; the same command goes on."
+        return f"The checkpoint of {checkpoint_files.name(epochs, steps)} is kept; the same command goes on."
 
     # History
 

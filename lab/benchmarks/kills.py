@@ -22,7 +22,7 @@ from absl import flags
 
 import glow_tf
 from glow_tf.commands import cli
-from glow_tf.run import newest
+from glow_tf.run import checkpoint_files
 from glow_tf.run.history import reproducible
 from lab.benchmarks.rows import added_to
 
@@ -140,7 +140,7 @@ def child(run: subprocess.Popen, role: int) -> int:
 
 def finished(workdir: pathlib.Path) -> int:
     """Returns how many epochs the newest checkpoint has finished."""
-    return newest.finished_epochs(workdir / "checkpoints")
+    return checkpoint_files.finished_epochs(workdir / "checkpoints")
 
 
 def numbers(workdir: pathlib.Path) -> list[dict[str, str]]:

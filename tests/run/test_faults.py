@@ -20,7 +20,7 @@ from small import ROOT, small_glow
 
 import glow_tf
 from glow_tf import ConfigError, PartsTrainer, durable_files, export, phases
-from glow_tf.run import callbacks, lifecycle, newest, workdir
+from glow_tf.run import callbacks, checkpoint_files, lifecycle, workdir
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.interrupts import dropped_interrupts_come_again, interrupts_of_run
 
@@ -152,11 +152,11 @@ def test_the_pointer_names_a_checkpoint_that_is_there_after_later_ones_were_remo
     for epoch in (1, 2, 3):
         checkpoints.save(epoch)
     checkpoints.remove_after(2)
-    assert newest.pointed_to(tmp_path) == 2
+    assert checkpoint_files.pointed_to(tmp_path) == 2
     assert small_checkpoints(tmp_path)[0].restore() == 2
     assert "WARNING" not in capsys.readouterr().out
     checkpoints.remove_after(0)
-    assert not (tmp_path / newest.POINTER).exists()
+    assert not (tmp_path / checkpoint_files.POINTER).exists()
 
 
 def test_a_checkpoint_whose_files_are_not_to_be_seen_gets_no_name(small_checkpoints, tmp_path, monkeypatch):
@@ -166,7 +166,7 @@ def test_a_checkpoint_whose_files_are_not_to_be_seen_gets_no_name(small_checkpoi
     monkeypatch.setattr(tf.train.Checkpoint, "write", lambda self, path: path)
     with pytest.raises(OSError, match=r"epoch 2 could not be written: .* not in the folder"):
         checkpoints.save(2)
-    assert (newest.complete(tmp_path), newest.pointed_to(tmp_path)) == ([1], 1)
+    assert (checkpoint_files.complete(tmp_path), checkpoint_files.pointed_to(tmp_path)) == ([1], 1)
 
 
 def test_a_file_system_that_flushes_no_folders_is_taken(tmp_path, monkeypatch):
@@ -262,9 +262,9 @@ def test_whenever_a_save_is_cut_off_a_checkpoint_is_left(
         epoch = again.restore()
         assert epoch in ((3,) if done else (2, 3))
         np.testing.assert_array_equal(weight, tf.fill(weight.shape, float(epoch)))
-        assert newest.complete(tmp_path / f"{cuts}" / "best")
+        assert checkpoint_files.complete(tmp_path / f"{cuts}" / "best")
         again.save(4)
-        assert newest.complete(tmp_path / f"{cuts}") == [epoch, 4]
+        assert checkpoint_files.complete(tmp_path / f"{cuts}") == [epoch, 4]
         if done:
             break
         cuts += 1
@@ -284,7 +284,7 @@ def test_a_first_save_that_is_cut_off_within_a_file_leaves_none(small_checkpoint
         patch.setattr(tf.train.Checkpoint, "write", cut_off)
         with pytest.raises(Cut):
             checkpoints.save(1)
-    assert newest.complete(tmp_path) == []
+    assert checkpoint_files.complete(tmp_path) == []
     assert checkpoints.restore() == 0
     checkpoints.save(2)
     assert not list(tmp_path.glob(".ckpt-*"))
@@ -499,10 +499,11 @@ def test_a_stopped_run_says_which_epoch_is_kept_without_a_traceback(number, tmp_
     long = {**FAST, "part_epochs": 500, "rate_schedule": "constant"}
     status, error = signal_amid(number, folder, flags(folder, **long), rows=2)
     assert status == 130
-    kept, steps = newest.progress(folder / "checkpoints")
+    kept, steps = checkpoint_files.progress(folder / "checkpoints")
     assert kept >= 1
     assert error.splitlines()[-1] == (
-        f"Interrupted. The checkpoint of {newest.name(kept, steps)} is kept; the same command goes on."
+        f"Interrupted. The checkpoint of {checkpoint_files.name(kept, steps)} is kept; "
+        "the same command goes on."
     )
     assert "Traceback" not in error
     assert train(config(folder, **{**long, "part_epochs": kept, "finetune_epochs": 0}))["epochs"] == kept

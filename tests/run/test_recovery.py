@@ -12,7 +12,7 @@ from small import small_glow
 
 import glow_tf
 from glow_tf import DivergedError, NonFiniteError, PartsTrainer, load_trainer, phases
-from glow_tf.run import newest
+from glow_tf.run import checkpoint_files
 from glow_tf.run.checkpoint_content import state_of
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.history import reproducible
@@ -160,7 +160,7 @@ def test_a_run_may_be_told_to_stop(minutes, tmp_path):
     ):
         train(stops, Poison("weight", 3, 8, once))
     assert len(rows_of(tmp_path)) == 2
-    assert newest.progress(tmp_path / "checkpoints") == (2, 7 if minutes else 0)
+    assert checkpoint_files.progress(tmp_path / "checkpoints") == (2, 7 if minutes else 0)
     assert train(config(tmp_path, **settings))["recoveries"] == 0  # it was no fault of the run's
 
 
@@ -369,9 +369,9 @@ def test_the_best_epoch_is_one_that_a_run_may_go_back_to(tmp_path):
     for epoch, streak, bpd in ((1, 0, 3.5), (2, 4, 3.4)):
         trainer.band.streak.assign(streak)
         checkpoints.save(epoch, validation_bpd=bpd)
-    assert newest.complete(tmp_path / "best") == [1]
+    assert checkpoint_files.complete(tmp_path / "best") == [1]
     assert checkpoints.roll_back() == 1
-    assert newest.complete(tmp_path / "best") == [1]
+    assert checkpoint_files.complete(tmp_path / "best") == [1]
     assert float(checkpoints.best_bpd) == pytest.approx(3.5)
 
 
@@ -380,10 +380,10 @@ def test_a_run_that_goes_back_to_its_start_leaves_nothing_that_looks_lost(tmp_pa
     for epoch, bpd in ((1, 3.0), (2, 2.0)):
         checkpoints.save(epoch, validation_bpd=bpd)
     checkpoints.remove_after(1)
-    assert newest.pointed_to(tmp_path) == 1
-    assert newest.pointed_to(tmp_path / "best") == 0  # the best was that of epoch 2
+    assert checkpoint_files.pointed_to(tmp_path) == 1
+    assert checkpoint_files.pointed_to(tmp_path / "best") == 0  # the best was that of epoch 2
     checkpoints.remove_after(0)
-    assert newest.progress(tmp_path) == newest.progress(tmp_path / "best") == (0, 0)
+    assert checkpoint_files.progress(tmp_path) == checkpoint_files.progress(tmp_path / "best") == (0, 0)
 
 
 @pytest.mark.usefixtures("traced_once")

@@ -19,7 +19,7 @@ from small import run_main
 import glow_tf
 from glow_tf import ConfigError, data
 from glow_tf.commands import cli
-from glow_tf.run import newest, workdir
+from glow_tf.run import checkpoint_files, workdir
 from glow_tf.run.flags_file import read_config
 from glow_tf.run.history import reproducible
 
@@ -315,7 +315,7 @@ def test_a_run_that_begins_anew_is_known_before_it_claims_its_folder(tmp_path):
     settings = {"rate_schedule": "constant", "schedule": "end_to_end"}
     folder = workdir.Workdir(config(tmp_path, **settings))
     folder.claim()
-    within = newest.within(tmp_path / "checkpoints", 0)
+    within = checkpoint_files.within(tmp_path / "checkpoints", 0)
     within.mkdir(parents=True)
     for ending in ("index", "data-00000-of-00001"):
         (within / f"ckpt-4.{ending}").touch()

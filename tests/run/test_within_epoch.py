@@ -12,7 +12,7 @@ from small import small_glow
 
 import glow_tf
 from glow_tf import ConfigError, PartsTrainer
-from glow_tf.run import newest
+from glow_tf.run import checkpoint_files
 from glow_tf.run.callbacks import SaveCheckpoints
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.epoch import EpochResult
@@ -129,12 +129,12 @@ def cut_of_one(killed_of_one, tmp_path):
 
 
 def test_a_run_killed_within_an_epoch_ends_with_the_same_numbers(cut, whole, capsys):
-    assert newest.progress(cut / "checkpoints") == (1, 6)
-    assert newest.complete(newest.within(cut / "checkpoints", 1)) == [5, 6]
+    assert checkpoint_files.progress(cut / "checkpoints") == (1, 6)
+    assert checkpoint_files.complete(checkpoint_files.within(cut / "checkpoints", 1)) == [5, 6]
     train(config(cut, **FAST))
     assert "Resuming after step 6 of epoch 2." in capsys.readouterr().out
     assert_same(whole, cut)
-    assert newest.progress(cut / "checkpoints") == (3, 0)
+    assert checkpoint_files.progress(cut / "checkpoints") == (3, 0)
     assert not list(cut.glob("checkpoints/after_*"))
 
 
@@ -144,7 +144,7 @@ def test_a_run_killed_after_the_last_step_of_all_is_evaluated_and_ends(whole_of_
     settings = config(tmp_path / "run", **ONE, checkpoint_minutes=EVERY_STEP)
     with pytest.raises(Killed):
         train(settings, AtEnd(3, kill))
-    assert newest.progress(tmp_path / "run" / "checkpoints") == (2, 10)
+    assert checkpoint_files.progress(tmp_path / "run" / "checkpoints") == (2, 10)
     train(settings)
     assert_same(whole_of_one, tmp_path / "run")
 
@@ -172,13 +172,13 @@ def test_whatever_a_run_keeps_goes_on(kind, tmp_path):
 
 @pytest.mark.parametrize("damaged", [1, 2])
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(damaged, cut_of_one, capsys):
-    within = newest.within(cut_of_one / "checkpoints", 1)
+    within = checkpoint_files.within(cut_of_one / "checkpoints", 1)
     for step in (6, 5)[:damaged]:
         (data,) = within.glob(f"ckpt-{step}.data-*")
         data.write_bytes(data.read_bytes()[:100])
     if damaged == 1:
         train_until(config(cut_of_one, **ONE, checkpoint_minutes=EVERY_STEP), 2, 6)  # before it saves again
-        assert newest.complete(within) == [5, 6]
+        assert checkpoint_files.complete(within) == [5, 6]
     train(config(cut_of_one, **ONE))
     found = {1: "step 5 of epoch 2", 2: "epoch 1"}[damaged]
     output = capsys.readouterr().out
@@ -188,13 +188,13 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(damaged, cut_
 
 def test_what_is_later_than_a_new_checkpoint_was_damaged_and_goes(cut_of_one):
     settings = config(cut_of_one, **ONE, checkpoint_minutes=EVERY_STEP)
-    within = newest.within(cut_of_one / "checkpoints", 1)
+    within = checkpoint_files.within(cut_of_one / "checkpoints", 1)
     (data,) = within.glob("ckpt-6.data-*")
     data.write_bytes(b"")
     (within / "ckpt-9.index").write_bytes(b"")
     (within / "ckpt-9.data-00000-of-00001").write_bytes(b"")
     train_until(settings, 2, 7)
-    assert newest.complete(within) == [5, 6]
+    assert checkpoint_files.complete(within) == [5, 6]
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
@@ -213,7 +213,7 @@ def test_interrupts_do_not_wait_for_steps_that_pass_by(tmp_path):
     settings = config(tmp_path, **FAST, checkpoint_minutes=EVERY_STEP)
     with pytest.raises(Killed):
         train(settings, AtEnd(1, kill))
-    assert newest.progress(tmp_path / "checkpoints") == (0, 10)
+    assert checkpoint_files.progress(tmp_path / "checkpoints") == (0, 10)
     with pytest.raises(KeyboardInterrupt, match="The checkpoint of step 10 of epoch 1 is kept"):
         train(settings, AtEnd(1, lambda: signal.raise_signal(signal.SIGTERM)))
 
