@@ -43,6 +43,10 @@ class _Convolution(keras.layers.Layer):
         dtype = self.variable_dtype if in_full_precision() else self.compute_dtype
         return tf.nn.conv2d(tf.cast(x, dtype), tf.cast(kernel, dtype), strides=1, padding="SAME")
 
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Runs the layer: [B, H, W, C] → [B, H, W, filters]."""
+        return self.run_folded(x, *self.fold())
+
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class HiddenConvolution(_Convolution):
@@ -102,10 +106,6 @@ class HiddenConvolution(_Convolution):
         # Scaled here and not in `fold`, which would keep the scaled kernels of all copies in memory.
         y = self.convolve(x, kernel * scale if self.norm == "actnorm" else kernel)
         return tf.nn.bias_add(y, tf.cast(bias, y.dtype))
-
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Runs the layer: [B, H, W, C] → [B, H, W, filters]."""
-        return self.run_folded(x, *self.fold())
 
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """Sets the ActNorm from data as `Bijector.initialize` does: [B, H, W, C] → [B, H, W, filters]."""
@@ -172,10 +172,6 @@ class ZeroConvolution(_Convolution):
         # Not `bias_add`: TensorFlow would fuse its gradient with the gradient of the kernel, and with few
         # channels that takes twice as long.
         return y + tf.cast(bias, y.dtype)
-
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Runs the layer: [B, H, W, C] → [B, H, W, filters]."""
-        return self.run_folded(x, *self.fold())
 
     def get_config(self) -> dict:
         """See keras.Layer."""
