@@ -22,13 +22,9 @@ from glow_tf.config.choices import SAME_FUNCTION as SAME_FUNCTION
 from glow_tf.config.choices import SCALES as SCALES
 from glow_tf.config.choices import SCHEDULES as SCHEDULES
 from glow_tf.config.choices import STRATEGIES as STRATEGIES
-from glow_tf.config.cuts import Cuts as Cuts
-from glow_tf.config.cuts import read_cuts as read_cuts
 from glow_tf.config.data import FOLDER as FOLDER
 from glow_tf.config.data import DataConfig as DataConfig
 from glow_tf.config.data import folder_of as folder_of
-from glow_tf.config.heads import HeadSize as HeadSize
-from glow_tf.config.heads import read_local_prior as read_local_prior
 from glow_tf.config.model import CouplingConfig as CouplingConfig
 from glow_tf.config.model import ModelConfig as ModelConfig
 from glow_tf.config.model import check_divisible as check_divisible
