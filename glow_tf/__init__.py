@@ -20,9 +20,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "config": ["DataConfig", "ModelConfig", "RunConfig", "TrainConfig"],
         "errors": ["ConfigError", "DivergedError", "NonFiniteError"],
-        "schedule": ["Phase", "phases"],
+        "schedule": ["Phase", "end_to_end", "one_part", "phases", "simultaneous"],
         "parts": ["Part", "PartOutput"],
-        "glow": ["Glow"],
+        "glow": ["Glow", "PartView"],
+        "training.objective": ["LocalObjective"],
         "training.trainer": ["PartsTrainer"],
         "use.saved_model": ["export"],
         "use.loading": ["load", "load_trainer"],
@@ -39,10 +40,15 @@ if TYPE_CHECKING:
     from glow_tf.errors import DivergedError as DivergedError
     from glow_tf.errors import NonFiniteError as NonFiniteError
     from glow_tf.glow import Glow as Glow
+    from glow_tf.glow import PartView as PartView
     from glow_tf.parts import Part as Part
     from glow_tf.parts import PartOutput as PartOutput
     from glow_tf.schedule import Phase as Phase
+    from glow_tf.schedule import end_to_end as end_to_end
+    from glow_tf.schedule import one_part as one_part
     from glow_tf.schedule import phases as phases
+    from glow_tf.schedule import simultaneous as simultaneous
+    from glow_tf.training.objective import LocalObjective as LocalObjective
     from glow_tf.training.trainer import PartsTrainer as PartsTrainer
     from glow_tf.use.loading import load as load
     from glow_tf.use.loading import load_trainer as load_trainer

@@ -16,6 +16,7 @@ def relative_cost(
     *,
     first: int = 0,
     reversible: bool = False,
+    scored: Sequence[int] | None = None,
 ) -> float:
     """Returns the cost of one epoch of a phase divided by the cost of an end-to-end epoch.
 
@@ -25,17 +26,18 @@ def relative_cost(
 
     Args:
       layouts: the parts.
-      trained: indices (from 0) of the parts that the phase trains.
+      trained: indices (from 0) of the parts through which gradients run.
       end_to_end: gradients cross the cuts, so everything runs both ways.
       first: index (from 0) of the first part that runs; a cache holds the output of the parts before it.
       reversible: whether activations are recomputed.
+      scored: those of the trained parts whose own objective is minimised; None: all of them.
     """
     if end_to_end:
         return 1.0
     both = BOTH_WAYS + reversible
     forward = sum(p.forward_macs for p in layouts[first : max(trained) + 1])
     backward = (both - 1) * sum(layouts[k].forward_macs for k in trained)
-    heads = both * sum(layouts[k].head_macs for k in trained)
+    heads = both * sum(layouts[k].head_macs for k in (trained if scored is None else scored))
     return (forward + backward + heads) / (both * sum(p.forward_macs for p in layouts))
 
 
@@ -44,6 +46,7 @@ def crossing_bytes(
     last: int,
     end_to_end: bool = False,
     *,
+    crossed: Sequence[int] | None = None,
     cached: bool = False,
     float_bytes: int = FLOAT_BYTES,
 ) -> tuple[int, int]:
@@ -54,11 +57,13 @@ def crossing_bytes(
       last: index (from 0) of the last part that is evaluated.
       end_to_end: gradients go back across the cuts; the log-likelihood, a float per image, is counted for
         them as well.
+      crossed: the cuts that gradients go back across, from 1; None: all of them, or none.
       cached: a cache holds the outputs of the parts before the trained one, so nothing crosses a cut.
       float_bytes: size of one number.
     """
-    forward = 0 if cached else float_bytes * sum(p.crossing_values for p in layouts[:last])
-    return forward, forward if end_to_end else 0
+    values = [float_bytes * p.crossing_values for p in layouts[:last]]  # of the cuts, in order
+    back = (range(1, last + 1) if end_to_end else ()) if crossed is None else crossed
+    return 0 if cached else sum(values), sum(values[k - 1] for k in back)
 
 
 def weight_bytes(layouts: Sequence[PartLayout], heads: bool = True) -> float:

@@ -54,6 +54,34 @@ class Passage(NamedTuple):
         return self._replace(h=tf.stop_gradient(self.h))
 
 
+class PartView(NamedTuple):
+    """What a part saw and made: all that a local objective may be a function of.
+
+    Attributes:
+      input: of the part, [B, H, W, C].
+      output: h_k, what goes on to the next part, [B, H', W', C'].
+      latents: the latents that the splits inside the part factored out, whitened, in forward order.
+      latents_log_prob: Σ log p(z | h) of the factored-out latents, [B], nats.
+      log_det: log|det| of the part's flow steps, [B], nats.
+      labels: the class of each example, integers [B]; None if it is not known.
+      truncated_nll: the part's own negative log-likelihood with its prior of the output, [B], nats; None if
+        it is not scored.
+    """
+
+    input: tf.Tensor
+    output: tf.Tensor
+    latents: tuple[tf.Tensor, ...]
+    latents_log_prob: tf.Tensor
+    log_det: tf.Tensor
+    labels: tf.Tensor | None
+    truncated_nll: tf.Tensor | None
+
+    @property
+    def log_likelihood_term(self) -> tf.Tensor:
+        """The part's term of the whole model's log-likelihood, without a prior of h; [B], nats."""
+        return self.latents_log_prob + self.log_det
+
+
 @keras.saving.register_keras_serializable(package="glow_tf")
 class Glow(CompiledModel):
     """A multi-scale flow for images, cut into parts.
@@ -291,7 +319,7 @@ class Glow(CompiledModel):
         entered = self.dequantize.forward_and_log_det(self.dequantized(images, noise, seed))
         return Passage(*entered, labels=labels)
 
-    def through_next_part(self, passage: Passage, scored: bool = True) -> tuple[Passage, tf.Tensor | None]:
+    def through_next_part(self, passage: Passage, scored: bool = True) -> tuple[Passage, PartView]:
         """Runs the next part on a passage; `len(passage.truncated)` is the number of parts that have run.
 
         Args:
@@ -299,7 +327,7 @@ class Glow(CompiledModel):
           scored: whether the part's local prior scores its output.
 
         Returns:
-          The passage after the part, and the part's `local_objective`, [B], nats; None if it is not scored.
+          The passage after the part, and what the part saw and made.
 
         Raises:
           IndexError: all parts have run.
@@ -309,10 +337,12 @@ class Glow(CompiledModel):
         known = labels if k == len(self.parts) - 1 else None  # the top prior alone knows classes
         with self.on_device_of(k):
             output = self.parts[k].call(h)
-            objective = self.parts[k].local_objective(output, known) if scored else None
-            own = objective - log_likelihood if scored else math.nan * tf.ones_like(log_likelihood)
+            nll = self.parts[k].truncated_nll(output, known) if scored else None
+            own = nll - log_likelihood if scored else math.nan * tf.ones_like(log_likelihood)
             log_likelihood_after = log_likelihood + output.log_likelihood_term
-        return Passage(output.h, log_likelihood_after, (*truncated, own), labels), objective
+        return Passage(output.h, log_likelihood_after, (*truncated, own), labels), PartView(
+            h, *output, labels, nll
+        )
 
     def through_parts(self, passage: Passage, stop: int | None = None) -> Passage:
         """Runs the next parts on a passage, up to part `stop` (from 0, not included); None runs all parts.

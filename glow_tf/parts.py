@@ -42,7 +42,7 @@ class PartOutput(NamedTuple):
 class Part(keras.Model):
     """Consecutive flow steps with the squeezes and splits between them, and a prior for their output.
 
-    `local_objective` is the truncated negative log-likelihood on which the part alone is trained (Glow
+    `truncated_nll` is the truncated negative log-likelihood on which the part alone is trained (Glow
     parts, Eq. 3): −(log p_local(h) + log p(z | h) + log_det). The parts before it are held fixed, and the
     parts after it do not run.
 
@@ -182,9 +182,9 @@ class Part(keras.Model):
         Args:
           h: the part's input, [B, H, W, C].
         """
-        return -self.local_objective(self.call(h))
+        return -self.truncated_nll(self.call(h))
 
-    def local_objective(self, output: PartOutput, labels: tf.Tensor | None = None) -> tf.Tensor:
+    def truncated_nll(self, output: PartOutput, labels: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the truncated negative log-likelihood of the part alone, [B], nats.
 
         It contains the local prior of h. Only the last part's objective is therefore a term of the whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from glow_tf.config import SCHEDULES, RunConfig, TrainConfig
@@ -10,57 +11,117 @@ from glow_tf.cost import relative_cost
 from glow_tf.errors import ConfigError
 from glow_tf.partition import PartLayout
 
-KINDS = ("end_to_end", "part", "simultaneous")
+KINDS = ("end_to_end", "part", "simultaneous", "mixed")
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """What an epoch trains.
+    """What an epoch trains: some parts, and the cuts that their gradients cross.
+
+    Parts that a crossed cut joins are trained together, on the objective of the last of them and on the terms
+    of the likelihood of the others; see `groups`. Every other trained part is trained on its own objective.
+
+        Phase((0,))               # part 1 alone; `one_part(0)`
+        Phase((0, 1, 2), (1, 2))  # end to end; `end_to_end(3)`
+        Phase((0, 1, 2))          # each on its own objective; `simultaneous(3)`
+        Phase((0, 1), (1,))       # parts 1 and 2 of three together; part 3 does not run
+        Phase((0, 2))             # parts 1 and 3, each on its own objective; part 2 runs forward only
 
     Attributes:
-      kind: `end_to_end` (all parts, gradients through everything), `part` (one part alone) or
-        `simultaneous` (every part on its own objective, gradients isolated).
       active: indices from 0 of the parts trained.
+      crossed: the cuts that gradients cross; cut k is between part k − 1 and part k.
+      kind: `end_to_end` (all parts, gradients through everything), `part` (one part alone), `simultaneous`
+        (parts on their own objectives), or `mixed`, all others. It is a name, and says no more than `active`
+        and `crossed` do.
 
     Raises:
-      ValueError: there is no such kind, or a phase of kind `part` does not train exactly one.
+      ConfigError: nothing is trained, or there is no such part, cut or kind.
     """
 
-    kind: str
     active: tuple[int, ...]
+    crossed: tuple[int, ...] = ()
+    kind: str = ""
 
     def __post_init__(self):
-        """Raises ValueError; see the class."""
-        object.__setattr__(self, "active", tuple(self.active))
-        if self.kind not in KINDS or (self.kind == "part" and len(self.active) != 1):
-            raise ValueError(
-                f"a phase must be one of {', '.join(KINDS)}, and a phase of kind part must train one part. "
+        """Raises ConfigError; see the class."""
+        for name, least in (("active", 0), ("crossed", 1)):
+            given = getattr(self, name)
+            if isinstance(given, str) or any(not isinstance(k, int) or k < least for k in given):
+                raise ConfigError(
+                    "a phase is Phase(active, crossed): the parts trained, from 0, and the cuts that its "
+                    "gradients cross, from 1; what was Phase('part', (k,)) is one_part(k). "
+                    f"Received: {name}={given!r}"
+                )
+            object.__setattr__(self, name, tuple(sorted(set(given))))
+        alone = len(self.active) == 1 and not self.crossed
+        object.__setattr__(self, "kind", self.kind or ("part" if alone else "mixed"))
+        if not self.active or self.kind not in KINDS or (self.kind == "part" and len(self.active) != 1):
+            raise ConfigError(
+                f"a phase must be one of {', '.join(KINDS)}, and train a part; one of kind part exactly one. "
                 f"Received: kind={self.kind!r}, active={self.active}"
             )
 
+    def to_config(self) -> list:
+        """Returns what a saved trainer keeps: kind, parts, and the cuts where the kind does not say them."""
+        return [self.kind, list(self.active), *([list(self.crossed)] if self.kind == "mixed" else [])]
+
+    @classmethod
+    def from_config(cls, config: Sequence) -> Phase:
+        """Inverts `to_config`."""
+        kind, active, *crossed = config
+        return cls(active, *(crossed or [active[1:] if kind == "end_to_end" else ()]), kind=kind)
+
+    @functools.cached_property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """The parts that are trained together, in order.
+
+        A group begins with a trained part, and reaches as far as gradients cross the cuts after it; a part
+        within it that is not trained hands gradients on.
+        """
+        found: list[list[int]] = []
+        for k in range(max((*self.active, *self.crossed)) + 1):
+            if found and found[-1][-1] == k - 1 and k in self.crossed:
+                found[-1].append(k)
+            elif k in self.active:
+                found.append([k])
+        return tuple(map(tuple, found))
+
     @property
     def end_to_end(self) -> bool:
-        """Whether gradients cross the cuts."""
-        return self.kind == "end_to_end"
+        """Whether gradients cross cuts."""
+        return self.kind == "end_to_end" or bool(self.crossed)
 
     @property
     def last(self) -> int:
-        """Index (from 0) of the last part that is trained; the parts after it do not run."""
-        return self.active[-1]
+        """Index (from 0) of the last part that runs."""
+        return self.groups[-1][-1]
+
+    @functools.cached_property
+    def ends(self) -> tuple[int, ...]:
+        """The parts whose own objective, which contains the part's local prior, is minimised: groups' last.
+
+        The priors of the others are in no likelihood of the chain.
+        """
+        return tuple(group[-1] for group in self.groups)
+
+    def joins(self, k: int) -> bool:
+        """Whether gradients of part k reach the part before it, within a group."""
+        return any(k in group[1:] for group in self.groups)
+
+    def runs_both_ways(self, k: int) -> bool:
+        """Whether gradients run through part k."""
+        return any(k in group for group in self.groups)
 
     def minimises_objective_of(self, k: int) -> bool:
-        """Whether the phase minimises part k's own objective, which contains the part's local prior.
-
-        End to end only the last part's prior is in the loss: the others' are in no likelihood of the chain.
-        """
-        return k in self.active and (not self.end_to_end or k == self.last)
+        """Whether the phase minimises part k's own objective."""
+        return k in self.ends
 
     def scores(self, k: int, has_head: bool) -> bool:
         """Whether the phase scores the output of part k by the part's local prior.
 
         A Gaussian costs nothing and scores every part that runs. A flow head runs where it is trained.
         """
-        return k <= self.last and (self.minimises_objective_of(k) or not has_head)
+        return k <= self.last and (k in self.ends or not has_head)
 
     @property
     def active_parts(self) -> str:
@@ -68,12 +129,24 @@ class Phase:
         return " ".join(str(k + 1) for k in self.active)
 
     def __str__(self) -> str:
+        if self.kind == "mixed":
+            return "parts " + ", ".join("+".join(str(k + 1) for k in group) for group in self.groups)
         return f"part {self.active_parts}" if self.kind == "part" else self.kind.replace("_", " ")
+
+
+def one_part(k: int) -> Phase:
+    """The phase that trains part k (from 0) alone."""
+    return Phase((k,), kind="part")
 
 
 def end_to_end(num_parts: int) -> Phase:
     """The phase that trains all parts with gradients through everything."""
-    return Phase("end_to_end", tuple(range(num_parts)))
+    return Phase(range(num_parts), range(1, num_parts), kind="end_to_end")
+
+
+def simultaneous(num_parts: int) -> Phase:
+    """The phase that trains every part on its own objective, with gradients isolated."""
+    return Phase(range(num_parts), kind="simultaneous")
 
 
 def phases(
@@ -98,12 +171,12 @@ def phases(
     if schedule == "end_to_end":
         in_parts = [end_to_end(num_parts)] * part_epochs
     elif schedule == "simultaneous":
-        in_parts = [Phase("simultaneous", tuple(range(num_parts)))] * part_epochs
+        in_parts = [simultaneous(num_parts)] * part_epochs
     elif schedule == "alternating":
-        in_parts = [Phase("part", (epoch // period % num_parts,)) for epoch in range(part_epochs)]
+        in_parts = [one_part(epoch // period % num_parts) for epoch in range(part_epochs)]
     elif schedule == "sequential":
         each, remainder = divmod(part_epochs, num_parts)
-        in_parts = [Phase("part", (k,)) for k in range(num_parts) for _ in range(each + (k < remainder))]
+        in_parts = [one_part(k) for k in range(num_parts) for _ in range(each + (k < remainder))]
     else:
         raise ValueError(f"schedule must be one of {SCHEDULES}. Received: schedule={schedule!r}")
     return (*in_parts, *[end_to_end(num_parts)] * finetune_epochs)
@@ -208,6 +281,13 @@ def epoch_costs(
     for epoch, (phase, start) in enumerate(zip(schedule_phases, turn_starts(schedule_phases), strict=True)):
         first = phase.active[0] - (start == epoch) if phase.active[0] in served else 0
         costs.append(
-            relative_cost(layouts, phase.active, phase.end_to_end, first=first, reversible=reversible)
+            relative_cost(
+                layouts,
+                [k for group in phase.groups for k in group],
+                phase.kind == "end_to_end",
+                first=first,
+                reversible=reversible,
+                scored=phase.ends,
+            )
         )
     return costs

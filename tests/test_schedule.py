@@ -55,8 +55,41 @@ def test_unknown_schedule_is_named():
 @pytest.mark.parametrize(("kind", "active"), [("simultanous", (0, 1)), ("part", (0, 1)), ("part", ())])
 def test_a_phase_that_cannot_be_is_refused(kind, active):
     with pytest.raises(ValueError, match=rf"a phase must be one of .* Received: kind='{kind}'"):
-        schedule.Phase(kind, active)
+        schedule.Phase(active, kind=kind)
 
 
 def test_a_phase_takes_any_sequence_of_parts():
-    assert schedule.Phase("part", [1]) == schedule.Phase("part", (1,))
+    assert schedule.Phase([1]) == schedule.Phase((1,)) == schedule.one_part(1)
+    assert schedule.Phase([2, 0, 1], {2, 1}).groups == schedule.end_to_end(3).groups == ((0, 1, 2),)
+
+
+@pytest.mark.parametrize("wrong", ["part", (-1,), (0.5,), ((0,),)])
+def test_a_phase_of_what_are_no_parts_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"a phase is Phase\(active, crossed\): .* Received: active="):
+        schedule.Phase(wrong)
+
+
+MIXED = {  # active, crossed → groups, the last part that runs, what a run would print
+    ((0, 1), (1,)): (((0, 1),), 1, "parts 1+2"),
+    ((0, 2), ()): (((0,), (2,)), 2, "parts 1, 3"),
+    ((1, 2), (2,)): (((1, 2),), 2, "parts 2+3"),
+    ((0,), (1, 2)): (((0, 1, 2),), 2, "parts 1+2+3"),
+    ((1,), (1,)): (((1,),), 1, "parts 2"),
+    ((0, 1, 3), (1, 3)): (((0, 1), (3,)), 3, "parts 1+2, 4"),
+}
+
+
+@pytest.mark.parametrize(("active", "crossed"), MIXED)
+def test_any_parts_and_cuts_are_a_phase(active, crossed):
+    phase = schedule.Phase(active, crossed)
+    groups, last, name = MIXED[active, crossed]
+    assert (phase.groups, phase.last, str(phase), phase.kind) == (groups, last, name, "mixed")
+    assert phase.ends == tuple(group[-1] for group in groups)
+    assert schedule.Phase.from_config(phase.to_config()) == phase
+
+
+def test_phases_are_saved_as_earlier_releases_saved_them():
+    found = [schedule.one_part(1), schedule.simultaneous(2), schedule.end_to_end(2), schedule.end_to_end(1)]
+    configs = [["part", [1]], ["simultaneous", [0, 1]], ["end_to_end", [0, 1]], ["end_to_end", [0]]]
+    assert [phase.to_config() for phase in found] == configs
+    assert [schedule.Phase.from_config(config) for config in configs] == found

@@ -64,6 +64,11 @@ class TrainConfig:
         if_missing="stop",
         may_differ=True,
     )
+    objective: str = setting(
+        "",
+        "module:Class of a LocalObjective of your own, which every part but the last is trained on in the "
+        "place of its truncated likelihood; empty: none.",
+    )
     ema: float = setting(
         0.0,
         "Decay of a moving average of each part's weights per step, such as 0.99; evaluations, samples and "

@@ -18,12 +18,31 @@ _VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # what TensorFlow adds to a variable's na
 
 def state_of(trainer: PartsTrainer) -> dict[str, Any]:
     """Returns the variables of a trainer's model and optimizers, as checkpoints name them."""
-    # Without the optimizer's name, which Keras numbers: a later run in this process has other numbers.
-    optimizers = [
-        {path.split("/", 1)[1]: value for path, value in by_path(optimizer.variables).items()}
-        for optimizer in trainer.optimizers
+    pairs = zip(trainer.optimizers, trainer.local_objectives, strict=True)
+    optimizers = [_without_numbers(optimizer, objective) for optimizer, objective in pairs]
+    state = {"model": by_path(trainer.glow.variables), "optimizers": optimizers}
+    own = [
+        {f"{k}": v.value for k, v in enumerate(o.variables)} if o else {} for o in trainer.local_objectives
     ]
-    return {"model": by_path(trainer.glow.variables), "optimizers": optimizers}
+    return state | ({"objectives": own} if any(own) else {})
+
+
+def _without_numbers(
+    optimizer: keras.optimizers.Optimizer, objective: keras.layers.Layer | None
+) -> dict[str, tf.Variable]:
+    """Returns an optimizer's variables by names without those that Keras numbers in each process.
+
+    These are the optimizer's own, and those of the layers of an objective that is not the package's.
+    """
+    found = {}
+    own = objective.variables if objective is not None else ()
+    numbered = {v.path.replace("/", "_"): f"objective_{k}" for k, v in enumerate(own)}
+    for path, value in by_path(optimizer.variables).items():
+        name = path.split("/", 1)[1]
+        for start, instead in numbered.items():
+            name = f"{instead}{name.removeprefix(start)}" if name.startswith(start) else name
+        found[name] = value
+    return found
 
 
 def divergence_of(trainer: PartsTrainer) -> dict[str, Any]:

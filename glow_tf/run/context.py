@@ -25,9 +25,10 @@ from glow_tf.run.checkpoints import Checkpoints, checkpoint_bytes
 from glow_tf.run.same_data import check_same_data, check_same_on_workers, fingerprints, write_data
 from glow_tf.run.suited import suited
 from glow_tf.run.workdir import Workdir
-from glow_tf.schedule import Phase, cache_noise_epochs, cached_parts, epoch_costs, phases_of
+from glow_tf.schedule import Phase, cache_noise_epochs, cached_parts, epoch_costs, one_part, phases_of
 from glow_tf.training import inputs
 from glow_tf.training.conditioning import Probe
+from glow_tf.training.objective import imported_objective
 from glow_tf.training.prefix import PrefixCache, cache_bytes
 from glow_tf.training.trainer import PartsTrainer
 
@@ -270,7 +271,8 @@ def compiled_trainer(
         if compiles is True:
             raise ConfigError("jit_compile must be off or auto with cache_prefix on a GPU. Received: on")
         compiles = False
-    trainer = PartsTrainer(glow, phases, seed=config.seed)
+    objective = imported_objective(train.objective) if train.objective else None
+    trainer = PartsTrainer(glow, phases, config.seed, objective)
     train = dataclasses.replace(train, cache_prefix=False)  # the run makes the caches
     delay = train.part_delay if glow.part_devices else 0
     with warnings.catch_warnings():
@@ -289,4 +291,4 @@ def _make_caches(trainer: PartsTrainer, examples: int) -> dict[Phase, PrefixCach
     caches: list[PrefixCache] = []
     for k in parts:
         caches.append(PrefixCache(trainer.glow, k, examples, caches[-1] if caches else None))
-    return {Phase("part", (cache.part,)): cache for cache in caches}
+    return {one_part(cache.part): cache for cache in caches}

@@ -44,7 +44,7 @@ def load_keras_file(path: pathlib.Path, custom_objects: Mapping[str, type] | Non
 
     Args:
       path: a file that `Glow.save` or `PartsTrainer.save` wrote.
-      custom_objects: by name, optimizers and schedules of your own that the file may name.
+      custom_objects: by name, optimizers, schedules and objectives of your own that the file may name.
 
     Raises:
       ConfigError: it is another file, damaged, or names other classes.
@@ -108,6 +108,11 @@ class _File:
         name = self._checked_object(content, "a Glow or a PartsTrainer", {GLOW, TRAINER})
         settings = content["config"]
         if name == TRAINER:
+            own = settings.pop("objective", [])
+            self._require(isinstance(own, list), own, "a list of objectives")
+            for objective in own:
+                if objective is not None:
+                    self._checked_object(objective, "objectives that are in custom_objects", self._custom)
             self._fields(settings, "glow", "name", "phases", "seed")
             self._compiled(content.get("compile_config") or {})
             content = settings["glow"]

@@ -56,7 +56,7 @@ def model_table(
 def _schedule_lines(
     layouts: Sequence[PartLayout], phases: Sequence[Phase], costs: Sequence[float], cached: Container[Phase]
 ) -> list[str]:
-    crossing = [crossing_bytes(layouts, p.last, p.end_to_end, cached=p in cached) for p in phases]
+    crossing = [crossing_bytes(layouts, p.last, crossed=p.crossed, cached=p in cached) for p in phases]
     forward, backward = (sum(c[i] for c in crossing) / len(crossing) / 1024 for i in (0, 1))
     macs = sum(p.forward_macs for p in layouts)
     return [

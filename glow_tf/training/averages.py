@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from glow_tf.glow import Glow
 from glow_tf.internals import moving_averages
+from glow_tf.training.walk import Walk
 
 
 class Averages:
@@ -19,15 +19,15 @@ class Averages:
     train. Training always goes on from the weights themselves.
 
     Args:
-      glow: the model.
+      walk: through the model; it says what each optimizer trains.
       optimizers: one per part, built.
     """
 
-    def __init__(self, glow: Glow, optimizers: Sequence[keras.optimizers.Optimizer]):
+    def __init__(self, walk: Walk, optimizers: Sequence[keras.optimizers.Optimizer]):
         # Optimizer → weights and their averages.
         self._kept = [
-            (o, [(v.value, a.value) for v, a in zip(part.trainable_variables, averages, strict=True)])
-            for part, o in zip(glow.parts, optimizers, strict=True)
+            (o, [(v.value, a.value) for v, a in zip(walk.variables_of(k), averages, strict=True)])
+            for k, o in enumerate(optimizers)
             if (averages := moving_averages(o))
         ]
 

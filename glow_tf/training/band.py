@@ -78,7 +78,7 @@ class Band:
 
     def rows_of(self, phase: Phase) -> tuple[list[int], list[int]]:
         """Returns the rows of the losses and of the norms that a phase watches."""
-        losses = [phase.last] if phase.end_to_end else list(phase.active)
+        losses = list(phase.ends)
         first = self.num_parts * (2 if phase.end_to_end else 1)
         return losses, [first + k for k in phase.active]
 

@@ -76,9 +76,8 @@ def explain_divergence(
     Returns:
       An error whose message names the step, what was outside, the place, the conditioning and the remedy.
     """
-    parts = phase.active[-1:] if phase.end_to_end else phase.active
     what, at_fault = [], []
-    for names, unit, kinds in ((parts, " bits/dim", rows[0]), (phase.active, "", rows[1])):
+    for names, unit, kinds in ((phase.ends, " bits/dim", rows[0]), (phase.active, "", rows[1])):
         for k, row in zip(names, kinds, strict=True):
             if observed.outside[row]:
                 kind = "loss" if unit else "gradient norm"

@@ -11,8 +11,8 @@ import tensorflow as tf
 from glow_tf.glow import Glow, Passage
 from glow_tf.likelihood import bits_per_dim
 from glow_tf.schedule import Phase
-from glow_tf.training import objective
 from glow_tf.training.queues import DelayQueues
+from glow_tf.training.walk import Walk, total_loss
 
 Groups = Sequence[Sequence[keras.Variable]]
 
@@ -88,7 +88,7 @@ def _over_replicas(values: Any, replicas: int) -> Any:
 
 
 def gradients_by_device(
-    glow: Glow,
+    walk: Walk,
     passage: Passage,
     phase: Phase,
     groups: Groups,
@@ -97,11 +97,11 @@ def gradients_by_device(
 ) -> StepGradients:
     """Computes the gradients of a step, each part's on the part's own device.
 
-    A tape does not remember where it recorded, so every part has its own tape. End to end, the gradient of a
-    part's input is handed back to the part before it.
+    A tape does not remember where it recorded, so every part has its own tape. Where gradients cross a cut,
+    that of a part's input is handed back to the part before it.
 
     Args:
-      glow: a model whose parts have devices.
+      walk: through a model whose parts have devices.
       passage: a batch before the first part.
       phase: which parts run, and whether gradients cross the cuts.
       groups: the trained variables of each active part.
@@ -114,41 +114,39 @@ def gradients_by_device(
         k = len(passage.truncated)
         if queues is not None and k > 0:
             passage = queues.exchange(k, passage)
-        return _forward(glow, passage, phase, watched.get(k, []), weight)
+        return _forward(walk, passage, phase, watched.get(k, []), weight)
 
-    records = objective.walk(passage, phase, visit)
-    gradients, busy = _backward(glow, phase, watched, records)
-    truncated = [bits_per_dim(t, glow.image_shape) for t in records[-1].left.truncated]
-    means = [mean_over_examples(t, weight) for t in truncated] if phase.end_to_end else []
-    loss = objective.total_loss(phase, [record.loss for record in records], means)
-    return StepGradients(loss, truncated, gradients, busy, weight)
+    records = walk.through(passage, phase, visit)
+    gradients, busy = _backward(walk.glow, phase, watched, records)
+    truncated = [bits_per_dim(t, walk.glow.image_shape) for t in records[-1].after.truncated]
+    return StepGradients(total_loss(records), truncated, gradients, busy, weight)
 
 
 class _Record(NamedTuple):
     """What a part's forward pass leaves for its backward pass."""
 
     tape: tf.GradientTape
-    entered: tf.Tensor
-    left: Passage
+    input: tf.Tensor
+    after: Passage
     loss: tf.Tensor | None
     start: tf.Tensor | None
 
 
 def _forward(
-    glow: Glow, passage: Passage, phase: Phase, variables: list[tf.Variable], weight: tf.Tensor | None
+    walk: Walk, passage: Passage, phase: Phase, variables: list[tf.Variable], weight: tf.Tensor | None
 ) -> _Record:
     k = len(passage.truncated)
-    with glow.on_device_of(k):
-        if phase.end_to_end:  # the copy on this device: what is handed back is its gradient
+    with walk.glow.on_device_of(k):
+        if phase.joins(k):  # the copy on this device: what is handed back is its gradient
             passage = passage._replace(h=tf.identity(passage.h))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([*variables, passage.h] if phase.end_to_end and k > 0 else variables)
-            visit = objective.visit_part(glow, passage, phase)
+            tape.watch([*variables, passage.h] if phase.joins(k) else variables)
+            visit = walk.visit(passage, phase)
             loss = visit.loss
             if loss is not None:
-                loss = mean_over_examples(bits_per_dim(loss, glow.image_shape), weight)
-        start = None if phase.end_to_end else _moment([visit.entered.h])
-    return _Record(tape, visit.entered.h, visit.left, loss, start)
+                loss = mean_over_examples(bits_per_dim(loss, walk.glow.image_shape), weight)
+        start = None if phase.end_to_end else _moment([visit.before.h])
+    return _Record(tape, visit.before.h, visit.after, loss, start)
 
 
 def _backward(
@@ -158,19 +156,19 @@ def _backward(
     gradients: list[list[tf.Tensor]] = []
     busy: list[tf.Tensor] = []
     handed_back = None
-    for k in reversed(phase.active):
-        record = records[k]
-        hands_back = phase.end_to_end and k > 0
+    for k in (k for group in reversed(phase.groups) for k in reversed(group)):
+        record, own = records[k], watched.get(k, [])
         targets, seeds = [record.loss], [tf.ones_like(record.loss)]
         if handed_back is not None:
-            targets, seeds = [record.loss, record.left.h], [*seeds, handed_back]
-        sources = [*watched[k], record.entered] if hands_back else watched[k]
+            targets, seeds = [record.loss, record.after.h], [*seeds, handed_back]
+        sources = [*own, record.input] if phase.joins(k) else own
         with glow.on_device_of(k):
             found = record.tape.gradient(targets, sources, seeds)
             if record.start is not None:
                 busy.insert(0, _moment(found) - record.start)
-        handed_back = found.pop() if hands_back else None
-        gradients.insert(0, found)
+        handed_back = found.pop() if phase.joins(k) else None
+        if k in phase.active:
+            gradients.insert(0, found)
     return gradients, busy
 
 

@@ -1,126 +1,123 @@
-"""What a phase minimises: the walk through the parts, the isolation at the cuts, the choice of the loss."""
+"""What a part minimises: a loss per example, of what the part saw and made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+import contextlib
+import importlib
+import random
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import tensorflow as tf
 
-from glow_tf.glow import Glow, Passage
-from glow_tf.likelihood import bits_per_dim
-from glow_tf.pieces import in_streams
-from glow_tf.schedule import Phase
+from glow_tf.errors import ConfigError
+from glow_tf.glow import Glow, PartView
 
 
-class Visit(NamedTuple):
-    """A batch's way through one part.
+class LocalObjective(keras.layers.Layer):
+    """What a part is trained on while no gradient comes back from the parts after it.
 
-    Attributes:
-      entered: the batch as it entered the part.
-      left: the batch as it left the part.
-      loss: what the phase minimises in this part, [B], nats; None if the part is not trained.
+    A subclass says the loss of every example, and may have weights, which the part's optimizer trains:
+
+        class Reconstruction(glow_tf.LocalObjective):
+            def build(self, output_shape):
+                self.decoder = keras.layers.Conv2DTranspose(3, 2, strides=2)
+                self.decoder.build(output_shape)
+
+            def losses(self, view):
+                return tf.reduce_sum((self.decoder(view.output) - view.input) ** 2, axis=(1, 2, 3))
+
+    It is given to `PartsTrainer(objective=Reconstruction)`, or named in a flagfile, as
+    `--objective=module:Class`. The reported likelihoods are computed apart from it.
+
+    Reference: Glow parts, Eq. 3, of which `PriorObjective` is one.
     """
 
-    entered: Passage
-    left: Passage
-    loss: tf.Tensor | None
+    def losses(self, view: PartView) -> tf.Tensor:
+        """Returns the loss of every example, [B], nats, or in the scale of nats: see `clip_norm`.
+
+        Args:
+          view: what the part saw and made.
+        """
+        raise NotImplementedError
 
 
-class HasLeft(Protocol):
-    """What a visit to a part returns at least: the batch as it left the part."""
+class PriorObjective(LocalObjective):
+    """The part's truncated negative log-likelihood: its output is scored by its prior (Glow parts, Eq. 3).
 
-    @property
-    def left(self) -> Passage:
-        """The batch as it left the part."""
-
-
-AnyVisit = TypeVar("AnyVisit", bound=HasLeft)
-
-
-def visit_part(glow: Glow, passage: Passage, phase: Phase) -> Visit:
-    """Takes a batch through its next part; the only place that isolates a cut and chooses a part's loss.
-
-    Unless the phase is end to end, the batch enters the part isolated: no gradient crosses the cut. (Before
-    the first part there is no cut, and isolating the data changes nothing.) The loss of a trained part is its
-    own objective (Glow parts, Eq. 3). End to end, a part before the last has no objective; its loss is minus
-    the log-likelihood so far, whose gradient with respect to the part's weights is the part's own term.
+    The prior is a Gaussian, a learned one, one for each class, or a flow head; its weights are the part's.
     """
-    k = len(passage.truncated)
-    entered = passage if phase.end_to_end else passage.isolated()
-    left, objective = glow.through_next_part(entered, phase.scores(k, glow.parts[k].has_head))
-    if phase.minimises_objective_of(k):
-        loss = objective
-    else:
-        loss = -left.log_likelihood if phase.end_to_end else None
-    return Visit(entered, left, loss)
+
+    def losses(self, view: PartView) -> tf.Tensor:
+        """See `LocalObjective`."""
+        return view.truncated_nll
 
 
-def walk(passage: Passage, phase: Phase, visit: Callable[[Passage], AnyVisit]) -> list[AnyVisit]:
-    """Takes a batch through every part that the phase evaluates; parts after the last trained one do not run.
-
-    Args:
-      passage: the batch before the first part, or before a part whose frozen prefix was cached.
-      phase: which parts run.
-      visit: takes the batch through its next part, by `visit_part`.
-
-    Returns:
-      What `visit` returned for each part that ran, in order.
-    """
-    visits: list[AnyVisit] = []
-    while len(passage.truncated) <= phase.last:
-        visits.append(visit(passage))
-        passage = visits[-1].left
-    return visits
+Objectives = type[LocalObjective] | Callable[[], LocalObjective] | Sequence[LocalObjective | None] | None
 
 
-def total_loss(phase: Phase, losses: Sequence[tf.Tensor | None], truncated: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns the loss of a phase from the losses of its parts, of any shape and unit.
-
-    Args:
-      phase: what is trained.
-      losses: of every part that ran; None where the part is not trained.
-      truncated: the truncated negative log-likelihoods up to every part that ran.
-    """
-    if phase.end_to_end:
-        return truncated[-1]
-    return tf.add_n([loss for loss in losses if loss is not None])
-
-
-def trained_variables(glow: Glow, phase: Phase) -> list[list[keras.Variable]]:
-    """Returns, for each active part, the variables that the phase trains.
-
-    Where a part's own objective is not minimised, its local prior is in no loss and stays as it is.
-    """
-    return [
-        glow.parts[k].trainable_variables if phase.minimises_objective_of(k) else glow.parts[k].flow_variables
-        for k in phase.active
-    ]
-
-
-def evaluate(
-    glow: Glow, passage: Passage, phase: Phase, *, reversible: bool = False
-) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Takes a batch through every part that the phase evaluates, in streams.
+def objectives_of(glow: Glow, given: Objectives) -> list[LocalObjective | None]:
+    """Returns the objectives of one's own, built: one for each part, or None where the prior scores the part.
 
     Args:
       glow: the model.
-      passage: as in `walk`.
-      phase: which parts run, and whether gradients cross the cuts.
-      reversible: activations are recomputed; then each stack of flow steps has streams of its own.
+      given: a class, or a function without arguments, for an objective of every part but the last; or one
+        objective for each part, None where the part keeps its own.
 
-    Returns:
-      The loss of every example that the phase minimises, [B], and for each part k that ran, the truncated
-      negative log-likelihood: that of the flow that ends with part k, scored by k's local prior (Eq. 3, left
-      side), [B], or NaN if the phase does not score the part; all in bits per dimension.
+    Raises:
+      ConfigError: it is something else, or a part that it is for has a prior to train.
     """
+    num_parts = len(glow.parts)
+    if given is None:
+        return [None] * num_parts
+    if callable(given) and not isinstance(given, LocalObjective):  # layers can be called, too
+        given = [*(given() for _ in range(num_parts - 1)), None]
+    found = list(given) if isinstance(given, list | tuple) else [given]
+    if len(found) != num_parts or not all(isinstance(o, LocalObjective | None) for o in found):
+        raise ConfigError(
+            f"objective must be a LocalObjective class, or one LocalObjective (or None) for each of the "
+            f"{num_parts} parts. Received: {str(given)[:200]}"
+        )
+    for k, (part, objective) in enumerate(zip(glow.parts, found, strict=True)):
+        if objective is None:
+            continue
+        if k < num_parts - 1 and part.prior.trainable_variables:
+            raise ConfigError(
+                "an objective of your own takes the place of the local prior, which must be standard. "
+                f"Received: local_prior={glow.config.local_prior!r}, and an objective for part {k + 1}"
+            )
+        if not objective.built:
+            with glow.on_device_of(k), _seeded(glow.config.seed + k):
+                objective.build((None, *part.output_event_shape))
+                objective.built = True
+    return found
 
-    def run(*pieces: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        visits = walk(Passage(*pieces), phase, lambda at: visit_part(glow, at, phase))
-        truncated = visits[-1].left.truncated
-        loss = total_loss(phase, [visit.loss for visit in visits], truncated)
-        shape = glow.image_shape
-        return bits_per_dim(loss, shape), [bits_per_dim(t, shape) for t in truncated]
 
-    return run(*passage) if reversible else in_streams(run, *passage)
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Within the context, initializers without a seed, which ask Python for one, draw from this seed."""
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+
+
+def imported_objective(name: str) -> type[LocalObjective]:
+    """Returns the class that `--objective=module:Class` names.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"objective must be module:Class, with a module that Python finds (PYTHONPATH=.). {error}. "
+            f"Received: objective={name!r}"
+        ) from None
+    if not callable(found):
+        raise ConfigError(f"objective must name a LocalObjective class. Received: objective={name!r}")
+    return found

@@ -144,16 +144,13 @@ def check_compiled(model: keras.Model, method: str) -> None:
 
 
 def check_trains(glow: Glow, phases: Iterable[Phase]) -> None:
-    """Raises ConfigError if one of the phases trains a part that has no weights to train."""
+    """Raises ConfigError if one of the phases trains nothing, because its parts are frozen."""
     for phase in phases:
-        for k in phase.active:
-            if not glow.parts[k].trainable_variables:
-                raise ConfigError(
-                    "a phase trains each part that it names, so each must have weights to train. A part is "
-                    "kept as it is by leaving it out: Phase('part', (k,)), k from 0, trains another alone, "
-                    "and glow.recut(parts=…) makes one part of several that are to train together. "
-                    f"Received: part {k + 1} with trainable={glow.parts[k].trainable} in phase '{phase}'"
-                )
+        if not any(glow.parts[k].trainable_variables for k in phase.active):
+            raise ConfigError(
+                "a phase must name a part that has weights to train. "
+                f"Received: phase '{phase}', whose parts have trainable=False"
+            )
 
 
 def warn_of_late_priors(

@@ -15,7 +15,7 @@ from glow_tf.devices.strategies import step_of_worker
 from glow_tf.devices.workers import in_several_processes
 from glow_tf.errors import ConfigError
 from glow_tf.internals import BuiltBeforeFit, forgetting_custom_gradients, metrics_that_fall
-from glow_tf.schedule import Phase, end_to_end
+from glow_tf.schedule import Phase, end_to_end, simultaneous
 from glow_tf.training.metrics import MeanAndError, StepMeans
 
 
@@ -35,22 +35,12 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
       steps_before: steps of the running epoch that were made before this `fit`, which goes on after them.
 
     Raises:
-      ConfigError: a phase names a part that there is not, or trains several parts but not all.
+      ConfigError: a phase names a part that there is not.
     """
 
     def __init__(self, phases: Sequence[Phase], heads: Sequence[bool], timed: bool = False, **kwargs):
         super().__init__(**kwargs)
-        num_parts = len(heads)
-        every = tuple(range(num_parts))
-        for phase in phases:
-            if not set(phase.active) <= set(every) or (phase.kind != "part" and phase.active != every):
-                raise ConfigError(
-                    f"a phase trains all {num_parts} parts of the glow, or one alone: Phase('part', (k,)), k "
-                    "from 0. What is to train together, without the rest, must be one part: cut the flow so, "
-                    "with glow.recut(parts=…). "
-                    f"Received: phase '{phase}' of parts {phase.active_parts}, counted from 1"
-                )
-        self._num_parts = num_parts
+        self._num_parts = len(heads)
         self.has_own_phases = bool(phases)
         self.set_phases(phases)
         self.forget_train_functions()
@@ -65,8 +55,24 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
         self.built = True
 
     def set_phases(self, phases: Sequence[Phase]) -> None:
-        """Sets the phase of every epoch; a training step is in the first one."""
-        self.phases = tuple(phases)
+        """Sets the phase of every epoch; a training step is in the first one.
+
+        Raises:
+          ConfigError: a phase is made for another number of parts.
+        """
+        whole = (end_to_end(self._num_parts), simultaneous(self._num_parts))
+        known = {(phase.active, phase.crossed): phase for phase in whole}
+        for phase in phases:
+            of_all = phase.kind in ("end_to_end", "simultaneous")
+            if phase.last >= self._num_parts or (of_all and phase not in whole):
+                raise ConfigError(
+                    f"phases must be made for the {self._num_parts} parts of the glow. "
+                    f"Received: phase '{phase}' of parts {phase.active_parts}, counted from 1"
+                )
+        self.phases = tuple(
+            known.get((phase.active, phase.crossed), phase) if phase.kind == "mixed" else phase
+            for phase in phases
+        )
         self._phase = self.phase_of(0)
 
     def phase_of(self, epoch: int) -> Phase:

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from glow_tf.cost import crossing_bytes
-from glow_tf.glow import Glow
 from glow_tf.partition import part_layouts
 from glow_tf.schedule import Phase
-from glow_tf.training.objective import trained_variables
+from glow_tf.training.walk import Walk
 
 
 class Traffic(NamedTuple):
@@ -27,18 +26,19 @@ class Traffic(NamedTuple):
     all_reduce: int
 
 
-def step_traffic(glow: Glow, phase: Phase, *, cached: bool = False) -> Traffic:
+def step_traffic(walk: Walk, phase: Phase, *, cached: bool = False) -> Traffic:
     """Computes what a step of a phase moves.
 
     Args:
-      glow: the model.
+      walk: through the model.
       phase: which parts run, and whether gradients cross the cuts.
       cached: whether a `PrefixCache` holds the outputs of the parts before the trained one; then nothing
         crosses a cut.
     """
+    glow = walk.glow
     size = tf.as_dtype(glow.compute_dtype).size
     forward, backward = crossing_bytes(
-        part_layouts(glow.config), phase.last, phase.end_to_end, cached=cached, float_bytes=size
+        part_layouts(glow.config), phase.last, crossed=phase.crossed, cached=cached, float_bytes=size
     )
-    values = [v.value for group in trained_variables(glow, phase) for v in group]
+    values = [v.value for group in walk.trained_variables(phase) for v in group]
     return Traffic(forward, backward, sum(v.shape.num_elements() * v.dtype.size for v in values))

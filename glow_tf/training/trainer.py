@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from glow_tf.config import TrainConfig
 from glow_tf.glow import Glow
-from glow_tf.internals import steps_made
+from glow_tf.internals import steps_made, untracked
 from glow_tf.likelihood import bits_per_dim
 from glow_tf.pieces import in_streams
 from glow_tf.schedule import Phase
-from glow_tf.training import inputs, objective
+from glow_tf.training import inputs
 from glow_tf.training.averages import Averages
 from glow_tf.training.band import Band
 from glow_tf.training.batch import (
@@ -28,6 +28,7 @@ from glow_tf.training.batch import (
 from glow_tf.training.datasets import Dataset, start_reading
 from glow_tf.training.fit_callbacks import callbacks_for
 from glow_tf.training.gradients import gradients_by_device, gradients_together
+from glow_tf.training.objective import Objectives, objectives_of
 from glow_tf.training.optimizers import check_rates, count_steps
 from glow_tf.training.options import (
     BEFORE,
@@ -45,6 +46,7 @@ from glow_tf.training.recipe import recipe_of
 from glow_tf.training.skipping import SkippedSteps
 from glow_tf.training.traffic import Traffic, step_traffic
 from glow_tf.training.update import Update
+from glow_tf.training.walk import Walk
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -73,17 +75,28 @@ class PartsTrainer(PhasedModel):
       phases: the phase of every epoch, from `glow_tf.phases`; by default those of the `TrainConfig` that it
         is compiled with. Further epochs are end to end.
       seed: of the order of the images and the noise, where `fit` is given an array.
+      objective: a `LocalObjective` class, which each part but the last is trained on in the place of its
+        truncated likelihood; or one object for each part, None where it keeps its own.
 
     Raises:
-      ConfigError: a phase names a part that there is not, or trains several parts but not all.
+      ConfigError: a phase names a part that there is not, or an objective does not fit.
     Reference: Glow parts, section 3 and Eq. 3.
     """
 
-    def __init__(self, glow: Glow, phases: Sequence[Phase] = (), seed: int = 0, **kwargs):
+    def __init__(
+        self,
+        glow: Glow,
+        phases: Sequence[Phase] = (),
+        seed: int = 0,
+        objective: Objectives = None,
+        **kwargs,
+    ):
         heads = [part.has_head for part in glow.parts]
         super().__init__(phases, heads, timed=bool(glow.part_devices), **kwargs)
         self.glow = glow
         self.seed = seed
+        self.local_objectives = objectives_of(glow, objective)
+        self._untracked = untracked(walk=Walk(glow, self.local_objectives))
         self.prefix_caches: dict[Phase, PrefixCache] = {}
         self.rate_factors: list[tf.Variable] = []  # of a run, for each part
         self.finished_epochs = 0  # of the run that `load_trainer` loads
@@ -127,8 +140,8 @@ class PartsTrainer(PhasedModel):
         limits = (options.max_skipped_steps, options.max_outside_steps)
         with self.distribute_strategy.scope():
             self._skips = SkippedSteps(self.glow, optimizers, *limits, compiled=options.jit_compile)
-            self._update = Update(self.glow, optimizers, options.clip_norm, self._skips, options.rate_scaling)
-        self.averages = Averages(self.glow, optimizers)
+            self._update = Update(self.walk, optimizers, options.clip_norm, self._skips, options.rate_scaling)
+        self.averages = Averages(self.walk, optimizers)
         # Keras callbacks that look at `model.optimizer` see the first part's.
         super().compile(
             optimizer=optimizers[0],
@@ -168,13 +181,18 @@ class PartsTrainer(PhasedModel):
             self.initialize(*examples)
 
     @property
+    def walk(self) -> Walk:
+        """What takes batches through the parts."""
+        return self._untracked.walk
+
+    @property
     def _labelled(self) -> bool:
         """Whether the batches that it trains on end with labels."""
         return bool(self.glow.config.classes)
 
     def traffic(self, phase: Phase) -> Traffic:
         """Returns what a step of the phase moves between devices."""
-        return step_traffic(self.glow, phase, cached=phase in self.prefix_caches)
+        return step_traffic(self.walk, phase, cached=phase in self.prefix_caches)
 
     @property
     def band(self) -> Band:
@@ -211,12 +229,12 @@ class PartsTrainer(PhasedModel):
 
         Returns:
           The loss of every example [B] and the truncated negative log-likelihoods [B], in bits per dimension;
-          see `objective.evaluate`.
+          see `Walk.evaluate`.
         """
         cache = self.prefix_caches.get(phase)
         passage = cache.passage(index) if cache else self.glow.enter(images, noise, self.seed)
         passage = passage._replace(labels=labels)
-        return objective.evaluate(self.glow, passage, phase, reversible=self.options.reversible)
+        return self.walk.evaluate(passage, phase, reversible=self.options.reversible)
 
     def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Runs one step of the current phase: gradients, check, clipping, update.
@@ -242,7 +260,7 @@ class PartsTrainer(PhasedModel):
             first = next(trained, phase.active[0])
             noise = noise_of_step(images, (self.seed, first), steps_made(self.optimizers[first]).value)
         images, noise, weight, labels = filled_up(Batch(images, noise, None, labels))
-        groups = objective.trained_variables(self.glow, phase)
+        groups = self.walk.trained_variables(phase)
         queues = self.queues(phase)
         arrived = None if queues is None else queues.arrived()
         if queues is None and weight is not None and self.distribute_strategy.num_replicas_in_sync == 1:
@@ -250,7 +268,7 @@ class PartsTrainer(PhasedModel):
         if self.glow.part_devices:
             with self.glow.on_device_of(0):
                 passage = self.glow.enter(images, noise, self.seed, labels)
-            step = gradients_by_device(self.glow, passage, phase, groups, queues, weight)
+            step = gradients_by_device(self.walk, passage, phase, groups, queues, weight)
         else:
             step = gradients_together(
                 lambda: self.objectives(images, noise, phase, index, labels), groups, weight
@@ -465,17 +483,23 @@ class PartsTrainer(PhasedModel):
         return {
             "name": self.name,
             "glow": keras.saving.serialize_keras_object(self.glow),
-            "phases": [[phase.kind, list(phase.active)] for phase in self.phases],
+            "phases": [phase.to_config() for phase in self.phases],
             "seed": self.seed,
+            **({"objective": own} if any(own := self._own_objectives()) else {}),
         }
+
+    def _own_objectives(self) -> list[dict | None]:
+        return [o and keras.saving.serialize_keras_object(o) for o in self.local_objectives]
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> PartsTrainer:
         """See keras.Model."""
+        load, own = keras.saving.deserialize_keras_object, config.get("objective")
         return cls(
-            keras.saving.deserialize_keras_object(config["glow"], custom_objects),
-            [Phase(kind, tuple(active)) for kind, active in config["phases"]],
+            load(config["glow"], custom_objects),
+            [Phase.from_config(phase) for phase in config["phases"]],
             seed=config["seed"],
+            objective=[o and load(o, custom_objects) for o in own] if own else None,
             name=config["name"],
         )
 

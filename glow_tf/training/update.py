@@ -10,12 +10,12 @@ import tensorflow as tf
 
 from glow_tf.bijectors.rate_factor import rate_factor
 from glow_tf.errors import ConfigError
-from glow_tf.glow import Glow
 from glow_tf.internals import built_with_others, scale_rates, steps_made
 from glow_tf.schedule import Phase
 from glow_tf.training.gradients import Groups, StepGradients
 from glow_tf.training.optimizers import Fused, sums_gradients
 from glow_tf.training.skipping import SkippedSteps
+from glow_tf.training.walk import Walk
 
 
 class Updated(NamedTuple):
@@ -38,10 +38,10 @@ class Update:
     one with gradients of 0.
 
     Args:
-      glow: the model.
+      walk: through the model; it says what each optimizer trains.
       optimizers: one per part; builds them, in the current strategy's scope.
-      clip_norm: largest global norm of the gradients; 0 does not clip. End to end the norm is over all parts,
-        otherwise over each part alone.
+      clip_norm: largest global norm of the gradients; 0 does not clip. The norm is over the parts that train
+        together: end to end over all parts, otherwise over each part alone.
       skips: decides whether a step is applied.
       rate_scaling: how the rate of a weight follows the size of the model: `size` (see `rate_factor`) or
         `none`.
@@ -53,15 +53,17 @@ class Update:
 
     def __init__(
         self,
-        glow: Glow,
+        walk: Walk,
         optimizers: Sequence[keras.optimizers.Optimizer],
         clip_norm: float,
         skips: SkippedSteps,
         rate_scaling: str,
     ):
+        glow = walk.glow
         flow_steps = glow.config.num_blocks * glow.config.flow_steps
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        for k, (part, optimizer) in enumerate(zip(glow.parts, optimizers, strict=True)):
+        for k, optimizer in enumerate(optimizers):
+            own = walk.variables_of(k)
             # Replicas that accumulate would meet within a `tf.cond`; Keras clips before it sums over them.
             refused = ["gradient_accumulation_steps"] if tf.distribute.has_strategy() else []
             refused += ["clipnorm", "global_clipnorm", "clipvalue"] if replicas > 1 else []
@@ -71,17 +73,15 @@ class Update:
                     "the clip_norm of compile clips the gradients' sum over replicas. "
                     f"Received: {type(tf.distribute.get_strategy()).__name__} of {replicas} replicas"
                 )
-            if built_with_others(optimizer, part.trainable_variables):
+            if built_with_others(optimizer, own):
                 raise ConfigError(
                     "compile needs new optimizers when other weights are trained than before. "
                     f"Received: an optimizer for part {k + 1} that has the state of others"
                 )
             with glow.on_device_of(k):
-                optimizer.build(part.trainable_variables)
+                optimizer.build(own)
             scaled = rate_scaling == "size"
-            scale_rates(
-                optimizer, [rate_factor(v, flow_steps) if scaled else 1.0 for v in part.trainable_variables]
-            )
+            scale_rates(optimizer, [rate_factor(v, flow_steps) if scaled else 1.0 for v in own])
             if isinstance(optimizer, Fused):
                 optimizer.sums_gradients = False
         self.glow = glow
@@ -104,12 +104,14 @@ class Update:
           tf.errors.InvalidArgumentError: too many steps in a row are not finite; see `SkippedSteps`.
         """
         norms = [
-            self._on_device(k, tf.linalg.global_norm, own)
+            self._on_device(k, tf.linalg.global_norm, own or [tf.zeros([])])  # of a part that is frozen: 0
             for k, own in zip(phase.active, step.gradients, strict=True)
         ]
         finite = self.skips.finite(phase, step, norms, batch)
         clipped = self._clipped(phase, step.gradients, norms)
         for k, own, variables in zip(phase.active, clipped, groups, strict=True):
+            if not own:
+                continue
             with self.glow.on_device_of(k):
                 self._apply(k, own, variables, finite, None if step.arrived is None else step.arrived[k])
         return Updated(norms, finite)
@@ -119,8 +121,11 @@ class Update:
     ) -> list[list[tf.Tensor]]:
         if not self.clip_norm:
             return gradients
-        if phase.end_to_end:
-            norms = [tf.linalg.global_norm(norms)] * len(norms)
+        together = dict(zip(phase.active, norms, strict=True))
+        for group in phase.groups:
+            own = [k for k in group if k in together]
+            if len(own) > 1:
+                together |= dict.fromkeys(own, tf.linalg.global_norm([together[k] for k in own]))
 
         def clip(own: list[tf.Tensor], norm: tf.Tensor) -> list[tf.Tensor]:
             factor = self.clip_norm / tf.maximum(norm, self.clip_norm)
@@ -129,7 +134,7 @@ class Update:
         # On the device of the part: its gradients are as large as its weights, its norm is one number.
         return [
             self._on_device(k, clip, own, norm)
-            for k, own, norm in zip(phase.active, gradients, norms, strict=True)
+            for (k, norm), own in zip(together.items(), gradients, strict=True)
         ]
 
     def _apply(

@@ -32,7 +32,7 @@ def load(
         its folder, or the name of one that comes with the package.
       which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
         images.
-      custom_objects: by name, optimizers and schedules of your own that a `.keras` file may name.
+      custom_objects: by name, optimizers, schedules and objectives of your own that a `.keras` file may name.
 
     Raises:
       FileNotFoundError: there is no such file or checkpoint.

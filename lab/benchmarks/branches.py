@@ -30,7 +30,7 @@ from glow_tf.cost import relative_cost
 from glow_tf.devices.streams import set_up_process
 from glow_tf.run.context import prepare
 from glow_tf.run.workdir import Workdir
-from glow_tf.schedule import end_to_end, epoch_costs
+from glow_tf.schedule import end_to_end, epoch_costs, one_part, simultaneous
 from lab.benchmarks.rows import added_to
 
 BATCH = 16
@@ -136,7 +136,7 @@ def switch(seed: int, data_dir: str) -> Iterator[Row]:
     def of_parts(k: int, step: int) -> float:
         return warm(step) * cosine(step / own[k])
 
-    turns = [Phase("part", (k,)) for k, turn in enumerate(TURNS) for _ in range(turn)]
+    turns = [one_part(k) for k, turn in enumerate(TURNS) for _ in range(turn)]
     cost = sum(map(model.cost, turns))
     for epoch, phase in enumerate(turns):
         bpd = model.train(phase, epoch, of_parts)
@@ -176,7 +176,7 @@ LEADS, EPOCHS = (0.0, 0.5, 1.0), 10
 def lead(seed: int, data_dir: str) -> Iterator[Row]:
     """Answers `lead` for one seed."""
     model = Branches(seed, data_dir, "--parts=by_block:3", "--schedule=simultaneous")
-    phase, start = Phase("simultaneous", (0, 1, 2)), model.state()
+    phase, start = simultaneous(3), model.state()
     whole = model.cost(phase)
     saved = [whole - relative_cost(model.run.layouts, [j for j in range(3) if j != k]) for k in range(2)]
     for epochs in LEADS:

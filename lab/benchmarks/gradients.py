@@ -23,7 +23,7 @@ import glow_tf
 from glow_tf import Phase, data
 from glow_tf.commands import cli
 from glow_tf.run.flags_file import read_config
-from glow_tf.schedule import end_to_end
+from glow_tf.schedule import end_to_end, simultaneous
 from glow_tf.training import PartsTrainer
 from lab.benchmarks.rows import added_to
 
@@ -69,7 +69,7 @@ def measured(workdir: pathlib.Path) -> list[dict[str, object]]:
     trainer, config = glow_tf.load_trainer(workdir), read_config(workdir)
     images = data.load(config.data).train
     count = len(trainer.glow.parts)
-    own = batch_gradients(trainer, Phase("simultaneous", tuple(range(count))), images)
+    own = batch_gradients(trainer, simultaneous(count), images)
     whole = batch_gradients(trainer, end_to_end(count), images)
     return [
         {

@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import RunConfig
-from glow_tf.training.objective import trained_variables
 from lab.planning.calibrate import every_phase, make_trainer, repeated
 
 STEPS = 3
@@ -56,7 +55,7 @@ def measure_in_this_process(config: RunConfig, precision: str, request: str) -> 
     seconds = run(STEPS)
     peak = _peak_mb()
     gradients = 4e-6 * sum(
-        math.prod(v.shape) for group in trained_variables(trainer.glow, phase) for v in group
+        math.prod(v.shape) for group in trainer.walk.trained_variables(phase) for v in group
     )
     return {"seconds": seconds, "peak_mb": peak, "activations_mb": peak - before - gradients}
 

@@ -18,7 +18,7 @@ from glow_tf.devices.strategies import device_name, make_strategy
 from glow_tf.glow import Glow
 from glow_tf.partition import part_layouts
 from glow_tf.pieces import in_streams
-from glow_tf.schedule import Phase, end_to_end
+from glow_tf.schedule import Phase, end_to_end, one_part, simultaneous
 from glow_tf.training.optimizers import make_optimizers
 from glow_tf.training.trainer import PartsTrainer
 from lab.planning.rates import Calibration, rates_settings
@@ -100,8 +100,7 @@ def every_phase(num_parts: int) -> list[Phase]:
     whole = [end_to_end(num_parts)]
     if num_parts == 1:
         return whole
-    parts = tuple(range(num_parts))
-    return [*whole, *[Phase("part", (k,)) for k in parts], Phase("simultaneous", parts)]
+    return [*whole, *map(one_part, range(num_parts)), simultaneous(num_parts)]
 
 
 def make_trainer(config: RunConfig, precision: str) -> PartsTrainer:

@@ -10,14 +10,14 @@ import pytest
 from absl import flags
 from small import ROOT, small_config
 
-from glow_tf import Glow, ModelConfig, Phase
+from glow_tf import Glow, ModelConfig
 from glow_tf.commands import cli
 from glow_tf.commands.parsing import parse
 from glow_tf.commands.run_flags import config_of
 from glow_tf.cost import relative_cost
 from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
-from glow_tf.schedule import end_to_end
+from glow_tf.schedule import end_to_end, one_part, simultaneous
 from lab import CONFIGS, plan
 from lab.planning.cluster_file import Cluster, Device, read_cluster_file
 from lab.planning.forecast import COMPARED, Candidate, candidates, forecast_table, recommendations
@@ -27,7 +27,7 @@ from lab.planning.rates import Calibration, rates_settings, read_calibration
 MODEL = ModelConfig((32, 32, 3), 8, 3, 8, 128, parts="across_block:3")
 LAYOUTS = part_layouts(MODEL)
 WITH_HEADS = part_layouts(dataclasses.replace(MODEL, local_prior="flow:32x2"))
-PART_2, ALL = Phase("part", (1,)), Phase("simultaneous", (0, 1, 2))
+PART_2, ALL = one_part(1), simultaneous(3)
 
 
 def planner(devices=3, bandwidth=math.inf, latency=0.0, loss=0.0, **changes):

@@ -15,7 +15,7 @@ from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches
 from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.progress import Progress
 from glow_tf.run.workdir import Workdir
-from glow_tf.schedule import Phase
+from glow_tf.schedule import one_part
 from glow_tf.training.traffic import Traffic
 
 
@@ -69,7 +69,7 @@ def test_the_error_of_one_test_image_is_unknown(tmp_path, capsys):
 
 def test_a_log_has_a_line_now_and_then_within_a_long_epoch(monkeypatch, capsys):
     monkeypatch.setattr(Progress, "IN_LOG", 0.0)
-    phase = Phase("part", (0,))
+    phase = one_part(0)
     progress = Progress([1.0], EpochResult(seconds=3.0))
     progress.set_params({"steps": 4, "epochs": 1})
     progress.set_model(types.SimpleNamespace(phase=phase, traced={phase}, phase_of=lambda epoch: phase))
@@ -87,7 +87,7 @@ def test_what_an_epoch_did_not_compute_has_an_empty_cell():
     assert computed(logs) == {"local_bpd_1": 4.0}
     assert computed({"loss": 3.0, "bpd": 3.0}) == {"bpd": 3.0}
     assert computed(None) == {}
-    result = EpochResult(epoch=1, phase=Phase("part", (0,)), means=computed(logs), traffic=Traffic(0, 0, 0))
+    result = EpochResult(epoch=1, phase=one_part(0), means=computed(logs), traffic=Traffic(0, 0, 0))
     row = result.history_row()
     assert row["local_bpd_1"] == "4.000000"
     assert not {"loss", "train_bpd", "local_bpd_2"} & set(row)

@@ -6,15 +6,15 @@ import pytest
 import tensorflow as tf
 from small import small_config
 
-from glow_tf import DivergedError, Glow, PartsTrainer, Phase, phases
+from glow_tf import DivergedError, Glow, PartsTrainer, phases
 from glow_tf.devices.strategies import make_strategy
-from glow_tf.schedule import end_to_end
+from glow_tf.schedule import end_to_end, one_part, simultaneous
 from glow_tf.training.band import FEWEST, Band
 
 FIRST, LAST, BOTH, WHOLE = (
-    Phase("part", (0,)),
-    Phase("part", (1,)),
-    Phase("simultaneous", (0, 1)),
+    one_part(0),
+    one_part(1),
+    simultaneous(2),
     end_to_end(2),
 )
 

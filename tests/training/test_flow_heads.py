@@ -14,8 +14,7 @@ from glow_tf.devices.strategies import make_strategy, part_devices
 from glow_tf.glow import Passage
 from glow_tf.partition import part_layouts
 from glow_tf.parts import get_weights_by_step, set_weights_by_step
-from glow_tf.schedule import Phase, end_to_end
-from glow_tf.training.objective import trained_variables
+from glow_tf.schedule import end_to_end, one_part, simultaneous
 from glow_tf.training.optimizers import FusedAdamax
 
 HEAD = {"local_prior": "flow:4x1"}
@@ -104,7 +103,7 @@ def test_a_head_is_initialised_on_what_its_part_puts_out(small_images):
 # Where it runs
 
 
-ALL_PHASES = [*(Phase("part", (k,)) for k in range(3)), Phase("simultaneous", (0, 1, 2)), end_to_end(3)]
+ALL_PHASES = [*(one_part(k) for k in range(3)), simultaneous(3), end_to_end(3)]
 
 
 @pytest.mark.parametrize("phase", ALL_PHASES, ids=str)
@@ -124,7 +123,7 @@ def test_a_head_runs_and_gets_gradients_only_where_its_part_is_trained(phase, sm
         assert (gradient is not None) == (k in trained)
     scored = {*trained, 2} & set(range(phase.last + 1))
     assert [k for k, t in enumerate(truncated) if np.isfinite(t).all()] == sorted(scored)
-    in_phase = {id(v) for group in trained_variables(trainer.glow, phase) for v in group}
+    in_phase = {id(v) for group in trainer.walk.trained_variables(phase) for v in group}
     assert [k for k, v in zip(owners, heads, strict=True) if id(v) in in_phase] == [
         k for k in owners if k in trained
     ]

@@ -9,16 +9,15 @@ import tensorflow as tf
 from small import make_small_images, small_glow
 
 from glow_tf import PartsTrainer, schedule
-from glow_tf.schedule import Phase
-from glow_tf.training.objective import trained_variables
+from glow_tf.schedule import one_part, simultaneous
 from glow_tf.training.optimizers import FusedAdam
 
 PARTS = "across_block:3"
 PHASES = {
-    "part_1": Phase("part", (0,)),
-    "part_2": Phase("part", (1,)),
-    "part_3": Phase("part", (2,)),
-    "simultaneous": Phase("simultaneous", (0, 1, 2)),
+    "part_1": one_part(0),
+    "part_2": one_part(1),
+    "part_3": one_part(2),
+    "simultaneous": simultaneous(3),
     "end_to_end": schedule.end_to_end(3),
 }
 
@@ -58,7 +57,7 @@ def test_simultaneous_gradients_are_those_of_each_part_alone(trainer, small_imag
 
     for k in range(3):
         together = gradients(PHASES["simultaneous"], k)
-        alone = gradients(Phase("part", (k,)), k)
+        alone = gradients(one_part(k), k)
         for a, b in zip(together, alone, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -111,7 +110,7 @@ def test_traffic_is_the_size_of_what_leaves_each_part_and_of_the_trained_weights
         passage, _ = trainer.glow.through_next_part(passage)
         crossing += passage.h.numpy().nbytes + passage.log_likelihood.numpy().nbytes
     assert traffic[:2] == (crossing, crossing if phase.end_to_end else 0)
-    trained = sum(math.prod(v.shape) for group in trained_variables(trainer.glow, phase) for v in group)
+    trained = sum(math.prod(v.shape) for group in trainer.walk.trained_variables(phase) for v in group)
     assert traffic.all_reduce == 4 * trained
 
 
@@ -127,7 +126,7 @@ def test_parts_after_the_trained_one_are_not_evaluated(phase, last, trainer, sma
 
 @pytest.mark.parametrize("k", [0, 1, 2])
 def test_the_step_contains_no_backward_convolutions_but_the_trained_parts(k, trainer, small_images):
-    trainer.set_phase(Phase("part", (k,)))
+    trainer.set_phase(one_part(k))
     batch = (tf.constant(small_images), tf.zeros(small_images.shape))
     step = tf.function(trainer.train_step, autograph=False).get_concrete_function(batch)
     counts = _executed_operations(step.graph.as_graph_def())

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from small import make_small_images, perturb, small_glow, weight_of
 
-from glow_tf import ConfigError, Glow, NonFiniteError, PartsTrainer, Phase, TrainConfig, data, phases
-from glow_tf.schedule import end_to_end
+from glow_tf import ConfigError, Glow, NonFiniteError, PartsTrainer, TrainConfig, data, phases
+from glow_tf.schedule import end_to_end, one_part, simultaneous
 from glow_tf.training.diagnosis import explain_non_finite
 from glow_tf.training.optimizers import FusedAdamax, PartRate, check_rates, make_optimizers
 from glow_tf.training.options import warn_of_late_priors
@@ -36,9 +36,7 @@ def make_trainer(
     return trainer
 
 
-@pytest.mark.parametrize(
-    "phase", [Phase("end_to_end", (0, 1)), Phase("simultaneous", (0, 1)), Phase("part", (3,))]
-)
+@pytest.mark.parametrize("phase", [end_to_end(2), simultaneous(2), one_part(3)])
 def test_a_phase_trains_all_parts_or_one_that_there_is(phase):
     glow = small_glow(perturbed=False, flow_steps=1, num_blocks=3, parts="by_block:3")
     with pytest.raises(
@@ -371,7 +369,7 @@ def test_a_trainer_whose_cosine_is_over_says_so_before_a_step(small_images):
 
 def test_adam_on_a_head_that_starts_after_end_to_end_epochs_is_warned_of():
     glow = small_glow(flow_steps=1, parts="by_block:2", local_prior="flow:4x1")
-    part, whole = Phase("part", (0,)), end_to_end(2)
+    part, whole = one_part(0), end_to_end(2)
     adam, adamax = ([make(1e-3) for _ in range(2)] for make in (keras.optimizers.Adam, FusedAdamax))
     with pytest.warns(UserWarning, match="part 1 trains end to end first, and its local prior later"):
         warn_of_late_priors(glow, [whole, part], adam)

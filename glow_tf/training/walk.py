@@ -1,0 +1,132 @@
+"""A batch's way through the parts: the isolation at the cuts, the choice of each part's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+import keras
+import tensorflow as tf
+
+from glow_tf.glow import Glow, Passage
+from glow_tf.likelihood import bits_per_dim
+from glow_tf.pieces import in_streams
+from glow_tf.schedule import Phase
+from glow_tf.training.objective import LocalObjective, PriorObjective
+
+
+class Visit(NamedTuple):
+    """A batch's way through one part.
+
+    Attributes:
+      before: the batch as it entered the part.
+      after: the batch as it left the part.
+      loss: what the phase minimises in this part, [B], nats; None if no gradient runs through the part.
+    """
+
+    before: Passage
+    after: Passage
+    loss: tf.Tensor | None
+
+
+class HasAfter(Protocol):
+    """What a visit to a part returns at least: the batch as it left the part."""
+
+    @property
+    def after(self) -> Passage:
+        """The batch as it left the part."""
+
+
+AnyVisit = TypeVar("AnyVisit", bound=HasAfter)
+
+
+class Walk:
+    """Takes batches through the parts of a model, as the phases of training say.
+
+    Args:
+      glow: the model.
+      objectives: of each part, what it minimises alone; None: its truncated negative log-likelihood.
+    """
+
+    def __init__(self, glow: Glow, objectives: Sequence[LocalObjective | None]):
+        self.glow = glow
+        self.objectives = tuple(objective or PriorObjective() for objective in objectives)
+
+    def visit(self, passage: Passage, phase: Phase) -> Visit:
+        """Takes a batch through its next part; the only place that isolates a cut and chooses a part's loss.
+
+        Unless the phase joins the part to the one before, the batch enters it isolated: no gradient crosses
+        the cut. The loss of the last part of a group is its local objective (Glow parts, Eq. 3); that of the
+        others is their term of the model's negative log-likelihood.
+        """
+        k = len(passage.truncated)
+        before = passage if phase.joins(k) else passage.isolated()
+        after, view = self.glow.through_next_part(before, phase.scores(k, self.glow.parts[k].has_head))
+        loss = None
+        if phase.minimises_objective_of(k):
+            loss = self.objectives[k].losses(view)
+        elif phase.runs_both_ways(k):
+            loss = -view.log_likelihood_term
+        return Visit(before, after, loss)
+
+    def through(
+        self, passage: Passage, phase: Phase, visit: Callable[[Passage], AnyVisit] | None = None
+    ) -> list[AnyVisit]:
+        """Takes a batch through every part that the phase evaluates; parts after the last one do not run.
+
+        Args:
+          passage: the batch before the first part, or before a part whose frozen prefix was cached.
+          phase: which parts run.
+          visit: takes the batch through its next part, by `visit`; None: `visit` itself.
+
+        Returns:
+          What `visit` returned for each part that ran, in order.
+        """
+        visits: list[AnyVisit] = []
+        while len(passage.truncated) <= phase.last:
+            visits.append(visit(passage) if visit else self.visit(passage, phase))
+            passage = visits[-1].after
+        return visits
+
+    def evaluate(
+        self, passage: Passage, phase: Phase, *, reversible: bool = False
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Takes a batch through every part that the phase evaluates, in streams.
+
+        Args:
+          passage: as in `through`.
+          phase: which parts run, and which cuts gradients cross.
+          reversible: activations are recomputed; then each stack of flow steps has streams of its own.
+
+        Returns:
+          The loss of every example that the phase minimises, [B], and for each part k that ran, the truncated
+          negative log-likelihood: that of the flow that ends with part k, scored by k's local prior (Eq. 3,
+          left side), [B], or NaN if the phase does not score the part; all in bits per dimension.
+        """
+
+        def run(*pieces: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            visits = self.through(Passage(*pieces), phase)
+            shape = self.glow.image_shape
+            truncated = visits[-1].after.truncated
+            return bits_per_dim(total_loss(visits), shape), [bits_per_dim(t, shape) for t in truncated]
+
+        return run(*passage) if reversible else in_streams(run, *passage)
+
+    def variables_of(self, k: int) -> list[keras.Variable]:
+        """Returns what the optimizer of part k (from 0) is made for: the weights of part and objective."""
+        return [*self.glow.parts[k].trainable_variables, *self.objectives[k].trainable_variables]
+
+    def trained_variables(self, phase: Phase) -> list[list[keras.Variable]]:
+        """Returns, for each active part, the variables that the phase trains.
+
+        Where a part's own objective is not minimised, its local prior is in no loss and stays as it is.
+        """
+        return [
+            self.variables_of(k) if phase.minimises_objective_of(k) else self.glow.parts[k].flow_variables
+            for k in phase.active
+        ]
+
+
+def total_loss(visits: Sequence[Visit]) -> tf.Tensor:
+    """Returns the loss of a phase, which is the sum of those of the visited parts, of any shape and unit."""
+    return tf.add_n([visit.loss for visit in visits if visit.loss is not None])

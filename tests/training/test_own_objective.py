@@ -1,0 +1,168 @@
+"""A local objective that the package does not know: it trains, resumes and reports the true bits/dim."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small import small_glow
+
+import glow_tf
+from glow_tf.commands.run_flags import config_of
+from glow_tf.errors import ConfigError
+from glow_tf.run import lifecycle
+from glow_tf.training.objective import imported_objective
+
+MODULE = '''
+import keras
+import tensorflow as tf
+
+import glow_tf
+
+
+@keras.saving.register_keras_serializable(package="own")
+class Reconstruction(glow_tf.LocalObjective):
+    """The part's output, without its latents, must say what its input was; weighed against its likelihood."""
+
+    def build(self, output_shape):
+        self.decoder = keras.layers.Conv2DTranspose(1, 2, strides=2)
+        self.decoder.build(output_shape)
+
+    def losses(self, view):
+        if tuple(view.input.shape[1:3]) == tuple(view.output.shape[1:3]):
+            return -view.log_likelihood_term + 0.5 * tf.reduce_sum(view.output**2, axis=(1, 2, 3))
+        error = tf.reduce_sum((self.decoder(view.output) - view.input) ** 2, axis=(1, 2, 3))
+        return error - view.log_likelihood_term + 0.5 * tf.reduce_sum(view.output**2, axis=(1, 2, 3))
+'''
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The module of somebody else, as Python finds it."""
+    (tmp_path / "their_objective.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("their_objective").Reconstruction
+    sys.modules.pop("their_objective")
+
+
+def trained(own, images, strategy=None, phases=None, epochs=3):
+    with (strategy or tf.distribute.get_strategy()).scope():
+        glow = small_glow(parts="by_block:2")
+        trainer = glow_tf.PartsTrainer(glow, phases or [glow_tf.simultaneous(2)] * epochs, objective=own)
+        trainer.compile(glow_tf.TrainConfig(warmup_steps=4))
+    return trainer, trainer.fit(images, batch_size=16, epochs=epochs, verbose=0).history
+
+
+def weights(layer):
+    return [variable.numpy() for variable in layer.trainable_variables]
+
+
+def moved(before, after):
+    return any(not np.array_equal(b, a) for b, a in zip(before, after, strict=True))
+
+
+def test_it_trains_its_part_and_the_bits_reported_are_those_of_the_model(own, small_images):
+    trainer, history = trained(own, small_images, epochs=6)
+    first, last = trainer.local_objectives
+    assert (type(first), last) == (own, None)
+    assert history["bpd"][-1] < history["bpd"][0]
+    noise = np.random.default_rng(0).random(small_images.shape, np.float32)
+    batches = tf.data.Dataset.from_tensor_slices((small_images, noise)).batch(16)
+    found = trainer.evaluate(batches, return_dict=True, verbose=0)
+    nats = trainer.glow.dequantized_log_prob(trainer.glow.dequantized(small_images, noise))
+    np.testing.assert_allclose(found["bpd"], -np.mean(nats) / (64 * np.log(2)), rtol=1e-5)
+
+
+def test_its_weights_move_with_its_part_alone(own, small_images):
+    for k in (0, 1):
+        glow = small_glow(parts="by_block:2")
+        trainer = glow_tf.PartsTrainer(glow, [glow_tf.one_part(k)], objective=own)
+        trainer.compile()
+        trainer.initialize(small_images)
+        before = [weights(part) for part in glow.parts]
+        of_objective = weights(trainer.local_objectives[0])
+        trainer.fit(small_images, batch_size=16, verbose=0)
+        changes = [moved(b, weights(part)) for b, part in zip(before, glow.parts, strict=True)]
+        assert changes == [k == 0, k == 1]
+        assert moved(of_objective, weights(trainer.local_objectives[0])) == (k == 0)
+
+
+def test_end_to_end_epochs_do_without_it(own, small_images):
+    _, history = trained(own, small_images, phases=[glow_tf.end_to_end(2)] * 2, epochs=2)
+    _, plain = trained(None, small_images, phases=[glow_tf.end_to_end(2)] * 2, epochs=2)
+    np.testing.assert_array_equal(history["bpd"], plain["bpd"])
+
+
+def test_replicas_train_as_one(own, small_images):
+    _, one = trained(own, small_images, epochs=2)
+    _, two = trained(own, small_images, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), epochs=2)
+    for name in ("bpd", "gradient_norm_1", "local_bpd_1"):
+        np.testing.assert_allclose(one[name], two[name], rtol=2e-4)
+
+
+def test_it_is_saved_with_its_trainer_and_loaded_where_it_is_named(own, small_images, tmp_path):
+    trainer, _ = trained(own, small_images)
+    trainer.save(tmp_path / "trainer.keras")
+    again = keras.saving.load_model(tmp_path / "trainer.keras")
+    assert not moved(weights(trainer.local_objectives[0]), weights(again.local_objectives[0]))
+    with pytest.raises(ConfigError, match=r"that are in custom_objects.* Received: .*Reconstruction"):
+        glow_tf.load(tmp_path / "trainer.keras")
+    glow = glow_tf.load(tmp_path / "trainer.keras", custom_objects={"Reconstruction": own})
+    np.testing.assert_array_equal(glow.encode(small_images[:4]), trainer.glow.encode(small_images[:4]))
+
+
+RUN = (
+    *("--dataset=digits", "--n_bits=5", "--train_examples=64", "--test_examples=32", "--num_blocks=2"),
+    *("--flow_steps=1", "--width=8", "--parts=by_block:2", "--schedule=simultaneous", "--part_epochs=3"),
+    *("--finetune_epochs=1", "--batch_size=16", "--tensorboard=false", "--sample_every=0", "--export=false"),
+    "--objective=their_objective:Reconstruction",
+)
+
+
+class StopsAfter(keras.callbacks.Callback):
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch + 1 == self.epochs
+
+
+def test_a_run_is_resumed_with_it(own, tmp_path):
+    def run(name, *callbacks):
+        config = config_of([*RUN, "--strategy=one_device", f"--workdir={tmp_path}/{name}"])
+        return lifecycle.train(config, None, callbacks)
+
+    whole = run("whole")
+    run("cut", StopsAfter(2))
+    assert run("cut")["test_bpd"] == whole["test_bpd"]
+    histories = [(tmp_path / name / "history.csv").read_text() for name in ("whole", "cut")]
+    rows = [[line.split(",")[10:12] for line in text.splitlines()] for text in histories]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+def test_it_trains_in_two_processes(own, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    program = [sys.executable, "-m", "glow_tf.commands"]
+    subprocess.run([*program, "train", *RUN, f"--workdir={tmp_path}/one"], check=True, env=environment)
+    two = [*program, "launch", "--parts", "--", *RUN, f"--workdir={tmp_path}/two"]
+    subprocess.run(two, check=True, env=environment)
+    one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
+    assert one["test_bpd"] == pytest.approx(two["test_bpd"], abs=2e-3)
+
+
+def test_what_is_no_objective_is_refused(own, small_images):
+    for wrong in (own(), [own()], [own(), 3], "Reconstruction"):
+        with pytest.raises(ConfigError, match=r"objective must be a LocalObjective class.* Received: "):
+            glow_tf.PartsTrainer(small_glow(parts="by_block:2"), objective=wrong)
+    with pytest.raises(ConfigError, match=r"which must be standard\. Received: local_prior='learned'"):
+        glow_tf.PartsTrainer(small_glow(parts="by_block:2", local_prior="learned"), objective=own)
+    for name in ("their_objective", "their_objective:Other", "nowhere:Class", ":x"):
+        with pytest.raises(ConfigError, match=rf"must be module:Class.*Received: objective='{name}'"):
+            imported_objective(name)
