@@ -64,7 +64,7 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
         known = {(phase.active, phase.crossed): phase for phase in whole}
         for phase in phases:
             of_all = phase.kind in ("end_to_end", "simultaneous")
-            if phase.last >= self._num_parts or (of_all and phase not in whole):
+            if max(*phase.active, *phase.crossed, 0) >= self._num_parts or (of_all and phase not in whole):
                 raise ConfigError(
                     f"phases must be made for the {self._num_parts} parts of the glow. "
                     f"Received: phase '{phase}' of parts {phase.active_parts}, counted from 1"

@@ -1,0 +1,111 @@
+"""Phases of any parts and cuts: what gradients join trains as one part would, and the rest stays as it is."""
+
+import numpy as np
+import pytest
+from small import make_small_images, small_glow
+
+import glow_tf
+from glow_tf import Phase
+from glow_tf.errors import ConfigError
+
+DEVICES = [f"CPU:{k % 2}" for k in range(4)]
+
+
+def three_parts(devices=(), **changes):
+    glow = glow_tf.Glow(small_glow(parts="1,1,2", **changes).config, devices[:3], name="glow")
+    glow.set_weights(small_glow(parts="1,1,2", **changes).get_weights())
+    return glow
+
+
+def fit(glow, phases, images):
+    trainer = glow_tf.PartsTrainer(glow, phases)
+    trainer.compile(glow_tf.TrainConfig(warmup_steps=2, clip_norm=0.5))
+    return trainer.fit(images, batch_size=16, verbose=0).history
+
+
+def of_parts(glow):
+    return [[v.numpy() for v in part.flow_variables] for part in glow.parts]
+
+
+def moved(before, after):
+    return [
+        any(not np.array_equal(b, a) for b, a in zip(*both, strict=True))
+        for both in zip(before, after, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def glow():
+    found = three_parts()
+    found.initialize(make_small_images(np.random.default_rng(0)))
+    return found
+
+
+PHASES = {  # → which of three parts train
+    Phase((0, 1), (1,)): [True, True, False],
+    Phase((1, 2), (2,)): [False, True, True],
+    Phase((0, 2)): [True, False, True],
+    Phase((0,), (1, 2)): [True, False, False],
+    Phase((0, 2), (1, 2)): [True, False, True],
+}
+
+
+@pytest.mark.parametrize("devices", [(), DEVICES], ids=["one device", "a device for each part"])
+@pytest.mark.parametrize("phase", PHASES, ids=str)
+def test_the_parts_that_a_phase_names_train_and_no_others(phase, devices, glow, small_images):
+    own = three_parts(devices)
+    own.set_weights(glow.get_weights())
+    history = fit(own, [phase], small_images)
+    assert moved(of_parts(glow), of_parts(own)) == PHASES[phase]
+    for k, trains in enumerate(PHASES[phase], start=1):
+        assert np.isfinite(history[f"gradient_norm_{k}"][0]) == trains
+    assert np.isfinite(history["bpd"][0]) == (phase.last == 2)
+
+
+@pytest.mark.parametrize("devices", [(), DEVICES], ids=["one device", "a device for each part"])
+def test_parts_that_gradients_join_train_as_one_part_would(devices, glow, small_images):
+    joined, whole = three_parts(devices), glow.recut(parts="2,2")
+    joined.set_weights(glow.get_weights())
+    fit(joined, [Phase((0, 1), (1,)), Phase((2,))], small_images)
+    fit(whole, [glow_tf.one_part(0), glow_tf.one_part(1)], small_images)
+    for one, other in zip(joined.get_flow_weights(), whole.get_flow_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_gradients_that_cross_a_part_do_not_train_it(glow, small_images):
+    """Part 1 through part 2, as end to end, but part 2 stays."""
+    whole, through = glow.recut(), glow.recut()
+    for own, phase in ((whole, Phase((0, 1), (1,))), (through, Phase((0,), (1,)))):
+        trainer = glow_tf.PartsTrainer(own, [phase])
+        trainer.compile(glow_tf.TrainConfig(warmup_steps=0, clip_norm=0))
+        trainer.fit(small_images[:16], batch_size=16, verbose=0)
+    first, second = (of_parts(g) for g in (whole, through))
+    for one, other in zip(first[0], second[0], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    assert moved(of_parts(glow), second) == [True, False, False]
+
+
+def test_a_frozen_part_among_others_stays_and_they_train(glow, small_images):
+    own = glow.recut()
+    own.parts[0].trainable = False
+    fit(own, [glow_tf.end_to_end(3), glow_tf.simultaneous(3)], small_images)
+    before, after = ([part.get_weights() for part in g.parts] for g in (glow, own))
+    assert moved(before, after) == [False, True, True]
+
+
+def test_a_phase_of_frozen_parts_alone_is_refused(glow, small_images):
+    own = glow.recut()
+    own.parts[0].trainable = False
+    with pytest.raises(ConfigError, match=r"a part that has weights to train. Received: phase 'part 1'"):
+        fit(own, [glow_tf.one_part(0)], small_images)
+
+
+def test_a_phase_of_more_parts_than_there_are_is_refused(glow):
+    for phase in (Phase((3,)), Phase((0,), (3,)), glow_tf.end_to_end(2), glow_tf.simultaneous(4)):
+        with pytest.raises(ConfigError, match=r"made for the 3 parts of the glow. Received: phase"):
+            glow_tf.PartsTrainer(glow, [phase])
+
+
+def test_a_whole_phase_is_named_as_such(glow):
+    trainer = glow_tf.PartsTrainer(glow, [Phase((0, 1, 2), (1, 2)), Phase((0, 1, 2))])
+    assert [phase.kind for phase in trainer.phases] == ["end_to_end", "simultaneous"]
