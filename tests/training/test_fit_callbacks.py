@@ -324,19 +324,6 @@ def test_a_rate_set_as_training_begins_reaches_all_parts(small_images):
     )
 
 
-def test_a_part_without_weights_to_train_is_refused(small_images):
-    glow = small_glow(flow_steps=1, parts="by_block:2")
-    glow.parts[0].trainable = False
-    trainer = PartsTrainer(glow, phases("end_to_end", 2, 1))
-    trainer.compile("sgd")
-    with pytest.raises(
-        ConfigError,
-        match=r"weights to train.* leaving it out: .*recut\(parts=.*"
-        "Received: part 1 with trainable=False in phase 'end to end'",
-    ):
-        trainer.fit(small_images)
-
-
 def test_a_rate_set_for_each_part_by_the_user_is_kept(small_images):
     trainer = usual_trainer()
     trainer.optimizers[1].learning_rate = 7e-3

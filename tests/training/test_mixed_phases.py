@@ -1,5 +1,6 @@
 """Phases of any parts and cuts: what gradients join trains as one part would, and the rest stays as it is."""
 
+import keras
 import numpy as np
 import pytest
 from small import make_small_images, small_glow
@@ -19,7 +20,7 @@ def three_parts(devices=(), **changes):
 
 def fit(glow, phases, images):
     trainer = glow_tf.PartsTrainer(glow, phases)
-    trainer.compile(glow_tf.TrainConfig(warmup_steps=2, clip_norm=0.5))
+    trainer.compile([keras.optimizers.SGD(1e-2) for _ in glow.parts], clip_norm=0.5)
     return trainer.fit(images, batch_size=16, verbose=0).history
 
 
@@ -69,7 +70,7 @@ def test_parts_that_gradients_join_train_as_one_part_would(devices, glow, small_
     fit(joined, [Phase((0, 1), (1,)), Phase((2,))], small_images)
     fit(whole, [glow_tf.one_part(0), glow_tf.one_part(1)], small_images)
     for one, other in zip(joined.get_flow_weights(), whole.get_flow_weights(), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_gradients_that_cross_a_part_do_not_train_it(glow, small_images):
