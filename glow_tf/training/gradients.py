@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import keras
 import tensorflow as tf
 
 from glow_tf.glow import Glow, Passage
@@ -13,8 +12,6 @@ from glow_tf.likelihood import bits_per_dim
 from glow_tf.schedule import Phase
 from glow_tf.training.queues import DelayQueues
 from glow_tf.training.walk import Walk, total_loss
-
-Groups = Sequence[Sequence[keras.Variable]]
 
 
 class StepGradients(NamedTuple):
@@ -38,38 +35,55 @@ class StepGradients(NamedTuple):
     arrived: Sequence[tf.Tensor] | None = None
 
 
-def gradients_together(
-    evaluate: Callable[[], tuple[tf.Tensor, Sequence[tf.Tensor]]],
-    groups: Groups,
-    weight: tf.Tensor | None = None,
-) -> StepGradients:
-    """Computes the gradients of a step with one tape.
+class OneTape:
+    """Computes the gradients of a step with one tape, where all parts share a device.
 
     Only the phase's variables are watched, so nothing is recorded before the first active part.
 
     Args:
-      evaluate: runs the model; returns the loss of every example [B] and the truncated negative
-        log-likelihoods [B], in bits per dimension.
-      groups: the trained variables of each active part.
-      weight: 0 or 1 for every example, [B], where replicas may have batches of different sizes; None if all
-        have the same size.
+      walk: through the model.
+      reversible: activations are recomputed.
     """
-    variables = [v.value for group in groups for v in group]
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(variables)
-        losses, truncated = evaluate()
-        loss = mean_over_examples(losses, weight)
-        if weight is None:
-            scaled = loss / replicas  # the replicas' gradients are summed
-        else:
-            counts = tf.cast(weight, losses.dtype)
-            examples = _over_replicas(tf.reduce_sum(counts), replicas)
-            scaled = tf.math.divide_no_nan(tf.reduce_sum(counts * losses), examples)
-    flat = _over_replicas(tape.gradient(scaled, variables), replicas)
-    remaining = iter(flat)
-    of_parts = [[next(remaining) for _ in group] for group in groups]
-    return StepGradients(loss, truncated, of_parts, [], weight)
+
+    def __init__(self, walk: Walk, reversible: bool):
+        self._walk = walk
+        self._reversible = reversible
+
+    def __call__(
+        self, passage: Passage, phase: Phase, weight: tf.Tensor | None, queues: DelayQueues | None = None
+    ) -> StepGradients:
+        """Returns the gradients of a step.
+
+        Args:
+          passage: a batch before the first part, or before the one whose frozen prefix was cached.
+          phase: which parts run, and which cuts gradients cross.
+          weight: 0 or 1 for every example, [B], where replicas may have batches of different sizes; None if
+            all have the same size.
+          queues: None; batches wait between parts on devices of their own alone.
+        """
+        groups = self._walk.trained_variables(phase)
+        variables = [v.value for group in groups for v in group]
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            losses, truncated = self._walk.evaluate(passage, phase, reversible=self._reversible)
+            loss = mean_over_examples(losses, weight)
+            if weight is None:
+                scaled = loss / replicas  # the replicas' gradients are summed
+            else:
+                counts = tf.cast(weight, losses.dtype)
+                examples = _over_replicas(tf.reduce_sum(counts), replicas)
+                scaled = tf.math.divide_no_nan(tf.reduce_sum(counts * losses), examples)
+        remaining = iter(_over_replicas(tape.gradient(scaled, variables), replicas))
+        of_parts = [[next(remaining) for _ in group] for group in groups]
+        return StepGradients(loss, truncated, of_parts, [], weight, _arrived(weight, phase))
+
+
+def _arrived(weight: tf.Tensor | None, phase: Phase) -> list[tf.Tensor] | None:
+    """Returns for each part whether it has a batch, where one may be empty; None where all have one."""
+    if weight is None or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        return None
+    return [tf.reduce_sum(weight) > 0] * (phase.last + 1)
 
 
 def mean_over_examples(values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
@@ -87,39 +101,45 @@ def _over_replicas(values: Any, replicas: int) -> Any:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
-def gradients_by_device(
-    walk: Walk,
-    passage: Passage,
-    phase: Phase,
-    groups: Groups,
-    queues: DelayQueues | None,
-    weight: tf.Tensor | None = None,
-) -> StepGradients:
-    """Computes the gradients of a step, each part's on the part's own device.
+class TapePerPart:
+    """Computes the gradients of a step on the devices of the parts.
 
     A tape does not remember where it recorded, so every part has its own tape. Where gradients cross a cut,
     that of a part's input is handed back to the part before it.
 
     Args:
       walk: through a model whose parts have devices.
-      passage: a batch before the first part.
-      phase: which parts run, and whether gradients cross the cuts.
-      groups: the trained variables of each active part.
-      queues: where batches wait between parts; None if they do not.
-      weight: 0 or 1 for every example, [B]; None if all have weight 1.
     """
-    watched = {k: [v.value for v in group] for k, group in zip(phase.active, groups, strict=True)}
 
-    def visit(passage: Passage) -> _Record:
-        k = len(passage.truncated)
-        if queues is not None and k > 0:
-            passage = queues.exchange(k, passage)
-        return _forward(walk, passage, phase, watched.get(k, []), weight)
+    def __init__(self, walk: Walk):
+        self._walk = walk
 
-    records = walk.through(passage, phase, visit)
-    gradients, busy = _backward(walk.glow, phase, watched, records)
-    truncated = [bits_per_dim(t, walk.glow.image_shape) for t in records[-1].after.truncated]
-    return StepGradients(total_loss(records), truncated, gradients, busy, weight)
+    def __call__(
+        self, passage: Passage, phase: Phase, weight: tf.Tensor | None, queues: DelayQueues | None = None
+    ) -> StepGradients:
+        """Returns the gradients of a step; see `OneTape`.
+
+        Args:
+          passage: a batch before the first part.
+          phase: which parts run, and which cuts gradients cross.
+          weight: 0 or 1 for every example, [B]; None if all have weight 1.
+          queues: where batches wait between parts; None if they do not.
+        """
+        walk = self._walk
+        groups = walk.trained_variables(phase)
+        watched = {k: [v.value for v in group] for k, group in zip(phase.active, groups, strict=True)}
+        arrived = _arrived(weight, phase) if queues is None else queues.arrived()
+
+        def visit(passage: Passage) -> _Record:
+            k = len(passage.truncated)
+            if queues is not None and k > 0:
+                passage = queues.exchange(k, passage)
+            return _forward(walk, passage, phase, watched.get(k, []), weight)
+
+        records = walk.through(passage, phase, visit)
+        gradients, busy = _backward(walk.glow, phase, watched, records)
+        truncated = [bits_per_dim(t, walk.glow.image_shape) for t in records[-1].after.truncated]
+        return StepGradients(total_loss(records), truncated, gradients, busy, weight, arrived)
 
 
 class _Record(NamedTuple):

@@ -12,7 +12,7 @@ from glow_tf.bijectors.rate_factor import rate_factor
 from glow_tf.errors import ConfigError
 from glow_tf.internals import built_with_others, scale_rates, steps_made
 from glow_tf.schedule import Phase
-from glow_tf.training.gradients import Groups, StepGradients
+from glow_tf.training.gradients import StepGradients
 from glow_tf.training.optimizers import Fused, sums_gradients
 from glow_tf.training.skipping import SkippedSteps
 from glow_tf.training.walk import Walk
@@ -85,19 +85,17 @@ class Update:
             if isinstance(optimizer, Fused):
                 optimizer.sums_gradients = False
         self.glow = glow
+        self.walk = walk
         self.optimizers = list(optimizers)
         self.clip_norm = clip_norm
         self.skips = skips
 
-    def __call__(
-        self, phase: Phase, groups: Groups, step: StepGradients, batch: Callable[[], tf.Tensor]
-    ) -> Updated:
+    def __call__(self, phase: Phase, step: StepGradients, batch: Callable[[], tf.Tensor]) -> Updated:
         """Checks, clips and applies.
 
         Args:
           phase: what is trained.
-          groups: the trained variables of each active part.
-          step: their gradients.
+          step: the gradients of what it trains.
           batch: returns the step's dequantised images [B, H, W, C], for the diagnosis.
 
         Raises:
@@ -109,6 +107,7 @@ class Update:
         ]
         finite = self.skips.finite(phase, step, norms, batch)
         clipped = self._clipped(phase, step.gradients, norms)
+        groups = self.walk.trained_variables(phase)
         for k, own, variables in zip(phase.active, clipped, groups, strict=True):
             if not own:
                 continue

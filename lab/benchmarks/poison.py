@@ -133,8 +133,8 @@ def poisoned(poison: Poison | None) -> Iterator[None]:
     def batches_poisoned(self: context.Run, first_epoch: int, first_step: int = 0) -> Any:
         return poison.batches(batches(self, first_epoch, first_step), first_epoch)
 
-    def update_poisoned(self: Update, phase: Any, groups: Any, step: Any, *others: Any) -> Any:
-        return update(self, phase, groups, step._replace(gradients=poison.gradients(step.gradients)), *others)
+    def update_poisoned(self: Update, phase: Any, step: Any, *others: Any) -> Any:
+        return update(self, phase, step._replace(gradients=poison.gradients(step.gradients)), *others)
 
     if poison is not None:
         context.Run.training_batches = batches_poisoned

@@ -1,0 +1,71 @@
+"""Single steps and evaluations of a batch, as Keras has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from glow_tf.training import inputs
+from glow_tf.training.optimizers import count_steps
+from glow_tf.training.options import check_compiled
+from glow_tf.training.parts_model import PartsModel
+
+
+class OnBatch(PartsModel):
+    """A model that makes one step, or one evaluation, at a time."""
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: None = None,
+        class_weight: None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Makes one step of the current phase, as keras.Model.train_on_batch does.
+
+        Initialises the ActNorms from the batch if need be.
+
+        Args:
+          x: images uint8 [B, H, W, C]; or a tuple (images, noise), with noise in [0, 1).
+          y: for a model with classes, the labels, integers [B], if they do not end the tuple x; for others it
+            must be None.
+          sample_weight: must be None.
+          class_weight: must be None.
+          return_dict: as in keras.Model.train_on_batch.
+
+        Raises:
+          ConfigError: the batch does not fit the model, an argument has no meaning here, or rates need the
+            number of steps per epoch, which neither `compile` nor a `fit` has found out.
+          NonFiniteError, DivergedError: as in `fit`.
+        """
+        check_compiled(self, "train_on_batch")
+        count_steps(self.optimizers, None)
+        unused = {"sample_weight": sample_weight, "class_weight": class_weight}
+        batch = inputs.for_one_step(self.glow, x, y, unused, trains=True)
+        if not self.glow.initialized:
+            self.initialize(batch.images, batch.noise)
+        self.averages.start()
+        with self._skips.naming_faults():
+            # Keras hands its arguments on as the members of the batch.
+            logs = super().train_on_batch(batch.images, batch.noise, batch.labels, return_dict=return_dict)
+            self._skips.raise_fault(self.phase)
+        return logs
+
+    def test_on_batch(
+        self, x: Any, y: None = None, sample_weight: None = None, return_dict: bool = False
+    ) -> Any:
+        """Computes the bits per dimension of one batch, as keras.Model.test_on_batch does.
+
+        Args:
+          x: images uint8 [B, H, W, C]; or a tuple (images, noise), with noise in [0, 1).
+          y: must be None.
+          sample_weight: must be None.
+          return_dict: as in keras.Model.test_on_batch.
+
+        Raises:
+          ConfigError: the batch does not fit the model, or an argument has no meaning here.
+        """
+        check_compiled(self, "test_on_batch")
+        batch = inputs.for_one_step(self.glow, x, y, {"sample_weight": sample_weight}, trains=False)
+        with self.evaluating():
+            return super().test_on_batch(batch.images, batch.noise, return_dict=return_dict)

@@ -1,0 +1,265 @@
+"""What `PartsTrainer` is beside its loops: a model, its phases, optimizers and queues; how it is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from glow_tf.glow import Glow, Passage
+from glow_tf.internals import steps_made, untracked
+from glow_tf.schedule import Phase
+from glow_tf.training import inputs
+from glow_tf.training.averages import Averages
+from glow_tf.training.band import Band
+from glow_tf.training.batch import Batch, first_examples, initialization_examples, noise_of_step
+from glow_tf.training.datasets import Dataset
+from glow_tf.training.gradients import OneTape, TapePerPart
+from glow_tf.training.objective import Objectives, objectives_of
+from glow_tf.training.options import BEFORE, CompileOptions
+from glow_tf.training.phased_model import PhasedModel
+from glow_tf.training.prefix import PrefixCache
+from glow_tf.training.queues import DelayQueues
+from glow_tf.training.skipping import SkippedSteps
+from glow_tf.training.traffic import Traffic, step_traffic
+from glow_tf.training.update import Update
+from glow_tf.training.walk import Walk
+
+
+class PartsModel(PhasedModel):
+    """A `Glow` with an optimizer, a local objective and a device for each part; see `PartsTrainer`.
+
+    Args:
+      glow: the model to train, built.
+      phases: the phase of every epoch.
+      seed: of the order of the images and the noise, where `fit` is given an array.
+      objective: of one's own; see `objectives_of`.
+    """
+
+    def __init__(
+        self,
+        glow: Glow,
+        phases: Sequence[Phase] = (),
+        seed: int = 0,
+        objective: Objectives = None,
+        **kwargs,
+    ):
+        heads = [part.has_head for part in glow.parts]
+        super().__init__(phases, heads, timed=bool(glow.part_devices), **kwargs)
+        self.glow = glow
+        self.seed = seed
+        self.local_objectives = objectives_of(glow, objective)
+        self._untracked = untracked(walk=Walk(glow, self.local_objectives))
+        self.prefix_caches: dict[Phase, PrefixCache] = {}
+        self.rate_factors: list[tf.Variable] = []  # of a run, for each part
+        self.finished_epochs = 0  # of the run that `load_trainer` loads
+        self.build((None, *glow.image_shape))
+
+    def initialize(self, images: tf.Tensor, noise: tf.Tensor | None = None) -> None:
+        """Runs `Glow.initialize`, the same on all replicas; a restored model stays as it is.
+
+        Args:
+          images: uint8 [B, H, W, C].
+          noise: in [0, 1), [B, H, W, C]; by default, drawn from the seed of the model.
+
+        Raises:
+          ConfigError: the images or the noise do not fit the model.
+        """
+        with self.distribute_strategy.scope():
+            self.glow.initialize(images, noise)
+
+    def initialize_from(self, dataset: Dataset) -> None:
+        """Runs `initialize` on the first images of a dataset, unless the model is initialised.
+
+        Raises:
+          ConfigError: the dataset is empty, or its images do not fit the model.
+        """
+        if not self.glow.initialized:
+            count = initialization_examples(self.glow.image_shape)
+            with self.distribute_strategy.scope():
+                examples = first_examples(dataset, count, self._labelled)
+            self.initialize(*examples)
+
+    @property
+    def walk(self) -> Walk:
+        """What takes batches through the parts."""
+        return self._untracked.walk
+
+    @property
+    def _labelled(self) -> bool:
+        """Whether the batches that it trains on end with labels."""
+        return bool(self.glow.config.classes)
+
+    def traffic(self, phase: Phase) -> Traffic:
+        """Returns what a step of the phase moves between devices."""
+        return step_traffic(self.walk, phase, cached=phase in self.prefix_caches)
+
+    @property
+    def band(self) -> Band:
+        """What says of every step whether the losses and gradients are as they were."""
+        return self._skips.band
+
+    @property
+    def within_epoch(self) -> dict[str, Any]:
+        """What it knows of the running epoch, as checkpoints name it."""
+        return {"means": self.means.variables, "not_finite_in_a_row": self._skips.in_a_row}
+
+    def queues(self, phase: Phase) -> DelayQueues | None:
+        """Returns the queues between the parts in a phase; None if batches do not wait in it."""
+        return self._queues if phase.kind == "simultaneous" else None
+
+    # Steps
+
+    def compile_steps(
+        self, optimizers: Sequence[keras.optimizers.Optimizer], options: CompileOptions
+    ) -> None:
+        """Sets one optimizer per part, and how steps are computed; see `PartsTrainer.compile`."""
+        options = options.checked(self.glow, self.distribute_strategy, optimizers)
+        limits = (options.max_skipped_steps, options.max_outside_steps)
+        with self.distribute_strategy.scope():
+            self._skips = SkippedSteps(self.glow, optimizers, *limits, compiled=options.jit_compile)
+            self._update = Update(self.walk, optimizers, options.clip_norm, self._skips, options.rate_scaling)
+            self._gradients = (
+                TapePerPart(self.walk) if self.glow.part_devices else OneTape(self.walk, options.reversible)
+            )
+        self.averages = Averages(self.walk, optimizers)
+        # Keras callbacks that look at `model.optimizer` see the first part's.
+        super().compile(
+            optimizer=optimizers[0],
+            jit_compile=options.jit_compile,
+            steps_per_execution=options.steps_per_execution,
+            run_eagerly=options.run_eagerly,
+        )
+        self.optimizers, self.options = optimizers, options
+        self._queues: DelayQueues | None = None
+        self.forget_train_functions()
+        for part in self.glow.parts:
+            part.set_reversible(options.reversible)
+
+    def objectives(
+        self,
+        images: tf.Tensor,
+        noise: tf.Tensor | None,
+        phase: Phase,
+        index: tf.Tensor | None = None,
+        labels: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Evaluates what a phase evaluates.
+
+        Args:
+          images: uint8 [B, H, W, C].
+          noise: in [0, 1), [B, H, W, C]; drawn from the trainer's seed if None.
+          phase: which parts run, and whether gradients cross the cuts.
+          index: places of the examples in the training data, [B], where the phase has a `PrefixCache`.
+          labels: the class of each image, integers [B]; None scores a model with classes by their mixture.
+
+        Returns:
+          The loss of every example [B] and the truncated negative log-likelihoods [B], in bits per dimension;
+          see `Walk.evaluate`.
+        """
+        passage = self.entering(Batch(images, noise, index, labels), phase)
+        return self.walk.evaluate(passage, phase, reversible=self.options.reversible)
+
+    def entering(self, batch: Batch, phase: Phase) -> Passage:
+        """Returns a batch as it enters the first part that runs, or the one whose frozen prefix is cached."""
+        cache = self.prefix_caches.get(phase)
+        with self.glow.on_device_of(0):
+            passage = (
+                cache.passage(batch.third) if cache else self.glow.enter(batch.images, batch.noise, self.seed)
+            )
+        return passage._replace(labels=batch.labels)
+
+    def with_noise(self, batch: Batch, phase: Phase) -> Batch:
+        """Returns a batch with noise: new noise in every step, where a dataset has images alone."""
+        if batch.noise is not None:
+            return batch
+        # To which every batch comes first, also where batches wait; one without weights counts no steps.
+        trained = (k for k in phase.active if self.glow.parts[k].trainable_variables)
+        first = next(trained, phase.active[0])
+        step = steps_made(self.optimizers[first]).value
+        return batch._replace(noise=noise_of_step(batch.images, (self.seed, first), step))
+
+    # Epochs
+
+    def on_epoch_start(self, steps: int | None) -> None:
+        """Counts skipped steps anew, and starts the queues between parts."""
+        self._skips.begin_epoch(steps, goes_on=self.steps_before > 0)
+        if queues := self.queues(self.phase):
+            queues.start()
+
+    def on_step_end(self, last: bool) -> None:
+        """Stops if training diverged; after an epoch's last step, empties the queues."""
+        self._skips.raise_fault(self.phase)
+        if last:
+            self.empty_queues()
+
+    def empty_queues(self) -> None:
+        """Brings all parts to the same batch, where batches wait between them; the queues start anew."""
+        if queues := self.queues(self.phase):
+            queues.flush(self.train_function)
+            queues.start()
+
+    def _make_queues(self, dataset: Dataset, steps: int | None) -> None:
+        inputs.check_batches_of_one_size(dataset, steps)
+        if self._queues is None or self._queues.batch_spec != dataset.element_spec:
+            self._queues = DelayQueues(self.glow, dataset.element_spec, self.options.part_delay)
+            self.forget_train_functions()
+
+    def _missing_logs(self, first: int, epochs: int, validates: bool) -> dict[int, set[str]]:
+        """Returns what each epoch does not compute; after the last phase all are like the first one there."""
+        held_out = set() if validates else {"val_bpd", "val_bpd_se", "val_loss"}
+        last = min(epochs, max(first, len(self.phases)) + 1)
+        found = {epoch: self.phase_of(epoch) for epoch in range(first, last)}
+        names = {
+            p: {*self.means.names, *held_out} - {m.name for m in self.means.of(p)}
+            for p in set(found.values())
+        }
+        return {epoch: names[phase] for epoch, phase in found.items()}
+
+    # As a Keras model
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the glow's log-probabilities of uint8 images [B, H, W, C]: [B], nats."""
+        return self.glow.call(images)
+
+    def get_config(self) -> dict:
+        """See keras.Model."""
+        return {
+            "name": self.name,
+            "glow": keras.saving.serialize_keras_object(self.glow),
+            "phases": [phase.to_config() for phase in self.phases],
+            "seed": self.seed,
+            **({"objective": own} if any(own := self._own_objectives()) else {}),
+        }
+
+    def _own_objectives(self) -> list[dict | None]:
+        return [o and keras.saving.serialize_keras_object(o) for o in self.local_objectives]
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> PartsModel:
+        """See keras.Model."""
+        load, own = keras.saving.deserialize_keras_object, config.get("objective")
+        return cls(
+            load(config["glow"], custom_objects),
+            [Phase.from_config(phase) for phase in config["phases"]],
+            seed=config["seed"],
+            objective=[o and load(o, custom_objects) for o in own] if own else None,
+            name=config["name"],
+        )
+
+    def get_compile_config(self) -> dict | None:
+        """See keras.Model."""
+        if not self.compiled:
+            return None
+        optimizers = [keras.saving.serialize_keras_object(o) for o in self.optimizers]
+        return {"optimizers": optimizers, **self.options.to_config()}
+
+    def compile_from_config(self, config: dict) -> None:
+        """See keras.Model."""
+        optimizers = [keras.saving.deserialize_keras_object(o) for o in config.pop("optimizers")]
+        config = {**BEFORE, **config}
+        if not self.glow.part_devices:  # they are not saved
+            config["part_delay"] = 0
+        self.compile_steps(optimizers, CompileOptions(**config))
