@@ -22,7 +22,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "errors": ["ConfigError", "DivergedError", "NonFiniteError"],
         "schedule": ["Phase", "end_to_end", "one_part", "phases", "simultaneous"],
         "parts": ["Part", "PartOutput"],
-        "glow": ["Glow", "PartView"],
+        "passage": ["PartView"],
+        "glow": ["Glow"],
         "training.objective": ["LocalObjective"],
         "training.trainer": ["PartsTrainer"],
         "use.saved_model": ["export"],
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
     from glow_tf.errors import DivergedError as DivergedError
     from glow_tf.errors import NonFiniteError as NonFiniteError
     from glow_tf.glow import Glow as Glow
-    from glow_tf.glow import PartView as PartView
     from glow_tf.parts import Part as Part
     from glow_tf.parts import PartOutput as PartOutput
+    from glow_tf.passage import PartView as PartView
     from glow_tf.schedule import Phase as Phase
     from glow_tf.schedule import end_to_end as end_to_end
     from glow_tf.schedule import one_part as one_part

@@ -8,7 +8,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,61 +25,8 @@ from glow_tf.internals import layers_within
 from glow_tf.memory import check_memory
 from glow_tf.partition import part_layouts
 from glow_tf.parts import Part, for_prior, get_weights_by_step, set_weights_by_step
+from glow_tf.passage import PartView, Passage
 from glow_tf.weights_file import model_bytes
-
-
-class Passage(NamedTuple):
-    """A batch on its way through the parts.
-
-    Attributes:
-      h: output of the last part that has run, or the input of the first part, [B, H, W, C].
-      log_likelihood: sum of the log-likelihood terms of dequantisation and of the parts that have run, [B],
-        nats.
-      truncated: per part that has run, the negative log-likelihood of the flow that ends with it, [B], nats;
-        NaN if the part's output was not scored.
-      labels: the class of each example, integers [B]; None if it is not known, or the model has no classes.
-    """
-
-    h: tf.Tensor
-    log_likelihood: tf.Tensor
-    truncated: tuple[tf.Tensor, ...] = ()
-    labels: tf.Tensor | None = None
-
-    def isolated(self) -> Passage:
-        """Returns the passage with the gradient through h stopped, h still [B, H, W, C].
-
-        This is the only place where parts are isolated. `log_likelihood` and `truncated` need no such stop,
-        because the local objectives of later parts do not contain them.
-        """
-        return self._replace(h=tf.stop_gradient(self.h))
-
-
-class PartView(NamedTuple):
-    """What a part saw and made: all that a local objective may be a function of.
-
-    Attributes:
-      input: of the part, [B, H, W, C].
-      output: h_k, what goes on to the next part, [B, H', W', C'].
-      latents: the latents that the splits inside the part factored out, whitened, in forward order.
-      latents_log_prob: Σ log p(z | h) of the factored-out latents, [B], nats.
-      log_det: log|det| of the part's flow steps, [B], nats.
-      labels: the class of each example, integers [B]; None if it is not known.
-      truncated_nll: the part's own negative log-likelihood with its prior of the output, [B], nats; None if
-        it is not scored.
-    """
-
-    input: tf.Tensor
-    output: tf.Tensor
-    latents: tuple[tf.Tensor, ...]
-    latents_log_prob: tf.Tensor
-    log_det: tf.Tensor
-    labels: tf.Tensor | None
-    truncated_nll: tf.Tensor | None
-
-    @property
-    def log_likelihood_term(self) -> tf.Tensor:
-        """The part's term of the whole model's log-likelihood, without a prior of h; [B], nats."""
-        return self.latents_log_prob + self.log_det
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")

@@ -22,7 +22,7 @@ ORDER = [
     ["internals"],
     ["likelihood", "pieces", "density_model", "labels"],
     ["bijectors"],
-    ["parts", "endpoints"],
+    ["parts", "endpoints", "passage"],
     ["compiled_model"],
     ["glow"],
     ["data"],

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from glow_tf.glow import Glow, Passage
+from glow_tf.glow import Glow
 from glow_tf.likelihood import bits_per_dim
+from glow_tf.passage import Passage
 from glow_tf.schedule import Phase
 from glow_tf.training.queues import DelayQueues
 from glow_tf.training.walk import Walk, total_loss

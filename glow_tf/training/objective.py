@@ -11,7 +11,8 @@ import keras
 import tensorflow as tf
 
 from glow_tf.errors import ConfigError
-from glow_tf.glow import Glow, PartView
+from glow_tf.glow import Glow
+from glow_tf.passage import PartView
 
 
 class LocalObjective(keras.layers.Layer):

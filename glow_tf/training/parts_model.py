@@ -8,8 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.glow import Glow, Passage
+from glow_tf.glow import Glow
 from glow_tf.internals import steps_made, untracked
+from glow_tf.passage import Passage
 from glow_tf.schedule import Phase
 from glow_tf.training import inputs
 from glow_tf.training.averages import Averages

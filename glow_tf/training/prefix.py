@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from glow_tf.glow import Glow, Passage
+from glow_tf.glow import Glow
 from glow_tf.partition import FLOAT_BYTES, PartLayout
+from glow_tf.passage import Passage
 from glow_tf.pieces import in_streams
 
 
@@ -33,12 +34,11 @@ class PrefixCache:
         self.part = part
         self.before = before
         self.noise_epoch: int | None = None
-        dtype = glow.compute_dtype
         with tf.device("CPU:0"):
-            shape = glow.parts[part - 1].output_event_shape
-            self._h = tf.Variable(tf.zeros([examples, *shape], dtype), trainable=False)
-            self._log_likelihood = tf.Variable(tf.zeros([examples], dtype), trainable=False)
-            self._truncated = tf.Variable(tf.zeros([examples, part], dtype), trainable=False)
+            specs = Passage.specs(glow.parts[part - 1].output_event_shape, part, glow.compute_dtype)
+            self._kept = specs.map(
+                lambda spec: tf.Variable(tf.zeros([examples, *spec.shape], spec.dtype), trainable=False)
+            )
         self._store = tf.function(self._store_batch, autograph=False)
         self._traced = False
 
@@ -85,17 +85,12 @@ class PrefixCache:
           index: places of the examples in the training data, [B].
         """
         with tf.device("CPU:0"):
-            truncated = tf.unstack(tf.gather(self._truncated, index), axis=1)
-            return Passage(
-                tf.gather(self._h, index), tf.gather(self._log_likelihood, index), tuple(truncated)
-            )
+            return self._kept.map(lambda variable: tf.gather(variable, index))
 
     def _store_batch(self, images: tf.Tensor, noise: tf.Tensor, index: tf.Tensor) -> None:
         entered = self.before.passage(index) if self.before else self.glow.enter(images, noise)
         passage = in_streams(self._evaluate, entered)
-        rows = (passage.h, passage.log_likelihood, tf.stack(passage.truncated, axis=1))
-        for variable, values in zip((self._h, self._log_likelihood, self._truncated), rows, strict=True):
-            variable.scatter_update(tf.IndexedSlices(values, index))
+        self._kept.map(lambda v, values: v.scatter_update(tf.IndexedSlices(values, index)), passage)
 
     def _evaluate(self, passage: Passage) -> Passage:
         return self.glow.through_parts(passage, self.part)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
-from glow_tf.glow import Glow, Passage
+from glow_tf.glow import Glow
+from glow_tf.passage import Passage
 
 
 class DelayQueues:
@@ -33,14 +34,15 @@ class DelayQueues:
         self._step = tf.Variable(0, trainable=False)
         self._batches = tf.Variable(0, trainable=False)
         size = tf.nest.flatten(batch_spec)[0].shape[0]
+        labels_dtype = batch_spec[-1].dtype if glow.config.classes else None
         self._queues: dict[int, _Queue] = {}
         self._on_device_of = glow.on_device_of
         for k in range(1, self._num_parts):
             shape = glow.parts[k - 1].output_event_shape
-            real = [((size, *side), glow.compute_dtype) for side in (shape, (), (k,))]
-            labels = [((size,), batch_spec[-1].dtype)] if glow.config.classes else []
             with glow.on_device_of(k):
-                self._queues[k] = _Queue([*real, *labels], delay)
+                self._queues[k] = _Queue(
+                    Passage.specs(shape, k, glow.compute_dtype, labels_dtype), size, delay
+                )
 
     def start(self) -> None:
         """Starts an epoch: what the queues still hold belongs to no batch of it, and may not be finite."""
@@ -76,22 +78,18 @@ class DelayQueues:
 class _Queue:
     """The passages of the last `delay` batches, oldest first; zeros before there are any."""
 
-    def __init__(self, specs: Sequence[tuple[tuple[int, ...], str]], delay: int):
-        self._places = [
-            [tf.Variable(tf.zeros(shape, dtype), trainable=False) for shape, dtype in specs]
-            for _ in range(delay)
-        ]
+    def __init__(self, specs: Passage, size: int, delay: int):
+        def empty(spec: tf.TensorSpec) -> tf.Variable:
+            return tf.Variable(tf.zeros([size, *spec.shape], spec.dtype), trainable=False)
+
+        self._places = [specs.map(empty) for _ in range(delay)]
 
     def clear(self) -> None:
-        for variable in (variable for place in self._places for variable in place):
-            variable.assign(tf.zeros_like(variable))
+        for place in self._places:
+            place.map(lambda variable: variable.assign(tf.zeros_like(variable)))
 
     def exchange(self, passage: Passage) -> Passage:
-        waiting = [[variable.read_value() for variable in place] for place in self._places]
-        newest = [passage.h, passage.log_likelihood, tf.stack(passage.truncated, axis=1)]
-        newest += [] if passage.labels is None else [passage.labels]
-        for place, values in zip(self._places, [*waiting[1:], newest], strict=True):
-            for variable, value in zip(place, values, strict=True):
-                variable.assign(value)
-        h, log_likelihood, truncated, *labels = waiting[0]
-        return Passage(h, log_likelihood, tuple(tf.unstack(truncated, axis=1)), *labels)
+        waiting = [place.map(lambda variable: variable.read_value()) for place in self._places]
+        for place, values in zip(self._places, [*waiting[1:], passage], strict=True):
+            place.map(lambda variable, value: variable.assign(value), values)
+        return waiting[0]

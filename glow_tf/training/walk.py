@@ -8,8 +8,9 @@ from typing import NamedTuple, Protocol, TypeVar
 import keras
 import tensorflow as tf
 
-from glow_tf.glow import Glow, Passage
+from glow_tf.glow import Glow
 from glow_tf.likelihood import bits_per_dim
+from glow_tf.passage import Passage
 from glow_tf.pieces import in_streams
 from glow_tf.schedule import Phase
 from glow_tf.training.objective import LocalObjective, PriorObjective

@@ -10,7 +10,7 @@ from glow_tf import Glow, PartsTrainer, RunConfig, phases
 from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import part_devices
 from glow_tf.errors import ConfigError
-from glow_tf.glow import Passage
+from glow_tf.passage import Passage
 from glow_tf.training.optimizers import FusedAdamax
 from glow_tf.training.queues import DelayQueues
 

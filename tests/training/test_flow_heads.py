@@ -11,9 +11,9 @@ import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, export, phases
 from glow_tf.cost import relative_cost
 from glow_tf.devices.strategies import make_strategy, part_devices
-from glow_tf.glow import Passage
 from glow_tf.partition import part_layouts
 from glow_tf.parts import get_weights_by_step, set_weights_by_step
+from glow_tf.passage import Passage
 from glow_tf.schedule import end_to_end, one_part, simultaneous
 from glow_tf.training.optimizers import FusedAdamax
 
