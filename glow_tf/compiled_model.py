@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.density_model import DensityModel
-from glow_tf.endpoints import Endpoint
+from glow_tf.density_model import checked_images
+from glow_tf.endpoints import Endpoint, Endpoints
 from glow_tf.errors import ConfigError
+from glow_tf.flow import Flow
 from glow_tf.labels import checked_labels, labels_of_request, require_classes
 
 
@@ -150,22 +151,8 @@ class TrainedModel:
         return self._call("sample_label_checked", labels=labels, temperature=temperature, seed=seed)
 
     def checked(self, images: tf.Tensor) -> tf.Tensor:
-        """Checks images and converts them to a tensor, uint8 [B, H, W, C].
-
-        Within a `tf.function` a shape that is not known yet passes.
-
-        Raises:
-          ConfigError: images are not uint8 of shape [B, H, W, C], with (H, W, C) the model's `image_shape`
-            and B not 0.
-        """
-        images = tf.convert_to_tensor(images)
-        fits = images.dtype == tf.uint8 and images.shape.is_compatible_with([None, *self.image_shape])
-        if not fits or images.shape.num_elements() == 0:
-            raise ConfigError(
-                f"images must be uint8 of shape (batch, {', '.join(map(str, self.image_shape))}). "
-                f"Received: {images.dtype.name} of shape {images.shape}"
-            )
-        return images
+        """Checks images and converts them to a tensor, uint8 [B, H, W, C]; see `checked_images`."""
+        return checked_images(images, self.image_shape)
 
     def checked_labels(self, labels: Sequence[int] | tf.Tensor) -> tf.Tensor:
         """Checks labels and converts them to a tensor, int32 [B].
@@ -191,20 +178,21 @@ def _check_argument(name: str, value: Any, spec: tf.TensorSpec) -> None:
         )
 
 
-class CompiledModel(TrainedModel, DensityModel):
-    """A Keras model whose functions are compiled, for batches of any size.
+class CompiledModel(TrainedModel, Flow):
+    """A flow whose functions are compiled, for batches of any size."""
 
-    A subclass has `image_shape` and `classes`, and calls `compile_endpoints` when it is built.
-    """
-
-    def compile_endpoints(self, endpoints: Mapping[str, Endpoint]) -> None:
-        """Makes a compiled function of each endpoint; it is traced when it is first called."""
-        self._endpoints = dict(endpoints)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._endpoints = Endpoints(self).with_signatures()
         self._compiled = {
             # A partial for each model: of one method TensorFlow counts all traces, and warns of many.
             name: tf.function(functools.partial(function), input_signature=signature, autograph=False)
-            for name, (function, signature) in endpoints.items()
+            for name, (function, signature) in self._endpoints.items()
         }
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Computes `log_prob` with seed 0 when the model is called: uint8 [B, H, W, C] → [B], nats."""
+        return Endpoints(self).log_prob(images, 0)
 
     def _endpoint(self, name: str) -> Callable[..., Any]:
         return self._compiled[name]

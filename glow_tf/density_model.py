@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from glow_tf.errors import ConfigError
 
@@ -21,6 +22,25 @@ def checked_policy(policy: keras.DTypePolicy) -> str:
             f"policy. Received: dtype policy {policy.name!r}"
         )
     return policy.name
+
+
+def checked_images(images: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
+    """Checks images and converts them to a tensor, uint8 [B, H, W, C].
+
+    Within a `tf.function` a shape that is not known yet passes.
+
+    Raises:
+      ConfigError: images are not uint8 of shape [B, H, W, C], with (H, W, C) the model's `image_shape` and B
+        not 0.
+    """
+    images = tf.convert_to_tensor(images)
+    fits = images.dtype == tf.uint8 and images.shape.is_compatible_with([None, *image_shape])
+    if not fits or images.shape.num_elements() == 0:
+        raise ConfigError(
+            f"images must be uint8 of shape (batch, {', '.join(map(str, image_shape))}). "
+            f"Received: {images.dtype.name} of shape {images.shape}"
+        )
+    return images
 
 
 class DensityModel(keras.Model):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tensorflow as tf
 
 from glow_tf import likelihood
 from glow_tf.bijectors.networks import full_precision
+from glow_tf.flow import Flow
 from glow_tf.pieces import filled_if_empty, in_streams
-
-if TYPE_CHECKING:
-    from glow_tf.glow import Glow
 
 # A function that users call, and the signature that it is compiled for.
 Endpoint = tuple[Callable[..., tf.Tensor | dict[str, tf.Tensor]], list[tf.TensorSpec]]
@@ -47,14 +46,14 @@ class Endpoints:
       glow: the model.
     """
 
-    def __init__(self, glow: Glow):
+    def __init__(self, glow: Flow):
         self.glow = glow
 
     def with_signatures(self) -> dict[str, Endpoint]:
         """Returns each function with its signature."""
         glow = self.glow
         images = tf.TensorSpec((None, *glow.image_shape), tf.uint8, name="images")
-        eps = tf.TensorSpec((None, glow.dimensions), glow.compute_dtype, name="eps")
+        eps = tf.TensorSpec((None, math.prod(glow.image_shape)), glow.compute_dtype, name="eps")
         seed = tf.TensorSpec((), tf.int32, name="seed")
         num = tf.TensorSpec((), tf.int32, name="num")
         temperature = tf.TensorSpec((), tf.float32, name="temperature")
@@ -143,7 +142,7 @@ class Endpoints:
         if self.glow.classes:
             labels = tf.map_fn(lambda seed: self._labels(seed, []), seeds, fn_output_signature=tf.int32)
         eps = tf.map_fn(lambda seed: self._latents(seed, []), seeds, fn_output_signature=dtype)
-        eps = tf.ensure_shape(eps, [None, self.glow.dimensions])
+        eps = tf.ensure_shape(eps, [None, math.prod(self.glow.image_shape)])
         own = tf.cast(_one_for_each(seeds, temperatures), dtype)
         v, _ = self._dequantized(own[:, tf.newaxis] * eps, labels)
         return self.glow.dequantize.to_uint8(v)
@@ -173,7 +172,7 @@ class Endpoints:
     # Keys set the latents and the labels of a seed apart.
 
     def _latents(self, seed: tf.Tensor, batch: list) -> tf.Tensor:
-        shape = [*batch, self.glow.dimensions]
+        shape = [*batch, math.prod(self.glow.image_shape)]
         return tf.random.stateless_normal(shape, seed=[seed, 1], dtype=self.glow.compute_dtype)
 
     def _labels(self, seed: tf.Tensor, batch: list) -> tf.Tensor:

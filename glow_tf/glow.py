@@ -1,32 +1,20 @@
-"""Glow: the parts in order, as a probability density of images."""
+"""Glow: a compiled flow with its settings, its presets and other cuts of it."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
-from glow_tf import likelihood, presets
-from glow_tf.bijectors import Bijector, Dequantize
+from glow_tf import presets
 from glow_tf.compiled_model import CompiledModel
 from glow_tf.config import SAME_FUNCTION, ModelConfig
-from glow_tf.density_model import checked_policy
-from glow_tf.endpoints import Endpoints
 from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.internals import layers_within
-from glow_tf.memory import check_memory
-from glow_tf.partition import part_layouts
-from glow_tf.parts import Part, for_prior, get_weights_by_step, set_weights_by_step
-from glow_tf.passage import PartView, Passage
-from glow_tf.weights_file import model_bytes
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -55,35 +43,6 @@ class Glow(CompiledModel):
     """
 
     presets = presets.Catalogue()
-
-    def __init__(self, config: ModelConfig, part_devices: Sequence[str] = (), **kwargs):
-        super().__init__(**kwargs)
-        self.config = config
-        self.part_devices = tuple(part_devices)
-        if self.part_devices and len(self.part_devices) != config.num_parts:
-            raise ValueError(
-                f"part_devices must name {config.num_parts} devices, one per part, or none. "
-                f"Received: {self.part_devices}"
-            )
-        layouts = part_layouts(config)
-        # Twice: each weight is drawn before it is stored.
-        check_memory(
-            2 * model_bytes(config), "the model's weights", "take a smaller width or fewer flow_steps"
-        )
-        policy = checked_policy(self.dtype_policy)
-        self.dequantize = Dequantize(config.n_bits, dtype=policy)
-        self.parts = [
-            Part.from_layout(
-                layout,
-                config,
-                last=k == len(layouts),
-                dtype=policy,
-                name=f"part_{k}",
-            )
-            for k, layout in enumerate(layouts, start=1)
-        ]
-        self.build((None, *config.image_shape))
-        self.compile_endpoints(Endpoints(self).with_signatures())
 
     @classmethod
     def from_preset(cls, preset: str | os.PathLike, **changes: Any) -> Glow:
@@ -150,224 +109,6 @@ class Glow(CompiledModel):
         """
         whole = self.recut(dtype="float32", parts="1", local_prior="standard", precision="float32")
         presets.write(pathlib.Path(folder), whole.config, whole.save_weights, about or {}, weights_dtype)
-
-    def build(self, input_shape: object = None) -> None:
-        """Builds the parts on the image shape of the config; `input_shape` is ignored."""
-        shape = self.image_shape
-        self.dequantize.build((None, *shape))
-        for k, part in enumerate(self.parts):
-            if not part.built:
-                with self.on_device_of(k):
-                    part.build((None, *shape))
-            shape = part.output_event_shape
-        self.built = True
-
-    def on_device_of(self, k: int) -> contextlib.AbstractContextManager:
-        """Returns a context in which operations run on the device of part k, from 0."""
-        return tf.device(self.part_devices[k]) if self.part_devices else contextlib.nullcontext()
-
-    def get_flow_weights(self) -> list[np.ndarray]:
-        """Returns the weights flow step by flow step; the list is the same wherever the model is cut.
-
-        It does not contain the local priors, which only training uses.
-        """
-        return get_weights_by_step(self._bijectors_and_top_prior())
-
-    def set_flow_weights(self, weights: Sequence[np.ndarray]) -> None:
-        """Sets the weights to the `get_flow_weights` of a model that differs from this one only in its cuts.
-
-        Raises:
-          ValueError: there are too few or too many weights, or one has another shape.
-        """
-        set_weights_by_step(self._bijectors_and_top_prior(), weights)
-
-    def _bijectors_and_top_prior(self) -> list[Bijector]:
-        return [*(b for part in self.parts for b in part.bijectors), self.parts[-1].prior]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images."""
-        return self.config.image_shape
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes that the top prior knows; empty if it knows none."""
-        return self.config.classes
-
-    @property
-    def initialized(self) -> bool:
-        """Whether the weights that depend on data have been initialised or restored."""
-        flags = [v for v in self.non_trainable_variables if v.name.endswith("initialized")]
-        return all(bool(tf.reduce_all(flag.value > 0)) for flag in flags)
-
-    def initialize(self, images: tf.Tensor, noise: tf.Tensor | None = None) -> None:
-        """Sets every ActNorm from a batch, part by part in the forward direction.
-
-        Call it once before training, eagerly and outside of `strategy.run`. ActNorms that are already
-        initialised or restored keep their weights.
-
-        Args:
-          images: uint8 [B, H, W, C]; a few hundred training images.
-          noise: dequantisation noise in [0, 1), [B, H, W, C]; by default, drawn from the config's seed.
-
-        Raises:
-          ConfigError: the images or the noise do not fit the model.
-        """
-        h = self.dequantize.forward(self.dequantized(images, noise, seed=self.config.seed))
-        for k, part in enumerate(self.parts):
-            with self.on_device_of(k):
-                h = part.initialize(h)
-
-    def dequantized(
-        self, images: tf.Tensor, noise: tf.Tensor | float | None = None, seed: tf.Tensor | int = 0
-    ) -> tf.Tensor:
-        """Dequantises images: adds noise to the levels of their bytes.
-
-        Args:
-          images: uint8 [B, H, W, C].
-          noise: in [0, 1), [B, H, W, C] or one number for all; by default, drawn from the seed.
-          seed: of the noise; unused if noise is given.
-
-        Returns:
-          v in [0, 2^n_bits), [B, H, W, C], in the compute dtype.
-
-        Raises:
-          ConfigError: `checked` refuses the images.
-          ValueError, InvalidArgumentError: the shape of noise is not that of the images.
-        """
-        images = self.checked(images)
-        if noise is None:
-            noise = tf.random.stateless_uniform(tf.shape(images), seed=[seed, 0], dtype=self.compute_dtype)
-        elif np.ndim(noise):  # not one number for all pixels
-            tf.debugging.assert_equal(tf.shape(noise), tf.shape(images), "noise must have the images' shape")
-        return self.dequantize.levels(images) + tf.cast(noise, self.compute_dtype)
-
-    def enter(
-        self,
-        images: tf.Tensor,
-        noise: tf.Tensor | None,
-        seed: tf.Tensor | int = 0,
-        labels: tf.Tensor | None = None,
-    ) -> Passage:
-        """Dequantises images and makes the passage that enters the first part.
-
-        Args:
-          images: uint8 [B, H, W, C]; `checked` refuses others.
-          noise: in [0, 1), [B, H, W, C]; None draws it from the seed.
-          seed: of the noise; unused if noise is given.
-          labels: the class of each image, integers [B]; None if it is not known.
-
-        Returns:
-          The passage before part 1. Its `log_likelihood` is the log-determinant of dequantisation, [B], nats.
-
-        Raises:
-          ValueError, InvalidArgumentError: the shape of noise is not that of the images.
-        """
-        entered = self.dequantize.forward_and_log_det(self.dequantized(images, noise, seed))
-        return Passage(*entered, labels=labels)
-
-    def through_next_part(self, passage: Passage, scored: bool = True) -> tuple[Passage, PartView]:
-        """Runs the next part on a passage; `len(passage.truncated)` is the number of parts that have run.
-
-        Args:
-          passage: from `enter` or from this method.
-          scored: whether the part's local prior scores its output.
-
-        Returns:
-          The passage after the part, and what the part saw and made.
-
-        Raises:
-          IndexError: all parts have run.
-        """
-        h, log_likelihood, truncated, labels = passage
-        k = len(truncated)
-        known = labels if k == len(self.parts) - 1 else None  # the top prior alone knows classes
-        with self.on_device_of(k):
-            output = self.parts[k].call(h)
-            nll = self.parts[k].truncated_nll(output, known) if scored else None
-            own = nll - log_likelihood if scored else math.nan * tf.ones_like(log_likelihood)
-            log_likelihood_after = log_likelihood + output.log_likelihood_term
-        return Passage(output.h, log_likelihood_after, (*truncated, own), labels), PartView(
-            h, *output, labels, nll
-        )
-
-    def through_parts(self, passage: Passage, stop: int | None = None) -> Passage:
-        """Runs the next parts on a passage, up to part `stop` (from 0, not included); None runs all parts.
-
-        A part with a flow head is not scored: only training needs that, and pays for it.
-        """
-        for part in self.parts[len(passage.truncated) : stop]:
-            passage, _ = self.through_next_part(passage, scored=not part.has_head)
-        return passage
-
-    def forward_and_log_det(
-        self, v: tf.Tensor, labels: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Whitens dequantised values: v [B, H, W, C] → eps [B, D], log|det d eps/d v| [B] nats.
-
-        A model with classes whitens the top latent by the prior of the labels, integers [B], if they are
-        given; see `ClassPrior`.
-        """
-        h, log_det = self.dequantize.forward_and_log_det(v)
-        latents = []
-        for k, part in enumerate(self.parts):
-            with self.on_device_of(k):
-                output = part.call(h)
-            # Whitening is part of this map: log p(z | h) = log N(eps) + its log-determinant.
-            log_det += output.log_likelihood_term
-            log_det -= sum(likelihood.standard_normal_log_prob(eps) for eps in output.latents)
-            latents += output.latents
-            h = output.h
-        top, whitening = self.parts[-1].prior.forward_and_log_det(h, *for_prior(labels))
-        eps = [tf.reshape(z, [-1, math.prod(z.shape[1:])]) for z in (*latents, top)]
-        return tf.concat(eps, axis=1), log_det + whitening
-
-    def inverse_and_log_det(
-        self, eps: tf.Tensor, labels: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Inverts `forward_and_log_det`: eps [B, D] → v [B, H, W, C], log|det d v/d eps| [B] nats."""
-        v = self.inverse(eps, labels=labels)
-        return v, -self.forward_and_log_det(v, labels)[1]
-
-    def inverse(
-        self,
-        eps: tf.Tensor,
-        bound: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
-        labels: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """Maps whitened latents to dequantised values: eps [B, D] → v [B, H, W, C].
-
-        `bound` changes activations; see `Part.inverse`. `sample` clips them with `ActivationLimit`.
-        `labels` are as in `forward_and_log_det`.
-        """
-        shapes = [shape for part in self.parts for shape in part.latent_shapes]
-        shapes.append(self.parts[-1].output_event_shape)
-        pieces = tf.split(eps, [math.prod(shape) for shape in shapes], axis=1)
-        latents = [tf.reshape(z, [-1, *s]) for z, s in zip(pieces, shapes, strict=True)]
-        h = self.parts[-1].prior.inverse_and_log_det(latents.pop(), *for_prior(labels))[0]
-        for k, part in reversed(list(enumerate(self.parts))):
-            own = [latents.pop() for _ in part.latent_shapes]
-            with self.on_device_of(k):
-                h = part.inverse(h, own[::-1], bound)
-        return self.dequantize.inverse(h)
-
-    def dequantized_log_prob(self, v: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns the exact log-density of v [B, H, W, C], given labels [B] if there are any: [B], nats."""
-        passage = Passage(*self.dequantize.forward_and_log_det(v), labels=labels)
-        return -self.through_parts(passage).truncated[-1]
-
-    def dequantized_label_log_probs(self, v: tf.Tensor) -> tf.Tensor:
-        """Returns the exact log-density of v [B, H, W, C] given each label: [B, classes], nats."""
-        passage = Passage(*self.dequantize.forward_and_log_det(v))
-        passage = self.through_parts(passage, len(self.parts) - 1)
-        with self.on_device_of(len(self.parts) - 1):
-            output = self.parts[-1].call(passage.h)
-            rest = passage.log_likelihood + output.log_likelihood_term
-            return rest[:, tf.newaxis] + self.parts[-1].prior.log_prob_by_label(output.h)
-
-    def call(self, images: tf.Tensor) -> tf.Tensor:
-        """Computes `log_prob` with seed 0 when the model is called: uint8 [B, H, W, C] → [B], nats."""
-        return Endpoints(self).log_prob(images, 0)
 
     def get_config(self) -> dict:
         """See keras.Layer; `frozen` counts the layers within the model that are not trained."""

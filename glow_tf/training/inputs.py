@@ -123,6 +123,15 @@ def check_executions(steps_per_execution: int, steps: int | None, initial_step: 
         )
 
 
+def of_unknown_length(dataset: Dataset, initial_step: int) -> Dataset:
+    """Returns a dataset whose length Keras does not know, if steps pass before it begins.
+
+    Keras counts these steps, too: a dataset of known length would end before its end.
+    """
+    passes = initial_step and isinstance(dataset, tf.data.Dataset)
+    return dataset.filter(lambda *_: True) if passes else dataset
+
+
 def for_evaluation(
     glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: dict[str, Any]
 ) -> Dataset:

@@ -196,11 +196,8 @@ class PartsTrainer(OnBatch):
         start_reading(dataset)
         if not (first or initial_step):
             self.band.forget()
-        if initial_step and isinstance(dataset, tf.data.Dataset):
-            # Keras counts the steps that pass, too: a dataset of known length would end before its end.
-            dataset = dataset.filter(lambda *_: True)
         with self._skips.naming_faults():
-            return super().fit(dataset, **kwargs)
+            return super().fit(inputs.of_unknown_length(dataset, initial_step), **kwargs)
 
     def _check_rates(self, given: Mapping[str, Any], steps_per_epoch: int | None, initial_step: int) -> None:
         """Tells the rates how many steps an epoch has, and checks them; see `fit`."""
