@@ -5,6 +5,7 @@ import contextvars
 from collections.abc import Iterator, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector
@@ -121,6 +122,16 @@ class Repeatable(Bijector):
 
     def reseed(self, seed: int) -> None:
         """Gives the random weights their starting values of another seed; the base class has none."""
+
+    def starting_values(self, count: int) -> list[np.ndarray]:
+        """Returns the starting values of copies, stacked; copy k, from 0, has the seed of this one plus k."""
+        variables, seed = all_variables(self), self.get_config().get("seed", 0)
+        starts = [np.empty((count, *v.shape), v.dtype) for v in variables]
+        for k in range(count):
+            self.reseed(seed + k)
+            for start, variable in zip(starts, variables, strict=True):
+                start[k] = variable.numpy()
+        return starts
 
 
 def all_variables(bijector: Bijector) -> list[keras.Variable]:

@@ -1,45 +1,26 @@
 """Copies of one bijector, one after another, traced once for all of them."""
 
 import contextlib
-import contextvars
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, Shape
-from glow_tf.bijectors.networks import in_full_precision
 from glow_tf.bijectors.rate_factor import copy_scaling
 from glow_tf.bijectors.repeatable import (
     Repeatable,
     all_variables,
-    are_weights_constant,
     weight_operations,
     with_weights,
 )
-from glow_tf.internals import function_kept_whole, untracked
+from glow_tf.bijectors.tracing import TracedOnce
+from glow_tf.internals import untracked
 from glow_tf.pieces import in_streams, join, pieces_of
 
 Weights = list[tf.Tensor]
-
-_functions_inlined = contextvars.ContextVar("functions_inlined", default=False)
-
-
-@contextlib.contextmanager
-def functions_inlined() -> Iterator[None]:
-    """Within the context, TensorFlow may put the functions of stacks into the graph that calls them.
-
-    XLA needs this for gradients within a loop, such as those of a compiled Markov chain. Otherwise a stack's
-    functions are kept whole, and TensorFlow optimises each of them once for all copies.
-    """
-    token = _functions_inlined.set(True)
-    try:
-        yield
-    finally:
-        _functions_inlined.reset(token)
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -81,13 +62,14 @@ class Stack(Bijector):
         self.count = count
         self.reversible = reversible
         # Keras must not track the bijector: its variables only stand for the copies' weights.
-        self._untracked = untracked(bijector=bijector, traced={})
+        self._untracked = untracked(bijector=bijector)
+        self._call = TracedOnce()
 
     def build(self, input_shape: Shape) -> None:
         """Creates the weights of all copies, with the starting values of each copy."""
         bijector = self._untracked.bijector
         bijector.build(input_shape)
-        starts = self._starting_values(bijector.get_config().get("seed", 0))
+        starts = bijector.starting_values(self.count)
         self._stacked = []
         for variable, values in zip(all_variables(bijector), starts, strict=True):
             weight = self.add_weight(
@@ -100,15 +82,6 @@ class Stack(Bijector):
             copy_scaling(variable, weight)
             self._stacked.append(weight)
         self.built = True
-
-    def _starting_values(self, seed: int) -> list[np.ndarray]:
-        bijector = self._untracked.bijector
-        starts = [np.empty((self.count, *v.shape), v.dtype) for v in all_variables(bijector)]
-        for k in range(self.count):
-            bijector.reseed(seed + k)
-            for start, variable in zip(starts, all_variables(bijector), strict=True):
-                start[k] = variable.numpy()
-        return starts
 
     def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
@@ -240,21 +213,13 @@ class Stack(Bijector):
         with with_weights(bijector, weights):
             return bijector.inverse_and_log_det(y)
 
-    def _call(self, function: Callable, *args: Any) -> Any:
-        """Calls a function of weights and activations; within a `tf.function`, it is traced only once."""
-        if not tf.inside_function() or are_weights_constant():
-            return function(*args)
-        inlined = _functions_inlined.get()
-        traced, key = self._untracked.traced, (function.__name__, in_full_precision(), inlined)
-        if key not in traced:
-            traced[key] = tf.function(function, autograph=False) if inlined else function_kept_whole(function)
-        return traced[key](*args)
-
     def get_config(self) -> dict:
         """See keras.Layer."""
+        bijector = self._untracked.bijector
+        unbuilt = type(bijector).from_config(bijector.get_config())
         return {
             **super().get_config(),
-            "bijector": keras.saving.serialize_keras_object(_unbuilt(self._untracked.bijector)),
+            "bijector": keras.saving.serialize_keras_object(unbuilt),
             "count": self.count,
             "reversible": self.reversible,
         }
@@ -264,10 +229,6 @@ class Stack(Bijector):
         """See keras.Layer."""
         config = dict(config)
         return cls(keras.saving.deserialize_keras_object(config.pop("bijector")), **config)
-
-
-def _unbuilt(bijector: Repeatable) -> Repeatable:
-    return type(bijector).from_config(bijector.get_config())
 
 
 def _rows(stacked: list[tf.Tensor], count: int) -> list[Weights]:

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from glow_tf.bijectors import Bijector
-from glow_tf.bijectors.stack import functions_inlined
+from glow_tf.bijectors.tracing import functions_inlined
 from glow_tf.glow import Glow
 
 tfb, tfd = tfp.bijectors, tfp.distributions

@@ -176,7 +176,7 @@ def test_pulling_back_from_the_output_gives_the_gradients(repeatable, x):
 
 
 def test_what_only_a_stack_needs_is_in_its_own_base_class():
-    only_for_stack = {"fold", "forward_folded", "pull_back", "reseed"}
+    only_for_stack = {"fold", "forward_folded", "pull_back", "reseed", "starting_values"}
     assert only_for_stack <= vars(Repeatable).keys()
     for layer in (Bijector, Chain, Split, Squeeze, Dequantize, GaussianPrior, Stack):
         assert not any(hasattr(layer, name) for name in only_for_stack), layer
