@@ -5,37 +5,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors import Bijector, ClassPrior, FlowStep, GaussianPrior, Split, Squeeze, Stack
+from glow_tf.bijectors.bijector import PartOutput
 from glow_tf.config import ModelConfig
 from glow_tf.partition import PartLayout
-
-
-class PartOutput(NamedTuple):
-    """What a part computes from its input.
-
-    Attributes:
-      h: input of the next part, [B, H, W, C].
-      latents: the latents that the splits inside the part factored out, whitened by their priors, in forward
-        order; each [B, H', W', C'].
-      latents_log_prob: Σ log p(z | h) of the factored-out latents, [B], nats.
-      log_det: log|det| of the part's flow steps, [B], nats.
-    """
-
-    h: tf.Tensor
-    latents: tuple[tf.Tensor, ...]
-    latents_log_prob: tf.Tensor
-    log_det: tf.Tensor
-
-    @property
-    def log_likelihood_term(self) -> tf.Tensor:
-        """The part's term of the whole model's log-likelihood, without a prior of h; [B], nats."""
-        return self.latents_log_prob + self.log_det
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -93,10 +71,8 @@ class Part(keras.Model):
         for bijector in self.bijectors:
             if not bijector.built:  # Keras has already built one that it loaded
                 bijector.build(shape)
-            shape = bijector.output_shape_of(shape)
-            if isinstance(bijector, Split):
-                shape = (*shape[:-1], shape[-1] // 2)
-                self.latent_shapes.append(shape[1:])
+            shape, latent_shapes = bijector.shapes_in_part(shape)
+            self.latent_shapes += [latent_shape[1:] for latent_shape in latent_shapes]
         if not self.prior.built:
             self.prior.build(shape)
         self.output_event_shape = shape[1:]
@@ -108,17 +84,10 @@ class Part(keras.Model):
 
     def call(self, h: tf.Tensor) -> PartOutput:
         """Runs the part forward: [B, H, W, C] → `PartOutput`."""
-        latents = []
-        latents_log_prob = log_det = tf.zeros(tf.shape(h)[:1], h.dtype)
+        output = PartOutput.start(h)
         for bijector in self.bijectors:
-            if isinstance(bijector, Split):
-                h, eps, log_prob = bijector.factor_out(h)
-                latents.append(eps)
-                latents_log_prob += log_prob
-            else:
-                h, change = bijector.forward_and_log_det(h)
-                log_det += change
-        return PartOutput(h, tuple(latents), latents_log_prob, log_det)
+            output = bijector.forward_in_part(output)
+        return output
 
     def inverse(
         self,
@@ -140,15 +109,8 @@ class Part(keras.Model):
         Raises:
           ValueError: the part is not built.
         """
-        remaining = list(latents)
         for bijector in reversed(self.bijectors):
-            if isinstance(bijector, Split):
-                h = bijector.merge(h, remaining.pop())
-            elif isinstance(bijector, Stack):
-                h = bijector.inverse(h, bound)
-            else:
-                h = bijector.inverse(h)
-            h = bound(h)
+            h, latents = bijector.inverse_in_part(h, latents, bound)
         return h
 
     def initialize(self, h: tf.Tensor) -> tf.Tensor:
@@ -167,10 +129,7 @@ class Part(keras.Model):
           ValueError: the part is not built yet, and the shape of h does not fit its bijectors.
         """
         for bijector in self.bijectors:
-            if isinstance(bijector, Split):
-                h = bijector.factor_out(h)[0]
-            else:
-                h = bijector.initialize(h)
+            h = bijector.initialize_in_part(h)
         self.prior.initialize(h)
         return h
 
@@ -200,15 +159,14 @@ class Part(keras.Model):
     def set_reversible(self, reversible: bool) -> None:
         """Sets whether backpropagation recomputes the activations of the flow steps; see `Stack`."""
         for bijector in self.bijectors:
-            if isinstance(bijector, Stack):
-                bijector.reversible = reversible
+            bijector.reversible = reversible
         if self.has_head:
             self.prior.set_reversible(reversible)
 
     @property
     def reversible(self) -> bool:
         """Whether backpropagation recomputes the activations of the flow steps."""
-        return any(isinstance(bijector, Stack) and bijector.reversible for bijector in self.bijectors)
+        return any(bijector.reversible for bijector in self.bijectors)
 
     @property
     def has_head(self) -> bool:
@@ -274,13 +232,7 @@ def get_weights_by_step(bijectors: Sequence[Bijector]) -> list[np.ndarray]:
     The list is the same however the flow steps are distributed over stacks: a stack's weight [copies, …] is
     one entry for each copy, without this axis.
     """
-    found: list[np.ndarray] = []
-    for bijector in bijectors:
-        values = bijector.get_weights()
-        if isinstance(bijector, Stack):
-            values = [value[k] for k in range(bijector.count) for value in values]
-        found += values
-    return found
+    return [value for bijector in bijectors for value in bijector.get_weights_by_step()]
 
 
 def set_weights_by_step(bijectors: Sequence[Bijector], weights: Sequence[np.ndarray]) -> None:
@@ -291,11 +243,10 @@ def set_weights_by_step(bijectors: Sequence[Bijector], weights: Sequence[np.ndar
     """
     remaining = iter(weights)
     for bijector in bijectors:
-        count = bijector.count if isinstance(bijector, Stack) else 1
-        rows = [list(itertools.islice(remaining, len(bijector.weights))) for _ in range(count)]
-        if any(len(row) < len(bijector.weights) for row in rows):
+        count = len(bijector.weights) * len(bijector.step_names)
+        own = list(itertools.islice(remaining, count))
+        if len(own) < count:
             raise ValueError(f"weights end before {bijector.name}. Received: {len(weights)} weights")
-        stacked = [np.stack(column) for column in zip(*rows, strict=True)]
-        bijector.set_weights(stacked if isinstance(bijector, Stack) else rows[0])
+        bijector.set_weights_by_step(own)
     if next(remaining, None) is not None:
         raise ValueError(f"the model has fewer weights than were given. Received: {len(weights)} weights")

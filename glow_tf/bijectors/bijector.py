@@ -1,12 +1,47 @@
 """The contract that every bijector keeps."""
 
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 # By default TensorFlow rounds float32 products on newer GPUs to 10 bits: a flow would not invert itself.
 tf.config.experimental.enable_tensor_float_32_execution(False)
 
 Shape = tuple[int | None, ...]
+Latents = Sequence[tf.Tensor]
+Bound = Callable[[tf.Tensor], tf.Tensor]
+
+
+class PartOutput(NamedTuple):
+    """What a part computes from its input.
+
+    Attributes:
+      h: input of the next part, [B, H, W, C].
+      latents: the latents that the splits inside the part factored out, whitened by their priors, in forward
+        order; each [B, H', W', C'].
+      latents_log_prob: Σ log p(z | h) of the factored-out latents, [B], nats.
+      log_det: log|det| of the part's flow steps, [B], nats.
+    """
+
+    h: tf.Tensor
+    latents: tuple[tf.Tensor, ...]
+    latents_log_prob: tf.Tensor
+    log_det: tf.Tensor
+
+    @classmethod
+    def start(cls, h: tf.Tensor) -> "PartOutput":
+        """Returns the output of a part without bijectors, whose input is h [B, H, W, C]."""
+        zeros = tf.zeros(tf.shape(h)[:1], h.dtype)
+        return cls(h, (), zeros, zeros)
+
+    @property
+    def log_likelihood_term(self) -> tf.Tensor:
+        """The part's term of the whole model's log-likelihood, without a prior of h; [B], nats."""
+        return self.latents_log_prob + self.log_det
 
 
 class Bijector(keras.layers.Layer):
@@ -24,9 +59,20 @@ class Bijector(keras.layers.Layer):
     override `initialize`. A bijector that `Stack` can repeat derives from `Repeatable` instead. The map must
     be a bijection; `tests/bijectors/test_bijector_contract.py` checks that of every bijector of this package.
 
+    A `Part` is a loop over bijectors, and knows no kind of them. It calls the methods from `forward_in_part`
+    on, and most bijectors have the defaults. One that factors latents out, as `Split` does, overrides
+    `forward_in_part`, `inverse_in_part`, `initialize_in_part` and `shapes_in_part`. `Stack`, which is several
+    steps, overrides what concerns steps.
+
     Shapes: arguments and results are [B, H, W, C] (batch first, three event dimensions); log_det is [B],
     in nats, in the layer's compute dtype (float32 by default).
+
+    Attributes:
+      reversible: whether backpropagation recomputes activations. It may be set on every bijector; only on a
+        `Stack` it has an effect.
     """
+
+    reversible = False
 
     def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns f(x) [B, H', W', C'] and log|det df(x)/dx| [B] in nats, for x [B, H, W, C]."""
@@ -71,6 +117,66 @@ class Bijector(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Shape) -> tuple[Shape, Shape]:
         """Returns the shapes of both results of `call`."""
         return self.output_shape_of(input_shape), (input_shape[0],)
+
+    def forward_in_part(self, so_far: PartOutput) -> PartOutput:
+        """Runs forward from what the bijectors before it made, and adds its own terms to theirs."""
+        h, log_det = self.forward_and_log_det(so_far.h)
+        return so_far._replace(h=h, log_det=so_far.log_det + log_det)
+
+    def inverse_in_part(self, h: tf.Tensor, latents: Latents, bound: Bound) -> tuple[tf.Tensor, Latents]:
+        """Undoes `forward_in_part`.
+
+        Args:
+          h: what goes on after the bijector, [B, H', W', C'].
+          latents: those that it and the bijectors before it factored out, in forward order.
+          bound: changes the result of every inverted step, [B, H, W, C].
+
+        Returns:
+          The bijector's input [B, H, W, C], and the latents that the bijectors before it factored out.
+        """
+        return bound(self.inverse(h)), latents
+
+    def initialize_in_part(self, x: tf.Tensor) -> tf.Tensor:
+        """Does what `initialize` does, and returns only what goes on, [B, H', W', C']."""
+        return self.initialize(x)
+
+    def shapes_in_part(self, input_shape: Shape) -> tuple[Shape, tuple[Shape, ...]]:
+        """Returns the shape of what goes on, and those of the latents that are factored out."""
+        return self.output_shape_of(input_shape), ()
+
+    def log_scales_in_part(self, x: tf.Tensor) -> tuple[tf.Tensor, Latents, tf.Tensor]:
+        """Runs forward, and returns how far each step amplifies on the way.
+
+        Args:
+          x: [B, H, W, C].
+
+        Returns:
+          What goes on [B, H', W', C'], the latents that are factored out, and the largest |log s| of the 1×1
+          convolution and of the coupling of each step, [steps, 2], nats; −∞ where a step has none.
+        """
+        output = self.forward_in_part(PartOutput.start(x))
+        return output.h, output.latents, tf.fill([1, 2], tf.constant(-math.inf, x.dtype))
+
+    @property
+    def step_names(self) -> list[str]:
+        """How messages name the steps: the bijector itself is one, and in a `Stack`, every copy is one."""
+        return [self.name]
+
+    def steps(self) -> Iterator[tuple[str, Callable[[PartOutput], PartOutput]]]:
+        """Yields the name and `forward_in_part` of each step, valid until the next one is asked for."""
+        yield self.name, self.forward_in_part
+
+    def get_weights_by_step(self) -> list[np.ndarray]:
+        """Returns the weights, those of one step after those of another."""
+        return self.get_weights()
+
+    def set_weights_by_step(self, weights: Sequence[np.ndarray]) -> None:
+        """Sets the weights to a list from `get_weights_by_step`.
+
+        Raises:
+          ValueError: there are too few or too many weights, or one has another shape.
+        """
+        self.set_weights(weights)
 
     def ensure_built(self, x: tf.Tensor) -> None:
         """Builds the layer from the shape of x if it is not built yet."""

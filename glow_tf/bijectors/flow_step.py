@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
-from glow_tf.bijectors.bijector import Shape, per_example
+from glow_tf.bijectors.bijector import Latents, Shape, per_example
 from glow_tf.bijectors.coupling import Coupling, pop_coupling_config
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
 from glow_tf.bijectors.rate_factor import scales_with
@@ -75,11 +75,11 @@ class FlowStep(Repeatable):
         x, actnorm_log_det = self.actnorm.inverse_and_log_det(normed)
         return x, coupling_log_det + conv_log_det + actnorm_log_det
 
-    def forward_and_log_scales(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def log_scales_in_part(self, x: tf.Tensor) -> tuple[tf.Tensor, Latents, tf.Tensor]:
         """See base."""
         mixed = self.conv.forward(self.actnorm.forward(x))
         y, of_coupling = self.coupling.forward_and_log_scale(mixed)
-        return y, tf.stack([self.conv.largest_log_scale(), of_coupling])
+        return y, (), tf.stack([[self.conv.largest_log_scale(), of_coupling]])
 
     def fold(self) -> list[tf.Tensor]:
         """Multiplies the two linear maps and folds the network.

@@ -74,18 +74,6 @@ class Repeatable(Bijector):
         with with_weights(self, folded):
             return self.forward_and_log_det(x)
 
-    def forward_and_log_scales(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Runs `forward`, and returns how far the bijector amplifies on the way.
-
-        Args:
-          x: [B, H, W, C].
-
-        Returns:
-          f(x) [B, H, W, C], and the largest |log s| of 1×1 convolutions and of couplings, [2], nats; 0 by
-          default.
-        """
-        return self.forward(x), tf.zeros([2], x.dtype)
-
     def pull_back(
         self,
         y: tf.Tensor,

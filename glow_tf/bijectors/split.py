@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, no_log_det, soft_bound
+from glow_tf.bijectors.bijector import Bijector, Bound, Latents, PartOutput, Shape, no_log_det, soft_bound
 from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND
 from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.config import PRIORS
@@ -16,7 +16,7 @@ class Split(Bijector):
 
     Let x = [h, z], halved along the channels, and let p(z | h) be a Gaussian with mean μ(h) and deviation
     σ(h). `factor_out(x)` returns h, the *whitened* latent eps = (z − μ(h)) / σ(h), and log p(z | h).
-    `merge(h, eps)` is its inverse. As a bijector of the whole tensor:
+    `merge(h, eps)` is its inverse. In a part, h goes on and eps does not. As a bijector of the whole tensor:
     Forward:   y = [h, eps]      log_det = −Σ log σ(h), so log p(z | h) = log N(eps; 0, I) + log_det
     Inverse:   x = [h, eps · σ(h) + μ(h)]
 
@@ -72,6 +72,25 @@ class Split(Bijector):
         """See class."""
         self.require_built()
         return self._colour(*tf.split(y, 2, axis=-1))
+
+    def forward_in_part(self, so_far: PartOutput) -> PartOutput:
+        """See base: adds its latent, and log p(z | h) to those of the latents."""
+        h, eps, log_prob = self.factor_out(so_far.h)
+        latents, latents_log_prob = (*so_far.latents, eps), so_far.latents_log_prob + log_prob
+        return so_far._replace(h=h, latents=latents, latents_log_prob=latents_log_prob)
+
+    def inverse_in_part(self, h: tf.Tensor, latents: Latents, bound: Bound) -> tuple[tf.Tensor, Latents]:
+        """See base."""
+        return bound(self.merge(h, latents[-1])), latents[:-1]
+
+    def initialize_in_part(self, x: tf.Tensor) -> tf.Tensor:
+        """See base."""
+        return self.factor_out(x)[0]
+
+    def shapes_in_part(self, input_shape: Shape) -> tuple[Shape, tuple[Shape, ...]]:
+        """See base."""
+        half = (*input_shape[:-1], input_shape[-1] // 2)
+        return half, (half,)
 
     def _whiten(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         self.ensure_built(x)

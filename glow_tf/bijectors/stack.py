@@ -2,20 +2,16 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape
+from glow_tf.bijectors.bijector import Bijector, Bound, Latents, PartOutput, Shape
 from glow_tf.bijectors.rate_factor import copy_scaling
-from glow_tf.bijectors.repeatable import (
-    Repeatable,
-    all_variables,
-    weight_operations,
-    with_weights,
-)
+from glow_tf.bijectors.repeatable import Repeatable, all_variables, weight_operations, with_weights
 from glow_tf.bijectors.tracing import TracedOnce
 from glow_tf.internals import untracked
 from glow_tf.pieces import in_streams, join, pieces_of
@@ -99,18 +95,6 @@ class Stack(Bijector):
 
         return run(x, *[t for t in folded if t.dtype.is_floating])
 
-    def forward_and_log_scales(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns f(x) and what each copy's `forward_and_log_scales` reports, [count, 2]."""
-        scales = []
-        for weights in self._weights():
-            x, own = self._call(self._log_scales_one, weights, x)
-            scales.append(own)
-        return x, tf.stack(scales)
-
-    def name_of(self, k: int) -> str:
-        """Returns how messages name copy k, from 0."""
-        return f"{self.name} (number {k + 1} of {self.count})"
-
     def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         total = 0.0
@@ -119,16 +103,40 @@ class Stack(Bijector):
             total += log_det
         return y, total
 
-    def inverse(self, y: tf.Tensor, bound: Callable[[tf.Tensor], tf.Tensor] = tf.identity) -> tf.Tensor:
-        """Returns f⁻¹(y).
-
-        Args:
-          y: [B, H, W, C].
-          bound: changes the output of every copy, [B, H, W, C]; by default, the exact inverse, it does not.
-        """
+    def inverse_in_part(self, h: tf.Tensor, latents: Latents, bound: Bound) -> tuple[tf.Tensor, Latents]:
+        """See base."""
         for weights in reversed(self._weights()):
-            y = bound(self._call(self._inverse_one, weights, y)[0])
-        return y
+            h = bound(self._call(self._inverse_one, weights, h)[0])
+        return h, latents
+
+    def log_scales_in_part(self, x: tf.Tensor) -> tuple[tf.Tensor, Latents, tf.Tensor]:
+        """See base."""
+        scales = []
+        for weights in self._weights():
+            x, _, own = self._call(self._log_scales_one, weights, x)
+            scales.append(own)
+        return x, (), tf.concat(scales, axis=0)
+
+    @property
+    def step_names(self) -> list[str]:
+        """See base."""
+        return [f"{self.name} (number {k + 1} of {self.count})" for k in range(self.count)]
+
+    def steps(self) -> Iterator[tuple[str, Callable[[PartOutput], PartOutput]]]:
+        """See base."""
+        for k, name in enumerate(self.step_names):
+            with self.copy(k) as copy:
+                yield name, copy.forward_in_part
+
+    def get_weights_by_step(self) -> list[np.ndarray]:
+        """See base: copy by copy, without the axis of the copies."""
+        values = self.get_weights()
+        return [value[k] for k in range(self.count) for value in values]
+
+    def set_weights_by_step(self, weights: Sequence[np.ndarray]) -> None:
+        """See base."""
+        own = len(self.weights)
+        self.set_weights([np.stack(weights[i::own]) for i in range(own)])
 
     def initialize(self, x: tf.Tensor) -> tf.Tensor:
         """See base: initialises each copy on the output of the previous one."""
@@ -203,10 +211,10 @@ class Stack(Bijector):
         passed = [(g, log_det) for g, (_, log_det) in zip(x_gradients, gradients, strict=True)]
         return list(xs), passed, [tf.add_n(column) for column in zip(*of_weights, strict=True)]
 
-    def _log_scales_one(self, weights: Weights, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _log_scales_one(self, weights: Weights, x: tf.Tensor) -> Any:
         bijector = self._untracked.bijector
         with with_weights(bijector, weights):
-            return bijector.forward_and_log_scales(x)
+            return bijector.log_scales_in_part(x)
 
     def _inverse_one(self, weights: Weights, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         bijector = self._untracked.bijector

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors import Split, Stack
 from glow_tf.bijectors.networks import full_precision
 from glow_tf.endpoints import ActivationLimit
 from glow_tf.glow import Glow
@@ -63,14 +61,14 @@ class Probe:
     def __init__(self, glow: Glow, images: tf.Tensor):
         self.glow = glow
         self.v = glow.dequantized(images, noise=0.5)
-        self._stacks = list(_stacks(glow))
+        self._steps = _steps(glow)
         # A partial for each probe: of one method TensorFlow counts all traces, and warns of many.
         self._measured = tf.function(functools.partial(self._measure), autograph=False)
 
     def __call__(self) -> Conditioning:
         """Measures the model as it is now."""
         scales, error = self._measured()
-        return Conditioning(*_largest(self._stacks, scales.numpy()), float(error))
+        return Conditioning(*_largest(self._steps, scales.numpy()), float(error))
 
     def _measure(self) -> tuple[tf.Tensor, tf.Tensor]:
         with full_precision():
@@ -86,39 +84,34 @@ def largest_log_scales(glow: Glow, v: tf.Tensor) -> tuple[Amplification, Amplifi
       glow: the model.
       v: dequantised images [B, H, W, C]; the couplings' scales depend on them.
     """
-    return _largest(list(_stacks(glow)), _encode(glow, v)[1].numpy())
+    return _largest(_steps(glow), _encode(glow, v)[1].numpy())
 
 
-def _stacks(glow: Glow) -> Iterator[tuple[int, Stack]]:
-    for k, part in enumerate(glow.parts, start=1):
-        yield from ((k, bijector) for bijector in part.bijectors if isinstance(bijector, Stack))
+def _steps(glow: Glow) -> list[tuple[int, str]]:
+    """Returns the part and the name of every step."""
+    parts = enumerate(glow.parts, start=1)
+    return [(k, name) for k, part in parts for bijector in part.bijectors for name in bijector.step_names]
 
 
 def _encode(glow: Glow, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Encodes dequantised images v [B, H, W, C] flow step by flow step.
+    """Encodes dequantised images v [B, H, W, C] step by step.
 
     Returns:
       The whitened latents [B, D], and the largest |log s| of the convolution and of the coupling of every
-      flow step, [steps, 2].
+      step, [steps, 2].
     """
     latents, scales, h = [], [], glow.dequantize.forward(v)
     for k, part in enumerate(glow.parts):
         with glow.on_device_of(k):
             for bijector in part.bijectors:
-                if isinstance(bijector, Stack):
-                    h, own = bijector.forward_and_log_scales(h)
-                    scales.append(own)
-                elif isinstance(bijector, Split):
-                    h, eps, _ = bijector.factor_out(h)
-                    latents.append(eps)
-                else:
-                    h = bijector.forward(h)
+                h, factored_out, own = bijector.log_scales_in_part(h)
+                latents += factored_out
+                scales.append(own)
     latents.append(glow.parts[-1].prior.forward(h))
     return tf.concat([tf.reshape(z, [len(v), -1]) for z in latents], axis=1), tf.concat(scales, axis=0)
 
 
-def _largest(stacks: list[tuple[int, Stack]], scales: np.ndarray) -> tuple[Amplification, ...]:
-    names = [(k, stack.name_of(i)) for k, stack in stacks for i in range(stack.count)]
+def _largest(steps: list[tuple[int, str]], scales: np.ndarray) -> tuple[Amplification, ...]:
     # One that is not a number is larger than any.
     worst = np.argmax(np.where(np.isnan(scales), np.inf, scales), axis=0)
-    return tuple(Amplification(float(scales[at, kind]), *names[at]) for kind, at in enumerate(worst))
+    return tuple(Amplification(float(scales[at, kind]), *steps[at]) for kind, at in enumerate(worst))

@@ -1,14 +1,13 @@
 """Finds out where a number stopped being finite, and what is to be known about training that diverged."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
-from glow_tf.bijectors import Split, Stack
 from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.glow import Glow
-from glow_tf.parts import Part
+from glow_tf.parts import Part, PartOutput
 from glow_tf.schedule import Phase
 from glow_tf.training.band import Observed
 from glow_tf.training.conditioning import largest_log_scales
@@ -103,11 +102,10 @@ def _widest(glow: Glow, phase: Phase, v: tf.Tensor) -> str:
     """Says which bijector's input is largest."""
     h, largest, where = glow.dequantize.forward(v), -1.0, ""
     for k, part in enumerate(glow.parts[: phase.last + 1], start=1):
-        for name, forward in _one_by_one(part):
-            size = float(tf.reduce_max(tf.abs(h)))
+        for name, x, output in _step_by_step(part, h):
+            size, h = float(tf.reduce_max(tf.abs(x))), output.h
             if not size <= largest:
-                largest, where = size, f"part {k}, bijector {name}, whose inputs range over {_range(h)}"
-            h = forward(h)[0]
+                largest, where = size, f"part {k}, bijector {name}, whose inputs range over {_range(x)}"
     return f"The largest inputs are those of {where}."
 
 
@@ -120,11 +118,10 @@ def _skipped(in_a_row: int) -> str:
 def _first_fault(glow: Glow, phase: Phase, v: tf.Tensor) -> str | None:
     h = glow.dequantize.forward(v)
     for k, part in enumerate(glow.parts[: phase.last + 1], start=1):
-        for name, forward in _one_by_one(part):
-            before = h
-            h, *others = forward(h)
-            if not all(bool(tf.reduce_all(tf.math.is_finite(t))) for t in (h, *others)):
-                return f"part {k}, bijector {name}, whose inputs range over {_range(before)}"
+        for name, x, output in _step_by_step(part, h):
+            h = output.h
+            if not all(bool(tf.reduce_all(tf.math.is_finite(t))) for t in (h, output.log_likelihood_term)):
+                return f"part {k}, bijector {name}, whose inputs range over {_range(x)}"
         if phase.minimises_objective_of(k - 1) and not bool(
             tf.reduce_all(tf.math.is_finite(part.prior.log_prob(h)))
         ):
@@ -132,17 +129,13 @@ def _first_fault(glow: Glow, phase: Phase, v: tf.Tensor) -> str | None:
     return None
 
 
-def _one_by_one(part: Part) -> Iterator[tuple[str, Callable]]:
-    """Yields the name and the forward function of every bijector, and of every copy in a stack."""
+def _step_by_step(part: Part, h: tf.Tensor) -> Iterator[tuple[str, tf.Tensor, PartOutput]]:
+    """Runs a part forward from h; yields each step's name, its input, and what the part has made after it."""
+    output = PartOutput.start(h)
     for bijector in part.bijectors:
-        if isinstance(bijector, Split):
-            yield bijector.name, bijector.factor_out
-        elif isinstance(bijector, Stack):
-            for k in range(bijector.count):
-                with bijector.copy(k) as copy:
-                    yield bijector.name_of(k), copy.forward_and_log_det
-        else:
-            yield bijector.name, bijector.forward_and_log_det
+        for name, forward in bijector.steps():
+            x, output = output.h, forward(output)
+            yield name, x, output
 
 
 def _range(x: tf.Tensor) -> str:

@@ -23,9 +23,11 @@ from glow_tf.bijectors import (
     Squeeze,
     Stack,
 )
-from glow_tf.bijectors.bijector import per_example
+from glow_tf.bijectors.bijector import PartOutput, no_log_det, per_example
 from glow_tf.bijectors.transforms import TRANSFORMS, Transform
 from glow_tf.glow import Glow
+from glow_tf.likelihood import standard_normal_log_prob
+from glow_tf.parts import Part
 
 SHAPE = (4, 4, 4)
 F64 = {"dtype": "float64"}
@@ -47,6 +49,32 @@ class Negate(Bijector):
         return -y, per_example(tf.zeros([], y.dtype), y)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class LastChannelOut(Bijector):
+    """Factors out one channel, as no bijector of the package does."""
+
+    def forward_and_log_det(self, x):
+        return x, no_log_det(x)
+
+    def inverse_and_log_det(self, y):
+        return y, no_log_det(y)
+
+    def forward_in_part(self, so_far):
+        h, eps = so_far.h[..., :-1], so_far.h[..., -1:]
+        log_prob = so_far.latents_log_prob + standard_normal_log_prob(eps)
+        return so_far._replace(h=h, latents=(*so_far.latents, eps), latents_log_prob=log_prob)
+
+    def inverse_in_part(self, h, latents, bound):
+        return bound(tf.concat([h, latents[-1]], axis=-1)), latents[:-1]
+
+    def initialize_in_part(self, x):
+        return x[..., :-1]
+
+    def shapes_in_part(self, input_shape):
+        *others, channels = input_shape
+        return (*others, channels - 1), ((*others, 1),)
+
+
 class SinhArcsinh(Transform):
     """y = sinh(arcsinh(b) + t): a transform that is not affine, and reads one output per channel."""
 
@@ -64,6 +92,7 @@ class SinhArcsinh(Transform):
 
 BIJECTORS = {
     "two_methods_alone": lambda: Negate(**F64),
+    "last_channel_out": lambda: LastChannelOut(**F64),
     "dequantize_8": lambda: Dequantize(8, **F64),
     "dequantize_1": lambda: Dequantize(1, **F64),
     "squeeze": lambda: Squeeze(**F64),
@@ -100,6 +129,8 @@ BIJECTORS = {
     "glow_tanh_reverse": make_glow(scale="tanh", permutation="reverse"),
 }
 
+IN_PARTS = {name: make for name, make in BIJECTORS.items() if not name.startswith("glow")}
+
 REPEATABLES = {
     name: make
     for name, make in BIJECTORS.items()
@@ -123,6 +154,19 @@ def bijector(request):
 @pytest.fixture(scope="module", params=REPEATABLES.values(), ids=REPEATABLES.keys())
 def repeatable(request):
     return perturbed(request.param)
+
+
+@pytest.fixture(scope="module", params=IN_PARTS.values(), ids=IN_PARTS.keys())
+def in_part(request):
+    return perturbed(request.param)
+
+
+@pytest.fixture
+def so_far(rng):
+    """What a part may have made before a bijector."""
+    return PartOutput(*(tf.constant(rng.normal(size=size)) for size in ((3, *SHAPE), 3, 3, 3)))._replace(
+        latents=(tf.ones([3, 2, 2, 5], tf.float64),)
+    )
 
 
 @pytest.fixture
@@ -152,6 +196,90 @@ def test_log_det_is_that_of_the_autodiff_jacobian_both_ways(bijector, x):
 def test_inverse_log_det_is_minus_the_forward_one(bijector, x):
     y, log_det = bijector.forward_and_log_det(x)
     np.testing.assert_allclose(bijector.inverse_and_log_det(y)[1], -log_det, atol=1e-9)
+
+
+def test_in_a_part_a_bijector_adds_its_latents_and_its_likelihood(in_part, so_far):
+    output = in_part.forward_in_part(so_far)
+    assert output.latents[:1] == so_far.latents
+    y, log_det = in_part.forward_and_log_det(so_far.h)
+    np.testing.assert_array_equal(tf.concat([output.h, *output.latents[1:]], axis=-1), y)
+    added = log_det + sum(standard_normal_log_prob(eps) for eps in output.latents[1:])
+    np.testing.assert_allclose(
+        output.log_likelihood_term, so_far.log_likelihood_term + added, rtol=1e-12, atol=1e-12
+    )
+    shapes = in_part.shapes_in_part((3, *SHAPE))
+    assert shapes == (tuple(output.h.shape), tuple(tuple(eps.shape) for eps in output.latents[1:]))
+
+
+def test_in_a_part_a_bijector_is_undone_with_its_own_latents(in_part, so_far):
+    output = in_part.forward_in_part(so_far)
+    h, latents = in_part.inverse_in_part(output.h, output.latents, tf.identity)
+    np.testing.assert_allclose(h, so_far.h, atol=1e-9)
+    assert latents == so_far.latents
+
+
+def test_in_a_part_every_step_of_the_inverse_is_bounded(in_part, so_far):
+    output, bounded = in_part.forward_in_part(so_far), []
+    result, _ = in_part.inverse_in_part(output.h, output.latents, lambda h: bounded.append(h) or h + 1)
+    assert len(bounded) == len(in_part.step_names)
+    np.testing.assert_array_equal(result, bounded[-1] + 1)
+
+
+def test_in_a_part_initialisation_returns_what_goes_on(in_part, so_far):
+    twin = _twin(in_part)
+    h = twin.initialize_in_part(so_far.h)
+    np.testing.assert_allclose(h, twin.forward_in_part(so_far).h, atol=1e-9)
+
+
+def test_step_by_step_a_bijector_does_what_it_does_at_once(in_part, so_far):
+    names, stepped = [], so_far
+    for name, forward in in_part.steps():
+        names.append(name)
+        stepped = forward(stepped)
+    assert names == in_part.step_names
+    assert len(set(names)) == (in_part.count if isinstance(in_part, Stack) else 1)
+    output = in_part.forward_in_part(so_far)
+    for mine, expected in zip(tf.nest.flatten(stepped), tf.nest.flatten(output), strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-10)
+
+
+def test_the_log_scales_of_every_step_come_with_what_it_computes(in_part, so_far):
+    h, latents, scales = in_part.log_scales_in_part(so_far.h)
+    output = in_part.forward_in_part(so_far)
+    for mine, expected in zip((h, *latents), (output.h, *output.latents[1:]), strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-10)
+    assert scales.shape == (len(in_part.step_names), 2)
+    assert ((scales >= 0) | (scales == -np.inf)).numpy().all()
+
+
+def test_weights_by_step_make_the_same_bijector_again(in_part):
+    weights, twin = in_part.get_weights_by_step(), _twin(in_part)
+    assert len(weights) == len(in_part.weights) * len(in_part.step_names)
+    twin.set_weights([np.zeros_like(value) for value in twin.get_weights()])
+    twin.set_weights_by_step(weights)
+    for mine, others in zip(twin.get_weights(), in_part.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, others)
+
+
+def test_recomputation_may_be_asked_of_every_bijector(in_part, so_far):
+    twin, expected = _twin(in_part), in_part.forward_in_part(so_far)
+    for reversible in (True, False):
+        twin.reversible = reversible
+        for mine, others in zip(
+            tf.nest.flatten(twin.forward_in_part(so_far)), tf.nest.flatten(expected), strict=True
+        ):
+            np.testing.assert_allclose(mine, others, atol=1e-10)
+
+
+def test_a_part_takes_a_bijector_of_ones_own_that_factors_latents_out(x):
+    part = Part([Negate(**F64), LastChannelOut(**F64), Negate(**F64)], GaussianPrior(**F64), **F64)
+    part.build(x.shape)
+    output = part.call(x)
+    assert part.latent_shapes == [(4, 4, 1)]
+    assert part.output_event_shape == output.h.shape[1:] == (4, 4, 3)
+    np.testing.assert_array_equal(part.inverse(output.h, output.latents), x)
+    np.testing.assert_array_equal(part.initialize(x), output.h)
+    np.testing.assert_allclose(part.truncated_nll(output), -standard_normal_log_prob(x), rtol=1e-12)
 
 
 def test_folded_weights_do_what_the_weights_do(repeatable, x):
@@ -253,10 +381,7 @@ def test_gradients_reach_every_trainable_weight(bijector, x):
 
 
 def test_config_and_weights_make_the_same_bijector_again(bijector, x):
-    twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(bijector))
-    if not twin.built:
-        twin.build((None, *SHAPE))
-    twin.set_weights(bijector.get_weights())
+    twin = _twin(bijector)
     for mine, others in zip(bijector.forward_and_log_det(x), twin.forward_and_log_det(x), strict=True):
         np.testing.assert_array_equal(mine, others)
 
@@ -327,6 +452,15 @@ INVALID = {
 def test_invalid_arguments_are_named(make, match):
     with pytest.raises(ValueError, match=rf"{match}.*Received"):
         make()
+
+
+def _twin(bijector):
+    """Returns a bijector of the same config and weights."""
+    twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(bijector))
+    if not twin.built:
+        twin.build((None, *SHAPE))
+    twin.set_weights(bijector.get_weights())
+    return twin
 
 
 def _jacobian_log_det(function, x):
