@@ -123,7 +123,7 @@ class Glow(CompiledModel):
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Glow:
         """See keras.Layer."""
         glow = cls(ModelConfig(**config["config"]), name=config["name"], dtype=config["dtype"])
-        if frozen := config.get("frozen"):
+        if frozen := set(config.get("frozen", ())):
             for k, layer in enumerate(layers_within(glow)):
                 layer.trainable = k not in frozen
         return glow

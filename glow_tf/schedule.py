@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from glow_tf.config import SCHEDULES, RunConfig, TrainConfig
 from glow_tf.cost import relative_cost
@@ -46,16 +46,19 @@ class Phase:
         """Raises ConfigError; see the class."""
         for name, least in (("active", 0), ("crossed", 1)):
             given = getattr(self, name)
-            if isinstance(given, str) or any(not isinstance(k, int) or k < least for k in given):
+            several = isinstance(given, Iterable) and not isinstance(given, str)
+            if not several or any(not isinstance(k, int) or k < least for k in given):
                 raise ConfigError(
                     "a phase is Phase(active, crossed): the parts trained, from 0, and the cuts that its "
                     "gradients cross, from 1; what was Phase('part', (k,)) is one_part(k). "
                     f"Received: {name}={given!r}"
                 )
             object.__setattr__(self, name, tuple(sorted(set(given))))
+        joined = tuple(k for k in self.crossed if self.active and self.joins(k))  # others change nothing
+        object.__setattr__(self, "crossed", joined)
         alone = len(self.active) == 1 and not self.crossed
         object.__setattr__(self, "kind", self.kind or ("part" if alone else "mixed"))
-        if not self.active or self.kind not in KINDS or (self.kind == "part" and len(self.active) != 1):
+        if not self.active or self.kind not in KINDS or (self.kind == "part" and not alone):
             raise ConfigError(
                 f"a phase must be one of {', '.join(KINDS)}, and train a part; one of kind part exactly one. "
                 f"Received: kind={self.kind!r}, active={self.active}"
@@ -195,7 +198,7 @@ def first_finetune_epoch(train: TrainConfig, schedule_phases: Sequence[Phase], n
     """
     if tuple(schedule_phases) == phases_of_training(train, num_parts):
         return train.part_epochs
-    in_parts = [epoch for epoch, phase in enumerate(schedule_phases, start=1) if not phase.end_to_end]
+    in_parts = [e for e, phase in enumerate(schedule_phases, start=1) if phase.kind != "end_to_end"]
     if not in_parts or in_parts[-1] == len(schedule_phases):
         raise ConfigError(
             "finetune_learning_rate needs phases that end end to end, after others in parts. "
@@ -279,7 +282,8 @@ def epoch_costs(
     served = cached_parts(schedule_phases) if cache_prefix else []
     costs = []
     for epoch, (phase, start) in enumerate(zip(schedule_phases, turn_starts(schedule_phases), strict=True)):
-        first = phase.active[0] - (start == epoch) if phase.active[0] in served else 0
+        cached = phase.kind == "part" and phase.active[0] in served
+        first = phase.active[0] - (start == epoch) if cached else 0
         costs.append(
             relative_cost(
                 layouts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from typing import Any
 
 MOST_BYTES = 2**28  # no file of ours is larger
@@ -44,3 +45,16 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def stored_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """Returns a member of a zip file that is not compressed.
+
+    Raises:
+      ValueError: it is compressed, whatever size it claims, or has more than `most` bytes.
+      KeyError: there is none.
+    """
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED or max(info.file_size, info.compress_size) > most:
+        raise ValueError(f"{name} is compressed, or has more than {most} bytes")
+    return archive.read(info)

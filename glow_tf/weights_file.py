@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 from glow_tf.config import ModelConfig
@@ -15,7 +16,7 @@ from glow_tf.cost import weight_bytes
 from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.partition import FLOAT_BYTES, part_layouts
 
-FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32"}  # HDF5's numbers; others would be loaded as plugins
+GZIP, SHUFFLE = 1, 2  # HDF5's numbers of filters; others would be loaded as plugins
 MOST_OBJECTS, MOST_DEPTH = 2**17, 64
 ROOM, MOST_GROWTH = 2**26, 20  # bytes that any file may claim, and how many more for each of its own
 ENOUGH = 0.9  # of the weights that the settings ask for; those of biases are not counted there
@@ -26,7 +27,13 @@ class _Dataset(NamedTuple):
     bytes: int
 
 
-def check_weights(source: str | os.PathLike | IO[bytes], size: int, model: ModelConfig, what: str) -> None:
+def check_weights(
+    source: str | os.PathLike | IO[bytes],
+    size: int,
+    model: ModelConfig,
+    what: str,
+    compressed: bool = True,
+) -> None:
     """Checks that a file holds numbers and nothing else, as many as a model has weights.
 
     Args:
@@ -34,6 +41,7 @@ def check_weights(source: str | os.PathLike | IO[bytes], size: int, model: Model
       size: its bytes on the disk.
       model: the model whose weights it should hold.
       what: names the file in messages.
+      compressed: whether it may be.
 
     Raises:
       ConfigError: it is damaged, holds something else, more than its size makes likely, or fewer numbers.
@@ -42,7 +50,7 @@ def check_weights(source: str | os.PathLike | IO[bytes], size: int, model: Model
 
     try:
         with h5py.File(source, "r") as file:
-            datasets = [_Dataset(item.size, item.nbytes) for item in _datasets(file, what, set())]
+            datasets = [_Dataset(item.size, item.nbytes) for item in _datasets(file, what, compressed, set())]
     except ConfigError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:  # h5py's, of damaged files
@@ -75,7 +83,7 @@ def model_bytes(model: ModelConfig) -> int:
     return int(weight_bytes(layouts)) + FLOAT_BYTES * (of_classes - fixed)
 
 
-def _datasets(group: Any, what: str, seen: set[int], depth: int = 0) -> Iterator[Any]:
+def _datasets(group: Any, what: str, compressed: bool, seen: set[int], depth: int = 0) -> Iterator[Any]:
     """Yields the datasets of a file, each once; raises ConfigError at what no weights file has."""
     import h5py
 
@@ -92,13 +100,13 @@ def _datasets(group: Any, what: str, seen: set[int], depth: int = 0) -> Iterator
         if len(seen) > MOST_OBJECTS or depth > MOST_DEPTH:
             raise ConfigError(f"{what} must not hold so much, or so deep. Received: {place!r}")
         if isinstance(item, h5py.Group):
-            yield from _datasets(item, what, seen, depth + 1)
+            yield from _datasets(item, what, compressed, seen, depth + 1)
         else:
-            _check_dataset(item, what, place)
+            _check_dataset(item, what, place, compressed)
             yield item
 
 
-def _check_dataset(item: Any, what: str, place: str) -> None:
+def _check_dataset(item: Any, what: str, place: str, compressed: bool) -> None:
     import h5py
 
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiub":
@@ -111,15 +119,26 @@ def _check_dataset(item: Any, what: str, place: str) -> None:
         )
     properties = item.id.get_create_plist()
     filters = [properties.get_filter(k)[0] for k in range(properties.get_nfilters())]
-    if unknown := [number for number in filters if number not in FILTERS]:
+    if filters not in ([], [GZIP], [SHUFFLE, GZIP]) or (filters and not compressed):
         raise ConfigError(
-            f"{what} must be compressed with {' or '.join(FILTERS.values())}, or not. "
-            f"Received: {place!r} with filter {unknown[0]}"
+            f"{what} must be {'compressed with gzip, or not' if compressed else 'uncompressed'}. "
+            f"Received: {place!r} with filters {filters}"
         )
-    if item.chunks and math.prod(item.chunks) * item.dtype.itemsize > 2 * item.nbytes + ROOM:
+    if item.chunks and not _chunks_are_sound(item, math.prod(item.chunks) * item.dtype.itemsize, filters):
         raise ConfigError(
-            f"{what} must have chunks of about its arrays' size. Received: {place!r}, {item.chunks}"
+            f"{what} must have chunks that hold what they claim. Received: {place!r}, {item.chunks}"
         )
+
+
+def _chunks_are_sound(item: Any, size: int, filters: Sequence[int]) -> bool:
+    """Returns whether chunks are not larger than their array, nor inflate to more than they claim."""
+    if size > 2 * item.nbytes + ROOM:
+        return False
+    for k in range(item.id.get_num_chunks() if filters else 0):
+        _, content = item.id.read_direct_chunk(item.id.get_chunk_info(k).chunk_offset)
+        if len(zlib.decompressobj().decompress(content, size + 1)) > size:
+            return False
+    return True
 
 
 def _kind(item: Any) -> str:

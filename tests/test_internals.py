@@ -202,7 +202,7 @@ def test_a_custom_gradient_is_forgotten_with_the_graph_it_was_defined_in():
         return 2 * x, lambda upstream: 3 * upstream  # another factor, to see that it is used
 
     @tf.function
-    def gradient(x):
+    def gradient_of_doubled(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = doubled(x)
@@ -210,13 +210,13 @@ def test_a_custom_gradient_is_forgotten_with_the_graph_it_was_defined_in():
 
     def graphs():
         gc.collect()
-        return sum(isinstance(o, FuncGraph) and o.name == "gradient" for o in gc.get_objects())
+        return sum(isinstance(o, FuncGraph) and o.name == "gradient_of_doubled" for o in gc.get_objects())
 
-    run = internals.forgetting_custom_gradients(gradient)
+    run = internals.forgetting_custom_gradients(gradient_of_doubled)
     assert float(run(tf.constant(1.0))) == 3.0
     assert float(run(tf.constant(2.0))) == 3.0  # traced before
     assert graphs() == 1
-    del run, gradient
+    del run, gradient_of_doubled
     assert graphs() == 0
 
 

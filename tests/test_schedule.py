@@ -63,7 +63,13 @@ def test_a_phase_takes_any_sequence_of_parts():
     assert schedule.Phase([2, 0, 1], {2, 1}).groups == schedule.end_to_end(3).groups == ((0, 1, 2),)
 
 
-@pytest.mark.parametrize("wrong", ["part", (-1,), (0.5,), ((0,),)])
+def test_a_cut_that_joins_nothing_changes_nothing():
+    assert schedule.Phase((1,), (1,)) == schedule.Phase((1,), (3,)) == schedule.one_part(1)
+    with pytest.raises(ValueError, match="one of kind part exactly one"):
+        schedule.Phase((0,), (1,), kind="part")
+
+
+@pytest.mark.parametrize("wrong", ["part", 1, (-1,), (0.5,), ((0,),)])
 def test_a_phase_of_what_are_no_parts_is_refused(wrong):
     with pytest.raises(ValueError, match=r"a phase is Phase\(active, crossed\): .* Received: active="):
         schedule.Phase(wrong)
@@ -74,7 +80,6 @@ MIXED = {  # active, crossed → groups, the last part that runs, what a run wou
     ((0, 2), ()): (((0,), (2,)), 2, "parts 1, 3"),
     ((1, 2), (2,)): (((1, 2),), 2, "parts 2+3"),
     ((0,), (1, 2)): (((0, 1, 2),), 2, "parts 1+2+3"),
-    ((1,), (1,)): (((1,),), 1, "parts 2"),
     ((0, 1, 3), (1, 3)): (((0, 1), (3,)), 3, "parts 1+2, 4"),
 }
 

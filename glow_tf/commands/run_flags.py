@@ -16,7 +16,7 @@ from glow_tf import presets
 from glow_tf.commands.parsing import parse
 from glow_tf.errors import ConfigError
 from glow_tf.run import flags_file, suited
-from glow_tf.text_files import parse_json
+from glow_tf.text_files import parse_json, stored_member
 
 MOST_BYTES_OF_CONFIG = 2**24  # in a .keras file; no model of ours has a larger one
 _DEFINE = {
@@ -97,8 +97,8 @@ def _model_of(start: pathlib.Path) -> configuration.ModelConfig:
         return presets.read_model(presets.find(str(start)))
     if start.suffix != ".keras":
         return presets.read_model_file(start / "checkpoints" / "model.json")
-    with zipfile.ZipFile(start) as archive, archive.open("config.json") as file:
-        saved = parse_json(file.read(MOST_BYTES_OF_CONFIG).decode())["config"]
+    with zipfile.ZipFile(start) as archive:
+        saved = parse_json(stored_member(archive, "config.json", MOST_BYTES_OF_CONFIG).decode())["config"]
     saved = saved["glow"]["config"] if "glow" in saved else saved  # of a PartsTrainer
     return presets.model_of_settings(start, saved["config"])
 

@@ -8,7 +8,6 @@ caller allows; what it asks for must fit into memory; and its weights must be nu
 from __future__ import annotations
 
 import inspect
-import io
 import pathlib
 import re
 import zipfile
@@ -22,10 +21,10 @@ from glow_tf.config import ModelConfig
 from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.glow import Glow
 from glow_tf.memory import check_memory
-from glow_tf.text_files import parse_json
+from glow_tf.text_files import parse_json, stored_member
 from glow_tf.training.optimizers import FusedAdam, FusedAdamax, PartRate
 from glow_tf.training.trainer import PartsTrainer
-from glow_tf.weights_file import check_weights, model_bytes, most_bytes
+from glow_tf.weights_file import check_weights, model_bytes
 
 SETTINGS, WEIGHTS = "config.json", "model.weights.h5"
 MEMBERS = (SETTINGS, "metadata.json", WEIGHTS)
@@ -33,7 +32,9 @@ MOST_TEXT = 2**22  # bytes of config.json
 COPIES = 6  # that a trainer may need: the weights, one while they are drawn, four of an optimizer
 OF_OBJECTS = {"module", "class_name", "config", "registered_name", "build_config", "compile_config"}
 GLOW, TRAINER = map(keras.saving.get_registered_name, (Glow, PartsTrainer))
-REGISTERED = set(map(keras.saving.get_registered_name, (FusedAdam, FusedAdamax, PartRate)))
+REGISTERED = {keras.saving.get_registered_name(c): c.__name__ for c in (FusedAdam, FusedAdamax, PartRate)}
+DTYPE = ("keras", "DTypePolicy", None)
+MOST_NAME = 256  # characters: names of layers stand before those of all of their variables
 OF_KERAS = {"keras.optimizers": keras.optimizers.Optimizer}
 OF_KERAS["keras.optimizers.schedules"] = keras.optimizers.schedules.LearningRateSchedule
 PATTERN = re.compile(r"[()\[\]{}*+?|\\^$]")  # Keras takes names of variables as regular expressions
@@ -74,27 +75,25 @@ class _File:
 
     def __init__(self, path: pathlib.Path, archive: zipfile.ZipFile, custom_objects: Mapping[str, type]):
         self._path, self._archive = path, archive
-        self._custom = {*custom_objects, *map(keras.saving.get_registered_name, custom_objects.values())}
+        named = [(name, found) for found in custom_objects.values() for name in _names_of(found)]
+        # Registered name → the class's own, which a file has, too.
+        self._custom = {name: found.__name__ for name, found in (*custom_objects.items(), *named)}
 
     def check(self) -> None:
         """Raises ConfigError unless the file is like what this package writes."""
         self._require(sorted(self._archive.namelist()) == sorted(MEMBERS), self._archive.namelist(), *MEMBERS)
-        size = self._archive.getinfo(SETTINGS).file_size
-        self._require(size <= MOST_TEXT, size, f"at most {MOST_TEXT} bytes of {SETTINGS}")
         try:
-            content = parse_json(self._archive.read(SETTINGS).decode())
+            content = parse_json(stored_member(self._archive, SETTINGS, MOST_TEXT).decode())
         except ValueError as error:
             raise ConfigError(f"{self._path}: {SETTINGS} must be JSON. Received: {error}") from None
         model = self._model(content)
         copies = 2 if content["registered_name"] == GLOW else COPIES
         check_memory(copies * model_bytes(model), f"the model of {self._path}", "load it where there is more")
         weights = self._archive.getinfo(WEIGHTS)
-        most = most_bytes(weights.compress_size)
-        self._require(weights.file_size <= most, weights.file_size, f"at most {most} bytes of {WEIGHTS}")
+        self._require(weights.compress_type == zipfile.ZIP_STORED, weights, "members that are not compressed")
         with self._archive.open(weights) as file:
-            # What is compressed cannot be read from its middle.
-            source = io.BytesIO(file.read()) if weights.compress_type else file
-            check_weights(source, weights.compress_size, model, f"{self._path}: {WEIGHTS}")
+            what = f"{self._path}: {WEIGHTS}"
+            check_weights(file, weights.compress_size, model, what, compressed=False)
 
     def _require(self, condition: bool, received: Any, *expected: str) -> None:
         if not condition:
@@ -105,23 +104,30 @@ class _File:
 
     def _model(self, content: Any) -> ModelConfig:
         """Checks the whole of config.json; returns the settings of its model."""
-        name = self._checked_object(content, "a Glow or a PartsTrainer", {GLOW, TRAINER})
-        settings = content["config"]
+        name = self._checked_object(
+            content, "a Glow or a PartsTrainer", {GLOW: "Glow", TRAINER: "PartsTrainer"}
+        )
+        settings, phases = content["config"], []
         if name == TRAINER:
-            own = settings.pop("objective", [])
+            own = settings.pop("objective", None) or []
             self._require(isinstance(own, list), own, "a list of objectives")
             for objective in own:
                 if objective is not None:
-                    self._checked_object(objective, "objectives that are in custom_objects", self._custom)
+                    self._objective(objective)
             self._fields(settings, "glow", "name", "phases", "seed")
+            phases = settings["phases"]
             self._compiled(content.get("compile_config") or {})
             content = settings["glow"]
-            self._checked_object(content, "the Glow of a trainer", {GLOW})
+            self._checked_object(content, "the Glow of a trainer", {GLOW: "Glow"})
             settings = content["config"]
         loss = content.get("compile_config")
         self._require(not loss, loss, "a Glow without a loss")
         self._fields(settings, "config", "name", "dtype", "frozen")
-        return presets.model_of_settings(self._path, settings["config"])
+        model = presets.model_of_settings(self._path, settings["config"])
+        for place in _leaves(phases):
+            known = isinstance(place, str) or (isinstance(place, int) and 0 <= place < model.num_parts)
+            self._require(known, place, f"phases of its {model.num_parts} parts")
+        return model
 
     def _fields(self, settings: dict[str, Any], nested: str, *plain: str) -> None:
         """Checks that a configuration has one nested field, and beside it plain ones and no others."""
@@ -143,35 +149,55 @@ class _File:
         """Checks an optimizer or a schedule, and those within it."""
         expected = "optimizers and schedules of Keras, of glow_tf, or in custom_objects"
         name = self._checked_object(content, expected, REGISTERED | self._custom)
+        for key, setting in content["config"].items():
+            for value in _leaves(setting):
+                if isinstance(value, dict):
+                    self._optimizer(value)
+                    continue
+                self._plain(value, key)
+                is_name = key == "name" or name in self._custom or not isinstance(value, str)
+                self._require(is_name or not PATTERN.search(value), value, "no patterns in an optimizer")
+
+    def _objective(self, content: Any) -> None:
+        """Checks an objective of one's own, and the objects within it: those that are allowed, and dtypes."""
+        self._checked_object(content, "objectives that are in custom_objects", self._custom)
         for value in _leaves(content["config"]):
-            if isinstance(value, dict):
-                self._optimizer(value)
-            elif isinstance(value, str) and name not in self._custom:
-                self._require(not PATTERN.search(value), value, "no patterns in an optimizer")
+            if not isinstance(value, dict):
+                self._plain(value, "a setting of an objective")
+            elif (value.get("module"), value.get("class_name"), value.get("registered_name")) == DTYPE:
+                self._plain(value["config"], "a dtype")
+            else:
+                self._objective(value)
 
     def _plain(self, value: Any, what: str) -> None:
-        """Checks that a value is a number or text, or lists of them."""
+        """Checks that a value is a number or a short text, or lists of them."""
         for leaf in _leaves(value):
-            self._require(not isinstance(leaf, dict), leaf, f"numbers or text as {what}")
+            short = not isinstance(leaf, str) or len(leaf) <= MOST_NAME
+            self._require(short and not isinstance(leaf, dict), leaf, f"numbers or short texts as {what}")
 
-    def _checked_object(self, content: Any, expected: str, names: set[str]) -> str:
-        """Checks the class that a configuration names, and its form; returns the class's name.
+    def _checked_object(self, content: Any, expected: str, names: Mapping[str, str]) -> str:
+        """Checks the class that a configuration names, and its form; returns the class's registered name.
 
         Args:
           content: the configuration.
           expected: what the class should be, for the message.
-          names: registered names of the classes that are allowed, beside Keras's where optimizers are.
+          names: registered names of the classes that are allowed → their own. Where optimizers are allowed,
+            Keras's are, too.
         """
         is_object = isinstance(content, dict) and isinstance(content.get("config"), dict)
         self._require(is_object and content.keys() <= OF_OBJECTS, content, expected)
         name, registered = content.get("class_name"), content.get("registered_name")
-        if registered in names and (registered in self._custom or registered == f"glow_tf>{name}"):
+        if registered is not None and names.get(registered) == name:
             return registered
-        kind = OF_KERAS.get(content.get("module")) if names >= REGISTERED else None
+        kind = OF_KERAS.get(content.get("module")) if names.keys() >= REGISTERED.keys() else None
         found = _member(content["module"], name) if kind else None
         allowed = inspect.isclass(found) and issubclass(found, kind) and registered in (None, name)
         self._require(allowed, f"a class of {content.get('module')}: {registered or name}", expected)
         return name
+
+
+def _names_of(found: type) -> tuple[str, str]:
+    return found.__name__, keras.saving.get_registered_name(found)
 
 
 def _member(module: str, name: Any) -> Any:

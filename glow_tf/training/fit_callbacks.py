@@ -72,9 +72,8 @@ class EndWithAverages(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Replaces them."""
-        parts = self.model.glow.parts
-        for part, optimizer in zip(parts[1:], self.model.optimizers[1:], strict=True):
-            optimizer.finalize_variable_values(part.trainable_variables)
+        for k, optimizer in enumerate(self.model.optimizers[1:], start=1):
+            optimizer.finalize_variable_values(self.model.walk.variables_of(k))
 
 
 class AllOptimizers(keras.callbacks.Callback):

@@ -75,7 +75,9 @@ class OneTape:
                 counts = tf.cast(weight, losses.dtype)
                 examples = _over_replicas(tf.reduce_sum(counts), replicas)
                 scaled = tf.math.divide_no_nan(tf.reduce_sum(counts * losses), examples)
-        remaining = iter(_over_replicas(tape.gradient(scaled, variables), replicas))
+        # A loss need not depend on all that its part has, such as the prior of a split.
+        gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        remaining = iter(_over_replicas(gradients, replicas))
         of_parts = [[next(remaining) for _ in group] for group in groups]
         return StepGradients(loss, truncated, of_parts, [], weight, _arrived(weight, phase))
 
@@ -184,7 +186,7 @@ def _backward(
             targets, seeds = [record.loss, record.after.h], [*seeds, handed_back]
         sources = [*own, record.input] if phase.joins(k) else own
         with glow.on_device_of(k):
-            found = record.tape.gradient(targets, sources, seeds)
+            found = record.tape.gradient(targets, sources, seeds, tf.UnconnectedGradients.ZERO)
             if record.start is not None:
                 busy.insert(0, _moment(found) - record.start)
         handed_back = found.pop() if phase.joins(k) else None

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
+from glow_tf.internals import layers_within
 from glow_tf.passage import PartView
 
 
@@ -71,6 +72,8 @@ def objectives_of(glow: Glow, given: Objectives) -> list[LocalObjective | None]:
     num_parts = len(glow.parts)
     if given is None:
         return [None] * num_parts
+    if isinstance(given, type) and not issubclass(given, LocalObjective):
+        given = [given]  # which is refused
     if callable(given) and not isinstance(given, LocalObjective):  # layers can be called, too
         given = [*(given() for _ in range(num_parts - 1)), None]
     found = list(given) if isinstance(given, list | tuple) else [given]
@@ -91,6 +94,11 @@ def objectives_of(glow: Glow, given: Objectives) -> list[LocalObjective | None]:
             with glow.on_device_of(k), _seeded(glow.config.seed + k):
                 objective.build((None, *part.output_event_shape))
                 objective.built = True
+        if unbuilt := [layer.name for layer in layers_within(objective) if not layer.built]:
+            raise ConfigError(
+                "the build of an objective must build its layers, whose weights the optimizer is made for. "
+                f"Received: {type(objective).__name__} with {', '.join(unbuilt)}"
+            )
     return found
 
 
@@ -119,6 +127,6 @@ def imported_objective(name: str) -> type[LocalObjective]:
             f"objective must be module:Class, with a module that Python finds (PYTHONPATH=.). {error}. "
             f"Received: objective={name!r}"
         ) from None
-    if not callable(found):
+    if not (isinstance(found, type) and issubclass(found, LocalObjective)):
         raise ConfigError(f"objective must name a LocalObjective class. Received: objective={name!r}")
     return found

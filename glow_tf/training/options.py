@@ -45,7 +45,7 @@ class CompileOptions:
       part_delay: how many steps a batch waits before each part in simultaneous epochs, where parts have
         their own devices; see `DelayQueues`.
       clip_norm: largest global norm of the gradients of the loss in bits/dim, after they are summed over
-        replicas; 0 does not clip. End to end the norm is over all parts, otherwise over each part alone.
+        replicas; 0 does not clip. The norm is over the parts that train together: end to end over all.
       max_skipped_steps: how many steps in a row are skipped if their loss, or the norm of a gradient, is not
         finite; one more ends the run, and so does an epoch of such steps. 0 ends it at the first.
       max_outside_steps: how many steps in a row a loss, or the norm of a part's gradients, may be outside of

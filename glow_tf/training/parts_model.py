@@ -93,6 +93,13 @@ class PartsModel(PhasedModel):
         """Whether the batches that it trains on end with labels."""
         return bool(self.glow.config.classes)
 
+    @property
+    def trainable_weights(self) -> list[keras.Variable]:
+        """See keras.Layer; part by part, as the optimizers have them: Keras ends averages in this order."""
+        if not any(getattr(self, "local_objectives", ())):
+            return super().trainable_weights
+        return [v for k in range(len(self.glow.parts)) for v in self.walk.variables_of(k)]
+
     def traffic(self, phase: Phase) -> Traffic:
         """Returns what a step of the phase moves between devices."""
         return step_traffic(self.walk, phase, cached=phase in self.prefix_caches)

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import keras
 import tensorflow as tf
 
+from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.likelihood import bits_per_dim
 from glow_tf.passage import Passage
@@ -66,6 +67,11 @@ class Walk:
         loss = None
         if phase.minimises_objective_of(k):
             loss = self.objectives[k].losses(view)
+            if loss.shape.rank != 1:
+                raise ConfigError(
+                    "an objective must return a loss for each example, [B]. "
+                    f"Received: {loss.shape}, for part {k + 1}"
+                )
         elif phase.runs_both_ways(k):
             loss = -view.log_likelihood_term
         return Visit(before, after, loss)

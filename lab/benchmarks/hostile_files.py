@@ -15,6 +15,7 @@ import json
 import marshal
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -155,6 +156,14 @@ def zipped(members: Members, compression: int = zipfile.ZIP_STORED) -> bytes:
     return content.getvalue()
 
 
+def lying(content: bytes) -> bytes:
+    """Returns a zip file whose directory says that its first member has 1,000 bytes, whatever it has."""
+    found = bytearray(content)
+    place = found.index(b"PK\x01\x02")
+    found[place + 24 : place + 28] = (1000).to_bytes(4, "little")
+    return bytes(found)
+
+
 def with_payloads(members: Members, found: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     """Yields a file for every payload in every place."""
     settings = json.loads(members[CONFIG])
@@ -177,6 +186,11 @@ def with_settings(members: Members) -> Iterator[tuple[str, bytes]]:
     def with_model(**settings: Any) -> bytes:
         changed = json.loads(members[CONFIG])
         changed["config"]["glow"]["config"]["config"].update(settings)
+        return json.dumps(changed).encode()
+
+    def with_trainer(**settings: Any) -> bytes:
+        changed = json.loads(members[CONFIG])
+        changed["config"].update(settings)
         return json.dumps(changed).encode()
 
     text = members[CONFIG].decode()
@@ -203,6 +217,8 @@ def with_settings(members: Members) -> Iterator[tuple[str, bytes]]:
         "much text": b" " * 5_000_000 + text.encode(),
         "nothing": b"",
         "two models": (text.rstrip()[:-1] + ', "module": "keras", "class_name": "Sequential"}').encode(),
+        "a long name": with_trainer(name="n" * 10**6),
+        "a phase of part 10^8": with_trainer(phases=[["mixed", [0], [10**8]]]),
         "a pattern": text.replace('"clipvalue": null', '"exclude_layers": ["(a+)+$"]').encode(),
     }
     for name, content in configs.items():
@@ -229,6 +245,8 @@ def with_archives(members: Members) -> Iterator[tuple[str, bytes]]:
     yield "no weights", zipped(without)
     yield "no settings", zipped({name: member for name, member in members.items() if name != CONFIG})
     yield "a bomb of weights", zipped({**members, WEIGHTS: bytes(10**8)}, zipfile.ZIP_DEFLATED)
+    for kind in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED):
+        yield f"settings compressed in way {kind}", lying(zipped({**members, CONFIG: b" " * 10**7}, kind))
     yield "a bomb of settings", zipped({**members, CONFIG: b" " * 10**8}, zipfile.ZIP_DEFLATED)
     content = bytearray(zipped(members))
     twice = io.BytesIO(content)
@@ -329,6 +347,8 @@ def weights_files(content: bytes, folder: pathlib.Path) -> Iterator[tuple[str, b
     yield "terabytes that are not there", changed(create(shape=(2**20, 2**20), dtype="f4", chunks=(64, 64)))
     yield "gigabytes at once", changed(create(shape=(2**14, 2**14), dtype="f4"))
     yield "a bomb of gzip", changed(set_to_zeros(replaced))
+    yield "chunks that inflate to more", changed(replaced(inflating))
+    yield "gzip twice", changed(replaced(zipped_twice))
     yield (
         "a huge chunk",
         changed(create(shape=(4, 4), dtype="f4", chunks=(2**14, 2**14), maxshape=(None, None))),
@@ -349,6 +369,22 @@ def weights_files(content: bytes, folder: pathlib.Path) -> Iterator[tuple[str, b
     empty = io.BytesIO()
     h5py.File(empty, "w").close()
     yield "an empty HDF5 file", empty.getvalue()
+
+
+def inflating(file: h5py.File, name: str, shape: tuple[int, ...]) -> None:
+    """Puts an array in the place of a weight, one chunk of which is 100 MB of zeros and claims 4 kB."""
+    made = file.create_dataset(name, (1024,), "f4", chunks=(1024,), compression="gzip")
+    made.id.write_direct_chunk((0,), zlib.compress(bytes(10**8)))
+
+
+def zipped_twice(file: h5py.File, name: str, shape: tuple[int, ...]) -> None:
+    """Puts an array in the place of a weight that two filters inflate."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_chunk((1024,))
+    plist.set_deflate(9)
+    plist.set_deflate(9)
+    space = h5py.h5s.create_simple((1024,))
+    h5py.h5d.create(file.id, name.encode(), h5py.h5t.IEEE_F32LE, space, plist)
 
 
 def set_to_zeros(replaced: Callable) -> Callable[[h5py.File, str], None]:

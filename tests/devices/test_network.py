@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from helpers import rows_of, workdir_rows
 from PIL import Image
-from slow_link import ADDRESSES, DEVICE, in_namespace, run, slow_link
 from small import ROOT, run_main
 
 from glow_tf.devices.processes import ProcessGroup
+from lab.benchmarks.slow_link import ADDRESSES, DEVICE, in_namespace, run, slow_link
 
 pytestmark = pytest.mark.slow
 

@@ -102,7 +102,7 @@ def test_a_phase_of_frozen_parts_alone_is_refused(glow, small_images):
 
 
 def test_a_phase_of_more_parts_than_there_are_is_refused(glow):
-    for phase in (Phase((3,)), Phase((0,), (3,)), glow_tf.end_to_end(2), glow_tf.simultaneous(4)):
+    for phase in (Phase((3,)), Phase((0,), (1, 2, 3)), glow_tf.end_to_end(2), glow_tf.simultaneous(4)):
         with pytest.raises(ConfigError, match=r"made for the 3 parts of the glow. Received: phase"):
             glow_tf.PartsTrainer(glow, [phase])
 

@@ -78,6 +78,31 @@ def test_it_trains_its_part_and_the_bits_reported_are_those_of_the_model(own, sm
     np.testing.assert_allclose(found["bpd"], -np.mean(nats) / (64 * np.log(2)), rtol=1e-5)
 
 
+class OfTheOutput(glow_tf.LocalObjective):
+    """A loss that has nothing to do with the latents of the part, as that of a classifier would."""
+
+    def losses(self, view):
+        return tf.reduce_sum(view.output**2, axis=(1, 2, 3))
+
+
+def test_a_loss_need_not_depend_on_all_of_its_part(small_images):
+    for devices in ((), ("CPU:0", "CPU:1")):
+        glow = glow_tf.Glow(small_glow(parts="by_block:2").config, devices, name="glow")
+        trainer = glow_tf.PartsTrainer(glow, [glow_tf.simultaneous(2)], objective=OfTheOutput)
+        trainer.compile()
+        assert np.isfinite(trainer.fit(small_images, batch_size=16, verbose=0).history["bpd"]).all()
+
+
+def test_averages_are_those_of_each_part_and_its_objective(own, small_images):
+    glow = small_glow(parts="by_block:2")
+    trainer = glow_tf.PartsTrainer(glow, [glow_tf.simultaneous(2)], objective=own)
+    trainer.compile(glow_tf.TrainConfig(ema=0.9))
+    trainer.fit(small_images, batch_size=16, verbose=0)
+    for k, optimizer in enumerate(trainer.optimizers):
+        averages = [v.numpy() for v in optimizer._model_variables_moving_average]
+        assert not moved(averages, [v.numpy() for v in trainer.walk.variables_of(k)])
+
+
 def test_its_weights_move_with_its_part_alone(own, small_images):
     for k in (0, 1):
         glow = small_glow(parts="by_block:2")
@@ -157,12 +182,29 @@ def test_it_trains_in_two_processes(own, tmp_path):
     assert one["test_bpd"] == pytest.approx(two["test_bpd"], abs=2e-3)
 
 
+class NotBuilt(glow_tf.LocalObjective):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2)
+
+
+class OfTheBatch(glow_tf.LocalObjective):
+    def losses(self, view):
+        return tf.reduce_mean(view.output)
+
+
 def test_what_is_no_objective_is_refused(own, small_images):
     for wrong in (own(), [own()], [own(), 3], "Reconstruction"):
         with pytest.raises(ConfigError, match=r"objective must be a LocalObjective class.* Received: "):
             glow_tf.PartsTrainer(small_glow(parts="by_block:2"), objective=wrong)
     with pytest.raises(ConfigError, match=r"which must be standard\. Received: local_prior='learned'"):
         glow_tf.PartsTrainer(small_glow(parts="by_block:2", local_prior="learned"), objective=own)
+    for objective in (NotBuilt, OfTheBatch):
+        with pytest.raises(ConfigError, match=r"must (build its layers|return a loss for each).* Received: "):
+            trained(objective, small_images)
+    for name in ("math:sqrt", "keras.layers:Dense"):
+        with pytest.raises(ConfigError, match=rf"name a LocalObjective class. Received: objective='{name}'"):
+            imported_objective(name)
     for name in ("their_objective", "their_objective:Other", "nowhere:Class", ":x"):
         with pytest.raises(ConfigError, match=rf"must be module:Class.*Received: objective='{name}'"):
             imported_objective(name)
