@@ -47,13 +47,14 @@ class Phase:
         for name, least in (("active", 0), ("crossed", 1)):
             given = getattr(self, name)
             several = isinstance(given, Iterable) and not isinstance(given, str)
-            if not several or any(not isinstance(k, int) or k < least for k in given):
+            places = tuple(given) if several else (None,)
+            if any(not isinstance(k, int) or k < least for k in places):
                 raise ConfigError(
                     "a phase is Phase(active, crossed): the parts trained, from 0, and the cuts that its "
                     "gradients cross, from 1; what was Phase('part', (k,)) is one_part(k). "
                     f"Received: {name}={given!r}"
                 )
-            object.__setattr__(self, name, tuple(sorted(set(given))))
+            object.__setattr__(self, name, tuple(sorted(set(places))))
         joined = tuple(k for k in self.crossed if self.active and self.joins(k))  # others change nothing
         object.__setattr__(self, "crossed", joined)
         alone = len(self.active) == 1 and not self.crossed

@@ -83,7 +83,11 @@ class _File:
         """Raises ConfigError unless the file is like what this package writes."""
         self._require(sorted(self._archive.namelist()) == sorted(MEMBERS), self._archive.namelist(), *MEMBERS)
         try:
-            content = parse_json(stored_member(self._archive, SETTINGS, MOST_TEXT).decode())
+            text = stored_member(self._archive, SETTINGS, MOST_TEXT)
+        except ValueError as error:
+            raise ConfigError(f"{self._path} must be as Keras writes it. Received: {error}") from None
+        try:
+            content = parse_json(text.decode())
         except ValueError as error:
             raise ConfigError(f"{self._path}: {SETTINGS} must be JSON. Received: {error}") from None
         model = self._model(content)

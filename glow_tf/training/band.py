@@ -13,7 +13,7 @@ WINDOW = 64  # steps whose median is the reference
 FEWEST = 16  # steps before a median says something
 FIRST_RISE = 10.0  # bits/dim above the lowest loss of the steps before
 RISE = 1.0  # bits/dim above the median
-SPREADS = 20.0  # or so many times the distance from the median to the upper quartile, for noisy batches
+SPREAD_FACTOR = 20.0  # or so many times the distance from the median to the upper quartile, for noisy batches
 NORM_RATIO = 100.0  # times the median norm
 # In eight sound runs (digits, also with two images a step; flow heads; CIFAR-10; sparse pictures) 5 steps of
 # 6,414 were outside, 2 in a row at most. The largest ratio of norms was 20.
@@ -39,7 +39,7 @@ class Band:
     """Says of every step whether the loss of each trained part, or the norm of its gradients, left its band.
 
     A loss is outside if it is above the median of the last `WINDOW` steps by more than `RISE` bits/dim, and
-    by more than `SPREADS` times their spread. The limit stays within `RISE` of the lowest that it was, so a
+    by more than `SPREAD_FACTOR` times their spread. The limit stays within `RISE` of its lowest, so a
     slow climb leaves the band, too. A norm is outside above `NORM_RATIO` times its median. Steps that are
     outside, or not finite, are not among those that the medians are of, so a divergence cannot become its own
     reference. The first `FEWEST` losses may be `FIRST_RISE` above the lowest of them.
@@ -136,7 +136,7 @@ class Band:
         ordered = tf.sort(tf.where(there, self._recent, float("inf")), axis=1)
         places = tf.maximum(count - 1, 0)[:, tf.newaxis] * [2, 3] // 4
         medians, quartiles = tf.unstack(tf.gather(ordered, places, batch_dims=1), axis=1)
-        above = medians + tf.maximum(RISE, SPREADS * (quartiles - medians))
+        above = medians + tf.maximum(RISE, SPREAD_FACTOR * (quartiles - medians))
         first = tf.where(self._of_losses, ordered[:, 0] + FIRST_RISE, float("inf"))
         limits = tf.where(self._of_losses, above, NORM_RATIO * medians)
         return medians, tf.where(count >= FEWEST, limits, first)

@@ -26,21 +26,30 @@ class Batch(NamedTuple):
     Attributes:
       images: uint8 [B, H, W, C].
       noise: of the dequantisation, in [0, 1), [B, H, W, C].
-      third: places of the examples in the training data, or weights, [B].
+      index: places of the examples in the training data, [B].
+      weight: 0 or 1 for each example, [B].
       labels: the class of each image, integers [B].
     """
 
     images: tf.Tensor
     noise: tf.Tensor | None = None
-    third: tf.Tensor | None = None
+    index: tf.Tensor | None = None
+    weight: tf.Tensor | None = None
     labels: tf.Tensor | None = None
 
 
-def unpack(batch: Any, labelled: bool = False) -> Batch:
-    """Reads a batch as datasets give it; if it is `labelled`, its last member is the labels."""
+def unpack(batch: Any, labelled: bool = False, *, trains: bool = True) -> Batch:
+    """Reads a batch as datasets give it: images, or with noise, or with an index, too.
+
+    Args:
+      batch: a tensor, or a tuple.
+      labelled: whether its last member is the labels.
+      trains: whether its third member is the index; in evaluations it is the weights.
+    """
     pieces = list(batch) if isinstance(batch, (tuple, list)) else [batch]
     labels = pieces.pop() if labelled else None
-    return Batch(*pieces)._replace(labels=labels)
+    images, noise, third = (*pieces, None, None)[:3]
+    return Batch(images, noise, third if trains else None, None if trains else third, labels)
 
 
 def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> tf.Tensor:
@@ -81,16 +90,17 @@ def filled_up(batch: Batch) -> Batch:
     The last batch of a dataset may leave a replica without images.
 
     Args:
-      batch: its third member is the weights, or None; if its size is known, it is returned as it is.
+      batch: if its size is known, it is returned as it is. Its index stays as it is, too.
 
     Returns:
       The batch; it has no weights only if its size is known and it came without.
     """
-    images, noise, weight, labels = batch
+    images, noise, index, weight, labels = batch
     if images.shape[0] is not None:
         return batch
     weight = tf.ones(tf.shape(images)[:1]) if weight is None else weight
-    return Batch(*filled_if_empty(images, noise, weight, labels))
+    images, noise, weight, labels = filled_if_empty(images, noise, weight, labels)
+    return Batch(images, noise, index, weight, labels)
 
 
 def initialization_examples(image_shape: Sequence[int]) -> int:

@@ -34,7 +34,7 @@ SAVED = (
     "batch_size",
 )
 # What trainers did before these options existed.
-BEFORE = {"max_skipped_steps": 0, "max_outside_steps": None, "rate_scaling": "none"}
+IF_MISSING = {"max_skipped_steps": 0, "max_outside_steps": None, "rate_scaling": "none"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

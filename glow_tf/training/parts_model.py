@@ -19,7 +19,7 @@ from glow_tf.training.batch import Batch, first_examples, initialization_example
 from glow_tf.training.datasets import Dataset
 from glow_tf.training.gradients import OneTape, TapePerPart
 from glow_tf.training.objective import Objectives, objectives_of
-from glow_tf.training.options import BEFORE, CompileOptions
+from glow_tf.training.options import IF_MISSING, CompileOptions
 from glow_tf.training.phased_model import PhasedModel
 from glow_tf.training.prefix import PrefixCache
 from glow_tf.training.queues import DelayQueues
@@ -167,7 +167,7 @@ class PartsModel(PhasedModel):
           The loss of every example [B] and the truncated negative log-likelihoods [B], in bits per dimension;
           see `Walk.evaluate`.
         """
-        passage = self.entering(Batch(images, noise, index, labels), phase)
+        passage = self.entering(Batch(images, noise, index, labels=labels), phase)
         return self.walk.evaluate(passage, phase, reversible=self.options.reversible)
 
     def entering(self, batch: Batch, phase: Phase) -> Passage:
@@ -175,7 +175,7 @@ class PartsModel(PhasedModel):
         cache = self.prefix_caches.get(phase)
         with self.glow.on_device_of(0):
             passage = (
-                cache.passage(batch.third) if cache else self.glow.enter(batch.images, batch.noise, self.seed)
+                cache.passage(batch.index) if cache else self.glow.enter(batch.images, batch.noise, self.seed)
             )
         return passage._replace(labels=batch.labels)
 
@@ -267,7 +267,7 @@ class PartsModel(PhasedModel):
     def compile_from_config(self, config: dict) -> None:
         """See keras.Model."""
         optimizers = [keras.saving.deserialize_keras_object(o) for o in config.pop("optimizers")]
-        config = {**BEFORE, **config}
+        config = {**IF_MISSING, **config}
         if not self.glow.part_devices:  # they are not saved
             config["part_delay"] = 0
         self.compile_steps(optimizers, CompileOptions(**config))

@@ -117,11 +117,13 @@ class PartsTrainer(OnBatch):
           DivergedError: too many steps in a row are not finite, or outside of their band (a graph turns it
             into a tf.errors.OpError).
         """
-        phase, given = self.phase, self.with_noise(unpack(batch, self._labelled), self.phase)
-        images, noise, weight, labels = filled_up(given._replace(third=None))
-        passage = self.entering(Batch(images, noise, given.third, labels), phase)
-        step = self._gradients(passage, phase, weight, self.queues(phase))
-        updated = self._update(phase, step, lambda: self.glow.dequantized(images, noise, seed=self.seed))
+        phase = self.phase
+        given = filled_up(self.with_noise(unpack(batch, self._labelled), phase))
+        passage = self.entering(given, phase)
+        step = self._gradients(passage, phase, given.weight, self.queues(phase))
+        updated = self._update(
+            phase, step, lambda: self.glow.dequantized(given.images, given.noise, seed=self.seed)
+        )
         self.means.update(phase, step, updated)
         return self.get_metrics_result()
 
@@ -134,15 +136,15 @@ class PartsTrainer(OnBatch):
         Returns:
           `bpd` and its standard error `bpd_se` so far, bits/dim.
         """
-        images, noise, weights, _ = filled_up(unpack(batch))
-        v = self.glow.dequantized(images, noise, seed=self.seed)
+        given = filled_up(unpack(batch, trains=False))
+        v = self.glow.dequantized(given.images, given.noise, seed=self.seed)
         nll = -in_streams(self.glow.dequantized_log_prob, v)
-        self.test_metric.update_state(bits_per_dim(nll, self.glow.image_shape), weights)
+        self.test_metric.update_state(bits_per_dim(nll, self.glow.image_shape), given.weight)
         return self.test_metric.result()
 
     def predict_step(self, batch: Any) -> tf.Tensor:
         """Returns what `call` returns for a batch, of which a replica may have no image: [B], nats."""
-        images = unpack(batch).images
+        images = unpack(batch, trains=False).images
         filled = filled_up(Batch(images)).images
         return self.call(filled)[: tf.shape(images)[0]]
 
