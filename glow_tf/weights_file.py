@@ -56,7 +56,7 @@ def check_weights(
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:  # h5py's, of damaged files
         raise ConfigError(f"{what} must be an HDF5 file. Received: {in_one_line(str(error))}") from None
     claimed = sum(dataset.bytes for dataset in datasets)
-    if claimed > most_bytes(size):
+    if claimed > ROOM + MOST_GROWTH * size:
         raise ConfigError(
             f"{what} must hold at most {MOST_GROWTH} times its size and {ROOM >> 20} MiB. "
             f"Received: {claimed >> 20} MiB of numbers in {size / 2**20:.2f} MiB"
@@ -67,11 +67,6 @@ def check_weights(
             f"{what} must hold the weights that the settings of its model ask for, about {needed} numbers in "
             f"{model.num_parts} or more arrays. Received: {found} numbers in {len(datasets)} arrays"
         )
-
-
-def most_bytes(size: int) -> int:
-    """Returns how many bytes a file of weights may claim, of so many on the disk."""
-    return ROOM + MOST_GROWTH * size
 
 
 def model_bytes(model: ModelConfig) -> int:

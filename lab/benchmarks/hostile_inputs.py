@@ -410,6 +410,18 @@ def wrong_flags(seeds: Seeds, rng: random.Random, folder: pathlib.Path) -> Deed:
 
 
 Make = Callable[[Seeds, random.Random, pathlib.Path], Deed]
+
+
+def ends_of(kind: str, make: Make, count: int, seeds: Seeds, folder: pathlib.Path) -> list[str]:
+    """Returns how the first inputs of a kind end, in order, each in a folder of its own; see `outcome_of`."""
+    ends = []
+    for k in range(count):
+        own = folder / str(k)
+        own.mkdir()
+        ends.append(outcome_of(make(seeds, random.Random(f"test {kind} {k}"), own)))
+    return ends
+
+
 KINDS: dict[str, tuple[int, Make]] = {  # → how many of 30 inputs are of this kind, and what makes one
     "flags of all commands": (4, wrong_flags),
     "flagfiles": (2, flagfiles),
