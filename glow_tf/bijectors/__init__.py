@@ -4,10 +4,13 @@ from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.bijector import Bijector
 from glow_tf.bijectors.chain import Chain
 from glow_tf.bijectors.class_prior import ClassPrior
+from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.coupling import Coupling
 from glow_tf.bijectors.dequantize import Dequantize
+from glow_tf.bijectors.flow_split import FlowSplit
 from glow_tf.bijectors.flow_step import FlowStep
 from glow_tf.bijectors.gaussian_prior import GaussianPrior
+from glow_tf.bijectors.haar import Haar
 from glow_tf.bijectors.invertible_conv import InvertibleConv
 from glow_tf.bijectors.repeatable import Repeatable
 from glow_tf.bijectors.split import Split
@@ -19,10 +22,13 @@ __all__ = [
     "Bijector",
     "Chain",
     "ClassPrior",
+    "ConditionNetwork",
     "Coupling",
     "Dequantize",
+    "FlowSplit",
     "FlowStep",
     "GaussianPrior",
+    "Haar",
     "InvertibleConv",
     "Repeatable",
     "Split",

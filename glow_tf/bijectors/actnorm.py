@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Shape, per_example
+from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.repeatable import Repeatable
 
 # Added to a channel's standard deviation at initialisation, because it is 0 in a constant channel.
@@ -38,7 +39,7 @@ class ActNorm(Repeatable):
         )
         self.built = True
 
-    def initialize(self, x: tf.Tensor) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """See base: sets bias and log_scale from the mean and deviation of x, unless they are already set."""
         self.ensure_built(x)
         self.initialize_from(*tf.nn.moments(x, axes=[1, 2]))
@@ -69,13 +70,13 @@ class ActNorm(Repeatable):
         # TensorFlow keeps the function for as long as the process lives, so it must not hold the layer.
         tf.numpy_function(functools.partial(_warn, self.path), [constant], [])
 
-    def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.ensure_built(x)
         y = (x + self.bias.value) * tf.exp(self.log_scale.value)
         return y, per_example(self.log_det_per_pixel() * _pixels(x), x)
 
-    def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.require_built()
         x = y * tf.exp(-self.log_scale.value) - self.bias.value

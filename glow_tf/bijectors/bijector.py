@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.bijectors.condition import Condition
+
 # By default TensorFlow rounds float32 products on newer GPUs to 10 bits: a flow would not invert itself.
 tf.config.experimental.enable_tensor_float_32_execution(False)
 
@@ -59,6 +61,11 @@ class Bijector(keras.layers.Layer):
     override `initialize`. A bijector that `Stack` can repeat derives from `Repeatable` instead. The map must
     be a bijection; `tests/bijectors/test_bijector_contract.py` checks that of every bijector of this package.
 
+    A bijector may be *given* something, a condition: another map of x for every value of it. Such a bijector
+    says in `condition_channels` how many channels it reads, and its methods take the condition as a second
+    argument (see `condition.py` for what it may be). Other bijectors are not handed it by those that call
+    them, and ignore it.
+
     A `Part` is a loop over bijectors, and knows no kind of them. It calls the methods from `forward_in_part`
     on, and most bijectors have the defaults. One that factors latents out, as `Split` does, overrides
     `forward_in_part`, `inverse_in_part`, `initialize_in_part` and `shapes_in_part`. `Stack`, which is several
@@ -70,45 +77,51 @@ class Bijector(keras.layers.Layer):
     Attributes:
       reversible: whether backpropagation recomputes activations. It may be set on every bijector; only on a
         `Stack` it has an effect.
+      condition_channels: channels of the condition that it reads; 0: none.
     """
 
     reversible = False
+    condition_channels = 0
 
-    def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns f(x) [B, H', W', C'] and log|det df(x)/dx| [B] in nats, for x [B, H, W, C]."""
         raise NotImplementedError(f"{type(self).__name__} must define forward_and_log_det(x).")
 
-    def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns f⁻¹(y) [B, H, W, C] and log|det df⁻¹(y)/dy| [B] in nats, for y [B, H', W', C']."""
         raise NotImplementedError(f"{type(self).__name__} must define inverse_and_log_det(y).")
 
-    def forward(self, x: tf.Tensor) -> tf.Tensor:
+    def forward(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Returns f(x) [B, H', W', C'], for x [B, H, W, C]."""
-        return self.forward_and_log_det(x)[0]
+        return self.forward_and_log_det(x, *self.read(condition))[0]
 
-    def inverse(self, y: tf.Tensor) -> tf.Tensor:
+    def inverse(self, y: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Returns f⁻¹(y) [B, H, W, C], for y [B, H', W', C']."""
-        return self.inverse_and_log_det(y)[0]
+        return self.inverse_and_log_det(y, *self.read(condition))[0]
 
-    def forward_log_det_jacobian(self, x: tf.Tensor) -> tf.Tensor:
+    def forward_log_det_jacobian(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Returns log|det df(x)/dx| in nats, [B]."""
-        return self.forward_and_log_det(x)[1]
+        return self.forward_and_log_det(x, *self.read(condition))[1]
 
-    def inverse_log_det_jacobian(self, y: tf.Tensor) -> tf.Tensor:
+    def inverse_log_det_jacobian(self, y: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Returns log|det df⁻¹(y)/dy| in nats, [B]."""
-        return self.inverse_and_log_det(y)[1]
+        return self.inverse_and_log_det(y, *self.read(condition))[1]
 
-    def initialize(self, x: tf.Tensor) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Sets the weights that depend on data from the batch x [B, H, W, C], and returns f(x).
 
         Call it once, eagerly and in cross-replica context. Weights that are already initialised or restored
         keep their values. The base class has no such weights and only runs forward.
         """
-        return self.forward(x)
+        return self.forward(x, condition)
 
-    def call(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Runs `forward_and_log_det`; Keras builds the layer and casts x before it calls this."""
-        return self.forward_and_log_det(x)
+        return self.forward_and_log_det(x, *self.read(condition))
+
+    def read(self, condition: Condition) -> tuple[Condition, ...]:
+        """Returns a condition as an argument of the bijector's methods: none where it does not read it."""
+        return (condition,) if self.condition_channels else ()
 
     def output_shape_of(self, input_shape: Shape) -> Shape:
         """Returns the shape of `forward`'s result; by default, the input's shape."""
@@ -118,43 +131,49 @@ class Bijector(keras.layers.Layer):
         """Returns the shapes of both results of `call`."""
         return self.output_shape_of(input_shape), (input_shape[0],)
 
-    def forward_in_part(self, so_far: PartOutput) -> PartOutput:
+    def forward_in_part(self, so_far: PartOutput, condition: Condition = None) -> PartOutput:
         """Runs forward from what the bijectors before it made, and adds its own terms to theirs."""
-        h, log_det = self.forward_and_log_det(so_far.h)
+        h, log_det = self.forward_and_log_det(so_far.h, *self.read(condition))
         return so_far._replace(h=h, log_det=so_far.log_det + log_det)
 
-    def inverse_in_part(self, h: tf.Tensor, latents: Latents, bound: Bound) -> tuple[tf.Tensor, Latents]:
+    def inverse_in_part(
+        self, h: tf.Tensor, latents: Latents, bound: Bound, condition: Condition = None
+    ) -> tuple[tf.Tensor, Latents]:
         """Undoes `forward_in_part`.
 
         Args:
           h: what goes on after the bijector, [B, H', W', C'].
           latents: those that it and the bijectors before it factored out, in forward order.
           bound: changes the result of every inverted step, [B, H, W, C].
+          condition: what the part is given.
 
         Returns:
           The bijector's input [B, H, W, C], and the latents that the bijectors before it factored out.
         """
-        return bound(self.inverse(h)), latents
+        return bound(self.inverse(h, condition)), latents
 
-    def initialize_in_part(self, x: tf.Tensor) -> tf.Tensor:
+    def initialize_in_part(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Does what `initialize` does, and returns only what goes on, [B, H', W', C']."""
-        return self.initialize(x)
+        return self.initialize(x, *self.read(condition))
 
     def shapes_in_part(self, input_shape: Shape) -> tuple[Shape, tuple[Shape, ...]]:
         """Returns the shape of what goes on, and those of the latents that are factored out."""
         return self.output_shape_of(input_shape), ()
 
-    def log_scales_in_part(self, x: tf.Tensor) -> tuple[tf.Tensor, Latents, tf.Tensor]:
+    def log_scales_in_part(
+        self, x: tf.Tensor, condition: Condition = None
+    ) -> tuple[tf.Tensor, Latents, tf.Tensor]:
         """Runs forward, and returns how far each step amplifies on the way.
 
         Args:
           x: [B, H, W, C].
+          condition: what the part is given.
 
         Returns:
           What goes on [B, H', W', C'], the latents that are factored out, and the largest |log s| of the 1×1
           convolution and of the coupling of each step, [steps, 2], nats; −∞ where a step has none.
         """
-        output = self.forward_in_part(PartOutput.start(x))
+        output = self.forward_in_part(PartOutput.start(x), *self.read(condition))
         return output.h, output.latents, tf.fill([1, 2], tf.constant(-math.inf, x.dtype))
 
     @property
@@ -162,7 +181,7 @@ class Bijector(keras.layers.Layer):
         """How messages name the steps: the bijector itself is one, and in a `Stack`, every copy is one."""
         return [self.name]
 
-    def steps(self) -> Iterator[tuple[str, Callable[[PartOutput], PartOutput]]]:
+    def steps(self) -> Iterator[tuple[str, Callable[..., PartOutput]]]:
         """Yields the name and `forward_in_part` of each step, valid until the next one is asked for."""
         yield self.name, self.forward_in_part
 

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, Shape
+from glow_tf.bijectors.condition import Condition
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -28,6 +29,11 @@ class Chain(Bijector):
             raise ValueError(f"Chain needs at least one bijector. Received: bijectors={bijectors}")
         self.bijectors = list(bijectors)
 
+    @property
+    def condition_channels(self) -> int:
+        """See base; each bijector is handed the condition that the chain is given."""
+        return max(bijector.condition_channels for bijector in self.bijectors)
+
     def build(self, input_shape: Shape) -> None:
         """Builds every bijector on the output shape of the previous one."""
         for bijector in self.bijectors:
@@ -36,29 +42,29 @@ class Chain(Bijector):
             input_shape = bijector.output_shape_of(input_shape)
         self.built = True
 
-    def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.ensure_built(x)
         total = 0.0
         for bijector in self.bijectors:
-            x, log_det = bijector.forward_and_log_det(x)
+            x, log_det = bijector.forward_and_log_det(x, *bijector.read(condition))
             total += log_det
         return x, total
 
-    def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.require_built()
         total = 0.0
         for bijector in reversed(self.bijectors):
-            y, log_det = bijector.inverse_and_log_det(y)
+            y, log_det = bijector.inverse_and_log_det(y, *bijector.read(condition))
             total += log_det
         return y, total
 
-    def initialize(self, x: tf.Tensor) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """See base: initialises each bijector on the output of the previous one."""
         self.ensure_built(x)
         for bijector in self.bijectors:
-            x = bijector.initialize(x)
+            x = bijector.initialize(x, *bijector.read(condition))
         return x
 
     def output_shape_of(self, input_shape: Shape) -> Shape:

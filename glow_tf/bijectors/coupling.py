@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Shape
+from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.networks import CouplingNetwork
 from glow_tf.bijectors.repeatable import Repeatable
 from glow_tf.bijectors.transforms import Parameters, make_transform
@@ -22,9 +23,14 @@ class Coupling(Repeatable):
     Inverse:   x = [a, T⁻¹(y_b; θ)]
     An affine transform is T(b; t, s) = exp(s)·b + t with log_det = Σ s; an additive one has s = 0.
 
-    The network's last convolution starts at zero, where every transform here is the identity.
+    If the number of channels is odd, b has one channel more than a. A single channel is halved in space:
+    a and b are the two colours of a chessboard, and couplings with even and odd seeds transform different
+    ones.
 
-    Shapes: [B, H, W, C] with C even → the same.
+    The network's last convolution starts at zero, where every transform here is the identity. A condition, if
+    the config says that there is one, is read by the network.
+
+    Shapes: [B, H, W, C] → the same.
 
     Args:
       config: the transform and the network.
@@ -32,9 +38,8 @@ class Coupling(Repeatable):
 
     Raises:
       TypeError: config is not a `CouplingConfig`.
-      ValueError: on build, the number of channels is odd.
-    References: Dinh et al. 2017, section 3.2, https://arxiv.org/abs/1605.08803; Kingma & Dhariwal 2018,
-    section 3.3, https://arxiv.org/abs/1807.03039
+    References: Dinh et al. 2017, sections 3.2 and 3.4, https://arxiv.org/abs/1605.08803; Kingma & Dhariwal
+    2018, section 3.3, https://arxiv.org/abs/1807.03039
     """
 
     def __init__(self, config: CouplingConfig, seed: int = 0, **kwargs):
@@ -48,65 +53,68 @@ class Coupling(Repeatable):
         self.seed = seed
         self.transform = make_transform(config)
 
+    @property
+    def condition_channels(self) -> int:
+        """See base."""
+        return self.config.condition_channels
+
     def build(self, input_shape: Shape) -> None:
         """Creates the network."""
         channels = input_shape[-1]
-        if channels % 2:
-            raise ValueError(
-                f"Coupling needs an even number of channels. Received: input_shape={tuple(input_shape)}"
-            )
+        self.in_space = channels == 1
+        first = max(channels // 2, 1)
         self.network = CouplingNetwork(
             self.config.width,
-            filters=OUTPUTS_PER_CHANNEL[self.config.kind] * (channels // 2),
+            filters=OUTPUTS_PER_CHANNEL[self.config.kind] * (1 if self.in_space else channels - first),
             norm=self.config.norm,
             seed=self.seed,
+            condition_channels=self.condition_channels,
             dtype=self.config.network_dtype or self.dtype_policy,
             name="network",
         )
-        self.network.build((*input_shape[:-1], channels // 2))
+        self.network.build((*input_shape[:-1], first))
+        if self.in_space:
+            self.colour = self.add_weight(
+                name="colour",
+                shape=(),
+                dtype="int64",
+                initializer=keras.initializers.Constant(self.seed % 2),
+                trainable=False,
+            )
         self.built = True
 
-    def parameters(self, a: tf.Tensor, folded: Sequence[tf.Tensor] | None = None) -> Parameters:
-        """Returns the transform's parameters for the half a; every direction reads the network here.
-
-        Args:
-          a: the half of the channels that stays as it is, [B, H, W, C/2].
-          folded: what `fold` returned; by default, the folded weights of this layer.
-
-        Returns:
-          (shift, log_scale) for an affine transform, (shift,) for an additive one; each [B, H, W, C/2].
-        """
-        output = self.network.run_folded(a, self.fold() if folded is None else folded)
-        return self.transform.parameters(output)
-
-    def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.ensure_built(x)
-        return self.forward_folded(x, self.fold())
+        return self.forward_folded(x, self.fold(), condition)
 
-    def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.require_built()
-        a, y_b = _halves(y)
-        b, log_det = self.transform.inverse(y_b, *self.parameters(a))
-        return _joined(a, b), log_det
+        folded = self.fold()
+        a, y_b = self._halves(y, folded)
+        b, log_det = self.transform.inverse(y_b, *self.parameters(a, folded, condition))
+        return self._joined(a, b), log_det
 
     def fold(self) -> list[tf.Tensor]:
-        """Returns the folded weights of the network; see `CouplingNetwork.fold`."""
-        return self.network.fold()
+        """Returns the folded weights of the network, see `CouplingNetwork.fold`, and which pixels are a."""
+        return [*self.network.fold(), *([self.colour.value] if self.in_space else [])]
 
-    def forward_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_folded(
+        self, x: tf.Tensor, folded: Sequence[tf.Tensor], condition: Condition = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """See base."""
-        a, b = _halves(x)
-        y_b, log_det = self.transform.forward(b, *self.parameters(a, folded))
-        return _joined(a, y_b), log_det
+        a, b = self._halves(x, folded)
+        y_b, log_det = self.transform.forward(b, *self.parameters(a, folded, condition))
+        return self._joined(a, y_b), log_det
 
-    def forward_and_log_scale(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_and_log_scale(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `forward`'s result, and the largest |log s| of the transform on the way, [], nats."""
-        a, b = _halves(x)
-        parameters = self.parameters(a)
+        folded = self.fold()
+        a, b = self._halves(x, folded)
+        parameters = self.parameters(a, folded, condition)
         y_b, _ = self.transform.forward(b, *parameters)
-        return _joined(a, y_b), self.transform.largest_log_scale(*parameters)
+        return self._joined(a, y_b), self.transform.largest_log_scale(*parameters)
 
     def pull_back(
         self,
@@ -114,33 +122,71 @@ class Coupling(Repeatable):
         y_gradient: tf.Tensor,
         log_det_gradient: tf.Tensor,
         folded: Sequence[tf.Tensor],
+        condition: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """See base: one evaluation of the network serves both the inverse and the gradient."""
         self.require_built()
-        a, y_b = _halves(y)
-        a_gradient, y_b_gradient = _halves(y_gradient)
-        sources = [a, *folded]
+        a, y_b = self._halves(y, folded)
+        a_gradient, y_b_gradient = (None, y_gradient) if self.in_space else self._halves(y_gradient, folded)
+        sources = [a, *(t for t in folded if t.dtype.is_floating), *self.read(condition)]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
-            parameters = self.parameters(a, folded)
+            parameters = self.parameters(a, folded, condition)
         b, b_gradient, parameter_gradients = self.transform.pull_back(
             y_b, y_b_gradient, log_det_gradient, *parameters
         )
         through_network, *gradients = tape.gradient(
             parameters, sources, tuple(parameter_gradients), tf.UnconnectedGradients.ZERO
         )
-        return _joined(a, b), _joined(a_gradient + through_network, b_gradient), gradients
+        if self.in_space:
+            through_network *= self._is_a(y, folded)
+            return b, b_gradient + through_network, gradients
+        return self._joined(a, b), self._joined(a_gradient + through_network, b_gradient), gradients
+
+    def parameters(
+        self, a: tf.Tensor, folded: Sequence[tf.Tensor] | None = None, condition: Condition = None
+    ) -> Parameters:
+        """Returns the transform's parameters for the half a; every direction reads the network here.
+
+        Args:
+          a: what stays as it is, [B, H, W, C − C_b].
+          folded: what `fold` returned; by default, the folded weights of this layer.
+          condition: what the network reads, if the config says so.
+
+        Returns:
+          (shift, log_scale) for an affine transform, (shift,) for an additive one; each of the shape of b.
+        """
+        folded = self.fold() if folded is None else folded
+        output = self.network.run_folded(a, folded, condition)
+        return self.transform.parameters(output * (1 - self._is_a(a, folded)) if self.in_space else output)
+
+    def _halves(self, x: tf.Tensor, folded: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns a and b of x [B, H, W, C]; halved in space, b has all pixels, and a is 0 at those of b."""
+        if self.in_space:
+            return [x * self._is_a(x, folded), x]
+        half = x.shape[-1] // 2
+        return tf.split(x, [half, x.shape[-1] - half], axis=-1)
+
+    def _joined(self, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+        return b if self.in_space else tf.concat([a, b], axis=-1)
+
+    def _is_a(self, x: tf.Tensor, folded: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Returns 1 for the pixels of a and 0 for those of b, [H, W, 1]."""
+        rows, columns = (tf.range(side) for side in x.shape[1:3])
+        board = (rows[:, tf.newaxis] + columns + tf.cast(folded[-1], rows.dtype)) % 2
+        return tf.cast(board, x.dtype)[..., tf.newaxis]
 
     def reseed(self, seed: int) -> None:
         """See base."""
         self.network.reseed(seed)
+        if self.in_space:
+            self.colour.assign(seed % 2)
 
-    def initialize(self, x: tf.Tensor) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """See base: initialises the network's ActNorms."""
         self.ensure_built(x)
-        a, b = _halves(x)
-        parameters = self.transform.parameters(self.network.initialize(a))
-        return _joined(a, self.transform.forward(b, *parameters)[0])
+        self.network.initialize(self._halves(x, self.fold())[0], condition)
+        return self.forward(x, condition)
 
     def get_config(self) -> dict:
         """See keras.Layer."""
@@ -157,12 +203,3 @@ def pop_coupling_config(config: dict) -> CouplingConfig:
     """Removes the settings of a `CouplingConfig` from a layer's config, and returns them as one object."""
     names = [field.name for field in dataclasses.fields(CouplingConfig)]
     return CouplingConfig(**{name: config.pop(name) for name in names if name in config})
-
-
-def _halves(x: tf.Tensor) -> list[tf.Tensor]:
-    """[B, H, W, C] → twice [B, H, W, C/2]."""
-    return tf.split(x, 2, axis=-1)
-
-
-def _joined(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    return tf.concat([a, b], axis=-1)

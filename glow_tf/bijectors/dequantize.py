@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, per_example
+from glow_tf.bijectors.condition import Condition
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -50,11 +51,11 @@ class Dequantize(Bijector):
         level = tf.clip_by_value(tf.floor(v), 0, self.bins - 1)
         return tf.cast(level * self.bin_width, tf.uint8)
 
-    def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         return x / self.bins - 0.5, per_example(self._log_det(x), x)
 
-    def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         return (y + 0.5) * self.bins, per_example(-self._log_det(y), y)
 

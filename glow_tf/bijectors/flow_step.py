@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.bijector import Latents, Shape, per_example
+from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.coupling import Coupling, pop_coupling_config
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
 from glow_tf.bijectors.rate_factor import scales_with
@@ -24,9 +25,9 @@ class FlowStep(Repeatable):
 
     ActNorm and the convolution are both affine maps of the channels of a pixel. The forward direction
     therefore multiplies their matrices once per call and applies the product to all pixels. `initialize` and
-    the inverse run the three bijectors one after another.
+    the inverse run the three bijectors one after another. The coupling alone reads a condition.
 
-    Shapes: [B, H, W, C] with C even → the same.
+    Shapes: [B, H, W, C] → the same.
 
     Args:
       coupling: the transform and the network of the coupling.
@@ -35,7 +36,7 @@ class FlowStep(Repeatable):
 
     Raises:
       TypeError: coupling is not a `CouplingConfig`.
-      ValueError: permutation is unknown; on build, the number of channels is odd.
+      ValueError: permutation is unknown.
     Reference: Kingma & Dhariwal 2018, section 3, https://arxiv.org/abs/1807.03039
     """
 
@@ -57,28 +58,35 @@ class FlowStep(Repeatable):
             scales_with(weight, flow_steps=True)
         self.built = True
 
-    def initialize(self, x: tf.Tensor) -> tf.Tensor:
+    @property
+    def condition_channels(self) -> int:
+        """See base."""
+        return self.coupling.condition_channels
+
+    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """See base: initialises each bijector on the output of the previous one."""
         self.ensure_built(x)
-        return self.coupling.initialize(self.conv.initialize(self.actnorm.initialize(x)))
+        return self.coupling.initialize(self.conv.initialize(self.actnorm.initialize(x)), condition)
 
-    def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.ensure_built(x)
-        return self.forward_folded(x, self.fold())
+        return self.forward_folded(x, self.fold(), condition)
 
-    def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.require_built()
-        mixed, coupling_log_det = self.coupling.inverse_and_log_det(y)
+        mixed, coupling_log_det = self.coupling.inverse_and_log_det(y, condition)
         normed, conv_log_det = self.conv.inverse_and_log_det(mixed)
         x, actnorm_log_det = self.actnorm.inverse_and_log_det(normed)
         return x, coupling_log_det + conv_log_det + actnorm_log_det
 
-    def log_scales_in_part(self, x: tf.Tensor) -> tuple[tf.Tensor, Latents, tf.Tensor]:
+    def log_scales_in_part(
+        self, x: tf.Tensor, condition: Condition = None
+    ) -> tuple[tf.Tensor, Latents, tf.Tensor]:
         """See base."""
         mixed = self.conv.forward(self.actnorm.forward(x))
-        y, of_coupling = self.coupling.forward_and_log_scale(mixed)
+        y, of_coupling = self.coupling.forward_and_log_scale(mixed, condition)
         return y, (), tf.stack([[self.conv.largest_log_scale(), of_coupling]])
 
     def fold(self) -> list[tf.Tensor]:
@@ -95,10 +103,12 @@ class FlowStep(Repeatable):
         log_det_per_pixel = self.actnorm.log_det_per_pixel() + self.conv.log_det_per_pixel()
         return [matrix * scale[..., tf.newaxis, :], bias, log_det_per_pixel, *self.coupling.fold()]
 
-    def forward_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_folded(
+        self, x: tf.Tensor, folded: Sequence[tf.Tensor], condition: Condition = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """See base."""
         mixed, linear = _linear(x, *folded[:3])
-        y, log_det = self.coupling.forward_folded(mixed, folded[3:])
+        y, log_det = self.coupling.forward_folded(mixed, folded[3:], condition)
         return y, log_det + linear
 
     def pull_back(
@@ -107,10 +117,11 @@ class FlowStep(Repeatable):
         y_gradient: tf.Tensor,
         log_det_gradient: tf.Tensor,
         folded: Sequence[tf.Tensor],
+        condition: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """See base: the coupling first, by its own cheaper method, then the linear maps."""
         mixed, mixed_gradient, of_network = self.coupling.pull_back(
-            y, y_gradient, log_det_gradient, folded[3:]
+            y, y_gradient, log_det_gradient, folded[3:], condition
         )
         sources = [_linear_inverse(mixed, *folded[:2]), *folded[:3]]
         with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -4,6 +4,8 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, Shape, no_log_det, per_example, soft_bound
+from glow_tf.bijectors.condition import Condition, brought_to
+from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.config import PRIORS
 from glow_tf.likelihood import standard_normal_log_prob
 
@@ -19,57 +21,76 @@ class GaussianPrior(Bijector):
     Inverse:   h = eps · deviation_c + mean_c
     so that log p(h) = log N(eps; 0, I) + log_det (`log_prob`).
 
+    A learned one may be given a condition. A 3×3 convolution of it, which starts at zero, then adds to mean
+    and log-deviation, at every pixel.
+
     Args:
       kind: `standard` (mean 0 and deviation 1, as in the paper) or `learned` (one mean and one log-deviation
         per channel; all start at 0).
+      condition_channels: channels of the condition that a learned prior reads; 0: none.
 
     Raises:
       ValueError: kind is unknown.
     """
 
-    def __init__(self, kind: str = "standard", **kwargs):
+    def __init__(self, kind: str = "standard", condition_channels: int = 0, **kwargs):
         super().__init__(**kwargs)
         if kind not in PRIORS:
             raise ValueError(f"kind must be one of {PRIORS}. Received: kind={kind!r}")
         self.kind = kind
+        self.condition_channels = condition_channels if kind == "learned" else 0
 
     def build(self, input_shape: Shape) -> None:
-        """Creates one mean and one raw log-deviation per channel."""
+        """Creates one mean and one raw log-deviation per channel, and the convolution of a condition."""
         if self.kind == "learned":
             shape = (input_shape[-1],)
             self.mean = self.add_weight(name="mean", shape=shape, initializer="zeros")
             self.raw_log_deviation = self.add_weight(
                 name="raw_log_deviation", shape=shape, initializer="zeros"
             )
+        if self.condition_channels:
+            self.network = ZeroConvolution(2 * input_shape[-1], dtype=self.dtype_policy, name="network")
+            self.network.build((*input_shape[:-1], self.condition_channels))
         self.built = True
 
-    def log_prob(self, h: tf.Tensor) -> tf.Tensor:
+    def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Returns log p(h) in nats, [B], for h [B, H, W, C]."""
-        eps, log_det = self.forward_and_log_det(h)
+        eps, log_det = self.forward_and_log_det(h, condition)
         return standard_normal_log_prob(eps) + log_det
 
-    def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.ensure_built(x)
         if self.kind == "standard":
             return x, no_log_det(x)
-        log_deviation = self._log_deviation()
-        return (x - self.mean.value) * tf.exp(-log_deviation), -self._log_det(x, log_deviation)
+        mean, log_deviation = self._moments(x, condition)
+        return (x - mean) * tf.exp(-log_deviation), -_log_det(x, log_deviation)
 
-    def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.require_built()
         if self.kind == "standard":
             return y, no_log_det(y)
-        log_deviation = self._log_deviation()
-        return y * tf.exp(log_deviation) + self.mean.value, self._log_det(y, log_deviation)
+        mean, log_deviation = self._moments(y, condition)
+        return y * tf.exp(log_deviation) + mean, _log_det(y, log_deviation)
 
-    def _log_deviation(self) -> tf.Tensor:
-        return soft_bound(self.raw_log_deviation.value, LOG_DEVIATION_BOUND)
-
-    def _log_det(self, x: tf.Tensor, log_deviation: tf.Tensor) -> tf.Tensor:
-        return per_example(tf.reduce_sum(log_deviation) * (x.shape[1] * x.shape[2]), x)
+    def _moments(self, x: tf.Tensor, condition: Condition) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns mean and log-deviation: [C], or [B, H, W, C] or [B, 1, 1, C] with a condition."""
+        mean, raw = self.mean.value, self.raw_log_deviation.value
+        if self.condition_channels:
+            given = self.network.call(brought_to(condition, x, self.condition_channels))
+            of_mean, of_deviation = tf.split(given, 2, axis=-1)
+            mean, raw = mean + of_mean, raw + of_deviation
+        return mean, soft_bound(raw, LOG_DEVIATION_BOUND)
 
     def get_config(self) -> dict:
         """See keras.Layer."""
-        return {**super().get_config(), "kind": self.kind}
+        return {**super().get_config(), "kind": self.kind, "condition_channels": self.condition_channels}
+
+
+def _log_det(x: tf.Tensor, log_deviation: tf.Tensor) -> tf.Tensor:
+    pixels = x.shape[1] * x.shape[2]
+    if log_deviation.shape.rank == 1:
+        return per_example(tf.reduce_sum(log_deviation) * pixels, x)
+    repeats = pixels // (log_deviation.shape[1] * log_deviation.shape[2])  # of one for all pixels
+    return repeats * tf.reduce_sum(log_deviation, axis=[1, 2, 3])

@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Shape, per_example, soft_bound
+from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.repeatable import Repeatable, weight_operations
 from glow_tf.config import PERMUTATIONS
 
@@ -86,12 +87,12 @@ class InvertibleConv(Repeatable):
             "raw_log_scale": LOG_SCALE_BOUND * np.arctanh(bounded),
         }
 
-    def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.ensure_built(x)
         return mix_channels(x, self.matrix()), self._log_det(x)
 
-    def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.require_built()
         with weight_operations():

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.bijector import Shape
+from glow_tf.bijectors.condition import Condition, brought_to
 from glow_tf.bijectors.rate_factor import scales_with
 from glow_tf.config import NORMS
 from glow_tf.pieces import in_streams
@@ -101,24 +102,43 @@ class HiddenConvolution(_Convolution):
         scale = tf.exp(self.actnorm.log_scale.value)
         return [self.kernel.value, scale, self.actnorm.bias.value * scale]
 
-    def run_folded(self, x: tf.Tensor, kernel: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        """Runs the layer with the weights that `fold` returned: [B, H, W, C] → [B, H, W, filters]."""
+    def run_folded(
+        self,
+        x: tf.Tensor,
+        kernel: tf.Tensor,
+        scale: tf.Tensor,
+        bias: tf.Tensor,
+        added: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Runs the layer with the weights that `fold` returned: [B, H, W, C] → [B, H, W, filters].
+
+        What is `added` to the convolution, [B, H, W, filters] or [B, 1, 1, filters], is scaled already.
+        """
         # Scaled here and not in `fold`, which would keep the scaled kernels of all copies in memory.
         y = self.convolve(x, kernel * scale if self.norm == "actnorm" else kernel)
+        if added is not None:
+            y += added
         return tf.nn.bias_add(y, tf.cast(bias, y.dtype))
 
-    def initialize(self, x: tf.Tensor) -> tf.Tensor:
-        """Sets the ActNorm from data as `Bijector.initialize` does: [B, H, W, C] → [B, H, W, filters]."""
+    def initialize(self, x: tf.Tensor, added: tf.Tensor | None = None) -> tf.Tensor:
+        """Sets the ActNorm from data as `Bijector.initialize` does: [B, H, W, C] → [B, H, W, filters].
+
+        What is `added` to the convolution, [B, H, W, filters] or [B, 1, 1, filters], is not scaled yet.
+        """
         if self.norm != "actnorm":
-            return self.call(x)
+            return self.run_folded(x, *self.fold(), added)
         with full_precision():
-            y, means, variances = in_streams(self._convolution_and_moments, x)
+            y, means, variances = in_streams(self._convolution_and_moments, x, added)
         self.actnorm.initialize_from(means, variances)
         _, scale, bias = self.fold()
         return in_streams(lambda piece: tf.nn.bias_add(piece * scale, bias), y)
 
-    def _convolution_and_moments(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _convolution_and_moments(
+        self, x: tf.Tensor, added: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         y = self.convolve(x, self.kernel.value)
+        if added is not None:
+            y += tf.cast(added, y.dtype)
         return y, *tf.nn.moments(y, axes=[1, 2])
 
     def get_config(self) -> dict:
@@ -185,20 +205,32 @@ class CouplingNetwork(keras.layers.Layer):
     Under the dtype policy `mixed_bfloat16` the convolutions compute in bfloat16, while input, output and
     weights stay in float32.
 
+    A condition is read by a 1×1 convolution, whose result is added to that of the first one.
+
     Args:
       width: hidden channels.
       filters: output channels.
       norm: of the hidden convolutions, `actnorm` or `bias`.
       seed: of the kernels.
+      condition_channels: channels of the condition; 0: it reads none.
     Reference: Kingma & Dhariwal 2018, section 3.3, https://arxiv.org/abs/1807.03039
     """
 
-    def __init__(self, width: int, filters: int, norm: str = "actnorm", seed: int = 0, **kwargs):
+    def __init__(
+        self,
+        width: int,
+        filters: int,
+        norm: str = "actnorm",
+        seed: int = 0,
+        condition_channels: int = 0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.width = width
         self.filters = filters
         self.norm = norm
         self.seed = seed
+        self.condition_channels = condition_channels
         policy = self.dtype_policy
         self.hidden = [
             HiddenConvolution(width, size, norm, seed=2 * seed + k, dtype=policy, name=f"hidden_{k + 1}")
@@ -212,6 +244,12 @@ class CouplingNetwork(keras.layers.Layer):
         for layer in (*self.hidden, self.last):
             layer.build(shape)
             shape = (*shape[:-1], layer.filters)
+        if self.condition_channels:
+            self.reading = self.add_weight(
+                name="reading",
+                shape=(1, 1, self.condition_channels, self.width),
+                initializer=_reading_kernel(self.seed),
+            )
         scales_with(self.hidden[1].kernel, width=self.width)
         for weight in self.last.trainable_variables:
             scales_with(weight, width=self.width if weight is self.last.kernel else 0, flow_steps=True)
@@ -221,33 +259,43 @@ class CouplingNetwork(keras.layers.Layer):
         """Gives the kernels their starting values of another seed."""
         for k, layer in enumerate(self.hidden):
             layer.reseed(2 * seed + k)
+        if self.condition_channels:
+            self.reading.assign(_reading_kernel(seed)(self.reading.shape, self.reading.dtype))
 
     def fold(self) -> list[tf.Tensor]:
-        """Returns three tensors (kernel, scale, bias) per convolution, nine in all.
+        """Returns three tensors (kernel, scale, bias) per convolution, and the kernel that reads a condition.
 
         If the weights have an axis for the copies in front (see `Repeatable`), so have these.
         """
-        return [tensor for layer in (*self.hidden, self.last) for tensor in layer.fold()]
+        folded = [tensor for layer in (*self.hidden, self.last) for tensor in layer.fold()]
+        return [*folded, self.reading.value] if self.condition_channels else folded
 
-    def run_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor]) -> tf.Tensor:
+    def run_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor], condition: Condition = None) -> tf.Tensor:
         """Runs the network with the weights that `fold` returned: [B, H, W, C] → [B, H, W, filters].
 
         The result has the dtype of x.
         """
-        h = x
-        for layer, own in zip(self.hidden, (folded[:3], folded[3:6]), strict=True):
-            h = tf.nn.relu(layer.run_folded(h, *own))
-        return tf.cast(self.last.run_folded(h, *folded[6:]), x.dtype)
+        added = None
+        if self.condition_channels:
+            added = self._read(x, condition, folded[9] * folded[1])
+        h = tf.nn.relu(self.hidden[0].run_folded(x, *folded[:3], added))
+        h = tf.nn.relu(self.hidden[1].run_folded(h, *folded[3:6]))
+        return tf.cast(self.last.run_folded(h, *folded[6:9]), x.dtype)
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
+    def _read(self, x: tf.Tensor, condition: Condition, kernel: tf.Tensor) -> tf.Tensor:
+        """Returns [B, H, W, width], or [B, 1, 1, width] of vectors."""
+        given = brought_to(condition, x, self.condition_channels)
+        return self.hidden[0].convolve(given, kernel)
+
+    def call(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Runs the network: [B, H, W, C] → [B, H, W, filters], in the dtype of x."""
-        return self.run_folded(x, self.fold())
+        return self.run_folded(x, self.fold(), condition)
 
-    def initialize(self, x: tf.Tensor) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Sets the ActNorms from data, in order, as `Bijector.initialize` does, and runs the network."""
-        h = x
-        for layer in self.hidden:
-            h = tf.nn.relu(layer.initialize(h))
+        added = self._read(x, condition, self.reading.value) if self.condition_channels else None
+        h = tf.nn.relu(self.hidden[0].initialize(x, added))
+        h = tf.nn.relu(self.hidden[1].initialize(h))
         return tf.cast(in_streams(self.last.call, h), x.dtype)
 
     def get_config(self) -> dict:
@@ -258,4 +306,9 @@ class CouplingNetwork(keras.layers.Layer):
             "filters": self.filters,
             "norm": self.norm,
             "seed": self.seed,
+            "condition_channels": self.condition_channels,
         }
+
+
+def _reading_kernel(seed: int) -> keras.initializers.Initializer:
+    return keras.initializers.HeNormal(2 * seed + 1_000_003)  # apart from those of the hidden convolutions

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector
+from glow_tf.bijectors.condition import Condition
 from glow_tf.internals import with_values
 
 _constant_weights = contextvars.ContextVar("constant_weights", default=False)
@@ -61,18 +62,21 @@ class Repeatable(Bijector):
         """
         return [v.value for v in all_variables(self)]
 
-    def forward_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_folded(
+        self, x: tf.Tensor, folded: Sequence[tf.Tensor], condition: Condition = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Runs `forward_and_log_det` with folded weights.
 
         Args:
           x: [B, H, W, C].
           folded: what `fold` returned, for one copy.
+          condition: what the bijector reads, if it reads anything.
 
         Returns:
           f(x) [B, H, W, C] and log|det df(x)/dx| [B] in nats.
         """
         with with_weights(self, folded):
-            return self.forward_and_log_det(x)
+            return self.forward_and_log_det(x, *self.read(condition))
 
     def pull_back(
         self,
@@ -80,6 +84,7 @@ class Repeatable(Bijector):
         y_gradient: tf.Tensor,
         log_det_gradient: tf.Tensor,
         folded: Sequence[tf.Tensor],
+        condition: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Backpropagates from the output alone: recovers x, runs forward from it, and differentiates.
 
@@ -88,21 +93,23 @@ class Repeatable(Bijector):
           y_gradient: gradient of a loss with respect to y, [B, H, W, C].
           log_det_gradient: gradient of the loss with respect to the log-determinant, [B].
           folded: what `fold` returned, for one copy.
+          condition: what the bijector reads, brought to the resolution of y; None if it reads nothing.
 
         Returns:
           x = f⁻¹(y) and the gradient with respect to x, both [B, H, W, C], and the gradients with respect to
-          the floating-point tensors of `folded`.
+          the floating-point tensors of `folded`, and at the end to the condition, if there is one.
 
         Raises:
           ValueError: the layer is not built.
         """
         self.require_built()
         with with_weights(self, folded):
-            x = self.inverse(y)
-        sources = [x, *(tensor for tensor in folded if tensor.dtype.is_floating)]
+            x = self.inverse(y, condition)
+        given = self.read(condition)
+        sources = [x, *(tensor for tensor in folded if tensor.dtype.is_floating), *given]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
-            outputs = self.forward_folded(x, folded)
+            outputs = self.forward_folded(x, folded, *given)
         x_gradient, *gradients = tape.gradient(
             outputs, sources, [y_gradient, log_det_gradient], tf.UnconnectedGradients.ZERO
         )

@@ -1,41 +1,141 @@
-"""Split: factors out half of the channels as a latent."""
+"""What factors channels out as a latent: `Split`, one half of them."""
 
 import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, Bound, Latents, PartOutput, Shape, no_log_det, soft_bound
+from glow_tf.bijectors.condition import Condition, brought_to
 from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND
 from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.config import PRIORS
 from glow_tf.likelihood import standard_normal_log_prob
 
 
-@keras.saving.register_keras_serializable(package="glow_tf")
-class Split(Bijector):
-    """Keeps one half of the channels and factors out the other half as a latent, scored given the first.
+class FactorsOut(Bijector):
+    """Keeps the first channels and factors the others out as a latent, scored given the first.
 
-    Let x = [h, z], halved along the channels, and let p(z | h) be a Gaussian with mean μ(h) and deviation
-    σ(h). `factor_out(x)` returns h, the *whitened* latent eps = (z − μ(h)) / σ(h), and log p(z | h).
-    `merge(h, eps)` is its inverse. In a part, h goes on and eps does not. As a bijector of the whole tensor:
-    Forward:   y = [h, eps]      log_det = −Σ log σ(h), so log p(z | h) = log N(eps; 0, I) + log_det
-    Inverse:   x = [h, eps · σ(h) + μ(h)]
+    Let x = [h, z] along the channels. A subclass says how many channels h has (`kept_of`), and defines a
+    bijection between z and a *whitened* latent eps that depends on h (`whiten`, `colour`), so that
+    log p(z | h) = log N(eps; 0, I) + log_det. In a part, h goes on and eps does not. As a bijector of the
+    whole tensor:
+    Forward:   y = [h, eps(z; h)]
+    Inverse:   x = [h, z(eps; h)]
+    """
+
+    def kept_of(self, channels: int) -> int:
+        """Returns how many of a tensor's channels go on."""
+        raise NotImplementedError
+
+    def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns eps, of the shape of z, and log|det d eps/dz| [B] in nats."""
+        raise NotImplementedError
+
+    def colour(
+        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, condition: Condition = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Inverts `whiten`: returns z, of the shape of eps, and log|det dz/d eps| [B] in nats.
+
+        Args:
+          h: what is kept, [B, H, W, kept].
+          eps: the whitened latent, [B, H, W, C − kept].
+          bound: changes activations on the way, [B, H, W, C].
+          condition: what the bijector reads beside h.
+        """
+        raise NotImplementedError
+
+    def factor_out(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns h [B, H, W, kept], eps [B, H, W, C − kept] and log p(z | h) [B] in nats."""
+        h, eps, log_det = self._apart(x, condition)
+        return h, eps, standard_normal_log_prob(eps) + log_det
+
+    def merge(self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        """Inverts `factor_out`: h and eps → x [B, H, W, C].
+
+        Raises:
+          ValueError: the layer is not built.
+        """
+        self.require_built()
+        return self._together(h, eps, tf.identity, condition)[0]
+
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """See class."""
+        h, eps, log_det = self._apart(x, condition)
+        return tf.concat([h, eps], axis=-1), log_det
+
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """See class."""
+        self.require_built()
+        return self._together(*self._cut(y), tf.identity, condition)
+
+    def forward_in_part(self, so_far: PartOutput, condition: Condition = None) -> PartOutput:
+        """See base: adds its latent, and log p(z | h) to those of the latents."""
+        h, eps, log_prob = self.factor_out(so_far.h, condition)
+        latents, latents_log_prob = (*so_far.latents, eps), so_far.latents_log_prob + log_prob
+        return so_far._replace(h=h, latents=latents, latents_log_prob=latents_log_prob)
+
+    def inverse_in_part(
+        self, h: tf.Tensor, latents: Latents, bound: Bound, condition: Condition = None
+    ) -> tuple[tf.Tensor, Latents]:
+        """See base."""
+        self.require_built()
+        return bound(self._together(h, latents[-1], bound, condition)[0]), latents[:-1]
+
+    def initialize_in_part(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        """See base."""
+        self.initialize(x, condition)
+        return self._cut(x)[0]
+
+    def shapes_in_part(self, input_shape: Shape) -> tuple[Shape, tuple[Shape, ...]]:
+        """See base."""
+        *others, channels = input_shape
+        kept = self.kept_of(channels)
+        return (*others, kept), ((*others, channels - kept),)
+
+    def _apart(self, x: tf.Tensor, condition: Condition) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        self.ensure_built(x)
+        h, z = self._cut(x)
+        return h, *self.whiten(h, z, condition)
+
+    def _together(
+        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, condition: Condition
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        z, log_det = self.colour(h, eps, bound, condition)
+        return tf.concat([h, z], axis=-1), log_det
+
+    def _cut(self, x: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the channels that are kept, and the others."""
+        kept = self.kept_of(x.shape[-1])
+        return tf.split(x, [kept, x.shape[-1] - kept], axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class Split(FactorsOut):
+    """Factors out half of the channels as a latent that is Gaussian, given the other half.
+
+    p(z | h) has mean μ(h) and deviation σ(h), so eps = (z − μ(h)) / σ(h), and log_det = −Σ log σ(h).
 
     Shapes: [B, H, W, C] with C even → [B, H, W, C/2] twice.
 
     Args:
       prior: `learned` (a 3×3 convolution of h, which starts at zero, gives μ and log σ) or `standard`
         (μ = 0, σ = 1).
+      condition_channels: channels of a condition that the convolution reads beside h; 0: none.
 
     Raises:
       ValueError: prior is unknown; on build, the number of channels is odd.
     Reference: Dinh et al. 2017, section 3.6, https://arxiv.org/abs/1605.08803
     """
 
-    def __init__(self, prior: str = "learned", **kwargs):
+    def __init__(self, prior: str = "learned", condition_channels: int = 0, **kwargs):
         super().__init__(**kwargs)
         if prior not in PRIORS:
             raise ValueError(f"prior must be one of {PRIORS}. Received: prior={prior!r}")
         self.prior = prior
+        self.condition_channels = condition_channels if prior == "learned" else 0
+
+    def kept_of(self, channels: int) -> int:
+        """See base: half of them."""
+        return channels // 2
 
     def build(self, input_shape: Shape) -> None:
         """Creates the convolution of a learned prior."""
@@ -46,71 +146,36 @@ class Split(Bijector):
             )
         if self.prior == "learned":
             self.network = ZeroConvolution(channels, dtype=self.dtype_policy, name="prior")
-            self.network.build((*input_shape[:-1], channels // 2))
+            self.network.build((*input_shape[:-1], channels // 2 + self.condition_channels))
         self.built = True
 
-    def factor_out(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns h [B, H, W, C/2], eps [B, H, W, C/2] and log p(z | h) [B] in nats."""
-        h, eps, log_det = self._whiten(x)
-        return h, eps, standard_normal_log_prob(eps) + log_det
-
-    def merge(self, h: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
-        """Inverts `factor_out`: h and eps, both [B, H, W, C/2] → x [B, H, W, C].
-
-        Raises:
-          ValueError: the layer is not built.
-        """
-        self.require_built()
-        return self._colour(h, eps)[0]
-
-    def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
-        h, eps, log_det = self._whiten(x)
-        return tf.concat([h, eps], axis=-1), log_det
-
-    def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
-        self.require_built()
-        return self._colour(*tf.split(y, 2, axis=-1))
-
-    def forward_in_part(self, so_far: PartOutput) -> PartOutput:
-        """See base: adds its latent, and log p(z | h) to those of the latents."""
-        h, eps, log_prob = self.factor_out(so_far.h)
-        latents, latents_log_prob = (*so_far.latents, eps), so_far.latents_log_prob + log_prob
-        return so_far._replace(h=h, latents=latents, latents_log_prob=latents_log_prob)
-
-    def inverse_in_part(self, h: tf.Tensor, latents: Latents, bound: Bound) -> tuple[tf.Tensor, Latents]:
+    def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See base."""
-        return bound(self.merge(h, latents[-1])), latents[:-1]
-
-    def initialize_in_part(self, x: tf.Tensor) -> tf.Tensor:
-        """See base."""
-        return self.factor_out(x)[0]
-
-    def shapes_in_part(self, input_shape: Shape) -> tuple[Shape, tuple[Shape, ...]]:
-        """See base."""
-        half = (*input_shape[:-1], input_shape[-1] // 2)
-        return half, (half,)
-
-    def _whiten(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        self.ensure_built(x)
-        h, z = tf.split(x, 2, axis=-1)
         if self.prior == "standard":
-            return h, z, no_log_det(x)
-        mean, log_deviation = self._mean_and_log_deviation(h)
-        return h, (z - mean) * tf.exp(-log_deviation), -tf.reduce_sum(log_deviation, axis=[1, 2, 3])
+            return z, no_log_det(z)
+        mean, log_deviation = self._mean_and_log_deviation(h, condition)
+        return (z - mean) * tf.exp(-log_deviation), -tf.reduce_sum(log_deviation, axis=[1, 2, 3])
 
-    def _colour(self, h: tf.Tensor, eps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def colour(
+        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, condition: Condition = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """See base."""
         if self.prior == "standard":
-            return tf.concat([h, eps], axis=-1), no_log_det(h)
-        mean, log_deviation = self._mean_and_log_deviation(h)
-        x = tf.concat([h, eps * tf.exp(log_deviation) + mean], axis=-1)
-        return x, tf.reduce_sum(log_deviation, axis=[1, 2, 3])
+            return eps, no_log_det(h)
+        mean, log_deviation = self._mean_and_log_deviation(h, condition)
+        return eps * tf.exp(log_deviation) + mean, tf.reduce_sum(log_deviation, axis=[1, 2, 3])
 
-    def _mean_and_log_deviation(self, h: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _mean_and_log_deviation(self, h: tf.Tensor, condition: Condition) -> tuple[tf.Tensor, tf.Tensor]:
+        if self.condition_channels:
+            given = brought_to(condition, h, self.condition_channels)
+            h = tf.concat([h, given + tf.zeros_like(h[..., :1])], axis=-1)
         mean, raw = tf.split(self.network.call(h), 2, axis=-1)
         return mean, soft_bound(raw, LOG_DEVIATION_BOUND)
 
     def get_config(self) -> dict:
         """See keras.Layer."""
-        return {**super().get_config(), "prior": self.prior}
+        return {
+            **super().get_config(),
+            "prior": self.prior,
+            "condition_channels": self.condition_channels,
+        }

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, Shape, no_log_det
+from glow_tf.bijectors.condition import Condition
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -27,12 +28,12 @@ class Squeeze(Bijector):
             )
         self.built = True
 
-    def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.ensure_built(x)
         return tf.nn.space_to_depth(x, 2), no_log_det(x)
 
-    def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         return tf.nn.depth_to_space(y, 2), no_log_det(y)
 

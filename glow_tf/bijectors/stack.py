@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, Bound, Latents, PartOutput, Shape
+from glow_tf.bijectors.condition import Condition, brought_to
 from glow_tf.bijectors.rate_factor import copy_scaling
 from glow_tf.bijectors.repeatable import Repeatable, all_variables, weight_operations, with_weights
 from glow_tf.bijectors.tracing import TracedOnce
@@ -61,6 +62,11 @@ class Stack(Bijector):
         self._untracked = untracked(bijector=bijector)
         self._call = TracedOnce()
 
+    @property
+    def condition_channels(self) -> int:
+        """See base; each copy reads the condition."""
+        return self._untracked.bijector.condition_channels
+
     def build(self, input_shape: Shape) -> None:
         """Creates the weights of all copies, with the starting values of each copy."""
         bijector = self._untracked.bijector
@@ -79,41 +85,47 @@ class Stack(Bijector):
             self._stacked.append(weight)
         self.built = True
 
-    def forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.ensure_built(x)
-        folded = self._folded()
+        folded, given_read = self._folded(), self._read(x, condition)
         if not self.reversible:
-            return self._forward(x, _rows(folded, self.count))
+            return self._forward(x, *given_read, _rows(folded, self.count))
 
         @tf.custom_gradient
-        def run(x, *floating):
+        def run(x, *read_and_floating):
+            read, floating = read_and_floating[: len(given_read)], read_and_floating[len(given_read) :]
             given = iter(floating)
             rows = _rows([next(given) if t.dtype.is_floating else t for t in folded], self.count)
-            y, log_det = in_streams(lambda piece: self._forward(piece, rows), x)
-            return (y, log_det), lambda *gradients: self._pull_back(y, *gradients, rows)
+            y, log_det = in_streams(lambda *piece: self._forward(*piece, rows), x, *read)
+            return (y, log_det), lambda *gradients: self._pull_back(y, read, *gradients, rows)
 
-        return run(x, *[t for t in folded if t.dtype.is_floating])
+        return run(x, *given_read, *[t for t in folded if t.dtype.is_floating])
 
-    def inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
-        total = 0.0
+        total, read = 0.0, self._read(y, condition)
         for weights in reversed(self._weights()):
-            y, log_det = self._call(self._inverse_one, weights, y)
+            y, log_det = self._call(self._inverse_one, weights, y, *read)
             total += log_det
         return y, total
 
-    def inverse_in_part(self, h: tf.Tensor, latents: Latents, bound: Bound) -> tuple[tf.Tensor, Latents]:
+    def inverse_in_part(
+        self, h: tf.Tensor, latents: Latents, bound: Bound, condition: Condition = None
+    ) -> tuple[tf.Tensor, Latents]:
         """See base."""
+        read = self._read(h, condition)
         for weights in reversed(self._weights()):
-            h = bound(self._call(self._inverse_one, weights, h)[0])
+            h = bound(self._call(self._inverse_one, weights, h, *read)[0])
         return h, latents
 
-    def log_scales_in_part(self, x: tf.Tensor) -> tuple[tf.Tensor, Latents, tf.Tensor]:
+    def log_scales_in_part(
+        self, x: tf.Tensor, condition: Condition = None
+    ) -> tuple[tf.Tensor, Latents, tf.Tensor]:
         """See base."""
-        scales = []
+        scales, read = [], self._read(x, condition)
         for weights in self._weights():
-            x, _, own = self._call(self._log_scales_one, weights, x)
+            x, _, own = self._call(self._log_scales_one, weights, x, *read)
             scales.append(own)
         return x, (), tf.concat(scales, axis=0)
 
@@ -122,7 +134,7 @@ class Stack(Bijector):
         """See base."""
         return [f"{self.name} (number {k + 1} of {self.count})" for k in range(self.count)]
 
-    def steps(self) -> Iterator[tuple[str, Callable[[PartOutput], PartOutput]]]:
+    def steps(self) -> Iterator[tuple[str, Callable[..., PartOutput]]]:
         """See base."""
         for k, name in enumerate(self.step_names):
             with self.copy(k) as copy:
@@ -138,14 +150,14 @@ class Stack(Bijector):
         own = len(self.weights)
         self.set_weights([np.stack(weights[i::own]) for i in range(own)])
 
-    def initialize(self, x: tf.Tensor) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """See base: initialises each copy on the output of the previous one."""
         self.ensure_built(x)
         # A partial for each stack: of one method TensorFlow counts all traces, and warns of many.
         initialize_one = tf.function(functools.partial(self._initialize_one), autograph=False)
-        rows = []
+        rows, read = [], self._read(x, condition)
         for weights in self._weights():
-            x, own = initialize_one(weights, x)
+            x, own = initialize_one(weights, x, *read)
             rows.append(own)
         for weight, values in zip(self._stacked, zip(*rows, strict=True), strict=True):
             weight.assign(tf.stack(values))
@@ -173,53 +185,73 @@ class Stack(Bijector):
         ):
             return bijector.fold()
 
-    def _forward(self, x: tf.Tensor, folded: list[Weights]) -> tuple[tf.Tensor, tf.Tensor]:
+    def _read(self, x: tf.Tensor, condition: Condition) -> list[tf.Tensor]:
+        """Returns what every copy reads, once for all: nothing, or one tensor at the resolution of x."""
+        return [brought_to(own, x, self.condition_channels) for own in self.read(condition)]
+
+    def _forward(self, x: tf.Tensor, *read_and_folded: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        *read, folded = read_and_folded
         total = 0.0
         for weights in folded:
-            x, log_det = self._call(self._forward_one, weights, x)
+            x, log_det = self._call(self._forward_one, weights, x, *read)
             total += log_det
         return x, total
 
     def _pull_back(
-        self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor, folded: list[Weights]
-    ) -> list[tf.Tensor]:
-        """Returns the gradient with respect to the input, and those of the stacked folded weights."""
-        ys = [piece for (piece,) in pieces_of(y)]
+        self,
+        y: tf.Tensor,
+        read: list[tf.Tensor],
+        y_gradient: tf.Tensor,
+        log_det_gradient: tf.Tensor,
+        folded: list[Weights],
+    ) -> list[Any]:
+        """Returns the gradients with respect to the input, to what is read, and to the stacked weights."""
+        ys, *reads = zip(*pieces_of(y, *read), strict=True)
         gradients = pieces_of(y_gradient, log_det_gradient, fill_with_zeros=True)
+        given = list(zip(*reads, strict=True)) if reads else [()] * len(ys)
         of_copies: list[Weights] = []
+        of_read: list[list[tf.Tensor]] = []
         for weights in reversed(folded):
-            ys, gradients, of_weights = self._call(self._pull_back_one, weights, ys, gradients)
+            ys, gradients, of_given, of_weights = self._call(
+                self._pull_back_one, weights, list(ys), gradients, given
+            )
             of_copies.insert(0, of_weights)
+            of_read.append(of_given)
         stacked = [tf.stack(column) for column in zip(*of_copies, strict=True)]
-        return [join([x_gradient for x_gradient, _ in gradients], y), *stacked]
+        of_pieces = [tf.add_n(column) for column in zip(*of_read, strict=True)]
+        x_gradient = join([own for own, _ in gradients], y)
+        return [x_gradient, *([join(of_pieces, y)] if read else []), *stacked]
 
-    def _initialize_one(self, weights: Weights, x: tf.Tensor) -> tuple[tf.Tensor, Weights]:
+    def _initialize_one(self, weights: Weights, x: tf.Tensor, *read: tf.Tensor) -> tuple[tf.Tensor, Weights]:
         bijector = self._untracked.bijector
         with with_weights(bijector, weights) as scope:
-            y = bijector.initialize(x)
+            y = bijector.initialize(x, *read)
         return y, [tf.convert_to_tensor(scope.get_current_value(v)) for v in all_variables(bijector)]
 
-    def _forward_one(self, folded: Weights, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._untracked.bijector.forward_folded(x, folded)
+    def _forward_one(self, folded: Weights, x: tf.Tensor, *read: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._untracked.bijector.forward_folded(x, folded, *read)
 
-    def _pull_back_one(self, folded: Weights, ys: list[tf.Tensor], gradients: list[tuple]) -> Any:
+    def _pull_back_one(
+        self, folded: Weights, ys: list[tf.Tensor], gradients: list[tuple], reads: list[tuple]
+    ) -> Any:
         """Pulls all pieces of the batch back through one copy, and sums their gradients of its weights."""
         pull_back = self._untracked.bijector.pull_back
-        xs, x_gradients, of_weights = zip(
-            *[pull_back(y, *own, folded) for y, own in zip(ys, gradients, strict=True)], strict=True
-        )
+        pieces = zip(ys, gradients, reads, strict=True)
+        results = [pull_back(y, *own, folded, *read) for y, own, read in pieces]
+        xs, x_gradients, others = zip(*results, strict=True)
         passed = [(g, log_det) for g, (_, log_det) in zip(x_gradients, gradients, strict=True)]
-        return list(xs), passed, [tf.add_n(column) for column in zip(*of_weights, strict=True)]
+        of_read = [other.pop() for other in others] if self.condition_channels else []
+        return list(xs), passed, of_read, [tf.add_n(column) for column in zip(*others, strict=True)]
 
-    def _log_scales_one(self, weights: Weights, x: tf.Tensor) -> Any:
+    def _log_scales_one(self, weights: Weights, x: tf.Tensor, *read: tf.Tensor) -> Any:
         bijector = self._untracked.bijector
         with with_weights(bijector, weights):
-            return bijector.log_scales_in_part(x)
+            return bijector.log_scales_in_part(x, *read)
 
-    def _inverse_one(self, weights: Weights, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _inverse_one(self, weights: Weights, y: tf.Tensor, *read: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         bijector = self._untracked.bijector
         with with_weights(bijector, weights):
-            return bijector.inverse_and_log_det(y)
+            return bijector.inverse_and_log_det(y, *read)
 
     def get_config(self) -> dict:
         """See keras.Layer."""

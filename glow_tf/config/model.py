@@ -36,6 +36,7 @@ class CouplingConfig:
       scale: how an affine transform reads its scale: `sigmoid`, `exp`, `tanh` or `tanh:B`.
       norm: of the network's hidden convolutions: `actnorm` or `bias`.
       network_dtype: dtype policy of the network, such as `mixed_bfloat16`; None is the layer's own.
+      condition_channels: channels of the condition that the network reads; 0: none.
     """
 
     width: int
@@ -43,11 +44,13 @@ class CouplingConfig:
     scale: str = "tanh:1"
     norm: str = "actnorm"
     network_dtype: str | None = None
+    condition_channels: int = 0
 
     def __post_init__(self):
         """Raises ConfigError for a choice that does not exist."""
         check_types(self)
         in_range(self, "width", 1, MOST_WIDTH)
+        in_range(self, "condition_channels", 0, MOST_WIDTH)
         one_of(self, "kind", OUTPUTS_PER_CHANNEL)
         read_scale(self.scale)
         one_of(self, "norm", NORMS)

@@ -16,7 +16,9 @@ from glow_tf.bijectors import (
     ClassPrior,
     Coupling,
     Dequantize,
+    FlowSplit,
     GaussianPrior,
+    Haar,
     InvertibleConv,
     Repeatable,
     Split,
@@ -75,6 +77,12 @@ class LastChannelOut(Bijector):
         return (*others, channels - 1), ((*others, 1),)
 
 
+def make_flow_split(given=0, **kwargs):
+    """Returns a split that keeps one channel and has two flow steps for the others."""
+    coupling = config.CouplingConfig(6, condition_channels=5)
+    return FlowSplit(1, coupling, 2, given_channels=given, **F64, **kwargs)
+
+
 class SinhArcsinh(Transform):
     """y = sinh(arcsinh(b) + t): a transform that is not affine, and reads one output per channel."""
 
@@ -116,6 +124,8 @@ BIJECTORS = {
     "flow_step_plain": lambda: make_flow_step(permutation="plain", scale="tanh", **F64),
     "flow_step_shuffle": lambda: make_flow_step(permutation="shuffle", kind="additive", **F64),
     "flow_step_reverse": lambda: make_flow_step(permutation="reverse", scale="exp", norm="bias", **F64),
+    "haar": lambda: Haar(**F64),
+    "flow_split": make_flow_split,
     "chain": lambda: Chain([ActNorm(**F64), Squeeze(**F64), make_flow_step(**F64), Split(**F64)], **F64),
     "stack": lambda: Stack(make_flow_step(**F64), 3, **F64),
     "stack_reversible": lambda: Stack(make_flow_step(norm="bias", **F64), 3, reversible=True, **F64),
@@ -221,7 +231,8 @@ def test_in_a_part_a_bijector_is_undone_with_its_own_latents(in_part, so_far):
 def test_in_a_part_every_step_of_the_inverse_is_bounded(in_part, so_far):
     output, bounded = in_part.forward_in_part(so_far), []
     result, _ = in_part.inverse_in_part(output.h, output.latents, lambda h: bounded.append(h) or h + 1)
-    assert len(bounded) == len(in_part.step_names)
+    # A `FlowSplit`, which is one step, has flow steps within.
+    assert len(bounded) == len(in_part.step_names) + (in_part.flow.count if hasattr(in_part, "flow") else 0)
     np.testing.assert_array_equal(result, bounded[-1] + 1)
 
 
@@ -312,6 +323,41 @@ def test_what_only_a_stack_needs_is_in_its_own_base_class():
 
 def test_every_listed_coupling_has_a_transform():
     assert set(TRANSFORMS) == set(config.OUTPUTS_PER_CHANNEL)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_coupling,
+        make_flow_step,
+        lambda **kw: Stack(make_flow_step(seed=1, **kw), 3, reversible=True, **kw),
+    ],
+    ids=["coupling", "flow_step", "stack"],
+)
+def test_any_number_of_channels_will_do(make, channels, rng):
+    x = tf.constant(rng.normal(size=(3, 4, 4, channels)))
+    layer = make(**F64)
+    layer.build(x.shape)
+    perturb(layer)
+    test_inverse_undoes_forward_both_ways(layer, x)
+    test_log_det_is_that_of_the_autodiff_jacobian_both_ways(layer, x)
+    if channels > 1:  # a matrix of one number has no triangles
+        test_gradients_reach_every_trainable_weight(layer, x)
+    if isinstance(layer, Repeatable):
+        test_pulling_back_from_the_output_gives_the_gradients(layer, x)
+
+
+def test_couplings_of_one_channel_take_turns_with_the_colours_of_a_chessboard(rng):
+    x = tf.constant(rng.normal(size=(1, 4, 4, 1)))
+    stays = []
+    for seed in (0, 1):
+        layer = make_coupling(seed=seed, **F64)
+        layer.build(x.shape)
+        perturb(layer)
+        stays.append(layer.forward(x)[0, ..., 0] == x[0, ..., 0])
+    assert np.logical_xor(*stays).all()
+    assert stays[0].numpy().sum() == 8
 
 
 def test_a_new_coupling_is_one_transform_and_one_entry_in_the_config(monkeypatch, x):
@@ -433,8 +479,140 @@ def test_calling_a_layer_builds_it(layer):
     assert log_det.dtype == tf.float32
 
 
+CONDITION = 3  # channels
+READS = {"condition_channels": CONDITION}
+CONDITIONED = {
+    "coupling": lambda: make_coupling(**READS, **F64),
+    "coupling_additive": lambda: make_coupling(kind="additive", norm="bias", **READS, **F64),
+    "flow_step": lambda: make_flow_step(**READS, **F64),
+    "chain": lambda: Chain([ActNorm(**F64), make_flow_step(**READS, **F64), Split(**READS, **F64)], **F64),
+    "stack": lambda: Stack(make_flow_step(**READS, **F64), 3, **F64),
+    "stack_reversible": lambda: Stack(make_flow_step(**READS, **F64), 3, reversible=True, **F64),
+    "split": lambda: Split(**READS, **F64),
+    "prior": lambda: GaussianPrior("learned", **READS, **F64),
+    "flow_split": lambda: make_flow_split(given=CONDITION),
+}
+GIVEN = {
+    "map": {"": (4, 4, 3)},
+    "finer_map": {"": (8, 8, 3)},
+    "coarser_map": {"": (2, 2, 3)},
+    "other_map": {"": (5, 3, 3)},
+    "vector": {"": (3,)},
+    "several": {"map": (4, 4, 2), "vector": (1,)},
+}
+
+
+def given(kind, rng, batch=3):
+    """Returns a condition of a kind."""
+    found = {name: tf.constant(rng.normal(size=(batch, *shape))) for name, shape in GIVEN[kind].items()}
+    return found.get("", found)
+
+
+@pytest.fixture(scope="module", params=CONDITIONED.values(), ids=CONDITIONED.keys())
+def conditioned(request):
+    return perturbed(request.param)
+
+
+def partial(layer, condition):
+    """Returns a layer's two methods for one condition, as the tests of the contract call them."""
+
+    class Given:
+        def forward_and_log_det(self, x):
+            return layer.forward_and_log_det(x, tf.nest.map_structure(lambda t: self.like(t, x), condition))
+
+        def inverse_and_log_det(self, y):
+            return layer.inverse_and_log_det(y, tf.nest.map_structure(lambda t: self.like(t, y), condition))
+
+        def like(self, member, x):
+            return (
+                tf.repeat(member, x.shape[0] // member.shape[0], axis=0) if len(x) > len(member) else member
+            )
+
+    return Given()
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_given_a_condition_a_bijector_keeps_the_contract(conditioned, kind, x, rng):
+    view = partial(conditioned, given(kind, rng))
+    test_inverse_undoes_forward_both_ways(view, x)
+    test_inverse_log_det_is_minus_the_forward_one(view, x)
+
+
+def test_given_a_condition_log_det_is_that_of_the_autodiff_jacobian(conditioned, x, rng):
+    one = partial(conditioned, given("coarser_map", rng, batch=1))
+    _, log_det = one.forward_and_log_det(x[:1])
+    np.testing.assert_allclose(log_det, _jacobian_log_det(one.forward_and_log_det, x[:1]), atol=1e-8)
+
+
+def test_the_gradient_of_a_condition_is_that_of_finite_differences(conditioned, x, rng):
+    condition, direction = given("map", rng), tf.constant(rng.normal(size=(3, 4, 4, 3)))
+
+    def loss(condition):
+        y, log_det = conditioned.forward_and_log_det(x, condition)
+        return tf.reduce_sum(y**2) + tf.reduce_sum(tf.sin(log_det))
+
+    with tf.GradientTape() as tape:
+        tape.watch(condition)
+        value = loss(condition)
+    gradient = tf.reduce_sum(tape.gradient(value, condition) * direction)
+    step = 1e-6
+    difference = (loss(condition + step * direction) - loss(condition - step * direction)) / (2 * step)
+    assert abs(float(difference)) > 1e-3
+    np.testing.assert_allclose(gradient, difference, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["map", "vector"])
+def test_recomputation_gives_the_same_gradients_given_a_condition(kind, x, rng):
+    condition, found = given(kind, rng), []
+    for reversible in (False, True):
+        stack = perturbed(CONDITIONED["stack_reversible"])
+        stack.reversible = reversible
+
+        @tf.function(autograph=False)
+        def gradients(stack=stack):
+            with tf.GradientTape() as tape:
+                tape.watch((x, condition))
+                y, log_det = stack.forward_and_log_det(x, condition)
+                loss = tf.reduce_sum(y**2) + tf.reduce_sum(tf.sin(log_det))
+            return loss, tape.gradient(loss, [x, condition, *stack.trainable_variables])
+
+        found.append(gradients())
+    for mine, theirs in zip(*map(tf.nest.flatten, found), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-8)
+
+
+def test_a_bijector_that_reads_no_condition_ignores_it_to_the_bit(bijector, x, rng):
+    if isinstance(bijector, Glow | Negate | LastChannelOut):
+        pytest.skip("these are given none")
+    if bijector.condition_channels or isinstance(bijector, ClassPrior):
+        pytest.skip("it reads one")
+    condition, y = given("map", rng), bijector.forward(x)
+    plain = bijector.forward_and_log_det(x), bijector.inverse_and_log_det(y)
+    others = bijector.forward_and_log_det(x, condition), bijector.inverse_and_log_det(y, condition)
+    for mine, theirs in zip(tf.nest.flatten(plain), tf.nest.flatten(others), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("wrong", [None, (4, 4, 2), (5,), (3, 4, 4, 3)], ids=str)
+def test_a_condition_that_is_missing_or_of_another_size_is_refused(conditioned, wrong, x):
+    condition = None if wrong is None else tf.zeros((3, *wrong))
+    with pytest.raises(ValueError, match=r"condition must have 3 channels.*Received"):
+        conditioned.forward_and_log_det(x, condition)
+
+
+def test_initialisation_sees_the_condition(x, rng):
+    condition = 5 + given("map", rng)
+    layer = make_coupling(**READS, **F64)
+    layer.initialize(x, condition)
+    network = layer.network
+    added = network.hidden[0].convolve(condition, network.reading.value)
+    before = network.hidden[0].convolve(x[..., :2], network.hidden[0].kernel.value) + added
+    normed = network.hidden[0].actnorm.forward(before)
+    np.testing.assert_allclose(tf.reduce_mean(normed, axis=(0, 1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(tf.math.reduce_std(normed, axis=(0, 1, 2)), 1, atol=1e-4)
+
+
 INVALID = {
-    "odd_channels_coupling": (lambda: make_coupling(4).build((None, 4, 4, 3)), "even number of channels"),
     "odd_channels_split": (lambda: Split().build((None, 4, 4, 3)), "even number of channels"),
     "odd_height": (lambda: Squeeze().build((None, 3, 4, 1)), "even height"),
     "n_bits": (lambda: Dequantize(9), "n_bits must be an integer from 1 to 8"),
@@ -482,6 +660,7 @@ def test_a_coupling_refuses_what_is_no_coupling_config():
 
 def test_saved_settings_are_flat_and_keep_their_names():
     coupling = {"width": 6, "scale": "exp", "norm": "bias", "seed": 3, "network_dtype": "mixed_bfloat16"}
+    coupling["condition_channels"] = 0
     network = {"scale": "exp", "norm": "bias", "network_dtype": "mixed_bfloat16"}
     base = set(Bijector().get_config())
     saved = make_coupling(seed=3, **network).get_config()

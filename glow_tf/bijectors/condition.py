@@ -1,0 +1,68 @@
+"""What a bijector is given beside its argument, and how it comes to the argument's resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+# A map [B, h, w, c], of any resolution, or a vector [B, d]; several at once by name; None: nothing is given.
+Condition = tf.Tensor | Mapping[str, tf.Tensor] | None
+
+
+def brought_to(condition: Condition, x: tf.Tensor, channels: int) -> tf.Tensor:
+    """Returns a condition as one tensor that can be added to a map of x's resolution.
+
+    Several conditions follow one another along the channels, in the order of their names. A map of more
+    pixels than x is averaged, one of fewer is repeated; where their sides do not divide each other, it is
+    resized.
+
+    Args:
+      condition: see `Condition`.
+      x: [B, H, W, C].
+      channels: how many channels there must be in all.
+
+    Returns:
+      [B, H, W, channels], or [B, 1, 1, channels] where only vectors are given, in the dtype of x.
+
+    Raises:
+      ValueError: nothing is given, or something of another size.
+    """
+    members = _members(condition)
+    shapes = [tuple(member.shape) for member in members]
+    fits = all(len(shape) in (2, 4) for shape in shapes) and sum(s[-1] or 0 for s in shapes) == channels
+    if not members or not fits:
+        raise ValueError(
+            f"the condition must have {channels} channels in all: maps [B, h, w, c], vectors [B, d], or a "
+            f"dictionary of them. Received: {shapes or None}"
+        )
+    size = tuple(x.shape[1:3])
+    maps = [_map(tf.cast(member, x.dtype), size) for member in members]
+    if len(maps) == 1:
+        return maps[0]
+    if any(tuple(own.shape[1:3]) != (1, 1) for own in maps):
+        maps = [tf.broadcast_to(own, [*tf.unstack(tf.shape(own)[:1]), *size, own.shape[-1]]) for own in maps]
+    return tf.concat(maps, axis=-1)
+
+
+def _members(condition: Condition) -> list[tf.Tensor]:
+    if condition is None:
+        return []
+    if isinstance(condition, Mapping):
+        return [tf.convert_to_tensor(condition[name]) for name in sorted(condition)]
+    return [tf.convert_to_tensor(condition)]
+
+
+def _map(member: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """Returns [B, *size, c] of a map, [B, 1, 1, c] of a vector or of a map of one pixel."""
+    if member.shape.rank == 2:
+        return member[:, tf.newaxis, tf.newaxis]
+    own = tuple(member.shape[1:3])
+    if own in (size, (1, 1)):
+        return member
+    if all(a % b == 0 for a, b in zip(own, size, strict=True)):
+        window = [a // b for a, b in zip(own, size, strict=True)]
+        return tf.nn.avg_pool2d(member, window, window, "VALID")
+    if all(b % a == 0 for a, b in zip(own, size, strict=True)):
+        return tf.repeat(tf.repeat(member, size[0] // own[0], axis=1), size[1] // own[1], axis=2)
+    return tf.cast(tf.image.resize(member, size, antialias=True), member.dtype)

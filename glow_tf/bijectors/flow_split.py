@@ -1,0 +1,154 @@
+"""FlowSplit: factors channels out through a flow of its own, given the others."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from glow_tf.bijectors.bijector import Bound, Latents, Shape
+from glow_tf.bijectors.condition import Condition, brought_to
+from glow_tf.bijectors.condition_network import ConditionNetwork
+from glow_tf.bijectors.coupling import pop_coupling_config
+from glow_tf.bijectors.flow_step import FlowStep
+from glow_tf.bijectors.gaussian_prior import GaussianPrior
+from glow_tf.bijectors.split import FactorsOut
+from glow_tf.bijectors.stack import Stack
+from glow_tf.config import CouplingConfig
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class FlowSplit(FactorsOut):
+    """Keeps the first channels and factors the others out through flow steps that are given the first.
+
+    A network turns what is kept into features. The flow steps' couplings read them, and so does the Gaussian
+    that whitens what the flow steps make of z:
+    log p(z | h) = log N(eps; 0, I) + log_det, where eps = whiten(flow(z; features(h)); features(h)).
+
+    Where h does not depend on any weight, as after `Haar`, nothing that is learned reaches the bijector from
+    elsewhere, and its log p(z | h) is a likelihood of its own.
+
+    Shapes: [B, H, W, C] → h [B, H, W, kept] and a latent [B, H, W, C − kept].
+
+    Args:
+      kept: number of channels of h.
+      coupling: of the flow steps; its `condition_channels` are the features of h.
+      flow_steps: their number.
+      permutation: see `InvertibleConv`.
+      depth: convolutions of the network of h.
+      given_channels: channels of a condition that the network reads beside h; 0: none.
+      seed: of all random starting values.
+
+    Reference: Yu et al. 2020 (Wavelet Flow), section 3, https://arxiv.org/abs/2010.13821
+    """
+
+    def __init__(
+        self,
+        kept: int,
+        coupling: CouplingConfig,
+        flow_steps: int,
+        permutation: str = "lu",
+        depth: int = 2,
+        given_channels: int = 0,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.kept = kept
+        self.coupling = coupling
+        self.condition_channels = given_channels
+        self.seed = seed
+        policy, features = self.dtype_policy, coupling.condition_channels
+        step = FlowStep(coupling, permutation, seed=seed, dtype=policy, name="flow_step")
+        self.permutation = permutation
+        self.features = ConditionNetwork(
+            features, depth, seed=seed, dtype=coupling.network_dtype or policy, name="features"
+        )
+        self.flow = Stack(step, flow_steps, dtype=policy, name="flow_steps")
+        self.prior = GaussianPrior("learned", features, dtype=policy, name="prior")
+
+    @property
+    def reversible(self) -> bool:
+        """See base: whether the activations of the flow steps are recomputed."""
+        return self.flow.reversible
+
+    @reversible.setter
+    def reversible(self, reversible: bool) -> None:
+        self.flow.reversible = reversible
+
+    def kept_of(self, channels: int) -> int:
+        """See base."""
+        return self.kept
+
+    def build(self, input_shape: Shape) -> None:
+        """Builds the network of h, the flow steps and the Gaussian."""
+        *others, channels = input_shape
+        self.features.build((*others, self.kept + self.condition_channels))
+        self.flow.build((*others, channels - self.kept))
+        self.prior.build((*others, channels - self.kept))
+        self.built = True
+
+    def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """See base."""
+        features = self.features.call(self._seen(h, condition))
+        u, of_flow = self.flow.forward_and_log_det(z, features)
+        eps, of_prior = self.prior.forward_and_log_det(u, features)
+        return eps, of_flow + of_prior
+
+    def colour(
+        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, condition: Condition = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """See base."""
+        features = self.features.call(self._seen(h, condition))
+        u, of_prior = self.prior.inverse_and_log_det(eps, features)
+        if bound is not tf.identity:
+            return self.flow.inverse_in_part(u, (), bound, features)[0], of_prior
+        z, of_flow = self.flow.inverse_and_log_det(u, features)
+        return z, of_flow + of_prior
+
+    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        """See base: the network of h, then the flow steps."""
+        self.ensure_built(x)
+        h, z = self._cut(x)
+        features = self.features.initialize(self._seen(h, condition))
+        self.flow.initialize(z, features)
+        return self.forward(x, condition)
+
+    def log_scales_in_part(
+        self, x: tf.Tensor, condition: Condition = None
+    ) -> tuple[tf.Tensor, Latents, tf.Tensor]:
+        """See base."""
+        h, z = self._cut(x)
+        features = self.features.call(self._seen(h, condition))
+        u, _, scales = self.flow.log_scales_in_part(z, features)
+        return h, (self.prior.forward(u, features),), tf.reduce_max(scales, axis=0, keepdims=True)
+
+    def _seen(self, h: tf.Tensor, condition: Condition) -> tf.Tensor:
+        """Returns what the network of h reads, [B, H, W, kept + given]."""
+        if not self.condition_channels:
+            return h
+        given = brought_to(condition, h, self.condition_channels)
+        return tf.concat([h, given + tf.zeros_like(h[..., :1])], axis=-1)
+
+    def get_config(self) -> dict:
+        """See keras.Layer."""
+        coupling = dataclasses.asdict(self.coupling)
+        coupling["coupling"] = coupling.pop("kind")
+        return {
+            **super().get_config(),
+            **coupling,
+            "kept": self.kept,
+            "flow_steps": self.flow.count,
+            "permutation": self.permutation,
+            "depth": self.features.depth,
+            "given_channels": self.condition_channels,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> FlowSplit:
+        """See keras.Layer."""
+        config = dict(config)
+        config["kind"] = config.pop("coupling")
+        return cls(config.pop("kept"), pop_coupling_config(config), **config)

@@ -1,0 +1,66 @@
+"""The Haar transform: each 2×2 square of pixels becomes its mean and three differences."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from glow_tf.bijectors.bijector import Shape, per_example
+from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.squeeze import Squeeze
+
+# Means keep the range of pixels, so that the image of the means is an image like any other. Differences of
+# neighbouring pixels are small; as twice the orthonormal transform has them they are of the order of pixels.
+MEAN = 1 / 4
+DIFFERENCE = 2.0
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class Haar(Squeeze):
+    """Takes an image apart into one of half its size and the details that it lacks.
+
+    Of the pixels [[p, q], [r, s]] of a square, for each channel:
+    Forward:   [(p + q + r + s) / 4, 2·(p − q + r − s), 2·(p + q − r − s), 2·(p − q − r + s)]
+    Inverse:   the same sums of the mean and the differences, each divided by its own scale.
+    The means of all channels come first, then the first difference of all channels, and so on. The map is an
+    orthonormal one but for its scales, so log_det = H·W·C/4 · 5·ln 2.
+
+    Shapes: [B, H, W, C] → [B, H/2, W/2, 4C], of which the first C channels are the smaller image.
+
+    Raises:
+      ValueError: on build, H or W is odd.
+    Reference: Yu et al. 2020 (Wavelet Flow), section 3, https://arxiv.org/abs/2010.13821
+    """
+
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """See class."""
+        self.ensure_built(x)
+        squares = tf.nn.space_to_depth(
+            x, 2
+        )  # the pixels of a square one after another, each with its channels
+        p, q, r, s = tf.split(squares, 4, axis=-1)
+        top, bottom, left, right = p + q, r + s, p - q, r - s
+        y = tf.concat(
+            [
+                MEAN * (top + bottom),
+                DIFFERENCE * (left + right),
+                DIFFERENCE * (top - bottom),
+                DIFFERENCE * (left - right),
+            ],
+            axis=-1,
+        )
+        return y, per_example(tf.constant(_log_det(x.shape[1:]), x.dtype), x)
+
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """See class."""
+        mean, across, down, diagonal = tf.split(y, 4, axis=-1)
+        across, down, diagonal = (t / (4 * DIFFERENCE) for t in (across, down, diagonal))
+        top, bottom, left, right = mean + down, mean - down, across + diagonal, across - diagonal
+        x = tf.nn.depth_to_space(tf.concat([top + left, top - left, bottom + right, bottom - right], -1), 2)
+        return x, per_example(tf.constant(-_log_det(x.shape[1:]), y.dtype), y)
+
+
+def _log_det(event_shape: Shape) -> float:
+    """Returns log|det| of the forward direction for images of a shape, nats."""
+    # Sums and differences of four numbers are an orthogonal map that doubles lengths.
+    return math.prod(event_shape) / 4 * (math.log(2 * MEAN) + 3 * math.log(2 * DIFFERENCE))
