@@ -191,6 +191,14 @@ class Flow(DensityModel):
             h, *output, labels, nll
         )
 
+    def past_next_part(self, passage: Passage) -> Passage:
+        """Takes a passage past the next part, which must be `Part.fixed`, without its likelihood."""
+        k = len(passage.truncated)
+        with self.on_device_of(k):
+            h = self.parts[k].pass_on(passage.h)
+            nothing = math.nan * tf.ones_like(passage.log_likelihood)
+        return passage._replace(h=h, truncated=(*passage.truncated, nothing))
+
     def through_parts(self, passage: Passage, stop: int | None = None) -> Passage:
         """Runs the next parts on a passage, up to part `stop` (from 0, not included); None runs all parts.
 

@@ -15,12 +15,13 @@ FLOAT_BYTES = 4  # activations cross a cut in float32
 
 @dataclasses.dataclass(frozen=True)
 class Element:
-    """One element of the flow: a squeeze, a flow step or a split.
+    """One element of the flow: a squeeze, a flow step or a split; in levels also those of their kind.
 
     Attributes:
-      kind: `squeeze`, `flow_step` or `split`.
-      block: the number of its block, from 1.
-      step: the flow step's place within its block, from 1; 0 for squeezes and splits.
+      kind: `squeeze`, `flow_step` or `split`; in a level `haar`, `features` (the network of the smaller
+        image), `flow_step` and `prior` (of the details' latents).
+      block: the number of its block or level, from 1.
+      step: the flow step's place within its block, from 1; 0 for others.
       height, width, channels: shape of the element's output, before a split factors anything out.
       macs: multiply-adds of one forward evaluation per image.
       hidden: hidden channels of a flow step's coupling network; 0 for squeezes and splits.
@@ -88,6 +89,8 @@ def part_layouts(config: ModelConfig) -> tuple[PartLayout, ...]:
       ConfigError: the image's height or width is not a multiple of 2^num_blocks.
     """
     check_divisible(config.image_shape, config.num_blocks)
+    if config.has_levels:
+        return _levels(config)
     cuts = list(itertools.accumulate(flow_step_counts(config)))
     elements, heads = _elements(config), _heads(config, cuts)
     ends = _ends_of_steps(elements)
@@ -146,7 +149,7 @@ def _elements(config: ModelConfig) -> list[Element]:
     for block in range(1, config.num_blocks + 1):
         height, width, channels = height // 2, width // 2, channels * 4
         elements.append(Element("squeeze", block, 0, height, width, channels, 0))
-        macs = _flow_step_macs(config, height * width, channels)
+        macs = _flow_step_macs(config.coupling, height * width, channels, config.width)
         elements += [
             Element("flow_step", block, step, height, width, channels, macs, config.width)
             for step in range(1, config.flow_steps + 1)
@@ -156,6 +159,36 @@ def _elements(config: ModelConfig) -> list[Element]:
             elements.append(Element("split", block, 0, height, width, channels, macs))
             channels //= 2
     return elements
+
+
+def _levels(config: ModelConfig) -> tuple[PartLayout, ...]:
+    """Lays out levels, the finest first, and at last the flow of the coarsest image."""
+    height, width, channels = config.image_shape
+    features, depth = config.condition_features, config.condition_depth
+    *finer, coarsest = zip(config.cuts.counts, config.widths, strict=True)
+    layouts = []
+    for level, (count, hidden) in enumerate(finer, start=1):
+        height, width = height // 2, width // 2
+        pixels, details = height * width, 3 * channels
+        network = 9 * features * (channels + (depth - 1) * features)
+        size = (height, width, details)
+        macs = _flow_step_macs(config.coupling, pixels, details, hidden, features)
+        elements = (
+            Element("haar", level, 0, height, width, 4 * channels, 0),
+            Element("features", level, 0, height, width, features, pixels * network),
+            *(Element("flow_step", level, step, *size, macs, hidden) for step in range(1, count + 1)),
+            Element("prior", level, 0, *size, pixels * 9 * features * 2 * details),
+        )
+        layouts.append(PartLayout(elements, (height, width, channels)))
+    count, hidden = coarsest
+    squeezes = height % 2 == width % 2 == 0
+    if squeezes:
+        height, width, channels = height // 2, width // 2, 4 * channels
+    block, size = len(layouts) + 1, (height, width, channels)
+    macs = _flow_step_macs(config.coupling, height * width, channels, hidden)
+    steps = [Element("flow_step", block, step, *size, macs, hidden) for step in range(1, count + 1)]
+    squeeze = [Element("squeeze", block, 0, *size, 0)] * squeezes
+    return (*layouts, PartLayout((*squeeze, *steps), size))
 
 
 def _ends_of_steps(elements: Sequence[Element]) -> list[int]:
@@ -185,10 +218,10 @@ def _first_steps_of_blocks(elements: Sequence[Element], most: int) -> tuple[Elem
     return tuple(found)
 
 
-def _flow_step_macs(config: ModelConfig, pixels: int, channels: int) -> int:
-    half, hidden = channels // 2, config.width
-    outputs = OUTPUTS_PER_CHANNEL[config.coupling] * half
-    network = 9 * half * hidden + hidden * hidden + 9 * hidden * outputs
+def _flow_step_macs(coupling: str, pixels: int, channels: int, hidden: int, given: int = 0) -> int:
+    first = max(channels // 2, 1)
+    outputs = OUTPUTS_PER_CHANNEL[coupling] * max(channels - first, 1)
+    network = (9 * first + given) * hidden + hidden * hidden + 9 * hidden * outputs
     return pixels * (network + channels * channels)
 
 

@@ -10,10 +10,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors import Bijector, ClassPrior, FlowStep, GaussianPrior, Split, Squeeze, Stack
+from glow_tf.bijectors import (
+    Bijector,
+    ClassPrior,
+    FlowSplit,
+    FlowStep,
+    GaussianPrior,
+    Haar,
+    Split,
+    Squeeze,
+    Stack,
+    UniformPrior,
+)
 from glow_tf.bijectors.bijector import PartOutput
 from glow_tf.config import ModelConfig
-from glow_tf.partition import PartLayout
+from glow_tf.partition import Element, PartLayout
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -32,7 +43,9 @@ class Part(keras.Model):
       prior: p_local, the density of the part's output; in the last part it is the model's top prior.
     """
 
-    def __init__(self, bijectors: Sequence[Bijector], prior: GaussianPrior | ClassPrior | Part, **kwargs):
+    def __init__(
+        self, bijectors: Sequence[Bijector], prior: GaussianPrior | ClassPrior | UniformPrior | Part, **kwargs
+    ):
         super().__init__(**kwargs)
         self.bijectors = list(bijectors)
         self.prior = prior
@@ -59,6 +72,8 @@ class Part(keras.Model):
             prior = cls.from_layout(head, narrow, last=True, dtype=dtype, name="head")
         elif last and config.classes:
             prior = ClassPrior(len(config.classes), dtype=dtype, name="prior")
+        elif config.has_levels and not last:
+            prior = UniformPrior(dtype=dtype, name="prior")
         else:
             kind = config.top_prior if last else config.local_prior
             prior = GaussianPrior(kind, dtype=dtype, name="prior")
@@ -174,6 +189,17 @@ class Part(keras.Model):
         return isinstance(self.prior, Part)
 
     @property
+    def fixed(self) -> bool:
+        """Whether the part's output depends on none of its weights."""
+        return all(bijector.fixed_in_part for bijector in self.bijectors)
+
+    def pass_on(self, h: tf.Tensor) -> tf.Tensor:
+        """Returns the output of a part that is `fixed`, and computes nothing else: [B, H, W, C] → h_k."""
+        for bijector in self.bijectors:
+            h = bijector.pass_on(h)
+        return h
+
+    @property
     def flow_variables(self) -> list[keras.Variable]:
         """Trainable variables of the bijectors, without those of the prior."""
         return [v for bijector in self.bijectors for v in bijector.trainable_variables]
@@ -212,11 +238,14 @@ def _bijectors(layout: PartLayout, config: ModelConfig, dtype: str | None) -> li
             found.append(Squeeze(dtype=dtype, name=label))
         elif kind == "split":
             found.append(Split(config.split_prior, dtype=dtype, name=label))
+        elif kind == "haar":
+            return [Haar(dtype=dtype, name=f"level_{block}_haar"), _details(layout, config, dtype)]
         else:
             elements = list(elements)
-            place = (block - 1) * config.flow_steps + elements[0].step
+            place = _place(config, elements[0])
+            coupling = dataclasses.replace(config.coupling_config, width=elements[0].hidden)
             step = FlowStep(
-                config.coupling_config,
+                coupling,
                 config.permutation,
                 seed=config.seed * 10_007 + place,
                 dtype=dtype,
@@ -224,6 +253,31 @@ def _bijectors(layout: PartLayout, config: ModelConfig, dtype: str | None) -> li
             )
             found.append(Stack(step, len(elements), dtype=dtype, name=f"{label}s"))
     return found
+
+
+def _place(config: ModelConfig, step: Element) -> int:
+    """Returns the place of a flow step in the whole flow, from 1, which its starting values depend on."""
+    if config.has_levels:
+        return sum(config.cuts.counts[: step.block - 1]) + step.step
+    return (step.block - 1) * config.flow_steps + step.step
+
+
+def _details(layout: PartLayout, config: ModelConfig, dtype: str | None) -> FlowSplit:
+    """Makes what factors a level's details out."""
+    steps = [e for e in layout.elements if e.kind == "flow_step"]
+    coupling = dataclasses.replace(
+        config.coupling_config, width=steps[0].hidden, condition_channels=config.condition_features
+    )
+    return FlowSplit(
+        layout.output_shape[-1],
+        coupling,
+        len(steps),
+        config.permutation,
+        config.condition_depth,
+        seed=config.seed * 10_007 + _place(config, steps[0]),
+        dtype=dtype,
+        name=f"level_{steps[0].block}_details",
+    )
 
 
 def get_weights_by_step(bijectors: Sequence[Bijector]) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ from glow_tf.bijectors.repeatable import Repeatable
 from glow_tf.bijectors.split import Split
 from glow_tf.bijectors.squeeze import Squeeze
 from glow_tf.bijectors.stack import Stack
+from glow_tf.bijectors.uniform_prior import UniformPrior
 
 __all__ = [
     "ActNorm",
@@ -34,4 +35,5 @@ __all__ = [
     "Split",
     "Squeeze",
     "Stack",
+    "UniformPrior",
 ]

@@ -156,6 +156,15 @@ class Bijector(keras.layers.Layer):
         """Does what `initialize` does, and returns only what goes on, [B, H', W', C']."""
         return self.initialize(x, *self.read(condition))
 
+    @property
+    def fixed_in_part(self) -> bool:
+        """Whether what goes on depends on no weight."""
+        return not self.weights
+
+    def pass_on(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns what goes on and nothing else, [B, H', W', C']; asked where it is `fixed_in_part`."""
+        return self.forward(x)
+
     def shapes_in_part(self, input_shape: Shape) -> tuple[Shape, tuple[Shape, ...]]:
         """Returns the shape of what goes on, and those of the latents that are factored out."""
         return self.output_shape_of(input_shape), ()

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Shape
 from glow_tf.bijectors.networks import HiddenConvolution
+from glow_tf.bijectors.rate_factor import REFERENCE_WIDTH, scales_with
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -35,6 +36,7 @@ class ConditionNetwork(keras.layers.Layer):
         """Builds the convolutions."""
         for layer in self.convolutions:
             layer.build(input_shape)
+            scales_with(layer.kernel, width=max(input_shape[-1], REFERENCE_WIDTH))
             input_shape = (*input_shape[:-1], self.features)
         self.built = True
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.bijector import Shape
 from glow_tf.bijectors.condition import Condition, brought_to
-from glow_tf.bijectors.rate_factor import scales_with
+from glow_tf.bijectors.rate_factor import REFERENCE_WIDTH, scales_with
 from glow_tf.config import NORMS
 from glow_tf.pieces import in_streams
 
@@ -250,6 +250,7 @@ class CouplingNetwork(keras.layers.Layer):
                 shape=(1, 1, self.condition_channels, self.width),
                 initializer=_reading_kernel(self.seed),
             )
+            scales_with(self.reading, width=max(self.condition_channels, REFERENCE_WIDTH))
         scales_with(self.hidden[1].kernel, width=self.width)
         for weight in self.last.trainable_variables:
             scales_with(weight, width=self.width if weight is self.last.kernel else 0, flow_steps=True)

@@ -85,6 +85,15 @@ class FactorsOut(Bijector):
         self.initialize(x, condition)
         return self._cut(x)[0]
 
+    @property
+    def fixed_in_part(self) -> bool:
+        """See base: the kept channels stay as they are."""
+        return True
+
+    def pass_on(self, x: tf.Tensor) -> tf.Tensor:
+        """See base."""
+        return self._cut(x)[0]
+
     def shapes_in_part(self, input_shape: Shape) -> tuple[Shape, tuple[Shape, ...]]:
         """See base."""
         *others, channels = input_shape

@@ -6,6 +6,7 @@ it. A value of the wrong type raises ConfigError. Pure Python: knows neither Ten
 
 from __future__ import annotations
 
+from glow_tf.config.choices import ARCHITECTURES as ARCHITECTURES
 from glow_tf.config.choices import AUGMENTATIONS as AUGMENTATIONS
 from glow_tf.config.choices import COMPILERS as COMPILERS
 from glow_tf.config.choices import MOST_BLOCKS as MOST_BLOCKS

@@ -6,6 +6,7 @@ NORMS = ("actnorm", "bias")
 PERMUTATIONS = ("lu", "plain", "shuffle", "reverse")
 PRIORS = ("learned", "standard")  # Gaussians
 PRECISIONS = ("float32", "mixed_bfloat16")
+ARCHITECTURES = ("glow", "levels")
 SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")
 OPTIMIZERS = ("adamax", "adam", "sgd")

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from glow_tf.config.choices import (
+    ARCHITECTURES,
     MOST,
     MOST_BLOCKS,
     MOST_LOG_SCALE,
@@ -21,6 +22,7 @@ from glow_tf.config.choices import (
 )
 from glow_tf.config.cuts import Cuts, read_cuts
 from glow_tf.config.heads import HeadSize, read_local_prior
+from glow_tf.config.levels import read_level_steps, read_level_widths
 from glow_tf.config.setting import check_fields, in_range, one_of, require, setting
 from glow_tf.config.setting_types import check_types
 from glow_tf.errors import ConfigError
@@ -69,10 +71,37 @@ class ModelConfig:
     """
 
     image_shape: tuple[int, int, int] = (32, 32, 3)
+    architecture: str = setting(
+        "glow",
+        "{}: the paper's flow, which --parts cuts, or num_blocks levels, each of which is a part: the details "
+        "that an image of half the size lacks, given that image.",
+        choices=ARCHITECTURES,
+    )
     n_bits: int = setting(8, "Bits kept per pixel and channel, 1 to 8.", least=1, most=8)
-    num_blocks: int = setting(3, "Blocks (squeeze, flow steps, split): L.", least=1, most=MOST_BLOCKS)
-    flow_steps: int = setting(32, "Flow steps per block: K.", least=1, most=MOST_STEPS)
+    num_blocks: int = setting(
+        3, "Blocks (squeeze, flow steps, split), or levels: L.", least=1, most=MOST_BLOCKS
+    )
+    flow_steps: int = setting(
+        32, "Flow steps per block, or in the finest level: K.", least=1, most=MOST_STEPS
+    )
     width: int = setting(512, "Hidden channels of a coupling network.", least=1, most=MOST_WIDTH)
+    level_steps: str | Sequence[int] = setting(
+        "",
+        "Flow steps of each level, the finest first, and of the coarsest image, comma-separated; empty: "
+        "flow_steps in the finest level and half as many elsewhere.",
+    )
+    level_widths: str | Sequence[int] = setting(
+        "", "Width in each level, the finest first, and in the coarsest image; empty: width everywhere."
+    )
+    condition_features: int = setting(
+        32,
+        "Features of what a flow is given, such as a level's smaller image, that each coupling reads.",
+        least=1,
+        most=MOST_WIDTH,
+    )
+    condition_depth: int = setting(
+        2, "Convolutions of the network that makes these features.", least=1, most=MOST_BLOCKS
+    )
     coupling: str = setting("affine", "{}.", choices=OUTPUTS_PER_CHANNEL)
     scale: str = setting(
         "tanh:1",
@@ -109,13 +138,25 @@ class ModelConfig:
                 f"Received: top_prior={self.top_prior!r}, {len(self.classes)} classes"
             )
         in_range(self, "seed", 0, MOST)
+        if self.has_levels and (self.parts != "1" or self.local_prior != "standard"):
+            raise ConfigError(
+                "architecture=levels has a part for each level, without a local prior: parts and local_prior "
+                f"are for architecture=glow. Received: parts={self.parts!r}, local_prior={self.local_prior!r}"
+            )
         require(max(self.image_shape) <= MOST_SIDE, self, "image_shape", f"{MOST_SIDE} or less")
         read_scale(self.scale)
-        _ = self.cuts, self.head_size
+        _ = self.cuts, self.head_size, self.widths
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether the flow is one of levels."""
+        return self.architecture == "levels"
 
     @property
     def cuts(self) -> Cuts:
         """What `parts` says; `partition.flow_step_counts` gives the flow steps of each part."""
+        if self.has_levels:
+            return Cuts(read_level_steps(self.level_steps, self.num_blocks, self.flow_steps))
         return read_cuts(self.parts, self.num_blocks, self.flow_steps)
 
     @property
@@ -129,8 +170,19 @@ class ModelConfig:
         return read_local_prior(self.local_prior)
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of the coupling networks of each part."""
+        if self.has_levels:
+            return read_level_widths(self.level_widths, self.num_blocks, self.width)
+        return (self.width,) * self.num_parts
+
+    def steps_in_series(self, k: int) -> int:
+        """The number of flow steps that stretch one another's outputs, part k's (from 0) among them."""
+        return self.cuts.counts[k] if self.has_levels else self.num_blocks * self.flow_steps
+
+    @property
     def coupling_config(self) -> CouplingConfig:
-        """The settings of every coupling."""
+        """The settings of every coupling, but for what it is given."""
         network_dtype = None if self.precision == "float32" else self.precision
         return CouplingConfig(self.width, self.coupling, self.scale, self.norm, network_dtype)
 

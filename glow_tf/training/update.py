@@ -60,7 +60,6 @@ class Update:
         rate_scaling: str,
     ):
         glow = walk.glow
-        flow_steps = glow.config.num_blocks * glow.config.flow_steps
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         for k, optimizer in enumerate(optimizers):
             own = walk.variables_of(k)
@@ -81,7 +80,8 @@ class Update:
             with glow.on_device_of(k):
                 optimizer.build(own)
             scaled = rate_scaling == "size"
-            scale_rates(optimizer, [rate_factor(v, flow_steps) if scaled else 1.0 for v in own])
+            steps = glow.config.steps_in_series(k)
+            scale_rates(optimizer, [rate_factor(v, steps) if scaled else 1.0 for v in own])
             if isinstance(optimizer, Fused):
                 optimizer.sums_gradients = False
         self.glow = glow
