@@ -11,11 +11,13 @@ import tensorflow as tf
 
 from glow_tf import likelihood
 from glow_tf.bijectors import Bijector, Dequantize
+from glow_tf.bijectors.condition import Condition
+from glow_tf.conditions import checked_condition
 from glow_tf.config import ModelConfig
 from glow_tf.density_model import DensityModel, checked_images, checked_policy
 from glow_tf.memory import check_memory
 from glow_tf.partition import part_layouts
-from glow_tf.parts import Part, for_prior, get_weights_by_step, set_weights_by_step
+from glow_tf.parts import Part, get_weights_by_step, set_weights_by_step
 from glow_tf.passage import PartView, Passage
 from glow_tf.weights_file import model_bytes
 
@@ -94,13 +96,19 @@ class Flow(DensityModel):
         """Names of the classes that the top prior knows; empty if it knows none."""
         return self.config.classes
 
+    def checked_condition(self, condition: Condition) -> Condition:
+        """Checks what the model is given and returns it as tensors of its dtype; see `checked_condition`."""
+        return checked_condition(condition, self.config, self.compute_dtype)
+
     @property
     def initialized(self) -> bool:
         """Whether the weights that depend on data have been initialised or restored."""
         flags = [v for v in self.non_trainable_variables if v.name.endswith("initialized")]
         return all(bool(tf.reduce_all(flag.value > 0)) for flag in flags)
 
-    def initialize(self, images: tf.Tensor, noise: tf.Tensor | None = None) -> None:
+    def initialize(
+        self, images: tf.Tensor, noise: tf.Tensor | None = None, condition: Condition = None
+    ) -> None:
         """Sets every ActNorm from a batch, part by part in the forward direction.
 
         Call it once before training, eagerly and outside of `strategy.run`. ActNorms that are already
@@ -109,14 +117,16 @@ class Flow(DensityModel):
         Args:
           images: uint8 [B, H, W, C]; a few hundred training images.
           noise: dequantisation noise in [0, 1), [B, H, W, C]; by default, drawn from the config's seed.
+          condition: what the model is given with each image.
 
         Raises:
-          ConfigError: the images or the noise do not fit the model.
+          ConfigError: the images, the noise or the condition do not fit the model.
         """
+        condition = self.checked_condition(condition)
         h = self.dequantize.forward(self.dequantized(images, noise, seed=self.config.seed))
         for k, part in enumerate(self.parts):
             with self.on_device_of(k):
-                h = part.initialize(h)
+                h = part.initialize(h, condition)
 
     def dequantized(
         self, images: tf.Tensor, noise: tf.Tensor | float | None = None, seed: tf.Tensor | int = 0
@@ -148,6 +158,7 @@ class Flow(DensityModel):
         noise: tf.Tensor | None,
         seed: tf.Tensor | int = 0,
         labels: tf.Tensor | None = None,
+        condition: Condition = None,
     ) -> Passage:
         """Dequantises images and makes the passage that enters the first part.
 
@@ -156,6 +167,7 @@ class Flow(DensityModel):
           noise: in [0, 1), [B, H, W, C]; None draws it from the seed.
           seed: of the noise; unused if noise is given.
           labels: the class of each image, integers [B]; None if it is not known.
+          condition: what the model is given with each image.
 
         Returns:
           The passage before part 1. Its `log_likelihood` is the log-determinant of dequantisation, [B], nats.
@@ -164,7 +176,7 @@ class Flow(DensityModel):
           ValueError, InvalidArgumentError: the shape of noise is not that of the images.
         """
         entered = self.dequantize.forward_and_log_det(self.dequantized(images, noise, seed))
-        return Passage(*entered, labels=labels)
+        return Passage(*entered, labels=labels, condition=self.checked_condition(condition))
 
     def through_next_part(self, passage: Passage, scored: bool = True) -> tuple[Passage, PartView]:
         """Runs the next part on a passage; `len(passage.truncated)` is the number of parts that have run.
@@ -179,17 +191,17 @@ class Flow(DensityModel):
         Raises:
           IndexError: all parts have run.
         """
-        h, log_likelihood, truncated, labels = passage
+        h, log_likelihood, truncated, labels, condition = passage
         k = len(truncated)
         known = labels if k == len(self.parts) - 1 else None  # the top prior alone knows classes
         with self.on_device_of(k):
-            output = self.parts[k].call(h)
-            nll = self.parts[k].truncated_nll(output, known) if scored else None
+            given = self.parts[k].read(condition)
+            output = self.parts[k].call(h, given)
+            nll = self.parts[k].truncated_nll(output, known, given) if scored else None
             own = nll - log_likelihood if scored else math.nan * tf.ones_like(log_likelihood)
             log_likelihood_after = log_likelihood + output.log_likelihood_term
-        return Passage(output.h, log_likelihood_after, (*truncated, own), labels), PartView(
-            h, *output, labels, nll
-        )
+        after = Passage(output.h, log_likelihood_after, (*truncated, own), labels, condition)
+        return after, PartView(h, *output, labels, condition, nll)
 
     def past_next_part(self, passage: Passage) -> Passage:
         """Takes a passage past the next part, which must be `Part.fixed`, without its likelihood."""
@@ -209,66 +221,75 @@ class Flow(DensityModel):
         return passage
 
     def forward_and_log_det(
-        self, v: tf.Tensor, labels: tf.Tensor | None = None
+        self, v: tf.Tensor, labels: tf.Tensor | None = None, condition: Condition = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Whitens dequantised values: v [B, H, W, C] → eps [B, D], log|det d eps/d v| [B] nats.
 
         A model with classes whitens the top latent by the prior of the labels, integers [B], if they are
-        given; see `ClassPrior`.
+        given; see `ClassPrior`. The condition is what the model is given with each image.
         """
+        condition, given = self.checked_condition(condition), None
         h, log_det = self.dequantize.forward_and_log_det(v)
         latents = []
         for k, part in enumerate(self.parts):
             with self.on_device_of(k):
-                output = part.call(h)
+                given = part.read(condition)
+                output = part.call(h, given)
             # Whitening is part of this map: log p(z | h) = log N(eps) + its log-determinant.
             log_det += output.log_likelihood_term
             log_det -= sum(likelihood.standard_normal_log_prob(eps) for eps in output.latents)
             latents += output.latents
             h = output.h
-        top, whitening = self.parts[-1].prior.forward_and_log_det(h, *for_prior(labels))
+        top, whitening = self.parts[-1].prior.forward_and_log_det(h, given if labels is None else labels)
         eps = [tf.reshape(z, [-1, math.prod(z.shape[1:])]) for z in (*latents, top)]
         return tf.concat(eps, axis=1), log_det + whitening
 
     def inverse_and_log_det(
-        self, eps: tf.Tensor, labels: tf.Tensor | None = None
+        self, eps: tf.Tensor, labels: tf.Tensor | None = None, condition: Condition = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Inverts `forward_and_log_det`: eps [B, D] → v [B, H, W, C], log|det d v/d eps| [B] nats."""
-        v = self.inverse(eps, labels=labels)
-        return v, -self.forward_and_log_det(v, labels)[1]
+        v = self.inverse(eps, labels=labels, condition=condition)
+        return v, -self.forward_and_log_det(v, labels, condition)[1]
 
     def inverse(
         self,
         eps: tf.Tensor,
         bound: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
         labels: tf.Tensor | None = None,
+        condition: Condition = None,
     ) -> tf.Tensor:
         """Maps whitened latents to dequantised values: eps [B, D] → v [B, H, W, C].
 
         `bound` changes activations; see `Part.inverse`. `sample` clips them with `ActivationLimit`.
-        `labels` are as in `forward_and_log_det`.
+        `labels` and `condition` are as in `forward_and_log_det`.
         """
+        condition = self.checked_condition(condition)
         shapes = [shape for part in self.parts for shape in part.latent_shapes]
         shapes.append(self.parts[-1].output_event_shape)
         pieces = tf.split(eps, [math.prod(shape) for shape in shapes], axis=1)
         latents = [tf.reshape(z, [-1, *s]) for z, s in zip(pieces, shapes, strict=True)]
-        h = self.parts[-1].prior.inverse_and_log_det(latents.pop(), *for_prior(labels))[0]
+        given = self.parts[-1].read(condition)
+        h = self.parts[-1].prior.inverse(latents.pop(), given if labels is None else labels)
         for k, part in reversed(list(enumerate(self.parts))):
             own = [latents.pop() for _ in part.latent_shapes]
             with self.on_device_of(k):
-                h = part.inverse(h, own[::-1], bound)
+                h = part.inverse(h, own[::-1], bound, part.read(condition))
         return self.dequantize.inverse(h)
 
-    def dequantized_log_prob(self, v: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns the exact log-density of v [B, H, W, C], given labels [B] if there are any: [B], nats."""
-        passage = Passage(*self.dequantize.forward_and_log_det(v), labels=labels)
+    def dequantized_log_prob(
+        self, v: tf.Tensor, labels: tf.Tensor | None = None, condition: Condition = None
+    ) -> tf.Tensor:
+        """Returns the exact log-density of v [B, H, W, C], given labels and condition, if any: [B], nats."""
+        condition = self.checked_condition(condition)
+        passage = Passage(*self.dequantize.forward_and_log_det(v), labels=labels, condition=condition)
         return -self.through_parts(passage).truncated[-1]
 
-    def dequantized_label_log_probs(self, v: tf.Tensor) -> tf.Tensor:
+    def dequantized_label_log_probs(self, v: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Returns the exact log-density of v [B, H, W, C] given each label: [B, classes], nats."""
-        passage = Passage(*self.dequantize.forward_and_log_det(v))
+        condition = self.checked_condition(condition)
+        passage = Passage(*self.dequantize.forward_and_log_det(v), condition=condition)
         passage = self.through_parts(passage, len(self.parts) - 1)
         with self.on_device_of(len(self.parts) - 1):
-            output = self.parts[-1].call(passage.h)
+            output = self.parts[-1].call(passage.h, self.parts[-1].read(condition))
             rest = passage.log_likelihood + output.log_likelihood_term
             return rest[:, tf.newaxis] + self.parts[-1].prior.log_prob_by_label(output.h)

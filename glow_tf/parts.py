@@ -10,21 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors import (
-    Bijector,
-    ClassPrior,
-    FlowSplit,
-    FlowStep,
-    GaussianPrior,
-    Haar,
-    Split,
-    Squeeze,
-    Stack,
-    UniformPrior,
-)
+from glow_tf.bijectors import Bijector, ClassPrior, ConditionNetwork, GaussianPrior, UniformPrior
 from glow_tf.bijectors.bijector import PartOutput
+from glow_tf.bijectors.condition import Condition
 from glow_tf.config import ModelConfig
-from glow_tf.partition import Element, PartLayout
+from glow_tf.part_layers import bijectors_of, condition_network_of, prior_of
+from glow_tf.partition import PartLayout
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -41,14 +32,22 @@ class Part(keras.Model):
     Args:
       bijectors: in forward order.
       prior: p_local, the density of the part's output; in the last part it is the model's top prior.
+      condition_network: a layer that turns what the model is given into what the part reads, such as
+        `ConditionNetwork`; it belongs to the part, and is trained with it. None: the part reads what is given
+        as it is, or nothing.
     """
 
     def __init__(
-        self, bijectors: Sequence[Bijector], prior: GaussianPrior | ClassPrior | UniformPrior | Part, **kwargs
+        self,
+        bijectors: Sequence[Bijector],
+        prior: GaussianPrior | ClassPrior | UniformPrior | Part,
+        condition_network: keras.Layer | None = None,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.bijectors = list(bijectors)
         self.prior = prior
+        self.condition_network = condition_network
 
     @classmethod
     def from_layout(
@@ -66,18 +65,13 @@ class Part(keras.Model):
           dtype: dtype policy of all layers; None means Keras's default.
           name: of the part.
         """
+        bijectors, prior = bijectors_of(layout, config, dtype), prior_of(config, last, dtype)
         if layout.head:
             narrow = dataclasses.replace(config, width=config.head_size.width, classes=())
-            head = PartLayout(layout.head, layout.output_shape)
-            prior = cls.from_layout(head, narrow, last=True, dtype=dtype, name="head")
-        elif last and config.classes:
-            prior = ClassPrior(len(config.classes), dtype=dtype, name="prior")
-        elif config.has_levels and not last:
-            prior = UniformPrior(dtype=dtype, name="prior")
-        else:
-            kind = config.top_prior if last else config.local_prior
-            prior = GaussianPrior(kind, dtype=dtype, name="prior")
-        return cls(_bijectors(layout, config, dtype), prior, dtype=dtype, name=name)
+            of_head = bijectors_of(PartLayout(layout.head, layout.output_shape), narrow, dtype)
+            prior = cls(of_head, prior_of(narrow, True, dtype), dtype=dtype, name="head")
+        network = condition_network_of(layout, config, dtype)
+        return cls(bijectors, prior, network, dtype=dtype, name=name)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Builds the bijectors and the prior, and records the shapes of the latents and of the output."""
@@ -97,11 +91,17 @@ class Part(keras.Model):
         """Returns the shape of h_k, what goes on to the next part: (B, H, W, C)."""
         return (input_shape[0], *self.output_event_shape)
 
-    def call(self, h: tf.Tensor) -> PartOutput:
-        """Runs the part forward: [B, H, W, C] → `PartOutput`."""
+    def read(self, condition: Condition) -> Condition:
+        """Returns what the part's bijectors read of a condition: what its network makes of it."""
+        if condition is None or self.condition_network is None:
+            return condition
+        return self.condition_network(condition)
+
+    def call(self, h: tf.Tensor, given: Condition = None) -> PartOutput:
+        """Runs the part forward: [B, H, W, C] → `PartOutput`; `given` is what `read` returned."""
         output = PartOutput.start(h)
         for bijector in self.bijectors:
-            output = bijector.forward_in_part(output)
+            output = bijector.forward_in_part(output, *bijector.read(given))
         return output
 
     def inverse(
@@ -109,6 +109,7 @@ class Part(keras.Model):
         h: tf.Tensor,
         latents: Sequence[tf.Tensor],
         bound: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+        given: Condition = None,
     ) -> tf.Tensor:
         """Recovers the part's input from its output and its whitened latents.
 
@@ -117,6 +118,7 @@ class Part(keras.Model):
           latents: the latents that its splits factored out, in forward order.
           bound: changes the output of every inverted bijector, [B, H, W, C]; the default, the exact
             inverse, does not.
+          given: what `read` returned.
 
         Returns:
           The part's input, [B, H', W', C'].
@@ -125,10 +127,10 @@ class Part(keras.Model):
           ValueError: the part is not built.
         """
         for bijector in reversed(self.bijectors):
-            h, latents = bijector.inverse_in_part(h, latents, bound)
+            h, latents = bijector.inverse_in_part(h, latents, bound, *bijector.read(given))
         return h
 
-    def initialize(self, h: tf.Tensor) -> tf.Tensor:
+    def initialize(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Sets the weights that depend on data from the part's input, and returns the part's output.
 
         A flow head's weights follow from the part's output. Weights that are already initialised or restored
@@ -136,6 +138,7 @@ class Part(keras.Model):
 
         Args:
           h: the part's input, [B, H, W, C]: a few hundred training examples, run through the parts before.
+          condition: what the model is given with each example.
 
         Returns:
           The part's output h, without the latents, [B, H', W', C']; the input of the next part.
@@ -143,22 +146,28 @@ class Part(keras.Model):
         Raises:
           ValueError: the part is not built yet, and the shape of h does not fit its bijectors.
         """
+        if isinstance(self.condition_network, ConditionNetwork):
+            self.condition_network.initialize(condition)
+        given = self.read(condition)
         for bijector in self.bijectors:
-            h = bijector.initialize_in_part(h)
-        self.prior.initialize(h)
+            h = bijector.initialize_in_part(h, *bijector.read(given))
+        self.prior.initialize(h, given)
         return h
 
-    def log_prob(self, h: tf.Tensor) -> tf.Tensor:
+    def log_prob(self, h: tf.Tensor, given: Condition = None) -> tf.Tensor:
         """Returns the log-density of the part's input under the part and its prior, [B], nats.
 
         This is what a flow head is used for.
 
         Args:
           h: the part's input, [B, H, W, C].
+          given: what `read` returned.
         """
-        return -self.truncated_nll(self.call(h))
+        return -self.truncated_nll(self.call(h, given), given=given)
 
-    def truncated_nll(self, output: PartOutput, labels: tf.Tensor | None = None) -> tf.Tensor:
+    def truncated_nll(
+        self, output: PartOutput, labels: tf.Tensor | None = None, given: Condition = None
+    ) -> tf.Tensor:
         """Returns the truncated negative log-likelihood of the part alone, [B], nats.
 
         It contains the local prior of h. Only the last part's objective is therefore a term of the whole
@@ -167,8 +176,9 @@ class Part(keras.Model):
         Args:
           output: what `call` returned.
           labels: the class of each example, integers [B], for a `ClassPrior`; None if it is not known.
+          given: what `read` returned.
         """
-        log_prob = self.prior.log_prob(output.h, *for_prior(labels))
+        log_prob = self.prior.log_prob(output.h, given if labels is None else labels)
         return -(log_prob + output.log_likelihood_term)
 
     def set_reversible(self, reversible: bool) -> None:
@@ -201,8 +211,9 @@ class Part(keras.Model):
 
     @property
     def flow_variables(self) -> list[keras.Variable]:
-        """Trainable variables of the bijectors, without those of the prior."""
-        return [v for bijector in self.bijectors for v in bijector.trainable_variables]
+        """Trainable variables of the bijectors and of the condition's network, without those of the prior."""
+        network = [self.condition_network] if self.condition_network else []
+        return [v for layer in (*self.bijectors, *network) for v in layer.trainable_variables]
 
     def get_config(self) -> dict:
         """See keras.Layer."""
@@ -211,6 +222,7 @@ class Part(keras.Model):
             "dtype": self.dtype_policy.name,
             "bijectors": [keras.saving.serialize_keras_object(b) for b in self.bijectors],
             "prior": keras.saving.serialize_keras_object(self.prior),
+            "condition_network": keras.saving.serialize_keras_object(self.condition_network),
         }
 
     @classmethod
@@ -220,64 +232,10 @@ class Part(keras.Model):
         return cls(
             [load(b, custom_objects) for b in config["bijectors"]],
             load(config["prior"], custom_objects),
+            load(config.get("condition_network"), custom_objects),
             name=config["name"],
             dtype=config["dtype"],
         )
-
-
-def for_prior(labels: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
-    """Returns labels as arguments of a prior: only a `ClassPrior` takes them."""
-    return () if labels is None else (labels,)
-
-
-def _bijectors(layout: PartLayout, config: ModelConfig, dtype: str | None) -> list[Bijector]:
-    found: list[Bijector] = []
-    for (block, kind), elements in itertools.groupby(layout.elements, lambda e: (e.block, e.kind)):
-        label = f"block_{block}_{kind}"
-        if kind == "squeeze":
-            found.append(Squeeze(dtype=dtype, name=label))
-        elif kind == "split":
-            found.append(Split(config.split_prior, dtype=dtype, name=label))
-        elif kind == "haar":
-            return [Haar(dtype=dtype, name=f"level_{block}_haar"), _details(layout, config, dtype)]
-        else:
-            elements = list(elements)
-            place = _place(config, elements[0])
-            coupling = dataclasses.replace(config.coupling_config, width=elements[0].hidden)
-            step = FlowStep(
-                coupling,
-                config.permutation,
-                seed=config.seed * 10_007 + place,
-                dtype=dtype,
-                name=kind,
-            )
-            found.append(Stack(step, len(elements), dtype=dtype, name=f"{label}s"))
-    return found
-
-
-def _place(config: ModelConfig, step: Element) -> int:
-    """Returns the place of a flow step in the whole flow, from 1, which its starting values depend on."""
-    if config.has_levels:
-        return sum(config.cuts.counts[: step.block - 1]) + step.step
-    return (step.block - 1) * config.flow_steps + step.step
-
-
-def _details(layout: PartLayout, config: ModelConfig, dtype: str | None) -> FlowSplit:
-    """Makes what factors a level's details out."""
-    steps = [e for e in layout.elements if e.kind == "flow_step"]
-    coupling = dataclasses.replace(
-        config.coupling_config, width=steps[0].hidden, condition_channels=config.condition_features
-    )
-    return FlowSplit(
-        layout.output_shape[-1],
-        coupling,
-        len(steps),
-        config.permutation,
-        config.condition_depth,
-        seed=config.seed * 10_007 + _place(config, steps[0]),
-        dtype=dtype,
-        name=f"level_{steps[0].block}_details",
-    )
 
 
 def get_weights_by_step(bijectors: Sequence[Bijector]) -> list[np.ndarray]:

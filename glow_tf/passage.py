@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from glow_tf.bijectors.condition import Condition
+
 
 class Passage(NamedTuple):
     """A batch on its way through the parts.
@@ -18,16 +20,24 @@ class Passage(NamedTuple):
       truncated: per part that has run, the negative log-likelihood of the flow that ends with it, [B], nats;
         NaN if the part's output was not scored.
       labels: the class of each example, integers [B]; None if it is not known, or the model has no classes.
+      condition: what the model is given with each example, a tensor [B, …] or a dictionary of them; None if
+        it is given nothing.
     """
 
     h: tf.Tensor
     log_likelihood: tf.Tensor
     truncated: tuple[tf.Tensor, ...] = ()
     labels: tf.Tensor | None = None
+    condition: Condition = None
 
     @classmethod
     def specs(
-        cls, event_shape: Sequence[int], num_before: int, dtype: str, labels_dtype: Any = None
+        cls,
+        event_shape: Sequence[int],
+        num_before: int,
+        dtype: str,
+        labels_dtype: Any = None,
+        condition: Any = None,
     ) -> Passage:
         """Returns what crosses a cut, as tensor specs of examples: queues, caches and devices map over it.
 
@@ -36,10 +46,11 @@ class Passage(NamedTuple):
           num_before: the number of parts before the cut.
           dtype: of all real numbers.
           labels_dtype: of the labels; None: there are none.
+          condition: the specs of what an example is given; None: nothing.
         """
         number = tf.TensorSpec((), dtype)
         labels = None if labels_dtype is None else tf.TensorSpec((), labels_dtype)
-        return cls(tf.TensorSpec(event_shape, dtype), number, (number,) * num_before, labels)
+        return cls(tf.TensorSpec(event_shape, dtype), number, (number,) * num_before, labels, condition)
 
     def map(self, function: Callable[..., Any], *others: Passage) -> Passage:
         """Returns a function of each member, and of those of others; what is None stays so."""
@@ -64,6 +75,7 @@ class PartView(NamedTuple):
       latents_log_prob: Σ log p(z | h) of the factored-out latents, [B], nats.
       log_det: log|det| of the part's flow steps, [B], nats.
       labels: the class of each example, integers [B]; None if it is not known.
+      condition: what the model is given with each example; None if nothing.
       truncated_nll: the part's own negative log-likelihood with its prior of the output, [B], nats; None if
         it is not scored.
     """
@@ -74,6 +86,7 @@ class PartView(NamedTuple):
     latents_log_prob: tf.Tensor
     log_det: tf.Tensor
     labels: tf.Tensor | None
+    condition: Condition
     truncated_nll: tf.Tensor | None
 
     @property

@@ -21,7 +21,8 @@ class ClassPrior(Bijector):
     map that gives the mixture mean 0 and deviation 1 at every place:
     Forward:   eps = (h − mean) / deviation      log_det = −Σ log deviation
     Inverse:   h = eps · deviation + mean
-    With labels, mean and deviation are those of the class, and log p(h | label) = log N(eps; 0, I) + log_det.
+    Its condition is the class of each example, a label. With it, mean and deviation are those of the class,
+    and log p(h | label) = log N(eps; 0, I) + log_det.
 
     Args:
       classes: number of classes.
@@ -50,19 +51,19 @@ class ClassPrior(Bijector):
         self.raw_log_deviation = self.add_weight(name="raw_log_deviation", shape=shape, initializer="zeros")
         self.built = True
 
-    def log_prob(self, h: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns log p(h | label), or log p(h) if labels is None.
+    def log_prob(self, h: tf.Tensor, condition: tf.Tensor | None = None) -> tf.Tensor:
+        """Returns log p(h | label), or log p(h) if the class is not known.
 
         Args:
           h: [B, H, W, C].
-          labels: the class of each example, from 0, integers [B].
+          condition: the class of each example, from 0, integers [B].
 
         Returns:
           [B], nats.
         """
-        if labels is None:
+        if condition is None:
             return tf.reduce_logsumexp(self.log_prob_by_label(h), axis=1) - math.log(self.classes)
-        eps, log_det = self.forward_and_log_det(h, labels)
+        eps, log_det = self.forward_and_log_det(h, condition)
         return standard_normal_log_prob(eps) + log_det
 
     def log_prob_by_label(self, h: tf.Tensor) -> tf.Tensor:
@@ -78,19 +79,19 @@ class ClassPrior(Bijector):
         return tf.concat(found, axis=1)
 
     def forward_and_log_det(
-        self, x: tf.Tensor, labels: tf.Tensor | None = None
+        self, x: tf.Tensor, condition: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Whitens x [B, H, W, C], by its labels [B] if they are given; see class."""
+        """Whitens x [B, H, W, C], by its class, integers [B], if that is given; see class."""
         self.ensure_built(x)
-        mean, log_deviation = self._moments(labels)
+        mean, log_deviation = self._moments(condition)
         return (x - mean) * tf.exp(-log_deviation), -_log_det(log_deviation, x)
 
     def inverse_and_log_det(
-        self, y: tf.Tensor, labels: tf.Tensor | None = None
+        self, y: tf.Tensor, condition: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Inverts `forward_and_log_det`: y [B, H, W, C], and labels [B] if they are given."""
+        """Inverts `forward_and_log_det`: y [B, H, W, C], and the class, integers [B], if that is given."""
         self.require_built()
-        mean, log_deviation = self._moments(labels)
+        mean, log_deviation = self._moments(condition)
         return y * tf.exp(log_deviation) + mean, _log_det(log_deviation, y)
 
     def _moments(self, labels: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import tensorflow as tf
@@ -28,6 +29,17 @@ def brought_to(condition: Condition, x: tf.Tensor, channels: int) -> tf.Tensor:
     Raises:
       ValueError: nothing is given, or something of another size.
     """
+    return _joined([tf.cast(m, x.dtype) for m in _checked(condition, channels)], tuple(x.shape[1:3]))
+
+
+def at_its_own_resolution(condition: Condition, channels: int) -> tf.Tensor:
+    """As `brought_to`, at the resolution of the largest map that is given."""
+    members = _checked(condition, channels)
+    sizes = [tuple(m.shape[1:3]) if m.shape.rank == 4 else (1, 1) for m in members]
+    return _joined(members, max(sizes, key=math.prod))
+
+
+def _checked(condition: Condition, channels: int) -> list[tf.Tensor]:
     members = _members(condition)
     shapes = [tuple(member.shape) for member in members]
     fits = all(len(shape) in (2, 4) for shape in shapes) and sum(s[-1] or 0 for s in shapes) == channels
@@ -36,8 +48,11 @@ def brought_to(condition: Condition, x: tf.Tensor, channels: int) -> tf.Tensor:
             f"the condition must have {channels} channels in all: maps [B, h, w, c], vectors [B, d], or a "
             f"dictionary of them. Received: {shapes or None}"
         )
-    size = tuple(x.shape[1:3])
-    maps = [_map(tf.cast(member, x.dtype), size) for member in members]
+    return members
+
+
+def _joined(members: list[tf.Tensor], size: tuple[int, int]) -> tf.Tensor:
+    maps = [_map(member, size) for member in members]
     if len(maps) == 1:
         return maps[0]
     if any(tuple(own.shape[1:3]) != (1, 1) for own in maps):

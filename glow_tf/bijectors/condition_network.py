@@ -1,18 +1,22 @@
 """The network that turns what is given into the features that a flow reads."""
 
+from collections.abc import Callable, Mapping
+
 import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Shape
+from glow_tf.bijectors.condition import Condition, at_its_own_resolution
 from glow_tf.bijectors.networks import HiddenConvolution
 from glow_tf.bijectors.rate_factor import REFERENCE_WIDTH, scales_with
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class ConditionNetwork(keras.layers.Layer):
-    """Convolutions of 3×3 pixels, each followed by ActNorm and ReLU.
+    """Convolutions of 3×3 pixels, each followed by ActNorm, with ReLU between them.
 
-    Shapes: [B, h, w, c] → [B, h, w, features]; a vector [B, d] is a map of one pixel.
+    Shapes: [B, h, w, c] → [B, h, w, features]. A vector [B, d] is a map of one pixel; several conditions are
+    brought to the resolution of the largest.
 
     Args:
       features: output channels, and those in between.
@@ -33,26 +37,31 @@ class ConditionNetwork(keras.layers.Layer):
         ]
 
     def build(self, input_shape: Shape) -> None:
-        """Builds the convolutions."""
+        """Builds the convolutions, for the shape of what is given, or a dictionary of shapes."""
+        shapes = list(input_shape.values()) if isinstance(input_shape, Mapping) else [input_shape]
+        self.channels = sum(shape[-1] for shape in shapes)
+        input_shape = (None, None, None, self.channels)
         for layer in self.convolutions:
             layer.build(input_shape)
             scales_with(layer.kernel, width=max(input_shape[-1], REFERENCE_WIDTH))
             input_shape = (*input_shape[:-1], self.features)
         self.built = True
 
-    def call(self, condition: tf.Tensor) -> tf.Tensor:
+    def call(self, condition: Condition) -> tf.Tensor:
         """Returns the features, in the dtype of the condition."""
-        h = _as_map(condition)
-        for layer in self.convolutions:
-            h = tf.nn.relu(layer.call(h))
-        return tf.cast(h, condition.dtype)
+        return self._run(condition, HiddenConvolution.call)
 
-    def initialize(self, condition: tf.Tensor) -> tf.Tensor:
+    def initialize(self, condition: Condition) -> tf.Tensor:
         """Sets the ActNorms from data, in order, as `Bijector.initialize` does, and returns the features."""
-        h = _as_map(condition)
+        return self._run(condition, HiddenConvolution.initialize)
+
+    def _run(
+        self, condition: Condition, run: Callable[[HiddenConvolution, tf.Tensor], tf.Tensor]
+    ) -> tf.Tensor:
+        given = h = at_its_own_resolution(condition, self.channels)
         for layer in self.convolutions:
-            h = tf.nn.relu(layer.initialize(h))
-        return tf.cast(h, condition.dtype)
+            h = run(layer, h if layer is self.convolutions[0] else tf.nn.relu(h))
+        return tf.cast(h, given.dtype)
 
     def get_config(self) -> dict:
         """See keras.Layer."""
@@ -62,7 +71,3 @@ class ConditionNetwork(keras.layers.Layer):
             "depth": self.depth,
             "seed": self.seed,
         }
-
-
-def _as_map(condition: tf.Tensor) -> tf.Tensor:
-    return condition[:, tf.newaxis, tf.newaxis] if condition.shape.rank == 2 else condition

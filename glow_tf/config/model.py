@@ -24,7 +24,7 @@ from glow_tf.config.cuts import Cuts, read_cuts
 from glow_tf.config.heads import HeadSize, read_local_prior
 from glow_tf.config.levels import read_level_steps, read_level_widths
 from glow_tf.config.setting import check_fields, in_range, one_of, require, setting
-from glow_tf.config.setting_types import check_types
+from glow_tf.config.setting_types import ConditionShape, check_types
 from glow_tf.errors import ConfigError
 
 
@@ -62,9 +62,10 @@ class CouplingConfig:
 class ModelConfig:
     """The flow and its parts. `Glow(ModelConfig(...))` builds it.
 
-    Three fields are not flags of the model, because the command takes them from the data and from the run:
-    `image_shape` (H, W, C), `seed`, and `classes`, the names of the classes whose priors the model has; it is
-    empty for a model that knows no classes.
+    Four fields are not flags of the model, because the command takes them from the data and from the run:
+    `image_shape` (H, W, C), `seed`, `classes`, the names of the classes whose priors the model has, which is
+    empty for a model that knows no classes, and `condition_shape`, of what the model is given with each
+    image: `(h, w, c)` of a map, `(d,)` of a vector, a dictionary of them by name, or `()`, nothing.
 
     `parts` may also be given as numbers: `parts=3` is `"balanced:3"`, three parts that cost about the same,
     and `parts=(16, 32, 48)` is `"16,32,48"`, the flow steps of each part.
@@ -73,8 +74,8 @@ class ModelConfig:
     image_shape: tuple[int, int, int] = (32, 32, 3)
     architecture: str = setting(
         "glow",
-        "{}: the paper's flow, which --parts cuts, or num_blocks levels, each of which is a part: the details "
-        "that an image of half the size lacks, given that image.",
+        "{}: the paper's flow, which --parts cuts, or num_blocks levels, each of which is a part: the "
+        "details that an image of half the size lacks, given that image.",
         choices=ARCHITECTURES,
     )
     n_bits: int = setting(8, "Bits kept per pixel and channel, 1 to 8.", least=1, most=8)
@@ -95,8 +96,8 @@ class ModelConfig:
     )
     condition_features: int = setting(
         32,
-        "Features of what a flow is given, such as a level's smaller image, that each coupling reads.",
-        least=1,
+        "Features of what a flow is given, such as a level's smaller image, that each coupling reads; 0: "
+        "what is given itself, where there are no levels.",
         most=MOST_WIDTH,
     )
     condition_depth: int = setting(
@@ -128,6 +129,7 @@ class ModelConfig:
     )
     seed: int = 0
     classes: tuple[str, ...] = ()
+    condition_shape: ConditionShape = ()
 
     def __post_init__(self):
         """Raises ConfigError for a model that cannot be built."""
@@ -138,6 +140,8 @@ class ModelConfig:
                 f"Received: top_prior={self.top_prior!r}, {len(self.classes)} classes"
             )
         in_range(self, "seed", 0, MOST)
+        if self.has_levels and not self.condition_features:
+            raise ConfigError("levels need condition_features, which must be 1 or more. Received: 0")
         if self.has_levels and (self.parts != "1" or self.local_prior != "standard"):
             raise ConfigError(
                 "architecture=levels has a part for each level, without a local prior: parts and local_prior "
@@ -181,10 +185,23 @@ class ModelConfig:
         return self.cuts.counts[k] if self.has_levels else self.num_blocks * self.flow_steps
 
     @property
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of what the model is given, by name; a condition without names has the name ""."""
+        shape = self.condition_shape
+        named = bool(shape) and not isinstance(shape[0], int)
+        return dict(shape) if named else {"": shape} if shape else {}
+
+    @property
+    def given_channels(self) -> int:
+        """Channels of all that the model is given."""
+        return sum(shape[-1] for shape in self.condition_shapes.values())
+
+    @property
     def coupling_config(self) -> CouplingConfig:
-        """The settings of every coupling, but for what it is given."""
+        """The settings of every coupling; a level gives its own more to read."""
         network_dtype = None if self.precision == "float32" else self.precision
-        return CouplingConfig(self.width, self.coupling, self.scale, self.norm, network_dtype)
+        read = (self.condition_features or self.given_channels) if self.given_channels else 0
+        return CouplingConfig(self.width, self.coupling, self.scale, self.norm, network_dtype, read)
 
 
 def read_scale(scale: str) -> tuple[str, float | None]:

@@ -12,6 +12,9 @@ from typing import Any, get_type_hints
 
 from glow_tf.errors import ConfigError
 
+# Of what a model is given: (h, w, c), (d,), or pairs of a name and one of these; empty: nothing.
+ConditionShape = tuple[int, ...] | tuple[tuple[str, tuple[int, ...]], ...]
+
 
 def check_types(config: Any) -> None:
     """Turns every field into the type that it has inside the library.
@@ -24,7 +27,7 @@ def check_types(config: Any) -> None:
         expected, convert = _CONVERSIONS.get(declared) or _instance_of(declared)
         try:
             object.__setattr__(config, name, convert(received))
-        except (TypeError, OverflowError):
+        except (TypeError, OverflowError, ValueError):
             raise ConfigError(
                 f"{name} must be {expected}. Received: {name}={received!r:.100} ({type(received).__name__})"
             ) from None
@@ -75,6 +78,22 @@ def _sides(value: Any) -> tuple[int, ...]:
     if len(sides) != 3 or min(sides) < 1:
         raise TypeError
     return sides
+
+
+def _condition_shape(value: Any) -> ConditionShape:
+    """Returns a shape, or the shapes of a dictionary (or of pairs, as JSON has them) by name, in order."""
+    pairs = value.items() if isinstance(value, Mapping) else _items(value)
+    pairs = list(pairs)
+    if any(isinstance(item, numbers.Integral) for item in pairs) or not pairs:
+        return _map_or_vector(pairs) if pairs else ()
+    return tuple(sorted((_string(name), _map_or_vector(shape)) for name, shape in map(tuple, pairs)))
+
+
+def _map_or_vector(value: Any) -> tuple[int, ...]:
+    shape = tuple(_integer(side) for side in _items(value))
+    if len(shape) not in (1, 3) or min(shape) < 1:
+        raise TypeError
+    return shape
 
 
 def _number_text(value: Any) -> str:
@@ -134,6 +153,10 @@ _CONVERSIONS = {
     str | os.PathLike: ("a path", _path),
     tuple[str, ...]: ("names", lambda value: tuple(_string(item) for item in _items(value))),
     tuple[int, int, int]: ("three positive integers (height, width, channels)", _sides),
+    ConditionShape: (
+        "the shape (h, w, c) of a map, (d,) of a vector, or a dictionary of them",
+        _condition_shape,
+    ),
     str | float: ("a number or a string", lambda value: _text(value, _number_text)),
     str | float | Sequence[float]: (
         "a number, a sequence of numbers, or a string",

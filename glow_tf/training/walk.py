@@ -62,9 +62,8 @@ class Walk:
         others is their term of the model's negative log-likelihood.
         """
         k = len(passage.truncated)
-        if self.glow.parts[k].fixed and not phase.runs_both_ways(
-            k
-        ):  # what it learns is in no other part's loss
+        if self.glow.parts[k].fixed and not phase.runs_both_ways(k):
+            # What the part learns is in no other part's loss.
             return Visit(passage, self.glow.past_next_part(passage), None)
         before = passage if phase.joins(k) else passage.isolated()
         after, view = self.glow.through_next_part(before, phase.scores(k, self.glow.parts[k].has_head))

@@ -1,0 +1,86 @@
+"""What a model is given with each image, as users give it, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from glow_tf.bijectors.condition import Condition
+from glow_tf.config import ModelConfig
+from glow_tf.errors import ConfigError
+
+
+def checked_condition(condition: Any, config: ModelConfig, dtype: str) -> Condition:
+    """Checks what a model is given, and converts it to tensors.
+
+    Bytes are centred and scaled as images are, to [−½, ½); other numbers stay as they are.
+
+    Args:
+      condition: maps [B, h, w, c] or vectors [B, d]; a dictionary of them where the model knows them by name;
+        None for a model that is given nothing.
+      config: of the model.
+      dtype: of the tensors.
+
+    Returns:
+      The tensors, in the structure of `condition`.
+
+    Raises:
+      ConfigError: it is missing, has another shape, is not finite, or the model is given nothing.
+    """
+    shapes = config.condition_shapes
+    if condition is None and not shapes:
+        return None
+    given = condition if isinstance(condition, Mapping) else {} if condition is None else {"": condition}
+    fits = given.keys() == shapes.keys()
+    found = {name: tf.convert_to_tensor(value) for name, value in given.items()} if fits else {}
+    if not all(_fits(tensor, shapes[name]) for name, tensor in found.items()) or not fits:
+        described = {k: f"{tf.convert_to_tensor(v).dtype.name} {tuple(v.shape)}" for k, v in found.items()}
+        raise ConfigError(f"the model needs {_written(shapes)}. Received: {described or _names(given)}")
+    tensors = {name: _as_numbers(tensor, dtype) for name, tensor in found.items()}
+    for name, tensor in tensors.items():
+        if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(tensor))):
+            raise ConfigError(
+                f"a condition must be finite. Received: {name or 'condition'} with NaN or infinity"
+            )
+    return tensors.get("", tensors)
+
+
+def specs_of_condition(config: ModelConfig, dtype: str) -> Any:
+    """Returns the specs of what one example is given, in the structure of a condition; None for nothing."""
+    specs = {
+        name: tf.TensorSpec(shape, dtype, name or "condition")
+        for name, shape in config.condition_shapes.items()
+    }
+    return specs.get("", specs) if specs else None
+
+
+def _fits(tensor: tf.Tensor, shape: tuple[int, ...]) -> bool:
+    return tensor.shape.is_compatible_with([None, *shape]) and (
+        tensor.dtype.is_floating or tensor.dtype.is_integer
+    )
+
+
+def _as_numbers(tensor: tf.Tensor, dtype: str) -> tf.Tensor:
+    numbers = tf.cast(tensor, dtype)
+    return numbers / 256 - 0.5 if tensor.dtype == tf.uint8 else numbers
+
+
+def _written(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    if not shapes:
+        return "no condition"
+    written = {name: f"(batch, {', '.join(map(str, shape))})" for name, shape in shapes.items()}
+    named = ", ".join(f"{name!r} of shape {shape}" for name, shape in written.items() if name)
+    return f"a condition: a dictionary with {named}" if named else f"a condition of shape {written['']}"
+
+
+def _names(given: Mapping[str, Any]) -> str:
+    if not given:
+        return "None"
+    names = [name for name in given if name]
+    return (
+        f"a dictionary with {names}"
+        if names
+        else f"one of shape {tuple(tf.convert_to_tensor(given['']).shape)}"
+    )
