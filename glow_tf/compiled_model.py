@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.bijectors.condition import Condition
+from glow_tf.conditions import check_one_for_each, num_of_request
 from glow_tf.density_model import checked_images
 from glow_tf.endpoints import Endpoint, Endpoints
 from glow_tf.errors import ConfigError
@@ -25,6 +27,9 @@ class TrainedModel:
       classes: their names; empty for a model that knows none.
       dimensions: H·W·C.
       compute_dtype: of the latents.
+
+    A model that is given something with each image takes it as `condition` in every method: a tensor [B, …],
+    or a dictionary of them, of the shapes that its settings say. Others take none.
     """
 
     image_shape: tuple[int, int, int]
@@ -35,7 +40,7 @@ class TrainedModel:
         """Returns a function for tensors; see `glow_tf.export` for what each one is."""
         raise NotImplementedError
 
-    def _call(self, name: str, **arguments: Any) -> Any:
+    def _call(self, name: str, condition: Condition = None, **arguments: Any) -> Any:
         """Calls an endpoint; the arguments are in its order, and `images` and `labels` are checked before.
 
         Raises:
@@ -46,26 +51,43 @@ class TrainedModel:
         specs = {"num": number, "seed": number, "temperature": tf.TensorSpec([], tf.float32), "eps": eps}
         for own in arguments.keys() & specs.keys():
             _check_argument(own, arguments[own], specs[own])
-        return self._endpoint(name)(*arguments.values())
+        checked = self.checked_condition(condition)
+        given = () if checked is None else (checked,)
+        check_one_for_each(given, arguments)
+        return self._endpoint(name)(*arguments.values(), *given)
+
+    def checked_condition(self, condition: Condition) -> Condition:
+        """Returns what the model is given as tensors of its dtype, checked; None if it is given nothing.
+
+        Raises:
+          ConfigError: it does not fit the model.
+        """
+        raise NotImplementedError
 
     @property
     def dimensions(self) -> int:
         """D = H·W·C, the number of values per image and of latents."""
         return math.prod(self.image_shape)
 
-    def log_prob(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
+    def log_prob(
+        self, images: tf.Tensor, seed: tf.Tensor | int = 0, condition: Condition = None
+    ) -> tf.Tensor:
         """Returns a one-sample lower bound on log P(image): uint8 [B, H, W, C] → [B], nats.
 
         In a model with classes, P is the mixture of all classes with equal weights. Like `bits_per_dim` and
         `encode`, this raises a ValueError for images that `checked` refuses.
         """
-        return self._call("log_prob", images=self.checked(images), seed=seed)
+        return self._call("log_prob", condition, images=self.checked(images), seed=seed)
 
-    def bits_per_dim(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
+    def bits_per_dim(
+        self, images: tf.Tensor, seed: tf.Tensor | int = 0, condition: Condition = None
+    ) -> tf.Tensor:
         """Returns −log_prob in bits per dimension: uint8 [B, H, W, C] → [B]."""
-        return self._call("bits_per_dim", images=self.checked(images), seed=seed)
+        return self._call("bits_per_dim", condition, images=self.checked(images), seed=seed)
 
-    def label_log_probs(self, images: tf.Tensor, seed: tf.Tensor | int = 0) -> tf.Tensor:
+    def label_log_probs(
+        self, images: tf.Tensor, seed: tf.Tensor | int = 0, condition: Condition = None
+    ) -> tf.Tensor:
         """Returns log P(image | label) for every label, as `log_prob` does: [B, classes], nats.
 
         Its largest entry names the likeliest class; `tf.nn.softmax` makes probabilities of the classes.
@@ -74,36 +96,49 @@ class TrainedModel:
           ConfigError: the model has no classes.
         """
         require_classes("label_log_probs", self.classes)
-        return self._call("label_log_probs", images=self.checked(images), seed=seed)
+        return self._call("label_log_probs", condition, images=self.checked(images), seed=seed)
 
-    def score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    def score(self, images: tf.Tensor, condition: Condition = None) -> dict[str, tf.Tensor]:
         """Scores images at the middle of their bins, without noise.
 
         Args:
           images: uint8 [B, H, W, C].
+          condition: see the class.
 
         Returns:
           `log_prob` in nats and `bits_per_dim`, [B] each. They follow from the image alone; as estimates of
           its likelihood they are a little too good, because the middle of a bin tends to be likeliest.
         """
-        return self._endpoint("serving_default")(self.checked(images))
+        return self._call("serving_default", condition, images=self.checked(images))
 
-    def encode(self, images: tf.Tensor, labels: Sequence[int] | tf.Tensor | None = None) -> tf.Tensor:
+    def encode(
+        self,
+        images: tf.Tensor,
+        labels: Sequence[int] | tf.Tensor | None = None,
+        condition: Condition = None,
+    ) -> tf.Tensor:
         """Returns all whitened latents, at the middle of the bins: uint8 [B, H, W, C] → [B, D].
 
         With labels, [B], the top latent is whitened by the prior of the image's class. `decode` needs the
         same labels, or others: the image then as it might look in another class.
         """
         if labels is None:
-            return self._endpoint("encode")(self.checked(images))
+            return self._call("encode", condition, images=self.checked(images))
         labels = checked_labels(labels, self.classes, len(images))
-        return self._endpoint("encode_label")(self.checked(images), labels)
+        return self._call("encode_label", condition, images=self.checked(images), labels=labels)
 
-    def decode(self, eps: tf.Tensor, labels: Sequence[int] | tf.Tensor | None = None) -> tf.Tensor:
+    def decode(
+        self,
+        eps: tf.Tensor,
+        labels: Sequence[int] | tf.Tensor | None = None,
+        condition: Condition = None,
+    ) -> tf.Tensor:
         """Returns the images of whitened latents: [B, D] → uint8 [B, H, W, C]; inverts `encode`."""
         if labels is None:
-            return self._call("decode", eps=eps)
-        return self._call("decode_label", eps=eps, labels=checked_labels(labels, self.classes, len(eps)))
+            return self._call("decode", condition, eps=eps)
+        return self._call(
+            "decode_label", condition, eps=eps, labels=checked_labels(labels, self.classes, len(eps))
+        )
 
     def sample(
         self,
@@ -111,6 +146,7 @@ class TrainedModel:
         temperature: tf.Tensor | float = 1.0,
         seed: tf.Tensor | int = 0,
         labels: Sequence[int] | tf.Tensor | None = None,
+        condition: Condition = None,
     ) -> tf.Tensor:
         """Draws images.
 
@@ -120,6 +156,7 @@ class TrainedModel:
           seed: of the latents, and of the labels if they are drawn.
           labels: the class of each image, integers [num], for a model with classes, which otherwise draws
             each class with the same probability.
+          condition: what each of the num images is drawn given; see the class.
 
         Returns:
           uint8 [num, H, W, C].
@@ -127,10 +164,11 @@ class TrainedModel:
         Raises:
           ConfigError: labels are not classes of the model, or there are not num of them.
         """
-        labels = labels_of_request(num, labels, self.classes)
+        labels = labels_of_request(num_of_request(num, condition), labels, self.classes)
         if labels is None:
-            return self._call("sample", num=num, temperature=temperature, seed=seed)
-        return self._call("sample_label", labels=labels, temperature=temperature, seed=seed)
+            num = num_of_request(num, condition)
+            return self._call("sample", condition, num=num, temperature=temperature, seed=seed)
+        return self._call("sample_label", condition, labels=labels, temperature=temperature, seed=seed)
 
     def sample_checked(
         self,
@@ -138,6 +176,7 @@ class TrainedModel:
         temperature: tf.Tensor | float = 1.0,
         seed: tf.Tensor | int = 0,
         labels: Sequence[int] | tf.Tensor | None = None,
+        condition: Condition = None,
     ) -> dict[str, tf.Tensor]:
         """Draws the images of `sample`, and says which of them had activations beyond all bounds.
 
@@ -145,10 +184,13 @@ class TrainedModel:
           `images`, uint8 [num, H, W, C], and `limited`, bool [num]: whether activations were clipped to keep
           them finite, see `ActivationLimit`. Such an image says little about the model.
         """
-        labels = labels_of_request(num, labels, self.classes)
+        labels = labels_of_request(num_of_request(num, condition), labels, self.classes)
         if labels is None:
-            return self._call("sample_checked", num=num, temperature=temperature, seed=seed)
-        return self._call("sample_label_checked", labels=labels, temperature=temperature, seed=seed)
+            num = num_of_request(num, condition)
+            return self._call("sample_checked", condition, num=num, temperature=temperature, seed=seed)
+        return self._call(
+            "sample_label_checked", condition, labels=labels, temperature=temperature, seed=seed
+        )
 
     def checked(self, images: tf.Tensor) -> tf.Tensor:
         """Checks images and converts them to a tensor, uint8 [B, H, W, C]; see `checked_images`."""
@@ -178,7 +220,7 @@ def _check_argument(name: str, value: Any, spec: tf.TensorSpec) -> None:
         )
 
 
-class CompiledModel(TrainedModel, Flow):
+class CompiledModel(Flow, TrainedModel):
     """A flow whose functions are compiled, for batches of any size."""
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -190,9 +232,9 @@ class CompiledModel(TrainedModel, Flow):
             for name, (function, signature) in self._endpoints.items()
         }
 
-    def call(self, images: tf.Tensor) -> tf.Tensor:
+    def call(self, images: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Computes `log_prob` with seed 0 when the model is called: uint8 [B, H, W, C] → [B], nats."""
-        return Endpoints(self).log_prob(images, 0)
+        return Endpoints(self).log_prob(images, 0, condition)
 
     def _endpoint(self, name: str) -> Callable[..., Any]:
         return self._compiled[name]
@@ -207,10 +249,14 @@ class CompiledModel(TrainedModel, Flow):
         return super().compute_loss(*args, **kwargs)
 
     def sample_dequantized(
-        self, num: tf.Tensor | int, temperature: tf.Tensor | float = 1.0, seed: tf.Tensor | int = 0
+        self,
+        num: tf.Tensor | int,
+        temperature: tf.Tensor | float = 1.0,
+        seed: tf.Tensor | int = 0,
+        condition: Condition = None,
     ) -> tf.Tensor:
         """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""
-        return self._call("sample_dequantized", num=num, temperature=temperature, seed=seed)
+        return self._call("sample_dequantized", condition, num=num, temperature=temperature, seed=seed)
 
     def endpoints(self) -> dict[str, Endpoint]:
         """Returns the functions that users call, by name: each uncompiled function with its signature.

@@ -47,6 +47,22 @@ def checked_condition(condition: Any, config: ModelConfig, dtype: str) -> Condit
     return tensors.get("", tensors)
 
 
+def num_of_request(num: Any, condition: Condition) -> Any:
+    """Returns the number of images to draw: as many as there are conditions, if it is not said."""
+    return len(tf.nest.flatten(condition)[0]) if num is None and condition is not None else num
+
+
+def check_one_for_each(given: tuple[Condition, ...], arguments: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless a call has a condition for each of its images, latents or labels."""
+    batches = [arguments[name] for name in ("images", "eps", "labels") if name in arguments]
+    count = len(batches[0]) if batches else tf.get_static_value(tf.convert_to_tensor(arguments["num"]))
+    for tensor in tf.nest.flatten(given):
+        if None not in (count, tensor.shape[0]) and tensor.shape[0] != count:
+            raise ConfigError(
+                f"there must be a condition for each of the {count} images. Received: {tensor.shape[0]}"
+            )
+
+
 def specs_of_condition(config: ModelConfig, dtype: str) -> Any:
     """Returns the specs of what one example is given, in the structure of a condition; None for nothing."""
     specs = {
@@ -56,7 +72,17 @@ def specs_of_condition(config: ModelConfig, dtype: str) -> Any:
     return specs.get("", specs) if specs else None
 
 
-def _fits(tensor: tf.Tensor, shape: tuple[int, ...]) -> bool:
+def check_specs_of_condition(spec: Any, config: ModelConfig) -> None:
+    """Raises ConfigError unless the specs of batches of a dataset are what the model is given."""
+    shapes = config.condition_shapes
+    given = spec if isinstance(spec, Mapping) else {"": spec}
+    if given.keys() != shapes.keys() or not all(
+        isinstance(own, tf.TensorSpec) and _fits(own, shapes[name]) for name, own in given.items()
+    ):
+        raise ConfigError(f"the model needs {_written(shapes)}. Received: batches that end with {spec}")
+
+
+def _fits(tensor: tf.Tensor | tf.TensorSpec, shape: tuple[int, ...]) -> bool:
     return tensor.shape.is_compatible_with([None, *shape]) and (
         tensor.dtype.is_floating or tensor.dtype.is_integer
     )

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -71,9 +72,11 @@ class Flow(DensityModel):
     def get_flow_weights(self) -> list[np.ndarray]:
         """Returns the weights flow step by flow step; the list is the same wherever the model is cut.
 
-        It does not contain the local priors, which only training uses.
+        It does not contain the local priors, which only training uses. The networks of what the model is
+        given, one for each part, come first.
         """
-        return get_weights_by_step(self._bijectors_and_top_prior())
+        networks = [value for network in self._condition_networks() for value in network.get_weights()]
+        return [*networks, *get_weights_by_step(self._bijectors_and_top_prior())]
 
     def set_flow_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Sets the weights to the `get_flow_weights` of a model that differs from this one only in its cuts.
@@ -81,7 +84,14 @@ class Flow(DensityModel):
         Raises:
           ValueError: there are too few or too many weights, or one has another shape.
         """
+        weights = list(weights)
+        for network in self._condition_networks():
+            network.set_weights(weights[: len(network.weights)])
+            weights = weights[len(network.weights) :]
         set_weights_by_step(self._bijectors_and_top_prior(), weights)
+
+    def _condition_networks(self) -> list[keras.Layer]:
+        return [part.condition_network for part in self.parts if part.condition_network is not None]
 
     def _bijectors_and_top_prior(self) -> list[Bijector]:
         return [*(b for part in self.parts for b in part.bijectors), self.parts[-1].prior]
@@ -157,8 +167,6 @@ class Flow(DensityModel):
         images: tf.Tensor,
         noise: tf.Tensor | None,
         seed: tf.Tensor | int = 0,
-        labels: tf.Tensor | None = None,
-        condition: Condition = None,
     ) -> Passage:
         """Dequantises images and makes the passage that enters the first part.
 
@@ -166,17 +174,16 @@ class Flow(DensityModel):
           images: uint8 [B, H, W, C]; `checked_images` refuses others.
           noise: in [0, 1), [B, H, W, C]; None draws it from the seed.
           seed: of the noise; unused if noise is given.
-          labels: the class of each image, integers [B]; None if it is not known.
-          condition: what the model is given with each image.
 
         Returns:
-          The passage before part 1. Its `log_likelihood` is the log-determinant of dequantisation, [B], nats.
+          The passage before part 1, without labels and condition. Its `log_likelihood` is the log-determinant
+          of dequantisation, [B], nats.
 
         Raises:
           ValueError, InvalidArgumentError: the shape of noise is not that of the images.
         """
         entered = self.dequantize.forward_and_log_det(self.dequantized(images, noise, seed))
-        return Passage(*entered, labels=labels, condition=self.checked_condition(condition))
+        return Passage(*entered)
 
     def through_next_part(self, passage: Passage, scored: bool = True) -> tuple[Passage, PartView]:
         """Runs the next part on a passage; `len(passage.truncated)` is the number of parts that have run.

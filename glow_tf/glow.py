@@ -84,6 +84,11 @@ class Glow(CompiledModel):
           ValueError: a change leads to a model of other weights.
         """
         config = dataclasses.replace(self.config, **changes)
+        if config.num_parts != self.config.num_parts and self.has_condition_networks:
+            raise ConfigError(
+                "a model whose parts have networks of what they are given keeps its parts. "
+                f"Received: parts={config.parts!r} for parts={self.config.parts!r}"
+            )
         glow = type(self)(config, dtype=self.dtype_policy if dtype is None else dtype, name="glow")
         glow.set_flow_weights(self.get_flow_weights())
         return glow
@@ -107,8 +112,14 @@ class Glow(CompiledModel):
           ConfigError: weights_dtype is another one.
           OSError: the folder holds something else, or cannot be written.
         """
-        whole = self.recut(dtype="float32", parts="1", local_prior="standard", precision="float32")
+        parts = self.config.parts if self.has_condition_networks else "1"
+        whole = self.recut(dtype="float32", parts=parts, local_prior="standard", precision="float32")
         presets.write(pathlib.Path(folder), whole.config, whole.save_weights, about or {}, weights_dtype)
+
+    @property
+    def has_condition_networks(self) -> bool:
+        """Whether each part has a network of what the model is given; then it cannot be cut elsewhere."""
+        return any(part.condition_network is not None for part in self.parts)
 
     def get_config(self) -> dict:
         """See keras.Layer; `frozen` counts the layers within the model that are not trained."""

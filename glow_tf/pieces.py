@@ -107,8 +107,8 @@ def join(results: Sequence[Any], batch: tf.Tensor) -> Any:
     return tf.nest.map_structure(joined, *results)
 
 
-def filled_if_empty(*batches: tf.Tensor | None) -> list[tf.Tensor | None]:
-    """Returns batches [B, …] as they are; if B is 0, each with one example of zeros.
+def filled_if_empty(*batches: Any) -> list[Any]:
+    """Returns nested structures of tensors [B, …] as they are; if B is 0, each with one example of zeros.
 
     TensorFlow's fused convolutions crash on an empty batch.
     """
@@ -119,7 +119,7 @@ def filled_if_empty(*batches: tf.Tensor | None) -> list[tf.Tensor | None]:
             return None
         return tf.pad(tensor, [[0, missing], *[[0, 0]] * (tensor.shape.rank - 1)])
 
-    return [filled(tensor) for tensor in batches]
+    return tf.nest.map_structure(filled, list(batches))
 
 
 def _size(batch: tf.Tensor) -> int | tf.Tensor:

@@ -32,6 +32,12 @@ def brought_to(condition: Condition, x: tf.Tensor, channels: int) -> tf.Tensor:
     return _joined([tf.cast(m, x.dtype) for m in _checked(condition, channels)], tuple(x.shape[1:3]))
 
 
+def beside(x: tf.Tensor, condition: Condition, channels: int) -> tf.Tensor:
+    """Returns x [B, H, W, C] and a condition, as `brought_to` has it, along the channels."""
+    given = brought_to(condition, x, channels)
+    return tf.concat([x, tf.broadcast_to(given, [*tf.unstack(tf.shape(x)[:3]), channels])], axis=-1)
+
+
 def at_its_own_resolution(condition: Condition, channels: int) -> tf.Tensor:
     """As `brought_to`, at the resolution of the largest map that is given."""
     members = _checked(condition, channels)
@@ -56,7 +62,7 @@ def _joined(members: list[tf.Tensor], size: tuple[int, int]) -> tf.Tensor:
     if len(maps) == 1:
         return maps[0]
     if any(tuple(own.shape[1:3]) != (1, 1) for own in maps):
-        maps = [tf.broadcast_to(own, [*tf.unstack(tf.shape(own)[:1]), *size, own.shape[-1]]) for own in maps]
+        maps = [tf.broadcast_to(own, [tf.shape(own)[0], *size, own.shape[-1]]) for own in maps]
     return tf.concat(maps, axis=-1)
 
 

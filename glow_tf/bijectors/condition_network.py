@@ -55,9 +55,7 @@ class ConditionNetwork(keras.layers.Layer):
         """Sets the ActNorms from data, in order, as `Bijector.initialize` does, and returns the features."""
         return self._run(condition, HiddenConvolution.initialize)
 
-    def _run(
-        self, condition: Condition, run: Callable[[HiddenConvolution, tf.Tensor], tf.Tensor]
-    ) -> tf.Tensor:
+    def _run(self, condition: Condition, run: Callable[..., tf.Tensor]) -> tf.Tensor:
         given = h = at_its_own_resolution(condition, self.channels)
         for layer in self.convolutions:
             h = run(layer, h if layer is self.convolutions[0] else tf.nn.relu(h))

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bound, Latents, Shape
-from glow_tf.bijectors.condition import Condition, brought_to
+from glow_tf.bijectors.condition import Condition, beside
 from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.coupling import pop_coupling_config
 from glow_tf.bijectors.flow_step import FlowStep
@@ -126,10 +126,7 @@ class FlowSplit(FactorsOut):
 
     def _seen(self, h: tf.Tensor, condition: Condition) -> tf.Tensor:
         """Returns what the network of h reads, [B, H, W, kept + given]."""
-        if not self.condition_channels:
-            return h
-        given = brought_to(condition, h, self.condition_channels)
-        return tf.concat([h, given + tf.zeros_like(h[..., :1])], axis=-1)
+        return beside(h, condition, self.condition_channels) if self.condition_channels else h
 
     def get_config(self) -> dict:
         """See keras.Layer."""

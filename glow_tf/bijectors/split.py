@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, Bound, Latents, PartOutput, Shape, no_log_det, soft_bound
-from glow_tf.bijectors.condition import Condition, brought_to
+from glow_tf.bijectors.condition import Condition, beside
 from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND
 from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.config import PRIORS
@@ -176,8 +176,7 @@ class Split(FactorsOut):
 
     def _mean_and_log_deviation(self, h: tf.Tensor, condition: Condition) -> tuple[tf.Tensor, tf.Tensor]:
         if self.condition_channels:
-            given = brought_to(condition, h, self.condition_channels)
-            h = tf.concat([h, given + tf.zeros_like(h[..., :1])], axis=-1)
+            h = beside(h, condition, self.condition_channels)
         mean, raw = tf.split(self.network.call(h), 2, axis=-1)
         return mean, soft_bound(raw, LOG_DEVIATION_BOUND)
 

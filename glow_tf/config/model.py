@@ -140,6 +140,8 @@ class ModelConfig:
                 f"Received: top_prior={self.top_prior!r}, {len(self.classes)} classes"
             )
         in_range(self, "seed", 0, MOST)
+        taken = {"images", "eps", "num", "seed", "seeds", "temperature", "temperatures", "labels"}
+        require(not taken & self.condition_shapes.keys(), self, "condition_shape", "of other names")
         if self.has_levels and not self.condition_features:
             raise ConfigError("levels need condition_features, which must be 1 or more. Received: 0")
         if self.has_levels and (self.parts != "1" or self.local_prior != "standard"):

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "prefix_batches",
             "steps_per_epoch",
             "training_batches",
-            "with_labels",
+            "with_members",
         ],
     },
 )

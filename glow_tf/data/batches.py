@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -96,15 +96,21 @@ def training_batches(
     return _finish(dataset.batch(batch_size // data_slice.replicas, drop_remainder=True))
 
 
-def with_labels(batches: tf.data.Dataset, labels: np.ndarray) -> tf.data.Dataset:
-    """Returns the batches of `training_batches` with one more member, the labels of their images, int32.
+def with_members(batches: tf.data.Dataset, others: Iterable[Any], count: int) -> tf.data.Dataset:
+    """Returns the batches of `training_batches` with more members, what belongs to their images.
 
     Args:
       batches: whose third member is the index of the images.
-      labels: the class of each image, integers [N].
+      others: of each member the values of all examples, arrays [N, …] or dictionaries of them.
+      count: of those N that the batches have.
     """
-    classes = _on_host(labels.astype(np.int32))
-    return batches.map(lambda *batch: (*batch, tf.gather(classes, batch[2])))
+    kept = tf.nest.map_structure(lambda values: _on_host(values[:count]), tuple(others))
+    if not kept:
+        return batches
+    return batches.map(
+        lambda *batch: (*batch, *tf.nest.map_structure(lambda values: tf.gather(values, batch[2]), kept)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
 
 
 def prefix_batches(
@@ -139,7 +145,12 @@ def prefix_batches(
 
 
 def evaluation_batches(
-    images: np.ndarray, batch_size: int, seed: int, *, data_slice: DataSlice = WHOLE
+    images: np.ndarray,
+    batch_size: int,
+    seed: int,
+    *,
+    data_slice: DataSlice = WHOLE,
+    others: Sequence[Any] = (),
 ) -> tf.data.Dataset:
     """Returns one pass over images, in order, to evaluate them.
 
@@ -153,18 +164,22 @@ def evaluation_batches(
       batch_size: images per batch, over all replicas.
       seed: of the noise.
       data_slice: which examples of every batch; by default all.
+      others: what belongs to the images, as in `with_members`.
 
     Returns:
       Batches of (images uint8 [batch_size, H, W, C], noise float32 of the same shape, weight float32
-      [batch_size]).
+      [batch_size], and what belongs to the images).
     """
-    source = _on_host(images)
+    source, kept = _on_host(images), tf.nest.map_structure(_on_host, tuple(others))
     last = tf.constant(len(images) - 1, tf.int64)
 
-    def example(own: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def example(own: tf.Tensor) -> tuple[Any, ...]:
         index = data_slice.counter(own, batch_size)
-        noise = _evaluation_noise(images.shape[1:], seed, index)
-        return tf.gather(source, tf.minimum(index, last)), noise, tf.cast(index <= last, tf.float32)
+        noise, weight = _evaluation_noise(images.shape[1:], seed, index), tf.cast(index <= last, tf.float32)
+        found = tf.nest.map_structure(
+            lambda values: tf.gather(values, tf.minimum(index, last)), (source, *kept)
+        )
+        return found[0], noise, weight, *found[1:]
 
     filled = -(-len(images) // batch_size) * batch_size // data_slice.count
     dataset = tf.data.Dataset.range(filled).map(example, num_parallel_calls=tf.data.AUTOTUNE)

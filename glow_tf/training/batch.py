@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from glow_tf.bijectors.condition import Condition
+from glow_tf.config import ModelConfig
 from glow_tf.errors import ConfigError
 from glow_tf.pieces import filled_if_empty
-from glow_tf.training.datasets import Dataset
+
+Dataset = tf.data.Dataset | tf.distribute.DistributedDataset
 
 FIRST_KEY = 2  # of noise that a step draws; those before are of data.batches
 
@@ -29,6 +32,7 @@ class Batch(NamedTuple):
       index: places of the examples in the training data, [B].
       weight: 0 or 1 for each example, [B].
       labels: the class of each image, integers [B].
+      condition: what the model is given with each image, a tensor [B, …] or a dictionary of them.
     """
 
     images: tf.Tensor
@@ -36,20 +40,29 @@ class Batch(NamedTuple):
     index: tf.Tensor | None = None
     weight: tf.Tensor | None = None
     labels: tf.Tensor | None = None
+    condition: Condition = None
 
 
-def unpack(batch: Any, labelled: bool = False, *, trains: bool = True) -> Batch:
-    """Reads a batch as datasets give it: images, or with noise, or with an index, too.
+def last_members(config: ModelConfig, *, trains: bool) -> tuple[str, ...]:
+    """Returns what the batches of a model end with, in order: `labels`, if they train it, and `condition`."""
+    labels = ("labels",) if config.classes and trains else ()
+    return (*labels, *(("condition",) if config.condition_shape else ()))
+
+
+def unpack(batch: Any, config: ModelConfig, *, trains: bool = True) -> Batch:
+    """Reads a batch as datasets give it: images, or with noise, or with an index, too; then `last_members`.
 
     Args:
-      batch: a tensor, or a tuple.
-      labelled: whether its last member is the labels.
+      batch: a tensor, or a tuple; a tuple with None after it, as Keras hands on what is one argument.
+      config: of the model.
       trains: whether its third member is the index; in evaluations it is the weights.
     """
     pieces = list(batch) if isinstance(batch, (tuple, list)) else [batch]
-    labels = pieces.pop() if labelled else None
+    if isinstance(pieces[0], tuple):
+        pieces = list(pieces[0])
+    last = {name: pieces.pop() for name in reversed(last_members(config, trains=trains))}
     images, noise, third = (*pieces, None, None)[:3]
-    return Batch(images, noise, third if trains else None, None if trains else third, labels)
+    return Batch(images, noise, third if trains else None, None if trains else third, **last)
 
 
 def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> tf.Tensor:
@@ -95,12 +108,12 @@ def filled_up(batch: Batch) -> Batch:
     Returns:
       The batch; it has no weights only if its size is known and it came without.
     """
-    images, noise, index, weight, labels = batch
+    images, noise, index, weight, labels, condition = batch
     if images.shape[0] is not None:
         return batch
     weight = tf.ones(tf.shape(images)[:1]) if weight is None else weight
-    images, noise, weight, labels = filled_if_empty(images, noise, weight, labels)
-    return Batch(images, noise, index, weight, labels)
+    images, noise, weight, labels, condition = filled_if_empty(images, noise, weight, labels, condition)
+    return Batch(images, noise, index, weight, labels, condition)
 
 
 def initialization_examples(image_shape: Sequence[int]) -> int:
@@ -111,30 +124,32 @@ def initialization_examples(image_shape: Sequence[int]) -> int:
 
 
 def first_examples(
-    dataset: Dataset, count: int, labelled: bool = False
-) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Returns the first `count` images of a dataset [count, H, W, C] and their noise, if it has noise.
+    dataset: Dataset, count: int, config: ModelConfig
+) -> tuple[tf.Tensor, tf.Tensor | None, Condition]:
+    """Returns the first `count` images of a dataset [count, H, W, C], their noise and condition, if any.
 
-    Of a distributed dataset, which is read in its strategy's scope, they are those of this process. If the
-    dataset is `labelled`, the last member of its batches is the labels.
+    Of a distributed dataset, which is read in its strategy's scope, they are those of this process.
 
     Raises:
       ConfigError: the dataset is empty.
     """
-    images, noises = [], []
+    batches: list[tuple] = []
     found = 0
     for batch in dataset:
-        image, noise, *_ = unpack(batch, labelled)
-        images += _of_replicas(image)
-        noises += [] if noise is None else _of_replicas(noise)
-        found = sum(int(own.shape[0]) for own in images)
+        own = unpack(batch, config)
+        members = (own.images, own.noise, own.condition)
+        batches += zip(*(_of_replicas(member) for member in tf.nest.flatten(members)), strict=True)
+        found = sum(int(leaves[0].shape[0]) for leaves in batches)
         if found >= count:
             break
     if not found:
         raise ConfigError("a dataset must hold images. Received: an empty dataset")
-    return tf.concat(images, 0)[:count], tf.concat(noises, 0)[:count] if noises else None
+    first = [
+        None if leaves[0] is None else tf.concat(leaves, 0)[:count] for leaves in zip(*batches, strict=True)
+    ]
+    return tf.nest.pack_sequence_as(members, first)
 
 
 def _of_replicas(member: Any) -> Sequence[tf.Tensor]:
-    """Returns what each replica of this process has of a member of a batch."""
+    """Returns what each replica of this process has of a member of a batch, or of None."""
     return tf.distribute.get_strategy().experimental_local_results(member)

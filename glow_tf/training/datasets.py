@@ -10,11 +10,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.conditions import check_specs_of_condition
 from glow_tf.data.batches import untuned
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
-
-Dataset = tf.data.Dataset | tf.distribute.DistributedDataset
+from glow_tf.training.batch import Dataset, last_members, unpack
 
 EXPECTED = (
     "expected images uint8, or (images, noise) with noise in [0, 1); labels are not used: "
@@ -27,16 +27,16 @@ def is_array(x: Any) -> bool:
     return hasattr(x, "shape") or isinstance(x, (list, tuple))
 
 
-def as_dataset(glow: Glow, x: Any, third: str, labelled: bool = False) -> Dataset:
+def as_dataset(glow: Glow, x: Any, *, trains: bool) -> Dataset:
     """Returns a source of batches as a dataset whose elements are checked and have the model's shape.
 
     Args:
       glow: the model that the images must fit.
       x: a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterator or generator, or an iterable, of batches.
-        A batch is images uint8 [B, H, W, C], (images, noise) or (images, noise, third).
-      third: what the third member of a batch is: `index` (integers) or `weight` (floating-point numbers).
-      labelled: whether one more member follows, the last: labels, integers [B], from 0 below the number of
-        the model's classes.
+        A batch is images uint8 [B, H, W, C], (images, noise) or (images, noise, third). At its end are, if it
+        trains a model with classes, their labels, integers [B], and what a model is given with each image.
+      trains: whether the third member of a batch is an index (integers); otherwise it is a weight
+        (floating-point numbers).
 
     Raises:
       ConfigError: x, or what its batches hold, is something else.
@@ -47,13 +47,13 @@ def as_dataset(glow: Glow, x: Any, third: str, labelled: bool = False) -> Datase
         x = _from_python(x)
     if x.cardinality() == 0:
         raise ConfigError("data must hold at least one batch. Received: an empty dataset")
-    use = (third, labelled, glow.image_shape, glow.config.classes)
+    use = (trains, glow.image_shape, glow.config.classes, glow.config.condition_shape)
     if use in _checked.get(x, ()):
         return x
-    _check_spec(glow, x.element_spec, third, labelled)
-    _check_values(glow, x, labelled)
+    _check_spec(glow, x.element_spec, trains)
+    _check_values(glow, x, trains)
     if not _images_of(x.element_spec).shape[1:].is_fully_defined():
-        x = x.map(lambda *batch: _with_shape(glow, batch, labelled), num_parallel_calls=tf.data.AUTOTUNE)
+        x = x.map(lambda *batch: _with_shape(glow, batch, trains), num_parallel_calls=tf.data.AUTOTUNE)
     _checked.setdefault(x, set()).add(use)
     return x
 
@@ -162,11 +162,19 @@ def _spec_of(member: Any) -> tf.TensorSpec:
     return tf.TensorSpec((None, *member.shape[1:]), member.dtype)
 
 
-def _check_spec(glow: Glow, spec: Any, third: str, labelled: bool) -> None:
+def _check_spec(glow: Glow, spec: Any, trains: bool) -> None:
     """Raises ConfigError unless a dataset's elements are batches that `fit` or `evaluate` takes."""
-    members = spec if isinstance(spec, (tuple, list)) else (spec,)
-    if labelled:
-        *members, labels = members
+    members = list(spec) if isinstance(spec, (tuple, list)) else [spec]
+    last = last_members(glow.config, trains=trains)
+    if len(members) <= len(last) - last.count("labels") and "condition" in last:
+        raise ConfigError(
+            "a model with a condition needs batches that end with it: (images, condition) or (images, noise, "
+            f"condition). Received: elements of {spec}"
+        )
+    if "condition" in last:
+        check_specs_of_condition(members.pop(), glow.config)
+    if "labels" in last:
+        labels = members.pop()
         is_labels = isinstance(labels, tf.TensorSpec) and labels.dtype.is_integer
         if not members or not is_labels or labels.shape.rank not in (None, 1):
             raise ConfigError(
@@ -189,7 +197,8 @@ def _check_spec(glow: Glow, spec: Any, third: str, labelled: bool) -> None:
             f"{EXPECTED}. Received: a second member of {others[0].dtype.name}, shape {others[0].shape}"
         )
     if others[1:]:
-        right = others[1].dtype.is_floating if third == "weight" else others[1].dtype.is_integer
+        right = others[1].dtype.is_integer if trains else others[1].dtype.is_floating
+        third = "index" if trains else "weight"
         if not right or others[1].shape.rank not in (None, 1):
             raise ConfigError(
                 f"the third member of a batch must be {third} [N] here. "
@@ -197,17 +206,17 @@ def _check_spec(glow: Glow, spec: Any, third: str, labelled: bool) -> None:
             )
 
 
-def _check_values(glow: Glow, dataset: tf.data.Dataset, labelled: bool) -> None:
-    """Raises ConfigError unless noise and labels of the first batch, as far as it has them, are possible."""
+def _check_values(glow: Glow, dataset: tf.data.Dataset, trains: bool) -> None:
+    """Raises ConfigError unless what the first batch has beside images is possible."""
     if not isinstance(dataset.element_spec, (tuple, list)) or len(dataset.element_spec) < 2:
         return
     for batch in dataset.take(1):
-        _, *others = batch
-        if labelled:
-            glow.checked_labels(others.pop())
-        if not others:
-            continue
-        check_noise(others[0])
+        found = unpack(batch, glow.config, trains=trains)
+        glow.checked_condition(found.condition)
+        if found.labels is not None:
+            glow.checked_labels(found.labels)
+        if found.noise is not None:
+            check_noise(found.noise)
 
 
 def check_noise(noise: tf.Tensor) -> None:
@@ -221,9 +230,9 @@ def _images_of(spec: Any) -> tf.TensorSpec:
     return spec[0] if isinstance(spec, (tuple, list)) else spec
 
 
-def _with_shape(glow: Glow, batch: tuple[tf.Tensor, ...], labelled: bool) -> Any:
+def _with_shape(glow: Glow, batch: tuple[tf.Tensor, ...], trains: bool) -> Any:
     """Gives images and noise the model's shape, where the dataset leaves sizes open."""
     shape = (None, *glow.image_shape)
-    shaped = min(2, len(batch) - labelled)
+    shaped = min(2, len(batch) - len(last_members(glow.config, trains=trains)))
     found = [tf.ensure_shape(member, shape) for member in batch[:shaped]] + list(batch[shaped:])
     return found[0] if len(found) == 1 else tuple(found)

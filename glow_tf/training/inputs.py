@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,14 @@ from glow_tf.data.batches import (
     steps_per_epoch,
     training_batches,
     with_evaluation_noise,
-    with_labels,
+    with_members,
 )
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.labels import checked_labels
-from glow_tf.training.batch import Batch
+from glow_tf.training.batch import Batch, Dataset, last_members
 from glow_tf.training.datasets import (
     EXPECTED,
-    Dataset,
     as_dataset,
     check_noise,
     ends_with_its_first_epoch,
@@ -31,8 +31,9 @@ from glow_tf.training.datasets import (
 
 DEFAULT_BATCH_SIZE = 64
 
-# Arguments of Keras that have no meaning here; `fit` takes y where the model has classes.
-UNUSED = ("y", "sample_weight", "class_weight")
+# Arguments of Keras that have no meaning here.
+UNUSED = ("sample_weight", "class_weight")
+WHAT_Y_IS = {"labels": "a label", "condition": "what the model is given"}
 
 
 def for_fit(
@@ -57,17 +58,17 @@ def for_fit(
     Raises:
       ConfigError: the images do not fit the model, or an argument has no meaning here.
     """
-    labels = _labels(glow, x, arguments.pop("y", None)) if glow.config.classes else None
+    y = _last_of_array(glow, x, arguments.pop("y", None), trains=True)
     _refuse_unused(arguments)
     split = arguments.pop("validation_split", 0.0)
     if split and arguments.get("validation_data") is None:  # which overrides it, as in Keras
-        x, arguments["validation_data"] = _split(glow, x, split)
+        x, arguments["validation_data"] = _split(glow, x, y, split)
     held_out_size = arguments.pop("validation_batch_size", None) or batch_size
     if is_array(x):
         images, size = glow.checked(x).numpy(), _checked_batch_size(batch_size)
-        dataset = _shuffled(images, labels, size, seed, arguments, initial_step)
+        dataset = _shuffled(images, y, size, seed, arguments, initial_step)
     else:
-        dataset = as_dataset(glow, x, "index", labelled=bool(glow.config.classes))
+        dataset = as_dataset(glow, x, trains=True)
         _check_length(dataset, arguments)
     steps = arguments.get("steps_per_epoch")
     if initial_step and not (steps and 0 < initial_step <= steps):
@@ -75,13 +76,16 @@ def for_fit(
             "initial_step must be a number of steps within the epoch. "
             f"Received: initial_step={initial_step}, steps_per_epoch={steps}"
         )
-    if isinstance(held_out := arguments.get("validation_data"), tuple):
+    held_out = arguments.get("validation_data")
+    if isinstance(held_out, tuple) and not (glow.config.condition_shape and len(held_out) == 2):
         raise ConfigError(
             "validation_data must be images, or a dataset of them; labels are not used. "
             f"Received: a tuple of {len(held_out)}"
         )
     if held_out is not None:
         limit = {"steps": arguments.get("validation_steps")}
+        if isinstance(held_out, tuple):
+            held_out, limit["y"] = held_out
         arguments["validation_data"] = for_evaluation(glow, held_out, held_out_size, seed, limit)
     arguments["shuffle"] = False  # an array is shuffled already, every epoch anew
     return dataset
@@ -89,7 +93,7 @@ def for_fit(
 
 def _shuffled(
     images: np.ndarray,
-    labels: np.ndarray | None,
+    y: Mapping[str, Any],
     batch_size: int,
     seed: int,
     arguments: dict[str, Any],
@@ -107,7 +111,7 @@ def _shuffled(
     # Epochs of a user's own length go on where those before them ended.
     start = (epoch, initial_step) if steps is None else (0, epoch * steps + initial_step)
     batches = training_batches(images, batch_size, seed, start=start)
-    return batches if labels is None else with_labels(batches, labels[: len(images)])
+    return with_members(batches, y.values(), len(images))
 
 
 def check_executions(steps_per_execution: int, steps: int | None, initial_step: int) -> None:
@@ -136,10 +140,12 @@ def for_evaluation(
     glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: dict[str, Any]
 ) -> Dataset:
     """Returns what `evaluate` runs on; arguments, of keras.Model.evaluate, and errors as in `for_fit`."""
+    y = _last_of_array(glow, x, arguments.pop("y", None), trains=False)
     _refuse_unused(arguments)
     if is_array(x):
-        return evaluation_batches(glow.checked(x).numpy(), _checked_batch_size(batch_size), seed)
-    dataset = as_dataset(glow, x, "weight")
+        images = glow.checked(x).numpy()
+        return evaluation_batches(images, _checked_batch_size(batch_size), seed, others=tuple(y.values()))
+    dataset = as_dataset(glow, x, trains=False)
     if not arguments.get("steps"):
         _refuse_endless(dataset, "steps, or validation_steps in fit")
     if isinstance(dataset, tf.data.Dataset) and len(tf.nest.flatten(dataset.element_spec)) == 1:
@@ -163,22 +169,25 @@ def for_one_step(glow: Glow, x: Any, y: Any, arguments: dict[str, Any], *, train
     Raises:
       ConfigError: the images, the noise or the labels do not fit the model, or an argument has no meaning.
     """
-    labelled = trains and bool(glow.config.classes)
-    _refuse_unused(arguments if labelled else {**arguments, "y": y})
+    last = last_members(glow.config, trains=trains)
+    _refuse_unused(arguments)
     pieces = list(x) if isinstance(x, tuple) else [x]
-    if labelled and y is None and len(pieces) > 1:
-        y = pieces.pop()
+    if last and y is None and len(pieces) > len(last):
+        pieces, y = pieces[: -len(last)], tuple(pieces[-len(last) :])
+        y = y[0] if len(last) == 1 else y
     if not 1 <= len(pieces) <= 2:
         raise ConfigError(f"{EXPECTED}. Received: a tuple of {len(x)}")
     images = glow.checked(pieces[0])
-    labels = _labels(glow, images, y) if labelled else None
+    found = _last_of_array(glow, images, y, trains=trains)
+    if "labels" in found:
+        found["labels"] = tf.constant(found["labels"])
     if len(pieces) == 1:
-        return Batch(images, labels=labels)
+        return Batch(images, **found)
     noise = np.asarray(pieces[1])
     if not np.issubdtype(noise.dtype, np.floating) or noise.shape != tuple(images.shape):
         raise ConfigError(f"{EXPECTED}. Received: a second member of {noise.dtype}, shape {noise.shape}")
     check_noise(noise)
-    return Batch(images, tf.constant(noise, tf.float32), labels=labels)
+    return Batch(images, tf.constant(noise, tf.float32), **found)
 
 
 def _checked_batch_size(given: Any) -> int:
@@ -188,21 +197,40 @@ def _checked_batch_size(given: Any) -> int:
     return int(size)
 
 
-def _labels(glow: Glow, x: Any, y: Any) -> np.ndarray | None:
-    """Returns the labels of an array of images, [N]; None for a source of batches, which has its own.
+def _last_of_array(glow: Glow, x: Any, y: Any, *, trains: bool) -> dict[str, Any]:
+    """Returns y as the last members that batches of an array of images have, by name, [N, …] each.
+
+    A source of batches has its own, and no y.
 
     Raises:
-      ConfigError: they are missing, out of place, or no classes of the model.
+      ConfigError: y is missing, out of place, or does not fit the model or the number of images.
     """
+    last = last_members(glow.config, trains=trains)
+    if not last:
+        if y is not None:
+            raise ConfigError(f"y is not used: {EXPECTED}. Received: y")
+        return {}
     if not is_array(x):
         if y is not None:
-            raise ConfigError("y goes with an array; a dataset's batches end with labels. Received: y")
-        return None
-    if y is None:
+            raise ConfigError("y goes with an array; a dataset's batches end with it. Received: y")
+        return {}
+    of_each = dict(zip(last, y if len(last) > 1 and isinstance(y, tuple) else (y,), strict=False))
+    if any(own is None for own in of_each.values()) or len(of_each) < len(last):
         raise ConfigError(
-            f"a model with classes needs y, a label for each of the {len(x)} images. Received: y=None"
+            f"the model needs y: {' and '.join(WHAT_Y_IS[name] for name in last)}, for each of the {len(x)} "
+            f"images. Received: y={None if y is None else type(y).__name__}"
         )
-    return checked_labels(y, glow.classes, len(x)).numpy()
+    if "labels" in of_each:
+        of_each["labels"] = checked_labels(of_each["labels"], glow.classes, len(x)).numpy()
+    if "condition" in of_each:
+        glow.checked_condition(of_each["condition"])
+        of_each["condition"] = tf.nest.map_structure(np.asarray, of_each["condition"])
+        lengths = {len(own) for own in tf.nest.flatten(of_each["condition"])}
+        if lengths != {len(x)}:
+            raise ConfigError(
+                f"there must be a condition for each of the {len(x)} images. Received: {sorted(lengths)}"
+            )
+    return of_each
 
 
 def _refuse_unused(arguments: dict[str, Any]) -> None:
@@ -211,8 +239,8 @@ def _refuse_unused(arguments: dict[str, Any]) -> None:
             raise ConfigError(f"{name} is not used: {EXPECTED}. Received: {name}")
 
 
-def _split(glow: Glow, x: Any, fraction: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cuts the last images of an array off, as Keras does."""
+def _split(glow: Glow, x: Any, y: Mapping[str, Any], fraction: float) -> tuple[tf.Tensor, Any]:
+    """Cuts the last images of an array off, as Keras does, with what the model is given with them."""
     if not is_array(x):
         raise ConfigError(
             "validation_split needs an array of images; give a dataset's validation images as "
@@ -225,6 +253,8 @@ def _split(glow: Glow, x: Any, fraction: float) -> tuple[tf.Tensor, tf.Tensor]:
             "validation_split must leave images to train on and to validate on. "
             f"Received: validation_split={fraction}, {len(images)} images"
         )
+    if "condition" in y:
+        return images[:cut], (images[cut:], tf.nest.map_structure(lambda own: own[cut:], y["condition"]))
     return images[:cut], images[cut:]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from glow_tf.training import inputs
+from glow_tf.training.batch import Batch
 from glow_tf.training.optimizers import count_steps
 from glow_tf.training.options import check_compiled
 from glow_tf.training.parts_model import PartsModel
@@ -27,8 +28,8 @@ class OnBatch(PartsModel):
 
         Args:
           x: images uint8 [B, H, W, C]; or a tuple (images, noise), with noise in [0, 1).
-          y: for a model with classes, the labels, integers [B], if they do not end the tuple x; for others it
-            must be None.
+          y: the labels of a model with classes, integers [B], or what a model is given with each image, if
+            that does not end the tuple x; see `fit`. For other models it must be None.
           sample_weight: must be None.
           class_weight: must be None.
           return_dict: as in keras.Model.train_on_batch.
@@ -43,22 +44,21 @@ class OnBatch(PartsModel):
         unused = {"sample_weight": sample_weight, "class_weight": class_weight}
         batch = inputs.for_one_step(self.glow, x, y, unused, trains=True)
         if not self.glow.initialized:
-            self.initialize(batch.images, batch.noise)
+            self.initialize(batch.images, batch.noise, batch.condition)
         self.averages.start()
         with self._skips.naming_faults():
-            # Keras hands its arguments on as the members of the batch.
-            logs = super().train_on_batch(batch.images, batch.noise, batch.labels, return_dict=return_dict)
+            logs = super().train_on_batch(_in_one(batch), return_dict=return_dict)
             self._skips.raise_fault(self.phase)
         return logs
 
     def test_on_batch(
-        self, x: Any, y: None = None, sample_weight: None = None, return_dict: bool = False
+        self, x: Any, y: Any = None, sample_weight: None = None, return_dict: bool = False
     ) -> Any:
         """Computes the bits per dimension of one batch, as keras.Model.test_on_batch does.
 
         Args:
           x: images uint8 [B, H, W, C]; or a tuple (images, noise), with noise in [0, 1).
-          y: must be None.
+          y: what a model is given with each image, if that does not end the tuple x; otherwise None.
           sample_weight: must be None.
           return_dict: as in keras.Model.test_on_batch.
 
@@ -68,4 +68,9 @@ class OnBatch(PartsModel):
         check_compiled(self, "test_on_batch")
         batch = inputs.for_one_step(self.glow, x, y, {"sample_weight": sample_weight}, trains=False)
         with self.evaluating():
-            return super().test_on_batch(batch.images, batch.noise, return_dict=return_dict)
+            return super().test_on_batch(_in_one(batch), return_dict=return_dict)
+
+
+def _in_one(batch: Batch) -> tuple:
+    """Returns the members of a batch that there are, as Keras hands on one argument."""
+    return tuple(member for member in batch if member is not None)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from glow_tf.bijectors.condition import Condition
 from glow_tf.glow import Glow
 from glow_tf.internals import steps_made, untracked
 from glow_tf.passage import Passage
@@ -58,18 +59,21 @@ class PartsModel(PhasedModel):
         self.finished_epochs = 0  # of the run that `load_trainer` loads
         self.build((None, *glow.image_shape))
 
-    def initialize(self, images: tf.Tensor, noise: tf.Tensor | None = None) -> None:
+    def initialize(
+        self, images: tf.Tensor, noise: tf.Tensor | None = None, condition: Condition = None
+    ) -> None:
         """Runs `Glow.initialize`, the same on all replicas; a restored model stays as it is.
 
         Args:
           images: uint8 [B, H, W, C].
           noise: in [0, 1), [B, H, W, C]; by default, drawn from the seed of the model.
+          condition: what the model is given with each image.
 
         Raises:
-          ConfigError: the images or the noise do not fit the model.
+          ConfigError: the images, the noise or the condition do not fit the model.
         """
         with self.distribute_strategy.scope():
-            self.glow.initialize(images, noise)
+            self.glow.initialize(images, noise, condition)
 
     def initialize_from(self, dataset: Dataset) -> None:
         """Runs `initialize` on the first images of a dataset, unless the model is initialised.
@@ -80,18 +84,13 @@ class PartsModel(PhasedModel):
         if not self.glow.initialized:
             count = initialization_examples(self.glow.image_shape)
             with self.distribute_strategy.scope():
-                examples = first_examples(dataset, count, self._labelled)
+                examples = first_examples(dataset, count, self.glow.config)
             self.initialize(*examples)
 
     @property
     def walk(self) -> Walk:
         """What takes batches through the parts."""
         return self._untracked.walk
-
-    @property
-    def _labelled(self) -> bool:
-        """Whether the batches that it trains on end with labels."""
-        return bool(self.glow.config.classes)
 
     @property
     def trainable_weights(self) -> list[keras.Variable]:
@@ -153,6 +152,7 @@ class PartsModel(PhasedModel):
         phase: Phase,
         index: tf.Tensor | None = None,
         labels: tf.Tensor | None = None,
+        condition: Condition = None,
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Evaluates what a phase evaluates.
 
@@ -162,12 +162,13 @@ class PartsModel(PhasedModel):
           phase: which parts run, and whether gradients cross the cuts.
           index: places of the examples in the training data, [B], where the phase has a `PrefixCache`.
           labels: the class of each image, integers [B]; None scores a model with classes by their mixture.
+          condition: what the model is given with each image.
 
         Returns:
           The loss of every example [B] and the truncated negative log-likelihoods [B], in bits per dimension;
           see `Walk.evaluate`.
         """
-        passage = self.entering(Batch(images, noise, index, labels=labels), phase)
+        passage = self.entering(Batch(images, noise, index, None, labels, condition), phase)
         return self.walk.evaluate(passage, phase, reversible=self.options.reversible)
 
     def entering(self, batch: Batch, phase: Phase) -> Passage:
@@ -177,7 +178,8 @@ class PartsModel(PhasedModel):
             passage = (
                 cache.passage(batch.index) if cache else self.glow.enter(batch.images, batch.noise, self.seed)
             )
-        return passage._replace(labels=batch.labels)
+        condition = self.glow.checked_condition(batch.condition)
+        return passage._replace(labels=batch.labels, condition=condition)
 
     def with_noise(self, batch: Batch, phase: Phase) -> Batch:
         """Returns a batch with noise: new noise in every step, where a dataset has images alone."""
@@ -228,9 +230,9 @@ class PartsModel(PhasedModel):
 
     # As a Keras model
 
-    def call(self, images: tf.Tensor) -> tf.Tensor:
+    def call(self, images: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Returns the glow's log-probabilities of uint8 images [B, H, W, C]: [B], nats."""
-        return self.glow.call(images)
+        return self.glow.call(images, condition)
 
     def get_config(self) -> dict:
         """See keras.Model."""

@@ -118,7 +118,7 @@ class PartsTrainer(OnBatch):
             into a tf.errors.OpError).
         """
         phase = self.phase
-        given = filled_up(self.with_noise(unpack(batch, self._labelled), phase))
+        given = filled_up(self.with_noise(unpack(batch, self.glow.config), phase))
         passage = self.entering(given, phase)
         step = self._gradients(passage, phase, given.weight, self.queues(phase))
         updated = self._update(
@@ -136,17 +136,18 @@ class PartsTrainer(OnBatch):
         Returns:
           `bpd` and its standard error `bpd_se` so far, bits/dim.
         """
-        given = filled_up(unpack(batch, trains=False))
+        given = filled_up(unpack(batch, self.glow.config, trains=False))
         v = self.glow.dequantized(given.images, given.noise, seed=self.seed)
-        nll = -in_streams(self.glow.dequantized_log_prob, v)
+        nll = -in_streams(self.glow.dequantized_log_prob, v, None, given.condition)
         self.test_metric.update_state(bits_per_dim(nll, self.glow.image_shape), given.weight)
         return self.test_metric.result()
 
     def predict_step(self, batch: Any) -> tf.Tensor:
         """Returns what `call` returns for a batch, of which a replica may have no image: [B], nats."""
-        images = unpack(batch, trains=False).images
-        filled = filled_up(Batch(images)).images
-        return self.call(filled)[: tf.shape(images)[0]]
+        given = unpack(batch, self.glow.config, trains=False)
+        filled = filled_up(Batch(given.images, condition=given.condition))
+        log_prob = self.glow.call(filled.images, filled.condition)
+        return log_prob[: tf.shape(given.images)[0]]
 
     # Loops
 
@@ -167,7 +168,8 @@ class PartsTrainer(OnBatch):
         Args:
           x: uint8 images [N, H, W, C], shuffled anew every epoch, or a source of batches of images or
             (images, noise); see `datasets.as_dataset`.
-          y: for a model with classes, the labels of an array x, integers [N]; for others it must be None.
+          y: of an array x, the labels of a model with classes, integers [N], or what a model is given with
+            each image, an array [N, …] or a dictionary of them; a tuple of both if it has both. Else None.
           batch_size: for an array; that of `compile` by default.
           epochs: the epoch to stop after; by default the last that has a phase.
           initial_step: steps of the first epoch that were made before, by a trainer whose state was restored.
@@ -211,13 +213,13 @@ class PartsTrainer(OnBatch):
             check_rates(self.optimizers, phases, steps_per_epoch, initial_step)
         warn_of_late_priors(self.glow, self.phases[first:], self.optimizers)
 
-    def evaluate(self, x: Any, y: None = None, *, batch_size: int | None = None, **kwargs) -> Any:
+    def evaluate(self, x: Any, y: Any = None, *, batch_size: int | None = None, **kwargs) -> Any:
         """Computes the bits per dimension of the whole chain, as keras.Model.evaluate does.
 
         Args:
           x: uint8 images [N, H, W, C], or a source of batches of images, (images, noise) or (images, noise,
             weight).
-          y: labels, which are not used: it must be None.
+          y: of an array x, what a model is given with each image; labels are not used.
           batch_size: for an array; 64 by default.
           **kwargs: of keras.Model.evaluate; `return_dict=True` gives `bpd`, `bpd_se` and `loss`, the bpd,
             in the order that a list has without it.

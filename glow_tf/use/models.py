@@ -10,7 +10,10 @@ from typing import Any
 import tensorflow as tf
 
 from glow_tf import presets
+from glow_tf.bijectors.condition import Condition
 from glow_tf.compiled_model import TrainedModel as TrainedModel
+from glow_tf.conditions import checked_condition
+from glow_tf.config import ModelConfig
 from glow_tf.durable_files import check_can_be_read_again
 from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.run.saved import load_glow
@@ -44,6 +47,8 @@ class ExportedModel(TrainedModel):
             self.image_shape = tuple(int(side) for side in images.shape[1:])
             eps = self._loaded.signatures["decode"].structured_input_signature[1]["eps"]
             self.compute_dtype = eps.dtype.name
+            given = dict(self._loaded.signatures["encode"].structured_input_signature[1])
+            del given["images"]
             _ = self._loaded.encode, self._loaded.decode
         except (AttributeError, KeyError, TypeError):
             raise ConfigError(
@@ -52,6 +57,12 @@ class ExportedModel(TrainedModel):
             ) from None
         names = self._loaded.class_names().numpy() if hasattr(self._loaded, "class_names") else ()
         self.classes = tuple(name.decode() for name in names)
+        shapes = {name: tuple(spec.shape[1:]) for name, spec in given.items()}
+        self._given_as = ModelConfig(self.image_shape, condition_shape=shapes.get("condition", shapes))
+
+    def checked_condition(self, condition: Condition) -> Condition:
+        """See `TrainedModel`."""
+        return checked_condition(condition, self._given_as, self.compute_dtype)
 
     def _endpoint(self, name: str) -> Callable[..., Any]:
         return getattr(self._loaded, name)
