@@ -225,7 +225,7 @@ def test_every_schedule_trains_the_priors_of_the_labels_that_occur(schedule, cha
 
 
 def test_labels_stay_with_their_images_whatever_the_order(images):
-    batches = data.with_labels(data.training_batches(images, 16, 1, augment="flip"), np.arange(64))
+    batches = data.with_members(data.training_batches(images, 16, 1, augment="flip"), [np.arange(64)], 64)
     for _, (_, _, index, labels) in zip(range(6), batches, strict=False):
         np.testing.assert_array_equal(index, labels)
 
@@ -282,7 +282,9 @@ def test_a_cached_prefix_has_the_labels_of_its_images(images):
         if cached:
             trainer.prefix_caches = {sequential[-1]: PrefixCache(trainer.glow, 1, 64)}
         fill = FillPrefixCaches(turns, lambda turn: data.prefix_batches(images, 16, 3, turn), EpochResult())
-        batches = data.with_labels(data.training_batches(images, 16, 3, noise_epochs=turns), labels)
+        batches = data.with_members(
+            data.training_batches(images, 16, 3, noise_epochs=turns), [labels], len(labels)
+        )
         trainer.fit(batches, steps_per_epoch=4, callbacks=[fill], verbose=0)
         return trainer.glow.get_weights()
 

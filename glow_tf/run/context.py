@@ -156,8 +156,8 @@ class Run:
             noise_epochs=noise_epochs,
             data_slice=data_slice,
         )
-        has_classes = bool(self.glow.config.classes)
-        return data.with_labels(batches, self.images.labels["train"]) if has_classes else batches
+        labels = [self.images.labels["train"]] if self.glow.config.classes else []
+        return data.with_members(batches, labels, len(self.images.train))
 
     def prefix_batches(self, epoch: int) -> tf.data.Dataset:
         """Returns one pass over all training images, as an epoch (from 0) sees them."""
