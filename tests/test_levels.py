@@ -1,0 +1,213 @@
+"""Levels: conditional flows of Haar details, parts that share nothing."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small import perturb
+
+from glow_tf import ConfigError, Glow, ModelConfig, PartsTrainer, TrainConfig, export
+from glow_tf.partition import part_layouts
+from glow_tf.schedule import Phase, end_to_end, one_part, simultaneous
+
+
+def levels(dtype=None, **changes) -> Glow:
+    settings = {"num_blocks": 2, "flow_steps": 2, "width": 6, "condition_features": 4} | changes
+    settings.setdefault("image_shape", (8, 8, 3))
+    return Glow(ModelConfig(architecture="levels", **settings), dtype=dtype)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (32, 8, 8, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def perturbed(images):
+    glow = levels(dtype="float64")
+    glow.initialize(images)
+    perturb(glow)
+    return glow
+
+
+def trained(images, phases, batch_size=8, **settings):
+    """Returns a trainer after its phases; without clipping, whose norm is over parts that train together."""
+    keras.utils.set_random_seed(0)
+    trainer = PartsTrainer(levels(**settings), phases, seed=3)
+    trainer.compile([keras.optimizers.SGD(1e-3) for _ in trainer.glow.parts], clip_norm=0)
+    trainer.fit(images, batch_size=batch_size, verbose=0)
+    return trainer
+
+
+def test_a_level_has_a_part_and_the_coarsest_image_another(perturbed):
+    assert [part.output_event_shape for part in perturbed.parts] == [(4, 4, 3), (2, 2, 3), (1, 1, 12)]
+    assert [part.latent_shapes for part in perturbed.parts] == [[(4, 4, 9)], [(2, 2, 9)], []]
+    assert perturbed.config.num_parts == 3
+    assert perturbed.config.cuts.counts == (2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "blocks"), [((8, 8, 1), 2), ((12, 4, 5), 2), ((6, 6, 1), 1), ((4, 4, 3), 2)], ids=str
+)
+def test_any_size_that_halves_will_do(shape, blocks):
+    glow = levels(image_shape=shape, num_blocks=blocks, dtype="float64")
+    images = np.random.default_rng(0).integers(0, 256, (4, *shape)).astype(np.uint8)
+    glow.initialize(images)
+    perturb(glow)
+    np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
+    assert np.isfinite(glow.bits_per_dim(images)).all()
+
+
+def test_the_log_likelihood_is_that_of_the_whole_jacobian(perturbed, images):
+    v = perturbed.dequantized(images[:1], noise=0.3)
+    with tf.GradientTape() as tape:
+        tape.watch(v)
+        eps, log_det = perturbed.forward_and_log_det(v)
+    jacobian = tf.reshape(tape.jacobian(eps, v), [192, 192])
+    np.testing.assert_allclose(log_det[0], np.linalg.slogdet(jacobian)[1], rtol=1e-8)
+    log_prob = perturbed.dequantized_log_prob(v)
+    normal = -0.5 * (tf.reduce_sum(eps**2) + 192 * math.log(2 * math.pi))
+    np.testing.assert_allclose(log_prob[0], normal + log_det[0], rtol=1e-10)
+    np.testing.assert_allclose(perturbed.inverse(eps), v, atol=1e-9)
+
+
+def test_the_terms_of_the_parts_add_up_to_the_log_likelihood(perturbed, images):
+    passage = perturbed.enter(images, 0.3 * np.ones(images.shape))
+    whole = perturbed.dequantized_log_prob(perturbed.dequantized(images, 0.3))
+    terms = passage.log_likelihood
+    for part in perturbed.parts:
+        passage, view = perturbed.through_next_part(passage)
+        terms += view.log_likelihood_term if part is not perturbed.parts[-1] else -view.truncated_nll
+    np.testing.assert_allclose(terms, whole, rtol=1e-8)
+
+
+def test_no_part_has_a_gradient_from_the_loss_of_another(images):
+    trainer = PartsTrainer(levels(), [end_to_end(3)])
+    trainer.compile("adamax", run_eagerly=True)
+    glow = trainer.glow
+    glow.initialize(images)
+    perturb(glow)
+    for k in range(3):
+        with tf.GradientTape() as tape:
+            passage = glow.enter(images[:4], 0.5)
+            for _ in range(k + 1):  # nothing stops a gradient here
+                passage, view = glow.through_next_part(passage)
+            loss = view.truncated_nll
+        weights = [[v.value for v in part.trainable_variables] for part in glow.parts]
+        for j, gradients in enumerate(tape.gradient(loss, weights)):
+            assert all((gradient is not None) == (j == k) for gradient in gradients)
+
+
+def test_an_image_s_smaller_version_is_a_fixed_function_of_it(perturbed, images):
+    h = perturbed.enter(images, 0.5).h
+    output = perturbed.parts[0].call(h)
+    means = tf.nn.avg_pool2d(h, 2, 2, "VALID")
+    np.testing.assert_allclose(output.h, means, atol=1e-12)
+    np.testing.assert_allclose(perturbed.parts[0].pass_on(h), means, atol=1e-12)
+    assert [part.fixed for part in perturbed.parts] == [True, True, False]
+
+
+def test_trained_apart_or_together_in_any_order_the_weights_are_the_same(images):
+    together = trained(images, [end_to_end(3)]).glow.get_weights()
+    at_once = trained(images, [simultaneous(3)]).glow.get_weights()
+    for mine, others in zip(at_once, together, strict=True):
+        np.testing.assert_array_equal(mine, others)
+    for order in ((0, 1, 2), (2, 0, 1)):
+        one_by_one = [trained(images, [one_part(k)]).glow.parts[k].get_weights() for k in order]
+        for k, weights in zip(order, one_by_one, strict=True):
+            glow = trained(images, [simultaneous(3)]).glow
+            for mine, others in zip(weights, glow.parts[k].get_weights(), strict=True):
+                np.testing.assert_allclose(mine, others, atol=1e-6)
+
+
+def test_a_part_that_trains_alone_runs_no_flow_before_it(images, monkeypatch):
+    trainer = trained(images, [one_part(1)])
+    monkeypatch.setattr(trainer.glow.parts[0].bijectors[1], "whiten", None)  # would be called
+    loss, truncated = trainer.objectives(images[:4], None, one_part(1))
+    assert np.isnan(truncated[0]).all()
+    np.testing.assert_allclose(loss, _term(trainer.glow, images[:4], 1, trainer.seed), rtol=1e-4)
+
+
+def test_a_level_of_its_own_objective_has_no_prior_of_the_smaller_image(images):
+    trainer = trained(images, [Phase((0, 2))])
+    assert trainer.glow.parts[0].prior.trainable_variables == []
+    assert trainer.glow.parts[0].prior.log_prob(tf.zeros([3, 2, 2, 3])).numpy().tolist() == [0, 0, 0]
+
+
+def test_recomputation_gives_the_same_steps(images):
+    kept = trained(images, [simultaneous(3)]).glow
+    keras.utils.set_random_seed(0)
+    trainer = PartsTrainer(levels(), [simultaneous(3)], seed=3)
+    sgd = [keras.optimizers.SGD(1e-3) for _ in range(3)]
+    trainer.compile(sgd, clip_norm=0, reversible=True)
+    trainer.fit(images, batch_size=8, verbose=0)
+    for mine, others in zip(trainer.glow.get_weights(), kept.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, others, atol=1e-5)
+
+
+def test_files_and_exports_hold_levels(images, tmp_path):
+    glow = levels(level_steps="2,1,3", level_widths=(6, 4, 5))
+    glow.initialize(images)
+    perturb(glow)
+    glow.save(tmp_path / "glow.keras")
+    glow.save_to_preset(tmp_path / "preset")
+    export(glow, tmp_path / "export")
+    expected = glow.bits_per_dim(images)
+    from glow_tf.run.saved import load_glow
+
+    for again in (load_glow(tmp_path / "glow.keras"), Glow.from_preset(tmp_path / "preset")):
+        np.testing.assert_array_equal(again.bits_per_dim(images), expected)
+    exported = tf.saved_model.load(tmp_path / "export")
+    np.testing.assert_allclose(exported.bits_per_dim(images, 0), expected, rtol=1e-6)
+    np.testing.assert_array_equal(exported.decode(exported.encode(images)), images)
+
+
+def test_layouts_say_what_a_level_costs():
+    config = ModelConfig(
+        (32, 32, 3), architecture="levels", num_blocks=3, flow_steps=8, width=32, level_widths=(32, 16, 16, 8)
+    )
+    layouts = part_layouts(config)
+    assert [layout.flow_steps for layout in layouts] == [8, 4, 4, 4]
+    assert [layout.elements[-1].channels for layout in layouts] == [9, 9, 9, 12]
+    step = layouts[0].elements[2]
+    a, b, hidden, features = 4, 5, 32, 32
+    network = 9 * a * hidden + features * hidden + hidden**2 + 9 * hidden * 2 * b
+    assert step.macs == 16 * 16 * (network + 81)
+    assert sum(layout.forward_macs for layout in layouts[:1]) > 0.75 * sum(p.forward_macs for p in layouts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"parts": "by_block:2"}, r"a part for each level.*Received: parts='by_block:2'"),
+        ({"local_prior": "learned"}, r"a part for each level.*local_prior='learned'"),
+        ({"level_steps": "2,2"}, r"level_steps must be 3 integers.*Received: level_steps='2,2'"),
+        ({"level_widths": "2,0,2"}, r"level_widths must be 3 integers.*Received"),
+        ({"condition_features": 0}, r"levels need condition_features.*Received: 0"),
+        ({"image_shape": (6, 6, 3)}, r"num_blocks=2 halves.*Received"),
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_levels_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        levels(**settings)
+
+
+def test_a_trainconfig_trains_levels(images):
+    trainer = PartsTrainer(levels())
+    trainer.compile(TrainConfig(schedule="alternating", part_epochs=3, finetune_epochs=1, batch_size=8))
+    history = trainer.fit(images, verbose=0).history
+    found = np.array([history[f"local_bpd_{k}"] for k in (1, 2, 3)])
+    assert np.isfinite(found[[0, 1, 2], [0, 1, 2]]).all()  # each in its own epoch
+    assert np.isfinite(history["bpd"][-1])
+
+
+def _term(glow, images, k, seed):
+    """Returns part k's loss in bits/dim, with the noise of a trainer's seed."""
+    passage = glow.enter(images, None, seed)
+    for _ in range(k):
+        passage = glow.past_next_part(passage)
+    _, view = glow.through_next_part(passage)
+    return view.truncated_nll / (192 * math.log(2))
