@@ -48,15 +48,6 @@ def presets_loaded_once(monkeypatch):
     monkeypatch.setattr(models, "load_glow", load)
 
 
-@pytest.fixture
-def traced_once():
-    """See `helpers.traced_once`."""
-    import helpers
-
-    with helpers.traced_once():
-        yield
-
-
 @pytest.fixture(scope="session")
 def exported_once(tmp_path_factory):
     """A model and its export, for tests that only read it."""

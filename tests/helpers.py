@@ -40,10 +40,6 @@ def config(folder, **changes):
     return RunConfig.from_settings({**SMALL, **own, **changes})
 
 
-def train(settings, *callbacks):
-    return lifecycle.train(settings, export, callbacks)
-
-
 _traced = {}
 
 
@@ -51,8 +47,7 @@ _traced = {}
 def traced_once():
     """Within the context runs of equal settings share a trainer, which is given out as it was at first.
 
-    What it has traced stays traced, which is most of a small run's time. A test of what a new process finds
-    in a checkpoint stays outside.
+    What it has traced stays traced, which is most of a small run's time.
     """
     make = context.compiled_trainer
 
@@ -80,6 +75,12 @@ def traced_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(context, "compiled_trainer", shared)
         yield
+
+
+def train(settings, *callbacks, anew=False):
+    """Trains in this process, `anew` with nothing traced yet, as a new process would go on."""
+    with contextlib.nullcontext() if anew else traced_once():
+        return lifecycle.train(settings, export, callbacks)
 
 
 def flags(folder, **changes):

@@ -5,12 +5,11 @@ import types
 import keras
 import numpy as np
 import pytest
-from helpers import config, rows_of
+from helpers import config, rows_of, train
 from small import small_glow
 
 import glow_tf
 from glow_tf import ConfigError, PartsTrainer, data, phases
-from glow_tf.run import lifecycle
 from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches
 from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.progress import Progress
@@ -41,7 +40,7 @@ class StopAmid(keras.callbacks.Callback):
 def test_a_callback_that_stops_amid_an_epoch_stops_a_run_at_its_end(tmp_path):
     one = {"num_blocks": 1, "parts": "1", "schedule": "end_to_end", "part_epochs": 3, "finetune_epochs": 0}
     settings = config(tmp_path / "run", **one, tensorboard=False, export=False)
-    summary = lifecycle.train(settings, None, [StopAmid()])
+    summary = train(settings, StopAmid())
     assert summary["epochs"] == 1
     trainer = glow_tf.load_trainer(tmp_path / "run")
     steps = settings.data.train_examples // settings.train.batch_size
@@ -53,16 +52,14 @@ def test_a_callback_that_would_wait_for_what_a_run_does_not_log_is_refused(tmp_p
     one = {"num_blocks": 1, "parts": "1", "schedule": "end_to_end", "part_epochs": 1, "finetune_epochs": 0}
     settings = config(tmp_path / "run", **one, tensorboard=False, export=False)
     with pytest.raises(ConfigError, match=r"must watch .*EarlyStopping\(monitor='val_loss'\)"):
-        lifecycle.train(settings, None, [keras.callbacks.EarlyStopping("val_loss")])
+        train(settings, keras.callbacks.EarlyStopping("val_loss"))
 
 
 def test_the_error_of_one_test_image_is_unknown(tmp_path, capsys):
     one = {"num_blocks": 1, "parts": "1", "schedule": "end_to_end", "part_epochs": 1, "finetune_epochs": 0}
     settings = config(tmp_path / "run", **one, test_examples=1, tensorboard=False, export=False)
-    assert lifecycle.train(settings, None)["test_bpd_se"] is None
-    assert (
-        lifecycle.train(settings, None)["test_bpd_se"] is None
-    )  # read again from history.csv and summary.json
+    for _ in range(2):  # the second time it is read from history.csv and summary.json
+        assert train(settings)["test_bpd_se"] is None
     assert rows_of(tmp_path / "run")[0]["test_bpd_se"] == "nan"
     assert "±" not in capsys.readouterr().out
 

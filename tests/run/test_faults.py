@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import config, flags, rows_of, signal_amid, traced_once, train
+from helpers import config, flags, rows_of, signal_amid, train
 from small import ROOT, small_glow
 
 import glow_tf
@@ -33,8 +33,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults") / "run"
-    with traced_once():
-        train(config(folder, **FAST))
+    train(config(folder, **FAST))
     return folder
 
 
@@ -421,7 +420,6 @@ def kept_epochs(settings):
         holder.close()
 
 
-@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(
     ("epoch", "name"),
     [(4, "history.csv"), pytest.param(5, "epoch_0005.png", marks=pytest.mark.slow)],
@@ -441,7 +439,6 @@ def test_a_disk_that_fills_up_is_named_with_the_file_and_the_epoch_that_is_kept(
     assert kept_epochs(settings) == epoch - 1
 
 
-@pytest.mark.usefixtures("traced_once")
 def test_a_checkpoint_that_cannot_be_written_leaves_no_rest(unfinished, monkeypatch):
     write = tf.train.Checkpoint.write
 

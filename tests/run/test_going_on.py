@@ -7,7 +7,7 @@ import signal
 import keras
 import numpy as np
 import pytest
-from helpers import config, flags, rows_of, signal_amid, traced_once, train
+from helpers import config, flags, rows_of, signal_amid, train
 from small import small_glow
 
 import glow_tf
@@ -28,8 +28,7 @@ FAST |= {"export": False, "finetune_epochs": 2}
 def longer(tmp_path_factory):
     """A run of 4 + 2 epochs, which the others are compared with."""
     folder = tmp_path_factory.mktemp("longer") / "run"
-    with traced_once():
-        train(config(folder, **FAST))
+    train(config(folder, **FAST))
     return folder
 
 
@@ -37,8 +36,7 @@ def longer(tmp_path_factory):
 def shorter(tmp_path_factory):
     """The same run with 4 + 1 epochs."""
     folder = tmp_path_factory.mktemp("shorter") / "run"
-    with traced_once():
-        train(config(folder, **{**FAST, "finetune_epochs": 1}))
+    train(config(folder, **{**FAST, "finetune_epochs": 1}))
     return folder
 
 
@@ -289,7 +287,6 @@ def test_what_has_no_trainer_is_named(tmp_path):
 # The data
 
 
-@pytest.mark.usefixtures("traced_once")
 def test_a_run_does_not_go_on_with_other_images(tmp_path):
     """With one picture more others are held out: some that were trained on would become test images."""
     pictures, folder = tmp_path / "pictures", tmp_path / "run"

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import config, rows_of, traced_once, train
+from helpers import config, rows_of, train
 from small import small_glow
 
 import glow_tf
@@ -77,8 +77,7 @@ def at_the_full_rate(poison):
 @pytest.fixture(scope="module")
 def sound_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sound") / "run"
-    with traced_once():
-        train(config(folder, **FAST))
+    train(config(folder, **FAST))
     return folder
 
 
@@ -88,7 +87,6 @@ def undisturbed(sound_run):
     return float(rows_of(sound_run)[-1]["test_bpd"])
 
 
-@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
@@ -125,7 +123,6 @@ def test_a_run_recovers_from_a_poisoned_state(kind, settings, undisturbed, tmp_p
         assert summary["test_bpd"] < undisturbed + 0.1
 
 
-@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(
     "epoch",
     [pytest.param(1, id="no checkpoint", marks=pytest.mark.slow), pytest.param(3, id="a checkpoint")],
@@ -144,7 +141,6 @@ def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
     assert [line.split("part 1 is ")[1].split(" times")[0] for line in lines] == ["0.5", "0.25", "0.125"]
 
 
-@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(
     "minutes",
     [
@@ -164,7 +160,6 @@ def test_a_run_may_be_told_to_stop(minutes, tmp_path):
     assert train(config(tmp_path, **settings))["recoveries"] == 0  # it was no fault of the run's
 
 
-@pytest.mark.usefixtures("traced_once")
 def test_what_diverges_before_the_first_checkpoint_speaks_of_none(tmp_path):
     stops = config(tmp_path, **FAST, **ONE, on_divergence="stop")
     with pytest.raises(NonFiniteError, match=r"not finite .* No epoch is finished yet; the same") as error:
@@ -172,7 +167,6 @@ def test_what_diverges_before_the_first_checkpoint_speaks_of_none(tmp_path):
     assert "checkpoint" not in str(error.value)
 
 
-@pytest.mark.usefixtures("traced_once")
 def test_what_is_not_finite_is_never_saved(tmp_path, capsys):
     """The last step of epoch 2 is sound, and what it leaves is not; epoch 3 trains another part."""
     summary = train(config(tmp_path, **FAST), Poison("slot, nan", 2, 20, once))
@@ -181,7 +175,6 @@ def test_what_is_not_finite_is_never_saved(tmp_path, capsys):
     assert np.isfinite(summary["test_bpd"])
 
 
-@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(
     ("epoch", "schedule", "phase"),
     [
@@ -236,7 +229,7 @@ def test_a_run_that_is_killed_after_going_back_takes_the_same_way(settings, tmp_
         for cut in cuts:
             poison = Poison("weight", *((4, 8) if cache else (3, 8)), at_the_full_rate)
             with contextlib.suppress(KeyboardInterrupt):
-                train(config(folder, **settings), poison, *cut)
+                train(config(folder, **settings), poison, *cut, anew=name == "cut" and not cut)
         return glow_tf.load(folder).get_weights(), [reproducible(row) for row in rows_of(folder)]
 
     whole, rows = trained("whole", [])
@@ -286,10 +279,10 @@ def test_gradients_that_are_not_finite_for_long_end_or_are_undone(tmp_path, monk
 
     monkeypatch.setattr(Update, "__call__", spoilt)
     monkeypatch.setitem(POISONS, "gradient", lambda model, k: bad.assign(11.0))
-    summary = train(config(tmp_path, **FAST), Poison("gradient", 3, 8, once))
+    summary = train(config(tmp_path, **FAST), Poison("gradient", 3, 8, once), anew=True)
     assert summary["recoveries"] == 1
     monkeypatch.setitem(POISONS, "gradient", lambda model, k: bad.assign(5.0))
-    summary = train(config(tmp_path / "few", **FAST), Poison("gradient", 3, 8, once))
+    summary = train(config(tmp_path / "few", **FAST), Poison("gradient", 3, 8, once), anew=True)
     assert summary["recoveries"] == 0
     assert [row["skipped_steps"] for row in rows_of(tmp_path / "few")] == ["0", "0", "5", "0", "0"]
 
@@ -386,7 +379,6 @@ def test_a_run_that_goes_back_to_its_start_leaves_nothing_that_looks_lost(tmp_pa
     assert checkpoint_files.progress(tmp_path) == checkpoint_files.progress(tmp_path / "best") == (0, 0)
 
 
-@pytest.mark.usefixtures("traced_once")
 def test_a_rate_stays_low_from_the_second_time_on_and_a_loaded_trainer_has_it(tmp_path, capsys):
     def twice(poison):
         return poison.times < 2

@@ -7,7 +7,7 @@ import signal
 import keras
 import numpy as np
 import pytest
-from helpers import config, rows_of, traced_once, train
+from helpers import config, rows_of, train
 from small import small_glow
 
 import glow_tf
@@ -84,38 +84,20 @@ def assert_same(one, other, tolerance=0):
         np.testing.assert_array_equal(a, b)
 
 
-def whole_run(folder, settings):
-    """Three epochs of ten steps, without interruption."""
-    with traced_once():
-        train(config(folder, **settings))
-    return folder
-
-
-def killed_run(folder, settings):
-    """The same, killed after step 6 of epoch 2."""
-    with traced_once():
-        train_until(config(folder, **settings, checkpoint_minutes=EVERY_STEP), 2, 7)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return whole_run(tmp_path_factory.mktemp("whole") / "run", FAST)
-
-
-@pytest.fixture(scope="module")
-def whole_of_one(tmp_path_factory):
-    return whole_run(tmp_path_factory.mktemp("whole_of_one") / "run", ONE)
+    """Three epochs of ten steps, without interruption."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(config(folder, **ONE))
+    return folder
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    return killed_run(tmp_path_factory.mktemp("killed") / "run", FAST)
-
-
-@pytest.fixture(scope="module")
-def killed_of_one(tmp_path_factory):
-    return killed_run(tmp_path_factory.mktemp("killed_of_one") / "run", ONE)
+    """The same, killed after step 6 of epoch 2."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    train_until(config(folder, **ONE, checkpoint_minutes=EVERY_STEP), 2, 7)
+    return folder
 
 
 @pytest.fixture
@@ -123,33 +105,28 @@ def cut(killed, tmp_path):
     return shutil.copytree(killed, tmp_path / "cut")
 
 
-@pytest.fixture
-def cut_of_one(killed_of_one, tmp_path):
-    return shutil.copytree(killed_of_one, tmp_path / "cut")
-
-
 def test_a_run_killed_within_an_epoch_ends_with_the_same_numbers(cut, whole, capsys):
     assert checkpoint_files.progress(cut / "checkpoints") == (1, 6)
     assert checkpoint_files.complete(checkpoint_files.within(cut / "checkpoints", 1)) == [5, 6]
-    train(config(cut, **FAST))
+    train(config(cut, **ONE), anew=True)
     assert "Resuming after step 6 of epoch 2." in capsys.readouterr().out
     assert_same(whole, cut)
     assert checkpoint_files.progress(cut / "checkpoints") == (3, 0)
     assert not list(cut.glob("checkpoints/after_*"))
 
 
-@pytest.mark.usefixtures("traced_once")
-def test_a_run_killed_after_the_last_step_of_all_is_evaluated_and_ends(whole_of_one, tmp_path):
+def test_a_run_killed_after_the_last_step_of_all_is_evaluated_and_ends(whole, tmp_path):
     """The cosine is over then, and no step is left that would have its rate of 0."""
     settings = config(tmp_path / "run", **ONE, checkpoint_minutes=EVERY_STEP)
     with pytest.raises(Killed):
         train(settings, AtEnd(3, kill))
     assert checkpoint_files.progress(tmp_path / "run" / "checkpoints") == (2, 10)
     train(settings)
-    assert_same(whole_of_one, tmp_path / "run")
+    assert_same(whole, tmp_path / "run")
 
 
 KINDS = {
+    "alternating parts": {},
     "a cache, averages": {"schedule": "sequential", "cache_prefix": True, "ema": 0.9},
     "queues": {"schedule": "simultaneous", "strategy": "part_parallel", "part_delay": 2},
     "replicas": {"schedule": "simultaneous", "strategy": "mirrored"},
@@ -171,24 +148,24 @@ def test_whatever_a_run_keeps_goes_on(kind, tmp_path):
 
 
 @pytest.mark.parametrize("damaged", [1, 2])
-def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(damaged, cut_of_one, capsys):
-    within = checkpoint_files.within(cut_of_one / "checkpoints", 1)
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(damaged, cut, capsys):
+    within = checkpoint_files.within(cut / "checkpoints", 1)
     for step in (6, 5)[:damaged]:
         (data,) = within.glob(f"ckpt-{step}.data-*")
         data.write_bytes(data.read_bytes()[:100])
     if damaged == 1:
-        train_until(config(cut_of_one, **ONE, checkpoint_minutes=EVERY_STEP), 2, 6)  # before it saves again
+        train_until(config(cut, **ONE, checkpoint_minutes=EVERY_STEP), 2, 6)  # before it saves again
         assert checkpoint_files.complete(within) == [5, 6]
-    train(config(cut_of_one, **ONE))
+    train(config(cut, **ONE))
     found = {1: "step 5 of epoch 2", 2: "epoch 1"}[damaged]
     output = capsys.readouterr().out
     assert f"ckpt-6 is damaged, and {found} is next" in output
     assert f"Resuming after {found}." in output
 
 
-def test_what_is_later_than_a_new_checkpoint_was_damaged_and_goes(cut_of_one):
-    settings = config(cut_of_one, **ONE, checkpoint_minutes=EVERY_STEP)
-    within = checkpoint_files.within(cut_of_one / "checkpoints", 1)
+def test_what_is_later_than_a_new_checkpoint_was_damaged_and_goes(cut):
+    settings = config(cut, **ONE, checkpoint_minutes=EVERY_STEP)
+    within = checkpoint_files.within(cut / "checkpoints", 1)
     (data,) = within.glob("ckpt-6.data-*")
     data.write_bytes(b"")
     (within / "ckpt-9.index").write_bytes(b"")
@@ -198,13 +175,12 @@ def test_what_is_later_than_a_new_checkpoint_was_damaged_and_goes(cut_of_one):
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
-def test_an_interrupted_run_ends_its_step_and_goes_on_after_it(number, whole_of_one, tmp_path):
+def test_an_interrupted_run_ends_its_step_and_goes_on_after_it(number, whole, tmp_path):
     settings = config(tmp_path / "run", **ONE)
-    with traced_once():
-        error = train_until(settings, 3, 4, lambda: signal.raise_signal(number), KeyboardInterrupt)
+    error = train_until(settings, 3, 4, lambda: signal.raise_signal(number), KeyboardInterrupt)
     assert str(error) == "The checkpoint of step 4 of epoch 3 is kept; the same command goes on."
     train(settings)
-    assert_same(whole_of_one, tmp_path / "run")
+    assert_same(whole, tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -222,7 +198,7 @@ def test_interrupts_do_not_wait_for_steps_that_pass_by(tmp_path):
 def test_a_clock_that_jumps_changes_nothing(whole, tmp_path, monkeypatch):
     times = itertools.cycle([4e9, 0.0, 1.7e9])
     monkeypatch.setattr("time.time", lambda: next(times))
-    settings = config(tmp_path / "run", **FAST, checkpoint_minutes=EVERY_STEP)
+    settings = config(tmp_path / "run", **ONE, checkpoint_minutes=EVERY_STEP)
     train_until(settings, 2, 7)
     train(settings)
     assert_same(whole, tmp_path / "run")
@@ -254,30 +230,29 @@ def test_an_interrupt_that_waits_in_a_step_that_diverges_ends_the_run_before_the
         callback.on_train_begin()
 
 
-def test_time_columns_hold_what_the_epoch_took_before(cut_of_one):
+def test_time_columns_hold_what_the_epoch_took_before(cut):
     seconds = Checkpoints.save_within
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Checkpoints, "save_within", lambda self, steps, s: seconds(self, steps, s + 1000))
-        train_until(config(cut_of_one, **ONE, checkpoint_minutes=EVERY_STEP), 2, 8)
-    train(config(cut_of_one, **ONE))
-    first, second, third = rows_of(cut_of_one)
+        train_until(config(cut, **ONE, checkpoint_minutes=EVERY_STEP), 2, 8)
+    train(config(cut, **ONE))
+    first, second, third = rows_of(cut)
     assert float(second["seconds"]) > 1000 > float(third["seconds"])
     assert float(second["total_seconds"]) == pytest.approx(
         float(first["seconds"]) + float(second["seconds"]), abs=0.01
     )
 
 
-def test_models_are_loaded_from_the_ends_of_epochs(cut_of_one):
-    assert glow_tf.load_trainer(cut_of_one).finished_epochs == 1
-    for path in cut_of_one.glob("checkpoints/ckpt-*"):
+def test_models_are_loaded_from_the_ends_of_epochs(cut):
+    assert glow_tf.load_trainer(cut).finished_epochs == 1
+    for path in cut.glob("checkpoints/ckpt-*"):
         path.unlink()
     with pytest.raises(FileNotFoundError, match="There is no last checkpoint"):
-        glow_tf.load(cut_of_one)
+        glow_tf.load(cut)
 
 
 def test_a_run_with_other_epochs_goes_on_from_the_end_of_one(tmp_path, capsys):
-    one = {"schedule": "end_to_end", "num_blocks": 1, "parts": "1"}
-    settings = {**FAST, **one, "rate_schedule": "constant"}
+    settings = {**ONE, "rate_schedule": "constant"}
     train_until(config(tmp_path, **settings, checkpoint_minutes=EVERY_STEP), 2, 4)
     train(config(tmp_path, **{**settings, "part_epochs": 1, "finetune_epochs": 0}))
     assert "Resuming after epoch 1." in capsys.readouterr().out
