@@ -21,11 +21,11 @@ HEAD = {"local_prior": "flow:4x1"}
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "augment": "none", "train_examples": 64}
 
 
-def make_trainer(schedule="simultaneous", part_epochs=2, finetune=1, devices=(), reversible=False, **changes):
+def make_trainer(schedule="simultaneous", part_epochs=2, finetune=1, devices=(), reversible=False, eager=False, **changes):
     glow = Glow(small_config(**{"parts": "across_block:3", **HEAD, **changes}), devices, name="glow")
     n = len(glow.parts)
     trainer = PartsTrainer(glow, phases(schedule, n, part_epochs, finetune), seed=3)
-    trainer.compile([FusedAdamax(5e-3) for _ in range(n)], clip_norm=1.0, reversible=reversible)
+    trainer.compile([FusedAdamax(5e-3) for _ in range(n)], clip_norm=1.0, reversible=reversible, run_eagerly=eager)
     return trainer
 
 
@@ -202,7 +202,12 @@ def after_training(strategy, reversible=False, devices=()):
     images = make_small_images(np.random.default_rng(0))
     with make_strategy(strategy, 0).scope():
         trainer = make_trainer(
-            finetune=0, devices=devices, reversible=reversible, flow_steps=1, parts="by_block:2"
+            finetune=0,
+            devices=devices,
+            reversible=reversible,
+            eager=strategy == "one_device",
+            flow_steps=1,
+            parts="by_block:2",
         )
     history = trainer.fit(images, batch_size=16, validation_data=images, verbose=0).history
     return trainer.glow.get_weights(), history

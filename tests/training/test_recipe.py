@@ -81,13 +81,9 @@ def test_fit_finds_the_steps_of_an_epoch(changes, small_images):
 
 def test_the_command_and_python_train_the_same(tmp_path):
     values = {"dataset": "digits", "n_bits": 5, "num_blocks": 1, "flow_steps": 2, "width": 4, "streams": 1}
-    values |= {
-        "train_examples": 128,
-        "test_examples": 16,
-        "parts": "across_block:2",
-        "strategy": "one_device",
-    }
-    values |= {"schedule": "alternating", "part_epochs": 2, "finetune_epochs": 1, "batch_size": 32}
+    values |= {"train_examples": 128, "test_examples": 16, "parts": "across_block:2"}
+    values |= {"schedule": "simultaneous", "part_epochs": 2, "finetune_epochs": 0, "batch_size": 32}
+    values |= {"strategy": "one_device"}
     values |= {"tensorboard": False, "sample_every": 0, "export": False, "workdir": tmp_path}
     config = config_of([f"--{name}={value}" for name, value in values.items()])
     lifecycle.train(config, export)
