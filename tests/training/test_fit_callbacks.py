@@ -253,7 +253,7 @@ def frozen_trainer():
     glow = small_glow(perturbed=False, flow_steps=1, parts=f"by_block:{PARTS}", seed=3)
     glow.parts[0].trainable = False
     trainer = PartsTrainer(glow, seed=7)
-    trainer.compile([keras.optimizers.Adamax(1e-9) for _ in range(PARTS)])
+    trainer.compile([keras.optimizers.Adamax(1e-9) for _ in range(PARTS)], run_eagerly=True)
     return trainer
 
 

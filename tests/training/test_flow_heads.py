@@ -205,7 +205,7 @@ def after_training(strategy, reversible=False, devices=()):
             finetune=0,
             devices=devices,
             reversible=reversible,
-            eager=strategy == "one_device",
+            eager=True,
             flow_steps=1,
             parts="by_block:2",
         )

@@ -14,7 +14,7 @@ CLASSES = ("a", "b")
 def new_trainer(classes=()):
     glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1", classes=classes)
     trainer = PartsTrainer(glow, phases("end_to_end", 1, 1), seed=7)
-    trainer.compile([keras.optimizers.SGD(1e-2)], max_skipped_steps=0)
+    trainer.compile([keras.optimizers.SGD(1e-2)], max_skipped_steps=0, run_eagerly=bool(classes))
     return trainer
 
 

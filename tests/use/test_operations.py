@@ -47,7 +47,13 @@ def test_what_export_writes_is_allowed(exported):
     assert open_model(exported).image_shape == (8, 8, 1)
 
 
-@pytest.mark.parametrize("changes", [{"permutation": "plain", "scale": "sigmoid"}, {"coupling": "additive"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"permutation": "plain", "scale": "sigmoid"},
+        pytest.param({"coupling": "additive"}, marks=pytest.mark.slow),
+    ],
+)
 def test_variants_are_allowed(changes, tmp_path):
     export(small_glow(flow_steps=1, num_blocks=1, parts="1", **changes), tmp_path / "export")
     check_operations(tmp_path / "export")
