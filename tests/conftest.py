@@ -17,6 +17,8 @@ def pytest_configure(config):
 
     The process that hands tests out to others (`-n 2`) runs none, and need not wait for TensorFlow.
     """
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # files of few tests are the longest, and would come last
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         import small  # noqa: F401
 

@@ -27,6 +27,7 @@ LAB += [f"lab.benchmarks.{name}" for name in ("steps", "startup", "strategies", 
 NAMED = {"flagfile": configs.folder(), "study": CONFIGS / "studies", "cluster": CONFIGS / "clusters"}
 RUNS = re.compile(r"^<!-- runs -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 URL = re.compile(r"https?://\S+")
+SHORTER = {"width=128": "width=8", "part_epochs=4": "part_epochs=2", "finetune_epochs=4": "finetune_epochs=1"}
 PROGRAM = re.compile(r"^(?:python train/(\w+)\.py|python -m (lab[.\w]+)|glow-tf (\w+))")
 
 
@@ -42,7 +43,11 @@ def _blocks():
 
 @pytest.mark.parametrize(("page", "block"), _blocks())
 def test_a_block_that_is_marked_as_runnable_runs(page, block, tmp_path, monkeypatch):
-    run_block(page, re.sub("_epochs=[48]", "_epochs=2", block), tmp_path, monkeypatch)
+    if page == ROOT / "README.md":
+        for long, short in SHORTER.items():
+            assert long in block
+            block = block.replace(long, short)
+    run_block(page, block, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow

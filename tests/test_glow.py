@@ -212,7 +212,7 @@ def test_an_isolated_passage_keeps_its_numbers_and_stops_the_gradient_of_h(small
 
 def test_many_models_in_a_process_cause_no_warning_of_tensorflow(small_images, caplog):
     for _ in range(6):
-        glow = small_glow(perturbed=False, flow_steps=1, parts="1,1", local_prior="flow:4x1")
+        glow = small_glow(perturbed=False, num_blocks=1, parts="1,1", local_prior="flow:4x1")
         glow.initialize(small_images)
         glow.bits_per_dim(small_images[:2])
     assert "retracing" not in caplog.text

@@ -28,7 +28,7 @@ from glow_tf.run.history import reproducible
 def finished(tmp_path_factory):
     """One run of the command, from flags to export."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    result = run_main(*flags(folder, validation_examples=40))
+    result = run_main(*flags(folder, validation_examples=40, streams=1))
     assert result.stderr == ""  # not even what TensorFlow writes as it starts
     return folder, result.stdout
 

@@ -150,7 +150,7 @@ def test_scores_samples_and_the_test_bpd_do_not_know_of_heads(small_images, monk
 
 
 def test_an_export_does_not_contain_a_head(tmp_path):
-    small = {"flow_steps": 1, "parts": "by_block:2"}
+    small = {"num_blocks": 1, "parts": "1,1"}
     export(small_glow(**small, **HEAD), tmp_path / "heads")
     saved = tf.train.list_variables(str(tmp_path / "heads" / "variables" / "variables"))
     own = [tuple(weight.shape) for weight in small_glow(**small).weights]

@@ -104,7 +104,7 @@ def test_a_later_fit_goes_on_with_the_same_cosine(small_images):
         halves.fit(small_images, initial_epoch=3, epochs=4, verbose=0)
 
 
-@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("trained", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_saved_trainer_goes_on_with_the_recipe(trained, small_images, tmp_path):
     train = settings(schedule="alternating", beta_2="oai", finetune_learning_rate="1e-2")
     trainer, whole = make_trainer(train), make_trainer(train)
@@ -199,6 +199,11 @@ def test_other_devices_train_as_one(place, small_images):
 # Rates that do not suit
 
 
+@pytest.fixture(scope="module")
+def trainer():
+    return make_trainer()
+
+
 def adamax(rate):
     return lambda: [keras.optimizers.Adamax(rate) for _ in range(2)]
 
@@ -217,10 +222,10 @@ def adamax(rate):
         (lambda: None, {}, None),
     ],
 )
-def test_rates_that_do_not_suit_are_warned_of(given, options, warning):
+def test_rates_that_do_not_suit_are_warned_of(given, options, warning, trainer):
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        make_trainer(given(), **options)
+        trainer.compile(given(), **options)
     found = [w for w in found if "learning rate" in str(w.message)]
     if warning is None:
         assert not found
@@ -228,4 +233,4 @@ def test_rates_that_do_not_suit_are_warned_of(given, options, warning):
         (only,) = found
         assert only.filename == __file__
         with pytest.warns(UserWarning, match=warning):
-            make_trainer(given(), **options)
+            trainer.compile(given(), **options)
