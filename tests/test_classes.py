@@ -300,9 +300,10 @@ def test_a_cached_prefix_has_the_labels_of_its_images(images):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("conditional") / "run"
-    settings = {"schedule": "end_to_end", "part_epochs": 5, "finetune_epochs": 0, "flow_steps": 2, "width": 16, "train_examples": 1280}
-    settings |= {"learning_rate": "1e-1", "batch_size": 16, "augment": "none"}
-    train(config(folder, conditional=True, export=False, tensorboard=False, sample_every=0, **settings))
+    settings = {"schedule": "end_to_end", "part_epochs": 5, "finetune_epochs": 0, "flow_steps": 2}
+    settings |= {"width": 16, "train_examples": 1280, "learning_rate": "1e-1", "batch_size": 16}
+    settings |= {"augment": "none", "export": False, "tensorboard": False, "sample_every": 0}
+    train(config(folder, conditional=True, **settings))
     return folder
 
 
@@ -319,8 +320,9 @@ def test_a_run_learns_the_classes(run):
 
 
 def test_a_run_starts_from_one_with_the_same_classes(run, tmp_path, capsys):
-    settings = {"conditional": True, "schedule": "end_to_end", "flow_steps": 2, "width": 16, "part_epochs": 1, "finetune_epochs": 0}
-    settings |= {"export": False, "tensorboard": False, "sample_every": 0}
+    settings = {"conditional": True, "schedule": "end_to_end", "flow_steps": 2, "width": 16}
+    settings |= {"part_epochs": 1, "finetune_epochs": 0, "export": False, "tensorboard": False}
+    settings |= {"sample_every": 0}
     train(config(tmp_path / "more", init_from=str(run), **settings))
     assert "init_from: the weights are those of" in capsys.readouterr().out
     assert float(rows_of(tmp_path / "more")[0]["test_bpd"]) < float(rows_of(run)[1]["test_bpd"])

@@ -19,7 +19,8 @@ def train(strategy_name, schedule, images, dtype, reversible=False, eager=False,
     with strategy.scope():
         glow = Glow(small_config(flow_steps=1, parts="by_block:2", **changes), dtype=dtype, name="glow")
         trainer = PartsTrainer(glow, phases(schedule, 2, 2, schedule == "alternating"), seed=5)
-        trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, reversible=reversible, run_eagerly=eager)
+        options = {"reversible": reversible, "run_eagerly": eager}
+        trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, **options)
     history = trainer.fit(images, batch_size=16, validation_data=images[:50], verbose=0)
     return trainer, history.history
 

@@ -21,11 +21,11 @@ HEAD = {"local_prior": "flow:4x1"}
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "augment": "none", "train_examples": 64}
 
 
-def make_trainer(schedule="simultaneous", part_epochs=2, finetune=1, devices=(), reversible=False, eager=False, **changes):
+def make_trainer(schedule="simultaneous", part_epochs=2, finetune=1, devices=(), options=None, **changes):
     glow = Glow(small_config(**{"parts": "across_block:3", **HEAD, **changes}), devices, name="glow")
     n = len(glow.parts)
     trainer = PartsTrainer(glow, phases(schedule, n, part_epochs, finetune), seed=3)
-    trainer.compile([FusedAdamax(5e-3) for _ in range(n)], clip_norm=1.0, reversible=reversible, run_eagerly=eager)
+    trainer.compile([FusedAdamax(5e-3) for _ in range(n)], clip_norm=1.0, **options or {})
     return trainer
 
 
@@ -201,14 +201,9 @@ def test_a_model_with_heads_is_saved_and_loaded(tmp_path, small_images):
 def after_training(strategy, reversible=False, devices=()):
     images = make_small_images(np.random.default_rng(0))
     with make_strategy(strategy, 0).scope():
-        trainer = make_trainer(
-            finetune=0,
-            devices=devices,
-            reversible=reversible,
-            eager=True,
-            flow_steps=1,
-            parts="by_block:2",
-        )
+        options = {"reversible": reversible, "run_eagerly": True}
+        small = {"flow_steps": 1, "parts": "by_block:2"}
+        trainer = make_trainer(finetune=0, devices=devices, options=options, **small)
     history = trainer.fit(images, batch_size=16, validation_data=images, verbose=0).history
     return trainer.glow.get_weights(), history
 

@@ -52,10 +52,10 @@ PHASES = {  # → which of three parts train
 }
 
 
-@pytest.mark.parametrize(  # on devices by default: the next test
-    "devices",
-    [pytest.param((), id="one device"), pytest.param(DEVICES, id="a device for each", marks=pytest.mark.slow)],
-)
+PLACED = pytest.param(DEVICES, marks=pytest.mark.slow)  # the next test is on devices by default
+
+
+@pytest.mark.parametrize("devices", [(), PLACED], ids=["one device", "a device for each part"])
 @pytest.mark.parametrize("phase", PHASES, ids=str)
 def test_the_parts_that_a_phase_names_train_and_no_others(phase, devices, glow, small_images):
     own = three_parts(devices)
