@@ -10,6 +10,7 @@ from glow_tf import DivergedError, Glow, PartsTrainer, phases
 from glow_tf.devices.strategies import make_strategy
 from glow_tf.schedule import end_to_end, one_part, simultaneous
 from glow_tf.training.band import FEWEST, Band
+from glow_tf.training.optimizers import FusedAdamax
 
 FIRST, LAST, BOTH, WHOLE = (
     one_part(0),
@@ -109,7 +110,7 @@ def make_trainer(strategy="one_device", schedule="simultaneous", **options):
         trainer = PartsTrainer(
             Glow(small_config(flow_steps=1, parts="by_block:2"), name="glow"), phases(schedule, 2, 3)
         )
-        trainer.compile([keras.optimizers.Adamax(1e-2) for _ in range(2)], clip_norm=1.0, **options)
+        trainer.compile([FusedAdamax(1e-2) for _ in range(2)], clip_norm=1.0, **options)
     return trainer
 
 
