@@ -72,12 +72,6 @@ class ModelConfig:
     """
 
     image_shape: tuple[int, int, int] = (32, 32, 3)
-    architecture: str = setting(
-        "glow",
-        "{}: the paper's flow, which --parts cuts, or num_blocks levels, each of which is a part: the "
-        "details that an image of half the size lacks, given that image.",
-        choices=ARCHITECTURES,
-    )
     n_bits: int = setting(8, "Bits kept per pixel and channel, 1 to 8.", least=1, most=8)
     num_blocks: int = setting(
         3, "Blocks (squeeze, flow steps, split), or levels: L.", least=1, most=MOST_BLOCKS
@@ -86,23 +80,6 @@ class ModelConfig:
         32, "Flow steps per block, or in the finest level: K.", least=1, most=MOST_STEPS
     )
     width: int = setting(512, "Hidden channels of a coupling network.", least=1, most=MOST_WIDTH)
-    level_steps: str | Sequence[int] = setting(
-        "",
-        "Flow steps of each level, the finest first, and of the coarsest image, comma-separated; empty: "
-        "flow_steps in the finest level and half as many elsewhere.",
-    )
-    level_widths: str | Sequence[int] = setting(
-        "", "Width in each level, the finest first, and in the coarsest image; empty: width everywhere."
-    )
-    condition_features: int = setting(
-        32,
-        "Features of what a flow is given, such as a level's smaller image, that each coupling reads; 0: "
-        "what is given itself, where there are no levels.",
-        most=MOST_WIDTH,
-    )
-    condition_depth: int = setting(
-        2, "Convolutions of the network that makes these features.", least=1, most=MOST_BLOCKS
-    )
     coupling: str = setting("affine", "{}.", choices=OUTPUTS_PER_CHANNEL)
     scale: str = setting(
         "tanh:1",
@@ -130,6 +107,29 @@ class ModelConfig:
     seed: int = 0
     classes: tuple[str, ...] = ()
     condition_shape: ConditionShape = ()
+    architecture: str = setting(
+        "glow",
+        "{}: the paper's flow, which --parts cuts, or num_blocks levels, each of which is a part: the "
+        "details that an image of half the size lacks, given that image.",
+        choices=ARCHITECTURES,
+    )
+    level_steps: str | Sequence[int] = setting(
+        "",
+        "Flow steps of each level, the finest first, and of the coarsest image, comma-separated; empty: "
+        "flow_steps in the finest level and half as many elsewhere.",
+    )
+    level_widths: str | Sequence[int] = setting(
+        "", "Width in each level, the finest first, and in the coarsest image; empty: width everywhere."
+    )
+    condition_features: int = setting(
+        32,
+        "Features of what a flow is given, such as a level's smaller image, that each coupling reads; 0: "
+        "what is given itself, where there are no levels.",
+        most=MOST_WIDTH,
+    )
+    condition_depth: int = setting(
+        2, "Convolutions of the network that makes these features.", least=1, most=MOST_BLOCKS
+    )
 
     def __post_init__(self):
         """Raises ConfigError for a model that cannot be built."""
