@@ -247,7 +247,8 @@ class Flow(DensityModel):
             log_det -= sum(likelihood.standard_normal_log_prob(eps) for eps in output.latents)
             latents += output.latents
             h = output.h
-        top, whitening = self.parts[-1].prior.forward_and_log_det(h, given if labels is None else labels)
+        last = self.parts[-1]
+        top, whitening = last.prior.forward_and_log_det(h, last.for_prior(labels, given))
         eps = [tf.reshape(z, [-1, math.prod(z.shape[1:])]) for z in (*latents, top)]
         return tf.concat(eps, axis=1), log_det + whitening
 
@@ -275,8 +276,8 @@ class Flow(DensityModel):
         shapes.append(self.parts[-1].output_event_shape)
         pieces = tf.split(eps, [math.prod(shape) for shape in shapes], axis=1)
         latents = [tf.reshape(z, [-1, *s]) for z, s in zip(pieces, shapes, strict=True)]
-        given = self.parts[-1].read(condition)
-        h = self.parts[-1].prior.inverse(latents.pop(), given if labels is None else labels)
+        last = self.parts[-1]
+        h = last.prior.inverse(latents.pop(), last.for_prior(labels, last.read(condition)))
         for k, part in reversed(list(enumerate(self.parts))):
             own = [latents.pop() for _ in part.latent_shapes]
             with self.on_device_of(k):

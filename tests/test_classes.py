@@ -113,7 +113,7 @@ def test_only_the_last_part_sees_labels(images):
     assert with_classes == ["glow/part_2/prior/mean", "glow/part_2/prior/raw_log_deviation"]
 
     def truncated(labels):
-        passage = glow.enter(images, 0.5, labels=tf.constant(labels, tf.int32))
+        passage = glow.enter(images, 0.5)._replace(labels=tf.constant(labels, tf.int32))
         passage, _ = glow.through_next_part(passage)
         return [t.numpy() for t in glow.through_next_part(passage)[0].truncated]
 

@@ -148,6 +148,7 @@ BY_TYPE = {
         b"2",
         ((2,),),
     ],
+    "str | Sequence[int]": [True, None, 2.0, (2.0, 2.0), ["2", "2"], [True], {2}, {2: 2}, b"2", ((2,),)],
     "str | Sequence[str]": [1, True, None, (1,), {"CPU:0"}, b"CPU:0", object()],
 }
 WRONG = [(setting.name, value) for setting in all_settings() for value in BY_TYPE[setting.type]]

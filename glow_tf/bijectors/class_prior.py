@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, Shape, per_example, soft_bound
+from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND
 from glow_tf.likelihood import standard_normal_log_prob
 
@@ -65,6 +66,10 @@ class ClassPrior(Bijector):
             return tf.reduce_logsumexp(self.log_prob_by_label(h), axis=1) - math.log(self.classes)
         eps, log_det = self.forward_and_log_det(h, condition)
         return standard_normal_log_prob(eps) + log_det
+
+    def read(self, condition: Condition) -> tuple[Condition, ...]:
+        """See base: labels, where they are known."""
+        return () if condition is None else (condition,)
 
     def log_prob_by_label(self, h: tf.Tensor) -> tf.Tensor:
         """Returns log p(h | label) of every label, [B, classes], nats, for h [B, H, W, C]."""

@@ -224,7 +224,7 @@ def test_log_prob_runs_the_model_once(glow, values, monkeypatch):
     density = glow_tf.as_distribution(glow)
     runs = []
     forward, inverse = glow.parts[0].call, glow.parts[0].inverse
-    monkeypatch.setattr(glow.parts[0], "call", lambda h: (runs.append("forward"), forward(h))[1])
+    monkeypatch.setattr(glow.parts[0], "call", lambda *a: (runs.append("forward"), forward(*a))[1])
     monkeypatch.setattr(glow.parts[0], "inverse", lambda *a: (runs.append("inverse"), inverse(*a))[1])
     density.log_prob(values)
     assert runs == ["forward"]
