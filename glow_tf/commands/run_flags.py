@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +14,7 @@ from glow_tf import presets
 from glow_tf.commands.parsing import parse
 from glow_tf.errors import ConfigError
 from glow_tf.run import flags_file, suited
-from glow_tf.text_files import parse_json, stored_member
 
-MOST_BYTES_OF_CONFIG = 2**24  # in a .keras file; no model of ours has a larger one
 _DEFINE = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
@@ -81,9 +77,7 @@ def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, A
         start = str(presets.find(start))
     try:
         model = _model_of(pathlib.Path(start))
-    except ConfigError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error):
+    except (ConfigError, OSError):
         return {"init_from": start}  # the run says why it cannot start from it
     settings = {name: value for name, value in dataclasses.asdict(model).items() if name in names}
     height, width, _ = model.image_shape
@@ -97,10 +91,7 @@ def _model_of(start: pathlib.Path) -> configuration.ModelConfig:
         return presets.read_model(presets.find(str(start)))
     if start.suffix != ".keras":
         return presets.read_model_file(start / "checkpoints" / "model.json")
-    with zipfile.ZipFile(start) as archive:
-        saved = parse_json(stored_member(archive, "config.json", MOST_BYTES_OF_CONFIG).decode())["config"]
-    saved = saved["glow"]["config"] if "glow" in saved else saved  # of a PartsTrainer
-    return presets.model_of_settings(start, saved["config"])
+    return presets.model_of_settings(start, presets.read_keras_file(start)[0]["config"])
 
 
 def config_of(arguments: Sequence[str]) -> configuration.RunConfig:

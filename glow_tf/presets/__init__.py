@@ -9,6 +9,7 @@ from glow_tf.presets.files import checked_weights as checked_weights
 from glow_tf.presets.files import is_preset as is_preset
 from glow_tf.presets.files import model_of_settings as model_of_settings
 from glow_tf.presets.files import read_about as read_about
+from glow_tf.presets.files import read_keras_file as read_keras_file
 from glow_tf.presets.files import read_model as read_model
 from glow_tf.presets.files import read_model_file as read_model_file
 from glow_tf.presets.files import write as write

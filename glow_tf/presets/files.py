@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import pathlib
+import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from glow_tf.config import ModelConfig
 from glow_tf.durable_files import replaced_folder
 from glow_tf.errors import ConfigError, in_one_line
-from glow_tf.text_files import read_json
+from glow_tf.text_files import parse_json, read_json, stored_member
 from glow_tf.version import __version__
 from glow_tf.weights_file import check_weights
 
@@ -24,6 +25,10 @@ OWN = frozenset({CONFIG, WEIGHTS, CARD})
 FORMAT = 1  # of config.json
 CHECKSUM = "weights_sha256"
 WEIGHTS_DTYPES = ("float32", "float16")
+KERAS_MEMBERS = [CONFIG, "metadata.json", WEIGHTS]
+MOST_BYTES = 2**22  # of config.json in a .keras file
+MOST_NAMES = 2**12  # letters of a name, or layers that are frozen
+_GLOW = {"name": str, "dtype": str, "config": dict, "frozen": list}
 
 
 def is_preset(path: pathlib.Path) -> bool:
@@ -84,6 +89,45 @@ def model_of_settings(path: pathlib.Path, settings: Any) -> ModelConfig:
         return ModelConfig(**settings)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def read_keras_file(path: pathlib.Path) -> tuple[dict[str, Any], bool]:
+    """Returns what `Glow.get_config` said when a `.keras` file was written, and whether it is a trainer's.
+
+    Raises:
+      ConfigError: it is no such file.
+      OSError: it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sorted(archive.namelist()) != KERAS_MEMBERS:
+                raise ValueError(f"the members {archive.namelist()}"[:200])
+            content = parse_json(stored_member(archive, CONFIG, MOST_BYTES).decode())
+        of_trainer = _settings_of(content, "glow_tf>PartsTrainer") is not None
+        settings = _settings_of(content["config"]["glow"] if of_trainer else content, "glow_tf>Glow")
+        if settings is None or not settings.keys() <= _GLOW.keys():
+            raise ValueError(str(content)[:200])
+        for name, kind in _GLOW.items():
+            if not isinstance(settings.get(name, kind()), kind) or len(settings.get(name, "")) > MOST_NAMES:
+                raise ValueError(f"{name}={settings[name]!r:.100}")
+        if not all(isinstance(place, int) for place in settings.get("frozen", ())):
+            raise ValueError(f"frozen={settings['frozen']!r:.100}")
+    except OSError:
+        raise
+    except Exception as error:  # whatever zipfile and JSON's reader raise at a stranger's file
+        raise ConfigError(
+            f"{path} cannot be read as a .keras file of this package: it must hold a Glow or a PartsTrainer "
+            f"in the members {', '.join(KERAS_MEMBERS)}, not compressed. "
+            f"Received: {type(error).__name__}: {in_one_line(str(error))}"
+        ) from None
+    return settings, of_trainer
+
+
+def _settings_of(content: Any, registered_name: str) -> dict[str, Any] | None:
+    """Returns what a Keras object's configuration has as settings, if it is of this class."""
+    if not isinstance(content, dict) or content.get("registered_name") != registered_name:
+        return None
+    return content["config"] if isinstance(content.get("config"), dict) else None
 
 
 def read_about(folder: pathlib.Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from glow_tf import presets
 from glow_tf.config import SAME_FUNCTION, ModelConfig
@@ -17,9 +17,7 @@ from glow_tf.run.checkpoint_content import by_path, read_into, readable
 from glow_tf.run.keras_file import load_keras_file
 
 
-def load_glow(
-    path: str | pathlib.Path, which: str = "last", custom_objects: Mapping[str, type] | None = None
-) -> Glow:
+def load_glow(path: str | pathlib.Path, which: str = "last") -> Glow:
     """Loads a model; see `glow_tf.load`."""
     path = pathlib.Path(path)
     if presets.refers_to_preset(path):
@@ -27,7 +25,7 @@ def load_glow(
     if not path.exists():
         raise FileNotFoundError(f"There is no such file or folder. Received: path={str(path)!r}")
     if path.suffix == ".keras":
-        return load_keras_file(path, custom_objects)
+        return load_keras_file(path)
     found = checkpoint_path(path, which)
     glow = untrained_glow(path)
     with readable(found):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
 
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
@@ -22,9 +21,7 @@ from glow_tf.schedule import epochs_training, phases_of
 from glow_tf.training.trainer import PartsTrainer
 
 
-def load(
-    path: str | pathlib.Path, which: str = "last", custom_objects: Mapping[str, type] | None = None
-) -> Glow:
+def load(path: str | pathlib.Path, which: str = "last", custom_objects: object = None) -> Glow:
     """Loads a model. Files are looked into before they are loaded; SECURITY.md says what they may hold.
 
     Args:
@@ -32,14 +29,14 @@ def load(
         its folder, or the name of one that comes with the package.
       which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
         images.
-      custom_objects: by name, optimizers, schedules and objectives of your own that a `.keras` file may name.
+      custom_objects: not used any more: of a trainer's file, the model alone is made.
 
     Raises:
       FileNotFoundError: there is no such file or checkpoint.
       OSError: the checkpoint is damaged.
       ValueError: path is neither a `.keras` file nor a workdir nor a preset.
     """
-    return saved.load_glow(path, which, custom_objects)
+    return saved.load_glow(path, which)
 
 
 def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrainer:
