@@ -9,12 +9,8 @@ Seen with TensorFlow 2.18 and 2.21, Keras 3.12 and 3.15.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import pathlib
-import types
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -34,15 +30,6 @@ def with_values(variables: Sequence[keras.Variable], values: Sequence[tf.Tensor]
     for variable, value in zip(variables, values, strict=True):
         scope.add_update((variable, value))
     return scope
-
-
-def untracked(**attributes: Any) -> types.SimpleNamespace:
-    """Holds layers as attributes of a layer without Keras tracking them or their variables.
-
-    Keras tracks layers, variables, and lists, tuples, sets and dicts of them, but does not look into other
-    objects.
-    """
-    return types.SimpleNamespace(**attributes)
 
 
 class BuiltBeforeFit(keras.Model):
@@ -75,25 +62,14 @@ class SumsGradientsOnce:
         return super()._all_reduce_sum_gradients(grads_and_vars) if self.sums_gradients else grads_and_vars
 
 
-def adam_moments(
-    optimizer: keras.optimizers.Adam, variable: tf.Variable
+def moments(
+    optimizer: keras.optimizers.Adam | keras.optimizers.Adamax, variable: tf.Variable
 ) -> tuple[keras.Variable, keras.Variable]:
-    """Returns Adam's first and second moment of a variable."""
+    """Returns the first and the second moment that Adam or Adamax has of a variable."""
     index = optimizer._get_variable_index(variable)
-    return optimizer._momentums[index], optimizer._velocities[index]
-
-
-def adamax_moments(
-    optimizer: keras.optimizers.Adamax, variable: tf.Variable
-) -> tuple[keras.Variable, keras.Variable]:
-    """Returns Adamax's first moment of a variable and its norm."""
-    index = optimizer._get_variable_index(variable)
+    if isinstance(optimizer, keras.optimizers.Adam):
+        return optimizer._momentums[index], optimizer._velocities[index]
     return optimizer._m[index], optimizer._u[index]
-
-
-def moving_averages(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    """Returns the moving averages that an optimizer keeps of the variables it was built with, or none."""
-    return list(optimizer._model_variables_moving_average) if optimizer.use_ema else []
 
 
 def built_with_others(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> bool:
@@ -147,26 +123,11 @@ def layers_within(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer._flatten_layers())
 
 
-def steps_made(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
-    """Returns the variable that counts an optimizer's steps.
-
-    `iterations` counts its updates, which are fewer with `gradient_accumulation_steps`.
-    """
-    return optimizer._iterations
-
-
-def settable_rate(optimizer: keras.optimizers.Optimizer) -> keras.Variable | None:
-    """Returns the variable that holds an optimizer's learning rate; None if the rate follows a schedule."""
-    rate = optimizer._learning_rate
-    return rate if isinstance(rate, keras.Variable) else None
-
-
-def schedule_of(
+def rate_of(
     optimizer: keras.optimizers.Optimizer,
-) -> keras.optimizers.schedules.LearningRateSchedule | None:
-    """Returns the schedule that an optimizer's learning rate follows; None if the rate is a variable."""
-    rate = optimizer._learning_rate
-    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+) -> keras.Variable | keras.optimizers.schedules.LearningRateSchedule:
+    """Returns an optimizer's learning rate as it was given; `learning_rate` is the number at this step."""
+    return optimizer._learning_rate
 
 
 def metrics_that_fall(names: Sequence[str]) -> keras.metrics.Metric:
@@ -181,11 +142,6 @@ def metrics_that_fall(names: Sequence[str]) -> keras.metrics.Metric:
     for metric in metrics:
         metric._direction = "down"
     return MetricsList(metrics)
-
-
-def resource_handle(variable: keras.Variable | tf.Variable) -> tf.Tensor:
-    """Returns the handle that TensorFlow's optimizer kernels take; of the local copy, within a replica."""
-    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
 
 
 # TensorFlow: functions and graphs
@@ -222,25 +178,7 @@ def forgetting_custom_gradients(function: Callable) -> Callable:
     return run
 
 
-# TensorFlow: replicas and processes
-
-
-def replicas_of_this_process() -> int:
-    """Returns how many replicas of the current strategy this process computes."""
-    if not tf.distribute.has_strategy():
-        return 1
-    return len(tf.distribute.get_strategy().extended.worker_devices)
-
-
-def send_eager_operations_one_by_one() -> None:
-    """Makes TensorFlow wait for each operation that it runs eagerly on another process.
-
-    Operations outside of functions make and initialise variables. Streamed, as is TensorFlow's default, one
-    run in a dozen read a variable before it was there. Read when processes connect, from the environment.
-    """
-    import os
-
-    os.environ["TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"] = "false"
+# TensorFlow: processes
 
 
 def wait_for_heartbeats(seconds: float) -> None:
@@ -274,71 +212,3 @@ def abort_collectives(reason: str) -> None:
     from tensorflow.python.eager import context
 
     context.context().abort_collective_ops(tf.errors.UNAVAILABLE, reason)
-
-
-@contextlib.contextmanager
-def without_retracing_warnings() -> Iterator[None]:
-    """Within the context, TensorFlow's warnings about retracing are not logged.
-
-    When several processes save a checkpoint, TensorFlow traces a function of its own anew each time, and
-    warns of that.
-    """
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return "retracing" not in record.getMessage()
-
-    logger = tf.get_logger()
-    logger.addFilter(wanted)
-    try:
-        yield
-    finally:
-        logger.removeFilter(wanted)
-
-
-class SavedFunction(NamedTuple):
-    """A function of a SavedModel, or its graph.
-
-    Attributes:
-      name: empty for the graph.
-      is_endpoint: whether whoever loads the SavedModel can call it.
-      operations: the name of each operation, and of the functions that it calls.
-    """
-
-    name: str
-    is_endpoint: bool
-    operations: list[tuple[str, list[str]]]
-
-
-def functions_of_saved_model(path: pathlib.Path) -> list[SavedFunction] | None:
-    """Returns what the file saved_model.pb holds, without loading it.
-
-    None if `tf.saved_model.load` would take it for one of TensorFlow 1: such a file names what runs when it
-    is loaded, and another one loads objects, which may only call the functions of theirs.
-
-    Raises:
-      OSError: the file is damaged.
-    """
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    model = saved_model_pb2.SavedModel()
-    try:
-        model.ParseFromString(path.read_bytes())
-    except DecodeError as error:
-        raise OSError(f"{path} is damaged: {error}.") from None
-    if not model.meta_graphs:
-        raise OSError(f"{path} is damaged: it holds nothing.")
-    if len(model.meta_graphs) != 1 or not model.meta_graphs[0].HasField("object_graph_def"):
-        return None
-    (meta_graph,) = model.meta_graphs
-    graph, endpoints = meta_graph.graph_def, meta_graph.object_graph_def.concrete_functions
-    bodies = [("", graph.node), *((f.signature.name, f.node_def) for f in graph.library.function)]
-    return [
-        SavedFunction(name, name in endpoints, [(node.op, _called_by(node)) for node in nodes])
-        for name, nodes in bodies
-    ]
-
-
-def _called_by(node: Any) -> list[str]:
-    functions = [function for value in node.attr.values() for function in (value.func, *value.list.func)]
-    return [function.name for function in functions if function.name]

@@ -15,8 +15,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from glow_tf.internals import replicas_of_this_process
-
 _streams = 1
 
 
@@ -39,7 +37,10 @@ def number_of_streams(count: int) -> Iterator[None]:
 
 def active_streams() -> int:
     """Returns the number of streams of the current replica: a process's replicas divide its streams."""
-    return max(_streams // replicas_of_this_process(), 1)
+    replicas = 1
+    if tf.distribute.has_strategy():
+        replicas = len(tf.distribute.get_strategy().extended.worker_devices)  # of this process
+    return max(_streams // replicas, 1)
 
 
 def in_streams(function: Callable[..., Any], *batches: Any) -> Any:

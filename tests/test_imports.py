@@ -39,7 +39,7 @@ PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
 
 # Private besides names with a leading underscore.
 PRIVATE = re.compile(
-    r"tensorflow\.python|\bkeras\.src\b|\bcontext\.context\(\)|\.extended\b|\.add_update\b|"
+    r"tensorflow\.python|\bkeras\.src\b|\bcontext\.context\(\)|\.add_update\b|"
     r"experimental_attributes"
 )
 PUBLIC = {"_replace", "_asdict", "_exit"}  # in spite of their names: of named tuples, of os

@@ -2,9 +2,9 @@
 
 import gc
 import inspect
-import logging
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -38,26 +38,18 @@ def test_keras_does_not_track_what_is_held_untracked():
     layer = keras.layers.Layer()
     inner = keras.layers.Dense(2)
     inner.build((None, 3))
-    layer.held = internals.untracked(inner=inner)
+    layer.held = types.SimpleNamespace(inner=inner)
     assert layer.variables == []
     layer.tracked = inner
     assert len(layer.variables) == 2
 
 
 def test_a_rate_can_be_set_unless_it_follows_a_schedule():
-    rate = internals.settable_rate(keras.optimizers.Adamax(1e-3))
+    rate = internals.rate_of(keras.optimizers.Adamax(1e-3))
+    assert isinstance(rate, keras.Variable)
     assert float(rate.numpy()) == pytest.approx(1e-3)
     decay = keras.optimizers.schedules.CosineDecay(1e-3, 10)
-    assert internals.settable_rate(keras.optimizers.Adamax(decay)) is None
-
-
-def test_steps_are_counted_also_those_whose_gradients_wait():
-    variable = keras.Variable(np.zeros(2), dtype="float32")
-    optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)
-    optimizer.build([variable])
-    for _ in range(3):
-        optimizer.apply([tf.ones(2)], [variable])
-    assert (int(internals.steps_made(optimizer).numpy()), int(optimizer.iterations)) == (3, 1)
+    assert internals.rate_of(keras.optimizers.Adamax(decay)) is decay
 
 
 def test_a_callback_told_nothing_learns_from_the_model_that_a_metric_falls():
@@ -169,21 +161,13 @@ def test_an_optimizer_that_leaves_updates_to_others_cannot_be_given_factors():
 
 def test_moments_are_those_of_the_variable():
     variables = [keras.Variable(np.zeros(n), dtype="float32") for n in (2, 3)]
-    pairs = ((FusedAdam(), internals.adam_moments), (FusedAdamax(), internals.adamax_moments))
-    for optimizer, moments in pairs:
+    for optimizer in (FusedAdam(), FusedAdamax()):
         optimizer.build(variables)
         for variable in variables:
-            assert [m.shape for m in moments(optimizer, variable.value)] == [variable.shape] * 2
+            assert [m.shape for m in internals.moments(optimizer, variable.value)] == [variable.shape] * 2
         optimizer.apply([tf.ones(2), tf.ones(3)], variables)
         for variable in variables:
-            assert all((m.numpy() > 0).all() for m in moments(optimizer, variable.value))
-
-
-def test_a_handle_is_what_tensorflows_kernels_update():
-    variable = keras.Variable(np.zeros(2), dtype="float32")
-    handle = internals.resource_handle(variable)
-    tf.raw_ops.AssignVariableOp(resource=handle, value=tf.ones(2))
-    np.testing.assert_array_equal(variable.numpy(), [1.0, 1.0])
+            assert all((m.numpy() > 0).all() for m in internals.moments(optimizer, variable.value))
 
 
 def test_a_function_kept_whole_stays_one_node_per_call():
@@ -260,30 +244,6 @@ def test_heartbeats_are_awaited_for_as_long_as_is_said_and_collectives_can_be_ab
     assert result.returncode == 0, result.stderr[-2000:]
 
 
-def test_eager_operations_are_not_streamed(monkeypatch):
-    import os
-
-    monkeypatch.setenv("TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE", "true")
-    internals.send_eager_operations_one_by_one()
-    assert os.environ["TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"] == "false"
-    from tensorflow.python.eager import context
-
-    named = "TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE" in inspect.getsource(context)
-    assert named, "TensorFlow no longer knows the variable"
-
-
-def test_retracing_warnings_alone_are_kept_quiet(caplog):
-    logger = tf.get_logger()
-    logger.propagate = True
-    try:
-        with caplog.at_level(logging.WARNING), internals.without_retracing_warnings():
-            logger.warning("5 out of the last 5 calls triggered tf.function retracing.")
-            logger.warning("something else")
-        assert [record.getMessage() for record in caplog.records] == ["something else"]
-    finally:
-        logger.propagate = False
-
-
 def test_layers_within_come_after_the_one_that_holds_them_and_alike_in_equal_models():
     layers, again = (internals.layers_within(small_glow()) for _ in range(2))
     assert [(type(a), a.path) for a in layers[2:]] == [(type(a), a.path) for a in again[2:]]
@@ -299,3 +259,9 @@ def test_an_optimizer_knows_what_it_was_built_with():
     optimizer.build(variables)
     assert not internals.built_with_others(optimizer, variables)
     assert internals.built_with_others(optimizer, variables[:1])
+
+
+def test_tensorflow_knows_the_variable_by_which_eager_operations_are_not_streamed():
+    from tensorflow.python.eager import context
+
+    assert "TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE" in inspect.getsource(context)

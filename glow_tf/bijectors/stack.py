@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,6 @@ from glow_tf.bijectors.condition import Condition, brought_to
 from glow_tf.bijectors.rate_factor import copy_scaling
 from glow_tf.bijectors.repeatable import Repeatable, all_variables, weight_operations, with_weights
 from glow_tf.bijectors.tracing import TracedOnce
-from glow_tf.internals import untracked
 from glow_tf.pieces import in_streams, join, pieces_of
 
 Weights = list[tf.Tensor]
@@ -60,8 +60,9 @@ class Stack(Bijector):
             raise ValueError(f"Stack needs at least one copy. Received: count={count}")
         self.count = count
         self.reversible = reversible
-        # Keras must not track the bijector: its variables only stand for the copies' weights.
-        self._untracked = untracked(bijector=bijector)
+        # Keras must not track the bijector: its variables stand for the copies' weights. It does not look
+        # into a namespace.
+        self._untracked = types.SimpleNamespace(bijector=bijector)
         self._call = TracedOnce()
 
     @property

@@ -17,7 +17,6 @@ from glow_tf.devices.broken import naming_the_taken_address
 from glow_tf.devices.processes import ProcessGroup, listen, lost_message
 from glow_tf.devices.streams import SENDING_THREADS
 from glow_tf.errors import ConfigError
-from glow_tf.internals import send_eager_operations_one_by_one
 
 
 def connect(group: ProcessGroup) -> list[str]:
@@ -28,7 +27,9 @@ def connect(group: ProcessGroup) -> list[str]:
     """
     if missing := liveness.wait_for(group, range(1, len(group.addresses))):
         raise ConfigError(liveness.missing_message(group, missing))
-    send_eager_operations_one_by_one()
+    # Eager operations make and initialise variables. Streamed, as is TensorFlow's default, one run in a dozen
+    # read a variable before it was there.
+    os.environ["TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"] = "false"
     spec = tf.train.ClusterSpec({group.job: group.addresses})
     if others := group.names(group.others):
         print(f"Connects to {others}; the run ends if that takes {liveness.PATIENCE:.0f} s.", flush=True)

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from glow_tf.durable_files import flush, make_folder, write_atomically
 from glow_tf.errors import reason_of
-from glow_tf.internals import without_retracing_warnings
 from glow_tf.run import checkpoint_files
 from glow_tf.run.checkpoint_content import (
     DamagedCheckpointError,
@@ -224,8 +223,7 @@ class Checkpoints:
         try:
             make_folder(folder)
             _remove_all(folder, UNFINISHED)
-            with without_retracing_warnings():
-                checkpoint.write(str(folder / f".ckpt-{number}"))
+            checkpoint.write(str(folder / f".ckpt-{number}"))
             files = _files(folder, UNFINISHED)
             if not any(path.suffix == ".index" for path in files):
                 raise OSError("what was written is not in the folder")

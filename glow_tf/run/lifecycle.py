@@ -129,6 +129,8 @@ def _train_in(
 
 def _set_up(config: RunConfig, group: ProcessGroup | None) -> tf.distribute.Strategy:
     """Sets up this process, and returns the strategy of the run."""
+    if group is not None:  # with several processes, TensorFlow traces anew to save, each time, and warns
+        tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
     # Where parts have their own devices, the parts run side by side, not pieces of a batch.
     streams = 1 if config.strategy == "part_parallel" else config.streams
     set_up_process(

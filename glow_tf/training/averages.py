@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from glow_tf.internals import moving_averages
 from glow_tf.training.walk import Walk
 
 
@@ -28,7 +27,7 @@ class Averages:
         self._kept = [
             (o, [(v.value, a.value) for v, a in zip(walk.variables_of(k), averages, strict=True)])
             for k, o in enumerate(optimizers)
-            if (averages := moving_averages(o))
+            if (averages := [v for v in o.variables if o.use_ema and v.path.endswith("_average")])
         ]
 
     def __bool__(self) -> bool:

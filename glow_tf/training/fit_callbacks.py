@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from glow_tf.errors import ConfigError
-from glow_tf.internals import settable_rate
+from glow_tf.internals import rate_of
 from glow_tf.training.phased_model import PhaseSwitch
 
 
@@ -93,7 +93,7 @@ class AllOptimizers(keras.callbacks.Callback):
 
     def __init__(self, optimizers: Sequence[keras.optimizers.Optimizer]):
         super().__init__()
-        self._rates = [settable_rate(optimizer) for optimizer in optimizers]
+        self._rates = [rate_of(optimizer) for optimizer in optimizers]
         self._last = self._now()
         self._ratios = [1.0] * len(self._rates)  # to the first part's rate, when it was last not 0
 
@@ -137,5 +137,5 @@ class AllOptimizers(keras.callbacks.Callback):
         self._last = self._now()
 
 
-def _number(rate: keras.Variable | None) -> float | None:
-    return None if rate is None else float(rate.numpy())
+def _number(rate: keras.Variable | keras.optimizers.schedules.LearningRateSchedule) -> float | None:
+    return float(rate.numpy()) if isinstance(rate, keras.Variable) else None

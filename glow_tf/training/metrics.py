@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
-from glow_tf.internals import untracked
 from glow_tf.schedule import Phase
 from glow_tf.training.gradients import StepGradients
 from glow_tf.training.update import Updated
@@ -45,7 +45,7 @@ class SameAs(keras.metrics.Metric):
 
     def __init__(self, metric: keras.metrics.Metric, name: str):
         super().__init__(name=name)
-        self.metric = untracked(metric=metric)
+        self.metric = types.SimpleNamespace(metric=metric)
 
     def result(self) -> tf.Tensor:
         """Returns the other metric's result."""

@@ -10,14 +10,7 @@ import tensorflow as tf
 
 from glow_tf.config import TrainConfig
 from glow_tf.errors import ConfigError
-from glow_tf.internals import (
-    SumsGradientsOnce,
-    adam_moments,
-    adamax_moments,
-    resource_handle,
-    schedule_of,
-    steps_made,
-)
+from glow_tf.internals import SumsGradientsOnce, moments, rate_of
 from glow_tf.schedule import Phase, epochs_training, first_finetune_epoch
 
 
@@ -126,7 +119,6 @@ class Fused(SumsGradientsOnce):
     def _apply_kernel(
         self,
         kernel: Callable,
-        moments: tuple[keras.Variable, keras.Variable],
         gradient: tf.Tensor,
         variable: tf.Variable,
         learning_rate: tf.Tensor,
@@ -135,10 +127,10 @@ class Fused(SumsGradientsOnce):
         def cast(number: float) -> tf.Tensor:
             return tf.cast(number, variable.dtype)
 
-        m, v = map(resource_handle, moments)
+        m, v = (moment.value.handle for moment in moments(self, variable))
         steps = cast(self.iterations + 1)  # a variable, or a tensor if gradients are accumulated
         kernel(
-            var=resource_handle(variable),
+            var=variable.handle,
             m=m,
             v=v,
             beta1_power=cast(self.beta_1) ** steps,
@@ -166,9 +158,8 @@ class FusedAdam(Fused, keras.optimizers.Adam):
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         """See keras.optimizers.Optimizer."""
-        moments = adam_moments(self, variable)
         kernel = tf.raw_ops.ResourceApplyAdam
-        self._apply_kernel(kernel, moments, gradient, variable, learning_rate, beta2_power=self.beta_2)
+        self._apply_kernel(kernel, gradient, variable, learning_rate, beta2_power=self.beta_2)
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -177,8 +168,12 @@ class FusedAdamax(Fused, keras.optimizers.Adamax):
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         """See keras.optimizers.Optimizer."""
-        moments = adamax_moments(self, variable)
-        self._apply_kernel(tf.raw_ops.ResourceApplyAdaMax, moments, gradient, variable, learning_rate)
+        self._apply_kernel(tf.raw_ops.ResourceApplyAdaMax, gradient, variable, learning_rate)
+
+
+def steps_made(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
+    """Returns what counts an optimizer's steps; `iterations` counts its updates, which may be fewer."""
+    return optimizer.variables[0]
 
 
 def sums_gradients(optimizer: keras.optimizers.Optimizer) -> bool:
@@ -220,7 +215,7 @@ def count_steps(optimizers: Iterable[keras.optimizers.Optimizer], steps_per_epoc
       ConfigError: it is not known now, either, and a rate or a decay follows it.
     """
     for optimizer in optimizers:
-        rate = schedule_of(optimizer)
+        rate = rate_of(optimizer)
         if not isinstance(rate, PartRate) or not rate.in_epochs:
             continue
         beta_2 = getattr(optimizer, "beta_2", None)
@@ -255,7 +250,7 @@ def check_rates(
     Raises:
       ConfigError: one would: the cosine of the part is over.
     """
-    rates = [schedule_of(optimizer) for optimizer in optimizers]
+    rates = [rate_of(optimizer) for optimizer in optimizers]
     if not any(isinstance(rate, PartRate) and rate.cosine for rate in rates):
         return
     made = [int(steps_made(optimizer).numpy()) for optimizer in optimizers]

@@ -17,7 +17,7 @@ from glow_tf.devices.strategies import compiles_by_default
 from glow_tf.devices.workers import in_several_processes
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
-from glow_tf.internals import schedule_of, settable_rate
+from glow_tf.internals import rate_of
 from glow_tf.schedule import Phase
 from glow_tf.training.inputs import DEFAULT_BATCH_SIZE
 from glow_tf.training.optimizers import PartRate
@@ -177,11 +177,10 @@ def warn_of_late_priors(
 def warn_of_rates(optimizers: Sequence[keras.optimizers.Optimizer], rate_scaling: str) -> None:
     """Warns of rates that are meant for every weight, and of high ones without a warm-up."""
     adaptive = keras.optimizers.Adam | keras.optimizers.Adamax | keras.optimizers.Nadam
-    found = [(schedule_of(o), settable_rate(o)) for o in optimizers if isinstance(o, adaptive)]
     rates = [
-        (rate.learning_rate, rate.warmup_steps) if isinstance(rate, PartRate) else (float(number.numpy()), 0)
-        for rate, number in found
-        if isinstance(rate, PartRate) or number is not None  # of other schedules nothing is known
+        (rate.learning_rate, rate.warmup_steps) if isinstance(rate, PartRate) else (float(rate.numpy()), 0)
+        for rate in (rate_of(o) for o in optimizers if isinstance(o, adaptive))
+        if isinstance(rate, PartRate | keras.Variable)  # of other schedules nothing is known
     ]
     if rates and rate_scaling == "size":
         highest, warmup_steps = max(rates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.glow import Glow
-from glow_tf.internals import steps_made, untracked
 from glow_tf.passage import Passage
 from glow_tf.schedule import Phase
 from glow_tf.training import inputs
@@ -20,6 +20,7 @@ from glow_tf.training.batch import Batch, first_examples, initialization_example
 from glow_tf.training.datasets import Dataset
 from glow_tf.training.gradients import OneTape, TapePerPart
 from glow_tf.training.objective import Objectives, objectives_of
+from glow_tf.training.optimizers import steps_made
 from glow_tf.training.options import IF_MISSING, CompileOptions
 from glow_tf.training.phased_model import PhasedModel
 from glow_tf.training.prefix import PrefixCache
@@ -53,7 +54,7 @@ class PartsModel(PhasedModel):
         self.glow = glow
         self.seed = seed
         self.local_objectives = objectives_of(glow, objective)
-        self._untracked = untracked(walk=Walk(glow, self.local_objectives))
+        self._untracked = types.SimpleNamespace(walk=Walk(glow, self.local_objectives))
         self.prefix_caches: dict[Phase, PrefixCache] = {}
         self.rate_factors: list[tf.Variable] = []  # of a run, for each part
         self.finished_epochs = 0  # of the run that `load_trainer` loads

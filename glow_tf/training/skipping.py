@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.glow import Glow
-from glow_tf.internals import steps_made
 from glow_tf.schedule import Phase
 from glow_tf.training.band import Band, Observed, replicated
 from glow_tf.training.diagnosis import explain_divergence, explain_non_finite
 from glow_tf.training.gradients import StepGradients, mean_over_examples
+from glow_tf.training.optimizers import steps_made
 
 
 class SkippedSteps:

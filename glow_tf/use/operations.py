@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import saved_model_pb2
 
 from glow_tf.errors import ConfigError
-from glow_tf.internals import SavedFunction, functions_of_saved_model
 
 
 def _names(text: str) -> frozenset[str]:
@@ -58,31 +61,49 @@ def check_operations(folder: pathlib.Path) -> None:
             "the SavedModel must be one file, saved_model.pb, as glow_tf.export writes it; TensorFlow may "
             f"read another one instead. Received: {folder}/{other[0]}. {REMEDY}"
         )
-    functions = functions_of_saved_model(folder / "saved_model.pb")
-    if functions is None:
-        raise ConfigError(
-            "the SavedModel must be in the format of TensorFlow 2, as glow_tf.export writes it; one of "
-            f"TensorFlow 1 runs when it is loaded. Received: {folder}. {REMEDY}"
-        )
-    if unknown := sorted({what for function in functions for what in _unknown(function)}):
+    meta_graph = _meta_graph(folder / "saved_model.pb")
+    graph, endpoints = meta_graph.graph_def, meta_graph.object_graph_def.concrete_functions
+    bodies = [("", graph.node), *((f.signature.name, f.node_def) for f in graph.library.function)]
+    found = (_unknown(name, nodes, name in endpoints) for name, nodes in bodies)
+    if unknown := sorted({what for own in found for what in own}):
         raise ConfigError(
             "the SavedModel must hold the operations of glow_tf.export alone, because loading lets it run. "
             f"Received: {str(folder)!r} with {', '.join(unknown[:5])}. {REMEDY}"
         )
 
 
-def _unknown(function: SavedFunction) -> Iterator[str]:
-    """Yields what a function must not do."""
-    saver = _saver_of(function.name)
-    if saver and function.is_endpoint:
-        yield f"the saver's {function.name} as an endpoint"
-    for operation, called in function.operations:
-        if operation in ARITHMETIC or operation in VARIABLES or (saver and operation in SAVERS[saver]):
+def _meta_graph(path: pathlib.Path) -> Any:
+    """Returns what the file saved_model.pb holds, without loading it."""
+    model = saved_model_pb2.SavedModel()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise OSError(f"{path} is damaged: {error}.") from None
+    if not model.meta_graphs:
+        raise OSError(f"{path} is damaged: it holds nothing.")
+    # A file of TensorFlow 1 names what runs when it is loaded. One of TensorFlow 2 loads objects, which may
+    # only call the functions of theirs.
+    if len(model.meta_graphs) != 1 or not model.meta_graphs[0].HasField("object_graph_def"):
+        raise ConfigError(
+            "the SavedModel must be in the format of TensorFlow 2, as glow_tf.export writes it; one of "
+            f"TensorFlow 1 runs when it is loaded. Received: {path.parent}. {REMEDY}"
+        )
+    return model.meta_graphs[0]
+
+
+def _unknown(function: str, nodes: Any, is_endpoint: bool) -> Iterator[str]:
+    """Yields what a function, or the graph, must not do."""
+    saver = _saver_of(function)
+    if saver and is_endpoint:
+        yield f"the saver's {function} as an endpoint"
+    for node in nodes:
+        called = [f.name for value in node.attr.values() for f in (value.func, *value.list.func)]
+        if node.op in ARITHMETIC or node.op in VARIABLES or (saver and node.op in SAVERS[saver]):
             continue
-        if operation not in CALLS:
-            yield f"{operation} within {function.name or 'the graph'}"
-        elif function.name and any(map(_saver_of, called)):
-            yield f"a call of the saver within {function.name}"
+        if node.op not in CALLS:
+            yield f"{node.op} within {function or 'the graph'}"
+        elif function and any(map(_saver_of, called)):
+            yield f"a call of the saver within {function}"
 
 
 def _saver_of(name: str) -> str:

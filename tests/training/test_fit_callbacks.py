@@ -18,7 +18,7 @@ from small import rewound, small_config, small_glow
 
 from glow_tf import ConfigError, Glow, PartsTrainer, phases
 from glow_tf.data.batches import untuned
-from glow_tf.internals import steps_made
+from glow_tf.training.optimizers import steps_made
 
 PARTS = 2
 
