@@ -1,6 +1,7 @@
 """Models with classes: what their prior computes, and how labels reach it."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -283,7 +284,10 @@ def test_a_cached_prefix_has_the_labels_of_its_images(images):
         trainer, turns = make_trainer("sequential"), turn_starts(sequential)
         if cached:
             trainer.prefix_caches = {sequential[-1]: PrefixCache(trainer.glow, 1, 64)}
-        fill = FillPrefixCaches(turns, lambda turn: data.prefix_batches(images, 16, 3, turn), EpochResult())
+        run = types.SimpleNamespace(
+            cache_noise_epochs=turns, prefix_batches=lambda turn: data.prefix_batches(images, 16, 3, turn)
+        )
+        fill = FillPrefixCaches(run, EpochResult())
         batches = data.with_members(
             data.training_batches(images, 16, 3, noise_epochs=turns), [labels], len(labels)
         )

@@ -204,16 +204,6 @@ def test_a_custom_gradient_is_forgotten_with_the_graph_it_was_defined_in():
     assert graphs() == 0
 
 
-def test_replicas_of_this_process_are_counted_inside_and_outside_of_replicas():
-    assert internals.replicas_of_this_process() == 1
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
-    with strategy.scope():
-        assert internals.replicas_of_this_process() == 2
-    seen = []
-    strategy.run(tf.function(lambda: seen.append(internals.replicas_of_this_process())))
-    assert set(seen) == {2}
-
-
 WORKER = """
 import json, os, sys
 task = {"type": "worker", "index": 0}

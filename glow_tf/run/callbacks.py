@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -13,11 +12,9 @@ import tensorflow as tf
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.run import health, pictures
-from glow_tf.run.checkpoints import Checkpoints
+from glow_tf.run.context import Run
 from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.interrupts import Interrupts
-from glow_tf.run.workdir import Workdir
-from glow_tf.training.conditioning import Probe
 
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 SAMPLES_PER_TEMPERATURE = 16
@@ -26,80 +23,38 @@ LAST_STEPS = 3
 
 
 class RunCallback(keras.callbacks.Callback):
-    """A callback of a run. It reads and fills in the `EpochResult` that all callbacks of the run share.
+    """A callback of a run. It reads and fills in the `EpochResult` that all callbacks of the run share."""
 
-    Args:
-      result: the shared result.
-    """
-
-    def __init__(self, result: EpochResult):
+    def __init__(self, run: Run, result: EpochResult):
         super().__init__()
+        self.run = run
         self.result = result
 
 
 class FillPrefixCaches(RunCallback):
-    """Fills the phase's prefix cache, if it has one, before the first epoch of a turn.
-
-    Args:
-      noise_epochs: for every epoch (from 0), the epoch whose noise its cache has.
-      batches: makes the batches of all examples, as a given epoch (from 0) sees them.
-      result: see `RunCallback`.
-    """
-
-    def __init__(
-        self, noise_epochs: Sequence[int], batches: Callable[[int], tf.data.Dataset], result: EpochResult
-    ):
-        super().__init__(result)
-        self.noise_epochs = noise_epochs
-        self.batches = batches
+    """Fills the phase's prefix cache, if it has one, before the first epoch of a turn."""
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Fills the cache at the start of a turn, and again after a restart within a turn."""
         phase = self.model.phase
         cache = self.model.prefix_caches.get(phase)
         self.result.epoch, self.result.phase = epoch + 1, phase
-        self.result.cache_seconds = cache.fill(self.batches, self.noise_epochs[epoch]) if cache else 0.0
+        filled = cache.fill(self.run.prefix_batches, self.run.cache_noise_epochs[epoch]) if cache else 0.0
+        self.result.cache_seconds = filled
 
 
 class EpochRecord(RunCallback):
-    """Times and evaluates every epoch, and writes its row of history.csv.
+    """Times and evaluates every epoch, and writes its row of history.csv (one of several processes does).
 
     `seconds` is training alone, without saves, and of a resumed epoch with what its earlier steps took. The
     first step of a phase in a process traces and compiles; it counts as long as the mean of the other steps.
     (With one step per epoch there are no others, and that epoch includes tracing.)
-
-    Args:
-      workdir: where history.csv is.
-      images_per_epoch: training images per epoch.
-      held_out: batches for `evaluate`, of `test` images and, if there are any, of `validation` images.
-      finished_epochs: epochs of the checkpoint that was restored; later rows of history.csv are dropped.
-      result: see `RunCallback`.
-      probe: measures the model's conditioning; None leaves it out.
-      writes: whether there is a history.csv; one of several processes writes it.
     """
-
-    def __init__(
-        self,
-        workdir: Workdir,
-        images_per_epoch: int,
-        held_out: Mapping[str, tf.data.Dataset],
-        finished_epochs: int,
-        result: EpochResult,
-        probe: Probe | None = None,
-        writes: bool = True,
-    ):
-        super().__init__(result)
-        self.workdir = workdir
-        self.writes = writes
-        self.probe = probe
-        self.finished_epochs = finished_epochs
-        self.images_per_epoch = images_per_epoch
-        self.held_out = held_out
-        self._traced: set = set()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Drops the rows of epochs that have no checkpoint."""
-        self.rows = self.workdir.read_history(self.finished_epochs)
+        self._traced: set = set()
+        self.rows = self.run.workdir.read_history(int(self.run.checkpoints.epochs))
         self.result.total_seconds = sum(float(row["seconds"]) for row in self.rows)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -121,31 +76,34 @@ class EpochRecord(RunCallback):
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Evaluates, and writes the row."""
-        result, end = self.result, time.perf_counter()
+        result, end, workdir = self.result, time.perf_counter(), self.run.workdir
         result.means = computed(logs)
         result.seconds = self._training_seconds(end)
         self._traced.add(result.phase)
         result.total_seconds += result.seconds
-        result.images_per_second = self.images_per_epoch / result.seconds
+        images = self.run.steps_per_epoch * self.run.config.train.batch_size
+        result.images_per_second = images / result.seconds
         result.waits = {}
         for k in range(1, len(self.model.glow.parts) + 1):
             if f"busy_seconds_{k}" in result.means:
                 busy = result.means[f"busy_seconds_{k}"] * self.params["steps"]
                 result.waits[k] = max(1 - busy / result.seconds, 0.0)
-        with self.model.averages.in_place():
-            for name, batches in self.held_out.items():
-                found = self.model.evaluate(batches, verbose=0, return_dict=True)
-                setattr(result, name, (found["bpd"], found["bpd_se"]))
-            result.conditioning = None if self.probe is None else self.probe()
+        self._evaluate()
         result.eval_seconds = time.perf_counter() - end
         result.traffic = self.model.traffic(result.phase)
         result.peak_memory_mb = peak_memory_mb()
-        columns = self.workdir.history_columns
         row = result.history_row()
-        self.rows.append({name: row[name] for name in columns if name in row})
-        if self.writes:
-            self.workdir.write_history(self.rows)
+        self.rows.append({name: row[name] for name in workdir.history_columns if name in row})
+        if self.run.is_chief:
+            workdir.write_history(self.rows)
         result.troubles = health.troubles(self.rows, self.model.glow.config.n_bits)
+
+    def _evaluate(self) -> None:
+        with self.model.averages.in_place():
+            for name, batches in self.run.held_out.items():
+                found = self.model.evaluate(batches, verbose=0, return_dict=True)
+                setattr(self.result, name, (found["bpd"], found["bpd_se"]))
+            self.result.conditioning = None if self.run.probe is None else self.run.probe()
 
     def _training_seconds(self, end: float) -> float:
         end -= self.result.save_seconds
@@ -156,39 +114,24 @@ class EpochRecord(RunCallback):
 
 
 class SampleGrid(RunCallback):
-    """Draws samples/epoch_NNNN.png: two rows each at temperatures 0.7, 0.8, 0.9 and 1, the same latents.
-
-    Args:
-      workdir: where the grids go.
-      every: epochs between grids; the last epoch always has one.
-      seed: of the latents.
-      top: the data's largest value, shown as white.
-      result: see `RunCallback`.
-    """
-
-    def __init__(self, workdir: Workdir, every: int, seed: int, top: int, result: EpochResult):
-        super().__init__(result)
-        self.workdir = workdir
-        self.every = every
-        self.seed = seed
-        self.top = top
+    """Draws samples/epoch_NNNN.png: two rows each at temperatures 0.7, 0.8, 0.9 and 1, the same latents."""
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
-        """Draws, where it is time."""
-        self.result.grid = self.result.non_finite_samples = None
-        if (epoch + 1) % self.every and epoch + 1 < self.params["epochs"]:
+        """Draws, every `sample_every` epochs and after the last one."""
+        config, result, glow = self.run.config, self.result, self.model.glow
+        result.grid = result.non_finite_samples = None
+        if (epoch + 1) % config.sample_every and epoch + 1 < self.params["epochs"]:
             return
-        glow = self.model.glow
         with self.model.averages.in_place():
             draws = [
-                glow.sample_dequantized(SAMPLES_PER_TEMPERATURE, temperature, self.seed)
+                glow.sample_dequantized(SAMPLES_PER_TEMPERATURE, temperature, config.seed)
                 for temperature in SAMPLE_TEMPERATURES
             ]
         v = tf.concat(draws, axis=0)
         pixels = glow.dequantize.to_uint8(v).numpy()
-        self.result.non_finite_samples = int(np.sum(~np.isfinite(v.numpy())))
-        self.result.grid = pictures.grid(pictures.stretched(pixels, self.top))
-        write_atomically(self.workdir.samples_path(epoch + 1), pictures.png(self.result.grid))
+        result.non_finite_samples = int(np.sum(~np.isfinite(v.numpy())))
+        result.grid = pictures.grid(pictures.stretched(pixels, int(self.run.images.train.max())))
+        write_atomically(self.run.workdir.samples_path(epoch + 1), pictures.png(result.grid))
 
 
 class WholeEpochs(keras.callbacks.Callback):
@@ -217,65 +160,39 @@ class SaveCheckpoints(RunCallback):
     The last step may leave weights that are not finite, and the next epochs may train other parts. So the
     state is looked at before it is saved.
 
-    Within an epoch it saves when `minutes` minutes have passed since the last save, and when the run is
+    Within an epoch it saves when `checkpoint_minutes` have passed since the last save, and when the run is
     interrupted: the step is made, its state is saved, and the run ends. While training may be about to
-    diverge it saves nothing.
-
-    Args:
-      checkpoints: of the run.
-      result: see `RunCallback`.
-      can_roll_back: whether the run may be rolled back where training diverged.
-      minutes: between saves within an epoch; 0 is never.
-      interrupts: that wait for the end of a step; None lets the run end at once, without saving.
+    diverge it saves nothing. In a run of several processes interrupts do not wait: it ends without saving.
     """
 
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        result: EpochResult,
-        can_roll_back: bool = False,
-        minutes: float = 0.0,
-        interrupts: Interrupts | None = None,
-    ):
-        super().__init__(result)
-        self.checkpoints = checkpoints
-        self.can_roll_back = can_roll_back
-        self.minutes = minutes
+    def __init__(self, run: Run, result: EpochResult, interrupts: Interrupts):
+        super().__init__(run, result)
         self.interrupts = interrupts
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Starts to count the minutes; lets interrupts end the run while no step is made.
-
-        Raises:
-          KeyboardInterrupt: one has waited since a step that ended in a divergence.
-        """
+        """Starts to count the minutes; lets interrupts end the run while no step is made."""
         self._last = time.monotonic()
-        if self.interrupts is not None:
-            self.interrupts.release()
+        self.interrupts.release()  # one may have waited since a step that ended in a divergence
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Lets interrupts wait."""
-        if self.interrupts is not None and batch >= self.model.steps_before:
+        if self.run.group is None and batch >= self.model.steps_before:
             self.interrupts.hold()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Saves, if it is time.
-
-        Raises:
-          KeyboardInterrupt: one has waited.
-        """
+        """Saves, if it is time; raises KeyboardInterrupt if one has waited."""
         if batch < self.model.steps_before:
             return
-        interrupted = self.interrupts is not None and self.interrupts.waiting
-        due = interrupted or (self.minutes and time.monotonic() - self._last >= 60 * self.minutes)
+        minutes, waiting = self.run.config.checkpoint_minutes, self.interrupts.waiting
+        due = waiting or (minutes and time.monotonic() - self._last >= 60 * minutes)
         # A run goes on from the newest checkpoint: one of a divergence would stop it again and again.
-        if due and self._is_sound():
+        if due and not self._streak() and self.run.checkpoints.all_finite():
             start = time.perf_counter()
             self.model.empty_queues()
-            self.checkpoints.save_within(batch + 1, self.result.seconds)
+            self.run.checkpoints.save_within(batch + 1, self.result.seconds)
             self._last = time.monotonic()
             self.result.save_seconds += time.perf_counter() - start
-        if self.interrupts is not None and (interrupted or batch + 1 == self.params["steps"]):
+        if waiting or batch + 1 == self.params["steps"]:
             self.interrupts.release()
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
@@ -285,32 +202,28 @@ class SaveCheckpoints(RunCallback):
           NonFiniteError: a weight or a number of an optimizer is not finite.
           DivergedError: a phase of a run that may go back would end with steps outside of their bands.
         """
-        if not self.checkpoints.all_finite():
-            phase = self.model.phase
+        phase, streak, checkpoints = self.model.phase, self._streak(), self.run.checkpoints
+        if not checkpoints.all_finite():
             what = (
                 f"after the last step in phase '{phase}' a weight or a moment of an optimizer is not finite"
             )
             raise NonFiniteError(f"Training stopped: {what}.", phase.active, what)
-        phase, streak = self.model.phase, self._streak()
         last_of_phase = epoch + 1 == self.params["epochs"] or self.model.phase_of(epoch + 1) != phase
         if last_of_phase and streak >= LAST_STEPS:
             what = f"the last {streak} steps in phase '{phase}' were outside of their band"
-            if self.can_roll_back:
+            if self.run.can_roll_back:
                 raise DivergedError(f"Training stopped: {what}.", phase.active, what)
             print(f"WARNING: {what}.", flush=True)
-        if int(self.checkpoints.recoveries.numpy()) == 1:  # the first time, a lower rate holds for one epoch
+        if int(checkpoints.recoveries.numpy()) == 1:  # the first time, a lower rate holds for one epoch
             for factor in self.model.rate_factors:
                 factor.assign(1.0)
         validation = self.result.validation
-        self.checkpoints.save(epoch + 1, None if validation is None else validation[0])
+        checkpoints.save(epoch + 1, None if validation is None else validation[0])
         self._last = time.monotonic()
 
     def _streak(self) -> int:
+        """Returns how many steps in a row, up to the last one, were outside of their band."""
         return int(self.model.band.streak.numpy())
-
-    def _is_sound(self) -> bool:
-        """Returns whether the last step was within its band, and left numbers that are finite."""
-        return not self._streak() and self.checkpoints.all_finite()
 
 
 def peak_memory_mb() -> float:

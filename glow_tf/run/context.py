@@ -169,12 +169,18 @@ class Run:
             augment=self.config.data.augment,
         )
 
-    def evaluation_batches(self, images: np.ndarray) -> inputs.Dataset:
-        """Returns what `evaluate` takes for images uint8 [N, H, W, C]."""
+    @functools.cached_property
+    def held_out(self) -> dict[str, inputs.Dataset]:
+        """What `evaluate` takes, of `test` images and, if there are any, of `validation` images."""
+        images = {"test": self.images.test, "validation": self.images.validation}
         make = functools.partial(
-            data.evaluation_batches, images, self.config.train.batch_size, self.config.seed
+            data.evaluation_batches, batch_size=self.config.train.batch_size, seed=self.config.seed
         )
-        return strategies.distributed(self.strategy, lambda data_slice: make(data_slice=data_slice))
+        return {
+            name: strategies.distributed(self.strategy, lambda part, own=own: make(own, data_slice=part))
+            for name, own in images.items()
+            if len(own)
+        }
 
 
 def prepare(

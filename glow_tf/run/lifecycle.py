@@ -33,7 +33,7 @@ from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches, SampleGrid, Sav
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
 from glow_tf.run.interrupts import Interrupts, dropped_interrupts_come_again, interrupts_of_run
-from glow_tf.run.progress import Progress, StallWatch
+from glow_tf.run.progress import Progress
 from glow_tf.run.tensorboard import TensorBoardByPart
 from glow_tf.run.workdir import SUMMARY, Workdir
 from glow_tf.version import __version__
@@ -174,13 +174,13 @@ def _train(
 @contextlib.contextmanager
 def _stall_watch(
     group: ProcessGroup | None, message: str = "No step has ended for {} s: waits for {}"
-) -> Iterator[list[StallWatch]]:
+) -> Iterator[list[keras.callbacks.Callback]]:
     """Watches over the context, in a run of several processes; the watch is also a callback of `fit`."""
     if group is None:
         yield []
         return
     with Stall(group, message) as stall:
-        yield [StallWatch(stall)]
+        yield [keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: stall.happened())]
 
 
 @contextlib.contextmanager
@@ -218,28 +218,17 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Sequence[keras.ca
 
     Other callbacks are called after the run's own.
     """
-    config, workdir, checkpoints = run.config, run.workdir, run.checkpoints
+    checkpoints = run.checkpoints
     step = int(checkpoints.steps)
     result = EpochResult(recoveries=int(checkpoints.recoveries), seconds=float(checkpoints.seconds))
-    images = {"test": run.images.test, "validation": run.images.validation}
-    held_out = {name: run.evaluation_batches(found) for name, found in images.items() if len(found)}
-    images_per_epoch = run.steps_per_epoch * config.train.batch_size
     # Each reads what those before it have filled in; the checkpoint comes when all else is on the disk.
-    callbacks: list[keras.callbacks.Callback] = [
-        FillPrefixCaches(run.cache_noise_epochs, run.prefix_batches, result),
-        EpochRecord(workdir, images_per_epoch, held_out, epoch, result, run.probe, run.is_chief),
-    ]
-    if config.sample_every:
-        top = int(run.images.train.max())
-        callbacks.append(SampleGrid(workdir, config.sample_every, config.seed, top, result))
-    if config.tensorboard:
-        callbacks.append(TensorBoardByPart(workdir, run.description, result))
+    callbacks = [FillPrefixCaches(run, result), EpochRecord(run, result)]
+    if run.config.sample_every:
+        callbacks.append(SampleGrid(run, result))
+    if run.config.tensorboard:
+        callbacks.append(TensorBoardByPart(run, result))
     if run.is_chief:
-        held = interrupts if run.group is None else None
-        callbacks += [
-            SaveCheckpoints(checkpoints, result, run.can_roll_back, config.checkpoint_minutes, held),
-            Progress(run.costs, result),
-        ]
+        callbacks += [SaveCheckpoints(run, result, interrupts), Progress(run, result)]
     run.trainer.fit(
         run.training_batches(epoch, step),
         epochs=len(run.phases),

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
-
-import keras
+from collections.abc import Mapping
 
 from glow_tf.data.progress import duration
-from glow_tf.devices.stall import Stall
 from glow_tf.run.callbacks import RunCallback
-from glow_tf.run.epoch import EpochResult, computed
+from glow_tf.run.epoch import computed
 from glow_tf.run.tables import bpd_text
 
 
@@ -19,22 +16,14 @@ class Progress(RunCallback):
     """Prints one line per epoch; within the epoch a bar on a terminal, and a line a minute in a log.
 
     The time left is that of the whole schedule; the cost model says how phases compare.
-
-    Args:
-      costs: predicted cost of every epoch.
-      result: see `RunCallback`.
     """
 
     WIDTH = 20
     IN_LOG = 60.0  # seconds between lines within an epoch
 
-    def __init__(self, costs: Sequence[float], result: EpochResult):
-        super().__init__(result)
-        self.costs = costs
-        self.bar = sys.stdout.isatty()
-
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Starts counting."""
+        self.bar = sys.stdout.isatty()
         self._seconds = self._cost = self._evaluation = 0.0
         self._epochs = 0
 
@@ -53,7 +42,7 @@ class Progress(RunCallback):
         self._last_drawn = now
         done = (batch + 1) / steps
         filled = f"{'━' * round(done * self.WIDTH):─<{self.WIDTH}}" if self.bar else "·"
-        cost = self._cost + done * self.costs[self._epoch]
+        cost = self._cost + done * self.run.costs[self._epoch]
         left = self._time_left(self._seconds + self.result.seconds, cost, done)
         bpd = _bpd_of(computed(logs))
         self._show(f"{self._name(self._epoch)} {filled} {batch + 1}/{steps} {bpd} · {left} left")
@@ -62,7 +51,7 @@ class Progress(RunCallback):
         """Prints the epoch's line."""
         result = self.result
         self._seconds += result.seconds
-        self._cost += self.costs[epoch]
+        self._cost += self.run.costs[epoch]
         self._evaluation += result.eval_seconds
         self._epochs += 1
         pieces = [self._name(epoch), _bpd_of(result.means)]
@@ -91,25 +80,9 @@ class Progress(RunCallback):
     def _time_left(self, seconds: float, cost: float, done: float) -> str:
         """Returns the time left, when `cost` took `seconds` and a fraction `done` of the epoch is over."""
         whole = range(self._epoch, self.params["epochs"])
-        ahead = sum(self.costs[e] for e in whole) - done * self.costs[self._epoch]
+        ahead = sum(self.run.costs[e] for e in whole) - done * self.run.costs[self._epoch]
         evaluation = self._evaluation / max(self._epochs, 1) * (len(whole) - (done == 1.0))
         return duration(ahead * seconds / max(cost, 1e-9) + evaluation)
-
-
-class StallWatch(keras.callbacks.Callback):
-    """Tells a watch that training steps end.
-
-    Args:
-      stall: the watch.
-    """
-
-    def __init__(self, stall: Stall):
-        super().__init__()
-        self.stall = stall
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Notes that a step has ended."""
-        self.stall.happened()
 
 
 def _bpd_of(means: Mapping[str, float]) -> str:

@@ -11,32 +11,19 @@ import tensorflow as tf
 from glow_tf.errors import reason_of
 from glow_tf.run import flags_file
 from glow_tf.run.callbacks import RunCallback
-from glow_tf.run.epoch import EpochResult
-from glow_tf.run.workdir import Workdir
 
 
 class TensorBoardByPart(RunCallback):
-    """Writes logs/: bpd, local bpd, rates and gradient norms by part, speed, traffic, samples.
-
-    Args:
-      workdir: of the run; its flags are shown as text.
-      summary: describes the model, shown as text.
-      result: see `RunCallback`.
-    """
-
-    def __init__(self, workdir: Workdir, summary: str, result: EpochResult):
-        super().__init__(result)
-        self.workdir = workdir
-        self.summary = summary
+    """Writes logs/: bpd, local bpd, rates and gradient norms by part, speed, traffic, samples."""
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Opens the file and writes the texts."""
-        flags = (self.workdir.path / flags_file.NAME).read_bytes().decode(errors="backslashreplace")
+        flags = (self.run.workdir.path / flags_file.NAME).read_bytes().decode(errors="backslashreplace")
         with self._writable():
-            self.writer = tf.summary.create_file_writer(str(self.workdir.path / "logs"))
+            self.writer = tf.summary.create_file_writer(str(self.run.workdir.path / "logs"))
             with self.writer.as_default(step=0):
                 tf.summary.text("flags", f"```\n{flags}\n```")
-                tf.summary.text("model", f"```\n{self.summary}\n```")
+                tf.summary.text("model", f"```\n{self.run.description}\n```")
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Writes the epoch."""
@@ -59,7 +46,7 @@ class TensorBoardByPart(RunCallback):
         try:
             yield
         except tf.errors.OpError as error:
-            logs = self.workdir.path / "logs"
+            logs = self.run.workdir.path / "logs"
             raise OSError(f"{logs} could not be written: {reason_of(error)}.") from None
 
     def _scalars(self) -> Iterator[tuple[str, float]]:

@@ -83,7 +83,7 @@ class Branches:
             workdir.close()
         self.trainer = self.run.trainer
         self.steps_per_epoch = self.run.steps_per_epoch
-        self.test = self.run.evaluation_batches(self.run.images.test)
+        self.test = self.run.held_out["test"]
         self.steps = [0] * len(self.run.layouts)  # that have trained each part
         self.moments = [v for optimizer in self.trainer.optimizers for v in optimizer.variables]
         self.variables = [*self.trainer.glow.variables, *self.moments]

@@ -24,8 +24,9 @@ def test_workers_but_the_first_write_no_history(tmp_path, small_images):
     trainer = PartsTrainer(small_glow(flow_steps=1, num_blocks=1, parts="1"), phases("end_to_end", 1, 1))
     trainer.compile("sgd")
     test = data.evaluation_batches(small_images, 32, seed=0)
-    record = EpochRecord(folder, 64, {"test": test}, 0, result, writes=False)
-    callbacks = [FillPrefixCaches([0], None, result), record]
+    run = types.SimpleNamespace(workdir=folder, config=folder.config, steps_per_epoch=4, is_chief=False)
+    run.held_out, run.probe, run.checkpoints = {"test": test}, None, types.SimpleNamespace(epochs=0)
+    callbacks = [FillPrefixCaches(run, result), EpochRecord(run, result)]
     trainer.fit(small_images, batch_size=32, callbacks=callbacks, verbose=0)
     folder.close()
     assert np.isfinite(result.test[0])
@@ -67,7 +68,7 @@ def test_the_error_of_one_test_image_is_unknown(tmp_path, capsys):
 def test_a_log_has_a_line_now_and_then_within_a_long_epoch(monkeypatch, capsys):
     monkeypatch.setattr(Progress, "IN_LOG", 0.0)
     phase = one_part(0)
-    progress = Progress([1.0], EpochResult(seconds=3.0))
+    progress = Progress(types.SimpleNamespace(costs=[1.0]), EpochResult(seconds=3.0))
     progress.set_params({"steps": 4, "epochs": 1})
     progress.set_model(types.SimpleNamespace(phase=phase, traced={phase}, phase_of=lambda epoch: phase))
     progress.on_train_begin()

@@ -222,7 +222,7 @@ def test_who_interrupts_again_does_not_wait(monkeypatch):
 
 def test_an_interrupt_that_waits_in_a_step_that_diverges_ends_the_run_before_the_next():
     interrupts = Interrupts()
-    callback = SaveCheckpoints(None, EpochResult(), interrupts=interrupts)
+    callback = SaveCheckpoints(None, EpochResult(), interrupts)
     callback.on_train_begin()
     interrupts.hold()
     interrupts.arrive()

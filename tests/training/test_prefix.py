@@ -1,5 +1,7 @@
 """A cached prefix trains the same part on the same numbers."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -35,9 +37,11 @@ def train(images, cached):
     batches = data.training_batches(images, 16, 3, augment="flip_shift", noise_epochs=turns)
     if cached:
         trainer.prefix_caches = {sequential[-1]: PrefixCache(glow, 1, len(images))}
-    fill = FillPrefixCaches(
-        turns, lambda epoch: data.prefix_batches(images, 16, 3, epoch, augment="flip_shift"), EpochResult()
+    run = types.SimpleNamespace(
+        cache_noise_epochs=turns,
+        prefix_batches=lambda epoch: data.prefix_batches(images, 16, 3, epoch, augment="flip_shift"),
     )
+    fill = FillPrefixCaches(run, EpochResult())
     history = trainer.fit(
         batches, steps_per_epoch=data.steps_per_epoch(len(images), 16), callbacks=[fill], verbose=0
     )
