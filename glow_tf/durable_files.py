@@ -39,12 +39,7 @@ def flush_all(folder: pathlib.Path) -> None:
 
 
 def check_can_be_read_again(name: str, path: pathlib.Path) -> None:
-    """Raises ConfigError where TensorFlow would write weights and not find them: it reads paths as patterns.
-
-    Args:
-      name: of the setting.
-      path: of a folder with weights.
-    """
+    """Raises ConfigError where TensorFlow would not find weights again: it reads paths as patterns."""
     if found := [sign for sign in PATTERN_SIGNS if sign in os.path.abspath(path)]:
         raise ConfigError(
             f"{name} must be a path without {' and '.join(found)}: TensorFlow would not find the weights "
@@ -105,11 +100,6 @@ def replaced_folder(folder: pathlib.Path, kind: str, own: Set[str]) -> Iterator[
     """Gives an empty folder to write to, which takes the place of another when the context ends.
 
     If an error ends it, the old folder is kept, and nothing else.
-
-    Args:
-      folder: to replace; see `check_place`, which is done first.
-      kind: as in `check_place`.
-      own: as in `check_place`.
 
     Raises:
       OSError: the folder holds something else, or cannot be written.

@@ -8,6 +8,7 @@ import faulthandler
 import importlib
 import inspect
 import io
+import itertools
 import sys
 import textwrap
 import types
@@ -34,8 +35,7 @@ INTERRUPTED = 130  # what shells expect after Ctrl-C
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that the first argument names, or lists all commands; returns the exit status.
 
-    Args:
-      argv: arguments without the program's name; None takes this process's.
+    None takes the arguments of this process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else "--help"
@@ -55,41 +55,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(name: str, argv: Sequence[str] | None = None) -> int:
-    """Runs one of `COMMANDS`; returns the exit status.
-
-    Args:
-      name: of the command.
-      argv: its arguments; None takes this process's.
-    """
+    """Runs one of `COMMANDS`; returns the exit status."""
     return run_module(_module(name), argv)
 
 
 def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> int:
     """Runs a command; prints expected errors in one line and returns the exit status.
 
-    Args:
-      command: a module with a docstring, `define(values)` and `main(values)`. If it has `FLAGS_AFTER_DASHES`,
-        the name of another command, `main(values, arguments)` also gets what follows `--`. If it has
-        `ACTIONS`, one of these comes first, and `main(values, action)` gets it.
-      argv: its arguments; None takes this process's.
+    A command is a module with a docstring, `define(values)` and `main(values)`. If it has
+    `FLAGS_AFTER_DASHES`, the name of another command, `main(values, arguments)` also gets what follows `--`.
+    If it has `ACTIONS`, one of these comes first, and `main(values, action)` gets it.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _quieten()
     values = flags.FlagValues()
     command.define(values)
-    passed_on: list[Any] = []
     try:
-        if any(argument in HELP for argument in _split_at_dashes(arguments)[0]):
+        if any(argument in HELP for argument in itertools.takewhile("--".__ne__, arguments)):
             print(help_text(command, values))
             return 0
-        if hasattr(command, "FLAGS_AFTER_DASHES"):
-            _require_dashes(command, arguments)
-            arguments, after = _split_at_dashes(arguments)
-            passed_on = [after]
-        if hasattr(command, "ACTIONS"):
-            action, arguments = _split_action(command, arguments)
-            passed_on = [action]
-        parse(values, arguments)
+        own, passed_on = _split(command, arguments)
+        parse(values, own)
         return command.main(values, *passed_on) or 0
     except (ConfigError, DivergedError, OSError) as error:
         return _error(str(error))
@@ -107,12 +93,7 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
 
 
 def help_text(command: types.ModuleType, values: flags.FlagValues) -> str:
-    """Returns what `--help` prints: the command's docstring and all of its flags.
-
-    Args:
-      command: see `run_module`.
-      values: its flags.
-    """
+    """Returns what `--help` prints: the command's docstring and all of its flags."""
     lines = [inspect.cleandoc(command.__doc__), "", "Flags:"]
     lines.append("  --flagfile=FILE\n      Read flags from a file; packaged configs are found by name.")
     for name in values:
@@ -150,31 +131,25 @@ def _module(name: str) -> types.ModuleType:
     return importlib.import_module(f"glow_tf.commands.{name}")
 
 
-def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
-    if "--" not in arguments:
-        return arguments, []
-    at = arguments.index("--")
-    return arguments[:at], arguments[at + 1 :]
-
-
-def _require_dashes(command: types.ModuleType, arguments: list[str]) -> None:
-    if "--" not in arguments:
-        name, other = command.__name__.rpartition(".")[2], command.FLAGS_AFTER_DASHES
-        raise ConfigError(
-            f"glow-tf {name} needs its own flags, then --, then the flags of glow-tf {other}. "
-            f"Received: no -- in {' '.join(arguments) or 'an empty command'!r}"
-        )
-
-
-def _split_action(command: types.ModuleType, arguments: list[str]) -> tuple[str, list[str]]:
-    """Returns the action, which comes first, and the flags; ConfigError unless the command has it."""
-    if not arguments or arguments[0] not in command.ACTIONS:
-        name = command.__name__.rpartition(".")[2]
-        raise ConfigError(
-            f"glow-tf {name} needs an action first: {' or '.join(command.ACTIONS)}. "
-            f"Received: {(arguments or [''])[0]!r}"
-        )
-    return arguments[0], arguments[1:]
+def _split(command: types.ModuleType, arguments: list[str]) -> tuple[list[str], list[Any]]:
+    """Returns the command's own flags, and what else its `main` gets; ConfigError if that is not there."""
+    name = command.__name__.rpartition(".")[2]
+    if other := getattr(command, "FLAGS_AFTER_DASHES", ""):
+        if "--" not in arguments:
+            raise ConfigError(
+                f"glow-tf {name} needs its own flags, then --, then the flags of glow-tf {other}. "
+                f"Received: no -- in {' '.join(arguments) or 'an empty command'!r}"
+            )
+        at = arguments.index("--")
+        return arguments[:at], [arguments[at + 1 :]]
+    if actions := getattr(command, "ACTIONS", ()):
+        if not arguments or arguments[0] not in actions:
+            raise ConfigError(
+                f"glow-tf {name} needs an action first: {' or '.join(actions)}. "
+                f"Received: {(arguments or [''])[0]!r}"
+            )
+        return arguments[1:], arguments[:1]
+    return arguments, []
 
 
 def _quieten() -> None:

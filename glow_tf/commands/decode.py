@@ -15,7 +15,7 @@ import zipfile
 import numpy as np
 from absl import flags
 
-from glow_tf.commands import model_flags
+from glow_tf.commands import model_flags, parsing
 from glow_tf.errors import ConfigError
 from glow_tf.memory import check_memory
 
@@ -23,12 +23,8 @@ from glow_tf.memory import check_memory
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     model_flags.define_model(values, output="decoded")
-    flags.DEFINE_string(
-        "latents",
-        "latents.npz",
-        "A .npz file from `glow-tf encode`, or a .npy file: float [N, D].",
-        flag_values=values,
-    )
+    about = "A .npz file from `glow-tf encode`, or a .npy file: float [N, D]."
+    parsing.define(values, latents=("latents.npz", about))
 
 
 def main(values: flags.FlagValues) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from glow_tf.commands import model_flags
+from glow_tf.commands import model_flags, parsing
 from glow_tf.config import folder_of
 from glow_tf.errors import ConfigError
 
@@ -25,12 +25,13 @@ def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     model_flags.define_model(values, output="edited.png")
     model_flags.define_images(values)
-    flags.DEFINE_string("away", "", "The class that images have, or folder:PATH.", flag_values=values)
-    flags.DEFINE_string(
-        "towards", "", "The class that they are moved to, or folder:PATH.", flag_values=values
+    parsing.define(
+        values,
+        away=("", "The class that images have, or folder:PATH."),
+        towards=("", "The class that they are moved to, or folder:PATH."),
+        strengths=(["0", "0.5", "1", "1.5", "2"], "Comma-separated."),
+        rows=(6, "How many images are moved."),
     )
-    flags.DEFINE_list("strengths", ["0", "0.5", "1", "1.5", "2"], "Comma-separated.", flag_values=values)
-    flags.DEFINE_integer("rows", 6, "How many images are moved.", flag_values=values)
     model_flags.define_white(values)
 
 
@@ -44,11 +45,10 @@ def main(values: flags.FlagValues) -> None:
 
     model = model_flags.model_of(values)
     found = {
-        name: model_flags.images_of_shape(values, model.image_shape, values[name].value).images
-        for name in folders
+        name: model_flags.images_of(values, model.image_shape, values[name].value).images for name in folders
     }
     if len(found) < 2:
-        used = model_flags.images_of(values, model)
+        used = model_flags.images_of(values, model.image_shape)
         found |= {name: used.of_class(values[name].value) for name in CLASSES if name not in found}
     away, towards = found["away"], found["towards"]
     along = direction(model, away, towards)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from glow_tf.commands import model_flags
+from glow_tf.commands import model_flags, parsing
 
 
 def define(values: flags.FlagValues) -> None:
@@ -28,7 +28,7 @@ def define(values: flags.FlagValues) -> None:
     model_flags.define_model(values, output="")
     model_flags.define_seed(values)
     model_flags.define_images(values)
-    flags.DEFINE_integer("draws", 1, "Noise draws of each image.", flag_values=values)
+    parsing.define(values, draws=(1, "Noise draws of each image."))
 
 
 def main(values: flags.FlagValues) -> None:
@@ -38,7 +38,7 @@ def main(values: flags.FlagValues) -> None:
     from glow_tf.use import evaluate
 
     glow = model_flags.model_of(values)
-    used = model_flags.images_of(values, glow)
+    used = model_flags.images_of(values, glow.image_shape)
     found = evaluate(glow, used.images, draws, values.seed)
     report = _report(found, used) | _report_on_labels(glow, used, values.seed)
     print("\n".join(_lines(report)))

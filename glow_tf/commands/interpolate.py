@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from glow_tf.commands import model_flags
+from glow_tf.commands import model_flags, parsing
 from glow_tf.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     model_flags.define_model(values, output="interpolated.png")
     model_flags.define_images(values, examples=8)
-    flags.DEFINE_integer("steps", 8, "Images in a row, both ends included.", flag_values=values)
+    parsing.define(values, steps=(8, "Images in a row, both ends included."))
     model_flags.define_white(values)
 
 
@@ -30,7 +30,7 @@ def main(values: flags.FlagValues) -> None:
     from glow_tf.use import decode, encode, interpolate
 
     model = model_flags.model_of(values)
-    images = model_flags.images_of(values, model).images
+    images = model_flags.images_of(values, model.image_shape).images
     if len(images) < 2:
         raise ConfigError(f"there must be two images or more. Received: {len(images)}")
     pairs = len(images) // 2

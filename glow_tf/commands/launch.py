@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from glow_tf.commands import run_flags
+from glow_tf.commands import parsing, run_flags
 from glow_tf.devices import children
 from glow_tf.devices.processes import JOBS, ProcessGroup, lost_message
 from glow_tf.errors import ConfigError
@@ -30,7 +30,7 @@ GRACE = 60.0  # seconds in which a run that has lost a process says so itself
 
 def define(values: flags.FlagValues) -> None:
     """Defines the launcher's own flags."""
-    flags.DEFINE_boolean("parts", False, "Start one process for each part of the model.", flag_values=values)
+    parsing.define(values, parts=(False, "Start one process for each part of the model."))
     flags.DEFINE_integer(
         "workers",
         0,
@@ -42,10 +42,6 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, arguments: Sequence[str]) -> int:
     """Starts the processes and waits; returns the exit status of the first.
-
-    Args:
-      values: the launcher's own flags.
-      arguments: flags of `glow-tf train`.
 
     Raises:
       ConfigError: a flag is wrong; nothing was started.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
+from glow_tf.commands import parsing
 from glow_tf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,66 +24,43 @@ LARGEST = 1e30  # number that a flag may give; beyond, 32 bits overflow
 
 
 def define_model(values: flags.FlagValues, output: str) -> None:
-    """Defines --model and --output, for a command that uses `model_of`.
-
-    Args:
-      values: where they are defined.
-      output: the default of --output.
-    """
+    """Defines --model and --output, for a command that uses `model_of`."""
     define_glow(values, output, ", or an exported SavedModel")
-    flags.DEFINE_bool(
-        "allow_unknown_ops",
-        False,
-        "Load a SavedModel that holds other operations than an export has. It is a program: know its source.",
-        flag_values=values,
+    about = (
+        "Load a SavedModel that holds other operations than an export has. It is a program: know its source."
     )
+    parsing.define(values, allow_unknown_ops=(False, about))
 
 
 def define_glow(values: flags.FlagValues, output: str, others: str = "") -> None:
     """Defines --model and --output, for a command that uses `glow_of`; see `define_model`."""
     kept = f"A preset by name or folder, the workdir of a run, a .keras file{others}."
-    flags.DEFINE_string("model", "", kept, flag_values=values)
-    flags.DEFINE_string("output", output, "Where the result is written.", flag_values=values)
+    parsing.define(values, model=("", kept), output=(output, "Where the result is written."))
 
 
 def define_seed(values: flags.FlagValues) -> None:
     """Defines --seed."""
-    flags.DEFINE_integer(
-        "seed",
-        0,
-        "From which everything random follows.",
-        flag_values=values,
-        lower_bound=0,
-        upper_bound=2**31 - 1,
-    )
+    bounds = {"lower_bound": 0, "upper_bound": 2**31 - 1}
+    flags.DEFINE_integer("seed", 0, "From which everything random follows.", flag_values=values, **bounds)
 
 
 def define_images(values: flags.FlagValues, examples: int = 0) -> None:
     """Defines which images are used; `examples` is the default of --examples."""
-    flags.DEFINE_string(
-        "dataset", "", "digits, a TFDS image data set by name, or folder:PATH.", flag_values=values
-    )
-    flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", flag_values=values)
-    flags.DEFINE_string(
-        "split",
-        "",
-        "train, test or all; empty: the test images, or all of a folder without test/.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "examples", examples, "How many images, the first ones; 0 means all.", flag_values=values
+    parsing.define(
+        values,
+        dataset=("", "digits, a TFDS image data set by name, or folder:PATH."),
+        data_dir=("", "TFDS's data_dir."),
+        split=("", "train, test or all; empty: the test images, or all of a folder without test/."),
+        examples=(examples, "How many images, the first ones; 0 means all."),
     )
 
 
 def define_white(values: flags.FlagValues) -> None:
     """Defines --white."""
-    flags.DEFINE_integer(
-        "white",
-        0,
+    about = (
         "The level that pictures show as white, for data that do not use all 256; 0: what the preset says, "
-        "otherwise 255.",
-        flag_values=values,
     )
+    parsing.define(values, white=(0, f"{about}otherwise 255."))
 
 
 def model_of(values: flags.FlagValues) -> TrainedModel:
@@ -108,14 +86,7 @@ def _opened(model: str, allow_unknown_ops: bool = False) -> Any:
         return open_model(model, allow_unknown_ops)
 
 
-def images_of(values: flags.FlagValues, model: TrainedModel) -> UsedImages:
-    """Reads the images that the flags name, in the model's shape, and prints how they were read."""
-    return images_of_shape(values, model.image_shape)
-
-
-def images_of_shape(
-    values: flags.FlagValues, image_shape: tuple[int, int, int], dataset: str = ""
-) -> UsedImages:
+def images_of(values: flags.FlagValues, image_shape: tuple[int, int, int], dataset: str = "") -> UsedImages:
     """Reads the images that the flags name, in a shape (H, W, C), and prints how they were read.
 
     `dataset` stands for --dataset if it is given.

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from types import ModuleType
+from collections.abc import Iterator
 
 # TensorFlow 2.17 and later write some lines before they read TF_CPP_MIN_LOG_LEVEL
 # (https://github.com/tensorflow/tensorflow/issues/100442): information, and libraries that register twice.
@@ -28,19 +26,15 @@ def hide_notices() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
-class _Finder(importlib.abc.MetaPathFinder):
+class _Finder:
     """Finds TensorFlow once, and lets it be imported within `without_notices`."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(self, fullname: str, *_: object) -> importlib.machinery.ModuleSpec | None:
         if fullname != "tensorflow":
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None:
-            load = spec.loader.exec_module
-            spec.loader.exec_module = lambda module: without_notices()(load)(module)
+        if (spec := importlib.util.find_spec(fullname)) is not None:
+            spec.loader.exec_module = without_notices()(spec.loader.exec_module)
         return spec
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import bisect
+import itertools
 import os
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -22,7 +23,21 @@ WRONG_VALUES = {
     r"\('Non-boolean argument": "true or false",
 }
 
+DEFINE = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    list: flags.DEFINE_list,
+}
+
 Argument = tuple[str, str]  # and where it stands: FILE, line N; empty on the command line
+
+
+def define(values: flags.FlagValues, **named: tuple[Any, str]) -> None:
+    """Defines flags: name → default, whose type the flag has (a list is comma-separated), and help."""
+    for name, (default, about) in named.items():
+        DEFINE[type(default)](name, default, about, flag_values=values)
 
 
 def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -31,10 +46,6 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     An argument wins over what flagfiles say, wherever it stands; among arguments, and among the lines of
     flagfiles, the later wins. Each flag gets two attributes, `on_command_line` and `in_flagfile`: whether it
     is among the arguments, and whether a flagfile sets it.
-
-    Args:
-      values: the flags that are defined.
-      arguments: `--name=value` each, or `--flagfile=FILE`.
 
     Raises:
       ConfigError: a flag is unknown or has a value that it cannot have, a flagfile cannot be read, or an
@@ -50,8 +61,7 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     except (flags.Error, ValueError) as error:
         raise ConfigError(_in_words(error) + _place_of(values, found)) from None
     if rest:
-        places = dict(found)
-        raise ConfigError(f"flags are written --name=value. Received: {rest}{places.get(rest[0], '')}")
+        raise ConfigError(f"flags are written --name=value. Received: {rest}{dict(found).get(rest[0], '')}")
     given = {(argument.lstrip("-").partition("=")[0], bool(place)) for argument, place in found}
     for name in values:
         flag = values[name]
@@ -74,77 +84,53 @@ def _in_words(error: Exception) -> str:
 
 def _place_of(values: flags.FlagValues, found: Sequence[Argument]) -> str:
     """Returns where the argument stands that cannot be parsed: those before it can."""
-
-    def fails(count: int) -> bool:
+    for count, (_, place) in enumerate(found, start=1):
         try:
             values(["glow-tf", *(argument for argument, _ in found[:count])])
         except (flags.Error, ValueError):
-            return True
-        return False
-
-    return found[bisect.bisect_left(range(1, len(found)), True, key=fails)][1]
+            return place
+    return ""
 
 
 def with_flagfiles(arguments: Sequence[str]) -> list[Argument]:
     """Returns arguments with every `--flagfile=FILE` replaced by the lines of the file.
 
-    As in absl, lines are stripped, and lines that start with `#` or `//` are comments.
-
-    Args:
-      arguments: flags; everything after `--` stays as it is.
+    As in absl, lines are stripped, and lines that start with `#` or `//` are comments. Everything after `--`
+    stays as it is.
 
     Raises:
       ConfigError: there is no such file, it is no text, it includes itself, or there are too many.
       OSError: it cannot be read.
     """
-    reader = _Reader()
-    return list(reader.replaced([(argument, "") for argument in arguments], ()))
+    return list(_replaced([(argument, "") for argument in arguments], (), itertools.count(1)))
 
 
-class _Reader:
-    """Reads flagfiles, and counts them."""
-
-    def __init__(self):
-        self._count = 0
-
-    def replaced(
-        self, arguments: Sequence[Argument], included_by: tuple[pathlib.Path, ...]
-    ) -> Iterator[Argument]:
-        """Yields arguments, and the lines of flagfiles in place of those that name them.
-
-        Args:
-          arguments: with their places.
-          included_by: the flagfiles that lead to these arguments, outermost first.
-        """
-        remaining = iter(arguments)
-        for argument, place in remaining:
-            name, equals, value = argument.partition("=")
-            if name in ("--flagfile", "-flagfile"):
-                value = value if equals else next(remaining, ("", ""))[0]
-                yield from self._lines(value, place, included_by)
-                continue
-            yield argument, place
-            if argument == "--":
-                yield from remaining
-
-    def _lines(self, value: str, place: str, included_by: tuple[pathlib.Path, ...]) -> Iterator[Argument]:
-        try:
-            path = configs.find("flagfile", value, included_by[-1] if included_by else None)
-        except ConfigError as error:
-            raise ConfigError(f"{error}{place}") from None
-        self._count += 1
-        if path.resolve() in included_by:
-            raise ConfigError(f"a flagfile must not include itself. Received: flagfile={value!r}{place}")
-        if self._count > MOST_FLAGFILES or len(included_by) > MOST_FLAGFILES // 20:
-            raise ConfigError(
-                f"there are too many flagfiles in flagfiles. Received: flagfile={value!r}{place}"
-            )
-        try:
-            lines = read_text(path).split("\n")
-        except ValueError as error:
-            raise ConfigError(
-                f"a flagfile must be text: {error}. Received: flagfile={value!r}{place}"
-            ) from None
-        numbered = [(line.strip(), f" ({path}, line {k})") for k, line in enumerate(lines, start=1)]
-        kept = [(line, at) for line, at in numbered if line and not line.startswith(("#", "//"))]
-        yield from self.replaced(kept, (*included_by, path.resolve()))
+def _replaced(
+    arguments: Sequence[Argument], included_by: tuple[pathlib.Path, ...], counter: Iterator[int]
+) -> Iterator[Argument]:
+    """Does `with_flagfiles`; `included_by` are the flagfiles that lead here, outermost first."""
+    remaining = iter(arguments)
+    for argument, place in remaining:
+        name, equals, value = argument.partition("=")
+        if name in ("--flagfile", "-flagfile"):
+            value = value if equals else next(remaining, ("", ""))[0]
+            try:
+                path = configs.find("flagfile", value, included_by[-1] if included_by else None)
+                if path.resolve() in included_by:
+                    raise ConfigError(f"a flagfile must not include itself. Received: flagfile={value!r}")
+                if next(counter) > MOST_FLAGFILES or len(included_by) > MOST_FLAGFILES // 20:
+                    text = f"there are too many flagfiles in flagfiles. Received: flagfile={value!r}"
+                    raise ConfigError(text)
+                lines = read_text(path).split("\n")
+            except ConfigError as error:
+                raise ConfigError(f"{error}{place}") from None
+            except ValueError as error:
+                text = f"a flagfile must be text: {error}. Received: flagfile={value!r}{place}"
+                raise ConfigError(text) from None
+            numbered = [(line.strip(), f" ({path}, line {k})") for k, line in enumerate(lines, start=1)]
+            kept = [(line, at) for line, at in numbered if line and not line.startswith(("#", "//"))]
+            yield from _replaced(kept, (*included_by, path.resolve()), counter)
+            continue
+        yield argument, place
+        if argument == "--":
+            yield from remaining

@@ -14,25 +14,23 @@ import pathlib
 
 from absl import flags
 
-from glow_tf.commands import model_flags
+from glow_tf.commands import model_flags, parsing
 from glow_tf.presets.files import WEIGHTS_DTYPES
 
 
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string("workdir", "", "The finished run.", flag_values=values)
-    flags.DEFINE_string("data_dir", "", "TFDS's data_dir; empty: the run's.", flag_values=values)
-    flags.DEFINE_string("output", "", "The folder to write.", flag_values=values)
-    flags.DEFINE_enum("weights_dtype", "float16", WEIGHTS_DTYPES, "How weights are kept.", flag_values=values)
-    flags.DEFINE_string("title", "", "Of the card; empty: the folder's name.", flag_values=values)
-    flags.DEFINE_string(
-        "command",
-        "",
-        "That made the run, for the card; empty: the one that its settings make.",
-        flag_values=values,
+    parsing.define(
+        values,
+        workdir=("", "The finished run."),
+        data_dir=("", "TFDS's data_dir; empty: the run's."),
+        output=("", "The folder to write."),
+        title=("", "Of the card; empty: the folder's name."),
+        command=("", "That made the run, for the card; empty: the one that its settings make."),
+        limits=("", "For the card: what the model is not good for."),
+        licence=("", "Of the data, for the card."),
     )
-    flags.DEFINE_string("limits", "", "For the card: what the model is not good for.", flag_values=values)
-    flags.DEFINE_string("licence", "", "Of the data, for the card.", flag_values=values)
+    flags.DEFINE_enum("weights_dtype", "float16", WEIGHTS_DTYPES, "How weights are kept.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from absl import flags
 
-from glow_tf.commands import model_flags
+from glow_tf.commands import model_flags, parsing
 
 
 def define(values: flags.FlagValues) -> None:
@@ -20,9 +20,7 @@ def define(values: flags.FlagValues) -> None:
     model_flags.define_glow(values, output="reconstructed.png")
     model_flags.define_seed(values)
     model_flags.define_images(values, examples=8)
-    flags.DEFINE_list(
-        "temperature", ["0"], "Of the latents that are replaced; 0: the mode.", flag_values=values
-    )
+    parsing.define(values, temperature=(["0"], "Of the latents that are replaced; 0: the mode."))
     model_flags.define_white(values)
 
 
@@ -33,7 +31,7 @@ def main(values: flags.FlagValues) -> None:
     from glow_tf.use import decode, encode, levels, without_finest
 
     glow = model_flags.glow_of(values)
-    images = model_flags.images_of(values, glow).images
+    images = model_flags.images_of(values, glow.image_shape).images
     eps = encode(glow, images)
     counts = range(len(levels(glow)) + 1)
     columns = [decode(glow, without_finest(glow, eps, count, temperature, values.seed)) for count in counts]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
-from glow_tf.commands import model_flags
+from glow_tf.commands import model_flags, parsing
 from glow_tf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,18 +33,16 @@ def define(values: flags.FlagValues) -> None:
     model_flags.define_glow(values, output="restored.png")
     model_flags.define_seed(values)
     model_flags.define_images(values, examples=8)
-    flags.DEFINE_list("sigma", ["25"], "Of the noise, in levels of 256.", flag_values=values)
-    flags.DEFINE_string(
-        "mask",
-        "",
+    mask = (
         "For inpaint: a picture of the model's size, white where pixels are unknown; empty: a square in the "
-        "middle.",
-        flag_values=values,
     )
-    flags.DEFINE_list("temperature", ["0"], "Of the finest latents, for upscale.", flag_values=values)
-    flags.DEFINE_integer("steps", 150, "Of the climb.", flag_values=values)
-    flags.DEFINE_boolean(
-        "simulate", False, "Damage good images first, and say what is gained.", flag_values=values
+    parsing.define(
+        values,
+        sigma=(["25"], "Of the noise, in levels of 256."),
+        mask=("", mask),
+        temperature=(["0"], "Of the finest latents, for upscale."),
+        steps=(150, "Of the climb."),
+        simulate=(False, "Damage good images first, and say what is gained."),
     )
     model_flags.define_white(values)
 
@@ -60,7 +58,7 @@ def main(values: flags.FlagValues, action: str) -> None:
     glow = model_flags.glow_of(values)
     unknown = _mask(values, glow) if action == "inpaint" else None
     shape = _halved(glow.image_shape) if action == "upscale" and not values.simulate else glow.image_shape
-    truth = model_flags.images_of_shape(values, shape).images
+    truth = model_flags.images_of(values, shape).images
     given = _damaged(values.seed, sigma, action, truth, unknown) if values.simulate else truth
     if action == "denoise":
         found = denoise(glow, given, sigma, steps)

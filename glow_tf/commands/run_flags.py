@@ -11,30 +11,18 @@ from absl import flags
 
 from glow_tf import config as configuration
 from glow_tf import presets
-from glow_tf.commands.parsing import parse
+from glow_tf.commands import parsing
 from glow_tf.errors import ConfigError
 from glow_tf.run import flags_file, suited
-
-_DEFINE = {
-    bool: flags.DEFINE_boolean,
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    str: flags.DEFINE_string,
-}
 
 
 def define(values: flags.FlagValues) -> None:
     """Defines the flags of a run in `values`."""
     for setting in configuration.all_settings():
         chosen = " Without a flagfile: what suits the data." if setting.name in suited.SETTINGS else ""
-        about = setting.metadata["help"] + chosen
-        _DEFINE[type(setting.default)](setting.name, setting.default, about, flag_values=values)
-    flags.DEFINE_string(
-        "from_preset",
-        "",
-        "Start from a preset, by name or folder: as --init_from does, which is this preset then.",
-        flag_values=values,
-    )
+        parsing.define(values, **{setting.name: (setting.default, setting.metadata["help"] + chosen)})
+    about = "Start from a preset, by name or folder: as --init_from does, which is this preset then."
+    parsing.define(values, from_preset=("", about))
 
 
 def run_config(values: flags.FlagValues) -> configuration.RunConfig:
@@ -102,5 +90,5 @@ def config_of(arguments: Sequence[str]) -> configuration.RunConfig:
     """
     values = flags.FlagValues()
     define(values)
-    parse(values, arguments)
+    parsing.parse(values, arguments)
     return run_config(values)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from absl import flags
 
-from glow_tf.commands import model_flags
+from glow_tf.commands import model_flags, parsing
 from glow_tf.errors import ConfigError
 
 ROWS = 2  # for each temperature
@@ -25,23 +25,12 @@ def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     model_flags.define_model(values, output="samples.png")
     model_flags.define_seed(values)
-    flags.DEFINE_integer(
-        "num",
-        16,
-        "Images for each temperature, an even number; with --labels, for each class.",
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "labels",
-        [],
-        "Classes to draw, by name or number, comma-separated; all: every class.",
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "temperatures", ["0.7", "0.8", "0.9", "1"], "Comma-separated, from 0.", flag_values=values
-    )
-    flags.DEFINE_list(
-        "seeds", [], "Rows for each of these seeds, comma-separated, in place of --seed.", flag_values=values
+    parsing.define(
+        values,
+        num=(16, "Images for each temperature, an even number; with --labels, for each class."),
+        labels=([], "Classes to draw, by name or number, comma-separated; all: every class."),
+        temperatures=(["0.7", "0.8", "0.9", "1"], "Comma-separated, from 0."),
+        seeds=([], "Rows for each of these seeds, comma-separated, in place of --seed."),
     )
     model_flags.define_white(values)
 

@@ -19,7 +19,7 @@ import pathlib
 
 from absl import flags
 
-from glow_tf.commands import model_flags
+from glow_tf.commands import model_flags, parsing
 from glow_tf.config import folder_of
 from glow_tf.errors import ConfigError
 
@@ -31,19 +31,18 @@ def define(values: flags.FlagValues) -> None:
     model_flags.define_model(values, output="scores")
     model_flags.define_seed(values)
     model_flags.define_images(values)
-    flags.DEFINE_string("calibration", "calibration.json", "What fit found.", flag_values=values)
-    flags.DEFINE_string(
-        "score",
-        "auto",
+    about = (
         "For fit: density (of likelihood, latents and size of a lossless file), nll, latent, typicality or "
         "complexity; auto: of density, typicality and complexity, the one that is best at telling spoiled "
-        "copies of the good images.",
-        flag_values=values,
+        "copies of the good images."
     )
-    flags.DEFINE_float(
-        "false_alarms", 0.01, "For check: the share of good images that may be flagged.", flag_values=values
+    parsing.define(
+        values,
+        calibration=("calibration.json", "What fit found."),
+        score=("auto", about),
+        false_alarms=(0.01, "For check: the share of good images that may be flagged."),
+        worst=(100, "For check: images on the page."),
     )
-    flags.DEFINE_integer("worst", 100, "For check: images on the page.", flag_values=values)
     model_flags.define_white(values)
 
 
@@ -67,7 +66,7 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
 
     model = model_flags.model_of(values)
     scorer = Scorer(model, values.score)
-    used = model_flags.images_of(values, model)
+    used = model_flags.images_of(values, model.image_shape)
     if trained_on(values):
         print(
             "WARNING: the model was trained on some of these images. It codes them better than new ones, so "
@@ -121,7 +120,7 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
             f"false_alarms must be {_rounded_up(scorer.smallest)} or more with as many good images as the "
             f"calibration has. Received: false_alarms={values.false_alarms:g}"
         )
-    used = model_flags.images_of(values, model)
+    used = model_flags.images_of(values, model.image_shape)
     found = features(model, used.images)
     p_values, reasons = scorer.p_value_of(found), scorer.reasons(found)
     flagged = p_values <= values.false_alarms

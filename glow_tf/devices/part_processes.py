@@ -85,9 +85,6 @@ def watched_parts(group: ProcessGroup | None) -> Iterator[None]:
     TensorFlow would wait for it for ever, in a call that no exception reaches. So the process ends at once,
     with the sentence that an error would have. Nothing is half-written: every write is whole or not at all.
     (A process that is gone refuses, and then TensorFlow raises an error by itself.)
-
-    Args:
-      group: nothing is watched unless its processes have a part each.
     """
     if group is None or group.job != "part":
         yield

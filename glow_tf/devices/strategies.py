@@ -81,12 +81,7 @@ def step_of_worker(strategy: tf.distribute.Strategy, step: Callable) -> Callable
 
 
 def distributed(strategy: tf.distribute.Strategy, batches: Callable[[DataSlice], tf.data.Dataset]) -> Any:
-    """Returns what `fit` or `evaluate` takes: whole batches, or this process's slice of each batch.
-
-    Args:
-      strategy: any.
-      batches: makes the dataset of a slice.
-    """
+    """Returns what `fit` or `evaluate` takes: whole batches, or this process's slice of each batch."""
     if not in_several_processes(strategy):
         return batches(WHOLE)
     return strategy.distribute_datasets_from_function(

@@ -26,9 +26,6 @@ def watched_workers(group: ProcessGroup | None) -> Iterator[None]:
 
     A worker is gone when its host refuses connections.
 
-    Args:
-      group: processes that have all started; nothing is watched unless they are workers.
-
     Raises:
       OSError: a worker is gone.
     """

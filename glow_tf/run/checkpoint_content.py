@@ -105,12 +105,7 @@ def _named(content: Any, name: str = "") -> Iterator[tuple[str, tf.Variable]]:
 
 
 class DamagedCheckpointError(OSError):
-    """A checkpoint that cannot be read.
-
-    Args:
-      path: of the checkpoint.
-      reason: what TensorFlow says.
-    """
+    """A checkpoint that cannot be read."""
 
     def __init__(self, path: str, reason: str):
         super().__init__(

@@ -63,9 +63,6 @@ def name(epochs: int, steps: int = 0) -> str:
 def progress(folder: pathlib.Path) -> tuple[int, int]:
     """Returns the number of finished epochs, and how many steps after them are kept.
 
-    Args:
-      folder: `<workdir>/checkpoints`.
-
     Raises:
       OSError: see `finished_epochs`.
     """
@@ -75,9 +72,6 @@ def progress(folder: pathlib.Path) -> tuple[int, int]:
 
 def finished_epochs(folder: pathlib.Path) -> int:
     """Returns the number of epochs that the newest checkpoint has finished; 0 without a checkpoint.
-
-    Args:
-      folder: `<workdir>/checkpoints`.
 
     Raises:
       OSError: there was a checkpoint, and its files are missing.

@@ -20,11 +20,6 @@ def obstacle(before: RunConfig, now: RunConfig, finished: int) -> str:
     have trained them with the same learning rates. Then the run ends as if it had had the new numbers of
     epochs from the start. (With `cache_prefix` the noise of the finished epochs may be another one.)
 
-    Args:
-      before: the configuration so far.
-      now: the new one, which differs in `SETTINGS` alone.
-      finished: number of finished epochs.
-
     Raises:
       ConfigError: one of the configurations has no schedule.
     """

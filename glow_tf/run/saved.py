@@ -91,11 +91,6 @@ def start_from(path: str, start: Glow, glow: Glow) -> str:
     All weights are set if both models are cut in the same places. Otherwise the weights of the flow steps
     and the top prior are set, and the local priors, which only training uses, start anew.
 
-    Args:
-      path: of `start`, for messages.
-      start: from `load_start`.
-      glow: the model to set.
-
     Raises:
       ConfigError: the two models are made for images of different shapes.
     """

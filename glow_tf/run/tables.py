@@ -87,13 +87,7 @@ def _span(layout: PartLayout) -> str:
 
 
 def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: Sequence[float]) -> str:
-    """Summarises a finished run by phase: measured against predicted cost, and the traffic.
-
-    Args:
-      history: rows of history.csv.
-      num_parts: n.
-      costs: predicted cost of every epoch.
-    """
+    """Summarises a finished run by phase: measured against predicted cost, and the traffic."""
     groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
     for row in history:
         groups.setdefault((row["phase"], row["active_parts"]), []).append(row)

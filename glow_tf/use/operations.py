@@ -49,9 +49,6 @@ REMEDY = "If you know where it comes from: --allow_unknown_ops"
 def check_operations(folder: pathlib.Path) -> None:
     """Checks that a SavedModel holds no other operations than `export` writes.
 
-    Args:
-      folder: of the SavedModel.
-
     Raises:
       ConfigError: there are others, or another format; the message names them.
       OSError: the file is damaged.
