@@ -61,10 +61,8 @@ def main(values: flags.FlagValues) -> None:
         drawn = np.concatenate([each.images for each in found])
         rows.append(drawn.reshape(-1, columns, *drawn.shape[1:]))
         blank = int(np.sum(np.ptp(drawn.reshape(len(drawn), -1), axis=1) == 0))
-        limited = sum(each.limited or 0 for each in found)
+        limited = sum(each.limited for each in found)
         for count, what in ((blank, "have a single level"), (limited, "needed clipped activations")):
             if count:
                 print(f"At temperature {temperature:g}, {count} of {len(drawn)} images {what}.")
-    if any(each.limited is None for each in found):
-        print("This export, of an earlier release, does not tell which images needed clipped activations.")
     write_rows(np.concatenate(rows))

@@ -46,13 +46,8 @@ def _without_numbers(
 
 
 def divergence_of(trainer: PartsTrainer) -> dict[str, Any]:
-    """Returns what a trainer knows of divergence, as checkpoints name it; those of release 0.4 lack it."""
+    """Returns what a trainer knows of divergence, as checkpoints name it."""
     return {"band": trainer.band.variables, "rate_factors": list(trainer.rate_factors)}
-
-
-def knows_divergence(path: str) -> bool:
-    """Returns whether a checkpoint holds what `divergence_of` returns."""
-    return tf.train.load_checkpoint(path).has_tensor(f"recoveries/{_VALUE}")
 
 
 def epochs_and_steps(path: str) -> tuple[int, list[int]]:
@@ -82,10 +77,16 @@ def read_into(content: dict[str, Any], path: str, partly: bool = False) -> None:
 
     Raises:
       ValueError: the checkpoint has other variables.
+      OSError: an earlier release wrote it.
     """
     reader = tf.train.load_checkpoint(path)
     variables = dict(_named(content))
     found = {name for name in reader.get_variable_to_shape_map() if name.endswith(_VALUE)}
+    if "band" in content and f"recoveries/{_VALUE}" not in found:
+        raise OSError(
+            f"the checkpoint {path} is of release 0.4 or an earlier one. Release 0.5 goes on with its run;"
+            " this release loads its model (glow_tf.load), and starts a new run from it (--init_from)."
+        )
     differing = variables.keys() - found if partly else variables.keys() ^ found
     if differing := sorted(differing - {f"save_counter/{_VALUE}"}):
         raise ValueError(f"it has other variables: {', '.join(differing[:3])}")

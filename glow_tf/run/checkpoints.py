@@ -16,7 +16,6 @@ from glow_tf.run import checkpoint_files
 from glow_tf.run.checkpoint_content import (
     DamagedCheckpointError,
     divergence_of,
-    knows_divergence,
     read_into,
     readable,
     state_of,
@@ -66,11 +65,9 @@ class Checkpoints:
         self.seconds = tf.Variable(0.0, dtype=tf.float64)
         self.rolled_back_to = tf.Variable(-1, dtype=tf.int64)
         self._trainer = trainer
-        content = {**state_of(trainer), "epochs": self.epochs, "best_bpd": self.best_bpd}
-        divergence = {**divergence_of(trainer), "recoveries": self.recoveries}
+        counted = {"epochs": self.epochs, "best_bpd": self.best_bpd, "recoveries": self.recoveries}
         within = {"steps": self.steps, "seconds": self.seconds, "gone_back_to": self.rolled_back_to}
-        self._of_earlier_release = content
-        self._at_ends = content | divergence
+        self._at_ends = state_of(trainer) | divergence_of(trainer) | counted
         self.variables = tf.nest.flatten(list(self._at_ends.values()))
         self._within_epochs = self._at_ends | within | trainer.within_epoch
         self._checkpoint = tf.train.Checkpoint(**self._at_ends)
@@ -174,17 +171,9 @@ class Checkpoints:
         folder = checkpoint_files.within(self._folder, epochs) if steps else self._folder
         path = str(folder / f"ckpt-{steps or epochs}")
         with readable(path):
-            known = knows_divergence(path)
-            ends = self._at_ends if known else self._of_earlier_release
-            read_into(self._within_epochs if steps else ends, path)
+            read_into(self._within_epochs if steps else self._at_ends, path)
         self._trainer.averages.swap()
         self.steps.assign(steps)
-        if known:
-            return
-        self._trainer.band.forget()
-        self.recoveries.assign(0)
-        for factor in self._trainer.rate_factors:
-            factor.assign(1.0)
 
     def save(self, epochs: int, validation_bpd: float | None = None) -> None:
         """Saves the state after `epochs` epochs, and once more if it is the best so far.

@@ -8,6 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 
 from glow_tf.cost import crossing_bytes, relative_cost
 from glow_tf.partition import PartLayout
+from glow_tf.run.history import TRAFFIC_COLUMNS
 from glow_tf.schedule import Phase
 
 
@@ -105,7 +106,7 @@ def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: S
                 f"{sum(seconds) / len(seconds) / unit:.3f}" if unit else "",
                 f"{sum(predicted) / len(predicted):.3f}",
                 f"{float(members[-1]['test_bpd']):.4f}",
-                *(_kib(members[-1].get(f"{name}_bytes")) for name in ("forward", "backward", "all_reduce")),
+                *(f"{float(members[-1][name]) / 1024:.1f}" for name in TRAFFIC_COLUMNS),
             ]
         )
     header = ["phase", "epochs", "seconds", "time / end to end", "predicted", "last test bpd"]
@@ -115,11 +116,6 @@ def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: S
         "parallelism would all-reduce in every step."
     )
     return f"{table(header, rows)}\n{note}"
-
-
-def _kib(size: str | None) -> str:
-    """Returns bytes in KiB; empty where an earlier release did not count them."""
-    return f"{float(size) / 1024:.1f}" if size else ""
 
 
 def bpd_text(bpd: float, error: float) -> str:

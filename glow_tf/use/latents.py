@@ -68,12 +68,11 @@ class Drawn(NamedTuple):
 
     Attributes:
       images: uint8 [num, H, W, C].
-      limited: of how many images activations were clipped, so that they stay finite; None if the model, an
-        export of an earlier release, does not say it.
+      limited: of how many images activations were clipped, so that they stay finite.
     """
 
     images: np.ndarray
-    limited: int | None
+    limited: int
 
 
 def draw(
@@ -105,9 +104,8 @@ def draw_checked(
         of = None if labels is None else labels[start : start + BATCH]
         found = model.sample_checked(min(BATCH, num - start), temperature, seed_of(seed, k), of)
         images.append(np.asarray(found["images"]))
-        known = "limited" in found
-        limited += int(np.sum(found["limited"])) if known else 0
-    return Drawn(np.concatenate(images), limited if known else None)
+        limited += int(np.sum(found["limited"]))
+    return Drawn(np.concatenate(images), limited)
 
 
 def interpolate(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:

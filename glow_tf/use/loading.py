@@ -10,7 +10,6 @@ from glow_tf.run import saved
 from glow_tf.run.checkpoint_content import (
     divergence_of,
     epochs_and_steps,
-    knows_divergence,
     read_into,
     readable,
     state_of,
@@ -81,8 +80,7 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
     steps_per_epoch = steps[part] // epochs_training(part, phases[:epochs])
     trainer = compiled_trainer(config, saved.untrained_glow(workdir), phases, steps_per_epoch)
     with readable(path):
-        divergence = divergence_of(trainer) if knows_divergence(path) else {}
-        read_into(state_of(trainer) | divergence, path, partly=True)
+        read_into(state_of(trainer) | divergence_of(trainer), path, partly=True)
     trainer.averages.swap()  # a checkpoint's model has the averages
     trainer.finished_epochs = epochs
     return trainer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -18,6 +18,8 @@ from glow_tf.durable_files import check_can_be_read_again
 from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.run.saved import load_glow
 from glow_tf.use.operations import check_operations
+
+ENDPOINTS = ("sample_checked", "encode", "decode", "log_prob", "bits_per_dim", "serving_default")
 
 
 class ExportedModel(TrainedModel):
@@ -49,11 +51,12 @@ class ExportedModel(TrainedModel):
             self.compute_dtype = eps.dtype.name
             given = dict(self._loaded.signatures["encode"].structured_input_signature[1])
             del given["images"]
-            _ = self._loaded.encode, self._loaded.decode
+            _ = [getattr(self._loaded, name) for name in ENDPOINTS]
         except (AttributeError, KeyError, TypeError):
             raise ConfigError(
-                "the SavedModel must have the endpoints of this release's glow_tf.export. "
-                f"Received: {str(folder)!r} with {sorted(self._loaded.signatures)}"
+                f"the SavedModel must have the endpoints {', '.join(ENDPOINTS)}; those of release 0.4 and "
+                f"before lack some, so export the model again. Received: {str(folder)!r} with "
+                f"{sorted(self._loaded.signatures)}"
             ) from None
         names = self._loaded.class_names().numpy() if hasattr(self._loaded, "class_names") else ()
         self.classes = tuple(name.decode() for name in names)
@@ -66,27 +69,6 @@ class ExportedModel(TrainedModel):
 
     def _endpoint(self, name: str) -> Callable[..., Any]:
         return getattr(self._loaded, name)
-
-    def sample_checked(
-        self,
-        num: tf.Tensor | int | None = None,
-        temperature: tf.Tensor | float = 1.0,
-        seed: tf.Tensor | int = 0,
-        labels: Sequence[int] | tf.Tensor | None = None,
-    ) -> dict[str, tf.Tensor]:
-        """See `Glow.sample_checked`; what release 0.4 or an earlier one wrote gives no `limited`."""
-        if not hasattr(self._loaded, "sample_checked"):
-            return {"images": self.sample(num, temperature, seed, labels)}
-        return super().sample_checked(num, temperature, seed, labels)
-
-    def score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """See `Glow.score`; ConfigError if release 0.4 or an earlier one wrote the SavedModel."""
-        if not hasattr(self._loaded, "serving_default"):
-            raise ConfigError(
-                "the SavedModel must have the endpoint serving_default, which release 0.4 did not write yet; "
-                f"export the model again. Received: endpoints {sorted(self._loaded.signatures)}"
-            )
-        return super().score(images)
 
 
 def open_model(model: str | os.PathLike, allow_unknown_ops: bool = False) -> TrainedModel:

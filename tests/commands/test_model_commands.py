@@ -51,12 +51,12 @@ def test_sample_counts_images_whose_activations_were_clipped(here, capsys):
     assert "At temperature 0.7" not in printed
 
 
-def test_an_export_of_an_earlier_release_does_not_tell(exported_once, here, capsys, monkeypatch):
+def test_an_export_of_release_0_4_is_refused(exported_once, here, capsys, monkeypatch):
     loaded = tf.saved_model.load(str(exported_once[1]))
     had = {name: getattr(loaded, name) for name in ("sample", "encode", "decode", "signatures")}
     monkeypatch.setattr(tf.saved_model, "load", lambda path: types.SimpleNamespace(**had))
-    assert run("sample", "--num=4", model=exported_once[1]) == 0
-    assert "does not tell which images needed clipped activations" in capsys.readouterr().out
+    assert run("sample", "--num=4", model=exported_once[1]) == 1
+    assert "export the model again. Received: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("top", ["128", 0, 300])
