@@ -10,10 +10,7 @@ QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")  # of this process, as a containe
 
 
 def usable_cores() -> int:
-    """Returns the cores that this process may use, at least 1; a container may have a share of the machine's.
-
-    Where the system does not tell, these are all.
-    """
+    """Returns the cores that this process may use, at least 1; a container may have a share of them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = map(int, QUOTA.read_text().split())

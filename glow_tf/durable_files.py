@@ -58,8 +58,7 @@ def make_folder(path: pathlib.Path) -> None:
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that a reader finds the old content or the new, never a part, after a power cut too.
 
-    Raises:
-      OSError: it cannot be written, for example because the disk is full; the old file is kept.
+    OSError if it cannot be written; the old file is kept.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -76,16 +75,7 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
 
 
 def check_place(folder: pathlib.Path, kind: str, own: Set[str]) -> None:
-    """Checks that a folder may be replaced; see `replaced_folder`.
-
-    Args:
-      folder: which may be absent.
-      kind: what is to be written there, in words.
-      own: the names in a folder of this kind.
-
-    Raises:
-      OSError: it is a file, or holds something else.
-    """
+    """Raises OSError if a folder holds other names than `own`, or is a file, and so may not be replaced."""
     if folder.exists() and not folder.is_dir():
         raise OSError(f"the {kind} {folder} could not be written: there is a file of this name.")
     if folder.exists() and (other := {entry.name for entry in folder.iterdir()} - own):
@@ -99,10 +89,7 @@ def check_place(folder: pathlib.Path, kind: str, own: Set[str]) -> None:
 def replaced_folder(folder: pathlib.Path, kind: str, own: Set[str]) -> Iterator[pathlib.Path]:
     """Gives an empty folder to write to, which takes the place of another when the context ends.
 
-    If an error ends it, the old folder is kept, and nothing else.
-
-    Raises:
-      OSError: the folder holds something else, or cannot be written.
+    If an error ends it, the old folder is kept, and nothing else. OSError as in `check_place`.
     """
     check_place(folder, kind, own)
     temporary = folder.with_name(f".{folder.name}.tmp")
@@ -116,10 +103,7 @@ def replaced_folder(folder: pathlib.Path, kind: str, own: Set[str]) -> Iterator[
 
 
 def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:
-    """Renames a folder to the name of another, which is kept until then and removed afterwards.
-
-    The folder outlasts a power cut from then on.
-    """
+    """Renames a folder to the name of another, which is kept until then; durable from then on."""
     flush_all(new)
     old = folder.with_name(f".{folder.name}.old")
     if folder.exists():

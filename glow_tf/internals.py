@@ -47,13 +47,10 @@ class BuiltBeforeFit(keras.Model):
 
 
 class SumsGradientsOnce:
-    """Mixin for a Keras optimizer that can be told that gradients are already summed over replicas.
+    """Mixin for a Keras optimizer whose `sums_gradients` says whether `apply` sums them over the replicas.
 
     Keras's TensorFlow optimizers call `_all_reduce_sum_gradients` in `apply`. If a release no longer did, the
     gradients of n replicas would be summed twice, silently.
-
-    Attributes:
-      sums_gradients: whether `apply` sums the gradients over the replicas, as Keras does.
     """
 
     sums_gradients = True
@@ -83,10 +80,7 @@ def scale_rates(optimizer: keras.optimizers.Optimizer, factors: Sequence[float])
 
     Every Keras optimizer updates a variable by `update_step(gradient, variable, learning_rate)`, and decays
     weights by `_apply_weight_decay(variables)` at its own rate. The methods are replaced in this one object,
-    so that any optimizer, a user's own too, can be given factors.
-
-    Raises:
-      ConfigError: the optimizer leaves updates to others, as MultiOptimizer does.
+    so that any optimizer can be given factors; ConfigError if it leaves updates to others, as MultiOptimizer.
     """
     plain, decay = type(optimizer).update_step, type(optimizer)._apply_weight_decay
     if all(factor == 1 for factor in factors):
@@ -184,9 +178,7 @@ def forgetting_custom_gradients(function: Callable) -> Callable:
 def wait_for_heartbeats(seconds: float) -> None:
     """Sets how long TensorFlow waits for `TF_CONFIG`'s workers, at the start and for each heartbeat.
 
-    Then it ends the run.
-
-    Heartbeats wait behind weights and gradients on the link, and TensorFlow waits 5 seconds for them.
+    Heartbeats wait behind weights and gradients on the link, and TensorFlow ends the run after 5 seconds.
     MultiWorkerMirroredStrategy configures the coordination service in this way unless it has been done, and
     has no argument for the time.
     """

@@ -14,14 +14,7 @@ def lazy_exports(
     """Makes `__getattr__`, `__dir__` and `__all__` of a package whose names are imported on first use.
 
     Importing TensorFlow takes seconds. A package that exports its names this way costs nothing until one of
-    them is asked for, and modules beside it that need no TensorFlow do not load it.
-
-    Args:
-      package: the package's `__name__`.
-      modules: public names by the submodule that defines them. No name may equal a submodule's.
-
-    Returns:
-      The package's `__getattr__`, `__dir__` and `__all__`.
+    them is asked for. `modules` has the public names by submodule; no name may equal a submodule's.
     """
     homes = {name: module for module, names in modules.items() for name in names}
 

@@ -11,13 +11,7 @@ AVAILABLE_FRACTION = 0.6  # of the free memory that one large object may take
 
 
 def check_memory(needed: int, what: str, remedy: str) -> None:
-    """Raises ConfigError unless an object leaves room in the free memory (where that is known).
-
-    Args:
-      needed: its size in bytes.
-      what: names it in the message.
-      remedy: what the user can do.
-    """
+    """Raises ConfigError, with a remedy, unless `needed` bytes leave room in the free memory, if known."""
     free = free_memory()
     if free is None:
         return

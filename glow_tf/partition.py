@@ -78,15 +78,10 @@ class PartLayout:
 
 
 def part_layouts(config: ModelConfig) -> tuple[PartLayout, ...]:
-    """Lays out the flow's elements and cuts them into parts.
+    """Lays out the flow's elements and cuts them into parts, one layout per part.
 
     A squeeze belongs to the part of the flow steps after it, a split to the part of the flow steps before it.
-
-    Returns:
-      One layout per part, in order.
-
-    Raises:
-      ConfigError: the image's height or width is not a multiple of 2^num_blocks.
+    ConfigError if the image's height or width is not a multiple of 2^num_blocks.
     """
     check_divisible(config.image_shape, config.num_blocks)
     if config.has_levels:
@@ -115,14 +110,11 @@ def flow_step_counts(config: ModelConfig) -> tuple[int, ...]:
 def balanced_counts(
     costs: Sequence[float], speeds: Sequence[float], heads: Sequence[float] = ()
 ) -> tuple[int, ...]:
-    """Cuts flow steps into parts so that the slowest part takes as little time as possible.
+    """Cuts flow steps of these costs into parts so that the slowest part takes as little time as possible.
 
-    Among cuts that are equally good, for the parts up to each cut, it takes those that differ least.
-
-    Args:
-      costs: of every flow step.
-      speeds: relative speed of each part's device.
-      heads: cost of the flow head of a part that ends after i flow steps, for i from 0; empty without heads.
+    Among cuts that are equally good, for the parts up to each cut, it takes those that differ least. The
+    devices of the parts have relative speeds; `heads` is the cost of the flow head of a part that ends after
+    i flow steps.
     """
     heads = heads or [0.0] * (len(costs) + 1)
     before = [0.0, *itertools.accumulate(costs)]

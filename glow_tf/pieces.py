@@ -46,12 +46,9 @@ def active_streams() -> int:
 def in_streams(function: Callable[..., Any], *batches: Any) -> Any:
     """Returns function(*batches), computed in one stream per piece of the batches.
 
-    Eagerly, and within another stream, there is one piece: the whole.
-
-    Args:
-      function: takes and returns nested structures of tensors whose first axis is the batch; the result of an
-        example must depend on that example alone.
-      *batches: the function's arguments.
+    Eagerly, and within another stream, there is one piece: the whole. The function takes and returns nested
+    structures of tensors whose first axis is the batch; its result for an example depends on that example
+    alone.
     """
     pieces = pieces_of(*batches)
     if len(pieces) == 1:
@@ -62,16 +59,10 @@ def in_streams(function: Callable[..., Any], *batches: Any) -> Any:
 
 
 def pieces_of(*batches: Any, fill_with_zeros: bool = False) -> list[tuple]:
-    """Cuts nested structures of tensors along the batch, into one piece per stream; all of equal size.
+    """Cuts nested structures of tensors [B, …] or None along the batch, into equal pieces, one per stream.
 
-    A batch that does not divide is filled up with its last example.
-
-    Args:
-      *batches: nested structures of tensors [B, …]; the first leaf is a tensor, others may be None.
-      fill_with_zeros: fill up with zeros instead.
-
-    Returns:
-      For each stream, the tuple of its pieces of all batches.
+    A batch that does not divide is filled up with its last example, or with zeros. Returns, for each stream,
+    the tuple of its pieces of all batches.
     """
     count = active_streams()
     if count == 1 or not tf.inside_function():

@@ -194,8 +194,7 @@ def phases_of_training(train: TrainConfig, num_parts: int) -> tuple[Phase, ...]:
 def first_finetune_epoch(train: TrainConfig, schedule_phases: Sequence[Phase], num_parts: int) -> int:
     """Returns the epoch (from 0) that begins with `finetune_learning_rate`.
 
-    Raises:
-      ConfigError: the phases are others than the settings say, and do not end end to end after parts.
+    ConfigError if the phases are others than the settings say, and do not end end to end after parts.
     """
     if tuple(schedule_phases) == phases_of_training(train, num_parts):
         return train.part_epochs
@@ -209,11 +208,7 @@ def first_finetune_epoch(train: TrainConfig, schedule_phases: Sequence[Phase], n
 
 
 def phases_of(config: RunConfig) -> tuple[Phase, ...]:
-    """Returns the phase of every epoch of a run.
-
-    Raises:
-      ConfigError: `cache_prefix` is set and no epoch could use the cache.
-    """
+    """Returns the phase of every epoch of a run; ConfigError if no epoch could use its `cache_prefix`."""
     train = config.train
     found = phases_of_training(train, config.model.num_parts)
     if train.cache_prefix and not cached_parts(found):
@@ -232,10 +227,7 @@ def epochs_training(part: int, schedule_phases: Sequence[Phase]) -> int:
 
 
 def turn_starts(schedule_phases: Sequence[Phase]) -> list[int]:
-    """Returns, for every epoch (from 0), the first epoch of its turn.
-
-    A turn is a stretch of consecutive epochs in one phase.
-    """
+    """Returns, for every epoch (from 0), the first epoch of its turn: a stretch of epochs in one phase."""
     starts: list[int] = []
     for epoch, phase in enumerate(schedule_phases):
         same = epoch > 0 and phase == schedule_phases[epoch - 1]
@@ -244,10 +236,9 @@ def turn_starts(schedule_phases: Sequence[Phase]) -> list[int]:
 
 
 def cached_parts(schedule_phases: Sequence[Phase]) -> list[int]:
-    """Returns the indices (from 0) of the parts that a prefix cache can serve.
+    """Returns the indices (from 0) of the parts that a prefix cache can serve, in all of their turns.
 
-    These are all but the first that have a turn of several epochs. The cache then serves all turns of the
-    part, a shorter last one, too.
+    These are all but the first that have a turn of several epochs.
     """
     found = set()
     for epoch, start in enumerate(turn_starts(schedule_phases)):

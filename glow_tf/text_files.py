@@ -11,12 +11,7 @@ MOST_BYTES = 2**28  # no file of ours is larger
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """Returns the text of a file.
-
-    Raises:
-      OSError: it cannot be read.
-      ValueError: it is too large, or is not UTF-8; the message names the line.
-    """
+    """Returns the text of a file; ValueError if it is too large, or is not UTF-8 in some line."""
     with open(path, "rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
@@ -30,12 +25,7 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Returns what a JSON file holds.
-
-    Raises:
-      OSError: it cannot be read.
-      ValueError: it is not JSON; the message names the line.
-    """
+    """Returns what a JSON file holds; ValueError, with the line, if it is not JSON."""
     return parse_json(read_text(path))
 
 
@@ -48,12 +38,7 @@ def parse_json(text: str) -> Any:
 
 
 def stored_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """Returns a member of a zip file that is not compressed.
-
-    Raises:
-      ValueError: it is compressed, whatever size it claims, or has more than `most` bytes.
-      KeyError: there is none.
-    """
+    """Returns a member of a zip file; ValueError if it is compressed, or has more than `most` bytes."""
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED or max(info.file_size, info.compress_size) > most:
         raise ValueError(f"{name} is compressed, or has more than {most} bytes")

@@ -34,7 +34,7 @@ def check_weights(
     what: str,
     compressed: bool = True,
 ) -> None:
-    """Checks that a file holds numbers and nothing else, as many as a model has weights.
+    """Raises ConfigError unless a file holds numbers and nothing else, as many as a model has weights.
 
     Args:
       source: an HDF5 file, or its bytes as a file that can be read.
@@ -42,9 +42,6 @@ def check_weights(
       model: the model whose weights it should hold.
       what: names the file in messages.
       compressed: whether it may be.
-
-    Raises:
-      ConfigError: it is damaged, holds something else, more than its size makes likely, or fewer numbers.
     """
     import h5py
 

@@ -33,10 +33,7 @@ INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command that the first argument names, or lists all commands; returns the exit status.
-
-    None takes the arguments of this process.
-    """
+    """Runs the command that the first argument names, or lists all commands; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else "--help"
     if name in HELP:

@@ -20,20 +20,11 @@ def folder() -> pathlib.Path:
 def find(
     flag: str, value: str, included_by: pathlib.Path | None = None, named: pathlib.Path | None = None
 ) -> pathlib.Path:
-    """Returns the file that a flag names.
+    """Returns the file that a flag names; ConfigError if there is none.
 
     The value is a path relative to the current folder, or the name of a config that comes with the package,
     such as `quickstart`. A path that starts with `configs/` is found in the package, too. A file of the
-    package looks in the package first.
-
-    Args:
-      flag: its name, for the error.
-      value: of the flag.
-      included_by: the file that the value stands in; None if it stands on the command line.
-      named: the folder of the files that have names; None takes that of the configs.
-
-    Raises:
-      ConfigError: there is no such file.
+    package that includes another looks in the package first. `named` is the folder of the files with names.
     """
     root = named or folder()
     inside = value.removeprefix("configs/")

@@ -61,12 +61,7 @@ def main(values: flags.FlagValues) -> None:
 
 
 def _folders(values: flags.FlagValues) -> list[str]:
-    """Returns the flags that name a folder as a class.
-
-    Raises:
-      ConfigError: a class is not given, a folder does not exist, both are the same, or --dataset is given
-        beside two folders.
-    """
+    """Returns the flags that name a folder as a class; ConfigError unless both are different classes."""
     folders = {}
     for name in CLASSES:
         value = values[name].value

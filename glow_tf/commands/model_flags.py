@@ -87,10 +87,7 @@ def _opened(model: str, allow_unknown_ops: bool = False) -> Any:
 
 
 def images_of(values: flags.FlagValues, image_shape: tuple[int, int, int], dataset: str = "") -> UsedImages:
-    """Reads the images that the flags name, in a shape (H, W, C), and prints how they were read.
-
-    `dataset` stands for --dataset if it is given.
-    """
+    """Reads the images of --dataset, or of `dataset`, in a shape (H, W, C), and prints how they were read."""
     from glow_tf.use import read_images
 
     if values.examples < 0:

@@ -41,16 +41,12 @@ def define(values: flags.FlagValues, **named: tuple[Any, str]) -> None:
 
 
 def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-    """Sets flags from arguments. A value that starts with ~/ is below the home folder.
+    """Sets flags from arguments; ConfigError if one is none of the flags, or has a value that it cannot have.
 
     An argument wins over what flagfiles say, wherever it stands; among arguments, and among the lines of
     flagfiles, the later wins. Each flag gets two attributes, `on_command_line` and `in_flagfile`: whether it
-    is among the arguments, and whether a flagfile sets it.
-
-    Raises:
-      ConfigError: a flag is unknown or has a value that it cannot have, a flagfile cannot be read, or an
-        argument is not a flag.
-      OSError: a flagfile cannot be read.
+    is among the arguments, and whether a flagfile sets it. A value that starts with ~/ is below the home
+    folder.
     """
     found = sorted(with_flagfiles(arguments), key=lambda one: not one[1])  # those without a place come last
     for argument, place in found:
@@ -93,14 +89,10 @@ def _place_of(values: flags.FlagValues, found: Sequence[Argument]) -> str:
 
 
 def with_flagfiles(arguments: Sequence[str]) -> list[Argument]:
-    """Returns arguments with every `--flagfile=FILE` replaced by the lines of the file.
+    """Returns arguments with every `--flagfile=FILE` replaced by the lines of the file, or ConfigError.
 
     As in absl, lines are stripped, and lines that start with `#` or `//` are comments. Everything after `--`
     stays as it is.
-
-    Raises:
-      ConfigError: there is no such file, it is no text, it includes itself, or there are too many.
-      OSError: it cannot be read.
     """
     return list(_replaced([(argument, "") for argument in arguments], (), itertools.count(1)))
 

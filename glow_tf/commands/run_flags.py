@@ -26,13 +26,10 @@ def define(values: flags.FlagValues) -> None:
 
 
 def run_config(values: flags.FlagValues) -> configuration.RunConfig:
-    """Returns the run that the flags describe.
+    """Returns the run that the flags describe; ConfigError if it cannot be run.
 
     Without a flagfile, what suits the data is left open, unless a run in the workdir has chosen it. A model
     to start from says its own settings; those that are typed win.
-
-    Raises:
-      ConfigError: it cannot be run.
     """
     settings = {setting.name: values[setting.name].value for setting in configuration.all_settings()}
     # The command that began a run in an earlier release goes on with it, although it lacks newer flags.
@@ -83,11 +80,7 @@ def _model_of(start: pathlib.Path) -> configuration.ModelConfig:
 
 
 def config_of(arguments: Sequence[str]) -> configuration.RunConfig:
-    """Returns the run that `glow-tf train` would make of its arguments.
-
-    Raises:
-      ConfigError: these are not flags of `glow-tf train`, or what they say cannot be run.
-    """
+    """Returns the run that `glow-tf train` would make of its arguments; ConfigError if it refuses them."""
     values = flags.FlagValues()
     define(values)
     parsing.parse(values, arguments)

@@ -15,13 +15,10 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def check_addresses(group: ProcessGroup) -> None:
-    """Checks that the processes of a run have loopback or private addresses.
+    """Raises ConfigError unless the processes of a run have loopback or private addresses.
 
     Whoever reaches a process of TensorFlow can make it compute, read and write what they like. Names are
     resolved, if need be for as long as processes wait for one another: some exist only once a process runs.
-
-    Raises:
-      ConfigError: an address is neither, or a name has none.
     """
     end = time.monotonic() + liveness.PATIENCE
     waiting = list(dict.fromkeys(group.addresses))

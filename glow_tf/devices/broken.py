@@ -23,14 +23,7 @@ CONNECTION_ERRORS = (
 
 @contextlib.contextmanager
 def naming_the_taken_address(group: ProcessGroup | None) -> Iterator[None]:
-    """Says in an error that this process cannot listen at its address; TensorFlow names none.
-
-    Args:
-      group: the processes of the run; None leaves every error as it is.
-
-    Raises:
-      ConfigError: TensorFlow's server did not start.
-    """
+    """Says in a ConfigError that this process cannot listen at its address; TensorFlow names none."""
     try:
         yield
     except tf.errors.UnknownError as error:
@@ -44,15 +37,9 @@ def naming_the_taken_address(group: ProcessGroup | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming_who_is_lost(group: ProcessGroup | None) -> Iterator[None]:
-    """Says in an error which process is lost, or that one failed or a connection broke.
+    """Says in an OSError which process is lost, or that one failed or a connection broke.
 
     All processes were there when the context began, so one that does not answer any more is lost.
-
-    Args:
-      group: the processes of the run; None leaves every error as it is.
-
-    Raises:
-      OSError: a process is lost, or a connection broke.
     """
     try:
         yield

@@ -40,14 +40,9 @@ def die_with_parent() -> None:
 
 
 def wait_for_first(processes: Sequence[subprocess.Popen], grace: float) -> int | None:
-    """Waits until the first process ends; returns its exit status.
+    """Waits until the first process ends, or another one has, and then `grace` seconds.
 
-    Args:
-      processes: that work together.
-      grace: seconds that the first process has left after another one has ended.
-
-    Returns:
-      The exit status; None if the first process still runs after the grace.
+    Returns the first one's exit status; None if it still runs.
     """
     deadline = float("inf")
     while (status := processes[0].poll()) is None and time.monotonic() < deadline:
@@ -72,13 +67,9 @@ def ask_to_end(process: subprocess.Popen, seconds: float | None = None) -> None:
 def gpus_of_each(count: int, environment: Mapping[str, str]) -> list[dict[str, str]]:
     """Divides this machine's GPUs between `count` processes: TensorFlow takes all memory of those it sees.
 
-    Args:
-      count: number of processes.
-      environment: in which they are started; its `CUDA_VISIBLE_DEVICES`, if set, says which GPUs there are.
-
-    Returns:
-      What to add to the environment of each process; nothing where there is no GPU. Where there are fewer
-      than processes, some share one, and take of its memory only what they need.
+    Returns what to add to the environment of each process; nothing where there is no GPU. Where there are
+    fewer than processes, some share one, and take of its memory only what they need. `CUDA_VISIBLE_DEVICES`
+    of the environment, if set, says which GPUs there are.
     """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     names = _nvidia_gpus() if visible is None else [name.strip() for name in visible.split(",")]

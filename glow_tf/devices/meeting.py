@@ -27,15 +27,8 @@ def meet(
     """Waits until all workers are there and agree; returns the first worker's summary, if it has one.
 
     Every other worker sends its settings to worker 0 over a plain socket at worker 0's address. The address
-    is free again, for TensorFlow, when this returns.
-
-    Args:
-      group: the workers.
-      settings: what must be the same in all of them.
-      summary: worker 0's, if the run is finished.
-
-    Raises:
-      ConfigError: a worker did not come in time, or has other settings. All workers are told.
+    is free again, for TensorFlow, when this returns. If a worker does not come in time, or has other
+    settings, all raise ConfigError.
     """
     own = {name: str(value) for name, value in settings.items()}
     if is_chief(group):

@@ -22,8 +22,7 @@ from glow_tf.errors import ConfigError
 def connect(group: ProcessGroup) -> list[str]:
     """Connects process 0 to the others; returns the first device of each: a GPU, where it has one.
 
-    Raises:
-      ConfigError: a process did not start in time, or this one cannot listen at its address.
+    ConfigError if a process did not start in time, or this one cannot listen at its address.
     """
     if missing := liveness.wait_for(group, range(1, len(group.addresses))):
         raise ConfigError(liveness.missing_message(group, missing))
@@ -46,15 +45,9 @@ def connect(group: ProcessGroup) -> list[str]:
 
 
 def serve(group: ProcessGroup, threads: int) -> None:
-    """Lends this process's devices to process 0 until that has ended.
+    """Lends this process's devices, and so many threads, to process 0 until that has ended.
 
-    Args:
-      group: with an index above 0.
-      threads: number of this machine's cores that the process may use.
-
-    Raises:
-      ConfigError: process 0 did not start in time, or this one cannot listen at its address.
-      OSError: process 0 has not answered for `liveness.PATIENCE` seconds.
+    ConfigError as in `connect`; OSError if process 0 has not answered for `liveness.PATIENCE` seconds.
     """
     spec = tf.train.ClusterSpec({group.job: group.addresses})
     options = tf.compat.v1.ConfigProto(

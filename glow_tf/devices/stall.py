@@ -24,11 +24,8 @@ class Stall:
     """Watches over a context, and prints for whom this process waits when nothing has happened for long.
 
     Long means `PATIENCE` seconds, or three times the longest wait so far (for a first step, which is traced,
-    or for an evaluation) if that is more. The message comes again each time this long has passed.
-
-    Args:
-      group: the processes of the run.
-      message: with two places: for the seconds, and for what is known of the other processes.
+    or for an evaluation) if that is more. The message comes again each time this long has passed; it has two
+    places, for the seconds, and for what is known of the other processes.
     """
 
     def __init__(self, group: ProcessGroup, message: str):
@@ -60,14 +57,7 @@ class Stall:
 
 
 def watch(group: ProcessGroup, message: str, patience: float, events: int) -> None:
-    """Prints when nothing has been read for long, until there is nothing left to read.
-
-    Args:
-      group: the processes of the run.
-      message: see `Stall`.
-      patience: seconds.
-      events: a file descriptor; whoever closes it has ended, or needs no watch any more.
-    """
+    """Prints when nothing was read from `events`, a file descriptor, for long; ends when it is closed."""
     last, longest, said = time.monotonic(), 0.0, 0.0
     while True:
         due = max(last, said) + max(patience, 3 * longest)

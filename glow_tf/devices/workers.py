@@ -22,12 +22,9 @@ def in_several_processes(strategy: tf.distribute.Strategy) -> bool:
 
 @contextlib.contextmanager
 def watched_workers(group: ProcessGroup | None) -> Iterator[None]:
-    """Within the context, an operation that waits for a worker that is gone fails within seconds.
+    """Within the context, an operation that waits for a worker that is gone fails within seconds: OSError.
 
     A worker is gone when its host refuses connections.
-
-    Raises:
-      OSError: a worker is gone.
     """
     if group is None or group.job != "worker":
         yield

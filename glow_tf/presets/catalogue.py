@@ -19,13 +19,9 @@ def names() -> list[str]:
 
 
 def find(preset: str | os.PathLike) -> pathlib.Path:
-    """Returns the folder of a preset.
+    """Returns the folder of a preset: a folder, or one that the package has by name; ConfigError if none.
 
-    Args:
-      preset: the name of a preset that comes with the package, or a folder. A folder of that name wins.
-
-    Raises:
-      ConfigError: there is none.
+    A folder of that name wins.
     """
     folder = pathlib.Path(preset)
     if is_preset(folder):

@@ -37,12 +37,7 @@ def is_preset(path: pathlib.Path) -> bool:
 
 
 def checked_weights(folder: pathlib.Path, model: ModelConfig) -> pathlib.Path:
-    """Returns the file of a preset's weights.
-
-    Raises:
-      ConfigError: it is not the one whose checksum config.json has, or `check_weights` refuses it.
-      OSError: it cannot be read.
-    """
+    """Returns the file of a preset's weights; ConfigError if its checksum or `check_weights` refuses it."""
     path = folder / WEIGHTS
     content = path.read_bytes()
     expected = _read(folder).get(CHECKSUM)  # releases before 0.5 wrote none
@@ -56,21 +51,12 @@ def checked_weights(folder: pathlib.Path, model: ModelConfig) -> pathlib.Path:
 
 
 def read_model(folder: pathlib.Path) -> ModelConfig:
-    """Returns the settings of a preset's model.
-
-    Raises:
-      ConfigError: config.json is damaged, or another release wrote settings that this one does not have.
-    """
+    """Returns the settings of a preset's model; ConfigError if config.json is damaged or too new."""
     return model_of_settings(folder / CONFIG, _read(folder)["model"])
 
 
 def read_model_file(path: pathlib.Path) -> ModelConfig:
-    """Returns the settings of a model that are alone in a JSON file.
-
-    Raises:
-      ConfigError: the file is damaged, or another release wrote settings that this one does not have.
-      OSError: it cannot be read.
-    """
+    """Returns the settings of a model that are alone in a JSON file; ConfigError as in `read_model`."""
     return model_of_settings(path, _json_of(path))
 
 
@@ -94,9 +80,7 @@ def model_of_settings(path: pathlib.Path, settings: Any) -> ModelConfig:
 def read_keras_file(path: pathlib.Path) -> tuple[dict[str, Any], bool]:
     """Returns what `Glow.get_config` said when a `.keras` file was written, and whether it is a trainer's.
 
-    Raises:
-      ConfigError: it is no such file.
-      OSError: it cannot be read.
+    ConfigError if it is no such file; OSError if it cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -168,13 +152,8 @@ def write(
       model: the settings of the model.
       save_weights: writes the model's weights to the file that it is given.
       about: for the card and for programs: `title`, `data`, `command`, `seed`, `test_bpd`, `test_bpd_se`,
-        `test_examples`, `epochs`, `top` (the largest level of the data), `limits`, `licence`; each may be
-        absent.
+        `test_examples`, `epochs`, `top` (the data's largest level), `limits`, `licence`; any may be absent.
       weights_dtype: `float32`, or `float16`, which takes half the space and rounds every weight to 11 bits.
-
-    Raises:
-      ConfigError: weights_dtype is another one.
-      OSError: the folder holds something else, or cannot be written.
     """
     if weights_dtype not in WEIGHTS_DTYPES:
         raise ConfigError(f"weights_dtype must be one of {WEIGHTS_DTYPES}. Received: {weights_dtype=}")

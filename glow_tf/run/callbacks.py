@@ -155,14 +155,11 @@ class WholeEpochs(keras.callbacks.Callback):
 
 
 class SaveCheckpoints(RunCallback):
-    """Saves the state after every epoch, once everything else of the epoch is on disk.
-
-    The last step may leave weights that are not finite, and the next epochs may train other parts. So the
-    state is looked at before it is saved.
+    """Saves the state after every epoch, if it is finite, once everything else of the epoch is on disk.
 
     Within an epoch it saves when `checkpoint_minutes` have passed since the last save, and when the run is
     interrupted: the step is made, its state is saved, and the run ends. While training may be about to
-    diverge it saves nothing. In a run of several processes interrupts do not wait: it ends without saving.
+    diverge it saves nothing. In a run of several processes interrupts do not wait.
     """
 
     def __init__(self, run: Run, result: EpochResult, interrupts: Interrupts):
@@ -196,12 +193,7 @@ class SaveCheckpoints(RunCallback):
             self.interrupts.release()
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
-        """Saves.
-
-        Raises:
-          NonFiniteError: a weight or a number of an optimizer is not finite.
-          DivergedError: a phase of a run that may go back would end with steps outside of their bands.
-        """
+        """Saves; raises DivergedError if a phase would end amid a divergence, or with numbers not finite."""
         phase, streak, checkpoints = self.model.phase, self._streak(), self.run.checkpoints
         if not checkpoints.all_finite():
             what = (
@@ -227,10 +219,7 @@ class SaveCheckpoints(RunCallback):
 
 
 def peak_memory_mb() -> float:
-    """Returns the peak memory so far in MB: of the first GPU's allocator, else of the process.
-
-    NaN where the system does not tell (Windows).
-    """
+    """Returns the peak memory so far in MB, of the first GPU or the process; NaN where it is unknown."""
     if tf.config.list_physical_devices("GPU"):  # the logical ones may be of other processes
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
     try:

@@ -66,18 +66,10 @@ def by_path(variables: list[keras.Variable]) -> dict[str, tf.Variable]:
 
 
 def read_into(content: dict[str, Any], path: str, partly: bool = False) -> None:
-    """Reads a checkpoint into the variables of its content, one after another.
+    """Reads a checkpoint, which may hold more if it is read partly, into variables, one after another.
 
     `tf.train.Checkpoint.restore` would hold all of its values in memory at once, beside the variables.
-
-    Args:
-      content: what is wanted, as checkpoints name it.
-      path: of the checkpoint.
-      partly: whether it may hold more.
-
-    Raises:
-      ValueError: the checkpoint has other variables.
-      OSError: an earlier release wrote it.
+    ValueError if it has other variables; OSError if release 0.4 or an earlier one wrote it.
     """
     reader = tf.train.load_checkpoint(path)
     variables = dict(_named(content))
@@ -119,11 +111,7 @@ class DamagedCheckpointError(OSError):
 
 @contextlib.contextmanager
 def readable(path: str) -> Iterator[None]:
-    """Within the context, an error of TensorFlow says that the checkpoint `path` cannot be read.
-
-    Raises:
-      DamagedCheckpointError: it cannot.
-    """
+    """Within the context, an error of TensorFlow becomes a DamagedCheckpointError of `path`."""
     try:
         yield
     except (tf.errors.OpError, IndexError, AssertionError, ValueError) as error:

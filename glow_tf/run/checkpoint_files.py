@@ -12,10 +12,9 @@ POINTER = "checkpoint"  # the file in which TensorFlow's own tools look for the 
 
 
 def complete(folder: pathlib.Path) -> list[int]:
-    """Returns the epochs whose checkpoints lie in the folder, in order; whatever `POINTER` says.
+    """Returns the epochs whose checkpoints lie in the folder, in order, whatever `POINTER` says.
 
-    TensorFlow writes the index of a checkpoint last, so one that has an index was written to its end. (Its
-    files may have been damaged since: reading them tells.)
+    TensorFlow writes the index of a checkpoint last, so one that has an index was written to its end.
     """
     found = (re.fullmatch(r"ckpt-(\d+)\.index", path.name) for path in folder.glob("ckpt-*.index"))
     return sorted(int(m[1]) for m in found if m and any(folder.glob(f"ckpt-{m[1]}.data-*")))
@@ -61,21 +60,13 @@ def name(epochs: int, steps: int = 0) -> str:
 
 
 def progress(folder: pathlib.Path) -> tuple[int, int]:
-    """Returns the number of finished epochs, and how many steps after them are kept.
-
-    Raises:
-      OSError: see `finished_epochs`.
-    """
+    """Returns `finished_epochs`, and how many steps after them are kept."""
     epochs = finished_epochs(folder)
     return epochs, max(complete(within(folder, epochs)), default=0)
 
 
 def finished_epochs(folder: pathlib.Path) -> int:
-    """Returns the number of epochs that the newest checkpoint has finished; 0 without a checkpoint.
-
-    Raises:
-      OSError: there was a checkpoint, and its files are missing.
-    """
+    """Returns the epochs that the newest checkpoint has finished, or 0; OSError if its files are missing."""
     if epochs := complete(folder):
         return epochs[-1]
     pointer = folder / POINTER

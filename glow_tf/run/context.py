@@ -186,11 +186,7 @@ class Run:
 def prepare(
     config: RunConfig, workdir: Workdir, group: ProcessGroup | None, strategy: tf.distribute.Strategy
 ) -> Run:
-    """Reads the data and makes the model, the trainer and the checkpoints; claims the workdir.
-
-    Raises:
-      ConfigError: the settings, the data, the devices or the disk do not allow the run.
-    """
+    """Reads the data, makes model, trainer and checkpoints, claims the workdir; ConfigError if it cannot."""
     # Devices come before the data, which may take long to read: other processes wait for this one.
     devices = strategies.part_devices(config.strategy, config.part_devices, config.model.num_parts, group)
     chief = is_chief(group)  # workers get its weights
@@ -266,11 +262,7 @@ def _make_trainer(
 def compiled_trainer(
     config: RunConfig, glow: Glow, phases: Sequence[Phase], steps_per_epoch: int
 ) -> PartsTrainer:
-    """Returns a trainer of the glow, compiled as a run's settings say.
-
-    Raises:
-      ConfigError: the settings do not allow it.
-    """
+    """Returns a trainer of the glow, compiled as a run's settings say; ConfigError if they do not allow."""
     train, compiles = config.train, config.compiles
     # The cache is on the host, where XLA on a GPU does not reach it.
     if train.cache_prefix and strategies.compiles_by_default():

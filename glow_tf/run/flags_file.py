@@ -69,8 +69,7 @@ def _written(folder: pathlib.Path) -> dict[str, str] | None:
 def read_config(folder: pathlib.Path) -> RunConfig:
     """Returns the configuration of the run in a folder, with the folder as its workdir.
 
-    Raises:
-      ConfigError: there is no run, or another release wrote settings that this one does not have.
+    ConfigError if there is no run, or another release wrote settings that this one does not have.
     """
     texts = read_settings(folder)
     if not texts:
@@ -86,9 +85,7 @@ def read_config(folder: pathlib.Path) -> RunConfig:
 def differing_settings(before: Mapping[str, str], config: RunConfig) -> dict[str, str]:
     """Returns the settings that should be equal and are not: name → what to say about it.
 
-    Args:
-      before: from `read_settings`; if it is empty, nothing differs.
-      config: to compare with; see `MAY_DIFFER`.
+    Nothing differs from an empty `before` of `read_settings`, nor what is in `MAY_DIFFER`.
     """
     now = read_flagfile(flagfile(config))
     return {

@@ -24,12 +24,7 @@ def rate_troubles(train: TrainConfig) -> list[str]:
 
 
 def troubles(rows: Sequence[Mapping[str, str]], n_bits: int) -> list[str]:
-    """Returns what is wrong after the last epoch, with a remedy, a sentence for each; empty if all is well.
-
-    Args:
-      rows: of history.csv, from the first epoch; columns may be empty or lack.
-      n_bits: of the model.
-    """
+    """Returns what is wrong after the last of the rows of history.csv, with a remedy: a sentence for each."""
     last = rows[-1]
     found = []
     missed = float(last.get("round_trip_error") or 0)

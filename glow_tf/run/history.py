@@ -41,15 +41,7 @@ def history_columns(num_parts: int, validation: bool) -> tuple[str, ...]:
 
 
 def read_rows(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Returns the rows of a history.csv; none if there is no such file.
-
-    Args:
-      path: of the file.
-      columns: that it may have.
-
-    Raises:
-      OSError: the file is damaged.
-    """
+    """Returns the rows of a history.csv with these columns or fewer, if it exists; OSError if damaged."""
     if not path.exists():
         return []
     try:

@@ -27,11 +27,8 @@ class Interrupts:
     """What Ctrl-C and SIGTERM do to a run: they end it at once or, while they are held, when it is ready.
 
     Held interrupts are for a run that makes steps: it ends the step, saves, and lets them go. Who interrupts
-    again does not want to wait.
-
-    Attributes:
-      waiting: whether an interrupt is held.
-      ending: whether one ends the run: whatever is raised from now on comes from it.
+    again does not want to wait. `waiting`: one is held. `ending`: whatever is raised from now on comes from
+    one.
     """
 
     def __init__(self):

@@ -21,11 +21,7 @@ WEIGHTS = "model.weights.h5"
 
 
 def load_keras_file(path: pathlib.Path) -> Glow:
-    """Loads the model of a file that `Glow.save` or `PartsTrainer.save` wrote.
-
-    Raises:
-      ConfigError: it is another file, or damaged.
-    """
+    """Loads the model of a file that `Glow.save` or `PartsTrainer.save` wrote; ConfigError if none did."""
     try:
         settings, of_trainer = presets.read_keras_file(path)
         config = presets.model_of_settings(path, settings["config"])

@@ -197,11 +197,7 @@ def _saying_what_is_kept(run: Run) -> Iterator[None]:
 
 
 def _restore(run: Run) -> int:
-    """Restores the newest checkpoint, if there is one; returns the number of finished epochs.
-
-    Raises:
-      OSError: the checkpoint is damaged.
-    """
+    """Restores the newest checkpoint, if there is one; returns the number of finished epochs."""
     # Workers have no way to share what a process knows of an epoch that is not over.
     run.checkpoints.restore(within=not in_several_processes(run.strategy))
     if in_several_processes(run.strategy):  # in a single process, `fit` initialises
@@ -214,10 +210,7 @@ def _restore(run: Run) -> int:
 
 
 def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Sequence[keras.callbacks.Callback]) -> None:
-    """Trains from an epoch on (from 0), or from the step after it that was restored.
-
-    Other callbacks are called after the run's own.
-    """
+    """Trains from an epoch on (from 0), or from the step after it that was restored; calls `others` last."""
     checkpoints = run.checkpoints
     step = int(checkpoints.steps)
     result = EpochResult(recoveries=int(checkpoints.recoveries), seconds=float(checkpoints.seconds))

@@ -14,14 +14,11 @@ SETTINGS = frozenset({"part_epochs", "finetune_epochs"})
 
 
 def obstacle(before: RunConfig, now: RunConfig, finished: int) -> str:
-    """Says why a run cannot go on with other numbers of epochs; empty if it can.
+    """Says why a run that has finished some epochs cannot go on with other numbers of them; empty if it can.
 
     It can if the finished epochs are the first epochs of the new schedule, and if the new configuration would
     have trained them with the same learning rates. Then the run ends as if it had had the new numbers of
     epochs from the start. (With `cache_prefix` the noise of the finished epochs may be another one.)
-
-    Raises:
-      ConfigError: one of the configurations has no schedule.
     """
     old, new = phases_of(before), phases_of(now)
     if len(new) < finished:

@@ -20,19 +20,11 @@ MOST_RECOVERIES = 3
 
 
 def fit_and_recover(run: Run, epoch: int, fit: Callable[[int], None]) -> None:
-    """Trains to the end; where training diverges, rolls back as often as it may.
+    """Trains, by `fit(epoch)`, to the end; where training diverges, rolls back as often as it may.
 
     All decisions follow from what is in the checkpoint that it rolls back to and from the steps since, so a
-    run that is killed and resumed takes the same way. For that it never rolls back to a checkpoint within
-    an epoch, whose place depends on the time.
-
-    Args:
-      run: set up.
-      epoch: finished epochs of the checkpoint that was restored.
-      fit: trains the run from an epoch on (from 0).
-
-    Raises:
-      DivergedError: training diverged, and the run may not roll back.
+    run that is killed and resumed takes the same way. For that it never rolls back to a checkpoint within an
+    epoch, whose place depends on the time. DivergedError if it may not roll back.
     """
     while True:
         try:
@@ -47,15 +39,9 @@ def fit_and_recover(run: Run, epoch: int, fit: Callable[[int], None]) -> None:
 
 
 def _roll_back(run: Run, error: DivergedError, before: int | None) -> int:
-    """Rolls the run back to a checkpoint, or to the start; returns its number of epochs.
+    """Rolls the run back to a checkpoint of fewer epochs than `before`, if given, or to the start.
 
-    Args:
-      run: set up.
-      error: what went wrong.
-      before: only checkpoints of fewer epochs; None for all.
-
-    Raises:
-      DivergedError: the run may not roll back.
+    Returns its number of epochs; raises DivergedError if the run may not roll back.
     """
     if not run.can_roll_back:
         raise error

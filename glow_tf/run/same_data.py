@@ -30,19 +30,10 @@ def fingerprints(images: ImageData) -> dict[str, str]:
 
 
 def check_same_data(folder: pathlib.Path, model: ModelConfig, data: Mapping[str, str]) -> None:
-    """Checks that checkpoints are of a run on these images, which no flag tells.
+    """Raises ConfigError if the checkpoints in a folder are of a run on other images, or in another order.
 
     Otherwise a folder that got a picture would go on with other images held out: some that were trained on
     would become test images.
-
-    Args:
-      folder: of the checkpoints; it may be missing or empty.
-      model: with the shape and the classes of the images.
-      data: the `fingerprints` of the images.
-
-    Raises:
-      ConfigError: the images are others, or in another order. (Runs of release 0.4 and before tell only the
-        shape and the classes.)
     """
     if not (checkpoint_files.complete(folder) or any(checkpoint_files.all_within(folder))):
         return
@@ -55,12 +46,9 @@ def check_same_data(folder: pathlib.Path, model: ModelConfig, data: Mapping[str,
 
 
 def check_same_on_workers(strategy: tf.distribute.Strategy, data: Mapping[str, str]) -> None:
-    """Checks that every worker has the images of the first one; all workers come here at the same time.
+    """Raises ConfigError if this worker has other images than the first one; all workers come here at once.
 
     Each cuts its slice of a batch out of its own copy of the data.
-
-    Raises:
-      ConfigError: this worker has other images. The first one then loses it.
     """
     own = [zlib.crc32(text.encode()) for text in data.values()]
     of_first = tf.Variable(own, dtype=tf.int64, trainable=False)

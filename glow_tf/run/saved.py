@@ -41,10 +41,7 @@ def untrained_glow(workdir: pathlib.Path) -> Glow:
 def checkpoint_path(workdir: pathlib.Path, which: str = "last") -> str:
     """Returns the path of a workdir's `last` or `best` checkpoint, as TensorFlow takes it.
 
-    Raises:
-      FileNotFoundError: there is none.
-      ValueError: the folder is not a workdir, TensorFlow cannot read its name, or `which` is neither `last`
-        nor `best`.
+    FileNotFoundError if there is none; ValueError if the folder is not a workdir, or `which` another word.
     """
     if (workdir / "saved_model.pb").exists():
         raise ValueError(
@@ -64,15 +61,10 @@ def checkpoint_path(workdir: pathlib.Path, which: str = "last") -> str:
 
 
 def load_start(path: str, model: ModelConfig) -> Glow:
-    """Loads the model that a run starts from (`init_from`).
+    """Loads the model that a run starts from (`init_from`): of a workdir, a `.keras` file or a preset.
 
-    Args:
-      path: a workdir, whose last checkpoint is taken, a `.keras` file, or a preset.
-      model: the run's own model; image shape and classes, which come from the data, are compared later, by
-        `start_from`.
-
-    Raises:
-      ConfigError: there is no such model, or it has other settings.
+    ConfigError if there is none, or it has other settings than the run's own model. Image shape and classes,
+    which come from the data, are compared later, by `start_from`.
     """
     try:
         start = load_glow(path)
@@ -88,11 +80,8 @@ def load_start(path: str, model: ModelConfig) -> Glow:
 def start_from(path: str, start: Glow, glow: Glow) -> str:
     """Sets a model's weights to those of another model, and says what was done.
 
-    All weights are set if both models are cut in the same places. Otherwise the weights of the flow steps
-    and the top prior are set, and the local priors, which only training uses, start anew.
-
-    Raises:
-      ConfigError: the two models are made for images of different shapes.
+    All weights are set if both models are cut in the same places. Otherwise the weights of the flow steps and
+    the top prior are set, and the local priors, which only training uses, start anew.
     """
     _check_same_flow(path, start.config, glow.config)
     there, here = (flow_step_counts(model.config) for model in (start, glow))

@@ -27,11 +27,7 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
     - `part_epochs`, `finetune_epochs`: as many as show about `SEEN` images, end to end; in the schedules of
       parts, 2 of 5 in parts. Where one of the two is given, the other is 0: nothing is added to it.
 
-    Args:
-      config: the run.
-      image_shape: (H, W, C).
-      examples: the number of training images.
-      levels: all levels of the images, combined by a bitwise or.
+    The images are (H, W, C), with these `levels`, all combined by a bitwise or; `examples` are for training.
     """
     settings: dict[str, Any] = config.to_settings()
     found: dict[str, int] = {}
@@ -61,11 +57,7 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
 
 
 def suited(config: RunConfig, image_shape: Sequence[int], examples: int, levels: int) -> RunConfig:
-    """Returns a run with nothing left open, and prints what was chosen; see `chosen`.
-
-    Raises:
-      ConfigError: what was chosen does not go with what is given.
-    """
+    """Returns a run with nothing left open, and prints what was `chosen`."""
     found = chosen(config, image_shape, examples, levels)
     flags = " ".join(f"--{name}={value}" for name, value in found.items())
     shape = "×".join(map(str, image_shape))

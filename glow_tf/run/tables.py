@@ -21,16 +21,7 @@ def model_table(
     cached: Container[Phase] = (),
     reversible: bool = False,
 ) -> str:
-    """Describes parts and schedule before training: flow steps, parameters, predicted costs and traffic.
-
-    Args:
-      layouts: the parts.
-      parameters: number of trainable parameters of each part, without those of a flow head.
-      phases: the phase of every epoch.
-      costs: predicted cost of every epoch.
-      cached: phases for which a cache holds the outputs of the parts before; then nothing crosses a cut.
-      reversible: whether activations are recomputed.
-    """
+    """Describes parts and schedule before training: flow steps, parameters, predicted costs and traffic."""
     whole = sum(p.forward_macs for p in layouts)
     with_heads = any(p.head for p in layouts)
     rows = [

@@ -226,11 +226,7 @@ class Workdir:
 
 
 def read_summary(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns what the summary.json of a workdir says; empty if there is none.
-
-    Raises:
-      OSError: the file is damaged.
-    """
+    """Returns what the summary.json of a workdir says, if there is one; OSError if it is damaged."""
     path = folder / SUMMARY
     if not path.exists():
         return {}

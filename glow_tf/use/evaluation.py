@@ -141,10 +141,7 @@ def by_class(
 ) -> dict[str, tuple[int, float, float]]:
     """Returns class → number of images, mean and standard error of values [N]; empty classes are left out.
 
-    Args:
-      values: a number for each image, [N].
-      labels: the class of each image, integers [N] that count in `class_names`.
-      class_names: of all classes.
+    Labels are integers [N] that count in `class_names`.
     """
     found = {name: values[labels == k] for k, name in enumerate(class_names)}
     return {name: (len(own), *mean_and_error(own)) for name, own in found.items() if len(own)}

@@ -22,13 +22,10 @@ COPIES = 4  # of latents, while batches are joined and a file is made of them
 def in_batches(
     function: Callable[[np.ndarray], np.ndarray], values: np.ndarray, task: str, empty: np.ndarray
 ) -> np.ndarray:
-    """Applies a function to values [N, …], `BATCH` at a time, with a line that says how far it is.
+    """Applies a function to values [N, …], `BATCH` at a time, with a line that says how far the task is.
 
-    Args:
-      function: of a batch; never of an empty one, at which TensorFlow's fused convolutions fail.
-      values: [N, …].
-      task: what the line says.
-      empty: the result for no values, [0, …]; the others have its type.
+    The function gets no empty batch, at which TensorFlow's fused convolutions fail; no values give `empty`,
+    [0, …].
     """
     starts = range(0, len(values), BATCH)
     results = [

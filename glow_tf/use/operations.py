@@ -47,12 +47,7 @@ REMEDY = "If you know where it comes from: --allow_unknown_ops"
 
 
 def check_operations(folder: pathlib.Path) -> None:
-    """Checks that a SavedModel holds no other operations than `export` writes.
-
-    Raises:
-      ConfigError: there are others, or another format; the message names them.
-      OSError: the file is damaged.
-    """
+    """Raises ConfigError if a SavedModel holds other operations than `export` writes; OSError if damaged."""
     if other := [path.name for path in folder.glob("saved_model.*") if path.name != "saved_model.pb"]:
         raise ConfigError(
             "the SavedModel must be one file, saved_model.pb, as glow_tf.export writes it; TensorFlow may "

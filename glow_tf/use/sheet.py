@@ -26,15 +26,9 @@ def sheet(
     title: str,
     white: int = 255,
 ) -> str:
-    """Returns the page.
+    """Returns the page of images uint8 [N, H, W, C], with names, notes and reasons for each.
 
-    Args:
-      images: uint8 [N, H, W, C].
-      names: of the images.
-      notes: a line for each.
-      reasons: a sentence for each, or empty.
-      title: of the page.
-      white: the level that is shown as white.
+    `white` is the level that is shown as white.
     """
     figures = []
     shown = pictures.stretched(images, white) if white < 255 else images
