@@ -1,7 +1,5 @@
 """How many cores this process may use. Pure Python: no TensorFlow."""
 
-from __future__ import annotations
-
 import math
 import os
 import pathlib

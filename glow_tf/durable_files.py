@@ -1,7 +1,5 @@
 """Files and folders that outlast a power cut. Pure Python: no TensorFlow."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -7,8 +7,6 @@ private API; `tests/test_imports.py` checks that.
 Seen with TensorFlow 2.18 and 2.21, Keras 3.12 and 3.15.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Whether something fits into memory, asked before it is made. Pure Python: no TensorFlow."""
 
-from __future__ import annotations
-
 import pathlib
 
 from glow_tf.errors import ConfigError

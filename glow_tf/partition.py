@@ -1,7 +1,5 @@
 """Where the flow is cut into parts, and the shape and cost of each. Pure Python: no TensorFlow."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import itertools

@@ -7,8 +7,6 @@ the gradients of the weights are added up at the end. `devices/streams.py` sets 
 threads of a process.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Text and JSON from files that anybody may have written. Pure Python: no TensorFlow."""
 
-from __future__ import annotations
-
 import json
 import os
 import zipfile

@@ -3,8 +3,6 @@
 Anybody may have written it. An HDF5 file can refer to other files, and a small one can claim gigabytes.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import zlib

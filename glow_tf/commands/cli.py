@@ -1,7 +1,5 @@
 """The command line: `glow-tf NAME --flag=value …`, and the one runner that all commands share."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import faulthandler

@@ -1,7 +1,5 @@
 """Where the configs that come with the package are, and how a flag finds one by path or by name."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pathlib

@@ -6,8 +6,6 @@ It writes a PNG for each image into the folder --output, under the name that it 
 images.npy, uint8 [N, H, W, C].
 """
 
-from __future__ import annotations
-
 import collections
 import pathlib
 import zipfile

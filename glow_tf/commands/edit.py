@@ -9,8 +9,6 @@ of a folder. A class may be a folder of its own, too. Each row shows an image of
 strengths: 0 is the image itself, in the bits that the model keeps, and 1 moves it by the whole difference.
 """
 
-from __future__ import annotations
-
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing

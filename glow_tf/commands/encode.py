@@ -8,8 +8,6 @@ images; and `labels`, where there are classes (empty for an image without one). 
 of their bins, without noise. With a model of n bits, images come back without their lowest 8 − n bits.
 """
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

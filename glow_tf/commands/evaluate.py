@@ -11,8 +11,6 @@ model gives its bits as a whole, and draws other noise from the same seed: it do
 are, and its mean differs a little.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any

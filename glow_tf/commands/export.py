@@ -8,8 +8,6 @@ clone, `pip install '.[onnx]'` first) and LiteRT (.tflite, built-in operations a
 do not draw: decode latents that are standard normal, times a temperature.
 """
 
-from __future__ import annotations
-
 from absl import flags
 
 from glow_tf.commands import model_flags

@@ -7,8 +7,6 @@ Each row begins with an image and ends with the next one: 8 images make 4 rows. 
 themselves, in the bits that the model keeps.
 """
 
-from __future__ import annotations
-
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing

@@ -10,8 +10,6 @@ prints and writes the workdir. To use several machines, start `glow-tf train` on
 same command continues from the last checkpoint.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """TensorFlow imported without what it writes while it starts. Pure Python until then."""
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import importlib.machinery

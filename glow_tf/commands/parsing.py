@@ -1,7 +1,5 @@
 """Reads arguments into flags; opens flagfiles by path or by name."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import pathlib

@@ -8,8 +8,6 @@ run's data, seed and command. `glow_tf.Glow.from_preset`, every command's --mode
 `glow-tf train --from_preset` take the folder.
 """
 
-from __future__ import annotations
-
 import pathlib
 
 from absl import flags

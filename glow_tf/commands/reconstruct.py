@@ -7,8 +7,6 @@ Each row has an image, and then the image with one level replaced, with two, and
 one keeps nothing. Replaced latents are 0, the mode given the coarser ones, or drawn at --temperature.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from absl import flags
 

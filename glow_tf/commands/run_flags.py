@@ -1,7 +1,5 @@
 """Defines the flags of a training run, one for each setting of `glow_tf.config`, and reads them."""
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 from collections.abc import Sequence

@@ -10,8 +10,6 @@ With --seeds each temperature has rows for each seed. With --labels, which needs
 --conditional, each temperature has a row for each class, and the rows have the same latents.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from absl import flags
 

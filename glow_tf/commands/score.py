@@ -10,8 +10,6 @@ this share of images like the good ones is flagged as well, on average. `glow_tf
 Python.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import math

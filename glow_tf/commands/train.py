@@ -13,8 +13,6 @@ Without a flagfile, a run chooses the size of the model and the epochs to suit i
 chose. What is typed wins, over a flagfile, too.
 """
 
-from __future__ import annotations
-
 from absl import flags
 
 from glow_tf.commands import run_flags

@@ -1,7 +1,5 @@
 """Where the processes of a run may listen: nobody else should reach them. Pure Python: no TensorFlow."""
 
-from __future__ import annotations
-
 import ipaddress
 import socket
 import time

@@ -1,7 +1,5 @@
 """What a process says when it cannot listen, or has lost another one or the connection to it."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterator

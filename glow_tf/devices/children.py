@@ -1,7 +1,5 @@
 """Child processes: commands of this package that end when their parent does."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import itertools

@@ -1,7 +1,5 @@
 """Whether the other processes of a run answer. Pure Python: no TensorFlow."""
 
-from __future__ import annotations
-
 import socket
 import time
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """A process per part: how the first process uses the devices of the others."""
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import os

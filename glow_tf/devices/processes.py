@@ -3,8 +3,6 @@
 Under `part_parallel` each process has a part, under `multi_worker` a slice of every batch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,7 +1,5 @@
 """Which devices a run is spread over."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -3,8 +3,6 @@
 What a stream is: see `pieces.py`.
 """
 
-from __future__ import annotations
-
 import ctypes
 import platform
 

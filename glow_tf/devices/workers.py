@@ -1,7 +1,5 @@
 """Workers that share every batch: noticing that one of them is gone, and starting from the same values."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence

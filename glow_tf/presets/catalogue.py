@@ -1,7 +1,5 @@
 """The presets that come with the package, and how one is found by name or by folder."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """A preset's folder: config.json, model.weights.h5 and README.md. Pure Python: no TensorFlow."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import io

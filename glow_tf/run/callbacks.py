@@ -1,7 +1,5 @@
 """What happens around the epochs of a run: caches, evaluation and history, samples, checkpoints."""
 
-from __future__ import annotations
-
 import sys
 import time
 

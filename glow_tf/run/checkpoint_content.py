@@ -1,7 +1,5 @@
 """What a checkpoint holds, and how it is read."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Iterator

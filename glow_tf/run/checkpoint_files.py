@@ -1,7 +1,5 @@
 """The checkpoints in a folder, found without TensorFlow."""
 
-from __future__ import annotations
-
 import pathlib
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Checkpoints of a training run."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """One run: its configuration, and everything that is made from it before the first epoch."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import warnings

@@ -1,7 +1,5 @@
 """What a run finds out about an epoch; the callbacks share one of these."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence

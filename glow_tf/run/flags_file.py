@@ -1,7 +1,5 @@
 """flags.cfg: the settings of a run as text. Pure Python: no TensorFlow."""
 
-from __future__ import annotations
-
 import pathlib
 import shlex
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What is wrong with a run although every number is finite. Pure Python: no TensorFlow."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from glow_tf.config import TrainConfig

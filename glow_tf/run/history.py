@@ -1,7 +1,5 @@
 """history.csv: one row per epoch. Pure Python: no TensorFlow."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

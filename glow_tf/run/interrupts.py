@@ -1,7 +1,5 @@
 """Ctrl-C and SIGTERM, and where Python drops them. Pure Python: no TensorFlow."""
 
-from __future__ import annotations
-
 import _thread
 import contextlib
 import signal

@@ -5,8 +5,6 @@ the settings: the model is made from those of a `Glow`, and Keras reads its weig
 numbers. The optimizers and objectives that a trainer's file names are not made.
 """
 
-from __future__ import annotations
-
 import pathlib
 import zipfile
 

@@ -1,7 +1,5 @@
 """A training run from its configuration to its summary."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

@@ -3,8 +3,6 @@
 Pure Python: no TensorFlow.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from glow_tf.config import RunConfig

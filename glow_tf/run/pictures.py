@@ -1,7 +1,5 @@
 """Pictures of many images."""
 
-from __future__ import annotations
-
 import io
 import math
 

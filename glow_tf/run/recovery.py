@@ -4,8 +4,6 @@ The first time, the rate is halved for one epoch: what happens once may be chanc
 costs bits. From the second time on, it stays.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import tensorflow as tf

@@ -1,7 +1,5 @@
 """A run that goes on must have the data that it began with, and all of its workers the same."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 import zlib

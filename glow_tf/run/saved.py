@@ -1,7 +1,5 @@
 """Models that a run left in its workdir, or that a `.keras` file holds; runs that start from them."""
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 from collections.abc import Sequence

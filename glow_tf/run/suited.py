@@ -1,7 +1,5 @@
 """Settings that suit the data, for a run without a flagfile. Pure Python: no TensorFlow."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a run prints: the model by part before it starts, the phases when it is over. Pure Python."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Container, Mapping, Sequence

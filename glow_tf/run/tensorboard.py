@@ -1,7 +1,5 @@
 """The TensorBoard logs of a run."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

@@ -3,8 +3,6 @@
 Pure Python: no TensorFlow.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import json

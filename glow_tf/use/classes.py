@@ -1,7 +1,5 @@
 """What a model with classes says about images and their labels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The images on which a trained model is used, brought to its shape."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 

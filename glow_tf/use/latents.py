@@ -1,7 +1,5 @@
 """Images to latents and back, in batches; what can be done between the two."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

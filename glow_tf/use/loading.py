@@ -1,7 +1,5 @@
 """Models and trainers loaded from what a run or `save` wrote."""
 
-from __future__ import annotations
-
 import pathlib
 
 from glow_tf.errors import ConfigError

@@ -1,7 +1,5 @@
 """A trained model from wherever it is kept: a preset, a workdir, a `.keras` file or a SavedModel."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 from collections.abc import Callable, Mapping

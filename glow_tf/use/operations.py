@@ -4,8 +4,6 @@ A SavedModel is a program; see TensorFlow's SECURITY.md. One that `export` wrote
 its own variables, and the saver that TensorFlow puts into each.
 """
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Images restored by the exact gradient of log p, or by drawing the finest latents."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 

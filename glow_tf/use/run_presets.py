@@ -1,7 +1,5 @@
 """The model of a finished run, kept as a preset."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import pathlib

@@ -1,7 +1,5 @@
 """A page of images, each with its name and what is to be said of it; one HTML file that needs no other."""
 
-from __future__ import annotations
-
 import base64
 import html
 from collections.abc import Sequence

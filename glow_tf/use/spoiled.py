@@ -1,7 +1,5 @@
 """Copies of images, spoiled on purpose: what a score sees, shown without images of another kind."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageFilter
 
