@@ -58,22 +58,19 @@ def name(epochs: int, steps: int = 0) -> str:
 
 
 def progress(folder: pathlib.Path) -> tuple[int, int]:
-    """Returns `finished_epochs`, and how many steps after them are kept."""
-    epochs = finished_epochs(folder)
-    return epochs, max(complete(within(folder, epochs)), default=0)
+    """Returns the epochs that the newest checkpoint has finished, and how many steps after them are kept.
 
-
-def finished_epochs(folder: pathlib.Path) -> int:
-    """Returns the epochs that the newest checkpoint has finished, or 0; OSError if its files are missing."""
-    if epochs := complete(folder):
-        return epochs[-1]
+    OSError if there was a checkpoint, and its files are missing.
+    """
+    epochs = complete(folder)
     pointer = folder / POINTER
-    if pointer.exists():
+    if not epochs and pointer.exists():
         text = pointer.read_bytes().decode(errors="replace")
         raise OSError(
             f"the checkpoint that {pointer} names is missing. {remedy(folder)} Received: {text[:80]!r}"
         )
-    return 0
+    finished = epochs[-1] if epochs else 0
+    return finished, max(complete(within(folder, finished)), default=0)
 
 
 def remedy(folder: pathlib.Path) -> str:

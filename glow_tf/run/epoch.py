@@ -23,49 +23,28 @@ def computed(logs: Mapping[str, float] | None) -> dict[str, float]:
 
 @dataclasses.dataclass
 class EpochResult:
-    """One epoch of a run, filled in by the callbacks of the run, one after another.
+    """One epoch of a run, filled in by the callbacks of the run, one after another."""
 
-    Attributes:
-      epoch: its number, from 1.
-      phase: what it trains.
-      cache_seconds: time spent on filling a prefix cache before it.
-      means: of what the training steps reported, such as `local_bpd_1`.
-      seconds: training alone, the filling of a cache included; so far, while the epoch runs.
-      save_seconds: time spent on saving within the epoch.
-      total_seconds: `seconds` of this and all earlier epochs.
-      eval_seconds: time spent on evaluation.
-      images_per_second: training images per second of training.
-      waits: for parts on their own devices, part (from 1) → the fraction of `seconds` that it waited.
-      test: test bits/dim and its standard error.
-      validation: the same on validation images; None if there are none.
-      conditioning: what decides how exact a round trip is; None if it was not measured.
-      recoveries: how often the run went back to a checkpoint before the epoch.
-      traffic: what a training step moved between devices.
-      peak_memory_mb: the process's peak memory so far.
-      troubles: what is wrong although every number is finite; see `health.troubles`.
-      grid: the sample grid, uint8 [H, W, C]; None if none was drawn.
-      non_finite_samples: pixels of the grid that were not finite; None if none was drawn.
-    """
-
-    epoch: int = 0
+    epoch: int = 0  # from 1
     phase: Phase | None = None
-    cache_seconds: float = 0.0
-    means: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    seconds: float = 0.0
-    save_seconds: float = 0.0
-    total_seconds: float = 0.0
+    cache_seconds: float = 0.0  # spent on filling a prefix cache before it
+    means: Mapping[str, float] = dataclasses.field(default_factory=dict)  # of what training steps reported
+    seconds: float = 0.0  # training alone, the filling of a cache included; so far, while the epoch runs
+    save_seconds: float = 0.0  # spent on saving within the epoch
+    total_seconds: float = 0.0  # `seconds` of this and all earlier epochs
     eval_seconds: float = 0.0
-    images_per_second: float = 0.0
+    images_per_second: float = 0.0  # of training
+    # For parts on their own devices, part (from 1) → the fraction of `seconds` that it waited.
     waits: Mapping[int, float] = dataclasses.field(default_factory=dict)
-    test: tuple[float, float] | None = None
+    test: tuple[float, float] | None = None  # bits/dim and their standard error
     validation: tuple[float, float] | None = None
     conditioning: Conditioning | None = None
-    recoveries: int = 0
-    traffic: Traffic | None = None
+    recoveries: int = 0  # how often the run went back to a checkpoint before the epoch
+    traffic: Traffic | None = None  # of a training step
     peak_memory_mb: float = 0.0
-    troubles: Sequence[str] = ()
-    grid: np.ndarray | None = None
-    non_finite_samples: int | None = None
+    troubles: Sequence[str] = ()  # what is wrong although every number is finite
+    grid: np.ndarray | None = None  # of samples, uint8 [H, W, C]
+    non_finite_samples: int | None = None  # pixels of the grid
 
     @property
     def skipped_steps(self) -> int:

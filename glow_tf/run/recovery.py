@@ -29,7 +29,7 @@ def fit_and_recover(run: Run, epoch: int, fit: Callable[[int], None]) -> None:
             fit(epoch)
         except DivergedError as error:
             # Twice in a row from the same place: whatever is wrong may be in that checkpoint.
-            finished = run.workdir.finished_epochs()
+            finished = run.workdir.progress()[0]
             again = finished == int(run.checkpoints.rolled_back_to)
             epoch = _roll_back(run, error, finished if again else None)
         else:
@@ -48,7 +48,7 @@ def _roll_back(run: Run, error: DivergedError, before: int | None) -> int:
         raise with_sentence(error, f"It went back {MOST_RECOVERIES} times, each time with a lower rate.")
     parts = error.parts or tuple(range(len(run.glow.parts)))
     factors = [float(f.numpy()) / (2 if k in parts else 1) for k, f in enumerate(run.trainer.rate_factors)]
-    finished = run.workdir.finished_epochs()
+    finished = run.workdir.progress()[0]
     epoch = run.checkpoints.roll_back(before)
     if epoch is None:
         # A history of several epochs without their checkpoints could not be resumed; one row alone can.

@@ -15,8 +15,21 @@ from glow_tf.run.checkpoint_content import by_path, read_into, readable
 from glow_tf.run.keras_file import load_keras_file
 
 
-def load_glow(path: str | pathlib.Path, which: str = "last") -> Glow:
-    """Loads a model; see `glow_tf.load`."""
+def load(path: str | pathlib.Path, which: str = "last", custom_objects: object = None) -> Glow:
+    """Loads a model. Files are looked into before they are loaded; SECURITY.md says what they may hold.
+
+    Args:
+      path: a `.keras` file that `Glow.save` or `PartsTrainer.save` wrote, the workdir of a run, or a preset:
+        its folder, or the name of one that comes with the package.
+      which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
+        images.
+      custom_objects: not used any more: of a trainer's file, the model alone is made.
+
+    Raises:
+      FileNotFoundError: there is no such file or checkpoint.
+      OSError: the checkpoint is damaged.
+      ValueError: path is neither a `.keras` file nor a workdir nor a preset.
+    """
     path = pathlib.Path(path)
     if presets.refers_to_preset(path):
         return Glow.from_preset(path)
@@ -65,7 +78,7 @@ def load_start(path: str, model: ModelConfig) -> Glow:
     which come from the data, are compared later, by `start_from`.
     """
     try:
-        start = load_glow(path)
+        start = load(path)
     except (ValueError, OSError) as error:
         raise ConfigError(
             f"init_from must be the workdir of a run, a .keras file or a preset. {error}; init_from={path!r}"

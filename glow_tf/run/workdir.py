@@ -116,7 +116,7 @@ class Workdir:
         if not differing:
             return
         old = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, **epochs))
-        if why := more_epochs.obstacle(old, self.config, self.finished_epochs()):
+        if why := more_epochs.obstacle(old, self.config, self.progress()[0]):
             raise ConfigError(
                 f"this run cannot go on with {', '.join(differing.values())}: {why}. To train its model "
                 f"further, start a new run: another workdir, and --init_from={self.path}. "
@@ -125,36 +125,27 @@ class Workdir:
 
     # What is finished
 
-    def finished_epochs(self) -> int:
-        """Returns the number of epochs that the newest checkpoint has finished; 0 without a checkpoint.
-
-        Raises:
-          OSError: there was a checkpoint, and its files are missing.
-        """
-        return self.progress()[0]
-
     def progress(self) -> tuple[int, int]:
-        """Returns `finished_epochs`, and how many steps of the next epoch are kept; raises as that does."""
+        """Returns the epochs that the newest checkpoint has finished, and the steps after them that are kept.
+
+        OSError if there was a checkpoint, and its files are missing.
+        """
         return checkpoint_files.progress(self.path / "checkpoints")
 
     def can_resume(self, within: bool) -> bool:
-        """Returns whether there is a checkpoint to resume from; raises as `finished_epochs` does.
-
-        Args:
-          within: whether it can resume within an epoch.
-        """
+        """Returns whether there is a checkpoint to resume from, `within` an epoch if it can be such a one."""
         epochs, steps = self.progress()
         return epochs > 0 or (within and steps > 0 and not self._has_other_epochs)
 
     def check_progress(self) -> int:
-        """Returns `finished_epochs`, and checks that history.csv and checkpoints belong together.
+        """Returns the finished epochs, and checks that history.csv and checkpoints belong together.
 
         Raises:
           OSError: history.csv is damaged or lacks epochs of the checkpoint, or it has epochs and there is no
             checkpoint.
         """
         folder = self.path / "checkpoints"
-        epochs, rows = self.finished_epochs(), len(self.read_history())
+        epochs, rows = self.progress()[0], len(self.read_history())
         if rows < epochs:
             raise OSError(
                 f"history.csv must have a row for each of the {epochs} epochs that the checkpoint has "

@@ -11,10 +11,18 @@ from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.memory import check_memory
 from glow_tf.use.models import TrainedModel
-from glow_tf.use.seeds import seed_of
 
 BATCH = 250  # images that a model takes at a time
 COPIES = 4  # of latents, while batches are joined and a file is made of them
+
+
+def seed_of(seed: int, place: int) -> int:
+    """Returns the seed of a batch, or of a draw, counted from 0.
+
+    The first has the seed itself, so that one batch alone is what the seed draws. Those of the others share
+    nothing with the batches of another seed, such as the next one.
+    """
+    return seed if place == 0 else int(np.random.SeedSequence([seed, place]).generate_state(1)[0] >> 1)
 
 
 def in_batches(

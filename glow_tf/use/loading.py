@@ -1,9 +1,8 @@
-"""Models and trainers loaded from what a run or `save` wrote."""
+"""Trainers loaded from what a run wrote."""
 
 import pathlib
 
 from glow_tf.errors import ConfigError
-from glow_tf.glow import Glow
 from glow_tf.run import saved
 from glow_tf.run.checkpoint_content import (
     divergence_of,
@@ -14,26 +13,9 @@ from glow_tf.run.checkpoint_content import (
 )
 from glow_tf.run.context import compiled_trainer
 from glow_tf.run.flags_file import read_config
+from glow_tf.run.saved import load as load
 from glow_tf.schedule import epochs_training, phases_of
 from glow_tf.training.trainer import PartsTrainer
-
-
-def load(path: str | pathlib.Path, which: str = "last", custom_objects: object = None) -> Glow:
-    """Loads a model. Files are looked into before they are loaded; SECURITY.md says what they may hold.
-
-    Args:
-      path: a `.keras` file that `Glow.save` or `PartsTrainer.save` wrote, the workdir of a run, or a preset:
-        its folder, or the name of one that comes with the package.
-      which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
-        images.
-      custom_objects: not used any more: of a trainer's file, the model alone is made.
-
-    Raises:
-      FileNotFoundError: there is no such file or checkpoint.
-      OSError: the checkpoint is damaged.
-      ValueError: path is neither a `.keras` file nor a workdir nor a preset.
-    """
-    return saved.load_glow(path, which)
 
 
 def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrainer:

@@ -14,7 +14,7 @@ from glow_tf.conditions import checked_condition
 from glow_tf.config import ModelConfig
 from glow_tf.durable_files import check_can_be_read_again
 from glow_tf.errors import ConfigError, in_one_line
-from glow_tf.run.saved import load_glow
+from glow_tf.run.saved import load as load_glow
 from glow_tf.use.operations import check_operations
 
 ENDPOINTS = ("sample_checked", "encode", "decode", "log_prob", "bits_per_dim", "serving_default")

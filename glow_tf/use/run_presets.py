@@ -14,7 +14,7 @@ from glow_tf.glow import Glow
 from glow_tf.presets import OWN
 from glow_tf.run.flags_file import command_of, read_config
 from glow_tf.run.same_data import check_same_data, fingerprints
-from glow_tf.run.saved import load_glow
+from glow_tf.run.saved import load as load_glow
 from glow_tf.run.workdir import read_summary
 from glow_tf.schedule import phases_of
 from glow_tf.use.evaluation import evaluate, mean_and_error

@@ -32,7 +32,7 @@ from glow_tf.devices.processes import read_process_group
 from glow_tf.errors import ConfigError, NonFiniteError
 from glow_tf.glow import Glow
 from glow_tf.run import lifecycle, tables
-from glow_tf.run.saved import load_glow
+from glow_tf.run.saved import load as load_glow
 from glow_tf.run.workdir import Workdir
 from glow_tf.use import evaluation, models, operations, run_presets
 from lab.benchmarks.hostile_damage import (

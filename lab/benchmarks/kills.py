@@ -140,7 +140,7 @@ def child(run: subprocess.Popen, role: int) -> int:
 
 def finished(workdir: pathlib.Path) -> int:
     """Returns how many epochs the newest checkpoint has finished."""
-    return checkpoint_files.finished_epochs(workdir / "checkpoints")
+    return checkpoint_files.progress(workdir / "checkpoints")[0]
 
 
 def numbers(workdir: pathlib.Path) -> list[dict[str, str]]:

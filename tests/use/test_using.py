@@ -30,7 +30,7 @@ from glow_tf.use import (
     without_finest,
 )
 from glow_tf.use.evaluation import by_class, mean_and_error
-from glow_tf.use.seeds import seed_of
+from glow_tf.use.latents import seed_of
 
 
 @pytest.fixture(scope="module")
