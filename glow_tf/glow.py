@@ -42,7 +42,7 @@ class Glow(CompiledModel):
     Reference: Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039; Glow parts, sections 2 and 3.
     """
 
-    presets = presets.Catalogue()
+    presets = presets.CATALOGUE
 
     @classmethod
     def from_preset(cls, preset: str | os.PathLike, **changes: Any) -> Glow:

@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing
+from glow_tf.run.tables import bpd_text
 
 
 def define(values: flags.FlagValues) -> None:
@@ -49,16 +50,16 @@ def _report(found: Any, used: Any) -> dict[str, Any]:
 
     bpd, error = mean_and_error(found.per_image)
     report: dict[str, Any] = {"images": len(used.images), "draws": len(found.draws)}
-    report |= {"bits_per_dim": bpd, "standard_error": _or_none(error)}
+    report |= {"bits_per_dim": bpd, "standard_error": error}
     if len(found.draws) > 1:
         bpd, error = mean_and_error(found.tighter)
-        report["importance_weighted"] = {"bits_per_dim": bpd, "standard_error": _or_none(error)}
+        report["importance_weighted"] = {"bits_per_dim": bpd, "standard_error": error}
     report["terms"] = {name: float(values.mean()) for name, values in found.terms.items()}
     report["parts"] = {name: float(values.mean()) for name, values in found.parts.items()}
     if used.labels is not None:
         classes = by_class(found.per_image, used.labels, used.class_names)
         report["classes"] = {
-            name: {"images": count, "bits_per_dim": mean, "standard_error": _or_none(own)}
+            name: {"images": count, "bits_per_dim": mean, "standard_error": own}
             for name, (count, mean, own) in classes.items()
         }
     return report
@@ -79,14 +80,9 @@ def _report_on_labels(glow: Any, used: Any, seed: int) -> dict[str, Any]:
     bpd, error = mean_and_error(bits[np.arange(len(bits)), labels])
     accuracy, deviation = mean_and_error((bits.argmin(axis=1) == labels).astype(np.float64))
     return {
-        "given_label": {"bits_per_dim": bpd, "standard_error": _or_none(error)},
-        "classified": {"accuracy": accuracy, "standard_error": _or_none(deviation)},
+        "given_label": {"bits_per_dim": bpd, "standard_error": error},
+        "classified": {"accuracy": accuracy, "standard_error": deviation},
     }
-
-
-def _or_none(error: float) -> float | None:
-    """Returns an error, or None for that of a single image."""
-    return None if math.isnan(error) else error
 
 
 def _finite(entry: Any) -> Any:
@@ -97,8 +93,7 @@ def _finite(entry: Any) -> Any:
 
 
 def _with_error(entry: dict[str, Any]) -> str:
-    error = entry["standard_error"]
-    return f"{entry['bits_per_dim']:.4f}" + ("" if error is None else f" ± {error:.4f}")
+    return bpd_text(entry["bits_per_dim"], entry["standard_error"])
 
 
 def _counted(number: int, what: str) -> str:
@@ -127,6 +122,6 @@ def _lines(report: dict[str, Any]) -> list[str]:
         lines.append(f"{_with_error(report['given_label'])} bits/dim given the label, at one noise draw")
         lines.append(
             f"The likeliest class is the label of {classified['accuracy']:.1%}"
-            + ("" if error is None else f" ± {error:.1%}")
+            + (f" ± {error:.1%}" if math.isfinite(error) else "")
         )
     return lines

@@ -1,10 +1,15 @@
-"""A preset's folder: config.json, model.weights.h5 and README.md. Pure Python: no TensorFlow."""
+"""A preset's folder: config.json, model.weights.h5 and README.md. Pure Python: no TensorFlow.
+
+Some presets come with the package, and have names.
+"""
 
 import dataclasses
 import hashlib
 import io
 import json
+import os
 import pathlib
+import types
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +26,7 @@ from glow_tf.weights_file import check_weights
 CONFIG, WEIGHTS, CARD = "config.json", "model.weights.h5", "README.md"
 OWN = frozenset({CONFIG, WEIGHTS, CARD})
 FORMAT = 1  # of config.json
+FOLDER = pathlib.Path(__file__).parent  # of those that come with the package
 CHECKSUM = "weights_sha256"
 WEIGHTS_DTYPES = ("float32", "float16")
 KERAS_MEMBERS = [CONFIG, "metadata.json", WEIGHTS]
@@ -32,6 +38,36 @@ _GLOW = {"name": str, "dtype": str, "config": dict, "frozen": list}
 def is_preset(path: pathlib.Path) -> bool:
     """Whether a path is the folder of a preset."""
     return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+
+
+def names() -> list[str]:
+    """Returns the names of the presets that come with the package."""
+    return sorted(path.parent.name for path in FOLDER.glob(f"*/{CONFIG}"))
+
+
+def find(preset: str | os.PathLike) -> pathlib.Path:
+    """Returns the folder of a preset: a folder, or one that the package has by name; ConfigError if none.
+
+    A folder of that name wins.
+    """
+    folder = pathlib.Path(preset)
+    if is_preset(folder):
+        return folder
+    if str(preset) in names():
+        return FOLDER / str(preset)
+    raise ConfigError(
+        f"preset must be one of {', '.join(names()) or 'none'}, or a folder with {CONFIG} and {WEIGHTS}. "
+        f"Received: preset={str(preset)!r}"
+    )
+
+
+def refers_to_preset(model: str | os.PathLike) -> bool:
+    """Whether a model's name or path is that of a preset, not of a workdir, a SavedModel or a file."""
+    path = pathlib.Path(model)
+    holds_another = path.is_file() or any(
+        (path / kind).exists() for kind in ("checkpoints", "saved_model.pb")
+    )
+    return is_preset(path) or (str(model) in names() and not holds_another)
 
 
 def checked_weights(folder: pathlib.Path, model: ModelConfig) -> pathlib.Path:
@@ -172,7 +208,7 @@ def write(
         }
         (temporary / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         # Those of the package load by name, all others by path.
-        name = folder.name if folder.parent == pathlib.Path(__file__).parent else f"PATH/{folder.name}"
+        name = folder.name if folder.parent == FOLDER else f"PATH/{folder.name}"
         card = _card(name, model, about, weights_dtype)
         (temporary / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
 
@@ -242,3 +278,7 @@ def _card(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dtype
             value = f"`{about[key]}`" if key == "command" else about[key]
             lines.append(f"- {label}: {value}")
     return "\n".join(lines) + "\n"
+
+
+# Those that come with the package: name → what each says about itself.
+CATALOGUE = types.MappingProxyType({name: read_about(FOLDER / name) for name in names()})

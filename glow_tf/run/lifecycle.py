@@ -27,12 +27,18 @@ from glow_tf.devices.workers import follow_first_worker, in_several_processes, w
 from glow_tf.errors import DivergedError
 from glow_tf.glow import Glow
 from glow_tf.run import checkpoint_files, health, recovery, tables
-from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches, SampleGrid, SaveCheckpoints, WholeEpochs
+from glow_tf.run.callbacks import (
+    EpochRecord,
+    FillPrefixCaches,
+    SampleGrid,
+    SaveCheckpoints,
+    TensorBoardByPart,
+    WholeEpochs,
+)
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
 from glow_tf.run.interrupts import Interrupts, dropped_interrupts_come_again, interrupts_of_run
 from glow_tf.run.progress import Progress
-from glow_tf.run.tensorboard import TensorBoardByPart
 from glow_tf.run.workdir import SUMMARY, Workdir
 from glow_tf.version import __version__
 
@@ -44,8 +50,8 @@ def train(
 ) -> Mapping[str, Any]:
     """Trains a Glow as configured, or resumes the run in its workdir; returns its summary.
 
-    A run, finished or not, may get other numbers of epochs; see `more_epochs.obstacle`. A new run may start
-    from the model of another one (`init_from`).
+    A run, finished or not, may get other numbers of epochs (see `epochs_obstacle`). A new run may start from
+    the model of another one (`init_from`).
 
     Everything that can be wrong with the configuration, the data and the disk is found before training.
 

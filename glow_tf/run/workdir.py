@@ -9,7 +9,7 @@ import json
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import filelock
@@ -17,13 +17,14 @@ import filelock
 from glow_tf.config import RunConfig
 from glow_tf.durable_files import check_can_be_read_again, check_place, make_folder, write_atomically
 from glow_tf.errors import ConfigError
-from glow_tf.run import checkpoint_files, history, more_epochs
+from glow_tf.run import checkpoint_files, history
 from glow_tf.run.flags_file import NAME as FLAGS
 from glow_tf.run.flags_file import differing_settings, flagfile, read_settings, refuse_other_configuration
 from glow_tf.run.history import history_columns
-from glow_tf.schedule import phases_of
+from glow_tf.schedule import Phase, epochs_training, phases_of
 from glow_tf.text_files import read_json
 
+EPOCHS = ("part_epochs", "finetune_epochs")  # settings with which a run may go on with other values
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 SUMMARY = "summary.json"  # a run that has one is finished
 # What TensorFlow writes into the folder of a SavedModel.
@@ -108,7 +109,7 @@ class Workdir:
         self._has_other_epochs = bool(differing)
         epochs = {
             name: int(before[name])
-            for name in more_epochs.SETTINGS
+            for name in EPOCHS
             if before.get(name, "").isdecimal() and len(before[name]) < 20
         }
         if set(differing) - set(epochs):
@@ -116,7 +117,7 @@ class Workdir:
         if not differing:
             return
         old = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, **epochs))
-        if why := more_epochs.obstacle(old, self.config, self.progress()[0]):
+        if why := epochs_obstacle(old, self.config, self.progress()[0]):
             raise ConfigError(
                 f"this run cannot go on with {', '.join(differing.values())}: {why}. To train its model "
                 f"further, start a new run: another workdir, and --init_from={self.path}. "
@@ -227,3 +228,53 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
         raise OSError(
             f"{path} is damaged. Remove it, and the run's command writes it anew from the last checkpoint."
         ) from None
+
+
+def epochs_obstacle(before: RunConfig, now: RunConfig, finished: int) -> str:
+    """Says why a run that has finished some epochs cannot go on with other numbers of them; empty if it can.
+
+    It can if the finished epochs are the first epochs of the new schedule, and if the new configuration would
+    have trained them with the same learning rates. Then the run ends as if it had had the new numbers of
+    epochs from the start. (With `cache_prefix` the noise of the finished epochs may be another one.)
+    """
+    old, new = phases_of(before), phases_of(now)
+    if len(new) < finished:
+        return f"{finished} epochs are finished, and the new schedule has {len(new)}"
+    for epoch in range(finished):
+        if old[epoch] != new[epoch]:
+            return (
+                f"epoch {epoch + 1} is finished and was '{old[epoch]}'; "
+                f"in the new schedule it would have been '{new[epoch]}'"
+            )
+    for part in range(now.model.num_parts):
+        for epoch in range(epochs_training(part, old[:finished])):
+            was, would_be = _rate(before, old, part, epoch), _rate(now, new, part, epoch)
+            if was[0] != would_be[0]:
+                return (
+                    f"finetune_learning_rate would have begun in another epoch of part {part + 1}, which is "
+                    "finished"
+                )
+            if was != would_be:
+                return (
+                    f"the cosine rate of part {part + 1} in its finished epochs depends on the number of all "
+                    "its epochs; only a run with --rate_schedule=constant can go on"
+                )
+    return ""
+
+
+def _rate(
+    config: RunConfig, phases: Sequence[Phase], part: int, epoch: int
+) -> tuple[bool, tuple[int, int] | None]:
+    """Returns what a part's rate in one of its own epochs (from 0) depends on, besides unchanged settings.
+
+    That is: whether the rate is the finetune rate, and for a cosine its first and last epoch.
+    """
+    last = epochs_training(part, phases)
+    first_end = epochs_training(part, phases[: config.train.part_epochs])
+    if config.train.finetune_learning_rates(config.model.num_parts) is None:
+        finetune, span = False, (0, last)
+    elif epoch < first_end:
+        finetune, span = False, (0, first_end)
+    else:
+        finetune, span = True, (first_end, last)
+    return finetune, span if config.train.rate_schedule == "cosine" else None

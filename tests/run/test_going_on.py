@@ -14,10 +14,10 @@ import glow_tf
 from glow_tf import ConfigError, data
 from glow_tf.commands.run_flags import config_of
 from glow_tf.config import RunConfig
-from glow_tf.run import more_epochs
 from glow_tf.run.flags_file import flagfile
 from glow_tf.run.history import reproducible
 from glow_tf.run.pictures import png
+from glow_tf.run.workdir import epochs_obstacle
 from glow_tf.use.loading import load_trainer
 
 FAST = {"rate_schedule": "constant", "augment": "none", "tensorboard": False, "sample_every": 0}
@@ -151,12 +151,12 @@ REFUSED = {
 
 @pytest.mark.parametrize(("before", "changes", "finished"), ALLOWED.values(), ids=ALLOWED.keys())
 def test_a_run_goes_on_where_its_finished_epochs_stay_what_they_were(before, changes, finished):
-    assert more_epochs.obstacle(settings(**before), settings(**{**before, **changes}), finished) == ""
+    assert epochs_obstacle(settings(**before), settings(**{**before, **changes}), finished) == ""
 
 
 @pytest.mark.parametrize(("before", "changes", "finished", "why"), REFUSED.values(), ids=REFUSED.keys())
 def test_otherwise_the_reason_is_said(before, changes, finished, why):
-    assert why in more_epochs.obstacle(settings(**before), settings(**{**before, **changes}), finished)
+    assert why in epochs_obstacle(settings(**before), settings(**{**before, **changes}), finished)
 
 
 # Starting from a model
