@@ -13,40 +13,27 @@ FLOAT_BYTES = 4  # activations cross a cut in float32
 
 @dataclasses.dataclass(frozen=True)
 class Element:
-    """One element of the flow: a squeeze, a flow step or a split; in levels also those of their kind.
+    """One element of the flow: a squeeze, a flow step or a split; in levels also those of their kind."""
 
-    Attributes:
-      kind: `squeeze`, `flow_step` or `split`; in a level `haar`, `features` (the network of the smaller
-        image), `flow_step` and `prior` (of the details' latents).
-      block: the number of its block or level, from 1.
-      step: the flow step's place within its block, from 1; 0 for others.
-      height, width, channels: shape of the element's output, before a split factors anything out.
-      macs: multiply-adds of one forward evaluation per image.
-      hidden: hidden channels of a flow step's coupling network; 0 for squeezes and splits.
-    """
-
+    # `squeeze`, `flow_step` or `split`; in a level `haar`, `features` (the network of the smaller image),
+    # `flow_step` and `prior` (of the details' latents).
     kind: str
-    block: int
-    step: int
-    height: int
+    block: int  # or level, from 1
+    step: int  # of a flow step within its block, from 1; otherwise 0
+    height: int  # of its output, before a split factors anything out
     width: int
     channels: int
-    macs: int
-    hidden: int = 0
+    macs: int  # multiply-adds of one forward evaluation per image
+    hidden: int = 0  # hidden channels of a flow step's coupling network
 
 
 @dataclasses.dataclass(frozen=True)
 class PartLayout:
-    """The elements of one part.
-
-    Attributes:
-      elements: in forward order.
-      output_shape: (H, W, C) of h_k, the activations that go on to the next part.
-      head: the elements of the flow head that scores h_k while the part is trained; empty without a head.
-    """
+    """The elements of one part, in forward order."""
 
     elements: tuple[Element, ...]
-    output_shape: tuple[int, int, int]
+    output_shape: tuple[int, int, int]  # (H, W, C) of h_k, the activations that go on to the next part
+    # Of the flow head that scores h_k while the part is trained; empty without one.
     head: tuple[Element, ...] = ()
 
     @property

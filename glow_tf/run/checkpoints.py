@@ -45,23 +45,16 @@ class Checkpoints:
       folder: `<workdir>/checkpoints`.
       trainer: compiled.
 
-    Attributes:
-      epochs: number of finished epochs.
-      best_bpd: lowest bits/dim on validation images, of the epochs whose last step was within its band.
-      recoveries: how often the run went back to a checkpoint because training diverged.
-      steps: steps since the last finished epoch, that a restored checkpoint has.
-      seconds: of training, that these steps took.
-      rolled_back_to: the finished epochs of the checkpoint that it was rolled back to last; -1 if never.
-      variables: everything that a checkpoint at the end of an epoch holds.
+    Attributes: variables: everything that a checkpoint at the end of an epoch holds.
     """
 
     def __init__(self, folder: pathlib.Path, trainer: PartsTrainer):
-        self.epochs = tf.Variable(0, dtype=tf.int64)
-        self.best_bpd = tf.Variable(float("inf"), dtype=tf.float64)
-        self.recoveries = tf.Variable(0, dtype=tf.int64)
-        self.steps = tf.Variable(0, dtype=tf.int64)
-        self.seconds = tf.Variable(0.0, dtype=tf.float64)
-        self.rolled_back_to = tf.Variable(-1, dtype=tf.int64)
+        self.epochs = tf.Variable(0, dtype=tf.int64)  # finished
+        self.best_bpd = tf.Variable(float("inf"), dtype=tf.float64)  # on validation images, of sound epochs
+        self.recoveries = tf.Variable(0, dtype=tf.int64)  # how often the run went back to a checkpoint
+        self.steps = tf.Variable(0, dtype=tf.int64)  # since the last finished epoch
+        self.seconds = tf.Variable(0.0, dtype=tf.float64)  # of training, that these steps took
+        self.rolled_back_to = tf.Variable(-1, dtype=tf.int64)  # finished epochs of that checkpoint
         self._trainer = trainer
         counted = {"epochs": self.epochs, "best_bpd": self.best_bpd, "recoveries": self.recoveries}
         within = {"steps": self.steps, "seconds": self.seconds, "gone_back_to": self.rolled_back_to}
@@ -78,15 +71,10 @@ class Checkpoints:
         write_atomically(folder / MODEL, config.encode())
 
     def restore(self, within: bool = True) -> int:
-        """Restores the newest checkpoint that can be read; returns the number of finished epochs.
+        """Restores the newest checkpoint that can be read, maybe `within` an epoch; returns its epochs.
 
-        Says so if a newer one is damaged. Without a checkpoint nothing changes.
-
-        Args:
-          within: whether it may be one within an epoch.
-
-        Raises:
-          DamagedCheckpointError: all checkpoints are; the message is about the newest.
+        Says so if a newer one is damaged. Without a checkpoint nothing changes. If all are damaged, raises a
+        DamagedCheckpointError about the newest.
         """
         damaged: list[DamagedCheckpointError] = []
         places = self._places(within)
@@ -120,13 +108,8 @@ class Checkpoints:
     def roll_back(self, before: int | None = None) -> int | None:
         """Restores the newest sound checkpoint and removes later ones; returns its number of epochs.
 
-        A checkpoint is sound if its last step was finite and within its band.
-
-        Args:
-          before: only checkpoints of fewer epochs; None for all.
-
-        Returns:
-          None if there is no sound checkpoint. The trainer's state is then that of none.
+        A checkpoint is sound if its last step was finite and within its band. With `before`, it has fewer
+        epochs than that. None if there is no sound checkpoint; the trainer's state is then that of none.
         """
         for epochs in reversed(checkpoint_files.complete(self._folder)):
             if before is not None and epochs >= before:
@@ -161,11 +144,7 @@ class Checkpoints:
         return True
 
     def _read(self, epochs: int, steps: int = 0) -> None:
-        """Restores a checkpoint.
-
-        Raises:
-          DamagedCheckpointError: it cannot be read.
-        """
+        """Restores a checkpoint; DamagedCheckpointError if it cannot be read."""
         folder = checkpoint_files.within(self._folder, epochs) if steps else self._folder
         path = str(folder / f"ckpt-{steps or epochs}")
         with readable(path):
@@ -174,12 +153,9 @@ class Checkpoints:
         self.steps.assign(steps)
 
     def save(self, epochs: int, validation_bpd: float | None = None) -> None:
-        """Saves the state after `epochs` epochs, and once more if it is the best so far.
+        """Saves the state after `epochs` epochs, and once more if it is the best so far; may raise OSError.
 
         The best is one that a run may go back to: its last step was within its band.
-
-        Raises:
-          OSError: it could not be written, for example because the disk is full.
         """
         self.epochs.assign(epochs)
         with self._trainer.averages.in_place():
@@ -191,11 +167,7 @@ class Checkpoints:
         checkpoint_files.remove_within(self._folder)
 
     def save_within(self, steps: int, seconds: float) -> None:
-        """Saves the state after `steps` steps of an epoch, which took so many seconds.
-
-        Raises:
-          OSError: it could not be written, for example because the disk is full.
-        """
+        """Saves the state after `steps` steps of an epoch, which took so many seconds; may raise OSError."""
         epochs = int(self.epochs)
         self.steps.assign(steps)
         self.seconds.assign(seconds)

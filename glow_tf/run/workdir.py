@@ -141,9 +141,7 @@ class Workdir:
     def check_progress(self) -> int:
         """Returns the finished epochs, and checks that history.csv and checkpoints belong together.
 
-        Raises:
-          OSError: history.csv is damaged or lacks epochs of the checkpoint, or it has epochs and there is no
-            checkpoint.
+        OSError if history.csv is damaged or lacks epochs of the checkpoint, or has epochs without one.
         """
         folder = self.path / "checkpoints"
         epochs, rows = self.progress()[0], len(self.read_history())
@@ -184,11 +182,7 @@ class Workdir:
         return history_columns(num_parts, bool(self.config.data.validation_examples))
 
     def read_history(self, epochs: int | None = None) -> list[dict[str, str]]:
-        """Returns the rows of history.csv, or those of the first `epochs` epochs.
-
-        Raises:
-          OSError: the file is damaged.
-        """
+        """Returns the rows of history.csv, or those of the first `epochs` epochs; OSError if damaged."""
         return history.read_rows(self.path / "history.csv", self.history_columns)[:epochs]
 
     def write_history(self, rows: list[Mapping[str, Any]]) -> None:
@@ -202,11 +196,7 @@ class Workdir:
         write_atomically(self.path / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
 
     def read_summary(self) -> dict[str, Any] | None:
-        """Returns summary.json; None while the run has epochs left.
-
-        Raises:
-          OSError: the file is damaged.
-        """
+        """Returns summary.json; None while the run has epochs left; OSError if the file is damaged."""
         summary = read_summary(self.path)
         return summary if summary.get("epochs") == len(phases_of(self.config)) else None
 

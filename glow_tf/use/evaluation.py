@@ -173,8 +173,7 @@ def label_bits(model: TrainedModel, images: np.ndarray, seed: int = 0) -> np.nda
 def labels_of(model: TrainedModel, names: Sequence[str]) -> np.ndarray:
     """Returns the labels of classes by their names, or their numbers as text: integers [N].
 
-    Raises:
-      ConfigError: a name is no class of the model.
+    ConfigError if a name is no class of the model.
     """
     places = {str(place): place for place in range(len(model.classes))}
     places |= {name: place for place, name in enumerate(model.classes)}

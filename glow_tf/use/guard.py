@@ -180,8 +180,7 @@ class Scorer:
     def fit_features(self, found: Features, seed: int = 0) -> Scorer:
         """Takes the features of good images as the measure; see `fit`. `auto` is `density` without images.
 
-        Raises:
-          ConfigError: the model cannot score some of them, or they are too different for a density.
+        ConfigError if the model cannot score some of them, or they are too different for a density.
         """
         if bad := int(np.sum(~np.isfinite(found.table).all(axis=1))):
             raise ConfigError(
@@ -229,9 +228,7 @@ class Scorer:
     def save(self, path: pathlib.Path) -> None:
         """Writes what `fit` found as JSON: the features of the good images, without the model.
 
-        Raises:
-          ConfigError: nothing was fitted.
-          OSError: the file cannot be written.
+        ConfigError if nothing was fitted.
         """
         halves = [_to_json(half) for half in self._fitted()]
         content = {"format": FORMAT, "score": self.score, "reference": halves[0], "calibration": halves[1]}
@@ -240,12 +237,7 @@ class Scorer:
 
     @classmethod
     def load(cls, path: pathlib.Path, model: TrainedModel) -> Scorer:
-        """Reads what `save` wrote.
-
-        Raises:
-          ConfigError: the file is damaged, or was made for a model of other images.
-          OSError: it cannot be read.
-        """
+        """Reads what `save` wrote; ConfigError if it is damaged, or made for a model of other images."""
         try:
             content = read_json(path)
             if content["format"] != FORMAT:

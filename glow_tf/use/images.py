@@ -31,11 +31,7 @@ class UsedImages:
     notes: tuple[str, ...]
 
     def of_class(self, name: str) -> np.ndarray:
-        """Returns the images of a class, uint8 [n, H, W, C].
-
-        Raises:
-          ConfigError: there is no such class, or it has no images.
-        """
+        """Returns the images of a class, uint8 [n, H, W, C]; ConfigError if there are none."""
         if self.labels is None or name not in self.class_names:
             classes = ", ".join(self.class_names) or f"none. {why_no_classes(self.notes)}"
             raise ConfigError(

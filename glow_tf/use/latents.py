@@ -44,8 +44,7 @@ def in_batches(
 def encode(model: TrainedModel, images: np.ndarray) -> np.ndarray:
     """Returns the whitened latents of images at the middle of their bins: uint8 [N, H, W, C] → [N, D].
 
-    Raises:
-      ConfigError: the latents do not fit into memory.
+    ConfigError if they do not fit into memory.
     """
     needed = COPIES * 4 * len(images) * model.dimensions
     check_memory(needed, f"the latents of {len(images)} images", "encode fewer")
@@ -53,11 +52,7 @@ def encode(model: TrainedModel, images: np.ndarray) -> np.ndarray:
 
 
 def decode(model: TrainedModel, eps: np.ndarray) -> np.ndarray:
-    """Returns the images of whitened latents: [N, D] → uint8 [N, H, W, C].
-
-    Raises:
-      ConfigError: D is not the model's.
-    """
+    """Returns the images of whitened latents: [N, D] → uint8 [N, H, W, C]; ConfigError if D is another."""
     if eps.ndim != 2 or eps.shape[1] != model.dimensions:
         raise ConfigError(
             f"latents must have the shape (N, {model.dimensions}) for this model. Received: {eps.shape}"
@@ -165,11 +160,7 @@ def without_finest(
 
 
 def direction(model: TrainedModel, away: np.ndarray, towards: np.ndarray) -> np.ndarray:
-    """Returns the difference of the mean latents of two sets of images, uint8 [n, H, W, C] each: [D].
-
-    Raises:
-      ConfigError: the images do not fit the model.
-    """
+    """Returns the difference of the mean latents of two sets of images, uint8 [n, H, W, C] each: [D]."""
     return encode(model, towards).mean(axis=0) - encode(model, away).mean(axis=0)
 
 

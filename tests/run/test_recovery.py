@@ -13,7 +13,6 @@ from small import small_glow
 import glow_tf
 from glow_tf import DivergedError, NonFiniteError, PartsTrainer, load_trainer, phases
 from glow_tf.run import checkpoint_files
-from glow_tf.run.checkpoint_content import state_of
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.history import reproducible
 from glow_tf.training.update import Update
@@ -308,24 +307,6 @@ def make_trainer():
     trainer.rate_factors = [tf.Variable(1.0)]
     trainer.compile([keras.optimizers.Adam(1e-3)])
     return trainer
-
-
-def test_a_checkpoint_of_an_earlier_release_has_nothing_to_say_about_divergence(tmp_path):
-    trainer = make_trainer()
-    checkpoints = Checkpoints(tmp_path, trainer)
-    epochs, best = tf.Variable(1, dtype=tf.int64), tf.Variable(3.0, dtype=tf.float64)
-    old = tf.train.Checkpoint(**state_of(trainer), epochs=epochs, best_bpd=best)
-    assert int(old.save_counter) == 0
-    old.write(str(tmp_path / "ckpt-1"))
-    trainer.rate_factors[0].assign(0.25)
-    trainer.band.streak.assign(7)
-    checkpoints.recoveries.assign(2)
-    assert checkpoints.restore() == 1
-    assert (float(trainer.rate_factors[0]), int(trainer.band.streak), int(checkpoints.recoveries)) == (
-        1,
-        0,
-        0,
-    )
 
 
 def test_what_is_known_of_divergence_is_kept(tmp_path):
