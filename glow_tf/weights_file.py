@@ -7,7 +7,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from glow_tf.config import ModelConfig
 from glow_tf.cost import weight_bytes
@@ -18,11 +18,6 @@ GZIP, SHUFFLE = 1, 2  # HDF5's numbers of filters; others would be loaded as plu
 MOST_OBJECTS, MOST_DEPTH = 2**17, 64
 ROOM, MOST_GROWTH = 2**26, 20  # bytes that any file may claim, and how many more for each of its own
 ENOUGH = 0.9  # of the weights that the settings ask for; those of biases are not counted there
-
-
-class _Dataset(NamedTuple):
-    size: int
-    bytes: int
 
 
 def check_weights(
@@ -45,18 +40,18 @@ def check_weights(
 
     try:
         with h5py.File(source, "r") as file:
-            datasets = [_Dataset(item.size, item.nbytes) for item in _datasets(file, what, compressed, set())]
+            datasets = [(item.size, item.nbytes) for item in _datasets(file, what, compressed, set())]
     except ConfigError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:  # h5py's, of damaged files
         raise ConfigError(f"{what} must be an HDF5 file. Received: {in_one_line(str(error))}") from None
-    claimed = sum(dataset.bytes for dataset in datasets)
+    found, claimed = (sum(pair[k] for pair in datasets) for k in (0, 1))
     if claimed > ROOM + MOST_GROWTH * size:
         raise ConfigError(
             f"{what} must hold at most {MOST_GROWTH} times its size and {ROOM >> 20} MiB. "
             f"Received: {claimed >> 20} MiB of numbers in {size / 2**20:.2f} MiB"
         )
-    needed, found = model_bytes(model) // FLOAT_BYTES, sum(dataset.size for dataset in datasets)
+    needed = model_bytes(model) // FLOAT_BYTES
     if found < ENOUGH * needed or len(datasets) < model.num_parts:
         raise ConfigError(
             f"{what} must hold the weights that the settings of its model ask for, about {needed} numbers in "

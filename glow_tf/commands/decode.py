@@ -19,14 +19,12 @@ from glow_tf.memory import check_memory
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
     model_flags.define_model(values, output="decoded")
     about = "A .npz file from `glow-tf encode`, or a .npy file: float [N, D]."
     parsing.define(values, latents=("latents.npz", about))
 
 
 def main(values: flags.FlagValues) -> None:
-    """Decodes and writes."""
     eps, names = _read(pathlib.Path(values.latents))
     folder = model_flags.output_folder(values)
     from glow_tf.data.progress import with_progress

@@ -20,7 +20,6 @@ FEW = 10  # images of a class
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
     model_flags.define_model(values, output="edited.png")
     model_flags.define_images(values)
     parsing.define(
@@ -34,7 +33,6 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Edits and writes."""
     folders = _folders(values)
     strengths = model_flags.floats_of(values, "strengths")
     count = model_flags.count_of(values, "rows")

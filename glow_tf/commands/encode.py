@@ -17,13 +17,11 @@ from glow_tf.commands import model_flags
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
     model_flags.define_model(values, output="latents.npz")
     model_flags.define_images(values)
 
 
 def main(values: flags.FlagValues) -> None:
-    """Encodes and writes."""
     path = model_flags.output_path(values, ".npz")
     from glow_tf.use import encode
 

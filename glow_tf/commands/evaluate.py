@@ -23,7 +23,6 @@ from glow_tf.run.tables import bpd_text
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
     model_flags.define_model(values, output="")
     model_flags.define_seed(values)
     model_flags.define_images(values)
@@ -31,7 +30,6 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Evaluates, prints and writes."""
     draws = model_flags.count_of(values, "draws")
     path = model_flags.output_path(values, ".json") if values.output else None
     from glow_tf.use import evaluate

@@ -16,13 +16,11 @@ FORMATS = ("savedmodel", "onnx", "litert")
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
     model_flags.define_glow(values, output="exported")
     flags.DEFINE_enum("format", "savedmodel", FORMATS, "savedmodel, onnx or litert.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
-    """Exports."""
     folder = model_flags.output_folder(values)
     from glow_tf.data.progress import notice
     from glow_tf.use import export, export_litert, export_onnx

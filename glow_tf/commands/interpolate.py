@@ -14,7 +14,6 @@ from glow_tf.errors import ConfigError
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
     model_flags.define_model(values, output="interpolated.png")
     model_flags.define_images(values, examples=8)
     parsing.define(values, steps=(8, "Images in a row, both ends included."))
@@ -22,7 +21,6 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Interpolates and writes."""
     steps = model_flags.count_of(values, "steps", lowest=2)
     write_rows = model_flags.picture_writer(values)
     from glow_tf.use import decode, encode, interpolate

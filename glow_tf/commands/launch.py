@@ -27,7 +27,6 @@ GRACE = 60.0  # seconds in which a run that has lost a process says so itself
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the launcher's own flags."""
     parsing.define(values, parts=(False, "Start one process for each part of the model."))
     flags.DEFINE_integer(
         "workers",

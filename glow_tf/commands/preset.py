@@ -17,7 +17,6 @@ from glow_tf.presets.files import WEIGHTS_DTYPES
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
     parsing.define(
         values,
         workdir=("", "The finished run."),
@@ -32,7 +31,6 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Writes the preset, scores it and writes its card."""
     folder = model_flags.output_folder(values)
     from glow_tf.use.run_presets import save_run_to_preset
 

@@ -14,7 +14,6 @@ from glow_tf.commands import model_flags, parsing
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
     model_flags.define_glow(values, output="reconstructed.png")
     model_flags.define_seed(values)
     model_flags.define_images(values, examples=8)
@@ -23,7 +22,6 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Reconstructs and writes."""
     temperature = model_flags.float_of(values, "temperature", lowest=0)
     write_rows = model_flags.picture_writer(values)
     from glow_tf.use import decode, encode, levels, without_finest

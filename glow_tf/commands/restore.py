@@ -29,7 +29,6 @@ ACTIONS = ("denoise", "inpaint", "upscale")
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
     model_flags.define_glow(values, output="restored.png")
     model_flags.define_seed(values)
     model_flags.define_images(values, examples=8)
@@ -48,7 +47,6 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues, action: str) -> None:
-    """Restores and writes."""
     temperature = model_flags.float_of(values, "temperature", lowest=0)
     sigma = model_flags.float_of(values, "sigma", lowest=0)
     steps = model_flags.count_of(values, "steps")

@@ -20,7 +20,6 @@ ROWS = 2  # for each temperature
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
     model_flags.define_model(values, output="samples.png")
     model_flags.define_seed(values)
     parsing.define(
@@ -34,7 +33,6 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Draws and writes."""
     temperatures = model_flags.floats_of(values, "temperatures", lowest=0)
     seeds = model_flags.integers_of(values, "seeds") if values.seeds else [values.seed]
     num = model_flags.count_of(values, "num")

@@ -10,11 +10,15 @@ this share of images like the good ones is flagged as well, on average. `glow_tf
 Python.
 """
 
+import base64
 import csv
+import html
 import io
 import math
 import pathlib
+from collections.abc import Sequence
 
+import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing
@@ -22,10 +26,15 @@ from glow_tf.config import folder_of
 from glow_tf.errors import ConfigError
 
 ACTIONS = ("fit", "check")
+_STYLE = """
+body { font-family: sans-serif; margin: 1.5rem; color: #222; background: #fff; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; }
+figure { margin: 0; overflow-wrap: anywhere; font-size: 0.8rem; line-height: 1.3; }
+img { width: 100%; max-width: 9rem; image-rendering: pixelated; }
+"""
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
     model_flags.define_model(values, output="scores")
     model_flags.define_seed(values)
     model_flags.define_images(values)
@@ -109,7 +118,6 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
         )
     folder = model_flags.output_folder(values)
     from glow_tf.use import Scorer, features
-    from glow_tf.use.sheet import sheet
 
     model = model_flags.model_of(values)
     scorer = Scorer.load(path, model)
@@ -143,4 +151,36 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     print(
         f"{flagged.sum()} of {len(used.images)} images are flagged; of images like the good ones, about "
         f"{expected:.{1 if expected < 10 else 0}f} would be. {folder / 'scores.csv'}, {folder / 'worst.html'}"
+    )
+
+
+def sheet(
+    images: np.ndarray,
+    names: Sequence[str],
+    notes: Sequence[str],
+    reasons: Sequence[str],
+    title: str,
+    white: int = 255,
+) -> str:
+    """Returns an HTML file, which needs no other, of images uint8 [N, H, W, C], with texts for each.
+
+    `white` is the level that is shown as white.
+    """
+    from glow_tf.run import pictures
+
+    figures = []
+    shown = pictures.stretched(images, white) if white < 255 else images
+    for image, name, note, reason in zip(shown, names, notes, reasons, strict=True):
+        data = base64.b64encode(pictures.png(image)).decode()
+        texts = [f"<strong>{html.escape(name)}</strong>", html.escape(note), html.escape(reason)]
+        caption = "<br>".join(text for text in texts if text)
+        figures.append(
+            f'<figure><img alt="" src="data:image/png;base64,{data}">'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body><h1>{html.escape(title)}</h1><main>\n" + "\n".join(figures) + "\n</main></body></html>\n"
     )

@@ -19,12 +19,10 @@ from glow_tf.commands import run_flags
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines one flag for each setting of a run."""
     run_flags.define(values)
 
 
 def main(values: flags.FlagValues) -> None:
-    """Trains as the flags say."""
     config = run_flags.run_config(values)  # a wrong flag is found before TensorFlow is loaded
     from glow_tf.run import lifecycle
     from glow_tf.use import export

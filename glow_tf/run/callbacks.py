@@ -58,7 +58,6 @@ class EpochRecord(RunCallback):
         self.result.total_seconds = sum(float(row["seconds"]) for row in self.rows)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Starts the clock."""
         self._before = self.result.seconds if self.model.steps_before else 0.0
         self.result.save_seconds = 0.0
         self._steps = 0
@@ -75,7 +74,6 @@ class EpochRecord(RunCallback):
         self.result.seconds = self._training_seconds(now)
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
-        """Evaluates, and writes the row."""
         result, end, workdir = self.result, time.perf_counter(), self.run.workdir
         result.means = computed(logs)
         result.seconds = self._training_seconds(end)
@@ -138,7 +136,6 @@ class TensorBoardByPart(RunCallback):
     """Writes logs/: bpd, local bpd, rates and gradient norms by part, speed, traffic, samples."""
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Opens the file and writes the texts."""
         flags = (self.run.workdir.path / flags_file.NAME).read_bytes().decode(errors="backslashreplace")
         with self._writable():
             self.writer = tf.summary.create_file_writer(str(self.run.workdir.path / "logs"))
@@ -147,7 +144,6 @@ class TensorBoardByPart(RunCallback):
                 tf.summary.text("model", f"```\n{self.run.description}\n```")
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
-        """Writes the epoch."""
         with self._writable(), self.writer.as_default(step=epoch + 1):
             for tag, value in self._scalars():
                 tf.summary.scalar(tag, value)
@@ -158,7 +154,6 @@ class TensorBoardByPart(RunCallback):
             self.writer.flush()
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        """Closes the file."""
         with self._writable():
             self.writer.close()
 
@@ -205,16 +200,13 @@ class WholeEpochs(keras.callbacks.Callback):
     """
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Begins to listen."""
         self._stops = False
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Puts the stop off."""
         self._stops |= self.model.stop_training
         self.model.stop_training = False
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Stops."""
         self.model.stop_training |= self._stops
 
 
@@ -236,7 +228,6 @@ class SaveCheckpoints(RunCallback):
         self.interrupts.release()  # one may have waited since a step that ended in a divergence
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        """Lets interrupts wait."""
         if self.run.group is None and batch >= self.model.steps_before:
             self.interrupts.hold()
 

@@ -16,8 +16,8 @@ import tensorflow as tf
 from glow_tf.config import MAY_DIFFER, RunConfig
 from glow_tf.data.progress import notice
 from glow_tf.devices import strategies
-from glow_tf.devices.addresses import check_addresses
 from glow_tf.devices.broken import naming_the_taken_address, naming_who_is_lost
+from glow_tf.devices.liveness import check_addresses
 from glow_tf.devices.meeting import meet
 from glow_tf.devices.part_processes import release_others, serve, watched_parts
 from glow_tf.devices.processes import ProcessGroup, is_chief, read_process_group

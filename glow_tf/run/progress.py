@@ -20,7 +20,6 @@ class Progress(RunCallback):
     IN_LOG = 60.0  # seconds between lines within an epoch
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Starts counting."""
         self.bar = sys.stdout.isatty()
         self._seconds = self._cost = self._evaluation = 0.0
         self._epochs = 0
@@ -33,7 +32,6 @@ class Progress(RunCallback):
             self._show(f"{self._name(epoch)} · tracing the training step")
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Fills the bar, or prints a line if it is time."""
         now, steps = time.perf_counter(), self.params["steps"]
         if now - self._last_drawn < (0.2 if self.bar else self.IN_LOG) or not (self.bar or batch + 1 < steps):
             return
@@ -46,7 +44,6 @@ class Progress(RunCallback):
         self._show(f"{self._name(self._epoch)} {filled} {batch + 1}/{steps} {bpd} · {left} left")
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
-        """Prints the epoch's line."""
         result = self.result
         self._seconds += result.seconds
         self._cost += self.run.costs[epoch]

@@ -7,7 +7,7 @@ import socket
 import pytest
 from helpers import config
 
-from glow_tf.devices import addresses, liveness
+from glow_tf.devices import liveness
 from glow_tf.devices.processes import ProcessGroup
 from glow_tf.errors import ConfigError
 from glow_tf.run import lifecycle
@@ -31,7 +31,7 @@ PUBLIC = "203.0.114.7"
     ],
 )
 def test_loopback_private_and_link_local_addresses_are_near(near):
-    assert addresses.is_private(ipaddress.ip_address(near))
+    assert liveness.is_private(ipaddress.ip_address(near))
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def test_loopback_private_and_link_local_addresses_are_near(near):
     ["8.8.8.8", PUBLIC, "172.32.0.1", "100.64.0.1", "0.0.0.0", "::", "2001:4860::1", f"::ffff:{PUBLIC}"],
 )
 def test_all_others_are_far(far):
-    assert not addresses.is_private(ipaddress.ip_address(far))
+    assert not liveness.is_private(ipaddress.ip_address(far))
 
 
 def check(*hosts):
-    addresses.check_addresses(ProcessGroup("part", tuple(f"{host}:2222" for host in hosts), 0))
+    liveness.check_addresses(ProcessGroup("part", tuple(f"{host}:2222" for host in hosts), 0))
 
 
 def test_a_public_address_is_refused_with_what_to_do():
@@ -80,7 +80,7 @@ def test_names_may_come_late_and_are_checked_then(monkeypatch):
 
 def test_a_name_that_nobody_knows_is_said_to_be_unknown(monkeypatch):
     monkeypatch.setattr(liveness, "PATIENCE", 0.0)
-    with pytest.raises(ConfigError, match=r"must have addresses. Received: none\.invalid:2222"):
+    with pytest.raises(ConfigError, match=r"must have liveness. Received: none\.invalid:2222"):
         check("none.invalid", "localhost")
 
 
