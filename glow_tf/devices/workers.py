@@ -20,23 +20,22 @@ def in_several_processes(strategy: tf.distribute.Strategy) -> bool:
 
 @contextlib.contextmanager
 def watched_workers(group: ProcessGroup | None) -> Iterator[None]:
-    """Within the context, an operation that waits for a worker that is gone fails within seconds: OSError.
+    """Within the context, an operation that waits for a worker that is gone fails within seconds.
 
-    A worker is gone when its host refuses connections.
+    A worker is gone when its host refuses connections. `naming_who_is_lost` says of the error who it is.
     """
     if group is None or group.job != "worker":
         yield
         return
     over = threading.Event()
-    gone: list[int] = []
 
     def watch() -> None:
-        refusals = dict.fromkeys(group.others, 0)
+        refusals, gone = dict.fromkeys(group.others, 0), []
         while not gone and not over.wait(liveness.POLL):
             for k in refusals:
                 refused = liveness.answer_of(group.addresses[k]) == "refused"
                 refusals[k] = refusals[k] + 1 if refused else 0
-            gone.extend(k for k in refusals if refusals[k] >= liveness.MISSES)
+            gone = [k for k in refusals if refusals[k] >= liveness.MISSES]
         if gone and not over.is_set():
             abort_collectives(lost_message(group.names(gone)))
 
@@ -44,10 +43,6 @@ def watched_workers(group: ProcessGroup | None) -> Iterator[None]:
     thread.start()
     try:
         yield
-    except tf.errors.OpError:
-        if gone:
-            raise OSError(lost_message(group.names(gone))) from None
-        raise
     finally:
         over.set()
         thread.join(liveness.ANSWER_TIME)

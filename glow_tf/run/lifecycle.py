@@ -21,7 +21,7 @@ from glow_tf.devices.liveness import check_addresses
 from glow_tf.devices.meeting import meet
 from glow_tf.devices.part_processes import release_others, serve, watched_parts
 from glow_tf.devices.processes import ProcessGroup, is_chief, read_process_group
-from glow_tf.devices.stall import Stall
+from glow_tf.devices.stall import stall_watch
 from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
 from glow_tf.errors import DivergedError
@@ -120,7 +120,7 @@ def _train_in(
                 watched_workers(group),
                 watched_parts(group),
             ):
-                with _stall_watch(group, "Setting up has gone on for {} s. The other processes: {}"):
+                with stall_watch(group, "Setting up has gone on for {} s. The other processes: {}"):
                     run = prepare(workdir.config, workdir, group, strategy)
                 return _train(run, interrupts, export, callbacks, start)
     except KeyboardInterrupt:
@@ -159,32 +159,21 @@ def _train(
     sentences = [*health.rate_troubles(run.config.train), *strategies.slow_compilation(run.config.compiles)]
     slow = (f"WARNING: {sentence}." for sentence in sentences)
     print(run.heading, run.description, *slow, sep="\n", flush=True)
-    with _stall_watch(run.group) as watches:
+    with stall_watch(run.group) as happened:
         epoch = _restore(run)
         with _saying_what_is_kept(run):
             if epoch < len(run.phases):
-                others = [*watches, *callbacks]
+                tell = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: happened())
+                others = [tell, *callbacks]
                 recovery.fit_and_recover(run, epoch, lambda first: _fit(run, first, interrupts, others))
             with run.trainer.averages.in_place():
                 # Outside of any strategy: a SavedModel has no replicas.
                 trained = run.glow.recut() if run.is_chief and run.config.export else None
     with _saying_what_is_kept(run):
         result = _finish(run, trained, export, start) if run.is_chief else {}
-    with _stall_watch(run.group):
+    with stall_watch(run.group):
         follow_first_worker(run.strategy, [])  # no worker ends before the first has written everything
     return result
-
-
-@contextlib.contextmanager
-def _stall_watch(
-    group: ProcessGroup | None, message: str = "No step has ended for {} s: waits for {}"
-) -> Iterator[list[keras.callbacks.Callback]]:
-    """Watches over the context, in a run of several processes; the watch is also a callback of `fit`."""
-    if group is None:
-        yield []
-        return
-    with Stall(group, message) as stall:
-        yield [keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: stall.happened())]
 
 
 @contextlib.contextmanager
@@ -237,13 +226,6 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Sequence[keras.ca
     )
 
 
-def _stopped_early(epochs: int, planned: int) -> list[str]:
-    """Says so if a callback of the user ended training: the summary is of a part of the run."""
-    if epochs == planned:
-        return []
-    return [f"a callback stopped training after epoch {epochs} of {planned}; the same command goes on"]
-
-
 def _finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Mapping[str, Any]:
     history = run.workdir.read_history(len(run.phases))
     run.workdir.write_history(history)  # without the row of an epoch that has no checkpoint
@@ -269,13 +251,15 @@ def _finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> M
 def _summary(run: Run, history: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     last = history[-1]
     error = float(last["test_bpd_se"])
+    epochs, planned = len(history), len(run.phases)
+    stopped = f"a callback stopped training after epoch {epochs} of {planned}; the same command goes on"
     return {
         "test_bpd": float(last["test_bpd"]),
         "test_bpd_se": None if math.isnan(error) else error,  # of a single image nobody knows it
         "total_seconds": float(last["total_seconds"]),
         "parameters": sum(run.parameters),
         "parts": [layout.flow_steps for layout in run.layouts],
-        "epochs": len(history),
+        "epochs": epochs,
         "versions": {
             "glow_tf": __version__,
             "tensorflow": tf.__version__,
@@ -287,6 +271,6 @@ def _summary(run: Run, history: Sequence[Mapping[str, str]]) -> dict[str, Any]:
         "warnings": [
             *health.rate_troubles(run.config.train),
             *health.troubles(history, run.glow.config.n_bits),
-            *_stopped_early(len(history), len(run.phases)),
+            *([stopped] if epochs != planned else []),
         ],
     }

@@ -92,8 +92,8 @@ def test_a_wait_is_shown_and_whom_it_is_for(monkeypatch, capfd):
         addresses = ("localhost:1", f"localhost:{there.getsockname()[1]}", "localhost:2")
         run = processes.ProcessGroup("part", addresses, 0)
         shown, deadline = "", time.monotonic() + 20
-        with stall.Stall(run, "No step has ended for {} s: waits for {}") as watch:
-            watch.happened()
+        with stall.stall_watch(run) as happened:
+            happened()
             while shown.count("\n") < 2 and time.monotonic() < deadline:
                 time.sleep(0.05)
                 shown += capfd.readouterr().out
@@ -375,7 +375,8 @@ def watched(refuses, monkeypatch):
         addresses = tuple(f"localhost:{listener.getsockname()[1]}" for listener in listeners)
         if refuses:
             listeners[2].close()
-        with workers.watched_workers(processes.ProcessGroup("worker", addresses, 0)):
+        group = processes.ProcessGroup("worker", addresses, 0)
+        with broken.naming_who_is_lost(group), workers.watched_workers(group):
             deadline = time.monotonic() + (10 if refuses else 0.5)
             while not aborted and time.monotonic() < deadline:
                 time.sleep(0.01)
