@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import zipfile
-from collections.abc import Sequence
 
 from glow_tf import presets
 from glow_tf.config import SAME_FUNCTION, ModelConfig
@@ -135,14 +134,11 @@ def start_from(path: str, start: Glow, glow: Glow) -> str:
         glow.set_weights(start.get_weights())
         return f"init_from: the weights are those of {path}"
     glow.set_flow_weights(start.get_flow_weights())
+    theirs, own = (" + ".join(map(str, counts)) for counts in (there, here))
     return (
         f"init_from: the weights of the flow steps are those of {path}, which is cut into parts of "
-        f"{_steps(there)} flow steps (this run: {_steps(here)}); local priors start anew"
+        f"{theirs} flow steps (this run: {own}); local priors start anew"
     )
-
-
-def _steps(counts: Sequence[int]) -> str:
-    return " + ".join(map(str, counts))
 
 
 def _check_same_flow(path: str, start: ModelConfig, model: ModelConfig) -> None:

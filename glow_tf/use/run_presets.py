@@ -47,7 +47,12 @@ def save_run_to_preset(
     workdir, folder = pathlib.Path(workdir), pathlib.Path(folder)
     check_place(folder, "preset", OWN)
     config = read_config(workdir)
-    summary = _summary(workdir, len(phases_of(config)))
+    summary, epochs = read_summary(workdir), len(phases_of(config))
+    if summary.get("epochs") != epochs:
+        raise ConfigError(
+            f"the run must be finished: its command goes on. Received: workdir={str(workdir)!r}, with "
+            f"{summary.get('epochs', 0)} of {epochs} epochs in its summary"
+        )
     data_config = dataclasses.replace(config.data, data_dir=data_dir or config.data.data_dir)
     images = load_data(data_config)
     glow = load_glow(workdir)
@@ -68,14 +73,3 @@ def save_run_to_preset(
     about |= {"test_bpd_se": round(error, 5)} if len(images.test) > 1 else {}
     glow.save_to_preset(folder, about, weights_dtype)
     return {**about, "run_test_bpd": summary["test_bpd"]}
-
-
-def _summary(workdir: pathlib.Path, epochs: int) -> dict[str, Any]:
-    """Returns the summary of a run; ConfigError if the run has epochs left."""
-    summary = read_summary(workdir)
-    if summary.get("epochs") != epochs:
-        raise ConfigError(
-            f"the run must be finished: its command goes on. Received: workdir={str(workdir)!r}, with "
-            f"{summary.get('epochs', 0)} of {epochs} epochs in its summary"
-        )
-    return summary
