@@ -97,7 +97,8 @@ def help_text(command: types.ModuleType, values: flags.FlagValues) -> str:
         if isinstance(default, list):
             default = ",".join(default)
         shown = f"--{name}={default}" if default not in ("", None) else f"--{name}= (empty)"
-        about = textwrap.wrap(flag.help, 90, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        indents = dict.fromkeys(("initial_indent", "subsequent_indent"), " " * 6)
+        about = textwrap.wrap(flag.help, 90, break_on_hyphens=False, **indents)
         lines.append("\n".join([f"  {shown}", *about]))
     lines.append(
         "\nEach flag is shown with its default. Flags are written --name=value; later flags win.\n"

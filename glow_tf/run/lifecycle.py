@@ -163,7 +163,7 @@ def _train(
         epoch = _restore(run)
         with _saying_what_is_kept(run):
             if epoch < len(run.phases):
-                tell = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: happened())
+                tell = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: happened())
                 others = [tell, *callbacks]
                 recovery.fit_and_recover(run, epoch, lambda first: _fit(run, first, interrupts, others))
             with run.trainer.averages.in_place():

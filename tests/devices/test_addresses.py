@@ -80,7 +80,7 @@ def test_names_may_come_late_and_are_checked_then(monkeypatch):
 
 def test_a_name_that_nobody_knows_is_said_to_be_unknown(monkeypatch):
     monkeypatch.setattr(liveness, "PATIENCE", 0.0)
-    with pytest.raises(ConfigError, match=r"must have liveness. Received: none\.invalid:2222"):
+    with pytest.raises(ConfigError, match=r"must have addresses. Received: none\.invalid:2222"):
         check("none.invalid", "localhost")
 
 
