@@ -64,6 +64,10 @@ def interrupts_of_run() -> Iterator[Interrupts]:
 
     Where TensorFlow calls Python, as for the length of a sequence, it turns every exception into an error of
     its own. One that comes of an interrupt leaves the context as KeyboardInterrupt.
+
+    Python drops every exception within a destructor or a callback of a weak reference, KeyboardInterrupt too,
+    and tells `sys.unraisablehook`. TensorFlow has many of them, so that now and then a Ctrl-C did nothing.
+    Such a one comes again a moment later.
     """
     interrupts = Interrupts()
     if threading.current_thread() is not threading.main_thread():
@@ -72,25 +76,6 @@ def interrupts_of_run() -> Iterator[Interrupts]:
     handled = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # and not what its caller has set
         handled.append(signal.SIGINT)
-    before = {which: signal.signal(which, interrupts.arrive) for which in handled}
-    try:
-        yield interrupts
-    except Exception:
-        if not interrupts.ending:
-            raise
-        raise KeyboardInterrupt from None
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
-
-
-@contextlib.contextmanager
-def dropped_interrupts_come_again() -> Iterator[None]:
-    """Within the context, a Ctrl-C that Python drops comes again a moment later.
-
-    Python drops every exception within a destructor or a callback of a weak reference, KeyboardInterrupt too,
-    and tells `sys.unraisablehook`. TensorFlow has many of them, so that now and then a Ctrl-C did nothing.
-    """
     report = sys.unraisablehook
 
     def hook(dropped: Any) -> None:
@@ -99,8 +84,15 @@ def dropped_interrupts_come_again() -> Iterator[None]:
         else:
             report(dropped)
 
+    before = {which: signal.signal(which, interrupts.arrive) for which in handled}
     sys.unraisablehook = hook
     try:
-        yield
+        yield interrupts
+    except Exception:
+        if not interrupts.ending:
+            raise
+        raise KeyboardInterrupt from None
     finally:
         sys.unraisablehook = report
+        for which, handler in before.items():
+            signal.signal(which, handler)

@@ -37,7 +37,7 @@ from glow_tf.run.callbacks import (
 )
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
-from glow_tf.run.interrupts import Interrupts, dropped_interrupts_come_again, interrupts_of_run
+from glow_tf.run.interrupts import Interrupts, interrupts_of_run
 from glow_tf.run.progress import Progress
 from glow_tf.run.workdir import SUMMARY, Workdir
 from glow_tf.version import __version__
@@ -114,12 +114,7 @@ def _train_in(
         with naming_who_is_lost(group):
             with naming_the_taken_address(group):
                 strategy = _set_up(workdir.config, group)
-            with (
-                interrupts_of_run() as interrupts,
-                dropped_interrupts_come_again(),
-                watched_workers(group),
-                watched_parts(group),
-            ):
+            with interrupts_of_run() as interrupts, watched_workers(group), watched_parts(group):
                 with stall_watch(group, "Setting up has gone on for {} s. The other processes: {}"):
                     run = prepare(workdir.config, workdir, group, strategy)
                 return _train(run, interrupts, export, callbacks, start)

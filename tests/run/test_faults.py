@@ -22,7 +22,7 @@ import glow_tf
 from glow_tf import ConfigError, PartsTrainer, durable_files, export, phases
 from glow_tf.run import callbacks, checkpoint_files, lifecycle, workdir
 from glow_tf.run.checkpoints import Checkpoints
-from glow_tf.run.interrupts import dropped_interrupts_come_again, interrupts_of_run
+from glow_tf.run.interrupts import interrupts_of_run
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "rate_schedule": "constant"}
 FAST |= {"part_epochs": 2, "finetune_epochs": 1}
@@ -525,7 +525,7 @@ def test_an_interrupt_that_tensorflow_turns_into_an_error_is_still_an_interrupt(
 
 def test_an_interrupt_that_python_drops_comes_again():
     before = sys.unraisablehook
-    with pytest.raises(KeyboardInterrupt), dropped_interrupts_come_again():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), interrupts_of_run():  # noqa: PT012
         InterruptedDestructor()
         time.sleep(60)
     assert sys.unraisablehook is before
