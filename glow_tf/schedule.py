@@ -188,6 +188,8 @@ def phases(
 
 def phases_of_training(train: TrainConfig, num_parts: int) -> tuple[Phase, ...]:
     """Returns the phase of every epoch, as the settings of the training say."""
+    if train.only_part:
+        return (one_part(train.only_part - 1),) * (train.part_epochs + train.finetune_epochs)
     return phases(train.schedule, num_parts, train.part_epochs, train.finetune_epochs, train.period)
 
 

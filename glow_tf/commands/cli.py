@@ -21,7 +21,7 @@ from glow_tf.errors import ConfigError, DivergedError, in_one_line
 from glow_tf.version import __version__
 
 COMMANDS = (
-    *("train", "launch", "preset", "export"),  # models
+    *("train", "launch", "assemble", "preset", "export"),  # models
     *("sample", "evaluate", "score", "encode", "decode", "interpolate"),  # what is done with them
     *("reconstruct", "edit", "restore"),
 )

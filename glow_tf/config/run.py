@@ -109,6 +109,11 @@ class RunConfig:
                 f"Received: conditional=True, top_prior={self.model.top_prior!r}"
             )
         num_parts = self.model.num_parts
+        if (only := self.train.only_part) and not (self.model.has_levels and only <= num_parts):
+            raise ConfigError(
+                f"only_part needs architecture=levels, and must be a part from 1 to {num_parts}. "
+                f"Received: only_part={only}, architecture={self.model.architecture!r}"
+            )
         self.train.learning_rates(num_parts)
         self.train.finetune_learning_rates(num_parts)
         devices = [device for device in self.part_devices.split(",") if device]

@@ -91,6 +91,12 @@ class TrainConfig:
     cache_prefix: bool = setting(
         False, "Evaluate the parts before the trained one once per turn of several epochs; see period."
     )
+    only_part: int = setting(
+        0,
+        "Train this part of levels alone, from 1, in every epoch, whatever the schedule; glow-tf assemble "
+        "puts parts together. 0: all parts.",
+        most=MOST,
+    )
 
     def __post_init__(self):
         """Raises ConfigError for values that cannot be trained with."""

@@ -61,6 +61,20 @@ def write_data(folder: pathlib.Path, data: Mapping[str, str]) -> None:
     write_atomically(folder / DATA, json.dumps(data, indent=2).encode())
 
 
+def read_data(folder: pathlib.Path) -> dict[str, str]:
+    """Returns what `write_data` wrote beside the checkpoints in a folder.
+
+    Raises:
+      ConfigError: it is not there, or damaged.
+    """
+    try:
+        return read_json(folder / DATA)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{folder.parent} must be the workdir of a run, with {folder.name}/{DATA}. Received: {error}"
+        ) from None
+
+
 def _differences(
     folder: pathlib.Path, model: ModelConfig, data: Mapping[str, str]
 ) -> dict[str, tuple[Any, Any]]:

@@ -17,7 +17,7 @@ from glow_tf.training.optimizers import make_optimizers
 
 # Settings that are options of `PartsTrainer.compile`, too.
 OPTIONS = ("clip_norm", "reversible", "part_delay", "max_skipped_steps", "rate_scaling", "batch_size")
-SCHEDULE = ("schedule", "part_epochs", "finetune_epochs", "period")
+SCHEDULE = ("schedule", "part_epochs", "finetune_epochs", "period", "only_part")
 
 
 class Recipe(NamedTuple):

@@ -1,0 +1,36 @@
+"""Puts levels that were trained apart together: a preset of one model.
+
+    glow-tf train --architecture=levels --only_part=1 --dataset=folder:PATH --workdir=runs/part_1
+    glow-tf train --architecture=levels --only_part=2 --dataset=folder:PATH --workdir=runs/part_2
+    glow-tf assemble --workdirs=runs/part_1,runs/part_2,… --output=presets/mine
+    glow-tf evaluate --model=presets/mine --dataset=folder:PATH
+
+Each part comes from the run that trained it, wherever that was; a run without --only_part gives the parts
+that no other run has. The runs must have the same settings of the model and the same data. They need not be
+finished: the last checkpoint counts. A part that was trained again is exchanged by another assembly.
+"""
+
+from absl import flags
+
+from glow_tf.commands import model_flags
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_list("workdirs", [], "The workdirs of the runs, comma-separated.", flag_values=values)
+    flags.DEFINE_string("output", "", "The folder of the preset to write.", flag_values=values)
+    flags.DEFINE_enum(
+        "weights_dtype", "float32", ("float16", "float32"), "How weights are kept.", flag_values=values
+    )
+
+
+def main(values: flags.FlagValues) -> None:
+    """Assembles, writes the preset, and says where each part is from."""
+    folder = model_flags.output_folder(values)
+    from glow_tf.use.assembling import assemble
+
+    found = assemble(values.workdirs)
+    found.glow.save_to_preset(folder, found.about, values.weights_dtype)
+    for k, source in enumerate(found.sources, start=1):
+        print(f"part {k} from {source}")
+    print(f"{folder}: glow-tf evaluate --model={folder} --dataset=… says the bits of each part.")

@@ -1,0 +1,101 @@
+"""Levels that were trained apart, put together as one model."""
+
+import csv
+
+import numpy as np
+import pytest
+from helpers import train
+from small import make_small_images
+
+import glow_tf
+from glow_tf import ConfigError, Glow
+from glow_tf.commands import cli
+from glow_tf.use.assembling import assemble
+
+SETTINGS = {
+    "dataset": "digits",
+    "architecture": "levels",
+    "num_blocks": 1,
+    "flow_steps": 1,
+    "width": 4,
+    "condition_features": 2,
+    "train_examples": 64,
+    "test_examples": 16,
+    "batch_size": 16,
+    "part_epochs": 1,
+    "finetune_epochs": 0,
+    "schedule": "simultaneous",
+    "clip_norm": 0.0,
+    "sample_every": 0,
+    "export": False,
+    "tensorboard": False,
+    "n_bits": 5,
+}
+
+
+def run(folder, **changes):
+    train(glow_tf.RunConfig.from_settings({**SETTINGS, "workdir": str(folder), **changes}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    return [run(folder / f"part_{k}", only_part=k) for k in (1, 2)]
+
+
+def test_parts_that_were_trained_apart_are_the_model_that_was_trained_at_once(parts, tmp_path):
+    at_once = glow_tf.load(run(tmp_path / "at_once"))
+    found = assemble(parts)
+    assert found.sources == tuple(map(str, parts))
+    for mine, others in zip(found.glow.get_weights(), at_once.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, others, atol=1e-6)
+    with open(parts[1] / "history.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["phase"], row["active_parts"]) == ("part", "2")
+
+
+def test_the_command_writes_a_preset_and_says_where_each_part_is_from(parts, tmp_path, capsys):
+    listed = ",".join(map(str, reversed(parts)))
+    assert cli.run("assemble", [f"--workdirs={listed}", f"--output={tmp_path / 'preset'}"]) == 0
+    assert f"part 1 from {parts[0]}\npart 2 from {parts[1]}\n" in capsys.readouterr().out
+    images = make_small_images(np.random.default_rng(0))[:4, :, :, :1]
+    expected = assemble(parts).glow.bits_per_dim(images)
+    np.testing.assert_array_equal(Glow.from_preset(tmp_path / "preset").bits_per_dim(images), expected)
+
+
+def test_a_part_is_exchanged_alone(parts, tmp_path):
+    better = run(tmp_path / "better", only_part=2, part_epochs=2)
+    old, new = assemble(parts).glow, assemble([parts[0], better]).glow
+    for mine, others in zip(old.parts[0].get_weights(), new.parts[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, others)
+    assert any((a != b).any() for a, b in zip(old.get_weights(), new.get_weights(), strict=True))
+
+
+def test_a_run_of_all_parts_gives_those_that_no_other_run_has(parts, tmp_path):
+    whole = run(tmp_path / "whole", seed=1)
+    found = assemble([parts[1], whole])
+    assert found.sources == (str(whole), str(parts[1]))
+
+
+def test_what_does_not_fit_together_is_refused(parts, tmp_path):
+    with pytest.raises(ConfigError, match=r"part 2 of 2 must come from one run.*Received: none"):
+        assemble(parts[:1])
+    with pytest.raises(ConfigError, match=r"part 1 of 2 must come from one run.*Received: .*, "):
+        assemble([parts[0], *parts])
+    wider = run(tmp_path / "wider", only_part=2, width=5)
+    with pytest.raises(ConfigError, match=r"same model and data: width=4 in .*Received: width=5"):
+        assemble([parts[0], wider])
+    other = run(tmp_path / "other", only_part=2, train_examples=48)
+    with pytest.raises(ConfigError, match=r"same model and data: train images=.*Received"):
+        assemble([parts[0], other])
+    with pytest.raises(ConfigError, match=r"only levels are put together.*Received"):
+        assemble([run(tmp_path / "glow", architecture="glow")])
+    with pytest.raises(ConfigError, match=r"needs the workdirs.*Received: none"):
+        assemble([])
+
+
+@pytest.mark.parametrize("changes", [{"only_part": 3}, {"only_part": 1, "architecture": "glow"}], ids=str)
+def test_only_a_part_of_levels_is_trained_alone(changes, tmp_path):
+    with pytest.raises(ConfigError, match=r"only_part needs architecture=levels.*Received: only_part="):
+        glow_tf.RunConfig.from_settings({**SETTINGS, "workdir": str(tmp_path), **changes})
