@@ -122,17 +122,22 @@ def balanced_counts(
 
 def _elements(config: ModelConfig) -> list[Element]:
     height, width, channels = config.image_shape
+    given = config.coupling_config.condition_channels
     elements = []
     for block in range(1, config.num_blocks + 1):
         height, width, channels = height // 2, width // 2, channels * 4
         elements.append(Element("squeeze", block, 0, height, width, channels, 0))
-        macs = _flow_step_macs(config.coupling, height * width, channels, config.width)
+        macs = _flow_step_macs(config.coupling, height * width, channels, config.width, given)
         elements += [
             Element("flow_step", block, step, height, width, channels, macs, config.width)
             for step in range(1, config.flow_steps + 1)
         ]
         if block < config.num_blocks:
-            macs = height * width * 9 * (channels // 2) * channels if config.split_prior == "learned" else 0
+            macs = (
+                height * width * 9 * (channels // 2 + given) * channels
+                if config.split_prior == "learned"
+                else 0
+            )
             elements.append(Element("split", block, 0, height, width, channels, macs))
             channels //= 2
     return elements

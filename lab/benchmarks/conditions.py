@@ -1,0 +1,87 @@
+"""Measures what a condition costs in a training step.
+
+    taskset -c 0 python -m lab.benchmarks.conditions --widths=32,128 --output=docs/results/conditions.csv
+
+A Glow of 3 × 4 flow steps that is given nothing, the same given a map of 16 features, a deeper Glow, and
+levels take steps in turns, in one process on one core. The CSV has the CPU milliseconds of every turn. What
+is printed are medians, and beside them the ratio that multiply-adds predict.
+"""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+import time
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from glow_tf import Glow, ModelConfig, PartsTrainer, TrainConfig
+from glow_tf.partition import part_layouts
+
+FLAGS = flags.FLAGS
+SIDE, BATCH, STEPS = 32, 8, 16
+
+
+def _subjects(width: int) -> dict[str, ModelConfig]:
+    shape, common = (SIDE, SIDE, 3), {"num_blocks": 3, "width": width}
+    return {
+        "nothing given": ModelConfig(shape, flow_steps=4, **common),
+        "16 features given": ModelConfig(
+            shape, flow_steps=4, condition_shape=(SIDE, SIDE, 16), condition_features=0, **common
+        ),
+        "Glow 3 x 8": ModelConfig(shape, flow_steps=8, **common),
+        "levels 8, 4, 4, 4": ModelConfig(shape, architecture="levels", flow_steps=8, **common),
+    }
+
+
+def _trainer(config: ModelConfig, epochs: int) -> PartsTrainer:
+    trainer = PartsTrainer(Glow(config))
+    schedule = "simultaneous" if config.has_levels else "end_to_end"
+    settings = TrainConfig(schedule=schedule, part_epochs=epochs, finetune_epochs=0, batch_size=BATCH)
+    trainer.compile(settings, steps_per_epoch=STEPS)
+    return trainer
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints and writes."""
+    del argv
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (BATCH * STEPS, SIDE, SIDE, 3)).astype(np.uint8)
+    given = rng.normal(size=(BATCH * STEPS, SIDE, SIDE, 16)).astype(np.float32)
+    rows = []
+    for width in map(int, FLAGS.widths):
+        subjects = _subjects(width)
+        trainers = {name: _trainer(config, FLAGS.turns + 2) for name, config in subjects.items()}
+        found: dict[str, list[float]] = {name: [] for name in subjects}
+        for turn in range(FLAGS.turns + 1):
+            for name, trainer in trainers.items():
+                y = given if subjects[name].condition_shape else None
+                start = time.process_time()
+                trainer.fit(images, y, initial_epoch=turn, epochs=turn + 1, verbose=0)
+                if turn:  # the first traces
+                    found[name].append((time.process_time() - start) / STEPS * 1e3)
+                    rows.append({"width": width, "subject": name, "turn": turn, "ms": found[name][-1]})
+        macs = {name: sum(p.forward_macs for p in part_layouts(c)) for name, c in subjects.items()}
+        for name, times in found.items():
+            base = "nothing given" if "given" in name else "Glow 3 x 8"
+            ratio = float(np.median(np.array(times) / np.array(found[base])))
+            print(
+                f"width {width}, {name}: {np.median(times):.1f} ms of CPU a step, {ratio:.3f} of '{base}', "
+                f"{macs[name] / macs[base]:.3f} by multiply-adds"
+            )
+    if FLAGS.output:
+        with pathlib.Path(FLAGS.output).open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["width", "subject", "turn", "ms"], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("widths", ["32", "128"], "Widths, comma-separated.")
+    flags.DEFINE_integer("turns", 7, "Turns that are timed.")
+    flags.DEFINE_string("output", "", "The CSV to write.")
+    app.run(main)
