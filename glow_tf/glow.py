@@ -36,8 +36,8 @@ class Glow(CompiledModel):
         TensorFlow. The devices are not saved with the model.
 
     Raises:
-      ConfigError: height or width is not a multiple of 2^num_blocks, the policy is mixed, or the weights do
-        not fit into memory.
+      ConfigError: the blocks cannot halve height or width, the policy is mixed, or the weights do not fit
+        into memory.
       ValueError: part_devices names a wrong number of devices.
     Reference: Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039; Glow parts, sections 2 and 3.
     """

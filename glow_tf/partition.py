@@ -66,9 +66,9 @@ def part_layouts(config: ModelConfig) -> tuple[PartLayout, ...]:
     """Lays out the flow's elements and cuts them into parts, one layout per part.
 
     A squeeze belongs to the part of the flow steps after it, a split to the part of the flow steps before it.
-    ConfigError if the image's height or width is not a multiple of 2^num_blocks.
+    ConfigError if the blocks cannot halve the image's height or width; see `check_divisible`.
     """
-    check_divisible(config.image_shape, config.num_blocks)
+    check_divisible(config.image_shape, config)
     if config.has_levels:
         return _levels(config)
     cuts = list(itertools.accumulate(flow_step_counts(config)))
@@ -125,21 +125,19 @@ def _elements(config: ModelConfig) -> list[Element]:
     given = config.coupling_config.condition_channels
     elements = []
     for block in range(1, config.num_blocks + 1):
-        height, width, channels = height // 2, width // 2, channels * 4
-        elements.append(Element("squeeze", block, 0, height, width, channels, 0))
+        if height % 2 == width % 2 == 0:
+            height, width, channels = height // 2, width // 2, channels * 4
+            elements.append(Element("squeeze", block, 0, height, width, channels, 0))
         macs = _flow_step_macs(config.coupling, height * width, channels, config.width, given)
         elements += [
             Element("flow_step", block, step, height, width, channels, macs, config.width)
             for step in range(1, config.flow_steps + 1)
         ]
-        if block < config.num_blocks:
-            macs = (
-                height * width * 9 * (channels // 2 + given) * channels
-                if config.split_prior == "learned"
-                else 0
-            )
+        if block < config.num_blocks and channels > 1:
+            kept, learned = channels // 2, config.split_prior == "learned"
+            macs = height * width * 9 * (kept + given) * 2 * (channels - kept) if learned else 0
             elements.append(Element("split", block, 0, height, width, channels, macs))
-            channels //= 2
+            channels = kept
     return elements
 
 

@@ -268,7 +268,7 @@ def test_rates_as_numbers_are_positive_and_finite(rate):
 
 def test_an_image_size_that_cannot_be_halved_is_found_first():
     with pytest.raises(
-        ConfigError, match=r"multiples of 8; the nearest that are: 24, 32 .*Received: image_size=30"
+        ConfigError, match=r"multiples of 4; the nearest that are: 28, 32 .*Received: image_size=30"
     ):
         RunConfig.from_settings({**BASE, "image_size": 30})
 

@@ -164,8 +164,8 @@ def test_images_of_another_kind_are_refused(glow, small_images):
 
 
 def test_a_model_that_cannot_be_built_says_why():
-    with pytest.raises(ConfigError, match=r"multiples of 8; the nearest that are: 24, 32"):
-        Glow(ModelConfig(image_shape=(28, 28, 1), flow_steps=2, width=8))
+    with pytest.raises(ConfigError, match=r"multiples of 4; the nearest that are: 28, 32"):
+        Glow(ModelConfig(image_shape=(30, 30, 1), flow_steps=2, width=8))
 
 
 def test_load_names_what_it_was_given(tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import pytest
@@ -137,14 +138,37 @@ def test_additive_coupling_and_standard_prior_cost_less():
 
 
 def test_sizes_that_do_not_divide_name_the_nearest_that_do():
-    with pytest.raises(ValueError, match=r"24, 32 .*--image_size.*Received: image of 28×28"):
-        check_divisible((28, 28, 1), 3)
-    with pytest.raises(ValueError, match=r"24, 32 \(--image_size resizes\), or --num_blocks=2\. Received"):
-        check_divisible((28, 28, 1), 3)
-    with pytest.raises(ValueError, match=r"26, 28 \(--image_size resizes\)\. Received"):
-        check_divisible((27, 28, 1), 1)
+    three, four = ModelConfig(num_blocks=3), ModelConfig(num_blocks=4)
+    with pytest.raises(ValueError, match=r"halves .* 3 times.*24, 32 .*--image_size.*image of 28×28"):
+        check_divisible((28, 28, 1), four)
+    with pytest.raises(ValueError, match=r"28, 32 \(--image_size resizes\), or --num_blocks=2\. Received"):
+        check_divisible((30, 30, 1), three)
+    with pytest.raises(ValueError, match=r"26, 28 \(--image_size resizes\), or --num_blocks=1\. Received"):
+        check_divisible((27, 28, 1), ModelConfig(num_blocks=2))
     with pytest.raises(ValueError, match="multiples of 8; the nearest that are: 8 "):
-        check_divisible((5, 8, 1), 3)
+        check_divisible((5, 8, 1), four)
+    levels = ModelConfig(architecture="levels", num_blocks=3)
+    with pytest.raises(ValueError, match=r"halves .* 3 times.*24, 32 .*or --num_blocks=2\. Received"):
+        check_divisible((28, 28, 1), levels)
+    with pytest.raises(ValueError, match=r"26, 28 \(--image_size resizes\)\. Received"):
+        check_divisible((27, 28, 1), dataclasses.replace(levels, num_blocks=1))
+
+
+ODD_SIZES = {
+    (7, 7, 5): (1, ["flow_step"], (7, 7, 5)),
+    (14, 7, 5): (1, ["flow_step"], (14, 7, 5)),
+    (28, 28, 1): (3, ["squeeze", "flow_step", "split", "squeeze", "flow_step", "split", "flow_step"], (7, 7, 4)),
+    (1, 1, 5): (3, ["flow_step", "split", "flow_step", "split", "flow_step"], (1, 1, 1)),
+    (1, 8, 1): (2, ["flow_step", "flow_step"], (1, 8, 1)),
+}
+
+
+@pytest.mark.parametrize(("shape", "expected"), ODD_SIZES.items())
+def test_a_block_of_an_odd_side_does_not_squeeze(shape, expected):
+    num_blocks, kinds, output = expected
+    (layout,) = partition.part_layouts(ModelConfig(shape, num_blocks=num_blocks, flow_steps=1, width=4))
+    assert [element.kind for element in layout.elements] == kinds
+    assert layout.output_shape == output
 
 
 def test_what_a_cache_holds_crosses_no_cut_in_the_table():

@@ -123,7 +123,7 @@ class Split(FactorsOut):
 
     p(z | h) has mean μ(h) and deviation σ(h), so eps = (z − μ(h)) / σ(h), and log_det = −Σ log σ(h).
 
-    Shapes: [B, H, W, C] with C even → [B, H, W, C/2] twice.
+    Shapes: [B, H, W, C] → [B, H, W, C/2] twice; if C is odd, z has one channel more than h.
 
     Args:
       prior: `learned` (a 3×3 convolution of h, which starts at zero, gives μ and log σ) or `standard`
@@ -131,7 +131,7 @@ class Split(FactorsOut):
       condition_channels: channels of a condition that the convolution reads beside h; 0: none.
 
     Raises:
-      ValueError: prior is unknown; on build, the number of channels is odd.
+      ValueError: prior is unknown; on build, there is a single channel.
     Reference: Dinh et al. 2017, section 3.6, https://arxiv.org/abs/1605.08803
     """
 
@@ -149,13 +149,14 @@ class Split(FactorsOut):
     def build(self, input_shape: Shape) -> None:
         """Creates the convolution of a learned prior."""
         channels = input_shape[-1]
-        if channels % 2:
+        if channels < 2:
             raise ValueError(
-                f"Split needs an even number of channels. Received: input_shape={tuple(input_shape)}"
+                f"Split needs two channels or more. Received: input_shape={tuple(input_shape)}"
             )
         if self.prior == "learned":
-            self.network = ZeroConvolution(channels, dtype=self.dtype_policy, name="prior")
-            self.network.build((*input_shape[:-1], channels // 2 + self.condition_channels))
+            kept = self.kept_of(channels)
+            self.network = ZeroConvolution(2 * (channels - kept), dtype=self.dtype_policy, name="prior")
+            self.network.build((*input_shape[:-1], kept + self.condition_channels))
         self.built = True
 
     def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:

@@ -227,23 +227,29 @@ def read_scale(scale: str) -> tuple[str, float | None]:
     return kind, bound
 
 
-def check_divisible(image_shape: Sequence[int], num_blocks: int, received: str = "") -> None:
-    """Raises ConfigError, naming the nearest sizes that fit, unless H and W divide by 2^num_blocks.
+def check_divisible(image_shape: Sequence[int], model: ModelConfig, received: str = "") -> None:
+    """Raises ConfigError, naming the nearest sizes that fit, unless the model can halve H and W.
+
+    Every block but the last halves both, and so does the last where both are even by then. Levels halve them
+    in any case. Where a side is 1 from the start, no block halves anything.
 
     Args:
-      image_shape: H, W and whatever follows.
-      num_blocks: how often the flow halves both.
+      image_shape: (H, W, C), or (H, W).
+      model: with these blocks.
       received: what the message says was received; the image's sides by default.
     """
-    multiple = 2**num_blocks
     height, width = image_shape[:2]
+    halvings = model.num_blocks - (not model.has_levels)
+    if min(height, width) == 1 and not model.has_levels:
+        return
+    multiple = 2**halvings
     if height % multiple or width % multiple:
         sides = {side for side in (height, width) if side % multiple}
         nearest = {s // multiple * multiple for s in sides} | {-(-s // multiple) * multiple for s in sides}
-        fewer = min((side & -side).bit_length() - 1 for side in (height, width))
+        fewer = min((side & -side).bit_length() for side in (height, width)) - model.has_levels
         instead = f", or --num_blocks={fewer}" if fewer else ""
         raise ConfigError(
-            f"num_blocks={num_blocks} halves the image {num_blocks} times, so height and width must be "
+            f"num_blocks={model.num_blocks} halves the image {halvings} times, so height and width must be "
             f"multiples of {multiple}; the nearest that are: {', '.join(map(str, sorted(nearest - {0})))} "
             f"(--image_size resizes){instead}. Received: {received or f'image of {height}×{width}'}"
         )

@@ -143,7 +143,7 @@ class RunConfig:
     def _check_size_and_batch(self) -> None:
         """Raises ConfigError for what would otherwise be found only after all images have been read."""
         if (size := self.data.image_size) and "num_blocks" not in self.left_open:
-            check_divisible((size, size), self.model.num_blocks, f"image_size={size}")
+            check_divisible((size, size), self.model, f"image_size={size}")
         if examples := self.data.train_examples:
             check_batch(examples, self.train.batch_size)
 

@@ -613,7 +613,7 @@ def test_initialisation_sees_the_condition(x, rng):
 
 
 INVALID = {
-    "odd_channels_split": (lambda: Split().build((None, 4, 4, 3)), "even number of channels"),
+    "one_channel_split": (lambda: Split().build((None, 4, 4, 1)), "two channels or more"),
     "odd_height": (lambda: Squeeze().build((None, 3, 4, 1)), "even height"),
     "n_bits": (lambda: Dequantize(9), "n_bits must be an integer from 1 to 8"),
     "coupling": (lambda: make_coupling(kind="linear"), "kind must be one of"),

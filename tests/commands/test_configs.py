@@ -67,7 +67,7 @@ BAD_FLAGS = {
     "data": ("--dataset=folder:/no/such", "needs an existing folder"),
     "batch": ("--batch_size=4000", "at most the number of training images"),
     "workdir": ("--workdir=/proc/run", "workdir must be a folder that can be written"),
-    "blocks": ("--num_blocks=4", "multiples of 16; the nearest that are: 16"),
+    "blocks": ("--num_blocks=5", "multiples of 16; the nearest that are: 16"),
 }
 
 
