@@ -24,15 +24,20 @@ class TrainedModel:
 
     Attributes:
       image_shape: (H, W, C).
+      data_dtype: of images, given and drawn: `uint8`, `uint16` (more than 8 bits) or `float32` (real data).
       classes: their names; empty for a model that knows none.
       dimensions: H·W·C.
       compute_dtype: of the latents.
+
+    Below, images are those of a model of bytes. Real data have neither noise nor bins: their `log_prob` is
+    exact, whatever the seed, and their bits per dimension are those of a density, and may be negative.
 
     A model that is given something with each image takes it as `condition` in every method: a tensor [B, …],
     or a dictionary of them, of the shapes that its settings say. Others take none.
     """
 
     image_shape: tuple[int, int, int]
+    data_dtype: str
     compute_dtype: str
     classes: tuple[str, ...]
 
@@ -193,8 +198,8 @@ class TrainedModel:
         )
 
     def checked(self, images: tf.Tensor) -> tf.Tensor:
-        """Checks images and converts them to a tensor, uint8 [B, H, W, C]; see `checked_images`."""
-        return checked_images(images, self.image_shape)
+        """Checks images and converts them to a tensor [B, H, W, C]; see `checked_images`."""
+        return checked_images(images, self.image_shape, self.data_dtype)
 
     def checked_labels(self, labels: Sequence[int] | tf.Tensor) -> tf.Tensor:
         """Checks labels and converts them to a tensor, int32 [B].

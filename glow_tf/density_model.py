@@ -24,23 +24,49 @@ def checked_policy(policy: keras.DTypePolicy) -> str:
     return policy.name
 
 
-def checked_images(images: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
-    """Checks images and converts them to a tensor, uint8 [B, H, W, C].
+def checked_images(images: tf.Tensor, image_shape: tuple[int, int, int], data_dtype: str) -> tf.Tensor:
+    """Checks images and converts them to a tensor of the model's data type, [B, H, W, C].
 
-    Within a `tf.function` a shape that is not known yet passes.
+    Real numbers of any precision become float32. Within a `tf.function` a shape that is not known yet passes,
+    and so do values that are not finite.
+
+    Args:
+      images: of a type that `has_type` takes.
+      image_shape: (H, W, C) of the model.
+      data_dtype: of the model's data: `uint8`, `uint16` or `float32`.
 
     Raises:
-      ConfigError: images are not uint8 of shape [B, H, W, C], with (H, W, C) the model's `image_shape` and B
-        not 0.
+      ConfigError: images have another type or shape, B is 0, or real data are not finite.
     """
     images = tf.convert_to_tensor(images)
-    fits = images.dtype == tf.uint8 and images.shape.is_compatible_with([None, *image_shape])
+    fits = images.shape.is_compatible_with([None, *image_shape]) and has_type(images.dtype, data_dtype)
     if not fits or images.shape.num_elements() == 0:
         raise ConfigError(
-            f"images must be uint8 of shape (batch, {', '.join(map(str, image_shape))}). "
+            f"images must be {data_dtype} of shape (batch, {', '.join(map(str, image_shape))})"
+            f"{remedy_of_type(images.dtype, data_dtype)}. "
             f"Received: {images.dtype.name} of shape {images.shape}"
         )
+    if not images.dtype.is_floating:
+        return images
+    images = tf.cast(images, data_dtype)
+    if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(images))):
+        raise ConfigError("real data must be finite. Received: images with NaN or infinity")
     return images
+
+
+def has_type(dtype: tf.DType, data_dtype: str) -> bool:
+    """Whether images of a type are data of a model: for `float32`, real numbers of any precision are."""
+    return dtype.is_floating if data_dtype == "float32" else dtype.name == data_dtype
+
+
+def remedy_of_type(dtype: tf.DType, data_dtype: str) -> str:
+    """Says, within a message, which model takes images of a type that this one does not take; or ''."""
+    takes = {"uint8": "n_bits from 1 to 8", "uint16": "n_bits from 9 to 16"}
+    if has_type(dtype, data_dtype):
+        return ""
+    if dtype.is_floating:
+        return "; a model of real numbers has data='real'"
+    return f"; a model of {dtype.name} has data='bytes' and {takes[dtype.name]}" if dtype.name in takes else ""
 
 
 class DensityModel(keras.Model):

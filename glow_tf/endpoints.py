@@ -44,6 +44,8 @@ class ActivationLimit:
 class Endpoints:
     """The functions of a model, uncompiled; `Glow`'s methods of the same names describe them.
 
+    Images are described as uint8; they have the type of the model's data.
+
     Args:
       glow: the model.
     """
@@ -54,7 +56,7 @@ class Endpoints:
     def with_signatures(self) -> dict[str, Endpoint]:
         """Returns each function with its signature."""
         glow = self.glow
-        images = tf.TensorSpec((None, *glow.image_shape), tf.uint8, name="images")
+        images = tf.TensorSpec((None, *glow.image_shape), glow.data_dtype, name="images")
         eps = tf.TensorSpec((None, math.prod(glow.image_shape)), glow.compute_dtype, name="eps")
         seed = tf.TensorSpec((), tf.int32, name="seed")
         num = tf.TensorSpec((), tf.int32, name="num")
@@ -133,7 +135,7 @@ class Endpoints:
         """Inverts `encode`: [B, D] → uint8 [B, H, W, C]."""
         with full_precision():
             given = self._given(eps, labels_and_condition)
-            return self.glow.dequantize.to_uint8(self._dequantized(eps, *given)[0])
+            return self.glow.dequantize.to_output(self._dequantized(eps, *given)[0])
 
     def label_log_probs(
         self, images: tf.Tensor, seed: tf.Tensor | int, condition: Condition = None
@@ -170,7 +172,7 @@ class Endpoints:
         eps = tf.ensure_shape(eps, [None, math.prod(self.glow.image_shape)])
         own = tf.cast(_one_for_each(seeds, temperatures), dtype)
         v, _ = self._dequantized(own[:, tf.newaxis] * eps, labels, _one_for_each(eps, condition))
-        return self.glow.dequantize.to_uint8(v)
+        return self.glow.dequantize.to_output(v)
 
     def log_prob_each(self, images: tf.Tensor, seeds: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Scores each image at the noise draw of its own seed: uint8 [B, H, W, C], [B] → [B], nats."""
@@ -233,7 +235,7 @@ class Endpoints:
         return _of_any_number(inverse, eps, labels, condition)
 
     def _checked(self, v: tf.Tensor, limited: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"images": self.glow.dequantize.to_uint8(v), "limited": limited}
+        return {"images": self.glow.dequantize.to_output(v), "limited": limited}
 
 
 def _of_any_number(function: Callable[..., Any], *batches: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The flow: parts in order, from bytes to latents and back, with their log-determinants."""
+"""The flow: parts in order, from data to latents and back, with their log-determinants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import likelihood
-from glow_tf.bijectors import Bijector, Dequantize
+from glow_tf.bijectors import Bijector, Dequantize, Standardize
 from glow_tf.bijectors.condition import Condition
 from glow_tf.conditions import checked_condition
 from glow_tf.config import ModelConfig
@@ -41,7 +41,9 @@ class Flow(DensityModel):
             2 * model_bytes(config), "the model's weights", "take a smaller width or fewer flow_steps"
         )
         policy = checked_policy(self.dtype_policy)
-        self.dequantize = Dequantize(config.n_bits, dtype=policy)
+        self.dequantize = (
+            Standardize(dtype=policy) if config.is_real else Dequantize(config.n_bits, dtype=policy)
+        )
         self.parts = [
             Part.from_layout(
                 layout,
@@ -72,11 +74,11 @@ class Flow(DensityModel):
     def get_flow_weights(self) -> list[np.ndarray]:
         """Returns the weights flow step by flow step; the list is the same wherever the model is cut.
 
-        It does not contain the local priors, which only training uses. The networks of what the model is
-        given, one for each part, come first.
+        It does not contain the local priors, which only training uses. First come what centres and scales
+        real data, and the networks of what the model is given, one for each part.
         """
-        networks = [value for network in self._condition_networks() for value in network.get_weights()]
-        return [*networks, *get_weights_by_step(self._bijectors_and_top_prior())]
+        first = [value for layer in self._beside_steps() for value in layer.get_weights()]
+        return [*first, *get_weights_by_step(self._bijectors_and_top_prior())]
 
     def set_flow_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Sets the weights to the `get_flow_weights` of a model that differs from this one only in its cuts.
@@ -85,13 +87,14 @@ class Flow(DensityModel):
           ValueError: there are too few or too many weights, or one has another shape.
         """
         weights = list(weights)
-        for network in self._condition_networks():
-            network.set_weights(weights[: len(network.weights)])
-            weights = weights[len(network.weights) :]
+        for layer in self._beside_steps():
+            layer.set_weights(weights[: len(layer.weights)])
+            weights = weights[len(layer.weights) :]
         set_weights_by_step(self._bijectors_and_top_prior(), weights)
 
-    def _condition_networks(self) -> list[keras.Layer]:
-        return [part.condition_network for part in self.parts if part.condition_network is not None]
+    def _beside_steps(self) -> list[keras.Layer]:
+        networks = (part.condition_network for part in self.parts)
+        return [self.dequantize, *(network for network in networks if network is not None)]
 
     def _bijectors_and_top_prior(self) -> list[Bijector]:
         return [*(b for part in self.parts for b in part.bijectors), self.parts[-1].prior]
@@ -100,6 +103,11 @@ class Flow(DensityModel):
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of the images."""
         return self.config.image_shape
+
+    @property
+    def data_dtype(self) -> str:
+        """The type of the images: `uint8`, `uint16` or `float32`."""
+        return self.config.data_dtype
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -119,13 +127,13 @@ class Flow(DensityModel):
     def initialize(
         self, images: tf.Tensor, noise: tf.Tensor | None = None, condition: Condition = None
     ) -> None:
-        """Sets every ActNorm from a batch, part by part in the forward direction.
+        """Sets what depends on data from a batch, part by part in the forward direction.
 
-        Call it once before training, eagerly and outside of `strategy.run`. ActNorms that are already
-        initialised or restored keep their weights.
+        These are the ActNorms, and what centres and scales real data. Call it once before training, eagerly
+        and outside of `strategy.run`. What is already initialised or restored keeps its weights.
 
         Args:
-          images: uint8 [B, H, W, C]; a few hundred training images.
+          images: [B, H, W, C], of the type of the model's data; a few hundred training images.
           noise: dequantisation noise in [0, 1), [B, H, W, C]; by default, drawn from the config's seed.
           condition: what the model is given with each image.
 
@@ -133,7 +141,7 @@ class Flow(DensityModel):
           ConfigError: the images, the noise or the condition do not fit the model.
         """
         condition = self.checked_condition(condition)
-        h = self.dequantize.forward(self.dequantized(images, noise, seed=self.config.seed))
+        h = self.dequantize.initialize(self.dequantized(images, noise, seed=self.config.seed))
         for k, part in enumerate(self.parts):
             with self.on_device_of(k):
                 h = part.initialize(h, condition)
@@ -141,10 +149,10 @@ class Flow(DensityModel):
     def dequantized(
         self, images: tf.Tensor, noise: tf.Tensor | float | None = None, seed: tf.Tensor | int = 0
     ) -> tf.Tensor:
-        """Dequantises images: adds noise to the levels of their bytes.
+        """Dequantises images: adds noise to the levels of their bytes. Real data stay as they are.
 
         Args:
-          images: uint8 [B, H, W, C].
+          images: [B, H, W, C], of the type of the model's data.
           noise: in [0, 1), [B, H, W, C] or one number for all; by default, drawn from the seed.
           seed: of the noise; unused if noise is given.
 
@@ -155,7 +163,9 @@ class Flow(DensityModel):
           ConfigError: `checked_images` refuses the images.
           ValueError, InvalidArgumentError: the shape of noise is not that of the images.
         """
-        images = checked_images(images, self.image_shape)
+        images = checked_images(images, self.image_shape, self.data_dtype)
+        if not self.dequantize.takes_noise:
+            return self.dequantize.levels(images)
         if noise is None:
             noise = tf.random.stateless_uniform(tf.shape(images), seed=[seed, 0], dtype=self.compute_dtype)
         elif np.ndim(noise):  # not one number for all pixels
@@ -171,7 +181,7 @@ class Flow(DensityModel):
         """Dequantises images and makes the passage that enters the first part.
 
         Args:
-          images: uint8 [B, H, W, C]; `checked_images` refuses others.
+          images: [B, H, W, C]; `checked_images` refuses others.
           noise: in [0, 1), [B, H, W, C]; None draws it from the seed.
           seed: of the noise; unused if noise is given.
 

@@ -133,8 +133,8 @@ def _elements(config: ModelConfig) -> list[Element]:
             Element("flow_step", block, step, height, width, channels, macs, config.width)
             for step in range(1, config.flow_steps + 1)
         ]
-        if block < config.num_blocks and channels > 1:
-            kept, learned = channels // 2, config.split_prior == "learned"
+        kept, learned = channels // 2, config.split_prior == "learned"
+        if block < config.num_blocks and height * width * kept > 1:  # a coupling needs two values
             macs = height * width * 9 * (kept + given) * 2 * (channels - kept) if learned else 0
             elements.append(Element("split", block, 0, height, width, channels, macs))
             channels = kept

@@ -16,6 +16,7 @@ from glow_tf.bijectors.repeatable import Repeatable
 from glow_tf.bijectors.split import Split
 from glow_tf.bijectors.squeeze import Squeeze
 from glow_tf.bijectors.stack import Stack
+from glow_tf.bijectors.standardize import Standardize
 from glow_tf.bijectors.uniform_prior import UniformPrior
 
 __all__ = [
@@ -35,5 +36,6 @@ __all__ = [
     "Split",
     "Squeeze",
     "Stack",
+    "Standardize",
     "UniformPrior",
 ]

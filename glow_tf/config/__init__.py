@@ -9,6 +9,7 @@ from __future__ import annotations
 from glow_tf.config.choices import ARCHITECTURES as ARCHITECTURES
 from glow_tf.config.choices import AUGMENTATIONS as AUGMENTATIONS
 from glow_tf.config.choices import COMPILERS as COMPILERS
+from glow_tf.config.choices import DATA as DATA
 from glow_tf.config.choices import MOST_BLOCKS as MOST_BLOCKS
 from glow_tf.config.choices import NORMS as NORMS
 from glow_tf.config.choices import ON_DIVERGENCE as ON_DIVERGENCE

@@ -7,6 +7,7 @@ PERMUTATIONS = ("lu", "plain", "shuffle", "reverse")
 PRIORS = ("learned", "standard")  # Gaussians
 PRECISIONS = ("float32", "mixed_bfloat16")
 ARCHITECTURES = ("glow", "levels")
+DATA = ("bytes", "real")
 SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")
 OPTIMIZERS = ("adamax", "adam", "sgd")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from glow_tf.config.choices import (
     ARCHITECTURES,
+    DATA,
     MOST,
     MOST_BLOCKS,
     MOST_LOG_SCALE,
@@ -72,7 +73,9 @@ class ModelConfig:
     """
 
     image_shape: tuple[int, int, int] = (32, 32, 3)
-    n_bits: int = setting(8, "Bits kept per pixel and channel, 1 to 8.", least=1, most=8)
+    n_bits: int = setting(
+        8, "Bits kept per pixel and channel, 1 to 16; above 8, images have 16.", least=1, most=16
+    )
     num_blocks: int = setting(
         3, "Blocks (squeeze, flow steps, split), or levels: L.", least=1, most=MOST_BLOCKS
     )
@@ -130,6 +133,12 @@ class ModelConfig:
     condition_depth: int = setting(
         2, "Convolutions of the network that makes these features.", least=1, most=MOST_BLOCKS
     )
+    data: str = setting(
+        "bytes",
+        "{}: integers of 8 bits, or of 16 with n_bits above 8, to which noise is added, or real numbers as "
+        "they are, centred and scaled by the training data.",
+        choices=DATA,
+    )
 
     def __post_init__(self):
         """Raises ConfigError for a model that cannot be built."""
@@ -140,6 +149,8 @@ class ModelConfig:
                 f"Received: top_prior={self.top_prior!r}, {len(self.classes)} classes"
             )
         in_range(self, "seed", 0, MOST)
+        if self.is_real and self.n_bits != 8:
+            raise ConfigError(f"n_bits is for data=bytes. Received: n_bits={self.n_bits}, data='real'")
         taken = {"images", "eps", "num", "seed", "seeds", "temperature", "temperatures", "labels"}
         require(not taken & self.condition_shapes.keys(), self, "condition_shape", "of other names")
         if self.has_levels and not self.condition_features:
@@ -152,6 +163,21 @@ class ModelConfig:
         require(max(self.image_shape) <= MOST_SIDE, self, "image_shape", f"{MOST_SIDE} or less")
         read_scale(self.scale)
         _ = self.cuts, self.head_size, self.widths
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the data are real numbers."""
+        return self.data == "real"
+
+    @property
+    def data_dtype(self) -> str:
+        """The type of the data: `uint8`, `uint16` or `float32`."""
+        return "float32" if self.is_real else "uint8" if self.n_bits <= 8 else "uint16"
+
+    @property
+    def is_pictures(self) -> bool:
+        """Whether the data can be shown as pictures: bytes of one channel or three."""
+        return self.data_dtype == "uint8" and self.image_shape[-1] in (1, 3)
 
     @property
     def has_levels(self) -> bool:

@@ -60,6 +60,8 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Returns an endless dataset of (images uint8, noise float32, index int64).
 
+    Here and below, real images, float32, have noise of zeros.
+
     Images and noise are [batch_size, H, W, C]; index [batch_size] holds the examples' places in the array.
     The order, augmentation and noise of an example depend only on the seed, the epoch and the example. So a
     dataset that starts at a later epoch, or that is spread over replicas, goes on with the same data.
@@ -175,7 +177,7 @@ def evaluation_batches(
 
     def example(own: tf.Tensor) -> tuple[Any, ...]:
         index = data_slice.counter(own, batch_size)
-        noise, weight = _evaluation_noise(images.shape[1:], seed, index), tf.cast(index <= last, tf.float32)
+        noise, weight = _evaluation_noise(source, seed, index), tf.cast(index <= last, tf.float32)
         found = tf.nest.map_structure(
             lambda values: tf.gather(values, tf.minimum(index, last)), (source, *kept)
         )
@@ -196,7 +198,7 @@ def with_evaluation_noise(batches: tf.data.Dataset, seed: int) -> tf.data.Datase
     def add(done: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
         after = done + tf.shape(images, tf.int64)[0]
         noise = tf.map_fn(
-            lambda index: _evaluation_noise(images.shape[1:], seed, index),
+            lambda index: _evaluation_noise(images, seed, index),
             tf.range(done, after),
             fn_output_signature=tf.TensorSpec(images.shape[1:], tf.float32),
         )
@@ -205,11 +207,15 @@ def with_evaluation_noise(batches: tf.data.Dataset, seed: int) -> tf.data.Datase
     return batches.scan(tf.constant(0, tf.int64), add)
 
 
-def _evaluation_noise(shape: Sequence[int], seed: int, index: tf.Tensor) -> tf.Tensor:
-    """Returns the noise of the example at a place, in [0, 1), of a shape (H, W, C)."""
-    return tf.random.stateless_uniform(
-        shape, tf.random.fold_in(tf.constant([seed, _TEST_KEY], tf.int64), index)
-    )
+def _evaluation_noise(images: tf.Tensor, seed: int, index: tf.Tensor) -> tf.Tensor:
+    """Returns the noise of one of the images [N, H, W, C], which has this place, [H, W, C]."""
+    return noise_of(images, tf.random.fold_in(tf.constant([seed, _TEST_KEY], tf.int64), index))
+
+
+def noise_of(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Returns the noise of one of the images [N, H, W, C], in [0, 1), [H, W, C]; zeros for real data."""
+    shape = images.shape[1:]
+    return tf.zeros(shape) if images.dtype.is_floating else tf.random.stateless_uniform(shape, seed)
 
 
 # Keys that set training and evaluation noise apart.
@@ -225,7 +231,7 @@ def _training_example(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     own_seed = tf.random.fold_in(_epoch_seed(seed, epoch), index)
     image = _augmented(tf.gather(source, index), augment, own_seed)
-    return image, tf.random.stateless_uniform(source.shape[1:], own_seed)
+    return image, noise_of(source, own_seed)
 
 
 def _on_host(images: np.ndarray) -> tf.Tensor:

@@ -126,7 +126,7 @@ class SampleGrid(RunCallback):
                 for temperature in SAMPLE_TEMPERATURES
             ]
         v = tf.concat(draws, axis=0)
-        pixels = glow.dequantize.to_uint8(v).numpy()
+        pixels = glow.dequantize.to_output(v).numpy()
         result.non_finite_samples = int(np.sum(~np.isfinite(v.numpy())))
         result.grid = pictures.grid(pictures.stretched(pixels, int(self.run.images.train.max())))
         write_atomically(self.run.workdir.samples_path(epoch + 1), pictures.png(result.grid))

@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     """What a batch holds; None for what it lacks.
 
     Attributes:
-      images: uint8 [B, H, W, C].
+      images: [B, H, W, C], of the type of the model's data.
       noise: of the dequantisation, in [0, 1), [B, H, W, C].
       index: places of the examples in the training data, [B].
       weight: 0 or 1 for each example, [B].
@@ -77,8 +77,10 @@ def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> 
       step: number of the step among those of this part, [].
 
     Returns:
-      Uniform numbers in [0, 1), float32 [B, H, W, C].
+      Uniform numbers in [0, 1), float32 [B, H, W, C]; zeros for real images.
     """
+    if images.dtype.is_floating:
+        return tf.zeros_like(images)
     key = (seed[0], FIRST_KEY + seed[1])
     own_seed = tf.random.fold_in(tf.constant(key, tf.int64), tf.cast(step, tf.int64))
     replica = tf.distribute.get_replica_context()

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from glow_tf.conditions import check_specs_of_condition
 from glow_tf.data.batches import untuned
+from glow_tf.density_model import has_type, remedy_of_type
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.training.batch import Dataset, last_members, unpack
@@ -186,10 +187,12 @@ def _check_spec(glow: Glow, spec: Any, trains: bool) -> None:
     images, *others = members
     shape = tf.TensorShape(glow.image_shape)
     batched = images.shape.rank in (None, 4) and images.shape[1:].is_compatible_with(shape)
-    if images.dtype != tf.uint8 or not batched:
+    if not has_type(images.dtype, glow.data_dtype) or not batched:
         hint = " (batches are missing: .batch(64))" if images.shape.is_compatible_with(shape) else ""
+        hint += remedy_of_type(images.dtype, glow.data_dtype)
         raise ConfigError(
-            f"a dataset must begin with uint8 images [N, {', '.join(map(str, glow.image_shape))}]{hint}. "
+            f"a dataset must begin with {glow.data_dtype} images "
+            f"[N, {', '.join(map(str, glow.image_shape))}]{hint}. "
             f"Received: {images.dtype.name} of shape {images.shape}"
         )
     if others and not (others[0].dtype.is_floating and others[0].shape.is_compatible_with(images.shape)):
@@ -216,12 +219,14 @@ def _check_values(glow: Glow, dataset: tf.data.Dataset, trains: bool) -> None:
         if found.labels is not None:
             glow.checked_labels(found.labels)
         if found.noise is not None:
-            check_noise(found.noise)
+            check_noise(found.noise, glow)
 
 
-def check_noise(noise: tf.Tensor) -> None:
-    """Raises ConfigError unless the values of a batch's noise are in [0, 1)."""
+def check_noise(noise: tf.Tensor, glow: Glow) -> None:
+    """Raises ConfigError unless the values of a batch's noise are in [0, 1), or 0 for real data."""
     low, high = float(tf.reduce_min(noise)), float(tf.reduce_max(noise))
+    if not low == high == 0 and glow.config.is_real:
+        raise ConfigError(f"real data have no noise but zeros. Received: noise in [{low:g}, {high:g}]")
     if not 0 <= low <= high < 1:
         raise ConfigError(f"{EXPECTED}. Received: a second member with values in [{low:g}, {high:g}]")
 

@@ -186,7 +186,7 @@ def for_one_step(glow: Glow, x: Any, y: Any, arguments: dict[str, Any], *, train
     noise = np.asarray(pieces[1])
     if not np.issubdtype(noise.dtype, np.floating) or noise.shape != tuple(images.shape):
         raise ConfigError(f"{EXPECTED}. Received: a second member of {noise.dtype}, shape {noise.shape}")
-    check_noise(noise)
+    check_noise(noise, glow)
     return Batch(images, tf.constant(noise, tf.float32), **found)
 
 

@@ -57,7 +57,7 @@ def decode(model: TrainedModel, eps: np.ndarray) -> np.ndarray:
         raise ConfigError(
             f"latents must have the shape (N, {model.dimensions}) for this model. Received: {eps.shape}"
         )
-    empty = np.empty((0, *model.image_shape), np.uint8)
+    empty = np.empty((0, *model.image_shape), model.data_dtype)
     return in_batches(model.decode, eps.astype(np.float32, copy=False), "Decoding", empty)
 
 
@@ -65,7 +65,7 @@ class Drawn(NamedTuple):
     """Images that were drawn.
 
     Attributes:
-      images: uint8 [num, H, W, C].
+      images: [num, H, W, C], of the type of the model's data.
       limited: of how many images activations were clipped, so that they stay finite.
     """
 
@@ -95,7 +95,7 @@ def draw_checked(
     Raises:
       ConfigError: the images do not fit into memory.
     """
-    check_memory(num * model.dimensions, f"{num} images", "draw fewer")
+    check_memory(num * model.dimensions * np.dtype(model.data_dtype).itemsize, f"{num} images", "draw fewer")
     starts = range(0, num, BATCH)
     images, limited = [], 0
     for k, start in enumerate(with_progress(starts, len(starts), f"Drawing, batches of {BATCH}")):

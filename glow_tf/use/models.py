@@ -45,6 +45,7 @@ class ExportedModel(TrainedModel):
         try:
             images = self._loaded.signatures["encode"].structured_input_signature[1]["images"]
             self.image_shape = tuple(int(side) for side in images.shape[1:])
+            self.data_dtype = images.dtype.name
             eps = self._loaded.signatures["decode"].structured_input_signature[1]["eps"]
             self.compute_dtype = eps.dtype.name
             given = dict(self._loaded.signatures["encode"].structured_input_signature[1])

@@ -194,6 +194,6 @@ def _climbed(
             v = tf.clip_by_value(v + rate * decay * slope, 0.0, top - 1e-3)
         value, _ = height_and_gradient(v, y)
         best, _ = _higher(v, value, best, best_value)
-        found.append(glow.dequantize.to_uint8(best).numpy())
+        found.append(glow.dequantize.to_output(best).numpy())
     ticks.close()
     return np.concatenate(found)

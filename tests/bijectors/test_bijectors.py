@@ -20,11 +20,11 @@ def test_every_byte_survives_dequantisation_with_its_low_bits_cleared(n_bits):
     for noise in (0.0, 0.5, 0.999):
         y = layer.forward(layer.levels(images) + noise)
         assert -0.5 <= float(tf.reduce_min(y)) <= float(tf.reduce_max(y)) < 0.5
-        np.testing.assert_array_equal(layer.to_uint8(layer.inverse(y)), kept)
+        np.testing.assert_array_equal(layer.to_output(layer.inverse(y)), kept)
 
 
-def test_to_uint8_clips_what_lies_outside():
-    np.testing.assert_array_equal(Dequantize(8).to_uint8(tf.constant([-3.2, 255.9, 400.0])), [0, 255, 255])
+def test_to_output_clips_what_lies_outside():
+    np.testing.assert_array_equal(Dequantize(8).to_output(tf.constant([-3.2, 255.9, 400.0])), [0, 255, 255])
 
 
 def test_actnorm_initialisation_gives_mean_0_and_variance_1(rng):

@@ -1,0 +1,95 @@
+"""Standardize: the only place that knows how real data are centred and scaled."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from glow_tf.bijectors.bijector import Bijector, Shape, per_example
+from glow_tf.bijectors.condition import Condition
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class Standardize(Bijector):
+    """Centres and scales every channel of real data, by numbers that are not trained.
+
+    Forward:   y = (v − mean) / deviation      log_det = −H·W·Σ_c log deviation_c
+    Inverse:   v = y · deviation + mean
+
+    It stands where a model of bytes has `Dequantize`. Nothing is added to the data and nothing is rounded:
+    `levels` and `to_output` only convert types, so the log-density of v is exact.
+
+    `initialize` sets mean and deviation from a batch, and `initialize_from` from their values. The weight
+    `initialized` records that this has happened, so a restored layer keeps what it has. A channel that is
+    constant has the deviation 1.
+
+    Shapes: [B, H, W, C] → the same.
+
+    Attributes:
+      takes_noise: whether values are made of images and noise.
+      output_dtype: of what is drawn and decoded.
+    """
+
+    takes_noise = False
+    output_dtype = "float32"
+
+    def build(self, input_shape: Shape) -> None:
+        """Creates mean and deviation of each channel, and the flag `initialized`."""
+        size = {"shape": (input_shape[-1],), "trainable": False}
+        self.mean = self.add_weight(name="mean", initializer="zeros", **size)
+        self.deviation = self.add_weight(name="deviation", initializer="ones", **size)
+        self.initialized = self.add_weight(
+            name="initialized", shape=(), dtype="int64", initializer="zeros", trainable=False
+        )
+        self.built = True
+
+    def levels(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns real values [B, H, W, C] in the compute dtype."""
+        return tf.cast(images, self.compute_dtype)
+
+    def to_output(self, v: tf.Tensor) -> tf.Tensor:
+        """Returns values [B, H, W, C] as float32."""
+        return tf.cast(v, self.output_dtype)
+
+    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        """See base: sets mean and deviation to those of x, unless they are set."""
+        self.ensure_built(x)
+        values = tf.cast(x, tf.float64)
+        mean = tf.reduce_mean(values, axis=[0, 1, 2])
+        self.initialize_from(mean, tf.math.reduce_std(values, axis=[0, 1, 2]))
+        return self.forward(x)
+
+    def initialize_from(self, mean: tf.Tensor | np.ndarray, deviation: tf.Tensor | np.ndarray) -> None:
+        """Sets mean and deviation, [C] each, unless they are set.
+
+        Raises:
+          ValueError: the layer is not built.
+        """
+        self.require_built()
+        new = self.initialized.value < 1
+        deviation = tf.where(deviation > 0, deviation, tf.ones_like(deviation))
+        for variable, value in ((self.mean, mean), (self.deviation, deviation)):
+            variable.assign(tf.where(new, tf.cast(value, variable.dtype), variable.value))
+        self.initialized.assign(1)
+
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """See class."""
+        self.ensure_built(x)
+        return (x - self.mean.value) / self.deviation.value, per_example(self._log_det(x), x)
+
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """See class."""
+        self.require_built()
+        return y * self.deviation.value + self.mean.value, per_example(-self._log_det(y), y)
+
+    def _log_det(self, x: tf.Tensor) -> tf.Tensor:
+        pixels = tf.constant(x.shape[1] * x.shape[2], x.dtype)
+        return -pixels * tf.reduce_sum(tf.math.log(self.deviation.value))
+
+
+def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean and the deviation of each channel of data [N, H, W, C]: float64 [C] twice."""
+    axes = (0, 1, 2)
+    mean = values.mean(axes, np.float64)
+    # Example by example: a copy of all in float64 might not fit into memory.
+    squares = sum(np.square(example - mean).mean(axes[:2]) for example in values)
+    return mean, np.sqrt(squares / len(values))
