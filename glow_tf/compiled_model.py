@@ -210,6 +210,16 @@ class TrainedModel:
         return checked_labels(labels, self.classes)
 
 
+def require_pictures(what: str, model: TrainedModel) -> None:
+    """Raises ConfigError unless the data of a model are pictures, of 8 bits and one channel or three."""
+    channels = model.image_shape[-1]
+    if model.data_dtype != "uint8" or channels not in (1, 3):
+        raise ConfigError(
+            f"{what} is for pictures, uint8 of one channel or three. "
+            f"Received: a model of {model.data_dtype} with {channels} channels"
+        )
+
+
 def _check_argument(name: str, value: Any, spec: tf.TensorSpec) -> None:
     """Raises ConfigError unless TensorFlow takes a value for such a tensor: it casts all but tensors."""
     try:

@@ -66,7 +66,8 @@ def remedy_of_type(dtype: tf.DType, data_dtype: str) -> str:
         return ""
     if dtype.is_floating:
         return "; a model of real numbers has data='real'"
-    return f"; a model of {dtype.name} has data='bytes' and {takes[dtype.name]}" if dtype.name in takes else ""
+    bits = takes.get(dtype.name)
+    return f"; a model of {dtype.name} has data='bytes' and {bits}" if bits else ""
 
 
 class DensityModel(keras.Model):

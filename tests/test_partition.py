@@ -157,7 +157,11 @@ def test_sizes_that_do_not_divide_name_the_nearest_that_do():
 ODD_SIZES = {
     (7, 7, 5): (1, ["flow_step"], (7, 7, 5)),
     (14, 7, 5): (1, ["flow_step"], (14, 7, 5)),
-    (28, 28, 1): (3, ["squeeze", "flow_step", "split", "squeeze", "flow_step", "split", "flow_step"], (7, 7, 4)),
+    (28, 28, 1): (
+        3,
+        ["squeeze", "flow_step", "split", "squeeze", "flow_step", "split", "flow_step"],
+        (7, 7, 4),
+    ),
     (1, 1, 5): (3, ["flow_step", "split", "flow_step", "flow_step"], (1, 1, 2)),
     (1, 8, 1): (2, ["flow_step", "flow_step"], (1, 8, 1)),
 }

@@ -33,6 +33,7 @@ class Dequantize(Bijector):
     Attributes:
       takes_noise: whether values are made of images and noise.
       output_dtype: of images, `uint8` or `uint16`.
+      unit: in which errors are told: one level.
 
     Raises:
       ValueError: n_bits is out of range.
@@ -40,6 +41,7 @@ class Dequantize(Bijector):
     """
 
     takes_noise = True
+    unit = 1.0
 
     def __init__(self, n_bits: int = 8, **kwargs):
         super().__init__(**kwargs)

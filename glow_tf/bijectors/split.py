@@ -150,9 +150,7 @@ class Split(FactorsOut):
         """Creates the convolution of a learned prior."""
         channels = input_shape[-1]
         if channels < 2:
-            raise ValueError(
-                f"Split needs two channels or more. Received: input_shape={tuple(input_shape)}"
-            )
+            raise ValueError(f"Split needs two channels or more. Received: input_shape={tuple(input_shape)}")
         if self.prior == "learned":
             kept = self.kept_of(channels)
             self.network = ZeroConvolution(2 * (channels - kept), dtype=self.dtype_policy, name="prior")

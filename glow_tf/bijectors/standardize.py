@@ -42,6 +42,11 @@ class Standardize(Bijector):
         )
         self.built = True
 
+    @property
+    def unit(self) -> tf.Tensor:
+        """In which errors are told: the deviation of the channel, [C]."""
+        return self.deviation.value
+
     def levels(self, images: tf.Tensor) -> tf.Tensor:
         """Returns real values [B, H, W, C] in the compute dtype."""
         return tf.cast(images, self.compute_dtype)

@@ -3,7 +3,7 @@
     glow-tf decode --model=digits --latents=latents.npz --output=decoded
 
 It writes a PNG for each image into the folder --output, under the name that it had, and all of them as
-images.npy, uint8 [N, H, W, C].
+images.npy, uint8 [N, H, W, C]. Of data that make no pictures it writes images.npy alone.
 """
 
 import collections
@@ -32,9 +32,12 @@ def main(values: flags.FlagValues) -> None:
     from glow_tf.use import decode
 
     images = decode(model_flags.model_of(values), eps)
+    model_flags.write_array(folder / "images.npy", images)
+    if images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
+        print(f"{folder / 'images.npy'}: {len(images)} examples. {model_flags.NO_PICTURES}")
+        return
     for image, name in with_progress(zip(images, names, strict=True), len(images), "Writing images"):
         model_flags.write(folder / f"{name}.png", pictures.png(image))
-    model_flags.write_array(folder / "images.npy", images)
     print(f"{folder}: {len(images)} images and images.npy")
 
 

@@ -41,10 +41,10 @@ def main(values: flags.FlagValues) -> None:
 
     model = model_flags.model_of(values)
     found = {
-        name: model_flags.images_of(values, model.image_shape, values[name].value).images for name in folders
+        name: model_flags.images_of(values, model, dataset=values[name].value).images for name in folders
     }
     if len(found) < 2:
-        used = model_flags.images_of(values, model.image_shape)
+        used = model_flags.images_of(values, model)
         found |= {name: used.of_class(values[name].value) for name in CLASSES if name not in found}
     away, towards = found["away"], found["towards"]
     along = direction(model, away, towards)

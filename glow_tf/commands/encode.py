@@ -26,7 +26,7 @@ def main(values: flags.FlagValues) -> None:
     from glow_tf.use import encode
 
     model = model_flags.model_of(values)
-    used = model_flags.images_of(values, model.image_shape)
+    used = model_flags.images_of(values, model)
     arrays = {"eps": encode(model, used.images), "names": np.array(used.names)}
     if used.labels is not None:
         arrays["labels"] = np.array([used.class_names[k] if k >= 0 else "" for k in used.labels])

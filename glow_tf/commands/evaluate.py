@@ -35,7 +35,7 @@ def main(values: flags.FlagValues) -> None:
     from glow_tf.use import evaluate
 
     glow = model_flags.model_of(values)
-    used = model_flags.images_of(values, glow.image_shape)
+    used = model_flags.images_of(values, glow)
     found = evaluate(glow, used.images, draws, values.seed)
     report = _report(found, used) | _report_on_labels(glow, used, values.seed)
     print("\n".join(_lines(report)))
@@ -48,6 +48,8 @@ def _report(found: Any, used: Any) -> dict[str, Any]:
 
     bpd, error = mean_and_error(found.per_image)
     report: dict[str, Any] = {"images": len(used.images), "draws": len(found.draws)}
+    if used.images.dtype == np.float32:
+        report["nats_per_dim"] = bpd * math.log(2)
     report |= {"bits_per_dim": bpd, "standard_error": error}
     if len(found.draws) > 1:
         bpd, error = mean_and_error(found.tighter)
@@ -99,11 +101,15 @@ def _counted(number: int, what: str) -> str:
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    lines = [
-        f"{_with_error(report)} bits/dim "
-        f"({_counted(report['images'], 'image')}, {_counted(report['draws'], 'noise draw')} each; "
-        "an upper bound in expectation)"
-    ]
+    if "nats_per_dim" in report:
+        of = f"of the density of {_counted(report['images'], 'example')}"
+        lines = [f"{_with_error(report)} bits/dim, {report['nats_per_dim']:.4f} nats/dim, {of}"]
+    else:
+        lines = [
+            f"{_with_error(report)} bits/dim "
+            f"({_counted(report['images'], 'image')}, {_counted(report['draws'], 'noise draw')} each; "
+            "an upper bound in expectation)"
+        ]
     if "importance_weighted" in report:
         lines.append(f"{_with_error(report['importance_weighted'])} bits/dim, importance-weighted")
     for title, terms in (("It is the sum of", report["terms"]), ("By part", report["parts"])):

@@ -26,7 +26,7 @@ def main(values: flags.FlagValues) -> None:
     from glow_tf.use import decode, encode, interpolate
 
     model = model_flags.model_of(values)
-    images = model_flags.images_of(values, model.image_shape).images
+    images = model_flags.images_of(values, model).images
     if len(images) < 2:
         raise ConfigError(f"there must be two images or more. Received: {len(images)}")
     pairs = len(images) // 2

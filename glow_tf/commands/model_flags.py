@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pathlib
 from collections.abc import Callable
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 
 MOST = 1_000_000  # images, steps or draws that a flag may ask for
+NO_PICTURES = "There is no PNG: pictures are of bytes, of one channel or three."
 LARGEST = 1e30  # number that a flag may give; beyond, 32 bits overflow
 
 
@@ -48,7 +48,7 @@ def define_images(values: flags.FlagValues, examples: int = 0) -> None:
     """Defines which images are used; `examples` is the default of --examples."""
     parsing.define(
         values,
-        dataset=("", "digits, a TFDS image data set by name, or folder:PATH."),
+        dataset=("", "digits, a TFDS image data set by name, folder:PATH or file:PATH.npy."),
         data_dir=("", "TFDS's data_dir."),
         split=("", "train, test or all; empty: the test images, or all of a folder without test/."),
         examples=(examples, "How many images, the first ones; 0 means all."),
@@ -86,25 +86,34 @@ def _opened(model: str, allow_unknown_ops: bool = False) -> Any:
         return open_model(model, allow_unknown_ops)
 
 
-def images_of(values: flags.FlagValues, image_shape: tuple[int, int, int], dataset: str = "") -> UsedImages:
-    """Reads the images of --dataset, or of `dataset`, in a shape (H, W, C), and prints how they were read."""
+def images_of(
+    values: flags.FlagValues,
+    model: TrainedModel,
+    image_shape: tuple[int, int, int] | None = None,
+    dataset: str = "",
+) -> UsedImages:
+    """Reads the images of --dataset, or of `dataset`, for a model, and prints how they were read.
+
+    They have the model's shape, or another one, (H, W, C).
+    """
     from glow_tf.use import read_images
 
     if values.examples < 0:
         raise ConfigError(f"examples must be 0 or a positive integer. Received: examples={values.examples}")
     asked = values["examples"].present  # if not, fewer images than the default will do
     found = read_images(
-        image_shape,
+        image_shape or model.image_shape,
         dataset or values.dataset,
         values.data_dir,
         values.split,
         values.examples,
         fewer_will_do=not asked,
+        data_dtype=model.data_dtype,
     )
     for note in found.notes:
         print(note)
     top, highest = _top(values), int(found.images.max(initial=0))
-    if highest > top:
+    if model.data_dtype == "uint8" and highest > top:
         print(
             f"WARNING: the model's data have levels up to {top}, and these images up to {highest}. So its "
             "numbers for them say little."
@@ -218,8 +227,9 @@ def _top(values: flags.FlagValues) -> int:
 
 
 def picture_writer(values: flags.FlagValues) -> Callable[[np.ndarray], None]:
-    """Returns what writes rows of images, uint8 [rows, columns, H, W, C]: as a PNG at --output, and as .npy.
+    """Returns what writes rows of images [rows, columns, H, W, C]: as a PNG at --output, and as .npy.
 
+    Real data, 16 bits, and other channels than one or three make no picture, and are written as .npy alone.
     Call it before any time is spent: ConfigError if --output or --white cannot be.
     """
     path, white = output_path(values, ".png"), white_of(values)
@@ -227,8 +237,11 @@ def picture_writer(values: flags.FlagValues) -> Callable[[np.ndarray], None]:
     def write_rows(rows: np.ndarray) -> None:
         from glow_tf.run import pictures
 
-        shown = pictures.stretched(rows.reshape(-1, *rows.shape[2:]), white)
         write_array(path.with_suffix(".npy"), rows)  # first: a picture of very many may not fit into memory
+        if rows.dtype != np.uint8 or rows.shape[-1] not in (1, 3):
+            print(f"{path.with_suffix('.npy')}: {rows.shape[0]} rows of {rows.shape[1]}. {NO_PICTURES}")
+            return
+        shown = pictures.stretched(rows.reshape(-1, *rows.shape[2:]), white)
         write(path, pictures.png(pictures.grid(shown, columns=rows.shape[1])))
         print(f"{path} and {path.with_suffix('.npy').name}: {rows.shape[0]} rows of {rows.shape[1]} images")
 
@@ -237,9 +250,9 @@ def picture_writer(values: flags.FlagValues) -> Callable[[np.ndarray], None]:
 
 def write_array(path: pathlib.Path, array: np.ndarray) -> None:
     """Writes an array as .npy; see `write`."""
-    content = io.BytesIO()
-    np.save(content, array)
-    write(path, content.getvalue())
+    from glow_tf.run import pictures
+
+    write(path, pictures.npy(array))
 
 
 def write(path: pathlib.Path, content: bytes) -> None:

@@ -27,7 +27,7 @@ def main(values: flags.FlagValues) -> None:
     from glow_tf.use import decode, encode, levels, without_finest
 
     glow = model_flags.glow_of(values)
-    images = model_flags.images_of(values, glow.image_shape).images
+    images = model_flags.images_of(values, glow).images
     eps = encode(glow, images)
     counts = range(len(levels(glow)) + 1)
     columns = [decode(glow, without_finest(glow, eps, count, temperature, values.seed)) for count in counts]

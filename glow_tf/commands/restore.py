@@ -56,7 +56,7 @@ def main(values: flags.FlagValues, action: str) -> None:
     glow = model_flags.glow_of(values)
     unknown = _mask(values, glow) if action == "inpaint" else None
     shape = _halved(glow.image_shape) if action == "upscale" and not values.simulate else glow.image_shape
-    truth = model_flags.images_of(values, shape).images
+    truth = model_flags.images_of(values, glow, shape).images
     given = _damaged(values.seed, sigma, action, truth, unknown) if values.simulate else truth
     if action == "denoise":
         found = denoise(glow, given, sigma, steps)

@@ -73,7 +73,7 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
 
     model = model_flags.model_of(values)
     scorer = Scorer(model, values.score)
-    used = model_flags.images_of(values, model.image_shape)
+    used = model_flags.images_of(values, model)
     if trained_on(values):
         print(
             "WARNING: the model was trained on some of these images. It codes them better than new ones, so "
@@ -126,7 +126,7 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
             f"false_alarms must be {_rounded_up(scorer.smallest)} or more with as many good images as the "
             f"calibration has. Received: false_alarms={values.false_alarms:g}"
         )
-    used = model_flags.images_of(values, model.image_shape)
+    used = model_flags.images_of(values, model)
     found = features(model, used.images)
     p_values, reasons = scorer.p_value_of(found), scorer.reasons(found)
     flagged = p_values <= values.false_alarms

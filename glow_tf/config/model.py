@@ -175,6 +175,11 @@ class ModelConfig:
         return "float32" if self.is_real else "uint8" if self.n_bits <= 8 else "uint16"
 
     @property
+    def bits(self) -> int | None:
+        """Bits per dimension of a uniform density of the data; None for real data."""
+        return None if self.is_real else self.n_bits
+
+    @property
     def is_pictures(self) -> bool:
         """Whether the data can be shown as pictures: bytes of one channel or three."""
         return self.data_dtype == "uint8" and self.image_shape[-1] in (1, 3)

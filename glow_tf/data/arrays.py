@@ -20,7 +20,7 @@ class Examples:
     """Images, and what is known about each of them.
 
     Attributes:
-      images: uint8 [N, H, W, C].
+      images: uint8 [N, H, W, C], or of another type of a model's data.
       names: str [N], the file of each image; None if the images were not files.
       labels: int64 [N], the class of each image; None if there are no classes.
     """
@@ -70,19 +70,22 @@ def hold_out(examples: Examples, dataset: str) -> tuple[Examples, Examples]:
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Cuts the largest centred square out of uint8 [..., H, W, C] and resizes it to [..., size, size, C]."""
+    """Cuts the largest centred square out of [..., H, W, C] and resizes it to [..., size, size, C]."""
+    image = tf.convert_to_tensor(image)
     height, width = tf.unstack(tf.shape(image)[-3:-1])
     side = tf.minimum(height, width)
     square = tf.image.crop_to_bounding_box(image, (height - side) // 2, (width - side) // 2, side, side)
     resized = tf.image.resize(square, [size, size], antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+    if not image.dtype.is_floating:
+        resized = tf.clip_by_value(tf.round(resized), 0, image.dtype.max)
+    return tf.cast(resized, image.dtype)
 
 
 def stack(batches: Iterable[np.ndarray], count: int, dataset: str) -> np.ndarray:
     """Puts batches of images into one array, which is allocated once.
 
     Args:
-      batches: uint8 [n, H, W, C].
+      batches: [n, H, W, C].
       count: number of images in all batches.
       dataset: names the data set in messages.
 
@@ -94,7 +97,7 @@ def stack(batches: Iterable[np.ndarray], count: int, dataset: str) -> np.ndarray
     for batch in batches:
         if done == 0:
             check_memory_for(count * batch[0].nbytes, dataset)
-            array = np.empty((count, *batch.shape[1:]), np.uint8)
+            array = np.empty((count, *batch.shape[1:]), batch.dtype)
         if batch.shape[1:] != array.shape[1:]:
             raise ConfigError(
                 "all images must have one size; --image_size=N crops and resizes them to N×N. "

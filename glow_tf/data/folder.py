@@ -14,13 +14,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from glow_tf.config import DataConfig, folder_of
+from glow_tf.data.array_files import SUFFIX, read_array
 from glow_tf.data.arrays import Examples, check_memory_for, check_memory_of_resized, hold_out
 from glow_tf.data.parallel import in_parallel, usual_threads
 from glow_tf.data.pictures import Picture, read_picture
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", SUFFIX)
 DARK = 2**14  # levels of 16 bits below it: such as those of cameras of 10 or 12 bits
 NO_CLASSES = "No classes"
 NAMED = 10  # at most this many files that cannot be read are named
@@ -93,7 +94,8 @@ def read_folder(config: DataConfig, split: str, most: int = 0) -> FolderImages:
         most = 0  # every tenth of all is held out
     pictures = _Pictures(config, min(len(paths), most or len(paths)))
     check_memory_of_resized(pictures.count, config.image_size, usual_threads(), config.dataset)
-    reading = in_parallel(functools.partial(read_picture, size=config.image_size), paths)
+    read = functools.partial(_read, size=config.image_size, dtype=config.dtype)
+    reading = in_parallel(read, paths)
     with warnings.catch_warnings(), contextlib.closing(reading):
         warnings.filterwarnings("ignore", module="PIL")  # what matters to the user is in the notes
         pictures.add(zip(paths, reading, strict=True))
@@ -227,6 +229,11 @@ def _by_extension(files: Iterable[pathlib.Path]) -> str:
 # Pixels
 
 
+def _read(path: pathlib.Path, size: int, dtype: str) -> Picture:
+    read = read_array if path.suffix.lower() == SUFFIX else read_picture
+    return read(path, size, dtype)
+
+
 class _Pictures:
     """The pictures of a folder, put into one array as they are read.
 
@@ -236,7 +243,7 @@ class _Pictures:
 
     Attributes:
       files: the files that could be read.
-      array: uint8 [count, H, W, C], of which the first `len(files)` images are filled.
+      array: [count, H, W, C], of the config's type, of which the first `len(files)` images are filled.
     """
 
     def __init__(self, config: DataConfig, count: int):
@@ -253,12 +260,14 @@ class _Pictures:
         """Takes files and their pictures.
 
         Raises:
-          ConfigError: the pictures have several sizes, or do not fit into memory.
+          ConfigError: the pictures have several sizes, do not fit into memory, or are not finite.
         """
         for path, picture in with_progress(pictures, self.count, "Reading images"):
             if picture.problem:
                 self._problems.append(f"{path}: {picture.problem.rstrip('.')}")
                 continue
+            if picture.pixels.dtype.kind == "f" and not np.isfinite(picture.pixels).all():
+                raise ConfigError(f"real data must be finite. Received: {path} with NaN or infinity")
             self._make_room(path, picture.pixels.shape)
             self.array[len(self.files)] = picture.pixels  # a grey picture fills all channels
             self.files.append(path)
@@ -292,9 +301,12 @@ class _Pictures:
 
     def _make_room(self, path: pathlib.Path, shape: tuple[int, ...]) -> None:
         """Makes an array into which a picture of this shape fits; the first colours add two channels."""
+        one_size = self.array.shape[1:3] == shape[:2] and (
+            self.array.shape[-1] == shape[-1] or {self.array.shape[-1], shape[-1]} == {1, 3}
+        )
         if not self.files:
             self.array = self._new_array(shape)
-        elif self.array.shape[1:3] != shape[:2]:
+        elif not one_size:
             raise ConfigError(
                 "all images must have one size; --image_size=N crops and resizes them to N×N. Received: "
                 f"{self.config.dataset!r} with {self.files[0].name} of {_size(self.array.shape[1:])} and "
@@ -306,12 +318,13 @@ class _Pictures:
             self.array[:done] = grey[:done]
 
     def _new_array(self, shape: tuple[int, ...]) -> np.ndarray:
-        check_memory_for(self.count * int(np.prod(shape)), self.config.dataset)
-        return np.empty((self.count, *shape), np.uint8)
+        dtype = np.dtype(self.config.dtype)
+        check_memory_for(self.count * int(np.prod(shape)) * dtype.itemsize, self.config.dataset)
+        return np.empty((self.count, *shape), dtype)
 
 
 def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]}×{shape[1]}"
+    return f"{shape[0]}×{shape[1]}" + ("" if shape[-1] in (1, 3) else f"×{shape[-1]}")
 
 
 def _examples(

@@ -6,10 +6,11 @@ import dataclasses
 
 import numpy as np
 
-from glow_tf.config import DataConfig, folder_of
+from glow_tf.config import DataConfig, file_of, folder_of
 from glow_tf.data import sources
+from glow_tf.data.array_files import MADE_BY, read_file
 from glow_tf.data.arrays import Examples, hold_out, joined
-from glow_tf.data.folder import from_folder, read_folder
+from glow_tf.data.folder import FolderImages, from_folder, read_folder
 from glow_tf.errors import ConfigError
 
 SPLITS = ("train", "test", "all", "")
@@ -20,7 +21,7 @@ class ImageData:
     """The decoded images of a data set.
 
     Attributes:
-      train, validation, test: uint8 [N, H, W, C] each; validation may be empty.
+      train, validation, test: [N, H, W, C] each, of the config's type; validation may be empty.
       notes: sentences for the user about how the images were read.
       names: for a folder, the file of each image, relative to the folder: `names["test"][3]` is the file of
         `test[3]`. The keys are `train`, `validation` and `test`. Empty for other data sets.
@@ -90,18 +91,19 @@ def load_split(
     config = dataclasses.replace(
         config, train_examples=count if split == "train" else 0, validation_examples=0
     )
-    if folder_of(config.dataset):
-        found = read_folder(config, split, count)
+    if folder_of(config.dataset) or file_of(config.dataset):
+        found = _read_folder_or_file(config, split, count)
         chosen, class_names, notes = found.examples, found.class_names, found.notes
+        nothing = "No test/ folder" if folder_of(config.dataset) else "One file"
         if not found.has_test and split in ("train", "test"):
             chosen = hold_out(chosen, config.dataset)[split == "test"]
             notes = (
                 *notes,
-                f"No test/ folder: {split} images are those of a training run, which holds out a tenth.",
+                f"{nothing}: {split} images are those of a training run, which holds out a tenth.",
             )
         elif not found.has_test:
             which = f"the first {count}" if count == len(chosen) else f"all {len(chosen)}"
-            notes = (*notes, f"No test/ folder: {which} images are used.")
+            notes = (*notes, f"{nothing}: {which} images are used.")
     else:
         only = "" if split == "all" else split or "test"
         config = config if only else dataclasses.replace(config, test_examples=0)
@@ -113,8 +115,24 @@ def load_split(
     return _first(chosen, count, "examples"), class_names, notes
 
 
+def _read_folder_or_file(config: DataConfig, split: str, count: int) -> FolderImages:
+    if folder_of(config.dataset):
+        return read_folder(config, split, count)
+    examples = read_file(config)
+    examples = examples[: count or None] if split in ("all", "") else examples
+    return FolderImages(examples, len(examples), False, (), ())
+
+
 def _named(config: DataConfig, only: str = "") -> tuple[Examples, Examples, tuple[str, ...], tuple[str, ...]]:
-    """Returns training and test examples of the digits or of a TFDS data set, class names, and notes."""
+    """Returns training and test examples of anything but a folder, class names, and notes."""
+    if file_of(config.dataset):
+        train, test = hold_out(read_file(config), config.dataset)
+        return train, test, (), (f"Every tenth example, {len(test)} in all, is held out for testing.",)
+    if config.dataset == "digits" and config.dtype != "uint8":
+        raise ConfigError(
+            f"digits are bytes: they need {MADE_BY['uint8']}. Received: dataset='digits' for a model of "
+            f"{config.dtype}"
+        )
     if config.dataset == "digits":
         return (*sources.digits(config.image_size), ())
     return sources.from_tfds(config, only)

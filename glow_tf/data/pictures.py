@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import threading
 from typing import TYPE_CHECKING
@@ -42,7 +43,8 @@ class Picture:
     """What was read from one image file.
 
     Attributes:
-      pixels: uint8 [H, W, 1] if the picture is grey, else [H, W, 3]; empty if it could not be read.
+      pixels: uint8 [H, W, 1] if the picture is grey, else [H, W, 3]; empty if it could not be read. Of an
+        array, and of pixels read as they are, another type, and any number of channels.
       side: the shorter side of the picture in the file, in pixels.
       turned: whether its EXIF orientation was applied.
       problem: why it could not be read, or empty.
@@ -56,19 +58,21 @@ class Picture:
     top: int = 0
 
 
-def read_picture(path: pathlib.Path, size: int) -> Picture:
+def read_picture(path: pathlib.Path, size: int, dtype: str = "uint8") -> Picture:
     """Reads the first frame of an image file, upright.
 
     Args:
       path: the file.
       size: the largest centred square is resized to this side; 0 keeps the picture as it is.
+      dtype: of the pixels. Other than as `uint8`, pixels are read as they are, or not at all: grey ones of 16
+        bits as `uint16`, and those of a TIFF of floats as `float32`.
     """
     from PIL import Image
 
     try:
         with Image.open(path, formats=FORMATS) as image:
             side = min(image.size)
-            picture = _decode(image, size)
+            picture = _decode(image, size, dtype)
         if not picture.pixels.size:
             raise ValueError("it has no pixels")
     except MemoryError:
@@ -78,11 +82,11 @@ def read_picture(path: pathlib.Path, size: int) -> Picture:
     # PIL's readers raise almost any exception at damaged files.
     except Exception as error:
         return Picture(np.empty(0, np.uint8), problem=str(error) or type(error).__name__)
-    pixels = _resized(picture.pixels, size).numpy() if size else picture.pixels
+    pixels = _resizer(dtype)(picture.pixels, size).numpy() if size else picture.pixels
     return dataclasses.replace(picture, pixels=pixels, side=side)
 
 
-def _decode(image: Image.Image, size: int) -> Picture:
+def _decode(image: Image.Image, size: int, dtype: str) -> Picture:
     """Reads the pixels of an opened picture, upright."""
     if size:
         image.draft(None, (DRAFT_OVERSAMPLING * size,) * 2)  # does nothing but to JPEG
@@ -96,7 +100,8 @@ def _decode(image: Image.Image, size: int) -> Picture:
     with ONE_LARGE if count > LARGE else contextlib.nullcontext():
         image.load()
         top = int(image.convert("I").getextrema()[1]) if image.mode.startswith("I") else 0
-        pixels = _pixels(image, DRAFT_OVERSAMPLING * size if count > LARGE else 0)
+        least = DRAFT_OVERSAMPLING * size if count > LARGE else 0
+        pixels = _pixels(image, least) if dtype == "uint8" else _pixels_as_they_are(image, dtype)
     # PIL itself turns a TIFF upright while it loads it.
     if orientation > 1 and image.format != "TIFF":
         pixels = _turned(pixels, orientation)
@@ -128,8 +133,12 @@ def _pixels(image: Image.Image, least: int) -> np.ndarray:
     from PIL import Image
 
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):  # 16 bits are I;16 there
-        kind = "floats" if image.mode == "F" else "integers of 32 bits, and"
-        raise ValueError(f"its pixels are {kind} of unknown range; save it with 8 or 16 bits")
+        kind, or_train = (
+            ("floats", ", or train with --data=real")
+            if image.mode == "F"
+            else ("integers of 32 bits, and", "")
+        )
+        raise ValueError(f"its pixels are {kind} of unknown range; save it with 8 or 16 bits{or_train}")
     deep = image.mode.startswith("I")  # 16 bits per pixel, which PIL's convert would cut off at 255
     if deep:
         image = image.convert("I").point([(level + 128) // 257 for level in range(2**16)], "L")
@@ -146,10 +155,20 @@ def _pixels(image: Image.Image, least: int) -> np.ndarray:
     return pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
 
 
-@tf.function(
-    input_signature=[tf.TensorSpec([None, None, None], tf.uint8), tf.TensorSpec([], tf.int32)],
-    autograph=False,
-)
-def _resized(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """`resize`, traced once for pictures of all sizes."""
-    return resize(image, size)
+def _pixels_as_they_are(image: Image.Image, dtype: str) -> np.ndarray:
+    """Returns a loaded grey picture as `uint16` or `float32` [H, W, 1]; ValueError if it has others."""
+    kinds = {"F": "float32", "I": "uint16" if image.format == "PNG" else "int32"}
+    found = "uint16" if image.mode.startswith("I;16") else kinds.get(image.mode, "uint8")
+    if found != dtype:
+        wanted = "grey of 16 bits" if dtype == "uint16" else "floats"
+        raise ValueError(
+            f"its pixels are read as {found}, and the run needs {wanted}; several such channels are for .npy"
+        )
+    return np.asarray(image).astype(dtype)[..., np.newaxis]
+
+
+@functools.cache
+def _resizer(dtype: str) -> tf.types.experimental.GenericFunction:
+    """Returns `resize`, traced once for pictures of all sizes."""
+    signature = [tf.TensorSpec([None, None, None], dtype), tf.TensorSpec([], tf.int32)]
+    return tf.function(functools.partial(resize), input_signature=signature, autograph=False)

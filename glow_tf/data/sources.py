@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.config import DataConfig
+from glow_tf.data.array_files import why_of_another_type
 from glow_tf.data.arrays import Examples, check_memory_of_resized, hold_out, resize, stack
 from glow_tf.data.parallel import usual_threads
 from glow_tf.errors import ConfigError, in_one_line
@@ -115,7 +116,7 @@ def _tfds_builder(config: DataConfig) -> Any:
             if pathlib.Path(config.dataset).is_dir():
                 reason += f"; for the folder of this name, --dataset=folder:{config.dataset}"
         raise ConfigError(
-            "dataset must be digits, folder:PATH or an image data set that TFDS can load "
+            "dataset must be digits, folder:PATH, file:PATH.npy or an image data set that TFDS can load "
             f"(prepared in data_dir, or downloadable over the network): {type(error).__name__}: {reason}. "
             f"Received: dataset={config.dataset!r}, data_dir={config.data_dir!r}"
         ) from None
@@ -126,10 +127,8 @@ def _tfds_builder(config: DataConfig) -> Any:
             f"Received: dataset={config.dataset!r} with features {features}"
         )
     dtype = tf.as_dtype(builder.info.features["image"].dtype)
-    if dtype != tf.uint8:
-        raise ConfigError(
-            f"dataset must have images of 8 bits. Received: dataset={config.dataset!r} of {dtype.name}"
-        )
+    if why := why_of_another_type(dtype.as_numpy_dtype, config.dtype):
+        raise ConfigError(f"dataset cannot be used: {why}. Received: dataset={config.dataset!r}")
     return builder
 
 

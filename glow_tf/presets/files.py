@@ -233,7 +233,8 @@ def _halve(path: pathlib.Path) -> None:
 
 
 def _copied(target: Any, name: str, value: Any) -> Any:
-    if not isinstance(value, np.ndarray) or value.dtype != np.float32:
+    exact = name.split("/")[0] == "dequantize"  # the mean and the deviation of real data
+    if exact or not isinstance(value, np.ndarray) or value.dtype != np.float32:
         return target.create_dataset(name, data=value)
     with np.errstate(over="ignore"):
         half = value.astype(np.float16)
@@ -245,9 +246,10 @@ def _copied(target: Any, name: str, value: Any) -> Any:
 def _card(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dtype: str) -> str:
     """Returns the text of README.md."""
     height, width, channels = model.image_shape
+    of = "of real numbers" if model.is_real else f"with {model.n_bits} bits"
     lines = [f"# {about.get('title', name.rpartition('/')[2])}", ""]
     lines += [
-        f"A Glow for images of {height}×{width}×{channels} with {model.n_bits} bits: {model.num_blocks} × "
+        f"A Glow for images of {height}×{width}×{channels} {of}: {model.num_blocks} × "
         f"{model.flow_steps} flow steps, width {model.width}. Weights are kept as {weights_dtype}.",
         "",
         "```python",

@@ -94,7 +94,7 @@ class EpochRecord(RunCallback):
         self.rows.append({name: row[name] for name in workdir.history_columns if name in row})
         if self.run.is_chief:
             workdir.write_history(self.rows)
-        result.troubles = health.troubles(self.rows, self.model.glow.config.n_bits)
+        result.troubles = health.troubles(self.rows, self.model.glow.config.bits)
 
     def _evaluate(self) -> None:
         with self.model.averages.in_place():
@@ -112,7 +112,10 @@ class EpochRecord(RunCallback):
 
 
 class SampleGrid(RunCallback):
-    """Draws samples/epoch_NNNN.png: two rows each at temperatures 0.7, 0.8, 0.9 and 1, the same latents."""
+    """Draws samples/epoch_NNNN.png: two rows each at temperatures 0.7, 0.8, 0.9 and 1, the same latents.
+
+    Of data that make no pictures it writes samples/epoch_NNNN.npy, [temperatures, 16, H, W, C].
+    """
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Draws, every `sample_every` epochs and after the last one."""
@@ -125,11 +128,15 @@ class SampleGrid(RunCallback):
                 glow.sample_dequantized(SAMPLES_PER_TEMPERATURE, temperature, config.seed)
                 for temperature in SAMPLE_TEMPERATURES
             ]
-        v = tf.concat(draws, axis=0)
-        pixels = glow.dequantize.to_output(v).numpy()
+        v, path = tf.stack(draws), self.run.workdir.samples_path(epoch + 1)
+        drawn = glow.dequantize.to_output(v).numpy()
         result.non_finite_samples = int(np.sum(~np.isfinite(v.numpy())))
+        if not glow.config.is_pictures:
+            write_atomically(path.with_suffix(".npy"), pictures.npy(drawn))
+            return
+        pixels = drawn.reshape(-1, *drawn.shape[2:])
         result.grid = pictures.grid(pictures.stretched(pixels, int(self.run.images.train.max())))
-        write_atomically(self.run.workdir.samples_path(epoch + 1), pictures.png(result.grid))
+        write_atomically(path, pictures.png(result.grid))
 
 
 class TensorBoardByPart(RunCallback):

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import data
+from glow_tf.bijectors.standardize import moments
 from glow_tf.config import RunConfig
 from glow_tf.data.folder import why_no_classes
 from glow_tf.devices import strategies
@@ -34,6 +35,8 @@ from glow_tf.training.trainer import PartsTrainer
 # and two more that are within an epoch.
 CHECKPOINTS_ON_DISK = 5
 WITHIN_EPOCH = 2
+REAL = "Real data: bpd is of their density, in bits per dimension (nats / ln 2), and may be negative."
+NO_PICTURES = "Samples are arrays, samples/epoch_NNNN.npy: pictures are of bytes, of one channel or three."
 PROBE_IMAGES = 16  # of the test images, on which the model's conditioning is measured after every epoch
 
 
@@ -125,10 +128,17 @@ class Run:
         images = self.images
         shape = "×".join(map(str, images.image_shape))
         validation = f" + {len(images.validation)} validation" if len(images.validation) else ""
-        return (
-            f"{self.config.data.dataset}: {len(images.train)} training{validation} + {len(images.test)} test "
-            f"images of {shape}, {self.steps_per_epoch} steps per epoch on "
-            f"{self.strategy.num_replicas_in_sync} replica(s)"
+        notes = {
+            REAL: self.config.model.is_real,
+            NO_PICTURES: not self.config.model.is_pictures and self.config.sample_every > 0,
+        }
+        return "\n".join(
+            [
+                f"{self.config.data.dataset}: {len(images.train)} training{validation} + {len(images.test)} "
+                f"test images of {shape}, {self.steps_per_epoch} steps per epoch on "
+                f"{self.strategy.num_replicas_in_sync} replica(s)",
+                *(note for note, holds in notes.items() if holds),
+            ]
         )
 
     def training_batches(self, first_epoch: int, first_step: int = 0) -> inputs.Dataset:
@@ -190,11 +200,11 @@ def prepare(
     chief = is_chief(group)  # workers get its weights
     starts = bool(config.init_from) and chief and not workdir.can_resume(not in_several_processes(strategy))
     start = saved.load_start(config.init_from, config.model) if starts else None
-    images = data.load(config.data)
+    images = data.load(dataclasses.replace(config.data, dtype=config.model.data_dtype))
     for note in images.notes:
         print(note)
     if config.left_open:
-        levels = int(np.bitwise_or.reduce(images.train, None) | np.bitwise_or.reduce(images.test, None))
+        levels = 0 if config.model.is_real else _levels(images)
         config = workdir.config = suited(config, images.image_shape, len(images.train), levels)
     copies = 1 + config.train.cache_prefix  # one that steps read, one from which a cache is filled
     remedy = "take smaller images (--image_size), or fewer (--train_examples)"
@@ -211,6 +221,9 @@ def prepare(
     if start is not None:
         with strategy.scope():
             print(saved.start_from(config.init_from, start, trainer.glow))
+    if model.is_real:
+        with strategy.scope():
+            trainer.glow.dequantize.initialize_from(*moments(images.train))
     most = CHECKPOINTS_ON_DISK + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
     if chief:
         workdir.check_space(most * checkpoint_bytes(trainer))
@@ -222,6 +235,11 @@ def prepare(
     checkpoints = Checkpoints(folder, trainer)
     write_data(folder, found)
     return Run(config, workdir, group, images, phases, part_layouts(model), trainer, checkpoints)
+
+
+def _levels(images: data.ImageData) -> int:
+    """Returns all levels of the images, combined by a bitwise or."""
+    return int(np.bitwise_or.reduce(images.train, None) | np.bitwise_or.reduce(images.test, None))
 
 
 def _classes(config: RunConfig, images: data.ImageData) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from glow_tf.config import FOLDER, MAY_DIFFER, RunConfig, all_settings, folder_of
+from glow_tf.config import FILE, FOLDER, MAY_DIFFER, RunConfig, all_settings, file_of, folder_of
 from glow_tf.errors import ConfigError
 from glow_tf.run.suited import SETTINGS as SUITED
 
@@ -34,6 +34,8 @@ def command_of(config: RunConfig) -> str:
     places = {"data_dir": "PATH", "init_from": "PATH"}  # of one machine
     if folder_of(config.data.dataset):
         places["dataset"] = f"{FOLDER}PATH"
+    if file_of(config.data.dataset):
+        places["dataset"] = f"{FILE}PATH.npy"
     differing |= {name: place for name, place in places.items() if name in differing}
     return shlex.join(["glow-tf", "train", *as_flags(differing)])
 

@@ -232,9 +232,11 @@ def _finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> M
     summary = _summary(run, history)
     run.workdir.write_summary(summary)
     print(tables.closing_table(history, len(run.layouts), run.costs))
+    of = "one noise draw per test image: an upper bound in expectation"
+    of = "of the density of the test data" if run.glow.config.is_real else of
     print(
-        f"Finished: test {tables.bpd_text(bpd, error)} bits/dim (one noise draw per test image: an upper "
-        f"bound in expectation), {summary['total_seconds']:.1f} s of training (this process ran for "
+        f"Finished: test {tables.bpd_text(bpd, error)} bits/dim ({of}), "
+        f"{summary['total_seconds']:.1f} s of training (this process ran for "
         f"{time.monotonic() - start:.0f} s in all), in "
         f"{run.workdir.path}{recovery.note(summary['recoveries'])}"
     )
@@ -265,7 +267,7 @@ def _summary(run: Run, history: Sequence[Mapping[str, str]]) -> dict[str, Any]:
         "recoveries": int(last.get("recoveries") or 0),
         "warnings": [
             *health.rate_troubles(run.config.train),
-            *health.troubles(history, run.glow.config.n_bits),
+            *health.troubles(history, run.glow.config.bits),
             *([stopped] if epochs != planned else []),
         ],
     }

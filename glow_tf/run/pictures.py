@@ -39,6 +39,13 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def npy(array: np.ndarray) -> bytes:
+    """Returns an array as a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
 def stretched(images: np.ndarray, top: int) -> np.ndarray:
     """Spreads levels 0 … top over 0 … 255, for data that does not use the whole range."""
     return np.clip(images.astype(np.float32) * (255 / max(top, 1)), 0, 255).astype(np.uint8)

@@ -18,7 +18,7 @@ FEWEST_EPOCHS, MOST_EPOCHS = 2, 50
 def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels: int) -> dict[str, int]:
     """Returns the settings of `config.left_open` as they suit the data, given all settings that are not.
 
-    - `n_bits`: those that the levels use; the digits' are multiples of 8, so 5.
+    - `n_bits`: those that the levels use; the digits' are multiples of 8, so 5. Real data have none.
     - `num_blocks`: how often both sides can be halved, down to `LEAST_SIDE`: 8 → 1, 28 → 2, 32 → 3, 64 → 4.
     - `flow_steps`: about as many in all, whatever the number of blocks, so that the depth is the same.
     - `width`: the same for all. What an image costs follows the number of its pixels.
@@ -34,8 +34,9 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
         if name in config.left_open:
             found[name] = settings[name] = value
 
-    lowest = (levels | 128) & -(levels | 128)
-    choose("n_bits", 9 - lowest.bit_length())
+    if not config.model.is_real:
+        lowest = (levels | 128) & -(levels | 128)
+        choose("n_bits", 9 - lowest.bit_length())
     blocks = 1
     while blocks < MOST_BLOCKS and all(
         side % 2 ** (blocks + 1) == 0 and side >> (blocks + 1) >= LEAST_SIDE for side in image_shape[:2]

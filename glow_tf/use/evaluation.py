@@ -34,9 +34,9 @@ class Evaluation:
     Attributes:
       draws: of each image with each noise draw, [draws, N].
       terms: name → mean over draws, [N]. They add up to the mean of `draws`. `dequantisation` is that of
-        `Dequantize`; `block k, flow steps` is minus the log-determinant; `block k, latents` codes the half
-        that the block factors out, or, in the last block, all that is left. Empty for an exported model,
-        which does not tell.
+        `Dequantize`, `centring and scaling` that of `Standardize`; `block k, flow steps` is minus the
+        log-determinant; `block k, latents` codes the half that the block factors out, or, in the last block,
+        all that is left. Empty for an exported model, which does not tell.
       parts: `part k` → the sum of the terms of its flow steps and latents, [N]; part 1 has the
         dequantisation. Empty where the flow is not cut.
       dimensions: D of an image.
@@ -79,12 +79,14 @@ def evaluate(glow: TrainedModel, images: np.ndarray, draws: int = 1, seed: int =
     Args:
       glow: the model, however it is cut, or an exported one.
       images: uint8 [N, H, W, C].
-      draws: noise draws per image, from 1.
+      draws: noise draws per image, from 1; real data have no noise, and need one.
       seed: of the noise; see `seed_of`.
 
     Raises:
       ConfigError: images have another type or shape, or there are none.
     """
+    if draws > 1 and glow.data_dtype == "float32":
+        raise ConfigError(f"draws are of noise, and real data have none. Received: {draws=}")
     if draws < 1 or not len(images):
         raise ConfigError(
             f"evaluate needs one image and one draw or more. Received: {len(images)} images, {draws=}"
@@ -101,7 +103,8 @@ def evaluate(glow: TrainedModel, images: np.ndarray, draws: int = 1, seed: int =
         sums += found
         totals.append(found.sum(axis=0))
     means = sums / draws
-    terms, parts = {"dequantisation": means[0]}, {"part 1": means[0]}
+    first = "centring and scaling" if glow.config.is_real else "dequantisation"
+    terms, parts = {first: means[0]}, {"part 1": means[0]}
     for piece, flow, latents in zip(pieces, means[1::2], means[2::2], strict=True):
         own = {f"block {piece.block}, flow steps": flow, f"block {piece.block}, latents": latents}
         terms |= {name: terms.get(name, 0.0) + term for name, term in own.items()}

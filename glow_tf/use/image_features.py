@@ -8,6 +8,7 @@ import io
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.compiled_model import require_pictures
 from glow_tf.data.parallel import in_parallel
 from glow_tf.likelihood import bits_per_dim, standard_normal_log_prob
 from glow_tf.use.latents import in_batches
@@ -44,7 +45,12 @@ class Features:
 
 
 def features(model: TrainedModel, images: np.ndarray) -> Features:
-    """Computes the features of images uint8 [N, H, W, C]."""
+    """Computes the features of images uint8 [N, H, W, C].
+
+    Raises:
+      ConfigError: the model's data are no pictures, whose size in a file could be told.
+    """
+    require_pictures("scoring by the size of a file", model)
 
     def of_model(batch: np.ndarray) -> np.ndarray:
         eps = tf.cast(model.encode(batch), tf.float64)

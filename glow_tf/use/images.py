@@ -17,7 +17,7 @@ class UsedImages:
     """Images of a model's shape, and what is known about them.
 
     Attributes:
-      images: uint8 [N, H, W, C].
+      images: [N, H, W, C], of the type of the model's data.
       names: the file of each image, relative to its folder; the place of each otherwise.
       labels: the class of each image, int64 [N], counting in `class_names`; None if there are no classes.
       class_names: names of the classes.
@@ -53,6 +53,7 @@ def read_images(
     split: str = "",
     count: int = 0,
     fewer_will_do: bool = False,
+    data_dtype: str = "uint8",
 ) -> UsedImages:
     """Reads images for a model.
 
@@ -61,11 +62,12 @@ def read_images(
 
     Args:
       image_shape: (H, W, C) of the model's images.
-      dataset: `digits`, a TFDS image data set by name, or `folder:PATH`.
+      dataset: `digits`, a TFDS image data set by name, `folder:PATH` or `file:PATH.npy`.
       data_dir: TFDS's.
       split: `train`, `test` or `all`; empty: the test images, or all of a folder without test/.
       count: how many images, the first ones; 0 is all.
       fewer_will_do: whether there may be fewer than `count`.
+      data_dtype: of the model's data.
 
     Raises:
       ConfigError: there are no such images, or too few, or they have another shape that cannot be changed.
@@ -75,12 +77,12 @@ def read_images(
     if dataset == "digits" and size == DIGITS_SIDE:
         size = 0
     examples, class_names, notes = load_split(
-        DataConfig(dataset, data_dir, size, test_examples=count), split, fewer_will_do
+        DataConfig(dataset, data_dir, size, test_examples=count, dtype=data_dtype), split, fewer_will_do
     )
     if dataset == "digits" and size:
         notes = (*notes, f"Resized from {DIGITS_SIDE}×{DIGITS_SIDE} to {size}×{size}.")
     images = examples.images
-    if images.shape[-1] == 1 and channels == 3:
+    if images.shape[-1] == 1 and channels == 3 and data_dtype == "uint8":
         images = np.repeat(images, 3, axis=-1)
         notes = (*notes, "Grey images fill all three channels.")
     if images.shape[1:] != image_shape:

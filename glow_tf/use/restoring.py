@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.compiled_model import require_pictures
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
@@ -31,8 +32,10 @@ def denoise(glow: Glow, images: np.ndarray, sigma: float, steps: int = 150) -> n
       uint8 [N, H, W, C].
 
     Raises:
-      ConfigError: images have another type or shape, or sigma or steps cannot be.
+      ConfigError: images have another type or shape, sigma or steps cannot be, or the model's data are no
+        pictures.
     """
+    require_pictures("denoise", glow)
     if not (np.isfinite(sigma) and sigma > 0):
         raise ConfigError(f"sigma must be above 0. Received: {sigma=}")
     scale = glow.dequantize.bin_width
@@ -60,6 +63,7 @@ def inpaint(glow: Glow, images: np.ndarray, unknown: np.ndarray, steps: int = 15
     Raises:
       ConfigError: images or mask have another type or shape, nothing is known, or steps cannot be.
     """
+    require_pictures("inpaint", glow)
     glow.checked(images)
     if unknown.shape not in (images.shape[1:3], images.shape[:3]) or unknown.dtype != bool:
         raise ConfigError(
@@ -93,6 +97,7 @@ def upscale(glow: Glow, small: np.ndarray, temperature: float = 0.0, seed: int =
     Raises:
       ConfigError: images have another shape, or the model has one block.
     """
+    require_pictures("upscale", glow)
     height, width, channels = glow.image_shape
     if small.shape[1:] != (height // 2, width // 2, channels) or glow.config.num_blocks < 2:
         raise ConfigError(

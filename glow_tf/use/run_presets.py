@@ -53,7 +53,9 @@ def save_run_to_preset(
             f"the run must be finished: its command goes on. Received: workdir={str(workdir)!r}, with "
             f"{summary.get('epochs', 0)} of {epochs} epochs in its summary"
         )
-    data_config = dataclasses.replace(config.data, data_dir=data_dir or config.data.data_dir)
+    data_config = dataclasses.replace(
+        config.data, data_dir=data_dir or config.data.data_dir, dtype=config.model.data_dtype
+    )
     images = load_data(data_config)
     glow = load_glow(workdir)
     check_same_data(workdir / "checkpoints", glow.config, fingerprints(images))
@@ -61,7 +63,7 @@ def save_run_to_preset(
         "data": f"{config.data.dataset}, {len(images.train)} training images",
         "seed": config.seed,
         "epochs": summary["epochs"],
-        "top": int(images.train.max()),
+        **({"top": int(images.train.max())} if config.model.data_dtype == "uint8" else {}),
         "command": command_of(config),
         **(texts or {}),
     }

@@ -62,7 +62,8 @@ def as_distribution(glow: Glow, label: int | None = None) -> tfd.Distribution:
 
     The event shape is [H, W, C], the batch shape is []. A value is the level of a byte (byte // 2^(8−n_bits))
     plus noise in [0, 1); `glow.dequantized(images)` makes values from bytes. `log_prob` is exact for such
-    real numbers, in nats. At level + uniform noise it is the lower bound that `Glow.log_prob` computes.
+    real numbers, in nats. At level + uniform noise it is the lower bound that `Glow.log_prob` computes. For a
+    model of real data, values are the data.
 
     `log_prob` runs the model forward once, and `sample` runs it inverse once. The two attributes of a
     `tfd.TransformedDistribution` are here too: `distribution`, the standard normal density of the latents
@@ -234,7 +235,8 @@ class _Density(tfd.Distribution):
 
     def _checked(self, value: Any) -> tf.Tensor:
         values = _checked(value, f"the density {self.name}", self.event_shape, self.dtype, dequantised=True)
-        if self._glow.config.n_bits > 1 and not self._warned and tf.executing_eagerly():
+        noisy = self._glow.dequantize.takes_noise and self._glow.config.n_bits > 1
+        if noisy and not self._warned and tf.executing_eagerly():
             self._warned = bool(tf.reduce_min(values) >= 0 and 0 < tf.reduce_max(values) <= 1)
             if self._warned:
                 text = "all values lie in [0, 1]; glow.dequantized(images) makes values from uint8 images"

@@ -1,0 +1,92 @@
+"""Arrays in .npy files: one example in each, or a whole data set in one."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+
+from glow_tf.config import DataConfig, file_of
+from glow_tf.data.arrays import Examples, check_memory_for, resize
+from glow_tf.data.pictures import Picture
+from glow_tf.errors import ConfigError
+
+SUFFIX = ".npy"
+# What a model of a data type is made by, as messages say it.
+MADE_BY = {
+    "uint8": "--data=bytes and --n_bits up to 8",
+    "uint16": "--data=bytes and --n_bits from 9 to 16",
+    "float32": "--data=real",
+}
+
+
+def read_array(path: pathlib.Path, size: int, dtype: str) -> Picture:
+    """Reads an array [H, W] or [H, W, C] as a picture of any number of channels.
+
+    Args:
+      path: a .npy file.
+      size: the largest centred square is resized to this side; 0 keeps the array as it is.
+      dtype: of the model's data; an array of another kind is a problem, and so are Python objects.
+    """
+    try:
+        array = _opened(path, (2, 3), dtype)
+    except ValueError as error:
+        return Picture(np.empty(0, np.uint8), problem=str(error))
+    array = array[..., np.newaxis] if array.ndim == 2 else array
+    side = min(array.shape[:2])
+    pixels = np.array(array, dtype)
+    return Picture(resize(pixels, size).numpy() if size else pixels, side)
+
+
+def read_file(config: DataConfig) -> Examples:
+    """Reads the data set that is one file: an array [N, H, W, C], or [N, H, W].
+
+    Raises:
+      ConfigError: there is no such file, it is no such array, or it does not fit into memory; real data are
+        not finite.
+    """
+    path, received = file_of(config.dataset), f"Received: dataset={config.dataset!r}"
+    if not path.is_file():
+        raise ConfigError(f"dataset=file:PATH.npy needs an existing file. {received}")
+    try:
+        array = _opened(path, (3, 4), config.dtype)
+    except ValueError as error:
+        raise ConfigError(f"dataset=file:PATH.npy cannot be read: {error}. {received}") from None
+    array = array[..., np.newaxis] if array.ndim == 3 else array
+    size, itemsize = config.image_size, np.dtype(config.dtype).itemsize
+    shape = (*array.shape[:1], *((size, size) if size else array.shape[1:3]), array.shape[-1])
+    check_memory_for(int(np.prod(shape)) * itemsize, config.dataset)
+    images = np.empty(shape, config.dtype)
+    for place, example in enumerate(array):  # one by one: the file stays on the disk
+        images[place] = resize(np.array(example, config.dtype), size) if size else example
+        if images.dtype.kind == "f" and not np.isfinite(images[place]).all():
+            raise ConfigError(f"real data must be finite. {received} with NaN or infinity in example {place}")
+    return Examples(images)
+
+
+def why_of_another_type(found: np.dtype, dtype: str) -> str:
+    """Says why an array of a type is no data of type `dtype`, and which model it is for; '' if it is."""
+    found = np.dtype(found)
+    if found.kind == "f" if dtype == "float32" else found.name == dtype:
+        return ""
+    made_by = MADE_BY.get("float32" if found.kind == "f" else found.name)
+    return (
+        f"its values are {found.name}, and the run needs {dtype}"
+        f"{f'; {found.name} is for {made_by}' if made_by else ''}"
+    )
+
+
+def _opened(path: pathlib.Path, ranks: tuple[int, int], dtype: str) -> np.ndarray:
+    """Opens an array without reading it; ValueError says what is wrong with it."""
+    try:
+        # Mapped, so that a short file cannot claim gigabytes; without pickle, which could run code.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy's reader raises almost any at damaged files
+        raise ValueError(f"it is not an array of numbers ({' '.join(str(error).split())[:100]})") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError("it is an archive of arrays")
+    if array.ndim not in ranks or not array.size:
+        raise ValueError(f"its shape is {array.shape}, and it must have {ranks[0]} or {ranks[1]} dimensions")
+    if why := why_of_another_type(array.dtype, dtype):
+        raise ValueError(why)
+    return array
