@@ -7,17 +7,11 @@ import pathlib
 import numpy as np
 
 from glow_tf.config import DataConfig, file_of
-from glow_tf.data.arrays import Examples, check_memory_for, resize
+from glow_tf.data.arrays import Examples, check_memory_for, resize, why_of_another_type
 from glow_tf.data.pictures import Picture
 from glow_tf.errors import ConfigError
 
 SUFFIX = ".npy"
-# What a model of a data type is made by, as messages say it.
-MADE_BY = {
-    "uint8": "--data=bytes and --n_bits up to 8",
-    "uint16": "--data=bytes and --n_bits from 9 to 16",
-    "float32": "--data=real",
-}
 
 
 def read_array(path: pathlib.Path, size: int, dtype: str) -> Picture:
@@ -62,18 +56,6 @@ def read_file(config: DataConfig) -> Examples:
         if images.dtype.kind == "f" and not np.isfinite(images[place]).all():
             raise ConfigError(f"real data must be finite. {received} with NaN or infinity in example {place}")
     return Examples(images)
-
-
-def why_of_another_type(found: np.dtype, dtype: str) -> str:
-    """Says why an array of a type is no data of type `dtype`, and which model it is for; '' if it is."""
-    found = np.dtype(found)
-    if found.kind == "f" if dtype == "float32" else found.name == dtype:
-        return ""
-    made_by = MADE_BY.get("float32" if found.kind == "f" else found.name)
-    return (
-        f"its values are {found.name}, and the run needs {dtype}"
-        f"{f'; {found.name} is for {made_by}' if made_by else ''}"
-    )
 
 
 def _opened(path: pathlib.Path, ranks: tuple[int, int], dtype: str) -> np.ndarray:

@@ -12,6 +12,12 @@ from glow_tf.errors import ConfigError
 from glow_tf.memory import check_memory
 
 RESIZING_BYTES = 24  # of a pixel, grey or not, while it is resized
+# What a model of a data type is made by, as messages say it.
+MADE_BY = {
+    "uint8": "--data=bytes and --n_bits up to 8",
+    "uint16": "--data=bytes and --n_bits from 9 to 16",
+    "float32": "--data=real",
+}
 TEST_EVERY = 10  # where a data set has no test images, every tenth image is one
 
 
@@ -67,6 +73,18 @@ def hold_out(examples: Examples, dataset: str) -> tuple[Examples, Examples]:
             f"out. Received: dataset={dataset!r} with {len(examples)} images"
         )
     return examples[~mask], examples[mask]
+
+
+def why_of_another_type(found: np.dtype, dtype: str) -> str:
+    """Says why an array of a type is no data of type `dtype`, and which model it is for; '' if it is."""
+    found = np.dtype(found)
+    if found.kind == "f" if dtype == "float32" else found.name == dtype:
+        return ""
+    made_by = MADE_BY.get("float32" if found.kind == "f" else found.name)
+    return (
+        f"its values are {found.name}, and the run needs {dtype}"
+        f"{f'; {found.name} is for {made_by}' if made_by else ''}"
+    )
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:

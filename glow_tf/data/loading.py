@@ -8,8 +8,8 @@ import numpy as np
 
 from glow_tf.config import DataConfig, file_of, folder_of
 from glow_tf.data import sources
-from glow_tf.data.array_files import MADE_BY, read_file
-from glow_tf.data.arrays import Examples, hold_out, joined
+from glow_tf.data.array_files import read_file
+from glow_tf.data.arrays import MADE_BY, Examples, hold_out, joined
 from glow_tf.data.folder import FolderImages, from_folder, read_folder
 from glow_tf.errors import ConfigError
 

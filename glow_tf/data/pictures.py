@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.data.arrays import resize
+from glow_tf.data.arrays import resize, why_of_another_type
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -159,11 +159,9 @@ def _pixels_as_they_are(image: Image.Image, dtype: str) -> np.ndarray:
     """Returns a loaded grey picture as `uint16` or `float32` [H, W, 1]; ValueError if it has others."""
     kinds = {"F": "float32", "I": "uint16" if image.format == "PNG" else "int32"}
     found = "uint16" if image.mode.startswith("I;16") else kinds.get(image.mode, "uint8")
-    if found != dtype:
-        wanted = "grey of 16 bits" if dtype == "uint16" else "floats"
-        raise ValueError(
-            f"its pixels are read as {found}, and the run needs {wanted}; several such channels are for .npy"
-        )
+    if why := why_of_another_type(found, dtype):
+        colour = "; colours are read with 8 bits, so save others as .npy" if len(image.getbands()) > 1 else ""
+        raise ValueError(why + colour)
     return np.asarray(image).astype(dtype)[..., np.newaxis]
 
 

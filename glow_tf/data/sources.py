@@ -14,8 +14,14 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.config import DataConfig
-from glow_tf.data.array_files import why_of_another_type
-from glow_tf.data.arrays import Examples, check_memory_of_resized, hold_out, resize, stack
+from glow_tf.data.arrays import (
+    Examples,
+    check_memory_of_resized,
+    hold_out,
+    resize,
+    stack,
+    why_of_another_type,
+)
 from glow_tf.data.parallel import usual_threads
 from glow_tf.errors import ConfigError, in_one_line
 

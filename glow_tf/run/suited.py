@@ -60,9 +60,7 @@ def suited(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
     found = chosen(config, image_shape, examples, levels)
     flags = " ".join(f"--{name}={value}" for name, value in found.items())
     shape = "×".join(map(str, image_shape))
-    print(
-        f"No flagfile: {flags}, which suits {examples} images of {shape}. Type others, or take a config: "
-        "--flagfile=NAME.",
-        flush=True,
-    )
+    said = f"No flagfile: {flags}, which suits {examples} images of {shape}. Type others, or take a config: "
+    if found:
+        print(f"{said}--flagfile=NAME.", flush=True)
     return RunConfig.from_settings(config.to_settings() | found)
