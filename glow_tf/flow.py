@@ -42,7 +42,9 @@ class Flow(DensityModel):
         )
         policy = checked_policy(self.dtype_policy)
         self.dequantize = (
-            Standardize(dtype=policy) if config.is_real else Dequantize(config.n_bits, dtype=policy)
+            Standardize(dtype=policy, name="standardize")
+            if config.is_real
+            else Dequantize(config.n_bits, dtype=policy)
         )
         self.parts = [
             Part.from_layout(

@@ -210,11 +210,14 @@ def _check_spec(glow: Glow, spec: Any, trains: bool) -> None:
 
 
 def _check_values(glow: Glow, dataset: tf.data.Dataset, trains: bool) -> None:
-    """Raises ConfigError unless what the first batch has beside images is possible."""
-    if not isinstance(dataset.element_spec, (tuple, list)) or len(dataset.element_spec) < 2:
+    """Raises ConfigError unless what the first batch has beside images is possible, and real data finite."""
+    alone = not isinstance(dataset.element_spec, (tuple, list)) or len(dataset.element_spec) < 2
+    if alone and not glow.config.is_real:
         return
     for batch in dataset.take(1):
         found = unpack(batch, glow.config, trains=trains)
+        if glow.config.is_real:
+            glow.checked(found.images)
         glow.checked_condition(found.condition)
         if found.labels is not None:
             glow.checked_labels(found.labels)

@@ -1,0 +1,439 @@
+"""Data that are real numbers, or integers of 16 bits."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import rows_of, train
+from PIL import Image
+from small import perturb
+
+import glow_tf
+from glow_tf import Glow, ModelConfig, PartsTrainer, RunConfig, TrainConfig
+from glow_tf.bijectors.standardize import moments
+from glow_tf.config import DataConfig
+from glow_tf.data import load
+from glow_tf.errors import ConfigError
+from glow_tf.use import (
+    Scorer,
+    as_distribution,
+    decode,
+    encode,
+    evaluate,
+    export,
+    inpaint,
+    open_model,
+    read_images,
+)
+
+SHAPE = (4, 4, 2)
+CONDITIONS = [(0.0, 0.0), (1.0, -0.5), (-1.0, 1.0)]
+
+
+def made(*shape, seed=0):
+    values = np.random.default_rng(seed).normal(size=shape)
+    return (100 + 5 * values + np.arange(shape[-1])).astype(np.float32)
+
+
+def real_glow(perturbed=True, **changes):
+    settings = {"image_shape": SHAPE, "data": "real", "num_blocks": 1, "flow_steps": 2, "width": 4}
+    glow = Glow(ModelConfig(**settings | changes), name="glow")
+    glow.initialize(made(64, *glow.image_shape))
+    if perturbed:
+        perturb(glow)
+    return glow
+
+
+def compiled(glow):
+    trainer = PartsTrainer(glow)
+    trainer.compile(TrainConfig(rate_schedule="constant"))
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def glow():
+    return real_glow()
+
+
+# The model
+
+
+@pytest.mark.parametrize("architecture", ["glow", "levels"])
+def test_data_come_back_and_their_density_is_that_of_the_latents(architecture):
+    glow = real_glow(architecture=architecture)
+    x = made(3, *SHAPE)
+    eps = glow.encode(x)
+    np.testing.assert_allclose(glow.decode(eps), x, rtol=1e-5)
+    with tf.GradientTape(persistent=True) as tape:
+        v = tf.constant(x[:1])
+        tape.watch(v)
+        flat = glow.forward_and_log_det(v)[0]
+    jacobian = tf.reshape(tape.jacobian(flat, v, experimental_use_pfor=False), (32, 32))
+    expected = np.linalg.slogdet(jacobian.numpy())[1] - 0.5 * (np.sum(flat**2) + 32 * np.log(2 * np.pi))
+    np.testing.assert_allclose(glow.log_prob(x)[0], expected, rtol=1e-4)
+    np.testing.assert_allclose(glow.bits_per_dim(x), -glow.log_prob(x) / (32 * np.log(2)), rtol=1e-5)
+
+
+def test_what_is_drawn_is_real_and_no_seed_changes_a_density(glow):
+    drawn, x = glow.sample(20, seed=3), made(2, *SHAPE)
+    assert drawn.dtype == tf.float32
+    assert np.abs(np.mean(drawn) - 100) < 5
+    assert np.any(drawn % 1)
+    for seed in (0, 1):
+        np.testing.assert_array_equal(glow.log_prob(x, seed=seed), glow.score(x)["log_prob"])
+
+
+def test_the_scale_of_the_data_is_in_their_density(glow):
+    x, other = made(256, *SHAPE), real_glow(perturbed=False)
+    scaled = Glow(other.config)
+    scaled.initialize(1000 * x[:64])
+    np.testing.assert_allclose(other.dequantize.mean, moments(x[:64])[0], rtol=1e-5)
+    change = other.bits_per_dim(x) - scaled.bits_per_dim(1000 * x)
+    np.testing.assert_allclose(change, np.full(256, -np.log2(1000)), rtol=1e-3)
+
+
+def test_moments_are_those_of_all_examples():
+    x = made(50, 3, 2, 2)
+    mean, deviation = moments(x)
+    np.testing.assert_allclose(mean, x.astype(np.float64).mean((0, 1, 2)))
+    np.testing.assert_allclose(deviation, x.astype(np.float64).std((0, 1, 2)))
+
+
+def test_a_constant_channel_is_not_scaled():
+    x = made(16, *SHAPE)
+    x[..., 1] = 7
+    glow = Glow(ModelConfig(SHAPE, data="real", num_blocks=1, flow_steps=1, width=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ActNorm's
+        glow.initialize(x)
+    np.testing.assert_array_equal(glow.dequantize.deviation[1], 1)
+
+
+WRONG = {
+    "bytes": (
+        np.zeros((2, *SHAPE), np.uint8),
+        r"float32.*a model of uint8 has data='bytes' and n_bits from 1",
+    ),
+    "16_bits": (
+        np.zeros((2, *SHAPE), np.uint16),
+        r"float32.*n_bits from 9.*Received: uint16",
+    ),
+    "nan": (np.full((2, *SHAPE), np.nan, np.float32), "real data must be finite. Received"),
+    "beyond_float32": (np.full((2, *SHAPE), 1e300), "real data must be finite. Received"),
+    "shape": (np.zeros((2, 4, 4, 3), np.float32), r"\(batch, 4, 4, 2\). Received: float32"),
+}
+
+
+@pytest.mark.parametrize(("x", "match"), WRONG.values(), ids=WRONG.keys())
+def test_what_is_no_real_data_is_refused(glow, x, match):
+    for method in (glow.log_prob, glow.encode, glow.initialize, compiled(glow).train_on_batch):
+        with pytest.raises(ConfigError, match=match):
+            method(x)
+
+
+def test_real_data_are_refused_by_a_model_of_bytes():
+    glow = Glow(ModelConfig(SHAPE, num_blocks=1, flow_steps=1, width=4))
+    with pytest.raises(
+        ConfigError, match=r"uint8.*a model of real numbers has data='real'. Received: float32"
+    ):
+        glow.log_prob(made(2, *SHAPE))
+    with pytest.raises(ConfigError, match=r"must begin with uint8.*data='real'. Received: float32"):
+        compiled(glow).fit(tf.data.Dataset.from_tensors(made(2, *SHAPE)))
+
+
+def test_real_data_have_no_noise_and_no_bits(glow):
+    x = made(8, *SHAPE)
+    noisy = tf.data.Dataset.from_tensors((x, np.full(x.shape, 0.5, np.float32)))
+    with pytest.raises(ConfigError, match=r"no noise but zeros. Received: noise in \[0.5, 0.5\]"):
+        compiled(glow).fit(noisy)
+    spoiled = tf.data.Dataset.from_tensors(np.full(x.shape, np.inf, np.float32))
+    with pytest.raises(ConfigError, match="real data must be finite"):
+        compiled(glow).fit(spoiled)
+    with pytest.raises(ConfigError, match=r"n_bits is for data=bytes. Received: n_bits=5"):
+        ModelConfig(SHAPE, data="real", n_bits=5)
+    with pytest.raises(ConfigError, match=r"draws are of noise.*Received: draws=2"):
+        evaluate(glow, x, draws=2)
+
+
+def test_what_is_for_pictures_says_so(glow):
+    x = made(100, *SHAPE)
+    with pytest.raises(ConfigError, match=r"pictures.*Received: a model of float32 with 2 channels"):
+        Scorer(glow).fit(x)
+    with pytest.raises(ConfigError, match=r"inpaint is for pictures"):
+        inpaint(glow, x, np.eye(4, dtype=bool))
+
+
+def test_a_file_a_preset_and_an_export_have_the_same_density(glow, tmp_path):
+    x = made(3, *SHAPE)
+    expected = glow.log_prob(x)
+    glow.save(tmp_path / "glow.keras")
+    glow.save_to_preset(tmp_path / "preset")
+    export(glow, tmp_path / "export")
+    for name in ("glow.keras", "preset", "export"):
+        model = open_model(tmp_path / name)
+        np.testing.assert_array_equal(model.log_prob(x), expected)
+        np.testing.assert_allclose(decode(model, encode(model, x)), x, rtol=1e-5)
+        assert model.data_dtype == "float32"
+        assert model.sample(2).dtype == tf.float32
+        with pytest.raises(ConfigError, match="must be float32"):
+            model.log_prob(x.astype(np.uint8))
+    loaded = tf.saved_model.load(str(tmp_path / "export"))
+    assert loaded.sample(2, 1.0, 0).dtype == tf.float32
+    glow.save_to_preset(tmp_path / "half", weights_dtype="float16")
+    np.testing.assert_array_equal(open_model(tmp_path / "half").dequantize.mean, glow.dequantize.mean)
+    assert "of real numbers" in (tmp_path / "half" / "README.md").read_text()
+
+
+def test_a_view_of_tfp_and_another_cut_have_the_same_density(glow):
+    x = made(3, *SHAPE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_allclose(as_distribution(glow).log_prob(x / 200), glow.log_prob(x / 200), rtol=1e-5)
+    np.testing.assert_allclose(glow.recut(parts=(1, 1)).log_prob(x), glow.log_prob(x), rtol=1e-6)
+
+
+def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path):
+    x = made(64, *SHAPE)
+
+    def trainer():
+        keras.utils.set_random_seed(0)
+        own = PartsTrainer(Glow(ModelConfig(SHAPE, data="real", num_blocks=1, flow_steps=1, width=4)))
+        own.compile(TrainConfig(part_epochs=2, finetune_epochs=0), steps_per_epoch=4)
+        return own
+
+    whole, half = trainer(), trainer()
+    whole.fit(x, batch_size=16, epochs=2, verbose=0)
+    half.fit(x, batch_size=16, epochs=1, verbose=0)
+    half.save(tmp_path / "half.keras")
+    rest = keras.saving.load_model(tmp_path / "half.keras")
+    rest.fit(x, batch_size=16, epochs=2, initial_epoch=1, verbose=0)
+    np.testing.assert_array_equal(rest.glow.log_prob(x), whole.glow.log_prob(x))
+    found = rest.evaluate(x, batch_size=16, verbose=0, return_dict=True)
+    np.testing.assert_allclose(found["bpd"], np.mean(rest.glow.bits_per_dim(x)), rtol=1e-5)
+
+
+def test_an_older_config_is_of_bytes():
+    settings = {"image_shape": [8, 8, 1], "n_bits": 5, "num_blocks": 1, "flow_steps": 1, "width": 4}
+    assert ModelConfig(**settings).data_dtype == "uint8"
+
+
+# 16 bits
+
+
+@pytest.mark.parametrize("n_bits", [9, 12, 16])
+def test_16_bits_come_back_in_the_bits_that_are_kept(n_bits):
+    x = np.random.default_rng(0).integers(0, 2**16, (64, 4, 4, 1)).astype(np.uint16)
+    glow = Glow(ModelConfig((4, 4, 1), n_bits=n_bits, num_blocks=1, flow_steps=2, width=4))
+    glow.initialize(x)
+    perturb(glow, scale=0.02)
+    width = 2 ** (16 - n_bits)
+    np.testing.assert_array_equal(glow.decode(glow.encode(x)), x // width * width)
+    assert glow.sample(2).dtype == tf.uint16
+    with pytest.raises(ConfigError, match=r"uint16.*n_bits from 1 to 8. Received: uint8"):
+        glow.log_prob(x.astype(np.uint8))
+
+
+# Folders and files
+
+
+FLAGS = {
+    "data": "real",
+    "num_blocks": 1,
+    "flow_steps": 1,
+    "width": 4,
+    "part_epochs": 1,
+    "finetune_epochs": 1,
+    "batch_size": 16,
+    "strategy": "one_device",
+    "rate_schedule": "constant",
+}
+
+
+def write(folder, examples, suffix=".npy"):
+    """Writes each example to a file of its own, and returns the folder as a data set."""
+    folder.mkdir()
+    for place, example in enumerate(examples):
+        path = folder / f"{place:03d}{suffix}"
+        if suffix == ".npy":
+            np.save(path, example)
+        else:
+            Image.fromarray(example).save(path)
+    return f"folder:{folder}"
+
+
+def test_arrays_of_five_channels_in_a_folder_are_read_as_they_are(tmp_path):
+    x = made(20, 3, 5, 5)
+    dataset = write(tmp_path / "data", x)
+    found = load(DataConfig(dataset, dtype="float32"))
+    np.testing.assert_array_equal(found.train, np.delete(x, [9, 19], axis=0))
+    np.testing.assert_array_equal(found.test, x[[9, 19]])
+    used = read_images((3, 5, 5), dataset, data_dtype="float32")
+    np.testing.assert_array_equal(used.images, x)
+    assert used.names[3] == "003.npy"
+    resized = load(DataConfig(dataset, image_size=2, dtype="float32"))
+    assert resized.train.shape == (18, 2, 2, 5)
+    assert resized.train.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype"), [(".npy", "uint8"), (".npy", "uint16"), (".tif", "uint16"), (".png", "uint16")]
+)
+def test_integers_are_read_as_they_are(suffix, dtype, tmp_path):
+    x = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (10, 4, 5), dtype)
+    found = load(DataConfig(write(tmp_path / "data", x, suffix), dtype=dtype))
+    np.testing.assert_array_equal(found.train, x[:9, ..., None])
+
+
+def test_a_tiff_of_floats_is_real_data(tmp_path):
+    x = made(10, 4, 5)
+    found = load(DataConfig(write(tmp_path / "data", x, ".tif"), dtype="float32"))
+    np.testing.assert_array_equal(found.train, x[:9, ..., None])
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_a_file_with_a_value_that_is_not_finite_is_named(suffix, tmp_path):
+    x = made(10, 4, 5)
+    x[6, 1, 1] = np.inf
+    with pytest.raises(ConfigError, match=r"must be finite. Received: .*006.*with NaN or infinity"):
+        load(DataConfig(write(tmp_path / "data", x, suffix), dtype="float32"))
+
+
+def test_arrays_of_several_shapes_are_refused(tmp_path):
+    dataset = write(tmp_path / "data", [*made(5, 4, 4, 5), *made(5, 4, 4, 2)])
+    with pytest.raises(ConfigError, match=r"one size.*000.npy of 4×4×5 and 005.npy of 4×4×2"):
+        load(DataConfig(dataset, dtype="float32"))
+
+
+OTHERS = {
+    "real_for_bytes": (made(10, 4, 4), ".npy", "uint8", "values are float32.*--data=real"),
+    "floats_for_bytes": (made(10, 4, 4), ".tif", "uint8", "pixels are floats.*--data=real"),
+    "bytes_for_real": (np.ones((10, 4, 4), np.uint8), ".png", "float32", "values are uint8.*--data=bytes"),
+    "16_bits_for_8": (np.ones((10, 4, 4), np.uint16), ".npy", "uint8", "--n_bits from 9 to 16"),
+    "8_bits_for_16": (np.ones((10, 4, 4), np.uint8), ".png", "uint16", "--n_bits up to 8"),
+    "colours_for_16": (np.ones((10, 4, 4, 3), np.uint8), ".png", "uint16", "save others as .npy"),
+    "objects": (np.full((10, 2, 2), None), ".npy", "float32", "not an array of numbers"),
+    "a_set_in_each": (made(10, 2, 4, 4, 1), ".npy", "float32", "must have 2 or 3 dimensions"),
+}
+
+
+@pytest.mark.parametrize(("x", "suffix", "dtype", "match"), OTHERS.values(), ids=OTHERS.keys())
+def test_files_of_another_kind_are_left_out_with_the_reason(x, suffix, dtype, match, tmp_path):
+    with pytest.raises(ConfigError, match=rf"no image could be read. Left out .*000\{suffix}: .*{match}"):
+        load(DataConfig(write(tmp_path / "data", x, suffix), dtype=dtype))
+
+
+def test_one_file_is_a_data_set(tmp_path):
+    x = made(20, 3, 5, 2)
+    np.save(tmp_path / "all.npy", x)
+    dataset = f"file:{tmp_path / 'all.npy'}"
+    found = load(DataConfig(dataset, dtype="float32"))
+    np.testing.assert_array_equal(found.test, x[[9, 19]])
+    used = read_images((3, 5, 2), dataset, split="test", data_dtype="float32")
+    np.testing.assert_array_equal(used.images, x[[9, 19]])
+    assert len(read_images((3, 5, 2), dataset, count=7, data_dtype="float32").images) == 7
+    with pytest.raises(ConfigError, match=r"values are float32, and the run needs uint8.*Received: dataset="):
+        load(DataConfig(dataset))
+    x[11, 0, 0, 0] = np.nan
+    np.save(tmp_path / "all.npy", x)
+    with pytest.raises(ConfigError, match=r"all.npy.* with NaN or infinity in example 11"):
+        load(DataConfig(dataset, dtype="float32"))
+    with pytest.raises(ConfigError, match="needs an existing file"):
+        load(DataConfig(f"file:{tmp_path / 'none.npy'}", dtype="float32"))
+    with pytest.raises(ConfigError, match=r"dataset must be file:PATH\.npy"):
+        DataConfig("file:data.csv")
+    with pytest.raises(ConfigError, match="digits are bytes"):
+        load(DataConfig("digits", dtype="float32"))
+
+
+def test_a_run_of_real_data_goes_on_and_writes_arrays(tmp_path, capsys):
+    x = made(100, *SHAPE)
+    np.save(tmp_path / "all.npy", x)
+    settings = {**FLAGS, "dataset": f"file:{tmp_path / 'all.npy'}", "workdir": str(tmp_path / "run")}
+    train(RunConfig.from_settings(settings))
+    said = capsys.readouterr().out
+    for once in ("may be negative", "Samples are arrays", "of the density of the test data"):
+        assert said.count(once) == 1
+    assert "uniform density" not in said
+    trained = np.delete(x, range(9, 100, 10), axis=0)
+    np.testing.assert_allclose(glow_tf.load(tmp_path / "run").dequantize.mean, moments(trained)[0], rtol=1e-6)
+    samples = np.load(tmp_path / "run" / "samples" / "epoch_0002.npy")
+    assert (samples.shape, samples.dtype) == ((4, 16, *SHAPE), np.float32)
+    train(RunConfig.from_settings({**settings, "finetune_epochs": 2}))
+    glow, last = glow_tf.load(tmp_path / "run"), rows_of(tmp_path / "run")[-1]
+    assert last["epoch"] == "3"
+    np.testing.assert_allclose(np.mean(glow.bits_per_dim(x[9::10])), float(last["test_bpd"]), rtol=1e-5)
+    assert float(last["round_trip_error"]) < 1e-4
+    exported = open_model(tmp_path / "run" / "export")
+    np.testing.assert_allclose(exported.log_prob(x[:4]), glow.log_prob(x[:4]), rtol=1e-5)
+    assert evaluate(glow, x[9::10]).terms.keys() >= {"centring and scaling"}
+
+
+# Densities whose truth is known
+
+MATRIX = np.array([[1, 0.5], [-0.3, 0.8], [0, 1.2], [0.7, -0.7]])
+FACTOR = np.array([[0.5, 0, 0, 0], [0.3, 0.8, 0, 0], [-0.4, 0.2, 0.3, 0], [0.1, 0.5, 0.2, 1]])
+OFFSET = np.array([3, -2, 0, 10])
+MEANS = np.array([[0, 0, 1, 5], [2, -1, 0, 5], [-1, 2, 1, 5]])
+DEVIATIONS = np.array([[0.7, 1, 0.6, 1.5], [1, 0.8, 1, 0.7], [0.6, 1.3, 0.9, 1]])
+
+
+def gaussian_given_gaussian(seed, count=8192):
+    """Draws what is given [N, 2], then data [N, 1, 1, 4] given it, and returns their log-density, too."""
+    rng = np.random.default_rng(seed)
+    given = rng.normal(size=(count, 2)).astype(np.float32)
+    noise = rng.normal(size=(count, 4))
+    x = given @ MATRIX.T + OFFSET + noise @ FACTOR.T
+    truth = -0.5 * np.sum(noise**2, axis=1) - 2 * np.log(2 * np.pi) - np.sum(np.log(np.diag(FACTOR)))
+    return x.astype(np.float32).reshape(-1, 1, 1, 4), given, truth
+
+
+def mixture(seed, count=8192):
+    """Draws labels [N], then data given them, and returns the log-density given every label [N, 3], too."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    x = MEANS[labels] + DEVIATIONS[labels] * rng.normal(size=(count, 4))
+    squares = np.square((x[:, None] - MEANS) / DEVIATIONS).sum(-1)
+    truth = -0.5 * squares - 2 * np.log(2 * np.pi) - np.log(DEVIATIONS).sum(-1)
+    return x.astype(np.float32).reshape(-1, 1, 1, 4), labels, truth
+
+
+def trained(x, y, rate, **settings):
+    glow = Glow(ModelConfig((1, 1, 4), data="real", num_blocks=1, flow_steps=1, width=4, **settings))
+    trainer = PartsTrainer(glow)
+    trainer.compile(
+        TrainConfig(learning_rate=rate, part_epochs=16, finetune_epochs=0, warmup_steps=20),
+        steps_per_epoch=32,
+    )
+    trainer.fit(x, y, epochs=16, batch_size=256, verbose=0)
+    return glow
+
+
+def assert_moments(drawn, mean, deviation):
+    """Mean and variance of draws [N, 1, 1, 4] are the truth's, within four standard errors."""
+    values = (np.reshape(drawn, (len(drawn), 4)) - mean) / deviation
+    np.testing.assert_allclose(values.mean(0), 0, atol=4 / len(drawn) ** 0.5)
+    np.testing.assert_allclose(values.var(0), 1, atol=4 * (2 / len(drawn)) ** 0.5)
+
+
+def test_a_gaussian_given_a_gaussian_has_its_density_and_its_moments():
+    glow = trained(*gaussian_given_gaussian(0)[:2], 2e-2, condition_shape=(2,), condition_features=0)
+    x, given, truth = gaussian_given_gaussian(1)
+    assert abs(np.mean(truth - glow.log_prob(x, condition=given)) / 4) < 0.01
+    for own in CONDITIONS:
+        drawn = glow.sample(condition=np.tile(np.float32(own), (1000, 1)))
+        assert_moments(drawn, MATRIX @ own + OFFSET, np.linalg.norm(FACTOR, axis=1))
+
+
+def test_a_mixture_given_its_label_has_its_density_and_its_moments():
+    glow = trained(*mixture(0)[:2], 0.1, classes=("a", "b", "c"))
+    x, labels, truth = mixture(1)
+    rows = np.arange(len(x))
+    found = glow.label_log_probs(x).numpy()
+    assert abs(np.mean(truth[rows, labels] - found[rows, labels]) / 4) < 0.01
+    of_all = np.logaddexp.reduce(truth, axis=1) - np.log(3)
+    assert abs(np.mean(of_all - glow.log_prob(x)) / 4) < 0.01
+    for label in range(3):
+        drawn = glow.sample(labels=np.full(1000, label))
+        assert_moments(drawn, MEANS[label], DEVIATIONS[label])
