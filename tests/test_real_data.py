@@ -272,6 +272,9 @@ def test_arrays_of_five_channels_in_a_folder_are_read_as_they_are(tmp_path):
     used = read_images((3, 5, 5), dataset, data_dtype="float32")
     np.testing.assert_array_equal(used.images, x)
     assert used.names[3] == "003.npy"
+    square = write(tmp_path / "square", x[:, :3, :3])
+    same = load(DataConfig(square, image_size=3, dtype="float32"))
+    np.testing.assert_array_equal(same.test, x[[9, 19], :3, :3])
     resized = load(DataConfig(dataset, image_size=2, dtype="float32"))
     assert resized.train.shape == (18, 2, 2, 5)
     assert resized.train.dtype == np.float32

@@ -29,7 +29,7 @@ def read_array(path: pathlib.Path, size: int, dtype: str) -> Picture:
     array = array[..., np.newaxis] if array.ndim == 2 else array
     side = min(array.shape[:2])
     pixels = np.array(array, dtype)
-    return Picture(resize(pixels, size).numpy() if size else pixels, side)
+    return Picture(_resized(pixels, size), side)
 
 
 def read_file(config: DataConfig) -> Examples:
@@ -52,10 +52,15 @@ def read_file(config: DataConfig) -> Examples:
     check_memory_for(int(np.prod(shape)) * itemsize, config.dataset)
     images = np.empty(shape, config.dtype)
     for place, example in enumerate(array):  # one by one: the file stays on the disk
-        images[place] = resize(np.array(example, config.dtype), size) if size else example
+        images[place] = _resized(np.array(example, config.dtype), size)
         if images.dtype.kind == "f" and not np.isfinite(images[place]).all():
             raise ConfigError(f"real data must be finite. {received} with NaN or infinity in example {place}")
     return Examples(images)
+
+
+def _resized(example: np.ndarray, size: int) -> np.ndarray:
+    """Returns an example resized to a side; 0, and the side that it has, leave its values as they are."""
+    return resize(example, size).numpy() if size and example.shape[:2] != (size, size) else example
 
 
 def _opened(path: pathlib.Path, ranks: tuple[int, int], dtype: str) -> np.ndarray:

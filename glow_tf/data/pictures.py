@@ -82,7 +82,9 @@ def read_picture(path: pathlib.Path, size: int, dtype: str = "uint8") -> Picture
     # PIL's readers raise almost any exception at damaged files.
     except Exception as error:
         return Picture(np.empty(0, np.uint8), problem=str(error) or type(error).__name__)
-    pixels = _resizer(dtype)(picture.pixels, size).numpy() if size else picture.pixels
+    pixels = picture.pixels
+    if size and pixels.shape[:2] != (size, size):
+        pixels = _resizer(dtype)(pixels, size).numpy()
     return dataclasses.replace(picture, pixels=pixels, side=side)
 
 

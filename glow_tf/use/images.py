@@ -85,16 +85,22 @@ def read_images(
     if images.shape[-1] == 1 and channels == 3 and data_dtype == "uint8":
         images = np.repeat(images, 3, axis=-1)
         notes = (*notes, "Grey images fill all three channels.")
-    if images.shape[1:] != image_shape:
-        if (channels, images.shape[-1]) == (1, 3):
-            raise ConfigError(
-                "the model is for grey images, and these are in colour; convert them to grey first. "
-                f"Received: {dataset!r}"
-            )
-        raise ConfigError(
-            f"the model is for images of {height}×{width}×{channels} (height × width × channels). "
-            f"Received: {dataset!r} with images of {'×'.join(map(str, images.shape[1:]))}"
-        )
+    _check_shape(images, image_shape, dataset)
     named = examples.names is not None
     names = examples.names.tolist() if named else [f"{place:06d}" for place in range(len(images))]
     return UsedImages(images, tuple(names), examples.labels, class_names, tuple(notes))
+
+
+def _check_shape(images: np.ndarray, image_shape: tuple[int, int, int], dataset: str) -> None:
+    height, width, channels = image_shape
+    if images.shape[1:] == image_shape:
+        return
+    if (channels, images.shape[-1]) == (1, 3):
+        raise ConfigError(
+            "the model is for grey images, and these are in colour; convert them to grey first. "
+            f"Received: {dataset!r}"
+        )
+    raise ConfigError(
+        f"the model is for images of {height}×{width}×{channels} (height × width × channels). "
+        f"Received: {dataset!r} with images of {'×'.join(map(str, images.shape[1:]))}"
+    )

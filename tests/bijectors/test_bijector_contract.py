@@ -24,6 +24,7 @@ from glow_tf.bijectors import (
     Split,
     Squeeze,
     Stack,
+    Standardize,
 )
 from glow_tf.bijectors.bijector import PartOutput, no_log_det, per_example
 from glow_tf.bijectors.transforms import TRANSFORMS, Transform
@@ -103,6 +104,8 @@ BIJECTORS = {
     "last_channel_out": lambda: LastChannelOut(**F64),
     "dequantize_8": lambda: Dequantize(8, **F64),
     "dequantize_1": lambda: Dequantize(1, **F64),
+    "dequantize_16": lambda: Dequantize(16, **F64),
+    "standardize": lambda: Standardize(**F64),
     "squeeze": lambda: Squeeze(**F64),
     "actnorm": lambda: ActNorm(**F64),
     "conv_lu": lambda: InvertibleConv("lu", **F64),
@@ -615,7 +618,7 @@ def test_initialisation_sees_the_condition(x, rng):
 INVALID = {
     "one_channel_split": (lambda: Split().build((None, 4, 4, 1)), "two channels or more"),
     "odd_height": (lambda: Squeeze().build((None, 3, 4, 1)), "even height"),
-    "n_bits": (lambda: Dequantize(9), "n_bits must be an integer from 1 to 8"),
+    "n_bits": (lambda: Dequantize(17), "n_bits must be an integer from 1 to 16"),
     "coupling": (lambda: make_coupling(kind="linear"), "kind must be one of"),
     "scale": (lambda: make_coupling(scale="relu"), "scale must be one of"),
     "permutation": (lambda: InvertibleConv("qr"), "kind must be one of"),
