@@ -41,7 +41,7 @@ INVALID = {
     "too_many_train": (DataConfig(train_examples=10_000), "train_examples must be at most 1437"),
     "too_many_test": (DataConfig(test_examples=10_000), "test_examples must be at most 360"),
     "too_many_validation": (DataConfig(validation_examples=1437), "validation_examples must leave"),
-    "unknown": (DataConfig(dataset="no_such_set"), "digits, folder:PATH or an image data set"),
+    "unknown": (DataConfig(dataset="no_such_set"), "digits, folder:PATH, file:PATH.npy or an image data set"),
     "not_there": (DataConfig(dataset="folder:/no/such/folder"), "needs an existing folder"),
 }
 

@@ -145,7 +145,7 @@ def test_the_first_images_alone_are_read(tmp_path, monkeypatch):
     seen = []
     read = folder_module.read_picture
     monkeypatch.setattr(
-        folder_module, "read_picture", lambda path, size: seen.append(path.parts[-3]) or read(path, size)
+        folder_module, "read_picture", lambda path, *how: seen.append(path.parts[-3]) or read(path, *how)
     )
     config = DataConfig(dataset=f"folder:{tmp_path}", test_examples=1)
     examples, class_names, _ = loading.load_split(config, "")
@@ -259,7 +259,7 @@ def test_two_sizes_are_found_before_the_rest_is_read(folder, monkeypatch):
     read = []
     original = folder_module.read_picture
     monkeypatch.setattr(
-        folder_module, "read_picture", lambda path, size: read.append(path) or original(path, size)
+        folder_module, "read_picture", lambda path, *how: read.append(path) or original(path, *how)
     )
     with pytest.raises(ConfigError, match=r"with 000.png of 8×8 and 003.png of 8×9 \(height × width\)"):
         load(folder)
@@ -275,7 +275,7 @@ def test_small_pictures_are_resized_as_tensorflow_does(folder, rng):
         with Image.open(folder / "train" / f"{k:02d}.{suffix}") as saved:
             expected.append(resize(np.asarray(saved.convert("RGB")), 16).numpy())
     np.testing.assert_array_equal(load(folder, image_size=16).train, expected)
-    assert pictures._resized.experimental_get_tracing_count() == 1
+    assert pictures._resizer("uint8").experimental_get_tracing_count() == 1
 
 
 def test_large_jpegs_are_decoded_small_and_look_the_same(folder, rng):
