@@ -43,9 +43,13 @@ def test_every_choice_can_be_built_and_halves_the_image_as_far_as_is_useful():
     for height, width in itertools.product(sides, (32, 28, 44)):
         found = choice(data=((height, width, 3), 100, 255))
         model = {name: found[name] for name in ("num_blocks", "flow_steps", "width", "n_bits")}
-        ModelConfig(image_shape=(height, width, 3), **model)
-        check_divisible((height, width), found["num_blocks"])
+        check_divisible((height, width), ModelConfig(image_shape=(height, width, 3), **model))
         assert min(height, width) >> found["num_blocks"] >= LEAST_SIDE or found["num_blocks"] == 1
+
+
+def test_odd_sides_have_one_block_and_real_data_no_bits():
+    assert choice(data=((27, 31, 5), 100, 0))["num_blocks"] == 1
+    assert "n_bits" not in choice("--data=real", data=((4, 4, 5), 100, 0))
 
 
 def test_what_is_typed_wins_and_the_rest_follows_it():
