@@ -36,7 +36,8 @@ INVALID = {
     "test_examples": -1,
     "validation_examples": -1,
     "augment": "rotate",
-    "n_bits": 9,
+    "n_bits": 17,
+    "data": "floats",
     "num_blocks": 0,
     "flow_steps": 0,
     "width": 0,
@@ -281,7 +282,7 @@ def test_a_batch_of_more_than_all_examples_is_found_first():
 
 
 def test_a_folder_without_a_path_is_an_error():
-    with pytest.raises(ConfigError, match=r"a name or folder:PATH. Received: dataset='folder:'"):
+    with pytest.raises(ConfigError, match=r"a name, folder:PATH or file:PATH.npy. Received: dataset='folder:'"):
         DataConfig(dataset="folder:")
 
 

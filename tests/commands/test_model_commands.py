@@ -261,7 +261,7 @@ def test_a_grid_has_rows_for_each_seed(here):
         ("reconstruct", ["--temperature=nan"], "temperature must be one or more numbers from 0"),
         ("reconstruct", ["--temperature=0,1"], "temperature must be one number"),
         ("sample", ["--seed=-1"], "seed"),
-        ("evaluate", ["--dataset="], "dataset must be a name or folder:PATH"),
+        ("evaluate", ["--dataset="], "dataset must be a name, folder:PATH or file:PATH.npy"),
         ("evaluate", ["--output=."], "output must be a .json file"),
         ("export", ["--output=."], "output must be a folder with a name"),
         ("edit", ["--away=3", "--towards=8", "--strengths=,"], "strengths must be one or more numbers"),
