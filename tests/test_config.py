@@ -282,7 +282,9 @@ def test_a_batch_of_more_than_all_examples_is_found_first():
 
 
 def test_a_folder_without_a_path_is_an_error():
-    with pytest.raises(ConfigError, match=r"a name, folder:PATH or file:PATH.npy. Received: dataset='folder:'"):
+    with pytest.raises(
+        ConfigError, match=r"a name, folder:PATH or file:PATH.npy. Received: dataset='folder:'"
+    ):
         DataConfig(dataset="folder:")
 
 

@@ -52,10 +52,6 @@ class ClassPrior(Bijector):
         self.raw_log_deviation = self.add_weight(name="raw_log_deviation", shape=shape, initializer="zeros")
         self.built = True
 
-    def read(self, condition: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
-        """See base: the classes, where they are known, though no channels."""
-        return () if condition is None else (condition,)
-
     def log_prob(self, h: tf.Tensor, condition: tf.Tensor | None = None) -> tf.Tensor:
         """Returns log p(h | label), or log p(h) if the class is not known.
 
