@@ -8,9 +8,14 @@ import pathlib
 
 from glow_tf.config.choices import AUGMENTATIONS, MOST, MOST_SIDE
 from glow_tf.config.setting import check_fields, require, setting
+from glow_tf.errors import ConfigError
 
 FOLDER = "folder:"  # how a data set that is a folder begins
 FILE = "file:"  # … and one that is a file with an array of all examples
+DIGITS = "digits"
+INPUT, TARGET = "input", "target"  # folders of pairs, below that of the data set
+ATTRIBUTES = "attributes:"  # how a condition that is a table begins
+LABEL = "label"  # of the digits
 
 
 def folder_of(dataset: str) -> pathlib.Path | None:
@@ -27,6 +32,13 @@ def file_of(dataset: str) -> pathlib.Path | None:
     return pathlib.Path(os.path.expanduser(dataset.removeprefix(FILE)))
 
 
+def attributes_of(condition: str) -> pathlib.Path | None:
+    """Returns the table that a condition names, in full if it begins with ~; None if it is no table."""
+    if not condition.startswith(ATTRIBUTES):
+        return None
+    return pathlib.Path(os.path.expanduser(condition.removeprefix(ATTRIBUTES)))
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Which images, and how many.
@@ -36,7 +48,7 @@ class DataConfig:
     """
 
     dataset: str = setting(
-        "digits",
+        DIGITS,
         "digits (scikit-learn), a TFDS image data set by name, folder:PATH, or file:PATH.npy, one array "
         "of all examples.",
     )
@@ -54,6 +66,12 @@ class DataConfig:
         most=MOST,
     )
     augment: str = setting("none", "{}.", choices=AUGMENTATIONS)
+    condition: str = setting(
+        "",
+        "What the model is given with each image. Of a folder: input (images in PATH/target/, the file of "
+        "the same name in PATH/input/ is given) or attributes:FILE (CSV or JSON: numbers by file name); of "
+        "digits: label; of a TFDS data set: another of its features, by name. Empty: nothing.",
+    )
     dtype: str = "uint8"
 
     def __post_init__(self):
@@ -63,3 +81,30 @@ class DataConfig:
         require(named, self, "dataset", "a name, folder:PATH or file:PATH.npy")
         file = file_of(self.dataset)
         require(file is None or file.suffix == ".npy", self, "dataset", "file:PATH.npy, an array of NumPy's")
+        self._check_condition()
+
+    def _check_condition(self) -> None:
+        """Raises ConfigError for a condition that the kind of data set does not have."""
+        if not self.condition:
+            return
+        if folder_of(self.dataset):
+            table = self.condition.startswith(ATTRIBUTES) and self.condition != ATTRIBUTES
+            fits, needs = table or self.condition == INPUT, "of a folder: input or attributes:FILE"
+        elif file_of(self.dataset):
+            fits, needs = False, "of a file: nothing"
+        elif self.dataset == DIGITS:
+            fits, needs = self.condition == LABEL, "of digits: label"
+        else:
+            known = self.condition not in (INPUT, "image") and not self.condition.startswith(ATTRIBUTES)
+            fits, needs = known, "of a TFDS data set: a feature of it that is not the image"
+        require(fits, self, "condition", f"empty, or, {needs}")
+        if self.condition == INPUT:
+            self.check_augment()
+
+    def check_augment(self) -> None:
+        """Raises ConfigError if images are moved, and maps that are given with them would not be."""
+        if self.augment != "none":
+            raise ConfigError(
+                "augment moves images, and not the maps that are given with them, so it must be none. "
+                f"Received: augment={self.augment!r}, condition={self.condition!r}"
+            )

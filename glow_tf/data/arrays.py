@@ -29,20 +29,21 @@ class Examples:
       images: uint8 [N, H, W, C], or of another type of a model's data.
       names: str [N], the file of each image; None if the images were not files.
       labels: int64 [N], the class of each image; None if there are no classes.
+      condition: what is given with each image, maps [N, h, w, c] or vectors [N, d]; None if nothing is.
     """
 
     images: np.ndarray
     names: np.ndarray | None = None
     labels: np.ndarray | None = None
+    condition: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, which: slice | np.ndarray) -> Examples:
         """Returns the examples of a slice or mask."""
-        names = None if self.names is None else self.names[which]
-        labels = None if self.labels is None else self.labels[which]
-        return Examples(self.images[which], names, labels)
+        others = (self.names, self.labels, self.condition)
+        return Examples(self.images[which], *(None if own is None else own[which] for own in others))
 
     def copy(self) -> Examples:
         """Returns the same examples in arrays of their own."""
@@ -50,13 +51,14 @@ class Examples:
 
 
 def joined(one: Examples, other: Examples) -> Examples:
-    """Returns the examples of both, in order; names and labels are kept where both have them."""
+    """Returns the examples of both, in order; what else is known is kept where both have it."""
 
     def both(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
         return None if a is None or b is None else np.concatenate([a, b])
 
     images = np.concatenate([one.images, other.images])
-    return Examples(images, both(one.names, other.names), both(one.labels, other.labels))
+    pairs = ((getattr(own, name) for own in (one, other)) for name in ("names", "labels", "condition"))
+    return Examples(images, *(both(*pair) for pair in pairs))
 
 
 def hold_out(examples: Examples, dataset: str) -> tuple[Examples, Examples]:

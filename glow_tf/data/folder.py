@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from glow_tf.config import DataConfig, folder_of
+from glow_tf.config import DataConfig, attributes_of, folder_of
 from glow_tf.data.array_files import SUFFIX, read_array
-from glow_tf.data.arrays import Examples, check_memory_for, check_memory_of_resized, hold_out
+from glow_tf.data.arrays import Examples, check_memory_for, check_memory_of_resized
 from glow_tf.data.parallel import in_parallel, usual_threads
 from glow_tf.data.pictures import Picture, read_picture
 from glow_tf.data.progress import with_progress
@@ -27,21 +27,6 @@ NO_CLASSES = "No classes"
 NAMED = 10  # at most this many files that cannot be read are named
 
 
-def from_folder(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...], tuple[str, ...]]:
-    """Returns training examples, test examples, the names of the classes, and notes on what was read how.
-
-    Raises:
-      ConfigError: the folder does not exist, has no readable image, or has images of several sizes.
-    """
-    found = read_folder(config, "all")
-    train, test, notes = found.examples[: found.train_count], found.examples[found.train_count :], found.notes
-    if not found.has_test:
-        train, test = hold_out(train, config.dataset)
-        held = f"No test/ folder: every tenth image, {len(test)} in all, is held out for testing."
-        notes = (*notes, held)
-    return train, test, found.class_names, notes
-
-
 def why_no_classes(notes: Iterable[str]) -> str:
     """Says what a folder needs to have classes, and what of it is missing as far as its notes say it."""
     needed = "A folder has classes if each image is in one of two or more subfolders, which name them."
@@ -50,7 +35,7 @@ def why_no_classes(notes: Iterable[str]) -> str:
 
 def has_test_images(folder: pathlib.Path) -> bool:
     """Returns whether a folder's test/ has images; if not, every tenth of all is held out."""
-    return any(_is_image(path) for path in _files_below(folder / "test"))
+    return bool(images_below(folder / "test"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +58,7 @@ class FolderImages:
 
 
 def read_folder(config: DataConfig, split: str, most: int = 0) -> FolderImages:
-    """Reads the examples of a folder.
+    """Reads the examples of a folder, without what they are given.
 
     Args:
       config: of the data set.
@@ -81,7 +66,7 @@ def read_folder(config: DataConfig, split: str, most: int = 0) -> FolderImages:
       most: how many are wanted, the first ones; the others need not be read. 0 is all.
 
     Raises:
-      ConfigError: as in `from_folder`.
+      ConfigError: the folder does not exist, has no readable image, or has images of several sizes.
     """
     files = _find_files(config, split)
     has_test = bool(files.test)
@@ -92,13 +77,7 @@ def read_folder(config: DataConfig, split: str, most: int = 0) -> FolderImages:
     every, paths = [*files.train, *files.test], [path for group in groups for path in group]
     if not has_test and split in ("train", "test"):
         most = 0  # every tenth of all is held out
-    pictures = _Pictures(config, min(len(paths), most or len(paths)))
-    check_memory_of_resized(pictures.count, config.image_size, usual_threads(), config.dataset)
-    read = functools.partial(_read, size=config.image_size, dtype=config.dtype)
-    reading = in_parallel(read, paths)
-    with warnings.catch_warnings(), contextlib.closing(reading):
-        warnings.filterwarnings("ignore", module="PIL")  # what matters to the user is in the notes
-        pictures.add(zip(paths, reading, strict=True))
+    pictures = read_pictures(config, paths, min(len(paths), most or len(paths)))
     readable = set(pictures.files)
     for group in [paths] if most else groups:
         if group and readable.isdisjoint(group):
@@ -112,7 +91,28 @@ def read_folder(config: DataConfig, split: str, most: int = 0) -> FolderImages:
     return FolderImages(examples, count, has_test, class_names, notes)
 
 
+def read_pictures(config: DataConfig, paths: Sequence[pathlib.Path], count: int) -> Pictures:
+    """Reads the first `count` pictures that can be read of some files.
+
+    Raises:
+      ConfigError: they have several sizes, or do not fit into memory.
+    """
+    pictures = Pictures(config, count)
+    check_memory_of_resized(count, config.image_size, usual_threads(), config.dataset)
+    read = functools.partial(_read, size=config.image_size, dtype=config.dtype)
+    reading = in_parallel(read, paths)
+    with warnings.catch_warnings(), contextlib.closing(reading):
+        warnings.filterwarnings("ignore", module="PIL")  # what matters to the user is in the notes
+        pictures.add(zip(paths, reading, strict=True))
+    return pictures
+
+
 # Files
+
+
+def images_below(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the image files of a folder and of those below it, in the order of their names."""
+    return [path for path in _files_below(folder) if _is_image(path)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +173,9 @@ def _find_files(config: DataConfig, split: str) -> _Files:
     candidates, test = ([p for p in group if _is_image(p)] for group in (train_files, test_files))
     held_out = {_identity(path) for path in test}
     train = [path for path in candidates if _identity(path) not in held_out] if test else candidates
+    table = attributes_of(config.condition)
     unread = [p for p in train_files + test_files if not _is_image(p) and not p.name.startswith(".")]
+    unread = [p for p in unread if table is None or p.resolve() != table.resolve()]
     if not train and not (test and split in ("test", "")):
         others = f"only {_by_extension(unread)}" if unread else "none"
         raise ConfigError(
@@ -234,7 +236,7 @@ def _read(path: pathlib.Path, size: int, dtype: str) -> Picture:
     return read(path, size, dtype)
 
 
-class _Pictures:
+class Pictures:
     """The pictures of a folder, put into one array as they are read.
 
     Args:
@@ -328,7 +330,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _examples(
-    pictures: _Pictures, files: _Files, of_all: Iterable[pathlib.Path]
+    pictures: Pictures, files: _Files, of_all: Iterable[pathlib.Path]
 ) -> tuple[Examples, tuple[str, ...]]:
     """Returns all pictures with names and labels, and the names of the classes of the files `of_all`."""
     names = np.array([path.relative_to(files.root).as_posix() for path in pictures.files])

@@ -6,11 +6,12 @@ import dataclasses
 
 import numpy as np
 
-from glow_tf.config import DataConfig, file_of, folder_of
+from glow_tf.config import DIGITS, DataConfig, file_of, folder_of
 from glow_tf.data import sources
 from glow_tf.data.array_files import read_file
 from glow_tf.data.arrays import MADE_BY, Examples, hold_out, joined
-from glow_tf.data.folder import FolderImages, from_folder, read_folder
+from glow_tf.data.folder import FolderImages
+from glow_tf.data.given import read_folder_and_condition
 from glow_tf.errors import ConfigError
 
 SPLITS = ("train", "test", "all", "")
@@ -28,6 +29,8 @@ class ImageData:
       labels: the class of each image, of the digits, of a TFDS data set with labels and of a folder with
         class folders: `labels["test"]` is int64 [N] and counts in `class_names`. Otherwise empty.
       class_names: the names of the classes, in order; otherwise empty.
+      conditions: what is given with each image, as `DataConfig.condition` says: `conditions["test"]` has maps
+        [N, h, w, c], uint8 as images are or float32, or vectors, float32 [N, d]. Otherwise empty.
     """
 
     train: np.ndarray
@@ -37,11 +40,17 @@ class ImageData:
     names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     labels: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    conditions: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of the images."""
         return tuple(int(side) for side in self.train.shape[1:])
+
+    @property
+    def condition_shape(self) -> tuple[int, ...]:
+        """The shape of what is given with an image; empty if nothing is."""
+        return tuple(int(side) for side in self.conditions["train"].shape[1:]) if self.conditions else ()
 
 
 def load(config: DataConfig) -> ImageData:
@@ -52,7 +61,7 @@ def load(config: DataConfig) -> ImageData:
         does not fit into memory.
     """
     folder = folder_of(config.dataset)
-    train, test, class_names, notes = from_folder(config) if folder else _named(config)
+    train, test, class_names, notes = _from_folder(config) if folder else _named(config)
     train, validation = _cut(train, config)
     test = _first(test, config.test_examples, "test_examples")
     splits = {"train": train, "validation": validation, "test": test}
@@ -64,7 +73,19 @@ def load(config: DataConfig) -> ImageData:
         {k: tuple(s.names.tolist()) for k, s in splits.items() if s.names is not None},
         {k: s.labels for k, s in splits.items() if s.labels is not None},
         class_names,
+        {k: s.condition for k, s in splits.items() if s.condition is not None},
     )
+
+
+def _from_folder(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...], tuple[str, ...]]:
+    """Returns training and test examples of a folder, the names of the classes, and notes."""
+    found = read_folder_and_condition(config, "all")
+    train, test, notes = found.examples[: found.train_count], found.examples[found.train_count :], found.notes
+    if not found.has_test:
+        train, test = hold_out(train, config.dataset)
+        held = f"No test/ folder: every tenth image, {len(test)} in all, is held out for testing."
+        notes = (*notes, held)
+    return train, test, found.class_names, notes
 
 
 def load_split(
@@ -79,7 +100,7 @@ def load_split(
       fewer_will_do: whether there may be fewer images than asked for.
 
     Returns:
-      The examples, with names and labels where there are any, the names of the classes, and notes on how the
+      The examples, with all that is known of them, the names of the classes, and notes on how the
       images were read.
 
     Raises:
@@ -117,7 +138,7 @@ def load_split(
 
 def _read_folder_or_file(config: DataConfig, split: str, count: int) -> FolderImages:
     if folder_of(config.dataset):
-        return read_folder(config, split, count)
+        return read_folder_and_condition(config, split, count)
     examples = read_file(config)
     examples = examples[: count or None] if split in ("all", "") else examples
     return FolderImages(examples, len(examples), False, (), ())
@@ -128,13 +149,13 @@ def _named(config: DataConfig, only: str = "") -> tuple[Examples, Examples, tupl
     if file_of(config.dataset):
         train, test = hold_out(read_file(config), config.dataset)
         return train, test, (), (f"Every tenth example, {len(test)} in all, is held out for testing.",)
-    if config.dataset == "digits" and config.dtype != "uint8":
+    if config.dataset == DIGITS and config.dtype != "uint8":
         raise ConfigError(
             f"digits are bytes: they need {MADE_BY['uint8']}. Received: dataset='digits' for a model of "
             f"{config.dtype}"
         )
-    if config.dataset == "digits":
-        return (*sources.digits(config.image_size), ())
+    if config.dataset == DIGITS:
+        return (*sources.digits(config.image_size, config.condition), ())
     return sources.from_tfds(config, only)
 
 

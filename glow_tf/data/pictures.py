@@ -88,6 +88,19 @@ def read_picture(path: pathlib.Path, size: int, dtype: str = "uint8") -> Picture
     return dataclasses.replace(picture, pixels=pixels, side=side)
 
 
+def read_size(path: pathlib.Path) -> tuple[int, int] | None:
+    """Returns the height and width of the picture in a file, upright; None if it cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            lies = _orientation(image) > 4
+    except Exception:  # as in `read_picture`, which says what is wrong
+        return None
+    return (width, height) if lies else (height, width)
+
+
 def _decode(image: Image.Image, size: int, dtype: str) -> Picture:
     """Reads the pixels of an opened picture, upright."""
     if size:

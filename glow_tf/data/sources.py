@@ -22,6 +22,7 @@ from glow_tf.data.arrays import (
     stack,
     why_of_another_type,
 )
+from glow_tf.data.features import reader_of, with_condition
 from glow_tf.data.parallel import usual_threads
 from glow_tf.errors import ConfigError, in_one_line
 
@@ -32,13 +33,14 @@ DIGITS_SIDE = 8
 DIGITS_TEST_EXAMPLES = 360
 
 
-def digits(image_size: int = 0) -> tuple[Examples, Examples, tuple[str, ...]]:
+def digits(image_size: int = 0, condition: str = "") -> tuple[Examples, Examples, tuple[str, ...]]:
     """Returns training and test examples of scikit-learn's 1,797 handwritten digits, and the classes' names.
 
     They are 8×8 and grey. Their 17 levels are multiplied by 8, so that pixels range from 0 to 128.
 
     Args:
       image_size: side to which they are resized; 0 keeps 8×8.
+      condition: if any, the class of each is given with it, one-hot.
     """
     from sklearn.datasets import load_digits
 
@@ -48,8 +50,9 @@ def digits(image_size: int = 0) -> tuple[Examples, Examples, tuple[str, ...]]:
         check_memory_of_resized(len(images), image_size, len(images), "digits")
         images = resize(images, image_size).numpy()
     order = np.random.default_rng(0).permutation(len(images))  # the set is sorted by writer
-    examples = Examples(images, labels=bunch.target.astype(np.int64))[order]
     class_names = tuple(map(str, bunch.target_names))
+    given = np.eye(len(class_names), dtype=np.float32)[bunch.target] if condition else None
+    examples = Examples(images, labels=bunch.target.astype(np.int64), condition=given)[order]
     return examples[DIGITS_TEST_EXAMPLES:], examples[:DIGITS_TEST_EXAMPLES], class_names
 
 
@@ -59,7 +62,8 @@ def from_tfds(
     """Returns training and test examples of a TFDS data set, prepared in data_dir or downloaded.
 
     They have labels if the data set has a feature `label` that names one class an image; then the classes'
-    names are returned as well, and notes on what was read how. Without a test or validation split every
+    names are returned as well, and notes on what was read how. What is given with them is another feature,
+    `config.condition`. Without a test or validation split every
     tenth image is held out. If `only` is `train` or `test`, a split of its own that is not wanted is not
     read, and is empty.
 
@@ -141,23 +145,27 @@ def _tfds_builder(config: DataConfig) -> Any:
 def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) -> Examples:
     examples = builder.as_dataset(split=split, shuffle_files=False)
     count = len(examples)
+    condition_of = reader_of(builder, config, examples.element_spec) if config.condition else None
 
-    def image_and_label(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def image_and_others(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
         image = example["image"]
         if config.image_size and image.shape[:2] != (config.image_size,) * 2:
             image = resize(image, config.image_size)
-        return image, example["label"] if labelled else tf.zeros([], tf.int64)
+        label = example["label"] if labelled else tf.zeros([], tf.int64)
+        return image, label, tf.zeros([]) if condition_of is None else condition_of(example)
 
     check_memory_of_resized(count, config.image_size, usual_threads(), config.dataset)
-    pairs = examples.map(image_and_label, num_parallel_calls=tf.data.AUTOTUNE)
+    pairs = examples.map(image_and_others, num_parallel_calls=tf.data.AUTOTUNE)
     shape = pairs.element_spec[0].shape
-    known = shape.is_fully_defined()
+    known = all(spec.shape.is_fully_defined() for spec in pairs.element_spec)
     labels: list[np.ndarray] = []
+    conditions: list[np.ndarray] = []
 
     def images() -> Iterator[np.ndarray]:
         batch = min(BATCH, max(BATCH_PIXELS // math.prod(shape[:2].as_list()), 1)) if known else 1
-        for image, label in pairs.batch(batch).as_numpy_iterator():
+        for image, label, condition in pairs.batch(batch).as_numpy_iterator():
             labels.append(label)
+            conditions.append(condition)
             yield image
 
     try:
@@ -167,7 +175,8 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
             f"{config.dataset!r} cannot be read, its files may be damaged: {in_one_line(error.message)}. "
             f"Received: data_dir={config.data_dir!r}"
         ) from None
-    return Examples(stacked, labels=np.concatenate(labels) if labelled and labels else None)
+    found = Examples(stacked, labels=np.concatenate(labels) if labelled and labels else None)
+    return with_condition(found, conditions, config) if condition_of and conditions else found
 
 
 def _require_network() -> None:

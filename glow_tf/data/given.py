@@ -1,0 +1,229 @@
+"""What the images of a folder are given: other images by file name, or numbers from a table."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import fractions
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from glow_tf.config import ATTRIBUTES, FOLDER, INPUT, TARGET, DataConfig, attributes_of, folder_of
+from glow_tf.data.arrays import check_memory_for
+from glow_tf.data.folder import NAMED, FolderImages, images_below, read_folder, read_pictures
+from glow_tf.data.parallel import in_parallel
+from glow_tf.data.pictures import read_size
+from glow_tf.errors import ConfigError
+from glow_tf.text_files import parse_json, read_text
+
+FLOAT_BYTES = 4
+
+
+def read_folder_and_condition(config: DataConfig, split: str, most: int = 0) -> FolderImages:
+    """As `read_folder`, with what the images are given, as `config.condition` says.
+
+    Raises:
+      ConfigError: as in `read_folder`, or an image is given nothing, or something that cannot be.
+    """
+    if config.condition == INPUT:
+        return _with_inputs(config, split, most)
+    if table := attributes_of(config.condition):
+        return _with_attributes(config, table, split, most)
+    return read_folder(config, split, most)
+
+
+def _with(found: FolderImages, condition: np.ndarray, notes: Iterable[str] = ()) -> FolderImages:
+    examples = dataclasses.replace(found.examples, condition=condition)
+    return dataclasses.replace(found, examples=examples, notes=(*found.notes, *notes))
+
+
+def _some(names: Iterable[str]) -> str:
+    """Returns the first of some names, in brackets; nothing if there are none."""
+    names = sorted(names)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f" ({', '.join(names[:NAMED])}{more})" if names else ""
+
+
+# Pairs of images
+
+
+def _with_inputs(config: DataConfig, split: str, most: int) -> FolderImages:
+    root = folder_of(config.dataset)
+    inputs, targets = (_by_name(root, config, name) for name in (INPUT, TARGET))
+    if targets.keys() != inputs.keys():
+        kinds = (TARGET, targets, INPUT, inputs), (INPUT, inputs, TARGET, targets)
+        unpaired = [
+            f"{len(own.keys() - others.keys())} in {name}/ without one in {other}/"
+            f"{_some(own[key].relative_to(root / name).as_posix() for key in own.keys() - others.keys())}"
+            for name, own, other, others in kinds
+        ]
+        raise ConfigError(
+            f"condition=input needs an image of the same name, of any kind, in {INPUT}/ for each image in "
+            f"{TARGET}/. Received: {config.dataset!r} with {' and '.join(unpaired)}"
+        )
+    size = _size_of_inputs(config, [(targets[name], inputs[name]) for name in targets])
+    found = read_folder(dataclasses.replace(config, dataset=f"{FOLDER}{root / TARGET}"), split, most)
+    paths = [inputs[_without_suffix(name)] for name in found.examples.names.tolist()]
+    own = dataclasses.replace(config, dataset=f"{FOLDER}{root / INPUT}", image_size=size)
+    pictures = read_pictures(own, paths, len(paths))
+    if len(pictures.files) < len(paths):
+        raise ConfigError(
+            f"every image in {INPUT}/ must be readable. {' '.join(pictures.notes())} "
+            f"Received: {config.dataset!r}"
+        )
+    return _with(found, pictures.array, (f"{INPUT}/: {note}" for note in pictures.notes()))
+
+
+def _by_name(root: pathlib.Path, config: DataConfig, name: str) -> dict[str, pathlib.Path]:
+    """Returns the images of a folder of pairs by their paths in it, without suffix."""
+    if not (root / name).is_dir():
+        raise ConfigError(
+            f"condition=input needs the folders {TARGET}/, of images to model, and {INPUT}/, of what is given "
+            f"with each. Received: {config.dataset!r} without {name}/"
+        )
+    found: dict[str, pathlib.Path] = {}
+    for path in images_below(root / name):
+        own = _without_suffix(path.relative_to(root / name).as_posix())
+        if own in found:
+            raise ConfigError(
+                f"condition=input needs names that differ in more than their suffix. Received: {found[own]} "
+                f"and {path}"
+            )
+        found[own] = path
+    return found
+
+
+def _without_suffix(name: str) -> str:
+    return pathlib.PurePosixPath(name).with_suffix("").as_posix()
+
+
+def _size_of_inputs(config: DataConfig, pairs: Sequence[tuple[pathlib.Path, pathlib.Path]]) -> int:
+    """Returns the side to which inputs are resized where images are resized; 0: they stay as they are.
+
+    Raises:
+      ConfigError: there is no such side: they do not all differ from their images by one factor.
+    """
+    size = config.image_size
+    if not size or not pairs:
+        return 0
+    targets, inputs = (list(in_parallel(read_size, paths)) for paths in zip(*pairs, strict=True))
+    if all(own in (None, (size, size)) for own in targets):
+        return 0
+    factors: dict[tuple[fractions.Fraction, ...], str] = {}
+    for target, given, (path, _) in zip(targets, inputs, pairs, strict=True):
+        if target and given:  # others cannot be read
+            factors.setdefault(tuple(map(fractions.Fraction, given, target)), path.name)
+    side = scaled_side(size, factors)
+    if side:
+        return side
+    listed = ", ".join(f"{' and '.join(map(str, own))} of {name}" for own, name in list(factors.items())[:3])
+    raise ConfigError(
+        "image_size resizes images and what is given with them by the same factor: the sides of all inputs "
+        "must be the same multiple of their images' sides, and lead to whole pixels. "
+        f"Received: image_size={size}, and inputs whose height and width are {listed}"
+    )
+
+
+def scaled_side(size: int, factors: Iterable[tuple[fractions.Fraction, ...]]) -> int:
+    """Returns the side of maps whose sides are factors of those of images of a size; 0 if there is none."""
+    found = {factor for own in factors for factor in own}
+    side = size * found.pop() if len(found) == 1 else fractions.Fraction(1, 2)
+    return int(side) if side.denominator == 1 else 0
+
+
+# Tables
+
+
+def _with_attributes(config: DataConfig, table: pathlib.Path, split: str, most: int) -> FolderImages:
+    received = f"Received: condition={config.condition!r}"
+    if not table.is_file():
+        raise ConfigError(f"{ATTRIBUTES}FILE needs a CSV or JSON file. {received}, which is no file")
+    rows = _read_table(table, received)
+    root = folder_of(config.dataset)
+    known = {path.relative_to(root).as_posix() for path in images_below(root)}
+    if missing := known - rows.keys():
+        raise ConfigError(
+            f"{ATTRIBUTES}FILE needs a row for each image of the folder, whose first column is the file's name "
+            f"relative to it. {received}, which lacks {len(missing)}{_some(missing)}"
+        )
+    count = len(next(iter(rows.values())))
+    found = read_folder(config, split, most)
+    check_memory_for(FLOAT_BYTES * count * len(found.examples), config.dataset)
+    condition = np.array([rows[name] for name in found.examples.names.tolist()], np.float32)
+    others = rows.keys() - known
+    note = f"Not used: {len(others)} rows of {table.name} that name no image of the folder{_some(others)}."
+    return _with(found, condition, [note] if others else [])
+
+
+def _read_table(path: pathlib.Path, received: str) -> dict[str, list[float]]:
+    """Returns the numbers of each name.
+
+    Raises:
+      ConfigError: there are none, not as many for each, or some are no finite numbers.
+    """
+    try:
+        text = read_text(path)
+        rows = _of_json(text) if path.suffix.lower() == ".json" else _of_csv(text)
+    except (ValueError, csv.Error) as error:
+        raise ConfigError(f"a table of attributes cannot be read: {error}. {received}") from None
+    counts = {len(numbers) for numbers in rows.values()}
+    if len(counts) != 1 or counts == {0}:
+        raise ConfigError(
+            "a table of attributes needs rows, and one or more numbers in each, as many in all of them. "
+            f"{received} with {sorted(counts)[:NAMED]} numbers in {len(rows)} rows"
+        )
+    largest = float(np.finfo(np.float32).max)
+    if wrong := [name for name, numbers in rows.items() if not all(abs(n) <= largest for n in numbers)]:
+        raise ConfigError(
+            f"attributes must be finite numbers. {received} with others for {len(wrong)} images{_some(wrong)}"
+        )
+    return rows
+
+
+def _of_csv(text: str) -> dict[str, list[float]]:
+    """Reads a name and numbers in each row; the first row may name the columns."""
+    lines = [line for line in csv.reader(text.splitlines()) if line]
+    if lines and not all(map(_is_number, lines[0][1:])):
+        lines = lines[1:]
+    return _collected((name, numbers) for name, *numbers in lines)
+
+
+def _of_json(text: str) -> dict[str, list[float]]:
+    """Reads numbers by name, or numbers by attribute by name; attributes count in the order of their names."""
+    content = parse_json(text)
+    if not isinstance(content, Mapping):
+        raise ValueError("it must be an object: lists of numbers, or numbers by attribute, by file name")
+    rows, attributes = [], None
+    for name, own in content.items():
+        if isinstance(own, Mapping):
+            attributes = sorted(own) if attributes is None else attributes
+            if sorted(own) != attributes:
+                raise ValueError(f"{name!r} must have the attributes {attributes}, as others have")
+            own = [own[attribute] for attribute in attributes]
+        elif not isinstance(own, list) or attributes is not None:
+            raise ValueError(f"{name!r} must have a list of numbers, or numbers by attribute, as others have")
+        rows.append((name, own))
+    return _collected(rows)
+
+
+def _collected(rows: Iterable[tuple[str, Sequence[Any]]]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for name, numbers in rows:
+        if name in found:
+            raise ValueError(f"{name!r} has two rows")
+        if not all(map(_is_number, numbers)):
+            raise ValueError(f"{name!r} has what is no number: {json.dumps(list(numbers))[:100]}")
+        found[name] = [float(number) for number in numbers]
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return not isinstance(value, bool)
