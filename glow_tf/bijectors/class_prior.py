@@ -52,7 +52,12 @@ class ClassPrior(Bijector):
         self.raw_log_deviation = self.add_weight(name="raw_log_deviation", shape=shape, initializer="zeros")
         self.built = True
 
-    def log_prob(self, h: tf.Tensor, condition: tf.Tensor | None = None) -> tf.Tensor:
+    def read(self, condition: Condition) -> tuple[Condition, ...]:
+        """See base: labels, integers [B]; what else the part is given it does not read."""
+        is_label = tf.is_tensor(condition) and condition.dtype.is_integer
+        return (condition,) if is_label else ()
+
+    def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Returns log p(h | label), or log p(h) if the class is not known.
 
         Args:
@@ -62,7 +67,7 @@ class ClassPrior(Bijector):
         Returns:
           [B], nats.
         """
-        if condition is None:
+        if not self.read(condition):
             return tf.reduce_logsumexp(self.log_prob_by_label(h), axis=1) - math.log(self.classes)
         eps, log_det = self.forward_and_log_det(h, condition)
         return standard_normal_log_prob(eps) + log_det
@@ -83,23 +88,19 @@ class ClassPrior(Bijector):
                 found.append(_log_prob_by_class(tf.identity(h), means[some], log_deviations[some]))
         return tf.concat(found, axis=1)
 
-    def forward_and_log_det(
-        self, x: tf.Tensor, condition: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Whitens x [B, H, W, C], by its class, integers [B], if that is given; see class."""
         self.ensure_built(x)
-        mean, log_deviation = self._moments(condition)
+        mean, log_deviation = self._moments(*self.read(condition))
         return (x - mean) * tf.exp(-log_deviation), -_log_det(log_deviation, x)
 
-    def inverse_and_log_det(
-        self, y: tf.Tensor, condition: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Inverts `forward_and_log_det`: y [B, H, W, C], and the class, integers [B], if that is given."""
         self.require_built()
-        mean, log_deviation = self._moments(condition)
+        mean, log_deviation = self._moments(*self.read(condition))
         return y * tf.exp(log_deviation) + mean, _log_det(log_deviation, y)
 
-    def _moments(self, labels: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+    def _moments(self, labels: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mean and log-deviation: of the labels, [B, H, W, C], or of the mixture, [H, W, C]."""
         means, log_deviations = self.mean.value, self._log_deviation()
         if labels is not None:

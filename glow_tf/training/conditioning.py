@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.networks import full_precision
 from glow_tf.endpoints import ActivationLimit
 from glow_tf.glow import Glow
@@ -56,10 +57,12 @@ class Probe:
     Args:
       glow: the model.
       images: uint8 [B, H, W, C].
+      condition: what the model is given with each.
     """
 
-    def __init__(self, glow: Glow, images: tf.Tensor):
+    def __init__(self, glow: Glow, images: tf.Tensor, condition: Condition = None):
         self.glow = glow
+        self.condition = glow.checked_condition(condition)
         self.v = glow.dequantized(images, noise=0.5)
         self._steps = _steps(glow)
         # A partial for each probe: of one method TensorFlow counts all traces, and warns of many.
@@ -72,20 +75,23 @@ class Probe:
 
     def _measure(self) -> tuple[tf.Tensor, tf.Tensor]:
         with full_precision():
-            eps, scales = _encode(self.glow, self.v)
-            missed = self.glow.inverse(eps, ActivationLimit()) - self.v
+            eps, scales = _encode(self.glow, self.v, self.condition)
+            missed = self.glow.inverse(eps, ActivationLimit(), condition=self.condition) - self.v
             error = tf.reduce_max(tf.abs(missed) / self.glow.dequantize.unit)
         return scales, error
 
 
-def largest_log_scales(glow: Glow, v: tf.Tensor) -> tuple[Amplification, Amplification]:
+def largest_log_scales(
+    glow: Glow, v: tf.Tensor, condition: Condition = None
+) -> tuple[Amplification, Amplification]:
     """Returns the largest |log s| of the 1×1 convolutions and of the couplings.
 
     Args:
       glow: the model.
       v: dequantised images [B, H, W, C]; the couplings' scales depend on them.
+      condition: what the model is given with each.
     """
-    return _largest(_steps(glow), _encode(glow, v)[1].numpy())
+    return _largest(_steps(glow), _encode(glow, v, condition)[1].numpy())
 
 
 def _steps(glow: Glow) -> list[tuple[int, str]]:
@@ -94,7 +100,7 @@ def _steps(glow: Glow) -> list[tuple[int, str]]:
     return [(k, name) for k, part in parts for bijector in part.bijectors for name in bijector.step_names]
 
 
-def _encode(glow: Glow, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _encode(glow: Glow, v: tf.Tensor, condition: Condition) -> tuple[tf.Tensor, tf.Tensor]:
     """Encodes dequantised images v [B, H, W, C] step by step.
 
     Returns:
@@ -104,11 +110,12 @@ def _encode(glow: Glow, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     latents, scales, h = [], [], glow.dequantize.forward(v)
     for k, part in enumerate(glow.parts):
         with glow.on_device_of(k):
+            given = part.read(condition)
             for bijector in part.bijectors:
-                h, factored_out, own = bijector.log_scales_in_part(h)
+                h, factored_out, own = bijector.log_scales_in_part(h, *bijector.read(given))
                 latents += factored_out
                 scales.append(own)
-    latents.append(glow.parts[-1].prior.forward(h))
+    latents.append(glow.parts[-1].prior.forward(h, given))
     return tf.concat([tf.reshape(z, [len(v), -1]) for z in latents], axis=1), tf.concat(scales, axis=0)
 
 

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
+from glow_tf.bijectors.condition import Condition
 from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.glow import Glow
 from glow_tf.parts import Part, PartOutput
@@ -15,12 +17,19 @@ from glow_tf.training.conditioning import largest_log_scales
 ADVICE = "A lower learning rate or a longer warm-up usually helps; so does clip_norm, where it is 0."
 
 
+class Seen(NamedTuple):
+    """The batch of a step: `v`, dequantised, [B, H, W, C], and what the model is given with each image."""
+
+    v: tf.Tensor
+    condition: Condition = None
+
+
 def explain_non_finite(
     glow: Glow,
     phase: Phase,
     step: int,
     in_a_row: int,
-    v: tf.Tensor,
+    seen: Seen,
     loss: float,
     gradient_norms: Sequence[float],
 ) -> NonFiniteError:
@@ -31,7 +40,7 @@ def explain_non_finite(
       phase: which parts ran.
       step: the number of steps that trained the last part before this one.
       in_a_row: how many steps in a row were not finite; this one is the last of them.
-      v: the batch, dequantised, [B, H, W, C].
+      seen: the batch.
       loss: the step's loss, bits/dim.
       gradient_norms: of each active part.
 
@@ -39,14 +48,14 @@ def explain_non_finite(
       An error whose message names the step, the place, the conditioning and the remedy.
     """
     bad = [k for k, n in zip(phase.active, gradient_norms, strict=True) if not math.isfinite(n)]
-    where = _first_fault(glow, phase, v)
+    where = _first_fault(glow, phase, seen)
     if where is None:
         names = ", ".join(str(k + 1) for k in bad) or "?"
         where = f"every output is finite, but not the norm of the gradient of part {names}"
     at = f"in phase '{phase}', step {step} of part {phase.last + 1}"
     return NonFiniteError(
         f"Training stopped: not finite {at} (loss {loss:.6g} bits/dim, gradient norms "
-        f"{[float(f'{n:.4g}') for n in gradient_norms]}): {where}. {_conditioning(glow, v)} "
+        f"{[float(f'{n:.4g}') for n in gradient_norms]}): {where}. {_conditioning(glow, seen)} "
         f"{_skipped(in_a_row)}. {ADVICE}",
         # Parts after one whose output is not finite are not finite either.
         phase.active if phase.end_to_end or not bad else bad[:1],
@@ -58,7 +67,7 @@ def explain_divergence(
     glow: Glow,
     phase: Phase,
     step: int,
-    v: tf.Tensor,
+    seen: Seen,
     observed: Observed,
     rows: tuple[Sequence[int], Sequence[int]],
 ) -> DivergedError:
@@ -68,7 +77,7 @@ def explain_divergence(
       glow: with the weights before the step.
       phase: what was trained.
       step: the number of steps that trained the last part before this one.
-      v: the batch, dequantised, [B, H, W, C].
+      seen: the batch.
       observed: what the band says of the step.
       rows: of the losses and of the norms that the phase watches.
 
@@ -86,23 +95,23 @@ def explain_divergence(
     at = f"in phase '{phase}', step {step} of part {phase.last + 1}"
     return DivergedError(
         f"Training stopped: it diverged {at}: {'; '.join(what)}. It is the last of {int(observed.streak)} "
-        f"such steps in a row. {_widest(glow, phase, v)} {_conditioning(glow, v)} The last checkpoint is "
+        f"such steps in a row. {_widest(glow, phase, seen)} {_conditioning(glow, seen)} The last checkpoint is "
         f"kept. {ADVICE}",
         phase.active if phase.end_to_end else [min(at_fault)],
         f"{what[0]}, {at}",
     )
 
 
-def _conditioning(glow: Glow, v: tf.Tensor) -> str:
-    convolution, coupling = largest_log_scales(glow, v)
+def _conditioning(glow: Glow, seen: Seen) -> str:
+    convolution, coupling = largest_log_scales(glow, *seen)
     return f"Largest |log s|: of a 1×1 convolution {convolution}; of a coupling {coupling}."
 
 
-def _widest(glow: Glow, phase: Phase, v: tf.Tensor) -> str:
+def _widest(glow: Glow, phase: Phase, seen: Seen) -> str:
     """Says which bijector's input is largest."""
-    h, largest, where = glow.dequantize.forward(v), -1.0, ""
+    h, largest, where = glow.dequantize.forward(seen.v), -1.0, ""
     for k, part in enumerate(glow.parts[: phase.last + 1], start=1):
-        for name, x, output in _step_by_step(part, h):
+        for name, x, output in _step_by_step(part, h, part.read(seen.condition)):
             size, h = float(tf.reduce_max(tf.abs(x))), output.h
             if not size <= largest:
                 largest, where = size, f"part {k}, bijector {name}, whose inputs range over {_range(x)}"
@@ -115,26 +124,27 @@ def _skipped(in_a_row: int) -> str:
     return f"It is the last of {in_a_row} such steps in a row; none of them changed a weight"
 
 
-def _first_fault(glow: Glow, phase: Phase, v: tf.Tensor) -> str | None:
-    h = glow.dequantize.forward(v)
+def _first_fault(glow: Glow, phase: Phase, seen: Seen) -> str | None:
+    h = glow.dequantize.forward(seen.v)
     for k, part in enumerate(glow.parts[: phase.last + 1], start=1):
-        for name, x, output in _step_by_step(part, h):
+        given = part.read(seen.condition)
+        for name, x, output in _step_by_step(part, h, given):
             h = output.h
             if not all(bool(tf.reduce_all(tf.math.is_finite(t))) for t in (h, output.log_likelihood_term)):
                 return f"part {k}, bijector {name}, whose inputs range over {_range(x)}"
         if phase.minimises_objective_of(k - 1) and not bool(
-            tf.reduce_all(tf.math.is_finite(part.prior.log_prob(h)))
+            tf.reduce_all(tf.math.is_finite(part.prior.log_prob(h, given)))
         ):
             return f"part {k}, the prior of its output, which ranges over {_range(h)}"
     return None
 
 
-def _step_by_step(part: Part, h: tf.Tensor) -> Iterator[tuple[str, tf.Tensor, PartOutput]]:
-    """Runs a part forward from h; yields each step's name, its input, and what the part has made after it."""
+def _step_by_step(part: Part, h: tf.Tensor, given: Condition) -> Iterator[tuple[str, tf.Tensor, PartOutput]]:
+    """Runs a part forward from h, with what `read` returned; yields each step's name, its input, and what the part has made after it."""
     output = PartOutput.start(h)
     for bijector in part.bijectors:
         for name, forward in bijector.steps():
-            x, output = output.h, forward(output)
+            x, output = output.h, forward(output, *bijector.read(given))
             yield name, x, output
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from glow_tf.bijectors.condition import Condition
 from glow_tf.glow import Glow
 from glow_tf.partition import FLOAT_BYTES, PartLayout
 from glow_tf.passage import Passage
@@ -48,8 +49,9 @@ class PrefixCache:
         A cache of the part before that is not filled, as after a restart, is filled first.
 
         Args:
-          batches_of: makes the batches of (images uint8 [B, H, W, C], noise [B, H, W, C], index [B]) that
-            together hold every example, with the noise and augmentation of a given epoch (from 0).
+          batches_of: makes the batches of (images uint8 [B, H, W, C], noise [B, H, W, C], index [B]), and of
+            what the model is given, if it is given anything, that together hold every example, with the noise
+            and augmentation of a given epoch (from 0).
           noise_epoch: that epoch; see `cache_noise_epochs`.
 
         Returns:
@@ -79,7 +81,7 @@ class PrefixCache:
         return (end - first_end) * batches / (batches - 1)
 
     def passage(self, index: tf.Tensor) -> Passage:
-        """Returns examples as they enter the trained part.
+        """Returns examples as they enter the trained part, without labels and condition.
 
         Args:
           index: places of the examples in the training data, [B].
@@ -87,9 +89,12 @@ class PrefixCache:
         with tf.device("CPU:0"):
             return self._kept.map(lambda variable: tf.gather(variable, index))
 
-    def _store_batch(self, images: tf.Tensor, noise: tf.Tensor, index: tf.Tensor) -> None:
+    def _store_batch(
+        self, images: tf.Tensor, noise: tf.Tensor, index: tf.Tensor, condition: Condition = None
+    ) -> None:
         entered = self.before.passage(index) if self.before else self.glow.enter(images, noise)
-        passage = in_streams(self._evaluate, entered)
+        entered = entered._replace(condition=self.glow.checked_condition(condition))
+        passage = in_streams(self._evaluate, entered)._replace(condition=None)  # which batches have
         self._kept.map(lambda v, values: v.scatter_update(tf.IndexedSlices(values, index)), passage)
 
     def _evaluate(self, passage: Passage) -> Passage:

@@ -13,7 +13,7 @@ from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.glow import Glow
 from glow_tf.schedule import Phase
 from glow_tf.training.band import Band, Observed, replicated
-from glow_tf.training.diagnosis import explain_divergence, explain_non_finite
+from glow_tf.training.diagnosis import Seen, explain_divergence, explain_non_finite
 from glow_tf.training.gradients import StepGradients, mean_over_examples
 from glow_tf.training.optimizers import steps_made
 
@@ -68,7 +68,7 @@ class SkippedSteps:
         self._allowed.assign(self.most if steps is None else min(self.most, steps - 1))
 
     def finite(
-        self, phase: Phase, step: StepGradients, norms: Sequence[tf.Tensor], batch: Callable[[], tf.Tensor]
+        self, phase: Phase, step: StepGradients, norms: Sequence[tf.Tensor], batch: Callable[[], Seen]
     ) -> tf.Tensor:
         """Returns whether a step may change the weights, bool []; the same on all replicas.
 
@@ -76,7 +76,7 @@ class SkippedSteps:
           phase: what is trained.
           step: its losses are those of this replica.
           norms: of the gradients, [] each; the same on all replicas.
-          batch: returns the step's dequantised images [B, H, W, C], for the message.
+          batch: returns the step's batch, for the message.
 
         Raises:
           tf.errors.InvalidArgumentError: training has to stop; `fault` says why.
@@ -145,7 +145,7 @@ class SkippedSteps:
         self,
         phase: Phase,
         stops: tf.Tensor,
-        batch: Callable[[], tf.Tensor],
+        batch: Callable[[], Seen],
         numbers: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
         observed: Observed | None,
     ) -> tf.Tensor:
@@ -154,7 +154,7 @@ class SkippedSteps:
         Args:
           phase: what is trained.
           stops: whether it has to, bool [].
-          batch: returns the step's dequantised images [B, H, W, C].
+          batch: returns the step's batch.
           numbers: how many steps in a row it is the last of, or 0 if it is finite; the step's loss, []; the
             gradients' norms, [parts].
           observed: what the band says; None without one.
@@ -165,23 +165,26 @@ class SkippedSteps:
         # TensorFlow keeps every py_function for as long as the process lives, and all that one refers to.
         reference = weakref.ref(self)
 
-        def explain(v: tf.Tensor, in_a_row: tf.Tensor, loss: tf.Tensor, norms: tf.Tensor, *seen) -> bool:
+        def explain(in_a_row: tf.Tensor, loss: tf.Tensor, norms: tf.Tensor, v: tf.Tensor, *others) -> bool:
             own = reference()
             step = own._steps_of(phase)
+            names = sorted(own.glow.config.condition_shapes)  # as `nest.flatten` has them
+            given = dict(zip(names, others, strict=False))
+            seen = Seen(v, given.get("", given) if names else None)
             if in_a_row:
-                found = (int(in_a_row), v, float(loss), [float(n) for n in norms])
+                found = (int(in_a_row), seen, float(loss), [float(n) for n in norms])
                 own.fault = explain_non_finite(own.glow, phase, step, *found)
             else:
-                found = Observed(*(tensor.numpy() for tensor in seen))
-                own.fault = explain_divergence(own.glow, phase, step, v, found, own.band.rows_of(phase))
+                found = Observed(*(tensor.numpy() for tensor in others[len(names) :]))
+                own.fault = explain_divergence(own.glow, phase, step, seen, found, own.band.rows_of(phase))
             return False
 
-        given = () if observed is None else observed
-        passed = tf.cond(
-            stops,
-            lambda: tf.py_function(explain, [batch(), *numbers, *given], tf.bool),
-            lambda: True,
-        )
+        def explained() -> tf.Tensor:
+            v, condition = batch()
+            given = [] if condition is None else tf.nest.flatten(condition)
+            return tf.py_function(explain, [*numbers, v, *given, *(observed or ())], tf.bool)
+
+        passed = tf.cond(stops, explained, lambda: True)
         message = "the loss or a gradient is not finite, or training diverges"
         with tf.control_dependencies([tf.debugging.Assert(passed, [message])]):
             return tf.identity(passed)

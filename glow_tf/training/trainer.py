@@ -18,6 +18,7 @@ from glow_tf.training.batch import (
     unpack,
 )
 from glow_tf.training.datasets import start_reading
+from glow_tf.training.diagnosis import Seen
 from glow_tf.training.fit_callbacks import callbacks_for
 from glow_tf.training.on_batch import OnBatch
 from glow_tf.training.optimizers import check_rates, count_steps
@@ -121,9 +122,11 @@ class PartsTrainer(OnBatch):
         given = filled_up(self.with_noise(unpack(batch, self.glow.config), phase))
         passage = self.entering(given, phase)
         step = self._gradients(passage, phase, given.weight, self.queues(phase))
-        updated = self._update(
-            phase, step, lambda: self.glow.dequantized(given.images, given.noise, seed=self.seed)
-        )
+
+        def seen() -> Seen:
+            return Seen(self.glow.dequantized(given.images, given.noise, seed=self.seed), passage.condition)
+
+        updated = self._update(phase, step, seen)
         self.means.update(phase, step, updated)
         return self.get_metrics_result()
 

@@ -12,6 +12,7 @@ from glow_tf.bijectors.rate_factor import rate_factor
 from glow_tf.errors import ConfigError
 from glow_tf.internals import built_with_others, scale_rates
 from glow_tf.schedule import Phase
+from glow_tf.training.diagnosis import Seen
 from glow_tf.training.gradients import StepGradients
 from glow_tf.training.optimizers import Fused, steps_made, sums_gradients
 from glow_tf.training.skipping import SkippedSteps
@@ -90,13 +91,13 @@ class Update:
         self.clip_norm = clip_norm
         self.skips = skips
 
-    def __call__(self, phase: Phase, step: StepGradients, batch: Callable[[], tf.Tensor]) -> Updated:
+    def __call__(self, phase: Phase, step: StepGradients, batch: Callable[[], Seen]) -> Updated:
         """Checks, clips and applies.
 
         Args:
           phase: what is trained.
           step: the gradients of what it trains.
-          batch: returns the step's dequantised images [B, H, W, C], for the diagnosis.
+          batch: returns the step's batch, for the diagnosis.
 
         Raises:
           tf.errors.InvalidArgumentError: too many steps in a row are not finite; see `SkippedSteps`.

@@ -11,7 +11,7 @@ from small import make_small_images, perturb, small_glow, weight_of
 
 from glow_tf import ConfigError, Glow, NonFiniteError, PartsTrainer, TrainConfig, data, phases
 from glow_tf.schedule import end_to_end, one_part, simultaneous
-from glow_tf.training.diagnosis import explain_non_finite
+from glow_tf.training.diagnosis import Seen, explain_non_finite
 from glow_tf.training.optimizers import FusedAdamax, PartRate, check_rates, make_optimizers
 from glow_tf.training.options import warn_of_late_priors
 
@@ -281,7 +281,7 @@ def test_the_diagnosis_looks_past_priors_that_are_in_no_objective(small_images):
     for part, value in zip(glow.parts, (48.0, 80.0), strict=True):
         weight_of(part, "block_1_flow_steps/actnorm_log_scale").assign(np.full((1, 4), value))
     v = glow.dequantized(small_images)
-    text = str(explain_non_finite(glow, end_to_end(2), 3, 1, v, np.nan, [np.nan] * 2))
+    text = str(explain_non_finite(glow, end_to_end(2), 3, 1, Seen(v), np.nan, [np.nan] * 2))
     assert "step 3 of part 2" in text
     assert "part 2, " in text
     assert "part 1, " not in text
