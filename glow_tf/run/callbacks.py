@@ -123,9 +123,10 @@ class SampleGrid(RunCallback):
         result.grid = result.non_finite_samples = None
         if (epoch + 1) % config.sample_every and epoch + 1 < self.params["epochs"]:
             return
+        given = self.run.first_conditions(SAMPLES_PER_TEMPERATURE)
         with self.model.averages.in_place():
             draws = [
-                glow.sample_dequantized(SAMPLES_PER_TEMPERATURE, temperature, config.seed)
+                glow.sample_dequantized(SAMPLES_PER_TEMPERATURE, temperature, config.seed, given)
                 for temperature in SAMPLE_TEMPERATURES
             ]
         v, path = tf.stack(draws), self.run.workdir.samples_path(epoch + 1)

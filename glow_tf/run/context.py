@@ -120,7 +120,15 @@ class Run:
     @functools.cached_property
     def probe(self) -> Probe | None:
         """Measures the model's conditioning; None in several processes, where it would cross the links."""
-        return Probe(self.glow, self.images.test[:PROBE_IMAGES]) if self.group is None else None
+        if self.group is not None:
+            return None
+        images = self.images.test[:PROBE_IMAGES]
+        return Probe(self.glow, images, self.first_conditions(len(images)))
+
+    def first_conditions(self, count: int) -> np.ndarray | None:
+        """Returns `count` conditions: those of the first test images, in turn; None if nothing is given."""
+        given = self.images.conditions.get("test")
+        return None if given is None else given[np.arange(count) % len(given)]
 
     @property
     def heading(self) -> str:
@@ -165,17 +173,18 @@ class Run:
             data_slice=data_slice,
         )
         labels = [self.images.labels["train"]] if self.glow.config.classes else []
-        return data.with_members(batches, labels, len(self.images.train))
+        return data.with_members(batches, [*labels, *self._conditions("train")], len(self.images.train))
 
     def prefix_batches(self, epoch: int) -> tf.data.Dataset:
         """Returns one pass over all training images, as an epoch (from 0) sees them."""
-        return data.prefix_batches(
+        batches = data.prefix_batches(
             self.images.train,
             self.config.train.batch_size,
             self.config.seed,
             epoch,
             augment=self.config.data.augment,
         )
+        return data.with_members(batches, self._conditions("train"), len(self.images.train))
 
     @functools.cached_property
     def held_out(self) -> dict[str, inputs.Dataset]:
@@ -185,10 +194,16 @@ class Run:
             data.evaluation_batches, batch_size=self.config.train.batch_size, seed=self.config.seed
         )
         return {
-            name: strategies.distributed(self.strategy, lambda part, own=own: make(own, data_slice=part))
+            name: strategies.distributed(
+                self.strategy,
+                lambda part, own=own, given=self._conditions(name): make(own, data_slice=part, others=given),
+            )
             for name, own in images.items()
             if len(own)
         }
+
+    def _conditions(self, split: str) -> list[np.ndarray]:
+        return [self.images.conditions[split]] if self.images.conditions else []
 
 
 def prepare(
@@ -208,12 +223,14 @@ def prepare(
         config = workdir.config = suited(config, images.image_shape, len(images.train), levels)
     copies = 1 + config.train.cache_prefix  # one that steps read, one from which a cache is filled
     remedy = "take smaller images (--image_size), or fewer (--train_examples)"
-    check_memory(copies * images.train.nbytes, "copies of the training images for TensorFlow", remedy)
+    given = sum(own.nbytes for own in images.conditions.values())
+    check_memory(copies * images.train.nbytes + given, "copies of the training images for TensorFlow", remedy)
     model = dataclasses.replace(
         config.model,
         image_shape=images.image_shape,
         seed=config.seed,
         classes=_classes(config, images) if config.conditional else (),
+        condition_shape=images.condition_shape,
     )
     config = dataclasses.replace(config, model=model)
     phases = phases_of(config)

@@ -23,8 +23,12 @@ SPLITS = ("train", "validation", "test")
 
 
 def fingerprints(images: ImageData) -> dict[str, str]:
-    """Returns split → how many images it has, and a checksum of their bytes, in their order."""
-    return {f"{split} images": _fingerprint(getattr(images, split)) for split in SPLITS}
+    """Returns split → how many images it has, and a checksum of their bytes, in their order.
+
+    What is given with the images has its own.
+    """
+    found = {f"{split} images": _fingerprint(getattr(images, split)) for split in SPLITS}
+    return found | {f"{k} conditions": _fingerprint(own) for k, own in images.conditions.items()}
 
 
 def check_same_data(folder: pathlib.Path, model: ModelConfig, data: Mapping[str, str]) -> None:
@@ -82,7 +86,8 @@ def _differences(
     found = {}
     try:
         before = presets.read_model_file(folder / MODEL)
-        pairs = {name: (getattr(before, name), getattr(model, name)) for name in ("image_shape", "classes")}
+        of_data = ("image_shape", "classes", "condition_shape")
+        pairs = {name: (getattr(before, name), getattr(model, name)) for name in of_data}
         found |= {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     except (ConfigError, OSError):
         pass  # it is missing or damaged, and written anew

@@ -18,6 +18,8 @@ from glow_tf.weights_file import check_weights, model_bytes
 
 WEIGHTS = "model.weights.h5"  # in a .keras file
 
+SAYS = {"classes": "--conditional, ", "condition_shape": "--condition, "}  # which flag a setting follows
+
 
 def load(path: str | pathlib.Path, which: str = "last", custom_objects: object = None) -> Glow:
     """Loads a model. Files are looked into before they are loaded; SECURITY.md says what they may hold.
@@ -108,8 +110,8 @@ def checkpoint_path(workdir: pathlib.Path, which: str = "last") -> str:
 def load_start(path: str, model: ModelConfig) -> Glow:
     """Loads the model that a run starts from (`init_from`): of a workdir, a `.keras` file or a preset.
 
-    ConfigError if there is none, or it has other settings than the run's own model. Image shape and classes,
-    which come from the data, are compared later, by `start_from`.
+    ConfigError if there is none, or it has other settings than the run's own model. Image shape, classes and
+    condition, which come from the data, are compared later, by `start_from`.
     """
     try:
         start = load(path)
@@ -117,7 +119,8 @@ def load_start(path: str, model: ModelConfig) -> Glow:
         raise ConfigError(
             f"init_from must be the workdir of a run, a .keras file or a preset. {error}; init_from={path!r}"
         ) from None
-    from_data = {"image_shape": start.image_shape, "classes": start.classes}
+    of_data = ("image_shape", "classes", "condition_shape")
+    from_data = {name: getattr(start.config, name) for name in of_data}
     _check_same_flow(path, start.config, dataclasses.replace(model, **from_data))
     return start
 
@@ -133,6 +136,11 @@ def start_from(path: str, start: Glow, glow: Glow) -> str:
     if there == here and (start.config.local_prior == glow.config.local_prior or len(here) == 1):
         glow.set_weights(start.get_weights())
         return f"init_from: the weights are those of {path}"
+    if there != here and start.has_condition_networks:
+        raise ConfigError(
+            "init_from: a model whose parts have networks of what they are given keeps its parts. "
+            f"Received: {path!r} with parts of {_steps(there)} flow steps (this run: {_steps(here)})"
+        )
     glow.set_flow_weights(start.get_flow_weights())
     theirs, own = (" + ".join(map(str, counts)) for counts in (there, here))
     return (
@@ -150,7 +158,7 @@ def _check_same_flow(path: str, start: ModelConfig, model: ModelConfig) -> None:
         )
     theirs, own = dataclasses.asdict(start), dataclasses.asdict(model)
     differing = [
-        f"{'--conditional, ' if name == 'classes' else ''}{name}={value} (this run: {own[name]})"
+        f"{SAYS.get(name, '')}{name}={value} (this run: {own[name]})"
         for name, value in theirs.items()
         if name not in SAME_FUNCTION and value != own[name]
     ]
