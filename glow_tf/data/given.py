@@ -82,8 +82,8 @@ def _by_name(root: pathlib.Path, config: DataConfig, name: str) -> dict[str, pat
     """Returns the images of a folder of pairs by their paths in it, without suffix."""
     if not (root / name).is_dir():
         raise ConfigError(
-            f"condition=input needs the folders {TARGET}/, of images to model, and {INPUT}/, of what is given "
-            f"with each. Received: {config.dataset!r} without {name}/"
+            f"condition=input needs the folders {TARGET}/, of images to model, and {INPUT}/, of what is "
+            f"given with each. Received: {config.dataset!r} without {name}/"
         )
     found: dict[str, pathlib.Path] = {}
     for path in images_below(root / name):
@@ -147,8 +147,8 @@ def _with_attributes(config: DataConfig, table: pathlib.Path, split: str, most: 
     known = {path.relative_to(root).as_posix() for path in images_below(root)}
     if missing := known - rows.keys():
         raise ConfigError(
-            f"{ATTRIBUTES}FILE needs a row for each image of the folder, whose first column is the file's name "
-            f"relative to it. {received}, which lacks {len(missing)}{_some(missing)}"
+            f"{ATTRIBUTES}FILE needs a row for each image of the folder, whose first column is the file's "
+            f"name relative to it. {received}, which lacks {len(missing)}{_some(missing)}"
         )
     count = len(next(iter(rows.values())))
     found = read_folder(config, split, most)
@@ -193,7 +193,7 @@ def _of_csv(text: str) -> dict[str, list[float]]:
 
 
 def _of_json(text: str) -> dict[str, list[float]]:
-    """Reads numbers by name, or numbers by attribute by name; attributes count in the order of their names."""
+    """Reads numbers by name, or numbers by attribute by name; the attributes are sorted."""
     content = parse_json(text)
     if not isinstance(content, Mapping):
         raise ValueError("it must be an object: lists of numbers, or numbers by attribute, by file name")

@@ -95,8 +95,8 @@ def explain_divergence(
     at = f"in phase '{phase}', step {step} of part {phase.last + 1}"
     return DivergedError(
         f"Training stopped: it diverged {at}: {'; '.join(what)}. It is the last of {int(observed.streak)} "
-        f"such steps in a row. {_widest(glow, phase, seen)} {_conditioning(glow, seen)} The last checkpoint is "
-        f"kept. {ADVICE}",
+        f"such steps in a row. {_widest(glow, phase, seen)} {_conditioning(glow, seen)} The last checkpoint "
+        f"is kept. {ADVICE}",
         phase.active if phase.end_to_end else [min(at_fault)],
         f"{what[0]}, {at}",
     )
@@ -140,7 +140,10 @@ def _first_fault(glow: Glow, phase: Phase, seen: Seen) -> str | None:
 
 
 def _step_by_step(part: Part, h: tf.Tensor, given: Condition) -> Iterator[tuple[str, tf.Tensor, PartOutput]]:
-    """Runs a part forward from h, with what `read` returned; yields each step's name, its input, and what the part has made after it."""
+    """Runs a part forward from h; yields each step's name, its input, and what the part has made after it.
+
+    `given` is what `Part.read` returned.
+    """
     output = PartOutput.start(h)
     for bijector in part.bijectors:
         for name, forward in bijector.steps():
