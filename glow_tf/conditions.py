@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
@@ -45,6 +46,22 @@ def checked_condition(condition: Any, config: ModelConfig, dtype: str) -> Condit
                 f"a condition must be finite. Received: {name or 'condition'} with NaN or infinity"
             )
     return tensors.get("", tensors)
+
+
+def some_of(condition: Any, which: Any) -> Any:
+    """Returns what some examples, a slice or an array of places, are given; None of None."""
+    return None if condition is None else tf.nest.map_structure(lambda own: own[which], condition)
+
+
+def check_conditions(condition: Any, count: int) -> None:
+    """Raises ConfigError unless there is a condition, in arrays, for each of `count` images, and finite."""
+    for own in [] if condition is None else tf.nest.flatten(condition):
+        if len(own) != count:
+            raise ConfigError(
+                f"there must be a condition for each of the {count} images. Received: {len(own)}"
+            )
+        if not np.isfinite(own).all():
+            raise ConfigError("a condition must be finite. Received: one with NaN or infinity")
 
 
 def num_of_request(num: Any, condition: Condition) -> Any:

@@ -72,10 +72,6 @@ class ClassPrior(Bijector):
         eps, log_det = self.forward_and_log_det(h, condition)
         return standard_normal_log_prob(eps) + log_det
 
-    def read(self, condition: Condition) -> tuple[Condition, ...]:
-        """See base: labels, where they are known."""
-        return () if condition is None else (condition,)
-
     def log_prob_by_label(self, h: tf.Tensor) -> tf.Tensor:
         """Returns log p(h | label) of every label, [B, classes], nats, for h [B, H, W, C]."""
         self.ensure_built(h)

@@ -193,14 +193,14 @@ class Run:
         make = functools.partial(
             data.evaluation_batches, batch_size=self.config.train.batch_size, seed=self.config.seed
         )
-        return {
-            name: strategies.distributed(
-                self.strategy,
-                lambda part, own=own, given=self._conditions(name): make(own, data_slice=part, others=given),
-            )
-            for name, own in images.items()
-            if len(own)
-        }
+        found = {}
+        for name, own in images.items():
+            if len(own):
+                batches = functools.partial(make, own, others=self._conditions(name))
+                found[name] = strategies.distributed(
+                    self.strategy, lambda part, batches=batches: batches(data_slice=part)
+                )
+        return found
 
     def _conditions(self, split: str) -> list[np.ndarray]:
         return [self.images.conditions[split]] if self.images.conditions else []

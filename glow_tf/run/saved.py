@@ -136,13 +136,13 @@ def start_from(path: str, start: Glow, glow: Glow) -> str:
     if there == here and (start.config.local_prior == glow.config.local_prior or len(here) == 1):
         glow.set_weights(start.get_weights())
         return f"init_from: the weights are those of {path}"
+    theirs, own = (" + ".join(map(str, counts)) for counts in (there, here))
     if there != here and start.has_condition_networks:
         raise ConfigError(
             "init_from: a model whose parts have networks of what they are given keeps its parts. "
-            f"Received: {path!r} with parts of {_steps(there)} flow steps (this run: {_steps(here)})"
+            f"Received: {path!r} with parts of {theirs} flow steps (this run: {own})"
         )
     glow.set_flow_weights(start.get_flow_weights())
-    theirs, own = (" + ".join(map(str, counts)) for counts in (there, here))
     return (
         f"init_from: the weights of the flow steps are those of {path}, which is cut into parts of "
         f"{theirs} flow steps (this run: {own}); local priors start anew"

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.config import ModelConfig
+from glow_tf.bijectors.bijector import PartOutput
+from glow_tf.bijectors.condition import Condition
+from glow_tf.conditions import some_of
 from glow_tf.data.batches import evaluation_batches
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.labels import require_classes
 from glow_tf.likelihood import bits_per_dim, nats
-from glow_tf.partition import flow_step_counts
+from glow_tf.partition import PartLayout, part_layouts
+from glow_tf.parts import Part
 from glow_tf.pieces import in_streams
 from glow_tf.use.latents import seed_of
-from glow_tf.use.models import TrainedModel
+from glow_tf.use.models import TrainedModel, check_given
 
 BATCH = 256
 
@@ -70,7 +71,9 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(np.mean(values)), float(error)
 
 
-def evaluate(glow: TrainedModel, images: np.ndarray, draws: int = 1, seed: int = 0) -> Evaluation:
+def evaluate(
+    glow: TrainedModel, images: np.ndarray, draws: int = 1, seed: int = 0, condition: Condition = None
+) -> Evaluation:
     """Computes the bits of images.
 
     With one draw and the seed of a run, the mean is the run's `test_bpd`. An exported model draws other noise
@@ -81,9 +84,10 @@ def evaluate(glow: TrainedModel, images: np.ndarray, draws: int = 1, seed: int =
       images: uint8 [N, H, W, C].
       draws: noise draws per image, from 1; real data have no noise, and need one.
       seed: of the noise; see `seed_of`.
+      condition: what the model is given with each image, an array [N, …] or a dictionary of them.
 
     Raises:
-      ConfigError: images have another type or shape, or there are none.
+      ConfigError: images have another type or shape, or there are none; the condition does not fit.
     """
     if draws > 1 and glow.data_dtype == "float32":
         raise ConfigError(f"draws are of noise, and real data have none. Received: {draws=}")
@@ -91,13 +95,14 @@ def evaluate(glow: TrainedModel, images: np.ndarray, draws: int = 1, seed: int =
         raise ConfigError(
             f"evaluate needs one image and one draw or more. Received: {len(images)} images, {draws=}"
         )
+    check_given(glow, condition, len(images))
     steps = -(-len(images) // BATCH)
     if not isinstance(glow, Glow):
-        return _of_export(glow, images, draws, seed, steps)
+        return _of_export(glow, images, draws, seed, condition)
     glow.checked(images)
-    pieces = _pieces(glow.config)
+    pieces = _pieces(glow)
     totals, sums = [], np.zeros((1 + 2 * len(pieces), len(images)))
-    rows = _rows(glow, pieces, images, draws, seed)
+    rows = _rows(glow, images, draws, seed, condition)
     for k in range(draws):
         found = np.concatenate(rows[k * steps : (k + 1) * steps], axis=1)[:, : len(images)]
         sums += found
@@ -105,36 +110,39 @@ def evaluate(glow: TrainedModel, images: np.ndarray, draws: int = 1, seed: int =
     means = sums / draws
     first = "centring and scaling" if glow.config.is_real else "dequantisation"
     terms, parts = {first: means[0]}, {"part 1": means[0]}
-    for piece, flow, latents in zip(pieces, means[1::2], means[2::2], strict=True):
-        own = {f"block {piece.block}, flow steps": flow, f"block {piece.block}, latents": latents}
+    for (block, part), flow, latents in zip(pieces, means[1::2], means[2::2], strict=True):
+        own = {f"block {block}, flow steps": flow, f"block {block}, latents": latents}
         terms |= {name: terms.get(name, 0.0) + term for name, term in own.items()}
-        name = f"part {piece.part}"
+        name = f"part {part}"
         parts[name] = parts.get(name, 0.0) + flow + latents
     return Evaluation(np.stack(totals), terms, parts if len(parts) > 1 else {}, glow.dimensions)
 
 
-def _rows(
-    glow: Glow, pieces: Sequence[_Piece], images: np.ndarray, draws: int, seed: int
-) -> list[np.ndarray]:
+def _rows(glow: Glow, images: np.ndarray, draws: int, seed: int, condition: Condition) -> list[np.ndarray]:
     """Returns the terms of every batch of every draw, each [terms, batch]; the last batch is filled up."""
-    counts = [str(piece.flow_steps) for piece in pieces]
-    cut = glow.recut(parts=",".join(counts) if len(pieces) > 1 else "1", local_prior="standard")
     # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
-    function = tf.function(functools.partial(in_streams, functools.partial(_terms, cut)), autograph=False)
-    size = min(BATCH, len(images))
-    passes = (batch for k in range(draws) for batch in evaluation_batches(images, size, seed_of(seed, k)))
+    function = tf.function(functools.partial(in_streams, functools.partial(_terms, glow)), autograph=False)
+    size, given = min(BATCH, len(images)), () if condition is None else (condition,)
+    passes = (
+        batch
+        for k in range(draws)
+        for batch in evaluation_batches(images, size, seed_of(seed, k), others=given)
+    )
     steps = -(-len(images) // BATCH) * draws
     return [
-        np.stack(function(cut.dequantized(batch, noise)))
-        for batch, noise, _ in with_progress(passes, steps, f"Evaluating, batches of {BATCH}")
+        np.stack(function(glow.dequantized(batch, noise), *map(glow.checked_condition, own)))
+        for batch, noise, _, *own in with_progress(passes, steps, f"Evaluating, batches of {BATCH}")
     ]
 
 
-def _of_export(model: TrainedModel, images: np.ndarray, draws: int, seed: int, steps: int) -> Evaluation:
-    places = [(draw, step) for draw in range(draws) for step in range(steps)]
+def _of_export(
+    model: TrainedModel, images: np.ndarray, draws: int, seed: int, condition: Condition
+) -> Evaluation:
+    starts = range(0, len(images), BATCH)
+    places = [slice(start, start + BATCH) for _ in range(draws) for start in starts]
     found = [
-        np.asarray(model.log_prob(images[step * BATCH :][:BATCH], seed_of(seed, draw * steps + step)))
-        for draw, step in with_progress(places, len(places), f"Evaluating, batches of {BATCH}")
+        np.asarray(model.log_prob(images[place], seed_of(seed, k), some_of(condition, place)))
+        for k, place in enumerate(with_progress(places, len(places), f"Evaluating, batches of {BATCH}"))
     ]
     log_probs = np.concatenate(found).reshape(draws, len(images)).astype(np.float64)
     return Evaluation(np.asarray(bits_per_dim(-log_probs, model.image_shape)), {}, {}, model.dimensions)
@@ -151,7 +159,9 @@ def by_class(
     return {name: (len(own), *mean_and_error(own)) for name, own in found.items() if len(own)}
 
 
-def label_bits(model: TrainedModel, images: np.ndarray, seed: int = 0) -> np.ndarray:
+def label_bits(
+    model: TrainedModel, images: np.ndarray, seed: int = 0, condition: Condition = None
+) -> np.ndarray:
     """Returns the bits/dim of every image given each class, [N, classes], at one noise draw.
 
     The class with the fewest bits is the likeliest, if all classes are equally frequent.
@@ -160,15 +170,17 @@ def label_bits(model: TrainedModel, images: np.ndarray, seed: int = 0) -> np.nda
       model: a `Glow` or an `ExportedModel` with classes.
       images: uint8 [N, H, W, C], at least one.
       seed: of the noise; see `seed_of`.
+      condition: what the model is given with each image, an array [N, …] or a dictionary of them.
 
     Raises:
       ConfigError: the model has no classes, or images have another type or shape.
     """
     require_classes("label_bits", model.classes)
-    starts = range(0, len(images), BATCH)
+    check_given(model, condition, len(images))
+    places = [slice(start, start + BATCH) for start in range(0, len(images), BATCH)]
     rows = [
-        np.asarray(model.label_log_probs(images[start : start + BATCH], seed_of(seed, k)))
-        for k, start in enumerate(with_progress(starts, len(starts), f"Labels, batches of {BATCH}"))
+        np.asarray(model.label_log_probs(images[place], seed_of(seed, k), some_of(condition, place)))
+        for k, place in enumerate(with_progress(places, len(places), f"Labels, batches of {BATCH}"))
     ]
     return bits_per_dim(-np.concatenate(rows), model.image_shape)
 
@@ -186,32 +198,30 @@ def labels_of(model: TrainedModel, names: Sequence[str]) -> np.ndarray:
     return np.array([places[name] for name in names], np.int32)
 
 
-class _Piece(NamedTuple):
-    """Flow steps of one block and of one part; both counted from 1."""
-
-    block: int
-    part: int
-    flow_steps: int
+def _blocks(part: Part, layout: PartLayout) -> list[int]:
+    """Returns the block of each bijector of a part, from 1."""
+    blocks = [block for (block, _), _ in itertools.groupby(layout.elements, lambda e: (e.block, e.kind))]
+    return blocks if len(blocks) == len(part.bijectors) else blocks[:1] * len(part.bijectors)  # of a level
 
 
-def _pieces(config: ModelConfig) -> list[_Piece]:
-    """Cuts the flow both where blocks end and where parts end."""
-    parts = list(itertools.accumulate(flow_step_counts(config)))
-    blocks = [k * config.flow_steps for k in range(1, config.num_blocks + 1)]
-    ends = sorted({*parts, *blocks})
-    return [
-        _Piece(bisect.bisect_left(blocks, end) + 1, bisect.bisect_left(parts, end) + 1, end - begin)
-        for begin, end in itertools.pairwise([0, *ends])
-    ]
+def _pieces(glow: Glow) -> list[tuple[int, int]]:
+    """Returns block and part, from 1 both, of what lies within one of each, in order."""
+    of_parts = enumerate(zip(glow.parts, part_layouts(glow.config), strict=True), start=1)
+    return [(block, k) for k, own in of_parts for block in dict.fromkeys(_blocks(*own))]
 
 
-def _terms(glow: Glow, v: tf.Tensor) -> list[tf.Tensor]:
+def _terms(glow: Glow, v: tf.Tensor, condition: Condition = None) -> list[tf.Tensor]:
     """Returns the terms of minus the log-likelihood of v [B, H, W, C], [B] each, bits per dimension."""
     h, log_det = glow.dequantize.forward_and_log_det(v)
     found = [log_det]
-    for part in glow.parts:
-        output = part.call(h)
-        found += [output.log_det, output.latents_log_prob]
-        h = output.h
-    found[-1] += glow.parts[-1].prior.log_prob(h)
+    for part, layout in zip(glow.parts, part_layouts(glow.config), strict=True):
+        given = part.read(condition)
+        bijectors = zip(_blocks(part, layout), part.bijectors, strict=True)
+        for _, own in itertools.groupby(bijectors, lambda pair: pair[0]):
+            output = PartOutput.start(h)
+            for _, bijector in own:
+                output = bijector.forward_in_part(output, *bijector.read(given))
+            found += [output.log_det, output.latents_log_prob]
+            h = output.h
+    found[-1] += glow.parts[-1].prior.log_prob(h, given)
     return [bits_per_dim(-term, glow.image_shape) for term in found]

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from glow_tf.bijectors.condition import Condition
+from glow_tf.conditions import some_of
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.text_files import read_json
 from glow_tf.use.image_features import Features, features
-from glow_tf.use.models import TrainedModel
+from glow_tf.use.models import TrainedModel, nothing_of
 from glow_tf.use.spoiled import spoiled_copies
 
 FORMAT = 1  # of calibration.json
@@ -151,26 +153,28 @@ class Scorer:
         self.areas: dict[str, dict[str, float]] = {}
         self._reference = self._calibration = None
 
-    def fit(self, images: np.ndarray, seed: int = 0) -> Scorer:
+    def fit(self, images: np.ndarray, seed: int = 0, condition: Condition = None) -> Scorer:
         """Takes good images as the measure.
 
         Args:
           images: uint8 [N, H, W, C]; not the images that the model was trained on, which it codes better.
           seed: of the cut into two halves, and of the spoiled copies.
+          condition: what the model is given with each image, an array [N, …] or a dictionary of them.
 
         Raises:
           ConfigError: there are too few.
         """
         if len(images) < FEWEST:
             raise ConfigError(f"there must be {FEWEST} good images or more. Received: {len(images)}")
-        found = features(self.model, images)
+        found = features(self.model, images, condition)
         self.score, self.areas = self._asked, {}
         if self.score == AUTO and len(images) >= FEWEST_TO_CHOOSE:
             first = _halves(len(images), seed)[0]
             half = len(first) // 2
             shown = first[half:][:MOST_SPOILED]
             copies = {
-                kind: features(self.model, own) for kind, own in spoiled_copies(images[shown], seed).items()
+                kind: features(self.model, own, some_of(condition, shown))
+                for kind, own in spoiled_copies(images[shown], seed).items()
             }
             self.areas = _areas(found[first[:half]], found[shown], copies)
             both_ways = [name for name in self.areas if name not in ONE_WAY]
@@ -196,9 +200,9 @@ class Scorer:
         """The smallest p-value that there can be."""
         return 1 / (1 + len(self._fitted()[1]))
 
-    def p_value(self, images: np.ndarray) -> np.ndarray:
+    def p_value(self, images: np.ndarray, condition: Condition = None) -> np.ndarray:
         """Returns the share of good images that are at least as unusual: uint8 [N, H, W, C] → [N]."""
-        return self.p_value_of(features(self.model, images))
+        return self.p_value_of(features(self.model, images, condition))
 
     def p_value_of(self, found: Features) -> np.ndarray:
         """Returns p-values from features, [N]; see `p_value`."""
@@ -313,7 +317,7 @@ def _finite(scores: np.ndarray) -> np.ndarray:
 def _probe(model: TrainedModel) -> list[float]:
     """Returns features of one fixed image, by which a calibration knows its model again."""
     image = (np.arange(model.dimensions) % 61).astype(np.uint8).reshape(1, *model.image_shape)
-    found = features(model, image)
+    found = features(model, image, nothing_of(model))
     return [float(found.nll[0]), float(found.latent[0])]
 
 

@@ -8,11 +8,12 @@ import io
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.bijectors.condition import Condition
 from glow_tf.compiled_model import require_pictures
 from glow_tf.data.parallel import in_parallel
 from glow_tf.likelihood import bits_per_dim, standard_normal_log_prob
 from glow_tf.use.latents import in_batches
-from glow_tf.use.models import TrainedModel
+from glow_tf.use.models import TrainedModel, check_given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,20 +45,23 @@ class Features:
         return len(self.nll)
 
 
-def features(model: TrainedModel, images: np.ndarray) -> Features:
-    """Computes the features of images uint8 [N, H, W, C].
+def features(model: TrainedModel, images: np.ndarray, condition: Condition = None) -> Features:
+    """Computes the features of images uint8 [N, H, W, C], given a condition [N, …] if the model needs one.
 
     Raises:
       ConfigError: the model's data are no pictures, whose size in a file could be told.
     """
     require_pictures("scoring by the size of a file", model)
+    check_given(model, condition, len(images))
 
-    def of_model(batch: np.ndarray) -> np.ndarray:
-        eps = tf.cast(model.encode(batch), tf.float64)
+    def of_model(batch: np.ndarray, condition: Condition) -> np.ndarray:
+        eps = tf.cast(model.encode(batch, condition=condition), tf.float64)
         latent = bits_per_dim(-standard_normal_log_prob(eps), [model.dimensions])
-        return np.stack([np.asarray(model.score(batch)["bits_per_dim"], np.float64), latent], axis=1)
+        return np.stack(
+            [np.asarray(model.score(batch, condition)["bits_per_dim"], np.float64), latent], axis=1
+        )
 
-    found = in_batches(of_model, images, "Scoring", np.empty((0, 2)))
+    found = in_batches(of_model, images, "Scoring", np.empty((0, 2)), condition)
     codec = np.fromiter(in_parallel(codec_bits, list(images)), np.float64, len(images))
     return Features(found[:, 0], found[:, 1], codec)
 

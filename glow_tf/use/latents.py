@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from glow_tf.bijectors.condition import Condition
+from glow_tf.conditions import some_of
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.memory import check_memory
-from glow_tf.use.models import TrainedModel
+from glow_tf.use.models import TrainedModel, check_given
 
 BATCH = 250  # images that a model takes at a time
 COPIES = 4  # of latents, while batches are joined and a file is made of them
@@ -26,39 +28,51 @@ def seed_of(seed: int, place: int) -> int:
 
 
 def in_batches(
-    function: Callable[[np.ndarray], np.ndarray], values: np.ndarray, task: str, empty: np.ndarray
+    function: Callable[..., np.ndarray],
+    values: np.ndarray,
+    task: str,
+    empty: np.ndarray,
+    condition: Condition = None,
 ) -> np.ndarray:
     """Applies a function to values [N, …], `BATCH` at a time, with a line that says how far the task is.
 
     The function gets no empty batch, at which TensorFlow's fused convolutions fail; no values give `empty`,
-    [0, …].
+    [0, …]. Its `condition` is what the model is given with each value.
     """
-    starts = range(0, len(values), BATCH)
+    places = [slice(start, start + BATCH) for start in range(0, len(values), BATCH)]
     results = [
-        np.asarray(function(values[start : start + BATCH]))
-        for start in with_progress(starts, len(starts), f"{task}, batches of {BATCH}")
+        np.asarray(function(values[place], condition=some_of(condition, place)))
+        for place in with_progress(places, len(places), f"{task}, batches of {BATCH}")
     ]
     return np.concatenate([empty, *results])
 
 
-def encode(model: TrainedModel, images: np.ndarray) -> np.ndarray:
+def encode(model: TrainedModel, images: np.ndarray, condition: Condition = None) -> np.ndarray:
     """Returns the whitened latents of images at the middle of their bins: uint8 [N, H, W, C] → [N, D].
 
-    ConfigError if they do not fit into memory.
+    `condition` is what the model is given with each image, an array [N, …] or a dictionary of them.
+    ConfigError if the latents do not fit into memory, or the condition does not fit the model.
     """
+    check_given(model, condition, len(images))
     needed = COPIES * 4 * len(images) * model.dimensions
     check_memory(needed, f"the latents of {len(images)} images", "encode fewer")
-    return in_batches(model.encode, images, "Encoding", np.empty((0, model.dimensions), np.float32))
+    empty = np.empty((0, model.dimensions), np.float32)
+    return in_batches(model.encode, images, "Encoding", empty, condition)
 
 
-def decode(model: TrainedModel, eps: np.ndarray) -> np.ndarray:
-    """Returns the images of whitened latents: [N, D] → uint8 [N, H, W, C]; ConfigError if D is another."""
+def decode(model: TrainedModel, eps: np.ndarray, condition: Condition = None) -> np.ndarray:
+    """Returns the images of whitened latents: [N, D] → uint8 [N, H, W, C]; `condition` as in `encode`.
+
+    Raises:
+      ConfigError: D is not the model's, or the condition does not fit the model.
+    """
+    check_given(model, condition, len(eps))
     if eps.ndim != 2 or eps.shape[1] != model.dimensions:
         raise ConfigError(
             f"latents must have the shape (N, {model.dimensions}) for this model. Received: {eps.shape}"
         )
     empty = np.empty((0, *model.image_shape), model.data_dtype)
-    return in_batches(model.decode, eps.astype(np.float32, copy=False), "Decoding", empty)
+    return in_batches(model.decode, eps.astype(np.float32, copy=False), "Decoding", empty, condition)
 
 
 class Drawn(NamedTuple):
@@ -74,14 +88,24 @@ class Drawn(NamedTuple):
 
 
 def draw(
-    model: TrainedModel, num: int, temperature: float, seed: int, labels: np.ndarray | None = None
+    model: TrainedModel,
+    num: int,
+    temperature: float,
+    seed: int,
+    labels: np.ndarray | None = None,
+    condition: Condition = None,
 ) -> np.ndarray:
     """Returns the images of `draw_checked`, uint8 [num, H, W, C]; arguments and errors as there."""
-    return draw_checked(model, num, temperature, seed, labels).images
+    return draw_checked(model, num, temperature, seed, labels, condition).images
 
 
 def draw_checked(
-    model: TrainedModel, num: int, temperature: float, seed: int, labels: np.ndarray | None = None
+    model: TrainedModel,
+    num: int,
+    temperature: float,
+    seed: int,
+    labels: np.ndarray | None = None,
+    condition: Condition = None,
 ) -> Drawn:
     """Draws images, `BATCH` at a time, and counts those that had to be kept finite.
 
@@ -91,16 +115,19 @@ def draw_checked(
       temperature: standard deviation of the whitened latents; 0 is the mode.
       seed: of the latents; see `seed_of`.
       labels: the class of each image, integers [num]; None draws them too, if the model has classes.
+      condition: what each image is drawn given, an array [num, …] or a dictionary of them.
 
     Raises:
-      ConfigError: the images do not fit into memory.
+      ConfigError: the images do not fit into memory, or the condition does not fit the model.
     """
+    check_given(model, condition, num)
     check_memory(num * model.dimensions * np.dtype(model.data_dtype).itemsize, f"{num} images", "draw fewer")
     starts = range(0, num, BATCH)
     images, limited = [], 0
     for k, start in enumerate(with_progress(starts, len(starts), f"Drawing, batches of {BATCH}")):
-        of = None if labels is None else labels[start : start + BATCH]
-        found = model.sample_checked(min(BATCH, num - start), temperature, seed_of(seed, k), of)
+        of, given = (some_of(own, slice(start, start + BATCH)) for own in (labels, condition))
+        count = min(BATCH, num - start)
+        found = model.sample_checked(count, temperature, seed_of(seed, k), of, condition=given)
         images.append(np.asarray(found["images"]))
         limited += int(np.sum(found["limited"]))
     return Drawn(np.concatenate(images), limited)
@@ -159,9 +186,23 @@ def without_finest(
     return replaced
 
 
-def direction(model: TrainedModel, away: np.ndarray, towards: np.ndarray) -> np.ndarray:
-    """Returns the difference of the mean latents of two sets of images, uint8 [n, H, W, C] each: [D]."""
-    return encode(model, towards).mean(axis=0) - encode(model, away).mean(axis=0)
+def direction(
+    model: TrainedModel,
+    away: np.ndarray,
+    towards: np.ndarray,
+    conditions: tuple[Condition, Condition] = (None, None),
+) -> np.ndarray:
+    """Returns the difference of the mean latents of two sets of images, uint8 [n, H, W, C] each: [D].
+
+    `conditions` are what the model is given with the images of each set.
+
+    Raises:
+      ConfigError: the images or the conditions do not fit the model.
+    """
+    before, after = (
+        encode(model, *own).mean(axis=0) for own in zip((away, towards), conditions, strict=True)
+    )
+    return after - before
 
 
 def edited(eps: np.ndarray, along: np.ndarray, strengths: Sequence[float]) -> np.ndarray:

@@ -5,12 +5,13 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from glow_tf import presets
 from glow_tf.bijectors.condition import Condition
 from glow_tf.compiled_model import TrainedModel as TrainedModel
-from glow_tf.conditions import checked_condition
+from glow_tf.conditions import check_conditions, checked_condition, some_of
 from glow_tf.config import ModelConfig
 from glow_tf.durable_files import check_can_be_read_again
 from glow_tf.errors import ConfigError, in_one_line
@@ -61,6 +62,7 @@ class ExportedModel(TrainedModel):
         self.classes = tuple(name.decode() for name in names)
         shapes = {name: tuple(spec.shape[1:]) for name, spec in given.items()}
         self._given_as = ModelConfig(self.image_shape, condition_shape=shapes.get("condition", shapes))
+        self.condition_shapes = self._given_as.condition_shapes
 
     def checked_condition(self, condition: Condition) -> Condition:
         """See `TrainedModel`."""
@@ -68,6 +70,27 @@ class ExportedModel(TrainedModel):
 
     def _endpoint(self, name: str) -> Callable[..., Any]:
         return getattr(self._loaded, name)
+
+
+def condition_shapes_of(model: TrainedModel) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of what a model is given, by name; see `ModelConfig.condition_shapes`."""
+    return model.condition_shapes if isinstance(model, ExportedModel) else model.config.condition_shapes
+
+
+def nothing_of(model: TrainedModel) -> Condition:
+    """Returns zeros of the shapes of what a model is given with one image; None if it is given nothing."""
+    zeros = {name: np.zeros((1, *s), np.float32) for name, s in condition_shapes_of(model).items()}
+    return zeros.get("", zeros) if zeros else None
+
+
+def check_given(model: TrainedModel, condition: Condition, count: int) -> None:
+    """Checks what a model is given with each of `count` images, before it computes anything.
+
+    Raises:
+      ConfigError: it does not fit the model or the number of images, or is not finite.
+    """
+    model.checked_condition(some_of(condition, slice(0, 1)))
+    check_conditions(condition, count)
 
 
 def open_model(model: str | os.PathLike, allow_unknown_ops: bool = False) -> TrainedModel:

@@ -6,18 +6,23 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.bijectors.condition import Condition
 from glow_tf.compiled_model import require_pictures
+from glow_tf.conditions import some_of
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.pieces import in_streams
 from glow_tf.use.latents import decode, encode, without_finest
+from glow_tf.use.models import check_given
 
 BATCH = 64
 CLIMB_RATE = 2.0  # levels of 256 that a pixel moves at most in the first step
 
 
-def denoise(glow: Glow, images: np.ndarray, sigma: float, steps: int = 150) -> np.ndarray:
+def denoise(
+    glow: Glow, images: np.ndarray, sigma: float, steps: int = 150, condition: Condition = None
+) -> np.ndarray:
     """Removes Gaussian noise: the likeliest image, given the noisy one.
 
     Climbs log p(v) − |v − y|² / 2σ², v an image and y the noisy one.
@@ -27,6 +32,7 @@ def denoise(glow: Glow, images: np.ndarray, sigma: float, steps: int = 150) -> n
       images: noisy ones, uint8 [N, H, W, C].
       sigma: standard deviation of the noise, in levels of 256; above 0.
       steps: of the climb.
+      condition: what the model is given with each image, an array [N, …] or a dictionary of them.
 
     Returns:
       uint8 [N, H, W, C].
@@ -43,10 +49,12 @@ def denoise(glow: Glow, images: np.ndarray, sigma: float, steps: int = 150) -> n
     def misfit(v: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(tf.square((v - y) * scale / sigma), axis=[1, 2, 3]) / 2
 
-    return _climbed(glow, images, np.ones_like(images, np.float32), misfit, steps)
+    return _climbed(glow, images, np.ones_like(images, np.float32), misfit, steps, condition)
 
 
-def inpaint(glow: Glow, images: np.ndarray, unknown: np.ndarray, steps: int = 150) -> np.ndarray:
+def inpaint(
+    glow: Glow, images: np.ndarray, unknown: np.ndarray, steps: int = 150, condition: Condition = None
+) -> np.ndarray:
     """Fills in unknown pixels: the likeliest ones, given the others. Known pixels stay as they are.
 
     The climb starts from the mean of what is known around each unknown pixel.
@@ -56,6 +64,7 @@ def inpaint(glow: Glow, images: np.ndarray, unknown: np.ndarray, steps: int = 15
       images: uint8 [N, H, W, C]; what unknown pixels hold does not matter.
       unknown: bool [H, W] or [N, H, W], True where pixels are unknown; some are known.
       steps: of the climb.
+      condition: as in `denoise`.
 
     Returns:
       uint8 [N, H, W, C].
@@ -75,11 +84,13 @@ def inpaint(glow: Glow, images: np.ndarray, unknown: np.ndarray, steps: int = 15
         raise ConfigError("some pixels of every image must be known. Received: an image without any")
     free = np.repeat(mask[..., None], images.shape[-1], axis=-1).astype(np.float32)
     start = np.stack([_filled(image, own) for image, own in zip(images, mask, strict=True)])
-    result = _climbed(glow, start, free, lambda v, y: tf.zeros(tf.shape(v)[:1], v.dtype), steps)
+    result = _climbed(glow, start, free, lambda v, y: tf.zeros(tf.shape(v)[:1], v.dtype), steps, condition)
     return np.where(mask[..., None], result, images)
 
 
-def upscale(glow: Glow, small: np.ndarray, temperature: float = 0.0, seed: int = 0) -> np.ndarray:
+def upscale(
+    glow: Glow, small: np.ndarray, temperature: float = 0.0, seed: int = 0, condition: Condition = None
+) -> np.ndarray:
     """Doubles the size of images: enlarges them, and draws the finest latents anew.
 
     Each 2×2 square of the result has the mean of the pixel that it stands for, but for rounding and where
@@ -90,6 +101,7 @@ def upscale(glow: Glow, small: np.ndarray, temperature: float = 0.0, seed: int =
       small: uint8 [N, H/2, W/2, C].
       temperature: of the finest latents; 0 is their mode.
       seed: of the finest latents.
+      condition: as in `denoise`.
 
     Returns:
       uint8 [N, H, W, C].
@@ -106,8 +118,8 @@ def upscale(glow: Glow, small: np.ndarray, temperature: float = 0.0, seed: int =
             f"shape {small.shape}"
         )
     large = tf.clip_by_value(tf.round(tf.image.resize(small, [height, width], "bicubic")), 0, 255)
-    eps = encode(glow, tf.cast(large, tf.uint8).numpy())
-    return with_means(decode(glow, without_finest(glow, eps, 1, temperature, seed)), small)
+    eps = encode(glow, tf.cast(large, tf.uint8).numpy(), condition)
+    return with_means(decode(glow, without_finest(glow, eps, 1, temperature, seed), condition), small)
 
 
 def with_means(images: np.ndarray, small: np.ndarray) -> np.ndarray:
@@ -147,12 +159,16 @@ def _filled(image: np.ndarray, unknown: np.ndarray) -> np.ndarray:
 
 
 def _height_and_gradient(
-    glow: Glow, misfit: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], v: tf.Tensor, y: tf.Tensor
+    glow: Glow,
+    misfit: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    v: tf.Tensor,
+    y: tf.Tensor,
+    condition: Condition,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns log p − misfit of v [B, H, W, C], [B] nats, and its gradient."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(v)
-        value = in_streams(glow.dequantized_log_prob, v) - misfit(v, y)
+        value = in_streams(glow.dequantized_log_prob, v, None, condition) - misfit(v, y)
     return value, tape.gradient(value, v)
 
 
@@ -170,11 +186,13 @@ def _climbed(
     free: np.ndarray,
     misfit: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     steps: int,
+    condition: Condition,
 ) -> np.ndarray:
     """Climbs log p − misfit by Adam, from images, where `free` [N, H, W, C] is 1; keeps the best point."""
     if steps < 1:
         raise ConfigError(f"steps must be 1 or more. Received: {steps=}")
     glow.checked(images)
+    check_given(glow, condition, len(images))
     top = float(glow.dequantize.bins)
     rate = CLIMB_RATE / glow.dequantize.bin_width
 
@@ -186,18 +204,19 @@ def _climbed(
     ticks = with_progress(range(total), total, f"Restoring, steps of batches of {BATCH}")
     for start in starts:
         y = v = glow.dequantized(images[start : start + BATCH], noise=0.5)
+        given = glow.checked_condition(some_of(condition, slice(start, start + BATCH)))
         moves = free[start : start + BATCH]
         first = second = tf.zeros_like(v)
         best, best_value = v, tf.fill(tf.shape(v)[:1], tf.constant(-np.inf, v.dtype))
         for step, _ in zip(range(1, steps + 1), ticks, strict=False):
-            value, gradient = height_and_gradient(v, y)
+            value, gradient = height_and_gradient(v, y, given)
             best, best_value = _higher(v, value, best, best_value)
             gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0) * moves
             first, second = 0.9 * first + 0.1 * gradient, 0.99 * second + 0.01 * tf.square(gradient)
             slope = first / (1 - 0.9**step) / (tf.sqrt(second / (1 - 0.99**step)) + 1e-8)
             decay = 0.5 * (1 + np.cos(np.pi * (step - 1) / steps))
             v = tf.clip_by_value(v + rate * decay * slope, 0.0, top - 1e-3)
-        value, _ = height_and_gradient(v, y)
+        value, _ = height_and_gradient(v, y, given)
         best, _ = _higher(v, value, best, best_value)
         found.append(glow.dequantize.to_output(best).numpy())
     ticks.close()

@@ -70,7 +70,9 @@ def save_run_to_preset(
     with tempfile.TemporaryDirectory() as temporary:  # the score is on the card when the preset appears
         glow.save_to_preset(f"{temporary}/model", about, weights_dtype)
         kept = Glow.from_preset(f"{temporary}/model")
-    bpd, error = mean_and_error(evaluate(kept, images.test, seed=config.seed).per_image)
+    bpd, error = mean_and_error(
+        evaluate(kept, images.test, seed=config.seed, condition=images.conditions.get("test")).per_image
+    )
     about |= {"test_bpd": round(bpd, 5), "test_examples": len(images.test)}
     about |= {"test_bpd_se": round(error, 5)} if len(images.test) > 1 else {}
     glow.save_to_preset(folder, about, weights_dtype)
