@@ -11,13 +11,17 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from glow_tf.bijectors import Bijector
-from glow_tf.bijectors.tracing import functions_inlined
 from glow_tf.glow import Glow
+from glow_tf.use.tfp_batches import Given, batched, brackets, checked, event_shape_tensor, given_to
 
 tfb, tfd = tfp.bijectors, tfp.distributions
+# Its own dimensions are no batch; see `Given`.
+GIVEN = tfp.util.BatchedComponentProperties(event_ndims=0)
 
 
-def as_tfp_bijector(bijector: Bijector | Glow, label: int | None = None) -> tfb.Bijector:
+def as_tfp_bijector(
+    bijector: Bijector | Glow, label: int | None = None, condition: Any = None
+) -> tfb.Bijector:
     """Returns a `tfb.Bijector` that runs a built bijector, or a whole Glow.
 
     The directions keep their names: `forward` maps data to latents. A `tfd.TransformedDistribution` maps its
@@ -36,13 +40,16 @@ def as_tfp_bijector(bijector: Bijector | Glow, label: int | None = None) -> tfb.
       bijector: built.
       label: of a Glow with classes, the class whose prior whitens the top latent; None takes the mixture's
         mean and deviation (see `ClassPrior`).
+      condition: of a Glow that is given something: one condition, without a batch axis, for all values; or
+        one with batch dimensions first, which are broadcast with those of the values, as TFP does with every
+        parameter. A model that knows its conditions by name takes a dictionary.
 
     Returns:
       The view. Its methods raise a ValueError for values of another shape or dtype.
 
     Raises:
       TypeError: the argument is neither a `Bijector` nor a `Glow`.
-      ValueError: the bijector is not built, or has no such class.
+      ValueError: the bijector is not built, has no such class, or is given something else.
     """
     if not isinstance(bijector, Bijector | Glow):
         raise TypeError(
@@ -54,16 +61,16 @@ def as_tfp_bijector(bijector: Bijector | Glow, label: int | None = None) -> tfb.
             "as_tfp_bijector needs a built bijector: call build(input_shape) first. Received: built=False"
         )
     _check_label(bijector, label)
-    return _View(bijector, label)
+    return _View(bijector, label, _checked_given(bijector, condition))
 
 
-def as_distribution(glow: Glow, label: int | None = None) -> tfd.Distribution:
+def as_distribution(glow: Glow, label: int | None = None, condition: Any = None) -> tfd.Distribution:
     """Returns the Glow's density of *dequantised* images as a `tfd.Distribution`.
 
-    The event shape is [H, W, C], the batch shape is []. A value is the level of a byte (byte // 2^(8−n_bits))
-    plus noise in [0, 1); `glow.dequantized(images)` makes values from bytes. `log_prob` is exact for such
-    real numbers, in nats. At level + uniform noise it is the lower bound that `Glow.log_prob` computes. For a
-    model of real data, values are the data.
+    The event shape is [H, W, C], the batch shape is that of the conditions, [] without them. A value is the
+    level of a byte (byte // 2^(8−n_bits)) plus noise in [0, 1); `glow.dequantized(images)` makes values from
+    bytes. `log_prob` is exact for such real numbers, in nats. At level + uniform noise it is the lower bound
+    that `Glow.log_prob` computes. For a model of real data, values are the data.
 
     `log_prob` runs the model forward once, and `sample` runs it inverse once. The two attributes of a
     `tfd.TransformedDistribution` are here too: `distribution`, the standard normal density of the latents
@@ -74,13 +81,15 @@ def as_distribution(glow: Glow, label: int | None = None) -> tfd.Distribution:
       glow: the model.
       label: a model with classes needs one; the density is that of the images of this class. TFP's
         `tfd.Mixture` of the classes' densities is that of all images.
+      condition: what the model is given, as in `as_tfp_bijector`: without a batch axis, it is that of all
+        values; with batch dimensions, the distribution has them, a density for each condition.
 
     Returns:
       The density. Its methods raise a ValueError for values of another shape or dtype, bytes included.
 
     Raises:
       TypeError: the argument is not a `Glow`.
-      ValueError: label is no class of the model, or is missing.
+      ValueError: label is no class of the model, or is missing; the model needs another condition.
     """
     if not isinstance(glow, Glow):
         raise TypeError(f"as_distribution needs a Glow. Received: an object of class {type(glow).__name__}")
@@ -90,7 +99,15 @@ def as_distribution(glow: Glow, label: int | None = None) -> tfd.Distribution:
             "Received: label=None"
         )
     _check_label(glow, label)
-    return _Density(glow, label)
+    return _Density(glow, label, Given.of(glow, condition))
+
+
+def _checked_given(bijector: Bijector | Glow, condition: Any) -> Given | None:
+    if isinstance(bijector, Glow):
+        return Given.of(bijector, condition)
+    if condition is not None:
+        raise ValueError(f"a condition needs a Glow. Received: a {type(bijector).__name__} with a condition")
+    return None
 
 
 def _check_label(bijector: Bijector | Glow, label: int | None) -> None:
@@ -106,10 +123,11 @@ def _check_label(bijector: Bijector | Glow, label: int | None) -> None:
 class _View(tfb.Bijector):
     """A layer with one batch dimension, seen as a TFP bijector with any number of batch dimensions."""
 
-    def __init__(self, bijector: Bijector | Glow, label: int | None = None):
+    def __init__(self, bijector: Bijector | Glow, label: int | None = None, given: Given | None = None):
         parameters = dict(locals())
         self._layer = bijector
         self._label = label
+        self._given = given
         # `trainable_variables` of everything that is composed of the view finds the variables in this list.
         self._variables_of_layer = [variable.value for variable in bijector.variables]
         self._input_event, self._output_event = _event_shapes(bijector)
@@ -123,7 +141,7 @@ class _View(tfb.Bijector):
 
     @classmethod
     def _parameter_properties(cls, dtype):
-        return {}
+        return {"given": GIVEN}
 
     # `tfb.Bijector` keeps each result with the tensor that it was computed from, and returns it again for the
     # same tensor, also when the weights have been trained in between. A new tensor per call prevents that.
@@ -143,26 +161,26 @@ class _View(tfb.Bijector):
     def _new_input(self, x: Any) -> tf.Tensor:
         is_glow = isinstance(self._layer, Glow)
         what = f"{self.name}.forward"
-        return tf.identity(_checked(x, what, self._input_event, self.dtype, dequantised=is_glow))
+        return tf.identity(checked(x, what, self._input_event, self.dtype, dequantised=is_glow))
 
     def _new_output(self, y: Any) -> tf.Tensor:
-        return tf.identity(_checked(y, f"{self.name}.inverse", self._output_event, self.dtype))
+        return tf.identity(checked(y, f"{self.name}.inverse", self._output_event, self.dtype))
 
     def _forward(self, x):
-        return _batched(self._given(self._layer.forward_and_log_det), x, self._input_event)[0]
+        return self._run(self._layer.forward_and_log_det, x, self._input_event)[0]
 
     def _inverse(self, y):
-        inverse = self._given(self._layer.inverse)
-        return _batched(lambda v: (inverse(v), None), y, self._output_event)[0]
+        inverse = self._layer.inverse
+        return self._run(lambda *own, **given: (inverse(*own, **given), None), y, self._output_event)[0]
 
     def _forward_log_det_jacobian(self, x):
-        return _batched(self._given(self._layer.forward_and_log_det), x, self._input_event)[1]
+        return self._run(self._layer.forward_and_log_det, x, self._input_event)[1]
 
     def _inverse_log_det_jacobian(self, y):
-        return _batched(self._given(self._layer.inverse_and_log_det), y, self._output_event)[1]
+        return self._run(self._layer.inverse_and_log_det, y, self._output_event)[1]
 
-    def _given(self, method: Callable) -> Callable:
-        return _given(self._label, method)
+    def _run(self, method: Callable, values: tf.Tensor, event: tf.TensorShape) -> list[tf.Tensor | None]:
+        return batched(given_to(self._label, method), values, event, self._given)
 
     def _forward_event_shape(self, input_shape):
         return self._event_shape(input_shape, self._input_event, self._output_event)
@@ -176,29 +194,30 @@ class _View(tfb.Bijector):
         event = shape[-source.rank :]
         if shape.rank < source.rank or not event.is_compatible_with(source):
             raise ValueError(
-                f"the event of {self.name} must have a shape that ends with {_brackets(source)}. "
+                f"the event of {self.name} must have a shape that ends with {brackets(source)}. "
                 f"Received: {tuple(shape)}"
             )
         result = event.merge_with(source) if source == target else target
         return shape[: -source.rank].concatenate(result)
 
     def _forward_event_shape_tensor(self, input_shape):
-        return _event_shape_tensor(input_shape, self._input_event, self._output_event)
+        return event_shape_tensor(input_shape, self._input_event, self._output_event)
 
     def _inverse_event_shape_tensor(self, output_shape):
-        return _event_shape_tensor(output_shape, self._output_event, self._input_event)
+        return event_shape_tensor(output_shape, self._output_event, self._input_event)
 
 
 class _Density(tfd.Distribution):
     """A Glow as a distribution of dequantised values."""
 
-    def __init__(self, glow: Glow, label: int | None = None, name: str = "Glow"):
+    def __init__(self, glow: Glow, label: int | None = None, given: Given | None = None, name: str = "Glow"):
         parameters = dict(locals())
         self._glow = glow
         self._label = label
         self._warned = False
         dtype = tf.as_dtype(glow.compute_dtype)
-        self._bijector = tfb.Invert(as_tfp_bijector(glow, label))
+        self._given = given
+        self._bijector = tfb.Invert(_View(glow, label, given))
         zero, one = np.array([0, 1], dtype.as_numpy_dtype)
         self._distribution = tfd.Sample(tfd.Normal(zero, one), glow.dimensions)
         super().__init__(
@@ -212,7 +231,7 @@ class _Density(tfd.Distribution):
 
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):
-        return {}
+        return {"given": GIVEN}
 
     @property
     def distribution(self) -> tfd.Distribution:
@@ -234,7 +253,7 @@ class _Density(tfd.Distribution):
         return super().unnormalized_log_prob(self._checked(value), name=name, **kwargs)
 
     def _checked(self, value: Any) -> tf.Tensor:
-        values = _checked(value, f"the density {self.name}", self.event_shape, self.dtype, dequantised=True)
+        values = checked(value, f"the density {self.name}", self.event_shape, self.dtype, dequantised=True)
         noisy = self._glow.dequantize.takes_noise and self._glow.config.n_bits > 1
         if noisy and not self._warned and tf.executing_eagerly():
             self._warned = bool(tf.reduce_min(values) >= 0 and 0 < tf.reduce_max(values) <= 1)
@@ -244,11 +263,12 @@ class _Density(tfd.Distribution):
         return values
 
     def _log_prob(self, value):
-        log_prob = _given(self._label, self._glow.dequantized_log_prob)
-        return _batched(lambda v: (None, log_prob(v)), value, self.event_shape)[1]
+        log_prob = given_to(self._label, self._glow.dequantized_log_prob)
+        return batched(lambda *own: (None, log_prob(*own)), value, self.event_shape, self._given)[1]
 
     def _sample_n(self, n, seed=None):
-        return self._bijector.forward(self._distribution.sample(n, seed=seed))
+        shape = n if self._given is None else tf.concat([[n], self._given.batch_shape_tensor()], axis=0)
+        return self._bijector.forward(self._distribution.sample(shape, seed=seed))
 
     def _event_shape(self):
         return tf.TensorShape(self._glow.image_shape)
@@ -260,13 +280,6 @@ class _Density(tfd.Distribution):
         return self._bijector
 
 
-def _given(label: int | None, method: Callable) -> Callable:
-    """Returns a method of a layer as a function of a batch whose examples all have the label."""
-    if label is None:
-        return method
-    return lambda x: method(x, labels=tf.fill(tf.shape(x)[:1], label))
-
-
 def _event_shapes(bijector: Bijector | Glow) -> tuple[tf.TensorShape, tf.TensorShape]:
     """Returns the shapes of one example before and after `forward`; None is a size that may vary."""
     if isinstance(bijector, Glow):
@@ -276,75 +289,3 @@ def _event_shapes(bijector: Bijector | Glow) -> tuple[tf.TensorShape, tf.TensorS
         return tf.TensorShape([None] * 3), tf.TensorShape([None] * 3)
     input_shape = tuple(built_on["input_shape"])
     return tf.TensorShape(input_shape[1:]), tf.TensorShape(bijector.output_shape_of(input_shape)[1:])
-
-
-def _event_shape_tensor(shape: tf.Tensor, source: tf.TensorShape, target: tf.TensorShape) -> tf.Tensor:
-    if source == target:
-        return shape
-    return tf.concat([shape[: -source.rank], tf.constant(target.as_list(), shape.dtype)], axis=0)
-
-
-def _checked(
-    values: Any, what: str, event_shape: tf.TensorShape, dtype: tf.DType, *, dequantised: bool = False
-) -> tf.Tensor:
-    """Returns values as a tensor of the dtype: casts arrays and lists of floating-point numbers.
-
-    Raises:
-      ValueError: values are not floating-point numbers, are a tensor of another dtype, or have a shape that
-        does not end with `event_shape`.
-    """
-    tensor = tf.convert_to_tensor(values)
-    remedy = None
-    if not tensor.dtype.is_floating:
-        remedy = "glow.dequantized(images) makes them from uint8 images" if dequantised else ""
-    elif tensor.dtype != dtype and tf.is_tensor(values):
-        remedy = f"tf.cast(values, tf.{dtype.name}) changes the dtype"
-    elif not _ends_with(tensor.shape, event_shape):
-        remedy = ""
-    if remedy is not None:
-        kind = "dequantised values" if dequantised else "values"
-        raise ValueError(
-            f"{what} takes {kind}, {dtype.name} of shape {_brackets(event_shape, '..., ')}"
-            f"{remedy and '; '}{remedy}. Received: {tensor.dtype.name} of shape {tensor.shape}"
-        )
-    return tf.cast(tensor, dtype)
-
-
-def _ends_with(shape: tf.TensorShape, event_shape: tf.TensorShape) -> bool:
-    if shape.rank is None:
-        return True
-    return shape.rank >= event_shape.rank and shape[-event_shape.rank :].is_compatible_with(event_shape)
-
-
-def _brackets(shape: tf.TensorShape, before: str = "") -> str:
-    return f"[{before}{', '.join(map(str, shape.as_list()))}]"
-
-
-def _batched(
-    function: Callable[[tf.Tensor], tuple], x: tf.Tensor, event_shape: tf.TensorShape
-) -> list[tf.Tensor | None]:
-    """Runs a function of a batch on a tensor with any number of batch dimensions.
-
-    Args:
-      function: [B, event] → tensors [B, …], or None in place of a tensor.
-      x: [batch dimensions, event].
-      event_shape: what the shape of x must end with; None is any size.
-
-    Returns:
-      The function's results, [batch dimensions, …].
-    """
-    shape, ndims = tf.shape(x), event_shape.rank
-    flat = tf.reshape(x, tf.concat([[-1], shape[-ndims:]], axis=0))
-    flat = tf.ensure_shape(flat, [None, *event_shape])
-    if x.shape.rank is not None:
-        flat.set_shape([None, *x.shape[-ndims:]])
-
-    def unflattened(result: tf.Tensor | None) -> tf.Tensor | None:
-        if result is None:
-            return None
-        whole = tf.reshape(result, tf.concat([shape[:-ndims], tf.shape(result)[1:]], axis=0))
-        whole.set_shape(x.shape[:-ndims].concatenate(result.shape[1:]))
-        return whole
-
-    with functions_inlined():  # so that XLA can differentiate the view within a loop
-        return [unflattened(result) for result in function(flat)]
