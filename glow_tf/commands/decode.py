@@ -3,35 +3,39 @@
     glow-tf decode --model=digits --latents=latents.npz --output=decoded
 
 It writes a PNG for each image into the folder --output, under the name that it had, and all of them as
-images.npy, uint8 [N, H, W, C]. Of data that make no pictures it writes images.npy alone.
+images.npy, uint8 [N, H, W, C]. Of data that make no pictures it writes images.npy alone. What the model was
+given with each image is in the file from encode, too; another --condition may stand in its place.
 """
 
 import collections
 import pathlib
-import zipfile
 
 import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing
+from glow_tf.commands.condition_files import arrays_of, condition_of
 from glow_tf.errors import ConfigError
-from glow_tf.memory import check_memory
 
 
 def define(values: flags.FlagValues) -> None:
     model_flags.define_model(values, output="decoded")
     about = "A .npz file from `glow-tf encode`, or a .npy file: float [N, D]."
     parsing.define(values, latents=("latents.npz", about))
+    model_flags.define_condition(values)
 
 
 def main(values: flags.FlagValues) -> None:
-    eps, names = _read(pathlib.Path(values.latents))
+    eps, names, condition = _read(pathlib.Path(values.latents))
     folder = model_flags.output_folder(values)
     from glow_tf.data.progress import with_progress
     from glow_tf.run import pictures
     from glow_tf.use import decode
 
-    images = decode(model_flags.model_of(values), eps)
+    model = model_flags.model_of(values)
+    if condition is None or values.condition:
+        condition = condition_of(values, model)
+    images = decode(model, eps, condition)
     model_flags.write_array(folder / "images.npy", images)
     if images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
         print(f"{folder / 'images.npy'}: {len(images)} examples. {model_flags.NO_PICTURES}")
@@ -41,17 +45,17 @@ def main(values: flags.FlagValues) -> None:
     print(f"{folder}: {len(images)} images and images.npy")
 
 
-def _read(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
-    """Returns the latents of a file, and a file name for each image."""
+def _read(path: pathlib.Path) -> tuple[np.ndarray, list[str], np.ndarray | None]:
+    """Returns the latents of a file, a file name for each image, and what is given with it, if anything."""
     received = f"Received: latents={str(path)!r}"
     if not path.is_file():
         raise ConfigError(f"latents must be a file. {received}")
     try:
-        _check_sizes(path)
-        loaded = np.load(path)  # without pickle, which could run code
-        archive = isinstance(loaded, np.lib.npyio.NpzFile)
+        loaded = arrays_of(path)
+        archive = isinstance(loaded, dict)
         eps = np.asarray(loaded["eps"] if archive else loaded)
         names = [str(name) for name in np.asarray(loaded["names"]).ravel()] if archive else []
+        condition = loaded.get("condition") if archive else None
     except ConfigError:
         raise
     # NumPy's and zipfile's readers raise almost any exception at damaged files.
@@ -65,22 +69,13 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
             f"{eps.shape}"
         )
     if not archive:
-        return eps, [f"{place:06d}" for place in range(len(eps))]
+        return eps, [f"{place:06d}" for place in range(len(eps))], None
     if len(names) != len(eps) or not all(map(_stays_within, names)):
         raise ConfigError(
             f"there must be a name for each of {len(eps)} images, and each must stay within the output's "
             f"folder. {received} with {len(names)} names"
         )
-    return eps, _distinct(names)
-
-
-def _check_sizes(path: pathlib.Path) -> None:
-    """Raises ConfigError unless the arrays of a file, as it describes them, fit into memory."""
-    sizes = [path.stat().st_size]
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            sizes = [entry.file_size for entry in archive.infolist()]
-    check_memory(sum(sizes), f"the arrays in {path}", "decode fewer latents at a time")
+    return eps, _distinct(names), condition
 
 
 def _stays_within(name: str) -> bool:

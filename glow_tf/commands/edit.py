@@ -7,8 +7,10 @@
 The direction is the difference between the mean latents of two classes of the data: labels, or the subfolders
 of a folder. A class may be a folder of its own, too. Each row shows an image of the class --away at several
 strengths: 0 is the image itself, in the bits that the model keeps, and 1 moves it by the whole difference.
+What the model is given with it stays.
 """
 
+import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing
@@ -37,22 +39,25 @@ def main(values: flags.FlagValues) -> None:
     strengths = model_flags.floats_of(values, "strengths")
     count = model_flags.count_of(values, "rows")
     write_rows = model_flags.picture_writer(values)
+    from glow_tf.conditions import some_of
     from glow_tf.use import decode, direction, edited, encode
 
     model = model_flags.model_of(values)
-    found = {
-        name: model_flags.images_of(values, model, dataset=values[name].value).images for name in folders
-    }
-    if len(found) < 2:
+    found = {name: model_flags.images_of(values, model, dataset=values[name].value) for name in folders}
+    sets = {name: (used.images, used.condition) for name, used in found.items()}
+    if len(sets) < 2:
         used = model_flags.images_of(values, model)
-        found |= {name: used.of_class(values[name].value) for name in CLASSES if name not in found}
-    away, towards = found["away"], found["towards"]
-    along = direction(model, away, towards)
+        places = {name: used.places_of_class(values[name].value) for name in CLASSES if name not in sets}
+        sets |= {name: (used.images[own], some_of(used.condition, own)) for name, own in places.items()}
+    (away, given), (towards, _) = sets["away"], sets["towards"]
+    along = direction(model, away, towards, (given, sets["towards"][1]))
     print(f"Direction: from the mean of {len(away)} images to that of {len(towards)}.")
     if min(len(away), len(towards)) < FEW:
         print(f"With fewer than {FEW} images of a class the direction is mostly that of these very images.")
-    moved = edited(encode(model, away[:count]), along, strengths)
-    images = decode(model, moved.reshape(-1, model.dimensions))
+    given = some_of(given, slice(count))
+    moved = edited(encode(model, away[:count], given), along, strengths)
+    given = None if given is None else np.repeat(given, len(strengths), axis=0)
+    images = decode(model, moved.reshape(-1, model.dimensions), given)
     write_rows(images.reshape(*moved.shape[:2], *model.image_shape))
 
 

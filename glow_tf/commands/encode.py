@@ -4,7 +4,8 @@
     glow-tf encode --model=runs/mine --dataset=folder:PATH
 
 The file has the arrays `eps`, float32 [N, D], every latent whitened by its prior; `names`, the files of the
-images; and `labels`, where there are classes (empty for an image without one). Images are taken at the middle
+images; `labels`, where there are classes (empty for an image without one); and `condition`, what the model is
+given with each, if it is given anything. Images are taken at the middle
 of their bins, without noise. With a model of n bits, images come back without their lowest 8 − n bits.
 """
 
@@ -27,9 +28,11 @@ def main(values: flags.FlagValues) -> None:
 
     model = model_flags.model_of(values)
     used = model_flags.images_of(values, model)
-    arrays = {"eps": encode(model, used.images), "names": np.array(used.names)}
+    arrays = {"eps": encode(model, used.images, used.condition), "names": np.array(used.names)}
     if used.labels is not None:
         arrays["labels"] = np.array([used.class_names[k] if k >= 0 else "" for k in used.labels])
+    if used.condition is not None:
+        arrays["condition"] = used.condition
     content = io.BytesIO()
     np.savez(content, **arrays)
     model_flags.write(path, content.getvalue())

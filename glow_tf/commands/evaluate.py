@@ -36,7 +36,7 @@ def main(values: flags.FlagValues) -> None:
 
     glow = model_flags.model_of(values)
     used = model_flags.images_of(values, glow)
-    found = evaluate(glow, used.images, draws, values.seed)
+    found = evaluate(glow, used.images, draws, values.seed, used.condition)
     report = _report(found, used) | _report_on_labels(glow, used, values.seed)
     print("\n".join(_lines(report)))
     if path:
@@ -75,7 +75,7 @@ def _report_on_labels(glow: Any, used: Any, seed: int) -> dict[str, Any]:
     from glow_tf.use import label_bits, labels_of
     from glow_tf.use.evaluation import mean_and_error
 
-    bits = label_bits(glow, used.images, seed)
+    bits = label_bits(glow, used.images, seed, used.condition)
     labels = labels_of(glow, used.class_names)[used.labels]
     bpd, error = mean_and_error(bits[np.arange(len(bits)), labels])
     accuracy, deviation = mean_and_error((bits.argmin(axis=1) == labels).astype(np.float64))

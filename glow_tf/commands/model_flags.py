@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
@@ -53,6 +54,18 @@ def define_images(values: flags.FlagValues, examples: int = 0) -> None:
         split=("", "train, test or all; empty: the test images, or all of a folder without test/."),
         examples=(examples, "How many images, the first ones; 0 means all."),
     )
+    about = (
+        "What a model that needs it is given with each image, as in training: input or attributes:FILE of a "
+    )
+    parsing.define(values, condition=("", f"{about}folder, label of digits, a feature of a TFDS data set."))
+
+
+def define_condition(values: flags.FlagValues) -> None:
+    """Defines --condition, for a command without images."""
+    about = (
+        "What a model that needs it is given: a .npy file, [N, …], an image, or a folder of images; a .npz "
+    )
+    parsing.define(values, condition=("", f"{about}file for a model that knows what it is given by name."))
 
 
 def define_white(values: flags.FlagValues) -> None:
@@ -92,12 +105,22 @@ def images_of(
     image_shape: tuple[int, int, int] | None = None,
     dataset: str = "",
 ) -> UsedImages:
-    """Reads the images of --dataset, or of `dataset`, for a model, and prints how they were read.
+    """Reads the images that the flags name, and what is given with them; prints how they were read.
 
-    They have the model's shape, or another one, (H, W, C).
+    Args:
+      values: the flags.
+      model: for which they are.
+      image_shape: (H, W, C) of the images; None is the model's.
+      dataset: stands for --dataset if it is given.
     """
     from glow_tf.use import read_images
 
+    check_condition(
+        values,
+        model,
+        "input (pairs in target/ and input/) or attributes:FILE of a folder, label of digits, or a feature "
+        "of a TFDS data set",
+    )
     if values.examples < 0:
         raise ConfigError(f"examples must be 0 or a positive integer. Received: examples={values.examples}")
     asked = values["examples"].present  # if not, fewer images than the default will do
@@ -109,6 +132,7 @@ def images_of(
         values.examples,
         fewer_will_do=not asked,
         data_dtype=model.data_dtype,
+        condition=values.condition,
     )
     for note in found.notes:
         print(note)
@@ -118,7 +142,25 @@ def images_of(
             f"WARNING: the model's data have levels up to {top}, and these images up to {highest}. So its "
             "numbers for them say little."
         )
-    return found
+    return dataclasses.replace(found, condition=found.condition_for(model))
+
+
+def check_condition(values: flags.FlagValues, model: TrainedModel, how: str) -> None:
+    """Raises ConfigError, which says how to give it, unless --condition is there if the model needs it."""
+    from glow_tf.use.models import condition_shapes_of
+
+    shapes = condition_shapes_of(model)
+    if shapes and not values.condition:
+        needs = [f"{name!r} of shape {s}" if name else f"of shape {s}" for name, s in shapes.items()]
+        raise ConfigError(
+            f"the model needs a condition with each image, {' and '.join(needs)}: --condition={how}. "
+            "Received: condition=''"
+        )
+    if values.condition and not shapes:
+        raise ConfigError(
+            "the model is given nothing with an image, so condition must be empty. "
+            f"Received: condition={values.condition!r}"
+        )
 
 
 def floats_of(values: flags.FlagValues, name: str, lowest: float = -float("inf")) -> list[float]:

@@ -27,10 +27,11 @@ def main(values: flags.FlagValues) -> None:
     from glow_tf.use import decode, encode, levels, without_finest
 
     glow = model_flags.glow_of(values)
-    images = model_flags.images_of(values, glow).images
-    eps = encode(glow, images)
+    used = model_flags.images_of(values, glow)
+    eps = encode(glow, used.images, used.condition)
     counts = range(len(levels(glow)) + 1)
-    columns = [decode(glow, without_finest(glow, eps, count, temperature, values.seed)) for count in counts]
+    latents = [without_finest(glow, eps, count, temperature, values.seed) for count in counts]
+    columns = [decode(glow, own, used.condition) for own in latents]
     kept = [sum(eps[:, level].shape[1] for level in levels(glow)[count:]) for count in counts]
     print(f"Columns keep {', '.join(map(str, kept))} of {glow.dimensions} latents.")
     write_rows(np.stack(columns, axis=1))

@@ -56,14 +56,15 @@ def main(values: flags.FlagValues, action: str) -> None:
     glow = model_flags.glow_of(values)
     unknown = _mask(values, glow) if action == "inpaint" else None
     shape = _halved(glow.image_shape) if action == "upscale" and not values.simulate else glow.image_shape
-    truth = model_flags.images_of(values, glow, shape).images
+    used = model_flags.images_of(values, glow, shape)
+    truth, condition = used.images, used.condition
     given = _damaged(values.seed, sigma, action, truth, unknown) if values.simulate else truth
     if action == "denoise":
-        found = denoise(glow, given, sigma, steps)
+        found = denoise(glow, given, sigma, steps, condition)
     elif action == "inpaint":
-        found = inpaint(glow, given, unknown, steps)
+        found = inpaint(glow, given, unknown, steps, condition)
     else:
-        found = upscale(glow, given, temperature, values.seed)
+        found = upscale(glow, given, temperature, values.seed, condition)
         given = doubled(given)
     columns = [given, found, truth] if values.simulate else [given, found]
     if values.simulate:

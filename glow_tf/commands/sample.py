@@ -7,13 +7,18 @@
 It writes a PNG with two rows of images for each temperature, which have the same latents at every
 temperature, and the same images as an array, .npy: uint8 [rows, columns, H, W, C]. Temperature 0 is the mode.
 With --seeds each temperature has rows for each seed. With --labels, which needs a model that was trained with
---conditional, each temperature has a row for each class, and the rows have the same latents.
+--conditional, each temperature has a row for each class, and the rows have the same latents. With
+--condition, which a model that is given something needs, rows are not in pairs, and each column has another
+condition; a single one is for all.
 """
+
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing
+from glow_tf.commands.condition_files import condition_of
 from glow_tf.errors import ConfigError
 
 ROWS = 2  # for each temperature
@@ -29,6 +34,7 @@ def define(values: flags.FlagValues) -> None:
         temperatures=(["0.7", "0.8", "0.9", "1"], "Comma-separated, from 0."),
         seeds=([], "Rows for each of these seeds, comma-separated, in place of --seed."),
     )
+    model_flags.define_condition(values)
     model_flags.define_white(values)
 
 
@@ -36,7 +42,7 @@ def main(values: flags.FlagValues) -> None:
     temperatures = model_flags.floats_of(values, "temperatures", lowest=0)
     seeds = model_flags.integers_of(values, "seeds") if values.seeds else [values.seed]
     num = model_flags.count_of(values, "num")
-    if num % ROWS and not values.labels:
+    if num % ROWS and not (values.labels or values.condition):
         raise ConfigError(f"num must be even: each temperature has two rows. Received: {num=}")
     if "all" in values.labels and len(values.labels) > 1:
         raise ConfigError(f"labels must be classes, or all alone. Received: labels={','.join(values.labels)}")
@@ -44,16 +50,20 @@ def main(values: flags.FlagValues) -> None:
     from glow_tf.use import draw_checked, labels_of
 
     model = model_flags.model_of(values)
+    condition = condition_of(values, model)
+    if condition is not None:
+        num, condition = _one_for_each(values, num, condition)
     if values.labels:
         named = model.classes if values.labels == ["all"] and model.classes else values.labels
         labels = labels_of(model, named)
         groups = [np.full(num, label) for label in labels]
         columns = num
     else:
-        groups, columns = [None], num // ROWS
+        groups, columns = [None], num if condition is not None else num // ROWS
     rows = []
     for temperature in temperatures:
-        found = [draw_checked(model, num, temperature, seed, group) for seed in seeds for group in groups]
+        draws = ((seed, group) for seed in seeds for group in groups)
+        found = [draw_checked(model, num, temperature, *own, condition) for own in draws]
         drawn = np.concatenate([each.images for each in found])
         rows.append(drawn.reshape(-1, columns, *drawn.shape[1:]))
         blank = int(np.sum(np.ptp(drawn.reshape(len(drawn), -1), axis=1) == 0))
@@ -62,3 +72,16 @@ def main(values: flags.FlagValues) -> None:
             if count:
                 print(f"At temperature {temperature:g}, {count} of {len(drawn)} images {what}.")
     write_rows(np.concatenate(rows))
+
+
+def _one_for_each(values: flags.FlagValues, num: int, condition: Any) -> tuple[int, Any]:
+    """Returns how many images are drawn, and a condition for each; ConfigError if --num says otherwise."""
+    members = condition if isinstance(condition, dict) else {"": condition}
+    count = len(next(iter(members.values())))
+    if count == 1:
+        members = {name: np.repeat(own, num, axis=0) for name, own in members.items()}
+    elif values["num"].present and num != count:
+        raise ConfigError(
+            f"num must be the number of conditions, or be left out. Received: {num=}, {count} conditions"
+        )
+    return num if count == 1 else count, members.get("", members)

@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing
-from glow_tf.config import folder_of
+from glow_tf.config import INPUT, TARGET, folder_of
 from glow_tf.errors import ConfigError
 
 ACTIONS = ("fit", "check")
@@ -80,7 +80,7 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
             "too many new ones will be flagged. --split=test has those that it was not trained on."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    scorer.fit(used.images, values.seed).save(path)
+    scorer.fit(used.images, values.seed, used.condition).save(path)
     chosen = ""
     if scorer.areas:
         kind, area = min(scorer.areas[scorer.score].items(), key=lambda item: item[1])
@@ -107,7 +107,8 @@ def trained_on(values: flags.FlagValues) -> bool:
     trained = trained or str(about(values.model).get("data", "")).split(",")[0]
     own, theirs = (folder_of(dataset) for dataset in (values.dataset, trained))
     same = own.resolve() == theirs.resolve() if own and theirs else values.dataset == trained
-    all_of_it = own is not None and not has_test_images(own)
+    below = own / TARGET if own and values.condition == INPUT else own
+    all_of_it = below is not None and not has_test_images(below)
     return same and (values.split in ("train", "all") or (not values.split and all_of_it))
 
 
@@ -127,7 +128,7 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
             f"calibration has. Received: false_alarms={values.false_alarms:g}"
         )
     used = model_flags.images_of(values, model)
-    found = features(model, used.images)
+    found = features(model, used.images, used.condition)
     p_values, reasons = scorer.p_value_of(found), scorer.reasons(found)
     flagged = p_values <= values.false_alarms
     table = io.StringIO()

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from glow_tf.data.folder import why_no_classes
 from glow_tf.data.loading import load_split
 from glow_tf.data.sources import DIGITS_SIDE
 from glow_tf.errors import ConfigError
+from glow_tf.use.models import TrainedModel, condition_shapes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +25,7 @@ class UsedImages:
       labels: the class of each image, int64 [N], counting in `class_names`; None if there are no classes.
       class_names: names of the classes.
       notes: sentences about how the images were read.
+      condition: what is given with each image, as the data set has it; None if nothing is.
     """
 
     images: np.ndarray
@@ -29,16 +33,29 @@ class UsedImages:
     labels: np.ndarray | None
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
+    condition: np.ndarray | None = None
+
+    def condition_for(self, model: TrainedModel) -> np.ndarray | None:
+        """Returns what a model is given with each image; one channel fills the three that it may have.
+
+        Raises:
+          ConfigError: it is missing, has another shape, or the model is given nothing.
+        """
+        return fitted_condition(model, self.condition, "a data set")
 
     def of_class(self, name: str) -> np.ndarray:
         """Returns the images of a class, uint8 [n, H, W, C]; ConfigError if there are none."""
+        return self.images[self.places_of_class(name)]
+
+    def places_of_class(self, name: str) -> np.ndarray:
+        """Returns which images are of a class, bool [N]; ConfigError if there are none."""
         if self.labels is None or name not in self.class_names:
             classes = ", ".join(self.class_names) or f"none. {why_no_classes(self.notes)}"
             raise ConfigError(
                 f"a class must be one of those of the images: {classes.rstrip('.')}. Received: {name!r}"
             )
-        found = self.images[self.labels == self.class_names.index(name)]
-        if not len(found):
+        found = self.labels == self.class_names.index(name)
+        if not found.any():
             raise ConfigError(
                 f"there must be images of the class among those that were read ({len(self.images)}). "
                 f"Received: none of {name!r}"
@@ -54,6 +71,7 @@ def read_images(
     count: int = 0,
     fewer_will_do: bool = False,
     data_dtype: str = "uint8",
+    condition: str = "",
 ) -> UsedImages:
     """Reads images for a model.
 
@@ -68,6 +86,7 @@ def read_images(
       count: how many images, the first ones; 0 is all.
       fewer_will_do: whether there may be fewer than `count`.
       data_dtype: of the model's data.
+      condition: what is given with each image; see `DataConfig`.
 
     Raises:
       ConfigError: there are no such images, or too few, or they have another shape that cannot be changed.
@@ -77,7 +96,9 @@ def read_images(
     if dataset == "digits" and size == DIGITS_SIDE:
         size = 0
     examples, class_names, notes = load_split(
-        DataConfig(dataset, data_dir, size, test_examples=count, dtype=data_dtype), split, fewer_will_do
+        DataConfig(dataset, data_dir, size, test_examples=count, dtype=data_dtype, condition=condition),
+        split,
+        fewer_will_do,
     )
     if dataset == "digits" and size:
         notes = (*notes, f"Resized from {DIGITS_SIDE}×{DIGITS_SIDE} to {size}×{size}.")
@@ -88,7 +109,7 @@ def read_images(
     _check_shape(images, image_shape, dataset)
     named = examples.names is not None
     names = examples.names.tolist() if named else [f"{place:06d}" for place in range(len(images))]
-    return UsedImages(images, tuple(names), examples.labels, class_names, tuple(notes))
+    return UsedImages(images, tuple(names), examples.labels, class_names, tuple(notes), examples.condition)
 
 
 def _check_shape(images: np.ndarray, image_shape: tuple[int, int, int], dataset: str) -> None:
@@ -104,3 +125,36 @@ def _check_shape(images: np.ndarray, image_shape: tuple[int, int, int], dataset:
         f"the model is for images of {height}×{width}×{channels} (height × width × channels). "
         f"Received: {dataset!r} with images of {'×'.join(map(str, images.shape[1:]))}"
     )
+
+
+def fitted_condition(model: TrainedModel, condition: Any, source: str) -> Any:
+    """Returns a condition, an array or a dictionary of them, in a model's shapes; None if it is given none.
+
+    Args:
+      model: whose condition it is.
+      condition: [N, …] each; one channel fills three.
+      source: what it comes from, for messages.
+
+    Raises:
+      ConfigError: it does not fit.
+    """
+    shapes = condition_shapes_of(model)
+    given = condition if isinstance(condition, Mapping) else {} if condition is None else {"": condition}
+    if given.keys() != shapes.keys():
+        needs = [f"{name!r} of shape {shape}" if name else str(shape) for name, shape in shapes.items()]
+        raise ConfigError(
+            f"{source} must give the model {' and '.join(needs) or 'nothing'} with each image. "
+            f"Received: {sorted(name or 'one array' for name in given) or 'nothing'}"
+        )
+    fitted = {}
+    for name, shape in shapes.items():
+        own = given[name]
+        if own.shape[1:] == (*shape[:-1], 1) and shape[-1] == 3:
+            own = np.repeat(own, 3, axis=-1)
+        if own.shape[1:] != shape:
+            raise ConfigError(
+                f"{source} must give the model {f'{name!r} of ' if name else ''}shape {shape} with each "
+                f"image. Received: shape {own.shape[1:]}"
+            )
+        fitted[name] = own
+    return fitted.get("", fitted) if fitted else None

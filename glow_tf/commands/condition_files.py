@@ -1,0 +1,104 @@
+"""What a model is given, from files: arrays, or images."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from absl import flags
+
+from glow_tf.commands import model_flags
+from glow_tf.errors import ConfigError
+from glow_tf.memory import check_memory
+
+if TYPE_CHECKING:
+    from glow_tf.use import TrainedModel
+
+HOW = "FILE.npy with an array [N, …], an image, or a folder of images"
+
+
+def condition_of(values: flags.FlagValues, model: TrainedModel) -> Any:
+    """Reads what --condition names, in the shapes of the model: arrays [N, …]; None for a model without one.
+
+    Raises:
+      ConfigError: it is missing, cannot be read, or does not fit the model.
+    """
+    from glow_tf.use.images import fitted_condition
+    from glow_tf.use.models import condition_shapes_of
+
+    model_flags.check_condition(values, model, HOW)
+    if not values.condition:
+        return None
+    path = pathlib.Path(os.path.expanduser(values.condition))
+    found = _read(path)
+    named = found if isinstance(found, dict) else {"": found}
+    for name, shape in condition_shapes_of(model).items():  # one alone needs no axis
+        if name in named and named[name].ndim == len(shape):
+            named[name] = named[name][np.newaxis]
+    if len({len(own) for own in named.values()}) != 1 or not all(map(np.size, named.values())):
+        raise ConfigError(
+            "condition must have one or more examples, as many in each array. Received: "
+            f"condition={str(path)!r} with {[own.shape for own in named.values()]}"
+        )
+    return fitted_condition(model, named.get("", named), f"condition={str(path)!r}")
+
+
+def _read(path: pathlib.Path) -> Any:
+    received = f"Received: condition={str(path)!r}"
+    if path.is_dir():
+        from glow_tf.data.folder import images_below
+
+        return _images(images_below(path), received)
+    if not path.is_file():
+        raise ConfigError(f"condition must be {HOW}. {received}, which does not exist")
+    if path.suffix.lower() not in (".npy", ".npz"):
+        return _images([path], received)
+    try:
+        found = arrays_of(path)
+    # NumPy's and zipfile's readers raise almost any exception at damaged files.
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"condition cannot be read: {error}. {received}") from None
+    for own in found.values() if isinstance(found, dict) else [found]:
+        if own.ndim == 0 or own.dtype.kind not in "fiub" or not np.isfinite(own).all():
+            raise ConfigError(
+                f"condition must be finite numbers. {received} with {own.dtype.name} of shape {own.shape}"
+            )
+    return found
+
+
+def arrays_of(path: pathlib.Path) -> Any:
+    """Returns the array of a .npy file, or those of a .npz file by name, which must fit into memory."""
+    sizes = [path.stat().st_size]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            sizes = [entry.file_size for entry in archive.infolist()]
+    check_memory(sum(sizes), f"the arrays in {path}", "take fewer at a time")
+    loaded = np.load(path)  # without pickle, which could run code
+    return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else np.asarray(loaded)
+
+
+def _images(paths: Iterable[pathlib.Path], received: str) -> np.ndarray:
+    from glow_tf.data.parallel import in_parallel
+    from glow_tf.data.pictures import read_picture
+
+    paths = list(paths)
+    found = list(in_parallel(lambda path: read_picture(path, 0), paths))
+    for path, picture in zip(paths, found, strict=True):
+        if picture.problem:
+            raise ConfigError(
+                f"condition must be {HOW}: {path.name}: {picture.problem.rstrip('.')}. {received}"
+            )
+    channels = max((picture.pixels.shape[-1] for picture in found), default=1)
+    filled = [np.broadcast_to(own.pixels, (*own.pixels.shape[:2], channels)) for own in found]
+    if len({own.shape for own in filled}) != 1:
+        raise ConfigError(
+            f"condition must be images of one size. {received} with "
+            f"{sorted({own.shape[:2] for own in filled})[:3] or 'none'}"
+        )
+    return np.stack(filled)

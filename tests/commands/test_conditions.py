@@ -1,0 +1,167 @@
+"""The commands, for models that are given something with each image."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from small import small_glow
+
+from glow_tf import export
+from glow_tf.commands import cli
+from glow_tf.use import open_model
+
+SMALL = {"num_blocks": 1, "flow_steps": 1, "parts": "1", "width": 4, "condition_features": 2}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Models given a class, a smaller image, and two things by name; pairs; an export of the first."""
+    folder = tmp_path_factory.mktemp("kept")
+    shapes = {"label": (10,), "input": (4, 4, 1), "named": {"a": (2,), "b": (4, 4, 3)}}
+    images = (load_digits().images[:24] * 8).astype(np.uint8)
+    for name, shape in shapes.items():
+        glow = small_glow(**SMALL, condition_shape=shape)
+        glow.save(folder / f"{name}.keras")
+        if name == "label":
+            export(glow, folder / "exported")
+    for name, values in {"target": images, "input": images[:, ::2, ::2]}.items():
+        for k, image in enumerate(values):
+            path = folder / "pairs" / name / "ab"[k % 2] / f"{k:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    return folder
+
+
+@pytest.fixture
+def run(kept, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def go(command, model, *flags):
+        name, *action = command.split()
+        status = cli.run(name, [*action, f"--model={kept / model}", *flags])
+        printed = capsys.readouterr()
+        return printed.out if status == 0 else printed.err
+
+    return go
+
+
+DIGITS = ("--dataset=digits", "--condition=label")
+
+
+def test_evaluate_reads_what_the_data_set_gives(run, kept):
+    printed = run("evaluate", "label.keras", *DIGITS, "--examples=40")
+    assert "bits/dim (40 images" in printed
+    assert "block 1, flow steps" in printed
+    pairs = (f"--dataset=folder:{kept / 'pairs'}", "--condition=input")
+    assert "(24 images" in run("evaluate", "input.keras", *pairs)
+    assert "(2 images" in run("evaluate", "input.keras", *pairs, "--split=test")
+    assert "(40 images" in run("evaluate", "exported", *DIGITS, "--examples=40")
+
+
+def test_a_condition_that_is_missing_or_not_needed_is_named(run, kept):
+    missing = run("evaluate", "label.keras", "--dataset=digits")
+    assert "the model needs a condition with each image, of shape (10,): --condition=input" in missing
+    assert "Received: condition=''" in missing
+    missing = run("sample", "label.keras")
+    assert "of shape (10,): --condition=FILE.npy with an array [N, …], an image, or a folder" in missing
+    pairs = (f"--dataset=folder:{kept / 'pairs'}", "--condition=input")
+    other = run("evaluate", "label.keras", *pairs)
+    assert "must give the model shape (10,) with each image. Received: shape (4, 4, 1)" in other
+    assert "'a' of shape (2,) and 'b' of shape (4, 4, 3)" in run(
+        "evaluate", "named.keras", "--dataset=digits"
+    )
+    assert "must give the model 'a' of shape (2,) and" in run("evaluate", "named.keras", *DIGITS)
+    small_glow(**{**SMALL, "condition_features": 32}).save("none.keras")
+    given = run("evaluate", pathlib.Path("none.keras").resolve(), *DIGITS)
+    assert "the model is given nothing with an image, so condition must be empty. Received" in given
+
+
+def test_sample_draws_a_column_for_each_condition(run, kept):
+    np.save("given.npy", np.eye(10, dtype=np.float32)[[3, 5, 7]])
+    assert "2 rows of 3 images" in run("sample", "label.keras", "--condition=given.npy", "--temperatures=0,1")
+    rows = np.load("samples.npy")
+    model = open_model(kept / "label.keras")
+    drawn = model.sample(3, 0.0, 0, condition=np.load("given.npy"))
+    np.testing.assert_array_equal(rows[0], drawn)
+    np.save("one.npy", np.eye(10, dtype=np.float32)[3])
+    assert "4 rows of 5 images" in run("sample", "exported", "--condition=one.npy", "--num=5")
+    wrong = run("sample", "label.keras", "--condition=given.npy", "--num=4")
+    assert "num must be the number of conditions, or be left out. Received: num=4, 3 conditions" in wrong
+
+
+def test_sample_takes_images_and_arrays_by_name(run, kept):
+    folder = kept / "pairs" / "input" / "a"
+    printed = run("sample", "input.keras", f"--condition={folder}", "--temperatures=0.5")
+    assert "1 rows of 12 images" in printed
+    printed = run(
+        "sample", "input.keras", f"--condition={folder / '00.png'}", "--num=3", "--temperatures=0.5"
+    )
+    assert "1 rows of 3 images" in printed
+    np.savez("given.npz", a=np.ones((2, 2)), b=np.zeros((2, 4, 4, 1), np.uint8))
+    assert "1 rows of 2 images" in run("sample", "named.keras", "--condition=given.npz", "--temperatures=0.5")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.full((2, 10), np.nan), "condition must be finite numbers. Received: condition='given.npy' with"),
+        (np.array(["x"] * 10), "condition must be finite numbers"),
+        (np.zeros((2, 9)), "must give the model shape (10,) with each image. Received: shape (9,)"),
+        (np.zeros((0, 10)), "condition must have one or more examples, as many in each array. Received"),
+        (None, "condition must be FILE.npy with an array"),
+    ],
+)
+def test_a_file_that_is_no_condition_is_named(run, content, message):
+    if content is not None:
+        np.save("given.npy", content)
+    assert message in run("sample", "label.keras", "--condition=given.npy")
+
+
+def test_images_of_other_sizes_are_no_condition(run, kept):
+    wrong = run("sample", "input.keras", f"--condition={kept / 'pairs' / 'target'}")
+    assert "must give the model shape (4, 4, 1) with each image. Received: shape (8, 8, 1)" in wrong
+    wrong = run("sample", "input.keras", f"--condition={kept / 'pairs'}")
+    assert "condition must be images of one size" in wrong
+
+
+def test_latents_keep_what_was_given(run):
+    run("encode", "label.keras", *DIGITS, "--examples=5")
+    stored = np.load("latents.npz")
+    assert stored["condition"].shape == (5, 10)
+    run("decode", "label.keras")
+    first = np.load("decoded/images.npy")
+    np.save("others.npy", stored["condition"][::-1])
+    run("decode", "label.keras", "--condition=others.npy", "--output=others")
+    assert first.shape == np.load("others/images.npy").shape
+    assert (first != np.load("others/images.npy")).any()
+    np.save("eps.npy", stored["eps"])
+    assert "the model needs a condition" in run("decode", "label.keras", "--latents=eps.npy")
+
+
+def test_images_come_back_given_the_same(run, kept):
+    for model, flags in (
+        ("label.keras", DIGITS),
+        ("input.keras", (f"--dataset=folder:{kept / 'pairs'}", "--condition=input")),
+    ):
+        run("reconstruct", model, *flags, "--examples=4", "--output=r.png")
+        run("interpolate", model, *flags, "--examples=4", "--steps=3", "--output=i.png")
+        rows, ways = np.load("r.npy"), np.load("i.npy")
+        np.testing.assert_array_equal(rows[:, 0], np.concatenate(ways[:, [0, -1]]))
+
+
+def test_edit_and_restore_are_given_it_too(run, kept):
+    pairs = (f"--dataset=folder:{kept / 'pairs'}", "--condition=input")
+    printed = run("edit", "input.keras", *pairs, "--away=a", "--towards=b", "--strengths=0,1", "--rows=2")
+    assert "2 rows of 2 images" in printed
+    flags = ("--examples=3", "--steps=2", "--simulate")
+    assert "3 rows of 3 images" in run("restore denoise", "input.keras", *pairs, *flags)
+    assert "3 rows of 3 images" in run("restore inpaint", "label.keras", *DIGITS, *flags)
+
+
+def test_score_is_given_it_too(run):
+    assert "60 good images" in run("score fit", "label.keras", *DIGITS, "--examples=60", "--score=nll")
+    assert "of 30 images are flagged" in run(
+        "score check", "label.keras", *DIGITS, "--examples=30", "--false_alarms=0.1"
+    )
