@@ -104,6 +104,23 @@ def test_a_cached_turn_pays_for_its_prefix_once():
     assert epoch_costs(layouts, short, cache_prefix=True)[4] == relative_cost(layouts, [2])
 
 
+def test_a_cache_is_filled_with_what_parts_make_of_their_condition(small_images, rng):
+    """Both caches: part 2 reads the condition, too, on what part 1 has made."""
+    images, given = small_images[:20], rng.normal(size=(20, 3)).astype(np.float32)
+    glow = small_glow(parts="across_block:3", flow_steps=2, condition_shape=(3,), condition_features=2)
+
+    def batches(epoch):
+        return data.with_members(data.prefix_batches(images, 16, 3, epoch), [given], len(images))
+
+    cache = PrefixCache(glow, 2, len(images), PrefixCache(glow, 1, len(images)))
+    cache.fill(batches, 0)
+    for own, noise, index, condition in batches(0):
+        entered = glow.enter(own, noise)._replace(condition=condition)
+        expected, found = glow.through_parts(entered, 2), cache.passage(index)
+        np.testing.assert_allclose(found.h, expected.h, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, rtol=1e-5)
+
+
 def test_a_cache_is_made_of_the_one_before_with_its_noise(small_images):
     images = small_images[:50]
     glow = small_glow(parts="across_block:3", flow_steps=2)

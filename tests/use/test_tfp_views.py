@@ -232,6 +232,93 @@ def test_log_prob_runs_the_model_once(glow, values, monkeypatch):
     assert runs == ["forward", "inverse"]
 
 
+# Conditions
+
+SHAPES = {"map": (4, 4, 1), "vector": (5,), "named": {"a": (5,), "b": (4, 4, 1)}}
+
+
+@pytest.fixture(params=SHAPES)
+def conditional(request, rng):
+    """A model, three values, and what they are given: bytes, numbers, and both by name."""
+    shape = SHAPES[request.param]
+    settings = {"flow_steps": 1, "num_blocks": 1, "parts": "1", "condition_features": 2}
+    glow = small_glow(**settings, condition_shape=shape)
+    of_kind = {3: rng.integers(0, 256, (3, 4, 4, 1)).astype(np.uint8), 1: rng.normal(size=(3, 5))}
+    given = {k: of_kind[len(s)] for k, s in shape.items()} if isinstance(shape, dict) else of_kind[len(shape)]
+    return glow, glow.dequantized(rng.integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)), given
+
+
+def some(given, which):
+    return tf.nest.map_structure(lambda own: own[which], given)
+
+
+def test_one_condition_is_that_of_all_values(conditional):
+    glow, values, given = conditional
+    density = glow_tf.as_distribution(glow, condition=some(given, 1))
+    assert (density.batch_shape, density.event_shape) == ([], (8, 8, 1))
+    expected = glow.dequantized_log_prob(values, condition=some(given, [1, 1, 1]))
+    np.testing.assert_allclose(density.log_prob(values), expected, rtol=1e-5)
+    assert density.sample(2, seed=1).shape == (2, 8, 8, 1)
+
+
+def test_a_batch_of_conditions_is_a_batch_of_densities(conditional):
+    glow, values, given = conditional
+    density = glow_tf.as_distribution(glow, condition=given)
+    assert density.batch_shape == density.batch_shape_tensor() == 3
+    expected = glow.dequantized_log_prob(values, condition=given)
+    np.testing.assert_allclose(density.log_prob(values), expected, rtol=1e-5)
+    grid = density.log_prob(values[:, tf.newaxis])  # each value under each density
+    np.testing.assert_allclose(tf.linalg.diag_part(grid), expected, rtol=1e-5)
+    np.testing.assert_allclose(density[1].log_prob(values), grid[:, 1], rtol=1e-5)
+    assert density[:2].batch_shape == 2
+    assert tfd.Independent(density, 1).log_prob(values).shape == ()
+    samples = density.sample(2, seed=1)
+    assert samples.shape == (2, 3, 8, 8, 1)
+    scores = tf.reshape(density.log_prob(samples), [6])
+    again = glow.dequantized_log_prob(tf.reshape(samples, [6, 8, 8, 1]), condition=some(given, [0, 1, 2] * 2))
+    np.testing.assert_allclose(scores, again, rtol=1e-5)
+
+
+def test_a_bijector_has_the_batch_of_its_conditions(conditional):
+    glow, values, given = conditional
+    view = glow_tf.as_tfp_bijector(glow, condition=given)
+    assert view.experimental_batch_shape() == 3
+    latents = view.forward(values)
+    np.testing.assert_allclose(view.inverse(latents), values, atol=1e-3)
+    log_det = view.forward_log_det_jacobian(values, event_ndims=3)
+    np.testing.assert_allclose(-view.inverse_log_det_jacobian(latents, event_ndims=1), log_det, rtol=1e-4)
+    base = tfd.Sample(tfd.Normal(0.0, 1.0), glow.dimensions)
+    own = tfd.TransformedDistribution(base, tfb.Invert(view))
+    expected = glow_tf.as_distribution(glow, condition=given).log_prob(values)
+    np.testing.assert_allclose(own.log_prob(values), expected, rtol=1e-5)
+
+
+def test_conditions_in_a_graph(conditional):
+    glow, values, given = conditional
+    given = tf.nest.map_structure(tf.constant, given)
+    scored = tf.function(lambda c, v: glow_tf.as_distribution(glow, condition=c).log_prob(v))
+    expected = glow_tf.as_distribution(glow, condition=given).log_prob(values)
+    np.testing.assert_allclose(scored(given, values), expected, rtol=1e-5)
+
+
+def test_a_condition_that_does_not_fit_is_refused(conditional, glow):
+    needing, _, given = conditional
+    nan = tf.nest.map_structure(lambda own: own * np.float32(np.nan), given)
+    for view in (glow_tf.as_distribution, glow_tf.as_tfp_bijector):
+        with pytest.raises(ValueError, match=r"the model needs a condition.*Received: None"):
+            view(needing)
+        with pytest.raises(ValueError, match=r"the model needs a condition.*Received"):
+            view(needing, condition=tf.nest.map_structure(lambda own: own[..., :0], given))
+        with pytest.raises(ValueError, match="must be finite"):
+            view(needing, condition=nan)
+        with pytest.raises(ValueError, match="the model needs no condition"):
+            view(glow, condition=given)
+    squeeze = Squeeze()
+    squeeze.build((None, 4, 4, 1))
+    with pytest.raises(ValueError, match=r"a condition needs a Glow\. Received: a Squeeze"):
+        glow_tf.as_tfp_bijector(squeeze, condition=given)
+
+
 # Graphs
 
 

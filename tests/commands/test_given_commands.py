@@ -60,6 +60,15 @@ def test_evaluate_reads_what_the_data_set_gives(run, kept):
     assert "(40 images" in run("evaluate", "exported", *DIGITS, "--examples=40")
 
 
+def test_an_export_scores_as_the_model_does(kept):
+    images, given = (load_digits().images[:3, ..., None] * 8).astype(np.uint8), np.eye(10)[:3]
+    model, exported = (open_model(kept / name) for name in ("label.keras", "exported"))
+    expected = model.score(images, given)["log_prob"]
+    np.testing.assert_allclose(exported.score(images, given)["log_prob"], expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"needs a condition of shape \(batch, 10\). Received: None"):
+        exported.score(images)
+
+
 def test_a_condition_that_is_missing_or_not_needed_is_named(run, kept):
     missing = run("evaluate", "label.keras", "--dataset=digits")
     assert "the model needs a condition with each image, of shape (10,): --condition=input" in missing

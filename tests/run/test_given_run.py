@@ -1,0 +1,147 @@
+"""Runs whose model is given something with each image."""
+
+import numpy as np
+import pytest
+from helpers import config, rows_of, train
+from PIL import Image
+from sklearn.datasets import load_digits
+from small import small_glow
+
+import glow_tf
+from glow_tf import ConfigError
+from glow_tf.use import evaluate, read_images, save_run_to_preset
+
+SMALL = {
+    "num_blocks": 1,
+    "parts": "1",
+    "width": 4,
+    "condition_features": 2,
+    "train_examples": 96,
+    "part_epochs": 2,
+    "finetune_epochs": 0,
+    "rate_schedule": "constant",
+    "augment": "none",
+    "sample_every": 2,
+    "tensorboard": False,
+}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    for k, image in enumerate((load_digits().images[:150] * 8).astype(np.uint8)):
+        for name, own in (("target", image), ("input", image[::2, ::2])):
+            (folder / name).mkdir(exist_ok=True)
+            Image.fromarray(own).save(folder / name / f"{k:03d}.png")
+    return folder
+
+
+def of_pairs(folder, pairs, **changes):
+    own = {"dataset": f"folder:{pairs}", "condition": "input", "test_examples": 0, "validation_examples": 20}
+    return config(folder, **{**SMALL, **own, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(pairs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    return folder, train(of_pairs(folder, pairs, export=False))
+
+
+def test_the_model_of_a_run_is_given_what_the_data_set_says(finished, pairs):
+    folder, summary = finished
+    glow = glow_tf.load(folder)
+    assert glow.config.condition_shape == (4, 4, 1)
+    used = read_images(glow.image_shape, f"folder:{pairs}", split="test", condition="input")
+    found = evaluate(glow, used.images, condition=used.condition)
+    assert found.per_image.mean() == pytest.approx(summary["test_bpd"], abs=1e-4)
+    assert sum(term.mean() for term in found.terms.values()) == pytest.approx(summary["test_bpd"], abs=1e-4)
+    assert (folder / "samples" / "epoch_0002.png").exists()
+    assert float(rows_of(folder)[-1]["round_trip_error"]) < 0.1
+    best = evaluate(glow_tf.load(folder, "best"), used.images, condition=used.condition)
+    assert np.isfinite(best.per_image).all()
+
+
+def test_every_file_of_the_model_keeps_what_it_is_given(finished, pairs, tmp_path):
+    folder, _ = finished
+    glow = glow_tf.load(folder)
+    images = read_images(glow.image_shape, f"folder:{pairs}", count=5, condition="input")
+    expected = glow.log_prob(images.images, condition=images.condition)
+    glow.save(tmp_path / "kept.keras")
+    about = save_run_to_preset(folder, tmp_path / "preset", "float32")
+    assert about["test_bpd"] == pytest.approx(about["run_test_bpd"], abs=1e-4)
+    trainer = glow_tf.load_trainer(folder)
+    for other in (glow_tf.load(tmp_path / "kept.keras"), glow_tf.load(tmp_path / "preset"), trainer.glow):
+        assert other.config.condition_shape == (4, 4, 1)
+        np.testing.assert_allclose(
+            other.log_prob(images.images, condition=images.condition), expected, rtol=1e-5
+        )
+
+
+def test_a_run_goes_on_with_the_same_conditions_alone(finished, pairs, tmp_path):
+    folder = tmp_path / "run"
+    other = tmp_path / "pairs"
+    for name in ("target", "input"):
+        (other / name).mkdir(parents=True)
+        for path in (pairs / name).iterdir():
+            (other / name / path.name).write_bytes(path.read_bytes())
+    train(of_pairs(folder, other, part_epochs=1, export=False))
+    again = of_pairs(folder, other, part_epochs=2, export=False)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(other / "input" / "003.png")
+    with pytest.raises(
+        ConfigError, match=r"the data must be what the run began with.*train conditions=.*Received"
+    ):
+        train(again)
+    (other / "input" / "003.png").write_bytes((pairs / "input" / "003.png").read_bytes())
+    assert train(again)["epochs"] == 2
+
+
+def test_a_run_starts_from_a_model_that_is_given_the_same(finished, pairs, tmp_path):
+    folder, _ = finished
+    train(of_pairs(tmp_path / "run", pairs, init_from=folder, export=False, part_epochs=1))
+    own = {**SMALL, "test_examples": 0, "dataset": f"folder:{pairs / 'target'}", "init_from": str(folder)}
+    other = config(tmp_path / "other", **own)
+    with pytest.raises(ConfigError, match=r"--condition, condition_shape=\(4, 4, 1\) \(this run: \(\)\)"):
+        train(other)
+
+
+@pytest.mark.slow
+def test_a_run_with_a_prefix_cache_trains_as_one_without(tmp_path):
+    own = {
+        **SMALL,
+        "num_blocks": 2,
+        "parts": "by_block:2",
+        "dataset": "digits",
+        "condition": "label",
+        "schedule": "sequential",
+        "part_epochs": 4,
+        "conditional": True,
+        "export": False,
+        "sample_every": 0,
+    }
+    bits = [
+        train(config(tmp_path / str(cached), **own, cache_prefix=cached))["test_bpd"]
+        for cached in (False, True)
+    ]
+    assert bits[0] == pytest.approx(bits[1], abs=1e-3)  # the cache keeps the noise of its first epoch
+
+
+@pytest.mark.slow
+def test_levels_are_given_conditions_in_a_run(pairs, tmp_path):
+    own = {"architecture": "levels", "schedule": "simultaneous", "part_epochs": 1}
+    summary = train(of_pairs(tmp_path / "run", pairs, **own))
+    glow = glow_tf.load(tmp_path / "run")
+    used = read_images(glow.image_shape, f"folder:{pairs}", split="test", condition="input")
+    found = evaluate(glow, used.images, condition=used.condition)
+    assert found.per_image.mean() == pytest.approx(summary["test_bpd"], abs=1e-4)
+
+
+def test_the_bits_of_levels_are_told_by_level(rng):
+    own = {"num_blocks": 1, "flow_steps": 1, "width": 4, "condition_features": 2}
+    glow = small_glow(**own, architecture="levels", parts="1", condition_shape=(3,))
+    images, given = rng.integers(0, 256, (4, 8, 8, 1)).astype(np.uint8), rng.normal(size=(4, 3))
+    found = evaluate(glow, images, condition=given)
+    assert set(found.parts) == {"part 1", "part 2"}
+    np.testing.assert_allclose(sum(found.parts.values()), found.per_image, rtol=1e-5)
+    assert {"block 1, latents", "block 2, flow steps"} < set(found.terms)
+    with pytest.raises(ConfigError, match=r"a condition for each of the 4 images\. Received: 3"):
+        evaluate(glow, images, condition=given[:3])
