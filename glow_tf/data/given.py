@@ -68,7 +68,10 @@ def _with_inputs(config: DataConfig, split: str, most: int) -> FolderImages:
     size = _size_of_inputs(config, [(targets[name], inputs[name]) for name in targets])
     found = read_folder(dataclasses.replace(config, dataset=f"{FOLDER}{root / TARGET}"), split, most)
     paths = [inputs[_without_suffix(name)] for name in found.examples.names.tolist()]
-    own = dataclasses.replace(config, dataset=f"{FOLDER}{root / INPUT}", image_size=size)
+    # Other numbers are read as they are; bytes are bytes, whatever is modelled.
+    floats = (".npy", ".tif", ".tiff") if config.dtype == "float32" else (".npy",)
+    dtype = "float32" if any(path.suffix.lower() in floats for path in paths) else "uint8"
+    own = dataclasses.replace(config, dataset=f"{FOLDER}{root / INPUT}", image_size=size, dtype=dtype)
     pictures = read_pictures(own, paths, len(paths))
     if len(pictures.files) < len(paths):
         raise ConfigError(
