@@ -24,6 +24,7 @@ ORDER = [
     ["bijectors"],
     ["part_layers", "conditions", "passage"],
     ["parts"],
+    ["flow_of_parts"],
     ["flow"],
     ["endpoints"],
     ["compiled_model"],

@@ -191,7 +191,7 @@ class Stack(Bijector):
             return bijector.fold()
 
     def _read(self, x: tf.Tensor, condition: Condition) -> list[tf.Tensor]:
-        """Returns what every copy reads, once for all: nothing, or one tensor at the resolution of x."""
+        """Returns what every copy reads: nothing, or one tensor at the resolution of x."""
         return [brought_to(own, x, self.condition_channels) for own in self.read(condition)]
 
     def _forward(self, x: tf.Tensor, *read_and_folded: Any) -> tuple[tf.Tensor, tf.Tensor]:

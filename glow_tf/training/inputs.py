@@ -76,19 +76,25 @@ def for_fit(
             "initial_step must be a number of steps within the epoch. "
             f"Received: initial_step={initial_step}, steps_per_epoch={steps}"
         )
-    held_out = arguments.get("validation_data")
-    if isinstance(held_out, tuple) and not (glow.config.condition_shape and len(held_out) == 2):
-        raise ConfigError(
-            "validation_data must be images, or a dataset of them; labels are not used. "
-            f"Received: a tuple of {len(held_out)}"
-        )
-    if held_out is not None:
-        limit = {"steps": arguments.get("validation_steps")}
-        if isinstance(held_out, tuple):
-            held_out, limit["y"] = held_out
-        arguments["validation_data"] = for_evaluation(glow, held_out, held_out_size, seed, limit)
+    if (held_out := arguments.get("validation_data")) is not None:
+        arguments["validation_data"] = _validation(glow, held_out, held_out_size, seed, arguments)
     arguments["shuffle"] = False  # an array is shuffled already, every epoch anew
     return dataset
+
+
+def _validation(
+    glow: Glow, held_out: Any, batch_size: int | None, seed: int, arguments: Mapping[str, Any]
+) -> Dataset:
+    """Returns what the `validation_data` of `fit` are evaluated on."""
+    limit = {"steps": arguments.get("validation_steps")}
+    if isinstance(held_out, tuple):
+        if not (glow.config.condition_shape and len(held_out) == 2):
+            raise ConfigError(
+                "validation_data must be images, or a dataset of them; labels are not used. "
+                f"Received: a tuple of {len(held_out)}"
+            )
+        held_out, limit["y"] = held_out
+    return for_evaluation(glow, held_out, batch_size, seed, limit)
 
 
 def _shuffled(
