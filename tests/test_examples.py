@@ -14,7 +14,7 @@ import tensorflow as tf
 from small import ROOT
 
 TFDS = ROOT.parent / "shared" / "tfds"
-OF_CIFAR10 = ("denoising", "super_resolution")
+OF_CIFAR10 = ("denoising", "super_resolution", "unusual_where")
 
 # Per script, regular expressions; each must be found in what the script prints.
 EXAMPLES = {
@@ -49,7 +49,8 @@ EXAMPLES = {
     ),
     "super_resolution": (
         r"bits of the details: 2\.[67]\d\d bits/dim of the image, 3\.7\d\d as a Gaussian around bicubic",
-        r"error, temperature 0: 1[34]\d\.\d levels²\n.*, bicubic: 177\.\d levels²\n.*put right: 15\d\.\d levels²",
+        r"error, temperature 0: 1[34]\d\.\d levels²\n.*, bicubic: 177\.\d levels²\n",
+        r"error, bicubic, means put right: 15\d\.\d levels²",
     ),
     "tfp_user": (
         r"dtype float32, event shape \(8, 8, 1\), batch shape \(\)",
@@ -57,6 +58,12 @@ EXAMPLES = {
         r"the same by the Glow itself: +\1 nats",
         r"contrast: 1\.[23]\d ± 0\.0\d, true 1\.30, R-hat (1\.0|0\.9)",
         r"brightness: [12]\.\d\d ± 0\.[01]\d, true 2\.00, R-hat (1\.0|0\.9)",
+    ),
+    "unusual_where": (
+        r"the network: [56]\d% of its training images are classified correctly",
+        r"Glows: AUROC 0\.7\d\d for images with a square, 0\.8\d\d for where it is",
+        r"Gaussians: AUROC 0\.[67]\d\d for images with a square, 0\.7\d\d for where it is",
+        r"log-densities of whole maps: AUROC 0\.[56]\d\d at the first scale, 0\.[56]\d\d at",
     ),
 }
 
