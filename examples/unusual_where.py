@@ -7,7 +7,7 @@ density of its feature maps; the two share nothing. Then squares of other images
 Where a Glow's latents are large, the log-density is low: that is the heat map. PATH is TFDS's data_dir. Where
 it does not hold CIFAR-10, the images are scikit-learn's digits.
 
-It takes about a minute on one core, and prints areas under the ROC curve: images with a square against others,
+It takes about a minute on one core, and prints areas under the ROC curve: images with a square or without,
 and the square against the rest; by the Glows and by Gaussians of the channels. `unusual_where.png` has a row
 for each of eight test images: alone, with a square, both heat maps.
 """
@@ -30,7 +30,7 @@ SHOWN = 8
 
 
 def load(data_dir: str) -> tuple[data.ImageData, tuple[int, int], int, int]:
-    """Returns images, the scales' channels (maps no larger than images), and the epochs of the network and of the Glows."""
+    """Returns images, the scales' channels (no map is larger than an image), epochs of both trainings."""
     if pathlib.Path(data_dir, "cifar10").expanduser().exists():
         config = glow_tf.DataConfig("cifar10", data_dir, train_examples=10_000, test_examples=1_000)
         return data.load(config), (8, 16), 6, 4

@@ -29,6 +29,7 @@ RUNS = re.compile(r"^<!-- runs -->\n```python\n(.*?)^```$", re.MULTILINE | re.DO
 URL = re.compile(r"https?://\S+")
 SHORTER = {"width=128": "width=8", "part_epochs=4": "part_epochs=2", "finetune_epochs=4": "finetune_epochs=1"}
 PROGRAM = re.compile(r"^(?:python train/(\w+)\.py|python -m (lab[.\w]+)|glow-tf (\w+))")
+EXAMPLE = re.compile(r"^python (examples/\w+\.py)( --data_dir=PATH)?$")
 
 
 def _name(page):
@@ -99,6 +100,10 @@ def _commands():
 def test_a_command_names_an_existing_program_and_its_flags(line):
     words = shlex.split(line, comments=True)
     if words[1] == "--help":
+        return
+    if example := EXAMPLE.match(line):
+        script, data_dir = example.groups()
+        assert (line if data_dir else script) in (ROOT / script).read_text()
         return
     values = _flags(line)
     for word in words[2:]:
