@@ -155,9 +155,9 @@ def test_files_and_exports_hold_levels(images, tmp_path):
     glow.save_to_preset(tmp_path / "preset")
     export(glow, tmp_path / "export")
     expected = glow.bits_per_dim(images)
-    from glow_tf.run.saved import load_glow
+    from glow_tf import load
 
-    for again in (load_glow(tmp_path / "glow.keras"), Glow.from_preset(tmp_path / "preset")):
+    for again in (load(tmp_path / "glow.keras"), Glow.from_preset(tmp_path / "preset")):
         np.testing.assert_array_equal(again.bits_per_dim(images), expected)
     exported = tf.saved_model.load(tmp_path / "export")
     np.testing.assert_allclose(exported.bits_per_dim(images, 0), expected, rtol=1e-6)

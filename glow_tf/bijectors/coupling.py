@@ -157,7 +157,10 @@ class Coupling(Repeatable):
           (shift, log_scale) for an affine transform, (shift,) for an additive one; each of the shape of b.
         """
         folded = self.fold() if folded is None else folded
-        output = self.network.run_folded(a, folded, condition)
+        return self._read(self.network.run_folded(a, folded, condition), a, folded)
+
+    def _read(self, output: tf.Tensor, a: tf.Tensor, folded: Sequence[tf.Tensor]) -> Parameters:
+        """Returns the parameters of the network's output, which is 0 at the pixels of a."""
         return self.transform.parameters(output * (1 - self._is_a(a, folded)) if self.in_space else output)
 
     def _halves(self, x: tf.Tensor, folded: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -185,8 +188,10 @@ class Coupling(Repeatable):
     def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """See base: initialises the network's ActNorms."""
         self.ensure_built(x)
-        self.network.initialize(self._halves(x, self.fold())[0], condition)
-        return self.forward(x, condition)
+        folded = self.fold()
+        a, b = self._halves(x, folded)
+        parameters = self._read(self.network.initialize(a, condition), a, folded)
+        return self._joined(a, self.transform.forward(b, *parameters)[0])
 
     def get_config(self) -> dict:
         """See keras.Layer."""

@@ -223,7 +223,7 @@ def _last_of_array(glow: Glow, x: Any, y: Any, *, trains: bool) -> dict[str, Any
     of_each = dict(zip(last, y if len(last) > 1 and isinstance(y, tuple) else (y,), strict=False))
     if any(own is None for own in of_each.values()) or len(of_each) < len(last):
         raise ConfigError(
-            f"the model needs y: {' and '.join(WHAT_Y_IS[name] for name in last)} for each of the {len(x)} "
+            f"the model needs y, {' and '.join(WHAT_Y_IS[name] for name in last)} for each of the {len(x)} "
             f"images. Received: y={None if y is None else type(y).__name__}"
         )
     if "labels" in of_each:

@@ -381,17 +381,17 @@ def test_an_evaluation_without_an_end_is_refused():
 def test_the_first_images_of_replicas_are_those_of_the_dataset():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
-        images, noise = first_examples(
-            strategy.experimental_distribute_dataset(dataset_of(IMAGES, NOISE, batch=8)), 12
-        )
+        dataset = strategy.experimental_distribute_dataset(dataset_of(IMAGES, NOISE, batch=8))
+        images, noise, condition = first_examples(dataset, 12, small_glow().config)
+    assert condition is None
     np.testing.assert_array_equal(images, IMAGES[:12])
     np.testing.assert_array_equal(noise, NOISE[:12])
 
 
 def test_a_dataset_is_checked_once():
     trainer = make_trainer()
-    checked = as_dataset(trainer.glow, dataset_of(IMAGES, NOISE), "index")
-    assert as_dataset(trainer.glow, checked, "index") is checked
+    checked = as_dataset(trainer.glow, dataset_of(IMAGES, NOISE), trains=True)
+    assert as_dataset(trainer.glow, checked, trains=True) is checked
 
 
 def test_what_was_checked_for_training_is_checked_again_for_evaluation(small_images, rng):
@@ -407,6 +407,6 @@ def test_what_was_checked_for_training_is_checked_again_for_evaluation(small_ima
 
 def test_a_dataset_of_one_model_is_checked_again_for_another(small_images):
     dataset = dataset_of(small_images)
-    as_dataset(small_glow(), dataset, "index")
+    as_dataset(small_glow(), dataset, trains=True)
     with pytest.raises(ConfigError, match=r"must begin with uint8 images \[N, 8, 8, 3\].*Received: "):
-        as_dataset(small_glow(image_shape=(8, 8, 3)), dataset, "index")
+        as_dataset(small_glow(image_shape=(8, 8, 3)), dataset, trains=True)
