@@ -19,8 +19,6 @@ from glow_tf.pieces import in_streams, join, pieces_of
 
 Weights = list[tf.Tensor]
 
-FEW = 8  # copies that are initialised eagerly, which takes less time than tracing
-
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class Stack(Bijector):
@@ -156,10 +154,8 @@ class Stack(Bijector):
     def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """See base: initialises each copy on the output of the previous one."""
         self.ensure_built(x)
-        initialize_one = self._initialize_one
-        if self.count > FEW:
-            # A partial for each stack: of one method TensorFlow counts all traces, and warns of many.
-            initialize_one = tf.function(functools.partial(initialize_one), autograph=False)
+        # A partial for each stack: of one method TensorFlow counts all traces, and warns of many.
+        initialize_one = tf.function(functools.partial(self._initialize_one), autograph=False)
         rows, read = [], self._read(x, condition)
         for weights in self._weights():
             x, own = initialize_one(weights, x, *read)
