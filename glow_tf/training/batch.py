@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -140,7 +141,8 @@ def first_examples(
     for batch in dataset:
         own = unpack(batch, config)
         members = (own.images, own.noise, own.condition)
-        batches += zip(*(_of_replicas(member) for member in tf.nest.flatten(members)), strict=True)
+        of_replicas = [_of_replicas(member) for member in tf.nest.flatten(members)]
+        batches += itertools.zip_longest(*of_replicas)  # of None there is one, of the others one each
         found = sum(int(leaves[0].shape[0]) for leaves in batches)
         if found >= count:
             break
