@@ -171,8 +171,7 @@ class PartsTrainer(OnBatch):
         Args:
           x: uint8 images [N, H, W, C], shuffled anew every epoch, or a source of batches of images or
             (images, noise); see `datasets.as_dataset`.
-          y: of an array x, the labels of a model with classes, integers [N], or what a model is given with
-            each image, an array [N, …] or a dictionary of them; a tuple of both if it has both. Else None.
+          y: of an array x, the labels [N] of a model with classes, or what a model is given, [N, …]; or both.
           batch_size: for an array; that of `compile` by default.
           epochs: the epoch to stop after; by default the last that has a phase.
           initial_step: steps of the first epoch that were made before, by a trainer whose state was restored.
