@@ -151,8 +151,7 @@ class Flow(FlowOfParts):
             log_det -= sum(likelihood.standard_normal_log_prob(eps) for eps in output.latents)
             latents += output.latents
             h = output.h
-        last = self.parts[-1]
-        top, whitening = last.prior.forward_and_log_det(h, last.for_prior(labels, given))
+        top, whitening = self.parts[-1].prior.forward_and_log_det(h, given if labels is None else labels)
         eps = [tf.reshape(z, [-1, math.prod(z.shape[1:])]) for z in (*latents, top)]
         return tf.concat(eps, axis=1), log_det + whitening
 
@@ -181,7 +180,7 @@ class Flow(FlowOfParts):
         pieces = tf.split(eps, [math.prod(shape) for shape in shapes], axis=1)
         latents = [tf.reshape(z, [-1, *s]) for z, s in zip(pieces, shapes, strict=True)]
         last = self.parts[-1]
-        h = last.prior.inverse(latents.pop(), last.for_prior(labels, last.read(condition)))
+        h = last.prior.inverse(latents.pop(), last.read(condition) if labels is None else labels)
         for k, part in reversed(list(enumerate(self.parts))):
             own = [latents.pop() for _ in part.latent_shapes]
             with self.on_device_of(k):

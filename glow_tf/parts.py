@@ -178,12 +178,8 @@ class Part(keras.Model):
           labels: the class of each example, integers [B], for a `ClassPrior`; None if it is not known.
           given: what `read` returned.
         """
-        log_prob = self.prior.log_prob(output.h, self.for_prior(labels, given))
+        log_prob = self.prior.log_prob(output.h, given if labels is None else labels)
         return -(log_prob + output.log_likelihood_term)
-
-    def for_prior(self, labels: tf.Tensor | None, given: Condition) -> Condition:
-        """Returns what the part's prior reads: labels, if it knows classes, or what `read` returned."""
-        return labels if isinstance(self.prior, ClassPrior) else given
 
     def set_reversible(self, reversible: bool) -> None:
         """Sets whether backpropagation recomputes the activations of the flow steps; see `Stack`."""

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Shape, per_example
+from glow_tf.bijectors.bijector import Shape, per_example, set_where
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.repeatable import Repeatable
 
@@ -59,12 +59,8 @@ class ActNorm(Repeatable):
         mean, variance_of_means = tf.nn.moments(means, axes=[0])
         deviation = tf.sqrt(tf.reduce_mean(variances, axis=0) + variance_of_means)
         new = self.initialized.value < 1
-
-        def set_where_new(variable: keras.Variable, value: tf.Tensor) -> None:
-            variable.assign(tf.where(new, tf.cast(value, variable.dtype), variable.value))
-
-        set_where_new(self.bias, -mean)
-        set_where_new(self.log_scale, -tf.math.log(deviation + EPSILON))
+        set_where(new, self.bias, -mean)
+        set_where(new, self.log_scale, -tf.math.log(deviation + EPSILON))
         self.initialized.assign(1)
         constant = tf.reduce_sum(tf.cast(new & (deviation < EPSILON), tf.int32))
         # TensorFlow keeps the function for as long as the process lives, so it must not hold the layer.

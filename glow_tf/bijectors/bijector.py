@@ -234,6 +234,11 @@ def no_log_det(x: tf.Tensor) -> tf.Tensor:
     return per_example(tf.zeros([], x.dtype), x)
 
 
+def set_where(new: tf.Tensor, variable: keras.Variable, value: tf.Tensor) -> None:
+    """Sets a variable to a value where `new`, bool [], holds; otherwise it keeps what it has."""
+    variable.assign(tf.where(new, tf.cast(value, variable.dtype), variable.value))
+
+
 def soft_bound(value: tf.Tensor, bound: float) -> tf.Tensor:
     """Maps a log-scale smoothly into [−bound, bound], with slope 1 at 0.
 

@@ -96,14 +96,19 @@ class FlowSplit(FactorsOut):
         eps, of_prior = self.prior.forward_and_log_det(u, features)
         return eps, of_flow + of_prior
 
-    def colour(
+    def colour_bounded(
         self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, condition: Condition = None
+    ) -> tf.Tensor:
+        """See base: bounds every flow step."""
+        features = self.features.call(self._seen(h, condition))
+        return self.flow.inverse_in_part(self.prior.inverse(eps, features), (), bound, features)[0]
+
+    def colour(
+        self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """See base."""
         features = self.features.call(self._seen(h, condition))
         u, of_prior = self.prior.inverse_and_log_det(eps, features)
-        if bound is not tf.identity:
-            return self.flow.inverse_in_part(u, (), bound, features)[0], of_prior
         z, of_flow = self.flow.inverse_and_log_det(u, features)
         return z, of_flow + of_prior
 

@@ -31,17 +31,16 @@ class FactorsOut(Bijector):
         raise NotImplementedError
 
     def colour(
-        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, condition: Condition = None
+        self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Inverts `whiten`: returns z, of the shape of eps, and log|det dz/d eps| [B] in nats.
-
-        Args:
-          h: what is kept, [B, H, W, kept].
-          eps: the whitened latent, [B, H, W, C − kept].
-          bound: changes activations on the way, [B, H, W, C].
-          condition: what the bijector reads beside h.
-        """
+        """Inverts `whiten`: returns z, of the shape of eps, and log|det dz/d eps| [B] in nats."""
         raise NotImplementedError
+
+    def colour_bounded(
+        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, condition: Condition = None
+    ) -> tf.Tensor:
+        """Returns the z of `colour`; a subclass whose map has steps has `bound` change their results."""
+        return self.colour(h, eps, condition)[0]
 
     def factor_out(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns h [B, H, W, kept], eps [B, H, W, C − kept] and log p(z | h) [B] in nats."""
@@ -55,7 +54,7 @@ class FactorsOut(Bijector):
           ValueError: the layer is not built.
         """
         self.require_built()
-        return self._together(h, eps, tf.identity, condition)[0]
+        return tf.concat([h, self.colour(h, eps, condition)[0]], axis=-1)
 
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
@@ -65,7 +64,9 @@ class FactorsOut(Bijector):
     def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.require_built()
-        return self._together(*self._cut(y), tf.identity, condition)
+        h, eps = self._cut(y)
+        z, log_det = self.colour(h, eps, condition)
+        return tf.concat([h, z], axis=-1), log_det
 
     def forward_in_part(self, so_far: PartOutput, condition: Condition = None) -> PartOutput:
         """See base: adds its latent, and log p(z | h) to those of the latents."""
@@ -78,7 +79,8 @@ class FactorsOut(Bijector):
     ) -> tuple[tf.Tensor, Latents]:
         """See base."""
         self.require_built()
-        return bound(self._together(h, latents[-1], bound, condition)[0]), latents[:-1]
+        z = self.colour_bounded(h, latents[-1], bound, condition)
+        return bound(tf.concat([h, z], axis=-1)), latents[:-1]
 
     def initialize_in_part(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """See base."""
@@ -104,12 +106,6 @@ class FactorsOut(Bijector):
         self.ensure_built(x)
         h, z = self._cut(x)
         return h, *self.whiten(h, z, condition)
-
-    def _together(
-        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, condition: Condition
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        z, log_det = self.colour(h, eps, bound, condition)
-        return tf.concat([h, z], axis=-1), log_det
 
     def _cut(self, x: tf.Tensor) -> list[tf.Tensor]:
         """Returns the channels that are kept, and the others."""
@@ -165,7 +161,7 @@ class Split(FactorsOut):
         return (z - mean) * tf.exp(-log_deviation), -tf.reduce_sum(log_deviation, axis=[1, 2, 3])
 
     def colour(
-        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, condition: Condition = None
+        self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """See base."""
         if self.prior == "standard":

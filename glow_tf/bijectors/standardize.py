@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, per_example
+from glow_tf.bijectors.bijector import Bijector, Shape, per_example, set_where
 from glow_tf.bijectors.condition import Condition
 
 
@@ -72,8 +72,8 @@ class Standardize(Bijector):
         self.require_built()
         new = self.initialized.value < 1
         deviation = tf.where(deviation > 0, deviation, tf.ones_like(deviation))
-        for variable, value in ((self.mean, mean), (self.deviation, deviation)):
-            variable.assign(tf.where(new, tf.cast(value, variable.dtype), variable.value))
+        set_where(new, self.mean, mean)
+        set_where(new, self.deviation, deviation)
         self.initialized.assign(1)
 
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
