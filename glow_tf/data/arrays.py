@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fractions
 from collections.abc import Iterable
 
 import numpy as np
@@ -99,6 +100,13 @@ def resize(image: tf.Tensor, size: int) -> tf.Tensor:
     if not image.dtype.is_floating:
         resized = tf.clip_by_value(tf.round(resized), 0, image.dtype.max)
     return tf.cast(resized, image.dtype)
+
+
+def scaled_side(size: int, factors: Iterable[tuple[fractions.Fraction, ...]]) -> int:
+    """Returns the side of maps whose sides are factors of those of images of a size; 0 if there is none."""
+    found = {factor for own in factors for factor in own}
+    side = size * found.pop() if len(found) == 1 else fractions.Fraction(1, 2)
+    return int(side) if side.denominator == 1 else 0
 
 
 def stack(batches: Iterable[np.ndarray], count: int, dataset: str) -> np.ndarray:

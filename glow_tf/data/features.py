@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.config import DataConfig
-from glow_tf.data.arrays import Examples, check_memory_for, resize
+from glow_tf.data.arrays import Examples, check_memory_for, resize, scaled_side
 from glow_tf.errors import ConfigError
 
 
@@ -55,10 +55,10 @@ def _side(config: DataConfig, image: tf.TensorShape, given: tf.TensorShape, rece
     size = config.image_size
     if not size or image[:2] == (size, size):
         return 0
-    if image.is_fully_defined() and given.is_fully_defined() and image[0] * given[1] == image[1] * given[0]:
-        side = size * fractions.Fraction(given[0], image[0])  # of the squares that are cut out
-        if side.denominator == 1:
-            return int(side)
+    if image.is_fully_defined() and given.is_fully_defined():
+        factors = tuple(map(fractions.Fraction, given[:2].as_list(), image[:2].as_list()))
+        if side := scaled_side(size, [factors]):  # of the squares that are cut out
+            return side
     raise ConfigError(
         "image_size resizes images and what is given with them by the same factor, which needs images of one "
         f"size each, whose sides have one ratio that leads to whole pixels. {received}, image_size={size}, "

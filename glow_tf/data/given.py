@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from glow_tf.config import ATTRIBUTES, FOLDER, INPUT, TARGET, DataConfig, attributes_of, folder_of
-from glow_tf.data.arrays import check_memory_for
+from glow_tf.data.arrays import check_memory_for, scaled_side
 from glow_tf.data.folder import NAMED, FolderImages, images_below, read_folder, read_pictures
 from glow_tf.data.parallel import in_parallel
 from glow_tf.data.pictures import read_size
@@ -129,13 +129,6 @@ def _size_of_inputs(config: DataConfig, pairs: Sequence[tuple[pathlib.Path, path
         "must be the same multiple of their images' sides, and lead to whole pixels. "
         f"Received: image_size={size}, and inputs whose height and width are {listed}"
     )
-
-
-def scaled_side(size: int, factors: Iterable[tuple[fractions.Fraction, ...]]) -> int:
-    """Returns the side of maps whose sides are factors of those of images of a size; 0 if there is none."""
-    found = {factor for own in factors for factor in own}
-    side = size * found.pop() if len(found) == 1 else fractions.Fraction(1, 2)
-    return int(side) if side.denominator == 1 else 0
 
 
 # Tables
