@@ -169,9 +169,9 @@ class TrainedModel:
         Raises:
           ConfigError: labels are not classes of the model, or there are not num of them.
         """
-        labels = labels_of_request(num_of_request(num, condition), labels, self.classes)
+        num = num_of_request(num, condition)
+        labels = labels_of_request(num, labels, self.classes)
         if labels is None:
-            num = num_of_request(num, condition)
             return self._call("sample", condition, num=num, temperature=temperature, seed=seed)
         return self._call("sample_label", condition, labels=labels, temperature=temperature, seed=seed)
 
@@ -189,9 +189,9 @@ class TrainedModel:
           `images`, uint8 [num, H, W, C], and `limited`, bool [num]: whether activations were clipped to keep
           them finite, see `ActivationLimit`. Such an image says little about the model.
         """
-        labels = labels_of_request(num_of_request(num, condition), labels, self.classes)
+        num = num_of_request(num, condition)
+        labels = labels_of_request(num, labels, self.classes)
         if labels is None:
-            num = num_of_request(num, condition)
             return self._call("sample_checked", condition, num=num, temperature=temperature, seed=seed)
         return self._call(
             "sample_label_checked", condition, labels=labels, temperature=temperature, seed=seed

@@ -13,6 +13,18 @@ from glow_tf.config import ModelConfig
 from glow_tf.errors import ConfigError
 
 
+def by_name(condition: Any) -> dict[str, Any]:
+    """Returns what is given by its names: {} for nothing; one thing without a name has the name ""."""
+    if condition is None:
+        return {}
+    return dict(condition) if isinstance(condition, Mapping) else {"": condition}
+
+
+def of_names(members: Mapping[str, Any]) -> Any:
+    """Inverts `by_name`."""
+    return members.get("", members) if members else None
+
+
 def checked_condition(condition: Any, config: ModelConfig, dtype: str) -> Condition:
     """Checks what a model is given, and converts it to tensors.
 
@@ -33,7 +45,7 @@ def checked_condition(condition: Any, config: ModelConfig, dtype: str) -> Condit
     shapes = config.condition_shapes
     if condition is None and not shapes:
         return None
-    given = condition if isinstance(condition, Mapping) else {} if condition is None else {"": condition}
+    given = by_name(condition)
     fits = given.keys() == shapes.keys()
     found = {name: tf.convert_to_tensor(value) for name, value in given.items()} if fits else {}
     if not all(_fits(tensor, shapes[name]) for name, tensor in found.items()) or not fits:
@@ -45,7 +57,7 @@ def checked_condition(condition: Any, config: ModelConfig, dtype: str) -> Condit
             raise ConfigError(
                 f"a condition must be finite. Received: {name or 'condition'} with NaN or infinity"
             )
-    return tensors.get("", tensors)
+    return of_names(tensors)
 
 
 def some_of(condition: Any, which: Any) -> Any:
@@ -86,13 +98,13 @@ def specs_of_condition(config: ModelConfig, dtype: str) -> Any:
         name: tf.TensorSpec(shape, dtype, name or "condition")
         for name, shape in config.condition_shapes.items()
     }
-    return specs.get("", specs) if specs else None
+    return of_names(specs)
 
 
 def check_specs_of_condition(spec: Any, config: ModelConfig) -> None:
     """Raises ConfigError unless the specs of batches of a dataset are what the model is given."""
     shapes = config.condition_shapes
-    given = spec if isinstance(spec, Mapping) else {"": spec}
+    given = by_name(spec)
     if given.keys() != shapes.keys() or not all(
         isinstance(own, tf.TensorSpec) and _fits(own, shapes[name]) for name, own in given.items()
     ):

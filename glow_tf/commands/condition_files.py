@@ -27,6 +27,7 @@ def condition_of(values: flags.FlagValues, model: TrainedModel) -> Any:
     Raises:
       ConfigError: it is missing, cannot be read, or does not fit the model.
     """
+    from glow_tf.conditions import by_name, of_names
     from glow_tf.use.images import fitted_condition
     from glow_tf.use.models import condition_shapes_of
 
@@ -35,7 +36,7 @@ def condition_of(values: flags.FlagValues, model: TrainedModel) -> Any:
         return None
     path = pathlib.Path(os.path.expanduser(values.condition))
     found = _read(path)
-    named = found if isinstance(found, dict) else {"": found}
+    named = by_name(found)
     for name, shape in condition_shapes_of(model).items():  # one alone needs no axis
         if name in named and named[name].ndim == len(shape):
             named[name] = named[name][np.newaxis]
@@ -44,7 +45,7 @@ def condition_of(values: flags.FlagValues, model: TrainedModel) -> Any:
             "condition must have one or more examples, as many in each array. Received: "
             f"condition={str(path)!r} with {[own.shape for own in named.values()]}"
         )
-    return fitted_condition(model, named.get("", named), f"condition={str(path)!r}")
+    return fitted_condition(model, of_names(named), f"condition={str(path)!r}")
 
 
 def _read(path: pathlib.Path) -> Any:

@@ -76,7 +76,9 @@ def main(values: flags.FlagValues) -> None:
 
 def _one_for_each(values: flags.FlagValues, num: int, condition: Any) -> tuple[int, Any]:
     """Returns how many images are drawn, and a condition for each; ConfigError if --num says otherwise."""
-    members = condition if isinstance(condition, dict) else {"": condition}
+    from glow_tf.conditions import by_name, of_names
+
+    members = by_name(condition)
     count = len(next(iter(members.values())))
     if count == 1:
         members = {name: np.repeat(own, num, axis=0) for name, own in members.items()}
@@ -84,4 +86,4 @@ def _one_for_each(values: flags.FlagValues, num: int, condition: Any) -> tuple[i
         raise ConfigError(
             f"num must be the number of conditions, or be left out. Received: {num=}, {count} conditions"
         )
-    return num if count == 1 else count, members.get("", members)
+    return num if count == 1 else count, of_names(members)

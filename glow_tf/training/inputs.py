@@ -212,13 +212,10 @@ def _last_of_array(glow: Glow, x: Any, y: Any, *, trains: bool) -> dict[str, Any
       ConfigError: y is missing, out of place, or does not fit the model or the number of images.
     """
     last = last_members(glow.config, trains=trains)
-    if not last:
+    if not last or not is_array(x):
         if y is not None:
-            raise ConfigError(f"y is not used: {EXPECTED}. Received: y")
-        return {}
-    if not is_array(x):
-        if y is not None:
-            raise ConfigError("y goes with an array; a dataset's batches end with it. Received: y")
+            goes_with = "y goes with an array; a dataset's batches end with it"
+            raise ConfigError(f"{goes_with if last else f'y is not used: {EXPECTED}'}. Received: y")
         return {}
     of_each = dict(zip(last, y if len(last) > 1 and isinstance(y, tuple) else (y,), strict=False))
     if any(own is None for own in of_each.values()) or len(of_each) < len(last):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import tensorflow as tf
 
+from glow_tf.conditions import of_names
 from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.glow import Glow
 from glow_tf.schedule import Phase
@@ -170,7 +171,7 @@ class SkippedSteps:
             step = own._steps_of(phase)
             names = sorted(own.glow.config.condition_shapes)  # as `nest.flatten` has them
             given = dict(zip(names, others, strict=False))
-            seen = Seen(v, given.get("", given) if names else None)
+            seen = Seen(v, of_names(given))
             if in_a_row:
                 found = (int(in_a_row), seen, float(loss), [float(n) for n in norms])
                 own.fault = explain_non_finite(own.glow, phase, step, *found)

@@ -2,11 +2,11 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from glow_tf.conditions import by_name, of_names
 from glow_tf.config import DataConfig
 from glow_tf.data.folder import why_no_classes
 from glow_tf.data.loading import load_split
@@ -139,7 +139,7 @@ def fitted_condition(model: TrainedModel, condition: Any, source: str) -> Any:
       ConfigError: it does not fit.
     """
     shapes = condition_shapes_of(model)
-    given = condition if isinstance(condition, Mapping) else {} if condition is None else {"": condition}
+    given = by_name(condition)
     if given.keys() != shapes.keys():
         needs = [f"{name!r} of shape {shape}" if name else str(shape) for name, shape in shapes.items()]
         raise ConfigError(
@@ -157,4 +157,4 @@ def fitted_condition(model: TrainedModel, condition: Any, source: str) -> Any:
                 f"image. Received: shape {own.shape[1:]}"
             )
         fitted[name] = own
-    return fitted.get("", fitted) if fitted else None
+    return of_names(fitted)

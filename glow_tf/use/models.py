@@ -11,7 +11,7 @@ import tensorflow as tf
 from glow_tf import presets
 from glow_tf.bijectors.condition import Condition
 from glow_tf.compiled_model import TrainedModel as TrainedModel
-from glow_tf.conditions import check_conditions, checked_condition, some_of
+from glow_tf.conditions import check_conditions, checked_condition, of_names, some_of
 from glow_tf.config import ModelConfig
 from glow_tf.durable_files import check_can_be_read_again
 from glow_tf.errors import ConfigError, in_one_line
@@ -80,7 +80,7 @@ def condition_shapes_of(model: TrainedModel) -> dict[str, tuple[int, ...]]:
 def nothing_of(model: TrainedModel) -> Condition:
     """Returns zeros of the shapes of what a model is given with one image; None if it is given nothing."""
     zeros = {name: np.zeros((1, *s), np.float32) for name, s in condition_shapes_of(model).items()}
-    return zeros.get("", zeros) if zeros else None
+    return of_names(zeros)
 
 
 def check_given(model: TrainedModel, condition: Condition, count: int) -> None:

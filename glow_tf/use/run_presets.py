@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from glow_tf.data.loading import ImageData
 from glow_tf.data.loading import load as load_data
 from glow_tf.durable_files import check_place
 from glow_tf.errors import ConfigError
@@ -70,10 +71,14 @@ def save_run_to_preset(
     with tempfile.TemporaryDirectory() as temporary:  # the score is on the card when the preset appears
         glow.save_to_preset(f"{temporary}/model", about, weights_dtype)
         kept = Glow.from_preset(f"{temporary}/model")
-    bpd, error = mean_and_error(
-        evaluate(kept, images.test, seed=config.seed, condition=images.conditions.get("test")).per_image
-    )
-    about |= {"test_bpd": round(bpd, 5), "test_examples": len(images.test)}
-    about |= {"test_bpd_se": round(error, 5)} if len(images.test) > 1 else {}
+    about |= _score(kept, images, config.seed)
     glow.save_to_preset(folder, about, weights_dtype)
     return {**about, "run_test_bpd": summary["test_bpd"]}
+
+
+def _score(glow: Glow, images: ImageData, seed: int) -> dict[str, Any]:
+    """Returns what a card says of the model's score on test images."""
+    found = evaluate(glow, images.test, seed=seed, condition=images.conditions.get("test"))
+    bpd, error = mean_and_error(found.per_image)
+    score = {"test_bpd": round(bpd, 5), "test_examples": len(images.test)}
+    return score | ({"test_bpd_se": round(error, 5)} if len(images.test) > 1 else {})

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.tracing import functions_inlined
+from glow_tf.conditions import by_name, of_names
 from glow_tf.glow import Glow
 
 
@@ -32,17 +33,15 @@ class Given:
           ConfigError: it does not fit the model.
         """
         shapes = glow.config.condition_shapes
-        found = condition if isinstance(condition, Mapping) else {"": condition}
-        found = {name: tf.convert_to_tensor(own) for name, own in found.items() if own is not None}
+        found = {k: tf.convert_to_tensor(own) for k, own in by_name(condition).items() if own is not None}
         fits = found.keys() == shapes.keys()
         if not fits or not all(ends_with(found[k].shape, tf.TensorShape(s)) for k, s in shapes.items()):
             one = tf.nest.map_structure(lambda own: own[tf.newaxis], found)
-            glow.checked_condition(one.get("", one) if one else None)  # says what is wrong
+            glow.checked_condition(of_names(one))  # says what is wrong
         if not shapes:
             return None
         flat = {name: tf.reshape(found[name], [-1, *shape]) for name, shape in shapes.items()}
-        numbers = glow.checked_condition(flat.get("", flat))
-        numbers = numbers if isinstance(numbers, Mapping) else {"": numbers}
+        numbers = by_name(glow.checked_condition(of_names(flat)))
         members = {name: tf.reshape(numbers[name], tf.shape(own)) for name, own in found.items()}
         for name, own in members.items():
             own.set_shape(found[name].shape)
@@ -73,7 +72,7 @@ class Given:
         """Returns a condition for each member of a batch of any dimensions: [B, …]."""
         found = self._broadcast_parameters_with_batch_shape(batch_shape).members
         flat = {name: tf.reshape(own, [-1, *self.shapes[name]]) for name, own in found.items()}
-        return flat.get("", flat)
+        return of_names(flat)
 
     # What TFP calls of a parameter to slice a distribution.
 
