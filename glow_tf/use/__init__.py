@@ -27,7 +27,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "image_features": ["Features", "features"],
         "guard": ["Scorer"],
         "spoiled": ["spoiled_copies"],
-        "restoring": ["denoise", "doubled", "halved", "inpaint", "psnr", "upscale"],
+        "restoring": ["denoise", "inpaint", "psnr"],
+        "upscaling": ["reduced", "repeated", "upscale"],
         "tfp_views": ["as_distribution", "as_tfp_bijector"],
     },
 )

@@ -79,7 +79,7 @@ def read_images(
     Grey images fill the channels of a model for colours.
 
     Args:
-      image_shape: (H, W, C) of the model's images.
+      image_shape: (H, W, C) of the model's images; (0, 0, C) keeps their size, which must be one.
       dataset: `digits`, a TFDS image data set by name, `folder:PATH` or `file:PATH.npy`.
       data_dir: TFDS's.
       split: `train`, `test` or `all`; empty: the test images, or all of a folder without test/.
@@ -114,7 +114,7 @@ def read_images(
 
 def _check_shape(images: np.ndarray, image_shape: tuple[int, int, int], dataset: str) -> None:
     height, width, channels = image_shape
-    if images.shape[1:] == image_shape:
+    if images.shape[1:] == image_shape or (height == width == 0 and images.shape[-1] == channels):
         return
     if (channels, images.shape[-1]) == (1, 3):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Images restored by the exact gradient of log p, or by drawing the finest latents."""
+"""Images restored by the exact gradient of log p."""
 
 import functools
 from collections.abc import Callable
@@ -13,7 +13,6 @@ from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.pieces import in_streams
-from glow_tf.use.latents import decode, encode, without_finest
 from glow_tf.use.models import check_given
 
 BATCH = 64
@@ -86,57 +85,6 @@ def inpaint(
     start = np.stack([_filled(image, own) for image, own in zip(images, mask, strict=True)])
     result = _climbed(glow, start, free, lambda v, y: tf.zeros(tf.shape(v)[:1], v.dtype), steps, condition)
     return np.where(mask[..., None], result, images)
-
-
-def upscale(
-    glow: Glow, small: np.ndarray, temperature: float = 0.0, seed: int = 0, condition: Condition = None
-) -> np.ndarray:
-    """Doubles the size of images: enlarges them, and draws the finest latents anew.
-
-    Each 2×2 square of the result has the mean of the pixel that it stands for, but for rounding and where
-    that would leave the range.
-
-    Args:
-      glow: a model of images [H, W, C] with two blocks or more.
-      small: uint8 [N, H/2, W/2, C].
-      temperature: of the finest latents; 0 is their mode.
-      seed: of the finest latents.
-      condition: as in `denoise`.
-
-    Returns:
-      uint8 [N, H, W, C].
-
-    Raises:
-      ConfigError: images have another shape, or the model has one block.
-    """
-    require_pictures("upscale", glow)
-    height, width, channels = glow.image_shape
-    if small.shape[1:] != (height // 2, width // 2, channels) or glow.config.num_blocks < 2:
-        raise ConfigError(
-            "upscale needs a model with two blocks or more, and images of "
-            f"{height // 2}×{width // 2}×{channels}. Received: {glow.config.num_blocks} blocks and images of "
-            f"shape {small.shape}"
-        )
-    large = tf.clip_by_value(tf.round(tf.image.resize(small, [height, width], "bicubic")), 0, 255)
-    eps = encode(glow, tf.cast(large, tf.uint8).numpy(), condition)
-    return with_means(decode(glow, without_finest(glow, eps, 1, temperature, seed), condition), small)
-
-
-def with_means(images: np.ndarray, small: np.ndarray) -> np.ndarray:
-    """Returns images uint8 [N, H, W, C] moved so that each 2×2 square has the mean [N, H/2, W/2, C]."""
-    found = images.astype(np.float32)
-    return np.clip(np.round(found + doubled(small - halved(found))), 0, 255).astype(np.uint8)
-
-
-def halved(images: np.ndarray) -> np.ndarray:
-    """Returns the mean of each 2×2 square: [N, H, W, C] → float [N, H/2, W/2, C]."""
-    count, height, width, channels = images.shape
-    return images.reshape(count, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
-
-
-def doubled(images: np.ndarray) -> np.ndarray:
-    """Repeats each pixel as a 2×2 square: [N, H, W, C] → [N, 2H, 2W, C]."""
-    return np.repeat(np.repeat(images, 2, axis=1), 2, axis=2)
 
 
 def psnr(images: np.ndarray, truth: np.ndarray) -> np.ndarray:

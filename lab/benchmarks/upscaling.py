@@ -13,9 +13,9 @@ from absl import flags
 
 from glow_tf.commands import cli
 from glow_tf.run.pictures import enlarged
-from glow_tf.use import doubled, halved, open_model, psnr, read_images, upscale
+from glow_tf.use import open_model, psnr, read_images, reduced, repeated, upscale
 from glow_tf.use.evaluation import mean_and_error
-from glow_tf.use.restoring import with_means
+from glow_tf.use.upscaling import with_means
 from lab.benchmarks.rows import added_to
 
 COLUMNS = ("model", "method", "images", "psnr_db", "upscale_ahead_by_db", "standard_error_db")
@@ -34,10 +34,10 @@ def main(given: flags.FlagValues) -> None:
     """Measures, prints and writes."""
     glow = open_model(given.model)
     truth = read_images(glow.image_shape, given.dataset, given.data_dir, count=given.examples).images
-    small = np.round(halved(truth)).astype(np.uint8)
+    small = np.round(reduced(truth)).astype(np.uint8)
     bicubic = enlarged(small, 2)
     found = {
-        "repeated pixels": doubled(small),
+        "repeated pixels": repeated(small),
         "bicubic": bicubic,
         "bicubic, means corrected": with_means(bicubic, small),
         "upscale": upscale(glow, small),

@@ -9,7 +9,7 @@ import glow_tf
 from glow_tf import data
 from glow_tf.commands import cli
 from glow_tf.errors import ConfigError
-from glow_tf.use import denoise, encode, inpaint, psnr, upscale
+from glow_tf.use import denoise, encode, inpaint, psnr
 from glow_tf.use.restoring import _filled
 
 
@@ -63,19 +63,6 @@ def test_the_climb_starts_from_what_is_around():
     assert filled[2, 1] < filled[2, 3]
 
 
-def test_doubling_keeps_the_mean_of_each_square_and_the_coarse_latents(rng):
-    glow = small_glow(image_shape=(16, 16, 3), n_bits=8, perturbed=False)
-    glow.initialize(rng.integers(60, 200, (64, 16, 16, 3), np.uint8))
-    small = rng.integers(60, 200, (3, 8, 8, 3), np.uint8)
-    large = upscale(glow, small, temperature=0.1)
-    assert large.shape == (3, 16, 16, 3)
-    squares = large.reshape(3, 8, 2, 8, 2, 3).mean(axis=(2, 4))
-    inside = ((large > 0) & (large < 255)).reshape(3, 8, 2, 8, 2, 3).all(axis=(2, 4))
-    assert np.abs(squares - small)[inside].max() <= 1
-    assert inside.mean() > 0.5
-    assert not np.array_equal(large, upscale(glow, small, temperature=0.1, seed=1))
-
-
 def test_psnr_is_that_of_the_mean_square():
     truth = np.full((1, 4, 4, 1), 100, np.uint8)
     assert psnr(truth + 10, truth)[0] == pytest.approx(20 * np.log10(25.5))
@@ -90,7 +77,6 @@ def test_what_cannot_be_restored_is_refused(model, digits):
         (lambda: inpaint(model, digits, np.ones((8, 8))), r"unknown must be bool of shape \(8, 8\)"),
         (lambda: denoise(model, digits / np.float32(255), sigma=1), "images must be uint8"),
         (lambda: inpaint(model, digits[:, :4], np.ones((4, 8), bool)), "images must be uint8"),
-        (lambda: upscale(model, digits), "a model with two blocks or more"),
     ):
         with pytest.raises(ConfigError, match=message):
             call()
@@ -109,9 +95,6 @@ def test_the_command_restores_and_tells_the_gain(model, tmp_path, monkeypatch, c
     rows = np.load("restored.npy")
     assert rows.shape == (4, 2, 8, 8, 1)
     np.testing.assert_array_equal(rows[:, 0, 4:], rows[:, 1, 4:])
-    small_glow(image_shape=(16, 16, 1)).save_to_preset(tmp_path / "two")
-    assert cli.run("restore", ["upscale", "--model=two", "--dataset=digits", "--examples=2"]) == 0
-    assert np.load("restored.npy").shape == (2, 2, 16, 16, 1)
     for wrong, message in (
         (["inpaint", "--mask=absent.png"], "mask must be a picture of 8×8"),
         (["denoise", "--sigma=-1", "--simulate"], "sigma must be one or more numbers from 0"),

@@ -1,0 +1,134 @@
+"""Images of twice or four times the size: what they lack is drawn from a model."""
+
+import functools
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from glow_tf.bijectors.condition import Condition
+from glow_tf.compiled_model import require_pictures
+from glow_tf.conditions import some_of
+from glow_tf.data.progress import with_progress
+from glow_tf.endpoints import ActivationLimit
+from glow_tf.errors import ConfigError
+from glow_tf.glow import Glow
+from glow_tf.use.latents import BATCH, decode, encode, seed_of, without_finest
+from glow_tf.use.models import check_given
+
+
+def upscale(
+    glow: Glow,
+    small: np.ndarray,
+    temperature: float = 0.0,
+    seed: int = 0,
+    condition: Condition = None,
+    factor: int = 2,
+) -> np.ndarray:
+    """Enlarges images: a model of levels draws the details given the image, p(details | image).
+
+    Levels are convolutions, so their images may have any size. A Glow has no such density: it encodes the
+    enlarged image (bicubic) and draws the finest latents anew; the images have half the model's size.
+    Each 2×2 square of the result has the mean of the pixel that it stands for, but for rounding and where
+    that would leave the range.
+
+    Args:
+      glow: a model of levels, or a Glow of two blocks or more.
+      small: uint8 [N, h, w, C]; of a Glow [N, H/2, W/2, C].
+      temperature: of the latents that are drawn; 0 is their mode.
+      seed: of the latents that are drawn.
+      condition: what the model is given with each image, an array [N, …] or a dictionary of them.
+      factor: 2 or, of levels, a higher power of two that is a matter of details alone, up to 2^num_blocks.
+
+    Returns:
+      uint8 [N, factor·h, factor·w, C].
+
+    Raises:
+      ConfigError: images have another type or shape, the factor cannot be, or the data are no pictures.
+    """
+    require_pictures("upscale", glow)
+    check_given(glow, condition, len(small))
+    check_factor(glow, factor)
+    if glow.config.has_levels:
+        return _with_details(glow, small, temperature, seed, condition, factor.bit_length() - 1)
+    height, width, channels = glow.image_shape
+    if small.shape[1:] != (height // 2, width // 2, channels):
+        raise ConfigError(
+            f"upscale by this Glow needs images of {height // 2}×{width // 2}×{channels}. "
+            f"Received: images of shape {small.shape}"
+        )
+    large = tf.clip_by_value(tf.round(tf.image.resize(small, [height, width], "bicubic")), 0, 255)
+    eps = encode(glow, tf.cast(large, tf.uint8).numpy(), condition)
+    return with_means(decode(glow, without_finest(glow, eps, 1, temperature, seed), condition), small)
+
+
+def with_means(images: np.ndarray, small: np.ndarray) -> np.ndarray:
+    """Returns images uint8 [N, H, W, C] moved so that each 2×2 square has the mean [N, H/2, W/2, C]."""
+    found = images.astype(np.float32)
+    return np.clip(np.round(found + repeated(small - reduced(found))), 0, 255).astype(np.uint8)
+
+
+def reduced(images: np.ndarray, factor: int = 2) -> np.ndarray:
+    """Returns the mean of each square: [N, H, W, C] → float [N, H/factor, W/factor, C]."""
+    count, height, width, channels = images.shape
+    squares = images.reshape(count, height // factor, factor, width // factor, factor, channels)
+    return squares.mean(axis=(2, 4))
+
+
+def repeated(images: np.ndarray, factor: int = 2) -> np.ndarray:
+    """Repeats each pixel as a square: [N, H, W, C] → [N, factor·H, factor·W, C]."""
+    return np.repeat(np.repeat(images, factor, axis=1), factor, axis=2)
+
+
+def check_factor(glow: Glow, factor: int) -> None:
+    """Raises ConfigError unless a model can make images so many times as large."""
+    blocks, levels = glow.config.num_blocks, glow.config.has_levels
+    if not levels and (factor != 2 or blocks < 2):
+        raise ConfigError(
+            "upscale needs a model of levels, or factor=2 and a Glow of two blocks or more. "
+            f"Received: {factor=}, a Glow of num_blocks={blocks}"
+        )
+    if levels and factor not in (powers := [2**k for k in range(1, blocks + 1)]):
+        raise ConfigError(
+            f"factor must be one of {', '.join(map(str, powers))}: the model has {blocks} levels. "
+            f"Received: {factor=}"
+        )
+
+
+def _with_details(
+    glow: Glow, small: np.ndarray, temperature: float, seed: int, condition: Condition, levels: int
+) -> np.ndarray:
+    """Draws the details of the finest levels: uint8 [N, h, w, C] → uint8 [N, h·2^levels, w·2^levels, C]."""
+    channels, factor = glow.image_shape[-1], 2**levels
+    if small.ndim != 4 or small.shape[-1] != channels or small.dtype != np.uint8 or 0 in small.shape[1:]:
+        raise ConfigError(
+            f"upscale needs images, uint8 (N, height, width, {channels}). "
+            f"Received: {small.dtype.name} of shape {small.shape}"
+        )
+    shape = (len(small), factor * small.shape[1], factor * small.shape[2], channels)
+    size = max(BATCH * glow.dimensions // math.prod(shape[1:]), 1)  # as many pixels as other commands take
+    draw = tf.function(functools.partial(_drawn, glow, levels), autograph=False, reduce_retracing=True)
+    found = [np.empty((0, *shape[1:]), np.uint8)]
+    starts = range(0, len(small), size)
+    for place, start in enumerate(with_progress(starts, len(starts), f"Drawing details, batches of {size}")):
+        piece = slice(start, start + size)
+        given = glow.checked_condition(some_of(condition, piece))
+        number = tf.constant(seed_of(seed, place)), tf.constant(temperature, glow.compute_dtype)
+        drawn = draw(tf.constant(small[piece]), *number, given)
+        found.append(drawn.numpy())
+    return np.concatenate(found)
+
+
+def _drawn(
+    glow: Glow, levels: int, small: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor, condition: Condition
+) -> tf.Tensor:
+    # The mean of dequantised pixels is half a level above that of bytes.
+    h = glow.dequantize.forward(glow.dequantize.levels(small) + 0.5)
+    for k in reversed(range(levels)):
+        with glow.on_device_of(k):
+            shape = tf.concat([tf.shape(h)[:-1], [3 * h.shape[-1]]], 0)
+            eps = tf.random.stateless_normal(shape, [seed, k], dtype=h.dtype)
+            eps = tf.ensure_shape(eps, [*h.shape[:-1], 3 * h.shape[-1]])
+            part = glow.parts[k]
+            h = part.inverse(h, [temperature * eps], ActivationLimit(), part.read(condition))
+    return glow.dequantize.to_output(glow.dequantize.inverse(h))

@@ -1,0 +1,98 @@
+"""Upscaling: the details that levels draw given an image, and a Glow's finest latents."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from small import preset_once, small_glow
+
+import glow_tf
+from glow_tf import data
+from glow_tf.commands import cli
+from glow_tf.errors import ConfigError
+from glow_tf.use import psnr, reduced, repeated, upscale
+from glow_tf.use.upscaling import with_means
+
+
+@pytest.fixture(scope="module")
+def levels():
+    config = glow_tf.ModelConfig(
+        (16, 16, 3), architecture="levels", num_blocks=2, flow_steps=2, width=8, seed=3
+    )
+    glow = glow_tf.Glow(config)
+    glow.initialize(np.random.default_rng(0).integers(60, 200, (64, 16, 16, 3), np.uint8))
+    return glow
+
+
+@pytest.mark.parametrize(("size", "factor"), [((8, 8), 2), ((10, 6), 2), ((5, 7), 4)])
+def test_details_are_added_to_images_of_any_size_and_keep_every_mean(levels, rng, size, factor):
+    small = rng.integers(60, 200, (3, *size, 3), np.uint8)
+    large = upscale(levels, small, temperature=0.1, factor=factor)
+    assert (large.dtype, large.shape) == (np.uint8, (3, size[0] * factor, size[1] * factor, 3))
+    assert np.abs(reduced(large, factor) - small).max() <= 0.5  # pixels are rounded down
+    assert not np.array_equal(large, repeated(small, factor))
+    np.testing.assert_array_equal(large, upscale(levels, small, 0.1, factor=factor))
+    assert not np.array_equal(large, upscale(levels, small, 0.1, seed=1, factor=factor))
+
+
+def test_details_are_those_of_the_finest_latents(levels):
+    """The same map as `decode`: an image whose finest latents are 0 is its own likeliest enlargement."""
+    eps = np.array(levels.encode(np.full((1, 16, 16, 3), 117, np.uint8)))
+    eps[:, : 8 * 8 * 9] = 0
+    image = levels.decode(eps).numpy()
+    found = upscale(levels, np.round(reduced(image)).astype(np.uint8))
+    assert np.abs(found.astype(int) - image).max() <= 2
+
+
+def test_a_glow_keeps_the_mean_of_each_square(rng):
+    glow = small_glow(image_shape=(16, 16, 3), n_bits=8, perturbed=False)
+    glow.initialize(rng.integers(60, 200, (64, 16, 16, 3), np.uint8))
+    small = rng.integers(60, 200, (3, 8, 8, 3), np.uint8)
+    large = upscale(glow, small, temperature=0.1)
+    assert large.shape == (3, 16, 16, 3)
+    inside = ((large > 0) & (large < 255)).reshape(3, 8, 2, 8, 2, 3).all(axis=(2, 4))
+    assert np.abs(reduced(large) - small)[inside].max() <= 1
+    assert inside.mean() > 0.5
+    assert not np.array_equal(large, upscale(glow, small, temperature=0.1, seed=1))
+
+
+def test_means_are_given_to_squares(rng):
+    small = rng.integers(10, 246, (2, 3, 3, 1), np.uint8)
+    moved = with_means(repeated(small) + np.uint8(5), small)
+    np.testing.assert_array_equal(moved, repeated(small))
+
+
+def test_what_cannot_be_enlarged_is_refused(levels):
+    digits = data.load(glow_tf.DataConfig("digits")).test[:2]
+    small = np.zeros((1, 8, 8, 3), np.uint8)
+    for call, message in (
+        (lambda: upscale(preset_once("digits"), digits), "a model of levels, or factor=2 and a Glow of two"),
+        (lambda: upscale(levels, small, factor=3), "factor must be one of 2, 4: the model has 2 levels"),
+        (lambda: upscale(levels, small, factor=8), "Received: factor=8"),
+        (lambda: upscale(levels, small[..., :1]), r"upscale needs images, uint8 \(N, height, width, 3\)"),
+        (lambda: upscale(levels, small / 255), "Received: float64"),
+        (lambda: upscale(small_glow(image_shape=(16, 16, 1)), digits[:, :4]), "images of 8×8×1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
+
+
+def test_the_command_draws_details_for_pictures_of_any_size(levels, tmp_path, monkeypatch, capsys, rng):
+    monkeypatch.chdir(tmp_path)
+    levels.save_to_preset(tmp_path / "levels")
+    (tmp_path / "pictures").mkdir()
+    for k in range(2):
+        Image.fromarray(rng.integers(0, 256, (10, 6, 3), np.uint8)).save(tmp_path / f"pictures/{k}.png")
+    arguments = ["upscale", "--model=levels", "--dataset=folder:pictures"]
+    assert cli.run("restore", [*arguments, "--factor=4", "--draws=2", "--temperature=0.5"]) == 0
+    rows = np.load("restored.npy")
+    assert rows.shape == (2, 3, 40, 24, 3)
+    assert not np.array_equal(rows[:, 1], rows[:, 2])
+    assert cli.run("restore", [*arguments, "--simulate", "--factor=4"]) == 0
+    rows = np.load("restored.npy")
+    assert rows.shape == (2, 3, 8, 4, 3)
+    assert f"{psnr(rows[:, 1], rows[:, 2]).mean():.2f} dB restored" in capsys.readouterr().out
+    assert cli.run("restore", [*arguments, "--factor=3"]) != 0
+    assert "factor must be one of 2, 4" in capsys.readouterr().err
+    small_glow(image_shape=(16, 16, 1)).save_to_preset(tmp_path / "two")
+    assert cli.run("restore", ["upscale", "--model=two", "--dataset=digits", "--examples=2"]) == 0
+    assert np.load("restored.npy").shape == (2, 2, 16, 16, 1)
