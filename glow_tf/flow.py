@@ -46,7 +46,7 @@ class Flow(FlowOfParts):
         """Dequantises images: adds noise to the levels of their bytes. Real data stay as they are.
 
         Args:
-          images: [B, H, W, C], of the type of the model's data.
+          images: [B, H, W, C], of the type of the model's data; of levels, of any size that they halve.
           noise: in [0, 1), [B, H, W, C] or one number for all; by default, drawn from the seed.
           seed: of the noise; unused if noise is given.
 
@@ -57,7 +57,7 @@ class Flow(FlowOfParts):
           ConfigError: `checked_images` refuses the images.
           ValueError, InvalidArgumentError: the shape of noise is not that of the images.
         """
-        images = checked_images(images, self.image_shape, self.data_dtype)
+        images = checked_images(images, self.taken_shape, self.data_dtype)
         if not self.dequantize.takes_noise:
             return self.dequantize.levels(images)
         if noise is None:

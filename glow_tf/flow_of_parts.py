@@ -104,6 +104,11 @@ class FlowOfParts(DensityModel):
         return self.config.image_shape
 
     @property
+    def taken_shape(self) -> tuple[int | None, int | None, int]:
+        """(H, W, C) of images that the mathematics takes: of levels, which are convolutions, of any size."""
+        return (None, None, self.image_shape[-1]) if self.config.has_levels else self.image_shape
+
+    @property
     def data_dtype(self) -> str:
         """The type of the images: `uint8`, `uint16` or `float32`."""
         return self.config.data_dtype

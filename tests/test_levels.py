@@ -6,17 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import perturb
+from small import perturb, small_levels
 
 from glow_tf import ConfigError, Glow, ModelConfig, PartsTrainer, TrainConfig, export
 from glow_tf.partition import part_layouts
 from glow_tf.schedule import Phase, end_to_end, one_part, simultaneous
-
-
-def levels(dtype=None, **changes) -> Glow:
-    settings = {"num_blocks": 2, "flow_steps": 2, "width": 6, "condition_features": 4} | changes
-    settings.setdefault("image_shape", (8, 8, 3))
-    return Glow(ModelConfig(architecture="levels", **settings), dtype=dtype)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +20,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def perturbed(images):
-    glow = levels(dtype="float64")
+    glow = small_levels(dtype="float64")
     glow.initialize(images)
     perturb(glow)
     return glow
@@ -35,7 +29,7 @@ def perturbed(images):
 def trained(images, phases, batch_size=8, **settings):
     """Returns a trainer after its phases; without clipping, whose norm is over parts that train together."""
     keras.utils.set_random_seed(0)
-    trainer = PartsTrainer(levels(**settings), phases, seed=3)
+    trainer = PartsTrainer(small_levels(**settings), phases, seed=3)
     trainer.compile([keras.optimizers.SGD(1e-3) for _ in trainer.glow.parts], clip_norm=0)
     trainer.fit(images, batch_size=batch_size, verbose=0)
     return trainer
@@ -52,7 +46,7 @@ def test_a_level_has_a_part_and_the_coarsest_image_another(perturbed):
     ("shape", "blocks"), [((8, 8, 1), 2), ((12, 4, 5), 2), ((6, 6, 1), 1), ((4, 4, 3), 2)], ids=str
 )
 def test_any_size_that_halves_will_do(shape, blocks):
-    glow = levels(image_shape=shape, num_blocks=blocks, dtype="float64")
+    glow = small_levels(image_shape=shape, num_blocks=blocks, dtype="float64")
     images = np.random.default_rng(0).integers(0, 256, (4, *shape)).astype(np.uint8)
     glow.initialize(images)
     perturb(glow)
@@ -84,7 +78,7 @@ def test_the_terms_of_the_parts_add_up_to_the_log_likelihood(perturbed, images):
 
 
 def test_no_part_has_a_gradient_from_the_loss_of_another(images):
-    trainer = PartsTrainer(levels(), [end_to_end(3)])
+    trainer = PartsTrainer(small_levels(), [end_to_end(3)])
     trainer.compile("adamax", run_eagerly=True)
     glow = trainer.glow
     glow.initialize(images)
@@ -139,7 +133,7 @@ def test_a_level_of_its_own_objective_has_no_prior_of_the_smaller_image(images):
 def test_recomputation_gives_the_same_steps(images):
     kept = trained(images, [simultaneous(3)]).glow
     keras.utils.set_random_seed(0)
-    trainer = PartsTrainer(levels(), [simultaneous(3)], seed=3)
+    trainer = PartsTrainer(small_levels(), [simultaneous(3)], seed=3)
     sgd = [keras.optimizers.SGD(1e-3) for _ in range(3)]
     trainer.compile(sgd, clip_norm=0, reversible=True)
     trainer.fit(images, batch_size=8, verbose=0)
@@ -148,7 +142,7 @@ def test_recomputation_gives_the_same_steps(images):
 
 
 def test_files_and_exports_hold_levels(images, tmp_path):
-    glow = levels(level_steps="2,1,3", level_widths=(6, 4, 5))
+    glow = small_levels(level_steps="2,1,3", level_widths=(6, 4, 5))
     glow.initialize(images)
     perturb(glow)
     glow.save(tmp_path / "glow.keras")
@@ -192,11 +186,11 @@ def test_layouts_say_what_a_level_costs():
 )
 def test_settings_that_make_no_levels_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        levels(**settings)
+        small_levels(**settings)
 
 
 def test_a_trainconfig_trains_levels(images):
-    trainer = PartsTrainer(levels())
+    trainer = PartsTrainer(small_levels())
     trainer.compile(TrainConfig(schedule="alternating", part_epochs=3, finetune_epochs=1, batch_size=8))
     history = trainer.fit(images, verbose=0).history
     found = np.array([history[f"local_bpd_{k}"] for k in (1, 2, 3)])

@@ -66,6 +66,12 @@ class DataConfig:
         most=MOST,
     )
     augment: str = setting("none", "{}.", choices=AUGMENTATIONS)
+    crop: int = setting(
+        0,
+        "Side of the squares, cut at random out of every training image, of which a model of levels learns; "
+        "it is evaluated on whole images. 0: whole images.",
+        most=MOST_SIDE,
+    )
     condition: str = setting(
         "",
         "What the model is given with each image. Of a folder: input (images in PATH/target/, the file of "

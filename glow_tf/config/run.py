@@ -114,6 +114,7 @@ class RunConfig:
                 f"only_part needs architecture=levels, and must be a part from 1 to {num_parts}. "
                 f"Received: only_part={only}, architecture={self.model.architecture!r}"
             )
+        self._check_crop()
         self.train.learning_rates(num_parts)
         self.train.finetune_learning_rates(num_parts)
         devices = [device for device in self.part_devices.split(",") if device]
@@ -138,6 +139,24 @@ class RunConfig:
             raise ConfigError(
                 "cache_prefix keeps the prefix's outputs in one place and needs another strategy than "
                 "part_parallel. Received: cache_prefix=True, strategy='part_parallel'"
+            )
+
+    def _check_crop(self) -> None:
+        """Raises ConfigError unless the model can learn from crops, and nothing is kept of whole images."""
+        crop, multiple, size = self.data.crop, 2**self.model.num_blocks, self.data.image_size
+        if not crop:
+            return
+        if not self.model.has_levels or crop % multiple or 0 < size < crop:
+            raise ConfigError(
+                f"crop needs architecture=levels, and must be a multiple of {multiple} (2^num_blocks), not "
+                f"larger than the images. Received: crop={crop}, architecture={self.model.architecture!r}, "
+                f"image_size={size}"
+            )
+        if self.train.cache_prefix or self.strategy == "part_parallel":
+            raise ConfigError(
+                "crop needs cache_prefix=false and another strategy than part_parallel: both know the size "
+                f"of whole images. Received: cache_prefix={self.train.cache_prefix}, "
+                f"strategy={self.strategy!r}"
             )
 
     def _check_size_and_batch(self) -> None:

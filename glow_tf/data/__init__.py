@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "loading": ["ImageData", "load"],
         "batches": [
             "WHOLE",
+            "Crop",
             "DataSlice",
             "evaluation_batches",
             "prefix_batches",

@@ -36,6 +36,35 @@ class DataSlice(NamedTuple):
 WHOLE = DataSlice()
 
 
+class Crop(NamedTuple):
+    """A square that is cut out of every image, at a random place.
+
+    Attributes:
+      side: of the square; 0 leaves images whole.
+      multiple: places are multiples of it from the top left corner, so that squares of as many pixels that
+        a model takes together stay together.
+    """
+
+    side: int = 0
+    multiple: int = 1
+
+    def of(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns the crop that a seed gives of an image [H, W, C]: [side, side, C]."""
+        if not self.side:
+            return image
+        places = [(length - self.side) // self.multiple + 1 for length in image.shape[:2]]
+        seeds = (tf.random.fold_in(seed, key) for key in (3, 4))
+        drawn = [
+            tf.random.stateless_uniform([], own, maxval=count, dtype=tf.int32)
+            for own, count in zip(seeds, places, strict=True)
+        ]
+        start = [self.multiple * place for place in drawn]
+        return tf.slice(image, [*start, 0], [self.side, self.side, image.shape[-1]])
+
+
+NO_CROP = Crop()
+
+
 def steps_per_epoch(examples: int, batch_size: int) -> int:
     """Returns the training steps per epoch.
 
@@ -54,6 +83,7 @@ def training_batches(
     seed: int,
     *,
     augment: str = "none",
+    crop: Crop = NO_CROP,
     start: tuple[int, int] = (0, 0),
     noise_epochs: Sequence[int] = (),
     data_slice: DataSlice = WHOLE,
@@ -71,6 +101,7 @@ def training_batches(
       batch_size: images per batch, over all replicas.
       seed: everything random follows from it.
       augment: `none`, `flip`, `shift` or `flip_shift`.
+      crop: of every image; H and W above are then its side.
       start: the epoch to start with, from 0, and how many of its `steps_per_epoch` batches are left out.
       noise_epochs: for every epoch, the epoch whose noise and augmentation it uses; by default its own.
       data_slice: which examples of every batch; by default all.
@@ -90,7 +121,7 @@ def training_batches(
         index = tf.random.experimental.index_shuffle(place, _epoch_seed(seed, epoch), last)
         if noise_epochs:
             epoch = tf.where(epoch < len(noise_epochs), tf.gather(kept, epoch % len(noise_epochs)), epoch)
-        return (*_training_example(source, index, seed, epoch, augment), index)
+        return (*_training_example(source, index, seed, epoch, augment, crop), index)
 
     first = (start[0] * per_epoch + start[1] * batch_size) // data_slice.count
     counters = tf.data.Dataset.range(first, np.iinfo(np.int64).max // data_slice.count)
@@ -227,11 +258,11 @@ def _epoch_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
 
 
 def _training_example(
-    source: tf.Tensor, index: tf.Tensor, seed: int, epoch: tf.Tensor, augment: str
+    source: tf.Tensor, index: tf.Tensor, seed: int, epoch: tf.Tensor, augment: str, crop: Crop = NO_CROP
 ) -> tuple[tf.Tensor, tf.Tensor]:
     own_seed = tf.random.fold_in(_epoch_seed(seed, epoch), index)
-    image = _augmented(tf.gather(source, index), augment, own_seed)
-    return image, noise_of(source, own_seed)
+    image = crop.of(_augmented(tf.gather(source, index), augment, own_seed), own_seed)
+    return image, noise_of(image[tf.newaxis], own_seed)
 
 
 def _on_host(images: np.ndarray) -> tf.Tensor:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from glow_tf import data
 from glow_tf.bijectors.standardize import moments
-from glow_tf.config import RunConfig
+from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.data.folder import why_no_classes
 from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup, is_chief
@@ -168,6 +168,7 @@ class Run:
             self.config.train.batch_size,
             self.config.seed,
             augment=self.config.data.augment,
+            crop=data.Crop(self.config.data.crop, 2**self.config.model.num_blocks),
             start=start,
             noise_epochs=noise_epochs,
             data_slice=data_slice,
@@ -233,6 +234,7 @@ def prepare(
         condition_shape=images.condition_shape,
     )
     config = dataclasses.replace(config, model=model)
+    check_crop(config.data.crop, model)
     phases = phases_of(config)
     trainer = _make_trainer(config, phases, devices, strategy, len(images.train))
     if start is not None:
@@ -252,6 +254,17 @@ def prepare(
     checkpoints = Checkpoints(folder, trainer)
     write_data(folder, found)
     return Run(config, workdir, group, images, phases, part_layouts(model), trainer, checkpoints)
+
+
+def check_crop(side: int, model: ModelConfig) -> None:
+    """Raises ConfigError unless squares of a side can be cut out of a model's images and what it is given."""
+    height, width, _ = model.image_shape
+    maps = [shape for shape in model.condition_shapes.values() if len(shape) == 3]
+    if side > min(height, width) or (side and maps):
+        raise ConfigError(
+            f"crop must be at most the images' sides, {height}×{width}, and maps that are given with images "
+            f"are not cut. Received: crop={side}, maps of {maps}"
+        )
 
 
 def _levels(images: data.ImageData) -> int:

@@ -186,7 +186,9 @@ def _check_spec(glow: Glow, spec: Any, trains: bool) -> None:
         raise ConfigError(f"{EXPECTED}. Received: elements of {spec}")
     images, *others = members
     shape = tf.TensorShape(glow.image_shape)
-    batched = images.shape.rank in (None, 4) and images.shape[1:].is_compatible_with(shape)
+    batched = images.shape.rank in (None, 4) and (
+        images.shape[1:].is_compatible_with(shape) or _are_crops(glow, images.shape[1:])
+    )
     if not has_type(images.dtype, glow.data_dtype) or not batched:
         hint = " (batches are missing: .batch(64))" if images.shape.is_compatible_with(shape) else ""
         hint += remedy_of_type(images.dtype, glow.data_dtype)
@@ -236,6 +238,17 @@ def check_noise(noise: tf.Tensor, glow: Glow) -> None:
 
 def _images_of(spec: Any) -> tf.TensorSpec:
     return spec[0] if isinstance(spec, (tuple, list)) else spec
+
+
+def _are_crops(glow: Glow, shape: tf.TensorShape) -> bool:
+    """Whether images of a shape are such as a model of levels learns from: of any size that halves."""
+    multiple = 2**glow.config.num_blocks
+    return (
+        glow.config.has_levels
+        and shape.is_fully_defined()
+        and shape[-1] == glow.image_shape[-1]
+        and not (shape[0] % multiple or shape[1] % multiple)
+    )
 
 
 def _with_shape(glow: Glow, batch: tuple[tf.Tensor, ...], trains: bool) -> Any:

@@ -133,15 +133,17 @@ class TapePerPart:
         watched = {k: [v.value for v in group] for k, group in zip(phase.active, groups, strict=True)}
         arrived = _arrived(weight, phase) if queues is None else queues.arrived()
 
+        shape = walk.image_shape_of(passage)
+
         def visit(passage: Passage) -> _Record:
             k = len(passage.truncated)
             if queues is not None and k > 0:
                 passage = queues.exchange(k, passage)
-            return _forward(walk, passage, phase, watched.get(k, []), weight)
+            return _forward(walk, passage, phase, watched.get(k, []), weight, shape)
 
         records = walk.through(passage, phase, visit)
         gradients, busy = _backward(walk.glow, phase, watched, records)
-        truncated = [bits_per_dim(t, walk.glow.image_shape) for t in records[-1].after.truncated]
+        truncated = [bits_per_dim(t, shape) for t in records[-1].after.truncated]
         return StepGradients(total_loss(records), truncated, gradients, busy, weight, arrived)
 
 
@@ -156,7 +158,12 @@ class _Record(NamedTuple):
 
 
 def _forward(
-    walk: Walk, passage: Passage, phase: Phase, variables: list[tf.Variable], weight: tf.Tensor | None
+    walk: Walk,
+    passage: Passage,
+    phase: Phase,
+    variables: list[tf.Variable],
+    weight: tf.Tensor | None,
+    image_shape: Sequence[int],
 ) -> _Record:
     k = len(passage.truncated)
     with walk.glow.on_device_of(k):
@@ -167,7 +174,7 @@ def _forward(
             visit = walk.visit(passage, phase)
             loss = visit.loss
             if loss is not None:
-                loss = mean_over_examples(bits_per_dim(loss, walk.glow.image_shape), weight)
+                loss = mean_over_examples(bits_per_dim(loss, image_shape), weight)
         start = None if phase.end_to_end else _moment([visit.before.h])
     return _Record(tape, visit.before.h, visit.after, loss, start)
 

@@ -142,7 +142,7 @@ class PartsTrainer(OnBatch):
         given = filled_up(unpack(batch, self.glow.config, trains=False))
         v = self.glow.dequantized(given.images, given.noise, seed=self.seed)
         nll = -in_streams(self.glow.dequantized_log_prob, v, None, given.condition)
-        self.test_metric.update_state(bits_per_dim(nll, self.glow.image_shape), given.weight)
+        self.test_metric.update_state(bits_per_dim(nll, v.shape[1:]), given.weight)
         return self.test_metric.result()
 
     def predict_step(self, batch: Any) -> tf.Tensor:

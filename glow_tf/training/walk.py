@@ -116,11 +116,15 @@ class Walk:
 
         def run(*pieces: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
             visits = self.through(Passage(*pieces), phase)
-            shape = self.glow.image_shape
+            shape = self.image_shape_of(passage)
             truncated = visits[-1].after.truncated
             return bits_per_dim(total_loss(visits), shape), [bits_per_dim(t, shape) for t in truncated]
 
         return run(*passage) if reversible else in_streams(run, *passage)
+
+    def image_shape_of(self, passage: Passage) -> tuple[int, int, int]:
+        """Returns (H, W, C) of a passage's images, which may be crops as long as no part has run."""
+        return self.glow.image_shape if passage.truncated else tuple(passage.h.shape[1:])
 
     def variables_of(self, k: int) -> list[keras.Variable]:
         """Returns what the optimizer of part k (from 0) is made for: the weights of part and objective."""
