@@ -10,6 +10,7 @@ from small import perturb, small_levels
 
 from glow_tf import ConfigError, Glow, ModelConfig, PartsTrainer, TrainConfig, export
 from glow_tf.partition import part_layouts
+from glow_tf.run.callbacks import bits_of_levels
 from glow_tf.schedule import Phase, end_to_end, one_part, simultaneous
 
 
@@ -205,3 +206,15 @@ def _term(glow, images, k, seed):
         passage = glow.past_next_part(passage)
     _, view = glow.through_next_part(passage)
     return view.truncated_nll / (192 * math.log(2))
+
+
+def test_the_bits_of_levels_are_the_terms_that_training_reports(images):
+    trainer = trained(images, [simultaneous(3)] * 2)
+    logs = trainer.fit(images, batch_size=8, initial_epoch=1, verbose=0).history
+    means = {name: values[-1] for name, values in logs.items()}
+    found = bits_of_levels(means, trainer.glow.config)
+    assert sorted(found) == [1, 2, 3]
+    assert 8 + sum(found.values()) == pytest.approx(means["bpd"], abs=1e-5)
+    alone = bits_of_levels({"local_bpd_2": means["local_bpd_2"]}, trainer.glow.config)
+    assert alone == {2: means["local_bpd_2"] - 8}
+    assert bits_of_levels(means, ModelConfig((8, 8, 3))) == {}

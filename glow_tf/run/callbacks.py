@@ -1,14 +1,16 @@
 """What happens around the epochs of a run: caches, evaluation and history, samples, logs, checkpoints."""
 
 import contextlib
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.config import ModelConfig
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import DivergedError, NonFiniteError, reason_of
 from glow_tf.run import flags_file, health, pictures
@@ -197,8 +199,26 @@ class TensorBoardByPart(RunCallback):
             kind, _, part = name.rpartition("_")
             if kind in ("local_bpd", "gradient_norm"):
                 yield f"{kind}/part_{part}", value
+        for k, bits in bits_of_levels(result.means, self.run.config.model).items():
+            yield f"bits_of_level/part_{k}", bits
         for k, wait in result.waits.items():
             yield f"wait/part_{k}", wait
+
+
+def bits_of_levels(means: Mapping[str, float], model: ModelConfig) -> dict[int, float]:
+    """Returns the term of the likelihood that each part of levels has, by part from 1, in bits/dim.
+
+    `local_bpd_k` adds up the terms of the parts that ran, and a uniform density of what they leave. Empty for
+    a Glow, whose parts have no terms of their own, and for real data, which have no uniform density.
+    """
+    found: dict[int, float] = {}
+    if not model.has_levels or model.bits is None:
+        return found
+    before = float(model.bits)
+    for k in range(1, model.num_parts + 1):
+        if math.isfinite(so_far := means.get(f"local_bpd_{k}", math.nan)):
+            found[k], before = so_far - before, so_far
+    return found
 
 
 class WholeEpochs(keras.callbacks.Callback):
