@@ -5,7 +5,8 @@ from glow_tf.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "loading": ["ImageData", "load"],
+        "arrays": ["ImageData"],
+        "loading": ["load"],
         "batches": [
             "WHOLE",
             "Crop",

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from glow_tf.config import DataConfig, file_of
-from glow_tf.data.arrays import Examples, check_memory_for, resize, why_of_another_type
+from glow_tf.data.arrays import Examples, new_array, resize, why_of_another_type
 from glow_tf.data.pictures import Picture
 from glow_tf.errors import ConfigError
 
@@ -47,10 +47,9 @@ def read_file(config: DataConfig) -> Examples:
     except ValueError as error:
         raise ConfigError(f"dataset=file:PATH.npy cannot be read: {error}. {received}") from None
     array = array[..., np.newaxis] if array.ndim == 3 else array
-    size, itemsize = config.image_size, np.dtype(config.dtype).itemsize
+    size = config.image_size
     shape = (*array.shape[:1], *((size, size) if size else array.shape[1:3]), array.shape[-1])
-    check_memory_for(int(np.prod(shape)) * itemsize, config.dataset)
-    images = np.empty(shape, config.dtype)
+    images = new_array(shape, config.dtype, config)
     for place, example in enumerate(array):  # one by one: the file stays on the disk
         images[place] = _resized(np.array(example, config.dtype), size)
         if images.dtype.kind == "f" and not np.isfinite(images[place]).all():

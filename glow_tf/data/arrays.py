@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import fractions
+import functools
+import os
+import pathlib
+import tempfile
+import zlib
 from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.config import DataConfig
 from glow_tf.errors import ConfigError
 from glow_tf.memory import check_memory
 
@@ -19,6 +25,7 @@ MADE_BY = {
     "uint16": "--data=bytes and --n_bits from 9 to 16",
     "float32": "--data=real",
 }
+PIECE = 256  # examples that are copied from file to file at a time
 TEST_EVERY = 10  # where a data set has no test images, every tenth image is one
 
 
@@ -51,6 +58,49 @@ class Examples:
         return self[np.arange(len(self))]
 
 
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """The decoded images of a data set.
+
+    Attributes:
+      train, validation, test: [N, H, W, C] each, of the config's type; validation may be empty.
+      notes: sentences for the user about how the images were read.
+      names: for a folder, the file of each image, relative to the folder: `names["test"][3]` is the file of
+        `test[3]`. The keys are `train`, `validation` and `test`. Empty for other data sets.
+      labels: the class of each image, of the digits, of a TFDS data set with labels and of a folder with
+        class folders: `labels["test"]` is int64 [N] and counts in `class_names`. Otherwise empty.
+      class_names: the names of the classes, in order; otherwise empty.
+      checksums: of `train`, `validation`, `test` and conditions, where they are known; see `fingerprint`.
+      conditions: what is given with each image, as `DataConfig.condition` says: `conditions["test"]` has maps
+        [N, h, w, c], uint8 as images are or float32, or vectors, float32 [N, d]. Otherwise empty.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    notes: tuple[str, ...] = ()
+    names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    labels: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    conditions: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    checksums: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images."""
+        return tuple(int(side) for side in self.train.shape[1:])
+
+    @property
+    def condition_shape(self) -> tuple[int, ...]:
+        """The shape of what is given with an image; empty if nothing is."""
+        return tuple(int(side) for side in self.conditions["train"].shape[1:]) if self.conditions else ()
+
+    @functools.cached_property
+    def top(self) -> int:
+        """The largest level of the training images."""
+        return int(self.train.max())
+
+
 def joined(one: Examples, other: Examples) -> Examples:
     """Returns the examples of both, in order; what else is known is kept where both have it."""
 
@@ -62,20 +112,74 @@ def joined(one: Examples, other: Examples) -> Examples:
     return Examples(images, *(both(*pair) for pair in pairs))
 
 
-def hold_out(examples: Examples, dataset: str) -> tuple[Examples, Examples]:
-    """Cuts every tenth image out as a test image; `dataset` names the images in messages.
+def hold_out(examples: Examples, config: DataConfig) -> tuple[Examples, Examples]:
+    """Cuts every tenth image out as a test image.
 
     Raises:
       ConfigError: there are fewer than ten images, or both sets do not fit into memory beside them.
     """
-    check_memory_for(examples.images.nbytes, dataset)  # both get arrays of their own
+    if in_memory(examples.images):
+        check_memory_for(examples.images.nbytes, config.dataset)  # both get arrays of their own
     mask = np.arange(len(examples)) % TEST_EVERY == TEST_EVERY - 1
     if not mask.any():
         raise ConfigError(
             f"dataset without test images needs at least {TEST_EVERY} images, of which every tenth is held "
-            f"out. Received: dataset={dataset!r} with {len(examples)} images"
+            f"out. Received: dataset={config.dataset!r} with {len(examples)} images"
         )
-    return examples[~mask], examples[mask]
+    return _chosen(examples, ~mask, config), _chosen(examples, mask, config)
+
+
+def _chosen(examples: Examples, mask: np.ndarray, config: DataConfig) -> Examples:
+    """Returns the examples of a mask [N]; images that are mapped from a file are copied to another."""
+    if in_memory(examples.images):
+        return examples[mask]
+    places = np.flatnonzero(mask)
+    images = new_array((len(places), *examples.images.shape[1:]), examples.images.dtype, config)
+    for start in range(0, len(places), PIECE):
+        images[start : start + PIECE] = examples.images[places[start : start + PIECE]]
+    others = dataclasses.replace(examples, images=np.empty(len(examples), np.uint8))[mask]
+    return dataclasses.replace(others, images=images)
+
+
+def new_array(shape: tuple[int, ...], dtype: str | np.dtype, config: DataConfig) -> np.ndarray:
+    """Returns an array for decoded images: in memory, or mapped from a file in the image cache's folder.
+
+    The file has no name, and is gone when the process ends.
+
+    Raises:
+      ConfigError: it does not fit into memory.
+      OSError: the disk has no room for the file.
+    """
+    needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if not config.image_cache or not needed:
+        check_memory_for(needed, config.dataset)
+        return np.empty(shape, dtype)
+    folder = pathlib.Path(config.image_cache)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.truncate(needed)
+            if hasattr(os, "posix_fallocate"):  # a full disk would kill the process later
+                os.posix_fallocate(file.fileno(), 0, needed)
+            return np.memmap(file, dtype, "r+", shape=shape)
+    except OSError as error:
+        raise OSError(
+            f"the image cache needs {needed / 2**30:.2f} GiB for decoded images, and as much again for what "
+            f"is kept: {error.strerror or error}. Received: image_cache={str(folder)!r}"
+        ) from None
+
+
+def in_memory(values: np.ndarray) -> bool:
+    """Whether an array is in memory, and not mapped from a file."""
+    return not isinstance(values, np.memmap)
+
+
+def fingerprint(values: np.ndarray) -> str:
+    """Returns how many examples an array [N, …] has, and a checksum of their bytes, in their order."""
+    checksum = 0
+    for value in values:  # one by one: no copy of them all is made
+        checksum = zlib.crc32(np.ascontiguousarray(value), checksum)
+    return f"{len(values)} (checksum {checksum:08x})"
 
 
 def why_of_another_type(found: np.dtype, dtype: str) -> str:
@@ -109,13 +213,13 @@ def scaled_side(size: int, factors: Iterable[tuple[fractions.Fraction, ...]]) ->
     return int(side) if side.denominator == 1 else 0
 
 
-def stack(batches: Iterable[np.ndarray], count: int, dataset: str) -> np.ndarray:
+def stack(batches: Iterable[np.ndarray], count: int, config: DataConfig) -> np.ndarray:
     """Puts batches of images into one array, which is allocated once.
 
     Args:
       batches: [n, H, W, C].
       count: number of images in all batches.
-      dataset: names the data set in messages.
+      config: of the data set.
 
     Raises:
       ConfigError: the images have several sizes, or do not fit into memory.
@@ -124,12 +228,11 @@ def stack(batches: Iterable[np.ndarray], count: int, dataset: str) -> np.ndarray
     done = 0
     for batch in batches:
         if done == 0:
-            check_memory_for(count * batch[0].nbytes, dataset)
-            array = np.empty((count, *batch.shape[1:]), batch.dtype)
+            array = new_array((count, *batch.shape[1:]), batch.dtype, config)
         if batch.shape[1:] != array.shape[1:]:
             raise ConfigError(
                 "all images must have one size; --image_size=N crops and resizes them to N×N. "
-                f"Received: {dataset!r} with images of {array.shape[1:]} and {batch.shape[1:]}"
+                f"Received: {config.dataset!r} with images of {array.shape[1:]} and {batch.shape[1:]}"
             )
         array[done : done + len(batch)] = batch
         done += len(batch)
@@ -150,5 +253,5 @@ def check_memory_of_resized(count: int, size: int, at_once: int, dataset: str) -
 
 def check_memory_for(needed: int, dataset: str) -> None:
     """Raises ConfigError unless `needed` bytes of decoded images fit into memory."""
-    remedy = "take smaller ones (--image_size), or fewer (of a folder: fewer files)"
+    remedy = "keep them in files (--image_cache=FOLDER), or take smaller ones (--image_size) or fewer"
     check_memory(needed, f"decoded images of {dataset!r}", remedy)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from glow_tf.config import AUGMENTATIONS, check_batch
+from glow_tf.data.arrays import in_memory
 from glow_tf.errors import ConfigError
 
 SHIFT_DIVISOR = 10  # the shift augmentation moves by at most a tenth of the side
@@ -111,7 +112,7 @@ def training_batches(
     """
     _check_augment(augment)
     per_epoch = steps_per_epoch(len(images), batch_size) * batch_size
-    source = _on_host(images)
+    read = _reader(images)
     last = tf.constant(len(images) - 1, tf.int64)
     kept = tf.constant([*noise_epochs], tf.int64)
 
@@ -121,7 +122,7 @@ def training_batches(
         index = tf.random.experimental.index_shuffle(place, _epoch_seed(seed, epoch), last)
         if noise_epochs:
             epoch = tf.where(epoch < len(noise_epochs), tf.gather(kept, epoch % len(noise_epochs)), epoch)
-        return (*_training_example(source, index, seed, epoch, augment, crop), index)
+        return (*_training_example(read(index), index, seed, epoch, augment, crop), index)
 
     first = (start[0] * per_epoch + start[1] * batch_size) // data_slice.count
     counters = tf.data.Dataset.range(first, np.iinfo(np.int64).max // data_slice.count)
@@ -137,11 +138,11 @@ def with_members(batches: tf.data.Dataset, others: Iterable[Any], count: int) ->
       others: of each member the values of all examples, arrays [N, …] or dictionaries of them.
       count: of those N that the batches have.
     """
-    kept = tf.nest.map_structure(lambda values: _on_host(values[:count]), tuple(others))
+    kept = tf.nest.map_structure(lambda values: _reader(values[:count]), tuple(others))
     if not kept:
         return batches
     return batches.map(
-        lambda *batch: (*batch, *tf.nest.map_structure(lambda values: tf.gather(values, batch[2]), kept)),
+        lambda *batch: (*batch, *tf.nest.map_structure(lambda read: read(batch[2]), kept)),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
 
@@ -165,12 +166,12 @@ def prefix_batches(
       ConfigError: there is no such augmentation.
     """
     _check_augment(augment)
-    source = _on_host(images)
+    read = _reader(images)
     last = len(images) - 1
 
     def example(counter: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         index = tf.minimum(counter, last)
-        return (*_training_example(source, index, seed, tf.constant(epoch, tf.int64), augment), index)
+        return (*_training_example(read(index), index, seed, tf.constant(epoch, tf.int64), augment), index)
 
     filled = -(-len(images) // batch_size) * batch_size
     dataset = tf.data.Dataset.range(filled).map(example, num_parallel_calls=tf.data.AUTOTUNE)
@@ -203,16 +204,14 @@ def evaluation_batches(
       Batches of (images uint8 [batch_size, H, W, C], noise float32 of the same shape, weight float32
       [batch_size], and what belongs to the images).
     """
-    source, kept = _on_host(images), tf.nest.map_structure(_on_host, tuple(others))
+    readers = tf.nest.map_structure(_reader, (images, *others))
     last = tf.constant(len(images) - 1, tf.int64)
 
     def example(own: tf.Tensor) -> tuple[Any, ...]:
         index = data_slice.counter(own, batch_size)
-        noise, weight = _evaluation_noise(source, seed, index), tf.cast(index <= last, tf.float32)
-        found = tf.nest.map_structure(
-            lambda values: tf.gather(values, tf.minimum(index, last)), (source, *kept)
-        )
-        return found[0], noise, weight, *found[1:]
+        found = tf.nest.map_structure(lambda read: read(tf.minimum(index, last)), readers)
+        noise = _evaluation_noise(found[0][tf.newaxis], seed, index)
+        return found[0], noise, tf.cast(index <= last, tf.float32), *found[1:]
 
     filled = -(-len(images) // batch_size) * batch_size // data_slice.count
     dataset = tf.data.Dataset.range(filled).map(example, num_parallel_calls=tf.data.AUTOTUNE)
@@ -258,16 +257,28 @@ def _epoch_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
 
 
 def _training_example(
-    source: tf.Tensor, index: tf.Tensor, seed: int, epoch: tf.Tensor, augment: str, crop: Crop = NO_CROP
+    image: tf.Tensor, index: tf.Tensor, seed: int, epoch: tf.Tensor, augment: str, crop: Crop = NO_CROP
 ) -> tuple[tf.Tensor, tf.Tensor]:
     own_seed = tf.random.fold_in(_epoch_seed(seed, epoch), index)
-    image = crop.of(_augmented(tf.gather(source, index), augment, own_seed), own_seed)
+    image = crop.of(_augmented(image, augment, own_seed), own_seed)
     return image, noise_of(image[tf.newaxis], own_seed)
 
 
-def _on_host(images: np.ndarray) -> tf.Tensor:
-    with tf.device("CPU:0"):
-        return tf.constant(images)
+def _reader(values: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns what reads the values [N, …] of examples by their places, [] or [n].
+
+    Values in memory become a tensor of TensorFlow's; those that are mapped from a file stay there.
+    """
+    if in_memory(values):
+        with tf.device("CPU:0"):
+            kept = tf.constant(values)
+        return lambda places: tf.gather(kept, places)
+
+    def read(places: tf.Tensor) -> tf.Tensor:
+        found = tf.numpy_function(lambda own: np.array(values[own]), [places], values.dtype, stateful=False)
+        return tf.ensure_shape(found, [*places.shape, *values.shape[1:]])
+
+    return read
 
 
 def _check_augment(augment: str) -> None:

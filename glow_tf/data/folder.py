@@ -15,7 +15,7 @@ import numpy as np
 
 from glow_tf.config import DataConfig, attributes_of, folder_of
 from glow_tf.data.array_files import SUFFIX, read_array
-from glow_tf.data.arrays import Examples, check_memory_for, check_memory_of_resized
+from glow_tf.data.arrays import Examples, check_memory_of_resized, new_array
 from glow_tf.data.parallel import in_parallel, usual_threads
 from glow_tf.data.pictures import Picture, read_picture
 from glow_tf.data.progress import with_progress
@@ -98,7 +98,8 @@ def read_pictures(config: DataConfig, paths: Sequence[pathlib.Path], count: int)
       ConfigError: they have several sizes, or do not fit into memory.
     """
     pictures = Pictures(config, count)
-    check_memory_of_resized(count, config.image_size, usual_threads(), config.dataset)
+    of_array = 0 if config.image_cache else count
+    check_memory_of_resized(of_array, config.image_size, usual_threads(), config.dataset)
     read = functools.partial(_read, size=config.image_size, dtype=config.dtype)
     reading = in_parallel(read, paths)
     with warnings.catch_warnings(), contextlib.closing(reading):
@@ -112,7 +113,7 @@ def read_pictures(config: DataConfig, paths: Sequence[pathlib.Path], count: int)
 
 def images_below(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the image files of a folder and of those below it, in the order of their names."""
-    return [path for path in _files_below(folder) if _is_image(path)]
+    return [path for path in files_below(folder) if _is_image(path)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +169,8 @@ def _find_files(config: DataConfig, split: str) -> _Files:
     if not root.is_dir():
         raise ConfigError(f"dataset=folder:PATH needs an existing folder. Received: {config.dataset!r}")
     train_root = root / "train" if (root / "train").is_dir() else root
-    test_files = _files_below(root / "test")
-    train_files = [path for path in _files_below(train_root) if not path.is_relative_to(root / "test")]
+    test_files = files_below(root / "test")
+    train_files = [path for path in files_below(train_root) if not path.is_relative_to(root / "test")]
     candidates, test = ([p for p in group if _is_image(p)] for group in (train_files, test_files))
     held_out = {_identity(path) for path in test}
     train = [path for path in candidates if _identity(path) not in held_out] if test else candidates
@@ -183,14 +184,15 @@ def _find_files(config: DataConfig, split: str) -> _Files:
             f"train/. Received: {config.dataset!r}, in which there are {others}"
         )
     known = {*candidates, *test}
-    outside = [] if train_root == root else [p for p in _files_below(root) if _is_image(p) and p not in known]
+    outside = [] if train_root == root else [p for p in files_below(root) if _is_image(p) and p not in known]
     if outside:  # what links within the folder lead to is used under another name
         places = {path.resolve() for path in known}
         outside = [path for path in outside if path.resolve() not in places]
     return _Files(root, train_root, train, test, unread, outside, len(candidates) - len(train))
 
 
-def _files_below(folder: pathlib.Path) -> list[pathlib.Path]:
+def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files of a folder and of those below it, in the order of their names."""
     found, seen = [], set()
     if folder.is_dir():
         # `rglob` takes ten times as long.
@@ -320,9 +322,7 @@ class Pictures:
             self.array[:done] = grey[:done]
 
     def _new_array(self, shape: tuple[int, ...]) -> np.ndarray:
-        dtype = np.dtype(self.config.dtype)
-        check_memory_for(self.count * int(np.prod(shape)) * dtype.itemsize, self.config.dataset)
-        return np.empty((self.count, *shape), dtype)
+        return new_array((self.count, *shape), self.config.dtype, self.config)
 
 
 def _size(shape: tuple[int, ...]) -> str:

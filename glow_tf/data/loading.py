@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 
 from glow_tf.config import DIGITS, DataConfig, file_of, folder_of
-from glow_tf.data import sources
+from glow_tf.data import image_cache, sources
 from glow_tf.data.array_files import read_file
-from glow_tf.data.arrays import MADE_BY, Examples, hold_out, joined
+from glow_tf.data.arrays import MADE_BY, Examples, ImageData, hold_out, in_memory, joined
 from glow_tf.data.folder import FolderImages
 from glow_tf.data.given import read_folder_and_condition
 from glow_tf.errors import ConfigError
@@ -17,49 +17,19 @@ from glow_tf.errors import ConfigError
 SPLITS = ("train", "test", "all", "")
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageData:
-    """The decoded images of a data set.
-
-    Attributes:
-      train, validation, test: [N, H, W, C] each, of the config's type; validation may be empty.
-      notes: sentences for the user about how the images were read.
-      names: for a folder, the file of each image, relative to the folder: `names["test"][3]` is the file of
-        `test[3]`. The keys are `train`, `validation` and `test`. Empty for other data sets.
-      labels: the class of each image, of the digits, of a TFDS data set with labels and of a folder with
-        class folders: `labels["test"]` is int64 [N] and counts in `class_names`. Otherwise empty.
-      class_names: the names of the classes, in order; otherwise empty.
-      conditions: what is given with each image, as `DataConfig.condition` says: `conditions["test"]` has maps
-        [N, h, w, c], uint8 as images are or float32, or vectors, float32 [N, d]. Otherwise empty.
-    """
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
-    notes: tuple[str, ...] = ()
-    names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    labels: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    class_names: tuple[str, ...] = ()
-    conditions: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images."""
-        return tuple(int(side) for side in self.train.shape[1:])
-
-    @property
-    def condition_shape(self) -> tuple[int, ...]:
-        """The shape of what is given with an image; empty if nothing is."""
-        return tuple(int(side) for side in self.conditions["train"].shape[1:]) if self.conditions else ()
-
-
 def load(config: DataConfig) -> ImageData:
-    """Reads a data set into memory; every image is decoded once.
+    """Reads a data set; every image is decoded once, into memory or into files; see `image_cache`.
 
     Raises:
       ConfigError: the data set does not exist, is empty, has images of several sizes, has too few images, or
         does not fit into memory.
     """
+    if config.image_cache and config.dataset != DIGITS:
+        return image_cache.load(config, _load)
+    return _load(dataclasses.replace(config, image_cache=""))
+
+
+def _load(config: DataConfig) -> ImageData:
     folder = folder_of(config.dataset)
     train, test, class_names, notes = _from_folder(config) if folder else _named(config)
     train, validation = _cut(train, config)
@@ -82,7 +52,7 @@ def _from_folder(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...
     found = read_folder_and_condition(config, "all")
     train, test, notes = found.examples[: found.train_count], found.examples[found.train_count :], found.notes
     if not found.has_test:
-        train, test = hold_out(train, config.dataset)
+        train, test = hold_out(train, config)
         held = f"No test/ folder: every tenth image, {len(test)} in all, is held out for testing."
         notes = (*notes, held)
     return train, test, found.class_names, notes
@@ -117,7 +87,7 @@ def load_split(
         chosen, class_names, notes = found.examples, found.class_names, found.notes
         nothing = "No test/ folder" if folder_of(config.dataset) else "One file"
         if not found.has_test and split in ("train", "test"):
-            chosen = hold_out(chosen, config.dataset)[split == "test"]
+            chosen = hold_out(chosen, config)[split == "test"]
             notes = (
                 *notes,
                 f"{nothing}: {split} images are those of a training run, which holds out a tenth.",
@@ -147,7 +117,7 @@ def _read_folder_or_file(config: DataConfig, split: str, count: int) -> FolderIm
 def _named(config: DataConfig, only: str = "") -> tuple[Examples, Examples, tuple[str, ...], tuple[str, ...]]:
     """Returns training and test examples of anything but a folder, class names, and notes."""
     if file_of(config.dataset):
-        train, test = hold_out(read_file(config), config.dataset)
+        train, test = hold_out(read_file(config), config)
         return train, test, (), (f"Every tenth example, {len(test)} in all, is held out for testing.",)
     if config.dataset == DIGITS and config.dtype != "uint8":
         raise ConfigError(
@@ -176,7 +146,8 @@ def _first(examples: Examples, count: int, name: str) -> Examples:
         )
     first = examples[: count or None]
     # A small part would keep all the others in memory.
-    return first.copy() if 2 * len(first) < len(examples) else first
+    small = 2 * len(first) < len(examples) and in_memory(examples.images)
+    return first.copy() if small else first
 
 
 def _notes_on_classes(splits: dict[str, Examples], count: int) -> list[str]:

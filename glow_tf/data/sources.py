@@ -80,7 +80,7 @@ def from_tfds(
         )
     names = _class_names(builder)
     if held_out is None:
-        train, test = hold_out(_read_split(builder, "train", config, bool(names)), config.dataset)
+        train, test = hold_out(_read_split(builder, "train", config, bool(names)), config)
         note = f"No test split: every tenth image, {len(test)} in all, is held out for testing."
         return train, test, names, (note,)
     # Validation images come from the end of the training data, so it is read whole when they are wanted.
@@ -107,6 +107,11 @@ def _class_names(builder: Any) -> tuple[str, ...]:
     features = builder.info.features
     one_class = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
     return tuple(features["label"].names or ()) if one_class else ()
+
+
+def files_of_tfds(config: DataConfig) -> pathlib.Path:
+    """Returns the folder with the files of a TFDS data set; errors as in `from_tfds`."""
+    return pathlib.Path(_tfds_builder(config).data_dir)
 
 
 def _tfds_builder(config: DataConfig) -> Any:
@@ -154,7 +159,8 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
         label = example["label"] if labelled else tf.zeros([], tf.int64)
         return image, label, tf.zeros([]) if condition_of is None else condition_of(example)
 
-    check_memory_of_resized(count, config.image_size, usual_threads(), config.dataset)
+    of_array = 0 if config.image_cache else count
+    check_memory_of_resized(of_array, config.image_size, usual_threads(), config.dataset)
     pairs = examples.map(image_and_others, num_parallel_calls=tf.data.AUTOTUNE)
     shape = pairs.element_spec[0].shape
     known = all(spec.shape.is_fully_defined() for spec in pairs.element_spec)
@@ -169,7 +175,7 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
             yield image
 
     try:
-        stacked = stack(images(), count, config.dataset)
+        stacked = stack(images(), count, config)
     except tf.errors.OpError as error:
         raise OSError(
             f"{config.dataset!r} cannot be read, its files may be damaged: {in_one_line(error.message)}. "

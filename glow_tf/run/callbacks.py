@@ -138,7 +138,7 @@ class SampleGrid(RunCallback):
             write_atomically(path.with_suffix(".npy"), pictures.npy(drawn))
             return
         pixels = drawn.reshape(-1, *drawn.shape[2:])
-        result.grid = pictures.grid(pictures.stretched(pixels, int(self.run.images.train.max())))
+        result.grid = pictures.grid(pictures.stretched(pixels, self.run.images.top))
         write_atomically(path, pictures.png(result.grid))
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from glow_tf import data
 from glow_tf.bijectors.standardize import moments
 from glow_tf.config import ModelConfig, RunConfig
+from glow_tf.data.arrays import in_memory
 from glow_tf.data.folder import why_no_classes
 from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup, is_chief
@@ -224,8 +225,9 @@ def prepare(
         config = workdir.config = suited(config, images.image_shape, len(images.train), levels)
     copies = 1 + config.train.cache_prefix  # one that steps read, one from which a cache is filled
     remedy = "take smaller images (--image_size), or fewer (--train_examples)"
-    given = sum(own.nbytes for own in images.conditions.values())
-    check_memory(copies * images.train.nbytes + given, "copies of the training images for TensorFlow", remedy)
+    held = [images.train] * copies + list(images.conditions.values())
+    needed = sum(own.nbytes for own in held if in_memory(own))
+    check_memory(needed, "copies of the training images for TensorFlow", remedy)
     model = dataclasses.replace(
         config.model,
         image_shape=images.image_shape,

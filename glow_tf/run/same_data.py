@@ -6,12 +6,12 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from glow_tf import presets
 from glow_tf.config import ModelConfig
 from glow_tf.data import ImageData
+from glow_tf.data.arrays import fingerprint
 from glow_tf.devices.workers import follow_first_worker
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
@@ -27,8 +27,10 @@ def fingerprints(images: ImageData) -> dict[str, str]:
 
     What is given with the images has its own.
     """
-    found = {f"{split} images": _fingerprint(getattr(images, split)) for split in SPLITS}
-    return found | {f"{k} conditions": _fingerprint(own) for k, own in images.conditions.items()}
+    arrays = {f"{split} images": getattr(images, split) for split in SPLITS}
+    arrays |= {f"{k} conditions": own for k, own in images.conditions.items()}
+    known = images.checksums
+    return {name: known.get(name) or fingerprint(own) for name, own in arrays.items()}
 
 
 def check_same_data(folder: pathlib.Path, model: ModelConfig, data: Mapping[str, str]) -> None:
@@ -98,10 +100,3 @@ def _differences(
     except (OSError, ValueError, AttributeError):
         pass
     return found
-
-
-def _fingerprint(images: np.ndarray) -> str:
-    checksum = 0
-    for image in images:  # one by one: no copy of them all is made
-        checksum = zlib.crc32(np.ascontiguousarray(image), checksum)
-    return f"{len(images)} (checksum {checksum:08x})"

@@ -1,0 +1,156 @@
+"""Decoded images in files, for data sets larger than memory, and for runs that share a data set."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from glow_tf.config import DataConfig, attributes_of, file_of, folder_of
+from glow_tf.data.array_files import SUFFIX
+from glow_tf.data.arrays import PIECE, ImageData, fingerprint
+from glow_tf.data.folder import files_below
+from glow_tf.data.progress import with_progress
+from glow_tf.data.sources import files_of_tfds
+from glow_tf.durable_files import put_in_place
+from glow_tf.errors import ConfigError
+from glow_tf.text_files import read_json
+
+FORMAT = 1  # of the files; others are made anew
+CONTENT = "content.json"
+SPLITS = ("train", "validation", "test")
+NOT_OF_PIXELS = ("augment", "crop", "image_cache", "data_dir")  # settings that change no decoded image
+LEFT_BEHIND = 24 * 3600  # seconds, after which unfinished folders of others are removed
+
+
+def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageData:
+    """Returns the images of a data set, mapped from files; those are made unless they are there.
+
+    The files lie in a folder of the image cache that is named by the settings of the data set, and by the
+    names, sizes and times of its files: a change of any of them makes other files. They are .npy, and appear
+    all at once when all is decoded; until then decoded images take as much room again.
+
+    Args:
+      config: of the data set, with an image cache.
+      read: decodes it into `arrays.new_array`.
+
+    Raises:
+      ConfigError: as `read` does, or the cache is no folder that can be written.
+      OSError: the disk is full.
+    """
+    cache = pathlib.Path(os.path.expanduser(config.image_cache))
+    config = dataclasses.replace(config, image_cache=str(cache))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+    except OSError as error:
+        raise ConfigError(
+            f"image_cache must be a folder that can be written: {error.strerror}. Received: {str(cache)!r}"
+        ) from None
+    folder, damage = cache / _key(config), ""
+    if folder.exists():
+        try:
+            return _opened(folder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            damage = f"The image cache was damaged, and is made anew: {' '.join(str(error).split())[:200]}"
+            shutil.rmtree(folder)
+    images = read(config)
+    with _new_folder(folder) as own:
+        _write(own, images)
+    found = _opened(folder)
+    return dataclasses.replace(found, notes=(*found.notes, *([damage] if damage else [])))
+
+
+def _key(config: DataConfig) -> str:
+    """Returns a name for the decoded images of a data set, as its settings and its files now are."""
+    settings = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    kept = sorted((name, value) for name, value in settings.items() if name not in NOT_OF_PIXELS)
+    hashed = hashlib.sha256(json.dumps([FORMAT, kept]).encode())
+    table, file = attributes_of(config.condition), file_of(config.dataset)
+    root = folder_of(config.dataset) or (None if file else files_of_tfds(config))
+    for path in (*(files_below(root) if root else ()), *filter(None, (table, file))):
+        if path.is_file():
+            status = path.stat()
+            about = f"{path.relative_to(root) if root and path.is_relative_to(root) else path.name}"
+            about += f" {status.st_size} {status.st_mtime_ns}\n"
+            hashed.update(about.encode(errors="surrogateescape"))
+    name = "".join(c if c.isalnum() else "_" for c in config.dataset.rpartition("/")[2])[:40]
+    return f"{name}-{hashed.hexdigest()[:20]}"
+
+
+@contextlib.contextmanager
+def _new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a folder to write to, which gets its name at the end unless another process was first."""
+    for old in folder.parent.glob(f".{folder.name}-*"):
+        if time.time() - old.stat().st_mtime > LEFT_BEHIND:
+            shutil.rmtree(old, ignore_errors=True)
+    own = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield own
+        if not folder.exists():
+            put_in_place(own, folder)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def _arrays(images: ImageData) -> dict[str, np.ndarray]:
+    """Returns the arrays of a data set by the names of their files."""
+    found = {f"{split} images": getattr(images, split) for split in SPLITS}
+    found |= {f"{split} labels": own for split, own in images.labels.items()}
+    return found | {f"{split} conditions": own for split, own in images.conditions.items()}
+
+
+def _write(folder: pathlib.Path, images: ImageData) -> None:
+    """Writes a data set; OSError if the disk is full."""
+    arrays = _arrays(images)
+    for name, array in arrays.items():
+        pieces = range(0, len(array), PIECE)
+        with (folder / f"{name}{SUFFIX}").open("wb") as file:
+            header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(file, {**header, "shape": array.shape})
+            for start in with_progress(pieces, len(pieces), f"Keeping {name}"):
+                file.write(np.ascontiguousarray(array[start : start + PIECE]).data)
+    content = {
+        "notes": images.notes,
+        "names": images.names,
+        "class_names": images.class_names,
+        "arrays": list(arrays),
+        "checksums": {name: fingerprint(own) for name, own in arrays.items() if "labels" not in name},
+    }
+    (folder / CONTENT).write_text(json.dumps(content))
+
+
+def _opened(folder: pathlib.Path) -> ImageData:
+    """Maps a data set from its files; OSError, ValueError, KeyError or TypeError if they are damaged."""
+    content = read_json(folder / CONTENT)
+    arrays = {name: _mapped(folder / f"{name}{SUFFIX}") for name in content["arrays"]}
+
+    def of(kind: str) -> dict[str, np.ndarray]:
+        return {split: arrays[f"{split} {kind}"] for split in SPLITS if f"{split} {kind}" in arrays}
+
+    size = sum(own.nbytes for own in arrays.values()) / 2**30
+    return ImageData(
+        *(arrays[f"{split} images"] for split in SPLITS),
+        notes=(*content["notes"], f"Image cache: {folder}, {size:.2f} GiB."),
+        names={split: tuple(names) for split, names in content["names"].items()},
+        labels={split: np.array(own) for split, own in of("labels").items()},
+        class_names=tuple(content["class_names"]),
+        conditions=of("conditions"),
+        checksums=dict(content["checksums"]),
+    )
+
+
+def _mapped(path: pathlib.Path) -> np.ndarray:
+    with path.open("rb") as file:  # NumPy maps no array without elements
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return np.load(path, mmap_mode="r") if 0 not in shape else np.empty(shape, dtype)
