@@ -59,10 +59,11 @@ class FlowOfParts(DensityModel):
         """Builds the parts on the image shape of the config; `input_shape` is ignored."""
         shape = self.image_shape
         self.dequantize.build((None, *shape))
+        given = {name: (None, *own) for name, own in self.config.condition_shapes.items()}
         for k, part in enumerate(self.parts):
             if not part.built:
                 with self.on_device_of(k):
-                    part.build((None, *shape))
+                    part.build((None, *shape), given)
             shape = part.output_event_shape
         self.built = True
 

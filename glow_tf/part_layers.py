@@ -93,15 +93,13 @@ def prior_of(config: ModelConfig, last: bool, dtype: str | None) -> GaussianPrio
 def condition_network_of(
     layout: PartLayout, config: ModelConfig, dtype: str | None
 ) -> ConditionNetwork | None:
-    """Makes the network of what the model is given, built; None if it has none."""
+    """Makes the network of what the model is given; None if it has none."""
     if not (config.condition_shape and config.condition_features):
         return None
-    network = ConditionNetwork(
+    return ConditionNetwork(
         config.condition_features,
         config.condition_depth,
         seed=config.seed * SEEDS + SEEDS // 2 + layout.elements[0].block,
         dtype=config.coupling_config.network_dtype or dtype,
         name="condition",
     )
-    network.build({name: (None, *shape) for name, shape in config.condition_shapes.items()})
-    return network

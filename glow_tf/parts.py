@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -73,8 +74,15 @@ class Part(keras.Model):
         network = condition_network_of(layout, config, dtype)
         return cls(bijectors, prior, network, dtype=dtype, name=name)
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
-        """Builds the bijectors and the prior, and records the shapes of the latents and of the output."""
+    def build(self, input_shape: Sequence[int | None], given_shape: Any = None) -> None:
+        """Builds the layers, and records the shapes of the latents and of the output.
+
+        Args:
+          input_shape: (None, H, W, C).
+          given_shape: of what its condition network reads, (None, …), or several by name.
+        """
+        if self.condition_network is not None and not self.condition_network.built:
+            self.condition_network.build(given_shape)
         shape = tuple(input_shape)
         self.latent_shapes: list[tuple[int, int, int]] = []
         for bijector in self.bijectors:

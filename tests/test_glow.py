@@ -48,6 +48,15 @@ def test_bits_per_dim_is_log_prob_in_other_units(glow, small_images):
     assert not np.array_equal(bpd, glow.bits_per_dim(small_images, seed=3))
 
 
+@pytest.mark.parametrize(
+    "own", [{"architecture": "levels", "parts": "1"}, {"local_prior": "flow:4x1"}], ids=str
+)
+def test_no_two_weights_have_the_same_name(own):
+    """Checkpoints name weights by their paths."""
+    glow = small_glow(condition_shape=(4, 4, 1), condition_features=2, **own)
+    assert len({weight.path for weight in glow.weights}) == len(glow.weights)
+
+
 def test_neither_seeds_nor_batch_sizes_retrace(glow, small_images):
     for seed, count in ((0, 64), (1, 3), (2, 10)):
         glow.log_prob(small_images[:count], seed)

@@ -13,7 +13,8 @@ from glow_tf.use import evaluate, read_images, save_run_to_preset
 
 SMALL = {
     "num_blocks": 1,
-    "parts": "1",
+    "flow_steps": 2,
+    "parts": "1,1",  # each part's network of what is given is its own
     "width": 4,
     "condition_features": 2,
     "train_examples": 96,
@@ -127,7 +128,7 @@ def test_a_run_with_a_prefix_cache_trains_as_one_without(tmp_path):
 
 @pytest.mark.slow
 def test_levels_are_given_conditions_in_a_run(pairs, tmp_path):
-    own = {"architecture": "levels", "schedule": "simultaneous", "part_epochs": 1}
+    own = {"architecture": "levels", "parts": "1", "schedule": "simultaneous", "part_epochs": 1}
     summary = train(of_pairs(tmp_path / "run", pairs, **own))
     glow = glow_tf.load(tmp_path / "run")
     used = read_images(glow.image_shape, f"folder:{pairs}", split="test", condition="input")
