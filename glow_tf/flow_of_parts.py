@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import types
 from collections.abc import Sequence
 
 import keras
@@ -15,6 +16,7 @@ from glow_tf.conditions import checked_condition
 from glow_tf.config import ModelConfig
 from glow_tf.density_model import DensityModel, checked_policy
 from glow_tf.memory import check_memory
+from glow_tf.own_network import copies_of
 from glow_tf.partition import part_layouts
 from glow_tf.parts import Part, get_weights_by_step, set_weights_by_step
 from glow_tf.weights_file import model_bytes
@@ -23,7 +25,13 @@ from glow_tf.weights_file import model_bytes
 class FlowOfParts(DensityModel):
     """What a flow is made of: its parts, their devices and weights; see `Flow`."""
 
-    def __init__(self, config: ModelConfig, part_devices: Sequence[str] = (), **kwargs):
+    def __init__(
+        self,
+        config: ModelConfig,
+        part_devices: Sequence[str] = (),
+        condition_network: keras.layers.Layer | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.config = config
         self.part_devices = tuple(part_devices)
@@ -43,10 +51,16 @@ class FlowOfParts(DensityModel):
             if config.is_real
             else Dequantize(config.n_bits, dtype=policy)
         )
+        own: Sequence[keras.layers.Layer | None] = [None] * len(layouts)
+        if condition_network is not None:
+            own = copies_of(condition_network, config, self.compute_dtype, self.on_device_of)
+        # Its copies are layers of the model, and it is none.
+        self._untracked = types.SimpleNamespace(condition_network=condition_network)
         self.parts = [
             Part.from_layout(
                 layout,
                 config,
+                own[k - 1],
                 last=k == len(layouts),
                 dtype=policy,
                 name=f"part_{k}",
@@ -66,6 +80,11 @@ class FlowOfParts(DensityModel):
                     part.build((None, *shape), given)
             shape = part.output_event_shape
         self.built = True
+
+    def own_condition_network(self) -> keras.layers.Layer | None:
+        """Returns what the parts' condition networks are copies of; None: they are the package's, or none."""
+        # No property: Keras would find it there, and save its weights as the model's.
+        return self._untracked.condition_network
 
     def on_device_of(self, k: int) -> contextlib.AbstractContextManager:
         """Returns a context in which operations run on the device of part k, from 0."""

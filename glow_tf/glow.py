@@ -34,10 +34,13 @@ class Glow(CompiledModel):
       config: the model's settings.
       part_devices: per part, the device that holds its weights and runs it; empty leaves the choice to
         TensorFlow. The devices are not saved with the model.
+      condition_network: a Keras layer or model, of which each part gets a copy; it makes
+        `config.condition_features` features [B, h, w, c] or [B, c] of what the model is given, or of a
+        dictionary where that has names. None: the package's own; see `glow_tf.bijectors.ConditionNetwork`.
 
     Raises:
-      ConfigError: the blocks cannot halve height or width, the policy is mixed, or the weights do not fit
-        into memory.
+      ConfigError: the blocks cannot halve height or width, the policy is mixed, the weights do not fit
+        into memory, or the condition network cannot be copied or makes other features.
       ValueError: part_devices names a wrong number of devices.
     Reference: Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039; Glow parts, sections 2 and 3.
     """
@@ -89,7 +92,8 @@ class Glow(CompiledModel):
                 "a model whose parts have networks of what they are given keeps its parts. "
                 f"Received: parts={config.parts!r} for parts={self.config.parts!r}"
             )
-        glow = type(self)(config, dtype=self.dtype_policy if dtype is None else dtype, name="glow")
+        dtype = self.dtype_policy if dtype is None else dtype
+        glow = type(self)(config, condition_network=self.own_condition_network(), dtype=dtype, name="glow")
         glow.set_flow_weights(self.get_flow_weights())
         return glow
 
@@ -109,9 +113,14 @@ class Glow(CompiledModel):
           weights_dtype: `float32` or `float16`.
 
         Raises:
-          ConfigError: weights_dtype is another one.
+          ConfigError: weights_dtype is another one, or the model has a condition network of one's own.
           OSError: the folder holds something else, or cannot be written.
         """
+        if (own := self.own_condition_network()) is not None:
+            raise ConfigError(
+                "a preset is settings and numbers, so its condition network is the package's; a .keras file "
+                f"takes this model. Received: condition_network={own.name!r}"
+            )
         parts = self.config.parts if self.has_condition_networks else "1"
         whole = self.recut(dtype="float32", parts=parts, local_prior="standard", precision="float32")
         presets.write(pathlib.Path(folder), whole.config, whole.save_weights, about or {}, weights_dtype)
@@ -123,17 +132,23 @@ class Glow(CompiledModel):
 
     def get_config(self) -> dict:
         """See keras.Layer; `frozen` counts the layers within the model that are not trained."""
+        own = self.own_condition_network()
         return {
             "name": self.name,
             "dtype": self.dtype_policy.name,
             "config": dataclasses.asdict(self.config),
             "frozen": [k for k, layer in enumerate(layers_within(self)) if not layer.trainable],
+            **({} if own is None else {"condition_network": keras.saving.serialize_keras_object(own)}),
         }
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Glow:
-        """See keras.Layer."""
-        glow = cls(ModelConfig(**config["config"]), name=config["name"], dtype=config["dtype"])
+        """See keras.Layer; the condition network may also be given as a layer."""
+        own = config.get("condition_network")
+        if isinstance(own, Mapping):
+            own = keras.saving.deserialize_keras_object(own, custom_objects)
+        settings = ModelConfig(**config["config"])
+        glow = cls(settings, condition_network=own, name=config["name"], dtype=config["dtype"])
         if frozen := set(config.get("frozen", ())):
             for k, layer in enumerate(layers_within(glow)):
                 layer.trainable = k not in frozen

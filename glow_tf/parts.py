@@ -52,7 +52,14 @@ class Part(keras.Model):
 
     @classmethod
     def from_layout(
-        cls, layout: PartLayout, config: ModelConfig, *, last: bool, dtype: str | None = None, name: str
+        cls,
+        layout: PartLayout,
+        config: ModelConfig,
+        condition_network: keras.layers.Layer | None = None,
+        *,
+        last: bool,
+        dtype: str | None = None,
+        name: str,
     ) -> Part:
         """Makes the part that a layout describes; it is not built yet.
 
@@ -62,6 +69,7 @@ class Part(keras.Model):
         Args:
           layout: the part's elements.
           config: the model's settings.
+          condition_network: of one's own; None: the one that the settings say, if any.
           last: whether it is the last part, whose prior is the model's top prior.
           dtype: dtype policy of all layers; None means Keras's default.
           name: of the part.
@@ -71,8 +79,9 @@ class Part(keras.Model):
             narrow = dataclasses.replace(config, width=config.head_size.width, classes=())
             of_head = bijectors_of(PartLayout(layout.head, layout.output_shape), narrow, dtype)
             prior = cls(of_head, prior_of(narrow, True, dtype), dtype=dtype, name="head")
-        network = condition_network_of(layout, config, dtype)
-        return cls(bijectors, prior, network, dtype=dtype, name=name)
+        if condition_network is None:
+            condition_network = condition_network_of(layout, config, dtype)
+        return cls(bijectors, prior, condition_network, dtype=dtype, name=name)
 
     def build(self, input_shape: Sequence[int | None], given_shape: Any = None) -> None:
         """Builds the layers, and records the shapes of the latents and of the output.

@@ -23,6 +23,7 @@ ORDER = [
     ["likelihood", "pieces", "density_model", "labels"],
     ["bijectors"],
     ["part_layers", "conditions", "passage"],
+    ["own_network"],
     ["parts"],
     ["flow_of_parts"],
     ["flow"],

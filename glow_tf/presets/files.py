@@ -32,7 +32,7 @@ WEIGHTS_DTYPES = ("float32", "float16")
 KERAS_MEMBERS = [CONFIG, "metadata.json", WEIGHTS]
 MOST_BYTES = 2**22  # of config.json in a .keras file
 MOST_NAMES = 2**12  # letters of a name, or layers that are frozen
-_GLOW = {"name": str, "dtype": str, "config": dict, "frozen": list}
+_GLOW = {"name": str, "dtype": str, "config": dict, "frozen": list, "condition_network": dict}
 
 
 def is_preset(path: pathlib.Path) -> bool:

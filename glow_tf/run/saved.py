@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 import zipfile
 
+import keras
+
 from glow_tf import presets
 from glow_tf.config import SAME_FUNCTION, ModelConfig
 from glow_tf.durable_files import check_can_be_read_again
@@ -21,7 +23,12 @@ WEIGHTS = "model.weights.h5"  # in a .keras file
 SAYS = {"classes": "--conditional, ", "condition_shape": "--condition, "}  # which flag a setting follows
 
 
-def load(path: str | pathlib.Path, which: str = "last", custom_objects: object = None) -> Glow:
+def load(
+    path: str | pathlib.Path,
+    which: str = "last",
+    custom_objects: object = None,
+    condition_network: keras.layers.Layer | None = None,
+) -> Glow:
     """Loads a model. Files are looked into before they are loaded; SECURITY.md says what they may hold.
 
     Args:
@@ -30,6 +37,8 @@ def load(path: str | pathlib.Path, which: str = "last", custom_objects: object =
       which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
         images.
       custom_objects: not used any more: of a trainer's file, the model alone is made.
+      condition_network: for a `.keras` file whose model has one of your own. Its settings count, and its
+        weights are those of the file.
 
     Raises:
       FileNotFoundError: there is no such file or checkpoint.
@@ -37,12 +46,18 @@ def load(path: str | pathlib.Path, which: str = "last", custom_objects: object =
       ValueError: path is neither a `.keras` file nor a workdir nor a preset.
     """
     path = pathlib.Path(path)
-    if presets.refers_to_preset(path):
-        return Glow.from_preset(path)
-    if not path.exists():
+    is_preset = presets.refers_to_preset(path)
+    if not (is_preset or path.exists()):
         raise FileNotFoundError(f"There is no such file or folder. Received: path={str(path)!r}")
-    if path.suffix == ".keras":
-        return _load_keras_file(path)
+    if path.suffix == ".keras" and not is_preset:
+        return _load_keras_file(path, condition_network)
+    if condition_network is not None:
+        raise ConfigError(
+            "condition_network is for .keras files; the models of presets and runs have the package's own. "
+            f"Received: path={str(path)!r}, condition_network={condition_network.name!r}"
+        )
+    if is_preset:
+        return Glow.from_preset(path)
     found = checkpoint_path(path, which)
     glow = untrained_glow(path)
     with readable(found):
@@ -50,16 +65,17 @@ def load(path: str | pathlib.Path, which: str = "last", custom_objects: object =
     return glow
 
 
-def _load_keras_file(path: pathlib.Path) -> Glow:
+def _load_keras_file(path: pathlib.Path, condition_network: keras.layers.Layer | None) -> Glow:
     """Loads the model of a file that `Glow.save` or `PartsTrainer.save` wrote; ConfigError if none did.
 
     Keras makes whatever a file names, and some of its layers read files or run programs. So Keras is not
     given the settings: the model is made from those of a `Glow`, and Keras reads its weights alone, which
-    must be numbers. The optimizers and objectives that a trainer's file names are not made.
+    must be numbers. The optimizers, objectives and condition networks that a file names are not made.
     """
     try:
         settings, of_trainer = presets.read_keras_file(path)
         config = presets.model_of_settings(path, settings["config"])
+        _check_condition_network(path, settings.pop("condition_network", None), condition_network)
         check_memory(2 * model_bytes(config), f"the model of {path}", "load it where there is more")
         with zipfile.ZipFile(path) as archive:
             weights = archive.getinfo(WEIGHTS)
@@ -68,7 +84,7 @@ def _load_keras_file(path: pathlib.Path) -> Glow:
             with archive.open(weights) as file:
                 what = f"{path}: {WEIGHTS}"
                 check_weights(file, weights.compress_size, config, what, compressed=False)
-        glow = Glow.from_config(settings)
+        glow = Glow.from_config({**settings, "condition_network": condition_network})
         (PartsTrainer(glow) if of_trainer else glow).load_weights(path)
     except ConfigError:
         raise
@@ -78,6 +94,21 @@ def _load_keras_file(path: pathlib.Path) -> Glow:
             f"{type(error).__name__}: {in_one_line(str(error))}"
         ) from None
     return glow
+
+
+def _check_condition_network(path: pathlib.Path, kept: dict | None, given: keras.layers.Layer | None) -> None:
+    """Raises ConfigError unless a condition network is given to a model that has one, and to no other."""
+    if kept is not None and given is None:
+        raise ConfigError(
+            f"the model of {path} has a condition network that is not the package's: load(path, "
+            "condition_network=…) needs a layer of the same settings. Received: None, and a file that has "
+            f"{kept.get('class_name')!r:.60}"
+        )
+    if kept is None and given is not None:
+        raise ConfigError(
+            f"the model of {path} has no condition network but the package's own. "
+            f"Received: condition_network={given.name!r}"
+        )
 
 
 def untrained_glow(workdir: pathlib.Path) -> Glow:

@@ -135,6 +135,7 @@ PLACES: dict[str, Callable[[dict[str, Any]], tuple[Any, Any]]] = {
     "dtype": lambda c: (c["config"]["glow"]["config"], "dtype"),
     "settings of the model": lambda c: (c["config"]["glow"]["config"], "config"),
     "width": lambda c: (c["config"]["glow"]["config"]["config"], "width"),
+    "condition network": lambda c: (c["config"]["glow"]["config"], "condition_network"),
     "loss of the glow": lambda c: (c["config"]["glow"].setdefault("compile_config", {}), "loss"),
     "optimizer": lambda c: (c["compile_config"]["optimizers"], 0),
     "learning rate": lambda c: (c["compile_config"]["optimizers"][0]["config"], "learning_rate"),

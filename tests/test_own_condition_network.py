@@ -1,0 +1,221 @@
+"""A condition network of one's own: each part trains a copy of it, and files keep the copies."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small import make_small_images, perturb, small_glow
+
+import glow_tf
+from glow_tf.commands import cli
+from glow_tf.errors import ConfigError
+from glow_tf.schedule import end_to_end, one_part, simultaneous
+
+IMAGES = make_small_images(np.random.default_rng(0))
+GIVEN = IMAGES[:, ::2, ::2]
+OF_MAPS = {"condition_shape": (4, 4, 1), "condition_features": 3}
+
+
+@keras.saving.register_keras_serializable(package="test_own_condition_network")
+class OfBoth(keras.layers.Layer):
+    """Features of a map and a vector, by their names."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.of_map, self.of_vector = keras.layers.Conv2D(units, 1), keras.layers.Dense(units)
+
+    def call(self, given):
+        return tf.nn.tanh(self.of_map(given["a"]) + self.of_vector(given["b"])[:, None, None])
+
+    def compute_output_shape(self, given_shape):
+        return (*given_shape["a"][:-1], self.units)
+
+    def build(self, given_shape):
+        self.of_map.build(given_shape["a"])
+        self.of_vector.build(given_shape["b"])
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def convolutions(filters=3):
+    own = [keras.layers.Conv2D(5, 3, padding="same", activation="gelu"), keras.layers.Conv2D(filters, 1)]
+    return keras.Sequential(own, name="mine")
+
+
+def functional():
+    given = keras.Input((5,))
+    return keras.Model(given, keras.layers.Dense(3)(keras.layers.Dense(8, "relu")(given)))
+
+
+# What is given, and a network that makes 3 features of it.
+NETWORKS = {
+    "a Sequential, of a map": (GIVEN, (4, 4, 1), convolutions),
+    "a functional model, of a vector": (np.eye(64, 5, dtype=np.float32), (5,), functional),
+    "a layer, of both by name": (
+        {"a": GIVEN, "b": np.eye(64, 5, dtype=np.float32)},
+        {"a": (4, 4, 1), "b": (5,)},
+        lambda: OfBoth(3),
+    ),
+}
+CASES = [
+    pytest.param(*case, id=name, marks=[] if "by name" in name else pytest.mark.slow)
+    for name, case in NETWORKS.items()
+]
+
+
+def some(given, count=8):
+    return tf.nest.map_structure(lambda own: own[:count], given)
+
+
+@pytest.mark.parametrize(("given", "shape", "make"), CASES)
+def test_each_part_trains_its_own_copy_and_files_keep_it(given, shape, make, tmp_path):
+    config = small_glow(condition_shape=shape, condition_features=3).config
+    network = make()
+    glow = glow_tf.Glow(config, condition_network=network)
+    own = [part.condition_network for part in glow.parts]
+    assert len({id(layer) for layer in (network, *own)}) == 3
+    assert all(type(layer) is type(network) for layer in own)
+    before = [layer.get_weights() for layer in own]
+    trainer = glow_tf.PartsTrainer(glow)
+    trainer.compile(glow_tf.TrainConfig(schedule="simultaneous", part_epochs=2, finetune_epochs=0))
+    trainer.fit(IMAGES, given, batch_size=16, verbose=0)
+    for layer, values in zip(own, before, strict=True):
+        assert all(np.any(a != b) for a, b in zip(layer.get_weights(), values, strict=True))
+    assert any(np.any(a != b) for a, b in zip(own[0].get_weights(), own[1].get_weights(), strict=True))
+
+    expected = glow.log_prob(IMAGES[:8], condition=some(given))
+    trainer.save(tmp_path / "trainer.keras")
+    glow.save(tmp_path / "model.keras")
+    loaded = glow_tf.load(tmp_path / "trainer.keras", condition_network=make())
+    np.testing.assert_allclose(loaded.log_prob(IMAGES[:8], condition=some(given)), expected, rtol=1e-6)
+    others = [
+        glow_tf.load(tmp_path / "model.keras", condition_network=make()),
+        keras.saving.load_model(tmp_path / "model.keras"),
+        keras.saving.load_model(tmp_path / "trainer.keras").glow,
+        glow.recut(),
+    ]
+    for other in others:
+        for a, b in zip(other.get_weights(), glow.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_no_gradient_of_a_part_reaches_the_network_of_another():
+    glow = glow_tf.Glow(small_glow(**OF_MAPS, local_prior="learned").config, condition_network=convolutions())
+    perturb(glow)
+    trainer = glow_tf.PartsTrainer(glow)
+    trainer.compile()
+
+    def gradients(phase):
+        with tf.GradientTape() as tape:
+            losses, _ = trainer.objectives(IMAGES, None, phase, condition=GIVEN)
+        own = [[v.value for v in part.condition_network.trainable_variables] for part in glow.parts]
+        return tape.gradient(losses, own)
+
+    together = gradients(simultaneous(2))
+    for k in range(2):
+        alone = gradients(one_part(k))
+        assert all(g is None for g in alone[1 - k])
+        for a, b in zip(together[k], alone[k], strict=True):
+            assert np.any(a)
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert all(np.any(g) for own in gradients(end_to_end(2)) for g in own)
+
+
+def test_copies_start_from_a_trained_network_and_may_stay_as_they_are(tmp_path):
+    network = convolutions()
+    network.build((None, 4, 4, 1))
+    perturb(network)
+    network.trainable = False
+    glow = glow_tf.Glow(small_glow(**OF_MAPS).config, condition_network=network)
+    for part in glow.parts:
+        for a, b in zip(part.condition_network.get_weights(), network.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert not part.condition_network.trainable_variables
+    glow.save(tmp_path / "model.keras")
+    again = glow_tf.load(tmp_path / "model.keras", condition_network=convolutions())
+    assert not again.parts[1].condition_network.trainable_variables
+
+
+@pytest.mark.slow
+def test_levels_and_exports_have_it(tmp_path):
+    config = small_glow(**OF_MAPS, num_blocks=1, flow_steps=1, parts="1", architecture="levels").config
+    glow = glow_tf.Glow(config, condition_network=convolutions())
+    perturb(glow)
+    assert [part.condition_network.name for part in glow.parts] == ["mine"] * 2
+    glow_tf.export(glow, tmp_path / "export")
+    exported = tf.saved_model.load(tmp_path / "export")
+    found = exported.log_prob(IMAGES[:3], 0, glow.checked_condition(GIVEN[:3]))
+    np.testing.assert_allclose(found, glow.log_prob(IMAGES[:3], condition=GIVEN[:3]), rtol=1e-5)
+
+
+class Sharing(keras.layers.Layer):
+    """Hands its own inner layer to its copies."""
+
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def call(self, given):
+        return self.inner(given)
+
+    def get_config(self):
+        return {**super().get_config(), "inner": self.inner}
+
+
+class WithoutConfig(Sharing):
+    def get_config(self):
+        raise NotImplementedError("no get_config")
+
+
+REFUSED = {
+    "no layer": (lambda: len, OF_MAPS, "must be a Keras layer or model. Received: <built-in"),
+    "nothing given": (convolutions, {}, r"needs a condition_shape.*Received: \(\)"),
+    "other features": (lambda: convolutions(4), OF_MAPS, "as many features as condition_features.*4, 4, 4"),
+    "another input": (functional, OF_MAPS, r"read a condition of shape \(4, 4, 1\).*Received: Functional"),
+    "shared": (lambda: Sharing(keras.layers.Dense(3)), OF_MAPS, "its own.*Received: Sharing, whose copies"),
+    "no config": (lambda: WithoutConfig(None), OF_MAPS, "makes again of its get_config.*no get_config"),
+}
+
+
+@pytest.mark.parametrize(("make", "settings", "match"), REFUSED.values(), ids=REFUSED)
+def test_a_network_that_parts_cannot_have_is_refused(make, settings, match):
+    match = match.replace("its own", "of its own")
+    with pytest.raises(ConfigError, match=match):
+        glow_tf.Glow(small_glow(**settings).config, condition_network=make())
+
+
+def test_one_part_may_share_with_nobody():
+    config = small_glow(**OF_MAPS, parts="1").config
+    glow_tf.Glow(config, condition_network=Sharing(keras.layers.Dense(3)))
+
+
+def test_a_file_does_not_say_what_is_made(tmp_path, monkeypatch):
+    glow = glow_tf.Glow(small_glow(**OF_MAPS).config, condition_network=convolutions())
+    glow.save(tmp_path / "own.keras")
+    monkeypatch.setattr(keras.saving, "deserialize_keras_object", lambda *_: pytest.fail("Keras was asked"))
+    loaded = glow_tf.load(tmp_path / "own.keras", condition_network=convolutions())
+    for a, b in zip(loaded.get_weights(), glow.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_files_say_that_they_need_it(tmp_path, capsys):
+    config = small_glow(**OF_MAPS).config
+    own, usual = glow_tf.Glow(config, condition_network=convolutions()), small_glow(**OF_MAPS)
+    path = tmp_path / "own.keras"
+    own.save(path)
+    usual.save(tmp_path / "usual.keras")
+    usual.save_to_preset(tmp_path / "preset")
+    with pytest.raises(ConfigError, match=r"load\(path, condition_network=…\).*Received: None.*'Sequential'"):
+        glow_tf.load(path)
+    assert cli.run("sample", [f"--model={path}"]) == 1
+    assert "condition_network=…" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"no condition network but the package's own\. Received.*'mine'"):
+        glow_tf.load(tmp_path / "usual.keras", condition_network=convolutions())
+    with pytest.raises(ConfigError, match=r"is for \.keras files.*preset.*'mine'"):
+        glow_tf.load(tmp_path / "preset", condition_network=convolutions())
+    with pytest.raises(ConfigError, match=r"a \.keras file takes this model. Received.*'mine'"):
+        own.save_to_preset(tmp_path / "refused")
+    with pytest.raises(ConfigError, match=r"cannot be read as a \.keras file"):
+        glow_tf.load(path, condition_network=keras.layers.Dense(3))
