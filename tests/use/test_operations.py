@@ -39,6 +39,7 @@ def prints(path):
     return path
 
 
+GIVEN = {"averaged": (8, 8, 1), "repeated": (2, 2, 1), "resized": (6, 6, 1), "one": (3,)}
 PROGRAMS = {"ReadFile": tf.io.read_file, "WriteFile": writes, "SaveV2": saves, "PrintV2": prints}
 
 
@@ -50,7 +51,7 @@ def test_what_export_writes_is_allowed(exported):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"permutation": "plain", "scale": "sigmoid"},
+        {"permutation": "plain", "scale": "sigmoid", "condition_shape": GIVEN},
         pytest.param({"coupling": "additive"}, marks=pytest.mark.slow),
     ],
 )
