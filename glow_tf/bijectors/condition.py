@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import tensorflow as tf
 
 # A map [B, h, w, c], of any resolution, or a vector [B, d]; several at once by name; None: nothing is given.
@@ -86,4 +87,16 @@ def _map(member: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
         return tf.nn.avg_pool2d(member, window, window, "VALID")
     if all(b % a == 0 for a, b in zip(own, size, strict=True)):
         return tf.repeat(tf.repeat(member, size[0] // own[0], axis=1), size[1] // own[1], axis=2)
-    return tf.cast(tf.image.resize(member, size, antialias=True), member.dtype)
+    rows, columns = (tf.constant(_resizing(a, b), member.dtype) for a, b in zip(own, size, strict=True))
+    return tf.einsum("ih,bhwc,jw->bijc", rows, member, columns)
+
+
+def _resizing(before: int, after: int) -> np.ndarray:
+    """Returns what resizes one side, [after, before], as `tf.image.resize` with `antialias` does.
+
+    Its own operation is neither in ONNX nor in LiteRT, nor does XLA compile it.
+    """
+    pixel = before / after
+    centres, places = (np.arange(after) + 0.5) * pixel, np.arange(before) + 0.5
+    weights = np.maximum(0, 1 - np.abs(centres[:, None] - places) / max(pixel, 1.0))
+    return weights / weights.sum(axis=1, keepdims=True)

@@ -25,11 +25,11 @@ ARITHMETIC = _names("""
     GreaterEqual Identity IdentityN IsFinite Less LessEqual Log Log1p LogMatrixDeterminant LogicalAnd
     LogicalNot LogicalOr MatMul MatrixBandPart MatrixDeterminant MatrixDiagPartV3 MatrixDiagV3 MatrixInverse
     MatrixSetDiagV3 MatrixTriangularSolve Max Maximum Mean Min Minimum Mul Neg NoOp NotEqual OneHot OnesLike
-    Pack Pad PadV2 Placeholder Pow Prod Range RealDiv Relu Reshape ReverseV2 Round Rsqrt ScaleAndTranslate
-    Select SelectV2 Shape Sigmoid Softplus SpaceToDepth Split SplitV Sqrt Square Squeeze
-    StatelessRandomGetKeyCounter StatelessRandomNormalV2 StatelessRandomUniformIntV2
-    StatelessRandomUniformV2 StopGradient StridedSlice Sub Sum Tanh TensorListFromTensor TensorListGetItem
-    TensorListReserve TensorListSetItem TensorListStack Tile Transpose Unpack ZerosLike
+    Pack Pad PadV2 Placeholder Pow Prod Range RealDiv Relu Reshape ReverseV2 Round Rsqrt Select SelectV2
+    Shape Sigmoid Softplus SpaceToDepth Split SplitV Sqrt Square Squeeze StatelessRandomGetKeyCounter
+    StatelessRandomNormalV2 StatelessRandomUniformIntV2 StatelessRandomUniformV2 StopGradient StridedSlice
+    Sub Sum Tanh TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem TensorListStack
+    Tile Transpose Unpack ZerosLike
 """)
 # Calls of functions in the same file, and variables.
 CALLS = _names("PartitionedCall StatefulPartitionedCall StatelessWhile")

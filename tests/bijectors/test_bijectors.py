@@ -8,6 +8,7 @@ import tensorflow as tf
 from small import make_coupling, make_flow_step, perturb
 
 from glow_tf.bijectors import ActNorm, Dequantize, InvertibleConv, Split
+from glow_tf.bijectors.condition import brought_to
 from glow_tf.likelihood import standard_normal_log_prob
 
 
@@ -178,3 +179,11 @@ def test_no_warnings_in_an_ordinary_initialisation(rng):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_flow_step(8).initialize(tf.constant(rng.normal(size=(16, 4, 4, 6)), tf.float32))
+
+
+@pytest.mark.parametrize(("own", "other"), [((6, 9), (4, 7)), ((3, 5), (7, 4)), ((28, 28), (24, 20))])
+def test_a_condition_is_resized_as_tensorflow_does_where_sides_do_not_divide(own, other, rng):
+    given = tf.constant(rng.normal(size=(2, *own, 3)), tf.float32)
+    x = tf.zeros((2, *other, 1))
+    found = tf.function(brought_to, jit_compile=True)(given, x, 3)  # XLA cannot compile TensorFlow's
+    np.testing.assert_allclose(found, tf.image.resize(given, other, antialias=True), atol=1e-5)
