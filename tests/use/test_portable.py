@@ -8,8 +8,18 @@ import tensorflow as tf
 from small import make_small_images, perturb, small_glow
 
 from glow_tf.commands import cli
+from glow_tf.conditions import of_names
 from glow_tf.errors import ConfigError
 from glow_tf.use import export_litert, export_onnx
+
+# Maps of more pixels than the flow's, of fewer, and of sides that do not divide; a vector.
+GIVEN = {
+    "nothing": (),
+    "a vector": (5,),
+    "a map": (8, 8, 2),
+    "a map of sides that do not divide": (6, 6, 1),
+    "both by name": {"small": (2, 2, 1), "numbers": (3,)},
+}
 
 
 @pytest.fixture(scope="module")
@@ -17,42 +27,47 @@ def images():
     return make_small_images(np.random.default_rng(0))
 
 
-@pytest.fixture(scope="module")
-def glow(images):
-    glow = small_glow()
-    glow.initialize(images)
+def make_glow(images, shape):
+    """Makes a model that is given something, and what it is given with each image, by name."""
+    glow = small_glow(condition_shape=shape, condition_features=3)
+    rng = np.random.default_rng(1)
+    given = {n: rng.normal(size=(64, *s)).astype(np.float32) for n, s in glow.config.condition_shapes.items()}
+    glow.initialize(images, condition=of_names(given))
     glow.parts[0].set_reversible(True)  # as after training with it
-    return glow
+    return glow, given
 
 
-def check(glow, images, run):
-    """Compares `run(file, input)`, a dict of outputs, with the model, at two batch sizes."""
+def check(glow, images, run, given):
+    """Compares `run(file, inputs by name)`, a dict of outputs, with the model, at two batch sizes."""
     for count in (1, 7):
-        batch = images[:count]
-        (eps,) = run("encode", batch).values()
-        np.testing.assert_allclose(eps, glow.encode(batch), rtol=1e-4, atol=1e-4)
-        (decoded,) = run("decode", eps).values()
+        batch, own = images[:count], {name: values[:count] for name, values in given.items()}
+        inputs, condition = {n or "condition": v for n, v in own.items()}, of_names(own)
+        (eps,) = run("encode", images=batch, **inputs).values()
+        np.testing.assert_allclose(eps, glow.encode(batch, condition=condition), rtol=1e-4, atol=1e-4)
+        (decoded,) = run("decode", eps=eps, **inputs).values()
         np.testing.assert_array_equal(decoded, batch)
-        scores, expected = run("score", batch), glow.score(batch)
+        scores, expected = run("score", images=batch, **inputs), glow.score(batch, condition)
         assert set(scores) == set(expected)
         for name, values in expected.items():
             np.testing.assert_allclose(scores[name], values, rtol=1e-4)
 
 
 @pytest.mark.slow
-def test_onnx_computes_what_the_model_does(glow, images, tmp_path):
+@pytest.mark.parametrize("shape", GIVEN.values(), ids=GIVEN)
+def test_onnx_computes_what_the_model_does(shape, images, tmp_path):
+    glow, given = make_glow(images, shape)
     pytest.importorskip("tf2onnx")
     runtime = pytest.importorskip("onnxruntime")
     paths = export_onnx(glow, tmp_path / "onnx")
     sessions = {path.stem: runtime.InferenceSession(path) for path in paths}
 
-    def run(name, batch):
+    def run(name, **inputs):
         session = sessions[name]
         names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(None, {session.get_inputs()[0].name: batch}), strict=True))
+        return dict(zip(names, session.run(None, inputs), strict=True))
 
     assert set(sessions) == {"encode", "decode", "score"}
-    check(glow, images, run)
+    check(glow, images, run, given)
 
 
 @pytest.mark.slow
@@ -64,22 +79,31 @@ def test_litert_computes_what_the_model_does(channels, tmp_path):
     glow = small_glow(image_shape=images.shape[1:], perturbed=False)
     perturb(glow, 0.02)
     glow.initialize(images)
-    paths = export_litert(glow, tmp_path / "lite")
+    check(glow, images, runner_of(export_litert(glow, tmp_path / "lite")), {})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["a map of sides that do not divide", "both by name"])
+def test_litert_computes_what_a_model_does_that_is_given_something(name, images, tmp_path):
+    glow, given = make_glow(images, GIVEN[name])
+    check(glow, images, runner_of(export_litert(glow, tmp_path / "lite")), given)
+
+
+def runner_of(paths):
     interpreters = {path.stem: tf.lite.Interpreter(str(path)) for path in paths}
 
-    def run(name, batch):
+    def run(name, **inputs):
         (signature,) = interpreters[name].get_signature_list()
-        runner = interpreters[name].get_signature_runner(signature)
-        (argument,) = runner.get_input_details()
-        return runner(**{argument: batch})
+        return interpreters[name].get_signature_runner(signature)(**inputs)
 
-    check(glow, images, run)
+    return run
 
 
-def test_onnx_without_its_package_says_what_to_install(glow, tmp_path, monkeypatch):
+def test_onnx_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(ConfigError, match=r"in a clone: pip install '.\[onnx\]'"):
-        export_onnx(glow, tmp_path / "onnx")
+        export_onnx(small_glow(), tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
 
 
