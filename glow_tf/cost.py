@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from glow_tf.partition import FLOAT_BYTES, Element, PartLayout
+from glow_tf.partition import FLOAT_BYTES, PartLayout
 
 BOTH_WAYS = 3  # forward and backward passes of a part, in forward passes; one more recomputes activations
 
@@ -67,9 +67,6 @@ def crossing_bytes(
 
 
 def weight_bytes(layouts: Sequence[PartLayout], heads: bool = True) -> float:
-    """Returns the bytes of the parameters, with or without flow heads; each is used once per pixel."""
-
-    def own(e: Element) -> float:
-        return FLOAT_BYTES * e.macs / (e.height * e.width)
-
-    return sum(own(e) for layout in layouts for e in (*layout.elements, *(layout.head if heads else ())))
+    """Returns the bytes of the kernels, with or without flow heads."""
+    elements = [e for p in layouts for e in (*p.elements, *p.given, *(p.head if heads else ()))]
+    return FLOAT_BYTES * sum(e.kernel_size for e in elements)

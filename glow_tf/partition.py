@@ -16,7 +16,8 @@ class Element:
     """One element of the flow: a squeeze, a flow step or a split; in levels also those of their kind."""
 
     # `squeeze`, `flow_step` or `split`; in a level `haar`, `features` (the network of the smaller image),
-    # `flow_step` and `prior` (of the details' latents).
+    # `flow_step` and `prior` (of the details' latents). Of what a part is given: `condition`, its network,
+    # and `prior`, the convolution that the top prior reads it with.
     kind: str
     block: int  # or level, from 1
     step: int  # of a flow step within its block, from 1; otherwise 0
@@ -25,6 +26,12 @@ class Element:
     channels: int
     macs: int  # multiply-adds of one forward evaluation per image
     hidden: int = 0  # hidden channels of a flow step's coupling network
+    once: int = 0  # those of the macs that are made once, not for every pixel: what is read of vectors
+
+    @property
+    def kernel_size(self) -> float:
+        """Weights of the kernels."""
+        return (self.macs - self.once) / (self.height * self.width) + self.once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +42,7 @@ class PartLayout:
     output_shape: tuple[int, int, int]  # (H, W, C) of h_k, the activations that go on to the next part
     # Of the flow head that scores h_k while the part is trained; empty without one.
     head: tuple[Element, ...] = ()
+    given: tuple[Element, ...] = ()  # what comes to the elements with a condition
 
     @property
     def flow_steps(self) -> int:
@@ -44,7 +52,7 @@ class PartLayout:
     @property
     def forward_macs(self) -> int:
         """Multiply-adds of one forward evaluation of the part per image (F_k)."""
-        return sum(e.macs for e in self.elements)
+        return sum(e.macs for e in (*self.elements, *self.given))
 
     @property
     def head_macs(self) -> int:
@@ -69,14 +77,9 @@ def part_layouts(config: ModelConfig) -> tuple[PartLayout, ...]:
     ConfigError if the blocks cannot halve the image's height or width; see `check_divisible`.
     """
     check_divisible(config.image_shape, config)
-    if config.has_levels:
-        return _levels(config)
-    cuts = list(itertools.accumulate(flow_step_counts(config)))
-    elements, heads = _elements(config), _heads(config, cuts)
-    ends = _ends_of_steps(elements)
+    layouts = _levels(config) if config.has_levels else _parts(config)
     return tuple(
-        PartLayout(tuple(elements[ends[begin] : ends[end]]), _output_shape(elements[ends[end] - 1]), head)
-        for begin, end, head in zip([0, *cuts], cuts, heads, strict=False)
+        dataclasses.replace(layout, given=_given(config, layout, layout is layouts[-1])) for layout in layouts
     )
 
 
@@ -88,7 +91,8 @@ def flow_step_counts(config: ModelConfig) -> tuple[int, ...]:
     elements = _elements(config)
     ends = _ends_of_steps(elements)
     costs = [sum(e.macs for e in elements[a:b]) for a, b in itertools.pairwise(ends)]
-    heads = [sum(e.macs for e in head) for head in _heads(config, range(len(ends)))]
+    network = sum(e.macs for e in _condition_network(config, 1))  # each part has one
+    heads = [network + sum(e.macs for e in head) for head in _heads(config, range(len(ends)))]
     return balanced_counts(costs, cuts.speeds, heads)
 
 
@@ -120,6 +124,54 @@ def balanced_counts(
     return best[len(costs)][2]
 
 
+def _parts(config: ModelConfig) -> tuple[PartLayout, ...]:
+    cuts = list(itertools.accumulate(flow_step_counts(config)))
+    elements, heads = _elements(config), _heads(config, cuts)
+    ends = _ends_of_steps(elements)
+    return tuple(
+        PartLayout(tuple(elements[ends[begin] : ends[end]]), _output_shape(elements[ends[end] - 1]), head)
+        for begin, end, head in zip([0, *cuts], cuts, heads, strict=False)
+    )
+
+
+def _given(config: ModelConfig, layout: PartLayout, last: bool) -> tuple[Element, ...]:
+    """Returns what a part makes of a condition, and what the top prior reads of it."""
+    read = config.coupling_config.condition_channels
+    if not read or not last or config.top_prior != "learned" or config.classes:
+        return _condition_network(config, layout.elements[0].block)
+    height, width, channels = layout.output_shape
+    macs = 9 * read * 2 * channels
+    once = macs if _is_vector(config) else 0
+    prior = Element(
+        "prior", layout.elements[-1].block, 0, *layout.output_shape, once or height * width * macs, once=once
+    )
+    return (*_condition_network(config, layout.elements[0].block), prior)
+
+
+def _condition_network(config: ModelConfig, block: int) -> tuple[Element, ...]:
+    features, depth = config.condition_features, config.condition_depth
+    if not (config.condition_shape and features):
+        return ()
+    height, width = _size_of_condition(config)
+    macs = height * width * _network_macs(config.given_channels, features, depth)
+    return (Element("condition", block, 0, height, width, features, macs),)
+
+
+def _network_macs(channels: int, features: int, depth: int) -> int:
+    """Returns the multiply-adds of a `ConditionNetwork` per pixel."""
+    return 9 * features * (channels + (depth - 1) * features)
+
+
+def _size_of_condition(config: ModelConfig) -> tuple[int, int]:
+    """Returns height and width of the largest map that is given; a vector is a map of one pixel."""
+    sizes = [(1, 1), *(shape[:2] for shape in config.condition_shapes.values() if len(shape) == 3)]
+    return max(sizes, key=math.prod)
+
+
+def _is_vector(config: ModelConfig) -> bool:
+    return _size_of_condition(config) == (1, 1)
+
+
 def _elements(config: ModelConfig) -> list[Element]:
     height, width, channels = config.image_shape
     given = config.coupling_config.condition_channels
@@ -128,11 +180,10 @@ def _elements(config: ModelConfig) -> list[Element]:
         if height % 2 == width % 2 == 0:
             height, width, channels = height // 2, width // 2, channels * 4
             elements.append(Element("squeeze", block, 0, height, width, channels, 0))
-        macs = _flow_step_macs(config.coupling, height * width, channels, config.width, given)
-        elements += [
-            Element("flow_step", block, step, height, width, channels, macs, config.width)
-            for step in range(1, config.flow_steps + 1)
-        ]
+        size = (height, width, channels)
+        elements += _flow_steps(
+            config, block, config.flow_steps, size, config.width, given, _is_vector(config)
+        )
         kept, learned = channels // 2, config.split_prior == "learned"
         if block < config.num_blocks and height * width * kept > 1:  # a coupling needs two values
             macs = height * width * 9 * (kept + given) * 2 * (channels - kept) if learned else 0
@@ -145,18 +196,18 @@ def _levels(config: ModelConfig) -> tuple[PartLayout, ...]:
     """Lays out levels, the finest first, and at last the flow of the coarsest image."""
     height, width, channels = config.image_shape
     features, depth = config.condition_features, config.condition_depth
+    given = config.coupling_config.condition_channels
     *finer, coarsest = zip(config.cuts.counts, config.widths, strict=True)
     layouts = []
     for level, (count, hidden) in enumerate(finer, start=1):
         height, width = height // 2, width // 2
         pixels, details = height * width, 3 * channels
-        network = 9 * features * (channels + (depth - 1) * features)
+        network = _network_macs(channels + given, features, depth)
         size = (height, width, details)
-        macs = _flow_step_macs(config.coupling, pixels, details, hidden, features)
         elements = (
             Element("haar", level, 0, height, width, 4 * channels, 0),
             Element("features", level, 0, height, width, features, pixels * network),
-            *(Element("flow_step", level, step, *size, macs, hidden) for step in range(1, count + 1)),
+            *_flow_steps(config, level, count, size, hidden, features),
             Element("prior", level, 0, *size, pixels * 9 * features * 2 * details),
         )
         layouts.append(PartLayout(elements, (height, width, channels)))
@@ -165,8 +216,7 @@ def _levels(config: ModelConfig) -> tuple[PartLayout, ...]:
     if squeezes:
         height, width, channels = height // 2, width // 2, 4 * channels
     block, size = len(layouts) + 1, (height, width, channels)
-    macs = _flow_step_macs(config.coupling, height * width, channels, hidden)
-    steps = [Element("flow_step", block, step, *size, macs, hidden) for step in range(1, count + 1)]
+    steps = _flow_steps(config, block, count, size, hidden, given, _is_vector(config))
     squeeze = [Element("squeeze", block, 0, *size, 0)] * squeezes
     return (*layouts, PartLayout((*squeeze, *steps), size))
 
@@ -198,11 +248,23 @@ def _first_steps_of_blocks(elements: Sequence[Element], most: int) -> tuple[Elem
     return tuple(found)
 
 
-def _flow_step_macs(coupling: str, pixels: int, channels: int, hidden: int, given: int = 0) -> int:
+def _flow_steps(
+    config: ModelConfig,
+    block: int,
+    count: int,
+    size: tuple[int, int, int],
+    hidden: int,
+    given: int = 0,
+    is_vector: bool = False,
+) -> list[Element]:
+    """Returns the flow steps of a block; their couplings read `given` channels, of a vector or of a map."""
+    height, width, channels = size
     first = max(channels // 2, 1)
-    outputs = OUTPUTS_PER_CHANNEL[coupling] * max(channels - first, 1)
-    network = (9 * first + given) * hidden + hidden * hidden + 9 * hidden * outputs
-    return pixels * (network + channels * channels)
+    outputs = OUTPUTS_PER_CHANNEL[config.coupling] * max(channels - first, 1)
+    network = 9 * first * hidden + hidden * hidden + 9 * hidden * outputs
+    once = given * hidden if is_vector else 0
+    macs = height * width * (network + channels * channels + given * hidden * (not is_vector)) + once
+    return [Element("flow_step", block, k, *size, macs, hidden, once) for k in range(1, count + 1)]
 
 
 def _output_shape(last: Element) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 Anybody may have written it. An HDF5 file can refer to other files, and a small one can claim gigabytes.
 """
 
+import dataclasses
 import math
 import os
 import zlib
@@ -26,6 +27,7 @@ def check_weights(
     model: ModelConfig,
     what: str,
     compressed: bool = True,
+    own_networks: bool = False,
 ) -> None:
     """Raises ConfigError unless a file holds numbers and nothing else, as many as a model has weights.
 
@@ -35,6 +37,7 @@ def check_weights(
       model: the model whose weights it should hold.
       what: names the file in messages.
       compressed: whether it may be.
+      own_networks: whether its condition networks are of one's own, so that nobody knows their size.
     """
     import h5py
 
@@ -51,7 +54,7 @@ def check_weights(
             f"{what} must hold at most {MOST_GROWTH} times its size and {ROOM >> 20} MiB. "
             f"Received: {claimed >> 20} MiB of numbers in {size / 2**20:.2f} MiB"
         )
-    needed = model_bytes(model) // FLOAT_BYTES
+    needed = model_bytes(model, networks=not own_networks) // FLOAT_BYTES
     if found < ENOUGH * needed or len(datasets) < model.num_parts:
         raise ConfigError(
             f"{what} must hold the weights that the settings of its model ask for, about {needed} numbers in "
@@ -59,9 +62,15 @@ def check_weights(
         )
 
 
-def model_bytes(model: ModelConfig) -> int:
-    """Returns the bytes of a model's weights, in float32 and nearly: those of biases are not counted."""
+def model_bytes(model: ModelConfig, networks: bool = True) -> int:
+    """Returns the bytes of a model's weights, in float32 and nearly: those of biases are not counted.
+
+    Those of the parts' condition networks are left out if `networks` is false.
+    """
     layouts = part_layouts(model)
+    if not networks:
+        own = [tuple(e for e in layout.given if e.kind != "condition") for layout in layouts]
+        layouts = [dataclasses.replace(p, given=kept) for p, kept in zip(layouts, own, strict=True)]
     of_classes = 2 * len(model.classes) * math.prod(layouts[-1].output_shape)
     elements = [e for layout in layouts for e in (*layout.elements, *layout.head) if e.kind == "flow_step"]
     fixed = 0 if model.permutation in ("lu", "plain") else sum(e.channels**2 for e in elements)

@@ -186,6 +186,14 @@ def test_a_network_that_parts_cannot_have_is_refused(make, settings, match):
         glow_tf.Glow(small_glow(**settings).config, condition_network=make())
 
 
+def test_a_network_may_be_smaller_than_the_packages(tmp_path):
+    config = small_glow(**OF_MAPS | {"condition_features": 64}).config
+    glow = glow_tf.Glow(config, condition_network=keras.layers.Dense(64))
+    glow.save(tmp_path / "model.keras")
+    again = glow_tf.load(tmp_path / "model.keras", condition_network=keras.layers.Dense(64))
+    assert again.count_params() == glow.count_params()
+
+
 def test_one_part_may_share_with_nobody():
     config = small_glow(**OF_MAPS, parts="1").config
     glow_tf.Glow(config, condition_network=Sharing(keras.layers.Dense(3)))

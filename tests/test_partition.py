@@ -1,9 +1,10 @@
 import dataclasses
 import itertools
+import math
 
 import pytest
 
-from glow_tf import cost, partition, schedule
+from glow_tf import Glow, cost, partition, schedule
 from glow_tf.config import ModelConfig, check_divisible
 from glow_tf.config.cuts import read_cuts
 from glow_tf.run.tables import model_table
@@ -135,6 +136,71 @@ def test_additive_coupling_and_standard_prior_cost_less():
     affine = _layouts("1")[0].forward_macs
     assert _layouts("1", coupling="additive")[0].forward_macs < affine
     assert _layouts("1", split_prior="standard")[0].forward_macs < affine
+
+
+GIVEN = {"num_blocks": 2, "flow_steps": 1, "width": 32, "condition_features": 16}
+
+
+def test_what_is_given_costs_what_a_count_by_hand_says():
+    (layout,) = partition.part_layouts(ModelConfig((8, 8, 2), condition_shape=(8, 8, 3), **GIVEN))
+    reading = 16 * 32
+    first = 16 * (9 * 4 * 32 + reading + 32 * 32 + 9 * 32 * 2 * 4 + 8 * 8)  # 4×4×8, by halves of 4 channels
+    split = 16 * 9 * (4 + 16) * 2 * 4
+    second = 4 * (9 * 8 * 32 + reading + 32 * 32 + 9 * 32 * 2 * 8 + 16 * 16)  # 2×2×16, by halves of 8
+    assert [e.macs for e in layout.elements if e.macs] == [first, split, second]
+    network = 64 * (9 * 3 * 16 + 9 * 16 * 16)
+    prior = 4 * 9 * 16 * 2 * 16
+    assert [e.macs for e in layout.given] == [network, prior]
+    assert layout.forward_macs == first + split + second + network + prior
+    (plain,) = partition.part_layouts(ModelConfig((8, 8, 2), **GIVEN))
+    reads = (16 + 4) * reading + 16 * 9 * 16 * 2 * 4
+    assert layout.forward_macs - plain.forward_macs == reads + network + prior
+
+
+def test_a_vector_is_read_once_and_not_for_every_pixel():
+    layout, last = partition.part_layouts(ModelConfig((8, 8, 2), condition_shape=(5,), parts="1,1", **GIVEN))
+    step = layout.elements[1]
+    assert step.once == 16 * 32
+    assert step.macs == 16 * (9 * 4 * 32 + 32 * 32 + 9 * 32 * 2 * 4 + 8 * 8) + step.once
+    network = 9 * 5 * 16 + 9 * 16 * 16
+    assert [[e.macs for e in part.given] for part in (layout, last)] == [
+        [network],
+        [network, 9 * 16 * 2 * 16],
+    ]
+
+
+KERNELS = {
+    "a map": {"condition_shape": (8, 8, 3)},
+    "a vector, in parts": {"condition_shape": (5,), "parts": "1,1"},
+    "a map and a vector as they are": {
+        "condition_shape": {"a": (4, 4, 1), "b": (5,)},
+        "condition_features": 0,
+    },
+    "levels": {"condition_shape": (8, 8, 3), "architecture": "levels"},
+    "classes": {"condition_shape": (5,), "classes": ("ape", "bee")},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("own", KERNELS.values(), ids=KERNELS)
+def test_the_cost_model_knows_every_kernel(own):
+    config = ModelConfig((8, 8, 2), **{**GIVEN, **own})
+    layouts = partition.part_layouts(config)
+    kernels = [w for w in Glow(config).weights if w.path.endswith(("kernel", "reading"))]
+    of_mixing = sum(e.channels**2 for p in layouts for e in p.elements if e.kind == "flow_step")
+    numbers = sum(math.prod(w.shape) for w in kernels) + of_mixing
+    assert cost.weight_bytes(layouts) == 4 * numbers
+
+
+def test_balanced_parts_know_that_each_has_a_network():
+    """The slow device gets fewer flow steps where both have to run a network beside them."""
+    own = {"flow_steps": 24, "num_blocks": 1, "width": 16, "parts": "balanced:2@1,0.5"}
+    plain, given = (
+        partition.flow_step_counts(ModelConfig((8, 8, 2), condition_shape=shape, **own))
+        for shape in ((), (8, 8, 3))
+    )
+    assert plain == (16, 8)
+    assert given[1] < 8
 
 
 def test_sizes_that_do_not_divide_name_the_nearest_that_do():

@@ -83,7 +83,8 @@ def _load_keras_file(path: pathlib.Path, condition_network: keras.layers.Layer |
                 raise ConfigError(f"{path} must hold members that are not compressed. Received: {weights}")
             with archive.open(weights) as file:
                 what = f"{path}: {WEIGHTS}"
-                check_weights(file, weights.compress_size, config, what, compressed=False)
+                own = condition_network is not None
+                check_weights(file, weights.compress_size, config, what, compressed=False, own_networks=own)
         glow = Glow.from_config({**settings, "condition_network": condition_network})
         (PartsTrainer(glow) if of_trainer else glow).load_weights(path)
     except ConfigError:

@@ -210,6 +210,9 @@ def with_settings(members: Members) -> Iterator[tuple[str, bytes]]:
         "balanced parts": with_model(**deep, parts="balanced:4000"),
         "a million blocks": with_model(num_blocks=10**6),
         "a huge image": with_model(image_shape=[65536, 65536, 3]),
+        "a huge condition network": with_model(
+            condition_shape=[4], condition_features=40_000, condition_depth=16
+        ),
         "300,000 classes": with_model(classes=[f"{k}" for k in range(300_000)]),
         "numbers as text": with_model(width="4"),
         "not a number": with_model(width=float("nan")),
