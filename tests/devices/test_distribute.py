@@ -14,14 +14,16 @@ from glow_tf.errors import ConfigError
 from glow_tf.training.optimizers import FusedAdamax
 
 
-def train(strategy_name, schedule, images, dtype, reversible=False, eager=False, **changes):
+def train(strategy_name, schedule, images, dtype, reversible=False, eager=False, given=None, **changes):
     strategy = make_strategy(strategy_name)
     with strategy.scope():
-        glow = Glow(small_config(flow_steps=1, parts="by_block:2", **changes), dtype=dtype, name="glow")
-        trainer = PartsTrainer(glow, phases(schedule, 2, 2, schedule == "alternating"), seed=5)
+        settings = {"flow_steps": 1, "parts": "by_block:2", **changes}
+        glow = Glow(small_config(**settings), dtype=dtype, name="glow")
+        trainer = PartsTrainer(glow, phases(schedule, len(glow.parts), 2, schedule == "alternating"), seed=5)
         options = {"reversible": reversible, "run_eagerly": eager}
-        trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, **options)
-    history = trainer.fit(images, batch_size=16, validation_data=images[:50], verbose=0)
+        trainer.compile([FusedAdamax(5e-3) for _ in glow.parts], clip_norm=0.5, **options)
+    held_out = images[:50] if given is None else (images[:50], given[:50])
+    history = trainer.fit(images, given, batch_size=16, validation_data=held_out, verbose=0)
     return trainer, history.history
 
 
@@ -51,6 +53,30 @@ def test_two_replicas_train_like_one(schedule, mirrored, small_images):
     for name in ("bpd", "val_bpd", "val_bpd_se", "gradient_norm_2"):
         if name in one_history:
             np.testing.assert_allclose(two_history[name], one_history[name], rtol=1e-6)
+
+
+# Real data, which are centred and scaled from all replicas' images; and with a condition, bytes as well.
+OTHERS = {
+    "real": ({"data": "real", "n_bits": 8}, False),
+    "real, given a map": ({"data": "real", "n_bits": 8, "condition_shape": (4, 4, 1)}, True),
+    "bytes, given a map": ({"condition_shape": (4, 4, 1)}, True),
+    "levels of real data": ({"data": "real", "n_bits": 8, "architecture": "levels", "parts": "1"}, False),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("changes", "has_map"), OTHERS.values(), ids=OTHERS)
+def test_two_replicas_train_like_one_on_other_data(changes, has_map, small_images):
+    images = small_images if "data" not in changes else small_images.astype(np.float32) / 7 + 30
+    given = small_images[:, ::2, ::2] if has_map else None
+    own = {"given": given, "condition_features": 2, **changes}
+    one, one_history = train("one_device", "simultaneous", images, "float64", eager=True, **own)
+    two, two_history = train("mirrored", "simultaneous", images, "float64", **own)
+    assert two.distribute_strategy.num_replicas_in_sync == 2
+    for a, b in zip(one.glow.get_weights(), two.glow.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+    for name in ("bpd", "val_bpd", "val_bpd_se"):
+        np.testing.assert_allclose(two_history[name], one_history[name], rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import KINDS, config, flags, launch, rows_of, train, workdir_rows
+from PIL import Image
+from sklearn.datasets import load_digits
 from small import ROOT, run_main
 
 import glow_tf
@@ -84,6 +86,42 @@ def test_two_processes_end_with_the_numbers_of_one(kind, changes, whole, tmp_pat
             assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-3)
     assert list((tmp_path / "two" / "checkpoints" / "best").glob("*.index"))
     assert processes_of(tmp_path / "two") == []
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Small digits, and the same at half their size."""
+    folder = tmp_path_factory.mktemp("pairs")
+    for k, image in enumerate((load_digits().images[:160] * 8).astype(np.uint8)):
+        for name, own in (("target", image), ("input", image[::2, ::2])):
+            (folder / name).mkdir(exist_ok=True)
+            Image.fromarray(own).save(folder / name / f"{k:03d}.png")
+    return folder
+
+
+GLOW = {"condition": "input", "condition_features": 2}
+LEVELS = {**GLOW, "architecture": "levels", "num_blocks": 1, "parts": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("part", GLOW), ("part", LEVELS), ("worker", LEVELS)],
+    ids=["parts of a Glow", "parts of levels", "workers with levels"],
+)
+def test_two_processes_train_models_that_are_given_a_map_like_one(kind, changes, pairs, tmp_path):
+    own = {**FAST, "part_epochs": 1, "dataset": f"folder:{pairs}", "test_examples": 0, "train_examples": 96}
+    own |= {"augment": "none", "validation_examples": 20, "sample_every": 1, **changes}
+    run_main(*flags(tmp_path / "one", **own))
+    process = launch(kind, *flags(tmp_path / "two", **own))
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    for a, b in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
+        for name in ("test_bpd", "train_bpd"):
+            assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-3)
+    found = glow_tf.load(tmp_path / "two")
+    for a, b in zip(glow_tf.load(tmp_path / "one").weights, found.weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3, err_msg=a.path)
 
 
 def test_a_wait_is_shown_and_whom_it_is_for(monkeypatch, capfd):
