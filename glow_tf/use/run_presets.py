@@ -64,7 +64,7 @@ def save_run_to_preset(
         "data": f"{config.data.dataset}, {len(images.train)} training images",
         "seed": config.seed,
         "epochs": summary["epochs"],
-        **({"top": int(images.train.max())} if config.model.data_dtype == "uint8" else {}),
+        **({"top": images.top} if config.model.data_dtype == "uint8" else {}),
         "command": command_of(config),
         **(texts or {}),
     }

@@ -1,10 +1,11 @@
 """Measures what a condition costs in a training step.
 
-    taskset -c 0 python -m lab.benchmarks.conditions --widths=32,128 --output=docs/results/conditions.csv
+    taskset -c 0 python -m lab.benchmarks.conditions --widths=32,96,128 --output=docs/results/conditions.csv
 
 A Glow of 3 × 4 flow steps that is given nothing, the same given a map of 16 features, a deeper Glow, and
-levels take steps in turns, in one process on one core. The CSV has the CPU milliseconds of every turn. What
-is printed are medians, and beside them the ratio that multiply-adds predict.
+levels take steps in turns, in one process on one core; then a Glow and levels of grey images of 28×28. The
+CSV has the CPU milliseconds of every turn. What is printed are medians, and beside them the ratio that
+multiply-adds predict.
 """
 
 from __future__ import annotations
@@ -33,7 +34,18 @@ def _subjects(width: int) -> dict[str, ModelConfig]:
         ),
         "Glow 3 x 8": ModelConfig(shape, flow_steps=8, **common),
         "levels 8, 4, 4, 4": ModelConfig(shape, architecture="levels", flow_steps=8, **common),
+        "grey Glow 2 x 6": ModelConfig((28, 28, 1), num_blocks=2, flow_steps=6, width=width),
+        "grey levels 8, 4": ModelConfig(
+            (28, 28, 1), architecture="levels", num_blocks=1, level_steps="8,4", width=width
+        ),
     }
+
+
+def _base(name: str) -> str:
+    """Returns which subject another one is compared with."""
+    if "given" in name:
+        return "nothing given"
+    return "grey Glow 2 x 6" if "grey" in name else "Glow 3 x 8"
 
 
 def _trainer(config: ModelConfig, epochs: int) -> PartsTrainer:
@@ -59,15 +71,17 @@ def main(argv: list[str]) -> None:
         found: dict[str, list[float]] = {name: [] for name in subjects}
         for turn in range(FLAGS.turns + 1):
             for name, trainer in trainers.items():
+                height, width_of_images, channels = subjects[name].image_shape
+                x = images[:, :height, :width_of_images, :channels]
                 y = given if subjects[name].condition_shape else None
                 start = time.process_time()
-                trainer.fit(images, y, initial_epoch=turn, epochs=turn + 1, verbose=0)
+                trainer.fit(x, y, initial_epoch=turn, epochs=turn + 1, verbose=0)
                 if turn:  # the first traces
                     found[name].append((time.process_time() - start) / STEPS * 1e3)
                     rows.append({"width": width, "subject": name, "turn": turn, "ms": found[name][-1]})
         macs = {name: sum(p.forward_macs for p in part_layouts(c)) for name, c in subjects.items()}
         for name, times in found.items():
-            base = "nothing given" if "given" in name else "Glow 3 x 8"
+            base = _base(name)
             ratio = float(np.median(np.array(times) / np.array(found[base])))
             print(
                 f"width {width}, {name}: {np.median(times):.1f} ms of CPU a step, {ratio:.3f} of '{base}', "
