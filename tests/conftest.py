@@ -36,6 +36,16 @@ def small_images(rng):
 
 
 @pytest.fixture
+def eagerly():
+    """Runs what TensorFlow would trace first, which takes longer than a few calls on few images do."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
 def presets_loaded_once(monkeypatch):
     """Commands that run in this process share the presets of the package."""
     from small import preset_once
