@@ -36,13 +36,21 @@ def small_images(rng):
 
 
 @pytest.fixture
-def eagerly():
-    """Runs what TensorFlow would trace first, which takes longer than a few calls on few images do."""
-    import tensorflow as tf
+def eager():
+    """Nothing that the test calls is traced."""
+    from small import eagerly
 
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    with eagerly():
+        yield
+
+
+@pytest.fixture(scope="module")
+def eager_module():
+    """Nothing that the tests of the module call is traced, nor what its fixtures do."""
+    from small import eagerly
+
+    with eagerly():
+        yield
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import tensorflow as tf
-from small import ROOT
+from small import ROOT, eagerly
 
 from glow_tf import RunConfig, export
 from glow_tf.run import context, lifecycle
@@ -77,9 +77,12 @@ def traced_once():
         yield
 
 
-def train(settings, *callbacks, anew=False):
-    """Trains in this process, `anew` with nothing traced yet, as a new process would go on."""
-    with contextlib.nullcontext() if anew else traced_once():
+def train(settings, *callbacks, anew=False, eager=False):
+    """Trains in this process, `anew` with nothing traced yet, as a new process would go on.
+
+    A run of few steps is sooner over `eager`, with nothing traced at all.
+    """
+    with eagerly() if eager else contextlib.nullcontext() if anew else traced_once():
         return lifecycle.train(settings, export, callbacks)
 
 

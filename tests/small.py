@@ -1,5 +1,6 @@
 """Two logical CPU devices, small data, small models."""
 
+import contextlib
 import functools
 import gc
 import pathlib
@@ -25,6 +26,16 @@ ROOT = pathlib.Path(__file__).parent.parent
 gc.collect()
 gc.freeze()
 gc.set_threshold(20_000, 20, 100)
+
+
+@contextlib.contextmanager
+def eagerly():
+    """Runs what TensorFlow would trace first, which takes longer than a few calls on few images do."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 @functools.cache

@@ -53,7 +53,7 @@ def test_a_level_has_a_part_and_the_coarsest_image_another(perturbed):
 @pytest.mark.parametrize(
     ("shape", "blocks"), [((8, 8, 1), 2), ((12, 4, 5), 2), ((6, 6, 1), 1), ((4, 4, 3), 2)], ids=str
 )
-def test_any_size_that_halves_will_do(shape, blocks, eagerly):
+def test_any_size_that_halves_will_do(shape, blocks, eager):
     glow = levels(image_shape=shape, num_blocks=blocks, dtype="float64")
     images = np.random.default_rng(0).integers(0, 256, (4, *shape)).astype(np.uint8)
     glow.initialize(images)

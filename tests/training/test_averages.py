@@ -14,6 +14,8 @@ from glow_tf.use import evaluate, open_model
 
 DECAY = 0.5
 
+pytestmark = pytest.mark.usefixtures("eager_module")
+
 
 def make_trainer(schedule="alternating", epochs=2, run_eagerly=True, **changes):
     glow = Glow(small_config(**{"flow_steps": 1, "parts": "by_block:2", **changes}), name="glow")

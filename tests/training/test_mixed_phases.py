@@ -11,6 +11,8 @@ from glow_tf.errors import ConfigError
 
 DEVICES = [f"CPU:{k % 2}" for k in range(4)]
 
+pytestmark = pytest.mark.usefixtures("eager_module")
+
 
 def three_parts(devices=(), **changes):
     glow = glow_tf.Glow(small_glow(parts="1,1,2", **changes).config, devices[:3], name="glow")

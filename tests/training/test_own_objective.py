@@ -18,6 +18,8 @@ from glow_tf.commands.run_flags import config_of
 from glow_tf.errors import ConfigError
 from glow_tf.training.objective import imported_objective
 
+pytestmark = pytest.mark.usefixtures("eager_module")
+
 MODULE = '''
 import keras
 import tensorflow as tf
@@ -157,13 +159,13 @@ class StopsAfter(keras.callbacks.Callback):
 
 
 def test_a_run_is_resumed_with_it(own, tmp_path):
-    def run(name, *callbacks, **settings):
+    def run(name, *callbacks):
         config = config_of([*RUN, "--strategy=one_device", f"--workdir={tmp_path}/{name}"])
-        return train(config, *callbacks, **settings)
+        return train(config, *callbacks, eager=True)
 
     whole = run("whole")
     run("cut", StopsAfter(1))
-    assert run("cut", anew=True)["test_bpd"] == whole["test_bpd"]
+    assert run("cut")["test_bpd"] == whole["test_bpd"]
     histories = [(tmp_path / name / "history.csv").read_text() for name in ("whole", "cut")]
     rows = [[line.split(",")[10:12] for line in text.splitlines()] for text in histories]
     assert rows[0] == rows[1]

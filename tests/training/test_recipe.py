@@ -16,6 +16,8 @@ from glow_tf.training import FusedAdamax, make_optimizers
 
 BATCH = 16  # of 64 small images: 4 steps per epoch
 
+pytestmark = pytest.mark.usefixtures("eager_module")
+
 
 def make_trainer(train=None, own=(), parts="by_block:2", devices=(), **options):
     config = small_glow(perturbed=False, flow_steps=1, parts=parts).config

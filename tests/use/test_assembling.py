@@ -19,7 +19,7 @@ SETTINGS = {
     "flow_steps": 1,
     "width": 4,
     "condition_features": 2,
-    "train_examples": 64,
+    "train_examples": 32,
     "test_examples": 16,
     "batch_size": 16,
     "part_epochs": 1,
@@ -34,7 +34,7 @@ SETTINGS = {
 
 
 def run(folder, **changes):
-    train(glow_tf.RunConfig.from_settings({**SETTINGS, "workdir": str(folder), **changes}))
+    train(glow_tf.RunConfig.from_settings({**SETTINGS, "workdir": str(folder), **changes}), eager=True)
     return folder
 
 
