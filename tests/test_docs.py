@@ -42,6 +42,7 @@ def _blocks():
             yield pytest.param(page, block, id=f"{_name(page)}-{count}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "block"), _blocks())
 def test_a_block_that_is_marked_as_runnable_runs(page, block, tmp_path, monkeypatch):
     if page == ROOT / "README.md":

@@ -35,7 +35,7 @@ def test_samples_follow_from_their_seed_and_are_finite(glow):
         assert np.isfinite(glow.sample_dequantized(64, temperature)).all()
 
 
-def test_encoding_a_sample_gives_its_latents_back():
+def test_encoding_a_sample_gives_its_latents_back(eager):
     """In float64, so that only the bytes are rounded."""
     glow = small_glow("float64")
     images = glow.sample(16, 0.7)
@@ -65,7 +65,7 @@ def test_neither_seeds_nor_batch_sizes_retrace(glow, small_images):
     assert glow._compiled["sample"].experimental_get_tracing_count() == 1
 
 
-def test_one_keras_file_holds_the_model(tmp_path, small_images):
+def test_one_keras_file_holds_the_model(tmp_path, small_images, eager):
     glow = small_glow(parts="across_block:3", local_prior="learned")
     glow.initialize(small_images)
     glow.save(tmp_path / "glow.keras")
@@ -195,7 +195,7 @@ def test_flow_weights_of_another_model_are_refused():
         glow.set_flow_weights([*glow.get_flow_weights(), np.zeros(3)])
 
 
-def test_a_passage_goes_part_by_part_or_several_parts_at_once(small_images):
+def test_a_passage_goes_part_by_part_or_several_parts_at_once(small_images, eager):
     glow = small_glow(parts="across_block:3")
     entered = passage = glow.enter(small_images, None, seed=2)
     assert passage.truncated == ()
@@ -219,9 +219,17 @@ def test_an_isolated_passage_keeps_its_numbers_and_stops_the_gradient_of_h(small
     assert all(g is None for g in tape.gradient(isolated.h, weights))
 
 
-def test_many_models_in_a_process_cause_no_warning_of_tensorflow(small_images, caplog):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"flow_steps": 1, "parts": "1"},
+        pytest.param({"parts": "1,1", "local_prior": "flow:4x1"}, marks=pytest.mark.slow),
+    ],
+    ids=["one part", "a head"],
+)
+def test_many_models_in_a_process_cause_no_warning_of_tensorflow(settings, small_images, caplog):
     for _ in range(6):
-        glow = small_glow(perturbed=False, num_blocks=1, parts="1,1", local_prior="flow:4x1")
+        glow = small_glow(perturbed=False, num_blocks=1, **settings)
         glow.initialize(small_images)
         glow.bits_per_dim(small_images[:2])
     assert "retracing" not in caplog.text

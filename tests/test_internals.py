@@ -117,7 +117,12 @@ def keras_optimizers():
     return {name: kind for name, kind in classes.items() if kind.update_step is not plain.update_step}
 
 
-@pytest.mark.parametrize("name", keras_optimizers())
+OFTEN = ("SGD", "Adam", "Adamax", "Ftrl", "Muon")  # one of each kind of update
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in OFTEN else pytest.mark.slow) for n in keras_optimizers()]
+)
 def test_a_factor_reaches_the_updates_of_every_keras_optimizer(name):
     def change(factors):
         variables = [keras.Variable(np.ones([2, 2]), dtype="float32") for _ in range(2)]

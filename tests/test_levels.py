@@ -111,6 +111,15 @@ def test_an_image_s_smaller_version_is_a_fixed_function_of_it(perturbed, images)
     assert [part.fixed for part in perturbed.parts] == [True, True, False]
 
 
+def test_a_level_is_given_the_smaller_image_and_not_one_that_is_smaller_still(perturbed, rng):
+    details = perturbed.parts[0].bijectors[1]
+    h, z = (tf.constant(rng.normal(size=(1, 4, 4, channels))) for channels in (3, 9))
+    swapped = tf.gather(h, [1, 0, 3, 2], axis=1)  # the same means of all squares of 2×2 pixels
+    eps, other = (details.whiten(own, z)[0] for own in (h, swapped))
+    assert np.abs(eps - other).max() > 1e-3
+    np.testing.assert_array_equal(eps, details.whiten(h, z)[0])
+
+
 def test_trained_apart_or_together_the_weights_are_the_same(images, at_once):
     together = trained(images, [end_to_end(3)]).glow
     for mine, others in zip(at_once.get_weights(), together.get_weights(), strict=True):

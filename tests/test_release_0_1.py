@@ -39,7 +39,7 @@ def same_numbers(model, expected, images):
         ("finished", "expected_workdir.npz"),
     ],
 )
-def test_models_load_with_their_numbers(old, name, expected):
+def test_models_load_with_their_numbers(old, name, expected, eager):
     same_numbers(glow_tf.load(old / name), np.load(old / expected), np.load(old / "images.npy"))
 
 
@@ -50,7 +50,7 @@ def test_the_model_of_a_trainer_is_that_of_the_other_file(old):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_best_checkpoint_loads(old):
+def test_the_best_checkpoint_loads(old, eager):
     found = glow_tf.load(old / "finished", "best").bits_per_dim(np.load(old / "images.npy"), 5)
     np.testing.assert_allclose(found, np.load(old / "expected_workdir.npz")["best"], rtol=1e-5)
 

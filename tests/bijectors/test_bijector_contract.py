@@ -142,6 +142,17 @@ BIJECTORS = {
     "glow_tanh_reverse": make_glow(scale="tanh", permutation="reverse"),
 }
 
+# Of those below, as of each kind, the others have what is to be tested.
+SLOW = {"dequantize_16", "coupling_affine_tanh_1", "glow_one_part", "glow_additive_shuffle", "glow_tanh_reverse"}
+
+
+def of_each(factories):
+    return [
+        pytest.param(make, id=name, marks=pytest.mark.slow if name in SLOW else ())
+        for name, make in factories.items()
+    ]
+
+
 IN_PARTS = {name: make for name, make in BIJECTORS.items() if not name.startswith("glow")}
 
 REPEATABLES = {
@@ -159,17 +170,17 @@ def perturbed(make):
     return layer
 
 
-@pytest.fixture(scope="module", params=BIJECTORS.values(), ids=BIJECTORS.keys())
+@pytest.fixture(scope="module", params=of_each(BIJECTORS))
 def bijector(request):
     return perturbed(request.param)
 
 
-@pytest.fixture(scope="module", params=REPEATABLES.values(), ids=REPEATABLES.keys())
+@pytest.fixture(scope="module", params=of_each(REPEATABLES))
 def repeatable(request):
     return perturbed(request.param)
 
 
-@pytest.fixture(scope="module", params=IN_PARTS.values(), ids=IN_PARTS.keys())
+@pytest.fixture(scope="module", params=of_each(IN_PARTS))
 def in_part(request):
     return perturbed(request.param)
 

@@ -103,7 +103,7 @@ def _gradients(stack, x, reversible, compiled):
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_reversible_gradients_are_the_plain_ones(settings, compiled, x):
     stack = make_stack(**settings)
     plain = _gradients(stack, x, False, compiled)

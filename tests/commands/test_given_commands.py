@@ -35,7 +35,7 @@ def kept(tmp_path_factory):
 
 
 @pytest.fixture
-def run(kept, tmp_path, monkeypatch, capsys):
+def run(kept, tmp_path, monkeypatch, capsys, eager):
     monkeypatch.chdir(tmp_path)
 
     def go(command, model, *flags):

@@ -170,6 +170,7 @@ def test_an_empty_folder_is_named(tmp_path):
         data.load(DataConfig(dataset=f"folder:{tmp_path}"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TFDS.exists(), reason="the prepared CIFAR-10 is not here")
 def test_cifar10_from_tfds():
     config = DataConfig("cifar10", str(TFDS), train_examples=64, test_examples=32)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import make_small_images, small_config
+from small import eagerly, make_small_images, small_config
 
 from glow_tf import Glow, PartsTrainer, RunConfig, phases
 from glow_tf.data.batches import untuned
@@ -22,6 +22,13 @@ HEADS = {"local_prior": "flow:4x1"}
 
 
 def train(devices, schedule, images, dtype="float64", reversible=False, part_delay=0, **changes):
+    if not part_delay:
+        with eagerly():
+            return trained(devices, schedule, images, dtype, reversible, 0, **changes)
+    return trained(devices, schedule, images, dtype, reversible, part_delay, **changes)
+
+
+def trained(devices, schedule, images, dtype, reversible, part_delay, **changes):
     config = small_config(flow_steps=1, parts="by_block:2", **HEADS, **changes)
     glow = Glow(config, devices, dtype=dtype, name="glow")
     trainer = PartsTrainer(glow, phases(schedule, 2, 2, 1), seed=5)
@@ -113,8 +120,12 @@ def test_recomputed_activations_and_bfloat16_work_there_too(small_images):
 
 @pytest.mark.parametrize(
     ("schedule", "delay", "changes"),
-    [("simultaneous", 1, HEADS), ("end_to_end", 0, {})],
-    ids=["heads", "whole"],
+    [
+        ("simultaneous", 1, {}),
+        ("end_to_end", 0, {}),
+        pytest.param("simultaneous", 1, HEADS, marks=pytest.mark.slow),
+    ],
+    ids=["apart", "whole", "heads"],
 )
 def test_nothing_but_activations_and_single_numbers_goes_from_device_to_device(
     schedule, delay, changes, small_images

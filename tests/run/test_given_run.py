@@ -11,6 +11,8 @@ import glow_tf
 from glow_tf import ConfigError
 from glow_tf.use import evaluate, read_images, save_run_to_preset
 
+pytestmark = pytest.mark.usefixtures("eager_module")
+
 SMALL = {
     "num_blocks": 1,
     "flow_steps": 2,
@@ -129,6 +131,7 @@ def test_a_run_with_a_prefix_cache_trains_as_one_without(tmp_path):
 @pytest.mark.slow
 def test_levels_are_given_conditions_in_a_run(pairs, tmp_path):
     own = {"architecture": "levels", "parts": "1", "schedule": "simultaneous", "part_epochs": 1}
+    own |= {"export": False}
     summary = train(of_pairs(tmp_path / "run", pairs, **own))
     glow = glow_tf.load(tmp_path / "run")
     used = read_images(glow.image_shape, f"folder:{pairs}", split="test", condition="input")

@@ -157,7 +157,7 @@ def test_a_compiled_step_decides_the_same_and_the_trainer_stops_after_it():
         trainer.on_step_end(last=False)
 
 
-def test_who_does_not_watch_is_not_stopped(small_images):
+def test_who_does_not_watch_is_not_stopped(small_images, eager):
     trainer = make_trainer(max_outside_steps=None, run_eagerly=True)
     history = trainer.fit(small_images[:16], batch_size=4, callbacks=[Spoil()], verbose=0)
     assert len(history.history["bpd"]) == 3
@@ -189,7 +189,7 @@ def test_sound_training_with_two_images_a_step_never_leaves_the_band(schedule, s
     assert history["skipped_steps"] == [0] * 3
 
 
-def test_training_anew_starts_without_a_reference(small_images):
+def test_training_anew_starts_without_a_reference(small_images, eager):
     trainer = make_trainer(run_eagerly=True)
     trainer.fit(small_images, batch_size=16, epochs=1, verbose=0)
     seen = trainer.band.variables["seen"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import config, rows_of, train
-from small import make_small_images, small_config, small_glow
+from small import eagerly, make_small_images, small_config, small_glow
 
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, export, phases
@@ -72,7 +72,7 @@ def test_another_notation_is_refused(local_prior):
 
 
 @pytest.mark.parametrize("parts", ["across_block:3", "by_block:2"])
-def test_a_head_that_is_the_rest_gives_the_models_own_likelihood(parts, small_images):
+def test_a_head_that_is_the_rest_gives_the_models_own_likelihood(parts, small_images, eager):
     glow = small_glow(parts=parts, flow_steps=3, local_prior="flow:8x3", dtype="float64")
     for k, part in enumerate(glow.parts[:-1]):
         rest = [b for later in glow.parts[k + 1 :] for b in later.bijectors]
@@ -87,7 +87,7 @@ def test_a_head_that_is_the_rest_gives_the_models_own_likelihood(parts, small_im
         np.testing.assert_allclose(truncated, -glow.log_prob(small_images, 0), rtol=1e-10)
 
 
-def test_a_head_is_initialised_on_what_its_part_puts_out(small_images):
+def test_a_head_is_initialised_on_what_its_part_puts_out(small_images, eager):
     glow = small_glow(perturbed=False, parts="by_block:2", **HEAD)
     glow.initialize(small_images)
     assert glow.initialized
@@ -129,7 +129,7 @@ def test_a_head_runs_and_gets_gradients_only_where_its_part_is_trained(phase, sm
     ]
 
 
-def test_scores_samples_and_the_test_bpd_do_not_know_of_heads(small_images, monkeypatch):
+def test_scores_samples_and_the_test_bpd_do_not_know_of_heads(small_images, monkeypatch, eager):
     small = {"flow_steps": 1, "parts": "by_block:2"}
     with_heads, plain = small_glow(**HEAD, **small), small_glow(**small)
     with_heads.set_flow_weights(plain.get_flow_weights())
@@ -204,7 +204,8 @@ def after_training(strategy, reversible=False, devices=()):
         options = {"reversible": reversible, "run_eagerly": True}
         small = {"flow_steps": 1, "parts": "by_block:2"}
         trainer = make_trainer(finetune=0, devices=devices, options=options, **small)
-    history = trainer.fit(images, batch_size=16, validation_data=images, verbose=0).history
+    with eagerly():
+        history = trainer.fit(images[:32], batch_size=16, validation_data=images[:20], verbose=0).history
     return trainer.glow.get_weights(), history
 
 

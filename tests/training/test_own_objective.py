@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import train
-from small import small_glow
+from small import small_config, small_glow
 
 import glow_tf
 from glow_tf.commands.run_flags import config_of
@@ -89,17 +89,17 @@ class OfTheOutput(glow_tf.LocalObjective):
 
 def test_a_loss_need_not_depend_on_all_of_its_part(small_images):
     for devices in ((), ("CPU:0", "CPU:1")):
-        glow = glow_tf.Glow(small_glow(parts="by_block:2").config, devices, name="glow")
+        glow = glow_tf.Glow(small_config(parts="by_block:2"), devices, name="glow")
         trainer = glow_tf.PartsTrainer(glow, [glow_tf.simultaneous(2)], objective=OfTheOutput)
         trainer.compile(run_eagerly=True)
-        assert np.isfinite(trainer.fit(small_images, batch_size=16, verbose=0).history["bpd"]).all()
+        assert np.isfinite(trainer.fit(small_images[:32], batch_size=16, verbose=0).history["bpd"]).all()
 
 
 def test_averages_are_those_of_each_part_and_its_objective(own, small_images):
     glow = small_glow(parts="by_block:2")
     trainer = glow_tf.PartsTrainer(glow, [glow_tf.simultaneous(2)], objective=own)
     trainer.compile(glow_tf.TrainConfig(ema=0.9), run_eagerly=True)
-    trainer.fit(small_images, batch_size=16, verbose=0)
+    trainer.fit(small_images[:32], batch_size=16, verbose=0)
     for k, optimizer in enumerate(trainer.optimizers):
         averages = [v.numpy() for v in optimizer._model_variables_moving_average]
         assert not moved(averages, [v.numpy() for v in trainer.walk.variables_of(k)])
@@ -113,27 +113,27 @@ def test_its_weights_move_with_its_part_alone(own, small_images):
         trainer.initialize(small_images)
         before = [weights(part) for part in glow.parts]
         of_objective = weights(trainer.local_objectives[0])
-        trainer.fit(small_images, batch_size=16, verbose=0)
+        trainer.fit(small_images[:16], batch_size=16, verbose=0)
         changes = [moved(b, weights(part)) for b, part in zip(before, glow.parts, strict=True)]
         assert changes == [k == 0, k == 1]
         assert moved(of_objective, weights(trainer.local_objectives[0])) == (k == 0)
 
 
 def test_end_to_end_epochs_do_without_it(own, small_images):
-    _, history = trained(own, small_images, phases=[glow_tf.end_to_end(2)], epochs=1)
-    _, plain = trained(None, small_images, phases=[glow_tf.end_to_end(2)], epochs=1)
+    _, history = trained(own, small_images[:32], phases=[glow_tf.end_to_end(2)], epochs=1)
+    _, plain = trained(None, small_images[:32], phases=[glow_tf.end_to_end(2)], epochs=1)
     np.testing.assert_array_equal(history["bpd"], plain["bpd"])
 
 
 def test_replicas_train_as_one(own, small_images):
-    _, one = trained(own, small_images, epochs=1)
-    _, two = trained(own, small_images, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), epochs=1)
+    _, one = trained(own, small_images[:32], epochs=1)
+    _, two = trained(own, small_images[:32], tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), epochs=1)
     for name in ("bpd", "gradient_norm_1", "local_bpd_1"):
         np.testing.assert_allclose(one[name], two[name], rtol=2e-4)
 
 
 def test_it_is_saved_with_its_trainer_and_the_model_loads_without_it(own, small_images, tmp_path):
-    trainer, _ = trained(own, small_images, epochs=1)
+    trainer, _ = trained(own, small_images[:16], epochs=1)
     trainer.save(tmp_path / "trainer.keras")
     again = keras.saving.load_model(tmp_path / "trainer.keras")
     assert not moved(weights(trainer.local_objectives[0]), weights(again.local_objectives[0]))

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import small_glow
+from small import small_config
 
 from glow_tf import ConfigError, Glow, PartsTrainer, TrainConfig, data, export, load, phases
 from glow_tf.commands.run_flags import config_of
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("eager_module")
 
 
 def make_trainer(train=None, own=(), parts="by_block:2", devices=(), **options):
-    config = small_glow(perturbed=False, flow_steps=1, parts=parts).config
+    config = small_config(flow_steps=1, parts=parts)
     trainer = PartsTrainer(Glow(config, devices), own, seed=7)
     trainer.compile(train, **{"run_eagerly": True, **options})  # sooner than to trace a few steps
     return trainer
@@ -188,7 +188,7 @@ def test_other_devices_train_as_one(place, small_images):
     one.fit(small_images[:32], verbose=0)
     if place == "mirrored":
         with make_strategy("mirrored").scope():
-            config = small_glow(perturbed=False, flow_steps=1, parts="by_block:2").config
+            config = small_config(flow_steps=1, parts="by_block:2")
             other = PartsTrainer(Glow(config), seed=7)
         other.compile(train, run_eagerly=True)  # outside of the strategy, as `fit`
     else:

@@ -107,7 +107,7 @@ def test_the_last_local_bpd_is_the_train_bpd():
     np.testing.assert_array_equal(history["bpd"], history["local_bpd_2"])
 
 
-def test_parts_under_end_to_end_equal_one_part_step_for_step(small_images):
+def test_parts_under_end_to_end_equal_one_part_step_for_step(small_images, eager):
     weights = []
     for parts in ("1", "across_block:3"):
         trainer = make_trainer("end_to_end", 1, 0, parts=parts, flow_steps=2, clip_norm=0.5, run_eagerly=True)
@@ -117,7 +117,7 @@ def test_parts_under_end_to_end_equal_one_part_step_for_step(small_images):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 
 
-def test_evaluation_is_the_mean_over_uneven_batches_and_its_error(small_images):
+def test_evaluation_is_the_mean_over_uneven_batches_and_its_error(small_images, eager):
     trainer = make_trainer()
     perturb(trainer.glow)
     result = trainer.evaluate(small_images[:50], batch_size=16, verbose=0, return_dict=True)
@@ -139,7 +139,7 @@ def test_training_twice_gives_the_same_bits(small_images):
         np.testing.assert_array_equal(a, b)
 
 
-def test_ordinary_callbacks_work(small_images, tmp_path):
+def test_ordinary_callbacks_work(small_images, tmp_path, eager):
     trainer = make_trainer("end_to_end", 4, 2, num_blocks=1, parts="1", run_eagerly=True)
     trainer.fit(
         small_images,
@@ -164,7 +164,7 @@ def test_ordinary_callbacks_work(small_images, tmp_path):
     assert (tmp_path / "6.weights.h5").exists()
 
 
-def test_clipping_scales_the_gradients_of_one_step(small_images):
+def test_clipping_scales_the_gradients_of_one_step(small_images, eager):
     """With SGD at rate 1 the change of the weights is the clipped gradient."""
     batch = (tf.constant(small_images), tf.fill(small_images.shape, 0.5))
     for schedule in ("end_to_end", "simultaneous", "alternating"):
@@ -256,7 +256,7 @@ def test_fit_and_evaluate_refuse_images_of_another_kind(small_images):
             method(floats)
 
 
-def test_fit_takes_tensors_and_keras_arguments(small_images):
+def test_fit_takes_tensors_and_keras_arguments(small_images, eager):
     trainer = make_trainer("end_to_end", 1, 0, run_eagerly=True)
     seen = []
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
@@ -264,7 +264,7 @@ def test_fit_takes_tensors_and_keras_arguments(small_images):
     assert seen == [0]
 
 
-def test_a_dataset_of_images_alone_gets_new_noise_every_step(small_images):
+def test_a_dataset_of_images_alone_gets_new_noise_every_step(small_images, eager):
     one = {"num_blocks": 1, "parts": "1", "run_eagerly": True}
     trainer = make_trainer("end_to_end", 1, 0, optimizer=lambda: keras.optimizers.SGD(1e-12), **one)
     losses = []
@@ -274,7 +274,7 @@ def test_a_dataset_of_images_alone_gets_new_noise_every_step(small_images):
     assert len(set(losses)) == 3
 
 
-def test_the_diagnosis_looks_past_priors_that_are_in_no_objective(small_images):
+def test_the_diagnosis_looks_past_priors_that_are_in_no_objective(small_images, eager):
     glow = small_glow(perturbed=False)
     glow.initialize(small_images)
     # Part 1's output is so large that its local prior overflows, which end to end is nobody's concern.

@@ -237,10 +237,10 @@ def test_log_prob_runs_the_model_once(glow, values, monkeypatch):
 SHAPES = {"map": (4, 4, 1), "vector": (5,), "named": {"a": (5,), "b": (4, 4, 1)}}
 
 
-@pytest.fixture(params=SHAPES)
-def conditional(request, rng):
+@pytest.fixture(scope="module", params=SHAPES)
+def conditional(request):
     """A model, three values, and what they are given: bytes, numbers, and both by name."""
-    shape = SHAPES[request.param]
+    rng, shape = np.random.default_rng(0), SHAPES[request.param]
     settings = {"flow_steps": 1, "num_blocks": 1, "parts": "1", "condition_features": 2}
     glow = small_glow(**settings, condition_shape=shape)
     of_kind = {3: rng.integers(0, 256, (3, 4, 4, 1)).astype(np.uint8), 1: rng.normal(size=(3, 5))}
@@ -322,7 +322,9 @@ def test_a_condition_that_does_not_fit_is_refused(conditional, glow):
 # Graphs
 
 
-@pytest.mark.parametrize("known", UNKNOWN)
+@pytest.mark.parametrize(
+    "known", [pytest.param(k, marks=() if k in ("batch", "rank") else pytest.mark.slow) for k in UNKNOWN]
+)
 def test_log_prob_and_its_gradient_in_a_graph(glow, values, known):
     density = glow_tf.as_distribution(glow)
     spec = tf.TensorSpec(UNKNOWN[known], tf.float64)
@@ -381,6 +383,7 @@ def test_xla(permutation, small_images):
     np.testing.assert_allclose(log_prob, density.log_prob(drawn), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_xla_has_no_determinant_for_plain_matrices(small_images):
     """The guide says so; if this begins to work, the guide must change."""
     glow = small_glow(permutation="plain", flow_steps=1, num_blocks=1, parts="1")
@@ -532,10 +535,8 @@ def test_an_autobatched_joint_distribution(glow):
 # Markov chains
 
 
-@pytest.mark.parametrize(
-    "jit_compile",
-    [pytest.param(False, id="graph"), pytest.param(True, id="xla", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_compiled_hamiltonian_monte_carlo(small_images, jit_compile):
     """A latent brightness, two chains: the posterior is around the brightness that was added."""
     glow = small_glow("float64", flow_steps=1, num_blocks=1, parts="1")
@@ -570,6 +571,7 @@ def test_compiled_hamiltonian_monte_carlo(small_images, jit_compile):
     assert abs(np.mean(states) - mean) < deviation
 
 
+@pytest.mark.slow
 def test_markov_chains_over_the_latents_of_an_image(small_images):
     """The missing half of an image: a chain over the latents, whose gradient goes through the inverse."""
     glow = small_glow("float64", flow_steps=1, num_blocks=1, parts="1")
