@@ -10,6 +10,7 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 tf.config.set_logical_device_configuration(
@@ -19,6 +20,7 @@ tf.config.set_logical_device_configuration(
 from glow_tf.bijectors import Coupling, FlowStep
 from glow_tf.config import CouplingConfig, ModelConfig
 from glow_tf.glow import Glow
+from glow_tf.use import saved_model
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -36,6 +38,17 @@ def eagerly():
         yield
     finally:
         tf.config.run_functions_eagerly(False)
+
+
+@contextlib.contextmanager
+def only_endpoints(*names: str):
+    """Within the context an export holds these functions alone: each one is traced."""
+    whole = saved_model.endpoints_of
+    with pytest.MonkeyPatch.context() as patch:
+        kept = {*names, saved_model.NOT_EXPORTED}
+        of = lambda glow: {name: own for name, own in whole(glow).items() if name in kept}  # noqa: E731
+        patch.setattr(saved_model, "endpoints_of", of)
+        yield
 
 
 @functools.cache

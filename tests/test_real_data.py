@@ -61,7 +61,7 @@ def glow():
 
 
 @pytest.mark.parametrize("architecture", ["glow", "levels"])
-def test_data_come_back_and_their_density_is_that_of_the_latents(architecture):
+def test_data_come_back_and_their_density_is_that_of_the_latents(architecture, eager):
     glow = real_glow(architecture=architecture)
     x = made(3, *SHAPE)
     eps = glow.encode(x)
@@ -85,7 +85,7 @@ def test_what_is_drawn_is_real_and_no_seed_changes_a_density(glow):
         np.testing.assert_array_equal(glow.log_prob(x, seed=seed), glow.score(x)["log_prob"])
 
 
-def test_the_scale_of_the_data_is_in_their_density(glow):
+def test_the_scale_of_the_data_is_in_their_density(glow, eager):
     x, other = made(256, *SHAPE), real_glow(perturbed=False)
     scaled = Glow(other.config)
     scaled.initialize(1000 * x[:64])
@@ -194,7 +194,7 @@ def test_a_view_of_tfp_and_another_cut_have_the_same_density(glow):
     np.testing.assert_allclose(glow.recut(parts=(1, 1)).log_prob(x), glow.log_prob(x), rtol=1e-6)
 
 
-def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path):
+def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path, eager):
     x = made(64, *SHAPE)
 
     def trainer():
@@ -223,7 +223,7 @@ def test_an_older_config_is_of_bytes():
 
 
 @pytest.mark.parametrize("n_bits", [9, 12, 16])
-def test_16_bits_come_back_in_the_bits_that_are_kept(n_bits):
+def test_16_bits_come_back_in_the_bits_that_are_kept(n_bits, eager):
     x = np.random.default_rng(0).integers(0, 2**16, (64, 4, 4, 1)).astype(np.uint16)
     glow = Glow(ModelConfig((4, 4, 1), n_bits=n_bits, num_blocks=1, flow_steps=2, width=4))
     glow.initialize(x)
@@ -354,7 +354,7 @@ def test_a_run_of_real_data_goes_on_and_writes_arrays(tmp_path, capsys):
     x = made(100, *SHAPE)
     np.save(tmp_path / "all.npy", x)
     settings = {**FLAGS, "dataset": f"file:{tmp_path / 'all.npy'}", "workdir": str(tmp_path / "run")}
-    train(RunConfig.from_settings(settings))
+    train(RunConfig.from_settings({**settings, "export": False}))
     said = capsys.readouterr().out
     for once in ("may be negative", "Samples are arrays", "of the density of the test data"):
         assert said.count(once) == 1
@@ -408,6 +408,7 @@ def trained(x, y, rate, **settings):
     trainer.compile(
         TrainConfig(learning_rate=rate, part_epochs=16, finetune_epochs=0, warmup_steps=20),
         steps_per_epoch=32,
+        steps_per_execution=32,
     )
     trainer.fit(x, y, epochs=16, batch_size=256, verbose=0)
     return glow
@@ -429,6 +430,7 @@ def test_a_gaussian_given_a_gaussian_has_its_density_and_its_moments():
         assert_moments(drawn, MATRIX @ own + OFFSET, np.linalg.norm(FACTOR, axis=1))
 
 
+@pytest.mark.slow
 def test_a_mixture_given_its_label_has_its_density_and_its_moments():
     glow = trained(*mixture(0)[:2], 0.1, classes=("a", "b", "c"))
     x, labels, truth = mixture(1)

@@ -143,7 +143,13 @@ BIJECTORS = {
 }
 
 # Of those below, as of each kind, the others have what is to be tested.
-SLOW = {"dequantize_16", "coupling_affine_tanh_1", "glow_one_part", "glow_additive_shuffle", "glow_tanh_reverse"}
+SLOW = {
+    "dequantize_16",
+    "coupling_affine_tanh_1",
+    "glow_one_part",
+    "glow_additive_shuffle",
+    "glow_tanh_reverse",
+}
 
 
 def of_each(factories):
@@ -545,7 +551,9 @@ def partial(layer, condition):
     return Given()
 
 
-@pytest.mark.parametrize("kind", GIVEN)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k in ("other_map", "several") else pytest.mark.slow) for k in GIVEN]
+)
 def test_given_a_condition_a_bijector_keeps_the_contract(conditioned, kind, x, rng):
     view = partial(conditioned, given(kind, rng))
     test_inverse_undoes_forward_both_ways(view, x)

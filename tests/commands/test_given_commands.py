@@ -35,7 +35,7 @@ def kept(tmp_path_factory):
 
 
 @pytest.fixture
-def run(kept, tmp_path, monkeypatch, capsys, eager):
+def run(kept, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def go(command, model, *flags):
@@ -50,7 +50,7 @@ def run(kept, tmp_path, monkeypatch, capsys, eager):
 DIGITS = ("--dataset=digits", "--condition=label")
 
 
-def test_evaluate_reads_what_the_data_set_gives(run, kept):
+def test_evaluate_reads_what_the_data_set_gives(run, kept, eager):
     printed = run("evaluate", "label.keras", *DIGITS, "--examples=40")
     assert "bits/dim (40 images" in printed
     assert "block 1, flow steps" in printed
@@ -69,7 +69,7 @@ def test_an_export_scores_as_the_model_does(kept):
         exported.score(images)
 
 
-def test_a_condition_that_is_missing_or_not_needed_is_named(run, kept):
+def test_a_condition_that_is_missing_or_not_needed_is_named(run, kept, eager):
     missing = run("evaluate", "label.keras", "--dataset=digits")
     assert "the model needs a condition with each image, of shape (10,): --condition=input" in missing
     assert "Received: condition=''" in missing
@@ -87,7 +87,7 @@ def test_a_condition_that_is_missing_or_not_needed_is_named(run, kept):
     assert "the model is given nothing with an image, so condition must be empty. Received" in given
 
 
-def test_sample_draws_a_column_for_each_condition(run, kept):
+def test_sample_draws_a_column_for_each_condition(run, kept, eager):
     np.save("given.npy", np.eye(10, dtype=np.float32)[[3, 5, 7]])
     assert "2 rows of 3 images" in run("sample", "label.keras", "--condition=given.npy", "--temperatures=0,1")
     rows = np.load("samples.npy")
@@ -100,7 +100,7 @@ def test_sample_draws_a_column_for_each_condition(run, kept):
     assert "num must be the number of conditions, or be left out. Received: num=4, 3 conditions" in wrong
 
 
-def test_sample_takes_images_and_arrays_by_name(run, kept):
+def test_sample_takes_images_and_arrays_by_name(run, kept, eager):
     folder = kept / "pairs" / "input" / "a"
     printed = run("sample", "input.keras", f"--condition={folder}", "--temperatures=0.5")
     assert "1 rows of 12 images" in printed
@@ -169,7 +169,7 @@ def test_edit_and_restore_are_given_it_too(run, kept):
     assert "3 rows of 3 images" in run("restore inpaint", "label.keras", *DIGITS, *flags)
 
 
-def test_score_is_given_it_too(run):
+def test_score_is_given_it_too(run, eager):
     assert "60 good images" in run("score fit", "label.keras", *DIGITS, "--examples=60", "--score=nll")
     assert "of 30 images are flagged" in run(
         "score check", "label.keras", *DIGITS, "--examples=30", "--false_alarms=0.1"

@@ -275,7 +275,7 @@ def test_bad_input_ends_with_a_sentence(here, capsys, command, arguments, messag
     assert "Received" in error or "--seed" in error
 
 
-def test_a_finished_run_becomes_a_preset(here, capsys):
+def test_a_finished_run_becomes_a_preset(here, capsys, eager):
     run_flags = [
         *(
             "--tensorboard=false",

@@ -235,6 +235,17 @@ def test_evaluation_noise_does_not_depend_on_the_batch_size(rng):
     np.testing.assert_array_equal(weights, [1] * 20 + [0] * 4)
 
 
+def test_what_belongs_to_images_stays_with_them_in_an_evaluation(rng):
+    images = rng.integers(0, 256, (5, 4, 4, 1)).astype(np.uint8)
+    given = {"a": images[:, 0, :, 0].astype(np.float32), "b": np.arange(5)}
+    batches = list(data.evaluation_batches(images, 2, seed=0, others=[given]))
+    assert len(batches) == 3
+    for found, _, _, own in batches:
+        np.testing.assert_array_equal(own["a"], found[:, 0, :, 0])
+    np.testing.assert_array_equal([k for _, _, weight, _ in batches for k in weight.numpy()], [1] * 5 + [0])
+    np.testing.assert_array_equal([k for *_, own in batches for k in own["b"].numpy()], [0, 1, 2, 3, 4, 4])
+
+
 def test_augmentations(rng):
     images = images_of(16, rng)
     for augment, check in {

@@ -17,7 +17,7 @@ from glow_tf.training.optimizers import FusedAdamax
 def train(strategy_name, schedule, images, dtype, reversible=False, eager=False, given=None, **changes):
     strategy = make_strategy(strategy_name)
     with strategy.scope():
-        settings = {"flow_steps": 1, "parts": "by_block:2", **changes}
+        settings = {"num_blocks": 1, "parts": "1,1", **changes}
         glow = Glow(small_config(**settings), dtype=dtype, name="glow")
         trainer = PartsTrainer(glow, phases(schedule, len(glow.parts), 2, schedule == "alternating"), seed=5)
         options = {"reversible": reversible, "run_eagerly": eager}

@@ -39,7 +39,7 @@ def test_shares_are_joined_to_what_the_whole_gives(size, known):
 def test_training_in_streams_is_training(schedule, reversible, small_images):
     def train(streams):
         with number_of_streams(streams):
-            glow = small_glow(dtype="float64", flow_steps=1, parts="by_block:2")
+            glow = small_glow(dtype="float64", num_blocks=1, parts="1,1")
             trainer = PartsTrainer(glow, phases(schedule, 2, 2, schedule == "alternating"))
             options = {"reversible": reversible, "run_eagerly": streams == 1}
             trainer.compile([FusedAdam(1e-3) for _ in glow.parts], clip_norm=1.0, **options)

@@ -18,7 +18,7 @@ from glow_tf.schedule import one_part
 from glow_tf.training.traffic import Traffic
 
 
-def test_workers_but_the_first_write_no_history(tmp_path, small_images):
+def test_workers_but_the_first_write_no_history(tmp_path, small_images, eager):
     """Their disks may be full."""
     folder, result = Workdir(config(tmp_path / "run")), EpochResult()
     trainer = PartsTrainer(small_glow(flow_steps=1, num_blocks=1, parts="1"), phases("end_to_end", 1, 1))
@@ -38,7 +38,7 @@ class StopAmid(keras.callbacks.Callback):
         self.model.stop_training = batch == 1
 
 
-def test_a_callback_that_stops_amid_an_epoch_stops_a_run_at_its_end(tmp_path):
+def test_a_callback_that_stops_amid_an_epoch_stops_a_run_at_its_end(tmp_path, eager):
     one = {"num_blocks": 1, "parts": "1", "schedule": "end_to_end", "part_epochs": 3, "finetune_epochs": 0}
     settings = config(tmp_path / "run", **one, tensorboard=False, export=False)
     summary = train(settings, StopAmid())
@@ -49,14 +49,14 @@ def test_a_callback_that_stops_amid_an_epoch_stops_a_run_at_its_end(tmp_path):
     assert "a callback stopped training after epoch 1 of 3" in " ".join(summary["warnings"])
 
 
-def test_a_callback_that_would_wait_for_what_a_run_does_not_log_is_refused(tmp_path):
+def test_a_callback_that_would_wait_for_what_a_run_does_not_log_is_refused(tmp_path, eager):
     one = {"num_blocks": 1, "parts": "1", "schedule": "end_to_end", "part_epochs": 1, "finetune_epochs": 0}
     settings = config(tmp_path / "run", **one, tensorboard=False, export=False)
     with pytest.raises(ConfigError, match=r"must watch .*EarlyStopping\(monitor='val_loss'\)"):
         train(settings, keras.callbacks.EarlyStopping("val_loss"))
 
 
-def test_the_error_of_one_test_image_is_unknown(tmp_path, capsys):
+def test_the_error_of_one_test_image_is_unknown(tmp_path, capsys, eager):
     one = {"num_blocks": 1, "parts": "1", "schedule": "end_to_end", "part_epochs": 1, "finetune_epochs": 0}
     settings = config(tmp_path / "run", **one, test_examples=1, tensorboard=False, export=False)
     for _ in range(2):  # the second time it is read from history.csv and summary.json

@@ -19,7 +19,8 @@ from glow_tf.training.update import Update
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "batch_size": 8, "train_examples": 160}
 FAST |= {"part_epochs": 4, "finetune_epochs": 1, "augment": "none", "warmup_steps": 10}
-ONE = {"schedule": "end_to_end", "num_blocks": 1, "parts": "1"}  # one phase of one part
+FAST |= {"num_blocks": 1, "flow_steps": 2, "parts": "1,1"}  # two parts, and little to trace
+ONE = {"schedule": "end_to_end", "flow_steps": 1, "parts": "1"}  # one phase of one part
 
 
 class Poison(keras.callbacks.Callback):
@@ -127,7 +128,7 @@ def test_a_run_recovers_from_a_poisoned_state(kind, settings, undisturbed, tmp_p
     [pytest.param(1, id="no checkpoint", marks=pytest.mark.slow), pytest.param(3, id="a checkpoint")],
 )
 def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
-    settings = config(tmp_path, **FAST, **ONE)
+    settings = config(tmp_path, **{**FAST, **ONE})
     message = r"Training stopped: not finite .*It went back 3 times, each time with a lower rate\."
     poison = Poison("weight, nan", epoch, 4, always)
     with pytest.raises(NonFiniteError, match=message):
@@ -160,7 +161,7 @@ def test_a_run_may_be_told_to_stop(minutes, tmp_path):
 
 
 def test_what_diverges_before_the_first_checkpoint_speaks_of_none(tmp_path):
-    stops = config(tmp_path, **FAST, **ONE, on_divergence="stop")
+    stops = config(tmp_path, **{**FAST, **ONE}, on_divergence="stop")
     with pytest.raises(NonFiniteError, match=r"not finite .* No epoch is finished yet; the same") as error:
         train(stops, Poison("weight, nan", 1, 4, always))
     assert "checkpoint" not in str(error.value)

@@ -14,8 +14,6 @@ from glow_tf.use import evaluate, open_model
 
 DECAY = 0.5
 
-pytestmark = pytest.mark.usefixtures("eager_module")
-
 
 def make_trainer(schedule="alternating", epochs=2, run_eagerly=True, **changes):
     glow = Glow(small_config(**{"flow_steps": 1, "parts": "by_block:2", **changes}), name="glow")
@@ -26,7 +24,7 @@ def make_trainer(schedule="alternating", epochs=2, run_eagerly=True, **changes):
     return trainer
 
 
-def test_averages_of_parts_that_made_no_step_are_their_weights(small_images):
+def test_averages_of_parts_that_made_no_step_are_their_weights(small_images, eager):
     trainer = make_trainer()
     trainer.train_on_batch(small_images[:16])  # part 1
     before = [weight.numpy() for weight in trainer.glow.parts[1].trainable_variables]
@@ -64,9 +62,9 @@ class Swapped(keras.callbacks.Callback):
             np.testing.assert_array_equal(a, b)
 
 
-def test_each_part_has_the_average_over_its_own_steps(small_images):
+def test_each_part_has_the_average_over_its_own_steps(small_images, eager):
     trainer, follow, swapped = make_trainer(epochs=4), Follow(), Swapped()
-    trainer.fit(small_images, batch_size=16, callbacks=[follow, swapped], verbose=0)
+    trainer.fit(small_images[:32], batch_size=16, callbacks=[follow, swapped], verbose=0)
     for k, found in enumerate(swapped.found):
         for a, b in zip(follow.averages[k], found, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
@@ -76,8 +74,8 @@ def test_each_part_has_the_average_over_its_own_steps(small_images):
             np.testing.assert_array_equal(weight.numpy(), average)
 
 
-def test_averages_begin_with_the_weights_where_the_first_step_overflows(small_images):
-    trainer = make_trainer("end_to_end", 1, run_eagerly=False, num_blocks=1, parts="1")
+def test_averages_begin_with_the_weights_where_the_first_step_overflows(small_images, eager):
+    trainer = make_trainer("end_to_end", 1, num_blocks=1, parts="1")
     trainer.initialize(small_images)
     start = trainer.glow.get_weights()
     weight = trainer.glow.parts[0].trainable_variables[0]

@@ -108,7 +108,7 @@ def test_a_part_without_a_batch_is_not_watched():
 def make_trainer(strategy="one_device", schedule="simultaneous", **options):
     with make_strategy(strategy).scope():
         trainer = PartsTrainer(
-            Glow(small_config(flow_steps=1, parts="by_block:2"), name="glow"), phases(schedule, 2, 3)
+            Glow(small_config(num_blocks=1, parts="1,1"), name="glow"), phases(schedule, 2, 3)
         )
         trainer.compile([FusedAdamax(1e-2) for _ in range(2)], clip_norm=1.0, **options)
     return trainer

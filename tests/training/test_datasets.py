@@ -27,7 +27,7 @@ make_trainer = rewound(new_trainer)
 @rewound
 def trainer_of_two_parts():
     """With moments, which would move the weights without a gradient."""
-    glow = small_glow(perturbed=False, flow_steps=1, parts="by_block:2")
+    glow = small_glow(perturbed=False, num_blocks=1, parts="1,1")
     trainer = PartsTrainer(glow, phases("simultaneous", 2, 2, 0), seed=7)
     trainer.compile("adam", rate_scaling="none")
     return trainer

@@ -24,7 +24,7 @@ PARTS = 2
 
 
 def make_trainer(make=None, schedule="alternating", part_epochs=4, finetune=2):
-    glow = small_glow(perturbed=False, flow_steps=1, parts=f"by_block:{PARTS}", seed=3)
+    glow = small_glow(perturbed=False, num_blocks=1, parts="1,1", seed=3)
     trainer = PartsTrainer(glow, phases(schedule, PARTS, part_epochs, finetune), seed=7)
     trainer.compile([(make or (lambda: keras.optimizers.Adamax(5e-3)))() for _ in range(PARTS)])
     return trainer
@@ -250,7 +250,7 @@ def test_a_dataset_begins_after_the_steps_that_were_made_before(small_images):
 
 
 def frozen_trainer():
-    glow = small_glow(perturbed=False, flow_steps=1, parts=f"by_block:{PARTS}", seed=3)
+    glow = small_glow(perturbed=False, num_blocks=1, parts="1,1", seed=3)
     glow.parts[0].trainable = False
     trainer = PartsTrainer(glow, seed=7)
     trainer.compile([keras.optimizers.Adamax(1e-9) for _ in range(PARTS)], run_eagerly=True)

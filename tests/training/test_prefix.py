@@ -153,6 +153,22 @@ def test_a_cache_is_made_of_the_one_before_with_its_noise(small_images):
     assert extended.fill(batches, 2) > 0
 
 
+def test_a_cache_is_filled_anew_with_the_noise_of_another_turn(small_images):
+    cache = PrefixCache(small_glow(flow_steps=1, parts="by_block:2"), 1, 4)
+    asked, kept = [], []
+
+    def batches_of(epoch):
+        asked.append(epoch)
+        return data.prefix_batches(small_images[:4], 4, 0, epoch)
+
+    for epoch in (0, 0, 3):
+        cache.fill(batches_of, epoch)
+        kept.append(cache.passage(tf.range(4)).h.numpy())
+    assert asked == [0, 3]
+    np.testing.assert_array_equal(kept[0], kept[1])
+    assert (kept[2] != kept[1]).any()
+
+
 def test_the_predicted_size_is_the_caches():
     glow = small_glow(parts="across_block:3", flow_steps=2)
     caches = [PrefixCache(glow, k, 100) for k in (1, 2)]

@@ -14,9 +14,14 @@ from glow_tf.devices import make_strategy
 from glow_tf.run import lifecycle
 from glow_tf.training import FusedAdamax, make_optimizers
 
-BATCH = 16  # of 64 small images: 4 steps per epoch
+BATCH = 16  # of 32 small images: 2 steps per epoch
 
 pytestmark = pytest.mark.usefixtures("eager_module")
+
+
+@pytest.fixture
+def small_images(small_images):
+    return small_images[:32]
 
 
 def make_trainer(train=None, own=(), parts="by_block:2", devices=(), **options):
@@ -138,11 +143,11 @@ def test_a_length_that_nobody_knows_is_refused_where_rates_need_it(small_images)
     assert not trainer.glow.initialized
     for trainer in (
         make_trainer(settings(rate_schedule="constant"), parts="1"),
-        make_trainer(settings(beta_2="oai"), parts="1", steps_per_epoch=4),
+        make_trainer(settings(beta_2="oai"), parts="1", steps_per_epoch=2),
     ):
         trainer.fit(endless, epochs=1, verbose=0)
         trainer.train_on_batch(small_images[:BATCH])
-        assert int(trainer.optimizers[0].iterations) == 5
+        assert int(trainer.optimizers[0].iterations) == 3
     trainer = make_trainer(settings())
     trainer.fit(endless.repeat(), steps_per_epoch=4, epochs=0, verbose=0)
     assert {rate.steps for rate in rates_of(trainer)} == {12}
@@ -185,7 +190,7 @@ def test_a_setting_of_runs_is_refused():
 def test_other_devices_train_as_one(place, small_images):
     train = settings(schedule="simultaneous", beta_2="oai", part_epochs=1, finetune_epochs=0)
     one = make_trainer(train)
-    one.fit(small_images[:32], verbose=0)
+    one.fit(small_images, verbose=0)
     if place == "mirrored":
         with make_strategy("mirrored").scope():
             config = small_config(flow_steps=1, parts="by_block:2")
@@ -193,7 +198,7 @@ def test_other_devices_train_as_one(place, small_images):
         other.compile(train, run_eagerly=True)  # outside of the strategy, as `fit`
     else:
         other = make_trainer(train, devices=["CPU:0", "CPU:1"])
-    other.fit(small_images[:32], verbose=0)
+    other.fit(small_images, verbose=0)
     for a, b in zip(weights(one), weights(other), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
 

@@ -25,9 +25,13 @@ def batches(images, steps):
 
 
 def new(optimizer, strategy="one_device", schedule="end_to_end", **options):
-    size = {"num_blocks": 1, "parts": "1"} if schedule == "end_to_end" else {"parts": "by_block:2"}
+    size = (
+        {"num_blocks": 1, "flow_steps": 1, "parts": "1"}
+        if schedule == "end_to_end"
+        else {"num_blocks": 1, "parts": "1,1"}
+    )
     with make_strategy(strategy).scope():
-        glow = Glow(small_config(n_bits=8, scale="exp", flow_steps=1, **size), name="glow")
+        glow = Glow(small_config(n_bits=8, scale="exp", **size), name="glow")
         n = len(glow.parts)
         trainer = PartsTrainer(glow, phases(schedule, n, 1), seed=3)
         trainer.compile([optimizer() for _ in range(n)], **options)

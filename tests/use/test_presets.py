@@ -43,7 +43,7 @@ def bits(model, images):
     return np.asarray(model.bits_per_dim(images))
 
 
-def test_a_preset_is_the_same_model_whole_and_cut(glow, kept, small_images):
+def test_a_preset_is_the_same_model_whole_and_cut(glow, kept, small_images, eager):
     whole = glow_tf.Glow.from_preset(kept)
     cut = glow_tf.Glow.from_preset(kept, parts="by_block:2", local_prior="learned")
     assert (len(whole.parts), len(cut.parts)) == (1, 2)
@@ -51,7 +51,7 @@ def test_a_preset_is_the_same_model_whole_and_cut(glow, kept, small_images):
         np.testing.assert_allclose(bits(model, small_images), bits(glow, small_images), atol=1e-5)
 
 
-def test_half_precision_takes_less_space_and_moves_the_score_a_little(tmp_path, small_images):
+def test_half_precision_takes_less_space_and_moves_the_score_a_little(tmp_path, small_images, eager):
     glow = small_glow(width=128)
     sizes = {}
     for dtype in ("float32", "float16"):

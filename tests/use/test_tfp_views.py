@@ -343,8 +343,7 @@ def test_log_prob_and_its_gradient_in_a_graph(glow, values, known):
         np.testing.assert_allclose(log_prob(values[None]), expected[None], rtol=1e-12)
 
 
-def test_tf_function_as_users_write_it(two_blocks, values):
-    glow = two_blocks
+def test_tf_function_as_users_write_it(glow, values):
     density = glow_tf.as_distribution(glow)
     np.testing.assert_allclose(tf.function(density.log_prob)(values), density.log_prob(values), rtol=1e-12)
     sample = tf.function(lambda n: density.sample(n, seed=(0, 1)))
