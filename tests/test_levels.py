@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import eagerly, only_endpoints, perturb
+from small import eagerly, only_endpoints, perturb, small_levels
 
 from glow_tf import ConfigError, Glow, ModelConfig, PartsTrainer, TrainConfig, export, load
 from glow_tf.partition import part_layouts
@@ -30,7 +30,7 @@ def perturbed(images):
 def trained(images, phases, **options):
     """Returns a trainer after its phases; without clipping, whose norm is over parts that train together."""
     keras.utils.set_random_seed(0)
-    trainer = PartsTrainer(levels(), phases, seed=3)
+    trainer = PartsTrainer(small_levels(), phases, seed=3)
     sgd = [keras.optimizers.SGD(1e-3) for _ in trainer.glow.parts]
     trainer.compile(sgd, clip_norm=0, **options)
     with eagerly():
@@ -55,7 +55,7 @@ def test_a_level_has_a_part_and_the_coarsest_image_another(perturbed):
     ("shape", "blocks"), [((8, 8, 1), 2), ((12, 4, 5), 2), ((6, 6, 1), 1), ((4, 4, 3), 2)], ids=str
 )
 def test_any_size_that_halves_will_do(shape, blocks, eager):
-    glow = levels(image_shape=shape, num_blocks=blocks, dtype="float64")
+    glow = small_levels(image_shape=shape, num_blocks=blocks, dtype="float64")
     images = np.random.default_rng(0).integers(0, 256, (4, *shape)).astype(np.uint8)
     glow.initialize(images)
     perturb(glow)
@@ -152,7 +152,7 @@ def test_recomputation_gives_the_same_steps(images, at_once):
 
 
 def test_files_and_exports_hold_levels(images, tmp_path):
-    glow = levels(num_blocks=1, level_steps="1,2", level_widths=(6, 4))
+    glow = small_levels(num_blocks=1, level_steps="1,2", level_widths=(6, 4))
     glow.initialize(images)
     perturb(glow)
     glow.save(tmp_path / "glow.keras")
@@ -200,7 +200,7 @@ def test_settings_that_make_no_levels_are_refused(settings, message):
 
 
 def test_a_trainconfig_trains_levels(images, eager):
-    trainer = PartsTrainer(levels())
+    trainer = PartsTrainer(small_levels())
     trainer.compile(TrainConfig(schedule="alternating", part_epochs=3, finetune_epochs=1, batch_size=8))
     history = trainer.fit(images[:16], verbose=0).history
     found = np.array([history[f"local_bpd_{k}"] for k in (1, 2, 3)])
