@@ -217,7 +217,7 @@ def _term(glow, images, k, seed):
     return view.truncated_nll / (192 * math.log(2))
 
 
-def test_the_bits_of_levels_are_the_terms_that_training_reports(images):
+def test_the_bits_of_levels_are_the_terms_that_training_reports(images, eager):
     trainer = trained(images, [simultaneous(3)] * 2)
     logs = trainer.fit(images, batch_size=8, initial_epoch=1, verbose=0).history
     means = {name: values[-1] for name, values in logs.items()}

@@ -163,6 +163,7 @@ def test_weights_and_optimizer_state_live_where_the_part_does(placed):
         assert [place[-len("CPU:0") :] for place in places] == [f"CPU:{k}"]
 
 
+@pytest.mark.slow
 def test_convolutions_of_a_part_run_where_it_lives(placed, small_images):
     trainer, _ = placed
     step = tf.function(lambda images: trainer.train_step((images, None)))

@@ -49,7 +49,7 @@ def unfinished(finished, tmp_path):
 # Damaged files
 
 
-@pytest.mark.parametrize("what", ["removed", "empty", "damaged"])
+@pytest.mark.parametrize("what", ["removed", pytest.param("empty", marks=pytest.mark.slow), "damaged"])
 def test_a_run_goes_on_whatever_is_left_of_the_pointer(what, unfinished):
     pointer = unfinished / "checkpoints" / "checkpoint"
     pointer.write_bytes({"removed": b"", "empty": b"", "damaged": b"\x00\xff\n"}[what])
@@ -491,9 +491,9 @@ def test_a_failed_export_leaves_the_run_to_be_finished(unfinished, monkeypatch):
 # Interrupted and diverging runs
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=["ctrl_c", "sigterm"]
-)
+# test_within_epoch.py interrupts a run in its own process, test_commands.py has what the command then says.
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "sigterm"])
 def test_a_stopped_run_says_which_epoch_is_kept_without_a_traceback(number, tmp_path):
     folder = tmp_path / "run"
     long = {**FAST, "part_epochs": 500, "rate_schedule": "constant"}

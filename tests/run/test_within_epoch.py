@@ -251,7 +251,7 @@ def test_models_are_loaded_from_the_ends_of_epochs(cut):
         glow_tf.load(cut)
 
 
-def test_a_run_with_other_epochs_goes_on_from_the_end_of_one(tmp_path, capsys):
+def test_a_run_with_other_epochs_goes_on_from_the_end_of_one(tmp_path, capsys, eager):
     settings = {**ONE, "rate_schedule": "constant"}
     train_until(config(tmp_path, **settings, checkpoint_minutes=EVERY_STEP), 2, 4)
     train(config(tmp_path, **{**settings, "part_epochs": 1, "finetune_epochs": 0}))

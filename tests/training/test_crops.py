@@ -28,7 +28,7 @@ def test_crops_are_squares_of_the_images_at_places_that_keep_squares_together():
     np.testing.assert_array_equal(batch_of(images, 3, side=0)[0], images[batch_of(images, 3)[2]])
 
 
-def test_a_crop_has_the_likelihood_that_a_model_of_its_size_gives_it(rng):
+def test_a_crop_has_the_likelihood_that_a_model_of_its_size_gives_it(rng, eager):
     large, small = small_levels(image_shape=(16, 8, 3)), small_levels(image_shape=(8, 8, 3))
     large.initialize(rng.integers(0, 256, (16, 16, 8, 3)).astype(np.uint8))
     small.set_flow_weights(large.get_flow_weights())
@@ -37,7 +37,7 @@ def test_a_crop_has_the_likelihood_that_a_model_of_its_size_gives_it(rng):
     np.testing.assert_array_equal(of_crops, small.dequantized_log_prob(small.dequantized(images, 0.5)))
 
 
-def test_training_on_crops_is_that_of_a_model_of_their_size(rng):
+def test_training_on_crops_is_that_of_a_model_of_their_size(rng, eager):
     images = rng.integers(0, 256, (16, 16, 16, 3)).astype(np.uint8)
     batches = data.training_batches(images, 8, 0, crop=data.Crop(8, 4))
     trained = []
@@ -49,7 +49,7 @@ def test_training_on_crops_is_that_of_a_model_of_their_size(rng):
     assert trained[0] == trained[1]
 
 
-def test_a_run_trains_on_crops_and_is_evaluated_on_whole_images(tmp_path):
+def test_a_run_trains_on_crops_and_is_evaluated_on_whole_images(tmp_path, eager):
     own = {"architecture": "levels", "schedule": "simultaneous", "num_blocks": 1, "flow_steps": 2, "width": 4}
     own |= {"part_epochs": 2, "finetune_epochs": 0, "parts": "1", "train_examples": 96, "test_examples": 32}
     run = config(tmp_path / "run", **own, crop=4, export=False, tensorboard=False, sample_every=2)

@@ -277,7 +277,7 @@ def test_an_evaluation_does_not_depend_on_the_batches(small_images):
         assert found["bpd"] == pytest.approx(expected["bpd"], rel=1e-6)
 
 
-def test_a_model_in_float64_trains_on_batches_of_any_size(small_images):
+def test_a_model_in_float64_trains_on_batches_of_any_size(small_images, eager):
     trainer = PartsTrainer(small_glow("float64", flow_steps=1, parts="1"), phases("end_to_end", 1, 1))
     trainer.compile("sgd", run_eagerly=True)
     assert np.isfinite(trainer.fit(dataset_of(small_images[:20]), verbose=0).history["bpd"]).all()

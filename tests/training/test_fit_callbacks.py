@@ -22,6 +22,8 @@ from glow_tf.training.optimizers import steps_made
 
 PARTS = 2
 
+pytestmark = pytest.mark.usefixtures("eager_module")
+
 
 def make_trainer(make=None, schedule="alternating", part_epochs=4, finetune=2):
     glow = small_glow(perturbed=False, num_blocks=1, parts="1,1", seed=3)
