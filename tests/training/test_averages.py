@@ -9,6 +9,7 @@ from small import small_config
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, data, phases
 from glow_tf.config import DataConfig, TrainConfig
+from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.training.optimizers import FusedAdamax, make_optimizers
 from glow_tf.use import evaluate, open_model
 
@@ -89,6 +90,28 @@ def test_averages_begin_with_the_weights_where_the_first_step_overflows(small_im
     assert history["skipped_steps"] == [1]
     moved = [np.abs(a - b).max() for a, b in zip(start, trainer.glow.get_weights(), strict=True)]
     assert 0 < max(moved) < 0.02  # half a step; an average that began at 0 would halve every weight
+
+
+def test_a_checkpoint_gives_back_the_weights_and_their_averages(small_images, tmp_path, eager):
+    def made():
+        trainer = make_trainer("end_to_end", 1, num_blocks=1, parts="1")
+        return trainer, Checkpoints(tmp_path, trainer)
+
+    def both(trainer):
+        with trainer.averages.in_place():
+            averages = trainer.glow.get_weights()
+        return trainer.glow.get_weights(), averages
+
+    trainer, checkpoints = made()
+    for _ in range(2):
+        trainer.train_on_batch(small_images[:16])
+    checkpoints.save(1)
+    again, restored = made()
+    assert restored.restore() == 1
+    (weights, averages), found = both(trainer), both(again)
+    assert any((w != a).any() for w, a in zip(weights, averages, strict=True))
+    for mine, others in zip((*weights, *averages), (*found[0], *found[1]), strict=True):
+        np.testing.assert_array_equal(mine, others)
 
 
 def test_without_averages_nothing_is_swapped(small_images):
