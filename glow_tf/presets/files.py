@@ -248,9 +248,13 @@ def _card(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dtype
     height, width, channels = model.image_shape
     of = "of real numbers" if model.is_real else f"with {model.n_bits} bits"
     lines = [f"# {about.get('title', name.rpartition('/')[2])}", ""]
+    kind, steps = "A Glow", f"{model.num_blocks} × {model.flow_steps}"
+    if model.has_levels:
+        kind, steps = "Levels", ", ".join(map(str, model.cuts.counts))
+    widths = ", ".join(map(str, sorted(set(model.widths), reverse=True)))
     lines += [
-        f"A Glow for images of {height}×{width}×{channels} {of}: {model.num_blocks} × "
-        f"{model.flow_steps} flow steps, width {model.width}. Weights are kept as {weights_dtype}.",
+        f"{kind} for images of {height}×{width}×{channels} {of}: {steps} flow steps, width {widths}. "
+        f"Weights are kept as {weights_dtype}.",
         "",
         "```python",
         "import glow_tf",
