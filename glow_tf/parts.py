@@ -104,8 +104,10 @@ class Part(keras.Model):
         self.output_event_shape = shape[1:]
         self.built = True
 
-    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """Returns the shape of h_k, what goes on to the next part: (B, H, W, C)."""
+    def compute_output_shape(
+        self, input_shape: Sequence[int | None], given_shape: Any = None
+    ) -> tuple[int | None, ...]:
+        """Returns the shape of h_k, what goes on to the next part: (B, H, W, C); arguments as in `build`."""
         return (input_shape[0], *self.output_event_shape)
 
     def read(self, condition: Condition) -> Condition:
