@@ -58,6 +58,9 @@ class Examples:
         return self[np.arange(len(self))]
 
 
+SPLITS = ("train", "validation", "test")
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageData:
     """The decoded images of a data set.
@@ -94,6 +97,12 @@ class ImageData:
     def condition_shape(self) -> tuple[int, ...]:
         """The shape of what is given with an image; empty if nothing is."""
         return tuple(int(side) for side in self.conditions["train"].shape[1:]) if self.conditions else ()
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The images and what is given with them, by names such as `train images`; `checksums` has these."""
+        found = {f"{split} images": getattr(self, split) for split in SPLITS}
+        return found | {f"{split} conditions": own for split, own in self.conditions.items()}
 
     @functools.cached_property
     def top(self) -> int:
@@ -156,7 +165,6 @@ def new_array(shape: tuple[int, ...], dtype: str | np.dtype, config: DataConfig)
         return np.empty(shape, dtype)
     folder = pathlib.Path(config.image_cache)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.truncate(needed)
             if hasattr(os, "posix_fallocate"):  # a full disk would kill the process later
@@ -239,16 +247,16 @@ def stack(batches: Iterable[np.ndarray], count: int, config: DataConfig) -> np.n
     return array
 
 
-def check_memory_of_resized(count: int, size: int, at_once: int, dataset: str) -> None:
+def check_memory_of_resized(count: int, at_once: int, config: DataConfig) -> None:
     """Raises ConfigError unless images fit into memory when they are resized, before any is read.
 
     Args:
       count: number of images.
-      size: their side.
       at_once: how many are resized at a time, as real numbers.
-      dataset: names the data set in the message.
+      config: of the data set; with an image cache, the images themselves are not in memory.
     """
-    check_memory_for((count + RESIZING_BYTES * at_once) * size**2, dataset)
+    held = 0 if config.image_cache else count
+    check_memory_for((held + RESIZING_BYTES * at_once) * config.image_size**2, config.dataset)
 
 
 def check_memory_for(needed: int, dataset: str) -> None:

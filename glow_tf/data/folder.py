@@ -98,8 +98,7 @@ def read_pictures(config: DataConfig, paths: Sequence[pathlib.Path], count: int)
       ConfigError: they have several sizes, or do not fit into memory.
     """
     pictures = Pictures(config, count)
-    of_array = 0 if config.image_cache else count
-    check_memory_of_resized(of_array, config.image_size, usual_threads(), config.dataset)
+    check_memory_of_resized(count, usual_threads(), config)
     read = functools.partial(_read, size=config.image_size, dtype=config.dtype)
     reading = in_parallel(read, paths)
     with warnings.catch_warnings(), contextlib.closing(reading):

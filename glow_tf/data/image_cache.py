@@ -17,7 +17,7 @@ import numpy as np
 
 from glow_tf.config import DataConfig, attributes_of, file_of, folder_of
 from glow_tf.data.array_files import SUFFIX
-from glow_tf.data.arrays import PIECE, ImageData, fingerprint
+from glow_tf.data.arrays import PIECE, SPLITS, ImageData, fingerprint
 from glow_tf.data.folder import files_below
 from glow_tf.data.progress import with_progress
 from glow_tf.data.sources import files_of_tfds
@@ -27,7 +27,6 @@ from glow_tf.text_files import read_json
 
 FORMAT = 1  # of the files; others are made anew
 CONTENT = "content.json"
-SPLITS = ("train", "validation", "test")
 NOT_OF_PIXELS = ("augment", "crop", "image_cache", "data_dir")  # settings that change no decoded image
 LEFT_BEHIND = 24 * 3600  # seconds, after which unfinished folders of others are removed
 
@@ -102,16 +101,9 @@ def _new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(own, ignore_errors=True)
 
 
-def _arrays(images: ImageData) -> dict[str, np.ndarray]:
-    """Returns the arrays of a data set by the names of their files."""
-    found = {f"{split} images": getattr(images, split) for split in SPLITS}
-    found |= {f"{split} labels": own for split, own in images.labels.items()}
-    return found | {f"{split} conditions": own for split, own in images.conditions.items()}
-
-
 def _write(folder: pathlib.Path, images: ImageData) -> None:
     """Writes a data set; OSError if the disk is full."""
-    arrays = _arrays(images)
+    arrays = images.arrays | {f"{split} labels": own for split, own in images.labels.items()}
     for name, array in arrays.items():
         pieces = range(0, len(array), PIECE)
         with (folder / f"{name}{SUFFIX}").open("wb") as file:
@@ -124,7 +116,7 @@ def _write(folder: pathlib.Path, images: ImageData) -> None:
         "names": images.names,
         "class_names": images.class_names,
         "arrays": list(arrays),
-        "checksums": {name: fingerprint(own) for name, own in arrays.items() if "labels" not in name},
+        "checksums": {name: fingerprint(own) for name, own in images.arrays.items()},
     }
     (folder / CONTENT).write_text(json.dumps(content))
 

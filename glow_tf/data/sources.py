@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.config import DataConfig
+from glow_tf.config import DIGITS, DataConfig
 from glow_tf.data.arrays import (
     Examples,
     check_memory_of_resized,
@@ -47,7 +47,7 @@ def digits(image_size: int = 0, condition: str = "") -> tuple[Examples, Examples
     bunch = load_digits()
     images = (bunch.images * 8).astype(np.uint8)[..., np.newaxis]
     if image_size:
-        check_memory_of_resized(len(images), image_size, len(images), "digits")
+        check_memory_of_resized(len(images), len(images), DataConfig(DIGITS, image_size=image_size))
         images = resize(images, image_size).numpy()
     order = np.random.default_rng(0).permutation(len(images))  # the set is sorted by writer
     class_names = tuple(map(str, bunch.target_names))
@@ -159,8 +159,7 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
         label = example["label"] if labelled else tf.zeros([], tf.int64)
         return image, label, tf.zeros([]) if condition_of is None else condition_of(example)
 
-    of_array = 0 if config.image_cache else count
-    check_memory_of_resized(of_array, config.image_size, usual_threads(), config.dataset)
+    check_memory_of_resized(count, usual_threads(), config)
     pairs = examples.map(image_and_others, num_parallel_calls=tf.data.AUTOTUNE)
     shape = pairs.element_spec[0].shape
     known = all(spec.shape.is_fully_defined() for spec in pairs.element_spec)

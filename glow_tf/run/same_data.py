@@ -19,7 +19,6 @@ from glow_tf.run import checkpoint_files
 from glow_tf.text_files import read_json
 
 MODEL, DATA = "model.json", "data.json"
-SPLITS = ("train", "validation", "test")
 
 
 def fingerprints(images: ImageData) -> dict[str, str]:
@@ -27,10 +26,8 @@ def fingerprints(images: ImageData) -> dict[str, str]:
 
     What is given with the images has its own.
     """
-    arrays = {f"{split} images": getattr(images, split) for split in SPLITS}
-    arrays |= {f"{k} conditions": own for k, own in images.conditions.items()}
     known = images.checksums
-    return {name: known.get(name) or fingerprint(own) for name, own in arrays.items()}
+    return {name: known.get(name) or fingerprint(own) for name, own in images.arrays.items()}
 
 
 def check_same_data(folder: pathlib.Path, model: ModelConfig, data: Mapping[str, str]) -> None:

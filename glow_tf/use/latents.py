@@ -33,16 +33,17 @@ def in_batches(
     task: str,
     empty: np.ndarray,
     condition: Condition = None,
+    size: int = BATCH,
 ) -> np.ndarray:
-    """Applies a function to values [N, …], `BATCH` at a time, with a line that says how far the task is.
+    """Applies a function to values [N, …], `size` at a time, with a line that says how far the task is.
 
     The function gets no empty batch, at which TensorFlow's fused convolutions fail; no values give `empty`,
     [0, …]. Its `condition` is what the model is given with each value.
     """
-    places = [slice(start, start + BATCH) for start in range(0, len(values), BATCH)]
+    places = [slice(start, start + size) for start in range(0, len(values), size)]
     results = [
         np.asarray(function(values[place], condition=some_of(condition, place)))
-        for place in with_progress(places, len(places), f"{task}, batches of {BATCH}")
+        for place in with_progress(places, len(places), f"{task}, batches of {size}")
     ]
     return np.concatenate([empty, *results])
 

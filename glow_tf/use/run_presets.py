@@ -48,12 +48,7 @@ def save_run_to_preset(
     workdir, folder = pathlib.Path(workdir), pathlib.Path(folder)
     check_place(folder, "preset", OWN)
     config = read_config(workdir)
-    summary, epochs = read_summary(workdir), len(phases_of(config))
-    if summary.get("epochs") != epochs:
-        raise ConfigError(
-            f"the run must be finished: its command goes on. Received: workdir={str(workdir)!r}, with "
-            f"{summary.get('epochs', 0)} of {epochs} epochs in its summary"
-        )
+    summary = _summary_of_finished(workdir, len(phases_of(config)))
     data_config = dataclasses.replace(
         config.data, data_dir=data_dir or config.data.data_dir, dtype=config.model.data_dtype
     )
@@ -74,6 +69,17 @@ def save_run_to_preset(
     about |= _score(kept, images, config.seed)
     glow.save_to_preset(folder, about, weights_dtype)
     return {**about, "run_test_bpd": summary["test_bpd"]}
+
+
+def _summary_of_finished(workdir: pathlib.Path, epochs: int) -> dict[str, Any]:
+    """Returns the summary of a run; ConfigError unless it has made so many epochs."""
+    summary = read_summary(workdir)
+    if summary.get("epochs") != epochs:
+        raise ConfigError(
+            f"the run must be finished: its command goes on. Received: workdir={str(workdir)!r}, with "
+            f"{summary.get('epochs', 0)} of {epochs} epochs in its summary"
+        )
+    return summary
 
 
 def _score(glow: Glow, images: ImageData, seed: int) -> dict[str, Any]:

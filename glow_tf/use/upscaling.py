@@ -1,6 +1,7 @@
 """Images of twice or four times the size: what they lack is drawn from a model."""
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -8,12 +9,10 @@ import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.compiled_model import require_pictures
-from glow_tf.conditions import some_of
-from glow_tf.data.progress import with_progress
 from glow_tf.endpoints import ActivationLimit
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
-from glow_tf.use.latents import BATCH, decode, encode, seed_of, without_finest
+from glow_tf.use.latents import BATCH, decode, encode, in_batches, seed_of, without_finest
 from glow_tf.use.models import check_given
 
 
@@ -105,18 +104,16 @@ def _with_details(
             f"upscale needs images, uint8 (N, height, width, {channels}). "
             f"Received: {small.dtype.name} of shape {small.shape}"
         )
-    shape = (len(small), factor * small.shape[1], factor * small.shape[2], channels)
-    size = max(BATCH * glow.dimensions // math.prod(shape[1:]), 1)  # as many pixels as other commands take
+    shape = (factor * small.shape[1], factor * small.shape[2], channels)
+    size = max(BATCH * glow.dimensions // math.prod(shape), 1)  # as many pixels as other commands take
     draw = tf.function(functools.partial(_drawn, glow, levels), autograph=False, reduce_retracing=True)
-    found = [np.empty((0, *shape[1:]), np.uint8)]
-    starts = range(0, len(small), size)
-    for place, start in enumerate(with_progress(starts, len(starts), f"Drawing details, batches of {size}")):
-        piece = slice(start, start + size)
-        given = glow.checked_condition(some_of(condition, piece))
-        number = tf.constant(seed_of(seed, place)), tf.constant(temperature, glow.compute_dtype)
-        drawn = draw(tf.constant(small[piece]), *number, given)
-        found.append(drawn.numpy())
-    return np.concatenate(found)
+    places = itertools.count()
+
+    def drawn(images: np.ndarray, condition: Condition) -> tf.Tensor:
+        numbers = tf.constant(seed_of(seed, next(places))), tf.constant(temperature, glow.compute_dtype)
+        return draw(tf.constant(images), *numbers, glow.checked_condition(condition))
+
+    return in_batches(drawn, small, "Drawing details", np.empty((0, *shape), np.uint8), condition, size)
 
 
 def _drawn(
