@@ -14,7 +14,23 @@ setup(
     description="Glow trained in gradient-isolated parts, in Keras 3 and TensorFlow",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The glow_tf authors",
     license="MIT",
+    keywords=["normalizing flows", "density estimation", "local learning", "Keras", "TensorFlow"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: MIT License",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     packages=[*find_packages(include=["glow_tf", "glow_tf.*"]), "glow_tf.configs"],
     package_dir={"glow_tf.configs": "configs"},  # commands/configs.py finds them in both places
@@ -47,6 +63,7 @@ setup(
     ],
     extras_require={
         "onnx": ["tf2onnx>=1.16", "onnxruntime>=1.18"],  # models that run without TensorFlow
+        "hub": ["huggingface_hub>=0.25"],  # presets of the Hugging Face Hub
         "lab": ["normflows>=1.7", "matplotlib>=3.7", "scikit-image>=0.22"],  # to compare and plot
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "mkdocs-jupyter>=0.25"],
         "notebooks": ["ipykernel>=6", "matplotlib>=3.7", "nbmake>=1.5"],

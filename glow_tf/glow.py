@@ -55,12 +55,15 @@ class Glow(CompiledModel):
             sorted(glow_tf.Glow.presets)  # the names; glow_tf.Glow.presets["digits"] says more
 
         Args:
-          preset: the name of a preset that comes with the package, or a folder from `save_to_preset`.
+          preset: the name of a preset that comes with the package, a folder from `save_to_preset`, the URL of
+            such a folder, or `hf://OWNER/NAME[@REVISION]`, one on the Hugging Face Hub (needs
+            `pip install 'glow_tf[hub]'`).
           **changes: settings of `ModelConfig` that leave the function of the model as it is: `parts`,
             `local_prior`, `precision`, `seed`. A preset is uncut, and its coupling networks are in float32.
 
         Raises:
-          ConfigError: there is no such preset, its files are damaged, or a change is none of these.
+          ConfigError: there is no such preset, it cannot be fetched, its files are damaged, or a change is
+            none of these.
         """
         folder = presets.find(preset)
         config = presets.read_model(folder)

@@ -35,7 +35,7 @@ def define_model(values: flags.FlagValues, output: str) -> None:
 
 def define_glow(values: flags.FlagValues, output: str, others: str = "") -> None:
     """Defines --model and --output, for a command that uses `glow_of`; see `define_model`."""
-    kept = f"A preset by name or folder, the workdir of a run, a .keras file{others}."
+    kept = f"A preset by name, folder or address, the workdir of a run, a .keras file{others}."
     parsing.define(values, model=("", kept), output=(output, "Where the result is written."))
 
 

@@ -59,7 +59,7 @@ def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, A
     if is_preset and not presets.refers_to_preset(start):  # a workdir may have a preset's name
         start = str(presets.find(start))
     try:
-        model = _model_of(pathlib.Path(start))
+        model = _model_of(start)
     except (ConfigError, OSError):
         return {"init_from": start}  # the run says why it cannot start from it
     settings = {name: value for name, value in dataclasses.asdict(model).items() if name in names}
@@ -68,10 +68,11 @@ def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, A
     return settings | {"init_from": start, "image_size": size, "conditional": bool(model.classes)}
 
 
-def _model_of(start: pathlib.Path) -> configuration.ModelConfig:
+def _model_of(name: str) -> configuration.ModelConfig:
     """Returns the settings of the model in a preset, a workdir or a `.keras` file."""
-    if presets.refers_to_preset(start):
-        return presets.read_model(presets.find(str(start)))
+    if presets.refers_to_preset(name):
+        return presets.read_model(presets.find(name))
+    start = pathlib.Path(name)
     if start.suffix != ".keras":
         return presets.read_model_file(start / "checkpoints" / "model.json")
     return presets.model_of_settings(start, presets.read_keras_file(start)[0]["config"])

@@ -19,6 +19,8 @@ import numpy as np
 from glow_tf.config import ModelConfig
 from glow_tf.durable_files import replaced_folder
 from glow_tf.errors import ConfigError, in_one_line
+from glow_tf.presets import remote
+from glow_tf.presets.card import card_of
 from glow_tf.text_files import parse_json, read_json, stored_member
 from glow_tf.version import __version__
 from glow_tf.weights_file import check_weights
@@ -46,23 +48,27 @@ def names() -> list[str]:
 
 
 def find(preset: str | os.PathLike) -> pathlib.Path:
-    """Returns the folder of a preset: a folder, or one that the package has by name; ConfigError if none.
+    """Returns the folder of a preset: a folder, an address, or a name; ConfigError if there is none.
 
-    A folder of that name wins.
+    What is at an address is fetched, see `remote`. A folder wins over one of its name in the package.
     """
+    if remote.is_address(preset):
+        return remote.fetched(str(preset), CONFIG, WEIGHTS, CHECKSUM)
     folder = pathlib.Path(preset)
     if is_preset(folder):
         return folder
     if str(preset) in names():
         return FOLDER / str(preset)
     raise ConfigError(
-        f"preset must be one of {', '.join(names()) or 'none'}, or a folder with {CONFIG} and {WEIGHTS}. "
-        f"Received: preset={str(preset)!r}"
+        f"preset must be one of {', '.join(names()) or 'none'}, or a folder with {CONFIG} and {WEIGHTS}, or "
+        f"hf://OWNER/NAME, or the URL of such a folder. Received: preset={str(preset)!r}"
     )
 
 
 def refers_to_preset(model: str | os.PathLike) -> bool:
     """Whether a model's name or path is that of a preset, not of a workdir, a SavedModel or a file."""
+    if remote.is_address(model):
+        return True
     path = pathlib.Path(model)
     holds_another = path.is_file() or any(
         (path / kind).exists() for kind in ("checkpoints", "saved_model.pb")
@@ -209,7 +215,7 @@ def write(
         (temporary / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         # Those of the package load by name, all others by path.
         name = folder.name if folder.parent == FOLDER else f"PATH/{folder.name}"
-        card = _card(name, model, about, weights_dtype)
+        card = card_of(name, model, about, weights_dtype)
         (temporary / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
 
 
@@ -241,49 +247,6 @@ def _copied(target: Any, name: str, value: Any) -> Any:
     value = half if np.isfinite(half).all() else value
     large = {"compression": "gzip", "shuffle": True} if value.nbytes > 4096 else {}
     return target.create_dataset(name, data=value, **large)
-
-
-def _card(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dtype: str) -> str:
-    """Returns the text of README.md."""
-    height, width, channels = model.image_shape
-    of = "of real numbers" if model.is_real else f"with {model.n_bits} bits"
-    lines = [f"# {about.get('title', name.rpartition('/')[2])}", ""]
-    kind, steps = "A Glow", f"{model.num_blocks} × {model.flow_steps}"
-    if model.has_levels:
-        kind, steps = "Levels", ", ".join(map(str, model.cuts.counts))
-    widths = ", ".join(map(str, sorted(set(model.widths), reverse=True)))
-    lines += [
-        f"{kind} for images of {height}×{width}×{channels} {of}: {steps} flow steps, width {widths}. "
-        f"Weights are kept as {weights_dtype}.",
-        "",
-        "```python",
-        "import glow_tf",
-        "",
-        f'glow = glow_tf.Glow.from_preset("{name}")',
-        "images = glow.sample(16, temperature=0.7, seed=0)",
-        "print(glow.bits_per_dim(images))",
-        "```",
-        "",
-    ]
-    if "test_bpd" in about:
-        error = f" ± {about['test_bpd_se']:.3f}" if "test_bpd_se" in about else ""
-        lines.append(
-            f"- Score: {about['test_bpd']:.4f}{error} bits/dim on {about.get('test_examples', 'the')} test "
-            "images (the error is over images; one noise draw each), with the weights as they are here."
-        )
-    texts = {
-        "data": "Data",
-        "command": "Command",
-        "seed": "Seed",
-        "epochs": "Epochs",
-        "limits": "Limits",
-        "licence": "Licence of the data",
-    }
-    for key, label in texts.items():
-        if key in about:
-            value = f"`{about[key]}`" if key == "command" else about[key]
-            lines.append(f"- {label}: {value}")
-    return "\n".join(lines) + "\n"
 
 
 # Those that come with the package: name → what each says about itself.

@@ -33,7 +33,7 @@ def load(
 
     Args:
       path: a `.keras` file that `Glow.save` or `PartsTrainer.save` wrote, the workdir of a run, or a preset:
-        its folder, or the name of one that comes with the package.
+        its folder, its address, or the name of one that comes with the package; see `Glow.from_preset`.
       which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
         images.
       custom_objects: not used any more: of a trainer's file, the model alone is made.
@@ -45,8 +45,8 @@ def load(
       OSError: the checkpoint is damaged.
       ValueError: path is neither a `.keras` file nor a workdir nor a preset.
     """
-    path = pathlib.Path(path)
-    is_preset = presets.refers_to_preset(path)
+    name, path = path, pathlib.Path(path)
+    is_preset = presets.refers_to_preset(name)
     if not (is_preset or path.exists()):
         raise FileNotFoundError(f"There is no such file or folder. Received: path={str(path)!r}")
     if path.suffix == ".keras" and not is_preset:
@@ -57,7 +57,7 @@ def load(
             f"Received: path={str(path)!r}, condition_network={condition_network.name!r}"
         )
     if is_preset:
-        return Glow.from_preset(path)
+        return Glow.from_preset(name)
     found = checkpoint_path(path, which)
     glow = untrained_glow(path)
     with readable(found):

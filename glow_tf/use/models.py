@@ -97,7 +97,7 @@ def open_model(model: str | os.PathLike, allow_unknown_ops: bool = False) -> Tra
     """Loads a trained model.
 
     Args:
-      model: the name of a preset that comes with the package, the folder of a preset, the workdir of a run, a
+      model: a preset, by its name, folder or address (see `Glow.from_preset`), the workdir of a run, a
         `.keras` file, or the folder of a SavedModel that `export` wrote.
       allow_unknown_ops: whether a SavedModel may hold other operations than `export` writes. It is a program;
         allow them only if you know where it comes from.
@@ -116,11 +116,12 @@ def open_model(model: str | os.PathLike, allow_unknown_ops: bool = False) -> Tra
     if not (str(model) and (presets.refers_to_preset(model) or is_run or path.suffix == ".keras")):
         missing = "" if path.exists() else ", which does not exist"
         raise ConfigError(
-            f"model must be a preset ({', '.join(presets.names()) or 'none'}), or the path of a preset, of a "
-            f"run's workdir, a .keras file or an exported SavedModel. Received: model={str(model)!r}{missing}"
+            f"model must be a preset ({', '.join(presets.names())}), or the path or address of one, or "
+            "the path of a run's workdir, a .keras file or an exported SavedModel. "
+            f"Received: model={str(model)!r}{missing}"
         )
     try:
-        return load_glow(path)
+        return load_glow(model)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
