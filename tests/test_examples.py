@@ -29,6 +29,10 @@ EXAMPLES = {
         r"error, temperature 0: 1[2-5]\d\.\d levels²\n.*, mean of 8 draws: 1[2-5]\d\.\d levels²",
         r"what the draws' deviation says of their mean's: 1[3-9]\d\.\d levels²",
     ),
+    "keras_tuner_search": (
+        r"coarse_steps [246], fine_steps [246], learning_rate 0\.[012]",
+        r"the best of 3 trials: 2\.[5-9]\d\d bits/dim",
+    ),
     "keras_user": (
         r"Epoch 10/10\n.* - val_loss: 3\.[23]",
         r"averaged weights 3\.[23]\d\d bits/dim, best epoch 3\.[23]\d\d bits/dim",
