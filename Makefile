@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 AUDIT := .venv-audit
 
-.PHONY: quickstart test test-slow test-lab test-lab-if-changed test-oldest docs notebooks lint audit clean
+.PHONY: quickstart test test-slow test-lab test-lab-if-changed test-oldest docs notebooks lint audit release clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python train/main.py --flagfile=configs/quickstart.cfg
@@ -48,6 +48,11 @@ lint: $(VENV)/installed
 audit: $(VENV)/installed $(AUDIT)/installed
 	$(AUDIT)/bin/pip-audit --vulnerability-service=osv --timeout=10 --progress-spinner=off --skip-editable \
 	    --path=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+# A commit, a tag, packages in dist/ and docs on the branch gh-pages, once the gate is green; see lab/release.py.
+release: $(VENV)/installed-docs
+	$(BIN)/pip install --quiet build
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m lab.release $(VERSION)
 
 $(VENV)/installed: requirements.txt setup.py
 	$(PYTHON) -m venv $(VENV)
