@@ -10,13 +10,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors import Bijector, Dequantize, Standardize
+from glow_tf.bijectors import Bijector
 from glow_tf.bijectors.condition import Condition
 from glow_tf.conditions import checked_condition
 from glow_tf.config import ModelConfig
 from glow_tf.density_model import DensityModel, checked_policy
 from glow_tf.memory import check_memory
 from glow_tf.own_network import copies_of
+from glow_tf.part_layers import entrance_of
 from glow_tf.partition import part_layouts
 from glow_tf.parts import Part, get_weights_by_step, set_weights_by_step
 from glow_tf.weights_file import model_bytes
@@ -46,11 +47,7 @@ class FlowOfParts(DensityModel):
             2 * model_bytes(config), "the model's weights", "take a smaller width or fewer flow_steps"
         )
         policy = checked_policy(self.dtype_policy)
-        self.dequantize = (
-            Standardize(dtype=policy, name="standardize")
-            if config.is_real
-            else Dequantize(config.n_bits, dtype=policy)
-        )
+        self.dequantize = entrance_of(config, policy)
         own: Sequence[keras.layers.Layer | None] = [None] * len(layouts)
         if condition_network is not None:
             own = copies_of(condition_network, config, self.compute_dtype, self.on_device_of)
@@ -93,8 +90,8 @@ class FlowOfParts(DensityModel):
     def get_flow_weights(self) -> list[np.ndarray]:
         """Returns the weights flow step by flow step; the list is the same wherever the model is cut.
 
-        It does not contain the local priors, which only training uses. First come what centres and scales
-        real data, and the networks of what the model is given, one for each part.
+        It does not contain the local priors, which only training uses. First come what maps data to
+        real numbers, and the networks of what the model is given, one for each part.
         """
         first = [value for layer in self._beside_steps() for value in layer.get_weights()]
         return [*first, *get_weights_by_step(self._bijectors_and_top_prior())]

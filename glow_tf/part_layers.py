@@ -1,4 +1,4 @@
-"""The layers of a part, as its layout and the settings of the model say."""
+"""The layers of a part and what stands before the first, as layout and settings say."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from glow_tf.bijectors import (
     Bijector,
     ClassPrior,
     ConditionNetwork,
+    Dequantize,
+    Equalize,
     FlowSplit,
     FlowStep,
     GaussianPrior,
@@ -16,12 +18,22 @@ from glow_tf.bijectors import (
     Split,
     Squeeze,
     Stack,
+    Standardize,
     UniformPrior,
 )
 from glow_tf.config import PRIORS, ModelConfig
 from glow_tf.partition import Element, PartLayout
 
 SEEDS = 10_007  # as many for each model, the first of them for its flow steps
+
+
+def entrance_of(config: ModelConfig, dtype: str | None) -> Dequantize | Standardize:
+    """Makes what stands before the parts: the map from data to real numbers of about −½ to ½."""
+    if config.is_real:
+        return Standardize(dtype=dtype, name="standardize")
+    if config.equalize:
+        return Equalize(config.n_bits, config.equalize, dtype=dtype, name="equalize")
+    return Dequantize(config.n_bits, dtype=dtype)
 
 
 def bijectors_of(layout: PartLayout, config: ModelConfig, dtype: str | None) -> list[Bijector]:

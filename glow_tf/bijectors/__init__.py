@@ -7,6 +7,7 @@ from glow_tf.bijectors.class_prior import ClassPrior
 from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.coupling import Coupling
 from glow_tf.bijectors.dequantize import Dequantize
+from glow_tf.bijectors.equalize import Equalize
 from glow_tf.bijectors.flow_split import FlowSplit
 from glow_tf.bijectors.flow_step import FlowStep
 from glow_tf.bijectors.gaussian_prior import GaussianPrior
@@ -27,6 +28,7 @@ __all__ = [
     "ConditionNetwork",
     "Coupling",
     "Dequantize",
+    "Equalize",
     "FlowSplit",
     "FlowStep",
     "GaussianPrior",

@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, per_example
@@ -25,7 +26,7 @@ class Dequantize(Bijector):
     `levels` maps bytes to levels, and `to_output` maps v back to bytes. `to_output` rounds *down*: a v at the
     middle of its bin (noise ½) gives the right byte despite any error below half a level.
 
-    `Standardize` stands in its place in a model of real values.
+    `Standardize` stands in its place in a model of real values, `Equalize` where images have flat regions.
 
     Args:
       n_bits: bits kept per pixel and channel, 1 to 16.
@@ -53,6 +54,9 @@ class Dequantize(Bijector):
         self.output_dtype = f"uint{stored}"
         self.bin_width = 2 ** (stored - n_bits)  # in levels of a byte
         self.built = True
+
+    def adapt(self, images: np.ndarray) -> None:
+        """Learns from all training images [N, H, W, C] what is to be known of them: here, nothing."""
 
     def levels(self, images: tf.Tensor) -> tf.Tensor:
         """Drops the lowest 8 − n_bits bits: bytes [B, H, W, C] → whole numbers in the compute dtype."""

@@ -11,6 +11,7 @@ from glow_tf.config.choices import AUGMENTATIONS as AUGMENTATIONS
 from glow_tf.config.choices import COMPILERS as COMPILERS
 from glow_tf.config.choices import DATA as DATA
 from glow_tf.config.choices import MOST_BLOCKS as MOST_BLOCKS
+from glow_tf.config.choices import MOST_EQUALIZED as MOST_EQUALIZED
 from glow_tf.config.choices import NORMS as NORMS
 from glow_tf.config.choices import ON_DIVERGENCE as ON_DIVERGENCE
 from glow_tf.config.choices import OPTIMIZERS as OPTIMIZERS

@@ -21,6 +21,7 @@ ON_DIVERGENCE = ("recover", "stop")
 MOST_BLOCKS, MOST_STEPS, MOST_WIDTH, MOST_SIDE = 16, 512, 2**20, 2**16
 MOST_EPOCHS, MOST_DEVICES = 1_000_000, 1024
 MOST_LOG_SCALE = 8  # e^±8; far larger ones overflow float32
+MOST_EQUALIZED = 0.9  # of the range of pixels; squeezed further, bytes might not come back
 MOST = 2**31 - 1  # of any other integer
 
 # Two models that differ in these settings alone compute the same function from the same flow steps.

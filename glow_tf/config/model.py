@@ -10,6 +10,7 @@ from glow_tf.config.choices import (
     DATA,
     MOST,
     MOST_BLOCKS,
+    MOST_EQUALIZED,
     MOST_LOG_SCALE,
     MOST_SIDE,
     MOST_STEPS,
@@ -140,6 +141,12 @@ class ModelConfig:
         choices=DATA,
     )
 
+    equalize: float = setting(
+        0.0,
+        "For images with flat regions, such as drawings: in this share of the range of pixels, up to 0.9, "
+        "levels that are far more frequent than others have room by their frequency. For n_bits up to 8.",
+    )
+
     def __post_init__(self):
         """Raises ConfigError for a model that cannot be built."""
         check_fields(self)
@@ -151,6 +158,12 @@ class ModelConfig:
         in_range(self, "seed", 0, MOST)
         if self.is_real and self.n_bits != 8:
             raise ConfigError(f"n_bits is for data=bytes. Received: n_bits={self.n_bits}, data='real'")
+        require(0 <= self.equalize <= MOST_EQUALIZED, self, "equalize", f"from 0 to {MOST_EQUALIZED}")
+        if self.equalize and (self.is_real or self.n_bits > 8):
+            raise ConfigError(
+                "equalize is for data=bytes with n_bits of 8 or less. "
+                f"Received: equalize={self.equalize}, data={self.data!r}, n_bits={self.n_bits}"
+            )
         taken = {"images", "eps", "num", "seed", "seeds", "temperature", "temperatures", "labels"}
         require(not taken & self.condition_shapes.keys(), self, "condition_shape", "of other names")
         if self.has_levels and not self.condition_features:

@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import data
-from glow_tf.bijectors.standardize import moments
 from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.data.arrays import in_memory
 from glow_tf.data.folder import why_no_classes
@@ -242,9 +241,8 @@ def prepare(
     if start is not None:
         with strategy.scope():
             print(saved.start_from(config.init_from, start, trainer.glow))
-    if model.is_real:
-        with strategy.scope():
-            trainer.glow.dequantize.initialize_from(*moments(images.train))
+    with strategy.scope():
+        trainer.glow.dequantize.adapt(images.train)
     most = CHECKPOINTS_ON_DISK + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
     if chief:
         workdir.check_space(most * checkpoint_bytes(trainer))

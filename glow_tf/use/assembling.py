@@ -63,6 +63,7 @@ def assemble(workdirs: Sequence[str | pathlib.Path]) -> Assembled:
         _check_same(first, run)
     of_parts = _run_of_each_part(runs, first.model.num_parts)
     glow = Glow(first.glow.config, name="glow")
+    glow.dequantize.set_weights(first.glow.dequantize.get_weights())  # of the data, which are the same
     for k, (part, run) in enumerate(zip(glow.parts, of_parts, strict=True)):
         part.set_weights(run.glow.parts[k].get_weights())
     sources = tuple(str(run.path) for run in of_parts)

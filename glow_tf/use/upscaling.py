@@ -62,9 +62,10 @@ def upscale(
 
 
 def with_means(images: np.ndarray, small: np.ndarray) -> np.ndarray:
-    """Returns images uint8 [N, H, W, C] moved so that each 2×2 square has the mean [N, H/2, W/2, C]."""
-    found = images.astype(np.float32)
-    return np.clip(np.round(found + repeated(small - reduced(found))), 0, 255).astype(np.uint8)
+    """Returns images uint8 [N, f·h, f·w, C], moved so that each f×f square has its mean, [N, h, w, C]."""
+    found, factor = images.astype(np.float32), images.shape[1] // small.shape[1]
+    moved = found + repeated(small - reduced(found, factor), factor)
+    return np.clip(np.round(moved), 0, 255).astype(np.uint8)
 
 
 def reduced(images: np.ndarray, factor: int = 2) -> np.ndarray:
@@ -113,7 +114,8 @@ def _with_details(
         numbers = tf.constant(seed_of(seed, next(places))), tf.constant(temperature, glow.compute_dtype)
         return draw(tf.constant(images), *numbers, glow.checked_condition(condition))
 
-    return in_batches(drawn, small, "Drawing details", np.empty((0, *shape), np.uint8), condition, size)
+    large = in_batches(drawn, small, "Drawing details", np.empty((0, *shape), np.uint8), condition, size)
+    return with_means(large, small) if glow.config.equalize else large  # its means are of other values
 
 
 def _drawn(

@@ -1,0 +1,126 @@
+"""Equalize: gives more room to the levels that many pixels have."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from glow_tf.bijectors.bijector import Shape, set_where
+from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.dequantize import Dequantize
+from glow_tf.config import MOST_EQUALIZED
+
+FREQUENT = 4  # times the average frequency of a level
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class Equalize(Dequantize):
+    """Histogram equalisation of frequent levels: stands in the place of `Dequantize`.
+
+    Where many pixels have the same level, as on a black ground, their noise is tiny beside the range of the
+    image, and a flow needs many steps to scale it up there and nowhere else. Here levels that are more than
+    four times as frequent as the average level have more room: `share` of the range [−½, ½) is divided by how
+    many training pixels have them, the rest evenly. Among all other levels the map stays linear.
+
+    With room_c[l] the length of level l's interval in channel c, Σ_l room_c[l] = 1, and ℓ = ⌊v⌋,
+    Forward:   y = Σ_{l<ℓ} room_c[l] + (v − ℓ)·room_c[ℓ] − ½      log_det = Σ log room_c[ℓ]
+    Inverse:   finds ℓ by bisection; beyond the range the map goes on as in its first and last level.
+
+    The rooms are no trained weights. `adapt` sets them from all training images; otherwise `initialize` sets
+    them from a batch. They depend on nothing else, so levels that are trained apart have the same.
+
+    Args:
+      n_bits: bits kept per pixel and channel, 1 to 8.
+      share: in (0, 0.9]. A level has at least 1 − share of the room that it has in `Dequantize`.
+
+    Raises:
+      ValueError: n_bits or share is out of range.
+    Reference: maps of the marginals as layers of a flow: Meng et al. 2020 (Gaussianization Flows),
+    https://arxiv.org/abs/2003.01941
+    """
+
+    def __init__(self, n_bits: int = 8, share: float = 0.5, **kwargs):
+        super().__init__(n_bits, **kwargs)
+        if n_bits > 8 or not 0 < share <= MOST_EQUALIZED:
+            raise ValueError(
+                f"Equalize needs n_bits of 8 or less, and a share above 0 and up to {MOST_EQUALIZED}. "
+                f"Received: n_bits={n_bits}, share={share}"
+            )
+        self.share = share
+        self.built = False
+
+    def build(self, input_shape: Shape) -> None:
+        """Creates the rooms, which are equal at first, and the flag `initialized`."""
+        self.room = self.add_weight(
+            name="room",
+            shape=(input_shape[-1], self.bins),
+            initializer=keras.initializers.Constant(1 / self.bins),
+            trainable=False,
+        )
+        self.initialized = self.add_weight(
+            name="initialized", shape=(), dtype="int64", initializer="zeros", trainable=False
+        )
+        self.built = True
+
+    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        """See base: sets the rooms from dequantised values, unless they are set."""
+        self.ensure_built(x)
+        self._set_from(np.asarray(self.to_output(x)))
+        return self.forward(x)
+
+    def adapt(self, images: np.ndarray) -> None:
+        """See base: sets the rooms from images, uint8 [N, H, W, C], unless they are set."""
+        self.require_built()
+        self._set_from(images)
+
+    def _set_from(self, images: np.ndarray) -> None:
+        counts = np.zeros(self.room.shape)
+        for image in images:  # not all at once: they may not fit into memory a second time
+            for own, channel in zip(counts, np.moveaxis(image, -1, 0), strict=True):
+                own += np.bincount(channel.ravel() // self.bin_width, minlength=self.bins)
+        set_where(self.initialized.value < 1, self.room, rooms(counts, self.share))
+        self.initialized.assign(1)
+
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """See class."""
+        self.ensure_built(x)
+        level = tf.clip_by_value(tf.floor(x), 0, self.bins - 1)
+        room, start = self._of_levels(tf.cast(level, tf.int32))
+        return start + (x - level) * room - 0.5, tf.reduce_sum(tf.math.log(room), axis=[1, 2, 3])
+
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """See class."""
+        self.require_built()
+        place = y + 0.5
+        level = tf.zeros_like(y, tf.int32)
+        for bit in reversed(range(self.n_bits)):  # gathers alone: ONNX and LiteRT have no search
+            higher = level + 2**bit
+            level = tf.where(self._of_levels(higher)[1] <= place, higher, level)
+        room, start = self._of_levels(level)
+        v = tf.cast(level, y.dtype) + (place - start) / room
+        return v, -tf.reduce_sum(tf.math.log(room), axis=[1, 2, 3])
+
+    def _of_levels(self, level: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the room of each level and where it starts, for levels [B, H, W, C]."""
+        starts = tf.cumsum(self.room.value, axis=1, exclusive=True)
+        place = level + self.bins * tf.range(self.room.shape[0])
+        room, start = (tf.gather(tf.reshape(table, [-1]), place) for table in (self.room.value, starts))
+        return room, start
+
+    def get_config(self) -> dict:
+        """See keras.Layer."""
+        return {**super().get_config(), "share": self.share}
+
+
+def rooms(counts: np.ndarray, share: float) -> np.ndarray:
+    """Returns the lengths of the levels' intervals, whose sum is 1: counts [C, levels] → [C, levels].
+
+    Args:
+      counts: how many pixels have each level.
+      share: of the range in which frequent levels have room by their counts.
+    """
+    levels = counts.shape[1]
+    frequencies = counts / counts.sum(axis=1, keepdims=True)
+    frequent = frequencies > FREQUENT / levels
+    rest = 1 - np.sum(frequencies, axis=1, keepdims=True, where=frequent)
+    others = np.maximum(np.sum(~frequent, axis=1, keepdims=True), 1)
+    return share * np.where(frequent, frequencies, rest / others) + (1 - share) / levels
