@@ -44,17 +44,18 @@ class BuiltBeforeFit(keras.Model):
 # Keras: optimizers
 
 
-class SumsGradientsOnce:
-    """Mixin for a Keras optimizer whose `sums_gradients` says whether `apply` sums them over the replicas.
+def apply_as_given(optimizer: keras.optimizers.Optimizer) -> None:
+    """Makes an optimizer apply the gradients that it is given, and not their sum over the replicas.
 
     Keras's TensorFlow optimizers call `_all_reduce_sum_gradients` in `apply`. If a release no longer did, the
-    gradients of n replicas would be summed twice, silently.
+    gradients of n replicas would be summed twice, silently. Those that leave updates to others go on summing.
     """
+    optimizer._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
 
-    sums_gradients = True
 
-    def _all_reduce_sum_gradients(self, grads_and_vars: list) -> list:
-        return super()._all_reduce_sum_gradients(grads_and_vars) if self.sums_gradients else grads_and_vars
+def leaves_updates_to_others(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Returns whether an optimizer, as MultiOptimizer, lets other optimizers update the variables."""
+    return type(optimizer).update_step is keras.optimizers.Optimizer.update_step
 
 
 def moments(
@@ -85,7 +86,7 @@ def scale_rates(optimizer: keras.optimizers.Optimizer, factors: Sequence[float])
         vars(optimizer).pop("update_step", None)
         vars(optimizer).pop("_apply_weight_decay", None)
         return
-    if plain is keras.optimizers.Optimizer.update_step:
+    if leaves_updates_to_others(optimizer):
         raise ConfigError(
             "rate_scaling='size' needs an optimizer that updates the variables itself; give the one that it "
             f"wraps, or rate_scaling='none'. Received: {type(optimizer).__name__}"

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from glow_tf.config import TrainConfig
 from glow_tf.errors import ConfigError
-from glow_tf.internals import SumsGradientsOnce, moments, rate_of
+from glow_tf.internals import moments, rate_of
 from glow_tf.schedule import Phase, epochs_training, first_finetune_epoch
 
 
@@ -113,7 +113,7 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-class Fused(SumsGradientsOnce):
+class Fused:
     """One of Keras's optimizers with TensorFlow's own kernel: one pass over each variable, not ten."""
 
     def _apply_kernel(
@@ -174,11 +174,6 @@ class FusedAdamax(Fused, keras.optimizers.Adamax):
 def steps_made(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
     """Returns what counts an optimizer's steps; `iterations` counts its updates, which may be fewer."""
     return optimizer.variables[0]
-
-
-def sums_gradients(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Returns whether an optimizer's `apply` sums the gradients over the replicas."""
-    return getattr(optimizer, "sums_gradients", True)
 
 
 def part_rates(

@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from glow_tf.bijectors.rate_factor import rate_factor
 from glow_tf.errors import ConfigError
-from glow_tf.internals import built_with_others, scale_rates
+from glow_tf.internals import apply_as_given, built_with_others, leaves_updates_to_others, scale_rates
 from glow_tf.schedule import Phase
 from glow_tf.training.diagnosis import Seen
 from glow_tf.training.gradients import StepGradients
-from glow_tf.training.optimizers import Fused, steps_made, sums_gradients
+from glow_tf.training.optimizers import steps_made
 from glow_tf.training.skipping import SkippedSteps
 from glow_tf.training.walk import Walk
 
@@ -78,13 +78,12 @@ class Update:
                     "compile needs new optimizers when other weights are trained than before. "
                     f"Received: an optimizer for part {k + 1} that has the state of others"
                 )
+            apply_as_given(optimizer)
             with glow.on_device_of(k):
                 optimizer.build(own)
             scaled = rate_scaling == "size"
             steps = glow.config.steps_in_series(k)
             scale_rates(optimizer, [rate_factor(v, steps) if scaled else 1.0 for v in own])
-            if isinstance(optimizer, Fused):
-                optimizer.sums_gradients = False
         self.glow = glow
         self.walk = walk
         self.optimizers = list(optimizers)
@@ -184,7 +183,8 @@ def _apply_on_replicas(
     """
     # Clipping had to see the gradients summed over replicas. An optimizer that sums them once more gets an
     # equal fraction from each replica.
-    divisor = tf.distribute.get_strategy().num_replicas_in_sync if sums_gradients(optimizer) else 1
+    sums = leaves_updates_to_others(optimizer)
+    divisor = tf.distribute.get_strategy().num_replicas_in_sync if sums else 1
     applied = finite if arrived is None else finite & arrived
     kept = [v for v in [*variables, *optimizer.variables] if v is not steps_made(optimizer)]
     before = [tf.identity(v.value) for v in kept]
