@@ -125,9 +125,17 @@ def training_batches(
         return (*_training_example(read(index), index, seed, epoch, augment, crop), index)
 
     first = (start[0] * per_epoch + start[1] * batch_size) // data_slice.count
-    counters = tf.data.Dataset.range(first, np.iinfo(np.int64).max // data_slice.count)
+    counters = _counters(first, np.iinfo(np.int64).max // data_slice.count)
     dataset = counters.map(example, num_parallel_calls=tf.data.AUTOTUNE)
     return _finish(dataset.batch(batch_size // data_slice.replicas, drop_remainder=True))
+
+
+def _counters(first: int, end: int) -> tf.data.Dataset:
+    """Returns the numbers from the first one on, of which TensorFlow knows that they do not end.
+
+    Of data that may end, workers would ask one another in each step who has some.
+    """
+    return tf.data.Dataset.range(first, end).repeat()
 
 
 def with_members(batches: tf.data.Dataset, others: Iterable[Any], count: int) -> tf.data.Dataset:

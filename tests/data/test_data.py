@@ -209,6 +209,12 @@ def test_a_stream_that_starts_at_a_later_epoch_goes_on_with_the_same_data(rng):
             np.testing.assert_array_equal(a, b)
 
 
+def test_workers_need_not_ask_one_another_whether_there_is_another_batch(small_images):
+    """TensorFlow lets them, in each step, if the data might end."""
+    batches = data.training_batches(small_images, 8, seed=1, data_slice=data.DataSlice(1, 2, 2))
+    assert batches.cardinality() == tf.data.INFINITE_CARDINALITY
+
+
 def test_seeds_change_order_and_noise(rng):
     images = images_of(20, rng)
     (a, noise_a, _), (b, noise_b, _) = (take(data.training_batches(images, 8, seed=s), 1)[0] for s in (1, 2))
