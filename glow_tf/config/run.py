@@ -117,6 +117,11 @@ class RunConfig:
         self._check_crop()
         self.train.learning_rates(num_parts)
         self.train.finetune_learning_rates(num_parts)
+        self._check_strategy()
+
+    def _check_strategy(self) -> None:
+        """Raises ConfigError for settings that do not fit the strategy."""
+        num_parts = self.model.num_parts
         devices = [device for device in self.part_devices.split(",") if device]
         if devices and (self.strategy != "part_parallel" or len(devices) != num_parts):
             raise ConfigError(
@@ -129,6 +134,11 @@ class RunConfig:
             raise ConfigError(
                 "part_delay needs strategy=part_parallel and schedule=simultaneous. Received: part_delay="
                 f"{self.train.part_delay}, strategy={self.strategy!r}, schedule={self.train.schedule!r}"
+            )
+        if self.train.sync_every > 1 and self.strategy != "multi_worker":
+            raise ConfigError(
+                "sync_every needs strategy=multi_worker: elsewhere no slow link lies between the steps. "
+                f"Received: sync_every={self.train.sync_every}, strategy={self.strategy!r}"
             )
         if self.strategy == "multi_worker" and self.virtual_devices:
             raise ConfigError(

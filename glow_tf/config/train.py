@@ -97,6 +97,18 @@ class TrainConfig:
         "puts parts together. 0: all parts.",
         most=MOST,
     )
+    sync_every: int = setting(
+        1,
+        "Steps that each worker of multi_worker makes alone before the workers' weights meet (local SGD); 1: "
+        "their gradients are summed in every step.",
+        least=1,
+        most=MOST,
+    )
+    outer_step: str | float | Sequence[float] = setting(
+        "1,0",
+        "Rate and Nesterov momentum with which a meeting moves the weights by the workers' mean change: 1,0 "
+        "is their average, 0.7,0.9 is DiLoCo's.",
+    )
 
     def __post_init__(self):
         """Raises ConfigError for values that cannot be trained with."""
@@ -115,6 +127,12 @@ class TrainConfig:
             require(suitable, self, "beta_2", "oai, or a number between 0 and 1")
         self.learning_rates()
         self.finetune_learning_rates()
+        rates = self.outer_rates
+        suitable = len(rates) == 2 and 0 < rates[0] < math.inf and 0 <= rates[1] < 1
+        expected = "a positive rate and a momentum from 0 to below 1, comma-separated"
+        require(suitable, self, "outer_step", expected)
+        meets = self.sync_every > 1 or rates == (1, 0)
+        require(meets, self, "outer_step", "1,0 with sync_every=1, where no meetings are")
 
     def learning_rates(self, num_parts: int | None = None) -> tuple[float, ...]:
         """Returns the rate of each part; raises ConfigError unless there is one rate, or one per part.
@@ -126,6 +144,11 @@ class TrainConfig:
     def finetune_learning_rates(self, num_parts: int | None = None) -> tuple[float, ...] | None:
         """Returns each part's rate in the end-to-end epochs, or None if the rates go on as before."""
         return self._rates("finetune_learning_rate", num_parts) if self.finetune_learning_rate else None
+
+    @property
+    def outer_rates(self) -> tuple[float, float]:
+        """Rate and momentum of `outer_step`."""
+        return _floats(self.outer_step)
 
     def _rates(self, name: str, num_parts: int | None) -> tuple[float, ...]:
         rates = _floats(getattr(self, name))

@@ -48,6 +48,18 @@ def watched_workers(group: ProcessGroup | None) -> Iterator[None]:
         thread.join(liveness.ANSWER_TIME)
 
 
+def sums_over_replicas(values: Sequence[tf.Tensor | tf.Variable]) -> list[tf.Tensor]:
+    """Returns the sum of each value over the replicas; within a function that they run."""
+    totals = [tf.identity(value) for value in values]  # on the replica's device, which TensorFlow asks for
+    for dtype in sorted({v.dtype.name for v in totals}):  # TensorFlow sums one dtype at a time
+        places = [i for i, v in enumerate(totals) if v.dtype.name == dtype]
+        own = [totals[i] for i in places]
+        sums = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own)
+        for i, total in zip(places, sums, strict=True):
+            totals[i] = total
+    return totals
+
+
 def follow_first_worker(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]) -> None:
     """Gives every worker the values that the first one has, and waits until all workers have come here.
 
@@ -62,13 +74,7 @@ def follow_first_worker(strategy: tf.distribute.Strategy, variables: Sequence[tf
         replica = tf.distribute.get_replica_context()
         own = tf.equal(replica.replica_id_in_sync_group, 0) if is_chief else tf.constant(False)
         # Chosen rather than multiplied by 0: a best bpd is infinite until there is one.
-        totals = [tf.where(own, v, tf.zeros_like(v)) for v in [*values, tf.constant(1.0)]]
-        for dtype in sorted({v.dtype.name for v in totals}):  # TensorFlow sums one dtype at a time
-            places = [i for i, v in enumerate(totals) if v.dtype.name == dtype]
-            sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, [totals[i] for i in places])
-            for i, total in zip(places, sums, strict=True):
-                totals[i] = total
-        return totals
+        return sums_over_replicas([tf.where(own, v, tf.zeros_like(v)) for v in [*values, tf.constant(1.0)]])
 
     values = [variable.read_value() for variable in variables]
     floats = [value if value.dtype.is_floating else tf.cast(value, tf.float64) for value in values]

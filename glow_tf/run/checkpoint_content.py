@@ -22,7 +22,9 @@ def state_of(trainer: PartsTrainer) -> dict[str, Any]:
     own = [
         {f"{k}": v.value for k, v in enumerate(o.variables)} if o else {} for o in trainer.local_objectives
     ]
-    return state | ({"objectives": own} if any(own) else {})
+    state |= {"objectives": own} if any(own) else {}
+    momenta = trainer.local_steps.momenta
+    return state | ({"outer_momenta": momenta} if momenta else {})
 
 
 def _without_numbers(

@@ -19,6 +19,7 @@ from glow_tf.run.checkpoint_content import (
     state_of,
 )
 from glow_tf.run.same_data import MODEL
+from glow_tf.training.traffic import bytes_of
 from glow_tf.training.trainer import PartsTrainer
 
 UNFINISHED = ".ckpt-*"  # the files of a checkpoint that is being written, or was when the process ended
@@ -221,5 +222,4 @@ def _remove_all(folder: pathlib.Path, pattern: str) -> None:
 
 def checkpoint_bytes(trainer: PartsTrainer) -> int:
     """Returns the size of one checkpoint in bytes."""
-    variables = [*trainer.glow.variables, *(v for o in trainer.optimizers for v in o.variables)]
-    return sum(tf.as_dtype(v.dtype).size * v.value.shape.num_elements() for v in variables)
+    return bytes_of(tf.nest.flatten(list(state_of(trainer).values())))

@@ -48,8 +48,11 @@ class EpochResult:
 
     @property
     def skipped_steps(self) -> int:
-        """Number of steps of the epoch that were skipped because they were not finite."""
-        return round(self.means.get("skipped_steps", 0.0))
+        """Number of steps of the epoch that were skipped because they were not finite, rounded up.
+
+        A step that one of n workers skips, where each makes steps alone, is 1/n.
+        """
+        return math.ceil(self.means.get("skipped_steps", 0.0) - 1e-3)
 
     def history_row(self) -> dict[str, str]:
         """Returns the epoch's row of history.csv; columns that the phase does not compute are left out."""

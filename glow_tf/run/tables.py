@@ -101,8 +101,8 @@ def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: S
     header = ["phase", "epochs", "seconds", "time / end to end", "predicted", "last test bpd"]
     header += ["KiB forward", "backward", "all-reduce"]
     note = (
-        "KiB: what crosses the cuts per image, forward and backward, and the gradients that data "
-        "parallelism would all-reduce in every step."
+        "KiB: what crosses the cuts per image, forward and backward, and what data parallelism would "
+        "all-reduce per step."
     )
     return f"{table(header, rows)}\n{note}"
 

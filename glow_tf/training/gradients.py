@@ -21,7 +21,8 @@ class StepGradients(NamedTuple):
     Attributes:
       loss: what the phase minimises, [], bits per dimension.
       truncated: truncated negative log-likelihood up to each part that ran, [B], bits per dimension.
-      gradients: of each active part's variables, in the order of the variables; summed over replicas.
+      gradients: of each active part's variables, in the order of the variables; summed over the replicas
+        that make the step together.
       busy: for parts on their own devices, seconds from each active part's input to its last gradient, [];
         empty in an end-to-end phase, where a part has two turns.
       weight: 0 or 1 for every example, [B]; None if all have weight 1.
@@ -44,11 +45,13 @@ class OneTape:
     Args:
       walk: through the model.
       reversible: activations are recomputed.
+      replicas: how many make a step together.
     """
 
-    def __init__(self, walk: Walk, reversible: bool):
+    def __init__(self, walk: Walk, reversible: bool, replicas: int):
         self._walk = walk
         self._reversible = reversible
+        self._replicas = replicas
 
     def __call__(
         self, passage: Passage, phase: Phase, weight: tf.Tensor | None, queues: DelayQueues | None = None
@@ -64,7 +67,7 @@ class OneTape:
         """
         groups = self._walk.trained_variables(phase)
         variables = [v.value for group in groups for v in group]
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        replicas = self._replicas
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             losses, truncated = self._walk.evaluate(passage, phase, reversible=self._reversible)
@@ -79,12 +82,13 @@ class OneTape:
         gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         remaining = iter(_over_replicas(gradients, replicas))
         of_parts = [[next(remaining) for _ in group] for group in groups]
-        return StepGradients(loss, truncated, of_parts, [], weight, _arrived(weight, phase))
+        arrived = _arrived(weight, phase) if replicas == 1 else None
+        return StepGradients(loss, truncated, of_parts, [], weight, arrived)
 
 
 def _arrived(weight: tf.Tensor | None, phase: Phase) -> list[tf.Tensor] | None:
     """Returns for each part whether it has a batch, where one may be empty; None where all have one."""
-    if weight is None or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+    if weight is None:
         return None
     return [tf.reduce_sum(weight) > 0] * (phase.last + 1)
 

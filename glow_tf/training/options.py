@@ -58,6 +58,9 @@ class CompileOptions:
       jit_compile: compile steps with XLA; `auto` does where there is a GPU.
       reversible: recompute activations from outputs instead of keeping them (see `Stack`).
       batch_size: of `fit`, where it is given an array and no batch size.
+      sync_every: how many steps each replica makes alone before the replicas meet; 1 sums their gradients in
+        every step. See `LocalSteps`.
+      outer_step: rate and momentum of a meeting; (1, 0) averages the weights, (0.7, 0.9) is DiLoCo's.
     """
 
     part_delay: int = 0
@@ -70,6 +73,8 @@ class CompileOptions:
     reversible: bool = False
     run_eagerly: bool = False
     batch_size: int = DEFAULT_BATCH_SIZE
+    sync_every: int = 1
+    outer_step: tuple[float, float] = (1.0, 0.0)
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> CompileOptions:
@@ -123,6 +128,9 @@ class CompileOptions:
             f"rate_scaling must be one of {', '.join(RATE_SCALINGS)}": self.rate_scaling not in RATE_SCALINGS,
             "a glow whose parts have their own devices is trained by one replica": placed and replicas > 1,
             "part_delay needs a glow with part_devices": self.part_delay and not placed,
+            "sync_every must be 1 or more": self.sync_every < 1,
+            "sync_every needs steps_per_execution=1, and parts that share a device": self.sync_every > 1
+            and (placed or self.steps_per_execution > 1),
             "jit_compile needs one replica, and parts that share its device": self.jit_compile
             and (placed or replicas > 1),
         }

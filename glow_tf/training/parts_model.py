@@ -19,6 +19,7 @@ from glow_tf.training.band import Band
 from glow_tf.training.batch import Batch, first_examples, initialization_examples, noise_of_step
 from glow_tf.training.datasets import Dataset
 from glow_tf.training.gradients import OneTape, TapePerPart
+from glow_tf.training.local_steps import LocalSteps
 from glow_tf.training.objective import Objectives, objectives_of
 from glow_tf.training.optimizers import steps_made
 from glow_tf.training.options import IF_MISSING, CompileOptions
@@ -102,7 +103,8 @@ class PartsModel(PhasedModel):
 
     def traffic(self, phase: Phase) -> Traffic:
         """Returns what a step of the phase moves between devices."""
-        return step_traffic(self.walk, phase, cached=phase in self.prefix_caches)
+        reduced = self.local_steps.bytes_per_step(phase) if self.compiled else None
+        return step_traffic(self.walk, phase, cached=phase in self.prefix_caches, reduced=reduced)
 
     @property
     def band(self) -> Band:
@@ -125,13 +127,14 @@ class PartsModel(PhasedModel):
     ) -> None:
         """Sets one optimizer per part, and how steps are computed; see `PartsTrainer.compile`."""
         options = options.checked(self.glow, self.distribute_strategy, optimizers)
-        limits = (options.max_skipped_steps, options.max_outside_steps)
+        limits = (options.max_skipped_steps, options.max_outside_steps, options.jit_compile)
         with self.distribute_strategy.scope():
-            self._skips = SkippedSteps(self.glow, optimizers, *limits, compiled=options.jit_compile)
+            self.local_steps = LocalSteps(self.walk, optimizers, options.sync_every, options.outer_step)
+            replicas = self.local_steps.replicas
+            self._skips = SkippedSteps(self.glow, optimizers, *limits, replicas)
             self._update = Update(self.walk, optimizers, options.clip_norm, self._skips, options.rate_scaling)
-            self._gradients = (
-                TapePerPart(self.walk) if self.glow.part_devices else OneTape(self.walk, options.reversible)
-            )
+            one_tape = OneTape(self.walk, options.reversible, replicas)
+            self._gradients = TapePerPart(self.walk) if self.glow.part_devices else one_tape
         self.averages = Averages(self.walk, optimizers)
         # Keras callbacks that look at `model.optimizer` see the first part's.
         super().compile(
@@ -196,13 +199,16 @@ class PartsModel(PhasedModel):
 
     def on_epoch_start(self, steps: int | None) -> None:
         """Counts skipped steps anew, and starts the queues between parts."""
-        self._skips.begin_epoch(steps, goes_on=self.steps_before > 0)
+        goes_on = self.steps_before > 0
+        self._skips.begin_epoch(steps, goes_on)
+        self.local_steps.begin_epoch(self.phase, steps, goes_on)
         if queues := self.queues(self.phase):
             queues.start()
 
     def on_step_end(self, last: bool) -> None:
-        """Stops if training diverged; after an epoch's last step, empties the queues."""
+        """Stops if training diverged; lets replicas meet; after an epoch's last step, empties the queues."""
         self._skips.raise_fault(self.phase)
+        self.local_steps.end_step(self.phase, last, self.band)
         if last:
             self.empty_queues()
 

@@ -16,7 +16,15 @@ from glow_tf.schedule import Phase, phases_of_training
 from glow_tf.training.optimizers import make_optimizers
 
 # Settings that are options of `PartsTrainer.compile`, too.
-OPTIONS = ("clip_norm", "reversible", "part_delay", "max_skipped_steps", "rate_scaling", "batch_size")
+OPTIONS = (
+    "clip_norm",
+    "reversible",
+    "part_delay",
+    "max_skipped_steps",
+    "rate_scaling",
+    "batch_size",
+    "sync_every",
+)
 SCHEDULE = ("schedule", "part_epochs", "finetune_epochs", "period", "only_part")
 
 
@@ -68,7 +76,8 @@ def recipe_of(
             factors.append(tf.Variable(1.0, trainable=False))
     phases = tuple(phases) or said
     optimizers = make_optimizers(train, phases, num_parts, steps_per_epoch, factors)
-    return Recipe(phases, factors, optimizers, {name: getattr(train, name) for name in OPTIONS})
+    options = {name: getattr(train, name) for name in OPTIONS} | {"outer_step": train.outer_rates}
+    return Recipe(phases, factors, optimizers, options)
 
 
 def _schedule(train: TrainConfig) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class SkippedSteps:
       most_outside: how many steps in a row may be outside of their band; None does not watch.
       compiled: the step is compiled with XLA, which cannot call Python. Then `raise_fault` stops training,
         without naming the bijector.
+      replicas: how many make a step together, and skip it together.
 
     Attributes:
       fault: what stopped training; None if nothing did.
@@ -51,6 +52,7 @@ class SkippedSteps:
         most: int,
         most_outside: int | None,
         compiled: bool,
+        replicas: int,
     ):
         self.glow = glow
         self.optimizers = optimizers
@@ -58,6 +60,7 @@ class SkippedSteps:
         # The longer of two permissions holds for steps of both kinds.
         self.most_outside = None if most_outside is None else max(most, most_outside)
         self.compiled = compiled
+        self.replicas = replicas
         self.fault: DivergedError | None = None
         self.band = Band(len(glow.parts))
         self.in_a_row, self._allowed = (replicated(tf.constant(n, tf.int64)) for n in (0, most))
@@ -71,7 +74,7 @@ class SkippedSteps:
     def finite(
         self, phase: Phase, step: StepGradients, norms: Sequence[tf.Tensor], batch: Callable[[], Seen]
     ) -> tf.Tensor:
-        """Returns whether a step may change the weights, bool []; the same on all replicas.
+        """Returns whether a step may change the weights, bool []; the same on all replicas that make it.
 
         Args:
           phase: what is trained.
@@ -85,7 +88,7 @@ class SkippedSteps:
         finite = tf.reduce_all(tf.math.is_finite(tf.stack([step.loss, *norms])))
         losses = [mean_over_examples(step.truncated[k], step.weight) for k in self.band.rows_of(phase)[0]]
         explains, first = ~finite, tf.constant(True)
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        if self.replicas > 1:
             # The replica whose images are at fault is to explain; all of them skip the step.
             own = 1 - tf.cast(tf.math.is_finite(step.loss), tf.int32)
             anywhere, losses = _over_replicas(own, losses, step.weight)

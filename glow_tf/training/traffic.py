@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -18,7 +19,8 @@ class Traffic(NamedTuple):
     Attributes:
       forward: activations and log-likelihood per image, over all the cuts that the image crosses.
       backward: their gradients per image.
-      all_reduce: the gradients per step that data parallelism would reduce over its replicas.
+      all_reduce: the gradients per step that data parallelism would reduce over its replicas; where these
+        make steps alone, a step's share of what their meetings reduce.
     """
 
     forward: int
@@ -26,7 +28,7 @@ class Traffic(NamedTuple):
     all_reduce: int
 
 
-def step_traffic(walk: Walk, phase: Phase, *, cached: bool = False) -> Traffic:
+def step_traffic(walk: Walk, phase: Phase, *, cached: bool = False, reduced: int | None = None) -> Traffic:
     """Computes what a step of a phase moves.
 
     Args:
@@ -34,11 +36,18 @@ def step_traffic(walk: Walk, phase: Phase, *, cached: bool = False) -> Traffic:
       phase: which parts run, and whether gradients cross the cuts.
       cached: whether a `PrefixCache` holds the outputs of the parts before the trained one; then nothing
         crosses a cut.
+      reduced: bytes per step that replicas reduce; None: those of the gradients.
     """
     glow = walk.glow
     size = tf.as_dtype(glow.compute_dtype).size
     forward, backward = crossing_bytes(
         part_layouts(glow.config), phase.last, crossed=phase.crossed, cached=cached, float_bytes=size
     )
-    values = [v.value for group in walk.trained_variables(phase) for v in group]
-    return Traffic(forward, backward, sum(v.shape.num_elements() * v.dtype.size for v in values))
+    if reduced is None:
+        reduced = bytes_of(v.value for group in walk.trained_variables(phase) for v in group)
+    return Traffic(forward, backward, reduced)
+
+
+def bytes_of(variables: Iterable[tf.Variable]) -> int:
+    """Returns how many bytes the values of variables take."""
+    return sum(v.shape.num_elements() * v.dtype.size for v in variables)

@@ -1,0 +1,149 @@
+"""Steps that each replica makes alone, and the meetings in between: local SGD, and DiLoCo's outer step."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from glow_tf.devices.workers import follow_first_worker, sums_over_replicas
+from glow_tf.errors import ConfigError
+from glow_tf.internals import leaves_updates_to_others
+from glow_tf.schedule import Phase
+from glow_tf.training.band import Band
+from glow_tf.training.traffic import bytes_of
+from glow_tf.training.walk import Walk
+
+
+class LocalSteps:
+    """Lets each replica make `every` steps on its own images by its own gradients; then the replicas meet.
+
+    A meeting is a step of Nesterov's SGD, whose gradient is how far the weights moved, on the average:
+
+        gradient = last − mean(weights)
+        momentum ← μ·momentum + gradient
+        weights  ← last − rate·(gradient + μ·momentum)
+
+    `last` are the weights after the last meeting. A rate of 1 without momentum averages the weights.
+
+    The last step of each epoch is a meeting, so evaluations, checkpoints and exports are of one model. Until
+    then each replica has its own optimizer. At the end of an epoch the states of the optimizers are averaged,
+    too, and all workers take over the first one's bands. So all of them end an epoch in the state that its
+    checkpoint holds, and a resumed run makes the steps of an uninterrupted one.
+
+    With `every=1` the gradients are summed in each step, and there are no meetings.
+
+    Args:
+      walk: through the model; it says what each optimizer trains.
+      optimizers: one per part. The current strategy's replicas meet.
+      every: how many steps lie between two meetings.
+      outer_step: rate and μ.
+
+    Attributes:
+      replicas: how many make a step together.
+      momenta: of each part's weights, in their order; empty without momentum.
+
+    Raises:
+      ConfigError: replicas are to make steps alone, and an optimizer leaves its updates to others.
+    Reference: Stich 2019, https://arxiv.org/abs/1805.09767; Douillard et al. 2023, section 2,
+    https://arxiv.org/abs/2311.08105, with a rate of 0.7 and μ = 0.9.
+    """
+
+    def __init__(
+        self,
+        walk: Walk,
+        optimizers: Sequence[keras.optimizers.Optimizer],
+        every: int,
+        outer_step: Sequence[float],
+    ):
+        self._walk, self._optimizers = walk, optimizers
+        self._strategy = tf.distribute.get_strategy()
+        self._every = every
+        self._rate, self._momentum = outer_step
+        in_all = self._strategy.num_replicas_in_sync
+        self.replicas = in_all if every == 1 else 1
+        for optimizer in optimizers if self.replicas < in_all else ():
+            if leaves_updates_to_others(optimizer):
+                raise ConfigError(
+                    "sync_every needs optimizers that update the variables themselves. "
+                    f"Received: {type(optimizer).__name__}"
+                )
+        parts = [walk.variables_of(k) for k in range(len(optimizers))] if self._momentum else []
+        self.momenta = [[tf.Variable(tf.zeros_like(v.value), trainable=False) for v in own] for own in parts]
+        pairs = zip(itertools.chain(*parts), itertools.chain(*self.momenta), strict=True)
+        self._momentum_of = {id(variable): momentum for variable, momentum in pairs}
+        self._meetings: dict[tuple[Phase, bool], Callable[[list[tf.Tensor]], None]] = {}
+        self._steps = 0  # of the running epoch
+
+    def begin_epoch(self, phase: Phase, steps: int | None, goes_on: bool) -> None:
+        """Remembers the weights of an epoch's start.
+
+        Raises:
+          ConfigError: the number of steps is not known, or an epoch goes on after some of them.
+        """
+        if self._every == 1:
+            return
+        if steps is None or goes_on:
+            raise ConfigError(
+                "sync_every needs steps_per_epoch, and epochs from their first step on: fit without "
+                f"initial_step. Received: steps_per_epoch={steps}, {'an' if goes_on else 'no'} initial_step"
+            )
+        self._steps, self._made = steps, 0
+        self._last = self._weights(phase)
+
+    def end_step(self, phase: Phase, last: bool, band: Band) -> None:
+        """Lets the replicas meet, if it is time; `last` says whether the step was the epoch's last."""
+        if self._every == 1:
+            return
+        self._made += 1
+        if not last and self._made % self._every:
+            return
+        if (phase, last) not in self._meetings:
+            self._meetings[phase, last] = self._meeting(phase, last)
+        self._meetings[phase, last](self._last)
+        if last:
+            follow_first_worker(self._strategy, list(band.variables.values()))
+        else:
+            self._last = self._weights(phase)
+
+    def bytes_per_step(self, phase: Phase) -> int:
+        """Returns what a step reduces over the replicas: the gradients, or its share of the meetings."""
+        weights = bytes_of(v.value for v in self._trained(phase))
+        if self._every == 1:
+            return weights
+        steps = self._steps or self._every
+        return round((-(-steps // self._every) * weights + bytes_of(self._states(phase))) / steps)
+
+    def _trained(self, phase: Phase) -> list[keras.Variable]:
+        return [v for group in self._walk.trained_variables(phase) for v in group]
+
+    def _weights(self, phase: Phase) -> list[tf.Tensor]:
+        return [tf.identity(v.value) for v in self._trained(phase)]
+
+    def _states(self, phase: Phase) -> list[tf.Variable]:
+        """Returns what the optimizers of the trained parts keep; their step counts are equal everywhere."""
+        own = [v.value for k in phase.active for v in self._optimizers[k].variables]
+        return [v for v in own if v.dtype.is_floating]
+
+    def _meeting(self, phase: Phase, ends_epoch: bool) -> Callable[[list[tf.Tensor]], None]:
+        trained = self._trained(phase)
+        weights = [v.value for v in trained]
+        states = self._states(phase) if ends_epoch else []
+        replicas = self._strategy.num_replicas_in_sync
+
+        def meet(last: list[tf.Tensor]) -> None:
+            means = [total / replicas for total in sums_over_replicas([*weights, *states])]
+            for state, mean in zip(states, means[len(weights) :], strict=True):
+                state.assign(mean)
+            for variable, mean, before in zip(trained, means, last, strict=False):
+                gradient = before - mean
+                further = (self._rate - 1) * gradient  # beyond the mean, which a rate of 1 gives to the bit
+                if self._momentum:
+                    momentum = self._momentum_of[id(variable)]
+                    momentum.assign(self._momentum * momentum + gradient)
+                    further += self._rate * self._momentum * momentum
+                variable.assign(mean - further)
+
+        return tf.function(lambda last: self._strategy.run(meet, args=(last,)), autograph=False)
