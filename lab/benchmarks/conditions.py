@@ -44,8 +44,8 @@ def _subjects(width: int) -> dict[str, ModelConfig]:
         "grey Glow 2 x 9, equalized": ModelConfig(
             (28, 28, 1), num_blocks=2, flow_steps=9, width=width, equalize=0.5
         ),
-        "grey levels 8, 4, equalized": ModelConfig(
-            (28, 28, 1), architecture="levels", num_blocks=1, level_steps="8,4", width=width, equalize=0.5
+        "grey levels 8, 4, 4, equalized": ModelConfig(
+            (28, 28, 1), architecture="levels", num_blocks=2, level_steps="8,4,4", width=width, equalize=0.5
         ),
     }
 
