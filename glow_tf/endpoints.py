@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import tensorflow as tf
 from glow_tf import likelihood
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.networks import full_precision
+from glow_tf.bijectors.tracing import TracedOnce
 from glow_tf.conditions import specs_of_condition
 from glow_tf.flow import Flow
 from glow_tf.pieces import filled_if_empty, in_streams
@@ -52,6 +54,8 @@ class Endpoints:
 
     def __init__(self, glow: Flow):
         self.glow = glow
+        # Most functions run the flow forwards or backwards: both are traced once for all of them.
+        self._once = TracedOnce(kept_whole=False)
 
     def with_signatures(self) -> dict[str, Endpoint]:
         """Returns each function with its signature."""
@@ -129,7 +133,7 @@ class Endpoints:
         with full_precision():
             v = self.glow.dequantized(images, noise=0.5)
             given = self._given(v, labels_and_condition)
-            return _of_any_number(self.glow.forward_and_log_det, v, *given)[0]
+            return self._of_any_number(self.glow.forward_and_log_det, v, *given)[0]
 
     def decode(self, eps: tf.Tensor, *labels_and_condition: Any) -> tf.Tensor:
         """Inverts `encode`: [B, D] → uint8 [B, H, W, C]."""
@@ -142,7 +146,7 @@ class Endpoints:
     ) -> tf.Tensor:
         """Scores images given each label, at one noise draw: uint8 [B, H, W, C] → [B, classes], nats."""
         v = self.glow.dequantized(images, seed=seed)
-        return _of_any_number(self.glow.dequantized_label_log_probs, v, _one_for_each(v, condition))
+        return self._of_any_number(self.glow.dequantized_label_log_probs, v, _one_for_each(v, condition))
 
     def log_prob(self, images: tf.Tensor, seed: tf.Tensor | int, condition: Condition = None) -> tf.Tensor:
         """Scores images at one noise draw: uint8 [B, H, W, C] → [B], nats."""
@@ -190,7 +194,7 @@ class Endpoints:
         return tf.constant(self.glow.classes)
 
     def _scored(self, v: tf.Tensor, condition: Condition) -> tf.Tensor:
-        return _of_any_number(self.glow.dequantized_log_prob, v, None, _one_for_each(v, condition))
+        return self._of_any_number(self.glow.dequantized_log_prob, v, None, _one_for_each(v, condition))
 
     def _given(self, batch: tf.Tensor, last: tuple) -> tuple[tf.Tensor | None, Condition]:
         """Returns labels and condition of a function's last arguments, None for one that is not there."""
@@ -232,17 +236,16 @@ class Endpoints:
             limit = ActivationLimit()
             return self.glow.inverse(own, limit, of, given), limit.reached
 
-        return _of_any_number(inverse, eps, labels, condition)
+        return self._of_any_number(inverse, eps, labels, condition)
+
+    def _of_any_number(self, function: Callable[..., Any], *batches: Any) -> Any:
+        """As `in_streams`; the batches may be empty."""
+        size = tf.shape(batches[0])[0]
+        results = in_streams(functools.partial(self._once, function), *filled_if_empty(*batches))
+        return tf.nest.map_structure(lambda result: result[:size], results)
 
     def _checked(self, v: tf.Tensor, limited: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"images": self.glow.dequantize.to_output(v), "limited": limited}
-
-
-def _of_any_number(function: Callable[..., Any], *batches: Any) -> Any:
-    """As `in_streams`; the batches may be empty."""
-    size = tf.shape(batches[0])[0]
-    results = in_streams(function, *filled_if_empty(*batches))
-    return tf.nest.map_structure(lambda result: result[:size], results)
 
 
 def _one_for_each(batch: tf.Tensor, others: Any) -> Any:

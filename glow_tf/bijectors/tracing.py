@@ -29,16 +29,21 @@ def functions_inlined() -> Iterator[None]:
 
 
 class TracedOnce:
-    """Calls functions of weights and activations; within a `tf.function`, each is traced only once."""
+    """Calls functions of weights and activations; within a `tf.function`, each is traced only once.
 
-    def __init__(self):
+    Args:
+      kept_whole: whether calls stay nodes of the graph; otherwise TensorFlow inlines them as it runs.
+    """
+
+    def __init__(self, kept_whole: bool = True):
+        self._kept_whole = kept_whole
         self._traced: dict[tuple, Callable] = {}
 
     def __call__(self, function: Callable, *args: Any) -> Any:
         """Returns function(*args); functions with one name must be the same function."""
         if not tf.inside_function() or are_weights_constant():
             return function(*args)
-        inlined = _functions_inlined.get()
+        inlined = _functions_inlined.get() or not self._kept_whole
         traced, key = self._traced, (function.__name__, in_full_precision(), inlined)
         if key not in traced:
             traced[key] = tf.function(function, autograph=False) if inlined else function_kept_whole(function)

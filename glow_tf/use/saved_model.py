@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 
-import keras
 import tensorflow as tf
 
 from glow_tf.durable_files import check_can_be_read_again, check_place, replaced_folder
@@ -56,19 +56,45 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     path = pathlib.Path(path)
     check_can_be_read_again("path", path)
     check_place(path, "SavedModel", SAVED_MODEL)
-    archive = keras.export.ExportArchive()
-    endpoints = endpoints_of(glow)
-    del endpoints[NOT_EXPORTED]
-    with number_of_streams(1):  # other processes set no threads for several
-        for name, (function, signature) in endpoints.items():
-            archive.add_endpoint(name, function, input_signature=signature)
+    glow = _without_backward_pass(glow)
+    functions = {
+        name: tf.function(function, input_signature=signature, autograph=False)
+        for name, (function, signature) in endpoints_of(glow).items()
+        if name != NOT_EXPORTED
+    }
     try:
-        with replaced_folder(path, "SavedModel", SAVED_MODEL) as temporary:
-            archive.write_out(str(temporary), verbose=False)
+        with (
+            replaced_folder(path, "SavedModel", SAVED_MODEL) as temporary,
+            number_of_streams(1),  # other processes set no threads for several
+        ):
+            tf.saved_model.save(_Exported(glow, functions), str(temporary), signatures=functions)
     except (OSError, tf.errors.OpError) as error:
         raise OSError(f"the SavedModel {path} could not be written: {reason_of(error)}.") from None
 
 
+class _Exported(tf.Module):
+    """What a file holds: functions, and variables as Keras's ExportArchive names them.
+
+    The archive traces every function twice.
+    """
+
+    variables = trainable_variables = non_trainable_variables = None  # of a tf.Module they are in no file
+
+    def __init__(self, glow: Glow, functions: dict[str, Callable]):
+        super().__init__()
+        heads = {id(weight) for part in glow.parts if part.has_head for weight in part.prior.weights}
+        used = [weight for weight in glow.weights if id(weight) not in heads]  # heads are for training alone
+        self.variables = [weight.value for weight in used]
+        self.trainable_variables = [weight.value for weight in used if weight.trainable]
+        self.non_trainable_variables = [weight.value for weight in used if not weight.trainable]
+        for name, function in functions.items():
+            setattr(self, name, function)
+
+
 def endpoints_of(glow: Glow) -> dict[str, Endpoint]:
     """Returns the model's functions for a file: without the backward pass that a reversible one has."""
-    return (glow.recut() if any(part.reversible for part in glow.parts) else glow).endpoints()
+    return _without_backward_pass(glow).endpoints()
+
+
+def _without_backward_pass(glow: Glow) -> Glow:
+    return glow.recut() if any(part.reversible for part in glow.parts) else glow

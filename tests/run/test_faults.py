@@ -466,17 +466,13 @@ def test_a_checkpoint_that_cannot_be_written_leaves_no_rest(unfinished, monkeypa
 
 
 def test_a_failed_export_leaves_the_run_to_be_finished(unfinished, monkeypatch):
-    class OnAFullDisk:
-        def add_endpoint(self, name, function, input_signature):
-            pass
-
-        def write_out(self, path, verbose):
-            pathlib.Path(path).mkdir(exist_ok=True)
-            raise tf.errors.ResourceExhaustedError(None, None, "saved_model.pb; No space left on device")
+    def write_on_a_full_disk(module, path, signatures):
+        pathlib.Path(path).mkdir(exist_ok=True)
+        raise tf.errors.ResourceExhaustedError(None, None, "saved_model.pb; No space left on device")
 
     settings = config(unfinished, **{**FAST, "export": True})
     with monkeypatch.context() as patch:
-        patch.setattr(keras.export, "ExportArchive", OnAFullDisk)
+        patch.setattr(tf.saved_model, "save", write_on_a_full_disk)
         with pytest.raises(
             OSError,
             match=r"^the SavedModel \S+export could not be written: saved_model.pb; No space.* epoch 3",

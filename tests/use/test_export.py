@@ -4,9 +4,9 @@ import os
 import pathlib
 import shutil
 
-import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from small import run_program, small_glow
 
 from glow_tf import export
@@ -177,25 +177,19 @@ def test_a_server_gets_the_same_scores_in_batches_of_any_size(exported, size):
     np.testing.assert_allclose(out[f"batch_of_{size}"], np.resize(out["served_log_prob"], size), rtol=1e-5)
 
 
-class Archive:
-    """Stands for Keras's: it traces nothing."""
-
-    def add_endpoint(self, name, function, input_signature):
-        pass
-
-    def write_out(self, path, verbose):
-        pathlib.Path(path).mkdir(exist_ok=True)
-        (pathlib.Path(path) / "saved_model.pb").write_text("new")
+def write(module, path, signatures):
+    """Stands for TensorFlow's: it traces nothing."""
+    pathlib.Path(path).mkdir(exist_ok=True)
+    (pathlib.Path(path) / "saved_model.pb").write_text("new")
 
 
-class OnAFullDisk(Archive):
-    def write_out(self, path, verbose):
-        super().write_out(path, verbose)
-        raise OSError(28, "No space left on device")
+def write_on_a_full_disk(module, path, signatures):
+    write(module, path, signatures)
+    raise OSError(28, "No space left on device")
 
 
 def test_exporting_again_replaces_the_old_one(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(keras.export, "ExportArchive", Archive)
+    monkeypatch.setattr(tf.saved_model, "save", write)
     folder = tmp_path / "export"
     shutil.copytree(exported[-1] / "export", folder)
     (folder / "variables" / "stale").touch()
@@ -207,7 +201,7 @@ def test_exporting_again_replaces_the_old_one(exported, tmp_path, monkeypatch):
 
 def test_an_export_is_on_the_disk_before_it_has_its_name(exported, tmp_path, monkeypatch):
     """Otherwise a power cut may leave a finished run with an empty export."""
-    monkeypatch.setattr(keras.export, "ExportArchive", Archive)
+    monkeypatch.setattr(tf.saved_model, "save", write)
     events = []
     for place, name in ((os, "fsync"), (pathlib.Path, "replace")):
         function = getattr(place, name)
@@ -243,7 +237,7 @@ def test_a_damaged_savedmodel_is_named(exported, tmp_path, name):
 def test_a_failed_export_keeps_the_old_one_and_leaves_no_rest(exported, monkeypatch):
     glow, _, _, folder = exported
     before = (folder / "export" / "saved_model.pb").read_bytes()
-    monkeypatch.setattr(keras.export, "ExportArchive", OnAFullDisk)
+    monkeypatch.setattr(tf.saved_model, "save", write_on_a_full_disk)
     with pytest.raises(
         OSError, match=r"^the SavedModel \S+export could not be written: No space left on dev"
     ):
