@@ -77,13 +77,23 @@ def traced_once():
         yield
 
 
+def export_traced(glow, path):
+    """Exports a model from an eager run: what TensorFlow writes to a file must be traced."""
+    eager = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(False)
+    try:
+        export(glow, path)
+    finally:
+        tf.config.run_functions_eagerly(eager)
+
+
 def train(settings, *callbacks, anew=False, eager=False):
     """Trains in this process, `anew` with nothing traced yet, as a new process would go on.
 
     A run of few steps is sooner over `eager`, with nothing traced at all.
     """
     with eagerly() if eager else contextlib.nullcontext() if anew else traced_once():
-        return lifecycle.train(settings, export, callbacks)
+        return lifecycle.train(settings, export_traced, callbacks)
 
 
 def flags(folder, **changes):

@@ -19,6 +19,19 @@ def glow():
     return small_glow()
 
 
+def test_the_functions_of_a_model_share_one_trace_of_the_flow(small_images, monkeypatch):
+    glow, traced = small_glow(flow_steps=1, num_blocks=1, parts="1"), []
+    (part,) = glow.parts
+    forward, inverse = part.call, part.inverse
+    monkeypatch.setattr(part, "call", lambda *a: (traced.append("forward"), forward(*a))[1])
+    monkeypatch.setattr(part, "inverse", lambda *a: (traced.append("inverse"), inverse(*a))[1])
+    for score in (glow.log_prob, glow.bits_per_dim, glow.score):
+        score(small_images[:2])
+    for draw in (glow.sample, glow.sample_checked, glow.sample_dequantized):
+        draw(2)
+    assert traced == ["forward", "inverse"]
+
+
 def test_encode_and_decode_are_exact_inverses_on_images(glow, small_images):
     eps = glow.encode(small_images)
     assert eps.shape == (64, 64)

@@ -30,7 +30,7 @@ def perturbed(images):
 def trained(images, phases, **options):
     """Returns a trainer after its phases; without clipping, whose norm is over parts that train together."""
     keras.utils.set_random_seed(0)
-    trainer = PartsTrainer(small_levels(), phases, seed=3)
+    trainer = PartsTrainer(small_levels(flow_steps=1), phases, seed=3)
     sgd = [keras.optimizers.SGD(1e-3) for _ in trainer.glow.parts]
     trainer.compile(sgd, clip_norm=0, **options)
     with eagerly():
@@ -121,10 +121,14 @@ def test_a_level_is_given_the_smaller_image_and_not_one_that_is_smaller_still(pe
     np.testing.assert_array_equal(eps, details.whiten(h, z)[0])
 
 
-def test_trained_apart_or_together_the_weights_are_the_same(images, at_once):
+def test_trained_at_once_or_together_the_weights_are_the_same(images, at_once):
     together = trained(images, [end_to_end(3)]).glow
     for mine, others in zip(at_once.get_weights(), together.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, others)
+
+
+@pytest.mark.slow  # use/test_assembling.py compares the parts of two runs with those of one
+def test_a_part_that_is_trained_alone_has_the_weights_that_it_has_at_once(images, at_once):
     for k, part in enumerate(at_once.parts):
         alone = trained(images, [one_part(k)]).glow.parts[k]
         for mine, others in zip(alone.get_weights(), part.get_weights(), strict=True):
@@ -218,8 +222,8 @@ def _term(glow, images, k, seed):
 
 
 def test_the_bits_of_levels_are_the_terms_that_training_reports(images, eager):
-    trainer = trained(images, [simultaneous(3)] * 2)
-    logs = trainer.fit(images, batch_size=8, initial_epoch=1, verbose=0).history
+    trainer = trained(images, [simultaneous(3)])
+    logs = trainer.fit(images[:16], batch_size=8, verbose=0).history
     means = {name: values[-1] for name, values in logs.items()}
     found = bits_of_levels(means, trainer.glow.config)
     assert sorted(found) == [1, 2, 3]

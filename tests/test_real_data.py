@@ -195,12 +195,12 @@ def test_a_view_of_tfp_and_another_cut_have_the_same_density(glow):
 
 
 def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path, eager):
-    x = made(64, *SHAPE)
+    x = made(32, *SHAPE)
 
     def trainer():
         keras.utils.set_random_seed(0)
         own = PartsTrainer(Glow(ModelConfig(SHAPE, data="real", num_blocks=1, flow_steps=1, width=4)))
-        own.compile(TrainConfig(part_epochs=2, finetune_epochs=0), steps_per_epoch=4)
+        own.compile(TrainConfig(part_epochs=2, finetune_epochs=0), steps_per_epoch=2)
         return own
 
     whole, half = trainer(), trainer()
@@ -350,7 +350,7 @@ def test_one_file_is_a_data_set(tmp_path):
         load(DataConfig("digits", dtype="float32"))
 
 
-def test_a_run_of_real_data_goes_on_and_writes_arrays(tmp_path, capsys):
+def test_a_run_of_real_data_goes_on_and_writes_arrays(tmp_path, capsys, eager):
     x = made(100, *SHAPE)
     np.save(tmp_path / "all.npy", x)
     settings = {**FLAGS, "dataset": f"file:{tmp_path / 'all.npy'}", "workdir": str(tmp_path / "run")}

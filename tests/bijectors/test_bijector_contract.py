@@ -149,6 +149,9 @@ BIJECTORS = {
 SLOW = {
     "dequantize_16",
     "coupling_affine_tanh_1",
+    "flow_step_plain",
+    "flow_step_reverse",
+    "glow_exp_plain",
     "glow_one_part",
     "glow_additive_shuffle",
     "glow_tanh_reverse",

@@ -278,6 +278,7 @@ def test_bad_input_ends_with_a_sentence(here, capsys, command, arguments, messag
 def test_a_finished_run_becomes_a_preset(here, capsys, eager):
     run_flags = [
         *(
+            "--strategy=one_device",
             "--tensorboard=false",
             "--export=false",
             "--dataset=digits",

@@ -138,7 +138,7 @@ def test_nothing_but_activations_and_single_numbers_goes_from_device_to_device(
     if delay:  # as `fit` does
         trainer._make_queues(untuned(tf.data.Dataset.from_tensors(batch)), 1)
     trainer.set_phase(trainer.phases[0])
-    graph = tf.function(trainer.train_step).get_concrete_function(batch).graph
+    graph = tf.function(trainer.train_step, autograph=False).get_concrete_function(batch).graph
     sent = {
         (operation.device, tensor.name): tensor
         for operation in graph.get_operations()
@@ -166,7 +166,7 @@ def test_weights_and_optimizer_state_live_where_the_part_does(placed):
 @pytest.mark.slow
 def test_convolutions_of_a_part_run_where_it_lives(placed, small_images):
     trainer, _ = placed
-    step = tf.function(lambda images: trainer.train_step((images, None)))
+    step = tf.function(lambda images: trainer.train_step((images, None)), autograph=False)
     trainer.set_phase(trainer.phases[0])
     graph = step.get_concrete_function(tf.constant(small_images[:16])).graph
     calls = [op for op in graph.get_operations() if "PartitionedCall" in op.type]

@@ -1,5 +1,7 @@
 """Streams share a batch out and give back what the whole would have given."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -87,7 +89,20 @@ def test_a_container_has_its_share_of_the_machines_cores(tmp_path, monkeypatch):
         assert cores.usable_cores() == expected
 
 
-def test_each_stream_has_a_core_of_its_own_unless_the_batch_is_small():
+def test_each_stream_has_a_core_of_its_own_unless_the_batch_is_small(monkeypatch):
+    threads = {}
+    for kind in ("intra", "inter"):
+        setter = functools.partial(threads.__setitem__, kind)
+        monkeypatch.setattr(tf.config.threading, f"set_{kind}_op_parallelism_threads", setter)
+    with number_of_streams(1):  # which is what it is again afterwards
+        assert (use_streams(3), use_streams(64, 2)) == (1, 2)
+        assert active_streams() == 2
+    own = cores.usable_cores()
+    assert threads == {"intra": max(own // 2, 1), "inter": max(own, 2)}
+
+
+@pytest.mark.slow
+def test_the_threads_of_a_process_are_those_of_its_streams():
     program = (
         "import tensorflow as tf; from glow_tf.devices.streams import use_streams;"
         "from glow_tf.cores import usable_cores;"

@@ -133,11 +133,11 @@ def test_a_decay_is_below_1(value):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("averages") / "run"
     fast = {"schedule": "end_to_end", "num_blocks": 1, "parts": "1", "part_epochs": 1, "finetune_epochs": 0}
-    train(config(folder, ema=0.9, **fast, tensorboard=False, sample_every=0))
+    train(config(folder, ema=0.9, **fast, tensorboard=False, sample_every=0), eager=True)
     return folder
 
 
-def test_a_run_evaluates_keeps_and_exports_the_averages(run):
+def test_a_run_evaluates_keeps_and_exports_the_averages(run, eager):
     expected = float(rows_of(run)[-1]["test_bpd"])
     test = data.load(DataConfig("digits", test_examples=50)).test
     assert evaluate(glow_tf.load(run), test).per_image.mean() == pytest.approx(expected, abs=1e-5)

@@ -73,12 +73,12 @@ def test_a_local_gradient_is_that_of_the_truncated_likelihood(trainer, small_ima
 
 @pytest.fixture(scope="module", params=PHASES.values(), ids=PHASES.keys())
 def fitted(request):
-    """An epoch in each phase: the trainer, and its parts' weights before. One phase is traced."""
+    """A step in each phase: the trainer, and its parts' weights before. One phase is traced."""
     trainer = make_trainer([request.param], run_eagerly=request.param != PHASES["part_2"])
     images = make_small_images(np.random.default_rng(0))
     trainer.initialize(images)
     before = [[w.numpy() for w in part.weights] for part in trainer.glow.parts]
-    trainer.fit(images, batch_size=32, verbose=0)
+    trainer.fit(images[:32], batch_size=32, verbose=0)
     return trainer, before
 
 

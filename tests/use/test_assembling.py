@@ -30,6 +30,7 @@ SETTINGS = {
     "export": False,
     "tensorboard": False,
     "n_bits": 5,
+    "strategy": "one_device",
 }
 
 

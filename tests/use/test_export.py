@@ -12,6 +12,7 @@ from small import run_program, small_glow
 from glow_tf import export
 from glow_tf.errors import ConfigError
 from glow_tf.likelihood import bits_per_dim
+from glow_tf.pieces import active_streams, number_of_streams
 from glow_tf.use import open_model
 
 CLASSES = ("ape", "bee", "cow", "dog")
@@ -215,6 +216,20 @@ def test_an_export_is_on_the_disk_before_it_has_its_name(exported, tmp_path, mon
     export(exported[0], tmp_path / "export")
     names = ["saved_model.pb", ".export.tmp", ".export.tmp", tmp_path.name]
     assert events == list(zip(["fsync", "fsync", "replace", "fsync"], names, strict=True))
+
+
+def test_an_export_is_traced_for_one_stream(exported, tmp_path, monkeypatch):
+    """Another process that loads it may have no threads for several."""
+    streams = []
+
+    def noted(*arguments, **others):
+        streams.append(active_streams())
+        write(*arguments, **others)
+
+    monkeypatch.setattr(tf.saved_model, "save", noted)
+    with number_of_streams(2):
+        export(exported[0], tmp_path / "export")
+    assert streams == [1]
 
 
 def test_what_is_beside_a_savedmodel_is_never_removed(exported, tmp_path):

@@ -296,7 +296,7 @@ def test_a_bijector_has_the_batch_of_its_conditions(conditional):
 def test_conditions_in_a_graph(conditional):
     glow, values, given = conditional
     given = tf.nest.map_structure(tf.constant, given)
-    scored = tf.function(lambda c, v: glow_tf.as_distribution(glow, condition=c).log_prob(v))
+    scored = graph(lambda c, v: glow_tf.as_distribution(glow, condition=c).log_prob(v))
     expected = glow_tf.as_distribution(glow, condition=given).log_prob(values)
     np.testing.assert_allclose(scored(given, values), expected, rtol=1e-5)
 
@@ -636,7 +636,7 @@ def test_bytes_are_refused(method, kind, plain, small_images):
     view = glow_tf.as_tfp_bijector(plain) if method == "forward" else glow_tf.as_distribution(plain)
     function = getattr(view, method)
     if kind == "graph":
-        function = tf.function(function)
+        function = graph(function)
     dtype = {"levels": "int64", "list": "int32"}.get(kind, "uint8")
     with pytest.raises(
         ValueError,
