@@ -394,7 +394,7 @@ ON_FOLDERS = {
 }
 
 
-@pytest.mark.parametrize("folder", ["grey", "mixed"])
+@pytest.mark.parametrize("folder", [pytest.param("grey", marks=pytest.mark.slow), "mixed"])
 @pytest.mark.parametrize("command", ON_FOLDERS)
 def test_commands_take_pictures_of_other_sizes_and_say_that_they_are_brighter(
     folders, capsys, command, folder

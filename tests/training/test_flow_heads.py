@@ -224,7 +224,13 @@ def on_one_device():
 
 @pytest.mark.parametrize(
     ("strategy", "reversible"),
-    [pytest.param("mirrored", False, marks=pytest.mark.slow), ("part_parallel", False), ("one_device", True)],
+    [
+        pytest.param("mirrored", False, marks=pytest.mark.slow),
+        pytest.param(
+            "part_parallel", False, marks=pytest.mark.slow
+        ),  # devices/test_part_parallel.py has heads
+        ("one_device", True),
+    ],
 )
 def test_heads_train_alike_under_every_strategy(strategy, reversible, on_one_device):
     devices = part_devices("part_parallel", "", 2) if strategy == "part_parallel" else ()

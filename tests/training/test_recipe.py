@@ -186,7 +186,7 @@ def test_a_setting_of_runs_is_refused():
         make_trainer(settings(schedule="sequential", cache_prefix=True))
 
 
-@pytest.mark.parametrize("place", ["mirrored", "part_devices"])
+@pytest.mark.parametrize("place", ["mirrored", pytest.param("part_devices", marks=pytest.mark.slow)])
 def test_other_devices_train_as_one(place, small_images):
     train = settings(schedule="simultaneous", beta_2="oai", part_epochs=1, finetune_epochs=0)
     one = make_trainer(train)

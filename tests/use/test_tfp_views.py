@@ -159,7 +159,9 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(  # a stack is one of flow steps
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "flow_step" else ()) for n in LAYERS]
+)
 def test_every_layer_runs_in_a_graph_of_unknown_sizes(name, rng):
     make, output = LAYERS[name]
     layer = make()
