@@ -402,15 +402,15 @@ def mixture(seed, count=8192):
     return x.astype(np.float32).reshape(-1, 1, 1, 4), labels, truth
 
 
-def trained(x, y, rate, **settings):
+def trained(x, y, rate, epochs=16, **settings):
     glow = Glow(ModelConfig((1, 1, 4), data="real", num_blocks=1, flow_steps=1, width=4, **settings))
     trainer = PartsTrainer(glow)
     trainer.compile(
-        TrainConfig(learning_rate=rate, part_epochs=16, finetune_epochs=0, warmup_steps=20),
+        TrainConfig(learning_rate=rate, part_epochs=epochs, finetune_epochs=0, warmup_steps=20),
         steps_per_epoch=32,
         steps_per_execution=32,
     )
-    trainer.fit(x, y, epochs=16, batch_size=256, verbose=0)
+    trainer.fit(x, y, epochs=epochs, batch_size=256, verbose=0)
     return glow
 
 
@@ -422,7 +422,7 @@ def assert_moments(drawn, mean, deviation):
 
 
 def test_a_gaussian_given_a_gaussian_has_its_density_and_its_moments():
-    glow = trained(*gaussian_given_gaussian(0)[:2], 2e-2, condition_shape=(2,), condition_features=0)
+    glow = trained(*gaussian_given_gaussian(0)[:2], 2e-2, 8, condition_shape=(2,), condition_features=0)
     x, given, truth = gaussian_given_gaussian(1)
     assert abs(np.mean(truth - glow.log_prob(x, condition=given)) / 4) < 0.01
     for own in CONDITIONS:

@@ -226,9 +226,8 @@ def on_one_device():
     ("strategy", "reversible"),
     [
         pytest.param("mirrored", False, marks=pytest.mark.slow),
-        pytest.param(
-            "part_parallel", False, marks=pytest.mark.slow
-        ),  # devices/test_part_parallel.py has heads
+        # As far as it goes, devices/test_part_parallel.py has it: its models have heads.
+        pytest.param("part_parallel", False, marks=pytest.mark.slow),
         ("one_device", True),
     ],
 )
