@@ -30,6 +30,7 @@ SETTINGS = {
     "export": False,
     "tensorboard": False,
     "n_bits": 5,
+    "equalize": 0.5,  # what stands before the parts has weights, too
     "strategy": "one_device",
 }
 
