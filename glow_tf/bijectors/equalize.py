@@ -19,14 +19,15 @@ class Equalize(Dequantize):
     Where many pixels have the same level, as on a black ground, their noise is tiny beside the range of the
     image, and a flow needs many steps to scale it up there and nowhere else. Here levels that are more than
     four times as frequent as the average level have more room: `share` of the range [−½, ½) is divided by how
-    many training pixels have them, the rest evenly. Among all other levels the map stays linear.
+    many training pixels each has, with the mean of all other levels for these; the rest is divided evenly.
+    Among the other levels the map stays linear.
 
     With room_c[l] the length of level l's interval in channel c, Σ_l room_c[l] = 1, and ℓ = ⌊v⌋,
     Forward:   y = Σ_{l<ℓ} room_c[l] + (v − ℓ)·room_c[ℓ] − ½      log_det = Σ log room_c[ℓ]
     Inverse:   finds ℓ by bisection; beyond the range the map goes on as in its first and last level.
 
     The rooms are no trained weights. `adapt` sets them from all training images; otherwise `initialize` sets
-    them from a batch. They depend on nothing else, so levels that are trained apart have the same.
+    them from a batch. They depend on nothing else, so parts of `levels` that are trained apart have the same.
 
     Args:
       n_bits: bits kept per pixel and channel, 1 to 8.
@@ -122,5 +123,5 @@ def rooms(counts: np.ndarray, share: float) -> np.ndarray:
     frequencies = counts / counts.sum(axis=1, keepdims=True)
     frequent = frequencies > FREQUENT / levels
     rest = 1 - np.sum(frequencies, axis=1, keepdims=True, where=frequent)
-    others = np.maximum(np.sum(~frequent, axis=1, keepdims=True), 1)
+    others = np.sum(~frequent, axis=1, keepdims=True)  # most of them: less than a quarter is frequent
     return share * np.where(frequent, frequencies, rest / others) + (1 - share) / levels

@@ -24,7 +24,7 @@ class StepGradients(NamedTuple):
       gradients: of each active part's variables, in the order of the variables; summed over the replicas
         that make the step together.
       busy: for parts on their own devices, seconds from each active part's input to its last gradient, [];
-        empty in an end-to-end phase, where a part has two turns.
+        empty where gradients cross a cut, because a part then has two turns.
       weight: 0 or 1 for every example, [B]; None if all have weight 1.
       arrived: for each part whether it had a batch, bool []; None if every part had.
     """
@@ -63,7 +63,7 @@ class OneTape:
           phase: which parts run, and which cuts gradients cross.
           weight: 0 or 1 for every example, [B], where replicas may have batches of different sizes; None if
             all have the same size.
-          queues: None; batches wait between parts on devices of their own alone.
+          queues: always None; only parts on devices of their own have queues.
         """
         groups = self._walk.trained_variables(phase)
         variables = [v.value for group in groups for v in group]

@@ -91,22 +91,22 @@ class LocalSteps:
                 f"initial_step. Received: steps_per_epoch={steps}, {'an' if goes_on else 'no'} initial_step"
             )
         self._steps, self._made = steps, 0
-        self._last = self._weights(phase)
+        self._met = self._weights(phase)
 
-    def end_step(self, phase: Phase, last: bool, band: Band) -> None:
-        """Lets the replicas meet, if it is time; `last` says whether the step was the epoch's last."""
+    def end_step(self, phase: Phase, ends_epoch: bool, band: Band) -> None:
+        """Lets the replicas meet, if it is time; `ends_epoch` says whether the step was the epoch's last."""
         if self._every == 1:
             return
         self._made += 1
-        if not last and self._made % self._every:
+        if not ends_epoch and self._made % self._every:
             return
-        if (phase, last) not in self._meetings:
-            self._meetings[phase, last] = self._meeting(phase, last)
-        self._meetings[phase, last](self._last)
-        if last:
+        if (phase, ends_epoch) not in self._meetings:
+            self._meetings[phase, ends_epoch] = self._meeting(phase, ends_epoch)
+        self._meetings[phase, ends_epoch](self._met)
+        if ends_epoch:
             follow_first_worker(self._strategy, list(band.variables.values()))
         else:
-            self._last = self._weights(phase)
+            self._met = self._weights(phase)
 
     def bytes_per_step(self, phase: Phase) -> int:
         """Returns what a step reduces over the replicas: the gradients, or its share of the meetings."""

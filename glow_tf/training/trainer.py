@@ -12,11 +12,7 @@ from glow_tf.config import TrainConfig
 from glow_tf.likelihood import bits_per_dim
 from glow_tf.pieces import in_streams
 from glow_tf.training import inputs
-from glow_tf.training.batch import (
-    Batch,
-    filled_up,
-    unpack,
-)
+from glow_tf.training.batch import Batch, filled_up, unpack
 from glow_tf.training.datasets import start_reading
 from glow_tf.training.diagnosis import Seen
 from glow_tf.training.fit_callbacks import callbacks_for
@@ -37,8 +33,8 @@ from glow_tf.training.recipe import recipe_of
 class PartsTrainer(OnBatch):
     """Trains a `Glow` by a schedule of phases; `fit` and `evaluate` are Keras's loops.
 
-    Each epoch is in one phase. A phase that trains one part runs the parts before it forward only, without a
-    gradient tape, and does not run the parts after it at all.
+    Each epoch is in one phase. A phase that trains one part runs the parts before it forward only, and does
+    not run the parts after it at all.
 
     `compile()` sets the rates, warm-up and decay that the command has. `fit` and `evaluate` take uint8 images
     [N, H, W, C] (with `batch_size`) or a `tf.data.Dataset`. Its elements are images, or (images, noise); with
@@ -80,8 +76,8 @@ class PartsTrainer(OnBatch):
           optimizers: a `TrainConfig`; nothing, for the settings' defaults; one optimizer per part, in the
             order of the parts; or one optimizer or its name, such as "adamax", of which every part gets a new
             one. `optimizer` is another name of the argument.
-          **options: of `CompileOptions`; they win over those of a `TrainConfig`. With one, `steps_per_epoch`
-            too: the first `fit` finds it, if it can, where its rates depend on it.
+          **options: of `CompileOptions`; they win over those of a `TrainConfig`. With one, also
+            `steps_per_epoch`; otherwise the first `fit` finds it where the rates need it.
 
         Raises:
           ConfigError: there is not one optimizer per part, or options are no counts, not finite, or exclude
@@ -108,15 +104,15 @@ class PartsTrainer(OnBatch):
         A step whose loss or gradient is not finite is skipped; see `compile`.
 
         Args:
-          batch: images uint8 [B, H, W, C], (images, noise) or (images, noise, index); for a model with
-            classes, the labels, integers [B], follow.
+          batch: images [B, H, W, C] of the model's type, (images, noise) or (images, noise, index); labels,
+            integers [B], and what the model is given follow.
 
         Returns:
           The phase's logs so far in this epoch, [] each: bits/dim, norms, seconds.
 
         Raises:
-          DivergedError: too many steps in a row are not finite, or outside of their band (a graph turns it
-            into a tf.errors.OpError).
+          tf.errors.InvalidArgumentError: too many steps in a row are not finite, or outside of their band;
+            `fit` raises DivergedError in its place.
         """
         phase = self.phase
         given = filled_up(self.with_noise(unpack(batch, self.glow.config), phase))
@@ -134,7 +130,8 @@ class PartsTrainer(OnBatch):
         """Adds a batch to the evaluation of the whole chain.
 
         Args:
-          batch: images uint8 [B, H, W, C], (images, noise) or (images, noise, weight [B]).
+          batch: images [B, H, W, C] of the model's type, (images, noise) or (images, noise, weight [B]);
+            what the model is given follows.
 
         Returns:
           `bpd` and its standard error `bpd_se` so far, bits/dim.

@@ -41,8 +41,8 @@ class Update:
     Args:
       walk: through the model; it says what each optimizer trains.
       optimizers: one per part; builds them, in the current strategy's scope.
-      clip_norm: largest global norm of the gradients; 0 does not clip. The norm is over the parts that train
-        together: end to end over all parts, otherwise over each part alone.
+      clip_norm: largest global norm of the gradients; 0 does not clip. The norm is over each group of
+        parts that gradients join: end to end over all parts.
       skips: decides whether a step is applied.
       rate_scaling: how the rate of a weight follows the size of the model: `size` (see `rate_factor`) or
         `none`.
@@ -90,22 +90,23 @@ class Update:
         self.clip_norm = clip_norm
         self.skips = skips
 
-    def __call__(self, phase: Phase, step: StepGradients, batch: Callable[[], Seen]) -> Updated:
+    def __call__(self, phase: Phase, step: StepGradients, seen: Callable[[], Seen]) -> Updated:
         """Checks, clips and applies.
 
         Args:
           phase: what is trained.
           step: the gradients of what it trains.
-          batch: returns the step's batch, for the diagnosis.
+          seen: returns the step's batch, for the diagnosis.
 
         Raises:
-          tf.errors.InvalidArgumentError: too many steps in a row are not finite; see `SkippedSteps`.
+          tf.errors.InvalidArgumentError: too many steps in a row are not finite, or outside of their band;
+            see `SkippedSteps`.
         """
         norms = [
             self._on_device(k, tf.linalg.global_norm, own or [tf.zeros([])])  # of a part that is frozen: 0
             for k, own in zip(phase.active, step.gradients, strict=True)
         ]
-        finite = self.skips.finite(phase, step, norms, batch)
+        finite = self.skips.finite(phase, step, norms, seen)
         clipped = self._clipped(phase, step.gradients, norms)
         groups = self.walk.trained_variables(phase)
         for k, own, variables in zip(phase.active, clipped, groups, strict=True):
@@ -120,11 +121,11 @@ class Update:
     ) -> list[list[tf.Tensor]]:
         if not self.clip_norm:
             return gradients
-        together = dict(zip(phase.active, norms, strict=True))
+        norm_of = dict(zip(phase.active, norms, strict=True))
         for group in phase.groups:
-            own = [k for k in group if k in together]
-            if len(own) > 1:
-                together |= dict.fromkeys(own, tf.linalg.global_norm([together[k] for k in own]))
+            joined = [k for k in group if k in norm_of]
+            if len(joined) > 1:
+                norm_of |= dict.fromkeys(joined, tf.linalg.global_norm([norm_of[k] for k in joined]))
 
         def clip(own: list[tf.Tensor], norm: tf.Tensor) -> list[tf.Tensor]:
             factor = self.clip_norm / tf.maximum(norm, self.clip_norm)
@@ -133,7 +134,7 @@ class Update:
         # On the device of the part: its gradients are as large as its weights, its norm is one number.
         return [
             self._on_device(k, clip, own, norm)
-            for (k, norm), own in zip(together.items(), gradients, strict=True)
+            for (k, norm), own in zip(norm_of.items(), gradients, strict=True)
         ]
 
     def _apply(

@@ -55,7 +55,7 @@ class Walk:
         self.objectives = tuple(objective or PriorObjective() for objective in objectives)
 
     def visit(self, passage: Passage, phase: Phase) -> Visit:
-        """Takes a batch through its next part; the only place that isolates a cut and chooses a part's loss.
+        """Takes a batch through its next part: alone isolates a cut and chooses a part's loss.
 
         Unless the phase joins the part to the one before, the batch enters it isolated: no gradient crosses
         the cut. The loss of the last part of a group is its local objective (Glow parts, Eq. 3); that of the
@@ -63,7 +63,7 @@ class Walk:
         """
         k = len(passage.truncated)
         if self.glow.parts[k].fixed and not phase.runs_both_ways(k):
-            # What the part learns is in no other part's loss.
+            # What goes on depends on no weight, and the part's likelihood is in no loss here.
             return Visit(passage, self.glow.past_next_part(passage), None)
         before = passage if phase.joins(k) else passage.isolated()
         after, view = self.glow.through_next_part(before, phase.scores(k, self.glow.parts[k].has_head))
@@ -87,7 +87,7 @@ class Walk:
         Args:
           passage: the batch before the first part, or before a part whose frozen prefix was cached.
           phase: which parts run.
-          visit: takes the batch through its next part, by `visit`; None: `visit` itself.
+          visit: is called in place of `self.visit`, such as one with a tape around it.
 
         Returns:
           What `visit` returned for each part that ran, in order.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
+from glow_tf.run import checkpoint_files
 from glow_tf.run.flags_file import read_config
 from glow_tf.run.same_data import read_data
 from glow_tf.run.saved import load
@@ -47,11 +48,13 @@ def assemble(workdirs: Sequence[str | pathlib.Path]) -> Assembled:
 
     Raises:
       ConfigError: the runs differ in model or data, a part is missing, or two runs trained the same one.
-      OSError: a file of a run is damaged.
+      OSError: a file of a run is damaged or missing.
     """
     if not workdirs:
         raise ConfigError("assemble needs the workdirs of runs. Received: none")
     paths = [pathlib.Path(path) for path in workdirs]
+    for path in paths:
+        _check_copied(path)
     runs = [_Run(path, read_config(path), load(path)) for path in paths]
     first = runs[0]
     if not first.model.has_levels:
@@ -69,6 +72,18 @@ def assemble(workdirs: Sequence[str | pathlib.Path]) -> Assembled:
     sources = tuple(str(run.path) for run in of_parts)
     about = {"data": first.config.data.dataset, "seed": first.config.seed, "parts_from": list(sources)}
     return Assembled(glow, about, sources)
+
+
+def _check_copied(workdir: pathlib.Path) -> None:
+    """Raises OSError if a workdir's newest checkpoint is not there, as where a copy has not ended."""
+    folder = workdir / "checkpoints"
+    newest = checkpoint_files.pointed_to(folder)
+    if newest and newest not in checkpoint_files.complete(folder):
+        found = sorted(path.name for path in folder.glob(f"ckpt-{newest}.*"))
+        raise OSError(
+            f"{workdir} is not whole: its checkpoint of epoch {newest} must have an index and data. Copy it "
+            f"again. Received: {', '.join(found) or 'none of its files'}"
+        )
 
 
 def _check_same(first: _Run, run: _Run) -> None:

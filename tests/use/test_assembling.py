@@ -1,6 +1,7 @@
 """Levels that were trained apart, put together as one model."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -78,6 +79,18 @@ def test_a_run_of_all_parts_gives_those_that_no_other_run_has(parts, tmp_path):
     whole = run(tmp_path / "whole", seed=1)
     found = assemble([parts[1], whole])
     assert found.sources == (str(whole), str(parts[1]))
+
+
+@pytest.mark.parametrize("missing", ["index", "data-00000-of-00001"])
+def test_a_workdir_that_was_copied_half_is_refused_by_name(missing, parts, tmp_path):
+    half = tmp_path / "half"
+    shutil.copytree(parts[0], half)
+    shutil.copytree(half / "checkpoints", tmp_path / "older")  # an older checkpoint that is whole
+    for file in (tmp_path / "older").glob("ckpt-1.*"):
+        shutil.copy(file, half / "checkpoints" / file.name.replace("ckpt-1", "ckpt-0"))
+    (half / "checkpoints" / f"ckpt-1.{missing}").unlink()
+    with pytest.raises(OSError, match=r"half is not whole: .*epoch 1 .*Received: ckpt-1\."):
+        assemble([half, parts[1]])
 
 
 def test_what_does_not_fit_together_is_refused(parts, tmp_path):
