@@ -65,6 +65,6 @@ setup(
         "hub": ["huggingface_hub>=0.25"],  # presets of the Hugging Face Hub
         "lab": ["normflows>=1.7", "matplotlib>=3.7", "scikit-image>=0.22"],  # to compare and plot
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "mkdocs-jupyter>=0.25", "mike>=2"],
-        "notebooks": ["ipykernel>=6", "matplotlib>=3.7", "nbmake>=1.5"],
+        "notebooks": ["ipykernel>=6", "matplotlib>=3.7", "nbmake>=1.5", "keras-tuner>=1.4"],  # and an example
     },
 )

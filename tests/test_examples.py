@@ -77,6 +77,8 @@ EXAMPLES = {
 def test_an_example_prints_what_it_promises(name, tmp_path):
     if name in OF_CIFAR10 and not TFDS.exists():
         pytest.skip("the prepared CIFAR-10 is not here")
+    if name == "keras_tuner_search":
+        pytest.importorskip("keras_tuner")
     arguments = [f"--data_dir={TFDS}"] if name in OF_CIFAR10 else []
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
