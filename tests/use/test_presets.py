@@ -13,6 +13,7 @@ import glow_tf
 from glow_tf import data, presets
 from glow_tf.commands import run_flags
 from glow_tf.errors import ConfigError
+from glow_tf.presets.card import card_of
 from glow_tf.run.flags_file import flagfile
 from glow_tf.use import evaluate
 
@@ -201,6 +202,17 @@ def test_the_digits_preset_scores_what_its_card_says():
     images = data.load(glow_tf.DataConfig("digits")).test
     score = evaluate(preset_once("digits"), images, seed=about["seed"]).per_image.mean()
     assert score == pytest.approx(about["test_bpd"], abs=2e-4)
+
+
+@pytest.mark.parametrize("name", sorted(glow_tf.Glow.presets))
+def test_the_card_of_a_preset_of_the_package_says_what_its_files_are(name):
+    folder = presets.find(name)
+    with h5py.File(folder / "model.weights.h5") as file:
+        found = set()
+        file.visititems(lambda _, item: found.add(getattr(item, "dtype", None)))
+    dtype = "float16" if np.dtype("float16") in found else "float32"
+    model, about = presets.read_model(folder), presets.read_about(folder)
+    assert (folder / "README.md").read_text() == card_of(name, model, about, dtype)
 
 
 # Runs
