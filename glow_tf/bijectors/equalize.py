@@ -85,27 +85,30 @@ class Equalize(Dequantize):
         """See class."""
         self.ensure_built(x)
         level = tf.clip_by_value(tf.floor(x), 0, self.bins - 1)
-        room, start = self._of_levels(tf.cast(level, tf.int32))
+        room, start = self._of_levels(tf.cast(level, tf.int32), *self._tables())
         return start + (x - level) * room - 0.5, tf.reduce_sum(tf.math.log(room), axis=[1, 2, 3])
 
     def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See class."""
         self.require_built()
-        place = y + 0.5
+        place, (lengths, starts) = y + 0.5, self._tables()
         level = tf.zeros_like(y, tf.int32)
         for bit in reversed(range(self.n_bits)):  # gathers alone: ONNX and LiteRT have no search
             higher = level + 2**bit
-            level = tf.where(self._of_levels(higher)[1] <= place, higher, level)
-        room, start = self._of_levels(level)
+            (start,) = self._of_levels(higher, starts)
+            level = tf.where(start <= place, higher, level)
+        room, start = self._of_levels(level, lengths, starts)
         v = tf.cast(level, y.dtype) + (place - start) / room
         return v, -tf.reduce_sum(tf.math.log(room), axis=[1, 2, 3])
 
-    def _of_levels(self, level: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the room of each level and where it starts, for levels [B, H, W, C]."""
-        starts = tf.cumsum(self.room.value, axis=1, exclusive=True)
+    def _tables(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the room of each level and where it starts, [C, levels] both."""
+        return self.room.value, tf.cumsum(self.room.value, axis=1, exclusive=True)
+
+    def _of_levels(self, level: tf.Tensor, *tables: tf.Tensor) -> list[tf.Tensor]:
+        """Returns what tables [C, levels] have for levels [B, H, W, C]."""
         place = level + self.bins * tf.range(self.room.shape[0])
-        room, start = (tf.gather(tf.reshape(table, [-1]), place) for table in (self.room.value, starts))
-        return room, start
+        return [tf.gather(tf.reshape(table, [-1]), place) for table in tables]
 
     def get_config(self) -> dict:
         """See keras.Layer."""

@@ -127,11 +127,11 @@ class PartsModel(PhasedModel):
     ) -> None:
         """Sets one optimizer per part, and how steps are computed; see `PartsTrainer.compile`."""
         options = options.checked(self.glow, self.distribute_strategy, optimizers)
-        limits = (options.max_skipped_steps, options.max_outside_steps, options.jit_compile)
+        limits = (options.max_skipped_steps, options.max_outside_steps)
         with self.distribute_strategy.scope():
             self.local_steps = LocalSteps(self.walk, optimizers, options.sync_every, options.outer_step)
             replicas = self.local_steps.replicas
-            self._skips = SkippedSteps(self.glow, optimizers, *limits, replicas)
+            self._skips = SkippedSteps(self.glow, optimizers, *limits, options.jit_compile, replicas)
             self._update = Update(self.walk, optimizers, options.clip_norm, self._skips, options.rate_scaling)
             one_tape = OneTape(self.walk, options.reversible, replicas)
             self._gradients = TapePerPart(self.walk) if self.glow.part_devices else one_tape
