@@ -253,12 +253,13 @@ def cached_parts(schedule_phases: Sequence[Phase]) -> list[int]:
 def cache_noise_epochs(schedule_phases: Sequence[Phase]) -> list[int]:
     """Returns, for every epoch, the epoch (both from 0) whose noise its prefix cache has, if it has one.
 
-    A turn follows that of the part before, whose cache its own is made of, as far back as part 2.
+    A turn follows that of the part before, whose cache its own is made of, as far back as part 2 or the first
+    epoch.
     """
     found: list[int] = []
     for epoch, start in enumerate(turn_starts(schedule_phases)):
-        later_than_part_2 = schedule_phases[epoch].active[0] > 1
-        found.append(found[start - 1] if later_than_part_2 else start)
+        follows = start > 0 and schedule_phases[epoch].active[0] > 1
+        found.append(found[start - 1] if follows else start)
     return found
 
 

@@ -18,6 +18,7 @@ from glow_tf.schedule import (
     cache_noise_epochs,
     cached_parts,
     epoch_costs,
+    one_part,
     phases,
     phases_of,
     turn_starts,
@@ -125,6 +126,7 @@ def test_a_cache_is_made_of_the_one_before_with_its_noise(small_images):
     images = small_images[:50]
     glow = small_glow(parts="across_block:3", flow_steps=2)
     assert cache_noise_epochs(ALTERNATING) == [0, 0, 2, 2, 2, 2, 6, 7]
+    assert cache_noise_epochs([one_part(2)] * 2) == [0, 0]
     read = []
 
     def batches(epoch):

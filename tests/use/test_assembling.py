@@ -16,7 +16,7 @@ from glow_tf.use.assembling import assemble
 SETTINGS = {
     "dataset": "digits",
     "architecture": "levels",
-    "num_blocks": 1,
+    "num_blocks": 2,  # three parts: one with two parts before it
     "flow_steps": 1,
     "width": 4,
     "condition_features": 2,
@@ -44,7 +44,7 @@ def run(folder, **changes):
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
-    return [run(folder / f"part_{k}", only_part=k) for k in (1, 2)]
+    return [run(folder / f"part_{k}", only_part=k) for k in (1, 2, 3)]
 
 
 def test_parts_that_were_trained_apart_are_the_model_that_was_trained_at_once(parts, tmp_path):
@@ -69,7 +69,7 @@ def test_the_command_writes_a_preset_and_says_where_each_part_is_from(parts, tmp
 
 def test_a_part_is_exchanged_alone(parts, tmp_path):
     better = run(tmp_path / "better", only_part=2, part_epochs=2)
-    old, new = assemble(parts).glow, assemble([parts[0], better]).glow
+    old, new = assemble(parts).glow, assemble([parts[0], better, parts[2]]).glow
     for mine, others in zip(old.parts[0].get_weights(), new.parts[0].get_weights(), strict=True):
         np.testing.assert_array_equal(mine, others)
     assert any((a != b).any() for a, b in zip(old.get_weights(), new.get_weights(), strict=True))
@@ -78,7 +78,7 @@ def test_a_part_is_exchanged_alone(parts, tmp_path):
 def test_a_run_of_all_parts_gives_those_that_no_other_run_has(parts, tmp_path):
     whole = run(tmp_path / "whole", seed=1)
     found = assemble([parts[1], whole])
-    assert found.sources == (str(whole), str(parts[1]))
+    assert found.sources == (str(whole), str(parts[1]), str(whole))
 
 
 @pytest.mark.parametrize("missing", ["index", "data-00000-of-00001"])
@@ -90,27 +90,27 @@ def test_a_workdir_that_was_copied_half_is_refused_by_name(missing, parts, tmp_p
         shutil.copy(file, half / "checkpoints" / file.name.replace("ckpt-1", "ckpt-0"))
     (half / "checkpoints" / f"ckpt-1.{missing}").unlink()
     with pytest.raises(OSError, match=r"half is not whole: .*epoch 1 .*Received: ckpt-1\."):
-        assemble([half, parts[1]])
+        assemble([half, *parts[1:]])
 
 
 def test_what_does_not_fit_together_is_refused(parts, tmp_path):
-    with pytest.raises(ConfigError, match=r"part 2 of 2 must come from one run.*Received: none"):
+    with pytest.raises(ConfigError, match=r"part 2 of 3 must come from one run.*Received: none"):
         assemble(parts[:1])
-    with pytest.raises(ConfigError, match=r"part 1 of 2 must come from one run.*Received: .*, "):
+    with pytest.raises(ConfigError, match=r"part 1 of 3 must come from one run.*Received: .*, "):
         assemble([parts[0], *parts])
     wider = run(tmp_path / "wider", only_part=2, width=5)
     with pytest.raises(ConfigError, match=r"same model and data: width=4 in .*Received: width=5"):
-        assemble([parts[0], wider])
+        assemble([parts[0], wider, parts[2]])
     other = run(tmp_path / "other", only_part=2, train_examples=48)
     with pytest.raises(ConfigError, match=r"same model and data: train images=.*Received"):
-        assemble([parts[0], other])
+        assemble([parts[0], other, parts[2]])
     with pytest.raises(ConfigError, match=r"only levels are put together.*Received"):
         assemble([run(tmp_path / "glow", architecture="glow")])
     with pytest.raises(ConfigError, match=r"needs the workdirs.*Received: none"):
         assemble([])
 
 
-@pytest.mark.parametrize("changes", [{"only_part": 3}, {"only_part": 1, "architecture": "glow"}], ids=str)
+@pytest.mark.parametrize("changes", [{"only_part": 4}, {"only_part": 1, "architecture": "glow"}], ids=str)
 def test_only_a_part_of_levels_is_trained_alone(changes, tmp_path):
     with pytest.raises(ConfigError, match=r"only_part needs architecture=levels.*Received: only_part="):
         glow_tf.RunConfig.from_settings({**SETTINGS, "workdir": str(tmp_path), **changes})
