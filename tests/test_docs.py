@@ -83,12 +83,14 @@ def test_lines_have_at_most_100_characters(page):
 
 
 def _commands():
-    """Yields every command of a code block, as the page and its words."""
+    """Yields every command that begins a line of a code block or a cell of a table."""
     for page in PAGES:
         if page.name == "CHANGELOG.md":  # it tells of commands that were renamed
             continue
         text = page.read_text().replace("\\\n", " ")
-        for line in re.findall(r"^(?:    )?((?:python |glow-tf ).*)$", text, re.MULTILINE):
+        in_blocks = re.findall(r"^(?:    )?((?:python |glow-tf ).*)$", text, re.MULTILINE)
+        in_tables = re.findall(r"(?<=\| )`((?:python |glow-tf )[^`]*)`", text)
+        for line in (*in_blocks, *in_tables):
             yield pytest.param(line, id=f"{_name(page)}-{line[:60]}")
 
 

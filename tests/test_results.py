@@ -1,4 +1,4 @@
-"""The numbers of the README's table are those of the CSVs."""
+"""The numbers of the README are those of the CSVs, and docs/results.md says where each is from."""
 
 import csv
 import re
@@ -9,6 +9,7 @@ from small import ROOT
 
 # The quantile of Student's t that leaves 2.5 % above, for five pairs.
 T_FIVE = 2.7764
+CLAIMS = ROOT / "docs" / "results.md"
 ROW = re.compile(r"\| \[(?P<what>[^\]]+)\]\((?P<csv>docs/results/\w+\.csv)\) \| (?P<numbers>.*) \|")
 
 
@@ -42,3 +43,25 @@ def test_a_row_of_the_readme_follows_from_its_csv(row):
 
 def test_the_readme_has_these_rows():
     assert len(rows()) >= 3
+
+
+def claims():
+    """Returns the table of docs/results.md that says where the README's numbers are from."""
+    return CLAIMS.read_text().split("## The numbers of the README\n")[1].split("\n## ")[0]
+
+
+def test_each_claim_has_a_csv():
+    for line in claims().splitlines():
+        if line.startswith("| ") and not line.startswith(("| claim", "| ---")):
+            paths = re.findall(r"\]\((results/\w+\.csv)\)", line)
+            assert paths, line
+            assert all((CLAIMS.parent / path).is_file() for path in paths), line
+
+
+def test_every_number_of_the_readmes_results_is_in_the_table_of_claims():
+    text = (ROOT / "README.md").read_text().split("\n## Results\n")[1].split("\n## ")[0]
+    for row in rows():  # the means of each row are recomputed above
+        text = text.replace(row["numbers"], row["numbers"].split("|", 2)[2])
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    for number in re.findall(r"\d+\.\d+|\d+(?= minutes)", text):
+        assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.]*\d)", claims()), number
