@@ -7,9 +7,15 @@ import statistics
 import pytest
 from small import ROOT
 
+from lab import CONFIGS
+from lab.studies import comparison
+from lab.studies.study import read_study
+from lab.studies.table import read_table
+
 # The quantile of Student's t that leaves 2.5 % above, for five pairs.
 T_FIVE = 2.7764
 CLAIMS = ROOT / "docs" / "results.md"
+RESULTS = ROOT / "docs" / "results"
 ROW = re.compile(r"\| \[(?P<what>[^\]]+)\]\((?P<csv>docs/results/\w+\.csv)\) \| (?P<numbers>.*) \|")
 
 
@@ -65,3 +71,89 @@ def test_every_number_of_the_readmes_results_is_in_the_table_of_claims():
     text = re.sub(r"\]\([^)]*\)", "]", text)
     for number in re.findall(r"\d+\.\d+|\d+(?= minutes)", text):
         assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.]*\d)", claims()), number
+
+
+def read(name):
+    return list(read_table(RESULTS / f"{name}.csv"))
+
+
+def row_of(claim):
+    (row,) = [line for line in claims().splitlines() if line.startswith(f"| {claim}")]
+    return row
+
+
+def test_the_times_of_a_glow_over_levels():
+    turns = {}
+    with (RESULTS / "conditions.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            turns.setdefault((row["width"], row["subject"]), []).append(float(row["ms"]))
+    colour, grey = (
+        ("levels 8, 4, 4, 4", "Glow 3 x 8"),
+        (
+            "grey levels 8, 4, 4, equalized",
+            "grey Glow 2 x 9, equalized",
+        ),
+    )
+    rows_of_the_readme = [
+        ("32", colour, 8, 9),  # the epochs of levels and of the Glow
+        ("96", colour, 4, 4),
+        ("32", colour, 8, 9),
+        ("32", grey, 6, 8),
+        ("96", grey, 4, 5),
+    ]
+    times = []
+    for width, (levels, glow), own, other in rows_of_the_readme:
+        steps = [statistics.median(turns[width, subject]) for subject in (levels, glow)]
+        times.append(f"{other * steps[1] / (own * steps[0]):.2f}")
+    assert f"| {', '.join(times)} |" in row_of("time of the Glow")
+
+
+def test_all_of_cifar_10():
+    with (RESULTS / "preset_cifar10_small.csv").open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    bpd, minutes = float(last["test_bpd"]), float(last["total_seconds"]) / 60
+    assert f"| {bpd:.3f} after {minutes:.0f} minutes |" in row_of("all of CIFAR-10")
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "other", "claim"),
+    [
+        ("time_of_levels", "levels of 8", "Glow", "levels reach 3.8"),
+        ("time_to_bpd", "the defaults", "normflows", "a Glow against normflows"),
+    ],
+)
+def test_the_time_to_a_likelihood(name, own, other, claim):
+    lengths = comparison.lengths(read_study(CONFIGS / "studies" / f"{name}.cfg"), read(name))
+    seconds = [
+        comparison.seconds_to(3.8, points)
+        for start in (own, other)
+        for group, points in lengths.items()
+        if group.startswith(start)
+    ]
+    assert f"| {seconds[0] / seconds[1]:.2f}" in row_of(claim)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "number", "claim"),
+    [
+        ("paper_length", "across_2", "{:.3f} behind", "the paper's schedule"),
+        ("paper_length", "across_2_head", "; {:.3f} in", "the paper's schedule"),
+        ("two_processes", "two_parts", "| {:.3f} ahead", "two processes"),
+        ("heads_batch_8", "sequential_head", "| {:.2f} to", "heads at equal epochs"),
+    ],
+)
+def test_what_a_cut_costs(name, variant, number, claim):
+    outcomes = comparison.outcomes(read_study(CONFIGS / "studies" / f"{name}.cfg"), read(name))
+    (behind,) = [outcome.behind for outcome in outcomes if outcome.variant.name == variant]
+    assert number.format(abs(behind.mean)) in row_of(claim)
+
+
+def test_heads_in_longer_training():
+    with (RESULTS / "heads_tried.csv").open(newline="") as file:
+        bpd = {row["arm"]: float(row["test_bpd"]) for row in csv.DictReader(file)}
+    behind = [
+        bpd["3 x 16, twelve parts of 4 steps in turn"] - bpd["3 x 16, end to end, 4 epochs"],
+        bpd["six parts in turn, caches filled from images"] - bpd["end to end, 8 epochs"],
+    ]
+    for gap in behind:
+        assert f"to {gap:.2f} behind" in row_of("heads at equal epochs")
