@@ -36,6 +36,7 @@ def card_of(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dty
         f'glow = glow_tf.Glow.from_preset("{name}")',
         "images = glow.sample(16, temperature=0.7, seed=0)",
         "print(glow.bits_per_dim(images))",
+        *(["images = glow.sample(labels=[0] * 16, seed=0)  # of glow.classes[0]"] if model.classes else []),
         "```",
         "",
     ]
