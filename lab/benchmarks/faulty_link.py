@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from lab.benchmarks.slow_link import ADDRESSES, in_namespace, namespaces, run
+from lab.benchmarks.slow_link import ADDRESSES, in_namespace, limit_rate, namespaces, run
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # from Linux's linux/if_tun.h
 LARGEST = 1 << 16  # bytes of a packet
@@ -116,6 +116,26 @@ def faulty_link(seed: int) -> Iterator[tuple[FaultyLink, tuple[str, str]]]:
         stack.callback(carrier.join)
         stack.callback(over.set)
         yield link, names
+
+
+@contextlib.contextmanager
+def home_link(mbit: float, latency_ms: float, lost: float, seed: int) -> Iterator[tuple[str, str]]:
+    """Makes a link of a limited rate, as homes have it; yields the names of the two namespaces.
+
+    Args:
+      mbit: millions of bits per second in each direction.
+      latency_ms: milliseconds that a packet takes.
+      lost: share of the packets that are lost.
+      seed: of which packets these are.
+
+    Raises:
+      OSError: the link cannot be made here.
+    """
+    with faulty_link(seed) as (link, names):
+        for name in names:
+            limit_rate(name, name, mbit)
+        link.fault = Fault(lost=lost, delay_ms=latency_ms)
+        yield names
 
 
 def tunnel(name: str) -> int:

@@ -57,13 +57,18 @@ def run(*command: str) -> str:
         raise OSError(f"{' '.join(command)}: {error.stderr.strip()}") from None
 
 
-def _slow_down(name: str, mbit: float, latency_ms: float) -> None:
-    add = (*in_namespace(name), "tc", "qdisc", "add", "dev", DEVICE, "root")
+def limit_rate(namespace: str, device: str, mbit: float) -> None:
+    """Limits what leaves a device of a namespace to millions of bits per second."""
     bucket = ("tbf", "rate", f"{mbit:g}mbit", "burst", "64kb", "latency", "1s")
-    if not latency_ms:
-        run(*add, *bucket)
-        return
+    run(*in_namespace(namespace), "tc", "qdisc", "add", "dev", device, "root", *bucket)
+
+
+def _slow_down(name: str, mbit: float, latency_ms: float) -> None:
+    netem = ("netem", "rate", f"{mbit:g}mbit", "delay", f"{latency_ms:g}ms")
     try:
-        run(*add, "netem", "rate", f"{mbit:g}mbit", "delay", f"{latency_ms:g}ms")
+        if latency_ms:
+            run(*in_namespace(name), "tc", "qdisc", "add", "dev", DEVICE, "root", *netem)
+            return
     except OSError:
-        run(*add, *bucket)
+        pass  # a kernel without netem
+    limit_rate(name, DEVICE, mbit)

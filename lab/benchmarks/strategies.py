@@ -10,15 +10,12 @@ first; the planner makes its forecasts from it. `--mbit` adds runs of two proces
 network namespaces; that needs root. At least two cores are needed.
 """
 
-import contextlib
 import csv
 import dataclasses
 import io
 import math
-import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,19 +26,19 @@ from glow_tf.commands import cli, run_flags
 from glow_tf.config import RunConfig
 from glow_tf.cores import usable_cores
 from glow_tf.devices import children
-from glow_tf.devices.processes import JOBS, ProcessGroup
+from glow_tf.devices.processes import JOBS
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
 from glow_tf.run.flags_file import as_flags
 from glow_tf.run.tables import table
 from glow_tf.schedule import phases
-from lab.benchmarks.slow_link import ADDRESSES, in_namespace, slow_link
+from lab.benchmarks.pinned import run_in_namespaces, run_on_cores, seconds_of_epochs
+from lab.benchmarks.slow_link import slow_link
 from lab.planning.cluster_file import Cluster, Device
 from lab.planning.planner import DELAYED, Planner, steps_of_epoch
 from lab.planning.rates import Calibration, read_calibration
 
-PORT = 4711  # every port is free in a new namespace
 WITHIN_MACHINE = 1e6  # Mbit/s between two processes of one machine: no limit
 ALONE = "one process on one core"
 
@@ -188,18 +185,11 @@ def _arguments(config: RunConfig, contender: Contender, workdir: str, epochs: in
     return as_flags(settings)
 
 
-def _on_cores(*cores: int) -> None:
-    """In a child: limits it to some of this process's cores, given by their index."""
-    children.die_with_parent()
-    mine = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {mine[core % len(mine)] for core in cores})
-
-
 def _calibrate(config: RunConfig, shape: Sequence[int], file: pathlib.Path) -> Calibration:
     own = as_flags(dataclasses.replace(config, workdir="unused").to_settings())
     command = [sys.executable, "-m", "lab.plan", "--calibrate", f"--calibration={file}"]
     command += [f"--image_shape={','.join(map(str, shape))}", *own]
-    _check(subprocess.run(command, preexec_fn=lambda: _on_cores(0), capture_output=True, text=True))
+    run_on_cores(command, 0)
     return read_calibration(file)
 
 
@@ -208,44 +198,11 @@ def _epochs(contender: Contender, arguments: Sequence[str], workdir: pathlib.Pat
     name, *own = contender.command
     command = [*children.command(name), *own, *arguments]
     if contender.mbit:
-        _run_over_link(command, contender)
+        with slow_link(contender.mbit) as namespaces:
+            run_in_namespaces(command, JOBS[contender.changes["strategy"]], namespaces)
     else:
-        cores = range(contender.devices)
-        pinned = subprocess.run(command, preexec_fn=lambda: _on_cores(*cores), capture_output=True, text=True)
-        _check(pinned)
-    with open(workdir / "history.csv", newline="") as file:
-        return [float(row["seconds"]) for row in csv.DictReader(file)]
-
-
-def _run_over_link(command: Sequence[str], contender: Contender) -> None:
-    job = JOBS[contender.changes["strategy"]]
-    addresses = tuple(f"{address}:{PORT}" for address in ADDRESSES)
-    with slow_link(contender.mbit) as namespaces, contextlib.ExitStack() as stack:
-        processes, errors = [], []
-        for index, namespace in enumerate(namespaces):
-            errors.append(stack.enter_context(tempfile.TemporaryFile("w+")))
-            process = subprocess.Popen(
-                [*in_namespace(namespace), *command],
-                env={**os.environ, "TF_CONFIG": ProcessGroup(job, addresses, index).tf_config},
-                preexec_fn=lambda index=index: _on_cores(index),
-                stdout=subprocess.DEVNULL,
-                stderr=errors[-1],
-            )
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            processes.append(process)
-        processes[0].wait()
-        # The second process ends a little later; if it failed, its message is the reason.
-        for process, said in reversed(list(zip(processes, errors, strict=True))):
-            if process.poll():
-                said.seek(0)
-                _check(subprocess.CompletedProcess(command, process.returncode, "", said.read()))
-
-
-def _check(finished: subprocess.CompletedProcess) -> None:
-    if finished.returncode:
-        last = finished.stderr.strip().splitlines()[-1:]
-        raise OSError(f"a run ended with status {finished.returncode}: {last[0] if last else ''}")
+        run_on_cores(command, *range(contender.devices))
+    return seconds_of_epochs(workdir)
 
 
 def _forecast(

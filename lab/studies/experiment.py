@@ -16,7 +16,7 @@ from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.run.tables import bpd_text
 from lab.studies.runs import Configure, Run, runs_of, tuned_values, tuning_runs
-from lab.studies.study import TRAIN, Study, Variant
+from lab.studies.study import LAUNCH, TRAIN, Study, Variant
 from lab.studies.table import table_of, with_saved_rows
 
 POLL = 0.2  # seconds between two looks at a run's history
@@ -87,7 +87,7 @@ def _check(runs: Sequence[Run]) -> None:
     for run in runs:
         run.check()
         if not run.finished:
-            _command(run.variant)  # is there such a program?
+            command_of(run.variant)  # is there such a program?
 
 
 def _run_all(experiment: Experiment, runs: Sequence[Run], table: pathlib.Path, clock: _Clock) -> None:
@@ -108,7 +108,7 @@ def _run_one(experiment: Experiment, run: Run, name: str, clock: _Clock) -> None
     output = run.workdir / "output.txt"
     with open(output, "a") as file:
         before = output.stat().st_size  # of interrupted attempts
-        command = [*_command(run.variant), *experiment.arguments(run.flags)]
+        command = [*command_of(run.variant), *experiment.arguments(run.flags)]
         process = children.start(command, stdout=file, stderr=subprocess.STDOUT)
         try:
             _show_epochs(process, run, name, clock)
@@ -142,15 +142,18 @@ def _show_epochs(process: subprocess.Popen, run: Run, name: str, clock: _Clock) 
             )
 
 
-def _command(variant: Variant) -> list[str]:
-    """Returns how the variant's program is started."""
+def command_of(variant: Variant) -> list[str]:
+    """Returns how a variant's program is started, before its flags; ConfigError if there is none."""
     if variant.program == TRAIN:
         return children.command("train")
+    name, *own = variant.program.split() or [""]
+    if name == LAUNCH:
+        return [*children.command("launch"), *own, "--"]
     program = pathlib.Path(lab.__file__).parent / variant.program
     if not program.is_file():
         raise ConfigError(
-            f"program of variant {variant.name} must be train, or a Python script relative to the lab's "
-            f"folder. Received: program={variant.program!r}"
+            f"program of variant {variant.name} must be train, launch with its flags, or a Python script "
+            f"relative to the lab's folder. Received: program={variant.program!r}"
         )
     return [sys.executable, str(program)]
 

@@ -15,6 +15,7 @@ from lab.sections import Sections
 
 VARIANT = "variant "
 TRAIN = "train"  # the program of a variant that names no other
+LAUNCH = "launch"  # begins a program of several processes
 OWN_KEYS = ("title", "equal_time", "program", "factors", "group", "machine")  # of a variant, beside its flags
 
 MOST_CELLS = 10_000  # variants that a grid may make
@@ -31,7 +32,8 @@ class Variant:
       title: the variant's name in tables and figures.
       flags: its differences, flag → value.
       equal_time: the variant that it is compared with at equal time, or empty.
-      program: `train`, or the path of a Python script that takes the same flags and leaves the same files.
+      program: `train`; `launch` with its own flags; or the path of a Python script that takes the same
+        flags as `train` and leaves the same files.
       factors: one per part; part k uses the tuned flag's value times factor k. Empty if all parts use the
         same value.
       group: variants of a group share a panel in the figure of the tuning.
@@ -70,7 +72,8 @@ class Study:
                                    with every combination, as NAME_VALUE_VALUE; the first flag changes
                                    slowest, the variant fastest
         [variant NAME]             flags of the variant; title; equal_time (another variant's name);
-                                   program (`train`, or a Python script, relative to the lab's folder);
+                                   program (`train`, `launch --workers=N`, `launch --parts`, or a Python
+                                   script, relative to the lab's folder);
                                    factors (one per part), by which the tuned flag's value is multiplied;
                                    group (of the variants that share a panel in the figure of the tuning;
                                    without [tune], of runs of several lengths: see `comparison.lengths`);

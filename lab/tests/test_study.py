@@ -12,6 +12,7 @@ import pytest
 from small import ROOT
 
 from glow_tf.config import RunConfig
+from glow_tf.devices import children
 from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
 from glow_tf.run.history import reproducible
@@ -19,7 +20,7 @@ from glow_tf.run.workdir import flagfile
 from glow_tf.schedule import epoch_costs, phases_of
 from lab import CONFIGS
 from lab.experiment import experiment_of
-from lab.studies.experiment import run_study
+from lab.studies.experiment import command_of, run_study
 from lab.studies.runs import runs_of, tuned_values, tuning_runs
 from lab.studies.study import read_study
 
@@ -244,6 +245,13 @@ def test_a_program_that_does_not_exist_is_named(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"program of variant one .* Received: program='absent.py'"):
         run_study(experiment)
     assert not (tmp_path / "out" / "one").exists()
+
+
+def test_a_variant_may_be_of_several_processes(tmp_path):
+    text = TEXT.replace("parts = 1", "parts = 1\nprogram = launch --workers=2")
+    one, two = read_study(study_file(tmp_path, text)).variants
+    assert command_of(one) == [*children.command("launch"), "--workers=2", "--"]
+    assert command_of(two) == children.command("train")
 
 
 def test_what_no_run_can_be_is_named_before_the_tuning(tmp_path, monkeypatch):
