@@ -2,7 +2,8 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -58,6 +59,12 @@ def sums_over_replicas(values: Sequence[tf.Tensor | tf.Variable]) -> list[tf.Ten
         for i, total in zip(places, sums, strict=True):
             totals[i] = total
     return totals
+
+
+def by_each_replica(strategy: tf.distribute.Strategy, function: Callable[[], Any]) -> Any:
+    """Lets each replica call a function, as a graph; returns what the first one here returns."""
+    found = tf.function(lambda: strategy.run(function), autograph=False)()
+    return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], found)
 
 
 def follow_first_worker(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Sequence
 
 import keras
@@ -40,19 +39,13 @@ class MeanAndError(keras.metrics.Metric):
         return {self.name: mean, f"{self.name}_se": tf.sqrt(variance), "loss": mean}
 
 
-class SameAs(keras.metrics.Metric):
-    """Reports what another metric reports, under another name."""
+class MeanAsLoss(keras.metrics.Mean):
+    """A mean that is reported as `loss`, too."""
 
-    def __init__(self, metric: keras.metrics.Metric, name: str):
-        super().__init__(name=name)
-        self.metric = types.SimpleNamespace(metric=metric)
-
-    def result(self) -> tf.Tensor:
-        """Returns the other metric's result."""
-        return self.metric.metric.result()
-
-    def reset_state(self) -> None:
-        """Does nothing: the other metric is reset by itself."""
+    def result(self) -> dict[str, tf.Tensor]:
+        """Returns the mean, twice."""
+        mean = super().result()
+        return {self.name: mean, "loss": mean}
 
 
 class StepMeans:
@@ -74,10 +67,9 @@ class StepMeans:
         self._last = num_parts - 1
         self._timed = timed
         kinds = ("local_bpd", "gradient_norm", "busy_seconds")
-        names = ["bpd", *(f"{kind}_{k + 1}" for k in range(num_parts) for kind in kinds)]
-        self._means = {name: keras.metrics.Mean(name) for name in names}
+        names = [f"{kind}_{k + 1}" for k in range(num_parts) for kind in kinds]
+        self._means = {"bpd": MeanAsLoss("bpd"), **{name: keras.metrics.Mean(name) for name in names}}
         self._skipped = keras.metrics.Sum("skipped_steps")
-        self._loss = SameAs(self._means["bpd"], "loss")
 
     @property
     def variables(self) -> dict[str, list[tf.Variable]]:
@@ -97,7 +89,12 @@ class StepMeans:
         if self._timed and not phase.end_to_end:
             names += [f"busy_seconds_{k + 1}" for k in phase.active]
         found = [self._skipped, *(self._means[name] for name in names)]
-        return [*found, self._means["bpd"], self._loss] if phase.last == self._last else found
+        return [*found, self._means["bpd"]] if phase.last == self._last else found
+
+    def names_of(self, phase: Phase) -> set[str]:
+        """Returns the names that a phase reports."""
+        names = {metric.name for metric in self.of(phase)}
+        return {*names, "loss"} if "bpd" in names else names
 
     def _scored(self, phase: Phase) -> list[int]:
         return [k for k, has_head in enumerate(self._heads) if phase.scores(k, has_head)]

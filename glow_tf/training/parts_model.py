@@ -229,10 +229,7 @@ class PartsModel(PhasedModel):
         held_out = set() if validates else {"val_bpd", "val_bpd_se", "val_loss"}
         last = min(epochs, max(first, len(self.phases)) + 1)
         found = {epoch: self.phase_of(epoch) for epoch in range(first, last)}
-        names = {
-            p: {*self.means.names, *held_out} - {m.name for m in self.means.of(p)}
-            for p in set(found.values())
-        }
+        names = {p: {*self.means.names, *held_out} - self.means.names_of(p) for p in set(found.values())}
         return {epoch: names[phase] for epoch, phase in found.items()}
 
     # As a Keras model

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from glow_tf.density_model import DensityModel
 from glow_tf.devices.strategies import step_of_worker
-from glow_tf.devices.workers import in_several_processes
+from glow_tf.devices.workers import by_each_replica, in_several_processes, sums_over_replicas
 from glow_tf.errors import ConfigError
 from glow_tf.internals import BuiltBeforeFit, forgetting_custom_gradients, metrics_that_fall
 from glow_tf.schedule import Phase, end_to_end, simultaneous
@@ -132,18 +132,32 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
 
     def get_metrics_result(self) -> dict[str, Any]:
         """Returns what the current phase, or an evaluation, computes: numbers, or tensors within a graph."""
-        results: dict[str, Any] = {}
-        for metric in self._computed():
-            found = metric.result()
-            results |= found if isinstance(found, dict) else {metric.name: found}
+        computed, results = self._computed(), {}
+        if tf.executing_eagerly() and in_several_processes(self.distribute_strategy):
+            found = self._results_of_workers(computed)
+        else:
+            found = [metric.result() for metric in computed]
+        for metric, result in zip(computed, found, strict=True):
+            results |= result if isinstance(result, dict) else {metric.name: result}
         if tf.executing_eagerly():
             return {name: float(value) for name, value in results.items()}
         return results
 
     def reset_metrics(self) -> None:
         """See keras.Model; an epoch that goes on keeps the means of its steps so far."""
-        if self._evaluating or not self.steps_before:
+        if self.steps_before and not self._evaluating:
+            return
+        if in_several_processes(self.distribute_strategy):
+            # Outside of a replica each assignment would ask the other workers.
+            by_each_replica(self.distribute_strategy, lambda: [m.reset_state() for m in self._computed()])
+        else:
             super().reset_metrics()
+
+    def _results_of_workers(self, metrics: Sequence[keras.metrics.Metric]) -> list[Any]:
+        """Returns the metrics' results over all workers, which exchange their sums at once."""
+        own = [variable.value for metric in metrics for variable in metric.variables]
+        totals = iter(by_each_replica(self.distribute_strategy, lambda: sums_over_replicas(own)))
+        return [metric.stateless_result([next(totals) for _ in metric.variables]) for metric in metrics]
 
     def _computed(self) -> list[keras.metrics.Metric]:
         return [self.test_metric] if self._evaluating else self.means.of(self._phase)
