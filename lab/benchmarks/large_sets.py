@@ -2,7 +2,7 @@ r"""Does training go on with more images than memory holds? The process that tra
 
     python -m lab.benchmarks.large_sets --kind=pictures --count=200000 --side=32 --folder=PATH \
         --csv=large_sets.csv
-    python -m lab.benchmarks.large_sets --kind=array --count=102400 --side=256 --crop=64 --folder=PATH \
+    python -m lab.benchmarks.large_sets --kind=array --count=51200 --side=256 --crop=64 --folder=PATH \
         --csv=large_sets.csv
 
 `pictures` are as many PNG files, 1,000 in a folder; `array` is one .npy file. They are made, of smooth random
