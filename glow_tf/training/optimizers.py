@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -116,30 +117,39 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
 class Fused:
     """One of Keras's optimizers with TensorFlow's own kernel: one pass over each variable, not ten."""
 
+    def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> None:
+        """See keras.optimizers.Optimizer."""
+        vars(self)["_shared"] = {}  # not by an attribute: Keras would put the dictionary into checkpoints
+        super().apply(grads, trainable_variables)
+        vars(self).pop("_shared", None)  # with it the graphs; replicas share an optimizer
+
+    def _numbers(self, dtype: tf.DType, device: str, decays: Mapping[str, float]) -> dict[str, tf.Tensor]:
+        """Returns what is the same for all variables of a step, and need be computed only once."""
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        shared, key = vars(self).get("_shared", {}), (graph, dtype, device)
+        if key not in shared:
+            own = {"beta1": self.beta_1, "beta2": self.beta_2, "epsilon": self.epsilon}
+            steps = tf.cast(self.iterations + 1, dtype)  # `iterations` may be a tensor
+            found = {name: tf.cast(number, dtype) for name, number in own.items()}
+            shared[key] = found | {name: tf.cast(decay, dtype) ** steps for name, decay in decays.items()}
+        return shared[key]
+
     def _apply_kernel(
         self,
         kernel: Callable,
         gradient: tf.Tensor,
         variable: tf.Variable,
         learning_rate: tf.Tensor,
-        **powers: float,
+        **decays: float,
     ) -> None:
-        def cast(number: float) -> tf.Tensor:
-            return tf.cast(number, variable.dtype)
-
         m, v = (moment.value.handle for moment in moments(self, variable))
-        steps = cast(self.iterations + 1)  # a variable, or a tensor if gradients are accumulated
         kernel(
             var=variable.handle,
             m=m,
             v=v,
-            beta1_power=cast(self.beta_1) ** steps,
-            lr=cast(learning_rate),
-            beta1=cast(self.beta_1),
-            beta2=cast(self.beta_2),
-            epsilon=cast(self.epsilon),
+            lr=tf.cast(learning_rate, variable.dtype),
             grad=gradient,
-            **{name: cast(decay) ** steps for name, decay in powers.items()},
+            **self._numbers(variable.dtype, variable.device, {"beta1_power": self.beta_1, **decays}),
         )
 
 
