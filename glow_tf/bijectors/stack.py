@@ -1,7 +1,6 @@
 """Copies of one bijector, one after another, traced once for all of them."""
 
 import contextlib
-import functools
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -154,11 +153,9 @@ class Stack(Bijector):
     def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """See base: initialises each copy on the output of the previous one."""
         self.ensure_built(x)
-        # A partial for each stack: of one method TensorFlow counts all traces, and warns of many.
-        initialize_one = tf.function(functools.partial(self._initialize_one), autograph=False)
         rows, read = [], self._read(x, condition)
         for weights in self._weights():
-            x, own = initialize_one(weights, x, *read)
+            x, own = self._call(self._initialize_one, weights, x, *read)
             rows.append(own)
         for weight, values in zip(self._stacked, zip(*rows, strict=True), strict=True):
             weight.assign(tf.stack(values))
