@@ -33,11 +33,12 @@ gc.set_threshold(20_000, 20, 100)
 @contextlib.contextmanager
 def eagerly():
     """Runs what TensorFlow would trace first, which takes longer than a few calls on few images do."""
+    before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
         yield
     finally:
-        tf.config.run_functions_eagerly(False)
+        tf.config.run_functions_eagerly(before)
 
 
 @contextlib.contextmanager
