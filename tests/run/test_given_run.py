@@ -19,7 +19,7 @@ SMALL = {
     "parts": "1,1",  # each part's network of what is given is its own
     "width": 4,
     "condition_features": 2,
-    "train_examples": 96,
+    "train_examples": 32,
     "part_epochs": 2,
     "finetune_epochs": 0,
     "rate_schedule": "constant",
@@ -32,7 +32,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
-    for k, image in enumerate((load_digits().images[:150] * 8).astype(np.uint8)):
+    for k, image in enumerate((load_digits().images[:70] * 8).astype(np.uint8)):
         for name, own in (("target", image), ("input", image[::2, ::2])):
             (folder / name).mkdir(exist_ok=True)
             Image.fromarray(own).save(folder / name / f"{k:03d}.png")

@@ -21,14 +21,14 @@ from glow_tf.run.workdir import epochs_obstacle
 from glow_tf.use.loading import load_trainer
 
 FAST = {"rate_schedule": "constant", "augment": "none", "tensorboard": False, "sample_every": 0}
-FAST |= {"export": False, "finetune_epochs": 2, "train_examples": 32}
+FAST |= {"export": False, "part_epochs": 2, "finetune_epochs": 2, "train_examples": 32}
 
 pytestmark = pytest.mark.usefixtures("eager_module")
 
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory):
-    """A run of 4 + 2 epochs, which the others are compared with."""
+    """A run of 2 + 2 epochs, which the others are compared with."""
     folder = tmp_path_factory.mktemp("longer") / "run"
     train(config(folder, **FAST))
     return folder
@@ -36,7 +36,7 @@ def longer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shorter(tmp_path_factory):
-    """The same run with 4 + 1 epochs."""
+    """The same run with 2 + 1 epochs."""
     folder = tmp_path_factory.mktemp("shorter") / "run"
     train(config(folder, **{**FAST, "finetune_epochs": 1}))
     return folder
@@ -57,7 +57,7 @@ def copy(folder, to):
 def test_a_finished_run_goes_on_as_if_it_had_had_more_epochs_from_the_start(shorter, longer, tmp_path):
     folder = copy(shorter, tmp_path / "run")
     summary = train(config(folder, **FAST))
-    assert summary["epochs"] == 6
+    assert summary["epochs"] == 4
     assert numbers(folder) == numbers(longer)
     assert "--finetune_epochs=2\n" in (folder / "flags.cfg").read_text()
     for a, b in zip(glow_tf.load(folder).get_weights(), glow_tf.load(longer).get_weights(), strict=True):
@@ -68,10 +68,10 @@ def test_a_finished_run_goes_on_as_if_it_had_had_more_epochs_from_the_start(shor
 def test_a_killed_extension_resumes_and_keeps_the_summary_until_its_end(shorter, tmp_path):
     folder = copy(shorter, tmp_path / "run")
     more = {**FAST, "finetune_epochs": 30}
-    signal_amid(signal.SIGKILL, folder, flags(folder, **more), rows=8)
-    assert '"epochs": 5' in (folder / "summary.json").read_text()
+    signal_amid(signal.SIGKILL, folder, flags(folder, **more), rows=6)
+    assert '"epochs": 3' in (folder / "summary.json").read_text()
     finished = len(rows_of(folder))
-    more["finetune_epochs"] = finished - 4 + 1
+    more["finetune_epochs"] = finished - 2 + 1
     assert train(config(folder, **more))["epochs"] == finished + 1
     assert f'"epochs": {finished + 1}' in (folder / "summary.json").read_text()
 
@@ -79,15 +79,15 @@ def test_a_killed_extension_resumes_and_keeps_the_summary_until_its_end(shorter,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"part_epochs": 6}, r"--part_epochs=6 \(was 4\): epoch 5 is finished and was 'end to end'; in the"),
-        ({"part_epochs": 1, "finetune_epochs": 4}, r"epoch 2 is finished and was 'part 2'"),
-        ({"finetune_epochs": 0}, r"5 epochs are finished, and the new schedule has 4\. .*--init_from=.*run"),
+        ({"part_epochs": 4}, r"--part_epochs=4 \(was 2\): epoch 3 is finished and was 'end to end'; in the"),
+        ({"part_epochs": 1, "finetune_epochs": 2}, r"epoch 2 is finished and was 'part 2'"),
+        ({"finetune_epochs": 0}, r"3 epochs are finished, and the new schedule has 2\. .*--init_from=.*run"),
     ],
 )
 def test_epochs_that_do_not_continue_the_run_are_refused(changes, message, shorter):
     with pytest.raises(ConfigError, match=message):
         train(config(shorter, **{**FAST, "finetune_epochs": 1, **changes}))
-    assert len(rows_of(shorter)) == 5
+    assert len(rows_of(shorter)) == 3
 
 
 def settings(**changes):
@@ -252,10 +252,10 @@ def test_a_trainer_evaluates_to_the_runs_number_and_goes_on_as_the_run_would(sho
     last = rows_of(shorter)[-1]
     found = trainer.evaluate(images.test, verbose=0, return_dict=True)
     assert (f"{found['bpd']:.6f}", f"{found['bpd_se']:.6f}") == (last["test_bpd"], last["test_bpd_se"])
-    assert trainer.finished_epochs == 5
-    assert [int(optimizer.iterations.value) for optimizer in trainer.optimizers] == [3, 3]
-    assert [str(phase) for phase in trainer.phases] == ["part 1", "part 2", "part 1", "part 2", "end to end"]
-    trainer.fit(images.train, batch_size=32, initial_epoch=trainer.finished_epochs, epochs=6, verbose=0)
+    assert trainer.finished_epochs == 3
+    assert [int(optimizer.iterations.value) for optimizer in trainer.optimizers] == [2, 2]
+    assert [str(phase) for phase in trainer.phases] == ["part 1", "part 2", "end to end"]
+    trainer.fit(images.train, batch_size=32, initial_epoch=trainer.finished_epochs, epochs=4, verbose=0)
     found = trainer.evaluate(images.test, verbose=0, return_dict=True)
     assert found["bpd"] == pytest.approx(float(rows_of(longer)[-1]["test_bpd"]), abs=1e-4)
     for a, b in zip(trainer.glow.get_weights(), glow_tf.load(longer).get_weights(), strict=True):
@@ -293,12 +293,8 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
     """With one picture more others are held out: some that were trained on would become test images."""
     pictures, folder = tmp_path / "pictures", tmp_path / "run"
     write_pictures(pictures, 40)
-    own = {**FAST, "dataset": f"folder:{pictures}", "train_examples": 0, "test_examples": 0, "batch_size": 8}
-    own |= {
-        "num_blocks": 1,
-        "parts": "1",
-        "schedule": "end_to_end",
-    }  # one phase, so that there is less to trace
+    own = {**FAST, "dataset": f"folder:{pictures}", "train_examples": 0, "test_examples": 0, "part_epochs": 1}
+    own |= {"num_blocks": 1, "parts": "1", "schedule": "end_to_end"}  # one phase of one part
     train(config(folder, **{**own, "finetune_epochs": 1}))
     before = (folder / "flags.cfg").read_bytes()
     write_pictures(pictures, 41)
@@ -308,14 +304,14 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
         train(config(folder, **own))
     assert (folder / "flags.cfg").read_bytes() == before
     (pictures / "40.png").unlink()
-    assert train(config(folder, **own))["epochs"] == 6
+    assert train(config(folder, **own))["epochs"] == 3
     changed = np.zeros([8, 8, 3], np.uint8)
     (pictures / "00.png").write_bytes(png(changed))
     with pytest.raises(ConfigError, match=r"what the run began with, .*: (train|test) images=.*checksum"):
         train(config(folder, **{**own, "finetune_epochs": 3}))
     for name in ("data.json", "model.json"):  # as earlier releases, or a backup without them, left it
         (folder / "checkpoints" / name).unlink()
-    assert train(config(folder, **{**own, "finetune_epochs": 3}))["epochs"] == 7
+    assert train(config(folder, **{**own, "finetune_epochs": 3}))["epochs"] == 4
 
 
 def write_pictures(folder, count):
