@@ -56,6 +56,7 @@ class TrainedModel:
         specs = {"num": number, "seed": number, "temperature": tf.TensorSpec([], tf.float32), "eps": eps}
         for own in arguments.keys() & specs.keys():
             _check_argument(own, arguments[own], specs[own])
+            arguments[own] = tf.convert_to_tensor(arguments[own], specs[own].dtype)  # if functions are eager
         checked = self.checked_condition(condition)
         given = () if checked is None else (checked,)
         check_one_for_each(given, arguments)
