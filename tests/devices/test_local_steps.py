@@ -73,7 +73,9 @@ def assert_replicas_are_equal(trainer, variables):
 
 
 def test_meeting_after_each_step_of_plain_sgd_is_data_parallelism(batches):
-    expected, local = initialized(batches, optimizer=sgd), initialized(batches, optimizer=sgd, sync_every=2)
+    # What data parallelism is, step for step, test_distribute.py has.
+    expected = initialized(batches, optimizer=sgd, strategy="one_device", run_eagerly=True)
+    local = initialized(batches, optimizer=sgd, sync_every=2)
     local.local_steps._every = 0.5  # 1 would sum the gradients
     for trainer in (expected, local):
         fit(trainer, batches)
@@ -117,9 +119,10 @@ def test_replicas_train_alone_and_meet_in_the_outer_step(outer_step, batches):
         assert_replicas_are_equal(local, of(local))
 
 
-@pytest.mark.parametrize("every", [2, 100])
+@pytest.mark.parametrize("every", [2, pytest.param(100, marks=pytest.mark.slow)])
 def test_the_mean_of_a_single_replica_is_what_it_has_to_the_digit(every, batches):
-    one, other = (initialized(batches, strategy="one_device", sync_every=n) for n in (1, every))
+    options = {"strategy": "one_device", "run_eagerly": True}
+    one, other = (initialized(batches, **options, sync_every=n) for n in (1, every))
     assert fit(one, batches) == fit(other, batches)
     assert_alike(one.glow.get_weights(), other.glow.get_weights(), rtol=0, atol=0)
 
