@@ -71,11 +71,10 @@ def presets_loaded_once(monkeypatch):
 @pytest.fixture(scope="session")
 def exported_once(tmp_path_factory):
     """A model and its export, for tests that only read it."""
+    from helpers import export_traced
     from small import small_glow
-
-    from glow_tf import export
 
     folder = tmp_path_factory.mktemp("exported") / "export"
     glow = small_glow(flow_steps=1, num_blocks=1, parts="1")
-    export(glow, folder)
+    export_traced(glow, folder)
     return glow, folder

@@ -36,7 +36,7 @@ def test_details_are_added_to_images_of_any_size_and_keep_every_mean(levels, rng
     assert not np.array_equal(large, upscale(levels, small, 0.1, seed=1, factor=factor))
 
 
-def test_details_are_those_of_the_finest_latents(levels):
+def test_details_are_those_of_the_finest_latents(levels, eager):
     """The same map as `decode`: an image whose finest latents are 0 is its own likeliest enlargement."""
     eps = np.array(levels.encode(np.full((1, 16, 16, 3), 117, np.uint8)))
     eps[:, : 8 * 8 * 9] = 0
@@ -45,7 +45,7 @@ def test_details_are_those_of_the_finest_latents(levels):
     assert np.abs(found.astype(int) - image).max() <= 2
 
 
-def test_a_glow_keeps_the_mean_of_each_square(rng):
+def test_a_glow_keeps_the_mean_of_each_square(rng, eager):
     glow = small_glow(image_shape=(16, 16, 3), n_bits=8, perturbed=False)
     glow.initialize(rng.integers(60, 200, (64, 16, 16, 3), np.uint8))
     small = rng.integers(60, 200, (3, 8, 8, 3), np.uint8)
@@ -78,7 +78,9 @@ def test_what_cannot_be_enlarged_is_refused(levels):
             call()
 
 
-def test_the_command_draws_details_for_pictures_of_any_size(levels, tmp_path, monkeypatch, capsys, rng):
+def test_the_command_draws_details_for_pictures_of_any_size(
+    levels, tmp_path, monkeypatch, capsys, rng, eager
+):
     monkeypatch.chdir(tmp_path)
     levels.save_to_preset(tmp_path / "levels")
     (tmp_path / "pictures").mkdir()

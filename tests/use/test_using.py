@@ -32,6 +32,8 @@ from glow_tf.use import (
 from glow_tf.use.evaluation import by_class, mean_and_error
 from glow_tf.use.latents import seed_of
 
+pytestmark = pytest.mark.usefixtures("eager_module")
+
 
 @pytest.fixture(scope="module")
 def glow():
