@@ -75,7 +75,7 @@ def test_every_level_comes_back_at_any_place_in_its_bin(n_bits, share):
 
 
 @pytest.mark.parametrize("settings", [{"num_blocks": 2}, {"architecture": "levels", "num_blocks": 2}])
-def test_a_model_with_it_decodes_what_it_encodes(settings):
+def test_a_model_with_it_decodes_what_it_encodes(settings, eager):
     images = drawing()
     glow = Glow(ModelConfig((8, 8, 1), flow_steps=2, width=4, equalize=0.5, **settings), name="glow")
     glow.initialize(images)

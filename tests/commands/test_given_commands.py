@@ -149,7 +149,7 @@ def test_latents_keep_what_was_given(run):
     assert "the model needs a condition" in run("decode", "label.keras", "--latents=eps.npy")
 
 
-def test_images_come_back_given_the_same(run, kept):
+def test_images_come_back_given_the_same(run, kept, eager):
     for model, flags in (
         ("label.keras", DIGITS),
         ("input.keras", (f"--dataset=folder:{kept / 'pairs'}", "--condition=input")),
@@ -160,7 +160,7 @@ def test_images_come_back_given_the_same(run, kept):
         np.testing.assert_array_equal(rows[:, 0], np.concatenate(ways[:, [0, -1]]))
 
 
-def test_edit_and_restore_are_given_it_too(run, kept):
+def test_edit_and_restore_are_given_it_too(run, kept, eager):
     pairs = (f"--dataset=folder:{kept / 'pairs'}", "--condition=input")
     printed = run("edit", "input.keras", *pairs, "--away=a", "--towards=b", "--strengths=0,1", "--rows=2")
     assert "2 rows of 2 images" in printed

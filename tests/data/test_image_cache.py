@@ -152,7 +152,7 @@ def test_a_run_from_the_cache_has_the_numbers_of_one_from_memory(pictures, tmp_p
     small |= {"export": False, "tensorboard": False, "sample_every": 0, "train_examples": 0}
     small |= {"test_examples": 0, "n_bits": 8, "batch_size": 16, "dataset": f"folder:{pictures}"}
     runs = [config(tmp_path / name, **small, image_cache=cache) for name, cache in _caches(tmp_path)]
-    summaries = [train(run) for run in runs]
+    summaries = [train(run, eager=True) for run in runs]
     assert summaries[0]["test_bpd"] == summaries[1]["test_bpd"]
     assert rows_of(tmp_path / "held")[0]["train_bpd"] == rows_of(tmp_path / "mapped")[0]["train_bpd"]
     assert dataclasses.asdict(runs[0].data) != dataclasses.asdict(runs[1].data)
