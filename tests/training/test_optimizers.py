@@ -53,6 +53,21 @@ def test_fused_optimizers_survive_serialisation(fused):
     assert twin.beta_2 == 0.9
 
 
+@pytest.mark.parametrize(("fused", "powers"), [(FusedAdam, 2), (FusedAdamax, 1)])
+def test_what_all_variables_share_is_computed_once_per_step(fused, powers):
+    variables = [keras.Variable(np.ones(3), dtype="float32") for _ in range(4)]
+    optimizer = fused(0.03)
+    optimizer.build(variables)
+    step = tf.function(lambda: optimizer.apply([tf.ones(3)] * 4, variables), autograph=False)
+    types = [operation.type for operation in step.get_concrete_function().graph.get_operations()]
+    assert (types.count("Pow"), sum(t.startswith("ResourceApply") for t in types)) == (powers, 4)
+    step()
+    optimizer.apply([tf.ones(3)] * 4, variables)
+    assert int(optimizer.iterations) == 2
+    expected = [v.numpy() for v in variables[:1]] * 4
+    np.testing.assert_array_equal([v.numpy() for v in variables], expected)
+
+
 def test_amsgrad_is_refused_and_not_left_out():
     with pytest.raises(ValueError, match=r"has no amsgrad.*Received: amsgrad=True"):
         FusedAdam(amsgrad=True)
