@@ -97,7 +97,7 @@ def test_the_gradient_of_a_label_that_occurs_twice_is_a_tensor_of_the_sum(prior,
 # The model
 
 
-def test_a_model_scores_by_label_and_by_mixture(glow, images):
+def test_a_model_scores_by_label_and_by_mixture(glow, images, eager):
     every = glow.label_log_probs(images, seed=3).numpy()
     assert every.shape == (64, 4)
     mixture = glow.log_prob(images, seed=3).numpy()
@@ -124,7 +124,7 @@ def test_only_the_last_part_sees_labels(images):
     assert not np.allclose(whole, other)
 
 
-def test_latents_by_label_come_back_and_temperature_0_is_the_mode_of_the_class(glow, images):
+def test_latents_by_label_come_back_and_temperature_0_is_the_mode_of_the_class(glow, images, eager):
     few, labels = images[:8], LABELS[:8]
     for given in (None, labels):
         np.testing.assert_array_equal(glow.decode(glow.encode(few, given), given), few)

@@ -56,7 +56,7 @@ def test_a_plain_convolution_has_the_scales_of_its_singular_values(small_images)
     assert stack.count == 1
 
 
-def test_walking_step_by_step_is_encoding(small_images):
+def test_walking_step_by_step_is_encoding(small_images, eager):
     """What the probe decodes is what `encode` returns."""
     glow = small_glow()
     glow.initialize(small_images)
@@ -67,7 +67,7 @@ def test_walking_step_by_step_is_encoding(small_images):
     assert 0.2 < found.round_trip_error / error < 5
 
 
-def test_a_round_trip_that_is_being_lost_is_seen(small_images):
+def test_a_round_trip_that_is_being_lost_is_seen(small_images, eager):
     glow = small_glow(num_blocks=1, parts="1")
     glow.initialize(small_images)
     probe = Probe(glow, small_images[:8])

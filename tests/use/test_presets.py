@@ -187,7 +187,7 @@ LARGE = "cifar10_small"  # seconds to trace
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] if n == LARGE else []) for n in presets.names()]
 )
-def test_a_preset_of_the_package_loads_and_says_where_it_comes_from(name):
+def test_a_preset_of_the_package_loads_and_says_where_it_comes_from(name, eager):
     about = glow_tf.Glow.presets[name]
     assert {"data", "command", "seed", "test_bpd", "test_bpd_se", "licence", "limits"} <= set(about)
     glow = preset_once(name)
