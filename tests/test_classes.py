@@ -335,7 +335,7 @@ def test_a_run_learns_the_classes(run):
     assert float(rows_of(run)[-1]["test_bpd"]) < float(rows_of(run)[0]["test_bpd"])
 
 
-def test_a_run_starts_from_one_with_the_same_classes(run, tmp_path, capsys):
+def test_a_run_starts_from_one_with_the_same_classes(run, tmp_path, capsys, eager):
     settings = {"conditional": True, "schedule": "end_to_end", "flow_steps": 2, "width": 16}
     settings |= {"num_blocks": 1, "parts": "1"}
     settings |= {"part_epochs": 1, "finetune_epochs": 0, "export": False, "tensorboard": False}
@@ -371,7 +371,7 @@ def test_a_run_with_classes_needs_them(tmp_path):
         config(tmp_path, conditional=True, top_prior="standard")
 
 
-def test_commands_know_the_classes(run, tmp_path, capsys, monkeypatch):
+def test_commands_know_the_classes(run, tmp_path, capsys, monkeypatch, eager):
     monkeypatch.chdir(tmp_path)
     model = f"--model={run}"
     assert cli.run("sample", [model, "--labels=3,8", "--num=5", "--temperatures=0.7,1"]) == 0

@@ -55,7 +55,7 @@ def test_encoding_a_sample_gives_its_latents_back(eager):
     np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
 
 
-def test_bits_per_dim_is_log_prob_in_other_units(glow, small_images):
+def test_bits_per_dim_is_log_prob_in_other_units(glow, small_images, eager):
     bpd = glow.bits_per_dim(small_images, seed=2)
     np.testing.assert_allclose(bpd, -glow.log_prob(small_images, seed=2) / (64 * np.log(2)), rtol=1e-6)
     assert not np.array_equal(bpd, glow.bits_per_dim(small_images, seed=3))

@@ -39,7 +39,7 @@ SOME = {  # kind → inputs; those that load models take longer and are left to 
 
 
 @pytest.mark.parametrize("kind", SOME)
-def test_damaged_input_is_fine_or_refused_with_a_sentence(kind, seeds, tmp_path, monkeypatch):
+def test_damaged_input_is_fine_or_refused_with_a_sentence(kind, seeds, tmp_path, monkeypatch, eager):
     monkeypatch.chdir(tmp_path)
     with hostile_inputs.without_long_work(seeds):
         ends = hostile_inputs.ends_of(kind, hostile_inputs.KINDS[kind][1], SOME[kind], seeds, tmp_path)

@@ -69,7 +69,7 @@ def test_a_preset_whose_top_is_no_level_is_refused(here, capsys, top):
     assert f"top must be a level from 1 to 255. Received: 'mine' with top={top!r}" in capsys.readouterr().err
 
 
-def test_encode_and_decode_give_the_images_back(here):
+def test_encode_and_decode_give_the_images_back(here, eager):
     assert run("encode", "--dataset=digits", "--examples=20") == 0
     assert run("decode") == 0
     expected = np.load("decoded/images.npy")
@@ -178,7 +178,7 @@ def test_interpolate_begins_and_ends_with_the_images(here):
     np.testing.assert_array_equal(rows[:, -1], images[1::2])
 
 
-def test_reconstruct_shows_a_column_for_each_level(here, capsys):
+def test_reconstruct_shows_a_column_for_each_level(here, capsys, eager):
     small_glow().save_to_preset(here / "two_blocks")
     assert run("reconstruct", "--examples=3", model="two_blocks") == 0
     assert "Columns keep 64, 32, 0 of 64 latents." in capsys.readouterr().out

@@ -65,7 +65,7 @@ def test_rates_that_do_not_suit_are_noticed(settings, trouble):
     assert all(trouble in sentence for sentence in found)
 
 
-def test_a_run_in_trouble_says_so_in_each_place(tmp_path, monkeypatch, capsys):
+def test_a_run_in_trouble_says_so_in_each_place(tmp_path, monkeypatch, capsys, eager):
     monkeypatch.setattr(health, "RISE", -10.0)
     changes = {"tensorboard": False, "sample_every": 0, "export": False, "num_blocks": 1, "parts": "1"}
     train(config(tmp_path, part_epochs=2, finetune_epochs=0, schedule="end_to_end", **changes))

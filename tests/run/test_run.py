@@ -174,7 +174,7 @@ def test_another_configuration_is_refused_naming_the_flags(finished):
     assert train(config(folder, **elsewhere, **same))["epochs"] == 6
 
 
-def test_last_and_best_checkpoints_load(finished):
+def test_last_and_best_checkpoints_load(finished, eager):
     folder, _ = finished
     rows = rows_of(folder)
     images = glow_tf.DataConfig(test_examples=50, validation_examples=40)

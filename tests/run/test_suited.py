@@ -88,7 +88,7 @@ def test_the_command_of_a_run_says_what_would_be_chosen_otherwise():
     assert all(f"--{name}=" in command for name in SETTINGS)
 
 
-def test_a_run_without_a_flagfile_says_what_it_takes_and_goes_on_with_it(tmp_path, capsys):
+def test_a_run_without_a_flagfile_says_what_it_takes_and_goes_on_with_it(tmp_path, capsys, eager):
     rng = np.random.default_rng(0)
     for k in range(20):
         Image.fromarray(rng.integers(0, 2, (12, 12), dtype=np.uint8) * 128).save(tmp_path / f"{k}.png")

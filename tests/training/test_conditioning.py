@@ -11,7 +11,7 @@ from glow_tf.run import health
 from glow_tf.training.conditioning import Probe, largest_log_scales
 
 
-def test_a_probe_finds_the_largest_scales_and_where_they_are(small_images):
+def test_a_probe_finds_the_largest_scales_and_where_they_are(small_images, eager):
     glow = small_glow()
     raw = weight_of(glow.parts[1], "block_2_flow_steps/conv_raw_log_scale")
     values = raw.numpy()

@@ -394,7 +394,7 @@ def test_a_dataset_is_checked_once():
     assert as_dataset(trainer.glow, checked, trains=True) is checked
 
 
-def test_what_was_checked_for_training_is_checked_again_for_evaluation(small_images, rng):
+def test_what_was_checked_for_training_is_checked_again_for_evaluation(small_images, rng, eager):
     """Otherwise the places of the images would be their weights."""
     noise = rng.uniform(size=small_images.shape).astype(np.float32)
     dataset = dataset_of(small_images, noise, np.arange(len(small_images)))

@@ -53,7 +53,7 @@ def test_labels_end_the_batch_or_are_y(small_images, noise, apart):
         trainer.train_on_batch(small_images)
 
 
-def test_a_batch_is_evaluated_by_itself(small_images, noise):
+def test_a_batch_is_evaluated_by_itself(small_images, noise, eager):
     trainer = make_trainer()
     first, second = (small_images[:8], noise[:8]), (small_images[8:], noise[8:])
     trainer.train_on_batch(first)

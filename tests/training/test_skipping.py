@@ -150,7 +150,7 @@ def test_a_resumed_run_skips_what_an_uninterrupted_one_skips(small_images, tmp_p
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_means_of_an_epoch_are_over_examples_whatever_the_size_of_a_batch(small_images):
+def test_the_means_of_an_epoch_are_over_examples_whatever_the_size_of_a_batch(small_images, eager):
     def bpd(dataset):
         trainer = make_trainer(small_images, SGD)
         trainer.optimizers[0].learning_rate = 1e-12

@@ -58,7 +58,7 @@ def test_parts_that_were_trained_apart_are_the_model_that_was_trained_at_once(pa
     assert (row["phase"], row["active_parts"]) == ("part", "2")
 
 
-def test_the_command_writes_a_preset_and_says_where_each_part_is_from(parts, tmp_path, capsys):
+def test_the_command_writes_a_preset_and_says_where_each_part_is_from(parts, tmp_path, capsys, eager):
     listed = ",".join(map(str, reversed(parts)))
     assert cli.run("assemble", [f"--workdirs={listed}", f"--output={tmp_path / 'preset'}"]) == 0
     assert f"part 1 from {parts[0]}\npart 2 from {parts[1]}\n" in capsys.readouterr().out

@@ -44,7 +44,7 @@ def made_up(count, seed):
     return Features(*rng.normal(3, [[0.3], [0.1], [0.5]], (3, count)))
 
 
-def test_features_are_those_of_the_model(model, digits):
+def test_features_are_those_of_the_model(model, digits, eager):
     found = features(model, digits[:5])
     np.testing.assert_allclose(found.nll, model.score(digits[:5])["bits_per_dim"], rtol=1e-6)
     eps = model.encode(digits[:5]).numpy()
@@ -195,7 +195,7 @@ def test_reasons_name_what_is_unusual(scorer, model):
     assert scorer.reasons(no_number)[0].startswith("the model cannot score it")
 
 
-def test_a_scorer_is_saved_and_loaded(scorer, model, digits, tmp_path):
+def test_a_scorer_is_saved_and_loaded(scorer, model, digits, tmp_path, eager):
     scorer.save(tmp_path / "c.json")
     loaded = Scorer.load(tmp_path / "c.json", model)
     np.testing.assert_allclose(loaded.p_value(digits[400:450]), scorer.p_value(digits[400:450]), atol=0.01)
