@@ -269,8 +269,8 @@ def test_a_plan_is_of_the_images_that_are_asked_for():
 
     assert shape() == (32, 32, 3)
     assert shape("--image_size=64") == (64, 64, 3)
-    assert shape("--from_preset=fashion_mnist") == (28, 28, 1)
-    assert shape("--from_preset=fashion_mnist", "--image_shape=8,8,1") == (8, 8, 1)
+    assert shape("--from_preset=digits") == (8, 8, 1)
+    assert shape("--from_preset=digits", "--image_shape=28,28,1") == (28, 28, 1)
 
 
 def test_a_plan_of_a_tiny_model_shows_digits_of_every_number():
