@@ -138,7 +138,6 @@ def test_the_time_to_a_likelihood(name, own, other, claim):
     [
         ("paper_length", "across_2", "{:.3f} behind", "the paper's schedule"),
         ("paper_length", "across_2_head", "; {:.3f} in", "the paper's schedule"),
-        ("two_processes", "two_parts", "| {:.3f} ahead", "two processes"),
         ("heads_batch_8", "sequential_head", "| {:.2f} to", "heads at equal epochs"),
     ],
 )
@@ -146,6 +145,15 @@ def test_what_a_cut_costs(name, variant, number, claim):
     outcomes = comparison.outcomes(read_study(CONFIGS / "studies" / f"{name}.cfg"), read(name))
     (behind,) = [outcome.behind for outcome in outcomes if outcome.variant.name == variant]
     assert number.format(abs(behind.mean)) in row_of(claim)
+
+
+def test_two_machines_over_a_slow_link():
+    found = last_epochs(RESULTS / "slow_links.csv")
+    heads, levels = (
+        statistics.mean(found["glow_one"][seed] - bpd for seed, bpd in found[variant].items())
+        for variant in ("parts", "levels_apart")
+    )
+    assert f"| {heads:.3f}; {levels:.3f} |" in row_of("two machines")
 
 
 def test_heads_in_longer_training():
