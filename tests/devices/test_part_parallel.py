@@ -29,7 +29,7 @@ def train(devices, schedule, images, dtype="float64", reversible=False, part_del
 
 
 def trained(devices, schedule, images, dtype, reversible, part_delay, **changes):
-    config = small_config(flow_steps=1, parts="by_block:2", **changes)
+    config = small_config(flow_steps=1, parts="by_block:2", **HEADS, **changes)
     glow = Glow(config, devices, dtype=dtype, name="glow")
     trainer = PartsTrainer(glow, phases(schedule, 2, 2, 1), seed=5)
     options = {"reversible": reversible, "part_delay": part_delay, "run_eagerly": not part_delay}
