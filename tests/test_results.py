@@ -149,16 +149,13 @@ def test_what_a_cut_costs(name, variant, number, claim):
 
 
 def test_two_machines_over_a_slow_link():
-    found = last_epochs(RESULTS / "slow_links.csv")
     text = (ROOT / "docs" / "distributed.md").read_text()
-    baseline = found.pop("levels_one")
-    t = 3.182  # of Student's distribution, for four pairs
-    for own in found.values():
-        pairs = [own[seed] - baseline[seed] for seed in baseline]
-        interval = t * statistics.stdev(pairs) / len(pairs) ** 0.5
-        behind = f"{statistics.mean(pairs):.3f} ± {interval:.3f}".replace("-", "−")
-        assert f"{statistics.mean(own.values()):.3f}" in text
-        assert behind in text
+    outcomes = comparison.outcomes(read_study(CONFIGS / "studies" / "slow_links.cfg"), read("slow_links"))
+    assert len(outcomes) > 1
+    for outcome in outcomes:
+        assert f"{outcome.test_bpd.mean:.3f}" in text
+        if behind := outcome.behind:
+            assert f"{behind.mean:.3f} ± {behind.half_width:.3f}".replace("-", "−") in text
 
 
 def test_heads_in_longer_training():

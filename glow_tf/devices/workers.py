@@ -76,15 +76,14 @@ def follow_first_worker(strategy: tf.distribute.Strategy, variables: Sequence[tf
         return
     is_chief = strategy.cluster_resolver.task_id == 0
 
-    @tf.function(autograph=False)
-    def values_of_first(values: list[tf.Tensor]) -> list[tf.Tensor]:
+    values = [variable.read_value() for variable in variables]
+    floats = [value if value.dtype.is_floating else tf.cast(value, tf.float64) for value in values]
+
+    def values_of_first() -> list[tf.Tensor]:
         replica = tf.distribute.get_replica_context()
         own = tf.equal(replica.replica_id_in_sync_group, 0) if is_chief else tf.constant(False)
         # Chosen rather than multiplied by 0: a best bpd is infinite until there is one.
-        return sums_over_replicas([tf.where(own, v, tf.zeros_like(v)) for v in [*values, tf.constant(1.0)]])
+        return sums_over_replicas([tf.where(own, v, tf.zeros_like(v)) for v in [*floats, tf.constant(1.0)]])
 
-    values = [variable.read_value() for variable in variables]
-    floats = [value if value.dtype.is_floating else tf.cast(value, tf.float64) for value in values]
-    totals = strategy.run(values_of_first, args=(floats,))
-    for variable, total in zip(variables, totals, strict=False):
-        variable.assign(tf.cast(strategy.experimental_local_results(total)[0], variable.dtype))
+    for variable, total in zip(variables, by_each_replica(strategy, values_of_first), strict=False):
+        variable.assign(tf.cast(total, variable.dtype))

@@ -9,9 +9,7 @@ has `--batch_size` images in a step, so two workers share twice as many. Ways to
 many times as fast that is as one machine. Needs two cores, Linux and root.
 """
 
-import csv
 import dataclasses
-import io
 import pathlib
 import statistics
 import sys
@@ -25,13 +23,14 @@ from glow_tf.config import RunConfig
 from glow_tf.cores import usable_cores
 from glow_tf.devices import children
 from glow_tf.devices.processes import JOBS
-from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.run.flags_file import as_flags
 from glow_tf.run.tables import table
 from lab.benchmarks.faulty_link import home_link
 from lab.benchmarks.pinned import run_in_namespaces, run_on_cores, seconds_of_epochs
+from lab.benchmarks.rows import added_to
 
+COLUMNS = ("link", "way", "images", "seconds")
 STEPS_OF_SLOWEST = 8  # of workers that sum their gradients in every step
 WORKERS, PARTS = {"strategy": "multi_worker"}, {"strategy": "part_parallel"}
 LEVELS = {"architecture": "levels", "schedule": "simultaneous"}
@@ -97,7 +96,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_float("lost", 1e-4, "Share of the packets that are lost.", lower_bound=0, **own)
     flags.DEFINE_list("meetings", ["32", "128"], "Steps between two meetings of workers.", **own)
     flags.DEFINE_list("only", [], "Only ways whose names contain one of these.", **own)
-    flags.DEFINE_string("csv", "", "CSV file for the seconds of all runs; empty writes none.", **own)
+    flags.DEFINE_string("csv", "links.csv", "To add to: one row per run.", **own)
     run_flags.define(values)
 
 
@@ -119,7 +118,7 @@ def main(values: flags.FlagValues) -> None:
         if not values.only or any(part in way.name for part in values.only)
     ]
     rows: list[tuple[str, str, int, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with added_to(values.csv, COLUMNS) as add, tempfile.TemporaryDirectory() as folder:
         for number in range(values.rounds):
             for way in chosen:
                 for mbit in links if way.job else [0.0]:
@@ -129,9 +128,8 @@ def main(values: flags.FlagValues) -> None:
                     link = f"{mbit:g} Mbit/s" if mbit else "none"
                     seconds = seconds_of_epochs(workdir)[-1]
                     rows.append((link, way.name, int(settings["train_examples"]), seconds))
+                    add(rows[-1])
                     print(f"round {number + 1}: {way.name}, link {link}: {seconds} s", flush=True)
-                    if values.csv:
-                        write_atomically(pathlib.Path(values.csv), _csv(rows).encode())
     print(_table(rows, chosen))
 
 
@@ -156,14 +154,6 @@ def _run(way: Way, settings: Mapping[str, object], mbit: float, values: flags.Fl
         return
     with home_link(mbit, values.latency_ms, values.lost, seed=0) as namespaces:
         run_in_namespaces(command, way.job, namespaces)
-
-
-def _csv(rows: Sequence[tuple[str, str, int, float]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["link", "way", "images", "seconds"])
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _table(rows: Sequence[tuple[str, str, int, float]], chosen: Sequence[Way]) -> str:
