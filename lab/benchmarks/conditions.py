@@ -1,11 +1,12 @@
 """Measures what a condition costs in a training step.
 
     taskset -c 0 python -m lab.benchmarks.conditions --widths=32,96,128 --output=docs/results/conditions.csv
+    taskset -c 0 python -m lab.benchmarks.conditions --study=levels_form --output=steps.csv
 
 A Glow of 3 × 4 flow steps that is given nothing, the same given a map of 16 features, a deeper Glow, and
 levels take steps in turns, in one process on one core; then a Glow and levels of grey images of 28×28. The
 CSV has the CPU milliseconds of every turn. What is printed are medians, and beside them the ratio that
-multiply-adds predict.
+multiply-adds predict. With `--study`, the models of that study take turns instead, in batches of 8.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from absl import app, flags
 
 from glow_tf import Glow, ModelConfig, PartsTrainer, TrainConfig
 from glow_tf.partition import part_layouts
+from lab.experiment import experiment_of
+from lab.studies.runs import runs_of
 
 FLAGS = flags.FLAGS
 SIDE, BATCH, STEPS = 32, 8, 16
@@ -50,8 +53,17 @@ def _subjects(width: int) -> dict[str, ModelConfig]:
     }
 
 
+def _subjects_of(name: str) -> dict[str, ModelConfig]:
+    """Returns the models of a study's variants, which are taken to be for images of 32×32×3."""
+    experiment = experiment_of(name)
+    runs = runs_of(experiment.study, experiment.folder, experiment.configure, {}, quick=True)
+    return {run.variant.name: run.config.model for run in runs}
+
+
 def _base(name: str) -> str:
     """Returns which subject another one is compared with."""
+    if FLAGS.study:
+        return experiment_of(FLAGS.study).study.baseline
     if "given" in name:
         return "nothing given"
     return "grey Glow 2 x 6" if "grey" in name else "Glow 3 x 8"
@@ -74,8 +86,8 @@ def main(argv: list[str]) -> None:
     images = rng.integers(0, 256, (BATCH * STEPS, SIDE, SIDE, 3)).astype(np.uint8)
     given = rng.normal(size=(BATCH * STEPS, SIDE, SIDE, 16)).astype(np.float32)
     rows = []
-    for width in map(int, FLAGS.widths):
-        subjects = _subjects(width)
+    for width in ["of the study"] if FLAGS.study else map(int, FLAGS.widths):
+        subjects = _subjects_of(FLAGS.study) if FLAGS.study else _subjects(width)
         trainers = {name: _trainer(config, FLAGS.turns + 2) for name, config in subjects.items()}
         found: dict[str, list[float]] = {name: [] for name in subjects}
         for turn in range(FLAGS.turns + 1):
@@ -105,6 +117,9 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_list("widths", ["32", "128"], "Widths, comma-separated.")
+    flags.DEFINE_string(
+        "study", "", "A study whose models are timed instead: a path, or a name of the lab's."
+    )
     flags.DEFINE_integer("turns", 7, "Turns that are timed.")
     flags.DEFINE_string("output", "", "The CSV to write.")
     app.run(main)
