@@ -19,6 +19,7 @@ from absl import flags
 from glow_tf.commands import parsing, run_flags
 from glow_tf.devices import children
 from glow_tf.devices.processes import JOBS, ProcessGroup, lost_message
+from glow_tf.devices.stall import ENDS_ITS_RUN
 from glow_tf.errors import ConfigError
 
 FLAGS_AFTER_DASHES = "train"
@@ -69,8 +70,11 @@ def _run(arguments: list[str], strategy: str, count: int) -> int:
             )
         status = children.wait_for_first(processes, GRACE)
         if status is None or status < 0:
-            gone = [k for k, process in enumerate(processes) if process.poll() is not None]
-            raise OSError(lost_message(groups[0].names(gone)))
+            statuses = [process.poll() or 0 for process in processes]
+            killed = [k for k, own in enumerate(statuses) if own < 0 and own != -ENDS_ITS_RUN]
+            if not killed:  # who ended by itself, or was ended by its watch, has said why
+                return 1
+            raise OSError(lost_message(groups[0].names(killed)))
         return status
     except (KeyboardInterrupt, SystemExit):
         # The first process alone: it could not end its step without the others.

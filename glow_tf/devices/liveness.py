@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+import threading
 import time
 from collections.abc import Iterable, Sequence
 
@@ -13,28 +14,61 @@ ANSWER_TIME = 5.0  # seconds within which a running process answers
 POLL = 0.5  # seconds between two questions
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 MISSES = 4  # after this many refusals in a row a process is gone
+SILENCE = 45.0  # seconds without an answer after which a process stands still, or its machine is gone
 
 
-def answer_of(address: str) -> str:
-    """Returns `yes`, `refused` (nobody listens at host:port) or `silent` (perhaps the link is down)."""
+def answer_of(address: str, speaks: bool = True) -> str:
+    """Returns `yes`, `refused` (nobody listens at host:port) or `silent` (perhaps the link is down).
+
+    TensorFlow speaks first to whoever comes (the settings of HTTP/2), from a thread that no Python holds up.
+    Where the process stands still, its system takes connections all the same, but they hear nothing: it is
+    silent, too. What listens before TensorFlow does, does not speak.
+    """
     try:
-        with socket.create_connection(host_and_port(address), timeout=ANSWER_TIME):
-            return "yes"
+        with socket.create_connection(host_and_port(address), timeout=ANSWER_TIME) as connection:
+            return "yes" if not speaks or connection.recv(1) else "refused"
     except ConnectionRefusedError:
         return "refused"
     except (OSError, UnicodeError):  # the latter where the name cannot be a host's
         return "silent"
 
 
-def wait_for(group: ProcessGroup, indices: Iterable[int]) -> list[int]:
-    """Waits until processes answer; returns those that do not within `PATIENCE`."""
+def wait_for(group: ProcessGroup, indices: Iterable[int], speaks: bool = False) -> list[int]:
+    """Waits until processes answer, see `answer_of`; returns those that do not within `PATIENCE`."""
     end = time.monotonic() + PATIENCE
     missing = list(indices)
     while missing and time.monotonic() < end:
-        missing = [k for k in missing if answer_of(group.addresses[k]) != "yes"]
+        missing = [k for k in missing if answer_of(group.addresses[k], speaks) != "yes"]
         if missing:
             time.sleep(POLL)
     return missing
+
+
+def first_lost(
+    group: ProcessGroup, over: threading.Event, connected: bool = True, silence: float = SILENCE
+) -> tuple[list[int], list[int]]:
+    """Waits until other processes have ended or stand still, and returns both; none when `over` is set.
+
+    One has ended when it refuses a few times in a row. One stands still, or cannot be reached, if it has not
+    answered for the seconds of `silence`. A part that lends its devices watches over process 0 alone. If this
+    process is not `connected` yet to the others, it watches over one from its first answer on.
+    """
+    indices = [0] if group.job == "part" and group.index > 0 else group.others
+    there = set(indices if connected else [])
+    refusals, silent = dict.fromkeys(indices, 0), dict.fromkeys(indices, (0, 0.0))
+    while not over.wait(POLL):
+        for k in indices:
+            asked, answer = time.monotonic(), answer_of(group.addresses[k])
+            there |= {k} if answer == "yes" else set()
+            refusals[k] = refusals[k] + 1 if answer == "refused" else 0
+            times, since = silent[k]
+            silent[k] = (times + 1, since if times else asked) if answer == "silent" else (0, 0.0)
+        ended = [k for k in there if refusals[k] >= MISSES]
+        # Once or twice proves nothing: this process may have stood still while it asked.
+        still = [k for k in there if silent[k][0] > 2 and time.monotonic() > silent[k][1] + silence]
+        if (ended or still) and not over.is_set():
+            return ended, still
+    return [], []
 
 
 def lost(group: ProcessGroup) -> str:

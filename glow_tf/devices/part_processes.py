@@ -1,12 +1,9 @@
 """A process per part: how the first process uses the devices of the others."""
 
-import contextlib
 import faulthandler
 import os
-import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -22,7 +19,7 @@ def connect(group: ProcessGroup) -> list[str]:
 
     ConfigError if a process did not start in time, or this one cannot listen at its address.
     """
-    if missing := liveness.wait_for(group, range(1, len(group.addresses))):
+    if missing := liveness.wait_for(group, range(1, len(group.addresses)), speaks=True):
         raise ConfigError(liveness.missing_message(group, missing))
     # Eager operations make and initialise variables. Streamed, as is TensorFlow's default, one run in a dozen
     # read a variable before it was there.
@@ -30,7 +27,7 @@ def connect(group: ProcessGroup) -> list[str]:
     spec = tf.train.ClusterSpec({group.job: group.addresses})
     if others := group.names(group.others):
         print(f"Connects to {others}; the run ends if that takes {liveness.PATIENCE:.0f} s.", flush=True)
-    # TensorFlow would wait for ever, and lets no other Python thread run meanwhile, `watched_parts` neither.
+    # TensorFlow would wait for ever, and lets no other Python thread run meanwhile.
     with open(os.devnull, "w") as nowhere, naming_the_taken_address(group):
         faulthandler.dump_traceback_later(liveness.PATIENCE, exit=True, file=nowhere)
         try:
@@ -45,7 +42,7 @@ def connect(group: ProcessGroup) -> list[str]:
 def serve(group: ProcessGroup, threads: int) -> None:
     """Lends this process's devices, and so many threads, to process 0 until that has ended.
 
-    ConfigError as in `connect`; OSError if process 0 has not answered for `liveness.PATIENCE` seconds.
+    ConfigError as in `connect`; OSError if process 0 has not answered for `liveness.SILENCE` seconds.
     """
     spec = tf.train.ClusterSpec({group.job: group.addresses})
     options = tf.compat.v1.ConfigProto(
@@ -53,53 +50,14 @@ def serve(group: ProcessGroup, threads: int) -> None:
     )
     with naming_the_taken_address(group):
         server = tf.distribute.Server(spec, job_name=group.job, task_index=group.index, config=options)
-    if missing := liveness.wait_for(group, [0]):
+    if missing := liveness.wait_for(group, [0]):  # it may only come to release this one
         raise ConfigError(liveness.missing_message(group, missing))
     print(f"part {group.index + 1}: serves {group.addresses[0]}", flush=True)
-    # A refusal says that the process has ended. Silence may only mean that the link is down.
-    refusals, heard = 0, time.monotonic()
-    while refusals < liveness.MISSES:
-        if time.monotonic() > heard + liveness.PATIENCE:
-            raise OSError(lost_message(group.names([0])))
-        time.sleep(liveness.POLL)
-        answer = liveness.answer_of(group.addresses[0])
-        refusals = refusals + 1 if answer == "refused" else 0
-        heard = time.monotonic() if answer == "yes" else heard
+    _, still = liveness.first_lost(group, threading.Event())
+    if still:
+        raise OSError(lost_message(group.names(still)))
     print(f"part {group.index + 1}: {group.addresses[0]} has ended, and so does this process", flush=True)
     del server
-
-
-@contextlib.contextmanager
-def watched_parts(group: ProcessGroup | None) -> Iterator[None]:
-    """Within the context, process 0 ends when another one has been silent for `liveness.PATIENCE` seconds.
-
-    TensorFlow would wait for it for ever, in a call that no exception reaches. So the process ends at once,
-    with the sentence that an error would have. Nothing is half-written: every write is whole or not at all.
-    (A process that is gone refuses, and then TensorFlow raises an error by itself.)
-    """
-    if group is None or group.job != "part":
-        yield
-        return
-    over = threading.Event()
-    heard: dict[int, float] = {}  # when each answered last; `connect` waits for the first time
-
-    def watch() -> None:
-        while not over.wait(liveness.POLL):
-            for k in group.others:
-                answer = liveness.answer_of(group.addresses[k])
-                if answer == "yes" or (k in heard and answer == "refused"):
-                    heard[k] = time.monotonic()
-            silent = [k for k in heard if time.monotonic() > heard[k] + liveness.PATIENCE]
-            if silent and not over.is_set():
-                sys.stdout.flush()
-                print(f"Error: {lost_message(group.names(silent))}", file=sys.stderr, flush=True)
-                os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
 
 
 def release_others(group: ProcessGroup) -> None:

@@ -1,4 +1,4 @@
-"""Workers that share every batch: noticing that one of them is gone, and starting from the same values."""
+"""Workers that share every batch: noticing that one of them is gone, and what they tell one another."""
 
 import contextlib
 import threading
@@ -31,13 +31,8 @@ def watched_workers(group: ProcessGroup | None) -> Iterator[None]:
     over = threading.Event()
 
     def watch() -> None:
-        refusals, gone = dict.fromkeys(group.others, 0), []
-        while not gone and not over.wait(liveness.POLL):
-            for k in refusals:
-                refused = liveness.answer_of(group.addresses[k]) == "refused"
-                refusals[k] = refusals[k] + 1 if refused else 0
-            gone = [k for k in refusals if refusals[k] >= liveness.MISSES]
-        if gone and not over.is_set():
+        gone, _ = liveness.first_lost(group, over)
+        if gone:
             abort_collectives(lost_message(group.names(gone)))
 
     thread = threading.Thread(target=watch, daemon=True)

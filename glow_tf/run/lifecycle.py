@@ -19,7 +19,7 @@ from glow_tf.devices import strategies
 from glow_tf.devices.broken import naming_the_taken_address, naming_who_is_lost
 from glow_tf.devices.liveness import check_addresses
 from glow_tf.devices.meeting import meet
-from glow_tf.devices.part_processes import release_others, serve, watched_parts
+from glow_tf.devices.part_processes import release_others, serve
 from glow_tf.devices.processes import ProcessGroup, is_chief, read_process_group
 from glow_tf.devices.stall import stall_watch
 from glow_tf.devices.streams import cores_per_process, set_up_process
@@ -114,8 +114,9 @@ def _train_in(
         with naming_who_is_lost(group):
             with naming_the_taken_address(group):
                 strategy = _set_up(workdir.config, group)
-            with interrupts_of_run() as interrupts, watched_workers(group), watched_parts(group):
-                with stall_watch(group, "Setting up has gone on for {} s. The other processes: {}"):
+            with interrupts_of_run() as interrupts, watched_workers(group):
+                message = "Setting up has gone on for {} s. The other processes: {}"
+                with stall_watch(group, message, connected=in_several_processes(strategy)):
                     run = prepare(workdir.config, workdir, group, strategy)
                 return _train(run, interrupts, export, callbacks, start)
     except KeyboardInterrupt:
