@@ -97,10 +97,10 @@ class RunConfig:
         require(self.workdir.strip() != "", self, "workdir", "the folder of the run")
         minutes = self.checkpoint_minutes
         require(0 <= minutes < math.inf, self, "checkpoint_minutes", "0 or a positive number")
-        if minutes and self.strategy == "multi_worker":
+        if minutes and self.train.sync_every > 1:
             raise ConfigError(
-                "checkpoint_minutes needs another strategy than multi_worker, whose runs save only at the "
-                f"ends of epochs. Received: checkpoint_minutes={minutes}, strategy='multi_worker'"
+                "checkpoint_minutes needs sync_every=1: within an epoch each worker has its own optimizers. "
+                f"Received: checkpoint_minutes={minutes}, sync_every={self.train.sync_every}"
             )
         self._check_size_and_batch()
         if self.conditional and self.model.top_prior != "learned":

@@ -62,6 +62,14 @@ def by_each_replica(strategy: tf.distribute.Strategy, function: Callable[[], Any
     return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], found)
 
 
+def holds_anywhere(strategy: tf.distribute.Strategy, here: bool) -> bool:
+    """Returns whether something holds in this process or, where all of them ask, in another one."""
+    if not in_several_processes(strategy):
+        return here
+    (count,) = by_each_replica(strategy, lambda: sums_over_replicas([tf.constant(float(here))]))
+    return float(count) > 0
+
+
 def follow_first_worker(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]) -> None:
     """Gives every worker the values that the first one has, and waits until all workers have come here.
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.config import ModelConfig
+from glow_tf.devices.workers import follow_first_worker, holds_anywhere, in_several_processes
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import DivergedError, NonFiniteError, reason_of
 from glow_tf.run import flags_file, health, pictures
@@ -244,6 +245,9 @@ class SaveCheckpoints(RunCallback):
     Within an epoch it saves when `checkpoint_minutes` have passed since the last save, and when the run is
     interrupted: the step is made, its state is saved, and the run ends. While training may be about to
     diverge it saves nothing. In a run of several processes interrupts do not wait.
+
+    Workers save after the same step. So that they need not ask in each step whether the minutes have passed
+    on the first one's clock, they look at it now and then, and it says when they will look again.
     """
 
     def __init__(self, run: Run, result: EpochResult, interrupts: Interrupts):
@@ -255,6 +259,11 @@ class SaveCheckpoints(RunCallback):
         self._last = time.monotonic()
         self.interrupts.release()  # one may have waited since a step that ended in a divergence
 
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Lets workers look at the clock after the first step."""
+        before = self.model.steps_before
+        self._looked, self._look = (before, time.monotonic()), before + 1
+
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         if self.run.group is None and batch >= self.model.steps_before:
             self.interrupts.hold()
@@ -263,10 +272,10 @@ class SaveCheckpoints(RunCallback):
         """Saves, if it is time; raises KeyboardInterrupt if one has waited."""
         if batch < self.model.steps_before:
             return
-        minutes, waiting = self.run.config.checkpoint_minutes, self.interrupts.waiting
-        due = waiting or (minutes and time.monotonic() - self._last >= 60 * minutes)
+        waiting = self.interrupts.waiting
+        due = waiting or self._is_due(batch + 1)
         # A run goes on from the newest checkpoint: one of a divergence would stop it again and again.
-        if due and not self._streak() and self.run.checkpoints.all_finite():
+        if due and not self._streak() and self._all_finite():
             start = time.perf_counter()
             self.model.empty_queues()
             self.run.checkpoints.save_within(batch + 1, self.result.seconds)
@@ -278,7 +287,7 @@ class SaveCheckpoints(RunCallback):
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Saves; raises DivergedError if a phase would end amid a divergence, or with numbers not finite."""
         phase, streak, checkpoints = self.model.phase, self._streak(), self.run.checkpoints
-        if not checkpoints.all_finite():
+        if not self._all_finite():
             what = (
                 f"after the last step in phase '{phase}' a weight or a moment of an optimizer is not finite"
             )
@@ -295,6 +304,26 @@ class SaveCheckpoints(RunCallback):
         validation = self.result.validation
         checkpoints.save(epoch + 1, None if validation is None else validation[0])
         self._last = time.monotonic()
+
+    def _is_due(self, step: int) -> bool:
+        """Returns whether the time to save has come, the same on all workers; after a step (from 1)."""
+        seconds, now = 60 * self.run.config.checkpoint_minutes, time.monotonic()
+        due = now - self._last >= seconds
+        if not seconds or not in_several_processes(self.run.strategy):
+            return seconds > 0 and due
+        if step < self._look:
+            return False
+        last, then = self._looked
+        left = seconds if due else seconds - (now - self._last)
+        ahead = min(left * (step - last) / (now - then), self.params["steps"])
+        agreed = tf.Variable([int(due), step + max(int(ahead), 1)], dtype=tf.int64)
+        follow_first_worker(self.run.strategy, [agreed])
+        self._looked, (due, self._look) = (step, time.monotonic()), agreed.numpy().tolist()
+        return bool(due)
+
+    def _all_finite(self) -> bool:
+        """Returns whether every number of the state is finite, in all processes."""
+        return not holds_anywhere(self.run.strategy, not self.run.checkpoints.all_finite())
 
     def _streak(self) -> int:
         """Returns how many steps in a row, up to the last one, were outside of their band."""

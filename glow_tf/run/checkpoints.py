@@ -2,12 +2,19 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
 
 import tensorflow as tf
 
+from glow_tf.devices.workers import (
+    by_each_replica,
+    follow_first_worker,
+    in_several_processes,
+    sums_over_replicas,
+)
 from glow_tf.durable_files import flush, make_folder, write_atomically
 from glow_tf.errors import reason_of
 from glow_tf.run import checkpoint_files
@@ -45,11 +52,10 @@ class Checkpoints:
     Args:
       folder: `<workdir>/checkpoints`.
       trainer: compiled.
-
-    Attributes: variables: everything that a checkpoint at the end of an epoch holds.
+      writes: one of several processes does; the others count along.
     """
 
-    def __init__(self, folder: pathlib.Path, trainer: PartsTrainer):
+    def __init__(self, folder: pathlib.Path, trainer: PartsTrainer, writes: bool = True):
         self.epochs = tf.Variable(0, dtype=tf.int64)  # finished
         self.best_bpd = tf.Variable(float("inf"), dtype=tf.float64)  # on validation images, of sound epochs
         self.recoveries = tf.Variable(0, dtype=tf.int64)  # how often the run went back to a checkpoint
@@ -60,25 +66,30 @@ class Checkpoints:
         counted = {"epochs": self.epochs, "best_bpd": self.best_bpd, "recoveries": self.recoveries}
         within = {"steps": self.steps, "seconds": self.seconds, "gone_back_to": self.rolled_back_to}
         self._at_ends = state_of(trainer) | divergence_of(trainer) | counted
-        self.variables = tf.nest.flatten(list(self._at_ends.values()))
-        self._within_epochs = self._at_ends | within | trainer.within_epoch
+        of_epoch = dict(trainer.within_epoch)
+        self._sums: list[tuple[tf.Variable, tf.Variable]] = []  # of each worker, and of all
+        if in_several_processes(trainer.distribute_strategy):
+            copy = functools.partial(tf.nest.map_structure, lambda v: tf.Variable(tf.zeros(v.shape, v.dtype)))
+            means, of_epoch["means"] = of_epoch["means"], copy(of_epoch["means"])
+            self._sums = [*zip(*map(tf.nest.flatten, (means, of_epoch["means"])), strict=True)]
+        self._within_epochs = self._at_ends | within | of_epoch
         self._checkpoint = tf.train.Checkpoint(**self._at_ends)
         self._within = tf.train.Checkpoint(**self._within_epochs)
         for checkpoint in (self._checkpoint, self._within):
             checkpoint.save_counter  # noqa: B018 - made now, so that every checkpoint has it
-        self._folder = folder
+        self._folder, self._writes = folder, writes
         make_folder(folder)
         config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
         write_atomically(folder / MODEL, config.encode())
 
-    def restore(self, within: bool = True) -> int:
-        """Restores the newest checkpoint that can be read, maybe `within` an epoch; returns its epochs.
+    def restore(self) -> int:
+        """Restores the newest checkpoint that can be read, maybe one within an epoch; returns its epochs.
 
         Says so if a newer one is damaged. Without a checkpoint nothing changes. If all are damaged, raises a
         DamagedCheckpointError about the newest.
         """
         damaged: list[DamagedCheckpointError] = []
-        places = self._places(within)
+        places = self._places()
         pointed_to = checkpoint_files.pointed_to(self._folder)
         if places and pointed_to > places[-1][0]:
             found = checkpoint_files.name(*places[-1])
@@ -97,14 +108,27 @@ class Checkpoints:
             raise damaged[0]
         return 0
 
-    def _places(self, within: bool) -> list[tuple[int, int]]:
+    def _places(self) -> list[tuple[int, int]]:
         """Returns the finished epochs, and the steps after them, of every checkpoint, in order."""
         ends = checkpoint_files.complete(self._folder)
         found = [(epochs, 0) for epochs in ends]
-        for epochs in [0, *ends] if within else []:
+        for epochs in [0, *ends]:
             within_epoch = checkpoint_files.within(self._folder, epochs)
             found += [(epochs, steps) for steps in checkpoint_files.complete(within_epoch)]
         return sorted(found)
+
+    def share(self) -> None:
+        """Gives the first worker's state to the others; waits until all have come here."""
+        strategy = self._trainer.distribute_strategy
+        follow_first_worker(strategy, tf.nest.flatten(list(self._within_epochs.values())))
+
+        def take() -> None:  # all of a sum by one replica, as if it had made all steps so far
+            first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
+            for own, total in self._sums:
+                own.assign(tf.where(first, total, tf.zeros_like(total)))
+
+        if self._sums:
+            by_each_replica(strategy, take)
 
     def roll_back(self, before: int | None = None) -> int | None:
         """Restores the newest sound checkpoint and removes later ones; returns its number of epochs.
@@ -172,6 +196,11 @@ class Checkpoints:
         epochs = int(self.epochs)
         self.steps.assign(steps)
         self.seconds.assign(seconds)
+        if self._sums:
+            own, totals = zip(*self._sums, strict=True)
+            found = by_each_replica(self._trainer.distribute_strategy, lambda: sums_over_replicas(own))
+            for total, value in zip(totals, found, strict=True):
+                total.assign(value)
         with self._trainer.averages.in_place():
             self._write(checkpoint_files.within(self._folder, epochs), steps, 2, self._within)
 
@@ -180,6 +209,8 @@ class Checkpoints:
 
         It has its name when it is whole and on the disk, and its index comes last.
         """
+        if not self._writes:
+            return
         try:
             make_folder(folder)
             _remove_all(folder, UNFINISHED)

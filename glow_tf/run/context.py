@@ -14,7 +14,6 @@ from glow_tf.data.arrays import in_memory
 from glow_tf.data.folder import why_no_classes
 from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup, is_chief
-from glow_tf.devices.workers import in_several_processes
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.memory import check_memory
@@ -214,7 +213,7 @@ def prepare(
     # Devices come before the data, which may take long to read: other processes wait for this one.
     devices = strategies.part_devices(config.strategy, config.part_devices, config.model.num_parts, group)
     chief = is_chief(group)  # workers get its weights
-    starts = bool(config.init_from) and chief and not workdir.can_resume(not in_several_processes(strategy))
+    starts = bool(config.init_from) and chief and not workdir.can_resume()
     start = saved.load_start(config.init_from, config.model) if starts else None
     images = data.load(dataclasses.replace(config.data, dtype=config.model.data_dtype))
     for note in images.notes:
@@ -251,7 +250,7 @@ def prepare(
     check_same_data(folder, model, found)
     check_same_on_workers(strategy, found)
     workdir.claim()
-    checkpoints = Checkpoints(folder, trainer)
+    checkpoints = Checkpoints(folder, trainer, writes=chief)
     write_data(folder, found)
     return Run(config, workdir, group, images, phases, part_layouts(model), trainer, checkpoints)
 

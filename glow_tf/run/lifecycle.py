@@ -100,7 +100,8 @@ def _train_in(
             workdir.check_place_of_export()
         if group is not None and group.job == "worker":
             settings = workdir.config.to_settings()
-            may_differ = MAY_DIFFER - {"max_skipped_steps"}  # with it all stop at the same step
+            # With these all stop, or save, after the same step.
+            may_differ = MAY_DIFFER - {"max_skipped_steps", "on_divergence", "checkpoint_minutes"}
             same = {name: value for name, value in settings.items() if name not in may_differ}
             finished = meet(group, same, finished)
         if finished:
@@ -187,11 +188,10 @@ def _saying_what_is_kept(run: Run) -> Iterator[None]:
 
 def _restore(run: Run) -> int:
     """Restores the newest checkpoint, if there is one; returns the number of finished epochs."""
-    # Workers have no way to share what a process knows of an epoch that is not over.
-    run.checkpoints.restore(within=not in_several_processes(run.strategy))
+    run.checkpoints.restore()
     if in_several_processes(run.strategy):  # in a single process, `fit` initialises
         run.trainer.initialize_from(run.slice_of_training())
-        follow_first_worker(run.strategy, run.checkpoints.variables)
+        run.checkpoints.share()
     epoch, step = int(run.checkpoints.epochs), int(run.checkpoints.steps)
     if epoch or step:
         print(f"Resuming after {checkpoint_files.name(epoch, step)}.", flush=True)
@@ -209,8 +209,9 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Sequence[keras.ca
         callbacks.append(SampleGrid(run, result))
     if run.config.tensorboard:
         callbacks.append(TensorBoardByPart(run, result))
+    callbacks.append(SaveCheckpoints(run, result, interrupts))
     if run.is_chief:
-        callbacks += [SaveCheckpoints(run, result, interrupts), Progress(run, result)]
+        callbacks.append(Progress(run, result))
     run.trainer.fit(
         run.training_batches(epoch, step),
         epochs=len(run.phases),

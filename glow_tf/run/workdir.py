@@ -133,10 +133,10 @@ class Workdir:
         """
         return checkpoint_files.progress(self.path / "checkpoints")
 
-    def can_resume(self, within: bool) -> bool:
-        """Returns whether there is a checkpoint to resume from, `within` an epoch if it can be such a one."""
+    def can_resume(self) -> bool:
+        """Returns whether there is a checkpoint to resume from, at the end of an epoch or within one."""
         epochs, steps = self.progress()
-        return epochs > 0 or (within and steps > 0 and not self._has_other_epochs)
+        return epochs > 0 or (steps > 0 and not self._has_other_epochs)
 
     def check_progress(self) -> int:
         """Returns the finished epochs, and checks that history.csv and checkpoints belong together.

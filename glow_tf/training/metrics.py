@@ -68,8 +68,10 @@ class StepMeans:
         self._timed = timed
         kinds = ("local_bpd", "gradient_norm", "busy_seconds")
         names = [f"{kind}_{k + 1}" for k in range(num_parts) for kind in kinds]
-        self._means = {"bpd": MeanAsLoss("bpd"), **{name: keras.metrics.Mean(name) for name in names}}
-        self._skipped = keras.metrics.Sum("skipped_steps")
+        # Sums in float64: a run of several workers goes on from their total, to all digits that are written.
+        means = [MeanAsLoss("bpd", "float64"), *(keras.metrics.Mean(name, "float64") for name in names)]
+        self._means = {metric.name: metric for metric in means}
+        self._skipped = keras.metrics.Sum("skipped_steps", "float64")
 
     @property
     def variables(self) -> dict[str, list[tf.Variable]]:

@@ -319,10 +319,9 @@ def test_a_run_that_begins_anew_is_known_before_it_claims_its_folder(tmp_path):
     within.mkdir(parents=True)
     for ending in ("index", "data-00000-of-00001"):
         (within / f"ckpt-4.{ending}").touch()
-    assert folder.can_resume(within=True)
-    assert not folder.can_resume(within=False)
+    assert folder.can_resume()
     folder.close()
-    assert not workdir.Workdir(config(tmp_path, **settings, finetune_epochs=5)).can_resume(within=True)
+    assert not workdir.Workdir(config(tmp_path, **settings, finetune_epochs=5)).can_resume()
 
 
 def test_a_workdir_whose_weights_tensorflow_would_not_find_again_is_refused(tmp_path):

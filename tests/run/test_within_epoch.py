@@ -260,9 +260,10 @@ def test_a_run_with_other_epochs_goes_on_from_the_end_of_one(tmp_path, capsys, e
     assert not list(tmp_path.glob("checkpoints/after_*"))
 
 
-def test_workers_cannot_save_within_an_epoch(tmp_path):
-    with pytest.raises(ConfigError, match=r"checkpoint_minutes needs another strategy than multi_worker"):
-        config(tmp_path, checkpoint_minutes=5, strategy="multi_worker")
+def test_workers_that_make_steps_alone_cannot_save_within_an_epoch(tmp_path):
+    config(tmp_path, checkpoint_minutes=5, strategy="multi_worker")
+    with pytest.raises(ConfigError, match=r"checkpoint_minutes needs sync_every=1.*Received: .*sync_every=4"):
+        config(tmp_path, checkpoint_minutes=5, strategy="multi_worker", sync_every=4)
     with pytest.raises(ConfigError, match=r"checkpoint_minutes must be 0 or a positive number. Received"):
         config(tmp_path, checkpoint_minutes=-1)
 
