@@ -71,8 +71,7 @@ class Run:
     @property
     def can_roll_back(self) -> bool:
         """Whether the run may be rolled back to a checkpoint where training diverges."""
-        # In several processes the others would have to go back, too, and do not know of it.
-        return self.config.train.on_divergence == "recover" and self.group is None
+        return self.config.train.on_divergence == "recover"
 
     @property
     def strategy(self) -> tf.distribute.Strategy:

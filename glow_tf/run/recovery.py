@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from glow_tf.devices.workers import holds_anywhere
 from glow_tf.errors import ConfigError, DivergedError
 from glow_tf.glow import Glow
 from glow_tf.run import saved
@@ -28,27 +29,42 @@ def fit_and_recover(run: Run, epoch: int, fit: Callable[[int], None]) -> None:
         try:
             fit(epoch)
         except DivergedError as error:
-            # Twice in a row from the same place: whatever is wrong may be in that checkpoint.
-            finished = run.workdir.progress()[0]
-            again = finished == int(run.checkpoints.rolled_back_to)
-            epoch = _roll_back(run, error, finished if again else None)
+            epoch = _roll_back(run, error)
         else:
             return
 
 
-def _roll_back(run: Run, error: DivergedError, before: int | None) -> int:
-    """Rolls the run back to a checkpoint of fewer epochs than `before`, if given, or to the start.
+def _roll_back(run: Run, error: DivergedError) -> int:
+    """Rolls all processes of a run back to the same checkpoint, or to the start; returns its epochs.
 
-    Returns its number of epochs; raises DivergedError if the run may not roll back.
+    The first process, which has the workdir, decides. DivergedError if the run may not roll back.
     """
     if not run.can_roll_back:
         raise error
+    given_up = None
+    if run.is_chief:
+        try:
+            _go_back(run, error)
+        except DivergedError as why:
+            given_up = why
+    if holds_anywhere(run.strategy, given_up is not None):
+        raise given_up or error
+    run.checkpoints.share()
+    for cache in run.trainer.prefix_caches.values():
+        cache.forget()
+    return int(run.checkpoints.epochs)
+
+
+def _go_back(run: Run, error: DivergedError) -> None:
+    """Restores a checkpoint, or the start, and lowers the rate; DivergedError if that may not be."""
+    # Twice in a row from the same place: whatever is wrong may be in that checkpoint.
+    finished = run.workdir.progress()[0]
+    before = finished if finished == int(run.checkpoints.rolled_back_to) else None
     recoveries = int(run.checkpoints.recoveries.numpy()) + 1
     if recoveries > MOST_RECOVERIES:
         raise with_sentence(error, f"It went back {MOST_RECOVERIES} times, each time with a lower rate.")
     parts = error.parts or tuple(range(len(run.glow.parts)))
     factors = [float(f.numpy()) / (2 if k in parts else 1) for k, f in enumerate(run.trainer.rate_factors)]
-    finished = run.workdir.progress()[0]
     epoch = run.checkpoints.roll_back(before)
     if epoch is None:
         # A history of several epochs without their checkpoints could not be resumed; one row alone can.
@@ -65,8 +81,6 @@ def _roll_back(run: Run, error: DivergedError, before: int | None) -> int:
     run.checkpoints.rolled_back_to.assign(epoch)
     for factor, value in zip(run.trainer.rate_factors, factors, strict=True):
         factor.assign(value)
-    for cache in run.trainer.prefix_caches.values():
-        cache.forget()
     place = f"epoch {epoch}" if epoch else "the start"
     rates = ", ".join(f"the rate of part {k + 1} is {factors[k]:g} times what was set" for k in parts)
     print(
@@ -75,20 +89,21 @@ def _roll_back(run: Run, error: DivergedError, before: int | None) -> int:
         f"{rates}.",
         flush=True,
     )
-    return epoch
 
 
 def start_over(run: Run) -> None:
-    """Gives a run the state that it started with."""
+    """Gives a run the state that it started with, in this process."""
     config, trainer = run.config, run.trainer
-    with run.strategy.scope():
-        glow = Glow(config.model, trainer.glow.part_devices, name="glow")
-        fresh = compiled_trainer(config, glow, run.phases, run.steps_per_epoch)
-        if config.init_from:
-            saved.start_from(config.init_from, saved.load_start(config.init_from, config.model), glow)
+    # Outside of the strategy: several processes would make its variables together.
+    glow = Glow(config.model, trainer.glow.part_devices, name="glow")
+    fresh = compiled_trainer(config, glow, run.phases, run.steps_per_epoch)
+    if config.init_from:
+        saved.start_from(config.init_from, saved.load_start(config.init_from, config.model), glow)
     own, new = (tf.nest.flatten(list(state_of(t).values())) for t in (trainer, fresh))
     for variable, value in zip(own, new, strict=True):
         variable.assign(value)
+    trainer.glow.dequantize.adapt(run.images.train)
+    trainer.initialize_from(run.slice_of_training())
     trainer.band.forget()
     run.checkpoints.epochs.assign(0)
     run.checkpoints.steps.assign(0)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.devices.workers import follow_first_worker, sums_over_replicas
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, DivergedError
 from glow_tf.internals import leaves_updates_to_others
 from glow_tf.schedule import Phase
 from glow_tf.training.band import Band
@@ -74,7 +76,7 @@ class LocalSteps:
         self.momenta = [[tf.Variable(tf.zeros_like(v.value), trainable=False) for v in own] for own in parts]
         pairs = zip(itertools.chain(*parts), itertools.chain(*self.momenta), strict=True)
         self._momentum_of = {id(variable): momentum for variable, momentum in pairs}
-        self._meetings: dict[tuple[Phase, bool], Callable[[list[tf.Tensor]], None]] = {}
+        self._meetings: dict[tuple[Phase, bool], Callable[[list[tf.Tensor], tf.Tensor], tf.Tensor]] = {}
         self._steps = 0  # of the running epoch
 
     def begin_epoch(self, phase: Phase, steps: int | None, goes_on: bool) -> None:
@@ -93,20 +95,33 @@ class LocalSteps:
         self._steps, self._made = steps, 0
         self._met = self._weights(phase)
 
-    def end_step(self, phase: Phase, ends_epoch: bool, band: Band) -> None:
-        """Lets the replicas meet, if it is time; `ends_epoch` says whether the step was the epoch's last."""
+    def end_step(
+        self, phase: Phase, ends_epoch: bool, band: Band, fault: DivergedError | None
+    ) -> DivergedError | None:
+        """Lets the replicas meet, if it is time; `ends_epoch` says whether the step was the epoch's last.
+
+        Returns what stops training, given what does so here, if anything: all replicas stop when they meet.
+        """
         if self._every == 1:
-            return
+            return fault
         self._made += 1
         if not ends_epoch and self._made % self._every:
-            return
+            return None
         if (phase, ends_epoch) not in self._meetings:
             self._meetings[phase, ends_epoch] = self._meeting(phase, ends_epoch)
-        self._meetings[phase, ends_epoch](self._met)
+        own = [float(fault is not None and k in fault.parts) for k in range(len(self._optimizers))]
+        at_fault = np.flatnonzero(self._meetings[phase, ends_epoch](self._met, tf.constant(own)))
+        if len(at_fault):
+            names = ", ".join(str(k + 1) for k in at_fault)
+            what = f"training of part {names} diverged in another worker"
+            fault = fault or DivergedError(f"Training stopped: {what}.", reason=what)
+            fault.parts = tuple(at_fault)
+            return fault
         if ends_epoch:
             follow_first_worker(self._strategy, list(band.variables.values()))
         else:
             self._met = self._weights(phase)
+        return None
 
     def bytes_per_step(self, phase: Phase) -> int:
         """Returns what a step reduces over the replicas: the gradients, or its share of the meetings."""
@@ -127,14 +142,19 @@ class LocalSteps:
         own = [v.value for k in phase.active for v in self._optimizers[k].variables]
         return [v for v in own if v.dtype.is_floating]
 
-    def _meeting(self, phase: Phase, ends_epoch: bool) -> Callable[[list[tf.Tensor]], None]:
+    def _meeting(self, phase: Phase, ends_epoch: bool) -> Callable[[list[tf.Tensor], tf.Tensor], tf.Tensor]:
+        """Returns a function of the weights after the last meeting, and of a number for each part.
+
+        It returns the sum of these numbers over the replicas.
+        """
         trained = self._trained(phase)
         weights = [v.value for v in trained]
         states = self._states(phase) if ends_epoch else []
         replicas = self._strategy.num_replicas_in_sync
 
-        def meet(last: list[tf.Tensor]) -> None:
-            means = [total / replicas for total in sums_over_replicas([*weights, *states])]
+        def meet(last: list[tf.Tensor], faults: tf.Tensor) -> tf.Tensor:
+            *totals, at_fault = sums_over_replicas([*weights, *states, faults])
+            means = [total / replicas for total in totals]
             for state, mean in zip(states, means[len(weights) :], strict=True):
                 state.assign(mean)
             for variable, mean, before in zip(trained, means, last, strict=False):
@@ -145,5 +165,9 @@ class LocalSteps:
                     momentum.assign(self._momentum * momentum + gradient)
                     further += self._rate * self._momentum * momentum
                 variable.assign(mean - further)
+            return at_fault
 
-        return tf.function(lambda last: self._strategy.run(meet, args=(last,)), autograph=False)
+        def of_all(*given: Any) -> tf.Tensor:
+            return self._strategy.experimental_local_results(self._strategy.run(meet, args=given))[0]
+
+        return tf.function(of_all, autograph=False)

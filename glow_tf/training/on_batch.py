@@ -48,7 +48,8 @@ class OnBatch(PartsModel):
         self.averages.start()
         with self._skips.naming_faults():
             logs = super().train_on_batch(_in_one(batch), return_dict=return_dict)
-            self._skips.raise_fault(self.phase)
+            if fault := self._skips.fault_of(self.phase):
+                raise fault
         return logs
 
     def test_on_batch(

@@ -206,9 +206,10 @@ class PartsModel(PhasedModel):
             queues.start()
 
     def on_step_end(self, last: bool) -> None:
-        """Stops if training diverged; lets replicas meet; after an epoch's last step, empties the queues."""
-        self._skips.raise_fault(self.phase)
-        self.local_steps.end_step(self.phase, last, self.band)
+        """Lets replicas meet; stops if training diverged; after an epoch's last step, empties the queues."""
+        fault = self._skips.fault_of(self.phase)
+        if fault := self.local_steps.end_step(self.phase, last, self.band, fault):
+            raise fault
         if last:
             self.empty_queues()
 

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.conditions import of_names
+from glow_tf.devices.workers import in_several_processes
 from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.glow import Glow
 from glow_tf.schedule import Phase
@@ -35,9 +36,12 @@ class SkippedSteps:
       optimizers: one per part; their step counts are in the message.
       most: how many steps in a row may be skipped; 0 stops at the first.
       most_outside: how many steps in a row may be outside of their band; None does not watch.
-      compiled: the step is compiled with XLA, which cannot call Python. Then `raise_fault` stops training,
-        without naming the bijector.
+      compiled: the step is compiled with XLA, which cannot call Python. Then `fault_of` does not name the
+        bijector.
       replicas: how many make a step together, and skip it together.
+
+    In several processes a step that stops training ends like any other, so that all of them make it to its
+    end, where `fault_of` says so in each.
 
     Attributes:
       fault: what stopped training; None if nothing did.
@@ -61,6 +65,7 @@ class SkippedSteps:
         self.most_outside = None if most_outside is None else max(most, most_outside)
         self.compiled = compiled
         self.replicas = replicas
+        self._ends_steps = in_several_processes(tf.distribute.get_strategy())
         self.fault: DivergedError | None = None
         self.band = Band(len(glow.parts))
         self.in_a_row, self._allowed = (replicated(tf.constant(n, tf.int64)) for n in (0, most))
@@ -83,18 +88,20 @@ class SkippedSteps:
           batch: returns the step's batch, for the message.
 
         Raises:
-          tf.errors.InvalidArgumentError: training has to stop; `fault` says why.
+          tf.errors.InvalidArgumentError: training has to stop; `fault` says why. Not in several processes.
         """
         finite = tf.reduce_all(tf.math.is_finite(tf.stack([step.loss, *norms])))
         losses = [mean_over_examples(step.truncated[k], step.weight) for k in self.band.rows_of(phase)[0]]
         explains, first = ~finite, tf.constant(True)
         if self.replicas > 1:
-            # The replica whose images are at fault is to explain; all of them skip the step.
+            # The replica whose images are at fault is to explain; all of them skip the step. Of several
+            # processes all explain: each has to stop.
             own = 1 - tf.cast(tf.math.is_finite(step.loss), tf.int32)
             anywhere, losses = _over_replicas(own, losses, step.weight)
             finite &= anywhere == 0
-            explains = ~finite & ((own > 0) | (anywhere == 0))
+            explains = ~finite & ((own > 0) | (anywhere == 0) | self._ends_steps)
             first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
+            first |= self._ends_steps
         in_a_row = tf.where(finite, tf.zeros([], tf.int64), self.in_a_row + 1)
         self.in_a_row.assign(in_a_row)
         stops = explains & (in_a_row > self._allowed)
@@ -120,30 +127,29 @@ class SkippedSteps:
                 raise self.fault from None
             raise
 
-    def raise_fault(self, phase: Phase) -> None:
-        """Raises DivergedError if compiled steps were too often not finite, or outside of their band."""
+    def fault_of(self, phase: Phase) -> DivergedError | None:
+        """Returns what stops training after a step of a phase, where the step itself did not raise it."""
         if not self.compiled:
-            return
+            return self.fault
         where = f"in phase '{phase}'"
         after = f"after step {self._steps_of(phase)} of part {phase.last + 1}"
         advice = "Without XLA (jit_compile=False, --jit_compile=off) the message names the bijector."
         in_a_row, streak = int(self.in_a_row.numpy()), int(self.band.streak.numpy())
         if in_a_row > int(self._allowed.numpy()):
-            self.fault = NonFiniteError(
+            return NonFiniteError(
                 f"Training stopped: a loss or gradient was not finite {where}, {in_a_row} steps in a row, "
                 f"{after}. No weight was changed by those steps. {advice}",
                 phase.active,
                 f"a loss or gradient was not finite {in_a_row} steps in a row, {after}",
             )
-            raise self.fault
         if self.most_outside is not None and streak > self.most_outside:
-            self.fault = DivergedError(
+            return DivergedError(
                 f"Training stopped: it diverged {where}: a loss or the norm of a gradient was outside of its "
                 f"band for {streak} steps in a row, {after}. {advice}",
                 phase.active,
                 f"a loss or gradient norm was outside of its band for {streak} steps in a row, {after}",
             )
-            raise self.fault
+        return None
 
     def _checked(
         self,
@@ -153,7 +159,7 @@ class SkippedSteps:
         numbers: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
         observed: Observed | None,
     ) -> tf.Tensor:
-        """Returns a check that fails if training has to stop.
+        """Returns a check that fails if training has to stop, but in several processes.
 
         Args:
           phase: what is trained.
@@ -171,6 +177,8 @@ class SkippedSteps:
 
         def explain(in_a_row: tf.Tensor, loss: tf.Tensor, norms: tf.Tensor, v: tf.Tensor, *others) -> bool:
             own = reference()
+            if own._ends_steps and own.fault:  # of a step before, until the processes meet
+                return True
             step = own._steps_of(phase)
             names = sorted(own.glow.config.condition_shapes)  # as `nest.flatten` has them
             given = dict(zip(names, others, strict=False))
@@ -181,7 +189,7 @@ class SkippedSteps:
             else:
                 found = Observed(*(tensor.numpy() for tensor in others[len(names) :]))
                 own.fault = explain_divergence(own.glow, phase, step, seen, found, own.band.rows_of(phase))
-            return False
+            return own._ends_steps
 
         def explained() -> tf.Tensor:
             v, condition = batch()

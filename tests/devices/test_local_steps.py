@@ -15,7 +15,7 @@ import glow_tf
 from glow_tf import Glow, PartsTrainer, phases
 from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import make_strategy
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, DivergedError
 from glow_tf.run import history
 from glow_tf.training.optimizers import FusedAdamax
 
@@ -151,6 +151,20 @@ def test_a_replica_skips_a_step_that_is_not_finite_alone(batches):
     fit(two[1], batches, HALVES[1], slice(1), epochs=1)
     means = [np.mean(pair, 0) for pair in zip(*(t.glow.get_weights() for t in two), strict=True)]
     assert_alike(means, local.glow.get_weights())
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["here", "in another worker"])
+def test_a_replica_that_diverges_stops_all_of_them_when_they_meet(here, batches):
+    local = initialized(batches, sync_every=EVERY)
+    steps, phase = local.local_steps, local.phase
+    fault = DivergedError("Training stopped: here.", [0], "here") if here else None
+    steps.begin_epoch(phase, STEPS, False)
+    if not here:
+        steps._meetings[phase, False] = lambda last, own: own + 1
+    first, second = (steps.end_step(phase, False, local.band, fault) for _ in range(EVERY))
+    assert first is None
+    assert second.reason == ("here" if here else "training of part 1 diverged in another worker")
+    assert second.parts == (0,)
 
 
 class Leaves(keras.optimizers.Optimizer):
