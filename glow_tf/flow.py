@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import likelihood
+from glow_tf.bijectors.bijector import WithLogDet
 from glow_tf.bijectors.condition import Condition
 from glow_tf.density_model import checked_images
 from glow_tf.flow_of_parts import FlowOfParts
@@ -133,7 +134,7 @@ class Flow(FlowOfParts):
 
     def forward_and_log_det(
         self, v: tf.Tensor, labels: tf.Tensor | None = None, condition: Condition = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> WithLogDet:
         """Whitens dequantised values: v [B, H, W, C] → eps [B, D], log|det d eps/d v| [B] nats.
 
         A model with classes whitens the top latent by the prior of the labels, integers [B], if they are
@@ -157,7 +158,7 @@ class Flow(FlowOfParts):
 
     def inverse_and_log_det(
         self, eps: tf.Tensor, labels: tf.Tensor | None = None, condition: Condition = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> WithLogDet:
         """Inverts `forward_and_log_det`: eps [B, D] → v [B, H, W, C], log|det d v/d eps| [B] nats."""
         v = self.inverse(eps, labels=labels, condition=condition)
         return v, -self.forward_and_log_det(v, labels, condition)[1]

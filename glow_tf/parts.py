@@ -235,7 +235,6 @@ class Part(keras.Model):
         return [v for layer in (*self.bijectors, *network) for v in layer.trainable_variables]
 
     def get_config(self) -> dict:
-        """See keras.Layer."""
         return {
             "name": self.name,
             "dtype": self.dtype_policy.name,
@@ -246,7 +245,6 @@ class Part(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Part:
-        """See keras.Layer."""
         load = keras.saving.deserialize_keras_object
         return cls(
             [load(b, custom_objects) for b in config["bijectors"]],

@@ -156,7 +156,7 @@ def _public_names():
     """Yields the public names as they are imported, and the place of each definition."""
     for package in ("glow_tf", *(f"glow_tf.{name}" for name in PACKAGES)):
         module = importlib.import_module(package)
-        for name in module.__all__:
+        for name in getattr(module, "__all__", [n for n in vars(module) if n[0].isupper()]):
             value = getattr(module, name)
             home = value.__module__ if hasattr(value, "__qualname__") else None
             yield f"{package}.{name}", f"{home}.{name}" if home else None

@@ -1,6 +1,8 @@
 """Packages import one way, private APIs are in one file, and pure modules need no TensorFlow."""
 
 import ast
+import importlib
+import inspect
 import pathlib
 import re
 
@@ -165,6 +167,24 @@ def test_the_package_imports_where_there_is_no_fcntl_and_no_resource():
         "print(callbacks.peak_memory_mb())"
     )
     assert run_program(program).strip() == "nan"
+
+
+def _public_methods(module):
+    """Yields the classes of a module with the names of the methods and properties that they define."""
+    for name, own in vars(module).items():
+        if inspect.isclass(own) and own.__module__ == module.__name__ and not name.startswith("_"):
+            for method, value in vars(own).items():
+                if inspect.isroutine(value) or isinstance(value, property | classmethod):
+                    yield own, method
+
+
+@pytest.mark.parametrize("path", _files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_public_method_has_a_docstring_or_overrides_one_that_has(path):
+    module = importlib.import_module(".".join(path.relative_to(ROOT.parent).with_suffix("").parts))
+    for own, method in _public_methods(module):
+        theirs = [base for base in own.__mro__ if not base.__module__.startswith("glow_tf")]  # Keras's
+        known = method.startswith("_") or any(hasattr(base, method) for base in theirs)
+        assert known or inspect.getdoc(getattr(own, method)), f"{own.__name__}.{method}"
 
 
 def test_every_public_name_can_be_imported():

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Shape, per_example, set_where
+from glow_tf.bijectors.bijector import Shape, WithLogDet, per_example, set_where
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.repeatable import Repeatable
 
@@ -30,31 +30,19 @@ class ActNorm(Repeatable):
     """
 
     def build(self, input_shape: Shape) -> None:
-        """Creates a bias and a log-scale per channel, and the flag `initialized`."""
         channels = input_shape[-1]
         self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros")
         self.log_scale = self.add_weight(name="log_scale", shape=(channels,), initializer="zeros")
-        self.initialized = self.add_weight(
-            name="initialized", shape=(), dtype="int64", initializer="zeros", trainable=False
-        )
+        self.initialized = self.add_weight(name="initialized", shape=(), dtype="int64", trainable=False)
         self.built = True
 
     def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """See base: sets bias and log_scale from the mean and deviation of x, unless they are already set."""
         self.ensure_built(x)
         self.initialize_from(*tf.nn.moments(x, axes=[1, 2]))
         return self.forward(x)
 
     def initialize_from(self, means: tf.Tensor, variances: tf.Tensor) -> None:
-        """Sets bias and log_scale as `initialize` does, from the moments of each example over its pixels.
-
-        Args:
-          means: of each example and channel, [B, C].
-          variances: of each example and channel, [B, C].
-
-        Raises:
-          ValueError: the layer is not built.
-        """
+        """Does what `initialize` does, from the moments of each example over its pixels, [B, C] both."""
         self.require_built()
         mean, variance_of_means = tf.nn.moments(means, axes=[0])
         deviation = tf.sqrt(tf.reduce_mean(variances, axis=0) + variance_of_means)
@@ -66,14 +54,12 @@ class ActNorm(Repeatable):
         # TensorFlow keeps the function for as long as the process lives, so it must not hold the layer.
         tf.numpy_function(functools.partial(_warn, self.path), [constant], [])
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
         y = (x + self.bias.value) * tf.exp(self.log_scale.value)
         return y, per_example(self.log_det_per_pixel() * _pixels(x), x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.require_built()
         x = y * tf.exp(-self.log_scale.value) - self.bias.value
         return x, per_example(-self.log_det_per_pixel() * _pixels(y), y)

@@ -1,5 +1,6 @@
 """The contract that every bijector keeps."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from glow_tf.bijectors.condition import Condition
 tf.config.experimental.enable_tensor_float_32_execution(False)
 
 Shape = tuple[int | None, ...]
+WithLogDet = tuple[tf.Tensor, tf.Tensor]  # a result, and log|det d(result)/d(argument)|, [B], nats
 Latents = Sequence[tf.Tensor]
 Bound = Callable[[tf.Tensor], tf.Tensor]
 
@@ -44,6 +46,14 @@ class PartOutput(NamedTuple):
     def log_likelihood_term(self) -> tf.Tensor:
         """The part's term of the whole model's log-likelihood, without a prior of h; [B], nats."""
         return self.latents_log_prob + self.log_det
+
+
+class KeepsArguments(keras.layers.Layer):
+    """A layer that keeps the arguments of its constructor, each under its own name: they are its config."""
+
+    def get_config(self) -> dict:
+        names = [name for name in inspect.signature(self.__init__).parameters if name != "kwargs"]
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 class Bijector(keras.layers.Layer):
@@ -83,11 +93,11 @@ class Bijector(keras.layers.Layer):
     reversible = False
     condition_channels = 0
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         """Returns f(x) [B, H', W', C'] and log|det df(x)/dx| [B] in nats, for x [B, H, W, C]."""
         raise NotImplementedError(f"{type(self).__name__} must define forward_and_log_det(x).")
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         """Returns f⁻¹(y) [B, H, W, C] and log|det df⁻¹(y)/dy| [B] in nats, for y [B, H', W', C']."""
         raise NotImplementedError(f"{type(self).__name__} must define inverse_and_log_det(y).")
 
@@ -139,16 +149,13 @@ class Bijector(keras.layers.Layer):
     def inverse_in_part(
         self, h: tf.Tensor, latents: Latents, bound: Bound, condition: Condition = None
     ) -> tuple[tf.Tensor, Latents]:
-        """Undoes `forward_in_part`.
+        """Undoes `forward_in_part`: returns its input [B, H, W, C], and the latents factored out before it.
 
         Args:
           h: what goes on after the bijector, [B, H', W', C'].
           latents: those that it and the bijectors before it factored out, in forward order.
           bound: changes the result of every inverted step, [B, H, W, C].
           condition: what the part is given.
-
-        Returns:
-          The bijector's input [B, H, W, C], and the latents that the bijectors before it factored out.
         """
         return bound(self.inverse(h, condition)), latents
 
@@ -172,15 +179,10 @@ class Bijector(keras.layers.Layer):
     def log_scales_in_part(
         self, x: tf.Tensor, condition: Condition = None
     ) -> tuple[tf.Tensor, Latents, tf.Tensor]:
-        """Runs forward, and returns how far each step amplifies on the way.
+        """Runs x [B, H, W, C] forward, and returns how far each step amplifies on the way.
 
-        Args:
-          x: [B, H, W, C].
-          condition: what the part is given.
-
-        Returns:
-          What goes on [B, H', W', C'], the latents that are factored out, and the largest |log s| of the 1×1
-          convolution and of the coupling of each step, [steps, 2], nats; −∞ where a step has none.
+        Returns what goes on [B, H', W', C'], the latents that are factored out, and the largest |log s| of
+        the 1×1 convolution and of the coupling of each step, [steps, 2], nats; −∞ where a step has none.
         """
         output = self.forward_in_part(PartOutput.start(x), *self.read(condition))
         return output.h, output.latents, tf.fill([1, 2], tf.constant(-math.inf, x.dtype))
@@ -199,11 +201,7 @@ class Bijector(keras.layers.Layer):
         return self.get_weights()
 
     def set_weights_by_step(self, weights: Sequence[np.ndarray]) -> None:
-        """Sets the weights to a list from `get_weights_by_step`.
-
-        Raises:
-          ValueError: there are too few or too many weights, or one has another shape.
-        """
+        """Sets the weights to a list from `get_weights_by_step`; ValueError if it does not fit them."""
         self.set_weights(weights)
 
     def ensure_built(self, x: tf.Tensor) -> None:
@@ -212,11 +210,7 @@ class Bijector(keras.layers.Layer):
             self.build(x.shape)
 
     def require_built(self) -> None:
-        """Checks that the layer has its weights: an inverse alone cannot tell their shapes.
-
-        Raises:
-          ValueError: the layer is not built.
-        """
+        """Raises ValueError unless the layer has its weights: an inverse alone cannot tell their shapes."""
         if not self.built:
             raise ValueError(
                 f"{type(self).__name__} has no weights yet: call `build(input_shape)` or run it forward "

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape
+from glow_tf.bijectors.bijector import Bijector, Shape, WithLogDet
 from glow_tf.bijectors.condition import Condition
 
 
@@ -31,19 +31,16 @@ class Chain(Bijector):
 
     @property
     def condition_channels(self) -> int:
-        """See base; each bijector is handed the condition that the chain is given."""
         return max(bijector.condition_channels for bijector in self.bijectors)
 
     def build(self, input_shape: Shape) -> None:
-        """Builds every bijector on the output shape of the previous one."""
         for bijector in self.bijectors:
             if not bijector.built:  # Keras has already built one that it loaded
                 bijector.build(input_shape)
             input_shape = bijector.output_shape_of(input_shape)
         self.built = True
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
         total = 0.0
         for bijector in self.bijectors:
@@ -51,8 +48,7 @@ class Chain(Bijector):
             total += log_det
         return x, total
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.require_built()
         total = 0.0
         for bijector in reversed(self.bijectors):
@@ -61,26 +57,22 @@ class Chain(Bijector):
         return y, total
 
     def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """See base: initialises each bijector on the output of the previous one."""
         self.ensure_built(x)
         for bijector in self.bijectors:
             x = bijector.initialize(x, *bijector.read(condition))
         return x
 
     def output_shape_of(self, input_shape: Shape) -> Shape:
-        """See base."""
         for bijector in self.bijectors:
             input_shape = bijector.output_shape_of(input_shape)
         return input_shape
 
     def get_config(self) -> dict:
-        """See keras.Layer."""
         bijectors = [keras.saving.serialize_keras_object(b) for b in self.bijectors]
         return {**super().get_config(), "bijectors": bijectors}
 
     @classmethod
     def from_config(cls, config: dict) -> "Chain":
-        """See keras.Layer."""
         config = dict(config)
         bijectors = [keras.saving.deserialize_keras_object(b) for b in config.pop("bijectors")]
         return cls(bijectors, **config)

@@ -5,7 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, per_example, soft_bound
+from glow_tf.bijectors.bijector import Bijector, KeepsArguments, Shape, WithLogDet, per_example, soft_bound
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND
 from glow_tf.likelihood import standard_normal_log_prob
@@ -14,7 +14,7 @@ CLASSES_AT_ONCE = 16  # a mixture's score needs memory for that many copies of t
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class ClassPrior(Bijector):
+class ClassPrior(KeepsArguments, Bijector):
     """A Gaussian for each class, with a mean and a deviation per class, place and channel.
 
     Where the class of an example is not known, its density is the mixture of the classes' densities, with
@@ -41,7 +41,6 @@ class ClassPrior(Bijector):
         self.classes = classes
 
     def build(self, input_shape: Shape) -> None:
-        """Creates means and raw log-deviations, [classes, H, W, C] each; all start at 0."""
         event = tuple(input_shape[1:])
         if None in event:
             raise ValueError(
@@ -53,19 +52,14 @@ class ClassPrior(Bijector):
         self.built = True
 
     def read(self, condition: Condition) -> tuple[Condition, ...]:
-        """See base: labels, integers [B]; what else the part is given it does not read."""
+        """Returns labels, integers [B], alone: what else the part is given it does not read."""
         is_label = tf.is_tensor(condition) and condition.dtype.is_integer
         return (condition,) if is_label else ()
 
     def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """Returns log p(h | label), or log p(h) if the class is not known.
+        """Returns log p(h | label), or log p(h) if the class is not known: [B, H, W, C] → [B], nats.
 
-        Args:
-          h: [B, H, W, C].
-          condition: the class of each example, from 0, integers [B].
-
-        Returns:
-          [B], nats.
+        The condition is the class of each example, from 0, integers [B].
         """
         if not self.read(condition):
             return tf.reduce_logsumexp(self.log_prob_by_label(h), axis=1) - math.log(self.classes)
@@ -84,14 +78,12 @@ class ClassPrior(Bijector):
                 found.append(_log_prob_by_class(tf.identity(h), means[some], log_deviations[some]))
         return tf.concat(found, axis=1)
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Whitens x [B, H, W, C], by its class, integers [B], if that is given; see class."""
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
         mean, log_deviation = self._moments(*self.read(condition))
         return (x - mean) * tf.exp(-log_deviation), -_log_det(log_deviation, x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Inverts `forward_and_log_det`: y [B, H, W, C], and the class, integers [B], if that is given."""
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.require_built()
         mean, log_deviation = self._moments(*self.read(condition))
         return y * tf.exp(log_deviation) + mean, _log_det(log_deviation, y)
@@ -107,10 +99,6 @@ class ClassPrior(Bijector):
 
     def _log_deviation(self) -> tf.Tensor:
         return soft_bound(self.raw_log_deviation.value, LOG_DEVIATION_BOUND)
-
-    def get_config(self) -> dict:
-        """See keras.Layer."""
-        return {**super().get_config(), "classes": self.classes}
 
 
 def _log_prob_by_class(h: tf.Tensor, means: tf.Tensor, log_deviations: tf.Tensor) -> tf.Tensor:

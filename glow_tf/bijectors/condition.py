@@ -13,22 +13,12 @@ Condition = tf.Tensor | Mapping[str, tf.Tensor] | None
 
 
 def brought_to(condition: Condition, x: tf.Tensor, channels: int) -> tf.Tensor:
-    """Returns a condition as one tensor that can be added to a map of x's resolution.
+    """Returns a condition as one tensor that can be added to x [B, H, W, C], in the dtype of x.
 
-    Several conditions follow one another along the channels, in the order of their names. A map of more
-    pixels than x is averaged, one of fewer is repeated; where their sides do not divide each other, it is
-    resized.
-
-    Args:
-      condition: see `Condition`.
-      x: [B, H, W, C].
-      channels: how many channels there must be in all.
-
-    Returns:
-      [B, H, W, channels], or [B, 1, 1, channels] where only vectors are given, in the dtype of x.
-
-    Raises:
-      ValueError: nothing is given, or something of another size.
+    It has the shape [B, H, W, channels], or [B, 1, 1, channels] where only vectors are given; ValueError if
+    there are not as many channels. Several conditions follow one another along the channels, in the order of
+    their names. A map of more pixels than x is averaged, one of fewer is repeated; where their sides do not
+    divide each other, it is resized.
     """
     return _joined([tf.cast(m, x.dtype) for m in _checked(condition, channels)], tuple(x.shape[1:3]))
 

@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Shape
+from glow_tf.bijectors.bijector import KeepsArguments, Shape
 from glow_tf.bijectors.condition import Condition, at_its_own_resolution
 from glow_tf.bijectors.networks import HiddenConvolution
 from glow_tf.bijectors.rate_factor import REFERENCE_WIDTH, scales_with
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class ConditionNetwork(keras.layers.Layer):
+class ConditionNetwork(KeepsArguments):
     """Convolutions of 3×3 pixels, each followed by ActNorm, with ReLU between them.
 
     Shapes: [B, h, w, c] → [B, h, w, features]. A vector [B, d] is a map of one pixel; several conditions are
@@ -37,7 +37,6 @@ class ConditionNetwork(keras.layers.Layer):
         ]
 
     def build(self, input_shape: Shape) -> None:
-        """Builds the convolutions, for the shape of what is given, or a dictionary of shapes."""
         shapes = list(input_shape.values()) if isinstance(input_shape, Mapping) else [input_shape]
         self.channels = sum(shape[-1] for shape in shapes)
         input_shape = (None, None, None, self.channels)
@@ -60,12 +59,3 @@ class ConditionNetwork(keras.layers.Layer):
         for layer in self.convolutions:
             h = run(layer, h if layer is self.convolutions[0] else tf.nn.relu(h))
         return tf.cast(h, given.dtype)
-
-    def get_config(self) -> dict:
-        """See keras.Layer."""
-        return {
-            **super().get_config(),
-            "features": self.features,
-            "depth": self.depth,
-            "seed": self.seed,
-        }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Shape
+from glow_tf.bijectors.bijector import Shape, WithLogDet
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.networks import CouplingNetwork
 from glow_tf.bijectors.repeatable import Repeatable
@@ -55,11 +55,9 @@ class Coupling(Repeatable):
 
     @property
     def condition_channels(self) -> int:
-        """See base."""
         return self.config.condition_channels
 
     def build(self, input_shape: Shape) -> None:
-        """Creates the network."""
         channels = input_shape[-1]
         self.in_space = channels == 1
         first = max(channels // 2, 1)
@@ -83,13 +81,11 @@ class Coupling(Repeatable):
             )
         self.built = True
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
         return self.forward_folded(x, self.fold(), condition)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.require_built()
         folded = self.fold()
         a, y_b = self._halves(y, folded)
@@ -97,13 +93,12 @@ class Coupling(Repeatable):
         return self._joined(a, b), log_det
 
     def fold(self) -> list[tf.Tensor]:
-        """Returns the folded weights of the network, see `CouplingNetwork.fold`, and which pixels are a."""
+        """Returns what `CouplingNetwork.fold` does, and which pixels are a."""
         return [*self.network.fold(), *([self.colour.value] if self.in_space else [])]
 
     def forward_folded(
         self, x: tf.Tensor, folded: Sequence[tf.Tensor], condition: Condition = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """See base."""
+    ) -> WithLogDet:
         a, b = self._halves(x, folded)
         y_b, log_det = self.transform.forward(b, *self.parameters(a, folded, condition))
         return self._joined(a, y_b), log_det
@@ -124,7 +119,7 @@ class Coupling(Repeatable):
         folded: Sequence[tf.Tensor],
         condition: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """See base: one evaluation of the network serves both the inverse and the gradient."""
+        """One evaluation of the network serves both the inverse and the gradient."""
         self.require_built()
         a, y_b = self._halves(y, folded)
         a_gradient, y_b_gradient = (None, y_gradient) if self.in_space else self._halves(y_gradient, folded)
@@ -148,13 +143,7 @@ class Coupling(Repeatable):
     ) -> Parameters:
         """Returns the transform's parameters for the half a; every direction reads the network here.
 
-        Args:
-          a: what stays as it is, [B, H, W, C − C_b].
-          folded: what `fold` returned; by default, the folded weights of this layer.
-          condition: what the network reads, if the config says so.
-
-        Returns:
-          (shift, log_scale) for an affine transform, (shift,) for an additive one; each of the shape of b.
+        They are (shift, log_scale) of an affine transform, (shift,) of an additive one, of the shape of b.
         """
         folded = self.fold() if folded is None else folded
         return self._read(self.network.run_folded(a, folded, condition), a, folded)
@@ -180,13 +169,11 @@ class Coupling(Repeatable):
         return tf.cast(board, x.dtype)[..., tf.newaxis]
 
     def reseed(self, seed: int) -> None:
-        """See base."""
         self.network.reseed(seed)
         if self.in_space:
             self.colour.assign(seed % 2)
 
     def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """See base: initialises the network's ActNorms."""
         self.ensure_built(x)
         folded = self.fold()
         a, b = self._halves(x, folded)
@@ -194,12 +181,10 @@ class Coupling(Repeatable):
         return self._joined(a, self.transform.forward(b, *parameters)[0])
 
     def get_config(self) -> dict:
-        """See keras.Layer."""
         return {**super().get_config(), **dataclasses.asdict(self.config), "seed": self.seed}
 
     @classmethod
     def from_config(cls, config: dict) -> "Coupling":
-        """See keras.Layer."""
         config = dict(config)
         return cls(pop_coupling_config(config), **config)
 

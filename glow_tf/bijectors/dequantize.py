@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, per_example
+from glow_tf.bijectors.bijector import Bijector, KeepsArguments, WithLogDet, per_example
 from glow_tf.bijectors.condition import Condition
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class Dequantize(Bijector):
+class Dequantize(KeepsArguments, Bijector):
     """Centres and scales pixel levels: the map between [0, 2^n_bits) and [−½, ½).
 
     A byte b has the level ⌊b / 2^(8−n_bits)⌋. With more than 8 bits, images are integers of 16 bits, and
@@ -68,17 +68,11 @@ class Dequantize(Bijector):
         level = tf.clip_by_value(tf.floor(v), 0, self.bins - 1)
         return tf.cast(level * self.bin_width, self.output_dtype)
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         return x / self.bins - 0.5, per_example(self._log_det(x), x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         return (y + 0.5) * self.bins, per_example(-self._log_det(y), y)
 
     def _log_det(self, x: tf.Tensor) -> tf.Tensor:
         return tf.constant(-math.prod(x.shape[1:]) * self.n_bits * math.log(2), x.dtype)
-
-    def get_config(self) -> dict:
-        """See keras.Layer."""
-        return {**super().get_config(), "n_bits": self.n_bits}

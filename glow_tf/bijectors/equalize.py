@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Shape, set_where
+from glow_tf.bijectors.bijector import Shape, WithLogDet, set_where
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.dequantize import Dequantize
 from glow_tf.config import MOST_EQUALIZED
@@ -50,26 +50,21 @@ class Equalize(Dequantize):
         self.built = False
 
     def build(self, input_shape: Shape) -> None:
-        """Creates the rooms, which are equal at first, and the flag `initialized`."""
         self.room = self.add_weight(
             name="room",
             shape=(input_shape[-1], self.bins),
             initializer=keras.initializers.Constant(1 / self.bins),
             trainable=False,
         )
-        self.initialized = self.add_weight(
-            name="initialized", shape=(), dtype="int64", initializer="zeros", trainable=False
-        )
+        self.initialized = self.add_weight(name="initialized", shape=(), dtype="int64", trainable=False)
         self.built = True
 
     def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """See base: sets the rooms from dequantised values, unless they are set."""
         self.ensure_built(x)
         self._set_from(np.asarray(self.to_output(x)))
         return self.forward(x)
 
     def adapt(self, images: np.ndarray) -> None:
-        """See base: sets the rooms from images, uint8 [N, H, W, C], unless they are set."""
         self.require_built()
         self._set_from(images)
 
@@ -81,15 +76,13 @@ class Equalize(Dequantize):
         set_where(self.initialized.value < 1, self.room, rooms(counts, self.share))
         self.initialized.assign(1)
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
         level = tf.clip_by_value(tf.floor(x), 0, self.bins - 1)
         room, start = self._of_levels(tf.cast(level, tf.int32), *self._tables())
         return start + (x - level) * room - 0.5, tf.reduce_sum(tf.math.log(room), axis=[1, 2, 3])
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.require_built()
         place, (lengths, starts) = y + 0.5, self._tables()
         level = tf.zeros_like(y, tf.int32)
@@ -110,18 +103,9 @@ class Equalize(Dequantize):
         place = level + self.bins * tf.range(self.room.shape[0])
         return [tf.gather(tf.reshape(table, [-1]), place) for table in tables]
 
-    def get_config(self) -> dict:
-        """See keras.Layer."""
-        return {**super().get_config(), "share": self.share}
-
 
 def rooms(counts: np.ndarray, share: float) -> np.ndarray:
-    """Returns the lengths of the levels' intervals, whose sum is 1: counts [C, levels] → [C, levels].
-
-    Args:
-      counts: how many pixels have each level.
-      share: of the range in which frequent levels have room by their counts.
-    """
+    """Returns the lengths of the levels' intervals, whose sum is 1, of their counts of pixels [C, levels]."""
     levels = counts.shape[1]
     frequencies = counts / counts.sum(axis=1, keepdims=True)
     frequent = frequencies > FREQUENT / levels

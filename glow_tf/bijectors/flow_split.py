@@ -7,7 +7,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bound, Latents, Shape
+from glow_tf.bijectors.bijector import Bound, Latents, Shape, WithLogDet
 from glow_tf.bijectors.condition import Condition, beside
 from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.coupling import pop_coupling_config
@@ -70,7 +70,6 @@ class FlowSplit(FactorsOut):
 
     @property
     def reversible(self) -> bool:
-        """See base: whether the activations of the flow steps are recomputed."""
         return self.flow.reversible
 
     @reversible.setter
@@ -78,19 +77,16 @@ class FlowSplit(FactorsOut):
         self.flow.reversible = reversible
 
     def kept_of(self, channels: int) -> int:
-        """See base."""
         return self.kept
 
     def build(self, input_shape: Shape) -> None:
-        """Builds the network of h, the flow steps and the Gaussian."""
         *others, channels = input_shape
         self.features.build((*others, self.kept + self.condition_channels))
         self.flow.build((*others, channels - self.kept))
         self.prior.build((*others, channels - self.kept))
         self.built = True
 
-    def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See base."""
+    def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithLogDet:
         features = self.features.call(self._seen(h, condition))
         u, of_flow = self.flow.forward_and_log_det(z, features)
         eps, of_prior = self.prior.forward_and_log_det(u, features)
@@ -99,21 +95,16 @@ class FlowSplit(FactorsOut):
     def colour_bounded(
         self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, condition: Condition = None
     ) -> tf.Tensor:
-        """See base: bounds every flow step."""
         features = self.features.call(self._seen(h, condition))
         return self.flow.inverse_in_part(self.prior.inverse(eps, features), (), bound, features)[0]
 
-    def colour(
-        self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """See base."""
+    def colour(self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None) -> WithLogDet:
         features = self.features.call(self._seen(h, condition))
         u, of_prior = self.prior.inverse_and_log_det(eps, features)
         z, of_flow = self.flow.inverse_and_log_det(u, features)
         return z, of_flow + of_prior
 
     def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """See base: the network of h, then the flow steps."""
         self.ensure_built(x)
         h, z = self._cut(x)
         features = self.features.initialize(self._seen(h, condition))
@@ -123,7 +114,6 @@ class FlowSplit(FactorsOut):
     def log_scales_in_part(
         self, x: tf.Tensor, condition: Condition = None
     ) -> tuple[tf.Tensor, Latents, tf.Tensor]:
-        """See base."""
         h, z = self._cut(x)
         features = self.features.call(self._seen(h, condition))
         u, _, scales = self.flow.log_scales_in_part(z, features)
@@ -134,7 +124,6 @@ class FlowSplit(FactorsOut):
         return beside(h, condition, self.condition_channels) if self.condition_channels else h
 
     def get_config(self) -> dict:
-        """See keras.Layer."""
         coupling = dataclasses.asdict(self.coupling)
         coupling["coupling"] = coupling.pop("kind")
         return {
@@ -150,7 +139,6 @@ class FlowSplit(FactorsOut):
 
     @classmethod
     def from_config(cls, config: dict) -> FlowSplit:
-        """See keras.Layer."""
         config = dict(config)
         config["kind"] = config.pop("coupling")
         return cls(config.pop("kept"), pop_coupling_config(config), **config)

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
-from glow_tf.bijectors.bijector import Latents, Shape, per_example
+from glow_tf.bijectors.bijector import Latents, Shape, WithLogDet, per_example
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.coupling import Coupling, pop_coupling_config
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
@@ -51,7 +51,6 @@ class FlowStep(Repeatable):
         self.bijectors = [self.actnorm, self.conv, self.coupling]
 
     def build(self, input_shape: Shape) -> None:
-        """Builds the three bijectors."""
         for bijector in self.bijectors:
             bijector.build(input_shape)
         for weight in (*self.actnorm.trainable_variables, *self.conv.trainable_variables):
@@ -60,21 +59,17 @@ class FlowStep(Repeatable):
 
     @property
     def condition_channels(self) -> int:
-        """See base."""
         return self.coupling.condition_channels
 
     def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """See base: initialises each bijector on the output of the previous one."""
         self.ensure_built(x)
         return self.coupling.initialize(self.conv.initialize(self.actnorm.initialize(x)), condition)
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
         return self.forward_folded(x, self.fold(), condition)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.require_built()
         mixed, coupling_log_det = self.coupling.inverse_and_log_det(y, condition)
         normed, conv_log_det = self.conv.inverse_and_log_det(mixed)
@@ -84,18 +79,12 @@ class FlowStep(Repeatable):
     def log_scales_in_part(
         self, x: tf.Tensor, condition: Condition = None
     ) -> tuple[tf.Tensor, Latents, tf.Tensor]:
-        """See base."""
         mixed = self.conv.forward(self.actnorm.forward(x))
         y, of_coupling = self.coupling.forward_and_log_scale(mixed, condition)
         return y, (), tf.stack([[self.conv.largest_log_scale(), of_coupling]])
 
     def fold(self) -> list[tf.Tensor]:
-        """Multiplies the two linear maps and folds the network.
-
-        Returns:
-          The product's matrix [C, C], bias [C] and log-determinant per pixel [] in nats, followed by what
-          `Coupling.fold` returns.
-        """
+        """Returns the linear maps' matrix [C, C], bias [C], log-determinant per pixel []; the coupling's."""
         # W((x + b)·s) = (W·diag(s))x + W(b·s)
         matrix = self.conv.matrix()
         scale = tf.exp(self.actnorm.log_scale.value)
@@ -105,8 +94,7 @@ class FlowStep(Repeatable):
 
     def forward_folded(
         self, x: tf.Tensor, folded: Sequence[tf.Tensor], condition: Condition = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """See base."""
+    ) -> WithLogDet:
         mixed, linear = _linear(x, *folded[:3])
         y, log_det = self.coupling.forward_folded(mixed, folded[3:], condition)
         return y, log_det + linear
@@ -119,7 +107,6 @@ class FlowStep(Repeatable):
         folded: Sequence[tf.Tensor],
         condition: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """See base: the coupling first, by its own cheaper method, then the linear maps."""
         mixed, mixed_gradient, of_network = self.coupling.pull_back(
             y, y_gradient, log_det_gradient, folded[3:], condition
         )
@@ -131,27 +118,22 @@ class FlowStep(Repeatable):
         return sources[0], x_gradient, [*of_linear, *of_network]
 
     def reseed(self, seed: int) -> None:
-        """See base: passes the seed to the three bijectors."""
         for bijector in self.bijectors:
             bijector.reseed(seed)
 
     def get_config(self) -> dict:
-        """See keras.Layer."""
         coupling = dataclasses.asdict(self.coupling.config)
         coupling["coupling"] = coupling.pop("kind")
         return {**super().get_config(), **coupling, "permutation": self.conv.kind, "seed": self.seed}
 
     @classmethod
     def from_config(cls, config: dict) -> "FlowStep":
-        """See keras.Layer."""
         config = dict(config)
         config["kind"] = config.pop("coupling")
         return cls(pop_coupling_config(config), **config)
 
 
-def _linear(
-    x: tf.Tensor, matrix: tf.Tensor, bias: tf.Tensor, log_det_per_pixel: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _linear(x: tf.Tensor, matrix: tf.Tensor, bias: tf.Tensor, log_det_per_pixel: tf.Tensor) -> WithLogDet:
     """Returns Mx + b at every pixel, and its log-determinant [B]."""
     log_det = per_example(log_det_per_pixel * (x.shape[1] * x.shape[2]), x)
     return tf.nn.bias_add(mix_channels(x, matrix), bias), log_det

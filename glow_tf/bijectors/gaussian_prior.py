@@ -3,7 +3,15 @@
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, no_log_det, per_example, soft_bound
+from glow_tf.bijectors.bijector import (
+    Bijector,
+    KeepsArguments,
+    Shape,
+    WithLogDet,
+    no_log_det,
+    per_example,
+    soft_bound,
+)
 from glow_tf.bijectors.condition import Condition, brought_to
 from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.config import PRIORS
@@ -14,7 +22,7 @@ LOG_DEVIATION_BOUND = 5.0
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class GaussianPrior(Bijector):
+class GaussianPrior(KeepsArguments, Bijector):
     """A Gaussian density of a tensor, written as the bijector that whitens the tensor.
 
     Forward:   eps = (h − mean_c) / deviation_c      log_det = −H·W·Σ_c log deviation_c
@@ -41,7 +49,6 @@ class GaussianPrior(Bijector):
         self.condition_channels = condition_channels if kind == "learned" else 0
 
     def build(self, input_shape: Shape) -> None:
-        """Creates one mean and one raw log-deviation per channel, and the convolution of a condition."""
         if self.kind == "learned":
             shape = (input_shape[-1],)
             self.mean = self.add_weight(name="mean", shape=shape, initializer="zeros")
@@ -58,16 +65,14 @@ class GaussianPrior(Bijector):
         eps, log_det = self.forward_and_log_det(h, condition)
         return standard_normal_log_prob(eps) + log_det
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
         if self.kind == "standard":
             return x, no_log_det(x)
         mean, log_deviation = self._moments(x, condition)
         return (x - mean) * tf.exp(-log_deviation), -_log_det(x, log_deviation)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.require_built()
         if self.kind == "standard":
             return y, no_log_det(y)
@@ -82,10 +87,6 @@ class GaussianPrior(Bijector):
             of_mean, of_deviation = tf.split(given, 2, axis=-1)
             mean, raw = mean + of_mean, raw + of_deviation
         return mean, soft_bound(raw, LOG_DEVIATION_BOUND)
-
-    def get_config(self) -> dict:
-        """See keras.Layer."""
-        return {**super().get_config(), "kind": self.kind, "condition_channels": self.condition_channels}
 
 
 def _log_det(x: tf.Tensor, log_deviation: tf.Tensor) -> tf.Tensor:

@@ -5,7 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Shape, per_example
+from glow_tf.bijectors.bijector import Shape, WithLogDet, per_example
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.squeeze import Squeeze
 
@@ -32,8 +32,7 @@ class Haar(Squeeze):
     Reference: Yu et al. 2020 (Wavelet Flow), section 3, https://arxiv.org/abs/2010.13821
     """
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
         squares = tf.nn.space_to_depth(
             x, 2
@@ -51,8 +50,7 @@ class Haar(Squeeze):
         )
         return y, per_example(tf.constant(_log_det(x.shape[1:]), x.dtype), x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         mean, across, down, diagonal = tf.split(y, 4, axis=-1)
         across, down, diagonal = (t / (4 * DIFFERENCE) for t in (across, down, diagonal))
         top, bottom, left, right = mean + down, mean - down, across + diagonal, across - diagonal

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Shape, per_example, soft_bound
+from glow_tf.bijectors.bijector import KeepsArguments, Shape, WithLogDet, per_example, soft_bound
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.repeatable import Repeatable, weight_operations
 from glow_tf.config import PERMUTATIONS
@@ -14,7 +14,7 @@ LOG_SCALE_BOUND = 8.0
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class InvertibleConv(Repeatable):
+class InvertibleConv(KeepsArguments, Repeatable):
     """Multiplies the channels of every pixel by one invertible C×C matrix W.
 
     Forward:   y_p = W x_p at every pixel p      log_det = H·W·log|det W|
@@ -49,9 +49,8 @@ class InvertibleConv(Repeatable):
         self.seed = seed
 
     def build(self, input_shape: Shape) -> None:
-        """Creates the weights of W; the permutation and the signs are weights too, so that they are saved."""
         for name, value in self._starting_values(input_shape[-1], self.seed).items():
-            trained = name not in ("permutation", "sign")
+            trained = name not in ("permutation", "sign")  # weights too, so that they are saved
             weight = self.add_weight(
                 name=name,
                 shape=value.shape,
@@ -64,7 +63,6 @@ class InvertibleConv(Repeatable):
         self.built = True
 
     def reseed(self, seed: int) -> None:
-        """See base."""
         for name, value in self._starting_values(self.weights[0].shape[0], seed).items():
             getattr(self, name).assign(value)
 
@@ -87,13 +85,11 @@ class InvertibleConv(Repeatable):
             "raw_log_scale": LOG_SCALE_BOUND * np.arctanh(bounded),
         }
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
         return mix_channels(x, self.matrix()), self._log_det(x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.require_built()
         with weight_operations():
             matrix = self.inverse_matrix()
@@ -153,10 +149,6 @@ class InvertibleConv(Repeatable):
         scale = tf.exp(soft_bound(tf.cast(self.raw_log_scale.value, dtype), LOG_SCALE_BOUND))
         upper = tf.linalg.band_part(tf.cast(self.upper.value, dtype), 0, -1)
         return lower, tf.linalg.set_diag(upper, tf.cast(self.sign.value, dtype) * scale)
-
-    def get_config(self) -> dict:
-        """See keras.Layer."""
-        return {**super().get_config(), "kind": self.kind, "seed": self.seed}
 
 
 def mix_channels(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:

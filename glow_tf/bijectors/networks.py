@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
-from glow_tf.bijectors.bijector import Shape
+from glow_tf.bijectors.bijector import KeepsArguments, Shape
 from glow_tf.bijectors.condition import Condition, brought_to
 from glow_tf.bijectors.rate_factor import REFERENCE_WIDTH, scales_with
 from glow_tf.config import NORMS
@@ -21,8 +21,8 @@ _full_precision = contextvars.ContextVar("full_precision", default=False)
 def full_precision() -> Iterator[None]:
     """Within the context, coupling networks compute in the dtype of their weights, not of their dtype policy.
 
-    Maps whose inverse must be exact to the last digit need this. When two inputs differ in the last digit of
-    float32, bfloat16 can round them to different numbers.
+    Maps whose inverse must be exact to the last digit need this: bfloat16 can round two inputs that differ in
+    the last digit of float32 to different numbers.
     """
     token = _full_precision.set(True)
     try:
@@ -36,7 +36,7 @@ def in_full_precision() -> bool:
     return _full_precision.get()
 
 
-class _Convolution(keras.layers.Layer):
+class _Convolution(KeepsArguments):
     """A convolution that keeps height and width."""
 
     def convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -45,7 +45,6 @@ class _Convolution(keras.layers.Layer):
         return tf.nn.conv2d(tf.cast(x, dtype), tf.cast(kernel, dtype), strides=1, padding="SAME")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Runs the layer: [B, H, W, C] → [B, H, W, filters]."""
         return self.run_folded(x, *self.fold())
 
 
@@ -75,7 +74,6 @@ class HiddenConvolution(_Convolution):
         self.seed = seed
 
     def build(self, input_shape: Shape) -> None:
-        """Creates the kernel, and ActNorm or the bias."""
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
@@ -93,10 +91,7 @@ class HiddenConvolution(_Convolution):
         self.kernel.assign(keras.initializers.HeNormal(seed)(self.kernel.shape, self.kernel.dtype))
 
     def fold(self) -> list[tf.Tensor]:
-        """Returns kernel [k, k, C, filters], scale [filters] and bias [filters].
-
-        The layer computes (kernel·scale) * x + bias.
-        """
+        """Returns kernel [k, k, C, filters], scale and bias [filters] of (kernel·scale) * x + bias."""
         if self.norm == "bias":
             return [self.kernel.value, tf.ones_like(self.bias.value), self.bias.value]
         scale = tf.exp(self.actnorm.log_scale.value)
@@ -141,16 +136,6 @@ class HiddenConvolution(_Convolution):
             y += tf.cast(added, y.dtype)
         return y, *tf.nn.moments(y, axes=[1, 2])
 
-    def get_config(self) -> dict:
-        """See keras.Layer."""
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "norm": self.norm,
-            "seed": self.seed,
-        }
-
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class ZeroConvolution(_Convolution):
@@ -171,7 +156,6 @@ class ZeroConvolution(_Convolution):
         self.filters = filters
 
     def build(self, input_shape: Shape) -> None:
-        """Creates the weights, all zero."""
         shape = (3, 3, input_shape[-1], self.filters)
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer="zeros")
         self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
@@ -179,10 +163,7 @@ class ZeroConvolution(_Convolution):
         self.built = True
 
     def fold(self) -> list[tf.Tensor]:
-        """Returns kernel [3, 3, C, filters], scale [filters] and bias [filters].
-
-        The layer computes (kernel·scale) * x + bias.
-        """
+        """Returns kernel [3, 3, C, filters], scale and bias [filters] of (kernel·scale) * x + bias."""
         scale = tf.exp(self.LOG_SCALE_FACTOR * self.log_scale.value)
         return [self.kernel.value, scale, self.bias.value * scale]
 
@@ -193,13 +174,9 @@ class ZeroConvolution(_Convolution):
         # channels that takes twice as long.
         return y + tf.cast(bias, y.dtype)
 
-    def get_config(self) -> dict:
-        """See keras.Layer."""
-        return {**super().get_config(), "filters": self.filters}
-
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class CouplingNetwork(keras.layers.Layer):
+class CouplingNetwork(KeepsArguments):
     """Three convolutions, 3×3 → 1×1 → 3×3, with ReLU between them; the last one starts at zero.
 
     Under the dtype policy `mixed_bfloat16` the convolutions compute in bfloat16, while input, output and
@@ -239,7 +216,6 @@ class CouplingNetwork(keras.layers.Layer):
         self.last = ZeroConvolution(filters, dtype=policy, name="last")
 
     def build(self, input_shape: Shape) -> None:
-        """Builds the three convolutions."""
         shape = input_shape
         for layer in (*self.hidden, self.last):
             layer.build(shape)
@@ -272,10 +248,7 @@ class CouplingNetwork(keras.layers.Layer):
         return [*folded, self.reading.value] if self.condition_channels else folded
 
     def run_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor], condition: Condition = None) -> tf.Tensor:
-        """Runs the network with the weights that `fold` returned: [B, H, W, C] → [B, H, W, filters].
-
-        The result has the dtype of x.
-        """
+        """Runs the network with what `fold` returned: [B, H, W, C] → [B, H, W, filters], x's dtype."""
         added = None
         if self.condition_channels:
             added = self._read(x, condition, folded[9] * folded[1])
@@ -289,7 +262,6 @@ class CouplingNetwork(keras.layers.Layer):
         return self.hidden[0].convolve(given, kernel)
 
     def call(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """Runs the network: [B, H, W, C] → [B, H, W, filters], in the dtype of x."""
         return self.run_folded(x, self.fold(), condition)
 
     def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
@@ -298,17 +270,6 @@ class CouplingNetwork(keras.layers.Layer):
         h = tf.nn.relu(self.hidden[0].initialize(x, added))
         h = tf.nn.relu(self.hidden[1].initialize(h))
         return tf.cast(in_streams(self.last.call, h), x.dtype)
-
-    def get_config(self) -> dict:
-        """See keras.Layer."""
-        return {
-            **super().get_config(),
-            "width": self.width,
-            "filters": self.filters,
-            "norm": self.norm,
-            "seed": self.seed,
-            "condition_channels": self.condition_channels,
-        }
 
 
 def _reading_kernel(seed: int) -> keras.initializers.Initializer:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector
+from glow_tf.bijectors.bijector import Bijector, WithLogDet
 from glow_tf.bijectors.condition import Condition
 from glow_tf.internals import with_values
 
@@ -55,26 +55,13 @@ class Repeatable(Bijector):
     """
 
     def fold(self) -> list[tf.Tensor]:
-        """Returns the tensors that replace the weights; by default, the weights themselves.
-
-        Returns:
-          Tensors of any shape, each with an axis for the copies in front if the weights have one.
-        """
+        """Returns the tensors, of any shape, that replace the weights; by default, the weights themselves."""
         return [v.value for v in all_variables(self)]
 
     def forward_folded(
         self, x: tf.Tensor, folded: Sequence[tf.Tensor], condition: Condition = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Runs `forward_and_log_det` with folded weights.
-
-        Args:
-          x: [B, H, W, C].
-          folded: what `fold` returned, for one copy.
-          condition: what the bijector reads, if it reads anything.
-
-        Returns:
-          f(x) [B, H, W, C] and log|det df(x)/dx| [B] in nats.
-        """
+    ) -> WithLogDet:
+        """Runs `forward_and_log_det` with what `fold` returned for one copy."""
         with with_weights(self, folded):
             return self.forward_and_log_det(x, *self.read(condition))
 
@@ -98,9 +85,6 @@ class Repeatable(Bijector):
         Returns:
           x = f⁻¹(y) and the gradient with respect to x, both [B, H, W, C], and the gradients with respect to
           the floating-point tensors of `folded`, and at the end to the condition, if there is one.
-
-        Raises:
-          ValueError: the layer is not built.
         """
         self.require_built()
         with with_weights(self, folded):

@@ -3,7 +3,17 @@
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Bound, Latents, PartOutput, Shape, no_log_det, soft_bound
+from glow_tf.bijectors.bijector import (
+    Bijector,
+    Bound,
+    KeepsArguments,
+    Latents,
+    PartOutput,
+    Shape,
+    WithLogDet,
+    no_log_det,
+    soft_bound,
+)
 from glow_tf.bijectors.condition import Condition, beside
 from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND
 from glow_tf.bijectors.networks import ZeroConvolution
@@ -26,13 +36,11 @@ class FactorsOut(Bijector):
         """Returns how many of a tensor's channels go on."""
         raise NotImplementedError
 
-    def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithLogDet:
         """Returns eps, of the shape of z, and log|det d eps/dz| [B] in nats."""
         raise NotImplementedError
 
-    def colour(
-        self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def colour(self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None) -> WithLogDet:
         """Inverts `whiten`: returns z, of the shape of eps, and log|det dz/d eps| [B] in nats."""
         raise NotImplementedError
 
@@ -48,28 +56,21 @@ class FactorsOut(Bijector):
         return h, eps, standard_normal_log_prob(eps) + log_det
 
     def merge(self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """Inverts `factor_out`: h and eps → x [B, H, W, C].
-
-        Raises:
-          ValueError: the layer is not built.
-        """
+        """Inverts `factor_out`: h and eps → x [B, H, W, C]; ValueError if the layer is not built."""
         self.require_built()
         return tf.concat([h, self.colour(h, eps, condition)[0]], axis=-1)
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         h, eps, log_det = self._apart(x, condition)
         return tf.concat([h, eps], axis=-1), log_det
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.require_built()
         h, eps = self._cut(y)
         z, log_det = self.colour(h, eps, condition)
         return tf.concat([h, z], axis=-1), log_det
 
     def forward_in_part(self, so_far: PartOutput, condition: Condition = None) -> PartOutput:
-        """See base: adds its latent, and log p(z | h) to those of the latents."""
         h, eps, log_prob = self.factor_out(so_far.h, condition)
         latents, latents_log_prob = (*so_far.latents, eps), so_far.latents_log_prob + log_prob
         return so_far._replace(h=h, latents=latents, latents_log_prob=latents_log_prob)
@@ -77,27 +78,22 @@ class FactorsOut(Bijector):
     def inverse_in_part(
         self, h: tf.Tensor, latents: Latents, bound: Bound, condition: Condition = None
     ) -> tuple[tf.Tensor, Latents]:
-        """See base."""
         self.require_built()
         z = self.colour_bounded(h, latents[-1], bound, condition)
         return bound(tf.concat([h, z], axis=-1)), latents[:-1]
 
     def initialize_in_part(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """See base."""
         self.initialize(x, condition)
         return self._cut(x)[0]
 
     @property
     def fixed_in_part(self) -> bool:
-        """See base: the kept channels stay as they are."""
-        return True
+        return True  # the kept channels stay as they are
 
     def pass_on(self, x: tf.Tensor) -> tf.Tensor:
-        """See base."""
         return self._cut(x)[0]
 
     def shapes_in_part(self, input_shape: Shape) -> tuple[Shape, tuple[Shape, ...]]:
-        """See base."""
         *others, channels = input_shape
         kept = self.kept_of(channels)
         return (*others, kept), ((*others, channels - kept),)
@@ -114,7 +110,7 @@ class FactorsOut(Bijector):
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class Split(FactorsOut):
+class Split(KeepsArguments, FactorsOut):
     """Factors out half of the channels as a latent that is Gaussian, given the other half.
 
     p(z | h) has mean μ(h) and deviation σ(h), so eps = (z − μ(h)) / σ(h), and log_det = −Σ log σ(h).
@@ -139,11 +135,9 @@ class Split(FactorsOut):
         self.condition_channels = condition_channels if prior == "learned" else 0
 
     def kept_of(self, channels: int) -> int:
-        """See base: half of them."""
         return channels // 2
 
     def build(self, input_shape: Shape) -> None:
-        """Creates the convolution of a learned prior."""
         channels = input_shape[-1]
         if channels < 2:
             raise ValueError(f"Split needs two channels or more. Received: input_shape={tuple(input_shape)}")
@@ -153,17 +147,13 @@ class Split(FactorsOut):
             self.network.build((*input_shape[:-1], kept + self.condition_channels))
         self.built = True
 
-    def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See base."""
+    def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithLogDet:
         if self.prior == "standard":
             return z, no_log_det(z)
         mean, log_deviation = self._mean_and_log_deviation(h, condition)
         return (z - mean) * tf.exp(-log_deviation), -tf.reduce_sum(log_deviation, axis=[1, 2, 3])
 
-    def colour(
-        self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """See base."""
+    def colour(self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None) -> WithLogDet:
         if self.prior == "standard":
             return eps, no_log_det(h)
         mean, log_deviation = self._mean_and_log_deviation(h, condition)
@@ -174,11 +164,3 @@ class Split(FactorsOut):
             h = beside(h, condition, self.condition_channels)
         mean, raw = tf.split(self.network.call(h), 2, axis=-1)
         return mean, soft_bound(raw, LOG_DEVIATION_BOUND)
-
-    def get_config(self) -> dict:
-        """See keras.Layer."""
-        return {
-            **super().get_config(),
-            "prior": self.prior,
-            "condition_channels": self.condition_channels,
-        }

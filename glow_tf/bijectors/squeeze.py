@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, no_log_det
+from glow_tf.bijectors.bijector import Bijector, Shape, WithLogDet, no_log_det
 from glow_tf.bijectors.condition import Condition
 
 
@@ -20,7 +20,6 @@ class Squeeze(Bijector):
     """
 
     def build(self, input_shape: Shape) -> None:
-        """Checks that height and width can be halved."""
         _, height, width, _ = input_shape
         if height % 2 or width % 2:
             raise ValueError(
@@ -28,16 +27,13 @@ class Squeeze(Bijector):
             )
         self.built = True
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
         return tf.nn.space_to_depth(x, 2), no_log_det(x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         return tf.nn.depth_to_space(y, 2), no_log_det(y)
 
     def output_shape_of(self, input_shape: Shape) -> Shape:
-        """See base."""
         batch, height, width, channels = input_shape
         return batch, height // 2, width // 2, 4 * channels

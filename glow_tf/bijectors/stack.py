@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Bound, Latents, PartOutput, Shape
+from glow_tf.bijectors.bijector import Bijector, Bound, Latents, PartOutput, Shape, WithLogDet
 from glow_tf.bijectors.condition import Condition, brought_to
 from glow_tf.bijectors.rate_factor import copy_scaling
 from glow_tf.bijectors.repeatable import Repeatable, all_variables, weight_operations, with_weights
@@ -64,11 +64,9 @@ class Stack(Bijector):
 
     @property
     def condition_channels(self) -> int:
-        """See base; each copy reads the condition."""
         return self._untracked.bijector.condition_channels
 
     def build(self, input_shape: Shape) -> None:
-        """Creates the weights of all copies, with the starting values of each copy."""
         bijector = self._untracked.bijector
         bijector.build(input_shape)
         starts = bijector.starting_values(self.count)
@@ -85,8 +83,7 @@ class Stack(Bijector):
             self._stacked.append(weight)
         self.built = True
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
         folded, given_read = self._folded(), self._read(x, condition)
         if not self.reversible:
@@ -102,8 +99,7 @@ class Stack(Bijector):
 
         return run(x, *given_read, *[t for t in folded if t.dtype.is_floating])
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         total, read = 0.0, self._read(y, condition)
         for weights in reversed(self._weights()):
             y, log_det = self._call(self._inverse_one, weights, y, *read)
@@ -113,7 +109,6 @@ class Stack(Bijector):
     def inverse_in_part(
         self, h: tf.Tensor, latents: Latents, bound: Bound, condition: Condition = None
     ) -> tuple[tf.Tensor, Latents]:
-        """See base."""
         read = self._read(h, condition)
         for weights in reversed(self._weights()):
             h = bound(self._call(self._inverse_one, weights, h, *read)[0])
@@ -122,7 +117,6 @@ class Stack(Bijector):
     def log_scales_in_part(
         self, x: tf.Tensor, condition: Condition = None
     ) -> tuple[tf.Tensor, Latents, tf.Tensor]:
-        """See base."""
         scales, read = [], self._read(x, condition)
         for weights in self._weights():
             x, _, own = self._call(self._log_scales_one, weights, x, *read)
@@ -131,27 +125,23 @@ class Stack(Bijector):
 
     @property
     def step_names(self) -> list[str]:
-        """See base."""
         return [f"{self.name} (number {k + 1} of {self.count})" for k in range(self.count)]
 
     def steps(self) -> Iterator[tuple[str, Callable[..., PartOutput]]]:
-        """See base."""
         for k, name in enumerate(self.step_names):
             with self.copy(k) as copy:
                 yield name, copy.forward_in_part
 
     def get_weights_by_step(self) -> list[np.ndarray]:
-        """See base: copy by copy, without the axis of the copies."""
+        """Returns the weights copy by copy, without the axis of the copies."""
         values = self.get_weights()
         return [value[k] for k in range(self.count) for value in values]
 
     def set_weights_by_step(self, weights: Sequence[np.ndarray]) -> None:
-        """See base."""
         own = len(self.weights)
         self.set_weights([np.stack(weights[i::own]) for i in range(own)])
 
     def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """See base: initialises each copy on the output of the previous one."""
         self.ensure_built(x)
         rows, read = [], self._read(x, condition)
         for weights in self._weights():
@@ -187,7 +177,7 @@ class Stack(Bijector):
         """Returns what every copy reads: nothing, or one tensor at the resolution of x."""
         return [brought_to(own, x, self.condition_channels) for own in self.read(condition)]
 
-    def _forward(self, x: tf.Tensor, *read_and_folded: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _forward(self, x: tf.Tensor, *read_and_folded: Any) -> WithLogDet:
         *read, folded = read_and_folded
         total = 0.0
         for weights in folded:
@@ -226,7 +216,7 @@ class Stack(Bijector):
             y = bijector.initialize(x, *read)
         return y, [tf.convert_to_tensor(scope.get_current_value(v)) for v in all_variables(bijector)]
 
-    def _forward_one(self, folded: Weights, x: tf.Tensor, *read: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _forward_one(self, folded: Weights, x: tf.Tensor, *read: tf.Tensor) -> WithLogDet:
         return self._untracked.bijector.forward_folded(x, folded, *read)
 
     def _pull_back_one(
@@ -246,13 +236,12 @@ class Stack(Bijector):
         with with_weights(bijector, weights):
             return bijector.log_scales_in_part(x, *read)
 
-    def _inverse_one(self, weights: Weights, y: tf.Tensor, *read: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _inverse_one(self, weights: Weights, y: tf.Tensor, *read: tf.Tensor) -> WithLogDet:
         bijector = self._untracked.bijector
         with with_weights(bijector, weights):
             return bijector.inverse_and_log_det(y, *read)
 
     def get_config(self) -> dict:
-        """See keras.Layer."""
         bijector = self._untracked.bijector
         unbuilt = type(bijector).from_config(bijector.get_config())
         return {
@@ -264,7 +253,6 @@ class Stack(Bijector):
 
     @classmethod
     def from_config(cls, config: dict) -> "Stack":
-        """See keras.Layer."""
         config = dict(config)
         return cls(keras.saving.deserialize_keras_object(config.pop("bijector")), **config)
 

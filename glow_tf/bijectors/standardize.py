@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, per_example, set_where
+from glow_tf.bijectors.bijector import Bijector, Shape, WithLogDet, per_example, set_where
 from glow_tf.bijectors.condition import Condition
 
 
@@ -33,13 +33,10 @@ class Standardize(Bijector):
     output_dtype = "float32"
 
     def build(self, input_shape: Shape) -> None:
-        """Creates mean and deviation of each channel, and the flag `initialized`."""
         size = {"shape": (input_shape[-1],), "trainable": False}
         self.mean = self.add_weight(name="mean", initializer="zeros", **size)
         self.deviation = self.add_weight(name="deviation", initializer="ones", **size)
-        self.initialized = self.add_weight(
-            name="initialized", shape=(), dtype="int64", initializer="zeros", trainable=False
-        )
+        self.initialized = self.add_weight(name="initialized", shape=(), dtype="int64", trainable=False)
         self.built = True
 
     @property
@@ -56,7 +53,6 @@ class Standardize(Bijector):
         return tf.cast(v, self.output_dtype)
 
     def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """See base: sets mean and deviation to those of x, unless they are set."""
         self.ensure_built(x)
         values = tf.cast(x, tf.float64)
         mean = tf.reduce_mean(values, axis=[0, 1, 2])
@@ -64,11 +60,7 @@ class Standardize(Bijector):
         return self.forward(x)
 
     def initialize_from(self, mean: tf.Tensor | np.ndarray, deviation: tf.Tensor | np.ndarray) -> None:
-        """Sets mean and deviation, [C] each, unless they are set.
-
-        Raises:
-          ValueError: the layer is not built.
-        """
+        """Sets mean and deviation, [C] each, unless they are set; ValueError if the layer is not built."""
         self.require_built()
         new = self.initialized.value < 1
         deviation = tf.where(deviation > 0, deviation, tf.ones_like(deviation))
@@ -80,13 +72,11 @@ class Standardize(Bijector):
         """Sets mean and deviation to those of all training values, [N, H, W, C], unless they are set."""
         self.initialize_from(*moments(values))
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
         return (x - self.mean.value) / self.deviation.value, per_example(self._log_det(x), x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.require_built()
         return y * self.deviation.value + self.mean.value, per_example(-self._log_det(y), y)
 

@@ -9,7 +9,7 @@ import math
 
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import no_log_det, soft_bound
+from glow_tf.bijectors.bijector import WithLogDet, no_log_det, soft_bound
 from glow_tf.config import CouplingConfig, read_scale
 
 Parameters = tuple[tf.Tensor, ...]
@@ -38,11 +38,11 @@ class Transform(abc.ABC):
         """Reads the network's output: [B, H, W, n·C] → parameters, where n is its `OUTPUTS_PER_CHANNEL`."""
 
     @abc.abstractmethod
-    def forward(self, b: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward(self, b: tf.Tensor, *parameters: tf.Tensor) -> WithLogDet:
         """Returns y [B, H, W, C] and log|det dy/db| [B] in nats, for b [B, H, W, C]."""
 
     @abc.abstractmethod
-    def inverse(self, y: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse(self, y: tf.Tensor, *parameters: tf.Tensor) -> WithLogDet:
         """Returns b [B, H, W, C] and log|det db/dy| [B] in nats, for y [B, H, W, C]."""
 
     def largest_log_scale(self, *parameters: tf.Tensor) -> tf.Tensor:
@@ -52,16 +52,9 @@ class Transform(abc.ABC):
     def pull_back(
         self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor, *parameters: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Backpropagates from the output alone, as `Repeatable.pull_back` does.
+        """Backpropagates from y, what `forward` returned, as `Repeatable.pull_back` does.
 
-        Args:
-          y: what `forward` returned, [B, H, W, C].
-          y_gradient: gradient of a loss with respect to y, [B, H, W, C].
-          log_det_gradient: gradient of the loss with respect to forward's log-determinant, [B].
-          *parameters: what `parameters` returned.
-
-        Returns:
-          b and the gradient with respect to it, both [B, H, W, C], and the gradient of each parameter.
+        Returns b and the gradient with respect to it, [B, H, W, C] both, and the gradient of each parameter.
         """
         b, _ = self.inverse(y, *parameters)
         sources = [b, *parameters]
@@ -81,12 +74,10 @@ class Additive(Transform):
         """Returns the shift t, [B, H, W, C/2] as the output."""
         return (output,)
 
-    def forward(self, b: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """See base."""
+    def forward(self, b: tf.Tensor, shift: tf.Tensor) -> WithLogDet:
         return b + shift, no_log_det(b)
 
-    def inverse(self, y: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """See base."""
+    def inverse(self, y: tf.Tensor, shift: tf.Tensor) -> WithLogDet:
         return y - shift, no_log_det(y)
 
 
@@ -111,16 +102,13 @@ class Affine(Transform):
         shift, h = tf.split(output, 2, axis=-1)
         return shift, _log_sigmoid_scale(h) if self.bound is None else soft_bound(h, self.bound)
 
-    def forward(self, b: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """See base."""
+    def forward(self, b: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor) -> WithLogDet:
         return b * tf.exp(log_scale) + shift, tf.reduce_sum(log_scale, axis=[1, 2, 3])
 
-    def inverse(self, y: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """See base."""
+    def inverse(self, y: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor) -> WithLogDet:
         return (y - shift) * tf.exp(-log_scale), -tf.reduce_sum(log_scale, axis=[1, 2, 3])
 
     def largest_log_scale(self, shift: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
-        """See base."""
         return tf.reduce_max(tf.abs(log_scale))
 
     def pull_back(
@@ -131,7 +119,7 @@ class Affine(Transform):
         shift: tf.Tensor,
         log_scale: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """See base: dy/ds = y − t is known exactly here; recomputed from b it would lose a digit."""
+        """As base; dy/ds = y − t is known exactly here, and recomputed from b it would lose a digit."""
         b, _ = self.inverse(y, shift, log_scale)
         log_scale_gradient = y_gradient * (y - shift) + log_det_gradient[:, None, None, None]
         return b, y_gradient * tf.exp(log_scale), [y_gradient, log_scale_gradient]

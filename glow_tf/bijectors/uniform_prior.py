@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, no_log_det
+from glow_tf.bijectors.bijector import Bijector, WithLogDet, no_log_det
 from glow_tf.bijectors.condition import Condition
 
 
@@ -15,12 +15,10 @@ class UniformPrior(Bijector):
     next level learns, and nothing of it is the level's own.
     """
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         return x, no_log_det(x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See class."""
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         return y, no_log_det(y)
 
     def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
