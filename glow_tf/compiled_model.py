@@ -46,11 +46,7 @@ class TrainedModel:
         raise NotImplementedError
 
     def _call(self, name: str, condition: Condition = None, **arguments: Any) -> Any:
-        """Calls an endpoint; the arguments are in its order, and `images` and `labels` are checked before.
-
-        Raises:
-          ConfigError: an argument is not what the endpoint takes.
-        """
+        """Calls an endpoint; the arguments are in its order, and `images` and `labels` are checked before."""
         number = tf.TensorSpec([], tf.int32)
         eps = tf.TensorSpec([None, self.dimensions], self.compute_dtype)
         specs = {"num": number, "seed": number, "temperature": tf.TensorSpec([], tf.float32), "eps": eps}
@@ -63,11 +59,7 @@ class TrainedModel:
         return self._endpoint(name)(*arguments.values(), *given)
 
     def checked_condition(self, condition: Condition) -> Condition:
-        """Returns what the model is given as tensors of its dtype, checked; None if it is given nothing.
-
-        Raises:
-          ConfigError: it does not fit the model.
-        """
+        """Returns what the model is given as tensors of its dtype; ConfigError if it does not fit the model."""
         raise NotImplementedError
 
     @property
@@ -97,23 +89,16 @@ class TrainedModel:
         """Returns log P(image | label) for every label, as `log_prob` does: [B, classes], nats.
 
         Its largest entry names the likeliest class; `tf.nn.softmax` makes probabilities of the classes.
-
-        Raises:
-          ConfigError: the model has no classes.
+        ConfigError if the model has no classes.
         """
         require_classes("label_log_probs", self.classes)
         return self._call("label_log_probs", condition, images=self.checked(images), seed=seed)
 
     def score(self, images: tf.Tensor, condition: Condition = None) -> dict[str, tf.Tensor]:
-        """Scores images at the middle of their bins, without noise.
+        """Returns `log_prob` in nats and `bits_per_dim`, [B] each, at the middle of the images' bins.
 
-        Args:
-          images: uint8 [B, H, W, C].
-          condition: see the class.
-
-        Returns:
-          `log_prob` in nats and `bits_per_dim`, [B] each. They follow from the image alone; as estimates of
-          its likelihood they are a little too good, because the middle of a bin tends to be likeliest.
+        They follow from the image alone, uint8 [B, H, W, C]. As estimates of its likelihood they are a little
+        too good, because the middle of a bin tends to be likeliest.
         """
         return self._call("serving_default", condition, images=self.checked(images))
 
@@ -170,11 +155,8 @@ class TrainedModel:
         Raises:
           ConfigError: labels are not classes of the model, or there are not num of them.
         """
-        num = num_of_request(num, condition)
-        labels = labels_of_request(num, labels, self.classes)
-        if labels is None:
-            return self._call("sample", condition, num=num, temperature=temperature, seed=seed)
-        return self._call("sample_label", condition, labels=labels, temperature=temperature, seed=seed)
+        endpoints = "sample", "sample_label"
+        return self._drawn(endpoints, num, labels, condition, temperature=temperature, seed=seed)
 
     def sample_checked(
         self,
@@ -184,30 +166,30 @@ class TrainedModel:
         labels: Sequence[int] | tf.Tensor | None = None,
         condition: Condition = None,
     ) -> dict[str, tf.Tensor]:
-        """Draws the images of `sample`, and says which of them had activations beyond all bounds.
+        """Draws the images of `sample`: `images`, uint8 [num, H, W, C], and `limited`, bool [num].
 
-        Returns:
-          `images`, uint8 [num, H, W, C], and `limited`, bool [num]: whether activations were clipped to keep
-          them finite, see `ActivationLimit`. Such an image says little about the model.
+        That is whether activations were clipped to keep them finite, see `ActivationLimit`. Such an image says
+        little about the model.
         """
+        endpoints = "sample_checked", "sample_label_checked"
+        return self._drawn(endpoints, num, labels, condition, temperature=temperature, seed=seed)
+
+    def _drawn(
+        self, endpoints: tuple[str, str], num: Any, labels: Any, condition: Condition, **how: Any
+    ) -> Any:
+        """Calls the first endpoint, or the second if there are labels."""
         num = num_of_request(num, condition)
         labels = labels_of_request(num, labels, self.classes)
         if labels is None:
-            return self._call("sample_checked", condition, num=num, temperature=temperature, seed=seed)
-        return self._call(
-            "sample_label_checked", condition, labels=labels, temperature=temperature, seed=seed
-        )
+            return self._call(endpoints[0], condition, num=num, **how)
+        return self._call(endpoints[1], condition, labels=labels, **how)
 
     def checked(self, images: tf.Tensor) -> tf.Tensor:
         """Checks images and converts them to a tensor [B, H, W, C]; see `checked_images`."""
         return checked_images(images, self.image_shape, self.data_dtype)
 
     def checked_labels(self, labels: Sequence[int] | tf.Tensor) -> tf.Tensor:
-        """Checks labels and converts them to a tensor, int32 [B].
-
-        Raises:
-          ConfigError: the model has no classes, or labels are not integers from 0 below their number.
-        """
+        """Checks labels, from 0 below the number of classes, and converts them to a tensor, int32 [B]."""
         return checked_labels(labels, self.classes)
 
 
@@ -275,8 +257,5 @@ class CompiledModel(Flow, TrainedModel):
         return self._call("sample_dequantized", condition, num=num, temperature=temperature, seed=seed)
 
     def endpoints(self) -> dict[str, Endpoint]:
-        """Returns the functions that users call, by name: each uncompiled function with its signature.
-
-        The signatures leave the batch size open, so that a new seed or batch size needs no new trace.
-        """
+        """Returns the functions that users call, by name: each uncompiled function with its signature."""
         return dict(self._endpoints)

@@ -36,9 +36,6 @@ def checked_condition(condition: Any, config: ModelConfig, dtype: str) -> Condit
       config: of the model.
       dtype: of the tensors.
 
-    Returns:
-      The tensors, in the structure of `condition`.
-
     Raises:
       ConfigError: it is missing, has another shape, is not finite, or the model is given nothing.
     """
@@ -133,9 +130,6 @@ def _written(shapes: Mapping[str, tuple[int, ...]]) -> str:
 def _names(given: Mapping[str, Any]) -> str:
     if not given:
         return "None"
-    names = [name for name in given if name]
-    return (
-        f"a dictionary with {names}"
-        if names
-        else f"one of shape {tuple(tf.convert_to_tensor(given['']).shape)}"
-    )
+    if names := [name for name in given if name]:
+        return f"a dictionary with {names}"
+    return f"one of shape {tuple(tf.convert_to_tensor(given['']).shape)}"

@@ -22,13 +22,13 @@ def relative_cost(
 
     A forward pass costs F, a backward pass 2F, or 3F if it recomputes activations. Parts before the first
     trained one run forward only; parts after the last trained one do not run. A flow head runs, both ways,
-    where its own part is trained on its own objective.
+    where its own part is trained on its own objective. Parts count from 0.
 
     Args:
       layouts: the parts.
-      trained: indices (from 0) of the parts through which gradients run.
+      trained: the parts through which gradients run.
       end_to_end: gradients cross the cuts, so everything runs both ways.
-      first: index (from 0) of the first part that runs; a cache holds the output of the parts before it.
+      first: the first part that runs; a cache holds the output of the parts before it.
       reversible: whether activations are recomputed.
       scored: those of the trained parts whose own objective is minimised; None: all of them.
     """

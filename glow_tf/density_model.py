@@ -27,16 +27,9 @@ def checked_policy(policy: keras.DTypePolicy) -> str:
 def checked_images(images: tf.Tensor, image_shape: tuple[int, int, int], data_dtype: str) -> tf.Tensor:
     """Checks images and converts them to a tensor of the model's data type, [B, H, W, C].
 
-    Real numbers of any precision become float32. Within a `tf.function` a shape that is not known yet passes,
-    and so do values that are not finite.
-
-    Args:
-      images: of a type that `has_type` takes.
-      image_shape: (H, W, C) of the model.
-      data_dtype: of the model's data: `uint8`, `uint16` or `float32`.
-
-    Raises:
-      ConfigError: images have another type or shape, B is 0, or real data are not finite.
+    Real numbers of any precision become float32. ConfigError if images have another type or shape than
+    `data_dtype` and `image_shape`, B is 0, or real data are not finite. Within a `tf.function` a shape that
+    is not known yet passes, and so do values that are not finite.
     """
     images = tf.convert_to_tensor(images)
     fits = images.shape.is_compatible_with([None, *image_shape]) and has_type(images.dtype, data_dtype)
@@ -80,13 +73,7 @@ class DensityModel(keras.Model):
     def save(self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any) -> None:
         """Saves the model, and of a trainer the optimizers, as keras.Model.save does.
 
-        Args:
-          filepath: a file that ends in `.keras`.
-          overwrite: as in Keras.
-          **kwargs: as in Keras.
-
-        Raises:
-          ConfigError: the file ends otherwise.
+        ConfigError unless the path ends in `.keras`.
         """
         if pathlib.Path(filepath).suffix != ".keras":
             raise ConfigError(

@@ -44,12 +44,10 @@ class ActivationLimit:
 
 
 class Endpoints:
-    """The functions of a model, uncompiled; `Glow`'s methods of the same names describe them.
+    """The functions of a model, uncompiled; `TrainedModel`'s methods of the same names describe them.
 
-    Images are described as uint8; they have the type of the model's data.
-
-    Args:
-      glow: the model.
+    A model that is given something takes it as the last argument of every function, `condition`. Images are
+    described as uint8; they have the type of the model's data.
     """
 
     def __init__(self, glow: Flow):
@@ -95,8 +93,6 @@ class Endpoints:
             name: (function, [*signature, *(condition if name != "class_names" else ())])
             for name, (function, signature) in endpoints.items()
         }
-
-    # A model that is given something takes it as the last argument of every function, `condition`.
 
     def sample(
         self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, condition: Condition = None
@@ -249,11 +245,7 @@ class Endpoints:
 
 
 def _one_for_each(batch: tf.Tensor, others: Any) -> Any:
-    """Returns others [B, …], which must be one for each example of a batch [B, …].
-
-    Raises:
-      tf.errors.InvalidArgumentError: there are not B.
-    """
+    """Returns others [B, …]; InvalidArgumentError unless there is one for each example of a batch [B, …]."""
     for other in tf.nest.flatten(others):
         if other is not None:
             sizes = tf.shape(other)[0], tf.shape(batch)[0]

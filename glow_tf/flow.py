@@ -67,41 +67,18 @@ class Flow(FlowOfParts):
             tf.debugging.assert_equal(tf.shape(noise), tf.shape(images), "noise must have the images' shape")
         return self.dequantize.levels(images) + tf.cast(noise, self.compute_dtype)
 
-    def enter(
-        self,
-        images: tf.Tensor,
-        noise: tf.Tensor | None,
-        seed: tf.Tensor | int = 0,
-    ) -> Passage:
-        """Dequantises images and makes the passage that enters the first part.
+    def enter(self, images: tf.Tensor, noise: tf.Tensor | None, seed: tf.Tensor | int = 0) -> Passage:
+        """Makes the passage before part 1, without labels and condition; arguments as in `dequantized`.
 
-        Args:
-          images: [B, H, W, C]; `checked_images` refuses others.
-          noise: in [0, 1), [B, H, W, C]; None draws it from the seed.
-          seed: of the noise; unused if noise is given.
-
-        Returns:
-          The passage before part 1, without labels and condition. Its `log_likelihood` is the log-determinant
-          of dequantisation, [B], nats.
-
-        Raises:
-          ValueError, InvalidArgumentError: the shape of noise is not that of the images.
+        Its `log_likelihood` is the log-determinant of dequantisation, [B], nats.
         """
-        entered = self.dequantize.forward_and_log_det(self.dequantized(images, noise, seed))
-        return Passage(*entered)
+        return Passage(*self.dequantize.forward_and_log_det(self.dequantized(images, noise, seed)))
 
     def through_next_part(self, passage: Passage, scored: bool = True) -> tuple[Passage, PartView]:
-        """Runs the next part on a passage; `len(passage.truncated)` is the number of parts that have run.
+        """Runs the next part: returns the passage after it, and what the part saw and made.
 
-        Args:
-          passage: from `enter` or from this method.
-          scored: whether the part's local prior scores its output.
-
-        Returns:
-          The passage after the part, and what the part saw and made.
-
-        Raises:
-          IndexError: all parts have run.
+        `len(passage.truncated)` is the number of parts that have run; IndexError if all have. The part's local
+        prior scores its output if that is to be `scored`.
         """
         h, log_likelihood, truncated, labels, condition = passage
         k = len(truncated)

@@ -55,12 +55,7 @@ class FlowOfParts(DensityModel):
         self._untracked = types.SimpleNamespace(condition_network=condition_network)
         self.parts = [
             Part.from_layout(
-                layout,
-                config,
-                own[k - 1],
-                last=k == len(layouts),
-                dtype=policy,
-                name=f"part_{k}",
+                layout, config, own[k - 1], last=k == len(layouts), dtype=policy, name=f"part_{k}"
             )
             for k, layout in enumerate(layouts, start=1)
         ]
@@ -99,8 +94,7 @@ class FlowOfParts(DensityModel):
     def set_flow_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Sets the weights to the `get_flow_weights` of a model that differs from this one only in its cuts.
 
-        Raises:
-          ValueError: there are too few or too many weights, or one has another shape.
+        ValueError if there are too few or too many, or one has another shape.
         """
         weights = list(weights)
         for layer in self._beside_steps():

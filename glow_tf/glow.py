@@ -134,7 +134,7 @@ class Glow(CompiledModel):
         return any(part.condition_network is not None for part in self.parts)
 
     def get_config(self) -> dict:
-        """See keras.Layer; `frozen` counts the layers within the model that are not trained."""
+        """As keras.Layer; `frozen` counts the layers within the model that are not trained."""
         own = self.own_condition_network()
         return {
             "name": self.name,
@@ -146,7 +146,7 @@ class Glow(CompiledModel):
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Glow:
-        """See keras.Layer; the condition network may also be given as a layer."""
+        """As keras.Layer; the condition network may also be given as a layer."""
         own = config.get("condition_network")
         if isinstance(own, Mapping):
             own = keras.saving.deserialize_keras_object(own, custom_objects)

@@ -21,16 +21,10 @@ def require_classes(what: str, classes: Sequence[str]) -> None:
 def checked_labels(
     labels: Sequence[int] | tf.Tensor, classes: Sequence[str], count: int | None = None
 ) -> tf.Tensor:
-    """Checks labels of a model with classes, and converts them to a tensor, int32 [B].
+    """Checks labels of a model with these classes, and converts them to a tensor, int32 [B].
 
-    Args:
-      labels: one for each image.
-      classes: of the model.
-      count: number of images; None if it is not known.
-
-    Raises:
-      ConfigError: there are no classes, labels are not integers from 0 below their number, or there are not
-        `count` of them.
+    ConfigError if there are no classes, labels are not integers from 0 below their number, or there are not
+    `count` of them, if that is known.
     """
     require_classes("a label", classes)
     found = np.asarray(labels)
@@ -52,8 +46,7 @@ def labels_of_request(
 ) -> tf.Tensor | None:
     """Returns the labels of `num` images to draw; None if they are to be drawn, too.
 
-    Raises:
-      ConfigError: neither is given, num is not positive, or labels are no labels of num images.
+    ConfigError if neither is given, num is not positive, or labels are no labels of num images.
     """
     if labels is not None:
         return checked_labels(labels, classes, None if num is None else int(num))

@@ -14,14 +14,9 @@ def standard_normal_log_prob(z: tf.Tensor) -> tf.Tensor:
 
 
 def bits_per_dim(nll: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
-    """Converts nats to bits per dimension of the image.
+    """Converts nats of any shape to bits per dimension: nll / (H·W·C·ln 2).
 
-    Args:
-      nll: negative log-likelihoods in nats, any shape.
-      image_shape: (H, W, C) of the *image*. The terms of single parts use it too, so that they add up.
-
-    Returns:
-      nll / (H·W·C·ln 2), the same shape.
+    `image_shape` is (H, W, C) of the *image*. The terms of single parts use it too, so that they add up.
     """
     return nll / (math.prod(image_shape) * math.log(2))
 

@@ -18,19 +18,11 @@ def copies_of(
     dtype: str,
     on_device_of: Callable[[int], AbstractContextManager],
 ) -> list[keras.layers.Layer]:
-    """Makes the condition network of each part, built: layers of one's own with the same settings.
+    """Makes the condition network of each part, built: copies of one's own, with its weights if it is built.
 
-    They start from the network's weights, if it is built.
-
-    Args:
-      network: a Keras layer or model that `from_config` makes again.
-      config: of the model.
-      dtype: of the condition.
-      on_device_of: a context in which weights lie on the device of part k, from 0.
-
-    Raises:
-      ConfigError: network is none, cannot be copied, has no condition to read, makes another number of
-        features than the couplings read, or its copies share weights.
+    ConfigError if network is no Keras layer or model, cannot be copied by `from_config`, has no condition to
+    read, makes another number of features than the couplings read, or its copies share weights. `dtype` is
+    that of the condition; within `on_device_of(k)` weights lie on the device of part k, from 0.
     """
     if not isinstance(network, keras.layers.Layer):
         raise ConfigError(f"condition_network must be a Keras layer or model. Received: {network!r:.100}")

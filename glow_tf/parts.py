@@ -130,7 +130,7 @@ class Part(keras.Model):
         bound: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
         given: Condition = None,
     ) -> tf.Tensor:
-        """Recovers the part's input from its output and its whitened latents.
+        """Recovers the part's input [B, H', W', C'] from its output and its whitened latents.
 
         Args:
           h: the part's output, [B, H, W, C].
@@ -138,19 +138,13 @@ class Part(keras.Model):
           bound: changes the output of every inverted bijector, [B, H, W, C]; the default, the exact
             inverse, does not.
           given: what `read` returned.
-
-        Returns:
-          The part's input, [B, H', W', C'].
-
-        Raises:
-          ValueError: the part is not built.
         """
         for bijector in reversed(self.bijectors):
             h, latents = bijector.inverse_in_part(h, latents, bound, *bijector.read(given))
         return h
 
     def initialize(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """Sets the weights that depend on data from the part's input, and returns the part's output.
+        """Sets the weights that depend on data from the part's input, and returns the next part's input.
 
         A flow head's weights follow from the part's output. Weights that are already initialised or restored
         keep their values.
@@ -158,12 +152,6 @@ class Part(keras.Model):
         Args:
           h: the part's input, [B, H, W, C]: a few hundred training examples, run through the parts before.
           condition: what the model is given with each example.
-
-        Returns:
-          The part's output h, without the latents, [B, H', W', C']; the input of the next part.
-
-        Raises:
-          ValueError: the part is not built yet, and the shape of h does not fit its bijectors.
         """
         if isinstance(self.condition_network, ConditionNetwork):
             self.condition_network.initialize(condition)
@@ -174,13 +162,9 @@ class Part(keras.Model):
         return h
 
     def log_prob(self, h: tf.Tensor, given: Condition = None) -> tf.Tensor:
-        """Returns the log-density of the part's input under the part and its prior, [B], nats.
+        """Returns the log-density of the part's input h [B, H, W, C] under the part and its prior, [B], nats.
 
         This is what a flow head is used for.
-
-        Args:
-          h: the part's input, [B, H, W, C].
-          given: what `read` returned.
         """
         return -self.truncated_nll(self.call(h, given), given=given)
 
@@ -265,11 +249,7 @@ def get_weights_by_step(bijectors: Sequence[Bijector]) -> list[np.ndarray]:
 
 
 def set_weights_by_step(bijectors: Sequence[Bijector], weights: Sequence[np.ndarray]) -> None:
-    """Sets the weights of the bijectors to a list from `get_weights_by_step`.
-
-    Raises:
-      ValueError: there are too few or too many weights, or one has another shape.
-    """
+    """Sets the weights of the bijectors to a list from `get_weights_by_step`; ValueError if it does not fit."""
     remaining = iter(weights)
     for bijector in bijectors:
         count = len(bijector.weights) * len(bijector.step_names)

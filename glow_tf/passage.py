@@ -41,12 +41,7 @@ class Passage(NamedTuple):
     ) -> Passage:
         """Returns what crosses a cut, as tensor specs of examples: queues, caches and devices map over it.
 
-        Args:
-          event_shape: of h.
-          num_before: the number of parts before the cut.
-          dtype: of all real numbers.
-          labels_dtype: of the labels; None: there are none.
-          condition: the specs of what an example is given; None: nothing.
+        There are `num_before` parts before the cut. `condition` has the specs of what an example is given.
         """
         number = tf.TensorSpec((), dtype)
         labels = None if labels_dtype is None else tf.TensorSpec((), labels_dtype)
