@@ -59,7 +59,7 @@ class TrainedModel:
         return self._endpoint(name)(*arguments.values(), *given)
 
     def checked_condition(self, condition: Condition) -> Condition:
-        """Returns what the model is given as tensors of its dtype; ConfigError if it does not fit the model."""
+        """Returns what the model is given as tensors of its dtype; ConfigError unless it fits the model."""
         raise NotImplementedError
 
     @property
@@ -168,8 +168,8 @@ class TrainedModel:
     ) -> dict[str, tf.Tensor]:
         """Draws the images of `sample`: `images`, uint8 [num, H, W, C], and `limited`, bool [num].
 
-        That is whether activations were clipped to keep them finite, see `ActivationLimit`. Such an image says
-        little about the model.
+        `limited` says whether activations were clipped to keep them finite, see `ActivationLimit`. Such an
+        image says little about the model.
         """
         endpoints = "sample_checked", "sample_label_checked"
         return self._drawn(endpoints, num, labels, condition, temperature=temperature, seed=seed)

@@ -77,8 +77,8 @@ class Flow(FlowOfParts):
     def through_next_part(self, passage: Passage, scored: bool = True) -> tuple[Passage, PartView]:
         """Runs the next part: returns the passage after it, and what the part saw and made.
 
-        `len(passage.truncated)` is the number of parts that have run; IndexError if all have. The part's local
-        prior scores its output if that is to be `scored`.
+        `len(passage.truncated)` is the number of parts that have run; IndexError if all have. The local prior
+        scores the output if that is to be `scored`.
         """
         h, log_likelihood, truncated, labels, condition = passage
         k = len(truncated)

@@ -249,7 +249,7 @@ def get_weights_by_step(bijectors: Sequence[Bijector]) -> list[np.ndarray]:
 
 
 def set_weights_by_step(bijectors: Sequence[Bijector], weights: Sequence[np.ndarray]) -> None:
-    """Sets the weights of the bijectors to a list from `get_weights_by_step`; ValueError if it does not fit."""
+    """Sets the weights of the bijectors to a list from `get_weights_by_step`; ValueError unless it fits."""
     remaining = iter(weights)
     for bijector in bijectors:
         count = len(bijector.weights) * len(bijector.step_names)

@@ -16,7 +16,6 @@ from glow_tf.commands import model_flags
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
     flags.DEFINE_list("workdirs", [], "The workdirs of the runs, comma-separated.", flag_values=values)
     flags.DEFINE_string("output", "", "The folder of the preset to write.", flag_values=values)
     flags.DEFINE_enum(
@@ -25,7 +24,6 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Assembles, writes the preset, and says where each part is from."""
     folder = model_flags.output_folder(values)
     from glow_tf.use.assembling import assemble
 

@@ -24,8 +24,7 @@ HOW = "FILE.npy with an array [N, …], an image, or a folder of images"
 def condition_of(values: flags.FlagValues, model: TrainedModel) -> Any:
     """Reads what --condition names, in the shapes of the model: arrays [N, …]; None for a model without one.
 
-    Raises:
-      ConfigError: it is missing, cannot be read, or does not fit the model.
+    ConfigError if it is missing, cannot be read, or does not fit the model.
     """
     from glow_tf.conditions import by_name, of_names
     from glow_tf.use.images import fitted_condition

@@ -107,11 +107,7 @@ def images_of(
 ) -> UsedImages:
     """Reads the images that the flags name, and what is given with them; prints how they were read.
 
-    Args:
-      values: the flags.
-      model: for which they are.
-      image_shape: (H, W, C) of the images; None is the model's.
-      dataset: stands for --dataset if it is given.
+    They have the shape `image_shape`, by default the model's. `dataset` stands for --dataset if it is given.
     """
     from glow_tf.use import read_images
 

@@ -54,7 +54,6 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues, action: str) -> None:
-    """Fits or checks."""
     if not 0 < values.false_alarms < 1:
         raise ConfigError(
             f"false_alarms must be between 0 and 1. Received: false_alarms={values.false_alarms:g}"
@@ -163,10 +162,7 @@ def sheet(
     title: str,
     white: int = 255,
 ) -> str:
-    """Returns an HTML file, which needs no other, of images uint8 [N, H, W, C], with texts for each.
-
-    `white` is the level that is shown as white.
-    """
+    """Returns an HTML file, which needs no other, of images uint8 [N, H, W, C], with texts for each."""
     from glow_tf.run import pictures
 
     figures = []

@@ -23,17 +23,9 @@ class HeadSize:
 
 
 def read_local_prior(local_prior: str) -> HeadSize | None:
-    """Reads the `--local_prior` notation.
+    """Reads the `--local_prior` notation: `standard` or `learned`, Gaussians, or `flow:WxK`, a flow head.
 
-    Args:
-      local_prior: `standard` or `learned`, which are Gaussians, or `flow:WxK`, a flow head of width W with at
-        most K flow steps in each remaining block.
-
-    Returns:
-      The size of the head; None for a Gaussian.
-
-    Raises:
-      ConfigError: the notation is unknown, or W or K is 0.
+    Returns the size of the head; None for a Gaussian. ConfigError if it is none of these, or W or K is 0.
     """
     if local_prior in PRIORS:
         return None

@@ -7,15 +7,10 @@ from glow_tf.errors import ConfigError
 
 
 def read_level_steps(text: str, num_blocks: int, flow_steps: int) -> tuple[int, ...]:
-    """Returns the flow steps of each level, the finest first, and at last those of the coarsest image.
+    """Returns the flow steps of each of L levels, the finest first, and at last those of the coarsest image.
 
-    Args:
-      text: comma-separated; empty: all of `flow_steps` in the finest level, and half of them elsewhere.
-      num_blocks: number of levels L.
-      flow_steps: K.
-
-    Raises:
-      ConfigError: there are not L + 1 positive integers.
+    The text is comma-separated; empty: all of `flow_steps` in the finest level, and half of them elsewhere.
+    ConfigError if there are not L + 1 positive integers.
     """
     if not text:
         return (flow_steps, *[(flow_steps + 1) // 2] * num_blocks)
@@ -23,16 +18,7 @@ def read_level_steps(text: str, num_blocks: int, flow_steps: int) -> tuple[int, 
 
 
 def read_level_widths(text: str, num_blocks: int, width: int) -> tuple[int, ...]:
-    """Returns the width of the coupling networks of each level, and at last that of the coarsest image.
-
-    Args:
-      text: comma-separated; empty: `width` everywhere.
-      num_blocks: number of levels L.
-      width: of all levels, if they have one.
-
-    Raises:
-      ConfigError: there are not L + 1 positive integers.
-    """
+    """Returns the width of the couplings of each level, as `read_level_steps` does; empty: all `width`."""
     if not text:
         return (width,) * (num_blocks + 1)
     return _counts("level_widths", text, num_blocks + 1, MOST_WIDTH)

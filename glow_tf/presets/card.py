@@ -12,11 +12,7 @@ TASK = "unconditional-image-generation"
 def card_of(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dtype: str) -> str:
     """Returns the text of README.md: what `about` says, below the metadata that the Hugging Face Hub reads.
 
-    Args:
-      name: by which the preset is loaded.
-      model: the settings of the model.
-      about: see `glow_tf.presets.write`.
-      weights_dtype: what its weights are kept as.
+    The preset is loaded by `name`, and keeps its weights as `weights_dtype`; see `glow_tf.presets.write`.
     """
     height, width, channels = model.image_shape
     of = "of real numbers" if model.is_real else f"with {model.n_bits} bits"

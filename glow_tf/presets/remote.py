@@ -29,14 +29,8 @@ def fetched(address: str, config: str, weights: str, checksum: str) -> pathlib.P
     The Hub's own library keeps what it fetched, and an old revision beside a new one. Of a web server,
     config.json is fetched anew each time, and the weights when their checksum there is another one.
 
-    Args:
-      address: see `is_address`.
-      config: name of the file of the settings.
-      weights: name of the file of the weights.
-      checksum: key in the settings under which the SHA-256 of the weights stands.
-
-    Raises:
-      ConfigError: it cannot be fetched.
+    `config` and `weights` name its files, and `checksum` the key of the settings under which the SHA-256 of
+    the weights stands. ConfigError if it cannot be fetched.
     """
     try:
         if address.startswith(HUB):

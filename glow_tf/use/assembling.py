@@ -15,17 +15,11 @@ from glow_tf.run.saved import load
 
 
 class Assembled(NamedTuple):
-    """A model of parts from several runs.
-
-    Attributes:
-      glow: the model.
-      about: what a preset of it says about itself.
-      sources: the workdir of each part.
-    """
+    """A model of parts from several runs."""
 
     glow: Glow
-    about: dict[str, Any]
-    sources: tuple[str, ...]
+    about: dict[str, Any]  # what a preset of it says about itself
+    sources: tuple[str, ...]  # the workdir of each part
 
 
 class _Run(NamedTuple):

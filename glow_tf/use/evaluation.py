@@ -164,16 +164,8 @@ def label_bits(
 ) -> np.ndarray:
     """Returns the bits/dim of every image given each class, [N, classes], at one noise draw.
 
-    The class with the fewest bits is the likeliest, if all classes are equally frequent.
-
-    Args:
-      model: a `Glow` or an `ExportedModel` with classes.
-      images: uint8 [N, H, W, C], at least one.
-      seed: of the noise; see `seed_of`.
-      condition: what the model is given with each image, an array [N, …] or a dictionary of them.
-
-    Raises:
-      ConfigError: the model has no classes, or images have another type or shape.
+    The class with the fewest bits is the likeliest, if all classes are equally frequent. Arguments are as in
+    `evaluate`, with at least one image. ConfigError if the model has no classes, or as there.
     """
     require_classes("label_bits", model.classes)
     check_given(model, condition, len(images))

@@ -27,6 +27,7 @@ MOST_POINTS = 2000  # of the density
 FAR = 12.0  # in units of the middle half of the good images
 PROBE_TOLERANCE = 0.01  # relative; other machines round differently
 AUTO, FALLBACK = "auto", "density"
+NAMES = ("nll", "latent", "codec")  # of the features
 USUAL, UNUSUAL = 0.1, 0.01  # shares of good images; what lies beyond the second is named as a reason
 MOST_ALONE = 2.0  # of a feature alone; see _or_a_feature
 
@@ -182,10 +183,7 @@ class Scorer:
         return self.fit_features(found, seed)
 
     def fit_features(self, found: Features, seed: int = 0) -> Scorer:
-        """Takes the features of good images as the measure; see `fit`. `auto` is `density` without images.
-
-        ConfigError if the model cannot score some of them, or they are too different for a density.
-        """
+        """As `fit`, from features; `auto` is then `density`, and images must not be too different for one."""
         if bad := int(np.sum(~np.isfinite(found.table).all(axis=1))):
             raise ConfigError(
                 f"the model must be able to score the good images. Received: {bad} of {len(found)} whose "
@@ -230,10 +228,7 @@ class Scorer:
         return ["; ".join(own) for own in reasons]
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes what `fit` found as JSON: the features of the good images, without the model.
-
-        ConfigError if nothing was fitted.
-        """
+        """Writes what `fit` found as JSON: the features of the good images, without the model."""
         halves = [_to_json(half) for half in self._fitted()]
         content = {"format": FORMAT, "score": self.score, "reference": halves[0], "calibration": halves[1]}
         content |= {"dimensions": self.model.dimensions, "probe": _probe(self.model)}
@@ -323,14 +318,12 @@ def _probe(model: TrainedModel) -> list[float]:
 
 def _to_json(found: Features) -> dict[str, list[float]]:
     # To the last digit: an image that is like good ones must tie with them.
-    return {
-        name: np.asarray(getattr(found, name), np.float64).tolist() for name in ("nll", "latent", "codec")
-    }
+    return {name: np.asarray(getattr(found, name), np.float64).tolist() for name in NAMES}
 
 
 def _from_json(content: dict[str, Sequence[Any]]) -> Features:
     """Returns features; raises ValueError, KeyError or TypeError unless they are what `fit` takes."""
-    found = Features(*(np.array(content[name], np.float64) for name in ("nll", "latent", "codec")))
+    found = Features(*(np.array(content[name], np.float64) for name in NAMES))
     shapes = {found.nll.shape, found.latent.shape, found.codec.shape}
     if shapes != {(len(found),)} or len(found) < FEWEST // 2:
         raise ValueError(f"features of the shapes {sorted(shapes)}, and not of {FEWEST // 2} images or more")

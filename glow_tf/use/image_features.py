@@ -48,8 +48,7 @@ class Features:
 def features(model: TrainedModel, images: np.ndarray, condition: Condition = None) -> Features:
     """Computes the features of images uint8 [N, H, W, C], given a condition [N, …] if the model needs one.
 
-    Raises:
-      ConfigError: the model's data are no pictures, whose size in a file could be told.
+    ConfigError if the model's data are no pictures, whose size in a file could be told.
     """
     require_pictures("scoring by the size of a file", model)
     check_given(model, condition, len(images))

@@ -36,11 +36,7 @@ class UsedImages:
     condition: np.ndarray | None = None
 
     def condition_for(self, model: TrainedModel) -> np.ndarray | None:
-        """Returns what a model is given with each image; one channel fills the three that it may have.
-
-        Raises:
-          ConfigError: it is missing, has another shape, or the model is given nothing.
-        """
+        """Returns what a model is given with each image; see `fitted_condition`."""
         return fitted_condition(model, self.condition, "a data set")
 
     def of_class(self, name: str) -> np.ndarray:
@@ -128,15 +124,9 @@ def _check_shape(images: np.ndarray, image_shape: tuple[int, int, int], dataset:
 
 
 def fitted_condition(model: TrainedModel, condition: Any, source: str) -> Any:
-    """Returns a condition, an array or a dictionary of them, in a model's shapes; None if it is given none.
+    """Returns a condition, [N, …] or a dictionary of them, in a model's shapes; None if it is given none.
 
-    Args:
-      model: whose condition it is.
-      condition: [N, …] each; one channel fills three.
-      source: what it comes from, for messages.
-
-    Raises:
-      ConfigError: it does not fit.
+    One channel fills three. ConfigError if it does not fit; the message names its source.
     """
     shapes = condition_shapes_of(model)
     given = by_name(condition)

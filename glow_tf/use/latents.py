@@ -64,8 +64,7 @@ def encode(model: TrainedModel, images: np.ndarray, condition: Condition = None)
 def decode(model: TrainedModel, eps: np.ndarray, condition: Condition = None) -> np.ndarray:
     """Returns the images of whitened latents: [N, D] → uint8 [N, H, W, C]; `condition` as in `encode`.
 
-    Raises:
-      ConfigError: D is not the model's, or the condition does not fit the model.
+    ConfigError if D is not the model's, or the condition does not fit the model.
     """
     check_given(model, condition, len(eps))
     if eps.ndim != 2 or eps.shape[1] != model.dimensions:
@@ -77,15 +76,10 @@ def decode(model: TrainedModel, eps: np.ndarray, condition: Condition = None) ->
 
 
 class Drawn(NamedTuple):
-    """Images that were drawn.
+    """Images that were drawn."""
 
-    Attributes:
-      images: [num, H, W, C], of the type of the model's data.
-      limited: of how many images activations were clipped, so that they stay finite.
-    """
-
-    images: np.ndarray
-    limited: int
+    images: np.ndarray  # [num, H, W, C], of the type of the model's data
+    limited: int  # of how many images activations were clipped, so that they stay finite
 
 
 def draw(
@@ -135,15 +129,10 @@ def draw_checked(
 
 
 def interpolate(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
-    """Returns latents on the way from one point to another: [N, D] twice → [N, steps, D].
+    """Returns whitened latents on the way from one point to another: [N, D] twice → [N, steps, D], from 2.
 
     The way turns from the first direction to the other, and its length changes evenly. A straight line would
     pass nearer to the origin, where images are blurred: latents of D dimensions have lengths of about √D.
-
-    Args:
-      start: whitened latents, the first step.
-      end: whitened latents, the last step.
-      steps: from 2.
     """
     weights = np.linspace(0, 1, steps)[:, None]
     lengths = [np.linalg.norm(eps, axis=1, keepdims=True) for eps in (start, end)]
@@ -171,14 +160,9 @@ def levels(glow: Glow) -> list[slice]:
 def without_finest(
     glow: Glow, eps: np.ndarray, count: int, temperature: float = 0.0, seed: int = 0
 ) -> np.ndarray:
-    """Returns latents whose finest levels are replaced.
+    """Returns whitened latents, [N, D], whose `count` finest levels are replaced.
 
-    Args:
-      glow: whose latents they are.
-      eps: whitened latents, [N, D].
-      count: how many levels are replaced, finest first.
-      temperature: of what replaces them; 0 is the mode of each, given the coarser ones.
-      seed: of what replaces them.
+    What replaces them is drawn from the seed at the temperature; 0 is each one's mode, given the coarser.
     """
     replaced = eps.copy()
     rng = np.random.default_rng(seed)
@@ -196,9 +180,6 @@ def direction(
     """Returns the difference of the mean latents of two sets of images, uint8 [n, H, W, C] each: [D].
 
     `conditions` are what the model is given with the images of each set.
-
-    Raises:
-      ConfigError: the images or the conditions do not fit the model.
     """
     before, after = (
         encode(model, *own).mean(axis=0) for own in zip((away, towards), conditions, strict=True)

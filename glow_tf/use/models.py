@@ -65,7 +65,6 @@ class ExportedModel(TrainedModel):
         self.condition_shapes = self._given_as.condition_shapes
 
     def checked_condition(self, condition: Condition) -> Condition:
-        """See `TrainedModel`."""
         return checked_condition(condition, self._given_as, self.compute_dtype)
 
     def _endpoint(self, name: str) -> Callable[..., Any]:
@@ -84,26 +83,19 @@ def nothing_of(model: TrainedModel) -> Condition:
 
 
 def check_given(model: TrainedModel, condition: Condition, count: int) -> None:
-    """Checks what a model is given with each of `count` images, before it computes anything.
-
-    Raises:
-      ConfigError: it does not fit the model or the number of images, or is not finite.
-    """
+    """Raises ConfigError, before anything is computed, unless there is a condition for each of the images."""
     model.checked_condition(some_of(condition, slice(0, 1)))
     check_conditions(condition, count)
 
 
 def open_model(model: str | os.PathLike, allow_unknown_ops: bool = False) -> TrainedModel:
-    """Loads a trained model.
+    """Loads a trained model: a `Glow`, or an `ExportedModel`.
 
     Args:
       model: a preset, by its name, folder or address (see `Glow.from_preset`), the workdir of a run, a
         `.keras` file, or the folder of a SavedModel that `export` wrote.
       allow_unknown_ops: whether a SavedModel may hold other operations than `export` writes. It is a program;
         allow them only if you know where it comes from.
-
-    Returns:
-      A `Glow`, or an `ExportedModel`.
 
     Raises:
       ConfigError: there is no model of this name, or it cannot be read.

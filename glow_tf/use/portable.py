@@ -25,18 +25,11 @@ OPSET = 17  # of ONNX
 
 
 def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes encode.onnx, decode.onnx and score.onnx; in a clone, `pip install '.[onnx]'` first.
+    """Writes and returns encode.onnx, decode.onnx and score.onnx; in a clone, `pip install '.[onnx]'` first.
 
     Each has one input with an open batch size: images uint8 [B, H, W, C], or eps float32 [B, D]. A model that
     is given something has it as the input `condition`, float32, or each by its name. Encode and decode have
     one output; score has `log_prob` and `bits_per_dim`, at the middle of the bins.
-
-    Args:
-      glow: the model.
-      folder: to write to.
-
-    Returns:
-      The files.
 
     Raises:
       ConfigError: tf2onnx is not installed.
@@ -62,20 +55,10 @@ def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def export_litert(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes encode.tflite, decode.tflite and score.tflite, of built-in operations alone.
+    """Writes and returns encode.tflite, decode.tflite and score.tflite, of built-in operations alone.
 
     Each has a signature of its endpoint's name (`encode`, `decode`, `serving_default`), with inputs and
-    outputs as in `export_onnx`.
-
-    Args:
-      glow: the model.
-      folder: to write to.
-
-    Returns:
-      The files.
-
-    Raises:
-      OSError: a file cannot be written.
+    outputs as in `export_onnx`. OSError if a file cannot be written.
     """
     with tempfile.TemporaryDirectory() as temporary:
         with constant_weights():  # the converter folds small constants only

@@ -22,19 +22,16 @@ CLIMB_RATE = 2.0  # levels of 256 that a pixel moves at most in the first step
 def denoise(
     glow: Glow, images: np.ndarray, sigma: float, steps: int = 150, condition: Condition = None
 ) -> np.ndarray:
-    """Removes Gaussian noise: the likeliest image, given the noisy one.
+    """Removes Gaussian noise: returns the likeliest images, given noisy ones, uint8 [N, H, W, C] both.
 
     Climbs log p(v) − |v − y|² / 2σ², v an image and y the noisy one.
 
     Args:
       glow: a model of clean images.
-      images: noisy ones, uint8 [N, H, W, C].
+      images: noisy ones.
       sigma: standard deviation of the noise, in levels of 256; above 0.
       steps: of the climb.
       condition: what the model is given with each image, an array [N, …] or a dictionary of them.
-
-    Returns:
-      uint8 [N, H, W, C].
 
     Raises:
       ConfigError: images have another type or shape, sigma or steps cannot be, or the model's data are no
@@ -54,19 +51,16 @@ def denoise(
 def inpaint(
     glow: Glow, images: np.ndarray, unknown: np.ndarray, steps: int = 150, condition: Condition = None
 ) -> np.ndarray:
-    """Fills in unknown pixels: the likeliest ones, given the others. Known pixels stay as they are.
+    """Fills in unknown pixels of images, uint8 [N, H, W, C]: the likeliest ones, given the others.
 
     The climb starts from the mean of what is known around each unknown pixel.
 
     Args:
       glow: a model of whole images.
-      images: uint8 [N, H, W, C]; what unknown pixels hold does not matter.
+      images: what unknown pixels hold does not matter.
       unknown: bool [H, W] or [N, H, W], True where pixels are unknown; some are known.
       steps: of the climb.
       condition: as in `denoise`.
-
-    Returns:
-      uint8 [N, H, W, C].
 
     Raises:
       ConfigError: images or mask have another type or shape, nothing is known, or steps cannot be.

@@ -30,6 +30,8 @@ def save_run_to_preset(
 ) -> dict[str, Any]:
     """Writes the last model of a run as a preset, whose card has its score on the run's test images.
 
+    It returns what the preset says about itself, and `run_test_bpd`, the score before weights were rounded.
+
     Args:
       workdir: of the run.
       folder: of the preset.
@@ -37,9 +39,6 @@ def save_run_to_preset(
       data_dir: TFDS's; empty is the run's.
       texts: more of what the card says: `title`, `limits`, `licence`, and `command` in place of the one that
         the run's settings make.
-
-    Returns:
-      What the preset says about itself, and `run_test_bpd`, the score before the weights were rounded.
 
     Raises:
       ConfigError: the folder is no workdir, its run is not finished, or the images are not those of the run.

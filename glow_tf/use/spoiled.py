@@ -9,14 +9,9 @@ BLUR = 1.0  # pixels
 
 
 def spoiled_copies(images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
-    """Returns noised, blurred, shuffled and emptied copies of images.
+    """Returns copies of images, uint8 [N, H, W, C], by name: noised, blurred, with shuffled patches, emptied.
 
-    Args:
-      images: uint8 [N, H, W, C].
-      seed: of the noise and of the places of the patches.
-
-    Returns:
-      Name → uint8 [N, H, W, C].
+    The seed is that of the noise and of the places of the patches.
     """
     rng = np.random.default_rng(seed)
     top = float(images.max(initial=1))

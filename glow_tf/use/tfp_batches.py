@@ -27,11 +27,7 @@ class Given:
 
     @classmethod
     def of(cls, glow: Glow, condition: Any) -> Given | None:
-        """Returns what a user gives a Glow, one or a batch of any number of dimensions; None for nothing.
-
-        Raises:
-          ConfigError: it does not fit the model.
-        """
+        """Returns what a user gives a Glow, one or a batch of any number of dimensions; None for nothing."""
         shapes = glow.config.condition_shapes
         found = {k: tf.convert_to_tensor(own) for k, own in by_name(condition).items() if own is not None}
         fits = found.keys() == shapes.keys()
@@ -117,9 +113,8 @@ def checked(
 ) -> tf.Tensor:
     """Returns values as a tensor of the dtype: casts arrays and lists of floating-point numbers.
 
-    Raises:
-      ValueError: values are not floating-point numbers, are a tensor of another dtype, or have a shape that
-        does not end with `event_shape`.
+    ValueError if values are not floating-point numbers, are a tensor of another dtype, or have a shape that
+    does not end with `event_shape`.
     """
     tensor = tf.convert_to_tensor(values)
     remedy = None
@@ -153,16 +148,13 @@ def brackets(shape: tf.TensorShape, before: str = "") -> str:
 def batched(
     function: Callable[..., tuple], x: tf.Tensor, event_shape: tf.TensorShape, given: Given | None = None
 ) -> list[tf.Tensor | None]:
-    """Runs a function of a batch on a tensor with any number of batch dimensions.
+    """Runs a function of a batch on a tensor with any number of batch dimensions, which its results have too.
 
     Args:
       function: [B, event] → tensors [B, …], or None in place of a tensor; its second argument is a condition.
       x: [batch dimensions, event].
       event_shape: what the shape of x must end with; None is any size.
       given: what the function is given, whose batch dimensions are broadcast with those of x.
-
-    Returns:
-      The function's results, [batch dimensions, …].
     """
     ndims = event_shape.rank
     if given is not None:

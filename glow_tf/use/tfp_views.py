@@ -44,12 +44,10 @@ def as_tfp_bijector(
         one with batch dimensions first, which are broadcast with those of the values, as TFP does with every
         parameter. A model that knows its conditions by name takes a dictionary.
 
-    Returns:
-      The view. Its methods raise a ValueError for values of another shape or dtype.
-
     Raises:
       TypeError: the argument is neither a `Bijector` nor a `Glow`.
-      ValueError: the bijector is not built, has no such class, or is given something else.
+      ValueError: the bijector is not built, has no such class, or is given something else; a method of the
+        result got values of another shape or dtype.
     """
     if not isinstance(bijector, Bijector | Glow):
         raise TypeError(
@@ -84,12 +82,10 @@ def as_distribution(glow: Glow, label: int | None = None, condition: Any = None)
       condition: what the model is given, as in `as_tfp_bijector`: without a batch axis, it is that of all
         values; with batch dimensions, the distribution has them, a density for each condition.
 
-    Returns:
-      The density. Its methods raise a ValueError for values of another shape or dtype, bytes included.
-
     Raises:
       TypeError: the argument is not a `Glow`.
-      ValueError: label is no class of the model, or is missing; the model needs another condition.
+      ValueError: label is no class of the model, or is missing; the model needs another condition; a method
+        of the result got values of another shape or dtype, such as bytes.
     """
     if not isinstance(glow, Glow):
         raise TypeError(f"as_distribution needs a Glow. Received: an object of class {type(glow).__name__}")

@@ -24,23 +24,21 @@ def upscale(
     condition: Condition = None,
     factor: int = 2,
 ) -> np.ndarray:
-    """Enlarges images: a model of levels draws the details given the image, p(details | image).
+    """Enlarges images [N, h, w, C] to [N, factor·h, factor·w, C], uint8 both.
 
-    Levels are convolutions, so their images may have any size. A Glow has no such density: it encodes the
-    enlarged image (bicubic) and draws the finest latents anew; the images have half the model's size.
+    A model of levels draws the details given the image, p(details | image). Levels are convolutions, so
+    their images may have any size. A Glow has no such density: it encodes the enlarged image (bicubic) and
+    draws the finest latents anew; the images have half the model's size.
     Each 2×2 square of the result has the mean of the pixel that it stands for, but for rounding and where
     that would leave the range.
 
     Args:
       glow: a model of levels, or a Glow of two blocks or more.
-      small: uint8 [N, h, w, C]; of a Glow [N, H/2, W/2, C].
+      small: [N, h, w, C]; of a Glow [N, H/2, W/2, C].
       temperature: of the latents that are drawn; 0 is their mode.
       seed: of the latents that are drawn.
       condition: what the model is given with each image, an array [N, …] or a dictionary of them.
       factor: 2 or, of levels, a higher power of two that is a matter of details alone, up to 2^num_blocks.
-
-    Returns:
-      uint8 [N, factor·h, factor·w, C].
 
     Raises:
       ConfigError: images have another type or shape, the factor cannot be, or the data are no pictures.
