@@ -11,8 +11,7 @@ import tensorflow as tf
 
 from glow_tf import likelihood
 from glow_tf.bijectors.condition import Condition
-from glow_tf.bijectors.networks import full_precision
-from glow_tf.bijectors.tracing import TracedOnce
+from glow_tf.bijectors.tracing import TracedOnce, full_precision
 from glow_tf.conditions import specs_of_condition
 from glow_tf.flow import Flow
 from glow_tf.pieces import filled_if_empty, in_streams

@@ -16,8 +16,7 @@ from glow_tf.conditions import checked_condition
 from glow_tf.config import ModelConfig
 from glow_tf.density_model import DensityModel, checked_policy
 from glow_tf.memory import check_memory
-from glow_tf.own_network import copies_of
-from glow_tf.part_layers import entrance_of
+from glow_tf.part_layers import copies_of, entrance_of
 from glow_tf.partition import part_layouts
 from glow_tf.parts import Part, get_weights_by_step, set_weights_by_step
 from glow_tf.weights_file import model_bytes

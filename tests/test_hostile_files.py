@@ -6,7 +6,7 @@ import pytest
 from small import small_glow
 
 import glow_tf
-from glow_tf.config.cuts import read_cuts
+from glow_tf.config.notations import read_cuts
 from glow_tf.errors import ConfigError
 from lab.benchmarks import hostile_files, hostile_inputs
 

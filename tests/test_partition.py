@@ -6,7 +6,7 @@ import pytest
 
 from glow_tf import Glow, cost, partition, schedule
 from glow_tf.config import ModelConfig, check_divisible
-from glow_tf.config.cuts import read_cuts
+from glow_tf.config.notations import read_cuts
 from glow_tf.run.tables import model_table
 
 COUNTS = {

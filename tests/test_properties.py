@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from glow_tf.commands import run_flags
 from glow_tf.config import SCHEDULES, DataConfig, ModelConfig, all_settings, read_scale
-from glow_tf.config.cuts import read_cuts
-from glow_tf.config.heads import read_local_prior
+from glow_tf.config.notations import read_cuts, read_local_prior
 from glow_tf.cost import crossing_bytes, relative_cost
 from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts

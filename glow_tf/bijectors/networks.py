@@ -1,8 +1,6 @@
 """The coupling's convolutional network."""
 
-import contextlib
-import contextvars
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -11,29 +9,9 @@ from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.bijector import KeepsArguments, Shape
 from glow_tf.bijectors.condition import Condition, brought_to
 from glow_tf.bijectors.rate_factor import REFERENCE_WIDTH, scales_with
+from glow_tf.bijectors.tracing import full_precision
 from glow_tf.config import NORMS
 from glow_tf.pieces import in_streams
-
-_full_precision = contextvars.ContextVar("full_precision", default=False)
-
-
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """Within the context, coupling networks compute in the dtype of their weights, not of their dtype policy.
-
-    Maps whose inverse must be exact to the last digit need this: bfloat16 can round two inputs that differ in
-    the last digit of float32 to different numbers.
-    """
-    token = _full_precision.set(True)
-    try:
-        yield
-    finally:
-        _full_precision.reset(token)
-
-
-def in_full_precision() -> bool:
-    """Returns whether the code runs within `full_precision`."""
-    return _full_precision.get()
 
 
 class _Convolution(KeepsArguments):
@@ -41,7 +19,7 @@ class _Convolution(KeepsArguments):
 
     def convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """Convolves in the layer's compute dtype: [B, H, W, C] → [B, H, W, filters]."""
-        dtype = self.variable_dtype if in_full_precision() else self.compute_dtype
+        dtype = self.variable_dtype if full_precision.on else self.compute_dtype
         return tf.nn.conv2d(tf.cast(x, dtype), tf.cast(kernel, dtype), strides=1, padding="SAME")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:

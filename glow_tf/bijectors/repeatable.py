@@ -1,8 +1,7 @@
 """What a bijector must offer so that `Stack` can repeat it."""
 
 import contextlib
-import contextvars
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -10,32 +9,13 @@ import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, WithLogDet
 from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.tracing import constant_weights
 from glow_tf.internals import with_values
-
-_constant_weights = contextvars.ContextVar("constant_weights", default=False)
-
-
-@contextlib.contextmanager
-def constant_weights() -> Iterator[None]:
-    """Within the context, what depends on the weights of stacks alone is computed when a function is traced.
-
-    It is then a constant of the function. Formats without TensorFlow's linear algebra need this.
-    """
-    token = _constant_weights.set(True)
-    try:
-        yield
-    finally:
-        _constant_weights.reset(token)
-
-
-def are_weights_constant() -> bool:
-    """Returns whether the code runs within `constant_weights`."""
-    return _constant_weights.get()
 
 
 def weight_operations() -> contextlib.AbstractContextManager:
     """Returns the scope for operations on weights: outside of the traced function if they are constant."""
-    return tf.init_scope() if _constant_weights.get() else contextlib.nullcontext()
+    return tf.init_scope() if constant_weights.on else contextlib.nullcontext()
 
 
 class Repeatable(Bijector):

@@ -1,4 +1,4 @@
-"""How the functions of stacks are traced: once for all copies, and kept whole."""
+"""How the functions of stacks are traced, once for all copies; what changes the way for a while."""
 
 import contextlib
 import contextvars
@@ -7,25 +7,43 @@ from typing import Any
 
 import tensorflow as tf
 
-from glow_tf.bijectors.networks import in_full_precision
-from glow_tf.bijectors.repeatable import are_weights_constant
 from glow_tf.internals import function_kept_whole
 
-_functions_inlined = contextvars.ContextVar("functions_inlined", default=False)
+
+class Switch:
+    """Something that is on within `with switch():`, and off elsewhere."""
+
+    def __init__(self, name: str):
+        self._state = contextvars.ContextVar(name, default=False)
+
+    @property
+    def on(self) -> bool:
+        """Whether the code runs within the context."""
+        return self._state.get()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Returns the context."""
+        token = self._state.set(True)
+        try:
+            yield
+        finally:
+            self._state.reset(token)
 
 
-@contextlib.contextmanager
-def functions_inlined() -> Iterator[None]:
-    """Within the context, TensorFlow may put the functions of stacks into the graph that calls them.
+# Coupling networks compute in the dtype of their weights, not of their dtype policy. Maps whose inverse must
+# be exact to the last digit need this: bfloat16 can round two inputs that differ in the last digit of float32
+# to different numbers.
+full_precision = Switch("full_precision")
 
-    XLA needs this for gradients within a loop, such as those of a compiled Markov chain. Otherwise a stack's
-    functions are kept whole, and TensorFlow optimises each of them once for all copies.
-    """
-    token = _functions_inlined.set(True)
-    try:
-        yield
-    finally:
-        _functions_inlined.reset(token)
+# What depends on the weights of stacks alone is computed when a function is traced, and is then a constant of
+# the function. Formats without TensorFlow's linear algebra need this.
+constant_weights = Switch("constant_weights")
+
+# TensorFlow may put the functions of stacks into the graph that calls them. XLA needs this for gradients
+# within a loop, such as those of a compiled Markov chain. Otherwise a stack's functions are kept whole, and
+# TensorFlow optimises each of them once for all copies.
+functions_inlined = Switch("functions_inlined")
 
 
 class TracedOnce:
@@ -41,10 +59,10 @@ class TracedOnce:
 
     def __call__(self, function: Callable, *args: Any) -> Any:
         """Returns function(*args); functions with one name must be the same function."""
-        if not tf.inside_function() or are_weights_constant():
+        if not tf.inside_function() or constant_weights.on:
             return function(*args)
-        inlined = _functions_inlined.get() or not self._kept_whole
-        traced, key = self._traced, (function.__name__, in_full_precision(), inlined)
+        inlined = functions_inlined.on or not self._kept_whole
+        traced, key = self._traced, (function.__name__, full_precision.on, inlined)
         if key not in traced:
             traced[key] = tf.function(function, autograph=False) if inlined else function_kept_whole(function)
         return traced[key](*args)

@@ -18,25 +18,26 @@ ATTRIBUTES = "attributes:"  # how a condition that is a table begins
 LABEL = "label"  # of the digits
 
 
-def folder_of(dataset: str) -> pathlib.Path | None:
-    """Returns the folder that a data set names, in full if it begins with ~; None if it is no folder."""
-    if not dataset.startswith(FOLDER):
+def _path_after(beginning: str, text: str) -> pathlib.Path | None:
+    """Returns the path that follows the beginning of a text, in full if it has a ~; None if there is none."""
+    if not text.startswith(beginning):
         return None
-    return pathlib.Path(os.path.expanduser(dataset.removeprefix(FOLDER)))
+    return pathlib.Path(os.path.expanduser(text.removeprefix(beginning)))
+
+
+def folder_of(dataset: str) -> pathlib.Path | None:
+    """Returns the folder that a data set names; None if it is no folder."""
+    return _path_after(FOLDER, dataset)
 
 
 def file_of(dataset: str) -> pathlib.Path | None:
-    """Returns the .npy file that a data set names, as `folder_of` does; None if it is no file."""
-    if not dataset.startswith(FILE):
-        return None
-    return pathlib.Path(os.path.expanduser(dataset.removeprefix(FILE)))
+    """Returns the .npy file that a data set names; None if it is no file."""
+    return _path_after(FILE, dataset)
 
 
 def attributes_of(condition: str) -> pathlib.Path | None:
-    """Returns the table that a condition names, in full if it begins with ~; None if it is no table."""
-    if not condition.startswith(ATTRIBUTES):
-        return None
-    return pathlib.Path(os.path.expanduser(condition.removeprefix(ATTRIBUTES)))
+    """Returns the table that a condition names; None if it is no table."""
+    return _path_after(ATTRIBUTES, condition)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,9 +22,14 @@ from glow_tf.config.choices import (
     PRIORS,
     SCALES,
 )
-from glow_tf.config.cuts import Cuts, read_cuts
-from glow_tf.config.heads import HeadSize, read_local_prior
-from glow_tf.config.levels import read_level_steps, read_level_widths
+from glow_tf.config.notations import (
+    Cuts,
+    HeadSize,
+    read_cuts,
+    read_level_steps,
+    read_level_widths,
+    read_local_prior,
+)
 from glow_tf.config.setting import check_fields, in_range, one_of, require, setting
 from glow_tf.config.setting_types import ConditionShape, check_types
 from glow_tf.errors import ConfigError

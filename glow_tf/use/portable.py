@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from glow_tf.bijectors.repeatable import constant_weights
-from glow_tf.bijectors.tracing import functions_inlined
+from glow_tf.bijectors.tracing import constant_weights, functions_inlined
 from glow_tf.data.progress import with_progress
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError

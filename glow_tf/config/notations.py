@@ -1,10 +1,12 @@
-"""How `--parts` is written. Pure Python: no TensorFlow."""
+"""How `--parts`, `--local_prior`, `--level_steps` and `--level_widths` are written. No TensorFlow."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
+from glow_tf.config.choices import MOST_STEPS, MOST_WIDTH, PRIORS
 from glow_tf.errors import ConfigError
 
 NOTATIONS = ("1", "by_block:N", "across_block:N", "balanced:N", "flow steps per part such as 16,32,48")
@@ -14,15 +16,14 @@ MOST_BALANCED = 512
 
 @dataclasses.dataclass(frozen=True)
 class Cuts:
-    """Where a flow is to be cut, as far as the notation alone says it.
+    """Where a flow is to be cut, as far as the notation alone says it."""
 
-    Attributes:
-      counts: flow steps of each part; empty for `balanced`, where the costs of the flow steps decide.
-      speeds: for `balanced`, the relative speed of each part's device; otherwise empty.
-    """
-
-    counts: tuple[int, ...] = ()
-    speeds: tuple[float, ...] = ()
+    counts: tuple[
+        int, ...
+    ] = ()  # flow steps of each part; empty for `balanced`: the costs of the steps decide
+    speeds: tuple[
+        float, ...
+    ] = ()  # for `balanced`, the relative speed of each part's device; otherwise empty
 
     @property
     def num_parts(self) -> int:
@@ -114,6 +115,59 @@ def _device_speeds(parts: str, argument: str, total: int) -> tuple[float, ...]:
             f"parts=balanced:{count}@… needs {count} positive speeds, comma-separated. Received: {parts=}"
         )
     return speeds
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadSize:
+    """The size of a flow head, the narrow flow that scores a part's output while the part is trained."""
+
+    width: int  # hidden channels of its coupling networks
+    flow_steps: int  # the most that it has in each remaining block
+
+
+def read_local_prior(local_prior: str) -> HeadSize | None:
+    """Reads the `--local_prior` notation: `standard` or `learned`, Gaussians, or `flow:WxK`, a flow head.
+
+    Returns the size of the head; None for a Gaussian. ConfigError if it is none of these, or W or K is 0.
+    """
+    if local_prior in PRIORS:
+        return None
+    found = re.fullmatch(r"flow:([0-9]{1,9})x([0-9]{1,9})", local_prior)
+    size = HeadSize(*map(int, found.groups())) if found else HeadSize(0, 0)
+    if not (size.width and size.flow_steps):
+        raise ConfigError(
+            f"local_prior must be {', '.join(PRIORS)} or flow:WxK with W and K from 1, such as flow:8x2. "
+            f"Received: {local_prior=}"
+        )
+    return size
+
+
+def read_level_steps(text: str, num_blocks: int, flow_steps: int) -> tuple[int, ...]:
+    """Returns the flow steps of each of L levels, the finest first, and at last those of the coarsest image.
+
+    The text is comma-separated; empty: all of `flow_steps` in the finest level, and half of them elsewhere.
+    ConfigError if there are not L + 1 positive integers.
+    """
+    if not text:
+        return (flow_steps, *[(flow_steps + 1) // 2] * num_blocks)
+    return _counts("level_steps", text, num_blocks + 1, MOST_STEPS)
+
+
+def read_level_widths(text: str, num_blocks: int, width: int) -> tuple[int, ...]:
+    """Returns the width of the couplings of each level, as `read_level_steps` does; empty: all `width`."""
+    if not text:
+        return (width,) * (num_blocks + 1)
+    return _counts("level_widths", text, num_blocks + 1, MOST_WIDTH)
+
+
+def _counts(name: str, text: str, count: int, most: int) -> tuple[int, ...]:
+    found = tuple(_whole_number(piece) for piece in text.split(","))
+    if len(found) != count or not all(number and number <= most for number in found):
+        raise ConfigError(
+            f"{name} must be {count} integers from 1 to {most}, comma-separated: one for each level, the "
+            f"finest first, and one for the coarsest image. Received: {name}={text!r}"
+        )
+    return found
 
 
 def _whole_number(text: str) -> int | None:
