@@ -26,18 +26,11 @@ def of_names(members: Mapping[str, Any]) -> Any:
 
 
 def checked_condition(condition: Any, config: ModelConfig, dtype: str) -> Condition:
-    """Checks what a model is given, and converts it to tensors.
+    """Checks what a model is given, and converts it to tensors of a dtype.
 
-    Bytes are centred and scaled as images are, to [−½, ½); other numbers stay as they are.
-
-    Args:
-      condition: maps [B, h, w, c] or vectors [B, d]; a dictionary of them where the model knows them by name;
-        None for a model that is given nothing.
-      config: of the model.
-      dtype: of the tensors.
-
-    Raises:
-      ConfigError: it is missing, has another shape, is not finite, or the model is given nothing.
+    It is a map [B, h, w, c] or a vector [B, d], a dictionary of them where the model knows them by name, or
+    None. Bytes are centred and scaled as images are, to [−½, ½); other numbers stay as they are. ConfigError
+    if it is missing, has another shape, is not finite, or the model is given nothing.
     """
     shapes = config.condition_shapes
     if condition is None and not shapes:

@@ -55,8 +55,7 @@ def crossing_bytes(
     Args:
       layouts: the parts.
       last: index (from 0) of the last part that is evaluated.
-      end_to_end: gradients go back across the cuts; the log-likelihood, a float per image, is counted for
-        them as well.
+      end_to_end: gradients go back across the cuts; the log-likelihood, a float per image, is counted too.
       crossed: the cuts that gradients go back across, from 1; None: all of them, or none.
       cached: a cache holds the outputs of the parts before the trained one, so nothing crosses a cut.
       float_bytes: size of one number.

@@ -30,8 +30,7 @@ class DivergedError(RuntimeError):
 
     Args:
       message: the report.
-      parts: indices (from 0) of the parts at fault: the one whose loss or gradient was wrong, or all parts of
-        a phase that does not tell.
+      parts: those at fault, from 0: the one whose loss or gradient was wrong, or all that the phase trains.
       reason: what happened, in a few words.
     """
 

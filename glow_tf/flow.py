@@ -44,15 +44,12 @@ class Flow(FlowOfParts):
     def dequantized(
         self, images: tf.Tensor, noise: tf.Tensor | float | None = None, seed: tf.Tensor | int = 0
     ) -> tf.Tensor:
-        """Dequantises images: adds noise to the levels of their bytes. Real data stay as they are.
+        """Adds noise to the levels of bytes: v in [0, 2^n_bits), [B, H, W, C]. Real data stay as they are.
 
         Args:
           images: [B, H, W, C], of the type of the model's data; of levels, of any size that they halve.
           noise: in [0, 1), [B, H, W, C] or one number for all; by default, drawn from the seed.
           seed: of the noise; unused if noise is given.
-
-        Returns:
-          v in [0, 2^n_bits), [B, H, W, C], in the compute dtype.
 
         Raises:
           ConfigError: `checked_images` refuses the images.

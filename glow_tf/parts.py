@@ -64,15 +64,8 @@ class Part(keras.Model):
         """Makes the part that a layout describes; it is not built yet.
 
         The random starting values of a flow step depend on the model's seed and on the step's place in the
-        *flow*. A model therefore starts from the same weights wherever it is cut.
-
-        Args:
-          layout: the part's elements.
-          config: the model's settings.
-          condition_network: of one's own; None: the one that the settings say, if any.
-          last: whether it is the last part, whose prior is the model's top prior.
-          dtype: dtype policy of all layers; None means Keras's default.
-          name: of the part.
+        *flow*. A model therefore starts from the same weights wherever it is cut. The last part has the
+        model's top prior. `condition_network` is one's own, by default what the settings say.
         """
         bijectors, prior = bijectors_of(layout, config, dtype), prior_of(config, last, dtype)
         if layout.head:
@@ -86,9 +79,7 @@ class Part(keras.Model):
     def build(self, input_shape: Sequence[int | None], given_shape: Any = None) -> None:
         """Builds the layers, and records the shapes of the latents and of the output.
 
-        Args:
-          input_shape: (None, H, W, C).
-          given_shape: of what its condition network reads, (None, …), or several by name.
+        `given_shape` is that of what the condition network reads, (None, …), or several by name.
         """
         if self.condition_network is not None and not self.condition_network.built:
             self.condition_network.build(given_shape)
@@ -171,15 +162,10 @@ class Part(keras.Model):
     def truncated_nll(
         self, output: PartOutput, labels: tf.Tensor | None = None, given: Condition = None
     ) -> tf.Tensor:
-        """Returns the truncated negative log-likelihood of the part alone, [B], nats.
+        """Returns the truncated negative log-likelihood of the part alone, from what `call` made: [B], nats.
 
         It contains the local prior of h. Only the last part's objective is therefore a term of the whole
-        model's likelihood: its prior is the model's top prior.
-
-        Args:
-          output: what `call` returned.
-          labels: the class of each example, integers [B], for a `ClassPrior`; None if it is not known.
-          given: what `read` returned.
+        model's likelihood: its prior is the model's top prior, a `ClassPrior` if there are labels, [B].
         """
         log_prob = self.prior.log_prob(output.h, given if labels is None else labels)
         return -(log_prob + output.log_likelihood_term)
@@ -242,8 +228,7 @@ class Part(keras.Model):
 def get_weights_by_step(bijectors: Sequence[Bijector]) -> list[np.ndarray]:
     """Returns the weights of the bijectors, those of a stack copy by copy.
 
-    The list is the same however the flow steps are distributed over stacks: a stack's weight [copies, …] is
-    one entry for each copy, without this axis.
+    The list is the same however the flow steps are distributed over stacks.
     """
     return [value for bijector in bijectors for value in bijector.get_weights_by_step()]
 

@@ -29,10 +29,10 @@ def check_weights(
     compressed: bool = True,
     own_networks: bool = False,
 ) -> None:
-    """Raises ConfigError unless a file holds numbers and nothing else, as many as a model has weights.
+    """Raises ConfigError unless an HDF5 file holds numbers and nothing else, as many as a model has weights.
 
     Args:
-      source: an HDF5 file, or its bytes as a file that can be read.
+      source: the file, or its bytes as a file that can be read.
       size: its bytes on the disk.
       model: the model whose weights it should hold.
       what: names the file in messages.

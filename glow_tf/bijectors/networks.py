@@ -28,18 +28,10 @@ class _Convolution(KeepsArguments):
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class HiddenConvolution(_Convolution):
-    """A convolution that keeps height and width, followed by ActNorm or a bias.
+    """A convolution of `kernel_size`² pixels, which keeps height and width, followed by ActNorm or a bias.
 
-    ActNorm is folded into the kernel and the bias, so it needs no pass over the activations.
-
-    Args:
-      filters: output channels.
-      kernel_size: side of the kernel in pixels.
-      norm: `actnorm` or `bias`.
-      seed: of the kernel (He normal).
-
-    Raises:
-      ValueError: norm is unknown.
+    ActNorm is folded into the kernel and the bias, so it needs no pass over the activations. The kernel
+    starts as He normal. ValueError if norm is neither `actnorm` nor `bias`.
     """
 
     def __init__(self, filters: int, kernel_size: int, norm: str = "actnorm", seed: int = 0, **kwargs):
@@ -83,7 +75,7 @@ class HiddenConvolution(_Convolution):
         bias: tf.Tensor,
         added: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Runs the layer with the weights that `fold` returned: [B, H, W, C] → [B, H, W, filters].
+        """Runs the layer with what `fold` returned: [B, H, W, C] → [B, H, W, filters].
 
         What is `added` to the convolution, [B, H, W, filters] or [B, 1, 1, filters], is scaled already.
         """
@@ -121,9 +113,6 @@ class ZeroConvolution(_Convolution):
 
     y = (conv(x) + bias) · exp(3·log_scale). All weights start at 0. The factor 3 makes the output scale
     learn faster than the rest of the network.
-
-    Args:
-      filters: output channels.
     Reference: Kingma & Dhariwal 2018, section 3.3; the factor is that of the authors' published code.
     """
 
@@ -146,7 +135,7 @@ class ZeroConvolution(_Convolution):
         return [self.kernel.value, scale, self.bias.value * scale]
 
     def run_folded(self, x: tf.Tensor, kernel: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        """Runs the layer with the weights that `fold` returned: [B, H, W, C] → [B, H, W, filters]."""
+        """Runs the layer with what `fold` returned: [B, H, W, C] → [B, H, W, filters]."""
         y = self.convolve(x, kernel * scale)
         # Not `bias_add`: TensorFlow would fuse its gradient with the gradient of the kernel, and with few
         # channels that takes twice as long.
@@ -157,17 +146,9 @@ class ZeroConvolution(_Convolution):
 class CouplingNetwork(KeepsArguments):
     """Three convolutions, 3×3 → 1×1 → 3×3, with ReLU between them; the last one starts at zero.
 
-    Under the dtype policy `mixed_bfloat16` the convolutions compute in bfloat16, while input, output and
-    weights stay in float32.
-
-    A condition is read by a 1×1 convolution, whose result is added to that of the first one.
-
-    Args:
-      width: hidden channels.
-      filters: output channels.
-      norm: of the hidden convolutions, `actnorm` or `bias`.
-      seed: of the kernels.
-      condition_channels: channels of the condition; 0: it reads none.
+    The hidden ones have `width` channels, and `norm` after them. Under the dtype policy `mixed_bfloat16` the
+    convolutions compute in bfloat16, while input, output and weights stay in float32. A condition, of
+    `condition_channels`, is read by a 1×1 convolution, whose result is added to that of the first one.
     Reference: Kingma & Dhariwal 2018, section 3.3, https://arxiv.org/abs/1807.03039
     """
 

@@ -24,10 +24,8 @@ REFERENCE_STEPS = 3
 def scales_with(variable: keras.Variable, *, width: int = 0, flow_steps: bool = False) -> None:
     """Notes on a variable what its rate is divided by.
 
-    Args:
-      variable: of a layer, just made.
-      width: the number of hidden channels that it adds up; 0 if it adds up something else.
-      flow_steps: whether it stretches or shifts what runs through the flow.
+    These are the `width` hidden channels that it adds up, 0 if it adds up something else, and, if it
+    stretches or shifts what runs through the flow, the number of flow steps.
     """
     variable.scales_with = (width, flow_steps)
 

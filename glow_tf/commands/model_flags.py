@@ -40,7 +40,6 @@ def define_glow(values: flags.FlagValues, output: str, others: str = "") -> None
 
 
 def define_seed(values: flags.FlagValues) -> None:
-    """Defines --seed."""
     bounds = {"lower_bound": 0, "upper_bound": 2**31 - 1}
     flags.DEFINE_integer("seed", 0, "From which everything random follows.", flag_values=values, **bounds)
 
@@ -69,7 +68,6 @@ def define_condition(values: flags.FlagValues) -> None:
 
 
 def define_white(values: flags.FlagValues) -> None:
-    """Defines --white."""
     about = (
         "The level that pictures show as white, for data that do not use all 256; 0: what the preset says, "
     )

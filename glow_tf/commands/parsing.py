@@ -89,8 +89,7 @@ def _place_of(values: flags.FlagValues, found: Sequence[Argument]) -> str:
 def with_flagfiles(arguments: Sequence[str]) -> list[Argument]:
     """Returns arguments with every `--flagfile=FILE` replaced by the lines of the file, or ConfigError.
 
-    As in absl, lines are stripped, and lines that start with `#` or `//` are comments. Everything after `--`
-    stays as it is.
+    As in absl, lines are stripped, and # or // begins a comment. Everything after `--` stays as it is.
     """
     return list(_replaced([(argument, "") for argument in arguments], (), itertools.count(1)))
 

@@ -15,7 +15,6 @@ from glow_tf.run import flags_file, suited
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the flags of a run in `values`."""
     for setting in configuration.all_settings():
         chosen = " Without a flagfile: what suits the data." if setting.name in suited.SETTINGS else ""
         parsing.define(values, **{setting.name: (setting.default, setting.metadata["help"] + chosen)})

@@ -256,11 +256,7 @@ class ModelConfig:
 
 
 def read_scale(scale: str) -> tuple[str, float | None]:
-    """Reads the `--scale` notation: the kind and the soft bound of the log-scale; None for `sigmoid`.
-
-    Raises:
-      ConfigError: the kind is unknown, or the bound is not a number above 0, up to `MOST_LOG_SCALE`.
-    """
+    """Reads the `--scale` notation: the kind and the soft bound of the log-scale; None for `sigmoid`."""
     if scale in SCALES:
         return scale, SCALES[scale]
     kind, _, argument = scale.partition(":")
@@ -280,12 +276,8 @@ def check_divisible(image_shape: Sequence[int], model: ModelConfig, received: st
     """Raises ConfigError, naming the nearest sizes that fit, unless the model can halve H and W.
 
     Every block but the last halves both, and so does the last where both are even by then. Levels halve them
-    in any case. Where a side is 1 from the start, no block halves anything.
-
-    Args:
-      image_shape: (H, W, C), or (H, W).
-      model: with these blocks.
-      received: what the message says was received; the image's sides by default.
+    in any case. Where a side is 1 from the start, no block halves anything. The message says what was
+    `received`, by default the image's sides.
     """
     height, width = image_shape[:2]
     halvings = model.num_blocks - (not model.has_levels)

@@ -16,14 +16,14 @@ MOST_BALANCED = 512
 
 @dataclasses.dataclass(frozen=True)
 class Cuts:
-    """Where a flow is to be cut, as far as the notation alone says it."""
+    """Where a flow is to be cut, as far as the notation alone says it.
 
-    counts: tuple[
-        int, ...
-    ] = ()  # flow steps of each part; empty for `balanced`: the costs of the steps decide
-    speeds: tuple[
-        float, ...
-    ] = ()  # for `balanced`, the relative speed of each part's device; otherwise empty
+    `counts` are the flow steps of each part. They are empty for `balanced`, where the costs of the flow steps
+    decide; `speeds` are then the relative speeds of the parts' devices.
+    """
+
+    counts: tuple[int, ...] = ()
+    speeds: tuple[float, ...] = ()
 
     @property
     def num_parts(self) -> int:

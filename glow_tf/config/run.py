@@ -183,11 +183,7 @@ class RunConfig:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], left_open: Sequence[str] = ()) -> RunConfig:
-        """Builds the whole from one flat mapping of setting to value, as flags give it.
-
-        Raises:
-          ConfigError: a name is not a setting, or a value cannot be run.
-        """
+        """Builds the whole from one flat mapping of setting to value, as flags give it."""
         if unknown := set(settings) - {setting.name for setting in all_settings()}:
             raise ConfigError(f"these are not settings of a run. Received: {', '.join(sorted(unknown))}")
         groups = {}

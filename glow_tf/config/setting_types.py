@@ -17,11 +17,7 @@ ConditionShape = tuple[int, ...] | tuple[tuple[str, tuple[int, ...]], ...]
 
 
 def check_types(config: Any) -> None:
-    """Turns every field into the type that it has inside the library.
-
-    Raises:
-      ConfigError: a value has another type than the field declares.
-    """
+    """Turns every field into its type inside the library; ConfigError if a value has another type."""
     for name, declared in _declared_types(type(config)).items():
         received = getattr(config, name)
         expected, convert = _CONVERSIONS.get(declared) or _instance_of(declared)

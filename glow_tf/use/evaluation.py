@@ -151,10 +151,7 @@ def _of_export(
 def by_class(
     values: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, tuple[int, float, float]]:
-    """Returns class → number of images, mean and standard error of values [N]; empty classes are left out.
-
-    Labels are integers [N] that count in `class_names`.
-    """
+    """Returns class → number of images, mean and standard error of values [N]; empty classes are left out."""
     found = {name: values[labels == k] for k, name in enumerate(class_names)}
     return {name: (len(own), *mean_and_error(own)) for name, own in found.items() if len(own)}
 
@@ -178,10 +175,7 @@ def label_bits(
 
 
 def labels_of(model: TrainedModel, names: Sequence[str]) -> np.ndarray:
-    """Returns the labels of classes by their names, or their numbers as text: integers [N].
-
-    ConfigError if a name is no class of the model.
-    """
+    """Returns the labels [N] of classes, which must be the model's, by their names or numbers as text."""
     places = {str(place): place for place in range(len(model.classes))}
     places |= {name: place for place, name in enumerate(model.classes)}
     if unknown := [name for name in names if name not in places]:

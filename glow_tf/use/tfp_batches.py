@@ -16,9 +16,7 @@ from glow_tf.glow import Glow
 class Given:
     """What a model is given: one condition, or a batch of them, which TFP takes for a view's parameter.
 
-    Args:
-      members: name → tensor [batch dimensions, …]; the name of one without names is "".
-      shapes: name → the shape of its condition.
+    `members` are tensors [batch dimensions, …] by name, "" for one without, `shapes` those of one condition.
     """
 
     def __init__(self, members: Mapping[str, tf.Tensor], shapes: Mapping[str, tuple[int, ...]]):
