@@ -103,10 +103,7 @@ class TrainedModel:
         return self._call("serving_default", condition, images=self.checked(images))
 
     def encode(
-        self,
-        images: tf.Tensor,
-        labels: Sequence[int] | tf.Tensor | None = None,
-        condition: Condition = None,
+        self, images: tf.Tensor, labels: Sequence[int] | tf.Tensor | None = None, condition: Condition = None
     ) -> tf.Tensor:
         """Returns all whitened latents, at the middle of the bins: uint8 [B, H, W, C] → [B, D].
 
@@ -119,10 +116,7 @@ class TrainedModel:
         return self._call("encode_label", condition, images=self.checked(images), labels=labels)
 
     def decode(
-        self,
-        eps: tf.Tensor,
-        labels: Sequence[int] | tf.Tensor | None = None,
-        condition: Condition = None,
+        self, eps: tf.Tensor, labels: Sequence[int] | tf.Tensor | None = None, condition: Condition = None
     ) -> tf.Tensor:
         """Returns the images of whitened latents: [B, D] → uint8 [B, H, W, C]; inverts `encode`."""
         if labels is None:

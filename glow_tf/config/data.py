@@ -62,9 +62,7 @@ class DataConfig:
     train_examples: int = setting(0, "Training images used; 0 means all.", most=MOST)
     test_examples: int = setting(0, "Test images used; 0 means all.", most=MOST)
     validation_examples: int = setting(
-        0,
-        "Images cut from the end of the training data; the best epoch is chosen by these alone.",
-        most=MOST,
+        0, "Images cut from the end of the training data; the best epoch is chosen by these alone.", most=MOST
     )
     augment: str = setting("none", "{}.", choices=AUGMENTATIONS)
     crop: int = setting(

@@ -104,9 +104,7 @@ class ModelConfig:
         "(Gaussians), or flow:WxK, a flow head of width W with at most K flow steps in each remaining block.",
     )
     precision: str = setting(
-        "float32",
-        "Precision of the coupling networks: {}; everything else is float32.",
-        choices=PRECISIONS,
+        "float32", "Precision of the coupling networks: {}; everything else is float32.", choices=PRECISIONS
     )
     parts: str | int | Sequence[int] = setting(
         "1",

@@ -159,9 +159,6 @@ _CONVERSIONS = {
         lambda value: _texts(value, _number_text),
     ),
     str | int | Sequence[int]: ("an integer, a sequence of integers, or a string", _parts_text),
-    str | Sequence[int]: (
-        "a sequence of integers or a string",
-        lambda value: _texts(value, _integer_text),
-    ),
+    str | Sequence[int]: ("a sequence of integers or a string", lambda value: _texts(value, _integer_text)),
     str | Sequence[str]: ("a string or a sequence of strings", lambda value: _texts(value, _string)),
 }

@@ -4,13 +4,7 @@ import pathlib
 
 from glow_tf.errors import ConfigError
 from glow_tf.run import saved
-from glow_tf.run.checkpoint_content import (
-    divergence_of,
-    epochs_and_steps,
-    read_into,
-    readable,
-    state_of,
-)
+from glow_tf.run.checkpoint_content import divergence_of, epochs_and_steps, read_into, readable, state_of
 from glow_tf.run.context import compiled_trainer
 from glow_tf.run.flags_file import read_config
 from glow_tf.run.saved import load as load
