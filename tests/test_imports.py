@@ -27,7 +27,6 @@ ORDER = [
     ["conditions", "passage"],
     ["part_layers"],
     ["parts"],
-    ["flow_of_parts"],
     ["flow"],
     ["endpoints"],
     ["compiled_model"],

@@ -10,7 +10,7 @@ from glow_tf.bijectors.bijector import Shape, WithLogDet
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.networks import CouplingNetwork
 from glow_tf.bijectors.repeatable import Repeatable
-from glow_tf.bijectors.transforms import Parameters, make_transform
+from glow_tf.bijectors.transforms import TRANSFORMS, Parameters
 from glow_tf.config import OUTPUTS_PER_CHANNEL, CouplingConfig
 
 
@@ -51,7 +51,7 @@ class Coupling(Repeatable):
             )
         self.config = config
         self.seed = seed
-        self.transform = make_transform(config)
+        self.transform = TRANSFORMS[config.kind](config)
 
     @property
     def condition_channels(self) -> int:

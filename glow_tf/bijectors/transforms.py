@@ -136,8 +136,3 @@ def _log_sigmoid_scale(h: tf.Tensor) -> tf.Tensor:
 _LOG_SCALE_AT_ZERO = math.log(SIGMOID_FLOOR + (1 - SIGMOID_FLOOR) / (1 + math.exp(-SIGMOID_OFFSET)))
 
 TRANSFORMS: dict[str, type[Transform]] = {"affine": Affine, "additive": Additive}
-
-
-def make_transform(config: CouplingConfig) -> Transform:
-    """Makes the transform that the config's `kind` names."""
-    return TRANSFORMS[config.kind](config)

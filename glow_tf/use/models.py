@@ -44,13 +44,12 @@ class ExportedModel(TrainedModel):
             reason = in_one_line(str(error))
             raise OSError(f"the SavedModel {folder} cannot be read. Received: {reason}") from None
         try:
-            images = self._loaded.signatures["encode"].structured_input_signature[1]["images"]
+            given = dict(self._loaded.signatures["encode"].structured_input_signature[1])
+            images = given.pop("images")
             self.image_shape = tuple(int(side) for side in images.shape[1:])
             self.data_dtype = images.dtype.name
             eps = self._loaded.signatures["decode"].structured_input_signature[1]["eps"]
             self.compute_dtype = eps.dtype.name
-            given = dict(self._loaded.signatures["encode"].structured_input_signature[1])
-            del given["images"]
             _ = [getattr(self._loaded, name) for name in ENDPOINTS]
         except (AttributeError, KeyError, TypeError):
             raise ConfigError(
