@@ -36,7 +36,6 @@ class ActivationLimit:
         self.reached: tf.Tensor | None = None
 
     def __call__(self, h: tf.Tensor) -> tf.Tensor:
-        """Clips activations [B, H, W, C]."""
         within = tf.reduce_all(tf.abs(h) <= self.LIMIT, axis=[1, 2, 3])
         self.reached = ~within if self.reached is None else self.reached | ~within
         return tf.clip_by_value(h, -self.LIMIT, self.LIMIT)

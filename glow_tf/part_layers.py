@@ -72,7 +72,6 @@ def _place(config: ModelConfig, step: Element) -> int:
 
 
 def _details(layout: PartLayout, config: ModelConfig, dtype: str | None) -> FlowSplit:
-    """Makes what factors a level's details out."""
     steps = [e for e in layout.elements if e.kind == "flow_step"]
     coupling = dataclasses.replace(
         config.coupling_config, width=steps[0].hidden, condition_channels=config.condition_features

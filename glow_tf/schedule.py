@@ -43,7 +43,6 @@ class Phase:
     kind: str = ""
 
     def __post_init__(self):
-        """Raises ConfigError; see the class."""
         for name, least in (("active", 0), ("crossed", 1)):
             given = getattr(self, name)
             several = isinstance(given, Iterable) and not isinstance(given, str)

@@ -104,7 +104,6 @@ class FactorsOut(Bijector):
         return h, *self.whiten(h, z, condition)
 
     def _cut(self, x: tf.Tensor) -> list[tf.Tensor]:
-        """Returns the channels that are kept, and the others."""
         kept = self.kept_of(x.shape[-1])
         return tf.split(x, [kept, x.shape[-1] - kept], axis=-1)
 

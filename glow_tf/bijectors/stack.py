@@ -158,7 +158,6 @@ class Stack(Bijector):
             yield self._untracked.bijector
 
     def _weights(self) -> list[Weights]:
-        """Returns the weights of each copy."""
         self.require_built()
         with weight_operations():
             return _rows([weight.value for weight in self._stacked], self.count)

@@ -23,7 +23,6 @@ class Switch:
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        """Returns the context."""
         token = self._state.set(True)
         try:
             yield

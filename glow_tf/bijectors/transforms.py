@@ -71,7 +71,6 @@ class Additive(Transform):
     """y = b + t, log_det = 0, where t is the network's output."""
 
     def parameters(self, output: tf.Tensor) -> Parameters:
-        """Returns the shift t, [B, H, W, C/2] as the output."""
         return (output,)
 
     def forward(self, b: tf.Tensor, shift: tf.Tensor) -> WithLogDet:

@@ -39,7 +39,6 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues, arguments: Sequence[str]) -> int:
-    """Starts the processes of `glow-tf train`, and waits; returns the exit status of the first."""
     if values.parts == (values.workers > 0):
         raise ConfigError(
             "glow-tf launch needs either --parts or --workers=N. Received: "

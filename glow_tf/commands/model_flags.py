@@ -60,7 +60,6 @@ def define_images(values: flags.FlagValues, examples: int = 0) -> None:
 
 
 def define_condition(values: flags.FlagValues) -> None:
-    """Defines --condition, for a command without images."""
     about = (
         "What a model that needs it is given: a .npy file, [N, …], an image, or a folder of images; a .npz "
     )
@@ -75,7 +74,6 @@ def define_white(values: flags.FlagValues) -> None:
 
 
 def model_of(values: flags.FlagValues) -> TrainedModel:
-    """Loads the model that --model names."""
     return _opened(values.model, values.allow_unknown_ops)
 
 
@@ -285,7 +283,6 @@ def picture_writer(values: flags.FlagValues) -> Callable[[np.ndarray], None]:
 
 
 def write_array(path: pathlib.Path, array: np.ndarray) -> None:
-    """Writes an array as .npy; see `write`."""
     from glow_tf.run import pictures
 
     write(path, pictures.npy(array))

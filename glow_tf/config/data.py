@@ -86,7 +86,6 @@ class DataConfig:
     dtype: str = "uint8"
 
     def __post_init__(self):
-        """Raises ConfigError for values that no data set allows."""
         check_fields(self)
         named = self.dataset.removeprefix(FOLDER).removeprefix(FILE).strip() != ""
         require(named, self, "dataset", "a name, folder:PATH or file:PATH.npy")
@@ -95,7 +94,6 @@ class DataConfig:
         self._check_condition()
 
     def _check_condition(self) -> None:
-        """Raises ConfigError for a condition that the kind of data set does not have."""
         if not self.condition:
             return
         if folder_of(self.dataset):

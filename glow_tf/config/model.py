@@ -56,7 +56,6 @@ class CouplingConfig:
     condition_channels: int = 0
 
     def __post_init__(self):
-        """Raises ConfigError for a choice that does not exist."""
         check_types(self)
         in_range(self, "width", 1, MOST_WIDTH)
         in_range(self, "condition_channels", 0, MOST_WIDTH)
@@ -151,7 +150,6 @@ class ModelConfig:
     )
 
     def __post_init__(self):
-        """Raises ConfigError for a model that cannot be built."""
         check_fields(self)
         if self.classes and self.top_prior != "learned":
             raise ConfigError(

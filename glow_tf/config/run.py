@@ -92,7 +92,6 @@ class RunConfig:
     left_open: tuple[str, ...] = ()
 
     def __post_init__(self):
-        """Raises ConfigError for settings that do not fit together."""
         check_fields(self)
         require(self.workdir.strip() != "", self, "workdir", "the folder of the run")
         minutes = self.checkpoint_minutes
@@ -120,7 +119,6 @@ class RunConfig:
         self._check_strategy()
 
     def _check_strategy(self) -> None:
-        """Raises ConfigError for settings that do not fit the strategy."""
         num_parts = self.model.num_parts
         devices = [device for device in self.part_devices.split(",") if device]
         if devices and (self.strategy != "part_parallel" or len(devices) != num_parts):

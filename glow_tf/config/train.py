@@ -111,7 +111,6 @@ class TrainConfig:
     )
 
     def __post_init__(self):
-        """Raises ConfigError for values that cannot be trained with."""
         check_fields(self)
         require(
             self.part_epochs + self.finetune_epochs >= 1,

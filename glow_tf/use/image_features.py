@@ -37,11 +37,9 @@ class Features:
         return np.stack([self.nll, self.latent, self.codec], axis=1)
 
     def __getitem__(self, which: slice | np.ndarray) -> Features:
-        """Returns the features of some of the images."""
         return Features(*(getattr(self, field.name)[which] for field in dataclasses.fields(self)))
 
     def __len__(self) -> int:
-        """Returns N."""
         return len(self.nll)
 
 

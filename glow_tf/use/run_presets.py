@@ -82,7 +82,6 @@ def _summary_of_finished(workdir: pathlib.Path, epochs: int) -> dict[str, Any]:
 
 
 def _score(glow: Glow, images: ImageData, seed: int) -> dict[str, Any]:
-    """Returns what a card says of the model's score on test images."""
     found = evaluate(glow, images.test, seed=seed, condition=images.conditions.get("test"))
     bpd, error = mean_and_error(found.per_image)
     score = {"test_bpd": round(bpd, 5), "test_examples": len(images.test)}

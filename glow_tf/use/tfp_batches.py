@@ -79,7 +79,6 @@ class Given:
         return Given(members, self.shapes)
 
     def __getitem__(self, which: Any) -> Given:
-        """Returns some of a batch."""
         which = which if isinstance(which, tuple) else (which,)
         rest = () if Ellipsis in [own for own in which if not tf.is_tensor(own)] else (Ellipsis,)
         members = {
