@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from glow_tf.density_model import checked_images
 from glow_tf.endpoints import Endpoint, Endpoints
 from glow_tf.errors import ConfigError
 from glow_tf.flow import Flow
-from glow_tf.labels import checked_labels, labels_of_request, require_classes
+from glow_tf.labels import Labels, checked_labels, labels_of_request, require_classes
+
+Integer = tf.Tensor | int
 
 
 class TrainedModel:
@@ -67,9 +69,7 @@ class TrainedModel:
         """D = H·W·C, the number of values per image and of latents."""
         return math.prod(self.image_shape)
 
-    def log_prob(
-        self, images: tf.Tensor, seed: tf.Tensor | int = 0, condition: Condition = None
-    ) -> tf.Tensor:
+    def log_prob(self, images: tf.Tensor, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
         """Returns a one-sample lower bound on log P(image): uint8 [B, H, W, C] → [B], nats.
 
         In a model with classes, P is the mixture of all classes with equal weights. Like `bits_per_dim` and
@@ -77,15 +77,11 @@ class TrainedModel:
         """
         return self._call("log_prob", condition, images=self.checked(images), seed=seed)
 
-    def bits_per_dim(
-        self, images: tf.Tensor, seed: tf.Tensor | int = 0, condition: Condition = None
-    ) -> tf.Tensor:
+    def bits_per_dim(self, images: tf.Tensor, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
         """Returns −log_prob in bits per dimension: uint8 [B, H, W, C] → [B]."""
         return self._call("bits_per_dim", condition, images=self.checked(images), seed=seed)
 
-    def label_log_probs(
-        self, images: tf.Tensor, seed: tf.Tensor | int = 0, condition: Condition = None
-    ) -> tf.Tensor:
+    def label_log_probs(self, images: tf.Tensor, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
         """Returns log P(image | label) for every label, as `log_prob` does: [B, classes], nats.
 
         Its largest entry names the likeliest class; `tf.nn.softmax` makes probabilities of the classes.
@@ -103,7 +99,7 @@ class TrainedModel:
         return self._call("serving_default", condition, images=self.checked(images))
 
     def encode(
-        self, images: tf.Tensor, labels: Sequence[int] | tf.Tensor | None = None, condition: Condition = None
+        self, images: tf.Tensor, labels: Labels | None = None, condition: Condition = None
     ) -> tf.Tensor:
         """Returns all whitened latents, at the middle of the bins: uint8 [B, H, W, C] → [B, D].
 
@@ -115,9 +111,7 @@ class TrainedModel:
         labels = checked_labels(labels, self.classes, len(images))
         return self._call("encode_label", condition, images=self.checked(images), labels=labels)
 
-    def decode(
-        self, eps: tf.Tensor, labels: Sequence[int] | tf.Tensor | None = None, condition: Condition = None
-    ) -> tf.Tensor:
+    def decode(self, eps: tf.Tensor, labels: Labels | None = None, condition: Condition = None) -> tf.Tensor:
         """Returns the images of whitened latents: [B, D] → uint8 [B, H, W, C]; inverts `encode`."""
         if labels is None:
             return self._call("decode", condition, eps=eps)
@@ -127,10 +121,10 @@ class TrainedModel:
 
     def sample(
         self,
-        num: tf.Tensor | int | None = None,
+        num: Integer | None = None,
         temperature: tf.Tensor | float = 1.0,
-        seed: tf.Tensor | int = 0,
-        labels: Sequence[int] | tf.Tensor | None = None,
+        seed: Integer = 0,
+        labels: Labels | None = None,
         condition: Condition = None,
     ) -> tf.Tensor:
         """Draws images.
@@ -154,10 +148,10 @@ class TrainedModel:
 
     def sample_checked(
         self,
-        num: tf.Tensor | int | None = None,
+        num: Integer | None = None,
         temperature: tf.Tensor | float = 1.0,
-        seed: tf.Tensor | int = 0,
-        labels: Sequence[int] | tf.Tensor | None = None,
+        seed: Integer = 0,
+        labels: Labels | None = None,
         condition: Condition = None,
     ) -> dict[str, tf.Tensor]:
         """Draws the images of `sample`: `images`, uint8 [num, H, W, C], and `limited`, bool [num].
@@ -182,7 +176,7 @@ class TrainedModel:
         """Checks images and converts them to a tensor [B, H, W, C]; see `checked_images`."""
         return checked_images(images, self.image_shape, self.data_dtype)
 
-    def checked_labels(self, labels: Sequence[int] | tf.Tensor) -> tf.Tensor:
+    def checked_labels(self, labels: Labels) -> tf.Tensor:
         """Checks labels, from 0 below the number of classes, and converts them to a tensor, int32 [B]."""
         return checked_labels(labels, self.classes)
 
@@ -242,9 +236,9 @@ class CompiledModel(Flow, TrainedModel):
 
     def sample_dequantized(
         self,
-        num: tf.Tensor | int,
+        num: Integer,
         temperature: tf.Tensor | float = 1.0,
-        seed: tf.Tensor | int = 0,
+        seed: Integer = 0,
         condition: Condition = None,
     ) -> tf.Tensor:
         """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""

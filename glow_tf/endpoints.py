@@ -135,9 +135,7 @@ class Endpoints:
             given = self._given(eps, labels_and_condition)
             return self.glow.dequantize.to_output(self._dequantized(eps, *given)[0])
 
-    def label_log_probs(
-        self, images: tf.Tensor, seed: tf.Tensor | int, condition: Condition = None
-    ) -> tf.Tensor:
+    def label_log_probs(self, images: tf.Tensor, seed: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Scores images given each label, at one noise draw: uint8 [B, H, W, C] → [B, classes], nats."""
         v = self.glow.dequantized(images, seed=seed)
         return self._of_any_number(self.glow.dequantized_label_log_probs, v, _one_for_each(v, condition))

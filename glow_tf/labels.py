@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from glow_tf.errors import ConfigError
 
+Labels = Sequence[int] | tf.Tensor  # the class of each example, integers [B]
+
 
 def require_classes(what: str, classes: Sequence[str]) -> None:
     """Raises ConfigError if a model has no classes; `what` needs them."""
@@ -18,9 +20,7 @@ def require_classes(what: str, classes: Sequence[str]) -> None:
         )
 
 
-def checked_labels(
-    labels: Sequence[int] | tf.Tensor, classes: Sequence[str], count: int | None = None
-) -> tf.Tensor:
+def checked_labels(labels: Labels, classes: Sequence[str], count: int | None = None) -> tf.Tensor:
     """Checks labels of a model with these classes, and converts them to a tensor, int32 [B].
 
     ConfigError if there are no classes, labels are not integers from 0 below their number, or there are not
@@ -41,9 +41,7 @@ def checked_labels(
     return tf.constant(found, tf.int32)
 
 
-def labels_of_request(
-    num: int | None, labels: Sequence[int] | tf.Tensor | None, classes: Sequence[str]
-) -> tf.Tensor | None:
+def labels_of_request(num: int | None, labels: Labels | None, classes: Sequence[str]) -> tf.Tensor | None:
     """Returns the labels of `num` images to draw; None if they are to be drawn, too.
 
     ConfigError if neither is given, num is not positive, or labels are no labels of num images.
