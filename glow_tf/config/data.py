@@ -6,7 +6,7 @@ import dataclasses
 import os
 import pathlib
 
-from glow_tf.config.choices import AUGMENTATIONS, MOST, MOST_SIDE
+from glow_tf.config.choices import AUGMENTATIONS, MOST_SIDE
 from glow_tf.config.setting import check_fields, require, setting
 from glow_tf.errors import ConfigError
 
@@ -59,10 +59,10 @@ class DataConfig:
     image_size: int = setting(
         0, "Side to which images are resized; 0 keeps them as they are.", most=MOST_SIDE
     )
-    train_examples: int = setting(0, "Training images used; 0 means all.", most=MOST)
-    test_examples: int = setting(0, "Test images used; 0 means all.", most=MOST)
+    train_examples: int = setting(0, "Training images used; 0 means all.")
+    test_examples: int = setting(0, "Test images used; 0 means all.")
     validation_examples: int = setting(
-        0, "Images cut from the end of the training data; the best epoch is chosen by these alone.", most=MOST
+        0, "Images cut from the end of the training data; the best epoch is chosen by these alone."
     )
     augment: str = setting("none", "{}.", choices=AUGMENTATIONS)
     crop: int = setting(

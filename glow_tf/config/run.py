@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from glow_tf.config.choices import COMPILERS, MOST, MOST_DEVICES, STRATEGIES
+from glow_tf.config.choices import COMPILERS, MOST_DEVICES, STRATEGIES
 from glow_tf.config.data import DataConfig
 from glow_tf.config.model import ModelConfig, check_divisible
 from glow_tf.config.setting import check_fields, require, setting, settings_of
@@ -27,7 +27,7 @@ class RunConfig:
     workdir: str | os.PathLike = setting(  # noqa: RUF009
         "", "Folder of the run: history, checkpoints, logs, samples, export.", may_differ=True
     )
-    seed: int = setting(0, "The one seed from which everything random follows.", most=MOST)
+    seed: int = setting(0, "The one seed from which everything random follows.")
     init_from: str | os.PathLike = setting(  # noqa: RUF009
         "",
         "Start from the weights of a workdir, a .keras file or a preset; the run has its own data and "
@@ -71,10 +71,7 @@ class RunConfig:
     )
     tensorboard: bool = setting(True, "Write TensorBoard logs.", may_differ=True)
     sample_every: int = setting(
-        1,
-        "Epochs between sample grids, which the last epoch has too; 0 is never.",
-        most=MOST,
-        may_differ=True,
+        1, "Epochs between sample grids, which the last epoch has too; 0 is never.", may_differ=True
     )
     export: bool = setting(True, "Write a SavedModel at the end.", may_differ=True)
     checkpoint_minutes: float = setting(

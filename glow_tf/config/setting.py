@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
+from glow_tf.config.choices import MOST
 from glow_tf.config.setting_types import check_types
 from glow_tf.errors import ConfigError
 
@@ -16,7 +17,7 @@ def setting(
     *,
     choices: Collection[str] = (),
     least: int = 0,
-    most: int | None = None,
+    most: int = MOST,
     if_missing: Any = None,
     may_differ: bool = False,
 ) -> Any:
@@ -27,7 +28,7 @@ def setting(
       help: what it does; `{}` stands for the choices.
       choices: the values of a setting that is one of a few words.
       least: the least value of an integer.
-      most: the largest value of an integer; None: the class checks the value itself.
+      most: the largest value of an integer.
       if_missing: its value in runs that began when the setting did not exist, if it is not the default.
       may_differ: a resumed run may have another value: it computes elsewhere, or prints something else.
     """
@@ -64,7 +65,7 @@ def check_fields(config: Any) -> None:
     for setting in settings_of(type(config)):
         if setting.metadata["choices"]:
             one_of(config, setting.name, setting.metadata["choices"])
-        if setting.metadata["most"] is not None:
+        if type(setting.default) is int:
             in_range(config, setting.name, setting.metadata["least"], setting.metadata["most"])
 
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 
 from glow_tf.config.choices import (
-    MOST,
     MOST_EPOCHS,
     ON_DIVERGENCE,
     OPTIMIZERS,
@@ -30,7 +29,7 @@ class TrainConfig:
     schedule: str = setting("end_to_end", "{}.", choices=SCHEDULES)
     part_epochs: int = setting(60, "Epochs in parts, as the schedule says.", most=MOST_EPOCHS)
     finetune_epochs: int = setting(30, "End-to-end epochs that follow.", most=MOST_EPOCHS)
-    period: int = setting(1, "Epochs a part keeps its turn in the alternating schedule.", least=1, most=MOST)
+    period: int = setting(1, "Epochs a part keeps its turn in the alternating schedule.", least=1)
     optimizer: str = setting("adamax", "{}; one for each part.", choices=OPTIMIZERS)
     beta_2: str | float = setting(
         "0.999", "Second-moment decay of adamax and adam, or oai: 1 − 1/(steps per epoch)."
@@ -46,13 +45,12 @@ class TrainConfig:
         if_missing="none",
     )
     rate_schedule: str = setting("cosine", "{}, over a part's own steps.", choices=RATE_SCHEDULES)
-    warmup_steps: int = setting(100, "Steps over which a part's rate rises linearly from 0.", most=MOST)
+    warmup_steps: int = setting(100, "Steps over which a part's rate rises linearly from 0.")
     clip_norm: float = setting(1.0, "Largest global norm of the gradients; 0 does not clip.")
     max_skipped_steps: int = setting(
         10,
         "Steps in a row that are skipped if their loss or a gradient's norm is not finite; one more is a "
         "divergence, see on_divergence.",
-        most=MOST,
         if_missing=0,
         may_differ=True,
     )
@@ -81,10 +79,9 @@ class TrainConfig:
         0,
         "In simultaneous epochs under part_parallel: how many steps a batch waits between two parts, so "
         "that all parts work at the same time.",
-        most=MOST,
         may_differ=True,
     )
-    batch_size: int = setting(8, "Images per step, over all replicas.", least=1, most=MOST)
+    batch_size: int = setting(8, "Images per step, over all replicas.", least=1)
     reversible: bool = setting(
         False, "Recompute activations from outputs instead of keeping them: less memory, more time."
     )
@@ -95,14 +92,12 @@ class TrainConfig:
         0,
         "Train this part of levels alone, from 1, in every epoch, whatever the schedule; glow-tf assemble "
         "puts parts together. 0: all parts.",
-        most=MOST,
     )
     sync_every: int = setting(
         1,
         "Steps that each worker of multi_worker makes alone before the workers' weights meet (local SGD); 1: "
         "their gradients are summed in every step.",
         least=1,
-        most=MOST,
     )
     outer_step: str | float | Sequence[float] = setting(
         "1,0",
