@@ -65,7 +65,8 @@ def main(values: flags.FlagValues, action: str) -> None:
     used = model_flags.images_of(values, glow, _shape(glow, action, values.simulate))
     truth, condition = used.images, used.condition
     if values.simulate and action == "upscale":
-        truth = _cut_to_multiples(truth, factor)
+        height, width = (side // factor * factor for side in truth.shape[1:3])
+        truth = truth[:, :height, :width]  # without rows and columns that the factor does not divide
     given = _damaged(values.seed, sigma, action, truth, unknown, factor) if values.simulate else truth
     if action == "denoise":
         found = [denoise(glow, given, sigma, steps, condition)]
@@ -92,12 +93,6 @@ def _shape(glow: Glow, action: str, simulate: bool) -> tuple[int, int, int]:
         return 0, 0, channels
     half = 2 if action == "upscale" and not simulate else 1
     return height // half, width // half, channels
-
-
-def _cut_to_multiples(images: np.ndarray, factor: int) -> np.ndarray:
-    """Returns images [N, H, W, C] without the last rows and columns that a factor does not divide."""
-    height, width = (side // factor * factor for side in images.shape[1:3])
-    return images[:, :height, :width]
 
 
 def _mask(values: flags.FlagValues, glow: Glow) -> np.ndarray:

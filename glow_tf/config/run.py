@@ -98,7 +98,11 @@ class RunConfig:
                 "checkpoint_minutes needs sync_every=1: within an epoch each worker has its own optimizers. "
                 f"Received: checkpoint_minutes={minutes}, sync_every={self.train.sync_every}"
             )
-        self._check_size_and_batch()
+        # Otherwise these would be found only after all images have been read.
+        if (size := self.data.image_size) and "num_blocks" not in self.left_open:
+            check_divisible((size, size), self.model, f"image_size={size}")
+        if examples := self.data.train_examples:
+            check_batch(examples, self.train.batch_size)
         if self.conditional and self.model.top_prior != "learned":
             raise ConfigError(
                 "conditional needs top_prior=learned: the priors of the classes are learned. "
@@ -163,13 +167,6 @@ class RunConfig:
                 f"of whole images. Received: cache_prefix={self.train.cache_prefix}, "
                 f"strategy={self.strategy!r}"
             )
-
-    def _check_size_and_batch(self) -> None:
-        """Raises ConfigError for what would otherwise be found only after all images have been read."""
-        if (size := self.data.image_size) and "num_blocks" not in self.left_open:
-            check_divisible((size, size), self.model, f"image_size={size}")
-        if examples := self.data.train_examples:
-            check_batch(examples, self.train.batch_size)
 
     @property
     def compiles(self) -> bool | str:

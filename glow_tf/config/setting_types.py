@@ -61,14 +61,6 @@ def _string(value: Any) -> str:
     return str.__str__(value)
 
 
-def _string_or_none(value: Any) -> str | None:
-    return None if value is None else _string(value)
-
-
-def _path(value: Any) -> str:
-    return _string(os.fspath(value))
-
-
 def _sides(value: Any) -> tuple[int, ...]:
     sides = tuple(_integer(side) for side in _items(value))
     if len(sides) != 3 or min(sides) < 1:
@@ -145,8 +137,8 @@ _CONVERSIONS = {
     float: ("a number", _real),
     bool: ("True or False", _boolean),
     str: ("a string", _string),
-    str | None: ("a string or None", _string_or_none),
-    str | os.PathLike: ("a path", _path),
+    str | None: ("a string or None", lambda value: None if value is None else _string(value)),
+    str | os.PathLike: ("a path", lambda value: _string(os.fspath(value))),
     tuple[str, ...]: ("names", lambda value: tuple(_string(item) for item in _items(value))),
     tuple[int, int, int]: ("three positive integers (height, width, channels)", _sides),
     ConditionShape: (

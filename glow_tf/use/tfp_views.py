@@ -59,7 +59,11 @@ def as_tfp_bijector(
             "as_tfp_bijector needs a built bijector: call build(input_shape) first. Received: built=False"
         )
     _check_label(bijector, label)
-    return _View(bijector, label, _checked_given(bijector, condition))
+    if isinstance(bijector, Glow):
+        return _View(bijector, label, Given.of(bijector, condition))
+    if condition is not None:
+        raise ValueError(f"a condition needs a Glow. Received: a {type(bijector).__name__} with a condition")
+    return _View(bijector)
 
 
 def as_distribution(glow: Glow, label: int | None = None, condition: Any = None) -> tfd.Distribution:
@@ -96,14 +100,6 @@ def as_distribution(glow: Glow, label: int | None = None, condition: Any = None)
         )
     _check_label(glow, label)
     return _Density(glow, label, Given.of(glow, condition))
-
-
-def _checked_given(bijector: Bijector | Glow, condition: Any) -> Given | None:
-    if isinstance(bijector, Glow):
-        return Given.of(bijector, condition)
-    if condition is not None:
-        raise ValueError(f"a condition needs a Glow. Received: a {type(bijector).__name__} with a condition")
-    return None
 
 
 def _check_label(bijector: Bijector | Glow, label: int | None) -> None:
