@@ -226,7 +226,6 @@ class CompiledModel(Flow, TrainedModel):
         return self._compiled[name]
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """See keras.Model; ConfigError if `compile` was given no loss."""
         if not self.loss:
             raise ConfigError(
                 "glow_tf.PartsTrainer(glow) trains and evaluates a Glow, by its bits per dimension; fit and "

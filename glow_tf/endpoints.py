@@ -25,15 +25,12 @@ class ActivationLimit:
 
     Activations of real images stay within about ±10. Those of latents far from the latents of any image would
     otherwise grow from flow step to flow step until they overflow.
-
-    Attributes:
-      reached: whether an example had an activation beyond the limit, bool [B]; None before the first call.
     """
 
     LIMIT = 1e4
 
     def __init__(self):
-        self.reached: tf.Tensor | None = None
+        self.reached: tf.Tensor | None = None  # whether an example had larger ones, bool [B]
 
     def __call__(self, h: tf.Tensor) -> tf.Tensor:
         within = tf.reduce_all(tf.abs(h) <= self.LIMIT, axis=[1, 2, 3])

@@ -86,19 +86,15 @@ class FlowOfParts(DensityModel):
         return tf.device(self.part_devices[k]) if self.part_devices else contextlib.nullcontext()
 
     def get_flow_weights(self) -> list[np.ndarray]:
-        """Returns the weights flow step by flow step; the list is the same wherever the model is cut.
+        """Returns the weights flow step by flow step, without local priors: the same wherever it is cut.
 
-        It does not contain the local priors, which only training uses. First come what maps data to
-        real numbers, and the networks of what the model is given, one for each part.
+        First come what maps data to real numbers, and the networks of what the model is given.
         """
         first = [value for layer in self._beside_steps() for value in layer.get_weights()]
         return [*first, *get_weights_by_step(self._bijectors_and_top_prior())]
 
     def set_flow_weights(self, weights: Sequence[np.ndarray]) -> None:
-        """Sets the weights to the `get_flow_weights` of a model that differs from this one only in its cuts.
-
-        ValueError if there are too few or too many, or one has another shape.
-        """
+        """Sets the weights to the `get_flow_weights` of another model; ValueError if they do not fit."""
         weights = list(weights)
         for layer in self._beside_steps():
             layer.set_weights(weights[: len(layer.weights)])
@@ -155,12 +151,9 @@ class Flow(FlowOfParts):
         and outside of `strategy.run`. What is already initialised or restored keeps its weights.
 
         Args:
-          images: [B, H, W, C], of the type of the model's data; a few hundred training images.
+          images: a few hundred training images, [B, H, W, C].
           noise: dequantisation noise in [0, 1), [B, H, W, C]; by default, drawn from the config's seed.
           condition: what the model is given with each image.
-
-        Raises:
-          ConfigError: the images, the noise or the condition do not fit the model.
         """
         condition = self.checked_condition(condition)
         h = self.dequantize.initialize(self.dequantized(images, noise, seed=self.config.seed))
@@ -271,10 +264,9 @@ class Flow(FlowOfParts):
         labels: tf.Tensor | None = None,
         condition: Condition = None,
     ) -> tf.Tensor:
-        """Maps whitened latents to dequantised values: eps [B, D] → v [B, H, W, C].
+        """Inverts `forward_and_log_det`, whose other arguments it has: eps [B, D] → v [B, H, W, C].
 
         `bound` changes activations; see `Part.inverse`. `sample` clips them with `ActivationLimit`.
-        `labels` and `condition` are as in `forward_and_log_det`.
         """
         condition = self.checked_condition(condition)
         shapes = [shape for part in self.parts for shape in part.latent_shapes]

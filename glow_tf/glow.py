@@ -134,7 +134,6 @@ class Glow(CompiledModel):
         return any(part.condition_network is not None for part in self.parts)
 
     def get_config(self) -> dict:
-        """As keras.Layer; `frozen` counts the layers within the model that are not trained."""
         own = self.own_condition_network()
         return {
             "name": self.name,
@@ -146,9 +145,8 @@ class Glow(CompiledModel):
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Glow:
-        """As keras.Layer; the condition network may also be given as a layer."""
         own = config.get("condition_network")
-        if isinstance(own, Mapping):
+        if isinstance(own, Mapping):  # not a layer already
             own = keras.saving.deserialize_keras_object(own, custom_objects)
         settings = ModelConfig(**config["config"])
         glow = cls(settings, condition_network=own, name=config["name"], dtype=config["dtype"])

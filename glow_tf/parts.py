@@ -137,12 +137,8 @@ class Part(keras.Model):
     def initialize(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Sets the weights that depend on data from the part's input, and returns the next part's input.
 
-        A flow head's weights follow from the part's output. Weights that are already initialised or restored
-        keep their values.
-
-        Args:
-          h: the part's input, [B, H, W, C]: a few hundred training examples, run through the parts before.
-          condition: what the model is given with each example.
+        h [B, H, W, C] is a few hundred training examples, run through the parts before. A flow head's
+        weights follow from the part's output. What is already initialised or restored keeps its values.
         """
         if isinstance(self.condition_network, ConditionNetwork):
             self.condition_network.initialize(condition)

@@ -11,24 +11,15 @@ from glow_tf.bijectors.condition import Condition
 
 
 class Passage(NamedTuple):
-    """A batch on its way through the parts.
+    """A batch on its way through the parts."""
 
-    Attributes:
-      h: output of the last part that has run, or the input of the first part, [B, H, W, C].
-      log_likelihood: sum of the log-likelihood terms of dequantisation and of the parts that have run, [B],
-        nats.
-      truncated: per part that has run, the negative log-likelihood of the flow that ends with it, [B], nats;
-        NaN if the part's output was not scored.
-      labels: the class of each example, integers [B]; None if it is not known, or the model has no classes.
-      condition: what the model is given with each example, a tensor [B, …] or a dictionary of them; None if
-        it is given nothing.
-    """
-
-    h: tf.Tensor
-    log_likelihood: tf.Tensor
+    h: tf.Tensor  # output of the last part that has run, or the input of the first part, [B, H, W, C]
+    log_likelihood: tf.Tensor  # terms of dequantisation and of the parts that have run, [B], nats
+    # Per part that has run, the negative log-likelihood of the flow that ends with it, [B], nats; NaN if the
+    # part's output was not scored.
     truncated: tuple[tf.Tensor, ...] = ()
-    labels: tf.Tensor | None = None
-    condition: Condition = None
+    labels: tf.Tensor | None = None  # the class of each example, integers [B], if it is known
+    condition: Condition = None  # what the model is given with each example, if anything
 
     @classmethod
     def specs(

@@ -76,10 +76,9 @@ class Phase:
 
     @functools.cached_property
     def groups(self) -> tuple[tuple[int, ...], ...]:
-        """The parts that are trained together, in order.
+        """The parts that are trained together: from a trained part on, as far as gradients cross cuts.
 
-        A group begins with a trained part, and reaches as far as gradients cross the cuts after it; a part
-        within it that is not trained hands gradients on.
+        A part within a group that is not trained hands gradients on.
         """
         found: list[list[int]] = []
         for k in range(max((*self.active, *self.crossed)) + 1):
@@ -101,10 +100,7 @@ class Phase:
 
     @functools.cached_property
     def ends(self) -> tuple[int, ...]:
-        """The parts whose own objective, which contains the part's local prior, is minimised: groups' last.
-
-        The priors of the others are in no likelihood of the chain.
-        """
+        """The last part of each group, whose own objective, with its local prior, is minimised."""
         return tuple(group[-1] for group in self.groups)
 
     def joins(self, k: int) -> bool:
@@ -120,10 +116,7 @@ class Phase:
         return k in self.ends
 
     def scores(self, k: int, has_head: bool) -> bool:
-        """Whether the phase scores the output of part k by the part's local prior.
-
-        A Gaussian costs nothing and scores every part that runs. A flow head runs where it is trained.
-        """
+        """Whether the local prior scores part k: a Gaussian if the part runs, a head if it is trained."""
         return k <= self.last and (k in self.ends or not has_head)
 
     @property
@@ -237,10 +230,7 @@ def turn_starts(schedule_phases: Sequence[Phase]) -> list[int]:
 
 
 def cached_parts(schedule_phases: Sequence[Phase]) -> list[int]:
-    """Returns the indices (from 0) of the parts that a prefix cache can serve, in all of their turns.
-
-    These are all but the first that have a turn of several epochs.
-    """
+    """Returns the parts (from 0), but the first, with turns of several epochs: a prefix cache serves them."""
     found = set()
     for epoch, start in enumerate(turn_starts(schedule_phases)):
         phase = schedule_phases[epoch]

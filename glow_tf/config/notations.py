@@ -154,7 +154,7 @@ def read_level_steps(text: str, num_blocks: int, flow_steps: int) -> tuple[int, 
 
 
 def read_level_widths(text: str, num_blocks: int, width: int) -> tuple[int, ...]:
-    """Returns the width of the couplings of each level, as `read_level_steps` does; empty: all `width`."""
+    """Returns the width of the networks of each level, as `read_level_steps` its steps; empty: `width`."""
     if not text:
         return (width,) * (num_blocks + 1)
     return _counts("level_widths", text, num_blocks + 1, MOST_WIDTH)

@@ -129,7 +129,10 @@ class TrainConfig:
         require(meets, self, "outer_step", "1,0 with sync_every=1, where no meetings are")
 
     def learning_rates(self, num_parts: int | None = None) -> tuple[float, ...]:
-        """Returns the rate of each part, or, if n is not known, what was given: ConfigError unless 1 or n."""
+        """Returns the rate of each part; ConfigError unless one was given, or one per part if it is known.
+
+        Without the number of parts it returns the rates as they were given.
+        """
         return self._rates("learning_rate", num_parts)
 
     def finetune_learning_rates(self, num_parts: int | None = None) -> tuple[float, ...] | None:

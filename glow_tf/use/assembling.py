@@ -15,11 +15,11 @@ from glow_tf.run.saved import load
 
 
 class Assembled(NamedTuple):
-    """A model of parts from several runs."""
+    """A model of parts from several runs, what a preset of it says about itself, the workdir of each part."""
 
     glow: Glow
-    about: dict[str, Any]  # what a preset of it says about itself
-    sources: tuple[str, ...]  # the workdir of each part
+    about: dict[str, Any]
+    sources: tuple[str, ...]
 
 
 class _Run(NamedTuple):

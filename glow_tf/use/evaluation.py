@@ -175,7 +175,7 @@ def label_bits(
 
 
 def labels_of(model: TrainedModel, names: Sequence[str]) -> np.ndarray:
-    """Returns the labels [N] of classes, which must be the model's, by their names or numbers as text."""
+    """Returns the labels [N] of names, or numbers as text, which must be those of classes of the model."""
     places = {str(place): place for place in range(len(model.classes))}
     places |= {name: place for place, name in enumerate(model.classes)}
     if unknown := [name for name in names if name not in places]:

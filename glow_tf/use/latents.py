@@ -76,10 +76,10 @@ def decode(model: TrainedModel, eps: np.ndarray, condition: Condition = None) ->
 
 
 class Drawn(NamedTuple):
-    """Images that were drawn."""
+    """Images, [num, H, W, C], and of how many of them activations were clipped, so that they stay finite."""
 
-    images: np.ndarray  # [num, H, W, C], of the type of the model's data
-    limited: int  # of how many images activations were clipped, so that they stay finite
+    images: np.ndarray
+    limited: int
 
 
 def draw(
@@ -129,7 +129,7 @@ def draw_checked(
 
 
 def interpolate(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
-    """Returns whitened latents on the way from one point to another: [N, D] twice → [N, steps, D], from 2.
+    """Returns whitened latents on the way from one point to another: [N, D] twice → [N, steps, D].
 
     The way turns from the first direction to the other, and its length changes evenly. A straight line would
     pass nearer to the origin, where images are blurred: latents of D dimensions have lengths of about √D.
@@ -147,10 +147,7 @@ def interpolate(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
 
 
 def levels(glow: Glow) -> list[slice]:
-    """Returns where the latents of each level are in the D of `encode`, from the finest to the coarsest.
-
-    Each block but the last factors one level out; what the last block leaves is the coarsest.
-    """
+    """Returns where the latents of each level are in the D of `encode`, from the finest to the coarsest."""
     sizes = [math.prod(shape) for part in glow.parts for shape in part.latent_shapes]
     sizes.append(math.prod(glow.parts[-1].output_event_shape))
     ends = np.cumsum(sizes).tolist()

@@ -26,7 +26,7 @@ class ExportedModel(TrainedModel):
 
     Args:
       folder: of the SavedModel.
-      allow_unknown_ops: whether it may hold other operations than `export` writes; see `check_operations`.
+      allow_unknown_ops: whether it may hold other operations than `export` writes; see `open_model`.
 
     Raises:
       ConfigError: the SavedModel has other endpoints, or operations that are not allowed.
