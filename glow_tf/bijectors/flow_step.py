@@ -84,7 +84,7 @@ class FlowStep(Repeatable):
         return y, (), tf.stack([[self.conv.largest_log_scale(), of_coupling]])
 
     def fold(self) -> list[tf.Tensor]:
-        """Returns the linear maps' matrix [C, C], bias [C] and log-det per pixel [], and `Coupling.fold`'s."""
+        """Returns the linear maps' matrix [C, C], bias [C], log-det per pixel [], and `Coupling.fold`'s."""
         # W((x + b)·s) = (W·diag(s))x + W(b·s)
         matrix = self.conv.matrix()
         scale = tf.exp(self.actnorm.log_scale.value)

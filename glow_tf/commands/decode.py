@@ -21,8 +21,7 @@ from glow_tf.errors import ConfigError
 def define(values: flags.FlagValues) -> None:
     model_flags.define_model(values, output="decoded")
     about = "A .npz file from `glow-tf encode`, or a .npy file: float [N, D]."
-    parsing.define(values, latents=("latents.npz", about))
-    model_flags.define_condition(values)
+    parsing.define(values, latents=("latents.npz", about), condition=model_flags.CONDITION)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -30,8 +30,8 @@ def define(values: flags.FlagValues) -> None:
         towards=("", "The class that they are moved to, or folder:PATH."),
         strengths=(["0", "0.5", "1", "1.5", "2"], "Comma-separated."),
         rows=(6, "How many images are moved."),
+        white=model_flags.WHITE,
     )
-    model_flags.define_white(values)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -19,8 +19,7 @@ from glow_tf.errors import ConfigError
 def define(values: flags.FlagValues) -> None:
     model_flags.define_model(values, output="interpolated.png")
     model_flags.define_images(values, examples=8)
-    parsing.define(values, steps=(8, "Images in a row, both ends included."))
-    model_flags.define_white(values)
+    parsing.define(values, steps=(8, "Images in a row, both ends included."), white=model_flags.WHITE)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -23,6 +23,18 @@ MOST = 1_000_000  # images, steps or draws that a flag may ask for
 NO_PICTURES = "There is no PNG: pictures are of bytes, of one channel or three."
 LARGEST = 1e30  # number that a flag may give; beyond, 32 bits overflow
 
+# Flags, as `parsing.define` takes them.
+CONDITION = (  # of a command without images
+    "",
+    "What a model that needs it is given: a .npy file, [N, …], an image, or a folder of images; a .npz file "
+    "for a model that knows what it is given by name.",
+)
+WHITE = (
+    0,
+    "The level that pictures show as white, for data that do not use all 256; 0: what the preset says, "
+    "otherwise 255.",
+)
+
 
 def define_model(values: flags.FlagValues, output: str) -> None:
     """Defines --model and --output, for a command that uses `model_of`."""
@@ -57,20 +69,6 @@ def define_images(values: flags.FlagValues, examples: int = 0) -> None:
         "What a model that needs it is given with each image, as in training: input or attributes:FILE of a "
     )
     parsing.define(values, condition=("", f"{about}folder, label of digits, a feature of a TFDS data set."))
-
-
-def define_condition(values: flags.FlagValues) -> None:
-    about = (
-        "What a model that needs it is given: a .npy file, [N, …], an image, or a folder of images; a .npz "
-    )
-    parsing.define(values, condition=("", f"{about}file for a model that knows what it is given by name."))
-
-
-def define_white(values: flags.FlagValues) -> None:
-    about = (
-        "The level that pictures show as white, for data that do not use all 256; 0: what the preset says, "
-    )
-    parsing.define(values, white=(0, f"{about}otherwise 255."))
 
 
 def model_of(values: flags.FlagValues) -> TrainedModel:

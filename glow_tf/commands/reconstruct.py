@@ -17,8 +17,9 @@ def define(values: flags.FlagValues) -> None:
     model_flags.define_glow(values, output="reconstructed.png")
     model_flags.define_seed(values)
     model_flags.define_images(values, examples=8)
-    parsing.define(values, temperature=(["0"], "Of the latents that are replaced; 0: the mode."))
-    model_flags.define_white(values)
+    parsing.define(
+        values, temperature=(["0"], "Of the latents that are replaced; 0: the mode."), white=model_flags.WHITE
+    )
 
 
 def main(values: flags.FlagValues) -> None:

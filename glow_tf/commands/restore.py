@@ -45,8 +45,8 @@ def define(values: flags.FlagValues) -> None:
         draws=(1, "How many results of upscale, which differ if the temperature is above 0."),
         steps=(150, "Of the climb."),
         simulate=(False, "Damage good images first, and say what is gained."),
+        white=model_flags.WHITE,
     )
-    model_flags.define_white(values)
 
 
 def main(values: flags.FlagValues, action: str) -> None:

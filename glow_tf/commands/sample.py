@@ -33,9 +33,9 @@ def define(values: flags.FlagValues) -> None:
         labels=([], "Classes to draw, by name or number, comma-separated; all: every class."),
         temperatures=(["0.7", "0.8", "0.9", "1"], "Comma-separated, from 0."),
         seeds=([], "Rows for each of these seeds, comma-separated, in place of --seed."),
+        condition=model_flags.CONDITION,
+        white=model_flags.WHITE,
     )
-    model_flags.define_condition(values)
-    model_flags.define_white(values)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -49,8 +49,8 @@ def define(values: flags.FlagValues) -> None:
         score=("auto", about),
         false_alarms=(0.01, "For check: the share of good images that may be flagged."),
         worst=(100, "For check: images on the page."),
+        white=model_flags.WHITE,
     )
-    model_flags.define_white(values)
 
 
 def main(values: flags.FlagValues, action: str) -> None:
