@@ -263,10 +263,12 @@ class Flow(FlowOfParts):
         bound: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
         labels: tf.Tensor | None = None,
         condition: Condition = None,
+        stop: int = 0,
     ) -> tf.Tensor:
         """Inverts `forward_and_log_det`, whose other arguments it has: eps [B, D] → v [B, H, W, C].
 
-        `bound` changes activations; see `Part.inverse`. `sample` clips them with `ActivationLimit`.
+        `bound` changes activations; see `Part.inverse`. `sample` clips them with `ActivationLimit`. With
+        `stop`, so many of the first parts are not inverted: of levels, v is an image of H/2^stop × W/2^stop.
         """
         condition = self.checked_condition(condition)
         shapes = [shape for part in self.parts for shape in part.latent_shapes]
@@ -275,7 +277,7 @@ class Flow(FlowOfParts):
         latents = [tf.reshape(z, [-1, *s]) for z, s in zip(pieces, shapes, strict=True)]
         last = self.parts[-1]
         h = last.prior.inverse(latents.pop(), last.read(condition) if labels is None else labels)
-        for k, part in reversed(list(enumerate(self.parts))):
+        for k, part in reversed(list(enumerate(self.parts))[stop:]):
             own = [latents.pop() for _ in part.latent_shapes]
             with self.on_device_of(k):
                 h = part.inverse(h, own[::-1], bound, part.read(condition))

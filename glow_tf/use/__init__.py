@@ -28,7 +28,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "guard": ["Scorer"],
         "spoiled": ["spoiled_copies"],
         "restoring": ["denoise", "inpaint", "psnr"],
-        "upscaling": ["reduced", "repeated", "upscale"],
+        "upscaling": ["previews", "reduced", "repeated", "upscale"],
         "tfp_views": ["as_distribution", "as_tfp_bijector"],
     },
 )

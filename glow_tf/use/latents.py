@@ -67,12 +67,17 @@ def decode(model: TrainedModel, eps: np.ndarray, condition: Condition = None) ->
     ConfigError if D is not the model's, or the condition does not fit the model.
     """
     check_given(model, condition, len(eps))
+    check_latents(model, eps)
+    empty = np.empty((0, *model.image_shape), model.data_dtype)
+    return in_batches(model.decode, eps.astype(np.float32, copy=False), "Decoding", empty, condition)
+
+
+def check_latents(model: TrainedModel, eps: np.ndarray) -> None:
+    """Raises ConfigError unless latents have the shape [N, D] of the model's."""
     if eps.ndim != 2 or eps.shape[1] != model.dimensions:
         raise ConfigError(
             f"latents must have the shape (N, {model.dimensions}) for this model. Received: {eps.shape}"
         )
-    empty = np.empty((0, *model.image_shape), model.data_dtype)
-    return in_batches(model.decode, eps.astype(np.float32, copy=False), "Decoding", empty, condition)
 
 
 class Drawn(NamedTuple):

@@ -1,8 +1,9 @@
-"""Images of twice or four times the size: what they lack is drawn from a model."""
+"""Images of several times the size, drawn from a model; images from the coarsest level to the finest."""
 
 import functools
 import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +13,7 @@ from glow_tf.compiled_model import require_pictures
 from glow_tf.endpoints import ActivationLimit
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
-from glow_tf.use.latents import BATCH, decode, encode, in_batches, seed_of, without_finest
+from glow_tf.use.latents import BATCH, check_latents, decode, encode, in_batches, seed_of, without_finest
 from glow_tf.use.models import check_given
 
 
@@ -57,6 +58,40 @@ def upscale(
     large = tf.clip_by_value(tf.round(tf.image.resize(small, [height, width], "bicubic")), 0, 255)
     eps = encode(glow, tf.cast(large, tf.uint8).numpy(), condition)
     return with_means(decode(glow, without_finest(glow, eps, 1, temperature, seed), condition), small)
+
+
+def previews(glow: Glow, eps: np.ndarray, condition: Condition = None) -> Iterator[np.ndarray]:
+    """Decodes whitened latents by a model of levels, and yields every image that comes on the way.
+
+    Each is a fraction of the work of the next one, and twice as large as the one before, uint8
+    [N, H/2^k, W/2^k, C] for k = num_blocks … 0. The last is what `decode` returns.
+
+    Args:
+      glow: a model of levels.
+      eps: from `encode`, or normal numbers times a temperature: [N, D].
+      condition: what the model is given with each image, an array [N, …] or a dictionary of them.
+
+    Raises:
+      ConfigError: the model has no levels, its data are no pictures, or the latents or condition do not fit.
+    """
+    require_pictures("previews", glow)
+    check_given(glow, condition, len(eps))
+    if not glow.config.has_levels:
+        raise ConfigError(
+            f"previews need a model of levels. Received: architecture={glow.config.architecture!r}"
+        )
+    check_latents(glow, eps)
+
+    height, width, channels = glow.image_shape
+
+    def image(level: int, eps: np.ndarray, condition: Condition) -> tf.Tensor:
+        v = glow.inverse(eps, ActivationLimit(), None, glow.checked_condition(condition), level)
+        return glow.dequantize.to_output(v)
+
+    for level in reversed(range(1, glow.config.num_blocks + 1)):
+        empty = np.empty((0, height >> level, width >> level, channels), np.uint8)
+        yield in_batches(functools.partial(image, level), eps, f"Decoding level {level}", empty, condition)
+    yield decode(glow, eps, condition)
 
 
 def with_means(images: np.ndarray, small: np.ndarray) -> np.ndarray:

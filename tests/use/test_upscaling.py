@@ -1,5 +1,7 @@
 """Upscaling: the details that levels draw given an image, and a Glow's finest latents."""
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +11,7 @@ import glow_tf
 from glow_tf import data
 from glow_tf.commands import cli
 from glow_tf.errors import ConfigError
-from glow_tf.use import psnr, reduced, repeated, upscale
+from glow_tf.use import previews, psnr, reduced, repeated, upscale
 from glow_tf.use.upscaling import with_means
 
 
@@ -45,6 +47,15 @@ def test_details_are_those_of_the_finest_latents(levels, eager):
     assert np.abs(found.astype(int) - image).max() <= 2
 
 
+def test_previews_are_the_means_of_what_comes_after_them(levels, rng, eager):
+    eps = np.array(levels.encode(rng.integers(60, 200, (3, 16, 16, 3), np.uint8)))
+    found = list(previews(levels, eps))
+    assert [images.shape for images in found] == [(3, 4, 4, 3), (3, 8, 8, 3), (3, 16, 16, 3)]
+    np.testing.assert_array_equal(found[-1], levels.decode(eps).numpy())
+    for small, large in itertools.pairwise(found):
+        assert np.abs(reduced(large) - small).max() <= 1.0  # both are rounded down
+
+
 def test_a_glow_keeps_the_mean_of_each_square(rng, eager):
     glow = small_glow(image_shape=(16, 16, 3), n_bits=8, perturbed=False)
     glow.initialize(rng.integers(60, 200, (64, 16, 16, 3), np.uint8))
@@ -68,6 +79,8 @@ def test_what_cannot_be_enlarged_is_refused(levels):
     small = np.zeros((1, 8, 8, 3), np.uint8)
     for call, message in (
         (lambda: upscale(preset_once("digits"), digits), "a model of levels, or factor=2 and a Glow of two"),
+        (lambda: [*previews(preset_once("digits"), digits)], "previews need a model of levels"),
+        (lambda: [*previews(levels, np.zeros((1, 5)))], r"shape \(N, 768\).*Received: \(1, 5\)"),
         (lambda: upscale(levels, small, factor=3), "factor must be one of 2, 4: the model has 2 levels"),
         (lambda: upscale(levels, small, factor=8), "Received: factor=8"),
         (lambda: upscale(levels, small[..., :1]), r"upscale needs images, uint8 \(N, height, width, 3\)"),
