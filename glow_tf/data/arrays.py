@@ -150,10 +150,12 @@ def _chosen(examples: Examples, mask: np.ndarray, config: DataConfig) -> Example
     return dataclasses.replace(others, images=images)
 
 
-def new_array(shape: tuple[int, ...], dtype: str | np.dtype, config: DataConfig) -> np.ndarray:
+def new_array(
+    shape: tuple[int, ...], dtype: str | np.dtype, config: DataConfig, name: str = ""
+) -> np.ndarray:
     """Returns an array for decoded images: in memory, or mapped from a file in the image cache's folder.
 
-    The file has no name, and is gone when the process ends.
+    The file has no name unless one is given; see `mapped`.
 
     Raises:
       ConfigError: it does not fit into memory.
@@ -163,17 +165,33 @@ def new_array(shape: tuple[int, ...], dtype: str | np.dtype, config: DataConfig)
     if not config.image_cache or not needed:
         check_memory_for(needed, config.dataset)
         return np.empty(shape, dtype)
-    folder = pathlib.Path(config.image_cache)
+    return mapped(
+        shape, dtype, config.image_cache, "decoded images, and as much again for what is kept", name
+    )
+
+
+def mapped(
+    shape: tuple[int, ...], dtype: str | np.dtype, folder: str | os.PathLike, what: str, name: str = ""
+) -> np.ndarray:
+    """Returns an array mapped from a file in a folder; OSError, with what it is for, if there is no room.
+
+    Without a name the file is gone when the process ends; with one it stays, and keeps what it holds.
+    """
+    needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    folder = pathlib.Path(os.path.expanduser(folder))
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
+        folder.mkdir(parents=True, exist_ok=True)
+        if name:
+            (folder / name).touch()
+        with (folder / name).open("r+b") if name else tempfile.TemporaryFile(dir=folder) as file:
             file.truncate(needed)
             if hasattr(os, "posix_fallocate"):  # a full disk would kill the process later
                 os.posix_fallocate(file.fileno(), 0, needed)
             return np.memmap(file, dtype, "r+", shape=shape)
     except OSError as error:
         raise OSError(
-            f"the image cache needs {needed / 2**30:.2f} GiB for decoded images, and as much again for what "
-            f"is kept: {error.strerror or error}. Received: image_cache={str(folder)!r}"
+            f"the image cache needs {needed / 2**30:.2f} GiB for {what}: {error.strerror or error}. "
+            f"Received: image_cache={str(folder)!r}"
         ) from None
 
 

@@ -6,16 +6,18 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from glow_tf.config import DataConfig, attributes_of, folder_of
 from glow_tf.data.array_files import SUFFIX, read_array
-from glow_tf.data.arrays import Examples, check_memory_of_resized, new_array
+from glow_tf.data.arrays import Examples, check_memory_of_resized
+from glow_tf.data.decoding import Decoding
 from glow_tf.data.parallel import in_parallel, usual_threads
 from glow_tf.data.pictures import Picture, read_picture
 from glow_tf.data.progress import with_progress
@@ -97,13 +99,16 @@ def read_pictures(config: DataConfig, paths: Sequence[pathlib.Path], count: int)
     Raises:
       ConfigError: they have several sizes, or do not fit into memory.
     """
-    pictures = Pictures(config, count)
+    decoding = Decoding(config, paths, count)
+    pictures = Pictures(config, count, decoding.new_array)
     check_memory_of_resized(count, usual_threads(), config)
     read = functools.partial(_read, size=config.image_size, dtype=config.dtype)
-    reading = in_parallel(read, paths)
+    reading = in_parallel(read, paths[len(decoding.done) :])
     with warnings.catch_warnings(), contextlib.closing(reading):
         warnings.filterwarnings("ignore", module="PIL")  # what matters to the user is in the notes
-        pictures.add(zip(paths, reading, strict=True))
+        found = itertools.chain(decoding.done, decoding.noted(reading))
+        pictures.add(zip(paths, found, strict=True))
+    decoding.keep()
     return pictures
 
 
@@ -243,14 +248,16 @@ class Pictures:
     Args:
       config: of the data set.
       count: number of pictures to take at most.
+      new_array: makes an array of a shape.
 
     Attributes:
       files: the files that could be read.
       array: [count, H, W, C], of the config's type, of which the first `len(files)` images are filled.
     """
 
-    def __init__(self, config: DataConfig, count: int):
+    def __init__(self, config: DataConfig, count: int, new_array: Callable[[tuple[int, ...]], np.ndarray]):
         self.config = config
+        self._new_array = new_array
         self.count = count
         self.files: list[pathlib.Path] = []
         self.array = np.empty((0, 0, 0, 0), np.uint8)
@@ -272,7 +279,8 @@ class Pictures:
             if picture.pixels.dtype.kind == "f" and not np.isfinite(picture.pixels).all():
                 raise ConfigError(f"real data must be finite. Received: {path} with NaN or infinity")
             self._make_room(path, picture.pixels.shape)
-            self.array[len(self.files)] = picture.pixels  # a grey picture fills all channels
+            if not np.may_share_memory(picture.pixels, self.array):  # else it was there before a kill
+                self.array[len(self.files)] = picture.pixels  # a grey picture fills all channels
             self.files.append(path)
             self._turned += picture.turned
             self._tops += [picture.top] if picture.top else []
@@ -308,7 +316,7 @@ class Pictures:
             self.array.shape[-1] == shape[-1] or {self.array.shape[-1], shape[-1]} == {1, 3}
         )
         if not self.files:
-            self.array = self._new_array(shape)
+            self.array = self._new_array((self.count, *shape))
         elif not one_size:
             raise ConfigError(
                 "all images must have one size; --image_size=N crops and resizes them to N×N. Received: "
@@ -317,11 +325,8 @@ class Pictures:
             )
         elif shape[-1] > self.array.shape[-1]:
             grey, done = self.array, len(self.files)
-            self.array = self._new_array(shape)
+            self.array = self._new_array((self.count, *shape))
             self.array[:done] = grey[:done]
-
-    def _new_array(self, shape: tuple[int, ...]) -> np.ndarray:
-        return new_array((self.count, *shape), self.config.dtype, self.config)
 
 
 def _size(shape: tuple[int, ...]) -> str:

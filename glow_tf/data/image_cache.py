@@ -13,22 +13,26 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
+import filelock
 import numpy as np
 
 from glow_tf.config import DataConfig, attributes_of, file_of, folder_of
 from glow_tf.data.array_files import SUFFIX
 from glow_tf.data.arrays import PIECE, SPLITS, ImageData, fingerprint
+from glow_tf.data.decoding import SOURCE
 from glow_tf.data.folder import files_below
 from glow_tf.data.progress import with_progress
 from glow_tf.data.sources import files_of_tfds
-from glow_tf.durable_files import put_in_place
+from glow_tf.durable_files import put_in_place, write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.text_files import read_json
 
 FORMAT = 1  # of the files; others are made anew
 CONTENT = "content.json"
+LOCK = ".lock"
+WHOLE = "whole"  # in an unfinished folder: what gets the name of the data set
 NOT_OF_PIXELS = ("augment", "crop", "image_cache", "data_dir")  # settings that change no decoded image
-LEFT_BEHIND = 24 * 3600  # seconds, after which unfinished folders of others are removed
+LEFT_BEHIND = 24 * 3600  # seconds, after which what others decoded beside are removed
 
 
 def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageData:
@@ -36,7 +40,8 @@ def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageDa
 
     The files lie in a folder of the image cache that is named by the settings of the data set, and by the
     names, sizes and times of its files: a change of any of them makes other files. They are .npy, and appear
-    all at once when all is decoded; until then decoded images take as much room again.
+    all at once when all is decoded; until then decoded images take as much room again. Pictures of a folder
+    that a process had decoded when it was killed are not decoded again.
 
     Args:
       config: of the data set, with an image cache.
@@ -62,18 +67,23 @@ def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageDa
         except (OSError, ValueError, KeyError, TypeError) as error:
             damage = f"The image cache was damaged, and is made anew: {' '.join(str(error).split())[:200]}"
             shutil.rmtree(folder)
-    images = read(config)
-    with _new_folder(folder) as own:
-        _write(own, images)
+    notes = [damage] if damage else []
+    with _unfinished(folder, config, notes) as own:
+        if not folder.exists():  # another process may have been first
+            images = read(dataclasses.replace(config, image_cache=str(own)))
+            whole = own / WHOLE
+            shutil.rmtree(whole, ignore_errors=True)
+            whole.mkdir()
+            _write(whole, images)
+            if not folder.exists():
+                put_in_place(whole, folder)
     found = _opened(folder)
-    return dataclasses.replace(found, notes=(*found.notes, *([damage] if damage else [])))
+    return dataclasses.replace(found, notes=(*found.notes, *notes))
 
 
 def _key(config: DataConfig) -> str:
     """Returns a name for the decoded images of a data set, as its settings and its files now are."""
-    settings = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    kept = sorted((name, value) for name, value in settings.items() if name not in NOT_OF_PIXELS)
-    hashed = hashlib.sha256(json.dumps([FORMAT, kept]).encode())
+    hashed = hashlib.sha256(_settings(config))
     table, file = attributes_of(config.condition), file_of(config.dataset)
     root = folder_of(config.dataset) or (None if file else files_of_tfds(config))
     for path in (*(files_below(root) if root else ()), *filter(None, (table, file))):
@@ -86,19 +96,59 @@ def _key(config: DataConfig) -> str:
     return f"{name}-{hashed.hexdigest()[:20]}"
 
 
+def _settings(config: DataConfig) -> bytes:
+    settings = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    kept = sorted((name, value) for name, value in settings.items() if name not in NOT_OF_PIXELS)
+    return json.dumps([FORMAT, kept]).encode()
+
+
 @contextlib.contextmanager
-def _new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a folder to write to, which gets its name at the end unless another process was first."""
+def _unfinished(folder: pathlib.Path, config: DataConfig, notes: list[str]) -> Iterator[pathlib.Path]:
+    """Gives a folder to decode into, which a kill leaves for the next process; adds notes on what was there.
+
+    It belongs to the settings of a data set, and one process at a time has it. Another one, or one on a file
+    system without locks, gets a folder of its own. Both are removed at the end, and after an error if nothing
+    is kept in them, or the error is of the data.
+    """
     for old in folder.parent.glob(f".{folder.name}-*"):
         if time.time() - old.stat().st_mtime > LEFT_BEHIND:
             shutil.rmtree(old, ignore_errors=True)
-    own = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    own = folder.parent / f"unfinished-{hashlib.sha256(_settings(config)).hexdigest()[:20]}"
+    lock = filelock.FileLock(own / LOCK)
+    try:
+        own.mkdir(exist_ok=True)
+        lock.acquire(blocking=False)
+        _go_on(own, folder.name, notes)
+    except (OSError, NotImplementedError):  # a Timeout is one, too
+        own = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield own
-        if not folder.exists():
-            put_in_place(own, folder)
+    except BaseException as error:
+        if isinstance(error, ConfigError) or not any(own.glob("*.jsonl")):
+            _remove(own, folder)
+        raise
+    else:
+        _remove(own, folder)
     finally:
-        shutil.rmtree(own, ignore_errors=True)
+        lock.release()
+
+
+def _go_on(own: pathlib.Path, name: str, notes: list[str]) -> None:
+    """Empties a folder, unless what was decoded into it is of the files as they are now."""
+    source, begun = own / SOURCE, any(own.glob("*.jsonl"))
+    if begun and source.read_text() == name:
+        notes.append("Decoding went on where another process had ended.")
+    elif begun:
+        notes.append("Files have changed since a part of them was decoded: all are decoded anew.")
+        for path in set(own.iterdir()) - {own / LOCK}:
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+    write_atomically(source, name.encode())
+
+
+def _remove(own: pathlib.Path, folder: pathlib.Path) -> None:
+    gone = tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)
+    own.rename(pathlib.Path(gone, "old"))  # first: a process that comes now makes a folder of its own
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _write(folder: pathlib.Path, images: ImageData) -> None:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import os
+import pathlib
 import shutil
 import time
 
+import filelock
 import numpy as np
 import pytest
 from helpers import config, rows_of, train
@@ -12,7 +14,8 @@ from PIL import Image
 
 from glow_tf import data
 from glow_tf.config import ConfigError, DataConfig
-from glow_tf.data import arrays, folder
+from glow_tf.data import arrays, decoding, folder
+from glow_tf.data.pictures import read_picture
 from glow_tf.run.same_data import fingerprints
 
 
@@ -125,6 +128,79 @@ def _name_of_cache(pictures, tmp_path):
     (found,) = tmp_path.iterdir()
     shutil.rmtree(found)
     return found.name
+
+
+class Killed(BaseException):
+    """What ends a process at once."""
+
+
+def decode_some(monkeypatch, config, count):
+    """Decodes some pictures, and dies; then lets others be decoded, and counts them."""
+    taken = []
+
+    def read(path, size, dtype):
+        taken.append(path)
+        if len(taken) > count:
+            raise Killed
+        return read_picture(path, size, dtype)
+
+    monkeypatch.setattr(decoding, "KEPT_AFTER", -1)
+    monkeypatch.setattr(folder, "read_picture", read)
+    with pytest.raises(Killed):
+        data.load(config)
+    taken.clear()
+    monkeypatch.setattr(folder, "read_picture", lambda *args: taken.append(args[0]) or read_picture(*args))
+    return taken
+
+
+WENT_ON = "Decoding went on where another process had ended."
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_what_was_decoded_before_a_kill_is_not_decoded_again(tmp_path, monkeypatch, colours):
+    root, cache = tmp_path / "pictures", tmp_path / "cache"
+    root.mkdir()
+    for k in range(40):
+        shape = (8, 8, 3) if colours and k >= 15 else (8, 8)
+        Image.fromarray(np.full(shape, 5 * k, np.uint8)).save(root / f"{k:02d}.png")
+    (root / "03.png").write_bytes(b"no picture")
+    expected = data.load(of(root))
+    for count in (10, 10):  # to before the first colour, and to behind it
+        decode_some(monkeypatch, of(root, cache), count)
+    decoded = decode_some(monkeypatch, of(root, cache), 5)
+    found = data.load(of(root, cache))
+    assert len(set(decoded)) <= 40 - 25 + 3  # at most the last of each call is lost
+    same(found, expected)
+    assert found.notes[:-2] == expected.notes
+    assert found.notes[-1] == WENT_ON
+    assert [path.name for path in cache.iterdir()] == [cache_of(found).name]
+    assert data.load(of(root, cache)).notes == found.notes[:-1]
+
+
+def cache_of(found):
+    return pathlib.Path(
+        next(note for note in found.notes if note.startswith("Image cache: ")).split()[2][:-1]
+    )
+
+
+def test_a_folder_that_changed_after_a_kill_is_decoded_anew(pictures, tmp_path, monkeypatch):
+    root, cache = tmp_path / "copy", tmp_path / "cache"
+    shutil.copytree(pictures, root)
+    decode_some(monkeypatch, of(root, cache), 30)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(root / "a" / "00.png")
+    found = data.load(of(root, cache))
+    same(found, data.load(of(root)))
+    assert found.notes[-1] == "Files have changed since a part of them was decoded: all are decoded anew."
+
+
+def test_a_second_process_decodes_beside_the_first(pictures, tmp_path, monkeypatch):
+    decode_some(monkeypatch, of(pictures, tmp_path), 30)
+    (unfinished,) = tmp_path.iterdir()
+    with filelock.FileLock(unfinished / ".lock"):
+        found = data.load(of(pictures, tmp_path))
+    same(found, data.load(of(pictures)))
+    assert WENT_ON not in found.notes
+    assert unfinished.exists()
 
 
 def test_a_full_disk_and_a_folder_that_cannot_be_written_are_a_sentence(pictures, tmp_path, monkeypatch):

@@ -1,0 +1,83 @@
+"""Pictures that are decoded into files: what a process had decoded when it was killed, the next one takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from glow_tf.config import DataConfig
+from glow_tf.data.arrays import new_array
+from glow_tf.data.pictures import Picture
+
+SOURCE = "source.txt"  # in a folder for unfinished files: which images they are of
+KEPT_AFTER = 5.0  # seconds of decoding that a kill may cost
+
+
+class Decoding:
+    """The decoded pictures of some files, kept as they come.
+
+    Pixels are in an array mapped from a file. A journal has a line for every few seconds: the array's shape,
+    and what else is known of the pictures. It is written when their pixels would outlast a power cut.
+
+    Args:
+      config: of the data set. Nothing is kept unless `image_cache` is a folder with a `SOURCE`.
+      paths: the files.
+      count: how many pictures are taken at most.
+
+    Attributes:
+      done: the pictures of the first files, which need not be decoded again.
+    """
+
+    def __init__(self, config: DataConfig, paths: Sequence[pathlib.Path], count: int):
+        self._config = config
+        about = json.dumps([count, config.image_size, config.dtype, *map(str, paths)])
+        name = hashlib.sha256(about.encode(errors="surrogateescape")).hexdigest()[:20]
+        self._journal = pathlib.Path(config.image_cache, f"{name}.jsonl")
+        self._keeps = bool(config.image_cache) and self._journal.with_name(SOURCE).exists()
+        self._array: np.ndarray | None = None
+        self._new: list[Picture] = []
+        self._kept_at = time.monotonic()
+        self.done = self._read() if self._keeps and self._journal.exists() else []
+
+    def new_array(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns an array for the pixels: that of `done`, if its shape is the same."""
+        if self._array is None or self._array.shape != shape:
+            name = f"{self._journal.stem}.{shape[-1]}" if self._keeps else ""
+            self._array = new_array(shape, self._config.dtype, self._config, name)
+        return self._array
+
+    def noted(self, pictures: Iterable[Picture]) -> Iterator[Picture]:
+        """Yields decoded pictures, and notes them when the next is asked for: then they are in the array."""
+        for picture in pictures:
+            yield picture
+            self._new.append(picture)
+            if self._keeps and time.monotonic() - self._kept_at > KEPT_AFTER:
+                self.keep()
+
+    def keep(self) -> None:
+        """Writes a line about the pictures that were noted since the last one."""
+        if self._keeps and self._new and self._array is not None:
+            self._array.flush()
+            facts = [(p.side, p.turned, p.problem, p.top) for p in self._new]
+            with self._journal.open("a") as file:
+                file.write(json.dumps([self._array.shape, facts]) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        self._new, self._kept_at = [], time.monotonic()
+
+    def _read(self) -> list[Picture]:
+        whole = self._journal.read_text().rpartition("\n")[0]  # a kill may have cut the last line off
+        try:
+            lines = [json.loads(line) for line in whole.splitlines()]
+        except ValueError:  # a damaged file
+            self._journal.unlink()
+            return []
+        pixels = iter(self.new_array(tuple(lines[-1][0]))) if lines else iter(())
+        facts = [own for _, pictures in lines for own in pictures]
+        return [Picture(np.empty(0) if own[2] else next(pixels), *own) for own in facts]
