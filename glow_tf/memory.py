@@ -10,14 +10,17 @@ AVAILABLE_FRACTION = 0.6  # of the free memory that one large object may take
 
 def check_memory(needed: int, what: str, remedy: str) -> None:
     """Raises ConfigError, with a remedy, unless `needed` bytes leave room in the free memory, if known."""
-    free = free_memory()
-    if free is None:
-        return
-    if needed > AVAILABLE_FRACTION * free:
+    if not fits(needed):
         raise ConfigError(
-            f"{what} must fit in {AVAILABLE_FRACTION:.0%} of the free memory ({free / 2**30:.1f} GiB); "
-            f"{remedy}. Received: {needed / 2**30:.1f} GiB"
+            f"{what} must fit in {AVAILABLE_FRACTION:.0%} of the free memory ({free_memory() / 2**30:.1f} "
+            f"GiB); {remedy}. Received: {needed / 2**30:.1f} GiB"
         )
+
+
+def fits(needed: int) -> bool:
+    """Whether `needed` bytes leave room in the free memory, if that is known."""
+    free = free_memory()
+    return free is None or needed <= AVAILABLE_FRACTION * free
 
 
 def free_memory() -> int | None:

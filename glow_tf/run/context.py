@@ -10,13 +10,13 @@ import tensorflow as tf
 
 from glow_tf import data
 from glow_tf.config import ModelConfig, RunConfig
-from glow_tf.data.arrays import in_memory
+from glow_tf.data.arrays import in_memory, mapped
 from glow_tf.data.folder import why_no_classes
 from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup, is_chief
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
-from glow_tf.memory import check_memory
+from glow_tf.memory import check_memory, fits
 from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.run import saved, tables
 from glow_tf.run.checkpoints import Checkpoints, checkpoint_bytes
@@ -299,7 +299,7 @@ def _make_trainer(
     with strategy.scope():
         trainer = compiled_trainer(config, Glow(config.model, devices, name="glow"), phases, steps)
     if config.train.cache_prefix:
-        trainer.prefix_caches = _make_caches(trainer, examples)
+        trainer.prefix_caches = _make_caches(trainer, examples, config)
     return trainer
 
 
@@ -323,14 +323,21 @@ def compiled_trainer(
     return trainer
 
 
-def _make_caches(trainer: PartsTrainer, examples: int) -> dict[Phase, PrefixCache]:
+def _make_caches(trainer: PartsTrainer, examples: int, config: RunConfig) -> dict[Phase, PrefixCache]:
+    """Makes the caches: in memory, or if they do not fit there, in nameless files beside the image cache."""
     parts = cached_parts(trainer.phases)
     size = cache_bytes(part_layouts(trainer.glow.config), parts, examples)
     names = ", ".join(str(k + 1) for k in parts)
     what = f"the outputs of the parts before part {names}"
-    check_memory(size, what, "train without --cache_prefix")
-    print(f"cache_prefix: {what} take {size / 1e6:.0f} MB of memory")
+    new_array, folder = None, config.data.image_cache
+    if folder and config.compiles is not True and not fits(size):
+        new_array = functools.partial(mapped, folder=folder, what=what)
+    else:
+        remedy = "keep them in files (--image_cache=FOLDER, without --jit_compile=on)"
+        check_memory(size, what, f"{remedy}, or train without --cache_prefix")
+    print(f"cache_prefix: {what} take {size / 1e6:.0f} MB of {'the disk' if new_array else 'memory'}")
     caches: list[PrefixCache] = []
     for k in parts:
-        caches.append(PrefixCache(trainer.glow, k, examples, caches[-1] if caches else None))
+        before = caches[-1] if caches else None
+        caches.append(PrefixCache(trainer.glow, k, examples, before, new_array))
     return {one_part(cache.part): cache for cache in caches}

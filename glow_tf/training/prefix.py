@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
@@ -17,10 +18,10 @@ from glow_tf.pieces import in_streams
 class PrefixCache:
     """The outputs of the frozen parts for every training image, while one later part is trained.
 
-    The cache holds, in host memory, the trained part's input h, the log-likelihood so far and the earlier
-    parts' truncated negative log-likelihoods. It is filled at the start of a turn (consecutive epochs that
-    train the same part). All epochs of the turn see each image with the same noise and augmentation. Where
-    the turn before was served by the cache of the part before, that cache has the outputs of all other
+    The cache holds, in host memory or in files, the trained part's input h, the log-likelihood so far and the
+    earlier parts' truncated negative log-likelihoods. It is filled at the start of a turn (consecutive epochs
+    that train the same part). All epochs of the turn see each image with the same noise and augmentation.
+    Where the turn before was served by the cache of the part before, that cache has the outputs of all other
     frozen parts: only one part runs to fill this one, and the noise stays.
 
     Args:
@@ -28,9 +29,18 @@ class PrefixCache:
       part: index of the trained part, at least 1.
       examples: number of training images.
       before: the cache of the part before; None where part is 1.
+      new_array: makes arrays of a shape and type, mapped from files, which XLA does not reach; None: the
+        cache is in memory.
     """
 
-    def __init__(self, glow: Glow, part: int, examples: int, before: PrefixCache | None = None):
+    def __init__(
+        self,
+        glow: Glow,
+        part: int,
+        examples: int,
+        before: PrefixCache | None = None,
+        new_array: Callable[[tuple[int, ...], np.dtype], np.ndarray] | None = None,
+    ):
         self.glow = glow
         self.part = part
         self.before = before
@@ -38,7 +48,11 @@ class PrefixCache:
         with tf.device("CPU:0"):
             specs = Passage.specs(glow.parts[part - 1].output_event_shape, part, glow.compute_dtype)
             self._kept = specs.map(
-                lambda spec: tf.Variable(tf.zeros([examples, *spec.shape], spec.dtype), trainable=False)
+                lambda spec: (
+                    _Mapped(new_array((examples, *spec.shape), spec.dtype.as_numpy_dtype))
+                    if new_array
+                    else tf.Variable(tf.zeros([examples, *spec.shape], spec.dtype), trainable=False)
+                )
             )
         self._store = tf.function(self._store_batch, autograph=False)
         self._traced = False
@@ -87,7 +101,7 @@ class PrefixCache:
           index: places of the examples in the training data, [B].
         """
         with tf.device("CPU:0"):
-            return self._kept.map(lambda variable: tf.gather(variable, index))
+            return self._kept.map(lambda kept: kept.sparse_read(index))
 
     def _store_batch(
         self, images: tf.Tensor, noise: tf.Tensor, index: tf.Tensor, condition: Condition = None
@@ -95,10 +109,24 @@ class PrefixCache:
         entered = self.before.passage(index) if self.before else self.glow.enter(images, noise)
         entered = entered._replace(condition=self.glow.checked_condition(condition))
         passage = in_streams(self._evaluate, entered)._replace(condition=None)  # which batches have
-        self._kept.map(lambda v, values: v.scatter_update(tf.IndexedSlices(values, index)), passage)
+        self._kept.map(lambda kept, values: kept.scatter_update(tf.IndexedSlices(values, index)), passage)
 
     def _evaluate(self, passage: Passage) -> Passage:
         return self.glow.through_parts(passage, self.part)
+
+
+class _Mapped:
+    """An array mapped from a file, for graphs: what `PrefixCache` needs of a variable."""
+
+    def __init__(self, array: np.ndarray):
+        self._array = array
+
+    def sparse_read(self, index: tf.Tensor) -> tf.Tensor:
+        found = tf.numpy_function(lambda at: np.asarray(self._array[at]), [index], self._array.dtype)
+        return tf.ensure_shape(found, [*index.shape, *self._array.shape[1:]])
+
+    def scatter_update(self, slices: tf.IndexedSlices) -> None:
+        tf.numpy_function(self._array.__setitem__, [slices.indices, slices.values], [])
 
 
 def cache_bytes(layouts: Sequence[PartLayout], parts: Sequence[int], examples: int) -> int:
