@@ -119,6 +119,7 @@ def test_all_of_cifar_10():
     ("name", "own", "other", "claim"),
     [
         ("time_of_levels", "levels of 8", "Glow", "levels reach 3.8"),
+        ("time_of_levels", "levels of 8", "normflows", "levels against normflows"),
         ("time_to_bpd", "the defaults", "normflows", "a Glow against normflows"),
     ],
 )
