@@ -37,7 +37,7 @@ class Features:
         return np.stack([self.nll, self.latent, self.codec], axis=1)
 
     def __getitem__(self, which: slice | np.ndarray) -> Features:
-        return Features(*(getattr(self, field.name)[which] for field in dataclasses.fields(self)))
+        return type(self)(*(getattr(self, field.name)[which] for field in dataclasses.fields(self)))
 
     def __len__(self) -> int:
         return len(self.nll)
