@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -34,15 +35,14 @@ MOST_ALONE = 2.0  # of a feature alone; see _or_a_feature
 Rule = Callable[[Features, Features], np.ndarray]
 
 
-def _density(reference: Features, found: Features) -> np.ndarray:
-    """Minus the log-density of the features by a Gaussian kernel estimate, up to a constant.
+def _density(points: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Minus the log-density of features by a Gaussian kernel estimate, up to a constant: [N, F] → [N].
 
-    Features are measured from the reference's median in units of its middle half. What lies beyond ±`FAR`
+    They are measured from the reference's median in units of its middle half. What lies beyond ±`FAR`
     gets the score at ±`FAR` on its ray and a term that grows with the logarithm of the distance: a wilder
     image is more unusual, and a single wild one among the good images hides few others. Good images beyond
     half of `FAR` are left out: a wild one would set the scale for all, and its like would pass.
     """
-    points, queries = reference.table, found.table
     low, centre, high = np.quantile(points, [0.25, 0.5, 0.75], axis=0)
     unit = np.maximum(high - low, 1e-6)
     points, queries = ((values - centre) / unit for values in (points, queries))
@@ -66,6 +66,14 @@ def _density(reference: Features, found: Features) -> np.ndarray:
         highest = exponents.max()
         scores.append(-highest - np.log(np.mean(np.exp(exponents - highest))))
     return np.array(scores) + 2 * FAR * np.log(beyond)
+
+
+def _with_levels(found: Features) -> np.ndarray:
+    if found.levels is None:
+        raise ConfigError(
+            "score=levels needs a model of levels, and not an export of it. Received: features without levels"
+        )
+    return found.whole_table
 
 
 def _rarity(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -102,7 +110,9 @@ def _or_a_feature(rule: Rule) -> Rule:
 
 # Name → how unusual images are, compared with reference images; higher is more unusual.
 RULES: dict[str, Rule] = {
-    "density": _density,  # after Osada 2024, arXiv 2402.10477, who has latent and codec alone
+    # After Osada 2024, arXiv 2402.10477, who has latent and codec alone.
+    "density": lambda reference, found: _density(reference.table, found.table),
+    "levels": lambda reference, found: _density(_with_levels(reference), _with_levels(found)),
     "nll": lambda reference, found: found.nll,
     "latent": lambda reference, found: found.latent,
     "typicality": _or_a_feature(  # Nalisnick et al. 2019
@@ -125,7 +135,8 @@ class Scorer:
     (Nalisnick et al. 2019, https://arxiv.org/abs/1810.09136). By default `fit` chooses a score with the good
     images alone: it spoils copies of them in several ways (`spoiled_copies`), and takes the score whose
     worst detection is best. It chooses among the scores that look at all features, both ways: `density`,
-    `typicality`, `complexity`; the last two are of one number, and high also where a feature alone is.
+    `levels`, `typicality`, `complexity`; the last two are of one number, and high also where a feature alone
+    is.
 
     The p-values are conformal: one half of the good images defines what is usual, and the scores of the other
     half are what new scores are compared with. For images drawn like the good ones, P(p ≤ a) ≤ a, whatever
@@ -136,7 +147,8 @@ class Scorer:
     Args:
       model: a `Glow` or an `ExportedModel`.
       score: one of `RULES`: `density` (of three features: the likelihood, the term of the latents in it, and
-        the size of a lossless file), `nll`, `latent`, `typicality`, `complexity`; or `auto`.
+        the size of a lossless file), `levels` (of these and the bits of each level), `nll`, `latent`,
+        `typicality`, `complexity`; or `auto`.
 
     Attributes:
       score: as given; after `fit`, the one that was chosen.
@@ -318,15 +330,19 @@ def _probe(model: TrainedModel) -> list[float]:
 
 def _to_json(found: Features) -> dict[str, list[float]]:
     # To the last digit: an image that is like good ones must tie with them.
-    return {name: np.asarray(getattr(found, name), np.float64).tolist() for name in NAMES}
+    names = NAMES if found.levels is None else (*NAMES, "levels")
+    return {name: np.asarray(getattr(found, name), np.float64).tolist() for name in names}
 
 
 def _from_json(content: dict[str, Sequence[Any]]) -> Features:
     """Returns features; raises ValueError, KeyError or TypeError unless they are what `fit` takes."""
     found = Features(*(np.array(content[name], np.float64) for name in NAMES))
+    if "levels" in content:
+        levels = np.array(content["levels"], np.float64).reshape(len(found), -1)
+        found = dataclasses.replace(found, levels=levels)
     shapes = {found.nll.shape, found.latent.shape, found.codec.shape}
     if shapes != {(len(found),)} or len(found) < FEWEST // 2:
         raise ValueError(f"features of the shapes {sorted(shapes)}, and not of {FEWEST // 2} images or more")
-    if not np.isfinite(found.table).all():
+    if not np.isfinite(found.whole_table).all():
         raise ValueError("features that are not finite")
     return found

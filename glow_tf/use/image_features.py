@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 
 import numpy as np
@@ -11,6 +12,7 @@ import tensorflow as tf
 from glow_tf.bijectors.condition import Condition
 from glow_tf.compiled_model import require_pictures
 from glow_tf.data.parallel import in_parallel
+from glow_tf.glow import Glow
 from glow_tf.likelihood import bits_per_dim, standard_normal_log_prob
 from glow_tf.use.latents import in_batches
 from glow_tf.use.models import TrainedModel, check_given
@@ -25,19 +27,28 @@ class Features:
       latent: the term of it that the whitened latents have, −log N(eps; 0, I). It measures how far from the
         origin an image lies, and is blind to how the flow stretches space around it.
       codec: what the image takes as a lossless file, the smaller of PNG and WebP: how complex it is.
+      levels: the bits of each part of a model of levels, [N, parts]; their sum is `nll`. None of other
+        models, and of exports.
     """
 
     nll: np.ndarray
     latent: np.ndarray
     codec: np.ndarray
+    levels: np.ndarray | None = None
 
     @property
     def table(self) -> np.ndarray:
-        """The features side by side, [N, 3]."""
+        """The features of all models side by side, [N, 3]."""
         return np.stack([self.nll, self.latent, self.codec], axis=1)
 
+    @property
+    def whole_table(self) -> np.ndarray:
+        """The features side by side, with those of levels if there are any, [N, 3 + parts]."""
+        return self.table if self.levels is None else np.concatenate([self.table, self.levels], axis=1)
+
     def __getitem__(self, which: slice | np.ndarray) -> Features:
-        return type(self)(*(getattr(self, field.name)[which] for field in dataclasses.fields(self)))
+        fields = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return Features(*(None if values is None else values[which] for values in fields))
 
     def __len__(self) -> int:
         return len(self.nll)
@@ -60,7 +71,22 @@ def features(model: TrainedModel, images: np.ndarray, condition: Condition = Non
 
     found = in_batches(of_model, images, "Scoring", np.empty((0, 2)), condition)
     codec = np.fromiter(in_parallel(codec_bits, list(images)), np.float64, len(images))
-    return Features(found[:, 0], found[:, 1], codec)
+    levels = None
+    if isinstance(model, Glow) and model.config.has_levels:
+        bits = functools.partial(_bits_of_levels, model)
+        levels = in_batches(bits, images, "Scoring levels", np.empty((0, len(model.parts))), condition)
+    return Features(found[:, 0], found[:, 1], codec, levels)
+
+
+def _bits_of_levels(glow: Glow, images: np.ndarray, condition: Condition) -> np.ndarray:
+    passage = glow.enter(images, tf.fill(images.shape, tf.constant(0.5, glow.compute_dtype)))
+    passage = passage._replace(condition=glow.checked_condition(condition))
+    nats = [tf.zeros_like(passage.log_likelihood)]  # dequantisation counts as of part 1
+    for _ in glow.parts:
+        passage, _ = glow.through_next_part(passage)
+        nats.append(-passage.log_likelihood)
+    nats[-1] = passage.truncated[-1]  # the last part's output is scored, too
+    return bits_per_dim(np.diff(np.stack(nats, axis=1), axis=1), [glow.dimensions])
 
 
 def codec_bits(image: np.ndarray) -> float:

@@ -8,72 +8,27 @@ and mirrored, images of one colour, black, grey and white frames, scikit-learn's
 digits, and MNIST's if --mnist names its file, brought to the model's shape. For each score and set: the area
 under the ROC curve (0.5 is chance, below it the set looks *more* usual than the data), the shares of images
 that are flagged at nominal rates of false alarms of 1 % and of 5 %, and the median p-value. `auto` is what
-the first half alone chooses, by spoiled copies of its own; the last lines are the areas that it chose by. For
-a model of levels there is a score more, the density of all features and the bits of each level.
+the first half alone chooses, by spoiled copies of its own; the last lines are the areas that it chose by.
 """
 
-import dataclasses
-import itertools
 import pathlib
 import sys
 
 import numpy as np
-import tensorflow as tf
 from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.metrics import roc_auc_score
 
-from glow_tf import Glow
 from glow_tf.commands import cli
-from glow_tf.likelihood import bits_per_dim
-from glow_tf.use import Features, Scorer, TrainedModel, features, open_model, read_images, spoiled_copies
+from glow_tf.use import Scorer, features, open_model, read_images, spoiled_copies
 from glow_tf.use.guard import RULES
-from glow_tf.use.latents import in_batches
 from lab.benchmarks.pictures import idx_images
 from lab.benchmarks.rows import added_to
 
 FALSE_ALARMS = (0.01, 0.05)
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZabdefghkmnpqrstwxyz23456789"
 
-HELD_OUT = "held-out test images"
-LEVELS = "density, levels"
-
 COLUMNS = ("model", "set", "images", "score", "auroc", "flagged", "flagged_5", "median_p")
-
-
-@dataclasses.dataclass(frozen=True)
-class WithLevels(Features):
-    """Features, and the bits of each part of a model of levels, [N, parts], per dimension of the image."""
-
-    levels: np.ndarray
-
-    @property
-    def table(self) -> np.ndarray:
-        """All side by side, [N, 3 + parts]."""
-        return np.concatenate([super().table, self.levels], axis=1)
-
-
-def plain(found: Features) -> Features:
-    """Returns features without those of levels."""
-    return Features(found.nll, found.latent, found.codec)
-
-
-def all_features(model: TrainedModel, images: np.ndarray) -> Features:
-    """Returns the features of images uint8 [N, H, W, C], with those of levels if the model has any."""
-    found = features(model, images)
-    if not isinstance(model, Glow) or not model.config.has_levels:
-        return found
-
-    def of_parts(batch: np.ndarray, condition: None) -> np.ndarray:
-        passages = [model.enter(batch, tf.fill(batch.shape, 0.5))]
-        for _ in model.parts:
-            passages.append(model.through_next_part(passages[-1])[0])
-        terms = [*(passage.log_likelihood for passage in passages[:-1]), -passages[-1].truncated[-1]]
-        nats = [before - after for before, after in itertools.pairwise(terms)]
-        return bits_per_dim(np.stack(nats, axis=1), [model.dimensions])
-
-    levels = in_batches(of_parts, images, "Bits of levels", np.empty((0, len(model.parts))))
-    return WithLevels(found.nll, found.latent, found.codec, levels)
 
 
 def other_sets(images: np.ndarray, seed: int, mnist: str) -> dict[str, np.ndarray]:
@@ -142,25 +97,24 @@ def main(given: flags.FlagValues) -> None:
     images = read_images(model.image_shape, given.dataset, given.data_dir, count=given.examples).images
     images = np.random.default_rng(given.seed).permutation(images)
     fitted, held_out = images[: len(images) // 2], images[len(images) // 2 :]
-    good = all_features(model, fitted)
-    sets = {HELD_OUT: held_out, **other_sets(held_out, given.seed, given.mnist)}
-    found = {name: all_features(model, other) for name, other in sets.items()}
+    good = features(model, fitted)
+    usual = features(model, held_out)
+    sets = {
+        name: features(model, other) for name, other in other_sets(held_out, given.seed, given.mnist).items()
+    }
     with added_to(given.csv, COLUMNS) as add:
         chosen = Scorer(model).fit(fitted, given.seed)
-        scorers = {score: Scorer(model, score).fit_features(plain(good), given.seed) for score in RULES}
-        if isinstance(good, WithLevels):
-            scorers[LEVELS] = Scorer(model, "density").fit_features(good, given.seed)
+        scores = [score for score in RULES if score != "levels" or good.levels is not None]
+        scorers = {score: Scorer(model, score).fit_features(good, given.seed) for score in scores}
         for score, scorer in {"auto": chosen, **scorers}.items():
-            seen = {name: own if score == LEVELS else plain(own) for name, own in found.items()}
-            usual = seen[HELD_OUT]
-            for name, of_set in seen.items():
-                truth = np.repeat([0, 1], [len(usual), len(of_set)])
-                scores = np.concatenate([scorer.unusual(usual), scorer.unusual(of_set)])
+            for name, found in {"held-out test images": usual, **sets}.items():
+                truth = np.repeat([0, 1], [len(usual), len(found)])
+                scores = np.concatenate([scorer.unusual(usual), scorer.unusual(found)])
                 area = roc_auc_score(truth, np.nan_to_num(scores, posinf=np.finfo(np.float64).max))
-                p_values = scorer.p_value_of(of_set)
+                p_values = scorer.p_value_of(found)
                 flagged = [f"{np.mean(p_values <= rate):.4f}" for rate in FALSE_ALARMS]
                 median = f"{np.median(p_values):.4f}"
-                add([given.model, name, len(of_set), score, f"{area:.4f}", *flagged, median])
+                add([given.model, name, len(found), score, f"{area:.4f}", *flagged, median])
                 print(f"{score:<11} {name:<43} AUROC {area:.4f}, flagged {', '.join(flagged)}", flush=True)
         for score, areas in chosen.areas.items():
             for kind, area in areas.items():

@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 from PIL import Image
 from sklearn.datasets import load_digits
-from small import preset_once, small_glow
+from small import preset_once, small_glow, small_levels
 
 from glow_tf.commands import cli
 from glow_tf.commands import score as command
@@ -41,7 +41,7 @@ def flat(count):
 def made_up(count, seed):
     """Features as of images of one kind."""
     rng = np.random.default_rng(seed)
-    return Features(*rng.normal(3, [[0.3], [0.1], [0.5]], (3, count)))
+    return Features(*rng.normal(3, [[0.3], [0.1], [0.5]], (3, count)), rng.normal(1, 0.1, (count, 2)))
 
 
 def test_features_are_those_of_the_model(model, digits, eager):
@@ -51,6 +51,22 @@ def test_features_are_those_of_the_model(model, digits, eager):
     latent = (0.5 * (eps**2).sum(1) + 32 * np.log(2 * np.pi)) / (64 * np.log(2))
     np.testing.assert_allclose(found.latent, latent, rtol=1e-5)
     assert found.codec[3] == codec_bits(digits[3])
+
+
+def test_bits_of_levels_add_up_and_are_a_score_of_their_own(digits, tmp_path, eager):
+    glow = small_levels()
+    glow.initialize(images := np.repeat(digits[:40], 3, axis=3))
+    found = features(glow, images)
+    assert found.levels.shape == (40, 3)
+    np.testing.assert_allclose(found.levels.sum(1), found.nll, atol=1e-5)
+    scorer = Scorer(glow, "levels").fit_features(found)
+    odd = Features(found.nll, found.latent, found.codec, found.levels + np.array([3, -3, 0]))
+    assert scorer.p_value_of(odd).max() == scorer.smallest  # all else is as usual
+    scorer.save(tmp_path / "c.json")
+    loaded = Scorer.load(tmp_path / "c.json", glow)
+    np.testing.assert_array_equal(loaded.p_value_of(found), scorer.p_value_of(found))
+    with pytest.raises(ConfigError, match=r"levels needs a model of levels.*: features without"):
+        scorer.p_value_of(Features(found.nll, found.latent, found.codec))
 
 
 def test_a_complex_image_takes_more_bits_as_a_file(rng):
@@ -99,7 +115,7 @@ def test_raw_likelihood_fails_where_the_default_does_not(model, digits, scorer):
 
 
 def test_the_score_is_chosen_with_good_images_alone(model, digits, scorer):
-    assert set(scorer.areas) == set(RULES)
+    assert set(scorer.areas) == set(RULES) - {"levels"}  # the model has none
     worst = {name: min(areas.values()) for name, areas in scorer.areas.items()}
     assert scorer.score == max(worst, key=worst.get)
     assert worst["nll"] < worst[scorer.score]
@@ -148,7 +164,7 @@ def test_what_is_unusual_in_a_feature_is_flagged_whatever_the_score(score):
     good.latent[:] = good.latent + 0.2 * good.codec
     scorer = Scorer(None, score).fit_features(good)
     centre, spread = np.mean(good.table, axis=0), np.std(good.table, axis=0)
-    frames = Features(*(centre + [[-6, -6, -6], [0, 0, -6], [6, 6, 6]] * spread).T)
+    frames = Features(*(centre + [[-6, -6, -6], [0, 0, -6], [6, 6, 6]] * spread).T, np.ones((3, 2)))
     assert all("unusually" in reason for reason in scorer.reasons(frames))
     assert (scorer.p_value_of(frames) <= 0.01).all()
 
