@@ -39,9 +39,9 @@ def define(values: flags.FlagValues) -> None:
     model_flags.define_seed(values)
     model_flags.define_images(values)
     about = (
-        "For fit: density (of likelihood, latents and size of a lossless file), levels (of these and the bits "
-        "of each level), nll, latent, typicality or complexity; auto: of all but nll and latent, the one that "
-        "is best at telling spoiled copies of the good images."
+        "For fit: density (of likelihood, latents and size of a lossless file), levels (these and the bits "
+        "of each level), nll, latent, typicality or complexity; auto: of all but nll and latent, the one "
+        "that is best at telling spoiled copies of the good images."
     )
     parsing.define(
         values,
