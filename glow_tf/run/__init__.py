@@ -4,10 +4,5 @@ from glow_tf.lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    {
-        "checkpoints": ["Checkpoints"],
-        "context": ["Run"],
-        "lifecycle": ["train"],
-        "workdir": ["Workdir"],
-    },
+    {"checkpoints": ["Checkpoints"], "context": ["Run"], "lifecycle": ["train"], "workdir": ["Workdir"]},
 )

@@ -21,13 +21,7 @@ from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.labels import checked_labels
 from glow_tf.training.batch import Batch, Dataset, last_members
-from glow_tf.training.datasets import (
-    EXPECTED,
-    as_dataset,
-    check_noise,
-    ends_with_its_first_epoch,
-    is_array,
-)
+from glow_tf.training.datasets import EXPECTED, as_dataset, check_noise, ends_with_its_first_epoch, is_array
 
 DEFAULT_BATCH_SIZE = 64
 
@@ -37,12 +31,7 @@ WHAT_Y_IS = {"labels": "a label", "condition": "what the model is given"}
 
 
 def for_fit(
-    glow: Glow,
-    x: Any,
-    batch_size: int | None,
-    seed: int,
-    arguments: dict[str, Any],
-    initial_step: int = 0,
+    glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: dict[str, Any], initial_step: int = 0
 ) -> Dataset:
     """Returns what `fit` trains on, and completes the other arguments of keras.Model.fit.
 

@@ -187,10 +187,7 @@ def steps_made(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
 
 
 def part_rates(
-    config: TrainConfig,
-    phases: Sequence[Phase],
-    num_parts: int,
-    factors: Sequence[tf.Variable] = (),
+    config: TrainConfig, phases: Sequence[Phase], num_parts: int, factors: Sequence[tf.Variable] = ()
 ) -> list[PartRate]:
     """Returns the learning rate of every part, in epochs; see `make_optimizers`."""
     rates = config.learning_rates(num_parts)

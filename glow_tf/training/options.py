@@ -88,10 +88,7 @@ class CompileOptions:
         return cls(**given)
 
     def checked(
-        self,
-        glow: Glow,
-        strategy: tf.distribute.Strategy,
-        optimizers: Sequence[keras.optimizers.Optimizer],
+        self, glow: Glow, strategy: tf.distribute.Strategy, optimizers: Sequence[keras.optimizers.Optimizer]
     ) -> CompileOptions:
         """Returns the options with `jit_compile` decided.
 

@@ -43,12 +43,7 @@ class PartsModel(PhasedModel):
     """
 
     def __init__(
-        self,
-        glow: Glow,
-        phases: Sequence[Phase] = (),
-        seed: int = 0,
-        objective: Objectives = None,
-        **kwargs,
+        self, glow: Glow, phases: Sequence[Phase] = (), seed: int = 0, objective: Objectives = None, **kwargs
     ):
         heads = [part.has_head for part in glow.parts]
         super().__init__(phases, heads, timed=bool(glow.part_devices), **kwargs)
