@@ -20,6 +20,9 @@ tf.config.set_logical_device_configuration(
 from glow_tf.bijectors import Coupling, FlowStep
 from glow_tf.config import CouplingConfig, ModelConfig
 from glow_tf.glow import Glow
+from glow_tf.schedule import Phase
+from glow_tf.training import PartsTrainer
+from glow_tf.training.batch import Batch
 from glow_tf.use import saved_model
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -130,6 +133,11 @@ def make_flow_step(
     **settings,
 ) -> FlowStep:
     return FlowStep(CouplingConfig(width, **settings), permutation, seed=seed, dtype=dtype, name=name)
+
+
+def objectives(trainer: PartsTrainer, images, phase: Phase, condition=None):
+    """Returns what a phase minimises, of each image, and the truncated likelihoods; see `Walk.evaluate`."""
+    return trainer.walk.evaluate(trainer.entering(Batch(images, condition=condition), phase), phase)
 
 
 def perturb(layer: keras.layers.Layer, scale: float = 0.1, seed: int = 0) -> None:

@@ -14,12 +14,8 @@ from glow_tf.training.walk import Walk
 class Averages:
     """Exponential moving averages of the weights, where the parts' optimizers keep them (Keras's `use_ema`).
 
-    Each part's optimizer adds to the averages of its own part, so they stand still while the part does not
-    train. Training always goes on from the weights themselves.
-
-    Args:
-      walk: through the model; it says what each optimizer trains.
-      optimizers: one per part, built.
+    Each part's optimizer, which is built, adds to the averages of its own part, so they stand still while the
+    part does not train. Training always goes on from the weights themselves.
     """
 
     def __init__(self, walk: Walk, optimizers: Sequence[keras.optimizers.Optimizer]):

@@ -49,9 +49,6 @@ class Band:
     median of the last part's own steps.
 
     `variables` are what a checkpoint has to hold so that a resumed run decides as an uninterrupted one does.
-
-    Args:
-      num_parts: number of parts n.
     """
 
     def __init__(self, num_parts: int):
@@ -92,12 +89,8 @@ class Band:
     ) -> Observed:
         """Looks at a step; the same on all replicas if the arguments are.
 
-        Args:
-          phase: what is trained.
-          finite: whether loss and gradients are finite, bool [].
-          losses: of the parts whose loss the phase watches (`rows_of`), bits/dim, [] each.
-          norms: of each active part's gradients, [] each.
-          arrived: for each part whether it has a batch, bool []; None if every part has.
+        The losses, bits/dim, are those that the phase watches (`rows_of`); the norms are of each active part.
+        `arrived` says of each part whether it has a batch; None: every part has. All are [].
         """
         values, watched = self._arranged(phase, losses, norms, arrived)
         medians, limits = self._medians_and_limits()

@@ -53,10 +53,8 @@ def last_members(config: ModelConfig, *, trains: bool) -> tuple[str, ...]:
 def unpack(batch: Any, config: ModelConfig, *, trains: bool = True) -> Batch:
     """Reads a batch as datasets give it: images, or with noise, or with an index, too; then `last_members`.
 
-    Args:
-      batch: a tensor, or a tuple; a tuple with None after it, as Keras hands on what is one argument.
-      config: of the model.
-      trains: whether its third member is the index; in evaluations it is the weights.
+    In evaluations the third member is the weights. Keras hands what is one argument on as a tuple, or as a
+    tuple with None after it.
     """
     pieces = list(batch) if isinstance(batch, (tuple, list)) else [batch]
     if isinstance(pieces[0], tuple):
@@ -70,15 +68,8 @@ def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> 
     """Draws the noise of a training step for images that come without noise.
 
     The noise of an example depends on its place in the global batch, not on the replica: replicas draw the
-    noise of the whole batch and take their own slice of it.
-
-    Args:
-      images: uint8 [B, H, W, C], one replica's.
-      seed: of the trainer, and the first part that the step trains: parts count their own steps.
-      step: number of the step among those of this part, [].
-
-    Returns:
-      Uniform numbers in [0, 1), float32 [B, H, W, C]; zeros for real images.
+    noise of the whole batch and take their own slice of it. The seed is that of the trainer, with the first
+    part that the step trains, which counts its own steps. Real images have noise of 0.
     """
     if images.dtype.is_floating:
         return tf.zeros_like(images)
@@ -101,15 +92,10 @@ def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> 
 
 
 def filled_up(batch: Batch) -> Batch:
-    """Fills an empty batch up with one black image of weight 0, where a batch may be empty.
+    """Fills an empty batch up with one black image of weight 0; its index stays as it is.
 
-    The last batch of a dataset may leave a replica without images.
-
-    Args:
-      batch: if its size is known, it is returned as it is. Its index stays as it is, too.
-
-    Returns:
-      The batch; it has no weights only if its size is known and it came without.
+    The last batch of a dataset may leave a replica without images. A batch of a known size is never empty,
+    and may go on without weights.
     """
     images, noise, index, weight, labels, condition = batch
     if images.shape[0] is not None:
@@ -132,9 +118,7 @@ def first_examples(
     """Returns the first `count` images of a dataset [count, H, W, C], their noise and condition, if any.
 
     Of a distributed dataset, which is read in its strategy's scope, they are those of this process.
-
-    Raises:
-      ConfigError: the dataset is empty.
+    ConfigError if the dataset is empty.
     """
     batches: list[tuple] = []
     found = 0

@@ -15,13 +15,7 @@ from glow_tf.glow import Glow
 
 
 class Amplification(NamedTuple):
-    """The largest |log s| of one kind of bijector in a model, and where it is.
-
-    Attributes:
-      log_scale: largest |log s|, nats.
-      part: number of the part, from 1.
-      bijector: its name.
-    """
+    """The largest |log s| (nats) of one kind of bijector in a model, and where it is; parts count from 1."""
 
     log_scale: float
     part: int
@@ -52,13 +46,7 @@ class Conditioning(NamedTuple):
 
 
 class Probe:
-    """Measures a model on a few images, again and again; traced once.
-
-    Args:
-      glow: the model.
-      images: uint8 [B, H, W, C].
-      condition: what the model is given with each.
-    """
+    """Measures a model on a few images, uint8 [B, H, W, C], again and again; traced once."""
 
     def __init__(self, glow: Glow, images: tf.Tensor, condition: Condition = None):
         self.glow = glow
@@ -84,13 +72,7 @@ class Probe:
 def largest_log_scales(
     glow: Glow, v: tf.Tensor, condition: Condition = None
 ) -> tuple[Amplification, Amplification]:
-    """Returns the largest |log s| of the 1×1 convolutions and of the couplings.
-
-    Args:
-      glow: the model.
-      v: dequantised images [B, H, W, C]; the couplings' scales depend on them.
-      condition: what the model is given with each.
-    """
+    """Returns the largest |log s| of the 1×1 convolutions, and of the couplings for dequantised images v."""
     return _largest(_steps(glow), _encode(glow, v, condition)[1].numpy())
 
 
@@ -101,11 +83,9 @@ def _steps(glow: Glow) -> list[tuple[int, str]]:
 
 
 def _encode(glow: Glow, v: tf.Tensor, condition: Condition) -> tuple[tf.Tensor, tf.Tensor]:
-    """Encodes dequantised images v [B, H, W, C] step by step.
+    """Encodes dequantised images v [B, H, W, C] step by step, to whitened latents [B, D].
 
-    Returns:
-      The whitened latents [B, D], and the largest |log s| of the convolution and of the coupling of every
-      step, [steps, 2].
+    With them comes the largest |log s| of the convolution and of the coupling of every step, [steps, 2].
     """
     latents, scales, h = [], [], glow.dequantize.forward(v)
     for k, part in enumerate(glow.parts):

@@ -31,16 +31,11 @@ def is_array(x: Any) -> bool:
 def as_dataset(glow: Glow, x: Any, *, trains: bool) -> Dataset:
     """Returns a source of batches as a dataset whose elements are checked and have the model's shape.
 
-    Args:
-      glow: the model that the images must fit.
-      x: a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterator or generator, or an iterable, of batches.
-        A batch is images uint8 [B, H, W, C], (images, noise) or (images, noise, third). At its end are, if it
-        trains a model with classes, their labels, integers [B], and what a model is given with each image.
-      trains: whether the third member of a batch is an index (integers); otherwise it is a weight
-        (floating-point numbers).
-
-    Raises:
-      ConfigError: x, or what its batches hold, is something else.
+    The source is a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterator or generator, or an iterable. A
+    batch is images uint8 [B, H, W, C], (images, noise) or (images, noise, third). The third member is an
+    index (integers) if the batch trains, and otherwise a weight (floating-point numbers). At the end are, if
+    it trains a model with classes, their labels, integers [B], and what a model is given with each image.
+    ConfigError if x, or what its batches hold, is something else.
     """
     if isinstance(x, tf.distribute.DistributedDataset):
         return x  # it has the pieces of one that was checked
@@ -71,11 +66,7 @@ def ends_with_its_first_epoch(dataset: Dataset) -> bool:
 
 
 class OneShot:
-    """Batches of an iterator, which can be looked at before training without losing them.
-
-    Args:
-      batches: yields each batch once.
-    """
+    """Batches of an iterator, which can be looked at before training without losing them."""
 
     def __init__(self, batches: Iterator[Any]):
         self._batches = batches

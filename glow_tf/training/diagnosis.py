@@ -33,19 +33,10 @@ def explain_non_finite(
     loss: float,
     gradient_norms: Sequence[float],
 ) -> NonFiniteError:
-    """Describes the first bijector whose output is not finite for a batch.
+    """Describes the first bijector whose output is not finite for a batch, with the weights before the step.
 
-    Args:
-      glow: with the weights of the failed step.
-      phase: which parts ran.
-      step: the number of steps that trained the last part before this one.
-      in_a_row: how many steps in a row were not finite; this one is the last of them.
-      seen: the batch.
-      loss: the step's loss, bits/dim.
-      gradient_norms: of each active part.
-
-    Returns:
-      An error whose message names the step, the place, the conditioning and the remedy.
+    `step` steps trained the last part before this one, which is the last of `in_a_row` that were not finite.
+    The loss is in bits/dim. The message names the step, the place, the conditioning and the remedy.
     """
     bad = [k for k, n in zip(phase.active, gradient_norms, strict=True) if not math.isfinite(n)]
     where = _first_fault(glow, phase, seen)
@@ -71,18 +62,9 @@ def explain_divergence(
     observed: Observed,
     rows: tuple[Sequence[int], Sequence[int]],
 ) -> DivergedError:
-    """Describes a step that is outside of its band, after too many of them.
+    """Describes a step that is outside of its band, after too many of them; see `explain_non_finite`.
 
-    Args:
-      glow: with the weights before the step.
-      phase: what was trained.
-      step: the number of steps that trained the last part before this one.
-      seen: the batch.
-      observed: what the band says of the step.
-      rows: of the losses and of the norms that the phase watches.
-
-    Returns:
-      An error whose message names the step, what was outside, the place, the conditioning and the remedy.
+    `rows` are those of the losses and of the norms that the phase watches.
     """
     what, at_fault = [], []
     for names, unit, kinds in ((phase.ends, " bits/dim", rows[0]), (phase.active, "", rows[1])):

@@ -17,17 +17,11 @@ from glow_tf.training.phased_model import PhaseSwitch
 def callbacks_for(
     given: Any, optimizers: Sequence[keras.optimizers.Optimizer], missing: Mapping[int, Set[str]]
 ) -> list[keras.callbacks.Callback]:
-    """Returns the callbacks of a `fit`: the user's between the trainer's own.
+    """Returns the callbacks of a `fit`: the user's (one, a list, or None) between the trainer's own.
 
-    Args:
-      given: the user's callbacks: one, a list, or None.
-      optimizers: one per part.
-      missing: for each epoch, the names of logs that it does not compute.
-
-    Raises:
-      ConfigError: a callback would reach one part alone, or watches what the first epoch does not compute,
-        or not as many in a row as its patience lasts. Keras would take the first NaN for the best value, and
-        every later one for no improvement.
+    ConfigError if a callback would reach one part alone, or watches what is `missing` of the first epoch, or
+    of as many in a row as its patience lasts. Keras would take the first NaN for the best value, and every
+    later one for no improvement.
     """
     callbacks: Sequence[Any] = keras.tree.flatten(given) if given is not None else []
     num_parts = len(optimizers)
@@ -71,7 +65,6 @@ class EndWithAverages(keras.callbacks.Callback):
     """
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        """Replaces them."""
         for k, optimizer in enumerate(self.model.optimizers[1:], start=1):
             optimizer.finalize_variable_values(self.model.walk.variables_of(k))
 
@@ -82,13 +75,8 @@ class AllOptimizers(keras.callbacks.Callback):
     Rates: callbacks (`ReduceLROnPlateau`, `LearningRateScheduler`, users' own) set the rate of the model's
     optimizer. This callback comes last. Before each step it compares the first part's rate with what it was,
     and multiplies the other parts' rates by the same factor. Where another callback has set other rates, too,
-    as `BackupAndRestore` does, all stay as they are.
-
-    Args:
-      optimizers: one per part, with the rates from before any callback.
-
-    Raises:
-      ConfigError: the first part's rate was changed, and another part's rate follows a schedule.
+    as `BackupAndRestore` does, all stay as they are. ConfigError if the first part's rate was changed, and
+    another part's follows a schedule.
     """
 
     def __init__(self, optimizers: Sequence[keras.optimizers.Optimizer]):
@@ -98,24 +86,19 @@ class AllOptimizers(keras.callbacks.Callback):
         self._ratios = [1.0] * len(self._rates)  # to the first part's rate, when it was last not 0
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Follows a change of the rate from before."""
         self._follow()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Follows a change of the rate."""
         self._follow()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Follows a change of the rate, and notes those of the others."""
         self._follow()
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        """Follows a change of the rate since the last step."""
         if _number(self._rates[0]) != self._last[0]:
             self._follow()
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        """Follows a last change of the rate."""
         self._follow()
 
     def _now(self) -> list[float | None]:

@@ -40,12 +40,8 @@ class StepGradients(NamedTuple):
 class OneTape:
     """Computes the gradients of a step with one tape, where all parts share a device.
 
-    Only the phase's variables are watched, so nothing is recorded before the first active part.
-
-    Args:
-      walk: through the model.
-      reversible: activations are recomputed.
-      replicas: how many make a step together.
+    Only the phase's variables are watched, so nothing is recorded before the first active part. `reversible`
+    recomputes activations; so many replicas make a step together.
     """
 
     def __init__(self, walk: Walk, reversible: bool, replicas: int):
@@ -58,12 +54,9 @@ class OneTape:
     ) -> StepGradients:
         """Returns the gradients of a step.
 
-        Args:
-          passage: a batch before the first part, or before the one whose frozen prefix was cached.
-          phase: which parts run, and which cuts gradients cross.
-          weight: 0 or 1 for every example, [B], where replicas may have batches of different sizes; None if
-            all have the same size.
-          queues: always None; only parts on devices of their own have queues.
+        The batch is before the first part, or before the one whose frozen prefix was cached. The weight is 0
+        or 1 for every example, [B], where replicas may have batches of different sizes. Only parts on devices
+        of their own have queues.
         """
         groups = self._walk.trained_variables(phase)
         variables = [v.value for group in groups for v in group]
@@ -113,9 +106,6 @@ class TapePerPart:
 
     A tape does not remember where it recorded, so every part has its own tape. Where gradients cross a cut,
     that of a part's input is handed back to the part before it.
-
-    Args:
-      walk: through a model whose parts have devices.
     """
 
     def __init__(self, walk: Walk):
@@ -124,14 +114,7 @@ class TapePerPart:
     def __call__(
         self, passage: Passage, phase: Phase, weight: tf.Tensor | None, queues: DelayQueues | None = None
     ) -> StepGradients:
-        """Returns the gradients of a step; see `OneTape`.
-
-        Args:
-          passage: a batch before the first part.
-          phase: which parts run, and which cuts gradients cross.
-          weight: 0 or 1 for every example, [B]; None if all have weight 1.
-          queues: where batches wait between parts; None if they do not.
-        """
+        """Returns the gradients of a step; see `OneTape`. `queues` are where batches wait between parts."""
         walk = self._walk
         groups = walk.trained_variables(phase)
         watched = {k: [v.value for v in group] for k, group in zip(phase.active, groups, strict=True)}
@@ -139,7 +122,7 @@ class TapePerPart:
 
         shape = walk.image_shape_of(passage)
 
-        def visit(passage: Passage) -> _Record:
+        def visit(passage: Passage, phase: Phase) -> _Record:
             k = len(passage.truncated)
             if queues is not None and k > 0:
                 passage = queues.exchange(k, passage)

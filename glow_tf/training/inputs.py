@@ -35,17 +35,9 @@ def for_fit(
 ) -> Dataset:
     """Returns what `fit` trains on, and completes the other arguments of keras.Model.fit.
 
-    Args:
-      glow: the model, which the images must fit.
-      x: uint8 images [N, H, W, C], which are shuffled anew every epoch, or a source of batches (see
-        `datasets.as_dataset`), which keeps its own order.
-      batch_size: images per batch, for an array; 64 by default.
-      seed: of the order and the noise, for an array.
-      arguments: of keras.Model.fit; `steps_per_epoch` and `validation_data` are set where they are needed.
-      initial_step: steps of the first epoch that were made before.
-
-    Raises:
-      ConfigError: the images do not fit the model, or an argument has no meaning here.
+    An array of images [N, H, W, C] is shuffled anew every epoch, by the seed; a source of batches (see
+    `datasets.as_dataset`) keeps its own order. `steps_per_epoch` and `validation_data` are set where they are
+    needed. ConfigError if the images do not fit the model, or an argument has no meaning here.
     """
     y = _last_of_array(glow, x, arguments.pop("y", None), trains=True)
     _refuse_unused(arguments)
@@ -110,11 +102,7 @@ def _shuffled(
 
 
 def check_executions(steps_per_execution: int, steps: int | None, initial_step: int) -> None:
-    """Checks that Keras, which makes several steps at a time, makes as many as an epoch has.
-
-    Raises:
-      ConfigError: the last ones of an epoch would be of the next, in the phase of this one.
-    """
+    """Raises ConfigError if the last steps of several at a time would be of the next epoch, in this phase."""
     if steps_per_execution > 1 and ((steps or 0) % steps_per_execution or initial_step % steps_per_execution):
         raise ConfigError(
             "steps_per_epoch and initial_step must be multiples of steps_per_execution. Received: "
@@ -153,16 +141,8 @@ def for_evaluation(
 def for_one_step(glow: Glow, x: Any, y: Any, arguments: dict[str, Any], *, trains: bool) -> Batch:
     """Returns the batch that `train_on_batch` or `test_on_batch` is given.
 
-    Args:
-      glow: the model, which the batch must fit.
-      x: images uint8 [B, H, W, C], or a tuple of what a batch of a dataset holds: (images, noise) and, if it
-        trains a model with classes, labels [B] at the end.
-      y: the labels, if x does not hold them.
-      arguments: `sample_weight` and the like, which have no meaning here.
-      trains: whether the model learns from it; otherwise labels are not used.
-
-    Raises:
-      ConfigError: the images, the noise or the labels do not fit the model, or an argument has no meaning.
+    x is images [B, H, W, C], or a tuple of what a batch of a dataset holds; what it lacks at the end is y.
+    ConfigError if something does not fit the model, or an argument, as `sample_weight`, has no meaning here.
     """
     last = last_members(glow.config, trains=trains)
     _refuse_unused(arguments)
@@ -195,10 +175,8 @@ def _checked_batch_size(given: Any) -> int:
 def _last_of_array(glow: Glow, x: Any, y: Any, *, trains: bool) -> dict[str, Any]:
     """Returns y as the last members that batches of an array of images have, by name, [N, …] each.
 
-    A source of batches has its own, and no y.
-
-    Raises:
-      ConfigError: y is missing, out of place, or does not fit the model or the number of images.
+    A source of batches has its own, and no y. ConfigError if y is missing, out of place, or does not fit the
+    model or the number of images.
     """
     last = last_members(glow.config, trains=trains)
     if not last or not is_array(x):

@@ -38,7 +38,7 @@ class LocalSteps:
     With `every=1` the gradients are summed in each step, and there are no meetings.
 
     Args:
-      walk: through the model; it says what each optimizer trains.
+      walk: through the model.
       optimizers: one per part. The current strategy's replicas meet.
       every: how many steps lie between two meetings.
       outer_step: rate and μ.
@@ -80,11 +80,7 @@ class LocalSteps:
         self._steps = 0  # of the running epoch
 
     def begin_epoch(self, phase: Phase, steps: int | None, goes_on: bool) -> None:
-        """Remembers the weights of an epoch's start.
-
-        Raises:
-          ConfigError: the number of steps is not known, or an epoch goes on after some of them.
-        """
+        """Remembers the weights of an epoch's start; ConfigError if it goes on, or has no known end."""
         if self._every == 1:
             return
         if steps is None or goes_on:

@@ -43,7 +43,6 @@ class MeanAsLoss(keras.metrics.Mean):
     """A mean that is reported as `loss`, too."""
 
     def result(self) -> dict[str, tf.Tensor]:
-        """Returns the mean, twice."""
         mean = super().result()
         return {self.name: mean, "loss": mean}
 
@@ -56,9 +55,8 @@ class StepMeans:
     whole chain as `bpd` and as `loss`. `skipped_steps` is the number of steps that were skipped because they
     were not finite; the means leave them out.
 
-    Args:
-      heads: for every part, whether it has a flow head, which scores it only where it is trained.
-      timed: whether parts have their own devices.
+    `heads` says of every part whether it has a flow head, which scores it only where it is trained; `timed`,
+    whether parts have their own devices.
     """
 
     def __init__(self, heads: Sequence[bool], timed: bool):
@@ -102,13 +100,7 @@ class StepMeans:
         return [k for k, has_head in enumerate(self._heads) if phase.scores(k, has_head)]
 
     def update(self, phase: Phase, step: StepGradients, updated: Updated) -> None:
-        """Adds a step.
-
-        Args:
-          phase: what was trained.
-          step: what was computed.
-          updated: the gradients' norms, and whether the step was applied.
-        """
+        """Adds a step."""
         finite = updated.finite
         replicas = tf.distribute.get_strategy().num_replicas_in_sync  # each of them counts the step
         self._skipped.update_state(tf.where(finite, 0.0, 1 / replicas))

@@ -51,7 +51,6 @@ class PriorObjective(LocalObjective):
     """
 
     def losses(self, view: PartView) -> tf.Tensor:
-        """See `LocalObjective`."""
         return view.truncated_nll
 
 
@@ -61,13 +60,9 @@ Objectives = type[LocalObjective] | Callable[[], LocalObjective] | Sequence[Loca
 def objectives_of(glow: Glow, given: Objectives) -> list[LocalObjective | None]:
     """Returns the objectives of one's own, built: one for each part, or None where the prior scores the part.
 
-    Args:
-      glow: the model.
-      given: a class, or a function without arguments, for an objective of every part but the last; or one
-        objective for each part, None where the part keeps its own.
-
-    Raises:
-      ConfigError: it is something else, or a part that it is for has a prior to train.
+    Given is a class, or a function without arguments, for an objective of every part but the last; or one
+    objective for each part, None where the part keeps its own. ConfigError if it is something else, or a part
+    that it is for has a prior to train.
     """
     num_parts = len(glow.parts)
     if given is None:
@@ -114,11 +109,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def imported_objective(name: str) -> type[LocalObjective]:
-    """Returns the class that `--objective=module:Class` names.
-
-    Raises:
-      ConfigError: there is none.
-    """
+    """Returns the class that `--objective=module:Class` names; ConfigError if there is none."""
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)

@@ -100,7 +100,6 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         return self.cosine and step >= self.steps
 
     def get_config(self) -> dict:
-        """See keras.optimizers.schedules.LearningRateSchedule."""
         factor = 1.0 if self.factor is None else float(self.factor.numpy())
         finetune = self.finetune_learning_rate
         return {
@@ -118,7 +117,7 @@ class Fused:
     """One of Keras's optimizers with TensorFlow's own kernel: one pass over each variable, not ten."""
 
     def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> None:
-        """See keras.optimizers.Optimizer."""
+        """Applies gradients; what is the same for all variables is computed once."""
         vars(self)["_shared"] = {}  # not by an attribute: Keras would put the dictionary into checkpoints
         super().apply(grads, trainable_variables)
         vars(self).pop("_shared", None)  # with it the graphs; replicas share an optimizer
@@ -167,7 +166,6 @@ class FusedAdam(Fused, keras.optimizers.Adam):
             raise ValueError("FusedAdam has no amsgrad; keras.optimizers.Adam has. Received: amsgrad=True")
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """See keras.optimizers.Optimizer."""
         kernel = tf.raw_ops.ResourceApplyAdam
         self._apply_kernel(kernel, gradient, variable, learning_rate, beta2_power=self.beta_2)
 
@@ -177,7 +175,6 @@ class FusedAdamax(Fused, keras.optimizers.Adamax):
     """Keras's Adamax, `Fused`."""
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """See keras.optimizers.Optimizer."""
         self._apply_kernel(tf.raw_ops.ResourceApplyAdaMax, gradient, variable, learning_rate)
 
 
@@ -213,8 +210,7 @@ def part_rates(
 def count_steps(optimizers: Iterable[keras.optimizers.Optimizer], steps_per_epoch: int | None) -> None:
     """Tells optimizers how many steps an epoch has, unless they know it.
 
-    Raises:
-      ConfigError: it is not known now, either, and a rate or a decay follows it.
+    ConfigError if it is not known now, either, and a rate or a decay follows it.
     """
     for optimizer in optimizers:
         rate = rate_of(optimizer)
@@ -241,16 +237,9 @@ def check_rates(
     steps_per_epoch: int | None,
     initial_step: int = 0,
 ) -> None:
-    """Checks that no epoch would train a part at a rate that has fallen to 0 before it.
+    """Raises ConfigError if an epoch to come would train a part at a rate that has fallen to 0 before it.
 
-    Args:
-      optimizers: one per part.
-      phases: of the epochs to come.
-      steps_per_epoch: None if it is not known; then the first epoch of each part counts.
-      initial_step: steps of the first epoch that were made before.
-
-    Raises:
-      ConfigError: one would: the cosine of the part is over.
+    If the number of steps per epoch is not known, the first epoch of each part counts.
     """
     rates = [rate_of(optimizer) for optimizer in optimizers]
     if not any(isinstance(rate, PartRate) and rate.cosine for rate in rates):

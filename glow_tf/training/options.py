@@ -92,9 +92,8 @@ class CompileOptions:
     ) -> CompileOptions:
         """Returns the options with `jit_compile` decided.
 
-        Raises:
-          ConfigError: there is not one optimizer per part, or options are no counts, not finite, or exclude
-            each other.
+        ConfigError if there is not one optimizer per part, or options are no counts, not finite, or exclude
+        each other.
         """
         _check_optimizers(optimizers, len(glow.parts))
         jit_compile = self.jit_compile
@@ -194,15 +193,9 @@ def warn_of_rates(optimizers: Sequence[keras.optimizers.Optimizer], rate_scaling
 
 
 def optimizers_per_part(given: Any, num_parts: int) -> list[keras.optimizers.Optimizer]:
-    """Returns one optimizer per part.
+    """Returns one optimizer per part: those given, or new ones of one optimizer, its name or its config.
 
-    Args:
-      given: a list of optimizers, one per part; or one optimizer, its name or its config, of which every part
-        gets a new one.
-      num_parts: number of parts.
-
-    Raises:
-      ConfigError: it is something else, such as an optimizer of another Keras.
+    ConfigError if something else is given, such as an optimizer of another Keras.
     """
     if isinstance(given, str | dict):
         return [keras.optimizers.get(given) for _ in range(num_parts)]

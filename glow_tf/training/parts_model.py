@@ -33,14 +33,7 @@ from glow_tf.training.walk import Walk
 
 
 class PartsModel(PhasedModel):
-    """A `Glow` with an optimizer, a local objective and a device for each part; see `PartsTrainer`.
-
-    Args:
-      glow: the model to train, built.
-      phases: the phase of every epoch.
-      seed: of the order of the images and the noise, where `fit` is given an array.
-      objective: of one's own; see `objectives_of`.
-    """
+    """A `Glow` with an optimizer, a local objective and a device for each part; see `PartsTrainer`."""
 
     def __init__(
         self, glow: Glow, phases: Sequence[Phase] = (), seed: int = 0, objective: Objectives = None, **kwargs
@@ -73,11 +66,7 @@ class PartsModel(PhasedModel):
             self.glow.initialize(images, noise, condition)
 
     def initialize_from(self, dataset: Dataset) -> None:
-        """Runs `initialize` on the first images of a dataset, unless the model is initialised.
-
-        Raises:
-          ConfigError: the dataset is empty, or its images do not fit the model.
-        """
+        """Runs `initialize` on the first images of a dataset, unless the model is initialised."""
         if not self.glow.initialized:
             count = initialization_examples(self.glow.image_shape)
             with self.distribute_strategy.scope():
@@ -91,7 +80,7 @@ class PartsModel(PhasedModel):
 
     @property
     def trainable_weights(self) -> list[keras.Variable]:
-        """See keras.Layer; part by part, as the optimizers have them: Keras ends averages in this order."""
+        # Part by part, as the optimizers have them: Keras ends averages in this order.
         if not any(getattr(self, "local_objectives", ())):
             return super().trainable_weights
         return [v for k in range(len(self.glow.parts)) for v in self.walk.variables_of(k)]
@@ -143,32 +132,6 @@ class PartsModel(PhasedModel):
         self.forget_train_functions()
         for part in self.glow.parts:
             part.set_reversible(options.reversible)
-
-    def objectives(
-        self,
-        images: tf.Tensor,
-        noise: tf.Tensor | None,
-        phase: Phase,
-        index: tf.Tensor | None = None,
-        labels: tf.Tensor | None = None,
-        condition: Condition = None,
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Evaluates what a phase evaluates.
-
-        Args:
-          images: uint8 [B, H, W, C].
-          noise: in [0, 1), [B, H, W, C]; drawn from the trainer's seed if None.
-          phase: which parts run, and whether gradients cross the cuts.
-          index: places of the examples in the training data, [B], where the phase has a `PrefixCache`.
-          labels: the class of each image, integers [B]; None scores a model with classes by their mixture.
-          condition: what the model is given with each image.
-
-        Returns:
-          The loss of every example [B] and the truncated negative log-likelihoods [B], in bits per dimension;
-          see `Walk.evaluate`.
-        """
-        passage = self.entering(Batch(images, noise, index, None, labels, condition), phase)
-        return self.walk.evaluate(passage, phase, reversible=self.options.reversible)
 
     def entering(self, batch: Batch, phase: Phase) -> Passage:
         """Returns a batch as it enters the first part that runs, or the one whose frozen prefix is cached."""
@@ -235,7 +198,6 @@ class PartsModel(PhasedModel):
         return self.glow.call(images, condition)
 
     def get_config(self) -> dict:
-        """See keras.Model."""
         return {
             "name": self.name,
             "glow": keras.saving.serialize_keras_object(self.glow),
@@ -249,7 +211,6 @@ class PartsModel(PhasedModel):
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> PartsModel:
-        """See keras.Model."""
         load, own = keras.saving.deserialize_keras_object, config.get("objective")
         return cls(
             load(config["glow"], custom_objects),
@@ -260,14 +221,12 @@ class PartsModel(PhasedModel):
         )
 
     def get_compile_config(self) -> dict | None:
-        """See keras.Model."""
         if not self.compiled:
             return None
         optimizers = [keras.saving.serialize_keras_object(o) for o in self.optimizers]
         return {"optimizers": optimizers, **self.options.to_config()}
 
     def compile_from_config(self, config: dict) -> None:
-        """See keras.Model."""
         optimizers = [keras.saving.deserialize_keras_object(o) for o in config.pop("optimizers")]
         config = {**IF_MISSING, **config}
         if not self.glow.part_devices:  # they are not saved

@@ -22,10 +22,7 @@ from glow_tf.training.metrics import MeanAndError, StepMeans
 class PhasedModel(DensityModel, BuiltBeforeFit):
     """A model whose epochs are in phases; each phase has its own train function, which is traced once.
 
-    Args:
-      phases: the phase of every epoch, if it is known. Epochs beyond the last phase are end to end.
-      heads: for every part, whether it has a flow head.
-      timed: whether parts have their own devices, and steps report how long each was busy.
+    Epochs beyond the last of the phases are end to end. `heads` and `timed` are those of `StepMeans`.
 
     Attributes:
       has_own_phases: whether it was made with phases.
@@ -33,9 +30,6 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
       test_metric: what an evaluation reports.
       traced: the phases that have made a step, whose train functions are traced.
       steps_before: steps of the running epoch that were made before this `fit`, which goes on after them.
-
-    Raises:
-      ConfigError: a phase names a part that there is not.
     """
 
     def __init__(self, phases: Sequence[Phase], heads: Sequence[bool], timed: bool = False, **kwargs):
@@ -51,14 +45,13 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
         self.steps_before = 0
 
     def build(self, input_shape: Any = None) -> None:
-        """Marks the model as built; a subclass calls it when it has everything that Keras is to track."""
+        # A subclass calls it when it has everything that Keras is to track.
         self.built = True
 
     def set_phases(self, phases: Sequence[Phase]) -> None:
-        """Sets the phase of every epoch; a training step is in the first one.
+        """Sets the phase of every epoch; ConfigError if one is made for another number of parts.
 
-        Raises:
-          ConfigError: a phase is made for another number of parts.
+        A training step is in the first one.
         """
         whole = (end_to_end(self._num_parts), simultaneous(self._num_parts))
         known = {(phase.active, phase.crossed): phase for phase in whole}
@@ -107,7 +100,6 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
         self.set_phase(self._phase)
 
     def make_test_function(self, force: bool = False) -> None:
-        """Makes the test function."""
         if self.test_function is not None and not force:
             return
         if in_several_processes(self.distribute_strategy):
@@ -144,7 +136,7 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
         return results
 
     def reset_metrics(self) -> None:
-        """See keras.Model; an epoch that goes on keeps the means of its steps so far."""
+        """Starts the means anew; an epoch that goes on keeps those of its steps so far."""
         if self.steps_before and not self._evaluating:
             return
         if in_several_processes(self.distribute_strategy):
@@ -173,7 +165,6 @@ class PhaseSwitch(keras.callbacks.Callback):
     """Puts a `PhasedModel` into the phase of each epoch; the steps before `steps_before` pass by."""
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the phase."""
         self.model.set_phase(self.model.phase_of(epoch))
         self.model.reset_metrics()
         self.model.on_epoch_start(self.params["steps"])

@@ -95,10 +95,9 @@ class PrefixCache:
         return (end - first_end) * batches / (batches - 1)
 
     def passage(self, index: tf.Tensor) -> Passage:
-        """Returns examples as they enter the trained part, without labels and condition.
+        """Returns the examples at these places of the training data, [B], as they enter the trained part.
 
-        Args:
-          index: places of the examples in the training data, [B].
+        Labels and condition are not among what it holds.
         """
         with tf.device("CPU:0"):
             return self._kept.map(lambda kept: kept.sparse_read(index))

@@ -23,10 +23,8 @@ class DelayQueues:
 
     An epoch: `start`, then one `arrived` per training step, then `flush`.
 
-    Args:
-      glow: a model whose parts have devices; each queue is on the device of the part after it.
-      batch_spec: `element_spec` of the training data, with a known batch size.
-      delay: steps that a batch waits before each part, at least 1.
+    Each queue is on the device of the part after it. `batch_spec` is the `element_spec` of the training data,
+    with a known batch size.
     """
 
     def __init__(self, glow: Glow, batch_spec: Any, delay: int):
@@ -67,11 +65,7 @@ class DelayQueues:
             return self._queues[k].exchange(passage)
 
     def flush(self, step: Callable[[Iterator], Any]) -> None:
-        """Ends an epoch: runs the queued batches through the remaining parts.
-
-        Args:
-          step: the train function of the phase, which takes an iterator over batches.
-        """
+        """Ends an epoch: runs the queued batches through the remaining parts, by the train function."""
         self._batches.assign(self._step)
         nothing = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), self.batch_spec)
         batches = iter(tf.data.Dataset.from_tensors(nothing).repeat())

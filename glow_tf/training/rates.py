@@ -13,9 +13,7 @@ FAST = 0.5
 def unsuited_rates(highest: float, warmup_steps: int) -> list[str]:
     """Returns a sentence for what is wrong with rates under `rate_scaling=size`; empty if nothing is.
 
-    Args:
-      highest: the highest rate of a part, for Adamax or Adam.
-      warmup_steps: over which it rises.
+    `highest` is the highest rate of a part, for Adamax or Adam.
     """
     default = TrainConfig()
     rate = float(default.learning_rate)

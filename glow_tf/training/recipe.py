@@ -49,14 +49,8 @@ def recipe_of(
 ) -> Recipe:
     """Returns the recipe of the settings, made in the current strategy's scope.
 
-    Args:
-      train: the settings.
-      glow: the model.
-      phases: the phase of every epoch, if the settings are not to say it.
-      steps_per_epoch: training steps per epoch; None: `count_steps` tells it the optimizers later.
-
-    Raises:
-      ConfigError: the settings do not fit the model, or contradict the phases, or are for runs alone.
+    Without phases the settings say them; without `steps_per_epoch`, `count_steps` tells the optimizers later.
+    ConfigError if the settings do not fit the model, or contradict the phases, or are for runs alone.
     """
     num_parts = len(glow.parts)
     said = phases_of_training(train, num_parts)

@@ -81,14 +81,9 @@ class SkippedSteps:
     ) -> tf.Tensor:
         """Returns whether a step may change the weights, bool []; the same on all replicas that make it.
 
-        Args:
-          phase: what is trained.
-          step: its losses are those of this replica.
-          norms: of the gradients, [] each; the same on all replicas.
-          batch: returns the step's batch, for the message.
-
-        Raises:
-          tf.errors.InvalidArgumentError: training has to stop; `fault` says why. Not in several processes.
+        The step's losses are those of this replica, the gradients' norms the same on all. `batch` returns
+        what the message looks into. Where training has to stop, the step fails with TensorFlow's
+        InvalidArgumentError, but not in several processes; `fault` says why.
         """
         finite = tf.reduce_all(tf.math.is_finite(tf.stack([step.loss, *norms])))
         losses = [mean_over_examples(step.truncated[k], step.weight) for k in self.band.rows_of(phase)[0]]
@@ -161,13 +156,8 @@ class SkippedSteps:
     ) -> tf.Tensor:
         """Returns a check that fails if training has to stop, but in several processes.
 
-        Args:
-          phase: what is trained.
-          stops: whether it has to, bool [].
-          batch: returns the step's batch.
-          numbers: how many steps in a row it is the last of, or 0 if it is finite; the step's loss, []; the
-            gradients' norms, [parts].
-          observed: what the band says; None without one.
+        The numbers are: how many steps in a row this one is the last of, or 0 if it is finite; its loss; the
+        gradients' norms, [parts].
 
         Python finds out where, and the graph fails by itself. TensorFlow would log an exception of the Python
         function twice, with its traceback, before the message of the run.
@@ -210,10 +200,7 @@ def _over_replicas(
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Returns on how many replicas the loss is not finite, and the mean of each loss over all examples.
 
-    Args:
-      bad: 1 if this replica's loss is not finite, 0 otherwise, [].
-      losses: means over this replica's examples, [] each.
-      weight: 0 or 1 for each of them, [B]; None if all replicas have the same number.
+    `bad` is 1 if this replica's loss is not finite, otherwise 0; the losses are means over its examples.
     """
     count = tf.ones([]) if weight is None else tf.cast(tf.reduce_sum(weight), tf.float32)
     own = [tf.cast(bad, tf.float32), count, *(count * tf.cast(loss, tf.float32) for loss in losses)]

@@ -29,14 +29,9 @@ class Traffic(NamedTuple):
 
 
 def step_traffic(walk: Walk, phase: Phase, *, cached: bool = False, reduced: int | None = None) -> Traffic:
-    """Computes what a step of a phase moves.
+    """Computes what a step of a phase moves; nothing crosses a cut where a `PrefixCache` serves the phase.
 
-    Args:
-      walk: through the model.
-      phase: which parts run, and whether gradients cross the cuts.
-      cached: whether a `PrefixCache` holds the outputs of the parts before the trained one; then nothing
-        crosses a cut.
-      reduced: bytes per step that replicas reduce; None: those of the gradients.
+    `reduced` is what replicas reduce per step, in bytes; None: the gradients.
     """
     glow = walk.glow
     size = tf.as_dtype(glow.compute_dtype).size

@@ -38,18 +38,10 @@ class Update:
     optimizer; only its step count goes on, so that the rate does. If gradients are accumulated, it counts as
     one with gradients of 0.
 
-    Args:
-      walk: through the model; it says what each optimizer trains.
-      optimizers: one per part; builds them, in the current strategy's scope.
-      clip_norm: largest global norm of the gradients; 0 does not clip. The norm is over each group of
-        parts that gradients join: end to end over all parts.
-      skips: decides whether a step is applied.
-      rate_scaling: how the rate of a weight follows the size of the model: `size` (see `rate_factor`) or
-        `none`.
-
-    Raises:
-      ConfigError: an optimizer accumulates gradients over steps under a strategy of `tf.distribute`, or
-        clips them on several replicas, or has the state of other weights.
+    The optimizers, one per part, are built here, in the current strategy's scope. Gradients are clipped by
+    the norm over each group of parts that gradients join: end to end over all parts. ConfigError if an
+    optimizer accumulates gradients over steps under a strategy of `tf.distribute`, or clips them on several
+    replicas, or has the state of other weights.
     """
 
     def __init__(
@@ -91,17 +83,7 @@ class Update:
         self.skips = skips
 
     def __call__(self, phase: Phase, step: StepGradients, seen: Callable[[], Seen]) -> Updated:
-        """Checks, clips and applies.
-
-        Args:
-          phase: what is trained.
-          step: the gradients of what it trains.
-          seen: returns the step's batch, for the diagnosis.
-
-        Raises:
-          tf.errors.InvalidArgumentError: too many steps in a row are not finite, or outside of their band;
-            see `SkippedSteps`.
-        """
+        """Checks, clips and applies; `seen` and what is raised: see `SkippedSteps.finite`."""
         norms = [
             self._on_device(k, tf.linalg.global_norm, own or [tf.zeros([])])  # of a part that is frozen: 0
             for k, own in zip(phase.active, step.gradients, strict=True)

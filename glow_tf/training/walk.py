@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -31,23 +31,10 @@ class Visit(NamedTuple):
     loss: tf.Tensor | None
 
 
-class HasAfter(Protocol):
-    """What a visit to a part returns at least: the batch as it left the part."""
-
-    @property
-    def after(self) -> Passage:
-        """The batch as it left the part."""
-
-
-AnyVisit = TypeVar("AnyVisit", bound=HasAfter)
-
-
 class Walk:
     """Takes batches through the parts of a model, as the phases of training say.
 
-    Args:
-      glow: the model.
-      objectives: of each part, what it minimises alone; None: its truncated negative log-likelihood.
+    An objective is what a part minimises alone; None is its truncated negative log-likelihood.
     """
 
     def __init__(self, glow: Glow, objectives: Sequence[LocalObjective | None]):
@@ -80,21 +67,16 @@ class Walk:
         return Visit(before, after, loss)
 
     def through(
-        self, passage: Passage, phase: Phase, visit: Callable[[Passage], AnyVisit] | None = None
-    ) -> list[AnyVisit]:
+        self, passage: Passage, phase: Phase, visit: Callable[[Passage, Phase], Any] | None = None
+    ) -> list[Any]:
         """Takes a batch through every part that the phase evaluates; parts after the last one do not run.
 
-        Args:
-          passage: the batch before the first part, or before a part whose frozen prefix was cached.
-          phase: which parts run.
-          visit: is called in place of `self.visit`, such as one with a tape around it.
-
-        Returns:
-          What `visit` returned for each part that ran, in order.
+        The batch is before the first part, or before one whose frozen prefix was cached. Returns the visits
+        of the parts that ran; another `visit`, as one with a tape around it, takes the place of the own one.
         """
-        visits: list[AnyVisit] = []
+        visits: list[Any] = []
         while len(passage.truncated) <= phase.last:
-            visits.append(visit(passage) if visit else self.visit(passage, phase))
+            visits.append((visit or self.visit)(passage, phase))
             passage = visits[-1].after
         return visits
 
@@ -103,10 +85,7 @@ class Walk:
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Takes a batch through every part that the phase evaluates, in streams.
 
-        Args:
-          passage: as in `through`.
-          phase: which parts run, and which cuts gradients cross.
-          reversible: activations are recomputed; then each stack of flow steps has streams of its own.
+        Where activations are recomputed, each stack of flow steps has streams of its own.
 
         Returns:
           The loss of every example that the phase minimises, [B], and for each part k that ran, the truncated

@@ -25,6 +25,7 @@ from glow_tf.commands import cli
 from glow_tf.run.flags_file import read_config
 from glow_tf.schedule import end_to_end, simultaneous
 from glow_tf.training import PartsTrainer
+from glow_tf.training.batch import Batch
 from lab.benchmarks.rows import added_to
 
 COLUMNS = ("run", "part", "local_prior", "agreement", "noise_scale", "end_to_end_noise_scale", "images")
@@ -39,7 +40,8 @@ def batch_gradients(trainer: PartsTrainer, phase: Phase, images: np.ndarray) -> 
     def gradients(batch: tf.Tensor, noise: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(flows)
-            loss = tf.reduce_mean(trainer.objectives(batch, noise, phase)[0])
+            passage = trainer.entering(Batch(batch, noise), phase)
+            loss = tf.reduce_mean(trainer.walk.evaluate(passage, phase)[0])
         found = tape.gradient(loss, flows, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [tf.concat([tf.reshape(g, [-1]) for g in own], 0) for own in found]
 
