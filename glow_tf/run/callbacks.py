@@ -35,10 +35,9 @@ class RunCallback(keras.callbacks.Callback):
 
 
 class FillPrefixCaches(RunCallback):
-    """Fills the phase's prefix cache, if it has one, before the first epoch of a turn."""
+    """Fills the phase's prefix cache, if it has one, at the start of a turn or after a restart in one."""
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Fills the cache at the start of a turn, and again after a restart within a turn."""
         phase = self.model.phase
         cache = self.model.prefix_caches.get(phase)
         self.result.epoch, self.result.phase = epoch + 1, phase
@@ -67,7 +66,6 @@ class EpochRecord(RunCallback):
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Notes when the first step ended, and how long the epoch took so far."""
         if batch < self.model.steps_before:
             return
         now = time.perf_counter()
@@ -132,7 +130,7 @@ class SampleGrid(RunCallback):
                 glow.sample_dequantized(SAMPLES_PER_TEMPERATURE, temperature, config.seed, given)
                 for temperature in SAMPLE_TEMPERATURES
             ]
-        v, path = tf.stack(draws), self.run.workdir.samples_path(epoch + 1)
+        v, path = tf.stack(draws), self.run.workdir.path / "samples" / f"epoch_{epoch + 1:04d}.png"
         drawn = glow.dequantize.to_output(v).numpy()
         result.non_finite_samples = int(np.sum(~np.isfinite(v.numpy())))
         if not glow.config.is_pictures:

@@ -134,18 +134,14 @@ class Run:
         images = self.images
         shape = "×".join(map(str, images.image_shape))
         validation = f" + {len(images.validation)} validation" if len(images.validation) else ""
-        notes = {
-            REAL: self.config.model.is_real,
-            NO_PICTURES: not self.config.model.is_pictures and self.config.sample_every > 0,
-        }
-        return "\n".join(
-            [
-                f"{self.config.data.dataset}: {len(images.train)} training{validation} + {len(images.test)} "
-                f"test images of {shape}, {self.steps_per_epoch} steps per epoch on "
-                f"{self.strategy.num_replicas_in_sync} replica(s)",
-                *(note for note, holds in notes.items() if holds),
-            ]
-        )
+        lines = [
+            f"{self.config.data.dataset}: {len(images.train)} training{validation} + {len(images.test)} "
+            f"test images of {shape}, {self.steps_per_epoch} steps per epoch on "
+            f"{self.strategy.num_replicas_in_sync} replica(s)"
+        ]
+        lines += [REAL] if self.config.model.is_real else []
+        lines += [NO_PICTURES] if not self.config.model.is_pictures and self.config.sample_every else []
+        return "\n".join(lines)
 
     def training_batches(self, first_epoch: int, first_step: int = 0) -> inputs.Dataset:
         """Returns the training data from a step of an epoch on (both from 0), as `fit` takes it."""

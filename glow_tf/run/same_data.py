@@ -1,5 +1,6 @@
 """A run that goes on must have the data that it began with, and all of its workers the same."""
 
+import contextlib
 import json
 import pathlib
 import zlib
@@ -65,11 +66,7 @@ def write_data(folder: pathlib.Path, data: Mapping[str, str]) -> None:
 
 
 def read_data(folder: pathlib.Path) -> dict[str, str]:
-    """Returns what `write_data` wrote beside the checkpoints in a folder.
-
-    Raises:
-      ConfigError: it is not there, or damaged.
-    """
+    """Returns what `write_data` wrote into a folder; ConfigError if it is not there, or damaged."""
     try:
         return read_json(folder / DATA)
     except (OSError, ValueError) as error:
@@ -83,17 +80,11 @@ def _differences(
 ) -> dict[str, tuple[Any, Any]]:
     """Returns name → what it was, and what it is now."""
     found = {}
-    try:
+    with contextlib.suppress(ConfigError, OSError):  # it is missing or damaged, and written anew
         before = presets.read_model_file(folder / MODEL)
         of_data = ("image_shape", "classes", "condition_shape")
-        pairs = {name: (getattr(before, name), getattr(model, name)) for name in of_data}
-        found |= {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    except (ConfigError, OSError):
-        pass  # it is missing or damaged, and written anew
-    try:
+        found |= {name: (getattr(before, name), getattr(model, name)) for name in of_data}
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         then = read_json(folder / DATA)
-        pairs = {name: (then.get(name), now) for name, now in data.items()}
-        found |= {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    except (OSError, ValueError, AttributeError):
-        pass
-    return found
+        found |= {name: (then.get(name), now) for name, now in data.items()}
+    return {name: pair for name, pair in found.items() if pair[0] != pair[1]}

@@ -189,7 +189,7 @@ class Workdir:
         """Replaces history.csv."""
         write_atomically(self.path / "history.csv", history.table(rows, self.history_columns).encode())
 
-    # Summary and paths
+    # Summary
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json; its presence says that the run was finished."""
@@ -199,10 +199,6 @@ class Workdir:
         """Returns summary.json; None while the run has epochs left; OSError if the file is damaged."""
         summary = read_summary(self.path)
         return summary if summary.get("epochs") == len(phases_of(self.config)) else None
-
-    def samples_path(self, epoch: int) -> pathlib.Path:
-        """Returns where an epoch's (from 1) sample grid goes."""
-        return self.path / "samples" / f"epoch_{epoch:04d}.png"
 
 
 def read_summary(folder: pathlib.Path) -> dict[str, Any]:

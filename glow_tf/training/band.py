@@ -20,19 +20,12 @@ NORM_RATIO = 100.0  # times the median norm
 
 
 class Observed(NamedTuple):
-    """What a band says of a step; one entry for each row of the band.
+    """What a band says of a step; one entry for each row of the band."""
 
-    Attributes:
-      values: losses in bits/dim, then norms, [rows]; 0 where the step has none.
-      medians: of the last steps within the band, [rows]; inf before there are any.
-      outside: whether a value is outside, bool [rows].
-      streak: how many steps in a row were outside, or not finite, [].
-    """
-
-    values: tf.Tensor
-    medians: tf.Tensor
-    outside: tf.Tensor
-    streak: tf.Tensor
+    values: tf.Tensor  # losses in bits/dim, then norms, [rows]; 0 where the step has none
+    medians: tf.Tensor  # of the last steps within the band, [rows]; inf before there are any
+    outside: tf.Tensor  # whether a value is outside, bool [rows]
+    streak: tf.Tensor  # how many steps in a row were outside, or not finite, []
 
 
 class Band:

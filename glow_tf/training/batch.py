@@ -25,23 +25,14 @@ MOST_INITIALIZATION_EXAMPLES = 256
 
 
 class Batch(NamedTuple):
-    """What a batch holds; None for what it lacks.
+    """What a batch holds; None for what it lacks."""
 
-    Attributes:
-      images: [B, H, W, C], of the type of the model's data.
-      noise: of the dequantisation, in [0, 1), [B, H, W, C].
-      index: places of the examples in the training data, [B].
-      weight: 0 or 1 for each example, [B].
-      labels: the class of each image, integers [B].
-      condition: what the model is given with each image, a tensor [B, …] or a dictionary of them.
-    """
-
-    images: tf.Tensor
-    noise: tf.Tensor | None = None
-    index: tf.Tensor | None = None
-    weight: tf.Tensor | None = None
-    labels: tf.Tensor | None = None
-    condition: Condition = None
+    images: tf.Tensor  # [B, H, W, C], of the type of the model's data
+    noise: tf.Tensor | None = None  # of the dequantisation, in [0, 1), [B, H, W, C]
+    index: tf.Tensor | None = None  # places of the examples in the training data, [B]
+    weight: tf.Tensor | None = None  # 0 or 1 for each example, [B]
+    labels: tf.Tensor | None = None  # the class of each image, integers [B]
+    condition: Condition = None  # what the model is given with each, [B, …], or a dictionary of such tensors
 
 
 def last_members(config: ModelConfig, *, trains: bool) -> tuple[str, ...]:

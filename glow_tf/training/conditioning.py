@@ -28,15 +28,12 @@ class Amplification(NamedTuple):
 class Conditioning(NamedTuple):
     """What decides how exact a round trip is.
 
-    Attributes:
-      convolution: of the 1×1 convolutions.
-      coupling: of the couplings, for the images that were looked at.
-      round_trip_error: largest error of encode and decode in levels, before rounding; an image comes back
-        exactly while it is below half a level. Of real data, in deviations of the channel.
+    Its error is the largest of encode and decode in levels, before rounding; an image comes back exactly
+    while it is below half a level. That of real data is in deviations of the channel.
     """
 
-    convolution: Amplification
-    coupling: Amplification
+    convolution: Amplification  # of the 1×1 convolutions
+    coupling: Amplification  # of the couplings, for the images that were looked at
     round_trip_error: float
 
     @property

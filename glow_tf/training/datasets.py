@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -48,7 +48,7 @@ def as_dataset(glow: Glow, x: Any, *, trains: bool) -> Dataset:
         return x
     _check_spec(glow, x.element_spec, trains)
     _check_values(glow, x, trains)
-    if not _images_of(x.element_spec).shape[1:].is_fully_defined():
+    if not _members(x.element_spec)[0].shape[1:].is_fully_defined():
         x = x.map(lambda *batch: _with_shape(glow, batch, trains), num_parallel_calls=tf.data.AUTOTUNE)
     _checked.setdefault(x, set()).add(use)
     return x
@@ -106,9 +106,13 @@ def _from_python(x: Any) -> tf.data.Dataset:
     first = next(iter(source()), None)
     if first is None:
         raise ConfigError(f"data must hold at least one batch. Received: an empty {type(x).__name__}")
-    dataset = tf.data.Dataset.from_generator(
-        _structured(source), output_signature=tf.nest.map_structure(_spec_of, _as_tuple(first))
-    )
+
+    def batches() -> Iterator[Any]:
+        for batch in source():
+            yield tf.nest.map_structure(np.asarray, _as_tuple(batch))
+
+    specs = tf.nest.map_structure(_spec_of, _as_tuple(first))
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=specs)
     if count is not None:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
     dataset = untuned(dataset)
@@ -134,14 +138,6 @@ def _batches_of(x: keras.utils.PyDataset) -> Iterator[Any]:
         yield batch
 
 
-def _structured(source: Callable[[], Iterator[Any]]) -> Callable[[], Iterator[Any]]:
-    def batches() -> Iterator[Any]:
-        for batch in source():
-            yield tf.nest.map_structure(np.asarray, _as_tuple(batch))
-
-    return batches
-
-
 def _as_tuple(batch: Any) -> Any:
     """Returns a batch in the one structure that datasets of Python's batches have."""
     if isinstance(batch, list):
@@ -156,7 +152,7 @@ def _spec_of(member: Any) -> tf.TensorSpec:
 
 def _check_spec(glow: Glow, spec: Any, trains: bool) -> None:
     """Raises ConfigError unless a dataset's elements are batches that `fit` or `evaluate` takes."""
-    members = list(spec) if isinstance(spec, (tuple, list)) else [spec]
+    members = _members(spec)
     last = last_members(glow.config, trains=trains)
     if len(members) <= len(last) - last.count("labels") and "condition" in last:
         raise ConfigError(
@@ -204,8 +200,7 @@ def _check_spec(glow: Glow, spec: Any, trains: bool) -> None:
 
 def _check_values(glow: Glow, dataset: tf.data.Dataset, trains: bool) -> None:
     """Raises ConfigError unless what the first batch has beside images is possible, and real data finite."""
-    alone = not isinstance(dataset.element_spec, (tuple, list)) or len(dataset.element_spec) < 2
-    if alone and not glow.config.is_real:
+    if len(_members(dataset.element_spec)) < 2 and not glow.config.is_real:
         return
     for batch in dataset.take(1):
         found = unpack(batch, glow.config, trains=trains)
@@ -227,8 +222,8 @@ def check_noise(noise: tf.Tensor, glow: Glow) -> None:
         raise ConfigError(f"{EXPECTED}. Received: a second member with values in [{low:g}, {high:g}]")
 
 
-def _images_of(spec: Any) -> tf.TensorSpec:
-    return spec[0] if isinstance(spec, (tuple, list)) else spec
+def _members(spec: Any) -> list[Any]:
+    return list(spec) if isinstance(spec, (tuple, list)) else [spec]
 
 
 def _are_crops(glow: Glow, shape: tf.TensorShape) -> bool:

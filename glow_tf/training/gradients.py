@@ -16,25 +16,17 @@ from glow_tf.training.walk import Walk, total_loss
 
 
 class StepGradients(NamedTuple):
-    """What the forward and backward pass of a training step compute.
+    """What the forward and backward pass of a training step compute; losses are in bits per dimension."""
 
-    Attributes:
-      loss: what the phase minimises, [], bits per dimension.
-      truncated: truncated negative log-likelihood up to each part that ran, [B], bits per dimension.
-      gradients: of each active part's variables, in the order of the variables; summed over the replicas
-        that make the step together.
-      busy: for parts on their own devices, seconds from each active part's input to its last gradient, [];
-        empty where gradients cross a cut, because a part then has two turns.
-      weight: 0 or 1 for every example, [B]; None if all have weight 1.
-      arrived: for each part whether it had a batch, bool []; None if every part had.
-    """
-
-    loss: tf.Tensor
-    truncated: Sequence[tf.Tensor]
+    loss: tf.Tensor  # what the phase minimises, []
+    truncated: Sequence[tf.Tensor]  # truncated negative log-likelihood up to each part that ran, [B]
+    # Of each active part's variables, summed over the replicas that make the step together.
     gradients: list[list[tf.Tensor]]
+    # For parts on their own devices, seconds from each active part's input to its last gradient, []; empty
+    # where gradients cross a cut, because a part then has two turns.
     busy: list[tf.Tensor]
-    weight: tf.Tensor | None = None
-    arrived: Sequence[tf.Tensor] | None = None
+    weight: tf.Tensor | None = None  # 0 or 1 for every example, [B]; None if all have weight 1
+    arrived: Sequence[tf.Tensor] | None = None  # for each part whether it had a batch, []; None: all had
 
 
 class OneTape:

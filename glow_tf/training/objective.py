@@ -36,11 +36,7 @@ class LocalObjective(keras.layers.Layer):
     """
 
     def losses(self, view: PartView) -> tf.Tensor:
-        """Returns the loss of every example, [B], nats, or in the scale of nats: see `clip_norm`.
-
-        Args:
-          view: what the part saw and made.
-        """
+        """Returns a loss for every example, [B], nats, or in the scale of nats: see `clip_norm`."""
         raise NotImplementedError
 
 

@@ -23,16 +23,8 @@ from glow_tf.training.inputs import DEFAULT_BATCH_SIZE
 from glow_tf.training.optimizers import PartRate
 from glow_tf.training.rates import unsuited_rates
 
-# What a saved trainer keeps, which is not where or how steps are computed.
-SAVED = (
-    "clip_norm",
-    "reversible",
-    "part_delay",
-    "max_skipped_steps",
-    "max_outside_steps",
-    "rate_scaling",
-    "batch_size",
-)
+# What a saved trainer does not keep: where and how steps are computed.
+NOT_SAVED = ("steps_per_execution", "jit_compile", "run_eagerly", "sync_every", "outer_step")
 # What trainers did before these options existed.
 IF_MISSING = {"max_skipped_steps": 0, "max_outside_steps": None, "rate_scaling": "none"}
 
@@ -108,7 +100,7 @@ class CompileOptions:
 
     def to_config(self) -> dict[str, float | bool | int]:
         """Returns the options that a saved trainer keeps."""
-        return {name: getattr(self, name) for name in SAVED}
+        return {name: value for name, value in vars(self).items() if name not in NOT_SAVED}
 
     def _check_combination(self, glow: Glow, strategy: tf.distribute.Strategy) -> None:
         replicas, placed = strategy.num_replicas_in_sync, bool(glow.part_devices)

@@ -10,7 +10,9 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
+from glow_tf.cost import crossing_bytes
 from glow_tf.glow import Glow
+from glow_tf.partition import part_layouts
 from glow_tf.passage import Passage
 from glow_tf.schedule import Phase
 from glow_tf.training import inputs
@@ -27,7 +29,7 @@ from glow_tf.training.phased_model import PhasedModel
 from glow_tf.training.prefix import PrefixCache
 from glow_tf.training.queues import DelayQueues
 from glow_tf.training.skipping import SkippedSteps
-from glow_tf.training.traffic import Traffic, step_traffic
+from glow_tf.training.traffic import Traffic, bytes_of
 from glow_tf.training.update import Update
 from glow_tf.training.walk import Walk
 
@@ -86,9 +88,18 @@ class PartsModel(PhasedModel):
         return [v for k in range(len(self.glow.parts)) for v in self.walk.variables_of(k)]
 
     def traffic(self, phase: Phase) -> Traffic:
-        """Returns what a step of the phase moves between devices."""
-        reduced = self.local_steps.bytes_per_step(phase) if self.compiled else None
-        return step_traffic(self.walk, phase, cached=phase in self.prefix_caches, reduced=reduced)
+        """Returns what a step of the phase moves between devices; what a prefix cache has crosses no cut."""
+        crossing = crossing_bytes(
+            part_layouts(self.glow.config),
+            phase.last,
+            crossed=phase.crossed,
+            cached=phase in self.prefix_caches,
+            float_bytes=tf.as_dtype(self.glow.compute_dtype).size,
+        )
+        if self.compiled:
+            return Traffic(*crossing, self.local_steps.bytes_per_step(phase))
+        gradients = (v.value for group in self.walk.trained_variables(phase) for v in group)
+        return Traffic(*crossing, bytes_of(gradients))
 
     @property
     def band(self) -> Band:

@@ -14,34 +14,18 @@ from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.schedule import Phase, phases_of_training
 from glow_tf.training.optimizers import make_optimizers
+from glow_tf.training.options import CompileOptions
 
-# Settings that are options of `PartsTrainer.compile`, too.
-OPTIONS = (
-    "clip_norm",
-    "reversible",
-    "part_delay",
-    "max_skipped_steps",
-    "rate_scaling",
-    "batch_size",
-    "sync_every",
-)
 SCHEDULE = ("schedule", "part_epochs", "finetune_epochs", "period", "only_part")
 
 
 class Recipe(NamedTuple):
-    """What a trainer is compiled with.
+    """What a trainer is compiled with."""
 
-    Attributes:
-      phases: the phase of every epoch.
-      rate_factors: what the rate of each part is multiplied by, 1 at first.
-      optimizers: one per part.
-      options: of `PartsTrainer.compile`.
-    """
-
-    phases: tuple[Phase, ...]
-    rate_factors: list[tf.Variable]
+    phases: tuple[Phase, ...]  # of every epoch
+    rate_factors: list[tf.Variable]  # what the rate of each part is multiplied by, 1 at first
     optimizers: list[keras.optimizers.Optimizer]
-    options: dict[str, Any]
+    options: dict[str, Any]  # of `PartsTrainer.compile`
 
 
 def recipe_of(
@@ -70,7 +54,9 @@ def recipe_of(
             factors.append(tf.Variable(1.0, trainable=False))
     phases = tuple(phases) or said
     optimizers = make_optimizers(train, phases, num_parts, steps_per_epoch, factors)
-    options = {name: getattr(train, name) for name in OPTIONS} | {"outer_step": train.outer_rates}
+    names = {field.name for field in dataclasses.fields(CompileOptions)}
+    options = {name: value for name, value in vars(train).items() if name in names}
+    options["outer_step"] = train.outer_rates
     return Recipe(phases, factors, optimizers, options)
 
 

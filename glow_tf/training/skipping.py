@@ -29,16 +29,10 @@ class SkippedSteps:
     uninterrupted one does.
 
     A step that is finite and outside of its band (see `Band`) is applied and counted. Training stops if more
-    than `most_outside` steps in a row were outside or not finite.
+    than `most_outside` steps in a row were outside or not finite; None does not watch.
 
-    Args:
-      glow: the model.
-      optimizers: one per part; their step counts are in the message.
-      most: how many steps in a row may be skipped; 0 stops at the first.
-      most_outside: how many steps in a row may be outside of their band; None does not watch.
-      compiled: the step is compiled with XLA, which cannot call Python. Then `fault_of` does not name the
-        bijector.
-      replicas: how many make a step together, and skip it together.
+    A step that is compiled with XLA cannot call Python; then `fault_of` does not name the bijector. So many
+    replicas make a step together, and skip it together.
 
     In several processes a step that stops training ends like any other, so that all of them make it to its
     end, where `fault_of` says so in each.

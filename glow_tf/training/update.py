@@ -20,15 +20,10 @@ from glow_tf.training.walk import Walk
 
 
 class Updated(NamedTuple):
-    """What an update reports.
+    """What an update reports."""
 
-    Attributes:
-      norms: of each active part's gradients, before clipping, [].
-      finite: whether the step was applied; it was skipped otherwise, bool [].
-    """
-
-    norms: list[tf.Tensor]
-    finite: tf.Tensor
+    norms: list[tf.Tensor]  # of each active part's gradients, before clipping, []
+    finite: tf.Tensor  # whether the step was applied; it was skipped otherwise, bool []
 
 
 class Update:

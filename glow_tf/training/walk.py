@@ -18,17 +18,11 @@ from glow_tf.training.objective import LocalObjective, PriorObjective
 
 
 class Visit(NamedTuple):
-    """A batch's way through one part.
+    """A batch's way through one part."""
 
-    Attributes:
-      before: the batch as it entered the part.
-      after: the batch as it left the part.
-      loss: what the phase minimises in this part, [B], nats; None if no gradient runs through the part.
-    """
-
-    before: Passage
-    after: Passage
-    loss: tf.Tensor | None
+    before: Passage  # as it entered the part
+    after: Passage  # as it left the part
+    loss: tf.Tensor | None  # what the phase minimises here, [B], nats; None if no gradient runs through
 
 
 class Walk:
