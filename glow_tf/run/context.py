@@ -140,7 +140,7 @@ class Run:
             f"{self.strategy.num_replicas_in_sync} replica(s)"
         ]
         lines += [REAL] if self.config.model.is_real else []
-        lines += [NO_PICTURES] if not self.config.model.is_pictures and self.config.sample_every else []
+        lines += [NO_PICTURES] if not self.config.model.is_pictures and self.config.sample_every > 0 else []
         return "\n".join(lines)
 
     def training_batches(self, first_epoch: int, first_step: int = 0) -> inputs.Dataset:

@@ -26,10 +26,6 @@ class Averages:
             if (averages := [v for v in o.variables if o.use_ema and v.path.endswith("_average")])
         ]
 
-    def __bool__(self) -> bool:
-        """Whether there are averages."""
-        return bool(self._kept)
-
     def start(self) -> None:
         """Lets the averages of each part that has made no step begin with its weights."""
         for optimizer, pairs in self._kept:

@@ -111,12 +111,13 @@ def first_examples(
     Of a distributed dataset, which is read in its strategy's scope, they are those of this process.
     ConfigError if the dataset is empty.
     """
+    local = tf.distribute.get_strategy().experimental_local_results  # of each replica, or of None
     batches: list[tuple] = []
     found = 0
     for batch in dataset:
         own = unpack(batch, config)
         members = (own.images, own.noise, own.condition)
-        of_replicas = [_of_replicas(member) for member in tf.nest.flatten(members)]
+        of_replicas = map(local, tf.nest.flatten(members))
         batches += itertools.zip_longest(*of_replicas)  # of None there is one, of the others one each
         found = sum(int(leaves[0].shape[0]) for leaves in batches)
         if found >= count:
@@ -127,8 +128,3 @@ def first_examples(
         None if leaves[0] is None else tf.concat(leaves, 0)[:count] for leaves in zip(*batches, strict=True)
     ]
     return tf.nest.pack_sequence_as(members, first)
-
-
-def _of_replicas(member: Any) -> Sequence[tf.Tensor]:
-    """Returns what each replica of this process has of a member of a batch, or of None."""
-    return tf.distribute.get_strategy().experimental_local_results(member)

@@ -33,7 +33,7 @@ class OneTape:
     """Computes the gradients of a step with one tape, where all parts share a device.
 
     Only the phase's variables are watched, so nothing is recorded before the first active part. `reversible`
-    recomputes activations; so many replicas make a step together.
+    recomputes activations; `replicas` is how many make a step together.
     """
 
     def __init__(self, walk: Walk, reversible: bool, replicas: int):

@@ -38,7 +38,7 @@ class LocalSteps:
     With `every=1` the gradients are summed in each step, and there are no meetings.
 
     Args:
-      walk: through the model.
+      walk: through the model; it says what each optimizer trains.
       optimizers: one per part. The current strategy's replicas meet.
       every: how many steps lie between two meetings.
       outer_step: rate and μ.

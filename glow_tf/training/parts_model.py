@@ -209,16 +209,14 @@ class PartsModel(PhasedModel):
         return self.glow.call(images, condition)
 
     def get_config(self) -> dict:
+        own = [o and keras.saving.serialize_keras_object(o) for o in self.local_objectives]
         return {
             "name": self.name,
             "glow": keras.saving.serialize_keras_object(self.glow),
             "phases": [phase.to_config() for phase in self.phases],
             "seed": self.seed,
-            **({"objective": own} if any(own := self._own_objectives()) else {}),
+            **({"objective": own} if any(own) else {}),
         }
-
-    def _own_objectives(self) -> list[dict | None]:
-        return [o and keras.saving.serialize_keras_object(o) for o in self.local_objectives]
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> PartsModel:

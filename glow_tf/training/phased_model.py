@@ -23,13 +23,6 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
     """A model whose epochs are in phases; each phase has its own train function, which is traced once.
 
     Epochs beyond the last of the phases are end to end. `heads` and `timed` are those of `StepMeans`.
-
-    Attributes:
-      has_own_phases: whether it was made with phases.
-      means: what training steps report.
-      test_metric: what an evaluation reports.
-      traced: the phases that have made a step, whose train functions are traced.
-      steps_before: steps of the running epoch that were made before this `fit`, which goes on after them.
     """
 
     def __init__(self, phases: Sequence[Phase], heads: Sequence[bool], timed: bool = False, **kwargs):
@@ -38,10 +31,11 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
         self.has_own_phases = bool(phases)
         self.set_phases(phases)
         self.forget_train_functions()
-        self.means = StepMeans(heads, timed)
-        self.test_metric = MeanAndError("bpd")
+        self.means = StepMeans(heads, timed)  # what training steps report
+        self.test_metric = MeanAndError("bpd")  # what an evaluation reports
         self._falling = metrics_that_fall(self.means.names)
         self._evaluating = False
+        # Steps of the running epoch that were made before this `fit`, which goes on after them.
         self.steps_before = 0
 
     def build(self, input_shape: Any = None) -> None:
@@ -91,7 +85,7 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
     def forget_train_functions(self) -> None:
         """Drops all train functions, so that each phase is traced anew."""
         self._train_functions: dict[Phase, Callable] = {}
-        self.traced: set[Phase] = set()
+        self.traced: set[Phase] = set()  # those that have made a step
 
     def make_train_function(self, force: bool = False) -> None:
         """Makes the current phase's train function, or swaps in the one there is."""

@@ -31,16 +31,11 @@ class SkippedSteps:
     A step that is finite and outside of its band (see `Band`) is applied and counted. Training stops if more
     than `most_outside` steps in a row were outside or not finite; None does not watch.
 
-    A step that is compiled with XLA cannot call Python; then `fault_of` does not name the bijector. So many
-    replicas make a step together, and skip it together.
+    A step that is compiled with XLA cannot call Python; then `fault_of` does not name the bijector.
+    `replicas` is how many make a step together, and skip it together.
 
     In several processes a step that stops training ends like any other, so that all of them make it to its
     end, where `fault_of` says so in each.
-
-    Attributes:
-      fault: what stopped training; None if nothing did.
-      band: of every part.
-      in_a_row: how many steps in a row were not finite so far, [].
     """
 
     def __init__(
@@ -60,8 +55,9 @@ class SkippedSteps:
         self.compiled = compiled
         self.replicas = replicas
         self._ends_steps = in_several_processes(tf.distribute.get_strategy())
-        self.fault: DivergedError | None = None
+        self.fault: DivergedError | None = None  # what stopped training
         self.band = Band(len(glow.parts))
+        # How many steps in a row were not finite so far, and how many may be.
         self.in_a_row, self._allowed = (replicated(tf.constant(n, tf.int64)) for n in (0, most))
 
     def begin_epoch(self, steps: int | None, goes_on: bool = False) -> None:

@@ -101,14 +101,9 @@ class PartsTrainer(OnBatch):
     def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Runs one step of the current phase: gradients, check, clipping, update.
 
-        A step whose loss or gradient is not finite is skipped; see `compile`.
-
-        Args:
-          batch: images [B, H, W, C] of the model's type, (images, noise) or (images, noise, index); labels,
-            integers [B], and what the model is given follow.
-
-        Returns:
-          The phase's logs so far in this epoch, [] each: bits/dim, norms, seconds.
+        The batch is images [B, H, W, C] of the model's type, (images, noise) or (images, noise, index);
+        labels, integers [B], and what the model is given follow. A step whose loss or gradient is not finite
+        is skipped. Returns the phase's logs so far in this epoch, [] each: bits/dim, norms, seconds.
 
         Raises:
           tf.errors.InvalidArgumentError: too many steps in a row are not finite, or outside of their band;
@@ -127,14 +122,10 @@ class PartsTrainer(OnBatch):
         return self.get_metrics_result()
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
-        """Adds a batch to the evaluation of the whole chain.
+        """Adds a batch to the evaluation of the whole chain; returns `bpd` and its error so far, bits/dim.
 
-        Args:
-          batch: images [B, H, W, C] of the model's type, (images, noise) or (images, noise, weight [B]);
-            what the model is given follows.
-
-        Returns:
-          `bpd` and its standard error `bpd_se` so far, bits/dim.
+        The batch is images [B, H, W, C] of the model's type, (images, noise) or (images, noise, weight [B]);
+        what the model is given follows.
         """
         given = filled_up(unpack(batch, self.glow.config, trains=False))
         v = self.glow.dequantized(given.images, given.noise, seed=self.seed)
