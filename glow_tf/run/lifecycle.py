@@ -236,11 +236,13 @@ def _finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> M
     print(tables.closing_table(history, len(run.layouts), run.costs))
     of = "one noise draw per test image: an upper bound in expectation"
     of = "of the density of the test data" if run.glow.config.is_real else of
+    times = summary["recoveries"]
+    note = f"; it diverged and went back {times} time{'s' if times > 1 else ''}" if times else ""
     print(
         f"Finished: test {tables.bpd_text(bpd, error)} bits/dim ({of}), "
         f"{summary['total_seconds']:.1f} s of training (this process ran for "
         f"{time.monotonic() - start:.0f} s in all), in "
-        f"{run.workdir.path}{recovery.note(summary['recoveries'])}"
+        f"{run.workdir.path}{note}"
     )
     for warning in summary["warnings"]:
         print(f"WARNING: {warning}.")

@@ -110,13 +110,6 @@ def start_over(run: Run) -> None:
     run.checkpoints.best_bpd.assign(float("inf"))
 
 
-def note(recoveries: int) -> str:
-    """Says how often a run went back; empty if it did not."""
-    if not recoveries:
-        return ""
-    return f"; it diverged and went back {recoveries} time{'s' if recoveries > 1 else ''}"
-
-
 def with_sentence(error: DivergedError, sentence: str) -> DivergedError:
     """Returns an error whose message has one more sentence."""
     return type(error)(f"{error} {sentence}", error.parts, error.reason)

@@ -1,5 +1,6 @@
 """What a run prints: the model by part before it starts, the phases when it is over. Pure Python."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Container, Mapping, Sequence
@@ -60,13 +61,7 @@ def _schedule_lines(
 
 def _runs(phases: Sequence[Phase]) -> list[str]:
     """Returns the names of stretches of equal phases; a long alternation is cut short."""
-    runs: list[list] = []
-    for phase in phases:
-        if runs and runs[-1][0] == phase:
-            runs[-1][1] += 1
-        else:
-            runs.append([phase, 1])
-    names = [f"{count} × {phase}" for phase, count in runs]
+    names = [f"{len(list(equal))} × {phase}" for phase, equal in itertools.groupby(phases)]
     return names if len(names) <= 8 else [*names[:4], f"… ({len(names) - 6} more)", *names[-2:]]
 
 
