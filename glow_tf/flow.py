@@ -260,14 +260,15 @@ class Flow(FlowOfParts):
     def inverse(
         self,
         eps: tf.Tensor,
-        bound: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+        bound: Callable[[tf.Tensor], tf.Tensor] | None = None,
         labels: tf.Tensor | None = None,
         condition: Condition = None,
         stop: int = 0,
     ) -> tf.Tensor:
         """Inverts `forward_and_log_det`, whose other arguments it has: eps [B, D] → v [B, H, W, C].
 
-        `bound` changes activations; see `Part.inverse`. `sample` clips them with `ActivationLimit`. With
+        `bound` changes activations; see `Part.inverse`. `sample` clips them with `ActivationLimit`, and with
+        a bound images between levels are clipped, too; see `within_range`. Without one the map is exact. With
         `stop`, so many of the first parts are not inverted: of levels, v is an image of H/2^stop × W/2^stop.
         """
         condition = self.checked_condition(condition)
@@ -280,8 +281,18 @@ class Flow(FlowOfParts):
         for k, part in reversed(list(enumerate(self.parts))[stop:]):
             own = [latents.pop() for _ in part.latent_shapes]
             with self.on_device_of(k):
-                h = part.inverse(h, own[::-1], bound, part.read(condition))
+                h = part.inverse(h, own[::-1], bound or tf.identity, part.read(condition))
+            if bound and k:
+                h = self.within_range(h)
         return self.dequantize.inverse(h)
+
+    def within_range(self, h: tf.Tensor) -> tf.Tensor:
+        """Clips the image of a level, [B, H, W, C], to where means of pixels can be; else h stays as it is.
+
+        What is drawn may leave that range, and finer levels, which have never seen it, then magnify it.
+        """
+        has_range = self.config.has_levels and self.config.data == "bytes"
+        return tf.clip_by_value(h, -0.5, 0.5) if has_range else h
 
     def dequantized_log_prob(
         self, v: tf.Tensor, labels: tf.Tensor | None = None, condition: Condition = None

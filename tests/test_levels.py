@@ -9,6 +9,7 @@ import tensorflow as tf
 from small import eagerly, objectives, only_endpoints, perturb, small_levels
 
 from glow_tf import ConfigError, Glow, ModelConfig, PartsTrainer, TrainConfig, export, load
+from glow_tf.endpoints import ActivationLimit
 from glow_tf.partition import part_layouts
 from glow_tf.run.callbacks import bits_of_levels
 from glow_tf.schedule import Phase, end_to_end, one_part, simultaneous
@@ -119,6 +120,20 @@ def test_a_level_is_given_the_smaller_image_and_not_one_that_is_smaller_still(pe
     eps, other = (details.whiten(own, z)[0] for own in (h, swapped))
     assert np.abs(eps - other).max() > 1e-3
     np.testing.assert_array_equal(eps, details.whiten(h, z)[0])
+
+
+def test_no_level_is_given_an_image_beyond_the_range_of_pixels(perturbed, rng, eager):
+    """Of what is drawn. Without a bound the flow stays the exact map that it is."""
+    eps = tf.constant(10 * rng.standard_normal((4, 192)))
+    for stop in (1, 2):
+        free = perturbed.inverse(eps, stop=stop).numpy()
+        bounded = perturbed.inverse(eps, ActivationLimit(), stop=stop).numpy()
+        assert free.min() < 0
+        assert free.max() > 256
+        assert bounded.min() >= 0
+        assert bounded.max() <= 256
+    coarse = perturbed.inverse(eps, stop=2).numpy()
+    np.testing.assert_array_equal(perturbed.inverse(eps, ActivationLimit(), stop=2), np.clip(coarse, 0, 256))
 
 
 def test_trained_at_once_or_together_the_weights_are_the_same(images, at_once):

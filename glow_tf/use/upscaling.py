@@ -162,5 +162,6 @@ def _drawn(
             eps = tf.random.stateless_normal(shape, [seed, k], dtype=h.dtype)
             eps = tf.ensure_shape(eps, [*h.shape[:-1], 3 * h.shape[-1]])
             part = glow.parts[k]
+            h = glow.within_range(h)  # of the images, or of what was drawn last
             h = part.inverse(h, [temperature * eps], ActivationLimit(), part.read(condition))
     return glow.dequantize.to_output(glow.dequantize.inverse(h))
