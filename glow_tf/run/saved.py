@@ -14,7 +14,7 @@ from glow_tf.glow import Glow
 from glow_tf.memory import check_memory
 from glow_tf.partition import flow_step_counts
 from glow_tf.run import checkpoint_files
-from glow_tf.run.checkpoint_content import by_path, read_into, readable
+from glow_tf.run.checkpoint_content import DamagedCheckpointError, by_path, read_into, readable
 from glow_tf.training.trainer import PartsTrainer
 from glow_tf.weights_file import check_weights, model_bytes
 
@@ -58,11 +58,16 @@ def load(
         )
     if is_preset:
         return Glow.from_preset(name)
-    found = checkpoint_path(path, which)
-    glow = untrained_glow(path)
-    with readable(found):
-        read_into({"model": by_path(glow.variables)}, found, partly=True)
-    return glow
+    found, glow = checkpoint_path(path, which), untrained_glow(path)
+    while True:
+        try:
+            with readable(found):
+                read_into({"model": by_path(glow.variables)}, found, partly=True)
+            return glow
+        except DamagedCheckpointError:
+            if found == (newer := checkpoint_path(path, which)):
+                raise
+            found = newer  # the run goes on, and has replaced its checkpoint meanwhile
 
 
 def _load_keras_file(path: pathlib.Path, condition_network: keras.layers.Layer | None) -> Glow:

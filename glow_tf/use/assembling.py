@@ -72,7 +72,8 @@ def _check_copied(workdir: pathlib.Path) -> None:
     """Raises OSError if a workdir's newest checkpoint is not there, as where a copy has not ended."""
     folder = workdir / "checkpoints"
     newest = checkpoint_files.pointed_to(folder)
-    if newest and newest not in checkpoint_files.complete(folder):
+    missing = newest and newest not in checkpoint_files.complete(folder)
+    if missing and newest == checkpoint_files.pointed_to(folder):  # else the run has saved again meanwhile
         found = sorted(path.name for path in folder.glob(f"ckpt-{newest}.*"))
         raise OSError(
             f"{workdir} is not whole: its checkpoint of epoch {newest} must have an index and data. Copy it "

@@ -11,6 +11,7 @@ from small import make_small_images
 import glow_tf
 from glow_tf import ConfigError, Glow
 from glow_tf.commands import cli
+from glow_tf.run import saved
 from glow_tf.use.assembling import assemble
 
 SETTINGS = {
@@ -91,6 +92,19 @@ def test_a_workdir_that_was_copied_half_is_refused_by_name(missing, parts, tmp_p
     (half / "checkpoints" / f"ckpt-1.{missing}").unlink()
     with pytest.raises(OSError, match=r"half is not whole: .*epoch 1 .*Received: ckpt-1\."):
         assemble([half, *parts[1:]])
+
+
+def test_a_run_may_save_again_while_it_is_read(parts, monkeypatch):
+    """A checkpoint that has gone meanwhile is not damaged: there is a newer one."""
+    last = saved.checkpoint_path(parts[0])
+    places = iter([str(parts[0] / "checkpoints" / "ckpt-0"), last, last])
+    monkeypatch.setattr(saved, "checkpoint_path", lambda path, which: next(places))
+    glow = glow_tf.load(parts[0])
+    monkeypatch.undo()
+    np.testing.assert_array_equal(glow.get_weights()[-1], glow_tf.load(parts[0]).get_weights()[-1])
+    monkeypatch.setattr(saved, "checkpoint_path", lambda path, which: last.replace("ckpt-1", "ckpt-0"))
+    with pytest.raises(OSError, match="ckpt-0 cannot be read"):
+        glow_tf.load(parts[0])
 
 
 def test_what_does_not_fit_together_is_refused(parts, tmp_path):
