@@ -117,7 +117,7 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
             f"calibration must be a file from `glow-tf score fit`. Received: calibration={str(path)!r}"
         )
     folder = model_flags.output_folder(values)
-    from glow_tf.use import Scorer, features
+    from glow_tf.use import Scorer
 
     model = model_flags.model_of(values)
     scorer = Scorer.load(path, model)
@@ -127,7 +127,7 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
             f"calibration has. Received: false_alarms={values.false_alarms:g}"
         )
     used = model_flags.images_of(values, model)
-    found = features(model, used.images, used.condition)
+    found = scorer.features(used.images, used.condition)
     p_values, reasons = scorer.p_value_of(found), scorer.reasons(found)
     flagged = p_values <= values.false_alarms
     table = io.StringIO()

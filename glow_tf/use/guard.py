@@ -27,7 +27,7 @@ MOST_SPOILED = 500  # images that are spoiled, to choose a score
 MOST_POINTS = 2000  # of the density
 FAR = 12.0  # in units of the middle half of the good images
 PROBE_TOLERANCE = 0.01  # relative; other machines round differently
-AUTO, FALLBACK = "auto", "density"
+AUTO, FALLBACK, LEVELS = "auto", "density", "levels"
 NAMES = ("nll", "latent", "codec")  # of the features
 USUAL, UNUSUAL = 0.1, 0.01  # shares of good images; what lies beyond the second is named as a reason
 MOST_ALONE = 2.0  # of a feature alone; see _or_a_feature
@@ -112,7 +112,7 @@ def _or_a_feature(rule: Rule) -> Rule:
 RULES: dict[str, Rule] = {
     # After Osada 2024, arXiv 2402.10477, who has latent and codec alone.
     "density": lambda reference, found: _density(reference.table, found.table),
-    "levels": lambda reference, found: _density(_with_levels(reference), _with_levels(found)),
+    LEVELS: lambda reference, found: _density(_with_levels(reference), _with_levels(found)),
     "nll": lambda reference, found: found.nll,
     "latent": lambda reference, found: found.latent,
     "typicality": _or_a_feature(  # Nalisnick et al. 2019
@@ -179,7 +179,7 @@ class Scorer:
         """
         if len(images) < FEWEST:
             raise ConfigError(f"there must be {FEWEST} good images or more. Received: {len(images)}")
-        found = features(self.model, images, condition)
+        found = features(self.model, images, condition, levels=self._asked in (AUTO, LEVELS))
         self.score, self.areas = self._asked, {}
         if self.score == AUTO and len(images) >= FEWEST_TO_CHOOSE:
             first = _halves(len(images), seed)[0]
@@ -212,7 +212,11 @@ class Scorer:
 
     def p_value(self, images: np.ndarray, condition: Condition = None) -> np.ndarray:
         """Returns the share of good images that are at least as unusual: uint8 [N, H, W, C] → [N]."""
-        return self.p_value_of(features(self.model, images, condition))
+        return self.p_value_of(self.features(images, condition))
+
+    def features(self, images: np.ndarray, condition: Condition = None) -> Features:
+        """Computes what `p_value_of` takes, of images uint8 [N, H, W, C]; see `image_features.features`."""
+        return features(self.model, images, condition, levels=self.score == LEVELS)
 
     def p_value_of(self, found: Features) -> np.ndarray:
         """Returns p-values from features, [N]; see `p_value`."""
@@ -324,7 +328,7 @@ def _finite(scores: np.ndarray) -> np.ndarray:
 def _probe(model: TrainedModel) -> list[float]:
     """Returns features of one fixed image, by which a calibration knows its model again."""
     image = (np.arange(model.dimensions) % 61).astype(np.uint8).reshape(1, *model.image_shape)
-    found = features(model, image, nothing_of(model))
+    found = features(model, image, nothing_of(model), levels=False)
     return [float(found.nll[0]), float(found.latent[0])]
 
 

@@ -54,8 +54,12 @@ class Features:
         return len(self.nll)
 
 
-def features(model: TrainedModel, images: np.ndarray, condition: Condition = None) -> Features:
+def features(
+    model: TrainedModel, images: np.ndarray, condition: Condition = None, levels: bool = True
+) -> Features:
     """Computes the features of images uint8 [N, H, W, C], given a condition [N, …] if the model needs one.
+
+    The bits of levels take another pass through the model; without `levels` they are left out.
 
     ConfigError if the model's data are no pictures, whose size in a file could be told.
     """
@@ -71,11 +75,11 @@ def features(model: TrainedModel, images: np.ndarray, condition: Condition = Non
 
     found = in_batches(of_model, images, "Scoring", np.empty((0, 2)), condition)
     codec = np.fromiter(in_parallel(codec_bits, list(images)), np.float64, len(images))
-    levels = None
-    if isinstance(model, Glow) and model.config.has_levels:
+    of_levels = None
+    if levels and isinstance(model, Glow) and model.config.has_levels:
         bits = functools.partial(_bits_of_levels, model)
-        levels = in_batches(bits, images, "Scoring levels", np.empty((0, len(model.parts))), condition)
-    return Features(found[:, 0], found[:, 1], codec, levels)
+        of_levels = in_batches(bits, images, "Scoring levels", np.empty((0, len(model.parts))), condition)
+    return Features(found[:, 0], found[:, 1], codec, of_levels)
 
 
 def _bits_of_levels(glow: Glow, images: np.ndarray, condition: Condition) -> np.ndarray:
