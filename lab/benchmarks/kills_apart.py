@@ -22,6 +22,7 @@ from absl import flags
 from glow_tf.commands import cli
 from glow_tf.config import DataConfig
 from glow_tf.data import load
+from glow_tf.devices import children
 from glow_tf.use.assembling import assemble
 from lab.benchmarks.kills import ROOT, finished, numbers
 from lab.benchmarks.rows import added_to
@@ -80,7 +81,7 @@ class Machine:
         """Starts the run, or resumes it."""
         self.before, self._started = finished(self.workdir), time.monotonic()
         with self._log.open("w") as log:
-            self._run = subprocess.Popen(self.command(EPOCHS), stdout=log, stderr=subprocess.STDOUT)
+            self._run = children.start(self.command(EPOCHS), stdout=log, stderr=subprocess.STDOUT)
 
     def kill(self) -> list[object]:
         """Kills the run; returns its row. It must not have ended, nor gone on from an earlier checkpoint."""
