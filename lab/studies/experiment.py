@@ -149,13 +149,13 @@ def command_of(variant: Variant) -> list[str]:
     name, *own = variant.program.split() or [""]
     if name == LAUNCH:
         return [*children.command("launch"), *own, "--"]
-    program = pathlib.Path(lab.__file__).parent / variant.program
+    program = pathlib.Path(lab.__file__).parent / name
     if not program.is_file():
         raise ConfigError(
             f"program of variant {variant.name} must be train, launch with its flags, or a Python script "
             f"relative to the lab's folder. Received: program={variant.program!r}"
         )
-    return [sys.executable, str(program)]
+    return [sys.executable, str(program), *own]
 
 
 def _result(run: Run) -> str:

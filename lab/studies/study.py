@@ -32,8 +32,8 @@ class Variant:
       title: the variant's name in tables and figures.
       flags: its differences, flag → value.
       equal_time: the variant that it is compared with at equal time, or empty.
-      program: `train`; `launch` with its own flags; or the path of a Python script that takes the same
-        flags as `train` and leaves the same files.
+      program: `train`; `launch` with its own flags; or the path of a Python script with its own flags, which
+        also takes those of `train` and leaves the same files.
       factors: one per part; part k uses the tuned flag's value times factor k. Empty if all parts use the
         same value.
       group: variants of a group share a panel in the figure of the tuning.
@@ -73,7 +73,7 @@ class Study:
                                    slowest, the variant fastest
         [variant NAME]             flags of the variant; title; equal_time (another variant's name);
                                    program (`train`, `launch --workers=N`, `launch --parts`, or a Python
-                                   script, relative to the lab's folder);
+                                   script, relative to the lab's folder, with flags of its own);
                                    factors (one per part), by which the tuned flag's value is multiplied;
                                    group (of the variants that share a panel in the figure of the tuning;
                                    without [tune], of runs of several lengths: see `comparison.lengths`);

@@ -247,11 +247,13 @@ def test_a_program_that_does_not_exist_is_named(tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "one").exists()
 
 
-def test_a_variant_may_be_of_several_processes(tmp_path):
+def test_a_variant_may_be_of_several_processes_or_a_script_with_flags_of_its_own(tmp_path):
     text = TEXT.replace("parts = 1", "parts = 1\nprogram = launch --workers=2")
     one, two = read_study(study_file(tmp_path, text)).variants
     assert command_of(one) == [*children.command("launch"), "--workers=2", "--"]
     assert command_of(two) == children.command("train")
+    script = dataclasses.replace(one, program="benchmarks/train_apart.py --epochs_of_parts=1,2")
+    assert command_of(script)[1:] == [str(ROOT / "lab/benchmarks/train_apart.py"), "--epochs_of_parts=1,2"]
 
 
 def test_what_no_run_can_be_is_named_before_the_tuning(tmp_path, monkeypatch):
