@@ -123,7 +123,7 @@ def rate_of(
     return optimizer._learning_rate
 
 
-def metrics_that_fall(names: Sequence[str]) -> keras.metrics.Metric:
+def metrics_to_minimize(names: Sequence[str]) -> keras.metrics.Metric:
     """Returns a metric by which Keras's callbacks know that lower values of these names are better.
 
     With `mode="auto"` they look for a metric of the monitored name, with a `_direction`, among the metrics

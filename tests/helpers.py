@@ -68,7 +68,7 @@ def traced_once():
         trainer, state, values = _traced[key]
         for variable, value in zip(state, values, strict=True):
             variable.assign(value)
-        trainer.band.forget()
+        trainer.divergence_monitor.forget()
         trainer.phases = tuple(phases)
         return trainer
 

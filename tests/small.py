@@ -114,7 +114,7 @@ def rewound(make):
         trainer, variables, values = once(*args, **kwargs)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        trainer.band.forget()
+        trainer.divergence_monitor.forget()
         return trainer
 
     return again

@@ -54,7 +54,7 @@ def test_a_rate_can_be_set_unless_it_follows_a_schedule():
 
 def test_a_callback_told_nothing_learns_from_the_model_that_a_metric_falls():
     class Model(keras.Model):
-        falling = internals.metrics_that_fall(["bits"])
+        falling = internals.metrics_to_minimize(["bits"])
         metrics = property(lambda self: [self.falling])
 
     stop = keras.callbacks.EarlyStopping("val_bits")  # a name that Keras has no rule for

@@ -47,7 +47,7 @@ def _without_numbers(
 
 def divergence_of(trainer: PartsTrainer) -> dict[str, Any]:
     """Returns what a trainer knows of divergence, as checkpoints name it."""
-    return {"band": trainer.band.variables, "rate_factors": list(trainer.rate_factors)}
+    return {"band": trainer.divergence_monitor.variables, "rate_factors": list(trainer.rate_factors)}
 
 
 def epochs_and_steps(path: str) -> tuple[int, list[int]]:

@@ -104,7 +104,7 @@ def start_over(run: Run) -> None:
         variable.assign(value)
     trainer.glow.dequantize.adapt(run.images.train)
     trainer.initialize_from(run.slice_of_training())
-    trainer.band.forget()
+    trainer.divergence_monitor.forget()
     run.checkpoints.epochs.assign(0)
     run.checkpoints.steps.assign(0)
     run.checkpoints.best_bpd.assign(float("inf"))

@@ -51,8 +51,9 @@ def unpack(batch: Any, config: ModelConfig, *, trains: bool = True) -> Batch:
     if isinstance(pieces[0], tuple):
         pieces = list(pieces[0])
     last = {name: pieces.pop() for name in reversed(last_members(config, trains=trains))}
-    images, noise, third = (*pieces, None, None)[:3]
-    return Batch(images, noise, third if trains else None, None if trains else third, **last)
+    images, noise, index_or_weight = (*pieces, None, None)[:3]
+    index, weight = (index_or_weight, None) if trains else (None, index_or_weight)
+    return Batch(images, noise, index, weight, **last)
 
 
 def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> tf.Tensor:

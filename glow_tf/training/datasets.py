@@ -32,8 +32,8 @@ def as_dataset(glow: Glow, x: Any, *, trains: bool) -> Dataset:
     """Returns a source of batches as a dataset whose elements are checked and have the model's shape.
 
     The source is a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterator or generator, or an iterable. A
-    batch is images uint8 [B, H, W, C], (images, noise) or (images, noise, third). The third member is an
-    index (integers) if the batch trains, and otherwise a weight (floating-point numbers). At the end are, if
+    batch is images uint8 [B, H, W, C], (images, noise) or with a third member: an index
+    (integers) if the batch trains, and otherwise a weight (floating-point numbers). At the end are, if
     it trains a model with classes, their labels, integers [B], and what a model is given with each image.
     ConfigError if x, or what its batches hold, is something else.
     """
@@ -190,10 +190,10 @@ def _check_spec(glow: Glow, spec: Any, trains: bool) -> None:
         )
     if others[1:]:
         right = others[1].dtype.is_integer if trains else others[1].dtype.is_floating
-        third = "index" if trains else "weight"
+        member = "index" if trains else "weight"
         if not right or others[1].shape.rank not in (None, 1):
             raise ConfigError(
-                f"the third member of a batch must be {third} [N] here. "
+                f"the third member of a batch must be {member} [N] here. "
                 f"Received: {others[1].dtype.name} of shape {others[1].shape}"
             )
 

@@ -11,8 +11,8 @@ from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.glow import Glow
 from glow_tf.parts import Part, PartOutput
 from glow_tf.schedule import Phase
-from glow_tf.training.band import Observed
 from glow_tf.training.conditioning import largest_log_scales
+from glow_tf.training.divergence import Observed
 
 ADVICE = "A lower learning rate or a longer warm-up usually helps; so does clip_norm, where it is 0."
 
@@ -76,9 +76,9 @@ def explain_divergence(
                 at_fault.append(k)
     at = f"in phase '{phase}', step {step} of part {phase.last + 1}"
     return DivergedError(
-        f"Training stopped: it diverged {at}: {'; '.join(what)}. It is the last of {int(observed.streak)} "
-        f"such steps in a row. {_widest(glow, phase, seen)} {_conditioning(glow, seen)} The last checkpoint "
-        f"is kept. {ADVICE}",
+        f"Training stopped: it diverged {at}: {'; '.join(what)}. It is the last of "
+        f"{int(observed.consecutive)} such steps in a row. {_widest(glow, phase, seen)} "
+        f"{_conditioning(glow, seen)} The last checkpoint is kept. {ADVICE}",
         phase.active if phase.end_to_end else [min(at_fault)],
         f"{what[0]}, {at}",
     )

@@ -14,7 +14,7 @@ from glow_tf.devices.workers import follow_first_worker, sums_over_replicas
 from glow_tf.errors import ConfigError, DivergedError
 from glow_tf.internals import leaves_updates_to_others
 from glow_tf.schedule import Phase
-from glow_tf.training.band import Band
+from glow_tf.training.divergence import DivergenceMonitor
 from glow_tf.training.traffic import bytes_of
 from glow_tf.training.walk import Walk
 
@@ -79,20 +79,20 @@ class LocalSteps:
         self._meetings: dict[tuple[Phase, bool], Callable[[list[tf.Tensor], tf.Tensor], tf.Tensor]] = {}
         self._steps = 0  # of the running epoch
 
-    def begin_epoch(self, phase: Phase, steps: int | None, goes_on: bool) -> None:
+    def begin_epoch(self, phase: Phase, steps: int | None, resumes: bool) -> None:
         """Remembers the weights of an epoch's start; ConfigError if it goes on, or has no known end."""
         if self._every == 1:
             return
-        if steps is None or goes_on:
+        if steps is None or resumes:
             raise ConfigError(
                 "sync_every needs steps_per_epoch, and epochs from their first step on: fit without "
-                f"initial_step. Received: steps_per_epoch={steps}, {'an' if goes_on else 'no'} initial_step"
+                f"initial_step. Received: steps_per_epoch={steps}, {'an' if resumes else 'no'} initial_step"
             )
         self._steps, self._made = steps, 0
         self._met = self._weights(phase)
 
     def end_step(
-        self, phase: Phase, ends_epoch: bool, band: Band, fault: DivergedError | None
+        self, phase: Phase, ends_epoch: bool, monitor: DivergenceMonitor, fault: DivergedError | None
     ) -> DivergedError | None:
         """Lets the replicas meet, if it is time; `ends_epoch` says whether the step was the epoch's last.
 
@@ -114,7 +114,7 @@ class LocalSteps:
             fault.parts = tuple(at_fault)
             return fault
         if ends_epoch:
-            follow_first_worker(self._strategy, list(band.variables.values()))
+            follow_first_worker(self._strategy, list(monitor.variables.values()))
         else:
             self._met = self._weights(phase)
         return None

@@ -41,8 +41,8 @@ class CompileOptions:
       max_skipped_steps: how many steps in a row are skipped if their loss, or the norm of a gradient, is not
         finite; one more ends the run, and so does an epoch of such steps. 0 ends it at the first.
       max_outside_steps: how many steps in a row a loss, or the norm of a part's gradients, may be outside of
-        its band (see `Band`); one more ends the run. If `max_skipped_steps` is more, that many. None does not
-        watch.
+        its band (see `DivergenceMonitor`); one more ends the run. If `max_skipped_steps` is more, that many.
+        None does not watch.
       rate_scaling: `size` multiplies the rate of each weight by a factor that depends on the width and the
         number of flow steps, so that one rate suits models of all sizes; see `rate_factor`. `none` gives
         every weight the optimizer's rate.

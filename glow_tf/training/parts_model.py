@@ -17,9 +17,9 @@ from glow_tf.passage import Passage
 from glow_tf.schedule import Phase
 from glow_tf.training import inputs
 from glow_tf.training.averages import Averages
-from glow_tf.training.band import Band
 from glow_tf.training.batch import Batch, first_examples, initialization_examples, noise_of_step
 from glow_tf.training.datasets import Dataset
+from glow_tf.training.divergence import DivergenceMonitor
 from glow_tf.training.gradients import OneTape, TapePerPart
 from glow_tf.training.local_steps import LocalSteps
 from glow_tf.training.objective import Objectives, objectives_of
@@ -102,9 +102,9 @@ class PartsModel(PhasedModel):
         return Traffic(*crossing, bytes_of(gradients))
 
     @property
-    def band(self) -> Band:
+    def divergence_monitor(self) -> DivergenceMonitor:
         """What says of every step whether the losses and gradients are as they were."""
-        return self._skips.band
+        return self._skips.divergence_monitor
 
     @property
     def within_epoch(self) -> dict[str, Any]:
@@ -168,16 +168,16 @@ class PartsModel(PhasedModel):
 
     def on_epoch_start(self, steps: int | None) -> None:
         """Counts skipped steps anew, and starts the queues between parts."""
-        goes_on = self.steps_before > 0
-        self._skips.begin_epoch(steps, goes_on)
-        self.local_steps.begin_epoch(self.phase, steps, goes_on)
+        resumes = self.steps_before > 0
+        self._skips.begin_epoch(steps, resumes)
+        self.local_steps.begin_epoch(self.phase, steps, resumes)
         if queues := self.queues(self.phase):
             queues.start()
 
     def on_step_end(self, last: bool) -> None:
         """Lets replicas meet; stops if training diverged; after an epoch's last step, empties the queues."""
         fault = self._skips.fault_of(self.phase)
-        if fault := self.local_steps.end_step(self.phase, last, self.band, fault):
+        if fault := self.local_steps.end_step(self.phase, last, self.divergence_monitor, fault):
             raise fault
         if last:
             self.empty_queues()

@@ -14,7 +14,7 @@ from glow_tf.density_model import DensityModel
 from glow_tf.devices.strategies import step_of_worker
 from glow_tf.devices.workers import by_each_replica, in_several_processes, sums_over_replicas
 from glow_tf.errors import ConfigError
-from glow_tf.internals import BuiltBeforeFit, forgetting_custom_gradients, metrics_that_fall
+from glow_tf.internals import BuiltBeforeFit, forgetting_custom_gradients, metrics_to_minimize
 from glow_tf.schedule import Phase, end_to_end, simultaneous
 from glow_tf.training.metrics import MeanAndError, StepMeans
 
@@ -33,7 +33,7 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
         self.forget_train_functions()
         self.means = StepMeans(heads, timed)  # what training steps report
         self.test_metric = MeanAndError("bpd")  # what an evaluation reports
-        self._falling = metrics_that_fall(self.means.names)
+        self._to_minimize = metrics_to_minimize(self.means.names)
         self._evaluating = False
         # Steps of the running epoch that were made before this `fit`, which goes on after them.
         self.steps_before = 0
@@ -114,7 +114,7 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """What the current phase, or an evaluation, computes; and one that says that less is better."""
-        return [*self._computed(), self._falling]
+        return [*self._computed(), self._to_minimize]
 
     def get_metrics_result(self) -> dict[str, Any]:
         """Returns what the current phase, or an evaluation, computes: numbers, or tensors within a graph."""

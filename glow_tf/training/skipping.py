@@ -14,8 +14,8 @@ from glow_tf.devices.workers import in_several_processes
 from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.glow import Glow
 from glow_tf.schedule import Phase
-from glow_tf.training.band import Band, Observed, replicated
 from glow_tf.training.diagnosis import Seen, explain_divergence, explain_non_finite
+from glow_tf.training.divergence import DivergenceMonitor, Observed, replicated
 from glow_tf.training.gradients import StepGradients, mean_over_examples
 from glow_tf.training.optimizers import steps_made
 
@@ -28,8 +28,8 @@ class SkippedSteps:
     bijector, to find out where. These steps are counted anew in every epoch, so a resumed run decides as an
     uninterrupted one does.
 
-    A step that is finite and outside of its band (see `Band`) is applied and counted. Training stops if more
-    than `most_outside` steps in a row were outside or not finite; None does not watch.
+    A step that is finite and outside of its band (see `DivergenceMonitor`) is applied and counted. Training
+    stops if more than `most_outside` steps in a row were outside or not finite; None does not watch.
 
     A step that is compiled with XLA cannot call Python; then `fault_of` does not name the bijector.
     `replicas` is how many make a step together, and skip it together.
@@ -56,13 +56,13 @@ class SkippedSteps:
         self.replicas = replicas
         self._ends_steps = in_several_processes(tf.distribute.get_strategy())
         self.fault: DivergedError | None = None  # what stopped training
-        self.band = Band(len(glow.parts))
+        self.divergence_monitor = DivergenceMonitor(len(glow.parts))
         # How many steps in a row were not finite so far, and how many may be.
         self.in_a_row, self._allowed = (replicated(tf.constant(n, tf.int64)) for n in (0, most))
 
-    def begin_epoch(self, steps: int | None, goes_on: bool = False) -> None:
+    def begin_epoch(self, steps: int | None, resumes: bool = False) -> None:
         """Counts from zero, unless the epoch goes on; its `steps` (None: not known) are too many to skip."""
-        if not goes_on:
+        if not resumes:
             self.in_a_row.assign(0)
         self._allowed.assign(self.most if steps is None else min(self.most, steps - 1))
 
@@ -76,7 +76,10 @@ class SkippedSteps:
         InvalidArgumentError, but not in several processes; `fault` says why.
         """
         finite = tf.reduce_all(tf.math.is_finite(tf.stack([step.loss, *norms])))
-        losses = [mean_over_examples(step.truncated[k], step.weight) for k in self.band.rows_of(phase)[0]]
+        losses = [
+            mean_over_examples(step.truncated[k], step.weight)
+            for k in self.divergence_monitor.rows_of(phase)[0]
+        ]
         explains, first = ~finite, tf.constant(True)
         if self.replicas > 1:
             # The replica whose images are at fault is to explain; all of them skip the step. Of several
@@ -92,9 +95,9 @@ class SkippedSteps:
         stops = explains & (in_a_row > self._allowed)
         observed, row = None, in_a_row
         if self.most_outside is not None:
-            observed = self.band.observe(phase, finite, losses, norms, step.arrived)
-            stops |= tf.where(finite, first, explains) & (observed.streak > self.most_outside)
-            row = tf.maximum(in_a_row, observed.streak)
+            observed = self.divergence_monitor.observe(phase, finite, losses, norms, step.arrived)
+            stops |= tf.where(finite, first, explains) & (observed.consecutive > self.most_outside)
+            row = tf.maximum(in_a_row, observed.consecutive)
         if self.compiled:
             return finite
         numbers = (tf.where(finite, tf.zeros_like(row), row), step.loss, tf.stack(norms))
@@ -119,7 +122,7 @@ class SkippedSteps:
         where = f"in phase '{phase}'"
         after = f"after step {self._steps_of(phase)} of part {phase.last + 1}"
         advice = "Without XLA (jit_compile=False, --jit_compile=off) the message names the bijector."
-        in_a_row, streak = int(self.in_a_row.numpy()), int(self.band.streak.numpy())
+        in_a_row, consecutive = int(self.in_a_row.numpy()), int(self.divergence_monitor.consecutive.numpy())
         if in_a_row > int(self._allowed.numpy()):
             return NonFiniteError(
                 f"Training stopped: a loss or gradient was not finite {where}, {in_a_row} steps in a row, "
@@ -127,12 +130,12 @@ class SkippedSteps:
                 phase.active,
                 f"a loss or gradient was not finite {in_a_row} steps in a row, {after}",
             )
-        if self.most_outside is not None and streak > self.most_outside:
+        if self.most_outside is not None and consecutive > self.most_outside:
             return DivergedError(
                 f"Training stopped: it diverged {where}: a loss or the norm of a gradient was outside of its "
-                f"band for {streak} steps in a row, {after}. {advice}",
+                f"band for {consecutive} steps in a row, {after}. {advice}",
                 phase.active,
-                f"a loss or gradient norm was outside of its band for {streak} steps in a row, {after}",
+                f"a loss or gradient norm was outside of its band for {consecutive} steps in a row, {after}",
             )
         return None
 
@@ -168,7 +171,9 @@ class SkippedSteps:
                 own.fault = explain_non_finite(own.glow, phase, step, *found)
             else:
                 found = Observed(*(tensor.numpy() for tensor in others[len(names) :]))
-                own.fault = explain_divergence(own.glow, phase, step, seen, found, own.band.rows_of(phase))
+                own.fault = explain_divergence(
+                    own.glow, phase, step, seen, found, own.divergence_monitor.rows_of(phase)
+                )
             return own._ends_steps
 
         def explained() -> tf.Tensor:

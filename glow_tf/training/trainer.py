@@ -189,7 +189,7 @@ class PartsTrainer(OnBatch):
         kwargs["callbacks"] = callbacks_for(kwargs.get("callbacks"), self.optimizers, missing)
         start_reading(dataset)
         if not (first or initial_step):
-            self.band.forget()
+            self.divergence_monitor.forget()
         with self._skips.naming_faults():
             return super().fit(inputs.of_unknown_length(dataset, initial_step), **kwargs)
 

@@ -110,7 +110,7 @@ class Branches:
     def train(self, phase: Phase, epoch: int, factor: Factor, steps: int | None = None) -> float:
         """Trains an epoch (from 0), or its first steps; returns the test bits/dim."""
         self.trainer.phases = (phase,) * (epoch + 1)
-        self.trainer.band.forget()
+        self.trainer.divergence_monitor.forget()
         self.trainer.fit(
             self.run.training_batches(epoch),
             initial_epoch=epoch,

@@ -83,7 +83,7 @@ def main(values: flags.FlagValues) -> None:
         low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
         middle = statistics.median(ratios)
         print(f"{what}: {middle:.4f} of the time without; the middle half {low:.4f} to {high:.4f}")
-    state = sum(v.shape.num_elements() * v.dtype.size for v in watched.band.variables.values())
+    state = sum(v.shape.num_elements() * v.dtype.size for v in watched.divergence_monitor.variables.values())
     print(f"The watch keeps {state / 1000:.1f} kB.")
 
 

@@ -314,23 +314,27 @@ def test_what_is_known_of_divergence_is_kept(tmp_path):
     trainer = make_trainer()
     checkpoints = Checkpoints(tmp_path, trainer)
     trainer.rate_factors[0].assign(0.25)
-    trainer.band.variables["recent"].assign(tf.fill(trainer.band.variables["recent"].shape, 4.0))
+    trainer.divergence_monitor.variables["recent"].assign(
+        tf.fill(trainer.divergence_monitor.variables["recent"].shape, 4.0)
+    )
     checkpoints.recoveries.assign(2)
     checkpoints.save(1)
     again = make_trainer()
     restored = Checkpoints(tmp_path, again)
     assert restored.restore() == 1
     assert (float(again.rate_factors[0]), int(restored.recoveries)) == (0.25, 2)
-    np.testing.assert_array_equal(again.band.variables["recent"], trainer.band.variables["recent"])
+    np.testing.assert_array_equal(
+        again.divergence_monitor.variables["recent"], trainer.divergence_monitor.variables["recent"]
+    )
 
 
 def test_a_checkpoint_amid_trouble_is_passed_over_and_removed(tmp_path):
     trainer = make_trainer()
     checkpoints = Checkpoints(tmp_path, trainer)
     weight = trainer.glow.trainable_variables[0]
-    for epoch, streak in ((1, 0), (2, 4)):
+    for epoch, consecutive in ((1, 0), (2, 4)):
         spoil(weight, float(epoch))
-        trainer.band.streak.assign(streak)
+        trainer.divergence_monitor.consecutive.assign(consecutive)
         checkpoints.save(epoch)
     assert checkpoints.roll_back() == 1
     assert float(weight.numpy().flat[0]) == 1
@@ -341,8 +345,8 @@ def test_a_checkpoint_amid_trouble_is_passed_over_and_removed(tmp_path):
 def test_the_best_epoch_is_one_that_a_run_may_go_back_to(tmp_path):
     trainer = make_trainer()
     checkpoints = Checkpoints(tmp_path, trainer)
-    for epoch, streak, bpd in ((1, 0, 3.5), (2, 4, 3.4)):
-        trainer.band.streak.assign(streak)
+    for epoch, consecutive, bpd in ((1, 0, 3.5), (2, 4, 3.4)):
+        trainer.divergence_monitor.consecutive.assign(consecutive)
         checkpoints.save(epoch, validation_bpd=bpd)
     assert checkpoint_files.complete(tmp_path / "best") == [1]
     assert checkpoints.roll_back() == 1

@@ -9,7 +9,7 @@ from small import small_config
 from glow_tf import DivergedError, Glow, PartsTrainer, phases
 from glow_tf.devices.strategies import make_strategy
 from glow_tf.schedule import end_to_end, one_part, simultaneous
-from glow_tf.training.band import FEWEST, Band
+from glow_tf.training.divergence import FEWEST, DivergenceMonitor
 from glow_tf.training.optimizers import FusedAdamax
 
 FIRST, LAST, BOTH, WHOLE = (
@@ -20,15 +20,15 @@ FIRST, LAST, BOTH, WHOLE = (
 )
 
 
-def streaks(band, losses, phase=FIRST, norms=None, finite=True):
-    """Shows steps to a band; returns the streak after each."""
+def consecutive(monitor, losses, phase=FIRST, norms=None, finite=True):
+    """Shows steps to a monitor; returns after each how many in a row were outside."""
     found = []
-    observe = tf.function(band.observe) if len(losses) > FEWEST else band.observe
+    observe = tf.function(monitor.observe) if len(losses) > FEWEST else monitor.observe
     for step, loss in enumerate(losses):
         norm = 1.0 if norms is None else norms[step]
-        losses_of_rows = [tf.constant(loss, tf.float32)] * len(band.rows_of(phase)[0])
+        losses_of_rows = [tf.constant(loss, tf.float32)] * len(monitor.rows_of(phase)[0])
         seen = observe(phase, tf.constant(finite), losses_of_rows, [tf.constant(norm)] * len(phase.active))
-        found.append(int(seen.streak))
+        found.append(int(seen.consecutive))
     return found
 
 
@@ -38,71 +38,71 @@ def sound(steps=40, level=4.0, spread=0.02):
 
 def test_a_sound_loss_stays_in_its_band_from_the_first_step_on():
     falling = 3 + 5 * np.exp(-np.arange(200) / 20)
-    assert max(streaks(Band(2), falling + sound(200, 0.0, 0.1))) == 0
+    assert max(consecutive(DivergenceMonitor(2), falling + sound(200, 0.0, 0.1))) == 0
 
 
 def test_a_loss_that_rises_is_outside_and_never_its_own_reference():
-    band = Band(2)
-    streaks(band, sound())
-    assert streaks(band, [5.2] * 100) == list(range(1, 101))
-    assert streaks(band, [4.0]) == [0]
+    monitor = DivergenceMonitor(2)
+    consecutive(monitor, sound())
+    assert consecutive(monitor, [5.2] * 100) == list(range(1, 101))
+    assert consecutive(monitor, [4.0]) == [0]
 
 
 def test_the_first_steps_have_a_wide_band():
-    band = Band(2)
-    assert max(streaks(band, [4.0] * FEWEST)) == 0
-    assert streaks(band, [9.0]) == [1]
-    assert max(streaks(Band(2), [*[4.0] * (FEWEST - 1), 9.0])) == 0
-    assert streaks(Band(2), [4.0, 13.0, 15.0, 1e9]) == [0, 0, 1, 2]
-    assert max(streaks(Band(2), [1e9, 1e6])) == 0  # nothing is known before the first step
+    monitor = DivergenceMonitor(2)
+    assert max(consecutive(monitor, [4.0] * FEWEST)) == 0
+    assert consecutive(monitor, [9.0]) == [1]
+    assert max(consecutive(DivergenceMonitor(2), [*[4.0] * (FEWEST - 1), 9.0])) == 0
+    assert consecutive(DivergenceMonitor(2), [4.0, 13.0, 15.0, 1e9]) == [0, 0, 1, 2]
+    assert max(consecutive(DivergenceMonitor(2), [1e9, 1e6])) == 0  # nothing is known before the first step
 
 
 def test_a_slow_climb_leaves_the_band():
-    found = streaks(Band(2), 4 + 0.01 * np.arange(400))
+    found = consecutive(DivergenceMonitor(2), 4 + 0.01 * np.arange(400))
     assert max(found[:150]) == 0
     assert found[-1] > 100
 
 
 def test_noisy_batches_have_a_wider_band():
-    band = Band(2)
+    monitor = DivergenceMonitor(2)
     noise = sound(64, 4.0, 0.3)
-    assert max(streaks(band, noise)) == 0
-    assert streaks(band, [6.0, 11.0]) == [0, 1]
+    assert max(consecutive(monitor, noise)) == 0
+    assert consecutive(monitor, [6.0, 11.0]) == [0, 1]
 
 
 def test_a_norm_is_compared_with_its_median():
-    band = Band(2)
-    streaks(band, sound())
-    assert streaks(band, [4.0, 4.0, 4.0], norms=[99.0, 101.0, 1.0]) == [0, 1, 0]
+    monitor = DivergenceMonitor(2)
+    consecutive(monitor, sound())
+    assert consecutive(monitor, [4.0, 4.0, 4.0], norms=[99.0, 101.0, 1.0]) == [0, 1, 0]
 
 
 def test_steps_that_are_not_finite_count_and_leave_no_trace():
-    band = Band(2)
-    streaks(band, sound())
-    before = {name: v.numpy() for name, v in band.variables.items() if name != "streak"}
-    assert streaks(band, [float("nan")] * 3, finite=False) == [1, 2, 3]
+    monitor = DivergenceMonitor(2)
+    consecutive(monitor, sound())
+    before = {name: v.numpy() for name, v in monitor.variables.items() if name != "streak"}
+    assert consecutive(monitor, [float("nan")] * 3, finite=False) == [1, 2, 3]
     for name, value in before.items():
-        np.testing.assert_array_equal(band.variables[name].numpy(), value)
+        np.testing.assert_array_equal(monitor.variables[name].numpy(), value)
 
 
 def test_each_part_has_its_own_band_and_the_whole_that_of_the_last():
-    band = Band(2)
-    streaks(band, sound(level=6.0), FIRST)
-    streaks(band, sound(level=4.0), LAST)
-    assert streaks(band, [6.0], FIRST) == [0]
-    assert streaks(band, [6.0], WHOLE) == [1]
-    seen = band.observe(BOTH, tf.constant(True), [6.0, 6.0], [1.0, 1.0])
+    monitor = DivergenceMonitor(2)
+    consecutive(monitor, sound(level=6.0), FIRST)
+    consecutive(monitor, sound(level=4.0), LAST)
+    assert consecutive(monitor, [6.0], FIRST) == [0]
+    assert consecutive(monitor, [6.0], WHOLE) == [1]
+    seen = monitor.observe(BOTH, tf.constant(True), [6.0, 6.0], [1.0, 1.0])
     assert seen.outside.numpy().tolist() == [False, True, False, False, False, False]
 
 
 def test_a_part_without_a_batch_is_not_watched():
-    band = Band(2)
-    streaks(band, sound(), BOTH)
-    for arrived, streak in (((True, False), 0), ((True, True), 1), ((False, False), 1)):
-        seen = band.observe(
+    monitor = DivergenceMonitor(2)
+    consecutive(monitor, sound(), BOTH)
+    for arrived, expected in (((True, False), 0), ((True, True), 1), ((False, False), 1)):
+        seen = monitor.observe(
             BOTH, tf.constant(True), [9.0, 9.0], [1.0, 1.0], [tf.constant(a) for a in arrived]
         )
-        assert int(seen.streak) == streak
+        assert int(seen.consecutive) == expected
 
 
 def make_trainer(strategy="one_device", schedule="simultaneous", **options):
@@ -133,11 +133,11 @@ def test_finite_training_that_diverges_stops_with_a_report(small_images):
     with pytest.raises(DivergedError, match=report) as error:
         trainer.fit(small_images, batch_size=4, callbacks=[Spoil()], verbose=0)
     assert error.value.parts == (1,)
-    assert int(trainer.band.streak.numpy()) == 4
+    assert int(trainer.divergence_monitor.consecutive.numpy()) == 4
 
 
 def test_a_compiled_step_decides_the_same_and_the_trainer_stops_after_it():
-    band, compiled = Band(2), Band(2)
+    monitor, compiled = DivergenceMonitor(2), DivergenceMonitor(2)
 
     @tf.function(jit_compile=True)
     def observe(loss):
@@ -145,14 +145,14 @@ def test_a_compiled_step_decides_the_same_and_the_trainer_stops_after_it():
 
     for loss in [*sound(20), 5.0, 7.0, 4.0, 9.0]:
         seen = observe(tf.constant(loss, tf.float32))
-        expected = band.observe(FIRST, tf.constant(True), [loss], [1.0])
+        expected = monitor.observe(FIRST, tf.constant(True), [loss], [1.0])
         for a, b in zip(seen, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
-    assert int(compiled.streak.numpy()) == 1
+    assert int(compiled.consecutive.numpy()) == 1
     trainer = make_trainer(max_outside_steps=3, max_skipped_steps=3, jit_compile=True)
-    trainer.band.streak.assign(3)
+    trainer.divergence_monitor.consecutive.assign(3)
     trainer.on_step_end(last=False)
-    trainer.band.streak.assign(4)
+    trainer.divergence_monitor.consecutive.assign(4)
     with pytest.raises(DivergedError, match=r"outside of its band for 4 steps in a row, .*jit_compile=False"):
         trainer.on_step_end(last=False)
 
@@ -169,8 +169,8 @@ def test_replicas_agree_on_what_is_outside_and_on_what_one_device_finds(small_im
     for strategy in ("one_device", "mirrored"):
         trainer = make_trainer(strategy, max_outside_steps=3, max_skipped_steps=3)
         trainer.fit(small_images, batch_size=4, epochs=2, verbose=0)
-        found.append({name: v.numpy() for name, v in trainer.band.variables.items()})
-    for variable in trainer.band.variables.values():
+        found.append({name: v.numpy() for name, v in trainer.divergence_monitor.variables.items()})
+    for variable in trainer.divergence_monitor.variables.values():
         first, second = trainer.distribute_strategy.experimental_local_results(variable)
         np.testing.assert_array_equal(first.numpy(), second.numpy())
     for name, value in found[0].items():
@@ -192,7 +192,7 @@ def test_sound_training_with_two_images_a_step_never_leaves_the_band(schedule, s
 def test_training_anew_starts_without_a_reference(small_images, eager):
     trainer = make_trainer(run_eagerly=True)
     trainer.fit(small_images, batch_size=16, epochs=1, verbose=0)
-    seen = trainer.band.variables["seen"]
+    seen = trainer.divergence_monitor.variables["seen"]
     assert max(seen.numpy()) == 4
     trainer.fit(small_images, batch_size=16, initial_epoch=1, epochs=2, verbose=0)
     assert max(seen.numpy()) == 8

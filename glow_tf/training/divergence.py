@@ -1,4 +1,4 @@
-"""The band that a part's loss and the norm of its gradients have to stay in."""
+"""Divergence: the band that a part's loss and the norm of its gradients have to stay in."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ NORM_RATIO = 100.0  # times the median norm
 
 
 class Observed(NamedTuple):
-    """What a band says of a step; one entry for each row of the band."""
+    """What the monitor says of a step; one entry for each of its rows."""
 
     values: tf.Tensor  # losses in bits/dim, then norms, [rows]; 0 where the step has none
     medians: tf.Tensor  # of the last steps within the band, [rows]; inf before there are any
     outside: tf.Tensor  # whether a value is outside, bool [rows]
-    streak: tf.Tensor  # how many steps in a row were outside, or not finite, []
+    consecutive: tf.Tensor  # how many steps in a row were outside, or not finite, []
 
 
-class Band:
+class DivergenceMonitor:
     """Says of every step whether the loss of each trained part, or the norm of its gradients, left its band.
 
     A loss is outside if it is above the median of the last `WINDOW` steps by more than `RISE` bits/dim, and
@@ -52,19 +52,24 @@ class Band:
         self._recent = replicated(tf.zeros([rows, WINDOW]))
         self._seen = replicated(tf.zeros([rows], tf.int64))
         self._lowest = replicated(tf.zeros([rows]))
-        self.streak = replicated(tf.zeros([], tf.int64))
+        self.consecutive = replicated(tf.zeros([], tf.int64))
         self.forget()
 
     def forget(self) -> None:
         """Starts anew, without a reference."""
         self._seen.assign(tf.zeros_like(self._seen))
         self._lowest.assign(tf.fill(self._lowest.shape, float("inf")))
-        self.streak.assign(0)
+        self.consecutive.assign(0)
 
     @property
     def variables(self) -> dict[str, tf.Variable]:
         """The state, as checkpoints name it."""
-        return {"recent": self._recent, "seen": self._seen, "lowest": self._lowest, "streak": self.streak}
+        return {
+            "recent": self._recent,
+            "seen": self._seen,
+            "lowest": self._lowest,
+            "streak": self.consecutive,
+        }
 
     def rows_of(self, phase: Phase) -> tuple[list[int], list[int]]:
         """Returns the rows of the losses and of the norms that a phase watches."""
@@ -91,9 +96,11 @@ class Band:
         outside = watched & (values > tf.minimum(limits, highest))
         bad = ~finite | tf.reduce_any(outside)
         self._remember(values, watched & ~bad, limits)
-        streak = tf.where(tf.reduce_any(watched), tf.where(bad, self.streak + 1, 0), self.streak)
-        self.streak.assign(streak)
-        return Observed(values, medians, outside, streak)
+        consecutive = tf.where(
+            tf.reduce_any(watched), tf.where(bad, self.consecutive + 1, 0), self.consecutive
+        )
+        self.consecutive.assign(consecutive)
+        return Observed(values, medians, outside, consecutive)
 
     def _arranged(
         self,
