@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,111 +17,16 @@ from glow_tf.errors import ConfigError
 from glow_tf.text_files import read_json
 from glow_tf.use.image_features import Features, features
 from glow_tf.use.models import TrainedModel, nothing_of
+from glow_tf.use.rules import FALLBACK, LEVELS, ONE_WAY, RULES, UNUSUAL, areas_of, finite
 from glow_tf.use.spoiled import spoiled_copies
 
 FORMAT = 1  # of calibration.json
 FEWEST = 20  # good images
 FEWEST_TO_CHOOSE = 200  # good images, to choose a score with
 MOST_SPOILED = 500  # images that are spoiled, to choose a score
-MOST_POINTS = 2000  # of the density
-FAR = 12.0  # in units of the middle half of the good images
 PROBE_TOLERANCE = 0.01  # relative; other machines round differently
-AUTO, FALLBACK, LEVELS = "auto", "density", "levels"
+AUTO = "auto"
 NAMES = ("nll", "latent", "codec")  # of the features
-USUAL, UNUSUAL = 0.1, 0.01  # shares of good images; what lies beyond the second is named as a reason
-MOST_ALONE = 2.0  # of a feature alone; see _or_a_feature
-
-Rule = Callable[[Features, Features], np.ndarray]
-
-
-def _density(points: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Minus the log-density of features by a Gaussian kernel estimate, up to a constant: [N, F] → [N].
-
-    They are measured from the reference's median in units of its middle half. What lies beyond ±`FAR`
-    gets the score at ±`FAR` on its ray and a term that grows with the logarithm of the distance: a wilder
-    image is more unusual, and a single wild one among the good images hides few others. Good images beyond
-    half of `FAR` are left out: a wild one would set the scale for all, and its like would pass.
-    """
-    low, centre, high = np.quantile(points, [0.25, 0.5, 0.75], axis=0)
-    unit = np.maximum(high - low, 1e-6)
-    points, queries = ((values - centre) / unit for values in (points, queries))
-    points = points[np.abs(points).max(axis=1) < FAR / 2]
-    beyond = np.maximum(np.abs(queries).max(axis=1) / FAR, 1)
-    with np.errstate(invalid="ignore"):  # an infinite feature makes the score NaN, which counts as unusual
-        queries = queries / beyond[:, np.newaxis]
-    if len(points) < 2:
-        raise ConfigError(
-            "score=density needs good images that are alike; try another score. Received: good images of "
-            f"which {len(points)} are like the others"
-        )
-    # Whitened, so that one bandwidth serves all directions; the small term is for features that do not vary.
-    covariance = np.cov(points.T) + 1e-6 * np.eye(points.shape[1])
-    whiten = np.linalg.inv(np.linalg.cholesky(covariance)).T
-    points, queries = points[:MOST_POINTS] @ whiten, queries @ whiten
-    bandwidth = len(points) ** (-1 / (points.shape[1] + 4))  # Scott's rule
-    scores = []
-    for query in queries:
-        exponents = -0.5 * np.sum(np.square((query - points) / bandwidth), axis=1)
-        highest = exponents.max()
-        scores.append(-highest - np.log(np.mean(np.exp(exponents - highest))))
-    return np.array(scores) + 2 * FAR * np.log(beyond)
-
-
-def _with_levels(found: Features) -> np.ndarray:
-    if found.levels is None:
-        raise ConfigError(
-            "score=levels needs a model of levels, and not an export of it. Received: features without levels"
-        )
-    return found.whole_table
-
-
-def _rarity(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns by how many powers of ten a value is rarer than one that `USUAL` of the reference exceeds.
-
-    The share above is taken to fall exponentially, through `USUAL` and `UNUSUAL`, also beyond all references.
-    Wild ones are left out, as by `_density`.
-    """
-    low, centre, high = np.quantile(reference, [0.25, 0.5, 0.75])
-    alike = reference[np.abs(reference - centre) < FAR / 2 * np.maximum(high - low, 1e-6)]
-    near, far = np.quantile(alike, [1 - USUAL, 1 - UNUSUAL])
-    return (values - near) / np.maximum(far - near, 1e-6) * np.log10(USUAL / UNUSUAL)
-
-
-def _or_a_feature(rule: Rule) -> Rule:
-    """Returns a score that is also high where one feature alone is unusually high or low.
-
-    A score of one number is blind to what leaves this number alone: a black frame has few bits and a small
-    file, and the difference of the two is a usual one. There are six such ends, so each counts a tenth of the
-    score's own share. Some good images are far out in one feature. So that they do not hide what the score
-    itself finds, a feature hardly counts beyond `MOST_ALONE`.
-    """
-
-    def widened(reference: Features, found: Features) -> np.ndarray:
-        own = _rarity(rule(reference, reference), rule(reference, found))
-        pairs = list(zip(reference.table.T, found.table.T, strict=True))
-        ends = [_rarity(sign * usual, sign * values) for usual, values in pairs for sign in (1, -1)]
-        alone = np.max(ends, axis=0) - 1
-        beyond = np.maximum(alone / MOST_ALONE, 1)
-        return np.maximum(own, np.minimum(alone, MOST_ALONE) + 1e-3 * np.log(beyond))
-
-    return widened
-
-
-# Name → how unusual images are, compared with reference images; higher is more unusual.
-RULES: dict[str, Rule] = {
-    # After Osada 2024, arXiv 2402.10477, who has latent and codec alone.
-    "density": lambda reference, found: _density(reference.table, found.table),
-    LEVELS: lambda reference, found: _density(_with_levels(reference), _with_levels(found)),
-    "nll": lambda reference, found: found.nll,
-    "latent": lambda reference, found: found.latent,
-    "typicality": _or_a_feature(  # Nalisnick et al. 2019
-        lambda reference, found: np.abs(found.nll - reference.nll.mean())
-    ),
-    "complexity": _or_a_feature(  # Serrà et al. 2020, arXiv 1909.11480
-        lambda reference, found: found.nll - found.codec
-    ),
-}
-ONE_WAY = ("nll", "latent")  # take what is too simple for usual, so `auto` never chooses them
 
 
 class Scorer:
@@ -189,7 +93,7 @@ class Scorer:
                 kind: features(self.model, own, some_of(condition, shown))
                 for kind, own in spoiled_copies(images[shown], seed).items()
             }
-            self.areas = _areas(found[first[:half]], found[shown], copies)
+            self.areas = areas_of(found[first[:half]], found[shown], copies)
             both_ways = [name for name in self.areas if name not in ONE_WAY]
             self.score = max(both_ways, key=lambda name: min(self.areas[name].values()))
         return self.fit_features(found, seed)
@@ -289,7 +193,7 @@ class Scorer:
 
     def unusual(self, found: Features) -> np.ndarray:
         """Returns the scores that p-values compare, [N]; higher is more unusual."""
-        return _finite(RULES[self.score](self._fitted()[0], found))
+        return finite(RULES[self.score](self._fitted()[0], found))
 
     def _fitted(self) -> tuple[Features, Features]:
         if self._reference is None or self._calibration is None:
@@ -301,28 +205,6 @@ def _halves(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns which of the good images define what is usual, and which ones new scores are compared with."""
     order = np.random.default_rng(seed).permutation(count)
     return order[: count // 2], order[count // 2 :]
-
-
-def _areas(
-    reference: Features, usual: Features, spoiled: Mapping[str, Features]
-) -> dict[str, dict[str, float]]:
-    """Returns, for each score and each set of spoiled images, the area under the ROC curve."""
-    areas = {}
-    for name, rule in RULES.items():
-        with contextlib.suppress(ConfigError):  # no density can be made of these images
-            good = np.sort(_finite(rule(reference, usual)))
-            areas[name] = {kind: _area(good, _finite(rule(reference, own))) for kind, own in spoiled.items()}
-    return areas
-
-
-def _area(good: np.ndarray, other: np.ndarray) -> float:
-    """Returns how often a score of `other` is above one of `good`, which is sorted; ties count a half."""
-    above = np.searchsorted(good, other, "left") + np.searchsorted(good, other, "right")
-    return float(np.mean(above)) / (2 * len(good))
-
-
-def _finite(scores: np.ndarray) -> np.ndarray:
-    return np.where(np.isfinite(scores), scores, np.inf)  # what the model cannot score is unusual
 
 
 def _probe(model: TrainedModel) -> list[float]:

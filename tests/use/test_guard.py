@@ -14,8 +14,8 @@ from glow_tf.commands import cli
 from glow_tf.commands import score as command
 from glow_tf.errors import ConfigError
 from glow_tf.use import Features, Scorer, features, guard, open_model, spoiled_copies
-from glow_tf.use.guard import ONE_WAY, RULES
 from glow_tf.use.image_features import codec_bits
+from glow_tf.use.rules import ONE_WAY, RULES
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_what_is_unusual_in_a_feature_is_flagged_whatever_the_score(score):
 
 def test_a_score_that_takes_simple_images_for_usual_is_not_chosen(model, digits, monkeypatch):
     areas = {"nll": {"noised": 0.99}, "density": {"noised": 0.6}, "complexity": {"noised": 0.7}}
-    monkeypatch.setattr(guard, "_areas", lambda *_: areas)
+    monkeypatch.setattr(guard, "areas_of", lambda *_: areas)
     assert Scorer(model).fit(digits[:200]).score == "complexity"
 
 
