@@ -294,7 +294,7 @@ def test_a_cached_prefix_has_the_labels_of_its_images(images):
         )
         fill = FillPrefixCaches(run, EpochResult())
         batches = data.with_members(
-            data.training_batches(images, 16, 3, noise_epochs=turns), [labels], len(labels)
+            data.training_batches(images, 16, 3, epochs=data.Epochs(noise=turns)), [labels], len(labels)
         )
         trainer.fit(batches, steps_per_epoch=4, callbacks=[fill], verbose=0)
         return trainer.glow.get_weights()

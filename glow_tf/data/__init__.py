@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "WHOLE",
             "Crop",
             "DataSlice",
+            "Epochs",
             "evaluation_batches",
             "prefix_batches",
             "steps_per_epoch",

@@ -66,6 +66,28 @@ class Crop(NamedTuple):
 NO_CROP = Crop()
 
 
+class Epochs(NamedTuple):
+    """Which epochs a dataset runs through, from which step on.
+
+    Attributes:
+      start: the epoch to start with, from 0, and how many of its `steps_per_epoch` batches are left out.
+      noise: for every epoch, the epoch whose noise and augmentation it uses; by default its own.
+    """
+
+    start: tuple[int, int] = (0, 0)
+    noise: Sequence[int] = ()
+
+    def noise_of(self, epoch: tf.Tensor) -> tf.Tensor:
+        """Returns the epoch whose noise and augmentation an epoch uses."""
+        if not self.noise:
+            return epoch
+        kept = tf.gather(tf.constant([*self.noise], tf.int64), epoch % len(self.noise))
+        return tf.where(epoch < len(self.noise), kept, epoch)
+
+
+FROM_THE_FIRST = Epochs()
+
+
 def steps_per_epoch(examples: int, batch_size: int) -> int:
     """Returns the training steps per epoch.
 
@@ -85,8 +107,7 @@ def training_batches(
     *,
     augment: str = "none",
     crop: Crop = NO_CROP,
-    start: tuple[int, int] = (0, 0),
-    noise_epochs: Sequence[int] = (),
+    epochs: Epochs = FROM_THE_FIRST,
     data_slice: DataSlice = WHOLE,
 ) -> tf.data.Dataset:
     """Returns an endless dataset of (images uint8, noise float32, index int64).
@@ -103,8 +124,7 @@ def training_batches(
       seed: everything random follows from it.
       augment: `none`, `flip`, `shift` or `flip_shift`.
       crop: of every image; H and W above are then its side.
-      start: the epoch to start with, from 0, and how many of its `steps_per_epoch` batches are left out.
-      noise_epochs: for every epoch, the epoch whose noise and augmentation it uses; by default its own.
+      epochs: where to start, and which epochs share their noise and augmentation.
       data_slice: which examples of every batch; by default all.
 
     Raises:
@@ -114,17 +134,16 @@ def training_batches(
     per_epoch = steps_per_epoch(len(images), batch_size) * batch_size
     read = _reader(images)
     last = tf.constant(len(images) - 1, tf.int64)
-    kept = tf.constant([*noise_epochs], tf.int64)
 
     def example(own: tf.Tensor) -> tuple[tf.Tensor, ...]:
         counter = data_slice.counter(own, batch_size)
         epoch, place = counter // per_epoch, counter % per_epoch
         index = tf.random.experimental.index_shuffle(place, _epoch_seed(seed, epoch), last)
-        if noise_epochs:
-            epoch = tf.where(epoch < len(noise_epochs), tf.gather(kept, epoch % len(noise_epochs)), epoch)
-        return (*_training_example(read(index), index, seed, epoch, augment, crop), index)
+        noise_epoch = epochs.noise_of(epoch)
+        return (*_training_example(read(index), index, seed, noise_epoch, augment, crop), index)
 
-    first = (start[0] * per_epoch + start[1] * batch_size) // data_slice.count
+    epoch, step = epochs.start
+    first = (epoch * per_epoch + step * batch_size) // data_slice.count
     counters = _counters(first, np.iinfo(np.int64).max // data_slice.count)
     dataset = counters.map(example, num_parallel_calls=tf.data.AUTOTUNE)
     return _finish(dataset.batch(batch_size // data_slice.replicas, drop_remainder=True))

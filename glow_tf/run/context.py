@@ -163,8 +163,7 @@ class Run:
             self.config.seed,
             augment=self.config.data.augment,
             crop=data.Crop(self.config.data.crop, 2**self.config.model.num_blocks),
-            start=start,
-            noise_epochs=noise_epochs,
+            epochs=data.Epochs(start, noise_epochs),
             data_slice=data_slice,
         )
         labels = [self.images.labels["train"]] if self.glow.config.classes else []

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.data.batches import (
+    Epochs,
     evaluation_batches,
     steps_per_epoch,
     training_batches,
@@ -97,7 +98,7 @@ def _shuffled(
         arguments["steps_per_epoch"] = steps_per_epoch(len(images), batch_size)
     # Epochs of a user's own length go on where those before them ended.
     start = (epoch, initial_step) if steps is None else (0, epoch * steps + initial_step)
-    batches = training_batches(images, batch_size, seed, start=start)
+    batches = training_batches(images, batch_size, seed, epochs=Epochs(start))
     return with_members(batches, y.values(), len(images))
 
 

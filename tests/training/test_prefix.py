@@ -40,7 +40,7 @@ def train(images, cached):
     glow = small_glow(parts="across_block:2", flow_steps=2, perturbed=False)
     trainer = PartsTrainer(glow, sequential, seed=3)
     trainer.compile([keras.optimizers.Adamax(5e-3) for _ in glow.parts])
-    batches = data.training_batches(images, 16, 3, augment="flip_shift", noise_epochs=turns)
+    batches = data.training_batches(images, 16, 3, augment="flip_shift", epochs=data.Epochs(noise=turns))
     if cached:
         trainer.prefix_caches = {sequential[-1]: PrefixCache(glow, 1, len(images))}
     run = types.SimpleNamespace(
@@ -66,7 +66,7 @@ def test_training_from_the_cache_is_training_on_the_same_noise(small_images):
 
 
 def test_a_turn_keeps_noise_and_augmentation_and_changes_the_order(small_images):
-    batches = data.training_batches(small_images, 64, 1, augment="flip", noise_epochs=[0, 0, 2])
+    batches = data.training_batches(small_images, 64, 1, augment="flip", epochs=data.Epochs(noise=[0, 0, 2]))
     iterator = iter(batches)
     epochs = []
     for _ in range(3):
