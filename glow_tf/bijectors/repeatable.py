@@ -83,11 +83,15 @@ class Repeatable(Bijector):
         """Gives the random weights their starting values of another seed; the base class has none."""
 
     def starting_values(self, count: int) -> list[np.ndarray]:
-        """Returns the starting values of copies, stacked; copy k, from 0, has the seed of this one plus k."""
+        """Returns the starting values of copies, stacked; copy k, from 0, has the seed of this one plus k.
+
+        The bijector is new: copy 0 has the values that it was built with.
+        """
         variables, seed = all_variables(self), self.get_config().get("seed", 0)
         starts = [np.empty((count, *v.shape), v.dtype) for v in variables]
         for k in range(count):
-            self.reseed(seed + k)
+            if k:
+                self.reseed(seed + k)
             for start, variable in zip(starts, variables, strict=True):
                 start[k] = variable.numpy()
         return starts
