@@ -12,6 +12,9 @@ from glow_tf.config import AUGMENTATIONS, check_batch
 from glow_tf.data.arrays import in_memory
 from glow_tf.errors import ConfigError
 
+# These functions ask nothing of tensors in Python, so that AutoGraph would only take its time.
+_not_converted = tf.autograph.experimental.do_not_convert
+
 SHIFT_DIVISOR = 10  # the shift augmentation moves by at most a tenth of the side
 
 
@@ -135,6 +138,7 @@ def training_batches(
     read = _reader(images)
     last = tf.constant(len(images) - 1, tf.int64)
 
+    @_not_converted
     def example(own: tf.Tensor) -> tuple[tf.Tensor, ...]:
         counter = data_slice.counter(own, batch_size)
         epoch, place = counter // per_epoch, counter % per_epoch
@@ -169,7 +173,7 @@ def with_members(batches: tf.data.Dataset, others: Iterable[Any], count: int) ->
     if not kept:
         return batches
     return batches.map(
-        lambda *batch: (*batch, *tf.nest.map_structure(lambda read: read(batch[2]), kept)),
+        _not_converted(lambda *batch: (*batch, *tf.nest.map_structure(lambda read: read(batch[2]), kept))),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
 
@@ -196,6 +200,7 @@ def prefix_batches(
     read = _reader(images)
     last = len(images) - 1
 
+    @_not_converted
     def example(counter: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         index = tf.minimum(counter, last)
         return (*_training_example(read(index), index, seed, tf.constant(epoch, tf.int64), augment), index)
@@ -234,6 +239,7 @@ def evaluation_batches(
     readers = tf.nest.map_structure(_reader, (images, *others))
     last = tf.constant(len(images) - 1, tf.int64)
 
+    @_not_converted
     def example(own: tf.Tensor) -> tuple[Any, ...]:
         index = data_slice.counter(own, batch_size)
         found = tf.nest.map_structure(lambda read: read(tf.minimum(index, last)), readers)
@@ -252,6 +258,7 @@ def with_evaluation_noise(batches: tf.data.Dataset, seed: int) -> tf.data.Datase
     not on the size of batches.
     """
 
+    @_not_converted
     def add(done: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
         after = done + tf.shape(images, tf.int64)[0]
         noise = tf.map_fn(
