@@ -3,11 +3,15 @@
 import ast
 import importlib
 import inspect
+import math
 import pathlib
 import re
+import sys
 
 import pytest
 from small import architecture, run_program
+
+from glow_tf.run import callbacks
 
 ROOT = pathlib.Path(__file__).parent.parent / "glow_tf"
 
@@ -157,6 +161,24 @@ def test_the_package_and_its_pure_modules_load_no_tensorflow():
     assert run_program(program, cwd=ROOT.parent).strip() == "[]"
 
 
+WINDOWS_HAS_NO = {"fcntl", "resource"}
+
+
+def test_what_windows_does_not_have_is_imported_within_functions_alone():
+    for path in _files():
+        nodes = list(_statements(path))
+        within = {id(n) for f in nodes if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
+        imports = [n for n in nodes if isinstance(n, ast.Import | ast.ImportFrom) and id(n) not in within]
+        names = {getattr(n, "module", None) or alias.name for n in imports for alias in n.names}
+        assert not names & WINDOWS_HAS_NO, path
+
+
+def test_the_peak_of_memory_is_unknown_where_there_is_no_resource(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert math.isnan(callbacks.peak_memory_mb())
+
+
+@pytest.mark.slow
 def test_the_package_imports_where_there_is_no_fcntl_and_no_resource():
     """As on Windows."""
     program = (

@@ -227,6 +227,27 @@ internals.abort_collectives("gone")
 """
 
 
+def test_tensorflow_has_what_sets_heartbeats_and_aborts_collectives():
+    """The next test, which takes a process, shows that it does."""
+    from tensorflow.python.distribute import collective_all_reduce_strategy, multi_worker_util
+    from tensorflow.python.eager import context
+
+    parameters = inspect.signature(context.Context.configure_coordination_service).parameters
+    named = {"heartbeat_timeout_in_ms", "cluster_register_timeout_in_ms", "coordinated_jobs"}
+    assert named < parameters.keys()
+    assert [*parameters][1:3] == ["service_type", "service_leader"]
+    assert isinstance(context.Context.coordination_service, property)
+    assert [*inspect.signature(context.Context.abort_collective_ops).parameters] == [
+        "self",
+        "code",
+        "message",
+    ]
+    assert callable(multi_worker_util.coordination_leader)
+    job = collective_all_reduce_strategy.coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=2)
+    assert job.num_tasks == 2
+
+
+@pytest.mark.slow
 def test_heartbeats_are_awaited_for_as_long_as_is_said_and_collectives_can_be_aborted():
     import socket
 
