@@ -217,7 +217,7 @@ def trained_classes(trainer):
         pytest.param("end_to_end", {"parts": "1"}, marks=pytest.mark.slow),  # as datasets, below
         ("alternating", {"local_prior": "flow:4x1"}),
         pytest.param("sequential", {}, marks=pytest.mark.slow),
-        ("simultaneous", {"local_prior": "learned"}),
+        pytest.param("simultaneous", {"local_prior": "learned"}, marks=pytest.mark.slow),
     ],
 )
 def test_every_schedule_trains_the_priors_of_the_labels_that_occur(schedule, changes, images, eager):
@@ -253,6 +253,7 @@ def test_datasets_end_with_labels(images, eager):
         trainer.fit(images, LABELS[:3], verbose=0)
 
 
+@pytest.mark.slow  # devices/test_part_parallel.py has labels in queues too
 def test_queues_between_parts_keep_labels_with_their_images(images):
     labels = np.arange(64) % 4
 

@@ -26,15 +26,15 @@ def seeds(tmp_path_factory):
 
 
 SOME = {  # kind → inputs; those that load models take longer and are left to lab.benchmarks.hostile
-    "flags of all commands": 40,
-    "flagfiles": 20,
-    "calibrations of scores": 30,
+    "flags of all commands": 20,
+    "flagfiles": 10,
+    "calibrations of scores": 15,
     "presets": 5,
     "weights of presets": 5,
-    "TF_CONFIG": 60,
-    "latents": 30,
-    "folders of images": 20,
-    "masks": 20,
+    "TF_CONFIG": 30,
+    "latents": 15,
+    "folders of images": 10,
+    "masks": 10,
 }
 
 

@@ -24,7 +24,9 @@ def test_a_uniform_density_has_exactly_n_bits_per_dimension(n_bits, small_images
     np.testing.assert_allclose(likelihood.bits_per_dim(-log_det, (8, 8, 1)), n_bits, rtol=1e-6)
 
 
-@pytest.mark.parametrize("scale", ["sigmoid", "exp", "tanh", "tanh:1"])
+@pytest.mark.parametrize(  # the contract of bijectors has the log-determinant of each
+    "scale", ["sigmoid", *(pytest.param(s, marks=pytest.mark.slow) for s in ("exp", "tanh", "tanh:1"))]
+)
 def test_density_of_a_whole_glow_integrates_to_one(scale):
     """Estimates ∫ p(v) dv by importance sampling, in float64 on 2×2×1 images."""
     config = small_config(image_shape=(2, 2, 1), num_blocks=1, n_bits=2, parts="1", scale=scale)

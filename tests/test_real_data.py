@@ -428,6 +428,7 @@ def assert_moments(drawn, mean, deviation):
     np.testing.assert_allclose(values.var(0), 1, atol=4 * (2 / len(drawn)) ** 0.5)
 
 
+@pytest.mark.slow  # the contract of bijectors has the density given a condition
 def test_a_gaussian_given_a_gaussian_has_its_density_and_its_moments():
     glow = trained(*gaussian_given_gaussian(0)[:2], 2e-2, 8, condition_shape=(2,), condition_features=0)
     x, given, truth = gaussian_given_gaussian(1)

@@ -147,10 +147,18 @@ BIJECTORS = {
 
 # Of those below, as of each kind, the others have what is to be tested.
 SLOW = {
+    "dequantize_1",
     "dequantize_16",
+    "equalize_1",
+    "conv_reverse",
     "coupling_affine_tanh_1",
+    "split_standard",
+    "prior_standard",
     "flow_step_plain",
+    "flow_step_shuffle",
     "flow_step_reverse",
+    "stack_of_actnorm",
+    "glow_with_classes",
     "glow_exp_plain",
     "glow_one_part",
     "glow_additive_shuffle",
@@ -351,7 +359,7 @@ def test_every_listed_coupling_has_a_transform():
     assert set(TRANSFORMS) == set(config.OUTPUTS_PER_CHANNEL)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("channels", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "make",
     [
@@ -458,7 +466,7 @@ def test_config_and_weights_make_the_same_bijector_again(bijector, x):
         np.testing.assert_array_equal(mine, others)
 
 
-@pytest.mark.parametrize("scale", [1e-6, 10.0, 1e3])
+@pytest.mark.parametrize("scale", [1e-6, pytest.param(10.0, marks=pytest.mark.slow), 1e3])
 def test_extreme_inputs_stay_finite_and_come_back(bijector, x, scale):
     y, log_det = bijector.forward_and_log_det(scale * x)
     back, _ = bijector.inverse_and_log_det(y)
@@ -589,7 +597,7 @@ def test_the_gradient_of_a_condition_is_that_of_finite_differences(conditioned, 
     np.testing.assert_allclose(gradient, difference, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["map", "vector"])
+@pytest.mark.parametrize("kind", ["map", pytest.param("vector", marks=pytest.mark.slow)])
 def test_recomputation_gives_the_same_gradients_given_a_condition(kind, x, rng):
     condition, found = given(kind, rng), []
     for reversible in (False, True):

@@ -65,7 +65,7 @@ def test_decode_undoes_encode_exactly_through_the_savedmodel_too(small_images, t
     np.testing.assert_array_equal(loaded.log_prob(small_images, 1), glow.log_prob(small_images, 1))
 
 
-@pytest.mark.parametrize("reversible", [False, True])
+@pytest.mark.parametrize("reversible", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gradients_point_where_those_in_float32_do(rng, reversible):
     x = tf.constant(rng.normal(size=(8, 4, 4, 6)), tf.float32)
     flat = []

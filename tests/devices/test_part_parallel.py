@@ -19,6 +19,7 @@ COUNTERS = ("iteration", "learning_rate")  # scalars, which stay with the proces
 
 
 HEADS = {"local_prior": "flow:4x1"}
+LABELS = np.arange(64) % 2  # they pass through the queues, too
 
 
 def train(devices, schedule, images, dtype="float64", reversible=False, part_delay=0, **changes):
@@ -29,12 +30,12 @@ def train(devices, schedule, images, dtype="float64", reversible=False, part_del
 
 
 def trained(devices, schedule, images, dtype, reversible, part_delay, **changes):
-    config = small_config(flow_steps=1, parts="by_block:2", **HEADS, **changes)
+    config = small_config(flow_steps=1, parts="by_block:2", classes=("a", "b"), **HEADS, **changes)
     glow = Glow(config, devices, dtype=dtype, name="glow")
     trainer = PartsTrainer(glow, phases(schedule, 2, 2, 1), seed=5)
     options = {"reversible": reversible, "part_delay": part_delay, "run_eagerly": not part_delay}
     trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, **options)
-    history = trainer.fit(images[:32], batch_size=16, validation_data=images[:20], verbose=0)
+    history = trainer.fit(images[:32], LABELS[:32], batch_size=16, validation_data=images[:20], verbose=0)
     return trainer, history.history
 
 
@@ -87,7 +88,7 @@ def test_queues_forget_what_was_not_finite_in_an_epoch_that_was_given_up():
 @pytest.mark.slow
 def test_a_delayed_part_takes_batches_of_another_size_in_another_fit(small_images):
     trainer, _ = train(two_devices(), "simultaneous", small_images, part_delay=1)
-    history = trainer.fit(small_images, batch_size=8, epochs=2, verbose=0)
+    history = trainer.fit(small_images, LABELS, batch_size=8, epochs=2, verbose=0)
     assert np.isfinite(history.history["bpd"]).all()
 
 
@@ -105,7 +106,7 @@ def test_a_delayed_part_lags_by_its_delay_and_always_alike(small_images):
 
     before = [int(o.iterations.value) for o in trainer.optimizers]
     assert before == [6, 6]
-    trainer.fit(small_images[:64], batch_size=16, epochs=1, callbacks=[Count()], verbose=0)
+    trainer.fit(small_images, LABELS, batch_size=16, epochs=1, callbacks=[Count()], verbose=0)
     assert seen == [[7, 6], [8, 7], [9, 8], [10, 10]]  # the epoch is finished with the last batch
     assert [int(o.iterations.value) for o in trainer.optimizers] == [10, 10]
 

@@ -88,7 +88,7 @@ def test_a_weight_that_is_not_a_number_is_larger_than_any(small_images):
     assert found.part == 2
 
 
-@pytest.mark.parametrize(("flow_steps", "spread"), [(8, 0.3), (16, 0.1)])
+@pytest.mark.parametrize(("flow_steps", "spread"), [(8, 0.3), pytest.param(16, 0.1, marks=pytest.mark.slow)])
 def test_where_bfloat16_recomputes_wrong_activations_the_round_trip_is_called_lost_too(
     flow_steps, spread, small_images
 ):

@@ -71,7 +71,16 @@ def test_a_local_gradient_is_that_of_the_truncated_likelihood(trainer, small_ima
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
-@pytest.fixture(scope="module", params=PHASES.values(), ids=PHASES.keys())
+ENDS = ("part_1", "part_3")  # by default the part between them is trained alone, and all of them at once
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(phase, id=name, marks=pytest.mark.slow if name in ENDS else ())
+        for name, phase in PHASES.items()
+    ],
+)
 def fitted(request):
     """A step in each phase: the trainer, and its parts' weights before. One phase is traced."""
     trainer = make_trainer([request.param], run_eagerly=request.param != PHASES["part_2"])
@@ -124,7 +133,7 @@ def test_parts_after_the_trained_one_are_not_evaluated(phase, last, trainer, sma
     assert ran == list(range(last + 1))
 
 
-@pytest.mark.parametrize("k", [0, 1, 2])
+@pytest.mark.parametrize("k", [1, *(pytest.param(k, marks=pytest.mark.slow) for k in (0, 2))])
 def test_the_step_contains_no_backward_convolutions_but_the_trained_parts(k, trainer, small_images):
     trainer.set_phase(one_part(k))
     batch = (tf.constant(small_images), tf.zeros(small_images.shape))

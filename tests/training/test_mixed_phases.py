@@ -69,7 +69,11 @@ def test_the_parts_that_a_phase_names_train_and_no_others(phase, devices, glow, 
     assert np.isfinite(history["bpd"][0]) == (phase.last == 2)
 
 
-@pytest.mark.parametrize("devices", [(), DEVICES], ids=["one device", "a device for each part"])
+@pytest.mark.parametrize(
+    "devices",
+    [pytest.param((), marks=pytest.mark.slow), DEVICES],
+    ids=["one device", "a device for each part"],
+)
 def test_parts_that_gradients_join_train_as_one_part_would(devices, glow, small_images):
     joined, whole = three_parts(devices), glow.recut(parts="2,2")
     joined.set_weights(glow.get_weights())

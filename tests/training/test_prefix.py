@@ -176,7 +176,7 @@ def test_a_cache_is_filled_anew_with_the_noise_of_another_turn(small_images):
     assert (kept[2] != kept[1]).any()
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 def test_a_cache_in_files_has_the_numbers_of_one_in_memory(small_images, tmp_path, precision):
     images = small_images[:50]
     glow = small_glow(parts="across_block:3", flow_steps=2, precision=precision)

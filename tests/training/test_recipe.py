@@ -62,13 +62,16 @@ def test_nothing_given_is_the_recipe_of_the_command():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"schedule": "alternating", "beta_2": "oai", "ema": 0.9},
-        {
-            "schedule": "simultaneous",
-            "finetune_learning_rate": "1e-2",
-            "warmup_steps": 3,
-            "optimizer": "adam",
-        },
+        {"schedule": "alternating", "beta_2": "oai", "ema": 0.9, "finetune_learning_rate": "1e-2"},
+        pytest.param(
+            {
+                "schedule": "simultaneous",
+                "finetune_learning_rate": "1e-2",
+                "warmup_steps": 3,
+                "optimizer": "adam",
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["alternating", "simultaneous"],
 )
