@@ -53,7 +53,14 @@ def test_a_level_has_a_part_and_the_coarsest_image_another(perturbed):
 
 
 @pytest.mark.parametrize(
-    ("shape", "blocks"), [((8, 8, 1), 2), ((12, 4, 5), 2), ((6, 6, 1), 1), ((4, 4, 3), 2)], ids=str
+    ("shape", "blocks"),
+    [
+        ((12, 4, 5), 2),
+        ((6, 6, 1), 1),
+        pytest.param((8, 8, 1), 2, marks=pytest.mark.slow),
+        pytest.param((4, 4, 3), 2, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_any_size_that_halves_will_do(shape, blocks, eager):
     glow = small_levels(image_shape=shape, num_blocks=blocks, dtype="float64")
@@ -66,10 +73,12 @@ def test_any_size_that_halves_will_do(shape, blocks, eager):
 
 def test_the_log_likelihood_is_that_of_the_whole_jacobian(perturbed, images):
     v = perturbed.dequantized(images[:1], noise=0.3)
+    copies = tf.repeat(v, 192, axis=0)  # one for each output: row i is the gradient of output i
     with tf.GradientTape() as tape:
-        tape.watch(v)
-        eps, log_det = perturbed.forward_and_log_det(v)
-    jacobian = tf.reshape(tape.jacobian(eps, v), [192, 192])
+        tape.watch(copies)
+        outputs = tf.linalg.diag_part(perturbed.forward_and_log_det(copies)[0])
+    jacobian = tf.reshape(tape.gradient(outputs, copies), [192, 192])
+    eps, log_det = perturbed.forward_and_log_det(v)
     np.testing.assert_allclose(log_det[0], np.linalg.slogdet(jacobian)[1], rtol=1e-8)
     log_prob = perturbed.dequantized_log_prob(v)
     normal = -0.5 * (tf.reduce_sum(eps**2) + 192 * math.log(2 * math.pi))
@@ -159,7 +168,9 @@ def test_a_part_that_trains_alone_runs_no_flow_before_it(images, monkeypatch):
 
 
 def test_a_level_of_its_own_objective_has_no_prior_of_the_smaller_image(images):
-    trainer = trained(images, [Phase((0, 2))])
+    trainer = PartsTrainer(small_levels(flow_steps=1), [Phase((0, 2))], seed=3)
+    trainer.glow.initialize(images)
+    assert np.isfinite(objectives(trainer, images[:4], Phase((0, 2)))[0]).all()
     assert trainer.glow.parts[0].prior.trainable_variables == []
     assert trainer.glow.parts[0].prior.log_prob(tf.zeros([3, 2, 2, 3])).numpy().tolist() == [0, 0, 0]
 
@@ -220,7 +231,7 @@ def test_settings_that_make_no_levels_are_refused(settings, message):
 
 def test_a_trainconfig_trains_levels(images, eager):
     trainer = PartsTrainer(small_levels())
-    trainer.compile(TrainConfig(schedule="alternating", part_epochs=3, finetune_epochs=1, batch_size=8))
+    trainer.compile(TrainConfig(schedule="alternating", part_epochs=3, finetune_epochs=1, batch_size=16))
     history = trainer.fit(images[:16], verbose=0).history
     found = np.array([history[f"local_bpd_{k}"] for k in (1, 2, 3)])
     assert np.isfinite(found[[0, 1, 2], [0, 1, 2]]).all()  # each in its own epoch
@@ -238,7 +249,7 @@ def _term(glow, images, k, seed):
 
 def test_the_bits_of_levels_are_the_terms_that_training_reports(images, eager):
     trainer = trained(images, [simultaneous(3)])
-    logs = trainer.fit(images[:16], batch_size=8, verbose=0).history
+    logs = trainer.history.history
     means = {name: values[-1] for name, values in logs.items()}
     found = bits_of_levels(means, trainer.glow.config)
     assert sorted(found) == [1, 2, 3]

@@ -75,7 +75,7 @@ def assert_replicas_are_equal(trainer, variables):
 def test_meeting_after_each_step_of_plain_sgd_is_data_parallelism(batches):
     # What data parallelism is, step for step, test_distribute.py has.
     expected = initialized(batches, optimizer=sgd, strategy="one_device", run_eagerly=True)
-    local = initialized(batches, optimizer=sgd, sync_every=2)
+    local = initialized(batches, optimizer=sgd, sync_every=2, run_eagerly=True)
     local.local_steps._every = 0.5  # 1 would sum the gradients
     for trainer in (expected, local):
         fit(trainer, batches)
@@ -128,7 +128,7 @@ def test_the_mean_of_a_single_replica_is_what_it_has_to_the_digit(every, batches
 
 
 def test_a_phase_that_trains_one_part_meets_over_its_weights_alone(batches):
-    local = initialized(batches, schedule="sequential", parts="1,1", sync_every=EVERY)
+    local = initialized(batches, schedule="sequential", parts="1,1", sync_every=EVERY, run_eagerly=True)
     before = local.glow.get_weights()
     fit(local, batches, epochs=1)
     second = {v.path for v in local.glow.parts[1].variables}
@@ -144,7 +144,7 @@ def test_a_phase_that_trains_one_part_meets_over_its_weights_alone(batches):
 def test_a_replica_skips_a_step_that_is_not_finite_alone(batches):
     images, noise = batches[0], batches[1].copy()
     noise[1:, -1] = 1e300  # on the second replica, in all steps but the first
-    local = initialized((images, noise), sync_every=100)
+    local = initialized((images, noise), sync_every=100, run_eagerly=True)
     assert fit(local, (images, noise), epochs=1)["skipped_steps"] == [(STEPS - 1) / 2]
     two = [initialized(batches, strategy="one_device", run_eagerly=True) for _ in HALVES]
     fit(two[0], batches, HALVES[0], epochs=1)

@@ -38,7 +38,10 @@ usual_trainer = rewound(make_trainer)
 def fit(images, *callbacks, trainer=None, **kwargs):
     trainer = trainer or usual_trainer()
     kwargs.setdefault("validation_data", images if isinstance(images, tf.data.Dataset) else images[:32])
-    trainer.fit(images, callbacks=list(callbacks), batch_size=32, verbose=0, **kwargs)
+    kwargs.setdefault(
+        "batch_size", len(images) if isinstance(images, np.ndarray) else 32
+    )  # one step an epoch
+    trainer.fit(images, callbacks=list(callbacks), verbose=0, **kwargs)
     return trainer
 
 
@@ -95,7 +98,8 @@ def check_history(images, folder):
 
 def check_lambda_callback(images, folder):
     seen = []
-    fit(images, keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch)))
+    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
+    fit(images, note, batch_size=32)
     assert seen == [0, 1] * 6
 
 
@@ -224,9 +228,10 @@ def test_no_callback_that_keras_ships_is_forgotten():
 
 def test_epochs_of_the_users_own_length_go_on_where_the_last_one_ended(small_images):
     """Two steps of 32 images are an epoch; the user says three."""
-    whole = fit(small_images, epochs=2, steps_per_epoch=3).glow.get_weights()
-    trainer = fit(small_images, epochs=1, steps_per_epoch=3)
-    fit(small_images, trainer=trainer, initial_epoch=1, epochs=2, steps_per_epoch=3)
+    own = {"batch_size": 32, "steps_per_epoch": 3}
+    whole = fit(small_images, epochs=2, **own).glow.get_weights()
+    trainer = fit(small_images, epochs=1, **own)
+    fit(small_images, trainer=trainer, initial_epoch=1, epochs=2, **own)
     for a, b in zip(whole, trainer.glow.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -237,7 +242,7 @@ def test_an_epoch_is_not_cut_by_steps_that_are_made_together(small_images):
     with pytest.raises(
         ConfigError, match=r"multiples of steps_per_execution.* Received: .*=2, steps_per_epoch=4"
     ):
-        fit(small_images[:40], trainer=trainer, epochs=1, steps_per_epoch=4, initial_step=3)
+        fit(small_images[:40], trainer=trainer, epochs=1, steps_per_epoch=4, initial_step=3, batch_size=32)
 
 
 def test_a_dataset_begins_after_the_steps_that_were_made_before(small_images):

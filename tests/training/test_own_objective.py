@@ -52,12 +52,12 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("their_objective")
 
 
-def trained(own, images, strategy=None, phases=None, epochs=3):
+def trained(own, images, strategy=None, phases=None, epochs=3, batch_size=16):
     with (strategy or tf.distribute.get_strategy()).scope():
         glow = small_glow(parts="by_block:2")
         trainer = glow_tf.PartsTrainer(glow, phases or [glow_tf.simultaneous(2)] * epochs, objective=own)
         trainer.compile(glow_tf.TrainConfig(warmup_steps=4), run_eagerly=True)
-    return trainer, trainer.fit(images, batch_size=16, epochs=epochs, verbose=0).history
+    return trainer, trainer.fit(images, batch_size=batch_size, epochs=epochs, verbose=0).history
 
 
 def weights(layer):
@@ -69,7 +69,7 @@ def moved(before, after):
 
 
 def test_it_trains_its_part_and_the_bits_reported_are_those_of_the_model(own, small_images):
-    trainer, history = trained(own, small_images)
+    trainer, history = trained(own, small_images, batch_size=32)
     first, last = trainer.local_objectives
     assert (type(first), last) == (own, None)
     assert history["bpd"][-1] < history["bpd"][0]
@@ -126,8 +126,8 @@ def test_end_to_end_epochs_do_without_it(own, small_images):
 
 
 def test_replicas_train_as_one(own, small_images):
-    _, one = trained(own, small_images[:32], epochs=1)
-    _, two = trained(own, small_images[:32], tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), epochs=1)
+    _, one = trained(own, small_images[:16], epochs=1)
+    _, two = trained(own, small_images[:16], tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), epochs=1)
     for name in ("bpd", "gradient_norm_1", "local_bpd_1"):
         np.testing.assert_allclose(one[name], two[name], rtol=2e-4)
 
@@ -142,7 +142,7 @@ def test_it_is_saved_with_its_trainer_and_the_model_loads_without_it(own, small_
 
 
 RUN = (
-    *("--dataset=digits", "--n_bits=5", "--train_examples=64", "--test_examples=32", "--num_blocks=2"),
+    *("--dataset=digits", "--n_bits=5", "--train_examples=32", "--test_examples=16", "--num_blocks=2"),
     *("--flow_steps=1", "--width=8", "--parts=by_block:2", "--schedule=simultaneous", "--part_epochs=2"),
     *("--finetune_epochs=0", "--batch_size=16", "--tensorboard=false", "--sample_every=0", "--export=false"),
     "--objective=their_objective:Reconstruction",

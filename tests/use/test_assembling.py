@@ -1,6 +1,7 @@
 """Levels that were trained apart, put together as one model."""
 
 import csv
+import json
 import shutil
 
 import numpy as np
@@ -48,8 +49,14 @@ def parts(tmp_path_factory):
     return [run(folder / f"part_{k}", only_part=k) for k in (1, 2, 3)]
 
 
-def test_parts_that_were_trained_apart_are_the_model_that_was_trained_at_once(parts, tmp_path):
-    at_once = glow_tf.load(run(tmp_path / "at_once"))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that trains all parts at once."""
+    return run(tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_parts_that_were_trained_apart_are_the_model_that_was_trained_at_once(parts, whole):
+    at_once = glow_tf.load(whole)
     found = assemble(parts)
     assert found.sources == tuple(map(str, parts))
     for mine, others in zip(found.glow.get_weights(), at_once.get_weights(), strict=True):
@@ -69,15 +76,14 @@ def test_the_command_writes_a_preset_and_says_where_each_part_is_from(parts, tmp
 
 
 def test_a_part_is_exchanged_alone(parts, tmp_path):
-    better = run(tmp_path / "better", only_part=2, part_epochs=2)
+    better = run(tmp_path / "better", only_part=2, learning_rate=0.05)
     old, new = assemble(parts).glow, assemble([parts[0], better, parts[2]]).glow
     for mine, others in zip(old.parts[0].get_weights(), new.parts[0].get_weights(), strict=True):
         np.testing.assert_array_equal(mine, others)
     assert any((a != b).any() for a, b in zip(old.get_weights(), new.get_weights(), strict=True))
 
 
-def test_a_run_of_all_parts_gives_those_that_no_other_run_has(parts, tmp_path):
-    whole = run(tmp_path / "whole", seed=1)
+def test_a_run_of_all_parts_gives_those_that_no_other_run_has(parts, whole):
     found = assemble([parts[1], whole])
     assert found.sources == (str(whole), str(parts[1]), str(whole))
 
@@ -107,15 +113,25 @@ def test_a_run_may_save_again_while_it_is_read(parts, monkeypatch):
         glow_tf.load(parts[0])
 
 
+def edited(folder, target, name, **changes):
+    """Returns a copy of a workdir whose file of this name says something else."""
+    shutil.copytree(folder, target)
+    path = target / "checkpoints" / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return target
+
+
 def test_what_does_not_fit_together_is_refused(parts, tmp_path):
     with pytest.raises(ConfigError, match=r"part 2 of 3 must come from one run.*Received: none"):
         assemble(parts[:1])
     with pytest.raises(ConfigError, match=r"part 1 of 3 must come from one run.*Received: .*, "):
         assemble([parts[0], *parts])
-    wider = run(tmp_path / "wider", only_part=2, width=5)
-    with pytest.raises(ConfigError, match=r"same model and data: width=4 in .*Received: width=5"):
-        assemble([parts[0], wider, parts[2]])
-    other = run(tmp_path / "other", only_part=2, train_examples=48)
+    unlike = edited(parts[1], tmp_path / "unlike", "model.json", scale="sigmoid")
+    with pytest.raises(
+        ConfigError, match=r"same model and data: scale='tanh:1' in .*Received: scale='sigmoid'"
+    ):
+        assemble([parts[0], unlike, parts[2]])
+    other = edited(parts[1], tmp_path / "other", "data.json", **{"train images": "48 (checksum 0a)"})
     with pytest.raises(ConfigError, match=r"same model and data: train images=.*Received"):
         assemble([parts[0], other, parts[2]])
     with pytest.raises(ConfigError, match=r"only levels are put together.*Received"):
