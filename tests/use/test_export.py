@@ -77,7 +77,7 @@ np.savez(sys.argv[3], **out)
 def exported(tmp_path_factory, with_labels):
     folder = tmp_path_factory.mktemp("export")
     images = (np.random.default_rng(0).integers(0, 256, size=(12, 8, 8, 3))).astype(np.uint8)
-    glow = small_glow(image_shape=(8, 8, 3), n_bits=6, perturbed=False, num_blocks=1, flow_steps=1, parts="1")
+    glow = small_glow(image_shape=(8, 8, 3), n_bits=6, perturbed=False, flow_steps=1, parts="by_block:2")
     glow.initialize(images)
     export(glow, folder / "export")
     np.save(folder / "images.npy", images)
