@@ -109,7 +109,7 @@ def test_the_times_of_a_glow_over_levels():
 
 
 def test_all_of_cifar_10():
-    with (RESULTS / "preset_cifar10_small.csv").open(newline="") as file:
+    with (RESULTS / "preset_cifar10.csv").open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
     bpd, minutes = float(last["test_bpd"]), float(last["total_seconds"]) / 60
     assert f"| {bpd:.3f} after {minutes:.0f} minutes |" in row_of("all of CIFAR-10")
