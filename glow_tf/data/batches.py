@@ -12,7 +12,7 @@ from glow_tf.config import AUGMENTATIONS, check_batch
 from glow_tf.data.arrays import in_memory
 from glow_tf.errors import ConfigError
 
-# These functions ask nothing of tensors in Python, so that AutoGraph would only take its time.
+# Nothing in these functions needs AutoGraph, which takes its time.
 _not_converted = tf.autograph.experimental.do_not_convert
 
 SHIFT_DIVISOR = 10  # the shift augmentation moves by at most a tenth of the side
@@ -282,8 +282,7 @@ def noise_of(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.zeros(shape) if images.dtype.is_floating else tf.random.stateless_uniform(shape, seed)
 
 
-# Keys that set training and evaluation noise apart.
-_TRAIN_KEY, _TEST_KEY = 0, 1
+_TRAIN_KEY, _TEST_KEY = 0, 1  # keys that set training and evaluation noise apart
 
 
 def _epoch_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
@@ -328,9 +327,8 @@ def _augmented(image: tf.Tensor, augment: str, seed: tf.Tensor) -> tf.Tensor:
         height, width, channels = image.shape
         reach = [max(height // SHIFT_DIVISOR, 1), max(width // SHIFT_DIVISOR, 1)]
         padded = tf.pad(image, [[reach[0]] * 2, [reach[1]] * 2, [0, 0]], mode="SYMMETRIC")
-        image = tf.image.stateless_random_crop(
-            padded, [height, width, channels], tf.random.fold_in(seed, 2)[:2]
-        )
+        own_seed = tf.random.fold_in(seed, 2)[:2]
+        image = tf.image.stateless_random_crop(padded, [height, width, channels], own_seed)
     return image
 
 
