@@ -21,6 +21,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from glow_tf import Glow, ModelConfig, PartsTrainer, TrainConfig
+from glow_tf.devices import use_streams
 from glow_tf.partition import part_layouts
 from lab.experiment import experiment_of
 from lab.studies.runs import runs_of
@@ -82,7 +83,9 @@ def main(argv: list[str]) -> None:
     """Measures, prints and writes."""
     del argv
     clock = time.perf_counter
-    if not FLAGS.all_cores:
+    if FLAGS.all_cores:
+        use_streams(BATCH)
+    else:
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         clock = time.process_time  # which other work on the core does not disturb
