@@ -12,22 +12,34 @@ that needs a quiet machine. With `--study`, the models of that study take turns 
 
 from __future__ import annotations
 
-import csv
-import pathlib
+import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from glow_tf import Glow, ModelConfig, PartsTrainer, TrainConfig
+from glow_tf.commands import cli
 from glow_tf.devices import use_streams
 from glow_tf.partition import part_layouts
+from lab.benchmarks.rows import added_to
 from lab.experiment import experiment_of
 from lab.studies.runs import runs_of
 
-FLAGS = flags.FLAGS
 SIDE, BATCH, STEPS = 32, 8, 16
+COLUMNS = ("width", "subject", "turn", "ms")
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the benchmark's flags."""
+    own = {"flag_values": values}
+    flags.DEFINE_list("widths", ["32", "128"], "Widths, comma-separated.", **own)
+    flags.DEFINE_string("study", "", "A study whose models are timed: a path, or a name of the lab's.", **own)
+    flags.DEFINE_bool("all_cores", False, "Use all cores, as a run does, and the clock on the wall.", **own)
+    flags.DEFINE_integer("turns", 7, "Turns that are timed.", **own)
+    flags.DEFINE_string("output", "conditions.csv", "The CSV, to add to: one row per turn.", **own)
 
 
 def _subjects(width: int) -> dict[str, ModelConfig]:
@@ -62,10 +74,10 @@ def _subjects_of(name: str) -> dict[str, ModelConfig]:
     return {run.variant.name: run.config.model for run in runs}
 
 
-def _base(name: str) -> str:
+def _base(name: str, study: str) -> str:
     """Returns which subject another one is compared with."""
-    if FLAGS.study:
-        return experiment_of(FLAGS.study).study.baseline
+    if study:
+        return experiment_of(study).study.baseline
     if "given" in name:
         return "nothing given"
     return "grey Glow 2 x 6" if "grey" in name else "Glow 3 x 8"
@@ -79,55 +91,50 @@ def _trainer(config: ModelConfig, epochs: int) -> PartsTrainer:
     return trainer
 
 
-def main(argv: list[str]) -> None:
+def main(given: flags.FlagValues) -> None:
     """Measures, prints and writes."""
-    del argv
     clock = time.perf_counter
-    if FLAGS.all_cores:
+    if given.all_cores:
         use_streams(BATCH)
     else:
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         clock = time.process_time  # which other work on the core does not disturb
+    with added_to(given.output, COLUMNS) as add:
+        for width in ["of the study"] if given.study else map(int, given.widths):
+            subjects = _subjects_of(given.study) if given.study else _subjects(width)
+            found: dict[str, list[float]] = {name: [] for name in subjects}
+            for turn, name, ms in _turns(subjects, given.turns, clock):
+                found[name].append(ms)
+                add((width, name, turn, ms))
+            macs = {name: sum(p.forward_macs for p in part_layouts(c)) for name, c in subjects.items()}
+            for name, times in found.items():
+                base = _base(name, given.study)
+                ratio = float(np.median(np.array(times) / np.array(found[base])))
+                print(
+                    f"width {width}, {name}: {np.median(times):.1f} ms a step, {ratio:.3f} of '{base}', "
+                    f"{macs[name] / macs[base]:.3f} by multiply-adds"
+                )
+
+
+def _turns(
+    subjects: Mapping[str, ModelConfig], turns: int, clock: Callable[[], float]
+) -> Iterator[tuple[int, str, float]]:
+    """Yields the turn, from 1, the model, and its milliseconds per step; the models take steps in turns."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (BATCH * STEPS, SIDE, SIDE, 3)).astype(np.uint8)
-    given = rng.normal(size=(BATCH * STEPS, SIDE, SIDE, 16)).astype(np.float32)
-    rows = []
-    for width in ["of the study"] if FLAGS.study else map(int, FLAGS.widths):
-        subjects = _subjects_of(FLAGS.study) if FLAGS.study else _subjects(width)
-        trainers = {name: _trainer(config, FLAGS.turns + 2) for name, config in subjects.items()}
-        found: dict[str, list[float]] = {name: [] for name in subjects}
-        for turn in range(FLAGS.turns + 1):
-            for name, trainer in trainers.items():
-                height, width_of_images, channels = subjects[name].image_shape
-                x = images[:, :height, :width_of_images, :channels]
-                y = given if subjects[name].condition_shape else None
-                start = clock()
-                trainer.fit(x, y, initial_epoch=turn, epochs=turn + 1, verbose=0)
-                if turn:  # the first traces
-                    found[name].append((clock() - start) / STEPS * 1e3)
-                    rows.append({"width": width, "subject": name, "turn": turn, "ms": found[name][-1]})
-        macs = {name: sum(p.forward_macs for p in part_layouts(c)) for name, c in subjects.items()}
-        for name, times in found.items():
-            base = _base(name)
-            ratio = float(np.median(np.array(times) / np.array(found[base])))
-            print(
-                f"width {width}, {name}: {np.median(times):.1f} ms a step, {ratio:.3f} of '{base}', "
-                f"{macs[name] / macs[base]:.3f} by multiply-adds"
-            )
-    if FLAGS.output:
-        with pathlib.Path(FLAGS.output).open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["width", "subject", "turn", "ms"], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    maps = rng.normal(size=(BATCH * STEPS, SIDE, SIDE, 16)).astype(np.float32)
+    trainers = {name: _trainer(config, turns + 2) for name, config in subjects.items()}
+    for turn in range(turns + 1):
+        for name, trainer in trainers.items():
+            height, width, channels = subjects[name].image_shape
+            x = images[:, :height, :width, :channels]
+            y = maps if subjects[name].condition_shape else None
+            start = clock()
+            trainer.fit(x, y, initial_epoch=turn, epochs=turn + 1, verbose=0)
+            if turn:  # the first traces
+                yield turn, name, (clock() - start) / STEPS * 1e3
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("widths", ["32", "128"], "Widths, comma-separated.")
-    flags.DEFINE_string(
-        "study", "", "A study whose models are timed instead: a path, or a name of the lab's."
-    )
-    flags.DEFINE_bool("all_cores", False, "Use all cores, as a run does, and the clock on the wall.")
-    flags.DEFINE_integer("turns", 7, "Turns that are timed.")
-    flags.DEFINE_string("output", "", "The CSV to write.")
-    app.run(main)
+    sys.exit(cli.run_module(sys.modules[__name__]))
