@@ -273,7 +273,7 @@ class SaveCheckpoints(RunCallback):
         waiting = self.interrupts.waiting
         due = waiting or self._is_due(batch + 1)
         # A run goes on from the newest checkpoint: one of a divergence would stop it again and again.
-        if due and not self._steps_outside() and self._all_finite():
+        if due and not self.model.divergence_monitor.steps_outside and self._all_finite():
             start = time.perf_counter()
             self.model.empty_queues()
             self.run.checkpoints.save_within(batch + 1, self.result.seconds)
@@ -284,15 +284,16 @@ class SaveCheckpoints(RunCallback):
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Saves; raises DivergedError if a phase would end amid a divergence, or with numbers not finite."""
-        phase, consecutive, checkpoints = self.model.phase, self._steps_outside(), self.run.checkpoints
+        phase, checkpoints = self.model.phase, self.run.checkpoints
+        outside = self.model.divergence_monitor.steps_outside
         if not self._all_finite():
             what = (
                 f"after the last step in phase '{phase}' a weight or a moment of an optimizer is not finite"
             )
             raise NonFiniteError(f"Training stopped: {what}.", phase.active, what)
         last_of_phase = epoch + 1 == self.params["epochs"] or self.model.phase_of(epoch + 1) != phase
-        if last_of_phase and consecutive >= LAST_STEPS:
-            what = f"the last {consecutive} steps in phase '{phase}' were outside of their band"
+        if last_of_phase and outside >= LAST_STEPS:
+            what = f"the last {outside} steps in phase '{phase}' were outside of their band"
             if self.run.can_roll_back:
                 raise DivergedError(f"Training stopped: {what}.", phase.active, what)
             print(f"WARNING: {what}.", flush=True)
@@ -322,10 +323,6 @@ class SaveCheckpoints(RunCallback):
     def _all_finite(self) -> bool:
         """Returns whether every number of the state is finite, in all processes."""
         return not holds_anywhere(self.run.strategy, not self.run.checkpoints.all_finite())
-
-    def _steps_outside(self) -> int:
-        """Returns how many steps in a row, up to the last one, were outside of their band."""
-        return int(self.model.divergence_monitor.consecutive.numpy())
 
 
 def peak_memory_mb() -> float:

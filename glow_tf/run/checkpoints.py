@@ -141,7 +141,7 @@ class Checkpoints:
                 continue
             with contextlib.suppress(DamagedCheckpointError):
                 self._read(epochs)
-                if not int(self._trainer.divergence_monitor.consecutive.numpy()):
+                if not self._trainer.divergence_monitor.steps_outside:
                     self.remove_after(epochs)
                     return epochs
         return None
@@ -185,7 +185,7 @@ class Checkpoints:
         self.epochs.assign(epochs)
         with self._trainer.averages.in_place():
             better = validation_bpd is not None and validation_bpd < float(self.best_bpd)
-            if better and not int(self._trainer.divergence_monitor.consecutive.numpy()):
+            if better and not self._trainer.divergence_monitor.steps_outside:
                 self.best_bpd.assign(validation_bpd)
                 self._write(self._folder / "best", epochs, 1, self._checkpoint)
             self._write(self._folder, epochs, 2, self._checkpoint)

@@ -32,9 +32,9 @@ def as_dataset(glow: Glow, x: Any, *, trains: bool) -> Dataset:
     """Returns a source of batches as a dataset whose elements are checked and have the model's shape.
 
     The source is a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterator or generator, or an iterable. A
-    batch is images uint8 [B, H, W, C], (images, noise) or with a third member: an index
-    (integers) if the batch trains, and otherwise a weight (floating-point numbers). At the end are, if
-    it trains a model with classes, their labels, integers [B], and what a model is given with each image.
+    batch is images uint8 [B, H, W, C], (images, noise), or these and a third member: an index
+    (integers) if the batch trains, and otherwise a weight (floating-point numbers). At the end are, if it
+    trains a model with classes, their labels, integers [B], and what a model is given with each image.
     ConfigError if x, or what its batches hold, is something else.
     """
     if isinstance(x, tf.distribute.DistributedDataset):

@@ -71,6 +71,11 @@ class DivergenceMonitor:
             "streak": self.consecutive,
         }
 
+    @property
+    def steps_outside(self) -> int:
+        """How many steps in a row, up to the last one, were outside of their band, or not finite."""
+        return int(self.consecutive.numpy())
+
     def rows_of(self, phase: Phase) -> tuple[list[int], list[int]]:
         """Returns the rows of the losses and of the norms that a phase watches."""
         losses = list(phase.ends)

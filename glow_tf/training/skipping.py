@@ -122,7 +122,7 @@ class SkippedSteps:
         where = f"in phase '{phase}'"
         after = f"after step {self._steps_of(phase)} of part {phase.last + 1}"
         advice = "Without XLA (jit_compile=False, --jit_compile=off) the message names the bijector."
-        in_a_row, consecutive = int(self.in_a_row.numpy()), int(self.divergence_monitor.consecutive.numpy())
+        in_a_row, outside = int(self.in_a_row.numpy()), self.divergence_monitor.steps_outside
         if in_a_row > int(self._allowed.numpy()):
             return NonFiniteError(
                 f"Training stopped: a loss or gradient was not finite {where}, {in_a_row} steps in a row, "
@@ -130,12 +130,12 @@ class SkippedSteps:
                 phase.active,
                 f"a loss or gradient was not finite {in_a_row} steps in a row, {after}",
             )
-        if self.most_outside is not None and consecutive > self.most_outside:
+        if self.most_outside is not None and outside > self.most_outside:
             return DivergedError(
                 f"Training stopped: it diverged {where}: a loss or the norm of a gradient was outside of its "
-                f"band for {consecutive} steps in a row, {after}. {advice}",
+                f"band for {outside} steps in a row, {after}. {advice}",
                 phase.active,
-                f"a loss or gradient norm was outside of its band for {consecutive} steps in a row, {after}",
+                f"a loss or gradient norm was outside of its band for {outside} steps in a row, {after}",
             )
         return None
 

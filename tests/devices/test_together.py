@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from helpers import KINDS, config, flags, launch, rows_of, train
 from small import ROOT
 
@@ -177,7 +176,7 @@ def test_workers_look_at_the_first_ones_clock_now_and_then(chief, saves, monkeyp
     settings = SimpleNamespace(checkpoint_minutes=129 / 60)
     run = SimpleNamespace(config=settings, strategy=None, checkpoints=checkpoints)
     own = callbacks.SaveCheckpoints(run, EpochResult(), SimpleNamespace(waiting=False, release=lambda: None))
-    monitor = SimpleNamespace(consecutive=tf.constant(0))
+    monitor = SimpleNamespace(steps_outside=0)
     own.set_model(SimpleNamespace(steps_before=0, divergence_monitor=monitor, empty_queues=lambda: None))
     own.set_params({"steps": 400})
     own.on_train_begin()
