@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.ops import gen_resource_variable_ops
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
@@ -24,6 +25,12 @@ from glow_tf.schedule import Phase
 from glow_tf.training import PartsTrainer
 from glow_tf.training.batch import Batch
 from glow_tf.use import saved_model
+
+# For each new name of a variable TensorFlow builds an operation, which is most of what a variable takes.
+gen_resource_variable_ops.var_handle_op = functools.partial(
+    lambda make, *args, debug_name, **named: make(*args, debug_name="", **named),
+    gen_resource_variable_ops.var_handle_op,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -87,6 +87,7 @@ def test_an_example_prints_what_it_promises(name, tmp_path):
         assert re.search(pattern, result.stdout), f"{pattern}\nis not in\n{result.stdout}"
 
 
+@pytest.mark.slow  # .ci/run runs the slow tests of this file
 def test_the_serving_client_speaks_to_a_server_as_tensorflow_serving_does(exported_once, monkeypatch):
     """No package brings TensorFlow's server: this one answers the same requests by the export's signature."""
     monkeypatch.syspath_prepend(ROOT / "examples")

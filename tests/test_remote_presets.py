@@ -68,7 +68,7 @@ def server(tmp_path, monkeypatch):
     folder = tmp_path / "served"
     shutil.copytree(presets.find("digits"), folder)
     server = Server(folder)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     with contextlib.closing(server.socket):
         yield server
         server.shutdown()

@@ -151,7 +151,7 @@ def check_remote_monitor(images, folder):
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         root = f"http://127.0.0.1:{server.server_address[1]}"
         fit(images, keras.callbacks.RemoteMonitor(root), epochs=2)
         server.shutdown()
