@@ -166,7 +166,8 @@ class ModelConfig:
                 f"Received: equalize={self.equalize}, data={self.data!r}, n_bits={self.n_bits}"
             )
         taken = {"images", "eps", "num", "seed", "seeds", "temperature", "temperatures", "labels"}
-        require(not taken & self.condition_shapes.keys(), self, "condition_shape", "of other names")
+        expected = f"of names other than {', '.join(sorted(taken))}"
+        require(not taken & self.condition_shapes.keys(), self, "condition_shape", expected)
         if self.has_levels and not self.condition_features:
             raise ConfigError("levels need condition_features, which must be 1 or more. Received: 0")
         if self.has_levels and (self.parts != "1" or self.local_prior != "standard"):

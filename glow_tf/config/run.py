@@ -136,7 +136,7 @@ class RunConfig:
             )
         if self.train.sync_every > 1 and self.strategy != "multi_worker":
             raise ConfigError(
-                "sync_every needs strategy=multi_worker: elsewhere no slow link lies between the steps. "
+                "sync_every needs strategy=multi_worker, whose workers meet. "
                 f"Received: sync_every={self.train.sync_every}, strategy={self.strategy!r}"
             )
         if self.strategy == "multi_worker" and self.virtual_devices:

@@ -126,7 +126,7 @@ class TrainConfig:
         expected = "a positive rate and a momentum from 0 to below 1, comma-separated"
         require(suitable, self, "outer_step", expected)
         meets = self.sync_every > 1 or rates == (1, 0)
-        require(meets, self, "outer_step", "1,0 with sync_every=1, where no meetings are")
+        require(meets, self, "outer_step", "1,0 unless sync_every is 2 or more")
 
     def learning_rates(self, num_parts: int | None = None) -> tuple[float, ...]:
         """Returns the rate of each part; ConfigError unless one was given, or one per part if it is known.

@@ -66,6 +66,10 @@ def objectives_of(glow: Glow, given: Objectives) -> list[LocalObjective | None]:
     if isinstance(given, type) and not issubclass(given, LocalObjective):
         given = [given]  # which is refused
     if callable(given) and not isinstance(given, LocalObjective):  # layers can be called, too
+        if num_parts == 1:
+            raise ConfigError(
+                "objective is for parts that are cut, so parts must be 2 or more. Received: parts=1"
+            )
         given = [*(given() for _ in range(num_parts - 1)), None]
     found = list(given) if isinstance(given, list | tuple) else [given]
     if len(found) != num_parts or not all(isinstance(o, LocalObjective | None) for o in found):

@@ -20,6 +20,7 @@ from glow_tf.glow import Glow
 from glow_tf.internals import rate_of
 from glow_tf.schedule import Phase
 from glow_tf.training.inputs import DEFAULT_BATCH_SIZE
+from glow_tf.training.objective import LocalObjective
 from glow_tf.training.optimizers import PartRate
 from glow_tf.training.rates import unsuited_rates
 
@@ -74,8 +75,8 @@ class CompileOptions:
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(set(given) - set(known)):
             raise ConfigError(
-                "compile takes no loss and no metrics: the loss is the bits per dimension. Its options are "
-                f"{', '.join(known)}, and steps_per_epoch with a TrainConfig. Received: {', '.join(unknown)}"
+                f"compile takes {', '.join(known)}, and steps_per_epoch with a TrainConfig; no loss "
+                f"and no metrics, as the loss is the bits per dimension. Received: {', '.join(unknown)}"
             )
         return cls(**given)
 
@@ -114,7 +115,7 @@ class CompileOptions:
             "negative": not are_counts,
             "clip_norm must be finite and must not be negative": not is_norm,
             f"rate_scaling must be one of {', '.join(RATE_SCALINGS)}": self.rate_scaling not in RATE_SCALINGS,
-            "a glow whose parts have their own devices is trained by one replica": placed and replicas > 1,
+            "part_devices needs one replica": placed and replicas > 1,
             "part_delay needs a glow with part_devices": self.part_delay and not placed,
             "sync_every must be 1 or more": self.sync_every < 1,
             "sync_every needs steps_per_execution=1, and parts that share a device": self.sync_every > 1
@@ -124,10 +125,9 @@ class CompileOptions:
         }
         for expected, is_wrong in wrong.items():
             if is_wrong:
-                received = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-                raise ConfigError(
-                    f"{expected}. Received: {received}, part_devices={glow.part_devices}, {replicas} replicas"
-                )
+                named = [f"{name}={value!r}" for name, value in vars(self).items() if name in expected]
+                received = ", ".join([*named, f"part_devices={glow.part_devices}", f"{replicas} replicas"])
+                raise ConfigError(f"{expected}. Received: {received}")
 
 
 def check_compiled(model: keras.Model, method: str) -> None:
@@ -147,6 +147,14 @@ def check_trains(glow: Glow, phases: Iterable[Phase]) -> None:
                 "a phase must name a part that has weights to train. "
                 f"Received: phase '{phase}', whose parts have trainable=False"
             )
+
+
+def warn_of_unused_objectives(objectives: Iterable[LocalObjective | None], phases: Sequence[Phase]) -> None:
+    """Warns if objectives were given and no phase minimises one, as end to end."""
+    own = [k for k, objective in enumerate(objectives) if objective]
+    if own and not any(phase.minimises_objective_of(k) for phase in phases for k in own):
+        names = ", ".join(sorted({str(phase) for phase in phases}))
+        warnings.warn(f"no phase trains a part on its own objective. Received: phases {names}", stacklevel=3)
 
 
 def warn_of_late_priors(

@@ -25,6 +25,7 @@ from glow_tf.training.options import (
     optimizers_per_part,
     warn_of_late_priors,
     warn_of_rates,
+    warn_of_unused_objectives,
 )
 from glow_tf.training.recipe import recipe_of
 
@@ -174,6 +175,7 @@ class PartsTrainer(OnBatch):
         """
         check_compiled(self, "fit")
         check_trains(self.glow, self.phases)
+        warn_of_unused_objectives(self.local_objectives, self.phases)
         kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
         batch_size = self.options.batch_size if batch_size is None else batch_size
         dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs, initial_step)

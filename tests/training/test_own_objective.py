@@ -199,6 +199,8 @@ def test_what_is_no_objective_is_refused(own, small_images):
             glow_tf.PartsTrainer(small_glow(parts="by_block:2"), objective=wrong)
     with pytest.raises(ConfigError, match=r"which must be standard\. Received: local_prior='learned'"):
         glow_tf.PartsTrainer(small_glow(parts="by_block:2", local_prior="learned"), objective=own)
+    with pytest.raises(ConfigError, match=r"parts must be 2 or more\. Received: parts=1"):
+        glow_tf.PartsTrainer(small_glow(parts="1"), objective=own)
     for objective in (NotBuilt, OfTheBatch):
         with pytest.raises(ConfigError, match=r"must (build its layers|return a loss for each).* Received: "):
             trained(objective, small_images)
@@ -208,3 +210,12 @@ def test_what_is_no_objective_is_refused(own, small_images):
     for name in ("their_objective", "their_objective:Other", "nowhere:Class", ":x"):
         with pytest.raises(ConfigError, match=rf"must be module:Class.*Received: objective='{name}'"):
             imported_objective(name)
+
+
+def test_one_that_no_phase_uses_is_told(own, small_images):
+    trainer = glow_tf.PartsTrainer(
+        small_glow(parts="by_block:2"), glow_tf.phases("end_to_end", 2, 1), objective=own
+    )
+    trainer.compile()
+    with pytest.warns(UserWarning, match="no phase trains a part on its own objective.*Received: phases end"):
+        trainer.fit(small_images[:8], batch_size=8, verbose=0)
