@@ -16,7 +16,8 @@ from glow_tf.run import flags_file, suited
 
 def define(values: flags.FlagValues) -> None:
     for setting in configuration.all_settings():
-        chosen = " Without a flagfile: what suits the data." if setting.name in suited.SETTINGS else ""
+        is_chosen = setting.name in (*suited.LEVELS, *suited.SETTINGS)
+        chosen = " Without a flagfile: what suits the data." if is_chosen else ""
         parsing.define(values, **{setting.name: (setting.default, setting.metadata["help"] + chosen)})
     about = "Start from a preset, by name or folder: as --init_from does, which is this preset then."
     parsing.define(values, from_preset=("", about))
@@ -25,27 +26,31 @@ def define(values: flags.FlagValues) -> None:
 def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     """Returns the run that the flags describe; ConfigError if it cannot be run.
 
-    Without a flagfile, what suits the data is left open, unless a run in the workdir has chosen it. A model
-    to start from says its own settings; those that are typed win.
+    Without a flagfile it has levels, and what suits the data is left open, unless a run in the workdir has
+    chosen it. A model to start from says its own settings; those that are typed win.
     """
     settings = {setting.name: values[setting.name].value for setting in configuration.all_settings()}
     # The command that began a run in an earlier release goes on with it, although it lacks newer flags.
     workdir = pathlib.Path(values.workdir)
     earlier = flags_file.newer_settings(workdir)
     settings |= {name: value for name, value in earlier.items() if not values[name].present}
-    left_open = [name for name in suited.SETTINGS if not values[name].present]
+    given = {name for name in settings if values[name].present}
+    is_open = [name for name in (*suited.LEVELS, *suited.SETTINGS) if name not in given]
     if any(getattr(values[name], "in_flagfile", False) for name in settings):
-        left_open = []
-    elif before := flags_file.read_settings(workdir):
-        settings |= {name: int(before[name]) for name in left_open if before.get(name, "").isdecimal()}
-        left_open = []
+        is_open = []
+    elif before := flags_file.read_values(workdir, is_open):
+        settings |= before
+        is_open = []
     if start := values.from_preset or settings["init_from"]:
         of_start = _of_start(start, workdir, bool(values.from_preset))
         # A flagfile may list every setting.
         taken = {name: value for name, value in of_start.items() if not values[name].on_command_line}
         settings |= taken
-        left_open = [name for name in left_open if name not in taken]
-    return configuration.RunConfig.from_settings(settings, left_open)
+        is_open = [name for name in is_open if name not in taken]
+        given |= taken.keys()
+    form = suited.form(settings, given) if is_open else {}
+    is_open = [name for name in is_open if name in (*form, *suited.SETTINGS)]
+    return configuration.RunConfig.from_settings(settings | form, is_open)
 
 
 def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, Any]:

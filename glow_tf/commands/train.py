@@ -1,4 +1,4 @@
-"""Trains a Glow, or resumes the run in its workdir.
+"""Trains a flow, or resumes the run in its workdir.
 
     glow-tf train --flagfile=quickstart
     glow-tf train --flagfile=cifar10_small_across_2 --data_dir=PATH --workdir=runs/mine --seed=1
@@ -9,8 +9,9 @@ command again resumes a run that was interrupted; with a larger --part_epochs or
 for more epochs, where the schedule allows it. --init_from starts a new run from the model of another one,
 with its settings.
 
-Without a flagfile, a run chooses the size of the model and the epochs to suit its images, and prints what it
-chose. What is typed wins, over a flagfile, too.
+Without a flagfile, a run trains levels, or a Glow where a flag is for one, such as --parts; it chooses the size
+of the model and the epochs to suit its images, and prints what it chose. What is typed wins, over a flagfile,
+too.
 """
 
 from absl import flags

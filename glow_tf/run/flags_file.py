@@ -1,13 +1,14 @@
 """flags.cfg: the settings of a run as text. Pure Python: no TensorFlow."""
 
+import contextlib
 import pathlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from glow_tf.config import FILE, FOLDER, MAY_DIFFER, RunConfig, all_settings, file_of, folder_of
 from glow_tf.errors import ConfigError
-from glow_tf.run.suited import SETTINGS as SUITED
+from glow_tf.run.suited import LEVELS, SETTINGS
 
 NAME = "flags.cfg"
 RATES = ("learning_rate", "finetune_learning_rate")  # kept as they were written
@@ -29,7 +30,7 @@ def command_of(config: RunConfig) -> str:
     differing = {
         name: value
         for name, value in config.to_settings().items()
-        if name in ("dataset", *SUITED) or value != usual[name]
+        if name in ("dataset", *LEVELS, *SETTINGS) or value != usual[name]
     }
     places = {"data_dir": "PATH", "init_from": "PATH"}  # of one machine
     if folder_of(config.data.dataset):
@@ -58,6 +59,17 @@ def read_settings(folder: pathlib.Path) -> dict[str, str]:
     """Returns setting → text as a folder's flags.cfg has it; empty without the file."""
     newer = {name: _text(value) for name, value in newer_settings(folder).items()}
     return newer | (_written(folder) or {})
+
+
+def read_values(folder: pathlib.Path, names: Iterable[str]) -> dict[str, Any]:
+    """Returns some settings of a folder's flags.cfg, without those that cannot be read."""
+    texts = read_settings(folder)
+    kinds = {setting.name: type(setting.default) for setting in all_settings()}
+    found = {}
+    for name in names:
+        with contextlib.suppress(ValueError, KeyError):
+            found[name] = _value(kinds[name], texts[name])
+    return found
 
 
 def _written(folder: pathlib.Path) -> dict[str, str] | None:

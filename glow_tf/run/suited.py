@@ -1,12 +1,17 @@
 """Settings that suit the data, for a run without a flagfile. Pure Python: no TensorFlow."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from glow_tf.config import MOST_BLOCKS, RunConfig
 
 SETTINGS = ("n_bits", "num_blocks", "flow_steps", "width", "part_epochs", "finetune_epochs")
-# As in the configs of the small models of CIFAR-10 (3 × 8 flow steps) and of the digits (1 × 12).
+# As in configs/own_images.cfg: what won at equal time.
+LEVELS = {"architecture": "levels", "schedule": "simultaneous", "equalize": 0.5}
+OF_A_GLOW = ("parts", "local_prior", "split_prior", "top_prior", "schedule", "period", "objective")
+OF_A_GLOW += ("part_devices", "reversible", "cache_prefix")
+LEVEL_STEPS = 8  # of the finest level
+# As in the configs of the small Glows of CIFAR-10 (3 × 8 flow steps) and of the digits (1 × 12).
 LEAST_SIDE = 4  # of the last block's squeezed images
 FLOW_STEPS = 24  # of all blocks
 MOST_PER_BLOCK = 12
@@ -15,15 +20,30 @@ SEEN = 32_000  # images in all epochs together: ten epochs of 3,200, which take 
 FEWEST_EPOCHS, MOST_EPOCHS = 2, 50
 
 
+def form(settings: Mapping[str, Any], given: Set[str]) -> dict[str, Any]:
+    """Returns the settings of `LEVELS` that a run without a flagfile has; none where it trains a Glow.
+
+    That is where `--architecture=glow` is given, or no architecture and one of `OF_A_GLOW`, or real data, on
+    which nothing was compared.
+    """
+    has_bytes = settings["data"] == "bytes"
+    trains_glow = given & set(OF_A_GLOW) or not has_bytes
+    if settings["architecture"] == "glow" if "architecture" in given else trains_glow:
+        return {}
+    may_equalize = has_bytes and settings["n_bits"] <= 8
+    return {n: v for n, v in LEVELS.items() if n not in given and (may_equalize or n != "equalize")}
+
+
 def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels: int) -> dict[str, int]:
     """Returns the settings of `config.left_open` as they suit the data, given all settings that are not.
 
     - `n_bits`: those that the levels use; the digits' are multiples of 8, so 5. Real data have none.
     - `num_blocks`: how often both sides can be halved, down to `LEAST_SIDE`: 8 → 1, 28 → 2, 32 → 3, 64 → 4.
-    - `flow_steps`: about as many in all, whatever the number of blocks, so that the depth is the same.
+    - `flow_steps`: about as many in all, whatever the number of blocks, so that the depth is the same; in
+      levels, those of the finest.
     - `width`: the same for all. What an image costs follows the number of its pixels.
     - `part_epochs`, `finetune_epochs`: as many as show about `SEEN` images, end to end; in the schedules of
-      parts, 2 of 5 in parts. Where one of the two is given, the other is 0: nothing is added to it.
+      a Glow's parts, 2 of 5 in parts. Where one of the two is given, the other is 0: nothing is added to it.
 
     The images are (H, W, C), with these `levels`, all combined by a bitwise or; `examples` are for training.
     """
@@ -43,10 +63,12 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
     ):
         blocks += 1
     choose("num_blocks", blocks)
-    choose("flow_steps", min(max(FLOW_STEPS // settings["num_blocks"], 1), MOST_PER_BLOCK))
+    in_all = min(max(FLOW_STEPS // settings["num_blocks"], 1), MOST_PER_BLOCK)
+    choose("flow_steps", LEVEL_STEPS if config.model.has_levels else in_all)
     choose("width", WIDTH)
     epochs = min(max(-(-SEEN // examples), FEWEST_EPOCHS), MOST_EPOCHS)
-    in_parts = epochs if config.train.schedule == "end_to_end" else max(2 * epochs // 5, 1)
+    has_one_kind = config.train.schedule == "end_to_end" or config.model.has_levels
+    in_parts = epochs if has_one_kind else max(2 * epochs // 5, 1)
     shares = {"part_epochs": in_parts, "finetune_epochs": epochs - in_parts}
     if given := [name for name in shares if name not in config.left_open]:
         shares = dict.fromkeys(shares, 0 if any(settings[name] for name in given) else epochs)
@@ -56,11 +78,13 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
 
 
 def suited(config: RunConfig, image_shape: Sequence[int], examples: int, levels: int) -> RunConfig:
-    """Returns a run with nothing left open, and prints what was `chosen`."""
-    found = chosen(config, image_shape, examples, levels)
+    """Returns a run with nothing left open, and prints its `form` and what was `chosen`."""
+    settings = config.to_settings()
+    found = {name: settings[name] for name in LEVELS if name in config.left_open}
+    found |= chosen(config, image_shape, examples, levels)
     flags = " ".join(f"--{name}={value}" for name, value in found.items())
     shape = "×".join(map(str, image_shape))
     said = f"No flagfile: {flags}, which suits {examples} images of {shape}. Type others, or take a config: "
     if found:
         print(f"{said}--flagfile=NAME.", flush=True)
-    return RunConfig.from_settings(config.to_settings() | found)
+    return RunConfig.from_settings(settings | found)

@@ -286,7 +286,8 @@ def test_a_finished_run_becomes_a_preset(here, capsys, eager):
             "--test_examples=32",
             "--n_bits=5",
         ),
-        *("--num_blocks=1", "--flow_steps=1", "--width=4", "--part_epochs=1", "--finetune_epochs=0"),
+        *("--num_blocks=1", "--flow_steps=1", "--width=4", "--architecture=glow", "--equalize=0.0"),
+        *("--schedule=end_to_end", "--part_epochs=1", "--finetune_epochs=0"),
     ]
     assert cli.run("train", [*run_flags, "--workdir=run"]) == 0
     assert cli.run("preset", ["--workdir=run", "--output=mine", "--licence=none"]) == 0

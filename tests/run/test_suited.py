@@ -10,7 +10,7 @@ from glow_tf.commands import cli
 from glow_tf.commands.run_flags import config_of
 from glow_tf.config import ModelConfig, RunConfig, TrainConfig, check_divisible
 from glow_tf.run.flags_file import command_of, flagfile, read_config
-from glow_tf.run.suited import LEAST_SIDE, SETTINGS, chosen
+from glow_tf.run.suited import LEAST_SIDE, LEVELS, SETTINGS, chosen
 
 PHOTOGRAPHS = ((32, 32, 3), 3200, 255)
 
@@ -35,13 +35,29 @@ def settings(*values):
     ],
 )
 def test_what_is_chosen_suits_the_data(data, expected):
-    assert choice(data=data) == expected
+    assert choice("--architecture=glow", data=data) == expected
+    assert choice(data=data) == expected | {"flow_steps": 8}  # of the finest level
+
+
+def test_levels_are_trained_unless_a_flag_is_for_a_glow():
+    def form(*flags):
+        config = config_of(["--workdir=unused", *flags])
+        return config.model.architecture, config.train.schedule, config.model.equalize
+
+    assert form() == form("--width=8") == ("levels", "simultaneous", 0.5)
+    assert form("--equalize=0") == form("--n_bits=9") == ("levels", "simultaneous", 0)
+    assert form("--architecture=levels", "--schedule=sequential") == ("levels", "sequential", 0.5)
+    assert form("--architecture=glow") == form("--parts=by_block:2") == form("--data=real")
+    assert form("--data=real") == form("--flagfile=base") == ("glow", "end_to_end", 0)
+    assert form("--schedule=alternating", "--parts=by_block:2") == ("glow", "alternating", 0)
+    assert form("--from_preset=digits") == ("glow", "end_to_end", 0)
+    assert form("--from_preset=cifar10") == ("levels", "simultaneous", 0)
 
 
 def test_every_choice_can_be_built_and_halves_the_image_as_far_as_is_useful():
     sides = [2 * k for k in range(2, 70)]
     for height, width in itertools.product(sides, (32, 28, 44)):
-        found = choice(data=((height, width, 3), 100, 255))
+        found = choice("--architecture=glow", data=((height, width, 3), 100, 255))
         model = {name: found[name] for name in ("num_blocks", "flow_steps", "width", "n_bits")}
         check_divisible((height, width), ModelConfig(image_shape=(height, width, 3), **model))
         assert min(height, width) >> found["num_blocks"] >= LEAST_SIDE or found["num_blocks"] == 1
@@ -54,7 +70,7 @@ def test_odd_sides_have_one_block_and_real_data_no_bits():
 
 def test_what_is_typed_wins_and_the_rest_follows_it():
     assert choice("--width=8", "--num_blocks=1", "--n_bits=8") == {
-        "flow_steps": 12,
+        "flow_steps": 8,
         "part_epochs": 10,
         "finetune_epochs": 0,
     }
@@ -85,7 +101,7 @@ def test_a_side_that_needs_fewer_blocks_is_no_mistake_before_they_are_chosen():
 
 def test_the_command_of_a_run_says_what_would_be_chosen_otherwise():
     command = command_of(RunConfig(workdir="unused"))
-    assert all(f"--{name}=" in command for name in SETTINGS)
+    assert all(f"--{name}=" in command for name in (*LEVELS, *SETTINGS))
 
 
 def test_a_run_without_a_flagfile_says_what_it_takes_and_goes_on_with_it(tmp_path, capsys, eager):
@@ -95,11 +111,12 @@ def test_a_run_without_a_flagfile_says_what_it_takes_and_goes_on_with_it(tmp_pat
     small = ["--width=4", "--flow_steps=1", "--part_epochs=1", "--tensorboard=false", "--export=false"]
     data = [f"--dataset=folder:{tmp_path}", f"--workdir={tmp_path / 'run'}", "--strategy=one_device"]
     assert cli.run("train", [*data, *small]) == 0
-    line = "No flagfile: --n_bits=1 --num_blocks=1 --finetune_epochs=0, which suits 18 images of 12×12×1."
+    chosen = "--architecture=levels --schedule=simultaneous --equalize=0.5 --n_bits=1 --num_blocks=1"
+    line = f"No flagfile: {chosen} --finetune_epochs=0, which suits 18 images of 12×12×1."
     assert line in capsys.readouterr().out
     text = (tmp_path / "run" / "flags.cfg").read_text()
     assert text == flagfile(read_config(tmp_path / "run"))
-    assert {"--n_bits=1", "--num_blocks=1", "--part_epochs=1", "--finetune_epochs=0"} <= set(text.split())
+    assert {*chosen.split(), "--part_epochs=1", "--finetune_epochs=0"} <= set(text.split())
     # The same command, and another: what is typed is compared, the rest is what the run began with.
     assert cli.run("train", [*data, *small]) == 0
     shown = capsys.readouterr().out
