@@ -7,7 +7,8 @@ A Glow of 3 × 4 flow steps that is given nothing, the same given a map of 16 fe
 levels take steps in turns, in one process on one core; then a Glow and levels of grey images of 28×28. The
 CSV has the CPU milliseconds of every turn. What is printed are medians, and beside them the ratio that
 multiply-adds predict. With `--all_cores` the steps use all cores, as a run does, and the clock on the wall;
-that needs a quiet machine. With `--study`, the models of that study take turns instead, in batches of 8.
+that needs a quiet machine. Batches are of 8 images. With `--study`, the models of that study take turns
+instead, in batches of its size.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from absl import flags
 from glow_tf import Glow, ModelConfig, PartsTrainer, TrainConfig
 from glow_tf.commands import cli
 from glow_tf.devices import use_streams
+from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
 from lab.benchmarks.rows import added_to
 from lab.experiment import experiment_of
@@ -67,11 +69,14 @@ def _subjects(width: int) -> dict[str, ModelConfig]:
     }
 
 
-def _subjects_of(name: str) -> dict[str, ModelConfig]:
-    """Returns the models of a study's variants, which are taken to be for images of 32×32×3."""
+def _subjects_of(name: str) -> tuple[dict[str, ModelConfig], int]:
+    """Returns the models of a study's variants, taken to be for images of 32×32×3, and their batch size."""
     experiment = experiment_of(name)
     runs = runs_of(experiment.study, experiment.folder, experiment.configure, {}, quick=True)
-    return {run.variant.name: run.config.model for run in runs}
+    sizes = {run.config.train.batch_size for run in runs}
+    if len(sizes) > 1:
+        raise ConfigError(f"study must have one batch size. Received: {sorted(sizes)} in {name!r}")
+    return {run.variant.name: run.config.model for run in runs}, sizes.pop()
 
 
 def _base(name: str, study: str) -> str:
@@ -83,28 +88,29 @@ def _base(name: str, study: str) -> str:
     return "grey Glow 2 x 6" if "grey" in name else "Glow 3 x 8"
 
 
-def _trainer(config: ModelConfig, epochs: int) -> PartsTrainer:
+def _trainer(config: ModelConfig, batch: int, epochs: int) -> PartsTrainer:
     trainer = PartsTrainer(Glow(config))
     schedule = "simultaneous" if config.has_levels else "end_to_end"
-    settings = TrainConfig(schedule=schedule, part_epochs=epochs, finetune_epochs=0, batch_size=BATCH)
+    settings = TrainConfig(schedule=schedule, part_epochs=epochs, finetune_epochs=0, batch_size=batch)
     trainer.compile(settings, steps_per_epoch=STEPS)
     return trainer
 
 
 def main(given: flags.FlagValues) -> None:
     """Measures, prints and writes."""
+    of_study, batch = _subjects_of(given.study) if given.study else ({}, BATCH)
     clock = time.perf_counter
     if given.all_cores:
-        use_streams(BATCH)
+        use_streams(batch)
     else:
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         clock = time.process_time  # which other work on the core does not disturb
     with added_to(given.output, COLUMNS) as add:
         for width in ["of the study"] if given.study else map(int, given.widths):
-            subjects = _subjects_of(given.study) if given.study else _subjects(width)
+            subjects = of_study or _subjects(width)
             found: dict[str, list[float]] = {name: [] for name in subjects}
-            for turn, name, ms in _turns(subjects, given.turns, clock):
+            for turn, name, ms in _turns(subjects, batch, given.turns, clock):
                 found[name].append(ms)
                 add((width, name, turn, ms))
             macs = {name: sum(p.forward_macs for p in part_layouts(c)) for name, c in subjects.items()}
@@ -118,13 +124,13 @@ def main(given: flags.FlagValues) -> None:
 
 
 def _turns(
-    subjects: Mapping[str, ModelConfig], turns: int, clock: Callable[[], float]
+    subjects: Mapping[str, ModelConfig], batch: int, turns: int, clock: Callable[[], float]
 ) -> Iterator[tuple[int, str, float]]:
     """Yields the turn, from 1, the model, and its milliseconds per step; the models take steps in turns."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (BATCH * STEPS, SIDE, SIDE, 3)).astype(np.uint8)
-    maps = rng.normal(size=(BATCH * STEPS, SIDE, SIDE, 16)).astype(np.float32)
-    trainers = {name: _trainer(config, turns + 2) for name, config in subjects.items()}
+    images = rng.integers(0, 256, (batch * STEPS, SIDE, SIDE, 3)).astype(np.uint8)
+    maps = rng.normal(size=(batch * STEPS, SIDE, SIDE, 16)).astype(np.float32)
+    trainers = {name: _trainer(config, batch, turns + 2) for name, config in subjects.items()}
     for turn in range(turns + 1):
         for name, trainer in trainers.items():
             height, width, channels = subjects[name].image_shape
