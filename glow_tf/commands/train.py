@@ -9,9 +9,9 @@ command again resumes a run that was interrupted; with a larger --part_epochs or
 for more epochs, where the schedule allows it. --init_from starts a new run from the model of another one,
 with its settings.
 
-Without a flagfile, a run trains levels, or a Glow where a flag is for one, such as --parts; it chooses the size
-of the model and the epochs to suit its images, and prints what it chose. What is typed wins, over a flagfile,
-too.
+Without a flagfile, a run trains levels, or a Glow where a flag is for one, such as --parts; it chooses the
+size of the model and the epochs to suit its images, and prints what it chose. What is typed wins, over a
+flagfile, too.
 """
 
 from absl import flags
