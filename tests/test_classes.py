@@ -20,6 +20,7 @@ from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import make_strategy, part_devices
 from glow_tf.run.callbacks import FillPrefixCaches
 from glow_tf.run.epoch import EpochResult
+from glow_tf.run.same_data import check_same_data, fingerprints, write_data
 from glow_tf.schedule import turn_starts
 from glow_tf.training.optimizers import FusedAdamax
 from glow_tf.training.prefix import PrefixCache
@@ -305,6 +306,22 @@ def test_a_cached_prefix_has_the_labels_of_its_images(images):
 
 
 # Runs and commands
+
+
+def test_other_labels_are_other_data(tmp_path):
+    digits = data.load(DataConfig("digits"))
+    before = fingerprints(digits, conditional=True)
+    digits.labels["train"] = digits.labels["train"][::-1]
+    after = fingerprints(digits, conditional=True)
+    assert {name for name in after if after[name] != before[name]} == {"train labels"}
+    assert not any("labels" in name for name in fingerprints(digits))
+    (tmp_path / "ckpt-1.index").touch()
+    (tmp_path / "ckpt-1.data-00000-of-00001").touch()
+    write_data(tmp_path, before)
+    with pytest.raises(ConfigError, match=r"the data must be what the run began with.*train labels="):
+        check_same_data(tmp_path, small_config(), after)
+    write_data(tmp_path, fingerprints(digits))  # as releases did before labels were compared
+    check_same_data(tmp_path, small_config(), after)
 
 
 @pytest.fixture(scope="module")

@@ -46,8 +46,10 @@ def main(values: flags.FlagValues, arguments: Sequence[str]) -> int:
         )
     strategy = "part_parallel" if values.parts else "multi_worker"
     arguments = [*arguments, f"--strategy={strategy}"]
-    config = run_flags.config_of(arguments)
-    return _run(arguments, strategy, values.workers or config.model.num_parts)
+    count = values.workers or run_flags.config_of(arguments).num_parts
+    if count is None:
+        raise ConfigError("--parts needs --num_blocks, or a --flagfile with it. Received: neither")
+    return _run(arguments, strategy, count)
 
 
 def _run(arguments: list[str], strategy: str, count: int) -> int:

@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing
-from glow_tf.config import INPUT, TARGET, folder_of
+from glow_tf.config import INPUT, TARGET, file_of, folder_of
 from glow_tf.errors import ConfigError
 
 ACTIONS = ("fit", "check")
@@ -104,10 +104,11 @@ def trained_on(values: flags.FlagValues) -> bool:
 
     trained = read_settings(pathlib.Path(values.model)).get("dataset")
     trained = trained or str(about(values.model).get("data", "")).split(",")[0]
-    own, theirs = (folder_of(dataset) for dataset in (values.dataset, trained))
+    own, theirs = (folder_of(dataset) or file_of(dataset) for dataset in (values.dataset, trained))
     same = own.resolve() == theirs.resolve() if own and theirs else values.dataset == trained
     below = own / TARGET if own and values.condition == INPUT else own
-    all_of_it = below is not None and not has_test_images(below)
+    is_whole = folder_of(values.dataset) is None or not has_test_images(below)
+    all_of_it = own is not None and is_whole  # of a file all images are taken
     return same and (values.split in ("train", "all") or (not values.split and all_of_it))
 
 

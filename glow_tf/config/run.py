@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from glow_tf.config.choices import COMPILERS, MOST_DEVICES, STRATEGIES
+from glow_tf.config.choices import COMPILERS, MOST_BLOCKS, MOST_DEVICES, STRATEGIES
 from glow_tf.config.data import DataConfig
 from glow_tf.config.model import ModelConfig, check_divisible
 from glow_tf.config.setting import check_fields, require, setting, settings_of
@@ -108,23 +108,29 @@ class RunConfig:
                 "conditional needs top_prior=learned: the priors of the classes are learned. "
                 f"Received: conditional=True, top_prior={self.model.top_prior!r}"
             )
-        num_parts = self.model.num_parts
-        if (only := self.train.only_part) and not (self.model.has_levels and only <= num_parts):
+        most = self.num_parts or MOST_BLOCKS + 1
+        if (only := self.train.only_part) and not (self.model.has_levels and only <= most):
             raise ConfigError(
-                f"only_part needs architecture=levels, and must be a part from 1 to {num_parts}. "
+                f"only_part needs architecture=levels, and must be a part from 1 to {most}. "
                 f"Received: only_part={only}, architecture={self.model.architecture!r}"
             )
         self._check_crop()
-        self.train.learning_rates(num_parts)
-        self.train.finetune_learning_rates(num_parts)
+        self.train.learning_rates(self.num_parts)
+        self.train.finetune_learning_rates(self.num_parts)
         self._check_strategy()
 
+    @property
+    def num_parts(self) -> int | None:
+        """How many parts the model has; None if that depends on `num_blocks`, which is left open."""
+        is_open = self.model.has_levels and "num_blocks" in self.left_open
+        return None if is_open else self.model.num_parts
+
     def _check_strategy(self) -> None:
-        num_parts = self.model.num_parts
         devices = [device for device in self.part_devices.split(",") if device]
-        if devices and (self.strategy != "part_parallel" or len(devices) != num_parts):
+        if devices and (self.strategy != "part_parallel" or self.num_parts not in (None, len(devices))):
             raise ConfigError(
-                f"part_devices needs strategy=part_parallel and a device for each of the {num_parts} parts. "
+                "part_devices needs strategy=part_parallel and a device for each part"
+                f"{f', {self.num_parts} in all' if self.num_parts else ''}. "
                 f"Received: part_devices={self.part_devices!r}, strategy={self.strategy!r}"
             )
         if self.train.part_delay and (
@@ -152,7 +158,8 @@ class RunConfig:
 
     def _check_crop(self) -> None:
         """Raises ConfigError unless the model can learn from crops, and nothing is kept of whole images."""
-        crop, multiple, size = self.data.crop, 2**self.model.num_blocks, self.data.image_size
+        crop, size = self.data.crop, self.data.image_size
+        multiple = 2 ** (1 if "num_blocks" in self.left_open else self.model.num_blocks)
         if not crop:
             return
         if not self.model.has_levels or crop % multiple or 0 < size < crop:

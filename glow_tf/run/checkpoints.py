@@ -176,6 +176,8 @@ class Checkpoints:
             read_into(self._within_epochs if steps else self._at_ends, path)
         self._trainer.averages.swap()
         self.steps.assign(steps)
+        if not checkpoint_files.complete(self._folder / "best"):  # a run was killed while it went back
+            self.best_bpd.assign(float("inf"))
 
     def save(self, epochs: int, validation_bpd: float | None = None) -> None:
         """Saves the state after `epochs` epochs, and once more if it is the best so far; may raise OSError.

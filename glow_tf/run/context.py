@@ -204,8 +204,9 @@ def prepare(
     config: RunConfig, workdir: Workdir, group: ProcessGroup | None, strategy: tf.distribute.Strategy
 ) -> Run:
     """Reads the data, makes model, trainer and checkpoints, claims the workdir; ConfigError if it cannot."""
-    # Devices come before the data, which may take long to read: other processes wait for this one.
-    devices = strategies.part_devices(config.strategy, config.part_devices, config.model.num_parts, group)
+    devices = ()
+    if config.num_parts:  # before the data, which may take long to read: other processes wait for this one
+        devices = strategies.part_devices(config.strategy, config.part_devices, config.num_parts, group)
     chief = is_chief(group)  # workers get its weights
     starts = bool(config.init_from) and chief and not workdir.can_resume()
     start = saved.load_start(config.init_from, config.model) if starts else None
@@ -214,7 +215,10 @@ def prepare(
         print(note)
     if config.left_open:
         levels = 0 if config.model.is_real else _levels(images)
+        missing = config.num_parts is None
         config = workdir.config = suited(config, images.image_shape, len(images.train), levels)
+        if missing:
+            devices = strategies.part_devices(config.strategy, config.part_devices, config.num_parts, group)
     copies = 1 + config.train.cache_prefix  # one that steps read, one from which a cache is filled
     remedy = "take smaller images (--image_size), or fewer (--train_examples)"
     held = [images.train] * copies + list(images.conditions.values())
@@ -240,7 +244,7 @@ def prepare(
     if chief:
         workdir.check_space(most * checkpoint_bytes(trainer))
     folder = workdir.path / "checkpoints"
-    found = fingerprints(images)
+    found = fingerprints(images, config.conditional)
     check_same_data(folder, model, found)
     check_same_on_workers(strategy, found)
     workdir.claim()

@@ -6,7 +6,17 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from glow_tf.config import FILE, FOLDER, MAY_DIFFER, RunConfig, all_settings, file_of, folder_of
+from glow_tf.config import (
+    ATTRIBUTES,
+    FILE,
+    FOLDER,
+    MAY_DIFFER,
+    RunConfig,
+    all_settings,
+    attributes_of,
+    file_of,
+    folder_of,
+)
 from glow_tf.errors import ConfigError
 from glow_tf.run.suited import LEVELS, SETTINGS
 
@@ -25,14 +35,16 @@ def as_flags(settings: Mapping[str, Any]) -> list[str]:
 
 
 def command_of(config: RunConfig) -> str:
-    """Returns a command that trains as a run did, in the default workdir; paths are left to fill in."""
-    usual = RunConfig(workdir=config.workdir).to_settings()
+    """Returns a command that trains as a run did; paths are left to fill in."""
+    usual = RunConfig(workdir=config.workdir).to_settings() | {"image_cache": config.data.image_cache}
     differing = {
         name: value
         for name, value in config.to_settings().items()
-        if name in ("dataset", *LEVELS, *SETTINGS) or value != usual[name]
+        if name in ("workdir", "dataset", *LEVELS, *SETTINGS) or value != usual[name]
     }
-    places = {"data_dir": "PATH", "init_from": "PATH"}  # of one machine
+    places = {"data_dir": "PATH", "init_from": "PATH", "workdir": "PATH"}  # of one machine
+    if attributes_of(config.data.condition):
+        places["condition"] = f"{ATTRIBUTES}PATH"
     if folder_of(config.data.dataset):
         places["dataset"] = f"{FOLDER}PATH"
     if file_of(config.data.dataset):

@@ -20,15 +20,17 @@ from glow_tf.run import checkpoint_files
 from glow_tf.text_files import read_json
 
 MODEL, DATA = "model.json", "data.json"
+LABELS = " labels"
 
 
-def fingerprints(images: ImageData) -> dict[str, str]:
+def fingerprints(images: ImageData, conditional: bool = False) -> dict[str, str]:
     """Returns split → how many images it has, and a checksum of their bytes, in their order.
 
-    What is given with the images has its own.
+    What is given with the images has its own, and so have their labels if the model is `conditional`.
     """
     known = images.checksums
-    return {name: known.get(name) or fingerprint(own) for name, own in images.arrays.items()}
+    found = {name: known.get(name) or fingerprint(own) for name, own in images.arrays.items()}
+    return found | {f"{n}{LABELS}": fingerprint(own) for n, own in images.labels.items() if conditional}
 
 
 def check_same_data(folder: pathlib.Path, model: ModelConfig, data: Mapping[str, str]) -> None:
@@ -60,6 +62,11 @@ def check_same_on_workers(strategy: tf.distribute.Strategy, data: Mapping[str, s
         raise ConfigError(f"all workers must have the first one's data. Received: other {', '.join(other)}")
 
 
+def is_kept(name: str, then: Mapping[str, str]) -> bool:
+    """Returns whether a run kept the fingerprint of this name: earlier releases did not keep the labels'."""
+    return name in then or not name.endswith(LABELS)
+
+
 def write_data(folder: pathlib.Path, data: Mapping[str, str]) -> None:
     """Writes the `fingerprints` of a run's images beside its checkpoints."""
     write_atomically(folder / DATA, json.dumps(data, indent=2).encode())
@@ -86,5 +93,5 @@ def _differences(
         found |= {name: (getattr(before, name), getattr(model, name)) for name in of_data}
     with contextlib.suppress(OSError, ValueError, AttributeError):
         then = read_json(folder / DATA)
-        found |= {name: (then.get(name), now) for name, now in data.items()}
+        found |= {name: (then.get(name), now) for name, now in data.items() if is_kept(name, then)}
     return {name: pair for name, pair in found.items() if pair[0] != pair[1]}

@@ -80,6 +80,10 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
 def suited(config: RunConfig, image_shape: Sequence[int], examples: int, levels: int) -> RunConfig:
     """Returns a run with nothing left open, and prints its `form` and what was `chosen`."""
     settings = config.to_settings()
+    if "architecture" in config.left_open and any(side % 2 for side in image_shape[:2]):  # cannot be halved
+        usual = RunConfig(workdir=config.workdir).to_settings()
+        settings |= {name: usual[name] for name in LEVELS if name in config.left_open}
+        config = RunConfig.from_settings(settings, config.left_open)
     found = {name: settings[name] for name in LEVELS if name in config.left_open}
     found |= chosen(config, image_shape, examples, levels)
     flags = " ".join(f"--{name}={value}" for name, value in found.items())

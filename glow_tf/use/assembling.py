@@ -10,7 +10,7 @@ from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.run import checkpoint_files
 from glow_tf.run.flags_file import read_config
-from glow_tf.run.same_data import read_data
+from glow_tf.run.same_data import is_kept, read_data
 from glow_tf.run.saved import load
 
 
@@ -85,7 +85,8 @@ def _check_same(first: _Run, run: _Run) -> None:
     """Raises ConfigError if a run has another model or other data than the first one."""
     pairs = [(name, value, getattr(run.model, name)) for name, value in vars(first.model).items()]
     found = read_data(run.path / "checkpoints")
-    pairs += [(name, value, found.get(name)) for name, value in read_data(first.path / "checkpoints").items()]
+    of_first = read_data(first.path / "checkpoints").items()
+    pairs += [(name, value, found.get(name)) for name, value in of_first if is_kept(name, found)]
     for name, there, here in pairs:
         if here != there:
             raise ConfigError(

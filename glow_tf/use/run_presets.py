@@ -53,7 +53,7 @@ def save_run_to_preset(
     )
     images = load_data(data_config)
     glow = load_glow(workdir)
-    check_same_data(workdir / "checkpoints", glow.config, fingerprints(images))
+    check_same_data(workdir / "checkpoints", glow.config, fingerprints(images, bool(glow.classes)))
     about: dict[str, Any] = {
         "data": f"{config.data.dataset}, {len(images.train)} training images",
         "seed": config.seed,

@@ -138,6 +138,8 @@ def test_launch_takes_the_flags_of_train_after_dashes(capsys):
     expected = (
         "glow-tf launch needs its own flags, then --, then the flags of glow-tf train. Received: no -- in "
     )
+    assert cli.run("launch", ["--parts", "--", "--dataset=digits", "--workdir=unused"]) == 1
+    assert "--parts needs --num_blocks, or a --flagfile" in capsys.readouterr().err
     assert cli.run("launch", ["--parts", "--flagfile=quickstart"]) == 1
     assert f"{expected}'--parts --flagfile=quickstart'" in capsys.readouterr().err
 

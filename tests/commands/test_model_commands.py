@@ -295,7 +295,7 @@ def test_a_finished_run_becomes_a_preset(here, capsys, eager):
     summary = json.loads((here / "run" / "summary.json").read_text())
     assert about["test_bpd"] == pytest.approx(summary["test_bpd"], abs=0.01)
     assert (about["licence"], about["top"], about["test_examples"]) == ("none", 128, 32)
-    assert about["command"] == shlex.join(["glow-tf", "train", *run_flags])
+    assert about["command"] == shlex.join(["glow-tf", "train", "--workdir=PATH", *run_flags])
     data = here / "run" / "checkpoints" / "data.json"  # as if a folder had got a picture since
     data.write_text(json.dumps({**json.loads(data.read_text()), "test images": "31 (checksum 0)"}))
     assert cli.run("preset", ["--workdir=run", "--output=other"]) == 1

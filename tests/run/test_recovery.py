@@ -361,6 +361,9 @@ def test_a_run_that_goes_back_to_its_start_leaves_nothing_that_looks_lost(tmp_pa
     checkpoints.remove_after(1)
     assert checkpoint_files.pointed_to(tmp_path) == 1
     assert checkpoint_files.pointed_to(tmp_path / "best") == 0  # the best was that of epoch 2
+    new = Checkpoints(tmp_path, make_trainer())  # of a process that took the place of one killed now
+    assert new.restore() == 1
+    assert float(new.best_bpd) == float("inf")
     checkpoints.remove_after(0)
     assert checkpoint_files.progress(tmp_path) == checkpoint_files.progress(tmp_path / "best") == (0, 0)
 

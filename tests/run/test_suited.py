@@ -9,8 +9,9 @@ from PIL import Image
 from glow_tf.commands import cli
 from glow_tf.commands.run_flags import config_of
 from glow_tf.config import ModelConfig, RunConfig, TrainConfig, check_divisible
+from glow_tf.errors import ConfigError
 from glow_tf.run.flags_file import command_of, flagfile, read_config
-from glow_tf.run.suited import LEAST_SIDE, LEVELS, SETTINGS, chosen
+from glow_tf.run.suited import LEAST_SIDE, LEVELS, SETTINGS, chosen, suited
 
 PHOTOGRAPHS = ((32, 32, 3), 3200, 255)
 
@@ -61,6 +62,22 @@ def test_every_choice_can_be_built_and_halves_the_image_as_far_as_is_useful():
         model = {name: found[name] for name in ("num_blocks", "flow_steps", "width", "n_bits")}
         check_divisible((height, width), ModelConfig(image_shape=(height, width, 3), **model))
         assert min(height, width) >> found["num_blocks"] >= LEAST_SIDE or found["num_blocks"] == 1
+
+
+def test_images_that_cannot_be_halved_have_a_glow(capsys):
+    config = suited(config_of(["--workdir=unused"]), (15, 15, 1), 100, 255)
+    own = (config.model.architecture, config.train.schedule, config.model.equalize)
+    assert own == ("glow", "end_to_end", 0)
+    assert "--architecture=glow --schedule=end_to_end" in capsys.readouterr().out
+
+
+def test_what_depends_on_the_number_of_levels_is_checked_when_it_is_chosen():
+    flags = ["--workdir=unused", "--only_part=5", "--crop=16"]
+    assert config_of(flags).num_parts is None
+    config = suited(config_of(flags), (64, 64, 3), 100, 255)
+    assert config.num_parts == 5
+    with pytest.raises(ConfigError, match="must be a part from 1 to 4"):
+        suited(config_of(flags), (32, 32, 3), 100, 255)
 
 
 def test_odd_sides_have_one_block_and_real_data_no_bits():

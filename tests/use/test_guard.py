@@ -302,6 +302,8 @@ def test_images_that_a_model_was_trained_on_are_no_measure(folder):
     assert trained_on("run", "folder:good", "")
     assert not trained_on("run", "folder:bad", "")
     assert not trained_on("digits", "folder:digits", "")
+    (folder / "run" / "flags.cfg").write_text("--dataset=file:good.npy\n")
+    assert trained_on("run", f"file:{folder}/good.npy", "")  # of a file all images are taken
 
 
 def test_an_exported_model_checks_alike(exported_once, digits):
