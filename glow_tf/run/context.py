@@ -200,13 +200,19 @@ class Run:
         return [self.images.conditions[split]] if self.images.conditions else []
 
 
+def _devices(config: RunConfig, group: ProcessGroup | None) -> list[str]:
+    """Returns the device of every part; empty if there are none, or their number is left open."""
+    if config.num_parts is None:
+        return []
+    return strategies.part_devices(config.strategy, config.part_devices, config.num_parts, group)
+
+
 def prepare(
     config: RunConfig, workdir: Workdir, group: ProcessGroup | None, strategy: tf.distribute.Strategy
 ) -> Run:
     """Reads the data, makes model, trainer and checkpoints, claims the workdir; ConfigError if it cannot."""
-    devices = ()
-    if config.num_parts:  # before the data, which may take long to read: other processes wait for this one
-        devices = strategies.part_devices(config.strategy, config.part_devices, config.num_parts, group)
+    # Devices come before the data, which may take long to read: other processes wait for this one.
+    devices = _devices(config, group)
     chief = is_chief(group)  # workers get its weights
     starts = bool(config.init_from) and chief and not workdir.can_resume()
     start = saved.load_start(config.init_from, config.model) if starts else None
@@ -215,10 +221,8 @@ def prepare(
         print(note)
     if config.left_open:
         levels = 0 if config.model.is_real else _levels(images)
-        missing = config.num_parts is None
         config = workdir.config = suited(config, images.image_shape, len(images.train), levels)
-        if missing:
-            devices = strategies.part_devices(config.strategy, config.part_devices, config.num_parts, group)
+        devices = devices or _devices(config, group)
     copies = 1 + config.train.cache_prefix  # one that steps read, one from which a cache is filled
     remedy = "take smaller images (--image_size), or fewer (--train_examples)"
     held = [images.train] * copies + list(images.conditions.values())

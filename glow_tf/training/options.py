@@ -139,8 +139,11 @@ def check_compiled(model: keras.Model, method: str) -> None:
         )
 
 
-def check_trains(glow: Glow, phases: Iterable[Phase]) -> None:
-    """Raises ConfigError if one of the phases trains nothing, because its parts are frozen."""
+def check_phases(glow: Glow, phases: Sequence[Phase], objectives: Iterable[LocalObjective | None]) -> None:
+    """Raises ConfigError if one of the phases trains nothing, because its parts are frozen.
+
+    Warns if objectives were given and no phase minimises one, as end to end.
+    """
     for phase in phases:
         if not any(glow.parts[k].trainable_variables for k in phase.active):
             raise ConfigError(
@@ -148,9 +151,6 @@ def check_trains(glow: Glow, phases: Iterable[Phase]) -> None:
                 f"Received: phase '{phase}', whose parts have trainable=False"
             )
 
-
-def warn_of_unused_objectives(objectives: Iterable[LocalObjective | None], phases: Sequence[Phase]) -> None:
-    """Warns if objectives were given and no phase minimises one, as end to end."""
     own = [k for k, objective in enumerate(objectives) if objective]
     if own and not any(phase.minimises_objective_of(k) for phase in phases for k in own):
         names = ", ".join(sorted({str(phase) for phase in phases}))

@@ -21,11 +21,10 @@ from glow_tf.training.optimizers import check_rates, count_steps
 from glow_tf.training.options import (
     CompileOptions,
     check_compiled,
-    check_trains,
+    check_phases,
     optimizers_per_part,
     warn_of_late_priors,
     warn_of_rates,
-    warn_of_unused_objectives,
 )
 from glow_tf.training.recipe import recipe_of
 
@@ -174,8 +173,7 @@ class PartsTrainer(OnBatch):
           DivergedError: a loss or gradient norm was out of its band in too many steps in a row.
         """
         check_compiled(self, "fit")
-        check_trains(self.glow, self.phases)
-        warn_of_unused_objectives(self.local_objectives, self.phases)
+        check_phases(self.glow, self.phases, self.local_objectives)
         kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
         batch_size = self.options.batch_size if batch_size is None else batch_size
         dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs, initial_step)
