@@ -128,9 +128,9 @@ class RunConfig:
     def _check_strategy(self) -> None:
         devices = [device for device in self.part_devices.split(",") if device]
         if devices and (self.strategy != "part_parallel" or self.num_parts not in (None, len(devices))):
+            each = f"each of the {self.num_parts} parts" if self.num_parts else "each part"
             raise ConfigError(
-                "part_devices needs strategy=part_parallel and a device for each part"
-                f"{f', {self.num_parts} in all' if self.num_parts else ''}. "
+                f"part_devices needs strategy=part_parallel and a device for {each}. "
                 f"Received: part_devices={self.part_devices!r}, strategy={self.strategy!r}"
             )
         if self.train.part_delay and (
