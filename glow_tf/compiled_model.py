@@ -199,6 +199,8 @@ def _check_argument(name: str, value: Any, spec: tf.TensorSpec) -> None:
         found = np.asarray(None)
     kinds = (np.integer,) if spec.dtype.is_integer else (np.integer, np.floating)
     casts = not tf.is_tensor(value) and any(np.issubdtype(found.dtype, kind) for kind in kinds)
+    if casts and spec.dtype.is_integer:  # casting would wrap larger ones
+        casts = bool(np.all((found >= spec.dtype.min) & (found <= spec.dtype.max)))
     if not (casts or found.dtype == spec.dtype) or not spec.shape.is_compatible_with(found.shape):
         raise ConfigError(
             f"{name} must be {spec.dtype.name} of shape {tuple(spec.shape)}; numbers are cast, tensors not. "

@@ -15,6 +15,7 @@ from glow_tf.compiled_model import CompiledModel
 from glow_tf.config import SAME_FUNCTION, ModelConfig
 from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.internals import layers_within
+from glow_tf.partition import flow_step_counts
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -86,11 +87,12 @@ class Glow(CompiledModel):
           **changes: as in `from_preset`. Local priors, which only training uses, start anew.
 
         Raises:
-          ConfigError: a change is none that a model has, or leads to none.
+          ConfigError: there is no such setting or model, or parts with networks of their own would change.
           ValueError: a change leads to a model of other weights.
         """
         config = dataclasses.replace(self.config, **changes)
-        if config.num_parts != self.config.num_parts and self.has_condition_networks:
+        moves = flow_step_counts(config) != flow_step_counts(self.config)
+        if moves and self.has_condition_networks:
             raise ConfigError(
                 "a model whose parts have networks of what they are given keeps its parts. "
                 f"Received: parts={config.parts!r} for parts={self.config.parts!r}"

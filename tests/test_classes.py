@@ -70,7 +70,9 @@ def test_the_prior_is_tfps_gaussians_and_their_mixture(prior, rng, at_once, monk
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint32, np.int64])
 def test_labels_may_be_integers_of_any_kind(prior, rng, dtype):
     h, labels = tf.constant(rng.normal(size=(2, 2, 4, 3))), np.array([2, 0])
-    np.testing.assert_array_equal(prior.log_prob(h, labels.astype(dtype)), prior.log_prob(h, labels))
+    known = prior.log_prob(h, tf.constant(labels))
+    for same in (labels, labels.tolist(), labels.astype(dtype), tf.constant(labels.astype(dtype))):
+        np.testing.assert_array_equal(prior.log_prob(h, same), known)
 
 
 def test_without_labels_the_prior_whitens_the_mixture(prior):

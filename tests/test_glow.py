@@ -154,6 +154,7 @@ def test_a_part_serialises_alone(glow):
         (lambda model: model.sample(2, seed=0.5), r"seed must be int32 .*Received: seed=0\.5"),
         (lambda model: model.sample([2, 3]), r"num must be a positive number.*\[2, 3\]"),
         (lambda model: model.sample(tf.constant(2, tf.int64)), r"num must be int32"),
+        (lambda model: model.sample(1, seed=2**33), r"seed must be int32.* Received: seed=8589934592"),
         (lambda model: model.decode(np.zeros((2, 63))), r"eps must be float32.* of shape \(2, 63\)"),
         (lambda model: model.bits_per_dim(np.zeros((1, 8, 8, 1), np.uint8), [1, 2]), r"shape \(2,\)"),
         (lambda model: model.decode([[1.0], [1.0, 2.0]]), r"eps must be float32"),

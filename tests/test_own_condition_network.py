@@ -102,6 +102,12 @@ def test_each_part_trains_its_own_copy_and_files_keep_it(given, shape, make, tmp
             np.testing.assert_array_equal(a, b)
 
 
+def test_a_model_whose_parts_have_networks_of_their_own_keeps_its_cuts():
+    glow = small_glow(condition_shape=(3,), condition_features=2, num_blocks=1, flow_steps=4, parts="1,3")
+    with pytest.raises(ConfigError, match=r"keeps its parts\. Received: parts='3,1'"):
+        glow.recut(parts=(3, 1))
+
+
 def test_no_gradient_of_a_part_reaches_the_network_of_another():
     glow = glow_tf.Glow(small_glow(**OF_MAPS, local_prior="learned").config, condition_network=convolutions())
     perturb(glow)

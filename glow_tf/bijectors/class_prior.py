@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, KeepsArguments, Shape, WithLogDet, per_example, soft_bound
@@ -53,6 +54,8 @@ class ClassPrior(KeepsArguments, Bijector):
 
     def read(self, condition: Condition) -> tuple[Condition, ...]:
         """Returns labels, integers [B], alone: what else the part is given it does not read."""
+        if isinstance(condition, np.ndarray | list):
+            condition = tf.convert_to_tensor(condition)
         is_label = tf.is_tensor(condition) and condition.dtype.is_integer
         return (condition,) if is_label else ()
 

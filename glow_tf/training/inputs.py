@@ -94,6 +94,8 @@ def _shuffled(
             f"Received: shuffle={arguments['shuffle']}"
         )
     epoch, steps = arguments.get("initial_epoch", 0), arguments.get("steps_per_epoch")
+    if steps is not None and steps < 1:  # Keras takes 0 for a number that it does not know
+        raise ConfigError(f"steps_per_epoch must be 1 or more. Received: steps_per_epoch={steps}")
     if steps is None:
         arguments["steps_per_epoch"] = steps_per_epoch(len(images), batch_size)
     # Epochs of a user's own length go on where those before them ended.

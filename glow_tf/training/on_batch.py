@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from glow_tf.errors import ConfigError
 from glow_tf.training import inputs
 from glow_tf.training.batch import Batch
 from glow_tf.training.optimizers import count_steps
@@ -35,11 +36,17 @@ class OnBatch(PartsModel):
           return_dict: as in keras.Model.train_on_batch.
 
         Raises:
-          ConfigError: the batch does not fit the model, an argument has no meaning here, or rates need the
-            number of steps per epoch, which neither `compile` nor a `fit` has found out.
+          ConfigError: the batch does not fit the model, an argument has no meaning here, rates need the
+            number of steps per epoch, which neither `compile` nor a `fit` has found out, or replicas make
+            steps alone.
           NonFiniteError, DivergedError: as in `fit`.
         """
         check_compiled(self, "train_on_batch")
+        if self.options.sync_every > 1:
+            raise ConfigError(
+                "train_on_batch needs sync_every=1: replicas that make steps alone meet in fit. "
+                f"Received: sync_every={self.options.sync_every}"
+            )
         count_steps(self.optimizers, None)
         unused = {"sample_weight": sample_weight, "class_weight": class_weight}
         batch = inputs.for_one_step(self.glow, x, y, unused, trains=True)

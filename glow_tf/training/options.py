@@ -201,7 +201,8 @@ def optimizers_per_part(given: Any, num_parts: int) -> list[keras.optimizers.Opt
         return [keras.optimizers.get(given) for _ in range(num_parts)]
     if isinstance(given, keras.optimizers.Optimizer):
         config = keras.saving.serialize_keras_object(given)
-        return [given, *(keras.saving.deserialize_keras_object(config) for _ in range(num_parts - 1))]
+        new = [keras.saving.deserialize_keras_object(config) for _ in range(num_parts)]
+        return new if given.built else [given, *new[1:]]  # all parts start anew, or none does
     optimizers = list(given) if isinstance(given, list | tuple) else [given]
     for optimizer in optimizers:
         if not isinstance(optimizer, keras.optimizers.Optimizer):

@@ -153,6 +153,11 @@ def test_a_replica_skips_a_step_that_is_not_finite_alone(batches):
     assert_alike(means, local.glow.get_weights())
 
 
+def test_single_steps_that_would_never_meet_are_refused(batches):
+    with pytest.raises(ConfigError, match=r"train_on_batch needs sync_every=1.*Received: sync_every=2"):
+        initialized(batches, sync_every=2).train_on_batch(batches[0][0])
+
+
 @pytest.mark.parametrize("here", [True, False], ids=["here", "in another worker"])
 def test_a_replica_that_diverges_stops_all_of_them_when_they_meet(here, batches):
     local = initialized(batches, sync_every=EVERY)
@@ -199,7 +204,7 @@ WRONG = {
     "no steps": ({"sync_every": 0, "strategy": "multi_worker"}, "sync_every must be an integer from 1 to"),
     "parts": ({"sync_every": 2, "strategy": "part_parallel"}, "sync_every needs strategy=multi_worker"),
     "one process": ({"sync_every": 2}, "Received: sync_every=2, strategy='one_device'"),
-    "no meetings": ({"outer_step": "0.7,0.9"}, "outer_step must be 1,0 with sync_every=1"),
+    "no meetings": ({"outer_step": "0.7,0.9"}, "outer_step must be 1,0 unless sync_every is 2"),
     "a momentum of 1": ({"outer_step": (0.7, 1), "sync_every": 2}, "outer_step must be a positive rate and"),
     "one number": ({"outer_step": 0.7, "sync_every": 2}, "Received: outer_step='0.7'"),
 }

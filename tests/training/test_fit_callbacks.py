@@ -236,6 +236,11 @@ def test_epochs_of_the_users_own_length_go_on_where_the_last_one_ended(small_ima
         np.testing.assert_array_equal(a, b)
 
 
+def test_an_epoch_has_a_step(small_images):
+    with pytest.raises(ConfigError, match=r"steps_per_epoch must be 1 or more. Received: steps_per_epoch=0"):
+        fit(small_images[:2], epochs=1, batch_size=4, steps_per_epoch=len(small_images[:2]) // 4)
+
+
 def test_an_epoch_is_not_cut_by_steps_that_are_made_together(small_images):
     trainer = make_trainer()
     trainer.compile([keras.optimizers.Adamax(5e-3) for _ in range(PARTS)], steps_per_execution=2)
@@ -381,6 +386,10 @@ def test_one_optimizer_or_its_name_makes_one_per_part(given, small_images):
         fit(small_images, trainer=trainer, epochs=1)
     trainer.compile(optimizer="adamax")
     assert [type(o) for o in trainer.optimizers] == [keras.optimizers.Adamax] * PARTS
+    used = trainer.optimizers[0]
+    used.iterations.assign(3)
+    trainer.compile(used)  # of all parts alike, a new one
+    assert [int(o.iterations) for o in trainer.optimizers] == [0] * PARTS
 
 
 def test_an_optimizer_of_another_keras_is_refused():
