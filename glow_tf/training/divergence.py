@@ -61,6 +61,13 @@ class DivergenceMonitor:
         self._lowest.assign(tf.fill(self._lowest.shape, float("inf")))
         self.consecutive.assign(0)
 
+    def forget_losses(self, rows: Sequence[int]) -> None:
+        """Starts anew with the losses of these parts."""
+        if rows:
+            forgotten = [row in rows for row in range(len(self._of_losses))]
+            self._seen.assign(tf.where(forgotten, tf.zeros_like(self._seen), self._seen))
+            self._lowest.assign(tf.where(forgotten, float("inf"), self._lowest))
+
     @property
     def variables(self) -> dict[str, tf.Variable]:
         """The state, as checkpoints name it."""

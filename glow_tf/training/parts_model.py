@@ -166,9 +166,12 @@ class PartsModel(PhasedModel):
 
     # Epochs
 
-    def on_epoch_start(self, steps: int | None) -> None:
-        """Counts skipped steps anew, and starts the queues between parts."""
+    def on_epoch_start(self, epoch: int, steps: int | None) -> None:
+        """Counts skipped steps anew, forgets losses that had other terms, starts the queues between parts."""
         resumes = self.steps_before > 0
+        if not resumes:
+            so_far = [self.phase_of(e) for e in range(epoch + 1)]
+            self.divergence_monitor.forget_losses(self.walk.losses_of_other_terms(so_far))
         self._skips.begin_epoch(steps, resumes)
         self.local_steps.begin_epoch(self.phase, steps, resumes)
         if queues := self.queues(self.phase):

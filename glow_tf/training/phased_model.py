@@ -148,8 +148,8 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
     def _computed(self) -> list[keras.metrics.Metric]:
         return [self.test_metric] if self._evaluating else self.means.of(self._phase)
 
-    def on_epoch_start(self, steps: int | None) -> None:
-        """Called at the start of an epoch of `steps` steps (None: not known), when its phase is set."""
+    def on_epoch_start(self, epoch: int, steps: int | None) -> None:
+        """Called at the start of an epoch, from 0, of `steps` steps (None: not known), in its phase."""
 
     def on_step_end(self, last: bool) -> None:
         """Called after each training step; `last` says whether it was the epoch's last."""
@@ -161,7 +161,7 @@ class PhaseSwitch(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.model.set_phase(self.model.phase_of(epoch))
         self.model.reset_metrics()
-        self.model.on_epoch_start(self.params["steps"])
+        self.model.on_epoch_start(epoch, self.params["steps"])
         self._passing = self.model.steps_before > 0
         if self._passing:
             so_far = self.model.get_metrics_result()

@@ -288,8 +288,8 @@ def test_steps_that_were_not_finite_are_counted_on(tmp_path):
     restored.restore()
     assert (int(restored.steps), float(restored.seconds), int(restored.rolled_back_to)) == (3, 1.5, 0)
     second.steps_before = 3
-    second.on_epoch_start(9)
+    second.on_epoch_start(0, 9)
     assert int(second.within_epoch["not_finite_in_a_row"]) == 4
     second.steps_before = 0
-    second.on_epoch_start(9)
+    second.on_epoch_start(0, 9)
     assert int(second.within_epoch["not_finite_in_a_row"]) == 0

@@ -198,3 +198,23 @@ def test_training_anew_starts_without_a_reference(small_images, eager):
     assert max(seen.numpy()) == 4
     trainer.fit(small_images, batch_size=32, epochs=1, verbose=0)
     assert max(seen.numpy()) == 2
+
+
+def test_a_loss_that_lacks_the_levels_before_is_another_one(eager):
+    glow = Glow(
+        small_config(architecture="levels", num_blocks=1, flow_steps=1, parts="1", condition_features=2)
+    )
+    trainer = PartsTrainer(glow, [BOTH, LAST, LAST, BOTH])
+    trainer.compile()
+    monitor, known = trainer.divergence_monitor, []
+    for epoch, phase in enumerate(trainer.phases):
+        trainer.set_phase(phase)
+        trainer.on_epoch_start(epoch, 4)
+        known.append(monitor.variables["seen"].numpy()[:2].tolist())
+        monitor.observe(
+            phase,
+            tf.constant(True),
+            [tf.constant(4.0)] * len(phase.ends),
+            [tf.constant(1.0)] * len(phase.active),
+        )
+    assert known == [[0, 0], [1, 0], [1, 1], [1, 0]]
