@@ -217,6 +217,7 @@ class PartsModel(PhasedModel):
             "name": self.name,
             "glow": keras.saving.serialize_keras_object(self.glow),
             "phases": [phase.to_config() for phase in self.phases],
+            "has_own_phases": self.has_own_phases,
             "seed": self.seed,
             **({"objective": own} if any(own) else {}),
         }
@@ -224,13 +225,15 @@ class PartsModel(PhasedModel):
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> PartsModel:
         load, own = keras.saving.deserialize_keras_object, config.get("objective")
-        return cls(
+        trainer = cls(
             load(config["glow"], custom_objects),
             [Phase.from_config(phase) for phase in config["phases"]],
             seed=config["seed"],
             objective=[o and load(o, custom_objects) for o in own] if own else None,
             name=config["name"],
         )
+        trainer.has_own_phases = config.get("has_own_phases", trainer.has_own_phases)
+        return trainer
 
     def get_compile_config(self) -> dict | None:
         if not self.compiled:

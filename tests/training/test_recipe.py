@@ -129,6 +129,8 @@ def test_a_saved_trainer_goes_on_with_the_recipe(trained, small_images, tmp_path
     loaded.fit(small_images, initial_epoch=int(trained), verbose=0)
     whole.fit(small_images, verbose=0)
     assert_equal(weights(loaded), weights(whole))
+    loaded.compile(settings(schedule="sequential"))  # phases that came from settings give way to others
+    assert loaded.phases != whole.phases
 
 
 def test_a_length_that_nobody_knows_is_refused_where_rates_need_it(small_images):
