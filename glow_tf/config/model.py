@@ -122,7 +122,7 @@ class ModelConfig:
     level_steps: str | Sequence[int] = setting(
         "",
         "Flow steps of each level, the finest first, and of the coarsest image, comma-separated; empty: "
-        "flow_steps in the finest level and half as many elsewhere.",
+        "flow_steps in the finest level and half as many elsewhere, but at least two.",
     )
     level_widths: str | Sequence[int] = setting(
         "", "Width in each level, the finest first, and in the coarsest image; empty: width everywhere."

@@ -145,11 +145,12 @@ def read_local_prior(local_prior: str) -> HeadSize | None:
 def read_level_steps(text: str, num_blocks: int, flow_steps: int) -> tuple[int, ...]:
     """Returns the flow steps of each of L levels, the finest first, and at last those of the coarsest image.
 
-    The text is comma-separated; empty: all of `flow_steps` in the finest level, and half of them elsewhere.
+    The text is comma-separated; empty: all of `flow_steps` in the finest level, and half of them elsewhere,
+    but two at least where there are two, as a single coupling changes half of the channels alone.
     ConfigError if there are not L + 1 positive integers.
     """
     if not text:
-        return (flow_steps, *[(flow_steps + 1) // 2] * num_blocks)
+        return (flow_steps, *[max((flow_steps + 1) // 2, min(flow_steps, 2))] * num_blocks)
     return _counts("level_steps", text, num_blocks + 1, MOST_STEPS)
 
 
