@@ -20,7 +20,7 @@ def _names(text: str) -> frozenset[str]:
 
 # Functions of tensors alone.
 ARITHMETIC = _names("""
-    Abs Add AddV2 All Assert AvgPool BatchMatMulV2 BiasAdd BroadcastTo Cast ConcatV2 Const Conv2D
+    Abs Add AddV2 All Assert AvgPool BatchMatMulV2 BiasAdd BroadcastTo Cast ConcatV2 Const Conv2D Cumsum
     DepthToSpace Einsum EnsureShape Equal Exp ExpandDims Fill Floor FloorDiv FloorMod GatherV2 Greater
     GreaterEqual Identity IdentityN IsFinite Less LessEqual Log Log1p LogMatrixDeterminant LogicalAnd
     LogicalNot LogicalOr MatMul MatrixBandPart MatrixDeterminant MatrixDiagPartV3 MatrixDiagV3 MatrixInverse

@@ -52,6 +52,8 @@ def test_what_export_writes_is_allowed(exported):
     "changes",
     [
         {"permutation": "plain", "scale": "sigmoid", "condition_shape": GIVEN},
+        {"equalize": 0.5},
+        {"equalize": 0.5, "architecture": "levels"},
         pytest.param({"coupling": "additive"}, marks=pytest.mark.slow),
     ],
 )
