@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pathlib
+import secrets
 import shutil
 from collections.abc import Iterator, Set
 
@@ -56,11 +57,12 @@ def make_folder(path: pathlib.Path) -> None:
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that a reader finds the old content or the new, never a part, after a power cut too.
 
-    OSError if it cannot be written; the old file is kept.
+    Several processes may write the same file at once: the last one's content stays. OSError if it cannot be
+    written; the old file is kept.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -110,6 +110,13 @@ def test_weights_are_fetched_again_only_when_others_are_served(server):
     assert (folder / "model.weights.h5").read_bytes() == (server.folder / "model.weights.h5").read_bytes()
 
 
+def test_a_preset_that_is_kept_already_is_not_written_again(server):
+    folder = presets.find(f"{server.url}/some/flow")
+    before = {path.name: path.stat().st_ino for path in folder.iterdir()}
+    presets.find(f"{server.url}/some/flow")
+    assert {path.name: path.stat().st_ino for path in folder.iterdir()} == before
+
+
 def test_weights_that_are_not_those_of_the_settings_are_refused(server):
     (server.folder / "model.weights.h5").write_bytes(b"of something else")
     with pytest.raises(ConfigError, match=r"weights_sha256 must be .* Received"):

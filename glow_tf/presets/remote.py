@@ -71,7 +71,9 @@ def _from_server(url: str, config: str, weights: str, checksum: str) -> pathlib.
         content = _download(f"{url}/{weights}")
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(kept, content)
-    write_atomically(folder / config, settings)
+    own = folder / config
+    if not own.is_file() or own.read_bytes() != settings:
+        write_atomically(own, settings)
     return folder
 
 
