@@ -30,8 +30,8 @@ def upscale(
     A model of levels draws the details given the image, p(details | image). Levels are convolutions, so
     their images may have any size. A Glow has no such density: it encodes the enlarged image (bicubic) and
     draws the finest latents anew; the images have half the model's size.
-    Each 2×2 square of the result has the mean of the pixel that it stands for, but for rounding and where
-    that would leave the range.
+    Each 2×2 square of the result has the mean of the pixel that it stands for, but for rounding, which is to
+    the model's `n_bits`, and where that would leave the range.
 
     Args:
       glow: a model of levels, or a Glow of two blocks or more.
@@ -154,8 +154,8 @@ def _with_details(
 def _drawn(
     glow: Glow, levels: int, small: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor, condition: Condition
 ) -> tf.Tensor:
-    # The mean of dequantised pixels is half a level above that of bytes.
-    h = glow.dequantize.forward(glow.dequantize.levels(small) + 0.5)
+    # The mean of dequantised pixels is half a level above that of levels. A mean may lie between two levels.
+    h = glow.dequantize.forward(tf.cast(small, glow.compute_dtype) / glow.dequantize.bin_width + 0.5)
     for k in reversed(range(levels)):
         with glow.on_device_of(k):
             shape = tf.concat([tf.shape(h)[:-1], [3 * h.shape[-1]]], 0)

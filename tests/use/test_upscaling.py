@@ -15,14 +15,16 @@ from glow_tf.use import previews, psnr, reduced, repeated, upscale
 from glow_tf.use.upscaling import with_means
 
 
-@pytest.fixture(scope="module")
-def levels():
-    config = glow_tf.ModelConfig(
-        (16, 16, 3), architecture="levels", num_blocks=2, flow_steps=2, width=8, seed=3
-    )
-    glow = glow_tf.Glow(config)
+def make_levels(**changes):
+    settings = {"num_blocks": 2, "flow_steps": 2, "width": 8, "seed": 3} | changes
+    glow = glow_tf.Glow(glow_tf.ModelConfig((16, 16, 3), architecture="levels", **settings))
     glow.initialize(np.random.default_rng(0).integers(60, 200, (64, 16, 16, 3), np.uint8))
     return glow
+
+
+@pytest.fixture(scope="module")
+def levels():
+    return make_levels()
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,16 @@ def test_details_are_added_to_images_of_any_size_and_keep_every_mean(levels, rng
     assert not np.array_equal(large, repeated(small, factor))
     np.testing.assert_array_equal(large, upscale(levels, small, 0.1, factor=factor))
     assert not np.array_equal(large, upscale(levels, small, 0.1, seed=1, factor=factor))
+
+
+@pytest.mark.parametrize(("n_bits", "equalize"), [(5, 0.0), (3, 0.0), (5, 0.5)])
+def test_means_are_kept_with_fewer_bits(n_bits, equalize, rng, eager):
+    glow = make_levels(n_bits=n_bits, equalize=equalize, flow_steps=1)
+    small = rng.integers(60, 200, (3, 8, 8, 3), np.uint8)
+    width = 0 if equalize else glow.dequantize.bin_width  # equalized means are set after the drawing
+    difference = reduced(upscale(glow, small)) - small
+    assert np.abs(difference).max() <= max(width / 2, 0.5)
+    assert np.abs(difference.mean()) <= 0.1 + width / 16
 
 
 def test_details_are_those_of_the_finest_latents(levels, eager):
