@@ -79,11 +79,12 @@ class Scorer:
           condition: what the model is given with each image, an array [N, …] or a dictionary of them.
 
         Raises:
-          ConfigError: there are too few.
+          ConfigError: there are too few, or the model cannot score some.
         """
         if len(images) < FEWEST:
             raise ConfigError(f"there must be {FEWEST} good images or more. Received: {len(images)}")
         found = features(self.model, images, condition, levels=self._asked in (AUTO, LEVELS))
+        _check_scored(found)
         self.score, self.areas = self._asked, {}
         if self.score == AUTO and len(images) >= FEWEST_TO_CHOOSE:
             first = _halves(len(images), seed)[0]
@@ -93,18 +94,14 @@ class Scorer:
                 kind: features(self.model, own, some_of(condition, shown))
                 for kind, own in spoiled_copies(images[shown], seed).items()
             }
-            self.areas = areas_of(found[first[:half]], found[shown], copies)
-            both_ways = [name for name in self.areas if name not in ONE_WAY]
-            self.score = max(both_ways, key=lambda name: min(self.areas[name].values()))
+            areas = areas_of(found[first[:half]], found[shown], copies)
+            if both_ways := [name for name in areas if name not in ONE_WAY]:
+                self.score, self.areas = max(both_ways, key=lambda name: min(areas[name].values())), areas
         return self.fit_features(found, seed)
 
     def fit_features(self, found: Features, seed: int = 0) -> Scorer:
         """As `fit`, from features; `auto` is then `density`, and images must not be too different for one."""
-        if bad := int(np.sum(~np.isfinite(found.table).all(axis=1))):
-            raise ConfigError(
-                f"the model must be able to score the good images. Received: {bad} of {len(found)} whose "
-                "bits are not finite"
-            )
+        _check_scored(found)
         self.score = FALLBACK if self.score == AUTO else self.score
         first, second = _halves(len(found), seed)
         return self._with(found[first], found[second])
@@ -199,6 +196,14 @@ class Scorer:
         if self._reference is None or self._calibration is None:
             raise ConfigError("fit must be called first, with good images. Received: a scorer without any")
         return self._reference, self._calibration
+
+
+def _check_scored(good: Features) -> None:
+    if bad := int(np.sum(~np.isfinite(good.table).all(axis=1))):
+        raise ConfigError(
+            f"the model must be able to score the good images. Received: {bad} of {len(good)} whose bits are "
+            "not finite"
+        )
 
 
 def _halves(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -62,10 +62,15 @@ def _rarity(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Returns by how many powers of ten a value is rarer than one that `USUAL` of the reference exceeds.
 
     The share above is taken to fall exponentially, through `USUAL` and `UNUSUAL`, also beyond all references.
-    Wild ones are left out, as by `_density`.
+    Wild ones are left out, as by `_density`; ConfigError if nothing is left.
     """
     low, centre, high = np.quantile(reference, [0.25, 0.5, 0.75])
     alike = reference[np.abs(reference - centre) < FAR / 2 * np.maximum(high - low, 1e-6)]
+    if not len(alike):
+        raise ConfigError(
+            "a score needs good images whose features are finite and alike. Received: "
+            f"{int(np.isfinite(reference).sum())} of {len(reference)} that are finite"
+        )
     near, far = np.quantile(alike, [1 - USUAL, 1 - UNUSUAL])
     return (values - near) / np.maximum(far - near, 1e-6) * np.log10(USUAL / UNUSUAL)
 

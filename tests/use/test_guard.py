@@ -189,6 +189,16 @@ def test_a_wild_image_among_the_good_ones_does_not_blind_the_guard(score):
     good.nll[0] = np.nan
     with pytest.raises(ConfigError, match="Received: 1 of 400 whose bits are not finite"):
         Scorer(None).fit_features(good)
+    with pytest.raises(ConfigError, match=r"features are finite and alike\. Received: 0 of 400"):
+        RULES["typicality"](good, good)
+
+
+def test_an_image_that_cannot_be_scored_is_found_before_a_score_is_chosen(digits, monkeypatch):
+    found = {100: made_up(100, 1), 400: made_up(400, 0)}  # spoiled copies, good images
+    found[400].nll[0] = found[400].latent[0] = np.nan
+    monkeypatch.setattr(guard, "features", lambda _, images, *args, **how: found[len(images)])
+    with pytest.raises(ConfigError, match=r"able to score the good images\. Received: 1 of 400 whose bits"):
+        Scorer(None).fit(digits[:400])
 
 
 @pytest.mark.parametrize("ray", [(1, 1, 0), (3, 1, 0), (2, 1, 0), (-1, 0, 0), (0, -1, 5)])
