@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,17 +67,18 @@ def decode(model: TrainedModel, eps: np.ndarray, condition: Condition = None) ->
     ConfigError if D is not the model's, or the condition does not fit the model.
     """
     check_given(model, condition, len(eps))
-    check_latents(model, eps)
     empty = np.empty((0, *model.image_shape), model.data_dtype)
-    return in_batches(model.decode, eps.astype(np.float32, copy=False), "Decoding", empty, condition)
+    return in_batches(model.decode, checked_latents(model, eps), "Decoding", empty, condition)
 
 
-def check_latents(model: TrainedModel, eps: np.ndarray) -> None:
-    """Raises ConfigError unless latents have the shape [N, D] of the model's."""
+def checked_latents(model: TrainedModel, eps: Any) -> np.ndarray:
+    """Returns latents in the model's dtype; ConfigError unless they have the shape [N, D] of the model's."""
+    eps = np.asarray(eps).astype(model.compute_dtype, copy=False)
     if eps.ndim != 2 or eps.shape[1] != model.dimensions:
         raise ConfigError(
             f"latents must have the shape (N, {model.dimensions}) for this model. Received: {eps.shape}"
         )
+    return eps
 
 
 class Drawn(NamedTuple):

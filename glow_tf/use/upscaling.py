@@ -13,7 +13,7 @@ from glow_tf.compiled_model import require_pictures
 from glow_tf.endpoints import ActivationLimit
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
-from glow_tf.use.latents import BATCH, check_latents, decode, encode, in_batches, seed_of, without_finest
+from glow_tf.use.latents import BATCH, checked_latents, decode, encode, in_batches, seed_of, without_finest
 from glow_tf.use.models import check_given
 
 
@@ -80,8 +80,7 @@ def previews(glow: Glow, eps: np.ndarray, condition: Condition = None) -> Iterat
         raise ConfigError(
             f"previews need a model of levels. Received: architecture={glow.config.architecture!r}"
         )
-    check_latents(glow, eps)
-
+    eps = checked_latents(glow, eps)
     height, width, channels = glow.image_shape
 
     def image(level: int, eps: np.ndarray, condition: Condition) -> tf.Tensor:

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from small import preset_once, small_glow
 
@@ -66,6 +67,9 @@ def test_previews_are_the_means_of_what_comes_after_them(levels, rng, eager):
     np.testing.assert_array_equal(found[-1], levels.decode(eps).numpy())
     for small, large in itertools.pairwise(found):
         assert np.abs(reduced(large) - small).max() <= 1.0  # both are rounded down
+    for other in (eps.astype(np.float64), tf.constant(eps)):
+        for images, expected in zip(previews(levels, other), found, strict=True):
+            np.testing.assert_array_equal(images, expected)
 
 
 def test_a_glow_keeps_the_mean_of_each_square(rng, eager):

@@ -129,6 +129,14 @@ def test_many_images_come_back_in_batches(glow, images, monkeypatch):
     np.testing.assert_array_equal(decode(glow, eps), images)
 
 
+def test_latents_may_be_tensors_and_of_more_digits_than_the_models(glow, images):
+    eps = encode(glow, images)
+    for other in (tf.constant(eps), eps.astype(np.float64), eps.tolist()):
+        np.testing.assert_array_equal(decode(glow, other), images)
+    exact = small_glow("float64")
+    assert latents.checked_latents(exact, np.zeros((1, 64))).dtype == np.float64
+
+
 def test_drawn_images_are_those_of_sample_and_temperature_0_is_the_mode(glow, monkeypatch):
     np.testing.assert_array_equal(draw(glow, 5, 0.7, seed=3), glow.sample(5, 0.7, 3))
     np.testing.assert_array_equal(draw(glow, 1, 0.0, seed=0), decode(glow, np.zeros((1, 64))))
