@@ -47,14 +47,10 @@ def upscale(
     require_pictures("upscale", glow)
     check_given(glow, condition, len(small))
     check_factor(glow, factor)
+    _check_small(glow, small)
     if glow.config.has_levels:
         return _with_details(glow, small, temperature, seed, condition, factor.bit_length() - 1)
-    height, width, channels = glow.image_shape
-    if small.shape[1:] != (height // 2, width // 2, channels):
-        raise ConfigError(
-            f"upscale by this Glow needs images of {height // 2}×{width // 2}×{channels}. "
-            f"Received: images of shape {small.shape}"
-        )
+    height, width, _ = glow.image_shape
     large = tf.clip_by_value(tf.round(tf.image.resize(small, [height, width], "bicubic")), 0, 255)
     eps = encode(glow, tf.cast(large, tf.uint8).numpy(), condition)
     return with_means(decode(glow, without_finest(glow, eps, 1, temperature, seed), condition), small)
@@ -127,16 +123,26 @@ def check_factor(glow: Glow, factor: int) -> None:
         )
 
 
-def _with_details(
-    glow: Glow, small: np.ndarray, temperature: float, seed: int, condition: Condition, levels: int
-) -> np.ndarray:
-    """Draws the details of the finest levels: uint8 [N, h, w, C] → uint8 [N, h·2^levels, w·2^levels, C]."""
-    channels, factor = glow.image_shape[-1], 2**levels
+def _check_small(glow: Glow, small: np.ndarray) -> None:
+    """Raises ConfigError unless a model can enlarge images of this type and shape."""
+    height, width, channels = glow.image_shape
     if small.ndim != 4 or small.shape[-1] != channels or small.dtype != np.uint8 or 0 in small.shape[1:]:
         raise ConfigError(
             f"upscale needs images, uint8 (N, height, width, {channels}). "
             f"Received: {small.dtype.name} of shape {small.shape}"
         )
+    if not glow.config.has_levels and small.shape[1:3] != (height // 2, width // 2):
+        raise ConfigError(
+            f"upscale by this Glow needs images of {height // 2}×{width // 2}×{channels}. "
+            f"Received: images of shape {small.shape}"
+        )
+
+
+def _with_details(
+    glow: Glow, small: np.ndarray, temperature: float, seed: int, condition: Condition, levels: int
+) -> np.ndarray:
+    """Draws the details of the finest levels: uint8 [N, h, w, C] → uint8 [N, h·2^levels, w·2^levels, C]."""
+    channels, factor = glow.image_shape[-1], 2**levels
     shape = (factor * small.shape[1], factor * small.shape[2], channels)
     size = max(BATCH * glow.dimensions // math.prod(shape), 1)  # as many pixels as other commands take
     draw = tf.function(functools.partial(_drawn, glow, levels), autograph=False, reduce_retracing=True)

@@ -93,6 +93,7 @@ def test_means_are_given_to_squares(rng):
 def test_what_cannot_be_enlarged_is_refused(levels):
     digits = data.load(glow_tf.DataConfig("digits")).test[:2]
     small = np.zeros((1, 8, 8, 3), np.uint8)
+    two = small_glow(image_shape=(16, 16, 1))
     for call, message in (
         (lambda: upscale(preset_once("digits"), digits), "a model of levels, or factor=2 and a Glow of two"),
         (lambda: [*previews(preset_once("digits"), digits)], "previews need a model of levels"),
@@ -101,7 +102,9 @@ def test_what_cannot_be_enlarged_is_refused(levels):
         (lambda: upscale(levels, small, factor=8), "Received: factor=8"),
         (lambda: upscale(levels, small[..., :1]), r"upscale needs images, uint8 \(N, height, width, 3\)"),
         (lambda: upscale(levels, small / 255), "Received: float64"),
-        (lambda: upscale(small_glow(image_shape=(16, 16, 1)), digits[:, :4]), "images of 8×8×1"),
+        (lambda: upscale(two, digits[:, :4]), "images of 8×8×1"),
+        (lambda: upscale(two, digits / np.float32(255)), "needs images, uint8 .*Received: float32 of shape"),
+        (lambda: upscale(two, digits[..., 0]), r"uint8 \(N, height, width, 1\).*Received: uint8 of shape"),
     ):
         with pytest.raises(ConfigError, match=message):
             call()
