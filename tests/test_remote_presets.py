@@ -117,6 +117,17 @@ def test_a_preset_that_is_kept_already_is_not_written_again(server):
     assert {path.name: path.stat().st_ino for path in folder.iterdir()} == before
 
 
+def test_a_preset_of_a_release_without_checksums_is_fetched(server):
+    path = server.folder / "config.json"
+    settings = json.loads(path.read_text())
+    del settings["weights_sha256"]
+    path.write_text(json.dumps(settings))
+    for count in (1, 2):
+        folder = presets.find(f"{server.url}/some/flow")
+        assert asked(server, "model.weights.h5") == count
+    assert presets.checked_weights(folder, presets.read_model(folder)) == folder / "model.weights.h5"
+
+
 def test_weights_that_are_not_those_of_the_settings_are_refused(server):
     (server.folder / "model.weights.h5").write_bytes(b"of something else")
     with pytest.raises(ConfigError, match=r"weights_sha256 must be .* Received"):

@@ -27,7 +27,8 @@ def fetched(address: str, config: str, weights: str, checksum: str) -> pathlib.P
     """Fetches a preset, and returns the folder of this machine that it is in now.
 
     The Hub's own library keeps what it fetched, and an old revision beside a new one. Of a web server,
-    config.json is fetched anew each time, and the weights when their checksum there is another one.
+    config.json is fetched anew each time, and the weights when their checksum there is another one; those of
+    releases before 0.5 have none, and are fetched each time.
 
     `config` and `weights` name its files, and `checksum` the key of the settings under which the SHA-256 of
     the weights stands. ConfigError if it cannot be fetched.
@@ -66,7 +67,7 @@ def _from_server(url: str, config: str, weights: str, checksum: str) -> pathlib.
     name = f"{pathlib.PurePosixPath(urlsplit(url).path).name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
     folder = home / "glow_tf" / "presets" / name
     settings = _download(f"{url}/{config}")
-    expected, kept = json.loads(settings)[checksum], folder / weights
+    expected, kept = json.loads(settings).get(checksum), folder / weights
     if not kept.is_file() or hashlib.sha256(kept.read_bytes()).hexdigest() != expected:
         content = _download(f"{url}/{weights}")
         folder.mkdir(parents=True, exist_ok=True)
