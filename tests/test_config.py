@@ -183,6 +183,16 @@ def test_an_image_shape_is_three_positive_integers(shape):
         ModelConfig(image_shape=shape)
 
 
+@pytest.mark.parametrize(
+    "names", ["condition", "Images", "self", "low res", "größe", "_x", "5_o_clock", "class", "a A"]
+)
+def test_names_of_conditions_that_could_not_be_exported_are_refused(names):
+    shapes = dict.fromkeys(names.split() if names == "a A" else [names], (3,))
+    with pytest.raises(ConfigError, match=r"condition_shape must be of names of ASCII.*Received: condition_"):
+        ModelConfig((8, 8, 1), condition_shape=shapes)
+    assert ModelConfig((8, 8, 1), condition_shape={"LowRes": (4, 4, 1), "a_1": (3,)}).given_channels == 4
+
+
 @pytest.mark.parametrize("seed", [1.0, "1", None, True, -1, 2**31])
 def test_the_seed_of_a_model_is_an_integer(seed):
     with pytest.raises(ConfigError, match=r"seed must be (an|0 or a positive) integer.* Received: seed="):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
+from keyword import iskeyword
 
 from glow_tf.config.choices import (
     ARCHITECTURES,
@@ -33,6 +35,11 @@ from glow_tf.config.notations import (
 from glow_tf.config.setting import check_fields, in_range, one_of, require, setting
 from glow_tf.config.setting_types import ConditionShape, check_types
 from glow_tf.errors import ConfigError
+
+# Other arguments of an exported model's functions.
+TAKEN = frozenset(
+    {"condition", "eps", "images", "labels", "num", "seed", "seeds", "self", "temperature", "temperatures"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +78,8 @@ class ModelConfig:
     Four fields are not flags of the model, because the command takes them from the data and from the run:
     `image_shape` (H, W, C), `seed`, `classes`, the names of the classes whose priors the model has, which is
     empty for a model that knows no classes, and `condition_shape`, of what the model is given with each
-    image: `(h, w, c)` of a map, `(d,)` of a vector, a dictionary of them by name, or `()`, nothing.
+    image: `(h, w, c)` of a map, `(d,)` of a vector, a dictionary of them by name, or `()`, nothing. Names are
+    arguments of an exported model: identifiers such as `low_res`.
 
     `parts` may also be given as numbers: `parts=3` is `"balanced:3"`, three parts that cost about the same,
     and `parts=(16, 32, 48)` is `"16,32,48"`, the flow steps of each part.
@@ -165,9 +173,7 @@ class ModelConfig:
                 "equalize is for data=bytes with n_bits of 8 or less. "
                 f"Received: equalize={self.equalize}, data={self.data!r}, n_bits={self.n_bits}"
             )
-        taken = {"images", "eps", "num", "seed", "seeds", "temperature", "temperatures", "labels"}
-        expected = f"of names other than {', '.join(sorted(taken))}"
-        require(not taken & self.condition_shapes.keys(), self, "condition_shape", expected)
+        self._check_names_of_conditions()
         if self.has_levels and not self.condition_features:
             raise ConfigError("levels need condition_features, which must be 1 or more. Received: 0")
         if self.has_levels and (self.parts != "1" or self.local_prior != "standard"):
@@ -178,6 +184,18 @@ class ModelConfig:
         require(max(self.image_shape) <= MOST_SIDE, self, "image_shape", f"{MOST_SIDE} or less")
         read_scale(self.scale)
         _ = self.cuts, self.head_size, self.widths
+
+    def _check_names_of_conditions(self) -> None:
+        """Raises ConfigError unless an exported model can have the names as its arguments."""
+        names = [name for name in self.condition_shapes if name]
+        fits = all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and not iskeyword(name) for name in names)
+        different = {name.lower() for name in names}  # TensorFlow numbers those that differ in case alone
+        expected = (
+            "of names of ASCII letters, digits and underscores that begin with a letter, are no keywords of "
+            f"Python, differ in more than case, and are none of {', '.join(sorted(TAKEN))}"
+        )
+        own = fits and len(different) == len(names) and not TAKEN & different
+        require(own, self, "condition_shape", expected)
 
     @property
     def is_real(self) -> bool:
