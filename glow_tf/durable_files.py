@@ -89,9 +89,11 @@ def check_place(folder: pathlib.Path, kind: str, own: Set[str]) -> None:
 def replaced_folder(folder: pathlib.Path, kind: str, own: Set[str]) -> Iterator[pathlib.Path]:
     """Gives an empty folder to write to, which takes the place of another when the context ends.
 
-    If an error ends it, the old folder is kept, and nothing else. OSError as in `check_place`.
+    If an error ends it, the old folder is kept, and nothing else. A link stays, and what it leads to is
+    replaced. OSError as in `check_place`.
     """
     check_place(folder, kind, own)
+    folder = folder.resolve()
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -107,7 +109,7 @@ def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:
     flush_all(new)
     old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
         folder.replace(old)
     try:
         new.replace(folder)
@@ -116,4 +118,13 @@ def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:
             old.replace(folder)
         raise
     flush(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Removes a folder, or a link to one, as far as that can be done."""
+    if folder.is_symlink():
+        with contextlib.suppress(OSError):
+            folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)

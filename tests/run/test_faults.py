@@ -201,6 +201,27 @@ def test_a_file_may_be_written_by_several_at_once(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() in (b"own", b"of another")
 
 
+def test_a_link_stays_when_the_folder_that_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "disk" / "kept").mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "disk" / "kept")
+    for text in ("1", "2", "3"):
+        with durable_files.replaced_folder(link, "preset", {"a"}) as new:
+            (new / "a").write_text(text)
+        assert link.is_symlink()
+        assert (link / "a").read_text() == text
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["kept"]
+
+
+def test_a_link_that_an_earlier_release_left_is_no_hindrance(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / ".kept.old").symlink_to(tmp_path / "disk")
+    for name in ("new", "kept"):
+        (tmp_path / name).mkdir()
+    durable_files.put_in_place(tmp_path / "new", tmp_path / "kept")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "kept"]
+
+
 def test_a_folder_that_lost_its_name_to_a_kill_is_kept_until_the_new_one_has_it(tmp_path, monkeypatch):
     for name in ("new", ".kept.old"):  # a kill came between the two renames
         (tmp_path / name).mkdir()
