@@ -171,6 +171,12 @@ def test_every_public_name_is_on_a_reference_page():
         assert (home in documented) if home else ends, name
 
 
+def test_what_the_page_of_use_describes_is_in_the_package_of_that_name():
+    text = (ROOT / "docs" / "reference" / "use.md").read_text()
+    names = {path.rpartition(".")[2] for path in re.findall(r"^::: (\S+)", text, re.MULTILINE)}
+    assert names <= set(importlib.import_module("glow_tf.use").__all__)
+
+
 def test_every_reference_is_to_something_that_exists():
     for page in (ROOT / "docs" / "reference").glob("*.md"):
         for path in re.findall(r"^::: (\S+)", page.read_text(), re.MULTILINE):

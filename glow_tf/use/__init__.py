@@ -24,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ],
         "evaluation": ["Evaluation", "evaluate", "label_bits", "labels_of"],
         "run_presets": ["save_run_to_preset"],
+        "assembling": ["Assembled", "assemble"],
         "image_features": ["Features", "features"],
         "guard": ["Scorer"],
         "spoiled": ["spoiled_copies"],
