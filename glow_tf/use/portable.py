@@ -27,8 +27,9 @@ def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes and returns encode.onnx, decode.onnx and score.onnx; in a clone, `pip install '.[onnx]'` first.
 
     Each has one input with an open batch size: images uint8 [B, H, W, C], or eps float32 [B, D]. A model that
-    is given something has it as the input `condition`, float32, or each by its name. Encode and decode have
-    one output; score has `log_prob` and `bits_per_dim`, at the middle of the bins.
+    is given something has it as the input `condition`, float32, or each by its name; bytes x are to be given
+    as x/256 − ½. Encode and decode have one output; score has `log_prob` and `bits_per_dim`, at the middle of
+    the bins.
 
     Raises:
       ConfigError: tf2onnx is not installed.

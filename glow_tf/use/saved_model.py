@@ -43,6 +43,8 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
       decode_label(eps float32 [B, D], labels int32[B]) → images uint8 [B, H, W, C]
       label_log_probs(images uint8 [B, H, W, C], seed int32[]) → nats float32 [B, classes]
       class_names() → string [classes]
+    What a model is given comes last, `condition` [B, …] or each by its name, in the dtype of eps; bytes x are
+    to be given as x/256 − ½.
 
     Args:
       glow: the model.
@@ -50,8 +52,7 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
 
     Raises:
       ConfigError: the path has a sign that TensorFlow cannot read.
-      OSError: the folder cannot be written, for example because the disk is full, or holds something else
-        than a SavedModel. It is kept then.
+      OSError: the folder cannot be written, or holds something else than a SavedModel. It is kept then.
     """
     path = pathlib.Path(path)
     check_can_be_read_again("path", path)
