@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,14 @@ from glow_tf.errors import ConfigError
 
 
 def by_name(condition: Any) -> dict[str, Any]:
-    """Returns what is given by its names: {} for nothing; one thing without a name has the name ""."""
+    """Returns what is given by its names: {} for nothing; one thing without a name has the name "".
+
+    Lists become arrays; ConfigError if that cannot be.
+    """
     if condition is None:
         return {}
-    return dict(condition) if isinstance(condition, Mapping) else {"": condition}
+    members = condition if isinstance(condition, Mapping) else {"": condition}
+    return {name: _array(own) if isinstance(own, list | tuple) else own for name, own in members.items()}
 
 
 def of_names(members: Mapping[str, Any]) -> Any:
@@ -52,12 +56,12 @@ def checked_condition(condition: Any, config: ModelConfig, dtype: str) -> Condit
 
 def some_of(condition: Any, which: Any) -> Any:
     """Returns what some examples, a slice or an array of places, are given; None of None."""
-    return None if condition is None else tf.nest.map_structure(lambda own: own[which], condition)
+    return of_names({name: own[which] for name, own in by_name(condition).items()})
 
 
 def check_conditions(condition: Any, count: int) -> None:
     """Raises ConfigError unless there is a condition, in arrays, for each of `count` images, and finite."""
-    for own in [] if condition is None else tf.nest.flatten(condition):
+    for own in by_name(condition).values():
         if len(own) != count:
             raise ConfigError(
                 f"there must be a condition for each of the {count} images. Received: {len(own)}"
@@ -68,7 +72,8 @@ def check_conditions(condition: Any, count: int) -> None:
 
 def num_of_request(num: Any, condition: Condition) -> Any:
     """Returns the number of images to draw: as many as there are conditions, if it is not said."""
-    return len(tf.nest.flatten(condition)[0]) if num is None and condition is not None else num
+    members = list(by_name(condition).values())
+    return len(members[0]) if num is None and members else num
 
 
 def check_one_for_each(given: tuple[Condition, ...], arguments: Mapping[str, Any]) -> None:
@@ -99,6 +104,15 @@ def check_specs_of_condition(spec: Any, config: ModelConfig) -> None:
         isinstance(own, tf.TensorSpec) and _fits(own, shapes[name]) for name, own in given.items()
     ):
         raise ConfigError(f"the model needs {_written(shapes)}. Received: batches that end with {spec}")
+
+
+def _array(members: Sequence[Any]) -> Any:
+    if any(map(tf.is_tensor, members)):
+        return tf.convert_to_tensor(members)  # also where a function is traced
+    try:
+        return np.asarray(members)
+    except ValueError as error:  # lists of several lengths
+        raise ConfigError(f"a condition must be an array [batch, …]. Received: a list, {error}") from None
 
 
 def _fits(tensor: tf.Tensor | tf.TensorSpec, shape: tuple[int, ...]) -> bool:

@@ -145,6 +145,27 @@ def test_drawn_images_are_those_of_sample_and_temperature_0_is_the_mode(glow, mo
     assert seed_of(0, 1) not in (0, 1)
 
 
+@pytest.mark.parametrize("shape", [(2,), {"a": (2,), "b": (2, 2, 1)}])
+def test_conditions_and_labels_may_be_lists(shape, images):
+    model = small_glow(parts="1", condition_shape=shape, condition_features=2, classes=("a", "b", "c"))
+    vectors, maps = np.eye(3, 2, dtype=np.float32), np.ones((3, 2, 2, 1), np.float32)
+    arrays = vectors if shape == (2,) else {"a": vectors, "b": maps}
+    lists = tf.nest.map_structure(np.ndarray.tolist, arrays)
+    for call in (
+        lambda given: encode(model, images[:3], given),
+        lambda given: draw(model, 3, 0.7, 0, labels=[0, 1, 2], condition=given),
+        lambda given: evaluate(model, images[:3], condition=given).per_image,
+        lambda given: model.sample(condition=given),
+        lambda given: model.log_prob(images[:3], condition=given),
+    ):
+        np.testing.assert_array_equal(call(lists), call(arrays))
+    some = draw(model, 3, 0.7, 0, labels=np.array([0, 1, 2]), condition=arrays)
+    np.testing.assert_array_equal(draw(model, 3, 0.7, 0, labels=[0, 1, 2], condition=lists), some)
+    uneven = [[0.0, 1.0], [1.0]]
+    with pytest.raises(ConfigError, match=r"must be an array \[batch, …\]\. Received: a list, "):
+        encode(model, images[:2], uneven if shape == (2,) else {"a": uneven, "b": maps[:2]})
+
+
 def test_images_whose_activations_are_clipped_are_counted(glow):
     """Latents ten thousand times as far from the mode as any image's overflow without the clipping."""
     far = draw_checked(glow, 5, 1e4, seed=0)
