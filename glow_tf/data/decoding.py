@@ -61,8 +61,10 @@ class Decoding:
                 self.keep()
 
     def keep(self) -> None:
-        """Writes a line about the pictures that were noted since the last one."""
-        if self._keeps and self._new and self._array is not None:
+        """Writes a line about the pictures that were noted since the last one, once there is an array."""
+        if self._array is None:  # none of them could be read: the line of the first that can be has them, too
+            return
+        if self._keeps and self._new:
             self._array.flush()
             facts = [(p.side, p.turned, p.problem, p.top) for p in self._new]
             with self._journal.open("a") as file:

@@ -177,6 +177,22 @@ def test_what_was_decoded_before_a_kill_is_not_decoded_again(tmp_path, monkeypat
     assert data.load(of(root, cache)).notes == found.notes[:-1]
 
 
+def test_files_that_cannot_be_read_come_first_and_a_kill_pairs_nothing_with_another_image(
+    tmp_path, monkeypatch
+):
+    root, cache = tmp_path / "pictures", tmp_path / "cache"
+    for name in "ab":
+        (root / name).mkdir(parents=True)
+    for k in range(40):
+        path = root / "ab"[k >= 20] / f"{k:02d}.png"
+        path.write_bytes(b"no picture") if k < 3 else Image.fromarray(np.full((8, 8), k, np.uint8)).save(path)
+    decode_some(monkeypatch, of(root, cache), 30)
+    found = data.load(of(root, cache))
+    same(found, data.load(of(root)))
+    assert found.notes[0] == data.load(of(root)).notes[0]
+    assert found.notes[-1] == WENT_ON
+
+
 def cache_of(found):
     return pathlib.Path(
         next(note for note in found.notes if note.startswith("Image cache: ")).split()[2][:-1]
