@@ -41,7 +41,7 @@ class Decoding:
         self._journal = pathlib.Path(config.image_cache, f"{name}.jsonl")
         self._keeps = bool(config.image_cache) and self._journal.with_name(SOURCE).exists()
         self._array: np.ndarray | None = None
-        self._new: list[Picture] = []
+        self._new: list[tuple[int, bool, str, int]] = []  # a `Picture` each, without its pixels
         self._kept_at = time.monotonic()
         self.done = self._read() if self._keeps and self._journal.exists() else []
 
@@ -56,9 +56,10 @@ class Decoding:
         """Yields decoded pictures, and notes them when the next is asked for: then they are in the array."""
         for picture in pictures:
             yield picture
-            self._new.append(picture)
-            if self._keeps and time.monotonic() - self._kept_at > KEPT_AFTER:
-                self.keep()
+            if self._keeps:  # the facts alone: the pixels of all would be held twice
+                self._new.append((picture.side, picture.turned, picture.problem, picture.top))
+                if time.monotonic() - self._kept_at > KEPT_AFTER:
+                    self.keep()
 
     def keep(self) -> None:
         """Writes a line about the pictures that were noted since the last one, once there is an array."""
@@ -66,9 +67,8 @@ class Decoding:
             return
         if self._keeps and self._new:
             self._array.flush()
-            facts = [(p.side, p.turned, p.problem, p.top) for p in self._new]
             with self._journal.open("a") as file:
-                file.write(json.dumps([self._array.shape, facts]) + "\n")
+                file.write(json.dumps([self._array.shape, self._new]) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         self._new, self._kept_at = [], time.monotonic()

@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import time
+import weakref
 
 import filelock
 import numpy as np
@@ -191,6 +192,22 @@ def test_files_that_cannot_be_read_come_first_and_a_kill_pairs_nothing_with_anot
     same(found, data.load(of(root)))
     assert found.notes[0] == data.load(of(root)).notes[0]
     assert found.notes[-1] == WENT_ON
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_pixels_of_a_picture_are_held_once(pictures, tmp_path, monkeypatch, cached):
+    made, alive = [], []
+
+    def read(path, size, dtype):
+        alive.append(sum(pixels() is not None for pixels in made))
+        picture = read_picture(path, size, dtype)
+        made.append(weakref.ref(picture.pixels))
+        return picture
+
+    monkeypatch.setattr(folder, "in_parallel", lambda work, paths: (work(path) for path in paths))
+    monkeypatch.setattr(folder, "read_picture", read)
+    data.load(of(pictures, tmp_path if cached else ""))
+    assert max(alive) < 5
 
 
 def cache_of(found):
