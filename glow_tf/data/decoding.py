@@ -8,6 +8,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,7 @@ class Decoding:
         about = json.dumps([count, config.image_size, config.dtype, *map(str, paths)])
         name = hashlib.sha256(about.encode(errors="surrogateescape")).hexdigest()[:20]
         self._journal = pathlib.Path(config.image_cache, f"{name}.jsonl")
+        self._count, self._files = count, len(paths)
         self._keeps = bool(config.image_cache) and self._journal.with_name(SOURCE).exists()
         self._array: np.ndarray | None = None
         self._new: list[tuple[int, bool, str, int]] = []  # a `Picture` each, without its pixels
@@ -74,12 +76,26 @@ class Decoding:
         self._new, self._kept_at = [], time.monotonic()
 
     def _read(self) -> list[Picture]:
-        whole = self._journal.read_text().rpartition("\n")[0]  # a kill may have cut the last line off
         try:
-            lines = [json.loads(line) for line in whole.splitlines()]
-        except ValueError:  # a damaged file
+            whole = self._journal.read_bytes().split(b"\n")[:-1]  # a kill may have cut the last line off
+            lines = [_line(text) for text in whole]
+            facts = [own for _, pictures in lines for own in pictures]
+            readable = sum(not problem for _, _, problem, _ in facts)
+            others = any(shape[0] != self._count for shape, _ in lines)
+            if others or len(facts) > self._files or readable > self._count:
+                raise ValueError("it is of other files")
+        except (ValueError, TypeError, RecursionError):  # a damaged file is as none
             self._journal.unlink()
             return []
-        pixels = iter(self.new_array(tuple(lines[-1][0]))) if lines else iter(())
-        facts = [own for _, pictures in lines for own in pictures]
+        pixels = iter(self.new_array(lines[-1][0])) if lines else iter(())
         return [Picture(np.empty(0) if own[2] else next(pixels), *own) for own in facts]
+
+
+def _line(text: bytes) -> tuple[tuple[int, ...], list[list[Any]]]:
+    """Returns the array's shape, and what is known of some pictures; ValueError or TypeError if damaged."""
+    shape, facts = json.loads(text)
+    kinds = [int, bool, str, int]
+    sides = [type(side) for side in shape] == [int] * 4 and min(shape) > 0
+    if not sides or any([type(value) for value in own] != kinds for own in facts):
+        raise ValueError("it is no line of a journal")
+    return tuple(shape), facts

@@ -194,6 +194,20 @@ def test_files_that_cannot_be_read_come_first_and_a_kill_pairs_nothing_with_anot
     assert found.notes[-1] == WENT_ON
 
 
+DAMAGED = [b"\xff\xfe\x80", b"{", b"{}", b"[1]", b'[[1, 8, 8, 1], [[8, false, "", 0]]]', b"[[60, 8, 8], []]"]
+DAMAGED += [b'[["a", 8, 8, 1], []]', b"[[60, 8, 8, 1], [[8, 0]]]", b"[[60, 8, 8, 1], [1]]", b"[" * 10**5]
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_journal_is_as_none(tmp_path, text):
+    (tmp_path / decoding.SOURCE).touch()
+    paths = [tmp_path / f"{k}.png" for k in range(60)]
+    journal = decoding.Decoding(of(tmp_path, tmp_path), paths, 60)._journal
+    journal.write_bytes(text + b"\n")
+    assert decoding.Decoding(of(tmp_path, tmp_path), paths, 60).done == []
+    assert not journal.exists()
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_the_pixels_of_a_picture_are_held_once(pictures, tmp_path, monkeypatch, cached):
     made, alive = [], []
