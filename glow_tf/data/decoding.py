@@ -37,7 +37,7 @@ class Decoding:
 
     def __init__(self, config: DataConfig, paths: Sequence[pathlib.Path], count: int):
         self._config = config
-        about = json.dumps([count, config.image_size, config.dtype, *map(str, paths)])
+        about = json.dumps([count, config.image_size, config.dtype, *map(os.path.abspath, paths)])
         name = hashlib.sha256(about.encode(errors="surrogateescape")).hexdigest()[:20]
         self._journal = pathlib.Path(config.image_cache, f"{name}.jsonl")
         self._count, self._files = count, len(paths)

@@ -38,10 +38,10 @@ LEFT_BEHIND = 24 * 3600  # seconds, after which what others decoded beside are r
 def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageData:
     """Returns the images of a data set, mapped from files; those are made unless they are there.
 
-    The files lie in a folder of the image cache that is named by the settings of the data set, and by the
-    names, sizes and times of its files: a change of any of them makes other files. They are .npy, and appear
-    all at once when all is decoded; until then decoded images take as much room again. Pictures of a folder
-    that a process had decoded when it was killed are not decoded again.
+    The files lie in a folder of the image cache that is named by the settings of the data set, its place, and
+    the names, sizes and times of its files: a change of any of them makes other files. They are .npy, and
+    appear all at once when all is decoded; until then decoded images take as much room again. Pictures of a
+    folder that a process had decoded when it was killed are not decoded again.
 
     Args:
       config: of the data set, with an image cache.
@@ -83,6 +83,7 @@ def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageDa
 
 def _key(config: DataConfig) -> str:
     """Returns a name for the decoded images of a data set, as its settings and its files now are."""
+    config = _in_full(config)
     hashed = hashlib.sha256(_settings(config))
     table, file = attributes_of(config.condition), file_of(config.dataset)
     root = folder_of(config.dataset) or (None if file else files_of_tfds(config))
@@ -96,7 +97,17 @@ def _key(config: DataConfig) -> str:
     return f"{name}-{hashed.hexdigest()[:20]}"
 
 
+def _in_full(config: DataConfig) -> DataConfig:
+    """Returns a config whose paths name the same files from wherever a process was started."""
+    own = {"dataset": file_of(config.dataset) or folder_of(config.dataset)}
+    own["condition"] = attributes_of(config.condition)
+    beginnings = {name: getattr(config, name).partition(":")[0] for name in own}
+    paths = {name: f"{beginnings[name]}:{path.resolve()}" for name, path in own.items() if path}
+    return dataclasses.replace(config, **paths)
+
+
 def _settings(config: DataConfig) -> bytes:
+    config = _in_full(config)
     settings = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(config)}
     kept = sorted((name, value) for name, value in settings.items() if name not in NOT_OF_PIXELS)
     return json.dumps([FORMAT, kept]).encode()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from glow_tf import data
 from glow_tf.config import ConfigError, DataConfig
-from glow_tf.data import arrays, decoding, folder
+from glow_tf.data import arrays, decoding, folder, image_cache
 from glow_tf.data.pictures import read_picture
 from glow_tf.run.same_data import fingerprints
 
@@ -96,6 +96,37 @@ def test_what_changes_the_images_makes_other_files(pictures, tmp_path):
     (root / before.names["train"][1]).unlink()
     assert len(data.load(of(root, cache)).test) == len(before.test) - 1
     assert len(list(cache.iterdir())) == 4
+
+
+@pytest.mark.parametrize("kind", ["folder:pictures", "file:data.npy"])
+def test_equal_names_below_two_current_directories_are_two_data_sets(tmp_path, monkeypatch, kind):
+    cache = tmp_path / "cache"
+    config = DataConfig(kind, image_cache=cache)
+    for level, name in enumerate("ab"):
+        (tmp_path / name / "pictures").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / name)
+        arrays_of = {"data.npy": (20, 8, 8, 1)} | {f"pictures/{k:02d}.npy": (8, 8, 1) for k in range(20)}
+        for path, shape in arrays_of.items():
+            np.save(path, np.full(shape, level, np.uint8))
+            os.utime(path, (1e9, 1e9))
+    found = {}
+    for name in "ab":
+        monkeypatch.chdir(tmp_path / name)
+        found[name] = data.load(config)
+        in_full = config.dataset.replace(":", f":{tmp_path / name}/")
+        assert image_cache._settings(config) == image_cache._settings(DataConfig(in_full))
+        assert data.load(DataConfig(in_full, image_cache=cache)).notes == found[name].notes
+    assert [int(own.train.max()) for own in found.values()] == [0, 1]
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_equal_names_of_tables_are_two_tables(tmp_path, monkeypatch):
+    settings = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        settings.append(image_cache._settings(DataConfig("folder:/x", condition="attributes:numbers.csv")))
+    assert settings[0] != settings[1]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "absent", "no header", "content"])
