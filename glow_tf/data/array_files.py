@@ -32,6 +32,15 @@ def read_array(path: pathlib.Path, size: int, dtype: str) -> Picture:
     return Picture(_resized(pixels, size), side)
 
 
+def size_of_array(path: pathlib.Path) -> tuple[int, int] | None:
+    """Returns the height and width of the array in a .npy file; None if it cannot be read."""
+    try:
+        height, width = _opened(path, (2, 3)).shape[:2]
+    except ValueError:  # as in `read_array`, which says what is wrong
+        return None
+    return height, width
+
+
 def read_file(config: DataConfig) -> Examples:
     """Reads the data set that is one file: an array [N, H, W, C], or [N, H, W].
 
@@ -62,8 +71,8 @@ def _resized(example: np.ndarray, size: int) -> np.ndarray:
     return resize(example, size).numpy() if size and example.shape[:2] != (size, size) else example
 
 
-def _opened(path: pathlib.Path, ranks: tuple[int, int], dtype: str) -> np.ndarray:
-    """Opens an array without reading it; ValueError says what is wrong with it."""
+def _opened(path: pathlib.Path, ranks: tuple[int, int], dtype: str = "") -> np.ndarray:
+    """Opens an array, of any type unless one is given, without reading it; ValueError says what is wrong."""
     try:
         # Mapped, so that a short file cannot claim gigabytes; without pickle, which could run code.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -73,6 +82,6 @@ def _opened(path: pathlib.Path, ranks: tuple[int, int], dtype: str) -> np.ndarra
         raise ValueError("it is an archive of arrays")
     if array.ndim not in ranks or not array.size:
         raise ValueError(f"its shape is {array.shape}, and it must have {ranks[0]} or {ranks[1]} dimensions")
-    if why := why_of_another_type(array.dtype, dtype):
+    if dtype and (why := why_of_another_type(array.dtype, dtype)):
         raise ValueError(why)
     return array

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from glow_tf.config import ATTRIBUTES, FOLDER, INPUT, TARGET, DataConfig, attributes_of, folder_of
+from glow_tf.data.array_files import SUFFIX, size_of_array
 from glow_tf.data.arrays import check_memory_for, scaled_side
 from glow_tf.data.folder import NAMED, FolderImages, images_below, read_folder, read_pictures
 from glow_tf.data.parallel import in_parallel
@@ -69,7 +70,7 @@ def _with_inputs(config: DataConfig, split: str, most: int) -> FolderImages:
     found = read_folder(dataclasses.replace(config, dataset=f"{FOLDER}{root / TARGET}"), split, most)
     paths = [inputs[_without_suffix(name)] for name in found.examples.names.tolist()]
     # Other numbers are read as they are; bytes are bytes, whatever is modelled.
-    floats = (".npy", ".tif", ".tiff") if config.dtype == "float32" else (".npy",)
+    floats = (SUFFIX, ".tif", ".tiff") if config.dtype == "float32" else (SUFFIX,)
     dtype = "float32" if any(path.suffix.lower() in floats for path in paths) else "uint8"
     own = dataclasses.replace(config, dataset=f"{FOLDER}{root / INPUT}", image_size=size, dtype=dtype)
     pictures = read_pictures(own, paths, len(paths))
@@ -113,15 +114,15 @@ def _size_of_inputs(config: DataConfig, pairs: Sequence[tuple[pathlib.Path, path
     size = config.image_size
     if not size or not pairs:
         return 0
-    targets, inputs = (list(in_parallel(read_size, paths)) for paths in zip(*pairs, strict=True))
-    if all(own in (None, (size, size)) for own in targets):
+    targets, inputs = (list(in_parallel(_size_of, paths)) for paths in zip(*pairs, strict=True))
+    if all(own in (None, (size, size)) for own in targets):  # None: it cannot be read
         return 0
     factors: dict[tuple[fractions.Fraction, ...], str] = {}
     for target, given, (path, _) in zip(targets, inputs, pairs, strict=True):
-        if target and given:  # others cannot be read
+        if target and given:
             factors.setdefault(tuple(map(fractions.Fraction, given, target)), path.name)
-    side = scaled_side(size, factors)
-    if side:
+    side = scaled_side(size, factors) if factors else 0
+    if side or not factors:
         return side
     listed = ", ".join(f"{' and '.join(map(str, own))} of {name}" for own, name in list(factors.items())[:3])
     raise ConfigError(
@@ -129,6 +130,10 @@ def _size_of_inputs(config: DataConfig, pairs: Sequence[tuple[pathlib.Path, path
         "must be the same multiple of their images' sides, and lead to whole pixels. "
         f"Received: image_size={size}, and inputs whose height and width are {listed}"
     )
+
+
+def _size_of(path: pathlib.Path) -> tuple[int, int] | None:
+    return size_of_array(path) if path.suffix.lower() == SUFFIX else read_size(path)
 
 
 # Tables

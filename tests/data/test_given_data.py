@@ -108,6 +108,31 @@ def test_both_are_resized_by_one_factor(pairs):
     refused(of_folder(pairs, image_size=16), "by the same factor", "1/4 and 1/4 of 04.png")
 
 
+@pytest.mark.parametrize("arrays", [("target",), ("input",), ("target", "input")])
+def test_pairs_of_arrays_are_resized_by_one_factor_too(tmp_path, rng, arrays):
+    for name, shape in (("target", (16, 24)), ("input", (8, 12))):
+        (tmp_path / name).mkdir()
+        for k in range(12):
+            pixels = rng.integers(0, 256, shape).astype(np.uint8)
+            own = tmp_path / name / f"{k:02d}"
+            values = pixels if name == "target" else pixels.astype(np.float32)
+            np.save(own, values) if name in arrays else write(own.with_suffix(".png"), pixels)
+    found = data.load(of_folder(tmp_path, image_size=8))
+    assert (found.image_shape, found.condition_shape) == ((8, 8, 1), (4, 4, 1))
+    refused(of_folder(tmp_path, image_size=5), "by the same factor", "height and width are 1/2 and 1/2 of 00")
+    (tmp_path / arrays[0] / "05.npy").write_bytes(b"damaged")
+    if arrays[0] == "input":
+        refused(of_folder(tmp_path, image_size=8), "every image in input/ must be readable", "05.npy")
+    else:
+        assert data.load(of_folder(tmp_path, image_size=8)).condition_shape == (4, 4, 1)
+
+
+def test_pairs_of_which_no_input_can_be_read_are_named_with_image_size(pairs):
+    for path in (pairs / "input").iterdir():
+        path.write_bytes(b"none")
+    refused(of_folder(pairs, image_size=4), "every image in input/ must be readable", "00.bmp")
+
+
 # Tables
 
 NAMES = [f"{k:02d}.png" for k in range(20)]
