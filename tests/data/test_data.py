@@ -8,9 +8,11 @@ from PIL import Image
 from small import ROOT
 
 from glow_tf import data
-from glow_tf.config import ConfigError, DataConfig
+from glow_tf.config import ConfigError, DataConfig, RunConfig
 from glow_tf.data import sources
 from glow_tf.data.loading import load_split
+from glow_tf.run import lifecycle
+from glow_tf.run.flags_file import flagfile, read_config
 
 TFDS = ROOT.parent / "shared" / "tfds"
 
@@ -50,6 +52,37 @@ INVALID = {
 def test_what_cannot_be_loaded_is_named(config, match):
     with pytest.raises(ConfigError, match=rf"{match}.*Received"):
         data.load(config)
+
+
+@pytest.mark.parametrize("name", ["workdir", "image_cache"])
+@pytest.mark.parametrize("below", ["", "run", "train/run", "link/run"])
+def test_what_is_written_into_the_folder_of_the_data_is_refused_before_anything_is(
+    tmp_path, monkeypatch, name, below
+):
+    root = tmp_path / "pictures"
+    (root / "train").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(root / "train" / "a.png")
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(tmp_path)
+    place = f"link/{below.removeprefix('link/')}" if below.startswith("link") else root / below
+    before = sorted(root.rglob("*"))
+    settings = {"workdir": tmp_path / "elsewhere", "dataset": "folder:pictures", name: str(place)}
+    with pytest.raises(
+        ConfigError, match=rf"{name} must be outside the folder of the data.*Received: {name}="
+    ):
+        lifecycle.train(RunConfig.from_settings(settings), None)
+    if name == "image_cache":
+        with pytest.raises(ConfigError, match="image_cache must be outside the folder of the data"):
+            data.load(DataConfig("folder:pictures", image_cache=place))
+    assert sorted(root.rglob("*")) == before
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_run_that_began_in_the_folder_of_the_data_can_still_be_read(tmp_path):
+    config = RunConfig(workdir=tmp_path / "run", data=DataConfig(f"folder:{tmp_path}"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "flags.cfg").write_text(flagfile(config))
+    assert read_config(tmp_path / "run").data == config.data
 
 
 def test_a_data_set_that_is_not_there_is_named_at_once_without_a_network(tmp_path, monkeypatch):

@@ -123,10 +123,12 @@ def test_the_command_of_a_run_says_what_would_be_chosen_otherwise():
 
 def test_a_run_without_a_flagfile_says_what_it_takes_and_goes_on_with_it(tmp_path, capsys, eager):
     rng = np.random.default_rng(0)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
     for k in range(20):
-        Image.fromarray(rng.integers(0, 2, (12, 12), dtype=np.uint8) * 128).save(tmp_path / f"{k}.png")
+        Image.fromarray(rng.integers(0, 2, (12, 12), dtype=np.uint8) * 128).save(pictures / f"{k}.png")
     small = ["--width=4", "--flow_steps=1", "--part_epochs=1", "--tensorboard=false", "--export=false"]
-    data = [f"--dataset=folder:{tmp_path}", f"--workdir={tmp_path / 'run'}", "--strategy=one_device"]
+    data = [f"--dataset=folder:{pictures}", f"--workdir={tmp_path / 'run'}", "--strategy=one_device"]
     assert cli.run("train", [*data, *small]) == 0
     chosen = "--architecture=levels --schedule=simultaneous --equalize=0.5 --n_bits=1 --num_blocks=1"
     line = f"No flagfile: {chosen} --finetune_epochs=0, which suits 18 images of 12×12×1."
