@@ -50,7 +50,7 @@ def condition_of(values: flags.FlagValues, model: TrainedModel) -> Any:
 def _read(path: pathlib.Path) -> Any:
     received = f"Received: condition={str(path)!r}"
     if path.is_dir():
-        from glow_tf.data.folder import images_below
+        from glow_tf.data.image_files import images_below
 
         return _images(images_below(path), received)
     if not path.is_file():

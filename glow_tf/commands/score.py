@@ -98,7 +98,7 @@ def _rounded_up(p_value: float) -> str:
 
 def trained_on(values: flags.FlagValues) -> bool:
     """Returns whether images that the model was trained on are known to be among these."""
-    from glow_tf.data.folder import has_test_images
+    from glow_tf.data.image_files import has_test_images
     from glow_tf.run.flags_file import read_settings
     from glow_tf.use.models import about
 

@@ -15,7 +15,8 @@ import numpy as np
 from glow_tf.config import ATTRIBUTES, FOLDER, INPUT, TARGET, DataConfig, attributes_of, folder_of
 from glow_tf.data.array_files import SUFFIX, size_of_array
 from glow_tf.data.arrays import check_memory_for, scaled_side
-from glow_tf.data.folder import NAMED, FolderImages, images_below, read_folder, read_pictures
+from glow_tf.data.folder import NAMED, FolderImages, read_folder, read_pictures
+from glow_tf.data.image_files import images_below
 from glow_tf.data.parallel import in_parallel
 from glow_tf.data.pictures import read_size
 from glow_tf.errors import ConfigError

@@ -20,7 +20,7 @@ from glow_tf.config import DataConfig, attributes_of, file_of, folder_of
 from glow_tf.data.array_files import SUFFIX
 from glow_tf.data.arrays import PIECE, SPLITS, ImageData, fingerprint
 from glow_tf.data.decoding import SOURCE
-from glow_tf.data.folder import files_below
+from glow_tf.data.image_files import files_below
 from glow_tf.data.progress import with_progress
 from glow_tf.data.sources import files_of_tfds
 from glow_tf.durable_files import put_in_place, write_atomically

@@ -1,0 +1,145 @@
+"""Which files of a folder are its images, of training and of test, and which are left out."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from glow_tf.config import DataConfig, attributes_of, folder_of
+from glow_tf.data.array_files import SUFFIX
+from glow_tf.errors import ConfigError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", SUFFIX)
+NO_CLASSES = "No classes"
+
+
+def images_below(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the image files of a folder and of those below it, in the order of their names."""
+    return [path for path in files_below(folder) if _is_image(path)]
+
+
+def has_test_images(folder: pathlib.Path) -> bool:
+    """Returns whether a folder's test/ has images; if not, every tenth of all is held out."""
+    return bool(images_below(folder / "test"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """The files of a folder.
+
+    Attributes:
+      root: the folder.
+      train_root: the folder of the training images, which is the root if there is no train/.
+      train, test: image files, in the order of their names.
+      unread: other files among them.
+      outside: images that are neither in train/ nor in test/, where there is a train/.
+      held_out: how many files are left out of `train`, because they are test images under another name.
+    """
+
+    root: pathlib.Path
+    train_root: pathlib.Path
+    train: list[pathlib.Path]
+    test: list[pathlib.Path]
+    unread: list[pathlib.Path]
+    outside: list[pathlib.Path]
+    held_out: int
+
+    def class_of(self, path: pathlib.Path) -> str:
+        """Returns the first folder below train/, test/ or the root in which a file lies, or ''."""
+        split = self.root / "test" if path.is_relative_to(self.root / "test") else self.train_root
+        folders = path.relative_to(split).parts[:-1]
+        return folders[0] if folders else ""
+
+    def notes_on_classes(self, images: Sequence[pathlib.Path]) -> list[str]:
+        """Names what keeps a folder of class folders from having classes."""
+        outside = [path for path in images if not self.class_of(path)]
+        if not outside or len({self.class_of(path) for path in images}) < 3:
+            return []
+        return [f"{NO_CLASSES}: {len(outside)} images are in no class folder, such as {outside[0].name}."]
+
+    def notes(self) -> list[str]:
+        """Returns sentences about files that were not read."""
+        notes = []
+        if self.unread:
+            notes.append(
+                f"Not read: {_by_extension(self.unread)}. Other kinds of images: save them as PNG or JPEG."
+            )
+        if self.outside:
+            notes.append(f"Not used: {len(self.outside)} images that are neither in train/ nor in test/.")
+        if self.held_out:
+            notes.append(f"Not trained on: {self.held_out} images that are test images under another name.")
+        return notes
+
+
+def find_files(config: DataConfig, split: str) -> Files:
+    """Returns the files of a data set that is a folder.
+
+    Raises:
+      ConfigError: there is no such folder, or it has no images for the split.
+    """
+    root = folder_of(config.dataset)
+    if not root.is_dir():
+        raise ConfigError(f"dataset=folder:PATH needs an existing folder. Received: {config.dataset!r}")
+    train_root = root / "train" if (root / "train").is_dir() else root
+    test_files = files_below(root / "test")
+    train_files = [path for path in files_below(train_root) if not path.is_relative_to(root / "test")]
+    candidates, test = ([p for p in group if _is_image(p)] for group in (train_files, test_files))
+    held_out = {_identity(path) for path in test}
+    train = [path for path in candidates if _identity(path) not in held_out] if test else candidates
+    table = attributes_of(config.condition)
+    unread = [p for p in train_files + test_files if not _is_image(p) and not p.name.startswith(".")]
+    unread = [p for p in unread if table is None or p.resolve() != table.resolve()]
+    if not train and not (test and split in ("test", "")):
+        others = f"only {_by_extension(unread)}" if unread else "none"
+        raise ConfigError(
+            f"dataset=folder:PATH needs images ({', '.join(IMAGE_SUFFIXES)}) in the folder or in its "
+            f"train/. Received: {config.dataset!r}, in which there are {others}"
+        )
+    known = {*candidates, *test}
+    outside = [] if train_root == root else [p for p in files_below(root) if _is_image(p) and p not in known]
+    if outside:  # what links within the folder lead to is used under another name
+        places = {path.resolve() for path in known}
+        outside = [path for path in outside if path.resolve() not in places]
+    return Files(root, train_root, train, test, unread, outside, len(candidates) - len(train))
+
+
+def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files of a folder and of those below it, in the order of their names."""
+    found, seen = [], set()
+    if folder.is_dir():
+        # `rglob` takes ten times as long.
+        for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+            if (place := _identity(pathlib.Path(parent))) in seen:  # links may lead in a circle
+                folders.clear()
+                continue
+            seen.add(place)
+            folders.sort()
+            found += [pathlib.Path(parent, name) for name in names]
+    return sorted((path for path in found if path.is_file()), key=lambda path: path.parts)
+
+
+def _identity(path: pathlib.Path) -> tuple[int, int]:
+    """Tells a file from others, whatever links lead to it."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _refuse(error: OSError) -> None:
+    raise ConfigError(
+        f"dataset=folder:PATH needs folders that can be read: {error.strerror}. Received: {error.filename!r}"
+    )
+
+
+def _is_image(path: pathlib.Path) -> bool:
+    """Tells by the name; what macOS writes beside the files of others has the picture's, after `._`."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._")
+
+
+def _by_extension(files: Iterable[pathlib.Path]) -> str:
+    """Returns such as `3 × .heic, 1 × .txt`."""
+    counts = collections.Counter(path.suffix.lower() or "no extension" for path in files)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} × {suffix}" for suffix, count in ordered)
