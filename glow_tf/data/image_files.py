@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from glow_tf.config import DataConfig, attributes_of, folder_of
 from glow_tf.data.array_files import SUFFIX
@@ -36,6 +36,7 @@ class Files:
       train, test: image files, in the order of their names.
       unread: other files among them.
       outside: images that are neither in train/ nor in test/, where there is a train/.
+      hidden: images in folders whose names begin with a dot, such as copies that a program keeps.
       held_out: how many files are left out of `train`, because they are test images under another name.
     """
 
@@ -45,6 +46,7 @@ class Files:
     test: list[pathlib.Path]
     unread: list[pathlib.Path]
     outside: list[pathlib.Path]
+    hidden: list[pathlib.Path]
     held_out: int
 
     def class_of(self, path: pathlib.Path) -> str:
@@ -69,9 +71,21 @@ class Files:
             )
         if self.outside:
             notes.append(f"Not used: {len(self.outside)} images that are neither in train/ nor in test/.")
+        if self.hidden:
+            folder = next(name for name in self.hidden[0].relative_to(self.root).parts if name[0] == ".")
+            notes.append(f"Not used: {len(self.hidden)} images in hidden folders, such as {folder}.")
         if self.held_out:
             notes.append(f"Not trained on: {self.held_out} images that are test images under another name.")
         return notes
+
+    def instead(self) -> str:
+        """Returns what is in a folder without images to train on, and where."""
+        unread = [path for path in self.unread if path.is_relative_to(self.train_root)]
+        others = f"only {_by_extension(unread)}" if unread else "none"
+        found = [others if self.train_root == self.root else f"{others} in train/"]
+        images = {"beside train/": self.outside, "in test/": self.test, "in hidden folders": self.hidden}
+        found += [f"{len(own)} images {where}" for where, own in images.items() if own]
+        return " and ".join(found)
 
 
 def find_files(config: DataConfig, split: str) -> Files:
@@ -84,53 +98,63 @@ def find_files(config: DataConfig, split: str) -> Files:
     if not root.is_dir():
         raise ConfigError(f"dataset=folder:PATH needs an existing folder. Received: {config.dataset!r}")
     train_root = root / "train" if (root / "train").is_dir() else root
-    test_files = files_below(root / "test")
-    train_files = [path for path in files_below(train_root) if not path.is_relative_to(root / "test")]
+    (test_files, own_hidden), (train_files, hidden) = _walked(root / "test"), _walked(train_root)
+    train_files = [path for path in train_files if not path.is_relative_to(root / "test")]
+    hidden = [path for folder in sorted({*own_hidden, *hidden}) for path in _walked(folder, None)[0]]
     candidates, test = ([p for p in group if _is_image(p)] for group in (train_files, test_files))
     held_out = {_identity(path) for path in test}
     train = [path for path in candidates if _identity(path) not in held_out] if test else candidates
     table = attributes_of(config.condition)
     unread = [p for p in train_files + test_files if not _is_image(p) and not p.name.startswith(".")]
     unread = [p for p in unread if table is None or p.resolve() != table.resolve()]
-    if not train and not (test and split in ("test", "")):
-        others = f"only {_by_extension(unread)}" if unread else "none"
-        raise ConfigError(
-            f"dataset=folder:PATH needs images ({', '.join(IMAGE_SUFFIXES)}) in the folder or in its "
-            f"train/. Received: {config.dataset!r}, in which there are {others}"
-        )
     known = {*candidates, *test}
     outside = [] if train_root == root else [p for p in files_below(root) if _is_image(p) and p not in known]
     if outside:  # what links within the folder lead to is used under another name
         places = {path.resolve() for path in known}
         outside = [path for path in outside if path.resolve() not in places]
-    return Files(root, train_root, train, test, unread, outside, len(candidates) - len(train))
+    hidden, held_out = [path for path in hidden if _is_image(path)], len(candidates) - len(train)
+    files = Files(root, train_root, train, test, unread, outside, hidden, held_out)
+    if not train and not (test and split in ("test", "")):
+        raise ConfigError(
+            f"dataset=folder:PATH needs images ({', '.join(IMAGE_SUFFIXES)}) in the folder or in its "
+            f"train/. Received: {config.dataset!r}, in which there are {files.instead()}"
+        )
+    return files
 
 
 def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the files of a folder and of those below it, in the order of their names."""
-    found, seen = [], set()
-    if folder.is_dir():
-        # `rglob` takes ten times as long.
-        for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-            if (place := _identity(pathlib.Path(parent))) in seen:  # links may lead in a circle
-                folders.clear()
-                continue
-            seen.add(place)
-            folders.sort()
-            found += [pathlib.Path(parent, name) for name in names]
-    return sorted((path for path in found if path.is_file()), key=lambda path: path.parts)
-
-
-def _identity(path: pathlib.Path) -> tuple[int, int]:
-    """Tells a file from others, whatever links lead to it."""
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
+    """Returns the files of a folder and of those below it that are not hidden, in the order of names."""
+    return _walked(folder)[0]
 
 
 def _refuse(error: OSError) -> None:
     raise ConfigError(
         f"dataset=folder:PATH needs folders that can be read: {error.strerror}. Received: {error.filename!r}"
     )
+
+
+def _walked(
+    folder: pathlib.Path, onerror: Callable[[OSError], None] | None = _refuse
+) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Returns what `files_below` does, and the hidden folders."""
+    found, hidden, seen = [], [], set()
+    if folder.is_dir():
+        # `rglob` takes ten times as long.
+        for parent, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
+            if (place := _identity(pathlib.Path(parent))) in seen:  # links may lead in a circle
+                folders.clear()
+                continue
+            seen.add(place)
+            hidden += [pathlib.Path(parent, name) for name in folders if name.startswith(".")]
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            found += [pathlib.Path(parent, name) for name in names]
+    return sorted((path for path in found if path.is_file()), key=lambda path: path.parts), hidden
+
+
+def _identity(path: pathlib.Path) -> tuple[int, int]:
+    """Tells a file from others, whatever links lead to it."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _is_image(path: pathlib.Path) -> bool:

@@ -192,6 +192,45 @@ def test_images_beside_train_and_test_are_counted(folder):
     assert load(folder).notes == ("Not used: 1 images that are neither in train/ nor in test/.",)
 
 
+@pytest.mark.parametrize("split", ["", "train", "test"])
+def test_images_in_hidden_folders_are_no_class_and_are_counted(tmp_path, split):
+    write_classes(tmp_path / split, {"cat": 5, "dog": 5, ".ipynb_checkpoints": 3, "cat/.thumbnails": 2})
+    if split == "test":
+        write_classes(tmp_path / "train", {"cat": 5, "dog": 5})
+    images = load(tmp_path)
+    assert images.class_names == ("cat", "dog")
+    assert not any("/." in name or name[0] == "." for split in images.names.values() for name in split)
+    assert "Not used: 5 images in hidden folders, such as .ipynb_checkpoints." in images.notes
+
+
+def test_a_data_set_may_be_a_hidden_folder(tmp_path):
+    write_classes(tmp_path / ".cache", {"a": 5, "b": 5})
+    images = load(tmp_path / ".cache")
+    assert images.class_names == ("a", "b")
+    assert not [note for note in images.notes if "hidden" in note]
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        ({"train": 0, "": 12}, "none in train/ and 12 images beside train/"),
+        (
+            {"train": 0, "other": 2, "test": 3},
+            "none in train/ and 2 images beside train/ and 3 images in test/",
+        ),
+        ({"test": 3}, "none and 3 images in test/"),
+        ({".hidden": 4}, "none and 4 images in hidden folders"),
+    ],
+)
+def test_a_folder_without_images_to_train_on_says_where_there_are_some(tmp_path, folders, message):
+    for name, count in folders.items():
+        (tmp_path / name).mkdir(exist_ok=True)
+        for k in range(count):
+            quadrants().save(tmp_path / name / f"{k}.png")
+    with pytest.raises(ConfigError, match=f"in which there are {message}$"):
+        load(tmp_path)
+
+
 # Damaged files
 
 
