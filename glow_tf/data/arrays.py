@@ -166,7 +166,11 @@ def new_array(
         check_memory_for(needed, config.dataset)
         return np.empty(shape, dtype)
     return mapped(
-        shape, dtype, config.image_cache, "decoded images, and as much again for what is kept", name
+        shape,
+        dtype,
+        config.image_cache,
+        "decoded images, and as much again for what is kept, and for test images held out",
+        name,
     )
 
 

@@ -40,8 +40,9 @@ def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageDa
 
     The files lie in a folder of the image cache that is named by the settings of the data set, its place, and
     the names, sizes and times of its files: a change of any of them makes other files. They are .npy, and
-    appear all at once when all is decoded; until then decoded images take as much room again. Pictures of a
-    folder that a process had decoded when it was killed are not decoded again.
+    appear all at once when all is decoded; until then they take twice the room, or three times where test
+    images are held out. Pictures of a folder that a process had decoded when it was killed are not decoded
+    again.
 
     Args:
       config: of the data set, with an image cache.
