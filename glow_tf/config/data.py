@@ -110,18 +110,6 @@ class DataConfig:
         if self.condition == INPUT:
             self.check_augment()
 
-    def check_outside(self, name: str, path: str | os.PathLike) -> None:
-        """Raises ConfigError if a folder that is written to lies in that of the data set.
-
-        What is written would become images of it, and a run could not go on: its data would have changed.
-        """
-        folder = folder_of(self.dataset)
-        if folder and pathlib.Path(path).resolve().is_relative_to(folder.resolve()):
-            raise ConfigError(
-                f"{name} must be outside the folder of the data, or its files would be read as images; one "
-                f"that is there can be moved. Received: {name}={str(path)!r}, dataset={self.dataset!r}"
-            )
-
     def check_augment(self) -> None:
         """Raises ConfigError if images are moved, and maps that are given with them would not be."""
         if self.augment != "none":

@@ -49,12 +49,11 @@ def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageDa
       read: decodes it into `arrays.new_array`.
 
     Raises:
-      ConfigError: as `read` does, or the cache is no folder that can be written, or is in that of the data.
+      ConfigError: as `read` does, or the cache is no folder that can be written.
       OSError: the disk is full.
     """
     cache = pathlib.Path(os.path.expanduser(config.image_cache))
     config = dataclasses.replace(config, image_cache=str(cache))
-    config.check_outside("image_cache", cache)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache).close()

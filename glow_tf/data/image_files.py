@@ -14,6 +14,8 @@ from glow_tf.errors import ConfigError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", SUFFIX)
 NO_CLASSES = "No classes"
+HIDDEN = "hidden folders and in those of runs"
+OF_PACKAGE = {"flags.cfg", "content.json", "source.txt"}  # in a workdir and in folders of an image cache
 
 
 def images_below(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -36,7 +38,8 @@ class Files:
       train, test: image files, in the order of their names.
       unread: other files among them.
       outside: images that are neither in train/ nor in test/, where there is a train/.
-      hidden: images in folders whose names begin with a dot, such as copies that a program keeps.
+      hidden: images in folders whose names begin with a dot, such as copies that a program keeps, and in
+        those that this package writes.
       held_out: how many files are left out of `train`, because they are test images under another name.
     """
 
@@ -72,8 +75,8 @@ class Files:
         if self.outside:
             notes.append(f"Not used: {len(self.outside)} images that are neither in train/ nor in test/.")
         if self.hidden:
-            folder = next(name for name in self.hidden[0].relative_to(self.root).parts if name[0] == ".")
-            notes.append(f"Not used: {len(self.hidden)} images in hidden folders, such as {folder}.")
+            folder = self.hidden[0].relative_to(self.root).parent
+            notes.append(f"Not used: {len(self.hidden)} images in {HIDDEN}, such as {folder}/.")
         if self.held_out:
             notes.append(f"Not trained on: {self.held_out} images that are test images under another name.")
         return notes
@@ -83,7 +86,7 @@ class Files:
         unread = [path for path in self.unread if path.is_relative_to(self.train_root)]
         others = f"only {_by_extension(unread)}" if unread else "none"
         found = [others if self.train_root == self.root else f"{others} in train/"]
-        images = {"beside train/": self.outside, "in test/": self.test, "in hidden folders": self.hidden}
+        images = {"beside train/": self.outside, "in test/": self.test, f"in {HIDDEN}": self.hidden}
         found += [f"{len(own)} images {where}" for where, own in images.items() if own]
         return " and ".join(found)
 
@@ -123,7 +126,7 @@ def find_files(config: DataConfig, split: str) -> Files:
 
 
 def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the files of a folder and of those below it that are not hidden, in the order of names."""
+    """Returns the files of a folder and of those below it that are not `hidden`, in the order of names."""
     return _walked(folder)[0]
 
 
@@ -145,6 +148,10 @@ def _walked(
                 folders.clear()
                 continue
             seen.add(place)
+            if OF_PACKAGE & set(names) and pathlib.Path(parent) != folder:
+                hidden.append(pathlib.Path(parent))
+                folders.clear()
+                continue
             hidden += [pathlib.Path(parent, name) for name in folders if name.startswith(".")]
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             found += [pathlib.Path(parent, name) for name in names]

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
 import pathlib
 import platform
 import tempfile
@@ -73,9 +72,6 @@ def train(
       DivergedError: training diverged, also after going back; the message says what is kept.
       KeyboardInterrupt: Ctrl-C or SIGTERM; the message says which epoch, or which step of it, is kept.
     """
-    config.data.check_outside("workdir", config.workdir)
-    if cache := config.data.image_cache:
-        config.data.check_outside("image_cache", os.path.expanduser(cache))
     group = read_process_group(config.strategy)
     if group is not None and not config.insecure_network:
         check_addresses(group)

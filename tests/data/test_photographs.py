@@ -200,7 +200,10 @@ def test_images_in_hidden_folders_are_no_class_and_are_counted(tmp_path, split):
     images = load(tmp_path)
     assert images.class_names == ("cat", "dog")
     assert not any("/." in name or name[0] == "." for split in images.names.values() for name in split)
-    assert "Not used: 5 images in hidden folders, such as .ipynb_checkpoints." in images.notes
+    assert (
+        "Not used: 5 images in hidden folders and in those of runs, such as .ipynb_checkpoints."
+        in images.notes
+    )
 
 
 def test_a_data_set_may_be_a_hidden_folder(tmp_path):
@@ -219,7 +222,7 @@ def test_a_data_set_may_be_a_hidden_folder(tmp_path):
             "none in train/ and 2 images beside train/ and 3 images in test/",
         ),
         ({"test": 3}, "none and 3 images in test/"),
-        ({".hidden": 4}, "none and 4 images in hidden folders"),
+        ({".hidden": 4}, "none and 4 images in hidden folders and in those of runs"),
     ],
 )
 def test_a_folder_without_images_to_train_on_says_where_there_are_some(tmp_path, folders, message):
