@@ -65,7 +65,7 @@ def test_what_runs_and_caches_write_below_a_folder_is_no_data(tmp_path):
         found = data.load(cached)
         np.testing.assert_array_equal(found.train, before.train)
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    assert "Not used: 3 images in hidden folders and in those of runs, such as cache" in " ".join(found.notes)
+    assert "Not used: 4 images in hidden folders and in those of runs, such as cache" in " ".join(found.notes)
 
 
 def test_a_run_that_began_in_the_folder_of_the_data_can_still_be_read(tmp_path):
