@@ -103,7 +103,7 @@ def test_strategies_are_timed_beside_their_predictions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("program", "flag", "expected"),
+    ("program", "flags", "expected"),
     [
         (
             "steps",
@@ -112,14 +112,14 @@ def test_strategies_are_timed_beside_their_predictions(tmp_path):
         ),
         (
             "strategies",
-            "--train_examples=0",
+            "--schedule=end_to_end --train_examples=0",
             "train_examples must say how long an epoch is; 20 steps are enough. Received: train_examples=0",
         ),
     ],
 )
-def test_bad_settings_are_named(program, flag, expected):
+def test_bad_settings_are_named(program, flags, expected):
     result = subprocess.run(
-        [sys.executable, "-m", f"lab.benchmarks.{program}", "--workdir=w", flag],
+        [sys.executable, "-m", f"lab.benchmarks.{program}", "--workdir=w", *flags.split()],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -212,7 +212,7 @@ def test_compile_needs_one_optimizer_per_part():
         trainer.compile([keras.optimizers.Adam()])
     with pytest.raises(ValueError, match="separate optimizer"):
         trainer.compile([keras.optimizers.Adam()] * 2)
-    with pytest.raises(ValueError, match=r"must not be negative.*Received: part_delay=0, clip_norm=-1"):
+    with pytest.raises(ValueError, match=r"must not be negative.*Received: clip_norm=-1"):
         trainer.compile([keras.optimizers.Adam(), keras.optimizers.Adam()], clip_norm=-1)
     with pytest.raises(ValueError, match=r"must name 2 devices, one per part.*Received: \('CPU:0',\)"):
         Glow(trainer.glow.config, ["CPU:0"])
