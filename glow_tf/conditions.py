@@ -54,6 +54,11 @@ def checked_condition(condition: Any, config: ModelConfig, dtype: str) -> Condit
     return of_names(tensors)
 
 
+def in_arrays(given: Any) -> Any:
+    """Returns conditions, or labels, with lists as arrays; None of None."""
+    return of_names(by_name(given))
+
+
 def some_of(condition: Any, which: Any) -> Any:
     """Returns what some examples, a slice or an array of places, are given; None of None."""
     return of_names({name: own[which] for name, own in by_name(condition).items()})

@@ -107,8 +107,7 @@ def trained_on(values: flags.FlagValues) -> bool:
     own, theirs = (folder_of(dataset) or file_of(dataset) for dataset in (values.dataset, trained))
     same = own.resolve() == theirs.resolve() if own and theirs else values.dataset == trained
     below = own / TARGET if own and values.condition == INPUT else own
-    is_whole = folder_of(values.dataset) is None or not has_test_images(below)
-    all_of_it = own is not None and is_whole  # of a file all images are taken
+    all_of_it = below is not None and not has_test_images(below)  # a file has none
     return same and (values.split in ("train", "all") or (not values.split and all_of_it))
 
 

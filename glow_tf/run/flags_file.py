@@ -75,9 +75,7 @@ def read_settings(folder: pathlib.Path) -> dict[str, str]:
 
 def read_values(folder: pathlib.Path, names: Iterable[str]) -> dict[str, Any]:
     """Returns some settings of a folder's flags.cfg, without those that cannot be read."""
-    texts = read_settings(folder)
-    kinds = {setting.name: type(setting.default) for setting in all_settings()}
-    found = {}
+    texts, kinds, found = read_settings(folder), _kinds(), {}
     for name in names:
         with contextlib.suppress(ValueError, KeyError):
             found[name] = _value(kinds[name], texts[name])
@@ -98,7 +96,7 @@ def read_config(folder: pathlib.Path) -> RunConfig:
     texts = read_settings(folder)
     if not texts:
         raise ConfigError(f"a run's workdir must have the file {NAME}. Received: {str(folder)!r}")
-    kinds = {setting.name: type(setting.default) for setting in all_settings()}
+    kinds = _kinds()
     try:
         settings = {name: _value(kinds.get(name, str), text) for name, text in texts.items()}
     except (ValueError, KeyError) as error:
@@ -138,6 +136,10 @@ def _same_rates(one: str, other: str) -> bool:
         return list(map(float, one.split(","))) == list(map(float, other.split(",")))
     except ValueError:
         return False
+
+
+def _kinds() -> dict[str, type]:
+    return {setting.name: type(setting.default) for setting in all_settings()}
 
 
 def _value(kind: type, text: str) -> Any:

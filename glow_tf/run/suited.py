@@ -27,8 +27,11 @@ def form(settings: Mapping[str, Any], given: Set[str]) -> dict[str, Any]:
     which nothing was compared.
     """
     has_bytes = settings["data"] == "bytes"
-    trains_glow = given & set(OF_A_GLOW) or not has_bytes
-    if settings["architecture"] == "glow" if "architecture" in given else trains_glow:
+    if "architecture" in given:
+        has_levels = settings["architecture"] == "levels"
+    else:
+        has_levels = has_bytes and given.isdisjoint(OF_A_GLOW)
+    if not has_levels:
         return {}
     may_equalize = has_bytes and settings["n_bits"] <= 8
     return {n: v for n, v in LEVELS.items() if n not in given and (may_equalize or n != "equalize")}

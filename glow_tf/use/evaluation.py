@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.bijector import PartOutput
 from glow_tf.bijectors.condition import Condition
-from glow_tf.conditions import by_name, of_names, some_of
+from glow_tf.conditions import in_arrays, some_of
 from glow_tf.data.batches import evaluation_batches
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
@@ -122,7 +122,7 @@ def _rows(glow: Glow, images: np.ndarray, draws: int, seed: int, condition: Cond
     """Returns the terms of every batch of every draw, each [terms, batch]; the last batch is filled up."""
     # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
     function = tf.function(functools.partial(in_streams, functools.partial(_terms, glow)), autograph=False)
-    size, given = min(BATCH, len(images)), () if condition is None else (of_names(by_name(condition)),)
+    size, given = min(BATCH, len(images)), () if condition is None else (in_arrays(condition),)
     passes = (
         batch
         for k in range(draws)

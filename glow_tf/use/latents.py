@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glow_tf.bijectors.condition import Condition
-from glow_tf.conditions import by_name, of_names, some_of
+from glow_tf.conditions import in_arrays, some_of
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
@@ -40,7 +40,7 @@ def in_batches(
     The function gets no empty batch, at which TensorFlow's fused convolutions fail; no values give `empty`,
     [0, …]. Its `condition` is what the model is given with each value.
     """
-    condition = of_names(by_name(condition))  # lists become arrays once, and not for each batch
+    condition = in_arrays(condition)  # once, and not for each batch
     places = [slice(start, start + size) for start in range(0, len(values), size)]
     results = [
         np.asarray(function(values[place], condition=some_of(condition, place)))
@@ -124,7 +124,7 @@ def draw_checked(
     """
     check_given(model, condition, num)
     check_memory(num * model.dimensions * np.dtype(model.data_dtype).itemsize, f"{num} images", "draw fewer")
-    labels, condition = (of_names(by_name(own)) for own in (labels, condition))
+    labels, condition = map(in_arrays, (labels, condition))
     starts = range(0, num, BATCH)
     images, limited = [], 0
     for k, start in enumerate(with_progress(starts, len(starts), f"Drawing, batches of {BATCH}")):
