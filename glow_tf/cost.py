@@ -12,7 +12,6 @@ BOTH_WAYS = 3  # forward and backward passes of a part, in forward passes; one m
 def relative_cost(
     layouts: Sequence[PartLayout],
     trained: Sequence[int],
-    end_to_end: bool = False,
     *,
     first: int = 0,
     reversible: bool = False,
@@ -27,13 +26,10 @@ def relative_cost(
     Args:
       layouts: the parts.
       trained: the parts through which gradients run.
-      end_to_end: gradients cross the cuts, so everything runs both ways.
       first: the first part that runs; a cache holds the output of the parts before it.
       reversible: whether activations are recomputed.
       scored: those of the trained parts whose own objective is minimised; None: all of them.
     """
-    if end_to_end:
-        return 1.0
     both = BOTH_WAYS + reversible
     forward = sum(p.forward_macs for p in layouts[first : max(trained) + 1])
     backward = (both - 1) * sum(layouts[k].forward_macs for k in trained)
@@ -44,9 +40,8 @@ def relative_cost(
 def crossing_bytes(
     layouts: Sequence[PartLayout],
     last: int,
-    end_to_end: bool = False,
     *,
-    crossed: Sequence[int] | None = None,
+    crossed: Sequence[int] = (),
     cached: bool = False,
     float_bytes: int = FLOAT_BYTES,
 ) -> tuple[int, int]:
@@ -55,14 +50,13 @@ def crossing_bytes(
     Args:
       layouts: the parts.
       last: index (from 0) of the last part that is evaluated.
-      end_to_end: gradients go back across the cuts; the log-likelihood, a float per image, is counted too.
-      crossed: the cuts that gradients go back across, from 1; None: all of them, or none.
+      crossed: the cuts that gradients go back across, from 1; that of the log-likelihood, a float per image,
+        is counted too.
       cached: a cache holds the outputs of the parts before the trained one, so nothing crosses a cut.
       float_bytes: size of one number.
     """
     values = [float_bytes * p.crossing_values for p in layouts[:last]]  # of the cuts, in order
-    back = (range(1, last + 1) if end_to_end else ()) if crossed is None else crossed
-    return 0 if cached else sum(values), sum(values[k - 1] for k in back)
+    return 0 if cached else sum(values), sum(values[k - 1] for k in crossed)
 
 
 def weight_bytes(layouts: Sequence[PartLayout], heads: bool = True) -> float:

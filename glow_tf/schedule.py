@@ -272,7 +272,6 @@ def epoch_costs(
             relative_cost(
                 layouts,
                 [k for group in phase.groups for k in group],
-                phase.kind == "end_to_end",
                 first=first,
                 reversible=reversible,
                 scored=phase.ends,

@@ -126,7 +126,7 @@ def test_squeezes_and_splits_stay_with_the_steps_they_belong_to():
 def test_traffic_goes_back_only_end_to_end():
     layouts = _layouts("across_block:3")
     h1, h2 = 4 * (16 * 16 * 12 + 1), 4 * (8 * 8 * 24 + 1)
-    assert cost.crossing_bytes(layouts, last=2, end_to_end=True) == (h1 + h2, h1 + h2)
+    assert cost.crossing_bytes(layouts, last=2, crossed=(1, 2)) == (h1 + h2, h1 + h2)
     assert cost.crossing_bytes(layouts, last=2) == (h1 + h2, 0)
     assert cost.crossing_bytes(layouts, last=1) == (h1, 0)
     assert cost.crossing_bytes(layouts, last=0) == (0, 0)

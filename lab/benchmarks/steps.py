@@ -26,11 +26,11 @@ from absl import flags, logging
 from glow_tf.commands import cli, run_flags
 from glow_tf.commands.parsing import parse
 from glow_tf.config import PRECISIONS, RunConfig, all_settings
-from glow_tf.cost import relative_cost
 from glow_tf.errors import ConfigError
 from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.run import tables
 from glow_tf.run.flags_file import as_flags
+from glow_tf.schedule import epoch_costs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,7 +169,7 @@ def _predictions(config: RunConfig, timed: Timed, seconds: Seconds) -> tuple[str
     phase, layouts = timed.phase, part_layouts(config.model)
     if phase is None:
         return "", ""
-    predicted = f"{relative_cost(layouts, phase.active, phase.end_to_end):.3f}"
+    predicted = f"{epoch_costs(layouts, [phase])[0]:.3f}"
     blocks: dict[int, list[float]] = {}
     for other, t in seconds.items():
         if other.block and other.precision == timed.precision:

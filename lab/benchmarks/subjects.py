@@ -10,10 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import Glow, Phase, RunConfig, data, export
-from glow_tf.cost import BOTH_WAYS, relative_cost
+from glow_tf.cost import BOTH_WAYS
 from glow_tf.internals import function_kept_whole
 from glow_tf.partition import Element, PartLayout, part_layouts
 from glow_tf.pieces import active_streams
+from glow_tf.schedule import epoch_costs
 from glow_tf.training.trainer import PartsTrainer
 from lab.planning.calibrate import Timed, every_phase, make_trainer, repeated, timed_blocks
 
@@ -61,8 +62,8 @@ def _timed_steps(config: RunConfig, trainer: PartsTrainer, images: np.ndarray, p
         Timed("step", precision, step(first), whole, phase=first),
         Timed("step in fit", precision, lambda count: _in_fit(trainer, batches, count), whole),
         *[
-            Timed(str(p), precision, step(p), whole * relative_cost(layouts, p.active, p.end_to_end), phase=p)
-            for p in others
+            Timed(str(p), precision, step(p), whole * cost, phase=p)
+            for p, cost in zip(others, epoch_costs(layouts, others), strict=True)
         ],
     ]
 

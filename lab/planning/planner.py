@@ -139,7 +139,7 @@ class Planner:
             else:
                 end = max(end, start + own + rest)
             start += forward + sent
-        moved = sum(crossing_bytes(layouts, phase.last, phase.end_to_end)) * self.batch_size
+        moved = sum(crossing_bytes(layouts, phase.last, crossed=phase.crossed)) * self.batch_size
         limit = "link" if (2 if phase.end_to_end else 1) * waiting > end / 2 else "parts in turn"
         return Forecast(end, self._held(layouts, phase), moved, limit)
 

@@ -51,7 +51,7 @@ def test_a_head_costs_its_forward_and_backward_pass_where_its_part_is_trained():
     for trained in ([0], [1], [2], [0, 1, 2]):
         heads = sum(layouts[k].head_macs for k in trained) / whole
         assert relative_cost(layouts, trained) == pytest.approx(relative_cost(plain, trained) + heads)
-    assert relative_cost(layouts, [0, 1, 2], end_to_end=True) == 1
+    assert relative_cost(layouts, [0, 1, 2], scored=[2]) == 1
 
 
 def test_balanced_parts_count_their_heads():
