@@ -26,16 +26,6 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
 LARGE, MOST_PIXELS = 25_000_000, 90_000_000
 ONE_LARGE = threading.Lock()
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
-# Orientation → whether to mirror, and then how many quarters to turn clockwise.
-QUARTERS = {
-    2: (True, 0),
-    3: (False, 2),
-    4: (True, 2),
-    5: (True, 3),
-    6: (False, 1),
-    7: (True, 1),
-    8: (False, 3),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +93,8 @@ def read_size(path: pathlib.Path) -> tuple[int, int] | None:
 
 def _decode(image: Image.Image, size: int, dtype: str) -> Picture:
     """Reads the pixels of an opened picture, upright."""
+    from PIL import ImageOps
+
     if size:
         image.draft(None, (DRAFT_OVERSAMPLING * size,) * 2)  # does nothing but to JPEG
     count = image.width * image.height
@@ -114,12 +106,12 @@ def _decode(image: Image.Image, size: int, dtype: str) -> Picture:
     orientation = _orientation(image)
     with ONE_LARGE if count > LARGE else contextlib.nullcontext():
         image.load()
+        if image.format != "TIFF":  # which PIL itself turns upright while it loads it
+            with contextlib.suppress(Exception):  # damaged EXIF data; the picture itself may be whole
+                ImageOps.exif_transpose(image, in_place=True)
         top = int(image.convert("I").getextrema()[1]) if image.mode.startswith("I") else 0
         least = DRAFT_OVERSAMPLING * size if count > LARGE else 0
         pixels = _pixels(image, least) if dtype == "uint8" else _pixels_as_they_are(image, dtype)
-    # PIL itself turns a TIFF upright while it loads it.
-    if orientation > 1 and image.format != "TIFF":
-        pixels = _turned(pixels, orientation)
     return Picture(pixels, turned=orientation > 1, top=top)
 
 
@@ -130,12 +122,6 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # damaged EXIF data; the picture itself may be whole
         return 1
     return found if found in range(1, 9) else 1
-
-
-def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Returns pixels [H, W, C] upright: mirrored, then turned clockwise, as their orientation says."""
-    mirrored, quarters = QUARTERS[orientation]
-    return np.rot90(pixels[:, ::-1] if mirrored else pixels, -quarters)
 
 
 def _pixels(image: Image.Image, least: int) -> np.ndarray:
