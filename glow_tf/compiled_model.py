@@ -143,8 +143,7 @@ class TrainedModel:
         Raises:
           ConfigError: labels are not classes of the model, or there are not num of them.
         """
-        endpoints = "sample", "sample_label"
-        return self._drawn(endpoints, num, labels, condition, temperature=temperature, seed=seed)
+        return self.sample_checked(num, temperature, seed, labels, condition)["images"]
 
     def sample_checked(
         self,
@@ -159,18 +158,11 @@ class TrainedModel:
         `limited` says whether activations were clipped to keep them finite, see `ActivationLimit`. Such an
         image says little about the model.
         """
-        endpoints = "sample_checked", "sample_label_checked"
-        return self._drawn(endpoints, num, labels, condition, temperature=temperature, seed=seed)
-
-    def _drawn(
-        self, endpoints: tuple[str, str], num: Any, labels: Any, condition: Condition, **how: Any
-    ) -> Any:
-        """Calls the first endpoint, or the second if there are labels."""
-        num = num_of_request(num, condition)
+        num, how = num_of_request(num, condition), {"temperature": temperature, "seed": seed}
         labels = labels_of_request(num, labels, self.classes)
         if labels is None:
-            return self._call(endpoints[0], condition, num=num, **how)
-        return self._call(endpoints[1], condition, labels=labels, **how)
+            return self._call("sample_checked", condition, num=num, **how)
+        return self._call("sample_label_checked", condition, labels=labels, **how)
 
     def checked(self, images: tf.Tensor) -> tf.Tensor:
         """Checks images and converts them to a tensor [B, H, W, C]; see `checked_images`."""

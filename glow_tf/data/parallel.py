@@ -15,17 +15,12 @@ R = TypeVar("R")
 MAX_THREADS = 16  # each may hold a whole decoded photograph
 
 
-def in_parallel(function: Callable[[T], R], items: Iterable[T], threads: int = 0) -> Iterator[R]:
-    """Yields `function(item)` for every item, in the order of the items.
+def in_parallel(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yields `function(item)` for every item, in the order of the items; `usual_threads` call it.
 
     At most two results per thread wait to be taken, so that memory stays bounded.
-
-    Args:
-      function: may be called by several threads at the same time.
-      items: its arguments.
-      threads: 0 is one per core, at most 16.
     """
-    threads = threads or usual_threads()
+    threads = usual_threads()
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     waiting: collections.deque[concurrent.futures.Future[R]] = collections.deque()
     try:

@@ -413,7 +413,8 @@ def test_the_number_of_threads_changes_nothing(folder, rng, monkeypatch):
     assert (one.names, one.notes) == (many.names, many.notes)
 
 
-def test_threads_work_at_the_same_time_in_order_and_not_far_ahead():
+def test_threads_work_at_the_same_time_in_order_and_not_far_ahead(monkeypatch):
+    monkeypatch.setattr("glow_tf.data.parallel.usual_threads", lambda: 3)
     together = threading.Barrier(3, timeout=10)
     started = []
 
@@ -423,7 +424,7 @@ def test_threads_work_at_the_same_time_in_order_and_not_far_ahead():
             together.wait()
         return item
 
-    results = in_parallel(work, itertools.count(), threads=3)
+    results = in_parallel(work, itertools.count())
     assert [next(results) for _ in range(20)] == list(range(20))
     assert len(started) <= 20 + 2 * 3 + 1
     results.close()
