@@ -79,7 +79,9 @@ class Equalize(Dequantize):
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
         level = tf.clip_by_value(tf.floor(x), 0, self.bins - 1)
-        room, start = self._of_levels(tf.cast(level, tf.int32), *self._tables())
+        # Of a NaN, which makes its image's density one, the cast may be any integer.
+        place = tf.clip_by_value(tf.cast(level, tf.int32), 0, self.bins - 1)
+        room, start = self._of_levels(place, *self._tables())
         return start + (x - level) * room - 0.5, tf.reduce_sum(tf.math.log(room), axis=[1, 2, 3])
 
     def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.conditions import check_conditions, in_arrays
 from glow_tf.data.batches import (
     Epochs,
     evaluation_batches,
@@ -197,12 +198,8 @@ def _last_of_array(glow: Glow, x: Any, y: Any, *, trains: bool) -> dict[str, Any
         of_each["labels"] = checked_labels(of_each["labels"], glow.classes, len(x)).numpy()
     if "condition" in of_each:
         glow.checked_condition(of_each["condition"])
-        of_each["condition"] = tf.nest.map_structure(np.asarray, of_each["condition"])
-        lengths = {len(own) for own in tf.nest.flatten(of_each["condition"])}
-        if lengths != {len(x)}:
-            raise ConfigError(
-                f"there must be a condition for each of the {len(x)} images. Received: {sorted(lengths)}"
-            )
+        of_each["condition"] = tf.nest.map_structure(np.asarray, in_arrays(of_each["condition"]))
+        check_conditions(of_each["condition"], len(x))
     return of_each
 
 

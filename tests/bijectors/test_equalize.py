@@ -91,6 +91,12 @@ def test_a_model_with_it_decodes_what_it_encodes(settings, eager):
     np.testing.assert_allclose(log_det, -inverse_log_det, rtol=1e-4)
 
 
+def test_a_value_that_is_not_a_number_spoils_its_own_image_alone():
+    layer = Equalize(n_bits=2)
+    x = np.array([0.5, np.nan], np.float32).reshape(2, 1, 1, 1)
+    np.testing.assert_array_equal(np.isnan(layer(x)[0]).ravel(), [False, True])
+
+
 def test_it_is_saved_and_loaded(tmp_path):
     glow = Glow(ModelConfig((8, 8, 1), num_blocks=1, flow_steps=2, width=4, equalize=0.5), name="glow")
     glow.initialize(drawing())
