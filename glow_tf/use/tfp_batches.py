@@ -11,6 +11,7 @@ from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.tracing import functions_inlined
 from glow_tf.conditions import by_name, of_names
 from glow_tf.glow import Glow
+from glow_tf.pieces import filled_if_empty
 
 
 class Given:
@@ -178,4 +179,6 @@ def batched(
 
     with functions_inlined():  # so that XLA can differentiate the view within a loop
         own = () if given is None else (given.flat(shape[:-ndims]),)
-        return [unflattened(result) for result in function(flat, *own)]
+        size = tf.shape(flat)[0]
+        results = function(*filled_if_empty(flat, *own))
+        return [unflattened(None if result is None else result[:size]) for result in results]

@@ -100,6 +100,14 @@ def test_any_number_of_batch_dimensions(two_blocks, rng, batch):
     assert density.sample(batch, seed=(0, 1)).shape == (*batch, 8, 8, 1)
 
 
+def test_empty_batches_of_single_precision(plain):
+    density = glow_tf.as_distribution(plain)
+    empty = tf.zeros((2, 0, *plain.image_shape))
+    assert density.log_prob(empty).shape == (2, 0)
+    assert graph(density.log_prob, tf.TensorSpec((None, None, *plain.image_shape)))(empty).shape == (2, 0)
+    assert density.sample(0, seed=1).shape == (0, *plain.image_shape)
+
+
 def test_the_log_determinant_is_that_of_the_jacobian(glow, values):
     view = glow_tf.as_tfp_bijector(glow)
     v = values[0]
