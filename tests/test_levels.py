@@ -9,6 +9,7 @@ import tensorflow as tf
 from small import eagerly, objectives, only_endpoints, perturb, small_levels
 
 from glow_tf import ConfigError, Glow, ModelConfig, PartsTrainer, TrainConfig, export, load
+from glow_tf.bijectors import FlowSplit
 from glow_tf.endpoints import ActivationLimit
 from glow_tf.partition import part_layouts
 from glow_tf.run.callbacks import bits_of_levels
@@ -71,6 +72,11 @@ def test_any_size_that_halves_will_do(shape, blocks, eager):
     perturb(glow)
     np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
     assert np.isfinite(glow.bits_per_dim(images)).all()
+
+
+def test_nothing_is_scored_to_initialise(images, monkeypatch):
+    monkeypatch.setattr(FlowSplit, "whiten", None)
+    small_levels().initialize(images)
 
 
 def test_the_log_likelihood_is_that_of_the_whole_jacobian(perturbed, images):

@@ -104,12 +104,9 @@ class FlowSplit(FactorsOut):
         z, of_flow = self.flow.inverse_and_log_det(u, features)
         return z, of_flow + of_prior
 
-    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        self.ensure_built(x)
-        h, z = self._cut(x)
+    def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> None:
         features = self.features.initialize(self._seen(h, condition))
         self.flow.initialize(z, features)
-        return self.forward(x, condition)
 
     def log_scales_in_part(
         self, x: tf.Tensor, condition: Condition = None

@@ -50,6 +50,13 @@ class FactorsOut(Bijector):
         """Returns the z of `colour`; a subclass whose map has steps has `bound` change their results."""
         return self.colour(h, eps, condition)[0]
 
+    def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> None:
+        """Sets what `whiten` learns from the first batch; by default, nothing does."""
+
+    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        self.initialize_in_part(x, condition)
+        return self.forward(x, condition)
+
     def factor_out(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns h [B, H, W, kept], eps [B, H, W, C − kept] and log p(z | h) [B] in nats."""
         h, eps, log_det = self._apart(x, condition)
@@ -83,8 +90,10 @@ class FactorsOut(Bijector):
         return bound(tf.concat([h, z], axis=-1)), latents[:-1]
 
     def initialize_in_part(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        self.initialize(x, condition)
-        return self._cut(x)[0]
+        self.ensure_built(x)
+        h, z = self._cut(x)
+        self.initialize_whitening(h, z, condition)
+        return h
 
     @property
     def fixed_in_part(self) -> bool:

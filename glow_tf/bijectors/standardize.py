@@ -54,9 +54,7 @@ class Standardize(Bijector):
 
     def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         self.ensure_built(x)
-        values = tf.cast(x, tf.float64)
-        mean = tf.reduce_mean(values, axis=[0, 1, 2])
-        self.initialize_from(mean, tf.math.reduce_std(values, axis=[0, 1, 2]))
+        self.adapt(np.asarray(x))
         return self.forward(x)
 
     def initialize_from(self, mean: tf.Tensor | np.ndarray, deviation: tf.Tensor | np.ndarray) -> None:
