@@ -37,8 +37,6 @@ def checked_condition(condition: Any, config: ModelConfig, dtype: str) -> Condit
     if it is missing, has another shape, is not finite, or the model is given nothing.
     """
     shapes = config.condition_shapes
-    if condition is None and not shapes:
-        return None
     given = by_name(condition)
     fits = given.keys() == shapes.keys()
     found = {name: tf.convert_to_tensor(value) for name, value in given.items()} if fits else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -22,10 +22,10 @@ from glow_tf.likelihood import bits_per_dim, nats
 from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.parts import Part
 from glow_tf.pieces import in_streams
-from glow_tf.use.latents import seed_of
+from glow_tf.use.latents import batch_of, seed_of
 from glow_tf.use.models import TrainedModel, check_given
 
-BATCH = 256
+BATCH = 256  # of sides up to 32; see `batch_of`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +61,7 @@ class Evaluation:
         https://arxiv.org/abs/1509.00519).
         """
         nll = nats(self.draws.astype(np.float64), [self.dimensions])
-        lowest = nll.min(axis=0)
-        return bits_per_dim(lowest - np.log(np.mean(np.exp(lowest - nll), axis=0)), [self.dimensions])
+        return bits_per_dim(np.log(len(nll)) - np.logaddexp.reduce(-nll, axis=0), [self.dimensions])
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
@@ -96,13 +95,15 @@ def evaluate(
             f"evaluate needs one image and one draw or more. Received: {len(images)} images, {draws=}"
         )
     check_given(glow, condition, len(images))
-    steps = -(-len(images) // BATCH)
     if not isinstance(glow, Glow):
-        return _of_export(glow, images, draws, seed, condition)
+        log_probs = _log_probs(glow.log_prob, "Evaluating", images, draws, seed, condition)
+        of_draws = np.asarray(bits_per_dim(-log_probs, glow.image_shape)).reshape(draws, len(images))
+        return Evaluation(of_draws, {}, {}, glow.dimensions)
     glow.checked(images)
     pieces = _pieces(glow)
     totals, sums = [], np.zeros((1 + 2 * len(pieces), len(images)))
     rows = _rows(glow, images, draws, seed, condition)
+    steps = len(rows) // draws
     for k in range(draws):
         found = np.concatenate(rows[k * steps : (k + 1) * steps], axis=1)[:, : len(images)]
         sums += found
@@ -121,31 +122,38 @@ def evaluate(
 def _rows(glow: Glow, images: np.ndarray, draws: int, seed: int, condition: Condition) -> list[np.ndarray]:
     """Returns the terms of every batch of every draw, each [terms, batch]; the last batch is filled up."""
     # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
-    function = tf.function(functools.partial(in_streams, functools.partial(_terms, glow)), autograph=False)
-    size, given = min(BATCH, len(images)), () if condition is None else (in_arrays(condition),)
+    function = tf.function(functools.partial(in_streams, functools.partial(terms, glow)), autograph=False)
+    size, given = min(batch_of(glow.image_shape, BATCH), len(images)), ()
+    if condition is not None:
+        given = (in_arrays(condition),)
     passes = (
         batch
         for k in range(draws)
         for batch in evaluation_batches(images, size, seed_of(seed, k), others=given)
     )
-    steps = -(-len(images) // BATCH) * draws
+    steps = -(-len(images) // size) * draws
     return [
         np.stack(function(glow.dequantized(batch, noise), *map(glow.checked_condition, own)))
-        for batch, noise, _, *own in with_progress(passes, steps, f"Evaluating, batches of {BATCH}")
+        for batch, noise, _, *own in with_progress(passes, steps, f"Evaluating, batches of {size}")
     ]
 
 
-def _of_export(
-    model: TrainedModel, images: np.ndarray, draws: int, seed: int, condition: Condition
-) -> Evaluation:
-    starts = range(0, len(images), BATCH)
-    places = [slice(start, start + BATCH) for _ in range(draws) for start in starts]
+def _log_probs(
+    function: Callable[..., tf.Tensor],
+    task: str,
+    images: np.ndarray,
+    draws: int,
+    seed: int,
+    condition: Condition,
+) -> np.ndarray:
+    """Returns what a model's function of (images, seed, condition) gives for all images, draw by draw."""
+    size, condition = batch_of(images.shape[1:], BATCH), in_arrays(condition)
+    places = [slice(start, start + size) for _ in range(draws) for start in range(0, len(images), size)]
     found = [
-        np.asarray(model.log_prob(images[place], seed_of(seed, k), some_of(condition, place)))
-        for k, place in enumerate(with_progress(places, len(places), f"Evaluating, batches of {BATCH}"))
+        np.asarray(function(images[place], seed_of(seed, k), some_of(condition, place)), np.float64)
+        for k, place in enumerate(with_progress(places, len(places), f"{task}, batches of {size}"))
     ]
-    log_probs = np.concatenate(found).reshape(draws, len(images)).astype(np.float64)
-    return Evaluation(np.asarray(bits_per_dim(-log_probs, model.image_shape)), {}, {}, model.dimensions)
+    return np.concatenate(found)
 
 
 def by_class(
@@ -166,12 +174,8 @@ def label_bits(
     """
     require_classes("label_bits", model.classes)
     check_given(model, condition, len(images))
-    places = [slice(start, start + BATCH) for start in range(0, len(images), BATCH)]
-    rows = [
-        np.asarray(model.label_log_probs(images[place], seed_of(seed, k), some_of(condition, place)))
-        for k, place in enumerate(with_progress(places, len(places), f"Labels, batches of {BATCH}"))
-    ]
-    return bits_per_dim(-np.concatenate(rows), model.image_shape)
+    log_probs = _log_probs(model.label_log_probs, "Labels", images, 1, seed, condition)
+    return bits_per_dim(-log_probs, model.image_shape)
 
 
 def labels_of(model: TrainedModel, names: Sequence[str]) -> np.ndarray:
@@ -196,7 +200,7 @@ def _pieces(glow: Glow) -> list[tuple[int, int]]:
     return [(block, k) for k, own in of_parts for block in dict.fromkeys(_blocks(*own))]
 
 
-def _terms(glow: Glow, v: tf.Tensor, condition: Condition = None) -> list[tf.Tensor]:
+def terms(glow: Glow, v: tf.Tensor, condition: Condition = None) -> list[tf.Tensor]:
     """Returns the terms of minus the log-likelihood of v [B, H, W, C], [B] each, bits per dimension."""
     h, log_det = glow.dequantize.forward_and_log_det(v)
     found = [log_det]

@@ -208,7 +208,7 @@ def _check_scored(good: Features) -> None:
 
 def _halves(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns which of the good images define what is usual, and which ones new scores are compared with."""
-    order = np.random.default_rng(seed).permutation(count)
+    order = np.random.default_rng(seed % 2**32).permutation(count)
     return order[: count // 2], order[count // 2 :]
 
 

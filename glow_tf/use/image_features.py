@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
 
 import numpy as np
@@ -14,6 +13,7 @@ from glow_tf.compiled_model import require_pictures
 from glow_tf.data.parallel import in_parallel
 from glow_tf.glow import Glow
 from glow_tf.likelihood import bits_per_dim, standard_normal_log_prob
+from glow_tf.use.evaluation import terms
 from glow_tf.use.latents import in_batches
 from glow_tf.use.models import TrainedModel, check_given
 
@@ -59,38 +59,36 @@ def features(
 ) -> Features:
     """Computes the features of images uint8 [N, H, W, C], given a condition [N, …] if the model needs one.
 
-    The bits of levels take another pass through the model; without `levels` they are left out.
+    Without `levels`, the bits of levels are left out, and those of the image may be had faster.
 
     ConfigError if the model's data are no pictures, whose size in a file could be told.
     """
     require_pictures("scoring by the size of a file", model)
     check_given(model, condition, len(images))
 
+    levels = levels and isinstance(model, Glow) and model.config.has_levels
+
     def of_model(batch: np.ndarray, condition: Condition) -> np.ndarray:
         eps = tf.cast(model.encode(batch, condition=condition), tf.float64)
         latent = bits_per_dim(-standard_normal_log_prob(eps), [model.dimensions])
-        return np.stack(
-            [np.asarray(model.score(batch, condition)["bits_per_dim"], np.float64), latent], axis=1
-        )
+        if levels:
+            bits = _bits_of_levels(model, batch, condition)
+        else:
+            bits = [model.score(batch, condition)["bits_per_dim"]]
+        return np.stack([latent, *bits], axis=1, dtype=np.float64)
 
-    found = in_batches(of_model, images, "Scoring", np.empty((0, 2)), condition)
+    empty = np.empty((0, 1 + (len(model.parts) if levels else 1)))
+    found = in_batches(of_model, images, "Scoring", empty, condition)
     codec = np.fromiter(in_parallel(codec_bits, list(images)), np.float64, len(images))
-    of_levels = None
-    if levels and isinstance(model, Glow) and model.config.has_levels:
-        bits = functools.partial(_bits_of_levels, model)
-        of_levels = in_batches(bits, images, "Scoring levels", np.empty((0, len(model.parts))), condition)
-    return Features(found[:, 0], found[:, 1], codec, of_levels)
+    latent, of_parts = found[:, 0], found[:, 1:]
+    return Features(of_parts.sum(axis=1), latent, codec, of_parts if levels else None)
 
 
-def _bits_of_levels(glow: Glow, images: np.ndarray, condition: Condition) -> np.ndarray:
-    passage = glow.enter(images, tf.fill(images.shape, tf.constant(0.5, glow.compute_dtype)))
-    passage = passage._replace(condition=glow.checked_condition(condition))
-    nats = [tf.zeros_like(passage.log_likelihood)]  # dequantisation counts as of part 1
-    for _ in glow.parts:
-        passage, _ = glow.through_next_part(passage)
-        nats.append(-passage.log_likelihood)
-    nats[-1] = passage.truncated[-1]  # the last part's output is scored, too
-    return bits_per_dim(np.diff(np.stack(nats, axis=1), axis=1), [glow.dimensions])
+def _bits_of_levels(glow: Glow, images: np.ndarray, condition: Condition) -> list[np.ndarray]:
+    v, given = glow.dequantized(images, noise=0.5), glow.checked_condition(condition)
+    first, *others = map(np.asarray, terms(glow, v, given))
+    bits = list(map(np.add, others[::2], others[1::2]))  # of flow steps, and of latents
+    return [bits[0] + first, *bits[1:]]  # dequantisation counts as of part 1
 
 
 def codec_bits(image: np.ndarray) -> float:

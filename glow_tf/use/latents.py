@@ -14,7 +14,8 @@ from glow_tf.glow import Glow
 from glow_tf.memory import check_memory
 from glow_tf.use.models import TrainedModel, check_given
 
-BATCH = 250  # images that a model takes at a time
+BATCH = 250  # images that a model takes at a time, of sides up to 32
+PIXELS = 2**18  # at most, of all images of a batch; but a batch has one image at least
 COPIES = 4  # of latents, while batches are joined and a file is made of them
 
 
@@ -24,7 +25,13 @@ def seed_of(seed: int, place: int) -> int:
     The first has the seed itself, so that one batch alone is what the seed draws. Those of the others share
     nothing with the batches of another seed, such as the next one.
     """
-    return seed if place == 0 else int(np.random.SeedSequence([seed, place]).generate_state(1)[0] >> 1)
+    own = [seed % 2**32, place]  # NumPy takes no negative seed
+    return seed if place == 0 else int(np.random.SeedSequence(own).generate_state(1)[0] >> 1)
+
+
+def batch_of(image_shape: Sequence[int], most: int = 0) -> int:
+    """Returns how many images (H, W, C) a model takes at a time: `most`, or `BATCH`; fewer if large."""
+    return max(1, min(most or BATCH, PIXELS // math.prod(image_shape[:2])))
 
 
 def in_batches(
@@ -33,14 +40,16 @@ def in_batches(
     task: str,
     empty: np.ndarray,
     condition: Condition = None,
-    size: int = BATCH,
+    size: int = 0,
 ) -> np.ndarray:
     """Applies a function to values [N, …], `size` at a time, with a line that says how far the task is.
 
-    The function gets no empty batch, at which TensorFlow's fused convolutions fail; no values give `empty`,
-    [0, …]. Its `condition` is what the model is given with each value.
+    Without a size, values are images, and it is that of `batch_of`. The function gets no empty batch, at
+    which TensorFlow's fused convolutions fail; no values give `empty`, [0, …]. Its `condition` is what the
+    model is given with each value.
     """
     condition = in_arrays(condition)  # once, and not for each batch
+    size = size or batch_of(values.shape[1:])
     places = [slice(start, start + size) for start in range(0, len(values), size)]
     results = [
         np.asarray(function(values[place], condition=some_of(condition, place)))
@@ -69,7 +78,8 @@ def decode(model: TrainedModel, eps: np.ndarray, condition: Condition = None) ->
     """
     check_given(model, condition, len(eps))
     empty = np.empty((0, *model.image_shape), model.data_dtype)
-    return in_batches(model.decode, checked_latents(model, eps), "Decoding", empty, condition)
+    size = batch_of(model.image_shape)
+    return in_batches(model.decode, checked_latents(model, eps), "Decoding", empty, condition, size)
 
 
 def checked_latents(model: TrainedModel, eps: Any) -> np.ndarray:
@@ -109,7 +119,7 @@ def draw_checked(
     labels: np.ndarray | None = None,
     condition: Condition = None,
 ) -> Drawn:
-    """Draws images, `BATCH` at a time, and counts those that had to be kept finite.
+    """Draws images, as many at a time as `batch_of` says, and counts those that had to be kept finite.
 
     Args:
       model: to draw from.
@@ -120,16 +130,19 @@ def draw_checked(
       condition: what each image is drawn given, an array [num, …] or a dictionary of them.
 
     Raises:
-      ConfigError: the images do not fit into memory, or the condition does not fit the model.
+      ConfigError: the images do not fit into memory, the condition does not fit the model, or num is below 1.
     """
     check_given(model, condition, num)
     check_memory(num * model.dimensions * np.dtype(model.data_dtype).itemsize, f"{num} images", "draw fewer")
+    if num < 1:
+        raise ConfigError(f"num must be a positive number of images. Received: num={num}")
     labels, condition = map(in_arrays, (labels, condition))
-    starts = range(0, num, BATCH)
+    size = batch_of(model.image_shape)
+    starts = range(0, num, size)
     images, limited = [], 0
-    for k, start in enumerate(with_progress(starts, len(starts), f"Drawing, batches of {BATCH}")):
-        of, given = (some_of(own, slice(start, start + BATCH)) for own in (labels, condition))
-        count = min(BATCH, num - start)
+    for k, start in enumerate(with_progress(starts, len(starts), f"Drawing, batches of {size}")):
+        of, given = (some_of(own, slice(start, start + size)) for own in (labels, condition))
+        count = min(size, num - start)
         found = model.sample_checked(count, temperature, seed_of(seed, k), of, condition=given)
         images.append(np.asarray(found["images"]))
         limited += int(np.sum(found["limited"]))
@@ -141,15 +154,21 @@ def interpolate(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
 
     The way turns from the first direction to the other, and its length changes evenly. A straight line would
     pass nearer to the origin, where images are blurred: latents of D dimensions have lengths of about √D.
+    Between opposite directions no turn is the shortest one, and the way is straight.
     """
     weights = np.linspace(0, 1, steps)[:, None]
-    lengths = [np.linalg.norm(eps, axis=1, keepdims=True) for eps in (start, end)]
-    units = [eps / np.maximum(length, 1e-12) for eps, length in zip((start, end), lengths, strict=True)]
-    angle = np.arccos(np.clip(np.sum(units[0] * units[1], axis=1), -1, 1))[:, None, None]
-    turned = np.sin((1 - weights) * angle) * units[0][:, None] + np.sin(weights * angle) * units[1][:, None]
-    straight = (1 - weights) * units[0][:, None] + weights * units[1][:, None]
-    directions = np.where(angle > 1e-3, turned / np.maximum(np.sin(angle), 1e-12), straight)
-    between = directions * ((1 - weights) * lengths[0][:, None] + weights * lengths[1][:, None])
+    ends = [eps[:, None].astype(np.float64) for eps in (start, end)]
+    lengths = [np.linalg.norm(eps, axis=2, keepdims=True) for eps in ends]
+    # The origin has no direction: the way to it keeps that of the other end.
+    own = [np.where(lengths[k] > 0, ends[k], ends[1 - k]) for k in range(2)]
+    units = [eps / np.maximum(np.linalg.norm(eps, axis=2, keepdims=True), 1e-12) for eps in own]
+    angle = np.arccos(np.clip(np.sum(units[0] * units[1], axis=2, keepdims=True), -1, 1))
+    turned = np.sin((1 - weights) * angle) * units[0] + np.sin(weights * angle) * units[1]
+    straight = (1 - weights) * units[0] + weights * units[1]
+    turns = np.sin(angle) > 1e-3
+    directions = np.where(turns, turned / np.where(turns, np.sin(angle), 1), straight)
+    between = directions * ((1 - weights) * lengths[0] + weights * lengths[1])
+    between = between.astype(np.result_type(start, np.float32))
     between[:, 0], between[:, -1] = start, end
     return between
 
@@ -170,7 +189,7 @@ def without_finest(
     What replaces them is drawn from the seed at the temperature; 0 is each one's mode, given the coarser.
     """
     replaced = eps.copy()
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed % 2**32)
     for level in levels(glow)[:count]:
         replaced[:, level] = temperature * rng.standard_normal(replaced[:, level].shape)
     return replaced
@@ -184,8 +203,12 @@ def direction(
 ) -> np.ndarray:
     """Returns the difference of the mean latents of two sets of images, uint8 [n, H, W, C] each: [D].
 
-    `conditions` are what the model is given with the images of each set.
+    `conditions` are what the model is given with the images of each set. ConfigError if a set is empty.
     """
+    if not (len(away) and len(towards)):
+        raise ConfigError(
+            f"direction needs images of both sets. Received: {len(away)} and {len(towards)} images"
+        )
     before, after = (
         encode(model, *own).mean(axis=0) for own in zip((away, towards), conditions, strict=True)
     )

@@ -13,9 +13,10 @@ from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.pieces import in_streams
+from glow_tf.use.latents import batch_of
 from glow_tf.use.models import check_given
 
-BATCH = 64
+BATCH = 64  # of sides up to 64; see `batch_of`
 CLIMB_RATE = 2.0  # levels of 256 that a pixel moves at most in the first step
 
 
@@ -141,13 +142,14 @@ def _climbed(
     # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
     height_and_gradient = tf.function(functools.partial(_height_and_gradient, glow, misfit), autograph=False)
     found = []
-    starts = range(0, len(images), BATCH)
+    size = batch_of(glow.image_shape, BATCH)
+    starts = range(0, len(images), size)
     total = len(starts) * steps
-    ticks = with_progress(range(total), total, f"Restoring, steps of batches of {BATCH}")
+    ticks = with_progress(range(total), total, f"Restoring, steps of batches of {size}")
     for start in starts:
-        y = v = glow.dequantized(images[start : start + BATCH], noise=0.5)
-        given = glow.checked_condition(some_of(condition, slice(start, start + BATCH)))
-        moves = free[start : start + BATCH]
+        y = v = glow.dequantized(images[start : start + size], noise=0.5)
+        given = glow.checked_condition(some_of(condition, slice(start, start + size)))
+        moves = free[start : start + size]
         first = second = tf.zeros_like(v)
         best, best_value = v, tf.fill(tf.shape(v)[:1], tf.constant(-np.inf, v.dtype))
         for step, _ in zip(range(1, steps + 1), ticks, strict=False):

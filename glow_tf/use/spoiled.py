@@ -13,7 +13,7 @@ def spoiled_copies(images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
 
     The seed is that of the noise and of the places of the patches.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed % 2**32)
     top = float(images.max(initial=1))
     noise = rng.normal(0, NOISE * top, images.shape)
     copies = {

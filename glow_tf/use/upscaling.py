@@ -9,11 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.tracing import full_precision
 from glow_tf.compiled_model import require_pictures
 from glow_tf.endpoints import ActivationLimit
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
-from glow_tf.use.latents import BATCH, checked_latents, decode, encode, in_batches, seed_of, without_finest
+from glow_tf.use.latents import batch_of, checked_latents, decode, encode, in_batches, seed_of, without_finest
 from glow_tf.use.models import check_given
 
 
@@ -49,7 +50,7 @@ def upscale(
     check_factor(glow, factor)
     _check_small(glow, small)
     if glow.config.has_levels:
-        return _with_details(glow, small, temperature, seed, condition, factor.bit_length() - 1)
+        return _with_details(glow, small, temperature, seed, condition, int(math.log2(factor)))
     height, width, _ = glow.image_shape
     large = tf.clip_by_value(tf.round(tf.image.resize(small, [height, width], "bicubic")), 0, 255)
     eps = encode(glow, tf.cast(large, tf.uint8).numpy(), condition)
@@ -80,12 +81,15 @@ def previews(glow: Glow, eps: np.ndarray, condition: Condition = None) -> Iterat
     height, width, channels = glow.image_shape
 
     def image(level: int, eps: np.ndarray, condition: Condition) -> tf.Tensor:
-        v = glow.inverse(eps, ActivationLimit(), None, glow.checked_condition(condition), level)
-        return glow.dequantize.to_output(v)
+        with full_precision():
+            v = glow.inverse(eps, ActivationLimit(), None, glow.checked_condition(condition), level)
+            return glow.dequantize.to_output(v)
 
     for level in reversed(range(1, glow.config.num_blocks + 1)):
         empty = np.empty((0, height >> level, width >> level, channels), np.uint8)
-        yield in_batches(functools.partial(image, level), eps, f"Decoding level {level}", empty, condition)
+        decoded = functools.partial(image, level)
+        size = batch_of(glow.image_shape)
+        yield in_batches(decoded, eps, f"Decoding level {level}", empty, condition, size)
     yield decode(glow, eps, condition)
 
 
@@ -144,7 +148,7 @@ def _with_details(
     """Draws the details of the finest levels: uint8 [N, h, w, C] → uint8 [N, h·2^levels, w·2^levels, C]."""
     channels, factor = glow.image_shape[-1], 2**levels
     shape = (factor * small.shape[1], factor * small.shape[2], channels)
-    size = max(BATCH * glow.dimensions // math.prod(shape), 1)  # as many pixels as other commands take
+    size = batch_of(shape)
     draw = tf.function(functools.partial(_drawn, glow, levels), autograph=False, reduce_retracing=True)
     places = itertools.count()
 

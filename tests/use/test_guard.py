@@ -58,10 +58,11 @@ def test_bits_of_levels_add_up_and_are_a_score_of_their_own(digits, tmp_path, ea
     glow.initialize(images := np.repeat(digits[:40], 3, axis=3))
     found = features(glow, images)
     assert found.levels.shape == (40, 3)
-    np.testing.assert_allclose(found.levels.sum(1), found.nll, atol=1e-5)
+    for bits in (found.nll, glow.score(images)["bits_per_dim"]):
+        np.testing.assert_allclose(found.levels.sum(1), bits, atol=1e-5)
     scorer = Scorer(glow, "levels").fit_features(found)
     np.testing.assert_array_equal(scorer.features(images).levels, found.levels)
-    assert Scorer(glow, "density").features(images).levels is None  # another pass, of which it makes nothing
+    assert Scorer(glow, "density").features(images).levels is None  # of which it makes nothing
     odd = Features(found.nll, found.latent, found.codec, found.levels + np.array([3, -3, 0]))
     assert scorer.p_value_of(odd).max() == scorer.smallest  # all else is as usual
     scorer.save(tmp_path / "c.json")

@@ -29,7 +29,7 @@ def levels():
 
 
 @pytest.mark.parametrize(
-    ("size", "factor"), [pytest.param((8, 8), 2, marks=pytest.mark.slow), ((10, 6), 2), ((5, 7), 4)]
+    ("size", "factor"), [pytest.param((8, 8), 2, marks=pytest.mark.slow), ((10, 6), 2), ((5, 7), np.int64(4))]
 )
 def test_details_are_added_to_images_of_any_size_and_keep_every_mean(levels, rng, size, factor):
     small = rng.integers(60, 200, (3, *size, 3), np.uint8)
@@ -60,7 +60,11 @@ def test_details_are_those_of_the_finest_latents(levels, eager):
     assert np.abs(found.astype(int) - image).max() <= 2
 
 
-def test_previews_are_the_means_of_what_comes_after_them(levels, rng, eager):
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_previews_are_the_means_of_what_comes_after_them(precision, rng, eager):
+    levels = make_levels(precision=precision)
+    for variable in levels.trainable_variables:
+        variable.assign_add(0.1 * rng.standard_normal(variable.shape).astype(np.float32))
     eps = np.array(levels.encode(rng.integers(60, 200, (3, 16, 16, 3), np.uint8)))
     found = list(previews(levels, eps))
     assert [images.shape for images in found] == [(3, 4, 4, 3), (3, 8, 8, 3), (3, 16, 16, 3)]

@@ -10,7 +10,7 @@ from PIL import Image
 from small import make_small_images, small_glow
 
 import glow_tf
-from glow_tf import data
+from glow_tf import PartsTrainer, data
 from glow_tf.endpoints import ActivationLimit
 from glow_tf.errors import ConfigError
 from glow_tf.likelihood import bits_per_dim
@@ -29,7 +29,7 @@ from glow_tf.use import (
     read_images,
     without_finest,
 )
-from glow_tf.use.evaluation import by_class, mean_and_error
+from glow_tf.use.evaluation import Evaluation, by_class, mean_and_error
 from glow_tf.use.latents import seed_of
 
 pytestmark = pytest.mark.usefixtures("eager_module")
@@ -103,6 +103,8 @@ def test_the_importance_weighted_bound_is_below_the_mean_and_exact_for_one_draw(
     nats = many.draws * np.log(2) * 64
     expected = -np.log(np.mean(np.exp(-(nats - 300)), axis=0)) + 300
     np.testing.assert_allclose(many.tighter, expected / np.log(2) / 64, rtol=1e-6)
+    hopeless = Evaluation(np.array([[np.inf, np.inf, 1.0], [np.inf, 1.0, 1.0]]), {}, {}, 1)
+    np.testing.assert_allclose(hopeless.tighter, [np.inf, 2.0, 1.0])
 
 
 def test_scores_by_class_leave_empty_classes_out():
@@ -129,6 +131,15 @@ def test_many_images_come_back_in_batches(glow, images, monkeypatch):
     np.testing.assert_array_equal(decode(glow, eps), images)
 
 
+def test_batches_of_large_images_are_small(glow, images, monkeypatch):
+    sides = {32: 250, 64: 64, 256: 4, 2048: 1}
+    assert {side: latents.batch_of((side, side, 3)) for side in sides} == sides
+    eps, bits = encode(glow, images[:7]), evaluate(glow, images[:7], draws=2).draws
+    monkeypatch.setattr(latents, "PIXELS", 3 * 8 * 8)
+    np.testing.assert_allclose(encode(glow, images[:7]), eps, atol=1e-5)
+    np.testing.assert_allclose(evaluate(glow, images[:7], draws=2).draws, bits, rtol=1e-5)
+
+
 def test_latents_may_be_tensors_and_of_more_digits_than_the_models(glow, images):
     eps = encode(glow, images)
     for other in (tf.constant(eps), eps.astype(np.float64), eps.tolist()):
@@ -141,13 +152,18 @@ def test_drawn_images_are_those_of_sample_and_temperature_0_is_the_mode(glow, mo
     np.testing.assert_array_equal(draw(glow, 5, 0.7, seed=3), glow.sample(5, 0.7, 3))
     np.testing.assert_array_equal(draw(glow, 1, 0.0, seed=0), decode(glow, np.zeros((1, 64))))
     monkeypatch.setattr(latents, "BATCH", 2)
-    np.testing.assert_array_equal(draw(glow, 3, 0.7, seed=0)[2:], glow.sample(1, 0.7, seed_of(0, 1)))
+    for seed in (0, -1):
+        np.testing.assert_array_equal(draw(glow, 3, 0.7, seed)[2:], glow.sample(1, 0.7, seed_of(seed, 1)))
     assert seed_of(0, 1) not in (0, 1)
+    with pytest.raises(ConfigError, match=r"num must be a positive number of images\. Received: num=0"):
+        draw(glow, 0, 0.7, seed=0)
 
 
 @pytest.mark.parametrize("shape", [(2,), {"a": (2,), "b": (2, 2, 1)}])
 def test_conditions_and_labels_may_be_lists(shape, images):
     model = small_glow(parts="1", condition_shape=shape, condition_features=2, classes=("a", "b", "c"))
+    trainer = PartsTrainer(model)
+    trainer.compile("sgd")
     vectors, maps = np.eye(3, 2, dtype=np.float32), np.ones((3, 2, 2, 1), np.float32)
     arrays = vectors if shape == (2,) else {"a": vectors, "b": maps}
     lists = tf.nest.map_structure(np.ndarray.tolist, arrays)
@@ -157,10 +173,14 @@ def test_conditions_and_labels_may_be_lists(shape, images):
         lambda given: evaluate(model, images[:3], condition=given).per_image,
         lambda given: model.sample(condition=given),
         lambda given: model.log_prob(images[:3], condition=given),
+        lambda given: trainer.evaluate(images[:3], given, verbose=0),
+        lambda given: trainer.test_on_batch(images[:3], given),
     ):
         np.testing.assert_array_equal(call(lists), call(arrays))
     some = draw(model, 3, 0.7, 0, labels=np.array([0, 1, 2]), condition=arrays)
     np.testing.assert_array_equal(draw(model, 3, 0.7, 0, labels=[0, 1, 2], condition=lists), some)
+    trainer.fit(images[:3], ([0, 1, 2], lists), batch_size=3, validation_data=(images[:3], lists))
+    trainer.train_on_batch(images[:3], ([0, 1, 2], lists))
     uneven = [[0.0, 1.0], [1.0]]
     with pytest.raises(ConfigError, match=r"must be an array \[batch, …\]\. Received: a list, "):
         encode(model, images[:2], uneven if shape == (2,) else {"a": uneven, "b": maps[:2]})
@@ -186,7 +206,13 @@ def test_interpolation_ends_at_the_images_and_keeps_to_the_shell(glow, images):
     np.testing.assert_allclose(lengths, np.linspace(lengths[:, 0], lengths[:, -1], 5).T, rtol=1e-5)
     same = interpolate(eps[:1], eps[:1], 3)
     np.testing.assert_allclose(same, np.repeat(eps[:1, None], 3, axis=1), rtol=1e-5)
-    assert np.isfinite(interpolate(np.zeros((1, 4)), np.ones((1, 4)), 3)).all()
+    for start, end in ((0 * eps, eps), (eps, 3 * eps), (eps, -eps), (0 * eps, 0 * eps)):
+        between = np.linalg.norm(interpolate(start, end, 5), axis=2)
+        ends = np.linalg.norm(start, axis=1), np.linalg.norm(end, axis=1)
+        evenly = np.linspace(*ends, 5).T
+        if start is eps and end[0, 0] == -eps[0, 0]:  # nothing says which way to turn: through the origin
+            evenly = evenly * [1, 0.5, 0, 0.5, 1]
+        np.testing.assert_allclose(between, evenly, rtol=1e-5, atol=1e-5)
 
 
 def test_levels_cover_all_latents_from_the_finest(glow):
@@ -212,6 +238,8 @@ def test_the_direction_between_classes_moves_one_mean_to_the_other(glow, images)
     moved = edited(eps, along, [0, 1])
     np.testing.assert_array_equal(moved[:, 0], eps)
     np.testing.assert_allclose(moved[:, 1].mean(0), encode(glow, towards).mean(0), atol=1e-4)
+    with pytest.raises(ConfigError, match=r"images of both sets\. Received: 0 and 20 images"):
+        direction(glow, images[:0], towards)
 
 
 def test_latents_of_another_size_are_refused(glow):
