@@ -164,9 +164,6 @@ def without_long_work(seeds: Seeds) -> Iterator[None]:
         yield
 
 
-# Damage
-
-
 # Images
 
 

@@ -12,6 +12,7 @@ allocates is limited to `--memory_gb` (RLIMIT_DATA); the pages of mapped files a
 back when memory is short. Last, batches are read alone, as training reads them.
 """
 
+import concurrent.futures
 import multiprocessing
 import pathlib
 import resource
@@ -64,16 +65,11 @@ def main(given: flags.FlagValues) -> None:
         start = time.monotonic()
         (_make_pictures if given.kind == "pictures" else _make_array)(source, given.count, given.side)
         found("making the images", time.monotonic() - start, "")
-        context = multiprocessing.get_context("spawn")
+        fresh = multiprocessing.get_context("spawn")
         for what in ("without the cache", "with the cache"):
-            queue = context.Queue()
             own = (name, str(folder / "cache"), given.memory_gb, given.crop, given.width, given.steps)
-            process = context.Process(target=_train, args=(*own, queue))
-            process.start()
-            process.join()
-            if process.exitcode:
-                raise OSError(f"training {what} ended with status {process.exitcode}")
-            loading, steps, megabytes = queue.get()
+            with concurrent.futures.ProcessPoolExecutor(1, fresh) as pool:
+                loading, steps, megabytes = pool.submit(_train, *own).result()
             found(f"loading {what}", loading, "")
             rate = f"{given.steps * BATCH / steps:.0f} images/s"
             found(f"training {what}", steps, f"{rate}; {megabytes} MB of the process's own at the end")
@@ -123,9 +119,9 @@ def _crop(side: int) -> data.Crop:
 
 
 def _train(
-    name: str, cache: str, memory_gb: float, crop: int, width: int, steps: int, found: multiprocessing.Queue
-) -> None:
-    """Loads the images and makes steps; tells the seconds of both, and its own memory at the end in MB."""
+    name: str, cache: str, memory_gb: float, crop: int, width: int, steps: int
+) -> tuple[float, float, int]:
+    """Loads the images and makes steps: the seconds of both, and the memory of its own at the end in MB."""
     limit = int(memory_gb * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     start = time.monotonic()
@@ -143,7 +139,7 @@ def _train(
     trainer.fit(batches, steps_per_epoch=steps, epochs=2, initial_epoch=1, verbose=0)
     seconds = time.monotonic() - begun
     status = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())
-    found.put((loaded - start, seconds, int(status["RssAnon"].split()[0]) // 1024))
+    return loaded - start, seconds, int(status["RssAnon"].split()[0]) // 1024
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Every row is a process of its own, which makes a model and three training steps.
 what it held when TensorFlow was loaded and the images were there: weights, optimizer and activations.
 """
 
+import concurrent.futures
 import multiprocessing
 import resource
 import sys
@@ -43,10 +44,8 @@ def _megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _measure(
-    side: int, crop: int, width: int, batch: int, subject: str, found: multiprocessing.Queue
-) -> None:
-    """Trains a few steps and tells the peak above the start, and the peak, in MB."""
+def _measure(side: int, crop: int, width: int, batch: int, subject: str) -> tuple[float, float]:
+    """Trains a few steps, and returns the peak above the start, and the peak, in MB."""
     import glow_tf
     from glow_tf import data
 
@@ -65,25 +64,20 @@ def _measure(
     trainer.compile(glow_tf.TrainConfig(**train), steps_per_epoch=STEPS)
     trainer.initialize(images[:batch, : crop or side, : crop or side])
     trainer.fit(batches, steps_per_epoch=STEPS, epochs=1, verbose=0)
-    found.put((_megabytes() - before, _megabytes()))
+    return _megabytes() - before, _megabytes()
 
 
 def main(given: flags.FlagValues) -> None:
     """Measures each subject in a process of its own, and writes the CSV."""
-    context = multiprocessing.get_context("spawn")
+    fresh = multiprocessing.get_context("spawn")
     with added_to(given.csv, COLUMNS) as add:
         for width in map(int, given.widths):
             for subject, settings in SUBJECTS.items():
                 crops = [0, given.crop] if given.crop and "architecture" in settings else [0]
                 for crop in crops:
-                    queue = context.Queue()
                     what = (given.side, crop, width, given.batch, subject)
-                    process = context.Process(target=_measure, args=(*what, queue))
-                    process.start()
-                    process.join()
-                    if process.exitcode:
-                        sys.exit(f"{subject} ended with {process.exitcode}")
-                    numbers = [f"{number:.0f}" for number in queue.get()]
+                    with concurrent.futures.ProcessPoolExecutor(1, fresh) as pool:
+                        numbers = [f"{number:.0f}" for number in pool.submit(_measure, *what).result()]
                     add([*what, *numbers])
                     print(*what, *numbers, flush=True)
 

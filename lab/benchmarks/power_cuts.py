@@ -17,7 +17,6 @@ same history as a run that nothing happened to.
 """
 
 import contextlib
-import csv
 import dataclasses
 import io
 import os
@@ -39,8 +38,8 @@ from glow_tf.commands import cli
 from glow_tf.run import context, lifecycle
 from glow_tf.run.checkpoint_content import divergence_of, state_of
 from glow_tf.run.checkpoints import Checkpoints
-from glow_tf.run.history import reproducible
 from glow_tf.training.trainer import PartsTrainer
+from lab.benchmarks.kills import numbers
 from lab.benchmarks.rows import added_to
 
 RUN = {
@@ -341,9 +340,7 @@ def share_one_trainer() -> None:
 
 def end_of(workdir: pathlib.Path) -> tuple[list[dict[str, str]], list[np.ndarray]]:
     """Returns the history, without times, and the weights."""
-    with (workdir / "history.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [reproducible(row) for row in rows], glow_tf.load(workdir).get_weights()
+    return numbers(workdir), glow_tf.load(workdir).get_weights()
 
 
 def last_save(names: Iterator[str]) -> tuple[int, int]:
