@@ -27,6 +27,7 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     eps, names, condition = _read(pathlib.Path(values.latents))
     folder = model_flags.output_folder(values)
+    model_flags.check_file(values, "output", folder / "images.npy")
     from glow_tf.data.progress import with_progress
     from glow_tf.run import pictures
     from glow_tf.use import decode

@@ -201,7 +201,7 @@ def output_path(values: flags.FlagValues, suffix: str) -> pathlib.Path:
     path = pathlib.Path(values.output)
     if path.suffix.lower() != suffix:
         raise ConfigError(f"output must be a {suffix} file. Received: output={values.output!r}")
-    check_file("output", path)
+    check_file(values, "output", path)
     return path
 
 
@@ -214,11 +214,22 @@ def output_folder(values: flags.FlagValues) -> pathlib.Path:
     return path
 
 
-def check_file(name: str, path: pathlib.Path) -> None:
-    """Raises ConfigError unless the file that a flag names can be written, as far as that can be known."""
+def check_file(values: flags.FlagValues, name: str, path: pathlib.Path) -> None:
+    """Raises ConfigError unless a file that a flag asks for can be written, as far as that can be known.
+
+    One that another flag names is not to be written: it is what the command reads.
+    """
     _check_writable(name, path.parent, path)
     if not path.name or path.is_dir():
         raise ConfigError(f"{name} must be a file, not a folder. Received: {name}={str(path)!r}")
+    for other in sorted(set(values) - {name}):
+        value = str(values[other].value)
+        for read in map(os.path.expanduser, (value, value.partition(":")[2])):  # such as file:PATH.npy
+            if os.path.isfile(read) and path.exists() and os.path.samefile(read, path):
+                raise ConfigError(
+                    f"{name} would overwrite {path}, which another flag names. "
+                    f"Received: {name}={values[name].value!r}, {other}={value!r}"
+                )
 
 
 def _check_writable(name: str, folder: pathlib.Path, received: pathlib.Path) -> None:
@@ -265,6 +276,7 @@ def picture_writer(values: flags.FlagValues) -> Callable[[np.ndarray], None]:
     Call it before any time is spent: ConfigError if --output or --white cannot be.
     """
     path, white = output_path(values, ".png"), white_of(values)
+    check_file(values, "output", path.with_suffix(".npy"))
 
     def write_rows(rows: np.ndarray) -> None:
         from glow_tf.run import pictures

@@ -67,7 +67,7 @@ def main(values: flags.FlagValues, action: str) -> None:
 
 
 def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
-    model_flags.check_file("calibration", path)
+    model_flags.check_file(values, "calibration", path)
     from glow_tf.use import Scorer
 
     model = model_flags.model_of(values)

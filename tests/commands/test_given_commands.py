@@ -128,6 +128,26 @@ def test_a_file_that_is_no_condition_is_named(run, content, message):
     assert message in run("sample", "label.keras", "--condition=given.npy")
 
 
+@pytest.mark.parametrize(
+    ("command", "flags", "read"),
+    [
+        ("sample", "--condition=./given.npy --output=given.png", "given.npy"),
+        ("reconstruct", "--dataset=file:given.npy --output=given.png", "given.npy"),
+        ("restore inpaint", "--dataset=digits --mask=restored.png", "restored.png"),
+        ("evaluate", "--condition=attributes:given.json --output=given.json", "given.json"),
+        ("decode", "--latents=decoded/images.npy", "decoded/images.npy"),
+    ],
+)
+def test_what_a_flag_names_is_not_overwritten(run, command, flags, read):
+    path = pathlib.Path(read)
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
+        np.save(file, np.zeros((2, 10), np.float32))
+    before = path.read_bytes()
+    assert f"output would overwrite {read}, which another flag" in run(command, "label.keras", *flags.split())
+    assert path.read_bytes() == before
+
+
 def test_images_of_other_sizes_are_no_condition(run, kept):
     wrong = run("sample", "input.keras", f"--condition={kept / 'pairs' / 'target'}")
     assert "must give the model shape (4, 4, 1) with each image. Received: shape (8, 8, 1)" in wrong
