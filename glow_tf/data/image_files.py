@@ -15,7 +15,12 @@ from glow_tf.errors import ConfigError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", SUFFIX)
 NO_CLASSES = "No classes"
 HIDDEN = "hidden folders and in those of runs"
-OF_PACKAGE = {"flags.cfg", "content.json", "source.txt"}  # in a workdir and in folders of an image cache
+# Each set tells a workdir or a folder of an image cache: folders of the user's may have one of its names.
+OF_PACKAGE = (
+    {"flags.cfg", "samples"},
+    {"content.json", f"train images{SUFFIX}"},
+    {"source.txt", ".lock"},
+)
 
 
 def images_below(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -148,7 +153,8 @@ def _walked(
                 folders.clear()
                 continue
             seen.add(place)
-            if OF_PACKAGE & set(names) and pathlib.Path(parent) != folder:
+            within = {*folders, *names}
+            if any(own <= within for own in OF_PACKAGE) and pathlib.Path(parent) != folder:
                 hidden.append(pathlib.Path(parent))
                 folders.clear()
                 continue

@@ -68,6 +68,17 @@ def test_what_runs_and_caches_write_below_a_folder_is_no_data(tmp_path):
     assert "Not used: 4 images in hidden folders and in those of runs, such as cache" in " ".join(found.notes)
 
 
+def test_class_folders_may_have_files_that_are_named_as_those_of_runs_and_caches(tmp_path):
+    for k in range(36):
+        path = tmp_path / "abc"[k % 3] / f"{k:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), k).save(path)
+    for name in ("a/source.txt", "b/content.json", "c/flags.cfg"):
+        (tmp_path / name).write_text("Photographs: public domain")
+    found = data.load(DataConfig(f"folder:{tmp_path}"))
+    assert (len(found.train) + len(found.test), found.class_names) == (36, ("a", "b", "c"))
+
+
 def test_a_run_that_began_in_the_folder_of_the_data_can_still_be_read(tmp_path):
     config = RunConfig(workdir=tmp_path / "run", data=DataConfig(f"folder:{tmp_path}"))
     (tmp_path / "run").mkdir()
