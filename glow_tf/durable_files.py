@@ -4,13 +4,15 @@ import contextlib
 import errno
 import os
 import pathlib
+import re
 import secrets
 import shutil
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 
 from glow_tf.errors import ConfigError
 
 PATTERN_SIGNS = "[" if os.name == "nt" else "[\\"
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # a name that `write_atomically` gives first
 
 
 def flush(path: pathlib.Path) -> None:
@@ -60,7 +62,8 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
     Several processes may write the same file at once: the last one's content stays. OSError if it cannot be
     written; the old file is kept.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    # A part of the name: all of it, and more, may be longer than a file system allows.
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
             file.write(content)
@@ -68,10 +71,20 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         flush(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):  # such as Ctrl-C
+            raise
         raise OSError(f"{path} could not be written: {error.strerror or error}.") from None
+
+
+def remove_unfinished(paths: Iterable[pathlib.Path]) -> None:
+    """Removes those files that `write_atomically` left when it was killed; nobody may be writing now."""
+    for path in paths:
+        if UNFINISHED.fullmatch(path.name) and path.is_file():
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def check_place(folder: pathlib.Path, kind: str, own: Set[str]) -> None:

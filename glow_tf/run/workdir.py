@@ -15,7 +15,13 @@ from typing import Any
 import filelock
 
 from glow_tf.config import RunConfig
-from glow_tf.durable_files import check_can_be_read_again, check_place, make_folder, write_atomically
+from glow_tf.durable_files import (
+    check_can_be_read_again,
+    check_place,
+    make_folder,
+    remove_unfinished,
+    write_atomically,
+)
 from glow_tf.errors import ConfigError
 from glow_tf.run import checkpoint_files, history
 from glow_tf.run.flags_file import NAME as FLAGS
@@ -85,6 +91,8 @@ class Workdir:
         """Writes flags.cfg: from now on the folder belongs to this configuration."""
         if self._has_other_epochs:  # the epoch that is not over may be another one now
             checkpoint_files.remove_within(self.path / "checkpoints")
+        for folder, pattern in ((".", "*"), ("samples", "*"), ("checkpoints", "**/*")):
+            remove_unfinished((self.path / folder).glob(pattern))
         write_atomically(self.path / FLAGS, flagfile(self.config).encode(errors="surrogateescape"))
 
     def check_space(self, needed: int) -> None:

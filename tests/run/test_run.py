@@ -270,15 +270,37 @@ def test_a_file_in_the_place_of_the_export_is_found_before_the_training(tmp_path
     assert not (tmp_path / "run" / "flags.cfg").exists()
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyboardInterrupt("No space left")]
+)
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch, error):
     path = tmp_path / "history.csv"
     workdir.write_atomically(path, b"old")
-    monkeypatch.setattr(
-        os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(error))
+    with pytest.raises(type(error), match="No space left"):
         workdir.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
+    assert [(own, own.read_bytes()) for own in tmp_path.iterdir()] == [(path, b"old")]
+
+
+def test_what_killed_writes_left_in_a_workdir_is_removed_when_a_run_claims_it(tmp_path):
+    left = [".history.csv.0123abcd.tmp", "samples/.epoch_0001.png.00000000.tmp"]
+    left += ["checkpoints/.checkpoint.ffffffff.tmp", "checkpoints/within/1/.a.0123abcd.tmp"]
+    kept = [".history.csv.tmp", "notes.0123abcd.tmp", "export/.a.0123abcd.tmp"]
+    for name in (*left, *kept):
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).touch()
+    (tmp_path / left[0]).touch()
+    folder = workdir.Workdir(config(tmp_path / "run"))
+    folder.claim()
+    folder.close()
+    assert [name for name in (*left, *kept) if (tmp_path / "run" / name).exists()] == kept
+    assert (tmp_path / left[0]).exists()
+
+
+def test_a_file_may_have_the_longest_name_that_the_file_system_takes(tmp_path):
+    for name in ("a" * 255, "語" * 85):
+        workdir.write_atomically(tmp_path / name, b"1")
+        assert (tmp_path / name).read_bytes() == b"1"
 
 
 def test_a_history_that_lacks_epochs_of_its_checkpoint_is_found_on_resuming(finished, tmp_path):
