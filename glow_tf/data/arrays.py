@@ -127,8 +127,8 @@ def hold_out(examples: Examples, config: DataConfig) -> tuple[Examples, Examples
     Raises:
       ConfigError: there are fewer than ten images, or both sets do not fit into memory beside them.
     """
-    if in_memory(examples.images):
-        check_memory_for(examples.images.nbytes, config.dataset)  # both get arrays of their own
+    held = [own for own in (examples.images, examples.condition) if own is not None and in_memory(own)]
+    check_memory_for(sum(own.nbytes for own in held), config.dataset)  # both get arrays of their own
     mask = np.arange(len(examples)) % TEST_EVERY == TEST_EVERY - 1
     if not mask.any():
         raise ConfigError(
@@ -139,15 +139,16 @@ def hold_out(examples: Examples, config: DataConfig) -> tuple[Examples, Examples
 
 
 def _chosen(examples: Examples, mask: np.ndarray, config: DataConfig) -> Examples:
-    """Returns the examples of a mask [N]; images that are mapped from a file are copied to another."""
-    if in_memory(examples.images):
-        return examples[mask]
-    places = np.flatnonzero(mask)
-    images = new_array((len(places), *examples.images.shape[1:]), examples.images.dtype, config)
-    for start in range(0, len(places), PIECE):
-        images[start : start + PIECE] = examples.images[places[start : start + PIECE]]
-    others = dataclasses.replace(examples, images=np.empty(len(examples), np.uint8))[mask]
-    return dataclasses.replace(others, images=images)
+    """Returns the examples of a mask [N]; arrays that are mapped from a file are copied to another."""
+    arrays = {"images": examples.images, "condition": examples.condition}
+    mapped_ones = {name: own for name, own in arrays.items() if own is not None and not in_memory(own)}
+    others = dataclasses.replace(examples, **dict.fromkeys(mapped_ones, np.empty(len(examples), np.uint8)))
+    places, copies = np.flatnonzero(mask), {}
+    for name, own in mapped_ones.items():
+        copies[name] = new_array((len(places), *own.shape[1:]), own.dtype, config)
+        for start in range(0, len(places), PIECE):
+            copies[name][start : start + PIECE] = own[places[start : start + PIECE]]
+    return dataclasses.replace(others[mask], **copies)
 
 
 def new_array(
