@@ -81,10 +81,15 @@ def read_picture(path: pathlib.Path, size: int, dtype: str = "uint8") -> Picture
 def read_size(path: pathlib.Path) -> tuple[int, int] | None:
     """Returns the height and width of the picture in a file, upright; None if it cannot be read."""
     from PIL import Image
+    from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH
 
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
+            if (
+                image.format == "TIFF"
+            ):  # some releases of PIL say the size of its pixels, others the upright one
+                width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
             lies = _orientation(image) > 4
     except Exception:  # as in `read_picture`, which says what is wrong
         return None
