@@ -25,6 +25,7 @@ MADE_BY = {
     "uint16": "--data=bytes and --n_bits from 9 to 16",
     "float32": "--data=real",
 }
+ROOM = "decoded images, and as much again for what is kept, and for test images held out"  # in a cache
 PIECE = 256  # examples that are copied from file to file at a time
 TEST_EVERY = 10  # where a data set has no test images, every tenth image is one
 
@@ -166,13 +167,7 @@ def new_array(
     if not config.image_cache or not needed:
         check_memory_for(needed, config.dataset)
         return np.empty(shape, dtype)
-    return mapped(
-        shape,
-        dtype,
-        config.image_cache,
-        "decoded images, and as much again for what is kept, and for test images held out",
-        name,
-    )
+    return mapped(shape, dtype, config.image_cache, ROOM, name)
 
 
 def mapped(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import numpy as np
 
 from glow_tf.config import DataConfig, attributes_of, file_of, folder_of
 from glow_tf.data.array_files import SUFFIX
-from glow_tf.data.arrays import PIECE, SPLITS, ImageData, fingerprint
+from glow_tf.data.arrays import PIECE, ROOM, SPLITS, ImageData, fingerprint
 from glow_tf.data.decoding import SOURCE
 from glow_tf.data.image_files import files_below
 from glow_tf.data.progress import with_progress
@@ -31,6 +32,7 @@ FORMAT = 1  # of the files; others are made anew
 CONTENT = "content.json"
 LOCK = ".lock"
 WHOLE = "whole"  # in an unfinished folder: what gets the name of the data set
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NOT_OF_PIXELS = ("augment", "crop", "image_cache", "data_dir")  # settings that change no decoded image
 LEFT_BEHIND = 24 * 3600  # seconds, after which what others decoded beside are removed
 
@@ -69,7 +71,7 @@ def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageDa
             damage = f"The image cache was damaged, and is made anew: {' '.join(str(error).split())[:200]}"
             shutil.rmtree(folder)
     notes = [damage] if damage else []
-    with _unfinished(folder, config, notes) as own:
+    with _unfinished(folder, config, notes) as own, _with_room(own, cache):
         if not folder.exists():  # another process may have been first
             images = read(dataclasses.replace(config, image_cache=str(own)))
             whole = own / WHOLE
@@ -80,6 +82,22 @@ def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageDa
                 put_in_place(whole, folder)
     found = _opened(folder)
     return dataclasses.replace(found, notes=(*found.notes, *notes))
+
+
+@contextlib.contextmanager
+def _with_room(own: pathlib.Path, cache: pathlib.Path) -> Iterator[None]:
+    """Says of a full disk what the room is for, and names the cache in place of our own folder in it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise OSError(
+                f"the image cache needs room for {ROOM}: {error.strerror}. "
+                f"Received: image_cache={str(cache)!r}"
+            ) from None
+        if error.strerror is None:  # it has a sentence of ours
+            raise OSError(str(error).replace(repr(str(own)), repr(str(cache)))) from None
+        raise
 
 
 def _key(config: DataConfig) -> str:

@@ -285,10 +285,16 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written_are_a_sentence(pictures
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(arrays.os, "posix_fallocate", full)
-    with pytest.raises(OSError, match=r"image cache needs 0.00 GiB .* No space left on device"):
-        data.load(of(pictures, tmp_path))
-    assert list(tmp_path.iterdir()) == []
+    received = rf"No space left on device. Received: image_cache='{tmp_path}'$"
+    for place, name, needs in (
+        (arrays.os, "posix_fallocate", "0.00 GiB for decoded images"),
+        (image_cache, "with_progress", "room for decoded images"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match=rf"needs {needs}, .*: {received}"):
+            patch.setattr(place, name, full)
+            data.load(of(pictures, tmp_path))
+        shutil.rmtree(next(tmp_path.glob("unfinished-*"), tmp_path / "none"), ignore_errors=True)
+        assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="image_cache must be a folder that can be written"):
         data.load(of(pictures, tmp_path / "file"))
