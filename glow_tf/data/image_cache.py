@@ -21,7 +21,7 @@ from glow_tf.config import DataConfig, attributes_of, file_of, folder_of
 from glow_tf.data.array_files import SUFFIX
 from glow_tf.data.arrays import PIECE, ROOM, SPLITS, ImageData, fingerprint
 from glow_tf.data.decoding import SOURCE
-from glow_tf.data.image_files import files_below
+from glow_tf.data.image_files import files_below, images_below
 from glow_tf.data.progress import with_progress
 from glow_tf.data.sources import files_of_tfds
 from glow_tf.durable_files import put_in_place, write_atomically
@@ -105,8 +105,10 @@ def _key(config: DataConfig) -> str:
     config = _in_full(config)
     hashed = hashlib.sha256(_settings(config))
     table, file = attributes_of(config.condition), file_of(config.dataset)
-    root = folder_of(config.dataset) or (None if file else files_of_tfds(config))
-    for path in (*(files_below(root) if root else ()), *filter(None, (table, file))):
+    pictures = folder_of(config.dataset)  # beside them other files may come and go
+    root = pictures or (None if file else files_of_tfds(config))
+    below = images_below(root) if pictures else files_below(root) if root else ()
+    for path in (*below, *filter(None, (table, file))):
         if path.is_file():
             status = path.stat()
             about = f"{path.relative_to(root) if root and path.is_relative_to(root) else path.name}"

@@ -88,6 +88,9 @@ def test_what_changes_the_images_makes_other_files(pictures, tmp_path):
     shutil.copytree(pictures, root)
     cache = tmp_path / "cache"
     before = data.load(of(root, cache))
+    (root / ".DS_Store").touch()
+    (root / "a" / "notes.txt").write_text("no picture")
+    assert data.load(of(root, cache)).notes == before.notes
     assert data.load(of(root, cache, image_size=4)).image_shape == (4, 4, 3)
     first = root / before.names["train"][0]
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(first)
