@@ -32,6 +32,7 @@ FORMAT = 1  # of the files; others are made anew
 CONTENT = "content.json"
 LOCK = ".lock"
 WHOLE = "whole"  # in an unfinished folder: what gets the name of the data set
+OLD = "old"  # in a hidden folder: what is being removed
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NOT_OF_PIXELS = ("augment", "crop", "image_cache", "data_dir")  # settings that change no decoded image
 LEFT_BEHIND = 24 * 3600  # seconds, after which what others decoded beside are removed
@@ -66,10 +67,13 @@ def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageDa
     folder, damage = cache / _key(config), ""
     if folder.exists():
         try:
-            return _opened(folder)
+            found = _opened(folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
             damage = f"The image cache was damaged, and is made anew: {' '.join(str(error).split())[:200]}"
             shutil.rmtree(folder)
+        else:
+            _remove_leftovers(folder, config)
+            return found
     notes = [damage] if damage else []
     with _unfinished(folder, config, notes) as own, _with_room(own, cache):
         if not folder.exists():  # another process may have been first
@@ -142,10 +146,8 @@ def _unfinished(folder: pathlib.Path, config: DataConfig, notes: list[str]) -> I
     system without locks, gets a folder of its own. Both are removed at the end, and after an error if nothing
     is kept in them, or the error is of the data.
     """
-    for old in folder.parent.glob(f".{folder.name}-*"):
-        if time.time() - old.stat().st_mtime > LEFT_BEHIND:
-            shutil.rmtree(old, ignore_errors=True)
-    own = folder.parent / f"unfinished-{hashlib.sha256(_settings(config)).hexdigest()[:20]}"
+    _remove_old(folder)
+    own = _folder_to_decode_into(folder, config)
     lock = filelock.FileLock(own / LOCK)
     try:
         own.mkdir(exist_ok=True)
@@ -165,6 +167,28 @@ def _unfinished(folder: pathlib.Path, config: DataConfig, notes: list[str]) -> I
         lock.release()
 
 
+def _folder_to_decode_into(folder: pathlib.Path, config: DataConfig) -> pathlib.Path:
+    return folder.parent / f"unfinished-{hashlib.sha256(_settings(config)).hexdigest()[:20]}"
+
+
+def _remove_old(folder: pathlib.Path) -> None:
+    """Removes what was being removed, and what others decoded beside and left long ago."""
+    for old in folder.parent.glob(f".{folder.name}-*"):
+        with contextlib.suppress(OSError):  # another process may remove it, too; it may be another user's
+            if (old / OLD).exists() or time.time() - old.stat().st_mtime > LEFT_BEHIND:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_leftovers(folder: pathlib.Path, config: DataConfig) -> None:
+    """Removes what processes left that were killed when a folder had its name; not what is in use."""
+    _remove_old(folder)
+    own = _folder_to_decode_into(folder, config)
+    with contextlib.suppress(OSError, NotImplementedError):  # such as a Timeout, and where there is nothing
+        if (own / SOURCE).read_bytes() == folder.name.encode():
+            with filelock.FileLock(own / LOCK).acquire(blocking=False):
+                _remove(own, folder)
+
+
 def _go_on(own: pathlib.Path, name: str, notes: list[str]) -> None:
     """Empties a folder, unless what was decoded into it is of the files as they are now."""
     source, begun = own / SOURCE, any(own.glob("*.jsonl"))
@@ -179,7 +203,7 @@ def _go_on(own: pathlib.Path, name: str, notes: list[str]) -> None:
 
 def _remove(own: pathlib.Path, folder: pathlib.Path) -> None:
     gone = tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)
-    own.rename(pathlib.Path(gone, "old"))  # first: a process that comes now makes a folder of its own
+    own.rename(pathlib.Path(gone, OLD))  # first: a process that comes now makes a folder of its own
     shutil.rmtree(gone, ignore_errors=True)
 
 

@@ -1,5 +1,6 @@
 """The image cache: decoded once, the same numbers as from memory, and nothing half-written."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -165,6 +166,24 @@ def _name_of_cache(pictures, tmp_path):
     return found.name
 
 
+@pytest.mark.parametrize("in_use", [False, True])
+def test_what_a_kill_left_beside_a_complete_folder_is_removed_unless_it_is_in_use(pictures, tmp_path, in_use):
+    name = _name_of_cache(pictures, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_cache, "_remove", killed)
+        with pytest.raises(Killed):
+            data.load(of(pictures, tmp_path))
+    (unfinished,) = tmp_path.glob("unfinished-*")
+    (tmp_path / f".{name}-removed" / "old").mkdir(parents=True)
+    with filelock.FileLock(unfinished / ".lock") if in_use else contextlib.nullcontext():
+        data.load(of(pictures, tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {name, *[unfinished.name] * in_use}
+
+
+def killed(*args):
+    raise Killed
+
+
 class Killed(BaseException):
     """What ends a process at once."""
 
@@ -293,9 +312,10 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written_are_a_sentence(pictures
         (arrays.os, "posix_fallocate", "0.00 GiB for decoded images"),
         (image_cache, "with_progress", "room for decoded images"),
     ):
-        with monkeypatch.context() as patch, pytest.raises(OSError, match=rf"needs {needs}, .*: {received}"):
+        with monkeypatch.context() as patch:
             patch.setattr(place, name, full)
-            data.load(of(pictures, tmp_path))
+            with pytest.raises(OSError, match=rf"needs {needs}, .*: {received}"):
+                data.load(of(pictures, tmp_path))
         shutil.rmtree(next(tmp_path.glob("unfinished-*"), tmp_path / "none"), ignore_errors=True)
         assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
