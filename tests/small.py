@@ -99,8 +99,8 @@ def small_glow(dtype: str = "float32", perturbed: bool = True, **changes) -> Glo
 def small_levels(dtype: str | None = None, **changes) -> Glow:
     """Returns a model of levels, not initialised; two of them over images of 8×8×3, if not said otherwise."""
     settings = {"image_shape": (8, 8, 3), "num_blocks": 2, "flow_steps": 2, "width": 6}
-    settings |= {"condition_features": 4} | changes
-    return Glow(ModelConfig(architecture="levels", **settings), dtype=dtype)
+    settings |= {"architecture": "levels", "condition_features": 4} | changes
+    return Glow(ModelConfig(**settings), dtype=dtype)
 
 
 def rewound(make):

@@ -227,6 +227,14 @@ def test_layouts_say_what_a_level_costs():
         ({"local_prior": "learned"}, r"a part for each level.*local_prior='learned'"),
         ({"level_steps": "2,2"}, r"level_steps must be 3 integers.*Received: level_steps='2,2'"),
         ({"level_widths": "2,0,2"}, r"level_widths must be 3 integers.*Received"),
+        (
+            {"architecture": "glow", "level_steps": "8"},
+            r"for architecture=levels. Rec.*_steps='8'",
+        ),
+        (
+            {"architecture": "glow", "level_widths": "x"},
+            r"for architecture=levels. Rec.*='x', 'glow'",
+        ),
         ({"condition_features": 0}, r"levels need condition_features.*Received: 0"),
         ({"image_shape": (6, 6, 3)}, r"num_blocks=2 halves.*Received"),
     ],

@@ -181,6 +181,11 @@ class ModelConfig:
                 "architecture=levels has a part for each level, without a local prior: parts and local_prior "
                 f"are for architecture=glow. Received: parts={self.parts!r}, local_prior={self.local_prior!r}"
             )
+        if not self.has_levels and (self.level_steps or self.level_widths):
+            raise ConfigError(
+                "level_steps and level_widths are for architecture=levels. Received: level_steps="
+                f"{self.level_steps!r}, level_widths={self.level_widths!r}, {self.architecture!r}"
+            )
         require(max(self.image_shape) <= MOST_SIDE, self, "image_shape", f"{MOST_SIDE} or less")
         read_scale(self.scale)
         _ = self.cuts, self.head_size, self.widths
