@@ -43,6 +43,12 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
         is_open = []
     if start := values.from_preset or settings["init_from"]:
         of_start = _of_start(start, workdir, bool(values.from_preset))
+        typed = values.init_from if values["init_from"].on_command_line else ""
+        if values.from_preset and typed not in ("", start, of_start["init_from"]):
+            raise ConfigError(
+                "a run starts from one model: from_preset or init_from. "
+                f"Received: from_preset={start!r}, init_from={typed!r}"
+            )
         # A flagfile may list every setting.
         taken = {name: value for name, value in of_start.items() if not values[name].on_command_line}
         settings |= taken

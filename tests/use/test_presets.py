@@ -236,6 +236,9 @@ def test_a_run_takes_the_models_settings_from_a_preset():
         assert (run.model.width, run.model.n_bits, run.init_from) == (model.width, model.n_bits, "digits")
     with pytest.raises(ConfigError, match="preset must be one of"):
         run_of("--from_preset=nobody")
+    with pytest.raises(ConfigError, match=r"from one model.*: from_preset='digits', init_from='runs/mine'"):
+        run_of("--from_preset=digits", "--init_from=runs/mine", "--workdir=unused")
+    assert run_of("--from_preset=digits", "--init_from=digits", "--workdir=unused").init_from == "digits"
 
 
 @pytest.mark.slow
