@@ -43,8 +43,8 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
 
     An argument wins over what flagfiles say, wherever it stands; among arguments, and among the lines of
     flagfiles, the later wins. Each flag gets two attributes, `on_command_line` and `in_flagfile`: whether it
-    is among the arguments, and whether a flagfile sets it. A value that starts with ~/ is below the home
-    folder.
+    is among the arguments, and whether a flagfile sets it. A value, or an item of a list, that starts with ~/
+    is below the home folder.
     """
     found = sorted(with_flagfiles(arguments), key=lambda one: not one[1])  # those without a place come last
     for argument, place in found:
@@ -62,9 +62,15 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
         for attribute, in_file in (("on_command_line", False), ("in_flagfile", True)):
             here = (name, in_file) in given or (f"no{name}", in_file) in given
             setattr(flag, attribute, getattr(flag, attribute, False) or here)
-        # Shells leave ~ alone after the =.
-        if isinstance(flag.value, str) and flag.value.startswith("~/"):
-            flag.value = os.path.expanduser(flag.value)
+        if isinstance(flag.value, str):
+            flag.value = _at_home(flag.value)
+        elif isinstance(flag.value, list):
+            flag.value = [_at_home(item) for item in flag.value]
+
+
+def _at_home(value: str) -> str:
+    """Replaces a leading ~/, which shells leave alone after the = of a flag."""
+    return os.path.expanduser(value) if value.startswith("~/") else value
 
 
 def _in_words(error: Exception) -> str:

@@ -185,6 +185,10 @@ def test_a_leading_tilde_is_the_home_folder(monkeypatch, tmp_path):
     config = run_flags.config_of(["--workdir=~/runs/mine", "--dataset=folder:~/x", "--data_dir=a~/b"])
     assert config.workdir == f"{tmp_path}/runs/mine"
     assert config.data.data_dir == "a~/b"
+    values = absl_flags.FlagValues()
+    parsing.define(values, workdirs=([], ""))
+    parsing.parse(values, ["--workdirs=~/a,b~/c"])
+    assert values.workdirs == [f"{tmp_path}/a", "b~/c"]
 
 
 def test_flagfiles_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
