@@ -46,7 +46,8 @@ def main(values: flags.FlagValues, arguments: Sequence[str]) -> int:
         )
     strategy = "part_parallel" if values.parts else "multi_worker"
     arguments = [*arguments, f"--strategy={strategy}"]
-    count = values.workers or run_flags.config_of(arguments).num_parts
+    config = run_flags.config_of(arguments)  # what it refuses, each process would refuse
+    count = values.workers or config.num_parts
     if count is None:
         raise ConfigError("--parts needs --num_blocks, or a --flagfile with it. Received: neither")
     return _run(arguments, strategy, count)
