@@ -211,11 +211,13 @@ def prepare(
     config: RunConfig, workdir: Workdir, group: ProcessGroup | None, strategy: tf.distribute.Strategy
 ) -> Run:
     """Reads the data, makes model, trainer and checkpoints, claims the workdir; ConfigError if it cannot."""
-    # Devices come before the data, which may take long to read: other processes wait for this one.
+    # What may be refused comes before the data, which may take long; other processes wait for devices.
     devices = _devices(config, group)
     chief = is_chief(group)  # workers get its weights
     starts = bool(config.init_from) and chief and not workdir.can_resume()
     start = saved.load_start(config.init_from, config.model) if starts else None
+    if config.train.objective:
+        imported_objective(config.train.objective)
     images = data.load(dataclasses.replace(config.data, dtype=config.model.data_dtype))
     for note in images.notes:
         print(note)

@@ -149,6 +149,15 @@ RUN = (
 )
 
 
+def test_an_objective_that_is_not_there_is_found_before_the_images_are_read(tmp_path, monkeypatch):
+    monkeypatch.delattr(glow_tf.data, "load")
+    config = config_of(
+        [*RUN[:-1], "--objective=nowhere:Class", "--strategy=one_device", f"--workdir={tmp_path}"]
+    )
+    with pytest.raises(glow_tf.ConfigError, match=r"must be module:Class.*Received: objective='nowhere:Cl"):
+        train(config)
+
+
 class StopsAfter(keras.callbacks.Callback):
     def __init__(self, epochs):
         super().__init__()
