@@ -58,7 +58,7 @@ def read_rows(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]
 def _what_is_wrong(found: Sequence[str], rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:
     """Says what is wrong with a table; empty if nothing is."""
     if {*WORDS, *NUMBERS} - set(found) or set(found) - set(columns):
-        return f"its first line must be {','.join(columns)}"
+        return f"its first line must be {','.join(columns)}, not {','.join(found)[:80]!r}"
     for line, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             return f"line {line} must have {len(found)} cells"

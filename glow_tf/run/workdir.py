@@ -220,7 +220,8 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
         return {**summary, "epochs": int(summary["epochs"])}
     except (ValueError, TypeError, KeyError, OverflowError):
         raise OSError(
-            f"{path} is damaged. Remove it, and the run's command writes it anew from the last checkpoint."
+            f"{path} is damaged. Remove it, and the run's command writes it anew from the last checkpoint. "
+            f"Received: {path.read_bytes()[:80]!r}"
         ) from None
 
 

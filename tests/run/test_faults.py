@@ -388,7 +388,7 @@ def test_a_run_that_stopped_before_its_first_checkpoint_starts_again(tmp_path):
 
 DAMAGES = {
     "a line that ends early": (lambda text: text[:-60], r"history.csv is damaged: line 4 must have"),
-    "no header": (lambda text: text.split("\n", 1)[1], r"its first line must be epoch,phase,active_parts,"),
+    "no header": (lambda text: text.split("\n", 1)[1], r"must be epoch,phase,active_parts,.*, not '1,"),
     "a number that is none": (
         lambda text: text.replace("\n2,", "\nzwei,"),
         "line 3 must have a number under",
@@ -413,7 +413,7 @@ def test_a_damaged_summary_is_named_and_written_again(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     (folder / "summary.json").write_text('{"test_bpd": 4')
-    with pytest.raises(OSError, match=r"summary.json is damaged. Remove it, and the run's command"):
+    with pytest.raises(OSError, match=r"summary.json is damaged. Remove it.* Received: b'{\"test_bpd"):
         train(config(folder, **FAST))
     (folder / "summary.json").unlink()
     assert train(config(folder, **FAST))["epochs"] == 3
