@@ -86,9 +86,8 @@ def read_size(path: pathlib.Path) -> tuple[int, int] | None:
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-            if (
-                image.format == "TIFF"
-            ):  # some releases of PIL say the size of its pixels, others the upright one
+            # Some releases of PIL tell the size of a TIFF's pixels, others the upright one.
+            if image.format == "TIFF":
                 width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
             lies = _orientation(image) > 4
     except Exception:  # as in `read_picture`, which says what is wrong
