@@ -37,15 +37,16 @@ class OnBatch(PartsModel):
 
         Raises:
           ConfigError: the batch does not fit the model, an argument has no meaning here, rates need the
-            number of steps per epoch, which neither `compile` nor a `fit` has found out, or replicas make
-            steps alone.
+            number of steps per epoch, which neither `compile` nor a `fit` has found out, replicas make steps
+            alone, or batches wait between parts.
           NonFiniteError, DivergedError: as in `fit`.
         """
         check_compiled(self, "train_on_batch")
-        if self.options.sync_every > 1:
+        if self.options.sync_every > 1 or self.options.part_delay:
             raise ConfigError(
-                "train_on_batch needs sync_every=1: replicas that make steps alone meet in fit. "
-                f"Received: sync_every={self.options.sync_every}"
+                "train_on_batch needs sync_every=1 and part_delay=0: replicas that make steps alone meet in "
+                "fit, which also brings all parts to the same batch. "
+                f"Received: sync_every={self.options.sync_every}, part_delay={self.options.part_delay}"
             )
         count_steps(self.optimizers, None)
         unused = {"sample_weight": sample_weight, "class_weight": class_weight}

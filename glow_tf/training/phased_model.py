@@ -152,7 +152,10 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
         """Called at the start of an epoch, from 0, of `steps` steps (None: not known), in its phase."""
 
     def on_step_end(self, last: bool) -> None:
-        """Called after each training step; `last` says whether it was the epoch's last."""
+        """Called after each training step; `last` says whether it was the epoch's last.
+
+        Where an epoch ends before the last of its steps, it is called once more, when that is known.
+        """
 
 
 class PhaseSwitch(keras.callbacks.Callback):
@@ -162,6 +165,7 @@ class PhaseSwitch(keras.callbacks.Callback):
         self.model.set_phase(self.model.phase_of(epoch))
         self.model.reset_metrics()
         self.model.on_epoch_start(epoch, self.params["steps"])
+        self._goes_on = False  # whether a step was made, and the epoch has more
         self._passing = self.model.steps_before > 0
         if self._passing:
             so_far = self.model.get_metrics_result()
@@ -175,6 +179,7 @@ class PhaseSwitch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Gives every epoch the same logs: NaN where its phase computes nothing."""
+        self._end()
         self.model.steps_before = 0
         for name in self.model.means.names:
             logs.setdefault(name, math.nan)
@@ -185,4 +190,15 @@ class PhaseSwitch(keras.callbacks.Callback):
         if self._passing:
             return
         self.model.traced.add(self.model.phase)
-        self.model.on_step_end(last=steps is not None and batch + 1 >= steps)
+        self._goes_on = steps is None or batch + 1 < steps
+        self.model.on_step_end(last=not self._goes_on)
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Lets Keras validate what an epoch that was cut short has ended with."""
+        self._end()
+
+    def _end(self) -> None:
+        """Ends an epoch that a callback has stopped, or whose data ran out, before its last step."""
+        if self._goes_on:
+            self._goes_on = False
+            self.model.on_step_end(last=True)

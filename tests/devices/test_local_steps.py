@@ -127,6 +127,29 @@ def test_the_mean_of_a_single_replica_is_what_it_has_to_the_digit(every, batches
     assert_alike(one.glow.get_weights(), other.glow.get_weights(), rtol=0, atol=0)
 
 
+class StopsAfterThree(keras.callbacks.Callback):
+    """Stops amid an epoch, between two meetings; what is then evaluated must be one model."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = batch == 2
+
+    def on_test_begin(self, logs=None):
+        assert_replicas_are_equal(self.model, self.model.glow.variables)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "out of data"])
+def test_replicas_meet_where_an_epoch_ends_before_its_last_step(stopped, batches):
+    local = initialized(batches, sync_every=EVERY, run_eagerly=True)
+    if stopped:
+        fit(local, batches, callbacks=[StopsAfterThree()], validation_data=batches[0][0])
+    else:
+        steps = untuned(tf.data.Dataset.from_tensor_slices(tuple(member[:3] for member in batches)))
+        local.fit(steps.filter(lambda *_: True), steps_per_epoch=STEPS, epochs=1, verbose=0)
+    assert local.optimizers[0].iterations.numpy() == 3
+    assert_replicas_are_equal(local, [*local.glow.variables, *local.optimizers[0].variables])
+
+
 def test_a_phase_that_trains_one_part_meets_over_its_weights_alone(batches):
     local = initialized(batches, schedule="sequential", parts="1,1", sync_every=EVERY, run_eagerly=True)
     before = local.glow.get_weights()

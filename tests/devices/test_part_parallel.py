@@ -75,6 +75,15 @@ def test_parts_that_work_at_the_same_time_train_like_parts_that_wait(delay, plac
     for name in set(waiting_history) - BUSY:
         np.testing.assert_allclose(history[name], waiting_history[name], rtol=1e-6)
 
+    def stop(batch, logs):
+        delayed.stop_training = True
+
+    after_one = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+    delayed.fit(small_images, LABELS, batch_size=16, epochs=1, callbacks=[after_one], verbose=0)
+    assert [int(own.iterations) for own in delayed.optimizers] == [7, 7]  # of 6 steps before
+    with pytest.raises(ConfigError, match=r"and part_delay=0.*Received: sync_every=1, part_delay=\d"):
+        delayed.train_on_batch(small_images[:16], LABELS[:16])
+
 
 def test_queues_forget_what_was_not_finite_in_an_epoch_that_was_given_up():
     glow = Glow(small_config(flow_steps=1, parts="by_block:2"), two_devices(), name="glow")
