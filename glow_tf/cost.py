@@ -19,9 +19,9 @@ def relative_cost(
 ) -> float:
     """Returns the cost of one epoch of a phase divided by the cost of an end-to-end epoch.
 
-    A forward pass costs F, a backward pass 2F, or 3F if it recomputes activations. Parts before the first
-    trained one run forward only; parts after the last trained one do not run. A flow head runs, both ways,
-    where its own part is trained on its own objective. Parts count from 0.
+    A forward pass costs F, a backward pass 2F, or 3F if it recomputes activations. Other parts before the
+    last trained one run forward only, or not at all if they are `fixed`; parts after it do not run. A flow
+    head runs, both ways, where its own part is trained on its own objective. Parts count from 0.
 
     Args:
       layouts: the parts.
@@ -31,7 +31,8 @@ def relative_cost(
       scored: those of the trained parts whose own objective is minimised; None: all of them.
     """
     both = BOTH_WAYS + reversible
-    forward = sum(p.forward_macs for p in layouts[first : max(trained) + 1])
+    running = (k for k in range(first, max(trained) + 1) if k in trained or not layouts[k].fixed)
+    forward = sum(layouts[k].forward_macs for k in running)
     backward = (both - 1) * sum(layouts[k].forward_macs for k in trained)
     heads = both * sum(layouts[k].head_macs for k in (trained if scored is None else scored))
     return (forward + backward + heads) / (both * sum(p.forward_macs for p in layouts))

@@ -60,6 +60,11 @@ class PartLayout:
         return sum(e.macs for e in self.head)
 
     @property
+    def fixed(self) -> bool:
+        """Whether h_k depends on none of the part's weights, as in a level."""
+        return self.elements[0].kind == "haar"
+
+    @property
     def crossing_values(self) -> int:
         """Numbers per image that cross the cut after the part: h_k and the log-likelihood so far."""
         return math.prod(self.output_shape) + 1

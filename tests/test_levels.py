@@ -13,7 +13,7 @@ from glow_tf.bijectors import FlowSplit
 from glow_tf.endpoints import ActivationLimit
 from glow_tf.partition import part_layouts
 from glow_tf.run.callbacks import bits_of_levels
-from glow_tf.schedule import Phase, end_to_end, one_part, simultaneous
+from glow_tf.schedule import Phase, end_to_end, epoch_costs, one_part, simultaneous
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,7 @@ def test_an_image_s_smaller_version_is_a_fixed_function_of_it(perturbed, images)
     np.testing.assert_allclose(output.h, means, atol=1e-12)
     np.testing.assert_allclose(perturbed.parts[0].pass_on(h), means, atol=1e-12)
     assert [part.fixed for part in perturbed.parts] == [True, True, False]
+    assert [layout.fixed for layout in part_layouts(perturbed.config)] == [True, True, False]
 
 
 def test_a_level_is_given_the_smaller_image_and_not_one_that_is_smaller_still(perturbed, rng):
@@ -217,7 +218,12 @@ def test_layouts_say_what_a_level_costs():
     a, b, hidden, features = 4, 5, 32, 32
     network = 9 * a * hidden + features * hidden + hidden**2 + 9 * hidden * 2 * b
     assert step.macs == 16 * 16 * (network + 81)
-    assert sum(layout.forward_macs for layout in layouts[:1]) > 0.75 * sum(p.forward_macs for p in layouts)
+    macs = [layout.forward_macs for layout in layouts]
+    assert macs[0] > 0.75 * sum(macs)
+    # An epoch that trains a part alone passes over the levels before it.
+    alone = epoch_costs(layouts, [one_part(k) for k in range(4)])
+    assert alone == pytest.approx([own / sum(macs) for own in macs])
+    assert epoch_costs(layouts, [simultaneous(4), Phase((0, 2))]) == pytest.approx([1, alone[0] + alone[2]])
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def cost_from_seconds(
 
     if end_to_end:
         return 1.0
-    frozen = [k for k in range(max(trained)) if k not in trained]
+    frozen = [k for k in range(max(trained)) if k not in trained and not layouts[k].fixed]
     heads = sum(spent([k], 1) * layouts[k].head_macs / layouts[k].forward_macs for k in trained)
     return (spent(frozen, 0) + spent(trained, 1) + heads) / spent(range(len(layouts)), 1)
 

@@ -129,7 +129,7 @@ class Planner:
         start = end = waiting = 0.0
         for k, layout in enumerate(layouts[: phase.last + 1]):
             device = self.cluster.devices[k]
-            forward = self._forward(layout, device) * self.batch_size
+            forward = self._forward(layout, device, phase, k) * self.batch_size
             own = self._compute(layout, device, phase, k) * self.batch_size
             rest = self._rest(device) * self.batch_size / len(layouts)
             sent = self.cluster.transfer(layout.output_bytes * self.batch_size) if k < phase.last else 0.0
@@ -154,7 +154,7 @@ class Planner:
             per_image = self._compute(layout, devices[k], phase, k) + self._rest(devices[k]) / len(layouts)
             spent[f"part {k + 1}"] = self.batch_size * per_image
         spent["link"] = max(
-            self.batch_size * self._forward(layout, devices[k])
+            self.batch_size * self._forward(layout, devices[k], phase, k)
             + self.cluster.transfer(layout.output_bytes * self.batch_size)
             for k, layout in enumerate(layouts[:-1])
         )
@@ -172,7 +172,7 @@ class Planner:
 
     def _compute(self, layout: PartLayout, device: Device, phase: Phase, k: int) -> float:
         """Returns the seconds per image that a part's flow steps and its flow head take in a phase."""
-        forward = self._forward(layout, device)
+        forward = self._forward(layout, device, phase, k)
         if k not in phase.active:
             return forward
         both = (
@@ -185,8 +185,10 @@ class Planner:
             trained *= 1 + layout.head_macs / layout.forward_macs
         return trained
 
-    def _forward(self, layout: PartLayout, device: Device) -> float:
-        """Returns the seconds per image of one forward pass of a part's flow steps."""
+    def _forward(self, layout: PartLayout, device: Device, phase: Phase, k: int) -> float:
+        """Returns the seconds per image of one forward pass of a part's flow steps, if a phase runs them."""
+        if layout.fixed and not phase.runs_both_ways(k):
+            return 0.0
         if device.flops:
             return 2 * layout.forward_macs / device.flops
         return self._measured(layout, self.calibration.forward) / device.speed

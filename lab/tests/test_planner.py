@@ -27,6 +27,7 @@ from lab.planning.rates import Calibration, rates_settings, read_calibration
 MODEL = ModelConfig((32, 32, 3), 8, 3, 8, 128, parts="across_block:3")
 LAYOUTS = part_layouts(MODEL)
 WITH_HEADS = part_layouts(dataclasses.replace(MODEL, local_prior="flow:32x2"))
+LEVELS = part_layouts(dataclasses.replace(MODEL, architecture="levels", num_blocks=2, parts="1"))
 PART_2, ALL = one_part(1), simultaneous(3)
 
 
@@ -36,7 +37,7 @@ def planner(devices=3, bandwidth=math.inf, latency=0.0, loss=0.0, **changes):
     return Planner(cluster, **{"batch_size": 32, **changes})
 
 
-@pytest.mark.parametrize("layouts", [LAYOUTS, WITH_HEADS], ids=["Gaussians", "heads"])
+@pytest.mark.parametrize("layouts", [LAYOUTS, WITH_HEADS, LEVELS], ids=["Gaussians", "heads", "levels"])
 def test_on_one_device_a_phase_costs_what_the_cost_model_says(layouts):
     for reversible, flops in ((False, 6), (True, 8)):
         own = planner(reversible=reversible)
