@@ -78,10 +78,12 @@ def scale_rates(optimizer: keras.optimizers.Optimizer, factors: Sequence[float])
     """Makes an optimizer multiply its rate by a factor for each of the variables it was built with.
 
     Every Keras optimizer updates a variable by `update_step(gradient, variable, learning_rate)`, and decays
-    weights by `_apply_weight_decay(variables)` at its own rate. The methods are replaced in this one object,
-    so that any optimizer can be given factors; ConfigError if it leaves updates to others, as MultiOptimizer.
+    weights by `_apply_weight_decay(variables)` at the rate of `_get_current_learning_rate()`. The methods are
+    replaced in this one object, so that any optimizer can be given factors; ConfigError if it leaves updates
+    to others, as MultiOptimizer.
     """
-    plain, decay = type(optimizer).update_step, type(optimizer)._apply_weight_decay
+    kind = type(optimizer)
+    plain, decay, rate_now = kind.update_step, kind._apply_weight_decay, kind._get_current_learning_rate
     if all(factor == 1 for factor in factors):
         vars(optimizer).pop("update_step", None)
         vars(optimizer).pop("_apply_weight_decay", None)
@@ -99,13 +101,13 @@ def scale_rates(optimizer: keras.optimizers.Optimizer, factors: Sequence[float])
         factor = factor_of(variable)
         plain(optimizer, gradient, variable, learning_rate if factor == 1 else factor * learning_rate)
 
-    whole = optimizer.weight_decay  # read once: replicas are traced in threads that take turns
-
     def apply_weight_decay(variables: Sequence[keras.Variable]) -> None:
-        for factor in sorted({factor_of(variable) for variable in variables}) if whole else ():
-            optimizer.weight_decay = factor * whole
+        # The rate is scaled, not the decay, which optimizers keep in attributes of their own.
+        for factor in sorted({factor_of(variable) for variable in variables}):
+            optimizer._get_current_learning_rate = lambda factor=factor: factor * rate_now(optimizer)
             decay(optimizer, [variable for variable in variables if factor_of(variable) == factor])
-        optimizer.weight_decay = whole
+        # Replicas are traced in threads that take turns: another one may have been here.
+        vars(optimizer).pop("_get_current_learning_rate", None)
 
     optimizer.update_step = update_step
     optimizer._apply_weight_decay = apply_weight_decay

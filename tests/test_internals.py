@@ -144,18 +144,28 @@ def test_a_factor_reaches_the_updates_of_every_keras_optimizer(name):
         assert scaled == pytest.approx(0.5 * plain, rel=2e-2)  # 1 minus a small number loses digits
 
 
-@pytest.mark.parametrize("devices", [["CPU:0"], ["CPU:0", "CPU:1"]])
-def test_a_factor_reaches_the_decay_of_weights(devices):
+DECAYS = {
+    "all": ("AdamW", {"weight_decay": 10.0}, [0.9, 0.95, 0.95]),
+    "none": ("Adam", {"weight_decay": None}, [1.0, 1.0, 1.0]),
+    "by rank": ("Muon", {"weight_decay": 20.0, "adam_weight_decay": 10.0}, [0.8, 0.9, 0.95]),
+    "of one rank": ("Muon", {"weight_decay": None, "adam_weight_decay": 10.0}, [1.0, 1.0, 0.95]),
+}
+
+
+@pytest.mark.parametrize("devices", [["CPU:0"], ["CPU:0", "CPU:1"]], ids=len)
+@pytest.mark.parametrize(("name", "settings", "expected"), DECAYS.values(), ids=DECAYS)
+def test_a_factor_reaches_the_decay_of_weights(name, settings, expected, devices):
     strategy = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
     with strategy.scope():
-        variables = [keras.Variable(np.ones([2, 2]), dtype="float32") for _ in range(2)]
-        optimizer = keras.optimizers.AdamW(0.01, weight_decay=10.0)
+        variables = [keras.Variable(np.ones(shape), dtype="float32") for shape in ([2, 2], [2, 2], [2])]
+        optimizer = getattr(keras.optimizers, name)(0.01, **settings)
         optimizer.build(variables)
-    internals.scale_rates(optimizer, [1.0, 0.5])
-    step = tf.function(lambda: optimizer.apply([tf.zeros([2, 2])] * 2, variables))
+    internals.scale_rates(optimizer, [1.0, 0.5, 0.5])
+    step = tf.function(lambda: optimizer.apply([tf.zeros(v.shape) for v in variables], variables))
     tf.function(lambda: strategy.run(step))()
-    assert [float(v.numpy()[0, 0]) for v in variables] == pytest.approx([0.9, 0.95])
-    assert optimizer.weight_decay == 10.0
+    values = [own.numpy() for v in variables for own in strategy.experimental_local_results(v.value)]
+    assert [float(v.flat[0]) for v in values] == pytest.approx(np.repeat(expected, len(devices)))
+    assert float(optimizer.learning_rate.numpy()) == pytest.approx(0.01)
 
 
 def test_an_optimizer_that_leaves_updates_to_others_cannot_be_given_factors():
