@@ -242,3 +242,6 @@ def test_a_cache_that_would_never_be_used_is_refused():
         with pytest.raises(ConfigError, match=r"cache_prefix needs .*Received: cache_prefix=True, schedule="):
             phases_of(RunConfig.from_settings({**settings, "schedule": schedule, "period": period}))
     phases_of(RunConfig.from_settings({**settings, "schedule": "sequential"}))
+    levels = {"architecture": "levels", "parts": "1", "num_blocks": 1, "schedule": "sequential"}
+    with pytest.raises(ConfigError, match=r"levels run no part but .*Received: .*architecture='levels'"):
+        phases_of(RunConfig.from_settings(settings | levels))
