@@ -140,10 +140,11 @@ def test_the_time_to_a_likelihood(name, own, other, claim):
         ("paper_length", "across_2", "{:.3f} behind", "the paper's schedule"),
         ("paper_length", "across_2_head", "; {:.3f} in", "the paper's schedule"),
         ("two_processes", "two_parts", "| {:.3f} ahead", "two processes"),
+        ("levels_paper_length", "levels_deep", "| {:.3f} ahead", "levels of four steps"),
         ("heads_batch_8", "sequential_head", "| {:.2f} to", "heads at equal epochs"),
     ],
 )
-def test_what_a_cut_costs(name, variant, number, claim):
+def test_the_difference_from_the_baseline(name, variant, number, claim):
     outcomes = comparison.outcomes(read_study(CONFIGS / "studies" / f"{name}.cfg"), read(name))
     (behind,) = [outcome.behind for outcome in outcomes if outcome.variant.name == variant]
     assert number.format(abs(behind.mean)) in row_of(claim)

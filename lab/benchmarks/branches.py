@@ -2,8 +2,9 @@
 
     python -m lab.benchmarks.branches --question=switch --seeds=10,11,12 --data_dir=PATH --csv=switch.csv
 
-CIFAR-10, 3 × 4 flow steps of width 32, flow heads, batches of 16, 200 steps per epoch. A row of the CSV is
-one evaluation. The questions:
+CIFAR-10, 3 × 4 flow steps of width 32, flow heads, batches of 16, 200 steps per epoch, where a question does
+not say otherwise. A row of the CSV is one evaluation; `cpu_seconds` are those of training, tracing apart. The
+questions:
 
 - switch: at the first end-to-end epoch after two sequential parts (four epochs each), are the parts ahead of
   end-to-end training of the same predicted cost, and what remains of it? Both go on end to end: `go_on` for
@@ -11,11 +12,14 @@ one evaluation. The questions:
   `fresh_moments` (optimizers start anew) and `warm_up` (the rate rises over 100 steps).
 - lead: three simultaneous parts by block, ten epochs; the cosine of part k of n reaches 0, and the part ends,
   `lead` · (n − k) epochs before the end.
+- turns: width 128, batches of 8; three parts by block in turn, for 9, 4 and 3 epochs, each on what the cache
+  of the parts before it holds, and 7, 8 and 9 epochs end to end. Each has cosines of its own.
 """
 
 import math
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 
 import keras
@@ -28,7 +32,9 @@ from glow_tf.commands import cli
 from glow_tf.commands.run_flags import config_of
 from glow_tf.cost import relative_cost
 from glow_tf.devices.streams import set_up_process
+from glow_tf.run.callbacks import FillPrefixCaches
 from glow_tf.run.context import prepare
+from glow_tf.run.epoch import EpochResult
 from glow_tf.run.workdir import Workdir
 from glow_tf.schedule import end_to_end, epoch_costs, one_part, simultaneous
 from lab.benchmarks.rows import added_to
@@ -40,7 +46,7 @@ MODEL = (
     *("--rate_schedule=constant", "--warmup_steps=0", "--on_divergence=stop"),
 )
 WARM_UP = 100  # steps
-COLUMNS = ("question", "seed", "arm", "cost", "epochs_after_the_branch", "test_bpd")
+COLUMNS = ("question", "seed", "arm", "cost", "epochs_after_the_branch", "test_bpd", "cpu_seconds")
 
 # From a part (from 0) and the steps that have trained it to what its rate is multiplied by.
 Factor = Callable[[int, int], float]
@@ -85,6 +91,7 @@ class Branches:
         self.steps_per_epoch = self.run.steps_per_epoch
         self.test = self.run.held_out["test"]
         self.steps = [0] * len(self.run.layouts)  # that have trained each part
+        self.cpu_seconds = 0.0  # of training since the last `restore`
         self.moments = [v for optimizer in self.trainer.optimizers for v in optimizer.variables]
         self.variables = [*self.trainer.glow.variables, *self.moments]
 
@@ -100,7 +107,9 @@ class Branches:
         """Goes back to a state."""
         for variable, value in zip(self.variables, state[0], strict=True):
             variable.assign(value)
-        self.steps = list(state[1])
+        for cache in self.trainer.prefix_caches.values():
+            cache.forget()
+        self.steps, self.cpu_seconds = list(state[1]), 0.0
 
     def forget_moments(self) -> None:
         """Sets the optimizers' moments and step counts to 0."""
@@ -111,18 +120,21 @@ class Branches:
         """Trains an epoch (from 0), or its first steps; returns the test bits/dim."""
         self.trainer.phases = (phase,) * (epoch + 1)
         self.trainer.divergence_monitor.forget()
+        start = time.process_time()
         self.trainer.fit(
             self.run.training_batches(epoch),
             initial_epoch=epoch,
             epochs=epoch + 1,
             steps_per_epoch=steps or self.steps_per_epoch,
-            callbacks=[SetFactors(self, factor)],
+            callbacks=[FillPrefixCaches(self.run, EpochResult()), SetFactors(self, factor)],
             verbose=0,
         )
+        self.cpu_seconds += time.process_time() - start
         return self.trainer.evaluate(self.test, return_dict=True, verbose=0)["bpd"]
 
 
-Row = tuple[str, float, float, float]  # arm, cost, epochs after the branch, test bits/dim
+# Arm, cost, epochs after the branch, test bits/dim, and the CPU seconds where the question is about time.
+Row = tuple[str, float, float, float] | tuple[str, float, float, float, float]
 TURNS, FINETUNE = (4, 4), 4
 ARMS = {"parts": ("anneal", "go_on", "fresh_moments", "warm_up"), "end_to_end": ("anneal", "go_on")}
 
@@ -188,7 +200,36 @@ def lead(seed: int, data_dir: str) -> Iterator[Row]:
         yield f"lead {epochs:g}", cost, EPOCHS, bpd
 
 
-QUESTIONS = {"switch": switch, "lead": lead}
+WIDE = ("--width=128", "--local_prior=flow:32x2", "--batch_size=8", "--parts=by_block:3")
+EPOCHS_OF_PARTS, WHOLE_EPOCHS = (9, 4, 3), (7, 8, 9)
+
+
+def turns(seed: int, data_dir: str) -> Iterator[Row]:
+    """Answers `turns` for one seed."""
+    most = max(EPOCHS_OF_PARTS)
+    in_turn = ("--schedule=sequential", f"--part_epochs={most * 3}", "--finetune_epochs=0", "--cache_prefix")
+    model = Branches(seed, data_dir, *WIDE, *in_turn)
+    start, phase = model.state(), end_to_end(3)
+    for k in range(3):
+        model.train(one_part(k), k * most, lambda *_: 1.0, steps=2)  # is traced
+    model.train(phase, 0, lambda *_: 1.0, steps=2)
+    model.restore(start)
+    for k, epochs in enumerate(EPOCHS_OF_PARTS):
+        own = epochs * model.steps_per_epoch
+        for epoch in range(k * most, k * most + epochs):
+            bpd = model.train(one_part(k), epoch, lambda _, step, own=own: warm(step) * cosine(step / own))
+    planned = [one_part(k) for k, epochs in enumerate(EPOCHS_OF_PARTS) for _ in range(epochs)]
+    cost = sum(epoch_costs(model.run.layouts, planned, cache_prefix=True))
+    yield "in turn", cost, sum(EPOCHS_OF_PARTS), bpd, model.cpu_seconds
+    for epochs in WHOLE_EPOCHS:
+        model.restore(start)
+        own = epochs * model.steps_per_epoch
+        for epoch in range(epochs):
+            bpd = model.train(phase, epoch, lambda _, step, own=own: warm(step) * cosine(step / own))
+        yield "end to end", epochs, epochs, bpd, model.cpu_seconds
+
+
+QUESTIONS = {"switch": switch, "lead": lead, "turns": turns}
 
 
 def define(values: flags.FlagValues) -> None:
@@ -204,8 +245,9 @@ def main(values: flags.FlagValues) -> None:
     set_up_process(BATCH)
     with added_to(values.csv, COLUMNS) as add:
         for seed in values.seeds:
-            for arm, cost, epochs, bpd in QUESTIONS[values.question](int(seed), values.data_dir):
+            for arm, cost, epochs, bpd, *seconds in QUESTIONS[values.question](int(seed), values.data_dir):
                 row = [values.question, seed, arm, f"{cost:.4f}", f"{epochs:g}", f"{bpd:.6f}"]
+                row.append(f"{seconds[0]:.1f}" if seconds else "")
                 print(", ".join(row), flush=True)
                 add(row)
 
