@@ -123,9 +123,8 @@ def _rows(glow: Glow, images: np.ndarray, draws: int, seed: int, condition: Cond
     """Returns the terms of every batch of every draw, each [terms, batch]; the last batch is filled up."""
     # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
     function = tf.function(functools.partial(in_streams, functools.partial(terms, glow)), autograph=False)
-    size, given = min(batch_of(glow.image_shape, BATCH), len(images)), ()
-    if condition is not None:
-        given = (in_arrays(condition),)
+    size = min(batch_of(glow.image_shape, BATCH), len(images))
+    given = () if condition is None else (in_arrays(condition),)
     passes = (
         batch
         for k in range(draws)
