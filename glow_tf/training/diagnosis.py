@@ -9,7 +9,7 @@ import tensorflow as tf
 from glow_tf.bijectors.condition import Condition
 from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.glow import Glow
-from glow_tf.parts import PartOutput
+from glow_tf.parts import Part, PartOutput
 from glow_tf.schedule import Phase
 from glow_tf.training.conditioning import largest_log_scales
 from glow_tf.training.divergence import Observed
@@ -90,10 +90,14 @@ def _conditioning(glow: Glow, seen: Seen) -> str:
 
 
 def _widest(glow: Glow, phase: Phase, seen: Seen) -> str:
-    """Says whose input is largest."""
-    steps = _step_by_step(glow, phase, seen)
-    place, x, _ = max(steps, key=lambda step: float(tf.reduce_max(tf.abs(step[1]))))
-    return f"The largest inputs are those of {place} {_range(x)}."
+    """Says which bijector's input is largest."""
+    h, largest, where = glow.dequantize.forward(seen.v), -1.0, ""
+    for k, part in enumerate(glow.parts[: phase.last + 1], start=1):
+        for name, x, output in _step_by_step(part, h, part.read(seen.condition)):
+            size, h = float(tf.reduce_max(tf.abs(x))), output.h
+            if not size <= largest:
+                largest, where = size, f"part {k}, bijector {name}, whose inputs range over {_range(x)}"
+    return f"The largest inputs are those of {where}."
 
 
 def _skipped(in_a_row: int) -> str:
@@ -103,29 +107,30 @@ def _skipped(in_a_row: int) -> str:
 
 
 def _first_fault(glow: Glow, phase: Phase, seen: Seen) -> str | None:
-    for place, x, made in _step_by_step(glow, phase, seen):
-        if not all(bool(tf.reduce_all(tf.math.is_finite(t))) for t in made):
-            return f"{place} {_range(x)}"
+    h = glow.dequantize.forward(seen.v)
+    for k, part in enumerate(glow.parts[: phase.last + 1], start=1):
+        given = part.read(seen.condition)
+        for name, x, output in _step_by_step(part, h, given):
+            h = output.h
+            if not all(bool(tf.reduce_all(tf.math.is_finite(t))) for t in (h, output.log_likelihood_term)):
+                return f"part {k}, bijector {name}, whose inputs range over {_range(x)}"
+        if phase.minimises_objective_of(k - 1) and not bool(
+            tf.reduce_all(tf.math.is_finite(part.prior.log_prob(h, given)))
+        ):
+            return f"part {k}, the prior of its output, which ranges over {_range(h)}"
     return None
 
 
-def _step_by_step(glow: Glow, phase: Phase, seen: Seen) -> Iterator[tuple[str, tf.Tensor, list[tf.Tensor]]]:
-    """Runs a batch through the steps of the bijectors, and the priors that the phase minimises.
+def _step_by_step(part: Part, h: tf.Tensor, given: Condition) -> Iterator[tuple[str, tf.Tensor, PartOutput]]:
+    """Runs a part forward from h; yields each step's name, its input, and what the part has made after it.
 
-    Yields each one's place, up to what its input ranges over; its input; and what is known after it.
+    `given` is what `Part.read` returned.
     """
-    h = glow.dequantize.forward(seen.v)
-    for k, part in enumerate(glow.parts[: phase.last + 1]):
-        given, output = part.read(seen.condition), PartOutput.start(h)
-        for bijector in part.bijectors:
-            for name, forward in bijector.steps():
-                h, output = output.h, forward(output, *bijector.read(given))
-                place = f"part {k + 1}, bijector {name}, whose inputs range over"
-                yield place, h, [output.h, output.log_likelihood_term]
-        h = output.h
-        if phase.minimises_objective_of(k):
-            place = f"part {k + 1}, the prior of its output, which ranges over"
-            yield place, h, [part.prior.log_prob(h, given)]
+    output = PartOutput.start(h)
+    for bijector in part.bijectors:
+        for name, forward in bijector.steps():
+            x, output = output.h, forward(output, *bijector.read(given))
+            yield name, x, output
 
 
 def _range(x: tf.Tensor) -> str:
