@@ -62,6 +62,11 @@ def warm(step: int) -> float:
     return min(1.0, (step + 1) / WARM_UP)
 
 
+def decaying(steps: int) -> Factor:
+    """Returns what multiplies the rates of all parts over so many steps: a warm-up, and a cosine to 0."""
+    return lambda _, step: warm(step) * cosine(step / steps)
+
+
 class SetFactors(keras.callbacks.Callback):
     """Sets the rates of the active parts before each step."""
 
@@ -215,17 +220,15 @@ def turns(seed: int, data_dir: str) -> Iterator[Row]:
     model.train(phase, 0, lambda *_: 1.0, steps=2)
     model.restore(start)
     for k, epochs in enumerate(EPOCHS_OF_PARTS):
-        own = epochs * model.steps_per_epoch
         for epoch in range(k * most, k * most + epochs):
-            bpd = model.train(one_part(k), epoch, lambda _, step, own=own: warm(step) * cosine(step / own))
+            bpd = model.train(one_part(k), epoch, decaying(epochs * model.steps_per_epoch))
     planned = [one_part(k) for k, epochs in enumerate(EPOCHS_OF_PARTS) for _ in range(epochs)]
     cost = sum(epoch_costs(model.run.layouts, planned, cache_prefix=True))
     yield "in turn", cost, sum(EPOCHS_OF_PARTS), bpd, model.cpu_seconds
     for epochs in WHOLE_EPOCHS:
         model.restore(start)
-        own = epochs * model.steps_per_epoch
         for epoch in range(epochs):
-            bpd = model.train(phase, epoch, lambda _, step, own=own: warm(step) * cosine(step / own))
+            bpd = model.train(phase, epoch, decaying(epochs * model.steps_per_epoch))
         yield "end to end", epochs, epochs, bpd, model.cpu_seconds
 
 

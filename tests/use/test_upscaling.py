@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from small import preset_once, small_glow
+from small import perturb, preset_once, small_glow
 
 import glow_tf
 from glow_tf import data
@@ -63,8 +63,7 @@ def test_details_are_those_of_the_finest_latents(levels, eager):
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_previews_are_the_means_of_what_comes_after_them(precision, rng, eager):
     levels = make_levels(precision=precision)
-    for variable in levels.trainable_variables:
-        variable.assign_add(0.1 * rng.standard_normal(variable.shape).astype(np.float32))
+    perturb(levels)
     eps = np.array(levels.encode(rng.integers(60, 200, (3, 16, 16, 3), np.uint8)))
     found = list(previews(levels, eps))
     assert [images.shape for images in found] == [(3, 4, 4, 3), (3, 8, 8, 3), (3, 16, 16, 3)]
