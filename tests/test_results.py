@@ -169,3 +169,30 @@ def test_heads_in_longer_training():
     ]
     for gap in behind:
         assert f"to {gap:.2f} behind" in row_of("heads at equal epochs")
+
+
+def test_what_the_guard_flags():
+    shares = {}
+    for name in ("fashion", "cifar10"):
+        with (RESULTS / f"outliers_{name}.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                if row["score"] == "auto":
+                    shares[name, row["set"]] = [100 * float(row[key]) for key in ("flagged", "flagged_5")]
+    table = (RESULTS / "archive" / "uses.md").read_text().split("it flags, with the score that")[1]
+    lines = re.findall(r"^\| ([a-z].*?) \| ([\d.]+), ([\d.]+) % \| ([\d.]+), ([\d.]+) % \|$", table, re.M)
+    assert len(lines) == 5
+    for what, *numbers in lines:
+        expected = shares["fashion", what] + shares["cifar10", what]
+        assert [float(number) for number in numbers] == pytest.approx(expected, abs=0.0501)
+
+
+def test_heads_on_clothes():
+    last = last_epochs(RESULTS / "heads_fashion_deep.csv")
+    gaps = sorted(
+        bpd - last["end_to_end"][seed]
+        for variant in ("three_head", "four_head", "six_head")
+        for seed, bpd in last[variant].items()
+    )
+    text = f"{gaps[0]:.2f} to {gaps[-3]:.2f} there, two of {len(gaps)} runs {gaps[-1]:.2f}"
+    assert text in " ".join((RESULTS / "heads.md").read_text().split())
+    assert f"on clothes up to {gaps[-3]:.2f}" in CLAIMS.read_text()
