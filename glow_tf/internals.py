@@ -125,6 +125,14 @@ def rate_of(
     return optimizer._learning_rate
 
 
+def steps_made(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
+    """Returns what counts an optimizer's steps; `iterations` counts its updates, which may be fewer.
+
+    It is the first of an optimizer's variables.
+    """
+    return optimizer.variables[0]
+
+
 def metrics_to_minimize(names: Sequence[str]) -> keras.metrics.Metric:
     """Returns a metric by which Keras's callbacks know that lower values of these names are better.
 

@@ -292,3 +292,12 @@ def test_tensorflow_knows_the_variable_by_which_eager_operations_are_not_streame
     from tensorflow.python.eager import context
 
     assert "TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE" in inspect.getsource(context)
+
+
+def test_steps_are_counted_also_those_whose_gradients_wait():
+    variable = keras.Variable(np.zeros(2), dtype="float32")
+    optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)
+    optimizer.build([variable])
+    for _ in range(3):
+        optimizer.apply([tf.ones(2)], [variable])
+    assert (int(internals.steps_made(optimizer).numpy()), int(optimizer.iterations)) == (3, 1)

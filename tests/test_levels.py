@@ -171,6 +171,8 @@ def test_a_part_that_is_trained_alone_has_the_weights_that_it_has_at_once(images
 def test_a_part_that_trains_alone_runs_no_flow_before_it(images, monkeypatch):
     trainer = trained(images, [one_part(1)])
     monkeypatch.setattr(trainer.glow.parts[0].bijectors[1], "whiten", None)  # would be called
+    # A likelihood without the parts before is none of the model.
+    assert "bpd" not in trainer.means.names_of(one_part(len(trainer.glow.parts) - 1))
     loss, truncated = objectives(trainer, images[:4], one_part(1))
     assert np.isnan(truncated[0]).all()
     np.testing.assert_allclose(loss, _term(trainer.glow, images[:4], 1, trainer.seed), rtol=1e-4)

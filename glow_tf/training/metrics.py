@@ -51,18 +51,19 @@ class StepMeans:
     """Means over an epoch of what training steps report.
 
     `local_bpd_k` of every part that was scored, `gradient_norm_k` and (for parts on their own devices)
-    `busy_seconds_k` of every part that was trained, and, if the last part ran, the bits per dimension of the
+    `busy_seconds_k` of every part that was trained, and, if all parts ran, the bits per dimension of the
     whole chain as `bpd` and as `loss`. `skipped_steps` is the number of steps that were skipped because they
     were not finite; the means leave them out.
 
-    `heads` says of every part whether it has a flow head, which scores it only where it is trained; `timed`,
-    whether parts have their own devices.
+    `heads` says of every part whether it has a flow head, which scores it only where it is trained; `fixed`,
+    whether it is passed over where it is not trained (see `Part.fixed`); `timed`, whether parts have devices
+    of their own.
     """
 
-    def __init__(self, heads: Sequence[bool], timed: bool):
+    def __init__(self, heads: Sequence[bool], fixed: Sequence[bool], timed: bool):
         num_parts = len(heads)
         self._heads = tuple(heads)
-        self._last = num_parts - 1
+        self._fixed = tuple(fixed)
         self._timed = timed
         kinds = ("local_bpd", "gradient_norm", "busy_seconds")
         names = [f"{kind}_{k + 1}" for k in range(num_parts) for kind in kinds]
@@ -89,12 +90,16 @@ class StepMeans:
         if self._timed and not phase.end_to_end:
             names += [f"busy_seconds_{k + 1}" for k in phase.active]
         found = [self._skipped, *(self._means[name] for name in names)]
-        return [*found, self._means["bpd"]] if phase.last == self._last else found
+        return [*found, self._means["bpd"]] if self._runs_all(phase) else found
 
     def names_of(self, phase: Phase) -> set[str]:
         """Returns the names that a phase reports."""
         names = {metric.name for metric in self.of(phase)}
         return {*names, "loss"} if "bpd" in names else names
+
+    def _runs_all(self, phase: Phase) -> bool:
+        passed_over = any(fixed and not phase.runs_both_ways(k) for k, fixed in enumerate(self._fixed))
+        return phase.last == len(self._fixed) - 1 and not passed_over
 
     def _scored(self, phase: Phase) -> list[int]:
         return [k for k, has_head in enumerate(self._heads) if phase.scores(k, has_head)]
@@ -120,5 +125,5 @@ class StepMeans:
             add(f"gradient_norm_{k + 1}", norm, weights[k])
         for k, seconds in zip(phase.active, step.busy, strict=False):
             add(f"busy_seconds_{k + 1}", seconds, weights[k])
-        if phase.last == self._last:
+        if self._runs_all(phase):
             add("bpd", step.truncated[-1], of_examples)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from glow_tf.config import TrainConfig
 from glow_tf.errors import ConfigError
-from glow_tf.internals import moments, rate_of
+from glow_tf.internals import moments, rate_of, steps_made
 from glow_tf.schedule import Phase, epochs_training, first_finetune_epoch
 
 
@@ -176,11 +176,6 @@ class FusedAdamax(Fused, keras.optimizers.Adamax):
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         self._apply_kernel(tf.raw_ops.ResourceApplyAdaMax, gradient, variable, learning_rate)
-
-
-def steps_made(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
-    """Returns what counts an optimizer's steps; `iterations` counts its updates, which may be fewer."""
-    return optimizer.variables[0]
 
 
 def part_rates(

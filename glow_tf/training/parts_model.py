@@ -12,6 +12,7 @@ import tensorflow as tf
 from glow_tf.bijectors.condition import Condition
 from glow_tf.cost import crossing_bytes
 from glow_tf.glow import Glow
+from glow_tf.internals import steps_made
 from glow_tf.partition import part_layouts
 from glow_tf.passage import Passage
 from glow_tf.schedule import Phase
@@ -23,7 +24,6 @@ from glow_tf.training.divergence import DivergenceMonitor
 from glow_tf.training.gradients import OneTape, TapePerPart
 from glow_tf.training.local_steps import LocalSteps
 from glow_tf.training.objective import Objectives, objectives_of
-from glow_tf.training.optimizers import steps_made
 from glow_tf.training.options import IF_MISSING, CompileOptions
 from glow_tf.training.phased_model import PhasedModel
 from glow_tf.training.prefix import PrefixCache
@@ -41,7 +41,8 @@ class PartsModel(PhasedModel):
         self, glow: Glow, phases: Sequence[Phase] = (), seed: int = 0, objective: Objectives = None, **kwargs
     ):
         heads = [part.has_head for part in glow.parts]
-        super().__init__(phases, heads, timed=bool(glow.part_devices), **kwargs)
+        fixed = [part.fixed for part in glow.parts]
+        super().__init__(phases, heads, fixed, timed=bool(glow.part_devices), **kwargs)
         self.glow = glow
         self.seed = seed
         self.local_objectives = objectives_of(glow, objective)

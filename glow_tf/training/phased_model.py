@@ -22,16 +22,18 @@ from glow_tf.training.metrics import MeanAndError, StepMeans
 class PhasedModel(DensityModel, BuiltBeforeFit):
     """A model whose epochs are in phases; each phase has its own train function, which is traced once.
 
-    Epochs beyond the last of the phases are end to end. `heads` and `timed` are those of `StepMeans`.
+    Epochs beyond the last of the phases are end to end. `heads`, `fixed` and `timed` are as in `StepMeans`.
     """
 
-    def __init__(self, phases: Sequence[Phase], heads: Sequence[bool], timed: bool = False, **kwargs):
+    def __init__(
+        self, phases: Sequence[Phase], heads: Sequence[bool], fixed: Sequence[bool], timed: bool, **kwargs
+    ):
         super().__init__(**kwargs)
         self._num_parts = len(heads)
         self.has_own_phases = bool(phases)
         self.set_phases(phases)
         self.forget_train_functions()
-        self.means = StepMeans(heads, timed)  # what training steps report
+        self.means = StepMeans(heads, fixed, timed)  # what training steps report
         self.test_metric = MeanAndError("bpd")  # what an evaluation reports
         self._to_minimize = metrics_to_minimize(self.means.names)
         self._evaluating = False

@@ -13,11 +13,11 @@ from glow_tf.conditions import of_names
 from glow_tf.devices.workers import in_several_processes
 from glow_tf.errors import DivergedError, NonFiniteError
 from glow_tf.glow import Glow
+from glow_tf.internals import steps_made
 from glow_tf.schedule import Phase
 from glow_tf.training.diagnosis import Seen, explain_divergence, explain_non_finite
 from glow_tf.training.divergence import DivergenceMonitor, Observed, replicated
 from glow_tf.training.gradients import StepGradients, mean_over_examples
-from glow_tf.training.optimizers import steps_made
 
 
 class SkippedSteps:

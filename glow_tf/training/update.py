@@ -10,11 +10,16 @@ import tensorflow as tf
 
 from glow_tf.bijectors.rate_factor import rate_factor
 from glow_tf.errors import ConfigError
-from glow_tf.internals import apply_as_given, built_with_others, leaves_updates_to_others, scale_rates
+from glow_tf.internals import (
+    apply_as_given,
+    built_with_others,
+    leaves_updates_to_others,
+    scale_rates,
+    steps_made,
+)
 from glow_tf.schedule import Phase
 from glow_tf.training.diagnosis import Seen
 from glow_tf.training.gradients import StepGradients
-from glow_tf.training.optimizers import steps_made
 from glow_tf.training.skipping import SkippedSteps
 from glow_tf.training.walk import Walk
 

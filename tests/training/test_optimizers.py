@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from glow_tf.training.optimizers import FusedAdam, FusedAdamax, steps_made
+from glow_tf.training.optimizers import FusedAdam, FusedAdamax
 
 PAIRS = {"adam": (FusedAdam, keras.optimizers.Adam), "adamax": (FusedAdamax, keras.optimizers.Adamax)}
 
@@ -71,12 +71,3 @@ def test_what_all_variables_share_is_computed_once_per_step(fused, powers):
 def test_amsgrad_is_refused_and_not_left_out():
     with pytest.raises(ValueError, match=r"has no amsgrad.*Received: amsgrad=True"):
         FusedAdam(amsgrad=True)
-
-
-def test_steps_are_counted_also_those_whose_gradients_wait():
-    variable = keras.Variable(np.zeros(2), dtype="float32")
-    optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)
-    optimizer.build([variable])
-    for _ in range(3):
-        optimizer.apply([tf.ones(2)], [variable])
-    assert (int(steps_made(optimizer).numpy()), int(optimizer.iterations)) == (3, 1)
