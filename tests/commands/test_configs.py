@@ -1,5 +1,7 @@
 """Every config parses, builds a valid run, and says what to expect."""
 
+import pathlib
+
 import pytest
 from small import ROOT, run_main
 
@@ -7,6 +9,7 @@ from glow_tf.commands import cli
 from glow_tf.commands.run_flags import config_of
 from glow_tf.config import all_settings
 from glow_tf.partition import part_layouts
+from glow_tf.run.flags_file import as_flags
 from glow_tf.schedule import phases_of
 
 CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
@@ -32,6 +35,13 @@ def test_every_config_is_headed_by_its_command_and_what_to_expect(path):
     assert f"python train/main.py --flagfile=configs/{path.name}" in header
     assert "# Expected: " in header
     assert "TODO" not in header
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_says_only_what_differs_from_what_it_includes(path, parsed):
+    lines = [line for line in path.read_text().splitlines() if line.startswith("--")]
+    for included in (line for line in lines if line.startswith("--flagfile=")):
+        assert not set(lines) & set(as_flags(parsed[pathlib.Path(included).stem].to_settings()))
 
 
 def test_base_lists_every_setting_with_its_default(parsed):
