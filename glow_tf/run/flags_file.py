@@ -21,7 +21,8 @@ from glow_tf.errors import ConfigError
 from glow_tf.run.suited import LEVELS, SETTINGS
 
 NAME = "flags.cfg"
-RATES = ("learning_rate", "finetune_learning_rate")  # kept as they were written
+# Kept as they were written.
+NUMBERS = ("learning_rate", "finetune_learning_rate", "beta_2", "outer_step")
 
 
 def flagfile(config: RunConfig) -> str:
@@ -116,7 +117,7 @@ def differing_settings(before: Mapping[str, str], config: RunConfig) -> dict[str
         if before
         and name not in MAY_DIFFER
         and now[name] != before.get(name)
-        and not (name in RATES and _same_rates(now[name], before.get(name, "")))
+        and not (name in NUMBERS and _same_numbers(now[name], before.get(name, "")))
     }
 
 
@@ -130,8 +131,8 @@ def refuse_other_configuration(folder: pathlib.Path, config: RunConfig) -> None:
         )
 
 
-def _same_rates(one: str, other: str) -> bool:
-    """Whether two settings have the same rates, which may be written 0.1 or 1e-1, one or several."""
+def _same_numbers(one: str, other: str) -> bool:
+    """Whether two settings have the same numbers, which may be written 0.1 or 1e-1, one or several."""
     try:
         return list(map(float, one.split(","))) == list(map(float, other.split(",")))
     except ValueError:
