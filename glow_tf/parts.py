@@ -148,12 +148,12 @@ class Part(keras.Model):
         self.prior.initialize(h, given)
         return h
 
-    def log_prob(self, h: tf.Tensor, given: Condition = None) -> tf.Tensor:
+    def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Returns the log-density of the part's input h [B, H, W, C] under the part and its prior, [B], nats.
 
-        This is what a flow head is used for.
+        This is what a flow head is used for. `condition` is what `read` returned.
         """
-        return -self.truncated_nll(self.call(h, given), given=given)
+        return -self.truncated_nll(self.call(h, condition), given=condition)
 
     def truncated_nll(
         self, output: PartOutput, labels: tf.Tensor | None = None, given: Condition = None
