@@ -62,8 +62,10 @@ def some_of(condition: Any, which: Any) -> Any:
     return of_names({name: own[which] for name, own in by_name(condition).items()})
 
 
-def check_conditions(condition: Any, count: int) -> None:
-    """Raises ConfigError unless there is a condition, in arrays, for each of `count` images, and finite."""
+def check_given(model: Any, condition: Any, count: int) -> None:
+    """Raises ConfigError, before anything is computed, unless there is a condition for each of the images."""
+    first = {name: own[:1] if np.ndim(own) else own for name, own in by_name(condition).items()}
+    model.checked_condition(of_names(first))
     for own in by_name(condition).values():
         if len(own) != count:
             raise ConfigError(

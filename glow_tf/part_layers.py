@@ -54,15 +54,13 @@ def bijectors_of(layout: PartLayout, config: ModelConfig, dtype: str | None) -> 
             found.append(Split(config.split_prior, read, dtype=dtype, name=label))
         elif kind == "haar":
             return [Haar(dtype=dtype, name=f"level_{block}_haar"), _details(layout, config, dtype)]
-        elif kind == "flow_step":
+        else:
             elements = list(elements)
             place = _place(config, elements[0])
             coupling = dataclasses.replace(config.coupling_config, width=elements[0].hidden)
             seed = config.seed * SEEDS + place
             step = FlowStep(coupling, config.permutation, seed=seed, dtype=dtype, name=kind)
             found.append(Stack(step, len(elements), dtype=dtype, name=f"{label}s"))
-        else:
-            raise ValueError(f"an element must be of a kind that has a layer here. Received: {kind!r}")
     return found
 
 

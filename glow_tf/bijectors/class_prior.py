@@ -6,16 +6,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, KeepsArguments, Shape, WithLogDet, per_example, soft_bound
+from glow_tf.bijectors.bijector import Shape, soft_bound
 from glow_tf.bijectors.condition import Condition
-from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND
+from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND, Density
 from glow_tf.likelihood import standard_normal_log_prob
 
 CLASSES_AT_ONCE = 16  # a mixture's score needs memory for that many copies of the latent
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class ClassPrior(KeepsArguments, Bijector):
+class ClassPrior(Density):
     """A Gaussian for each class, with a mean and a deviation per class, place and channel.
 
     Where the class of an example is not known, its density is the mixture of the classes' densities, with
@@ -64,10 +64,9 @@ class ClassPrior(KeepsArguments, Bijector):
 
         The condition is the class of each example, from 0, integers [B].
         """
-        if not self.read(condition):
-            return tf.reduce_logsumexp(self.log_prob_by_label(h), axis=1) - math.log(self.classes)
-        eps, log_det = self.forward_and_log_det(h, condition)
-        return standard_normal_log_prob(eps) + log_det
+        if self.read(condition):
+            return super().log_prob(h, condition)
+        return tf.reduce_logsumexp(self.log_prob_by_label(h), axis=1) - math.log(self.classes)
 
     def log_prob_by_label(self, h: tf.Tensor) -> tf.Tensor:
         """Returns log p(h | label) of every label, [B, classes], nats, for h [B, H, W, C]."""
@@ -81,21 +80,11 @@ class ClassPrior(KeepsArguments, Bijector):
                 found.append(_log_prob_by_class(tf.identity(h), means[some], log_deviations[some]))
         return tf.concat(found, axis=1)
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.ensure_built(x)
-        mean, log_deviation = self._moments(*self.read(condition))
-        return (x - mean) * tf.exp(-log_deviation), -_log_det(log_deviation, x)
-
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.require_built()
-        mean, log_deviation = self._moments(*self.read(condition))
-        return y * tf.exp(log_deviation) + mean, _log_det(log_deviation, y)
-
-    def _moments(self, labels: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def moments(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mean and log-deviation: of the labels, [B, H, W, C], or of the mixture, [H, W, C]."""
         means, log_deviations = self.mean.value, self._log_deviation()
-        if labels is not None:
-            return _rows(means, labels), _rows(log_deviations, labels)
+        if condition is not None:
+            return _rows(means, condition), _rows(log_deviations, condition)
         mean = tf.reduce_mean(means, axis=0)
         variance = tf.reduce_mean(tf.exp(2 * log_deviations) + tf.square(means - mean), axis=0)
         return mean, 0.5 * tf.math.log(variance)
@@ -116,9 +105,3 @@ def _rows(values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     # Reshaped, because the gradient is then a tensor: one with an entry per example has another norm.
     table = tf.reshape(values, [values.shape[0], -1])
     return tf.reshape(tf.gather(table, tf.cast(labels, tf.int64)), [-1, *values.shape[1:]])
-
-
-def _log_det(log_deviation: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    if log_deviation.shape.rank == x.shape.rank:
-        return tf.reduce_sum(log_deviation, axis=[1, 2, 3])
-    return per_example(tf.reduce_sum(log_deviation), x)

@@ -1,5 +1,7 @@
 """The density under which a part's output is scored."""
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -21,8 +23,31 @@ from glow_tf.likelihood import standard_normal_log_prob
 LOG_DEVIATION_BOUND = 5.0
 
 
+class Density(KeepsArguments, Bijector):
+    """A density of a tensor, written as the bijector that whitens it by `moments`."""
+
+    def moments(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns mean and log-deviation: [C], [H, W, C], [B, 1, 1, C] or [B, H, W, C], to whiten x."""
+        raise NotImplementedError
+
+    def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        """Returns log p(h), given a condition if there is one, in nats, [B], for h [B, H, W, C]."""
+        eps, log_det = self.forward_and_log_det(h, *self.read(condition))
+        return standard_normal_log_prob(eps) + log_det
+
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
+        self.ensure_built(x)
+        mean, log_deviation = self.moments(x, *self.read(condition))
+        return (x - mean) * tf.exp(-log_deviation), -_log_det(x, log_deviation)
+
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
+        self.require_built()
+        mean, log_deviation = self.moments(y, *self.read(condition))
+        return y * tf.exp(log_deviation) + mean, _log_det(y, log_deviation)
+
+
 @keras.saving.register_keras_serializable(package="glow_tf")
-class GaussianPrior(KeepsArguments, Bijector):
+class GaussianPrior(Density):
     """A Gaussian density of a tensor, written as the bijector that whitens the tensor.
 
     Forward:   eps = (h − mean_c) / deviation_c      log_det = −H·W·Σ_c log deviation_c
@@ -60,27 +85,15 @@ class GaussianPrior(KeepsArguments, Bijector):
             self.network.build((*input_shape[:-1], self.condition_channels))
         self.built = True
 
-    def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """Returns log p(h) in nats, [B], for h [B, H, W, C]."""
-        eps, log_det = self.forward_and_log_det(h, condition)
-        return standard_normal_log_prob(eps) + log_det
-
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
-        if self.kind == "standard":
-            return x, no_log_det(x)
-        mean, log_deviation = self._moments(x, condition)
-        return (x - mean) * tf.exp(-log_deviation), -_log_det(x, log_deviation)
+        return (x, no_log_det(x)) if self.kind == "standard" else super().forward_and_log_det(x, condition)
 
     def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.require_built()
-        if self.kind == "standard":
-            return y, no_log_det(y)
-        mean, log_deviation = self._moments(y, condition)
-        return y * tf.exp(log_deviation) + mean, _log_det(y, log_deviation)
+        return (y, no_log_det(y)) if self.kind == "standard" else super().inverse_and_log_det(y, condition)
 
-    def _moments(self, x: tf.Tensor, condition: Condition) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns mean and log-deviation: [C], or [B, H, W, C] or [B, 1, 1, C] with a condition."""
+    def moments(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         mean, raw = self.mean.value, self.raw_log_deviation.value
         if self.condition_channels:
             given = self.network.call(brought_to(condition, x, self.condition_channels))
@@ -90,8 +103,7 @@ class GaussianPrior(KeepsArguments, Bijector):
 
 
 def _log_det(x: tf.Tensor, log_deviation: tf.Tensor) -> tf.Tensor:
-    pixels = x.shape[1] * x.shape[2]
-    if log_deviation.shape.rank == 1:
-        return per_example(tf.reduce_sum(log_deviation) * pixels, x)
-    repeats = pixels // (log_deviation.shape[1] * log_deviation.shape[2])  # of one for all pixels
-    return repeats * tf.reduce_sum(log_deviation, axis=[1, 2, 3])
+    of_all, shape = log_deviation.shape.rank < 4, log_deviation.shape
+    repeats = x.shape[1] * x.shape[2] // math.prod(shape[-3:-1])  # of one for all pixels
+    total = repeats * tf.reduce_sum(log_deviation, axis=None if of_all else [1, 2, 3])
+    return per_example(total, x) if of_all else total

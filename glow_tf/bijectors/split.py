@@ -62,11 +62,6 @@ class FactorsOut(Bijector):
         h, eps, log_det = self._apart(x, condition)
         return h, eps, standard_normal_log_prob(eps) + log_det
 
-    def merge(self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """Inverts `factor_out`: h and eps → x [B, H, W, C]; ValueError if the layer is not built."""
-        self.require_built()
-        return tf.concat([h, self.colour(h, eps, condition)[0]], axis=-1)
-
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         h, eps, log_det = self._apart(x, condition)
         return tf.concat([h, eps], axis=-1), log_det

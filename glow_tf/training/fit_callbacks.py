@@ -85,26 +85,14 @@ class AllOptimizers(keras.callbacks.Callback):
         self._last = self._now()
         self._ratios = [1.0] * len(self._rates)  # to the first part's rate, when it was last not 0
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        self._follow()
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._follow()
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self._follow()
-
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         if _number(self._rates[0]) != self._last[0]:
             self._follow()
 
-    def on_train_end(self, logs: dict | None = None) -> None:
-        self._follow()
-
     def _now(self) -> list[float | None]:
         return [_number(rate) for rate in self._rates]
 
-    def _follow(self) -> None:
+    def _follow(self, *_: object, **__: object) -> None:
         now, last = self._now(), self._last
         if now[0] != last[0] and now[1:] == last[1:]:
             if None in now:
@@ -118,6 +106,8 @@ class AllOptimizers(keras.callbacks.Callback):
                     self._ratios[k - 1] = last[k - 1] / last[0]
                 rate.assign(self._ratios[k - 1] * now[0])
         self._last = self._now()
+
+    on_train_begin = on_epoch_begin = on_epoch_end = on_train_end = _follow
 
 
 def _number(rate: keras.Variable | keras.optimizers.schedules.LearningRateSchedule) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.conditions import check_conditions, in_arrays
+from glow_tf.conditions import check_given, in_arrays
 from glow_tf.data.batches import (
     Epochs,
     evaluation_batches,
@@ -197,9 +197,8 @@ def _last_of_array(glow: Glow, x: Any, y: Any, *, trains: bool) -> dict[str, Any
     if "labels" in of_each:
         of_each["labels"] = checked_labels(of_each["labels"], glow.classes, len(x)).numpy()
     if "condition" in of_each:
-        glow.checked_condition(of_each["condition"])
         of_each["condition"] = tf.nest.map_structure(np.asarray, in_arrays(of_each["condition"]))
-        check_conditions(of_each["condition"], len(x))
+        check_given(glow, of_each["condition"], len(x))
     return of_each
 
 

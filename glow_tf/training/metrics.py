@@ -39,14 +39,6 @@ class MeanAndError(keras.metrics.Metric):
         return {self.name: mean, f"{self.name}_se": tf.sqrt(variance), "loss": mean}
 
 
-class MeanAsLoss(keras.metrics.Mean):
-    """A mean that is reported as `loss`, too."""
-
-    def result(self) -> dict[str, tf.Tensor]:
-        mean = super().result()
-        return {self.name: mean, "loss": mean}
-
-
 class StepMeans:
     """Means over an epoch of what training steps report.
 
@@ -68,7 +60,7 @@ class StepMeans:
         kinds = ("local_bpd", "gradient_norm", "busy_seconds")
         names = [f"{kind}_{k + 1}" for k in range(num_parts) for kind in kinds]
         # Sums in float64: a run of several workers goes on from their total, to all digits that are written.
-        means = [MeanAsLoss("bpd", "float64"), *(keras.metrics.Mean(name, "float64") for name in names)]
+        means = [keras.metrics.Mean(name, "float64") for name in ("bpd", *names)]
         self._means = {metric.name: metric for metric in means}
         self._skipped = keras.metrics.Sum("skipped_steps", "float64")
 

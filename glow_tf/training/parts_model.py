@@ -29,7 +29,7 @@ from glow_tf.training.phased_model import PhasedModel
 from glow_tf.training.prefix import PrefixCache
 from glow_tf.training.queues import DelayQueues
 from glow_tf.training.skipping import SkippedSteps
-from glow_tf.training.traffic import Traffic, bytes_of
+from glow_tf.training.traffic import Traffic
 from glow_tf.training.update import Update
 from glow_tf.training.walk import Walk
 
@@ -97,10 +97,7 @@ class PartsModel(PhasedModel):
             cached=phase in self.prefix_caches,
             float_bytes=tf.as_dtype(self.glow.compute_dtype).size,
         )
-        if self.compiled:
-            return Traffic(*crossing, self.local_steps.bytes_per_step(phase))
-        gradients = (v.value for group in self.walk.trained_variables(phase) for v in group)
-        return Traffic(*crossing, bytes_of(gradients))
+        return Traffic(*crossing, self.local_steps.bytes_per_step(phase))
 
     @property
     def divergence_monitor(self) -> DivergenceMonitor:

@@ -62,16 +62,11 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
             known.get((phase.active, phase.crossed), phase) if phase.kind == "mixed" else phase
             for phase in phases
         )
-        self._phase = self.phase_of(0)
+        self.phase = self.phase_of(0)  # that a training step is in
 
     def phase_of(self, epoch: int) -> Phase:
         """Returns the phase of an epoch, counted from 0."""
         return self.phases[epoch] if epoch < len(self.phases) else end_to_end(self._num_parts)
-
-    @property
-    def phase(self) -> Phase:
-        """The phase that a training step is in."""
-        return self._phase
 
     def set_phase(self, phase: Phase) -> None:
         """Swaps in a phase's train function; makes it if needed, to be traced by its first step."""
@@ -81,7 +76,7 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
             else:
                 super().make_train_function(force=True)
             self._train_functions[phase] = forgetting_custom_gradients(self.train_function)
-        self._phase = phase
+        self.phase = phase
         self.train_function = self._train_functions[phase]
 
     def forget_train_functions(self) -> None:
@@ -92,8 +87,8 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
     def make_train_function(self, force: bool = False) -> None:
         """Makes the current phase's train function, or swaps in the one there is."""
         if force:
-            self._train_functions.pop(self._phase, None)
-        self.set_phase(self._phase)
+            self._train_functions.pop(self.phase, None)
+        self.set_phase(self.phase)
 
     def make_test_function(self, force: bool = False) -> None:
         if self.test_function is not None and not force:
@@ -127,6 +122,8 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
             found = [metric.result() for metric in computed]
         for metric, result in zip(computed, found, strict=True):
             results |= result if isinstance(result, dict) else {metric.name: result}
+        if "bpd" in results:  # under the name that Keras's callbacks expect, too
+            results["loss"] = results["bpd"]
         if tf.executing_eagerly():
             return {name: float(value) for name, value in results.items()}
         return results
@@ -148,7 +145,7 @@ class PhasedModel(DensityModel, BuiltBeforeFit):
         return [metric.stateless_result([next(totals) for _ in metric.variables]) for metric in metrics]
 
     def _computed(self) -> list[keras.metrics.Metric]:
-        return [self.test_metric] if self._evaluating else self.means.of(self._phase)
+        return [self.test_metric] if self._evaluating else self.means.of(self.phase)
 
     def on_epoch_start(self, epoch: int, steps: int | None) -> None:
         """Called at the start of an epoch, from 0, of `steps` steps (None: not known), in its phase."""

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.bijector import PartOutput
 from glow_tf.bijectors.condition import Condition
-from glow_tf.conditions import in_arrays, some_of
+from glow_tf.conditions import check_given, in_arrays, some_of
 from glow_tf.data.batches import evaluation_batches
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
@@ -23,7 +23,7 @@ from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.parts import Part
 from glow_tf.pieces import in_streams
 from glow_tf.use.latents import batch_of, seed_of
-from glow_tf.use.models import TrainedModel, check_given
+from glow_tf.use.models import TrainedModel
 
 BATCH = 256  # of sides up to 32; see `batch_of`
 

@@ -10,12 +10,13 @@ import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.compiled_model import require_pictures
+from glow_tf.conditions import check_given
 from glow_tf.data.parallel import in_parallel
 from glow_tf.glow import Glow
 from glow_tf.likelihood import bits_per_dim, standard_normal_log_prob
 from glow_tf.use.evaluation import terms
 from glow_tf.use.latents import in_batches
-from glow_tf.use.models import TrainedModel, check_given
+from glow_tf.use.models import TrainedModel
 
 
 @dataclasses.dataclass(frozen=True)

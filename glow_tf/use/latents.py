@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glow_tf.bijectors.condition import Condition
-from glow_tf.conditions import in_arrays, some_of
+from glow_tf.conditions import check_given, in_arrays, some_of
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.memory import check_memory
-from glow_tf.use.models import TrainedModel, check_given
+from glow_tf.use.models import TrainedModel
 
 BATCH = 250  # images that a model takes at a time, of sides up to 32
 PIXELS = 2**18  # at most, of all images of a batch; but a batch has one image at least

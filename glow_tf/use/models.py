@@ -11,7 +11,7 @@ import tensorflow as tf
 from glow_tf import presets
 from glow_tf.bijectors.condition import Condition
 from glow_tf.compiled_model import TrainedModel as TrainedModel
-from glow_tf.conditions import check_conditions, checked_condition, of_names, some_of
+from glow_tf.conditions import checked_condition, of_names
 from glow_tf.config import ModelConfig
 from glow_tf.durable_files import check_can_be_read_again
 from glow_tf.errors import ConfigError, in_one_line
@@ -79,12 +79,6 @@ def nothing_of(model: TrainedModel) -> Condition:
     """Returns zeros of the shapes of what a model is given with one image; None if it is given nothing."""
     zeros = {name: np.zeros((1, *s), np.float32) for name, s in condition_shapes_of(model).items()}
     return of_names(zeros)
-
-
-def check_given(model: TrainedModel, condition: Condition, count: int) -> None:
-    """Raises ConfigError, before anything is computed, unless there is a condition for each of the images."""
-    model.checked_condition(some_of(condition, slice(0, 1)))
-    check_conditions(condition, count)
 
 
 def open_model(model: str | os.PathLike, allow_unknown_ops: bool = False) -> TrainedModel:

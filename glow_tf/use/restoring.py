@@ -8,13 +8,12 @@ import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.compiled_model import require_pictures
-from glow_tf.conditions import some_of
+from glow_tf.conditions import check_given, some_of
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.pieces import in_streams
 from glow_tf.use.latents import batch_of
-from glow_tf.use.models import check_given
 
 BATCH = 64  # of sides up to 64; see `batch_of`
 CLIMB_RATE = 2.0  # levels of 256 that a pixel moves at most in the first step

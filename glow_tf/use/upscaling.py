@@ -11,11 +11,11 @@ import tensorflow as tf
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.tracing import full_precision
 from glow_tf.compiled_model import require_pictures
+from glow_tf.conditions import check_given
 from glow_tf.endpoints import ActivationLimit
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.use.latents import batch_of, checked_latents, decode, encode, in_batches, seed_of, without_finest
-from glow_tf.use.models import check_given
 
 
 def upscale(

@@ -475,13 +475,6 @@ def test_a_loss_is_refused_with_a_sentence():
         usual_trainer().compile("adamax", loss="mse", metrics=["mae"])
 
 
-def test_a_step_on_one_batch_initialises_the_actnorms(small_images):
-    trainer = make_trainer()
-    trainer.compile("adamax", run_eagerly=True)
-    trainer.train_on_batch(small_images[:16])
-    assert trainer.glow.initialized
-
-
 def test_a_trainer_without_optimizers_is_saved(tmp_path):
     trainer = PartsTrainer(small_glow(flow_steps=1, parts="by_block:2"), phases("end_to_end", 2, 1))
     trainer.save(tmp_path / "trainer.keras")

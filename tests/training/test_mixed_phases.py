@@ -1,5 +1,7 @@
 """Phases of any parts and cuts: what gradients join trains as one part would, and the rest stays as it is."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -112,8 +114,9 @@ def test_a_phase_of_frozen_parts_alone_is_refused(glow, small_images):
 
 
 def test_a_phase_of_more_parts_than_there_are_is_refused(glow):
-    for phase in (Phase((3,)), Phase((0,), (1, 2, 3)), glow_tf.end_to_end(2), glow_tf.simultaneous(4)):
-        with pytest.raises(ConfigError, match=r"made for the 3 parts of the glow. Received: phase"):
+    whole = [make(n) for make in (glow_tf.end_to_end, glow_tf.simultaneous) for n in (2, 4)]
+    for phase in (Phase((3,)), Phase((0,), (1, 2, 3)), glow_tf.one_part(3), *whole):
+        with pytest.raises(ConfigError, match=re.escape(f"3 parts of the glow. Received: phase '{phase}'")):
             glow_tf.PartsTrainer(glow, [phase])
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from small import make_small_images, perturb, small_glow, weight_of
 
 from glow_tf import ConfigError, Glow, NonFiniteError, PartsTrainer, TrainConfig, data, phases
-from glow_tf.schedule import end_to_end, one_part, simultaneous
+from glow_tf.schedule import end_to_end, one_part
 from glow_tf.training.diagnosis import Seen, explain_non_finite
 from glow_tf.training.optimizers import FusedAdamax, PartRate, check_rates, make_optimizers
 from glow_tf.training.options import warn_of_late_priors
@@ -34,13 +34,6 @@ def make_trainer(
     options = {"clip_norm": clip_norm, "rate_scaling": rate_scaling, "run_eagerly": run_eagerly}
     trainer.compile([make() for _ in range(n)], **options)
     return trainer
-
-
-@pytest.mark.parametrize("phase", [end_to_end(2), simultaneous(2), one_part(3)])
-def test_a_phase_for_another_number_of_parts_is_refused(phase):
-    glow = small_glow(perturbed=False, flow_steps=1, num_blocks=3, parts="by_block:3")
-    with pytest.raises(ConfigError, match=rf"made for the 3 parts of the glow. Received: phase '{phase}'"):
-        PartsTrainer(glow, [phase])
 
 
 @functools.cache
@@ -212,8 +205,6 @@ def test_compile_needs_one_optimizer_per_part():
         trainer.compile([keras.optimizers.Adam()])
     with pytest.raises(ValueError, match="separate optimizer"):
         trainer.compile([keras.optimizers.Adam()] * 2)
-    with pytest.raises(ValueError, match=r"must not be negative.*Received: clip_norm=-1"):
-        trainer.compile([keras.optimizers.Adam(), keras.optimizers.Adam()], clip_norm=-1)
     with pytest.raises(ValueError, match=r"must name 2 devices, one per part.*Received: \('CPU:0',\)"):
         Glow(trainer.glow.config, ["CPU:0"])
 
@@ -221,6 +212,7 @@ def test_compile_needs_one_optimizer_per_part():
 @pytest.mark.parametrize(
     "option",
     [
+        {"clip_norm": -1},
         {"clip_norm": math.inf},
         {"clip_norm": math.nan},
         {"clip_norm": "1"},
@@ -234,13 +226,6 @@ def test_compile_refuses_options_that_no_step_could_have(option):
     (name,) = option
     with pytest.raises(ConfigError, match=f"must not be negative. Received: .*{name}="):
         PartsTrainer(glow).compile("adam", **option)
-
-
-def test_phases_for_another_number_of_parts_are_refused():
-    glow = small_glow(parts="across_block:3")
-    for wrong in (phases("end_to_end", 2, 1), phases("simultaneous", 2, 1), phases("alternating", 4, 4)):
-        with pytest.raises(ValueError, match=r"made for the 3 parts of the glow. Received: phase"):
-            PartsTrainer(glow, wrong)
 
 
 def test_fit_and_evaluate_refuse_images_of_another_kind(small_images):
@@ -264,16 +249,6 @@ def test_fit_takes_tensors_and_keras_arguments(small_images, eager):
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
     trainer.fit(tf.constant(small_images), batch_size=32, shuffle=True, callbacks=callback, verbose=0)
     assert seen == [0]
-
-
-def test_a_dataset_of_images_alone_gets_new_noise_every_step(small_images, eager):
-    one = {"num_blocks": 1, "parts": "1", "run_eagerly": True}
-    trainer = make_trainer("end_to_end", 1, 0, optimizer=lambda: keras.optimizers.SGD(1e-12), **one)
-    losses = []
-    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: losses.append(logs["bpd"]))
-    dataset = tf.data.Dataset.from_tensors(small_images)
-    trainer.fit(dataset, epochs=3, callbacks=[callback], verbose=0)
-    assert len(set(losses)) == 3
 
 
 def test_the_diagnosis_looks_past_priors_that_are_in_no_objective(small_images, eager):
