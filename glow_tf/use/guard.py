@@ -220,7 +220,7 @@ def _probe(model: TrainedModel) -> list[float]:
 
 
 def _to_json(found: Features) -> dict[str, list[float]]:
-    # To the last digit: an image that is like good ones must tie with them.
+    # To the last digit that is kept: an image that is like good ones must tie with them.
     names = NAMES if found.levels is None else (*NAMES, "levels")
     return {name: np.asarray(getattr(found, name), np.float64).tolist() for name in names}
 

@@ -18,6 +18,8 @@ from glow_tf.use.evaluation import terms
 from glow_tf.use.latents import in_batches
 from glow_tf.use.models import TrainedModel
 
+DECIMALS = 5  # of bits per dimension
+
 
 @dataclasses.dataclass(frozen=True)
 class Features:
@@ -30,12 +32,20 @@ class Features:
       codec: what the image takes as a lossless file, the smaller of PNG and WebP: how complex it is.
       levels: the bits of each part of a model of levels, [N, parts]; their sum is `nll`. None of other
         models, and of exports.
+
+    All are kept to five decimals: the last digits of what a model computes depend on the batch that an image
+    is in, and copies of an image must be equally unusual.
     """
 
     nll: np.ndarray
     latent: np.ndarray
     codec: np.ndarray
     levels: np.ndarray | None = None
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if (values := getattr(self, field.name)) is not None:
+                object.__setattr__(self, field.name, np.round(values, DECIMALS))
 
     @property
     def table(self) -> np.ndarray:
