@@ -320,7 +320,7 @@ def compiled_trainer(
         compiles = False
     objective = imported_objective(train.objective) if train.objective else None
     trainer = PartsTrainer(glow, phases, config.seed, objective)
-    train = dataclasses.replace(train, cache_prefix=False)  # the run makes the caches
+    train = dataclasses.replace(train, cache_prefix=False, objective="")  # the run has made them
     delay = train.part_delay if glow.part_devices else 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a run prints what is wrong with its rates

@@ -43,11 +43,10 @@ def recipe_of(
             "the phases of the trainer and the schedule of its TrainConfig must be the same; give one of the "
             f"two. Received: phases={', '.join(map(str, phases)):.100}, {_schedule(train)}"
         )
-    if train.cache_prefix:
-        raise ConfigError(
-            "cache_prefix is a setting of runs; a trainer has prefix_caches, see PrefixCache. "
-            "Received: cache_prefix=True"
-        )
+    for_runs = {"cache_prefix": "prefix_caches, see PrefixCache", "objective": "an argument for its class"}
+    for name, has in for_runs.items():
+        if value := getattr(train, name):
+            raise ConfigError(f"{name} is a setting of runs; a trainer has {has}. Received: {name}={value!r}")
     factors = []
     for k in range(num_parts):
         with glow.on_device_of(k):

@@ -68,9 +68,9 @@ class PartsTrainer(OnBatch):
     def compile(self, optimizers: Any = None, **options: Any) -> None:
         """Sets one optimizer per part, and how steps are computed.
 
-        With a `TrainConfig`, training is what `glow-tf train` does with these settings, but for what only
-        runs do: going back after a divergence, and `cache_prefix`. The phases are those of the trainer, if it
-        was given any, and otherwise those of the settings.
+        With a `TrainConfig`, training is what `glow-tf train` does with these settings, but for going back
+        after a divergence; `cache_prefix` and `objective` are for runs, and refused. The phases are those of
+        the trainer, if it was given any, and otherwise those of the settings.
 
         Args:
           optimizers: a `TrainConfig`; nothing, for the settings' defaults; one optimizer per part, in the

@@ -186,9 +186,11 @@ def test_phases_that_come_from_settings_are_replaced_by_those_of_others():
     assert trainer.phase == trainer.phases[0]
 
 
-def test_a_setting_of_runs_is_refused():
-    with pytest.raises(ConfigError, match=r"cache_prefix is a setting of runs.*see PrefixCache"):
-        make_trainer(settings(schedule="sequential", cache_prefix=True))
+@pytest.mark.parametrize("setting", [{"cache_prefix": True}, {"objective": "none:Such"}], ids=str)
+def test_a_setting_of_runs_is_refused(setting):
+    (name,) = setting
+    with pytest.raises(ConfigError, match=rf"{name} is a setting of runs; a trainer has.*Received: {name}="):
+        make_trainer(settings(schedule="sequential", **setting))
 
 
 @pytest.mark.parametrize("place", ["mirrored", pytest.param("part_devices", marks=pytest.mark.slow)])
