@@ -184,10 +184,10 @@ def test_an_image_shape_is_three_positive_integers(shape):
 
 
 @pytest.mark.parametrize(
-    "names", ["condition", "Images", "self", "low res", "größe", "_x", "5_o_clock", "class", "a A"]
+    "names", ["condition", "Images", "self", "low res", "größe", "_x", "5_o_clock", "class", "a A", "a a", ""]
 )
 def test_names_of_conditions_that_could_not_be_exported_are_refused(names):
-    shapes = dict.fromkeys(names.split() if names == "a A" else [names], (3,))
+    shapes = [(name, (3,)) for name in (names.split() if names.startswith("a ") else [names, "other"])]
     with pytest.raises(ConfigError, match=r"condition_shape must be of names of ASCII.*Received: condition_"):
         ModelConfig((8, 8, 1), condition_shape=shapes)
     assert ModelConfig((8, 8, 1), condition_shape={"LowRes": (4, 4, 1), "a_1": (3,)}).given_channels == 4

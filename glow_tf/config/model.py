@@ -192,7 +192,8 @@ class ModelConfig:
 
     def _check_names_of_conditions(self) -> None:
         """Raises ConfigError unless an exported model can have the names as its arguments."""
-        names = [name for name in self.condition_shapes if name]
+        shape = self.condition_shape
+        names = [] if not shape or isinstance(shape[0], int) else [name for name, _ in shape]
         fits = all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and not iskeyword(name) for name in names)
         different = {name.lower() for name in names}  # TensorFlow numbers those that differ in case alone
         expected = (
