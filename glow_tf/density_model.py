@@ -33,10 +33,11 @@ def checked_images(images: tf.Tensor, image_shape: tuple[int, int, int], data_dt
     """
     images = tf.convert_to_tensor(images)
     fits = images.shape.is_compatible_with([None, *image_shape]) and has_type(images.dtype, data_dtype)
-    if not fits or images.shape.num_elements() == 0:
+    none = images.shape.num_elements() == 0
+    if none or not fits:
         raise ConfigError(
             f"images must be {data_dtype} of shape (batch, {', '.join(map(str, image_shape))})"
-            f"{remedy_of_type(images.dtype, data_dtype)}. "
+            f"{', one image or more' if none else remedy_of_type(images.dtype, data_dtype)}. "
             f"Received: {images.dtype.name} of shape {images.shape}"
         )
     if not images.dtype.is_floating:

@@ -11,6 +11,7 @@ from glow_tf.conditions import check_given, in_arrays, some_of
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
+from glow_tf.labels import checked_labels
 from glow_tf.memory import check_memory
 from glow_tf.use.models import TrainedModel
 
@@ -137,6 +138,8 @@ def draw_checked(
     if num < 1:
         raise ConfigError(f"num must be a positive number of images. Received: num={num}")
     labels, condition = map(in_arrays, (labels, condition))
+    if labels is not None:
+        checked_labels(labels, model.classes, num)
     size = batch_of(model.image_shape)
     starts = range(0, num, size)
     images, limited = [], 0
@@ -152,10 +155,14 @@ def draw_checked(
 def interpolate(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
     """Returns whitened latents on the way from one point to another: [N, D] twice → [N, steps, D].
 
+    ConfigError if there are fewer than two steps, the ends.
+
     The way turns from the first direction to the other, and its length changes evenly. A straight line would
     pass nearer to the origin, where images are blurred: latents of D dimensions have lengths of about √D.
     Between opposite directions no turn is the shortest one, and the way is straight.
     """
+    if steps < 2:
+        raise ConfigError(f"interpolate needs two steps or more, the ends. Received: {steps=}")
     weights = np.linspace(0, 1, steps)[:, None]
     ends = [eps[:, None].astype(np.float64) for eps in (start, end)]
     lengths = [np.linalg.norm(eps, axis=2, keepdims=True) for eps in ends]

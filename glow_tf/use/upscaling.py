@@ -58,7 +58,7 @@ def upscale(
 
 
 def previews(glow: Glow, eps: np.ndarray, condition: Condition = None) -> Iterator[np.ndarray]:
-    """Decodes whitened latents by a model of levels, and yields every image that comes on the way.
+    """Decodes whitened latents by a model of levels: an iterator over every image that comes on the way.
 
     Each is a fraction of the work of the next one, and twice as large as the one before, uint8
     [N, H/2^k, W/2^k, C] for k = num_blocks … 0. The last is what `decode` returns.
@@ -77,7 +77,10 @@ def previews(glow: Glow, eps: np.ndarray, condition: Condition = None) -> Iterat
         raise ConfigError(
             f"previews need a model of levels. Received: architecture={glow.config.architecture!r}"
         )
-    eps = checked_latents(glow, eps)
+    return _previews(glow, checked_latents(glow, eps), condition)
+
+
+def _previews(glow: Glow, eps: np.ndarray, condition: Condition) -> Iterator[np.ndarray]:
     height, width, channels = glow.image_shape
 
     def image(level: int, eps: np.ndarray, condition: Condition) -> tf.Tensor:

@@ -99,7 +99,7 @@ def test_what_cannot_be_enlarged_is_refused(levels):
     two = small_glow(image_shape=(16, 16, 1))
     for call, message in (
         (lambda: upscale(preset_once("digits"), digits), "a model of levels, or factor=2 and a Glow of two"),
-        (lambda: [*previews(preset_once("digits"), digits)], "previews need a model of levels"),
+        (lambda: previews(preset_once("digits"), digits), "previews need a model of levels"),
         (lambda: [*previews(levels, np.zeros((1, 5)))], r"shape \(N, 768\).*Received: \(1, 5\)"),
         (lambda: upscale(levels, small, factor=3), "factor must be one of 2, 4: the model has 2 levels"),
         (lambda: upscale(levels, small, factor=8), "Received: factor=8"),

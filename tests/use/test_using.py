@@ -160,7 +160,7 @@ def test_drawn_images_are_those_of_sample_and_temperature_0_is_the_mode(glow, mo
 
 
 @pytest.mark.parametrize("shape", [(2,), {"a": (2,), "b": (2, 2, 1)}])
-def test_conditions_and_labels_may_be_lists(shape, images):
+def test_conditions_and_labels_may_be_lists(shape, images, monkeypatch):
     model = small_glow(parts="1", condition_shape=shape, condition_features=2, classes=("a", "b", "c"))
     trainer = PartsTrainer(model)
     trainer.compile("sgd")
@@ -181,6 +181,11 @@ def test_conditions_and_labels_may_be_lists(shape, images):
     np.testing.assert_array_equal(draw(model, 3, 0.7, 0, labels=[0, 1, 2], condition=lists), some)
     trainer.fit(images[:3], ([0, 1, 2], lists), batch_size=3, validation_data=(images[:3], lists))
     trainer.train_on_batch(images[:3], ([0, 1, 2], lists))
+    monkeypatch.setattr(latents, "BATCH", 3)
+    with pytest.raises(ConfigError, match=r"label for each of the 3 images. Received: 4 labels"):
+        draw(model, 3, 0.7, 0, labels=[0, 1, 2, 0], condition=arrays)
+    with pytest.raises(ConfigError, match="the model needs a condition"):
+        encode(model, images[:3], 1.5)
     uneven = [[0.0, 1.0], [1.0]]
     with pytest.raises(ConfigError, match=r"must be an array \[batch, …\]\. Received: a list, "):
         encode(model, images[:2], uneven if shape == (2,) else {"a": uneven, "b": maps[:2]})
@@ -204,6 +209,8 @@ def test_interpolation_ends_at_the_images_and_keeps_to_the_shell(glow, images):
     np.testing.assert_array_equal(between[:, -1], eps[2:])
     lengths = np.linalg.norm(between, axis=2)
     np.testing.assert_allclose(lengths, np.linspace(lengths[:, 0], lengths[:, -1], 5).T, rtol=1e-5)
+    with pytest.raises(ConfigError, match=r"two steps or more, the ends. Received: steps=1"):
+        interpolate(eps[:2], eps[2:], 1)
     same = interpolate(eps[:1], eps[:1], 3)
     np.testing.assert_allclose(same, np.repeat(eps[:1, None], 3, axis=1), rtol=1e-5)
     for start, end in ((0 * eps, eps), (eps, 3 * eps), (eps, -eps), (0 * eps, 0 * eps)):
