@@ -16,40 +16,41 @@ from glow_tf.text_files import parse_json
 
 LONGEST = 2**20  # characters of a message
 
-Connections = dict[int, tuple[socket.socket, dict[str, str]]]  # worker → its connection and settings
+Connections = dict[int, tuple[socket.socket, dict[str, str | None]]]  # worker → its connection and settings
 
 
 def meet(
     group: ProcessGroup, settings: Mapping[str, Any], summary: Mapping[str, Any] | None
-) -> Mapping[str, Any] | None:
-    """Waits until all workers are there and agree; returns the first worker's summary, if it has one.
+) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+    """Waits until all workers are there and agree; returns worker 0's settings and its summary, if any.
 
     Every other worker sends its settings to worker 0 over a plain socket at worker 0's address. The address
     is free again, for TensorFlow, when this returns. If a worker does not come in time, or has other
-    settings, all raise ConfigError.
+    settings, all raise ConfigError. What is None in a worker's settings may be anything in those of worker 0.
     """
-    own = {name: str(value) for name, value in settings.items()}
+    own = {name: None if value is None else str(value) for name, value in settings.items()}
     if is_chief(group):
         connections = _receive(group)
-        answer = {"error": _disagreement(group, own, connections), "summary": summary}
+        error = _disagreement(group, own, connections)
+        answer = {"error": error, "settings": settings, "summary": summary}
         for connection, _ in connections.values():
             with connection:
-                connection.sendall(json.dumps(answer).encode() + b"\n")
+                connection.sendall(json.dumps(answer, default=str).encode() + b"\n")
     else:
         answer = _ask(group.addresses[0], json.dumps([group.index, own]).encode())
         if answer is None:
             raise ConfigError(liveness.missing_message(group, [0]))
     if answer["error"]:
         raise ConfigError(answer["error"])
-    return answer["summary"]
+    return answer["settings"], answer["summary"]
 
 
-def _disagreement(group: ProcessGroup, own: Mapping[str, str], connections: Connections) -> str:
+def _disagreement(group: ProcessGroup, own: Mapping[str, str | None], connections: Connections) -> str:
     """Says who is missing or has other settings; empty if all is well."""
     if missing := [k for k in group.others if k not in connections]:
         return liveness.missing_message(group, missing)
     for k, (_, theirs) in sorted(connections.items()):
-        differing = {name: value for name, value in theirs.items() if own.get(name) != value}
+        differing = {name: value for name, value in theirs.items() if value not in (None, own.get(name))}
         if differing:
             flags = [f"--{name}={value} (worker 0: {own.get(name)})" for name, value in differing.items()]
             return f"all workers must have the same flags. Received: {', '.join(flags)} of {group.names([k])}"

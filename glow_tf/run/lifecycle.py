@@ -99,11 +99,7 @@ def _train_in(
             workdir.check_progress()
             workdir.check_place_of_export()
         if group is not None and group.job == "worker":
-            settings = workdir.config.to_settings()
-            # With these all stop, or save, after the same step.
-            may_differ = MAY_DIFFER - {"max_skipped_steps", "on_divergence", "checkpoint_minutes"}
-            same = {name: value for name, value in settings.items() if name not in may_differ}
-            finished = meet(group, same, finished)
+            workdir.config, finished = agree(group, workdir.config, finished)
         if finished:
             where = f", see {workdir.path / SUMMARY}" if is_chief(group) else ""  # others: a temporary one
             print(f"This run is finished: test {finished['test_bpd']:.4f} bpd{where}.", flush=True)
@@ -126,6 +122,23 @@ def _train_in(
         raise KeyboardInterrupt(workdir.kept()) from None
     finally:
         workdir.close()
+
+
+def agree(
+    group: ProcessGroup, config: RunConfig, summary: Mapping[str, Any] | None
+) -> tuple[RunConfig, Mapping[str, Any] | None]:
+    """Meets the other workers; returns this one's run, and worker 0's summary, if it has one.
+
+    Worker 0 may go on with a run that has chosen what the others, without its workdir, leave open.
+    """
+    settings = config.to_settings()
+    # With these all stop, or save, after the same step.
+    may_differ = MAY_DIFFER - {"max_skipped_steps", "on_divergence", "checkpoint_minutes"}
+    own = {n: None if n in config.left_open else v for n, v in settings.items() if n not in may_differ}
+    of_first, summary = meet(group, own, summary)
+    if taken := {name: of_first[name] for name in config.left_open if of_first[name] is not None}:
+        config = RunConfig.from_settings(settings | taken, [n for n in config.left_open if n not in taken])
+    return config, summary
 
 
 def _set_up(config: RunConfig, group: ProcessGroup | None) -> tf.distribute.Strategy:

@@ -20,9 +20,11 @@ from sklearn.datasets import load_digits
 from small import ROOT, run_main
 
 import glow_tf
+from glow_tf.commands.run_flags import config_of
+from glow_tf.config import RunConfig
 from glow_tf.devices import broken, children, liveness, meeting, part_processes, processes, stall, workers
 from glow_tf.errors import ConfigError
-from glow_tf.run import same_data
+from glow_tf.run import lifecycle, same_data
 
 FAST = {
     "schedule": "simultaneous",
@@ -327,7 +329,7 @@ def test_a_worker_with_other_images_is_refused(monkeypatch):
         same_data.check_same_on_workers(None, {**data, "test images": "5 (checksum 0b)"})
 
 
-def meet(*settings, summary=None, count=None):
+def meet(*settings, summary=None, count=None, function=meeting.meet):
     """What each worker hears, with a thread for each that comes."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count or len(settings))]
@@ -337,7 +339,7 @@ def meet(*settings, summary=None, count=None):
 
     def worker(index):
         try:
-            return meeting.meet(processes.ProcessGroup("worker", addresses, index), settings[index], summary)
+            return function(processes.ProcessGroup("worker", addresses, index), settings[index], summary)
         except ConfigError as error:
             return str(error)
 
@@ -347,8 +349,22 @@ def meet(*settings, summary=None, count=None):
 
 def test_workers_meet_and_learn_whether_there_is_anything_to_do():
     same = {"seed": 1, "parts": "2,3"}
-    assert meet(same, same, same) == [None] * 3
-    assert meet(same, same, summary={"test_bpd": 3.5}) == [{"test_bpd": 3.5}] * 2
+    assert meet(same, same, same) == [(same, None)] * 3
+    assert meet(same, same, summary={"test_bpd": 3.5}) == [(same, {"test_bpd": 3.5})] * 2
+
+
+def test_a_worker_takes_what_it_leaves_open_from_worker_0():
+    given = ["--dataset=digits", "--strategy=multi_worker", "--workdir=unused"]
+    is_open = config_of(given)
+    found = {"architecture": "glow", "schedule": "end_to_end", "equalize": 0.0, "n_bits": 5}
+    found |= {"num_blocks": 1, "flow_steps": 12, "width": 96, "part_epochs": 20}
+    some = RunConfig.from_settings(is_open.to_settings() | found, ["finetune_epochs"])
+    whole = RunConfig.from_settings(some.to_settings() | {"finetune_epochs": 3})
+    for first in (is_open, some, whole):  # the last goes on with a run
+        assert meet(first, is_open, function=lifecycle.agree) == [(first, None)] * 2
+    typed = config_of([*given, f"--width={is_open.model.width}"])  # worker 0 may choose another
+    for heard in meet(is_open, typed, function=lifecycle.agree):
+        assert "Received: --width=512 (worker 0: None) of worker 1" in heard
 
 
 def test_workers_with_other_flags_are_all_told():
