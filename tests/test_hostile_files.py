@@ -6,6 +6,7 @@ import pytest
 from small import small_glow
 
 import glow_tf
+from glow_tf.commands.run_flags import config_of
 from glow_tf.config.notations import read_cuts
 from glow_tf.errors import ConfigError
 from lab.benchmarks import hostile_files, hostile_inputs
@@ -58,6 +59,16 @@ def test_keras_sees_no_settings(glow, tmp_path, monkeypatch):
 @keras.saving.register_keras_serializable(package="test_hostile_files")
 class OwnAdam(keras.optimizers.Adam):
     pass
+
+
+def test_a_keras_file_without_settings_is_refused_with_a_sentence(tmp_path):
+    path, content = tmp_path / "bad.keras", b'{"registered_name": "glow_tf>Glow", "config": {"name": "glow"}}'
+    members = {"config.json": content, "metadata.json": b"{}", "model.weights.h5": b""}
+    path.write_bytes(hostile_files.zipped(members))
+    with pytest.raises(ConfigError, match=r"must hold a Glow .* Received: ValueError: .*'name': 'glow'"):
+        glow_tf.load(path)
+    # The run itself says why it cannot start from it.
+    assert config_of([f"--init_from={path}", "--workdir=unused"]).init_from == str(path)
 
 
 def test_the_model_loads_whatever_its_optimizer(glow, tmp_path, small_images):

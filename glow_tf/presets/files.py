@@ -129,7 +129,7 @@ def read_keras_file(path: pathlib.Path) -> tuple[dict[str, Any], bool]:
             content = parse_json(stored_member(archive, CONFIG, MOST_BYTES).decode())
         of_trainer = _settings_of(content, "glow_tf>PartsTrainer") is not None
         settings = _settings_of(content["config"]["glow"] if of_trainer else content, "glow_tf>Glow")
-        if settings is None or not settings.keys() <= _GLOW.keys():
+        if settings is None or not {"config"} <= settings.keys() <= _GLOW.keys():
             raise ValueError(str(content)[:200])
         for name, kind in _GLOW.items():
             if not isinstance(settings.get(name, kind()), kind) or len(settings.get(name, "")) > MOST_NAMES:
