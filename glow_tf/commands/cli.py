@@ -69,6 +69,8 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
         if any(argument in HELP for argument in itertools.takewhile("--".__ne__, arguments)):
             print(help_text(command, values))
             return 0
+        if hasattr(command, "FLAGS_AFTER_DASHES") and not set(HELP).isdisjoint(arguments):
+            return run(command.FLAGS_AFTER_DASHES, ["--help"])
         own, passed_on = _split(command, arguments)
         parse(values, own)
         return command.main(values, *passed_on) or 0

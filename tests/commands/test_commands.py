@@ -81,6 +81,13 @@ def test_the_help_of_a_command_shows_an_example_and_each_flag_with_its_default(n
     assert "--flagfile=" in shown
 
 
+def test_help_after_the_dashes_is_that_of_the_command_whose_flags_follow(capsys):
+    assert cli.run("train", ["--help"]) == 0
+    of_train = capsys.readouterr().out
+    assert cli.run("launch", ["--workers=2", "--", "--help"]) == 0
+    assert capsys.readouterr().out == of_train
+
+
 @pytest.mark.parametrize(("script", "name"), [("main", "train"), ("launch", "launch")])
 def test_a_script_in_train_runs_a_command(script, name):
     command = [sys.executable, ROOT / "train" / f"{script}.py", "--help"]
@@ -254,7 +261,7 @@ def test_the_status_is_what_main_returns():
     assert cli.run_module(module(lambda values: None), []) == 0
     assert cli.run_module(module(lambda values: 3), []) == 3
     after = module(lambda values, rest: len(rest), FLAGS_AFTER_DASHES="train")
-    assert cli.run_module(after, ["--", "--a=1", "--help"]) == 2
+    assert cli.run_module(after, ["--", "--a=1", "b"]) == 2
 
 
 def test_commands_have_flags_of_their_own():
