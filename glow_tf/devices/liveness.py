@@ -4,7 +4,8 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from glow_tf.devices.processes import ProcessGroup, host_and_port
 from glow_tf.errors import ConfigError
@@ -35,13 +36,15 @@ def answer_of(address: str, speaks: bool = True) -> str:
 
 def wait_for(group: ProcessGroup, indices: Iterable[int], speaks: bool = False) -> list[int]:
     """Waits until processes answer, see `answer_of`; returns those that do not within `PATIENCE`."""
+    return _waited(indices, lambda k: answer_of(group.addresses[k], speaks) == "yes")
+
+
+def _waited(pending: Iterable[Any], is_there: Callable[[Any], bool]) -> list[Any]:
+    """Asks for each until it is there; returns those that are not within `PATIENCE`."""
     end = time.monotonic() + PATIENCE
-    missing = list(indices)
-    while missing and time.monotonic() < end:
-        missing = [k for k in missing if answer_of(group.addresses[k], speaks) != "yes"]
-        if missing:
-            time.sleep(POLL)
-    return missing
+    while (pending := [one for one in pending if not is_there(one)]) and time.monotonic() < end:
+        time.sleep(POLL)
+    return pending
 
 
 def first_lost(
@@ -100,18 +103,11 @@ def check_addresses(group: ProcessGroup) -> None:
     Whoever reaches a process of TensorFlow can make it compute, read and write what they like. Names are
     resolved, if need be for as long as processes wait for one another: some exist only once a process runs.
     """
-    end = time.monotonic() + PATIENCE
-    waiting = list(dict.fromkeys(group.addresses))
-    while True:
-        waiting = [address for address in waiting if not _is_checked(address)]
-        if not waiting:
-            return
-        if time.monotonic() >= end:
-            raise ConfigError(
-                f"the hosts in TF_CONFIG must have addresses. Received: {', '.join(waiting)}, unknown for "
-                f"{PATIENCE:.0f} s"
-            )
-        time.sleep(POLL)
+    if unknown := _waited(dict.fromkeys(group.addresses), _is_checked):
+        raise ConfigError(
+            f"the hosts in TF_CONFIG must have addresses. Received: {', '.join(unknown)}, unknown for "
+            f"{PATIENCE:.0f} s"
+        )
 
 
 def _is_checked(address: str) -> bool:
