@@ -18,9 +18,7 @@ from absl import flags
 
 from glow_tf.commands import run_flags
 
-
-def define(values: flags.FlagValues) -> None:
-    run_flags.define(values)
+define = run_flags.define
 
 
 def main(values: flags.FlagValues) -> None:

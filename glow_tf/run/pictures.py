@@ -28,14 +28,14 @@ def enlarged(images: np.ndarray, zoom: int) -> np.ndarray:
     if zoom == 1:
         return images
     size = (images.shape[2] * zoom, images.shape[1] * zoom)
-    large = [np.asarray(_to_pil(image).resize(size, Image.Resampling.BICUBIC)) for image in images]
+    large = [np.asarray(to_pil(image).resize(size, Image.Resampling.BICUBIC)) for image in images]
     return np.stack(large).reshape(len(images), size[1], size[0], images.shape[3])
 
 
 def png(image: np.ndarray) -> bytes:
     """Encodes uint8 [H, W, 1 or 3] as PNG."""
     buffer = io.BytesIO()
-    _to_pil(image).save(buffer, "PNG")
+    to_pil(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -51,7 +51,8 @@ def stretched(images: np.ndarray, top: int) -> np.ndarray:
     return np.clip(images.astype(np.float32) * (255 / max(top, 1)), 0, 255).astype(np.uint8)
 
 
-def _to_pil(image: np.ndarray):
+def to_pil(image: np.ndarray):
+    """Returns uint8 [H, W, 1 or 3] as an image of Pillow's."""
     from PIL import Image
 
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

@@ -14,6 +14,7 @@ from glow_tf.conditions import check_given
 from glow_tf.data.parallel import in_parallel
 from glow_tf.glow import Glow
 from glow_tf.likelihood import bits_per_dim, standard_normal_log_prob
+from glow_tf.run.pictures import to_pil
 from glow_tf.use.evaluation import terms
 from glow_tf.use.latents import in_batches
 from glow_tf.use.models import TrainedModel
@@ -104,9 +105,7 @@ def _bits_of_levels(glow: Glow, images: np.ndarray, condition: Condition) -> lis
 
 def codec_bits(image: np.ndarray) -> float:
     """Returns the bits per dimension of an image uint8 [H, W, C] as PNG or as lossless WebP: the smaller."""
-    from PIL import Image
-
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture = to_pil(image)
     sizes = []
     for kind, options in (("PNG", {"optimize": True}), ("WEBP", {"lossless": True, "method": 4})):
         file = io.BytesIO()
