@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from glow_tf.config import TrainConfig
+from glow_tf.schedule import Phase, epochs_training
 from glow_tf.training.rates import unsuited_rates
 
 RISE = 1.0  # bits/dim above the lowest training bpd so far; a new phase or a part's turn moves it by less
@@ -15,11 +16,18 @@ ROUND_TRIP_OF_REAL = 1e-3  # deviations of a channel; real data come back nearly
 CARRIED = 0.15
 
 
-def rate_troubles(train: TrainConfig) -> list[str]:
-    """Returns a sentence for what is wrong with the rates; empty if nothing is."""
-    if train.rate_scaling != "size" or train.optimizer == "sgd":
-        return []
-    return unsuited_rates(max(train.learning_rates()), train.warmup_steps)
+def troubles_ahead(train: TrainConfig, phases: Sequence[Phase], num_parts: int) -> list[str]:
+    """Returns a sentence for what is wrong with the schedule, and with the rates; empty if nothing is."""
+    found = []
+    never = ", ".join(str(k + 1) for k in range(num_parts) if not epochs_training(k, phases))
+    if never and not train.only_part:
+        found.append(
+            f"no epoch trains part {never} of {num_parts}. Raise part_epochs until each part has its turn, "
+            "or finetune_epochs"
+        )
+    if train.rate_scaling == "size" and train.optimizer != "sgd":
+        found += unsuited_rates(max(train.learning_rates()), train.warmup_steps)
+    return found
 
 
 def troubles(rows: Sequence[Mapping[str, str]], n_bits: int | None) -> list[str]:

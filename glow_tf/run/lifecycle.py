@@ -166,9 +166,10 @@ def _train(
     callbacks: Sequence[keras.callbacks.Callback],
     start: float,
 ) -> Mapping[str, Any]:
-    sentences = [*health.rate_troubles(run.config.train), *strategies.slow_compilation(run.config.compiles)]
-    slow = (f"WARNING: {sentence}." for sentence in sentences)
-    print(run.heading, run.description, *slow, sep="\n", flush=True)
+    ahead = health.troubles_ahead(run.config.train, run.phases, len(run.layouts))
+    sentences = [*ahead, *strategies.slow_compilation(run.config.compiles)]
+    warnings = (f"WARNING: {sentence}." for sentence in sentences)
+    print(run.heading, run.description, *warnings, sep="\n", flush=True)
     with stall_watch(run.group) as happened:
         epoch = _restore(run)
         with _saying_what_is_kept(run):
@@ -283,7 +284,7 @@ def _summary(run: Run, history: Sequence[Mapping[str, str]]) -> dict[str, Any]:
         "device": strategies.device_name(),
         "recoveries": int(last.get("recoveries") or 0),
         "warnings": [
-            *health.rate_troubles(run.config.train),
+            *health.troubles_ahead(run.config.train, run.phases, len(run.layouts)),
             *health.troubles(history, run.glow.config.bits),
             *([stopped] if epochs != planned else []),
         ],

@@ -46,7 +46,8 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
       levels, those of the finest.
     - `width`: the same for all. What an image costs follows the number of its pixels.
     - `part_epochs`, `finetune_epochs`: as many as show about `SEEN` images, end to end; in the schedules of
-      a Glow's parts, 2 of 5 in parts. Where one of the two is given, the other is 0: nothing is added to it.
+      a Glow's parts, 2 of 5 in parts, and enough for each part's turn. Where one of the two is given, the
+      other is 0: nothing is added to it.
 
     The images are (H, W, C), with these `levels`, all combined by a bitwise or; `examples` are for training.
     """
@@ -75,9 +76,20 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
     shares = {"part_epochs": in_parts, "finetune_epochs": epochs - in_parts}
     if given := [name for name in shares if name not in config.left_open]:
         shares = dict.fromkeys(shares, 0 if any(settings[name] for name in given) else epochs)
+    if shares["part_epochs"]:
+        shares["part_epochs"] = max(shares["part_epochs"], _in_turns(RunConfig.from_settings(settings)))
     for name, share in shares.items():
         choose(name, share)
     return found
+
+
+def _in_turns(config: RunConfig) -> int:
+    """Returns the epochs in which each part has had its turn, long enough for its prefix cache."""
+    train = config.train
+    if train.only_part or train.schedule not in ("sequential", "alternating"):
+        return 0
+    turn = train.period if train.schedule == "alternating" else 1 + train.cache_prefix
+    return turn * config.model.num_parts
 
 
 def suited(config: RunConfig, image_shape: Sequence[int], examples: int, levels: int) -> RunConfig:

@@ -7,6 +7,7 @@ from helpers import config, train
 
 from glow_tf.config import TrainConfig
 from glow_tf.run import health
+from glow_tf.schedule import end_to_end, phases_of_training
 
 
 def rows(*train_bpds, test="2.5", error="0.02"):
@@ -60,9 +61,25 @@ def test_what_is_wrong_is_named(history, trouble):
     ],
 )
 def test_rates_that_do_not_suit_are_noticed(settings, trouble):
-    found = health.rate_troubles(TrainConfig(**settings))
+    found = health.troubles_ahead(TrainConfig(**settings), [end_to_end(2)], 2)
     assert len(found) == bool(trouble)
     assert all(trouble in sentence for sentence in found)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "trouble"),
+    [
+        ({"part_epochs": 1}, "no epoch trains part 2, 3 of 3"),
+        ({"part_epochs": 3}, ""),
+        ({"part_epochs": 1, "finetune_epochs": 1}, ""),  # growing
+        ({"part_epochs": 3, "only_part": 2}, ""),  # of levels; others train the rest
+    ],
+    ids=str,
+)
+def test_parts_that_no_epoch_trains_are_noticed(epochs, trouble):
+    train = TrainConfig(schedule="sequential", **{"finetune_epochs": 0, **epochs})
+    found = health.troubles_ahead(train, phases_of_training(train, 3), 3)
+    assert [sentence.partition(". ")[0] for sentence in found] == ([trouble] if trouble else [])
 
 
 def test_a_run_in_trouble_says_so_in_each_place(tmp_path, monkeypatch, capsys, eager):

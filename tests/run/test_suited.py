@@ -12,6 +12,7 @@ from glow_tf.config import ModelConfig, RunConfig, TrainConfig, check_divisible
 from glow_tf.errors import ConfigError
 from glow_tf.run.flags_file import command_of, flagfile, read_config
 from glow_tf.run.suited import LEAST_SIDE, LEVELS, SETTINGS, chosen, suited
+from glow_tf.schedule import phases_of
 
 PHOTOGRAPHS = ((32, 32, 3), 3200, 255)
 
@@ -78,6 +79,24 @@ def test_what_depends_on_the_number_of_levels_is_checked_when_it_is_chosen():
     assert config.num_parts == 5
     with pytest.raises(ConfigError, match="must be a part from 1 to 4"):
         suited(config_of(flags), (32, 32, 3), 100, 255)
+
+
+SCHEDULES = (
+    ["--schedule=sequential"],  # of levels
+    ["--schedule=simultaneous", "--parts=balanced:3"],
+    ["--schedule=sequential", "--parts=balanced:3"],
+    ["--schedule=alternating", "--parts=balanced:3", "--period=2"],
+    ["--schedule=sequential", "--parts=by_block:3", "--local_prior=flow:8x2", "--cache_prefix"],
+)
+
+
+@pytest.mark.parametrize("flags", SCHEDULES, ids=" ".join)
+@pytest.mark.parametrize("examples", [100, 10_000, 50_000])
+def test_every_part_has_its_turn(flags, examples):
+    for more in ([], ["--finetune_epochs=0"]):
+        config = suited(config_of(["--workdir=unused", *flags, *more]), (32, 32, 3), examples, 255)
+        in_parts = phases_of(config)[: config.train.part_epochs]
+        assert {k for phase in in_parts for k in phase.active} == set(range(config.num_parts))
 
 
 def test_odd_sides_have_one_block_and_real_data_no_bits():
