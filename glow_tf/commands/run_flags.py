@@ -55,8 +55,10 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
         is_open = [name for name in is_open if name not in taken]
         given |= taken.keys()
     form = suited.form(settings, given) if is_open else {}
-    is_open = [name for name in is_open if name in (*form, *suited.SETTINGS)]
-    return configuration.RunConfig.from_settings(settings | form, is_open)
+    settings |= form
+    implied = suited.implied(settings, is_open)
+    is_open = [name for name in is_open if name in (*form, *suited.SETTINGS) and name not in implied]
+    return configuration.RunConfig.from_settings(settings | implied, is_open)
 
 
 def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def _regular_counts(parts: str, num_blocks: int, flow_steps: int) -> tuple[int, 
     count = _whole_number(argument)
     if count is None or not 1 <= count <= most:
         raise ConfigError(
-            f"parts={name}:N needs N from 1 to {most} with num_blocks={num_blocks}. Received: {parts=}"
+            f"parts={name}:N needs N from 1 to {most} with num_blocks={num_blocks}, which may be raised. "
+            f"Received: {parts=}"
         )
     first = flow_steps if name == "by_block" else flow_steps // 2
     if first == 0 and count > 1:

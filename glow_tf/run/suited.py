@@ -1,9 +1,11 @@
 """Settings that suit the data, for a run without a flagfile. Pure Python: no TensorFlow."""
 
-from collections.abc import Mapping, Sequence, Set
+import re
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any
 
 from glow_tf.config import MOST_BLOCKS, RunConfig
+from glow_tf.errors import ConfigError
 
 SETTINGS = ("n_bits", "num_blocks", "flow_steps", "width", "part_epochs", "finetune_epochs")
 # As in configs/own_images.cfg: what won at equal time.
@@ -35,6 +37,28 @@ def form(settings: Mapping[str, Any], given: Set[str]) -> dict[str, Any]:
         return {}
     may_equalize = has_bytes and settings["n_bits"] <= 8
     return {n: v for n, v in LEVELS.items() if n not in given and (may_equalize or n != "equalize")}
+
+
+def implied(settings: Mapping[str, Any], is_open: Collection[str]) -> dict[str, int]:
+    """Returns the size left open that follows from a list for each level or for each of a Glow's parts.
+
+    ConfigError if the parts' flow steps are listed, and neither the number of blocks nor theirs is given.
+    """
+    sizes = {"num_blocks", "flow_steps"}
+    unknown = sizes.intersection(is_open)
+    if settings["architecture"] == "levels":
+        listed = settings["level_steps"] or settings["level_widths"]
+        return {"num_blocks": max(listed.count(","), 1)} if listed and "num_blocks" in unknown else {}
+    if not unknown or not re.fullmatch(r"[0-9]{1,9}(, ?[0-9]{1,9})+", settings["parts"]):
+        return {}
+    if unknown == sizes:
+        raise ConfigError(
+            "flow steps in parts must add up to num_blocks × flow_steps: without a flagfile, give "
+            f"--num_blocks or --flow_steps, too. Received: parts={settings['parts']!r}"
+        )
+    ((name,), (known,)) = unknown, sizes - unknown
+    total = sum(map(int, settings["parts"].split(",")))
+    return {name: max(total // max(settings[known], 1), 1)}
 
 
 def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels: int) -> dict[str, int]:

@@ -99,6 +99,26 @@ def test_every_part_has_its_turn(flags, examples):
         assert {k for phase in in_parts for k in phase.active} == set(range(config.num_parts))
 
 
+@pytest.mark.parametrize(
+    ("flags", "side", "size"),
+    [
+        (["--level_steps=4,2"], 32, (1, 8)),
+        (["--level_widths=8,8,8,8"], 8, (3, 8)),
+        (["--parts=12,12", "--flow_steps=8"], 64, (3, 8)),
+        (["--parts=6, 6", "--num_blocks=1"], 32, (1, 12)),
+    ],
+    ids=str,
+)
+def test_lists_imply_the_size_that_is_not_given(flags, side, size):
+    model = suited(config_of(["--workdir=unused", *flags]), (side, side, 3), 100, 255).model
+    assert (model.num_blocks, model.flow_steps) == size
+
+
+def test_flow_steps_of_parts_need_the_number_of_blocks_or_theirs():
+    with pytest.raises(ConfigError, match=r"give --num_blocks or --flow_steps, too\. Received: parts='6,6'"):
+        config_of(["--workdir=unused", "--parts=6,6"])
+
+
 def test_odd_sides_have_one_block_and_real_data_no_bits():
     assert choice(data=((27, 31, 5), 100, 0))["num_blocks"] == 1
     assert "n_bits" not in choice("--data=real", data=((4, 4, 5), 100, 0))
