@@ -65,7 +65,8 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
     """Returns the settings of `config.left_open` as they suit the data, given all settings that are not.
 
     - `n_bits`: those that the levels use; the digits' are multiples of 8, so 5. Real data have none.
-    - `num_blocks`: how often both sides can be halved, down to `LEAST_SIDE`: 8 → 1, 28 → 2, 32 → 3, 64 → 4.
+    - `num_blocks`: how often all sides, a crop's too, can be halved, down to `LEAST_SIDE`: 8 → 1, 28 → 2,
+      32 → 3, 64 → 4.
     - `flow_steps`: about as many in all, whatever the number of blocks, so that the depth is the same; in
       levels, those of the finest.
     - `width`: the same for all. What an image costs follows the number of its pixels.
@@ -85,9 +86,9 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
     if not config.model.is_real:
         lowest = (levels | 128) & -(levels | 128)
         choose("n_bits", 9 - lowest.bit_length())
-    blocks = 1
+    blocks, sides = 1, [*image_shape[:2], config.data.crop or image_shape[0]]
     while blocks < MOST_BLOCKS and all(
-        side % 2 ** (blocks + 1) == 0 and side >> (blocks + 1) >= LEAST_SIDE for side in image_shape[:2]
+        side % 2 ** (blocks + 1) == 0 and side >> (blocks + 1) >= LEAST_SIDE for side in sides
     ):
         blocks += 1
     choose("num_blocks", blocks)
@@ -122,7 +123,10 @@ def suited(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
     if "architecture" in config.left_open and any(side % 2 for side in image_shape[:2]):  # cannot be halved
         usual = RunConfig(workdir=config.workdir).to_settings()
         settings |= {name: usual[name] for name in LEVELS if name in config.left_open}
-        config = RunConfig.from_settings(settings, config.left_open)
+        try:
+            config = RunConfig.from_settings(settings, config.left_open)
+        except ConfigError as error:
+            raise ConfigError(f"images with an odd side have no levels, so this is a Glow: {error}") from None
     found = {name: settings[name] for name in LEVELS if name in config.left_open}
     found |= chosen(config, image_shape, examples, levels)
     flags = " ".join(f"--{name}={value}" for name, value in found.items())

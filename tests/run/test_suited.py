@@ -70,15 +70,23 @@ def test_images_that_cannot_be_halved_have_a_glow(capsys):
     own = (config.model.architecture, config.train.schedule, config.model.equalize)
     assert own == ("glow", "end_to_end", 0)
     assert "--architecture=glow --schedule=end_to_end" in capsys.readouterr().out
+    for flag in ("--only_part=1", "--level_steps=2,2"):
+        with pytest.raises(ConfigError, match=r"an odd side have no levels, so this is a Glow: .*Received"):
+            suited(config_of(["--workdir=unused", flag]), (15, 15, 1), 100, 255)
 
 
 def test_what_depends_on_the_number_of_levels_is_checked_when_it_is_chosen():
-    flags = ["--workdir=unused", "--only_part=5", "--crop=16"]
+    flags = ["--workdir=unused", "--only_part=5", "--crop=64"]
     assert config_of(flags).num_parts is None
     config = suited(config_of(flags), (64, 64, 3), 100, 255)
     assert config.num_parts == 5
     with pytest.raises(ConfigError, match="must be a part from 1 to 4"):
         suited(config_of(flags), (32, 32, 3), 100, 255)
+
+
+def test_a_crop_can_be_halved_as_often_as_the_images():
+    for crop, side, blocks in ((32, 256, 3), (24, 96, 2), (16, 34, 1)):
+        assert choice(f"--crop={crop}", data=((side, side, 3), 100, 255))["num_blocks"] == blocks
 
 
 SCHEDULES = (
