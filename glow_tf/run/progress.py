@@ -84,4 +84,5 @@ def _bpd_of(means: Mapping[str, float]) -> str:
     if "bpd" in means:
         return f"train {means['bpd']:.4f} bpd"
     parts = [int(name.removeprefix("local_bpd_")) for name in means if name.startswith("local_bpd_")]
-    return f"local_bpd_{max(parts)} {means[f'local_bpd_{max(parts)}']:.4f}" if parts else ""
+    # There is none while no batch has come through the queues, or all steps so far were skipped.
+    return f"local_bpd_{max(parts)} {means[f'local_bpd_{max(parts)}']:.4f}" if parts else "no train bpd"

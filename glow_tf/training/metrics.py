@@ -39,13 +39,21 @@ class MeanAndError(keras.metrics.Metric):
         return {self.name: mean, f"{self.name}_se": tf.sqrt(variance), "loss": mean}
 
 
+class MeanIfAny(keras.metrics.Mean):
+    """A weighted mean that is NaN, not 0, while nothing has a weight."""
+
+    def result(self) -> tf.Tensor:
+        """Returns the mean, []."""
+        return self.total / self.count
+
+
 class StepMeans:
     """Means over an epoch of what training steps report.
 
     `local_bpd_k` of every part that was scored, `gradient_norm_k` and (for parts on their own devices)
     `busy_seconds_k` of every part that was trained, and, if all parts ran, the bits per dimension of the
     whole chain as `bpd` and as `loss`. `skipped_steps` is the number of steps that were skipped because they
-    were not finite; the means leave them out.
+    were not finite; the means leave them out, and are NaN if no step is left.
 
     `heads` says of every part whether it has a flow head, which scores it only where it is trained; `fixed`,
     whether it is passed over where it is not trained (see `Part.fixed`); `timed`, whether parts have devices
@@ -60,7 +68,7 @@ class StepMeans:
         kinds = ("local_bpd", "gradient_norm", "busy_seconds")
         names = [f"{kind}_{k + 1}" for k in range(num_parts) for kind in kinds]
         # Sums in float64: a run of several workers goes on from their total, to all digits that are written.
-        means = [keras.metrics.Mean(name, "float64") for name in ("bpd", *names)]
+        means = [MeanIfAny(name, "float64") for name in ("bpd", *names)]
         self._means = {metric.name: metric for metric in means}
         self._skipped = keras.metrics.Sum("skipped_steps", "float64")
 

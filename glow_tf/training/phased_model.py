@@ -184,8 +184,14 @@ class PhaseSwitch(keras.callbacks.Callback):
             logs.setdefault(name, math.nan)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Tells the model that a step has ended, before Keras validates."""
+        """Tells the model that a step has ended, before Keras validates.
+
+        What no step has computed yet is left out of the logs, like what the phase does not compute.
+        """
         steps = self.params["steps"]
+        for name in self.model.means.names:
+            if math.isnan(logs.get(name, 0.0)):  # at which `TerminateOnNaN` would end training
+                del logs[name]
         if self._passing:
             return
         self.model.traced.add(self.model.phase)

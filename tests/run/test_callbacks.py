@@ -73,10 +73,11 @@ def test_a_log_has_a_line_now_and_then_within_a_long_epoch(monkeypatch, capsys):
     progress.set_model(types.SimpleNamespace(phase=phase, traced={phase}, phase_of=lambda epoch: phase))
     progress.on_train_begin()
     progress.on_epoch_begin(0)
-    for batch in range(4):
-        progress.on_train_batch_end(batch, {"local_bpd_1": 3.0})
+    for batch, bpd in enumerate((3.0, float("nan"), 3.0, 3.0)):
+        progress.on_train_batch_end(batch, {"local_bpd_1": bpd})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "… epoch 1/1 · part 1 · 1/4 local_bpd_1 3.0000 · 0:09 left"
+    assert lines[1] == "… epoch 1/1 · part 1 · 2/4 no train bpd · 0:03 left"
     assert len(lines) == 3  # the epoch's own line follows the last step
 
 

@@ -91,6 +91,17 @@ def test_a_step_that_overflows_is_as_good_as_left_out_and_counted(kind, optimize
     assert history["bpd"][0] > history_without["bpd"][0]
 
 
+def test_a_mean_of_no_step_is_not_logged(small_images):
+    """`EarlyStopping` would keep a loss of 0 as the best, and `TerminateOnNaN` end training at NaN."""
+    trainer, seen = make_trainer(small_images, SGD), []
+    record = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(set(logs)))
+    given = {"callbacks": [record, keras.callbacks.TerminateOnNaN()], "verbose": 0}
+    two = {"steps_per_epoch": 2, "epochs": 2, **given}
+    history = trainer.fit(batches(small_images, [GOOD, GOOD, BAD, GOOD]), **two).history
+    assert seen == [set(history), set(history), {"skipped_steps"}, set(history)]
+    assert np.isfinite(list(history.values())).all()
+
+
 def test_replicas_agree_on_what_they_skip(small_images):
     trainer = make_trainer(small_images, lambda: FusedAdamax(1e-2), strategy="mirrored")
     fit(trainer, small_images, [GOOD, BAD, GOOD])  # the second replica alone has the image that overflows
