@@ -89,7 +89,7 @@ class EpochRecord(RunCallback):
                 result.waits[k] = max(1 - busy / result.seconds, 0.0)
         self._evaluate()
         result.eval_seconds = time.perf_counter() - end
-        result.traffic = self.model.traffic(result.phase)
+        result.traffic = self.model.traffic(result.phase, self.run.layouts)
         result.peak_memory_mb = peak_memory_mb()
         row = result.history_row()
         self.rows.append({name: row[name] for name in workdir.history_columns if name in row})

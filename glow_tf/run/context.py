@@ -49,7 +49,7 @@ class Run:
       group: the run's processes; None for a single process.
       images: training, validation and test images.
       phases: the phase of every epoch.
-      layouts: the parts.
+      layouts: the parts, for what a step takes: crops, or whole images.
       trainer: compiled.
       checkpoints: of the trainer.
     """
@@ -238,7 +238,7 @@ def prepare(
         condition_shape=images.condition_shape,
     )
     config = dataclasses.replace(config, model=model)
-    check_crop(config.data.crop, model)
+    layouts = layouts_of_steps(config.data.crop, model)
     phases = phases_of(config)
     trainer = _make_trainer(config, phases, devices, strategy, len(images.train))
     if start is not None:
@@ -256,18 +256,19 @@ def prepare(
     workdir.claim()
     checkpoints = Checkpoints(folder, trainer, writes=chief)
     write_data(folder, found)
-    return Run(config, workdir, group, images, phases, part_layouts(model), trainer, checkpoints)
+    return Run(config, workdir, group, images, phases, layouts, trainer, checkpoints)
 
 
-def check_crop(side: int, model: ModelConfig) -> None:
-    """Raises ConfigError unless squares of a side can be cut out of a model's images and what it is given."""
-    height, width, _ = model.image_shape
+def layouts_of_steps(side: int, model: ModelConfig) -> tuple[PartLayout, ...]:
+    """Returns the parts for squares cut out of images, or whole images (0); ConfigError unless they fit."""
+    height, width, channels = model.image_shape
     maps = [shape for shape in model.condition_shapes.values() if len(shape) == 3]
     if side > min(height, width) or (side and maps):
         raise ConfigError(
             f"crop must be at most the images' sides, {height}×{width}, and maps that are given with images "
             f"are not cut. Received: crop={side}, maps of {maps}"
         )
+    return part_layouts(dataclasses.replace(model, image_shape=(side or height, side or width, channels)))
 
 
 def _levels(images: data.ImageData) -> int:

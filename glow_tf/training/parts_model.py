@@ -13,7 +13,7 @@ from glow_tf.bijectors.condition import Condition
 from glow_tf.cost import crossing_bytes
 from glow_tf.glow import Glow
 from glow_tf.internals import steps_made
-from glow_tf.partition import part_layouts
+from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.passage import Passage
 from glow_tf.schedule import Phase
 from glow_tf.training import inputs
@@ -88,10 +88,13 @@ class PartsModel(PhasedModel):
             return super().trainable_weights
         return [v for k in range(len(self.glow.parts)) for v in self.walk.variables_of(k)]
 
-    def traffic(self, phase: Phase) -> Traffic:
-        """Returns what a step of the phase moves between devices; what a prefix cache has crosses no cut."""
+    def traffic(self, phase: Phase, layouts: Sequence[PartLayout] = ()) -> Traffic:
+        """Returns what a step of the phase moves between devices; what a prefix cache has crosses no cut.
+
+        `layouts` are the parts for what a step takes, if it takes crops; by default, for whole images.
+        """
         crossing = crossing_bytes(
-            part_layouts(self.glow.config),
+            layouts or part_layouts(self.glow.config),
             phase.last,
             crossed=phase.crossed,
             cached=phase in self.prefix_caches,

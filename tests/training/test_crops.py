@@ -6,7 +6,8 @@ from helpers import config, rows_of, train
 from small import small_levels
 
 from glow_tf import ConfigError, PartsTrainer, TrainConfig, data
-from glow_tf.run.context import check_crop
+from glow_tf.partition import part_layouts
+from glow_tf.run.context import layouts_of_steps
 
 
 def batch_of(images, seed=0, **crop):
@@ -55,7 +56,9 @@ def test_a_run_trains_on_crops_and_is_evaluated_on_whole_images(tmp_path, eager)
     run = config(tmp_path / "run", **own, crop=4, export=False, tensorboard=False, sample_every=2)
     summary = train(run)
     assert summary["test_bpd"] < 8
-    assert float(rows_of(tmp_path / "run")[-1]["train_bpd"]) < 8
+    row = rows_of(tmp_path / "run")[-1]
+    assert float(row["train_bpd"]) < 8
+    assert row["forward_bytes"] == str(4 * (2 * 2 + 1))  # the smaller image of a crop, and its log-density
     assert (tmp_path / "run/samples/epoch_0002.png").exists()
 
 
@@ -78,9 +81,10 @@ def test_crops_that_cannot_be_learned_from_are_refused(tmp_path, changes, messag
 
 def test_crops_larger_than_images_and_of_images_that_come_with_maps_are_refused():
     model = small_levels(image_shape=(8, 16, 3)).config
-    check_crop(8, model)
+    assert layouts_of_steps(8, model) == part_layouts(small_levels(image_shape=(8, 8, 3)).config)
+    assert layouts_of_steps(0, model) == part_layouts(model)
     with pytest.raises(ConfigError, match=r"crop must be at most the images' sides, 8×16.*Received: crop=12"):
-        check_crop(12, model)
+        layouts_of_steps(12, model)
     given = small_levels(condition_shape=(4, 4, 1)).config
     with pytest.raises(ConfigError, match=r"maps that are given with images are not cut.*maps of \[\(4, 4"):
-        check_crop(4, given)
+        layouts_of_steps(4, given)
