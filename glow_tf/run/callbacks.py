@@ -18,6 +18,7 @@ from glow_tf.run import flags_file, health, pictures
 from glow_tf.run.context import Run
 from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.interrupts import Interrupts
+from glow_tf.training.one_level import OneLevel
 
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 SAMPLES_PER_TEMPERATURE = 16
@@ -58,6 +59,9 @@ class EpochRecord(RunCallback):
         self._traced: set = set()
         self.rows = self.run.workdir.read_history(int(self.run.checkpoints.epochs))
         self.result.total_seconds = sum(float(row["seconds"]) for row in self.rows)
+        only = self.run.config.train.only_part
+        alone = only and self.run.group is None and self.run.strategy.num_replicas_in_sync == 1
+        self._level = OneLevel(self.model, only - 1) if alone else None
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._before = self.result.seconds if self.model.steps_before else 0.0
@@ -100,8 +104,11 @@ class EpochRecord(RunCallback):
     def _evaluate(self) -> None:
         with self.model.averages.in_place():
             for name, batches in self.run.held_out.items():
-                found = self.model.evaluate(batches, verbose=0, return_dict=True)
-                setattr(self.result, name, (found["bpd"], found["bpd_se"]))
+                if self._level:
+                    found = self._level.evaluate(name, batches)
+                else:
+                    found = self.model.evaluate(batches, verbose=0, return_dict=True)
+                setattr(self.result, name, (float(found["bpd"]), float(found["bpd_se"])))
             self.result.conditioning = None if self.run.probe is None else self.run.probe()
 
     def _training_seconds(self, end: float) -> float:

@@ -6,11 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import train
+from helpers import rows_of, train
 from small import make_small_images
 
 import glow_tf
-from glow_tf import ConfigError, Glow
+from glow_tf import ConfigError, Glow, data
 from glow_tf.commands import cli
 from glow_tf.run import saved
 from glow_tf.use.assembling import assemble
@@ -76,11 +76,16 @@ def test_the_command_writes_a_preset_and_says_where_each_part_is_from(parts, tmp
 
 
 def test_a_part_is_exchanged_alone(parts, tmp_path):
-    better = run(tmp_path / "better", only_part=2, learning_rate=0.05)
+    better = run(tmp_path / "better", only_part=2, learning_rate=0.05, part_epochs=2)
     old, new = assemble(parts).glow, assemble([parts[0], better, parts[2]]).glow
     for mine, others in zip(old.parts[0].get_weights(), new.parts[0].get_weights(), strict=True):
         np.testing.assert_array_equal(mine, others)
     assert any((a != b).any() for a, b in zip(old.get_weights(), new.get_weights(), strict=True))
+    trainer = glow_tf.load_trainer(better)
+    images = data.load(glow_tf.RunConfig.from_settings({**SETTINGS, "workdir": str(better)}).data).test
+    found, row = trainer.evaluate(images, verbose=0, return_dict=True), rows_of(better)[-1]
+    for name in ("bpd", "bpd_se"):
+        assert float(row[f"test_{name}"]) == pytest.approx(found[name], abs=2e-6)
 
 
 def test_a_run_of_all_parts_gives_those_that_no_other_run_has(parts, whole):
