@@ -25,6 +25,8 @@ MADE_BY = {
     "uint16": "--data=bytes and --n_bits from 9 to 16",
     "float32": "--data=real",
 }
+# Of commands of trained models, too, which have no --image_size.
+ONE_SIZE = "all images must have one size: resize them first; to train, --image_size=N does it"
 ROOM = "decoded images, and as much again for what is kept, and for test images held out"  # in a cache
 PIECE = 256  # examples that are copied from file to file at a time
 TEST_EVERY = 10  # where a data set has no test images, every tenth image is one
@@ -257,8 +259,8 @@ def stack(batches: Iterable[np.ndarray], count: int, config: DataConfig) -> np.n
             array = new_array((count, *batch.shape[1:]), batch.dtype, config)
         if batch.shape[1:] != array.shape[1:]:
             raise ConfigError(
-                "all images must have one size; --image_size=N crops and resizes them to N×N. "
-                f"Received: {config.dataset!r} with images of {array.shape[1:]} and {batch.shape[1:]}"
+                f"{ONE_SIZE}. Received: {config.dataset!r} with images of {array.shape[1:]} and "
+                f"{batch.shape[1:]}"
             )
         array[done : done + len(batch)] = batch
         done += len(batch)
@@ -279,5 +281,5 @@ def check_memory_of_resized(count: int, at_once: int, config: DataConfig) -> Non
 
 def check_memory_for(needed: int, dataset: str) -> None:
     """Raises ConfigError unless `needed` bytes of decoded images fit into memory."""
-    remedy = "keep them in files (--image_cache=FOLDER), or take smaller ones (--image_size) or fewer"
+    remedy = "take fewer or smaller ones; to train, there are --image_size and --image_cache=FOLDER"
     check_memory(needed, f"decoded images of {dataset!r}", remedy)

@@ -14,7 +14,7 @@ import numpy as np
 
 from glow_tf.config import DataConfig
 from glow_tf.data.array_files import SUFFIX, read_array
-from glow_tf.data.arrays import Examples, check_memory_of_resized
+from glow_tf.data.arrays import ONE_SIZE, Examples, check_memory_of_resized
 from glow_tf.data.decoding import Decoding
 from glow_tf.data.image_files import NO_CLASSES, Files, find_files
 from glow_tf.data.parallel import in_parallel, usual_threads
@@ -189,9 +189,8 @@ class Pictures:
             self.array = self._new_array((self.count, *shape))
         elif not one_size:
             raise ConfigError(
-                "all images must have one size; --image_size=N crops and resizes them to N×N. Received: "
-                f"{self.config.dataset!r} with {self.files[0].name} of {_size(self.array.shape[1:])} and "
-                f"{path.name} of {_size(shape)} (height × width)"
+                f"{ONE_SIZE}. Received: {self.config.dataset!r} with {self.files[0].name} of "
+                f"{_size(self.array.shape[1:])} and {path.name} of {_size(shape)} (height × width)"
             )
         elif shape[-1] > self.array.shape[-1]:
             grey, done = self.array, len(self.files)

@@ -334,6 +334,10 @@ def test_images_are_brought_to_the_models_shape_or_refused(tmp_path):
     write_images(tmp_path / "colour", 2, (16, 16))
     with pytest.raises(ConfigError, match=r"is for grey images, and these are in colour.*Received: 'folder:"):
         read_images((8, 8, 1), f"folder:{tmp_path / 'colour'}")
+    write_images(tmp_path / "colour" / "more", 1, (8, 16))
+    for shape in ((0, 0, 3), (8, 16, 3)):  # no command of a trained model has an --image_size
+        with pytest.raises(ConfigError, match=r"must have one size: resize them first; to train, .*Received"):
+            read_images(shape, f"folder:{tmp_path / 'colour'}")
     resized = read_images((16, 16, 1), "digits", count=4)
     assert resized.images.shape == (4, 16, 16, 1)
     assert "Resized from 8×8 to 16×16." in resized.notes
