@@ -1,6 +1,7 @@
-"""Text and JSON from files that anybody may have written. Pure Python: no TensorFlow."""
+"""JSON, and text from files that anybody may have written. Pure Python: no TensorFlow."""
 
 import json
+import math
 import os
 import zipfile
 from typing import Any
@@ -33,6 +34,19 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def json_text(content: Any) -> str:
+    """Returns the text of a JSON file; it has null for numbers that are not finite, which JSON lacks."""
+    return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(entry: Any) -> Any:
+    if isinstance(entry, dict):
+        return {name: _finite(value) for name, value in entry.items()}
+    if isinstance(entry, list | tuple):
+        return [_finite(value) for value in entry]
+    return None if isinstance(entry, float) and not math.isfinite(entry) else entry
 
 
 def stored_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:

@@ -11,7 +11,6 @@ model gives its bits as a whole, and draws other noise from the same seed: it do
 are, and its mean differs a little.
 """
 
-import json
 import math
 from typing import Any
 
@@ -20,6 +19,7 @@ from absl import flags
 
 from glow_tf.commands import model_flags, parsing
 from glow_tf.run.tables import bpd_text
+from glow_tf.text_files import json_text
 
 
 def define(values: flags.FlagValues) -> None:
@@ -40,7 +40,7 @@ def main(values: flags.FlagValues) -> None:
     report = _report(found, used) | _report_on_labels(glow, used, values.seed)
     print("\n".join(_lines(report)))
     if path:
-        model_flags.write(path, (json.dumps(_finite(report), indent=2, allow_nan=False) + "\n").encode())
+        model_flags.write(path, json_text(report).encode())
 
 
 def _report(found: Any, used: Any) -> dict[str, Any]:
@@ -83,13 +83,6 @@ def _report_on_labels(glow: Any, used: Any, seed: int) -> dict[str, Any]:
         "given_label": {"bits_per_dim": bpd, "standard_error": error},
         "classified": {"accuracy": accuracy, "standard_error": deviation},
     }
-
-
-def _finite(entry: Any) -> Any:
-    """Returns an entry of a report with None, JSON's null, for numbers that are not finite."""
-    if isinstance(entry, dict):
-        return {name: _finite(value) for name, value in entry.items()}
-    return None if isinstance(entry, float) and not math.isfinite(entry) else entry
 
 
 def _with_error(entry: dict[str, Any]) -> str:

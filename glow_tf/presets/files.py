@@ -6,7 +6,7 @@ Some presets come with the package, and have names.
 import dataclasses
 import hashlib
 import io
-import json
+import math
 import os
 import pathlib
 import types
@@ -21,7 +21,7 @@ from glow_tf.durable_files import replaced_folder
 from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.presets import remote
 from glow_tf.presets.card import card_of
-from glow_tf.text_files import parse_json, read_json, stored_member
+from glow_tf.text_files import json_text, parse_json, read_json, stored_member
 from glow_tf.version import __version__
 from glow_tf.weights_file import check_weights
 
@@ -192,11 +192,13 @@ def write(
       model: the settings of the model.
       save_weights: writes the model's weights to the file that it is given.
       about: for the card and for programs: `title`, `data`, `command`, `seed`, `test_bpd`, `test_bpd_se`,
-        `test_examples`, `epochs`, `top` (the data's largest level), `limits`, `licence`; any may be absent.
+        `test_examples`, `epochs`, `top` (the data's largest level), `limits`, `licence`; any may be absent,
+        and a number that is not finite is left out.
       weights_dtype: `float32`, or `float16`, which takes half the space and rounds every weight to 11 bits.
     """
     if weights_dtype not in WEIGHTS_DTYPES:
         raise ConfigError(f"weights_dtype must be one of {WEIGHTS_DTYPES}. Received: {weights_dtype=}")
+    about = {k: v for k, v in about.items() if not isinstance(v, float) or math.isfinite(v)}
     with replaced_folder(folder, "preset", OWN) as temporary:
         try:
             save_weights(temporary / WEIGHTS)
@@ -210,9 +212,9 @@ def write(
             CHECKSUM: hashlib.sha256((temporary / WEIGHTS).read_bytes()).hexdigest(),
             "glow_tf_version": __version__,
             "model": dataclasses.asdict(model),
-            "about": dict(about),
+            "about": about,
         }
-        (temporary / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (temporary / CONFIG).write_text(json_text(content), encoding="utf-8")
         # Those of the package load by name, all others by path.
         name = folder.name if folder.parent == FOLDER else f"PATH/{folder.name}"
         card = card_of(name, model, about, weights_dtype)

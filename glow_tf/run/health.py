@@ -1,5 +1,6 @@
-"""What is wrong with a run although every number is finite. Pure Python: no TensorFlow."""
+"""What is wrong with a run although its weights are finite. Pure Python: no TensorFlow."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from glow_tf.config import TrainConfig
@@ -44,17 +45,22 @@ def troubles(rows: Sequence[Mapping[str, str]], n_bits: int | None) -> list[str]
             f"the round trip is about to be lost: decoded images miss by {missed:.3g} {of}. A lower learning "
             "rate, or a tighter bound of the scales (--scale), usually helps"
         )
-    # Before every part was trained once, a score of the whole says nothing yet.
+    test, error = (float(last.get(name) or "nan") for name in ("test_bpd", "test_bpd_se"))
+    if not math.isfinite(test):
+        found.append(
+            "the test score is not finite. A test value far beyond those that are trained on, or a training "
+            "that diverged, makes it so: look for the one, or lower the learning rate"
+        )
+    # Before every part was trained once, a finite score of the whole says nothing yet.
     if not last.get("train_bpd"):
         return found
     trained = [float(row["train_bpd"]) for row in rows if row.get("train_bpd")]
-    test, error = (float(last.get(name) or "nan") for name in ("test_bpd", "test_bpd_se"))
     if not trained[-1] <= min(trained) + RISE:
         found.append(
             f"training diverges: {trained[-1]:.4g} bits/dim, after {min(trained):.4f}. A lower learning rate "
             "or a longer warm-up usually helps"
         )
-    if n_bits is not None and not test < n_bits:
+    if n_bits is not None and n_bits <= test < math.inf:
         found.append(
             f"the model is worse than a uniform density, which needs {n_bits} bits/dim. It needs more "
             "training, or a lower learning rate"

@@ -270,7 +270,7 @@ def _summary(run: Run, history: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     stopped = f"a callback stopped training after epoch {epochs} of {planned}; the same command goes on"
     return {
         "test_bpd": float(last["test_bpd"]),
-        "test_bpd_se": None if math.isnan(error) else error,  # of a single image nobody knows it
+        "test_bpd_se": error if math.isfinite(error) else None,  # of a single image nobody knows it
         "total_seconds": float(last["total_seconds"]),
         "parameters": sum(run.parameters),
         "parts": [layout.flow_steps for layout in run.layouts],

@@ -5,7 +5,7 @@ Pure Python: no TensorFlow.
 
 import dataclasses
 import errno
-import json
+import math
 import pathlib
 import shutil
 import tempfile
@@ -28,7 +28,7 @@ from glow_tf.run.flags_file import NAME as FLAGS
 from glow_tf.run.flags_file import differing_settings, flagfile, read_settings, refuse_other_configuration
 from glow_tf.run.history import history_columns
 from glow_tf.schedule import Phase, epochs_training, phases_of
-from glow_tf.text_files import read_json
+from glow_tf.text_files import json_text, read_json
 
 EPOCHS = ("part_epochs", "finetune_epochs")  # settings with which a run may go on with other values
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -201,7 +201,7 @@ class Workdir:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json; its presence says that the run was finished."""
-        write_atomically(self.path / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+        write_atomically(self.path / SUMMARY, json_text(summary).encode())
 
     def read_summary(self) -> dict[str, Any] | None:
         """Returns summary.json; None while the run has epochs left; OSError if the file is damaged."""
@@ -216,8 +216,8 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
         return {}
     try:
         summary = read_json(path)
-        _ = float(summary["test_bpd"])
-        return {**summary, "epochs": int(summary["epochs"])}
+        bpd = math.nan if summary["test_bpd"] is None else float(summary["test_bpd"])  # it was not finite
+        return {**summary, "test_bpd": bpd, "epochs": int(summary["epochs"])}
     except (ValueError, TypeError, KeyError, OverflowError):
         raise OSError(
             f"{path} is damaged. Remove it, and the run's command writes it anew from the last checkpoint. "

@@ -66,8 +66,9 @@ class Evaluation:
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     """Returns the mean of values [N] and its standard error; the error of one value is NaN."""
-    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return float(np.mean(values)), float(error)
+    with np.errstate(invalid="ignore", over="ignore"):  # a value may be infinite
+        error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+        return float(np.mean(values)), float(error)
 
 
 def evaluate(

@@ -1,13 +1,16 @@
 """A run whose numbers are finite and wrong says so: in the epoch's line, at the end, and in summary.json."""
 
+import contextlib
 import json
+import math
 
 import pytest
 from helpers import config, train
 
 from glow_tf.config import TrainConfig
 from glow_tf.run import health
-from glow_tf.schedule import end_to_end, phases_of_training
+from glow_tf.run.workdir import Workdir
+from glow_tf.schedule import end_to_end, phases_of, phases_of_training
 
 
 def rows(*train_bpds, test="2.5", error="0.02"):
@@ -36,7 +39,8 @@ def test_a_sound_run_has_no_troubles(history):
         (rows("4.6", "4.2", "48900"), "training diverges: 4.89e+04 bits/dim, after 4.2000"),
         (rows("4.6", "5.3", "5.7"), "training diverges: 5.7 bits/dim, after 4.6000"),
         (rows("4.6", test="5.01"), "worse than a uniform density, which needs 5 bits/dim"),
-        (rows("4.6", test="nan"), "worse than a uniform density"),
+        (rows("4.6", test="nan"), "the test score is not finite"),
+        (rows("", test="inf"), "the test score is not finite"),
         (rows("4.6", error="0.7"), "a few test images carry the mean"),
         (rows("4.6", test="4.65", error="0.83"), "a few test images carry the mean"),
         ([{**rows("4.6")[0], "round_trip_error": "0.13"}], "the round trip is about to be lost"),
@@ -45,6 +49,16 @@ def test_a_sound_run_has_no_troubles(history):
 )
 def test_what_is_wrong_is_named(history, trouble):
     assert any(trouble in found for found in health.troubles(history, 5))
+
+
+def test_a_summary_whose_score_is_not_finite_is_json(tmp_path):
+    settings = config(tmp_path)
+    epochs = len(phases_of(settings))
+    with contextlib.closing(Workdir(settings)) as folder:
+        folder.write_summary({"test_bpd": math.inf, "test_bpd_se": math.nan, "epochs": epochs})
+        assert math.isnan(folder.read_summary()["test_bpd"])
+    summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert summary["test_bpd"] is summary["test_bpd_se"] is None
 
 
 @pytest.mark.parametrize(

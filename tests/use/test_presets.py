@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import h5py
 import numpy as np
@@ -16,6 +17,7 @@ from glow_tf.errors import ConfigError
 from glow_tf.presets.card import card_of
 from glow_tf.run.flags_file import flagfile
 from glow_tf.use import evaluate
+from glow_tf.use.evaluation import mean_and_error
 
 LIMIT_MB = 8
 
@@ -76,6 +78,16 @@ def test_the_card_tells_size_score_and_how_to_load(kept):
     for text in ("# Mine", "8×8×1", "2.5000 bits/dim", 'from_preset("PATH/mine")'):
         assert text in card
     assert presets.read_about(kept)["test_bpd"] == 2.5
+
+
+def test_a_score_that_is_not_finite_is_left_out(glow, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bpd, error = mean_and_error(np.array([1.0, np.inf]))
+    glow.save_to_preset(tmp_path / "mine", {"test_bpd": bpd, "test_bpd_se": error, "test_examples": 2})
+    content = json.loads((tmp_path / "mine" / "config.json").read_text(), parse_constant=pytest.fail)
+    assert content["about"] == {"test_examples": 2}
+    assert "bits/dim" not in (tmp_path / "mine" / "README.md").read_text()
 
 
 def test_a_preset_is_replaced_but_nothing_else_is(glow, kept, tmp_path):
