@@ -12,6 +12,7 @@ from glow_tf.run import checkpoint_files
 from glow_tf.run.flags_file import read_config
 from glow_tf.run.same_data import is_kept, read_data
 from glow_tf.run.saved import load
+from glow_tf.schedule import phases_of
 
 
 class Assembled(NamedTuple):
@@ -25,6 +26,7 @@ class Assembled(NamedTuple):
 class _Run(NamedTuple):
     path: pathlib.Path
     config: RunConfig
+    epochs: int  # finished when the model was read, or a moment before
     glow: Glow
 
     @property
@@ -41,7 +43,8 @@ def assemble(workdirs: Sequence[str | pathlib.Path]) -> Assembled:
       workdirs: of runs with the same settings of the model and the same data; finished or not.
 
     Raises:
-      ConfigError: the runs differ in model or data, a part is missing, or two runs trained the same one.
+      ConfigError: the runs differ in model or data, a part is missing or not trained yet, or two
+        runs trained the same one.
       OSError: a file of a run is damaged or missing.
     """
     if not workdirs:
@@ -49,7 +52,10 @@ def assemble(workdirs: Sequence[str | pathlib.Path]) -> Assembled:
     paths = [pathlib.Path(path) for path in workdirs]
     for path in paths:
         _check_copied(path)
-    runs = [_Run(path, read_config(path), load(path)) for path in paths]
+    runs = [
+        _Run(path, read_config(path), checkpoint_files.progress(path / "checkpoints")[0], load(path))
+        for path in paths
+    ]
     first = runs[0]
     if not first.model.has_levels:
         raise ConfigError(
@@ -104,6 +110,12 @@ def _run_of_each_part(runs: Sequence[_Run], num_parts: int) -> list[_Run]:
             raise ConfigError(
                 f"part {k} of {num_parts} must come from one run: with only_part={k}, or of all parts. "
                 f"Received: {', '.join(str(run.path) for run in own) or 'none'}"
+            )
+        trained = any(k - 1 in phase.active for phase in phases_of(own[0].config)[: own[0].epochs])
+        if not trained and not own[0].config.init_from:
+            raise ConfigError(
+                f"part {k} of {num_parts} must be trained, and its turn in the run has not come. Received: "
+                f"{own[0].path}, {own[0].epochs} epochs of schedule={own[0].config.train.schedule!r}"
             )
         found += own
     return found

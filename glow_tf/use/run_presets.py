@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from glow_tf.config import RunConfig
 from glow_tf.data.loading import ImageData
 from glow_tf.data.loading import load as load_data
 from glow_tf.durable_files import check_place
@@ -41,13 +42,14 @@ def save_run_to_preset(
         the run's settings make.
 
     Raises:
-      ConfigError: the folder is no workdir, its run is not finished, or the images are not those of the run.
+      ConfigError: the folder is no workdir, its run is not finished or trained one part of a new model alone,
+        or the images are not those of the run.
       OSError: the run's summary is damaged, or the preset cannot be written.
     """
     workdir, folder = pathlib.Path(workdir), pathlib.Path(folder)
     check_place(folder, "preset", OWN)
     config = read_config(workdir)
-    summary = _summary_of_finished(workdir, len(phases_of(config)))
+    summary = _summary_of_finished(workdir, config)
     data_config = dataclasses.replace(
         config.data, data_dir=data_dir or config.data.data_dir, dtype=config.model.data_dtype
     )
@@ -70,9 +72,14 @@ def save_run_to_preset(
     return {**about, "run_test_bpd": summary["test_bpd"]}
 
 
-def _summary_of_finished(workdir: pathlib.Path, epochs: int) -> dict[str, Any]:
-    """Returns the summary of a run; ConfigError unless it has made so many epochs."""
-    summary = read_summary(workdir)
+def _summary_of_finished(workdir: pathlib.Path, config: RunConfig) -> dict[str, Any]:
+    """Returns the summary of a run; ConfigError unless it has made all its epochs, and a whole model."""
+    if config.train.only_part and not config.init_from:
+        raise ConfigError(
+            "a preset has a whole model, and the run trained one part of it: `glow-tf assemble` puts parts "
+            f"together. Received: workdir={str(workdir)!r}, with only_part={config.train.only_part}"
+        )
+    summary, epochs = read_summary(workdir), len(phases_of(config))
     if summary.get("epochs") != epochs:
         raise ConfigError(
             f"the run must be finished: its command goes on. Received: workdir={str(workdir)!r}, with "

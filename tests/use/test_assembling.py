@@ -14,6 +14,7 @@ from glow_tf import ConfigError, Glow, data
 from glow_tf.commands import cli
 from glow_tf.run import saved
 from glow_tf.use.assembling import assemble
+from glow_tf.use.run_presets import save_run_to_preset
 
 SETTINGS = {
     "dataset": "digits",
@@ -126,11 +127,19 @@ def edited(folder, target, name, **changes):
     return target
 
 
-def test_what_does_not_fit_together_is_refused(parts, tmp_path):
+def test_what_does_not_fit_together_is_refused(parts, whole, tmp_path):
     with pytest.raises(ConfigError, match=r"part 2 of 3 must come from one run.*Received: none"):
         assemble(parts[:1])
     with pytest.raises(ConfigError, match=r"part 1 of 3 must come from one run.*Received: .*, "):
         assemble([parts[0], *parts])
+    early = shutil.copytree(whole, tmp_path / "early")  # as if only part 1 had had its turn in it
+    flags = (early / "flags.cfg").read_text().replace("simultaneous", "sequential")
+    (early / "flags.cfg").write_text(flags.replace("--part_epochs=1", "--part_epochs=3"))
+    assert assemble([early, *parts[1:]]).sources[0] == str(early)
+    with pytest.raises(ConfigError, match=r"part 2 of 3 must be trained.*Received: .*early, 1 epochs of sch"):
+        assemble([early, parts[0]])
+    with pytest.raises(ConfigError, match=r"a whole model.*glow-tf assemble.*Received: .*only_part=1"):
+        save_run_to_preset(parts[0], tmp_path / "preset")
     unlike = edited(parts[1], tmp_path / "unlike", "model.json", scale="sigmoid")
     with pytest.raises(
         ConfigError, match=r"same model and data: scale='tanh:1' in .*Received: scale='sigmoid'"
