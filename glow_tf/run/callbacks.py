@@ -50,8 +50,8 @@ class EpochRecord(RunCallback):
     """Times and evaluates every epoch, and writes its row of history.csv (one of several processes does).
 
     `seconds` is training alone, without saves, and of a resumed epoch with what its earlier steps took. The
-    first step of a phase in a process traces and compiles; it counts as long as the mean of the other steps.
-    (With one step per epoch there are no others, and that epoch includes tracing.)
+    first step of a phase in a process traces and compiles; it counts as long as the mean of those after it in
+    the epoch, or of those before. (With one step per epoch there are none, and that epoch includes tracing.)
     """
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -64,7 +64,8 @@ class EpochRecord(RunCallback):
         self._level = OneLevel(self.model, only - 1) if alone else None
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._before = self.result.seconds if self.model.steps_before else 0.0
+        self._steps_before = self.model.steps_before
+        self._before = self.result.seconds if self._steps_before else 0.0
         self.result.save_seconds = 0.0
         self._steps = 0
         self._start = time.perf_counter()
@@ -114,8 +115,11 @@ class EpochRecord(RunCallback):
     def _training_seconds(self, end: float) -> float:
         end -= self.result.save_seconds
         seconds = end - self._start
-        if self.result.phase not in self._traced and self._steps > 1:
-            seconds = (end - self._first_step_end) * self._steps / (self._steps - 1)
+        if self.result.phase not in self._traced:
+            if self._steps > 1:
+                seconds = (end - self._first_step_end) * self._steps / (self._steps - 1)
+            elif self._before:
+                seconds = self._before / self._steps_before
         return self._before + seconds + self.result.cache_seconds
 
 

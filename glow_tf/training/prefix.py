@@ -69,7 +69,7 @@ class PrefixCache:
           noise_epoch: that epoch; see `cache_noise_epochs`.
 
         Returns:
-          The seconds it took. A first batch that had to be traced counts as long as the others.
+          The seconds it took, without tracing.
         """
         if noise_epoch == self.noise_epoch:
             return 0.0
@@ -81,18 +81,14 @@ class PrefixCache:
         self.noise_epoch = None
 
     def _fill(self, dataset: tf.data.Dataset, noise_epoch: int) -> float:
-        start = first_end = time.perf_counter()
-        batches = 0
-        for batches, batch in enumerate(dataset, start=1):
+        start = time.perf_counter()
+        for batch in dataset:
+            if not self._traced:  # this batch is stored twice, which changes nothing
+                self._store(*batch)
+                self._traced, start = True, time.perf_counter()
             self._store(*batch)
-            if batches == 1:
-                first_end = time.perf_counter()
-        end = time.perf_counter()
         self.noise_epoch = noise_epoch
-        traced, self._traced = self._traced, True
-        if traced or batches == 1:
-            return end - start
-        return (end - first_end) * batches / (batches - 1)
+        return time.perf_counter() - start
 
     def passage(self, index: tf.Tensor) -> Passage:
         """Returns the examples at these places of the training data, [B], as they enter the trained part.

@@ -10,6 +10,7 @@ from small import small_glow
 
 import glow_tf
 from glow_tf import ConfigError, PartsTrainer, data, phases
+from glow_tf.run import callbacks
 from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches
 from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.progress import Progress
@@ -32,6 +33,22 @@ def test_workers_but_the_first_write_no_history(tmp_path, small_images, eager):
     folder.close()
     assert np.isfinite(result.test[0])
     assert not (folder.path / "history.csv").exists()
+
+
+@pytest.mark.parametrize(("steps", "expected"), [([48], 8 + 2), ([48, 50], 8 + 4)])
+def test_a_step_that_traces_counts_as_long_as_others_of_its_epoch(steps, expected, monkeypatch):
+    """The first step after a restart; the four before it took 8 seconds."""
+    clock = iter([0, *steps])
+    monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    folder, kept = types.SimpleNamespace(read_history=lambda epochs: []), types.SimpleNamespace(epochs=0)
+    result = EpochResult(seconds=8.0, phase=one_part(0))
+    record = EpochRecord(types.SimpleNamespace(workdir=folder, checkpoints=kept), result)
+    record.set_model(types.SimpleNamespace(steps_before=4))
+    record.on_train_begin()
+    record.on_epoch_begin(0)
+    for step in range(4 + len(steps)):
+        record.on_train_batch_end(step)
+    assert result.seconds == expected
 
 
 class StopAmid(keras.callbacks.Callback):

@@ -28,6 +28,7 @@ from glow_tf.schedule import (
     phases_of,
     turn_starts,
 )
+from glow_tf.training import prefix
 from glow_tf.training.prefix import PrefixCache, cache_bytes
 
 ALTERNATING = phases("alternating", 3, 7, 1, period=2)  # 1 1 2 2 3 3 1, end to end
@@ -158,6 +159,18 @@ def test_a_cache_is_made_of_the_one_before_with_its_noise(small_images):
     for cache in (before, extended):
         cache.forget()
     assert extended.fill(batches, 2) > 0
+
+
+@pytest.mark.parametrize("batch", [4, 8])
+def test_tracing_is_not_among_the_seconds_of_filling_a_cache(batch, small_images, monkeypatch):
+    cache, clock = PrefixCache(small_glow(flow_steps=1, parts="by_block:2"), 1, 8), [0]
+
+    def store(*_):
+        clock[0] += 1 if clock[0] else 48
+
+    monkeypatch.setattr(cache, "_store", store)
+    monkeypatch.setattr(prefix, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    assert cache.fill(lambda epoch: data.prefix_batches(small_images[:8], batch, 0, epoch), 0) == 8 / batch
 
 
 def test_a_cache_is_filled_anew_with_the_noise_of_another_turn(small_images):
