@@ -9,7 +9,7 @@ from helpers import config, rows_of, train
 from small import small_glow
 
 import glow_tf
-from glow_tf import ConfigError, PartsTrainer, data, phases
+from glow_tf import ConfigError, PartsTrainer, TrainConfig, data, phases
 from glow_tf.run import callbacks
 from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches
 from glow_tf.run.epoch import EpochResult, computed
@@ -42,7 +42,9 @@ def test_a_step_that_traces_counts_as_long_as_others_of_its_epoch(steps, expecte
     monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
     folder, kept = types.SimpleNamespace(read_history=lambda epochs: []), types.SimpleNamespace(epochs=0)
     result = EpochResult(seconds=8.0, phase=one_part(0))
-    record = EpochRecord(types.SimpleNamespace(workdir=folder, checkpoints=kept), result)
+    settings = types.SimpleNamespace(train=TrainConfig())
+    run = types.SimpleNamespace(workdir=folder, checkpoints=kept, config=settings)
+    record = EpochRecord(run, result)
     record.set_model(types.SimpleNamespace(steps_before=4))
     record.on_train_begin()
     record.on_epoch_begin(0)
