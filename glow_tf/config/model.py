@@ -192,8 +192,7 @@ class ModelConfig:
 
     def _check_names_of_conditions(self) -> None:
         """Raises ConfigError unless an exported model can have the names as its arguments."""
-        shape = self.condition_shape
-        names = [] if not shape or isinstance(shape[0], int) else [name for name, _ in shape]
+        names = [name for name, _ in self.condition_shape] if self._names_conditions else []
         fits = all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and not iskeyword(name) for name in names)
         different = {name.lower() for name in names}  # TensorFlow numbers those that differ in case alone
         expected = (
@@ -260,8 +259,11 @@ class ModelConfig:
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of what the model is given, by name; a condition without names has the name ""."""
         shape = self.condition_shape
-        named = bool(shape) and not isinstance(shape[0], int)
-        return dict(shape) if named else {"": shape} if shape else {}
+        return dict(shape) if self._names_conditions else {"": shape} if shape else {}
+
+    @property
+    def _names_conditions(self) -> bool:
+        return bool(self.condition_shape) and not isinstance(self.condition_shape[0], int)
 
     @property
     def given_channels(self) -> int:
