@@ -32,7 +32,7 @@ class Density(KeepsArguments, Bijector):
 
     def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Returns log p(h), given a condition if there is one, in nats, [B], for h [B, H, W, C]."""
-        eps, log_det = self.forward_and_log_det(h, *self.read(condition))
+        eps, log_det = self.forward_and_log_det(h, condition)
         return standard_normal_log_prob(eps) + log_det
 
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
@@ -86,12 +86,16 @@ class GaussianPrior(Density):
         self.built = True
 
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
+        if self.kind != "standard":
+            return super().forward_and_log_det(x, condition)
         self.ensure_built(x)
-        return (x, no_log_det(x)) if self.kind == "standard" else super().forward_and_log_det(x, condition)
+        return x, no_log_det(x)
 
     def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
+        if self.kind != "standard":
+            return super().inverse_and_log_det(y, condition)
         self.require_built()
-        return (y, no_log_det(y)) if self.kind == "standard" else super().inverse_and_log_det(y, condition)
+        return y, no_log_det(y)
 
     def moments(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         mean, raw = self.mean.value, self.raw_log_deviation.value
