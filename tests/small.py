@@ -26,12 +26,6 @@ from glow_tf.training import PartsTrainer
 from glow_tf.training.batch import Batch
 from glow_tf.use import saved_model
 
-# Before a graph runs for the first time TensorFlow rewrites it, which pays in many calls and not in a few.
-# What tests start as processes of their own is rewritten as users have it.
-REWRITES = ("constant_folding", "arithmetic_optimization", "remapping", "dependency_optimization")
-REWRITES += ("loop_optimization", "layout_optimizer", "shape_optimization")
-tf.config.optimizer.set_experimental_options(dict.fromkeys(REWRITES, False))
-
 # For each new name of a variable TensorFlow builds an operation, which is most of what a variable takes.
 gen_resource_variable_ops.var_handle_op = functools.partial(
     lambda make, *args, debug_name, **named: make(*args, debug_name="", **named),
