@@ -15,12 +15,10 @@ SUFFIX = ".npy"
 
 
 def read_array(path: pathlib.Path, size: int, dtype: str) -> Picture:
-    """Reads an array [H, W] or [H, W, C] as a picture of any number of channels.
+    """Reads an array [H, W] or [H, W, C] of a .npy file as a picture of any number of channels.
 
-    Args:
-      path: a .npy file.
-      size: the largest centred square is resized to this side; 0 keeps the array as it is.
-      dtype: of the model's data; an array of another kind is a problem, and so are Python objects.
+    Its largest centred square is resized to the side `size`, unless that is 0. An array of another type than
+    `dtype`, that of the model's data, is a problem, and so are Python objects.
     """
     try:
         array = _opened(path, (2, 3), dtype)
@@ -44,9 +42,7 @@ def size_of_array(path: pathlib.Path) -> tuple[int, int] | None:
 def read_file(config: DataConfig) -> Examples:
     """Reads the data set that is one file: an array [N, H, W, C], or [N, H, W].
 
-    Raises:
-      ConfigError: there is no such file, it is no such array, or it does not fit into memory; real data are
-        not finite.
+    ConfigError if there is no such file or array, it does not fit into memory, or real data are not finite.
     """
     path, received = file_of(config.dataset), f"Received: dataset={config.dataset!r}"
     if not path.is_file():

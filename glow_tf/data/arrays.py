@@ -125,11 +125,7 @@ def joined(one: Examples, other: Examples) -> Examples:
 
 
 def hold_out(examples: Examples, config: DataConfig) -> tuple[Examples, Examples]:
-    """Cuts every tenth image out as a test image.
-
-    Raises:
-      ConfigError: there are fewer than ten images, or both sets do not fit into memory beside them.
-    """
+    """Cuts every tenth image out as a test image; ConfigError if there are fewer than ten, or no memory."""
     held = [own for own in (examples.images, examples.condition) if own is not None and in_memory(own)]
     check_memory_for(sum(own.nbytes for own in held), config.dataset)  # both get arrays of their own
     mask = np.arange(len(examples)) % TEST_EVERY == TEST_EVERY - 1
@@ -159,11 +155,8 @@ def new_array(
 ) -> np.ndarray:
     """Returns an array for decoded images: in memory, or mapped from a file in the image cache's folder.
 
-    The file has no name unless one is given; see `mapped`.
-
-    Raises:
-      ConfigError: it does not fit into memory.
-      OSError: the disk has no room for the file.
+    The file has no name unless one is given; see `mapped`. ConfigError if memory, OSError if the disk has no
+    room for it.
     """
     needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if not config.image_cache or not needed:
@@ -242,15 +235,9 @@ def scaled_side(size: int, factors: Iterable[tuple[fractions.Fraction, ...]]) ->
 
 
 def stack(batches: Iterable[np.ndarray], count: int, config: DataConfig) -> np.ndarray:
-    """Puts batches of images into one array, which is allocated once.
+    """Puts batches [n, H, W, C] of `count` images in all into one array, which is allocated once.
 
-    Args:
-      batches: [n, H, W, C].
-      count: number of images in all batches.
-      config: of the data set.
-
-    Raises:
-      ConfigError: the images have several sizes, or do not fit into memory.
+    ConfigError if the images have several sizes, or do not fit into memory.
     """
     array = np.zeros((0, 0, 0, 0), np.uint8)
     done = 0
@@ -270,10 +257,7 @@ def stack(batches: Iterable[np.ndarray], count: int, config: DataConfig) -> np.n
 def check_memory_of_resized(count: int, at_once: int, config: DataConfig) -> None:
     """Raises ConfigError unless images fit into memory when they are resized, before any is read.
 
-    Args:
-      count: number of images.
-      at_once: how many are resized at a time, as real numbers.
-      config: of the data set; with an image cache, the images themselves are not in memory.
+    `at_once` are resized at a time, as real numbers. With an image cache, the images are not in memory.
     """
     held = 0 if config.image_cache else count
     check_memory_for((held + RESIZING_BYTES * at_once) * config.image_size**2, config.dataset)

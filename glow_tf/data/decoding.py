@@ -24,15 +24,9 @@ class Decoding:
     """The decoded pictures of some files, kept as they come.
 
     Pixels are in an array mapped from a file. A journal has a line for every few seconds: the array's shape,
-    and what else is known of the pictures. It is written when their pixels would outlast a power cut.
-
-    Args:
-      config: of the data set. Nothing is kept unless `image_cache` is a folder with a `SOURCE`.
-      paths: the files.
-      count: how many pictures are taken at most.
-
-    Attributes:
-      done: the pictures of the first files, which need not be decoded again.
+    and what else is known of the pictures. It is written when their pixels would outlast a power cut. Nothing
+    is kept unless the config's `image_cache` is a folder with a `SOURCE`. At most `count` pictures are taken;
+    `done` are those of the first files, which need not be decoded again.
     """
 
     def __init__(self, config: DataConfig, paths: Sequence[pathlib.Path], count: int):

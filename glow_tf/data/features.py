@@ -21,9 +21,7 @@ def reader_of(
     """Returns what reads the feature `config.condition` of an example: a map [h, w, c] or a vector [d].
 
     An image or another map is a map; a number and a vector are a vector; a class is one, too, one-hot.
-
-    Raises:
-      ConfigError: there is no such feature, it is something else, or its size cannot follow that of images.
+    ConfigError if there is no such feature, it is something else, or its size cannot follow that of images.
     """
     name, received = config.condition, f"Received: condition={config.condition!r}, dataset={config.dataset!r}"
     features, own = builder.info.features, spec.get(config.condition)
@@ -69,8 +67,7 @@ def _side(config: DataConfig, image: tf.TensorShape, given: tf.TensorShape, rece
 def with_condition(examples: Examples, batches: Sequence[np.ndarray], config: DataConfig) -> Examples:
     """Returns examples with what is given with each.
 
-    Raises:
-      ConfigError: it is not of one size, not finite, a label that is missing, or too large.
+    ConfigError if it is not of one size, not finite, a label that is missing, or too large.
     """
     shapes = {batch.shape[1:] for batch in batches}
     received = f"Received: condition={config.condition!r}, dataset={config.dataset!r}"

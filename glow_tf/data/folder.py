@@ -52,15 +52,10 @@ class FolderImages:
 
 
 def read_folder(config: DataConfig, split: str, most: int = 0) -> FolderImages:
-    """Reads the examples of a folder, without what they are given.
+    """Reads the examples of a folder, without what they are given; at least the first `most`, 0 is all.
 
-    Args:
-      config: of the data set.
-      split: if there is a test/: `all`; `train`, or else test/ alone. If there is none, all are read.
-      most: how many are wanted, the first ones; the others need not be read. 0 is all.
-
-    Raises:
-      ConfigError: the folder does not exist, has no readable image, or has images of several sizes.
+    The split is, if there is a test/: `all`; `train`, or else test/ alone. If there is none, all are read.
+    ConfigError if the folder does not exist, has no readable image, or has images of several sizes.
     """
     files = find_files(config, split)
     has_test = bool(files.test)
@@ -88,8 +83,7 @@ def read_folder(config: DataConfig, split: str, most: int = 0) -> FolderImages:
 def read_pictures(config: DataConfig, paths: Sequence[pathlib.Path], count: int) -> Pictures:
     """Reads the first `count` pictures that can be read of some files.
 
-    Raises:
-      ConfigError: they have several sizes, or do not fit into memory.
+    ConfigError if they have several sizes, are not finite, or do not fit into memory.
     """
     decoding = Decoding(config, paths, count)
     pictures = Pictures(config, count, decoding.new_array)
@@ -113,16 +107,11 @@ def _read(path: pathlib.Path, size: int, dtype: str) -> Picture:
 
 
 class Pictures:
-    """The pictures of a folder, put into one array as they are read.
-
-    Args:
-      config: of the data set.
-      count: number of pictures to take at most.
-      new_array: makes an array of a shape.
+    """The pictures of a folder, `count` at most, put into one array as they are read.
 
     Attributes:
       files: the files that could be read.
-      array: [count, H, W, C], of the config's type, of which the first `len(files)` images are filled.
+      array: [count, H, W, C], from `new_array`, of which the first `len(files)` images are filled.
     """
 
     def __init__(self, config: DataConfig, count: int, new_array: Callable[[tuple[int, ...]], np.ndarray]):
@@ -137,11 +126,7 @@ class Pictures:
         self._enlarged: list[int] = []  # the sides of the pictures that were enlarged
 
     def add(self, pictures: Iterable[tuple[pathlib.Path, Picture]]) -> None:
-        """Takes files and their pictures.
-
-        Raises:
-          ConfigError: the pictures have several sizes, do not fit into memory, or are not finite.
-        """
+        """Takes files and their pictures; ConfigError as in `read_pictures`."""
         for path, picture in with_progress(pictures, self.count, "Reading images"):
             if picture.problem:
                 self._problems.append(f"{path}: {picture.problem.rstrip('.')}")

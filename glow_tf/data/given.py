@@ -28,8 +28,7 @@ FLOAT_BYTES = 4
 def read_folder_and_condition(config: DataConfig, split: str, most: int = 0) -> FolderImages:
     """As `read_folder`, with what the images are given, as `config.condition` says.
 
-    Raises:
-      ConfigError: as in `read_folder`, or an image is given nothing, or something that cannot be.
+    ConfigError also if an image is given nothing, or something that cannot be.
     """
     if config.condition == INPUT:
         return _with_inputs(config, split, most)
@@ -109,8 +108,7 @@ def _without_suffix(name: str) -> str:
 def _size_of_inputs(config: DataConfig, pairs: Sequence[tuple[pathlib.Path, pathlib.Path]]) -> int:
     """Returns the side to which inputs are resized where images are resized; 0: they stay as they are.
 
-    Raises:
-      ConfigError: there is no such side: they do not all differ from their images by one factor.
+    ConfigError if there is none, as they do not all differ from their images by one factor.
     """
     size = config.image_size
     if not size or not pairs:
@@ -162,11 +160,7 @@ def _with_attributes(config: DataConfig, table: pathlib.Path, split: str, most: 
 
 
 def _read_table(path: pathlib.Path, received: str) -> dict[str, list[float]]:
-    """Returns the numbers of each name.
-
-    Raises:
-      ConfigError: there are none, not as many for each, or some are no finite numbers.
-    """
+    """Returns the numbers of each name; ConfigError unless each has as many, one or more, all finite."""
     try:
         text = read_text(path)
         rows = _of_json(text) if path.suffix.lower() == ".json" else _of_csv(text)

@@ -45,15 +45,10 @@ def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageDa
     the names, sizes and times of its files: a change of any of them makes other files. They are .npy, and
     appear all at once when all is decoded; until then they take twice the room, or three times where test
     images are held out. Pictures of a folder that a process had decoded when it was killed are not decoded
-    again.
+    again. `read` decodes the data set into `arrays.new_array`.
 
-    Args:
-      config: of the data set, with an image cache.
-      read: decodes it into `arrays.new_array`.
-
-    Raises:
-      ConfigError: as `read` does, or the cache is no folder that can be written.
-      OSError: the disk is full.
+    ConfigError as `read` raises it, or if the cache is no folder that can be written; OSError if the disk is
+    full.
     """
     cache = pathlib.Path(os.path.expanduser(config.image_cache))
     config = dataclasses.replace(config, image_cache=str(cache))

@@ -97,11 +97,7 @@ class Files:
 
 
 def find_files(config: DataConfig, split: str) -> Files:
-    """Returns the files of a data set that is a folder.
-
-    Raises:
-      ConfigError: there is no such folder, or it has no images for the split.
-    """
+    """Returns the files of a data set that is a folder; ConfigError without it, or images for the split."""
     root = folder_of(config.dataset)
     if not root.is_dir():
         raise ConfigError(f"dataset=folder:PATH needs an existing folder. Received: {config.dataset!r}")

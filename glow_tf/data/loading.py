@@ -61,7 +61,7 @@ def _from_folder(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...
 def load_split(
     config: DataConfig, split: str, fewer_will_do: bool = False
 ) -> tuple[Examples, tuple[str, ...], tuple[str, ...]]:
-    """Reads the images on which a trained model is used.
+    """Reads the images on which a trained model is used; ConfigError as in `load`, or without such a split.
 
     Args:
       config: of the data set; `test_examples` limits the number of images.
@@ -70,11 +70,7 @@ def load_split(
       fewer_will_do: whether there may be fewer images than asked for.
 
     Returns:
-      The examples, with all that is known of them, the names of the classes, and notes on how the
-      images were read.
-
-    Raises:
-      ConfigError: as in `load`, or there is no such split.
+      The examples, the names of the classes, and notes on how the images were read.
     """
     if split not in SPLITS:
         raise ConfigError(f"split must be {', '.join(SPLITS[:-1])} or empty. Received: {split=}")

@@ -51,11 +51,9 @@ class Picture:
 def read_picture(path: pathlib.Path, size: int, dtype: str = "uint8") -> Picture:
     """Reads the first frame of an image file, upright.
 
-    Args:
-      path: the file.
-      size: the largest centred square is resized to this side; 0 keeps the picture as it is.
-      dtype: of the pixels. Other than as `uint8`, pixels are read as they are, or not at all: grey ones of 16
-        bits as `uint16`, and those of a TIFF of floats as `float32`.
+    Its largest centred square is resized to the side `size`, unless that is 0. Other than as `uint8`, pixels
+    are read as they are, or not at all: grey ones of 16 bits as `uint16`, and those of a TIFF of floats as
+    `float32`.
     """
     from PIL import Image
 
@@ -131,9 +129,7 @@ def _orientation(image: Image.Image) -> int:
 def _pixels(image: Image.Image, least: int) -> np.ndarray:
     """Returns a loaded picture as uint8 [H, W, 1] if it is grey, else [H, W, 3].
 
-    Args:
-      image: any.
-      least: the picture is reduced by a whole factor that leaves its shorter side this long; 0 keeps it.
+    It is reduced by a whole factor that leaves its shorter side `least` pixels; 0 keeps it.
     """
     from PIL import Image
 

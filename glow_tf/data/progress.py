@@ -51,9 +51,7 @@ class _Line:
 def notice(task: str, in_log: bool = False) -> Iterator[_Line]:
     """Within the context, says on a terminal what is done, if that takes more than a second.
 
-    Args:
-      task: what is done, such as `Loading the model`.
-      in_log: whether to say so in a line of its own where the output is no terminal.
+    The task is such as `Loading the model`. With `in_log`, outputs that are no terminal get a line, too.
     """
     line = _Line()
     timer = threading.Timer(SHOWN_AFTER, line.draw, [f"{task} …", True])
@@ -72,15 +70,10 @@ def notice(task: str, in_log: bool = False) -> Iterator[_Line]:
 
 
 def with_progress(items: Iterable[T], total: int, task: str) -> Generator[T, None, None]:
-    """Yields the items, and shows on a terminal how many are done and how long the rest will take.
+    """Yields the items, and shows on a terminal how many of `total` are done and how long the rest will take.
 
-    Until one is done after that it shows the task alone. Nothing is shown where the output is no terminal, or
-    before a second has passed.
-
-    Args:
-      items: what to yield.
-      total: number of items.
-      task: what is done to them, such as `Reading images`.
+    Until one is done it shows the task alone, such as `Reading images`. Nothing is shown where the output is
+    no terminal, or before a second has passed.
     """
     if not sys.stdout.isatty():
         yield from items

@@ -36,11 +36,8 @@ DIGITS_TEST_EXAMPLES = 360
 def digits(image_size: int = 0, condition: str = "") -> tuple[Examples, Examples, tuple[str, ...]]:
     """Returns training and test examples of scikit-learn's 1,797 handwritten digits, and the classes' names.
 
-    They are 8×8 and grey. Their 17 levels are multiplied by 8, so that pixels range from 0 to 128.
-
-    Args:
-      image_size: side to which they are resized; 0 keeps 8×8.
-      condition: if any, the class of each is given with it, one-hot.
+    They are 8×8 and grey, unless they are resized to a side. Their 17 levels are multiplied by 8, so that
+    pixels range from 0 to 128. With a condition, the class of each is given with it, one-hot.
     """
     from sklearn.datasets import load_digits
 
@@ -63,12 +60,9 @@ def from_tfds(
 
     They have labels if the data set has a feature `label` that names one class an image; then the classes'
     names are returned as well, and notes on what was read how. What is given with them is another feature,
-    `config.condition`. Without a test or validation split every
-    tenth image is held out. If `only` is `train` or `test`, a split of its own that is not wanted is not
-    read, and is empty.
-
-    Raises:
-      ConfigError: TFDS cannot load the data set, or it has no images or no training split.
+    `config.condition`. Without a test or validation split every tenth image is held out. If `only` is `train`
+    or `test`, a split of its own that is not wanted is not read, and is empty. ConfigError if TFDS cannot
+    load the data set, or it has no images or no training split.
     """
     builder = _tfds_builder(config)
     splits = builder.info.splits
