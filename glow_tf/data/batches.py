@@ -138,7 +138,6 @@ def training_batches(
     read = _reader(images)
     last = tf.constant(len(images) - 1, tf.int64)
 
-    @_not_converted
     def example(own: tf.Tensor) -> tuple[tf.Tensor, ...]:
         counter = data_slice.counter(own, batch_size)
         epoch, place = counter // per_epoch, counter % per_epoch
@@ -148,17 +147,10 @@ def training_batches(
 
     epoch, step = epochs.start
     first = (epoch * per_epoch + step * batch_size) // data_slice.count
-    counters = _counters(first, np.iinfo(np.int64).max // data_slice.count)
-    dataset = counters.map(example, num_parallel_calls=tf.data.AUTOTUNE)
-    return _finish(dataset.batch(batch_size // data_slice.replicas, drop_remainder=True))
-
-
-def _counters(first: int, end: int) -> tf.data.Dataset:
-    """Returns the numbers from the first one on, of which TensorFlow knows that they do not end.
-
-    Of data that may end, workers would ask one another in each step who has some.
-    """
-    return tf.data.Dataset.range(first, end).repeat()
+    # Repeated, so that TensorFlow knows that they do not end: of data that may, workers would ask one another
+    # in each step who has some.
+    counters = tf.data.Dataset.range(first, np.iinfo(np.int64).max // data_slice.count).repeat()
+    return _batched(counters, example, batch_size // data_slice.replicas)
 
 
 def with_members(batches: tf.data.Dataset, others: Iterable[Any], count: int) -> tf.data.Dataset:
@@ -200,14 +192,12 @@ def prefix_batches(
     read = _reader(images)
     last = len(images) - 1
 
-    @_not_converted
     def example(counter: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         index = tf.minimum(counter, last)
         return (*_training_example(read(index), index, seed, tf.constant(epoch, tf.int64), augment), index)
 
     filled = -(-len(images) // batch_size) * batch_size
-    dataset = tf.data.Dataset.range(filled).map(example, num_parallel_calls=tf.data.AUTOTUNE)
-    return _finish(dataset.batch(batch_size, drop_remainder=True))
+    return _batched(tf.data.Dataset.range(filled), example, batch_size)
 
 
 def evaluation_batches(
@@ -239,7 +229,6 @@ def evaluation_batches(
     readers = tf.nest.map_structure(_reader, (images, *others))
     last = tf.constant(len(images) - 1, tf.int64)
 
-    @_not_converted
     def example(own: tf.Tensor) -> tuple[Any, ...]:
         index = data_slice.counter(own, batch_size)
         found = tf.nest.map_structure(lambda read: read(tf.minimum(index, last)), readers)
@@ -247,8 +236,7 @@ def evaluation_batches(
         return found[0], noise, tf.cast(index <= last, tf.float32), *found[1:]
 
     filled = -(-len(images) // batch_size) * batch_size // data_slice.count
-    dataset = tf.data.Dataset.range(filled).map(example, num_parallel_calls=tf.data.AUTOTUNE)
-    return _finish(dataset.batch(batch_size // data_slice.replicas, drop_remainder=True))
+    return _batched(tf.data.Dataset.range(filled), example, batch_size // data_slice.replicas)
 
 
 def with_evaluation_noise(batches: tf.data.Dataset, seed: int) -> tf.data.Dataset:
@@ -332,7 +320,10 @@ def _augmented(image: tf.Tensor, augment: str, seed: tf.Tensor) -> tf.Tensor:
     return image
 
 
-def _finish(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def _batched(counters: tf.data.Dataset, example: Callable[..., tuple], size: int) -> tf.data.Dataset:
+    """Returns batches of what a function makes of counters; what does not fill one is left out."""
+    dataset = counters.map(_not_converted(example), num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.batch(size, drop_remainder=True)
     options = tf.data.Options()
     options.deterministic = True
     # Replicas of one process get slices of its batches; several processes have a `DataSlice` each.
