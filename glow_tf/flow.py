@@ -114,11 +114,6 @@ class FlowOfParts(DensityModel):
         return self.config.image_shape
 
     @property
-    def taken_shape(self) -> tuple[int | None, int | None, int]:
-        """(H, W, C) of images that the mathematics takes: of levels, which are convolutions, of any size."""
-        return (None, None, self.image_shape[-1]) if self.config.has_levels else self.image_shape
-
-    @property
     def data_dtype(self) -> str:
         """The type of the images: `uint8`, `uint16` or `float32`."""
         return self.config.data_dtype
@@ -175,7 +170,8 @@ class Flow(FlowOfParts):
           ConfigError: `checked_images` refuses the images.
           ValueError, InvalidArgumentError: the shape of noise is not that of the images.
         """
-        images = checked_images(images, self.taken_shape, self.data_dtype)
+        shape = (None, None, self.image_shape[-1]) if self.config.has_levels else self.image_shape
+        images = checked_images(images, shape, self.data_dtype)
         if not self.dequantize.takes_noise:
             return self.dequantize.levels(images)
         if noise is None:

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import zipfile
 from typing import Any
 
 MOST_BYTES = 2**28  # no file of ours is larger
@@ -47,11 +46,3 @@ def _finite(entry: Any) -> Any:
     if isinstance(entry, list | tuple):
         return [_finite(value) for value in entry]
     return None if isinstance(entry, float) and not math.isfinite(entry) else entry
-
-
-def stored_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """Returns a member of a zip file; ValueError if it is compressed, or has more than `most` bytes."""
-    info = archive.getinfo(name)
-    if info.compress_type != zipfile.ZIP_STORED or max(info.file_size, info.compress_size) > most:
-        raise ValueError(f"{name} is compressed, or has more than {most} bytes")
-    return archive.read(info)

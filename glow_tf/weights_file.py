@@ -85,7 +85,8 @@ def _datasets(group: Any, what: str, compressed: bool, seen: set[int], depth: in
         place = f"{group.name.rstrip('/')}/{name}"[-100:]
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
-            raise ConfigError(f"{what} must not refer to other places. Received: {place!r}, a {_kind(link)}")
+            kind = type(link).__name__
+            raise ConfigError(f"{what} must not refer to other places. Received: {place!r}, a {kind}")
         item = group[name]
         address = h5py.h5o.get_info(item.id).addr
         if address in seen:
@@ -104,9 +105,8 @@ def _check_dataset(item: Any, what: str, place: str, compressed: bool) -> None:
     import h5py
 
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiub":
-        raise ConfigError(
-            f"{what} must hold numbers. Received: {place!r}, of type {getattr(item, 'dtype', _kind(item))}"
-        )
+        kind = getattr(item, "dtype", type(item).__name__)
+        raise ConfigError(f"{what} must hold numbers. Received: {place!r}, of type {kind}")
     if item.external or item.is_virtual:
         raise ConfigError(
             f"{what} must not refer to other files. Received: {place!r}, whose numbers are elsewhere"
@@ -133,7 +133,3 @@ def _chunks_are_sound(item: Any, size: int, filters: Sequence[int]) -> bool:
         if len(zlib.decompressobj().decompress(content, size + 1)) > size:
             return False
     return True
-
-
-def _kind(item: Any) -> str:
-    return type(item).__name__

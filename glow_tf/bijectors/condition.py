@@ -37,7 +37,8 @@ def at_its_own_resolution(condition: Condition, channels: int) -> tf.Tensor:
 
 
 def _checked(condition: Condition, channels: int) -> list[tf.Tensor]:
-    members = _members(condition)
+    named = condition if isinstance(condition, Mapping) else {} if condition is None else {"": condition}
+    members = [tf.convert_to_tensor(named[name]) for name in sorted(named)]
     shapes = [tuple(member.shape) for member in members]
     fits = all(len(shape) in (2, 4) for shape in shapes) and sum(s[-1] or 0 for s in shapes) == channels
     if not members or not fits:
@@ -55,14 +56,6 @@ def _joined(members: list[tf.Tensor], size: tuple[int, int]) -> tf.Tensor:
     if any(tuple(own.shape[1:3]) != (1, 1) for own in maps):
         maps = [tf.broadcast_to(own, [tf.shape(own)[0], *size, own.shape[-1]]) for own in maps]
     return tf.concat(maps, axis=-1)
-
-
-def _members(condition: Condition) -> list[tf.Tensor]:
-    if condition is None:
-        return []
-    if isinstance(condition, Mapping):
-        return [tf.convert_to_tensor(condition[name]) for name in sorted(condition)]
-    return [tf.convert_to_tensor(condition)]
 
 
 def _map(member: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:

@@ -110,12 +110,15 @@ class FlowStep(Repeatable):
         mixed, mixed_gradient, of_network = self.coupling.pull_back(
             y, y_gradient, log_det_gradient, folded[3:], condition
         )
-        sources = [_linear_inverse(mixed, *folded[:2]), *folded[:3]]
+        matrix, bias, _ = folded[:3]
+        inverse = tf.linalg.inv(tf.cast(matrix, tf.float64))  # in float32 the round trip would lose digits
+        x = mix_channels(mixed - bias, tf.cast(inverse, mixed.dtype))
+        sources = [x, *folded[:3]]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
             outputs = _linear(*sources)
         x_gradient, *of_linear = tape.gradient(outputs, sources, [mixed_gradient, log_det_gradient])
-        return sources[0], x_gradient, [*of_linear, *of_network]
+        return x, x_gradient, [*of_linear, *of_network]
 
     def reseed(self, seed: int) -> None:
         for bijector in self.bijectors:
@@ -137,8 +140,3 @@ def _linear(x: tf.Tensor, matrix: tf.Tensor, bias: tf.Tensor, log_det_per_pixel:
     """Returns Mx + b at every pixel, and its log-determinant [B]."""
     log_det = per_example(log_det_per_pixel * (x.shape[1] * x.shape[2]), x)
     return tf.nn.bias_add(mix_channels(x, matrix), bias), log_det
-
-
-def _linear_inverse(y: tf.Tensor, matrix: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    inverse = tf.linalg.inv(tf.cast(matrix, tf.float64))  # in float32 the round trip would lose digits
-    return mix_channels(y - bias, tf.cast(inverse, y.dtype))

@@ -10,7 +10,6 @@ from glow_tf.bijectors.bijector import KeepsArguments, Shape
 from glow_tf.bijectors.condition import Condition, brought_to
 from glow_tf.bijectors.rate_factor import REFERENCE_WIDTH, scales_with
 from glow_tf.bijectors.tracing import full_precision
-from glow_tf.config import NORMS
 from glow_tf.pieces import in_streams
 
 
@@ -31,13 +30,11 @@ class HiddenConvolution(_Convolution):
     """A convolution of `kernel_size`² pixels, which keeps height and width, followed by ActNorm or a bias.
 
     ActNorm is folded into the kernel and the bias, so it needs no pass over the activations. The kernel
-    starts as He normal. ValueError if norm is neither `actnorm` nor `bias`.
+    starts as He normal.
     """
 
     def __init__(self, filters: int, kernel_size: int, norm: str = "actnorm", seed: int = 0, **kwargs):
         super().__init__(**kwargs)
-        if norm not in NORMS:
-            raise ValueError(f"norm must be one of {NORMS}. Received: norm={norm!r}")
         self.filters = filters
         self.kernel_size = kernel_size
         self.norm = norm

@@ -56,10 +56,6 @@ class Examples:
         others = (self.names, self.labels, self.condition)
         return Examples(self.images[which], *(None if own is None else own[which] for own in others))
 
-    def copy(self) -> Examples:
-        """Returns the same examples in arrays of their own."""
-        return self[np.arange(len(self))]
-
 
 SPLITS = ("train", "validation", "test")
 

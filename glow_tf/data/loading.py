@@ -141,9 +141,9 @@ def _first(examples: Examples, count: int, name: str) -> Examples:
             f"{name} must be at most {len(examples)} here, or 0 for all of them. Received: {name}={count}"
         )
     first = examples[: count or None]
-    # A small part would keep all the others in memory.
+    # A small part would keep all the others in memory, but in arrays of its own.
     small = 2 * len(first) < len(examples) and in_memory(examples.images)
-    return first.copy() if small else first
+    return first[np.arange(len(first))] if small else first
 
 
 def _notes_on_classes(splits: dict[str, Examples], count: int) -> list[str]:

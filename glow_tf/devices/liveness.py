@@ -4,7 +4,7 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from glow_tf.devices.processes import ProcessGroup, host_and_port
@@ -113,7 +113,11 @@ def check_addresses(group: ProcessGroup) -> None:
 def _is_checked(address: str) -> bool:
     """Returns whether an address host:port is known; ConfigError if it is not private."""
     host, _ = host_and_port(address)
-    found = addresses_of(host)
+    try:
+        entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # the name is unknown, or cannot be a host's
+        return False
+    found = [ipaddress.ip_address(entry[4][0].partition("%")[0]) for entry in entries]
     if public := [str(own) for own in found if not is_private(own)]:
         raise ConfigError(
             "the processes of a run talk without encryption and without passwords, so their addresses must "
@@ -122,15 +126,6 @@ def _is_checked(address: str) -> bool:
             f"{address}" + (f", which is {public[0]}" if public[0] != host else "")
         )
     return bool(found)
-
-
-def addresses_of(host: str) -> Sequence[Address]:
-    """Returns all addresses of a host; none if its name is unknown."""
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return []
-    return [ipaddress.ip_address(entry[4][0].partition("%")[0]) for entry in found]
 
 
 def is_private(address: Address) -> bool:

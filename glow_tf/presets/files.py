@@ -21,7 +21,7 @@ from glow_tf.durable_files import replaced_folder
 from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.presets import remote
 from glow_tf.presets.card import card_of
-from glow_tf.text_files import json_text, parse_json, read_json, stored_member
+from glow_tf.text_files import json_text, parse_json, read_json
 from glow_tf.version import __version__
 from glow_tf.weights_file import check_weights
 
@@ -126,7 +126,11 @@ def read_keras_file(path: pathlib.Path) -> tuple[dict[str, Any], bool]:
         with zipfile.ZipFile(path) as archive:
             if sorted(archive.namelist()) != KERAS_MEMBERS:
                 raise ValueError(f"the members {archive.namelist()}"[:200])
-            content = parse_json(stored_member(archive, CONFIG, MOST_BYTES).decode())
+            info = archive.getinfo(CONFIG)
+            is_large = max(info.file_size, info.compress_size) > MOST_BYTES
+            if is_large or info.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{CONFIG} is compressed, or has more than {MOST_BYTES} bytes")
+            content = parse_json(archive.read(info).decode())
         of_trainer = _settings_of(content, "glow_tf>PartsTrainer") is not None
         settings = _settings_of(content["config"]["glow"] if of_trainer else content, "glow_tf>Glow")
         if settings is None or not {"config"} <= settings.keys() <= _GLOW.keys():

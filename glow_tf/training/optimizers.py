@@ -95,10 +95,6 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         if self.finetune_from is not None:
             self.finetune_from *= steps_per_epoch
 
-    def has_ended(self, step: int) -> bool:
-        """Whether the rate is 0 from a step on."""
-        return self.cosine and step >= self.steps
-
     def get_config(self) -> dict:
         factor = 1.0 if self.factor is None else float(self.factor.numpy())
         finetune = self.finetune_learning_rate
@@ -237,15 +233,16 @@ def check_rates(
     If the number of steps per epoch is not known, the first epoch of each part counts.
     """
     rates = [rate_of(optimizer) for optimizer in optimizers]
-    if not any(isinstance(rate, PartRate) and rate.cosine for rate in rates):
+    ends = [rate.steps if isinstance(rate, PartRate) and rate.cosine else math.inf for rate in rates]
+    if min(ends) == math.inf:
         return
     made = [int(steps_made(optimizer).numpy()) for optimizer in optimizers]
     for phase in phases:
         left = None if steps_per_epoch is None else steps_per_epoch - initial_step
         for k in phase.active if left != 0 else ():
-            if isinstance(rates[k], PartRate) and rates[k].has_ended(made[k]):
+            if made[k] >= ends[k]:
                 raise ConfigError(
-                    f"the cosine of part {k + 1} ends with its step {rates[k].steps}, and later epochs would "
+                    f"the cosine of part {k + 1} ends with its step {ends[k]}, and later epochs would "
                     "change nothing. For more epochs train with a constant rate from the start, or compile "
                     f"the trainer with new optimizers. Received: phase '{phase}' after {made[k]} of its steps"
                 )
