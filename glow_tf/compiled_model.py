@@ -19,6 +19,7 @@ from glow_tf.flow import Flow
 from glow_tf.labels import Labels, checked_labels, labels_of_request, require_classes
 
 Integer = tf.Tensor | int
+Number = tf.Tensor | float
 
 
 class TrainedModel:
@@ -122,7 +123,7 @@ class TrainedModel:
     def sample(
         self,
         num: Integer | None = None,
-        temperature: tf.Tensor | float = 1.0,
+        temperature: Number = 1.0,
         seed: Integer = 0,
         labels: Labels | None = None,
         condition: Condition = None,
@@ -148,7 +149,7 @@ class TrainedModel:
     def sample_checked(
         self,
         num: Integer | None = None,
-        temperature: tf.Tensor | float = 1.0,
+        temperature: Number = 1.0,
         seed: Integer = 0,
         labels: Labels | None = None,
         condition: Condition = None,
@@ -228,11 +229,7 @@ class CompiledModel(Flow, TrainedModel):
         return super().compute_loss(*args, **kwargs)
 
     def sample_dequantized(
-        self,
-        num: Integer,
-        temperature: tf.Tensor | float = 1.0,
-        seed: Integer = 0,
-        condition: Condition = None,
+        self, num: Integer, temperature: Number = 1.0, seed: Integer = 0, condition: Condition = None
     ) -> tf.Tensor:
         """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""
         return self._call("sample_dequantized", condition, num=num, temperature=temperature, seed=seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors import Bijector, ClassPrior, ConditionNetwork, GaussianPrior, UniformPrior
-from glow_tf.bijectors.bijector import PartOutput
+from glow_tf.bijectors.bijector import Bound, Latents, PartOutput
 from glow_tf.bijectors.condition import Condition
 from glow_tf.config import ModelConfig
 from glow_tf.part_layers import bijectors_of, condition_network_of, prior_of
@@ -115,11 +115,7 @@ class Part(keras.Model):
         return output
 
     def inverse(
-        self,
-        h: tf.Tensor,
-        latents: Sequence[tf.Tensor],
-        bound: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
-        given: Condition = None,
+        self, h: tf.Tensor, latents: Latents, bound: Bound = tf.identity, given: Condition = None
     ) -> tf.Tensor:
         """Recovers the part's input [B, H', W', C'] from its output and its whitened latents.
 

@@ -18,6 +18,7 @@ Shape = tuple[int | None, ...]
 WithLogDet = tuple[tf.Tensor, tf.Tensor]  # a result, and log|det d(result)/d(argument)|, [B], nats
 Latents = Sequence[tf.Tensor]
 Bound = Callable[[tf.Tensor], tf.Tensor]
+LogScales = tuple[tf.Tensor, Latents, tf.Tensor]  # what `log_scales_in_part` returns
 
 
 class PartOutput(NamedTuple):
@@ -176,9 +177,7 @@ class Bijector(keras.layers.Layer):
         """Returns the shape of what goes on, and those of the latents that are factored out."""
         return self.output_shape_of(input_shape), ()
 
-    def log_scales_in_part(
-        self, x: tf.Tensor, condition: Condition = None
-    ) -> tuple[tf.Tensor, Latents, tf.Tensor]:
+    def log_scales_in_part(self, x: tf.Tensor, condition: Condition = None) -> LogScales:
         """Runs x [B, H, W, C] forward, and returns how far each step amplifies on the way.
 
         Returns what goes on [B, H', W', C'], the latents that are factored out, and the largest |log s| of

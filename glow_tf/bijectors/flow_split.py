@@ -7,7 +7,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bound, Latents, Shape, WithLogDet
+from glow_tf.bijectors.bijector import Bound, LogScales, Shape, WithLogDet
 from glow_tf.bijectors.condition import Condition, beside
 from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.coupling import pop_coupling_config
@@ -108,9 +108,7 @@ class FlowSplit(FactorsOut):
         features = self.features.initialize(self._seen(h, condition))
         self.flow.initialize(z, features)
 
-    def log_scales_in_part(
-        self, x: tf.Tensor, condition: Condition = None
-    ) -> tuple[tf.Tensor, Latents, tf.Tensor]:
+    def log_scales_in_part(self, x: tf.Tensor, condition: Condition = None) -> LogScales:
         h, z = self._cut(x)
         features = self.features.call(self._seen(h, condition))
         u, _, scales = self.flow.log_scales_in_part(z, features)

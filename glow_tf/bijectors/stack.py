@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Bound, Latents, PartOutput, Shape, WithLogDet
+from glow_tf.bijectors.bijector import Bijector, Bound, Latents, LogScales, PartOutput, Shape, WithLogDet
 from glow_tf.bijectors.condition import Condition, brought_to
 from glow_tf.bijectors.rate_factor import copy_scaling
 from glow_tf.bijectors.repeatable import Repeatable, all_variables, weight_operations, with_weights
@@ -114,9 +114,7 @@ class Stack(Bijector):
             h = bound(self._call(self._inverse_one, weights, h, *read)[0])
         return h, latents
 
-    def log_scales_in_part(
-        self, x: tf.Tensor, condition: Condition = None
-    ) -> tuple[tf.Tensor, Latents, tf.Tensor]:
+    def log_scales_in_part(self, x: tf.Tensor, condition: Condition = None) -> LogScales:
         scales, read = [], self._read(x, condition)
         for weights in self._weights():
             x, _, own = self._call(self._log_scales_one, weights, x, *read)

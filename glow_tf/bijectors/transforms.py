@@ -111,14 +111,10 @@ class Affine(Transform):
         return tf.reduce_max(tf.abs(log_scale))
 
     def pull_back(
-        self,
-        y: tf.Tensor,
-        y_gradient: tf.Tensor,
-        log_det_gradient: tf.Tensor,
-        shift: tf.Tensor,
-        log_scale: tf.Tensor,
+        self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor, *parameters: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """As base; dy/ds = y − t is known exactly here, and recomputed from b it would lose a digit."""
+        shift, log_scale = parameters
         b, _ = self.inverse(y, shift, log_scale)
         log_scale_gradient = y_gradient * (y - shift) + log_det_gradient[:, None, None, None]
         return b, y_gradient * tf.exp(log_scale), [y_gradient, log_scale_gradient]

@@ -201,12 +201,7 @@ def prefix_batches(
 
 
 def evaluation_batches(
-    images: np.ndarray,
-    batch_size: int,
-    seed: int,
-    *,
-    data_slice: DataSlice = WHOLE,
-    others: Sequence[Any] = (),
+    images: np.ndarray, batch_size: int, seed: int, *, data_slice: DataSlice = WHOLE, others: Sequence = ()
 ) -> tf.data.Dataset:
     """Returns one pass over images, in order, to evaluate them.
 

@@ -43,11 +43,10 @@ from glow_tf.run.workdir import SUMMARY, Workdir
 from glow_tf.version import __version__
 
 Exporter = Callable[[Glow, pathlib.Path], None]
+Callbacks = Sequence[keras.callbacks.Callback]
 
 
-def train(
-    config: RunConfig, export: Exporter, callbacks: Sequence[keras.callbacks.Callback] = ()
-) -> Mapping[str, Any]:
+def train(config: RunConfig, export: Exporter, callbacks: Callbacks = ()) -> Mapping[str, Any]:
     """Trains a Glow as configured, or resumes the run in its workdir; returns its summary.
 
     A run, finished or not, may get other numbers of epochs (see `epochs_obstacle`). A new run may start from
@@ -87,10 +86,7 @@ def train(
 
 
 def _train_in(
-    workdir: Workdir,
-    group: ProcessGroup | None,
-    export: Exporter,
-    callbacks: Sequence[keras.callbacks.Callback],
+    workdir: Workdir, group: ProcessGroup | None, export: Exporter, callbacks: Callbacks
 ) -> Mapping[str, Any]:
     start = time.monotonic()
     try:
@@ -160,11 +156,7 @@ def _set_up(config: RunConfig, group: ProcessGroup | None) -> tf.distribute.Stra
 
 
 def _train(
-    run: Run,
-    interrupts: Interrupts,
-    export: Exporter,
-    callbacks: Sequence[keras.callbacks.Callback],
-    start: float,
+    run: Run, interrupts: Interrupts, export: Exporter, callbacks: Callbacks, start: float
 ) -> Mapping[str, Any]:
     ahead = health.troubles_ahead(run.config.train, run.phases, len(run.layouts))
     sentences = [*ahead, *strategies.slow_compilation(run.config.compiles)]
@@ -212,7 +204,7 @@ def _restore(run: Run) -> int:
     return epoch
 
 
-def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Sequence[keras.callbacks.Callback]) -> None:
+def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Callbacks) -> None:
     """Trains from an epoch on (from 0), or from the step after it that was restored; calls `others` last."""
     checkpoints = run.checkpoints
     step = int(checkpoints.steps)

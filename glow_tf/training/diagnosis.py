@@ -25,20 +25,15 @@ class Seen(NamedTuple):
 
 
 def explain_non_finite(
-    glow: Glow,
-    phase: Phase,
-    step: int,
-    in_a_row: int,
-    seen: Seen,
-    loss: float,
-    gradient_norms: Sequence[float],
+    glow: Glow, phase: Phase, step: int, in_a_row: int, seen: Seen, loss: float, norms: Sequence[float]
 ) -> NonFiniteError:
     """Describes the first bijector whose output is not finite for a batch, with the weights before the step.
 
     `step` steps trained the last part before this one, which is the last of `in_a_row` that were not finite.
-    The loss is in bits/dim. The message names the step, the place, the conditioning and the remedy.
+    The loss is in bits/dim; the norms are those of the gradients. The message names the step, the place, the
+    conditioning and the remedy.
     """
-    bad = [k for k, n in zip(phase.active, gradient_norms, strict=True) if not math.isfinite(n)]
+    bad = [k for k, n in zip(phase.active, norms, strict=True) if not math.isfinite(n)]
     where = _first_fault(glow, phase, seen)
     if where is None:
         names = ", ".join(str(k + 1) for k in bad) or "?"
@@ -46,7 +41,7 @@ def explain_non_finite(
     at = f"in phase '{phase}', step {step} of part {phase.last + 1}"
     return NonFiniteError(
         f"Training stopped: not finite {at} (loss {loss:.6g} bits/dim, gradient norms "
-        f"{[float(f'{n:.4g}') for n in gradient_norms]}): {where}. {_conditioning(glow, seen)} "
+        f"{[float(f'{n:.4g}') for n in norms]}): {where}. {_conditioning(glow, seen)} "
         f"{_skipped(in_a_row)}. {ADVICE}",
         # Parts after one whose output is not finite are not finite either.
         phase.active if phase.end_to_end or not bad else bad[:1],
@@ -55,12 +50,7 @@ def explain_non_finite(
 
 
 def explain_divergence(
-    glow: Glow,
-    phase: Phase,
-    step: int,
-    seen: Seen,
-    observed: Observed,
-    rows: tuple[Sequence[int], Sequence[int]],
+    glow: Glow, phase: Phase, step: int, seen: Seen, observed: Observed, rows: tuple[list[int], list[int]]
 ) -> DivergedError:
     """Describes a step that is outside of its band, after too many of them; see `explain_non_finite`.
 

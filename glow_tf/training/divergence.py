@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from glow_tf.schedule import Phase
 
+Tensors = Sequence[tf.Tensor]
+
 WINDOW = 64  # steps whose median is the reference
 FEWEST = 16  # steps before a median says something
 FIRST_RISE = 10.0  # bits/dim above the lowest loss of the steps before
@@ -90,12 +92,7 @@ class DivergenceMonitor:
         return losses, [first + k for k in phase.active]
 
     def observe(
-        self,
-        phase: Phase,
-        finite: tf.Tensor,
-        losses: Sequence[tf.Tensor],
-        norms: Sequence[tf.Tensor],
-        arrived: Sequence[tf.Tensor] | None = None,
+        self, phase: Phase, finite: tf.Tensor, losses: Tensors, norms: Tensors, arrived: Tensors | None = None
     ) -> Observed:
         """Looks at a step; the same on all replicas if the arguments are.
 
@@ -115,11 +112,7 @@ class DivergenceMonitor:
         return Observed(values, medians, outside, consecutive)
 
     def _arranged(
-        self,
-        phase: Phase,
-        losses: Sequence[tf.Tensor],
-        norms: Sequence[tf.Tensor],
-        arrived: Sequence[tf.Tensor] | None,
+        self, phase: Phase, losses: Tensors, norms: Tensors, arrived: Tensors | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the values and whether a row has one, both [rows]."""
         values: list[Any] = [0.0] * (3 * self.num_parts)

@@ -15,6 +15,7 @@ from glow_tf.errors import ConfigError, DivergedError
 from glow_tf.internals import leaves_updates_to_others
 from glow_tf.schedule import Phase
 from glow_tf.training.divergence import DivergenceMonitor
+from glow_tf.training.optimizers import Optimizers
 from glow_tf.training.traffic import bytes_of
 from glow_tf.training.walk import Walk
 
@@ -53,13 +54,7 @@ class LocalSteps:
     https://arxiv.org/abs/2311.08105, with a rate of 0.7 and μ = 0.9.
     """
 
-    def __init__(
-        self,
-        walk: Walk,
-        optimizers: Sequence[keras.optimizers.Optimizer],
-        every: int,
-        outer_step: Sequence[float],
-    ):
+    def __init__(self, walk: Walk, optimizers: Optimizers, every: int, outer_step: Sequence[float]):
         self._walk, self._optimizers = walk, optimizers
         self._strategy = tf.distribute.get_strategy()
         self._every = every

@@ -14,6 +14,8 @@ from glow_tf.errors import ConfigError
 from glow_tf.internals import moments, rate_of, steps_made
 from glow_tf.schedule import Phase, epochs_training, first_finetune_epoch
 
+Optimizers = Sequence[keras.optimizers.Optimizer]  # one for each part
+
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class PartRate(keras.optimizers.schedules.LearningRateSchedule):
@@ -198,7 +200,7 @@ def part_rates(
     return found
 
 
-def count_steps(optimizers: Iterable[keras.optimizers.Optimizer], steps_per_epoch: int | None) -> None:
+def count_steps(optimizers: Optimizers, steps_per_epoch: int | None) -> None:
     """Tells optimizers how many steps an epoch has, unless they know it.
 
     ConfigError if it is not known now, either, and a rate or a decay follows it.
@@ -223,10 +225,7 @@ def count_steps(optimizers: Iterable[keras.optimizers.Optimizer], steps_per_epoc
 
 
 def check_rates(
-    optimizers: Sequence[keras.optimizers.Optimizer],
-    phases: Iterable[Phase],
-    steps_per_epoch: int | None,
-    initial_step: int = 0,
+    optimizers: Optimizers, phases: Iterable[Phase], steps_per_epoch: int | None, initial_step: int = 0
 ) -> None:
     """Raises ConfigError if an epoch to come would train a part at a rate that has fallen to 0 before it.
 

@@ -21,7 +21,7 @@ from glow_tf.internals import rate_of
 from glow_tf.schedule import Phase
 from glow_tf.training.inputs import DEFAULT_BATCH_SIZE
 from glow_tf.training.objective import LocalObjective
-from glow_tf.training.optimizers import PartRate
+from glow_tf.training.optimizers import Optimizers, PartRate
 from glow_tf.training.rates import unsuited_rates
 
 # What a saved trainer does not keep: where and how steps are computed.
@@ -80,9 +80,7 @@ class CompileOptions:
             )
         return cls(**given)
 
-    def checked(
-        self, glow: Glow, strategy: tf.distribute.Strategy, optimizers: Sequence[keras.optimizers.Optimizer]
-    ) -> CompileOptions:
+    def checked(self, glow: Glow, strategy: tf.distribute.Strategy, optimizers: Optimizers) -> CompileOptions:
         """Returns the options with `jit_compile` decided.
 
         ConfigError if there is not one optimizer per part, or options are no counts, not finite, or exclude
@@ -157,9 +155,7 @@ def check_phases(glow: Glow, phases: Sequence[Phase], objectives: Iterable[Local
         warnings.warn(f"no phase trains a part on its own objective. Received: phases {names}", stacklevel=3)
 
 
-def warn_of_late_priors(
-    glow: Glow, phases: Sequence[Phase], optimizers: Sequence[keras.optimizers.Optimizer]
-) -> None:
+def warn_of_late_priors(glow: Glow, phases: Sequence[Phase], optimizers: Optimizers) -> None:
     """Warns if Adam would start on a local prior after end-to-end epochs, which do not train it.
 
     Adam corrects its moments for as many steps as the part has made. Those of the prior are still 0, so its
@@ -178,7 +174,7 @@ def warn_of_late_priors(
             )
 
 
-def warn_of_rates(optimizers: Sequence[keras.optimizers.Optimizer], rate_scaling: str) -> None:
+def warn_of_rates(optimizers: Optimizers, rate_scaling: str) -> None:
     """Warns of rates that are meant for every weight, and of high ones without a warm-up."""
     adaptive = keras.optimizers.Adam | keras.optimizers.Adamax | keras.optimizers.Nadam
     rates = [
@@ -213,7 +209,7 @@ def optimizers_per_part(given: Any, num_parts: int) -> list[keras.optimizers.Opt
     return optimizers
 
 
-def _check_optimizers(optimizers: Sequence[keras.optimizers.Optimizer], num_parts: int) -> None:
+def _check_optimizers(optimizers: Optimizers, num_parts: int) -> None:
     if len(optimizers) != num_parts:
         raise ConfigError(
             f"compile needs one optimizer for each of the {num_parts} parts. "

@@ -24,6 +24,7 @@ from glow_tf.training.divergence import DivergenceMonitor
 from glow_tf.training.gradients import OneTape, TapePerPart
 from glow_tf.training.local_steps import LocalSteps
 from glow_tf.training.objective import Objectives, objectives_of
+from glow_tf.training.optimizers import Optimizers
 from glow_tf.training.options import IF_MISSING, CompileOptions
 from glow_tf.training.phased_model import PhasedModel
 from glow_tf.training.prefix import PrefixCache
@@ -118,9 +119,7 @@ class PartsModel(PhasedModel):
 
     # Steps
 
-    def compile_steps(
-        self, optimizers: Sequence[keras.optimizers.Optimizer], options: CompileOptions
-    ) -> None:
+    def compile_steps(self, optimizers: Optimizers, options: CompileOptions) -> None:
         """Sets one optimizer per part, and how steps are computed; see `PartsTrainer.compile`."""
         options = options.checked(self.glow, self.distribute_strategy, optimizers)
         limits = (options.max_skipped_steps, options.max_outside_steps)

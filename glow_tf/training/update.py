@@ -20,6 +20,7 @@ from glow_tf.internals import (
 from glow_tf.schedule import Phase
 from glow_tf.training.diagnosis import Seen
 from glow_tf.training.gradients import StepGradients
+from glow_tf.training.optimizers import Optimizers
 from glow_tf.training.skipping import SkippedSteps
 from glow_tf.training.walk import Walk
 
@@ -45,12 +46,7 @@ class Update:
     """
 
     def __init__(
-        self,
-        walk: Walk,
-        optimizers: Sequence[keras.optimizers.Optimizer],
-        clip_norm: float,
-        skips: SkippedSteps,
-        rate_scaling: str,
+        self, walk: Walk, optimizers: Optimizers, clip_norm: float, skips: SkippedSteps, rate_scaling: str
     ):
         glow = walk.glow
         replicas = tf.distribute.get_strategy().num_replicas_in_sync

@@ -140,12 +140,7 @@ def _rows(glow: Glow, images: np.ndarray, draws: int, seed: int, condition: Cond
 
 
 def _log_probs(
-    function: Callable[..., tf.Tensor],
-    task: str,
-    images: np.ndarray,
-    draws: int,
-    seed: int,
-    condition: Condition,
+    function: Callable, task: str, images: np.ndarray, draws: int, seed: int, condition: Condition
 ) -> np.ndarray:
     """Returns what a model's function of (images, seed, condition) gives for all images, draw by draw."""
     size, condition = batch_of(images.shape[1:], BATCH), in_arrays(condition)

@@ -16,6 +16,7 @@ from glow_tf.pieces import in_streams
 from glow_tf.use.latents import batch_of
 
 BATCH = 64  # of sides up to 64; see `batch_of`
+Misfit = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # of images and the given ones, [B, H, W, C] → [B]
 CLIMB_RATE = 2.0  # levels of 256 that a pixel moves at most in the first step
 
 
@@ -101,11 +102,7 @@ def _filled(image: np.ndarray, unknown: np.ndarray) -> np.ndarray:
 
 
 def _height_and_gradient(
-    glow: Glow,
-    misfit: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
-    v: tf.Tensor,
-    y: tf.Tensor,
-    condition: Condition,
+    glow: Glow, misfit: Misfit, v: tf.Tensor, y: tf.Tensor, condition: Condition
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns log p − misfit of v [B, H, W, C], [B] nats, and its gradient."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -123,12 +120,7 @@ def _higher(
 
 
 def _climbed(
-    glow: Glow,
-    images: np.ndarray,
-    free: np.ndarray,
-    misfit: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
-    steps: int,
-    condition: Condition,
+    glow: Glow, images: np.ndarray, free: np.ndarray, misfit: Misfit, steps: int, condition: Condition
 ) -> np.ndarray:
     """Climbs log p − misfit by Adam, from images, where `free` [N, H, W, C] is 1; keeps the best point."""
     if steps < 1:
