@@ -116,9 +116,8 @@ class TrainedModel:
         """Returns the images of whitened latents: [B, D] → uint8 [B, H, W, C]; inverts `encode`."""
         if labels is None:
             return self._call("decode", condition, eps=eps)
-        return self._call(
-            "decode_label", condition, eps=eps, labels=checked_labels(labels, self.classes, len(eps))
-        )
+        labels = checked_labels(labels, self.classes, len(eps))
+        return self._call("decode_label", condition, eps=eps, labels=labels)
 
     def sample(
         self,

@@ -121,9 +121,8 @@ def _array(members: Sequence[Any]) -> Any:
 
 
 def _fits(tensor: tf.Tensor | tf.TensorSpec, shape: tuple[int, ...]) -> bool:
-    return tensor.shape.is_compatible_with([None, *shape]) and (
-        tensor.dtype.is_floating or tensor.dtype.is_integer
-    )
+    has_numbers = tensor.dtype.is_floating or tensor.dtype.is_integer
+    return has_numbers and tensor.shape.is_compatible_with([None, *shape])
 
 
 def _as_numbers(tensor: tf.Tensor, dtype: str) -> tf.Tensor:

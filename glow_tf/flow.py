@@ -45,10 +45,8 @@ class FlowOfParts(DensityModel):
                 f"Received: {self.part_devices}"
             )
         layouts = part_layouts(config)
-        # Twice: each weight is drawn before it is stored.
-        check_memory(
-            2 * model_bytes(config), "the model's weights", "take a smaller width or fewer flow_steps"
-        )
+        needed = 2 * model_bytes(config)  # each weight is drawn before it is stored
+        check_memory(needed, "the model's weights", "take a smaller width or fewer flow_steps")
         policy = checked_policy(self.dtype_policy)
         self.dequantize = entrance_of(config, policy)
         own: Sequence[keras.layers.Layer | None] = [None] * len(layouts)

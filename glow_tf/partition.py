@@ -83,9 +83,7 @@ def part_layouts(config: ModelConfig) -> tuple[PartLayout, ...]:
     """
     check_divisible(config.image_shape, config)
     layouts = _levels(config) if config.has_levels else _parts(config)
-    return tuple(
-        dataclasses.replace(layout, given=_given(config, layout, layout is layouts[-1])) for layout in layouts
-    )
+    return tuple(dataclasses.replace(p, given=_given(config, p, p is layouts[-1])) for p in layouts)
 
 
 def flow_step_counts(config: ModelConfig) -> tuple[int, ...]:
@@ -147,9 +145,8 @@ def _given(config: ModelConfig, layout: PartLayout, last: bool) -> tuple[Element
     height, width, channels = layout.output_shape
     macs = 9 * read * 2 * channels
     once = macs if _is_vector(config) else 0
-    prior = Element(
-        "prior", layout.elements[-1].block, 0, *layout.output_shape, once or height * width * macs, once=once
-    )
+    macs = once or height * width * macs
+    prior = Element("prior", layout.elements[-1].block, 0, *layout.output_shape, macs, once=once)
     return (*_condition_network(config, layout.elements[0].block), prior)
 
 
@@ -179,16 +176,14 @@ def _is_vector(config: ModelConfig) -> bool:
 
 def _elements(config: ModelConfig) -> list[Element]:
     height, width, channels = config.image_shape
-    given = config.coupling_config.condition_channels
+    given, is_vector = config.coupling_config.condition_channels, _is_vector(config)
     elements = []
     for block in range(1, config.num_blocks + 1):
         if height % 2 == width % 2 == 0:
             height, width, channels = height // 2, width // 2, channels * 4
             elements.append(Element("squeeze", block, 0, height, width, channels, 0))
         size = (height, width, channels)
-        elements += _flow_steps(
-            config, block, config.flow_steps, size, config.width, given, _is_vector(config)
-        )
+        elements += _flow_steps(config, block, config.flow_steps, size, config.width, given, is_vector)
         kept, learned = channels // 2, config.split_prior == "learned"
         if block < config.num_blocks and height * width * kept > 1:  # a coupling needs two values
             macs = height * width * 9 * (kept + given) * 2 * (channels - kept) if learned else 0

@@ -75,11 +75,9 @@ class GaussianPrior(Density):
 
     def build(self, input_shape: Shape) -> None:
         if self.kind == "learned":
-            shape = (input_shape[-1],)
-            self.mean = self.add_weight(name="mean", shape=shape, initializer="zeros")
-            self.raw_log_deviation = self.add_weight(
-                name="raw_log_deviation", shape=shape, initializer="zeros"
-            )
+            zeros = {"shape": (input_shape[-1],), "initializer": "zeros"}
+            self.mean = self.add_weight(name="mean", **zeros)
+            self.raw_log_deviation = self.add_weight(name="raw_log_deviation", **zeros)
         if self.condition_channels:
             self.network = ZeroConvolution(2 * input_shape[-1], dtype=self.dtype_policy, name="network")
             self.network.build((*input_shape[:-1], self.condition_channels))

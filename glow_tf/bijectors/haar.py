@@ -34,20 +34,11 @@ class Haar(Squeeze):
 
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
-        squares = tf.nn.space_to_depth(
-            x, 2
-        )  # the pixels of a square one after another, each with its channels
-        p, q, r, s = tf.split(squares, 4, axis=-1)
+        # The pixels of a square one after another, each with its channels.
+        p, q, r, s = tf.split(tf.nn.space_to_depth(x, 2), 4, axis=-1)
         top, bottom, left, right = p + q, r + s, p - q, r - s
-        y = tf.concat(
-            [
-                MEAN * (top + bottom),
-                DIFFERENCE * (left + right),
-                DIFFERENCE * (top - bottom),
-                DIFFERENCE * (left - right),
-            ],
-            axis=-1,
-        )
+        differences = (left + right, top - bottom, left - right)
+        y = tf.concat([MEAN * (top + bottom), *(DIFFERENCE * own for own in differences)], axis=-1)
         return y, per_example(tf.constant(_log_det(x.shape[1:]), x.dtype), x)
 
     def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:

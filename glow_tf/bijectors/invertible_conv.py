@@ -109,9 +109,8 @@ class InvertibleConv(KeepsArguments, Repeatable):
         if self.kind == "plain":
             inverse = tf.linalg.inv(tf.cast(self.kernel.value, tf.float64))
             return tf.cast(inverse, self.compute_dtype)
-        permuted = tf.one_hot(
-            self.permutation.value, self.permutation.shape[0], dtype=tf.float64, axis=0
-        )  # Pᵀ
+        channels = self.permutation.shape[0]
+        permuted = tf.one_hot(self.permutation.value, channels, dtype=tf.float64, axis=0)  # Pᵀ
         if self.kind == "lu":
             lower, upper = self._triangles(tf.float64)
             permuted = tf.linalg.triangular_solve(lower, permuted, lower=True)

@@ -17,9 +17,8 @@ def define(values: flags.FlagValues) -> None:
     model_flags.define_glow(values, output="reconstructed.png")
     model_flags.define_seed(values)
     model_flags.define_images(values, examples=8)
-    parsing.define(
-        values, temperature=(["0"], "Of the latents that are replaced; 0: the mode."), white=model_flags.WHITE
-    )
+    about = "Of the latents that are replaced; 0: the mode."
+    parsing.define(values, temperature=(["0"], about), white=model_flags.WHITE)
 
 
 def main(values: flags.FlagValues) -> None:

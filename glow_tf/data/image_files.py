@@ -74,9 +74,8 @@ class Files:
         """Returns sentences about files that were not read."""
         notes = []
         if self.unread:
-            notes.append(
-                f"Not read: {_by_extension(self.unread)}. Other kinds of images: save them as PNG or JPEG."
-            )
+            kinds = _by_extension(self.unread)
+            notes.append(f"Not read: {kinds}. Other kinds of images: save them as PNG or JPEG.")
         if self.outside:
             notes.append(f"Not used: {len(self.outside)} images that are neither in train/ nor in test/.")
         if self.hidden:

@@ -75,9 +75,8 @@ def load_split(
     if split not in SPLITS:
         raise ConfigError(f"split must be {', '.join(SPLITS[:-1])} or empty. Received: {split=}")
     count = config.test_examples
-    config = dataclasses.replace(
-        config, train_examples=count if split == "train" else 0, validation_examples=0
-    )
+    trained = count if split == "train" else 0
+    config = dataclasses.replace(config, train_examples=trained, validation_examples=0)
     if folder_of(config.dataset) or file_of(config.dataset):
         found = _read_folder_or_file(config, split, count)
         chosen, class_names, notes = found.examples, found.class_names, found.notes
@@ -148,12 +147,9 @@ def _first(examples: Examples, count: int, name: str) -> Examples:
 
 def _notes_on_classes(splits: dict[str, Examples], count: int) -> list[str]:
     """Names the splits that lack classes: files are taken in the order of their names, so by class."""
-    notes = []
-    for name, split in splits.items():
-        if count and len(split):
-            found = len(np.unique(split.labels))
-            if found < count:
-                notes.append(
-                    f"The {len(split)} {name} images come from {found} of the {count} class folders."
-                )
-    return notes
+    found = {name: len(np.unique(split.labels)) for name, split in splits.items() if count and len(split)}
+    return [
+        f"The {len(splits[name])} {name} images come from {own} of the {count} class folders."
+        for name, own in found.items()
+        if own < count
+    ]

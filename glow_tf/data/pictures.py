@@ -99,11 +99,9 @@ def _decode(image: Image.Image, size: int, dtype: str) -> Picture:
 
     if size:
         image.draft(None, (DRAFT_OVERSAMPLING * size,) * 2)  # does nothing but to JPEG
-    count = image.width * image.height
-    if count > (MOST_PIXELS if size else LARGE):
-        most = (
-            f"{(MOST_PIXELS if size else LARGE) // 10**6} million are read{'' if size else ' at full size'}"
-        )
+    count, limit = image.width * image.height, MOST_PIXELS if size else LARGE
+    if count > limit:
+        most = f"{limit // 10**6} million are read{'' if size else ' at full size'}"
         raise ValueError(f"it has {count / 1e6:.0f} million pixels, and at most {most}")
     orientation = _orientation(image)
     with ONE_LARGE if count > LARGE else contextlib.nullcontext():

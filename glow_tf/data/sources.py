@@ -78,10 +78,8 @@ def from_tfds(
         note = f"No test split: every tenth image, {len(test)} in all, is held out for testing."
         return train, test, names, (note,)
     # Validation images come from the end of the training data, so it is read whole when they are wanted.
-    wanted = {
-        "train": 0 if config.validation_examples else config.train_examples,
-        held_out: config.test_examples,
-    }
+    trained = 0 if config.validation_examples else config.train_examples
+    wanted = {"train": trained, held_out: config.test_examples}
     found = []
     for name, count in wanted.items():
         if only and (only == "train") != (name == "train"):
@@ -118,9 +116,8 @@ def _tfds_builder(config: DataConfig) -> Any:
             _require_network()
             builder.download_and_prepare()
     except Exception as error:
-        reason = (
-            str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "it gives no reason"
-        )
+        said = str(error).strip()
+        reason = said.splitlines()[0].rstrip(".") if said else "it gives no reason"
         with contextlib.suppress(OSError):  # a name too long for a folder
             if pathlib.Path(config.dataset).is_dir():
                 reason += f"; for the folder of this name, --dataset=folder:{config.dataset}"

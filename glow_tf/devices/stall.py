@@ -43,9 +43,8 @@ def stall_watch(
     # A watch that cannot start, or is gone, must not end the run. Windows has no such pipes.
     with contextlib.suppress(OSError, AttributeError):
         if group is not None:
-            told = json.dumps(
-                [[group.job, group.addresses, group.index], message, PATIENCE, connected, liveness.SILENCE]
-            )
+            known = [group.job, group.addresses, group.index]
+            told = json.dumps([known, message, PATIENCE, connected, liveness.SILENCE])
             command = [sys.executable, "-m", "glow_tf.devices.stall", told]
             process = subprocess.Popen(command, stdin=subprocess.PIPE)
             os.set_blocking(process.stdin.fileno(), False)

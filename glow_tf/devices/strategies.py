@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from glow_tf.config import STRATEGIES
-from glow_tf.data.batches import WHOLE, DataSlice
+from glow_tf.data.batches import DataSlice
 from glow_tf.devices.part_processes import connect
 from glow_tf.devices.processes import ProcessGroup
 from glow_tf.devices.workers import LONGEST_TRANSFER, in_several_processes
@@ -78,15 +78,16 @@ def step_of_worker(strategy: tf.distribute.Strategy, step: Callable) -> Callable
     return run
 
 
-def distributed(strategy: tf.distribute.Strategy, batches: Callable[[DataSlice], tf.data.Dataset]) -> Any:
+def distributed(strategy: tf.distribute.Strategy, batches: Callable[..., tf.data.Dataset]) -> Any:
     """Returns what `fit` or `evaluate` takes: whole batches, or this process's slice of each batch."""
     if not in_several_processes(strategy):
-        return batches(WHOLE)
-    return strategy.distribute_datasets_from_function(
-        lambda place: batches(
-            DataSlice(place.input_pipeline_id, place.num_input_pipelines, place.num_replicas_in_sync)
-        )
-    )
+        return batches()
+
+    def of_process(place: tf.distribute.InputContext) -> tf.data.Dataset:
+        own = DataSlice(place.input_pipeline_id, place.num_input_pipelines, place.num_replicas_in_sync)
+        return batches(data_slice=own)
+
+    return strategy.distribute_datasets_from_function(of_process)
 
 
 def part_devices(strategy: str, listed: str, num_parts: int, group: ProcessGroup | None = None) -> list[str]:

@@ -70,10 +70,8 @@ def refers_to_preset(model: str | os.PathLike) -> bool:
     if remote.is_address(model):
         return True
     path = pathlib.Path(model)
-    holds_another = path.is_file() or any(
-        (path / kind).exists() for kind in ("checkpoints", "saved_model.pb")
-    )
-    return is_preset(path) or (str(model) in names() and not holds_another)
+    is_another = path.is_file() or (path / "checkpoints").exists() or (path / "saved_model.pb").exists()
+    return is_preset(path) or (str(model) in names() and not is_another)
 
 
 def checked_weights(folder: pathlib.Path, model: ModelConfig) -> pathlib.Path:

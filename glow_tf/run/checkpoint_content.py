@@ -16,12 +16,10 @@ _VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # what TensorFlow adds to a variable's na
 
 def state_of(trainer: PartsTrainer) -> dict[str, Any]:
     """Returns the variables of a trainer's model and optimizers, as checkpoints name them."""
-    pairs = zip(trainer.optimizers, trainer.local_objectives, strict=True)
-    optimizers = [_without_numbers(optimizer, objective) for optimizer, objective in pairs]
+    objectives = trainer.local_objectives
+    optimizers = list(map(_without_numbers, trainer.optimizers, objectives))
     state = {"model": by_path(trainer.glow.variables), "optimizers": optimizers}
-    own = [
-        {f"{k}": v.value for k, v in enumerate(o.variables)} if o else {} for o in trainer.local_objectives
-    ]
+    own = [{f"{k}": v.value for k, v in enumerate(o.variables)} if o else {} for o in objectives]
     state |= {"objectives": own} if any(own) else {}
     momenta = trainer.local_steps.momenta
     return state | ({"outer_momenta": momenta} if momenta else {})

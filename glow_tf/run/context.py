@@ -184,16 +184,12 @@ class Run:
     def held_out(self) -> dict[str, inputs.Dataset]:
         """What `evaluate` takes, of `test` images and, if there are any, of `validation` images."""
         images = {"test": self.images.test, "validation": self.images.validation}
-        make = functools.partial(
-            data.evaluation_batches, batch_size=self.config.train.batch_size, seed=self.config.seed
-        )
-        found = {}
+        how, found = (self.config.train.batch_size, self.config.seed), {}
         for name, own in images.items():
             if len(own):
-                batches = functools.partial(make, own, others=self._conditions(name))
-                found[name] = strategies.distributed(
-                    self.strategy, lambda part, batches=batches: batches(data_slice=part)
-                )
+                others = self._conditions(name)
+                batches = functools.partial(data.evaluation_batches, own, *how, others=others)
+                found[name] = strategies.distributed(self.strategy, batches)
         return found
 
     def _conditions(self, split: str) -> list[np.ndarray]:

@@ -77,9 +77,8 @@ def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> 
     if images.shape[0] is None:  # the last batch may be shared unevenly
         sizes = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.one_hot(place, replicas, size, 0))
     start = tf.reduce_sum(sizes[:place])
-    whole = tf.random.stateless_uniform(
-        tf.concat([[tf.reduce_sum(sizes)], tf.shape(images)[1:]], 0), own_seed
-    )
+    shape = tf.concat([[tf.reduce_sum(sizes)], tf.shape(images)[1:]], 0)
+    whole = tf.random.stateless_uniform(shape, own_seed)
     return tf.ensure_shape(whole[start : start + size], images.shape)
 
 
@@ -125,7 +124,6 @@ def first_examples(
             break
     if not found:
         raise ConfigError("a dataset must hold images. Received: an empty dataset")
-    first = [
-        None if leaves[0] is None else tf.concat(leaves, 0)[:count] for leaves in zip(*batches, strict=True)
-    ]
+    columns = zip(*batches, strict=True)
+    first = [None if leaves[0] is None else tf.concat(leaves, 0)[:count] for leaves in columns]
     return tf.nest.pack_sequence_as(members, first)

@@ -105,9 +105,8 @@ class DivergenceMonitor:
         outside = watched & (values > tf.minimum(limits, highest))
         bad = ~finite | tf.reduce_any(outside)
         self._remember(values, watched & ~bad, limits)
-        consecutive = tf.where(
-            tf.reduce_any(watched), tf.where(bad, self.consecutive + 1, 0), self.consecutive
-        )
+        counted = tf.where(bad, self.consecutive + 1, 0)
+        consecutive = tf.where(tf.reduce_any(watched), counted, self.consecutive)
         self.consecutive.assign(consecutive)
         return Observed(values, medians, outside, consecutive)
 

@@ -41,10 +41,9 @@ class DelayQueues:
         self._on_device_of = glow.on_device_of
         for k in range(1, self._num_parts):
             shape = glow.parts[k - 1].output_event_shape
+            specs = Passage.specs(shape, k, glow.compute_dtype, labels_dtype, condition)
             with glow.on_device_of(k):
-                self._queues[k] = _Queue(
-                    Passage.specs(shape, k, glow.compute_dtype, labels_dtype, condition), size, delay
-                )
+                self._queues[k] = _Queue(specs, size, delay)
 
     def start(self) -> None:
         """Starts an epoch: what the queues still hold belongs to no batch of it, and may not be finite."""

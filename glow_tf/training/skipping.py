@@ -171,9 +171,8 @@ class SkippedSteps:
                 own.fault = explain_non_finite(own.glow, phase, step, *found)
             else:
                 found = Observed(*(tensor.numpy() for tensor in others[len(names) :]))
-                own.fault = explain_divergence(
-                    own.glow, phase, step, seen, found, own.divergence_monitor.rows_of(phase)
-                )
+                rows = own.divergence_monitor.rows_of(phase)
+                own.fault = explain_divergence(own.glow, phase, step, seen, found, rows)
             return own._ends_steps
 
         def explained() -> tf.Tensor:

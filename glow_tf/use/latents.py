@@ -216,9 +216,8 @@ def direction(
         raise ConfigError(
             f"direction needs images of both sets. Received: {len(away)} and {len(towards)} images"
         )
-    before, after = (
-        encode(model, *own).mean(axis=0) for own in zip((away, towards), conditions, strict=True)
-    )
+    sets = zip((away, towards), conditions, strict=True)
+    before, after = (encode(model, *own).mean(axis=0) for own in sets)
     return after - before
 
 

@@ -61,14 +61,12 @@ def export_litert(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
     outputs as in `export_onnx`. OSError if a file cannot be written.
     """
     with tempfile.TemporaryDirectory() as temporary:
+        model = f"{temporary}/model"
         with constant_weights():  # the converter folds small constants only
-            export(glow, pathlib.Path(temporary) / "model")
+            export(glow, model)
 
         def converted(endpoint: str) -> bytes:
-            converter = tf.lite.TFLiteConverter.from_saved_model(
-                f"{temporary}/model", signature_keys=[endpoint]
-            )
-            return converter.convert()
+            return tf.lite.TFLiteConverter.from_saved_model(model, signature_keys=[endpoint]).convert()
 
         return _write(folder, ".tflite", converted)
 
