@@ -21,15 +21,15 @@ from glow_tf.durable_files import replaced_folder
 from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.presets import remote
 from glow_tf.presets.card import card_of
+from glow_tf.presets.remote import CHECKSUM, CONFIG, WEIGHTS
 from glow_tf.text_files import json_text, parse_json, read_json
 from glow_tf.version import __version__
 from glow_tf.weights_file import check_weights
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.weights.h5", "README.md"
+CARD = "README.md"
 OWN = frozenset({CONFIG, WEIGHTS, CARD})
 FORMAT = 1  # of config.json
 FOLDER = pathlib.Path(__file__).parent  # of those that come with the package
-CHECKSUM = "weights_sha256"
 WEIGHTS_DTYPES = ("float32", "float16")
 KERAS_MEMBERS = [CONFIG, "metadata.json", WEIGHTS]
 MOST_BYTES = 2**22  # of config.json in a .keras file
@@ -53,7 +53,7 @@ def find(preset: str | os.PathLike) -> pathlib.Path:
     What is at an address is fetched, see `remote`. A folder wins over one of its name in the package.
     """
     if remote.is_address(preset):
-        return remote.fetched(str(preset), CONFIG, WEIGHTS, CHECKSUM)
+        return remote.fetched(str(preset))
     folder = pathlib.Path(preset)
     if is_preset(folder):
         return folder
