@@ -34,19 +34,12 @@ TEST_EVERY = 10  # where a data set has no test images, every tenth image is one
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Images, and what is known about each of them.
+    """Images, and what is known about each of them."""
 
-    Attributes:
-      images: uint8 [N, H, W, C], or of another type of a model's data.
-      names: str [N], the file of each image; None if the images were not files.
-      labels: int64 [N], the class of each image; None if there are no classes.
-      condition: what is given with each image, maps [N, h, w, c] or vectors [N, d]; None if nothing is.
-    """
-
-    images: np.ndarray
-    names: np.ndarray | None = None
-    labels: np.ndarray | None = None
-    condition: np.ndarray | None = None
+    images: np.ndarray  # uint8 [N, H, W, C], or of another type of a model's data
+    names: np.ndarray | None = None  # str [N], the file of each image, if they were files
+    labels: np.ndarray | None = None  # int64 [N], the class of each image, if there are classes
+    condition: np.ndarray | None = None  # what is given with each, maps [N, h, w, c] or vectors [N, d]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -111,13 +104,8 @@ class ImageData:
 
 def joined(one: Examples, other: Examples) -> Examples:
     """Returns the examples of both, in order; what else is known is kept where both have it."""
-
-    def both(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
-        return None if a is None or b is None else np.concatenate([a, b])
-
-    images = np.concatenate([one.images, other.images])
-    pairs = ((getattr(own, name) for own in (one, other)) for name in ("names", "labels", "condition"))
-    return Examples(images, *(both(*pair) for pair in pairs))
+    pairs = ((getattr(one, own.name), getattr(other, own.name)) for own in dataclasses.fields(Examples))
+    return Examples(*(None if a is None or b is None else np.concatenate([a, b]) for a, b in pairs))
 
 
 def hold_out(examples: Examples, config: DataConfig) -> tuple[Examples, Examples]:

@@ -34,21 +34,13 @@ def why_no_classes(notes: Iterable[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class FolderImages:
-    """What was read of a folder.
+    """What was read of a folder."""
 
-    Attributes:
-      examples: those of train/, or of the folder without test/, and then those of test/.
-      train_count: how many of them are before those of test/.
-      has_test: whether there is a test/ with images.
-      class_names: names of the classes.
-      notes: on what was read how.
-    """
-
-    examples: Examples
-    train_count: int
-    has_test: bool
+    examples: Examples  # those of train/, or of the folder without test/, and then those of test/
+    train_count: int  # how many of them are before those of test/
+    has_test: bool  # whether there is a test/ with images
     class_names: tuple[str, ...]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # on what was read how
 
 
 def read_folder(config: DataConfig, split: str, most: int = 0) -> FolderImages:
@@ -194,9 +186,7 @@ def _examples(
     names = np.array([path.relative_to(files.root).as_posix() for path in pictures.files])
     folders = [files.class_of(path) for path in pictures.files]
     class_names = tuple(sorted({files.class_of(path) for path in of_all}))
-    labels = None
     if "" in class_names or len(class_names) < 2:
         class_names = ()
-    else:
-        labels = np.searchsorted(class_names, folders)
+    labels = np.searchsorted(class_names, folders) if class_names else None
     return Examples(pictures.array[: len(names)], names, labels), class_names

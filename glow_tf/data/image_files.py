@@ -35,27 +35,18 @@ def has_test_images(folder: pathlib.Path) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """The files of a folder.
-
-    Attributes:
-      root: the folder.
-      train_root: the folder of the training images, which is the root if there is no train/.
-      train, test: image files, in the order of their names.
-      unread: other files among them.
-      outside: images that are neither in train/ nor in test/, where there is a train/.
-      hidden: images in folders whose names begin with a dot, such as copies that a program keeps, and in
-        those that this package writes.
-      held_out: how many files are left out of `train`, because they are test images under another name.
-    """
+    """The files of a folder."""
 
     root: pathlib.Path
-    train_root: pathlib.Path
-    train: list[pathlib.Path]
+    train_root: pathlib.Path  # the folder of the training images, which is the root if there is no train/
+    train: list[pathlib.Path]  # image files, in the order of their names, as those of `test`
     test: list[pathlib.Path]
-    unread: list[pathlib.Path]
-    outside: list[pathlib.Path]
+    unread: list[pathlib.Path]  # other files among them
+    outside: list[pathlib.Path]  # images that are neither in train/ nor in test/, where there is a train/
+    # Images in folders whose names begin with a dot, such as copies that a program keeps, and in those that
+    # this package writes.
     hidden: list[pathlib.Path]
-    held_out: int
+    held_out: int  # files that are left out of `train`, because they are test images under another name
 
     def class_of(self, path: pathlib.Path) -> str:
         """Returns the first folder below train/, test/ or the root in which a file lies, or ''."""

@@ -30,22 +30,15 @@ ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrore
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """What was read from one image file.
+    """What was read from one image file."""
 
-    Attributes:
-      pixels: uint8 [H, W, 1] if the picture is grey, else [H, W, 3]; empty if it could not be read. Of an
-        array, and of pixels read as they are, another type, and any number of channels.
-      side: the shorter side of the picture in the file, in pixels.
-      turned: whether its EXIF orientation was applied.
-      problem: why it could not be read, or empty.
-      top: its largest level, if it has 16 bits; otherwise 0.
-    """
-
+    # uint8 [H, W, 1] if the picture is grey, else [H, W, 3]; empty if it could not be read. Of an array, and
+    # of pixels read as they are, another type, and any number of channels.
     pixels: np.ndarray
-    side: int = 0
-    turned: bool = False
-    problem: str = ""
-    top: int = 0
+    side: int = 0  # the shorter side of the picture in the file, in pixels
+    turned: bool = False  # whether its EXIF orientation was applied
+    problem: str = ""  # why it could not be read, or empty
+    top: int = 0  # its largest level, if it has 16 bits; otherwise 0
 
 
 def read_picture(path: pathlib.Path, size: int, dtype: str = "uint8") -> Picture:
@@ -132,11 +125,9 @@ def _pixels(image: Image.Image, least: int) -> np.ndarray:
     from PIL import Image
 
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):  # 16 bits are I;16 there
-        kind, or_train = (
-            ("floats", ", or train with --data=real")
-            if image.mode == "F"
-            else ("integers of 32 bits, and", "")
-        )
+        kind, or_train = "integers of 32 bits, and", ""
+        if image.mode == "F":
+            kind, or_train = "floats", ", or train with --data=real"
         raise ValueError(f"its pixels are {kind} of unknown range; save it with 8 or 16 bits{or_train}")
     deep = image.mode.startswith("I")  # 16 bits per pixel, which PIL's convert would cut off at 255
     if deep:
