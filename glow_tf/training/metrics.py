@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from glow_tf.parts import Part
 from glow_tf.schedule import Phase
 from glow_tf.training.gradients import StepGradients
 from glow_tf.training.update import Updated
@@ -55,18 +56,16 @@ class StepMeans:
     whole chain as `bpd` and as `loss`. `skipped_steps` is the number of steps that were skipped because they
     were not finite; the means leave them out, and are NaN if no step is left.
 
-    `heads` says of every part whether it has a flow head, which scores it only where it is trained; `fixed`,
-    whether it is passed over where it is not trained (see `Part.fixed`); `timed`, whether parts have devices
-    of their own.
+    A flow head scores its part only where that is trained; a part that is `fixed` is passed over elsewhere.
+    `timed` says whether the parts have devices of their own.
     """
 
-    def __init__(self, heads: Sequence[bool], fixed: Sequence[bool], timed: bool):
-        num_parts = len(heads)
-        self._heads = tuple(heads)
-        self._fixed = tuple(fixed)
+    def __init__(self, parts: Sequence[Part], timed: bool):
+        self._heads = tuple(part.has_head for part in parts)
+        self._fixed = tuple(part.fixed for part in parts)
         self._timed = timed
         kinds = ("local_bpd", "gradient_norm", "busy_seconds")
-        names = [f"{kind}_{k + 1}" for k in range(num_parts) for kind in kinds]
+        names = [f"{kind}_{k + 1}" for k in range(len(parts)) for kind in kinds]
         # Sums in float64: a run of several workers goes on from their total, to all digits that are written.
         means = [MeanIfAny(name, "float64") for name in ("bpd", *names)]
         self._means = {metric.name: metric for metric in means}

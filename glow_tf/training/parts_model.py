@@ -41,9 +41,7 @@ class PartsModel(PhasedModel):
     def __init__(
         self, glow: Glow, phases: Sequence[Phase] = (), seed: int = 0, objective: Objectives = None, **kwargs
     ):
-        heads = [part.has_head for part in glow.parts]
-        fixed = [part.fixed for part in glow.parts]
-        super().__init__(phases, heads, fixed, timed=bool(glow.part_devices), **kwargs)
+        super().__init__(phases, glow.parts, timed=bool(glow.part_devices), **kwargs)
         self.glow = glow
         self.seed = seed
         self.local_objectives = objectives_of(glow, objective)

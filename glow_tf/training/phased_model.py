@@ -15,6 +15,7 @@ from glow_tf.devices.strategies import step_of_worker
 from glow_tf.devices.workers import by_each_replica, in_several_processes, sums_over_replicas
 from glow_tf.errors import ConfigError
 from glow_tf.internals import BuiltBeforeFit, forgetting_custom_gradients, metrics_to_minimize
+from glow_tf.parts import Part
 from glow_tf.schedule import Phase, end_to_end, simultaneous
 from glow_tf.training.metrics import MeanAndError, StepMeans
 
@@ -22,18 +23,16 @@ from glow_tf.training.metrics import MeanAndError, StepMeans
 class PhasedModel(DensityModel, BuiltBeforeFit):
     """A model whose epochs are in phases; each phase has its own train function, which is traced once.
 
-    Epochs beyond the last of the phases are end to end. `heads`, `fixed` and `timed` are as in `StepMeans`.
+    Epochs beyond the last of the phases are end to end. `parts` and `timed` are as in `StepMeans`.
     """
 
-    def __init__(
-        self, phases: Sequence[Phase], heads: Sequence[bool], fixed: Sequence[bool], timed: bool, **kwargs
-    ):
+    def __init__(self, phases: Sequence[Phase], parts: Sequence[Part], timed: bool, **kwargs):
         super().__init__(**kwargs)
-        self._num_parts = len(heads)
+        self._num_parts = len(parts)
         self.has_own_phases = bool(phases)
         self.set_phases(phases)
         self.forget_train_functions()
-        self.means = StepMeans(heads, fixed, timed)  # what training steps report
+        self.means = StepMeans(parts, timed)  # what training steps report
         self.test_metric = MeanAndError("bpd")  # what an evaluation reports
         self._to_minimize = metrics_to_minimize(self.means.names)
         self._evaluating = False

@@ -74,21 +74,18 @@ class PrefixCache:
         if noise_epoch == self.noise_epoch:
             return 0.0
         earlier = self.before.fill(batches_of, noise_epoch) if self.before else 0.0
-        return earlier + self._fill(batches_of(noise_epoch), noise_epoch)
-
-    def forget(self) -> None:
-        """Forgets what the cache holds, because the parts before have other weights now."""
-        self.noise_epoch = None
-
-    def _fill(self, dataset: tf.data.Dataset, noise_epoch: int) -> float:
         start = time.perf_counter()
-        for batch in dataset:
+        for batch in batches_of(noise_epoch):
             if not self._traced:  # this batch is stored twice, which changes nothing
                 self._store(*batch)
                 self._traced, start = True, time.perf_counter()
             self._store(*batch)
         self.noise_epoch = noise_epoch
-        return time.perf_counter() - start
+        return earlier + time.perf_counter() - start
+
+    def forget(self) -> None:
+        """Forgets what the cache holds, because the parts before have other weights now."""
+        self.noise_epoch = None
 
     def passage(self, index: tf.Tensor) -> Passage:
         """Returns the examples at these places of the training data, [B], as they enter the trained part.
@@ -103,11 +100,9 @@ class PrefixCache:
     ) -> None:
         entered = self.before.passage(index) if self.before else self.glow.enter(images, noise)
         entered = entered._replace(condition=self.glow.checked_condition(condition))
-        passage = in_streams(self._evaluate, entered)._replace(condition=None)  # which batches have
+        passed = in_streams(lambda own: self.glow.through_parts(own, self.part), entered)
+        passage = passed._replace(condition=None)  # which batches have
         self._kept.map(lambda kept, values: kept.scatter_update(tf.IndexedSlices(values, index)), passage)
-
-    def _evaluate(self, passage: Passage) -> Passage:
-        return self.glow.through_parts(passage, self.part)
 
 
 class _Mapped:
