@@ -48,13 +48,9 @@ def crossing_bytes(
 ) -> tuple[int, int]:
     """Returns the bytes per image that cross all cuts in one training step: (forward, backward).
 
-    Args:
-      layouts: the parts.
-      last: index (from 0) of the last part that is evaluated.
-      crossed: the cuts that gradients go back across, from 1; that of the log-likelihood, a float per image,
-        is counted too.
-      cached: a cache holds the outputs of the parts before the trained one, so nothing crosses a cut.
-      float_bytes: size of one number.
+    Parts up to `last` (from 0) are evaluated, and gradients go back across the cuts `crossed` (from 1); that
+    of the log-likelihood, a float per image, is counted too. If a cache holds the outputs of the parts before
+    the trained one, nothing crosses a cut.
     """
     values = [float_bytes * p.crossing_values for p in layouts[:last]]  # of the cuts, in order
     return 0 if cached else sum(values), sum(values[k - 1] for k in crossed)

@@ -31,13 +31,8 @@ def check_weights(
 ) -> None:
     """Raises ConfigError unless an HDF5 file holds numbers and nothing else, as many as a model has weights.
 
-    Args:
-      source: the file, or its bytes as a file that can be read.
-      size: its bytes on the disk.
-      model: the model whose weights it should hold.
-      what: names the file in messages.
-      compressed: whether it may be.
-      own_networks: whether its condition networks are of one's own, so that nobody knows their size.
+    The source is the file, or its bytes as a file that can be read, of `size` bytes; `what` names it in
+    messages. It may be `compressed`. Nobody knows the size of condition networks of one's own.
     """
     import h5py
 

@@ -48,8 +48,7 @@ functions_inlined = Switch("functions_inlined")
 class TracedOnce:
     """Calls functions of weights and activations; within a `tf.function`, each is traced only once.
 
-    Args:
-      kept_whole: whether calls stay nodes of the graph; otherwise TensorFlow inlines them as it runs.
+    If they are `kept_whole`, calls stay nodes of the graph; otherwise TensorFlow inlines them as it runs.
     """
 
     def __init__(self, kept_whole: bool = True):

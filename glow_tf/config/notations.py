@@ -32,18 +32,12 @@ class Cuts:
 
 
 def read_cuts(parts: str, num_blocks: int, flow_steps: int) -> Cuts:
-    """Reads the `--parts` notation.
+    """Reads the `--parts` notation for L blocks of K flow steps; ConfigError if it does not fit them.
 
-    Args:
-      parts: `1` (one part), `by_block:N` (blocks 1 … N−1 each alone, then the rest), `across_block:N`
-        (blocks 1 … N−1 are each cut after ⌊K/2⌋ steps), `balanced:N` (the costliest part costs as little as
-        possible), `balanced:N@s_1,…,s_N` (the same, with part k on a device of relative speed s_k), or
-        counts such as `16,32,48`.
-      num_blocks: number of blocks L.
-      flow_steps: flow steps per block K.
-
-    Raises:
-      ConfigError: the notation is unknown, or does not fit L and K.
+    It is `1` (one part), `by_block:N` (blocks 1 … N−1 each alone, then the rest), `across_block:N` (blocks
+    1 … N−1 are each cut after ⌊K/2⌋ steps), `balanced:N` (the costliest part costs as little as possible),
+    `balanced:N@s_1,…,s_N` (the same, with part k on a device of relative speed s_k), or counts such as
+    `16,32,48`.
     """
     total = num_blocks * flow_steps
     name, _, argument = parts.partition(":")

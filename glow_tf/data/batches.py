@@ -173,20 +173,11 @@ def with_members(batches: tf.data.Dataset, others: Iterable[Any], count: int) ->
 def prefix_batches(
     images: np.ndarray, batch_size: int, seed: int, epoch: int, *, augment: str = "none"
 ) -> tf.data.Dataset:
-    """Returns one pass over all training examples, in order, as one epoch sees them.
+    """Returns one pass over all training examples, in order, as one epoch (from 0) sees them.
 
-    Args:
-      images: uint8 [N, H, W, C].
-      batch_size: images per batch; the last batch is filled up with the last example.
-      seed: everything random follows from it.
-      epoch: whose noise and augmentation the examples have, from 0.
-      augment: as in `training_batches`.
-
-    Returns:
-      Batches of (images uint8, noise float32, index int64), as in `training_batches`.
-
-    Raises:
-      ConfigError: there is no such augmentation.
+    Batches are (images uint8, noise float32, index int64), and the other arguments are as in
+    `training_batches`. The last batch is filled up with the last example. ConfigError if there is no such
+    augmentation.
     """
     _check_augment(augment)
     read = _reader(images)
@@ -210,12 +201,7 @@ def evaluation_batches(
     only on the seed and the example's place. It is the same in all epochs, for all batch sizes and in all
     runs with that seed, so that runs can be compared in pairs.
 
-    Args:
-      images: uint8 [N, H, W, C].
-      batch_size: images per batch, over all replicas.
-      seed: of the noise.
-      data_slice: which examples of every batch; by default all.
-      others: what belongs to the images, as in `with_members`.
+    Arguments are as in `training_batches`; `others` are what belongs to the images, as in `with_members`.
 
     Returns:
       Batches of (images uint8 [batch_size, H, W, C], noise float32 of the same shape, weight float32

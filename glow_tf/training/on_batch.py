@@ -65,14 +65,8 @@ class OnBatch(PartsModel):
     ) -> Any:
         """Computes the bits per dimension of one batch, as keras.Model.test_on_batch does.
 
-        Args:
-          x: images uint8 [B, H, W, C]; or a tuple (images, noise), with noise in [0, 1).
-          y: what a model is given with each image, if that does not end the tuple x; otherwise None.
-          sample_weight: must be None.
-          return_dict: as in keras.Model.test_on_batch.
-
-        Raises:
-          ConfigError: the batch does not fit the model, or an argument has no meaning here.
+        Arguments are as in `train_on_batch`; there are no labels. ConfigError if the batch does not fit the
+        model, or an argument has no meaning here.
         """
         check_compiled(self, "test_on_batch")
         batch = inputs.for_one_step(self.glow, x, y, {"sample_weight": sample_weight}, trains=False)

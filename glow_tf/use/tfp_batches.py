@@ -148,11 +148,9 @@ def batched(
 ) -> list[tf.Tensor | None]:
     """Runs a function of a batch on a tensor with any number of batch dimensions, which its results have too.
 
-    Args:
-      function: [B, event] → tensors [B, …], or None in place of a tensor; its second argument is a condition.
-      x: [batch dimensions, event].
-      event_shape: what the shape of x must end with; None is any size.
-      given: what the function is given, whose batch dimensions are broadcast with those of x.
+    The function maps [B, event], and a condition if there is one, to tensors [B, …], or None in place of one.
+    The shape of x must end with that of the event, in which None is any size. The batch dimensions of what is
+    `given` are broadcast with those of x.
     """
     ndims = event_shape.rank
     if given is not None:
