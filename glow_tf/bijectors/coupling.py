@@ -1,7 +1,6 @@
 """Coupling: a network of one half of the channels transforms the other half."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -9,7 +8,7 @@ import tensorflow as tf
 from glow_tf.bijectors.bijector import Shape, WithLogDet
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.networks import CouplingNetwork
-from glow_tf.bijectors.repeatable import Repeatable
+from glow_tf.bijectors.repeatable import Folded, Repeatable
 from glow_tf.bijectors.transforms import TRANSFORMS, Parameters
 from glow_tf.config import OUTPUTS_PER_CHANNEL, CouplingConfig
 
@@ -96,9 +95,7 @@ class Coupling(Repeatable):
         """Returns what `CouplingNetwork.fold` does, and which pixels are a."""
         return [*self.network.fold(), *([self.colour.value] if self.in_space else [])]
 
-    def forward_folded(
-        self, x: tf.Tensor, folded: Sequence[tf.Tensor], condition: Condition = None
-    ) -> WithLogDet:
+    def forward_folded(self, x: tf.Tensor, folded: Folded, condition: Condition = None) -> WithLogDet:
         a, b = self._halves(x, folded)
         y_b, log_det = self.transform.forward(b, *self.parameters(a, folded, condition))
         return self._joined(a, y_b), log_det
@@ -116,7 +113,7 @@ class Coupling(Repeatable):
         y: tf.Tensor,
         y_gradient: tf.Tensor,
         log_det_gradient: tf.Tensor,
-        folded: Sequence[tf.Tensor],
+        folded: Folded,
         condition: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """One evaluation of the network serves both the inverse and the gradient."""
@@ -139,7 +136,7 @@ class Coupling(Repeatable):
         return self._joined(a, b), self._joined(a_gradient + through_network, b_gradient), gradients
 
     def parameters(
-        self, a: tf.Tensor, folded: Sequence[tf.Tensor] | None = None, condition: Condition = None
+        self, a: tf.Tensor, folded: Folded | None = None, condition: Condition = None
     ) -> Parameters:
         """Returns the transform's parameters for the half a; every direction reads the network here.
 
@@ -148,11 +145,11 @@ class Coupling(Repeatable):
         folded = self.fold() if folded is None else folded
         return self._read(self.network.run_folded(a, folded, condition), a, folded)
 
-    def _read(self, output: tf.Tensor, a: tf.Tensor, folded: Sequence[tf.Tensor]) -> Parameters:
+    def _read(self, output: tf.Tensor, a: tf.Tensor, folded: Folded) -> Parameters:
         """Returns the parameters of the network's output, which is 0 at the pixels of a."""
         return self.transform.parameters(output * (1 - self._is_a(a, folded)) if self.in_space else output)
 
-    def _halves(self, x: tf.Tensor, folded: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def _halves(self, x: tf.Tensor, folded: Folded) -> list[tf.Tensor]:
         """Returns a and b of x [B, H, W, C]; halved in space, b has all pixels, and a is 0 at those of b."""
         if self.in_space:
             return [x * self._is_a(x, folded), x]
@@ -162,7 +159,7 @@ class Coupling(Repeatable):
     def _joined(self, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         return b if self.in_space else tf.concat([a, b], axis=-1)
 
-    def _is_a(self, x: tf.Tensor, folded: Sequence[tf.Tensor]) -> tf.Tensor:
+    def _is_a(self, x: tf.Tensor, folded: Folded) -> tf.Tensor:
         """Returns 1 for the pixels of a and 0 for those of b, [H, W, 1]."""
         rows, columns = (tf.range(side) for side in x.shape[1:3])
         board = (rows[:, tf.newaxis] + columns + tf.cast(folded[-1], rows.dtype)) % 2

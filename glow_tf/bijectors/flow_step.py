@@ -1,7 +1,6 @@
 """The flow step: ActNorm → invertible 1×1 convolution → coupling."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -12,7 +11,7 @@ from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.coupling import Coupling, pop_coupling_config
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
 from glow_tf.bijectors.rate_factor import scales_with
-from glow_tf.bijectors.repeatable import Repeatable
+from glow_tf.bijectors.repeatable import Folded, Repeatable
 from glow_tf.config import CouplingConfig
 
 
@@ -90,9 +89,7 @@ class FlowStep(Repeatable):
         log_det_per_pixel = self.actnorm.log_det_per_pixel() + self.conv.log_det_per_pixel()
         return [matrix * scale[..., tf.newaxis, :], bias, log_det_per_pixel, *self.coupling.fold()]
 
-    def forward_folded(
-        self, x: tf.Tensor, folded: Sequence[tf.Tensor], condition: Condition = None
-    ) -> WithLogDet:
+    def forward_folded(self, x: tf.Tensor, folded: Folded, condition: Condition = None) -> WithLogDet:
         mixed, linear = _linear(x, *folded[:3])
         y, log_det = self.coupling.forward_folded(mixed, folded[3:], condition)
         return y, log_det + linear
@@ -102,7 +99,7 @@ class FlowStep(Repeatable):
         y: tf.Tensor,
         y_gradient: tf.Tensor,
         log_det_gradient: tf.Tensor,
-        folded: Sequence[tf.Tensor],
+        folded: Folded,
         condition: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         mixed, mixed_gradient, of_network = self.coupling.pull_back(

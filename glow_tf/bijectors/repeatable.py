@@ -12,6 +12,8 @@ from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.tracing import constant_weights
 from glow_tf.internals import with_values
 
+Folded = Sequence[tf.Tensor]  # what `Repeatable.fold` returned for one copy
+
 
 def weight_operations() -> contextlib.AbstractContextManager:
     """Returns the scope for operations on weights: outside of the traced function if they are constant."""
@@ -38,9 +40,7 @@ class Repeatable(Bijector):
         """Returns the tensors, of any shape, that replace the weights; by default, the weights themselves."""
         return [v.value for v in all_variables(self)]
 
-    def forward_folded(
-        self, x: tf.Tensor, folded: Sequence[tf.Tensor], condition: Condition = None
-    ) -> WithLogDet:
+    def forward_folded(self, x: tf.Tensor, folded: Folded, condition: Condition = None) -> WithLogDet:
         """Runs `forward_and_log_det` with what `fold` returned for one copy."""
         with with_weights(self, folded):
             return self.forward_and_log_det(x, *self.read(condition))
@@ -50,7 +50,7 @@ class Repeatable(Bijector):
         y: tf.Tensor,
         y_gradient: tf.Tensor,
         log_det_gradient: tf.Tensor,
-        folded: Sequence[tf.Tensor],
+        folded: Folded,
         condition: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Backpropagates from the output alone: recovers x, runs forward from it, and differentiates.
