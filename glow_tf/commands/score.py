@@ -138,14 +138,9 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
         writer.writerow([name, f"{p_values[k]:.6g}", "yes" if flagged[k] else "no", *numbers, reasons[k]])
     model_flags.write(folder / "scores.csv", table.getvalue().encode(errors="replace"))
     order = (-scorer.unusual(found)).argsort(kind="stable")[: values.worst]  # p-values tie
-    page = sheet(
-        used.images[order],
-        [used.names[k] for k in order],
-        [f"p = {p_values[k]:.3g}{', flagged' if flagged[k] else ''}" for k in order],
-        [reasons[k] for k in order],
-        title=f"The most unusual of {len(used.images)} images",
-        white=white,
-    )
+    notes = [f"p = {p_values[k]:.3g}{', flagged' if flagged[k] else ''}" for k in order]
+    captions = [(used.names[k], note, reasons[k]) for k, note in zip(order, notes, strict=True)]
+    page = sheet(used.images[order], captions, f"The most unusual of {len(used.images)} images", white)
     model_flags.write(folder / "worst.html", page.encode(errors="replace"))
     expected = values.false_alarms * len(used.images)
     print(
@@ -154,23 +149,16 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     )
 
 
-def sheet(
-    images: np.ndarray,
-    names: Sequence[str],
-    notes: Sequence[str],
-    reasons: Sequence[str],
-    title: str,
-    white: int = 255,
-) -> str:
-    """Returns an HTML file, which needs no other, of images uint8 [N, H, W, C], with texts for each."""
+def sheet(images: np.ndarray, captions: Sequence[Sequence[str]], title: str, white: int) -> str:
+    """Returns an HTML file, which needs no other, of images uint8 [N, H, W, C]: a name and texts for each."""
     from glow_tf.run import pictures
 
     figures = []
     shown = pictures.stretched(images, white) if white < 255 else images
-    for image, name, note, reason in zip(shown, names, notes, reasons, strict=True):
+    for image, texts in zip(shown, captions, strict=True):
         data = base64.b64encode(pictures.png(image)).decode()
-        texts = [f"<strong>{html.escape(name)}</strong>", html.escape(note), html.escape(reason)]
-        caption = "<br>".join(text for text in texts if text)
+        name, *others = map(html.escape, texts)
+        caption = "<br>".join([f"<strong>{name}</strong>", *filter(None, others)])
         figures.append(
             f'<figure><img alt="" src="data:image/png;base64,{data}">'
             f"<figcaption>{caption}</figcaption></figure>"
