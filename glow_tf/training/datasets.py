@@ -106,13 +106,10 @@ def _from_python(x: Any) -> tf.data.Dataset:
     first = next(iter(source()), None)
     if first is None:
         raise ConfigError(f"data must hold at least one batch. Received: an empty {type(x).__name__}")
-
-    def batches() -> Iterator[Any]:
-        for batch in source():
-            yield tf.nest.map_structure(np.asarray, _as_tuple(batch))
-
-    specs = tf.nest.map_structure(_spec_of, _as_tuple(first))
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=specs)
+    specs = tf.nest.map_structure(
+        lambda member: tf.TensorSpec((None, *member.shape[1:]), member.dtype), _in_arrays(first)
+    )
+    dataset = tf.data.Dataset.from_generator(lambda: map(_in_arrays, source()), output_signature=specs)
     if count is not None:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
     dataset = untuned(dataset)
@@ -138,16 +135,12 @@ def _batches_of(x: keras.utils.PyDataset) -> Iterator[Any]:
         yield batch
 
 
-def _as_tuple(batch: Any) -> Any:
-    """Returns a batch in the one structure that datasets of Python's batches have."""
+def _in_arrays(batch: Any) -> Any:
+    """Returns a batch as arrays, in the one structure that datasets of Python's batches have."""
     if isinstance(batch, list):
         batch = tuple(batch)
-    return batch[0] if isinstance(batch, tuple) and len(batch) == 1 else batch
-
-
-def _spec_of(member: Any) -> tf.TensorSpec:
-    member = np.asarray(member)
-    return tf.TensorSpec((None, *member.shape[1:]), member.dtype)
+    batch = batch[0] if isinstance(batch, tuple) and len(batch) == 1 else batch
+    return tf.nest.map_structure(np.asarray, batch)
 
 
 def _check_spec(glow: Glow, spec: Any, trains: bool) -> None:
