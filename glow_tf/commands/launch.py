@@ -28,18 +28,15 @@ GRACE = 60.0  # seconds in which a run that has lost a process says so itself
 
 
 def define(values: flags.FlagValues) -> None:
-    parsing.define(values, parts=(False, "Start one process for each part of the model."))
-    flags.DEFINE_integer(
-        "workers",
-        0,
-        "Start this many processes, each with a slice of every batch.",
-        lower_bound=0,
-        flag_values=values,
+    parsing.define(
+        values,
+        parts=(False, "Start one process for each part of the model."),
+        workers=(0, "Start this many processes, each with a slice of every batch."),
     )
 
 
 def main(values: flags.FlagValues, arguments: Sequence[str]) -> int:
-    if values.parts == (values.workers > 0):
+    if values.workers < 0 or values.parts == (values.workers > 0):
         raise ConfigError(
             "glow-tf launch needs either --parts or --workers=N. Received: "
             f"--parts={values.parts}, --workers={values.workers}"
