@@ -19,16 +19,11 @@ def relative_cost(
 ) -> float:
     """Returns the cost of one epoch of a phase divided by the cost of an end-to-end epoch.
 
-    A forward pass costs F, a backward pass 2F, or 3F if it recomputes activations. Other parts before the
-    last trained one run forward only, or not at all if they are `fixed`; parts after it do not run. A flow
-    head runs, both ways, where its own part is trained on its own objective. Parts count from 0.
-
-    Args:
-      layouts: the parts.
-      trained: the parts through which gradients run.
-      first: the first part that runs; a cache holds the output of the parts before it.
-      reversible: whether activations are recomputed.
-      scored: those of the trained parts whose own objective is minimised; None: all of them.
+    A forward pass costs F, a backward pass 2F, or 3F if it recomputes activations (`reversible`). Gradients
+    run through the parts that are `trained`. Others before the last of these run forward only, or not at all
+    if they are `fixed`, or before the `first` part, whose input a cache holds; parts after it do not run. A
+    flow head runs, both ways, where its own part is `scored`: trained on its own objective, as all are with
+    None. Parts count from 0.
     """
     both = BOTH_WAYS + reversible
     running = (k for k in range(first, max(trained) + 1) if k in trained or not layouts[k].fixed)

@@ -24,8 +24,7 @@ def command(name: str) -> list[str]:
 
 def start(arguments: Sequence[str], **options: Any) -> subprocess.Popen:
     """Starts a process that is killed when this one ends, where the system is Linux."""
-    before = die_with_parent if os.name == "posix" else None
-    return subprocess.Popen(list(arguments), preexec_fn=before, **options)
+    return subprocess.Popen(arguments, preexec_fn=die_with_parent if os.name == "posix" else None, **options)
 
 
 def die_with_parent() -> None:

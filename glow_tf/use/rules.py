@@ -102,12 +102,9 @@ RULES: dict[str, Rule] = {
     LEVELS: lambda reference, found: _density(_with_levels(reference), _with_levels(found)),
     "nll": lambda reference, found: found.nll,
     "latent": lambda reference, found: found.latent,
-    "typicality": _or_a_feature(  # Nalisnick et al. 2019
-        lambda reference, found: np.abs(found.nll - reference.nll.mean())
-    ),
-    "complexity": _or_a_feature(  # Serrà et al. 2020, arXiv 1909.11480
-        lambda reference, found: found.nll - found.codec
-    ),
+    # After Nalisnick et al. 2019, and Serrà et al. 2020, arXiv 1909.11480.
+    "typicality": _or_a_feature(lambda reference, found: np.abs(found.nll - reference.nll.mean())),
+    "complexity": _or_a_feature(lambda reference, found: found.nll - found.codec),
 }
 ONE_WAY = ("nll", "latent")  # take what is too simple for usual, so `auto` never chooses them
 
