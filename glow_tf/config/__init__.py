@@ -6,23 +6,18 @@ it. A value of the wrong type raises ConfigError. Pure Python: knows neither Ten
 
 from __future__ import annotations
 
-from glow_tf.config.choices import ARCHITECTURES as ARCHITECTURES
 from glow_tf.config.choices import AUGMENTATIONS as AUGMENTATIONS
-from glow_tf.config.choices import COMPILERS as COMPILERS
 from glow_tf.config.choices import DATA as DATA
 from glow_tf.config.choices import MOST_BLOCKS as MOST_BLOCKS
 from glow_tf.config.choices import MOST_EQUALIZED as MOST_EQUALIZED
 from glow_tf.config.choices import NORMS as NORMS
-from glow_tf.config.choices import ON_DIVERGENCE as ON_DIVERGENCE
 from glow_tf.config.choices import OPTIMIZERS as OPTIMIZERS
 from glow_tf.config.choices import OUTPUTS_PER_CHANNEL as OUTPUTS_PER_CHANNEL
 from glow_tf.config.choices import PERMUTATIONS as PERMUTATIONS
 from glow_tf.config.choices import PRECISIONS as PRECISIONS
 from glow_tf.config.choices import PRIORS as PRIORS
 from glow_tf.config.choices import RATE_SCALINGS as RATE_SCALINGS
-from glow_tf.config.choices import RATE_SCHEDULES as RATE_SCHEDULES
 from glow_tf.config.choices import SAME_FUNCTION as SAME_FUNCTION
-from glow_tf.config.choices import SCALES as SCALES
 from glow_tf.config.choices import SCHEDULES as SCHEDULES
 from glow_tf.config.choices import STRATEGIES as STRATEGIES
 from glow_tf.config.data import ATTRIBUTES as ATTRIBUTES
