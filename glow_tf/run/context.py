@@ -30,6 +30,8 @@ from glow_tf.training.objective import imported_objective
 from glow_tf.training.prefix import PrefixCache, cache_bytes
 from glow_tf.training.trainer import PartsTrainer
 
+Strategy = tf.distribute.Strategy
+
 # Room that a run needs on disk: two of the last epochs, the best, a new one, and the export (a third of one);
 # and two more that are within an epoch.
 CHECKPOINTS_ON_DISK = 5
@@ -74,7 +76,7 @@ class Run:
         return self.config.train.on_divergence == "recover"
 
     @property
-    def strategy(self) -> tf.distribute.Strategy:
+    def strategy(self) -> Strategy:
         """What the run is distributed by."""
         return self.trainer.distribute_strategy
 
@@ -203,9 +205,7 @@ def _devices(config: RunConfig, group: ProcessGroup | None) -> list[str]:
     return strategies.part_devices(config.strategy, config.part_devices, config.num_parts, group)
 
 
-def prepare(
-    config: RunConfig, workdir: Workdir, group: ProcessGroup | None, strategy: tf.distribute.Strategy
-) -> Run:
+def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, strategy: Strategy) -> Run:
     """Reads the data, makes model, trainer and checkpoints, claims the workdir; ConfigError if it cannot."""
     # What may be refused comes before the data, which may take long; other processes wait for devices.
     devices = _devices(config, group)
@@ -291,11 +291,7 @@ def _classes(config: RunConfig, images: data.ImageData) -> tuple[str, ...]:
 
 
 def _make_trainer(
-    config: RunConfig,
-    phases: tuple[Phase, ...],
-    devices: Sequence[str],
-    strategy: tf.distribute.Strategy,
-    examples: int,
+    config: RunConfig, phases: tuple[Phase, ...], devices: Sequence[str], strategy: Strategy, examples: int
 ) -> PartsTrainer:
     steps = data.steps_per_epoch(examples, config.train.batch_size)
     with strategy.scope():

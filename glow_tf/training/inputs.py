@@ -81,14 +81,9 @@ def _validation(
 
 
 def _shuffled(
-    images: np.ndarray,
-    y: Mapping[str, Any],
-    batch_size: int,
-    seed: int,
-    arguments: dict[str, Any],
-    initial_step: int,
+    images: np.ndarray, y: dict[str, Any], size: int, seed: int, arguments: dict[str, Any], initial_step: int
 ) -> tf.data.Dataset:
-    """Returns batches of an array of images from the first step of `fit` on; sets `steps_per_epoch`."""
+    """Returns batches, of a size, of an array from the first step of `fit` on; sets `steps_per_epoch`."""
     if not arguments.get("shuffle", True):
         raise ConfigError(
             "an array is shuffled anew every epoch; a tf.data.Dataset keeps its order. "
@@ -98,10 +93,10 @@ def _shuffled(
     if steps is not None and steps < 1:  # Keras takes 0 for a number that it does not know
         raise ConfigError(f"steps_per_epoch must be 1 or more. Received: steps_per_epoch={steps}")
     if steps is None:
-        arguments["steps_per_epoch"] = steps_per_epoch(len(images), batch_size)
+        arguments["steps_per_epoch"] = steps_per_epoch(len(images), size)
     # Epochs of a user's own length go on where those before them ended.
     start = (epoch, initial_step) if steps is None else (0, epoch * steps + initial_step)
-    batches = training_batches(images, batch_size, seed, epochs=Epochs(start))
+    batches = training_batches(images, size, seed, epochs=Epochs(start))
     return with_members(batches, y.values(), len(images))
 
 

@@ -14,7 +14,8 @@ from glow_tf.errors import ConfigError
 from glow_tf.internals import moments, rate_of, steps_made
 from glow_tf.schedule import Phase, epochs_training, first_finetune_epoch
 
-Optimizers = Sequence[keras.optimizers.Optimizer]  # one for each part
+Optimizer = keras.optimizers.Optimizer
+Optimizers = Sequence[Optimizer]  # one for each part
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -255,7 +256,7 @@ def make_optimizers(
     num_parts: int,
     steps_per_epoch: int | None,
     factors: Sequence[tf.Variable] = (),
-) -> list[keras.optimizers.Optimizer]:
+) -> list[Optimizer]:
     """Returns the optimizer of every part.
 
     Args:
@@ -280,7 +281,7 @@ def second_moment_decay(beta_2: str, steps_per_epoch: int) -> float:
     return 1 - 1 / max(steps_per_epoch, 2) if beta_2 == "oai" else float(beta_2)
 
 
-def _make_optimizer(config: TrainConfig, rate: PartRate) -> keras.optimizers.Optimizer:
+def _make_optimizer(config: TrainConfig, rate: PartRate) -> Optimizer:
     average = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
     if config.optimizer == "sgd":
         return keras.optimizers.SGD(rate, **average)

@@ -19,10 +19,13 @@ from glow_tf.internals import (
 )
 from glow_tf.schedule import Phase
 from glow_tf.training.diagnosis import Seen
+from glow_tf.training.divergence import Tensors
 from glow_tf.training.gradients import StepGradients
-from glow_tf.training.optimizers import Optimizers
+from glow_tf.training.optimizers import Optimizer, Optimizers
 from glow_tf.training.skipping import SkippedSteps
 from glow_tf.training.walk import Walk
+
+Variables = Sequence[keras.Variable]
 
 
 class Updated(NamedTuple):
@@ -116,12 +119,7 @@ class Update:
         ]
 
     def _apply(
-        self,
-        k: int,
-        gradients: list[tf.Tensor],
-        variables: Sequence[keras.Variable],
-        finite: tf.Tensor,
-        arrived: tf.Tensor | None,
+        self, k: int, gradients: Tensors, variables: Variables, finite: tf.Tensor, arrived: tf.Tensor | None
     ) -> None:
         optimizer = self.optimizers[k]
         if tf.distribute.has_strategy():  # of a single replica, too
@@ -150,11 +148,7 @@ class Update:
 
 
 def _apply_on_replicas(
-    optimizer: keras.optimizers.Optimizer,
-    gradients: list[tf.Tensor],
-    variables: Sequence[keras.Variable],
-    finite: tf.Tensor,
-    arrived: tf.Tensor | None,
+    optimizer: Optimizer, gradients: Tensors, weights: Variables, finite: tf.Tensor, arrived: tf.Tensor | None
 ) -> None:
     """Applies gradients, and puts everything back as it was if the step is to be skipped.
 
@@ -165,9 +159,9 @@ def _apply_on_replicas(
     sums = leaves_updates_to_others(optimizer)
     divisor = tf.distribute.get_strategy().num_replicas_in_sync if sums else 1
     applied = finite if arrived is None else finite & arrived
-    kept = [v for v in [*variables, *optimizer.variables] if v is not steps_made(optimizer)]
+    kept = [v for v in [*weights, *optimizer.variables] if v is not steps_made(optimizer)]
     before = [tf.identity(v.value) for v in kept]
-    optimizer.apply([g / divisor for g in gradients], variables)
+    optimizer.apply([g / divisor for g in gradients], weights)
     for variable, value in zip(kept, before, strict=True):
         variable.assign(tf.where(applied, variable.value, value))
     if arrived is not None:
