@@ -113,7 +113,8 @@ def _tfds_builder(config: DataConfig) -> Any:
     try:
         builder = tfds.builder(config.dataset, data_dir=config.data_dir or None)
         if not pathlib.Path(builder.data_dir).exists():
-            _require_network()
+            if not urllib.request.getproxies():  # fails at once where TFDS would retry for minutes
+                socket.getaddrinfo("storage.googleapis.com", 443)
             builder.download_and_prepare()
     except Exception as error:
         said = str(error).strip()
@@ -173,9 +174,3 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
         ) from None
     found = Examples(stacked, labels=np.concatenate(labels) if labelled and labels else None)
     return with_condition(found, conditions, config) if condition_of and conditions else found
-
-
-def _require_network() -> None:
-    """Raises OSError at once where TFDS would retry its downloads for minutes."""
-    if not urllib.request.getproxies():
-        socket.getaddrinfo("storage.googleapis.com", 443)

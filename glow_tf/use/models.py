@@ -5,13 +5,12 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from glow_tf import presets
 from glow_tf.bijectors.condition import Condition
 from glow_tf.compiled_model import TrainedModel as TrainedModel
-from glow_tf.conditions import checked_condition, of_names
+from glow_tf.conditions import checked_condition
 from glow_tf.config import ModelConfig
 from glow_tf.durable_files import check_can_be_read_again
 from glow_tf.errors import ConfigError, in_one_line
@@ -73,12 +72,6 @@ class ExportedModel(TrainedModel):
 def condition_shapes_of(model: TrainedModel) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of what a model is given, by name; see `ModelConfig.condition_shapes`."""
     return model.condition_shapes if isinstance(model, ExportedModel) else model.config.condition_shapes
-
-
-def nothing_of(model: TrainedModel) -> Condition:
-    """Returns zeros of the shapes of what a model is given with one image; None if it is given nothing."""
-    zeros = {name: np.zeros((1, *s), np.float32) for name, s in condition_shapes_of(model).items()}
-    return of_names(zeros)
 
 
 def open_model(model: str | os.PathLike, allow_unknown_ops: bool = False) -> TrainedModel:
