@@ -1,4 +1,4 @@
-"""The log-density of the standard Gaussian, and the conversion between nats and bits per dimension."""
+"""The log-density of the standard Gaussian, and the conversion of nats to bits per dimension."""
 
 import math
 from collections.abc import Sequence

@@ -140,7 +140,7 @@ def _first(examples: Examples, count: int, name: str) -> Examples:
             f"{name} must be at most {len(examples)} here, or 0 for all of them. Received: {name}={count}"
         )
     first = examples[: count or None]
-    # A small part would keep all the others in memory, but in arrays of its own.
+    # In arrays of its own: a small part would keep all the others in memory.
     small = 2 * len(first) < len(examples) and in_memory(examples.images)
     return first[np.arange(len(first))] if small else first
 

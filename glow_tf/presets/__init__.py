@@ -4,7 +4,6 @@ from glow_tf.presets.files import CATALOGUE as CATALOGUE
 from glow_tf.presets.files import OWN as OWN
 from glow_tf.presets.files import checked_weights as checked_weights
 from glow_tf.presets.files import find as find
-from glow_tf.presets.files import is_preset as is_preset
 from glow_tf.presets.files import model_of_settings as model_of_settings
 from glow_tf.presets.files import names as names
 from glow_tf.presets.files import read_about as read_about
