@@ -54,7 +54,7 @@ def traced_once():
     def shared(config, glow, phases, steps):
         if glow.part_devices or tf.distribute.has_strategy() or config.train.cache_prefix:
             return make(config, glow, phases, steps)
-        settings = dataclasses.asdict(config.train)
+        settings = dataclasses.asdict(config.train) | {"on_divergence": ""}  # which is the run's
         constant = settings["rate_schedule"] == "constant" and not settings["finetune_learning_rate"]
         if constant:  # steps do not depend on the number of epochs
             del settings["part_epochs"], settings["finetune_epochs"]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import config, flags, rows_of, signal_amid, train
-from small import ROOT, small_glow
+from small import ROOT, only_endpoints, small_glow
 
 import glow_tf
 from glow_tf import ConfigError, PartsTrainer, durable_files, export, phases
@@ -256,7 +256,6 @@ CALLS = [
     pytest.param(place, name, id=name)
     for place, name in (
         (tf.train.Checkpoint, "write"),
-        (os, "open"),
         (os, "fsync"),
         (pathlib.Path, "replace"),
         (pathlib.Path, "unlink"),
@@ -274,11 +273,13 @@ def test_whenever_a_save_is_cut_off_a_checkpoint_is_left(
 ):
     """The process ends at the first such call, at the second, … until the save gets through."""
     function, cuts = getattr(place, name), 0
+    checkpoints, weight = small_checkpoints(tmp_path / "before")
+    for epoch in (1, 2):
+        weight.assign(tf.fill(weight.shape, float(epoch)))
+        checkpoints.save(epoch, 3.0 - epoch)
     while True:
-        checkpoints, weight = small_checkpoints(tmp_path / f"{cuts}")
-        for epoch in (1, 2):
-            weight.assign(tf.fill(weight.shape, float(epoch)))
-            checkpoints.save(epoch, 3.0 - epoch)
+        checkpoints, weight = small_checkpoints(shutil.copytree(tmp_path / "before", tmp_path / f"{cuts}"))
+        checkpoints.restore()
         count = 0
 
         def cut_off(*arguments, last=cuts, **settings):
@@ -509,7 +510,7 @@ def test_a_failed_export_leaves_the_run_to_be_finished(unfinished, monkeypatch):
         raise tf.errors.ResourceExhaustedError(None, None, "saved_model.pb; No space left on device")
 
     settings = config(unfinished, **{**FAST, "export": True})
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, only_endpoints("serving_default"):
         patch.setattr(tf.saved_model, "save", write_on_a_full_disk)
         with pytest.raises(
             OSError,
@@ -518,7 +519,8 @@ def test_a_failed_export_leaves_the_run_to_be_finished(unfinished, monkeypatch):
             lifecycle.train(settings, export)
     assert not (unfinished / ".export.tmp").exists()
     assert not (unfinished / "summary.json").exists()
-    assert lifecycle.train(settings, export)["epochs"] == 3
+    with only_endpoints("serving_default"):
+        assert lifecycle.train(settings, export)["epochs"] == 3
     assert (unfinished / "export" / "saved_model.pb").exists()
 
 

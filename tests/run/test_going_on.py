@@ -21,14 +21,15 @@ from glow_tf.run.workdir import epochs_obstacle
 from glow_tf.use.loading import load_trainer
 
 FAST = {"rate_schedule": "constant", "augment": "none", "tensorboard": False, "sample_every": 0}
-FAST |= {"export": False, "part_epochs": 2, "finetune_epochs": 2, "train_examples": 32}
+FAST |= {"export": False, "part_epochs": 1, "finetune_epochs": 2, "train_examples": 32, "test_examples": 32}
+FAST |= {"num_blocks": 1, "flow_steps": 2, "parts": "1,1"}
 
 pytestmark = pytest.mark.usefixtures("eager_module")
 
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory):
-    """A run of 2 + 2 epochs, which the others are compared with."""
+    """A run of 1 + 2 epochs, which the others are compared with."""
     folder = tmp_path_factory.mktemp("longer") / "run"
     train(config(folder, **FAST))
     return folder
@@ -36,7 +37,7 @@ def longer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shorter(tmp_path_factory):
-    """The same run with 2 + 1 epochs."""
+    """The same run with 1 + 1 epochs."""
     folder = tmp_path_factory.mktemp("shorter") / "run"
     train(config(folder, **{**FAST, "finetune_epochs": 1}))
     return folder
@@ -57,7 +58,7 @@ def copy(folder, to):
 def test_a_finished_run_goes_on_as_if_it_had_had_more_epochs_from_the_start(shorter, longer, tmp_path):
     folder = copy(shorter, tmp_path / "run")
     summary = train(config(folder, **FAST))
-    assert summary["epochs"] == 4
+    assert summary["epochs"] == 3
     assert numbers(folder) == numbers(longer)
     assert "--finetune_epochs=2\n" in (folder / "flags.cfg").read_text()
     for a, b in zip(glow_tf.load(folder).get_weights(), glow_tf.load(longer).get_weights(), strict=True):
@@ -69,9 +70,9 @@ def test_a_killed_extension_resumes_and_keeps_the_summary_until_its_end(shorter,
     folder = copy(shorter, tmp_path / "run")
     more = {**FAST, "finetune_epochs": 30}
     signal_amid(signal.SIGKILL, folder, flags(folder, **more), rows=6)
-    assert '"epochs": 3' in (folder / "summary.json").read_text()
+    assert '"epochs": 2' in (folder / "summary.json").read_text()
     finished = len(rows_of(folder))
-    more["finetune_epochs"] = finished - 2 + 1
+    more["finetune_epochs"] = finished
     assert train(config(folder, **more))["epochs"] == finished + 1
     assert f'"epochs": {finished + 1}' in (folder / "summary.json").read_text()
 
@@ -79,15 +80,15 @@ def test_a_killed_extension_resumes_and_keeps_the_summary_until_its_end(shorter,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"part_epochs": 4}, r"--part_epochs=4 \(was 2\): epoch 3 is finished and was 'end to end'; in the"),
-        ({"part_epochs": 1, "finetune_epochs": 2}, r"epoch 2 is finished and was 'part 2'"),
-        ({"finetune_epochs": 0}, r"3 epochs are finished, and the new schedule has 2\. .*--init_from=.*run"),
+        ({"part_epochs": 4}, r"--part_epochs=4 \(was 1\): epoch 2 is finished and was 'end to end'; in the"),
+        ({"part_epochs": 0, "finetune_epochs": 2}, r"epoch 1 is finished and was 'part 1'"),
+        ({"finetune_epochs": 0}, r"2 epochs are finished, and the new schedule has 1\. .*--init_from=.*run"),
     ],
 )
 def test_epochs_that_do_not_continue_the_run_are_refused(changes, message, shorter):
     with pytest.raises(ConfigError, match=message):
         train(config(shorter, **{**FAST, "finetune_epochs": 1, **changes}))
-    assert len(rows_of(shorter)) == 3
+    assert len(rows_of(shorter)) == 2
 
 
 def settings(**changes):
@@ -185,7 +186,7 @@ def test_a_run_with_other_cuts_starts_from_a_keras_file(shorter, tmp_path, capsy
     glow = glow_tf.load(shorter)
     glow.save(tmp_path / "model.keras")
     slow = {**FAST, "init_from": str(tmp_path / "model.keras"), "learning_rate": "1e-12", "part_epochs": 0}
-    train(config(tmp_path / "run", **slow, parts="1"))
+    train(config(tmp_path / "run", **{**slow, "parts": "1"}))
     assert "parts of 1 + 1 flow steps (this run: 2); local priors" in capsys.readouterr().out
     own = glow_tf.load(tmp_path / "run")
     assert len(own.parts) == 1
@@ -224,7 +225,7 @@ def test_a_model_of_other_settings_is_refused_naming_them(shorter, tmp_path):
     with pytest.raises(ConfigError, match=r"width=8 \(this run: 16\), scale=tanh:1 \(this run: exp\)$"):
         train(config(tmp_path / "run", **FAST, init_from=str(shorter), width=16, scale="exp"))
     other = tmp_path / "colour.keras"
-    small_glow(image_shape=(8, 8, 3), flow_steps=1, parts="by_block:2").save(other)
+    small_glow(image_shape=(8, 8, 3), num_blocks=1, parts="1,1").save(other)
     with pytest.raises(ConfigError, match=r"images of its shape .*, 8×8×3\. Received: .*images of 8×8×1$"):
         train(config(tmp_path / "run", **FAST, init_from=str(other)))
     assert not (tmp_path / "run" / "flags.cfg").exists()
@@ -248,14 +249,14 @@ def test_what_is_no_model_is_refused(tmp_path):
 
 def test_a_trainer_evaluates_to_the_runs_number_and_goes_on_as_the_run_would(shorter, longer):
     trainer = load_trainer(shorter)
-    images = data.load(glow_tf.DataConfig(train_examples=32, test_examples=50))
+    images = data.load(glow_tf.DataConfig(train_examples=32, test_examples=32))
     last = rows_of(shorter)[-1]
     found = trainer.evaluate(images.test, verbose=0, return_dict=True)
     assert (f"{found['bpd']:.6f}", f"{found['bpd_se']:.6f}") == (last["test_bpd"], last["test_bpd_se"])
-    assert trainer.finished_epochs == 3
-    assert [int(optimizer.iterations.value) for optimizer in trainer.optimizers] == [2, 2]
-    assert [str(phase) for phase in trainer.phases] == ["part 1", "part 2", "end to end"]
-    trainer.fit(images.train, batch_size=32, initial_epoch=trainer.finished_epochs, epochs=4, verbose=0)
+    assert trainer.finished_epochs == 2
+    assert [int(optimizer.iterations.value) for optimizer in trainer.optimizers] == [2, 1]
+    assert [str(phase) for phase in trainer.phases] == ["part 1", "end to end"]
+    trainer.fit(images.train, batch_size=32, initial_epoch=trainer.finished_epochs, epochs=3, verbose=0)
     found = trainer.evaluate(images.test, verbose=0, return_dict=True)
     assert found["bpd"] == pytest.approx(float(rows_of(longer)[-1]["test_bpd"]), abs=1e-4)
     for a, b in zip(trainer.glow.get_weights(), glow_tf.load(longer).get_weights(), strict=True):

@@ -99,6 +99,7 @@ def test_parts_that_no_epoch_trains_are_noticed(epochs, trouble):
 def test_a_run_in_trouble_says_so_in_each_place(tmp_path, monkeypatch, capsys, eager):
     monkeypatch.setattr(health, "RISE", -10.0)
     changes = {"tensorboard": False, "sample_every": 0, "export": False, "num_blocks": 1, "parts": "1"}
+    changes |= {"train_examples": 32}
     train(config(tmp_path, part_epochs=2, finetune_epochs=0, schedule="end_to_end", **changes))
     lines = capsys.readouterr().out.splitlines()
     epochs = [line for line in lines if line.startswith("epoch ")]

@@ -20,6 +20,7 @@ from glow_tf.run.history import reproducible
 from glow_tf.run.interrupts import Interrupts
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "part_epochs": 2, "finetune_epochs": 1}
+FAST |= {"train_examples": 160}  # five steps an epoch
 ONE = {**FAST, "schedule": "end_to_end", "num_blocks": 1, "parts": "1"}  # one phase of one part
 EVERY_STEP = 1e-9  # minutes
 
@@ -86,7 +87,7 @@ def assert_same(one, other, tolerance=0):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Three epochs of ten steps, without interruption."""
+    """Three epochs of five steps, without interruption."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     train(config(folder, **ONE))
     return folder
@@ -94,9 +95,9 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """The same, killed after step 6 of epoch 2."""
+    """The same, killed after step 3 of epoch 2."""
     folder = tmp_path_factory.mktemp("killed") / "run"
-    train_until(config(folder, **ONE, checkpoint_minutes=EVERY_STEP), 2, 7)
+    train_until(config(folder, **ONE, checkpoint_minutes=EVERY_STEP), 2, 4)
     return folder
 
 
@@ -106,10 +107,10 @@ def cut(killed, tmp_path):
 
 
 def test_a_run_killed_within_an_epoch_ends_with_the_same_numbers(cut, whole, capsys):
-    assert checkpoint_files.progress(cut / "checkpoints") == (1, 6)
-    assert checkpoint_files.complete(checkpoint_files.within(cut / "checkpoints", 1)) == [5, 6]
+    assert checkpoint_files.progress(cut / "checkpoints") == (1, 3)
+    assert checkpoint_files.complete(checkpoint_files.within(cut / "checkpoints", 1)) == [2, 3]
     train(config(cut, **ONE), anew=True)
-    assert "Resuming after step 6 of epoch 2." in capsys.readouterr().out
+    assert "Resuming after step 3 of epoch 2." in capsys.readouterr().out
     assert_same(whole, cut)
     assert checkpoint_files.progress(cut / "checkpoints") == (3, 0)
     assert not list(cut.glob("checkpoints/after_*"))
@@ -120,7 +121,7 @@ def test_a_run_killed_after_the_last_step_of_all_is_evaluated_and_ends(whole, tm
     settings = config(tmp_path / "run", **ONE, checkpoint_minutes=EVERY_STEP)
     with pytest.raises(Killed):
         train(settings, AtEnd(3, kill))
-    assert checkpoint_files.progress(tmp_path / "run" / "checkpoints") == (2, 10)
+    assert checkpoint_files.progress(tmp_path / "run" / "checkpoints") == (2, 5)
     train(settings)
     assert_same(whole, tmp_path / "run")
 
@@ -141,7 +142,7 @@ def test_whatever_a_run_keeps_goes_on(kind, tmp_path):
     train(config(tmp_path / "whole", **settings))
     cut = config(tmp_path / "cut", **settings, checkpoint_minutes=EVERY_STEP)
     train_until(cut, 1, 4)
-    train_until(cut, 4, 9)
+    train_until(cut, 4, 5)
     train(cut)
     # A mean over replicas is restored as equal shares, whose sum may be rounded otherwise.
     assert_same(tmp_path / "whole", tmp_path / "cut", tolerance=1e-6 if kind == "replicas" else 0)
@@ -150,28 +151,28 @@ def test_whatever_a_run_keeps_goes_on(kind, tmp_path):
 @pytest.mark.parametrize("damaged", [1, 2])
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(damaged, cut, capsys):
     within = checkpoint_files.within(cut / "checkpoints", 1)
-    for step in (6, 5)[:damaged]:
+    for step in (3, 2)[:damaged]:
         (data,) = within.glob(f"ckpt-{step}.data-*")
         data.write_bytes(data.read_bytes()[:100])
     if damaged == 1:
-        train_until(config(cut, **ONE, checkpoint_minutes=EVERY_STEP), 2, 6)  # before it saves again
-        assert checkpoint_files.complete(within) == [5, 6]
+        train_until(config(cut, **ONE, checkpoint_minutes=EVERY_STEP), 2, 3)  # before it saves again
+        assert checkpoint_files.complete(within) == [2, 3]
     train(config(cut, **ONE))
-    found = {1: "step 5 of epoch 2", 2: "epoch 1"}[damaged]
+    found = {1: "step 2 of epoch 2", 2: "epoch 1"}[damaged]
     output = capsys.readouterr().out
-    assert f"ckpt-6 is damaged, and {found} is next" in output
+    assert f"ckpt-3 is damaged, and {found} is next" in output
     assert f"Resuming after {found}." in output
 
 
 def test_what_is_later_than_a_new_checkpoint_was_damaged_and_goes(cut):
     settings = config(cut, **ONE, checkpoint_minutes=EVERY_STEP)
     within = checkpoint_files.within(cut / "checkpoints", 1)
-    (data,) = within.glob("ckpt-6.data-*")
+    (data,) = within.glob("ckpt-3.data-*")
     data.write_bytes(b"")
-    (within / "ckpt-9.index").write_bytes(b"")
-    (within / "ckpt-9.data-00000-of-00001").write_bytes(b"")
-    train_until(settings, 2, 7)
-    assert checkpoint_files.complete(within) == [5, 6]
+    (within / "ckpt-4.index").write_bytes(b"")
+    (within / "ckpt-4.data-00000-of-00001").write_bytes(b"")
+    train_until(settings, 2, 4)
+    assert checkpoint_files.complete(within) == [2, 3]
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
@@ -189,8 +190,8 @@ def test_interrupts_do_not_wait_for_steps_that_pass_by(tmp_path):
     settings = config(tmp_path, **FAST, checkpoint_minutes=EVERY_STEP)
     with pytest.raises(Killed):
         train(settings, AtEnd(1, kill))
-    assert checkpoint_files.progress(tmp_path / "checkpoints") == (0, 10)
-    with pytest.raises(KeyboardInterrupt, match="The checkpoint of step 10 of epoch 1 is kept"):
+    assert checkpoint_files.progress(tmp_path / "checkpoints") == (0, 5)
+    with pytest.raises(KeyboardInterrupt, match="The checkpoint of step 5 of epoch 1 is kept"):
         train(settings, AtEnd(1, lambda: signal.raise_signal(signal.SIGTERM)))
 
 
@@ -199,7 +200,7 @@ def test_a_clock_that_jumps_changes_nothing(whole, tmp_path, monkeypatch):
     times = itertools.cycle([4e9, 0.0, 1.7e9])
     monkeypatch.setattr("time.time", lambda: next(times))
     settings = config(tmp_path / "run", **ONE, checkpoint_minutes=EVERY_STEP)
-    train_until(settings, 2, 7)
+    train_until(settings, 2, 4)
     train(settings)
     assert_same(whole, tmp_path / "run")
 
@@ -234,7 +235,7 @@ def test_time_columns_hold_what_the_epoch_took_before(cut):
     seconds = Checkpoints.save_within
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Checkpoints, "save_within", lambda self, steps, s: seconds(self, steps, s + 1000))
-        train_until(config(cut, **ONE, checkpoint_minutes=EVERY_STEP), 2, 8)
+        train_until(config(cut, **ONE, checkpoint_minutes=EVERY_STEP), 2, 5)
     train(config(cut, **ONE))
     first, second, third = rows_of(cut)
     assert float(second["seconds"]) > 1000 > float(third["seconds"])
@@ -253,7 +254,7 @@ def test_models_are_loaded_from_the_ends_of_epochs(cut):
 
 def test_a_run_with_other_epochs_goes_on_from_the_end_of_one(tmp_path, capsys, eager):
     settings = {**ONE, "rate_schedule": "constant"}
-    train_until(config(tmp_path, **settings, checkpoint_minutes=EVERY_STEP), 2, 4)
+    train_until(config(tmp_path, **settings, checkpoint_minutes=EVERY_STEP), 2, 2)
     train(config(tmp_path, **{**settings, "part_epochs": 1, "finetune_epochs": 0}))
     assert "Resuming after epoch 1." in capsys.readouterr().out
     assert len(rows_of(tmp_path)) == 1
