@@ -39,7 +39,7 @@ def made(*shape, seed=0):
 
 
 def real_glow(perturbed=True, **changes):
-    settings = {"image_shape": SHAPE, "data": "real", "num_blocks": 1, "flow_steps": 2, "width": 4}
+    settings = {"image_shape": SHAPE, "data": "real", "num_blocks": 1, "flow_steps": 1, "width": 4}
     glow = Glow(ModelConfig(**settings | changes), name="glow")
     glow.initialize(made(64, *glow.image_shape))
     if perturbed:
@@ -67,12 +67,13 @@ def test_data_come_back_and_their_density_is_that_of_the_latents(architecture, e
     x = made(3, *SHAPE)
     eps = glow.encode(x)
     np.testing.assert_allclose(glow.decode(eps), x, rtol=1e-5)
-    with tf.GradientTape(persistent=True) as tape:
-        v = tf.constant(x[:1])
-        tape.watch(v)
-        flat = glow.forward_and_log_det(v)[0]
-    jacobian = tf.reshape(tape.jacobian(flat, v, experimental_use_pfor=False), (32, 32))
-    expected = np.linalg.slogdet(jacobian.numpy())[1] - 0.5 * (np.sum(flat**2) + 32 * np.log(2 * np.pi))
+    copies = tf.repeat(x[:1], 32, axis=0)  # one for each output: row i is the gradient of output i
+    with tf.GradientTape() as tape:
+        tape.watch(copies)
+        flat = glow.forward_and_log_det(copies)[0]
+        outputs = tf.linalg.diag_part(flat)
+    jacobian = np.reshape(tape.gradient(outputs, copies), (32, 32))
+    expected = np.linalg.slogdet(jacobian)[1] - 0.5 * (np.sum(flat[0] ** 2) + 32 * np.log(2 * np.pi))
     np.testing.assert_allclose(glow.log_prob(x)[0], expected, rtol=1e-4)
     np.testing.assert_allclose(glow.bits_per_dim(x), -glow.log_prob(x) / (32 * np.log(2)), rtol=1e-5)
 
@@ -197,16 +198,17 @@ def test_a_view_of_tfp_and_another_cut_have_the_same_density(glow):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_allclose(as_distribution(glow).log_prob(x / 200), glow.log_prob(x / 200), rtol=1e-5)
-    np.testing.assert_allclose(glow.recut(parts=(1, 1)).log_prob(x), glow.log_prob(x), rtol=1e-6)
+    whole = real_glow(flow_steps=2)
+    np.testing.assert_allclose(whole.recut(parts=(1, 1)).log_prob(x), whole.log_prob(x), rtol=1e-6)
 
 
 def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path, eager):
-    x = made(32, *SHAPE)
+    x = made(16, *SHAPE)
 
     def trainer():
         keras.utils.set_random_seed(0)
         own = PartsTrainer(Glow(ModelConfig(SHAPE, data="real", num_blocks=1, flow_steps=1, width=4)))
-        own.compile(TrainConfig(part_epochs=2, finetune_epochs=0), steps_per_epoch=2)
+        own.compile(TrainConfig(part_epochs=2, finetune_epochs=0), steps_per_epoch=1)
         return own
 
     whole, half = trainer(), trainer()
@@ -357,7 +359,7 @@ def test_one_file_is_a_data_set(tmp_path):
 
 
 def test_a_run_of_real_data_goes_on_and_writes_arrays(tmp_path, capsys, eager):
-    x = made(100, *SHAPE)
+    x = made(40, *SHAPE)
     np.save(tmp_path / "all.npy", x)
     settings = {**FLAGS, "dataset": f"file:{tmp_path / 'all.npy'}", "workdir": str(tmp_path / "run")}
     train(RunConfig.from_settings({**settings, "export": False}))
@@ -365,18 +367,18 @@ def test_a_run_of_real_data_goes_on_and_writes_arrays(tmp_path, capsys, eager):
     for once in ("may be negative", "Samples are arrays", "of the density of the test data"):
         assert said.count(once) == 1
     assert "uniform density" not in said
-    trained = np.delete(x, range(9, 100, 10), axis=0)
+    trained = np.delete(x, range(9, 40, 10), axis=0)
     np.testing.assert_allclose(glow_tf.load(tmp_path / "run").dequantize.mean, moments(trained)[0], rtol=1e-6)
     samples = np.load(tmp_path / "run" / "samples" / "epoch_0002.npy")
     assert (samples.shape, samples.dtype) == ((4, 16, *SHAPE), np.float32)
-    with only_endpoints(*ENDPOINTS):
+    with only_endpoints("log_prob"):
         train(RunConfig.from_settings({**settings, "finetune_epochs": 2}))
     glow, last = glow_tf.load(tmp_path / "run"), rows_of(tmp_path / "run")[-1]
     assert last["epoch"] == "3"
     np.testing.assert_allclose(np.mean(glow.bits_per_dim(x[9::10])), float(last["test_bpd"]), rtol=1e-5)
     assert float(last["round_trip_error"]) < 1e-4
-    exported = open_model(tmp_path / "run" / "export")
-    np.testing.assert_allclose(exported.log_prob(x[:4]), glow.log_prob(x[:4]), rtol=1e-5)
+    exported = tf.saved_model.load(tmp_path / "run" / "export")
+    np.testing.assert_allclose(exported.log_prob(x[:4], 0), glow.log_prob(x[:4]), rtol=1e-5)
     assert evaluate(glow, x[9::10]).terms.keys() >= {"centring and scaling"}
 
 

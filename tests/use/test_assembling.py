@@ -76,8 +76,8 @@ def test_the_command_writes_a_preset_and_says_where_each_part_is_from(parts, tmp
     np.testing.assert_array_equal(Glow.from_preset(tmp_path / "preset").bits_per_dim(images), expected)
 
 
-def test_a_part_is_exchanged_alone(parts, tmp_path):
-    better = run(tmp_path / "better", only_part=2, learning_rate=0.05, part_epochs=2)
+def test_a_part_is_exchanged_alone(parts, tmp_path, eager):
+    better = run(tmp_path / "better", only_part=2, learning_rate=0.05)
     old, new = assemble(parts).glow, assemble([parts[0], better, parts[2]]).glow
     for mine, others in zip(old.parts[0].get_weights(), new.parts[0].get_weights(), strict=True):
         np.testing.assert_array_equal(mine, others)
@@ -131,7 +131,7 @@ def test_what_does_not_fit_together_is_refused(parts, whole, tmp_path):
     with pytest.raises(ConfigError, match=r"part 2 of 3 must come from one run.*Received: none"):
         assemble(parts[:1])
     with pytest.raises(ConfigError, match=r"part 1 of 3 must come from one run.*Received: .*, "):
-        assemble([parts[0], *parts])
+        assemble([parts[0]] * 2)
     early = shutil.copytree(whole, tmp_path / "early")  # as if only part 1 had had its turn in it
     flags = (early / "flags.cfg").read_text().replace("simultaneous", "sequential")
     (early / "flags.cfg").write_text(flags.replace("--part_epochs=1", "--part_epochs=3"))
@@ -144,12 +144,12 @@ def test_what_does_not_fit_together_is_refused(parts, whole, tmp_path):
     with pytest.raises(
         ConfigError, match=r"same model and data: scale='tanh:1' in .*Received: scale='sigmoid'"
     ):
-        assemble([parts[0], unlike, parts[2]])
+        assemble([parts[0], unlike])
     other = edited(parts[1], tmp_path / "other", "data.json", **{"train images": "48 (checksum 0a)"})
     with pytest.raises(ConfigError, match=r"same model and data: train images=.*Received"):
-        assemble([parts[0], other, parts[2]])
+        assemble([parts[0], other])
     with pytest.raises(ConfigError, match=r"only levels are put together.*Received"):
-        assemble([run(tmp_path / "glow", architecture="glow")])
+        assemble([run(tmp_path / "glow", architecture="glow", num_blocks=1, parts="1")])
     with pytest.raises(ConfigError, match=r"needs the workdirs.*Received: none"):
         assemble([])
 

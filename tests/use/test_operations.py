@@ -1,5 +1,6 @@
 """A SavedModel that holds other operations than an export is not loaded."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from small import small_glow
@@ -45,15 +46,19 @@ PROGRAMS = {"ReadFile": tf.io.read_file, "WriteFile": writes, "SaveV2": saves, "
 
 def test_what_export_writes_is_allowed(exported):
     check_operations(exported)
-    assert open_model(exported).image_shape == (8, 8, 1)
+    model, images = open_model(exported), np.zeros((2, 8, 8, 1), np.uint8)
+    assert (model.image_shape, model.classes) == ((8, 8, 1), ())
+    with pytest.raises(ConfigError, match="trained with --conditional"):
+        model.label_log_probs(images)
+    with pytest.raises(ConfigError, match=r"eps must be float32 of shape \(None, 64\)"):
+        model.decode(images)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"permutation": "plain", "scale": "sigmoid", "condition_shape": GIVEN},
-        {"equalize": 0.5},
-        {"equalize": 0.5, "architecture": "levels"},
+        {"permutation": "plain", "scale": "sigmoid", "condition_shape": GIVEN, "equalize": 0.5},
+        pytest.param({"architecture": "levels"}, marks=pytest.mark.slow),  # as in test_levels.py
         pytest.param({"coupling": "additive"}, marks=pytest.mark.slow),
     ],
 )

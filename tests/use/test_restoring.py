@@ -41,16 +41,12 @@ def test_a_model_of_double_precision_restores_too(digits):
 
 
 def test_unknown_pixels_are_found_and_known_ones_stay(model, digits):
-    unknown = np.zeros((8, 8), bool)
-    unknown[2:5, 3:6] = True
+    unknown = np.zeros((12, 8, 8), bool)
+    unknown[1:, 2:5, 3:6] = True  # the command gives one mask for all
     damaged = np.where(unknown[..., None], np.uint8(0), digits)
     restored = inpaint(model, damaged, unknown, steps=60)
-    np.testing.assert_array_equal(restored[:, ~unknown], digits[:, ~unknown])
-    assert psnr(restored, digits).mean() > psnr(damaged, digits).mean() + 4
-    each = np.zeros((12, 8, 8), bool)
-    each[0, 2:5, 3:6] = True
-    alone = inpaint(model, damaged, each, steps=3)
-    np.testing.assert_array_equal(alone[1:], damaged[1:])
+    np.testing.assert_array_equal(restored[~unknown], digits[~unknown])
+    assert psnr(restored[1:], digits[1:]).mean() > psnr(damaged[1:], digits[1:]).mean() + 4
 
 
 def test_the_climb_starts_from_what_is_around():

@@ -24,17 +24,17 @@ UNKNOWN = {
 @pytest.fixture(scope="module")
 def glow():
     """For tests that do not change it."""
-    return small_glow("float64", num_blocks=1, parts="1")
+    return small_glow("float64", num_blocks=1, flow_steps=1, parts="1")
 
 
 @pytest.fixture(scope="module")
 def two_blocks():
-    return small_glow("float64", parts="1")
+    return small_glow("float64", flow_steps=1, parts="1")
 
 
 @pytest.fixture(scope="module")
 def plain():
-    return small_glow("float32", perturbed=False)
+    return small_glow("float32", num_blocks=1, flow_steps=1, parts="1", perturbed=False)
 
 
 @pytest.fixture
@@ -84,7 +84,9 @@ def test_images_between_0_and_1_are_warned_of_once(glow, small_images):
         other.log_prob(scaled[:0])
 
 
-@pytest.mark.parametrize("batch", [(), (3,), (2, 3), (0,), (2, 0)])
+@pytest.mark.parametrize(
+    "batch", [(), (2, 3), (2, 0), *(pytest.param(b, marks=pytest.mark.slow) for b in ((3,), (0,)))]
+)
 def test_any_number_of_batch_dimensions(two_blocks, rng, batch):
     glow = two_blocks
     view, density = glow_tf.as_tfp_bijector(glow), glow_tf.as_distribution(glow)
@@ -247,7 +249,10 @@ def test_log_prob_runs_the_model_once(glow, values, monkeypatch):
 SHAPES = {"map": (4, 4, 1), "vector": (5,), "named": {"a": (5,), "b": (4, 4, 1)}}
 
 
-@pytest.fixture(scope="module", params=SHAPES)
+# "named" has a map, too.
+@pytest.fixture(
+    scope="module", params=[pytest.param(s, marks=pytest.mark.slow if s == "map" else ()) for s in SHAPES]
+)
 def conditional(request):
     """A model, three values, and what they are given: bytes, numbers, and both by name."""
     rng, shape = np.random.default_rng(0), SHAPES[request.param]
@@ -408,7 +413,7 @@ def test_xla_has_no_determinant_for_plain_matrices(small_images):
 
 
 def test_results_follow_the_weights(values):
-    glow = small_glow("float64", parts="1")
+    glow = small_glow("float64", num_blocks=1, flow_steps=1, parts="1")
     density, view = glow_tf.as_distribution(glow), glow_tf.as_tfp_bijector(glow)
     composed = tfd.TransformedDistribution(density.distribution, tfb.Chain([tfb.Invert(view)]))
 

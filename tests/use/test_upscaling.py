@@ -17,7 +17,7 @@ from glow_tf.use.upscaling import with_means
 
 
 def make_levels(**changes):
-    settings = {"num_blocks": 2, "flow_steps": 2, "width": 8, "seed": 3} | changes
+    settings = {"num_blocks": 2, "flow_steps": 1, "width": 8, "seed": 3} | changes
     glow = glow_tf.Glow(glow_tf.ModelConfig((16, 16, 3), architecture="levels", **settings))
     glow.initialize(np.random.default_rng(0).integers(60, 200, (64, 16, 16, 3), np.uint8))
     return glow
@@ -43,7 +43,7 @@ def test_details_are_added_to_images_of_any_size_and_keep_every_mean(levels, rng
 
 @pytest.mark.parametrize(("n_bits", "equalize"), [(5, 0.0), (3, 0.0), (5, 0.5)])
 def test_means_are_kept_with_fewer_bits(n_bits, equalize, rng, eager):
-    glow = make_levels(n_bits=n_bits, equalize=equalize, flow_steps=1)
+    glow = make_levels(n_bits=n_bits, equalize=equalize)
     small = rng.integers(60, 200, (3, 8, 8, 3), np.uint8)
     width = 0 if equalize else glow.dequantize.bin_width  # equalized means are set after the drawing
     difference = reduced(upscale(glow, small)) - small
@@ -76,7 +76,7 @@ def test_previews_are_the_means_of_what_comes_after_them(precision, rng, eager):
 
 
 def test_a_glow_keeps_the_mean_of_each_square(rng, eager):
-    glow = small_glow(image_shape=(16, 16, 3), n_bits=8, perturbed=False)
+    glow = small_glow(image_shape=(16, 16, 3), n_bits=8, flow_steps=1, parts="1", perturbed=False)
     glow.initialize(rng.integers(60, 200, (64, 16, 16, 3), np.uint8))
     small = rng.integers(60, 200, (3, 8, 8, 3), np.uint8)
     large = upscale(glow, small, temperature=0.1)

@@ -161,7 +161,8 @@ def test_drawn_images_are_those_of_sample_and_temperature_0_is_the_mode(glow, mo
 
 @pytest.mark.parametrize("shape", [(2,), {"a": (2,), "b": (2, 2, 1)}])
 def test_conditions_and_labels_may_be_lists(shape, images, monkeypatch):
-    model = small_glow(parts="1", condition_shape=shape, condition_features=2, classes=("a", "b", "c"))
+    own = {"condition_shape": shape, "condition_features": 2, "classes": ("a", "b", "c")}
+    model = small_glow(num_blocks=1, flow_steps=1, parts="1", **own)
     trainer = PartsTrainer(model)
     trainer.compile("sgd")
     vectors, maps = np.eye(3, 2, dtype=np.float32), np.ones((3, 2, 2, 1), np.float32)
