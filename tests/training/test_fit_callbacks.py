@@ -227,7 +227,7 @@ def test_no_callback_that_keras_ships_is_forgotten():
 
 def test_epochs_of_the_users_own_length_go_on_where_the_last_one_ended(small_images):
     """Two steps of 32 images are an epoch; the user says three."""
-    own = {"batch_size": 32, "steps_per_epoch": 3}
+    own = {"batch_size": 32, "steps_per_epoch": 3, "validation_data": None}
     whole = fit(small_images, epochs=2, **own).glow.get_weights()
     trainer = fit(small_images, epochs=1, **own)
     fit(small_images, trainer=trainer, initial_epoch=1, epochs=2, **own)

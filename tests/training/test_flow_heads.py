@@ -211,7 +211,7 @@ def after_training(strategy, reversible=False, devices=()):
     with make_strategy(strategy, 0).scope():
         options = {"reversible": reversible, "run_eagerly": True}
         small = {"flow_steps": 1, "parts": "by_block:2"}
-        trainer = make_trainer(finetune=0, devices=devices, options=options, **small)
+        trainer = make_trainer(part_epochs=1, finetune=0, devices=devices, options=options, **small)
     with eagerly():
         history = trainer.fit(images[:32], batch_size=16, validation_data=images[:20], verbose=0).history
     return trainer.glow.get_weights(), history
@@ -222,12 +222,14 @@ def on_one_device():
     return after_training("one_device")
 
 
+# As far as it goes, devices/test_part_parallel.py has it: its models have heads. With activations computed
+# again test_levels.py trains, and bijectors/test_bijector_contract.py has their gradients.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "reversible"),
     [
-        pytest.param("mirrored", False, marks=pytest.mark.slow),
-        # As far as it goes, devices/test_part_parallel.py has it: its models have heads.
-        pytest.param("part_parallel", False, marks=pytest.mark.slow),
+        ("mirrored", False),
+        ("part_parallel", False),
         ("one_device", True),
     ],
 )

@@ -52,9 +52,12 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("their_objective")
 
 
+SMALL = {"parts": "by_block:2", "flow_steps": 1}
+
+
 def trained(own, images, strategy=None, phases=None, epochs=3, batch_size=16):
     with (strategy or tf.distribute.get_strategy()).scope():
-        glow = small_glow(parts="by_block:2")
+        glow = small_glow(**SMALL)
         trainer = glow_tf.PartsTrainer(glow, phases or [glow_tf.simultaneous(2)] * epochs, objective=own)
         trainer.compile(glow_tf.TrainConfig(warmup_steps=4), run_eagerly=True)
     return trainer, trainer.fit(images, batch_size=batch_size, epochs=epochs, verbose=0).history
@@ -89,14 +92,14 @@ class OfTheOutput(glow_tf.LocalObjective):
 
 def test_a_loss_need_not_depend_on_all_of_its_part(small_images):
     for devices in ((), ("CPU:0", "CPU:1")):
-        glow = glow_tf.Glow(small_config(parts="by_block:2"), devices, name="glow")
+        glow = glow_tf.Glow(small_config(**SMALL), devices, name="glow")
         trainer = glow_tf.PartsTrainer(glow, [glow_tf.simultaneous(2)], objective=OfTheOutput)
         trainer.compile(run_eagerly=True)
-        assert np.isfinite(trainer.fit(small_images[:32], batch_size=16, verbose=0).history["bpd"]).all()
+        assert np.isfinite(trainer.fit(small_images[:16], batch_size=16, verbose=0).history["bpd"]).all()
 
 
 def test_averages_are_those_of_each_part_and_its_objective(own, small_images):
-    glow = small_glow(parts="by_block:2")
+    glow = small_glow(**SMALL)
     trainer = glow_tf.PartsTrainer(glow, [glow_tf.simultaneous(2)], objective=own)
     trainer.compile(glow_tf.TrainConfig(ema=0.9), run_eagerly=True)
     trainer.fit(small_images[:32], batch_size=16, verbose=0)
@@ -107,7 +110,7 @@ def test_averages_are_those_of_each_part_and_its_objective(own, small_images):
 
 def test_its_weights_move_with_its_part_alone(own, small_images):
     for k in (0, 1):
-        glow = small_glow(parts="by_block:2")
+        glow = small_glow(**SMALL)
         trainer = glow_tf.PartsTrainer(glow, [glow_tf.one_part(k)], objective=own)
         trainer.compile(run_eagerly=True)
         trainer.initialize(small_images)
@@ -120,8 +123,8 @@ def test_its_weights_move_with_its_part_alone(own, small_images):
 
 
 def test_end_to_end_epochs_do_without_it(own, small_images):
-    _, history = trained(own, small_images[:32], phases=[glow_tf.end_to_end(2)], epochs=1)
-    _, plain = trained(None, small_images[:32], phases=[glow_tf.end_to_end(2)], epochs=1)
+    _, history = trained(own, small_images[:16], phases=[glow_tf.end_to_end(2)], epochs=1)
+    _, plain = trained(None, small_images[:16], phases=[glow_tf.end_to_end(2)], epochs=1)
     np.testing.assert_array_equal(history["bpd"], plain["bpd"])
 
 
@@ -142,7 +145,7 @@ def test_it_is_saved_with_its_trainer_and_the_model_loads_without_it(own, small_
 
 
 RUN = (
-    *("--dataset=digits", "--n_bits=5", "--train_examples=32", "--test_examples=16", "--num_blocks=2"),
+    *("--dataset=digits", "--n_bits=5", "--train_examples=16", "--test_examples=16", "--num_blocks=2"),
     *("--flow_steps=1", "--width=8", "--parts=by_block:2", "--schedule=simultaneous", "--part_epochs=2"),
     *("--finetune_epochs=0", "--batch_size=16", "--tensorboard=false", "--sample_every=0", "--export=false"),
     "--objective=their_objective:Reconstruction",
@@ -205,14 +208,14 @@ class OfTheBatch(glow_tf.LocalObjective):
 def test_what_is_no_objective_is_refused(own, small_images):
     for wrong in (own(), [own()], [own(), 3], "Reconstruction"):
         with pytest.raises(ConfigError, match=r"objective must be a LocalObjective class.* Received: "):
-            glow_tf.PartsTrainer(small_glow(parts="by_block:2"), objective=wrong)
+            glow_tf.PartsTrainer(small_glow(**SMALL), objective=wrong)
     with pytest.raises(ConfigError, match=r"which must be standard\. Received: local_prior='learned'"):
-        glow_tf.PartsTrainer(small_glow(parts="by_block:2", local_prior="learned"), objective=own)
+        glow_tf.PartsTrainer(small_glow(**SMALL, local_prior="learned"), objective=own)
     with pytest.raises(ConfigError, match=r"parts must be 2 or more\. Received: parts=1"):
         glow_tf.PartsTrainer(small_glow(parts="1"), objective=own)
     for objective in (NotBuilt, OfTheBatch):
         with pytest.raises(ConfigError, match=r"must (build its layers|return a loss for each).* Received: "):
-            trained(objective, small_images)
+            trained(objective, small_images[:16], epochs=1)
     for name in ("math:sqrt", "keras.layers:Dense"):
         with pytest.raises(ConfigError, match=rf"name a LocalObjective class. Received: objective='{name}'"):
             imported_objective(name)
@@ -222,9 +225,7 @@ def test_what_is_no_objective_is_refused(own, small_images):
 
 
 def test_one_that_no_phase_uses_is_told(own, small_images):
-    trainer = glow_tf.PartsTrainer(
-        small_glow(parts="by_block:2"), glow_tf.phases("end_to_end", 2, 1), objective=own
-    )
+    trainer = glow_tf.PartsTrainer(small_glow(**SMALL), glow_tf.phases("end_to_end", 2, 1), objective=own)
     trainer.compile()
     with pytest.warns(UserWarning, match="no phase trains a part on its own objective.*Received: phases end"):
         trainer.fit(small_images[:8], batch_size=8, verbose=0)

@@ -111,7 +111,7 @@ def test_a_cached_turn_pays_for_its_prefix_once():
     assert epoch_costs(layouts, short, cache_prefix=True)[4] == relative_cost(layouts, [2])
 
 
-def test_a_cache_is_filled_with_what_parts_make_of_their_condition(small_images, rng):
+def test_a_cache_is_filled_with_what_parts_make_of_their_condition(small_images, rng, eager):
     """Both caches: part 2 reads the condition, too, on what part 1 has made."""
     images, given = small_images[:20], rng.normal(size=(20, 3)).astype(np.float32)
     glow = small_glow(parts="across_block:3", flow_steps=2, condition_shape=(3,), condition_features=2)
@@ -128,7 +128,7 @@ def test_a_cache_is_filled_with_what_parts_make_of_their_condition(small_images,
         np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, rtol=1e-5)
 
 
-def test_a_cache_is_made_of_the_one_before_with_its_noise(small_images):
+def test_a_cache_is_made_of_the_one_before_with_its_noise(small_images, eager):
     images = small_images[:50]
     glow = small_glow(parts="across_block:3", flow_steps=2)
     assert cache_noise_epochs(ALTERNATING) == [0, 0, 2, 2, 2, 2, 6, 7]

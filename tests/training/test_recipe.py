@@ -24,8 +24,8 @@ def small_images(small_images):
     return small_images[:32]
 
 
-def make_trainer(train=None, own=(), parts="by_block:2", devices=(), **options):
-    config = small_config(flow_steps=1, parts=parts)
+def make_trainer(train=None, own=(), parts="by_block:2", devices=(), num_blocks=2, **options):
+    config = small_config(flow_steps=1, num_blocks=num_blocks, parts=parts)
     trainer = PartsTrainer(Glow(config, devices), own, seed=7)
     trainer.compile(train, **{"run_eagerly": True, **options})  # sooner than to trace a few steps
     return trainer
@@ -89,7 +89,7 @@ def test_fit_finds_the_steps_of_an_epoch(changes, small_images):
 
 def test_the_command_and_python_train_the_same(tmp_path):
     values = {"dataset": "digits", "n_bits": 5, "num_blocks": 1, "flow_steps": 2, "width": 4, "streams": 1}
-    values |= {"train_examples": 128, "test_examples": 16, "parts": "across_block:2"}
+    values |= {"train_examples": 64, "test_examples": 16, "parts": "across_block:2"}
     values |= {"schedule": "simultaneous", "part_epochs": 2, "finetune_epochs": 0, "batch_size": 32}
     values |= {"strategy": "one_device"}
     values |= {"tensorboard": False, "sample_every": 0, "export": False, "workdir": tmp_path}
@@ -104,6 +104,7 @@ def test_the_command_and_python_train_the_same(tmp_path):
         np.testing.assert_array_equal(own.numpy(), value, err_msg=path)
 
 
+@pytest.mark.slow  # by default the trainer is saved in between, below
 def test_a_later_fit_goes_on_with_the_same_cosine(small_images):
     whole, halves = (make_trainer(settings(schedule="alternating")) for _ in range(2))
     whole.fit(small_images, verbose=0)
@@ -118,6 +119,7 @@ def test_a_later_fit_goes_on_with_the_same_cosine(small_images):
 def test_a_saved_trainer_goes_on_with_the_recipe(trained, small_images, tmp_path):
     train = settings(schedule="alternating", beta_2="oai", finetune_learning_rate="1e-2")
     trainer, whole = make_trainer(train), make_trainer(train)
+    small_images = small_images[:BATCH]
     if trained:
         trainer.fit(small_images, epochs=1, verbose=0)
     trainer.save(tmp_path / "trainer.keras")
@@ -196,12 +198,12 @@ def test_a_setting_of_runs_is_refused(setting):
 @pytest.mark.parametrize("place", ["mirrored", pytest.param("part_devices", marks=pytest.mark.slow)])
 def test_other_devices_train_as_one(place, small_images):
     train = settings(schedule="simultaneous", beta_2="oai", part_epochs=1, finetune_epochs=0)
-    one = make_trainer(train)
+    small = {"num_blocks": 1, "parts": "1"} if place == "mirrored" else {}
+    one = make_trainer(train, **small)
     one.fit(small_images, verbose=0)
     if place == "mirrored":
         with make_strategy("mirrored").scope():
-            config = small_config(flow_steps=1, parts="by_block:2")
-            other = PartsTrainer(Glow(config), seed=7)
+            other = PartsTrainer(Glow(small_config(flow_steps=1, **small)), seed=7)
         other.compile(train, run_eagerly=True)  # outside of the strategy, as `fit`
     else:
         other = make_trainer(train, devices=["CPU:0", "CPU:1"])
