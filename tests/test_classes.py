@@ -343,7 +343,7 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_a_run_learns_the_classes(run):
+def test_a_run_learns_the_classes(run, eager):
     digits = data.load(DataConfig("digits"))
     glow = glow_tf.load(run)
     assert glow.classes == digits.class_names
@@ -359,7 +359,7 @@ def test_a_run_starts_from_one_with_the_same_classes(run, tmp_path, capsys, eage
     settings = {"conditional": True, "schedule": "end_to_end", "flow_steps": 2, "width": 16}
     settings |= {"num_blocks": 1, "parts": "1"}
     settings |= {"part_epochs": 1, "finetune_epochs": 0, "export": False, "tensorboard": False}
-    settings |= {"sample_every": 0}
+    settings |= {"sample_every": 0, "train_examples": 64}
     train(config(tmp_path / "more", init_from=str(run), **settings))
     assert "init_from: the weights are those of" in capsys.readouterr().out
     assert float(rows_of(tmp_path / "more")[0]["test_bpd"]) < float(rows_of(run)[1]["test_bpd"])

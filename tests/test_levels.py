@@ -16,6 +16,7 @@ from glow_tf.partition import part_layouts
 from glow_tf.run.callbacks import bits_of_levels
 from glow_tf.schedule import Phase, end_to_end, epoch_costs, one_part, simultaneous
 from glow_tf.training.one_level import OneLevel
+from glow_tf.use.operations import check_operations
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,8 @@ def trained(images, phases, **options):
 
 @pytest.fixture(scope="module")
 def at_once(images):
-    """The model after an epoch of all parts at once."""
-    return trained(images, [simultaneous(3)]).glow
+    """A trainer after an epoch of all parts at once."""
+    return trained(images, [simultaneous(3)])
 
 
 def test_a_level_has_a_part_and_the_coarsest_image_another(perturbed):
@@ -158,20 +159,20 @@ def test_no_level_is_given_an_image_beyond_the_range_of_pixels(perturbed, rng, e
 
 def test_trained_at_once_or_together_the_weights_are_the_same(images, at_once):
     together = trained(images, [end_to_end(3)]).glow
-    for mine, others in zip(at_once.get_weights(), together.get_weights(), strict=True):
+    for mine, others in zip(at_once.glow.get_weights(), together.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, others)
 
 
 @pytest.mark.slow  # use/test_assembling.py compares the parts of two runs with those of one
 def test_a_part_that_is_trained_alone_has_the_weights_that_it_has_at_once(images, at_once):
-    for k, part in enumerate(at_once.parts):
+    for k, part in enumerate(at_once.glow.parts):
         alone = trained(images, [one_part(k)]).glow.parts[k]
         for mine, others in zip(alone.get_weights(), part.get_weights(), strict=True):
             np.testing.assert_allclose(mine, others, atol=1e-6)
 
 
-def test_a_part_that_trains_alone_runs_no_flow_before_it(images, monkeypatch):
-    trainer = trained(images, [one_part(1)])
+def test_a_part_that_trains_alone_runs_no_flow_before_it(images, at_once, monkeypatch):
+    trainer = at_once
     monkeypatch.setattr(trainer.glow.parts[0].bijectors[1], "whiten", None)  # would be called
     # A likelihood without the parts before is none of the model.
     assert "bpd" not in trainer.means.names_of(one_part(len(trainer.glow.parts) - 1))
@@ -208,18 +209,19 @@ def test_a_level_of_its_own_objective_has_no_prior_of_the_smaller_image(images):
 
 def test_recomputation_gives_the_same_steps(images, at_once):
     trainer = trained(images, [simultaneous(3)], reversible=True)
-    for mine, others in zip(trainer.glow.get_weights(), at_once.get_weights(), strict=True):
+    for mine, others in zip(trainer.glow.get_weights(), at_once.glow.get_weights(), strict=True):
         np.testing.assert_allclose(mine, others, atol=1e-5)
 
 
 def test_files_and_exports_hold_levels(images, tmp_path):
-    glow = small_levels(num_blocks=1, level_steps="1,2", level_widths=(6, 4))
+    glow = small_levels(num_blocks=1, level_steps="1,2", level_widths=(6, 4), equalize=0.5)
     glow.initialize(images)
     perturb(glow)
     glow.save(tmp_path / "glow.keras")
     glow.save_to_preset(tmp_path / "preset")
     with only_endpoints("bits_per_dim", "encode", "decode"):
         export(glow, tmp_path / "export")
+    check_operations(tmp_path / "export")
     with eagerly():
         expected = glow.bits_per_dim(images)
         for again in (load(tmp_path / "glow.keras"), Glow.from_preset(tmp_path / "preset")):
@@ -291,13 +293,12 @@ def _term(glow, images, k, seed):
     return view.truncated_nll / (192 * math.log(2))
 
 
-def test_the_bits_of_levels_are_the_terms_that_training_reports(images, eager):
-    trainer = trained(images, [simultaneous(3)])
-    logs = trainer.history.history
-    means = {name: values[-1] for name, values in logs.items()}
-    found = bits_of_levels(means, trainer.glow.config)
+def test_the_bits_of_levels_are_the_terms_that_training_reports(at_once):
+    config = at_once.glow.config
+    means = {name: values[-1] for name, values in at_once.history.history.items()}
+    found = bits_of_levels(means, config)
     assert sorted(found) == [1, 2, 3]
     assert 8 + sum(found.values()) == pytest.approx(means["bpd"], abs=1e-5)
-    alone = bits_of_levels({"local_bpd_2": means["local_bpd_2"]}, trainer.glow.config)
+    alone = bits_of_levels({"local_bpd_2": means["local_bpd_2"]}, config)
     assert alone == {2: means["local_bpd_2"] - 8}
     assert bits_of_levels(means, ModelConfig((8, 8, 3))) == {}

@@ -13,7 +13,7 @@ from glow_tf.schedule import end_to_end, one_part, simultaneous
 
 IMAGES = make_small_images(np.random.default_rng(0))
 GIVEN = IMAGES[:, ::2, ::2]
-OF_MAPS = {"condition_shape": (4, 4, 1), "condition_features": 3}
+OF_MAPS = {"condition_shape": (4, 4, 1), "condition_features": 3, "flow_steps": 1, "parts": "by_block:2"}
 
 
 @keras.saving.register_keras_serializable(package="test_own_condition_network")
@@ -81,7 +81,7 @@ def test_each_part_trains_its_own_copy_and_files_keep_it(given, shape, make, tmp
     before = [layer.get_weights() for layer in own]
     trainer = glow_tf.PartsTrainer(glow)
     trainer.compile(glow_tf.TrainConfig(schedule="simultaneous", part_epochs=2, finetune_epochs=0))
-    trainer.fit(IMAGES[:32], some(given, 32), batch_size=16, verbose=0)
+    trainer.fit(IMAGES[:16], some(given, 16), batch_size=16, verbose=0)
     for layer, values in zip(own, before, strict=True):
         assert all(np.any(a != b) for a, b in zip(layer.get_weights(), values, strict=True))
     assert any(np.any(a != b) for a, b in zip(own[0].get_weights(), own[1].get_weights(), strict=True))
@@ -147,7 +147,7 @@ def test_copies_start_from_a_trained_network_and_may_stay_as_they_are(tmp_path):
 
 @pytest.mark.slow
 def test_levels_and_exports_have_it(tmp_path):
-    config = small_glow(**OF_MAPS, num_blocks=1, flow_steps=1, parts="1", architecture="levels").config
+    config = small_glow(**OF_MAPS | {"parts": "1"}, num_blocks=1, architecture="levels").config
     glow = glow_tf.Glow(config, condition_network=convolutions())
     perturb(glow)
     assert [part.condition_network.name for part in glow.parts] == ["mine"] * 2
@@ -202,7 +202,7 @@ def test_a_network_may_be_smaller_than_the_packages(tmp_path):
 
 
 def test_one_part_may_share_with_nobody():
-    config = small_glow(**OF_MAPS, parts="1").config
+    config = small_glow(**OF_MAPS | {"parts": "1"}).config
     glow_tf.Glow(config, condition_network=Sharing(keras.layers.Dense(3)))
 
 

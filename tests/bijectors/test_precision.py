@@ -43,7 +43,7 @@ def test_full_precision_overrides_the_policy_while_it_lasts(rng):
     np.testing.assert_allclose(network.call(a), exact.call(a), atol=0.1)
 
 
-def test_the_same_weights_score_alike(small_images):
+def test_the_same_weights_score_alike(small_images, eager):
     exact = small_glow(width=16, flow_steps=4, perturbed=False)
     exact.initialize(small_images)
     perturb(exact, 0.02)
