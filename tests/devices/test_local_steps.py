@@ -23,10 +23,6 @@ LAUNCH = (sys.executable, "train/launch.py")
 BATCH, STEPS, EVERY = 16, 3, 2  # so meetings come after steps 2 and 3
 
 
-def sgd():
-    return keras.optimizers.SGD(2e-2)
-
-
 def adamax():
     return FusedAdamax(5e-3)
 
@@ -70,17 +66,6 @@ def assert_replicas_are_equal(trainer, variables):
     for variable in variables:
         first, second = trainer.distribute_strategy.experimental_local_results(variable.value)
         np.testing.assert_array_equal(first, second, err_msg=variable.path)
-
-
-@pytest.mark.slow  # the next test has what a meeting does, whatever it meets over
-def test_meeting_after_each_step_of_plain_sgd_is_data_parallelism(batches):
-    # What data parallelism is, step for step, test_distribute.py has.
-    expected = initialized(batches, optimizer=sgd, strategy="one_device", run_eagerly=True)
-    local = initialized(batches, optimizer=sgd, sync_every=2, run_eagerly=True)
-    local.local_steps._every = 0.5  # 1 would sum the gradients
-    for trainer in (expected, local):
-        fit(trainer, batches, epochs=1)
-    assert_alike(expected.glow.get_weights(), local.glow.get_weights())
 
 
 HALVES = (slice(None, BATCH // 2), slice(BATCH // 2, None))

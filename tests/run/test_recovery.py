@@ -139,11 +139,8 @@ def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
     # Where it fails twice from the same checkpoint, that one may be at fault.
     assert targets == (["the start"] * 3 if epoch == 1 else ["epoch 2", "epoch 1", "epoch 2"])
     said = [line.split("times); ")[1].split(" times")[0] for line in lines]
-    assert said == [
-        "for one epoch the rate of part 1 is 0.5",
-        "now the rate of part 1 is 0.25",
-        "now the rate of part 1 is 0.125",
-    ]
+    rates = zip(("for one epoch", "now", "now"), (0.5, 0.25, 0.125), strict=True)
+    assert said == [f"{when} the rate of part 1 is {rate}" for when, rate in rates]
 
 
 @pytest.mark.parametrize(
