@@ -193,7 +193,7 @@ def test_a_file_a_preset_and_an_export_have_the_same_density(glow, tmp_path):
     assert "of real numbers" in (tmp_path / "half" / "README.md").read_text()
 
 
-def test_a_view_of_tfp_and_another_cut_have_the_same_density(glow):
+def test_a_view_of_tfp_and_another_cut_have_the_same_density(glow, eager):
     x = made(3, *SHAPE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
