@@ -37,12 +37,16 @@ def test_shares_are_joined_to_what_the_whole_gives(size, known):
 
 @pytest.mark.parametrize(
     ("schedule", "reversible"),
-    [pytest.param("alternating", True, marks=pytest.mark.slow), ("end_to_end", False)],
+    [
+        ("end_to_end", False),
+        pytest.param("simultaneous", False, marks=pytest.mark.slow),
+        pytest.param("alternating", True, marks=pytest.mark.slow),
+    ],
 )
 def test_training_in_streams_is_training(schedule, reversible, small_images):
     def train(streams):
         with number_of_streams(streams):
-            parts = "1,1" if schedule == "alternating" else "2"
+            parts = "2" if schedule == "end_to_end" else "1,1"
             glow = small_glow(dtype="float64", num_blocks=1, parts=parts)
             trainer = PartsTrainer(glow, phases(schedule, len(glow.parts), 2, schedule == "alternating"))
             options = {"reversible": reversible, "run_eagerly": streams == 1}
