@@ -187,6 +187,25 @@ def test_what_the_guard_flags():
         assert [float(number) for number in numbers] == pytest.approx(expected, abs=0.0501)
 
 
+def test_parts_in_turn_at_width_128():
+    found = {}
+    with (RESULTS / "branches.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["question"] == "turns":
+                found.setdefault((row["arm"], row["epochs_after_the_branch"]), []).append(row)
+    turns = found["in turn", "16"]
+    for epochs in ("8", "9"):
+        pairs = list(zip(turns, found["end to end", epochs], strict=True))
+        gaps = [float(one["test_bpd"]) - float(other["test_bpd"]) for one, other in pairs]
+        mean, half = statistics.mean(gaps), T_FIVE * statistics.stdev(gaps) / len(gaps) ** 0.5
+        time = statistics.median(
+            float(one["cpu_seconds"]) / float(other["cpu_seconds"]) for one, other in pairs
+        )
+        text = " ".join((RESULTS / "archive" / "heads.md").read_text().split())
+        gap = f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}] behind {epochs}"
+        assert re.search(rf"{re.escape(gap)}[^(]*, in {time:.2f} \(", text)
+
+
 def test_heads_on_clothes():
     last = last_epochs(RESULTS / "heads_fashion_deep.csv")
     gaps = sorted(
