@@ -139,7 +139,7 @@ def test_the_time_to_a_likelihood(name, own, other, claim):
     ("name", "variant", "number", "claim"),
     [
         ("paper_length", "across_2", "{:.3f} behind", "the paper's schedule"),
-        ("paper_length", "across_2_head", "; {:.3f} in", "the paper's schedule"),
+        ("paper_length", "in_turn_head", "; {:.3f} in", "the paper's schedule"),
         ("two_processes", "two_parts", "| {:.3f} ahead", "two processes"),
         ("levels_paper_length", "levels_deep", "| {:.3f} ahead", "levels of four steps"),
         ("heads_batch_8", "sequential_head", "| {:.2f} to", "heads at equal epochs"),
@@ -149,6 +149,13 @@ def test_the_difference_from_the_baseline(name, variant, number, claim):
     outcomes = comparison.outcomes(read_study(CONFIGS / "studies" / f"{name}.cfg"), read(name))
     (behind,) = [outcome.behind for outcome in outcomes if outcome.variant.name == variant]
     assert number.format(abs(behind.mean)) in row_of(claim)
+
+
+def test_the_papers_schedule_at_equal_time():
+    study = read_study(CONFIGS / "studies" / "paper_length.cfg")
+    outcomes = {outcome.variant.name: outcome for outcome in comparison.outcomes(study, read("paper_length"))}
+    gaps = [outcomes[name].behind_at_equal_time.mean for name in ("across_2", "in_turn_head")]
+    assert "in equal time {:.3f}; {:.3f} |".format(*gaps) in row_of("the paper's schedule")
 
 
 def test_two_machines_over_a_slow_link():
