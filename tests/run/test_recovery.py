@@ -274,10 +274,10 @@ def test_gradients_that_are_not_finite_for_long_end_or_are_undone(tmp_path, monk
     bad = tf.Variable(0.0, trainable=False)
     update = Update.__call__
 
-    def spoilt(self, phase, groups, step, *others):
+    def spoilt(self, phase, step, seen):
         gradients = [[g * tf.where(bad > 0, float("nan"), 1.0) for g in own] for own in step.gradients]
         bad.assign_sub(1.0)
-        return update(self, phase, groups, step._replace(gradients=gradients), *others)
+        return update(self, phase, step._replace(gradients=gradients), seen)
 
     monkeypatch.setattr(Update, "__call__", spoilt)
     monkeypatch.setitem(POISONS, "gradient", lambda model, k: bad.assign(11.0))
