@@ -1,4 +1,4 @@
-"""The log-density of the standard Gaussian, and the conversion of nats to bits per dimension."""
+"""The log-density of the standard Gaussian, and the conversion between nats and bits per dimension."""
 
 import math
 from collections.abc import Sequence
@@ -19,3 +19,8 @@ def bits_per_dim(nll: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
     `image_shape` is (H, W, C) of the *image*. The terms of single parts use it too, so that they add up.
     """
     return nll / (math.prod(image_shape) * math.log(2))
+
+
+def nats(bits: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
+    """Converts bits per dimension of the image (H, W, C) back to nats; any shape."""
+    return bits * (math.prod(image_shape) * math.log(2))

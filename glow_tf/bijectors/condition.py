@@ -37,8 +37,8 @@ def at_its_own_resolution(condition: Condition, channels: int) -> tf.Tensor:
 
 
 def _checked(condition: Condition, channels: int) -> list[tf.Tensor]:
-    named = condition if isinstance(condition, Mapping) else {} if condition is None else {"": condition}
-    members = [tf.convert_to_tensor(named[name]) for name in sorted(named)]
+    named = condition if isinstance(condition, Mapping) else {"": condition}
+    members = [] if condition is None else [tf.convert_to_tensor(named[name]) for name in sorted(named)]
     shapes = [tuple(member.shape) for member in members]
     fits = all(len(shape) in (2, 4) for shape in shapes) and sum(s[-1] or 0 for s in shapes) == channels
     if not members or not fits:

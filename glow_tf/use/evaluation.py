@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -19,7 +18,7 @@ from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.labels import require_classes
-from glow_tf.likelihood import bits_per_dim
+from glow_tf.likelihood import bits_per_dim, nats
 from glow_tf.partition import PartLayout, part_layouts
 from glow_tf.parts import Part
 from glow_tf.pieces import in_streams
@@ -61,7 +60,7 @@ class Evaluation:
         It falls towards the exact bits of the discrete image as the number of draws grows (Burda et al. 2016,
         https://arxiv.org/abs/1509.00519).
         """
-        nll = self.draws.astype(np.float64) * (self.dimensions * math.log(2))
+        nll = nats(self.draws.astype(np.float64), [self.dimensions])
         return bits_per_dim(np.log(len(nll)) - np.logaddexp.reduce(-nll, axis=0), [self.dimensions])
 
 

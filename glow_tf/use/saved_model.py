@@ -58,11 +58,7 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     check_can_be_read_again("path", path)
     check_place(path, "SavedModel", SAVED_MODEL)
     glow = _without_backward_pass(glow)
-    functions = {
-        name: tf.function(function, input_signature=signature, autograph=False)
-        for name, (function, signature) in endpoints_of(glow).items()
-        if name != NOT_EXPORTED
-    }
+    functions = _functions_of(glow)
     try:
         with (
             replaced_folder(path, "SavedModel", SAVED_MODEL) as temporary,
@@ -71,6 +67,14 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
             tf.saved_model.save(_Exported(glow, functions), str(temporary), signatures=functions)
     except (OSError, tf.errors.OpError) as error:
         raise OSError(f"the SavedModel {path} could not be written: {reason_of(error)}.") from None
+
+
+def _functions_of(glow: Glow) -> dict[str, Callable]:
+    return {
+        name: tf.function(function, input_signature=signature, autograph=False)
+        for name, (function, signature) in endpoints_of(glow).items()
+        if name != NOT_EXPORTED
+    }
 
 
 class _Exported(tf.Module):
