@@ -19,13 +19,23 @@ RESULTS = ROOT / "docs" / "results"
 ROW = re.compile(r"\| \[(?P<what>[^\]]+)\]\((?P<csv>docs/results/\w+\.csv)\) \| (?P<numbers>.*) \|")
 
 
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def last_epochs(path):
     """Returns variant → seed → the test bits/dim of the last epoch."""
     found = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            found.setdefault(row["variant"], {})[row["seed"]] = float(row["test_bpd"])
+    for row in rows_of(path):
+        found.setdefault(row["variant"], {})[row["seed"]] = float(row["test_bpd"])
     return found
+
+
+def mean_and_half_width(pairs):
+    """Returns the mean of the differences of five pairs, and half of its 95 % interval."""
+    assert len(pairs) == 5
+    return statistics.mean(pairs), T_FIVE * statistics.stdev(pairs) / len(pairs) ** 0.5
 
 
 def rows():
@@ -38,12 +48,10 @@ def test_a_row_of_the_readme_follows_from_its_csv(row):
     found = last_epochs(ROOT / row["csv"])
     levels, glow = found["levels"], found["end_to_end"]
     assert levels.keys() == glow.keys()
-    assert len(levels) == 5
-    pairs = [levels[seed] - glow[seed] for seed in levels]
-    interval = T_FIVE * statistics.stdev(pairs) / len(pairs) ** 0.5
+    mean, half_width = mean_and_half_width([levels[seed] - glow[seed] for seed in levels])
     means = [statistics.mean(own.values()) for own in (levels, glow)]
-    difference = f"{statistics.mean(pairs):+.3f}".replace("-", "−")
-    expected = [*(f"{mean:.3f}" for mean in means), f"{difference} ± {interval:.3f}"]
+    difference = f"{mean:+.3f}".replace("-", "−")
+    expected = [*(f"{mean:.3f}" for mean in means), f"{difference} ± {half_width:.3f}"]
     assert [number.strip(" *") for number in row["numbers"].split("|")][:3] == expected
 
 
@@ -84,9 +92,8 @@ def row_of(claim):
 
 def test_the_times_of_a_glow_over_levels():
     turns = {}
-    with (RESULTS / "conditions.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            turns.setdefault((row["width"], row["subject"]), []).append(float(row["ms"]))
+    for row in rows_of(RESULTS / "conditions.csv"):
+        turns.setdefault((row["width"], row["subject"]), []).append(float(row["ms"]))
     colour, grey = (
         ("levels 8, 4, 4, 4", "Glow 3 x 8"),
         (
@@ -109,8 +116,7 @@ def test_the_times_of_a_glow_over_levels():
 
 
 def test_all_of_cifar_10():
-    with (RESULTS / "preset_cifar10.csv").open(newline="") as file:
-        last = list(csv.DictReader(file))[-1]
+    last = rows_of(RESULTS / "preset_cifar10.csv")[-1]
     bpd, minutes = float(last["test_bpd"]), float(last["total_seconds"]) / 60
     assert f"| {bpd:.3f} after {minutes:.0f} minutes |" in row_of("all of CIFAR-10")
 
@@ -169,8 +175,7 @@ def test_two_machines_over_a_slow_link():
 
 
 def test_heads_in_longer_training():
-    with (RESULTS / "heads_tried.csv").open(newline="") as file:
-        bpd = {row["arm"]: float(row["test_bpd"]) for row in csv.DictReader(file)}
+    bpd = {row["arm"]: float(row["test_bpd"]) for row in rows_of(RESULTS / "heads_tried.csv")}
     behind = [
         bpd["3 x 16, twelve parts of 4 steps in turn"] - bpd["3 x 16, end to end, 4 epochs"],
         bpd["six parts in turn, caches filled from images"] - bpd["end to end, 8 epochs"],
@@ -182,10 +187,9 @@ def test_heads_in_longer_training():
 def test_what_the_guard_flags():
     shares = {}
     for name in ("fashion", "cifar10"):
-        with (RESULTS / f"outliers_{name}.csv").open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row["score"] == "auto":
-                    shares[name, row["set"]] = [100 * float(row[key]) for key in ("flagged", "flagged_5")]
+        for row in rows_of(RESULTS / f"outliers_{name}.csv"):
+            if row["score"] == "auto":
+                shares[name, row["set"]] = [100 * float(row[key]) for key in ("flagged", "flagged_5")]
     table = (RESULTS / "archive" / "uses.md").read_text().split("it flags, with the score that")[1]
     lines = re.findall(r"^\| ([a-z].*?) \| ([\d.]+), ([\d.]+) % \| ([\d.]+), ([\d.]+) % \|$", table, re.M)
     assert len(lines) == 5
@@ -196,19 +200,18 @@ def test_what_the_guard_flags():
 
 def test_parts_in_turn_at_width_128():
     found = {}
-    with (RESULTS / "branches.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["question"] == "turns":
-                found.setdefault((row["arm"], row["epochs_after_the_branch"]), []).append(row)
+    for row in rows_of(RESULTS / "branches.csv"):
+        if row["question"] == "turns":
+            found.setdefault((row["arm"], row["epochs_after_the_branch"]), []).append(row)
     turns = found["in turn", "16"]
+    text = " ".join((RESULTS / "archive" / "heads.md").read_text().split())
     for epochs in ("8", "9"):
         pairs = list(zip(turns, found["end to end", epochs], strict=True))
         gaps = [float(one["test_bpd"]) - float(other["test_bpd"]) for one, other in pairs]
-        mean, half = statistics.mean(gaps), T_FIVE * statistics.stdev(gaps) / len(gaps) ** 0.5
+        mean, half = mean_and_half_width(gaps)
         time = statistics.median(
             float(one["cpu_seconds"]) / float(other["cpu_seconds"]) for one, other in pairs
         )
-        text = " ".join((RESULTS / "archive" / "heads.md").read_text().split())
         gap = f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}] behind {epochs}"
         assert re.search(rf"{re.escape(gap)}[^(]*, in {time:.2f} \(", text)
 
