@@ -17,6 +17,8 @@ from absl import flags, logging
 
 from glow_tf.commands.notices import hide_notices
 from glow_tf.commands.parsing import parse
+from glow_tf.config import DataConfig
+from glow_tf.data.named import check_named
 from glow_tf.errors import ConfigError, DivergedError, in_one_line
 from glow_tf.version import __version__
 
@@ -73,6 +75,8 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
             return run(command.FLAGS_AFTER_DASHES, ["--help"])
         own, passed_on = _split(command, arguments)
         parse(values, own)
+        if {"model", "dataset"} <= set(values) and values.dataset:  # before the model is loaded
+            check_named(DataConfig(values.dataset, values.data_dir))
         return command.main(values, *passed_on) or 0
     except (ConfigError, DivergedError, OSError) as error:
         return _error(str(error))

@@ -10,8 +10,10 @@ from absl import flags
 from glow_tf import config as configuration
 from glow_tf import presets
 from glow_tf.commands import parsing
+from glow_tf.data.named import check_named
 from glow_tf.errors import ConfigError
 from glow_tf.run import flags_file, suited
+from glow_tf.run.workdir import SUMMARY
 
 
 def define(values: flags.FlagValues) -> None:
@@ -88,6 +90,12 @@ def _model_of(name: str) -> configuration.ModelConfig:
     if start.suffix != ".keras":
         return presets.read_model_file(start / "checkpoints" / "model.json")
     return presets.model_of_settings(start, presets.read_keras_file(start)[0]["config"])
+
+
+def check_data(config: configuration.RunConfig) -> None:
+    """Raises ConfigError if the data set is not there, before time is spent; a finished run needs none."""
+    if not pathlib.Path(config.workdir, SUMMARY).exists():
+        check_named(config.data)
 
 
 def config_of(arguments: Sequence[str]) -> configuration.RunConfig:
