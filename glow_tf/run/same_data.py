@@ -17,9 +17,10 @@ from glow_tf.devices.workers import follow_first_worker
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.run import checkpoint_files
+from glow_tf.run.checkpoint_files import DATA
 from glow_tf.text_files import read_json
 
-MODEL, DATA = "model.json", "data.json"
+MODEL = "model.json"
 LABELS = " labels"
 
 

@@ -315,6 +315,32 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
     assert train(config(folder, **{**own, "finetune_epochs": 3}))["epochs"] == 4
 
 
+def test_a_run_goes_on_where_its_images_lie_elsewhere_now_if_they_are_the_same(tmp_path, capsys):
+    pictures, folder = tmp_path / "pictures", tmp_path / "run"
+    write_pictures(pictures, 40)
+    own = {**FAST, "train_examples": 0, "test_examples": 0, "parts": "1", "flow_steps": 1, "part_epochs": 1}
+    own |= {"schedule": "end_to_end", "finetune_epochs": 0}
+    train(config(folder, **own, dataset=f"folder:{pictures}"))
+    test_bpd = rows_of(folder)[-1]["test_bpd"]
+    moved, other = pictures.rename(tmp_path / "moved"), tmp_path / "other"
+    write_pictures(other, 41)
+    with pytest.raises(ConfigError, match="the data must be what the run began with"):
+        train(config(folder, **own, dataset=f"folder:{other}"))
+    with pytest.raises(ConfigError, match="another configuration"):  # of another kind: not moved
+        train(config(folder, **own, dataset="digits"))
+    capsys.readouterr()
+    assert train(config(folder, **own, dataset=f"folder:{moved}"))["epochs"] == 1  # compared, then finished
+    assert "Resuming after" in capsys.readouterr().out
+    assert f"--dataset=folder:{moved}\n" in (folder / "flags.cfg").read_text()
+    train(config(folder, **own, dataset=f"folder:{moved}"))
+    assert "This run is finished" in capsys.readouterr().out
+    assert train(config(folder, **{**own, "part_epochs": 2}, dataset=f"folder:{moved}"))["epochs"] == 2
+    assert rows_of(folder)[0]["test_bpd"] == test_bpd
+    (folder / "checkpoints" / "data.json").unlink()  # without checksums nothing can be compared
+    with pytest.raises(ConfigError, match="another configuration"):
+        train(config(folder, **{**own, "part_epochs": 2}, dataset=f"folder:{other}"))
+
+
 def write_pictures(folder, count):
     folder.mkdir(exist_ok=True)
     images = np.random.default_rng(0).integers(0, 256, [count, 8, 8, 3], np.uint8)
