@@ -11,6 +11,7 @@ Python.
 """
 
 import base64
+import contextlib
 import csv
 import html
 import io
@@ -24,8 +25,10 @@ from absl import flags
 from glow_tf.commands import model_flags, parsing
 from glow_tf.config import INPUT, TARGET, file_of, folder_of
 from glow_tf.errors import ConfigError
+from glow_tf.text_files import read_json
 
 ACTIONS = ("fit", "check")
+TRAINED_ON = "WARNING: the model was trained on some of these images. It codes them better than new ones, so"
 _STYLE = """
 body { font-family: sans-serif; margin: 1.5rem; color: #222; background: #fff; }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; }
@@ -73,10 +76,19 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
     model = model_flags.model_of(values)
     scorer = Scorer(model, values.score)
     used = model_flags.images_of(values, model)
-    if trained_on(values):
+    if trained_on(values, used.images):
         print(
-            "WARNING: the model was trained on some of these images. It codes them better than new ones, so "
-            "too many new ones will be flagged. --split=test has those that it was not trained on."
+            f"{TRAINED_ON} too many new ones will be flagged. --split=test has those that it was not trained "
+            "on."
+        )
+    smallest = 1 / (1 + (len(used.images) + 1) // 2)  # half of them are compared with, the larger half
+    if smallest > values.false_alarms:
+        needed = 2 * math.ceil(1 / values.false_alarms - 1) - 1
+        print(
+            f"WARNING: with {len(used.images)} good images no p-value is below {_rounded_up(smallest)}, and "
+            f"check refuses a smaller --false_alarms. For --false_alarms={values.false_alarms:g} fit takes "
+            f"{needed} images or more.",
+            flush=True,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     scorer.fit(used.images, values.seed, used.condition).save(path)
@@ -96,10 +108,14 @@ def _rounded_up(p_value: float) -> str:
     return f"{math.ceil(p_value * 10**digits) / 10**digits:g}"
 
 
-def trained_on(values: flags.FlagValues) -> bool:
-    """Returns whether images that the model was trained on are known to be among these."""
+def trained_on(values: flags.FlagValues, images: np.ndarray) -> bool:
+    """Returns whether images that the model was trained on are known to be among these.
+
+    They are known by the place from which they come, or by the checksum of all of them.
+    """
     from glow_tf.data.image_files import has_test_images
     from glow_tf.run.flags_file import read_settings
+    from glow_tf.run.same_data import has_training_images
     from glow_tf.use.models import about
 
     trained = read_settings(pathlib.Path(values.model)).get("dataset")
@@ -108,7 +124,8 @@ def trained_on(values: flags.FlagValues) -> bool:
     same = own.resolve() == theirs.resolve() if own and theirs else values.dataset == trained
     below = own / TARGET if own and values.condition == INPUT else own
     all_of_it = below is not None and not has_test_images(below)  # a file has none
-    return same and (values.split in ("train", "all") or (not values.split and all_of_it))
+    here = same and (values.split in ("train", "all") or (not values.split and all_of_it))
+    return here or has_training_images(pathlib.Path(values.model, "checkpoints"), images)
 
 
 def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
@@ -117,16 +134,14 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
             f"calibration must be a file from `glow-tf score fit`. Received: calibration={str(path)!r}"
         )
     folder = model_flags.output_folder(values)
+    _check_rate(path, values.false_alarms)
     from glow_tf.use import Scorer
 
     model = model_flags.model_of(values)
     scorer = Scorer.load(path, model)
-    if scorer.smallest > values.false_alarms:
-        raise ConfigError(
-            f"false_alarms must be {_rounded_up(scorer.smallest)} or more with as many good images as the "
-            f"calibration has. Received: false_alarms={values.false_alarms:g}"
-        )
     used = model_flags.images_of(values, model)
+    if trained_on(values, used.images):
+        print(f"{TRAINED_ON} fewer of them are flagged than of new ones like them.")
     found = scorer.features(used.images, used.condition)
     p_values, reasons = scorer.p_value_of(found), scorer.reasons(found)
     flagged = p_values <= values.false_alarms
@@ -147,6 +162,18 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
         f"{flagged.sum()} of {len(used.images)} images are flagged; of images like the good ones, about "
         f"{expected:.{1 if expected < 10 else 0}f} would be. {folder / 'scores.csv'}, {folder / 'worst.html'}"
     )
+
+
+def _check_rate(path: pathlib.Path, false_alarms: float) -> None:
+    """Raises ConfigError, before the model is loaded, if a calibration has no p-value as small as a rate."""
+    smallest = 0.0
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # `Scorer.load` says what is wrong with it
+        smallest = 1 / (1 + len(read_json(path)["calibration"]["nll"]))
+    if smallest > false_alarms:
+        raise ConfigError(
+            f"false_alarms must be {_rounded_up(smallest)} or more with as many good images as the "
+            f"calibration has. Received: false_alarms={false_alarms:g}"
+        )
 
 
 def sheet(images: np.ndarray, captions: Sequence[Sequence[str]], title: str, white: int) -> str:

@@ -7,12 +7,13 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from glow_tf import presets
 from glow_tf.config import ModelConfig
 from glow_tf.data import ImageData
-from glow_tf.data.arrays import fingerprint
+from glow_tf.data.arrays import TEST_EVERY, fingerprint
 from glow_tf.devices.workers import follow_first_worker
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
@@ -81,6 +82,20 @@ def read_data(folder: pathlib.Path) -> dict[str, str]:
         raise ConfigError(
             f"{folder.parent} must be the workdir of a run, with {folder.name}/{DATA}. Received: {error}"
         ) from None
+
+
+def has_training_images(folder: pathlib.Path, images: np.ndarray) -> bool:
+    """Returns whether images [N, H, W, C] are or begin with all training images of a folder's checkpoints.
+
+    They may also hold every tenth as a test image, as a data set without test images does.
+    """
+    try:
+        before = read_data(folder)["train images"]
+        count = int(before.split()[0])
+    except (ConfigError, LookupError, ValueError, AttributeError):  # another kind of model; it is damaged
+        return False
+    found = images, images[np.arange(len(images)) % TEST_EVERY != TEST_EVERY - 1]
+    return any(fingerprint(own[:count]) == before for own in found)
 
 
 def _differences(
