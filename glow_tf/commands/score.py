@@ -62,7 +62,10 @@ def main(values: flags.FlagValues, action: str) -> None:
             f"false_alarms must be between 0 and 1. Received: false_alarms={values.false_alarms:g}"
         )
     model_flags.count_of(values, "worst")
-    path, white = pathlib.Path(values.calibration), model_flags.white_of(values)
+    path = pathlib.Path(values.calibration)
+    if action == "check":
+        _check_calibration(path, values.false_alarms)
+    white = model_flags.white_of(values)
     if action == "fit":
         _fit(values, path)
     else:
@@ -129,12 +132,7 @@ def trained_on(values: flags.FlagValues, images: np.ndarray) -> bool:
 
 
 def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
-    if not path.is_file():
-        raise ConfigError(
-            f"calibration must be a file from `glow-tf score fit`. Received: calibration={str(path)!r}"
-        )
     folder = model_flags.output_folder(values)
-    _check_rate(path, values.false_alarms)
     from glow_tf.use import Scorer
 
     model = model_flags.model_of(values)
@@ -164,8 +162,12 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     )
 
 
-def _check_rate(path: pathlib.Path, false_alarms: float) -> None:
-    """Raises ConfigError, before the model is loaded, if a calibration has no p-value as small as a rate."""
+def _check_calibration(path: pathlib.Path, false_alarms: float) -> None:
+    """Raises ConfigError, before TensorFlow is loaded, for no calibration, or one without such a p-value."""
+    if not path.is_file():
+        raise ConfigError(
+            f"calibration must be a file from `glow-tf score fit`. Received: calibration={str(path)!r}"
+        )
     smallest = 0.0
     with contextlib.suppress(ValueError, KeyError, TypeError):  # `Scorer.load` says what is wrong with it
         smallest = 1 / (1 + len(read_json(path)["calibration"]["nll"]))

@@ -378,7 +378,7 @@ def test_a_rate_below_the_smallest_p_value_is_refused(folder, capsys):
     assert said.index("For --false_alarms=0.01 fit takes 197 images or more.") < said.index("score density")
     assert json.loads((folder / "calibration.json").read_text())["score"] == "density"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_flags, "model_of", None)  # it is refused before the model is loaded
+        patch.setattr(model_flags, "white_of", None)  # it is refused before a library is loaded
         assert run("check", "--model=digits", "--dataset=folder:odd") == 1
     assert "false_alarms must be 0.048 or more" in capsys.readouterr().err  # 1 / 21, rounded up
     assert run("check", "--model=digits", "--dataset=folder:odd", "--false_alarms=0.048") == 0
