@@ -92,7 +92,7 @@ def has_training_images(folder: pathlib.Path, images: np.ndarray) -> bool:
     try:
         before = read_data(folder)["train images"]
         count = int(before.split()[0])
-    except (ConfigError, LookupError, ValueError, AttributeError):  # another kind of model; it is damaged
+    except (LookupError, ValueError, AttributeError, TypeError):  # another kind of model; it is damaged
         return False
     found = images, images[np.arange(len(images)) % TEST_EVERY != TEST_EVERY - 1]
     return any(fingerprint(own[:count]) == before for own in found)

@@ -33,6 +33,7 @@ from glow_tf.schedule import Phase, epochs_training, phases_of
 from glow_tf.text_files import json_text, read_json
 
 MOVABLE = (FOLDER, FILE, ATTRIBUTES)  # how the settings begin whose images may be elsewhere now
+IMAGES = "train images"  # the checksum that every run keeps
 EPOCHS = ("part_epochs", "finetune_epochs")  # settings with which a run may go on with other values
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 SUMMARY = "summary.json"  # a run that has one is finished
@@ -154,8 +155,8 @@ class Workdir:
             for name in {"dataset", "condition"}.intersection(differing)
             if any(before.get(name, "").startswith(kind) and now[name].startswith(kind) for kind in MOVABLE)
         }
-        with contextlib.suppress(OSError, ValueError):
-            if any(self.progress()) and read_json(self.path / "checkpoints" / checkpoint_files.DATA):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            if any(self.progress()) and read_json(self.path / "checkpoints" / checkpoint_files.DATA)[IMAGES]:
                 return names
         return set()
 

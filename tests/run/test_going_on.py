@@ -336,9 +336,10 @@ def test_a_run_goes_on_where_its_images_lie_elsewhere_now_if_they_are_the_same(t
     assert "This run is finished" in capsys.readouterr().out
     assert train(config(folder, **{**own, "part_epochs": 2}, dataset=f"folder:{moved}"))["epochs"] == 2
     assert rows_of(folder)[0]["test_bpd"] == test_bpd
-    (folder / "checkpoints" / "data.json").unlink()  # without checksums nothing can be compared
-    with pytest.raises(ConfigError, match="another configuration"):
-        train(config(folder, **{**own, "part_epochs": 2}, dataset=f"folder:{other}"))
+    for content in ("[1]", "{}", "damaged"):  # without checksums nothing can be compared
+        (folder / "checkpoints" / "data.json").write_text(content)
+        with pytest.raises(ConfigError, match="another configuration"):
+            train(config(folder, **{**own, "part_epochs": 2}, dataset=f"folder:{other}"))
 
 
 def write_pictures(folder, count):
