@@ -218,6 +218,30 @@ def test_four_machines():
             assert number.format(abs(statistics.mean(pairs))) in text, page
 
 
+def test_the_memory_of_the_finest_level():
+    found = {
+        (row["side"], row["crop"], row["width"], row["subject"]): [int(row["above_mb"]), int(row["peak_mb"])]
+        for row in rows_of(RESULTS / "peaks.csv")
+    }
+
+    def shares(subject, crop, *sizes):
+        """Returns what each size takes, over a Glow end to end: above the start, and in all."""
+        pairs = [
+            (found[side, crop, width, subject], found[side, "0", width, "Glow 3 x 8, end to end"])
+            for side, width in sizes
+        ]
+        return [sorted(own[k] / glow[k] for own, glow in pairs) for k in range(2)]
+
+    small, large = [("32", "64"), ("32", "256")], ("256", "64")
+    above, whole = shares("levels 8, 4, 4, 4, part 1 alone", "0", *small, large)
+    (crop,), (whole_crop,) = shares("levels 8, 4, 4, 4, part 1 alone", "64", large)
+    (again,), (whole_again,) = shares("Glow 3 x 8, end to end, recomputed", "0", large)
+    text = " ".join((RESULTS / "levels.md").read_text().split())
+    assert f"needs {above[0]:.1f} to {above[-1]:.1f} of the memory" in text
+    assert f"with crops of large images {crop:.1f}; a Glow that recomputes needs {again:.1f} there" in text
+    assert f"{whole[0]:.2f} to {whole[-1]:.2f}, {whole_crop:.2f} and {whole_again:.2f}.**" in text
+
+
 def test_heads_in_longer_training():
     bpd = {row["arm"]: float(row["test_bpd"]) for row in rows_of(RESULTS / "heads_tried.csv")}
     behind = [
