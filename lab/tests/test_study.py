@@ -237,6 +237,15 @@ def test_every_study_of_the_repository_makes_its_runs(name, monkeypatch, tmp_pat
     assert all(run.cost > 0 for run in runs)
 
 
+@pytest.mark.parametrize(("name", "scaling"), [("batch_sizes", "size"), ("growing_wide", "none")])
+def test_the_rates_of_a_study_are_scaled_as_its_flagfile_says(name, scaling, monkeypatch, tmp_path):
+    """A typed rate is not scaled; a study's rates keep their meaning."""
+    monkeypatch.chdir(tmp_path)
+    experiment = experiment_of(name)
+    runs = tuning_runs(experiment.study, experiment.folder, experiment.configure)
+    assert {run.config.train.rate_scaling for run in runs} == {scaling}
+
+
 def test_a_program_that_does_not_exist_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = TEXT.replace("parts = 1", "parts = 1\nprogram = absent.py").replace("base.cfg", "quickstart.cfg")

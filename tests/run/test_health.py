@@ -111,13 +111,16 @@ def test_a_summary_whose_score_is_not_finite_is_json(tmp_path):
         ({"learning_rate": "1e-3,1e-1"}, ""),
         ({"learning_rate": "1e-3", "optimizer": "sgd"}, ""),
         ({"learning_rate": "1e-3", "rate_scaling": "none"}, ""),
+        ({"learning_rate": "32e-3", "rate_scaling": "none"}, ""),
+        ({"learning_rate": "64e-3", "rate_scaling": "none"}, "0.064 for every weight of 48 flow steps"),
+        ({"learning_rate": "64e-3", "rate_scaling": "none", "optimizer": "sgd"}, ""),
         ({"warmup_steps": 0}, "a learning rate of 0.1 from the first step on"),
         ({"warmup_steps": 0, "learning_rate": "2e-2"}, ""),
         ({}, ""),
     ],
 )
 def test_rates_that_do_not_suit_are_noticed(settings, trouble):
-    found = health.troubles_ahead(TrainConfig(**settings), [end_to_end(2)], 2)
+    found = health.troubles_ahead(TrainConfig(**settings), [end_to_end(2)], 2, 48)
     assert len(found) == bool(trouble)
     assert all(trouble in sentence for sentence in found)
 
@@ -134,7 +137,7 @@ def test_rates_that_do_not_suit_are_noticed(settings, trouble):
 )
 def test_parts_that_no_epoch_trains_are_noticed(epochs, trouble):
     train = TrainConfig(schedule="sequential", **{"finetune_epochs": 0, **epochs})
-    found = health.troubles_ahead(train, phases_of_training(train, 3), 3)
+    found = health.troubles_ahead(train, phases_of_training(train, 3), 3, 6)
     assert [sentence.partition(". ")[0] for sentence in found] == ([trouble] if trouble else [])
 
 
