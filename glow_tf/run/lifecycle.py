@@ -243,7 +243,7 @@ def _finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> M
             export(trained, run.workdir.path / "export")
     summary = _summary(run, history)
     run.workdir.write_summary(summary)
-    print(tables.closing_table(history, len(run.layouts), run.costs))
+    print(tables.closing_table(history, len(run.layouts), run.costs, run.has_traffic))
     of = "one noise draw per test image: an upper bound in expectation"
     of = "of the density of the test data" if run.glow.config.is_real else of
     times = summary["recoveries"]
