@@ -36,6 +36,7 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     workdir = pathlib.Path(values.workdir)
     earlier = flags_file.newer_settings(workdir)
     settings |= {name: value for name, value in earlier.items() if not values[name].present}
+    settings |= _scaling_of_rate(values, workdir)
     given = {name for name in settings if values[name].present}
     is_open = [name for name in (*suited.LEVELS, *suited.SETTINGS) if name not in given]
     if any(getattr(values[name], "in_flagfile", False) for name in settings):
@@ -61,6 +62,17 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     implied = suited.implied(settings, is_open)
     is_open = [name for name in is_open if name in (*form, *suited.SETTINGS) and name not in implied]
     return configuration.RunConfig.from_settings(settings | implied, is_open)
+
+
+def _scaling_of_rate(values: flags.FlagValues, workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the `rate_scaling` of a learning rate that is given without one, typed or in a flagfile.
+
+    It is `none`, as in other programs, or that of the run in the workdir: earlier releases scaled the rate.
+    """
+    rate, scaling = (getattr(values[name], "file", None) for name in ("learning_rate", "rate_scaling"))
+    if rate is None or scaling in ("", rate):
+        return {}
+    return {"rate_scaling": "none"} | flags_file.read_values(workdir, ["rate_scaling"])
 
 
 def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, Any]:
