@@ -95,12 +95,6 @@ class Part(keras.Model):
         self.output_event_shape = shape[1:]
         self.built = True
 
-    def compute_output_shape(
-        self, input_shape: Sequence[int | None], given_shape: Any = None
-    ) -> tuple[int | None, ...]:
-        """Returns the shape of h_k, what goes on to the next part: (B, H, W, C); arguments as in `build`."""
-        return (input_shape[0], *self.output_event_shape)
-
     def read(self, condition: Condition) -> Condition:
         """Returns what the part's bijectors read of a condition: what its network makes of it."""
         if condition is None or self.condition_network is None:
