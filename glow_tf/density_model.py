@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.errors import ConfigError
+
+Array = tf.Tensor | np.ndarray
 
 
 def checked_policy(policy: keras.DTypePolicy) -> str:
@@ -24,7 +27,7 @@ def checked_policy(policy: keras.DTypePolicy) -> str:
     return policy.name
 
 
-def checked_images(images: tf.Tensor, image_shape: tuple[int, int, int], data_dtype: str) -> tf.Tensor:
+def checked_images(images: Array, image_shape: tuple[int, int, int], data_dtype: str) -> tf.Tensor:
     """Checks images and converts them to a tensor of the model's data type, [B, H, W, C].
 
     Real numbers of any precision become float32. ConfigError if images have another type or shape than

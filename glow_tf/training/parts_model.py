@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.cost import crossing_bytes
+from glow_tf.density_model import Array
 from glow_tf.glow import Glow
 from glow_tf.internals import steps_made
 from glow_tf.partition import PartLayout, part_layouts
@@ -51,9 +52,7 @@ class PartsModel(PhasedModel):
         self.finished_epochs = 0  # of the run that `load_trainer` loads
         self.build((None, *glow.image_shape))
 
-    def initialize(
-        self, images: tf.Tensor, noise: tf.Tensor | None = None, condition: Condition = None
-    ) -> None:
+    def initialize(self, images: Array, noise: Array | None = None, condition: Condition = None) -> None:
         """Runs `Glow.initialize`, the same on all replicas; a restored model stays as it is.
 
         Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +14,10 @@ from glow_tf.bijectors import Bijector
 from glow_tf.glow import Glow
 from glow_tf.use.tfp_batches import Given, batched, brackets, checked, event_shape_tensor, given_to
 
+if TYPE_CHECKING:  # type checkers do not find what `tfp` imports on first use
+    from tensorflow_probability.python.bijectors.bijector import Bijector as TfpBijector
+    from tensorflow_probability.python.distributions.distribution import Distribution
+
 tfb, tfd = tfp.bijectors, tfp.distributions
 # Its own dimensions are no batch; see `Given`.
 GIVEN = tfp.util.BatchedComponentProperties(event_ndims=0)
@@ -21,7 +25,7 @@ GIVEN = tfp.util.BatchedComponentProperties(event_ndims=0)
 
 def as_tfp_bijector(
     bijector: Bijector | Glow, label: int | None = None, condition: Any = None
-) -> tfb.Bijector:
+) -> TfpBijector:
     """Returns a `tfb.Bijector` that runs a built bijector, or a whole Glow.
 
     The directions keep their names: `forward` maps data to latents. A `tfd.TransformedDistribution` maps its
@@ -66,7 +70,7 @@ def as_tfp_bijector(
     return _View(bijector)
 
 
-def as_distribution(glow: Glow, label: int | None = None, condition: Any = None) -> tfd.Distribution:
+def as_distribution(glow: Glow, label: int | None = None, condition: Any = None) -> Distribution:
     """Returns the Glow's density of *dequantised* images as a `tfd.Distribution`.
 
     The event shape is [H, W, C], the batch shape is that of the conditions, [] without them. A value is the
