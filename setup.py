@@ -32,8 +32,8 @@ setup(
     ],
     python_requires=">=3.10",
     packages=[*find_packages(include=["glow_tf", "glow_tf.*"]), "glow_tf.configs"],
-    # With this entry alone, an editable install is a path, which type checkers follow. So glow_tf/configs is a
-    # link to configs/.
+    # With this entry alone, an editable install is a path, which type checkers follow. So that is enough,
+    # glow_tf/configs is a link to configs.
     package_dir={"": "."},
     package_data={
         "glow_tf": ["py.typed"],

@@ -11,7 +11,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf import likelihood
 from glow_tf.bijectors import Bijector
 from glow_tf.bijectors.bijector import WithLogDet
 from glow_tf.bijectors.condition import Condition
@@ -233,9 +232,7 @@ class Flow(FlowOfParts):
             with self.on_device_of(k):
                 given = part.read(condition)
                 output = part.call(h, given)
-            # Whitening is part of this map: log p(z | h) = log N(eps) + its log-determinant.
-            log_det += output.log_likelihood_term
-            log_det -= sum(likelihood.standard_normal_log_prob(eps) for eps in output.latents)
+            log_det += output.log_det_of_all
             latents += output.latents
             h = output.h
         top, whitening = self.parts[-1].prior.forward_and_log_det(h, given if labels is None else labels)

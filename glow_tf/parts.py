@@ -84,6 +84,7 @@ class Part(keras.Model):
         if self.condition_network is not None and not self.condition_network.built:
             self.condition_network.build(given_shape)
         shape = tuple(input_shape)
+        self.input_event_shape = shape[1:]
         self.latent_shapes: list[tuple[int, int, int]] = []
         for bijector in self.bijectors:
             if not bijector.built:  # Keras has already built one that it loaded
