@@ -34,7 +34,13 @@ def checked_images(images: Array, image_shape: tuple[int, int, int], data_dtype:
     `data_dtype` and `image_shape`, B is 0, or real data are not finite. Within a `tf.function` a shape that
     is not known yet passes, and so do values that are not finite.
     """
-    images = tf.convert_to_tensor(images)
+    try:
+        images = tf.convert_to_tensor(images)
+    except (ValueError, TypeError):  # lists of several lengths, or (x, y) in one
+        raise ConfigError(
+            f"images must be an array {data_dtype} of shape (batch, {', '.join(map(str, image_shape))}). "
+            f"Received: images={type(images).__name__} of {len(images)} that make no array"
+        ) from None
     fits = images.shape.is_compatible_with([None, *image_shape]) and has_type(images.dtype, data_dtype)
     none = images.shape.num_elements() == 0
     if none or not fits:

@@ -26,7 +26,7 @@ from glow_tf.training.gradients import OneTape, TapePerPart
 from glow_tf.training.local_steps import LocalSteps
 from glow_tf.training.objective import Objectives, objectives_of
 from glow_tf.training.optimizers import Optimizers
-from glow_tf.training.options import IF_MISSING, CompileOptions
+from glow_tf.training.options import IF_MISSING, CompileOptions, warn_of_unregistered
 from glow_tf.training.phased_model import PhasedModel
 from glow_tf.training.prefix import PrefixCache
 from glow_tf.training.queues import DelayQueues
@@ -235,6 +235,7 @@ class PartsModel(PhasedModel):
     def get_compile_config(self) -> dict | None:
         if not self.compiled:
             return None
+        warn_of_unregistered(self.optimizers)
         optimizers = [keras.saving.serialize_keras_object(o) for o in self.optimizers]
         return {"optimizers": optimizers, **self.options.to_config()}
 
