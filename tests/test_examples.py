@@ -42,6 +42,11 @@ EXAMPLES = {
         r"Epoch 10/10\n.* - val_loss: 3\.[23]",
         r"averaged weights 3\.[23]\d\d bits/dim, best epoch 3\.[23]\d\d bits/dim",
     ),
+    "linear_probe": (
+        r"not trained: [45]\.\d\d\d bits/dim .*\nsimultaneous: 2\.[34]\d\d .*\nend_to_end: 2\.[12]",
+        r"a linear classifier on 360 test images; of the pixels 9[67]\.\d%",
+        r"part 1, 64 numbers +9\d\.\d% +9\d\.\d% +9\d\.\d%\npart 2, 32 .*\npart 3, 32 .* 8\d\.\d% +[78]\d",
+    ),
     "photographer": (
         r"Left out photographs/landscapes/cut_off\.jpg: image file is truncated",
         r"Enlarged: 1 of 153 images, which are smaller than 16×16, by a factor of up to 1\.6\.",

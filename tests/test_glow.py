@@ -137,6 +137,23 @@ def test_a_keras_file_cannot_write_outside_of_itself(tmp_path, monkeypatch):
     assert [entry.name for entry in path.parent.iterdir()] == ["glow.keras"]
 
 
+@pytest.mark.parametrize("settings", [{}, {"condition_shape": (3,), "parts": "1"}], ids=str)
+def test_parts_are_layers_of_a_functional_model_which_is_saved(settings, small_images, tmp_path, eager):
+    glow = small_glow(num_blocks=1, **settings)
+    values = keras.Input(glow.image_shape)
+    given = [keras.Input(glow.config.condition_shape)] if settings else []
+    h, _ = glow.dequantize(values)
+    for part in glow.parts:
+        h = part(h, *map(part.read, given)).h
+    model = keras.Model([values, *given], h)
+    condition = [tf.ones((5, 3))] if settings else []
+    own = [glow.dequantized(small_images[:5], 0.5), *condition]
+    whole = glow.through_parts(glow.enter(small_images[:5], 0.5)._replace(condition=(*condition, None)[0]))
+    np.testing.assert_allclose(model(own), whole.h, rtol=1e-5, atol=1e-6)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(own), model(own))
+
+
 def test_a_part_serialises_alone(glow):
     part = glow.parts[0]
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(part))

@@ -65,12 +65,12 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
 
 
 def _scaling_of_rate(values: flags.FlagValues, workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the `rate_scaling` of a learning rate that is given without one, typed or in a flagfile.
+    """Returns the `rate_scaling` of a learning rate that is typed without one; flagfiles keep theirs.
 
     It is `none`, as in other programs, or that of the run in the workdir: earlier releases scaled the rate.
     """
     rate, scaling = (getattr(values[name], "file", None) for name in ("learning_rate", "rate_scaling"))
-    if rate is None or scaling in ("", rate):
+    if rate != "" or scaling == "":  # the name of a file; empty: the command line
         return {}
     return {"rate_scaling": "none"} | flags_file.read_values(workdir, ["rate_scaling"])
 

@@ -194,14 +194,14 @@ def test_each_flag_knows_whether_it_was_typed_and_whether_a_flagfile_sets_it():
         (["--flagfile=base", "--learning_rate=1e-3", "--rate_scaling=size"], "size"),
         (["--flagfile=base"], "size"),
         (["--flagfile=paper_4"], "none"),  # whose scaling is that of the file that it includes
-        (["--flagfile=rate.cfg"], "none"),
+        (["--flagfile=rate.cfg"], "size"),
         (["--flagfile=rate.cfg", "--rate_scaling=size"], "size"),
         (["--flagfile=both.cfg"], "size"),
         (["--flagfile=both.cfg", "--learning_rate=1e-3"], "none"),
     ],
     ids=str,
 )
-def test_a_rate_is_scaled_only_if_that_is_said_where_the_rate_is_said(
+def test_a_typed_rate_is_scaled_only_if_that_is_typed_too(
     tmp_path, monkeypatch, arguments, scaling
 ):
     monkeypatch.chdir(tmp_path)
