@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.data.arrays import resize, why_of_another_type
+from glow_tf.memory import give_back
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,6 +54,8 @@ class Room:
         try:
             yield
         finally:
+            if count > LARGE:
+                give_back()
             with self._changed:
                 self._left += count
                 self._changed.notify_all()
@@ -83,13 +86,14 @@ def read_picture(path: pathlib.Path, size: int, dtype: str = "uint8") -> Picture
     """
     from PIL import Image
 
+    room = contextlib.ExitStack()  # is taken until the picture is closed and gone
     try:
         content = _content(path)
-        with Image.open(path, formats=FORMATS) as image:
+        with room, Image.open(path, formats=FORMATS) as image:
             side = min(image.size)
-            picture = _decode(image, content, size, dtype)
-        if not picture.pixels.size:
-            raise ValueError("it has no pixels")
+            room.enter_context(ROOM.taken(_bytes_needed(image, content, size)))
+            picture = _decode(image, size, dtype)
+            del image
     except MemoryError:
         raise
     except Image.UnidentifiedImageError:
@@ -97,10 +101,7 @@ def read_picture(path: pathlib.Path, size: int, dtype: str = "uint8") -> Picture
     # PIL's readers raise almost any exception at damaged files.
     except Exception as error:
         return Picture(np.empty(0, np.uint8), problem=str(error) or type(error).__name__)
-    pixels = picture.pixels
-    if size and pixels.shape[:2] != (size, size):
-        pixels = _resizer(dtype)(pixels, size).numpy()
-    return dataclasses.replace(picture, pixels=pixels, side=side)
+    return dataclasses.replace(picture, side=side)
 
 
 def read_size(path: pathlib.Path) -> tuple[int, int] | None:
@@ -132,11 +133,11 @@ def _content(path: pathlib.Path) -> bytes:
         return file.read() if start[:2] == b"\xff\xd8" else b""
 
 
-def _decode(image: Image.Image, content: bytes, size: int, dtype: str) -> Picture:
-    """Reads the pixels of an opened picture, upright."""
-    from PIL import ImageOps
+def _bytes_needed(image: Image.Image, content: bytes, size: int) -> int:
+    """Returns how many bytes an opened picture takes until it is an array; ValueError if it is not read.
 
-    orientation = _orientation(image)
+    A JPEG is told to be decoded at a smaller size.
+    """
     in_file = image.width * image.height
     kept = _bytes_of_scans(image, content)
     if size:
@@ -147,19 +148,36 @@ def _decode(image: Image.Image, content: bytes, size: int, dtype: str) -> Pictur
         raise ValueError(f"it has {max(count, in_file) / 1e6:.0f} million pixels, and at most {most}")
     if image.tile and image.tile[0][0] == "bmp_rle" and count > MOST_RUNS:
         raise ValueError(f"a BMP in runs may have {MOST_RUNS // 10**6} million pixels, and it has more")
-    least = DRAFT_OVERSAMPLING * size if count > LARGE else 0
+    least = _least(image, size)
     is_reduced = least > 0 and min(image.size) >= 2 * least
-    needed = kept + count * _bytes_per_pixel(image, is_reduced, orientation > 1)
+    needed = kept + count * _bytes_per_pixel(image, is_reduced, _orientation(image) > 1)
     if needed > MOST_BYTES:
         most = f"{MOST_BYTES // 10**6} MB may be"
         raise ValueError(f"about {needed // 10**6} MB are needed to decode it, and at most {most}")
-    with ROOM.taken(needed):
-        image.load()
-        if image.format != "TIFF":  # which PIL itself turns upright while it loads it
-            with contextlib.suppress(Exception):  # damaged EXIF data; the picture itself may be whole
-                ImageOps.exif_transpose(image, in_place=True)
-        top = int(image.convert("I").getextrema()[1]) if image.mode.startswith("I") else 0
-        pixels = _pixels(image, least) if dtype == "uint8" else _pixels_as_they_are(image, dtype)
+    return needed
+
+
+def _least(image: Image.Image, size: int) -> int:
+    """Returns the least side to which a picture is reduced before it is resized; 0: it is not reduced."""
+    return DRAFT_OVERSAMPLING * size if image.width * image.height > LARGE else 0
+
+
+def _decode(image: Image.Image, size: int, dtype: str) -> Picture:
+    """Reads the pixels of an opened picture, upright, and resizes them."""
+    from PIL import ImageOps
+
+    orientation, least = _orientation(image), _least(image, size)
+    image.load()
+    if image.format != "TIFF":  # which PIL itself turns upright while it loads it
+        with contextlib.suppress(Exception):  # damaged EXIF data; the picture itself may be whole
+            ImageOps.exif_transpose(image, in_place=True)
+    top = int(image.convert("I").getextrema()[1]) if image.mode.startswith("I") else 0
+    pixels = _pixels(image, least) if dtype == "uint8" else _pixels_as_they_are(image, dtype)
+    if not pixels.size:
+        raise ValueError("it has no pixels")
+    image.close()  # another copy of the pixels needs its memory
+    if size and pixels.shape[:2] != (size, size):
+        pixels = _resizer(dtype)(pixels, size).numpy()
     return Picture(pixels, turned=orientation > 1, top=top)
 
 
