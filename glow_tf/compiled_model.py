@@ -14,9 +14,11 @@ from glow_tf.bijectors.condition import Condition
 from glow_tf.conditions import check_one_for_each, num_of_request
 from glow_tf.density_model import Array, checked_images
 from glow_tf.endpoints import Endpoint, Endpoints
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.flow import Flow
 from glow_tf.labels import Labels, checked_labels, labels_of_request, require_classes
+from glow_tf.memory import check_memory
+from glow_tf.partition import FLOAT_BYTES
 
 Integer = tf.Tensor | int
 Number = tf.Tensor | float
@@ -59,7 +61,15 @@ class TrainedModel:
         checked = self.checked_condition(condition)
         given = () if checked is None else (checked,)
         check_one_for_each(given, arguments)
-        return self._endpoint(name)(*arguments.values(), *given)
+        if "num" in arguments and (num := tf.get_static_value(arguments["num"])) is not None:
+            check_memory(int(num) * self.dimensions * FLOAT_BYTES, f"{num} images at once", "draw fewer")
+        try:
+            return self._endpoint(name)(*arguments.values(), *given)
+        except tf.errors.ResourceExhaustedError as error:
+            raise ConfigError(
+                "so many images at once take more memory than there is; take fewer, or the functions of "
+                f"glow_tf.use, which work in batches. Received: {in_one_line(error.message)}"
+            ) from None
 
     def checked_condition(self, condition: Condition) -> Condition:
         """Returns what the model is given as tensors of its dtype; ConfigError unless it fits the model."""
@@ -181,6 +191,14 @@ def require_pictures(what: str, model: TrainedModel) -> None:
         )
 
 
+def check_finite(name: str, value: Any, lowest: float = -math.inf) -> None:
+    """Raises ConfigError unless numbers, which a graph may not know yet, are finite and `lowest` at least."""
+    known = tf.get_static_value(value) if tf.is_tensor(value) else np.asarray(value)
+    if known is not None and not (np.isfinite(known).all() and np.all(known >= lowest)):
+        least = f", {lowest:g} at least" if lowest > -math.inf else ""
+        raise ConfigError(f"{name} must be finite{least}. Received: {name}={in_one_line(repr(known))[:60]}")
+
+
 def _check_argument(name: str, value: Any, spec: tf.TensorSpec) -> None:
     """Raises ConfigError unless TensorFlow takes a value for such a tensor: it casts all but tensors."""
     try:
@@ -196,6 +214,8 @@ def _check_argument(name: str, value: Any, spec: tf.TensorSpec) -> None:
             f"{name} must be {spec.dtype.name} of shape {tuple(spec.shape)}; numbers are cast, tensors not. "
             f"Received: {name}={' '.join(repr(value).split())[:60]} of shape {tuple(found.shape)}"
         )
+    if not spec.dtype.is_integer:
+        check_finite(name, value, 0 if name == "temperature" else -math.inf)
 
 
 class CompiledModel(Flow, TrainedModel):

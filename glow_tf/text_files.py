@@ -27,10 +27,10 @@ def read_json(path: str | os.PathLike) -> Any:
     return parse_json(read_text(path))
 
 
-def parse_json(text: str) -> Any:
-    """Returns what a JSON text says; ValueError, with the line, if it says nothing."""
+def parse_json(text: str, **how: Any) -> Any:
+    """Returns what a JSON text says, as `json.loads`; ValueError, with the line, if it says nothing."""
     try:
-        return json.loads(text)
+        return json.loads(text, **how)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -5,7 +5,8 @@
 
 `fit` takes good images that the model was not trained on, and writes --calibration, a JSON file. `check`
 writes a folder, --output: scores.csv with a p-value, a flag and a reason for each image, and worst.html, a
-page that shows the most unusual ones. An image is flagged if its p-value is at most --false_alarms: about
+page that shows the most unusual ones. In scores.csv a name that a spreadsheet would take as a formula, such
+as `=a.png`, has an apostrophe before it. An image is flagged if its p-value is at most --false_alarms: about
 this share of images like the good ones is flagged as well, on average. `glow_tf.use.Scorer` is the same from
 Python.
 """
@@ -24,7 +25,7 @@ from absl import flags
 
 from glow_tf.commands import model_flags, parsing
 from glow_tf.config import INPUT, TARGET, file_of, folder_of
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, printable
 from glow_tf.text_files import read_json
 
 ACTIONS = ("fit", "check")
@@ -148,7 +149,9 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     writer.writerow(["name", "p_value", "flagged", "bits_per_dim", "latent_bits", "codec_bits", "reason"])
     for k, name in enumerate(used.names):
         numbers = [f"{feature[k]:.4f}" for feature in (found.nll, found.latent, found.codec)]
-        writer.writerow([name, f"{p_values[k]:.6g}", "yes" if flagged[k] else "no", *numbers, reasons[k]])
+        writer.writerow(
+            [_as_text(name), f"{p_values[k]:.6g}", "yes" if flagged[k] else "no", *numbers, reasons[k]]
+        )
     model_flags.write(folder / "scores.csv", table.getvalue().encode(errors="replace"))
     order = (-scorer.unusual(found)).argsort(kind="stable")[: values.worst]  # p-values tie
     notes = [f"p = {p_values[k]:.3g}{', flagged' if flagged[k] else ''}" for k in order]
@@ -176,6 +179,11 @@ def _check_calibration(path: pathlib.Path, false_alarms: float) -> None:
             f"false_alarms must be {_rounded_up(smallest)} or more with as many good images as the "
             f"calibration has. Received: false_alarms={false_alarms:g}"
         )
+
+
+def _as_text(name: str) -> str:
+    """Returns a file's name as a cell of a table, which no spreadsheet takes as a formula."""
+    return printable("'" * name.startswith(("=", "+", "-", "@", "\t", "\r")) + name)
 
 
 def sheet(images: np.ndarray, captions: Sequence[Sequence[str]], title: str, white: int) -> str:

@@ -14,7 +14,7 @@ from glow_tf.data.arrays import in_memory, mapped
 from glow_tf.data.folder import why_no_classes
 from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup, is_chief
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, printable
 from glow_tf.glow import Glow
 from glow_tf.memory import check_memory, fits
 from glow_tf.partition import PartLayout, part_layouts
@@ -220,7 +220,7 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
         imported_objective(config.train.objective)
     images = data.load(dataclasses.replace(config.data, dtype=config.model.data_dtype))
     for note in images.notes:
-        print(note)
+        print(printable(note))
     if config.left_open:
         levels = 0 if config.model.is_real else _levels(images)
         config = workdir.config = suited(config, images.image_shape, len(images.train), levels)

@@ -274,6 +274,12 @@ def test_a_flagfile_that_includes_itself_is_refused(tmp_path):
         (ConfigError("a setting"), 1, "Error: a setting\n"),
         (NonFiniteError("a loss"), 1, "Error: a loss\n"),
         (OSError(28, "No space left on device"), 1, "Error: [Errno 28] No space left on device\n"),
+        (
+            OSError(36, "File name too long", 5_000 * "x"),
+            1,
+            f"Error: a file cannot be read or written: File name too long. Received: '{200 * 'x'}'\n",
+        ),
+        (OSError("\x1b[2J\u202e\udcff é\u3000"), 1, "Error: \\x1b[2J\\u202e\\udcff é\u3000\n"),
         (KeyboardInterrupt(), 130, "\nInterrupted. Run the same command again.\n"),
         (KeyboardInterrupt("Epoch 3 is kept."), 130, "\nInterrupted. Epoch 3 is kept.\n"),
     ],

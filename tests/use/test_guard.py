@@ -284,6 +284,20 @@ def folder(tmp_path, monkeypatch, digits, presets_loaded_once):
     return tmp_path
 
 
+def test_names_are_no_formulas_in_a_spreadsheet(folder, digits, capsys):
+    for name in ("=cmd|'1'!A1.png", "-1.png", "@a.png", "+a.png", "a\x1b[2J.png"):
+        Image.fromarray(digits[0, ..., 0]).save(folder / "odd" / name)
+    (folder / "odd" / "b\x1b[2J.png").write_bytes(b"")
+    assert run("fit", "--model=digits", "--dataset=digits") == 0
+    assert run("check", "--model=digits", "--dataset=folder:odd") == 0
+    with (folder / "scores" / "scores.csv").open(newline="") as file:
+        names = {row["name"] for row in csv.DictReader(file)}
+    assert {"'=cmd|'1'!A1.png", "'-1.png", "'@a.png", "'+a.png", r"a\x1b[2J.png", "flat.png"} <= names
+    printed = capsys.readouterr().out
+    assert r"b\x1b[2J.png: it is not" in printed
+    assert "\x1b" not in printed
+
+
 def test_the_command_fits_and_checks_a_folder(folder, capsys):
     assert run("fit", "--model=digits", "--dataset=digits") == 0
     assert run("check", "--model=digits", "--dataset=folder:odd", "--worst=3") == 0
