@@ -1,6 +1,8 @@
 """Models that a run left in its workdir, or that a `.keras` file holds; runs that start from them."""
 
 import dataclasses
+import io
+import math
 import pathlib
 import zipfile
 
@@ -16,9 +18,7 @@ from glow_tf.partition import flow_step_counts
 from glow_tf.run import checkpoint_files
 from glow_tf.run.checkpoint_content import DamagedCheckpointError, by_path, read_into, readable
 from glow_tf.training.trainer import PartsTrainer
-from glow_tf.weights_file import check_weights, model_bytes
-
-WEIGHTS = "model.weights.h5"  # in a .keras file
+from glow_tf.weights_file import MOST_WEIGHT, Shapes, check_size, check_weights, load_checked, model_bytes
 
 SAYS = {"classes": "--conditional, ", "condition_shape": "--condition, "}  # which flag a setting follows
 
@@ -77,21 +77,14 @@ def _load_keras_file(path: pathlib.Path, condition_network: keras.layers.Layer |
     given the settings: the model is made from those of a `Glow`, and Keras reads its weights alone, which
     must be numbers. The optimizers, objectives and condition networks that a file names are not made.
     """
+    own, what = condition_network is not None, f"{path}: {presets.WEIGHTS}"
     try:
         settings, of_trainer = presets.read_keras_file(path)
         config = presets.model_of_settings(path, settings["config"])
         _check_condition_network(path, settings.pop("condition_network", None), condition_network)
         check_memory(2 * model_bytes(config), f"the model of {path}", "load it where there is more")
-        with zipfile.ZipFile(path) as archive:
-            weights = archive.getinfo(WEIGHTS)
-            if weights.compress_type != zipfile.ZIP_STORED:
-                raise ConfigError(f"{path} must hold members that are not compressed. Received: {weights}")
-            with archive.open(weights) as file:
-                what = f"{path}: {WEIGHTS}"
-                own = condition_network is not None
-                check_weights(file, weights.compress_size, config, what, compressed=False, own_networks=own)
+        arrays = _arrays_of(path, config, what, own)
         glow = Glow.from_config({**settings, "condition_network": condition_network})
-        (PartsTrainer(glow) if of_trainer else glow).load_weights(path)
     except ConfigError:
         raise
     except Exception as error:  # whatever zipfile, Keras and TensorFlow raise at a stranger's file
@@ -99,7 +92,25 @@ def _load_keras_file(path: pathlib.Path, condition_network: keras.layers.Layer |
             f"{path} cannot be read as a .keras file of this package. Received: "
             f"{type(error).__name__}: {in_one_line(str(error))}"
         ) from None
+    if of_trainer:  # which has optimizers, and may have objectives
+        arrays = {name: shape for name, shape in arrays.items() if name.startswith("glow/")}
+    holder = PartsTrainer(glow) if of_trainer else glow
+    load_checked(glow, lambda: holder.load_weights(path), arrays, what, math.inf if own else MOST_WEIGHT)
     return glow
+
+
+def _arrays_of(path: pathlib.Path, config: ModelConfig, what: str, own_networks: bool) -> Shapes:
+    """Returns the shapes of the arrays in a `.keras` file; ConfigError as `check_weights` raises it."""
+    with zipfile.ZipFile(path) as archive:
+        weights = archive.getinfo(presets.WEIGHTS)
+        sizes = (weights.compress_size, weights.file_size)  # as the archive's directory tells them
+        if weights.compress_type != zipfile.ZIP_STORED or not sizes[0] == sizes[1] <= path.stat().st_size:
+            raise ConfigError(f"{path} must hold members that are not compressed. Received: {weights}")
+        if not own_networks:  # nobody knows their size
+            check_size(weights.file_size, config, what)
+        # All at once: for each place that HDF5 asks for, zipfile would read the member from its start again.
+        content = io.BytesIO(archive.read(weights))
+    return check_weights(content, sizes[1], config, what, compressed=False, own_networks=own_networks)
 
 
 def _check_condition_network(path: pathlib.Path, kept: dict | None, given: keras.layers.Layer | None) -> None:
