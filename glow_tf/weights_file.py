@@ -100,8 +100,8 @@ def load_checked(
     for name, shape in (*arrays.items(), *weights.items()):
         if found[shape] != expected[shape]:
             raise ConfigError(
-                f"{what} must hold one array for each of its model's weights, and no other. Received, of "
-                f"shape {shape}: {found[shape]} arrays for {expected[shape]} weights, such as {name[-100:]!r}"
+                f"{what} must hold one array for each weight of its model, and no other. Received: "
+                f"{found[shape]} arrays of shape {shape} for {expected[shape]} weights, as {name[-100:]!r}"
             )
     try:
         load()

@@ -20,6 +20,7 @@ from glow_tf.run.checkpoint_content import DamagedCheckpointError, by_path, read
 from glow_tf.training.trainer import PartsTrainer
 from glow_tf.weights_file import MOST_WEIGHT, Shapes, check_size, check_weights, load_checked, model_bytes
 
+OF_TRAINER = ("optimizer", "layers/")  # so begin a trainer's arrays of optimizers and objectives
 SAYS = {"classes": "--conditional, ", "condition_shape": "--condition, "}  # which flag a setting follows
 
 
@@ -29,21 +30,22 @@ def load(
     custom_objects: object = None,
     condition_network: keras.layers.Layer | None = None,
 ) -> Glow:
-    """Loads a model. Files are looked into before they are loaded; SECURITY.md says what they may hold.
+    """Loads a model; `load_trainer` loads a trainer. SECURITY.md says what is checked of a file first.
 
     Args:
       path: a `.keras` file that `Glow.save` or `PartsTrainer.save` wrote, the workdir of a run, or a preset:
         its folder, its address, or the name of one that comes with the package; see `Glow.from_preset`.
       which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
         images.
-      custom_objects: not used any more: of a trainer's file, the model alone is made.
+      custom_objects: not used any more: of a trainer's file, the model alone is made, without optimizers.
       condition_network: for a `.keras` file whose model has one of your own. Its settings count, and its
         weights are those of the file.
 
     Raises:
       FileNotFoundError: there is no such file or checkpoint.
       OSError: the checkpoint is damaged.
-      ValueError: path is neither a `.keras` file nor a workdir nor a preset.
+      ValueError: path is neither a `.keras` file nor a workdir nor a preset, or its weights are not those of
+        its model, or are not finite.
     """
     name, path = path, pathlib.Path(path)
     is_preset = presets.refers_to_preset(name)
@@ -92,8 +94,8 @@ def _load_keras_file(path: pathlib.Path, condition_network: keras.layers.Layer |
             f"{path} cannot be read as a .keras file of this package. Received: "
             f"{type(error).__name__}: {in_one_line(str(error))}"
         ) from None
-    if of_trainer:  # which has optimizers, and may have objectives
-        arrays = {name: shape for name, shape in arrays.items() if name.startswith("glow/")}
+    if of_trainer:
+        arrays = {name: shape for name, shape in arrays.items() if not name.startswith(OF_TRAINER)}
     holder = PartsTrainer(glow) if of_trainer else glow
     load_checked(glow, lambda: holder.load_weights(path), arrays, what, math.inf if own else MOST_WEIGHT)
     return glow
