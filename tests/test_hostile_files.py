@@ -6,12 +6,14 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from small import small_glow
 
 import glow_tf
 from glow_tf.commands.run_flags import config_of
 from glow_tf.config.notations import read_cuts
 from glow_tf.errors import ConfigError
+from glow_tf.run.checkpoint_content import DamagedCheckpointError, read_into, readable
 from lab.benchmarks import hostile_files, hostile_inputs
 
 
@@ -122,6 +124,18 @@ def with_first_weight_of_nan(path):
         settings = json.loads((path.parent / "config.json").read_text())
         del settings["weights_sha256"]
         (path.parent / "config.json").write_text(json.dumps(settings))
+
+
+def test_a_checkpoint_with_a_weight_of_nan_is_refused(tmp_path):
+    content = {"model": {"glow/part_1/bias": tf.Variable([0.0, np.nan])}}
+    path = tf.train.Checkpoint(**content).write(str(tmp_path / "ckpt"))
+    with (
+        pytest.raises(
+            DamagedCheckpointError, match=r"cannot be read.* Received: model/glow/part_1/bias, from nan"
+        ),
+        readable(path),
+    ):
+        read_into(content, path)
 
 
 def test_the_mean_of_real_data_may_be_large(tmp_path):

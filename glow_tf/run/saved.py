@@ -107,7 +107,10 @@ def _arrays_of(path: pathlib.Path, config: ModelConfig, what: str, own_networks:
         weights = archive.getinfo(presets.WEIGHTS)
         sizes = (weights.compress_size, weights.file_size)  # as the archive's directory tells them
         if weights.compress_type != zipfile.ZIP_STORED or not sizes[0] == sizes[1] <= path.stat().st_size:
-            raise ConfigError(f"{path} must hold members that are not compressed. Received: {weights}")
+            raise ConfigError(
+                f"{path} must hold members that are not compressed, of the sizes that it says. "
+                f"Received: {weights}"
+            )
         if not own_networks:  # nobody knows their size
             check_size(weights.file_size, config, what)
         # All at once: for each place that HDF5 asks for, zipfile would read the member from its start again.
