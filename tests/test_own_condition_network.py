@@ -233,5 +233,5 @@ def test_files_say_that_they_need_it(tmp_path, capsys):
         glow_tf.load(tmp_path / "preset", condition_network=convolutions())
     with pytest.raises(ConfigError, match=r"a \.keras file takes this model. Received.*'mine'"):
         own.save_to_preset(tmp_path / "refused")
-    with pytest.raises(ConfigError, match=r"cannot be read as a \.keras file"):
+    with pytest.raises(ConfigError, match=r"0 weights, as '.*condition_network"):
         glow_tf.load(path, condition_network=keras.layers.Dense(3))

@@ -130,7 +130,7 @@ def test_a_preset_of_a_release_without_checksums_is_fetched(server):
     for count in (1, 2):
         folder = presets.find(f"{server.url}/some/flow")
         assert asked(server, "model.weights.h5") == count
-    assert presets.checked_weights(folder, presets.read_model(folder)) == folder / "model.weights.h5"
+    presets.read_preset(folder)  # raises no error
 
 
 def test_weights_that_are_not_those_of_the_settings_are_refused(server):
