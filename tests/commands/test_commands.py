@@ -201,9 +201,7 @@ def test_each_flag_knows_whether_it_was_typed_and_whether_a_flagfile_sets_it():
     ],
     ids=str,
 )
-def test_a_typed_rate_is_scaled_only_if_that_is_typed_too(
-    tmp_path, monkeypatch, arguments, scaling
-):
+def test_a_typed_rate_is_scaled_only_if_that_is_typed_too(tmp_path, monkeypatch, arguments, scaling):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rate.cfg").write_text("--flagfile=base\n--learning_rate=2e-2\n")
     (tmp_path / "both.cfg").write_text("--learning_rate=2e-2\n--rate_scaling=size\n")
