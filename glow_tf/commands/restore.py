@@ -212,7 +212,9 @@ def _check_sizes(task: _Task, glow: Glow, groups: list[UsedImages], values: flag
             check_size(glow, *large, name)
             if large != tuple(glow.image_shape[:2]):
                 own = "×".join(map(str, glow.image_shape[:2]))
-                print(f"{len(used.images)} images of {height}×{width} keep their size; the model's is {own}.")
+                print(
+                    f"Images of {height}×{width} ({len(used.images)}) keep their size; the model's is {own}."
+                )
 
 
 def _file_names(names: list[str]) -> dict[str, pathlib.PurePath]:

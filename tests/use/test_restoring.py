@@ -149,7 +149,7 @@ def test_the_command_gives_every_file_back_with_its_name_and_size(
     arguments = ["--model=digits", "--dataset=folder:in", "--steps=2", "--output=out.png"]
     assert cli.run("restore", ["denoise", *arguments, "--simulate"]) == 0
     printed = capsys.readouterr().out
-    assert "2 images of 16×16 keep their size; the model's is 8×8" in printed
+    assert "Images of 16×16 (2) keep their size; the model's is 8×8" in printed
     assert "means of 4 images" in printed
     assert "3 sizes, so that out.png is not written" in printed
     restored = {path.relative_to(tmp_path / "out"): path for path in (tmp_path / "out").rglob("*.png")}

@@ -148,3 +148,8 @@ def test_the_command_draws_details_for_pictures_of_any_size(
     small_glow(image_shape=(16, 16, 1), **small).save_to_preset(tmp_path / "two")
     assert cli.run("restore", ["upscale", "--model=two", "--dataset=digits", "--examples=2"]) == 0
     assert np.load("restored.npy").shape == (2, 2, 16, 16, 1)
+    (tmp_path / "grey").mkdir()
+    Image.fromarray(rng.integers(0, 256, (5, 9), np.uint8)).save("grey/odd.png")
+    assert cli.run("restore", ["upscale", "--model=two", "--dataset=folder:grey"]) == 0
+    assert Image.open("restored/odd.png").size == (18, 10)
+    assert "Images of 5×9 (1) keep their size; the model's is 16×16." in capsys.readouterr().out
