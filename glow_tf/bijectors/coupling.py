@@ -108,33 +108,6 @@ class Coupling(Repeatable):
         y_b, _ = self.transform.forward(b, *parameters)
         return self._joined(a, y_b), self.transform.largest_log_scale(*parameters)
 
-    def pull_back(
-        self,
-        y: tf.Tensor,
-        y_gradient: tf.Tensor,
-        log_det_gradient: tf.Tensor,
-        folded: Folded,
-        condition: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """One evaluation of the network serves both the inverse and the gradient."""
-        self.require_built()
-        a, y_b = self._halves(y, folded)
-        a_gradient, y_b_gradient = (None, y_gradient) if self.in_space else self._halves(y_gradient, folded)
-        sources = [a, *(t for t in folded if t.dtype.is_floating), *self.read(condition)]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(sources)
-            parameters = self.parameters(a, folded, condition)
-        b, b_gradient, parameter_gradients = self.transform.pull_back(
-            y_b, y_b_gradient, log_det_gradient, *parameters
-        )
-        through_network, *gradients = tape.gradient(
-            parameters, sources, tuple(parameter_gradients), tf.UnconnectedGradients.ZERO
-        )
-        if self.in_space:
-            through_network *= self._is_a(y, folded)
-            return b, b_gradient + through_network, gradients
-        return self._joined(a, b), self._joined(a_gradient + through_network, b_gradient), gradients
-
     def parameters(
         self, a: tf.Tensor, folded: Folded | None = None, condition: Condition = None
     ) -> Parameters:

@@ -49,23 +49,6 @@ class Transform(abc.ABC):
         """Returns the largest |log s| with which an element is scaled, [], nats; by default 0."""
         return tf.zeros([], parameters[0].dtype)
 
-    def pull_back(
-        self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor, *parameters: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Backpropagates from y, what `forward` returned, as `Repeatable.pull_back` does.
-
-        Returns b and the gradient with respect to it, [B, H, W, C] both, and the gradient of each parameter.
-        """
-        b, _ = self.inverse(y, *parameters)
-        sources = [b, *parameters]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(sources)
-            outputs = self.forward(b, *parameters)
-        b_gradient, *gradients = tape.gradient(
-            outputs, sources, [y_gradient, log_det_gradient], tf.UnconnectedGradients.ZERO
-        )
-        return b, b_gradient, gradients
-
 
 class Additive(Transform):
     """y = b + t, log_det = 0, where t is the network's output."""
@@ -109,15 +92,6 @@ class Affine(Transform):
 
     def largest_log_scale(self, shift: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
         return tf.reduce_max(tf.abs(log_scale))
-
-    def pull_back(
-        self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor, *parameters: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """As base; dy/ds = y − t is known exactly here, and recomputed from b it would lose a digit."""
-        shift, log_scale = parameters
-        b, _ = self.inverse(y, shift, log_scale)
-        log_scale_gradient = y_gradient * (y - shift) + log_det_gradient[:, None, None, None]
-        return b, y_gradient * tf.exp(log_scale), [y_gradient, log_scale_gradient]
 
 
 def _log_sigmoid_scale(h: tf.Tensor) -> tf.Tensor:

@@ -335,22 +335,8 @@ def test_folded_weights_do_what_the_weights_do(repeatable, x):
         np.testing.assert_allclose(mine, expected, atol=1e-12)
 
 
-def test_pulling_back_from_the_output_gives_the_gradients(repeatable, x):
-    folded = repeatable.fold()
-    sources = [x, *(t for t in folded if t.dtype.is_floating)]
-    with tf.GradientTape() as tape:
-        tape.watch(sources)
-        y, log_det = repeatable.forward_folded(x, folded)
-        loss = tf.reduce_sum(tf.square(y)) + tf.reduce_sum(tf.sin(log_det))
-    expected = tape.gradient(loss, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    recovered, x_gradient, gradients = repeatable.pull_back(y, 2 * y, tf.cos(log_det), folded)
-    np.testing.assert_allclose(recovered, x, atol=1e-9)
-    for mine, theirs in zip([x_gradient, *gradients], expected, strict=True):
-        np.testing.assert_allclose(mine, theirs, atol=1e-8)
-
-
 def test_what_only_a_stack_needs_is_in_its_own_base_class():
-    only_for_stack = {"fold", "forward_folded", "pull_back", "reseed", "starting_values"}
+    only_for_stack = {"fold", "forward_folded", "reseed", "starting_values"}
     assert only_for_stack <= vars(Repeatable).keys()
     for layer in (Bijector, Chain, Split, Squeeze, Dequantize, GaussianPrior, Stack):
         assert not any(hasattr(layer, name) for name in only_for_stack), layer
@@ -379,8 +365,6 @@ def test_any_number_of_channels_will_do(make, channels, rng):
     test_log_det_is_that_of_the_autodiff_jacobian_both_ways(layer, x)
     if channels > 1:  # a matrix of one number has no triangles
         test_gradients_reach_every_trainable_weight(layer, x)
-    if isinstance(layer, Repeatable):
-        test_pulling_back_from_the_output_gives_the_gradients(layer, x)
 
 
 def test_couplings_of_one_channel_take_turns_with_the_colours_of_a_chessboard(rng):
@@ -412,7 +396,6 @@ def test_a_new_coupling_is_one_transform_and_one_entry_in_the_config(monkeypatch
         test_config_and_weights_make_the_same_bijector_again(layer, x)
         if isinstance(layer, Repeatable):
             test_folded_weights_do_what_the_weights_do(layer, x)
-            test_pulling_back_from_the_output_gives_the_gradients(layer, x)
     model = small_config(coupling="sinh_arcsinh", image_shape=SHAPE, num_blocks=1, parts="1")
     assert np.isfinite(Glow(model).log_prob(np.zeros((2, *SHAPE), np.uint8))).all()
 
