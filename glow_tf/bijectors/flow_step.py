@@ -1,14 +1,12 @@
 """The flow step: ActNorm → invertible 1×1 convolution → coupling."""
 
-import dataclasses
-
 import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.bijector import LogScales, Shape, WithLogDet, per_example
 from glow_tf.bijectors.condition import Condition
-from glow_tf.bijectors.coupling import Coupling, pop_coupling_config
+from glow_tf.bijectors.coupling import Coupling, coupling_settings, pop_coupling_config
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
 from glow_tf.bijectors.rate_factor import scales_with
 from glow_tf.bijectors.repeatable import Folded, Repeatable
@@ -99,7 +97,7 @@ class FlowStep(Repeatable):
             bijector.reseed(seed)
 
     def get_config(self) -> dict:
-        coupling = dataclasses.asdict(self.coupling.config)
+        coupling = coupling_settings(self.coupling.config)
         coupling["coupling"] = coupling.pop("kind")
         return {**super().get_config(), **coupling, "permutation": self.conv.kind, "seed": self.seed}
 

@@ -73,7 +73,7 @@ class Stack(Bijector):
         self._stacked = []
         for variable, values in zip(all_variables(bijector), starts, strict=True):
             weight = self.add_weight(
-                name=variable.path.split(f"{bijector.name}/")[-1].replace("/", "_"),
+                name=_name_of(variable, bijector),
                 shape=(self.count, *variable.shape),
                 dtype=variable.dtype,
                 trainable=variable.trainable,
@@ -221,6 +221,11 @@ class Stack(Bijector):
     def from_config(cls, config: dict) -> "Stack":
         config = dict(config)
         return cls(keras.saving.deserialize_keras_object(config.pop("bijector")), **config)
+
+
+def _name_of(variable: keras.Variable, bijector: Bijector) -> str:
+    plain = variable.path.split(f"{bijector.name}/")[-1].replace("/", "_")
+    return getattr(variable, "name_in_stack", plain)
 
 
 def _rows(stacked: list[tf.Tensor], count: int) -> list[Weights]:

@@ -89,7 +89,7 @@ def main(values: flags.FlagValues, action: str) -> None:
 def _shape(glow: Glow, action: str, simulate: bool) -> tuple[int, int, int]:
     """Returns the shape to which images are brought; levels upscale images of any size, (0, 0, C)."""
     height, width, channels = glow.image_shape
-    if action == "upscale" and glow.config.has_levels:
+    if action == "upscale" and glow.config.design.images_between_parts:
         return 0, 0, channels
     half = 2 if action == "upscale" and not simulate else 1
     return height // half, width // half, channels
