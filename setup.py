@@ -32,7 +32,9 @@ setup(
     ],
     python_requires=">=3.10",
     packages=[*find_packages(include=["glow_tf", "glow_tf.*"]), "glow_tf.configs"],
-    package_dir={"glow_tf.configs": "configs"},  # commands/configs.py finds them in both places
+    # With this entry alone, an editable install is a path, which type checkers follow. So that is enough,
+    # glow_tf/configs is a link to configs.
+    package_dir={"": "."},
     package_data={
         "glow_tf": ["py.typed"],
         "glow_tf.presets": ["*/*"],

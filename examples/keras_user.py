@@ -59,7 +59,7 @@ def main(folder: pathlib.Path) -> dict[str, float]:
         verbose=2,
     )
     averaged = trainer.evaluate(digits.test, verbose=0, return_dict=True)
-    best = keras.saving.load_model(folder / "best.keras").evaluate(digits.test, verbose=0, return_dict=True)
+    best = glow_tf.load_trainer(folder / "best.keras").evaluate(digits.test, verbose=0, return_dict=True)
     print(f"averaged weights {averaged['bpd']:.3f} bits/dim, best epoch {best['bpd']:.3f} bits/dim")
     return {"averaged": averaged["bpd"], "best": best["bpd"]}
 

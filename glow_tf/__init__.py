@@ -30,6 +30,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "use.loading": ["load", "load_trainer"],
         "use.tfp_views": ["as_distribution", "as_tfp_bijector"],
     },
+    packages=["bijectors", "data", "devices", "run", "training", "use"],
 )
 
 if TYPE_CHECKING:

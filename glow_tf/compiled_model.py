@@ -12,11 +12,13 @@ import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.conditions import check_one_for_each, num_of_request
-from glow_tf.density_model import checked_images
+from glow_tf.density_model import Array, checked_images
 from glow_tf.endpoints import Endpoint, Endpoints
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.flow import Flow
 from glow_tf.labels import Labels, checked_labels, labels_of_request, require_classes
+from glow_tf.memory import check_memory
+from glow_tf.partition import FLOAT_BYTES
 
 Integer = tf.Tensor | int
 Number = tf.Tensor | float
@@ -59,7 +61,15 @@ class TrainedModel:
         checked = self.checked_condition(condition)
         given = () if checked is None else (checked,)
         check_one_for_each(given, arguments)
-        return self._endpoint(name)(*arguments.values(), *given)
+        if "num" in arguments and (num := tf.get_static_value(arguments["num"])) is not None:
+            check_memory(int(num) * self.dimensions * FLOAT_BYTES, f"{num} images at once", "draw fewer")
+        try:
+            return self._endpoint(name)(*arguments.values(), *given)
+        except tf.errors.ResourceExhaustedError as error:
+            raise ConfigError(
+                "so many images at once take more memory than there is; take fewer, or the functions of "
+                f"glow_tf.use, which work in batches. Received: {in_one_line(error.message)}"
+            ) from None
 
     def checked_condition(self, condition: Condition) -> Condition:
         """Returns what the model is given as tensors of its dtype; ConfigError unless it fits the model."""
@@ -70,7 +80,7 @@ class TrainedModel:
         """D = H·W·C, the number of values per image and of latents."""
         return math.prod(self.image_shape)
 
-    def log_prob(self, images: tf.Tensor, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
+    def log_prob(self, images: Array, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
         """Returns a one-sample lower bound on log P(image): uint8 [B, H, W, C] → [B], nats.
 
         In a model with classes, P is the mixture of all classes with equal weights. Like `bits_per_dim` and
@@ -78,11 +88,11 @@ class TrainedModel:
         """
         return self._call("log_prob", condition, images=self.checked(images), seed=seed)
 
-    def bits_per_dim(self, images: tf.Tensor, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
+    def bits_per_dim(self, images: Array, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
         """Returns −log_prob in bits per dimension: uint8 [B, H, W, C] → [B]."""
         return self._call("bits_per_dim", condition, images=self.checked(images), seed=seed)
 
-    def label_log_probs(self, images: tf.Tensor, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
+    def label_log_probs(self, images: Array, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
         """Returns log P(image | label) for every label, as `log_prob` does: [B, classes], nats.
 
         Its largest entry names the likeliest class; `tf.nn.softmax` makes probabilities of the classes.
@@ -91,7 +101,7 @@ class TrainedModel:
         require_classes("label_log_probs", self.classes)
         return self._call("label_log_probs", condition, images=self.checked(images), seed=seed)
 
-    def score(self, images: tf.Tensor, condition: Condition = None) -> dict[str, tf.Tensor]:
+    def score(self, images: Array, condition: Condition = None) -> dict[str, tf.Tensor]:
         """Returns `log_prob` in nats and `bits_per_dim`, [B] each, at the middle of the images' bins.
 
         They follow from the image alone, uint8 [B, H, W, C]. As estimates of its likelihood they are a little
@@ -99,9 +109,7 @@ class TrainedModel:
         """
         return self._call("serving_default", condition, images=self.checked(images))
 
-    def encode(
-        self, images: tf.Tensor, labels: Labels | None = None, condition: Condition = None
-    ) -> tf.Tensor:
+    def encode(self, images: Array, labels: Labels | None = None, condition: Condition = None) -> tf.Tensor:
         """Returns all whitened latents, at the middle of the bins: uint8 [B, H, W, C] → [B, D].
 
         With labels, [B], the top latent is whitened by the prior of the image's class. `decode` needs the
@@ -112,7 +120,7 @@ class TrainedModel:
         labels = checked_labels(labels, self.classes, len(images))
         return self._call("encode_label", condition, images=self.checked(images), labels=labels)
 
-    def decode(self, eps: tf.Tensor, labels: Labels | None = None, condition: Condition = None) -> tf.Tensor:
+    def decode(self, eps: Array, labels: Labels | None = None, condition: Condition = None) -> tf.Tensor:
         """Returns the images of whitened latents: [B, D] → uint8 [B, H, W, C]; inverts `encode`."""
         if labels is None:
             return self._call("decode", condition, eps=eps)
@@ -164,7 +172,7 @@ class TrainedModel:
             return self._call("sample_checked", condition, num=num, **how)
         return self._call("sample_label_checked", condition, labels=labels, **how)
 
-    def checked(self, images: tf.Tensor) -> tf.Tensor:
+    def checked(self, images: Array) -> tf.Tensor:
         """Checks images and converts them to a tensor [B, H, W, C]; see `checked_images`."""
         return checked_images(images, self.image_shape, self.data_dtype)
 
@@ -183,6 +191,14 @@ def require_pictures(what: str, model: TrainedModel) -> None:
         )
 
 
+def check_finite(name: str, value: Any, lowest: float = -math.inf) -> None:
+    """Raises ConfigError unless numbers, which a graph may not know yet, are finite and `lowest` at least."""
+    known = tf.get_static_value(value) if tf.is_tensor(value) else np.asarray(value)
+    if known is not None and not (np.isfinite(known).all() and np.all(known >= lowest)):
+        least = f", {lowest:g} at least" if lowest > -math.inf else ""
+        raise ConfigError(f"{name} must be finite{least}. Received: {name}={in_one_line(repr(known))[:60]}")
+
+
 def _check_argument(name: str, value: Any, spec: tf.TensorSpec) -> None:
     """Raises ConfigError unless TensorFlow takes a value for such a tensor: it casts all but tensors."""
     try:
@@ -198,6 +214,8 @@ def _check_argument(name: str, value: Any, spec: tf.TensorSpec) -> None:
             f"{name} must be {spec.dtype.name} of shape {tuple(spec.shape)}; numbers are cast, tensors not. "
             f"Received: {name}={' '.join(repr(value).split())[:60]} of shape {tuple(found.shape)}"
         )
+    if not spec.dtype.is_integer:
+        check_finite(name, value, 0 if name == "temperature" else -math.inf)
 
 
 class CompiledModel(Flow, TrainedModel):

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.errors import ConfigError
+
+Array = tf.Tensor | np.ndarray
 
 
 def checked_policy(policy: keras.DTypePolicy) -> str:
@@ -24,14 +27,20 @@ def checked_policy(policy: keras.DTypePolicy) -> str:
     return policy.name
 
 
-def checked_images(images: tf.Tensor, image_shape: tuple[int, int, int], data_dtype: str) -> tf.Tensor:
+def checked_images(images: Array, image_shape: tuple[int, int, int], data_dtype: str) -> tf.Tensor:
     """Checks images and converts them to a tensor of the model's data type, [B, H, W, C].
 
     Real numbers of any precision become float32. ConfigError if images have another type or shape than
     `data_dtype` and `image_shape`, B is 0, or real data are not finite. Within a `tf.function` a shape that
     is not known yet passes, and so do values that are not finite.
     """
-    images = tf.convert_to_tensor(images)
+    try:
+        images = tf.convert_to_tensor(images)
+    except (ValueError, TypeError):  # lists of several lengths, or (x, y) in one
+        raise ConfigError(
+            f"images must be an array {data_dtype} of shape (batch, {', '.join(map(str, image_shape))}). "
+            f"Received: images={type(images).__name__} of {len(images)} that make no array"
+        ) from None
     fits = images.shape.is_compatible_with([None, *image_shape]) and has_type(images.dtype, data_dtype)
     none = images.shape.num_elements() == 0
     if none or not fits:

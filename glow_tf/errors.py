@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
+
+
+def printable(text: str) -> str:
+    """Returns a text with escapes for signs that could steer a terminal, as a file's name may have them."""
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format, no text, ends of lines and paragraphs
+    return "".join(
+        sign.encode("unicode_escape").decode()
+        if sign not in "\n\t" and unicodedata.category(sign) in hidden
+        else sign
+        for sign in text
+    )
 
 
 def in_one_line(message: str) -> str:
@@ -23,6 +35,9 @@ def reason_of(error: Any) -> str:
 
 class ConfigError(ValueError):
     """A setting is wrong; the message says what was expected and what was received."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(printable(message))
 
 
 class DivergedError(RuntimeError):

@@ -11,14 +11,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf import likelihood
 from glow_tf.bijectors import Bijector
 from glow_tf.bijectors.bijector import WithLogDet
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.residual import Residual, check_inverts
 from glow_tf.conditions import checked_condition
 from glow_tf.config import ModelConfig
-from glow_tf.density_model import DensityModel, checked_images, checked_policy
+from glow_tf.density_model import Array, DensityModel, checked_images, checked_policy
 from glow_tf.internals import layers_within
 from glow_tf.memory import check_memory
 from glow_tf.part_layers import copies_of, entrance_of
@@ -137,9 +136,7 @@ class FlowOfParts(DensityModel):
 class Flow(FlowOfParts):
     """The mathematics of `Glow`, whose arguments it has: functions of tensors, not compiled."""
 
-    def initialize(
-        self, images: tf.Tensor, noise: tf.Tensor | None = None, condition: Condition = None
-    ) -> None:
+    def initialize(self, images: Array, noise: Array | None = None, condition: Condition = None) -> None:
         """Sets what depends on data from a batch, part by part in the forward direction.
 
         These are the ActNorms, and what centres and scales real data. Call it once before training, eagerly
@@ -157,7 +154,7 @@ class Flow(FlowOfParts):
                 h = part.initialize(h, condition)
 
     def dequantized(
-        self, images: tf.Tensor, noise: tf.Tensor | float | None = None, seed: tf.Tensor | int = 0
+        self, images: Array, noise: Array | float | None = None, seed: tf.Tensor | int = 0
     ) -> tf.Tensor:
         """Adds noise to the levels of bytes: v in [0, 2^n_bits), [B, H, W, C]. Real data stay as they are.
 
@@ -180,7 +177,7 @@ class Flow(FlowOfParts):
             tf.debugging.assert_equal(tf.shape(noise), tf.shape(images), "noise must have the images' shape")
         return self.dequantize.levels(images) + tf.cast(noise, self.compute_dtype)
 
-    def enter(self, images: tf.Tensor, noise: tf.Tensor | None, seed: tf.Tensor | int = 0) -> Passage:
+    def enter(self, images: Array, noise: Array | float | None, seed: tf.Tensor | int = 0) -> Passage:
         """Makes the passage before part 1, without labels and condition; arguments as in `dequantized`.
 
         Its `log_likelihood` is the log-determinant of dequantisation, [B], nats.
@@ -238,9 +235,7 @@ class Flow(FlowOfParts):
             with self.on_device_of(k):
                 given = part.read(condition)
                 output = part.call(h, given)
-            # Whitening is part of this map: log p(z | h) = log N(eps) + its log-determinant.
-            log_det += output.log_likelihood_term
-            log_det -= sum(likelihood.standard_normal_log_prob(eps) for eps in output.latents)
+            log_det += output.log_det_of_all
             latents += output.latents
             h = output.h
         top, whitening = self.parts[-1].prior.forward_and_log_det(h, given if labels is None else labels)

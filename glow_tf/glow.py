@@ -14,9 +14,10 @@ from glow_tf import presets
 from glow_tf.bijectors.registered import written
 from glow_tf.compiled_model import CompiledModel
 from glow_tf.config import SAME_FUNCTION, ModelConfig
-from glow_tf.errors import ConfigError, in_one_line
+from glow_tf.errors import ConfigError
 from glow_tf.internals import layers_within
 from glow_tf.partition import flow_step_counts
+from glow_tf.weights_file import load_checked
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -92,16 +93,11 @@ class Glow(CompiledModel):
             none of these.
         """
         folder = presets.find(preset)
-        config = presets.read_model(folder)
         if other := sorted(set(changes) - set(SAME_FUNCTION)):
             raise ConfigError(f"a preset's {', '.join(SAME_FUNCTION)} may be changed. Received: {other}")
-        weights = presets.checked_weights(folder, config)
-        whole = cls(config, name="glow")
-        try:
-            whole.load_weights(weights)
-        except (ValueError, KeyError, OSError, RuntimeError) as error:  # what h5py raises at damaged files
-            reason = in_one_line(str(error))
-            raise ConfigError(f"the weights of the preset {folder} are damaged. Received: {reason}") from None
+        config, arrays = presets.read_preset(folder)
+        whole, weights = cls(config, name="glow"), folder / presets.WEIGHTS
+        load_checked(whole, lambda: whole.load_weights(weights), arrays, str(weights))
         return whole.recut(**changes) if changes else whole
 
     def recut(self, dtype: Any = None, **changes: Any) -> Glow:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.density_model import Array
 from glow_tf.errors import ConfigError
 
-Labels = Sequence[int] | tf.Tensor  # the class of each example, integers [B]
+Labels = Sequence[int] | Array  # the class of each example, integers [B]
 
 
 def require_classes(what: str, classes: Sequence[str]) -> None:

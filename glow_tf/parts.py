@@ -86,6 +86,7 @@ class Part(keras.Model):
         if self.condition_network is not None and not self.condition_network.built:
             self.condition_network.build(given_shape)
         shape = tuple(input_shape)
+        self.input_event_shape = shape[1:]
         self.latent_shapes: list[tuple[int, int, int]] = []
         for bijector in self.bijectors:
             if not bijector.built:  # Keras has already built one that it loaded
@@ -96,12 +97,6 @@ class Part(keras.Model):
             self.prior.build(shape)
         self.output_event_shape = shape[1:]
         self.built = True
-
-    def compute_output_shape(
-        self, input_shape: Sequence[int | None], given_shape: Any = None
-    ) -> tuple[int | None, ...]:
-        """Returns the shape of h_k, what goes on to the next part: (B, H, W, C); arguments as in `build`."""
-        return (input_shape[0], *self.output_event_shape)
 
     def read(self, condition: Condition) -> Condition:
         """Returns what the part's bijectors read of a condition: what its network makes of it."""

@@ -8,12 +8,12 @@ from typing import Any
 MOST_BYTES = 2**28  # no file of ours is larger
 
 
-def read_text(path: str | os.PathLike) -> str:
+def read_text(path: str | os.PathLike, most_bytes: int = MOST_BYTES) -> str:
     """Returns the text of a file; ValueError if it is too large, or is not UTF-8 in some line."""
     with open(path, "rb") as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"it has more than {MOST_BYTES >> 20} MiB")
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"it has more than {most_bytes >> 20} MiB")
     try:
         text = content.decode("utf-8-sig")  # with or without the mark that some editors begin with
     except UnicodeDecodeError as error:
@@ -22,15 +22,15 @@ def read_text(path: str | os.PathLike) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: str | os.PathLike, most_bytes: int = MOST_BYTES) -> Any:
     """Returns what a JSON file holds; ValueError, with the line, if it is not JSON."""
-    return parse_json(read_text(path))
+    return parse_json(read_text(path, most_bytes))
 
 
-def parse_json(text: str) -> Any:
-    """Returns what a JSON text says; ValueError, with the line, if it says nothing."""
+def parse_json(text: str, **how: Any) -> Any:
+    """Returns what a JSON text says, as `json.loads`; ValueError, with the line, if it says nothing."""
     try:
-        return json.loads(text)
+        return json.loads(text, **how)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

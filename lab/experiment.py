@@ -57,9 +57,12 @@ def experiment_of(file: str, data_dir: str = "", quick: bool = False, output: st
     path = configs.find("study", file, named=CONFIGS / "studies")
     study = read_study(path)
     flagfile = configs.find("flagfile", study.flagfile)
+    # The rates of a study file are scaled as its flagfile says, unless it says otherwise.
+    whole = run_flags.config_of([f"--flagfile={flagfile}", "--workdir=unused"])
+    scaling = {"rate_scaling": whole.train.rate_scaling}
 
     def arguments(of_run: Mapping[str, str]) -> list[str]:
-        own = [f"--{name}={value}" for name, value in of_run.items()]
+        own = [f"--{name}={value}" for name, value in (scaling | {**of_run}).items()]
         folder = [f"--data_dir={data_dir}"] if data_dir else []
         return [f"--flagfile={flagfile}", *folder, *own]
 

@@ -28,6 +28,7 @@ SMALL = {
     "part_epochs": 4,
     "finetune_epochs": 2,
     "learning_rate": "5e-3",
+    "rate_scaling": "size",
     "rate_schedule": "cosine",
     "batch_size": 32,
     "augment": "flip_shift",

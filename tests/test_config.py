@@ -29,7 +29,7 @@ INVALID = {
     "virtual_devices": -1,
     "streams": -1,
     "jit_compile": "yes",
-    "sample_every": -1,
+    "sample_every": -2,
     "dataset": " ",
     "image_size": -8,
     "train_examples": -1,

@@ -3,7 +3,10 @@
 import http.server
 import importlib
 import json
+import os
+import pathlib
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +15,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from small import ROOT
+
+import glow_tf
 
 TFDS = ROOT.parent / "shared" / "tfds"
 OF_CIFAR10 = ("denoising", "super_resolution", "unusual_where")
@@ -36,6 +41,11 @@ EXAMPLES = {
     "keras_user": (
         r"Epoch 10/10\n.* - val_loss: 3\.[23]",
         r"averaged weights 3\.[23]\d\d bits/dim, best epoch 3\.[23]\d\d bits/dim",
+    ),
+    "linear_probe": (
+        r"not trained: [45]\.\d\d\d bits/dim .*\nsimultaneous: 2\.[34]\d\d .*\nend_to_end: 2\.[12]",
+        r"a linear classifier on 360 test images; of the pixels 9[67]\.\d%",
+        r"part 1, 64 numbers +9\d\.\d% +9\d\.\d% +9\d\.\d%\npart 2, 32 .*\npart 3, 32 .* 8\d\.\d% +[78]\d",
     ),
     "photographer": (
         r"Left out photographs/landscapes/cut_off\.jpg: image file is truncated",
@@ -120,3 +130,78 @@ def test_the_serving_client_speaks_to_a_server_as_tensorflow_serving_does(export
 
 def test_every_example_is_run():
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(EXAMPLES)
+
+
+TINY = (
+    "--dataset=digits --n_bits=5 --train_examples=64 --test_examples=32 --architecture=levels --num_blocks=1 "
+    "--flow_steps=2 --width=8 --schedule=simultaneous --part_epochs=1 --finetune_epochs=0 --batch_size=32 "
+    "--sample_every=0 --export=false --tensorboard=false"
+)
+
+
+def scheduled(command, tmp_path, **variables):
+    """Starts a command as a scheduler of a cluster does, with its variables; `srun` runs what it is given."""
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir(exist_ok=True)
+    srun.write_text('#!/bin/bash\nexec "${@:2}"\n')  # $1 is --cpus-per-task
+    srun.chmod(0o755)
+    path = os.pathsep.join([str(srun.parent), str(pathlib.Path(sys.executable).parent), os.environ["PATH"]])
+    own = {"PATH": path, "MODEL": TINY, "RUNS": str(tmp_path / "runs"), **variables}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **own}, **pipes)
+
+
+def finished(*processes):
+    """Returns what the processes printed; each must end without an error."""
+    try:
+        outputs = [process.communicate(timeout=600)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), outputs
+    return outputs
+
+
+def pod(name, index):
+    """Returns what the pod with this index of a Job in examples/ runs, and what Kubernetes tells it."""
+    yaml = pytest.importorskip("yaml")  # huggingface_hub brings it
+    *_, job = yaml.safe_load_all((ROOT / "examples" / name).read_text())
+    spec = job["spec"]
+    assert (job["kind"], spec["completionMode"]) == ("Job", "Indexed")
+    assert index < spec["completions"]
+    (container,) = spec["template"]["spec"]["containers"]
+    values = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert {"MODEL", "RUNS"} <= set(values)  # the test has its own
+    return [*container["command"], *container["args"]], {"JOB_COMPLETION_INDEX": str(index)}
+
+
+@pytest.mark.slow  # .ci/run runs the slow tests of this file
+def test_slurm_and_kubernetes_train_parts_that_are_one_model(tmp_path):
+    """No scheduler is here: the test sets the variables that it would, and runs the commands of its files."""
+    slurm = {
+        "SLURM_JOB_ID": "8",
+        "SLURM_ARRAY_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_ID": "1",
+        "SLURM_CPUS_PER_TASK": "1",
+    }
+    script = ROOT / "examples" / "levels.sbatch"
+    first = scheduled(["bash", str(script)], tmp_path, **slurm)
+    command, told = pod("levels.yaml", 1)
+    finished(first, scheduled(command, tmp_path, **told))
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["part_1", "part_2"]
+    (again,) = finished(scheduled(["bash", str(script)], tmp_path, **slurm))  # a job that is queued again
+    assert "epoch 1/1" not in again
+    parts = "--workdirs=runs/part_1,runs/part_2"
+    finished(scheduled(["glow-tf", "assemble", parts, "--output=whole"], tmp_path))
+    assert glow_tf.load(str(tmp_path / "whole")).sample(2, seed=0).shape == (2, 8, 8, 1)
+
+
+@pytest.mark.slow
+def test_workers_of_kubernetes_find_one_another(tmp_path):
+    with socket.socket() as one, socket.socket() as other:
+        for listener in (one, other):
+            listener.bind(("localhost", 0))
+        hosts = ", ".join(f'"localhost:{listener.getsockname()[1]}"' for listener in (one, other))
+    pods = (pod("workers.yaml", index) for index in range(2))
+    finished(*[scheduled(command, tmp_path, HOSTS=hosts, **told) for command, told in pods])
+    assert json.loads((tmp_path / "runs" / "workers" / "summary.json").read_text())["epochs"] == 1

@@ -11,6 +11,7 @@ from small import small_glow
 from glow_tf.config import ModelConfig
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
+from glow_tf.use.latents import decode, without_finest
 from glow_tf.use.loading import load
 
 
@@ -46,6 +47,38 @@ def test_samples_follow_from_their_seed_and_are_finite(glow):
     assert not np.array_equal(first, glow.sample(9, 0.7, 4))
     for temperature in (0.5, 1.0, 50.0):
         assert np.isfinite(glow.sample_dequantized(64, temperature)).all()
+
+
+@pytest.mark.parametrize("temperature", [np.nan, np.inf, -np.inf, -1.0, tf.constant(np.nan)])
+def test_a_temperature_is_finite_and_not_negative(glow, temperature):
+    for draw in (glow.sample, glow.sample_dequantized):
+        with pytest.raises(ConfigError, match=r"temperature must be finite, 0 at least\. Received: temp"):
+            draw(2, temperature)
+    with pytest.raises(ConfigError, match="temperature must be finite"):
+        without_finest(glow, np.zeros((1, 64), np.float32), 1, temperature)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_latents_are_finite(glow, number):
+    eps = np.full((2, 64), number, np.float32)
+    with pytest.raises(ConfigError, match=r"eps must be finite\. Received: eps="):
+        glow.decode(eps)
+    with pytest.raises(ConfigError, match=r"eps must be finite\. Received: eps="):
+        glow.decode(tf.constant(eps))
+    with pytest.raises(ConfigError, match=r"latents must be finite\. Received: latents="):
+        decode(glow, eps)
+
+
+def test_more_images_than_fit_into_memory_are_refused(glow, monkeypatch):
+    with pytest.raises(ConfigError, match=r"1000000000 images at once must fit .* draw fewer\. Received: "):
+        glow.sample(10**9)
+
+    def exhausted(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(glow, "_endpoint", lambda name: exhausted)
+    with pytest.raises(ConfigError, match=r"take fewer, .* Received: OOM when allocating tensor"):
+        glow.sample(2)
 
 
 def test_encoding_a_sample_gives_its_latents_back(eager):
@@ -135,6 +168,23 @@ def test_a_keras_file_cannot_write_outside_of_itself(tmp_path, monkeypatch):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["models", "tmp"]
     assert not list((tmp_path / "tmp").rglob("outside"))
     assert [entry.name for entry in path.parent.iterdir()] == ["glow.keras"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"condition_shape": (3,), "parts": "1"}], ids=str)
+def test_parts_are_layers_of_a_functional_model_which_is_saved(settings, small_images, tmp_path, eager):
+    glow = small_glow(num_blocks=1, **settings)
+    values = keras.Input(glow.image_shape)
+    given = [keras.Input(glow.config.condition_shape)] if settings else []
+    h, _ = glow.dequantize(values)
+    for part in glow.parts:
+        h = part(h, *map(part.read, given)).h
+    model = keras.Model([values, *given], h)
+    condition = [tf.ones((5, 3))] if settings else []
+    own = [glow.dequantized(small_images[:5], 0.5), *condition]
+    whole = glow.through_parts(glow.enter(small_images[:5], 0.5)._replace(condition=(*condition, None)[0]))
+    np.testing.assert_allclose(model(own), whole.h, rtol=1e-5, atol=1e-6)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(own), model(own))
 
 
 def test_a_part_serialises_alone(glow):

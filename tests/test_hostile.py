@@ -1,6 +1,7 @@
 """Hostile input ends with a sentence: no traceback, no hang, no more memory than the input needs."""
 
 import os
+import re
 import threading
 
 import numpy as np
@@ -107,12 +108,44 @@ def test_large_pictures_are_reduced_one_at_a_time(tmp_path, monkeypatch):
         np.testing.assert_allclose(large.astype(int), whole.astype(int), atol=6)
     refused = pictures.read_picture(tmp_path / "a.png", 0)
     assert refused.problem == "it has 0 million pixels, and at most 0 million are read at full size"
-    with pictures.ONE_LARGE:
+
+
+def test_a_picture_waits_for_the_memory_that_others_decode_in(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    with pictures.ROOM.taken(pictures.MOST_BYTES):
         waiting = threading.Thread(target=pictures.read_picture, args=(tmp_path / "a.png", 8))
         waiting.start()
         waiting.join(0.2)
         assert waiting.is_alive()
     waiting.join()
+
+
+CRAFTED = hostile_pictures.crafted()
+
+
+@pytest.mark.parametrize("kind", CRAFTED)
+def test_a_crafted_picture_is_left_out_before_it_is_decoded(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it is decoded"))
+    assert re.search("million pixels|MB are needed", one_picture(tmp_path, CRAFTED[kind]).problem)
+
+
+def test_jpegs_of_several_scans_and_pictures_in_runs_are_read_as_they_are(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 24, 3), dtype=np.uint8)
+    for mode in ("L", "RGB"):
+        content = hostile_pictures.saved(Image.fromarray(pixels).convert(mode), "JPEG", progressive=True)
+        (tmp_path / "a.jpg").write_bytes(content)
+        found = pictures.read_picture(tmp_path / "a.jpg", 0).pixels
+        np.testing.assert_array_equal(found.squeeze(), np.asarray(Image.open(tmp_path / "a.jpg")))
+    found = one_picture(tmp_path, hostile_pictures.runs(8, 8, b"\x08\x07\x00\x00" * 8), "bmp")
+    assert (found.pixels == 7).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_a_file_that_is_read_at_once_has_a_limit(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(pictures, "MOST_FILE", 2**20)
+    content = hostile_pictures.saved(Image.new("RGB", (9, 9)), kind)
+    assert not one_picture(tmp_path, content).problem
+    assert one_picture(tmp_path, content + bytes(2**20)).problem == "the file has more than 1 MiB"
 
 
 def test_files_whose_content_pil_would_hand_to_other_programs_are_no_images(tmp_path):
@@ -196,16 +229,15 @@ def test_a_size_that_does_not_fit_into_memory_is_refused_before_anything_is_read
 # Text
 
 
-def test_a_line_that_is_no_text_is_named(tmp_path, monkeypatch):
+def test_a_line_that_is_no_text_is_named(tmp_path):
     path = tmp_path / "a.cfg"
     path.write_bytes(b"one\r\ntwo\xff\n")
     with pytest.raises(ValueError, match=r"line 2 is not UTF-8 text \(byte 0xff\)"):
         read_text(path)
     path.write_bytes(b"one\r\ntwo\rthree")
     assert read_text(path) == "one\ntwo\nthree"
-    monkeypatch.setattr("glow_tf.text_files.MOST_BYTES", 5)
     with pytest.raises(ValueError, match="it has more than"):
-        read_text(path)
+        read_text(path, 5)
     assert MOST_BYTES > 2**20
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json("[" * 100_000)

@@ -2,12 +2,15 @@
 
 import ast
 import importlib
+import importlib.metadata
 import inspect
 import math
 import pathlib
 import re
 import sys
+import typing
 
+import numpy as np
 import pytest
 from small import architecture, run_program
 
@@ -26,7 +29,8 @@ ORDER = [
     ["presets"],
     ["schedule"],
     ["internals"],
-    ["likelihood", "pieces", "density_model", "labels"],
+    ["likelihood", "pieces", "density_model"],
+    ["labels"],
     ["bijectors"],
     ["conditions", "passage"],
     ["part_layers"],
@@ -212,6 +216,23 @@ def test_every_public_name_can_be_imported():
 
     for name in glow_tf.__all__:
         assert getattr(glow_tf, name) is not None
-    assert set(glow_tf.__all__) <= set(dir(glow_tf))
+    packages = {"bijectors", "data", "devices", "run", "training", "use"}
+    assert {name for name in dir(glow_tf) if not name.startswith("__")} == {*glow_tf.__all__, *packages}
+    assert all(inspect.ismodule(getattr(glow_tf, name)) for name in packages)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = glow_tf.nothing
+
+
+def test_an_editable_install_is_a_path_which_type_checkers_follow():
+    for file in importlib.metadata.files("glow_tf"):
+        if file.name.endswith(".pth"):
+            assert (pathlib.Path(file.read_text().strip()) / "glow_tf" / "py.typed").is_file(), (
+                "install again"
+            )
+
+
+def test_type_checkers_read_that_models_take_arrays():
+    from glow_tf.compiled_model import TrainedModel
+
+    for method in (TrainedModel.log_prob, TrainedModel.encode, TrainedModel.score):
+        assert np.ndarray in typing.get_args(typing.get_type_hints(method)["images"])

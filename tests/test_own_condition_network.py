@@ -151,7 +151,8 @@ def test_levels_and_exports_have_it(tmp_path):
     glow = glow_tf.Glow(config, condition_network=convolutions())
     perturb(glow)
     assert [part.condition_network.name for part in glow.parts] == ["mine"] * 2
-    glow_tf.export(glow, tmp_path / "export")
+    with pytest.warns(UserWarning, match=r"exported, but the commands refuse it\. .*Received: .*Erf"):
+        glow_tf.export(glow, tmp_path / "export")
     exported = tf.saved_model.load(tmp_path / "export")
     found = exported.log_prob(IMAGES[:3], 0, glow.checked_condition(GIVEN[:3]))
     np.testing.assert_allclose(found, glow.log_prob(IMAGES[:3], condition=GIVEN[:3]), rtol=1e-5)
@@ -232,5 +233,5 @@ def test_files_say_that_they_need_it(tmp_path, capsys):
         glow_tf.load(tmp_path / "preset", condition_network=convolutions())
     with pytest.raises(ConfigError, match=r"a \.keras file takes this model. Received.*'mine'"):
         own.save_to_preset(tmp_path / "refused")
-    with pytest.raises(ConfigError, match=r"cannot be read as a \.keras file"):
+    with pytest.raises(ConfigError, match=r"0 weights, as '.*condition_network"):
         glow_tf.load(path, condition_network=keras.layers.Dense(3))

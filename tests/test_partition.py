@@ -235,3 +235,6 @@ def test_what_a_cache_holds_crosses_no_cut_in_the_table():
     costs = schedule.epoch_costs(layouts, epochs, cache_prefix=True)
     assert "step: 6.0 forward, 0.0 backward" in model_table(layouts, [1, 1], [part_1, part_2], costs)
     assert "step: 0.0 forward, 0.0 backward" in model_table(layouts, [1, 1], epochs, costs, cached={part_2})
+    plain = model_table(layouts, [1, 1], epochs, costs, traffic=False)
+    assert "GMAC" not in plain
+    assert "crossing" not in plain

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import threading
+import urllib.request
 
 import pytest
 
@@ -14,6 +15,8 @@ import glow_tf
 from glow_tf import presets
 from glow_tf.commands import cli
 from glow_tf.errors import ConfigError
+from glow_tf.presets import remote
+from lab.benchmarks import hostile_servers
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -44,7 +47,9 @@ class Answers(http.server.BaseHTTPRequestHandler):
         name = path.rpartition("/")[2]
         file = self.server.folder / name
         if not path.startswith(("/me/flow/resolve/", "/some/flow/")) or not file.is_file():
-            return self.send_error(404)
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            return self.end_headers()
         return self.answer(file.read_bytes())
 
     do_HEAD = do_GET  # noqa: N815
@@ -125,7 +130,7 @@ def test_a_preset_of_a_release_without_checksums_is_fetched(server):
     for count in (1, 2):
         folder = presets.find(f"{server.url}/some/flow")
         assert asked(server, "model.weights.h5") == count
-    assert presets.checked_weights(folder, presets.read_model(folder)) == folder / "model.weights.h5"
+    presets.read_preset(folder)  # raises no error
 
 
 def test_weights_that_are_not_those_of_the_settings_are_refused(server):
@@ -139,6 +144,25 @@ def test_what_cannot_be_fetched_is_named(server, path):
     (server.folder / "config.json").unlink()
     with pytest.raises(ConfigError, match=r"within reach\. Received: .*404"):
         glow_tf.Glow.from_preset(server.url + path)
+
+
+@pytest.mark.parametrize("kind", hostile_servers.SERVERS)
+def test_a_hostile_server_is_refused(kind, tmp_path):
+    with pytest.raises(ConfigError, match=rf"within reach\. Received: .*{hostile_servers.SERVERS[kind][1]}"):
+        hostile_servers.fetch(kind, tmp_path)
+    assert not [*tmp_path.rglob("*.h5"), *tmp_path.rglob("*.json")]
+
+
+def test_a_redirect_may_not_leave_encryption():
+    request = urllib.request.Request("https://here/config.json")
+    with pytest.raises(OSError, match=r"a redirect must lead to https: Received: http://there"):
+        remote._Redirects().redirect_request(request, None, 302, "Found", {}, "http://there/config.json")
+
+
+def test_a_file_of_the_hub_has_a_limit(hub, monkeypatch):
+    monkeypatch.setitem(remote.MOST_BYTES, "model.weights.h5", 1000)
+    with pytest.raises(ConfigError, match=r"weights\.h5 may have at most 1000 bytes, and has \d+"):
+        glow_tf.Glow.from_preset("hf://me/flow")
 
 
 def test_commands_take_an_address(server, tmp_path, capsys):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from glow_tf import likelihood
 from glow_tf.bijectors.condition import Condition
 
 # By default TensorFlow rounds float32 products on newer GPUs to 10 bits: a flow would not invert itself.
@@ -47,6 +48,11 @@ class PartOutput(NamedTuple):
     def log_likelihood_term(self) -> tf.Tensor:
         """The part's term of the whole model's log-likelihood, without a prior of h; [B], nats."""
         return self.latents_log_prob + self.log_det
+
+    @property
+    def log_det_of_all(self) -> tf.Tensor:
+        """log|det| of the map to h and the whitened latents: log p(z | h) = log N(eps) + log|det|; [B]."""
+        return self.log_likelihood_term - sum(map(likelihood.standard_normal_log_prob, self.latents))
 
 
 class KeepsArguments(keras.layers.Layer):

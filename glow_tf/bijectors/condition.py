@@ -8,8 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.density_model import Array
+
 # A map [B, h, w, c], of any resolution, or a vector [B, d]; several at once by name; None: nothing is given.
-Condition = tf.Tensor | Mapping[str, tf.Tensor] | None
+Condition = Array | Mapping[str, Array] | None
 
 
 def brought_to(condition: Condition, x: tf.Tensor, channels: int) -> tf.Tensor:

@@ -17,7 +17,9 @@ from absl import flags, logging
 
 from glow_tf.commands.notices import hide_notices
 from glow_tf.commands.parsing import parse
-from glow_tf.errors import ConfigError, DivergedError, in_one_line
+from glow_tf.config import DataConfig
+from glow_tf.data.named import check_named
+from glow_tf.errors import ConfigError, DivergedError, in_one_line, printable
 from glow_tf.version import __version__
 
 COMMANDS = (
@@ -73,9 +75,13 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
             return run(command.FLAGS_AFTER_DASHES, ["--help"])
         own, passed_on = _split(command, arguments)
         parse(values, own)
+        if {"model", "dataset"} <= set(values) and values.dataset:  # before the model is loaded
+            check_named(DataConfig(values.dataset, values.data_dir))
         return command.main(values, *passed_on) or 0
-    except (ConfigError, DivergedError, OSError) as error:
+    except (ConfigError, DivergedError) as error:
         return _error(str(error))
+    except OSError as error:
+        return _error(_in_words(error))
     except Exception as error:
         if type(error).__name__ != "ResourceExhaustedError":  # TensorFlow's, which may not be loaded
             raise
@@ -163,7 +169,14 @@ def _quieten() -> None:
         hide_notices()
 
 
+def _in_words(error: OSError) -> str:
+    """Returns what an error says; of the system's, the reason and the file, whose name may be long."""
+    if error.filename is None or not error.strerror:
+        return str(error)
+    return f"a file cannot be read or written: {error.strerror}. Received: {str(error.filename)[:200]!r}"
+
+
 def _error(message: str) -> int:
     sys.stdout.flush()  # where both go to one file, the error comes last
-    print(f"Error: {message}", file=sys.stderr)
+    print(f"Error: {printable(message)}", file=sys.stderr)
     return 1

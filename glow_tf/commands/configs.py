@@ -9,10 +9,8 @@ from glow_tf.errors import ConfigError
 
 
 def folder() -> pathlib.Path:
-    """Returns the folder of the configs: inside the installed package, or beside it in a clone."""
-    package = pathlib.Path(glow_tf.__file__).parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
+    """Returns the folder of the configs, in the package; in a clone it is a link to the one beside it."""
+    return pathlib.Path(glow_tf.__file__).parent / "configs"
 
 
 def find(

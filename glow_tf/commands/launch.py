@@ -44,6 +44,7 @@ def main(values: flags.FlagValues, arguments: Sequence[str]) -> int:
     strategy = "part_parallel" if values.parts else "multi_worker"
     arguments = [*arguments, f"--strategy={strategy}"]
     config = run_flags.config_of(arguments)  # what it refuses, each process would refuse
+    run_flags.check_data(config)
     count = values.workers or config.num_parts
     if count is None:
         raise ConfigError("--parts needs --num_blocks, or a --flagfile with it. Received: neither")

@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import parsing
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from glow_tf.glow import Glow
@@ -125,7 +125,7 @@ def images_of(
         condition=values.condition,
     )
     for note in found.notes:
-        print(note)
+        print(printable(note))
     top, highest = _top(values), int(found.images.max(initial=0))
     if model.data_dtype == "uint8" and highest > top:
         print(

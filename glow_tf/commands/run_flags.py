@@ -10,8 +10,10 @@ from absl import flags
 from glow_tf import config as configuration
 from glow_tf import presets
 from glow_tf.commands import parsing
+from glow_tf.data.named import check_named
 from glow_tf.errors import ConfigError
 from glow_tf.run import flags_file, suited
+from glow_tf.run.workdir import SUMMARY
 
 
 def define(values: flags.FlagValues) -> None:
@@ -34,6 +36,7 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     workdir = pathlib.Path(values.workdir)
     earlier = flags_file.newer_settings(workdir)
     settings |= {name: value for name, value in earlier.items() if not values[name].present}
+    settings |= _scaling_of_rate(values, workdir)
     given = {name for name in settings if values[name].present}
     is_open = [name for name in (*suited.LEVELS, *suited.SETTINGS) if name not in given]
     if any(getattr(values[name], "in_flagfile", False) for name in settings):
@@ -59,6 +62,17 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     implied = suited.implied(settings, is_open)
     is_open = [name for name in is_open if name in (*form, *suited.SETTINGS) and name not in implied]
     return configuration.RunConfig.from_settings(settings | implied, is_open)
+
+
+def _scaling_of_rate(values: flags.FlagValues, workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the `rate_scaling` of a learning rate that is typed without one; flagfiles keep theirs.
+
+    It is `none`, as in other programs, or that of the run in the workdir: earlier releases scaled the rate.
+    """
+    rate, scaling = (getattr(values[name], "file", None) for name in ("learning_rate", "rate_scaling"))
+    if rate != "" or scaling == "":  # the name of a file; empty: the command line
+        return {}
+    return {"rate_scaling": "none"} | flags_file.read_values(workdir, ["rate_scaling"])
 
 
 def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, Any]:
@@ -88,6 +102,12 @@ def _model_of(name: str) -> configuration.ModelConfig:
     if start.suffix != ".keras":
         return presets.read_model_file(start / "checkpoints" / "model.json")
     return presets.model_of_settings(start, presets.read_keras_file(start)[0]["config"])
+
+
+def check_data(config: configuration.RunConfig) -> None:
+    """Raises ConfigError if the data set is not there, before time is spent; a finished run needs none."""
+    if not pathlib.Path(config.workdir, SUMMARY).exists():
+        check_named(config.data)
 
 
 def config_of(arguments: Sequence[str]) -> configuration.RunConfig:

@@ -5,12 +5,14 @@
 
 `fit` takes good images that the model was not trained on, and writes --calibration, a JSON file. `check`
 writes a folder, --output: scores.csv with a p-value, a flag and a reason for each image, and worst.html, a
-page that shows the most unusual ones. An image is flagged if its p-value is at most --false_alarms: about
+page that shows the most unusual ones. In scores.csv a name that a spreadsheet would take as a formula, such
+as `=a.png`, has an apostrophe before it. An image is flagged if its p-value is at most --false_alarms: about
 this share of images like the good ones is flagged as well, on average. `glow_tf.use.Scorer` is the same from
 Python.
 """
 
 import base64
+import contextlib
 import csv
 import html
 import io
@@ -23,9 +25,11 @@ from absl import flags
 
 from glow_tf.commands import model_flags, parsing
 from glow_tf.config import INPUT, TARGET, file_of, folder_of
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, printable
+from glow_tf.text_files import read_json
 
 ACTIONS = ("fit", "check")
+TRAINED_ON = "WARNING: the model was trained on some of these images. It codes them better than new ones, so"
 _STYLE = """
 body { font-family: sans-serif; margin: 1.5rem; color: #222; background: #fff; }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; }
@@ -59,7 +63,10 @@ def main(values: flags.FlagValues, action: str) -> None:
             f"false_alarms must be between 0 and 1. Received: false_alarms={values.false_alarms:g}"
         )
     model_flags.count_of(values, "worst")
-    path, white = pathlib.Path(values.calibration), model_flags.white_of(values)
+    path = pathlib.Path(values.calibration)
+    if action == "check":
+        _check_calibration(path, values.false_alarms)
+    white = model_flags.white_of(values)
     if action == "fit":
         _fit(values, path)
     else:
@@ -73,10 +80,19 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
     model = model_flags.model_of(values)
     scorer = Scorer(model, values.score)
     used = model_flags.images_of(values, model)
-    if trained_on(values):
+    if trained_on(values, used.images):
         print(
-            "WARNING: the model was trained on some of these images. It codes them better than new ones, so "
-            "too many new ones will be flagged. --split=test has those that it was not trained on."
+            f"{TRAINED_ON} too many new ones will be flagged. --split=test has those that it was not trained "
+            "on."
+        )
+    smallest = 1 / (1 + (len(used.images) + 1) // 2)  # half of them are compared with, the larger half
+    if smallest > values.false_alarms:
+        needed = 2 * math.ceil(1 / values.false_alarms - 1) - 1
+        print(
+            f"WARNING: with {len(used.images)} good images no p-value is below {_rounded_up(smallest)}, and "
+            f"check refuses a smaller --false_alarms. For --false_alarms={values.false_alarms:g} fit takes "
+            f"{needed} images or more.",
+            flush=True,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     scorer.fit(used.images, values.seed, used.condition).save(path)
@@ -96,10 +112,14 @@ def _rounded_up(p_value: float) -> str:
     return f"{math.ceil(p_value * 10**digits) / 10**digits:g}"
 
 
-def trained_on(values: flags.FlagValues) -> bool:
-    """Returns whether images that the model was trained on are known to be among these."""
+def trained_on(values: flags.FlagValues, images: np.ndarray) -> bool:
+    """Returns whether images that the model was trained on are known to be among these.
+
+    They are known by the place from which they come, or by the checksum of all of them.
+    """
     from glow_tf.data.image_files import has_test_images
     from glow_tf.run.flags_file import read_settings
+    from glow_tf.run.same_data import has_training_images
     from glow_tf.use.models import about
 
     trained = read_settings(pathlib.Path(values.model)).get("dataset")
@@ -108,25 +128,19 @@ def trained_on(values: flags.FlagValues) -> bool:
     same = own.resolve() == theirs.resolve() if own and theirs else values.dataset == trained
     below = own / TARGET if own and values.condition == INPUT else own
     all_of_it = below is not None and not has_test_images(below)  # a file has none
-    return same and (values.split in ("train", "all") or (not values.split and all_of_it))
+    here = same and (values.split in ("train", "all") or (not values.split and all_of_it))
+    return here or has_training_images(pathlib.Path(values.model, "checkpoints"), images)
 
 
 def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
-    if not path.is_file():
-        raise ConfigError(
-            f"calibration must be a file from `glow-tf score fit`. Received: calibration={str(path)!r}"
-        )
     folder = model_flags.output_folder(values)
     from glow_tf.use import Scorer
 
     model = model_flags.model_of(values)
     scorer = Scorer.load(path, model)
-    if scorer.smallest > values.false_alarms:
-        raise ConfigError(
-            f"false_alarms must be {_rounded_up(scorer.smallest)} or more with as many good images as the "
-            f"calibration has. Received: false_alarms={values.false_alarms:g}"
-        )
     used = model_flags.images_of(values, model)
+    if trained_on(values, used.images):
+        print(f"{TRAINED_ON} fewer of them are flagged than of new ones like them.")
     found = scorer.features(used.images, used.condition)
     p_values, reasons = scorer.p_value_of(found), scorer.reasons(found)
     flagged = p_values <= values.false_alarms
@@ -135,7 +149,9 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     writer.writerow(["name", "p_value", "flagged", "bits_per_dim", "latent_bits", "codec_bits", "reason"])
     for k, name in enumerate(used.names):
         numbers = [f"{feature[k]:.4f}" for feature in (found.nll, found.latent, found.codec)]
-        writer.writerow([name, f"{p_values[k]:.6g}", "yes" if flagged[k] else "no", *numbers, reasons[k]])
+        writer.writerow(
+            [_as_text(name), f"{p_values[k]:.6g}", "yes" if flagged[k] else "no", *numbers, reasons[k]]
+        )
     model_flags.write(folder / "scores.csv", table.getvalue().encode(errors="replace"))
     order = (-scorer.unusual(found)).argsort(kind="stable")[: values.worst]  # p-values tie
     notes = [f"p = {p_values[k]:.3g}{', flagged' if flagged[k] else ''}" for k in order]
@@ -147,6 +163,27 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
         f"{flagged.sum()} of {len(used.images)} images are flagged; of images like the good ones, about "
         f"{expected:.{1 if expected < 10 else 0}f} would be. {folder / 'scores.csv'}, {folder / 'worst.html'}"
     )
+
+
+def _check_calibration(path: pathlib.Path, false_alarms: float) -> None:
+    """Raises ConfigError, before TensorFlow is loaded, for no calibration, or one without such a p-value."""
+    if not path.is_file():
+        raise ConfigError(
+            f"calibration must be a file from `glow-tf score fit`. Received: calibration={str(path)!r}"
+        )
+    smallest = 0.0
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # `Scorer.load` says what is wrong with it
+        smallest = 1 / (1 + len(read_json(path)["calibration"]["nll"]))
+    if smallest > false_alarms:
+        raise ConfigError(
+            f"false_alarms must be {_rounded_up(smallest)} or more with as many good images as the "
+            f"calibration has. Received: false_alarms={false_alarms:g}"
+        )
+
+
+def _as_text(name: str) -> str:
+    """Returns a file's name as a cell of a table, which no spreadsheet takes as a formula."""
+    return printable("'" * name.startswith(("=", "+", "-", "@", "\t", "\r")) + name)
 
 
 def sheet(images: np.ndarray, captions: Sequence[Sequence[str]], title: str, white: int) -> str:

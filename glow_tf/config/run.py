@@ -71,7 +71,11 @@ class RunConfig:
     )
     tensorboard: bool = setting(True, "Write TensorBoard logs.", may_differ=True)
     sample_every: int = setting(
-        1, "Epochs between sample grids, which the last epoch has too; 0 is never.", may_differ=True
+        -1,
+        "Epochs between sample grids, which the last epoch has too; 0: never, -1: ten grids per run at most, "
+        "and that of the last epoch.",
+        least=-1,
+        may_differ=True,
     )
     export: bool = setting(True, "Write a SavedModel at the end.", may_differ=True)
     checkpoint_minutes: float = setting(

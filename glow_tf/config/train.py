@@ -35,12 +35,14 @@ class TrainConfig:
         "0.999", "Second-moment decay of adamax and adam, or oai: 1 − 1/(steps per epoch)."
     )
     learning_rate: str | float | Sequence[float] = setting(
-        "1e-1", "One rate for all parts, or one rate per part, comma-separated."
+        "1e-1",
+        "One rate for all parts, or one rate per part, comma-separated. As a flag without --rate_scaling it "
+        "is the rate of every weight (rate_scaling=none), as in other programs.",
     )
     rate_scaling: str = setting(
         "size",
         "size: the rate of each weight follows the width and the number of flow steps, so that one rate of "
-        "adamax or adam suits models of all sizes; none: every weight has the rate.",
+        "adamax or adam suits models of all sizes, as the default does; none: every weight has the rate.",
         choices=RATE_SCALINGS,
         if_missing="none",
     )

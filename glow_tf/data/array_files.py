@@ -45,8 +45,6 @@ def read_file(config: DataConfig) -> Examples:
     ConfigError if there is no such file or array, it does not fit into memory, or real data are not finite.
     """
     path, received = file_of(config.dataset), f"Received: dataset={config.dataset!r}"
-    if not path.is_file():
-        raise ConfigError(f"dataset=file:PATH.npy needs an existing file. {received}")
     try:
         array = _opened(path, (3, 4), config.dtype)
     except ValueError as error:

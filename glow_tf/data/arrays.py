@@ -25,8 +25,6 @@ MADE_BY = {
     "uint16": "--data=bytes and --n_bits from 9 to 16",
     "float32": "--data=real",
 }
-# Of commands of trained models, too, which have no --image_size.
-ONE_SIZE = "all images must have one size: resize them first; to train, --image_size=N does it"
 ROOM = "decoded images, and as much again for what is kept, and for test images held out"  # in a cache
 PIECE = 256  # examples that are copied from file to file at a time
 TEST_EVERY = 10  # where a data set has no test images, every tenth image is one
@@ -230,12 +228,20 @@ def stack(batches: Iterable[np.ndarray], count: int, config: DataConfig) -> np.n
             array = new_array((count, *batch.shape[1:]), batch.dtype, config)
         if batch.shape[1:] != array.shape[1:]:
             raise ConfigError(
-                f"{ONE_SIZE}. Received: {config.dataset!r} with images of {array.shape[1:]} and "
-                f"{batch.shape[1:]}"
+                f"{needs_one_size(array, batch)}. Received: {config.dataset!r} with images of "
+                f"{array.shape[1:]} and {batch.shape[1:]}"
             )
         array[done : done + len(batch)] = batch
         done += len(batch)
     return array
+
+
+def needs_one_size(*images: np.ndarray) -> str:
+    """Says that images [..., H, W, C] must have one size, and suggests a power of two, at most 64."""
+    side = min(64, *(own for image in images for own in image.shape[-3:-1]))
+    # Of commands of trained models, too, which have no --image_size.
+    fits = f"to train, --image_size={2 ** (side.bit_length() - 1)} does it"
+    return f"all images must have one size: resize them first; {fits}"
 
 
 def check_memory_of_resized(count: int, at_once: int, config: DataConfig) -> None:

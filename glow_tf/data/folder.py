@@ -14,7 +14,7 @@ import numpy as np
 
 from glow_tf.config import DataConfig
 from glow_tf.data.array_files import SUFFIX, read_array
-from glow_tf.data.arrays import ONE_SIZE, Examples, check_memory_of_resized
+from glow_tf.data.arrays import Examples, check_memory_of_resized, needs_one_size
 from glow_tf.data.decoding import Decoding
 from glow_tf.data.image_files import NO_CLASSES, Files, find_files
 from glow_tf.data.parallel import in_parallel, usual_threads
@@ -125,7 +125,7 @@ class Pictures:
                 continue
             if picture.pixels.dtype.kind == "f" and not np.isfinite(picture.pixels).all():
                 raise ConfigError(f"real data must be finite. Received: {path} with NaN or infinity")
-            self._make_room(path, picture.pixels.shape)
+            self._make_room(path, picture.pixels)
             if not np.may_share_memory(picture.pixels, self.array):  # else it was there before a kill
                 self.array[len(self.files)] = picture.pixels  # a grey picture fills all channels
             self.files.append(path)
@@ -157,8 +157,9 @@ class Pictures:
             )
         return notes
 
-    def _make_room(self, path: pathlib.Path, shape: tuple[int, ...]) -> None:
-        """Makes an array into which a picture of this shape fits; the first colours add two channels."""
+    def _make_room(self, path: pathlib.Path, pixels: np.ndarray) -> None:
+        """Makes an array into which a picture fits; the first colours add two channels."""
+        shape = pixels.shape
         one_size = self.array.shape[1:3] == shape[:2] and (
             self.array.shape[-1] == shape[-1] or {self.array.shape[-1], shape[-1]} == {1, 3}
         )
@@ -166,8 +167,9 @@ class Pictures:
             self.array = self._new_array((self.count, *shape))
         elif not one_size:
             raise ConfigError(
-                f"{ONE_SIZE}. Received: {self.config.dataset!r} with {self.files[0].name} of "
-                f"{_size(self.array.shape[1:])} and {path.name} of {_size(shape)} (height × width)"
+                f"{needs_one_size(self.array, pixels)}. Received: {self.config.dataset!r} with "
+                f"{self.files[0].name} of {_size(self.array.shape[1:])} and {path.name} of {_size(shape)} "
+                "(height × width)"
             )
         elif shape[-1] > self.array.shape[-1]:
             grey, done = self.array, len(self.files)

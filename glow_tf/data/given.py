@@ -190,7 +190,7 @@ def _of_csv(text: str) -> dict[str, list[float]]:
 
 def _of_json(text: str) -> dict[str, list[float]]:
     """Reads numbers by name, or numbers by attribute by name; the attributes are sorted."""
-    content = parse_json(text)
+    content = parse_json(text, object_pairs_hook=_without_repeats)
     if not isinstance(content, Mapping):
         raise ValueError("it must be an object: lists of numbers, or numbers by attribute, by file name")
     rows, attributes = [], None
@@ -204,6 +204,14 @@ def _of_json(text: str) -> dict[str, list[float]]:
             raise ValueError(f"{name!r} must have a list of numbers, or numbers by attribute, as others have")
         rows.append((name, own))
     return _collected(rows)
+
+
+def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
 
 
 def _collected(rows: Iterable[tuple[str, Sequence[Any]]]) -> dict[str, list[float]]:
@@ -222,4 +230,5 @@ def _is_number(value: Any) -> bool:
         float(value)
     except (TypeError, ValueError, OverflowError):
         return False
-    return not isinstance(value, bool)
+    # Python also reads 1_0, and the digits of other scripts.
+    return not isinstance(value, bool) and str(value).isascii() and "_" not in str(value)

@@ -12,6 +12,7 @@ from glow_tf.data.array_files import read_file
 from glow_tf.data.arrays import MADE_BY, Examples, ImageData, hold_out, in_memory, joined
 from glow_tf.data.folder import FolderImages
 from glow_tf.data.given import read_folder_and_condition
+from glow_tf.data.named import check_path
 from glow_tf.errors import ConfigError
 
 SPLITS = ("train", "test", "all", "")
@@ -24,6 +25,7 @@ def load(config: DataConfig) -> ImageData:
       ConfigError: the data set does not exist, is empty, has images of several sizes, has too few images, or
         does not fit into memory.
     """
+    check_path(config)
     if config.image_cache and config.dataset != DIGITS:
         return image_cache.load(config, _load)
     return _load(dataclasses.replace(config, image_cache=""))
@@ -74,6 +76,7 @@ def load_split(
     """
     if split not in SPLITS:
         raise ConfigError(f"split must be {', '.join(SPLITS[:-1])} or empty. Received: {split=}")
+    check_path(config)
     count = config.test_examples
     trained = count if split == "train" else 0
     config = dataclasses.replace(config, train_examples=trained, validation_examples=0)

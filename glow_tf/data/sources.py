@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import pathlib
 import socket
@@ -23,6 +22,7 @@ from glow_tf.data.arrays import (
     why_of_another_type,
 )
 from glow_tf.data.features import reader_of, with_condition
+from glow_tf.data.named import refusal
 from glow_tf.data.parallel import usual_threads
 from glow_tf.errors import ConfigError, in_one_line
 
@@ -117,16 +117,7 @@ def _tfds_builder(config: DataConfig) -> Any:
                 socket.getaddrinfo("storage.googleapis.com", 443)
             builder.download_and_prepare()
     except Exception as error:
-        said = str(error).strip()
-        reason = said.splitlines()[0].rstrip(".") if said else "it gives no reason"
-        with contextlib.suppress(OSError):  # a name too long for a folder
-            if pathlib.Path(config.dataset).is_dir():
-                reason += f"; for the folder of this name, --dataset=folder:{config.dataset}"
-        raise ConfigError(
-            "dataset must be digits, folder:PATH, file:PATH.npy or an image data set that TFDS can load "
-            f"(prepared in data_dir, or downloadable over the network): {type(error).__name__}: {reason}. "
-            f"Received: dataset={config.dataset!r}, data_dir={config.data_dir!r}"
-        ) from None
+        raise refusal(config, error) from None
     features = list(builder.info.features or ())
     if "image" not in features:
         raise ConfigError(

@@ -2,7 +2,7 @@
 
 from glow_tf.presets.files import CATALOGUE as CATALOGUE
 from glow_tf.presets.files import OWN as OWN
-from glow_tf.presets.files import checked_weights as checked_weights
+from glow_tf.presets.files import WEIGHTS as WEIGHTS
 from glow_tf.presets.files import find as find
 from glow_tf.presets.files import model_of_settings as model_of_settings
 from glow_tf.presets.files import names as names
@@ -10,5 +10,6 @@ from glow_tf.presets.files import read_about as read_about
 from glow_tf.presets.files import read_keras_file as read_keras_file
 from glow_tf.presets.files import read_model as read_model
 from glow_tf.presets.files import read_model_file as read_model_file
+from glow_tf.presets.files import read_preset as read_preset
 from glow_tf.presets.files import refers_to_preset as refers_to_preset
 from glow_tf.presets.files import write as write

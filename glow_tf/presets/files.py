@@ -5,7 +5,6 @@ Some presets come with the package, and have names.
 
 import dataclasses
 import hashlib
-import io
 import math
 import os
 import pathlib
@@ -25,7 +24,7 @@ from glow_tf.presets.card import card_of
 from glow_tf.presets.remote import CHECKSUM, CONFIG, WEIGHTS
 from glow_tf.text_files import json_text, parse_json, read_json
 from glow_tf.version import __version__
-from glow_tf.weights_file import check_weights
+from glow_tf.weights_file import Shapes, check_size, check_weights
 
 CARD = "README.md"
 OWN = frozenset({CONFIG, WEIGHTS, CARD})
@@ -33,7 +32,7 @@ FORMAT = 1  # of config.json
 FOLDER = pathlib.Path(__file__).parent  # of those that come with the package
 WEIGHTS_DTYPES = ("float32", "float16")
 KERAS_MEMBERS = [CONFIG, "metadata.json", WEIGHTS]
-MOST_BYTES = 2**22  # of config.json in a .keras file
+MOST_BYTES = 2**22  # of config.json
 MOST_NAMES = 2**12  # letters of a name, or layers that are frozen
 _GLOW = {"name": str, "dtype": str, "config": dict, "frozen": list, "condition_network": dict}
 
@@ -75,18 +74,25 @@ def refers_to_preset(model: str | os.PathLike) -> bool:
     return is_preset(path) or (str(model) in names() and not is_another)
 
 
-def checked_weights(folder: pathlib.Path, model: ModelConfig) -> pathlib.Path:
-    """Returns the file of a preset's weights; ConfigError if its checksum or `check_weights` refuses it."""
-    path = folder / WEIGHTS
-    content = path.read_bytes()
-    expected = _read(folder).get(CHECKSUM)  # releases before 0.5 wrote none
-    if expected not in (None, found := hashlib.sha256(content).hexdigest()):
+def read_preset(folder: pathlib.Path) -> tuple[ModelConfig, Shapes]:
+    """Returns the settings of a preset's model, and the shapes of the arrays in its file of weights.
+
+    ConfigError as in `read_model`, or if the checksum of the weights or `check_weights` refuses them.
+    """
+    path, content = folder / WEIGHTS, _read(folder)
+    model = model_of_settings(folder / CONFIG, content["model"])
+    check_size(size := path.stat().st_size, model, str(path))
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+    expected = content.get(CHECKSUM)  # releases before 0.5 wrote none
+    if expected not in (None, found := digest.hexdigest()):
         raise ConfigError(
             f"the weights of the preset {folder} are damaged, or others than those that {CONFIG} was written "
             f"with: {CHECKSUM} must be {expected!r}. Received: {found!r}"
         )
-    check_weights(io.BytesIO(content), len(content), model, str(path))
-    return path
+    return model, check_weights(path, size, model, str(path))
 
 
 def read_model(folder: pathlib.Path) -> ModelConfig:
@@ -127,6 +133,8 @@ def read_keras_file(path: pathlib.Path) -> tuple[dict[str, Any], bool]:
 
     ConfigError if it is no such file; OSError if it cannot be read.
     """
+    if path.exists() and not path.is_file():  # a pipe would wait for whoever writes to it
+        raise ConfigError(f"a .keras file must be a file. Received: {str(path)!r}, which is none")
     try:
         with zipfile.ZipFile(path) as archive:
             if sorted(archive.namelist()) != KERAS_MEMBERS:
@@ -170,7 +178,7 @@ def read_about(folder: pathlib.Path) -> dict[str, Any]:
 
 def _json_of(path: pathlib.Path) -> Any:
     try:
-        return read_json(path)
+        return read_json(path, MOST_BYTES)
     except ValueError as error:
         raise ConfigError(f"{path} must be JSON. Received: {error}") from None
 

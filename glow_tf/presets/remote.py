@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import pathlib
+import tempfile
+import threading
+import time
 import urllib.error
 import urllib.request
+from typing import Any
 from urllib.parse import urlsplit
 
-from glow_tf.durable_files import write_atomically
+from glow_tf.config import ModelConfig
 from glow_tf.errors import ConfigError, in_one_line
+from glow_tf.text_files import parse_json
+from glow_tf.weights_file import ROOM, model_bytes
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"  # a preset's files
 CHECKSUM = "weights_sha256"  # in config.json
 HUB = "hf://"
 PREFIXES = (HUB, "https://", "http://")
-TIMEOUT = 30  # seconds without an answer
+MOST_BYTES = {CONFIG: 2**22, WEIGHTS: 2**32}
+# A web server has so many seconds for a file, and one more for each SLOWEST bytes that have come.
+PATIENCE, SLOWEST = 30.0, 20_000
 
 
 def is_address(preset: str | os.PathLike) -> bool:
@@ -50,36 +57,117 @@ def fetched(address: str) -> pathlib.Path:
 
 
 def _from_hub(name: str) -> pathlib.Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError
 
-    files, (repository, _, revision) = [CONFIG, WEIGHTS], name.partition("@")
-    how = {"revision": revision or None, "allow_patterns": files, "library_name": "glow_tf"}
-    folder = pathlib.Path(snapshot_download(repository, **how))
-    if missing := [file for file in files if not (folder / file).is_file()]:
-        raise ValueError(f"it has no {' and no '.join(missing)}")
-    return folder
+    repository, _, revision = name.partition("@")
+    for file in (CONFIG, WEIGHTS):
+        try:
+            url = hf_hub_url(repository, file, revision=revision or None)
+            size = get_hf_file_metadata(url, library_name="glow_tf").size
+        except EntryNotFoundError:
+            raise ValueError(f"it has no {file}") from None
+        if size is None or size > MOST_BYTES[file]:
+            raise ValueError(f"its {file} may have at most {MOST_BYTES[file]} bytes, and has {size}")
+    how = {"allow_patterns": [CONFIG, WEIGHTS], "library_name": "glow_tf"}
+    return pathlib.Path(snapshot_download(repository, revision=revision or None, **how))
 
 
 def _from_server(url: str) -> pathlib.Path:
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     name = f"{pathlib.PurePosixPath(urlsplit(url).path).name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
     folder = home / "glow_tf" / "presets" / name
-    settings = _download(f"{url}/{CONFIG}")
-    expected, kept = json.loads(settings).get(CHECKSUM), folder / WEIGHTS
-    if not kept.is_file() or hashlib.sha256(kept.read_bytes()).hexdigest() != expected:
-        content = _download(f"{url}/{WEIGHTS}")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, content)
-    own = folder / CONFIG
-    if not own.is_file() or own.read_bytes() != settings:
-        write_atomically(own, settings)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as new:
+        own = _download(f"{url}/{CONFIG}", pathlib.Path(new), MOST_BYTES[CONFIG])
+        settings = parse_json(own.read_bytes().decode())
+        kept, most = folder / WEIGHTS, _most_bytes_of_weights(settings)
+        folder.mkdir(exist_ok=True)
+        if most and (not kept.is_file() or _checksum(kept) != settings.get(CHECKSUM)):
+            _download(f"{url}/{WEIGHTS}", pathlib.Path(new), most).replace(kept)
+        old = folder / CONFIG
+        if not old.is_file() or old.read_bytes() != own.read_bytes():
+            own.replace(old)
     return folder
 
 
-def _download(url: str) -> bytes:
-    request = urllib.request.Request(url, headers={"User-Agent": "glow_tf"})
+def _most_bytes_of_weights(settings: Any) -> int:
+    """Returns what a file of the weights may have; 0 if the settings are of no model."""
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            return answer.read()
-    except urllib.error.HTTPError as error:
-        raise OSError(f"{url}: {error.code} {error.reason}") from None
+        return min(ROOM + 2 * model_bytes(ModelConfig(**settings["model"])), MOST_BYTES[WEIGHTS])
+    except (ValueError, TypeError, KeyError):
+        return 0
+
+
+def _checksum(path: pathlib.Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _download(url: str, folder: pathlib.Path, most: int) -> pathlib.Path:
+    """Fetches a file into a folder; OSError if it has more than `most` bytes, or comes too slowly."""
+    download = _Download(url, folder, most)
+    download.start()
+    end = time.monotonic() + PATIENCE
+    while download.is_alive():
+        if time.monotonic() > end + download.received / SLOWEST:
+            download.given_up = True
+            raise TimeoutError(
+                f"{url}: it must come within {PATIENCE:g} s and at {SLOWEST} bytes per second after that; "
+                f"{download.received} bytes have come"
+            )
+        download.join(0.05)
+    if download.error is not None:
+        raise download.error
+    return download.path
+
+
+class _Download(threading.Thread):
+    """A file on its way. A thread can be left: Python's own timeout is one of silence, not of the whole."""
+
+    def __init__(self, url: str, folder: pathlib.Path, most: int):
+        super().__init__(daemon=True)
+        self.url, self.most = url, most
+        self.path = folder / url.rpartition("/")[2]
+        self.received, self.given_up = 0, False
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self._fetch()
+        except urllib.error.HTTPError as error:
+            self.error = OSError(f"{self.url}: {error.code} {error.reason}")
+        except Exception as error:  # of the network, or of the disk
+            self.error = error
+
+    def _fetch(self) -> None:
+        request = urllib.request.Request(self.url, headers={"User-Agent": "glow_tf"})
+        opener = urllib.request.build_opener(_Redirects)
+        with opener.open(request, timeout=PATIENCE) as answer, self.path.open("wb") as file:
+            claimed = int(answer.headers.get("Content-Length", 0))
+            while not self.given_up and max(claimed, self.received) <= self.most:
+                if not (block := answer.read1(2**20)):
+                    break
+                file.write(block)
+                self.received += len(block)
+        if max(claimed, self.received) > self.most:
+            raise OSError(f"{self.url}: it may have at most {self.most} bytes, and has more")
+        if self.received < claimed:
+            raise OSError(f"{self.url}: it ended after {self.received} of {claimed} bytes")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect to the web alone, and none from https to http."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        allowed = ("https:",) if req.type == "https" else ("https:", "http:")
+        if not newurl.lower().startswith(allowed):
+            raise OSError(
+                f"{req.full_url}: a redirect must lead to {' or '.join(allowed)} Received: {newurl}"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -1,27 +1,30 @@
 """What happens around the epochs of a run: caches, evaluation and history, samples, logs, checkpoints."""
 
 import contextlib
-import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.config import ModelConfig
 from glow_tf.devices.workers import follow_first_worker, holds_anywhere, in_several_processes
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import DivergedError, NonFiniteError, reason_of
 from glow_tf.run import flags_file, health, pictures
 from glow_tf.run.context import Run
-from glow_tf.run.epoch import EpochResult, computed
+from glow_tf.run.epoch import EpochResult, bits_of_levels, computed
 from glow_tf.run.interrupts import Interrupts
 from glow_tf.training.one_level import OneLevel
 
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 SAMPLES_PER_TEMPERATURE = 16
+MOST_GRIDS = 10  # in a run that does not say how many; and one after the last epoch
+DESCRIPTIONS = {  # of TensorBoard's charts, by the first word of their names
+    "bits_of_level": "Bits per dimension that this level adds to those of a uniform density, which are 8 for "
+    "8-bit images; 8 plus all levels is bpd/train. Negative: the level saves bits. Lower is better."
+}
 # Steps outside of their bands with which no phase ends: the next one's steps cannot tell whether it diverged.
 LAST_STEPS = 3
 
@@ -133,7 +136,9 @@ class SampleGrid(RunCallback):
         """Draws, every `sample_every` epochs and after the last one."""
         config, result, glow = self.run.config, self.result, self.model.glow
         result.grid = result.non_finite_samples = None
-        if (epoch + 1) % config.sample_every and epoch + 1 < self.params["epochs"]:
+        epochs = self.params["epochs"]
+        every = -(-epochs // MOST_GRIDS) if config.sample_every < 0 else config.sample_every
+        if (epoch + 1) % every and epoch + 1 < epochs:
             return
         given = self.run.first_conditions(SAMPLES_PER_TEMPERATURE)
         with self.model.averages.in_place():
@@ -166,7 +171,7 @@ class TensorBoardByPart(RunCallback):
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         with self._writable(), self.writer.as_default(step=epoch + 1):
             for tag, value in self._scalars():
-                tf.summary.scalar(tag, value)
+                tf.summary.scalar(tag, value, description=DESCRIPTIONS.get(tag.partition("/")[0]))
             for k, optimizer in enumerate(self.model.optimizers, start=1):
                 tf.summary.scalar(f"learning_rate/part_{k}", optimizer.learning_rate)
             if self.result.grid is not None:
@@ -213,22 +218,6 @@ class TensorBoardByPart(RunCallback):
             yield f"bits_of_level/part_{k}", bits
         for k, wait in result.waits.items():
             yield f"wait/part_{k}", wait
-
-
-def bits_of_levels(means: Mapping[str, float], model: ModelConfig) -> dict[int, float]:
-    """Returns the term of the likelihood that each part of levels has, by part from 1, in bits/dim.
-
-    `local_bpd_k` adds up the terms of the parts that ran, and a uniform density of what they leave. Empty for
-    a Glow, whose parts have no terms of their own, and for real data, which have no uniform density.
-    """
-    found: dict[int, float] = {}
-    if not model.design.separable or model.bits is None:
-        return found
-    before = float(model.bits)
-    for k in range(1, model.num_parts + 1):
-        if math.isfinite(so_far := means.get(f"local_bpd_{k}", math.nan)):
-            found[k], before = so_far - before, so_far
-    return found
 
 
 class WholeEpochs(keras.callbacks.Callback):

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from glow_tf.errors import in_one_line
 from glow_tf.training.trainer import PartsTrainer
+from glow_tf.weights_file import check_weight
 
 _VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # what TensorFlow adds to a variable's name in a checkpoint
 
@@ -81,7 +82,10 @@ def read_into(content: dict[str, Any], path: str, partly: bool = False) -> None:
     if differing := sorted(differing - {f"save_counter/{_VALUE}"}):
         raise ValueError(f"it has other variables: {', '.join(differing[:3])}")
     for name, variable in variables.items():
-        variable.assign(reader.get_tensor(name))
+        value = reader.get_tensor(name)
+        if name.startswith("model/"):
+            check_weight(name.removesuffix(f"/{_VALUE}").replace(".S", "/"), value, "it")
+        variable.assign(value)
 
 
 def _named(content: Any, name: str = "") -> Iterator[tuple[str, tf.Variable]]:

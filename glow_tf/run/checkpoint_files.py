@@ -7,6 +7,7 @@ import shutil
 from glow_tf.durable_files import flush, write_atomically
 
 POINTER = "checkpoint"  # the file in which TensorFlow's own tools look for the newest checkpoint
+DATA = "data.json"  # checksums of the images that the run began with
 
 
 def complete(folder: pathlib.Path) -> list[int]:

@@ -14,7 +14,7 @@ from glow_tf.data.arrays import in_memory, mapped
 from glow_tf.data.folder import why_no_classes
 from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup, is_chief
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, printable
 from glow_tf.glow import Glow
 from glow_tf.memory import check_memory, fits
 from glow_tf.partition import PartLayout, part_layouts
@@ -111,11 +111,15 @@ class Run:
     @functools.cached_property
     def description(self) -> str:
         """Describes parts and schedule."""
-        cached = self.trainer.prefix_caches
-        reversible = self.config.train.reversible
-        return tables.model_table(
-            self.layouts, self.parameters, self.phases, self.costs, cached=cached, reversible=reversible
-        )
+        of_run = (self.layouts, self.parameters, self.phases, self.costs)
+        how = {"reversible": self.config.train.reversible, "traffic": self.has_traffic}
+        return tables.model_table(*of_run, cached=self.trainer.prefix_caches, **how)
+
+    @property
+    def has_traffic(self) -> bool:
+        """Whether something crosses cuts or links: not so in levels, or in one part, on a single device."""
+        spread = self.group is not None or self.strategy.num_replicas_in_sync > 1 or self.glow.part_devices
+        return bool(spread) or (len(self.layouts) > 1 and not self.config.model.design.separable)
 
     @functools.cached_property
     def probe(self) -> Probe | None:
@@ -142,7 +146,7 @@ class Run:
             f"{self.strategy.num_replicas_in_sync} replica(s)"
         ]
         lines += [REAL] if self.config.model.is_real else []
-        lines += [NO_PICTURES] if not self.config.model.is_pictures and self.config.sample_every > 0 else []
+        lines += [NO_PICTURES] if not self.config.model.is_pictures and self.config.sample_every else []
         return "\n".join(lines)
 
     def training_batches(self, first_epoch: int, first_step: int = 0) -> inputs.Dataset:
@@ -216,7 +220,7 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
         imported_objective(config.train.objective)
     images = data.load(dataclasses.replace(config.data, dtype=config.model.data_dtype))
     for note in images.notes:
-        print(note)
+        print(printable(note))
     if config.left_open:
         levels = 0 if config.model.is_real else _levels(images)
         config = workdir.config = suited(config, images.image_shape, len(images.train), levels)

@@ -43,6 +43,8 @@ def command_of(config: RunConfig) -> str:
         for name, value in config.to_settings().items()
         if name in ("workdir", "dataset", *LEVELS, *SETTINGS) or value != usual[name]
     }
+    if "learning_rate" in differing:  # typed alone, it would not be scaled
+        differing["rate_scaling"] = config.train.rate_scaling
     places = {"data_dir": "PATH", "init_from": "PATH", "workdir": "PATH"}  # of one machine
     if attributes_of(config.data.condition):
         places["condition"] = f"{ATTRIBUTES}PATH"

@@ -15,10 +15,19 @@ ROUND_TRIP_OF_REAL = 1e-3  # deviations of a channel; real data come back nearly
 # A standard error of this share of the mean comes from a few images: of 1,120 runs in docs/results, those in
 # which a single image carried the score had 0.18 and more, but for one, and all others 0.04 and less.
 CARRIED = 0.15
+# Bits/dim above the best epoch, in each of the last two, while training bits fell. It was so after some epoch
+# in 11 of the runs in docs/results, and after the last one in 2.
+OVERFIT = 0.05
+# The rate of every weight times the number of flow steps. In docs/results/one_rate_tuning.csv training ran
+# away, or scored 0.5 bits/dim worse, at 3 and more, and never at 1.6 and less.
+HIGH = 2.5
 
 
-def troubles_ahead(train: TrainConfig, phases: Sequence[Phase], num_parts: int) -> list[str]:
-    """Returns a sentence for what is wrong with the schedule, and with the rates; empty if nothing is."""
+def troubles_ahead(train: TrainConfig, phases: Sequence[Phase], num_parts: int, flow_steps: int) -> list[str]:
+    """Returns a sentence for what is wrong with the schedule, and with the rates; empty if nothing is.
+
+    `flow_steps` are those of all parts.
+    """
     found = []
     never = ", ".join(str(k + 1) for k in range(num_parts) if not epochs_training(k, phases))
     if never and not train.only_part:
@@ -26,8 +35,16 @@ def troubles_ahead(train: TrainConfig, phases: Sequence[Phase], num_parts: int) 
             f"no epoch trains part {never} of {num_parts}. Raise part_epochs until each part has its turn, "
             "or finetune_epochs"
         )
-    if train.rate_scaling == "size" and train.optimizer != "sgd":
-        found += unsuited_rates(max(train.learning_rates()), train.warmup_steps)
+    if train.optimizer == "sgd":
+        return found
+    highest = max(train.learning_rates())
+    if train.rate_scaling == "size":
+        found += unsuited_rates(highest, train.warmup_steps)
+    elif highest * flow_steps >= HIGH:
+        found.append(
+            f"a learning rate of {highest:g} for every weight of {flow_steps} flow steps may make training "
+            "run away. Lower it, or let it follow the size of the model (--rate_scaling=size)"
+        )
     return found
 
 
@@ -60,11 +77,33 @@ def troubles(rows: Sequence[Mapping[str, str]], n_bits: int | None) -> list[str]
             f"training diverges: {trained[-1]:.4g} bits/dim, after {min(trained):.4f}. A lower learning rate "
             "or a longer warm-up usually helps"
         )
+    overfits = _overfitting(rows)
+    found += overfits
     if n_bits is not None and n_bits <= test < math.inf:
-        found.append(
-            f"the model is worse than a uniform density, which needs {n_bits} bits/dim. It needs more "
-            "training, or a lower learning rate"
-        )
+        remedy = "" if overfits else ". It needs more training, or a lower learning rate"
+        found.append(f"the model is worse than a uniform density, which needs {n_bits} bits/dim{remedy}")
     if error > CARRIED * abs(test):
         found.append("a few test images carry the mean: see its standard error, and the images")
     return found
+
+
+def _overfitting(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Returns a sentence if the bits of images that were held out rise while those of training fall."""
+    held = "validation" if rows[-1].get("validation_bpd") else "test"
+    scored = [
+        (float(row[f"{held}_bpd"]), float(row["train_bpd"]), epoch)
+        for epoch, row in enumerate(rows, start=1)
+        if row.get("train_bpd") and math.isfinite(float(row.get(f"{held}_bpd") or "nan"))
+    ]
+    best, trained, epoch = min(scored, default=(math.inf, -math.inf, 0))
+    last, now, _ = scored[-1] if scored else (0.0, 0.0, 0)
+    if now >= trained or any(bits <= best + OVERFIT for bits, _, _ in scored[-2:]):
+        return []
+    kept = "checkpoints/best has the best epoch"
+    if held == "test":
+        kept = "with --validation_examples=N checkpoints/best keeps the best epoch"
+    return [
+        f"the model overfits: since epoch {epoch} {held} bits have risen from {best:.4f} to {last:.4f}, "
+        f"while training bits fell from {trained:.4f} to {now:.4f}. Fewer epochs, more images, --augment or "
+        f"a smaller model help; {kept}"
+    ]

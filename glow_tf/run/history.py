@@ -42,6 +42,8 @@ def read_rows(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]
     """Returns the rows of a history.csv with these columns or fewer, if it exists; OSError if damaged."""
     if not path.exists():
         return []
+    if not path.is_file():
+        raise OSError(f"{path} must be a file. Remove what is there, or choose another workdir.")
     try:
         reader = csv.DictReader(io.StringIO(read_text(path)))
         found, rows = reader.fieldnames or (), list(reader)

@@ -158,8 +158,7 @@ def _set_up(config: RunConfig, group: ProcessGroup | None) -> tf.distribute.Stra
 def _train(
     run: Run, interrupts: Interrupts, export: Exporter, callbacks: Callbacks, start: float
 ) -> Mapping[str, Any]:
-    ahead = health.troubles_ahead(run.config.train, run.phases, len(run.layouts))
-    sentences = [*ahead, *strategies.slow_compilation(run.config.compiles)]
+    sentences = [*_troubles_ahead(run), *strategies.slow_compilation(run.config.compiles)]
     warnings = (f"WARNING: {sentence}." for sentence in sentences)
     print(run.heading, run.description, *warnings, sep="\n", flush=True)
     with stall_watch(run.group) as happened:
@@ -177,6 +176,11 @@ def _train(
     with stall_watch(run.group):
         follow_first_worker(run.strategy, [])  # no worker ends before the first has written everything
     return result
+
+
+def _troubles_ahead(run: Run) -> list[str]:
+    steps = sum(layout.flow_steps for layout in run.layouts)
+    return health.troubles_ahead(run.config.train, run.phases, len(run.layouts), steps)
 
 
 @contextlib.contextmanager
@@ -239,7 +243,7 @@ def _finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> M
             export(trained, run.workdir.path / "export")
     summary = _summary(run, history)
     run.workdir.write_summary(summary)
-    print(tables.closing_table(history, len(run.layouts), run.costs))
+    print(tables.closing_table(history, len(run.layouts), run.costs, run.has_traffic))
     of = "one noise draw per test image: an upper bound in expectation"
     of = "of the density of the test data" if run.glow.config.is_real else of
     times = summary["recoveries"]
@@ -276,7 +280,7 @@ def _summary(run: Run, history: Sequence[Mapping[str, str]]) -> dict[str, Any]:
         "device": strategies.device_name(),
         "recoveries": int(last.get("recoveries") or 0),
         "warnings": [
-            *health.troubles_ahead(run.config.train, run.phases, len(run.layouts)),
+            *_troubles_ahead(run),
             *health.troubles(history, run.glow.config.bits),
             *([stopped] if epochs != planned else []),
         ],

@@ -18,6 +18,7 @@ class Progress(RunCallback):
 
     WIDTH = 20
     IN_LOG = 60.0  # seconds between lines within an epoch
+    FIRST_STEPS = 10  # of a phase: most of their time is that of tracing, so they do not tell the time left
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self.bar = sys.stdout.isatty()
@@ -28,7 +29,9 @@ class Progress(RunCallback):
         """Notes the epoch, and says that its first step is traced, which takes longer than other steps."""
         self._epoch = epoch
         self._last_drawn = 0.0 if self.bar else time.perf_counter()
+        self._first_estimate = 0
         if self.model.phase not in self.model.traced:
+            self._first_estimate = self.model.steps_before + self.FIRST_STEPS
             self._show(f"{self._name(epoch)} · tracing the training step")
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -39,9 +42,10 @@ class Progress(RunCallback):
         done = (batch + 1) / steps
         filled = f"{'━' * round(done * self.WIDTH):─<{self.WIDTH}}" if self.bar else "·"
         cost = self._cost + done * self.run.costs[self._epoch]
-        left = self._time_left(self._seconds + self.result.seconds, cost, done)
-        bpd = _bpd_of(computed(logs))
-        self._show(f"{self._name(self._epoch)} {filled} {batch + 1}/{steps} {bpd} · {left} left")
+        text = f"{self._name(self._epoch)} {filled} {batch + 1}/{steps} {_bpd_of(computed(logs))}"
+        if batch + 1 >= self._first_estimate:
+            text += f" · {self._time_left(self._seconds + self.result.seconds, cost, done)} left"
+        self._show(text)
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         result = self.result

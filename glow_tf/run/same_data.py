@@ -7,19 +7,21 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from glow_tf import presets
 from glow_tf.config import ModelConfig
 from glow_tf.data import ImageData
-from glow_tf.data.arrays import fingerprint
+from glow_tf.data.arrays import TEST_EVERY, fingerprint
 from glow_tf.devices.workers import follow_first_worker
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.run import checkpoint_files
+from glow_tf.run.checkpoint_files import DATA
 from glow_tf.text_files import read_json
 
-MODEL, DATA = "model.json", "data.json"
+MODEL = "model.json"
 LABELS = " labels"
 
 
@@ -80,6 +82,20 @@ def read_data(folder: pathlib.Path) -> dict[str, str]:
         raise ConfigError(
             f"{folder.parent} must be the workdir of a run, with {folder.name}/{DATA}. Received: {error}"
         ) from None
+
+
+def has_training_images(folder: pathlib.Path, images: np.ndarray) -> bool:
+    """Returns whether images [N, H, W, C] are or begin with all training images of a folder's checkpoints.
+
+    They may also hold every tenth as a test image, as a data set without test images does.
+    """
+    try:
+        before = read_data(folder)["train images"]
+        count = int(before.split()[0])
+    except (LookupError, ValueError, AttributeError, TypeError):  # another kind of model; it is damaged
+        return False
+    found = images, images[np.arange(len(images)) % TEST_EVERY != TEST_EVERY - 1]
+    return any(fingerprint(own[:count]) == before for own in found)
 
 
 def _differences(

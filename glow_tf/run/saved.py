@@ -1,6 +1,8 @@
 """Models that a run left in its workdir, or that a `.keras` file holds; runs that start from them."""
 
 import dataclasses
+import io
+import math
 import pathlib
 import zipfile
 
@@ -16,10 +18,9 @@ from glow_tf.partition import flow_step_counts
 from glow_tf.run import checkpoint_files
 from glow_tf.run.checkpoint_content import DamagedCheckpointError, by_path, read_into, readable
 from glow_tf.training.trainer import PartsTrainer
-from glow_tf.weights_file import check_weights, model_bytes
+from glow_tf.weights_file import MOST_WEIGHT, Shapes, check_size, check_weights, load_checked, model_bytes
 
-WEIGHTS = "model.weights.h5"  # in a .keras file
-
+OF_TRAINER = ("optimizer", "layers/")  # so begin a trainer's arrays of optimizers and objectives
 SAYS = {"classes": "--conditional, ", "condition_shape": "--condition, "}  # which flag a setting follows
 
 
@@ -29,21 +30,22 @@ def load(
     custom_objects: object = None,
     condition_network: keras.layers.Layer | None = None,
 ) -> Glow:
-    """Loads a model. Files are looked into before they are loaded; SECURITY.md says what they may hold.
+    """Loads a model; `load_trainer` loads a trainer. SECURITY.md says what is checked of a file first.
 
     Args:
       path: a `.keras` file that `Glow.save` or `PartsTrainer.save` wrote, the workdir of a run, or a preset:
         its folder, its address, or the name of one that comes with the package; see `Glow.from_preset`.
       which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
         images.
-      custom_objects: not used any more: of a trainer's file, the model alone is made.
+      custom_objects: not used any more: of a trainer's file, the model alone is made, without optimizers.
       condition_network: for a `.keras` file whose model has one of your own. Its settings count, and its
         weights are those of the file.
 
     Raises:
       FileNotFoundError: there is no such file or checkpoint.
       OSError: the checkpoint is damaged.
-      ValueError: path is neither a `.keras` file nor a workdir nor a preset.
+      ValueError: path is neither a `.keras` file nor a workdir nor a preset, or its weights are not those of
+        its model, or are not finite.
     """
     name, path = path, pathlib.Path(path)
     is_preset = presets.refers_to_preset(name)
@@ -77,21 +79,14 @@ def _load_keras_file(path: pathlib.Path, condition_network: keras.layers.Layer |
     given the settings: the model is made from those of a `Glow`, and Keras reads its weights alone, which
     must be numbers. The optimizers, objectives and condition networks that a file names are not made.
     """
+    own, what = condition_network is not None, f"{path}: {presets.WEIGHTS}"
     try:
         settings, of_trainer = presets.read_keras_file(path)
         config = presets.model_of_settings(path, settings["config"])
         _check_condition_network(path, settings.pop("condition_network", None), condition_network)
         check_memory(2 * model_bytes(config), f"the model of {path}", "load it where there is more")
-        with zipfile.ZipFile(path) as archive:
-            weights = archive.getinfo(WEIGHTS)
-            if weights.compress_type != zipfile.ZIP_STORED:
-                raise ConfigError(f"{path} must hold members that are not compressed. Received: {weights}")
-            with archive.open(weights) as file:
-                what = f"{path}: {WEIGHTS}"
-                own = condition_network is not None
-                check_weights(file, weights.compress_size, config, what, compressed=False, own_networks=own)
+        arrays = _arrays_of(path, config, what, own)
         glow = Glow.from_config({**settings, "condition_network": condition_network})
-        (PartsTrainer(glow) if of_trainer else glow).load_weights(path)
     except ConfigError:
         raise
     except Exception as error:  # whatever zipfile, Keras and TensorFlow raise at a stranger's file
@@ -99,7 +94,28 @@ def _load_keras_file(path: pathlib.Path, condition_network: keras.layers.Layer |
             f"{path} cannot be read as a .keras file of this package. Received: "
             f"{type(error).__name__}: {in_one_line(str(error))}"
         ) from None
+    if of_trainer:
+        arrays = {name: shape for name, shape in arrays.items() if not name.startswith(OF_TRAINER)}
+    holder = PartsTrainer(glow) if of_trainer else glow
+    load_checked(glow, lambda: holder.load_weights(path), arrays, what, math.inf if own else MOST_WEIGHT)
     return glow
+
+
+def _arrays_of(path: pathlib.Path, config: ModelConfig, what: str, own_networks: bool) -> Shapes:
+    """Returns the shapes of the arrays in a `.keras` file; ConfigError as `check_weights` raises it."""
+    with zipfile.ZipFile(path) as archive:
+        weights = archive.getinfo(presets.WEIGHTS)
+        sizes = (weights.compress_size, weights.file_size)  # as the archive's directory tells them
+        if weights.compress_type != zipfile.ZIP_STORED or not sizes[0] == sizes[1] <= path.stat().st_size:
+            raise ConfigError(
+                f"{path} must hold members that are not compressed, of the sizes that it says. "
+                f"Received: {weights}"
+            )
+        if not own_networks:  # nobody knows their size
+            check_size(weights.file_size, config, what)
+        # All at once: for each place that HDF5 asks for, zipfile would read the member from its start again.
+        content = io.BytesIO(archive.read(weights))
+    return check_weights(content, sizes[1], config, what, compressed=False, own_networks=own_networks)
 
 
 def _check_condition_network(path: pathlib.Path, kept: dict | None, given: keras.layers.Layer | None) -> None:

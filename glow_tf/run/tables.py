@@ -19,6 +19,7 @@ def model_table(
     *,
     cached: Container[Phase] = (),
     reversible: bool = False,
+    traffic: bool = True,
 ) -> str:
     """Describes parts and schedule before training: flow steps, parameters, predicted costs and traffic."""
     whole = sum(p.forward_macs for p in layouts)
@@ -41,21 +42,26 @@ def model_table(
     if with_heads:
         rows[-1].append(f"{sum(p.head_macs for p in layouts) / whole:.4f}")
         header.append("head's forward cost")
-    return "\n".join([table(header, rows), *_schedule_lines(layouts, phases, costs, cached)])
+    return "\n".join([table(header, rows), *_schedule_lines(layouts, phases, costs, cached, traffic)])
 
 
 def _schedule_lines(
-    layouts: Sequence[PartLayout], phases: Sequence[Phase], costs: Sequence[float], cached: Container[Phase]
+    layouts: Sequence[PartLayout],
+    phases: Sequence[Phase],
+    costs: Sequence[float],
+    cached: Container[Phase],
+    traffic: bool,
 ) -> list[str]:
     crossing = [crossing_bytes(layouts, p.last, crossed=p.crossed, cached=p in cached) for p in phases]
     forward, backward = (sum(c[i] for c in crossing) / len(crossing) / 1024 for i in (0, 1))
+    time = f"predicted time: {sum(costs) / len(costs):.3f} of training end to end for as many epochs"
+    crosses = f"mean KiB per image and step: {forward:.1f} forward, {backward:.1f} backward"
     macs = sum(p.forward_macs for p in layouts)
     return [
-        f"forward {macs / 1e9:.3f} GMAC per image; 'its epoch' is the predicted time of an epoch that trains "
-        "the part alone, end to end = 1",
+        *([f"forward {macs / 1e9:.3f} GMAC per image"] if traffic else []),
+        "'its epoch' is the predicted time of an epoch that trains the part alone, end to end = 1",
         f"schedule: {', '.join(_runs(phases))}",
-        f"predicted time: {sum(costs) / len(costs):.3f} of training end to end for as many epochs; "
-        f"crossing the cuts, mean KiB per image and step: {forward:.1f} forward, {backward:.1f} backward",
+        f"{time}; crossing the cuts, {crosses}" if traffic else time,
     ]
 
 
@@ -71,7 +77,9 @@ def _span(layout: PartLayout) -> str:
     return f"{steps[0].block}:{steps[0].step}–{steps[-1].block}:{steps[-1].step}"
 
 
-def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: Sequence[float]) -> str:
+def closing_table(
+    history: Sequence[Mapping[str, str]], num_parts: int, costs: Sequence[float], traffic: bool = True
+) -> str:
     """Summarises a finished run by phase: measured against predicted cost, and the traffic."""
     groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
     for row in history:
@@ -90,10 +98,12 @@ def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: S
                 f"{sum(seconds) / len(seconds) / unit:.3f}" if unit else "",
                 f"{sum(predicted) / len(predicted):.3f}",
                 f"{float(members[-1]['test_bpd']):.4f}",
-                *(f"{float(members[-1][name]) / 1024:.1f}" for name in TRAFFIC_COLUMNS),
+                *(f"{float(members[-1][name]) / 1024:.1f}" for name in TRAFFIC_COLUMNS if traffic),
             ]
         )
     header = ["phase", "epochs", "seconds", "time / end to end", "predicted", "last test bpd"]
+    if not traffic:
+        return table(header, rows)
     header += ["KiB forward", "backward", "all-reduce"]
     note = (
         "KiB: what crosses the cuts per image, forward and backward, and what data parallelism would "

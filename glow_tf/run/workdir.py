@@ -3,18 +3,20 @@
 Pure Python: no TensorFlow.
 """
 
+import contextlib
 import dataclasses
 import errno
 import math
+import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import filelock
 
-from glow_tf.config import RunConfig
+from glow_tf.config import ATTRIBUTES, FILE, FOLDER, RunConfig
 from glow_tf.durable_files import (
     check_can_be_read_again,
     check_place,
@@ -30,6 +32,8 @@ from glow_tf.run.history import history_columns
 from glow_tf.schedule import Phase, epochs_training, phases_of
 from glow_tf.text_files import json_text, read_json
 
+MOVABLE = (FOLDER, FILE, ATTRIBUTES)  # how the settings begin whose images may be elsewhere now
+IMAGES = "train images"  # the checksum that every run keeps
 EPOCHS = ("part_epochs", "finetune_epochs")  # settings with which a run may go on with other values
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 SUMMARY = "summary.json"  # a run that has one is finished
@@ -53,6 +57,8 @@ class Workdir:
         self.path = pathlib.Path(config.workdir)
         self.config = config
         check_can_be_read_again("workdir", self.path)
+        places = (self.path / ".lock", self.path / "samples", self.path, *self.path.parents)
+        self._made = [place for place in places if not os.path.lexists(place)]
         # The system releases the lock when the process ends, in whatever way.
         self._lock = filelock.FileLock(self.path / ".lock")
         try:
@@ -61,6 +67,7 @@ class Workdir:
             self._check_configuration()
             self._check_folders()
         except filelock.Timeout:
+            self._made = []
             raise ConfigError(
                 f"another process is training in this workdir. Received: workdir={str(self.path)!r}"
             ) from None
@@ -84,7 +91,11 @@ class Workdir:
             raise
 
     def close(self) -> None:
-        """Releases the folder."""
+        """Releases the folder, and removes what was made of it if the run never claimed it."""
+        for place in self._made:
+            with contextlib.suppress(OSError):  # something else is in it now
+                place.unlink() if place.name == ".lock" else place.rmdir()
+        self._made = []
         self._lock.release()
 
     def claim(self) -> None:
@@ -94,6 +105,7 @@ class Workdir:
         for folder, pattern in ((".", "*"), ("samples", "*"), ("checkpoints", "**/*")):
             remove_unfinished((self.path / folder).glob(pattern))
         write_atomically(self.path / FLAGS, flagfile(self.config).encode(errors="surrogateescape"))
+        self._made = []
 
     def check_space(self, needed: int) -> None:
         """Raises ConfigError unless the disk has room for `needed` bytes, those of checkpoints included."""
@@ -114,6 +126,9 @@ class Workdir:
     def _check_configuration(self) -> None:
         before = read_settings(self.path)
         differing = differing_settings(before, self.config)
+        moved = self._moved(before, differing)
+        self._is_moved = bool(moved)
+        differing = {name: said for name, said in differing.items() if name not in moved}
         self._has_other_epochs = bool(differing)
         epochs = {
             name: int(before[name])
@@ -131,6 +146,19 @@ class Workdir:
                 f"further, start a new run: another workdir, and --init_from={self.path}. "
                 f"Received: workdir={str(self.path)!r}"
             )
+
+    def _moved(self, before: Mapping[str, str], differing: Iterable[str]) -> set[str]:
+        """Returns the settings whose images lie elsewhere now, where their checksums will be compared."""
+        now = self.config.to_settings()
+        names = {
+            name
+            for name in {"dataset", "condition"}.intersection(differing)
+            if any(before.get(name, "").startswith(kind) and now[name].startswith(kind) for kind in MOVABLE)
+        }
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            if any(self.progress()) and read_json(self.path / "checkpoints" / checkpoint_files.DATA)[IMAGES]:
+                return names
+        return set()
 
     # What is finished
 
@@ -204,8 +232,8 @@ class Workdir:
         write_atomically(self.path / SUMMARY, json_text(summary).encode())
 
     def read_summary(self) -> dict[str, Any] | None:
-        """Returns summary.json; None while the run has epochs left; OSError if the file is damaged."""
-        summary = read_summary(self.path)
+        """Returns summary.json; None while epochs are left or images to compare; OSError if damaged."""
+        summary = {} if self._is_moved else read_summary(self.path)
         return summary if summary.get("epochs") == len(phases_of(self.config)) else None
 
 

@@ -19,7 +19,7 @@ from glow_tf.training.batch import Dataset, last_members, unpack
 
 EXPECTED = (
     "expected images uint8, or (images, noise) with noise in [0, 1); labels are not used: "
-    ".map(lambda x, y: x) drops them"
+    ".map(lambda x, y: x) drops them, and ModelConfig(classes=…) makes a model that learns them"
 )
 
 

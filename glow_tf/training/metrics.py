@@ -83,13 +83,13 @@ class StepMeans:
         return ["loss", "skipped_steps", *timed]
 
     def of(self, phase: Phase) -> list[keras.metrics.Metric]:
-        """Returns the means that a phase computes."""
-        names = [f"local_bpd_{k + 1}" for k in self._scored(phase)]
+        """Returns the means that a phase computes; what it minimises is first."""
+        names = ["bpd"] if self._runs_all(phase) else []
+        names += [f"local_bpd_{k + 1}" for k in self._scored(phase)]
         names += [f"gradient_norm_{k + 1}" for k in phase.active]
         if self._timed and not phase.end_to_end:
             names += [f"busy_seconds_{k + 1}" for k in phase.active]
-        found = [self._skipped, *(self._means[name] for name in names)]
-        return [*found, self._means["bpd"]] if self._runs_all(phase) else found
+        return [*(self._means[name] for name in names), self._skipped]
 
     def names_of(self, phase: Phase) -> set[str]:
         """Returns the names that a phase reports."""

@@ -188,6 +188,19 @@ def warn_of_rates(optimizers: Optimizers, rate_scaling: str) -> None:
             warnings.warn(f"{sentence}.", stacklevel=3)
 
 
+def warn_of_unregistered(optimizers: Optimizers) -> None:
+    """Warns, when a trainer is saved, of classes of optimizers that Keras will not find when it loads it."""
+    for own in {type(optimizer) for optimizer in optimizers}:
+        found = keras.saving.get_registered_object(keras.saving.get_registered_name(own))
+        if found is None and not own.__module__.startswith("keras."):
+            warnings.warn(
+                "an optimizer's class must be registered with Keras, or keras.saving.load_model needs it in "
+                "custom_objects: write @keras.saving.register_keras_serializable() before the class. "
+                f"Received: an optimizer of class {own.__name__}",
+                stacklevel=2,
+            )
+
+
 def optimizers_per_part(given: Any, num_parts: int) -> list[keras.optimizers.Optimizer]:
     """Returns one optimizer per part: those given, or new ones of one optimizer, its name or its config.
 
@@ -196,8 +209,7 @@ def optimizers_per_part(given: Any, num_parts: int) -> list[keras.optimizers.Opt
     if isinstance(given, str | dict):
         return [keras.optimizers.get(given) for _ in range(num_parts)]
     if isinstance(given, keras.optimizers.Optimizer):
-        config = keras.saving.serialize_keras_object(given)
-        new = [keras.saving.deserialize_keras_object(config) for _ in range(num_parts)]
+        new = [type(given).from_config(given.get_config()) for _ in range(num_parts)]  # registered or not
         return new if given.built else [given, *new[1:]]  # all parts start anew, or none does
     optimizers = list(given) if isinstance(given, list | tuple) else [given]
     for optimizer in optimizers:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.cost import crossing_bytes
+from glow_tf.density_model import Array
 from glow_tf.glow import Glow
 from glow_tf.internals import steps_made
 from glow_tf.partition import PartLayout, part_layouts
@@ -25,7 +26,7 @@ from glow_tf.training.gradients import OneTape, TapePerPart
 from glow_tf.training.local_steps import LocalSteps
 from glow_tf.training.objective import Objectives, objectives_of
 from glow_tf.training.optimizers import Optimizers
-from glow_tf.training.options import IF_MISSING, CompileOptions
+from glow_tf.training.options import IF_MISSING, CompileOptions, warn_of_unregistered
 from glow_tf.training.phased_model import PhasedModel
 from glow_tf.training.prefix import PrefixCache
 from glow_tf.training.queues import DelayQueues
@@ -51,9 +52,7 @@ class PartsModel(PhasedModel):
         self.finished_epochs = 0  # of the run that `load_trainer` loads
         self.build((None, *glow.image_shape))
 
-    def initialize(
-        self, images: tf.Tensor, noise: tf.Tensor | None = None, condition: Condition = None
-    ) -> None:
+    def initialize(self, images: Array, noise: Array | None = None, condition: Condition = None) -> None:
         """Runs `Glow.initialize`, the same on all replicas; a restored model stays as it is.
 
         Args:
@@ -236,6 +235,7 @@ class PartsModel(PhasedModel):
     def get_compile_config(self) -> dict | None:
         if not self.compiled:
             return None
+        warn_of_unregistered(self.optimizers)
         optimizers = [keras.saving.serialize_keras_object(o) for o in self.optimizers]
         return {"optimizers": optimizers, **self.options.to_config()}
 

@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "models": ["ExportedModel", "TrainedModel", "open_model"],
         "saved_model": ["export"],
         "portable": ["export_litert", "export_onnx"],
-        "images": ["UsedImages", "read_images"],
+        "images": ["UsedImages", "read_files", "read_images"],
         "latents": [
             "decode",
             "direction",

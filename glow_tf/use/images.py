@@ -2,13 +2,15 @@
 
 import dataclasses
 import os
+import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from glow_tf.conditions import by_name, of_names
-from glow_tf.config import DataConfig
-from glow_tf.data.folder import why_no_classes
+from glow_tf.config import FOLDER, DataConfig
+from glow_tf.data.folder import read_pictures, why_no_classes
 from glow_tf.data.loading import load_split
 from glow_tf.data.sources import DIGITS_SIDE
 from glow_tf.errors import ConfigError
@@ -87,8 +89,7 @@ def read_images(
     Raises:
       ConfigError: there are no such images, or too few, or they have another shape that cannot be changed.
     """
-    height, width, channels = image_shape
-    size = height if height == width else 0
+    size = _side(image_shape)
     if dataset == "digits" and size == DIGITS_SIDE:
         size = 0
     examples, class_names, notes = load_split(
@@ -98,20 +99,57 @@ def read_images(
     )
     if dataset == "digits" and size:
         notes = (*notes, f"Resized from {DIGITS_SIDE}×{DIGITS_SIDE} to {size}×{size}.")
-    images = examples.images
-    if images.shape[-1] == 1 and channels == 3 and data_dtype == "uint8":
-        images = np.repeat(images, 3, axis=-1)
+    images = _in_shape(examples.images, image_shape, dataset)
+    if images is not examples.images:
         notes = (*notes, "Grey images fill all three channels.")
-    _check_shape(images, image_shape, dataset)
     named = examples.names is not None
     names = examples.names.tolist() if named else [f"{place:06d}" for place in range(len(images))]
     return UsedImages(images, tuple(names), examples.labels, class_names, tuple(notes), examples.condition)
 
 
-def _check_shape(images: np.ndarray, image_shape: tuple[int, int, int], dataset: str) -> None:
+def read_files(
+    image_shape: tuple[int, int, int], paths: Sequence[str | os.PathLike], data_dtype: str = "uint8"
+) -> np.ndarray:
+    """Reads image files for a model, to the byte as training reads those of a folder.
+
+    Score what this returns: an image that another program resized has other bits. Pictures are turned
+    upright; the rest is as in `read_images`.
+
+    Args:
+      image_shape: (H, W, C) of the model's images; (0, 0, C) keeps their size, which must be one.
+      paths: of the files, PNG, JPEG, WebP, BMP, GIF, TIFF or .npy.
+      data_dtype: of the model's data.
+
+    Returns:
+      The images, [N, H, W, C], in the order of the paths.
+
+    Raises:
+      ConfigError: there are no paths, a file cannot be read, or a shape is another one and cannot be changed.
+    """
+    files = [pathlib.Path(path) for path in paths]
+    if not files:
+        raise ConfigError("paths must be those of one file or more. Received: paths=[]")
+    config = DataConfig(f"{FOLDER}{files[0].parent}", image_size=_side(image_shape), dtype=data_dtype)
+    pictures = read_pictures(config, files, len(files))
+    if len(pictures.files) < len(files):
+        unread = [str(path) for path in files if path not in pictures.files]
+        raise ConfigError(f"every file must be readable. {' '.join(pictures.notes())} Received: {unread[:5]}")
+    return _in_shape(pictures.array, image_shape, config.dataset)
+
+
+def _side(image_shape: tuple[int, int, int]) -> int:
+    """Returns the side to which images are resized for a model; 0: they are not."""
+    height, width, _ = image_shape
+    return height if height == width else 0
+
+
+def _in_shape(images: np.ndarray, image_shape: tuple[int, int, int], dataset: str) -> np.ndarray:
+    """Returns images with the channels of a model; ConfigError unless they have its shape then."""
     height, width, channels = image_shape
+    if images.shape[-1] == 1 and channels == 3 and images.dtype == np.uint8:
+        images = np.repeat(images, 3, axis=-1)
     if images.shape[1:] == image_shape or (height == width == 0 and images.shape[-1] == channels):
-        return
+        return images
     if (channels, images.shape[-1]) == (1, 3):
         raise ConfigError(
             "the model is for grey images, and these are in colour; convert them to grey first. "

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glow_tf.bijectors.condition import Condition
+from glow_tf.compiled_model import check_finite
 from glow_tf.conditions import check_given, in_arrays, some_of
 from glow_tf.data.progress import with_progress
 from glow_tf.errors import ConfigError
@@ -90,6 +91,7 @@ def checked_latents(model: TrainedModel, eps: Any) -> np.ndarray:
         raise ConfigError(
             f"latents must have the shape (N, {model.dimensions}) for this model. Received: {eps.shape}"
         )
+    check_finite("latents", eps)
     return eps
 
 
@@ -195,6 +197,7 @@ def without_finest(
 
     What replaces them is drawn from the seed at the temperature; 0 is each one's mode, given the coarser.
     """
+    check_finite("temperature", temperature, lowest=0)
     replaced = eps.copy()
     rng = np.random.default_rng(seed % 2**32)
     for level in levels(glow)[:count]:

@@ -1,8 +1,13 @@
-"""Trainers loaded from what a run wrote."""
+"""Trainers loaded from what a run, or `PartsTrainer.save`, wrote."""
 
+import math
 import pathlib
+import warnings
 
-from glow_tf.errors import ConfigError
+import keras
+
+from glow_tf import presets
+from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.run import saved
 from glow_tf.run.checkpoint_content import divergence_of, epochs_and_steps, read_into, readable, state_of
 from glow_tf.run.context import compiled_trainer
@@ -10,10 +15,11 @@ from glow_tf.run.flags_file import read_config
 from glow_tf.run.saved import load as load
 from glow_tf.schedule import epochs_training, phases_of
 from glow_tf.training.trainer import PartsTrainer
+from glow_tf.weights_file import check_weight
 
 
 def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrainer:
-    """Loads the trainer of a run, with the state of its optimizers and the phases of its epochs.
+    """Loads a trainer, with the state of its optimizers and its phases; `load` loads a model alone.
 
         trainer = glow_tf.load_trainer("runs/mine")
         trainer.evaluate(test_images, return_dict=True)  # the run's test_bpd
@@ -26,26 +32,25 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
     `with trainer.averages.in_place():` has the averages, which the run evaluated.
 
     Args:
-      workdir: of a run.
-      which: the `last` or the `best` checkpoint; `best` exists where there were validation images.
+      workdir: of a run, or a `.keras` file that `PartsTrainer.save` wrote. Such a file may name any class of
+        Keras, which is made: take one that you wrote yourself.
+      which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
+        images.
 
     Returns:
       The trainer, compiled, in the current distribution strategy, on one device otherwise. Its attribute
-      `finished_epochs` is the number of epochs that the checkpoint has finished.
+      `finished_epochs` is the number of epochs that the checkpoint has finished; a `.keras` file has 0.
 
     Raises:
       FileNotFoundError: there is no such folder or checkpoint.
       OSError: the checkpoint is damaged.
-      ValueError: the folder is not the workdir of a run.
+      ValueError: the folder is not the workdir of a run, or the file has no trainer.
     """
     workdir = pathlib.Path(workdir)
     if not workdir.exists():
         raise FileNotFoundError(f"There is no such folder. Received: workdir={str(workdir)!r}")
-    if workdir.is_file():
-        raise ConfigError(
-            "load_trainer needs the workdir of a run; keras.saving.load_model loads a .keras file that "
-            f"PartsTrainer.save wrote. Received: workdir={str(workdir)!r}"
-        )
+    if not workdir.is_dir():
+        return _of_keras_file(workdir)
     path = saved.checkpoint_path(workdir, which)
     config = read_config(workdir)
     phases = phases_of(config)
@@ -57,4 +62,24 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
         read_into(state_of(trainer) | divergence_of(trainer), path, partly=True)
     trainer.averages.swap()  # a checkpoint's model has the averages
     trainer.finished_epochs = epochs
+    return trainer
+
+
+def _of_keras_file(path: pathlib.Path) -> PartsTrainer:
+    if not presets.read_keras_file(path)[1]:
+        raise ConfigError(
+            "load_trainer needs the workdir of a run, or a file that PartsTrainer.save wrote; glow_tf.load "
+            f"loads what Glow.save wrote. Received: {str(path)!r}"
+        )
+    try:
+        with warnings.catch_warnings():  # Keras only warns of an optimizer's numbers that it did not load
+            warnings.filterwarnings("error", "Skipping variable loading")
+            trainer = keras.saving.load_model(path)
+    except Exception as error:  # whatever Keras raises; it names a class that is not registered
+        raise ConfigError(
+            f"the trainer of {path} must be whole, and classes of your own registered with Keras. "
+            f"Received: {type(error).__name__}: {in_one_line(str(error))}"
+        ) from None
+    for weight in trainer.glow.variables:
+        check_weight(weight.path, weight.numpy(), str(path), math.inf)
     return trainer

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from glow_tf.durable_files import check_can_be_read_again, check_place, replaced_folder
 from glow_tf.endpoints import Endpoint
-from glow_tf.errors import reason_of
+from glow_tf.errors import ConfigError, reason_of
 from glow_tf.glow import Glow
 from glow_tf.pieces import number_of_streams
 from glow_tf.run.workdir import SAVED_MODEL
+from glow_tf.use.operations import check_operations
 
 NOT_EXPORTED = "sample_dequantized"  # `sample` before its values are rounded down
 
@@ -53,6 +55,8 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     Raises:
       ConfigError: the path has a sign that TensorFlow cannot read.
       OSError: the folder cannot be written, or holds something else than a SavedModel. It is kept then.
+
+    Warns if a network of one's own has operations that the commands refuse without `--allow_unknown_ops`.
     """
     path = pathlib.Path(path)
     check_can_be_read_again("path", path)
@@ -67,6 +71,10 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
             tf.saved_model.save(_Exported(glow, functions), str(temporary), signatures=functions)
     except (OSError, tf.errors.OpError) as error:
         raise OSError(f"the SavedModel {path} could not be written: {reason_of(error)}.") from None
+    try:
+        check_operations(path)
+    except ConfigError as error:  # of a network or bijector of one's own
+        warnings.warn(f"it is exported, but the commands refuse it. {error}", stacklevel=2)
 
 
 def _functions_of(glow: Glow) -> dict[str, Callable]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from glow_tf.bijectors import Bijector
+from glow_tf.bijectors.bijector import WithLogDet
 from glow_tf.glow import Glow
+from glow_tf.parts import Part
 from glow_tf.use.tfp_batches import Given, batched, brackets, checked, event_shape_tensor, given_to
+
+if TYPE_CHECKING:  # type checkers do not find what `tfp` imports on first use
+    from tensorflow_probability.python.bijectors.bijector import Bijector as TfpBijector
+    from tensorflow_probability.python.distributions.distribution import Distribution
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 # Its own dimensions are no batch; see `Given`.
@@ -20,14 +27,15 @@ GIVEN = tfp.util.BatchedComponentProperties(event_ndims=0)
 
 
 def as_tfp_bijector(
-    bijector: Bijector | Glow, label: int | None = None, condition: Any = None
-) -> tfb.Bijector:
-    """Returns a `tfb.Bijector` that runs a built bijector, or a whole Glow.
+    bijector: Bijector | Part | Glow, label: int | None = None, condition: Any = None
+) -> TfpBijector:
+    """Returns a `tfb.Bijector` that runs a built bijector, a part of a Glow, or a whole Glow.
 
     The directions keep their names: `forward` maps data to latents. A `tfd.TransformedDistribution` maps its
     base to data, so it takes `tfb.Invert` of the result. A Glow maps dequantised values [..., H, W, C] to
     whitened latents [..., D]. Another bijector maps [..., H, W, C] to [..., H', W', C'], with the shapes that
-    it was built on.
+    it was built on. So does a part without splits. A part that factors latents out maps to [..., D]: its
+    whitened latents in forward order, then its output.
 
     Any number of batch dimensions may come first. Their sizes, and their number, may be unknown while a
     `tf.function` is traced. Values have the dtype of the layer; as in all of TFP, NumPy arrays and lists of
@@ -45,13 +53,13 @@ def as_tfp_bijector(
         parameter. A model that knows its conditions by name takes a dictionary.
 
     Raises:
-      TypeError: the argument is neither a `Bijector` nor a `Glow`.
+      TypeError: the argument is none of the three.
       ValueError: the bijector is not built, has no such class, or is given something else; a method of the
         result got values of another shape or dtype.
     """
-    if not isinstance(bijector, Bijector | Glow):
+    if not isinstance(bijector, Bijector | Part | Glow):
         raise TypeError(
-            "as_tfp_bijector needs a bijector of glow_tf or a Glow. "
+            "as_tfp_bijector needs a bijector of glow_tf, a part or a Glow. "
             f"Received: an object of class {type(bijector).__name__}"
         )
     if not bijector.built:
@@ -63,10 +71,10 @@ def as_tfp_bijector(
         return _View(bijector, label, Given.of(bijector, condition))
     if condition is not None:
         raise ValueError(f"a condition needs a Glow. Received: a {type(bijector).__name__} with a condition")
-    return _View(bijector)
+    return _View(_WholePart(bijector) if isinstance(bijector, Part) else bijector)
 
 
-def as_distribution(glow: Glow, label: int | None = None, condition: Any = None) -> tfd.Distribution:
+def as_distribution(glow: Glow, label: int | None = None, condition: Any = None) -> Distribution:
     """Returns the Glow's density of *dequantised* images as a `tfd.Distribution`.
 
     The event shape is [H, W, C], the batch shape is that of the conditions, [] without them. A value is the
@@ -102,7 +110,7 @@ def as_distribution(glow: Glow, label: int | None = None, condition: Any = None)
     return _Density(glow, label, Given.of(glow, condition))
 
 
-def _check_label(bijector: Bijector | Glow, label: int | None) -> None:
+def _check_label(bijector: Bijector | Part | Glow, label: int | None) -> None:
     if label is None:
         return
     if not isinstance(bijector, Glow):
@@ -112,10 +120,42 @@ def _check_label(bijector: Bijector | Glow, label: int | None) -> None:
     bijector.checked_labels([label])
 
 
+class _WholePart:
+    """A part as one map: of its input to its output, after its whitened latents if it factors any out."""
+
+    def __init__(self, part: Part):
+        self.part = part
+        self.name, self.compute_dtype = part.name, part.compute_dtype
+        self.variables = [v for bijector in part.bijectors for v in bijector.variables]
+        self.shapes = [*part.latent_shapes, part.output_event_shape]
+        self.sizes = [math.prod(shape) for shape in self.shapes]
+
+    def event_shapes(self) -> tuple[tf.TensorShape, tf.TensorShape]:
+        output = self.shapes[0] if len(self.shapes) == 1 else [sum(self.sizes)]
+        return tf.TensorShape(self.part.input_event_shape), tf.TensorShape(output)
+
+    def forward_and_log_det(self, x: tf.Tensor) -> WithLogDet:
+        output = self.part.call(x)
+        pieces = zip((*output.latents, output.h), self.sizes, strict=True)
+        y = tf.concat([tf.reshape(own, [-1, size]) for own, size in pieces], axis=1)
+        return tf.reshape(y, [-1, *self.event_shapes()[1]]), output.log_det_of_all
+
+    def inverse(self, y: tf.Tensor) -> tf.Tensor:
+        pieces = tf.split(tf.reshape(y, [-1, sum(self.sizes)]), self.sizes, axis=1)
+        *latents, h = (tf.reshape(own, [-1, *s]) for own, s in zip(pieces, self.shapes, strict=True))
+        return self.part.inverse(h, latents)
+
+    def inverse_and_log_det(self, y: tf.Tensor) -> WithLogDet:
+        x = self.inverse(y)
+        return x, -self.forward_and_log_det(x)[1]
+
+
 class _View(tfb.Bijector):
     """A layer with one batch dimension, seen as a TFP bijector with any number of batch dimensions."""
 
-    def __init__(self, bijector: Bijector | Glow, label: int | None = None, given: Given | None = None):
+    def __init__(
+        self, bijector: Bijector | _WholePart | Glow, label: int | None = None, given: Given | None = None
+    ):
         parameters = dict(locals())
         self._layer = bijector
         self._label = label
@@ -272,10 +312,12 @@ class _Density(tfd.Distribution):
         return self._bijector
 
 
-def _event_shapes(bijector: Bijector | Glow) -> tuple[tf.TensorShape, tf.TensorShape]:
+def _event_shapes(bijector: Bijector | _WholePart | Glow) -> tuple[tf.TensorShape, tf.TensorShape]:
     """Returns the shapes of one example before and after `forward`; None is a size that may vary."""
     if isinstance(bijector, Glow):
         return tf.TensorShape(bijector.image_shape), tf.TensorShape([bijector.dimensions])
+    if isinstance(bijector, _WholePart):
+        return bijector.event_shapes()
     built_on = bijector.get_build_config()
     if built_on is None:  # a layer without weights, which needed no `build`
         return tf.TensorShape([None] * 3), tf.TensorShape([None] * 3)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.tracing import full_precision
-from glow_tf.compiled_model import require_pictures
+from glow_tf.compiled_model import check_finite, require_pictures
 from glow_tf.conditions import check_given
 from glow_tf.endpoints import ActivationLimit
 from glow_tf.errors import ConfigError
@@ -46,6 +46,7 @@ def upscale(
       ConfigError: images have another type or shape, the factor cannot be, or the data are no pictures.
     """
     require_pictures("upscale", glow)
+    check_finite("temperature", temperature, lowest=0)
     check_given(glow, condition, len(small))
     check_factor(glow, factor)
     _check_small(glow, small)

@@ -6,7 +6,8 @@ An input is fine, or is refused with a sentence that names what was received. Al
 exception, more than --seconds, or more than --megabytes of additional memory. Every input follows from
 --seed, its kind and its number, so that `--only=KIND --first=NUMBER --inputs=1` repeats one. What would
 train, start processes or measure for minutes is left out; all checks before it are made. Then come the
-files of models that an attacker would craft (`hostile_files.py`), all of them.
+models, pictures and servers that an attacker would craft (`hostile_files.py`, `hostile_pictures.py`,
+`hostile_servers.py`), all of them.
 """
 
 import collections
@@ -26,7 +27,7 @@ from absl import flags
 
 from glow_tf.commands import cli
 from glow_tf.errors import ConfigError
-from lab.benchmarks import hostile_files, hostile_inputs, hostile_lab
+from lab.benchmarks import hostile_files, hostile_inputs, hostile_lab, hostile_pictures, hostile_servers
 from lab.benchmarks.rows import added_to
 
 KINDS = {**hostile_inputs.KINDS, **hostile_lab.KINDS}
@@ -40,7 +41,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("inputs", 10_000, "How many, over all kinds.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of the inputs.", flag_values=values)
     flags.DEFINE_integer("first", 0, "Number of the first input of each kind.", flag_values=values)
-    flags.DEFINE_string("only", "", f"One kind alone; {CRAFTED!r} are two.", flag_values=values)
+    flags.DEFINE_string("only", "", f"One kind alone; {CRAFTED!r} are several.", flag_values=values)
     flags.DEFINE_float("seconds", 5.0, "An input that takes longer has failed.", flag_values=values)
     flags.DEFINE_float("megabytes", 500.0, "As well as one that takes more memory.", flag_values=values)
     flags.DEFINE_string("csv", "hostile.csv", "To add to: one row per kind.", flag_values=values)
@@ -99,6 +100,21 @@ def damaged(kind: str, count: int, seeds: hostile_inputs.Seeds, given: flags.Fla
         yield f"{kind} {k}", functools.partial(make, seeds, random.Random(f"{given.seed} {kind} {k}"))
 
 
+def crafted_of_others() -> dict[str, Inputs]:
+    """Returns crafted pictures and servers; slow servers get less than the thirty seconds."""
+
+    def picture(content: bytes) -> Callable[[pathlib.Path], hostile_inputs.Deed]:
+        return functools.partial(hostile_inputs.crafted_picture, content)
+
+    def server(kind: str) -> Callable[[pathlib.Path], hostile_inputs.Deed]:
+        return lambda folder: functools.partial(hostile_servers.fetch, kind, folder)
+
+    return {
+        "crafted pictures": ((name, picture(own)) for name, own in hostile_pictures.crafted().items()),
+        "crafted servers": ((kind, server(kind)) for kind in hostile_servers.SERVERS),
+    }
+
+
 def row_of(
     kind: str, inputs: Inputs, seeds: hostile_inputs.Seeds, seconds: float, megabytes: float
 ) -> dict[str, Any]:
@@ -139,7 +155,7 @@ def main(given: flags.FlagValues) -> None:
         if CRAFTED in counts:
             folder = pathlib.Path(temporary, CRAFTED)
             folder.mkdir()
-            found |= hostile_files.crafted(folder)
+            found |= hostile_files.crafted(folder) | crafted_of_others()
         rows = []
         for kind, inputs in found.items():
             rows.append(row_of(kind, inputs, seeds, given.seconds, given.megabytes))

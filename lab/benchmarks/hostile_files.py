@@ -13,6 +13,7 @@ import functools
 import io
 import json
 import marshal
+import os
 import pathlib
 import zipfile
 import zlib
@@ -29,6 +30,8 @@ from glow_tf import use
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 Members = dict[str, bytes]
+# Names begin so of what costs time or memory, or was loaded in silence, in earlier releases: few, and quick.
+GUARDED = ("weights of", "an array that", "other names", "many", "a lie", "a hole", "long settings", "a pipe")
 
 
 def write_bases(folder: pathlib.Path, secret: pathlib.Path) -> None:
@@ -171,6 +174,16 @@ def lying(content: bytes) -> bytes:
     return bytes(found)
 
 
+def lying_of_size(members: Members) -> bytes:
+    """Returns a `.keras` file whose directory says that the weights take 4 GB of the file."""
+    found = bytearray(
+        zipped({**{name: members[name] for name in (CONFIG, METADATA)}, WEIGHTS: members[WEIGHTS]})
+    )
+    place = found.rindex(b"PK\x01\x02")
+    found[place + 20 : place + 24] = (2**32 - 2).to_bytes(4, "little")
+    return bytes(found)
+
+
 def with_payloads(members: Members, found: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     """Yields a file for every payload in every place."""
     settings = json.loads(members[CONFIG])
@@ -271,18 +284,27 @@ def with_archives(members: Members) -> Iterator[tuple[str, bytes]]:
     yield "half a file", zipped(members)[:3000]
 
 
-def attempt(files: Members, secret: pathlib.Path, folder: pathlib.Path) -> Callable[[], None]:
+def attempt(
+    files: dict[str, bytes | int | None], secret: pathlib.Path, folder: pathlib.Path
+) -> Callable[[], None]:
     """Writes crafted files, and returns a function that opens them as a model.
 
     The function raises what `open_model` does, and RuntimeError if it runs what they name.
 
     Args:
-      files: name → content; a `.keras` file alone, or those of a preset.
+      files: name → content; a `.keras` file alone, or those of a preset. A number makes a file of that size
+        with a hole, and None a pipe.
       secret: the file that a successful attack writes.
       folder: to write into.
     """
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        if content is None:
+            os.mkfifo(folder / name)
+        elif isinstance(content, int):
+            (folder / name).touch()
+            os.truncate(folder / name, content)
+        else:
+            (folder / name).write_bytes(content)
     path = next((folder / name for name in files if name.endswith(".keras")), folder)
 
     def open_it() -> None:
@@ -370,6 +392,12 @@ def weights_files(content: bytes, folder: pathlib.Path) -> Iterator[tuple[str, b
     yield "opaque bytes", changed(create(shape=(4,), dtype="V1000"))
     yield "lists of any length", changed(create(shape=(4,), dtype=h5py.vlen_dtype("f4")))
     yield "a type alone", changed(replaced(lambda file, name, shape: file.__setitem__(name, np.dtype("f4"))))
+    for value in (np.nan, np.inf, 3e38, 2.0**62):
+        yield f"weights of {value:.3g}", changed(lambda file, name, value=value: fill(file[name], value))
+    yield "an array that no weight has", changed(lambda file, name: fill(file.create_dataset("x", (9,)), 1.0))
+    yield "other names", changed(lambda file, name: file.move(name[: name.index("/vars/")], "other"))
+    yield "many groups", changed(many_groups)
+    yield "many chunks", changed(replaced(many_chunks))
     yield "groups in groups", changed(deep)
     yield "a weight of another shape", changed(create(shape=(7, 7), dtype="f4"))
     yield "a weight too few", changed(replaced(lambda file, name, shape: None))
@@ -378,6 +406,27 @@ def weights_files(content: bytes, folder: pathlib.Path) -> Iterator[tuple[str, b
     empty = io.BytesIO()
     h5py.File(empty, "w").close()
     yield "an empty HDF5 file", empty.getvalue()
+
+
+def fill(item: h5py.Dataset, value: float) -> None:
+    """Sets all numbers of an array."""
+    item[...] = value
+
+
+def many_groups(file: h5py.File, name: str) -> None:
+    """Makes 33,000 groups."""
+    for k in range(33_000):
+        h5py.h5g.create(file.id, f"g{k}".encode())
+
+
+def many_chunks(file: h5py.File, name: str, shape: tuple[int, ...]) -> None:
+    """Puts an array of 20,000 chunks in the place of a weight."""
+    made, content = (
+        file.create_dataset(name, (20_000,), "f4", chunks=(1,), compression="gzip"),
+        zlib.compress(bytes(4)),
+    )
+    for k in range(20_000):
+        made.id.write_direct_chunk((k,), content)
 
 
 def inflating(file: h5py.File, name: str, shape: tuple[int, ...]) -> None:
@@ -405,8 +454,8 @@ def set_to_zeros(replaced: Callable) -> Callable[[h5py.File, str], None]:
     return replaced(make)
 
 
-def keras_files(folder: pathlib.Path, secret: pathlib.Path) -> Iterator[tuple[str, bytes]]:
-    """Yields the name and the bytes of every crafted `.keras` file.
+def keras_files(folder: pathlib.Path, secret: pathlib.Path) -> Iterator[tuple[str, bytes | None]]:
+    """Yields the name and the bytes of every crafted `.keras` file; see `attempt`.
 
     Args:
       folder: of `write_bases`.
@@ -416,11 +465,13 @@ def keras_files(folder: pathlib.Path, secret: pathlib.Path) -> Iterator[tuple[st
     yield from with_payloads(members, payloads(folder, secret))
     yield from with_settings(members)
     yield from with_archives(members)
+    yield "a lie of the archive", lying_of_size(members)
+    yield "a pipe", None
     for name, weights in weights_files(members[WEIGHTS], folder):
         yield f"{name}, in a .keras file", zipped({**members, WEIGHTS: weights})
 
 
-def presets(folder: pathlib.Path) -> Iterator[tuple[str, Members]]:
+def presets(folder: pathlib.Path) -> Iterator[tuple[str, dict[str, bytes | int]]]:
     """Yields the name and the files of every crafted preset, without the checksum that would find it."""
     files = {name: (folder / "preset" / name).read_bytes() for name in (CONFIG, WEIGHTS)}
     settings = json.loads(files[CONFIG])
@@ -428,6 +479,10 @@ def presets(folder: pathlib.Path) -> Iterator[tuple[str, Members]]:
     files[CONFIG] = json.dumps(settings).encode()
     for name, weights in weights_files(files[WEIGHTS], folder):
         yield f"{name}, in a preset", {**files, WEIGHTS: weights}
+    for size in (3 * 2**30, 2**40):
+        yield f"a hole of {size >> 30} GiB", {**files, WEIGHTS: size}
+    long = {**settings, "about": {"data": [[]] * 10**6}}
+    yield "long settings", {**files, CONFIG: json.dumps(long).encode() + b" " * 2**22}
     wide = copy.deepcopy(settings)
     wide["model"]["width"] = 8192
     yield "a wide preset", {**files, CONFIG: json.dumps(wide).encode()}

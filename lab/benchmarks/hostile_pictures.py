@@ -91,3 +91,59 @@ def picture_file(rng: random.Random) -> bytes:
         options["exif"] = exif
     content = saved(picture, kind, **options)
     return damaged(rng, content, rng.randbytes(50)) if rng.random() < 0.7 else content
+
+
+# Pictures as an attacker would craft them: each small file asks for minutes or gigabytes.
+
+
+def crafted(side: int = 9_480) -> dict[str, bytes]:
+    """Returns crafted pictures, which are not to be read: what each is → the file."""
+    how = {"progressive": True, "subsampling": 0}
+    jpegs = {mode: saved(Image.new(mode, (16, 16)), "JPEG", **how) for mode in ("L", "RGB", "CMYK")}
+    found = {
+        f"a progressive JPEG of {large}², {mode}": sized(content, large, large)
+        for mode, content in jpegs.items()
+        for large in (side, 13_370)
+        if mode != "L" or large > side
+    }
+    scans = {2_000: 600, 1_000: 4_200, 8: 300_000}
+    found |= {f"{count} scans of {large}²": refined(large, count) for large, count in scans.items()}
+    # 0xCA: arithmetic coding, which is slower than Huffman's.
+    found[f"20 arithmetic scans of {side}²"] = refined(side, 20).replace(b"\xff\xc2", b"\xff\xca")
+    whole = saved(Image.new("RGB", (16, 16)), "JPEG", subsampling=0)
+    alone = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"  # a scan of one colour of three
+    found[f"a baseline JPEG of one colour of three, {side}²"] = sized(
+        whole[: whole.index(b"\xff\xda")] + alone + bytes(3) + b"\xff\xd9", side, side
+    )
+    found["a BMP of 89,000,000 pixels in runs"] = runs(89_000_000, 1, b"\x01\x01\x00\x00")
+    return found
+
+
+def sized(jpeg: bytes, width: int, height: int) -> bytes:
+    """Returns a JPEG that claims another size."""
+    at = next(jpeg.index(marker) for marker in (b"\xff\xc2", b"\xff\xc0") if marker in jpeg)
+    return jpeg[: at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9 :]
+
+
+def refined(side: int, count: int) -> bytes:
+    """Returns a progressive JPEG of one colour whose scans look at every coefficient, and change none."""
+    jpeg = sized(saved(Image.new("L", (16, 16)), "JPEG", progressive=True), side, side)
+    tables = b"".join(
+        b"\xff\xc4\x00\x14" + bytes([kind, 1, *[0] * 15, symbol])
+        for kind, symbol in ((0x00, 0), (0x10, 0xE0))
+    )
+    first = b"\xff\xda\x00\x08\x01\x01\x00\x00\x00\x00\x00"
+    skips = -(-((-(-side // 8)) ** 2) // 32_767)  # one code skips so many blocks
+    bits = ("0" + 14 * "1") * skips
+    bits += "1" * (-len(bits) % 8)
+    data = bytes(int(bits[k : k + 8], 2) for k in range(0, len(bits), 8)).replace(b"\xff", b"\xff\x00")
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x01\x3f\x10" + data
+    return jpeg[: jpeg.index(b"\xff\xda")] + tables + first + scan * count + b"\xff\xd9"
+
+
+def runs(width: int, height: int, body: bytes) -> bytes:
+    """Returns a grey BMP in runs."""
+    palette = bytes(level for k in range(256) for level in (k, k, k, 0))
+    start = 14 + 40 + len(palette)
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(body), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", start + len(body), 0, 0, start) + header + palette + body

@@ -15,7 +15,7 @@ from glow_tf.devices import children
 from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.run.tables import bpd_text
-from lab.studies.runs import Configure, Run, runs_of, tuned_values, tuning_runs
+from lab.studies.runs import Configure, Run, known_shapes, runs_of, tuned_values, tuning_runs
 from lab.studies.study import LAUNCH, TRAIN, Study, Variant
 from lab.studies.table import table_of, with_saved_rows
 
@@ -64,7 +64,7 @@ def run_study(experiment: Experiment) -> pathlib.Path:
     untuned = runs_of(study, folder, experiment.configure, {}, experiment.quick)
     tuned = {run.variant.name for run in tuning}  # their runs have a value that is still to be chosen
     _check([*tuning, *(run for run in untuned if run.variant.name not in tuned)])
-    clock = _Clock(sum(run.cost for run in (*tuning, *untuned) if not run.finished))
+    clock = _Clock([*tuning, *untuned])
     folder.mkdir(parents=True, exist_ok=True)
     values: dict[str, str] = {}
     if tuning:
@@ -76,7 +76,7 @@ def run_study(experiment: Experiment) -> pathlib.Path:
     runs = runs_of(study, folder, experiment.configure, values, experiment.quick)
     runs = with_saved_rows(study, runs, results)
     _check(runs)
-    clock.ahead = sum(run.cost for run in runs if not run.finished)
+    clock.runs = [*tuning, *runs]
     _run_all(experiment, runs, results, clock)
     print(f"Finished: {len(runs)} runs, {results}")
     return results
@@ -96,14 +96,14 @@ def _run_all(experiment: Experiment, runs: Sequence[Run], table: pathlib.Path, c
         if run.finished:
             print(f"{name} · {_result(run)} (finished before)", flush=True)
             continue
-        _run_one(experiment, run, name, clock)
-        clock.finish(run)
+        clock.finish(run, _run_one(experiment, run, name, clock))
         print(f"{name} · {_result(run)} · {clock.left()} left", flush=True)
         write_atomically(table, table_of(experiment.study, runs).encode())
     write_atomically(table, table_of(experiment.study, runs).encode())
 
 
-def _run_one(experiment: Experiment, run: Run, name: str, clock: _Clock) -> None:
+def _run_one(experiment: Experiment, run: Run, name: str, clock: _Clock) -> float:
+    """Runs what is left of a run; returns the share of it that was over before."""
     run.workdir.mkdir(parents=True, exist_ok=True)
     output = run.workdir / "output.txt"
     with open(output, "a") as file:
@@ -111,35 +111,43 @@ def _run_one(experiment: Experiment, run: Run, name: str, clock: _Clock) -> None
         command = [*command_of(run.variant), *experiment.arguments(run.flags)]
         process = children.start(command, stdout=file, stderr=subprocess.STDOUT)
         try:
-            _show_epochs(process, run, name, clock)
+            share = _show_epochs(process, run, name, clock)
         except BaseException:
             children.ask_to_end(process)
             raise
     if process.returncode == 0:
-        return
+        return share
     last = output.read_bytes()[before:].decode(errors="replace").strip().splitlines()[-1:]
     reason = last[0] if last else f"exit status {process.returncode}"
     # A training that diverged is a result. A killed process or a full disk is not.
     if process.returncode != 1 or not reason.startswith("Error: Training stopped"):
         raise OSError(f"{name} ended with status {process.returncode}: {reason}; see {output}")
     run.fail(reason.removeprefix("Error: "))
+    return share
 
 
-def _show_epochs(process: subprocess.Popen, run: Run, name: str, clock: _Clock) -> None:
-    """Prints a line for each epoch until the process ends."""
+def _show_epochs(process: subprocess.Popen, run: Run, name: str, clock: _Clock) -> float:
+    """Prints a line for each epoch until the process ends; returns the share that was over before."""
     epochs = len(run.history())
+    before = _share(run, epochs)
     while process.poll() is None:
         time.sleep(POLL)
         history = run.history()
         if len(history) > epochs:
             epochs = len(history)
-            costs = run.epoch_costs
-            done = sum(costs[:epochs]) / sum(costs)
             print(
-                f"{name} · epoch {epochs}/{len(costs)} · test {float(history[-1]['test_bpd']):.4f} bpd · "
-                f"{clock.left(done * run.cost)} left",
+                f"{name} · epoch {epochs}/{len(run.phases)} · "
+                f"test {float(history[-1]['test_bpd']):.4f} bpd · "
+                f"{clock.left(run, before, _share(run, epochs))} left",
                 flush=True,
             )
+    return before
+
+
+def _share(run: Run, epochs: int) -> float:
+    """Returns the share of a run's cost that its first epochs have."""
+    costs = run.epoch_costs
+    return sum(costs[:epochs]) / sum(costs)
 
 
 def command_of(variant: Variant) -> list[str]:
@@ -169,24 +177,29 @@ class _Clock:
     """Estimates the remaining time from the predicted cost of what has run since the start.
 
     Args:
-      cost: predicted cost of everything that has to run.
+      runs: all runs of the study.
     """
 
-    def __init__(self, cost: float):
-        self.ahead = cost
-        self.done = 0.0
+    def __init__(self, runs: Sequence[Run]):
+        self.runs = runs
         self.start = time.monotonic()
+        self._shares: list[tuple[Run, float]] = []  # of runs that are over, what has run since the start
 
-    def finish(self, run: Run) -> None:
-        """Notes that a run is over."""
-        self.done += run.cost
-        self.ahead -= run.cost
+    def finish(self, run: Run, before: float) -> None:
+        """Notes that a run is over, a share of which had been over `before` the start."""
+        self._shares.append((run, 1.0 - before))
 
-    def left(self, within: float = 0.0) -> str:
+    def left(self, run: Run | None = None, before: float = 0.0, done: float = 0.0) -> str:
         """Returns the remaining time.
 
         Args:
-          within: predicted cost of the finished epochs of the current run.
+          run: the current run, if one is under way.
+          before: the share of it that had been over before it was started.
+          done: the share of it that is over now.
         """
-        rate = (time.monotonic() - self.start) / max(self.done + within, 1e-9)
-        return duration(max(self.ahead - within, 0.0) * rate)
+        shapes = known_shapes(self.runs)
+        shares = [*self._shares, *([(run, done - before)] if run else [])]
+        cost = sum(share * one.cost(shapes) for one, share in shares)
+        ahead = sum(one.cost(shapes) for one in self.runs if not one.finished)
+        ahead -= done * run.cost(shapes) if run and not run.finished else 0.0
+        return duration(max(ahead, 0.0) * (time.monotonic() - self.start) / max(cost, 1e-9))

@@ -12,7 +12,7 @@ from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.text_files import read_text
 from lab.studies import comparison
-from lab.studies.comparison import Estimate, Outcome
+from lab.studies.comparison import Estimate, Outcome, Rows
 from lab.studies.study import Study
 from lab.studies.table import read_table
 
@@ -121,7 +121,8 @@ def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str
     """Writes report.html, report.md and figures as PNG; returns the table as Markdown.
 
     The figures are curves.png and gaps.png, which a study with a grid does not have; if the study's tuning
-    has a table, tuning.png; and lengths.png if its variants form groups and nothing is tuned.
+    has a table, tuning.png; and lengths.png if its variants form groups and nothing is tuned. They need
+    matplotlib; a report without figures does not.
 
     Args:
       study: the study.
@@ -130,33 +131,19 @@ def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str
       folder: the folder of the report; it is made if absent.
 
     Raises:
-      ConfigError: matplotlib is not installed, or no run has finished.
+      ConfigError: no run has finished, or there are figures to draw and matplotlib is not installed.
     """
-    try:
-        from lab.studies import figures
-    except ImportError as error:
-        raise ConfigError(
-            f"the report is drawn with matplotlib: pip install -e '.[lab]', in a clone. Received: {error}"
-        ) from None
     rows = read_table(table)
     found = comparison.outcomes(study, rows)
     if not any(o.finished for o in found):
         raise ConfigError(f"csv must hold a finished run of the study. Received: {str(table)!r}")
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = {}
-    if not study.grid:  # a grid has too many variants for one figure
-        drawn["curves"] = figures.learning_curves(study, rows)
-        if any(o.behind for o in found):
-            drawn["gaps"] = figures.gaps(found)
     tuned = table.with_name(f"{table.stem}_tuning.csv".replace("results_", ""))
-    if study.tuned and tuned.exists():
-        drawn["tuning"] = figures.tuning(study, read_table(tuned))
+    tuning = read_table(tuned) if study.tuned and tuned.exists() else None
     by_length = {} if study.tuned else comparison.lengths(study, rows)
-    if by_length:
-        drawn["lengths"] = figures.lengths(by_length)
-    svgs = {name: figures.as_svg(figure) for name, figure in drawn.items()}
-    for name, figure in drawn.items():
-        figures.write_png(figure, folder / f"{name}.png")
+    svgs = {}
+    if not study.grid or tuning is not None or by_length:
+        svgs = _draw(study, rows, found, tuning, by_length, folder)
+    folder.mkdir(parents=True, exist_ok=True)
     page = _page(study, found, svgs, _samples(study, table.parent))
     write_atomically(folder / "report.html", page.encode())
     cells = _table(study, found)
@@ -166,6 +153,36 @@ def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str
     text = "\n\n".join([f"# {study.title}", *tables, "\n".join([*_notes(cells), *_failures(found)])])
     write_atomically(folder / "report.md", (text + "\n").encode())
     return "\n\n".join(tables)
+
+
+def _draw(
+    study: Study,
+    rows: Rows,
+    found: Sequence[Outcome],
+    tuning: Rows | None,
+    by_length: Mapping[str, Mapping],
+    folder: pathlib.Path,
+) -> dict[str, str]:
+    """Draws the figures of a study, writes each as PNG, and returns them as SVG by name."""
+    try:
+        from lab.studies import figures
+    except ImportError as error:
+        raise ConfigError(
+            f"the report is drawn with matplotlib: pip install -e '.[lab]', in a clone. Received: {error}"
+        ) from None
+    drawn = {}
+    if not study.grid:  # a grid has too many variants for one figure
+        drawn["curves"] = figures.learning_curves(study, rows)
+        if any(o.behind for o in found):
+            drawn["gaps"] = figures.gaps(found)
+    if tuning is not None:
+        drawn["tuning"] = figures.tuning(study, tuning)
+    if by_length:
+        drawn["lengths"] = figures.lengths(by_length)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in drawn.items():
+        figures.write_png(figure, folder / f"{name}.png")
+    return {name: figures.as_svg(figure) for name, figure in drawn.items()}
 
 
 def _page(study: Study, found: Sequence[Outcome], svgs: Mapping[str, str], samples: str) -> str:

@@ -84,21 +84,36 @@ class Run:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
+    def _saved(self) -> pathlib.Path:
+        return self.workdir / "checkpoints" / "model.json"
+
+    @property
     def _model(self) -> ModelConfig:
         """Its model, for images as far as they are known; otherwise they are taken to be 32×32×3."""
-        model, saved = self.config.model, self.workdir / "checkpoints" / "model.json"
-        if saved.exists():
-            return dataclasses.replace(model, image_shape=read_model_file(saved).image_shape)
+        model = self.config.model
+        if self._saved.exists():
+            return dataclasses.replace(model, image_shape=read_model_file(self._saved).image_shape)
         if size := self.config.data.image_size:
             return dataclasses.replace(model, image_shape=(size, size, model.image_shape[-1]))
         return model
 
     @property
-    def cost(self) -> float:
-        """Predicted cost of the whole run in multiply-adds; comparable within a study."""
-        forward = sum(layout.forward_macs for layout in part_layouts(self._model))
-        epoch = (BOTH_WAYS + self.config.train.reversible) * forward
-        return epoch * sum(self.epoch_costs) * max(self.config.data.train_examples, 1)
+    def data(self) -> tuple[str, int]:
+        """Names its images: those of runs with the same name have one shape."""
+        return self.config.data.dataset, self.config.data.image_size
+
+    def cost(self, shapes: Mapping[tuple[str, int], Sequence[int]] | None = None) -> float:
+        """Returns the predicted cost of the whole run in multiply-adds; comparable within a study.
+
+        `shapes` is what `known_shapes` returns.
+        """
+        model = self._model
+        if (shape := (shapes or {}).get(self.data)) is not None:
+            model = dataclasses.replace(model, image_shape=tuple(shape))
+        train, layouts = self.config.train, part_layouts(model)
+        epochs = sum(epoch_costs(layouts, self.phases, train.cache_prefix, train.reversible))
+        epoch = (BOTH_WAYS + train.reversible) * sum(layout.forward_macs for layout in layouts)
+        return epoch * epochs * max(self.config.data.train_examples, 1)
 
     @property
     def finished(self) -> bool:
@@ -126,6 +141,11 @@ class Run:
             return list(csv.DictReader(io.StringIO(read_text(path)))) if path.exists() else []
         except (ValueError, csv.Error) as error:
             raise OSError(f"{path} is damaged: {error}.") from None
+
+
+def known_shapes(runs: Sequence[Run]) -> dict[tuple[str, int], Sequence[int]]:
+    """Returns the shape of the images that one of the runs has read already, by `Run.data`."""
+    return {run.data: read_model_file(run._saved).image_shape for run in runs if run._saved.exists()}
 
 
 @dataclasses.dataclass(frozen=True)

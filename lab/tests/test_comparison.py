@@ -127,8 +127,8 @@ def test_the_report_holds_the_numbers_and_nothing_from_outside(tmp_path):
     assert (tmp_path / "report" / "curves.png").stat().st_size > 5000
 
 
-def test_a_grid_is_reported_as_a_table_of_its_cells(tmp_path):
-    pytest.importorskip("matplotlib")
+def test_a_grid_is_reported_as_a_table_of_its_cells_without_matplotlib(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lab.studies.figures", None)  # as if it could not be imported
     path = tmp_path / "grid.cfg"
     path.write_text("[grid]\nschedule = end_to_end\nflow_steps = 2 4\n[variant a]\n[variant b]\n")
     lines = ["variant,seed,outcome,predicted_cost,epoch,phase,total_seconds,test_bpd"]

@@ -20,7 +20,7 @@ from glow_tf.run.workdir import flagfile
 from glow_tf.schedule import epoch_costs, phases_of
 from lab import CONFIGS
 from lab.experiment import experiment_of
-from lab.studies.experiment import command_of, run_study
+from lab.studies.experiment import _Clock, command_of, run_study
 from lab.studies.runs import runs_of, tuned_values, tuning_runs
 from lab.studies.study import read_study
 
@@ -171,6 +171,27 @@ def test_predicted_costs_are_of_the_images_that_a_run_had(tmp_path):
     assert run.epoch_costs != before
 
 
+def test_the_time_that_a_study_takes_is_of_the_shape_of_its_images(tmp_path, monkeypatch):
+    """It is known from the first run that has read them; a guess for those to come made hours of minutes."""
+    runs = runs_of(read_study(study_file(tmp_path)), tmp_path, configure, {"one": "2e-3", "two": "1e-3"})
+    runs = [run for run in runs if run.variant.name == "one"]  # of equal cost
+    now = [0.0]
+    monkeypatch.setattr("lab.studies.experiment.time.monotonic", lambda: now[0])
+    clock = _Clock(runs)
+    now[0] = 60.0
+    (runs[0].workdir / "checkpoints").mkdir(parents=True)
+    (runs[0].workdir / "checkpoints" / "model.json").write_text('{"image_shape": [8, 8, 1]}')
+    assert clock.left(runs[0], 0.0, 0.5) == "3:00"
+    assert clock.left(runs[0], 0.25, 0.5) == "6:00"  # a quarter was over before
+    runs[0].fail("Training stopped")
+    clock.finish(runs[0], 0.0)
+    assert clock.left() == "1:00"
+    runs[1].workdir.mkdir(parents=True)
+    runs[1].fail("Training stopped")
+    clock.finish(runs[1], 0.0)
+    assert clock.left() == "0:00"
+
+
 def test_predicted_costs_are_of_the_size_that_images_are_scaled_to(tmp_path):
     """Six blocks need images of 64×64 or more; the costs must not assume 32×32."""
     study = read_study(study_file(tmp_path))
@@ -184,7 +205,7 @@ def test_predicted_costs_are_of_the_size_that_images_are_scaled_to(tmp_path):
     run = dataclasses.replace(run, config=deep)
     assert run.epoch_costs == [1.0] * 3
     layouts = part_layouts(dataclasses.replace(deep.model, image_shape=(64, 64, 3)))
-    assert run.cost == 3 * sum(layout.forward_macs for layout in layouts) * 3 * 100
+    assert run.cost() == 3 * sum(layout.forward_macs for layout in layouts) * 3 * 100
 
 
 @pytest.mark.parametrize(
@@ -234,7 +255,16 @@ def test_every_study_of_the_repository_makes_its_runs(name, monkeypatch, tmp_pat
         *runs_of(study, folder, configure, {}, quick=True),
     ]
     assert runs
-    assert all(run.cost > 0 for run in runs)
+    assert all(run.cost() > 0 for run in runs)
+
+
+@pytest.mark.parametrize(("name", "scaling"), [("batch_sizes", "size"), ("growing_wide", "none")])
+def test_the_rates_of_a_study_are_scaled_as_its_flagfile_says(name, scaling, monkeypatch, tmp_path):
+    """A typed rate is not scaled; a study's rates keep their meaning."""
+    monkeypatch.chdir(tmp_path)
+    experiment = experiment_of(name)
+    runs = tuning_runs(experiment.study, experiment.folder, experiment.configure)
+    assert {run.config.train.rate_scaling for run in runs} == {scaling}
 
 
 def test_a_program_that_does_not_exist_is_named(tmp_path, monkeypatch):

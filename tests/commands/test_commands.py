@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import types
@@ -14,6 +15,7 @@ from small import ROOT, run_program
 
 from glow_tf.commands import cli, parsing, run_flags
 from glow_tf.errors import ConfigError, NonFiniteError
+from glow_tf.run.flags_file import command_of, flagfile
 
 
 def module(main, define=lambda values: None, **more):
@@ -180,6 +182,49 @@ def test_each_flag_knows_whether_it_was_typed_and_whether_a_flagfile_sets_it():
     assert (values["parts"].on_command_line, values["parts"].in_flagfile) == (False, True)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "scaling"),
+    [
+        ([], "size"),
+        (["--optimizer=adam"], "size"),
+        (["--learning_rate=1e-3"], "none"),
+        (["--learning_rate=1e-3", "--rate_scaling=size"], "size"),
+        (["--flagfile=base", "--learning_rate", "1e-3"], "none"),
+        (["--learning_rate=1e-3", "--flagfile=base"], "none"),
+        (["--flagfile=base", "--learning_rate=1e-3", "--rate_scaling=size"], "size"),
+        (["--flagfile=base"], "size"),
+        (["--flagfile=paper_4"], "none"),  # whose scaling is that of the file that it includes
+        (["--flagfile=rate.cfg"], "size"),
+        (["--flagfile=rate.cfg", "--rate_scaling=size"], "size"),
+        (["--flagfile=both.cfg"], "size"),
+        (["--flagfile=both.cfg", "--learning_rate=1e-3"], "none"),
+    ],
+    ids=str,
+)
+def test_a_typed_rate_is_scaled_only_if_that_is_typed_too(tmp_path, monkeypatch, arguments, scaling):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rate.cfg").write_text("--flagfile=base\n--learning_rate=2e-2\n")
+    (tmp_path / "both.cfg").write_text("--learning_rate=2e-2\n--rate_scaling=size\n")
+    assert run_flags.config_of([*arguments, "--workdir=unused"]).train.rate_scaling == scaling
+
+
+@pytest.mark.parametrize("was", ["size", "none"])
+def test_a_run_that_goes_on_has_the_scaling_that_it_began_with(tmp_path, was):
+    """Releases until 0.5 scaled a typed rate; flags.cfg says so."""
+    typed = [f"--workdir={tmp_path}", "--learning_rate=5e-2"]
+    (tmp_path / "flags.cfg").write_text(flagfile(run_flags.config_of([*typed, f"--rate_scaling={was}"])))
+    assert run_flags.config_of(typed).train.rate_scaling == was
+    config = run_flags.config_of([f"--flagfile={tmp_path}/flags.cfg", "--workdir=another"])
+    assert config.train.rate_scaling == was
+
+
+def test_the_command_of_a_run_says_how_its_rate_is_scaled():
+    for scaling in ("size", "none"):
+        given = ["--workdir=unused", "--learning_rate=5e-2", f"--rate_scaling={scaling}"]
+        command = shlex.split(command_of(run_flags.config_of(given)))[2:]
+        assert run_flags.config_of(command).train.rate_scaling == scaling
+
+
 def test_an_error_in_a_flagfile_names_its_line_wherever_the_file_stands(tmp_path, capsys):
     (tmp_path / "own.cfg").write_text("--seed=3\n--width=x\n")
     arguments = ["--seed=1", f"--flagfile={tmp_path}/own.cfg"]
@@ -227,6 +272,12 @@ def test_a_flagfile_that_includes_itself_is_refused(tmp_path):
         (ConfigError("a setting"), 1, "Error: a setting\n"),
         (NonFiniteError("a loss"), 1, "Error: a loss\n"),
         (OSError(28, "No space left on device"), 1, "Error: [Errno 28] No space left on device\n"),
+        (
+            OSError(36, "File name too long", 5_000 * "x"),
+            1,
+            f"Error: a file cannot be read or written: File name too long. Received: '{200 * 'x'}'\n",
+        ),
+        (OSError("\x1b[2J\u202e\udcff é\u3000"), 1, "Error: \\x1b[2J\\u202e\\udcff é\u3000\n"),
         (KeyboardInterrupt(), 130, "\nInterrupted. Run the same command again.\n"),
         (KeyboardInterrupt("Epoch 3 is kept."), 130, "\nInterrupted. Epoch 3 is kept.\n"),
     ],

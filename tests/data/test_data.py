@@ -121,7 +121,9 @@ def test_a_folder_of_odd_images_trains_after_the_broken_one_is_named(tmp_path, r
     assert images.train.shape == (36, 32, 32, 3)
     assert images.test.shape == (3, 32, 32, 3)
     assert any(str(broken) in note for note in images.notes)
-    with pytest.raises(ConfigError, match=r"one size: resize them first; .*--image_size.*Received"):
+    with pytest.raises(
+        ConfigError, match=r"one size: resize them first; .*--image_size=32 does it.*Received"
+    ):
         data.load(DataConfig(dataset=f"folder:{tmp_path}"))
 
 

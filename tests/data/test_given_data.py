@@ -196,8 +196,16 @@ WRONG = {
         ("a.png,1\na.png,2\n", "'a.png' has two rows"),
         ("", "needs rows"),
         ("a.png,1\nb.png,x\n", "no number"),
+        ("a.png,1\nb.png,1_0\n", "no number"),
+        ("a.png,1\nb.png,\u0661\n", "no number"),
     ),
 }
+
+
+@pytest.mark.parametrize("text", ['{"a": [1], "b": [1], "a": [2]}', '{"b": {"a": 1, "a": 2}}'])
+def test_a_name_that_is_twice_in_a_table_is_named(pictures, tmp_path, text):
+    (tmp_path / "t.json").write_text(text)
+    refused(of_folder(pictures, f"attributes:{tmp_path}/t.json"), "'a' is there twice")
 
 
 @pytest.mark.parametrize(("kind", "content", "message"), [(k, *case) for k in WRONG for case in WRONG[k]])

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from helpers import config, rows_of, train
 from small import small_glow
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import glow_tf
-from glow_tf import ConfigError, PartsTrainer, TrainConfig, data, phases
+from glow_tf import ConfigError, PartsTrainer, RunConfig, TrainConfig, data, phases
 from glow_tf.run import callbacks
 from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches
 from glow_tf.run.epoch import EpochResult, computed
@@ -100,6 +101,46 @@ def test_a_log_has_a_line_now_and_then_within_a_long_epoch(monkeypatch, capsys):
     assert lines[0] == "… epoch 1/1 · part 1 · 1/4 local_bpd_1 3.0000 · 0:09 left"
     assert lines[1] == "… epoch 1/1 · part 1 · 2/4 no train bpd · 0:03 left"
     assert len(lines) == 3  # the epoch's own line follows the last step
+
+
+def test_the_first_steps_of_a_phase_tell_no_time_left(monkeypatch, capsys):
+    """The first one is traced, and made 22 hours of a few minutes."""
+    monkeypatch.setattr(Progress, "IN_LOG", 0.0)
+    progress = Progress(types.SimpleNamespace(costs=[1.0]), EpochResult(seconds=3.0))
+    progress.set_params({"steps": 12, "epochs": 1})
+    phase, before = one_part(0), 1  # step 1 was made before the run was resumed
+    model = types.SimpleNamespace(
+        phase=phase, traced=set(), phase_of=lambda epoch: phase, steps_before=before
+    )
+    progress.set_model(model)
+    progress.on_train_begin()
+    progress.on_epoch_begin(0)
+    for batch in range(before, 12):
+        progress.on_train_batch_end(batch, {"local_bpd_1": 3.0})
+    lines = [line for line in capsys.readouterr().out.splitlines() if "/12" in line]
+    assert [" left" in line for line in lines] == [False] * 9 + [True]
+    assert lines[-1] == "… epoch 1/1 · part 1 · 11/12 local_bpd_1 3.0000 · 0:00 left"
+
+
+def test_a_first_run_of_levels_speaks_of_no_traffic_and_draws_ten_grids_at_most(tmp_path, capsys, eager):
+    own = {"architecture": "levels", "parts": "1", "num_blocks": 1, "schedule": "simultaneous"}
+    own |= {
+        "part_epochs": 12,
+        "finetune_epochs": 0,
+        "train_examples": 32,
+        "test_examples": 16,
+        "export": False,
+    }
+    train(config(tmp_path / "run", **own, sample_every=RunConfig(workdir="unused").sample_every))
+    said = capsys.readouterr().out
+    assert "Finished" in said
+    assert not any(word in said for word in ("GMAC", "KiB", "crossing the cuts", "all-reduce"))
+    grids = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert grids == [f"epoch_{epoch:04d}.png" for epoch in (2, 4, 6, 8, 10, 12)]
+    events = EventAccumulator(str(tmp_path / "run" / "logs"))
+    events.Reload()
+    about = events.SummaryMetadata("bits_of_level/part_1").summary_description
+    assert "Negative: the level saves bits" in about
 
 
 def test_what_an_epoch_did_not_compute_has_an_empty_cell():

@@ -22,6 +22,7 @@ import glow_tf
 from glow_tf import ConfigError, PartsTrainer, durable_files, export, phases
 from glow_tf.run import callbacks, checkpoint_files, lifecycle, workdir
 from glow_tf.run.checkpoints import Checkpoints
+from glow_tf.run.history import read_rows
 from glow_tf.run.interrupts import interrupts_of_run
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "rate_schedule": "constant"}
@@ -408,6 +409,12 @@ def test_a_damaged_history_is_one_line_and_is_found_at_the_start(damage, message
         train(config(unfinished, **FAST))
     assert "\n" not in str(error.value)
     assert capsys.readouterr().out == ""
+
+
+def test_a_folder_in_the_place_of_the_history_is_named(tmp_path):
+    (tmp_path / "history.csv").mkdir()
+    with pytest.raises(OSError, match=r"history\.csv must be a file"):
+        read_rows(tmp_path / "history.csv", ())
 
 
 def test_a_damaged_summary_is_named_and_written_again(finished, tmp_path):

@@ -282,8 +282,8 @@ def test_what_has_no_trainer_is_named(tmp_path):
         load_trainer(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match="There is no last checkpoint"):
         load_trainer(tmp_path)
-    (tmp_path / "model.keras").touch()
-    with pytest.raises(ConfigError, match=r"keras.saving.load_model loads a \.keras file"):
+    small_glow(num_blocks=1, parts="1").save(tmp_path / "model.keras")
+    with pytest.raises(ConfigError, match=r"glow_tf\.load loads what Glow\.save wrote\. Received: '.*model"):
         load_trainer(tmp_path / "model.keras")
 
 
@@ -313,6 +313,33 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
     for name in ("data.json", "model.json"):  # as earlier releases, or a backup without them, left it
         (folder / "checkpoints" / name).unlink()
     assert train(config(folder, **{**own, "finetune_epochs": 3}))["epochs"] == 4
+
+
+def test_a_run_goes_on_where_its_images_lie_elsewhere_now_if_they_are_the_same(tmp_path, capsys):
+    pictures, folder = tmp_path / "pictures", tmp_path / "run"
+    write_pictures(pictures, 40)
+    own = {**FAST, "train_examples": 0, "test_examples": 0, "parts": "1", "flow_steps": 1, "part_epochs": 1}
+    own |= {"schedule": "end_to_end", "finetune_epochs": 0}
+    train(config(folder, **own, dataset=f"folder:{pictures}"))
+    test_bpd = rows_of(folder)[-1]["test_bpd"]
+    moved, other = pictures.rename(tmp_path / "moved"), tmp_path / "other"
+    write_pictures(other, 41)
+    with pytest.raises(ConfigError, match="the data must be what the run began with"):
+        train(config(folder, **own, dataset=f"folder:{other}"))
+    with pytest.raises(ConfigError, match="another configuration"):  # of another kind: not moved
+        train(config(folder, **own, dataset="digits"))
+    capsys.readouterr()
+    assert train(config(folder, **own, dataset=f"folder:{moved}"))["epochs"] == 1  # compared, then finished
+    assert "Resuming after" in capsys.readouterr().out
+    assert f"--dataset=folder:{moved}\n" in (folder / "flags.cfg").read_text()
+    train(config(folder, **own, dataset=f"folder:{moved}"))
+    assert "This run is finished" in capsys.readouterr().out
+    assert train(config(folder, **{**own, "part_epochs": 2}, dataset=f"folder:{moved}"))["epochs"] == 2
+    assert rows_of(folder)[0]["test_bpd"] == test_bpd
+    for content in ("[1]", "{}", "damaged"):  # without checksums nothing can be compared
+        (folder / "checkpoints" / "data.json").write_text(content)
+        with pytest.raises(ConfigError, match="another configuration"):
+            train(config(folder, **{**own, "part_epochs": 2}, dataset=f"folder:{other}"))
 
 
 def write_pictures(folder, count):

@@ -51,6 +51,48 @@ def test_what_is_wrong_is_named(history, trouble):
     assert any(trouble in found for found in health.troubles(history, 5))
 
 
+def of_epochs(*bits, held="test"):
+    """Rows of (held-out bits, training bits); the latter are empty where a part was trained alone."""
+    scores = {"test_bpd": "2.5", "test_bpd_se": "0.02"}
+    return [{**scores, f"{held}_bpd": f"{bpd}", "train_bpd": f"{train or ''}"} for bpd, train in bits]
+
+
+@pytest.mark.parametrize("held", ["test", "validation"])
+def test_a_model_that_overfits_is_told_so_and_since_when(held):
+    rising = [(3.0, 3.1), (2.35, 2.4), (2.9, 2.1), (4.72, 1.8)]
+    (found,) = health.troubles(of_epochs(*rising, held=held), 8)
+    said = f"since epoch 2 {held} bits have risen from 2.3500 to 4.7200, while training bits fell from 2.4000"
+    assert said in found
+    assert "Fewer epochs, more images, --augment" in found
+    assert ("--validation_examples" in found) == (held == "test")
+    assert "checkpoints/best" in found
+
+
+def test_a_model_that_overfits_is_not_told_to_train_more():
+    found = health.troubles(of_epochs((2.4, 2.4), (7.0, 2.0), (9.0, 1.5)), 8)
+    assert [sentence.split(":")[0].split(",")[0] for sentence in found] == [
+        "the model overfits",
+        "the model is worse than a uniform density",
+    ]
+    assert not any("more training" in sentence for sentence in found)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [(2.35, 2.4), (2.39, 2.3), (2.38, 2.2)],  # it rises by too little to say so
+        [(2.35, 2.4), (2.9, 2.3)],  # a single epoch
+        [(2.35, 2.4), (2.9, 2.3), (2.3, 2.2)],
+        [(2.35, 2.4), (2.9, 2.5), (2.9, 2.6)],  # the training bits rise, too
+        [(2.35, 2.4), (2.9, ""), (3.0, "")],  # a part alone, by another objective
+        [(2.35, 2.4), (2.9, ""), (3.0, 2.3)],
+        [("nan", 2.4), (2.9, 2.3), (2.8, 2.2)],
+    ],
+)
+def test_held_out_bits_that_do_not_rise_for_long_are_no_trouble(history):
+    assert health.troubles(of_epochs(*history), 8) == []
+
+
 def test_a_summary_whose_score_is_not_finite_is_json(tmp_path):
     settings = config(tmp_path)
     epochs = len(phases_of(settings))
@@ -69,13 +111,16 @@ def test_a_summary_whose_score_is_not_finite_is_json(tmp_path):
         ({"learning_rate": "1e-3,1e-1"}, ""),
         ({"learning_rate": "1e-3", "optimizer": "sgd"}, ""),
         ({"learning_rate": "1e-3", "rate_scaling": "none"}, ""),
+        ({"learning_rate": "32e-3", "rate_scaling": "none"}, ""),
+        ({"learning_rate": "64e-3", "rate_scaling": "none"}, "0.064 for every weight of 48 flow steps"),
+        ({"learning_rate": "64e-3", "rate_scaling": "none", "optimizer": "sgd"}, ""),
         ({"warmup_steps": 0}, "a learning rate of 0.1 from the first step on"),
         ({"warmup_steps": 0, "learning_rate": "2e-2"}, ""),
         ({}, ""),
     ],
 )
 def test_rates_that_do_not_suit_are_noticed(settings, trouble):
-    found = health.troubles_ahead(TrainConfig(**settings), [end_to_end(2)], 2)
+    found = health.troubles_ahead(TrainConfig(**settings), [end_to_end(2)], 2, 48)
     assert len(found) == bool(trouble)
     assert all(trouble in sentence for sentence in found)
 
@@ -92,7 +137,7 @@ def test_rates_that_do_not_suit_are_noticed(settings, trouble):
 )
 def test_parts_that_no_epoch_trains_are_noticed(epochs, trouble):
     train = TrainConfig(schedule="sequential", **{"finetune_epochs": 0, **epochs})
-    found = health.troubles_ahead(train, phases_of_training(train, 3), 3)
+    found = health.troubles_ahead(train, phases_of_training(train, 3), 3, 6)
     assert [sentence.partition(". ")[0] for sentence in found] == ([trouble] if trouble else [])
 
 

@@ -316,10 +316,21 @@ def test_a_history_that_lacks_epochs_of_its_checkpoint_is_found_on_resuming(fini
 # Refusals
 
 
-def test_a_start_that_failed_does_not_claim_the_workdir(tmp_path):
-    with pytest.raises(ConfigError, match="batch_size must be at most"):
-        train(config(tmp_path / "run", batch_size=500))
-    workdir.Workdir(config(tmp_path / "run")).close()
+def test_a_start_that_failed_leaves_nothing(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    for folder in ("mine", "made/run"):
+        with pytest.raises(ConfigError, match="batch_size must be at most"):
+            train(config(tmp_path / folder, batch_size=500))
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["mine", "notes.txt"]
+
+
+def test_a_start_that_is_refused_leaves_the_run_that_is_there(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ConfigError, match="another configuration"):
+        train(config(folder, validation_examples=40, width=16))
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_a_full_disk_is_found_before_training(tmp_path, monkeypatch):
@@ -391,6 +402,7 @@ def test_a_workdir_in_use_is_refused(tmp_path):
     holder = workdir.Workdir(config(tmp_path / "run"))
     with pytest.raises(ConfigError, match="another process is training in this workdir"):
         workdir.Workdir(config(tmp_path / "run"))
+    assert (tmp_path / "run" / ".lock").exists()
     holder.close()
     workdir.Workdir(config(tmp_path / "run")).close()
 

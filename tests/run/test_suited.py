@@ -65,6 +65,26 @@ def test_every_choice_can_be_built_and_halves_the_image_as_far_as_is_useful():
         assert min(height, width) >> found["num_blocks"] >= LEAST_SIDE or found["num_blocks"] == 1
 
 
+@pytest.mark.parametrize(
+    ("side", "flags", "said"),
+    [
+        (50, [], "num_blocks is only 1, because the sides cannot be halved more often. 3 suit"),
+        (50, [], "take --image_size=48 or --image_size=64."),
+        (25, [], "take --image_size=24 or --image_size=32."),
+        (64, ["--crop=36"], "take --crop=32 or --crop=64."),
+    ],
+)
+def test_sides_that_can_be_halved_more_often_are_suggested(side, flags, said, capsys):
+    suited(config_of(["--workdir=unused", *flags]), (side, side, 3), 100, 255)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("side", "flags"), [(2, []), (8, []), (28, []), (48, []), (50, ["--num_blocks=1"])])
+def test_no_side_is_suggested_where_halving_suits_the_images(side, flags, capsys):
+    suited(config_of(["--workdir=unused", *flags]), (side, side, 3), 100, 255)
+    assert "WARNING" not in capsys.readouterr().out
+
+
 def test_images_that_cannot_be_halved_have_a_glow(capsys):
     config = suited(config_of(["--workdir=unused"]), (15, 15, 1), 100, 255)
     own = (config.model.architecture, config.train.schedule, config.model.equalize)

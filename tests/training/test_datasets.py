@@ -293,6 +293,7 @@ IMAGES = np.zeros((64, 8, 8, 1), "uint8")
 REFUSED = {
     "images as noise": (dataset_of(IMAGES, IMAGES), r"labels are not used.*second member of uint8"),
     "labels": (dataset_of(IMAGES, np.arange(64)), r"labels are not used.*second member of int64"),
+    "images and labels as one": ((IMAGES, np.arange(64)), r"images must be an array .*=tuple of 2 that make"),
     "floating-point labels": (dataset_of(IMAGES, np.zeros(64, "float32")), r"labels.*float32, shape"),
     "noise beyond 1": (dataset_of(IMAGES, NOISE + 1), r"noise in \[0, 1\).*values in \[1, 1\]"),
     "noise that is not finite": (dataset_of(IMAGES, NOISE * np.nan), r"noise in \[0, 1\).*\[nan, nan\]"),

@@ -475,6 +475,20 @@ def test_a_loss_is_refused_with_a_sentence():
         usual_trainer().compile("adamax", loss="mse", metrics=["mae"])
 
 
+def test_an_optimizer_of_an_unregistered_class_is_trained_with_and_its_file_warned_of(tmp_path):
+    class Mine(keras.optimizers.SGD):
+        pass
+
+    trainer = PartsTrainer(small_glow())
+    trainer.compile(Mine(0.5))
+    assert [type(optimizer) for optimizer in trainer.optimizers] == [Mine, Mine]
+    assert float(trainer.optimizers[1].learning_rate) == 0.5
+    with pytest.warns(UserWarning, match=r"registered with Keras, .*custom_objects.*Received: .* class Mine"):
+        trainer.save(tmp_path / "trainer.keras")
+    again = keras.saving.load_model(tmp_path / "trainer.keras", custom_objects={"Mine": Mine})
+    assert isinstance(again.optimizers[1], Mine)
+
+
 def test_a_trainer_without_optimizers_is_saved(tmp_path):
     trainer = PartsTrainer(small_glow(flow_steps=1, parts="by_block:2"), phases("end_to_end", 2, 1))
     trainer.save(tmp_path / "trainer.keras")

@@ -42,6 +42,12 @@ def test_a_step_on_one_batch_is_a_step_of_fit(small_images, noise):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_list_of_logs_begins_with_what_is_minimised(small_images, noise, eager):
+    trainer = make_trainer()
+    first, *_, last = trainer.train_on_batch((small_images, noise))
+    assert first == last == trainer.get_metrics_result()["loss"] > 0
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_labels_end_the_batch_or_are_y(small_images, noise, apart):
     labels = np.arange(len(small_images)) % 2

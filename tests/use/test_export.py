@@ -12,7 +12,7 @@ from small import eagerly, only_endpoints, run_program, small_glow
 from glow_tf import export
 from glow_tf.likelihood import bits_per_dim
 from glow_tf.pieces import active_streams, number_of_streams
-from glow_tf.use import open_model
+from glow_tf.use import open_model, operations
 from glow_tf.use.models import ENDPOINTS
 from glow_tf.use.operations import check_operations
 
@@ -176,6 +176,7 @@ def write_on_a_full_disk(module, path, signatures):
 
 def test_exporting_again_replaces_the_old_one(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(tf.saved_model, "save", write)
+    monkeypatch.setattr("glow_tf.use.saved_model.check_operations", lambda path: None)
     folder = tmp_path / "export"
     shutil.copytree(exported[-1] / "export", folder)
     (folder / "variables" / "stale").touch()
@@ -188,6 +189,7 @@ def test_exporting_again_replaces_the_old_one(exported, tmp_path, monkeypatch):
 def test_an_export_is_on_the_disk_before_it_has_its_name(exported, tmp_path, monkeypatch):
     """Otherwise a power cut may leave a finished run with an empty export."""
     monkeypatch.setattr(tf.saved_model, "save", write)
+    monkeypatch.setattr("glow_tf.use.saved_model.check_operations", lambda path: None)
     events = []
     for place, name in ((os, "fsync"), (pathlib.Path, "replace")):
         function = getattr(place, name)
@@ -212,9 +214,20 @@ def test_an_export_is_traced_for_one_stream(exported, tmp_path, monkeypatch):
         write(*arguments, **others)
 
     monkeypatch.setattr(tf.saved_model, "save", noted)
+    monkeypatch.setattr("glow_tf.use.saved_model.check_operations", lambda path: None)
     with number_of_streams(2):
         export(exported[0], tmp_path / "export")
     assert streams == [1]
+
+
+def test_an_export_that_the_commands_refuse_is_warned_of(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(operations, "ARITHMETIC", operations.ARITHMETIC - {"Conv2D"})
+    with (
+        only_endpoints("sample"),
+        pytest.warns(UserWarning, match=r"commands refuse it\. .*with Conv2D within"),
+    ):
+        export(exported[0], tmp_path / "export")
+    assert (tmp_path / "export" / "saved_model.pb").exists()
 
 
 def test_what_is_beside_a_savedmodel_is_never_removed(exported, tmp_path):

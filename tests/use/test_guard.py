@@ -11,9 +11,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from small import preset_once, small_glow, small_levels
 
-from glow_tf.commands import cli
+from glow_tf.commands import cli, model_flags
 from glow_tf.commands import score as command
+from glow_tf.data.arrays import fingerprint
 from glow_tf.errors import ConfigError
+from glow_tf.run.same_data import write_data
 from glow_tf.use import Features, Scorer, features, guard, open_model, spoiled_copies
 from glow_tf.use.image_features import codec_bits
 from glow_tf.use.rules import ONE_WAY, RULES
@@ -282,6 +284,20 @@ def folder(tmp_path, monkeypatch, digits, presets_loaded_once):
     return tmp_path
 
 
+def test_names_are_no_formulas_in_a_spreadsheet(folder, digits, capsys):
+    for name in ("=cmd|'1'!A1.png", "-1.png", "@a.png", "+a.png", "a\x1b[2J.png"):
+        Image.fromarray(digits[0, ..., 0]).save(folder / "odd" / name)
+    (folder / "odd" / "b\x1b[2J.png").write_bytes(b"")
+    assert run("fit", "--model=digits", "--dataset=digits") == 0
+    assert run("check", "--model=digits", "--dataset=folder:odd") == 0
+    with (folder / "scores" / "scores.csv").open(newline="") as file:
+        names = {row["name"] for row in csv.DictReader(file)}
+    assert {"'=cmd|'1'!A1.png", "'-1.png", "'@a.png", "'+a.png", r"a\x1b[2J.png", "flat.png"} <= names
+    printed = capsys.readouterr().out
+    assert r"b\x1b[2J.png: it is not" in printed
+    assert "\x1b" not in printed
+
+
 def test_the_command_fits_and_checks_a_folder(folder, capsys):
     assert run("fit", "--model=digits", "--dataset=digits") == 0
     assert run("check", "--model=digits", "--dataset=folder:odd", "--worst=3") == 0
@@ -307,7 +323,7 @@ def test_images_that_a_model_was_trained_on_are_no_measure(folder):
 
     def trained_on(model, dataset, split):
         values(["score", f"--model={model}", f"--dataset={dataset}", f"--split={split}"])
-        return command.trained_on(values)
+        return command.trained_on(values, flat(1))
 
     for split, expected in (("", True), ("train", True), ("all", True), ("test", False)):
         for same in ("folder:good", "folder:good/", f"folder:{folder}/good"):
@@ -319,6 +335,28 @@ def test_images_that_a_model_was_trained_on_are_no_measure(folder):
     assert not trained_on("digits", "folder:digits", "")
     (folder / "run" / "flags.cfg").write_text("--dataset=file:good.npy\n")
     assert trained_on("run", f"file:{folder}/good.npy", "")  # of a file all images are taken
+
+
+def test_training_images_are_known_by_their_checksum_wherever_they_lie(folder, digits, capsys):
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    values = flags.FlagValues()
+    command.define(values)
+    values(["score", "--model=run", "--dataset=folder:copy"])
+    kept = digits[np.arange(600) % 10 != 9]
+    data = {"train images": fingerprint(kept[:500])}  # without those of validation
+    write_data(folder / "run" / "checkpoints", data)
+    assert command.trained_on(values, digits)  # of a folder without test/, they and the test images
+    assert command.trained_on(values, kept)
+    assert not command.trained_on(values, digits[::-1])
+    assert not command.trained_on(values, digits[:100])
+
+
+def test_to_check_images_that_the_model_was_trained_on_is_warned_of(folder, capsys):
+    assert run("fit", "--model=digits", "--examples=40") == 0
+    assert "trained on" not in capsys.readouterr().out
+    arguments = ("--model=digits", "--split=train", "--examples=20", "--false_alarms=0.1")
+    assert run("check", *arguments) == 0
+    assert "WARNING: the model was trained on some of these images." in capsys.readouterr().out
 
 
 def test_an_exported_model_checks_alike(exported_once, digits):
@@ -349,7 +387,12 @@ def test_bad_input_ends_with_a_sentence(folder, capsys, arguments, message):
 
 def test_a_rate_below_the_smallest_p_value_is_refused(folder, capsys):
     assert run("fit", "--model=digits", "--examples=40") == 0
+    said = capsys.readouterr().out
+    assert "WARNING: with 40 good images no p-value is below 0.048, and check refuses" in said
+    assert said.index("For --false_alarms=0.01 fit takes 197 images or more.") < said.index("score density")
     assert json.loads((folder / "calibration.json").read_text())["score"] == "density"
-    assert run("check", "--model=digits", "--dataset=folder:odd") == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_flags, "white_of", None)  # it is refused before a library is loaded
+        assert run("check", "--model=digits", "--dataset=folder:odd") == 1
     assert "false_alarms must be 0.048 or more" in capsys.readouterr().err  # 1 / 21, rounded up
     assert run("check", "--model=digits", "--dataset=folder:odd", "--false_alarms=0.048") == 0

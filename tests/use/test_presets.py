@@ -161,7 +161,7 @@ def a_weight_missing(folder):
         (unknown_setting, r"does not know\. Received: \['spline'\]"),
         (no_shape, r"image_shape must be three positive integers .* Received: image_shape=8"),
         (cut_off_weights, "the weights of the preset .* are damaged"),
-        (wider, "the weights of the preset .* are damaged"),
+        (wider, r"one array for each weight .* 15 arrays of shape \(2, 8\) for 7 weights"),
         (a_weight_missing, "the weights of the preset .* are damaged"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

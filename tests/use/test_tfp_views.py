@@ -2,6 +2,7 @@
 
 import warnings
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -69,6 +70,27 @@ def test_a_bijector_composes_with_tfp(rng):
     np.testing.assert_array_equal(view.forward_event_shape([4, 4, 1]), [2, 2, 4])
     np.testing.assert_array_equal(view.inverse_event_shape([2, 2, 4]), [4, 4, 1])
     assert view.forward(x[0, 0]).shape == (2, 2, 4)  # no batch dimension
+
+
+def test_parts_compose_to_the_glow(rng):
+    """Part 1 ends within a block and has no latents; part 2 factors latents out."""
+    glow = small_glow("float64")
+    first, second = map(glow_tf.as_tfp_bijector, glow.parts)
+    v = glow.dequantized(rng.integers(0, 256, (3, 8, 8, 1)).astype(np.uint8))
+    x, log_det = glow.dequantize.forward_and_log_det(v)
+    h = first.forward(x[:, None])  # two batch dimensions
+    y = second.forward(h)
+    assert (*h.shape, *y.shape) == (3, 1, 4, 4, 4, 3, 1, 64)
+    np.testing.assert_allclose(tfb.Chain([second, first]).inverse(y), x[:, None], atol=1e-10)
+    found = [first.forward_log_det_jacobian(x[:, None], 3), second.forward_log_det_jacobian(h, 3)]
+    top, whitening = glow.parts[-1].prior.forward_and_log_det(tf.reshape(y[:, 0, -32:], (3, 2, 2, 8)))
+    eps, expected = glow.forward_and_log_det(v)
+    np.testing.assert_allclose(eps, tf.concat([y[:, 0, :-32], tf.reshape(top, (3, -1))], axis=1))
+    np.testing.assert_allclose(log_det + sum(found)[:, 0] + whitening, expected)
+    np.testing.assert_allclose(first.inverse_log_det_jacobian(h, 3), -found[0])
+    np.testing.assert_allclose(second.inverse_log_det_jacobian(y, 1), -found[1])
+    with pytest.raises(ValueError, match=r"a condition needs a Glow\. Received: a Part with"):
+        glow_tf.as_tfp_bijector(glow.parts[0], condition=1)
 
 
 def test_images_between_0_and_1_are_warned_of_once(glow, small_images):
@@ -195,8 +217,8 @@ def test_every_layer_runs_in_a_graph_of_unknown_sizes(name, rng):
 def test_what_cannot_be_seen_as_tfp_is_refused(glow):
     with pytest.raises(ValueError, match=r"needs a built bijector.*Received: built=False"):
         glow_tf.as_tfp_bijector(make_flow_step(4))
-    with pytest.raises(TypeError, match=r"a bijector of glow_tf or a Glow. Received: .*class Part"):
-        glow_tf.as_tfp_bijector(glow.parts[0])
+    with pytest.raises(TypeError, match=r"a bijector of glow_tf, a part or a Glow. Received: .*class Dense"):
+        glow_tf.as_tfp_bijector(keras.layers.Dense(2))
     with pytest.raises(TypeError, match=r"needs a Glow. Received: .*class str"):
         glow_tf.as_distribution("digits.keras")
 

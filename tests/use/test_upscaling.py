@@ -87,6 +87,16 @@ def test_a_glow_keeps_the_mean_of_each_square(rng, eager):
     assert not np.array_equal(large, upscale(glow, small, temperature=0.1, seed=1))
 
 
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_mean_moves_only_where_its_square_is_clipped(levels, rng, factor):
+    small = rng.integers(0, 256, (2, 8, 8, 3), np.uint8)
+    large = upscale(levels, small, temperature=1.0, factor=factor)
+    moved = abs(reduced(large, factor) - small) > 0.5
+    clipped = reduced(((large == 0) | (large == 255)).astype(np.float32), factor) > 0
+    assert moved.any()
+    assert not (moved & ~clipped).any()
+
+
 def test_means_are_given_to_squares(rng):
     small = rng.integers(10, 246, (2, 3, 3, 1), np.uint8)
     moved = with_means(repeated(small) + np.uint8(5), small)

@@ -26,6 +26,7 @@ from glow_tf.use import (
     latents,
     levels,
     open_model,
+    read_files,
     read_images,
     without_finest,
 )
@@ -325,6 +326,31 @@ def test_a_folder_without_a_test_folder_is_cut_as_a_run_cuts_it(tmp_path):
         used = read_images((8, 8, 3), f"folder:{tmp_path}", split=split)
         np.testing.assert_array_equal(used.images, getattr(run, split))
     assert "all 20 images are used" in read_images((8, 8, 3), f"folder:{tmp_path}").notes[-1]
+
+
+def test_files_are_read_to_the_byte_as_training_reads_them(tmp_path):
+    write_images(tmp_path, 20, (18, 30))
+    run = data.load(glow_tf.DataConfig(f"folder:{tmp_path}", image_size=8))
+    paths = [tmp_path / name for name in run.names["train"]]
+    np.testing.assert_array_equal(read_files((8, 8, 3), paths), run.train)
+    np.testing.assert_array_equal(read_files((8, 8, 3), [str(paths[3])]), run.train[3:4])
+    write_images(tmp_path / "grey", 1, (9, 9), mode="L")
+    grey = tmp_path / "grey" / "0.png"
+    assert read_files((8, 8, 3), [grey]).shape == (1, 8, 8, 3)
+    assert read_files((9, 9, 1), [grey]).shape == (1, 9, 9, 1)
+    (tmp_path / "no.png").touch()
+    for shape, given, message in (
+        ((8, 8, 3), [], r"one file or more\. Received: paths=\[\]"),
+        (
+            (8, 8, 3),
+            [grey, tmp_path / "no.png"],
+            r"must be readable\. Left out .*no\.png: .*Received: \['.*no",
+        ),
+        ((8, 8, 1), paths[:1], "is for grey images, and these are in colour"),
+        ((18, 16, 3), paths[:1], r"images of 18×16×3 .*Received: .* with images of 18×30×3"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_files(shape, given)
 
 
 def test_images_are_brought_to_the_models_shape_or_refused(tmp_path):
