@@ -11,10 +11,19 @@ from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.normal_scores import logit_of_normal, normal_of_logit
 from glow_tf.bijectors.transforms import Affine, Parameters, Transform, of_channels
 
-LOG_SCALE_BOUND = 4.0  # of a component
+MEAN_BOUND, LOG_SCALE_BOUND = 4.0, 3.0  # of a component
+FLOOR = 0.05  # weight of a standard logistic in each mixture: between narrow components no slope vanishes
 HALVINGS = 40  # of the interval in which an inverse lies; float32 has 24 bits
 
 Mixture = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # log-weights, means and log-scales, [..., components] each
+
+
+def mixture_of(logits: tf.Tensor, means: tf.Tensor, log_scales: tf.Tensor) -> Mixture:
+    """Returns the mixture of a network's output or of weights, [..., components] each, with its bounds."""
+    zero = tf.zeros_like(means[..., :1])
+    log_weights = tf.concat([zero + math.log(FLOOR), tf.nn.log_softmax(logits) + math.log1p(-FLOOR)], axis=-1)
+    means = tf.concat([zero, soft_bound(means, MEAN_BOUND)], axis=-1)
+    return log_weights, means, tf.concat([zero, soft_bound(log_scales, LOG_SCALE_BOUND)], axis=-1)
 
 
 def logit_of_mixture(x: tf.Tensor, mixture: Mixture) -> tuple[tf.Tensor, tf.Tensor]:
@@ -84,11 +93,11 @@ class LogisticMixtureCoupling(Transform):
         return 2 + 3 * self.components
 
     def parameters(self, output: tf.Tensor) -> Parameters:
-        """Returns t and s, [B, H, W, C], and the mixture, [B, H, W, C, components] each."""
+        """Returns t and s, [B, H, W, C], and the mixture, [B, H, W, C, components + 1] each."""
         raw, count = of_channels(output, self.outputs_per_channel), self.components
         ends, logits, means, log_scales = tf.split(raw, [2, count, count, count], axis=-1)
         paces = tf.cast(tf.linspace(-1.5, 1.5, count), raw.dtype)
-        mixture = tf.nn.log_softmax(logits), paces * means, soft_bound(log_scales, LOG_SCALE_BOUND)
+        mixture = mixture_of(logits, paces * means, log_scales)
         return ends[..., 0], self._affine.log_scale(ends[..., 1]), *mixture
 
     def forward(self, b: tf.Tensor, *parameters: tf.Tensor) -> WithLogDet:
@@ -146,8 +155,7 @@ class LogisticMixture(KeepsArguments, Bijector):
         return x, -self.forward_and_log_det(x)[1]
 
     def _mixture(self) -> Mixture:
-        log_scales = soft_bound(self.log_scales.value, LOG_SCALE_BOUND)
-        return tf.nn.log_softmax(self.logits.value), self.means.value, log_scales
+        return mixture_of(self.logits.value, self.means.value, self.log_scales.value)
 
 
 def _constant(value: tf.Tensor | float) -> Callable[..., tf.Tensor]:

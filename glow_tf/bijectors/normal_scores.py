@@ -24,7 +24,7 @@ def normal_of_logit(logit: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     log_slope = tf.math.log_sigmoid(within) + tf.math.log_sigmoid(-within) - log_density
     is_beyond = tf.abs(logit) > LARGEST_LOGIT
     beyond = tf.where(is_beyond, (logit - within) * math.exp(LAST_LOG_SLOPE), 0.0)
-    return score + beyond, tf.where(is_beyond, LAST_LOG_SLOPE, log_slope)
+    return score + beyond, tf.where(is_beyond, tf.constant(LAST_LOG_SLOPE, logit.dtype), log_slope)
 
 
 def logit_of_normal(score: tf.Tensor) -> tf.Tensor:

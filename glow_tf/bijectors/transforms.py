@@ -29,7 +29,10 @@ class Transform(abc.ABC):
       outputs_per_channel: how many numbers it needs of the network for each channel of b.
     """
 
-    outputs_per_channel: int
+    @property
+    def outputs_per_channel(self) -> int:
+        """How many numbers it needs of the network for each channel of b; a subclass may set a number."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def parameters(self, output: tf.Tensor) -> Parameters:
