@@ -98,6 +98,11 @@ class Part(keras.Model):
         self.output_event_shape = shape[1:]
         self.built = True
 
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """The shape of h_k, what goes on to the next part, (None, H, W, C), as Keras's summaries show it."""
+        return (None, *self.output_event_shape)
+
     def read(self, condition: Condition) -> Condition:
         """Returns what the part's bijectors read of a condition: what its network makes of it."""
         if condition is None or self.condition_network is None:

@@ -93,18 +93,26 @@ def _opened(model: str, allow_unknown_ops: bool = False) -> Any:
         return open_model(model, allow_unknown_ops)
 
 
-def images_of(
-    values: flags.FlagValues,
-    model: TrainedModel,
-    image_shape: tuple[int, int, int] | None = None,
-    dataset: str = "",
-) -> UsedImages:
+def images_of(values: flags.FlagValues, model: TrainedModel, dataset: str = "") -> UsedImages:
     """Reads the images that the flags name, and what is given with them; prints how they were read.
 
-    They have the shape `image_shape`, by default the model's. `dataset` stands for --dataset if it is given.
+    They have the model's shape. `dataset` stands for --dataset if it is given.
     """
     from glow_tf.use import read_images
 
+    found = read_images(model.image_shape, dataset or values.dataset, **_which_images(values, model))
+    return _said(values, model, [found])[0]
+
+
+def images_by_size(values: flags.FlagValues, model: TrainedModel) -> list[UsedImages]:
+    """Reads images as `images_of` does, but at their own sizes; see `read_images_by_size`."""
+    from glow_tf.use.images import read_images_by_size
+
+    found = read_images_by_size(model.image_shape[-1], values.dataset, **_which_images(values, model))
+    return _said(values, model, found)
+
+
+def _which_images(values: flags.FlagValues, model: TrainedModel) -> dict[str, Any]:
     check_condition(
         values,
         model,
@@ -113,26 +121,27 @@ def images_of(
     )
     if values.examples < 0:
         raise ConfigError(f"examples must be 0 or a positive integer. Received: examples={values.examples}")
-    asked = values["examples"].present  # if not, fewer images than the default will do
-    found = read_images(
-        image_shape or model.image_shape,
-        dataset or values.dataset,
-        values.data_dir,
-        values.split,
-        values.examples,
-        fewer_will_do=not asked,
-        data_dtype=model.data_dtype,
-        condition=values.condition,
-    )
-    for note in found.notes:
+    return {
+        "data_dir": values.data_dir,
+        "split": values.split,
+        "count": values.examples,
+        "fewer_will_do": not values["examples"].present,  # if absent, fewer images than the default will do
+        "data_dtype": model.data_dtype,
+        "condition": values.condition,
+    }
+
+
+def _said(values: flags.FlagValues, model: TrainedModel, groups: list[UsedImages]) -> list[UsedImages]:
+    """Prints how images were read; returns them with what the model is given."""
+    for note in dict.fromkeys(note for found in groups for note in found.notes):
         print(printable(note))
-    top, highest = _top(values), int(found.images.max(initial=0))
+    top, highest = _top(values), max(int(found.images.max(initial=0)) for found in groups)
     if model.data_dtype == "uint8" and highest > top:
         print(
             f"WARNING: the model's data have levels up to {top}, and these images up to {highest}. So its "
             "numbers for them say little."
         )
-    return dataclasses.replace(found, condition=found.condition_for(model))
+    return [dataclasses.replace(found, condition=found.condition_for(model)) for found in groups]
 
 
 def check_condition(values: flags.FlagValues, model: TrainedModel, how: str) -> None:

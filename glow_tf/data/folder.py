@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import pathlib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 
 from glow_tf.config import DataConfig
 from glow_tf.data.array_files import SUFFIX, read_array
-from glow_tf.data.arrays import Examples, check_memory_of_resized, needs_one_size
+from glow_tf.data.arrays import Examples, check_memory_for, check_memory_of_resized, needs_one_size
 from glow_tf.data.decoding import Decoding
 from glow_tf.data.image_files import NO_CLASSES, Files, find_files
 from glow_tf.data.parallel import in_parallel, usual_threads
@@ -43,11 +44,12 @@ class FolderImages:
     notes: tuple[str, ...]  # on what was read how
 
 
-def read_folder(config: DataConfig, split: str, most: int = 0) -> FolderImages:
+def read_folder(config: DataConfig, split: str, most: int = 0, any_size: bool = False) -> FolderImages:
     """Reads the examples of a folder, without what they are given; at least the first `most`, 0 is all.
 
     The split is, if there is a test/: `all`; `train`, or else test/ alone. If there is none, all are read.
-    ConfigError if the folder does not exist, has no readable image, or has images of several sizes.
+    With `any_size` the images are an array of objects, one array [H, W, C] each. ConfigError if the folder
+    does not exist, has no readable image, or has images of several sizes without `any_size`.
     """
     files = find_files(config, split)
     has_test = bool(files.test)
@@ -58,7 +60,7 @@ def read_folder(config: DataConfig, split: str, most: int = 0) -> FolderImages:
     every, paths = [*files.train, *files.test], [path for group in groups for path in group]
     if not has_test and split in ("train", "test"):
         most = 0  # every tenth of all is held out
-    pictures = read_pictures(config, paths, min(len(paths), most or len(paths)))
+    pictures = read_pictures(config, paths, min(len(paths), most or len(paths)), any_size)
     readable = set(pictures.files)
     for group in [paths] if most else groups:
         if group and readable.isdisjoint(group):
@@ -72,13 +74,15 @@ def read_folder(config: DataConfig, split: str, most: int = 0) -> FolderImages:
     return FolderImages(examples, count, has_test, class_names, notes)
 
 
-def read_pictures(config: DataConfig, paths: Sequence[pathlib.Path], count: int) -> Pictures:
+def read_pictures(
+    config: DataConfig, paths: Sequence[pathlib.Path], count: int, any_size: bool = False
+) -> Pictures:
     """Reads the first `count` pictures that can be read of some files.
 
-    ConfigError if they have several sizes, are not finite, or do not fit into memory.
+    ConfigError if they have several sizes, unless `any_size`, are not finite, or do not fit into memory.
     """
     decoding = Decoding(config, paths, count)
-    pictures = Pictures(config, count, decoding.new_array)
+    pictures = Pictures(config, count, decoding.new_array, any_size)
     check_memory_of_resized(count, usual_threads(), config)
     read = functools.partial(_read, size=config.image_size, dtype=config.dtype)
     reading = in_parallel(read, paths[len(decoding.done) :])
@@ -103,15 +107,23 @@ class Pictures:
 
     Attributes:
       files: the files that could be read.
-      array: [count, H, W, C], from `new_array`, of which the first `len(files)` images are filled.
+      array: [count, H, W, C], from `new_array`, of which the first `len(files)` images are filled. With
+        `any_size`, [count] of objects.
     """
 
-    def __init__(self, config: DataConfig, count: int, new_array: Callable[[tuple[int, ...]], np.ndarray]):
+    def __init__(
+        self,
+        config: DataConfig,
+        count: int,
+        new_array: Callable[[tuple[int, ...]], np.ndarray],
+        any_size: bool = False,
+    ):
         self.config = config
         self._new_array = new_array
         self.count = count
         self.files: list[pathlib.Path] = []
-        self.array = np.empty((0, 0, 0, 0), np.uint8)
+        self.array = np.empty(count, object) if any_size else np.empty((0, 0, 0, 0), np.uint8)
+        self._bytes = 0
         self._problems: list[str] = []
         self._turned = 0
         self._tops: list[int] = []  # the largest levels of pictures of 16 bits
@@ -160,6 +172,10 @@ class Pictures:
     def _make_room(self, path: pathlib.Path, pixels: np.ndarray) -> None:
         """Makes an array into which a picture fits; the first colours add two channels."""
         shape = pixels.shape
+        if self.array.dtype == object:
+            self._bytes += math.prod(shape) * np.dtype(self.config.dtype).itemsize
+            check_memory_for(self._bytes, self.config.dataset)
+            return
         one_size = self.array.shape[1:3] == shape[:2] and (
             self.array.shape[-1] == shape[-1] or {self.array.shape[-1], shape[-1]} == {1, 3}
         )

@@ -10,7 +10,7 @@ from glow_tf.config import DIGITS, DataConfig, file_of, folder_of
 from glow_tf.data import image_cache, sources
 from glow_tf.data.array_files import read_file
 from glow_tf.data.arrays import MADE_BY, Examples, ImageData, hold_out, in_memory, joined
-from glow_tf.data.folder import FolderImages
+from glow_tf.data.folder import FolderImages, read_folder
 from glow_tf.data.given import read_folder_and_condition
 from glow_tf.data.named import check_path
 from glow_tf.errors import ConfigError
@@ -61,7 +61,7 @@ def _from_folder(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...
 
 
 def load_split(
-    config: DataConfig, split: str, fewer_will_do: bool = False
+    config: DataConfig, split: str, fewer_will_do: bool = False, any_size: bool = False
 ) -> tuple[Examples, tuple[str, ...], tuple[str, ...]]:
     """Reads the images on which a trained model is used; ConfigError as in `load`, or without such a split.
 
@@ -70,6 +70,7 @@ def load_split(
       split: `train`, `test` or `all`; empty: the test images, or all images of a folder without test/. Of
         such a folder, `train` and `test` are what a run makes of it: every tenth image is a test image.
       fewer_will_do: whether there may be fewer images than asked for.
+      any_size: whether images of a folder without a condition may differ in size: an array of objects then.
 
     Returns:
       The examples, the names of the classes, and notes on how the images were read.
@@ -81,7 +82,7 @@ def load_split(
     trained = count if split == "train" else 0
     config = dataclasses.replace(config, train_examples=trained, validation_examples=0)
     if folder_of(config.dataset) or file_of(config.dataset):
-        found = _read_folder_or_file(config, split, count)
+        found = _read_folder_or_file(config, split, count, any_size)
         chosen, class_names, notes = found.examples, found.class_names, found.notes
         nothing = "No test/ folder" if folder_of(config.dataset) else "One file"
         if not found.has_test and split in ("train", "test"):
@@ -104,7 +105,9 @@ def load_split(
     return _first(chosen, count, "examples"), class_names, notes
 
 
-def _read_folder_or_file(config: DataConfig, split: str, count: int) -> FolderImages:
+def _read_folder_or_file(config: DataConfig, split: str, count: int, any_size: bool) -> FolderImages:
+    if folder_of(config.dataset) and any_size and not config.condition:
+        return read_folder(config, split, count, any_size)
     if folder_of(config.dataset):
         return read_folder_and_condition(config, split, count)
     examples = read_file(config)

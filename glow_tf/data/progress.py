@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 SHOWN_AFTER = 1.0  # seconds
 REDRAWN_AFTER = 0.2  # seconds
+LOGGED_AFTER = 10.0  # seconds
 
 
 def duration(seconds: float) -> str:
@@ -69,22 +70,29 @@ def notice(task: str, in_log: bool = False) -> Iterator[_Line]:
         line.clear()
 
 
-def with_progress(items: Iterable[T], total: int, task: str) -> Generator[T, None, None]:
+def with_progress(
+    items: Iterable[T], total: int, task: str, in_log: bool = False
+) -> Generator[T, None, None]:
     """Yields the items, and shows on a terminal how many of `total` are done and how long the rest will take.
 
-    Until one is done it shows the task alone, such as `Reading images`. Nothing is shown where the output is
-    no terminal, or before a second has passed.
+    Until one is done it shows the task alone, such as `Reading images`. Nothing is shown before a second has
+    passed, nor where the output is no terminal; with `in_log`, such an output gets a line every ten seconds.
     """
-    if not sys.stdout.isatty():
+    shown = sys.stdout.isatty()
+    if not (shown or in_log):
         yield from items
         return
     start = time.perf_counter()
-    drawn_at = start + SHOWN_AFTER - REDRAWN_AFTER
+    every = REDRAWN_AFTER if shown else LOGGED_AFTER
+    drawn_at = start + (SHOWN_AFTER - every if shown else 0)
     with notice(task) as line:
         for done, item in enumerate(items, start=1):
             yield item
             now = time.perf_counter()
-            if now - drawn_at >= REDRAWN_AFTER:
-                left = (now - start) / done * (total - done)
-                line.draw(f"{task}: {done} of {total} · {duration(left)} left")
+            if done == 1:
+                first = now  # it may take longer than others: TensorFlow traces then
+            if now - drawn_at >= every:
+                each = (now - first) / (done - 1) if done > 1 else now - start
+                text = f"{task}: {done} of {total} · {duration(each * (total - done))} left"
+                line.draw(text) if shown else print(text, flush=True)
                 drawn_at = now

@@ -21,14 +21,14 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     return tiles.reshape(rows * tiles.shape[1], -1, channels)
 
 
-def enlarged(images: np.ndarray, zoom: int) -> np.ndarray:
-    """Enlarges images uint8 [N, H, W, C] bicubically by a whole factor."""
+def enlarged(images: np.ndarray, zoom: int, resampling: str = "BICUBIC") -> np.ndarray:
+    """Enlarges images uint8 [N, H, W, C] by a whole factor, with a filter of Pillow's."""
     from PIL import Image
 
     if zoom == 1:
         return images
     size = (images.shape[2] * zoom, images.shape[1] * zoom)
-    large = [np.asarray(to_pil(image).resize(size, Image.Resampling.BICUBIC)) for image in images]
+    large = [np.asarray(to_pil(image).resize(size, Image.Resampling[resampling])) for image in images]
     return np.stack(large).reshape(len(images), size[1], size[0], images.shape[3])
 
 

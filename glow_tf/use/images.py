@@ -10,6 +10,7 @@ import numpy as np
 
 from glow_tf.conditions import by_name, of_names
 from glow_tf.config import FOLDER, DataConfig
+from glow_tf.data.arrays import Examples
 from glow_tf.data.folder import read_pictures, why_no_classes
 from glow_tf.data.loading import load_split
 from glow_tf.data.sources import DIGITS_SIDE
@@ -99,6 +100,47 @@ def read_images(
     )
     if dataset == "digits" and size:
         notes = (*notes, f"Resized from {DIGITS_SIDE}×{DIGITS_SIDE} to {size}×{size}.")
+    return _used(examples, class_names, notes, image_shape, dataset)
+
+
+def read_images_by_size(
+    channels: int,
+    dataset: str,
+    data_dir: str | os.PathLike = "",
+    split: str = "",
+    count: int = 0,
+    fewer_will_do: bool = False,
+    data_dtype: str = "uint8",
+    condition: str = "",
+) -> list[UsedImages]:
+    """Reads images at their own sizes: those of one size together, in the order of the first of each.
+
+    Only the images of a folder, without a condition, may differ in size. Arguments and errors are those of
+    `read_images`.
+    """
+    config = DataConfig(dataset, data_dir, test_examples=count, dtype=data_dtype, condition=condition)
+    examples, class_names, notes = load_split(config, split, fewer_will_do, any_size=True)
+    if examples.images.dtype != object:
+        return [_used(examples, class_names, notes, (0, 0, channels), dataset)]
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, image in enumerate(examples.images):
+        places.setdefault(image.shape, []).append(place)
+    groups = []
+    for own in places.values():
+        some = examples[np.array(own)]
+        some = dataclasses.replace(some, images=np.stack(some.images.tolist()))
+        groups.append(_used(some, class_names, () if groups else notes, (0, 0, channels), dataset))
+    return groups
+
+
+def _used(
+    examples: Examples,
+    class_names: tuple[str, ...],
+    notes: tuple[str, ...],
+    image_shape: tuple[int, int, int],
+    dataset: str,
+) -> UsedImages:
+    """Returns examples as images of a model's channels; ConfigError if they have another shape."""
     images = _in_shape(examples.images, image_shape, dataset)
     if images is not examples.images:
         notes = (*notes, "Grey images fill all three channels.")

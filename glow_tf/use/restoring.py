@@ -4,7 +4,9 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
+import scipy.sparse
 import tensorflow as tf
+from scipy.sparse.linalg import splu
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.compiled_model import require_pictures
@@ -17,7 +19,9 @@ from glow_tf.use.latents import batch_of
 
 BATCH = 64  # of sides up to 64; see `batch_of`
 Misfit = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # of images and the given ones, [B, H, W, C] → [B]
+Slopes = Callable[[tf.Tensor, slice], tuple[tf.Tensor, tf.Tensor]]  # see `_climbed`
 CLIMB_RATE = 2.0  # levels of 256 that a pixel moves at most in the first step
+SMOOTH_RATE = 4.0  # of `inpaint`, whose steps are smooth
 
 
 def denoise(
@@ -46,15 +50,21 @@ def denoise(
     def misfit(v: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(tf.square((v - y) * scale / sigma), axis=[1, 2, 3]) / 2
 
-    return _climbed(glow, images, np.ones_like(images, np.float32), misfit, steps, condition)
+    def slopes(gradient: tf.Tensor, _: slice) -> tuple[tf.Tensor, tf.Tensor]:
+        return gradient, tf.square(gradient)
+
+    return _climbed(glow, images, slopes, CLIMB_RATE, steps, condition, misfit)
 
 
 def inpaint(
-    glow: Glow, images: np.ndarray, unknown: np.ndarray, steps: int = 150, condition: Condition = None
+    glow: Glow, images: np.ndarray, unknown: np.ndarray, steps: int = 60, condition: Condition = None
 ) -> np.ndarray:
     """Fills in unknown pixels of images, uint8 [N, H, W, C]: the likeliest ones, given the others.
 
-    The climb starts from the mean of what is known around each unknown pixel.
+    The climb starts from the harmonic filling; see `harmonic`. Its steps are smooth: the gradient g becomes
+    −Δ⁻¹g, with Δ the Laplacian of the unknown pixels. Steps that move each pixel by itself follow the noise
+    of g, and leave the shape of a large hole as it was. The likeliest filling is smooth: it continues edges,
+    and invents no texture.
 
     Args:
       glow: a model of whole images.
@@ -68,18 +78,25 @@ def inpaint(
     """
     require_pictures("inpaint", glow)
     glow.checked(images)
-    if unknown.shape not in (images.shape[1:3], images.shape[:3]) or unknown.dtype != bool:
-        raise ConfigError(
-            f"unknown must be bool of shape {images.shape[1:3]} or {images.shape[:3]}. "
-            f"Received: {unknown.dtype.name} of shape {unknown.shape}"
-        )
-    mask = np.broadcast_to(unknown, images.shape[:3])
-    if mask.all(axis=(1, 2)).any():
-        raise ConfigError("some pixels of every image must be known. Received: an image without any")
-    free = np.repeat(mask[..., None], images.shape[-1], axis=-1).astype(np.float32)
-    start = np.stack([_filled(image, own) for image, own in zip(images, mask, strict=True)])
-    result = _climbed(glow, start, free, lambda v, y: tf.zeros(tf.shape(v)[:1], v.dtype), steps, condition)
-    return np.where(mask[..., None], result, images)
+    holes = _holes(images, unknown)
+    start = np.stack([hole.filled(image) for hole, image in zip(holes, images, strict=True)])
+
+    def slopes(gradient: tf.Tensor, place: slice) -> tuple[tf.Tensor, tf.Tensor]:
+        found = gradient.numpy()
+        smooth = np.stack([hole.smooth(own) for hole, own in zip(holes[place], found, strict=True)])
+        size = np.array([max(hole.size, 1) * found.shape[-1] for hole in holes[place]], found.dtype)
+        return smooth, np.sum(found * smooth, axis=(1, 2, 3), keepdims=True) / size[:, None, None, None]
+
+    found = _climbed(glow, start, slopes, SMOOTH_RATE, steps, condition)
+    return np.where(np.broadcast_to(unknown, images.shape[:3])[..., None], found, images)
+
+
+def harmonic(images: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """Fills in unknown pixels of images, uint8 [N, H, W, C]: each is the mean of its neighbours.
+
+    This solves Laplace's equation, and uses no model. `unknown` is as in `inpaint`, and so are errors.
+    """
+    return np.stack([h.filled(image) for h, image in zip(_holes(images, unknown), images, strict=True)])
 
 
 def psnr(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -88,17 +105,49 @@ def psnr(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return 10 * np.log10(255**2 / np.maximum(error, 1e-12))
 
 
-def _filled(image: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """Fills unknown pixels [H, W] of an image [H, W, C] from around them, ring by ring."""
-    values, known = image.astype(np.float32) * ~unknown[..., None], ~unknown
-    while not known.all():
-        padded, weight = np.pad(values, ((1, 1), (1, 1), (0, 0))), np.pad(known.astype(np.float32), 1)
-        views = [(slice(i, i + len(image)), slice(j, j + image.shape[1])) for i in range(3) for j in range(3)]
-        total, count = sum(padded[v] for v in views), sum(weight[v] for v in views)
-        reached = ~known & (count > 0)
-        values[reached] = total[reached] / count[reached][:, None]
-        known = known | reached
-    return np.round(values).astype(np.uint8)
+class _Hole:
+    """The unknown pixels of an image, bool [H, W], and the Laplacian Δ within them."""
+
+    def __init__(self, unknown: np.ndarray):
+        self._unknown, self.size = unknown, int(unknown.sum())
+        inside = unknown.ravel()
+        laplacian = _laplacian(*unknown.shape)[inside]
+        self._from_known = laplacian[:, ~inside]
+        self._solve = splu(laplacian[:, inside].tocsc()).solve if self.size else np.copy
+
+    def filled(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image [H, W, C] with the harmonic filling."""
+        filled = image.copy()
+        known = image[~self._unknown].astype(np.float64)
+        filled[self._unknown] = np.round(self._solve(-(self._from_known @ known)))
+        return filled
+
+    def smooth(self, gradient: np.ndarray) -> np.ndarray:
+        """Returns −Δ⁻¹ of a gradient [H, W, C], which is 0 where pixels are known."""
+        found = np.zeros_like(gradient)
+        found[self._unknown] = self._solve(gradient[self._unknown].astype(np.float64))
+        return found
+
+
+def _holes(images: np.ndarray, unknown: np.ndarray) -> list[_Hole]:
+    """Returns the hole of each image; ConfigError as in `inpaint`."""
+    if unknown.shape not in (images.shape[1:3], images.shape[:3]) or unknown.dtype != bool:
+        raise ConfigError(
+            f"unknown must be bool of shape {images.shape[1:3]} or {images.shape[:3]}. "
+            f"Received: {unknown.dtype.name} of shape {unknown.shape}"
+        )
+    if unknown.all(axis=(-2, -1)).any():
+        raise ConfigError("some pixels of every image must be known. Received: an image without any")
+    return [_Hole(own) for own in unknown] if unknown.ndim == 3 else [_Hole(unknown)] * len(images)
+
+
+def _laplacian(height: int, width: int) -> scipy.sparse.csr_matrix:
+    """Returns −Δ of an image's pixels, each of which has up to four neighbours."""
+    lines = []
+    for side in (width, height):
+        beside = scipy.sparse.eye(side, k=1) + scipy.sparse.eye(side, k=-1)
+        lines.append(scipy.sparse.diags(np.asarray(beside.sum(axis=1)).ravel()) - beside)
+    return scipy.sparse.kronsum(*lines, format="csr")
 
 
 def _height_and_gradient(
@@ -119,16 +168,30 @@ def _higher(
     return tf.where(tf.reshape(better, [-1, 1, 1, 1]), v, best), tf.where(better, value, best_value)
 
 
+def _no_misfit(v: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    return tf.zeros(tf.shape(v)[:1], v.dtype)
+
+
 def _climbed(
-    glow: Glow, images: np.ndarray, free: np.ndarray, misfit: Misfit, steps: int, condition: Condition
+    glow: Glow,
+    images: np.ndarray,
+    slopes: Slopes,
+    rate: float,
+    steps: int,
+    condition: Condition,
+    misfit: Misfit = _no_misfit,
 ) -> np.ndarray:
-    """Climbs log p − misfit by Adam, from images, where `free` [N, H, W, C] is 1; keeps the best point."""
+    """Climbs log p − misfit from images by Adam, and returns the highest point that was met.
+
+    `slopes` makes of the gradient of a slice of the images its first moment, which is where to move, and its
+    second one. `rate` is Adam's, in levels of 256.
+    """
     if steps < 1:
         raise ConfigError(f"steps must be 1 or more. Received: {steps=}")
     glow.checked(images)
     check_given(glow, condition, len(images))
     top = float(glow.dequantize.bins)
-    rate = CLIMB_RATE / glow.dequantize.bin_width
+    rate = rate / glow.dequantize.bin_width
 
     # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
     height_and_gradient = tf.function(functools.partial(_height_and_gradient, glow, misfit), autograph=False)
@@ -136,18 +199,19 @@ def _climbed(
     size = batch_of(glow.image_shape, BATCH)
     starts = range(0, len(images), size)
     total = len(starts) * steps
-    ticks = with_progress(range(total), total, f"Restoring, steps of batches of {size}")
+    task = "{}×{}×{}".format(*glow.image_shape)
+    ticks = with_progress(range(total), total, f"Restoring {len(images)} images of {task}, steps", True)
     for start in starts:
-        y = v = glow.dequantized(images[start : start + size], noise=0.5)
-        given = glow.checked_condition(some_of(condition, slice(start, start + size)))
-        moves = free[start : start + size]
-        first = second = tf.zeros_like(v)
+        place = slice(start, start + size)
+        y = v = glow.dequantized(images[place], noise=0.5)
+        given = glow.checked_condition(some_of(condition, place))
+        first = second = tf.zeros([], v.dtype)
         best, best_value = v, tf.fill(tf.shape(v)[:1], tf.constant(-np.inf, v.dtype))
         for step, _ in zip(range(1, steps + 1), ticks, strict=False):
             value, gradient = height_and_gradient(v, y, given)
             best, best_value = _higher(v, value, best, best_value)
-            gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0) * moves
-            first, second = 0.9 * first + 0.1 * gradient, 0.99 * second + 0.01 * tf.square(gradient)
+            own, square = slopes(tf.where(tf.math.is_finite(gradient), gradient, 0.0), place)
+            first, second = 0.9 * first + 0.1 * own, 0.99 * second + 0.01 * square
             slope = first / (1 - 0.9**step) / (tf.sqrt(second / (1 - 0.99**step)) + 1e-8)
             decay = 0.5 * (1 + np.cos(np.pi * (step - 1) / steps))
             v = tf.clip_by_value(v + rate * decay * slope, 0.0, top - 1e-3)

@@ -458,6 +458,12 @@ def test_a_terminal_shows_the_task_while_the_first_item_takes_long(monkeypatch):
     assert terminal.getvalue().endswith(" \r")
 
 
+def test_a_file_gets_lines_of_what_takes_minutes(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LOGGED_AFTER", 0.0)
+    assert list(progress.with_progress(iter("abc"), 3, "Restoring", in_log=True)) == ["a", "b", "c"]
+    assert capsys.readouterr().out.splitlines()[1] == "Restoring: 2 of 3 · 0:00 left"
+
+
 def test_a_file_shows_no_progress(monkeypatch, capsys):
     monkeypatch.setattr(progress, "SHOWN_AFTER", 0.0)
     assert list(progress.with_progress(iter("abc"), 3, "Reading images")) == ["a", "b", "c"]

@@ -12,6 +12,7 @@ import glow_tf
 from glow_tf import data
 from glow_tf.commands import cli
 from glow_tf.errors import ConfigError
+from glow_tf.run.pictures import enlarged
 from glow_tf.use import previews, psnr, reduced, repeated, upscale
 from glow_tf.use.upscaling import with_means
 
@@ -136,13 +137,29 @@ def test_the_command_draws_details_for_pictures_of_any_size(
     rows = np.load("restored.npy")
     assert rows.shape == (2, 3, 40, 24, 3)
     assert not np.array_equal(rows[:, 1], rows[:, 2])
+    for draw, k in itertools.product((1, 2), range(2)):
+        np.testing.assert_array_equal(Image.open(f"restored/draw_{draw}/{k}.png"), rows[k, draw])
+    Image.fromarray(rng.integers(0, 256, (5, 9, 3), np.uint8)).save("pictures/2.png")
+    assert cli.run("restore", [*arguments, "--output=mixed.png"]) == 0
+    assert [Image.open(f"mixed/{k}.png").size for k in range(3)] == [(12, 20), (12, 20), (18, 10)]
+    (tmp_path / "pictures/2.png").unlink()
     assert cli.run("restore", [*arguments, "--simulate", "--factor=4"]) == 0
     rows = np.load("restored.npy")
     assert rows.shape == (2, 3, 8, 4, 3)
-    assert f"{psnr(rows[:, 1], rows[:, 2]).mean():.2f} dB restored" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{psnr(rows[:, 1], rows[:, 2]).mean():.2f} dB restored" in printed
+    small = np.round(reduced(rows[:, 2], 4)).astype(np.uint8)
+    for name, resampling in (("bicubic", "BICUBIC"), ("Lanczos", "LANCZOS")):
+        large = enlarged(small, 4, resampling)
+        assert f"{psnr(large, rows[:, 2]).mean():.2f} dB {name}" in printed
     assert cli.run("restore", [*arguments, "--factor=3"]) != 0
     assert "factor must be one of 2, 4" in capsys.readouterr().err
     small = {"flow_steps": 1, "parts": "1"}
     small_glow(image_shape=(16, 16, 1), **small).save_to_preset(tmp_path / "two")
     assert cli.run("restore", ["upscale", "--model=two", "--dataset=digits", "--examples=2"]) == 0
     assert np.load("restored.npy").shape == (2, 2, 16, 16, 1)
+    (tmp_path / "grey").mkdir()
+    Image.fromarray(rng.integers(0, 256, (5, 9), np.uint8)).save("grey/odd.png")
+    assert cli.run("restore", ["upscale", "--model=two", "--dataset=folder:grey"]) == 0
+    assert Image.open("restored/odd.png").size == (18, 10)
+    assert "Images of 5×9 (1) keep their size; the model's is 16×16." in capsys.readouterr().out
