@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from glow_tf import presets
-from glow_tf.bijectors.registered import written
+from glow_tf.bijectors.registered import with_registered
 from glow_tf.compiled_model import CompiledModel
 from glow_tf.config import SAME_FUNCTION, ModelConfig
 from glow_tf.errors import ConfigError
@@ -69,9 +69,7 @@ class Glow(CompiledModel):
         **kwargs: Any,
     ):
         given = {"bijectors": bijectors, "coupling": coupling, "coupling_network": coupling_network}
-        given |= {"split_prior": prior, "top_prior": prior}
-        named = {name: layer or getattr(config, name) for name, layer in given.items()}
-        config = dataclasses.replace(config, **{name: written(name, own) for name, own in named.items()})
+        config = with_registered(config, **given, split_prior=prior, top_prior=prior)
         super().__init__(config, part_devices, condition_network, **kwargs)
 
     @classmethod

@@ -7,6 +7,7 @@ layer of their own imports the module that registers it before.
 
 import ast
 import contextlib
+import dataclasses
 import inspect
 import random
 from collections.abc import Callable, Iterator
@@ -14,11 +15,21 @@ from typing import Any
 
 import keras
 
-from glow_tf.config import names_own_layer
+from glow_tf.config import ModelConfig, names_own_layer
 from glow_tf.errors import ConfigError
 from glow_tf.lazy import imported
 
+OWN_LAYERS = ("bijectors", "coupling", "coupling_network", "split_prior", "top_prior")  # of a ModelConfig
 OF_EVERY_LAYER = ("name", "dtype", "trainable", "seed")
+
+
+def with_registered(config: ModelConfig, **given: Any) -> ModelConfig:
+    """Returns settings that name layers as files do, after importing those that are `module:Class`.
+
+    What is `given`, by the name of a setting, takes the place of what the settings say; see `written`.
+    """
+    named = {name: given.get(name) or getattr(config, name) for name in OWN_LAYERS}
+    return dataclasses.replace(config, **{name: written(name, layer) for name, layer in named.items()})
 
 
 def written(setting: str, layer: Any) -> str:
