@@ -14,9 +14,11 @@ import tensorflow as tf
 from glow_tf.bijectors import Bijector
 from glow_tf.bijectors.bijector import WithLogDet
 from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.residual import Residual, check_inverts
 from glow_tf.conditions import checked_condition
 from glow_tf.config import ModelConfig
 from glow_tf.density_model import Array, DensityModel, checked_images, checked_policy
+from glow_tf.internals import layers_within
 from glow_tf.memory import check_memory
 from glow_tf.part_layers import copies_of, entrance_of
 from glow_tf.partition import part_layouts
@@ -165,7 +167,7 @@ class Flow(FlowOfParts):
           ConfigError: `checked_images` refuses the images.
           ValueError, InvalidArgumentError: the shape of noise is not that of the images.
         """
-        shape = (None, None, self.image_shape[-1]) if self.config.has_levels else self.image_shape
+        shape = (None, None, self.image_shape[-1]) if self.config.design.any_size else self.image_shape
         images = checked_images(images, shape, self.data_dtype)
         if not self.dequantize.takes_noise:
             return self.dequantize.levels(images)
@@ -225,6 +227,7 @@ class Flow(FlowOfParts):
         A model with classes whitens the top latent by the prior of the labels, integers [B], if they are
         given; see `ClassPrior`. The condition is what the model is given with each image.
         """
+        self._check_inverts()
         condition, given = self.checked_condition(condition), None
         h, log_det = self.dequantize.forward_and_log_det(v)
         latents = []
@@ -260,6 +263,7 @@ class Flow(FlowOfParts):
         a bound images between levels are clipped, too; see `within_range`. Without one the map is exact. With
         `stop`, so many of the first parts are not inverted: of levels, v is an image of H/2^stop × W/2^stop.
         """
+        self._check_inverts()
         condition = self.checked_condition(condition)
         shapes = [shape for part in self.parts for shape in part.latent_shapes]
         shapes.append(self.parts[-1].output_event_shape)
@@ -275,12 +279,18 @@ class Flow(FlowOfParts):
                 h = self.within_range(h)
         return self.dequantize.inverse(h)
 
+    def _check_inverts(self) -> None:
+        """Raises ConfigError if a prior of one's own can only score."""
+        for layer in layers_within(self):
+            if isinstance(layer, Residual):
+                check_inverts(layer)
+
     def within_range(self, h: tf.Tensor) -> tf.Tensor:
         """Clips the image of a level, [B, H, W, C], to where means of pixels can be; else h stays as it is.
 
         What is drawn may leave that range, and finer levels, which have never seen it, then magnify it.
         """
-        has_range = self.config.has_levels and self.config.data == "bytes"
+        has_range = self.config.design.images_between_parts and self.config.data == "bytes"
         return tf.clip_by_value(h, -0.5, 0.5) if has_range else h
 
     def dequantized_log_prob(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from glow_tf import presets
+from glow_tf.bijectors.registered import with_registered
 from glow_tf.compiled_model import CompiledModel
 from glow_tf.config import SAME_FUNCTION, ModelConfig
 from glow_tf.errors import ConfigError
@@ -39,6 +40,12 @@ class Glow(CompiledModel):
       condition_network: a Keras layer or model, of which each part gets a copy; it makes
         `config.condition_features` features [B, h, w, c] or [B, c] of what the model is given, or of a
         dictionary where that has names. None: the package's own; see `glow_tf.bijectors.ConditionNetwork`.
+      bijectors: of a flow step; with the next three, of one's own in the place of what the config says: a
+        class or function that is registered with Keras, or an object of such a class. The model's config then
+        has it as text, such as `mine>MyNetwork(depth=3)`. See docs/guides/own_layers.md.
+      coupling: what couplings do to half of the channels.
+      coupling_network: of couplings.
+      prior: in the place of both `split_prior` and `top_prior`.
 
     Raises:
       ConfigError: the blocks cannot halve height or width, the policy is mixed, the weights do not fit
@@ -48,6 +55,22 @@ class Glow(CompiledModel):
     """
 
     presets = presets.CATALOGUE
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        part_devices: Sequence[str] = (),
+        condition_network: keras.layers.Layer | None = None,
+        *,
+        bijectors: Any = "",
+        coupling: Any = "",
+        coupling_network: Any = "",
+        prior: Any = "",
+        **kwargs: Any,
+    ):
+        given = {"bijectors": bijectors, "coupling": coupling, "coupling_network": coupling_network}
+        config = with_registered(config, **given, split_prior=prior, top_prior=prior)
+        super().__init__(config, part_devices, condition_network, **kwargs)
 
     @classmethod
     def from_preset(cls, preset: str | os.PathLike, **changes: Any) -> Glow:

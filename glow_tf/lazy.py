@@ -1,9 +1,11 @@
-"""Public names of a package that are imported when they are first used."""
+"""Names that are imported when they are first used: a package's public ones, and those of users."""
 
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from glow_tf.errors import ConfigError
 
 
 def lazy_exports(
@@ -31,3 +33,15 @@ def lazy_exports(
         return sorted({*special, *homes, *packages})
 
     return get, public, sorted(homes)
+
+
+def imported(setting: str, name: str) -> Any:
+    """Returns what `module:Class` names; ConfigError, with the setting that says so, if there is nothing."""
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{setting} must be module:Class, with a module that Python finds (PYTHONPATH=.). {error}. "
+            f"Received: {setting}={name!r}"
+        ) from None

@@ -1,12 +1,11 @@
 """Where the flow is cut into parts, and the shape and cost of each. Pure Python: no TensorFlow."""
 
-import collections
 import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
 
-from glow_tf.config import OUTPUTS_PER_CHANNEL, ModelConfig, check_divisible
+from glow_tf.config import ModelConfig, check_divisible
 
 FLOAT_BYTES = 4  # activations cross a cut in float32
 
@@ -78,25 +77,16 @@ class PartLayout:
 def part_layouts(config: ModelConfig) -> tuple[PartLayout, ...]:
     """Lays out the flow's elements and cuts them into parts, one layout per part.
 
-    A squeeze belongs to the part of the flow steps after it, a split to the part of the flow steps before it.
-    ConfigError if the blocks cannot halve the image's height or width; see `check_divisible`.
+    ConfigError if the flow cannot halve the image's height or width; see `check_divisible`.
     """
     check_divisible(config.image_shape, config)
-    layouts = _levels(config) if config.has_levels else _parts(config)
+    layouts = config.design.layouts(config)
     return tuple(dataclasses.replace(p, given=_given(config, p, p is layouts[-1])) for p in layouts)
 
 
 def flow_step_counts(config: ModelConfig) -> tuple[int, ...]:
-    """Returns the flow steps of each part; they add up to num_blocks · flow_steps."""
-    cuts = config.cuts
-    if cuts.counts:
-        return cuts.counts
-    elements = _elements(config)
-    ends = _ends_of_steps(elements)
-    costs = [sum(e.macs for e in elements[a:b]) for a, b in itertools.pairwise(ends)]
-    network = sum(e.macs for e in _condition_network(config, 1))  # each part has one
-    heads = [network + sum(e.macs for e in head) for head in _heads(config, range(len(ends)))]
-    return balanced_counts(costs, cuts.speeds, heads)
+    """Returns the flow steps of each part; they add up to those of the flow."""
+    return config.design.flow_step_counts(config)
 
 
 def balanced_counts(
@@ -127,39 +117,30 @@ def balanced_counts(
     return best[len(costs)][2]
 
 
-def _parts(config: ModelConfig) -> tuple[PartLayout, ...]:
-    cuts = list(itertools.accumulate(flow_step_counts(config)))
-    elements, heads = _elements(config), _heads(config, cuts)
-    ends = _ends_of_steps(elements)
-    return tuple(
-        PartLayout(tuple(elements[ends[begin] : ends[end]]), _output_shape(elements[ends[end] - 1]), head)
-        for begin, end, head in zip([0, *cuts], cuts, heads, strict=False)
-    )
-
-
 def _given(config: ModelConfig, layout: PartLayout, last: bool) -> tuple[Element, ...]:
     """Returns what a part makes of a condition, and what the top prior reads of it."""
     read = config.coupling_config.condition_channels
     if not read or not last or config.top_prior != "learned" or config.classes:
-        return _condition_network(config, layout.elements[0].block)
+        return condition_network_elements(config, layout.elements[0].block)
     height, width, channels = layout.output_shape
     macs = 9 * read * 2 * channels
-    once = macs if _is_vector(config) else 0
+    once = macs if is_given_vectors(config) else 0
     macs = once or height * width * macs
     prior = Element("prior", layout.elements[-1].block, 0, *layout.output_shape, macs, once=once)
-    return (*_condition_network(config, layout.elements[0].block), prior)
+    return (*condition_network_elements(config, layout.elements[0].block), prior)
 
 
-def _condition_network(config: ModelConfig, block: int) -> tuple[Element, ...]:
+def condition_network_elements(config: ModelConfig, block: int) -> tuple[Element, ...]:
+    """Returns the network of what a part is given, if there is one."""
     features, depth = config.condition_features, config.condition_depth
     if not (config.condition_shape and features):
         return ()
     height, width = _size_of_condition(config)
-    macs = height * width * _network_macs(config.given_channels, features, depth)
+    macs = height * width * network_macs(config.given_channels, features, depth)
     return (Element("condition", block, 0, height, width, features, macs),)
 
 
-def _network_macs(channels: int, features: int, depth: int) -> int:
+def network_macs(channels: int, features: int, depth: int) -> int:
     """Returns the multiply-adds of a `ConditionNetwork` per pixel."""
     return 9 * features * (channels + (depth - 1) * features)
 
@@ -170,85 +151,12 @@ def _size_of_condition(config: ModelConfig) -> tuple[int, int]:
     return max(sizes, key=math.prod)
 
 
-def _is_vector(config: ModelConfig) -> bool:
+def is_given_vectors(config: ModelConfig) -> bool:
+    """Returns whether all that the model is given are vectors."""
     return _size_of_condition(config) == (1, 1)
 
 
-def _elements(config: ModelConfig) -> list[Element]:
-    height, width, channels = config.image_shape
-    given, is_vector = config.coupling_config.condition_channels, _is_vector(config)
-    elements = []
-    for block in range(1, config.num_blocks + 1):
-        if height % 2 == width % 2 == 0:
-            height, width, channels = height // 2, width // 2, channels * 4
-            elements.append(Element("squeeze", block, 0, height, width, channels, 0))
-        size = (height, width, channels)
-        elements += _flow_steps(config, block, config.flow_steps, size, config.width, given, is_vector)
-        kept, learned = channels // 2, config.split_prior == "learned"
-        if block < config.num_blocks and height * width * kept > 1:  # a coupling needs two values
-            macs = height * width * 9 * (kept + given) * 2 * (channels - kept) if learned else 0
-            elements.append(Element("split", block, 0, height, width, channels, macs))
-            channels = kept
-    return elements
-
-
-def _levels(config: ModelConfig) -> tuple[PartLayout, ...]:
-    """Lays out levels, the finest first, and at last the flow of the coarsest image."""
-    height, width, channels = config.image_shape
-    features, depth = config.condition_features, config.condition_depth
-    given = config.coupling_config.condition_channels
-    *finer, coarsest = zip(config.cuts.counts, config.widths, strict=True)
-    layouts = []
-    for level, (count, hidden) in enumerate(finer, start=1):
-        height, width = height // 2, width // 2
-        pixels, details = height * width, 3 * channels
-        network = _network_macs(channels + given, features, depth)
-        size = (height, width, details)
-        elements = (
-            Element("haar", level, 0, height, width, 4 * channels, 0),
-            Element("features", level, 0, height, width, features, pixels * network),
-            *_flow_steps(config, level, count, size, hidden, features),
-            Element("prior", level, 0, *size, pixels * 9 * features * 2 * details),
-        )
-        layouts.append(PartLayout(elements, (height, width, channels)))
-    count, hidden = coarsest
-    squeezes = height % 2 == width % 2 == 0
-    if squeezes:
-        height, width, channels = height // 2, width // 2, 4 * channels
-    block, size = len(layouts) + 1, (height, width, channels)
-    steps = _flow_steps(config, block, count, size, hidden, given, _is_vector(config))
-    squeeze = [Element("squeeze", block, 0, *size, 0)] * squeezes
-    return (*layouts, PartLayout((*squeeze, *steps), size))
-
-
-def _ends_of_steps(elements: Sequence[Element]) -> list[int]:
-    """Returns how many elements the first i flow steps have, from i = 0; a split that follows is counted."""
-    ends = [i + 1 for i, element in enumerate(elements) if element.kind == "flow_step"]
-    return [0, *(end + (end < len(elements) and elements[end].kind == "split") for end in ends)]
-
-
-def _heads(config: ModelConfig, cuts: Sequence[int]) -> list[tuple[Element, ...]]:
-    """Returns the flow heads of parts that end after so many flow steps of the flow."""
-    size = config.head_size
-    if size is None:
-        return [()] * len(cuts)
-    narrow = _elements(dataclasses.replace(config, width=size.width))
-    ends = _ends_of_steps(narrow)
-    return [_first_steps_of_blocks(narrow[ends[cut] :], size.flow_steps) for cut in cuts]
-
-
-def _first_steps_of_blocks(elements: Sequence[Element], most: int) -> tuple[Element, ...]:
-    """Returns elements without the flow steps that are not among the first `most` of their block here."""
-    seen: collections.Counter[int] = collections.Counter()
-    found = []
-    for element in elements:
-        seen[element.block] += element.kind == "flow_step"
-        if element.kind != "flow_step" or seen[element.block] <= most:
-            found.append(element)
-    return tuple(found)
-
-
-def _flow_steps(
+def flow_step_elements(
     config: ModelConfig,
     block: int,
     count: int,
@@ -260,12 +168,8 @@ def _flow_steps(
     """Returns the flow steps of a block; their couplings read `given` channels, of a vector or of a map."""
     height, width, channels = size
     first = max(channels // 2, 1)
-    outputs = OUTPUTS_PER_CHANNEL[config.coupling] * max(channels - first, 1)
+    outputs = config.design.outputs_per_channel(config) * max(channels - first, 1)
     network = 9 * first * hidden + hidden * hidden + 9 * hidden * outputs
     once = given * hidden if is_vector else 0
     macs = height * width * (network + channels * channels + given * hidden * (not is_vector)) + once
     return [Element("flow_step", block, k, *size, macs, hidden, once) for k in range(1, count + 1)]
-
-
-def _output_shape(last: Element) -> tuple[int, int, int]:
-    return last.height, last.width, last.channels // 2 if last.kind == "split" else last.channels

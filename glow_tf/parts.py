@@ -15,7 +15,7 @@ from glow_tf.bijectors import Bijector, ClassPrior, ConditionNetwork, GaussianPr
 from glow_tf.bijectors.bijector import Bound, Latents, PartOutput
 from glow_tf.bijectors.condition import Condition
 from glow_tf.config import ModelConfig
-from glow_tf.part_layers import bijectors_of, condition_network_of, prior_of
+from glow_tf.part_layers import condition_network_of
 from glow_tf.partition import PartLayout
 
 
@@ -67,11 +67,13 @@ class Part(keras.Model):
         *flow*. A model therefore starts from the same weights wherever it is cut. The last part has the
         model's top prior. `condition_network` is one's own, by default what the settings say.
         """
-        bijectors, prior = bijectors_of(layout, config, dtype), prior_of(config, last, dtype)
+        design = config.design
+        bijectors = design.bijectors(layout, config, dtype)
+        prior = design.top_prior(config, dtype) if last else design.local_prior(config, dtype)
         if layout.head:
             narrow = dataclasses.replace(config, width=config.head_size.width, classes=())
-            of_head = bijectors_of(PartLayout(layout.head, layout.output_shape), narrow, dtype)
-            prior = cls(of_head, prior_of(narrow, True, dtype), dtype=dtype, name="head")
+            of_head = design.bijectors(PartLayout(layout.head, layout.output_shape), narrow, dtype)
+            prior = cls(of_head, design.top_prior(narrow, dtype), dtype=dtype, name="head")
         if condition_network is None:
             condition_network = condition_network_of(layout, config, dtype)
         return cls(bijectors, prior, condition_network, dtype=dtype, name=name)

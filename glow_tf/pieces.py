@@ -56,11 +56,11 @@ def in_streams(function: Callable[..., Any], *batches: Any) -> Any:
     return join(results, tf.nest.flatten(batches)[0])
 
 
-def pieces_of(*batches: Any, fill_with_zeros: bool = False) -> list[tuple]:
+def pieces_of(*batches: Any) -> list[tuple]:
     """Cuts nested structures of tensors [B, …] or None along the batch, into equal pieces, one per stream.
 
-    A batch that does not divide is filled up with its last example, or with zeros. Returns, for each stream,
-    the tuple of its pieces of all batches.
+    A batch that does not divide is filled up with its last example. Returns, for each stream, the tuple of
+    its pieces of all batches.
     """
     count = active_streams()
     if count == 1 or not tf.inside_function():
@@ -71,10 +71,7 @@ def pieces_of(*batches: Any, fill_with_zeros: bool = False) -> list[tuple]:
         if tensor is None:
             return [None] * count
         if not _is_zero(missing):
-            filler = tf.repeat(tensor[-1:], missing, axis=0)
-            if fill_with_zeros:
-                filler = tf.zeros_like(filler)
-            tensor = tf.concat([tensor, filler], axis=0)
+            tensor = tf.concat([tensor, tf.repeat(tensor[-1:], missing, axis=0)], axis=0)
         return tf.split(tensor, count)
 
     columns = [cut(tensor) for tensor in tf.nest.flatten(batches)]

@@ -205,7 +205,7 @@ def phases_of(config: RunConfig) -> tuple[Phase, ...]:
     """Returns the phase of every epoch of a run; ConfigError if no epoch could use its `cache_prefix`."""
     train = config.train
     found = phases_of_training(train, config.model.num_parts)
-    if train.cache_prefix and (config.model.has_levels or not cached_parts(found)):
+    if train.cache_prefix and (config.model.design.separable or not cached_parts(found)):
         raise ConfigError(
             "cache_prefix needs a Glow's part other than the first that keeps its turn for several epochs: "
             "alternating with a period of 2 or more, or sequential; levels run no part but those trained. "

@@ -20,7 +20,8 @@ ROOT = pathlib.Path(__file__).parent.parent / "glow_tf"
 
 # From what knows least to what knows most; a line's names may not import those of later lines.
 ORDER = [
-    ["lazy", "errors", "version"],
+    ["errors", "version"],
+    ["lazy"],
     ["memory", "cores", "text_files", "durable_files"],
     ["config"],
     ["partition"],
@@ -32,6 +33,7 @@ ORDER = [
     ["likelihood", "pieces", "density_model"],
     ["labels"],
     ["bijectors"],
+    ["architectures"],
     ["conditions", "passage"],
     ["part_layers"],
     ["parts"],

@@ -253,8 +253,8 @@ def test_layouts_say_what_a_level_costs():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"parts": "by_block:2"}, r"a part for each level.*Received: parts='by_block:2'"),
-        ({"local_prior": "learned"}, r"a part for each level.*local_prior='learned'"),
+        ({"parts": "by_block:2"}, r"parts is for architecture=glow. Received: parts='by_block:2'"),
+        ({"local_prior": "learned"}, r"local_prior is for architecture=glow.*='learned'"),
         ({"level_steps": "2,2"}, r"level_steps must be 3 integers.*Received: level_steps='2,2'"),
         ({"level_widths": "2,0,2"}, r"level_widths must be 3 integers.*Received"),
         (
@@ -263,7 +263,7 @@ def test_layouts_say_what_a_level_costs():
         ),
         (
             {"architecture": "glow", "level_widths": "x"},
-            r"for architecture=levels. Rec.*='x', 'glow'",
+            r"for architecture=levels. Rec.*='x', arch.*='glow'",
         ),
         ({"condition_features": 0}, r"levels need condition_features.*Received: 0"),
         ({"image_shape": (6, 6, 3)}, r"num_blocks=2 halves.*Received"),

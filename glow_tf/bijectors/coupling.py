@@ -1,16 +1,29 @@
 """Coupling: a network of one half of the channels transforms the other half."""
 
 import dataclasses
+import inspect
 
 import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Shape, WithLogDet
 from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.logistic_mixture import LogisticMixtureCoupling
 from glow_tf.bijectors.networks import CouplingNetwork
+from glow_tf.bijectors.own_network import OwnNetwork
+from glow_tf.bijectors.registered import made
 from glow_tf.bijectors.repeatable import Folded, Repeatable
-from glow_tf.bijectors.transforms import TRANSFORMS, Parameters
-from glow_tf.config import OUTPUTS_PER_CHANNEL, CouplingConfig
+from glow_tf.bijectors.spline import Spline
+from glow_tf.bijectors.transforms import Additive, Affine, Parameters, Transform
+from glow_tf.config import CouplingConfig, names_own_layer
+from glow_tf.errors import ConfigError
+
+TRANSFORMS: dict[str, type[Transform]] = {
+    "affine": Affine,
+    "additive": Additive,
+    "spline": Spline,
+    "mixture": LogisticMixtureCoupling,
+}
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -50,7 +63,7 @@ class Coupling(Repeatable):
             )
         self.config = config
         self.seed = seed
-        self.transform = TRANSFORMS[config.kind](config)
+        self.transform = transform_of(config.kind, config.scale)
 
     @property
     def condition_channels(self) -> int:
@@ -60,15 +73,13 @@ class Coupling(Repeatable):
         channels = input_shape[-1]
         self.in_space = channels == 1
         first = max(channels // 2, 1)
-        self.network = CouplingNetwork(
-            self.config.width,
-            filters=OUTPUTS_PER_CHANNEL[self.config.kind] * (1 if self.in_space else channels - first),
-            norm=self.config.norm,
-            seed=self.seed,
-            condition_channels=self.condition_channels,
-            dtype=self.config.network_dtype or self.dtype_policy,
-            name="network",
-        )
+        outputs = self.transform.outputs_per_channel * (1 if self.in_space else channels - first)
+        of_both = {"seed": self.seed, "condition_channels": self.condition_channels, "name": "network"}
+        of_both["dtype"] = self.config.network_dtype or self.dtype_policy
+        if self.config.network:
+            self.network = OwnNetwork(self.config.network, outputs, **of_both)
+        else:
+            self.network = CouplingNetwork(self.config.width, outputs, self.config.norm, **of_both)
         self.network.build((*input_shape[:-1], first))
         if self.in_space:
             self.colour = self.add_weight(
@@ -107,33 +118,6 @@ class Coupling(Repeatable):
         parameters = self.parameters(a, folded, condition)
         y_b, _ = self.transform.forward(b, *parameters)
         return self._joined(a, y_b), self.transform.largest_log_scale(*parameters)
-
-    def pull_back(
-        self,
-        y: tf.Tensor,
-        y_gradient: tf.Tensor,
-        log_det_gradient: tf.Tensor,
-        folded: Folded,
-        condition: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """One evaluation of the network serves both the inverse and the gradient."""
-        self.require_built()
-        a, y_b = self._halves(y, folded)
-        a_gradient, y_b_gradient = (None, y_gradient) if self.in_space else self._halves(y_gradient, folded)
-        sources = [a, *(t for t in folded if t.dtype.is_floating), *self.read(condition)]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(sources)
-            parameters = self.parameters(a, folded, condition)
-        b, b_gradient, parameter_gradients = self.transform.pull_back(
-            y_b, y_b_gradient, log_det_gradient, *parameters
-        )
-        through_network, *gradients = tape.gradient(
-            parameters, sources, tuple(parameter_gradients), tf.UnconnectedGradients.ZERO
-        )
-        if self.in_space:
-            through_network *= self._is_a(y, folded)
-            return b, b_gradient + through_network, gradients
-        return self._joined(a, b), self._joined(a_gradient + through_network, b_gradient), gradients
 
     def parameters(
         self, a: tf.Tensor, folded: Folded | None = None, condition: Condition = None
@@ -178,12 +162,30 @@ class Coupling(Repeatable):
         return self._joined(a, self.transform.forward(b, *parameters)[0])
 
     def get_config(self) -> dict:
-        return {**super().get_config(), **dataclasses.asdict(self.config), "seed": self.seed}
+        return {**super().get_config(), **coupling_settings(self.config), "seed": self.seed}
 
     @classmethod
     def from_config(cls, config: dict) -> "Coupling":
         config = dict(config)
         return cls(pop_coupling_config(config), **config)
+
+
+def transform_of(kind: str, scale: str) -> Transform:
+    """Makes the transform of a kind, with the scale of the model if it takes one."""
+    if names_own_layer(kind):
+        transform = made("coupling", kind, scale=scale)
+    else:
+        takes_scale = "scale" in inspect.signature(TRANSFORMS[kind]).parameters
+        transform = TRANSFORMS[kind](**({"scale": scale} if takes_scale else {}))
+    if not isinstance(transform, Transform):
+        raise ConfigError(f"coupling must be a Transform. Received: coupling={kind!r}, a {type(transform)}")
+    return transform
+
+
+def coupling_settings(config: CouplingConfig) -> dict:
+    """Returns the settings of a coupling for a layer's config, as `pop_coupling_config` reads them."""
+    settings = dataclasses.asdict(config)
+    return settings if config.network else {k: v for k, v in settings.items() if k != "network"}
 
 
 def pop_coupling_config(config: dict) -> CouplingConfig:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bound, LogScales, Shape, WithLogDet
 from glow_tf.bijectors.condition import Condition, beside
 from glow_tf.bijectors.condition_network import ConditionNetwork
-from glow_tf.bijectors.coupling import pop_coupling_config
-from glow_tf.bijectors.flow_step import FlowStep
-from glow_tf.bijectors.gaussian_prior import GaussianPrior
+from glow_tf.bijectors.coupling import coupling_settings, pop_coupling_config
+from glow_tf.bijectors.own_flow_step import flow_step
+from glow_tf.bijectors.residual import gaussian_or_shaped
 from glow_tf.bijectors.split import FactorsOut
 from glow_tf.bijectors.stack import Stack
 from glow_tf.config import CouplingConfig
@@ -39,6 +37,8 @@ class FlowSplit(FactorsOut):
       depth: convolutions of the network of h.
       given_channels: channels of a condition that the network reads beside h; 0: none.
       seed: of all random starting values.
+      prior: of what the flow steps make of z, given the features; see `ModelConfig.split_prior`.
+      bijectors: of a flow step, where they are one's own; see `OwnFlowStep`.
 
     Reference: Yu et al. 2020 (Wavelet Flow), section 3, https://arxiv.org/abs/2010.13821
     """
@@ -52,21 +52,25 @@ class FlowSplit(FactorsOut):
         depth: int = 2,
         given_channels: int = 0,
         seed: int = 0,
+        prior: str = "learned",
+        bijectors: str = "",
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.kept = kept
+        self.prior_kind = prior
+        self.own_bijectors = bijectors
         self.coupling = coupling
         self.condition_channels = given_channels
         self.seed = seed
         policy, features = self.dtype_policy, coupling.condition_channels
-        step = FlowStep(coupling, permutation, seed=seed, dtype=policy, name="flow_step")
+        step = flow_step(bijectors, coupling, permutation, seed=seed, dtype=policy, name="flow_step")
         self.permutation = permutation
         self.features = ConditionNetwork(
             features, depth, seed=seed, dtype=coupling.network_dtype or policy, name="features"
         )
         self.flow = Stack(step, flow_steps, dtype=policy, name="flow_steps")
-        self.prior = GaussianPrior("learned", features, dtype=policy, name="prior")
+        self.prior = gaussian_or_shaped(prior, features, dtype=policy, name="prior")
 
     @property
     def reversible(self) -> bool:
@@ -119,7 +123,7 @@ class FlowSplit(FactorsOut):
         return beside(h, condition, self.condition_channels) if self.condition_channels else h
 
     def get_config(self) -> dict:
-        coupling = dataclasses.asdict(self.coupling)
+        coupling = coupling_settings(self.coupling)
         coupling["coupling"] = coupling.pop("kind")
         return {
             **super().get_config(),
@@ -130,6 +134,8 @@ class FlowSplit(FactorsOut):
             "depth": self.features.depth,
             "given_channels": self.condition_channels,
             "seed": self.seed,
+            "prior": self.prior_kind,
+            "bijectors": self.own_bijectors,
         }
 
     @classmethod

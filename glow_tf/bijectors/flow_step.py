@@ -1,14 +1,12 @@
 """The flow step: ActNorm → invertible 1×1 convolution → coupling."""
 
-import dataclasses
-
 import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.bijector import LogScales, Shape, WithLogDet, per_example
 from glow_tf.bijectors.condition import Condition
-from glow_tf.bijectors.coupling import Coupling, pop_coupling_config
+from glow_tf.bijectors.coupling import Coupling, coupling_settings, pop_coupling_config
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
 from glow_tf.bijectors.rate_factor import scales_with
 from glow_tf.bijectors.repeatable import Folded, Repeatable
@@ -94,33 +92,12 @@ class FlowStep(Repeatable):
         y, log_det = self.coupling.forward_folded(mixed, folded[3:], condition)
         return y, log_det + linear
 
-    def pull_back(
-        self,
-        y: tf.Tensor,
-        y_gradient: tf.Tensor,
-        log_det_gradient: tf.Tensor,
-        folded: Folded,
-        condition: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        mixed, mixed_gradient, of_network = self.coupling.pull_back(
-            y, y_gradient, log_det_gradient, folded[3:], condition
-        )
-        matrix, bias, _ = folded[:3]
-        inverse = tf.linalg.inv(tf.cast(matrix, tf.float64))  # in float32 the round trip would lose digits
-        x = mix_channels(mixed - bias, tf.cast(inverse, mixed.dtype))
-        sources = [x, *folded[:3]]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(sources)
-            outputs = _linear(*sources)
-        x_gradient, *of_linear = tape.gradient(outputs, sources, [mixed_gradient, log_det_gradient])
-        return x, x_gradient, [*of_linear, *of_network]
-
     def reseed(self, seed: int) -> None:
         for bijector in self.bijectors:
             bijector.reseed(seed)
 
     def get_config(self) -> dict:
-        coupling = dataclasses.asdict(self.coupling.config)
+        coupling = coupling_settings(self.coupling.config)
         coupling["coupling"] = coupling.pop("kind")
         return {**super().get_config(), **coupling, "permutation": self.conv.kind, "seed": self.seed}
 

@@ -16,7 +16,7 @@ from glow_tf.bijectors.bijector import (
 )
 from glow_tf.bijectors.condition import Condition, brought_to
 from glow_tf.bijectors.networks import ZeroConvolution
-from glow_tf.config import PRIORS
+from glow_tf.config import GAUSSIANS
 from glow_tf.likelihood import standard_normal_log_prob
 
 # Learned log-deviations stay within ±5, so that whitening and its inverse stay finite.
@@ -68,8 +68,8 @@ class GaussianPrior(Density):
 
     def __init__(self, kind: str = "standard", condition_channels: int = 0, **kwargs):
         super().__init__(**kwargs)
-        if kind not in PRIORS:
-            raise ValueError(f"kind must be one of {PRIORS}. Received: kind={kind!r}")
+        if kind not in GAUSSIANS:
+            raise ValueError(f"kind must be one of {GAUSSIANS}. Received: kind={kind!r}")
         self.kind = kind
         self.condition_channels = condition_channels if kind == "learned" else 0
 

@@ -25,15 +25,14 @@ class Repeatable(Bijector):
 
     `Stack` holds the weights of all copies together and runs one bijector with the weights of each copy in
     turn. It first *folds* the weights: `fold` computes everything that does not depend on x, once per call
-    and for all copies at the same time. `forward_folded` and `pull_back` then take the folded weights of one
-    copy.
+    and for all copies at the same time. `forward_folded` then takes the folded weights of one copy.
 
     The extra axis: when `Stack` calls `fold`, every weight has one axis more in front, of size `count` (the
     copies), and so must every folded tensor. A subclass that overrides `fold` therefore indexes axes from the
     end, such as `axis=-1` or `[..., tf.newaxis, :]`.
 
-    All methods have a default. A subclass overrides `fold`, `forward_folded` and `pull_back`, all three or
-    none, where this saves time, and `reseed` if its weights start at random.
+    All methods have a default. A subclass overrides `fold` and `forward_folded`, both or neither, where this
+    saves time, and `reseed` if its weights start at random.
     """
 
     def fold(self) -> list[tf.Tensor]:
@@ -44,40 +43,6 @@ class Repeatable(Bijector):
         """Runs `forward_and_log_det` with what `fold` returned for one copy."""
         with with_weights(self, folded):
             return self.forward_and_log_det(x, *self.read(condition))
-
-    def pull_back(
-        self,
-        y: tf.Tensor,
-        y_gradient: tf.Tensor,
-        log_det_gradient: tf.Tensor,
-        folded: Folded,
-        condition: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Backpropagates from the output alone: recovers x, runs forward from it, and differentiates.
-
-        Args:
-          y: what `forward_folded` returned, [B, H, W, C].
-          y_gradient: gradient of a loss with respect to y, [B, H, W, C].
-          log_det_gradient: gradient of the loss with respect to the log-determinant, [B].
-          folded: what `fold` returned, for one copy.
-          condition: what the bijector reads, brought to the resolution of y; None if it reads nothing.
-
-        Returns:
-          x = f⁻¹(y) and the gradient with respect to x, both [B, H, W, C], and the gradients with respect to
-          the floating-point tensors of `folded`, and at the end to the condition, if there is one.
-        """
-        self.require_built()
-        with with_weights(self, folded):
-            x = self.inverse(y, condition)
-        given = self.read(condition)
-        sources = [x, *(tensor for tensor in folded if tensor.dtype.is_floating), *given]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(sources)
-            outputs = self.forward_folded(x, folded, *given)
-        x_gradient, *gradients = tape.gradient(
-            outputs, sources, [y_gradient, log_det_gradient], tf.UnconnectedGradients.ZERO
-        )
-        return x, x_gradient, gradients
 
     def reseed(self, seed: int) -> None:
         """Gives the random weights their starting values of another seed; the base class has none."""

@@ -1,6 +1,7 @@
 """Copies of one bijector, one after another, traced once for all of them."""
 
 import contextlib
+import functools
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,7 +15,6 @@ from glow_tf.bijectors.condition import Condition, brought_to
 from glow_tf.bijectors.rate_factor import copy_scaling
 from glow_tf.bijectors.repeatable import Repeatable, all_variables, weight_operations, with_weights
 from glow_tf.bijectors.tracing import TracedOnce
-from glow_tf.pieces import in_streams, join, pieces_of
 
 Weights = list[tf.Tensor]
 
@@ -30,8 +30,8 @@ class Stack(Bijector):
     of variables therefore does not grow with depth. Neither does what TensorFlow traces and optimises: inside
     a `tf.function`, the bijector is traced once per direction and run with the weights of each copy in turn.
 
-    With `reversible` set, backpropagation keeps no activations. It recovers each copy's input from its output
-    and runs the copy forward once more (`Repeatable.pull_back`), which takes about a third more time.
+    With `reversible` set, backpropagation keeps the input of each copy alone, and runs the copy forward once
+    more, which takes about a third more time. The activations of its network are held for one copy at a time.
 
     Shapes: [B, H, W, C] → the same.
 
@@ -43,7 +43,7 @@ class Stack(Bijector):
 
     Raises:
       ValueError: bijector is not a `Repeatable`, or count is not positive.
-    Reference for `reversible`: Gomez et al. 2017, section 3.2, https://arxiv.org/abs/1707.04585
+    Reference for `reversible`: Chen et al. 2016, https://arxiv.org/abs/1604.06174
     """
 
     def __init__(self, bijector: Repeatable, count: int, reversible: bool = False, **kwargs):
@@ -73,7 +73,7 @@ class Stack(Bijector):
         self._stacked = []
         for variable, values in zip(all_variables(bijector), starts, strict=True):
             weight = self.add_weight(
-                name=variable.path.split(f"{bijector.name}/")[-1].replace("/", "_"),
+                name=_name_of(variable, bijector),
                 shape=(self.count, *variable.shape),
                 dtype=variable.dtype,
                 trainable=variable.trainable,
@@ -85,19 +85,12 @@ class Stack(Bijector):
 
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
-        folded, given_read = self._folded(), self._read(x, condition)
-        if not self.reversible:
-            return self._forward(x, *given_read, _rows(folded, self.count))
-
-        @tf.custom_gradient
-        def run(x, *read_and_floating):
-            read, floating = read_and_floating[: len(given_read)], read_and_floating[len(given_read) :]
-            given = iter(floating)
-            rows = _rows([next(given) if t.dtype.is_floating else t for t in folded], self.count)
-            y, log_det = in_streams(lambda *piece: self._forward(*piece, rows), x, *read)
-            return (y, log_det), lambda *gradients: self._pull_back(y, read, *gradients, rows)
-
-        return run(x, *given_read, *[t for t in folded if t.dtype.is_floating])
+        run = self._recomputed if self.reversible else functools.partial(self._call, self._forward_one)
+        total, read = 0.0, self._read(x, condition)
+        for weights in _rows(self._folded(), self.count):
+            x, log_det = run(weights, x, *read)
+            total += log_det
+        return x, total
 
     def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         total, read = 0.0, self._read(y, condition)
@@ -174,38 +167,16 @@ class Stack(Bijector):
         """Returns what every copy reads: nothing, or one tensor at the resolution of x."""
         return [brought_to(own, x, self.condition_channels) for own in self.read(condition)]
 
-    def _forward(self, x: tf.Tensor, *read_and_folded: Any) -> WithLogDet:
-        *read, folded = read_and_folded
-        total = 0.0
-        for weights in folded:
-            x, log_det = self._call(self._forward_one, weights, x, *read)
-            total += log_det
-        return x, total
+    def _recomputed(self, folded: Weights, x: tf.Tensor, *read: tf.Tensor) -> WithLogDet:
+        """Runs one copy forward; backpropagation keeps its input alone, and runs it once more."""
+        floating = [tensor for tensor in folded if tensor.dtype.is_floating]
 
-    def _pull_back(
-        self,
-        y: tf.Tensor,
-        read: list[tf.Tensor],
-        y_gradient: tf.Tensor,
-        log_det_gradient: tf.Tensor,
-        folded: list[Weights],
-    ) -> list[Any]:
-        """Returns the gradients with respect to the input, to what is read, and to the stacked weights."""
-        ys, *reads = zip(*pieces_of(y, *read), strict=True)
-        gradients = pieces_of(y_gradient, log_det_gradient, fill_with_zeros=True)
-        given = list(zip(*reads, strict=True)) if reads else [()] * len(ys)
-        of_copies: list[Weights] = []
-        of_read: list[list[tf.Tensor]] = []
-        for weights in reversed(folded):
-            ys, gradients, of_given, of_weights = self._call(
-                self._pull_back_one, weights, list(ys), gradients, given
-            )
-            of_copies.insert(0, of_weights)
-            of_read.append(of_given)
-        stacked = [tf.stack(column) for column in zip(*of_copies, strict=True)]
-        of_pieces = [tf.add_n(column) for column in zip(*of_read, strict=True)]
-        x_gradient = join([own for own, _ in gradients], y)
-        return [x_gradient, *([join(of_pieces, y)] if read else []), *stacked]
+        @tf.custom_gradient
+        def run(x, *sources):
+            results = self._call(self._forward_one, folded, x, *read)
+            return results, lambda *gradients: self._call(self._gradients_one, folded, gradients, x, *read)
+
+        return run(x, *read, *floating)
 
     def _initialize_one(self, weights: Weights, x: tf.Tensor, *read: tf.Tensor) -> tuple[tf.Tensor, Weights]:
         bijector = self._untracked.bijector
@@ -216,17 +187,15 @@ class Stack(Bijector):
     def _forward_one(self, folded: Weights, x: tf.Tensor, *read: tf.Tensor) -> WithLogDet:
         return self._untracked.bijector.forward_folded(x, folded, *read)
 
-    def _pull_back_one(
-        self, folded: Weights, ys: list[tf.Tensor], gradients: list[tuple], reads: list[tuple]
-    ) -> Any:
-        """Pulls all pieces of the batch back through one copy, and sums their gradients of its weights."""
-        pull_back = self._untracked.bijector.pull_back
-        pieces = zip(ys, gradients, reads, strict=True)
-        results = [pull_back(y, *own, folded, *read) for y, own, read in pieces]
-        xs, x_gradients, others = zip(*results, strict=True)
-        passed = [(g, log_det) for g, (_, log_det) in zip(x_gradients, gradients, strict=True)]
-        of_read = [other.pop() for other in others] if self.condition_channels else []
-        return list(xs), passed, of_read, [tf.add_n(column) for column in zip(*others, strict=True)]
+    def _gradients_one(
+        self, folded: Weights, gradients: Sequence[tf.Tensor], x: tf.Tensor, *read: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """Returns gradients with respect to x, to what is read, and to the folded weights of one copy."""
+        sources = [x, *read, *(tensor for tensor in folded if tensor.dtype.is_floating)]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(sources)
+            results = self._forward_one(folded, x, *read)
+        return tape.gradient(results, sources, gradients, tf.UnconnectedGradients.ZERO)
 
     def _log_scales_one(self, weights: Weights, x: tf.Tensor, *read: tf.Tensor) -> Any:
         bijector = self._untracked.bijector
@@ -252,6 +221,11 @@ class Stack(Bijector):
     def from_config(cls, config: dict) -> "Stack":
         config = dict(config)
         return cls(keras.saving.deserialize_keras_object(config.pop("bijector")), **config)
+
+
+def _name_of(variable: keras.Variable, bijector: Bijector) -> str:
+    plain = variable.path.split(f"{bijector.name}/")[-1].replace("/", "_")
+    return getattr(variable, "name_in_stack", plain)
 
 
 def _rows(stacked: list[tf.Tensor], count: int) -> list[Weights]:

@@ -1,16 +1,14 @@
-"""What a coupling does to its second half of the channels, apart from the network that controls it.
-
-To add a coupling, write a `Transform` here and add it to `TRANSFORMS`. Then add its name to
-`config.OUTPUTS_PER_CHANNEL`, with the number of network outputs that it needs per channel.
-"""
+"""What a coupling does to its second half of the channels, apart from the network that controls it."""
 
 import abc
+import inspect
 import math
 
+import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import WithLogDet, no_log_det, soft_bound
-from glow_tf.config import CouplingConfig, read_scale
+from glow_tf.config import read_scale
 
 Parameters = tuple[tf.Tensor, ...]
 
@@ -22,20 +20,23 @@ SIGMOID_FLOOR = 1e-2
 class Transform(abc.ABC):
     """An invertible map of b that acts on each element separately, with parameters from a network.
 
-    A subclass defines `parameters`, `forward` and `inverse`. It holds no weights. A network output of zeros
-    should give the identity, because the network starts at zero. Scales should be bounded, so that neither
-    direction overflows at extreme network outputs.
+    A subclass defines `outputs_per_channel`, `parameters`, `forward` and `inverse`. It holds no weights. A
+    network output of zeros should give the identity, because the network starts at zero. Scales should be
+    bounded, so that neither direction overflows at extreme network outputs. The arguments of its constructor,
+    which it keeps under their names, are its settings; one named `scale` is given that of the model.
 
-    Args:
-      config: the coupling's settings.
+    Attributes:
+      outputs_per_channel: how many numbers it needs of the network for each channel of b.
     """
 
-    def __init__(self, config: CouplingConfig):
-        self.config = config
+    @property
+    def outputs_per_channel(self) -> int:
+        """How many numbers it needs of the network for each channel of b; a subclass may set a number."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def parameters(self, output: tf.Tensor) -> Parameters:
-        """Reads the network's output: [B, H, W, n·C] → parameters, where n is its `OUTPUTS_PER_CHANNEL`."""
+        """Reads the network's output: [B, H, W, n·C] → parameters, where n is `outputs_per_channel`."""
 
     @abc.abstractmethod
     def forward(self, b: tf.Tensor, *parameters: tf.Tensor) -> WithLogDet:
@@ -49,26 +50,21 @@ class Transform(abc.ABC):
         """Returns the largest |log s| with which an element is scaled, [], nats; by default 0."""
         return tf.zeros([], parameters[0].dtype)
 
-    def pull_back(
-        self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor, *parameters: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Backpropagates from y, what `forward` returned, as `Repeatable.pull_back` does.
-
-        Returns b and the gradient with respect to it, [B, H, W, C] both, and the gradient of each parameter.
-        """
-        b, _ = self.inverse(y, *parameters)
-        sources = [b, *parameters]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(sources)
-            outputs = self.forward(b, *parameters)
-        b_gradient, *gradients = tape.gradient(
-            outputs, sources, [y_gradient, log_det_gradient], tf.UnconnectedGradients.ZERO
-        )
-        return b, b_gradient, gradients
+    def get_config(self) -> dict:
+        """Returns the arguments of the constructor."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
 
+def of_channels(output: tf.Tensor, count: int) -> tf.Tensor:
+    """Takes a network's output apart, `count` numbers for each channel: [B, H, W, n·C] → [B, H, W, C, n]."""
+    return tf.reshape(output, [*tf.unstack(tf.shape(output)[:3]), output.shape[-1] // count, count])
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
 class Additive(Transform):
     """y = b + t, log_det = 0, where t is the network's output."""
+
+    outputs_per_channel = 1
 
     def parameters(self, output: tf.Tensor) -> Parameters:
         return (output,)
@@ -80,10 +76,11 @@ class Additive(Transform):
         return y - shift, no_log_det(y)
 
 
+@keras.saving.register_keras_serializable(package="glow_tf")
 class Affine(Transform):
     """y = exp(s)·b + t, log_det = Σ s, where the network's output is [t, h] and s is a function of h.
 
-    The config's `scale` chooses the function; s(0) = 0:
+    `scale` chooses the function; s(0) = 0:
       `sigmoid`  s = log(0.01 + 0.99·sigmoid(h + 2)) minus its value at h = 0: exp(s) from 0.011 to 1.13
       `exp`      s = 8·tanh(h/8): the paper's exp(h), bounded to e^±8
       `tanh:B`   s = B·tanh(h/B): bounded to e^±B; `tanh` is `tanh:2`
@@ -92,14 +89,20 @@ class Affine(Transform):
     that neither direction overflows at extreme network outputs.
     """
 
-    def __init__(self, config: CouplingConfig):
-        super().__init__(config)
-        _, self.bound = read_scale(config.scale)
+    outputs_per_channel = 2
+
+    def __init__(self, scale: str = "tanh:1"):
+        self.scale = scale
+        _, self.bound = read_scale(scale)
 
     def parameters(self, output: tf.Tensor) -> Parameters:
         """Returns the shift t and the log-scale s, [B, H, W, C/2] each, of the output [B, H, W, C]."""
         shift, h = tf.split(output, 2, axis=-1)
-        return shift, _log_sigmoid_scale(h) if self.bound is None else soft_bound(h, self.bound)
+        return shift, self.log_scale(h)
+
+    def log_scale(self, h: tf.Tensor) -> tf.Tensor:
+        """Returns s of h, both of any shape."""
+        return _log_sigmoid_scale(h) if self.bound is None else soft_bound(h, self.bound)
 
     def forward(self, b: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor) -> WithLogDet:
         return b * tf.exp(log_scale) + shift, tf.reduce_sum(log_scale, axis=[1, 2, 3])
@@ -109,15 +112,6 @@ class Affine(Transform):
 
     def largest_log_scale(self, shift: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
         return tf.reduce_max(tf.abs(log_scale))
-
-    def pull_back(
-        self, y: tf.Tensor, y_gradient: tf.Tensor, log_det_gradient: tf.Tensor, *parameters: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """As base; dy/ds = y − t is known exactly here, and recomputed from b it would lose a digit."""
-        shift, log_scale = parameters
-        b, _ = self.inverse(y, shift, log_scale)
-        log_scale_gradient = y_gradient * (y - shift) + log_det_gradient[:, None, None, None]
-        return b, y_gradient * tf.exp(log_scale), [y_gradient, log_scale_gradient]
 
 
 def _log_sigmoid_scale(h: tf.Tensor) -> tf.Tensor:
@@ -129,5 +123,3 @@ def _log_sigmoid_scale(h: tf.Tensor) -> tf.Tensor:
 
 
 _LOG_SCALE_AT_ZERO = math.log(SIGMOID_FLOOR + (1 - SIGMOID_FLOOR) / (1 + math.exp(-SIGMOID_OFFSET)))
-
-TRANSFORMS: dict[str, type[Transform]] = {"affine": Affine, "additive": Additive}

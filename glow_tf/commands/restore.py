@@ -94,7 +94,9 @@ class _Task:
 
         factor = self.factor if self.action == "upscale" else 1
         height, width = (factor * side for side in given.shape[1:3])
-        if not (self.action == "upscale" and glow.config.has_levels):  # which upscale any size
+        if not (
+            self.action == "upscale" and glow.config.design.images_between_parts
+        ):  # which upscale any size
             glow = sized.of_size(glow, height, width)
             larger = [side // factor for side in glow.image_shape[:2]]
             unknown = sized.extended(self.unknown(given)[None], *larger)[0]
@@ -207,7 +209,7 @@ def _check_sizes(task: _Task, glow: Glow, groups: list[UsedImages], values: flag
                 f"mask must be a picture of the images' size, {height}×{width} for {name}. "
                 f"Received: mask={values.mask!r}, {'×'.join(map(str, task.mask.shape))}"
             )
-        if not (task.action == "upscale" and glow.config.has_levels):
+        if not (task.action == "upscale" and glow.config.design.images_between_parts):
             large = (height, width) if whole else (task.factor * height, task.factor * width)
             check_size(glow, *large, name)
             if large != tuple(glow.image_shape[:2]):

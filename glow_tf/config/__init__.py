@@ -7,12 +7,13 @@ it. A value of the wrong type raises ConfigError. Pure Python: knows neither Ten
 from __future__ import annotations
 
 from glow_tf.config.choices import AUGMENTATIONS as AUGMENTATIONS
+from glow_tf.config.choices import COUPLINGS as COUPLINGS
 from glow_tf.config.choices import DATA as DATA
+from glow_tf.config.choices import GAUSSIANS as GAUSSIANS
 from glow_tf.config.choices import MOST_BLOCKS as MOST_BLOCKS
 from glow_tf.config.choices import MOST_EQUALIZED as MOST_EQUALIZED
 from glow_tf.config.choices import NORMS as NORMS
 from glow_tf.config.choices import OPTIMIZERS as OPTIMIZERS
-from glow_tf.config.choices import OUTPUTS_PER_CHANNEL as OUTPUTS_PER_CHANNEL
 from glow_tf.config.choices import PERMUTATIONS as PERMUTATIONS
 from glow_tf.config.choices import PRECISIONS as PRECISIONS
 from glow_tf.config.choices import PRIORS as PRIORS
@@ -38,6 +39,7 @@ from glow_tf.config.run import GROUPS as GROUPS
 from glow_tf.config.run import MAY_DIFFER as MAY_DIFFER
 from glow_tf.config.run import RunConfig as RunConfig
 from glow_tf.config.run import all_settings as all_settings
+from glow_tf.config.setting import names_own_layer as names_own_layer
 from glow_tf.config.setting import settings_of as settings_of
 from glow_tf.config.train import TrainConfig as TrainConfig
 from glow_tf.config.train import check_batch as check_batch

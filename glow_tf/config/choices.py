@@ -1,12 +1,16 @@
 """The lists of choices, and the limits of what may be chosen."""
 
-OUTPUTS_PER_CHANNEL = {"affine": 2, "additive": 1}  # coupling → what its network predicts per channel
+COUPLINGS = ("affine", "additive", "spline", "mixture")
 SCALES = {"sigmoid": None, "exp": 8.0, "tanh": 2.0}  # → soft bound of the log-scale; `tanh:B` says its own
 NORMS = ("actnorm", "bias")
 PERMUTATIONS = ("lu", "plain", "shuffle", "reverse")
-PRIORS = ("learned", "standard")  # Gaussians
+GAUSSIANS = ("learned", "standard")
+PRIORS = (*GAUSSIANS, "student_t", "logistic_mixture")
 PRECISIONS = ("float32", "mixed_bfloat16")
-ARCHITECTURES = ("glow", "levels")
+ARCHITECTURES = {  # → the class that says all of it
+    "glow": "glow_tf.architectures.glow:MultiScale",
+    "levels": "glow_tf.architectures.levels:Levels",
+}
 DATA = ("bytes", "real")
 SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")

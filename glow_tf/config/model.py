@@ -6,9 +6,11 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from keyword import iskeyword
+from typing import TYPE_CHECKING
 
 from glow_tf.config.choices import (
     ARCHITECTURES,
+    COUPLINGS,
     DATA,
     MOST,
     MOST_BLOCKS,
@@ -18,7 +20,6 @@ from glow_tf.config.choices import (
     MOST_STEPS,
     MOST_WIDTH,
     NORMS,
-    OUTPUTS_PER_CHANNEL,
     PERMUTATIONS,
     PRECISIONS,
     PRIORS,
@@ -27,14 +28,15 @@ from glow_tf.config.choices import (
 from glow_tf.config.notations import (
     Cuts,
     HeadSize,
-    read_cuts,
-    read_level_steps,
-    read_level_widths,
     read_local_prior,
 )
 from glow_tf.config.setting import check_fields, in_range, one_of, require, setting
 from glow_tf.config.setting_types import ConditionShape, check_types
 from glow_tf.errors import ConfigError
+from glow_tf.lazy import imported
+
+if TYPE_CHECKING:
+    from glow_tf.architectures import Architecture
 
 # Other arguments of an exported model's functions.
 TAKEN = frozenset(
@@ -48,11 +50,12 @@ class CouplingConfig:
 
     Attributes:
       width: hidden channels of the network.
-      kind: the transform, `affine` or `additive`.
+      kind: the transform, one of `COUPLINGS` or one's own; see `bijectors/registered.py`.
       scale: how an affine transform reads its scale: `sigmoid`, `exp`, `tanh` or `tanh:B`.
       norm: of the network's hidden convolutions: `actnorm` or `bias`.
       network_dtype: dtype policy of the network, such as `mixed_bfloat16`; None is the layer's own.
       condition_channels: channels of the condition that the network reads; 0: none.
+      network: a network of one's own; see `OwnNetwork`. Empty: the package's, to which width and norm belong.
     """
 
     width: int
@@ -61,12 +64,14 @@ class CouplingConfig:
     norm: str = "actnorm"
     network_dtype: str | None = None
     condition_channels: int = 0
+    network: str = ""
 
     def __post_init__(self):
         check_types(self)
         in_range(self, "width", 1, MOST_WIDTH)
         in_range(self, "condition_channels", 0, MOST_WIDTH)
-        one_of(self, "kind", OUTPUTS_PER_CHANNEL)
+        one_of(self, "kind", COUPLINGS, own=True)
+        one_of(self, "network", ("",), own=True)
         read_scale(self.scale)
         one_of(self, "norm", NORMS)
 
@@ -96,15 +101,44 @@ class ModelConfig:
         32, "Flow steps per block, or in the finest level: K.", least=1, most=MOST_STEPS
     )
     width: int = setting(512, "Hidden channels of a coupling network.", least=1, most=MOST_WIDTH)
-    coupling: str = setting("affine", "{}.", choices=OUTPUTS_PER_CHANNEL)
+    coupling: str = setting(
+        "affine",
+        "What a coupling does to half of the channels: {}; or module:Class, a Transform of your own.",
+        choices=COUPLINGS,
+        own=True,
+    )
+    coupling_network: str = setting(
+        "",
+        "module:Class of a Keras layer of your own that takes the place of the coupling networks; empty: "
+        "theirs.",
+        choices=("",),
+        own=True,
+    )
+    bijectors: str = setting(
+        "",
+        "module:Class of a bijector of your own in the place of ActNorm and the 1x1 convolution, or "
+        "module:function that makes all bijectors of a flow step; empty: the package's.",
+        choices=("",),
+        own=True,
+    )
     scale: str = setting(
         "tanh:1",
         "Scale of the affine coupling: sigmoid, exp, or tanh:B, from e^-B to e^B; tanh alone is tanh:2.",
     )
     norm: str = setting("actnorm", "Inside the coupling networks: {}.", choices=NORMS)
     permutation: str = setting("lu", "Channel mixing: {}.", choices=PERMUTATIONS)
-    split_prior: str = setting("learned", "Prior of factored-out latents: {}.", choices=PRIORS)
-    top_prior: str = setting("learned", "Prior of the last latent: {}.", choices=PRIORS)
+    split_prior: str = setting(
+        "learned",
+        "Prior of what is factored out, in levels of the details: {}; or module:Class of your own.",
+        choices=PRIORS,
+        own=True,
+    )
+    top_prior: str = setting(
+        "learned",
+        "Prior of the last latent: {}; or module:Class of your own.",
+        choices=PRIORS,
+        own=True,
+    )
     local_prior: str = setting(
         "standard",
         "Density that scores the output of every part but the last while it is trained: learned or standard "
@@ -126,6 +160,7 @@ class ModelConfig:
         "{}: the paper's flow, which --parts cuts, or num_blocks levels, each of which is a part: the "
         "details that an image of half the size lacks, given that image.",
         choices=ARCHITECTURES,
+        own=True,
     )
     level_steps: str | Sequence[int] = setting(
         "",
@@ -174,18 +209,7 @@ class ModelConfig:
                 f"Received: equalize={self.equalize}, data={self.data!r}, n_bits={self.n_bits}"
             )
         self._check_names_of_conditions()
-        if self.has_levels and not self.condition_features:
-            raise ConfigError("levels need condition_features, which must be 1 or more. Received: 0")
-        if self.has_levels and (self.parts != "1" or self.local_prior != "standard"):
-            raise ConfigError(
-                "architecture=levels has a part for each level, without a local prior: parts and local_prior "
-                f"are for architecture=glow. Received: parts={self.parts!r}, local_prior={self.local_prior!r}"
-            )
-        if not self.has_levels and (self.level_steps or self.level_widths):
-            raise ConfigError(
-                "level_steps and level_widths are for architecture=levels. Received: level_steps="
-                f"{self.level_steps!r}, level_widths={self.level_widths!r}, {self.architecture!r}"
-            )
+        self.design.check(self)
         require(max(self.image_shape) <= MOST_SIDE, self, "image_shape", f"{MOST_SIDE} or less")
         read_scale(self.scale)
         _ = self.cuts, self.head_size, self.widths
@@ -223,16 +247,15 @@ class ModelConfig:
         return self.data_dtype == "uint8" and self.image_shape[-1] in (1, 3)
 
     @property
-    def has_levels(self) -> bool:
-        """Whether the flow is one of levels."""
-        return self.architecture == "levels"
+    def design(self) -> Architecture:
+        """The architecture: what the settings mean, and what the model is made of."""
+        # By its name: architectures know the settings, and settings know none of them.
+        return imported("architecture", "glow_tf.architectures.architecture:architecture")(self.architecture)
 
     @property
     def cuts(self) -> Cuts:
-        """What `parts` says; `partition.flow_step_counts` gives the flow steps of each part."""
-        if self.has_levels:
-            return Cuts(read_level_steps(self.level_steps, self.num_blocks, self.flow_steps))
-        return read_cuts(self.parts, self.num_blocks, self.flow_steps)
+        """Where the flow is cut; `partition.flow_step_counts` gives the flow steps of each part."""
+        return self.design.cuts(self)
 
     @property
     def num_parts(self) -> int:
@@ -247,13 +270,7 @@ class ModelConfig:
     @property
     def widths(self) -> tuple[int, ...]:
         """The width of the coupling networks of each part."""
-        if self.has_levels:
-            return read_level_widths(self.level_widths, self.num_blocks, self.width)
-        return (self.width,) * self.num_parts
-
-    def steps_in_series(self, k: int) -> int:
-        """The number of flow steps that stretch one another's outputs, part k's (from 0) among them."""
-        return self.cuts.counts[k] if self.has_levels else self.num_blocks * self.flow_steps
+        return self.design.widths(self)
 
     @property
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -275,7 +292,9 @@ class ModelConfig:
         """The settings of every coupling; a level gives its own more to read."""
         network_dtype = None if self.precision == "float32" else self.precision
         read = (self.condition_features or self.given_channels) if self.given_channels else 0
-        return CouplingConfig(self.width, self.coupling, self.scale, self.norm, network_dtype, read)
+        return CouplingConfig(
+            self.width, self.coupling, self.scale, self.norm, network_dtype, read, self.coupling_network
+        )
 
 
 def read_scale(scale: str) -> tuple[str, float | None]:
@@ -298,19 +317,15 @@ def read_scale(scale: str) -> tuple[str, float | None]:
 def check_divisible(image_shape: Sequence[int], model: ModelConfig, received: str = "") -> None:
     """Raises ConfigError, naming the nearest sizes that fit, unless the model can halve H and W.
 
-    Every block but the last halves both, and so does the last where both are even by then. Levels halve them
-    in any case. Where a side is 1 from the start, no block halves anything. The message says what was
-    `received`, by default the image's sides.
+    The message says what was `received`, by default the image's sides.
     """
     height, width = image_shape[:2]
-    halvings = model.num_blocks - (not model.has_levels)
-    if min(height, width) == 1 and not model.has_levels:
-        return
+    halvings = model.design.halvings(model, (height, width))
     multiple = 2**halvings
     if height % multiple or width % multiple:
         sides = {side for side in (height, width) if side % multiple}
         nearest = {s // multiple * multiple for s in sides} | {-(-s // multiple) * multiple for s in sides}
-        fewer = min((side & -side).bit_length() for side in (height, width)) - model.has_levels
+        fewer = min((side & -side).bit_length() for side in (height, width)) - (halvings == model.num_blocks)
         instead = f", or --num_blocks={fewer}" if fewer else ""
         raise ConfigError(
             f"num_blocks={model.num_blocks} halves the image {halvings} times, so height and width must be "

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 
-from glow_tf.config.choices import MOST_STEPS, MOST_WIDTH, PRIORS
+from glow_tf.config.choices import GAUSSIANS, MOST_STEPS, MOST_WIDTH
 from glow_tf.errors import ConfigError
 
 NOTATIONS = ("1", "by_block:N", "across_block:N", "balanced:N", "flow steps per part such as 16,32,48")
@@ -125,13 +125,13 @@ def read_local_prior(local_prior: str) -> HeadSize | None:
 
     Returns the size of the head; None for a Gaussian. ConfigError if it is none of these, or W or K is 0.
     """
-    if local_prior in PRIORS:
+    if local_prior in GAUSSIANS:
         return None
     found = re.fullmatch(r"flow:([0-9]{1,9})x([0-9]{1,9})", local_prior)
     size = HeadSize(*map(int, found.groups())) if found else HeadSize(0, 0)
     if not (size.width and size.flow_steps):
         raise ConfigError(
-            f"local_prior must be {', '.join(PRIORS)} or flow:WxK with W and K from 1, such as flow:8x2. "
+            f"local_prior must be {', '.join(GAUSSIANS)} or flow:WxK with W and K from 1, such as flow:8x2. "
             f"Received: {local_prior=}"
         )
     return size

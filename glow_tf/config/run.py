@@ -113,7 +113,7 @@ class RunConfig:
                 f"Received: conditional=True, top_prior={self.model.top_prior!r}"
             )
         most = self.num_parts or MOST_BLOCKS + 1
-        if (only := self.train.only_part) and not (self.model.has_levels and only <= most):
+        if (only := self.train.only_part) and not (self.model.design.separable and only <= most):
             raise ConfigError(
                 f"only_part needs architecture=levels, and must be a part from 1 to {most}. "
                 f"Received: only_part={only}, architecture={self.model.architecture!r}"
@@ -126,7 +126,7 @@ class RunConfig:
     @property
     def num_parts(self) -> int | None:
         """How many parts the model has; None if that depends on `num_blocks`, which is left open."""
-        is_open = self.model.has_levels and "num_blocks" in self.left_open
+        is_open = self.model.design.separable and "num_blocks" in self.left_open
         return None if is_open else self.model.num_parts
 
     def _check_strategy(self) -> None:
@@ -166,7 +166,7 @@ class RunConfig:
         multiple = 2 ** (1 if "num_blocks" in self.left_open else self.model.num_blocks)
         if not crop:
             return
-        if not self.model.has_levels or crop % multiple or 0 < size < crop:
+        if not self.model.design.any_size or crop % multiple or 0 < size < crop:
             raise ConfigError(
                 f"crop needs architecture=levels, and must be a multiple of {multiple} (2^num_blocks), not "
                 f"larger than the images. Received: crop={crop}, architecture={self.model.architecture!r}, "

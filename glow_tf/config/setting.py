@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection
 from typing import Any
 
 from glow_tf.config.choices import MOST
 from glow_tf.config.setting_types import check_types
 from glow_tf.errors import ConfigError
+
+_OWN_LAYER = re.compile(r"[\w.]+[>:][\w.]+(\(.*\))?", re.ASCII | re.DOTALL)
+MOST_LETTERS = 500
 
 
 def setting(
@@ -20,6 +24,7 @@ def setting(
     most: int = MOST,
     if_missing: Any = None,
     may_differ: bool = False,
+    own: bool = False,
 ) -> Any:
     """Makes a field that says everything about one setting.
 
@@ -31,8 +36,9 @@ def setting(
       most: the largest value of an integer.
       if_missing: its value in runs that began when the setting did not exist, if it is not the default.
       may_differ: a resumed run may have another value: it computes elsewhere, or prints something else.
+      own: it may also name a layer of one's own; see `names_own_layer`.
     """
-    if choices:
+    if len(choices) > 1:
         *others, last = choices
         help = help.replace("{}", f"{', '.join(others)} or {last}")
     return dataclasses.field(
@@ -44,6 +50,7 @@ def setting(
             "most": most,
             "if_missing": default if if_missing is None else if_missing,
             "may_differ": may_differ,
+            "own": own,
         },
     )
 
@@ -51,6 +58,14 @@ def setting(
 def settings_of(config_class: type) -> list[dataclasses.Field]:
     """The fields of a config class that are settings (flags), in order."""
     return [f for f in dataclasses.fields(config_class) if "help" in f.metadata]
+
+
+def names_own_layer(text: str) -> bool:
+    """Returns whether a setting names a layer of one's own: `module:Class` or the `package>Class` of Keras.
+
+    Arguments may follow in brackets.
+    """
+    return len(text) <= MOST_LETTERS and _OWN_LAYER.fullmatch(text) is not None
 
 
 def require(condition: bool, config: Any, name: str, expected: str) -> None:
@@ -64,7 +79,7 @@ def check_fields(config: Any) -> None:
     check_types(config)
     for setting in settings_of(type(config)):
         if setting.metadata["choices"]:
-            one_of(config, setting.name, setting.metadata["choices"])
+            one_of(config, setting.name, setting.metadata["choices"], setting.metadata["own"])
         if type(setting.default) is int:
             in_range(config, setting.name, setting.metadata["least"], setting.metadata["most"])
 
@@ -75,6 +90,8 @@ def in_range(config: Any, name: str, least: int, most: int) -> None:
     require(least <= getattr(config, name) <= most, config, name, expected)
 
 
-def one_of(config: Any, name: str, choices: Collection[str]) -> None:
-    """Raises ConfigError unless the value is one of the choices."""
-    require(getattr(config, name) in choices, config, name, f"one of {', '.join(choices)}")
+def one_of(config: Any, name: str, choices: Collection[str], own: bool = False) -> None:
+    """Raises ConfigError unless the value is one of the choices, or one's own where that may be."""
+    value, listed = getattr(config, name), ", ".join(choice or "empty" for choice in choices)
+    fits = value in choices or (own and names_own_layer(value))
+    require(fits, config, name, f"one of {listed}{', or module:Class, a layer of your own' if own else ''}")

@@ -85,7 +85,7 @@ class TrainConfig:
     )
     batch_size: int = setting(8, "Images per step, over all replicas.", least=1)
     reversible: bool = setting(
-        False, "Recompute activations from outputs instead of keeping them: less memory, more time."
+        False, "Recompute activations instead of keeping them: less memory, more time."
     )
     cache_prefix: bool = setting(
         False, "Evaluate the parts before the trained one once per turn of several epochs; see period."

@@ -18,9 +18,7 @@ def card_of(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dty
     of = "of real numbers" if model.is_real else f"with {model.n_bits} bits"
     title = about.get("title", name.rpartition("/")[2])
     lines = [*_metadata(title, about), f"# {title}", ""]
-    kind, steps = "A Glow", f"{model.num_blocks} × {model.flow_steps}"
-    if model.has_levels:
-        kind, steps = "Levels", ", ".join(map(str, model.cuts.counts))
+    kind, steps = model.design.describe(model)
     widths = ", ".join(map(str, sorted(set(model.widths), reverse=True)))
     lines += [
         f"{kind} for images of {height}×{width}×{channels} {of}: {steps} flow steps, width {widths}. "

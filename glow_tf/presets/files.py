@@ -8,6 +8,7 @@ import hashlib
 import math
 import os
 import pathlib
+import sys
 import types
 import zipfile
 from collections.abc import Callable, Mapping
@@ -115,6 +116,12 @@ def model_of_settings(path: pathlib.Path, settings: Any) -> ModelConfig:
         )
     if "image_shape" not in settings:
         raise ConfigError(f"{path} must have an image_shape. Received: {sorted(settings)}")
+    module, colon, _ = str(settings.get("architecture")).partition(":")
+    if colon and module not in sys.modules:
+        raise ConfigError(
+            f"{path} has an architecture of one's own: import its module first. "
+            f"Received: {settings['architecture']!r:.100}"
+        )
     try:
         return ModelConfig(**settings)
     except ConfigError as error:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import data
+from glow_tf.bijectors.registered import with_registered
 from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.data.arrays import in_memory, mapped
 from glow_tf.data.folder import why_no_classes
@@ -119,7 +120,7 @@ class Run:
     def has_traffic(self) -> bool:
         """Whether something crosses cuts or links: not so in levels, or in one part, on a single device."""
         spread = self.group is not None or self.strategy.num_replicas_in_sync > 1 or self.glow.part_devices
-        return bool(spread) or (len(self.layouts) > 1 and not self.config.model.has_levels)
+        return bool(spread) or (len(self.layouts) > 1 and not self.config.model.design.separable)
 
     @functools.cached_property
     def probe(self) -> Probe | None:
@@ -213,6 +214,7 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     """Reads the data, makes model, trainer and checkpoints, claims the workdir; ConfigError if it cannot."""
     # What may be refused comes before the data, which may take long; other processes wait for devices.
     devices = _devices(config, group)
+    config = dataclasses.replace(config, model=with_registered(config.model))
     chief = is_chief(group)  # workers get its weights
     starts = bool(config.init_from) and chief and not workdir.can_resume()
     start = saved.load_start(config.init_from, config.model) if starts else None

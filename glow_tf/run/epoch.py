@@ -29,7 +29,7 @@ def bits_of_levels(means: Mapping[str, float], model: ModelConfig) -> dict[int, 
     a Glow, whose parts have no terms of their own, and for real data, which have no uniform density.
     """
     found: dict[int, float] = {}
-    if not model.has_levels or model.bits is None:
+    if not model.design.separable or model.bits is None:
         return found
     before = float(model.bits)
     for k in range(1, model.num_parts + 1):

@@ -1,22 +1,20 @@
 """Settings that suit the data, for a run without a flagfile. Pure Python: no TensorFlow."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any
 
+from glow_tf.architectures import Levels
+from glow_tf.architectures.architecture import architecture
 from glow_tf.config import MOST_BLOCKS, RunConfig
 from glow_tf.errors import ConfigError
 
 SETTINGS = ("n_bits", "num_blocks", "flow_steps", "width", "part_epochs", "finetune_epochs")
 # As in configs/own_images.cfg: what won at equal time.
-LEVELS = {"architecture": "levels", "schedule": "simultaneous", "equalize": 0.5}
+LEVELS = {"architecture": "levels", **Levels.suited}
 OF_A_GLOW = ("parts", "local_prior", "split_prior", "top_prior", "schedule", "period", "objective")
 OF_A_GLOW += ("part_devices", "reversible", "cache_prefix")
-LEVEL_STEPS = 8  # of the finest level
 # As in the configs of the small Glows of CIFAR-10 (3 × 8 flow steps) and of the digits (1 × 12).
 LEAST_SIDE = 4  # of the last block's squeezed images
-FLOW_STEPS = 24  # of all blocks
-MOST_PER_BLOCK = 12
 WIDTH = 96
 SEEN = 32_000  # images in all epochs together: ten epochs of 3,200, which take minutes at 32 × 32
 FEWEST_EPOCHS, MOST_EPOCHS = 2, 50
@@ -29,11 +27,8 @@ def form(settings: Mapping[str, Any], given: Set[str]) -> dict[str, Any]:
     which nothing was compared.
     """
     has_bytes = settings["data"] == "bytes"
-    if "architecture" in given:
-        has_levels = settings["architecture"] == "levels"
-    else:
-        has_levels = has_bytes and given.isdisjoint(OF_A_GLOW)
-    if not has_levels:
+    takes_levels = has_bytes and given.isdisjoint(OF_A_GLOW)
+    if settings["architecture"] != "levels" if "architecture" in given else not takes_levels:
         return {}
     may_equalize = has_bytes and settings["n_bits"] <= 8
     return {n: v for n, v in LEVELS.items() if n not in given and (may_equalize or n != "equalize")}
@@ -44,21 +39,8 @@ def implied(settings: Mapping[str, Any], is_open: Collection[str]) -> dict[str, 
 
     ConfigError if the parts' flow steps are listed, and neither the number of blocks nor theirs is given.
     """
-    sizes = {"num_blocks", "flow_steps"}
-    unknown = sizes.intersection(is_open)
-    if settings["architecture"] == "levels":
-        listed = settings["level_steps"] or settings["level_widths"]
-        return {"num_blocks": max(listed.count(","), 1)} if listed and "num_blocks" in unknown else {}
-    if not unknown or not re.fullmatch(r"[0-9]{1,9}(, ?[0-9]{1,9})+", settings["parts"]):
-        return {}
-    if unknown == sizes:
-        raise ConfigError(
-            "flow steps in parts must add up to num_blocks × flow_steps: without a flagfile, give "
-            f"--num_blocks or --flow_steps, too. Received: parts={settings['parts']!r}"
-        )
-    ((name,), (known,)) = unknown, sizes - unknown
-    total = sum(map(int, settings["parts"].split(",")))
-    return {name: max(total // max(settings[known], 1), 1)}
+    unknown = {"num_blocks", "flow_steps"}.intersection(is_open)
+    return architecture(settings["architecture"]).implied(settings, unknown)
 
 
 def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels: int) -> dict[str, int]:
@@ -92,11 +74,10 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
     ):
         blocks += 1
     choose("num_blocks", blocks)
-    in_all = min(max(FLOW_STEPS // settings["num_blocks"], 1), MOST_PER_BLOCK)
-    choose("flow_steps", LEVEL_STEPS if config.model.has_levels else in_all)
+    choose("flow_steps", config.model.design.suited_flow_steps(settings["num_blocks"]))
     choose("width", WIDTH)
     epochs = min(max(-(-SEEN // examples), FEWEST_EPOCHS), MOST_EPOCHS)
-    has_one_kind = config.train.schedule == "end_to_end" or config.model.has_levels
+    has_one_kind = config.train.schedule == "end_to_end" or config.model.design.separable
     in_parts = epochs if has_one_kind else max(2 * epochs // 5, 1)
     shares = {"part_epochs": in_parts, "finetune_epochs": epochs - in_parts}
     if given := [name for name in shares if name not in config.left_open]:

@@ -32,13 +32,12 @@ class StepGradients(NamedTuple):
 class OneTape:
     """Computes the gradients of a step with one tape, where all parts share a device.
 
-    Only the phase's variables are watched, so nothing is recorded before the first active part. `reversible`
-    recomputes activations; `replicas` is how many make a step together.
+    Only the phase's variables are watched, so nothing is recorded before the first active part. `replicas`
+    is how many make a step together.
     """
 
-    def __init__(self, walk: Walk, reversible: bool, replicas: int):
+    def __init__(self, walk: Walk, replicas: int):
         self._walk = walk
-        self._reversible = reversible
         self._replicas = replicas
 
     def __call__(
@@ -55,7 +54,7 @@ class OneTape:
         replicas = self._replicas
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            losses, truncated = self._walk.evaluate(passage, phase, reversible=self._reversible)
+            losses, truncated = self._walk.evaluate(passage, phase)
             loss = mean_over_examples(losses, weight)
             if weight is None:
                 scaled = loss / replicas  # the replicas' gradients are summed

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
+from glow_tf.bijectors.registered import seeded
 from glow_tf.errors import ConfigError
 from glow_tf.glow import Glow
 from glow_tf.internals import layers_within
+from glow_tf.lazy import imported
 from glow_tf.passage import PartView
 
 
@@ -86,7 +85,7 @@ def objectives_of(glow: Glow, given: Objectives) -> list[LocalObjective | None]:
                 f"Received: local_prior={glow.config.local_prior!r}, and an objective for part {k + 1}"
             )
         if not objective.built:
-            with glow.on_device_of(k), _seeded(glow.config.seed + k):
+            with glow.on_device_of(k), seeded(glow.config.seed + k):
                 objective.build((None, *part.output_event_shape))
                 objective.built = True
         if unbuilt := [layer.name for layer in layers_within(objective) if not layer.built]:
@@ -97,27 +96,9 @@ def objectives_of(glow: Glow, given: Objectives) -> list[LocalObjective | None]:
     return found
 
 
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Within the context, initializers without a seed, which ask Python for one, draw from this seed."""
-    before = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before)
-
-
 def imported_objective(name: str) -> type[LocalObjective]:
     """Returns the class that `--objective=module:Class` names; ConfigError if there is none."""
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"objective must be module:Class, with a module that Python finds (PYTHONPATH=.). {error}. "
-            f"Received: objective={name!r}"
-        ) from None
+    found = imported("objective", name)
     if not (isinstance(found, type) and issubclass(found, LocalObjective)):
         raise ConfigError(f"objective must name a LocalObjective class. Received: objective={name!r}")
     return found

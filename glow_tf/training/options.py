@@ -49,7 +49,7 @@ class CompileOptions:
         every weight the optimizer's rate.
       steps_per_execution, run_eagerly: as in keras.Model.compile.
       jit_compile: compile steps with XLA; `auto` does where there is a GPU.
-      reversible: recompute activations from outputs instead of keeping them (see `Stack`).
+      reversible: recompute activations instead of keeping them (see `Stack`).
       batch_size: of `fit`, where it is given an array and no batch size.
       sync_every: how many steps each replica makes alone before the replicas meet; 1 sums their gradients in
         every step. See `LocalSteps`.

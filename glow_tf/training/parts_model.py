@@ -125,7 +125,7 @@ class PartsModel(PhasedModel):
             replicas = self.local_steps.replicas
             self._skips = SkippedSteps(self.glow, optimizers, *limits, options.jit_compile, replicas)
             self._update = Update(self.walk, optimizers, options.clip_norm, self._skips, options.rate_scaling)
-            one_tape = OneTape(self.walk, options.reversible, replicas)
+            one_tape = OneTape(self.walk, replicas)
             self._gradients = TapePerPart(self.walk) if self.glow.part_devices else one_tape
         self.averages = Averages(self.walk, optimizers)
         # Keras callbacks that look at `model.optimizer` see the first part's.

@@ -73,7 +73,7 @@ class Update:
             with glow.on_device_of(k):
                 optimizer.build(own)
             scaled = rate_scaling == "size"
-            steps = glow.config.steps_in_series(k)
+            steps = glow.config.design.steps_in_series(glow.config, k)
             scale_rates(optimizer, [rate_factor(v, steps) if scaled else 1.0 for v in own])
         self.glow = glow
         self.walk = walk

@@ -74,12 +74,8 @@ class Walk:
             passage = visits[-1].after
         return visits
 
-    def evaluate(
-        self, passage: Passage, phase: Phase, *, reversible: bool = False
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def evaluate(self, passage: Passage, phase: Phase) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Takes a batch through every part that the phase evaluates, in streams.
-
-        Where activations are recomputed, each stack of flow steps has streams of its own.
 
         Returns:
           The loss of every example that the phase minimises, [B], and for each part k that ran, the truncated
@@ -93,7 +89,7 @@ class Walk:
             truncated = visits[-1].after.truncated
             return bits_per_dim(total_loss(visits), shape), [bits_per_dim(t, shape) for t in truncated]
 
-        return run(*passage) if reversible else in_streams(run, *passage)
+        return in_streams(run, *passage)
 
     def image_shape_of(self, passage: Passage) -> tuple[int, int, int]:
         """Returns (H, W, C) of a passage's images, which may be crops as long as no part has run."""

@@ -57,7 +57,7 @@ def assemble(workdirs: Sequence[str | pathlib.Path]) -> Assembled:
         for path in paths
     ]
     first = runs[0]
-    if not first.model.has_levels:
+    if not first.model.design.separable:
         raise ConfigError(
             "only levels are put together: the parts of a Glow are made for one another. "
             f"Received: {first.path}, architecture={first.model.architecture!r}"

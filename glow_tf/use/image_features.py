@@ -78,7 +78,7 @@ def features(
     require_pictures("scoring by the size of a file", model)
     check_given(model, condition, len(images))
 
-    levels = levels and isinstance(model, Glow) and model.config.has_levels
+    levels = levels and isinstance(model, Glow) and model.config.design.separable
 
     def of_model(batch: np.ndarray, condition: Condition) -> np.ndarray:
         eps = tf.cast(model.encode(batch, condition=condition), tf.float64)

@@ -50,7 +50,7 @@ def upscale(
     check_given(glow, condition, len(small))
     check_factor(glow, factor)
     _check_small(glow, small)
-    if glow.config.has_levels:
+    if glow.config.design.images_between_parts:
         return _with_details(glow, small, temperature, seed, condition, int(math.log2(factor)))
     height, width, _ = glow.image_shape
     large = tf.clip_by_value(tf.round(tf.image.resize(small, [height, width], "bicubic")), 0, 255)
@@ -74,7 +74,7 @@ def previews(glow: Glow, eps: np.ndarray, condition: Condition = None) -> Iterat
     """
     require_pictures("previews", glow)
     check_given(glow, condition, len(eps))
-    if not glow.config.has_levels:
+    if not glow.config.design.images_between_parts:
         raise ConfigError(
             f"previews need a model of levels. Received: architecture={glow.config.architecture!r}"
         )
@@ -118,7 +118,7 @@ def repeated(images: np.ndarray, factor: int = 2) -> np.ndarray:
 
 def check_factor(glow: Glow, factor: int) -> None:
     """Raises ConfigError unless a model can make images so many times as large."""
-    blocks, levels = glow.config.num_blocks, glow.config.has_levels
+    blocks, levels = glow.config.num_blocks, glow.config.design.images_between_parts
     if not levels and (factor != 2 or blocks < 2):
         raise ConfigError(
             "upscale needs a model of levels, or factor=2 and a Glow of two blocks or more. "
@@ -139,7 +139,7 @@ def _check_small(glow: Glow, small: np.ndarray) -> None:
             f"upscale needs images, uint8 (N, height, width, {channels}). "
             f"Received: {small.dtype.name} of shape {small.shape}"
         )
-    if not glow.config.has_levels and small.shape[1:3] != (height // 2, width // 2):
+    if not glow.config.design.images_between_parts and small.shape[1:3] != (height // 2, width // 2):
         raise ConfigError(
             f"upscale by this Glow needs images of {height // 2}×{width // 2}×{channels}. "
             f"Received: images of shape {small.shape}"

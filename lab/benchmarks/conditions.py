@@ -90,7 +90,7 @@ def _base(name: str, study: str) -> str:
 
 def _trainer(config: ModelConfig, batch: int, epochs: int) -> PartsTrainer:
     trainer = PartsTrainer(Glow(config))
-    schedule = "simultaneous" if config.has_levels else "end_to_end"
+    schedule = "simultaneous" if config.design.separable else "end_to_end"
     settings = TrainConfig(schedule=schedule, part_epochs=epochs, finetune_epochs=0, batch_size=batch)
     trainer.compile(settings, steps_per_epoch=STEPS)
     return trainer

@@ -25,7 +25,7 @@ def parsed():
 def test_every_config_lays_out_its_parts(parsed):
     for config in parsed.values():
         assert len(phases_of(config)) >= 1
-        if config.data.dataset == "cifar10" and not config.model.has_levels:
+        if config.data.dataset == "cifar10" and not config.model.design.separable:
             assert sum(p.flow_steps for p in part_layouts(config.model)) == 3 * config.model.flow_steps
 
 

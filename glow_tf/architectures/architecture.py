@@ -1,0 +1,154 @@
+"""What an architecture says of itself."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from glow_tf.config.choices import ARCHITECTURES
+from glow_tf.config.notations import Cuts
+from glow_tf.errors import ConfigError
+from glow_tf.lazy import imported
+from glow_tf.partition import Element, PartLayout
+
+if TYPE_CHECKING:
+    from glow_tf.bijectors import Bijector, Stack
+    from glow_tf.config import ModelConfig
+
+SEEDS = 10_007  # as many for each model, the first of them for its flow steps
+
+
+class Architecture(abc.ABC):
+    """A kind of flow: how an image becomes parts, what they are made of and cost, what suits a data set.
+
+    A subclass in a file of its own is all of an architecture: `ModelConfig(architecture="module:Class")`, or
+    a line in `ARCHITECTURES`. It holds no state; every method takes the settings. Bijectors are imported
+    within the methods that make them, so that settings need no TensorFlow.
+
+    Attributes:
+      name: how messages name a model.
+      settings: those of `ModelConfig` that mean something to it alone. With another architecture they are
+        refused.
+      separable: whether parts share nothing: each may be trained alone, anywhere, in any order.
+      any_size: whether parts are convolutions, for images of any size that can be halved as often.
+      images_between_parts: whether what goes on from a part is the image at half the size.
+      suited: what a run without a flagfile sets beside the sizes.
+    """
+
+    name: ClassVar[str]
+    settings: ClassVar[Sequence[str]] = ()
+    separable: ClassVar[bool] = False
+    any_size: ClassVar[bool] = False
+    images_between_parts: ClassVar[bool] = False
+    suited: ClassVar[Mapping[str, Any]] = {}
+
+    def check(self, config: ModelConfig) -> None:
+        """Raises ConfigError if settings contradict one another, or mean nothing here."""
+        others = [known for known in map(architecture, ARCHITECTURES) if type(known) is not type(self)]
+        defaults = {field.name: field.default for field in dataclasses.fields(config)}
+        for name in {name for other in others for name in other.settings} - set(self.settings):
+            if (value := getattr(config, name)) != defaults[name]:
+                theirs = [key for key in ARCHITECTURES if name in architecture(key).settings]
+                raise ConfigError(
+                    f"{name} is for architecture={' or '.join(theirs)}. "
+                    f"Received: {name}={value!r}, architecture={config.architecture!r}"
+                )
+
+    # How an image becomes parts
+
+    @abc.abstractmethod
+    def cuts(self, config: ModelConfig) -> Cuts:
+        """Returns where the flow is cut, as far as settings alone say it; ConfigError if they do not fit."""
+
+    @abc.abstractmethod
+    def widths(self, config: ModelConfig) -> tuple[int, ...]:
+        """Returns the width of the coupling networks of each part."""
+
+    @abc.abstractmethod
+    def halvings(self, config: ModelConfig, size: tuple[int, int]) -> int:
+        """Returns how often the height and width of an image must be halved without a rest."""
+
+    @abc.abstractmethod
+    def layouts(self, config: ModelConfig) -> tuple[PartLayout, ...]:
+        """Returns the elements, the shape and the cost of each part, without what is given to it."""
+
+    def flow_step_counts(self, config: ModelConfig) -> tuple[int, ...]:
+        """Returns the flow steps of each part."""
+        return self.cuts(config).counts
+
+    @abc.abstractmethod
+    def steps_in_series(self, config: ModelConfig, k: int) -> int:
+        """Returns how many flow steps stretch one another's outputs, part k's (from 0) among them."""
+
+    @abc.abstractmethod
+    def place(self, config: ModelConfig, step: Element) -> int:
+        """Returns the place of a flow step in the whole flow, from 1; its starting values depend on it."""
+
+    def seed(self, config: ModelConfig, step: Element) -> int:
+        """Returns the seed of a flow step: the same wherever the flow is cut."""
+        return config.seed * SEEDS + self.place(config, step)
+
+    def outputs_per_channel(self, config: ModelConfig) -> int:
+        """Returns how many numbers a coupling's network makes for each channel."""
+        from glow_tf.bijectors.coupling import transform_of
+
+        return transform_of(config.coupling, config.scale).outputs_per_channel
+
+    # What parts are made of
+
+    @abc.abstractmethod
+    def bijectors(self, layout: PartLayout, config: ModelConfig, dtype: Any) -> list[Bijector]:
+        """Makes the bijectors of a part, not built."""
+
+    def flow_steps(self, steps: Sequence[Element], config: ModelConfig, dtype: Any, name: str) -> Stack:
+        """Makes flow steps that follow one another, with the width of the first."""
+        from glow_tf.bijectors import Stack
+        from glow_tf.bijectors.own_flow_step import flow_step
+
+        coupling = dataclasses.replace(config.coupling_config, width=steps[0].hidden)
+        seed = self.seed(config, steps[0])
+        step = flow_step(
+            config.bijectors, coupling, config.permutation, seed=seed, dtype=dtype, name="flow_step"
+        )
+        return Stack(step, len(steps), dtype=dtype, name=name)
+
+    def top_prior(self, config: ModelConfig, dtype: Any) -> Bijector:
+        """Makes the prior of the last part's output."""
+        from glow_tf.bijectors import ClassPrior
+        from glow_tf.bijectors.residual import gaussian_or_shaped
+
+        if config.classes:
+            return ClassPrior(len(config.classes), dtype=dtype, name="prior")
+        read = config.coupling_config.condition_channels
+        return gaussian_or_shaped(config.top_prior, read, dtype=dtype, name="prior")
+
+    @abc.abstractmethod
+    def local_prior(self, config: ModelConfig, dtype: Any) -> Bijector:
+        """Makes the density under which the output of every part but the last is scored."""
+
+    # What suits a data set, in a run without a flagfile
+
+    @abc.abstractmethod
+    def suited_flow_steps(self, num_blocks: int) -> int:
+        """Returns `flow_steps` for so many blocks."""
+
+    def implied(self, settings: Mapping[str, Any], unknown: set[str]) -> dict[str, int]:
+        """Returns which unknown ones of `num_blocks` and `flow_steps` follow from other settings."""
+        return {}
+
+    def describe(self, config: ModelConfig) -> tuple[str, str]:
+        """Returns the words of a card for the kind of model, and for its flow steps."""
+        return self.name[0].upper() + self.name[1:], f"{config.num_blocks} × {config.flow_steps}"
+
+
+def architecture(name: str) -> Architecture:
+    """Returns the architecture of a name, or of `module:Class`; ConfigError if there is none."""
+    if name not in ARCHITECTURES and ":" not in name:
+        listed = ", ".join(ARCHITECTURES)
+        raise ConfigError(f"architecture must be one of {listed}, or module:Class. Received: {name!r}")
+    found = imported("architecture", ARCHITECTURES.get(name, name))
+    if not (isinstance(found, type) and issubclass(found, Architecture)):
+        raise ConfigError(f"architecture must name an Architecture. Received: architecture={name!r}")
+    return found()

@@ -1,0 +1,123 @@
+"""Levels: conditional flows of Haar details, at last a flow of the coarsest image; parts share nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from glow_tf.architectures.architecture import Architecture
+from glow_tf.config.notations import Cuts, read_level_steps, read_level_widths
+from glow_tf.errors import ConfigError
+from glow_tf.partition import Element, PartLayout, flow_step_elements, is_given_vectors, network_macs
+
+if TYPE_CHECKING:
+    from glow_tf.bijectors import Bijector
+    from glow_tf.config import ModelConfig
+
+FINEST_STEPS = 8  # flow steps of the finest level, where nothing is said
+
+
+class Levels(Architecture):
+    """p(x_0) = p(x_L) · Π p(d_l | x_l): each part is the flow of the details that half the size lacks.
+
+    A part's input is a fixed function of the image, and its objective is its own term of the log-likelihood.
+    A part of details is a convolution, and has no size.
+    Reference: Yu et al. 2020 (Wavelet Flow), section 3, https://arxiv.org/abs/2010.13821
+    """
+
+    name = "levels"
+    settings = ("level_steps", "level_widths")
+    separable = True
+    any_size = True
+    images_between_parts = True
+    suited = {"schedule": "simultaneous", "equalize": 0.5}  # as in configs/own_images.cfg
+
+    def check(self, config: ModelConfig) -> None:
+        super().check(config)
+        if not config.condition_features:
+            raise ConfigError("levels need condition_features, which must be 1 or more. Received: 0")
+
+    def cuts(self, config: ModelConfig) -> Cuts:
+        return Cuts(read_level_steps(config.level_steps, config.num_blocks, config.flow_steps))
+
+    def widths(self, config: ModelConfig) -> tuple[int, ...]:
+        return read_level_widths(config.level_widths, config.num_blocks, config.width)
+
+    def halvings(self, config: ModelConfig, size: tuple[int, int]) -> int:
+        return config.num_blocks
+
+    def steps_in_series(self, config: ModelConfig, k: int) -> int:
+        return self.cuts(config).counts[k]
+
+    def place(self, config: ModelConfig, step: Element) -> int:
+        return sum(self.cuts(config).counts[: step.block - 1]) + step.step
+
+    def layouts(self, config: ModelConfig) -> tuple[PartLayout, ...]:
+        height, width, channels = config.image_shape
+        features, depth = config.condition_features, config.condition_depth
+        given = config.coupling_config.condition_channels
+        *finer, coarsest = zip(self.cuts(config).counts, self.widths(config), strict=True)
+        layouts = []
+        for level, (count, hidden) in enumerate(finer, start=1):
+            height, width = height // 2, width // 2
+            pixels, details = height * width, 3 * channels
+            network = network_macs(channels + given, features, depth)
+            size = (height, width, details)
+            elements = (
+                Element("haar", level, 0, height, width, 4 * channels, 0),
+                Element("features", level, 0, height, width, features, pixels * network),
+                *flow_step_elements(config, level, count, size, hidden, features),
+                Element("prior", level, 0, *size, pixels * 9 * features * 2 * details),
+            )
+            layouts.append(PartLayout(elements, (height, width, channels)))
+        count, hidden = coarsest
+        squeezes = height % 2 == width % 2 == 0
+        if squeezes:
+            height, width, channels = height // 2, width // 2, 4 * channels
+        block, size = len(layouts) + 1, (height, width, channels)
+        steps = flow_step_elements(config, block, count, size, hidden, given, is_given_vectors(config))
+        squeeze = [Element("squeeze", block, 0, *size, 0)] * squeezes
+        return (*layouts, PartLayout((*squeeze, *steps), size))
+
+    def bijectors(self, layout: PartLayout, config: ModelConfig, dtype: Any) -> list[Bijector]:
+        from glow_tf.bijectors import FlowSplit, Haar, Squeeze
+
+        first, steps = layout.elements[0], [e for e in layout.elements if e.kind == "flow_step"]
+        level, read = first.block, config.coupling_config.condition_channels
+        if first.kind != "haar":  # the flow of the coarsest image
+            stack = self.flow_steps(steps, config, dtype, f"block_{level}_flow_steps")
+            squeeze = [Squeeze(dtype=dtype, name=f"block_{level}_squeeze")]
+            return [*(squeeze if first.kind == "squeeze" else []), stack]
+        coupling = dataclasses.replace(
+            config.coupling_config, width=steps[0].hidden, condition_channels=config.condition_features
+        )
+        details = FlowSplit(
+            layout.output_shape[-1],
+            coupling,
+            len(steps),
+            config.permutation,
+            config.condition_depth,
+            read,
+            seed=self.seed(config, steps[0]),
+            prior=config.split_prior,
+            bijectors=config.bijectors,
+            dtype=dtype,
+            name=f"level_{level}_details",
+        )
+        return [Haar(dtype=dtype, name=f"level_{level}_haar"), details]
+
+    def local_prior(self, config: ModelConfig, dtype: Any) -> Bijector:
+        from glow_tf.bijectors import UniformPrior
+
+        return UniformPrior(dtype=dtype, name="prior")
+
+    def suited_flow_steps(self, num_blocks: int) -> int:
+        return FINEST_STEPS
+
+    def implied(self, settings: Mapping[str, Any], unknown: set[str]) -> dict[str, int]:
+        listed = settings["level_steps"] or settings["level_widths"]
+        return {"num_blocks": max(listed.count(","), 1)} if listed and "num_blocks" in unknown else {}
+
+    def describe(self, config: ModelConfig) -> tuple[str, str]:
+        return "Levels", ", ".join(map(str, self.cuts(config).counts))

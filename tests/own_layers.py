@@ -1,0 +1,142 @@
+"""Layers of a user's own, as docs/guides/own_layers.md has them; an architecture of one's own."""
+
+import keras
+import tensorflow as tf
+
+from glow_tf.architectures import Architecture
+from glow_tf.bijectors import ActNorm, Bijector, Coupling, GaussianPrior, Squeeze, Transform
+from glow_tf.config.notations import Cuts
+from glow_tf.partition import PartLayout, flow_step_elements
+
+register = keras.saving.register_keras_serializable(package="own")
+
+
+@register
+class ConvNeXt(keras.layers.Layer):
+    """Depthwise convolutions with a residual connection, and attention over all places."""
+
+    def __init__(self, depth=1, width=8, **kwargs):
+        super().__init__(**kwargs)
+        self.depth, self.width = depth, width
+        layers, policy = keras.layers, self.dtype_policy
+        self.first = layers.Conv2D(width, 1, dtype=policy)
+        self.spread = [layers.DepthwiseConv2D(3, padding="same", dtype=policy) for _ in range(depth)]
+        self.mix = [layers.Dense(width, activation="gelu", dtype=policy) for _ in range(depth)]
+        self.norm = layers.LayerNormalization(dtype=policy)
+        self.attention = layers.MultiHeadAttention(2, width // 2, dtype=policy)
+
+    def call(self, x):
+        h = self.first(x)
+        for spread, mix in zip(self.spread, self.mix, strict=True):
+            h += mix(spread(h))
+        places = keras.ops.reshape(self.norm(h), (-1, h.shape[1] * h.shape[2], self.width))
+        attended = self.attention(places, places)
+        return h + keras.ops.reshape(attended, (-1, *h.shape[1:3], self.width))
+
+    def get_config(self):
+        return {**super().get_config(), "depth": self.depth, "width": self.width}
+
+
+@register
+class Dropping(keras.layers.Layer):
+    """A network that the inverse could not read again."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.drop = keras.layers.Dropout(0.5)
+
+    def call(self, x):
+        return self.drop(x)
+
+
+@register
+class Shear(Bijector):
+    """Adds to each channel a learned multiple of the one before it."""
+
+    def build(self, input_shape):
+        start = keras.initializers.RandomNormal(0.0, 0.1)
+        self.slope = self.add_weight(name="slope", shape=(input_shape[-1] - 1,), initializer=start)
+        self.built = True
+
+    def _matrix(self, channels):
+        return tf.linalg.diag(tf.ones([channels], self.slope.dtype)) + tf.linalg.diag(self.slope.value, k=1)
+
+    def forward_and_log_det(self, x, condition=None):
+        self.ensure_built(x)
+        return x @ self._matrix(x.shape[-1]), tf.zeros(tf.shape(x)[:1], x.dtype)
+
+    def inverse_and_log_det(self, y, condition=None):
+        inverse = tf.linalg.inv(self._matrix(y.shape[-1]))
+        return y @ inverse, tf.zeros(tf.shape(y)[:1], y.dtype)
+
+
+@register
+def shear_and_coupling(coupling, seed):
+    """Returns all bijectors of a flow step."""
+    return [ActNorm(), Shear(), Coupling(coupling, seed=seed)]
+
+
+@register
+class Triple(Transform):
+    """y = 3ᵗ·b."""
+
+    outputs_per_channel = 1
+
+    def __init__(self, most=1.0):
+        self.most = most
+
+    def parameters(self, output):
+        return (self.most * tf.tanh(output),)
+
+    def forward(self, b, power):
+        return b * 3**power, tf.reduce_sum(power, axis=[1, 2, 3]) * tf.math.log(3.0)
+
+    def inverse(self, y, power):
+        return y * 3**-power, -tf.reduce_sum(power, axis=[1, 2, 3]) * tf.math.log(3.0)
+
+
+@register
+class Laplace(keras.layers.Layer):
+    """A density that can only score."""
+
+    def log_prob(self, x):
+        return -tf.reduce_sum(tf.abs(x) + tf.math.log(2.0), axis=[1, 2, 3])
+
+
+class OneScale(Architecture):
+    """A squeeze, and flow steps of one shape: two parts of half of them."""
+
+    name = "one scale"
+
+    def cuts(self, config):
+        half = config.flow_steps // 2
+        return Cuts((half, config.flow_steps - half))
+
+    def widths(self, config):
+        return (config.width,) * 2
+
+    def halvings(self, config, size):
+        return 1
+
+    def layouts(self, config):
+        height, width, channels = config.image_shape
+        size = (height // 2, width // 2, 4 * channels)
+        steps = flow_step_elements(config, 1, config.flow_steps, size, config.width)
+        first = self.cuts(config).counts[0]
+        return PartLayout(tuple(steps[:first]), size), PartLayout(tuple(steps[first:]), size)
+
+    def steps_in_series(self, config, k):
+        return config.flow_steps
+
+    def place(self, config, step):
+        return step.step
+
+    def bijectors(self, layout, config, dtype):
+        first = [Squeeze(dtype=dtype)] if layout.elements[0].step == 1 else []
+        return [*first, self.flow_steps(layout.elements, config, dtype, "steps")]
+
+    def local_prior(self, config, dtype):
+        return GaussianPrior(dtype=dtype, name="prior")
+
+    def suited_flow_steps(self, num_blocks):
+        return 4

@@ -1,0 +1,213 @@
+"""Layers and architectures of one's own: trained, resumed, saved, loaded elsewhere, exported, recut."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import own_layers
+import pytest
+import tensorflow as tf
+from small import make_small_images, only_endpoints, small_config
+
+import glow_tf
+from glow_tf import presets
+from glow_tf.commands import cli, run_flags
+from glow_tf.errors import ConfigError
+from glow_tf.partition import part_layouts
+from glow_tf.use import saved_model
+from glow_tf.use.operations import check_operations
+
+TESTS = pathlib.Path(__file__).parent
+IMAGES = make_small_images(np.random.default_rng(0))
+OWN = {
+    "network": {"coupling_network": own_layers.ConvNeXt(depth=2)},
+    "bijector": {"bijectors": own_layers.Shear},
+    "flow_step": {"bijectors": own_layers.shear_and_coupling},
+    "transform": {"coupling": own_layers.Triple(most=0.5)},
+    "student_t": {"prior": "student_t"},
+    "spline": {"coupling": "spline"},
+}
+FORMS = {
+    "glow": {"parts": "across_block:2"},
+    "levels": {"architecture": "levels", "num_blocks": 1, "parts": "1", "condition_features": 4},
+}
+# Each of one's own in one of the two; the others take minutes.
+CASES = [
+    pytest.param(name, form, marks=[] if (name == "network") == (form == "levels") else pytest.mark.slow)
+    for form in FORMS
+    for name in OWN
+]
+
+
+def model_of(name, form, **changes):
+    return glow_tf.Glow(small_config(**FORMS[form] | changes), **OWN[name], name="glow")
+
+
+def trained(glow):
+    trainer = glow_tf.PartsTrainer(glow)
+    settings = {"schedule": "simultaneous", "part_epochs": 2, "finetune_epochs": 0}
+    trainer.compile(glow_tf.TrainConfig(**settings))
+    trainer.fit(IMAGES[:32], batch_size=16, verbose=0)
+    return trainer
+
+
+@pytest.mark.parametrize(("name", "form"), CASES)
+def test_a_layer_of_ones_own_trains_inverts_and_is_kept_in_every_file(name, form, tmp_path, eager):
+    glow = model_of(name, form)
+    before = [part.get_weights() for part in glow.parts]
+    trainer = trained(glow)
+    for part, weights in zip(glow.parts, before, strict=True):
+        moved = [np.any(a != b) for a, b in zip(part.get_weights(), weights, strict=True)]
+        assert np.mean(moved) > 0.5
+    np.testing.assert_array_equal(glow.decode(glow.encode(IMAGES[:8])), IMAGES[:8])
+    assert glow.sample(2, seed=0).shape == (2, 8, 8, 1)
+    expected = glow.log_prob(IMAGES[:8])
+
+    trainer.save(tmp_path / "trainer.keras")
+    glow.save(tmp_path / "model.keras")
+    glow.save_to_preset(tmp_path / "preset")
+    with only_endpoints("log_prob"):
+        saved_model.export(glow, tmp_path / "export")
+    files = [glow_tf.load(tmp_path / file) for file in ("trainer.keras", "model.keras", "preset")]
+    for found in (*files, glow.recut(**({"parts": "1"} if form == "glow" else {}))):
+        np.testing.assert_allclose(found.log_prob(IMAGES[:8]), expected, rtol=1e-5)
+    exported = tf.saved_model.load(tmp_path / "export")
+    np.testing.assert_allclose(exported.log_prob(IMAGES[:8], 0), expected, rtol=1e-5)
+
+
+def test_a_new_process_loads_it_if_it_imports_the_module_and_names_it_otherwise(tmp_path, eager):
+    glow = model_of("network", "glow")
+    glow.initialize(IMAGES)
+    glow.save(tmp_path / "model.keras")
+    glow.save_to_preset(tmp_path / "preset")
+    program = (
+        "import sys, numpy as np, glow_tf\n"
+        f"sys.path.insert(0, {str(TESTS)!r})\n"
+        "for file in ('model.keras', 'preset'):\n"
+        "    try: glow_tf.load(file)\n"
+        "    except ValueError as error: print(error)\n"
+        "import own_layers\n"
+        "images = np.zeros((1, 8, 8, 1), np.uint8)\n"
+        "print([float(glow_tf.load(f).log_prob(images)[0]) for f in ('model.keras', 'preset')])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    *refusals, found = run.stdout.splitlines()
+    assert len(refusals) == 2, run.stderr
+    for refusal in refusals:
+        assert "import the module that registers it" in refusal
+        assert "own>ConvNeXt(depth=2, width=8)" in refusal
+    expected = float(glow.log_prob(np.zeros((1, 8, 8, 1), np.uint8))[0])
+    np.testing.assert_allclose(json.loads(found), expected, rtol=1e-5)
+
+
+def test_the_same_layers_are_named_by_flags():
+    flags = ["--coupling_network=own_layers:ConvNeXt(depth=2)", "--top_prior=student_t"]
+    flags += ["--bijectors=own_layers:Shear", "--coupling=own_layers:Triple"]
+    config = run_flags.config_of([*flags, "--workdir=unused", "--flagfile=base"]).model
+    assert config.coupling_network == "own_layers:ConvNeXt(depth=2)"
+    glow = glow_tf.Glow(small_config(coupling_network=config.coupling_network, bijectors=config.bijectors))
+    assert glow.config.coupling_network == "own>ConvNeXt(depth=2)"
+    assert glow.config.bijectors == "own>Shear"
+
+
+def test_copies_of_a_network_start_apart_and_from_the_seed_of_the_model():
+    first, again, other = (model_of("network", "glow", seed=seed).get_weights() for seed in (1, 1, 2))
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any(np.any(a != b) for a, b in zip(first, other, strict=True))
+    stack = model_of("network", "glow").parts[1].bijectors[-1]
+    kernel = next(w for w in stack.weights if "network_own_0" in w.path)
+    assert np.any(kernel.numpy()[0] != kernel.numpy()[1])
+
+
+def test_recomputation_gives_the_same_steps(eager):
+    found = []
+    for reversible in (False, True):
+        glow = model_of("network", "glow")
+        trainer = glow_tf.PartsTrainer(glow, seed=0)
+        trainer.compile("sgd", rate_scaling="none", reversible=reversible)
+        trainer.train_on_batch(IMAGES[:8])
+        found.append(glow.get_weights())
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_prior_that_can_only_score_trains_and_says_what_drawing_needs(form, eager):
+    glow = glow_tf.Glow(small_config(**FORMS[form]), prior=own_layers.Laplace)
+    trained(glow)
+    assert np.isfinite(glow.log_prob(IMAGES[:4])).all()
+    for call in (lambda: glow.sample(1, seed=0), lambda: glow.encode(IMAGES[:1])):
+        with pytest.raises(ConfigError, match=r"can only score\. Received: 'own>Laplace'"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"coupling": "spline"}, {"coupling": "mixture"}, {"prior": "logistic_mixture"}], ids=str
+)
+def test_what_the_package_brings_is_exported_with_operations_that_commands_take(settings, tmp_path):
+    glow = glow_tf.Glow(small_config(num_blocks=1, flow_steps=1, parts="1"), **settings, name="glow")
+    glow.initialize(IMAGES)
+    with only_endpoints("sample", "log_prob"):
+        saved_model.export(glow, tmp_path / "export")
+    check_operations(tmp_path / "export")
+    exported = tf.saved_model.load(tmp_path / "export")
+    np.testing.assert_allclose(exported.log_prob(IMAGES[:4], 0), glow.log_prob(IMAGES[:4]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"coupling_network": own_layers.Dropping}, r"trainable weights alone.*Received: Dropping"),
+        ({"coupling_network": "own>Nothing"}, r"not registered.*Received: coupling_network='own>Nothing'"),
+        ({"coupling_network": "own_layers:Nothing"}, r"must be module:Class.*Received"),
+        ({"coupling_network": "own>ConvNeXt(3)"}, r"arguments that have names.*Received"),
+        ({"coupling_network": "own>ConvNeXt(deep=3)"}, r"could not be made.*deep.*Received"),
+        ({"coupling": own_layers.Shear}, r"coupling must be a Transform.*Received"),
+        ({"bijectors": own_layers.ConvNeXt}, r"bijectors must be the class of a Bijector.*Received"),
+        ({"prior": own_layers.ConvNeXt}, r"with log_prob.*Received: ConvNeXt"),
+        ({"prior": object}, r"registered.*Received: 'object'"),
+        ({"coupling": "linear"}, r"coupling must be one of.*module:Class.*Received: coupling='linear'"),
+    ],
+    ids=str,
+)
+def test_what_is_no_layer_for_its_place_is_refused(given, match):
+    with pytest.raises(ConfigError, match=match):
+        glow_tf.Glow(small_config(), **given)
+
+
+def test_an_architecture_of_ones_own_is_one_class(tmp_path, eager):
+    config = small_config(architecture="own_layers:OneScale", parts="1", flow_steps=3, num_blocks=1)
+    glow = glow_tf.Glow(config, name="glow")
+    assert [layout.flow_steps for layout in part_layouts(config)] == [1, 2]
+    trained(glow)
+    np.testing.assert_array_equal(glow.decode(glow.encode(IMAGES[:8])), IMAGES[:8])
+    glow.save_to_preset(tmp_path / "preset")
+    found = glow_tf.load(tmp_path / "preset")
+    np.testing.assert_allclose(found.log_prob(IMAGES[:8]), glow.log_prob(IMAGES[:8]), rtol=1e-5)
+    with pytest.raises(ConfigError, match=r"parts is for architecture=glow.*Received: parts='1,2'"):
+        small_config(architecture="own_layers:OneScale", parts="1,2", flow_steps=3, num_blocks=1)
+
+
+def test_a_file_does_not_make_python_import_an_architecture(tmp_path):
+    settings = {"image_shape": [8, 8, 1], "architecture": "this_module_is_not_there:OneScale"}
+    with pytest.raises(ConfigError, match=r"import its module first.*Received"):
+        presets.files.model_of_settings(tmp_path / "config.json", settings)
+
+
+def test_a_run_with_layers_named_by_flags_goes_on_and_loads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--flagfile=quickstart", "--coupling_network=own_layers:ConvNeXt(width=4)", "--workdir=run"]
+    flags += ["--flow_steps=2", "--train_examples=64", "--test_examples=16", "--top_prior=student_t"]
+    flags += ["--noexport", "--notensorboard", "--sample_every=0", "--schedule=simultaneous", "--parts=1,1"]
+    assert cli.main(["train", *flags, "--part_epochs=1", "--finetune_epochs=0"]) == 0
+    assert cli.main(["train", *flags, "--part_epochs=1", "--finetune_epochs=0"]) == 0  # finished
+    rows = pathlib.Path("run/history.csv").read_text().splitlines()
+    assert len(rows) == 2
+    assert "--coupling_network=own_layers:ConvNeXt(width=4)" in pathlib.Path("run/flags.cfg").read_text()
+    glow = glow_tf.load("run")
+    assert glow.config.coupling_network == "own>ConvNeXt(width=4)"
+    more = [*flags, "--workdir=more", "--init_from=run", "--part_epochs=1", "--finetune_epochs=0"]
+    assert cli.main(["train", *more]) == 0
