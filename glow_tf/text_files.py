@@ -1,11 +1,26 @@
 """JSON, and text from files that anybody may have written. Pure Python: no TensorFlow."""
 
+import errno
 import json
 import math
 import os
 from typing import Any
 
+from glow_tf.errors import ConfigError
+
 MOST_BYTES = 2**28  # no file of ours is larger
+
+
+def check_path(name: str, path: str | os.PathLike) -> None:
+    """Raises ConfigError if a path is longer than the system takes, whose own error is a number."""
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte, which no file has
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            raise ConfigError(
+                f"{name} must be a path of names of at most 255 bytes, 4,095 in all. "
+                f"Received: {name}={os.fspath(path)!r:.100}…"
+            ) from None
 
 
 def read_text(path: str | os.PathLike, most_bytes: int = MOST_BYTES) -> str:

@@ -22,7 +22,7 @@ from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.presets import remote
 from glow_tf.presets.card import card_of
 from glow_tf.presets.remote import CHECKSUM, CONFIG, WEIGHTS
-from glow_tf.text_files import json_text, parse_json, read_json
+from glow_tf.text_files import check_path, json_text, parse_json, read_json
 from glow_tf.version import __version__
 from glow_tf.weights_file import Shapes, check_size, check_weights
 
@@ -54,6 +54,7 @@ def find(preset: str | os.PathLike) -> pathlib.Path:
     """
     if remote.is_address(preset):
         return remote.fetched(str(preset))
+    check_path("preset", preset)
     folder = pathlib.Path(preset)
     if is_preset(folder):
         return folder
@@ -69,6 +70,7 @@ def refers_to_preset(model: str | os.PathLike) -> bool:
     """Whether a model's name or path is that of a preset, not of a workdir, a SavedModel or a file."""
     if remote.is_address(model):
         return True
+    check_path("path", model)
     path = pathlib.Path(model)
     is_another = path.is_file() or (path / "checkpoints").exists() or (path / "saved_model.pb").exists()
     return is_preset(path) or (str(model) in names() and not is_another)

@@ -14,6 +14,7 @@ from glow_tf.run.context import compiled_trainer
 from glow_tf.run.flags_file import read_config
 from glow_tf.run.saved import load as load
 from glow_tf.schedule import epochs_training, phases_of
+from glow_tf.text_files import check_path
 from glow_tf.training.trainer import PartsTrainer
 from glow_tf.weights_file import check_weight
 
@@ -46,6 +47,7 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
       OSError: the checkpoint is damaged.
       ValueError: the folder is not the workdir of a run, or the file has no trainer.
     """
+    check_path("workdir", workdir)
     workdir = pathlib.Path(workdir)
     if not workdir.exists():
         raise FileNotFoundError(f"There is no such folder. Received: workdir={str(workdir)!r}")
