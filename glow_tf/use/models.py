@@ -15,6 +15,7 @@ from glow_tf.config import ModelConfig
 from glow_tf.durable_files import check_can_be_read_again
 from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.run.saved import load as load_glow
+from glow_tf.text_files import check_path
 from glow_tf.use.operations import check_operations
 
 ENDPOINTS = ("sample_checked", "encode", "decode", "log_prob", "bits_per_dim", "serving_default")
@@ -87,6 +88,7 @@ def open_model(model: str | os.PathLike, allow_unknown_ops: bool = False) -> Tra
       ConfigError: there is no model of this name, or it cannot be read.
       OSError: a file is damaged.
     """
+    check_path("model", model)
     path = pathlib.Path(model)
     if (path / "saved_model.pb").exists():
         return ExportedModel(path, allow_unknown_ops)
