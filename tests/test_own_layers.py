@@ -12,11 +12,11 @@ import tensorflow as tf
 from small import make_small_images, only_endpoints, small_config
 
 import glow_tf
-from glow_tf import presets
+from glow_tf import presets, weights_file
 from glow_tf.commands import run_flags
 from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
-from glow_tf.use import saved_model
+from glow_tf.use import operations, saved_model
 
 TESTS = pathlib.Path(__file__).parent
 IMAGES = make_small_images(np.random.default_rng(0))
@@ -76,6 +76,18 @@ def test_a_layer_of_ones_own_trains_inverts_and_is_kept_in_every_file(name, form
     np.testing.assert_allclose(exported.log_prob(IMAGES[:8], 0), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("changes", [{"width": 512}, {"width": 1}], ids=str)
+def test_files_hold_a_network_of_any_size_whatever_the_width(changes, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights_file, "ROOM", 2**10)
+    glow = model_of("network", "glow", **changes)
+    glow.save(tmp_path / "model.keras")
+    glow.save_to_preset(tmp_path / "preset")
+    for file in ("model.keras", "preset"):
+        found = glow_tf.load(tmp_path / file)
+        for own, kept in zip(found.get_flow_weights(), glow.get_flow_weights(), strict=True):
+            np.testing.assert_array_equal(own, kept)
+
+
 def test_a_new_process_loads_it_if_it_imports_the_module_and_names_it_otherwise(tmp_path, eager):
     glow = model_of("network", "glow")
     glow.initialize(IMAGES)
@@ -99,6 +111,13 @@ def test_a_new_process_loads_it_if_it_imports_the_module_and_names_it_otherwise(
         assert "own>ConvNeXt(depth=2, width=8)" in refusal
     expected = float(glow.log_prob(np.zeros((1, 8, 8, 1), np.uint8))[0])
     np.testing.assert_allclose(json.loads(found), expected, rtol=1e-5)
+
+
+def test_an_export_of_mixtures_is_one_that_commands_load(tmp_path):
+    glow = glow_tf.Glow(small_config(parts="1"), coupling="mixture", prior="logistic_mixture")
+    with only_endpoints("decode"):
+        saved_model.export(glow, tmp_path / "export")
+    operations.check_operations(tmp_path / "export")
 
 
 def test_the_same_layers_are_named_by_flags():
