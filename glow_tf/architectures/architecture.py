@@ -139,7 +139,7 @@ class Architecture(abc.ABC):
 
     def describe(self, config: ModelConfig) -> tuple[str, str]:
         """Returns what a preset's card says of the kind of model, and of its flow steps."""
-        return self.name.capitalize(), f"{config.num_blocks} × {config.flow_steps}"
+        return self.name[0].upper() + self.name[1:], f"{config.num_blocks} × {config.flow_steps}"
 
 
 def architecture(name: str) -> Architecture:
