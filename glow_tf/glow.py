@@ -40,12 +40,12 @@ class Glow(CompiledModel):
       condition_network: a Keras layer or model, of which each part gets a copy; it makes
         `config.condition_features` features [B, h, w, c] or [B, c] of what the model is given, or of a
         dictionary where that has names. None: the package's own; see `glow_tf.bijectors.ConditionNetwork`.
-      bijectors: of a flow step; with the next three, of one's own in the place of what the config says: a
-        class or function that is registered with Keras, or an object of such a class. The model's config then
-        has it as text, such as `mine>MyNetwork(depth=3)`. See docs/guides/own_layers.md.
-      coupling: what couplings do to half of the channels.
-      coupling_network: of couplings.
-      prior: in the place of both `split_prior` and `top_prior`.
+      bijectors: the bijectors of a flow step. This argument and the next three take the place of what the
+        config says. Each is a class or function that is registered with Keras, or an object of such a class.
+        The model's config then names it, as in `mine>MyNetwork(depth=3)`. See docs/guides/own_layers.md.
+      coupling: what each coupling does to half of the channels.
+      coupling_network: the network of each coupling.
+      prior: both the `split_prior` and the `top_prior`.
 
     Raises:
       ConfigError: the blocks cannot halve height or width, the policy is mixed, the weights do not fit

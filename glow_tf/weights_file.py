@@ -16,7 +16,7 @@ import numpy as np
 from glow_tf.config import ModelConfig
 from glow_tf.cost import weight_bytes
 from glow_tf.errors import ConfigError, in_one_line
-from glow_tf.partition import FLOAT_BYTES, part_layouts
+from glow_tf.partition import FLOAT_BYTES, Element, part_layouts
 
 Shapes = Mapping[str, tuple[int, ...]]  # of each array in a file, by its place
 
@@ -29,9 +29,12 @@ ENOUGH = 0.9  # of the weights that the settings ask for; those of biases are no
 
 
 def check_size(size: int, model: ModelConfig, what: str) -> None:
-    """Raises ConfigError if a file of so many bytes is much larger than the weights of its model."""
+    """Raises ConfigError if a file of so many bytes is much larger than the weights of its model.
+
+    Nobody knows the size of layers of one's own: with them a file may have any.
+    """
     needed = model_bytes(model)
-    if size > (most := ROOM + MOST_GROWTH * needed):
+    if not model.has_own_steps and size > (most := ROOM + MOST_GROWTH * needed):
         raise ConfigError(
             f"{what} must have at most {most >> 20} MiB, for a model of {needed / 2**20:.2f} MiB. "
             f"Received: {size >> 20} MiB"
@@ -131,12 +134,18 @@ def check_weight(path: str, values: np.ndarray, what: str, most: float = MOST_WE
 def model_bytes(model: ModelConfig, networks: bool = True) -> int:
     """Returns the bytes of a model's weights, in float32 and nearly: those of biases are not counted.
 
-    Those of the parts' condition networks are left out if `networks` is false.
+    Those of layers of one's own are not counted either, and those of the parts' condition networks only if
+    `networks` is true.
     """
-    layouts = part_layouts(model)
-    if not networks:
-        own = [tuple(e for e in layout.given if e.kind != "condition") for layout in layouts]
-        layouts = [dataclasses.replace(p, given=kept) for p, kept in zip(layouts, own, strict=True)]
+    unknown = {"condition": not networks, "flow_step": model.has_own_steps}
+
+    def counted(elements: Sequence[Element]) -> tuple[Element, ...]:
+        return tuple(e for e in elements if not unknown.get(e.kind))
+
+    layouts = [
+        dataclasses.replace(p, elements=counted(p.elements), head=counted(p.head), given=counted(p.given))
+        for p in part_layouts(model)
+    ]
     of_classes = 2 * len(model.classes) * math.prod(layouts[-1].output_shape)
     elements = [e for layout in layouts for e in (*layout.elements, *layout.head) if e.kind == "flow_step"]
     fixed = 0 if model.permutation in ("lu", "plain") else sum(e.channels**2 for e in elements)

@@ -49,6 +49,7 @@ class Dropping(keras.layers.Layer):
         return self.drop(x)
 
 
+# --8<-- [start:bijector]
 @register
 class Shear(Bijector):
     """Adds to each channel a learned multiple of the one before it."""
@@ -76,6 +77,10 @@ def shear_and_coupling(coupling, seed):
     return [ActNorm(), Shear(), Coupling(coupling, seed=seed)]
 
 
+# --8<-- [end:bijector]
+
+
+# --8<-- [start:transform]
 @register
 class Triple(Transform):
     """y = 3ᵗ·b."""
@@ -95,6 +100,10 @@ class Triple(Transform):
         return y * 3**-power, -tf.reduce_sum(power, axis=[1, 2, 3]) * tf.math.log(3.0)
 
 
+# --8<-- [end:transform]
+
+
+# --8<-- [start:prior]
 @register
 class Laplace(keras.layers.Layer):
     """A density that can only score."""
@@ -103,6 +112,10 @@ class Laplace(keras.layers.Layer):
         return -tf.reduce_sum(tf.abs(x) + tf.math.log(2.0), axis=[1, 2, 3])
 
 
+# --8<-- [end:prior]
+
+
+# --8<-- [start:architecture]
 class OneScale(Architecture):
     """A squeeze, and flow steps of one shape: two parts of half of them."""
 
@@ -140,3 +153,6 @@ class OneScale(Architecture):
 
     def suited_flow_steps(self, num_blocks):
         return 4
+
+
+# --8<-- [end:architecture]

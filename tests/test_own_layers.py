@@ -12,7 +12,7 @@ import tensorflow as tf
 from small import make_small_images, only_endpoints, small_config
 
 import glow_tf
-from glow_tf import presets
+from glow_tf import presets, weights_file
 from glow_tf.commands import cli, run_flags
 from glow_tf.errors import ConfigError
 from glow_tf.partition import part_layouts
@@ -75,6 +75,18 @@ def test_a_layer_of_ones_own_trains_inverts_and_is_kept_in_every_file(name, form
         np.testing.assert_allclose(found.log_prob(IMAGES[:8]), expected, rtol=1e-5)
     exported = tf.saved_model.load(tmp_path / "export")
     np.testing.assert_allclose(exported.log_prob(IMAGES[:8], 0), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"width": 512}, {"width": 1}], ids=str)
+def test_files_hold_a_network_of_any_size_whatever_the_width(changes, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights_file, "ROOM", 2**10)
+    glow = model_of("network", "glow", **changes)
+    glow.save(tmp_path / "model.keras")
+    glow.save_to_preset(tmp_path / "preset")
+    for file in ("model.keras", "preset"):
+        found = glow_tf.load(tmp_path / file)
+        for own, kept in zip(found.get_flow_weights(), glow.get_flow_weights(), strict=True):
+            np.testing.assert_array_equal(own, kept)
 
 
 def test_a_new_process_loads_it_if_it_imports_the_module_and_names_it_otherwise(tmp_path, eager):

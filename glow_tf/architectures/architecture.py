@@ -17,24 +17,23 @@ if TYPE_CHECKING:
     from glow_tf.bijectors import Bijector, Stack
     from glow_tf.config import ModelConfig
 
-SEEDS = 10_007  # as many for each model, the first of them for its flow steps
+SEEDS = 10_007  # of each model; the first ones are for its flow steps
 
 
 class Architecture(abc.ABC):
-    """A kind of flow: how an image becomes parts, what they are made of and cost, what suits a data set.
+    """A kind of flow: how an image becomes parts, what these are made of and cost, and what suits a data set.
 
-    A subclass in a file of its own is all of an architecture: `ModelConfig(architecture="module:Class")`, or
-    a line in `ARCHITECTURES`. It holds no state; every method takes the settings. Bijectors are imported
-    within the methods that make them, so that settings need no TensorFlow.
+    One subclass, in a file of its own, is a whole architecture. `ModelConfig(architecture="module:Class")`
+    names it, or a line in `ARCHITECTURES`. It holds no state: every method takes the settings. Methods import
+    the bijectors that they make, so that settings need no TensorFlow.
 
     Attributes:
       name: how messages name a model.
-      settings: those of `ModelConfig` that mean something to it alone. With another architecture they are
-        refused.
-      separable: whether parts share nothing: each may be trained alone, anywhere, in any order.
-      any_size: whether parts are convolutions, for images of any size that can be halved as often.
-      images_between_parts: whether what goes on from a part is the image at half the size.
-      suited: what a run without a flagfile sets beside the sizes.
+      settings: the fields of `ModelConfig` that only this architecture has. Others refuse them.
+      separable: whether parts share nothing. Then each may be trained alone, anywhere, in any order.
+      any_size: whether parts are convolutions, which take images of any size that can be halved as often.
+      images_between_parts: whether a part hands on the image at half the size.
+      suited: the settings, besides the sizes, of a run without a flagfile.
     """
 
     name: ClassVar[str]
@@ -60,7 +59,7 @@ class Architecture(abc.ABC):
 
     @abc.abstractmethod
     def cuts(self, config: ModelConfig) -> Cuts:
-        """Returns where the flow is cut, as far as settings alone say it; ConfigError if they do not fit."""
+        """Returns where the flow is cut, as far as the settings say it; ConfigError if they do not fit."""
 
     @abc.abstractmethod
     def widths(self, config: ModelConfig) -> tuple[int, ...]:
@@ -68,11 +67,11 @@ class Architecture(abc.ABC):
 
     @abc.abstractmethod
     def halvings(self, config: ModelConfig, size: tuple[int, int]) -> int:
-        """Returns how often the height and width of an image must be halved without a rest."""
+        """Returns how often the height and width of an image are halved; they must be even each time."""
 
     @abc.abstractmethod
     def layouts(self, config: ModelConfig) -> tuple[PartLayout, ...]:
-        """Returns the elements, the shape and the cost of each part, without what is given to it."""
+        """Returns the elements of each part with their costs, and its output's shape, but no `given`."""
 
     def flow_step_counts(self, config: ModelConfig) -> tuple[int, ...]:
         """Returns the flow steps of each part."""
@@ -80,7 +79,7 @@ class Architecture(abc.ABC):
 
     @abc.abstractmethod
     def steps_in_series(self, config: ModelConfig, k: int) -> int:
-        """Returns how many flow steps stretch one another's outputs, part k's (from 0) among them."""
+        """Returns how many flow steps run one after another where part k (from 0) is; rates depend on it."""
 
     @abc.abstractmethod
     def place(self, config: ModelConfig, step: Element) -> int:
@@ -91,7 +90,7 @@ class Architecture(abc.ABC):
         return config.seed * SEEDS + self.place(config, step)
 
     def outputs_per_channel(self, config: ModelConfig) -> int:
-        """Returns how many numbers a coupling's network makes for each channel."""
+        """Returns how many numbers a coupling's network makes for each channel that the coupling changes."""
         from glow_tf.bijectors.coupling import transform_of
 
         return transform_of(config.coupling, config.scale).outputs_per_channel
@@ -103,7 +102,7 @@ class Architecture(abc.ABC):
         """Makes the bijectors of a part, not built."""
 
     def flow_steps(self, steps: Sequence[Element], config: ModelConfig, dtype: Any, name: str) -> Stack:
-        """Makes flow steps that follow one another, with the width of the first."""
+        """Makes flow steps that follow one another. All have the width of the first."""
         from glow_tf.bijectors import Stack
         from glow_tf.bijectors.own_flow_step import flow_step
 
@@ -126,20 +125,20 @@ class Architecture(abc.ABC):
 
     @abc.abstractmethod
     def local_prior(self, config: ModelConfig, dtype: Any) -> Bijector:
-        """Makes the density under which the output of every part but the last is scored."""
+        """Makes the density that scores the output of every part but the last."""
 
     # What suits a data set, in a run without a flagfile
 
     @abc.abstractmethod
     def suited_flow_steps(self, num_blocks: int) -> int:
-        """Returns `flow_steps` for so many blocks."""
+        """Returns the `flow_steps` that suit a model of `num_blocks` blocks."""
 
     def implied(self, settings: Mapping[str, Any], unknown: set[str]) -> dict[str, int]:
-        """Returns which unknown ones of `num_blocks` and `flow_steps` follow from other settings."""
+        """Returns those of `num_blocks` and `flow_steps` that are unknown and follow from other settings."""
         return {}
 
     def describe(self, config: ModelConfig) -> tuple[str, str]:
-        """Returns the words of a card for the kind of model, and for its flow steps."""
+        """Returns what a preset's card says of the kind of model, and of its flow steps."""
         return self.name[0].upper() + self.name[1:], f"{config.num_blocks} × {config.flow_steps}"
 
 

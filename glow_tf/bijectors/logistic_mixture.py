@@ -1,4 +1,4 @@
-"""Mixtures of logistic densities: their distribution function, the coupling and the prior made of it."""
+"""Mixtures of logistic densities: their distribution function, and the coupling and the prior that use it."""
 
 import math
 from collections.abc import Callable
@@ -71,14 +71,15 @@ def inverse_logit_of_mixture(logit: tf.Tensor, mixture: Mixture) -> tf.Tensor:
 class LogisticMixtureCoupling(Transform):
     """y = exp(s)·logit F(b) + t, where F is the distribution function of a mixture of logistics.
 
-    The network gives each element t, s and the mixture. Zeros give the identity, since logit F of the
-    standard logistic is. There all components are alike, so each moves at a pace of its own.
+    For each element the network gives t, s and the mixture. A network output of zeros gives the identity: F
+    is then that of the standard logistic, whose logit F(b) is b. All components are alike there. The mean of
+    each is multiplied by a factor of its own, so that training makes them differ.
 
     Numerics: everything is computed from log σ. The inverse halves an interval 40 times.
 
     Args:
-      components: of the mixture.
-      scale: of s, as in `Affine`.
+      components: number of components of the mixture.
+      scale: which function s is of the network's output, as in `Affine`.
 
     Reference: Ho et al. 2019 (Flow++), section 3.2, https://arxiv.org/abs/1902.00275
     """
@@ -117,16 +118,17 @@ class LogisticMixtureCoupling(Transform):
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class LogisticMixture(KeepsArguments, Bijector):
-    """Maps numbers whose density is a mixture of logistics, one for each channel, to normal ones.
+    """Maps numbers whose density is a mixture of logistics, one for each channel, to standard normal ones.
 
     Forward:   eps = Φ⁻¹(F(x))      log_det = Σ log f(x) − log φ(eps)
     Inverse:   x = F⁻¹(Φ(eps))
-    Weights, means and scales are learned. They start with equal weights, means from −1 to 1, and deviation 1.
+    F and f are the mixture's distribution function and density. Its weights, means and scales are learned. At
+    the start the weights are equal, the means are from −1 to 1, and the deviation of the whole is 1.
 
     Shapes: [B, H, W, C] → the same.
 
     Args:
-      components: of the mixture.
+      components: number of components of the mixture.
     """
 
     def __init__(self, components: int = 4, **kwargs):

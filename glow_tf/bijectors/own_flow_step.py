@@ -14,14 +14,15 @@ from glow_tf.errors import ConfigError
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class OwnFlowStep(Chain, Repeatable):
-    """A flow step of which one's own code makes the bijectors.
+    """A flow step whose bijectors are made by code of one's own.
 
-    A class of a bijector is made once, in the place of ActNorm and the 1×1 convolution, and a `Coupling`
-    follows. A function makes all bijectors of the step, a list in forward order. Each preserves the shape.
+    If `make` names the class of a bijector, one such bijector takes the place of ActNorm and the 1×1
+    convolution, and a `Coupling` follows. If it names a function, the function returns all bijectors of the
+    step, as a list in forward order. Together they must keep the shape.
 
     Args:
-      make: what the setting `bijectors` names; see `registered.py`. It is given those of the arguments
-        `coupling`, a `CouplingConfig`, `seed` and `dtype` that it takes.
+      make: the text of the setting `bijectors`; see `registered.py`. The class or function is given the
+        arguments `coupling`, which is a `CouplingConfig`, `seed` and `dtype`, those of them that it takes.
       coupling: the settings of the coupling.
       seed: of all random starting values.
     """

@@ -18,13 +18,13 @@ from glow_tf.errors import ConfigError
 class OwnNetwork(KeepsArguments):
     """A Keras layer of one's own, followed by a 3×3 convolution that starts at zero.
 
-    The layer maps [B, H, W, C] to [B, H, W, any number]. A condition is brought to the same height and width
-    and follows the C channels. Forward and inverse must read the same numbers, so the layer has trainable
-    weights alone: no dropout, no batch normalisation.
+    The layer maps [B, H, W, C] to [B, H, W, any number]. A condition is brought to the same height and width,
+    and its channels follow the C channels. Forward and inverse must compute the same numbers, so all weights
+    of the layer must be trainable: dropout and batch normalisation are refused.
 
     Args:
-      layer: what the setting `coupling_network` names; see `registered.py`. If it takes a `seed`, it is given
-        one; initializers without a seed draw from that, too.
+      layer: the text of the setting `coupling_network`; see `registered.py`. A layer that takes a `seed` is
+        given one. Initializers that were given no seed take theirs from it, too.
       filters: output channels.
       condition_channels: channels of a condition that is read; 0: none.
       seed: of the starting weights.

@@ -1,8 +1,8 @@
-"""Layers of one's own in the settings of a model: by the name that they are registered under with Keras.
+"""How the settings of a model name layers of one's own: by the names that Keras has them registered under.
 
-A setting such as `coupling_network` is then a text, `package>Class` or `package>Class(depth=3)`. It is kept
-in every file that keeps settings, and no file makes Python import anything: whoever loads a model with a
-layer of their own imports the module that registers it before.
+A setting such as `coupling_network` is then a text, `package>Class` or `package>Class(depth=3)`. Every file
+with settings holds this text, and no file makes Python import anything: before a model with a layer of one's
+own is loaded, the module that registers the layer must be imported.
 """
 
 import ast
@@ -33,13 +33,13 @@ def with_registered(config: ModelConfig, **given: Any) -> ModelConfig:
 
 
 def written(setting: str, layer: Any) -> str:
-    """Returns the text by which a setting names a layer of one's own; a choice of the package stays.
+    """Returns the text by which a setting names a layer of one's own; returns other choices as they are.
 
     Args:
-      setting: for messages.
-      layer: a class or function that is registered with `keras.saving.register_keras_serializable`, an
-        object of such a class, or a text: `package>Class`, or `module:Class`, which is imported. Arguments
-        may follow in brackets, each with its name. Those of an object are what its `get_config` says.
+      setting: its name, for messages.
+      layer: a class or function that is registered with `keras.saving.register_keras_serializable`; an
+        object of such a class, whose `get_config` returns its arguments; or a text, which is `package>Class`,
+        or `module:Class`, which is imported. In a text arguments may follow in brackets, each with its name.
 
     Raises:
       ConfigError: it is not registered, cannot be imported, or has arguments that are no plain values.
@@ -78,7 +78,7 @@ def registered(setting: str, text: str) -> Callable:
 
 
 def made(setting: str, text: str, **offered: Any) -> Any:
-    """Makes what a setting names: with the arguments in its text, and those that are `offered` and it takes.
+    """Makes what a setting names, with the arguments in its text and those of `offered` that it takes.
 
     ConfigError if nothing is registered under the name, or it does not take its arguments.
     """
@@ -93,7 +93,7 @@ def made(setting: str, text: str, **offered: Any) -> Any:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within the context, initializers without a seed, which ask Python for one, draw from this seed."""
+    """Within the context, initializers that were given no seed take theirs from this one."""
     before = random.getstate()
     random.seed(seed)
     try:

@@ -1,4 +1,4 @@
-"""Densities of what is left when a learned mean and deviation are taken out, and priors made of them."""
+"""Densities of latents without their learned mean and deviation, and the priors that use them."""
 
 import keras
 import tensorflow as tf
@@ -18,13 +18,14 @@ SHAPES: dict[str, type[Bijector]] = {"student_t": StudentT, "logistic_mixture": 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class Residual(KeepsArguments, Bijector):
-    """A density that is not Gaussian, as the bijector that makes its numbers normal.
+    """A density that is not Gaussian, as a bijector: it maps numbers of this density to standard normal ones.
 
-    A layer of one's own that has `log_prob(x)`, [B, H, W, C] → [B] in nats, and is no bijector can only
-    score. Its log_det is then log_prob(x) − log N(x; 0, I), so that likelihoods are exact. It has no inverse.
+    A layer of one's own is such a bijector, or has `log_prob(x)`, [B, H, W, C] → [B] in nats. The latter can
+    only score: forward returns x, with log_prob(x) − log N(x; 0, I) as log_det. So likelihoods are exact, but
+    there is no inverse.
 
     Args:
-      kind: `student_t`, `logistic_mixture`, or a layer of one's own; see `registered.py`.
+      kind: `student_t`, `logistic_mixture`, or the name of a layer of one's own; see `registered.py`.
     """
 
     def __init__(self, kind: str, **kwargs):
@@ -45,7 +46,7 @@ class Residual(KeepsArguments, Bijector):
 
     @property
     def only_scores(self) -> bool:
-        """Whether images can neither be encoded nor drawn by it."""
+        """Whether it has no inverse. Then images can be neither encoded nor drawn."""
         return not isinstance(self.density, Bijector)
 
     def build(self, input_shape: Shape) -> None:
@@ -67,7 +68,7 @@ class Residual(KeepsArguments, Bijector):
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class ShapedPrior(GaussianPrior):
-    """A prior whose mean and deviation are those of `GaussianPrior`, and whose shape is a `Residual`.
+    """A prior with a learned mean and deviation, as those of `GaussianPrior`, and the shape of a `Residual`.
 
     Args:
       shape: the `kind` of the `Residual`.

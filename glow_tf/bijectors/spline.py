@@ -14,12 +14,15 @@ BOUND = 3.0
 class Spline(Transform):
     """y = g(b) within [−reach, reach], a monotone spline of rational quadratics; outside y = b.
 
-    The network gives each element widths and heights of the bins and slopes at the knots between them. At the
-    ends the slope is 1. Zeros give the identity.
+    For each element the network gives the widths and heights of the bins, and the slopes at the knots between
+    them. At both ends the slope is 1. A network output of zeros gives the identity.
+
+    Numerics: log-widths, log-heights and log-slopes are bounded, so no bin vanishes and no slope overflows.
+    The inverse solves a quadratic equation in the form that loses no digits.
 
     Args:
       bins: number of bins.
-      reach: where the spline ends; ActNorm makes deviations about 1.
+      reach: the spline lies within ±reach. ActNorm gives b a deviation of about 1.
 
     Reference: Durkan et al. 2019, sections 3.1 and A.1, https://arxiv.org/abs/1906.04032
     """

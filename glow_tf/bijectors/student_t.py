@@ -14,11 +14,12 @@ LARGEST = 1e15  # of |x|, whose square float32 still has
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class StudentT(Bijector):
-    """Maps numbers that have Student's t distribution of 4 degrees of freedom to normal ones.
+    """Maps numbers that have Student's t distribution of 4 degrees of freedom to standard normal ones.
 
     Forward:   eps = Φ⁻¹(T(x))      log_det = Σ log t(x) − log φ(eps)
     Inverse:   x = T⁻¹(Φ(eps))
-    With r = x / √(4 + x²): T(x) = 1/2 + 3/4·r − 1/4·r³, which has a closed inverse. Tails fall off as |x|⁻⁵.
+    T and t are its distribution function and density. With r = x / √(4 + x²), T(x) = 1/2 + 3/4·r − 1/4·r³,
+    whose inverse has a formula, too. The density falls off as |x|⁻⁵.
 
     Shapes: [B, H, W, C] → the same.
     Numerics: a tail's probability is computed from 1 − |r| = 4 / ((4 + x²)(1 + |r|)), so it keeps its digits.

@@ -22,16 +22,16 @@ class Transform(abc.ABC):
 
     A subclass defines `outputs_per_channel`, `parameters`, `forward` and `inverse`. It holds no weights. A
     network output of zeros should give the identity, because the network starts at zero. Scales should be
-    bounded, so that neither direction overflows at extreme network outputs. The arguments of its constructor,
-    which it keeps under their names, are its settings; one named `scale` is given that of the model.
+    bounded, so that neither direction overflows at extreme network outputs. The arguments of its constructor
+    are its settings, and it keeps each under its name. An argument named `scale` gets that of the model.
 
     Attributes:
-      outputs_per_channel: how many numbers it needs of the network for each channel of b.
+      outputs_per_channel: how many numbers the network must give it for each channel of b.
     """
 
     @property
     def outputs_per_channel(self) -> int:
-        """How many numbers it needs of the network for each channel of b; a subclass may set a number."""
+        """How many numbers the network must give it for each channel of b; a subclass may set a number."""
         raise NotImplementedError
 
     @abc.abstractmethod

@@ -247,6 +247,11 @@ class ModelConfig:
         return self.data_dtype == "uint8" and self.image_shape[-1] in (1, 3)
 
     @property
+    def has_own_steps(self) -> bool:
+        """Whether flow steps have layers of one's own, whose size nobody knows."""
+        return bool(self.coupling_network or self.bijectors)
+
+    @property
     def design(self) -> Architecture:
         """The architecture: what the settings mean, and what the model is made of."""
         # By its name: architectures know the settings, and settings know none of them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pathlib
 import tempfile
@@ -94,7 +95,9 @@ def _from_server(url: str) -> pathlib.Path:
 def _most_bytes_of_weights(settings: Any) -> int:
     """Returns what a file of the weights may have; 0 if the settings are of no model."""
     try:
-        return min(ROOM + 2 * model_bytes(ModelConfig(**settings["model"])), MOST_BYTES[WEIGHTS])
+        model = ModelConfig(**settings["model"])
+        needed = math.inf if model.has_own_steps else ROOM + 2 * model_bytes(model)
+        return min(needed, MOST_BYTES[WEIGHTS])
     except (ValueError, TypeError, KeyError):
         return 0
 

@@ -24,14 +24,15 @@ ARITHMETIC = _names("""
     BroadcastTo Cast ConcatV2 Const Conv2D Cos Cumsum DepthToSpace DepthwiseConv2dNative DynamicStitch
     Einsum Elu EnsureShape Equal Erf Erfc Exp ExpandDims Fill Floor FloorDiv FloorMod GatherV2 Greater
     GreaterEqual Identity IdentityN IsFinite LeakyRelu Less LessEqual LinSpace Log Log1p
-    LogMatrixDeterminant LogSoftmax LogicalAnd LogicalNot LogicalOr MatMul MatrixBandPart MatrixDeterminant
-    MatrixDiagPartV3 MatrixDiagV3 MatrixInverse MatrixSetDiagV3 MatrixTriangularSolve Max Maximum Mean Min
-    Minimum Mul Ndtri Neg NoOp NotEqual OneHot OnesLike Pack Pad PadV2 Placeholder Pow Prod Range RealDiv
-    Reciprocal Relu Reshape ReverseV2 Round Rsqrt Select SelectV2 Selu Shape Sigmoid Sign Sin Slice Softmax
-    Softplus Softsign SpaceToDepth Split SplitV Sqrt Square SquaredDifference Squeeze
-    StatelessRandomGetKeyCounter StatelessRandomNormalV2 StatelessRandomUniformIntV2
-    StatelessRandomUniformV2 StopGradient StridedSlice Sub Sum Tanh TensorListFromTensor TensorListGetItem
-    TensorListReserve TensorListSetItem TensorListStack Tile Transpose Unpack ZerosLike
+    LogMatrixDeterminant LogSoftmax LogicalAnd LogicalNot LogicalOr MatMul MatrixBandPart
+    MatrixDeterminant MatrixDiagPartV3 MatrixDiagV3 MatrixInverse MatrixSetDiagV3 MatrixTriangularSolve
+    Max Maximum Mean Min Minimum Mul Ndtri Neg NoOp NotEqual OneHot OnesLike Pack Pad PadV2 Placeholder
+    Pow Prod Range RealDiv Reciprocal Relu Reshape ReverseV2 Round Rsqrt Select SelectV2 Selu Shape
+    Sigmoid Sign Sin Slice Softmax Softplus Softsign SpaceToDepth Split SplitV Sqrt Square
+    SquaredDifference Squeeze StatelessRandomGetKeyCounter StatelessRandomNormalV2
+    StatelessRandomUniformIntV2 StatelessRandomUniformV2 StopGradient StridedSlice Sub Sum Tanh
+    TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem TensorListStack Tile
+    Transpose Unpack ZerosLike
 """)
 # Calls of functions in the same file, and variables.
 CALLS = _names("PartitionedCall StatefulPartitionedCall StatelessWhile")

@@ -12,7 +12,7 @@ import tensorflow as tf
 from glow_tf.bijectors.tracing import constant_weights, functions_inlined
 from glow_tf.data.progress import with_progress
 from glow_tf.durable_files import write_atomically
-from glow_tf.errors import ConfigError
+from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.glow import Glow
 from glow_tf.pieces import number_of_streams
 from glow_tf.use.saved_model import endpoints_of, export
@@ -32,10 +32,11 @@ def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
     the bins.
 
     Raises:
-      ConfigError: tf2onnx is not installed.
+      ConfigError: tf2onnx is not installed, or ONNX has no such operation as the model needs.
       OSError: a file cannot be written.
     """
     try:
+        from onnx import checker
         from tf2onnx import convert
     except ImportError:
         raise ConfigError(
@@ -49,6 +50,10 @@ def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
             # A partial, so that nothing is traced already, with the functions of stacks kept whole.
             whole = tf.function(functools.partial(function), input_signature=signature, autograph=False)
             model, _ = convert.from_function(whole, input_signature=signature, opset=OPSET)
+        try:
+            checker.check_model(model)
+        except checker.ValidationError as error:
+            raise _lacks("onnx", error) from None
         return model.SerializeToString()
 
     return _write(folder, ".onnx", converted)
@@ -58,7 +63,8 @@ def export_litert(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes and returns encode.tflite, decode.tflite and score.tflite, of built-in operations alone.
 
     Each has a signature of its endpoint's name (`encode`, `decode`, `serving_default`), with inputs and
-    outputs as in `export_onnx`. OSError if a file cannot be written.
+    outputs as in `export_onnx`. ConfigError if LiteRT has no such operation as the model needs; OSError if a
+    file cannot be written.
     """
     with tempfile.TemporaryDirectory() as temporary:
         model = f"{temporary}/model"
@@ -66,9 +72,20 @@ def export_litert(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
             export(glow, model)
 
         def converted(endpoint: str) -> bytes:
-            return tf.lite.TFLiteConverter.from_saved_model(model, signature_keys=[endpoint]).convert()
+            try:
+                return tf.lite.TFLiteConverter.from_saved_model(model, signature_keys=[endpoint]).convert()
+            except Exception as error:  # the converter's, which has no public name
+                raise _lacks("litert", error) from None
 
         return _write(folder, ".tflite", converted)
+
+
+def _lacks(kind: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"format={kind} needs a model of operations that the format has; those of the priors student_t and "
+        "logistic_mixture, and of layers of one's own, may be others: a SavedModel has all. "
+        f"Received: {in_one_line(str(error))[:200]}"
+    )
 
 
 def _write(folder: pathlib.Path, suffix: str, converted: Callable[[str], bytes]) -> list[pathlib.Path]:

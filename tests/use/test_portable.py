@@ -120,3 +120,14 @@ def test_the_command_writes_each_format(tmp_path, capsys):
     assert "score.tflite" in capsys.readouterr().out
     assert cli.run("export", ["--model=digits", "--format=pickle"]) == 1
     assert "savedmodel" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [export_onnx, export_litert])
+def test_an_operation_that_a_format_lacks_is_an_error_and_writes_nothing(write, tmp_path):
+    pytest.importorskip("tf2onnx")
+    with pytest.raises(
+        ConfigError, match=r"format=\w+ needs a model of operations.* Received: .*(Ndtri|Log1p)"
+    ):
+        write(small_glow(top_prior="student_t"), tmp_path / "written")
+    assert not (tmp_path / "written").exists()
