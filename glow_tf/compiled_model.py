@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.condition import Array, Condition
 from glow_tf.conditions import check_one_for_each, num_of_request
-from glow_tf.density_model import Array, checked_images
+from glow_tf.density_model import checked_images
 from glow_tf.endpoints import Endpoint, Endpoints
 from glow_tf.errors import ConfigError, in_one_line
 from glow_tf.flow import Flow

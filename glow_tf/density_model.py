@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from glow_tf.bijectors.condition import Array
 from glow_tf.errors import ConfigError
-
-Array = tf.Tensor | np.ndarray
 
 
 def checked_policy(policy: keras.DTypePolicy) -> str:

@@ -13,11 +13,11 @@ import tensorflow as tf
 
 from glow_tf.bijectors import Bijector
 from glow_tf.bijectors.bijector import WithLogDet
-from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.condition import Array, Condition
 from glow_tf.bijectors.residual import Residual, check_inverts
 from glow_tf.conditions import checked_condition
 from glow_tf.config import ModelConfig
-from glow_tf.density_model import Array, DensityModel, checked_images, checked_policy
+from glow_tf.density_model import DensityModel, checked_images, checked_policy
 from glow_tf.internals import layers_within
 from glow_tf.memory import check_memory
 from glow_tf.part_layers import copies_of, entrance_of

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.density_model import Array
+from glow_tf.bijectors.condition import Array
 from glow_tf.errors import ConfigError
 
 Labels = Sequence[int] | Array  # the class of each example, integers [B]

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.density_model import Array
-
+Array = tf.Tensor | np.ndarray
 # A map [B, h, w, c], of any resolution, or a vector [B, d]; several at once by name; None: nothing is given.
 Condition = Array | Mapping[str, Array] | None
 

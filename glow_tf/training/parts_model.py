@@ -9,9 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.condition import Array, Condition
 from glow_tf.cost import crossing_bytes
-from glow_tf.density_model import Array
 from glow_tf.glow import Glow
 from glow_tf.internals import steps_made
 from glow_tf.partition import PartLayout, part_layouts
