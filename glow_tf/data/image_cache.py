@@ -63,7 +63,9 @@ def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageDa
             said = " ".join(str(error).split())[:200]
             notes = (f"The image cache was damaged, and is made anew: {said}",)
             shutil.rmtree(folder)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=cache) as name:
+    # A file system over a network, and Windows, may keep what is mapped until the process ends.
+    hidden = {"prefix": f".{folder.name}-", "dir": cache, "ignore_cleanup_errors": True}
+    with tempfile.TemporaryDirectory(**hidden) as name:
         own = pathlib.Path(name)
         with _with_room(own, cache):
             images = read(dataclasses.replace(config, image_cache=name))

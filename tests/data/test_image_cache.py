@@ -194,6 +194,14 @@ def test_the_pixels_of_a_picture_are_held_once(pictures, tmp_path, monkeypatch, 
     assert max(alive) < 5
 
 
+def test_a_folder_that_cannot_be_removed_yet_is_left_behind(pictures, tmp_path, monkeypatch):
+    def not_empty(*args, **kwargs):
+        raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(os, "rmdir", not_empty)
+    same(data.load(of(pictures, tmp_path)), data.load(of(pictures)))
+
+
 def test_processes_that_decode_at_once_share_the_files_of_the_first(pictures, tmp_path, monkeypatch):
     found = []
 
