@@ -33,7 +33,7 @@ class TrainedModel:
       classes: their names; empty for a model that knows none.
       dimensions: H·W·C.
       compute_dtype: of the latents.
-      condition_shapes: of what it is given, by name; see `ModelConfig.condition_shapes`.
+      condition_shapes: of what it is given, by name.
 
     Below, images are those of a model of bytes. Real data have neither noise nor bins: their `log_prob` is
     exact, whatever the seed, and their bits per dimension are those of a density, and may be negative.
@@ -234,6 +234,7 @@ class CompiledModel(Flow, TrainedModel):
 
     @property
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of what the model is given, by name; see `ModelConfig.condition_shapes`."""
         return self.config.condition_shapes
 
     def call(self, images: tf.Tensor, condition: Condition = None) -> tf.Tensor:
