@@ -12,7 +12,7 @@ import pathlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -31,7 +31,7 @@ CONTENT = "content.json"
 WHOLE = "whole"  # in a hidden folder: what gets the name of the data set
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NOT_OF_PIXELS = ("augment", "crop", "image_cache", "data_dir")  # settings that change no decoded image
-LEFT_BEHIND = 7 * 24 * 3600  # seconds, after which nobody decodes there any more
+LEFT_BEHIND = 24 * 3600  # seconds, after which nobody writes there any more
 
 
 def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageData:
@@ -63,35 +63,22 @@ def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageDa
             said = " ".join(str(error).split())[:200]
             notes = (f"The image cache was damaged, and is made anew: {said}",)
             shutil.rmtree(folder)
-    # A file system over a network, and Windows, may keep what is mapped until the process ends.
-    hidden = {"prefix": f".{folder.name}-", "dir": cache, "ignore_cleanup_errors": True}
-    with tempfile.TemporaryDirectory(**hidden) as name:
-        own = pathlib.Path(name)
-        with _with_room(own, cache):
-            images = read(dataclasses.replace(config, image_cache=name))
-            whole = own / WHOLE
-            whole.mkdir()
+    images = read(config)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=cache) as hidden:
+        whole = pathlib.Path(hidden, WHOLE)
+        try:
             _write(whole, images)
-            if not folder.exists():  # another process may have been first
-                put_in_place(whole, folder)
-    found = _opened(folder)
-    return dataclasses.replace(found, notes=(*found.notes, *notes))
-
-
-@contextlib.contextmanager
-def _with_room(own: pathlib.Path, cache: pathlib.Path) -> Iterator[None]:
-    """Says of a full disk what the room is for, and names the cache in place of our own folder in it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in NO_ROOM:
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
             raise OSError(
                 f"the image cache needs room for {ROOM}: {error.strerror}. "
                 f"Received: image_cache={str(cache)!r}"
             ) from None
-        if error.strerror is None:  # it has a sentence of ours
-            raise OSError(str(error).replace(repr(str(own)), repr(str(cache)))) from None
-        raise
+        if not folder.exists():  # another process may have been first
+            put_in_place(whole, folder)
+    found = _opened(folder)
+    return dataclasses.replace(found, notes=(*found.notes, *notes))
 
 
 def _key(config: DataConfig) -> str:
@@ -137,7 +124,8 @@ def _remove_left_behind(folder: pathlib.Path) -> None:
 
 
 def _write(folder: pathlib.Path, images: ImageData) -> None:
-    """Writes a data set; OSError if the disk is full."""
+    """Makes a folder with a data set; OSError if the disk is full."""
+    folder.mkdir()
     arrays = images.arrays | {f"{split} labels": own for split, own in images.labels.items()}
     for name, array in arrays.items():
         pieces = range(0, len(array), PIECE)
