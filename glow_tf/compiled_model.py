@@ -33,6 +33,7 @@ class TrainedModel:
       classes: their names; empty for a model that knows none.
       dimensions: H·W·C.
       compute_dtype: of the latents.
+      condition_shapes: of what it is given, by name.
 
     Below, images are those of a model of bytes. Real data have neither noise nor bins: their `log_prob` is
     exact, whatever the seed, and their bits per dimension are those of a density, and may be negative.
@@ -45,6 +46,7 @@ class TrainedModel:
     data_dtype: str
     compute_dtype: str
     classes: tuple[str, ...]
+    condition_shapes: dict[str, tuple[int, ...]]
 
     def _endpoint(self, name: str) -> Callable[..., Any]:
         """Returns a function for tensors; see `glow_tf.export` for what each one is."""
@@ -229,6 +231,11 @@ class CompiledModel(Flow, TrainedModel):
             name: tf.function(functools.partial(function), input_signature=signature, autograph=False)
             for name, (function, signature) in self._endpoints.items()
         }
+
+    @property
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of what the model is given, by name; see `ModelConfig.condition_shapes`."""
+        return self.config.condition_shapes
 
     def call(self, images: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Computes `log_prob` with seed 0 when the model is called: uint8 [B, H, W, C] → [B], nats."""

@@ -49,17 +49,11 @@ def check_weights(
     compressed: bool = True,
     own_networks: bool = False,
 ) -> Shapes:
-    """Returns the shape of each array in an HDF5 file, by its place; see `load_checked`.
+    """Returns the shape of each array in an HDF5 file of so many bytes, by its place; see `load_checked`.
 
-    ConfigError unless the file holds numbers and nothing else, as many as a model has weights or more.
-
-    Args:
-      source: the file, or its bytes as a file that can be read.
-      size: its bytes; see `check_size`.
-      model: the settings of the model.
-      what: the file's name in messages.
-      compressed: whether it may be.
-      own_networks: whether the model has condition networks of one's own; nobody knows their size.
+    ConfigError, which calls the file `what`, unless it holds numbers and nothing else, as many as a model has
+    weights or more, and `compressed` only if it may be. Nobody knows the size of condition networks of one's
+    own, so the weights of `own_networks` are not counted.
     """
     import h5py
 
@@ -88,15 +82,10 @@ def check_weights(
 def load_checked(
     model: Any, load: Callable[[], None], arrays: Shapes, what: str, most: float = MOST_WEIGHT
 ) -> None:
-    """Loads weights from a file; ConfigError unless they are those of the model, and sound.
+    """Loads the weights of a Keras model from a file, `what`; ConfigError unless they are its, and sound.
 
-    Args:
-      model: a Keras model, with weights.
-      load: loads them. Keras raises an error if it finds no array for a weight, so each array of the file is
-        loaded if there are as many as weights.
-      arrays: what `check_weights` found; of a trainer's file, what is of the model.
-      what: the file's name in messages.
-      most: as in `check_weight`.
+    Keras raises an error if it finds no array for a weight. So each array of the file is loaded if there are
+    as many as weights. The arrays are those that `check_weights` found; of a trainer's file, the model's.
     """
     weights = {weight.path: tuple(weight.shape) for weight in model.variables}
     found, expected = (collections.Counter(shapes.values()) for shapes in (arrays, weights))

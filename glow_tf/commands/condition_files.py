@@ -28,7 +28,6 @@ def condition_of(values: flags.FlagValues, model: TrainedModel) -> Any:
     """
     from glow_tf.conditions import by_name, of_names
     from glow_tf.use.images import fitted_condition
-    from glow_tf.use.models import condition_shapes_of
 
     model_flags.check_condition(values, model, HOW)
     if not values.condition:
@@ -36,7 +35,7 @@ def condition_of(values: flags.FlagValues, model: TrainedModel) -> Any:
     path = pathlib.Path(os.path.expanduser(values.condition))
     found = _read(path)
     named = by_name(found)
-    for name, shape in condition_shapes_of(model).items():  # one alone needs no axis
+    for name, shape in model.condition_shapes.items():  # one alone needs no axis
         if name in named and named[name].ndim == len(shape):
             named[name] = named[name][np.newaxis]
     if len({len(own) for own in named.values()}) != 1 or not all(map(np.size, named.values())):

@@ -12,6 +12,7 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import parsing
+from glow_tf.config import DataConfig
 from glow_tf.errors import ConfigError, printable
 
 if TYPE_CHECKING:
@@ -98,9 +99,9 @@ def images_of(values: flags.FlagValues, model: TrainedModel, dataset: str = "") 
 
     They have the model's shape. `dataset` stands for --dataset if it is given.
     """
-    from glow_tf.use import read_images
+    from glow_tf.use.images import read_in_shape
 
-    found = read_images(model.image_shape, dataset or values.dataset, **_which_images(values, model))
+    found = read_in_shape(model.image_shape, *_which_images(values, model, dataset or values.dataset))
     return _said(values, model, [found])[0]
 
 
@@ -108,11 +109,13 @@ def images_by_size(values: flags.FlagValues, model: TrainedModel) -> list[UsedIm
     """Reads images as `images_of` does, but at their own sizes; see `read_images_by_size`."""
     from glow_tf.use.images import read_images_by_size
 
-    found = read_images_by_size(model.image_shape[-1], values.dataset, **_which_images(values, model))
+    found = read_images_by_size(model.image_shape, *_which_images(values, model, values.dataset))
     return _said(values, model, found)
 
 
-def _which_images(values: flags.FlagValues, model: TrainedModel) -> dict[str, Any]:
+def _which_images(
+    values: flags.FlagValues, model: TrainedModel, dataset: str
+) -> tuple[DataConfig, str, bool]:
     check_condition(
         values,
         model,
@@ -121,14 +124,9 @@ def _which_images(values: flags.FlagValues, model: TrainedModel) -> dict[str, An
     )
     if values.examples < 0:
         raise ConfigError(f"examples must be 0 or a positive integer. Received: examples={values.examples}")
-    return {
-        "data_dir": values.data_dir,
-        "split": values.split,
-        "count": values.examples,
-        "fewer_will_do": not values["examples"].present,  # if absent, fewer images than the default will do
-        "data_dtype": model.data_dtype,
-        "condition": values.condition,
-    }
+    how = {"test_examples": values.examples, "dtype": model.data_dtype, "condition": values.condition}
+    fewer_will_do = not values["examples"].present  # than the default
+    return DataConfig(dataset, values.data_dir, **how), values.split, fewer_will_do
 
 
 def _said(values: flags.FlagValues, model: TrainedModel, groups: list[UsedImages]) -> list[UsedImages]:
@@ -146,9 +144,7 @@ def _said(values: flags.FlagValues, model: TrainedModel, groups: list[UsedImages
 
 def check_condition(values: flags.FlagValues, model: TrainedModel, how: str) -> None:
     """Raises ConfigError, which says how to give it, unless --condition is there if the model needs it."""
-    from glow_tf.use.models import condition_shapes_of
-
-    shapes = condition_shapes_of(model)
+    shapes = model.condition_shapes
     if shapes and not values.condition:
         needs = [f"{name!r} of shape {s}" if name else f"of shape {s}" for name, s in shapes.items()]
         raise ConfigError(

@@ -7,7 +7,7 @@ import decimal
 import functools
 import numbers
 import os
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, get_type_hints
 
 from glow_tf.errors import ConfigError
@@ -35,24 +35,20 @@ def _declared_types(config_class: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
 
 
-def _integer(value: Any) -> int:
-    """Returns a Python or NumPy integer as int; a bool is not an integer here."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError
-    return int(value)
+def _scalar(kind: type, declared: type) -> Callable[[Any], Any]:
+    """Returns what takes a Python or NumPy number of a type; a bool is no number here."""
+
+    def convert(value: Any) -> Any:
+        is_bool = type(value).__name__ in ("bool", "bool_")  # NumPy's is no subclass of Python's
+        if is_bool is not (kind is bool) or not (is_bool or isinstance(value, declared)):
+            raise TypeError
+        return kind(value)
+
+    return convert
 
 
-def _real(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError
-    return float(value)
-
-
-def _boolean(value: Any) -> bool:
-    # NumPy's bool is no subclass of bool.
-    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
-        raise TypeError
-    return bool(value)
+_integer = _scalar(int, numbers.Integral)
+_real = _scalar(float, numbers.Real)
 
 
 def _string(value: Any) -> str:
@@ -102,16 +98,11 @@ def _items(value: Any) -> Iterable[Any]:
     return value
 
 
-def _text(value: Any, item_text: Any) -> str:
-    """Returns a string as it is, and anything else as `item_text` writes it."""
-    return _string(value) if isinstance(value, str) else item_text(value)
-
-
-def _texts(value: Any, item_text: Any) -> str:
+def _texts(value: Any, item_text: Callable[[Any], str]) -> str:
     """Returns a string as it is, and one item or several items as comma-separated text."""
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return ",".join(item_text(item) for item in _items(value))
-    return _text(value, item_text)
+    if isinstance(value, str):
+        return _string(value)
+    return ",".join(map(item_text, _items(value))) if isinstance(value, Iterable) else item_text(value)
 
 
 def _parts_text(value: Any) -> str:
@@ -135,7 +126,7 @@ def _instance_of(declared: type) -> tuple[str, Any]:
 _CONVERSIONS = {
     int: ("an integer", _integer),
     float: ("a number", _real),
-    bool: ("True or False", _boolean),
+    bool: ("True or False", _scalar(bool, bool)),
     str: ("a string", _string),
     str | None: ("a string or None", lambda value: None if value is None else _string(value)),
     str | os.PathLike: ("a path", lambda value: _string(os.fspath(value))),
@@ -145,7 +136,10 @@ _CONVERSIONS = {
         "the shape (h, w, c) of a map, (d,) of a vector, or a dictionary of them",
         _condition_shape,
     ),
-    str | float: ("a number or a string", lambda value: _text(value, _number_text)),
+    str | float: (
+        "a number or a string",
+        lambda value: _string(value) if isinstance(value, str) else _number_text(value),
+    ),
     str | float | Sequence[float]: (
         "a number, a sequence of numbers, or a string",
         lambda value: _texts(value, _number_text),

@@ -132,35 +132,28 @@ def _chosen(examples: Examples, mask: np.ndarray, config: DataConfig) -> Example
     return dataclasses.replace(others[mask], **copies)
 
 
-def new_array(
-    shape: tuple[int, ...], dtype: str | np.dtype, config: DataConfig, name: str = ""
-) -> np.ndarray:
-    """Returns an array for decoded images: in memory, or mapped from a file in the image cache's folder.
+def new_array(shape: tuple[int, ...], dtype: str | np.dtype, config: DataConfig) -> np.ndarray:
+    """Returns an array for decoded images: in memory, or `mapped` in the image cache's folder.
 
-    The file has no name unless one is given; see `mapped`. ConfigError if memory, OSError if the disk has no
-    room for it.
+    ConfigError if memory, OSError if the disk has no room for it.
     """
     needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if not config.image_cache or not needed:
         check_memory_for(needed, config.dataset)
         return np.empty(shape, dtype)
-    return mapped(shape, dtype, config.image_cache, ROOM, name)
+    return mapped(shape, dtype, config.image_cache, ROOM)
 
 
-def mapped(
-    shape: tuple[int, ...], dtype: str | np.dtype, folder: str | os.PathLike, what: str, name: str = ""
-) -> np.ndarray:
+def mapped(shape: tuple[int, ...], dtype: str | np.dtype, folder: str | os.PathLike, what: str) -> np.ndarray:
     """Returns an array mapped from a file in a folder; OSError, with what it is for, if there is no room.
 
-    Without a name the file is gone when the process ends; with one it stays, and keeps what it holds.
+    The file has no name, and is gone when the process ends.
     """
     needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
     folder = pathlib.Path(os.path.expanduser(folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if name:
-            (folder / name).touch()
-        with (folder / name).open("r+b") if name else tempfile.TemporaryFile(dir=folder) as file:
+        with tempfile.TemporaryFile(dir=folder) as file:
             file.truncate(needed)
             if hasattr(os, "posix_fallocate"):  # a full disk would kill the process later
                 os.posix_fallocate(file.fileno(), 0, needed)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
 import math
 import pathlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from glow_tf.config import DataConfig
 from glow_tf.data.array_files import SUFFIX, read_array
-from glow_tf.data.arrays import Examples, check_memory_for, check_memory_of_resized, needs_one_size
-from glow_tf.data.decoding import Decoding
+from glow_tf.data.arrays import (
+    Examples,
+    check_memory_for,
+    check_memory_of_resized,
+    needs_one_size,
+    new_array,
+)
 from glow_tf.data.image_files import NO_CLASSES, Files, find_files
 from glow_tf.data.parallel import in_parallel, usual_threads
 from glow_tf.data.pictures import Picture, read_picture
@@ -81,16 +85,13 @@ def read_pictures(
 
     ConfigError if they have several sizes, unless `any_size`, are not finite, or do not fit into memory.
     """
-    decoding = Decoding(config, paths, count)
-    pictures = Pictures(config, count, decoding.new_array, any_size)
+    pictures = Pictures(config, count, any_size)
     check_memory_of_resized(count, usual_threads(), config)
     read = functools.partial(_read, size=config.image_size, dtype=config.dtype)
-    reading = in_parallel(read, paths[len(decoding.done) :])
+    reading = in_parallel(read, paths)
     with warnings.catch_warnings(), contextlib.closing(reading):
         warnings.filterwarnings("ignore", module="PIL")  # what matters to the user is in the notes
-        found = itertools.chain(decoding.done, decoding.noted(reading))
-        pictures.add(zip(paths, found, strict=True))
-    decoding.keep()
+        pictures.add(zip(paths, reading, strict=True))
     return pictures
 
 
@@ -107,19 +108,12 @@ class Pictures:
 
     Attributes:
       files: the files that could be read.
-      array: [count, H, W, C], from `new_array`, of which the first `len(files)` images are filled. With
-        `any_size`, [count] of objects.
+      array: [count, H, W, C], of which the first `len(files)` images are filled. With `any_size`, [count]
+        of objects.
     """
 
-    def __init__(
-        self,
-        config: DataConfig,
-        count: int,
-        new_array: Callable[[tuple[int, ...]], np.ndarray],
-        any_size: bool = False,
-    ):
+    def __init__(self, config: DataConfig, count: int, any_size: bool = False):
         self.config = config
-        self._new_array = new_array
         self.count = count
         self.files: list[pathlib.Path] = []
         self.array = np.empty(count, object) if any_size else np.empty((0, 0, 0, 0), np.uint8)
@@ -138,8 +132,7 @@ class Pictures:
             if picture.pixels.dtype.kind == "f" and not np.isfinite(picture.pixels).all():
                 raise ConfigError(f"real data must be finite. Received: {path} with NaN or infinity")
             self._make_room(path, picture.pixels)
-            if not np.may_share_memory(picture.pixels, self.array):  # else it was there before a kill
-                self.array[len(self.files)] = picture.pixels  # a grey picture fills all channels
+            self.array[len(self.files)] = picture.pixels  # a grey picture fills all channels
             self.files.append(path)
             self._turned += picture.turned
             self._tops += [picture.top] if picture.top else []
@@ -180,7 +173,7 @@ class Pictures:
             self.array.shape[-1] == shape[-1] or {self.array.shape[-1], shape[-1]} == {1, 3}
         )
         if not self.files:
-            self.array = self._new_array((self.count, *shape))
+            self.array = new_array((self.count, *shape), self.config.dtype, self.config)
         elif not one_size:
             raise ConfigError(
                 f"{needs_one_size(self.array, pixels)}. Received: {self.config.dataset!r} with "
@@ -189,7 +182,7 @@ class Pictures:
             )
         elif shape[-1] > self.array.shape[-1]:
             grey, done = self.array, len(self.files)
-            self.array = self._new_array((self.count, *shape))
+            self.array = new_array((self.count, *shape), self.config.dtype, self.config)
             self.array[:done] = grey[:done]
 
 

@@ -12,30 +12,26 @@ import pathlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import filelock
 import numpy as np
 
 from glow_tf.config import DataConfig, attributes_of, file_of, folder_of
 from glow_tf.data.array_files import SUFFIX
 from glow_tf.data.arrays import PIECE, ROOM, SPLITS, ImageData, fingerprint
-from glow_tf.data.decoding import SOURCE
 from glow_tf.data.image_files import files_below, images_below
 from glow_tf.data.progress import with_progress
 from glow_tf.data.sources import files_of_tfds
-from glow_tf.durable_files import put_in_place, write_atomically
+from glow_tf.durable_files import put_in_place
 from glow_tf.errors import ConfigError
 from glow_tf.text_files import read_json
 
 FORMAT = 1  # of the files; others are made anew
 CONTENT = "content.json"
-LOCK = ".lock"
-WHOLE = "whole"  # in an unfinished folder: what gets the name of the data set
-OLD = "old"  # in a hidden folder: what is being removed
+WHOLE = "whole"  # in a hidden folder: what gets the name of the data set
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NOT_OF_PIXELS = ("augment", "crop", "image_cache", "data_dir")  # settings that change no decoded image
-LEFT_BEHIND = 24 * 3600  # seconds, after which what others decoded beside are removed
+LEFT_BEHIND = 24 * 3600  # seconds, after which nobody writes there any more
 
 
 def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageData:
@@ -44,8 +40,7 @@ def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageDa
     The files lie in a folder of the image cache that is named by the settings of the data set, its place, and
     the names, sizes and times of its files: a change of any of them makes other files. They are .npy, and
     appear all at once when all is decoded; until then they take twice the room, or three times where test
-    images are held out. Pictures of a folder that a process had decoded when it was killed are not decoded
-    again. `read` decodes the data set into `arrays.new_array`.
+    images are held out. `read` decodes the data set into `arrays.new_array`.
 
     ConfigError as `read` raises it, or if the cache is no folder that can be written; OSError if the disk is
     full.
@@ -59,44 +54,31 @@ def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageDa
         raise ConfigError(
             f"image_cache must be a folder that can be written: {error.strerror}. Received: {str(cache)!r}"
         ) from None
-    folder, damage = cache / _key(config), ""
+    folder, notes = cache / _key(config), ()
+    _remove_left_behind(folder)
     if folder.exists():
         try:
-            found = _opened(folder)
+            return _opened(folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            damage = f"The image cache was damaged, and is made anew: {' '.join(str(error).split())[:200]}"
+            said = " ".join(str(error).split())[:200]
+            notes = (f"The image cache was damaged, and is made anew: {said}",)
             shutil.rmtree(folder)
-        else:
-            _remove_leftovers(folder, config)
-            return found
-    notes = [damage] if damage else []
-    with _unfinished(folder, config, notes) as own, _with_room(own, cache):
-        if not folder.exists():  # another process may have been first
-            images = read(dataclasses.replace(config, image_cache=str(own)))
-            whole = own / WHOLE
-            shutil.rmtree(whole, ignore_errors=True)
-            whole.mkdir()
+    images = read(config)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=cache) as hidden:
+        whole = pathlib.Path(hidden, WHOLE)
+        try:
             _write(whole, images)
-            if not folder.exists():
-                put_in_place(whole, folder)
-    found = _opened(folder)
-    return dataclasses.replace(found, notes=(*found.notes, *notes))
-
-
-@contextlib.contextmanager
-def _with_room(own: pathlib.Path, cache: pathlib.Path) -> Iterator[None]:
-    """Says of a full disk what the room is for, and names the cache in place of our own folder in it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in NO_ROOM:
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
             raise OSError(
                 f"the image cache needs room for {ROOM}: {error.strerror}. "
                 f"Received: image_cache={str(cache)!r}"
             ) from None
-        if error.strerror is None:  # it has a sentence of ours
-            raise OSError(str(error).replace(repr(str(own)), repr(str(cache)))) from None
-        raise
+        if not folder.exists():  # another process may have been first
+            put_in_place(whole, folder)
+    found = _opened(folder)
+    return dataclasses.replace(found, notes=(*found.notes, *notes))
 
 
 def _key(config: DataConfig) -> str:
@@ -133,77 +115,17 @@ def _settings(config: DataConfig) -> bytes:
     return json.dumps([FORMAT, kept]).encode()
 
 
-@contextlib.contextmanager
-def _unfinished(folder: pathlib.Path, config: DataConfig, notes: list[str]) -> Iterator[pathlib.Path]:
-    """Gives a folder to decode into, which a kill leaves for the next process; adds notes on what was there.
-
-    It belongs to the settings of a data set, and one process at a time has it. Another one, or one on a file
-    system without locks, gets a folder of its own. Both are removed at the end, and after an error if nothing
-    is kept in them, or the error is of the data.
-    """
-    _remove_old(folder)
-    own = _folder_to_decode_into(folder, config)
-    lock = filelock.FileLock(own / LOCK)
-    try:
-        own.mkdir(exist_ok=True)
-        lock.acquire(blocking=False)
-        _go_on(own, folder.name, notes)
-    except (OSError, NotImplementedError):  # a Timeout is one, too
-        own = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield own
-    except BaseException as error:
-        if isinstance(error, ConfigError) or not any(own.glob("*.jsonl")):
-            _remove(own, folder)
-        raise
-    else:
-        _remove(own, folder)
-    finally:
-        lock.release()
-
-
-def _folder_to_decode_into(folder: pathlib.Path, config: DataConfig) -> pathlib.Path:
-    return folder.parent / f"unfinished-{hashlib.sha256(_settings(config)).hexdigest()[:20]}"
-
-
-def _remove_old(folder: pathlib.Path) -> None:
-    """Removes what was being removed, and what others decoded beside and left long ago."""
+def _remove_left_behind(folder: pathlib.Path) -> None:
+    """Removes what processes that were killed left beside a data set long ago."""
     for old in folder.parent.glob(f".{folder.name}-*"):
         with contextlib.suppress(OSError):  # another process may remove it, too; it may be another user's
-            if (old / OLD).exists() or time.time() - old.stat().st_mtime > LEFT_BEHIND:
+            if time.time() - old.stat().st_mtime > LEFT_BEHIND:
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def _remove_leftovers(folder: pathlib.Path, config: DataConfig) -> None:
-    """Removes what processes left that were killed when a folder had its name; not what is in use."""
-    _remove_old(folder)
-    own = _folder_to_decode_into(folder, config)
-    with contextlib.suppress(OSError, NotImplementedError):  # such as a Timeout, and where there is nothing
-        if (own / SOURCE).read_bytes() == folder.name.encode():
-            with filelock.FileLock(own / LOCK).acquire(blocking=False):
-                _remove(own, folder)
-
-
-def _go_on(own: pathlib.Path, name: str, notes: list[str]) -> None:
-    """Empties a folder, unless what was decoded into it is of the files as they are now."""
-    source, begun = own / SOURCE, any(own.glob("*.jsonl"))
-    if begun and source.read_text() == name:
-        notes.append("Decoding went on where another process had ended.")
-    elif begun:
-        notes.append("Files have changed since a part of them was decoded: all are decoded anew.")
-        for path in set(own.iterdir()) - {own / LOCK}:
-            path.unlink() if path.is_file() else shutil.rmtree(path)
-    write_atomically(source, name.encode())
-
-
-def _remove(own: pathlib.Path, folder: pathlib.Path) -> None:
-    gone = tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)
-    own.rename(pathlib.Path(gone, OLD))  # first: a process that comes now makes a folder of its own
-    shutil.rmtree(gone, ignore_errors=True)
-
-
 def _write(folder: pathlib.Path, images: ImageData) -> None:
-    """Writes a data set; OSError if the disk is full."""
+    """Makes a folder with a data set; OSError if the disk is full."""
+    folder.mkdir()
     arrays = images.arrays | {f"{split} labels": own for split, own in images.labels.items()}
     for name, array in arrays.items():
         pieces = range(0, len(array), PIECE)

@@ -16,11 +16,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".ti
 NO_CLASSES = "No classes"
 HIDDEN = "hidden folders and in those of runs"
 # Each set tells a workdir or a folder of an image cache: folders of the user's may have one of its names.
-OF_PACKAGE = (
-    {"flags.cfg", "samples"},
-    {"content.json", f"train images{SUFFIX}"},
-    {"source.txt", ".lock"},
-)
+OF_PACKAGE = ({"flags.cfg", "samples"}, {"content.json", f"train images{SUFFIX}"})
 
 
 def images_below(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -65,15 +65,11 @@ def load_split(
 ) -> tuple[Examples, tuple[str, ...], tuple[str, ...]]:
     """Reads the images on which a trained model is used; ConfigError as in `load`, or without such a split.
 
-    Args:
-      config: of the data set; `test_examples` limits the number of images.
-      split: `train`, `test` or `all`; empty: the test images, or all images of a folder without test/. Of
-        such a folder, `train` and `test` are what a run makes of it: every tenth image is a test image.
-      fewer_will_do: whether there may be fewer images than asked for.
-      any_size: whether images of a folder without a condition may differ in size: an array of objects then.
-
-    Returns:
-      The examples, the names of the classes, and notes on how the images were read.
+    The split is `train`, `test` or `all`; empty: the test images, or all images of a folder without test/. Of
+    such a folder, `train` and `test` are what a run makes of it: every tenth image is a test image. As many
+    images are read as `test_examples` says; there may be fewer if `fewer_will_do`. If images of a folder
+    without a condition may have `any_size`, they are an array of objects. Returns the examples, the names of
+    the classes, and notes on how the images were read.
     """
     if split not in SPLITS:
         raise ConfigError(f"split must be {', '.join(SPLITS[:-1])} or empty. Received: {split=}")

@@ -4,7 +4,6 @@ Some presets come with the package, and have names.
 """
 
 import dataclasses
-import hashlib
 import math
 import os
 import pathlib
@@ -84,12 +83,8 @@ def read_preset(folder: pathlib.Path) -> tuple[ModelConfig, Shapes]:
     path, content = folder / WEIGHTS, _read(folder)
     model = model_of_settings(folder / CONFIG, content["model"])
     check_size(size := path.stat().st_size, model, str(path))
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
     expected = content.get(CHECKSUM)  # releases before 0.5 wrote none
-    if expected not in (None, found := digest.hexdigest()):
+    if expected not in (None, found := remote.checksum(path)):
         raise ConfigError(
             f"the weights of the preset {folder} are damaged, or others than those that {CONFIG} was written "
             f"with: {CHECKSUM} must be {expected!r}. Received: {found!r}"
@@ -228,7 +223,7 @@ def write(
         content = {
             "format": FORMAT,
             "class_name": "Glow",
-            CHECKSUM: hashlib.sha256((temporary / WEIGHTS).read_bytes()).hexdigest(),
+            CHECKSUM: remote.checksum(temporary / WEIGHTS),
             "glow_tf_version": __version__,
             "model": dataclasses.asdict(model),
             "about": about,

@@ -84,7 +84,7 @@ def _from_server(url: str) -> pathlib.Path:
         settings = parse_json(own.read_bytes().decode())
         kept, most = folder / WEIGHTS, _most_bytes_of_weights(settings)
         folder.mkdir(exist_ok=True)
-        if most and (not kept.is_file() or _checksum(kept) != settings.get(CHECKSUM)):
+        if most and (not kept.is_file() or checksum(kept) != settings.get(CHECKSUM)):
             _download(f"{url}/{WEIGHTS}", pathlib.Path(new), most).replace(kept)
         old = folder / CONFIG
         if not old.is_file() or old.read_bytes() != own.read_bytes():
@@ -102,7 +102,8 @@ def _most_bytes_of_weights(settings: Any) -> int:
         return 0
 
 
-def _checksum(path: pathlib.Path) -> str:
+def checksum(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):

@@ -16,7 +16,7 @@ from glow_tf.durable_files import write_atomically
 from glow_tf.errors import ConfigError
 from glow_tf.text_files import read_json
 from glow_tf.use.image_features import Features, features
-from glow_tf.use.models import TrainedModel, condition_shapes_of
+from glow_tf.use.models import TrainedModel
 from glow_tf.use.rules import FALLBACK, LEVELS, ONE_WAY, RULES, UNUSUAL, areas_of, finite
 from glow_tf.use.spoiled import spoiled_copies
 
@@ -215,7 +215,7 @@ def _halves(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def _probe(model: TrainedModel) -> list[float]:
     """Returns features of one fixed image, by which a calibration knows its model again."""
     image = (np.arange(model.dimensions) % 61).astype(np.uint8).reshape(1, *model.image_shape)
-    zeros = {name: np.zeros((1, *shape), np.float32) for name, shape in condition_shapes_of(model).items()}
+    zeros = {name: np.zeros((1, *shape), np.float32) for name, shape in model.condition_shapes.items()}
     found = features(model, image, of_names(zeros), levels=False)
     return [float(found.nll[0]), float(found.latent[0])]
 

@@ -15,7 +15,7 @@ from glow_tf.data.folder import read_pictures, why_no_classes
 from glow_tf.data.loading import load_split
 from glow_tf.data.sources import DIGITS_SIDE
 from glow_tf.errors import ConfigError
-from glow_tf.use.models import TrainedModel, condition_shapes_of
+from glow_tf.use.models import TrainedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,38 +90,35 @@ def read_images(
     Raises:
       ConfigError: there are no such images, or too few, or they have another shape that cannot be changed.
     """
+    config = DataConfig(dataset, data_dir, test_examples=count, dtype=data_dtype, condition=condition)
+    return read_in_shape(image_shape, config, split, fewer_will_do)
+
+
+def read_in_shape(
+    image_shape: tuple[int, int, int], config: DataConfig, split: str, fewer_will_do: bool
+) -> UsedImages:
+    """As `read_images`, of a data set, whose `test_examples` say how many."""
     size = _side(image_shape)
-    if dataset == "digits" and size == DIGITS_SIDE:
+    if config.dataset == "digits" and size == DIGITS_SIDE:
         size = 0
-    examples, class_names, notes = load_split(
-        DataConfig(dataset, data_dir, size, test_examples=count, dtype=data_dtype, condition=condition),
-        split,
-        fewer_will_do,
-    )
-    if dataset == "digits" and size:
+    config = dataclasses.replace(config, image_size=size)
+    examples, class_names, notes = load_split(config, split, fewer_will_do)
+    if config.dataset == "digits" and size:
         notes = (*notes, f"Resized from {DIGITS_SIDE}×{DIGITS_SIDE} to {size}×{size}.")
-    return _used(examples, class_names, notes, image_shape, dataset)
+    return _used(examples, class_names, notes, image_shape, config.dataset)
 
 
 def read_images_by_size(
-    channels: int,
-    dataset: str,
-    data_dir: str | os.PathLike = "",
-    split: str = "",
-    count: int = 0,
-    fewer_will_do: bool = False,
-    data_dtype: str = "uint8",
-    condition: str = "",
+    image_shape: tuple[int, int, int], config: DataConfig, split: str, fewer_will_do: bool
 ) -> list[UsedImages]:
-    """Reads images at their own sizes: those of one size together, in the order of the first of each.
+    """As `read_in_shape`, at their own sizes: those of one size together, in the order of the first of each.
 
-    Only the images of a folder, without a condition, may differ in size. Arguments and errors are those of
-    `read_images`.
+    Only the images of a folder, without a condition, may differ in size.
     """
-    config = DataConfig(dataset, data_dir, test_examples=count, dtype=data_dtype, condition=condition)
+    any_shape = (0, 0, image_shape[-1])
     examples, class_names, notes = load_split(config, split, fewer_will_do, any_size=True)
     if examples.images.dtype != object:
-        return [_used(examples, class_names, notes, (0, 0, channels), dataset)]
+        return [_used(examples, class_names, notes, any_shape, config.dataset)]
     places: dict[tuple[int, ...], list[int]] = {}
     for place, image in enumerate(examples.images):
         places.setdefault(image.shape, []).append(place)
@@ -129,7 +126,7 @@ def read_images_by_size(
     for own in places.values():
         some = examples[np.array(own)]
         some = dataclasses.replace(some, images=np.stack(some.images.tolist()))
-        groups.append(_used(some, class_names, () if groups else notes, (0, 0, channels), dataset))
+        groups.append(_used(some, class_names, () if groups else notes, any_shape, config.dataset))
     return groups
 
 
@@ -208,7 +205,7 @@ def fitted_condition(model: TrainedModel, condition: Any, source: str) -> Any:
 
     One channel fills three. ConfigError if it does not fit; the message names its source.
     """
-    shapes = condition_shapes_of(model)
+    shapes = model.condition_shapes
     given = by_name(condition)
     if given.keys() != shapes.keys():
         needs = [f"{name!r} of shape {shape}" if name else str(shape) for name, shape in shapes.items()]

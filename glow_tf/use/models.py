@@ -70,11 +70,6 @@ class ExportedModel(TrainedModel):
         return getattr(self._loaded, name)
 
 
-def condition_shapes_of(model: TrainedModel) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of what a model is given, by name; see `ModelConfig.condition_shapes`."""
-    return model.condition_shapes if isinstance(model, ExportedModel) else model.config.condition_shapes
-
-
 def open_model(model: str | os.PathLike, allow_unknown_ops: bool = False) -> TrainedModel:
     """Loads a trained model: a `Glow`, or an `ExportedModel`.
 

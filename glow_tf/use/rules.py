@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from scipy.special import logsumexp
 
 from glow_tf.errors import ConfigError
 from glow_tf.use.image_features import Features
@@ -42,12 +43,9 @@ def _density(points: np.ndarray, queries: np.ndarray) -> np.ndarray:
     whiten = np.linalg.inv(np.linalg.cholesky(covariance)).T
     points, queries = points[:MOST_POINTS] @ whiten, queries @ whiten
     bandwidth = len(points) ** (-1 / (points.shape[1] + 4))  # Scott's rule
-    scores = []
-    for query in queries:
-        exponents = -0.5 * np.sum(np.square((query - points) / bandwidth), axis=1)
-        highest = exponents.max()
-        scores.append(-highest - np.log(np.mean(np.exp(exponents - highest))))
-    return np.array(scores) + 2 * FAR * np.log(beyond)
+    distances = (np.sum(np.square((query - points) / bandwidth), axis=1) for query in queries)
+    log_densities = np.array([logsumexp(-0.5 * own) for own in distances]) - np.log(len(points))
+    return 2 * FAR * np.log(beyond) - log_densities
 
 
 def _with_levels(found: Features) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -14,79 +15,26 @@ from glow_tf.glow import Glow
 from glow_tf.pieces import filled_if_empty
 
 
-class Given:
-    """What a model is given: one condition, or a batch of them, which TFP takes for a view's parameter.
+def given_of(glow: Glow, condition: Any) -> Condition:
+    """Returns what a user gives a Glow, one or a batch of any number of dimensions, as numbers."""
+    shapes = glow.config.condition_shapes
+    found = {k: tf.convert_to_tensor(own) for k, own in by_name(condition).items() if own is not None}
+    fits = found.keys() == shapes.keys()
+    if not fits or not all(ends_with(found[k].shape, tf.TensorShape(s)) for k, s in shapes.items()):
+        one = tf.nest.map_structure(lambda own: own[tf.newaxis], found)
+        glow.checked_condition(of_names(one))  # says what is wrong
+    flat = {name: tf.reshape(found[name], [-1, *shape]) for name, shape in shapes.items()}
+    members = by_name(glow.checked_condition(of_names(flat)))
+    for name, own in found.items():
+        members[name] = tf.reshape(members[name], tf.shape(own))
+        members[name].set_shape(own.shape)
+    return of_names(members)
 
-    `members` are tensors [batch dimensions, …] by name, "" for one without, `shapes` those of one condition.
-    """
 
-    def __init__(self, members: Mapping[str, tf.Tensor], shapes: Mapping[str, tuple[int, ...]]):
-        self.members = members
-        self.shapes = shapes
-
-    @classmethod
-    def of(cls, glow: Glow, condition: Any) -> Given | None:
-        """Returns what a user gives a Glow, one or a batch of any number of dimensions; None for nothing."""
-        shapes = glow.config.condition_shapes
-        found = {k: tf.convert_to_tensor(own) for k, own in by_name(condition).items() if own is not None}
-        fits = found.keys() == shapes.keys()
-        if not fits or not all(ends_with(found[k].shape, tf.TensorShape(s)) for k, s in shapes.items()):
-            one = tf.nest.map_structure(lambda own: own[tf.newaxis], found)
-            glow.checked_condition(of_names(one))  # says what is wrong
-        if not shapes:
-            return None
-        flat = {name: tf.reshape(found[name], [-1, *shape]) for name, shape in shapes.items()}
-        numbers = by_name(glow.checked_condition(of_names(flat)))
-        members = {name: tf.reshape(numbers[name], tf.shape(own)) for name, own in found.items()}
-        for name, own in members.items():
-            own.set_shape(found[name].shape)
-        return cls(members, shapes)
-
-    @property
-    def dtype(self) -> tf.DType:
-        """The type of all numbers."""
-        return next(iter(self.members.values())).dtype
-
-    @property
-    def batch_shape(self) -> tf.TensorShape:
-        """The batch dimensions, as far as they are known."""
-        found = tf.TensorShape([])
-        for name, own in self.members.items():
-            found = tf.broadcast_static_shape(found, own.shape[: own.shape.rank - len(self.shapes[name])])
-        return found
-
-    def batch_shape_tensor(self) -> tf.Tensor:
-        """The batch dimensions."""
-        found = tf.constant([], tf.int32)
-        for name, own in self.members.items():
-            batch = tf.shape(own)[: own.shape.rank - len(self.shapes[name])]
-            found = tf.broadcast_dynamic_shape(found, batch)
-        return found
-
-    def flat(self, batch_shape: tf.Tensor) -> Condition:
-        """Returns a condition for each member of a batch of any dimensions: [B, …]."""
-        found = self._broadcast_parameters_with_batch_shape(batch_shape).members
-        flat = {name: tf.reshape(own, [-1, *self.shapes[name]]) for name, own in found.items()}
-        return of_names(flat)
-
-    # What TFP calls of a parameter to slice a distribution.
-
-    def _broadcast_parameters_with_batch_shape(self, batch_shape: tf.Tensor) -> Given:
-        whole = tf.broadcast_dynamic_shape(batch_shape, self.batch_shape_tensor())
-        members = {
-            name: tf.broadcast_to(own, tf.concat([whole, self.shapes[name]], axis=0))
-            for name, own in self.members.items()
-        }
-        return Given(members, self.shapes)
-
-    def __getitem__(self, which: Any) -> Given:
-        which = which if isinstance(which, tuple) else (which,)
-        rest = () if Ellipsis in [own for own in which if not tf.is_tensor(own)] else (Ellipsis,)
-        members = {
-            name: own[(*which, *rest, *[slice(None)] * len(self.shapes[name]))]
-            for name, own in self.members.items()
-        }
-        return Given(members, self.shapes)
+def ndims_of_condition(glow: Any) -> Any:
+    """Returns the rank of what one value is given, in the structure of a condition; None for nothing."""
+    shapes = glow.config.condition_shapes if isinstance(glow, Glow) else {}
+    return of_names({name: len(shape) for name, shape in shapes.items()})
 
 
 def given_to(label: int | None, method: Callable) -> Callable:
@@ -144,29 +92,38 @@ def brackets(shape: tf.TensorShape, before: str = "") -> str:
 
 
 def batched(
-    function: Callable[..., tuple], x: tf.Tensor, event_shape: tf.TensorShape, given: Given | None = None
+    function: Callable[..., tuple],
+    x: tf.Tensor,
+    event_shape: tf.TensorShape,
+    condition: Condition = None,
+    ndims_of_condition: Any = None,
 ) -> list[tf.Tensor | None]:
     """Runs a function of a batch on a tensor with any number of batch dimensions, which its results have too.
 
     The function maps [B, event], and a condition if there is one, to tensors [B, …], or None in place of one.
-    The shape of x must end with that of the event, in which None is any size. The batch dimensions of what is
-    `given` are broadcast with those of x.
+    The shape of x must end with that of the event, in which None is any size. The batch dimensions of the
+    condition, those before its own, are broadcast with those of x.
     """
     ndims = event_shape.rank
-    if given is not None:
-        event = tf.shape(x)[-ndims:]
-        batch = tf.broadcast_dynamic_shape(tf.shape(x)[:-ndims], given.batch_shape_tensor())
+    if condition is not None:
+        members = zip(*map(tf.nest.flatten, (condition, ndims_of_condition)), strict=True)
+        pairs = [(x, ndims), *members]
+        batch = functools.reduce(tf.broadcast_dynamic_shape, [tf.shape(own)[:-rank] for own, rank in pairs])
         known = None
         if x.shape.rank is not None:
-            known = tf.broadcast_static_shape(x.shape[:-ndims], given.batch_shape)
+            known = functools.reduce(tf.broadcast_static_shape, [own.shape[:-rank] for own, rank in pairs])
             known = known.concatenate(x.shape[-ndims:])
-        x = tf.broadcast_to(x, tf.concat([batch, event], axis=0))
+        x = tf.broadcast_to(x, tf.concat([batch, tf.shape(x)[-ndims:]], axis=0))
         x.set_shape(known)
     shape = tf.shape(x)
     flat = tf.reshape(x, tf.concat([[-1], shape[-ndims:]], axis=0))
     flat = tf.ensure_shape(flat, [None, *event_shape])
     if x.shape.rank is not None:
         flat.set_shape([None, *x.shape[-ndims:]])
+
+    def of_each(member: tf.Tensor, rank: int) -> tf.Tensor:
+        own = member.shape[-rank:]
+        return tf.reshape(tf.broadcast_to(member, tf.concat([shape[:-ndims], own], axis=0)), [-1, *own])
 
     def unflattened(result: tf.Tensor | None) -> tf.Tensor | None:
         if result is None:
@@ -176,7 +133,6 @@ def batched(
         return whole
 
     with functions_inlined():  # so that XLA can differentiate the view within a loop
-        own = () if given is None else (given.flat(shape[:-ndims]),)
-        size = tf.shape(flat)[0]
-        results = function(*filled_if_empty(flat, *own))
-        return [unflattened(None if result is None else result[:size]) for result in results]
+        given = () if condition is None else (tf.nest.map_structure(of_each, condition, ndims_of_condition),)
+        results = function(*filled_if_empty(flat, *given))
+        return [unflattened(None if result is None else result[: tf.shape(flat)[0]]) for result in results]

@@ -13,17 +13,33 @@ import tensorflow_probability as tfp
 
 from glow_tf.bijectors import Bijector
 from glow_tf.bijectors.bijector import WithLogDet
+from glow_tf.bijectors.condition import Condition
 from glow_tf.glow import Glow
 from glow_tf.parts import Part
-from glow_tf.use.tfp_batches import Given, batched, brackets, checked, event_shape_tensor, given_to
+from glow_tf.use.tfp_batches import (
+    batched,
+    brackets,
+    checked,
+    event_shape_tensor,
+    given_of,
+    given_to,
+    ndims_of_condition,
+)
 
 if TYPE_CHECKING:  # type checkers do not find what `tfp` imports on first use
     from tensorflow_probability.python.bijectors.bijector import Bijector as TfpBijector
     from tensorflow_probability.python.distributions.distribution import Distribution
 
 tfb, tfd = tfp.bijectors, tfp.distributions
-# Its own dimensions are no batch; see `Given`.
-GIVEN = tfp.util.BatchedComponentProperties(event_ndims=0)
+
+
+def _ndims_of_given(view: Any, x_event_ndims: int | None = None) -> Any:
+    """Tells TFP how many dimensions of a condition are no batch; an event may have more than its own."""
+    more = 0 if x_event_ndims is None else x_event_ndims - view.forward_min_event_ndims
+    return tf.nest.map_structure(lambda rank: rank + more, ndims_of_condition(view.model))
+
+
+GIVEN = tfp.util.ParameterProperties(event_ndims=_ndims_of_given)
 
 
 def as_tfp_bijector(
@@ -68,7 +84,7 @@ def as_tfp_bijector(
         )
     _check_label(bijector, label)
     if isinstance(bijector, Glow):
-        return _View(bijector, label, Given.of(bijector, condition))
+        return _View(bijector, label, given_of(bijector, condition))
     if condition is not None:
         raise ValueError(f"a condition needs a Glow. Received: a {type(bijector).__name__} with a condition")
     return _View(_WholePart(bijector) if isinstance(bijector, Part) else bijector)
@@ -107,7 +123,7 @@ def as_distribution(glow: Glow, label: int | None = None, condition: Any = None)
             "Received: label=None"
         )
     _check_label(glow, label)
-    return _Density(glow, label, Given.of(glow, condition))
+    return _Density(glow, label, given_of(glow, condition))
 
 
 def _check_label(bijector: Bijector | Part | Glow, label: int | None) -> None:
@@ -154,12 +170,12 @@ class _View(tfb.Bijector):
     """A layer with one batch dimension, seen as a TFP bijector with any number of batch dimensions."""
 
     def __init__(
-        self, bijector: Bijector | _WholePart | Glow, label: int | None = None, given: Given | None = None
+        self, bijector: Bijector | _WholePart | Glow, label: int | None = None, condition: Condition = None
     ):
         parameters = dict(locals())
-        self._layer = bijector
+        self.model = bijector
         self._label = label
-        self._given = given
+        self.condition = condition
         # `trainable_variables` of everything that is composed of the view finds the variables in this list.
         self._variables_of_layer = [variable.value for variable in bijector.variables]
         self._input_event, self._output_event = _event_shapes(bijector)
@@ -173,7 +189,7 @@ class _View(tfb.Bijector):
 
     @classmethod
     def _parameter_properties(cls, dtype):
-        return {"given": GIVEN}
+        return {"condition": GIVEN}
 
     # `tfb.Bijector` keeps each result with the tensor that it was computed from, and returns it again for the
     # same tensor, also when the weights have been trained in between. A new tensor per call prevents that.
@@ -191,7 +207,7 @@ class _View(tfb.Bijector):
         return super().inverse_log_det_jacobian(self._new_output(y), event_ndims, name=name, **kwargs)
 
     def _new_input(self, x: Any) -> tf.Tensor:
-        is_glow = isinstance(self._layer, Glow)
+        is_glow = isinstance(self.model, Glow)
         what = f"{self.name}.forward"
         return tf.identity(checked(x, what, self._input_event, self.dtype, dequantised=is_glow))
 
@@ -199,20 +215,22 @@ class _View(tfb.Bijector):
         return tf.identity(checked(y, f"{self.name}.inverse", self._output_event, self.dtype))
 
     def _forward(self, x):
-        return self._run(self._layer.forward_and_log_det, x, self._input_event)[0]
+        return self._run(self.model.forward_and_log_det, x, self._input_event)[0]
 
     def _inverse(self, y):
-        inverse = self._layer.inverse
+        inverse = self.model.inverse
         return self._run(lambda *own, **given: (inverse(*own, **given), None), y, self._output_event)[0]
 
     def _forward_log_det_jacobian(self, x):
-        return self._run(self._layer.forward_and_log_det, x, self._input_event)[1]
+        return self._run(self.model.forward_and_log_det, x, self._input_event)[1]
 
     def _inverse_log_det_jacobian(self, y):
-        return self._run(self._layer.inverse_and_log_det, y, self._output_event)[1]
+        return self._run(self.model.inverse_and_log_det, y, self._output_event)[1]
 
     def _run(self, method: Callable, values: tf.Tensor, event: tf.TensorShape) -> list[tf.Tensor | None]:
-        return batched(given_to(self._label, method), values, event, self._given)
+        return batched(
+            given_to(self._label, method), values, event, self.condition, ndims_of_condition(self.model)
+        )
 
     def _forward_event_shape(self, input_shape):
         return self._event_shape(input_shape, self._input_event, self._output_event)
@@ -242,14 +260,14 @@ class _View(tfb.Bijector):
 class _Density(tfd.Distribution):
     """A Glow as a distribution of dequantised values."""
 
-    def __init__(self, glow: Glow, label: int | None = None, given: Given | None = None, name: str = "Glow"):
+    def __init__(self, glow: Glow, label: int | None = None, condition: Condition = None, name: str = "Glow"):
         parameters = dict(locals())
-        self._glow = glow
+        self.model = glow
         self._label = label
         self._warned = False
         dtype = tf.as_dtype(glow.compute_dtype)
-        self._given = given
-        self._bijector = tfb.Invert(_View(glow, label, given))
+        self.condition = condition
+        self._bijector = tfb.Invert(_View(glow, label, condition))
         zero, one = np.array([0, 1], dtype.as_numpy_dtype)
         self._distribution = tfd.Sample(tfd.Normal(zero, one), glow.dimensions)
         super().__init__(
@@ -263,7 +281,7 @@ class _Density(tfd.Distribution):
 
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):
-        return {"given": GIVEN}
+        return {"condition": GIVEN}
 
     @property
     def distribution(self) -> tfd.Distribution:
@@ -286,7 +304,7 @@ class _Density(tfd.Distribution):
 
     def _checked(self, value: Any) -> tf.Tensor:
         values = checked(value, f"the density {self.name}", self.event_shape, self.dtype, dequantised=True)
-        noisy = self._glow.dequantize.takes_noise and self._glow.config.n_bits > 1
+        noisy = self.model.dequantize.takes_noise and self.model.config.n_bits > 1
         if noisy and not self._warned and tf.executing_eagerly():
             self._warned = bool(tf.reduce_min(values) >= 0 and 0 < tf.reduce_max(values) <= 1)
             if self._warned:
@@ -295,18 +313,19 @@ class _Density(tfd.Distribution):
         return values
 
     def _log_prob(self, value):
-        log_prob = given_to(self._label, self._glow.dequantized_log_prob)
-        return batched(lambda *own: (None, log_prob(*own)), value, self.event_shape, self._given)[1]
+        log_prob = given_to(self._label, self.model.dequantized_log_prob)
+        ndims = ndims_of_condition(self.model)
+        return batched(lambda *own: (None, log_prob(*own)), value, self.event_shape, self.condition, ndims)[1]
 
     def _sample_n(self, n, seed=None):
-        shape = n if self._given is None else tf.concat([[n], self._given.batch_shape_tensor()], axis=0)
+        shape = tf.concat([[n], self.batch_shape_tensor()], axis=0)
         return self._bijector.forward(self._distribution.sample(shape, seed=seed))
 
     def _event_shape(self):
-        return tf.TensorShape(self._glow.image_shape)
+        return tf.TensorShape(self.model.image_shape)
 
     def _event_shape_tensor(self):
-        return tf.constant(self._glow.image_shape, tf.int32)
+        return tf.constant(self.model.image_shape, tf.int32)
 
     def _default_event_space_bijector(self):
         return self._bijector

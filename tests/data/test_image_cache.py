@@ -1,6 +1,5 @@
 """The image cache: decoded once, the same numbers as from memory, and nothing half-written."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -8,7 +7,6 @@ import shutil
 import time
 import weakref
 
-import filelock
 import numpy as np
 import pytest
 from helpers import config, rows_of, train
@@ -16,8 +14,9 @@ from PIL import Image
 
 from glow_tf import data
 from glow_tf.config import ConfigError, DataConfig
-from glow_tf.data import arrays, decoding, folder, image_cache
+from glow_tf.data import arrays, folder, image_cache
 from glow_tf.data.pictures import read_picture
+from glow_tf.durable_files import put_in_place
 from glow_tf.run.same_data import fingerprints
 
 
@@ -148,117 +147,35 @@ def test_a_damaged_cache_is_made_anew(pictures, tmp_path, damage):
     assert data.load(of(pictures, tmp_path)).notes == expected.notes
 
 
-def test_what_an_interrupted_process_left_is_removed_after_a_day(pictures, tmp_path):
-    name = f".{_name_of_cache(pictures, tmp_path)}-"
-    old, new = (tmp_path / f"{name}{end}" for end in ("old", "new"))
+def test_what_a_killed_process_left_is_removed_after_a_day(pictures, tmp_path):
+    name = pathlib.Path(data.load(of(pictures, tmp_path)).notes[-1].split()[2][:-1]).name
+    old, new = (tmp_path / f".{name}-{end}" for end in ("old", "new"))
     for left in (old, new):
         left.mkdir()
     os.utime(old, (0, 0))
     data.load(of(pictures, tmp_path))
-    assert not old.exists()
-    assert new.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {name, new.name}
 
 
-def _name_of_cache(pictures, tmp_path):
-    data.load(of(pictures, tmp_path))
-    (found,) = tmp_path.iterdir()
-    shutil.rmtree(found)
-    return found.name
-
-
-@pytest.mark.parametrize("in_use", [False, True])
-def test_what_a_kill_left_beside_a_complete_folder_is_removed_unless_it_is_in_use(pictures, tmp_path, in_use):
-    name = _name_of_cache(pictures, tmp_path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_cache, "_remove", killed)
-        with pytest.raises(Killed):
-            data.load(of(pictures, tmp_path))
-    (unfinished,) = tmp_path.glob("unfinished-*")
-    (tmp_path / f".{name}-removed" / "old").mkdir(parents=True)
-    with filelock.FileLock(unfinished / ".lock") if in_use else contextlib.nullcontext():
-        data.load(of(pictures, tmp_path))
-    assert {path.name for path in tmp_path.iterdir()} == {name, *[unfinished.name] * in_use}
-
-
-def killed(*args):
-    raise Killed
-
-
-class Killed(BaseException):
+class KilledError(BaseException):
     """What ends a process at once."""
 
 
-def decode_some(monkeypatch, config, count):
-    """Decodes some pictures, and dies; then lets others be decoded, and counts them."""
+def test_an_interrupted_decoding_leaves_nothing_and_begins_anew(pictures, tmp_path, monkeypatch):
     taken = []
 
     def read(path, size, dtype):
         taken.append(path)
-        if len(taken) > count:
-            raise Killed
+        if len(taken) > 30:
+            raise KilledError
         return read_picture(path, size, dtype)
 
-    monkeypatch.setattr(decoding, "KEPT_AFTER", -1)
-    monkeypatch.setattr(folder, "read_picture", read)
-    with pytest.raises(Killed):
-        data.load(config)
-    taken.clear()
-    monkeypatch.setattr(folder, "read_picture", lambda *args: taken.append(args[0]) or read_picture(*args))
-    return taken
-
-
-WENT_ON = "Decoding went on where another process had ended."
-
-
-@pytest.mark.parametrize("colours", [False, True])
-def test_what_was_decoded_before_a_kill_is_not_decoded_again(tmp_path, monkeypatch, colours):
-    root, cache = tmp_path / "pictures", tmp_path / "cache"
-    root.mkdir()
-    for k in range(40):
-        shape = (8, 8, 3) if colours and k >= 15 else (8, 8)
-        Image.fromarray(np.full(shape, 5 * k, np.uint8)).save(root / f"{k:02d}.png")
-    (root / "03.png").write_bytes(b"no picture")
-    expected = data.load(of(root))
-    for count in (10, 10):  # to before the first colour, and to behind it
-        decode_some(monkeypatch, of(root, cache), count)
-    decoded = decode_some(monkeypatch, of(root, cache), 5)
-    found = data.load(of(root, cache))
-    assert len(set(decoded)) <= 40 - 25 + 3  # at most the last of each call is lost
-    same(found, expected)
-    assert found.notes[:-2] == expected.notes
-    assert found.notes[-1] == WENT_ON
-    assert [path.name for path in cache.iterdir()] == [cache_of(found).name]
-    assert data.load(of(root, cache)).notes == found.notes[:-1]
-
-
-def test_files_that_cannot_be_read_come_first_and_a_kill_pairs_nothing_with_another_image(
-    tmp_path, monkeypatch
-):
-    root, cache = tmp_path / "pictures", tmp_path / "cache"
-    for name in "ab":
-        (root / name).mkdir(parents=True)
-    for k in range(40):
-        path = root / "ab"[k >= 20] / f"{k:02d}.png"
-        path.write_bytes(b"no picture") if k < 3 else Image.fromarray(np.full((8, 8), k, np.uint8)).save(path)
-    decode_some(monkeypatch, of(root, cache), 30)
-    found = data.load(of(root, cache))
-    same(found, data.load(of(root)))
-    assert found.notes[0] == data.load(of(root)).notes[0]
-    assert found.notes[-1] == WENT_ON
-
-
-DAMAGED = [b"\xff\xfe\x80", b"{", b"{}", b"[1]", b'[[1, 8, 8, 1], [[8, false, "", 0]]]', b"[[60, 8, 8], []]"]
-DAMAGED += [b'[["a", 8, 8, 1], []]', b"[[60, 8, 8, 1], [[8, 0]]]", b"[[60, 8, 8, 1], [1]]", b"[" * 10**5]
-
-
-@pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
-def test_a_damaged_journal_is_as_none(tmp_path, text):
-    (tmp_path / decoding.SOURCE).touch()
-    paths = [tmp_path / f"{k}.png" for k in range(60)]
-    journal = decoding.Decoding(of(tmp_path, tmp_path), paths, 60)._journal
-    journal.write_bytes(text + b"\n")
-    assert decoding.Decoding(of(tmp_path, tmp_path), paths, 60).done == []
-    assert not journal.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "read_picture", read)
+        with pytest.raises(KilledError):
+            data.load(of(pictures, tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    same(data.load(of(pictures, tmp_path)), data.load(of(pictures)))
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -277,30 +194,19 @@ def test_the_pixels_of_a_picture_are_held_once(pictures, tmp_path, monkeypatch, 
     assert max(alive) < 5
 
 
-def cache_of(found):
-    return pathlib.Path(
-        next(note for note in found.notes if note.startswith("Image cache: ")).split()[2][:-1]
-    )
+def test_processes_that_decode_at_once_share_the_files_of_the_first(pictures, tmp_path, monkeypatch):
+    found = []
 
+    def load_another(source, target):
+        if not found:
+            found.append(None)
+            found[0] = data.load(of(pictures, tmp_path))
+        put_in_place(source, target)
 
-def test_a_folder_that_changed_after_a_kill_is_decoded_anew(pictures, tmp_path, monkeypatch):
-    root, cache = tmp_path / "copy", tmp_path / "cache"
-    shutil.copytree(pictures, root)
-    decode_some(monkeypatch, of(root, cache), 30)
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(root / "a" / "00.png")
-    found = data.load(of(root, cache))
-    same(found, data.load(of(root)))
-    assert found.notes[-1] == "Files have changed since a part of them was decoded: all are decoded anew."
-
-
-def test_a_second_process_decodes_beside_the_first(pictures, tmp_path, monkeypatch):
-    decode_some(monkeypatch, of(pictures, tmp_path), 30)
-    (unfinished,) = tmp_path.iterdir()
-    with filelock.FileLock(unfinished / ".lock"):
-        found = data.load(of(pictures, tmp_path))
-    same(found, data.load(of(pictures)))
-    assert WENT_ON not in found.notes
-    assert unfinished.exists()
+    monkeypatch.setattr(image_cache, "put_in_place", load_another)
+    same(data.load(of(pictures, tmp_path)), data.load(of(pictures)))
+    same(found[0], data.load(of(pictures)))
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_full_disk_and_a_folder_that_cannot_be_written_are_a_sentence(pictures, tmp_path, monkeypatch):
@@ -316,7 +222,6 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written_are_a_sentence(pictures
             patch.setattr(place, name, full)
             with pytest.raises(OSError, match=rf"needs {needs}, .*: {received}"):
                 data.load(of(pictures, tmp_path))
-        shutil.rmtree(next(tmp_path.glob("unfinished-*"), tmp_path / "none"), ignore_errors=True)
         assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="image_cache must be a folder that can be written"):
