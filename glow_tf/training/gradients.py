@@ -41,20 +41,25 @@ class OneTape:
         self._replicas = replicas
 
     def __call__(
-        self, passage: Passage, phase: Phase, weight: tf.Tensor | None, queues: DelayQueues | None = None
+        self,
+        passage: Passage,
+        phase: Phase,
+        start: int,
+        weight: tf.Tensor | None,
+        queues: DelayQueues | None = None,
     ) -> StepGradients:
         """Returns the gradients of a step.
 
-        The batch is before the first part, or before the one whose frozen prefix was cached. The weight is 0
-        or 1 for every example, [B], where replicas may have batches of different sizes. Only parts on devices
-        of their own have queues.
+        The batch enters part `start` (from 0): the first, or the one whose frozen prefix was cached. The
+        weight is 0 or 1 for every example, [B], where replicas may have batches of different sizes. Only
+        parts on devices of their own have queues.
         """
         groups = self._walk.trained_variables(phase)
         variables = [v.value for group in groups for v in group]
         replicas = self._replicas
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            losses, truncated = self._walk.evaluate(passage, phase)
+            losses, truncated = self._walk.evaluate(passage, phase, start)
             loss = mean_over_examples(losses, weight)
             if weight is None:
                 scaled = loss / replicas  # the replicas' gradients are summed
@@ -103,26 +108,29 @@ class TapePerPart:
         self._walk = walk
 
     def __call__(
-        self, passage: Passage, phase: Phase, weight: tf.Tensor | None, queues: DelayQueues | None = None
+        self,
+        passage: Passage,
+        phase: Phase,
+        start: int,
+        weight: tf.Tensor | None,
+        queues: DelayQueues | None = None,
     ) -> StepGradients:
         """Returns the gradients of a step; see `OneTape`. `queues` are where batches wait between parts."""
         walk = self._walk
         groups = walk.trained_variables(phase)
         watched = {k: [v.value for v in group] for k, group in zip(phase.active, groups, strict=True)}
         arrived = _arrived(weight, phase) if queues is None else queues.arrived()
-
-        shape = walk.image_shape_of(passage)
-
-        def visit(passage: Passage, phase: Phase) -> _Record:
-            k = len(passage.truncated)
+        shape = walk.image_shape_of(passage, start)
+        records: dict[int, _Record] = {}
+        for k in range(start, phase.last + 1):
             if queues is not None and k > 0:
                 passage = queues.exchange(k, passage)
-            return _forward(walk, passage, phase, watched.get(k, []), weight, shape)
-
-        records = walk.through(passage, phase, visit)
+            records[k] = _forward(walk, k, passage, phase, watched.get(k, []), weight, shape)
+            passage = records[k].after
         gradients, busy = _backward(walk.glow, phase, watched, records)
-        truncated = [bits_per_dim(t, shape) for t in records[-1].after.truncated]
-        return StepGradients(total_loss(records), truncated, gradients, busy, weight, arrived)
+        truncated = [bits_per_dim(t, shape) for t in passage.truncated]
+        loss = total_loss([record.loss for record in records.values()])
+        return StepGradients(loss, truncated, gradients, busy, weight, arrived)
 
 
 class _Record(NamedTuple):
@@ -137,19 +145,19 @@ class _Record(NamedTuple):
 
 def _forward(
     walk: Walk,
+    k: int,
     passage: Passage,
     phase: Phase,
     variables: list[tf.Variable],
     weight: tf.Tensor | None,
     image_shape: Sequence[int],
 ) -> _Record:
-    k = len(passage.truncated)
     with walk.glow.on_device_of(k):
         if phase.joins(k):  # the copy on this device: what is handed back is its gradient
             passage = passage._replace(h=tf.identity(passage.h))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([*variables, passage.h] if phase.joins(k) else variables)
-            visit = walk.visit(passage, phase)
+            visit = walk.visit(k, passage, phase)
             loss = visit.loss
             if loss is not None:
                 loss = mean_over_examples(bits_per_dim(loss, image_shape), weight)
@@ -158,7 +166,7 @@ def _forward(
 
 
 def _backward(
-    glow: Glow, phase: Phase, watched: Mapping[int, list[tf.Variable]], records: Sequence[_Record]
+    glow: Glow, phase: Phase, watched: Mapping[int, list[tf.Variable]], records: Mapping[int, _Record]
 ) -> tuple[list[list[tf.Tensor]], list[tf.Tensor]]:
     """Returns the gradients of each active part, and how long each was busy."""
     gradients: list[list[tf.Tensor]] = []

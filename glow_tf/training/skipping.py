@@ -105,11 +105,16 @@ class SkippedSteps:
             return tf.identity(finite)
 
     @contextlib.contextmanager
-    def naming_faults(self) -> Iterator[None]:
-        """Within the context, what stopped training is raised in the place of TensorFlow's error."""
+    def naming_faults(self, phase: Phase | None = None) -> Iterator[None]:
+        """Within the context, what stopped training is raised in the place of TensorFlow's error.
+
+        A phase is that of the one step which is made within the context: then nobody else asks `fault_of`.
+        """
         self.fault = None
         try:
             yield
+            if phase and (fault := self.fault_of(phase)):
+                raise fault
         except tf.errors.OpError:
             if self.fault:
                 raise self.fault from None

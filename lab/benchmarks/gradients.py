@@ -40,7 +40,7 @@ def batch_gradients(trainer: PartsTrainer, phase: Phase, images: np.ndarray) -> 
     def gradients(batch: tf.Tensor, noise: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(flows)
-            passage = trainer.entering(Batch(batch, noise), phase)
+            passage = trainer.walk.enter(Batch(batch, noise))
             losses, _ = trainer.walk.evaluate(passage, phase)
             loss = tf.reduce_mean(losses)
         found = tape.gradient(loss, flows, unconnected_gradients=tf.UnconnectedGradients.ZERO)

@@ -14,6 +14,7 @@ import glow_tf
 from glow_tf import ConfigError, PartsTrainer
 from glow_tf.run import checkpoint_files
 from glow_tf.run.callbacks import SaveCheckpoints
+from glow_tf.run.checkpoint_content import within_epoch_of
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.epoch import EpochResult
 from glow_tf.run.history import reproducible
@@ -283,14 +284,12 @@ def test_steps_that_were_not_finite_are_counted_on(tmp_path):
         trainer.compile([keras.optimizers.SGD(1e-3)])
         trainers.append((trainer, Checkpoints(tmp_path, trainer)))
     (first, checkpoints), (second, restored) = trainers
-    first.within_epoch["not_finite_in_a_row"].assign(4)
+    within_epoch_of(first)["not_finite_in_a_row"].assign(4)
     checkpoints.rolled_back_to.assign(0)
     checkpoints.save_within(3, 1.5)
     restored.restore()
     assert (int(restored.steps), float(restored.seconds), int(restored.rolled_back_to)) == (3, 1.5, 0)
-    second.steps_before = 3
-    second.on_epoch_start(0, 9)
-    assert int(second.within_epoch["not_finite_in_a_row"]) == 4
-    second.steps_before = 0
-    second.on_epoch_start(0, 9)
-    assert int(second.within_epoch["not_finite_in_a_row"]) == 0
+    second.training_steps.begin_epoch(second.phases[:1], 9, resumes=True)
+    assert int(within_epoch_of(second)["not_finite_in_a_row"]) == 4
+    second.training_steps.begin_epoch(second.phases[:1], 9, resumes=False)
+    assert int(within_epoch_of(second)["not_finite_in_a_row"]) == 0

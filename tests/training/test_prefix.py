@@ -123,7 +123,7 @@ def test_a_cache_is_filled_with_what_parts_make_of_their_condition(small_images,
     cache.fill(batches, 0)
     for own, noise, index, condition in batches(0):
         entered = glow.enter(own, noise)._replace(condition=condition)
-        expected, found = glow.through_parts(entered, 2), cache.passage(index)
+        expected, found = glow.through_parts(entered, stop=2), cache.passage(index)
         np.testing.assert_allclose(found.h, expected.h, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, rtol=1e-5)
 
