@@ -14,6 +14,8 @@ from glow_tf.schedule import Phase
 from glow_tf.training.queues import DelayQueues
 from glow_tf.training.walk import Walk, total_loss
 
+Weight = tf.Tensor | None  # 0 or 1 for every example, [B]; None if all have weight 1
+
 
 class StepGradients(NamedTuple):
     """What the forward and backward pass of a training step compute; losses are in bits per dimension."""
@@ -25,7 +27,7 @@ class StepGradients(NamedTuple):
     # For parts on their own devices, seconds from each active part's input to its last gradient, []; empty
     # where gradients cross a cut, because a part then has two turns.
     busy: list[tf.Tensor]
-    weight: tf.Tensor | None = None  # 0 or 1 for every example, [B]; None if all have weight 1
+    weight: Weight = None
     arrived: Sequence[tf.Tensor] | None = None  # for each part whether it had a batch, []; None: all had
 
 
@@ -41,18 +43,13 @@ class OneTape:
         self._replicas = replicas
 
     def __call__(
-        self,
-        passage: Passage,
-        phase: Phase,
-        start: int,
-        weight: tf.Tensor | None,
-        queues: DelayQueues | None = None,
+        self, passage: Passage, phase: Phase, start: int, weight: Weight, queues: DelayQueues | None = None
     ) -> StepGradients:
         """Returns the gradients of a step.
 
-        The batch enters part `start` (from 0): the first, or the one whose frozen prefix was cached. The
-        weight is 0 or 1 for every example, [B], where replicas may have batches of different sizes. Only
-        parts on devices of their own have queues.
+        The batch enters part `start` (from 0): the first, or the one whose frozen prefix was cached. It has
+        weights where replicas may have batches of different sizes. Only parts on devices of their own have
+        queues.
         """
         groups = self._walk.trained_variables(phase)
         variables = [v.value for group in groups for v in group]
@@ -75,14 +72,14 @@ class OneTape:
         return StepGradients(loss, truncated, of_parts, [], weight, arrived)
 
 
-def _arrived(weight: tf.Tensor | None, phase: Phase) -> list[tf.Tensor] | None:
+def _arrived(weight: Weight, phase: Phase) -> list[tf.Tensor] | None:
     """Returns for each part whether it has a batch, where one may be empty; None where all have one."""
     if weight is None:
         return None
     return [tf.reduce_sum(weight) > 0] * (phase.last + 1)
 
 
-def mean_over_examples(values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
+def mean_over_examples(values: tf.Tensor, weight: Weight) -> tf.Tensor:
     """Returns the mean of values [B] over the examples whose weight is 1, [], or 0 if there are none."""
     if weight is None:
         return tf.reduce_mean(values)
@@ -108,12 +105,7 @@ class TapePerPart:
         self._walk = walk
 
     def __call__(
-        self,
-        passage: Passage,
-        phase: Phase,
-        start: int,
-        weight: tf.Tensor | None,
-        queues: DelayQueues | None = None,
+        self, passage: Passage, phase: Phase, start: int, weight: Weight, queues: DelayQueues | None = None
     ) -> StepGradients:
         """Returns the gradients of a step; see `OneTape`. `queues` are where batches wait between parts."""
         walk = self._walk
@@ -149,7 +141,7 @@ def _forward(
     passage: Passage,
     phase: Phase,
     variables: list[tf.Variable],
-    weight: tf.Tensor | None,
+    weight: Weight,
     image_shape: Sequence[int],
 ) -> _Record:
     with walk.glow.on_device_of(k):

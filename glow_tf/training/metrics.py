@@ -14,7 +14,6 @@ from glow_tf.internals import metrics_to_minimize
 from glow_tf.parts import Part
 from glow_tf.schedule import Phase
 from glow_tf.training.gradients import StepGradients
-from glow_tf.training.update import Updated
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -113,9 +112,10 @@ class StepMeans:
     def _scored(self, phase: Phase) -> list[int]:
         return [k for k, has_head in enumerate(self._heads) if phase.scores(k, has_head)]
 
-    def update(self, phase: Phase, step: StepGradients, updated: Updated) -> None:
-        """Adds a step."""
-        finite = updated.finite
+    def update(
+        self, phase: Phase, step: StepGradients, norms: Sequence[tf.Tensor], finite: tf.Tensor
+    ) -> None:
+        """Adds a step; `norms` are of each active part's gradients. One that is not finite was skipped."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync  # each of them counts the step
         self._skipped.update_state(tf.where(finite, 0.0, 1 / replicas))
         arrived = [True] * (phase.last + 1) if step.arrived is None else step.arrived
@@ -130,7 +130,7 @@ class StepMeans:
 
         for k in self._scored(phase):
             add(f"local_bpd_{k + 1}", step.truncated[k], of_examples)
-        for k, norm in zip(phase.active, updated.norms, strict=True):
+        for k, norm in zip(phase.active, norms, strict=True):
             add(f"gradient_norm_{k + 1}", norm, weights[k])
         for k, seconds in zip(phase.active, step.busy, strict=False):
             add(f"busy_seconds_{k + 1}", seconds, weights[k])

@@ -45,17 +45,15 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
     not run the parts after it at all. Epochs beyond the last of the phases are end to end.
 
     Logs: what `StepMeans` lists for training, NaN where a phase computes nothing; `bpd`, `bpd_se` and `loss`,
-    which is the bpd again, for an evaluation.
+    which is the bpd again, for an evaluation. Ordinary Keras callbacks work; see docs/guides/keras.md. One
+    that sets the learning rate sets the first part's, and the others' follow in proportion.
 
-    Ordinary Keras callbacks work; see docs/guides/keras.md. A callback that sets the learning rate sets the
-    first part's, and the others' follow in proportion. Where optimizers keep moving averages of the weights
-    (`use_ema`), `fit` ends with them, as Keras's does. Before that, `with trainer.averages.in_place():`
-    evaluates them, or saves them with `trainer.glow.save`.
+    Where optimizers keep moving averages of the weights (`use_ema`), `fit` ends with them, as Keras's does.
+    Before that, `with trainer.averages.in_place():` evaluates them, or saves them with `trainer.glow.save`.
 
     Args:
       glow: the model to train, built.
-      phases: the phase of every epoch, from `glow_tf.phases`; by default those of the `TrainConfig` that it
-        is compiled with.
+      phases: of every epoch, from `glow_tf.phases`; by default those of the `TrainConfig` of `compile`.
       seed: of the order of the images and the noise, where `fit` is given an array.
       objective: a `LocalObjective` class, which each part but the last is trained on in the place of its
         truncated likelihood; or one object for each part, None where it keeps its own.
@@ -69,8 +67,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         self, glow: Glow, phases: Sequence[Phase] = (), seed: int = 0, objective: Objectives = None, **kwargs
     ):
         super().__init__(**kwargs)
-        self.glow, self.seed = glow, seed
-        self.has_own_phases = bool(phases)
+        self.glow, self.seed, self.has_own_phases = glow, seed, bool(phases)
         self.set_phases(phases)
         self.local_objectives = objectives_of(glow, objective)
         self.walk = Walk(glow, self.local_objectives)
@@ -79,7 +76,10 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         self.rate_factors: list[tf.Variable] = []  # of a run, for each part
         self.finished_epochs = 0  # of the run that `load_trainer` loads
         self.steps_before = 0  # that the running epoch had made before this `fit`, which goes on after them
-        self.built = True
+        self.build((None, *glow.image_shape))
+
+    def build(self, input_shape: Any = None) -> None:
+        self.built = True  # as the glow is
 
     def compile(self, optimizers: Any = None, **options: Any) -> None:
         """Sets one optimizer per part, and how steps are computed.
@@ -93,8 +93,8 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
             `steps_per_epoch`; otherwise the first `fit` finds it where the rates need it.
 
         Raises:
-          ConfigError: there is not one optimizer per part, or options are no counts, not finite, or exclude
-            each other; or the settings contradict the trainer's phases.
+          ConfigError: there is not one optimizer per part, an option is wrong, or options exclude each other,
+            or the settings contradict the trainer's phases.
         """
         given = options.pop("optimizer", None) if optimizers is None else optimizers
         if given is None or isinstance(given, TrainConfig):
@@ -105,9 +105,8 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
             self.rate_factors = recipe.rate_factors
             self.set_phases(recipe.phases)
         checked = CompileOptions.of(options)
-        optimizers = optimizers_per_part(given, len(self.glow.parts))
-        self.compile_steps(optimizers, checked)
-        warn_of_rates(optimizers, checked.rate_scaling)
+        self.compile_steps(optimizers_per_part(given, len(self.glow.parts)), checked)
+        warn_of_rates(self.optimizers, checked.rate_scaling)
 
     def compile_steps(self, optimizers: Optimizers, options: CompileOptions) -> None:
         """Sets one optimizer per part, and how steps are computed; see `compile`."""
@@ -159,10 +158,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         return self.get_metrics_result()
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
-        """Adds a batch to the evaluation of the whole chain; returns `bpd` and its error so far, bits/dim.
-
-        A batch is as in `train_step`, but with weights [B] in the place of an index, and without labels.
-        """
+        """Adds a batch, with weights [B] for an index and no labels, to an evaluation; returns its results."""
         given = filled_up(unpack(batch, self.glow.config, trains=False))
         self.logs.of_evaluation.update_state(self.walk.bits_of_whole(given, self.seed), given.weight)
         return self.logs.of_evaluation.result()
@@ -188,9 +184,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         initial_step: int = 0,
         **kwargs,
     ) -> Any:
-        """Trains, as keras.Model.fit does.
-
-        Initialises the ActNorms first, from 32 to 256 images, unless that was done or restored.
+        """Trains, as keras.Model.fit does; first initialises ActNorms that are not, from 32 to 256 images.
 
         Args:
           x: uint8 images [N, H, W, C], shuffled anew every epoch, or a source of batches of images, (images,
@@ -238,11 +232,11 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight=None, class_weight=None, return_dict: bool = False
     ) -> Any:
-        """Makes one step of the current phase, as keras.Model.train_on_batch does.
+        """Makes one step of the current phase, as keras.Model.train_on_batch does; initialises like `fit`.
 
-        Initialises the ActNorms from the batch if need be. The batch is images, or a tuple (images, noise);
-        y is as in `fit`, if it does not end the tuple. Raises what `fit` does, and ConfigError if replicas
-        make steps alone, batches wait between parts, or rates need an unknown number of steps per epoch.
+        The batch is images, or a tuple (images, noise); y is as in `fit`, if it does not end the tuple.
+        Raises what `fit` does, and ConfigError if replicas make steps alone, batches wait between parts, or
+        rates need an unknown number of steps per epoch.
         """
         check_compiled(self, "train_on_batch")
         self.training_steps.begin_batch()
@@ -280,7 +274,6 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
             self.logs.reset(self.phase, self.distribute_strategy)
 
     def call(self, images: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """Returns the glow's log-probabilities of uint8 images [B, H, W, C]: [B], nats."""
         return self.glow.call(images, condition)
 
     def get_config(self) -> dict:

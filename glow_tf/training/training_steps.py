@@ -23,7 +23,7 @@ from glow_tf.training.prefix import PrefixCache
 from glow_tf.training.queues import DelayQueues
 from glow_tf.training.skipping import SkippedSteps
 from glow_tf.training.traffic import Traffic
-from glow_tf.training.update import Update, Updated
+from glow_tf.training.update import Update
 from glow_tf.training.walk import Walk
 
 
@@ -44,7 +44,7 @@ class TrainingSteps:
         self.local_steps = LocalSteps(walk, optimizers, options.sync_every, options.outer_step)
         replicas = self.local_steps.replicas
         self.skips = SkippedSteps(walk.glow, optimizers, *limits, options.jit_compile, replicas)
-        self._update = Update(walk, optimizers, options.clip_norm, self.skips, options.rate_scaling)
+        self._update = Update(walk, optimizers, options.clip_norm, options.rate_scaling)
         self._gradients = TapePerPart(walk) if walk.glow.part_devices else OneTape(walk, replicas)
         self._walk, self._optimizers, self._options, self._seed = walk, optimizers, options, seed
         self._queues: DelayQueues | None = None
@@ -55,8 +55,11 @@ class TrainingSteps:
 
     def __call__(
         self, batch: Batch, phase: Phase, cache: PrefixCache | None = None
-    ) -> tuple[StepGradients, Updated]:
-        """Makes a step of a phase, whose frozen prefix the cache has: gradients, check, clipping, update."""
+    ) -> tuple[StepGradients, list[tf.Tensor], tf.Tensor]:
+        """Makes a step of a phase, whose frozen prefix the cache has: gradients, check, clipping, update.
+
+        Returns the gradients, the norms of each active part's, and whether the step was applied, bool [].
+        """
         batch = filled_up(self._with_noise(batch, phase))
         passage = self._walk.enter(batch, self._seed, cache)
         start = cache.part if cache else 0
@@ -66,7 +69,10 @@ class TrainingSteps:
             v = self._walk.glow.dequantized(batch.images, batch.noise, seed=self._seed)
             return Seen(v, passage.condition)
 
-        return step, self._update(phase, step, seen)
+        norms = self._update.norms(phase, step.gradients)
+        finite = self.skips.finite(phase, step, norms, seen)
+        self._update(phase, step, norms, finite)
+        return step, norms, finite
 
     def _with_noise(self, batch: Batch, phase: Phase) -> Batch:
         """Returns a batch with noise: new noise in every step, where a dataset has images alone."""
