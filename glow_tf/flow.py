@@ -205,7 +205,7 @@ class Flow(FlowOfParts):
         with self.on_device_of(k):
             h = self.parts[k].pass_on(passage.h)
             nothing = math.nan * tf.ones_like(passage.log_likelihood)
-        return passage._replace(h=h, truncated=(*passage.truncated, nothing))
+        return passage._replace(h=h, truncated_nlls=(*passage.truncated_nlls, nothing))
 
     def through_parts(self, passage: Passage, start: int = 0, stop: int | None = None) -> Passage:
         """Runs the parts from `start` (from 0) up to `stop` (not included; None: all) on a passage.
@@ -296,7 +296,7 @@ class Flow(FlowOfParts):
         """Returns the exact log-density of v [B, H, W, C], given labels and condition, if any: [B], nats."""
         condition = self.checked_condition(condition)
         passage = Passage(*self.dequantize.forward_and_log_det(v), labels=labels, condition=condition)
-        return -self.through_parts(passage).truncated[-1]
+        return -self.through_parts(passage).truncated_nlls[-1]
 
     def dequantized_label_log_probs(self, v: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Returns the exact log-density of v [B, H, W, C] given each label: [B, classes], nats."""

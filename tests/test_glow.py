@@ -262,13 +262,13 @@ def test_flow_weights_of_another_model_are_refused():
 def test_a_passage_goes_part_by_part_or_several_parts_at_once(small_images, eager):
     glow = small_glow(parts="across_block:3")
     entered = passage = glow.enter(small_images, None, seed=2)
-    assert passage.truncated == ()
+    assert passage.truncated_nlls == ()
     for k in range(1, 4):
         passage, _ = glow.through_part(k - 1, passage)
         np.testing.assert_array_equal(glow.through_parts(entered, stop=k).h, passage.h)
     apart = glow.through_parts(glow.through_parts(entered, stop=1), start=1)
     np.testing.assert_array_equal(apart.h, passage.h)
-    np.testing.assert_allclose(-passage.truncated[-1], glow.log_prob(small_images, 2), rtol=1e-6)
+    np.testing.assert_allclose(-passage.truncated_nlls[-1], glow.log_prob(small_images, 2), rtol=1e-6)
     with pytest.raises(IndexError):
         glow.through_part(3, passage)
 

@@ -133,7 +133,7 @@ class EndWithAverages(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict | None = None) -> None:
         for k, optimizer in enumerate(self.model.optimizers[1:], start=1):
-            optimizer.finalize_variable_values(self.model.walk.variables_of(k))
+            optimizer.finalize_variable_values(self.model.forward_pass.variables_of(k))
 
 
 class AllOptimizers(keras.callbacks.Callback):

@@ -120,7 +120,7 @@ class StepMeans:
         self._skipped.update_state(tf.where(finite, 0.0, 1 / replicas))
         arrived = [True] * (phase.last + 1) if step.arrived is None else step.arrived
         weights = [tf.cast(finite & a, tf.float32) for a in arrived]
-        # With queues, all of `truncated` belongs to the batch that has come to the last part.
+        # With queues, all of `truncated_nlls` belongs to the batch that has come to the last part.
         of_examples = weights[-1] if step.weight is None else weights[-1] * step.weight
 
         def add(name: str, values: tf.Tensor, weight: tf.Tensor) -> None:
@@ -129,13 +129,13 @@ class StepMeans:
             self._means[name].update_state(tf.where(finite, values, 0), weight)
 
         for k in self._scored(phase):
-            add(f"local_bpd_{k + 1}", step.truncated[k], of_examples)
+            add(f"local_bpd_{k + 1}", step.truncated_nlls[k], of_examples)
         for k, norm in zip(phase.active, norms, strict=True):
             add(f"gradient_norm_{k + 1}", norm, weights[k])
         for k, seconds in zip(phase.active, step.busy, strict=False):
             add(f"busy_seconds_{k + 1}", seconds, weights[k])
         if self._runs_all(phase):
-            add("bpd", step.truncated[-1], of_examples)
+            add("bpd", step.truncated_nlls[-1], of_examples)
 
 
 class Logs:

@@ -77,7 +77,7 @@ class SkippedSteps:
         """
         finite = tf.reduce_all(tf.math.is_finite(tf.stack([step.loss, *norms])))
         losses = [
-            mean_over_examples(step.truncated[k], step.weight)
+            mean_over_examples(step.truncated_nlls[k], step.weight)
             for k in self.divergence_monitor.rows_of(phase)[0]
         ]
         explains, first = ~finite, tf.constant(True)

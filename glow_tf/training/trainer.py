@@ -20,6 +20,7 @@ from glow_tf.training.averages import Averages
 from glow_tf.training.batch import Batch, filled_up, initialize_from, unpack
 from glow_tf.training.datasets import start_reading
 from glow_tf.training.fit_callbacks import callbacks_for
+from glow_tf.training.forward_pass import ForwardPass
 from glow_tf.training.metrics import Logs
 from glow_tf.training.objective import Objectives, objectives_of
 from glow_tf.training.optimizers import Optimizers
@@ -34,7 +35,6 @@ from glow_tf.training.prefix import PrefixCache
 from glow_tf.training.recipe import recipe_of
 from glow_tf.training.saving import compile_config_of, compiled_of, config_of, trainer_of
 from glow_tf.training.training_steps import TrainingSteps
-from glow_tf.training.walk import Walk
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -70,7 +70,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         self.glow, self.seed, self.has_own_phases = glow, seed, bool(phases)
         self.set_phases(phases)
         self.local_objectives = objectives_of(glow, objective)
-        self.walk = Walk(glow, self.local_objectives)
+        self.forward_pass = ForwardPass(glow, self.local_objectives)
         self.logs = Logs(glow.parts, timed=bool(glow.part_devices))
         self.prefix_caches: dict[Phase, PrefixCache] = {}
         self.rate_factors: list[tf.Variable] = []  # of a run, for each part
@@ -112,9 +112,9 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         """Sets one optimizer per part, and how steps are computed; see `compile`."""
         options = options.checked(self.glow, self.distribute_strategy, optimizers)
         with self.distribute_strategy.scope():
-            self.training_steps = TrainingSteps(self.walk, optimizers, options, self.seed)
+            self.training_steps = TrainingSteps(self.forward_pass, optimizers, options, self.seed)
         self.divergence_monitor = self.training_steps.skips.divergence_monitor
-        self.averages = Averages(self.walk, optimizers)
+        self.averages = Averages(self.forward_pass, optimizers)
         # Keras callbacks that look at `model.optimizer` see the first part's.
         super().compile(optimizers[0], **options.of_keras())
         self.optimizers, self.options = optimizers, options
@@ -158,9 +158,9 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         return self.get_metrics_result()
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
-        """Adds a batch, with weights [B] for an index and no labels, to an evaluation; returns its results."""
+        """Adds a batch, with weights [B] for an index and no labels, to an evaluation; returns its result."""
         given = filled_up(unpack(batch, self.glow.config, trains=False))
-        self.logs.of_evaluation.update_state(self.walk.bits_of_whole(given, self.seed), given.weight)
+        self.logs.of_evaluation.update_state(self.forward_pass.bits_of_whole(given, self.seed), given.weight)
         return self.logs.of_evaluation.result()
 
     def predict_step(self, batch: Any) -> tf.Tensor:
@@ -260,7 +260,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         # Part by part, as the optimizers have them: Keras ends averages in this order.
         if not any(getattr(self, "local_objectives", ())):
             return super().trainable_weights
-        return [v for k in range(len(self.glow.parts)) for v in self.walk.variables_of(k)]
+        return [v for k in range(len(self.glow.parts)) for v in self.forward_pass.variables_of(k)]
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

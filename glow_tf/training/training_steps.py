@@ -15,6 +15,7 @@ from glow_tf.schedule import Phase, phase_of_epoch
 from glow_tf.training import inputs
 from glow_tf.training.batch import Batch, Dataset, filled_up, noise_of_step
 from glow_tf.training.diagnosis import Seen
+from glow_tf.training.forward_pass import ForwardPass
 from glow_tf.training.gradients import OneTape, StepGradients, TapePerPart
 from glow_tf.training.local_steps import LocalSteps
 from glow_tf.training.optimizers import Optimizers, check_rates, count_steps
@@ -24,7 +25,6 @@ from glow_tf.training.queues import DelayQueues
 from glow_tf.training.skipping import SkippedSteps
 from glow_tf.training.traffic import Traffic
 from glow_tf.training.update import Update
-from glow_tf.training.walk import Walk
 
 
 class TrainingSteps:
@@ -39,18 +39,18 @@ class TrainingSteps:
       traced: the phases that have made a step.
     """
 
-    def __init__(self, walk: Walk, optimizers: Optimizers, options: CompileOptions, seed: int):
+    def __init__(self, forward: ForwardPass, optimizers: Optimizers, options: CompileOptions, seed: int):
         limits = (options.max_skipped_steps, options.max_outside_steps)
-        self.local_steps = LocalSteps(walk, optimizers, options.sync_every, options.outer_step)
+        self.local_steps = LocalSteps(forward, optimizers, options.sync_every, options.outer_step)
         replicas = self.local_steps.replicas
-        self.skips = SkippedSteps(walk.glow, optimizers, *limits, options.jit_compile, replicas)
-        self._update = Update(walk, optimizers, options.clip_norm, options.rate_scaling)
-        self._gradients = TapePerPart(walk) if walk.glow.part_devices else OneTape(walk, replicas)
-        self._walk, self._optimizers, self._options, self._seed = walk, optimizers, options, seed
+        self.skips = SkippedSteps(forward.glow, optimizers, *limits, options.jit_compile, replicas)
+        self._update = Update(forward, optimizers, options.clip_norm, options.rate_scaling)
+        self._gradients = TapePerPart(forward) if forward.glow.part_devices else OneTape(forward, replicas)
+        self._forward, self._optimizers, self._options, self._seed = forward, optimizers, options, seed
         self._queues: DelayQueues | None = None
         self.functions: dict[Phase, Callable] = {}
         self.traced: set[Phase] = set()
-        for part in walk.glow.parts:
+        for part in forward.glow.parts:
             part.set_reversible(options.reversible)
 
     def __call__(
@@ -61,12 +61,12 @@ class TrainingSteps:
         Returns the gradients, the norms of each active part's, and whether the step was applied, bool [].
         """
         batch = filled_up(self._with_noise(batch, phase))
-        passage = self._walk.enter(batch, self._seed, cache)
+        passage = self._forward.enter(batch, self._seed, cache)
         start = cache.part if cache else 0
         step = self._gradients(passage, phase, start, batch.weight, self._queues_in(phase))
 
         def seen() -> Seen:
-            v = self._walk.glow.dequantized(batch.images, batch.noise, seed=self._seed)
+            v = self._forward.glow.dequantized(batch.images, batch.noise, seed=self._seed)
             return Seen(v, passage.condition)
 
         norms = self._update.norms(phase, step.gradients)
@@ -79,7 +79,7 @@ class TrainingSteps:
         if batch.noise is not None:
             return batch
         # To which every batch comes first, also where batches wait; one without weights counts no steps.
-        trained = (k for k in phase.active if self._walk.glow.parts[k].trainable_variables)
+        trained = (k for k in phase.active if self._forward.glow.parts[k].trainable_variables)
         first = next(trained, phase.active[0])
         step = steps_made(self._optimizers[first]).value
         return batch._replace(noise=noise_of_step(batch.images, (self._seed, first), step))
@@ -100,7 +100,7 @@ class TrainingSteps:
             num_parts, epochs = len(self._optimizers), range(first, arguments["epochs"])
             of_epochs = (phase_of_epoch(phases, epoch, num_parts) for epoch in epochs)
             check_rates(self._optimizers, of_epochs, in_epoch, initial_step)
-        warn_of_late_priors(self._walk.glow, phases[first:], self._optimizers)
+        warn_of_late_priors(self._forward.glow, phases[first:], self._optimizers)
         if self._options.part_delay:
             self.make_queues(dataset, steps)
         if not (first or initial_step):
@@ -110,7 +110,7 @@ class TrainingSteps:
         """Makes the queues for the batches of a dataset, unless they are for such; ConfigError as above."""
         inputs.check_batches_of_one_size(dataset, steps)
         if self._queues is None or self._queues.batch_spec != dataset.element_spec:
-            self._queues = DelayQueues(self._walk.glow, dataset.element_spec, self._options.part_delay)
+            self._queues = DelayQueues(self._forward.glow, dataset.element_spec, self._options.part_delay)
             self.functions.clear()
             self.traced.clear()
 
@@ -125,7 +125,7 @@ class TrainingSteps:
         `phases` are those of all epochs up to this one, whose number of `steps` may not be known (None).
         """
         if not resumes:
-            self.skips.divergence_monitor.forget_losses(self._walk.losses_of_other_terms(phases))
+            self.skips.divergence_monitor.forget_losses(self._forward.losses_of_other_terms(phases))
         self.skips.begin_epoch(steps, resumes)
         self.local_steps.begin_epoch(phases[-1], steps, resumes)
         if queues := self._queues_in(phases[-1]):
@@ -152,7 +152,7 @@ class TrainingSteps:
 
         `layouts` are the parts for what a step takes, if it takes crops; by default, for whole images.
         """
-        glow = self._walk.glow
+        glow = self._forward.glow
         crossing = crossing_bytes(
             layouts or part_layouts(glow.config),
             phase.last,

@@ -18,9 +18,9 @@ from glow_tf.internals import (
 )
 from glow_tf.schedule import Phase
 from glow_tf.training.divergence import Tensors
+from glow_tf.training.forward_pass import ForwardPass
 from glow_tf.training.gradients import StepGradients
 from glow_tf.training.optimizers import Optimizer, Optimizers
-from glow_tf.training.walk import Walk
 
 Variables = Sequence[keras.Variable]
 
@@ -37,11 +37,11 @@ class Update:
     replicas, or has the state of other weights.
     """
 
-    def __init__(self, walk: Walk, optimizers: Optimizers, clip_norm: float, rate_scaling: str):
-        glow = walk.glow
+    def __init__(self, forward: ForwardPass, optimizers: Optimizers, clip_norm: float, rate_scaling: str):
+        glow = forward.glow
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         for k, optimizer in enumerate(optimizers):
-            own = walk.variables_of(k)
+            own = forward.variables_of(k)
             # Replicas that accumulate would meet within a `tf.cond`; Keras clips before it sums over them.
             refused = ["gradient_accumulation_steps"] if tf.distribute.has_strategy() else []
             refused += ["clipnorm", "global_clipnorm", "clipvalue"] if replicas > 1 else []
@@ -63,7 +63,7 @@ class Update:
             steps = glow.config.design.steps_in_series(glow.config, k)
             scale_rates(optimizer, [rate_factor(v, steps) if scaled else 1.0 for v in own])
         self.glow = glow
-        self.walk = walk
+        self.forward = forward
         self.optimizers = list(optimizers)
         self.clip_norm = clip_norm
 
@@ -77,7 +77,7 @@ class Update:
     def __call__(self, phase: Phase, step: StepGradients, norms: list[tf.Tensor], finite: tf.Tensor) -> None:
         """Clips gradients by their norms and applies them, or skips a step that is not `finite`, bool []."""
         clipped = self._clipped(phase, step.gradients, norms)
-        groups = self.walk.trained_variables(phase)
+        groups = self.forward.trained_variables(phase)
         for k, own, variables in zip(phase.active, clipped, groups, strict=True):
             if not own:
                 continue

@@ -27,8 +27,8 @@ class Visit(NamedTuple):
     loss: tf.Tensor | None  # what the phase minimises here, [B], nats; None if no gradient runs through
 
 
-class Walk:
-    """Takes batches through the parts of a model, as the phases of training say.
+class ForwardPass:
+    """Takes batches forward through the parts of a model, as the phases of training say.
 
     An objective is what a part minimises alone; None is its truncated negative log-likelihood.
     """
@@ -89,7 +89,7 @@ class Walk:
                 _, passage, loss = self.visit(k, passage, phase)
                 losses.append(loss)
             return bits_per_dim(total_loss(losses), shape), [
-                bits_per_dim(t, shape) for t in passage.truncated
+                bits_per_dim(t, shape) for t in passage.truncated_nlls
             ]
 
         return in_streams(run, *passage)
