@@ -206,12 +206,12 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
         batch_size = self.options.batch_size if batch_size is None else batch_size
         dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs, initial_step)
-        self.steps_before = initial_step
         self.training_steps.begin_fit(dataset, self.phases, kwargs, initial_step)
         initialize_from(self.glow, dataset, self.distribute_strategy)
         self.averages.start()
         kwargs["callbacks"] = callbacks_for(kwargs, self.optimizers, self.phases, self.logs.means)
         start_reading(dataset)
+        self.steps_before = initial_step
         with self.training_steps.skips.naming_faults():
             return super().fit(inputs.of_unknown_length(dataset, initial_step), **kwargs)
 

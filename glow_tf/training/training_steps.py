@@ -103,8 +103,6 @@ class TrainingSteps:
         warn_of_late_priors(self._forward.glow, phases[first:], self._optimizers)
         if self._options.part_delay:
             self.make_queues(dataset, steps)
-        if not (first or initial_step):
-            self.skips.divergence_monitor.forget()
 
     def make_queues(self, dataset: Dataset, steps: int | None) -> None:
         """Makes the queues for the batches of a dataset, unless they are for such; ConfigError as above."""
@@ -122,10 +120,14 @@ class TrainingSteps:
     def begin_epoch(self, phases: Sequence[Phase], steps: int | None, resumes: bool) -> None:
         """Counts skipped steps anew, forgets losses that had other terms, starts the queues between parts.
 
-        `phases` are those of all epochs up to this one, whose number of `steps` may not be known (None).
+        `phases` are those of all epochs up to this one, whose number of `steps` may not be known (None). The
+        first epoch has no reference for its losses.
         """
-        if not resumes:
-            self.skips.divergence_monitor.forget_losses(self._forward.losses_of_other_terms(phases))
+        monitor = self.skips.divergence_monitor
+        if len(phases) == 1 and not resumes:
+            monitor.forget()
+        elif not resumes:
+            monitor.forget_losses(self._forward.losses_of_other_terms(phases))
         self.skips.begin_epoch(steps, resumes)
         self.local_steps.begin_epoch(phases[-1], steps, resumes)
         if queues := self._queues_in(phases[-1]):
