@@ -277,6 +277,15 @@ def test_a_first_step_must_be_within_the_epoch(small_images):
         trainer.fit(small_images, batch_size=16, initial_step=5, verbose=0)
 
 
+def test_a_fit_that_is_refused_leaves_no_steps_to_pass_by(small_images):
+    trainer = PartsTrainer(small_glow(parts="1"), glow_tf.phases("end_to_end", 1, 2))
+    trainer.compile([keras.optimizers.SGD(1e-3)])
+    watches = keras.callbacks.EarlyStopping("val_loss")
+    with pytest.raises(ConfigError, match="a callback must watch what every epoch computes"):
+        trainer.fit(small_images, batch_size=16, initial_step=2, callbacks=[watches], verbose=0)
+    assert trainer.steps_before == 0
+
+
 def test_steps_that_were_not_finite_are_counted_on(tmp_path):
     trainers = []
     for _ in range(2):
