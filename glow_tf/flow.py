@@ -184,14 +184,12 @@ class Flow(FlowOfParts):
         """
         return Passage(*self.dequantize.forward_and_log_det(self.dequantized(images, noise, seed)))
 
-    def through_next_part(self, passage: Passage, scored: bool = True) -> tuple[Passage, PartView]:
-        """Runs the next part: returns the passage after it, and what the part saw and made.
+    def through_part(self, k: int, passage: Passage, scored: bool = True) -> tuple[Passage, PartView]:
+        """Runs part k (from 0) on what comes into it: returns what goes on, and what the part saw and made.
 
-        `len(passage.truncated)` is the number of parts that have run; IndexError if all have. The local prior
-        scores the output if that is to be `scored`.
+        The local prior scores the output if that is to be `scored`.
         """
         h, log_likelihood, truncated, labels, condition = passage
-        k = len(truncated)
         known = labels if k == len(self.parts) - 1 else None  # the top prior alone knows classes
         with self.on_device_of(k):
             given = self.parts[k].read(condition)
@@ -202,21 +200,20 @@ class Flow(FlowOfParts):
         after = Passage(output.h, log_likelihood_after, (*truncated, own), labels, condition)
         return after, PartView(h, *output, labels, condition, nll)
 
-    def past_next_part(self, passage: Passage) -> Passage:
-        """Takes a passage past the next part, which must be `Part.fixed`, without its likelihood."""
-        k = len(passage.truncated)
+    def past_part(self, k: int, passage: Passage) -> Passage:
+        """Takes a passage past part k (from 0), which must be `Part.fixed`, without its likelihood."""
         with self.on_device_of(k):
             h = self.parts[k].pass_on(passage.h)
             nothing = math.nan * tf.ones_like(passage.log_likelihood)
-        return passage._replace(h=h, truncated=(*passage.truncated, nothing))
+        return passage._replace(h=h, truncated_nlls=(*passage.truncated_nlls, nothing))
 
-    def through_parts(self, passage: Passage, stop: int | None = None) -> Passage:
-        """Runs the next parts on a passage, up to part `stop` (from 0, not included); None runs all parts.
+    def through_parts(self, passage: Passage, start: int = 0, stop: int | None = None) -> Passage:
+        """Runs the parts from `start` (from 0) up to `stop` (not included; None: all) on a passage.
 
         A part with a flow head is not scored: only training needs that, and pays for it.
         """
-        for part in self.parts[len(passage.truncated) : stop]:
-            passage, _ = self.through_next_part(passage, scored=not part.has_head)
+        for k in range(len(self.parts))[start:stop]:
+            passage, _ = self.through_part(k, passage, scored=not self.parts[k].has_head)
         return passage
 
     def forward_and_log_det(
@@ -299,13 +296,13 @@ class Flow(FlowOfParts):
         """Returns the exact log-density of v [B, H, W, C], given labels and condition, if any: [B], nats."""
         condition = self.checked_condition(condition)
         passage = Passage(*self.dequantize.forward_and_log_det(v), labels=labels, condition=condition)
-        return -self.through_parts(passage).truncated[-1]
+        return -self.through_parts(passage).truncated_nlls[-1]
 
     def dequantized_label_log_probs(self, v: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Returns the exact log-density of v [B, H, W, C] given each label: [B, classes], nats."""
         condition = self.checked_condition(condition)
         passage = Passage(*self.dequantize.forward_and_log_det(v), condition=condition)
-        passage = self.through_parts(passage, len(self.parts) - 1)
+        passage = self.through_parts(passage, stop=len(self.parts) - 1)
         with self.on_device_of(len(self.parts) - 1):
             output = self.parts[-1].call(passage.h, self.parts[-1].read(condition))
             rest = passage.log_likelihood + output.log_likelihood_term

@@ -17,7 +17,7 @@ class Passage(NamedTuple):
     log_likelihood: tf.Tensor  # terms of dequantisation and of the parts that have run, [B], nats
     # Per part that has run, the negative log-likelihood of the flow that ends with it, [B], nats; NaN if the
     # part's output was not scored.
-    truncated: tuple[tf.Tensor, ...] = ()
+    truncated_nlls: tuple[tf.Tensor, ...] = ()
     labels: tf.Tensor | None = None  # the class of each example, integers [B], if it is known
     condition: Condition = None  # what the model is given with each example, if anything
 
@@ -41,8 +41,8 @@ class Passage(NamedTuple):
     def isolated(self) -> Passage:
         """Returns the passage with the gradient through h stopped, h still [B, H, W, C].
 
-        This is the only place where parts are isolated. `log_likelihood` and `truncated` need no such stop,
-        because the local objectives of later parts do not contain them.
+        This is the only place where parts are isolated. `log_likelihood` and `truncated_nlls` need no such
+        stop, because the local objectives of later parts do not contain them.
         """
         return self._replace(h=tf.stop_gradient(self.h))
 

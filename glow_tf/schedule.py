@@ -215,6 +215,27 @@ def phases_of(config: RunConfig) -> tuple[Phase, ...]:
     return found
 
 
+def named_phases(given: Sequence[Phase], num_parts: int) -> tuple[Phase, ...]:
+    """Returns phases, those that train all parts of a model by name; ConfigError if one has other parts."""
+    whole = (end_to_end(num_parts), simultaneous(num_parts))
+    known = {(phase.active, phase.crossed): phase for phase in whole}
+    for phase in given:
+        of_all = phase.kind in ("end_to_end", "simultaneous")
+        if max(*phase.active, *phase.crossed, 0) >= num_parts or (of_all and phase not in whole):
+            raise ConfigError(
+                f"phases must be made for the {num_parts} parts of the glow. "
+                f"Received: phase '{phase}' of parts {phase.active_parts}, counted from 1"
+            )
+    return tuple(
+        known.get((phase.active, phase.crossed), phase) if phase.kind == "mixed" else phase for phase in given
+    )
+
+
+def phase_of_epoch(given: Sequence[Phase], epoch: int, num_parts: int) -> Phase:
+    """Returns the phase of an epoch (from 0); epochs beyond the last of the phases are end to end."""
+    return given[epoch] if epoch < len(given) else end_to_end(num_parts)
+
+
 def epochs_training(part: int, schedule_phases: Sequence[Phase]) -> int:
     """Returns the number of epochs that train a part (index from 0)."""
     return sum(part in phase.active for phase in schedule_phases)

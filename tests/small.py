@@ -143,8 +143,9 @@ def make_flow_step(
 
 
 def objectives(trainer: PartsTrainer, images, phase: Phase, condition=None):
-    """Returns what a phase minimises, of each image, and the truncated likelihoods; see `Walk.evaluate`."""
-    return trainer.walk.evaluate(trainer.entering(Batch(images, condition=condition), phase), phase)
+    """Returns what a phase minimises, of each image, and the truncated likelihoods of its parts."""
+    forward = trainer.forward_pass
+    return forward.evaluate(forward.enter(Batch(images, condition=condition), trainer.seed), phase)
 
 
 def perturb(layer: keras.layers.Layer, scale: float = 0.1, seed: int = 0) -> None:

@@ -119,8 +119,8 @@ def test_only_the_last_part_sees_labels(images):
 
     def truncated(labels):
         passage = glow.enter(images, 0.5)._replace(labels=tf.constant(labels, tf.int32))
-        passage, _ = glow.through_next_part(passage)
-        return [t.numpy() for t in glow.through_next_part(passage)[0].truncated]
+        passage, _ = glow.through_part(0, passage)
+        return [t.numpy() for t in glow.through_part(1, passage)[0].truncated_nlls]
 
     (first, whole), (other_first, other) = truncated(LABELS), truncated(LABELS + 1)
     np.testing.assert_array_equal(first, other_first)

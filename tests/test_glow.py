@@ -262,20 +262,21 @@ def test_flow_weights_of_another_model_are_refused():
 def test_a_passage_goes_part_by_part_or_several_parts_at_once(small_images, eager):
     glow = small_glow(parts="across_block:3")
     entered = passage = glow.enter(small_images, None, seed=2)
-    assert passage.truncated == ()
+    assert passage.truncated_nlls == ()
     for k in range(1, 4):
-        passage, _ = glow.through_next_part(passage)
-        np.testing.assert_array_equal(glow.through_parts(entered, k).h, passage.h)
-    np.testing.assert_array_equal(glow.through_parts(glow.through_parts(entered, 1)).h, passage.h)
-    np.testing.assert_allclose(-passage.truncated[-1], glow.log_prob(small_images, 2), rtol=1e-6)
+        passage, _ = glow.through_part(k - 1, passage)
+        np.testing.assert_array_equal(glow.through_parts(entered, stop=k).h, passage.h)
+    apart = glow.through_parts(glow.through_parts(entered, stop=1), start=1)
+    np.testing.assert_array_equal(apart.h, passage.h)
+    np.testing.assert_allclose(-passage.truncated_nlls[-1], glow.log_prob(small_images, 2), rtol=1e-6)
     with pytest.raises(IndexError):
-        glow.through_next_part(passage)
+        glow.through_part(3, passage)
 
 
 def test_an_isolated_passage_keeps_its_numbers_and_stops_the_gradient_of_h(small_images):
     glow = small_glow(parts="across_block:3")
     with tf.GradientTape(persistent=True) as tape:
-        passage, _ = glow.through_next_part(glow.enter(small_images, None))
+        passage, _ = glow.through_part(0, glow.enter(small_images, None))
         isolated = passage.isolated()
     np.testing.assert_array_equal(isolated.h, passage.h)
     weights = [v.value for v in glow.parts[0].flow_variables]

@@ -101,8 +101,8 @@ def test_the_terms_of_the_parts_add_up_to_the_log_likelihood(perturbed, images):
     passage = perturbed.enter(images, 0.3 * np.ones(images.shape))
     whole = perturbed.dequantized_log_prob(perturbed.dequantized(images, 0.3))
     terms = passage.log_likelihood
-    for part in perturbed.parts:
-        passage, view = perturbed.through_next_part(passage)
+    for k, part in enumerate(perturbed.parts):
+        passage, view = perturbed.through_part(k, passage)
         terms += view.log_likelihood_term if part is not perturbed.parts[-1] else -view.truncated_nll
     np.testing.assert_allclose(terms, whole, rtol=1e-8)
 
@@ -116,8 +116,8 @@ def test_no_part_has_a_gradient_from_the_loss_of_another(images):
     for k in range(3):
         with tf.GradientTape() as tape:
             passage = glow.enter(images[:4], 0.5)
-            for _ in range(k + 1):  # nothing stops a gradient here
-                passage, view = glow.through_next_part(passage)
+            for before in range(k + 1):  # nothing stops a gradient here
+                passage, view = glow.through_part(before, passage)
             loss = view.truncated_nll
         weights = [[v.value for v in part.trainable_variables] for part in glow.parts]
         for j, gradients in enumerate(tape.gradient(loss, weights)):
@@ -175,7 +175,7 @@ def test_a_part_that_trains_alone_runs_no_flow_before_it(images, at_once, monkey
     trainer = at_once
     monkeypatch.setattr(trainer.glow.parts[0].bijectors[1], "whiten", None)  # would be called
     # A likelihood without the parts before is none of the model.
-    assert "bpd" not in trainer.means.names_of(one_part(len(trainer.glow.parts) - 1))
+    assert "bpd" not in trainer.logs.means.names_of(one_part(len(trainer.glow.parts) - 1))
     loss, truncated = objectives(trainer, images[:4], one_part(1))
     assert np.isnan(truncated[0]).all()
     np.testing.assert_allclose(loss, _term(trainer.glow, images[:4], 1, trainer.seed), rtol=1e-4)
@@ -287,9 +287,9 @@ def test_a_trainconfig_trains_levels(images, eager):
 def _term(glow, images, k, seed):
     """Returns part k's loss in bits/dim, with the noise of a trainer's seed."""
     passage = glow.enter(images, None, seed)
-    for _ in range(k):
-        passage = glow.past_next_part(passage)
-    _, view = glow.through_next_part(passage)
+    for before in range(k):
+        passage = glow.past_part(before, passage)
+    _, view = glow.through_part(k, passage)
     return view.truncated_nll / (192 * math.log(2))
 
 

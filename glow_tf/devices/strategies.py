@@ -11,7 +11,7 @@ from glow_tf.devices.part_processes import connect
 from glow_tf.devices.processes import ProcessGroup
 from glow_tf.devices.workers import LONGEST_TRANSFER, in_several_processes
 from glow_tf.errors import ConfigError
-from glow_tf.internals import wait_for_heartbeats
+from glow_tf.internals import forgetting_custom_gradients, wait_for_heartbeats
 
 
 def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Strategy:
@@ -62,10 +62,10 @@ def slow_compilation(jit_compile: bool | str) -> list[str]:
     ]
 
 
-def step_of_worker(strategy: tf.distribute.Strategy, step: Callable) -> Callable:
-    """Returns a function of an iterator that runs one step on this worker's replicas.
+def step_function(strategy: tf.distribute.Strategy, step: Callable, of_keras: Callable) -> Callable:
+    """Returns a function of an iterator that runs a step: Keras's own function, but in several processes.
 
-    Keras's own function reduces every log of every step over all workers, and fails at it
+    There Keras's reduces every log of every step over all workers, and fails at it
     (https://github.com/tensorflow/tensorflow/issues/72388). This one returns the first replica's logs. The
     logs of an epoch are read from the metrics, which add up over all workers.
     """
@@ -75,7 +75,7 @@ def step_of_worker(strategy: tf.distribute.Strategy, step: Callable) -> Callable
         results = strategy.run(step, args=(next(iterator),))
         return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], results)
 
-    return run
+    return forgetting_custom_gradients(run if in_several_processes(strategy) else of_keras)
 
 
 def distributed(strategy: tf.distribute.Strategy, batches: Callable[..., tf.data.Dataset]) -> Any:

@@ -97,7 +97,9 @@ class EpochRecord(RunCallback):
                 result.waits[k] = max(1 - busy / result.seconds, 0.0)
         self._evaluate()
         result.eval_seconds = time.perf_counter() - end
-        result.traffic = self.model.traffic(result.phase, self.run.layouts)
+        result.traffic = self.model.training_steps.traffic(
+            result.phase, self.run.layouts, cached=result.phase in self.model.prefix_caches
+        )
         result.peak_memory_mb = peak_memory_mb()
         row = result.history_row()
         self.rows.append({name: row[name] for name in workdir.history_columns if name in row})
@@ -275,7 +277,7 @@ class SaveCheckpoints(RunCallback):
         # A run goes on from the newest checkpoint: one of a divergence would stop it again and again.
         if due and not self.model.divergence_monitor.steps_outside and self._all_finite():
             start = time.perf_counter()
-            self.model.empty_queues()
+            self.model.training_steps.empty_queues(self.model.phase, self.model.train_function)
             self.run.checkpoints.save_within(batch + 1, self.result.seconds)
             self._last = time.monotonic()
             self.result.save_seconds += time.perf_counter() - start

@@ -22,7 +22,7 @@ def state_of(trainer: PartsTrainer) -> dict[str, Any]:
     state = {"model": by_path(trainer.glow.variables), "optimizers": optimizers}
     own = [{f"{k}": v.value for k, v in enumerate(o.variables)} if o else {} for o in objectives]
     state |= {"objectives": own} if any(own) else {}
-    momenta = trainer.local_steps.momenta
+    momenta = trainer.training_steps.local_steps.momenta
     return state | ({"outer_momenta": momenta} if momenta else {})
 
 
@@ -47,6 +47,12 @@ def _without_numbers(
 def divergence_of(trainer: PartsTrainer) -> dict[str, Any]:
     """Returns what a trainer knows of divergence, as checkpoints name it."""
     return {"band": trainer.divergence_monitor.variables, "rate_factors": list(trainer.rate_factors)}
+
+
+def within_epoch_of(trainer: PartsTrainer) -> dict[str, Any]:
+    """Returns what a trainer knows of the running epoch, as checkpoints name it."""
+    skips = trainer.training_steps.skips
+    return {"means": trainer.logs.means.variables, "not_finite_in_a_row": skips.in_a_row}
 
 
 def epochs_and_steps(path: str) -> tuple[int, list[int]]:

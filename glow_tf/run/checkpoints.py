@@ -24,6 +24,7 @@ from glow_tf.run.checkpoint_content import (
     read_into,
     readable,
     state_of,
+    within_epoch_of,
 )
 from glow_tf.run.same_data import MODEL
 from glow_tf.training.traffic import bytes_of
@@ -66,7 +67,7 @@ class Checkpoints:
         counted = {"epochs": self.epochs, "best_bpd": self.best_bpd, "recoveries": self.recoveries}
         within = {"steps": self.steps, "seconds": self.seconds, "gone_back_to": self.rolled_back_to}
         self._at_ends = state_of(trainer) | divergence_of(trainer) | counted
-        of_epoch = dict(trainer.within_epoch)
+        of_epoch = within_epoch_of(trainer)
         self._sums: list[tuple[tf.Variable, tf.Variable]] = []  # of each worker, and of all
         if in_several_processes(trainer.distribute_strategy):
             copy = functools.partial(tf.nest.map_structure, lambda v: tf.Variable(tf.zeros(v.shape, v.dtype)))

@@ -40,6 +40,7 @@ from glow_tf.run.epoch import EpochResult
 from glow_tf.run.interrupts import Interrupts, interrupts_of_run
 from glow_tf.run.progress import Progress
 from glow_tf.run.workdir import SUMMARY, Workdir
+from glow_tf.training.batch import initialize_from
 from glow_tf.version import __version__
 
 Exporter = Callable[[Glow, pathlib.Path], None]
@@ -200,7 +201,7 @@ def _restore(run: Run) -> int:
     """Restores the newest checkpoint, if there is one; returns the number of finished epochs."""
     run.checkpoints.restore()
     if in_several_processes(run.strategy):  # in a single process, `fit` initialises
-        run.trainer.initialize_from(run.slice_of_training())
+        initialize_from(run.trainer.glow, run.slice_of_training(), run.trainer.distribute_strategy)
         run.checkpoints.share()
     epoch, step = int(run.checkpoints.epochs), int(run.checkpoints.steps)
     if epoch or step:

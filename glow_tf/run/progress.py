@@ -30,7 +30,7 @@ class Progress(RunCallback):
         self._epoch = epoch
         self._last_drawn = 0.0 if self.bar else time.perf_counter()
         self._first_estimate = 0
-        if self.model.phase not in self.model.traced:
+        if self.model.phase not in self.model.training_steps.traced:
             self._first_estimate = self.model.steps_before + self.FIRST_STEPS
             self._show(f"{self._name(epoch)} · tracing the training step")
 

@@ -14,6 +14,7 @@ from glow_tf.glow import Glow
 from glow_tf.run import saved
 from glow_tf.run.checkpoint_content import state_of
 from glow_tf.run.context import Run, compiled_trainer
+from glow_tf.training.batch import initialize_from
 
 MOST_RECOVERIES = 3
 
@@ -103,7 +104,7 @@ def start_over(run: Run) -> None:
     for variable, value in zip(own, new, strict=True):
         variable.assign(value)
     trainer.glow.dequantize.adapt(run.images.train)
-    trainer.initialize_from(run.slice_of_training())
+    initialize_from(trainer.glow, run.slice_of_training(), trainer.distribute_strategy)
     trainer.divergence_monitor.forget()
     run.checkpoints.epochs.assign(0)
     run.checkpoints.steps.assign(0)

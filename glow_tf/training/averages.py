@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from glow_tf.training.walk import Walk
+from glow_tf.training.forward_pass import ForwardPass
 
 
 class Averages:
@@ -18,10 +18,10 @@ class Averages:
     part does not train. Training always goes on from the weights themselves.
     """
 
-    def __init__(self, walk: Walk, optimizers: Sequence[keras.optimizers.Optimizer]):
+    def __init__(self, forward: ForwardPass, optimizers: Sequence[keras.optimizers.Optimizer]):
         # Optimizer → weights and their averages.
         self._kept = [
-            (o, [(v.value, a.value) for v, a in zip(walk.variables_of(k), averages, strict=True)])
+            (o, [(v.value, a.value) for v, a in zip(forward.variables_of(k), averages, strict=True)])
             for k, o in enumerate(optimizers)
             if (averages := [v for v in o.variables if o.use_ema and v.path.endswith("_average")])
         ]

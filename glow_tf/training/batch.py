@@ -12,6 +12,7 @@ import tensorflow as tf
 from glow_tf.bijectors.condition import Condition
 from glow_tf.config import ModelConfig
 from glow_tf.errors import ConfigError
+from glow_tf.glow import Glow
 from glow_tf.pieces import filled_if_empty
 
 Dataset = tf.data.Dataset | tf.distribute.DistributedDataset
@@ -33,6 +34,10 @@ class Batch(NamedTuple):
     weight: tf.Tensor | None = None  # 0 or 1 for each example, [B]
     labels: tf.Tensor | None = None  # the class of each image, integers [B]
     condition: Condition = None  # what the model is given with each, [B, …], or a dictionary of such tensors
+
+    def members(self) -> tuple:
+        """Returns the members that there are, as Keras hands on one argument."""
+        return tuple(member for member in self if member is not None)
 
 
 def last_members(config: ModelConfig, *, trains: bool) -> tuple[str, ...]:
@@ -94,6 +99,14 @@ def filled_up(batch: Batch) -> Batch:
     weight = tf.ones(tf.shape(images)[:1]) if weight is None else weight
     images, noise, weight, labels, condition = filled_if_empty(images, noise, weight, labels, condition)
     return Batch(images, noise, index, weight, labels, condition)
+
+
+def initialize_from(glow: Glow, dataset: Dataset, strategy: tf.distribute.Strategy) -> None:
+    """Initialises a model from the first images of a dataset, the same on all replicas, unless it is."""
+    if not glow.initialized:
+        with strategy.scope():
+            count = initialization_examples(glow.image_shape)
+            glow.initialize(*first_examples(dataset, count, glow.config))
 
 
 def initialization_examples(image_shape: Sequence[int]) -> int:

@@ -11,19 +11,27 @@ import keras
 
 from glow_tf.errors import ConfigError
 from glow_tf.internals import rate_of
-from glow_tf.training.phased_model import PhaseSwitch
+from glow_tf.schedule import Phase, phase_of_epoch
+from glow_tf.training.metrics import StepMeans
 
 
 def callbacks_for(
-    given: Any, optimizers: Sequence[keras.optimizers.Optimizer], missing: Mapping[int, Set[str]]
+    arguments: Mapping[str, Any],
+    optimizers: Sequence[keras.optimizers.Optimizer],
+    phases: Sequence[Phase],
+    means: StepMeans,
 ) -> list[keras.callbacks.Callback]:
-    """Returns the callbacks of a `fit`: the user's (one, a list, or None) between the trainer's own.
+    """Returns the callbacks of a `fit` with such arguments: the user's between the trainer's own.
 
-    ConfigError if a callback would reach one part alone, or watches what is `missing` of the first epoch, or
-    of as many in a row as its patience lasts. Keras would take the first NaN for the best value, and every
-    later one for no improvement.
+    ConfigError if a callback would reach one part alone, or watches what the first epoch does not compute, or
+    as many epochs in a row as its patience lasts. Keras would take the first NaN for the best value, and
+    every later one for no improvement.
     """
+    given, first = arguments.get("callbacks"), arguments.get("initial_epoch", 0)
     callbacks: Sequence[Any] = keras.tree.flatten(given) if given is not None else []
+    last = min(arguments["epochs"], max(first, len(phases)) + 1)  # all that follow are like that one
+    of_epochs = {epoch: phase_of_epoch(phases, epoch, len(optimizers)) for epoch in range(first, last)}
+    missing = means.missing(of_epochs, validates=arguments.get("validation_data") is not None)
     num_parts = len(optimizers)
     for callback in callbacks:
         name = getattr(callback, "monitor", None)
@@ -57,6 +65,65 @@ def _without(callback: Any, name: str | None, missing: Mapping[int, Set[str]]) -
     return None
 
 
+class PhaseSwitch(keras.callbacks.Callback):
+    """Puts the trainer into the phase of each epoch; the steps before `steps_before` pass by."""
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        phases = [self.model.phase_of(e) for e in range(epoch + 1)]
+        self.model.set_phase(phases[-1])
+        self.model.reset_metrics()
+        self.model.training_steps.begin_epoch(phases, self.params["steps"], self.model.steps_before > 0)
+        self._goes_on = False  # whether a step was made, and the epoch has more
+        self._passing = self.model.steps_before > 0
+        if self._passing:
+            so_far = self.model.get_metrics_result()
+            self.model.train_function = lambda iterator: so_far
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Lets the first step that is to be made compute."""
+        if self._passing and batch >= self.model.steps_before:
+            self._passing = False
+            self.model.set_phase(self.model.phase)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Gives every epoch the same logs: NaN where its phase computes nothing."""
+        self._end()
+        self.model.steps_before = 0
+        for name in self.model.logs.means.names:
+            logs.setdefault(name, math.nan)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Tells the model that a step has ended, before Keras validates.
+
+        What no step has computed yet is left out of the logs, like what the phase does not compute.
+        """
+        steps = self.params["steps"]
+        for name in self.model.logs.means.names:
+            if math.isnan(logs.get(name, 0.0)):  # at which `TerminateOnNaN` would end training
+                del logs[name]
+        if self._passing:
+            return
+        self.model.training_steps.traced.add(self.model.phase)
+        self._goes_on = steps is None or batch + 1 < steps
+        self._end_step(last=not self._goes_on)
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Lets Keras validate what an epoch that was cut short has ended with."""
+        self._end()
+
+    def _end(self) -> None:
+        """Ends an epoch that a callback has stopped, or whose data ran out, before its last step."""
+        if self._goes_on:
+            self._goes_on = False
+            self._end_step(last=True)
+
+    def _end_step(self, last: bool) -> None:
+        phase, steps = self.model.phase, self.model.training_steps
+        steps.end_step(phase, last)
+        if last:
+            steps.empty_queues(phase, self.model.train_function)
+
+
 class EndWithAverages(keras.callbacks.Callback):
     """Replaces the other parts' weights by their averages when Keras has done so with the first part's.
 
@@ -66,7 +133,7 @@ class EndWithAverages(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict | None = None) -> None:
         for k, optimizer in enumerate(self.model.optimizers[1:], start=1):
-            optimizer.finalize_variable_values(self.model.walk.variables_of(k))
+            optimizer.finalize_variable_values(self.model.forward_pass.variables_of(k))
 
 
 class AllOptimizers(keras.callbacks.Callback):

@@ -11,21 +11,23 @@ from glow_tf.glow import Glow
 from glow_tf.likelihood import bits_per_dim
 from glow_tf.passage import Passage
 from glow_tf.schedule import Phase
+from glow_tf.training.forward_pass import ForwardPass, total_loss
 from glow_tf.training.queues import DelayQueues
-from glow_tf.training.walk import Walk, total_loss
+
+Weight = tf.Tensor | None  # 0 or 1 for every example, [B]; None if all have weight 1
 
 
 class StepGradients(NamedTuple):
     """What the forward and backward pass of a training step compute; losses are in bits per dimension."""
 
     loss: tf.Tensor  # what the phase minimises, []
-    truncated: Sequence[tf.Tensor]  # truncated negative log-likelihood up to each part that ran, [B]
+    truncated_nlls: Sequence[tf.Tensor]  # truncated negative log-likelihood up to each part that ran, [B]
     # Of each active part's variables, summed over the replicas that make the step together.
     gradients: list[list[tf.Tensor]]
     # For parts on their own devices, seconds from each active part's input to its last gradient, []; empty
     # where gradients cross a cut, because a part then has two turns.
     busy: list[tf.Tensor]
-    weight: tf.Tensor | None = None  # 0 or 1 for every example, [B]; None if all have weight 1
+    weight: Weight = None
     arrived: Sequence[tf.Tensor] | None = None  # for each part whether it had a batch, []; None: all had
 
 
@@ -36,25 +38,25 @@ class OneTape:
     is how many make a step together.
     """
 
-    def __init__(self, walk: Walk, replicas: int):
-        self._walk = walk
+    def __init__(self, forward: ForwardPass, replicas: int):
+        self._forward = forward
         self._replicas = replicas
 
     def __call__(
-        self, passage: Passage, phase: Phase, weight: tf.Tensor | None, queues: DelayQueues | None = None
+        self, passage: Passage, phase: Phase, start: int, weight: Weight, queues: DelayQueues | None = None
     ) -> StepGradients:
         """Returns the gradients of a step.
 
-        The batch is before the first part, or before the one whose frozen prefix was cached. The weight is 0
-        or 1 for every example, [B], where replicas may have batches of different sizes. Only parts on devices
-        of their own have queues.
+        The batch enters part `start` (from 0): the first, or the one whose frozen prefix was cached. It has
+        weights where replicas may have batches of different sizes. Only parts on devices of their own have
+        queues.
         """
-        groups = self._walk.trained_variables(phase)
+        groups = self._forward.trained_variables(phase)
         variables = [v.value for group in groups for v in group]
         replicas = self._replicas
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            losses, truncated = self._walk.evaluate(passage, phase)
+            losses, truncated = self._forward.evaluate(passage, phase, start)
             loss = mean_over_examples(losses, weight)
             if weight is None:
                 scaled = loss / replicas  # the replicas' gradients are summed
@@ -70,14 +72,14 @@ class OneTape:
         return StepGradients(loss, truncated, of_parts, [], weight, arrived)
 
 
-def _arrived(weight: tf.Tensor | None, phase: Phase) -> list[tf.Tensor] | None:
+def _arrived(weight: Weight, phase: Phase) -> list[tf.Tensor] | None:
     """Returns for each part whether it has a batch, where one may be empty; None where all have one."""
     if weight is None:
         return None
     return [tf.reduce_sum(weight) > 0] * (phase.last + 1)
 
 
-def mean_over_examples(values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
+def mean_over_examples(values: tf.Tensor, weight: Weight) -> tf.Tensor:
     """Returns the mean of values [B] over the examples whose weight is 1, [], or 0 if there are none."""
     if weight is None:
         return tf.reduce_mean(values)
@@ -99,30 +101,28 @@ class TapePerPart:
     that of a part's input is handed back to the part before it.
     """
 
-    def __init__(self, walk: Walk):
-        self._walk = walk
+    def __init__(self, forward: ForwardPass):
+        self._forward = forward
 
     def __call__(
-        self, passage: Passage, phase: Phase, weight: tf.Tensor | None, queues: DelayQueues | None = None
+        self, passage: Passage, phase: Phase, start: int, weight: Weight, queues: DelayQueues | None = None
     ) -> StepGradients:
         """Returns the gradients of a step; see `OneTape`. `queues` are where batches wait between parts."""
-        walk = self._walk
-        groups = walk.trained_variables(phase)
+        forward = self._forward
+        groups = forward.trained_variables(phase)
         watched = {k: [v.value for v in group] for k, group in zip(phase.active, groups, strict=True)}
         arrived = _arrived(weight, phase) if queues is None else queues.arrived()
-
-        shape = walk.image_shape_of(passage)
-
-        def visit(passage: Passage, phase: Phase) -> _Record:
-            k = len(passage.truncated)
+        shape = forward.image_shape_of(passage, start)
+        records: dict[int, _Record] = {}
+        for k in range(start, phase.last + 1):
             if queues is not None and k > 0:
                 passage = queues.exchange(k, passage)
-            return _forward(walk, passage, phase, watched.get(k, []), weight, shape)
-
-        records = walk.through(passage, phase, visit)
-        gradients, busy = _backward(walk.glow, phase, watched, records)
-        truncated = [bits_per_dim(t, shape) for t in records[-1].after.truncated]
-        return StepGradients(total_loss(records), truncated, gradients, busy, weight, arrived)
+            records[k] = _recorded(forward, k, passage, phase, watched.get(k, []), weight, shape)
+            passage = records[k].after
+        gradients, busy = _backward(forward.glow, phase, watched, records)
+        truncated = [bits_per_dim(t, shape) for t in passage.truncated_nlls]
+        loss = total_loss([record.loss for record in records.values()])
+        return StepGradients(loss, truncated, gradients, busy, weight, arrived)
 
 
 class _Record(NamedTuple):
@@ -135,21 +135,21 @@ class _Record(NamedTuple):
     start: tf.Tensor | None
 
 
-def _forward(
-    walk: Walk,
+def _recorded(
+    forward: ForwardPass,
+    k: int,
     passage: Passage,
     phase: Phase,
     variables: list[tf.Variable],
-    weight: tf.Tensor | None,
+    weight: Weight,
     image_shape: Sequence[int],
 ) -> _Record:
-    k = len(passage.truncated)
-    with walk.glow.on_device_of(k):
+    with forward.glow.on_device_of(k):
         if phase.joins(k):  # the copy on this device: what is handed back is its gradient
             passage = passage._replace(h=tf.identity(passage.h))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([*variables, passage.h] if phase.joins(k) else variables)
-            visit = walk.visit(passage, phase)
+            visit = forward.visit(k, passage, phase)
             loss = visit.loss
             if loss is not None:
                 loss = mean_over_examples(bits_per_dim(loss, image_shape), weight)
@@ -158,7 +158,7 @@ def _forward(
 
 
 def _backward(
-    glow: Glow, phase: Phase, watched: Mapping[int, list[tf.Variable]], records: Sequence[_Record]
+    glow: Glow, phase: Phase, watched: Mapping[int, list[tf.Variable]], records: Mapping[int, _Record]
 ) -> tuple[list[list[tf.Tensor]], list[tf.Tensor]]:
     """Returns the gradients of each active part, and how long each was busy."""
     gradients: list[list[tf.Tensor]] = []

@@ -15,9 +15,9 @@ from glow_tf.errors import ConfigError, DivergedError
 from glow_tf.internals import leaves_updates_to_others
 from glow_tf.schedule import Phase
 from glow_tf.training.divergence import DivergenceMonitor
+from glow_tf.training.forward_pass import ForwardPass
 from glow_tf.training.optimizers import Optimizers
 from glow_tf.training.traffic import bytes_of
-from glow_tf.training.walk import Walk
 
 
 class LocalSteps:
@@ -39,7 +39,7 @@ class LocalSteps:
     With `every=1` the gradients are summed in each step, and there are no meetings.
 
     Args:
-      walk: through the model; it says what each optimizer trains.
+      forward: through the model; it says what each optimizer trains.
       optimizers: one per part. The current strategy's replicas meet.
       every: how many steps lie between two meetings.
       outer_step: rate and μ.
@@ -54,8 +54,8 @@ class LocalSteps:
     https://arxiv.org/abs/2311.08105, with a rate of 0.7 and μ = 0.9.
     """
 
-    def __init__(self, walk: Walk, optimizers: Optimizers, every: int, outer_step: Sequence[float]):
-        self._walk, self._optimizers = walk, optimizers
+    def __init__(self, forward: ForwardPass, optimizers: Optimizers, every: int, outer_step: Sequence[float]):
+        self._forward, self._optimizers = forward, optimizers
         self._strategy = tf.distribute.get_strategy()
         self._every = every
         self._rate, self._momentum = outer_step
@@ -67,7 +67,7 @@ class LocalSteps:
                     "sync_every needs optimizers that update the variables themselves. "
                     f"Received: {type(optimizer).__name__}"
                 )
-        parts = [walk.variables_of(k) for k in range(len(optimizers))] if self._momentum else []
+        parts = [forward.variables_of(k) for k in range(len(optimizers))] if self._momentum else []
         self.momenta = [[tf.Variable(tf.zeros_like(v.value), trainable=False) for v in own] for own in parts]
         pairs = zip(itertools.chain(*parts), itertools.chain(*self.momenta), strict=True)
         self._momentum_of = {id(variable): momentum for variable, momentum in pairs}
@@ -123,7 +123,7 @@ class LocalSteps:
         return round((-(-steps // self._every) * weights + bytes_of(self._states(phase))) / steps)
 
     def _trained(self, phase: Phase) -> list[keras.Variable]:
-        return [v for group in self._walk.trained_variables(phase) for v in group]
+        return [v for group in self._forward.trained_variables(phase) for v in group]
 
     def _weights(self, phase: Phase) -> list[tf.Tensor]:
         return [tf.identity(v.value) for v in self._trained(phase)]

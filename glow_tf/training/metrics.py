@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from glow_tf.devices.workers import by_each_replica, in_several_processes, sums_over_replicas
+from glow_tf.internals import metrics_to_minimize
 from glow_tf.parts import Part
 from glow_tf.schedule import Phase
 from glow_tf.training.gradients import StepGradients
-from glow_tf.training.update import Updated
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -96,6 +99,12 @@ class StepMeans:
         names = {metric.name for metric in self.of(phase)}
         return {*names, "loss"} if "bpd" in names else names
 
+    def missing(self, phases: Mapping[int, Phase], validates: bool) -> dict[int, set[str]]:
+        """Returns, given the phase of each epoch, the names of what the epoch does not compute."""
+        held_out = set() if validates else {"val_bpd", "val_bpd_se", "val_loss"}
+        names = {p: {*self.names, *held_out} - self.names_of(p) for p in set(phases.values())}
+        return {epoch: names[phase] for epoch, phase in phases.items()}
+
     def _runs_all(self, phase: Phase) -> bool:
         passed_over = any(fixed and not phase.runs_both_ways(k) for k, fixed in enumerate(self._fixed))
         return phase.last == len(self._fixed) - 1 and not passed_over
@@ -103,14 +112,15 @@ class StepMeans:
     def _scored(self, phase: Phase) -> list[int]:
         return [k for k, has_head in enumerate(self._heads) if phase.scores(k, has_head)]
 
-    def update(self, phase: Phase, step: StepGradients, updated: Updated) -> None:
-        """Adds a step."""
-        finite = updated.finite
+    def update(
+        self, phase: Phase, step: StepGradients, norms: Sequence[tf.Tensor], finite: tf.Tensor
+    ) -> None:
+        """Adds a step; `norms` are of each active part's gradients. One that is not finite was skipped."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync  # each of them counts the step
         self._skipped.update_state(tf.where(finite, 0.0, 1 / replicas))
         arrived = [True] * (phase.last + 1) if step.arrived is None else step.arrived
         weights = [tf.cast(finite & a, tf.float32) for a in arrived]
-        # With queues, all of `truncated` belongs to the batch that has come to the last part.
+        # With queues, all of `truncated_nlls` belongs to the batch that has come to the last part.
         of_examples = weights[-1] if step.weight is None else weights[-1] * step.weight
 
         def add(name: str, values: tf.Tensor, weight: tf.Tensor) -> None:
@@ -119,10 +129,70 @@ class StepMeans:
             self._means[name].update_state(tf.where(finite, values, 0), weight)
 
         for k in self._scored(phase):
-            add(f"local_bpd_{k + 1}", step.truncated[k], of_examples)
-        for k, norm in zip(phase.active, updated.norms, strict=True):
+            add(f"local_bpd_{k + 1}", step.truncated_nlls[k], of_examples)
+        for k, norm in zip(phase.active, norms, strict=True):
             add(f"gradient_norm_{k + 1}", norm, weights[k])
         for k, seconds in zip(phase.active, step.busy, strict=False):
             add(f"busy_seconds_{k + 1}", seconds, weights[k])
         if self._runs_all(phase):
-            add("bpd", step.truncated[-1], of_examples)
+            add("bpd", step.truncated_nlls[-1], of_examples)
+
+
+class Logs:
+    """What a trainer tells Keras: means of its steps or, within `evaluating`, the result of an evaluation."""
+
+    def __init__(self, parts: Sequence[Part], timed: bool):
+        self.means = StepMeans(parts, timed)
+        self.of_evaluation = MeanAndError("bpd")
+        self.evaluates = False
+        self._to_minimize = metrics_to_minimize(self.means.names)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within the context, the logs are those of an evaluation."""
+        before, self.evaluates = self.evaluates, True
+        try:
+            yield
+        finally:
+            self.evaluates = before
+
+    def metrics(self, phase: Phase) -> list[keras.metrics.Metric]:
+        """Returns what a phase, or an evaluation, computes; and one that says that less is better."""
+        return [*self._computed(phase), self._to_minimize]
+
+    def results(self, phase: Phase, strategy: tf.distribute.Strategy) -> dict[str, Any]:
+        """Returns what a phase, or an evaluation, has computed: numbers, or tensors within a graph."""
+        metrics, results = self._computed(phase), {}
+        if tf.executing_eagerly() and in_several_processes(strategy):
+            found = _results_of_workers(metrics, strategy)
+        else:
+            found = [metric.result() for metric in metrics]
+        for metric, result in zip(metrics, found, strict=True):
+            results |= result if isinstance(result, dict) else {metric.name: result}
+        if "bpd" in results:  # under the name that Keras's callbacks expect, too
+            results["loss"] = results["bpd"]
+        if tf.executing_eagerly():
+            return {name: float(value) for name, value in results.items()}
+        return results
+
+    def reset(self, phase: Phase, strategy: tf.distribute.Strategy) -> None:
+        """Starts the means anew."""
+
+        def reset() -> None:
+            for metric in self._computed(phase):
+                metric.reset_state()
+
+        # Outside of a replica each assignment would ask the other workers.
+        by_each_replica(strategy, reset) if in_several_processes(strategy) else reset()
+
+    def _computed(self, phase: Phase) -> list[keras.metrics.Metric]:
+        return [self.of_evaluation] if self.evaluates else self.means.of(phase)
+
+
+def _results_of_workers(
+    metrics: Sequence[keras.metrics.Metric], strategy: tf.distribute.Strategy
+) -> list[Any]:
+    """Returns the metrics' results over all workers, which exchange their sums at once."""
+    own = [variable.value for metric in metrics for variable in metric.variables]
+    totals = iter(by_each_replica(strategy, lambda: sums_over_replicas(own)))
+    return [metric.stateless_result([next(totals) for _ in metric.variables]) for metric in metrics]

@@ -13,7 +13,7 @@ from glow_tf.passage import Passage
 from glow_tf.pieces import in_streams
 from glow_tf.training.batch import unpack
 from glow_tf.training.metrics import MeanAndError
-from glow_tf.training.parts_model import PartsModel
+from glow_tf.training.trainer import PartsTrainer
 
 
 class OneLevel:
@@ -22,7 +22,7 @@ class OneLevel:
     Levels share nothing, so the terms of the other parts are computed once, image by image, and kept.
     """
 
-    def __init__(self, model: PartsModel, k: int):
+    def __init__(self, model: PartsTrainer, k: int):
         self._glow, self._k = model.glow, k
         compiled = functools.partial(tf.function, autograph=False, jit_compile=model.jit_compile or None)
         others = [j for j in range(len(model.glow.parts)) if j != k]
@@ -50,10 +50,10 @@ class OneLevel:
             found = [] if self._k in parts else [-passage.log_likelihood]
             for k in range(max(parts) + 1):
                 if k in parts:
-                    passage, view = self._glow.through_next_part(passage)
+                    passage, view = self._glow.through_part(k, passage)
                     found.append(view.truncated_nll)
                 else:
-                    passage = self._glow.past_next_part(passage)
+                    passage = self._glow.past_part(k, passage)
             return tf.add_n(found)
 
         return in_streams(terms, passage._replace(condition=self._glow.checked_condition(given.condition)))

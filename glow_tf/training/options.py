@@ -26,8 +26,6 @@ from glow_tf.training.rates import unsuited_rates
 
 # What a saved trainer does not keep: where and how steps are computed.
 NOT_SAVED = ("steps_per_execution", "jit_compile", "run_eagerly", "sync_every", "outer_step")
-# What trainers did before these options existed.
-IF_MISSING = {"max_skipped_steps": 0, "max_outside_steps": None, "rate_scaling": "none"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +94,19 @@ class CompileOptions:
         options = dataclasses.replace(self, jit_compile=bool(jit_compile))
         options._check_combination(glow, strategy)
         return options
+
+    def of_keras(self) -> dict[str, Any]:
+        """Returns those of keras.Model.compile."""
+        return {name: getattr(self, name) for name in ("jit_compile", "steps_per_execution", "run_eagerly")}
+
+    def check_single_step(self) -> None:
+        """Raises ConfigError if a single step is no whole: replicas, or parts, would not be at one place."""
+        if self.sync_every > 1 or self.part_delay:
+            raise ConfigError(
+                "train_on_batch needs sync_every=1 and part_delay=0: replicas that make steps alone meet in "
+                "fit, which also brings all parts to the same batch. "
+                f"Received: sync_every={self.sync_every}, part_delay={self.part_delay}"
+            )
 
     def to_config(self) -> dict[str, float | bool | int]:
         """Returns the options that a saved trainer keeps."""
@@ -186,19 +197,6 @@ def warn_of_rates(optimizers: Optimizers, rate_scaling: str) -> None:
         highest, warmup_steps = max(rates)
         for sentence in unsuited_rates(highest, warmup_steps):
             warnings.warn(f"{sentence}.", stacklevel=3)
-
-
-def warn_of_unregistered(optimizers: Optimizers) -> None:
-    """Warns, when a trainer is saved, of classes of optimizers that Keras will not find when it loads it."""
-    for own in {type(optimizer) for optimizer in optimizers}:
-        found = keras.saving.get_registered_object(keras.saving.get_registered_name(own))
-        if found is None and not own.__module__.startswith("keras."):
-            warnings.warn(
-                "an optimizer's class must be registered with Keras, or keras.saving.load_model needs it in "
-                "custom_objects: write @keras.saving.register_keras_serializable() before the class. "
-                f"Received: an optimizer of class {own.__name__}",
-                stacklevel=2,
-            )
 
 
 def optimizers_per_part(given: Any, num_parts: int) -> list[keras.optimizers.Optimizer]:

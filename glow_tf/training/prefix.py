@@ -100,7 +100,8 @@ class PrefixCache:
     ) -> None:
         entered = self.before.passage(index) if self.before else self.glow.enter(images, noise)
         entered = entered._replace(condition=self.glow.checked_condition(condition))
-        passed = in_streams(lambda own: self.glow.through_parts(own, self.part), entered)
+        start = self.part - 1 if self.before else 0
+        passed = in_streams(lambda own: self.glow.through_parts(own, start, self.part), entered)
         passage = passed._replace(condition=None)  # which batches have
         self._kept.map(lambda kept, values: kept.scatter_update(tf.IndexedSlices(values, index)), passage)
 

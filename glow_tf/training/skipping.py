@@ -77,7 +77,7 @@ class SkippedSteps:
         """
         finite = tf.reduce_all(tf.math.is_finite(tf.stack([step.loss, *norms])))
         losses = [
-            mean_over_examples(step.truncated[k], step.weight)
+            mean_over_examples(step.truncated_nlls[k], step.weight)
             for k in self.divergence_monitor.rows_of(phase)[0]
         ]
         explains, first = ~finite, tf.constant(True)
@@ -105,11 +105,16 @@ class SkippedSteps:
             return tf.identity(finite)
 
     @contextlib.contextmanager
-    def naming_faults(self) -> Iterator[None]:
-        """Within the context, what stopped training is raised in the place of TensorFlow's error."""
+    def naming_faults(self, phase: Phase | None = None) -> Iterator[None]:
+        """Within the context, what stopped training is raised in the place of TensorFlow's error.
+
+        A phase is that of the one step which is made within the context: then nobody else asks `fault_of`.
+        """
         self.fault = None
         try:
             yield
+            if phase and (fault := self.fault_of(phase)):
+                raise fault
         except tf.errors.OpError:
             if self.fault:
                 raise self.fault from None

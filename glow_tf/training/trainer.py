@@ -2,58 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from glow_tf.bijectors.condition import Array, Condition
 from glow_tf.config import TrainConfig
-from glow_tf.likelihood import bits_per_dim
-from glow_tf.pieces import in_streams
+from glow_tf.density_model import DensityModel
+from glow_tf.devices.strategies import step_function
+from glow_tf.glow import Glow
+from glow_tf.internals import BuiltBeforeFit
+from glow_tf.schedule import Phase, named_phases, phase_of_epoch
 from glow_tf.training import inputs
-from glow_tf.training.batch import Batch, filled_up, unpack
+from glow_tf.training.averages import Averages
+from glow_tf.training.batch import Batch, filled_up, initialize_from, unpack
 from glow_tf.training.datasets import start_reading
-from glow_tf.training.diagnosis import Seen
 from glow_tf.training.fit_callbacks import callbacks_for
-from glow_tf.training.on_batch import OnBatch
-from glow_tf.training.optimizers import check_rates, count_steps
+from glow_tf.training.forward_pass import ForwardPass
+from glow_tf.training.metrics import Logs
+from glow_tf.training.objective import Objectives, objectives_of
+from glow_tf.training.optimizers import Optimizers
 from glow_tf.training.options import (
     CompileOptions,
     check_compiled,
     check_phases,
     optimizers_per_part,
-    warn_of_late_priors,
     warn_of_rates,
 )
+from glow_tf.training.prefix import PrefixCache
 from glow_tf.training.recipe import recipe_of
+from glow_tf.training.saving import compile_config_of, compiled_of, config_of, trainer_of
+from glow_tf.training.training_steps import TrainingSteps
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class PartsTrainer(OnBatch):
+class PartsTrainer(DensityModel, BuiltBeforeFit):
     """Trains a `Glow` by a schedule of phases; `fit` and `evaluate` are Keras's loops.
 
     Each epoch is in one phase. A phase that trains one part runs the parts before it forward only, and does
-    not run the parts after it at all.
-
-    `compile()` sets the rates, warm-up and decay that the command has. `fit` and `evaluate` take uint8 images
-    [N, H, W, C] (with `batch_size`) or a `tf.data.Dataset`. Its elements are images, or (images, noise); with
-    a `PrefixCache`, `fit` takes (images, noise, index); `evaluate` also takes (images, noise, weight).
+    not run the parts after it at all. Epochs beyond the last of the phases are end to end.
 
     Logs: what `StepMeans` lists for training, NaN where a phase computes nothing; `bpd`, `bpd_se` and `loss`,
-    which is the bpd again, for an evaluation.
+    which is the bpd again, for an evaluation. Ordinary Keras callbacks work; see docs/guides/keras.md. One
+    that sets the learning rate sets the first part's, and the others' follow in proportion.
 
-    Ordinary Keras callbacks work; see docs/guides/keras.md. A callback that sets the learning rate sets the
-    first part's, and the others' follow in proportion.
-
-    Where the optimizers keep moving averages of the weights (`use_ema`), `fit` ends with the averages, as
-    Keras's does. Before that, `with trainer.averages.in_place():` evaluates them, or saves
-    them with `trainer.glow.save`.
+    Where optimizers keep moving averages of the weights (`use_ema`), `fit` ends with them, as Keras's does.
+    Before that, `with trainer.averages.in_place():` evaluates them, or saves them with `trainer.glow.save`.
 
     Args:
       glow: the model to train, built.
-      phases: the phase of every epoch, from `glow_tf.phases`; by default those of the `TrainConfig` that it
-        is compiled with. Further epochs are end to end.
+      phases: of every epoch, from `glow_tf.phases`; by default those of the `TrainConfig` of `compile`.
       seed: of the order of the images and the noise, where `fit` is given an array.
       objective: a `LocalObjective` class, which each part but the last is trained on in the place of its
         truncated likelihood; or one object for each part, None where it keeps its own.
@@ -63,25 +63,38 @@ class PartsTrainer(OnBatch):
     Reference: Glow parts, section 3 and Eq. 3.
     """
 
-    # Setting up
+    def __init__(
+        self, glow: Glow, phases: Sequence[Phase] = (), seed: int = 0, objective: Objectives = None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.glow, self.seed, self.has_own_phases = glow, seed, bool(phases)
+        self.set_phases(phases)
+        self.local_objectives = objectives_of(glow, objective)
+        self.forward_pass = ForwardPass(glow, self.local_objectives)
+        self.logs = Logs(glow.parts, timed=bool(glow.part_devices))
+        self.prefix_caches: dict[Phase, PrefixCache] = {}
+        self.rate_factors: list[tf.Variable] = []  # of a run, for each part
+        self.finished_epochs = 0  # of the run that `load_trainer` loads
+        self.steps_before = 0  # that the running epoch had made before this `fit`, which goes on after them
+        self.build((None, *glow.image_shape))
+
+    def build(self, input_shape: Any = None) -> None:
+        self.built = True  # as the glow is
 
     def compile(self, optimizers: Any = None, **options: Any) -> None:
         """Sets one optimizer per part, and how steps are computed.
 
-        With a `TrainConfig`, training is what `glow-tf train` does with these settings, but for going back
-        after a divergence; `cache_prefix` and `objective` are for runs, and refused. The phases are those of
-        the trainer, if it was given any, and otherwise those of the settings.
-
         Args:
-          optimizers: a `TrainConfig`; nothing, for the settings' defaults; one optimizer per part, in the
-            order of the parts; or one optimizer or its name, such as "adamax", of which every part gets a new
-            one. `optimizer` is another name of the argument.
+          optimizers: a `TrainConfig`, to train as `glow-tf train` does with these settings, in their phases
+            unless the trainer has its own (but a trainer does not go back after a divergence); nothing, for
+            the default settings; one optimizer per part; or one optimizer or its name, such as "adamax", of
+            which every part gets a new one. `optimizer` is another name of the argument.
           **options: of `CompileOptions`; they win over those of a `TrainConfig`. With one, also
             `steps_per_epoch`; otherwise the first `fit` finds it where the rates need it.
 
         Raises:
-          ConfigError: there is not one optimizer per part, or options are no counts, not finite, or exclude
-            each other; or the settings contradict the trainer's phases.
+          ConfigError: there is not one optimizer per part, an option is wrong, or options exclude each other,
+            or the settings contradict the trainer's phases.
         """
         given = options.pop("optimizer", None) if optimizers is None else optimizers
         if given is None or isinstance(given, TrainConfig):
@@ -92,55 +105,74 @@ class PartsTrainer(OnBatch):
             self.rate_factors = recipe.rate_factors
             self.set_phases(recipe.phases)
         checked = CompileOptions.of(options)
-        optimizers = optimizers_per_part(given, len(self.glow.parts))
-        self.compile_steps(optimizers, checked)
-        warn_of_rates(optimizers, checked.rate_scaling)
+        self.compile_steps(optimizers_per_part(given, len(self.glow.parts)), checked)
+        warn_of_rates(self.optimizers, checked.rate_scaling)
 
-    # Steps
+    def compile_steps(self, optimizers: Optimizers, options: CompileOptions) -> None:
+        """Sets one optimizer per part, and how steps are computed; see `compile`."""
+        options = options.checked(self.glow, self.distribute_strategy, optimizers)
+        with self.distribute_strategy.scope():
+            self.training_steps = TrainingSteps(self.forward_pass, optimizers, options, self.seed)
+        self.divergence_monitor = self.training_steps.skips.divergence_monitor
+        self.averages = Averages(self.forward_pass, optimizers)
+        # Keras callbacks that look at `model.optimizer` see the first part's.
+        super().compile(optimizers[0], **options.of_keras())
+        self.optimizers, self.options = optimizers, options
+
+    def set_phases(self, phases: Sequence[Phase]) -> None:
+        """Sets the phase of every epoch, and the first one for steps; ConfigError if one has other parts."""
+        self.phases = named_phases(phases, len(self.glow.parts))
+        self.phase = self.phase_of(0)
+
+    def phase_of(self, epoch: int) -> Phase:
+        """Returns the phase of an epoch, counted from 0."""
+        return phase_of_epoch(self.phases, epoch, len(self.glow.parts))
+
+    def set_phase(self, phase: Phase) -> None:
+        """Swaps in a phase's train function; makes it if needed, to be traced by its first step."""
+        self.phase = phase
+        self.make_train_function()
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Makes the current phase's train function, or swaps in the one there is."""
+        functions, strategy = self.training_steps.functions, self.distribute_strategy
+        if force or self.phase not in functions:
+            super().make_train_function(force=True)
+            functions[self.phase] = step_function(strategy, self.train_step, self.train_function)
+        self.train_function = functions[self.phase]
+
+    def make_test_function(self, force: bool = False) -> None:
+        if force or self.test_function is None:
+            super().make_test_function(force=True)
+            self.test_function = step_function(self.distribute_strategy, self.test_step, self.test_function)
 
     def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
-        """Runs one step of the current phase: gradients, check, clipping, update.
+        """Runs one step of the current phase, and returns the phase's logs so far in this epoch, [] each.
 
         The batch is images [B, H, W, C] of the model's type, (images, noise) or (images, noise, index);
-        labels, integers [B], and what the model is given follow. A step whose loss or gradient is not finite
-        is skipped. Returns the phase's logs so far in this epoch, [] each: bits/dim, norms, seconds.
-
-        Raises:
-          tf.errors.InvalidArgumentError: too many steps in a row are not finite, or outside of their band;
-            `fit` raises DivergedError in its place.
+        labels, integers [B], and what the model is given follow. InvalidArgumentError if too many steps in a
+        row are not finite, or outside of their band; `fit` raises DivergedError in its place.
         """
-        phase = self.phase
-        given = filled_up(self.with_noise(unpack(batch, self.glow.config), phase))
-        passage = self.entering(given, phase)
-        step = self._gradients(passage, phase, given.weight, self.queues(phase))
-
-        def seen() -> Seen:
-            return Seen(self.glow.dequantized(given.images, given.noise, seed=self.seed), passage.condition)
-
-        updated = self._update(phase, step, seen)
-        self.means.update(phase, step, updated)
+        given, cache = unpack(batch, self.glow.config), self.prefix_caches.get(self.phase)
+        self.logs.means.update(self.phase, *self.training_steps(given, self.phase, cache))
         return self.get_metrics_result()
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
-        """Adds a batch to the evaluation of the whole chain; returns `bpd` and its error so far, bits/dim.
-
-        The batch is images [B, H, W, C] of the model's type, (images, noise) or (images, noise, weight [B]);
-        what the model is given follows.
-        """
+        """Adds a batch, with weights [B] for an index and no labels, to an evaluation; returns its result."""
         given = filled_up(unpack(batch, self.glow.config, trains=False))
-        v = self.glow.dequantized(given.images, given.noise, seed=self.seed)
-        nll = -in_streams(self.glow.dequantized_log_prob, v, None, given.condition)
-        self.test_metric.update_state(bits_per_dim(nll, v.shape[1:]), given.weight)
-        return self.test_metric.result()
+        self.logs.of_evaluation.update_state(self.forward_pass.bits_of_whole(given, self.seed), given.weight)
+        return self.logs.of_evaluation.result()
 
     def predict_step(self, batch: Any) -> tf.Tensor:
         """Returns what `call` returns for a batch, of which a replica may have no image: [B], nats."""
         given = unpack(batch, self.glow.config, trains=False)
         filled = filled_up(Batch(given.images, condition=given.condition))
-        log_prob = self.glow.call(filled.images, filled.condition)
-        return log_prob[: tf.shape(given.images)[0]]
+        return self.glow.call(filled.images, filled.condition)[: tf.shape(given.images)[0]]
 
-    # Loops
+    def initialize(self, images: Array, noise: Array | None = None, condition: Condition = None) -> None:
+        """Runs `Glow.initialize`, whose arguments it has, the same on all replicas."""
+        with self.distribute_strategy.scope():
+            self.glow.initialize(images, noise, condition)
 
     def fit(
         self,
@@ -152,13 +184,11 @@ class PartsTrainer(OnBatch):
         initial_step: int = 0,
         **kwargs,
     ) -> Any:
-        """Trains, as keras.Model.fit does.
-
-        Initialises the ActNorms first, from 32 to 256 images, unless that was done or restored.
+        """Trains, as keras.Model.fit does; first initialises ActNorms that are not, from 32 to 256 images.
 
         Args:
-          x: uint8 images [N, H, W, C], shuffled anew every epoch, or a source of batches of images or
-            (images, noise); see `datasets.as_dataset`.
+          x: uint8 images [N, H, W, C], shuffled anew every epoch, or a source of batches of images, (images,
+            noise) or, with a `PrefixCache`, (images, noise, index); see `datasets.as_dataset`.
           y: of an array x, the labels [N] of a model with classes, or what a model is given, [N, …]; or both.
           batch_size: for an array; that of `compile` by default.
           epochs: the epoch to stop after; by default the last that has a phase.
@@ -167,57 +197,94 @@ class PartsTrainer(OnBatch):
           **kwargs: of keras.Model.fit.
 
         Raises:
-          ConfigError: the images do not fit the model, an argument has no meaning here, an epoch would train
-            at a rate that has fallen to 0, or rates need the number of steps per epoch, which is not known.
-          NonFiniteError: too many steps in a row were not finite.
-          DivergedError: a loss or gradient norm was out of its band in too many steps in a row.
+          ConfigError: something does not fit the model, or has no meaning here; an epoch would train at a
+            rate that has fallen to 0, or rates need the number of steps per epoch, which is not known.
+          NonFiniteError, DivergedError: too many steps in a row were not finite, or out of their band.
         """
         check_compiled(self, "fit")
         check_phases(self.glow, self.phases, self.local_objectives)
         kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
         batch_size = self.options.batch_size if batch_size is None else batch_size
         dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs, initial_step)
-        steps, first = kwargs.get("steps_per_epoch"), kwargs.get("initial_epoch", 0)
-        inputs.check_executions(self.options.steps_per_execution, steps, initial_step)
-        self._check_rates(kwargs, steps or inputs.number_of_batches(dataset), initial_step)
-        self.steps_before = initial_step
-        if self.options.part_delay:
-            self._make_queues(dataset, steps)
-        self.initialize_from(dataset)
+        self.training_steps.begin_fit(dataset, self.phases, kwargs, initial_step)
+        initialize_from(self.glow, dataset, self.distribute_strategy)
         self.averages.start()
-        missing = self._missing_logs(first, kwargs["epochs"], kwargs.get("validation_data") is not None)
-        kwargs["callbacks"] = callbacks_for(kwargs.get("callbacks"), self.optimizers, missing)
+        kwargs["callbacks"] = callbacks_for(kwargs, self.optimizers, self.phases, self.logs.means)
         start_reading(dataset)
-        if not (first or initial_step):
-            self.divergence_monitor.forget()
-        with self._skips.naming_faults():
+        self.steps_before = initial_step
+        with self.training_steps.skips.naming_faults():
             return super().fit(inputs.of_unknown_length(dataset, initial_step), **kwargs)
-
-    def _check_rates(self, given: Mapping[str, Any], steps_per_epoch: int | None, initial_step: int) -> None:
-        """Tells the rates how many steps an epoch has, and checks them; see `fit`."""
-        first = given.get("initial_epoch", 0)
-        count_steps(self.optimizers, steps_per_epoch)
-        callbacks = keras.tree.flatten(given.get("callbacks") or [])
-        if not any(isinstance(c, keras.callbacks.BackupAndRestore) for c in callbacks):  # it moves the start
-            phases = map(self.phase_of, range(first, given["epochs"]))
-            check_rates(self.optimizers, phases, steps_per_epoch, initial_step)
-        warn_of_late_priors(self.glow, self.phases[first:], self.optimizers)
 
     def evaluate(self, x: Any, y: Any = None, *, batch_size: int | None = None, **kwargs) -> Any:
         """Computes the bits per dimension of the whole chain, as keras.Model.evaluate does.
 
         Args:
-          x: uint8 images [N, H, W, C], or a source of batches of images, (images, noise) or (images, noise,
-            weight).
+          x: as in `fit`; a source may also have batches of (images, noise, weight).
           y: of an array x, what a model is given with each image; labels are not used.
           batch_size: for an array; 64 by default.
-          **kwargs: of keras.Model.evaluate; `return_dict=True` gives `bpd`, `bpd_se` and `loss`, the bpd,
-            in the order that a list has without it.
-
-        Raises:
-          ConfigError: the images do not fit the model, or an argument has no meaning here.
+          **kwargs: of keras.Model.evaluate; with `return_dict=True`, names come in the order of the list.
         """
         check_compiled(self, "evaluate")
         x = inputs.for_evaluation(self.glow, x, batch_size, self.seed, kwargs | {"y": y})
-        with self.evaluating():
+        with self.logs.evaluating():
             return super().evaluate(x, **kwargs)
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight=None, class_weight=None, return_dict: bool = False
+    ) -> Any:
+        """Makes one step of the current phase, as keras.Model.train_on_batch does; initialises like `fit`.
+
+        The batch is images, or a tuple (images, noise); y is as in `fit`, if it does not end the tuple.
+        Raises what `fit` does, and ConfigError if replicas make steps alone, batches wait between parts, or
+        rates need an unknown number of steps per epoch.
+        """
+        check_compiled(self, "train_on_batch")
+        self.training_steps.begin_batch()
+        unused = {"sample_weight": sample_weight, "class_weight": class_weight}
+        batch = inputs.for_one_step(self.glow, x, y, unused, trains=True)
+        if not self.glow.initialized:
+            self.initialize(batch.images, batch.noise, batch.condition)
+        self.averages.start()
+        with self.training_steps.skips.naming_faults(self.phase):
+            return super().train_on_batch(batch.members(), return_dict=return_dict)
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight=None, return_dict: bool = False) -> Any:
+        """Computes the bits per dimension of one batch, as in `train_on_batch` but for labels."""
+        check_compiled(self, "test_on_batch")
+        batch = inputs.for_one_step(self.glow, x, y, {"sample_weight": sample_weight}, trains=False)
+        with self.logs.evaluating():
+            return super().test_on_batch(batch.members(), return_dict=return_dict)
+
+    @property
+    def trainable_weights(self) -> list[keras.Variable]:
+        # Part by part, as the optimizers have them: Keras ends averages in this order.
+        if not any(getattr(self, "local_objectives", ())):
+            return super().trainable_weights
+        return [v for k in range(len(self.glow.parts)) for v in self.forward_pass.variables_of(k)]
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return self.logs.metrics(self.phase)
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        return self.logs.results(self.phase, self.distribute_strategy)
+
+    def reset_metrics(self) -> None:
+        if self.logs.evaluates or not self.steps_before:  # an epoch that goes on keeps its means so far
+            self.logs.reset(self.phase, self.distribute_strategy)
+
+    def call(self, images: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        return self.glow.call(images, condition)
+
+    def get_config(self) -> dict:
+        return config_of(self)
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> PartsTrainer:
+        return trainer_of(cls, config, custom_objects)
+
+    def get_compile_config(self) -> dict | None:
+        return compile_config_of(self.optimizers, self.options) if self.compiled else None
+
+    def compile_from_config(self, config: dict) -> None:
+        self.compile_steps(*compiled_of(config, placed=bool(self.glow.part_devices)))

@@ -1,9 +1,8 @@
-"""What follows the gradients of a step: clip and apply them, or skip the step if it is not finite."""
+"""What a step does with its gradients: clip and apply them, or skip the step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -18,29 +17,19 @@ from glow_tf.internals import (
     steps_made,
 )
 from glow_tf.schedule import Phase
-from glow_tf.training.diagnosis import Seen
 from glow_tf.training.divergence import Tensors
+from glow_tf.training.forward_pass import ForwardPass
 from glow_tf.training.gradients import StepGradients
 from glow_tf.training.optimizers import Optimizer, Optimizers
-from glow_tf.training.skipping import SkippedSteps
-from glow_tf.training.walk import Walk
 
 Variables = Sequence[keras.Variable]
-
-
-class Updated(NamedTuple):
-    """What an update reports."""
-
-    norms: list[tf.Tensor]  # of each active part's gradients, before clipping, []
-    finite: tf.Tensor  # whether the step was applied; it was skipped otherwise, bool []
 
 
 class Update:
     """Applies a step's gradients to the parts' weights, each part's by its own optimizer.
 
-    A step whose loss or whose norm of a gradient is not finite changes no weight and no moment of an
-    optimizer; only its step count goes on, so that the rate does. If gradients are accumulated, it counts as
-    one with gradients of 0.
+    A step that is skipped changes no weight and no moment of an optimizer; only its step count goes on, so
+    that the rate does. If gradients are accumulated, it counts as one with gradients of 0.
 
     The optimizers, one per part, are built here, in the current strategy's scope. Gradients are clipped by
     the norm over each group of parts that gradients join: end to end over all parts. ConfigError if an
@@ -48,13 +37,11 @@ class Update:
     replicas, or has the state of other weights.
     """
 
-    def __init__(
-        self, walk: Walk, optimizers: Optimizers, clip_norm: float, skips: SkippedSteps, rate_scaling: str
-    ):
-        glow = walk.glow
+    def __init__(self, forward: ForwardPass, optimizers: Optimizers, clip_norm: float, rate_scaling: str):
+        glow = forward.glow
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         for k, optimizer in enumerate(optimizers):
-            own = walk.variables_of(k)
+            own = forward.variables_of(k)
             # Replicas that accumulate would meet within a `tf.cond`; Keras clips before it sums over them.
             refused = ["gradient_accumulation_steps"] if tf.distribute.has_strategy() else []
             refused += ["clipnorm", "global_clipnorm", "clipvalue"] if replicas > 1 else []
@@ -76,26 +63,26 @@ class Update:
             steps = glow.config.design.steps_in_series(glow.config, k)
             scale_rates(optimizer, [rate_factor(v, steps) if scaled else 1.0 for v in own])
         self.glow = glow
-        self.walk = walk
+        self.forward = forward
         self.optimizers = list(optimizers)
         self.clip_norm = clip_norm
-        self.skips = skips
 
-    def __call__(self, phase: Phase, step: StepGradients, seen: Callable[[], Seen]) -> Updated:
-        """Checks, clips and applies; `seen` and what is raised: see `SkippedSteps.finite`."""
-        norms = [
-            self._on_device(k, tf.linalg.global_norm, own or [tf.zeros([])])  # of a part that is frozen: 0
-            for k, own in zip(phase.active, step.gradients, strict=True)
+    def norms(self, phase: Phase, gradients: Sequence[Tensors]) -> list[tf.Tensor]:
+        """Returns the norm of each active part's gradients, []; of a part that is frozen 0."""
+        return [
+            self._on_device(k, tf.linalg.global_norm, own or [tf.zeros([])])
+            for k, own in zip(phase.active, gradients, strict=True)
         ]
-        finite = self.skips.finite(phase, step, norms, seen)
+
+    def __call__(self, phase: Phase, step: StepGradients, norms: list[tf.Tensor], finite: tf.Tensor) -> None:
+        """Clips gradients by their norms and applies them, or skips a step that is not `finite`, bool []."""
         clipped = self._clipped(phase, step.gradients, norms)
-        groups = self.walk.trained_variables(phase)
+        groups = self.forward.trained_variables(phase)
         for k, own, variables in zip(phase.active, clipped, groups, strict=True):
             if not own:
                 continue
             with self.glow.on_device_of(k):
                 self._apply(k, own, variables, finite, None if step.arrived is None else step.arrived[k])
-        return Updated(norms, finite)
 
     def _clipped(
         self, phase: Phase, gradients: list[list[tf.Tensor]], norms: list[tf.Tensor]

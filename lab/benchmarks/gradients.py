@@ -40,8 +40,8 @@ def batch_gradients(trainer: PartsTrainer, phase: Phase, images: np.ndarray) -> 
     def gradients(batch: tf.Tensor, noise: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(flows)
-            passage = trainer.entering(Batch(batch, noise), phase)
-            losses, _ = trainer.walk.evaluate(passage, phase)
+            passage = trainer.forward_pass.enter(Batch(batch, noise))
+            losses, _ = trainer.forward_pass.evaluate(passage, phase)
             loss = tf.reduce_mean(losses)
         found = tape.gradient(loss, flows, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [tf.concat([tf.reshape(g, [-1]) for g in own], 0) for own in found]

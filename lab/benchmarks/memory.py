@@ -55,7 +55,7 @@ def measure_in_this_process(config: RunConfig, precision: str, request: str) -> 
     seconds = run(STEPS)
     peak = _peak_mb()
     gradients = 4e-6 * sum(
-        math.prod(v.shape) for group in trainer.walk.trained_variables(phase) for v in group
+        math.prod(v.shape) for group in trainer.forward_pass.trained_variables(phase) for v in group
     )
     return {"seconds": seconds, "peak_mb": peak, "activations_mb": peak - before - gradients}
 

@@ -36,7 +36,7 @@ from absl import flags
 import glow_tf
 from glow_tf.commands import cli
 from glow_tf.run import context, lifecycle
-from glow_tf.run.checkpoint_content import divergence_of, state_of
+from glow_tf.run.checkpoint_content import divergence_of, state_of, within_epoch_of
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.training.trainer import PartsTrainer
 from lab.benchmarks.kills import numbers
@@ -327,7 +327,7 @@ def share_one_trainer() -> None:
     def first_or_reset(*arguments: object) -> PartsTrainer:
         if not shared:
             trainer = make(*arguments)
-            parts = (state_of(trainer), divergence_of(trainer), trainer.within_epoch)
+            parts = (state_of(trainer), divergence_of(trainer), within_epoch_of(trainer))
             variables = tf.nest.flatten([list(part.values()) for part in parts])
             shared.append((trainer, [(variable, variable.numpy()) for variable in variables]))
         trainer, start = shared[0]

@@ -149,7 +149,7 @@ def test_a_phase_that_trains_one_part_meets_over_its_weights_alone(batches):
     assert_replicas_are_equal(local, [*local.glow.variables, *local.optimizers[0].variables])
     weights = 8 * sum(np.size(v) for v in local.glow.parts[0].trainable_variables)
     # Two meetings, the two moments of Adamax and its rate, in three steps.
-    assert local.traffic(local.phase).all_reduce == round(((2 + 2) * weights + 4) / STEPS)
+    assert local.training_steps.traffic(local.phase).all_reduce == round(((2 + 2) * weights + 4) / STEPS)
 
 
 def test_a_replica_skips_a_step_that_is_not_finite_alone(batches):
@@ -172,7 +172,7 @@ def test_single_steps_that_would_never_meet_are_refused(batches):
 @pytest.mark.parametrize("here", [True, False], ids=["here", "in another worker"])
 def test_a_replica_that_diverges_stops_all_of_them_when_they_meet(here, batches):
     local = initialized(batches, sync_every=EVERY)
-    steps, phase = local.local_steps, local.phase
+    steps, phase = local.training_steps.local_steps, local.phase
     fault = DivergedError("Training stopped: here.", [0], "here") if here else None
     steps.begin_epoch(phase, STEPS, False)
     if not here:

@@ -63,7 +63,7 @@ def test_parts_on_their_own_devices_train_like_parts_on_one(schedule, placed, sm
     for name, values in one_history.items():
         np.testing.assert_allclose(two_history[name], values, rtol=1e-6)
     for phase in set(one.phases):
-        assert two.traffic(phase) == one.traffic(phase)
+        assert two.training_steps.traffic(phase) == one.training_steps.traffic(phase)
 
 
 @pytest.mark.parametrize("delay", [1, pytest.param(3, marks=pytest.mark.slow)])
@@ -146,7 +146,7 @@ def test_nothing_but_activations_and_single_numbers_goes_from_device_to_device(
     trainer.initialize(small_images)
     batch = (small_images[:16], tf.random.stateless_uniform([16, 8, 8, 1], [0, 0]))
     if delay:  # as `fit` does
-        trainer._make_queues(untuned(tf.data.Dataset.from_tensors(batch)), 1)
+        trainer.training_steps.make_queues(untuned(tf.data.Dataset.from_tensors(batch)), 1)
     trainer.set_phase(trainer.phases[0])
     graph = tf.function(trainer.train_step, autograph=False).get_concrete_function(batch).graph
     sent = {
@@ -158,7 +158,7 @@ def test_nothing_but_activations_and_single_numbers_goes_from_device_to_device(
         if tensor.dtype != tf.resource
     }
     sizes = [tensor.shape.num_elements() * tensor.dtype.size for tensor in sent.values()]
-    moved = trainer.traffic(trainer.phase)
+    moved = trainer.training_steps.traffic(trainer.phase)
     activations = [per_image - 4 for per_image in (moved.forward, moved.backward) if per_image]  # 4: log p
     assert sum(size for size in sizes if size > 64) == 16 * sum(activations)
     assert sum(size for size in sizes if size <= 64) < 1000

@@ -177,7 +177,9 @@ def test_workers_look_at_the_first_ones_clock_now_and_then(chief, saves, monkeyp
     run = SimpleNamespace(config=settings, strategy=None, checkpoints=checkpoints)
     own = callbacks.SaveCheckpoints(run, EpochResult(), SimpleNamespace(waiting=False, release=lambda: None))
     monitor = SimpleNamespace(steps_outside=0)
-    own.set_model(SimpleNamespace(steps_before=0, divergence_monitor=monitor, empty_queues=lambda: None))
+    steps = SimpleNamespace(empty_queues=lambda *_: None)
+    model = {"phase": None, "train_function": None, "training_steps": steps}
+    own.set_model(SimpleNamespace(steps_before=0, divergence_monitor=monitor, **model))
     own.set_params({"steps": 400})
     own.on_train_begin()
     own.on_epoch_begin(0)

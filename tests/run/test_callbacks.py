@@ -92,7 +92,13 @@ def test_a_log_has_a_line_now_and_then_within_a_long_epoch(monkeypatch, capsys):
     phase = one_part(0)
     progress = Progress(types.SimpleNamespace(costs=[1.0]), EpochResult(seconds=3.0))
     progress.set_params({"steps": 4, "epochs": 1})
-    progress.set_model(types.SimpleNamespace(phase=phase, traced={phase}, phase_of=lambda epoch: phase))
+    progress.set_model(
+        types.SimpleNamespace(
+            phase=phase,
+            training_steps=types.SimpleNamespace(traced={phase}),
+            phase_of=lambda epoch: phase,
+        )
+    )
     progress.on_train_begin()
     progress.on_epoch_begin(0)
     for batch, bpd in enumerate((3.0, float("nan"), 3.0, 3.0)):
@@ -110,7 +116,10 @@ def test_the_first_steps_of_a_phase_tell_no_time_left(monkeypatch, capsys):
     progress.set_params({"steps": 12, "epochs": 1})
     phase, before = one_part(0), 1  # step 1 was made before the run was resumed
     model = types.SimpleNamespace(
-        phase=phase, traced=set(), phase_of=lambda epoch: phase, steps_before=before
+        phase=phase,
+        training_steps=types.SimpleNamespace(traced=set()),
+        phase_of=lambda epoch: phase,
+        steps_before=before,
     )
     progress.set_model(model)
     progress.on_train_begin()

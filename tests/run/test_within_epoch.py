@@ -14,6 +14,7 @@ import glow_tf
 from glow_tf import ConfigError, PartsTrainer
 from glow_tf.run import checkpoint_files
 from glow_tf.run.callbacks import SaveCheckpoints
+from glow_tf.run.checkpoint_content import within_epoch_of
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.epoch import EpochResult
 from glow_tf.run.history import reproducible
@@ -276,6 +277,15 @@ def test_a_first_step_must_be_within_the_epoch(small_images):
         trainer.fit(small_images, batch_size=16, initial_step=5, verbose=0)
 
 
+def test_a_fit_that_is_refused_leaves_no_steps_to_pass_by(small_images):
+    trainer = PartsTrainer(small_glow(parts="1"), glow_tf.phases("end_to_end", 1, 2))
+    trainer.compile([keras.optimizers.SGD(1e-3)])
+    watches = keras.callbacks.EarlyStopping("val_loss")
+    with pytest.raises(ConfigError, match="a callback must watch what every epoch computes"):
+        trainer.fit(small_images, batch_size=16, initial_step=2, callbacks=[watches], verbose=0)
+    assert trainer.steps_before == 0
+
+
 def test_steps_that_were_not_finite_are_counted_on(tmp_path):
     trainers = []
     for _ in range(2):
@@ -283,14 +293,12 @@ def test_steps_that_were_not_finite_are_counted_on(tmp_path):
         trainer.compile([keras.optimizers.SGD(1e-3)])
         trainers.append((trainer, Checkpoints(tmp_path, trainer)))
     (first, checkpoints), (second, restored) = trainers
-    first.within_epoch["not_finite_in_a_row"].assign(4)
+    within_epoch_of(first)["not_finite_in_a_row"].assign(4)
     checkpoints.rolled_back_to.assign(0)
     checkpoints.save_within(3, 1.5)
     restored.restore()
     assert (int(restored.steps), float(restored.seconds), int(restored.rolled_back_to)) == (3, 1.5, 0)
-    second.steps_before = 3
-    second.on_epoch_start(0, 9)
-    assert int(second.within_epoch["not_finite_in_a_row"]) == 4
-    second.steps_before = 0
-    second.on_epoch_start(0, 9)
-    assert int(second.within_epoch["not_finite_in_a_row"]) == 0
+    second.training_steps.begin_epoch(second.phases[:1], 9, resumes=True)
+    assert int(within_epoch_of(second)["not_finite_in_a_row"]) == 4
+    second.training_steps.begin_epoch(second.phases[:1], 9, resumes=False)
+    assert int(within_epoch_of(second)["not_finite_in_a_row"]) == 0

@@ -156,10 +156,10 @@ def test_a_compiled_step_decides_the_same_and_the_trainer_stops_after_it():
     assert int(compiled.consecutive.numpy()) == 1
     trainer = make_trainer(max_outside_steps=3, max_skipped_steps=3, jit_compile=True)
     trainer.divergence_monitor.consecutive.assign(3)
-    trainer.on_step_end(last=False)
+    trainer.training_steps.end_step(trainer.phase, last=False)
     trainer.divergence_monitor.consecutive.assign(4)
     with pytest.raises(DivergedError, match=r"outside of its band for 4 steps in a row, .*jit_compile=False"):
-        trainer.on_step_end(last=False)
+        trainer.training_steps.end_step(trainer.phase, last=False)
 
 
 def test_who_does_not_watch_is_not_stopped(small_images, eager):
@@ -212,7 +212,7 @@ def test_a_loss_that_lacks_the_levels_before_is_another_one(eager):
     monitor, known = trainer.divergence_monitor, []
     for epoch, phase in enumerate(trainer.phases):
         trainer.set_phase(phase)
-        trainer.on_epoch_start(epoch, 4)
+        trainer.training_steps.begin_epoch(trainer.phases[: epoch + 1], 4, resumes=False)
         known.append(monitor.variables["seen"].numpy()[:2].tolist())
         monitor.observe(
             phase,

@@ -81,9 +81,9 @@ def test_a_head_that_is_the_rest_gives_the_models_own_likelihood(parts, small_im
             get_weights_by_step([*rest, glow.parts[-1].prior]),
         )
     passage = glow.enter(small_images, None, 0)
-    for _ in glow.parts:
-        passage, _ = glow.through_next_part(passage)
-    for truncated in passage.truncated:
+    for k in range(len(glow.parts)):
+        passage, _ = glow.through_part(k, passage)
+    for truncated in passage.truncated_nlls:
         np.testing.assert_allclose(truncated, -glow.log_prob(small_images, 0), rtol=1e-10)
 
 
@@ -130,7 +130,7 @@ def test_a_head_runs_and_gets_gradients_only_where_its_part_is_trained(
         assert (gradient is not None) == (k in trained)
     scored = {*trained, 2} & set(range(phase.last + 1))
     assert [k for k, t in enumerate(truncated) if np.isfinite(t).all()] == sorted(scored)
-    in_phase = {id(v) for group in trainer.walk.trained_variables(phase) for v in group}
+    in_phase = {id(v) for group in trainer.forward_pass.trained_variables(phase) for v in group}
     assert [k for k, v in zip(owners, heads, strict=True) if id(v) in in_phase] == [
         k for k in owners if k in trained
     ]
@@ -202,7 +202,7 @@ def test_a_model_with_heads_is_saved_and_loaded(tmp_path, small_images):
     for a, b in zip(glow.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     passage = Passage(*glow.dequantize.forward_and_log_det(glow.dequantized(small_images, seed=1)))
-    losses = [model.through_next_part(passage)[1].truncated_nll for model in (glow, loaded)]
+    losses = [model.through_part(0, passage)[1].truncated_nll for model in (glow, loaded)]
     np.testing.assert_array_equal(*losses)
 
 

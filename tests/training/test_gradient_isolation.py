@@ -113,14 +113,16 @@ def test_only_the_trained_parts_change_in_fit(fitted):
 def test_traffic_is_the_size_of_what_leaves_each_part_and_of_the_trained_weights(
     phase, trainer, small_images
 ):
-    traffic = trainer.traffic(phase)  # before anything has run
+    traffic = trainer.training_steps.traffic(phase)  # before anything has run
     passage = trainer.glow.enter(small_images[:1], None)
     crossing = 0
-    for _ in range(phase.last):
-        passage, _ = trainer.glow.through_next_part(passage)
+    for k in range(phase.last):
+        passage, _ = trainer.glow.through_part(k, passage)
         crossing += passage.h.numpy().nbytes + passage.log_likelihood.numpy().nbytes
     assert traffic[:2] == (crossing, crossing if phase.end_to_end else 0)
-    trained = sum(math.prod(v.shape) for group in trainer.walk.trained_variables(phase) for v in group)
+    trained = sum(
+        math.prod(v.shape) for group in trainer.forward_pass.trained_variables(phase) for v in group
+    )
     assert traffic.all_reduce == 4 * trained
 
 

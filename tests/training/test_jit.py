@@ -64,7 +64,7 @@ def test_no_variable_of_a_step_is_kept_on_the_host():
     variables = [
         *trainer.variables,
         *tf.nest.flatten(list(state_of(trainer).values())),
-        trainer._skips._allowed,
+        trainer.training_steps.skips._allowed,
     ]
     assert any(v.dtype in ("int64", tf.int64) for v in variables)
     assert not [v.name for v in variables if v.dtype in ("int32", tf.int32)]

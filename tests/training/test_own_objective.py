@@ -105,7 +105,7 @@ def test_averages_are_those_of_each_part_and_its_objective(own, small_images):
     trainer.fit(small_images[:32], batch_size=16, verbose=0)
     for k, optimizer in enumerate(trainer.optimizers):
         averages = [v.numpy() for v in optimizer._model_variables_moving_average]
-        assert not moved(averages, [v.numpy() for v in trainer.walk.variables_of(k)])
+        assert not moved(averages, [v.numpy() for v in trainer.forward_pass.variables_of(k)])
 
 
 def test_its_weights_move_with_its_part_alone(own, small_images):

@@ -123,7 +123,7 @@ def test_a_cache_is_filled_with_what_parts_make_of_their_condition(small_images,
     cache.fill(batches, 0)
     for own, noise, index, condition in batches(0):
         entered = glow.enter(own, noise)._replace(condition=condition)
-        expected, found = glow.through_parts(entered, 2), cache.passage(index)
+        expected, found = glow.through_parts(entered, stop=2), cache.passage(index)
         np.testing.assert_allclose(found.h, expected.h, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, rtol=1e-5)
 
@@ -154,7 +154,9 @@ def test_a_cache_is_made_of_the_one_before_with_its_noise(small_images, eager):
     read.clear()
     resumed.fill(batches, 2)
     assert read == [2, 2]
-    for a, b in zip(resumed.passage([7, 49]).truncated, extended.passage([7, 49]).truncated, strict=True):
+    for a, b in zip(
+        resumed.passage([7, 49]).truncated_nlls, extended.passage([7, 49]).truncated_nlls, strict=True
+    ):
         np.testing.assert_array_equal(a, b)
     for cache in (before, extended):
         cache.forget()
@@ -200,7 +202,7 @@ def test_a_cache_in_files_has_the_numbers_of_one_in_memory(small_images, tmp_pat
         cache.fill(lambda epoch: data.prefix_batches(images, 16, 3, epoch), 0)
         read = tf.function(cache.passage, autograph=False)
         passage = read(tf.constant([7, 49, 0]))
-        found.append([passage.h, passage.log_likelihood, *passage.truncated])
+        found.append([passage.h, passage.log_likelihood, *passage.truncated_nlls])
     for one, other in zip(*found, strict=True):
         assert (one.dtype, one.shape) == (other.dtype, other.shape)
         np.testing.assert_array_equal(one, other)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -14,7 +14,9 @@ from glow_tf.likelihood import bits_per_dim
 from glow_tf.passage import Passage
 from glow_tf.pieces import in_streams
 from glow_tf.schedule import Phase
+from glow_tf.training.batch import Batch
 from glow_tf.training.objective import LocalObjective, PriorObjective
+from glow_tf.training.prefix import PrefixCache
 
 
 class Visit(NamedTuple):
@@ -25,8 +27,8 @@ class Visit(NamedTuple):
     loss: tf.Tensor | None  # what the phase minimises here, [B], nats; None if no gradient runs through
 
 
-class Walk:
-    """Takes batches through the parts of a model, as the phases of training say.
+class ForwardPass:
+    """Takes batches forward through the parts of a model, as the phases of training say.
 
     An objective is what a part minimises alone; None is its truncated negative log-likelihood.
     """
@@ -35,19 +37,30 @@ class Walk:
         self.glow = glow
         self.objectives = tuple(objective or PriorObjective() for objective in objectives)
 
-    def visit(self, passage: Passage, phase: Phase) -> Visit:
-        """Takes a batch through its next part: alone isolates a cut and chooses a part's loss.
+    def enter(self, batch: Batch, seed: int = 0, cache: PrefixCache | None = None) -> Passage:
+        """Returns a batch as it enters the first part, or the one whose frozen prefix is in the cache.
+
+        The seed is of the dequantisation, where the batch has no noise.
+        """
+        with self.glow.on_device_of(0):
+            passage = (
+                cache.passage(batch.index) if cache else self.glow.enter(batch.images, batch.noise, seed)
+            )
+        condition = self.glow.checked_condition(batch.condition)
+        return passage._replace(labels=batch.labels, condition=condition)
+
+    def visit(self, k: int, passage: Passage, phase: Phase) -> Visit:
+        """Takes a batch through part k (from 0): alone isolates a cut and chooses a part's loss.
 
         Unless the phase joins the part to the one before, the batch enters it isolated: no gradient crosses
         the cut. The loss of the last part of a group is its local objective (Glow parts, Eq. 3); that of the
         others is their term of the model's negative log-likelihood.
         """
-        k = len(passage.truncated)
         if self.glow.parts[k].fixed and not phase.runs_both_ways(k):
             # What goes on depends on no weight, and the part's likelihood is in no loss here.
-            return Visit(passage, self.glow.past_next_part(passage), None)
+            return Visit(passage, self.glow.past_part(k, passage), None)
         before = passage if phase.joins(k) else passage.isolated()
-        after, view = self.glow.through_next_part(before, phase.scores(k, self.glow.parts[k].has_head))
+        after, view = self.glow.through_part(k, before, phase.scores(k, self.glow.parts[k].has_head))
         loss = None
         if phase.minimises_objective_of(k):
             loss = self.objectives[k].losses(view)
@@ -60,40 +73,36 @@ class Walk:
             loss = -view.log_likelihood_term
         return Visit(before, after, loss)
 
-    def through(
-        self, passage: Passage, phase: Phase, visit: Callable[[Passage, Phase], Any] | None = None
-    ) -> list[Any]:
-        """Takes a batch through every part that the phase evaluates; parts after the last one do not run.
-
-        The batch is before the first part, or before one whose frozen prefix was cached. Returns the visits
-        of the parts that ran; another `visit`, as one with a tape around it, takes the place of the own one.
-        """
-        visits: list[Any] = []
-        while len(passage.truncated) <= phase.last:
-            visits.append((visit or self.visit)(passage, phase))
-            passage = visits[-1].after
-        return visits
-
-    def evaluate(self, passage: Passage, phase: Phase) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Takes a batch through every part that the phase evaluates, in streams.
+    def evaluate(self, passage: Passage, phase: Phase, start: int = 0) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Takes a batch that enters part `start` through the parts up to the phase's last, in streams.
 
         Returns:
           The loss of every example that the phase minimises, [B], and for each part k that ran, the truncated
           negative log-likelihood: that of the flow that ends with part k, scored by k's local prior (Eq. 3,
           left side), [B], or NaN if the phase does not score the part; all in bits per dimension.
         """
+        shape = self.image_shape_of(passage, start)
 
         def run(*pieces: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            visits = self.through(Passage(*pieces), phase)
-            shape = self.image_shape_of(passage)
-            truncated = visits[-1].after.truncated
-            return bits_per_dim(total_loss(visits), shape), [bits_per_dim(t, shape) for t in truncated]
+            passage, losses = Passage(*pieces), []
+            for k in range(start, phase.last + 1):
+                _, passage, loss = self.visit(k, passage, phase)
+                losses.append(loss)
+            return bits_per_dim(total_loss(losses), shape), [
+                bits_per_dim(t, shape) for t in passage.truncated_nlls
+            ]
 
         return in_streams(run, *passage)
 
-    def image_shape_of(self, passage: Passage) -> tuple[int, int, int]:
-        """Returns (H, W, C) of a passage's images, which may be crops as long as no part has run."""
-        return self.glow.image_shape if passage.truncated else tuple(passage.h.shape[1:])
+    def bits_of_whole(self, batch: Batch, seed: int) -> tf.Tensor:
+        """Returns the bits per dimension of the whole chain for each image of a batch, [B]; see `enter`."""
+        v = self.glow.dequantized(batch.images, batch.noise, seed)
+        nll = -in_streams(self.glow.dequantized_log_prob, v, None, batch.condition)
+        return bits_per_dim(nll, v.shape[1:])
+
+    def image_shape_of(self, passage: Passage, start: int) -> tuple[int, int, int]:
+        """Returns (H, W, C) of the images of what enters part `start`; without a cache they may be crops."""
+        return self.glow.image_shape if start else tuple(passage.h.shape[1:])
 
     def variables_of(self, k: int) -> list[keras.Variable]:
         """Returns what the optimizer of part k (from 0) is made for: the weights of part and objective."""
@@ -124,6 +133,6 @@ class Walk:
         return found
 
 
-def total_loss(visits: Sequence[Visit]) -> tf.Tensor:
-    """Returns the loss of a phase, which is the sum of those of the visited parts, of any shape and unit."""
-    return tf.add_n([visit.loss for visit in visits if visit.loss is not None])
+def total_loss(losses: Sequence[tf.Tensor | None]) -> tf.Tensor:
+    """Returns the loss of a phase, the sum of those of its parts, of any shape and unit."""
+    return tf.add_n([loss for loss in losses if loss is not None])

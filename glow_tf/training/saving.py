@@ -1,0 +1,72 @@
+"""What a saved trainer keeps, beside weights: its arguments, its optimizers and the options of `compile`."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+
+from glow_tf.schedule import Phase
+from glow_tf.training.optimizers import Optimizers
+from glow_tf.training.options import CompileOptions
+
+# What trainers did before these options existed.
+IF_MISSING = {"max_skipped_steps": 0, "max_outside_steps": None, "rate_scaling": "none"}
+
+
+def config_of(trainer: keras.Model) -> dict[str, Any]:
+    """Returns the config of a `PartsTrainer`."""
+    save = keras.saving.serialize_keras_object
+    own = [o and save(o) for o in trainer.local_objectives]
+    return {
+        "name": trainer.name,
+        "glow": save(trainer.glow),
+        "phases": [phase.to_config() for phase in trainer.phases],
+        "has_own_phases": trainer.has_own_phases,
+        "seed": trainer.seed,
+        **({"objective": own} if any(own) else {}),
+    }
+
+
+def trainer_of(kind: type[keras.Model], config: dict[str, Any], custom_objects: dict | None) -> Any:
+    """Returns the trainer, of a kind, that has a config."""
+    load, own = keras.saving.deserialize_keras_object, config.get("objective")
+    trainer = kind(
+        load(config["glow"], custom_objects),
+        [Phase.from_config(phase) for phase in config["phases"]],
+        seed=config["seed"],
+        objective=[o and load(o, custom_objects) for o in own] if own else None,
+        name=config["name"],
+    )
+    trainer.has_own_phases = config.get("has_own_phases", trainer.has_own_phases)
+    return trainer
+
+
+def compile_config_of(optimizers: Optimizers, options: CompileOptions) -> dict[str, Any]:
+    """Returns the config of what a trainer is compiled with."""
+    _warn_of_unregistered(optimizers)
+    saved = [keras.saving.serialize_keras_object(o) for o in optimizers]
+    return {"optimizers": saved, **options.to_config()}
+
+
+def compiled_of(config: dict[str, Any], placed: bool) -> tuple[Optimizers, CompileOptions]:
+    """Returns optimizers and options of a config; without devices that parts are `placed` on, no delay."""
+    optimizers = [keras.saving.deserialize_keras_object(o) for o in config.pop("optimizers")]
+    config = {**IF_MISSING, **config}
+    if not placed:  # devices are not saved
+        config["part_delay"] = 0
+    return optimizers, CompileOptions(**config)
+
+
+def _warn_of_unregistered(optimizers: Optimizers) -> None:
+    """Warns, when a trainer is saved, of classes of optimizers that Keras will not find when it loads it."""
+    for own in {type(optimizer) for optimizer in optimizers}:
+        found = keras.saving.get_registered_object(keras.saving.get_registered_name(own))
+        if found is None and not own.__module__.startswith("keras."):
+            warnings.warn(
+                "an optimizer's class must be registered with Keras, or keras.saving.load_model needs it in "
+                "custom_objects: write @keras.saving.register_keras_serializable() before the class. "
+                f"Received: an optimizer of class {own.__name__}",
+                stacklevel=3,
+            )
