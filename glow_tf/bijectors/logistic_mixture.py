@@ -15,25 +15,27 @@ MEAN_BOUND, LOG_SCALE_BOUND = 4.0, 3.0  # of a component
 FLOOR = 0.05  # weight of a standard logistic in each mixture: between narrow components no slope vanishes
 HALVINGS = 40  # of the interval in which an inverse lies; float32 has 24 bits
 
-Mixture = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # log-weights, means and log-scales, [..., components] each
+Mixture = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # log-weights, means and log-scales, [components, ...] each
 
 
 def mixture_of(logits: tf.Tensor, means: tf.Tensor, log_scales: tf.Tensor) -> Mixture:
-    """Returns the mixture of a network's output or of weights, [..., components] each, with its bounds."""
-    zero = tf.zeros_like(means[..., :1])
-    log_weights = tf.concat([zero + math.log(FLOOR), tf.nn.log_softmax(logits) + math.log1p(-FLOOR)], axis=-1)
-    means = tf.concat([zero, soft_bound(means, MEAN_BOUND)], axis=-1)
-    return log_weights, means, tf.concat([zero, soft_bound(log_scales, LOG_SCALE_BOUND)], axis=-1)
+    """Returns the mixture of a network's output or of weights, [components, ...] each, with its bounds."""
+    zero = tf.zeros_like(means[:1])
+    log_weights = tf.concat(
+        [zero + math.log(FLOOR), tf.nn.log_softmax(logits, axis=0) + math.log1p(-FLOOR)], axis=0
+    )
+    means = tf.concat([zero, soft_bound(means, MEAN_BOUND)], axis=0)
+    return log_weights, means, tf.concat([zero, soft_bound(log_scales, LOG_SCALE_BOUND)], axis=0)
 
 
 def logit_of_mixture(x: tf.Tensor, mixture: Mixture) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns logit F(x) of a mixture's distribution function F, and the log of its slope; both like x."""
     log_weights, means, log_scales = mixture
-    standard = (x[..., tf.newaxis] - means) * tf.exp(-log_scales)
+    standard = (x - means) * tf.exp(-log_scales)
     below, above = tf.math.log_sigmoid(standard), tf.math.log_sigmoid(-standard)
-    log_cdf = tf.reduce_logsumexp(log_weights + below, axis=-1)
-    log_rest = tf.reduce_logsumexp(log_weights + above, axis=-1)
-    log_density = tf.reduce_logsumexp(log_weights + below + above - log_scales, axis=-1)
+    log_cdf = tf.reduce_logsumexp(log_weights + below, axis=0)
+    log_rest = tf.reduce_logsumexp(log_weights + above, axis=0)
+    log_density = tf.reduce_logsumexp(log_weights + below + above - log_scales, axis=0)
     return log_cdf - log_rest, log_density - log_cdf - log_rest
 
 
@@ -44,8 +46,8 @@ def inverse_logit_of_mixture(logit: tf.Tensor, mixture: Mixture) -> tf.Tensor:
     def solve(logit, *mixture):
         _, means, log_scales = mixture
         # Each component alone reaches the logit at one of these places, and the mixture between them.
-        places = means + tf.exp(log_scales) * logit[..., tf.newaxis]
-        low, high = tf.reduce_min(places, axis=-1), tf.reduce_max(places, axis=-1)
+        places = means + tf.exp(log_scales) * logit
+        low, high = tf.reduce_min(places, axis=0), tf.reduce_max(places, axis=0)
 
         def halve(low, high):
             middle = 0.5 * (low + high)
@@ -94,12 +96,12 @@ class LogisticMixtureCoupling(Transform):
         return 2 + 3 * self.components
 
     def parameters(self, output: tf.Tensor) -> Parameters:
-        """Returns t and s, [B, H, W, C], and the mixture, [B, H, W, C, components + 1] each."""
+        """Returns t and s, [B, H, W, C], and the mixture, [components + 1, B, H, W, C] each."""
         raw, count = of_channels(output, self.outputs_per_channel), self.components
-        ends, logits, means, log_scales = tf.split(raw, [2, count, count, count], axis=-1)
-        paces = tf.cast(tf.linspace(-1.5, 1.5, count), raw.dtype)
+        ends, logits, means, log_scales = tf.split(raw, [2, count, count, count])
+        paces = tf.reshape(tf.cast(tf.linspace(-1.5, 1.5, count), raw.dtype), [-1, 1, 1, 1, 1])
         mixture = mixture_of(logits, paces * means, log_scales)
-        return ends[..., 0], self._affine.log_scale(ends[..., 1]), *mixture
+        return ends[0], self._affine.log_scale(ends[1]), *mixture
 
     def forward(self, b: tf.Tensor, *parameters: tf.Tensor) -> WithLogDet:
         shift, log_scale, *mixture = parameters
@@ -157,7 +159,8 @@ class LogisticMixture(KeepsArguments, Bijector):
         return x, -self.forward_and_log_det(x)[1]
 
     def _mixture(self) -> Mixture:
-        return mixture_of(self.logits.value, self.means.value, self.log_scales.value)
+        weights = (self.logits, self.means, self.log_scales)
+        return mixture_of(*(tf.transpose(own.value)[:, None, None, None] for own in weights))
 
 
 def _constant(value: tf.Tensor | float) -> Callable[..., tf.Tensor]:

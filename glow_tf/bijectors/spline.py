@@ -1,5 +1,7 @@
 """The rational-quadratic spline coupling."""
 
+import itertools
+
 import keras
 import tensorflow as tf
 
@@ -36,17 +38,17 @@ class Spline(Transform):
         return 3 * self.bins - 1
 
     def parameters(self, output: tf.Tensor) -> Parameters:
-        """Returns the knots' places x and y and their slopes, [B, H, W, C, bins + 1] each."""
+        """Returns the knots' places x and y and their slopes, [bins + 1, B, H, W, C] each."""
         raw = soft_bound(of_channels(output, self.outputs_per_channel), BOUND)
-        widths, heights, log_slopes = tf.split(raw, [self.bins, self.bins, self.bins - 1], axis=-1)
-        ends = tf.ones_like(raw[..., :1])
-        slopes = tf.concat([ends, tf.exp(log_slopes), ends], axis=-1)
+        widths, heights, log_slopes = tf.split(raw, [self.bins, self.bins, self.bins - 1])
+        ends = tf.ones_like(raw[:1])
+        slopes = tf.concat([ends, tf.exp(log_slopes), ends], axis=0)
         return self._knots(widths), self._knots(heights), slopes
 
     def _knots(self, logits: tf.Tensor) -> tf.Tensor:
-        inner = tf.cumsum(2 * self.reach * tf.nn.softmax(logits), axis=-1)[..., :-1] - self.reach
-        end = self.reach * tf.ones_like(inner[..., :1])
-        return tf.concat([-end, inner, end], axis=-1)
+        sizes = tf.unstack(2 * self.reach * tf.nn.softmax(logits, axis=0))
+        end = self.reach * tf.ones_like(sizes[0])
+        return tf.stack([*itertools.accumulate(sizes[:-1], initial=-end), end])
 
     def forward(self, b: tf.Tensor, *parameters: tf.Tensor) -> WithLogDet:
         within, (left, width, bottom, height, first, last) = self._bin(b, 0, *parameters)
@@ -68,13 +70,15 @@ class Spline(Transform):
     def _bin(self, value: tf.Tensor, axis: int, *parameters: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Returns the value brought within the spline; of its bin x, width, y, height, and two slopes."""
         within = tf.clip_by_value(value, -self.reach, self.reach)
-        inner = parameters[axis][..., 1:-1]
-        number = tf.reduce_sum(tf.cast(within[..., tf.newaxis] >= inner, tf.int32), axis=-1)
-        chosen = tf.one_hot(number, self.bins, dtype=value.dtype)
-        (x, next_x), (y, next_y), (first, last) = (
-            [tf.reduce_sum(chosen * own, axis=-1) for own in (knots[..., :-1], knots[..., 1:])]
-            for knots in parameters
-        )
+        knots = [tf.unstack(own) for own in parameters]
+        ends = [(own[0], own[1]) for own in knots]  # of the bin, first and last
+        for number in range(1, self.bins):
+            is_beyond = within >= knots[axis][number]
+            ends = [
+                (tf.where(is_beyond, own[number], first), tf.where(is_beyond, own[number + 1], last))
+                for own, (first, last) in zip(knots, ends, strict=True)
+            ]
+        (x, next_x), (y, next_y), (first, last) = ends
         return within, [x, next_x - x, y, next_y - y, first, last]
 
     def _outside(self, value: tf.Tensor, result: tf.Tensor, log_slope: tf.Tensor) -> WithLogDet:
@@ -83,7 +87,7 @@ class Spline(Transform):
         return tf.where(inside, result, value), log_det
 
     def largest_log_scale(self, x: tf.Tensor, y: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
-        of_bins = tf.math.log((y[..., 1:] - y[..., :-1]) / (x[..., 1:] - x[..., :-1]))
+        of_bins = tf.math.log((y[1:] - y[:-1]) / (x[1:] - x[:-1]))
         of_knots = tf.abs(tf.math.log(slopes))
         return tf.maximum(tf.reduce_max(tf.abs(of_bins)), tf.reduce_max(of_knots))
 
