@@ -47,7 +47,7 @@ setup(
         "tensorflow>=2.18,<2.22",
         # The oldest that refuse known attacks: layers that run a SavedModel, weights in other files
         # (CVE-2025-8747, CVE-2025-49655, GHSA-hqp4-2352-xf5r, CVE-2026-0897, CVE-2026-1462). Keras 3.13 needs
-        # Python 3.11. glow_tf/run/saved.py looks into files before any Keras does.
+        # Python 3.11. glow_tf/run/files/saved.py looks into files before any Keras does.
         'keras>=3.13.2,<4; python_version >= "3.11"',
         'keras>=3.12.1,<4; python_version < "3.11"',
         "tensorflow-probability>=0.25",

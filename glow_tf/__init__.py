@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from glow_tf.lazy import lazy_exports
+from glow_tf.core.lazy import lazy_exports
 from glow_tf.version import __version__ as __version__
 
 # TensorFlow leaves oneDNN off on CPUs without AVX-512, where a step then takes 1.5 times as long. This has no
@@ -19,16 +19,16 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "config": ["DataConfig", "ModelConfig", "RunConfig", "TrainConfig"],
-        "errors": ["ConfigError", "DivergedError", "NonFiniteError"],
-        "schedule": ["Phase", "end_to_end", "one_part", "phases", "simultaneous"],
-        "parts": ["Part", "PartOutput"],
-        "passage": ["PartView"],
-        "glow": ["Glow"],
-        "training.objective": ["LocalObjective"],
+        "core.errors": ["ConfigError", "DivergedError", "NonFiniteError"],
+        "layout.schedule": ["Phase", "end_to_end", "one_part", "phases", "simultaneous"],
+        "model.parts": ["Part", "PartOutput"],
+        "model.passage": ["PartView"],
+        "model.glow": ["Glow"],
+        "training.step.objective": ["LocalObjective"],
         "training.trainer": ["PartsTrainer"],
-        "use.saved_model": ["export"],
+        "use.exports.saved_model": ["export"],
         "use.loading": ["load", "load_trainer"],
-        "use.tfp_views": ["as_distribution", "as_tfp_bijector"],
+        "use.tfp.tfp_views": ["as_distribution", "as_tfp_bijector"],
     },
     packages=["bijectors", "data", "devices", "run", "training", "use"],
 )
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
     from glow_tf.config import ModelConfig as ModelConfig
     from glow_tf.config import RunConfig as RunConfig
     from glow_tf.config import TrainConfig as TrainConfig
-    from glow_tf.errors import ConfigError as ConfigError
-    from glow_tf.errors import DivergedError as DivergedError
-    from glow_tf.errors import NonFiniteError as NonFiniteError
-    from glow_tf.glow import Glow as Glow
-    from glow_tf.parts import Part as Part
-    from glow_tf.parts import PartOutput as PartOutput
-    from glow_tf.passage import PartView as PartView
-    from glow_tf.schedule import Phase as Phase
-    from glow_tf.schedule import end_to_end as end_to_end
-    from glow_tf.schedule import one_part as one_part
-    from glow_tf.schedule import phases as phases
-    from glow_tf.schedule import simultaneous as simultaneous
-    from glow_tf.training.objective import LocalObjective as LocalObjective
+    from glow_tf.core.errors import ConfigError as ConfigError
+    from glow_tf.core.errors import DivergedError as DivergedError
+    from glow_tf.core.errors import NonFiniteError as NonFiniteError
+    from glow_tf.layout.schedule import Phase as Phase
+    from glow_tf.layout.schedule import end_to_end as end_to_end
+    from glow_tf.layout.schedule import one_part as one_part
+    from glow_tf.layout.schedule import phases as phases
+    from glow_tf.layout.schedule import simultaneous as simultaneous
+    from glow_tf.model.glow import Glow as Glow
+    from glow_tf.model.parts import Part as Part
+    from glow_tf.model.parts import PartOutput as PartOutput
+    from glow_tf.model.passage import PartView as PartView
+    from glow_tf.training.step.objective import LocalObjective as LocalObjective
     from glow_tf.training.trainer import PartsTrainer as PartsTrainer
+    from glow_tf.use.exports.saved_model import export as export
     from glow_tf.use.loading import load as load
     from glow_tf.use.loading import load_trainer as load_trainer
-    from glow_tf.use.saved_model import export as export
-    from glow_tf.use.tfp_views import as_distribution as as_distribution
-    from glow_tf.use.tfp_views import as_tfp_bijector as as_tfp_bijector
+    from glow_tf.use.tfp.tfp_views import as_distribution as as_distribution
+    from glow_tf.use.tfp.tfp_views import as_tfp_bijector as as_tfp_bijector

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 # Keras: layers and models
 

@@ -19,8 +19,8 @@ from absl import flags
 
 from glow_tf.commands import cli, configs, run_flags
 from glow_tf.config import RunConfig
+from glow_tf.core.errors import ConfigError
 from glow_tf.devices import children
-from glow_tf.errors import ConfigError
 from lab import CONFIGS
 from lab.studies.experiment import Experiment, output_folder, run_study
 from lab.studies.study import read_study

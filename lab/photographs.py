@@ -18,7 +18,7 @@ from absl import flags
 from PIL import Image
 
 from glow_tf.commands import cli
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 LONGER_SIDE = 640
 TEST_EVERY = 4

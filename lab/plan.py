@@ -20,8 +20,8 @@ from absl import flags
 from glow_tf import presets
 from glow_tf.commands import cli, configs, run_flags
 from glow_tf.config import RunConfig
-from glow_tf.durable_files import write_atomically
-from glow_tf.errors import ConfigError
+from glow_tf.core.durable_files import write_atomically
+from glow_tf.core.errors import ConfigError
 from glow_tf.run.suited import suited
 from lab import CONFIGS
 from lab.planning.cluster_file import read_cluster_file

@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent
 UNRELEASED = "## Unreleased\n"

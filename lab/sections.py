@@ -6,7 +6,7 @@ import configparser
 import os
 import re
 
-from glow_tf.text_files import read_text
+from glow_tf.core.text_files import read_text
 
 
 class Sections:

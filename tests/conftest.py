@@ -59,7 +59,7 @@ def presets_loaded_once(monkeypatch):
     from small import preset_once
 
     from glow_tf import presets
-    from glow_tf.run.saved import load as load_glow
+    from glow_tf.run.files.saved import load as load_glow
     from glow_tf.use import models
 
     def load(path):

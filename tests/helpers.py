@@ -13,7 +13,7 @@ from small import ROOT, eagerly
 
 from glow_tf import RunConfig, export
 from glow_tf.run import context, lifecycle
-from glow_tf.run.checkpoint_content import divergence_of, state_of, within_epoch_of
+from glow_tf.run.files.checkpoint_content import divergence_of, state_of, within_epoch_of
 
 SMALL = {
     "dataset": "digits",

@@ -6,7 +6,7 @@ import tensorflow as tf
 from glow_tf.architectures import Architecture
 from glow_tf.bijectors import ActNorm, Bijector, Coupling, GaussianPrior, Squeeze, Transform
 from glow_tf.config.notations import Cuts
-from glow_tf.partition import PartLayout, flow_step_elements
+from glow_tf.layout.partition import PartLayout, flow_step_elements
 
 register = keras.saving.register_keras_serializable(package="own")
 

@@ -20,11 +20,11 @@ tf.config.set_logical_device_configuration(
 
 from glow_tf.bijectors import Coupling, FlowStep
 from glow_tf.config import CouplingConfig, ModelConfig
-from glow_tf.glow import Glow
-from glow_tf.schedule import Phase
+from glow_tf.layout.schedule import Phase
+from glow_tf.model.glow import Glow
 from glow_tf.training import PartsTrainer
-from glow_tf.training.batch import Batch
-from glow_tf.use import saved_model
+from glow_tf.training.feed.batch import Batch
+from glow_tf.use.exports import saved_model
 
 # For each new name of a variable TensorFlow builds an operation, which is most of what a variable takes.
 gen_resource_variable_ops.var_handle_op = functools.partial(

@@ -18,12 +18,12 @@ from glow_tf.commands import cli, run_flags
 from glow_tf.config import DataConfig, ModelConfig
 from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import make_strategy, part_devices
+from glow_tf.layout.schedule import turn_starts
 from glow_tf.run.callbacks import FillPrefixCaches
 from glow_tf.run.epoch import EpochResult
-from glow_tf.run.same_data import check_same_data, fingerprints, write_data
-from glow_tf.schedule import turn_starts
-from glow_tf.training.optimizers import FusedAdamax
-from glow_tf.training.prefix import PrefixCache
+from glow_tf.run.files.same_data import check_same_data, fingerprints, write_data
+from glow_tf.training.optim.optimizers import FusedAdamax
+from glow_tf.training.step.prefix import PrefixCache
 from glow_tf.use import label_bits, labels_of
 
 tfd = tfp.distributions

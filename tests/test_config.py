@@ -17,8 +17,8 @@ from glow_tf.config import (
     all_settings,
     read_scale,
 )
-from glow_tf.errors import ConfigError
-from glow_tf.run.flags_file import differing_settings, flagfile, read_flagfile, read_settings
+from glow_tf.core.errors import ConfigError
+from glow_tf.run.files.flags_file import differing_settings, flagfile, read_flagfile, read_settings
 
 BASE = {"workdir": "w", "flow_steps": 4, "num_blocks": 3, "width": 8}
 

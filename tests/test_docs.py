@@ -15,7 +15,7 @@ from small import ROOT, architecture
 
 import glow_tf
 from glow_tf.commands import cli, configs, run_flags
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 from lab import CONFIGS
 from lab.studies import report
 from lab.studies.study import read_study

@@ -9,8 +9,8 @@ import tensorflow as tf
 from small import small_glow
 
 from glow_tf.config import ModelConfig
-from glow_tf.errors import ConfigError
-from glow_tf.glow import Glow
+from glow_tf.core.errors import ConfigError
+from glow_tf.model.glow import Glow
 from glow_tf.use.latents import decode, without_finest
 from glow_tf.use.loading import load
 

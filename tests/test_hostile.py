@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glow_tf import data, memory
+from glow_tf import data
 from glow_tf.commands import cli, run_flags
 from glow_tf.commands.parsing import MOST_FLAGFILES
 from glow_tf.config import DataConfig, ModelConfig
+from glow_tf.core import memory
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.text_files import MOST_BYTES, parse_json, read_text
 from glow_tf.data import pictures
-from glow_tf.errors import ConfigError
-from glow_tf.glow import Glow
-from glow_tf.text_files import MOST_BYTES, parse_json, read_text
+from glow_tf.model.glow import Glow
 from glow_tf.use import Scorer
-from glow_tf.use.image_features import Features
+from glow_tf.use.score.image_features import Features
 from lab.benchmarks import hostile_inputs, hostile_pictures
 
 

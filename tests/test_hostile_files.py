@@ -12,8 +12,8 @@ from small import small_glow
 import glow_tf
 from glow_tf.commands.run_flags import config_of
 from glow_tf.config.notations import read_cuts
-from glow_tf.errors import ConfigError
-from glow_tf.run.checkpoint_content import DamagedCheckpointError, read_into, readable
+from glow_tf.core.errors import ConfigError
+from glow_tf.run.files.checkpoint_content import DamagedCheckpointError, read_into, readable
 from lab.benchmarks import hostile_files, hostile_inputs
 
 

@@ -14,8 +14,8 @@ import tensorflow as tf
 from small import small_glow
 
 from glow_tf import internals
-from glow_tf.errors import ConfigError
-from glow_tf.training.optimizers import FusedAdam, FusedAdamax
+from glow_tf.core.errors import ConfigError
+from glow_tf.training.optim.optimizers import FusedAdam, FusedAdamax
 
 
 def test_variables_have_other_values_even_of_another_shape_within_the_scope():
@@ -226,7 +226,7 @@ task = {"type": "worker", "index": 0}
 os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": ["localhost:%d"]}, "task": task})
 import tensorflow as tf
 from glow_tf import internals
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 internals.wait_for_heartbeats(77.0)
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 from tensorflow.python.eager import context

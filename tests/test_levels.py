@@ -11,12 +11,12 @@ from small import eagerly, objectives, only_endpoints, perturb, small_levels
 from glow_tf import ConfigError, Glow, ModelConfig, PartsTrainer, TrainConfig, export, load
 from glow_tf.bijectors import FlowSplit
 from glow_tf.data import evaluation_batches
-from glow_tf.endpoints import ActivationLimit
-from glow_tf.partition import part_layouts
+from glow_tf.layout.partition import part_layouts
+from glow_tf.layout.schedule import Phase, end_to_end, epoch_costs, one_part, simultaneous
+from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.run.callbacks import bits_of_levels
-from glow_tf.schedule import Phase, end_to_end, epoch_costs, one_part, simultaneous
 from glow_tf.training.one_level import OneLevel
-from glow_tf.use.operations import check_operations
+from glow_tf.use.exports.operations import check_operations
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from small import perturb, small_config, small_glow
 
-from glow_tf import likelihood
-from glow_tf.glow import Glow
+from glow_tf.bijectors import likelihood
+from glow_tf.model.glow import Glow
 
 
 def test_standard_normal_equals_tfp(rng):

@@ -8,8 +8,8 @@ from small import make_small_images, objectives, perturb, small_glow
 
 import glow_tf
 from glow_tf.commands import cli
-from glow_tf.errors import ConfigError
-from glow_tf.schedule import end_to_end, one_part, simultaneous
+from glow_tf.core.errors import ConfigError
+from glow_tf.layout.schedule import end_to_end, one_part, simultaneous
 
 IMAGES = make_small_images(np.random.default_rng(0))
 GIVEN = IMAGES[:, ::2, ::2]

@@ -12,12 +12,13 @@ import tensorflow as tf
 from small import make_small_images, only_endpoints, small_config
 
 import glow_tf
-from glow_tf import presets, weights_file
+from glow_tf import presets
 from glow_tf.commands import cli, run_flags
-from glow_tf.errors import ConfigError
-from glow_tf.partition import part_layouts
-from glow_tf.use import saved_model
-from glow_tf.use.operations import check_operations
+from glow_tf.core.errors import ConfigError
+from glow_tf.layout.partition import part_layouts
+from glow_tf.presets import weights_file
+from glow_tf.use.exports import saved_model
+from glow_tf.use.exports.operations import check_operations
 
 TESTS = pathlib.Path(__file__).parent
 IMAGES = make_small_images(np.random.default_rng(0))

@@ -4,9 +4,10 @@ import math
 
 import pytest
 
-from glow_tf import Glow, cost, partition, schedule
+from glow_tf import Glow
 from glow_tf.config import ModelConfig, check_divisible
 from glow_tf.config.notations import read_cuts
+from glow_tf.layout import cost, partition, schedule
 from glow_tf.run.tables import model_table
 
 COUNTS = {

@@ -10,10 +10,17 @@ from hypothesis import strategies as st
 from glow_tf.commands import run_flags
 from glow_tf.config import SCHEDULES, DataConfig, ModelConfig, all_settings, read_scale
 from glow_tf.config.notations import read_cuts, read_local_prior
-from glow_tf.cost import crossing_bytes, relative_cost
-from glow_tf.errors import ConfigError
-from glow_tf.partition import part_layouts
-from glow_tf.schedule import cached_parts, end_to_end, epoch_costs, epochs_training, phases, turn_starts
+from glow_tf.core.errors import ConfigError
+from glow_tf.layout.cost import crossing_bytes, relative_cost
+from glow_tf.layout.partition import part_layouts
+from glow_tf.layout.schedule import (
+    cached_parts,
+    end_to_end,
+    epoch_costs,
+    epochs_training,
+    phases,
+    turn_starts,
+)
 
 # The same examples in every run, and none kept on disk: a failure must not depend on what ran before.
 settings.register_profile(

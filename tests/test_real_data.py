@@ -14,8 +14,8 @@ import glow_tf
 from glow_tf import Glow, ModelConfig, PartsTrainer, RunConfig, TrainConfig
 from glow_tf.bijectors.standardize import moments
 from glow_tf.config import DataConfig
+from glow_tf.core.errors import ConfigError
 from glow_tf.data import load
-from glow_tf.errors import ConfigError
 from glow_tf.use import (
     Scorer,
     as_distribution,

@@ -14,7 +14,7 @@ import pytest
 import glow_tf
 from glow_tf import presets
 from glow_tf.commands import cli
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 from glow_tf.presets import remote
 from lab.benchmarks import hostile_servers
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from glow_tf.config.choices import ARCHITECTURES
 from glow_tf.config.notations import Cuts
-from glow_tf.errors import ConfigError
-from glow_tf.lazy import imported
-from glow_tf.partition import Element, PartLayout
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.lazy import imported
+from glow_tf.layout.partition import Element, PartLayout
 
 if TYPE_CHECKING:
     from glow_tf.bijectors import Bijector, Stack

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from glow_tf.architectures.architecture import Architecture
 from glow_tf.config.notations import Cuts, read_cuts
-from glow_tf.errors import ConfigError
-from glow_tf.partition import (
+from glow_tf.core.errors import ConfigError
+from glow_tf.layout.partition import (
     Element,
     PartLayout,
     balanced_counts,

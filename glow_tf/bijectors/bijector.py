@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf import likelihood
+from glow_tf.bijectors import likelihood
 from glow_tf.bijectors.condition import Condition
 
 # By default TensorFlow rounds float32 products on newer GPUs to 10 bits: a flow would not invert itself.

@@ -9,7 +9,7 @@ import tensorflow as tf
 from glow_tf.bijectors.bijector import Shape, soft_bound
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND, Density
-from glow_tf.likelihood import standard_normal_log_prob
+from glow_tf.bijectors.likelihood import standard_normal_log_prob
 
 CLASSES_AT_ONCE = 16  # a mixture's score needs memory for that many copies of the latent
 

@@ -16,7 +16,7 @@ from glow_tf.bijectors.repeatable import Folded, Repeatable
 from glow_tf.bijectors.spline import Spline
 from glow_tf.bijectors.transforms import Additive, Affine, Parameters, Transform
 from glow_tf.config import CouplingConfig, names_own_layer
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 TRANSFORMS: dict[str, type[Transform]] = {
     "affine": Affine,

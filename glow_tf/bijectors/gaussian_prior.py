@@ -15,9 +15,9 @@ from glow_tf.bijectors.bijector import (
     soft_bound,
 )
 from glow_tf.bijectors.condition import Condition, brought_to
+from glow_tf.bijectors.likelihood import standard_normal_log_prob
 from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.config import GAUSSIANS
-from glow_tf.likelihood import standard_normal_log_prob
 
 # Learned log-deviations stay within ±5, so that whitening and its inverse stay finite.
 LOG_DEVIATION_BOUND = 5.0

@@ -8,9 +8,9 @@ import tensorflow as tf
 from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.bijector import KeepsArguments, Shape
 from glow_tf.bijectors.condition import Condition, brought_to
+from glow_tf.bijectors.pieces import in_streams
 from glow_tf.bijectors.rate_factor import REFERENCE_WIDTH, scales_with
 from glow_tf.bijectors.tracing import full_precision
-from glow_tf.pieces import in_streams
 
 
 class _Convolution(KeepsArguments):

@@ -9,7 +9,7 @@ from glow_tf.bijectors.flow_step import FlowStep
 from glow_tf.bijectors.registered import made, seeded
 from glow_tf.bijectors.repeatable import Repeatable, all_variables
 from glow_tf.config import CouplingConfig
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")

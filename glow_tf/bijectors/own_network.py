@@ -11,7 +11,7 @@ from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.bijectors.rate_factor import scales_with
 from glow_tf.bijectors.registered import made, seeded
 from glow_tf.bijectors.repeatable import all_variables, with_weights
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")

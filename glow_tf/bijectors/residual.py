@@ -6,12 +6,12 @@ import tensorflow as tf
 from glow_tf.bijectors.bijector import Bijector, KeepsArguments, Shape, WithLogDet
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.gaussian_prior import GaussianPrior
+from glow_tf.bijectors.likelihood import standard_normal_log_prob
 from glow_tf.bijectors.logistic_mixture import LogisticMixture
 from glow_tf.bijectors.registered import made, seeded
 from glow_tf.bijectors.student_t import StudentT
 from glow_tf.config import GAUSSIANS, names_own_layer
-from glow_tf.errors import ConfigError
-from glow_tf.likelihood import standard_normal_log_prob
+from glow_tf.core.errors import ConfigError
 
 SHAPES: dict[str, type[Bijector]] = {"student_t": StudentT, "logistic_mixture": LogisticMixture}
 

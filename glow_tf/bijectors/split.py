@@ -16,10 +16,10 @@ from glow_tf.bijectors.bijector import (
 )
 from glow_tf.bijectors.condition import Condition, beside
 from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND
+from glow_tf.bijectors.likelihood import standard_normal_log_prob
 from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.bijectors.residual import Residual
 from glow_tf.config import GAUSSIANS, PRIORS, names_own_layer
-from glow_tf.likelihood import standard_normal_log_prob
 
 
 class FactorsOut(Bijector):

@@ -18,8 +18,8 @@ from absl import flags, logging
 from glow_tf.commands.notices import hide_notices
 from glow_tf.commands.parsing import parse
 from glow_tf.config import DataConfig
+from glow_tf.core.errors import ConfigError, DivergedError, in_one_line, printable
 from glow_tf.data.named import check_named
-from glow_tf.errors import ConfigError, DivergedError, in_one_line, printable
 from glow_tf.version import __version__
 
 COMMANDS = (

@@ -12,8 +12,8 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags
-from glow_tf.errors import ConfigError
-from glow_tf.memory import check_memory
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.memory import check_memory
 
 if TYPE_CHECKING:
     from glow_tf.use import TrainedModel
@@ -26,7 +26,7 @@ def condition_of(values: flags.FlagValues, model: TrainedModel) -> Any:
 
     ConfigError if it is missing, cannot be read, or does not fit the model.
     """
-    from glow_tf.conditions import by_name, of_names
+    from glow_tf.model.conditions import by_name, of_names
     from glow_tf.use.images import fitted_condition
 
     model_flags.check_condition(values, model, HOW)

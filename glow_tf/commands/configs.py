@@ -5,7 +5,7 @@ import os
 import pathlib
 
 import glow_tf
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 
 def folder() -> pathlib.Path:

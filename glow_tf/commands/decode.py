@@ -15,7 +15,7 @@ from absl import flags
 
 from glow_tf.commands import model_flags, parsing
 from glow_tf.commands.condition_files import arrays_of, condition_of
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 
 def define(values: flags.FlagValues) -> None:

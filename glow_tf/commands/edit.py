@@ -15,7 +15,7 @@ from absl import flags
 
 from glow_tf.commands import model_flags, parsing
 from glow_tf.config import folder_of
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 CLASSES = ("away", "towards")  # flags
 FEW = 10  # images of a class
@@ -39,7 +39,7 @@ def main(values: flags.FlagValues) -> None:
     strengths = model_flags.floats_of(values, "strengths")
     count = model_flags.count_of(values, "rows")
     write_rows = model_flags.picture_writer(values)
-    from glow_tf.conditions import some_of
+    from glow_tf.model.conditions import some_of
     from glow_tf.use import decode, direction, edited, encode
 
     model = model_flags.model_of(values)

@@ -18,8 +18,8 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing
+from glow_tf.core.text_files import json_text
 from glow_tf.run.tables import bpd_text
-from glow_tf.text_files import json_text
 
 
 def define(values: flags.FlagValues) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 
 def define(values: flags.FlagValues) -> None:
@@ -25,7 +25,7 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     steps = model_flags.count_of(values, "steps", lowest=2)
     write_rows = model_flags.picture_writer(values)
-    from glow_tf.conditions import some_of
+    from glow_tf.model.conditions import some_of
     from glow_tf.use import decode, encode, interpolate
 
     model = model_flags.model_of(values)

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from absl import flags
 
 from glow_tf.commands import parsing, run_flags
+from glow_tf.core.errors import ConfigError
 from glow_tf.devices import children
 from glow_tf.devices.processes import JOBS, ProcessGroup, lost_message
 from glow_tf.devices.stall import ENDS_ITS_RUN
-from glow_tf.errors import ConfigError
 
 FLAGS_AFTER_DASHES = "train"
 PARTING = 30.0  # seconds in which an interrupted run ends its step and says what it keeps

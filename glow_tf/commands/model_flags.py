@@ -13,10 +13,10 @@ from absl import flags
 
 from glow_tf.commands import parsing
 from glow_tf.config import DataConfig
-from glow_tf.errors import ConfigError, printable
+from glow_tf.core.errors import ConfigError, printable
 
 if TYPE_CHECKING:
-    from glow_tf.glow import Glow
+    from glow_tf.model.glow import Glow
     from glow_tf.use import TrainedModel, UsedImages
 
 
@@ -305,7 +305,7 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
 
 def write(path: pathlib.Path, content: bytes) -> None:
     """Writes a file, and makes its folder; OSError if that fails, and an old file is kept."""
-    from glow_tf.durable_files import write_atomically
+    from glow_tf.core.durable_files import write_atomically
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

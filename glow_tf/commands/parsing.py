@@ -10,8 +10,8 @@ from typing import Any
 from absl import flags
 
 from glow_tf.commands import configs
-from glow_tf.errors import ConfigError
-from glow_tf.text_files import read_text
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.text_files import read_text
 
 MOST_FLAGFILES = 1000  # that one command may read, however they include one another
 

@@ -26,10 +26,10 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from glow_tf.glow import Glow
+    from glow_tf.model.glow import Glow
     from glow_tf.use import UsedImages
 
 ACTIONS = ("denoise", "inpaint", "upscale")
@@ -79,7 +79,7 @@ class _Task:
 
     def damaged(self, truth: np.ndarray, seed: int) -> np.ndarray:
         """Returns good images with the damage that is to be undone."""
-        from glow_tf.use.upscaling import reduced
+        from glow_tf.use.restore.upscaling import reduced
 
         if self.action == "denoise":
             noise = np.random.default_rng(seed).normal(0, self.sigma, truth.shape)
@@ -90,7 +90,8 @@ class _Task:
 
     def restored(self, glow: Glow, given: np.ndarray, condition: np.ndarray | None) -> list[np.ndarray]:
         """Returns the images of each draw, at the size of those that were given, or larger by the factor."""
-        from glow_tf.use import denoise, inpaint, sized, upscale
+        from glow_tf.use import denoise, inpaint, upscale
+        from glow_tf.use.restore import sized
 
         factor = self.factor if self.action == "upscale" else 1
         height, width = (factor * side for side in given.shape[1:3])
@@ -112,8 +113,8 @@ class _Task:
     def others(self, given: np.ndarray) -> dict[str, np.ndarray]:
         """Returns what simple methods make of the images: name → images as large as the restored ones."""
         from glow_tf.run.pictures import enlarged
-        from glow_tf.use.restoring import harmonic
-        from glow_tf.use.upscaling import repeated
+        from glow_tf.use.restore.restoring import harmonic
+        from glow_tf.use.restore.upscaling import repeated
 
         if self.action == "denoise":
             return {"as given": given}
@@ -132,7 +133,7 @@ def main(values: flags.FlagValues, action: str) -> None:
     write_rows, folder = model_flags.picture_writer(values), _folder(values)
     from glow_tf.use import psnr
     from glow_tf.use.latents import seed_of
-    from glow_tf.use.upscaling import check_factor, repeated
+    from glow_tf.use.restore.upscaling import check_factor, repeated
 
     glow = model_flags.glow_of(values)
     if action == "upscale":
@@ -199,7 +200,7 @@ def _mask(values: flags.FlagValues) -> np.ndarray:
 
 def _check_sizes(task: _Task, glow: Glow, groups: list[UsedImages], values: flags.FlagValues) -> None:
     """Raises ConfigError, naming an image, if one has a size that cannot be restored; says what is done."""
-    from glow_tf.use.sized import check_size
+    from glow_tf.use.restore.sized import check_size
 
     whole = values.simulate or task.action != "upscale"
     for used in groups:

@@ -10,10 +10,11 @@ from absl import flags
 from glow_tf import config as configuration
 from glow_tf import presets
 from glow_tf.commands import parsing
+from glow_tf.core.errors import ConfigError
 from glow_tf.data.named import check_named
-from glow_tf.errors import ConfigError
-from glow_tf.run import flags_file, suited
-from glow_tf.run.workdir import SUMMARY
+from glow_tf.run import suited
+from glow_tf.run.files import flags_file
+from glow_tf.run.files.workdir import SUMMARY
 
 
 def define(values: flags.FlagValues) -> None:

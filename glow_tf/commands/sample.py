@@ -19,7 +19,7 @@ from absl import flags
 
 from glow_tf.commands import model_flags, parsing
 from glow_tf.commands.condition_files import condition_of
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 ROWS = 2  # for each temperature
 
@@ -76,7 +76,7 @@ def main(values: flags.FlagValues) -> None:
 
 def _one_for_each(values: flags.FlagValues, num: int, condition: Any) -> tuple[int, Any]:
     """Returns how many images are drawn, and a condition for each; ConfigError if --num says otherwise."""
-    from glow_tf.conditions import by_name, of_names
+    from glow_tf.model.conditions import by_name, of_names
 
     members = by_name(condition)
     count = len(next(iter(members.values())))

@@ -25,8 +25,8 @@ from absl import flags
 
 from glow_tf.commands import model_flags, parsing
 from glow_tf.config import INPUT, TARGET, file_of, folder_of
-from glow_tf.errors import ConfigError, printable
-from glow_tf.text_files import read_json
+from glow_tf.core.errors import ConfigError, printable
+from glow_tf.core.text_files import read_json
 
 ACTIONS = ("fit", "check")
 TRAINED_ON = "WARNING: the model was trained on some of these images. It codes them better than new ones, so"
@@ -118,8 +118,8 @@ def trained_on(values: flags.FlagValues, images: np.ndarray) -> bool:
     They are known by the place from which they come, or by the checksum of all of them.
     """
     from glow_tf.data.image_files import has_test_images
-    from glow_tf.run.flags_file import read_settings
-    from glow_tf.run.same_data import has_training_images
+    from glow_tf.run.files.flags_file import read_settings
+    from glow_tf.run.files.same_data import has_training_images
     from glow_tf.use.models import about
 
     trained = read_settings(pathlib.Path(values.model)).get("dataset")

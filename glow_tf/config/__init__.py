@@ -43,4 +43,4 @@ from glow_tf.config.setting import names_own_layer as names_own_layer
 from glow_tf.config.setting import settings_of as settings_of
 from glow_tf.config.train import TrainConfig as TrainConfig
 from glow_tf.config.train import check_batch as check_batch
-from glow_tf.errors import ConfigError as ConfigError
+from glow_tf.core.errors import ConfigError as ConfigError

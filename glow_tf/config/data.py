@@ -8,7 +8,7 @@ import pathlib
 
 from glow_tf.config.choices import AUGMENTATIONS, MOST_SIDE
 from glow_tf.config.setting import check_fields, require, setting
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 FOLDER = "folder:"  # how a data set that is a folder begins
 FILE = "file:"  # … and one that is a file with an array of all examples

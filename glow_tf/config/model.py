@@ -32,8 +32,8 @@ from glow_tf.config.notations import (
 )
 from glow_tf.config.setting import check_fields, in_range, one_of, require, setting
 from glow_tf.config.setting_types import ConditionShape, check_types
-from glow_tf.errors import ConfigError
-from glow_tf.lazy import imported
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.lazy import imported
 
 if TYPE_CHECKING:
     from glow_tf.architectures import Architecture

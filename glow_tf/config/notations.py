@@ -7,7 +7,7 @@ import math
 import re
 
 from glow_tf.config.choices import GAUSSIANS, MOST_STEPS, MOST_WIDTH
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 NOTATIONS = ("1", "by_block:N", "across_block:N", "balanced:N", "flow steps per part such as 16,32,48")
 

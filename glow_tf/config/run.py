@@ -13,7 +13,7 @@ from glow_tf.config.data import DataConfig
 from glow_tf.config.model import ModelConfig, check_divisible
 from glow_tf.config.setting import check_fields, require, setting, settings_of
 from glow_tf.config.train import TrainConfig, check_batch
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

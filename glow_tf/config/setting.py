@@ -9,7 +9,7 @@ from typing import Any
 
 from glow_tf.config.choices import MOST
 from glow_tf.config.setting_types import check_types
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 _OWN_LAYER = re.compile(r"[\w.]+[>:][\w.]+(\(.*\))?", re.ASCII | re.DOTALL)
 MOST_LETTERS = 500

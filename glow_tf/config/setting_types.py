@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, get_type_hints
 
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 # Of what a model is given: (h, w, c), (d,), or pairs of a name and one of these; empty: nothing.
 ConditionShape = tuple[int, ...] | tuple[tuple[str, tuple[int, ...]], ...]

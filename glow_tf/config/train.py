@@ -15,7 +15,7 @@ from glow_tf.config.choices import (
     SCHEDULES,
 )
 from glow_tf.config.setting import check_fields, require, setting
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,9 @@ import pathlib
 import numpy as np
 
 from glow_tf.config import DataConfig, file_of
+from glow_tf.core.errors import ConfigError
 from glow_tf.data.arrays import Examples, new_array, resize, why_of_another_type
 from glow_tf.data.pictures import Picture
-from glow_tf.errors import ConfigError
 
 SUFFIX = ".npy"
 

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.config import DataConfig
-from glow_tf.errors import ConfigError
-from glow_tf.memory import check_memory
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.memory import check_memory
 
 RESIZING_BYTES = 24  # of a pixel, grey or not, while it is resized
 # What a model of a data type is made by, as messages say it.

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.config import AUGMENTATIONS, check_batch
+from glow_tf.core.errors import ConfigError
 from glow_tf.data.arrays import in_memory
-from glow_tf.errors import ConfigError
 
 # Nothing in these functions needs AutoGraph, which takes its time.
 _not_converted = tf.autograph.experimental.do_not_convert

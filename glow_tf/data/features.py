@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.config import DataConfig
+from glow_tf.core.errors import ConfigError
 from glow_tf.data.arrays import Examples, check_memory_for, resize, scaled_side
-from glow_tf.errors import ConfigError
 
 
 def reader_of(

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from glow_tf.config import ATTRIBUTES, FOLDER, INPUT, TARGET, DataConfig, attributes_of, folder_of
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.text_files import parse_json, read_text
 from glow_tf.data.array_files import SUFFIX, size_of_array
 from glow_tf.data.arrays import check_memory_for, scaled_side
 from glow_tf.data.folder import NAMED, FolderImages, read_folder, read_pictures
 from glow_tf.data.image_files import images_below
 from glow_tf.data.parallel import in_parallel
 from glow_tf.data.pictures import read_size
-from glow_tf.errors import ConfigError
-from glow_tf.text_files import parse_json, read_text
 
 FLOAT_BYTES = 4
 

@@ -17,14 +17,14 @@ from collections.abc import Callable
 import numpy as np
 
 from glow_tf.config import DataConfig, attributes_of, file_of, folder_of
+from glow_tf.core.durable_files import put_in_place
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.text_files import read_json
 from glow_tf.data.array_files import SUFFIX
 from glow_tf.data.arrays import PIECE, ROOM, SPLITS, ImageData, fingerprint
 from glow_tf.data.image_files import files_below, images_below
 from glow_tf.data.progress import with_progress
 from glow_tf.data.sources import files_of_tfds
-from glow_tf.durable_files import put_in_place
-from glow_tf.errors import ConfigError
-from glow_tf.text_files import read_json
 
 FORMAT = 1  # of the files; others are made anew
 CONTENT = "content.json"

@@ -9,8 +9,8 @@ import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
 from glow_tf.config import DataConfig, attributes_of, folder_of
+from glow_tf.core.errors import ConfigError
 from glow_tf.data.array_files import SUFFIX
-from glow_tf.errors import ConfigError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", SUFFIX)
 NO_CLASSES = "No classes"

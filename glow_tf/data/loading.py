@@ -7,13 +7,13 @@ import dataclasses
 import numpy as np
 
 from glow_tf.config import DIGITS, DataConfig, file_of, folder_of
+from glow_tf.core.errors import ConfigError
 from glow_tf.data import image_cache, sources
 from glow_tf.data.array_files import read_file
 from glow_tf.data.arrays import MADE_BY, Examples, ImageData, hold_out, in_memory, joined
 from glow_tf.data.folder import FolderImages, read_folder
 from glow_tf.data.given import read_folder_and_condition
 from glow_tf.data.named import check_path
-from glow_tf.errors import ConfigError
 
 SPLITS = ("train", "test", "all", "")
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from glow_tf.config import DIGITS, FILE, FOLDER, DataConfig, file_of, folder_of
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 
 def check_named(config: DataConfig) -> None:

@@ -7,7 +7,7 @@ import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from glow_tf.cores import usable_cores
+from glow_tf.core.cores import usable_cores
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.core.memory import give_back
 from glow_tf.data.arrays import resize, why_of_another_type
-from glow_tf.memory import give_back
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.config import DIGITS, DataConfig
+from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.data.arrays import (
     Examples,
     check_memory_of_resized,
@@ -24,7 +25,6 @@ from glow_tf.data.arrays import (
 from glow_tf.data.features import reader_of, with_condition
 from glow_tf.data.named import refusal
 from glow_tf.data.parallel import usual_threads
-from glow_tf.errors import ConfigError, in_one_line
 
 BATCH = 1000  # images that TensorFlow decodes before Python takes them over
 BATCH_PIXELS = 2**26  # of all of these, which may be large

@@ -1,6 +1,6 @@
 """Which devices and processes a run is spread over."""
 
-from glow_tf.lazy import lazy_exports
+from glow_tf.core.lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

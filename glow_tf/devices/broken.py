@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.devices import liveness
 from glow_tf.devices.processes import KEPT, ProcessGroup, lost_message
-from glow_tf.errors import ConfigError, in_one_line
 
 # What TensorFlow raises where a connection was reset, or a process was not heard for long.
 CONNECTION_ERRORS = (

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from glow_tf.core.errors import ConfigError
 from glow_tf.devices.processes import ProcessGroup, host_and_port
-from glow_tf.errors import ConfigError
 
 PATIENCE = 120.0  # seconds within which every process must start
 ANSWER_TIME = 5.0  # seconds within which a running process answers

@@ -9,10 +9,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.text_files import parse_json
 from glow_tf.devices import liveness
 from glow_tf.devices.processes import ProcessGroup, host_and_port, is_chief, listen
-from glow_tf.errors import ConfigError
-from glow_tf.text_files import parse_json
 
 LONGEST = 2**20  # characters of a message
 

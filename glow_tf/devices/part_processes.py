@@ -7,11 +7,11 @@ import time
 
 import tensorflow as tf
 
+from glow_tf.core.errors import ConfigError
 from glow_tf.devices import liveness
 from glow_tf.devices.broken import naming_the_taken_address
 from glow_tf.devices.processes import ProcessGroup, listen, lost_message
 from glow_tf.devices.streams import SENDING_THREADS
-from glow_tf.errors import ConfigError
 
 
 def connect(group: ProcessGroup) -> list[str]:

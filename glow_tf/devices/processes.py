@@ -10,8 +10,8 @@ import re
 import socket
 from collections.abc import Iterable, Mapping
 
-from glow_tf.errors import ConfigError
-from glow_tf.text_files import parse_json
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.text_files import parse_json
 
 JOBS = {"part_parallel": "part", "multi_worker": "worker"}  # strategy → what TF_CONFIG calls its processes
 

@@ -6,11 +6,11 @@ from typing import Any
 import tensorflow as tf
 
 from glow_tf.config import STRATEGIES
+from glow_tf.core.errors import ConfigError
 from glow_tf.data.batches import DataSlice
 from glow_tf.devices.part_processes import connect
 from glow_tf.devices.processes import ProcessGroup
 from glow_tf.devices.workers import LONGEST_TRANSFER, in_several_processes
-from glow_tf.errors import ConfigError
 from glow_tf.internals import forgetting_custom_gradients, wait_for_heartbeats
 
 

@@ -8,8 +8,8 @@ import platform
 
 import tensorflow as tf
 
-from glow_tf.cores import usable_cores
-from glow_tf.pieces import set_number_of_streams
+from glow_tf.bijectors.pieces import set_number_of_streams
+from glow_tf.core.cores import usable_cores
 
 SMALLEST_PIECE = 2  # images; the smallest for which streams were measured, and they pay
 SENDING_THREADS = 1  # without a thread that does not compute, tensors wait to be sent until a part is done

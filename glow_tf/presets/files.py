@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from glow_tf.config import ModelConfig
-from glow_tf.durable_files import replaced_folder
-from glow_tf.errors import ConfigError, in_one_line
+from glow_tf.core.durable_files import replaced_folder
+from glow_tf.core.errors import ConfigError, in_one_line
+from glow_tf.core.text_files import check_path, json_text, parse_json, read_json
 from glow_tf.presets import remote
 from glow_tf.presets.card import card_of
 from glow_tf.presets.remote import CHECKSUM, CONFIG, WEIGHTS
-from glow_tf.text_files import check_path, json_text, parse_json, read_json
+from glow_tf.presets.weights_file import Shapes, check_size, check_weights
 from glow_tf.version import __version__
-from glow_tf.weights_file import Shapes, check_size, check_weights
 
 CARD = "README.md"
 OWN = frozenset({CONFIG, WEIGHTS, CARD})

@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from glow_tf.config import ModelConfig
-from glow_tf.errors import ConfigError, in_one_line
-from glow_tf.text_files import parse_json
-from glow_tf.weights_file import ROOM, model_bytes
+from glow_tf.core.errors import ConfigError, in_one_line
+from glow_tf.core.text_files import parse_json
+from glow_tf.presets.weights_file import ROOM, model_bytes
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"  # a preset's files
 CHECKSUM = "weights_sha256"  # in config.json

@@ -9,12 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.core.durable_files import write_atomically
+from glow_tf.core.errors import DivergedError, NonFiniteError, reason_of
 from glow_tf.devices.workers import follow_first_worker, holds_anywhere, in_several_processes
-from glow_tf.durable_files import write_atomically
-from glow_tf.errors import DivergedError, NonFiniteError, reason_of
-from glow_tf.run import flags_file, health, pictures
+from glow_tf.run import health, pictures
 from glow_tf.run.context import Run
 from glow_tf.run.epoch import EpochResult, bits_of_levels, computed
+from glow_tf.run.files import flags_file
 from glow_tf.run.interrupts import Interrupts
 from glow_tf.training.one_level import OneLevel
 

@@ -11,24 +11,25 @@ import tensorflow as tf
 from glow_tf import data
 from glow_tf.bijectors.registered import with_registered
 from glow_tf.config import ModelConfig, RunConfig
+from glow_tf.core.errors import ConfigError, printable
+from glow_tf.core.memory import check_memory, fits
 from glow_tf.data.arrays import in_memory, mapped
 from glow_tf.data.folder import why_no_classes
 from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup, is_chief
-from glow_tf.errors import ConfigError, printable
-from glow_tf.glow import Glow
-from glow_tf.memory import check_memory, fits
-from glow_tf.partition import PartLayout, part_layouts
-from glow_tf.run import saved, tables
-from glow_tf.run.checkpoints import Checkpoints, checkpoint_bytes
-from glow_tf.run.same_data import check_same_data, check_same_on_workers, fingerprints, write_data
+from glow_tf.layout.partition import PartLayout, part_layouts
+from glow_tf.layout.schedule import Phase, cache_noise_epochs, cached_parts, epoch_costs, one_part, phases_of
+from glow_tf.model.glow import Glow
+from glow_tf.run import tables
+from glow_tf.run.files import saved
+from glow_tf.run.files.checkpoints import Checkpoints, checkpoint_bytes
+from glow_tf.run.files.same_data import check_same_data, check_same_on_workers, fingerprints, write_data
+from glow_tf.run.files.workdir import Workdir
 from glow_tf.run.suited import suited
-from glow_tf.run.workdir import Workdir
-from glow_tf.schedule import Phase, cache_noise_epochs, cached_parts, epoch_costs, one_part, phases_of
-from glow_tf.training import inputs
 from glow_tf.training.conditioning import Probe
-from glow_tf.training.objective import imported_objective
-from glow_tf.training.prefix import PrefixCache, cache_bytes
+from glow_tf.training.feed import inputs
+from glow_tf.training.step.objective import imported_objective
+from glow_tf.training.step.prefix import PrefixCache, cache_bytes
 from glow_tf.training.trainer import PartsTrainer
 
 Strategy = tf.distribute.Strategy

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from glow_tf.config import ModelConfig
-from glow_tf.run.history import TRAFFIC_COLUMNS
-from glow_tf.schedule import Phase
+from glow_tf.layout.schedule import Phase
+from glow_tf.run.files.history import TRAFFIC_COLUMNS
 from glow_tf.training.conditioning import Conditioning
 from glow_tf.training.traffic import Traffic
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from glow_tf.config import TrainConfig
-from glow_tf.schedule import Phase, epochs_training
-from glow_tf.training.rates import unsuited_rates
+from glow_tf.layout.schedule import Phase, epochs_training
+from glow_tf.training.optim.rates import unsuited_rates
 
 RISE = 1.0  # bits/dim above the lowest training bpd so far; a new phase or a part's turn moves it by less
 # Levels; from half a level on, images do not come back exactly. The largest error of a thousand images was

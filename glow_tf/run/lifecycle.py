@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.config import MAY_DIFFER, RunConfig
+from glow_tf.core.errors import DivergedError
 from glow_tf.data.progress import notice
 from glow_tf.devices import strategies
 from glow_tf.devices.broken import naming_the_taken_address, naming_who_is_lost
@@ -24,9 +25,8 @@ from glow_tf.devices.processes import ProcessGroup, is_chief, read_process_group
 from glow_tf.devices.stall import stall_watch
 from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
-from glow_tf.errors import DivergedError
-from glow_tf.glow import Glow
-from glow_tf.run import checkpoint_files, health, recovery, tables
+from glow_tf.model.glow import Glow
+from glow_tf.run import health, recovery, tables
 from glow_tf.run.callbacks import (
     EpochRecord,
     FillPrefixCaches,
@@ -37,10 +37,11 @@ from glow_tf.run.callbacks import (
 )
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
+from glow_tf.run.files import checkpoint_files
+from glow_tf.run.files.workdir import SUMMARY, Workdir
 from glow_tf.run.interrupts import Interrupts, interrupts_of_run
 from glow_tf.run.progress import Progress
-from glow_tf.run.workdir import SUMMARY, Workdir
-from glow_tf.training.batch import initialize_from
+from glow_tf.training.feed.batch import initialize_from
 from glow_tf.version import __version__
 
 Exporter = Callable[[Glow, pathlib.Path], None]

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from glow_tf.core.errors import ConfigError, DivergedError
 from glow_tf.devices.workers import holds_anywhere
-from glow_tf.errors import ConfigError, DivergedError
-from glow_tf.glow import Glow
-from glow_tf.run import saved
-from glow_tf.run.checkpoint_content import state_of
+from glow_tf.model.glow import Glow
 from glow_tf.run.context import Run, compiled_trainer
-from glow_tf.training.batch import initialize_from
+from glow_tf.run.files import saved
+from glow_tf.run.files.checkpoint_content import state_of
+from glow_tf.training.feed.batch import initialize_from
 
 MOST_RECOVERIES = 3
 

@@ -6,7 +6,7 @@ from typing import Any
 from glow_tf.architectures import Levels
 from glow_tf.architectures.architecture import architecture
 from glow_tf.config import MOST_BLOCKS, RunConfig
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 SETTINGS = ("n_bits", "num_blocks", "flow_steps", "width", "part_epochs", "finetune_epochs")
 # As in configs/own_images.cfg: what won at equal time.

@@ -5,10 +5,10 @@ import math
 import statistics
 from collections.abc import Container, Mapping, Sequence
 
-from glow_tf.cost import crossing_bytes, relative_cost
-from glow_tf.partition import PartLayout
-from glow_tf.run.history import TRAFFIC_COLUMNS
-from glow_tf.schedule import Phase
+from glow_tf.layout.cost import crossing_bytes, relative_cost
+from glow_tf.layout.partition import PartLayout
+from glow_tf.layout.schedule import Phase
+from glow_tf.run.files.history import TRAFFIC_COLUMNS
 
 
 def model_table(

@@ -1,12 +1,12 @@
 """Training in gradient-isolated parts."""
 
-from glow_tf.lazy import lazy_exports
+from glow_tf.core.lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "optimizers": ["FusedAdam", "FusedAdamax", "PartRate", "make_optimizers"],
-        "prefix": ["PrefixCache"],
+        "optim.optimizers": ["FusedAdam", "FusedAdamax", "PartRate", "make_optimizers"],
+        "step.prefix": ["PrefixCache"],
         "trainer": ["PartsTrainer"],
         "traffic": ["Traffic"],
     },

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.networks import full_precision
-from glow_tf.endpoints import ActivationLimit
-from glow_tf.glow import Glow
+from glow_tf.model.endpoints import ActivationLimit
+from glow_tf.model.glow import Glow
 
 
 class Amplification(NamedTuple):

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from glow_tf.devices.workers import by_each_replica, in_several_processes, sums_over_replicas
 from glow_tf.internals import metrics_to_minimize
-from glow_tf.parts import Part
-from glow_tf.schedule import Phase
-from glow_tf.training.gradients import StepGradients
+from glow_tf.layout.schedule import Phase
+from glow_tf.model.parts import Part
+from glow_tf.training.step.gradients import StepGradients
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")

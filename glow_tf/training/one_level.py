@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from glow_tf.bijectors.likelihood import bits_per_dim
+from glow_tf.bijectors.pieces import in_streams
 from glow_tf.internals import forgetting_custom_gradients
-from glow_tf.likelihood import bits_per_dim
-from glow_tf.passage import Passage
-from glow_tf.pieces import in_streams
-from glow_tf.training.batch import unpack
+from glow_tf.model.passage import Passage
+from glow_tf.training.feed.batch import unpack
 from glow_tf.training.metrics import MeanAndError
 from glow_tf.training.trainer import PartsTrainer
 

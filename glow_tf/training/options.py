@@ -13,16 +13,16 @@ import keras
 import tensorflow as tf
 
 from glow_tf.config import RATE_SCALINGS
+from glow_tf.core.errors import ConfigError
 from glow_tf.devices.strategies import compiles_by_default
 from glow_tf.devices.workers import in_several_processes
-from glow_tf.errors import ConfigError
-from glow_tf.glow import Glow
 from glow_tf.internals import rate_of
-from glow_tf.schedule import Phase
-from glow_tf.training.inputs import DEFAULT_BATCH_SIZE
-from glow_tf.training.objective import LocalObjective
-from glow_tf.training.optimizers import Optimizers, PartRate
-from glow_tf.training.rates import unsuited_rates
+from glow_tf.layout.schedule import Phase
+from glow_tf.model.glow import Glow
+from glow_tf.training.feed.inputs import DEFAULT_BATCH_SIZE
+from glow_tf.training.optim.optimizers import Optimizers, PartRate
+from glow_tf.training.optim.rates import unsuited_rates
+from glow_tf.training.step.objective import LocalObjective
 
 # What a saved trainer does not keep: where and how steps are computed.
 NOT_SAVED = ("steps_per_execution", "jit_compile", "run_eagerly", "sync_every", "outer_step")

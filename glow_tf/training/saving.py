@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from glow_tf.schedule import Phase
-from glow_tf.training.optimizers import Optimizers
+from glow_tf.layout.schedule import Phase
+from glow_tf.training.optim.optimizers import Optimizers
 from glow_tf.training.options import CompileOptions
 
 # What trainers did before these options existed.

@@ -1,14 +1,14 @@
 """What is done with a trained model."""
 
-from glow_tf.lazy import lazy_exports
+from glow_tf.core.lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "loading": ["load", "load_trainer"],
         "models": ["ExportedModel", "TrainedModel", "open_model"],
-        "saved_model": ["export"],
-        "portable": ["export_litert", "export_onnx"],
+        "exports.saved_model": ["export"],
+        "exports.portable": ["export_litert", "export_onnx"],
         "images": ["UsedImages", "read_files", "read_images"],
         "latents": [
             "decode",
@@ -25,11 +25,11 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "evaluation": ["Evaluation", "evaluate", "label_bits", "labels_of"],
         "run_presets": ["save_run_to_preset"],
         "assembling": ["Assembled", "assemble"],
-        "image_features": ["Features", "features"],
-        "guard": ["Scorer"],
-        "spoiled": ["spoiled_copies"],
-        "restoring": ["denoise", "inpaint", "psnr"],
-        "upscaling": ["previews", "reduced", "repeated", "upscale"],
-        "tfp_views": ["as_distribution", "as_tfp_bijector"],
+        "score.image_features": ["Features", "features"],
+        "score.guard": ["Scorer"],
+        "score.spoiled": ["spoiled_copies"],
+        "restore.restoring": ["denoise", "inpaint", "psnr"],
+        "restore.upscaling": ["previews", "reduced", "repeated", "upscale"],
+        "tfp.tfp_views": ["as_distribution", "as_tfp_bijector"],
     },
 )

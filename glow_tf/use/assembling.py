@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from glow_tf.config import ModelConfig, RunConfig
-from glow_tf.errors import ConfigError
-from glow_tf.glow import Glow
-from glow_tf.run import checkpoint_files
-from glow_tf.run.flags_file import read_config
-from glow_tf.run.same_data import is_kept, read_data
-from glow_tf.run.saved import load
-from glow_tf.schedule import phases_of
+from glow_tf.core.errors import ConfigError
+from glow_tf.layout.schedule import phases_of
+from glow_tf.model.glow import Glow
+from glow_tf.run.files import checkpoint_files
+from glow_tf.run.files.flags_file import read_config
+from glow_tf.run.files.same_data import is_kept, read_data
+from glow_tf.run.files.saved import load
 
 
 class Assembled(NamedTuple):

@@ -12,16 +12,16 @@ import tensorflow as tf
 
 from glow_tf.bijectors.bijector import PartOutput
 from glow_tf.bijectors.condition import Condition
-from glow_tf.conditions import check_given, in_arrays, some_of
+from glow_tf.bijectors.likelihood import bits_per_dim, nats
+from glow_tf.bijectors.pieces import in_streams
+from glow_tf.core.errors import ConfigError
 from glow_tf.data.batches import evaluation_batches
 from glow_tf.data.progress import with_progress
-from glow_tf.errors import ConfigError
-from glow_tf.glow import Glow
-from glow_tf.labels import require_classes
-from glow_tf.likelihood import bits_per_dim, nats
-from glow_tf.partition import PartLayout, part_layouts
-from glow_tf.parts import Part
-from glow_tf.pieces import in_streams
+from glow_tf.layout.partition import PartLayout, part_layouts
+from glow_tf.model.conditions import check_given, in_arrays, some_of
+from glow_tf.model.glow import Glow
+from glow_tf.model.labels import require_classes
+from glow_tf.model.parts import Part
 from glow_tf.use.latents import batch_of, seed_of
 from glow_tf.use.models import TrainedModel
 

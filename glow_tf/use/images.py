@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from glow_tf.conditions import by_name, of_names
 from glow_tf.config import FOLDER, DataConfig
+from glow_tf.core.errors import ConfigError
 from glow_tf.data.arrays import Examples
 from glow_tf.data.folder import read_pictures, why_no_classes
 from glow_tf.data.loading import load_split
 from glow_tf.data.sources import DIGITS_SIDE
-from glow_tf.errors import ConfigError
+from glow_tf.model.conditions import by_name, of_names
 from glow_tf.use.models import TrainedModel
 
 

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glow_tf.bijectors.condition import Condition
-from glow_tf.compiled_model import check_finite
-from glow_tf.conditions import check_given, in_arrays, some_of
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.memory import check_memory
 from glow_tf.data.progress import with_progress
-from glow_tf.errors import ConfigError
-from glow_tf.glow import Glow
-from glow_tf.labels import checked_labels
-from glow_tf.memory import check_memory
+from glow_tf.model.compiled_model import check_finite
+from glow_tf.model.conditions import check_given, in_arrays, some_of
+from glow_tf.model.glow import Glow
+from glow_tf.model.labels import checked_labels
 from glow_tf.use.models import TrainedModel
 
 BATCH = 250  # images that a model takes at a time, of sides up to 32

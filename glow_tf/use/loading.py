@@ -7,16 +7,22 @@ import warnings
 import keras
 
 from glow_tf import presets
-from glow_tf.errors import ConfigError, in_one_line
-from glow_tf.run import saved
-from glow_tf.run.checkpoint_content import divergence_of, epochs_and_steps, read_into, readable, state_of
+from glow_tf.core.errors import ConfigError, in_one_line
+from glow_tf.core.text_files import check_path
+from glow_tf.layout.schedule import epochs_training, phases_of
+from glow_tf.presets.weights_file import check_weight
 from glow_tf.run.context import compiled_trainer
-from glow_tf.run.flags_file import read_config
-from glow_tf.run.saved import load as load
-from glow_tf.schedule import epochs_training, phases_of
-from glow_tf.text_files import check_path
+from glow_tf.run.files import saved
+from glow_tf.run.files.checkpoint_content import (
+    divergence_of,
+    epochs_and_steps,
+    read_into,
+    readable,
+    state_of,
+)
+from glow_tf.run.files.flags_file import read_config
+from glow_tf.run.files.saved import load as load
 from glow_tf.training.trainer import PartsTrainer
-from glow_tf.weights_file import check_weight
 
 
 def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrainer:

@@ -9,14 +9,14 @@ import tensorflow as tf
 
 from glow_tf import presets
 from glow_tf.bijectors.condition import Condition
-from glow_tf.compiled_model import TrainedModel as TrainedModel
-from glow_tf.conditions import checked_condition
 from glow_tf.config import ModelConfig
-from glow_tf.durable_files import check_can_be_read_again
-from glow_tf.errors import ConfigError, in_one_line
-from glow_tf.run.saved import load as load_glow
-from glow_tf.text_files import check_path
-from glow_tf.use.operations import check_operations
+from glow_tf.core.durable_files import check_can_be_read_again
+from glow_tf.core.errors import ConfigError, in_one_line
+from glow_tf.core.text_files import check_path
+from glow_tf.model.compiled_model import TrainedModel as TrainedModel
+from glow_tf.model.conditions import checked_condition
+from glow_tf.run.files.saved import load as load_glow
+from glow_tf.use.exports.operations import check_operations
 
 ENDPOINTS = ("sample_checked", "encode", "decode", "log_prob", "bits_per_dim", "serving_default")
 

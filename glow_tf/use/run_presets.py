@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from glow_tf.config import RunConfig
+from glow_tf.core.durable_files import check_place
+from glow_tf.core.errors import ConfigError
 from glow_tf.data.loading import ImageData
 from glow_tf.data.loading import load as load_data
-from glow_tf.durable_files import check_place
-from glow_tf.errors import ConfigError
-from glow_tf.glow import Glow
+from glow_tf.layout.schedule import phases_of
+from glow_tf.model.glow import Glow
 from glow_tf.presets import OWN
-from glow_tf.run.flags_file import command_of, read_config
-from glow_tf.run.same_data import check_same_data, fingerprints
-from glow_tf.run.saved import load as load_glow
-from glow_tf.run.workdir import read_summary
-from glow_tf.schedule import phases_of
+from glow_tf.run.files.flags_file import command_of, read_config
+from glow_tf.run.files.same_data import check_same_data, fingerprints
+from glow_tf.run.files.saved import load as load_glow
+from glow_tf.run.files.workdir import read_summary
 from glow_tf.use.evaluation import evaluate, mean_and_error
 
 

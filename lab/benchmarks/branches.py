@@ -30,13 +30,13 @@ from absl import flags
 from glow_tf import Phase
 from glow_tf.commands import cli
 from glow_tf.commands.run_flags import config_of
-from glow_tf.cost import relative_cost
 from glow_tf.devices.streams import set_up_process
+from glow_tf.layout.cost import relative_cost
+from glow_tf.layout.schedule import end_to_end, epoch_costs, one_part, simultaneous
 from glow_tf.run.callbacks import FillPrefixCaches
 from glow_tf.run.context import prepare
 from glow_tf.run.epoch import EpochResult
-from glow_tf.run.workdir import Workdir
-from glow_tf.schedule import end_to_end, epoch_costs, one_part, simultaneous
+from glow_tf.run.files.workdir import Workdir
 from lab.benchmarks.rows import added_to
 
 BATCH = 16

@@ -22,10 +22,10 @@ from absl import flags
 import glow_tf
 from glow_tf import Phase, data
 from glow_tf.commands import cli
-from glow_tf.run.flags_file import read_config
-from glow_tf.schedule import end_to_end, simultaneous
+from glow_tf.layout.schedule import end_to_end, simultaneous
+from glow_tf.run.files.flags_file import read_config
 from glow_tf.training import PartsTrainer
-from glow_tf.training.batch import Batch
+from glow_tf.training.feed.batch import Batch
 from lab.benchmarks.rows import added_to
 
 COLUMNS = ("run", "part", "local_prior", "agreement", "noise_scale", "end_to_end_noise_scale", "images")

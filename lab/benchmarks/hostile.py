@@ -26,7 +26,7 @@ import tensorflow as tf
 from absl import flags
 
 from glow_tf.commands import cli
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 from lab.benchmarks import hostile_files, hostile_inputs, hostile_lab, hostile_pictures, hostile_servers
 from lab.benchmarks.rows import added_to
 

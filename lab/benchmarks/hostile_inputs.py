@@ -28,13 +28,14 @@ from PIL import Image
 from glow_tf import data, use
 from glow_tf.commands import cli, configs, launch, run_flags
 from glow_tf.config import DataConfig, ModelConfig, RunConfig
+from glow_tf.core.errors import ConfigError, NonFiniteError
 from glow_tf.devices.processes import read_process_group
-from glow_tf.errors import ConfigError, NonFiniteError
-from glow_tf.glow import Glow
+from glow_tf.model.glow import Glow
 from glow_tf.run import lifecycle, tables
-from glow_tf.run.saved import load as load_glow
-from glow_tf.run.workdir import Workdir
-from glow_tf.use import evaluation, models, operations, run_presets
+from glow_tf.run.files.saved import load as load_glow
+from glow_tf.run.files.workdir import Workdir
+from glow_tf.use import evaluation, models, run_presets
+from glow_tf.use.exports import operations
 from lab.benchmarks.hostile_damage import (
     WRONG,
     damaged,

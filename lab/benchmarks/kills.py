@@ -22,8 +22,8 @@ from absl import flags
 
 import glow_tf
 from glow_tf.commands import cli
-from glow_tf.run import checkpoint_files
-from glow_tf.run.history import reproducible
+from glow_tf.run.files import checkpoint_files
+from glow_tf.run.files.history import reproducible
 from lab.benchmarks.rows import added_to
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -16,8 +16,8 @@ import numpy as np
 from absl import flags
 
 import glow_tf
+from glow_tf.bijectors.likelihood import bits_per_dim
 from glow_tf.commands import cli
-from glow_tf.likelihood import bits_per_dim
 from glow_tf.use import read_images
 from glow_tf.use.latents import draw, in_batches
 from lab.benchmarks.agreement import answers, classifier

@@ -20,11 +20,11 @@ from absl import flags
 
 from glow_tf.commands import cli, run_flags
 from glow_tf.config import RunConfig
-from glow_tf.cores import usable_cores
+from glow_tf.core.cores import usable_cores
+from glow_tf.core.errors import ConfigError
 from glow_tf.devices import children
 from glow_tf.devices.processes import JOBS
-from glow_tf.errors import ConfigError
-from glow_tf.run.flags_file import as_flags
+from glow_tf.run.files.flags_file import as_flags
 from glow_tf.run.tables import table
 from lab.benchmarks.faulty_link import home_link
 from lab.benchmarks.pinned import run_in_namespaces, run_on_cores, seconds_of_epochs

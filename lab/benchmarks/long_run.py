@@ -32,7 +32,7 @@ import glow_tf
 from glow_tf.commands import cli
 from glow_tf.commands.run_flags import config_of
 from glow_tf.run import context, lifecycle
-from glow_tf.training.optimizers import FusedAdamax
+from glow_tf.training.optim.optimizers import FusedAdamax
 from lab.benchmarks.rows import added_to
 
 STEPS = 34  # per epoch

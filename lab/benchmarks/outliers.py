@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from glow_tf.commands import cli
 from glow_tf.use import Scorer, features, open_model, read_images, spoiled_copies
-from glow_tf.use.rules import RULES
+from glow_tf.use.score.rules import RULES
 from lab.benchmarks.pictures import idx_images
 from lab.benchmarks.rows import added_to
 

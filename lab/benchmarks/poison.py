@@ -28,9 +28,9 @@ import glow_tf
 from glow_tf.commands import cli
 from glow_tf.commands.run_flags import config_of
 from glow_tf.config import SCHEDULES
-from glow_tf.errors import DivergedError
+from glow_tf.core.errors import DivergedError
 from glow_tf.run import context, lifecycle
-from glow_tf.training.update import Update
+from glow_tf.training.step.update import Update
 from lab.benchmarks.rows import added_to
 
 RUN = (

@@ -36,8 +36,8 @@ from absl import flags
 import glow_tf
 from glow_tf.commands import cli
 from glow_tf.run import context, lifecycle
-from glow_tf.run.checkpoint_content import divergence_of, state_of, within_epoch_of
-from glow_tf.run.checkpoints import Checkpoints
+from glow_tf.run.files.checkpoint_content import divergence_of, state_of, within_epoch_of
+from glow_tf.run.files.checkpoints import Checkpoints
 from glow_tf.training.trainer import PartsTrainer
 from lab.benchmarks.kills import numbers
 from lab.benchmarks.rows import added_to

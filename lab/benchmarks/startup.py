@@ -20,7 +20,7 @@ from absl import flags
 from glow_tf.commands import cli, run_flags
 from glow_tf.config import RunConfig
 from glow_tf.devices import children
-from glow_tf.run.flags_file import as_flags
+from glow_tf.run.files.flags_file import as_flags
 from glow_tf.run.tables import table
 
 MOMENTS = {  # what training shows, in this order

@@ -26,11 +26,11 @@ from absl import flags, logging
 from glow_tf.commands import cli, run_flags
 from glow_tf.commands.parsing import parse
 from glow_tf.config import PRECISIONS, RunConfig, all_settings
-from glow_tf.errors import ConfigError
-from glow_tf.partition import PartLayout, part_layouts
+from glow_tf.core.errors import ConfigError
+from glow_tf.layout.partition import PartLayout, part_layouts
+from glow_tf.layout.schedule import epoch_costs
 from glow_tf.run import tables
-from glow_tf.run.flags_file import as_flags
-from glow_tf.schedule import epoch_costs
+from glow_tf.run.files.flags_file import as_flags
 
 if TYPE_CHECKING:
     import numpy as np
@@ -238,7 +238,7 @@ def memory_of_phases(config: RunConfig, values: flags.FlagValues) -> None:
 
 def against_depth(config: RunConfig, values: flags.FlagValues, depths: Sequence[int]) -> None:
     """Measures an end-to-end step at several depths, kept and recomputed, each in a new process."""
-    from glow_tf.schedule import end_to_end
+    from glow_tf.layout.schedule import end_to_end
 
     rows, curves = [], {}
     for precision in values.precisions:

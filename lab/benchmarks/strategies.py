@@ -24,15 +24,15 @@ from absl import flags
 
 from glow_tf.commands import cli, run_flags
 from glow_tf.config import RunConfig
-from glow_tf.cores import usable_cores
+from glow_tf.core.cores import usable_cores
+from glow_tf.core.durable_files import write_atomically
+from glow_tf.core.errors import ConfigError
 from glow_tf.devices import children
 from glow_tf.devices.processes import JOBS
-from glow_tf.durable_files import write_atomically
-from glow_tf.errors import ConfigError
-from glow_tf.partition import part_layouts
-from glow_tf.run.flags_file import as_flags
+from glow_tf.layout.partition import part_layouts
+from glow_tf.layout.schedule import phases
+from glow_tf.run.files.flags_file import as_flags
 from glow_tf.run.tables import table
-from glow_tf.schedule import phases
 from lab.benchmarks.pinned import run_in_namespaces, run_on_cores, seconds_of_epochs
 from lab.benchmarks.slow_link import slow_link
 from lab.planning.cluster_file import Cluster, Device

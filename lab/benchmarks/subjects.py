@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import Glow, Phase, RunConfig, data, export
-from glow_tf.cost import BOTH_WAYS
+from glow_tf.bijectors.pieces import active_streams
 from glow_tf.internals import function_kept_whole
-from glow_tf.partition import Element, PartLayout, part_layouts
-from glow_tf.pieces import active_streams
-from glow_tf.schedule import epoch_costs
+from glow_tf.layout.cost import BOTH_WAYS
+from glow_tf.layout.partition import Element, PartLayout, part_layouts
+from glow_tf.layout.schedule import epoch_costs
 from glow_tf.training.trainer import PartsTrainer
 from lab.planning.calibrate import Timed, every_phase, make_trainer, repeated, timed_blocks
 

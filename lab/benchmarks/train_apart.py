@@ -14,11 +14,11 @@ from absl import flags
 
 from glow_tf import data
 from glow_tf.commands import cli, run_flags
+from glow_tf.core.errors import ConfigError
 from glow_tf.devices import children
-from glow_tf.errors import ConfigError
-from glow_tf.run.flags_file import as_flags
-from glow_tf.run.history import read_rows
-from glow_tf.run.workdir import Workdir
+from glow_tf.run.files.flags_file import as_flags
+from glow_tf.run.files.history import read_rows
+from glow_tf.run.files.workdir import Workdir
 from glow_tf.use.assembling import assemble
 from glow_tf.use.evaluation import evaluate, mean_and_error
 

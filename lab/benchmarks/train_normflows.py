@@ -23,9 +23,9 @@ from absl import flags
 
 from glow_tf.commands import cli, run_flags
 from glow_tf.config import ModelConfig, RunConfig
-from glow_tf.errors import ConfigError
-from glow_tf.run.workdir import Workdir
-from glow_tf.schedule import phases_of
+from glow_tf.core.errors import ConfigError
+from glow_tf.layout.schedule import phases_of
+from glow_tf.run.files.workdir import Workdir
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -140,7 +140,7 @@ class _Training:
         import torch
 
         from glow_tf import data
-        from glow_tf.training.optimizers import part_rates, second_moment_decay
+        from glow_tf.training.optim.optimizers import part_rates, second_moment_decay
 
         train = config.train
         torch.manual_seed(config.seed)

@@ -15,7 +15,7 @@ from glow_tf.commands import cli
 from glow_tf.run.pictures import enlarged
 from glow_tf.use import open_model, psnr, read_images, reduced, repeated, upscale
 from glow_tf.use.evaluation import mean_and_error
-from glow_tf.use.upscaling import with_means
+from glow_tf.use.restore.upscaling import with_means
 from lab.benchmarks.rows import added_to
 
 COLUMNS = ("model", "method", "images", "psnr_db", "upscale_ahead_by_db", "standard_error_db")

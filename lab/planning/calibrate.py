@@ -12,14 +12,14 @@ import tensorflow as tf
 
 from glow_tf import data
 from glow_tf.bijectors import Stack
+from glow_tf.bijectors.pieces import in_streams
 from glow_tf.config import RunConfig
-from glow_tf.cost import BOTH_WAYS
 from glow_tf.devices.strategies import device_name, make_strategy
-from glow_tf.glow import Glow
-from glow_tf.partition import part_layouts
-from glow_tf.pieces import in_streams
-from glow_tf.schedule import Phase, end_to_end, one_part, simultaneous
-from glow_tf.training.optimizers import make_optimizers
+from glow_tf.layout.cost import BOTH_WAYS
+from glow_tf.layout.partition import part_layouts
+from glow_tf.layout.schedule import Phase, end_to_end, one_part, simultaneous
+from glow_tf.model.glow import Glow
+from glow_tf.training.optim.optimizers import make_optimizers
 from glow_tf.training.trainer import PartsTrainer
 from lab.planning.rates import Calibration, rates_settings
 

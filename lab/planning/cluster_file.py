@@ -7,7 +7,7 @@ import math
 import pathlib
 from collections.abc import Mapping
 
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 from lab.sections import Sections
 
 SEGMENT_BYTES = 1460  # of TCP

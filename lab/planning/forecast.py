@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 
 from glow_tf.config import RunConfig
-from glow_tf.partition import PartLayout, part_layouts
+from glow_tf.layout.partition import PartLayout, part_layouts
+from glow_tf.layout.schedule import phases
 from glow_tf.run.tables import table
-from glow_tf.schedule import phases
 from lab.planning.cluster_file import Cluster
 from lab.planning.planner import DELAYED, PLANNED_STRATEGIES, Forecast, Planner, steps_of_epoch
 from lab.planning.rates import Calibration

@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from glow_tf.commands import cli, run_flags
-from glow_tf.cost import weight_bytes
-from glow_tf.errors import ConfigError
-from glow_tf.partition import part_layouts
+from glow_tf.core.errors import ConfigError
+from glow_tf.layout.cost import weight_bytes
+from glow_tf.layout.partition import part_layouts
 from glow_tf.run.tables import table
 from lab.planning.cluster_file import Cluster
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from glow_tf.cost import BOTH_WAYS, crossing_bytes, weight_bytes
-from glow_tf.errors import ConfigError
-from glow_tf.partition import FLOAT_BYTES, PartLayout
-from glow_tf.schedule import Phase
+from glow_tf.core.errors import ConfigError
+from glow_tf.layout.cost import BOTH_WAYS, crossing_bytes, weight_bytes
+from glow_tf.layout.partition import FLOAT_BYTES, PartLayout
+from glow_tf.layout.schedule import Phase
 from lab.planning.cluster_file import Cluster, Device
 from lab.planning.rates import Calibration
 

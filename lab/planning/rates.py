@@ -9,8 +9,8 @@ import pathlib
 from collections.abc import Mapping
 
 from glow_tf.config import ModelConfig
-from glow_tf.errors import ConfigError
-from glow_tf.text_files import parse_json, read_text
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.text_files import parse_json, read_text
 
 # What reading other text than rates raises.
 NOT_RATES = (ValueError, KeyError, TypeError, AttributeError, OverflowError)

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import lab
+from glow_tf.core.durable_files import write_atomically
+from glow_tf.core.errors import ConfigError
 from glow_tf.data.progress import duration
 from glow_tf.devices import children
-from glow_tf.durable_files import write_atomically
-from glow_tf.errors import ConfigError
 from glow_tf.run.tables import bpd_text
 from lab.studies.runs import Configure, Run, known_shapes, runs_of, tuned_values, tuning_runs
 from lab.studies.study import LAUNCH, TRAIN, Study, Variant

@@ -8,9 +8,9 @@ import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from glow_tf.durable_files import write_atomically
-from glow_tf.errors import ConfigError
-from glow_tf.text_files import read_text
+from glow_tf.core.durable_files import write_atomically
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.text_files import read_text
 from lab.studies import comparison
 from lab.studies.comparison import Estimate, Outcome, Rows
 from lab.studies.study import Study

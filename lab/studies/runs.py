@@ -12,14 +12,14 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 from glow_tf.config import MAY_DIFFER, ModelConfig, RunConfig, all_settings
-from glow_tf.cost import BOTH_WAYS
-from glow_tf.durable_files import write_atomically
-from glow_tf.errors import ConfigError
-from glow_tf.partition import part_layouts
+from glow_tf.core.durable_files import write_atomically
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.text_files import read_text
+from glow_tf.layout.cost import BOTH_WAYS
+from glow_tf.layout.partition import part_layouts
+from glow_tf.layout.schedule import Phase, epoch_costs, phases_of
 from glow_tf.presets import read_model_file
-from glow_tf.run.workdir import SUMMARY, refuse_other_configuration
-from glow_tf.schedule import Phase, epoch_costs, phases_of
-from glow_tf.text_files import read_text
+from glow_tf.run.files.workdir import SUMMARY, refuse_other_configuration
 from lab.studies.study import Study, Variant
 
 FAILURE = "failure.txt"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from glow_tf.config import all_settings
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 from lab.sections import Sections
 
 VARIANT = "variant "

@@ -11,7 +11,7 @@ from scipy import stats
 from small import ROOT
 from test_study import TEXT, study_file
 
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 from lab.studies import report
 from lab.studies.comparison import Estimate, estimate, lengths, outcomes, seconds_to
 from lab.studies.study import read_study

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_properties import NAMES, TEXTS, is_fine_or_names
 
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 from lab import CONFIGS
 from lab.benchmarks import hostile, hostile_inputs, hostile_lab
 from lab.planning.cluster_file import read_cluster_file

@@ -14,10 +14,10 @@ from glow_tf import Glow, ModelConfig
 from glow_tf.commands import cli
 from glow_tf.commands.parsing import parse
 from glow_tf.commands.run_flags import config_of
-from glow_tf.cost import relative_cost
-from glow_tf.errors import ConfigError
-from glow_tf.partition import part_layouts
-from glow_tf.schedule import end_to_end, one_part, simultaneous
+from glow_tf.core.errors import ConfigError
+from glow_tf.layout.cost import relative_cost
+from glow_tf.layout.partition import part_layouts
+from glow_tf.layout.schedule import end_to_end, one_part, simultaneous
 from lab import CONFIGS, plan
 from lab.planning.cluster_file import Cluster, Device, read_cluster_file
 from lab.planning.forecast import COMPARED, Candidate, candidates, forecast_table, recommendations

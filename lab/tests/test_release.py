@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 from lab.release import CHANGELOG, CITATION, ROOT, VERSION, edited, release
 
 DATE = "2031-02-03"

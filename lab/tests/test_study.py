@@ -12,12 +12,12 @@ import pytest
 from small import ROOT
 
 from glow_tf.config import RunConfig
+from glow_tf.core.errors import ConfigError
 from glow_tf.devices import children
-from glow_tf.errors import ConfigError
-from glow_tf.partition import part_layouts
-from glow_tf.run.history import reproducible
-from glow_tf.run.workdir import flagfile
-from glow_tf.schedule import epoch_costs, phases_of
+from glow_tf.layout.partition import part_layouts
+from glow_tf.layout.schedule import epoch_costs, phases_of
+from glow_tf.run.files.history import reproducible
+from glow_tf.run.files.workdir import flagfile
 from lab import CONFIGS
 from lab.experiment import experiment_of
 from lab.studies.experiment import _Clock, command_of, run_study

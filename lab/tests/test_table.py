@@ -5,7 +5,7 @@ import csv
 import pytest
 from test_study import TEXT, configure, study_file
 
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 from lab.studies.runs import runs_of
 from lab.studies.study import read_study
 from lab.studies.table import read_table, table_of, with_saved_rows

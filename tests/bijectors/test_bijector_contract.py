@@ -34,9 +34,9 @@ from glow_tf.bijectors import (
 )
 from glow_tf.bijectors.bijector import PartOutput, no_log_det, per_example
 from glow_tf.bijectors.coupling import TRANSFORMS, transform_of
-from glow_tf.glow import Glow
-from glow_tf.likelihood import standard_normal_log_prob
-from glow_tf.parts import Part
+from glow_tf.bijectors.likelihood import standard_normal_log_prob
+from glow_tf.model.glow import Glow
+from glow_tf.model.parts import Part
 
 SHAPE = (4, 4, 4)
 F64 = {"dtype": "float64"}

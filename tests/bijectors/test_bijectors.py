@@ -9,7 +9,7 @@ from small import make_coupling, make_flow_step, perturb
 
 from glow_tf.bijectors import ActNorm, Dequantize, InvertibleConv, Split
 from glow_tf.bijectors.condition import brought_to
-from glow_tf.likelihood import standard_normal_log_prob
+from glow_tf.bijectors.likelihood import standard_normal_log_prob
 
 
 @pytest.mark.parametrize("n_bits", range(1, 9))

@@ -7,7 +7,7 @@ import tensorflow_probability as tfp
 from small import make_coupling, make_flow_step, perturb
 
 from glow_tf.bijectors import ActNorm, InvertibleConv, Squeeze
-from glow_tf.likelihood import standard_normal_log_prob
+from glow_tf.bijectors.likelihood import standard_normal_log_prob
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 SHAPE = (5, 4, 4, 4)

@@ -14,8 +14,8 @@ from absl import flags as absl_flags
 from small import ROOT, run_program
 
 from glow_tf.commands import cli, parsing, run_flags
-from glow_tf.errors import ConfigError, NonFiniteError
-from glow_tf.run.flags_file import command_of, flagfile
+from glow_tf.core.errors import ConfigError, NonFiniteError
+from glow_tf.run.files.flags_file import command_of, flagfile
 
 
 def module(main, define=lambda values: None, **more):

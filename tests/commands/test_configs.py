@@ -8,9 +8,9 @@ from small import ROOT, run_main
 from glow_tf.commands import cli
 from glow_tf.commands.run_flags import config_of
 from glow_tf.config import all_settings
-from glow_tf.partition import part_layouts
-from glow_tf.run.flags_file import as_flags
-from glow_tf.schedule import phases_of
+from glow_tf.layout.partition import part_layouts
+from glow_tf.layout.schedule import phases_of
+from glow_tf.run.files.flags_file import as_flags
 
 CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
 

@@ -15,7 +15,7 @@ from small import small_glow
 
 from glow_tf import presets
 from glow_tf.commands import cli, model_flags
-from glow_tf.text_files import json_text
+from glow_tf.core.text_files import json_text
 from glow_tf.use.images import UsedImages
 
 

@@ -11,7 +11,7 @@ from glow_tf import data
 from glow_tf.config import ConfigError, DataConfig, RunConfig
 from glow_tf.data import sources
 from glow_tf.data.loading import load_split
-from glow_tf.run.flags_file import flagfile, read_config
+from glow_tf.run.files.flags_file import flagfile, read_config
 
 TFDS = ROOT.parent / "shared" / "tfds"
 

@@ -14,10 +14,10 @@ from PIL import Image
 
 from glow_tf import data
 from glow_tf.config import ConfigError, DataConfig
+from glow_tf.core.durable_files import put_in_place
 from glow_tf.data import arrays, folder, image_cache
 from glow_tf.data.pictures import read_picture
-from glow_tf.durable_files import put_in_place
-from glow_tf.run.same_data import fingerprints
+from glow_tf.run.files.same_data import fingerprints
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written_are_a_sentence(pictures
 
 
 def test_a_set_larger_than_memory_needs_the_cache_and_then_loads(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("glow_tf.memory.free_memory", lambda: 10_000)
+    monkeypatch.setattr("glow_tf.core.memory.free_memory", lambda: 10_000)
     with pytest.raises(ConfigError, match=r"must fit in .*--image_cache=FOLDER"):
         data.load(of(pictures))
     assert len(data.load(of(pictures, tmp_path)).train) == 54

@@ -7,11 +7,11 @@ import socket
 import pytest
 from helpers import config
 
+from glow_tf.core.errors import ConfigError
 from glow_tf.devices import liveness
 from glow_tf.devices.processes import ProcessGroup
-from glow_tf.errors import ConfigError
 from glow_tf.run import lifecycle
-from glow_tf.run.flags_file import differing_settings, flagfile, read_flagfile
+from glow_tf.run.files.flags_file import differing_settings, flagfile, read_flagfile
 
 PUBLIC = "203.0.114.7"
 

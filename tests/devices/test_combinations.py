@@ -6,7 +6,7 @@ import itertools
 import pytest
 from helpers import config, flags, launch, rows_of, train
 
-from glow_tf.schedule import SCHEDULES
+from glow_tf.layout.schedule import SCHEDULES
 
 pytestmark = pytest.mark.slow
 

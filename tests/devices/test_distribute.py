@@ -7,11 +7,11 @@ import tensorflow as tf
 from small import make_small_images, small_config, small_glow
 
 from glow_tf import Glow, NonFiniteError, PartsTrainer, phases
+from glow_tf.core.errors import ConfigError
 from glow_tf.data.batches import untuned
 from glow_tf.devices import strategies
 from glow_tf.devices.strategies import check_batch_size, make_strategy
-from glow_tf.errors import ConfigError
-from glow_tf.training.optimizers import FusedAdamax
+from glow_tf.training.optim.optimizers import FusedAdamax
 
 
 def train(strategy_name, schedule, images, dtype, reversible=False, eager=False, given=None, **changes):

@@ -22,9 +22,10 @@ from small import ROOT, run_main
 import glow_tf
 from glow_tf.commands.run_flags import config_of
 from glow_tf.config import RunConfig
+from glow_tf.core.errors import ConfigError
 from glow_tf.devices import broken, children, liveness, meeting, part_processes, processes, stall, workers
-from glow_tf.errors import ConfigError
-from glow_tf.run import lifecycle, same_data
+from glow_tf.run import lifecycle
+from glow_tf.run.files import same_data
 
 FAST = {
     "schedule": "simultaneous",
@@ -200,8 +201,8 @@ MOMENTS = {
     "setting up": "glow_tf.run.context:compiled_trainer",
     "a step": "glow_tf.training.trainer:PartsTrainer.on_step_end",
     "an evaluation": "glow_tf.run.callbacks:EpochRecord._evaluate",
-    "a checkpoint": "glow_tf.run.checkpoints:Checkpoints.save",
-    "the end": "glow_tf.glow:Glow.recut",
+    "a checkpoint": "glow_tf.run.files.checkpoints:Checkpoints.save",
+    "the end": "glow_tf.model.glow:Glow.recut",
 }
 
 

@@ -13,11 +13,11 @@ from small import ROOT, small_config
 
 import glow_tf
 from glow_tf import Glow, PartsTrainer, phases
+from glow_tf.core.errors import ConfigError, DivergedError
 from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import make_strategy
-from glow_tf.errors import ConfigError, DivergedError
-from glow_tf.run import history
-from glow_tf.training.optimizers import FusedAdamax
+from glow_tf.run.files import history
+from glow_tf.training.optim.optimizers import FusedAdamax
 
 LAUNCH = (sys.executable, "train/launch.py")
 BATCH, STEPS, EVERY = 16, 3, 2  # so meetings come after steps 2 and 3

@@ -7,12 +7,12 @@ import tensorflow as tf
 from small import eagerly, make_small_images, small_config
 
 from glow_tf import Glow, PartsTrainer, RunConfig, phases
+from glow_tf.core.errors import ConfigError
 from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import part_devices
-from glow_tf.errors import ConfigError
-from glow_tf.passage import Passage
-from glow_tf.training.optimizers import FusedAdamax
-from glow_tf.training.queues import DelayQueues
+from glow_tf.model.passage import Passage
+from glow_tf.training.optim.optimizers import FusedAdamax
+from glow_tf.training.step.queues import DelayQueues
 
 BUSY = {"busy_seconds_1", "busy_seconds_2"}
 COUNTERS = ("iteration", "learning_rate")  # scalars, which stay with the process

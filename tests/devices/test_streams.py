@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 from small import ROOT, eagerly, run_program, small_glow
 
-from glow_tf import PartsTrainer, cores, phases
+from glow_tf import PartsTrainer, phases
+from glow_tf.bijectors.pieces import active_streams, in_streams, number_of_streams
+from glow_tf.core import cores
 from glow_tf.devices.streams import use_streams
-from glow_tf.pieces import active_streams, in_streams, number_of_streams
-from glow_tf.training.optimizers import FusedAdam
+from glow_tf.training.optim.optimizers import FusedAdam
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6])
@@ -111,7 +112,7 @@ def test_each_stream_has_a_core_of_its_own_unless_the_batch_is_small(monkeypatch
 def test_the_threads_of_a_process_are_those_of_its_streams():
     program = (
         "import tensorflow as tf; from glow_tf.devices.streams import use_streams;"
-        "from glow_tf.cores import usable_cores;"
+        "from glow_tf.core.cores import usable_cores;"
         "print(use_streams(3), use_streams(64, 2));"
         "t = tf.config.threading;"
         "print(t.get_intra_op_parallelism_threads(), t.get_inter_op_parallelism_threads());"

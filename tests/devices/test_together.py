@@ -19,8 +19,9 @@ from small import ROOT
 import glow_tf
 from glow_tf.commands import launch as launching
 from glow_tf.devices import stall
-from glow_tf.run import callbacks, checkpoint_files, history
+from glow_tf.run import callbacks
 from glow_tf.run.epoch import EpochResult
+from glow_tf.run.files import checkpoint_files, history
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "batch_size": 8, "train_examples": 160}
 FAST |= {"part_epochs": 2, "finetune_epochs": 0, "augment": "none", "warmup_steps": 10}

@@ -11,12 +11,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import glow_tf
 from glow_tf import ConfigError, PartsTrainer, RunConfig, TrainConfig, data, phases
+from glow_tf.layout.schedule import one_part
 from glow_tf.run import callbacks
 from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches
 from glow_tf.run.epoch import EpochResult, computed
+from glow_tf.run.files.workdir import Workdir
 from glow_tf.run.progress import Progress
-from glow_tf.run.workdir import Workdir
-from glow_tf.schedule import one_part
 from glow_tf.training.traffic import Traffic
 
 

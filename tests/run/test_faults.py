@@ -19,10 +19,12 @@ from helpers import config, flags, rows_of, signal_amid, train
 from small import ROOT, only_endpoints, small_glow
 
 import glow_tf
-from glow_tf import ConfigError, PartsTrainer, durable_files, export, phases
-from glow_tf.run import callbacks, checkpoint_files, lifecycle, workdir
-from glow_tf.run.checkpoints import Checkpoints
-from glow_tf.run.history import read_rows
+from glow_tf import ConfigError, PartsTrainer, export, phases
+from glow_tf.core import durable_files
+from glow_tf.run import callbacks, lifecycle
+from glow_tf.run.files import checkpoint_files, workdir
+from glow_tf.run.files.checkpoints import Checkpoints
+from glow_tf.run.files.history import read_rows
 from glow_tf.run.interrupts import interrupts_of_run
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "rate_schedule": "constant"}

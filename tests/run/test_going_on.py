@@ -14,10 +14,10 @@ import glow_tf
 from glow_tf import ConfigError, data
 from glow_tf.commands.run_flags import config_of
 from glow_tf.config import RunConfig
-from glow_tf.run.flags_file import flagfile
-from glow_tf.run.history import reproducible
+from glow_tf.run.files.flags_file import flagfile
+from glow_tf.run.files.history import reproducible
+from glow_tf.run.files.workdir import epochs_obstacle
 from glow_tf.run.pictures import png
-from glow_tf.run.workdir import epochs_obstacle
 from glow_tf.use.loading import load_trainer
 
 FAST = {"rate_schedule": "constant", "augment": "none", "tensorboard": False, "sample_every": 0}

@@ -8,9 +8,9 @@ import pytest
 from helpers import config, train
 
 from glow_tf.config import TrainConfig
+from glow_tf.layout.schedule import end_to_end, phases_of, phases_of_training
 from glow_tf.run import health
-from glow_tf.run.workdir import Workdir
-from glow_tf.schedule import end_to_end, phases_of, phases_of_training
+from glow_tf.run.files.workdir import Workdir
 
 
 def rows(*train_bpds, test="2.5", error="0.02"):

@@ -12,10 +12,10 @@ from small import small_glow
 
 import glow_tf
 from glow_tf import DivergedError, NonFiniteError, PartsTrainer, load_trainer, phases
-from glow_tf.run import checkpoint_files
-from glow_tf.run.checkpoints import Checkpoints
-from glow_tf.run.history import reproducible
-from glow_tf.training.update import Update
+from glow_tf.run.files import checkpoint_files
+from glow_tf.run.files.checkpoints import Checkpoints
+from glow_tf.run.files.history import reproducible
+from glow_tf.training.step.update import Update
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "batch_size": 8, "train_examples": 160}
 FAST |= {"part_epochs": 4, "finetune_epochs": 1, "augment": "none", "warmup_steps": 10}

@@ -20,9 +20,9 @@ from small import only_endpoints, run_main
 import glow_tf
 from glow_tf import ConfigError, data
 from glow_tf.commands import cli
-from glow_tf.run import checkpoint_files, workdir
-from glow_tf.run.flags_file import read_config
-from glow_tf.run.history import reproducible
+from glow_tf.run.files import checkpoint_files, workdir
+from glow_tf.run.files.flags_file import read_config
+from glow_tf.run.files.history import reproducible
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from PIL import Image
 from glow_tf.commands import cli
 from glow_tf.commands.run_flags import config_of
 from glow_tf.config import ModelConfig, RunConfig, TrainConfig, check_divisible
-from glow_tf.errors import ConfigError
-from glow_tf.run.flags_file import command_of, flagfile, read_config
+from glow_tf.core.errors import ConfigError
+from glow_tf.layout.schedule import phases_of
+from glow_tf.run.files.flags_file import command_of, flagfile, read_config
 from glow_tf.run.suited import LEAST_SIDE, LEVELS, SETTINGS, chosen, suited
-from glow_tf.schedule import phases_of
 
 PHOTOGRAPHS = ((32, 32, 3), 3200, 255)
 

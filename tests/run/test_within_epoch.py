@@ -12,12 +12,12 @@ from small import small_glow
 
 import glow_tf
 from glow_tf import ConfigError, PartsTrainer
-from glow_tf.run import checkpoint_files
 from glow_tf.run.callbacks import SaveCheckpoints
-from glow_tf.run.checkpoint_content import within_epoch_of
-from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.epoch import EpochResult
-from glow_tf.run.history import reproducible
+from glow_tf.run.files import checkpoint_files
+from glow_tf.run.files.checkpoint_content import within_epoch_of
+from glow_tf.run.files.checkpoints import Checkpoints
+from glow_tf.run.files.history import reproducible
 from glow_tf.run.interrupts import Interrupts
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "part_epochs": 2, "finetune_epochs": 1}

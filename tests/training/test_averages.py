@@ -10,8 +10,8 @@ from small import only_endpoints, small_config
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, data, phases
 from glow_tf.config import DataConfig, TrainConfig
-from glow_tf.run.checkpoints import Checkpoints
-from glow_tf.training.optimizers import FusedAdamax, make_optimizers
+from glow_tf.run.files.checkpoints import Checkpoints
+from glow_tf.training.optim.optimizers import FusedAdamax, make_optimizers
 from glow_tf.use import evaluate, open_model
 
 DECAY = 0.5

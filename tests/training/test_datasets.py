@@ -8,10 +8,10 @@ from small import perturb, rewound, small_glow
 
 from glow_tf import ConfigError, PartsTrainer, phases
 from glow_tf.data.batches import untuned
-from glow_tf.training import inputs
-from glow_tf.training.batch import first_examples, noise_of_step
-from glow_tf.training.datasets import as_dataset
-from glow_tf.training.optimizers import FusedAdamax
+from glow_tf.training.feed import inputs
+from glow_tf.training.feed.batch import first_examples, noise_of_step
+from glow_tf.training.feed.datasets import as_dataset
+from glow_tf.training.optim.optimizers import FusedAdamax
 
 
 def new_trainer():

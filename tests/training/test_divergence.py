@@ -8,9 +8,9 @@ from small import small_config
 
 from glow_tf import DivergedError, Glow, PartsTrainer, phases
 from glow_tf.devices.strategies import make_strategy
-from glow_tf.schedule import end_to_end, one_part, simultaneous
-from glow_tf.training.divergence import FEWEST, DivergenceMonitor
-from glow_tf.training.optimizers import FusedAdamax
+from glow_tf.layout.schedule import end_to_end, one_part, simultaneous
+from glow_tf.training.optim.optimizers import FusedAdamax
+from glow_tf.training.step.divergence import FEWEST, DivergenceMonitor
 
 FIRST, LAST, BOTH, WHOLE = (
     one_part(0),

@@ -9,13 +9,13 @@ from small import eagerly, make_small_images, objectives, only_endpoints, small_
 
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, export, phases
-from glow_tf.cost import relative_cost
 from glow_tf.devices.strategies import make_strategy, part_devices
-from glow_tf.partition import part_layouts
-from glow_tf.parts import get_weights_by_step, set_weights_by_step
-from glow_tf.passage import Passage
-from glow_tf.schedule import end_to_end, one_part, simultaneous
-from glow_tf.training.optimizers import FusedAdamax
+from glow_tf.layout.cost import relative_cost
+from glow_tf.layout.partition import part_layouts
+from glow_tf.layout.schedule import end_to_end, one_part, simultaneous
+from glow_tf.model.parts import get_weights_by_step, set_weights_by_step
+from glow_tf.model.passage import Passage
+from glow_tf.training.optim.optimizers import FusedAdamax
 
 HEAD = {"local_prior": "flow:4x1"}
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "augment": "none", "train_examples": 64}

@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 from small import make_small_images, objectives, small_glow
 
-from glow_tf import PartsTrainer, schedule
-from glow_tf.pieces import number_of_streams
-from glow_tf.schedule import one_part, simultaneous
-from glow_tf.training.optimizers import FusedAdam
+from glow_tf import PartsTrainer
+from glow_tf.bijectors.pieces import number_of_streams
+from glow_tf.layout import schedule
+from glow_tf.layout.schedule import one_part, simultaneous
+from glow_tf.training.optim.optimizers import FusedAdam
 
 PARTS = "across_block:3"
 PHASES = {

@@ -10,9 +10,9 @@ from small import make_small_images, small_glow, weight_of
 from glow_tf import ConfigError, NonFiniteError, PartsTrainer, phases
 from glow_tf.config import RunConfig, TrainConfig
 from glow_tf.devices import strategies
-from glow_tf.run.checkpoint_content import state_of
 from glow_tf.run.context import compiled_trainer
-from glow_tf.training.optimizers import FusedAdamax
+from glow_tf.run.files.checkpoint_content import state_of
+from glow_tf.training.optim.optimizers import FusedAdamax
 
 
 def train(jit_compile):

@@ -9,7 +9,7 @@ from small import make_small_images, perturb, small_config
 
 import glow_tf
 from glow_tf import Phase
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 
 DEVICES = [f"CPU:{k % 2}" for k in range(4)]
 

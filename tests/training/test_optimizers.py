@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from glow_tf.training.optimizers import FusedAdam, FusedAdamax
+from glow_tf.training.optim.optimizers import FusedAdam, FusedAdamax
 
 PAIRS = {"adam": (FusedAdam, keras.optimizers.Adam), "adamax": (FusedAdamax, keras.optimizers.Adamax)}
 

@@ -15,8 +15,8 @@ from small import small_config, small_glow
 
 import glow_tf
 from glow_tf.commands.run_flags import config_of
-from glow_tf.errors import ConfigError
-from glow_tf.training.objective import imported_objective
+from glow_tf.core.errors import ConfigError
+from glow_tf.training.step.objective import imported_objective
 
 pytestmark = pytest.mark.usefixtures("eager_module")
 

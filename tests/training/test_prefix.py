@@ -13,13 +13,10 @@ from small import small_glow
 
 from glow_tf import ConfigError, PartsTrainer, RunConfig, data
 from glow_tf.config import ModelConfig
-from glow_tf.cost import relative_cost
 from glow_tf.data.arrays import mapped
-from glow_tf.partition import part_layouts
-from glow_tf.run import context
-from glow_tf.run.callbacks import FillPrefixCaches
-from glow_tf.run.epoch import EpochResult
-from glow_tf.schedule import (
+from glow_tf.layout.cost import relative_cost
+from glow_tf.layout.partition import part_layouts
+from glow_tf.layout.schedule import (
     cache_noise_epochs,
     cached_parts,
     epoch_costs,
@@ -28,8 +25,11 @@ from glow_tf.schedule import (
     phases_of,
     turn_starts,
 )
-from glow_tf.training import prefix
-from glow_tf.training.prefix import PrefixCache, cache_bytes
+from glow_tf.run import context
+from glow_tf.run.callbacks import FillPrefixCaches
+from glow_tf.run.epoch import EpochResult
+from glow_tf.training.step import prefix
+from glow_tf.training.step.prefix import PrefixCache, cache_bytes
 
 ALTERNATING = phases("alternating", 3, 7, 1, period=2)  # 1 1 2 2 3 3 1, end to end
 TURNS = turn_starts(ALTERNATING)
@@ -230,7 +230,7 @@ def test_a_run_keeps_its_cache_in_files_where_memory_is_short(tmp_path, monkeypa
 
 
 def test_a_cache_larger_than_memory_is_refused_with_what_helps(monkeypatch):
-    monkeypatch.setattr("glow_tf.memory.free_memory", lambda: 1000)
+    monkeypatch.setattr("glow_tf.core.memory.free_memory", lambda: 1000)
     run = config("run", schedule="sequential", cache_prefix=True)
     trainer = types.SimpleNamespace(phases=phases_of(run), glow=types.SimpleNamespace(config=run.model))
     with pytest.raises(ConfigError, match=r"before part 2 must fit .*; keep them in files \(--image_cache="):

@@ -10,10 +10,10 @@ import tensorflow as tf
 from small import make_small_images, perturb, small_glow, weight_of
 
 from glow_tf import ConfigError, Glow, NonFiniteError, PartsTrainer, TrainConfig, data, phases
-from glow_tf.schedule import end_to_end, one_part
-from glow_tf.training.diagnosis import Seen, explain_non_finite
-from glow_tf.training.optimizers import FusedAdamax, PartRate, check_rates, make_optimizers
+from glow_tf.layout.schedule import end_to_end, one_part
+from glow_tf.training.optim.optimizers import FusedAdamax, PartRate, check_rates, make_optimizers
 from glow_tf.training.options import warn_of_late_priors
+from glow_tf.training.step.diagnosis import Seen, explain_non_finite
 
 
 def make_trainer(

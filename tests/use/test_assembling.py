@@ -12,7 +12,7 @@ from small import make_small_images
 import glow_tf
 from glow_tf import ConfigError, Glow, data
 from glow_tf.commands import cli
-from glow_tf.run import saved
+from glow_tf.run.files import saved
 from glow_tf.use.assembling import assemble
 from glow_tf.use.run_presets import save_run_to_preset
 

@@ -10,11 +10,12 @@ import tensorflow as tf
 from small import eagerly, only_endpoints, run_program, small_glow
 
 from glow_tf import export
-from glow_tf.likelihood import bits_per_dim
-from glow_tf.pieces import active_streams, number_of_streams
-from glow_tf.use import open_model, operations
+from glow_tf.bijectors.likelihood import bits_per_dim
+from glow_tf.bijectors.pieces import active_streams, number_of_streams
+from glow_tf.use import open_model
+from glow_tf.use.exports import operations
+from glow_tf.use.exports.operations import check_operations
 from glow_tf.use.models import ENDPOINTS
-from glow_tf.use.operations import check_operations
 
 CLASSES = ("ape", "bee", "cow", "dog")
 ALONE = """
@@ -176,7 +177,7 @@ def write_on_a_full_disk(module, path, signatures):
 
 def test_exporting_again_replaces_the_old_one(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(tf.saved_model, "save", write)
-    monkeypatch.setattr("glow_tf.use.saved_model.check_operations", lambda path: None)
+    monkeypatch.setattr("glow_tf.use.exports.saved_model.check_operations", lambda path: None)
     folder = tmp_path / "export"
     shutil.copytree(exported[-1] / "export", folder)
     (folder / "variables" / "stale").touch()
@@ -189,7 +190,7 @@ def test_exporting_again_replaces_the_old_one(exported, tmp_path, monkeypatch):
 def test_an_export_is_on_the_disk_before_it_has_its_name(exported, tmp_path, monkeypatch):
     """Otherwise a power cut may leave a finished run with an empty export."""
     monkeypatch.setattr(tf.saved_model, "save", write)
-    monkeypatch.setattr("glow_tf.use.saved_model.check_operations", lambda path: None)
+    monkeypatch.setattr("glow_tf.use.exports.saved_model.check_operations", lambda path: None)
     events = []
     for place, name in ((os, "fsync"), (pathlib.Path, "replace")):
         function = getattr(place, name)
@@ -214,7 +215,7 @@ def test_an_export_is_traced_for_one_stream(exported, tmp_path, monkeypatch):
         write(*arguments, **others)
 
     monkeypatch.setattr(tf.saved_model, "save", noted)
-    monkeypatch.setattr("glow_tf.use.saved_model.check_operations", lambda path: None)
+    monkeypatch.setattr("glow_tf.use.exports.saved_model.check_operations", lambda path: None)
     with number_of_streams(2):
         export(exported[0], tmp_path / "export")
     assert streams == [1]

@@ -13,12 +13,13 @@ from small import preset_once, small_glow, small_levels
 
 from glow_tf.commands import cli, model_flags
 from glow_tf.commands import score as command
+from glow_tf.core.errors import ConfigError
 from glow_tf.data.arrays import fingerprint
-from glow_tf.errors import ConfigError
-from glow_tf.run.same_data import write_data
-from glow_tf.use import Features, Scorer, features, guard, open_model, spoiled_copies
-from glow_tf.use.image_features import codec_bits
-from glow_tf.use.rules import ONE_WAY, RULES
+from glow_tf.run.files.same_data import write_data
+from glow_tf.use import Features, Scorer, features, open_model, spoiled_copies
+from glow_tf.use.score import guard
+from glow_tf.use.score.image_features import codec_bits
+from glow_tf.use.score.rules import ONE_WAY, RULES
 
 
 @pytest.fixture(scope="module")

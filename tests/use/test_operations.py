@@ -7,9 +7,9 @@ from small import small_glow
 from tensorflow.core.protobuf import saved_model_pb2
 
 from glow_tf import export
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 from glow_tf.use import open_model
-from glow_tf.use.operations import check_operations
+from glow_tf.use.exports.operations import check_operations
 
 
 @pytest.fixture

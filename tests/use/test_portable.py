@@ -8,8 +8,8 @@ import tensorflow as tf
 from small import make_small_images, perturb, small_glow
 
 from glow_tf.commands import cli
-from glow_tf.conditions import of_names
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
+from glow_tf.model.conditions import of_names
 from glow_tf.use import export_litert, export_onnx
 
 # Maps of more pixels than the flow's, of fewer, and of sides that do not divide; a vector.

@@ -13,9 +13,9 @@ from small import make_small_images, preset_once, small_glow
 import glow_tf
 from glow_tf import data, presets
 from glow_tf.commands import run_flags
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 from glow_tf.presets.card import card_of
-from glow_tf.run.flags_file import flagfile
+from glow_tf.run.files.flags_file import flagfile
 from glow_tf.use import evaluate
 from glow_tf.use.evaluation import mean_and_error
 

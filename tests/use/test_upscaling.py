@@ -11,10 +11,10 @@ from small import perturb, preset_once, small_glow
 import glow_tf
 from glow_tf import data
 from glow_tf.commands import cli
-from glow_tf.errors import ConfigError
+from glow_tf.core.errors import ConfigError
 from glow_tf.run.pictures import enlarged
 from glow_tf.use import previews, psnr, reduced, repeated, upscale
-from glow_tf.use.upscaling import with_means
+from glow_tf.use.restore.upscaling import with_means
 
 
 def make_levels(**changes):

@@ -11,9 +11,9 @@ from small import make_small_images, small_glow
 
 import glow_tf
 from glow_tf import PartsTrainer, data
-from glow_tf.endpoints import ActivationLimit
-from glow_tf.errors import ConfigError
-from glow_tf.likelihood import bits_per_dim
+from glow_tf.bijectors.likelihood import bits_per_dim
+from glow_tf.core.errors import ConfigError
+from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.use import (
     decode,
     direction,

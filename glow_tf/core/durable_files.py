@@ -1,0 +1,143 @@
+"""Files and folders that outlast a power cut. Pure Python: no TensorFlow."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Set
+
+from glow_tf.core.errors import ConfigError
+
+PATTERN_SIGNS = "[" if os.name == "nt" else "[\\"
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # a name that `write_atomically` gives first
+
+
+def flush(path: pathlib.Path) -> None:
+    """Waits until a file, or the names in a folder, would outlast a power cut."""
+    try:
+        # Windows flushes only what may be written, and opens no folder.
+        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise  # some file systems, such as those that virtual machines share, flush no folder
+    finally:
+        os.close(handle)
+
+
+def flush_all(folder: pathlib.Path) -> None:
+    """Waits until a folder, with everything in it, would outlast a power cut; not yet its own name."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            flush(pathlib.Path(parent, name))
+        flush(pathlib.Path(parent))
+
+
+def check_can_be_read_again(name: str, path: pathlib.Path) -> None:
+    """Raises ConfigError where TensorFlow would not find weights again: it reads paths as patterns."""
+    if found := [sign for sign in PATTERN_SIGNS if sign in os.path.abspath(path)]:
+        raise ConfigError(
+            f"{name} must be a path without {' and '.join(found)}: TensorFlow would not find the weights "
+            f"again. Received: {name}={str(path)!r}"
+        )
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Makes a folder, unless it exists, and those above it, so that their names would outlast a power cut."""
+    if not path.exists():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        flush(path.parent)
+
+
+def write_atomically(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file so that a reader finds the old content or the new, never a part, after a power cut too.
+
+    Several processes may write the same file at once: the last one's content stays. OSError if it cannot be
+    written; the old file is kept.
+    """
+    # A part of the name: all of it, and more, may be longer than a file system allows.
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        flush(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):  # such as Ctrl-C
+            raise
+        raise OSError(f"{path} could not be written: {error.strerror or error}.") from None
+
+
+def remove_unfinished(paths: Iterable[pathlib.Path]) -> None:
+    """Removes those files that `write_atomically` left when it was killed; nobody may be writing now."""
+    for path in paths:
+        if UNFINISHED.fullmatch(path.name) and path.is_file():
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def check_place(folder: pathlib.Path, kind: str, own: Set[str]) -> None:
+    """Raises OSError if a folder holds other names than `own`, or is a file, and so may not be replaced."""
+    if folder.exists() and not folder.is_dir():
+        raise OSError(f"the {kind} {folder} could not be written: there is a file of this name.")
+    if folder.exists() and (other := {entry.name for entry in folder.iterdir()} - own):
+        raise OSError(
+            f"the {kind} {folder} could not be written: the folder must be empty, or hold a {kind} and "
+            f"nothing else. Received: {sorted(other)[:5]}"
+        )
+
+
+@contextlib.contextmanager
+def replaced_folder(folder: pathlib.Path, kind: str, own: Set[str]) -> Iterator[pathlib.Path]:
+    """Gives an empty folder to write to, which takes the place of another when the context ends.
+
+    If an error ends it, the old folder is kept, and nothing else. A link stays, and what it leads to is
+    replaced. OSError as in `check_place`.
+    """
+    check_place(folder, kind, own)
+    folder = folder.resolve()
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        put_in_place(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:
+    """Renames a folder to the name of another, which is kept until then; durable from then on."""
+    flush_all(new)
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        _remove(old)
+        folder.replace(old)
+    try:
+        new.replace(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.replace(folder)
+        raise
+    flush(folder.parent)
+    _remove(old)
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Removes a folder, or a link to one, as far as that can be done."""
+    if folder.is_symlink():
+        with contextlib.suppress(OSError):
+            folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)

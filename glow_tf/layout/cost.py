@@ -1,0 +1,57 @@
+"""What an epoch of each phase costs, and what crosses the cuts. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from glow_tf.layout.partition import FLOAT_BYTES, PartLayout
+
+BOTH_WAYS = 3  # forward and backward passes of a part, in forward passes; one more recomputes activations
+
+
+def relative_cost(
+    layouts: Sequence[PartLayout],
+    trained: Sequence[int],
+    *,
+    first: int = 0,
+    reversible: bool = False,
+    scored: Sequence[int] | None = None,
+) -> float:
+    """Returns the cost of one epoch of a phase divided by the cost of an end-to-end epoch.
+
+    A forward pass costs F, a backward pass 2F, or 3F if it recomputes activations (`reversible`). Gradients
+    run through the parts that are `trained`. Others before the last of these run forward only, or not at all
+    if they are `fixed`, or before the `first` part, whose input a cache holds; parts after it do not run. A
+    flow head runs, both ways, where its own part is `scored`: trained on its own objective, as all are with
+    None. Parts count from 0.
+    """
+    both = BOTH_WAYS + reversible
+    running = (k for k in range(first, max(trained) + 1) if k in trained or not layouts[k].fixed)
+    forward = sum(layouts[k].forward_macs for k in running)
+    backward = (both - 1) * sum(layouts[k].forward_macs for k in trained)
+    heads = both * sum(layouts[k].head_macs for k in (trained if scored is None else scored))
+    return (forward + backward + heads) / (both * sum(p.forward_macs for p in layouts))
+
+
+def crossing_bytes(
+    layouts: Sequence[PartLayout],
+    last: int,
+    *,
+    crossed: Sequence[int] = (),
+    cached: bool = False,
+    float_bytes: int = FLOAT_BYTES,
+) -> tuple[int, int]:
+    """Returns the bytes per image that cross all cuts in one training step: (forward, backward).
+
+    Parts up to `last` (from 0) are evaluated, and gradients go back across the cuts `crossed` (from 1); that
+    of the log-likelihood, a float per image, is counted too. If a cache holds the outputs of the parts before
+    the trained one, nothing crosses a cut.
+    """
+    values = [float_bytes * p.crossing_values for p in layouts[:last]]  # of the cuts, in order
+    return 0 if cached else sum(values), sum(values[k - 1] for k in crossed)
+
+
+def weight_bytes(layouts: Sequence[PartLayout], heads: bool = True) -> float:
+    """Returns the bytes of the kernels, with or without flow heads."""
+    elements = [e for p in layouts for e in (*p.elements, *p.given, *(p.head if heads else ()))]
+    return FLOAT_BYTES * sum(e.kernel_size for e in elements)

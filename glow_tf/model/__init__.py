@@ -1,0 +1,1 @@
+"""Parts, the flow that they make, and the model that users call."""

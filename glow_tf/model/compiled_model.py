@@ -1,0 +1,263 @@
+"""What users call of a model, wherever it is kept; and a Keras model, each function compiled once."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from glow_tf.bijectors.condition import Array, Condition
+from glow_tf.core.errors import ConfigError, in_one_line
+from glow_tf.core.memory import check_memory
+from glow_tf.layout.partition import FLOAT_BYTES
+from glow_tf.model.conditions import check_one_for_each, num_of_request
+from glow_tf.model.density_model import checked_images
+from glow_tf.model.endpoints import Endpoint, Endpoints
+from glow_tf.model.flow import Flow
+from glow_tf.model.labels import Labels, checked_labels, labels_of_request, require_classes
+
+Integer = tf.Tensor | int
+Number = tf.Tensor | float
+
+
+class TrainedModel:
+    """Scores, codes and draws images; a `Glow`, or an `ExportedModel`.
+
+    Attributes:
+      image_shape: (H, W, C).
+      data_dtype: of images, given and drawn: `uint8`, `uint16` (more than 8 bits) or `float32` (real data).
+      classes: their names; empty for a model that knows none.
+      dimensions: H·W·C.
+      compute_dtype: of the latents.
+      condition_shapes: of what it is given, by name.
+
+    Below, images are those of a model of bytes. Real data have neither noise nor bins: their `log_prob` is
+    exact, whatever the seed, and their bits per dimension are those of a density, and may be negative.
+
+    A model that is given something with each image takes it as `condition` in every method: a tensor [B, …],
+    or a dictionary of them, of the shapes that its settings say. Others take none.
+    """
+
+    image_shape: tuple[int, int, int]
+    data_dtype: str
+    compute_dtype: str
+    classes: tuple[str, ...]
+    condition_shapes: dict[str, tuple[int, ...]]
+
+    def _endpoint(self, name: str) -> Callable[..., Any]:
+        """Returns a function for tensors; see `glow_tf.export` for what each one is."""
+        raise NotImplementedError
+
+    def _call(self, name: str, condition: Condition = None, **arguments: Any) -> Any:
+        """Calls an endpoint; the arguments are in its order, and `images` and `labels` are checked before."""
+        number = tf.TensorSpec([], tf.int32)
+        eps = tf.TensorSpec([None, self.dimensions], self.compute_dtype)
+        specs = {"num": number, "seed": number, "temperature": tf.TensorSpec([], tf.float32), "eps": eps}
+        for own in arguments.keys() & specs.keys():
+            _check_argument(own, arguments[own], specs[own])
+            arguments[own] = tf.convert_to_tensor(arguments[own], specs[own].dtype)  # if functions are eager
+        checked = self.checked_condition(condition)
+        given = () if checked is None else (checked,)
+        check_one_for_each(given, arguments)
+        if "num" in arguments and (num := tf.get_static_value(arguments["num"])) is not None:
+            check_memory(int(num) * self.dimensions * FLOAT_BYTES, f"{num} images at once", "draw fewer")
+        try:
+            return self._endpoint(name)(*arguments.values(), *given)
+        except tf.errors.ResourceExhaustedError as error:
+            raise ConfigError(
+                "so many images at once take more memory than there is; take fewer, or the functions of "
+                f"glow_tf.use, which work in batches. Received: {in_one_line(error.message)}"
+            ) from None
+
+    def checked_condition(self, condition: Condition) -> Condition:
+        """Returns what the model is given as tensors of its dtype; ConfigError unless it fits the model."""
+        raise NotImplementedError
+
+    @property
+    def dimensions(self) -> int:
+        """D = H·W·C, the number of values per image and of latents."""
+        return math.prod(self.image_shape)
+
+    def log_prob(self, images: Array, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
+        """Returns a one-sample lower bound on log P(image): uint8 [B, H, W, C] → [B], nats.
+
+        In a model with classes, P is the mixture of all classes with equal weights. Like `bits_per_dim` and
+        `encode`, this raises a ValueError for images that `checked` refuses.
+        """
+        return self._call("log_prob", condition, images=self.checked(images), seed=seed)
+
+    def bits_per_dim(self, images: Array, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
+        """Returns −log_prob in bits per dimension: uint8 [B, H, W, C] → [B]."""
+        return self._call("bits_per_dim", condition, images=self.checked(images), seed=seed)
+
+    def label_log_probs(self, images: Array, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
+        """Returns log P(image | label) for every label, as `log_prob` does: [B, classes], nats.
+
+        Its largest entry names the likeliest class; `tf.nn.softmax` makes probabilities of the classes.
+        ConfigError if the model has no classes.
+        """
+        require_classes("label_log_probs", self.classes)
+        return self._call("label_log_probs", condition, images=self.checked(images), seed=seed)
+
+    def score(self, images: Array, condition: Condition = None) -> dict[str, tf.Tensor]:
+        """Returns `log_prob` in nats and `bits_per_dim`, [B] each, at the middle of the images' bins.
+
+        They follow from the image alone, uint8 [B, H, W, C]. As estimates of its likelihood they are a little
+        too good, because the middle of a bin tends to be likeliest.
+        """
+        return self._call("serving_default", condition, images=self.checked(images))
+
+    def encode(self, images: Array, labels: Labels | None = None, condition: Condition = None) -> tf.Tensor:
+        """Returns all whitened latents, at the middle of the bins: uint8 [B, H, W, C] → [B, D].
+
+        With labels, [B], the top latent is whitened by the prior of the image's class. `decode` needs the
+        same labels, or others: the image then as it might look in another class.
+        """
+        if labels is None:
+            return self._call("encode", condition, images=self.checked(images))
+        labels = checked_labels(labels, self.classes, len(images))
+        return self._call("encode_label", condition, images=self.checked(images), labels=labels)
+
+    def decode(self, eps: Array, labels: Labels | None = None, condition: Condition = None) -> tf.Tensor:
+        """Returns the images of whitened latents: [B, D] → uint8 [B, H, W, C]; inverts `encode`."""
+        if labels is None:
+            return self._call("decode", condition, eps=eps)
+        labels = checked_labels(labels, self.classes, len(eps))
+        return self._call("decode_label", condition, eps=eps, labels=labels)
+
+    def sample(
+        self,
+        num: Integer | None = None,
+        temperature: Number = 1.0,
+        seed: Integer = 0,
+        labels: Labels | None = None,
+        condition: Condition = None,
+    ) -> tf.Tensor:
+        """Draws images.
+
+        Args:
+          num: number of images; with labels, it may be left out.
+          temperature: standard deviation of the whitened latents; below 1, images are likelier and vary less.
+          seed: of the latents, and of the labels if they are drawn.
+          labels: the class of each image, integers [num], for a model with classes, which otherwise draws
+            each class with the same probability.
+          condition: what each of the num images is drawn given; see the class.
+
+        Returns:
+          uint8 [num, H, W, C].
+
+        Raises:
+          ConfigError: labels are not classes of the model, or there are not num of them.
+        """
+        return self.sample_checked(num, temperature, seed, labels, condition)["images"]
+
+    def sample_checked(
+        self,
+        num: Integer | None = None,
+        temperature: Number = 1.0,
+        seed: Integer = 0,
+        labels: Labels | None = None,
+        condition: Condition = None,
+    ) -> dict[str, tf.Tensor]:
+        """Draws the images of `sample`: `images`, uint8 [num, H, W, C], and `limited`, bool [num].
+
+        `limited` says whether activations were clipped to keep them finite, see `ActivationLimit`. Such an
+        image says little about the model.
+        """
+        num, how = num_of_request(num, condition), {"temperature": temperature, "seed": seed}
+        labels = labels_of_request(num, labels, self.classes)
+        if labels is None:
+            return self._call("sample_checked", condition, num=num, **how)
+        return self._call("sample_label_checked", condition, labels=labels, **how)
+
+    def checked(self, images: Array) -> tf.Tensor:
+        """Checks images and converts them to a tensor [B, H, W, C]; see `checked_images`."""
+        return checked_images(images, self.image_shape, self.data_dtype)
+
+    def checked_labels(self, labels: Labels) -> tf.Tensor:
+        """Checks labels, from 0 below the number of classes, and converts them to a tensor, int32 [B]."""
+        return checked_labels(labels, self.classes)
+
+
+def require_pictures(what: str, model: TrainedModel) -> None:
+    """Raises ConfigError unless the data of a model are pictures, of 8 bits and one channel or three."""
+    channels = model.image_shape[-1]
+    if model.data_dtype != "uint8" or channels not in (1, 3):
+        raise ConfigError(
+            f"{what} is for pictures, uint8 of one channel or three. "
+            f"Received: a model of {model.data_dtype} with {channels} channels"
+        )
+
+
+def check_finite(name: str, value: Any, lowest: float = -math.inf) -> None:
+    """Raises ConfigError unless numbers, which a graph may not know yet, are finite and `lowest` at least."""
+    known = tf.get_static_value(value) if tf.is_tensor(value) else np.asarray(value)
+    if known is not None and not (np.isfinite(known).all() and np.all(known >= lowest)):
+        least = f", {lowest:g} at least" if lowest > -math.inf else ""
+        raise ConfigError(f"{name} must be finite{least}. Received: {name}={in_one_line(repr(known))[:60]}")
+
+
+def _check_argument(name: str, value: Any, spec: tf.TensorSpec) -> None:
+    """Raises ConfigError unless TensorFlow takes a value for such a tensor: it casts all but tensors."""
+    try:
+        found = value if tf.is_tensor(value) else np.asarray(value)
+    except (ValueError, TypeError):  # lists of several lengths
+        found = np.asarray(None)
+    kinds = (np.integer,) if spec.dtype.is_integer else (np.integer, np.floating)
+    casts = not tf.is_tensor(value) and any(np.issubdtype(found.dtype, kind) for kind in kinds)
+    if casts and spec.dtype.is_integer:  # casting would wrap larger ones
+        casts = bool(np.all((found >= spec.dtype.min) & (found <= spec.dtype.max)))
+    if not (casts or found.dtype == spec.dtype) or not spec.shape.is_compatible_with(found.shape):
+        raise ConfigError(
+            f"{name} must be {spec.dtype.name} of shape {tuple(spec.shape)}; numbers are cast, tensors not. "
+            f"Received: {name}={' '.join(repr(value).split())[:60]} of shape {tuple(found.shape)}"
+        )
+    if not spec.dtype.is_integer:
+        check_finite(name, value, 0 if name == "temperature" else -math.inf)
+
+
+class CompiledModel(Flow, TrainedModel):
+    """A flow whose functions are compiled, for batches of any size."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._endpoints = Endpoints(self).with_signatures()
+        self._compiled = {
+            # A partial for each model: of one method TensorFlow counts all traces, and warns of many.
+            name: tf.function(functools.partial(function), input_signature=signature, autograph=False)
+            for name, (function, signature) in self._endpoints.items()
+        }
+
+    @property
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of what the model is given, by name; see `ModelConfig.condition_shapes`."""
+        return self.config.condition_shapes
+
+    def call(self, images: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        """Computes `log_prob` with seed 0 when the model is called: uint8 [B, H, W, C] → [B], nats."""
+        return Endpoints(self).log_prob(images, 0, condition)
+
+    def _endpoint(self, name: str) -> Callable[..., Any]:
+        return self._compiled[name]
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.loss:
+            raise ConfigError(
+                "glow_tf.PartsTrainer(glow) trains and evaluates a Glow, by its bits per dimension; fit and "
+                "evaluate of the Glow itself need a loss of its log-probabilities. Received: loss=None"
+            )
+        return super().compute_loss(*args, **kwargs)
+
+    def sample_dequantized(
+        self, num: Integer, temperature: Number = 1.0, seed: Integer = 0, condition: Condition = None
+    ) -> tf.Tensor:
+        """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""
+        return self._call("sample_dequantized", condition, num=num, temperature=temperature, seed=seed)
+
+    def endpoints(self) -> dict[str, Endpoint]:
+        """Returns the functions that users call, by name: each uncompiled function with its signature."""
+        return dict(self._endpoints)

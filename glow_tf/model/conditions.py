@@ -1,0 +1,146 @@
+"""What a model is given with each image, as users give it, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from glow_tf.bijectors.condition import Condition
+from glow_tf.config import ModelConfig
+from glow_tf.core.errors import ConfigError
+
+
+def by_name(condition: Any) -> dict[str, Any]:
+    """Returns what is given by its names: {} for nothing; one thing without a name has the name "".
+
+    Lists become arrays; ConfigError if that cannot be.
+    """
+    if condition is None:
+        return {}
+    members = condition if isinstance(condition, Mapping) else {"": condition}
+    return {name: _array(own) if isinstance(own, list | tuple) else own for name, own in members.items()}
+
+
+def of_names(members: Mapping[str, Any]) -> Any:
+    """Inverts `by_name`."""
+    return members.get("", members) if members else None
+
+
+def checked_condition(condition: Any, config: ModelConfig, dtype: str) -> Condition:
+    """Checks what a model is given, and converts it to tensors of a dtype.
+
+    It is a map [B, h, w, c] or a vector [B, d], a dictionary of them where the model knows them by name, or
+    None. Bytes are centred and scaled as images are, to [−½, ½); other numbers stay as they are. ConfigError
+    if it is missing, has another shape, is not finite, or the model is given nothing.
+    """
+    shapes = config.condition_shapes
+    given = by_name(condition)
+    fits = given.keys() == shapes.keys()
+    found = {name: tf.convert_to_tensor(value) for name, value in given.items()} if fits else {}
+    if not all(_fits(tensor, shapes[name]) for name, tensor in found.items()) or not fits:
+        described = {k: f"{tf.convert_to_tensor(v).dtype.name} {tuple(v.shape)}" for k, v in found.items()}
+        raise ConfigError(f"the model needs {_written(shapes)}. Received: {described or _names(given)}")
+    tensors = {name: _as_numbers(tensor, dtype) for name, tensor in found.items()}
+    for name, tensor in tensors.items():
+        if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(tensor))):
+            raise ConfigError(
+                f"a condition must be finite. Received: {name or 'condition'} with NaN or infinity"
+            )
+    return of_names(tensors)
+
+
+def in_arrays(given: Any) -> Any:
+    """Returns conditions, or labels, with lists as arrays; None of None."""
+    return of_names(by_name(given))
+
+
+def some_of(condition: Any, which: Any) -> Any:
+    """Returns what some examples, a slice or an array of places, are given; None of None."""
+    return of_names({name: own[which] for name, own in by_name(condition).items()})
+
+
+def check_given(model: Any, condition: Any, count: int) -> None:
+    """Raises ConfigError, before anything is computed, unless there is a condition for each of the images."""
+    first = {name: own[:1] if np.ndim(own) else own for name, own in by_name(condition).items()}
+    model.checked_condition(of_names(first))
+    for own in by_name(condition).values():
+        if len(own) != count:
+            raise ConfigError(
+                f"there must be a condition for each of the {count} images. Received: {len(own)}"
+            )
+        if not np.isfinite(own).all():
+            raise ConfigError("a condition must be finite. Received: one with NaN or infinity")
+
+
+def num_of_request(num: Any, condition: Condition) -> Any:
+    """Returns the number of images to draw: as many as there are conditions, if it is not said."""
+    members = list(by_name(condition).values())
+    return len(members[0]) if num is None and members else num
+
+
+def check_one_for_each(given: tuple[Condition, ...], arguments: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless a call has a condition for each of its images, latents or labels."""
+    batches = [arguments[name] for name in ("images", "eps", "labels") if name in arguments]
+    count = len(batches[0]) if batches else tf.get_static_value(tf.convert_to_tensor(arguments["num"]))
+    for tensor in tf.nest.flatten(given):
+        if None not in (count, tensor.shape[0]) and tensor.shape[0] != count:
+            raise ConfigError(
+                f"there must be a condition for each of the {count} images. Received: {tensor.shape[0]}"
+            )
+
+
+def specs_of_condition(config: ModelConfig, dtype: str) -> Any:
+    """Returns the specs of what one example is given, in the structure of a condition; None for nothing."""
+    specs = {
+        name: tf.TensorSpec(shape, dtype, name or "condition")
+        for name, shape in config.condition_shapes.items()
+    }
+    return of_names(specs)
+
+
+def check_specs_of_condition(spec: Any, config: ModelConfig) -> None:
+    """Raises ConfigError unless the specs of batches of a dataset are what the model is given."""
+    shapes = config.condition_shapes
+    given = by_name(spec)
+    if given.keys() != shapes.keys() or not all(
+        isinstance(own, tf.TensorSpec) and _fits(own, shapes[name]) for name, own in given.items()
+    ):
+        raise ConfigError(f"the model needs {_written(shapes)}. Received: batches that end with {spec}")
+
+
+def _array(members: Sequence[Any]) -> Any:
+    if any(map(tf.is_tensor, members)):
+        return tf.convert_to_tensor(members)  # also where a function is traced
+    try:
+        return np.asarray(members)
+    except ValueError as error:  # lists of several lengths
+        raise ConfigError(f"a condition must be an array [batch, …]. Received: a list, {error}") from None
+
+
+def _fits(tensor: tf.Tensor | tf.TensorSpec, shape: tuple[int, ...]) -> bool:
+    has_numbers = tensor.dtype.is_floating or tensor.dtype.is_integer
+    return has_numbers and tensor.shape.is_compatible_with([None, *shape])
+
+
+def _as_numbers(tensor: tf.Tensor, dtype: str) -> tf.Tensor:
+    numbers = tf.cast(tensor, dtype)
+    return numbers / 256 - 0.5 if tensor.dtype == tf.uint8 else numbers
+
+
+def _written(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    if not shapes:
+        return "no condition"
+    written = {name: f"(batch, {', '.join(map(str, shape))})" for name, shape in shapes.items()}
+    named = ", ".join(f"{name!r} of shape {shape}" for name, shape in written.items() if name)
+    return f"a condition: a dictionary with {named}" if named else f"a condition of shape {written['']}"
+
+
+def _names(given: Mapping[str, Any]) -> str:
+    if not given:
+        return "None"
+    if names := [name for name in given if name]:
+        return f"a dictionary with {names}"
+    return f"one of shape {tuple(tf.convert_to_tensor(given['']).shape)}"

@@ -1,0 +1,177 @@
+"""Glow: a compiled flow with its settings, its presets and other cuts of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from glow_tf import presets
+from glow_tf.bijectors.registered import with_registered
+from glow_tf.config import SAME_FUNCTION, ModelConfig
+from glow_tf.core.errors import ConfigError
+from glow_tf.internals import layers_within
+from glow_tf.layout.partition import flow_step_counts
+from glow_tf.model.compiled_model import CompiledModel
+from glow_tf.presets.weights_file import load_checked
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class Glow(CompiledModel):
+    """A multi-scale flow for images, cut into parts.
+
+    Dequantise → part 1 → … → part n. Cutting a model into parts does not change the function that it computes
+    from given weights; it only changes how the model can be trained.
+
+    The likelihood of a uint8 image is computed at one dequantised value: the byte plus noise drawn from
+    `seed`. In expectation it is a lower bound on log P(image). `encode` uses the middle of each bin instead
+    of noise, and `decode` inverts it. Both compute in float32, whatever the precision in the config.
+
+    The constructor also builds the weights, because the config determines all shapes.
+
+    Args:
+      config: the model's settings.
+      part_devices: per part, the device that holds its weights and runs it; empty leaves the choice to
+        TensorFlow. The devices are not saved with the model.
+      condition_network: a Keras layer or model, of which each part gets a copy; it makes
+        `config.condition_features` features [B, h, w, c] or [B, c] of what the model is given, or of a
+        dictionary where that has names. None: the package's own; see `glow_tf.bijectors.ConditionNetwork`.
+      bijectors: the bijectors of a flow step. This argument and the next three take the place of what the
+        config says. Each is a class or function that is registered with Keras, or an object of such a class.
+        The model's config then names it, as in `mine>MyNetwork(depth=3)`. See docs/guides/own_layers.md.
+      coupling: what each coupling does to half of the channels.
+      coupling_network: the network of each coupling.
+      prior: both the `split_prior` and the `top_prior`.
+
+    Raises:
+      ConfigError: the blocks cannot halve height or width, the policy is mixed, the weights do not fit
+        into memory, or the condition network cannot be copied or makes other features.
+      ValueError: part_devices names a wrong number of devices.
+    Reference: Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039; Glow parts, sections 2 and 3.
+    """
+
+    presets = presets.CATALOGUE
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        part_devices: Sequence[str] = (),
+        condition_network: keras.layers.Layer | None = None,
+        *,
+        bijectors: Any = "",
+        coupling: Any = "",
+        coupling_network: Any = "",
+        prior: Any = "",
+        **kwargs: Any,
+    ):
+        given = {"bijectors": bijectors, "coupling": coupling, "coupling_network": coupling_network}
+        config = with_registered(config, **given, split_prior=prior, top_prior=prior)
+        super().__init__(config, part_devices, condition_network, **kwargs)
+
+    @classmethod
+    def from_preset(cls, preset: str | os.PathLike, **changes: Any) -> Glow:
+        """Loads a model that was kept as a preset.
+
+            glow = glow_tf.Glow.from_preset("digits")
+            sorted(glow_tf.Glow.presets)  # the names; glow_tf.Glow.presets["digits"] says more
+
+        Args:
+          preset: the name of a preset that comes with the package, a folder from `save_to_preset`, the URL of
+            such a folder, or `hf://OWNER/NAME[@REVISION]`, one on the Hugging Face Hub (needs
+            `pip install 'glow_tf[hub]'`).
+          **changes: settings of `ModelConfig` that leave the function of the model as it is: `parts`,
+            `local_prior`, `precision`, `seed`. A preset is uncut, and its coupling networks are in float32.
+
+        Raises:
+          ConfigError: there is no such preset, it cannot be fetched, its files are damaged, or a change is
+            none of these.
+        """
+        folder = presets.find(preset)
+        if other := sorted(set(changes) - set(SAME_FUNCTION)):
+            raise ConfigError(f"a preset's {', '.join(SAME_FUNCTION)} may be changed. Received: {other}")
+        config, arrays = presets.read_preset(folder)
+        whole, weights = cls(config, name="glow"), folder / presets.WEIGHTS
+        load_checked(whole, lambda: whole.load_weights(weights), arrays, str(weights))
+        return whole.recut(**changes) if changes else whole
+
+    def recut(self, dtype: Any = None, **changes: Any) -> Glow:
+        """Returns a new model of the same flow, with the same weights of its flow steps and top prior.
+
+        Args:
+          dtype: policy of the new model; None is this one's.
+          **changes: as in `from_preset`. Local priors, which only training uses, start anew.
+
+        Raises:
+          ConfigError: there is no such setting or model, or parts with networks of their own would change.
+          ValueError: a change leads to a model of other weights.
+        """
+        config = dataclasses.replace(self.config, **changes)
+        moves = flow_step_counts(config) != flow_step_counts(self.config)
+        if moves and self.has_condition_networks:
+            raise ConfigError(
+                "a model whose parts have networks of what they are given keeps its parts. "
+                f"Received: parts={config.parts!r} for parts={self.config.parts!r}"
+            )
+        dtype = self.dtype_policy if dtype is None else dtype
+        glow = type(self)(config, condition_network=self.own_condition_network(), dtype=dtype, name="glow")
+        glow.set_flow_weights(self.get_flow_weights())
+        return glow
+
+    def save_to_preset(
+        self,
+        folder: str | os.PathLike,
+        about: Mapping[str, Any] | None = None,
+        weights_dtype: str = "float32",
+    ) -> None:
+        """Keeps the model as a preset: config.json, model.weights.h5 and a card, README.md.
+
+        The model is kept whole: without its cuts and without the local priors, which only training uses.
+
+        Args:
+          folder: to write; a preset that it holds is replaced when the new one is complete.
+          about: what the card says; see `glow_tf.presets.write`.
+          weights_dtype: `float32` or `float16`.
+
+        Raises:
+          ConfigError: weights_dtype is another one, or the model has a condition network of one's own.
+          OSError: the folder holds something else, or cannot be written.
+        """
+        if (own := self.own_condition_network()) is not None:
+            raise ConfigError(
+                "a preset is settings and numbers, so its condition network is the package's; a .keras file "
+                f"takes this model. Received: condition_network={own.name!r}"
+            )
+        parts = self.config.parts if self.has_condition_networks else "1"
+        whole = self.recut(dtype="float32", parts=parts, local_prior="standard", precision="float32")
+        presets.write(pathlib.Path(folder), whole.config, whole.save_weights, about or {}, weights_dtype)
+
+    @property
+    def has_condition_networks(self) -> bool:
+        """Whether each part has a network of what the model is given; then it cannot be cut elsewhere."""
+        return any(part.condition_network is not None for part in self.parts)
+
+    def get_config(self) -> dict:
+        own = self.own_condition_network()
+        return {
+            "name": self.name,
+            "dtype": self.dtype_policy.name,
+            "config": dataclasses.asdict(self.config),
+            "frozen": [k for k, layer in enumerate(layers_within(self)) if not layer.trainable],
+            **({} if own is None else {"condition_network": keras.saving.serialize_keras_object(own)}),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> Glow:
+        own = config.get("condition_network")
+        if isinstance(own, Mapping):  # not a layer already
+            own = keras.saving.deserialize_keras_object(own, custom_objects)
+        settings = ModelConfig(**config["config"])
+        glow = cls(settings, condition_network=own, name=config["name"], dtype=config["dtype"])
+        if frozen := set(config.get("frozen", ())):
+            for k, layer in enumerate(layers_within(glow)):
+                layer.trainable = k not in frozen
+        return glow

@@ -1,0 +1,240 @@
+"""A part of the flow: consecutive bijectors that can be trained on a local objective."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from glow_tf.bijectors import Bijector, ClassPrior, ConditionNetwork, GaussianPrior, UniformPrior
+from glow_tf.bijectors.bijector import Bound, Latents, PartOutput
+from glow_tf.bijectors.condition import Condition
+from glow_tf.config import ModelConfig
+from glow_tf.layout.partition import PartLayout
+from glow_tf.model.part_layers import condition_network_of
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class Part(keras.Model):
+    """Consecutive flow steps with the squeezes and splits between them, and a prior for their output.
+
+    `truncated_nll` is the truncated negative log-likelihood on which the part alone is trained (Glow
+    parts, Eq. 3): −(log p_local(h) + log p(z | h) + log_det). The parts before it are held fixed, and the
+    parts after it do not run.
+
+    The prior may be a part itself. It is then a **flow head**: a narrow flow that stands for everything after
+    the part, is trained with it, and is used by nothing but its local objective.
+
+    Args:
+      bijectors: in forward order.
+      prior: p_local, the density of the part's output; in the last part it is the model's top prior.
+      condition_network: a layer that turns what the model is given into what the part reads, such as
+        `ConditionNetwork`; it belongs to the part, and is trained with it. None: the part reads what is given
+        as it is, or nothing.
+    """
+
+    def __init__(
+        self,
+        bijectors: Sequence[Bijector],
+        prior: GaussianPrior | ClassPrior | UniformPrior | Part,
+        condition_network: keras.Layer | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.bijectors = list(bijectors)
+        self.prior = prior
+        self.condition_network = condition_network
+
+    @classmethod
+    def from_layout(
+        cls,
+        layout: PartLayout,
+        config: ModelConfig,
+        condition_network: keras.layers.Layer | None = None,
+        *,
+        last: bool,
+        dtype: str | None = None,
+        name: str,
+    ) -> Part:
+        """Makes the part that a layout describes; it is not built yet.
+
+        The random starting values of a flow step depend on the model's seed and on the step's place in the
+        *flow*. A model therefore starts from the same weights wherever it is cut. The last part has the
+        model's top prior. `condition_network` is one's own, by default what the settings say.
+        """
+        design = config.design
+        bijectors = design.bijectors(layout, config, dtype)
+        prior = design.top_prior(config, dtype) if last else design.local_prior(config, dtype)
+        if layout.head:
+            narrow = dataclasses.replace(config, width=config.head_size.width, classes=())
+            of_head = design.bijectors(PartLayout(layout.head, layout.output_shape), narrow, dtype)
+            prior = cls(of_head, design.top_prior(narrow, dtype), dtype=dtype, name="head")
+        if condition_network is None:
+            condition_network = condition_network_of(layout, config, dtype)
+        return cls(bijectors, prior, condition_network, dtype=dtype, name=name)
+
+    def build(self, input_shape: Sequence[int | None], given_shape: Any = None) -> None:
+        """Builds the layers, and records the shapes of the latents and of the output.
+
+        `given_shape` is that of what the condition network reads, (None, …), or several by name.
+        """
+        if self.condition_network is not None and not self.condition_network.built:
+            self.condition_network.build(given_shape)
+        shape = tuple(input_shape)
+        self.input_event_shape = shape[1:]
+        self.latent_shapes: list[tuple[int, int, int]] = []
+        for bijector in self.bijectors:
+            if not bijector.built:  # Keras has already built one that it loaded
+                bijector.build(shape)
+            shape, latent_shapes = bijector.shapes_in_part(shape)
+            self.latent_shapes += [latent_shape[1:] for latent_shape in latent_shapes]
+        if not self.prior.built:
+            self.prior.build(shape)
+        self.output_event_shape = shape[1:]
+        self.built = True
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """The shape of h_k, what goes on to the next part, (None, H, W, C), as Keras's summaries show it."""
+        return (None, *self.output_event_shape)
+
+    def read(self, condition: Condition) -> Condition:
+        """Returns what the part's bijectors read of a condition: what its network makes of it."""
+        if condition is None or self.condition_network is None:
+            return condition
+        return self.condition_network(condition)
+
+    def call(self, h: tf.Tensor, given: Condition = None) -> PartOutput:
+        """Runs the part forward: [B, H, W, C] → `PartOutput`; `given` is what `read` returned."""
+        output = PartOutput.start(h)
+        for bijector in self.bijectors:
+            output = bijector.forward_in_part(output, *bijector.read(given))
+        return output
+
+    def inverse(
+        self, h: tf.Tensor, latents: Latents, bound: Bound = tf.identity, given: Condition = None
+    ) -> tf.Tensor:
+        """Recovers the part's input [B, H', W', C'] from its output and its whitened latents.
+
+        Args:
+          h: the part's output, [B, H, W, C].
+          latents: the latents that its splits factored out, in forward order.
+          bound: changes the output of every inverted bijector, [B, H, W, C]; the default, the exact
+            inverse, does not.
+          given: what `read` returned.
+        """
+        for bijector in reversed(self.bijectors):
+            h, latents = bijector.inverse_in_part(h, latents, bound, *bijector.read(given))
+        return h
+
+    def initialize(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        """Sets the weights that depend on data from the part's input, and returns the next part's input.
+
+        h [B, H, W, C] is a few hundred training examples, run through the parts before. A flow head's
+        weights follow from the part's output. What is already initialised or restored keeps its values.
+        """
+        if isinstance(self.condition_network, ConditionNetwork):
+            self.condition_network.initialize(condition)
+        given = self.read(condition)
+        for bijector in self.bijectors:
+            h = bijector.initialize_in_part(h, *bijector.read(given))
+        self.prior.initialize(h, given)
+        return h
+
+    def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        """Returns the log-density of the part's input h [B, H, W, C] under the part and its prior, [B], nats.
+
+        This is what a flow head is used for. `condition` is what `read` returned.
+        """
+        return -self.truncated_nll(self.call(h, condition), given=condition)
+
+    def truncated_nll(
+        self, output: PartOutput, labels: tf.Tensor | None = None, given: Condition = None
+    ) -> tf.Tensor:
+        """Returns the truncated negative log-likelihood of the part alone, from what `call` made: [B], nats.
+
+        It contains the local prior of h. Only the last part's objective is therefore a term of the whole
+        model's likelihood: its prior is the model's top prior, a `ClassPrior` if there are labels, [B].
+        """
+        log_prob = self.prior.log_prob(output.h, given if labels is None else labels)
+        return -(log_prob + output.log_likelihood_term)
+
+    def set_reversible(self, reversible: bool) -> None:
+        """Sets whether backpropagation recomputes the activations of the flow steps; see `Stack`."""
+        for bijector in self.bijectors:
+            bijector.reversible = reversible
+        if self.has_head:
+            self.prior.set_reversible(reversible)
+
+    @property
+    def reversible(self) -> bool:
+        """Whether backpropagation recomputes the activations of the flow steps."""
+        return any(bijector.reversible for bijector in self.bijectors)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a flow head scores the part's output."""
+        return isinstance(self.prior, Part)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the part's output depends on none of its weights."""
+        return all(bijector.fixed_in_part for bijector in self.bijectors)
+
+    def pass_on(self, h: tf.Tensor) -> tf.Tensor:
+        """Returns the output of a part that is `fixed`, and computes nothing else: [B, H, W, C] → h_k."""
+        for bijector in self.bijectors:
+            h = bijector.pass_on(h)
+        return h
+
+    @property
+    def flow_variables(self) -> list[keras.Variable]:
+        """Trainable variables of the bijectors and of the condition's network, without those of the prior."""
+        network = [self.condition_network] if self.condition_network else []
+        return [v for layer in (*self.bijectors, *network) for v in layer.trainable_variables]
+
+    def get_config(self) -> dict:
+        return {
+            "name": self.name,
+            "dtype": self.dtype_policy.name,
+            "bijectors": [keras.saving.serialize_keras_object(b) for b in self.bijectors],
+            "prior": keras.saving.serialize_keras_object(self.prior),
+            "condition_network": keras.saving.serialize_keras_object(self.condition_network),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> Part:
+        load = keras.saving.deserialize_keras_object
+        return cls(
+            [load(b, custom_objects) for b in config["bijectors"]],
+            load(config["prior"], custom_objects),
+            load(config.get("condition_network"), custom_objects),
+            name=config["name"],
+            dtype=config["dtype"],
+        )
+
+
+def get_weights_by_step(bijectors: Sequence[Bijector]) -> list[np.ndarray]:
+    """Returns the weights of the bijectors, those of a stack copy by copy.
+
+    The list is the same however the flow steps are distributed over stacks.
+    """
+    return [value for bijector in bijectors for value in bijector.get_weights_by_step()]
+
+
+def set_weights_by_step(bijectors: Sequence[Bijector], weights: Sequence[np.ndarray]) -> None:
+    """Sets the weights of the bijectors to a list from `get_weights_by_step`; ValueError unless it fits."""
+    remaining = iter(weights)
+    for bijector in bijectors:
+        count = len(bijector.weights) * len(bijector.step_names)
+        own = list(itertools.islice(remaining, count))
+        if len(own) < count:
+            raise ValueError(f"weights end before {bijector.name}. Received: {len(weights)} weights")
+        bijector.set_weights_by_step(own)
+    if next(remaining, None) is not None:
+        raise ValueError(f"the model has fewer weights than were given. Received: {len(weights)} weights")

@@ -1,0 +1,259 @@
+"""Checkpoints of a training run."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+
+import tensorflow as tf
+
+from glow_tf.core.durable_files import flush, make_folder, write_atomically
+from glow_tf.core.errors import reason_of
+from glow_tf.devices.workers import (
+    by_each_replica,
+    follow_first_worker,
+    in_several_processes,
+    sums_over_replicas,
+)
+from glow_tf.run.files import checkpoint_files
+from glow_tf.run.files.checkpoint_content import (
+    DamagedCheckpointError,
+    divergence_of,
+    read_into,
+    readable,
+    state_of,
+    within_epoch_of,
+)
+from glow_tf.run.files.same_data import MODEL
+from glow_tf.training.traffic import bytes_of
+from glow_tf.training.trainer import PartsTrainer
+
+UNFINISHED = ".ckpt-*"  # the files of a checkpoint that is being written, or was when the process ended
+
+
+class Checkpoints:
+    """The newest and, where epochs are compared on validation images, the best state of a trainer.
+
+    A checkpoint holds the weights (with ActNorm's flags), every optimizer, the number of finished epochs, and
+    what a run knows of divergence: the bands, how often it went back, and what rates are multiplied by.
+    Together with the seed, that is all a run needs to go on as if it had not stopped. The two newest are
+    kept. An older one is removed when the newest is flushed to the disk, so that a kill or a power cut loses
+    at most the checkpoint that is being written, and a damaged file at most the newest (TensorFlow has a
+    checksum of every tensor). The same checkpoint restores on one device or many.
+
+    A checkpoint within an epoch also holds how many of its steps were made, their means and their time. Only
+    `restore` takes one. Models are loaded from the ends of epochs, and a run that diverged goes back to them.
+    The two newest are kept, until the epoch is over.
+
+    Where the optimizers keep moving averages of the weights, the model of a checkpoint has the averages,
+    because they are what is evaluated and exported; the optimizers then hold the weights themselves.
+
+    Args:
+      folder: `<workdir>/checkpoints`.
+      trainer: compiled.
+      writes: one of several processes does; the others count along.
+    """
+
+    def __init__(self, folder: pathlib.Path, trainer: PartsTrainer, writes: bool = True):
+        self.epochs = tf.Variable(0, dtype=tf.int64)  # finished
+        self.best_bpd = tf.Variable(float("inf"), dtype=tf.float64)  # on validation images, of sound epochs
+        self.recoveries = tf.Variable(0, dtype=tf.int64)  # how often the run went back to a checkpoint
+        self.steps = tf.Variable(0, dtype=tf.int64)  # since the last finished epoch
+        self.seconds = tf.Variable(0.0, dtype=tf.float64)  # of training, that these steps took
+        self.rolled_back_to = tf.Variable(-1, dtype=tf.int64)  # finished epochs of that checkpoint
+        self._trainer = trainer
+        counted = {"epochs": self.epochs, "best_bpd": self.best_bpd, "recoveries": self.recoveries}
+        within = {"steps": self.steps, "seconds": self.seconds, "gone_back_to": self.rolled_back_to}
+        self._at_ends = state_of(trainer) | divergence_of(trainer) | counted
+        of_epoch = within_epoch_of(trainer)
+        self._sums: list[tuple[tf.Variable, tf.Variable]] = []  # of each worker, and of all
+        if in_several_processes(trainer.distribute_strategy):
+            copy = functools.partial(tf.nest.map_structure, lambda v: tf.Variable(tf.zeros(v.shape, v.dtype)))
+            means, of_epoch["means"] = of_epoch["means"], copy(of_epoch["means"])
+            self._sums = [*zip(*map(tf.nest.flatten, (means, of_epoch["means"])), strict=True)]
+        self._within_epochs = self._at_ends | within | of_epoch
+        self._checkpoint = tf.train.Checkpoint(**self._at_ends)
+        self._within = tf.train.Checkpoint(**self._within_epochs)
+        for checkpoint in (self._checkpoint, self._within):
+            checkpoint.save_counter  # noqa: B018 - made now, so that every checkpoint has it
+        self._folder, self._writes = folder, writes
+        make_folder(folder)
+        config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
+        write_atomically(folder / MODEL, config.encode())
+
+    def restore(self) -> int:
+        """Restores the newest checkpoint that can be read, maybe one within an epoch; returns its epochs.
+
+        Says so if a newer one is damaged. Without a checkpoint nothing changes. If all are damaged, raises a
+        DamagedCheckpointError about the newest.
+        """
+        damaged: list[DamagedCheckpointError] = []
+        places = self._places()
+        pointed_to = checkpoint_files.pointed_to(self._folder)
+        if places and pointed_to > places[-1][0]:
+            found = checkpoint_files.name(*places[-1])
+            print(f"WARNING: the checkpoint of epoch {pointed_to} is not there, and {found} is next.")
+        for epochs, steps in reversed(places):
+            try:
+                self._read(epochs, steps)
+            except DamagedCheckpointError as error:
+                damaged.append(error)
+            else:
+                for error in damaged:
+                    found = checkpoint_files.name(epochs, steps)
+                    print(f"WARNING: {error.path} is damaged, and {found} is next ({error.reason}).")
+                return epochs
+        if damaged:
+            raise damaged[0]
+        return 0
+
+    def _places(self) -> list[tuple[int, int]]:
+        """Returns the finished epochs, and the steps after them, of every checkpoint, in order."""
+        ends = checkpoint_files.complete(self._folder)
+        found = [(epochs, 0) for epochs in ends]
+        for epochs in [0, *ends]:
+            within_epoch = checkpoint_files.within(self._folder, epochs)
+            found += [(epochs, steps) for steps in checkpoint_files.complete(within_epoch)]
+        return sorted(found)
+
+    def share(self) -> None:
+        """Gives the first worker's state to the others; waits until all have come here."""
+        strategy = self._trainer.distribute_strategy
+        follow_first_worker(strategy, tf.nest.flatten(list(self._within_epochs.values())))
+
+        def take() -> None:  # all of a sum by one replica, as if it had made all steps so far
+            first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
+            for own, total in self._sums:
+                own.assign(tf.where(first, total, tf.zeros_like(total)))
+
+        if self._sums:
+            by_each_replica(strategy, take)
+
+    def roll_back(self, before: int | None = None) -> int | None:
+        """Restores the newest sound checkpoint and removes later ones; returns its number of epochs.
+
+        A checkpoint is sound if its last step was finite and within its band. With `before`, it has fewer
+        epochs than that. None if there is no sound checkpoint; the trainer's state is then that of none.
+        """
+        for epochs in reversed(checkpoint_files.complete(self._folder)):
+            if before is not None and epochs >= before:
+                continue
+            with contextlib.suppress(DamagedCheckpointError):
+                self._read(epochs)
+                if not self._trainer.divergence_monitor.steps_outside:
+                    self.remove_after(epochs)
+                    return epochs
+        return None
+
+    def remove_after(self, epochs: int) -> None:
+        """Removes the checkpoints of more than `epochs` epochs; a run that went back does not need them."""
+        checkpoint_files.remove_within(self._folder)
+        for folder in (self._folder, self._folder / "best"):
+            # A pointer to a checkpoint that is not there says that one is missing.
+            if checkpoint_files.pointed_to(folder) > epochs:
+                kept = [number for number in checkpoint_files.complete(folder) if number <= epochs]
+                checkpoint_files.point_to(folder, max(kept, default=0))
+            for later in reversed(checkpoint_files.complete(folder)):
+                if later > epochs:
+                    remove(folder, later)
+                    if folder != self._folder:
+                        self.best_bpd.assign(float("inf"))  # the best is to be found again
+
+    def all_finite(self) -> bool:
+        """Returns whether every weight and every number of an optimizer is finite."""
+        for variable in tf.nest.flatten(list(state_of(self._trainer).values())):
+            with tf.device(variable.device):  # it may be on another machine
+                if variable.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(variable)):
+                    return False
+        return True
+
+    def _read(self, epochs: int, steps: int = 0) -> None:
+        """Restores a checkpoint; DamagedCheckpointError if it cannot be read."""
+        folder = checkpoint_files.within(self._folder, epochs) if steps else self._folder
+        path = str(folder / f"ckpt-{steps or epochs}")
+        with readable(path):
+            read_into(self._within_epochs if steps else self._at_ends, path)
+        self._trainer.averages.swap()
+        self.steps.assign(steps)
+        if not checkpoint_files.complete(self._folder / "best"):  # a run was killed while it went back
+            self.best_bpd.assign(float("inf"))
+
+    def save(self, epochs: int, validation_bpd: float | None = None) -> None:
+        """Saves the state after `epochs` epochs, and once more if it is the best so far; may raise OSError.
+
+        The best is one that a run may go back to: its last step was within its band.
+        """
+        self.epochs.assign(epochs)
+        with self._trainer.averages.in_place():
+            better = validation_bpd is not None and validation_bpd < float(self.best_bpd)
+            if better and not self._trainer.divergence_monitor.steps_outside:
+                self.best_bpd.assign(validation_bpd)
+                self._write(self._folder / "best", epochs, 1, self._checkpoint)
+            self._write(self._folder, epochs, 2, self._checkpoint)
+        checkpoint_files.remove_within(self._folder)
+
+    def save_within(self, steps: int, seconds: float) -> None:
+        """Saves the state after `steps` steps of an epoch, which took so many seconds; may raise OSError."""
+        epochs = int(self.epochs)
+        self.steps.assign(steps)
+        self.seconds.assign(seconds)
+        if self._sums:
+            own, totals = zip(*self._sums, strict=True)
+            found = by_each_replica(self._trainer.distribute_strategy, lambda: sums_over_replicas(own))
+            for total, value in zip(totals, found, strict=True):
+                total.assign(value)
+        with self._trainer.averages.in_place():
+            self._write(checkpoint_files.within(self._folder, epochs), steps, 2, self._within)
+
+    def _write(self, folder: pathlib.Path, number: int, keep: int, checkpoint: tf.train.Checkpoint) -> None:
+        """Writes a checkpoint, flushes it, names it in the pointer, and removes those that are too old.
+
+        It has its name when it is whole and on the disk, and its index comes last.
+        """
+        if not self._writes:
+            return
+        try:
+            make_folder(folder)
+            _remove_all(folder, UNFINISHED)
+            checkpoint.write(str(folder / f".ckpt-{number}"))
+            files = _files(folder, UNFINISHED)
+            if not any(path.suffix == ".index" for path in files):
+                raise OSError("what was written is not in the folder")
+            for path in files:
+                flush(path)
+            remove(folder, number)  # one that is damaged
+            for path in reversed(files):
+                path.replace(folder / path.name[1:])
+            flush(folder)
+        except (tf.errors.OpError, OSError) as error:
+            _remove_all(folder, UNFINISHED)  # its files take room on a full disk
+            within = checkpoint is self._within
+            of = checkpoint_files.name(int(self.epochs), number if within else 0)
+            raise OSError(f"the checkpoint of {of} could not be written: {reason_of(error)}.") from None
+        checkpoint_files.point_to(folder, number)
+        found = checkpoint_files.complete(folder)
+        kept = [other for other in found if other <= number][-keep:]  # later ones are damaged
+        for other in set(found) - set(kept):
+            remove(folder, other)
+
+
+def _files(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    """Returns the files and folders of a checkpoint; its index comes first."""
+    return sorted(folder.glob(pattern), key=lambda path: path.suffix != ".index")
+
+
+def remove(folder: pathlib.Path, number: int) -> None:
+    """Removes a checkpoint; its index first: what is left without one is no checkpoint."""
+    _remove_all(folder, f"ckpt-{number}[._]*")
+
+
+def _remove_all(folder: pathlib.Path, pattern: str) -> None:
+    for path in _files(folder, pattern):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def checkpoint_bytes(trainer: PartsTrainer) -> int:
+    """Returns the size of one checkpoint in bytes."""
+    return bytes_of(tf.nest.flatten(list(state_of(trainer).values())))

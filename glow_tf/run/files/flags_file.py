@@ -1,0 +1,154 @@
+"""flags.cfg: the settings of a run as text. Pure Python: no TensorFlow."""
+
+import contextlib
+import pathlib
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from glow_tf.config import (
+    ATTRIBUTES,
+    FILE,
+    FOLDER,
+    MAY_DIFFER,
+    RunConfig,
+    all_settings,
+    attributes_of,
+    file_of,
+    folder_of,
+)
+from glow_tf.core.errors import ConfigError
+from glow_tf.run.suited import LEVELS, SETTINGS
+
+NAME = "flags.cfg"
+# Kept as they were written.
+NUMBERS = ("learning_rate", "finetune_learning_rate", "beta_2", "outer_step")
+
+
+def flagfile(config: RunConfig) -> str:
+    """Returns a flagfile that repeats the run."""
+    return "".join(f"{flag}\n" for flag in as_flags(config.to_settings()))
+
+
+def as_flags(settings: Mapping[str, Any]) -> list[str]:
+    """Returns settings as the arguments of a command, `--name=value` each."""
+    return [f"--{name}={_text(value)}" for name, value in settings.items()]
+
+
+def command_of(config: RunConfig) -> str:
+    """Returns a command that trains as a run did; paths are left to fill in."""
+    usual = RunConfig(workdir=config.workdir).to_settings() | {"image_cache": config.data.image_cache}
+    differing = {
+        name: value
+        for name, value in config.to_settings().items()
+        if name in ("workdir", "dataset", *LEVELS, *SETTINGS) or value != usual[name]
+    }
+    if "learning_rate" in differing:  # typed alone, it would not be scaled
+        differing["rate_scaling"] = config.train.rate_scaling
+    places = {"data_dir": "PATH", "init_from": "PATH", "workdir": "PATH"}  # of one machine
+    if attributes_of(config.data.condition):
+        places["condition"] = f"{ATTRIBUTES}PATH"
+    if folder_of(config.data.dataset):
+        places["dataset"] = f"{FOLDER}PATH"
+    if file_of(config.data.dataset):
+        places["dataset"] = f"{FILE}PATH.npy"
+    differing |= {name: place for name, place in places.items() if name in differing}
+    return shlex.join(["glow-tf", "train", *as_flags(differing)])
+
+
+def read_flagfile(text: str) -> dict[str, str]:
+    """Returns setting → value as `flagfile` wrote them."""
+    lines = [line for line in text.splitlines() if line.startswith("--")]
+    return dict(line[2:].split("=", 1) for line in lines if "=" in line)
+
+
+def newer_settings(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the settings that did not exist when a folder's run began, and what the run had instead."""
+    written = _written(folder)
+    if written is None:
+        return {}
+    return {s.name: s.metadata["if_missing"] for s in all_settings() if s.name not in written}
+
+
+def read_settings(folder: pathlib.Path) -> dict[str, str]:
+    """Returns setting → text as a folder's flags.cfg has it; empty without the file."""
+    newer = {name: _text(value) for name, value in newer_settings(folder).items()}
+    return newer | (_written(folder) or {})
+
+
+def read_values(folder: pathlib.Path, names: Iterable[str]) -> dict[str, Any]:
+    """Returns some settings of a folder's flags.cfg, without those that cannot be read."""
+    texts, kinds, found = read_settings(folder), _kinds(), {}
+    for name in names:
+        with contextlib.suppress(ValueError, KeyError):
+            found[name] = _value(kinds[name], texts[name])
+    return found
+
+
+def _written(folder: pathlib.Path) -> dict[str, str] | None:
+    """Returns setting → text of a folder's flags.cfg; None without the file."""
+    path = folder / NAME
+    return read_flagfile(path.read_bytes().decode(errors="surrogateescape")) if path.exists() else None
+
+
+def read_config(folder: pathlib.Path) -> RunConfig:
+    """Returns the configuration of the run in a folder, with the folder as its workdir.
+
+    ConfigError if there is no run, or another release wrote settings that this one does not have.
+    """
+    texts = read_settings(folder)
+    if not texts:
+        raise ConfigError(f"a run's workdir must have the file {NAME}. Received: {str(folder)!r}")
+    kinds = _kinds()
+    try:
+        settings = {name: _value(kinds.get(name, str), text) for name, text in texts.items()}
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{folder / NAME} is damaged. Received: {error}") from None
+    return RunConfig.from_settings({**settings, "workdir": str(folder)})
+
+
+def differing_settings(before: Mapping[str, str], config: RunConfig) -> dict[str, str]:
+    """Returns the settings that should be equal and are not: name → what to say about it.
+
+    Nothing differs from an empty `before` of `read_settings`, nor what is in `MAY_DIFFER`.
+    """
+    now = read_flagfile(flagfile(config))
+    return {
+        name: f"--{name}={now[name]} (was {before.get(name)})"
+        for name in now
+        if before
+        and name not in MAY_DIFFER
+        and now[name] != before.get(name)
+        and not (name in NUMBERS and _same_numbers(now[name], before.get(name, "")))
+    }
+
+
+def refuse_other_configuration(folder: pathlib.Path, config: RunConfig) -> None:
+    """Raises ConfigError if a folder holds a run that is not this one; see `MAY_DIFFER`."""
+    if differing := differing_settings(read_settings(folder), config):
+        raise ConfigError(
+            "this workdir holds a run of another configuration; use another workdir, or the same "
+            f"flags to resume that run. Received: workdir={str(folder)!r} with "
+            f"{', '.join(differing.values())}"
+        )
+
+
+def _same_numbers(one: str, other: str) -> bool:
+    """Whether two settings have the same numbers, which may be written 0.1 or 1e-1, one or several."""
+    try:
+        return list(map(float, one.split(","))) == list(map(float, other.split(",")))
+    except ValueError:
+        return False
+
+
+def _kinds() -> dict[str, type]:
+    return {setting.name: type(setting.default) for setting in all_settings()}
+
+
+def _value(kind: type, text: str) -> Any:
+    """Returns what `_text` wrote; ValueError or KeyError if it was something else."""
+    return {"true": True, "false": False}[text] if kind is bool else kind(text)
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,97 @@
+"""history.csv: one row per epoch. Pure Python: no TensorFlow."""
+
+import csv
+import io
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from glow_tf.core.text_files import read_text
+
+HISTORY_COLUMNS = (
+    "epoch",
+    "phase",
+    "active_parts",
+    "seconds",
+    "total_seconds",
+    "eval_seconds",
+    "images_per_second",
+    "peak_memory_mb",
+    "train_bpd",
+)
+# Bytes per image that cross the cuts; bytes per step that data parallelism would all-reduce.
+TRAFFIC_COLUMNS = ("forward_bytes", "backward_bytes", "all_reduce_bytes")
+# Steps that were not finite; what decides how exact a round trip is; how often the run went back so far.
+HEALTH_COLUMNS = ("skipped_steps", "largest_log_scale", "round_trip_error", "recoveries")
+# What differs from run to run and from machine to machine.
+MEASURED_COLUMNS = ("seconds", "total_seconds", "eval_seconds", "images_per_second", "peak_memory_mb")
+# Words and numbers that every row has, whatever the release that wrote it. Other cells may be empty.
+WORDS = ("phase", "active_parts")
+NUMBERS = ("epoch", "seconds", "total_seconds", "test_bpd", "test_bpd_se")
+
+
+def history_columns(num_parts: int, validation: bool) -> tuple[str, ...]:
+    """Returns the columns of history.csv for a number of parts, with or without validation images."""
+    evaluated = ["test_bpd", "test_bpd_se", *(["validation_bpd", "validation_bpd_se"] if validation else [])]
+    local = [f"local_bpd_{k + 1}" for k in range(num_parts)]
+    return (*HISTORY_COLUMNS, *local, *evaluated, *TRAFFIC_COLUMNS, *HEALTH_COLUMNS)
+
+
+def read_rows(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Returns the rows of a history.csv with these columns or fewer, if it exists; OSError if damaged."""
+    if not path.exists():
+        return []
+    if not path.is_file():
+        raise OSError(f"{path} must be a file. Remove what is there, or choose another workdir.")
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path)))
+        found, rows = reader.fieldnames or (), list(reader)
+        wrong = _what_is_wrong(found, rows, columns)
+    except (csv.Error, ValueError) as error:
+        wrong = f"it is not a table ({error})"
+    if wrong:
+        raise OSError(
+            f"{path} is damaged: {wrong}. Put an intact copy in its place, or choose another workdir."
+        )
+    return rows
+
+
+def _what_is_wrong(found: Sequence[str], rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:
+    """Says what is wrong with a table; empty if nothing is."""
+    if {*WORDS, *NUMBERS} - set(found) or set(found) - set(columns):
+        return f"its first line must be {','.join(columns)}, not {','.join(found)[:80]!r}"
+    for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            return f"line {line} must have {len(found)} cells"
+        for name in set(found) - set(WORDS):
+            # A model that diverged has no finite score; the run may have gone back since.
+            needed = name in NUMBERS
+            finite = needed and not name.startswith("test_bpd")
+            if not (reads_as_number(row[name], finite=finite) or (row[name] == "" and not needed)):
+                return f"line {line} must have a number under {name}, not {row[name][:80]!r}"
+        if row["epoch"] != str(line - 1):
+            return f"line {line} must be of epoch {line - 1}, not {row['epoch']}"
+    return ""
+
+
+def reads_as_number(text: str, finite: bool = False) -> bool:
+    """Whether a text is a number, infinite or NaN included, as a training that diverges has them."""
+    try:
+        return math.isfinite(float(text)) or not finite
+    except ValueError:
+        return False
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Returns rows as the text of a history.csv."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def reproducible(row: Mapping[str, str]) -> dict[str, str]:
+    """Returns what a row says that follows from the seed: all but times and memory."""
+    return {name: value for name, value in row.items() if name not in MEASURED_COLUMNS}

@@ -1,0 +1,308 @@
+"""The files of a run: settings, history, summary, samples. Every write is whole or not at all.
+
+Pure Python: no TensorFlow.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import math
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import filelock
+
+from glow_tf.config import ATTRIBUTES, FILE, FOLDER, RunConfig
+from glow_tf.core.durable_files import (
+    check_can_be_read_again,
+    check_place,
+    make_folder,
+    remove_unfinished,
+    write_atomically,
+)
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.text_files import json_text, read_json
+from glow_tf.layout.schedule import Phase, epochs_training, phases_of
+from glow_tf.run.files import checkpoint_files, history
+from glow_tf.run.files.flags_file import NAME as FLAGS
+from glow_tf.run.files.flags_file import (
+    differing_settings,
+    flagfile,
+    read_settings,
+    refuse_other_configuration,
+)
+from glow_tf.run.files.history import history_columns
+
+MOVABLE = (FOLDER, FILE, ATTRIBUTES)  # how the settings begin whose images may be elsewhere now
+IMAGES = "train images"  # the checksum that every run keeps
+EPOCHS = ("part_epochs", "finetune_epochs")  # settings with which a run may go on with other values
+WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+SUMMARY = "summary.json"  # a run that has one is finished
+# What TensorFlow writes into the folder of a SavedModel.
+SAVED_MODEL = frozenset({"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"})
+FOLDERS = ("samples", "checkpoints", "logs", "export")  # what a workdir may contain as folders
+
+
+class Workdir:
+    """The folder of one run; one process at a time holds it, by a lock.
+
+    Args:
+      config: the run; its `workdir` is made if it does not exist.
+
+    Raises:
+      ConfigError: the folder cannot be written, is in use, or holds a run that cannot become this one.
+      OSError: the folder's checkpoints are damaged.
+    """
+
+    def __init__(self, config: RunConfig):
+        self.path = pathlib.Path(config.workdir)
+        self.config = config
+        check_can_be_read_again("workdir", self.path)
+        places = (self.path / ".lock", self.path / "samples", self.path, *self.path.parents)
+        self._made = [place for place in places if not os.path.lexists(place)]
+        # The system releases the lock when the process ends, in whatever way.
+        self._lock = filelock.FileLock(self.path / ".lock")
+        try:
+            make_folder(self.path)
+            self._lock.acquire(blocking=False)
+            self._check_configuration()
+            self._check_folders()
+        except filelock.Timeout:
+            self._made = []
+            raise ConfigError(
+                f"another process is training in this workdir. Received: workdir={str(self.path)!r}"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            self.close()
+            # Earlier releases of filelock raise the second, where the system has no call to lock.
+            if isinstance(error, NotImplementedError) or error.errno in WITHOUT_LOCKS:
+                reason = getattr(error, "strerror", None) or error
+                raise ConfigError(
+                    f"workdir needs a file system with locks, so that no two processes train in it: "
+                    f"{reason}. Received: workdir={config.workdir!r}"
+                ) from None
+            if error.strerror is None:  # it has a sentence of ours
+                raise
+            raise ConfigError(
+                f"workdir must be a folder that can be written: {error.strerror}. "
+                f"Received: workdir={config.workdir!r}"
+            ) from None
+        except ConfigError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Releases the folder, and removes what was made of it if the run never claimed it."""
+        for place in self._made:
+            with contextlib.suppress(OSError):  # something else is in it now
+                place.unlink() if place.name == ".lock" else place.rmdir()
+        self._made = []
+        self._lock.release()
+
+    def claim(self) -> None:
+        """Writes flags.cfg: from now on the folder belongs to this configuration."""
+        if self._has_other_epochs:  # the epoch that is not over may be another one now
+            checkpoint_files.remove_within(self.path / "checkpoints")
+        for folder, pattern in ((".", "*"), ("samples", "*"), ("checkpoints", "**/*")):
+            remove_unfinished((self.path / folder).glob(pattern))
+        write_atomically(self.path / FLAGS, flagfile(self.config).encode(errors="surrogateescape"))
+        self._made = []
+
+    def check_space(self, needed: int) -> None:
+        """Raises ConfigError unless the disk has room for `needed` bytes, those of checkpoints included."""
+        held = sum(path.stat().st_size for path in (self.path / "checkpoints").rglob("*") if path.is_file())
+        free = shutil.disk_usage(self.path).free + held
+        if free < needed:
+            raise ConfigError(
+                f"workdir needs about {needed / 2**20:.0f} MiB for checkpoints and export, and "
+                f"{free / 2**20:.0f} MiB are free. Received: workdir={str(self.path)!r}"
+            )
+
+    def _check_folders(self) -> None:
+        (self.path / "samples").mkdir(exist_ok=True)
+        for folder in (self.path, *(self.path / name for name in FOLDERS)):
+            if folder.exists():
+                tempfile.TemporaryFile(dir=folder).close()  # can it be written?
+
+    def _check_configuration(self) -> None:
+        before = read_settings(self.path)
+        differing = differing_settings(before, self.config)
+        moved = self._moved(before, differing)
+        self._is_moved = bool(moved)
+        differing = {name: said for name, said in differing.items() if name not in moved}
+        self._has_other_epochs = bool(differing)
+        epochs = {
+            name: int(before[name])
+            for name in EPOCHS
+            if before.get(name, "").isdecimal() and len(before[name]) < 20
+        }
+        if set(differing) - set(epochs):
+            refuse_other_configuration(self.path, self.config)
+        if not differing:
+            return
+        old = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, **epochs))
+        if why := epochs_obstacle(old, self.config, self.progress()[0]):
+            raise ConfigError(
+                f"this run cannot go on with {', '.join(differing.values())}: {why}. To train its model "
+                f"further, start a new run: another workdir, and --init_from={self.path}. "
+                f"Received: workdir={str(self.path)!r}"
+            )
+
+    def _moved(self, before: Mapping[str, str], differing: Iterable[str]) -> set[str]:
+        """Returns the settings whose images lie elsewhere now, where their checksums will be compared."""
+        now = self.config.to_settings()
+        names = {
+            name
+            for name in {"dataset", "condition"}.intersection(differing)
+            if any(before.get(name, "").startswith(kind) and now[name].startswith(kind) for kind in MOVABLE)
+        }
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            if any(self.progress()) and read_json(self.path / "checkpoints" / checkpoint_files.DATA)[IMAGES]:
+                return names
+        return set()
+
+    # What is finished
+
+    def progress(self) -> tuple[int, int]:
+        """Returns the epochs that the newest checkpoint has finished, and the steps after them that are kept.
+
+        OSError if there was a checkpoint, and its files are missing.
+        """
+        return checkpoint_files.progress(self.path / "checkpoints")
+
+    def can_resume(self) -> bool:
+        """Returns whether there is a checkpoint to resume from, at the end of an epoch or within one."""
+        epochs, steps = self.progress()
+        return epochs > 0 or (steps > 0 and not self._has_other_epochs)
+
+    def check_progress(self) -> int:
+        """Returns the finished epochs, and checks that history.csv and checkpoints belong together.
+
+        OSError if history.csv is damaged or lacks epochs of the checkpoint, or has epochs without one.
+        """
+        folder = self.path / "checkpoints"
+        epochs, rows = self.progress()[0], len(self.read_history())
+        if rows < epochs:
+            raise OSError(
+                f"history.csv must have a row for each of the {epochs} epochs that the checkpoint has "
+                f"finished. Received: {rows} rows in {self.path / 'history.csv'}"
+            )
+        # One row alone is what a run leaves that was stopped before its first checkpoint.
+        if not epochs and rows > 1:
+            raise OSError(
+                f"history.csv has {rows} epochs, and there is no checkpoint to go on from. "
+                f"{checkpoint_files.remedy(folder)} Received: no file {folder / 'ckpt-*.index'}"
+            )
+        return epochs
+
+    def check_place_of_export(self) -> None:
+        """Raises ConfigError if something is in the way of the export that the run will write."""
+        if self.config.export:
+            try:
+                check_place(self.path / "export", "SavedModel", SAVED_MODEL)
+            except OSError as error:
+                raise ConfigError(f"{error} Move it away, or say --export=false.") from None
+
+    def kept(self) -> str:
+        """Says which epoch, or which step of it, is kept when a run stops before its end."""
+        epochs, steps = self.progress()
+        if not epochs and not steps:
+            return "No epoch is finished yet; the same command starts again."
+        return f"The checkpoint of {checkpoint_files.name(epochs, steps)} is kept; the same command goes on."
+
+    # History
+
+    @property
+    def history_columns(self) -> tuple[str, ...]:
+        """Columns of history.csv."""
+        num_parts = self.config.model.num_parts
+        return history_columns(num_parts, bool(self.config.data.validation_examples))
+
+    def read_history(self, epochs: int | None = None) -> list[dict[str, str]]:
+        """Returns the rows of history.csv, or those of the first `epochs` epochs; OSError if damaged."""
+        return history.read_rows(self.path / "history.csv", self.history_columns)[:epochs]
+
+    def write_history(self, rows: list[Mapping[str, Any]]) -> None:
+        """Replaces history.csv."""
+        write_atomically(self.path / "history.csv", history.table(rows, self.history_columns).encode())
+
+    # Summary
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes summary.json; its presence says that the run was finished."""
+        write_atomically(self.path / SUMMARY, json_text(summary).encode())
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """Returns summary.json; None while epochs are left or images to compare; OSError if damaged."""
+        summary = {} if self._is_moved else read_summary(self.path)
+        return summary if summary.get("epochs") == len(phases_of(self.config)) else None
+
+
+def read_summary(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what the summary.json of a workdir says, if there is one; OSError if it is damaged."""
+    path = folder / SUMMARY
+    if not path.exists():
+        return {}
+    try:
+        summary = read_json(path)
+        bpd = math.nan if summary["test_bpd"] is None else float(summary["test_bpd"])  # it was not finite
+        return {**summary, "test_bpd": bpd, "epochs": int(summary["epochs"])}
+    except (ValueError, TypeError, KeyError, OverflowError):
+        raise OSError(
+            f"{path} is damaged. Remove it, and the run's command writes it anew from the last checkpoint. "
+            f"Received: {path.read_bytes()[:80]!r}"
+        ) from None
+
+
+def epochs_obstacle(before: RunConfig, now: RunConfig, finished: int) -> str:
+    """Says why a run that has finished some epochs cannot go on with other numbers of them; empty if it can.
+
+    It can if the finished epochs are the first epochs of the new schedule, and if the new configuration would
+    have trained them with the same learning rates. Then the run ends as if it had had the new numbers of
+    epochs from the start. (With `cache_prefix` the noise of the finished epochs may be another one.)
+    """
+    old, new = phases_of(before), phases_of(now)
+    if len(new) < finished:
+        return f"{finished} epochs are finished, and the new schedule has {len(new)}"
+    for epoch in range(finished):
+        if old[epoch] != new[epoch]:
+            return (
+                f"epoch {epoch + 1} is finished and was '{old[epoch]}'; "
+                f"in the new schedule it would have been '{new[epoch]}'"
+            )
+    for part in range(now.model.num_parts):
+        for epoch in range(epochs_training(part, old[:finished])):
+            was, would_be = _rate(before, old, part, epoch), _rate(now, new, part, epoch)
+            if was[0] != would_be[0]:
+                return (
+                    f"finetune_learning_rate would have begun in another epoch of part {part + 1}, which is "
+                    "finished"
+                )
+            if was != would_be:
+                return (
+                    f"the cosine rate of part {part + 1} in its finished epochs depends on the number of all "
+                    "its epochs; only a run with --rate_schedule=constant can go on"
+                )
+    return ""
+
+
+def _rate(
+    config: RunConfig, phases: Sequence[Phase], part: int, epoch: int
+) -> tuple[bool, tuple[int, int] | None]:
+    """Returns what a part's rate in one of its own epochs (from 0) depends on, besides unchanged settings.
+
+    That is: whether the rate is the finetune rate, and for a cosine its first and last epoch.
+    """
+    last = epochs_training(part, phases)
+    first_end = epochs_training(part, phases[: config.train.part_epochs])
+    if config.train.finetune_learning_rates(config.model.num_parts) is None:
+        finetune, span = False, (0, last)
+    elif epoch < first_end:
+        finetune, span = False, (0, first_end)
+    else:
+        finetune, span = True, (first_end, last)
+    return finetune, span if config.train.rate_schedule == "cosine" else None

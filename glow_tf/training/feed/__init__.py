@@ -1,0 +1,1 @@
+"""What `fit` and `evaluate` are given, as batches."""

@@ -1,0 +1,1 @@
+"""Optimizers, their rates, and averages of weights."""

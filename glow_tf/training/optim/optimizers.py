@@ -1,0 +1,290 @@
+"""One optimizer per part, each with a learning rate that follows the part's own steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from glow_tf.config import TrainConfig
+from glow_tf.core.errors import ConfigError
+from glow_tf.internals import moments, rate_of, steps_made
+from glow_tf.layout.schedule import Phase, epochs_training, first_finetune_epoch
+
+Optimizer = keras.optimizers.Optimizer
+Optimizers = Sequence[Optimizer]  # one for each part
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class PartRate(keras.optimizers.schedules.LearningRateSchedule):
+    """Warm-up, then a constant or cosine rate, then optionally a second rate for the end-to-end epochs.
+
+    rate(step) = learning_rate · min(1, (step + 1) / warmup_steps) · decay(step / n), where decay(x) is 1 or
+    ½(1 + cos πx), and n is `steps`, or `finetune_from` if that is given. From step `finetune_from` on the
+    rate is `finetune_learning_rate` without warm-up, with a cosine over the steps that remain.
+
+    Args:
+      learning_rate: the rate before decay.
+      steps: number of steps that train the part.
+      warmup_steps: number of steps over which the rate rises.
+      cosine: whether the rate decays.
+      finetune_learning_rate, finetune_from: the second rate and the step it starts at, or None for both.
+      in_epochs: whether `steps` and `finetune_from` are still numbers of epochs. `count_steps` makes steps of
+        them; before that the rate does not decay.
+
+    Attributes:
+      factor: multiplies every rate; None is 1. It is a variable, so a rate can be halved without tracing
+        steps anew. A schedule is saved with its rates as they are multiplied.
+
+    Raises:
+      ConfigError: one of `finetune_learning_rate` and `finetune_from` is given without the other.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        steps: int,
+        warmup_steps: int = 0,
+        cosine: bool = False,
+        finetune_learning_rate: float | None = None,
+        finetune_from: int | None = None,
+        in_epochs: bool = False,
+    ):
+        super().__init__()
+        if (finetune_learning_rate is None) != (finetune_from is None):
+            raise ConfigError(
+                "finetune_learning_rate and finetune_from go together. "
+                f"Received: {finetune_learning_rate=}, {finetune_from=}"
+            )
+        self.learning_rate = learning_rate
+        self.steps = steps
+        self.warmup_steps = warmup_steps
+        self.cosine = cosine
+        self.finetune_learning_rate = finetune_learning_rate
+        self.finetune_from = finetune_from
+        self.in_epochs = in_epochs
+        self.factor: tf.Variable | None = None
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the rate of a step, counted from 0; float32 []."""
+        rate = self._rate(step)
+        return rate if self.factor is None else self.factor * rate
+
+    def _rate(self, step: tf.Tensor) -> tf.Tensor:
+        step = tf.cast(step, tf.float32)
+        first_steps = self.steps if self.finetune_from is None else self.finetune_from
+        rate = self.learning_rate * self._decay(step, first_steps)
+        if self.warmup_steps:
+            rate *= tf.minimum(1.0, (step + 1) / self.warmup_steps)
+        if self.finetune_from is None or self.in_epochs:
+            return rate
+        since = step - self.finetune_from
+        finetune = self.finetune_learning_rate * self._decay(since, self.steps - self.finetune_from)
+        return tf.where(since >= 0, finetune, rate)
+
+    def _decay(self, step: tf.Tensor, steps: int) -> tf.Tensor:
+        if not self.cosine or self.in_epochs:
+            return tf.ones([])
+        done = tf.clip_by_value(step / max(steps, 1), 0.0, 1.0)
+        return 0.5 * (1 + tf.cos(math.pi * done))
+
+    def count_steps(self, steps_per_epoch: int) -> None:
+        """Makes steps of the epochs that it was given."""
+        self.in_epochs = False
+        self.steps *= steps_per_epoch
+        if self.finetune_from is not None:
+            self.finetune_from *= steps_per_epoch
+
+    def get_config(self) -> dict:
+        factor = 1.0 if self.factor is None else float(self.factor.numpy())
+        finetune = self.finetune_learning_rate
+        return {
+            "learning_rate": factor * self.learning_rate,
+            "steps": self.steps,
+            "warmup_steps": self.warmup_steps,
+            "cosine": self.cosine,
+            "finetune_learning_rate": None if finetune is None else factor * finetune,
+            "finetune_from": self.finetune_from,
+            "in_epochs": self.in_epochs,
+        }
+
+
+class Fused:
+    """One of Keras's optimizers with TensorFlow's own kernel: one pass over each variable, not ten."""
+
+    def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> None:
+        """Applies gradients; what is the same for all variables is computed once."""
+        vars(self)["_shared"] = {}  # not by an attribute: Keras would put the dictionary into checkpoints
+        super().apply(grads, trainable_variables)
+        vars(self).pop("_shared", None)  # with it the graphs; replicas share an optimizer
+
+    def _numbers(self, dtype: tf.DType, device: str, decays: Mapping[str, float]) -> dict[str, tf.Tensor]:
+        """Returns what is the same for all variables of a step, and need be computed only once."""
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        shared, key = vars(self).get("_shared", {}), (graph, dtype, device)
+        if key not in shared:
+            own = {"beta1": self.beta_1, "beta2": self.beta_2, "epsilon": self.epsilon}
+            steps = tf.cast(self.iterations + 1, dtype)  # `iterations` may be a tensor
+            found = {name: tf.cast(number, dtype) for name, number in own.items()}
+            shared[key] = found | {name: tf.cast(decay, dtype) ** steps for name, decay in decays.items()}
+        return shared[key]
+
+    def _apply_kernel(
+        self,
+        kernel: Callable,
+        gradient: tf.Tensor,
+        variable: tf.Variable,
+        learning_rate: tf.Tensor,
+        **decays: float,
+    ) -> None:
+        m, v = (moment.value.handle for moment in moments(self, variable))
+        kernel(
+            var=variable.handle,
+            m=m,
+            v=v,
+            lr=tf.cast(learning_rate, variable.dtype),
+            grad=gradient,
+            **self._numbers(variable.dtype, variable.device, {"beta1_power": self.beta_1, **decays}),
+        )
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class FusedAdam(Fused, keras.optimizers.Adam):
+    """Keras's Adam, `Fused`.
+
+    Raises:
+      ValueError: amsgrad is set, which TensorFlow's kernel does not have.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.amsgrad:
+            raise ValueError("FusedAdam has no amsgrad; keras.optimizers.Adam has. Received: amsgrad=True")
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        kernel = tf.raw_ops.ResourceApplyAdam
+        self._apply_kernel(kernel, gradient, variable, learning_rate, beta2_power=self.beta_2)
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class FusedAdamax(Fused, keras.optimizers.Adamax):
+    """Keras's Adamax, `Fused`."""
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        self._apply_kernel(tf.raw_ops.ResourceApplyAdaMax, gradient, variable, learning_rate)
+
+
+def part_rates(
+    config: TrainConfig, phases: Sequence[Phase], num_parts: int, factors: Sequence[tf.Variable] = ()
+) -> list[PartRate]:
+    """Returns the learning rate of every part, in epochs; see `make_optimizers`."""
+    rates = config.learning_rates(num_parts)
+    finetune_rates = config.finetune_learning_rates(num_parts)
+    before = phases[: first_finetune_epoch(config, phases, num_parts)] if finetune_rates else ()
+    found = [
+        PartRate(
+            rates[k],
+            steps=epochs_training(k, phases),
+            warmup_steps=config.warmup_steps,
+            cosine=config.rate_schedule == "cosine",
+            finetune_learning_rate=finetune_rates[k] if finetune_rates else None,
+            finetune_from=epochs_training(k, before) if finetune_rates else None,
+            in_epochs=True,
+        )
+        for k in range(num_parts)
+    ]
+    for rate, factor in zip(found, factors, strict=bool(factors)):
+        rate.factor = factor
+    return found
+
+
+def count_steps(optimizers: Optimizers, steps_per_epoch: int | None) -> None:
+    """Tells optimizers how many steps an epoch has, unless they know it.
+
+    ConfigError if it is not known now, either, and a rate or a decay follows it.
+    """
+    for optimizer in optimizers:
+        rate = rate_of(optimizer)
+        if not isinstance(rate, PartRate) or not rate.in_epochs:
+            continue
+        beta_2 = getattr(optimizer, "beta_2", None)
+        if steps_per_epoch:
+            rate.count_steps(steps_per_epoch)
+            if beta_2 == "oai":
+                optimizer.beta_2 = second_moment_decay(beta_2, steps_per_epoch)
+        elif rate.cosine or rate.finetune_from is not None or beta_2 == "oai":
+            raise ConfigError(
+                "the rates follow the number of steps per epoch, which is not known here. Give compile "
+                "steps_per_epoch, or a TrainConfig with rate_schedule='constant', without "
+                "finetune_learning_rate and beta_2='oai'. "
+                f"Received: cosine={rate.cosine}, finetune_learning_rate={rate.finetune_learning_rate}, "
+                f"{beta_2=}, steps_per_epoch={steps_per_epoch}"
+            )
+
+
+def check_rates(
+    optimizers: Optimizers, phases: Iterable[Phase], steps_per_epoch: int | None, initial_step: int = 0
+) -> None:
+    """Raises ConfigError if an epoch to come would train a part at a rate that has fallen to 0 before it.
+
+    If the number of steps per epoch is not known, the first epoch of each part counts.
+    """
+    rates = [rate_of(optimizer) for optimizer in optimizers]
+    ends = [rate.steps if isinstance(rate, PartRate) and rate.cosine else math.inf for rate in rates]
+    if min(ends) == math.inf:
+        return
+    made = [int(steps_made(optimizer).numpy()) for optimizer in optimizers]
+    for phase in phases:
+        left = None if steps_per_epoch is None else steps_per_epoch - initial_step
+        for k in phase.active if left != 0 else ():
+            if made[k] >= ends[k]:
+                raise ConfigError(
+                    f"the cosine of part {k + 1} ends with its step {ends[k]}, and later epochs would "
+                    "change nothing. For more epochs train with a constant rate from the start, or compile "
+                    f"the trainer with new optimizers. Received: phase '{phase}' after {made[k]} of its steps"
+                )
+            made[k] += left or 0
+        initial_step = 0
+
+
+def make_optimizers(
+    config: TrainConfig,
+    phases: Sequence[Phase],
+    num_parts: int,
+    steps_per_epoch: int | None,
+    factors: Sequence[tf.Variable] = (),
+) -> list[Optimizer]:
+    """Returns the optimizer of every part.
+
+    Args:
+      config: the optimizer, its rates and their decay.
+      phases: the phase of every epoch; the rate of a part runs over the steps that train it.
+      num_parts: n.
+      steps_per_epoch: training steps per epoch; None: `count_steps` tells it later.
+      factors: for each part, what its rate is multiplied by; empty for rates as they are set.
+
+    Raises:
+      ConfigError: the number of rates is neither 1 nor n, or no epoch is one of `finetune_learning_rate`.
+    """
+    optimizers = [_make_optimizer(config, rate) for rate in part_rates(config, phases, num_parts, factors)]
+    if steps_per_epoch:
+        count_steps(optimizers, steps_per_epoch)
+    return optimizers
+
+
+def second_moment_decay(beta_2: str, steps_per_epoch: int) -> float:
+    """Returns the setting `beta_2` as a number."""
+    # The published code of Glow averages over one epoch.
+    return 1 - 1 / max(steps_per_epoch, 2) if beta_2 == "oai" else float(beta_2)
+
+
+def _make_optimizer(config: TrainConfig, rate: PartRate) -> Optimizer:
+    average = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
+    if config.optimizer == "sgd":
+        return keras.optimizers.SGD(rate, **average)
+    optimizer_class = {"adamax": FusedAdamax, "adam": FusedAdam}[config.optimizer]
+    beta_2 = "oai" if config.beta_2 == "oai" else float(config.beta_2)  # until `count_steps`
+    return optimizer_class(rate, beta_2=beta_2, **average)

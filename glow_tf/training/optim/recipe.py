@@ -1,0 +1,63 @@
+"""What a `TrainConfig` says of a trainer: its phases, optimizers and options."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from glow_tf.config import TrainConfig
+from glow_tf.core.errors import ConfigError
+from glow_tf.layout.schedule import Phase, phases_of_training
+from glow_tf.model.glow import Glow
+from glow_tf.training.optim.optimizers import make_optimizers
+from glow_tf.training.options import CompileOptions
+
+SCHEDULE = ("schedule", "part_epochs", "finetune_epochs", "period", "only_part")
+
+
+class Recipe(NamedTuple):
+    """What a trainer is compiled with."""
+
+    phases: tuple[Phase, ...]  # of every epoch
+    rate_factors: list[tf.Variable]  # what the rate of each part is multiplied by, 1 at first
+    optimizers: list[keras.optimizers.Optimizer]
+    options: dict[str, Any]  # of `PartsTrainer.compile`
+
+
+def recipe_of(
+    train: TrainConfig, glow: Glow, phases: Sequence[Phase] = (), steps_per_epoch: int | None = None
+) -> Recipe:
+    """Returns the recipe of the settings, made in the current strategy's scope.
+
+    Without phases the settings say them; without `steps_per_epoch`, `count_steps` tells the optimizers later.
+    ConfigError if the settings do not fit the model, or contradict the phases, or are for runs alone.
+    """
+    num_parts = len(glow.parts)
+    said = phases_of_training(train, num_parts)
+    if phases and tuple(phases) != said and _schedule(train) != _schedule(TrainConfig()):
+        raise ConfigError(
+            "the phases of the trainer and the schedule of its TrainConfig must be the same; give one of the "
+            f"two. Received: phases={', '.join(map(str, phases)):.100}, {_schedule(train)}"
+        )
+    for_runs = {"cache_prefix": "prefix_caches, see PrefixCache", "objective": "an argument for its class"}
+    for name, has in for_runs.items():
+        if value := getattr(train, name):
+            raise ConfigError(f"{name} is a setting of runs; a trainer has {has}. Received: {name}={value!r}")
+    factors = []
+    for k in range(num_parts):
+        with glow.on_device_of(k):
+            factors.append(tf.Variable(1.0, trainable=False))
+    phases = tuple(phases) or said
+    optimizers = make_optimizers(train, phases, num_parts, steps_per_epoch, factors)
+    names = {field.name for field in dataclasses.fields(CompileOptions)}
+    options = {name: value for name, value in vars(train).items() if name in names}
+    options["outer_step"] = train.outer_rates
+    return Recipe(phases, factors, optimizers, options)
+
+
+def _schedule(train: TrainConfig) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(train).items() if name in SCHEDULE}

@@ -1,0 +1,1 @@
+"""One training step: a batch's way through the parts, losses, gradients, and their update."""

@@ -1,0 +1,138 @@
+"""A batch's way through the parts: the isolation at the cuts, the choice of each part's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from glow_tf.bijectors.likelihood import bits_per_dim
+from glow_tf.bijectors.pieces import in_streams
+from glow_tf.core.errors import ConfigError
+from glow_tf.layout.schedule import Phase
+from glow_tf.model.glow import Glow
+from glow_tf.model.passage import Passage
+from glow_tf.training.feed.batch import Batch
+from glow_tf.training.step.objective import LocalObjective, PriorObjective
+from glow_tf.training.step.prefix import PrefixCache
+
+
+class Visit(NamedTuple):
+    """A batch's way through one part."""
+
+    before: Passage  # as it entered the part
+    after: Passage  # as it left the part
+    loss: tf.Tensor | None  # what the phase minimises here, [B], nats; None if no gradient runs through
+
+
+class ForwardPass:
+    """Takes batches forward through the parts of a model, as the phases of training say.
+
+    An objective is what a part minimises alone; None is its truncated negative log-likelihood.
+    """
+
+    def __init__(self, glow: Glow, objectives: Sequence[LocalObjective | None]):
+        self.glow = glow
+        self.objectives = tuple(objective or PriorObjective() for objective in objectives)
+
+    def enter(self, batch: Batch, seed: int = 0, cache: PrefixCache | None = None) -> Passage:
+        """Returns a batch as it enters the first part, or the one whose frozen prefix is in the cache.
+
+        The seed is of the dequantisation, where the batch has no noise.
+        """
+        with self.glow.on_device_of(0):
+            passage = (
+                cache.passage(batch.index) if cache else self.glow.enter(batch.images, batch.noise, seed)
+            )
+        condition = self.glow.checked_condition(batch.condition)
+        return passage._replace(labels=batch.labels, condition=condition)
+
+    def visit(self, k: int, passage: Passage, phase: Phase) -> Visit:
+        """Takes a batch through part k (from 0): alone isolates a cut and chooses a part's loss.
+
+        Unless the phase joins the part to the one before, the batch enters it isolated: no gradient crosses
+        the cut. The loss of the last part of a group is its local objective (Glow parts, Eq. 3); that of the
+        others is their term of the model's negative log-likelihood.
+        """
+        if self.glow.parts[k].fixed and not phase.runs_both_ways(k):
+            # What goes on depends on no weight, and the part's likelihood is in no loss here.
+            return Visit(passage, self.glow.past_part(k, passage), None)
+        before = passage if phase.joins(k) else passage.isolated()
+        after, view = self.glow.through_part(k, before, phase.scores(k, self.glow.parts[k].has_head))
+        loss = None
+        if phase.minimises_objective_of(k):
+            loss = self.objectives[k].losses(view)
+            if loss.shape.rank != 1:
+                raise ConfigError(
+                    "an objective must return a loss for each example, [B]. "
+                    f"Received: {loss.shape}, for part {k + 1}"
+                )
+        elif phase.runs_both_ways(k):
+            loss = -view.log_likelihood_term
+        return Visit(before, after, loss)
+
+    def evaluate(self, passage: Passage, phase: Phase, start: int = 0) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Takes a batch that enters part `start` through the parts up to the phase's last, in streams.
+
+        Returns:
+          The loss of every example that the phase minimises, [B], and for each part k that ran, the truncated
+          negative log-likelihood: that of the flow that ends with part k, scored by k's local prior (Eq. 3,
+          left side), [B], or NaN if the phase does not score the part; all in bits per dimension.
+        """
+        shape = self.image_shape_of(passage, start)
+
+        def run(*pieces: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            passage, losses = Passage(*pieces), []
+            for k in range(start, phase.last + 1):
+                _, passage, loss = self.visit(k, passage, phase)
+                losses.append(loss)
+            return bits_per_dim(total_loss(losses), shape), [
+                bits_per_dim(t, shape) for t in passage.truncated_nlls
+            ]
+
+        return in_streams(run, *passage)
+
+    def bits_of_whole(self, batch: Batch, seed: int) -> tf.Tensor:
+        """Returns the bits per dimension of the whole chain for each image of a batch, [B]; see `enter`."""
+        v = self.glow.dequantized(batch.images, batch.noise, seed)
+        nll = -in_streams(self.glow.dequantized_log_prob, v, None, batch.condition)
+        return bits_per_dim(nll, v.shape[1:])
+
+    def image_shape_of(self, passage: Passage, start: int) -> tuple[int, int, int]:
+        """Returns (H, W, C) of the images of what enters part `start`; without a cache they may be crops."""
+        return self.glow.image_shape if start else tuple(passage.h.shape[1:])
+
+    def variables_of(self, k: int) -> list[keras.Variable]:
+        """Returns what the optimizer of part k (from 0) is made for: the weights of part and objective."""
+        return [*self.glow.parts[k].trainable_variables, *self.objectives[k].trainable_variables]
+
+    def trained_variables(self, phase: Phase) -> list[list[keras.Variable]]:
+        """Returns, for each active part, the variables that the phase trains.
+
+        Where a part's own objective is not minimised, its local prior is in no loss and stays as it is.
+        """
+        return [
+            self.variables_of(k) if phase.minimises_objective_of(k) else self.glow.parts[k].flow_variables
+            for k in phase.active
+        ]
+
+    def losses_of_other_terms(self, phases: Sequence[Phase]) -> list[int]:
+        """Returns the parts whose loss has other terms in the last phase than when it was seen before.
+
+        The likelihood of a level that a phase passes over is missing in the losses of the parts after it.
+        """
+        *before, now = phases
+        found: list[int] = []
+        for k in now.ends:
+            fixed = [j for j in range(k) if self.glow.parts[j].fixed]
+            earlier = next((phase for phase in reversed(before) if k in phase.ends), now)
+            if [earlier.runs_both_ways(j) for j in fixed] != [now.runs_both_ways(j) for j in fixed]:
+                found.append(k)
+        return found
+
+
+def total_loss(losses: Sequence[tf.Tensor | None]) -> tf.Tensor:
+    """Returns the loss of a phase, the sum of those of its parts, of any shape and unit."""
+    return tf.add_n([loss for loss in losses if loss is not None])

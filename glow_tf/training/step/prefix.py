@@ -1,0 +1,125 @@
+"""The frozen prefix: the parts before the trained one, evaluated once per turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.pieces import in_streams
+from glow_tf.layout.partition import FLOAT_BYTES, PartLayout
+from glow_tf.model.glow import Glow
+from glow_tf.model.passage import Passage
+
+
+class PrefixCache:
+    """The outputs of the frozen parts for every training image, while one later part is trained.
+
+    The cache holds, in host memory or in files, the trained part's input h, the log-likelihood so far and the
+    earlier parts' truncated negative log-likelihoods. It is filled at the start of a turn (consecutive epochs
+    that train the same part). All epochs of the turn see each image with the same noise and augmentation.
+    Where the turn before was served by the cache of the part before, that cache has the outputs of all other
+    frozen parts: only one part runs to fill this one, and the noise stays.
+
+    Args:
+      glow: the model.
+      part: index of the trained part, at least 1.
+      examples: number of training images.
+      before: the cache of the part before; None where part is 1.
+      new_array: makes arrays of a shape and type, mapped from files, which XLA does not reach; None: the
+        cache is in memory.
+    """
+
+    def __init__(
+        self,
+        glow: Glow,
+        part: int,
+        examples: int,
+        before: PrefixCache | None = None,
+        new_array: Callable[[tuple[int, ...], np.dtype], np.ndarray] | None = None,
+    ):
+        self.glow = glow
+        self.part = part
+        self.before = before
+        self.noise_epoch: int | None = None
+        with tf.device("CPU:0"):
+            specs = Passage.specs(glow.parts[part - 1].output_event_shape, part, glow.compute_dtype)
+            self._kept = specs.map(
+                lambda spec: (
+                    _Mapped(new_array((examples, *spec.shape), spec.dtype.as_numpy_dtype))
+                    if new_array
+                    else tf.Variable(tf.zeros([examples, *spec.shape], spec.dtype), trainable=False)
+                )
+            )
+        self._store = tf.function(self._store_batch, autograph=False)
+        self._traced = False
+
+    def fill(self, batches_of: Callable[[int], tf.data.Dataset], noise_epoch: int) -> float:
+        """Evaluates the prefix on every training image, unless that has been done with this noise.
+
+        A cache of the part before that is not filled, as after a restart, is filled first.
+
+        Args:
+          batches_of: makes the batches of (images uint8 [B, H, W, C], noise [B, H, W, C], index [B]), and of
+            what the model is given, if it is given anything, that together hold every example, with the noise
+            and augmentation of a given epoch (from 0).
+          noise_epoch: that epoch; see `cache_noise_epochs`.
+
+        Returns:
+          The seconds it took, without tracing.
+        """
+        if noise_epoch == self.noise_epoch:
+            return 0.0
+        earlier = self.before.fill(batches_of, noise_epoch) if self.before else 0.0
+        start = time.perf_counter()
+        for batch in batches_of(noise_epoch):
+            if not self._traced:  # this batch is stored twice, which changes nothing
+                self._store(*batch)
+                self._traced, start = True, time.perf_counter()
+            self._store(*batch)
+        self.noise_epoch = noise_epoch
+        return earlier + time.perf_counter() - start
+
+    def forget(self) -> None:
+        """Forgets what the cache holds, because the parts before have other weights now."""
+        self.noise_epoch = None
+
+    def passage(self, index: tf.Tensor) -> Passage:
+        """Returns the examples at these places of the training data, [B], as they enter the trained part.
+
+        Labels and condition are not among what it holds.
+        """
+        with tf.device("CPU:0"):
+            return self._kept.map(lambda kept: kept.sparse_read(index))
+
+    def _store_batch(
+        self, images: tf.Tensor, noise: tf.Tensor, index: tf.Tensor, condition: Condition = None
+    ) -> None:
+        entered = self.before.passage(index) if self.before else self.glow.enter(images, noise)
+        entered = entered._replace(condition=self.glow.checked_condition(condition))
+        start = self.part - 1 if self.before else 0
+        passed = in_streams(lambda own: self.glow.through_parts(own, start, self.part), entered)
+        passage = passed._replace(condition=None)  # which batches have
+        self._kept.map(lambda kept, values: kept.scatter_update(tf.IndexedSlices(values, index)), passage)
+
+
+class _Mapped:
+    """An array mapped from a file, for graphs: what `PrefixCache` needs of a variable."""
+
+    def __init__(self, array: np.ndarray):
+        self._array = array
+
+    def sparse_read(self, index: tf.Tensor) -> tf.Tensor:
+        found = tf.numpy_function(lambda at: np.asarray(self._array[at]), [index], self._array.dtype)
+        return tf.ensure_shape(found, [*index.shape, *self._array.shape[1:]])
+
+    def scatter_update(self, slices: tf.IndexedSlices) -> None:
+        tf.numpy_function(self._array.__setitem__, [slices.indices, slices.values], [])
+
+
+def cache_bytes(layouts: Sequence[PartLayout], parts: Sequence[int], examples: int) -> int:
+    """Returns the bytes that the caches for `parts` take."""
+    return sum(examples * (layouts[k - 1].output_bytes + FLOAT_BYTES * k) for k in parts)

@@ -1,0 +1,168 @@
+"""The training steps of a compiled trainer: what one computes, and what happens between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from glow_tf.internals import steps_made
+from glow_tf.layout.cost import crossing_bytes
+from glow_tf.layout.partition import PartLayout, part_layouts
+from glow_tf.layout.schedule import Phase, phase_of_epoch
+from glow_tf.training.feed import inputs
+from glow_tf.training.feed.batch import Batch, Dataset, filled_up, noise_of_step
+from glow_tf.training.optim.optimizers import Optimizers, check_rates, count_steps
+from glow_tf.training.options import CompileOptions, warn_of_late_priors
+from glow_tf.training.step.diagnosis import Seen
+from glow_tf.training.step.forward_pass import ForwardPass
+from glow_tf.training.step.gradients import OneTape, StepGradients, TapePerPart
+from glow_tf.training.step.local_steps import LocalSteps
+from glow_tf.training.step.prefix import PrefixCache
+from glow_tf.training.step.queues import DelayQueues
+from glow_tf.training.step.skipping import SkippedSteps
+from glow_tf.training.step.update import Update
+from glow_tf.training.traffic import Traffic
+
+
+class TrainingSteps:
+    """Makes training steps with one optimizer per part, as the options of `compile` say.
+
+    It is made in the scope of the strategy whose replicas make the steps. The seed is of the noise.
+
+    Attributes:
+      skips: which steps are skipped, and when training has to stop.
+      local_steps: how the replicas meet.
+      functions: the train function of each phase, which is traced once.
+      traced: the phases that have made a step.
+    """
+
+    def __init__(self, forward: ForwardPass, optimizers: Optimizers, options: CompileOptions, seed: int):
+        limits = (options.max_skipped_steps, options.max_outside_steps)
+        self.local_steps = LocalSteps(forward, optimizers, options.sync_every, options.outer_step)
+        replicas = self.local_steps.replicas
+        self.skips = SkippedSteps(forward.glow, optimizers, *limits, options.jit_compile, replicas)
+        self._update = Update(forward, optimizers, options.clip_norm, options.rate_scaling)
+        self._gradients = TapePerPart(forward) if forward.glow.part_devices else OneTape(forward, replicas)
+        self._forward, self._optimizers, self._options, self._seed = forward, optimizers, options, seed
+        self._queues: DelayQueues | None = None
+        self.functions: dict[Phase, Callable] = {}
+        self.traced: set[Phase] = set()
+        for part in forward.glow.parts:
+            part.set_reversible(options.reversible)
+
+    def __call__(
+        self, batch: Batch, phase: Phase, cache: PrefixCache | None = None
+    ) -> tuple[StepGradients, list[tf.Tensor], tf.Tensor]:
+        """Makes a step of a phase, whose frozen prefix the cache has: gradients, check, clipping, update.
+
+        Returns the gradients, the norms of each active part's, and whether the step was applied, bool [].
+        """
+        batch = filled_up(self._with_noise(batch, phase))
+        passage = self._forward.enter(batch, self._seed, cache)
+        start = cache.part if cache else 0
+        step = self._gradients(passage, phase, start, batch.weight, self._queues_in(phase))
+
+        def seen() -> Seen:
+            v = self._forward.glow.dequantized(batch.images, batch.noise, seed=self._seed)
+            return Seen(v, passage.condition)
+
+        norms = self._update.norms(phase, step.gradients)
+        finite = self.skips.finite(phase, step, norms, seen)
+        self._update(phase, step, norms, finite)
+        return step, norms, finite
+
+    def _with_noise(self, batch: Batch, phase: Phase) -> Batch:
+        """Returns a batch with noise: new noise in every step, where a dataset has images alone."""
+        if batch.noise is not None:
+            return batch
+        # To which every batch comes first, also where batches wait; one without weights counts no steps.
+        trained = (k for k in phase.active if self._forward.glow.parts[k].trainable_variables)
+        first = next(trained, phase.active[0])
+        step = steps_made(self._optimizers[first]).value
+        return batch._replace(noise=noise_of_step(batch.images, (self._seed, first), step))
+
+    def begin_fit(
+        self, dataset: Dataset, phases: Sequence[Phase], arguments: Mapping[str, Any], initial_step: int
+    ) -> None:
+        """Checks the rates and the data of a `fit` with such arguments, and makes the queues; see `fit`.
+
+        ConfigError if several steps at a time, or the queues, need other batches, or another number of them.
+        """
+        steps, first = arguments.get("steps_per_epoch"), arguments.get("initial_epoch", 0)
+        inputs.check_executions(self._options.steps_per_execution, steps, initial_step)
+        in_epoch = steps or inputs.number_of_batches(dataset)
+        count_steps(self._optimizers, in_epoch)
+        callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
+        if not any(isinstance(c, keras.callbacks.BackupAndRestore) for c in callbacks):  # it moves the start
+            num_parts, epochs = len(self._optimizers), range(first, arguments["epochs"])
+            of_epochs = (phase_of_epoch(phases, epoch, num_parts) for epoch in epochs)
+            check_rates(self._optimizers, of_epochs, in_epoch, initial_step)
+        warn_of_late_priors(self._forward.glow, phases[first:], self._optimizers)
+        if self._options.part_delay:
+            self.make_queues(dataset, steps)
+
+    def make_queues(self, dataset: Dataset, steps: int | None) -> None:
+        """Makes the queues for the batches of a dataset, unless they are for such; ConfigError as above."""
+        inputs.check_batches_of_one_size(dataset, steps)
+        if self._queues is None or self._queues.batch_spec != dataset.element_spec:
+            self._queues = DelayQueues(self._forward.glow, dataset.element_spec, self._options.part_delay)
+            self.functions.clear()
+            self.traced.clear()
+
+    def begin_batch(self) -> None:
+        """Checks that one step can be made alone: ConfigError where it would not be whole, or has no rate."""
+        self._options.check_single_step()
+        count_steps(self._optimizers, None)
+
+    def begin_epoch(self, phases: Sequence[Phase], steps: int | None, resumes: bool) -> None:
+        """Counts skipped steps anew, forgets losses that had other terms, starts the queues between parts.
+
+        `phases` are those of all epochs up to this one, whose number of `steps` may not be known (None). The
+        first epoch has no reference for its losses.
+        """
+        monitor = self.skips.divergence_monitor
+        if len(phases) == 1 and not resumes:
+            monitor.forget()
+        elif not resumes:
+            monitor.forget_losses(self._forward.losses_of_other_terms(phases))
+        self.skips.begin_epoch(steps, resumes)
+        self.local_steps.begin_epoch(phases[-1], steps, resumes)
+        if queues := self._queues_in(phases[-1]):
+            queues.start()
+
+    def end_step(self, phase: Phase, last: bool) -> None:
+        """Lets replicas meet, if it is time, and stops if training diverged.
+
+        `last` says whether the step was the epoch's last. Where an epoch ends before the last of its steps,
+        this is called once more, when that is known.
+        """
+        fault = self.skips.fault_of(phase)
+        if fault := self.local_steps.end_step(phase, last, self.skips.divergence_monitor, fault):
+            raise fault
+
+    def empty_queues(self, phase: Phase, step: Callable) -> None:
+        """Brings all parts to the same batch, by the train function; the queues start anew."""
+        if queues := self._queues_in(phase):
+            queues.flush(step)
+            queues.start()
+
+    def traffic(self, phase: Phase, layouts: Sequence[PartLayout] = (), cached: bool = False) -> Traffic:
+        """Returns what a step of the phase moves between devices; what a prefix cache has crosses no cut.
+
+        `layouts` are the parts for what a step takes, if it takes crops; by default, for whole images.
+        """
+        glow = self._forward.glow
+        crossing = crossing_bytes(
+            layouts or part_layouts(glow.config),
+            phase.last,
+            crossed=phase.crossed,
+            cached=cached,
+            float_bytes=tf.as_dtype(glow.compute_dtype).size,
+        )
+        return Traffic(*crossing, self.local_steps.bytes_per_step(phase))
+
+    def _queues_in(self, phase: Phase) -> DelayQueues | None:
+        return self._queues if phase.kind == "simultaneous" else None

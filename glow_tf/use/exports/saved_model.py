@@ -1,0 +1,113 @@
+"""The SavedModel that is used without this package."""
+
+from __future__ import annotations
+
+import pathlib
+import warnings
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from glow_tf.bijectors.pieces import number_of_streams
+from glow_tf.core.durable_files import check_can_be_read_again, check_place, replaced_folder
+from glow_tf.core.errors import ConfigError, reason_of
+from glow_tf.model.endpoints import Endpoint
+from glow_tf.model.glow import Glow
+from glow_tf.run.files.workdir import SAVED_MODEL
+from glow_tf.use.exports.operations import check_operations
+
+NOT_EXPORTED = "sample_dequantized"  # `sample` before its values are rounded down
+
+
+def export(glow: Glow, path: str | pathlib.Path) -> None:
+    """Writes a SavedModel that needs TensorFlow alone.
+
+    Endpoints (D = H·W·C). All but the first, which is what a model server calls, and those whose names end in
+    `checked` return one tensor:
+      serving_default(images uint8 [B, H, W, C]) → {log_prob nats, bits_per_dim}, float32 [B] each, at the
+        middle of the bins, without a seed
+      sample(num int32[], temperature float32[], seed int32[]) → images uint8 [num, H, W, C]
+      sample_checked(num int32[], temperature float32[], seed int32[]) → {images, limited}: as `sample`, and
+        bool [num], whether activations were clipped to keep them finite
+      encode(images uint8 [B, H, W, C]) → eps float32 [B, D], every latent, whitened by its prior
+      decode(eps float32 [B, D]) → images uint8 [B, H, W, C]
+      log_prob(images uint8 [B, H, W, C], seed int32[]) → nats float32 [B]
+      bits_per_dim(images uint8 [B, H, W, C], seed int32[]) → float32 [B]
+      sample_each(seeds int32[B], temperatures float32[B]) → images uint8 [B, H, W, C], and
+      log_prob_each(images uint8 [B, H, W, C], seeds int32[B]) → nats float32 [B]: as `sample` and `log_prob`
+        of one image, so that a server may join requests to a batch
+    Of a model with classes, `sample` draws each class equally often, and the scores are of the mixture of the
+    classes. It also has:
+      sample_label(labels int32[B], temperature float32[], seed int32[]) → images uint8 [B, H, W, C]
+      sample_label_checked(labels int32[B], temperature float32[], seed int32[]) → {images, limited}
+      encode_label(images uint8 [B, H, W, C], labels int32[B]) → eps float32 [B, D], the top latent whitened
+        by the prior of the label
+      decode_label(eps float32 [B, D], labels int32[B]) → images uint8 [B, H, W, C]
+      label_log_probs(images uint8 [B, H, W, C], seed int32[]) → nats float32 [B, classes]
+      class_names() → string [classes]
+    What a model is given comes last, `condition` [B, …] or each by its name, in the dtype of eps; bytes x are
+    to be given as x/256 − ½.
+
+    Args:
+      glow: the model.
+      path: the folder to write. An existing folder is replaced when the new one is complete.
+
+    Raises:
+      ConfigError: the path has a sign that TensorFlow cannot read.
+      OSError: the folder cannot be written, or holds something else than a SavedModel. It is kept then.
+
+    Warns if a network of one's own has operations that the commands refuse without `--allow_unknown_ops`.
+    """
+    path = pathlib.Path(path)
+    check_can_be_read_again("path", path)
+    check_place(path, "SavedModel", SAVED_MODEL)
+    glow = _without_backward_pass(glow)
+    functions = _functions_of(glow)
+    try:
+        with (
+            replaced_folder(path, "SavedModel", SAVED_MODEL) as temporary,
+            number_of_streams(1),  # other processes set no threads for several
+        ):
+            tf.saved_model.save(_Exported(glow, functions), str(temporary), signatures=functions)
+    except (OSError, tf.errors.OpError) as error:
+        raise OSError(f"the SavedModel {path} could not be written: {reason_of(error)}.") from None
+    try:
+        check_operations(path)
+    except ConfigError as error:  # of a network or bijector of one's own
+        warnings.warn(f"it is exported, but the commands refuse it. {error}", stacklevel=2)
+
+
+def _functions_of(glow: Glow) -> dict[str, Callable]:
+    return {
+        name: tf.function(function, input_signature=signature, autograph=False)
+        for name, (function, signature) in endpoints_of(glow).items()
+        if name != NOT_EXPORTED
+    }
+
+
+class _Exported(tf.Module):
+    """What a file holds: functions, and variables as Keras's ExportArchive names them.
+
+    The archive traces every function twice.
+    """
+
+    variables = trainable_variables = non_trainable_variables = None  # of a tf.Module they are in no file
+
+    def __init__(self, glow: Glow, functions: dict[str, Callable]):
+        super().__init__()
+        heads = {id(weight) for part in glow.parts if part.has_head for weight in part.prior.weights}
+        used = [weight for weight in glow.weights if id(weight) not in heads]  # heads are for training alone
+        self.variables = [weight.value for weight in used]
+        self.trainable_variables = [weight.value for weight in used if weight.trainable]
+        self.non_trainable_variables = [weight.value for weight in used if not weight.trainable]
+        for name, function in functions.items():
+            setattr(self, name, function)
+
+
+def endpoints_of(glow: Glow) -> dict[str, Endpoint]:
+    """Returns the model's functions for a file: without the backward pass that a reversible one has."""
+    return _without_backward_pass(glow).endpoints()
+
+
+def _without_backward_pass(glow: Glow) -> Glow:
+    return glow.recut() if any(part.reversible for part in glow.parts) else glow

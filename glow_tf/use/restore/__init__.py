@@ -1,0 +1,1 @@
+"""Images enlarged, without noise, and with holes filled."""

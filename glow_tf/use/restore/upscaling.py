@@ -1,0 +1,180 @@
+"""Images of several times the size, drawn from a model; images from the coarsest level to the finest."""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.tracing import full_precision
+from glow_tf.core.errors import ConfigError
+from glow_tf.model.compiled_model import check_finite, require_pictures
+from glow_tf.model.conditions import check_given
+from glow_tf.model.endpoints import ActivationLimit
+from glow_tf.model.glow import Glow
+from glow_tf.use.latents import batch_of, checked_latents, decode, encode, in_batches, seed_of, without_finest
+
+
+def upscale(
+    glow: Glow,
+    small: np.ndarray,
+    temperature: float = 0.0,
+    seed: int = 0,
+    condition: Condition = None,
+    factor: int = 2,
+) -> np.ndarray:
+    """Enlarges images [N, h, w, C] to [N, factor·h, factor·w, C], uint8 both.
+
+    A model of levels draws the details given the image, p(details | image). Levels are convolutions, so
+    their images may have any size. A Glow has no such density: it encodes the enlarged image (bicubic) and
+    draws the finest latents anew; the images have half the model's size.
+    Each 2×2 square of the result has the mean of the pixel that it stands for, but for rounding, which is to
+    the model's `n_bits`, and where that would leave the range.
+
+    Args:
+      glow: a model of levels, or a Glow of two blocks or more.
+      small: [N, h, w, C]; of a Glow [N, H/2, W/2, C].
+      temperature: of the latents that are drawn; 0 is their mode.
+      seed: of the latents that are drawn.
+      condition: what the model is given with each image, an array [N, …] or a dictionary of them.
+      factor: 2 or, of levels, a higher power of two that is a matter of details alone, up to 2^num_blocks.
+
+    Raises:
+      ConfigError: images have another type or shape, the factor cannot be, or the data are no pictures.
+    """
+    require_pictures("upscale", glow)
+    check_finite("temperature", temperature, lowest=0)
+    check_given(glow, condition, len(small))
+    check_factor(glow, factor)
+    _check_small(glow, small)
+    if glow.config.design.images_between_parts:
+        return _with_details(glow, small, temperature, seed, condition, int(math.log2(factor)))
+    height, width, _ = glow.image_shape
+    large = tf.clip_by_value(tf.round(tf.image.resize(small, [height, width], "bicubic")), 0, 255)
+    eps = encode(glow, tf.cast(large, tf.uint8).numpy(), condition)
+    return with_means(decode(glow, without_finest(glow, eps, 1, temperature, seed), condition), small)
+
+
+def previews(glow: Glow, eps: np.ndarray, condition: Condition = None) -> Iterator[np.ndarray]:
+    """Decodes whitened latents by a model of levels: an iterator over every image that comes on the way.
+
+    Each is a fraction of the work of the next one, and twice as large as the one before, uint8
+    [N, H/2^k, W/2^k, C] for k = num_blocks … 0. The last is what `decode` returns.
+
+    Args:
+      glow: a model of levels.
+      eps: from `encode`, or normal numbers times a temperature: [N, D].
+      condition: what the model is given with each image, an array [N, …] or a dictionary of them.
+
+    Raises:
+      ConfigError: the model has no levels, its data are no pictures, or the latents or condition do not fit.
+    """
+    require_pictures("previews", glow)
+    check_given(glow, condition, len(eps))
+    if not glow.config.design.images_between_parts:
+        raise ConfigError(
+            f"previews need a model of levels. Received: architecture={glow.config.architecture!r}"
+        )
+    return _previews(glow, checked_latents(glow, eps), condition)
+
+
+def _previews(glow: Glow, eps: np.ndarray, condition: Condition) -> Iterator[np.ndarray]:
+    height, width, channels = glow.image_shape
+
+    def image(level: int, eps: np.ndarray, condition: Condition) -> tf.Tensor:
+        with full_precision():
+            v = glow.inverse(eps, ActivationLimit(), None, glow.checked_condition(condition), level)
+            return glow.dequantize.to_output(v)
+
+    for level in reversed(range(1, glow.config.num_blocks + 1)):
+        empty = np.empty((0, height >> level, width >> level, channels), np.uint8)
+        decoded = functools.partial(image, level)
+        size = batch_of(glow.image_shape)
+        yield in_batches(decoded, eps, f"Decoding level {level}", empty, condition, size)
+    yield decode(glow, eps, condition)
+
+
+def with_means(images: np.ndarray, small: np.ndarray) -> np.ndarray:
+    """Returns images uint8 [N, f·h, f·w, C], moved so that each f×f square has its mean, [N, h, w, C]."""
+    found, factor = images.astype(np.float32), images.shape[1] // small.shape[1]
+    moved = found + repeated(small - reduced(found, factor), factor)
+    return np.clip(np.round(moved), 0, 255).astype(np.uint8)
+
+
+def reduced(images: np.ndarray, factor: int = 2) -> np.ndarray:
+    """Returns the mean of each square: [N, H, W, C] → float [N, H/factor, W/factor, C]."""
+    count, height, width, channels = images.shape
+    squares = images.reshape(count, height // factor, factor, width // factor, factor, channels)
+    return squares.mean(axis=(2, 4))
+
+
+def repeated(images: np.ndarray, factor: int = 2) -> np.ndarray:
+    """Repeats each pixel as a square: [N, H, W, C] → [N, factor·H, factor·W, C]."""
+    return np.repeat(np.repeat(images, factor, axis=1), factor, axis=2)
+
+
+def check_factor(glow: Glow, factor: int) -> None:
+    """Raises ConfigError unless a model can make images so many times as large."""
+    blocks, levels = glow.config.num_blocks, glow.config.design.images_between_parts
+    if not levels and (factor != 2 or blocks < 2):
+        raise ConfigError(
+            "upscale needs a model of levels, or factor=2 and a Glow of two blocks or more. "
+            f"Received: {factor=}, a Glow of num_blocks={blocks}"
+        )
+    if levels and factor not in (powers := [2**k for k in range(1, blocks + 1)]):
+        raise ConfigError(
+            f"factor must be one of {', '.join(map(str, powers))}: the model has {blocks} levels. "
+            f"Received: {factor=}"
+        )
+
+
+def _check_small(glow: Glow, small: np.ndarray) -> None:
+    """Raises ConfigError unless a model can enlarge images of this type and shape."""
+    height, width, channels = glow.image_shape
+    if small.ndim != 4 or small.shape[-1] != channels or small.dtype != np.uint8 or 0 in small.shape[1:]:
+        raise ConfigError(
+            f"upscale needs images, uint8 (N, height, width, {channels}). "
+            f"Received: {small.dtype.name} of shape {small.shape}"
+        )
+    if not glow.config.design.images_between_parts and small.shape[1:3] != (height // 2, width // 2):
+        raise ConfigError(
+            f"upscale by this Glow needs images of {height // 2}×{width // 2}×{channels}. "
+            f"Received: images of shape {small.shape}"
+        )
+
+
+def _with_details(
+    glow: Glow, small: np.ndarray, temperature: float, seed: int, condition: Condition, levels: int
+) -> np.ndarray:
+    """Draws the details of the finest levels: uint8 [N, h, w, C] → uint8 [N, h·2^levels, w·2^levels, C]."""
+    channels, factor = glow.image_shape[-1], 2**levels
+    shape = (factor * small.shape[1], factor * small.shape[2], channels)
+    size = batch_of(shape)
+    draw = tf.function(functools.partial(_drawn, glow, levels), autograph=False, reduce_retracing=True)
+    places = itertools.count()
+
+    def drawn(images: np.ndarray, condition: Condition) -> tf.Tensor:
+        numbers = tf.constant(seed_of(seed, next(places))), tf.constant(temperature, glow.compute_dtype)
+        return draw(tf.constant(images), *numbers, glow.checked_condition(condition))
+
+    large = in_batches(drawn, small, "Drawing details", np.empty((0, *shape), np.uint8), condition, size)
+    return with_means(large, small) if glow.config.equalize else large  # its means are of other values
+
+
+def _drawn(
+    glow: Glow, levels: int, small: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor, condition: Condition
+) -> tf.Tensor:
+    # The mean of dequantised pixels is half a level above that of levels. A mean may lie between two levels.
+    h = glow.dequantize.forward(tf.cast(small, glow.compute_dtype) / glow.dequantize.bin_width + 0.5)
+    for k in reversed(range(levels)):
+        with glow.on_device_of(k):
+            shape = tf.concat([tf.shape(h)[:-1], [3 * h.shape[-1]]], 0)
+            eps = tf.random.stateless_normal(shape, [seed, k], dtype=h.dtype)
+            eps = tf.ensure_shape(eps, [*h.shape[:-1], 3 * h.shape[-1]])
+            part = glow.parts[k]
+            h = glow.within_range(h)  # of the images, or of what was drawn last
+            h = part.inverse(h, [temperature * eps], ActivationLimit(), part.read(condition))
+    return glow.dequantize.to_output(glow.dequantize.inverse(h))

@@ -1,0 +1,1 @@
+"""Models as distributions and bijectors of TensorFlow Probability."""
