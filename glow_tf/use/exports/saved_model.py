@@ -61,7 +61,14 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     path = pathlib.Path(path)
     check_can_be_read_again("path", path)
     check_place(path, "SavedModel", SAVED_MODEL)
-    glow = _without_backward_pass(glow)
+    _save(_without_backward_pass(glow), path)
+    try:
+        check_operations(path)
+    except ConfigError as error:  # of a network or bijector of one's own
+        warnings.warn(f"it is exported, but the commands refuse it. {error}", stacklevel=2)
+
+
+def _save(glow: Glow, path: pathlib.Path) -> None:
     functions = _functions_of(glow)
     try:
         with (
@@ -71,10 +78,6 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
             tf.saved_model.save(_Exported(glow, functions), str(temporary), signatures=functions)
     except (OSError, tf.errors.OpError) as error:
         raise OSError(f"the SavedModel {path} could not be written: {reason_of(error)}.") from None
-    try:
-        check_operations(path)
-    except ConfigError as error:  # of a network or bijector of one's own
-        warnings.warn(f"it is exported, but the commands refuse it. {error}", stacklevel=2)
 
 
 def _functions_of(glow: Glow) -> dict[str, Callable]:
