@@ -1,5 +1,6 @@
 """Data that are real numbers, or integers of 16 bits."""
 
+import time
 import warnings
 
 import keras
@@ -15,7 +16,7 @@ from glow_tf import Glow, ModelConfig, PartsTrainer, RunConfig, TrainConfig
 from glow_tf.bijectors.standardize import moments
 from glow_tf.config import DataConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.data import load
+from glow_tf.data import load, parallel
 from glow_tf.use import (
     Scorer,
     as_distribution,
@@ -286,6 +287,23 @@ def test_arrays_of_five_channels_in_a_folder_are_read_as_they_are(tmp_path):
     resized = load(DataConfig(dataset, image_size=2, dtype="float32"))
     assert resized.train.shape == (18, 2, 2, 5)
     assert resized.train.dtype == np.float32
+
+
+def test_headers_of_arrays_are_read_by_one_thread_at_a_time(tmp_path, monkeypatch):
+    """Python's parser, by which NumPy reads them, fails now and then in several threads at once."""
+    dataset, inside, most, plain = write(tmp_path / "data", made(40, 3, 5, 5)), [], [], np.load
+
+    def opened(*args, **kwargs):
+        inside.append(1)
+        time.sleep(1e-3)
+        most.append(len(inside))
+        inside.pop()
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(np, "load", opened)
+    monkeypatch.setattr(parallel, "usual_threads", lambda: 4)
+    load(DataConfig(dataset, dtype="float32"))
+    assert max(most) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import threading
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from glow_tf.data.arrays import Examples, new_array, resize, why_of_another_type
 from glow_tf.data.pictures import Picture
 
 SUFFIX = ".npy"
+
+# NumPy parses the header of a file by Python's parser, which fails now and then where several threads use it
+# at once ("AST constructor recursion depth mismatch" in Python 3.11): a sound file would be left out.
+_HEADERS = threading.Lock()
 
 
 def read_array(path: pathlib.Path, size: int, dtype: str) -> Picture:
@@ -69,7 +74,8 @@ def _opened(path: pathlib.Path, ranks: tuple[int, int], dtype: str = "") -> np.n
     """Opens an array, of any type unless one is given, without reading it; ValueError says what is wrong."""
     try:
         # Mapped, so that a short file cannot claim gigabytes; without pickle, which could run code.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with _HEADERS:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy's reader raises almost any at damaged files
         raise ValueError(f"it is not an array of numbers ({' '.join(str(error).split())[:100]})") from None
     if not isinstance(array, np.ndarray):
