@@ -204,8 +204,11 @@ def test_an_architecture_of_ones_own_is_one_class(tmp_path, eager):
         small_config(architecture="own_layers:OneScale", parts="1,2", flow_steps=3, num_blocks=1)
 
 
-def test_a_file_does_not_make_python_import_an_architecture(tmp_path):
-    settings = {"image_shape": [8, 8, 1], "architecture": "this_module_is_not_there:OneScale"}
+@pytest.mark.parametrize(
+    "setting", ["architecture", "bijectors", "coupling", "coupling_network", "top_prior"]
+)
+def test_a_file_does_not_make_python_import_anything(setting, tmp_path):
+    settings = {"image_shape": [8, 8, 1], setting: "this_module_is_not_there:Mine"}
     with pytest.raises(ConfigError, match=r"import its module first.*Received"):
         presets.files.model_of_settings(tmp_path / "config.json", settings)
 

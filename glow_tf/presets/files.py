@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from glow_tf.config import ModelConfig
+from glow_tf.config import ModelConfig, settings_of
 from glow_tf.core.durable_files import replaced_folder
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.text_files import check_path, json_text, parse_json, read_json
@@ -113,12 +113,13 @@ def model_of_settings(path: pathlib.Path, settings: Any) -> ModelConfig:
         )
     if "image_shape" not in settings:
         raise ConfigError(f"{path} must have an image_shape. Received: {sorted(settings)}")
-    module, colon, _ = str(settings.get("architecture")).partition(":")
-    if colon and module not in sys.modules:
-        raise ConfigError(
-            f"{path} has an architecture of one's own: import its module first. "
-            f"Received: {settings['architecture']!r:.100}"
-        )
+    for name in (setting.name for setting in settings_of(ModelConfig) if setting.metadata["own"]):
+        module, colon, _ = str(settings.get(name)).partition(":")
+        if colon and module not in sys.modules:
+            raise ConfigError(
+                f"{path} names code of one's own: import its module first. "
+                f"Received: {name}={settings[name]!r:.100}"
+            )
     try:
         return ModelConfig(**settings)
     except ConfigError as error:
