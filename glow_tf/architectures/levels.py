@@ -81,14 +81,16 @@ class Levels(Architecture):
         return (*layouts, PartLayout((*squeeze, *steps), size))
 
     def bijectors(self, layout: PartLayout, config: ModelConfig, dtype: Any) -> list[Bijector]:
-        from glow_tf.bijectors import FlowSplit, Haar, Squeeze
+        from glow_tf.bijectors import FlowSplit, Haar
+        from glow_tf.bijectors.haar import squeeze
 
         first, steps = layout.elements[0], [e for e in layout.elements if e.kind == "flow_step"]
         level, read = first.block, config.coupling_config.condition_channels
         if first.kind != "haar":  # the flow of the coarsest image
             stack = self.flow_steps(steps, config, dtype, f"block_{level}_flow_steps")
-            squeeze = [Squeeze(dtype=dtype, name=f"block_{level}_squeeze")]
-            return [*(squeeze if first.kind == "squeeze" else []), stack]
+            if first.kind != "squeeze":
+                return [stack]
+            return [squeeze(config.squeeze, dtype=dtype, name=f"block_{level}_squeeze"), stack]
         coupling = dataclasses.replace(
             config.coupling_config, width=steps[0].hidden, condition_channels=config.condition_features
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from keyword import iskeyword
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glow_tf.config.choices import (
+    ACTIVATIONS,
     ARCHITECTURES,
     COUPLINGS,
     DATA,
@@ -24,13 +25,14 @@ from glow_tf.config.choices import (
     PRECISIONS,
     PRIORS,
     SCALES,
+    SQUEEZES,
 )
 from glow_tf.config.notations import (
     Cuts,
     HeadSize,
     read_local_prior,
 )
-from glow_tf.config.setting import check_fields, in_range, one_of, require, setting
+from glow_tf.config.setting import check_fields, in_range, one_of, require, setting, settings_of
 from glow_tf.config.setting_types import ConditionShape, check_types
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.lazy import imported
@@ -56,6 +58,8 @@ class CouplingConfig:
       network_dtype: dtype policy of the network, such as `mixed_bfloat16`; None is the layer's own.
       condition_channels: channels of the condition that the network reads; 0: none.
       network: a network of one's own; see `OwnNetwork`. Empty: the package's, to which width and norm belong.
+      activation: between the network's convolutions, one of `ACTIVATIONS`.
+      bounded: whether shifts are softly bounded; see `ModelConfig.bounded`.
     """
 
     width: int
@@ -65,6 +69,8 @@ class CouplingConfig:
     network_dtype: str | None = None
     condition_channels: int = 0
     network: str = ""
+    activation: str = "silu"
+    bounded: bool = True
 
     def __post_init__(self):
         check_types(self)
@@ -74,6 +80,7 @@ class CouplingConfig:
         one_of(self, "network", ("",), own=True)
         read_scale(self.scale)
         one_of(self, "norm", NORMS)
+        one_of(self, "activation", ACTIVATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +133,26 @@ class ModelConfig:
         "Scale of the affine coupling: sigmoid, exp, or tanh:B, from e^-B to e^B; tanh alone is tanh:2.",
     )
     norm: str = setting("actnorm", "Inside the coupling networks: {}.", choices=NORMS)
+    activation: str = setting(
+        "silu",
+        "Between the convolutions of the coupling networks and of the condition networks: {}; gelu is "
+        "approximated by tanh, and leaky_relu has a slope of 0.1.",
+        choices=ACTIVATIONS,
+        if_missing="relu",
+    )
+    bounded: bool = setting(
+        True,
+        "Bound the features of a condition network, the shifts of couplings and, more closely, the learned "
+        "log-deviations, softly, so that images unlike those of the training stay finite.",
+        if_missing=False,
+    )
+    squeeze: str = setting(
+        "haar",
+        "How 2x2 pixels become one with four times the channels: {}. haar takes their mean and three "
+        "differences, pixels places them side by side, as in the paper.",
+        choices=SQUEEZES,
+        if_missing="pixels",
+    )
     permutation: str = setting("lu", "Channel mixing: {}.", choices=PERMUTATIONS)
     split_prior: str = setting(
         "learned",
@@ -226,6 +253,14 @@ class ModelConfig:
         own = fits and len(different) == len(names) and not TAKEN & different
         require(own, self, "condition_shape", expected)
 
+    @classmethod
+    def of_saved(cls, settings: Mapping[str, Any]) -> ModelConfig:
+        """Returns the model whose settings a file has; those newer than the file are as they were before.
+
+        ConfigError if the settings do not fit; TypeError if one is unknown, or `image_shape` is missing.
+        """
+        return cls(**{s.name: s.metadata["if_missing"] for s in settings_of(cls)} | dict(settings))
+
     @property
     def is_real(self) -> bool:
         """Whether the data are real numbers."""
@@ -298,7 +333,15 @@ class ModelConfig:
         network_dtype = None if self.precision == "float32" else self.precision
         read = (self.condition_features or self.given_channels) if self.given_channels else 0
         return CouplingConfig(
-            self.width, self.coupling, self.scale, self.norm, network_dtype, read, self.coupling_network
+            self.width,
+            self.coupling,
+            self.scale,
+            self.norm,
+            network_dtype,
+            read,
+            self.coupling_network,
+            self.activation,
+            self.bounded,
         )
 
 
