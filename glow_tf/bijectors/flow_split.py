@@ -70,7 +70,7 @@ class FlowSplit(FactorsOut):
             features,
             depth,
             seed=seed,
-            activation=coupling.activation,
+            activation=coupling.condition_activation,
             bounded=coupling.bounded,
             dtype=coupling.network_dtype or policy,
             name="features",

@@ -15,6 +15,7 @@ from glow_tf.bijectors.tracing import full_precision
 
 ACTIVATION: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "silu": tf.nn.silu,
+    "elu": tf.nn.elu,
     "gelu": functools.partial(tf.nn.gelu, approximate=True),
     "leaky_relu": functools.partial(tf.nn.leaky_relu, alpha=0.1),
     "relu": tf.nn.relu,

@@ -3,7 +3,7 @@
 COUPLINGS = ("affine", "additive", "spline", "mixture")
 SCALES = {"sigmoid": None, "exp": 8.0, "tanh": 2.0}  # → soft bound of the log-scale; `tanh:B` says its own
 NORMS = ("actnorm", "bias")
-ACTIVATIONS = ("silu", "gelu", "leaky_relu", "relu")
+ACTIVATIONS = ("silu", "elu", "gelu", "leaky_relu", "relu")
 SQUEEZES = ("haar", "pixels")
 PERMUTATIONS = ("lu", "plain", "shuffle", "reverse")
 GAUSSIANS = ("learned", "standard")

@@ -59,6 +59,7 @@ class CouplingConfig:
       condition_channels: channels of the condition that the network reads; 0: none.
       network: a network of one's own; see `OwnNetwork`. Empty: the package's, to which width and norm belong.
       activation: between the network's convolutions, one of `ACTIVATIONS`.
+      condition_activation: the same, of the network that a level reads its smaller image with.
       bounded: whether shifts are softly bounded; see `ModelConfig.bounded`.
     """
 
@@ -69,7 +70,8 @@ class CouplingConfig:
     network_dtype: str | None = None
     condition_channels: int = 0
     network: str = ""
-    activation: str = "silu"
+    activation: str = "relu"
+    condition_activation: str = "silu"
     bounded: bool = True
 
     def __post_init__(self):
@@ -81,6 +83,7 @@ class CouplingConfig:
         read_scale(self.scale)
         one_of(self, "norm", NORMS)
         one_of(self, "activation", ACTIVATIONS)
+        one_of(self, "condition_activation", ACTIVATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,11 +137,10 @@ class ModelConfig:
     )
     norm: str = setting("actnorm", "Inside the coupling networks: {}.", choices=NORMS)
     activation: str = setting(
-        "silu",
-        "Between the convolutions of the coupling networks and of the condition networks: {}; gelu is "
-        "approximated by tanh, and leaky_relu has a slope of 0.1.",
+        "relu",
+        "Between the convolutions of the coupling networks: {}; gelu is approximated by tanh, and leaky_relu "
+        "has a slope of 0.1. relu is by far the fastest, since the convolutions do its work.",
         choices=ACTIVATIONS,
-        if_missing="relu",
     )
     bounded: bool = setting(
         True,
@@ -204,7 +206,10 @@ class ModelConfig:
         most=MOST_WIDTH,
     )
     condition_depth: int = setting(
-        2, "Convolutions of the network that makes these features.", least=1, most=MOST_BLOCKS
+        4, "Convolutions of the network that makes these features.", least=1, most=MOST_BLOCKS, if_missing=2
+    )
+    condition_activation: str = setting(
+        "silu", "Between these convolutions: {}.", choices=ACTIVATIONS, if_missing="relu"
     )
     data: str = setting(
         "bytes",
@@ -341,6 +346,7 @@ class ModelConfig:
             read,
             self.coupling_network,
             self.activation,
+            self.condition_activation,
             self.bounded,
         )
 

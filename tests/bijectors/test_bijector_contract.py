@@ -146,7 +146,7 @@ BIJECTORS = {
     "coupling_mixture": lambda: make_coupling(kind="mixture", **F64),
     "coupling_own_network": lambda: make_coupling(network="tests>TwoConvolutions(width=7)", **F64),
     "coupling_bias": lambda: make_coupling(norm="bias", **F64),
-    "coupling_relu_unbounded": lambda: make_coupling(activation="relu", bounded=False, **F64),
+    "coupling_silu_unbounded": lambda: make_coupling(activation="silu", bounded=False, **F64),
     "coupling_gelu_additive": lambda: make_coupling(activation="gelu", kind="additive", **F64),
     "coupling_leaky_relu": lambda: make_coupling(activation="leaky_relu", **F64),
     "split_bounded": lambda: Split("learned", bounded=True, **F64),
@@ -181,7 +181,7 @@ BIJECTORS = {
     "glow_exp_plain": make_glow(scale="exp", permutation="plain", norm="bias"),
     "glow_additive_shuffle": make_glow(coupling="additive", permutation="shuffle"),
     "glow_tanh_reverse": make_glow(scale="tanh", permutation="reverse"),
-    "glow_of_2018": make_glow(squeeze="pixels", activation="relu", bounded=False),
+    "glow_of_2018": make_glow(squeeze="pixels", bounded=False),
 }
 
 # Of those below, as of each kind, the others have what is to be tested.
@@ -721,7 +721,8 @@ def test_a_coupling_refuses_what_is_no_coupling_config():
 
 def test_saved_settings_are_flat_and_keep_their_names():
     coupling = {"width": 6, "scale": "exp", "norm": "bias", "seed": 3, "network_dtype": "mixed_bfloat16"}
-    coupling |= {"condition_channels": 0, "activation": "silu", "bounded": True}
+    coupling |= {"condition_channels": 0, "activation": "relu"}
+    coupling |= {"condition_activation": "silu", "bounded": True}
     network = {"scale": "exp", "norm": "bias", "network_dtype": "mixed_bfloat16"}
     base = set(Bijector().get_config())
     saved = make_coupling(seed=3, **network).get_config()

@@ -215,12 +215,14 @@ def test_bounded_features_shifts_and_deviations_stay_small_where_the_input_is_hu
 
 def test_a_layer_saved_before_there_were_activations_has_relu_and_no_bounds(rng):
     x = tf.constant(rng.normal(size=(2, 4, 4, 6)), tf.float32)
-    old = CouplingConfig(6, activation="relu", bounded=False, condition_channels=4)
+    old = CouplingConfig(6, condition_activation="relu", bounded=False, condition_channels=4)
     layer = FlowSplit(2, old, 2)
     layer.build(x.shape)
     perturb(layer, 0.1)
     config = {
-        name: value for name, value in layer.get_config().items() if name not in ("activation", "bounded")
+        name: value
+        for name, value in layer.get_config().items()
+        if name not in ("condition_activation", "bounded")
     }
     again = FlowSplit.from_config(config)
     again.build(x.shape)
