@@ -125,7 +125,7 @@ def _rows(glow: Glow, images: np.ndarray, draws: int, seed: int, condition: Cond
     # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
     function = tf.function(functools.partial(in_streams, functools.partial(terms, glow)), autograph=False)
     size = min(batch_of(glow.image_shape, BATCH), len(images))
-    given = () if condition is None else (in_arrays(condition),)
+    given = {} if condition is None else {"condition": in_arrays(condition)}
     passes = (
         batch
         for k in range(draws)
@@ -133,8 +133,13 @@ def _rows(glow: Glow, images: np.ndarray, draws: int, seed: int, condition: Cond
     )
     steps = -(-len(images) // size) * draws
     return [
-        np.stack(function(glow.dequantized(batch, noise), *map(glow.checked_condition, own)))
-        for batch, noise, _, *own in with_progress(passes, steps, f"Evaluating, batches of {size}")
+        np.stack(
+            function(
+                glow.dequantized(batch["images"], batch["noise"]),
+                glow.checked_condition(batch.get("condition")),
+            )
+        )
+        for batch in with_progress(passes, steps, f"Evaluating, batches of {size}")
     ]
 
 

@@ -43,11 +43,11 @@ class ForwardPass:
         The seed is of the dequantisation, where the batch has no noise.
         """
         with self.glow.on_device_of(0):
-            passage = (
-                cache.passage(batch.index) if cache else self.glow.enter(batch.images, batch.noise, seed)
-            )
-        condition = self.glow.checked_condition(batch.condition)
-        return passage._replace(labels=batch.labels, condition=condition)
+            if cache:
+                passage = cache.passage(batch["index"])
+            else:
+                passage = self.glow.enter(batch["images"], batch.get("noise"), seed)
+        return passage._replace(labels=batch.get("labels"), condition=batch.get("condition"))
 
     def visit(self, k: int, passage: Passage, phase: Phase) -> Visit:
         """Takes a batch through part k (from 0): alone isolates a cut and chooses a part's loss.
@@ -96,8 +96,8 @@ class ForwardPass:
 
     def bits_of_whole(self, batch: Batch, seed: int) -> tf.Tensor:
         """Returns the bits per dimension of the whole chain for each image of a batch, [B]; see `enter`."""
-        v = self.glow.dequantized(batch.images, batch.noise, seed)
-        nll = -in_streams(self.glow.dequantized_log_prob, v, None, batch.condition)
+        v = self.glow.dequantized(batch["images"], batch.get("noise"), seed)
+        nll = -in_streams(self.glow.dequantized_log_prob, v, None, batch.get("condition"))
         return bits_per_dim(nll, v.shape[1:])
 
     def image_shape_of(self, passage: Passage, start: int) -> tuple[int, int, int]:
