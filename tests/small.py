@@ -144,8 +144,8 @@ def make_flow_step(
 
 def objectives(trainer: PartsTrainer, images, phase: Phase, condition=None):
     """Returns what a phase minimises, of each image, and the truncated likelihoods of its parts."""
-    forward, given = trainer.forward_pass, {"images": images, "condition": condition}
-    return forward.evaluate(forward.enter(entering(given, trainer.glow), trainer.seed), phase)
+    passage = entering(trainer.glow, {"images": images, "condition": condition}, trainer.seed)
+    return trainer.forward_pass.evaluate(passage, phase)
 
 
 def perturb(layer: keras.layers.Layer, scale: float = 0.1, seed: int = 0) -> None:

@@ -54,7 +54,8 @@ def in_arrays(given: Any) -> Any:
 
 def some_of(condition: Any, which: Any) -> Any:
     """Returns what some examples, a slice or an array of places, are given; None of None."""
-    return of_names({name: own[which] for name, own in by_name(condition).items()})
+    given = by_name(condition).items()
+    return of_names({k: some_of(own, which) if isinstance(own, Mapping) else own[which] for k, own in given})
 
 
 def check_given(model: Any, condition: Any, count: int) -> None:

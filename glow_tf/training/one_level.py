@@ -44,8 +44,6 @@ class OneLevel:
 
     def _nll(self, parts: Sequence[int], batch: Batch) -> tf.Tensor:
         """Returns the terms of some parts, with that of dequantisation unless it is part k's: [B], nats."""
-        batch = entering(batch, self._glow, trains=False)
-        passage = self._glow.enter(batch["images"], batch["noise"])
 
         def terms(passage: Passage) -> tf.Tensor:
             found = [] if self._k in parts else [-passage.log_likelihood]
@@ -57,4 +55,4 @@ class OneLevel:
                     passage = self._glow.past_part(k, passage)
             return tf.add_n(found)
 
-        return in_streams(terms, passage._replace(condition=batch["condition"]))
+        return in_streams(terms, entering(self._glow, batch))

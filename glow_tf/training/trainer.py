@@ -16,7 +16,7 @@ from glow_tf.layout.schedule import Phase, named_phases, phase_of_epoch
 from glow_tf.model.density_model import DensityModel
 from glow_tf.model.glow import Glow
 from glow_tf.training.feed import inputs
-from glow_tf.training.feed.batch import entering, filled_up, initialize_from
+from glow_tf.training.feed.batch import filled_up, initialize_from, named
 from glow_tf.training.feed.datasets import start_reading
 from glow_tf.training.fit_callbacks import callbacks_for
 from glow_tf.training.metrics import Logs
@@ -152,22 +152,22 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         The batch is what `batch.named` takes. InvalidArgumentError if too many steps in a row are not finite,
         or outside of their band; `fit` raises DivergedError in its place.
         """
-        batch, cache = entering(batch, self.glow), self.prefix_caches.get(self.phase)
+        batch, cache = named(batch, self.glow.config), self.prefix_caches.get(self.phase)
         self.logs.means.update(self.phase, *self.training_steps(batch, self.phase, cache))
         return self.get_metrics_result()
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Adds a batch, with weights [B] for an index and no labels, to an evaluation; returns its result."""
-        batch = filled_up(entering(batch, self.glow, trains=False))
+        batch = filled_up(named(batch, self.glow.config, trains=False))
         bits = self.forward_pass.bits_of_whole(batch, self.seed)
         self.logs.of_evaluation.update_state(bits, batch.get("weight"))
         return self.logs.of_evaluation.result()
 
     def predict_step(self, batch: Any) -> tf.Tensor:
         """Returns what `call` returns for a batch, of which a replica may have no image: [B], nats."""
-        batch = entering(batch, self.glow, trains=False)
+        batch = named(batch, self.glow.config, trains=False)
         filled = filled_up(batch)
-        return self.glow.call(filled["images"], filled["condition"])[: tf.shape(batch["images"])[0]]
+        return self.glow.call(filled["images"], filled.get("condition"))[: tf.shape(batch["images"])[0]]
 
     def initialize(self, images: Array, noise: Array | None = None, condition: Condition = None) -> None:
         """Runs `Glow.initialize`, whose arguments it has, the same on all replicas."""

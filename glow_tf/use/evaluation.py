@@ -132,15 +132,11 @@ def _rows(glow: Glow, images: np.ndarray, draws: int, seed: int, condition: Cond
         for batch in evaluation_batches(images, size, seed_of(seed, k), others=given)
     )
     steps = -(-len(images) // size) * draws
-    return [
-        np.stack(
-            function(
-                glow.dequantized(batch["images"], batch["noise"]),
-                glow.checked_condition(batch.get("condition")),
-            )
-        )
-        for batch in with_progress(passes, steps, f"Evaluating, batches of {size}")
-    ]
+    rows = []
+    for batch in with_progress(passes, steps, f"Evaluating, batches of {size}"):
+        v = glow.dequantized(batch["images"], batch["noise"])
+        rows.append(np.stack(function(v, glow.checked_condition(batch.get("condition")))))
+    return rows
 
 
 def _log_probs(

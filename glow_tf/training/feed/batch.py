@@ -12,6 +12,7 @@ from glow_tf.bijectors.pieces import filled_if_empty
 from glow_tf.config import ModelConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
+from glow_tf.model.passage import Passage
 
 Dataset = tf.data.Dataset | tf.distribute.DistributedDataset
 
@@ -56,14 +57,19 @@ def named(batch: Any, config: ModelConfig, *, trains: bool = True) -> Batch:
     return dict(zip((*first[:before], *last) if before > 0 else first, members, strict=False))
 
 
-def entering(batch: Any, glow: Glow, *, trains: bool = True) -> Batch:
-    """Returns a batch by name as it enters a step: with labels, int32, and what the model is given, or None.
+def entering(glow: Glow, batch: Batch, seed: int = 0, cache: Any = None) -> Passage:
+    """Returns a batch as it enters the first part, or the one whose frozen prefix is in the `PrefixCache`.
 
-    ConfigError if the model is given something else.
+    The seed is of the dequantisation, where the batch has no noise. Here labels become int32, and what the
+    model is given is checked: ConfigError if it does not fit.
     """
-    batch = named(batch, glow.config, trains=trains)
+    with glow.on_device_of(0):
+        if cache:
+            passage = cache.passage(batch["index"])
+        else:
+            passage = glow.enter(batch["images"], batch.get("noise"), seed)
     labels = tf.cast(batch["labels"], tf.int32) if "labels" in batch else None
-    return batch | {"labels": labels, "condition": glow.checked_condition(batch.get("condition"))}
+    return passage._replace(labels=labels, condition=glow.checked_condition(batch.get("condition")))
 
 
 def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> tf.Tensor:

@@ -18,7 +18,7 @@ from glow_tf.data.batches import (
     with_evaluation_noise,
     with_members,
 )
-from glow_tf.model.conditions import in_arrays
+from glow_tf.model.conditions import in_arrays, some_of
 from glow_tf.model.glow import Glow
 from glow_tf.training.feed.batch import Batch, Dataset, last_members, named
 from glow_tf.training.feed.datasets import (
@@ -192,11 +192,9 @@ def _split(x: Any, whole: Batch, fraction: float) -> tuple[Batch, Batch]:
             "validation_split must leave images to train on and to validate on. "
             f"Received: validation_split={fraction}, {count} images"
         )
-    train, held_out = (
-        tf.nest.map_structure(lambda own, which=which: own[which], whole)
-        for which in (slice(cut), slice(cut, None))
-    )
-    return train, {name: own for name, own in held_out.items() if name != "labels"}
+    held_out = some_of(whole, slice(cut, None))
+    held_out.pop("labels", None)  # which evaluations do not use
+    return some_of(whole, slice(cut)), held_out
 
 
 def _check_length(dataset: Dataset, arguments: dict[str, Any]) -> None:

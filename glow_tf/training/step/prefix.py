@@ -95,10 +95,7 @@ class PrefixCache:
             return self._kept.map(lambda kept: kept.sparse_read(index))
 
     def _store_batch(self, batch: Batch) -> None:
-        batch = entering(batch, self.glow)
-        index, before = batch["index"], self.before
-        entered = before.passage(index) if before else self.glow.enter(batch["images"], batch["noise"])
-        entered = entered._replace(condition=batch["condition"])
+        index, entered = batch["index"], entering(self.glow, batch, cache=self.before)
         start = self.part - 1 if self.before else 0
         passed = in_streams(lambda own: self.glow.through_parts(own, start, self.part), entered)
         passage = passed._replace(condition=None)  # which batches have

@@ -13,7 +13,7 @@ from glow_tf.layout.cost import crossing_bytes
 from glow_tf.layout.partition import PartLayout, part_layouts
 from glow_tf.layout.schedule import Phase, phase_of_epoch
 from glow_tf.training.feed import inputs
-from glow_tf.training.feed.batch import Batch, Dataset, filled_up, noise_of_step
+from glow_tf.training.feed.batch import Batch, Dataset, entering, filled_up, noise_of_step
 from glow_tf.training.optim.optimizers import Optimizers, check_rates, count_steps
 from glow_tf.training.options import CompileOptions, warn_of_late_priors
 from glow_tf.training.step.diagnosis import Seen
@@ -61,7 +61,7 @@ class TrainingSteps:
         Returns the gradients, the norms of each active part's, and whether the step was applied, bool [].
         """
         batch = filled_up(self._with_noise(batch, phase))
-        passage = self._forward.enter(batch, self._seed, cache)
+        passage = entering(self._forward.glow, batch, self._seed, cache)
         start = cache.part if cache else 0
         step = self._gradients(passage, phase, start, batch.get("weight"), self._queues_in(phase))
 
