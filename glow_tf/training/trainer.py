@@ -149,7 +149,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
     def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Runs one step of the current phase, and returns the phase's logs so far in this epoch, [] each.
 
-        The batch is what `batch.named` takes. InvalidArgumentError if too many steps in a row are not finite,
+        The batch is what `named` takes. InvalidArgumentError if too many steps in a row are not finite,
         or outside of their band; `fit` raises DivergedError in its place.
         """
         batch, cache = named(batch, self.glow.config), self.prefix_caches.get(self.phase)
