@@ -157,8 +157,12 @@ def check_specs(glow: Glow, batch: Batch, trains: bool) -> None:
     first = ("noise", "index" if trains else "weight")
     if "images" not in batch or batch.keys() - {*first, "images"} != set(last):
         ends = ", ".join(last)
-        needed = f"the model needs {ends} with the images: as y of an array, or at the end: (images, {ends})"
-        raise ConfigError(f"{needed if last else EXPECTED}. Received: {_described(batch)}")
+        needed = (
+            f"the model needs {ends} with the images: as y of an array, or at the end: (images, {ends}); a "
+            f"batch may also have {' and '.join(first)}, and nothing else"
+        )
+        found = tf.nest.map_structure(lambda own: f"{own.dtype.name} {own.shape}", batch)
+        raise ConfigError(f"{needed if last else EXPECTED}. Received: {found}")
     check_specs_of_condition(batch.get("condition"), glow.config)
     images, shape = batch["images"], tf.TensorShape(glow.image_shape)
     batched = images.shape.rank in (None, 4) and (
@@ -204,10 +208,6 @@ def check_values(glow: Glow, batch: Batch) -> None:
             raise ConfigError(
                 f"{EXPECTED}. Received: noise (the second member) with values in [{low:g}, {high:g}]"
             )
-
-
-def _described(batch: Batch) -> dict[str, Any]:
-    return tf.nest.map_structure(lambda own: f"{own.dtype.name} {own.shape}", batch)
 
 
 def _are_crops(glow: Glow, shape: tf.TensorShape) -> bool:
