@@ -12,6 +12,7 @@ import tensorflow as tf
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import DivergedError, NonFiniteError, reason_of
 from glow_tf.devices.workers import follow_first_worker, holds_anywhere, in_several_processes
+from glow_tf.model.glow import Glow
 from glow_tf.run import health, pictures
 from glow_tf.run.context import Run
 from glow_tf.run.epoch import EpochResult, bits_of_levels, computed
@@ -137,27 +138,36 @@ class SampleGrid(RunCallback):
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Draws, every `sample_every` epochs and after the last one."""
-        config, result, glow = self.run.config, self.result, self.model.glow
+        config, result = self.run.config, self.result
         result.grid = result.non_finite_samples = None
         epochs = self.params["epochs"]
         every = -(-epochs // MOST_GRIDS) if config.sample_every < 0 else config.sample_every
         if (epoch + 1) % every and epoch + 1 < epochs:
             return
-        given = self.run.first_conditions(SAMPLES_PER_TEMPERATURE)
         with self.model.averages.in_place():
-            draws = [
-                glow.sample_dequantized(SAMPLES_PER_TEMPERATURE, temperature, config.seed, given)
-                for temperature in SAMPLE_TEMPERATURES
-            ]
-        v, path = tf.stack(draws), self.run.workdir.path / "samples" / f"epoch_{epoch + 1:04d}.png"
-        drawn = glow.dequantize.to_output(v).numpy()
-        result.non_finite_samples = int(np.sum(~np.isfinite(v.numpy())))
-        if not glow.config.is_pictures:
-            write_atomically(path.with_suffix(".npy"), pictures.npy(drawn))
-            return
-        pixels = drawn.reshape(-1, *drawn.shape[2:])
-        result.grid = pictures.grid(pictures.stretched(pixels, self.run.images.top))
-        write_atomically(path, pictures.png(result.grid))
+            result.grid, result.non_finite_samples = draw_samples(self.run, self.model.glow, epoch + 1)
+
+
+def draw_samples(run: Run, glow: Glow, epoch: int) -> tuple[np.ndarray | None, int]:
+    """Writes the samples of a model, that of an epoch; returns their grid and how many pixels are not finite.
+
+    The grid is None of data that make no pictures.
+    """
+    given = run.first_conditions(SAMPLES_PER_TEMPERATURE)
+    draws = [
+        glow.sample_dequantized(SAMPLES_PER_TEMPERATURE, temperature, run.config.seed, given)
+        for temperature in SAMPLE_TEMPERATURES
+    ]
+    v, path = tf.stack(draws), run.workdir.path / "samples" / f"epoch_{epoch:04d}.png"
+    drawn = glow.dequantize.to_output(v).numpy()
+    non_finite = int(np.sum(~np.isfinite(v.numpy())))
+    if not glow.config.is_pictures:
+        write_atomically(path.with_suffix(".npy"), pictures.npy(drawn))
+        return None, non_finite
+    pixels = drawn.reshape(-1, *drawn.shape[2:])
+    grid = pictures.grid(pictures.stretched(pixels, run.images.top))
+    write_atomically(path, pictures.png(grid))
+    return grid, non_finite
 
 
 class TensorBoardByPart(RunCallback):

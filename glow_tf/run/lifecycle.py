@@ -34,11 +34,12 @@ from glow_tf.run.callbacks import (
     SaveCheckpoints,
     TensorBoardByPart,
     WholeEpochs,
+    draw_samples,
 )
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
-from glow_tf.run.files import checkpoint_files
-from glow_tf.run.files.workdir import SUMMARY, Workdir
+from glow_tf.run.files import checkpoint_files, saved
+from glow_tf.run.files.workdir import BEST_EPOCH, SUMMARY, Workdir
 from glow_tf.run.interrupts import Interrupts, interrupts_of_run
 from glow_tf.run.progress import Progress
 from glow_tf.training.feed.batch import initialize_from
@@ -170,9 +171,8 @@ def _train(
                 tell = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: happened())
                 others = [tell, *callbacks]
                 recovery.fit_and_recover(run, epoch, lambda first: _fit(run, first, interrupts, others))
-            with run.trainer.averages.in_place():
-                # Outside of any strategy: a SavedModel has no replicas.
-                trained = run.glow.recut() if run.is_chief and run.config.export else None
+            is_used = run.config.export or run.workdir.best_epoch is not None
+            trained = _trained(run) if run.is_chief and is_used else None
     with _saying_what_is_kept(run):
         result = _finish(run, trained, export, start) if run.is_chief else {}
     with stall_watch(run.group):
@@ -235,15 +235,25 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Callbacks) -> Non
     )
 
 
+def _trained(run: Run) -> Glow:
+    """Returns the model that a run ends with, outside of any strategy: a SavedModel has no replicas."""
+    if run.workdir.best_epoch is not None:
+        return saved.load(run.workdir.path, "best")
+    with run.trainer.averages.in_place():
+        return run.glow.recut()
+
+
 def _finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Mapping[str, Any]:
     history = run.workdir.read_history(len(run.phases))
     run.workdir.write_history(history)  # without the row of an epoch that has no checkpoint
-    last = history[-1]
-    bpd, error = float(last["test_bpd"]), float(last["test_bpd_se"])
-    if trained is not None:
+    best = run.workdir.best_epoch
+    if run.config.sample_every and best and not [*run.workdir.path.glob(f"samples/epoch_{best:04d}.*")]:
+        draw_samples(run, trained, best)
+    if run.config.export:
         with notice("Exporting", in_log=True):
             export(trained, run.workdir.path / "export")
     summary = _summary(run, history)
+    error = math.nan if summary["test_bpd_se"] is None else summary["test_bpd_se"]
     run.workdir.write_summary(summary)
     print(tables.closing_table(history, len(run.layouts), run.costs, run.has_traffic))
     of = "one noise draw per test image: an upper bound in expectation"
@@ -251,8 +261,8 @@ def _finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> M
     times = summary["recoveries"]
     note = f"; it diverged and went back {times} time{'s' if times > 1 else ''}" if times else ""
     print(
-        f"Finished: test {tables.bpd_text(bpd, error)} bits/dim ({of}), "
-        f"{summary['total_seconds']:.1f} s of training (this process ran for "
+        f"Finished: test {tables.bpd_text(summary['test_bpd'], error)} bits/dim ({of}), "
+        f"{_which(best, history)}{summary['total_seconds']:.1f} s of training (this process ran for "
         f"{time.monotonic() - start:.0f} s in all), in "
         f"{run.workdir.path}{note}"
     )
@@ -261,18 +271,29 @@ def _finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> M
     return summary
 
 
+def _which(best: int | None, history: Sequence[Mapping[str, str]]) -> str:
+    """Says which epoch the model of a run is of, if that is the best on validation images."""
+    if best is None:
+        return ""
+    bpd = float(history[best - 1]["validation_bpd"])
+    return f"of epoch {best} of {len(history)}, the best by validation bits ({bpd:.4f}), "
+
+
 def _summary(run: Run, history: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    last = history[-1]
-    error = float(last["test_bpd_se"])
+    last, best = history[-1], run.workdir.best_epoch
+    of_model = history[:best]
+    score = of_model[-1]
+    error = float(score["test_bpd_se"])
     epochs, planned = len(history), len(run.phases)
     stopped = f"a callback stopped training after epoch {epochs} of {planned}; the same command goes on"
     return {
-        "test_bpd": float(last["test_bpd"]),
+        "test_bpd": float(score["test_bpd"]),
         "test_bpd_se": error if math.isfinite(error) else None,  # of a single image nobody knows it
         "total_seconds": float(last["total_seconds"]),
         "parameters": sum(run.parameters),
         "parts": [layout.flow_steps for layout in run.layouts],
         "epochs": epochs,
+        **({} if best is None else {BEST_EPOCH: best}),
         "versions": {
             "glow_tf": __version__,
             "tensorflow": tf.__version__,
@@ -283,7 +304,8 @@ def _summary(run: Run, history: Sequence[Mapping[str, str]]) -> dict[str, Any]:
         "recoveries": int(last.get("recoveries") or 0),
         "warnings": [
             *_troubles_ahead(run),
-            *health.troubles(history, run.glow.config.bits),
+            *health.troubles(of_model, run.glow.config.bits),
+            *(health.overfitting(history) if best else []),
             *([stopped] if epochs != planned else []),
         ],
     }

@@ -29,7 +29,7 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
     """Loads a trainer, with the state of its optimizers and its phases; `load` loads a model alone.
 
         trainer = glow_tf.load_trainer("runs/mine")
-        trainer.evaluate(test_images, return_dict=True)  # the run's test_bpd
+        trainer.evaluate(test_images, return_dict=True)  # the last epoch's test_bpd
         trainer.fit(images, initial_epoch=trainer.finished_epochs, epochs=trainer.finished_epochs + 5)
 
     Epochs beyond the run's schedule are end to end. They need a run with `rate_schedule="constant"`: a cosine

@@ -7,6 +7,7 @@ import shutil
 from glow_tf.core.durable_files import flush, write_atomically
 
 POINTER = "checkpoint"  # the file in which TensorFlow's own tools look for the newest checkpoint
+BEST = "best"  # the folder of the best epoch's checkpoint, beside the newest ones
 DATA = "data.json"  # checksums of the images that the run began with
 
 
@@ -35,6 +36,11 @@ def pointed_to(folder: pathlib.Path) -> int:
     except OSError:
         return 0
     return int(found[1]) if found else 0
+
+
+def best_epoch(folder: pathlib.Path) -> int | None:
+    """Returns the best epoch on validation images, whose checkpoint is kept; None if there is none."""
+    return max(complete(folder / BEST), default=None)
 
 
 def within(folder: pathlib.Path, epochs: int) -> pathlib.Path:

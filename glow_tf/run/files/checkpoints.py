@@ -150,7 +150,7 @@ class Checkpoints:
     def remove_after(self, epochs: int) -> None:
         """Removes the checkpoints of more than `epochs` epochs; a run that went back does not need them."""
         checkpoint_files.remove_within(self._folder)
-        for folder in (self._folder, self._folder / "best"):
+        for folder in (self._folder, self._folder / checkpoint_files.BEST):
             # A pointer to a checkpoint that is not there says that one is missing.
             if checkpoint_files.pointed_to(folder) > epochs:
                 kept = [number for number in checkpoint_files.complete(folder) if number <= epochs]
@@ -177,7 +177,7 @@ class Checkpoints:
             read_into(self._within_epochs if steps else self._at_ends, path)
         self._trainer.averages.swap()
         self.steps.assign(steps)
-        if not checkpoint_files.complete(self._folder / "best"):  # a run was killed while it went back
+        if checkpoint_files.best_epoch(self._folder) is None:  # a run was killed while it went back
             self.best_bpd.assign(float("inf"))
 
     def save(self, epochs: int, validation_bpd: float | None = None) -> None:
@@ -190,7 +190,7 @@ class Checkpoints:
             better = validation_bpd is not None and validation_bpd < float(self.best_bpd)
             if better and not self._trainer.divergence_monitor.steps_outside:
                 self.best_bpd.assign(validation_bpd)
-                self._write(self._folder / "best", epochs, 1, self._checkpoint)
+                self._write(self._folder / checkpoint_files.BEST, epochs, 1, self._checkpoint)
             self._write(self._folder, epochs, 2, self._checkpoint)
         checkpoint_files.remove_within(self._folder)
 

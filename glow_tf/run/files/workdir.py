@@ -42,6 +42,7 @@ IMAGES = "train images"  # the checksum that every run keeps
 EPOCHS = ("part_epochs", "finetune_epochs")  # settings with which a run may go on with other values
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 SUMMARY = "summary.json"  # a run that has one is finished
+BEST_EPOCH = "best_epoch"  # its key of the epoch that it is of, where there are validation images
 # What TensorFlow writes into the folder of a SavedModel.
 SAVED_MODEL = frozenset({"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"})
 FOLDERS = ("samples", "checkpoints", "logs", "export")  # what a workdir may contain as folders
@@ -213,6 +214,11 @@ class Workdir:
         if not epochs and not steps:
             return "No epoch is finished yet; the same command starts again."
         return f"The checkpoint of {checkpoint_files.name(epochs, steps)} is kept; the same command goes on."
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The best epoch on validation images, whose model commands use; None if there is none."""
+        return checkpoint_files.best_epoch(self.path / "checkpoints")
 
     # History
 
