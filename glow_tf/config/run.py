@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from glow_tf.config.choices import COMPILERS, MOST_BLOCKS, MOST_DEVICES, STRATEGIES
+from glow_tf.config.choices import COMPILERS, MOST_BLOCKS, MOST_DEVICES, PRIOR, STRATEGIES
 from glow_tf.config.data import DataConfig
 from glow_tf.config.model import ModelConfig, check_divisible
 from glow_tf.config.setting import check_fields, require, setting, settings_of
@@ -83,6 +83,12 @@ class RunConfig:
         "Minutes between checkpoints within an epoch, besides the one after it; 0: none within.",
         may_differ=True,
     )
+    patience: int = setting(
+        0,
+        "Epochs after which a run ends if none of them was better than the best on validation images; 0: it "
+        "makes all its epochs.",
+        may_differ=True,
+    )
     conditional: bool = setting(
         False,
         "Give the top latent a prior for each class of the data, so that images of a class can be drawn.",
@@ -101,6 +107,11 @@ class RunConfig:
             raise ConfigError(
                 "checkpoint_minutes needs sync_every=1: within an epoch each worker has its own optimizers. "
                 f"Received: checkpoint_minutes={minutes}, sync_every={self.train.sync_every}"
+            )
+        if self.patience and not self.data.validation_examples and self.init_from != PRIOR:
+            raise ConfigError(
+                "patience needs validation_examples, by which epochs are compared. "
+                f"Received: patience={self.patience}, validation_examples=0"
             )
         # Otherwise these would be found only after all images have been read.
         if (size := self.data.image_size) and "num_blocks" not in self.left_open:

@@ -17,8 +17,8 @@ from glow_tf.run import health, pictures
 from glow_tf.run.context import Run
 from glow_tf.run.epoch import EpochResult, bits_of_levels, computed
 from glow_tf.run.files import flags_file
+from glow_tf.run.held_out import HeldOut, loses_patience
 from glow_tf.run.interrupts import Interrupts
-from glow_tf.training.one_level import OneLevel
 
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 SAMPLES_PER_TEMPERATURE = 16
@@ -64,9 +64,7 @@ class EpochRecord(RunCallback):
         self._traced: set = set()
         self.rows = self.run.workdir.read_history(int(self.run.checkpoints.epochs))
         self.result.total_seconds = sum(float(row["seconds"]) for row in self.rows)
-        only = self.run.config.train.only_part
-        alone = only and self.run.group is None and self.run.strategy.num_replicas_in_sync == 1
-        self._level = OneLevel(self.model, only - 1) if alone else None
+        self._held_out = HeldOut(self.run, self.model)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._steps_before = self.model.steps_before
@@ -110,13 +108,9 @@ class EpochRecord(RunCallback):
         result.troubles = health.troubles(self.rows, self.model.glow.config.bits)
 
     def _evaluate(self) -> None:
+        for name, score in self._held_out.scores().items():
+            setattr(self.result, name, score)
         with self.model.averages.in_place():
-            for name, batches in self.run.held_out.items():
-                if self._level:
-                    found = self._level.evaluate(name, batches)
-                else:
-                    found = self.model.evaluate(batches, verbose=0, return_dict=True)
-                setattr(self.result, name, (float(found["bpd"]), float(found["bpd_se"])))
             self.result.conditioning = None if self.run.probe is None else self.run.probe()
 
     def _training_seconds(self, end: float) -> float:
@@ -316,6 +310,7 @@ class SaveCheckpoints(RunCallback):
         validation = self.result.validation
         checkpoints.save(epoch + 1, None if validation is None else validation[0])
         self._last = time.monotonic()
+        self.model.stop_training |= loses_patience(self.run, epoch + 1)
 
     def _is_due(self, step: int) -> bool:
         """Returns whether the time to save has come, the same on all workers; after a step (from 1)."""

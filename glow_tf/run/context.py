@@ -35,7 +35,7 @@ from glow_tf.training.trainer import PartsTrainer
 Strategy = tf.distribute.Strategy
 
 # Room that a run needs on disk: two of the last epochs, the best, a new one, and the export (a third of one);
-# and two more that are within an epoch.
+# the start, if it has one; and two more that are within an epoch.
 CHECKPOINTS_ON_DISK = 5
 WITHIN_EPOCH = 2
 REAL = "Real data: bpd is of their density, in bits per dimension (nats / ln 2), and may be negative."
@@ -249,7 +249,7 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
             print(saved.start_from(config.init_from, start, trainer.glow))
     with strategy.scope():
         trainer.glow.dequantize.adapt(images.train)
-    most = CHECKPOINTS_ON_DISK + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
+    most = CHECKPOINTS_ON_DISK + bool(config.init_from) + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
     if chief:
         workdir.check_space(most * checkpoint_bytes(trainer))
     folder = workdir.path / "checkpoints"
