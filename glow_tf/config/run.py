@@ -21,7 +21,8 @@ class RunConfig:
     """One training run: where it lives, and everything it is made of.
 
     `left_open` names the settings that nobody gave: the run chooses them when it has read its data, as
-    `glow_tf.run.suited` says. Until then they have their defaults.
+    `glow_tf.run.suited` says. Until then they have their defaults. With `init_from=prior`, `follows` names
+    those that the prior sets, if the run starts from one.
     """
 
     workdir: str | os.PathLike = setting(  # noqa: RUF009
@@ -31,7 +32,8 @@ class RunConfig:
     init_from: str | os.PathLike = setting(  # noqa: RUF009
         "",
         "Start from the weights of a workdir, a .keras file or a preset; the run has its own data and "
-        "schedule. On the command line the model's settings stand in the place of those in flagfiles.",
+        "schedule. On the command line the model's settings stand in the place of those in flagfiles. prior: "
+        "the preset of photographs that fits the images, unless they are unlike it.",
     )
     strategy: str = setting(
         "auto",
@@ -97,6 +99,7 @@ class RunConfig:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     left_open: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_fields(self)
@@ -138,7 +141,12 @@ class RunConfig:
     def num_parts(self) -> int | None:
         """How many parts the model has; None if that depends on `num_blocks`, which is left open."""
         is_open = self.model.design.separable and "num_blocks" in self.left_open
-        return None if is_open else self.model.num_parts
+        return None if is_open or "num_blocks" in self.follows else self.model.num_parts
+
+    @property
+    def undecided(self) -> tuple[str, ...]:
+        """The settings that the run chooses when it has read its data."""
+        return (*self.left_open, *self.follows, *(["init_from"] if self.init_from == PRIOR else []))
 
     def _check_strategy(self) -> None:
         devices = [device for device in self.part_devices.split(",") if device]
@@ -196,7 +204,9 @@ class RunConfig:
         return {"on": True, "off": False}.get(self.jit_compile, self.jit_compile)
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any], left_open: Sequence[str] = ()) -> RunConfig:
+    def from_settings(
+        cls, settings: dict[str, Any], left_open: Sequence[str] = (), follows: Sequence[str] = ()
+    ) -> RunConfig:
         """Builds the whole from one flat mapping of setting to value, as flags give it."""
         if unknown := set(settings) - {setting.name for setting in all_settings()}:
             raise ConfigError(f"these are not settings of a run. Received: {', '.join(sorted(unknown))}")
@@ -205,7 +215,7 @@ class RunConfig:
             names = [f.name for f in settings_of(config_class)]
             groups[group] = config_class(**{n: settings[n] for n in names if n in settings})
         own = {f.name: settings[f.name] for f in settings_of(cls) if f.name in settings}
-        return cls(**own, **groups, left_open=tuple(left_open))
+        return cls(**own, **groups, left_open=tuple(left_open), follows=tuple(follows))
 
     def to_settings(self) -> dict[str, Any]:
         """The flat mapping from which `from_settings` builds the same run."""

@@ -127,9 +127,9 @@ def agree(
     settings = config.to_settings()
     # With these all stop, or save, after the same step.
     may_differ = MAY_DIFFER - {"max_skipped_steps", "on_divergence", "checkpoint_minutes", "patience"}
-    own = {n: None if n in config.left_open else v for n, v in settings.items() if n not in may_differ}
+    own = {n: None if n in config.undecided else v for n, v in settings.items() if n not in may_differ}
     of_first, summary = meet(group, own, summary)
-    if taken := {name: of_first[name] for name in config.left_open if of_first[name] is not None}:
+    if taken := {name: of_first[name] for name in config.undecided if of_first[name] is not None}:
         config = RunConfig.from_settings(settings | taken, [n for n in config.left_open if n not in taken])
     return config, summary
 

@@ -182,6 +182,17 @@ def _ended_with_last(workdir: pathlib.Path) -> bool:
     return False
 
 
+def settings_of_size(model: ModelConfig) -> tuple[str, ...]:
+    """Returns the settings of a model that follow the size of its images, where its parts have no size."""
+    return ("num_blocks", *model.design.settings) if model.design.any_size else ()
+
+
+def resized(glow: Glow, image_shape: tuple[int, int, int]) -> Glow:
+    """Returns a model for images of another size; the same one if its parts have one size."""
+    is_other = glow.config.image_shape[:2] != image_shape[:2] and glow.config.image_shape[2] == image_shape[2]
+    return glow.resized(image_shape) if is_other and glow.config.design.any_size else glow
+
+
 def load_start(path: str, model: ModelConfig) -> Glow:
     """Loads the model that a run starts from (`init_from`): of a workdir, a `.keras` file or a preset.
 
@@ -194,7 +205,7 @@ def load_start(path: str, model: ModelConfig) -> Glow:
         raise ConfigError(
             f"init_from must be the workdir of a run, a .keras file or a preset. {error}; init_from={path!r}"
         ) from None
-    of_data = ("image_shape", "classes", "condition_shape")
+    of_data = ("image_shape", "classes", "condition_shape", *settings_of_size(start.config))
     from_data = {name: getattr(start.config, name) for name in of_data}
     _check_same_flow(path, start.config, dataclasses.replace(model, **from_data))
     return start
@@ -206,6 +217,7 @@ def start_from(path: str, start: Glow, glow: Glow) -> str:
     All weights are set if both models are cut in the same places. Otherwise the weights of the flow steps and
     the top prior are set, and the local priors, which only training uses, start anew.
     """
+    start = resized(start, glow.config.image_shape)
     _check_same_flow(path, start.config, glow.config)
     there, here = (flow_step_counts(model.config) for model in (start, glow))
     if there == here and (start.config.local_prior == glow.config.local_prior or len(here) == 1):
