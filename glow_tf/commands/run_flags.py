@@ -125,13 +125,11 @@ def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, A
     except (ConfigError, OSError):
         return {"init_from": start}  # the run says why it cannot start from it
     settings = {name: value for name, value in dataclasses.asdict(model).items() if name in names}
-    if start in suited.PRESETS.values():  # it has no size
-        names -= {"num_blocks", "level_steps", "level_widths"}
-        settings = {name: value for name, value in settings.items() if name in names}
-        return settings | {"init_from": start, "conditional": False}
+    settings |= {"init_from": start, "conditional": bool(model.classes)}
+    if start in suited.PRESETS.values():  # it fits any size
+        return settings
     height, width, _ = model.image_shape
-    size = height if height == width else 0
-    return settings | {"init_from": start, "image_size": size, "conditional": bool(model.classes)}
+    return settings | {"image_size": height if height == width else 0}
 
 
 def _model_of(name: str) -> configuration.ModelConfig:

@@ -231,7 +231,7 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
         levels = 0 if config.model.is_real else images.levels
         config = suited(config, images.image_shape, len(images.train), levels)
     if config is not given:
-        workdir.config, devices = config, devices or _devices(config, group)
+        workdir.config, devices = config, _devices(config, group)
     copies = 1 + config.train.cache_prefix  # one that steps read, one from which a cache is filled
     remedy = "take smaller images (--image_size), or fewer (--train_examples)"
     held = [images.train] * copies + list(images.conditions.values())

@@ -81,11 +81,11 @@ def tuned(config: RunConfig, examples: int) -> dict[str, Any]:
     epochs = min(max(round(20 * (160 / examples) ** 0.3), FEWEST_EPOCHS), MOST_EPOCHS)
     end_to_end = choose("finetune_epochs", 0)
     epochs = end_to_end + choose("part_epochs", 0 if end_to_end else epochs)
-    choose("learning_rate", "1e-2" if examples < 1000 else "2e-2")
+    choose("learning_rate", "5e-3" if examples < FEW else "1e-2" if examples < 1000 else "2e-2")
     choose("rate_scaling", "size")
-    batch = choose("batch_size", min(8, trained))
-    choose("warmup_steps", min(100, epochs * (trained // max(batch, 1)) // 4))
-    choose("patience", -(-epochs // 3) if validation else 0)
+    batch = choose("batch_size", min(4 if examples < FEW else 8, trained))
+    choose("warmup_steps", min(100, epochs * (trained // batch) // 3))
+    choose("patience", max(-(-epochs // 3), 2) if validation else 0)
     return found
 
 

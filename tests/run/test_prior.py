@@ -89,11 +89,9 @@ def test_a_run_without_a_flagfile_starts_from_the_prior_and_goes_on_with_it(
     assert cli.run("train", flags) == 0
     stdout = capsys.readouterr().out
     assert f"From the prior {preset}, which untouched needs " in stdout
-    chosen = "--validation_examples=8 --schedule=simultaneous --finetune_epochs=0 --learning_rate=1e-2 "
-    chosen += (
-        "--rate_scaling=size --warmup_steps=2 --batch_size=8 --patience=1, which suits 40 images of 8×8×3"
-    )
-    assert chosen in stdout
+    chosen = "--validation_examples=8 --schedule=simultaneous --finetune_epochs=0 --learning_rate=5e-3 "
+    chosen += "--rate_scaling=size --warmup_steps=5 --batch_size=4 --patience=2"
+    assert f"{chosen}, which suits 40 images of 8×8×3" in stdout
     assert "WARNING: only 8 images are held out to choose the best epoch" in stdout
     assert "No flagfile" not in stdout
     assert "32 training + 8 validation + 8 test images" in stdout
@@ -142,7 +140,7 @@ def test_own_images_starts_from_the_prior_and_what_is_typed_wins(preset):
     own = ["--flagfile=own_images", "--dataset=folder:unused", "--image_size=8"]
     found, cut, glow = decided(own, images)
     assert (found.init_from, found.data.validation_examples, len(cut.train)) == (str(preset), 8, 32)
-    assert (found.train.learning_rate, found.train.part_epochs, found.patience) == ("1e-2", 30, 10)
+    assert (found.train.learning_rate, found.train.part_epochs, found.patience) == ("5e-3", 30, 10)
     assert glow.config.width == found.model.width == 16
     typed = ["--validation_examples=4", "--learning_rate=3e-2", "--part_epochs=5", "--width=16"]
     found, cut, _ = decided([*own, *typed], images)
@@ -206,13 +204,28 @@ def test_a_run_starts_from_a_model_or_from_scratch():
             config_of(["--workdir=unused", "--from_scratch", start])
 
 
+@pytest.mark.skipif(not hasattr(glow_tf.Glow, "resized"), reason="needs models of any size")
+def test_a_start_is_resized_to_the_images(preset, tmp_path, capsys, eager):
+    write(tmp_path / "pictures" / "train", np.repeat(smooth(20, 1), 2, axis=1))
+    write(tmp_path / "pictures" / "test", np.repeat(smooth(4, 2), 2, axis=1))
+    own = [f"--dataset=folder:{tmp_path / 'pictures'}", "--part_epochs=1", *QUIET]
+    runs = {"prior": [], "typed": [f"--init_from={preset}", "--image_size=0", "--validation_examples=5"]}
+    for name, flags in runs.items():
+        arguments = [*own, *flags, f"--workdir={tmp_path / name}"]
+        for _ in range(2):
+            assert cli.run("train", arguments) == 0
+            (tmp_path / name / "summary.json").unlink()
+        assert "init_from: the weights are those of" in capsys.readouterr().out
+        assert glow_tf.load(tmp_path / name).image_shape == (16, 8, 3)
+
+
 @pytest.mark.parametrize(
     ("images", "validation", "epochs", "rate", "warmup", "patience"),
     [
-        (3, 0, 50, "1e-2", 12, 0),
-        (20, 5, 37, "1e-2", 9, 13),
-        (60, 8, 27, "1e-2", 40, 9),
-        (160, 16, 20, "1e-2", 90, 7),
+        (3, 0, 50, "5e-3", 16, 0),
+        (20, 5, 37, "5e-3", 37, 13),
+        (60, 8, 27, "5e-3", 100, 9),
+        (160, 16, 20, "1e-2", 100, 7),
         (500, 50, 14, "1e-2", 100, 5),
         (3200, 320, 8, "2e-2", 100, 3),
         (50_000, 1000, 4, "2e-2", 100, 2),
