@@ -18,6 +18,7 @@ from glow_tf.run.callbacks import draw_samples
 from glow_tf.run.context import Run
 from glow_tf.run.files import saved
 from glow_tf.run.files.workdir import BEST_EPOCH, is_out_of_patience
+from glow_tf.run.report.writing import write_report
 from glow_tf.version import __version__
 
 Exporter = Callable[[Glow, pathlib.Path], None]
@@ -69,6 +70,8 @@ def finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Ma
     )
     for warning in summary["warnings"]:
         print(f"WARNING: {warning}.")
+    with run.trainer.averages.in_place():
+        write_report(run, trained or (run.glow if run.group is None else None))
     return summary
 
 
