@@ -58,6 +58,8 @@ def finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Ma
     summary = _summary(run, history)
     error = math.nan if summary["test_bpd_se"] is None else summary["test_bpd_se"]
     run.workdir.write_summary(summary)
+    with run.trainer.averages.in_place():
+        report = write_report(run, trained or (run.glow if run.group is None else None))
     print(tables.closing_table(history, len(run.layouts), run.costs, run.has_traffic))
     of = "one noise draw per test image: an upper bound in expectation"
     of = "of the density of the test data" if run.glow.config.is_real else of
@@ -67,11 +69,10 @@ def finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Ma
         f"Finished: test {tables.bpd_text(summary['test_bpd'], error)} bits/dim ({of}), "
         f"{_which(run, history)}{summary['total_seconds']:.1f} s of training (this process ran for "
         f"{time.monotonic() - start:.0f} s in all), in {path}{note}"
+        f"{f'; see {path / report}' if report else ''}"
     )
     for warning in summary["warnings"]:
         print(f"WARNING: {warning}.")
-    with run.trainer.averages.in_place():
-        write_report(run, trained or (run.glow if run.group is None else None))
     return summary
 
 

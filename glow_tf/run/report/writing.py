@@ -14,25 +14,28 @@ from glow_tf.run.report.scored import scored_images
 NAME = "report.html"
 
 
-def write_report(run: Run, trained: Glow | None = None, stopped: str = "") -> None:
+def write_report(run: Run, trained: Glow | None = None, stopped: str = "") -> str:
     """Writes report.html, and report.json, into the workdir of a run that is over; the first process may.
 
     Args:
       run: the run.
       trained: the model that it ends with, which scores images; None: no images are scored.
       stopped: why it ended before its end; empty if it did not.
+
+    Returns:
+      The name of the page; empty if it could not be written, which a line has said.
     """
-    scored = {}
+    scored, folder = {}, run.workdir.path
     if trained is not None:
         with _warning("images could not be scored"):
             scored = scored_images(run, trained)
-    with _warning("could not be written"):
+    with _warning("it could not be written"):
         from glow_tf.run.report.page import run_page  # loads matplotlib
 
-        folder = run.workdir.path
         write_atomically(folder / KEPT, json_text({"stopped": stopped, "scored": scored}).encode())
         write_atomically(folder / NAME, run_page(read_run(folder)))
-        print(f"Report: {printable(str(folder / NAME))}", flush=True)
+        return NAME
+    return ""
 
 
 @contextlib.contextmanager
