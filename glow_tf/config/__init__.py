@@ -16,6 +16,7 @@ from glow_tf.config.choices import NORMS as NORMS
 from glow_tf.config.choices import OPTIMIZERS as OPTIMIZERS
 from glow_tf.config.choices import PERMUTATIONS as PERMUTATIONS
 from glow_tf.config.choices import PRECISIONS as PRECISIONS
+from glow_tf.config.choices import PRIOR as PRIOR
 from glow_tf.config.choices import PRIORS as PRIORS
 from glow_tf.config.choices import RATE_SCALINGS as RATE_SCALINGS
 from glow_tf.config.choices import SAME_FUNCTION as SAME_FUNCTION

@@ -21,6 +21,7 @@ RATE_SCALINGS = ("size", "none")
 RATE_SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "part_parallel")
 COMPILERS = ("auto", "on", "off")
+PRIOR = "prior"  # as what a run starts from: the preset that fits its images
 ON_DIVERGENCE = ("recover", "stop")
 
 # Beyond what anybody trains. They keep a slip of the pen from taking all memory, or days.
