@@ -12,6 +12,7 @@ ARCHITECTURES = {  # → the class that says all of it
     "levels": "glow_tf.architectures.levels:Levels",
 }
 DATA = ("bytes", "real")
+SQUEEZES = ("auto", "on", "off")  # of the coarsest image
 SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")
 OPTIMIZERS = ("adamax", "adam", "sgd")

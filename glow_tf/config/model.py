@@ -24,6 +24,7 @@ from glow_tf.config.choices import (
     PRECISIONS,
     PRIORS,
     SCALES,
+    SQUEEZES,
 )
 from glow_tf.config.notations import (
     Cuts,
@@ -192,6 +193,13 @@ class ModelConfig:
         "levels that are far more frequent than others have room by their frequency. For n_bits up to 8.",
     )
 
+    coarsest_squeeze: str = setting(
+        "auto",
+        "Of levels, whether the flow of the coarsest image begins with a squeeze: {}; auto: where both of its "
+        "sides are even.",
+        choices=SQUEEZES,
+    )
+
     def __post_init__(self):
         check_fields(self)
         if self.classes and self.top_prior != "learned":
@@ -320,11 +328,16 @@ def read_scale(scale: str) -> tuple[str, float | None]:
 
 
 def check_divisible(image_shape: Sequence[int], model: ModelConfig, received: str = "") -> None:
-    """Raises ConfigError, naming the nearest sizes that fit, unless the model can halve H and W.
+    """Raises ConfigError, naming the nearest sizes that fit, unless the model can halve H and W as it must.
 
     The message says what was `received`, by default the image's sides.
     """
     height, width = image_shape[:2]
+    if min(height, width) < (least := model.design.least_side(model)):
+        raise ConfigError(
+            f"height and width must be {least} or more with num_blocks={model.num_blocks}, which halves them "
+            f"as often. Received: {received or f'image of {height}×{width}'}"
+        )
     halvings = model.design.halvings(model, (height, width))
     multiple = 2**halvings
     if height % multiple or width % multiple:
