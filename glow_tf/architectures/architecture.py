@@ -31,7 +31,7 @@ class Architecture(abc.ABC):
       name: how messages name a model.
       settings: the fields of `ModelConfig` that only this architecture has. Others refuse them.
       separable: whether parts share nothing. Then each may be trained alone, anywhere, in any order.
-      any_size: whether parts are convolutions, which take images of any size that can be halved as often.
+      any_size: whether parts are convolutions, which take images of any size, and learn from crops of them.
       images_between_parts: whether a part hands on the image at half the size.
       suited: the settings, besides the sizes, of a run without a flagfile.
     """

@@ -126,10 +126,15 @@ class Levels(Architecture):
     def bijectors(self, layout: PartLayout, config: ModelConfig, dtype: Any) -> list[Bijector]:
         from glow_tf.bijectors import FlowSplit, Haar, LastLine, Squeeze
 
-        kinds, steps = [e.kind for e in layout.elements], [e for e in layout.elements if e.kind == "flow_step"]
+        kinds, steps = (
+            [e.kind for e in layout.elements],
+            [e for e in layout.elements if e.kind == "flow_step"],
+        )
         level, read = steps[0].block, config.coupling_config.condition_channels
         lines = [
-            LastLine(LINES[kind], dtype=dtype, name=f"level_{level}_{kind}") for kind in kinds if kind in LINES
+            LastLine(LINES[kind], dtype=dtype, name=f"level_{level}_{kind}")
+            for kind in kinds
+            if kind in LINES
         ]
         if not layout.fixed:  # the flow of the coarsest image
             stack = self.flow_steps(steps, config, dtype, f"block_{level}_flow_steps")

@@ -195,8 +195,8 @@ class ModelConfig:
 
     coarsest_squeeze: str = setting(
         "auto",
-        "Of levels, whether the flow of the coarsest image begins with a squeeze: {}; auto: where both of its "
-        "sides are even.",
+        "Of levels, whether the flow of the coarsest image begins with a squeeze: {}; auto: where both of "
+        "its sides are even.",
         choices=SQUEEZES,
     )
 

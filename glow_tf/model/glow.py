@@ -85,7 +85,7 @@ class Glow(CompiledModel):
           preset: the name of a preset that comes with the package, a folder from `save_to_preset`, the URL of
             such a folder, or `hf://OWNER/NAME[@REVISION]`, one on the Hugging Face Hub (needs
             `pip install 'glow_tf[hub]'`).
-          image_shape: (H, W, C) of the images, where they have another size than the preset's; see `resized`.
+          image_shape: (H, W, C) of the images, where their size is not the preset's; see `resized`.
           **changes: settings of `ModelConfig` that leave the function of the model as it is: `parts`,
             `local_prior`, `precision`, `seed`. A preset is uncut, and its coupling networks are in float32.
 
@@ -142,11 +142,12 @@ class Glow(CompiledModel):
             shapes = [[weight.shape for weight in each.weights] for each in (layer, source)]
             if shapes[0] != shapes[1]:
                 raise ConfigError(
-                    f"the model has weights that belong to its size, so it keeps it: {source.name} has others "
-                    f"for another size. Received: image_shape={shape} for {self.image_shape}"
+                    f"the weights of {source.name} belong to the model's size, so the model keeps it. "
+                    f"Received: image_shape={shape} for {self.image_shape}"
                 )
             layer.set_weights(source.get_weights())
         return glow
+
     def recut(self, dtype: Any = None, **changes: Any) -> Glow:
         """Returns a new model of the same flow, with the same weights of its flow steps and top prior.
 

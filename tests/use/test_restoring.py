@@ -11,7 +11,7 @@ from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
 from glow_tf.use import denoise, encode, inpaint, psnr
 from glow_tf.use.restore.restoring import harmonic
-from glow_tf.use.restore.sized import check_size, extended, of_size
+from glow_tf.use.sized import check_size, extended, of_size
 
 
 @pytest.fixture(scope="module")
