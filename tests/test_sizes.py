@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from small import only_endpoints, perturb, small_glow, small_levels
+from small import only_endpoints, perturb, preset_once, small_glow, small_levels
 
+import glow_tf
 from glow_tf import ConfigError, Glow, export
 from glow_tf.architectures import Levels
 from glow_tf.bijectors import GaussianPrior, LastLine
@@ -133,6 +134,13 @@ def test_every_form_of_an_odd_model_gives_the_same(own, tmp_path, eager):
     np.testing.assert_allclose(sized.encode(images), eps, atol=1e-4)
 
 
+def test_black_and_white_lines_and_noise_come_back_to_the_byte(eager):
+    glow, images = preset_once("cifar10_small").resized((63, 65, 3)), np.zeros((7, 63, 65, 3), np.uint8)
+    images[1, -1] = images[2, :, -1, 1] = 255
+    images[3:] = 255 * np.random.default_rng(0).integers(0, 2, images[3:].shape)
+    np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
+
+
 @pytest.mark.slow
 def test_an_export_of_odd_sides_codes_as_the_model_does(own, tmp_path):
     own = own.recut(dtype="float32")
@@ -172,6 +180,20 @@ def test_a_level_of_odd_images_learns_from_crops_that_are_even(odd):
     assert [type(bijector).__name__ for bijector in part.bijectors[:2]] == ["LastLine", "LastLine"]
     output = part.call(tf.zeros([1, 4, 4, 3], tf.float64))
     assert (output.h.shape, len(output.latents)) == ((1, 2, 2, 3), 1)
+
+
+def test_a_model_of_odd_sides_trains_and_evaluates(own, eager):
+    trainer = glow_tf.PartsTrainer(own.recut(dtype="float32").resized((7, 11, 3)), seed=0)
+    settings = glow_tf.TrainConfig(schedule="simultaneous", part_epochs=1, finetune_epochs=0, batch_size=4)
+    trainer.compile(settings)
+    images, before = images_of((7, 11, 3), 8), [part.get_weights() for part in trainer.glow.parts]
+    trainer.fit(images, verbose=0)
+    for part, weights in zip(trainer.glow.parts, before, strict=True):
+        assert any(np.any(a != b) for a, b in zip(part.get_weights(), weights, strict=True))
+    assert np.isfinite(trainer.evaluate(images, return_dict=True, verbose=0)["bpd"])
+    h = trainer.glow.enter(images, 0.5).h
+    part = trainer.glow.parts[0]
+    np.testing.assert_array_equal(part.pass_on(h), part.call(h).h)
 
 
 class PlacedPrior(GaussianPrior):

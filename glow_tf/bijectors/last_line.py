@@ -33,6 +33,8 @@ class LastLine(KeepsArguments, Bijector):
     Forward:   eps = a·asinh(e / b)      log_det = Σ log a − log(e² + b²) / 2
     Inverse:   e = b·sinh(eps / a), from which d and the line follow.
     So log p(line | the rest) = log N(eps; 0, I) + log_det. It is exact, and there is nothing to learn.
+    A scale that follows the neighbours would save 0.7 of 4.7 bits per value of a line of photographs. But it
+    multiplies rounding errors, and black-and-white noise did not come back to the byte.
     Images whose side is even pass as they are. So does, in the inverse, an image without a latent.
 
     Shapes: [B, H, W, C] → h [B, H − 1, W, C] and a latent [B, 1, W, C]; of columns likewise.
