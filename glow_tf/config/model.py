@@ -26,11 +26,7 @@ from glow_tf.config.choices import (
     SCALES,
     SQUEEZES,
 )
-from glow_tf.config.notations import (
-    Cuts,
-    HeadSize,
-    read_local_prior,
-)
+from glow_tf.config.notations import Cuts, HeadSize, read_local_prior
 from glow_tf.config.setting import check_fields, in_range, one_of, require, setting
 from glow_tf.config.setting_types import ConditionShape, check_types
 from glow_tf.core.errors import ConfigError
@@ -343,7 +339,7 @@ def check_divisible(image_shape: Sequence[int], model: ModelConfig, received: st
     if height % multiple or width % multiple:
         sides = {side for side in (height, width) if side % multiple}
         nearest = {s // multiple * multiple for s in sides} | {-(-s // multiple) * multiple for s in sides}
-        fewer = min((side & -side).bit_length() for side in (height, width)) - (halvings == model.num_blocks)
+        fewer = min((side & -side).bit_length() for side in (height, width))
         instead = f", or --num_blocks={fewer}" if fewer else ""
         raise ConfigError(
             f"num_blocks={model.num_blocks} halves the image {halvings} times, so height and width must be "
