@@ -23,7 +23,7 @@ from glow_tf.config import CouplingConfig, ModelConfig
 from glow_tf.layout.schedule import Phase
 from glow_tf.model.glow import Glow
 from glow_tf.training import PartsTrainer
-from glow_tf.training.feed.batch import Batch
+from glow_tf.training.feed.batch import entering
 from glow_tf.use.exports import saved_model
 
 # For each new name of a variable TensorFlow builds an operation, which is most of what a variable takes.
@@ -144,8 +144,8 @@ def make_flow_step(
 
 def objectives(trainer: PartsTrainer, images, phase: Phase, condition=None):
     """Returns what a phase minimises, of each image, and the truncated likelihoods of its parts."""
-    forward = trainer.forward_pass
-    return forward.evaluate(forward.enter(Batch(images, condition=condition), trainer.seed), phase)
+    passage = entering(trainer.glow, {"images": images, "condition": condition}, trainer.seed)
+    return trainer.forward_pass.evaluate(passage, phase)
 
 
 def perturb(layer: keras.layers.Layer, scale: float = 0.1, seed: int = 0) -> None:

@@ -97,7 +97,7 @@ class Architecture(abc.ABC):
         """Returns how many numbers a coupling's network makes for each channel that the coupling changes."""
         from glow_tf.bijectors.coupling import transform_of
 
-        return transform_of(config.coupling, config.scale).outputs_per_channel
+        return transform_of(config.coupling, config.scale, config.bounded).outputs_per_channel
 
     # Images of another size
 
@@ -144,7 +144,7 @@ class Architecture(abc.ABC):
         if config.classes:
             return ClassPrior(len(config.classes), dtype=dtype, name="prior")
         read = config.coupling_config.condition_channels
-        return gaussian_or_shaped(config.top_prior, read, dtype=dtype, name="prior")
+        return gaussian_or_shaped(config.top_prior, read, bounded=config.bounded, dtype=dtype, name="prior")
 
     @abc.abstractmethod
     def local_prior(self, config: ModelConfig, dtype: Any) -> Bijector:

@@ -88,16 +88,17 @@ class MultiScale(Architecture):
         return dataclasses.replace(config, image_shape=image_shape, parts=parts), (*range(config.num_parts),)
 
     def bijectors(self, layout: PartLayout, config: ModelConfig, dtype: Any) -> list[Bijector]:
-        from glow_tf.bijectors import Split, Squeeze
+        from glow_tf.bijectors import Split
+        from glow_tf.bijectors.haar import squeeze
 
         found: list[Bijector] = []
         for (block, kind), elements in itertools.groupby(layout.elements, lambda e: (e.block, e.kind)):
             label = f"block_{block}_{kind}"
             if kind == "squeeze":
-                found.append(Squeeze(dtype=dtype, name=label))
+                found.append(squeeze(config.squeeze, dtype=dtype, name=label))
             elif kind == "split":
                 read = config.coupling_config.condition_channels
-                found.append(Split(config.split_prior, read, dtype=dtype, name=label))
+                found.append(Split(config.split_prior, read, config.bounded, dtype=dtype, name=label))
             else:
                 found.append(self.flow_steps(list(elements), config, dtype, f"{label}s"))
         return found
@@ -107,7 +108,8 @@ class MultiScale(Architecture):
 
         # A flow head takes the place of the standard one.
         kind = "standard" if config.head_size else config.local_prior
-        return GaussianPrior(kind, config.coupling_config.condition_channels, dtype=dtype, name="prior")
+        read = config.coupling_config.condition_channels
+        return GaussianPrior(kind, read, config.bounded, dtype=dtype, name="prior")
 
     def suited_flow_steps(self, num_blocks: int) -> int:
         return min(max(FLOW_STEPS // num_blocks, 1), MOST_PER_BLOCK)

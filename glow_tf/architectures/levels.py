@@ -126,12 +126,11 @@ class Levels(Architecture):
         return (*layouts, PartLayout((*lines, *squeeze, *steps), size))
 
     def bijectors(self, layout: PartLayout, config: ModelConfig, dtype: Any) -> list[Bijector]:
-        from glow_tf.bijectors import FlowSplit, Haar, LastLine, Squeeze
+        from glow_tf.bijectors import FlowSplit, Haar, LastLine
+        from glow_tf.bijectors.haar import squeeze
 
-        kinds, steps = (
-            [e.kind for e in layout.elements],
-            [e for e in layout.elements if e.kind == "flow_step"],
-        )
+        kinds = [e.kind for e in layout.elements]
+        steps = [e for e in layout.elements if e.kind == "flow_step"]
         level, read = steps[0].block, config.coupling_config.condition_channels
         lines = [
             LastLine(LINES[kind], dtype=dtype, name=f"level_{level}_{kind}")
@@ -140,8 +139,9 @@ class Levels(Architecture):
         ]
         if not layout.fixed:  # the flow of the coarsest image
             stack = self.flow_steps(steps, config, dtype, f"block_{level}_flow_steps")
-            squeeze = [Squeeze(dtype=dtype, name=f"block_{level}_squeeze")]
-            return [*lines, *(squeeze if "squeeze" in kinds else []), stack]
+            if "squeeze" not in kinds:
+                return [stack]
+            return [*lines, squeeze(config.squeeze, dtype=dtype, name=f"block_{level}_squeeze"), stack]
         coupling = dataclasses.replace(
             config.coupling_config, width=steps[0].hidden, condition_channels=config.condition_features
         )

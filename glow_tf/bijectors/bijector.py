@@ -238,6 +238,12 @@ def set_where(new: tf.Tensor, variable: keras.Variable, value: tf.Tensor) -> Non
     variable.assign(tf.where(new, tf.cast(value, variable.dtype), variable.value))
 
 
+# What `ModelConfig.bounded` bounds. Features and shifts of trained models seldom reach half of these.
+FEATURE_BOUND = 3.0
+SHIFT_BOUND = 10.0
+LOG_DEVIATION_BOUND = {False: 5.0, True: 3.0}
+
+
 def soft_bound(value: tf.Tensor, bound: float) -> tf.Tensor:
     """Maps a log-scale smoothly into [−bound, bound], with slope 1 at 0.
 

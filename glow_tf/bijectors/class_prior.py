@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Shape, soft_bound
+from glow_tf.bijectors.bijector import LOG_DEVIATION_BOUND, Shape, soft_bound
 from glow_tf.bijectors.condition import Condition
-from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND, Density
+from glow_tf.bijectors.gaussian_prior import Density
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
 
 CLASSES_AT_ONCE = 16  # a mixture's score needs memory for that many copies of the latent
@@ -90,7 +90,7 @@ class ClassPrior(Density):
         return mean, 0.5 * tf.math.log(variance)
 
     def _log_deviation(self) -> tf.Tensor:
-        return soft_bound(self.raw_log_deviation.value, LOG_DEVIATION_BOUND)
+        return soft_bound(self.raw_log_deviation.value, LOG_DEVIATION_BOUND[False])
 
 
 def _log_prob_by_class(h: tf.Tensor, means: tf.Tensor, log_deviations: tf.Tensor) -> tf.Tensor:

@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import KeepsArguments, Shape
+from glow_tf.bijectors.bijector import FEATURE_BOUND, KeepsArguments, Shape, soft_bound
 from glow_tf.bijectors.condition import Condition, at_its_own_resolution
-from glow_tf.bijectors.networks import HiddenConvolution
+from glow_tf.bijectors.networks import ACTIVATION, HiddenConvolution
 from glow_tf.bijectors.rate_factor import REFERENCE_WIDTH, scales_with
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class ConditionNetwork(KeepsArguments):
-    """Convolutions of 3×3 pixels, each followed by ActNorm, with ReLU between them.
+    """Convolutions of 3×3 pixels, each followed by ActNorm, with an activation between them.
 
     Shapes: [B, h, w, c] → [B, h, w, features]. A vector [B, d] is a map of one pixel; several conditions are
     brought to the resolution of the largest.
@@ -22,10 +22,22 @@ class ConditionNetwork(KeepsArguments):
       features: output channels, and those in between.
       depth: number of convolutions.
       seed: of the kernels.
+      activation: one of `ACTIVATIONS`.
+      bounded: whether the features are softly bounded to ±3.
     """
 
-    def __init__(self, features: int, depth: int = 2, seed: int = 0, **kwargs):
+    def __init__(
+        self,
+        features: int,
+        depth: int = 2,
+        seed: int = 0,
+        activation: str = "relu",
+        bounded: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        self.activation = activation
+        self.bounded = bounded
         self.features = features
         self.depth = depth
         self.seed = seed
@@ -57,5 +69,6 @@ class ConditionNetwork(KeepsArguments):
     def _run(self, condition: Condition, run: Callable[..., tf.Tensor]) -> tf.Tensor:
         given = h = at_its_own_resolution(condition, self.channels)
         for layer in self.convolutions:
-            h = run(layer, h if layer is self.convolutions[0] else tf.nn.relu(h))
-        return tf.cast(h, given.dtype)
+            h = run(layer, h if layer is self.convolutions[0] else ACTIVATION[self.activation](h))
+        h = tf.cast(h, given.dtype)
+        return soft_bound(h, FEATURE_BOUND) if self.bounded else h

@@ -63,7 +63,7 @@ class Coupling(Repeatable):
             )
         self.config = config
         self.seed = seed
-        self.transform = transform_of(config.kind, config.scale)
+        self.transform = transform_of(config.kind, config.scale, config.bounded)
 
     @property
     def condition_channels(self) -> int:
@@ -79,7 +79,8 @@ class Coupling(Repeatable):
         if self.config.network:
             self.network = OwnNetwork(self.config.network, outputs, **of_both)
         else:
-            self.network = CouplingNetwork(self.config.width, outputs, self.config.norm, **of_both)
+            width, norm, activation = self.config.width, self.config.norm, self.config.activation
+            self.network = CouplingNetwork(width, outputs, norm, activation=activation, **of_both)
         self.network.build((*input_shape[:-1], first))
         if self.in_space:
             self.colour = self.add_weight(
@@ -170,13 +171,14 @@ class Coupling(Repeatable):
         return cls(pop_coupling_config(config), **config)
 
 
-def transform_of(kind: str, scale: str) -> Transform:
-    """Makes the transform of a kind, with the scale of the model if it takes one."""
+def transform_of(kind: str, scale: str, bounded: bool) -> Transform:
+    """Makes the transform of a kind, with those of the model's settings that it takes."""
+    settings = {"scale": scale, "bounded": bounded}
     if names_own_layer(kind):
-        transform = made("coupling", kind, scale=scale)
+        transform = made("coupling", kind, **settings)
     else:
-        takes_scale = "scale" in inspect.signature(TRANSFORMS[kind]).parameters
-        transform = TRANSFORMS[kind](**({"scale": scale} if takes_scale else {}))
+        takes = inspect.signature(TRANSFORMS[kind]).parameters
+        transform = TRANSFORMS[kind](**{name: settings[name] for name in takes if name in settings})
     if not isinstance(transform, Transform):
         raise ConfigError(f"coupling must be a Transform. Received: coupling={kind!r}, a {type(transform)}")
     return transform
@@ -190,5 +192,6 @@ def coupling_settings(config: CouplingConfig) -> dict:
 
 def pop_coupling_config(config: dict) -> CouplingConfig:
     """Removes the settings of a `CouplingConfig` from a layer's config, and returns them as one object."""
+    older = {"condition_activation": "relu", "bounded": False}  # in files of releases before 0.6
     names = [field.name for field in dataclasses.fields(CouplingConfig)]
-    return CouplingConfig(**{name: config.pop(name) for name in names if name in config})
+    return CouplingConfig(**older | {name: config.pop(name) for name in names if name in config})

@@ -67,10 +67,16 @@ class FlowSplit(FactorsOut):
         step = flow_step(bijectors, coupling, permutation, seed=seed, dtype=policy, name="flow_step")
         self.permutation = permutation
         self.features = ConditionNetwork(
-            features, depth, seed=seed, dtype=coupling.network_dtype or policy, name="features"
+            features,
+            depth,
+            seed=seed,
+            activation=coupling.condition_activation,
+            bounded=coupling.bounded,
+            dtype=coupling.network_dtype or policy,
+            name="features",
         )
         self.flow = Stack(step, flow_steps, dtype=policy, name="flow_steps")
-        self.prior = gaussian_or_shaped(prior, features, dtype=policy, name="prior")
+        self.prior = gaussian_or_shaped(prior, features, bounded=coupling.bounded, dtype=policy, name="prior")
 
     @property
     def reversible(self) -> bool:

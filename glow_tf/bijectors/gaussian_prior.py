@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import (
+    LOG_DEVIATION_BOUND,
     Bijector,
     KeepsArguments,
     Shape,
@@ -18,9 +19,6 @@ from glow_tf.bijectors.condition import Condition, brought_to
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
 from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.config import GAUSSIANS
-
-# Learned log-deviations stay within ±5, so that whitening and its inverse stay finite.
-LOG_DEVIATION_BOUND = 5.0
 
 
 class Density(KeepsArguments, Bijector):
@@ -61,16 +59,18 @@ class GaussianPrior(Density):
       kind: `standard` (mean 0 and deviation 1, as in the paper) or `learned` (one mean and one log-deviation
         per channel; all start at 0).
       condition_channels: channels of the condition that a learned prior reads; 0: none.
+      bounded: whether log-deviations stay within ±3 instead of ±5.
 
     Raises:
       ValueError: kind is unknown.
     """
 
-    def __init__(self, kind: str = "standard", condition_channels: int = 0, **kwargs):
+    def __init__(self, kind: str = "standard", condition_channels: int = 0, bounded: bool = False, **kwargs):
         super().__init__(**kwargs)
         if kind not in GAUSSIANS:
             raise ValueError(f"kind must be one of {GAUSSIANS}. Received: kind={kind!r}")
         self.kind = kind
+        self.bounded = bounded
         self.condition_channels = condition_channels if kind == "learned" else 0
 
     def build(self, input_shape: Shape) -> None:
@@ -101,7 +101,7 @@ class GaussianPrior(Density):
             given = self.network.call(brought_to(condition, x, self.condition_channels))
             of_mean, of_deviation = tf.split(given, 2, axis=-1)
             mean, raw = mean + of_mean, raw + of_deviation
-        return mean, soft_bound(raw, LOG_DEVIATION_BOUND)
+        return mean, soft_bound(raw, LOG_DEVIATION_BOUND[self.bounded])
 
 
 def _log_det(x: tf.Tensor, log_deviation: tf.Tensor) -> tf.Tensor:

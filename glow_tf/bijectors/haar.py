@@ -5,7 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Shape, WithLogDet, per_example
+from glow_tf.bijectors.bijector import KeepsArguments, Shape, WithLogDet, per_example
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.squeeze import Squeeze
 
@@ -16,21 +16,30 @@ DIFFERENCE = 2.0
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class Haar(Squeeze):
+class Haar(KeepsArguments, Squeeze):
     """Takes an image apart into one of half its size and the details that it lacks.
 
     Of the pixels [[p, q], [r, s]] of a square, for each channel:
     Forward:   [(p + q + r + s) / 4, 2·(p − q + r − s), 2·(p + q − r − s), 2·(p − q − r + s)]
     Inverse:   the same sums of the mean and the differences, each divided by its own scale.
     The means of all channels come first, then the first difference of all channels, and so on. The map is an
-    orthonormal one but for its scales, so log_det = H·W·C/4 · 5·ln 2.
+    orthonormal one but for its scales, so log_det = H·W·C/4 · 5·ln 2. Where it is `orthonormal`, all four
+    scales are 1/2, and log_det = 0.
 
     Shapes: [B, H, W, C] → [B, H/2, W/2, 4C], of which the first C channels are the smaller image.
+
+    Args:
+      orthonormal: whether sums and differences have the scale that keeps lengths.
 
     Raises:
       ValueError: on build, H or W is odd.
     Reference: Yu et al. 2020 (Wavelet Flow), section 3, https://arxiv.org/abs/2010.13821
     """
+
+    def __init__(self, orthonormal: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.orthonormal = orthonormal
+        self._mean, self._difference = (1 / 2, 1 / 2) if orthonormal else (MEAN, DIFFERENCE)
 
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
@@ -38,18 +47,24 @@ class Haar(Squeeze):
         p, q, r, s = tf.split(tf.nn.space_to_depth(x, 2), 4, axis=-1)
         top, bottom, left, right = p + q, r + s, p - q, r - s
         differences = (left + right, top - bottom, left - right)
-        y = tf.concat([MEAN * (top + bottom), *(DIFFERENCE * own for own in differences)], axis=-1)
-        return y, per_example(tf.constant(_log_det(x.shape[1:]), x.dtype), x)
+        y = tf.concat([self._mean * (top + bottom), *(self._difference * own for own in differences)], -1)
+        return y, per_example(tf.constant(self._log_det(x.shape[1:]), x.dtype), x)
 
     def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         mean, across, down, diagonal = tf.split(y, 4, axis=-1)
-        across, down, diagonal = (t / (4 * DIFFERENCE) for t in (across, down, diagonal))
+        across, down, diagonal = (t / (4 * self._difference) for t in (across, down, diagonal))
+        mean /= 4 * self._mean
         top, bottom, left, right = mean + down, mean - down, across + diagonal, across - diagonal
         x = tf.nn.depth_to_space(tf.concat([top + left, top - left, bottom + right, bottom - right], -1), 2)
-        return x, per_example(tf.constant(-_log_det(x.shape[1:]), y.dtype), y)
+        return x, per_example(tf.constant(-self._log_det(x.shape[1:]), y.dtype), y)
+
+    def _log_det(self, event_shape: Shape) -> float:
+        """Returns log|det| of the forward direction for images of a shape, nats."""
+        # Sums and differences of four numbers are an orthogonal map that doubles lengths.
+        log_scales = math.log(2 * self._mean) + 3 * math.log(2 * self._difference)
+        return math.prod(event_shape) / 4 * log_scales
 
 
-def _log_det(event_shape: Shape) -> float:
-    """Returns log|det| of the forward direction for images of a shape, nats."""
-    # Sums and differences of four numbers are an orthogonal map that doubles lengths.
-    return math.prod(event_shape) / 4 * (math.log(2 * MEAN) + 3 * math.log(2 * DIFFERENCE))
+def squeeze(kind: str, **kwargs) -> Squeeze:
+    """Makes the squeeze of a setting: `haar` or `pixels`."""
+    return Haar(orthonormal=True, **kwargs) if kind == "haar" else Squeeze(**kwargs)

@@ -1,6 +1,7 @@
 """The coupling's convolutional network."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -11,6 +12,14 @@ from glow_tf.bijectors.condition import Condition, brought_to
 from glow_tf.bijectors.pieces import in_streams
 from glow_tf.bijectors.rate_factor import REFERENCE_WIDTH, scales_with
 from glow_tf.bijectors.tracing import full_precision
+
+ACTIVATION: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "silu": tf.nn.silu,
+    "elu": tf.nn.elu,
+    "gelu": functools.partial(tf.nn.gelu, approximate=True),
+    "leaky_relu": functools.partial(tf.nn.leaky_relu, alpha=0.1),
+    "relu": tf.nn.relu,
+}
 
 
 class _Convolution(KeepsArguments):
@@ -141,7 +150,7 @@ class ZeroConvolution(_Convolution):
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class CouplingNetwork(KeepsArguments):
-    """Three convolutions, 3×3 → 1×1 → 3×3, with ReLU between them; the last one starts at zero.
+    """Three convolutions, 3×3 → 1×1 → 3×3, with an activation between them; the last one starts at zero.
 
     The hidden ones have `width` channels, and `norm` after them. Under the dtype policy `mixed_bfloat16` the
     convolutions compute in bfloat16, while input, output and weights stay in float32. A condition, of
@@ -156,9 +165,11 @@ class CouplingNetwork(KeepsArguments):
         norm: str = "actnorm",
         seed: int = 0,
         condition_channels: int = 0,
+        activation: str = "relu",
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.activation = activation
         self.width = width
         self.filters = filters
         self.norm = norm
@@ -208,8 +219,9 @@ class CouplingNetwork(KeepsArguments):
         added = None
         if self.condition_channels:
             added = self._read(x, condition, folded[9] * folded[1])
-        h = tf.nn.relu(self.hidden[0].run_folded(x, *folded[:3], added))
-        h = tf.nn.relu(self.hidden[1].run_folded(h, *folded[3:6]))
+        activation = ACTIVATION[self.activation]
+        h = activation(self.hidden[0].run_folded(x, *folded[:3], added))
+        h = activation(self.hidden[1].run_folded(h, *folded[3:6]))
         return tf.cast(self.last.run_folded(h, *folded[6:9]), x.dtype)
 
     def _read(self, x: tf.Tensor, condition: Condition, kernel: tf.Tensor) -> tf.Tensor:
@@ -223,8 +235,9 @@ class CouplingNetwork(KeepsArguments):
     def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Sets the ActNorms from data, in order, as `Bijector.initialize` does, and runs the network."""
         added = self._read(x, condition, self.reading.value) if self.condition_channels else None
-        h = tf.nn.relu(self.hidden[0].initialize(x, added))
-        h = tf.nn.relu(self.hidden[1].initialize(h))
+        activation = ACTIVATION[self.activation]
+        h = activation(self.hidden[0].initialize(x, added))
+        h = activation(self.hidden[1].initialize(h))
         return tf.cast(in_streams(self.last.call, h), x.dtype)
 
 

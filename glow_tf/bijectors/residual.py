@@ -73,10 +73,11 @@ class ShapedPrior(GaussianPrior):
     Args:
       shape: the `kind` of the `Residual`.
       condition_channels: channels of the condition that mean and deviation read; 0: none.
+      bounded: as that of `GaussianPrior`.
     """
 
-    def __init__(self, shape: str, condition_channels: int = 0, **kwargs):
-        super().__init__("learned", condition_channels, **kwargs)
+    def __init__(self, shape: str, condition_channels: int = 0, bounded: bool = False, **kwargs):
+        super().__init__("learned", condition_channels, bounded, **kwargs)
         self.shape = shape
         self.residual = Residual(shape, dtype=self.dtype_policy, name="residual")
 

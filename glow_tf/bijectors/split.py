@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import (
+    LOG_DEVIATION_BOUND,
     Bijector,
     Bound,
     KeepsArguments,
@@ -15,7 +16,6 @@ from glow_tf.bijectors.bijector import (
     soft_bound,
 )
 from glow_tf.bijectors.condition import Condition, beside
-from glow_tf.bijectors.gaussian_prior import LOG_DEVIATION_BOUND
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
 from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.bijectors.residual import Residual
@@ -126,17 +126,19 @@ class Split(KeepsArguments, FactorsOut):
       prior: `learned` (a 3×3 convolution of h, which starts at zero, gives μ and log σ), `standard`
         (μ = 0, σ = 1), or what a `Residual` may be (μ and log σ as `learned`).
       condition_channels: channels of a condition that the convolution reads beside h; 0: none.
+      bounded: whether log-deviations stay within ±3 instead of ±5.
 
     Raises:
       ValueError: prior is unknown; on build, there is a single channel.
     Reference: Dinh et al. 2017, section 3.6, https://arxiv.org/abs/1605.08803
     """
 
-    def __init__(self, prior: str = "learned", condition_channels: int = 0, **kwargs):
+    def __init__(self, prior: str = "learned", condition_channels: int = 0, bounded: bool = False, **kwargs):
         super().__init__(**kwargs)
         if prior not in PRIORS and not names_own_layer(prior):
             raise ValueError(f"prior must be one of {PRIORS}. Received: prior={prior!r}")
         self.prior = prior
+        self.bounded = bounded
         self.condition_channels = 0 if prior == "standard" else condition_channels
         is_gaussian = prior in GAUSSIANS
         self.residual = None if is_gaussian else Residual(prior, dtype=self.dtype_policy, name="residual")
@@ -178,4 +180,4 @@ class Split(KeepsArguments, FactorsOut):
         if self.condition_channels:
             h = beside(h, condition, self.condition_channels)
         mean, raw = tf.split(self.network.call(h), 2, axis=-1)
-        return mean, soft_bound(raw, LOG_DEVIATION_BOUND)
+        return mean, soft_bound(raw, LOG_DEVIATION_BOUND[self.bounded])

@@ -7,7 +7,7 @@ import math
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import WithLogDet, no_log_det, soft_bound
+from glow_tf.bijectors.bijector import SHIFT_BOUND, WithLogDet, no_log_det, soft_bound
 from glow_tf.config import read_scale
 
 Parameters = tuple[tf.Tensor, ...]
@@ -23,7 +23,8 @@ class Transform(abc.ABC):
     A subclass defines `outputs_per_channel`, `parameters`, `forward` and `inverse`. It holds no weights. A
     network output of zeros should give the identity, because the network starts at zero. Scales should be
     bounded, so that neither direction overflows at extreme network outputs. The arguments of its constructor
-    are its settings, and it keeps each under its name. An argument named `scale` gets that of the model.
+    are its settings, and it keeps each under its name. Arguments named `scale` and `bounded` get those of the
+    model.
 
     Attributes:
       outputs_per_channel: how many numbers the network must give it for each channel of b.
@@ -66,12 +67,15 @@ def of_channels(output: tf.Tensor, count: int) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class Additive(Transform):
-    """y = b + t, log_det = 0, where t is the network's output."""
+    """y = b + t, log_det = 0, where t is the network's output, softly `bounded` to ±10 if it should be."""
 
     outputs_per_channel = 1
 
+    def __init__(self, bounded: bool = False):
+        self.bounded = bounded
+
     def parameters(self, output: tf.Tensor) -> Parameters:
-        return (output,)
+        return (soft_bound(output, SHIFT_BOUND) if self.bounded else output,)
 
     def forward(self, b: tf.Tensor, shift: tf.Tensor) -> WithLogDet:
         return b + shift, no_log_det(b)
@@ -89,20 +93,23 @@ class Affine(Transform):
       `exp`      s = 8·tanh(h/8): the paper's exp(h), bounded to e^±8
       `tanh:B`   s = B·tanh(h/B): bounded to e^±B; `tanh` is `tanh:2`
 
+    If the transform is `bounded`, t is softly bounded to ±10.
+
     Numerics: `sigmoid` computes s from log_sigmoid, never as the log of a scale. Every choice bounds s, so
     that neither direction overflows at extreme network outputs.
     """
 
     outputs_per_channel = 2
 
-    def __init__(self, scale: str = "tanh:1"):
+    def __init__(self, scale: str = "tanh:1", bounded: bool = False):
         self.scale = scale
+        self.bounded = bounded
         _, self.bound = read_scale(scale)
 
     def parameters(self, output: tf.Tensor) -> Parameters:
         """Returns the shift t and the log-scale s, [B, H, W, C/2] each, of the output [B, H, W, C]."""
         shift, h = tf.split(output, 2, axis=-1)
-        return shift, self.log_scale(h)
+        return soft_bound(shift, SHIFT_BOUND) if self.bounded else shift, self.log_scale(h)
 
     def log_scale(self, h: tf.Tensor) -> tf.Tensor:
         """Returns s of h, both of any shape."""

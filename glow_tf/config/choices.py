@@ -3,6 +3,8 @@
 COUPLINGS = ("affine", "additive", "spline", "mixture")
 SCALES = {"sigmoid": None, "exp": 8.0, "tanh": 2.0}  # → soft bound of the log-scale; `tanh:B` says its own
 NORMS = ("actnorm", "bias")
+ACTIVATIONS = ("silu", "elu", "gelu", "leaky_relu", "relu")
+SQUEEZES = ("haar", "pixels")
 PERMUTATIONS = ("lu", "plain", "shuffle", "reverse")
 GAUSSIANS = ("learned", "standard")
 PRIORS = (*GAUSSIANS, "student_t", "logistic_mixture")
@@ -12,7 +14,7 @@ ARCHITECTURES = {  # → the class that says all of it
     "levels": "glow_tf.architectures.levels:Levels",
 }
 DATA = ("bytes", "real")
-SQUEEZES = ("auto", "on", "off")  # of the coarsest image
+COARSEST = ("auto", "on", "off")  # whether the coarsest image is squeezed
 SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")
 OPTIMIZERS = ("adamax", "adam", "sgd")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from keyword import iskeyword
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glow_tf.config.choices import (
+    ACTIVATIONS,
     ARCHITECTURES,
+    COARSEST,
     COUPLINGS,
     DATA,
     MOST,
@@ -27,7 +29,7 @@ from glow_tf.config.choices import (
     SQUEEZES,
 )
 from glow_tf.config.notations import Cuts, HeadSize, read_local_prior
-from glow_tf.config.setting import check_fields, in_range, one_of, require, setting
+from glow_tf.config.setting import check_fields, in_range, one_of, require, setting, settings_of
 from glow_tf.config.setting_types import ConditionShape, check_types
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.lazy import imported
@@ -53,6 +55,9 @@ class CouplingConfig:
       network_dtype: dtype policy of the network, such as `mixed_bfloat16`; None is the layer's own.
       condition_channels: channels of the condition that the network reads; 0: none.
       network: a network of one's own; see `OwnNetwork`. Empty: the package's, to which width and norm belong.
+      activation: between the network's convolutions, one of `ACTIVATIONS`.
+      condition_activation: the same, of the network that a level reads its smaller image with.
+      bounded: whether shifts are softly bounded; see `ModelConfig.bounded`.
     """
 
     width: int
@@ -62,6 +67,9 @@ class CouplingConfig:
     network_dtype: str | None = None
     condition_channels: int = 0
     network: str = ""
+    activation: str = "relu"
+    condition_activation: str = "silu"
+    bounded: bool = True
 
     def __post_init__(self):
         check_types(self)
@@ -71,6 +79,8 @@ class CouplingConfig:
         one_of(self, "network", ("",), own=True)
         read_scale(self.scale)
         one_of(self, "norm", NORMS)
+        one_of(self, "activation", ACTIVATIONS)
+        one_of(self, "condition_activation", ACTIVATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +133,25 @@ class ModelConfig:
         "Scale of the affine coupling: sigmoid, exp, or tanh:B, from e^-B to e^B; tanh alone is tanh:2.",
     )
     norm: str = setting("actnorm", "Inside the coupling networks: {}.", choices=NORMS)
+    activation: str = setting(
+        "relu",
+        "Between the convolutions of the coupling networks: {}; gelu is approximated by tanh, and leaky_relu "
+        "has a slope of 0.1. relu is by far the fastest, since the convolutions do its work.",
+        choices=ACTIVATIONS,
+    )
+    bounded: bool = setting(
+        True,
+        "Bound the features of a condition network, the shifts of couplings and, more closely, the learned "
+        "log-deviations, softly, so that images unlike those of the training stay finite.",
+        if_missing=False,
+    )
+    squeeze: str = setting(
+        "haar",
+        "How 2x2 pixels become one with four times the channels: {}. haar takes their mean and three "
+        "differences, pixels places them side by side, as in the paper.",
+        choices=SQUEEZES,
+        if_missing="pixels",
+    )
     permutation: str = setting("lu", "Channel mixing: {}.", choices=PERMUTATIONS)
     split_prior: str = setting(
         "learned",
@@ -174,7 +203,10 @@ class ModelConfig:
         most=MOST_WIDTH,
     )
     condition_depth: int = setting(
-        2, "Convolutions of the network that makes these features.", least=1, most=MOST_BLOCKS
+        4, "Convolutions of the network that makes these features.", least=1, most=MOST_BLOCKS, if_missing=2
+    )
+    condition_activation: str = setting(
+        "silu", "Between these convolutions: {}.", choices=ACTIVATIONS, if_missing="relu"
     )
     data: str = setting(
         "bytes",
@@ -193,7 +225,7 @@ class ModelConfig:
         "auto",
         "Of levels, whether the flow of the coarsest image begins with a squeeze: {}; auto: where both of "
         "its sides are even.",
-        choices=SQUEEZES,
+        choices=COARSEST,
     )
 
     def __post_init__(self):
@@ -229,6 +261,14 @@ class ModelConfig:
         )
         own = fits and len(different) == len(names) and not TAKEN & different
         require(own, self, "condition_shape", expected)
+
+    @classmethod
+    def of_saved(cls, settings: Mapping[str, Any]) -> ModelConfig:
+        """Returns the model whose settings a file has; those newer than the file are as they were before.
+
+        ConfigError if the settings do not fit; TypeError if one is unknown, or `image_shape` is missing.
+        """
+        return cls(**{s.name: s.metadata["if_missing"] for s in settings_of(cls)} | dict(settings))
 
     @property
     def is_real(self) -> bool:
@@ -302,7 +342,16 @@ class ModelConfig:
         network_dtype = None if self.precision == "float32" else self.precision
         read = (self.condition_features or self.given_channels) if self.given_channels else 0
         return CouplingConfig(
-            self.width, self.coupling, self.scale, self.norm, network_dtype, read, self.coupling_network
+            self.width,
+            self.coupling,
+            self.scale,
+            self.norm,
+            network_dtype,
+            read,
+            self.coupling_network,
+            self.activation,
+            self.condition_activation,
+            self.bounded,
         )
 
 

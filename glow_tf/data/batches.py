@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,7 +113,7 @@ def training_batches(
     epochs: Epochs = FROM_THE_FIRST,
     data_slice: DataSlice = WHOLE,
 ) -> tf.data.Dataset:
-    """Returns an endless dataset of (images uint8, noise float32, index int64).
+    """Returns an endless dataset of dictionaries: images uint8, noise float32, index int64.
 
     Here and below, real images, float32, have noise of zeros.
 
@@ -138,12 +138,12 @@ def training_batches(
     read = _reader(images)
     last = tf.constant(len(images) - 1, tf.int64)
 
-    def example(own: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def example(own: tf.Tensor) -> dict[str, tf.Tensor]:
         counter = data_slice.counter(own, batch_size)
         epoch, place = counter // per_epoch, counter % per_epoch
         index = tf.random.experimental.index_shuffle(place, _epoch_seed(seed, epoch), last)
         noise_epoch = epochs.noise_of(epoch)
-        return (*_training_example(read(index), index, seed, noise_epoch, augment, crop), index)
+        return _training_example(read(index), index, seed, noise_epoch, augment, crop)
 
     epoch, step = epochs.start
     first = (epoch * per_epoch + step * batch_size) // data_slice.count
@@ -153,19 +153,19 @@ def training_batches(
     return _batched(counters, example, batch_size // data_slice.replicas)
 
 
-def with_members(batches: tf.data.Dataset, others: Iterable[Any], count: int) -> tf.data.Dataset:
+def with_members(batches: tf.data.Dataset, others: Mapping[str, Any], count: int) -> tf.data.Dataset:
     """Returns the batches of `training_batches` with more members, what belongs to their images.
 
     Args:
-      batches: whose third member is the index of the images.
+      batches: with the index of the images.
       others: of each member the values of all examples, arrays [N, …] or dictionaries of them.
       count: of those N that the batches have.
     """
-    kept = tf.nest.map_structure(lambda values: _reader(values[:count]), tuple(others))
+    kept = tf.nest.map_structure(lambda values: _reader(values[:count]), dict(others))
     if not kept:
         return batches
     return batches.map(
-        _not_converted(lambda *batch: (*batch, *tf.nest.map_structure(lambda read: read(batch[2]), kept))),
+        _not_converted(lambda batch: batch | tf.nest.map_structure(lambda read: read(batch["index"]), kept)),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
 
@@ -175,24 +175,23 @@ def prefix_batches(
 ) -> tf.data.Dataset:
     """Returns one pass over all training examples, in order, as one epoch (from 0) sees them.
 
-    Batches are (images uint8, noise float32, index int64), and the other arguments are as in
-    `training_batches`. The last batch is filled up with the last example. ConfigError if there is no such
-    augmentation.
+    Batches and the other arguments are as in `training_batches`. The last batch is filled up with the last
+    example. ConfigError if there is no such augmentation.
     """
     _check_augment(augment)
     read = _reader(images)
     last = len(images) - 1
 
-    def example(counter: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def example(counter: tf.Tensor) -> dict[str, tf.Tensor]:
         index = tf.minimum(counter, last)
-        return (*_training_example(read(index), index, seed, tf.constant(epoch, tf.int64), augment), index)
+        return _training_example(read(index), index, seed, tf.constant(epoch, tf.int64), augment)
 
     filled = -(-len(images) // batch_size) * batch_size
     return _batched(tf.data.Dataset.range(filled), example, batch_size)
 
 
 def evaluation_batches(
-    images: np.ndarray, batch_size: int, seed: int, *, data_slice: DataSlice = WHOLE, others: Sequence = ()
+    images: np.ndarray, batch_size: int, seed: int, *, data_slice: DataSlice = WHOLE, others: Mapping = {}
 ) -> tf.data.Dataset:
     """Returns one pass over images, in order, to evaluate them.
 
@@ -204,38 +203,38 @@ def evaluation_batches(
     Arguments are as in `training_batches`; `others` are what belongs to the images, as in `with_members`.
 
     Returns:
-      Batches of (images uint8 [batch_size, H, W, C], noise float32 of the same shape, weight float32
-      [batch_size], and what belongs to the images).
+      Batches by name: images uint8 [batch_size, H, W, C], noise float32 of the same shape, weight float32
+      [batch_size], and what belongs to the images.
     """
-    readers = tf.nest.map_structure(_reader, (images, *others))
+    readers = tf.nest.map_structure(_reader, {"images": images, **others})
     last = tf.constant(len(images) - 1, tf.int64)
 
-    def example(own: tf.Tensor) -> tuple[Any, ...]:
+    def example(own: tf.Tensor) -> dict[str, Any]:
         index = data_slice.counter(own, batch_size)
         found = tf.nest.map_structure(lambda read: read(tf.minimum(index, last)), readers)
-        noise = _evaluation_noise(found[0][tf.newaxis], seed, index)
-        return found[0], noise, tf.cast(index <= last, tf.float32), *found[1:]
+        noise = _evaluation_noise(found["images"][tf.newaxis], seed, index)
+        return found | {"noise": noise, "weight": tf.cast(index <= last, tf.float32)}
 
     filled = -(-len(images) // batch_size) * batch_size // data_slice.count
     return _batched(tf.data.Dataset.range(filled), example, batch_size // data_slice.replicas)
 
 
 def with_evaluation_noise(batches: tf.data.Dataset, seed: int) -> tf.data.Dataset:
-    """Returns batches of (images, noise) for batches of images alone, uint8 [B, H, W, C].
+    """Returns batches of images and noise for batches of images alone, uint8 [B, H, W, C].
 
     The noise of an example is that of `evaluation_batches`: it depends on its place among all examples, and
     not on the size of batches.
     """
 
     @_not_converted
-    def add(done: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+    def add(done: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         after = done + tf.shape(images, tf.int64)[0]
         noise = tf.map_fn(
             lambda index: _evaluation_noise(images, seed, index),
             tf.range(done, after),
             fn_output_signature=tf.TensorSpec(images.shape[1:], tf.float32),
         )
-        return after, (images, tf.ensure_shape(noise, images.shape))
+        return after, {"images": images, "noise": tf.ensure_shape(noise, images.shape)}
 
     return batches.scan(tf.constant(0, tf.int64), add)
 
@@ -260,10 +259,10 @@ def _epoch_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
 
 def _training_example(
     image: tf.Tensor, index: tf.Tensor, seed: int, epoch: tf.Tensor, augment: str, crop: Crop = NO_CROP
-) -> tuple[tf.Tensor, tf.Tensor]:
+) -> dict[str, tf.Tensor]:
     own_seed = tf.random.fold_in(_epoch_seed(seed, epoch), index)
     image = crop.of(_augmented(image, augment, own_seed), own_seed)
-    return image, noise_of(image[tf.newaxis], own_seed)
+    return {"images": image, "noise": noise_of(image[tf.newaxis], own_seed), "index": index}
 
 
 def _reader(values: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -301,7 +300,7 @@ def _augmented(image: tf.Tensor, augment: str, seed: tf.Tensor) -> tf.Tensor:
     return image
 
 
-def _batched(counters: tf.data.Dataset, example: Callable[..., tuple], size: int) -> tf.data.Dataset:
+def _batched(counters: tf.data.Dataset, example: Callable[..., dict], size: int) -> tf.data.Dataset:
     """Returns batches of what a function makes of counters; what does not fill one is left out."""
     dataset = counters.map(_not_converted(example), num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.batch(size, drop_remainder=True)

@@ -135,26 +135,24 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
     count = len(examples)
     condition_of = reader_of(builder, config, examples.element_spec) if config.condition else None
 
-    def image_and_others(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+    def members(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         image = example["image"]
         if config.image_size and image.shape[:2] != (config.image_size,) * 2:
             image = resize(image, config.image_size)
-        label = example["label"] if labelled else tf.zeros([], tf.int64)
-        return image, label, tf.zeros([]) if condition_of is None else condition_of(example)
+        labels = {"labels": example["label"]} if labelled else {}
+        return {"images": image, **labels, **({"condition": condition_of(example)} if condition_of else {})}
 
     check_memory_of_resized(count, usual_threads(), config)
-    pairs = examples.map(image_and_others, num_parallel_calls=tf.data.AUTOTUNE)
-    shape = pairs.element_spec[0].shape
-    known = all(spec.shape.is_fully_defined() for spec in pairs.element_spec)
-    labels: list[np.ndarray] = []
-    conditions: list[np.ndarray] = []
+    examples = examples.map(members, num_parallel_calls=tf.data.AUTOTUNE)
+    shape = examples.element_spec["images"].shape
+    known = all(spec.shape.is_fully_defined() for spec in examples.element_spec.values())
+    others: list[dict[str, np.ndarray]] = []
 
     def images() -> Iterator[np.ndarray]:
         batch = min(BATCH, max(BATCH_PIXELS // math.prod(shape[:2].as_list()), 1)) if known else 1
-        for image, label, condition in pairs.batch(batch).as_numpy_iterator():
-            labels.append(label)
-            conditions.append(condition)
-            yield image
+        for found in examples.batch(batch).as_numpy_iterator():
+            others.append(found)
+            yield found.pop("images")
 
     try:
         stacked = stack(images(), count, config)
@@ -163,5 +161,6 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
             f"{config.dataset!r} cannot be read, its files may be damaged: {in_one_line(error.message)}. "
             f"Received: data_dir={config.data_dir!r}"
         ) from None
-    found = Examples(stacked, labels=np.concatenate(labels) if labelled and labels else None)
-    return with_condition(found, conditions, config) if condition_of and conditions else found
+    labels = np.concatenate([own["labels"] for own in others]) if labelled and others else None
+    found, conditions = Examples(stacked, labels=labels), [own["condition"] for own in others if condition_of]
+    return with_condition(found, conditions, config) if conditions else found

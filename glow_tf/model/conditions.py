@@ -36,13 +36,8 @@ def checked_condition(condition: Any, config: ModelConfig, dtype: str) -> Condit
     None. Bytes are centred and scaled as images are, to [−½, ½); other numbers stay as they are. ConfigError
     if it is missing, has another shape, is not finite, or the model is given nothing.
     """
-    shapes = config.condition_shapes
-    given = by_name(condition)
-    fits = given.keys() == shapes.keys()
-    found = {name: tf.convert_to_tensor(value) for name, value in given.items()} if fits else {}
-    if not all(_fits(tensor, shapes[name]) for name, tensor in found.items()) or not fits:
-        described = {k: f"{tf.convert_to_tensor(v).dtype.name} {tuple(v.shape)}" for k, v in found.items()}
-        raise ConfigError(f"the model needs {_written(shapes)}. Received: {described or _names(given)}")
+    found = {name: tf.convert_to_tensor(own) for name, own in by_name(condition).items()}
+    check_specs_of_condition(of_names(found), config)
     tensors = {name: _as_numbers(tensor, dtype) for name, tensor in found.items()}
     for name, tensor in tensors.items():
         if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(tensor))):
@@ -59,7 +54,8 @@ def in_arrays(given: Any) -> Any:
 
 def some_of(condition: Any, which: Any) -> Any:
     """Returns what some examples, a slice or an array of places, are given; None of None."""
-    return of_names({name: own[which] for name, own in by_name(condition).items()})
+    given = by_name(condition).items()
+    return of_names({k: some_of(own, which) if isinstance(own, Mapping) else own[which] for k, own in given})
 
 
 def check_given(model: Any, condition: Any, count: int) -> None:
@@ -101,14 +97,13 @@ def specs_of_condition(config: ModelConfig, dtype: str) -> Any:
     return of_names(specs)
 
 
-def check_specs_of_condition(spec: Any, config: ModelConfig) -> None:
-    """Raises ConfigError unless the specs of batches of a dataset are what the model is given."""
-    shapes = config.condition_shapes
-    given = by_name(spec)
-    if given.keys() != shapes.keys() or not all(
-        isinstance(own, tf.TensorSpec) and _fits(own, shapes[name]) for name, own in given.items()
-    ):
-        raise ConfigError(f"the model needs {_written(shapes)}. Received: batches that end with {spec}")
+def check_specs_of_condition(condition: Any, config: ModelConfig) -> None:
+    """Raises ConfigError unless tensors, or the specs of a dataset's batches, are what the model is given."""
+    shapes, given = config.condition_shapes, by_name(condition)
+    fits = given.keys() == shapes.keys() and all(_fits(own, shapes[name]) for name, own in given.items())
+    if not fits:
+        found = {name: f"{own.dtype.name} {own.shape}" for name, own in given.items()}
+        raise ConfigError(f"the model needs {_written(shapes)}. Received: {of_names(found)}")
 
 
 def _array(members: Sequence[Any]) -> Any:
@@ -120,9 +115,10 @@ def _array(members: Sequence[Any]) -> Any:
         raise ConfigError(f"a condition must be an array [batch, …]. Received: a list, {error}") from None
 
 
-def _fits(tensor: tf.Tensor | tf.TensorSpec, shape: tuple[int, ...]) -> bool:
-    has_numbers = tensor.dtype.is_floating or tensor.dtype.is_integer
-    return has_numbers and tensor.shape.is_compatible_with([None, *shape])
+def _fits(own: Any, shape: tuple[int, ...]) -> bool:
+    has_numbers = own.dtype.is_floating or own.dtype.is_integer
+    dense = isinstance(own, tf.Tensor | tf.TensorSpec)
+    return dense and has_numbers and own.shape.is_compatible_with([None, *shape])
 
 
 def _as_numbers(tensor: tf.Tensor, dtype: str) -> tf.Tensor:
@@ -136,11 +132,3 @@ def _written(shapes: Mapping[str, tuple[int, ...]]) -> str:
     written = {name: f"(batch, {', '.join(map(str, shape))})" for name, shape in shapes.items()}
     named = ", ".join(f"{name!r} of shape {shape}" for name, shape in written.items() if name)
     return f"a condition: a dictionary with {named}" if named else f"a condition of shape {written['']}"
-
-
-def _names(given: Mapping[str, Any]) -> str:
-    if not given:
-        return "None"
-    if names := [name for name in given if name]:
-        return f"a dictionary with {names}"
-    return f"one of shape {tuple(tf.convert_to_tensor(given['']).shape)}"

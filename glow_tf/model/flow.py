@@ -184,6 +184,11 @@ class Flow(FlowOfParts):
         """
         return Passage(*self.dequantize.forward_and_log_det(self.dequantized(images, noise, seed)))
 
+    def _entering(self, v: tf.Tensor, labels: tf.Tensor | None, condition: Condition) -> Passage:
+        """Makes the passage of dequantised values before part 1, with labels and what is given, checked."""
+        known = {"labels": labels, "condition": self.checked_condition(condition)}
+        return Passage(*self.dequantize.forward_and_log_det(v), **known)
+
     def through_part(self, k: int, passage: Passage, scored: bool = True) -> tuple[Passage, PartView]:
         """Runs part k (from 0) on what comes into it: returns what goes on, and what the part saw and made.
 
@@ -225,8 +230,7 @@ class Flow(FlowOfParts):
         given; see `ClassPrior`. The condition is what the model is given with each image.
         """
         self._check_inverts()
-        condition, given = self.checked_condition(condition), None
-        h, log_det = self.dequantize.forward_and_log_det(v)
+        (h, log_det, *_, condition), given = self._entering(v, labels, condition), None
         latents = []
         for k, part in enumerate(self.parts):
             with self.on_device_of(k):
@@ -294,16 +298,12 @@ class Flow(FlowOfParts):
         self, v: tf.Tensor, labels: tf.Tensor | None = None, condition: Condition = None
     ) -> tf.Tensor:
         """Returns the exact log-density of v [B, H, W, C], given labels and condition, if any: [B], nats."""
-        condition = self.checked_condition(condition)
-        passage = Passage(*self.dequantize.forward_and_log_det(v), labels=labels, condition=condition)
-        return -self.through_parts(passage).truncated_nlls[-1]
+        return -self.through_parts(self._entering(v, labels, condition)).truncated_nlls[-1]
 
     def dequantized_label_log_probs(self, v: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Returns the exact log-density of v [B, H, W, C] given each label: [B, classes], nats."""
-        condition = self.checked_condition(condition)
-        passage = Passage(*self.dequantize.forward_and_log_det(v), condition=condition)
-        passage = self.through_parts(passage, stop=len(self.parts) - 1)
+        passage = self.through_parts(self._entering(v, None, condition), stop=len(self.parts) - 1)
         with self.on_device_of(len(self.parts) - 1):
-            output = self.parts[-1].call(passage.h, self.parts[-1].read(condition))
+            output = self.parts[-1].call(passage.h, self.parts[-1].read(passage.condition))
             rest = passage.log_likelihood + output.log_likelihood_term
             return rest[:, tf.newaxis] + self.parts[-1].prior.log_prob_by_label(output.h)

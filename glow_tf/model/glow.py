@@ -219,7 +219,7 @@ class Glow(CompiledModel):
         own = config.get("condition_network")
         if isinstance(own, Mapping):  # not a layer already
             own = keras.saving.deserialize_keras_object(own, custom_objects)
-        settings = ModelConfig(**config["config"])
+        settings = ModelConfig.of_saved(config["config"])
         glow = cls(settings, condition_network=own, name=config["name"], dtype=config["dtype"])
         if frozen := set(config.get("frozen", ())):
             for k, layer in enumerate(layers_within(glow)):

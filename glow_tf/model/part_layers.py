@@ -34,6 +34,8 @@ def condition_network_of(
         config.condition_features,
         config.condition_depth,
         seed=config.seed * SEEDS + SEEDS // 2 + layout.elements[0].block,
+        activation=config.condition_activation,
+        bounded=config.bounded,
         dtype=config.coupling_config.network_dtype or dtype,
         name="condition",
     )

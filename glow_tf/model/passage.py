@@ -23,16 +23,16 @@ class Passage(NamedTuple):
 
     @classmethod
     def specs(
-        cls, shape: Sequence[int], before: int, dtype: str, labels_dtype: Any = None, condition: Any = None
+        cls, shape: Sequence[int], before: int, dtype: str, labels: bool = False, condition: Any = None
     ) -> Passage:
         """Returns what crosses a cut, as tensor specs of examples: queues, caches and devices map over it.
 
-        The shape is that of h, `before` the number of parts before the cut. `condition` has the specs of what
-        an example is given.
+        The shape is that of h, `before` the number of parts before the cut. `labels` says whether examples
+        have labels, `condition` has the specs of what an example is given.
         """
         number = tf.TensorSpec((), dtype)
-        labels = None if labels_dtype is None else tf.TensorSpec((), labels_dtype)
-        return cls(tf.TensorSpec(shape, dtype), number, (number,) * before, labels, condition)
+        label = tf.TensorSpec((), tf.int32) if labels else None
+        return cls(tf.TensorSpec(shape, dtype), number, (number,) * before, label, condition)
 
     def map(self, function: Callable[..., Any], *others: Passage) -> Passage:
         """Returns a function of each member, and of those of others; what is None stays so."""

@@ -121,7 +121,7 @@ def model_of_settings(path: pathlib.Path, settings: Any) -> ModelConfig:
                 f"Received: {name}={settings[name]!r:.100}"
             )
     try:
-        return ModelConfig(**settings)
+        return ModelConfig.of_saved(settings)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 

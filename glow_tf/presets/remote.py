@@ -95,7 +95,7 @@ def _from_server(url: str) -> pathlib.Path:
 def _most_bytes_of_weights(settings: Any) -> int:
     """Returns what a file of the weights may have; 0 if the settings are of no model."""
     try:
-        model = ModelConfig(**settings["model"])
+        model = ModelConfig.of_saved(settings["model"])
         needed = math.inf if model.has_own_steps else ROOM + 2 * model_bytes(model)
         return min(needed, MOST_BYTES[WEIGHTS])
     except (ValueError, TypeError, KeyError):

@@ -174,8 +174,8 @@ class Run:
             epochs=data.Epochs(start, noise_epochs),
             data_slice=data_slice,
         )
-        labels = [self.images.labels["train"]] if self.glow.config.classes else []
-        return data.with_members(batches, [*labels, *self._conditions("train")], len(self.images.train))
+        labels = {"labels": self.images.labels["train"]} if self.glow.config.classes else {}
+        return data.with_members(batches, labels | self._conditions("train"), len(self.images.train))
 
     def prefix_batches(self, epoch: int) -> tf.data.Dataset:
         """Returns one pass over all training images, as an epoch (from 0) sees them."""
@@ -200,8 +200,8 @@ class Run:
                 found[name] = strategies.distributed(self.strategy, batches)
         return found
 
-    def _conditions(self, split: str) -> list[np.ndarray]:
-        return [self.images.conditions[split]] if self.images.conditions else []
+    def _conditions(self, split: str) -> dict[str, np.ndarray]:
+        return {"condition": self.images.conditions[split]} if self.images.conditions else {}
 
 
 def _devices(config: RunConfig, group: ProcessGroup | None) -> list[str]:

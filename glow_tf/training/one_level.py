@@ -11,7 +11,7 @@ from glow_tf.bijectors.likelihood import bits_per_dim
 from glow_tf.bijectors.pieces import in_streams
 from glow_tf.internals import forgetting_custom_gradients
 from glow_tf.model.passage import Passage
-from glow_tf.training.feed.batch import unpack
+from glow_tf.training.feed.batch import Batch, entering
 from glow_tf.training.metrics import MeanAndError
 from glow_tf.training.trainer import PartsTrainer
 
@@ -38,13 +38,12 @@ class OneLevel:
             self._kept[name] = [self._others(batch) for batch in batches]
         found = MeanAndError("bpd")
         for batch, others in zip(batches, self._kept[name], strict=True):
-            found.update_state(bits_per_dim(others + self._own(batch), self._glow.image_shape), batch[2])
+            bits = bits_per_dim(others + self._own(batch), self._glow.image_shape)
+            found.update_state(bits, batch["weight"])
         return found.result()
 
-    def _nll(self, parts: Sequence[int], batch: tuple) -> tf.Tensor:
+    def _nll(self, parts: Sequence[int], batch: Batch) -> tf.Tensor:
         """Returns the terms of some parts, with that of dequantisation unless it is part k's: [B], nats."""
-        given = unpack(batch, self._glow.config, trains=False)
-        passage = self._glow.enter(given.images, given.noise)
 
         def terms(passage: Passage) -> tf.Tensor:
             found = [] if self._k in parts else [-passage.log_likelihood]
@@ -56,4 +55,4 @@ class OneLevel:
                     passage = self._glow.past_part(k, passage)
             return tf.add_n(found)
 
-        return in_streams(terms, passage._replace(condition=self._glow.checked_condition(given.condition)))
+        return in_streams(terms, entering(self._glow, batch))

@@ -16,7 +16,7 @@ from glow_tf.layout.schedule import Phase, named_phases, phase_of_epoch
 from glow_tf.model.density_model import DensityModel
 from glow_tf.model.glow import Glow
 from glow_tf.training.feed import inputs
-from glow_tf.training.feed.batch import Batch, filled_up, initialize_from, unpack
+from glow_tf.training.feed.batch import filled_up, initialize_from, named
 from glow_tf.training.feed.datasets import start_reading
 from glow_tf.training.fit_callbacks import callbacks_for
 from glow_tf.training.metrics import Logs
@@ -149,25 +149,25 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
     def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Runs one step of the current phase, and returns the phase's logs so far in this epoch, [] each.
 
-        The batch is images [B, H, W, C] of the model's type, (images, noise) or (images, noise, index);
-        labels, integers [B], and what the model is given follow. InvalidArgumentError if too many steps in a
-        row are not finite, or outside of their band; `fit` raises DivergedError in its place.
+        The batch is what `named` takes. InvalidArgumentError if too many steps in a row are not finite,
+        or outside of their band; `fit` raises DivergedError in its place.
         """
-        given, cache = unpack(batch, self.glow.config), self.prefix_caches.get(self.phase)
-        self.logs.means.update(self.phase, *self.training_steps(given, self.phase, cache))
+        batch, cache = named(batch, self.glow.config), self.prefix_caches.get(self.phase)
+        self.logs.means.update(self.phase, *self.training_steps(batch, self.phase, cache))
         return self.get_metrics_result()
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Adds a batch, with weights [B] for an index and no labels, to an evaluation; returns its result."""
-        given = filled_up(unpack(batch, self.glow.config, trains=False))
-        self.logs.of_evaluation.update_state(self.forward_pass.bits_of_whole(given, self.seed), given.weight)
+        batch = filled_up(named(batch, self.glow.config, trains=False))
+        bits = self.forward_pass.bits_of_whole(batch, self.seed)
+        self.logs.of_evaluation.update_state(bits, batch.get("weight"))
         return self.logs.of_evaluation.result()
 
     def predict_step(self, batch: Any) -> tf.Tensor:
         """Returns what `call` returns for a batch, of which a replica may have no image: [B], nats."""
-        given = unpack(batch, self.glow.config, trains=False)
-        filled = filled_up(Batch(given.images, condition=given.condition))
-        return self.glow.call(filled.images, filled.condition)[: tf.shape(given.images)[0]]
+        batch = named(batch, self.glow.config, trains=False)
+        filled = filled_up(batch)
+        return self.glow.call(filled["images"], filled.get("condition"))[: tf.shape(batch["images"])[0]]
 
     def initialize(self, images: Array, noise: Array | None = None, condition: Condition = None) -> None:
         """Runs `Glow.initialize`, whose arguments it has, the same on all replicas."""
@@ -243,17 +243,17 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         unused = {"sample_weight": sample_weight, "class_weight": class_weight}
         batch = inputs.for_one_step(self.glow, x, y, unused, trains=True)
         if not self.glow.initialized:
-            self.initialize(batch.images, batch.noise, batch.condition)
+            self.initialize(batch["images"], batch.get("noise"), batch.get("condition"))
         self.averages.start()
         with self.training_steps.skips.naming_faults(self.phase):
-            return super().train_on_batch(batch.members(), return_dict=return_dict)
+            return super().train_on_batch(batch, return_dict=return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight=None, return_dict: bool = False) -> Any:
         """Computes the bits per dimension of one batch, as in `train_on_batch` but for labels."""
         check_compiled(self, "test_on_batch")
         batch = inputs.for_one_step(self.glow, x, y, {"sample_weight": sample_weight}, trains=False)
         with self.logs.evaluating():
-            return super().test_on_batch(batch.members(), return_dict=return_dict)
+            return super().test_on_batch(batch, return_dict=return_dict)
 
     @property
     def trainable_weights(self) -> list[keras.Variable]:

@@ -144,17 +144,18 @@ def _rows(glow: Glow, images: np.ndarray, draws: int, seed: int, condition: Cond
     # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
     function = tf.function(functools.partial(in_streams, functools.partial(terms, glow)), autograph=False)
     size = min(batch_of(glow.image_shape, BATCH), len(images))
-    given = () if condition is None else (in_arrays(condition),)
+    given = {} if condition is None else {"condition": in_arrays(condition)}
     passes = (
         batch
         for k in range(draws)
         for batch in evaluation_batches(images, size, seed_of(seed, k), others=given)
     )
     steps = -(-len(images) // size) * draws
-    return [
-        np.stack(function(glow.dequantized(batch, noise), *map(glow.checked_condition, own)))
-        for batch, noise, _, *own in with_progress(passes, steps, f"Evaluating, batches of {size}")
-    ]
+    rows = []
+    for batch in with_progress(passes, steps, f"Evaluating, batches of {size}"):
+        v = glow.dequantized(batch["images"], batch["noise"])
+        rows.append(np.stack(function(v, glow.checked_condition(batch.get("condition")))))
+    return rows
 
 
 def _log_probs(

@@ -23,6 +23,8 @@ def check_size(glow: Glow, height: int, width: int, name: str) -> None:
     check_memory(
         needed, f"what the gradient of {name}, {height}×{width}, needs", "crop the image, or leave it out"
     )
+    if config.design.any_size:
+        _check_resizes(glow, (height, width), name)
 
 
 def of_size(glow: Glow, height: int, width: int) -> Glow:
@@ -66,8 +68,7 @@ def check_fits(model: TrainedModel, size: Sequence[int], name: str) -> None:
     _check_alone(model, size, name)
     needed = BYTES * max(model.config.widths) * size[0] * size[1]
     check_memory(needed, f"what {name} of {'×'.join(map(str, size))} need", "crop or shrink them")
-    config, _ = model.config.design.resized(model.config, (*size, model.image_shape[-1]))
-    check_divisible(config.image_shape, config, f"{name} of {'×'.join(map(str, size))}")
+    _check_resizes(model, size, name)
 
 
 def _check_alone(glow: Glow, size: tuple[int, int], name: str) -> None:
@@ -77,3 +78,8 @@ def _check_alone(glow: Glow, size: tuple[int, int], name: str) -> None:
             f"a model that knows classes, or is given something with each image, takes images of {own} "
             f"alone: resize the others first. Received: {name} of {received}"
         )
+
+
+def _check_resizes(glow: Glow, size: tuple[int, int], name: str) -> None:
+    config, _ = glow.config.design.resized(glow.config, (*size, glow.image_shape[-1]))
+    check_divisible(size, config, f"{name} of {'×'.join(map(str, size))}")

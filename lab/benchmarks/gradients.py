@@ -25,7 +25,7 @@ from glow_tf.commands import cli
 from glow_tf.layout.schedule import end_to_end, simultaneous
 from glow_tf.run.files.flags_file import read_config
 from glow_tf.training import PartsTrainer
-from glow_tf.training.feed.batch import Batch
+from glow_tf.training.feed.batch import entering
 from lab.benchmarks.rows import added_to
 
 COLUMNS = ("run", "part", "local_prior", "agreement", "noise_scale", "end_to_end_noise_scale", "images")
@@ -40,7 +40,7 @@ def batch_gradients(trainer: PartsTrainer, phase: Phase, images: np.ndarray) -> 
     def gradients(batch: tf.Tensor, noise: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(flows)
-            passage = trainer.forward_pass.enter(Batch(batch, noise))
+            passage = entering(trainer.glow, {"images": batch, "noise": noise})
             losses, _ = trainer.forward_pass.evaluate(passage, phase)
             loss = tf.reduce_mean(losses)
         found = tape.gradient(loss, flows, unconnected_gradients=tf.UnconnectedGradients.ZERO)

@@ -133,7 +133,7 @@ def _train(
     trainer = glow_tf.PartsTrainer(glow_tf.Glow(config))
     train = glow_tf.TrainConfig(schedule="simultaneous", part_epochs=2, finetune_epochs=0, batch_size=BATCH)
     trainer.compile(train, steps_per_epoch=steps)
-    trainer.initialize(next(iter(batches))[0])
+    trainer.initialize(next(iter(batches))["images"])
     trainer.fit(batches, steps_per_epoch=1, epochs=1, verbose=0)  # which is traced
     begun = time.monotonic()
     trainer.fit(batches, steps_per_epoch=steps, epochs=2, initial_epoch=1, verbose=0)

@@ -113,9 +113,8 @@ class Poison(keras.callbacks.Callback):
         if self.replicas > 1:
             sizes[:-1] = 1  # the last image is on the last replica
 
-        def spoil(place: tf.Tensor, batch: Any) -> Any:
-            images, noise, *rest = batch
-            return images, noise * tf.where(place == at, sizes, 1.0), *rest
+        def spoil(place: tf.Tensor, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            return batch | {"noise": batch["noise"] * tf.where(place == at, sizes, 1.0)}
 
         return dataset.enumerate().map(spoil)
 

@@ -171,7 +171,8 @@ class _Training:
 
         losses = []
         for _ in range(self.steps):
-            pixels, noise, _ = next(self.batches)
+            batch = next(self.batches)
+            pixels, noise = batch["images"], batch["noise"]
             if self.step == 0:
                 with torch.no_grad():
                     self.bits_per_dim(pixels, noise)  # initialises normflows' ActNorms
@@ -196,7 +197,8 @@ class _Training:
         batches = data.evaluation_batches(images, self.config.train.batch_size, self.config.seed)
         with torch.no_grad():
             found = [
-                self.bits_per_dim(pixels, noise)[weight.numpy() > 0] for pixels, noise, weight in batches
+                self.bits_per_dim(batch["images"], batch["noise"])[batch["weight"].numpy() > 0]
+                for batch in batches
             ]
         bpd = torch.cat(found).double().numpy()
         return float(bpd.mean()), float(bpd.std(ddof=1) / math.sqrt(len(bpd)))

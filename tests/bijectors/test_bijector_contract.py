@@ -147,6 +147,10 @@ BIJECTORS = {
     "coupling_mixture": lambda: make_coupling(kind="mixture", **F64),
     "coupling_own_network": lambda: make_coupling(network="tests>TwoConvolutions(width=7)", **F64),
     "coupling_bias": lambda: make_coupling(norm="bias", **F64),
+    "coupling_silu_unbounded": lambda: make_coupling(activation="silu", bounded=False, **F64),
+    "coupling_gelu_additive": lambda: make_coupling(activation="gelu", kind="additive", **F64),
+    "coupling_leaky_relu": lambda: make_coupling(activation="leaky_relu", **F64),
+    "split_bounded": lambda: Split("learned", bounded=True, **F64),
     "split_learned": lambda: Split("learned", **F64),
     "split_standard": lambda: Split("standard", **F64),
     "prior_learned": lambda: GaussianPrior("learned", **F64),
@@ -164,6 +168,7 @@ BIJECTORS = {
     "flow_step_reverse": lambda: make_flow_step(permutation="reverse", scale="exp", norm="bias", **F64),
     "flow_step_own": lambda: OwnFlowStep("tests>Negate", config.CouplingConfig(6), **F64),
     "haar": lambda: Haar(**F64),
+    "haar_orthonormal": lambda: Haar(orthonormal=True, **F64),
     "last_row": lambda: LastLine(1, **F64),
     "last_column": lambda: LastLine(2, **F64),
     "flow_split": make_flow_split,
@@ -179,6 +184,7 @@ BIJECTORS = {
     "glow_exp_plain": make_glow(scale="exp", permutation="plain", norm="bias"),
     "glow_additive_shuffle": make_glow(coupling="additive", permutation="shuffle"),
     "glow_tanh_reverse": make_glow(scale="tanh", permutation="reverse"),
+    "glow_of_2018": make_glow(squeeze="pixels", bounded=False),
 }
 
 # Of those below, as of each kind, the others have what is to be tested.
@@ -188,6 +194,8 @@ SLOW = {
     "equalize_1",
     "conv_reverse",
     "coupling_affine_tanh_1",
+    "coupling_gelu_additive",
+    "glow_of_2018",
     "split_standard",
     "prior_standard",
     "flow_step_plain",
@@ -394,7 +402,7 @@ def test_what_only_a_stack_needs_is_in_its_own_base_class():
 def test_every_listed_coupling_has_a_transform():
     assert set(TRANSFORMS) == set(config.COUPLINGS)
     for name, transform in TRANSFORMS.items():
-        assert transform_of(name, "tanh:3").get_config().get("scale", "tanh:3") == "tanh:3"
+        assert transform_of(name, "tanh:3", True).get_config().get("scale", "tanh:3") == "tanh:3"
         assert keras.saving.get_registered_object(f"glow_tf>{transform.__name__}") is transform
 
 
@@ -729,7 +737,8 @@ def test_a_coupling_refuses_what_is_no_coupling_config():
 
 def test_saved_settings_are_flat_and_keep_their_names():
     coupling = {"width": 6, "scale": "exp", "norm": "bias", "seed": 3, "network_dtype": "mixed_bfloat16"}
-    coupling["condition_channels"] = 0
+    coupling |= {"condition_channels": 0, "activation": "relu"}
+    coupling |= {"condition_activation": "silu", "bounded": True}
     network = {"scale": "exp", "norm": "bias", "network_dtype": "mixed_bfloat16"}
     base = set(Bijector().get_config())
     saved = make_coupling(seed=3, **network).get_config()

@@ -7,9 +7,12 @@ import pytest
 import tensorflow as tf
 from small import make_coupling, make_flow_step, perturb
 
-from glow_tf.bijectors import ActNorm, Dequantize, InvertibleConv, Split
+from glow_tf.bijectors import ActNorm, Dequantize, FlowSplit, GaussianPrior, InvertibleConv, Split
 from glow_tf.bijectors.condition import brought_to
+from glow_tf.bijectors.condition_network import ConditionNetwork
+from glow_tf.bijectors.haar import squeeze
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
+from glow_tf.config import CouplingConfig
 
 
 @pytest.mark.parametrize("n_bits", range(1, 9))
@@ -187,3 +190,50 @@ def test_a_condition_is_resized_as_tensorflow_does_where_sides_do_not_divide(own
     x = tf.zeros((2, *other, 1))
     found = tf.function(brought_to, jit_compile=True)(given, x, 3)  # XLA cannot compile TensorFlow's
     np.testing.assert_allclose(found, tf.image.resize(given, other, antialias=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_bounded_features_shifts_and_deviations_stay_small_where_the_input_is_huge(bounded, rng):
+    huge = tf.constant(1e4 * rng.normal(size=(2, 4, 4, 6)), tf.float32)
+    network = ConditionNetwork(5, activation="silu", bounded=bounded)
+    network.build(huge.shape)
+    features = network.call(huge)
+    coupling = make_coupling(bounded=bounded)
+    coupling.build(huge.shape)
+    perturb(coupling, 0.3)
+    shift, _ = coupling.parameters(huge[..., :3])
+    prior = GaussianPrior("learned", 5, bounded)
+    prior.build(huge.shape)
+    perturb(prior, 0.3)
+    _, log_deviation = prior.moments(huge, 1e3 * features)
+    found = [float(tf.reduce_max(tf.abs(values))) for values in (features, shift, log_deviation)]
+    if bounded:
+        assert max(f / bound for f, bound in zip(found, (3, 10, 3), strict=True)) <= 1
+    else:
+        assert min(f / bound for f, bound in zip(found, (3, 10, 3), strict=True)) > 1.5
+
+
+def test_a_layer_saved_before_there_were_activations_has_relu_and_no_bounds(rng):
+    x = tf.constant(rng.normal(size=(2, 4, 4, 6)), tf.float32)
+    old = CouplingConfig(6, condition_activation="relu", bounded=False, condition_channels=4)
+    layer = FlowSplit(2, old, 2)
+    layer.build(x.shape)
+    perturb(layer, 0.1)
+    config = {
+        name: value
+        for name, value in layer.get_config().items()
+        if name not in ("condition_activation", "bounded")
+    }
+    again = FlowSplit.from_config(config)
+    again.build(x.shape)
+    again.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(again.forward(x), layer.forward(x))
+    assert (again.features.activation, again.prior.bounded) == ("relu", False)
+
+
+def test_a_haar_squeeze_keeps_lengths_and_its_first_channels_are_means(rng):
+    x = tf.constant(rng.normal(size=(2, 4, 6, 3)), tf.float64)
+    y, log_det = squeeze("haar", dtype="float64").forward_and_log_det(x)
+    np.testing.assert_allclose(tf.norm(y), tf.norm(x))
+    np.testing.assert_array_equal(log_det, 0)
+    np.testing.assert_allclose(y[..., :3], 2 * tf.nn.avg_pool2d(x, 2, 2, "VALID"))

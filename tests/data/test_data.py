@@ -17,7 +17,7 @@ TFDS = ROOT.parent / "shared" / "tfds"
 
 
 def take(dataset, count):
-    return [tuple(t.numpy() for t in batch) for batch in dataset.take(count)]
+    return list(dataset.take(count).as_numpy_iterator())
 
 
 # Sources
@@ -229,7 +229,7 @@ def images_of(count, rng):
 def test_an_epoch_visits_every_example_once_in_an_order_of_its_own(rng):
     images = np.arange(24, dtype=np.uint8).reshape(24, 1, 1, 1) * np.ones((1, 2, 2, 1), np.uint8)
     batches = take(data.training_batches(images, 8, seed=1), 6)
-    orders = [np.concatenate([b[0][:, 0, 0, 0] for b in batches[i : i + 3]]) for i in (0, 3)]
+    orders = [np.concatenate([b["images"][:, 0, 0, 0] for b in batches[i : i + 3]]) for i in (0, 3)]
     for order in orders:
         assert sorted(order) == list(range(24))
     assert not np.array_equal(*orders)
@@ -243,8 +243,8 @@ def test_a_stream_that_starts_at_a_later_epoch_goes_on_with_the_same_data(rng):
         data.training_batches(images, 8, seed=1, augment="flip_shift", epochs=data.Epochs((2, 0))), 2
     )
     for expected, got in zip(whole[4:6], later, strict=True):
-        for a, b in zip(expected, got, strict=True):
-            np.testing.assert_array_equal(a, b)
+        for name, own in expected.items():
+            np.testing.assert_array_equal(own, got[name])
 
 
 def test_workers_need_not_ask_one_another_whether_there_is_another_batch(small_images):
@@ -255,14 +255,14 @@ def test_workers_need_not_ask_one_another_whether_there_is_another_batch(small_i
 
 def test_seeds_change_order_and_noise(rng):
     images = images_of(20, rng)
-    (a, noise_a, _), (b, noise_b, _) = (take(data.training_batches(images, 8, seed=s), 1)[0] for s in (1, 2))
-    assert not np.array_equal(a, b)
-    assert not np.array_equal(noise_a, noise_b)
+    a, b = (take(data.training_batches(images, 8, seed=s), 1)[0] for s in (1, 2))
+    assert not np.array_equal(a["images"], b["images"])
+    assert not np.array_equal(a["noise"], b["noise"])
 
 
 def test_noise_is_uniform_and_fresh_for_every_example_and_epoch():
     images = np.zeros((64, 8, 8, 1), np.uint8)
-    noise = np.concatenate([b[1] for b in take(data.training_batches(images, 64, seed=1), 2)])
+    noise = np.concatenate([b["noise"] for b in take(data.training_batches(images, 64, seed=1), 2)])
     assert noise.min() >= 0
     assert noise.max() < 1
     assert abs(noise.mean() - 0.5) < 0.01
@@ -273,21 +273,22 @@ def test_evaluation_noise_does_not_depend_on_the_batch_size(rng):
     images = images_of(20, rng)
     by_8 = take(data.evaluation_batches(images, 8, seed=1), 3)
     by_20 = take(data.evaluation_batches(images, 20, seed=1), 1)
-    for i in (0, 1):
-        np.testing.assert_array_equal(np.concatenate([b[i] for b in by_8])[:20], by_20[0][i])
-    weights = np.concatenate([b[2] for b in by_8])
+    for name in ("images", "noise"):
+        np.testing.assert_array_equal(np.concatenate([b[name] for b in by_8])[:20], by_20[0][name])
+    weights = np.concatenate([b["weight"] for b in by_8])
     np.testing.assert_array_equal(weights, [1] * 20 + [0] * 4)
 
 
 def test_what_belongs_to_images_stays_with_them_in_an_evaluation(rng):
     images = rng.integers(0, 256, (5, 4, 4, 1)).astype(np.uint8)
     given = {"a": images[:, 0, :, 0].astype(np.float32), "b": np.arange(5)}
-    batches = list(data.evaluation_batches(images, 2, seed=0, others=[given]))
+    batches = list(data.evaluation_batches(images, 2, seed=0, others={"condition": given}))
     assert len(batches) == 3
-    for found, _, _, own in batches:
-        np.testing.assert_array_equal(own["a"], found[:, 0, :, 0])
-    np.testing.assert_array_equal([k for _, _, weight, _ in batches for k in weight.numpy()], [1] * 5 + [0])
-    np.testing.assert_array_equal([k for *_, own in batches for k in own["b"].numpy()], [0, 1, 2, 3, 4, 4])
+    for batch in batches:
+        np.testing.assert_array_equal(batch["condition"]["a"], batch["images"][:, 0, :, 0])
+    np.testing.assert_array_equal([k for batch in batches for k in batch["weight"].numpy()], [1] * 5 + [0])
+    places = [k for batch in batches for k in batch["condition"]["b"].numpy()]
+    np.testing.assert_array_equal(places, [0, 1, 2, 3, 4, 4])
 
 
 def test_augmentations(rng):
@@ -296,9 +297,9 @@ def test_augmentations(rng):
         "none": lambda image: any(np.array_equal(image, i) for i in images),
         "flip": lambda image: any(np.array_equal(image, j) for i in images for j in (i, i[:, ::-1])),
     }.items():
-        batch = take(data.training_batches(images, 16, seed=1, augment=augment), 1)[0][0]
+        batch = take(data.training_batches(images, 16, seed=1, augment=augment), 1)[0]["images"]
         assert all(check(image) for image in batch)
-    shifted = take(data.training_batches(images, 16, seed=1, augment="shift"), 1)[0][0]
+    shifted = take(data.training_batches(images, 16, seed=1, augment="shift"), 1)[0]["images"]
     assert shifted.shape == images.shape
     assert not all(any(np.array_equal(a, b) for b in images) for a in shifted)
     with pytest.raises(ConfigError, match=r"augment must be one of none, .* Received: augment='noflip'"):
@@ -323,7 +324,7 @@ def test_slices_of_the_batches_are_together_the_batches(small_images, replicas):
         steps = [
             [batch for one in slices for batch in one[s * per_step : (s + 1) * per_step]] for s in range(take)
         ]
-        return [[np.concatenate(column) for column in zip(*step, strict=True)] for step in steps]
+        return [{name: np.concatenate([own[name] for own in step]) for name in step[0]} for step in steps]
 
     def training(data_slice=data.WHOLE):
         return data.training_batches(
@@ -336,5 +337,5 @@ def test_slices_of_the_batches_are_together_the_batches(small_images, replicas):
     for make, take in ((training, 7), (evaluation, 6)):
         whole = list(make().take(take).as_numpy_iterator())
         for got, expected in zip(joined(make, take), whole, strict=True):
-            for a, b in zip(got, expected, strict=True):
-                np.testing.assert_array_equal(a, b)
+            for name, own in expected.items():
+                np.testing.assert_array_equal(got[name], own)

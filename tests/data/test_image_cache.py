@@ -71,16 +71,18 @@ def test_batches_of_mapped_images_are_those_of_memory(pictures, tmp_path):
     mapped, held = (data.load(of(pictures, cache)).train for cache in (tmp_path, ""))
     for make in (
         lambda images: data.training_batches(images, 8, 3, augment="flip_shift", crop=data.Crop(4, 2)),
-        lambda images: data.with_members(data.training_batches(images, 8, 3), [images[:, :2]], len(images)),
+        lambda images: data.with_members(
+            data.training_batches(images, 8, 3), {"condition": images[:, :2]}, len(images)
+        ),
         lambda images: data.prefix_batches(images, 8, 3, 1),
-        lambda images: data.evaluation_batches(images, 8, 3, others=[images[..., :1]]),
+        lambda images: data.evaluation_batches(images, 8, 3, others={"condition": images[..., :1]}),
     ):
         batches, others = make(mapped), make(held)
         assert batches.element_spec == others.element_spec
         pairs = zip(batches.take(9).as_numpy_iterator(), others.take(9).as_numpy_iterator(), strict=True)
         for one, other in pairs:
-            for member, expected in zip(one, other, strict=True):
-                np.testing.assert_array_equal(member, expected)
+            for name, member in one.items():
+                np.testing.assert_array_equal(member, other[name])
 
 
 def test_what_changes_the_images_makes_other_files(pictures, tmp_path):

@@ -11,7 +11,8 @@ from glow_tf.run.context import layouts_of_steps
 
 
 def batch_of(images, seed=0, **crop):
-    return next(iter(data.training_batches(images, 4, seed, crop=data.Crop(**crop)).as_numpy_iterator()))
+    batch = next(iter(data.training_batches(images, 4, seed, crop=data.Crop(**crop)).as_numpy_iterator()))
+    return batch["images"], batch["noise"], batch["index"]
 
 
 def test_crops_are_squares_of_the_images_at_places_that_keep_squares_together():

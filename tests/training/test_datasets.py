@@ -168,9 +168,10 @@ def test_an_iterator_trains_for_the_steps_of_several_epochs(small_images):
 def test_validation_split_holds_the_last_images_out(small_images):
     glow, arguments = make_trainer().glow, {"validation_split": 0.25}
     train = inputs.for_fit(glow, small_images, 16, 7, arguments)
-    places = np.concatenate([index for _, _, index in train.take(arguments["steps_per_epoch"])])
+    places = np.concatenate([batch["index"] for batch in train.take(arguments["steps_per_epoch"])])
     assert sorted(places) == list(range(48))
-    held_out = np.concatenate([images[weight == 1] for images, _, weight in arguments["validation_data"]])
+    batches = arguments["validation_data"]
+    held_out = np.concatenate([batch["images"][batch["weight"] == 1] for batch in batches])
     np.testing.assert_array_equal(held_out, small_images[48:])
 
 
@@ -281,8 +282,8 @@ def test_keras_arguments_mean_what_they_mean_in_keras(small_images):
     arguments |= {"validation_batch_size": 3}
     inputs.for_fit(glow, small_images, 16, 7, arguments)
     assert arguments["steps_per_epoch"] == 4
-    assert arguments["validation_data"].element_spec[0].shape[0] == 3
-    assert sum(float(tf.reduce_sum(weight)) for *_, weight in arguments["validation_data"]) == 5
+    assert arguments["validation_data"].element_spec["images"].shape[0] == 3
+    assert sum(float(tf.reduce_sum(batch["weight"])) for batch in arguments["validation_data"]) == 5
 
 
 # What is refused
@@ -291,13 +292,16 @@ NOISE = np.zeros((64, 8, 8, 1), "float32")
 IMAGES = np.zeros((64, 8, 8, 1), "uint8")
 
 REFUSED = {
-    "images as noise": (dataset_of(IMAGES, IMAGES), r"labels are not used.*second member of uint8"),
-    "labels": (dataset_of(IMAGES, np.arange(64)), r"labels are not used.*second member of int64"),
-    "images and labels as one": ((IMAGES, np.arange(64)), r"images must be an array .*=tuple of 2 that make"),
+    "images as noise": (dataset_of(IMAGES, IMAGES), r"labels are not used.*second member\) of uint8"),
+    "labels": (dataset_of(IMAGES, np.arange(64)), r"labels are not used.*second member\) of int64"),
+    "images and labels as one": ((IMAGES, np.arange(64)), r"labels are not used.*second member\) of int64"),
     "floating-point labels": (dataset_of(IMAGES, np.zeros(64, "float32")), r"labels.*float32, shape"),
     "noise beyond 1": (dataset_of(IMAGES, NOISE + 1), r"noise in \[0, 1\).*values in \[1, 1\]"),
     "noise that is not finite": (dataset_of(IMAGES, NOISE * np.nan), r"noise in \[0, 1\).*\[nan, nan\]"),
-    "weights for training": (dataset_of(IMAGES, NOISE, np.ones(64, "float32")), r"third member.*index \[N\]"),
+    "weights for training": (
+        dataset_of(IMAGES, NOISE, np.ones(64, "float32")),
+        r"index must be integers \[N\]",
+    ),
     "four members": (dataset_of(IMAGES, NOISE, np.arange(64), NOISE), "expected images uint8"),
     "a dictionary": (dataset_of({"image": IMAGES}), "expected images uint8.*'image'"),
     "images that are not batched": (
@@ -312,6 +316,7 @@ REFUSED = {
     "an iterator for two epochs": (None, "an iterator ends with its first epoch"),
     "an empty iterator": (iter([]), "at least one batch"),
     "a number": (3, "uint8 images .*Received: int"),
+    "noise of an array": ((IMAGES, NOISE), r"an array has noise that is drawn.*\['noise'\]"),
     "floating-point arrays": (NOISE, "images must be uint8"),
     "a list of numbers": (IMAGES.tolist(), "images must be uint8"),
 }
@@ -333,7 +338,7 @@ def test_fit_refuses_before_any_step(name):
         ({"y": np.arange(64)}, "y is not used"),
         ({"sample_weight": np.ones(64)}, "sample_weight is not used"),
         ({"class_weight": {0: 1.0}}, "class_weight is not used"),
-        ({"validation_data": (IMAGES, IMAGES)}, "validation_data must be images"),
+        ({"validation_data": (IMAGES, IMAGES)}, r"labels are not used.*second member\) of uint8"),
         ({"validation_split": 0.999}, "validation_split must leave images"),
         ({"batch_size": 8.5}, r"batch_size must be a positive integer. Received: batch_size=8\.5"),
         ({"batch_size": 0}, "batch_size must be a positive integer"),
@@ -356,7 +361,7 @@ def test_evaluate_refuses_labels_and_indices():
     perturb(trainer.glow)
     with pytest.raises(ConfigError, match="labels are not used"):
         trainer.evaluate(dataset_of(IMAGES, np.arange(64)), verbose=0)
-    with pytest.raises(ConfigError, match=r"third member of a batch must be weight"):
+    with pytest.raises(ConfigError, match=r"weight must be floating-point numbers \[N\]"):
         trainer.evaluate(dataset_of(IMAGES, NOISE, np.arange(64)), verbose=0)
     with pytest.raises(ConfigError, match="y is not used"):
         trainer.evaluate(IMAGES, np.arange(64), verbose=0)
@@ -374,10 +379,10 @@ def test_the_first_images_of_replicas_are_those_of_the_dataset():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
         dataset = strategy.experimental_distribute_dataset(dataset_of(IMAGES, NOISE, batch=8))
-        images, noise, condition = first_examples(dataset, 12, small_glow().config)
-    assert condition is None
-    np.testing.assert_array_equal(images, IMAGES[:12])
-    np.testing.assert_array_equal(noise, NOISE[:12])
+        first = first_examples(dataset, 12, small_glow().config)
+    assert first.keys() == {"images", "noise"}
+    np.testing.assert_array_equal(first["images"], IMAGES[:12])
+    np.testing.assert_array_equal(first["noise"], NOISE[:12])
 
 
 def test_a_dataset_is_checked_once():
@@ -393,7 +398,7 @@ def test_what_was_checked_for_training_is_checked_again_for_evaluation(small_ima
     trainer = make_trainer()
     fit(dataset, trainer=trainer)
     for model in (trainer, make_trainer()):
-        with pytest.raises(ConfigError, match=r"third member of a batch must be weight.*Received: int64"):
+        with pytest.raises(ConfigError, match=r"weight must be floating.*Received: int64"):
             model.evaluate(dataset)
 
 
@@ -402,3 +407,18 @@ def test_a_dataset_of_one_model_is_checked_again_for_another(small_images):
     as_dataset(small_glow(), dataset, trains=True)
     with pytest.raises(ConfigError, match=r"must begin with uint8 images \[N, 8, 8, 3\].*Received: "):
         as_dataset(small_glow(image_shape=(8, 8, 3)), dataset, trains=True)
+
+
+def test_batches_by_name_train_as_tuples_do(small_images, rng):
+    noise = rng.uniform(size=small_images.shape).astype(np.float32)
+    named, tuples = dataset_of({"noise": noise, "images": small_images}), dataset_of(small_images, noise)
+    assert fit(named)["bpd"] == fit(tuples)["bpd"]
+    assert fit({"images": small_images})["bpd"] == fit(small_images)["bpd"]
+    trainer = make_trainer()
+    trainer.initialize(small_images)
+    assert trainer.evaluate(named, verbose=0) == trainer.evaluate(tuples, verbose=0)
+    one, other = {"images": small_images, "noise": noise}, (small_images, noise)
+    assert trainer.test_on_batch(one) == trainer.test_on_batch(other)
+    for wrong in ({"images": small_images, "labels": np.arange(64)}, {"noise": noise}):
+        with pytest.raises(ConfigError, match=r"expected images uint8.*Received: \{'"):
+            fit(dataset_of(wrong))

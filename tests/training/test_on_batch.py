@@ -55,7 +55,7 @@ def test_labels_end_the_batch_or_are_y(small_images, noise, apart):
     trainer.train_on_batch(*(((small_images, noise), labels) if apart else ((small_images, noise, labels),)))
     for a, b in zip(trainer.glow.get_weights(), fitted(small_images, noise, labels), strict=True):
         np.testing.assert_array_equal(a, b)
-    with pytest.raises(ConfigError, match=r"needs y, a label for each .* Received: y=None"):
+    with pytest.raises(ConfigError, match=r"needs labels with the images: as y .*\{'images': 'uint8"):
         trainer.train_on_batch(small_images)
 
 
@@ -76,9 +76,10 @@ def test_a_batch_is_evaluated_by_itself(small_images, noise, eager):
     [
         (lambda x: (x, x), {}, "y is not used"),
         (lambda x: (x,), {"sample_weight": np.ones(16)}, "sample_weight is not used"),
-        (lambda x: ((x, x),), {}, "a second member of uint8"),
-        (lambda x: ((x, x.astype(np.float32)),), {}, r"a second member with values in \[\d+, \d+\]"),
-        (lambda x: ((x, x, x),), {}, "a tuple of 3"),
+        (lambda x: ((x, x),), {}, r"second member\) of uint8"),
+        (lambda x: ((x, x.astype(np.float32)),), {}, r"second member\) with values in \[\d+, \d+\]"),
+        (lambda x: ((x, x / 512, x),), {}, r"(index|weight) must be [a-z-]+"),
+        (lambda x: ((x, x / 512, x, x),), {}, r"'member 4': 'uint8"),
         (lambda x: (x[:, :2],), {}, "of shape"),
     ],
 )

@@ -71,7 +71,8 @@ def test_a_turn_keeps_noise_and_augmentation_and_changes_the_order(small_images)
     iterator = iter(batches)
     epochs = []
     for _ in range(3):
-        images, noise, index = (t.numpy() for t in next(iterator))
+        batch = next(iterator)
+        images, noise, index = (batch[name].numpy() for name in ("images", "noise", "index"))
         epochs.append((index, images[np.argsort(index)], noise[np.argsort(index)]))
     assert not np.array_equal(epochs[0][0], epochs[1][0])
     np.testing.assert_array_equal(epochs[0][1], epochs[1][1])
@@ -83,12 +84,12 @@ def test_the_pass_that_fills_the_cache_sees_what_the_epoch_does(small_images):
     images = small_images[:50]
     stream = iter(data.training_batches(images, 50, 1, augment="flip_shift"))
     next(stream)
-    seen = [t.numpy() for t in next(stream)]
-    order = np.argsort(seen[2])
+    seen = next(stream)
+    order = np.argsort(seen["index"])
     batches = list(data.prefix_batches(images, 16, 1, 1, augment="flip_shift"))
-    filled = [np.concatenate(t)[:50] for t in zip(*batches, strict=True)]
-    for a, b in zip(seen, filled, strict=True):
-        np.testing.assert_array_equal(a[order], b)
+    for name, own in seen.items():
+        filled = np.concatenate([batch[name] for batch in batches])[:50]
+        np.testing.assert_array_equal(own.numpy()[order], filled)
 
 
 def test_later_parts_with_a_turn_of_several_epochs_are_cached():
@@ -117,13 +118,14 @@ def test_a_cache_is_filled_with_what_parts_make_of_their_condition(small_images,
     glow = small_glow(parts="across_block:3", flow_steps=2, condition_shape=(3,), condition_features=2)
 
     def batches(epoch):
-        return data.with_members(data.prefix_batches(images, 16, 3, epoch), [given], len(images))
+        batches = data.prefix_batches(images, 16, 3, epoch)
+        return data.with_members(batches, {"condition": given}, len(images))
 
     cache = PrefixCache(glow, 2, len(images), PrefixCache(glow, 1, len(images)))
     cache.fill(batches, 0)
-    for own, noise, index, condition in batches(0):
-        entered = glow.enter(own, noise)._replace(condition=condition)
-        expected, found = glow.through_parts(entered, stop=2), cache.passage(index)
+    for own in batches(0):
+        entered = glow.enter(own["images"], own["noise"])._replace(condition=own["condition"])
+        expected, found = glow.through_parts(entered, stop=2), cache.passage(own["index"])
         np.testing.assert_allclose(found.h, expected.h, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, rtol=1e-5)
 

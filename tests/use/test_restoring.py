@@ -89,6 +89,8 @@ def test_models_that_have_one_size_alone_name_the_image():
     check_size(preset_once("digits"), 50, 40, "a.png")
     with pytest.raises(ConfigError, match=r"images of 8×8 alone.*Received: sub/a.png of 9×8"):
         check_size(preset_once("digits_classes"), 9, 8, "sub/a.png")
+    with pytest.raises(ConfigError, match=r"must be 4 or more .*Received: a.png of 3×50"):
+        check_size(preset_once("cifar10_small"), 3, 50, "a.png")
     with pytest.raises(ConfigError, match=r"gradient of a.png, 90000×90000, needs must fit in"):
         check_size(preset_once("digits"), 90_000, 90_000, "a.png")
 

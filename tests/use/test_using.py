@@ -69,8 +69,8 @@ def test_the_terms_of_a_part_are_those_of_its_flow_steps_and_latents(glow, image
     np.testing.assert_allclose(sum(found.parts.values()), found.per_image, rtol=1e-5)
     for name, values in whole.terms.items():
         np.testing.assert_allclose(found.terms[name], values, rtol=1e-4, atol=1e-5)
-    ((batch, noise, _),) = data.evaluation_batches(images, len(images), seed_of(5, 0))
-    h, log_det = cut.dequantize.forward_and_log_det(cut.dequantized(batch, noise))
+    (batch,) = data.evaluation_batches(images, len(images), seed_of(5, 0))
+    h, log_det = cut.dequantize.forward_and_log_det(cut.dequantized(batch["images"], batch["noise"]))
     log_det += cut.parts[0].call(h).log_det
     np.testing.assert_allclose(found.parts["part 1"], bits_per_dim(-log_det, (8, 8, 1)), rtol=1e-4)
 

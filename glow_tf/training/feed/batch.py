@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
-from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.pieces import filled_if_empty
 from glow_tf.config import ModelConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
+from glow_tf.model.passage import Passage
 
 Dataset = tf.data.Dataset | tf.distribute.DistributedDataset
 
@@ -25,19 +24,13 @@ FEWEST_INITIALIZATION_EXAMPLES = 32
 MOST_INITIALIZATION_EXAMPLES = 256
 
 
-class Batch(NamedTuple):
-    """What a batch holds; None for what it lacks."""
-
-    images: tf.Tensor  # [B, H, W, C], of the type of the model's data
-    noise: tf.Tensor | None = None  # of the dequantisation, in [0, 1), [B, H, W, C]
-    index: tf.Tensor | None = None  # places of the examples in the training data, [B]
-    weight: tf.Tensor | None = None  # 0 or 1 for each example, [B]
-    labels: tf.Tensor | None = None  # the class of each image, integers [B]
-    condition: Condition = None  # what the model is given with each, [B, …], or a dictionary of such tensors
-
-    def members(self) -> tuple:
-        """Returns the members that there are, as Keras hands on one argument."""
-        return tuple(member for member in self if member is not None)
+# What a batch holds, by name: images [B, H, W, C], of the type of the model's data; and what it has of
+#   noise: of the dequantisation, in [0, 1), [B, H, W, C];
+#   index: places of the examples in the training data, [B];
+#   weight: 0 or 1 for each example, [B];
+#   labels: the class of each image, integers [B];
+#   condition: what the model is given with each, [B, …], or a dictionary of such tensors.
+Batch = dict[str, Any]
 
 
 def last_members(config: ModelConfig, *, trains: bool) -> tuple[str, ...]:
@@ -46,19 +39,37 @@ def last_members(config: ModelConfig, *, trains: bool) -> tuple[str, ...]:
     return (*labels, *(("condition",) if config.condition_shape else ()))
 
 
-def unpack(batch: Any, config: ModelConfig, *, trains: bool = True) -> Batch:
-    """Reads a batch as datasets give it: images, or with noise, or with an index, too; then `last_members`.
+def named(batch: Any, config: ModelConfig, *, trains: bool = True) -> Batch:
+    """Returns a batch by name: a dictionary as it is, images, or a tuple as users of Keras write it.
 
-    In evaluations the third member is the weights. Keras hands what is one argument on as a tuple, or as a
-    tuple with None after it.
+    A tuple is images, then noise, if there is any, then an index, or in evaluations the weights, if there are
+    any; then `last_members`. Keras hands what is one argument on in a tuple.
     """
-    pieces = list(batch) if isinstance(batch, (tuple, list)) else [batch]
-    if isinstance(pieces[0], tuple):
-        pieces = list(pieces[0])
-    last = {name: pieces.pop() for name in reversed(last_members(config, trains=trains))}
-    images, noise, index_or_weight = (*pieces, None, None)[:3]
-    index, weight = (index_or_weight, None) if trains else (None, index_or_weight)
-    return Batch(images, noise, index, weight, **last)
+    if isinstance(batch, dict):
+        return batch
+    members = [own for own in batch if own is not None] if isinstance(batch, (tuple, list)) else [batch]
+    if isinstance(members[0], (tuple, dict)):
+        return named(members[0], config, trains=trains)
+    last = last_members(config, trains=trains)
+    before = len(members) - len(last)
+    unknown = (f"member {k + 1}" for k in range(3, before))
+    first = ("images", "noise", "index" if trains else "weight", *unknown)
+    return dict(zip((*first[:before], *last) if before > 0 else first, members, strict=False))
+
+
+def entering(glow: Glow, batch: Batch, seed: int = 0, cache: Any = None) -> Passage:
+    """Returns a batch as it enters the first part, or the one whose frozen prefix is in the `PrefixCache`.
+
+    The seed is of the dequantisation, where the batch has no noise. Here labels become int32, and what the
+    model is given is checked: ConfigError if it does not fit.
+    """
+    with glow.on_device_of(0):
+        if cache:
+            passage = cache.passage(batch["index"])
+        else:
+            passage = glow.enter(batch["images"], batch.get("noise"), seed)
+    labels = tf.cast(batch["labels"], tf.int32) if "labels" in batch else None
+    return passage._replace(labels=labels, condition=glow.checked_condition(batch.get("condition")))
 
 
 def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> tf.Tensor:
@@ -88,17 +99,15 @@ def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> 
 
 
 def filled_up(batch: Batch) -> Batch:
-    """Fills an empty batch up with one black image of weight 0; its index stays as it is.
+    """Fills an empty batch up with one black image of weight 0.
 
     The last batch of a dataset may leave a replica without images. A batch of a known size is never empty,
     and may go on without weights.
     """
-    images, noise, index, weight, labels, condition = batch
-    if images.shape[0] is not None:
+    if batch["images"].shape[0] is not None:
         return batch
-    weight = tf.ones(tf.shape(images)[:1]) if weight is None else weight
-    images, noise, weight, labels, condition = filled_if_empty(images, noise, weight, labels, condition)
-    return Batch(images, noise, index, weight, labels, condition)
+    batch = {"weight": tf.ones(tf.shape(batch["images"])[:1])} | batch
+    return dict(zip(batch, filled_if_empty(*batch.values()), strict=True))
 
 
 def initialize_from(glow: Glow, dataset: Dataset, strategy: tf.distribute.Strategy) -> None:
@@ -106,7 +115,7 @@ def initialize_from(glow: Glow, dataset: Dataset, strategy: tf.distribute.Strate
     if not glow.initialized:
         with strategy.scope():
             count = initialization_examples(glow.image_shape)
-            glow.initialize(*first_examples(dataset, count, glow.config))
+            glow.initialize(**first_examples(dataset, count, glow.config))
 
 
 def initialization_examples(image_shape: Sequence[int]) -> int:
@@ -116,27 +125,23 @@ def initialization_examples(image_shape: Sequence[int]) -> int:
     return min(max(count, FEWEST_INITIALIZATION_EXAMPLES), MOST_INITIALIZATION_EXAMPLES)
 
 
-def first_examples(
-    dataset: Dataset, count: int, config: ModelConfig
-) -> tuple[tf.Tensor, tf.Tensor | None, Condition]:
-    """Returns the first `count` images of a dataset [count, H, W, C], their noise and condition, if any.
+def first_examples(dataset: Dataset, count: int, config: ModelConfig) -> Batch:
+    """Returns the first `count` images of a dataset [count, H, W, C], with their noise and condition, if any.
 
     Of a distributed dataset, which is read in its strategy's scope, they are those of this process.
     ConfigError if the dataset is empty.
     """
-    local = tf.distribute.get_strategy().experimental_local_results  # of each replica, or of None
+    local = tf.distribute.get_strategy().experimental_local_results  # of each replica
     batches: list[tuple] = []
     found = 0
     for batch in dataset:
-        own = unpack(batch, config)
-        members = (own.images, own.noise, own.condition)
-        of_replicas = map(local, tf.nest.flatten(members))
-        batches += itertools.zip_longest(*of_replicas)  # of None there is one, of the others one each
+        own = named(batch, config)
+        members = {name: own[name] for name in ("images", "noise", "condition") if name in own}
+        batches += zip(*map(local, tf.nest.flatten(members)), strict=True)
         found = sum(int(leaves[0].shape[0]) for leaves in batches)
         if found >= count:
             break
     if not found:
         raise ConfigError("a dataset must hold images. Received: an empty dataset")
-    columns = zip(*batches, strict=True)
-    first = [None if leaves[0] is None else tf.concat(leaves, 0)[:count] for leaves in columns]
+    first = [tf.concat(leaves, 0)[:count] for leaves in zip(*batches, strict=True)]
     return tf.nest.pack_sequence_as(members, first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -12,10 +13,11 @@ import tensorflow as tf
 
 from glow_tf.core.errors import ConfigError
 from glow_tf.data.batches import untuned
-from glow_tf.model.conditions import check_specs_of_condition
+from glow_tf.model.conditions import check_given, check_specs_of_condition
 from glow_tf.model.density_model import has_type, remedy_of_type
 from glow_tf.model.glow import Glow
-from glow_tf.training.feed.batch import Dataset, last_members, unpack
+from glow_tf.model.labels import checked_labels
+from glow_tf.training.feed.batch import Batch, Dataset, last_members, named
 
 EXPECTED = (
     "expected images uint8, or (images, noise) with noise in [0, 1); labels are not used: "
@@ -24,18 +26,15 @@ EXPECTED = (
 
 
 def is_array(x: Any) -> bool:
-    """Returns whether x is an array of images, or what can become one, rather than a source of batches."""
-    return hasattr(x, "shape") or isinstance(x, (list, tuple))
+    """Returns whether x is arrays, or what can become such, rather than a source of batches."""
+    return hasattr(x, "shape") or isinstance(x, (list, tuple, dict))
 
 
 def as_dataset(glow: Glow, x: Any, *, trains: bool) -> Dataset:
     """Returns a source of batches as a dataset whose elements are checked and have the model's shape.
 
-    The source is a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterator or generator, or an iterable. A
-    batch is images uint8 [B, H, W, C], (images, noise), or these and a third member: an index
-    (integers) if the batch trains, and otherwise a weight (floating-point numbers). At the end are, if it
-    trains a model with classes, their labels, integers [B], and what a model is given with each image.
-    ConfigError if x, or what its batches hold, is something else.
+    The source is a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterator or generator, or an iterable.
+    Its batches are what `named` takes. ConfigError if x, or what its batches hold, is something else.
     """
     if isinstance(x, tf.distribute.DistributedDataset):
         return x  # it has the pieces of one that was checked
@@ -46,12 +45,21 @@ def as_dataset(glow: Glow, x: Any, *, trains: bool) -> Dataset:
     use = (trains, glow.image_shape, glow.config.classes, glow.config.condition_shape)
     if use in _checked.get(x, ()):
         return x
-    _check_spec(glow, x.element_spec, trains)
-    _check_values(glow, x, trains)
-    if not _members(x.element_spec)[0].shape[1:].is_fully_defined():
-        x = x.map(lambda *batch: _with_shape(glow, batch, trains), num_parallel_calls=tf.data.AUTOTUNE)
+    in_names = functools.partial(named, config=glow.config, trains=trains)
+    specs = in_names(x.element_spec)
+    check_specs(glow, specs, trains)
+    if len(specs) > 1 or glow.config.is_real:
+        for batch in x.take(1):
+            check_values(glow, in_names(batch))
+    if not specs["images"].shape[1:].is_fully_defined():  # the dataset leaves sizes open
+        x = x.map(lambda *batch: _with_shape(glow, in_names(batch)), num_parallel_calls=tf.data.AUTOTUNE)
     _checked.setdefault(x, set()).add(use)
     return x
+
+
+def _with_shape(glow: Glow, batch: Batch) -> Batch:
+    shaped = ((name, batch[name]) for name in ("images", "noise") if name in batch)
+    return batch | {name: tf.ensure_shape(own, (None, *glow.image_shape)) for name, own in shaped}
 
 
 def start_reading(dataset: Dataset) -> None:
@@ -143,29 +151,20 @@ def _in_arrays(batch: Any) -> Any:
     return tf.nest.map_structure(np.asarray, batch)
 
 
-def _check_spec(glow: Glow, spec: Any, trains: bool) -> None:
-    """Raises ConfigError unless a dataset's elements are batches that `fit` or `evaluate` takes."""
-    members = _members(spec)
+def check_specs(glow: Glow, batch: Batch, trains: bool) -> None:
+    """Raises ConfigError unless the specs of a batch are of one that `fit` or `evaluate` takes."""
     last = last_members(glow.config, trains=trains)
-    if len(members) <= len(last) - last.count("labels") and "condition" in last:
-        raise ConfigError(
-            "a model with a condition needs batches that end with it: (images, condition) or (images, noise, "
-            f"condition). Received: elements of {spec}"
+    first = ("noise", "index" if trains else "weight")
+    if "images" not in batch or batch.keys() - {*first, "images"} != set(last):
+        ends = ", ".join(last)
+        needed = (
+            f"the model needs {ends} with the images: as y of an array, or at the end: (images, {ends}); a "
+            f"batch may also have {' and '.join(first)}, and nothing else"
         )
-    if "condition" in last:
-        check_specs_of_condition(members.pop(), glow.config)
-    if "labels" in last:
-        labels = members.pop()
-        is_labels = isinstance(labels, tf.TensorSpec) and labels.dtype.is_integer
-        if not members or not is_labels or labels.shape.rank not in (None, 1):
-            raise ConfigError(
-                "a model with classes trains on batches that end with labels, integers [N]: (images, labels) "
-                f"or (images, noise, labels). Received: elements of {spec}"
-            )
-    if not all(isinstance(member, tf.TensorSpec) for member in members) or not 1 <= len(members) <= 3:
-        raise ConfigError(f"{EXPECTED}. Received: elements of {spec}")
-    images, *others = members
-    shape = tf.TensorShape(glow.image_shape)
+        found = tf.nest.map_structure(lambda own: f"{own.dtype.name} {own.shape}", batch)
+        raise ConfigError(f"{needed if last else EXPECTED}. Received: {found}")
+    check_specs_of_condition(batch.get("condition"), glow.config)
+    images, shape = batch["images"], tf.TensorShape(glow.image_shape)
     batched = images.shape.rank in (None, 4) and (
         images.shape[1:].is_compatible_with(shape) or _are_crops(glow, images.shape[1:])
     )
@@ -173,50 +172,42 @@ def _check_spec(glow: Glow, spec: Any, trains: bool) -> None:
         hint = " (batches are missing: .batch(64))" if images.shape.is_compatible_with(shape) else ""
         hint += remedy_of_type(images.dtype, glow.data_dtype)
         raise ConfigError(
-            f"a dataset must begin with {glow.data_dtype} images "
+            f"a batch must begin with {glow.data_dtype} images "
             f"[N, {', '.join(map(str, glow.image_shape))}]{hint}. "
             f"Received: {images.dtype.name} of shape {images.shape}"
         )
-    if others and not (others[0].dtype.is_floating and others[0].shape.is_compatible_with(images.shape)):
+    noise = batch.get("noise")
+    if noise is not None and not (noise.dtype.is_floating and noise.shape.is_compatible_with(images.shape)):
         raise ConfigError(
-            f"{EXPECTED}. Received: a second member of {others[0].dtype.name}, shape {others[0].shape}"
+            f"{EXPECTED}. Received: noise (the second member) of {noise.dtype.name}, shape {noise.shape}"
         )
-    if others[1:]:
-        right = others[1].dtype.is_integer if trains else others[1].dtype.is_floating
-        member = "index" if trains else "weight"
-        if not right or others[1].shape.rank not in (None, 1):
+    for name in sorted(batch.keys() & {"index", "weight", "labels"}):
+        own = batch[name]
+        right = own.dtype.is_floating if name == "weight" else own.dtype.is_integer
+        if not right or not own.shape.is_compatible_with(images.shape[:1]):
+            numbers = "floating-point numbers" if name == "weight" else "integers"
             raise ConfigError(
-                f"the third member of a batch must be {member} [N] here. "
-                f"Received: {others[1].dtype.name} of shape {others[1].shape}"
+                f"{name} must be {numbers} [N], one for each image. "
+                f"Received: {own.dtype.name} of shape {own.shape}"
             )
 
 
-def _check_values(glow: Glow, dataset: tf.data.Dataset, trains: bool) -> None:
-    """Raises ConfigError unless what the first batch has beside images is possible, and real data finite."""
-    if len(_members(dataset.element_spec)) < 2 and not glow.config.is_real:
-        return
-    for batch in dataset.take(1):
-        found = unpack(batch, glow.config, trains=trains)
-        if glow.config.is_real:
-            glow.checked(found.images)
-        glow.checked_condition(found.condition)
-        if found.labels is not None:
-            glow.checked_labels(found.labels)
-        if found.noise is not None:
-            check_noise(found.noise, glow)
-
-
-def check_noise(noise: tf.Tensor, glow: Glow) -> None:
-    """Raises ConfigError unless the values of a batch's noise are in [0, 1), or 0 for real data."""
-    low, high = float(tf.reduce_min(noise)), float(tf.reduce_max(noise))
-    if not low == high == 0 and glow.config.is_real:
-        raise ConfigError(f"real data have no noise but zeros. Received: noise in [{low:g}, {high:g}]")
-    if not 0 <= low <= high < 1:
-        raise ConfigError(f"{EXPECTED}. Received: a second member with values in [{low:g}, {high:g}]")
-
-
-def _members(spec: Any) -> list[Any]:
-    return list(spec) if isinstance(spec, (tuple, list)) else [spec]
+def check_values(glow: Glow, batch: Batch) -> None:
+    """Raises ConfigError unless what a batch has beside images is possible, and real data finite."""
+    count = len(batch["images"])
+    if glow.config.is_real:
+        glow.checked(batch["images"])
+    check_given(glow, batch.get("condition"), count)
+    if "labels" in batch:
+        checked_labels(batch["labels"], glow.classes, count)
+    if "noise" in batch:
+        low, high = (float(found(batch["noise"])) for found in (tf.reduce_min, tf.reduce_max))
+        if not low == high == 0 and glow.config.is_real:
+            raise ConfigError(f"real data have no noise but zeros. Received: noise in [{low:g}, {high:g}]")
+        if not 0 <= low <= high < 1:
+            raise ConfigError(
+                f"{EXPECTED}. Received: noise (the second member) with values in [{low:g}, {high:g}]"
+            )
 
 
 def _are_crops(glow: Glow, shape: tf.TensorShape) -> bool:
@@ -228,11 +219,3 @@ def _are_crops(glow: Glow, shape: tf.TensorShape) -> bool:
         and shape[-1] == glow.image_shape[-1]
         and not (shape[0] % multiple or shape[1] % multiple)
     )
-
-
-def _with_shape(glow: Glow, batch: tuple[tf.Tensor, ...], trains: bool) -> Any:
-    """Gives images and noise the model's shape, where the dataset leaves sizes open."""
-    shape = (None, *glow.image_shape)
-    shaped = min(2, len(batch) - len(last_members(glow.config, trains=trains)))
-    found = [tf.ensure_shape(member, shape) for member in batch[:shaped]] + list(batch[shaped:])
-    return found[0] if len(found) == 1 else tuple(found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,14 @@ from glow_tf.data.batches import (
     with_evaluation_noise,
     with_members,
 )
-from glow_tf.model.conditions import check_given, in_arrays
+from glow_tf.model.conditions import in_arrays, some_of
 from glow_tf.model.glow import Glow
-from glow_tf.model.labels import checked_labels
-from glow_tf.training.feed.batch import Batch, Dataset, last_members
+from glow_tf.training.feed.batch import Batch, Dataset, last_members, named
 from glow_tf.training.feed.datasets import (
     EXPECTED,
     as_dataset,
-    check_noise,
+    check_specs,
+    check_values,
     ends_with_its_first_epoch,
     is_array,
 )
@@ -35,7 +34,6 @@ DEFAULT_BATCH_SIZE = 64
 
 # Arguments of Keras that have no meaning here.
 UNUSED = ("sample_weight", "class_weight")
-WHAT_Y_IS = {"labels": "a label", "condition": "what the model is given"}
 
 
 def for_fit(
@@ -47,15 +45,14 @@ def for_fit(
     `datasets.as_dataset`) keeps its own order. `steps_per_epoch` and `validation_data` are set where they are
     needed. ConfigError if the images do not fit the model, or an argument has no meaning here.
     """
-    y = _last_of_array(glow, x, arguments.pop("y", None), trains=True)
+    whole = _arrays(glow, x, arguments.pop("y", None), trains=True)
     _refuse_unused(arguments)
     split = arguments.pop("validation_split", 0.0)
     if split and arguments.get("validation_data") is None:  # which overrides it, as in Keras
-        x, arguments["validation_data"] = _split(glow, x, y, split)
+        whole, arguments["validation_data"] = _split(x, whole, split)
     held_out_size = arguments.pop("validation_batch_size", None) or batch_size
-    if is_array(x):
-        images, size = glow.checked(x).numpy(), _checked_batch_size(batch_size)
-        dataset = _shuffled(images, y, size, seed, arguments, initial_step)
+    if whole:
+        dataset = _shuffled(whole, _checked_batch_size(batch_size), seed, arguments, initial_step)
     else:
         dataset = as_dataset(glow, x, trains=True)
         _check_length(dataset, arguments)
@@ -66,30 +63,17 @@ def for_fit(
             f"Received: initial_step={initial_step}, steps_per_epoch={steps}"
         )
     if (held_out := arguments.get("validation_data")) is not None:
-        arguments["validation_data"] = _validation(glow, held_out, held_out_size, seed, arguments)
+        limit = {"steps": arguments.get("validation_steps")}
+        arguments["validation_data"] = for_evaluation(glow, held_out, held_out_size, seed, limit)
     arguments["shuffle"] = False  # an array is shuffled already, every epoch anew
     return dataset
 
 
-def _validation(
-    glow: Glow, held_out: Any, batch_size: int | None, seed: int, arguments: Mapping[str, Any]
-) -> Dataset:
-    """Returns what the `validation_data` of `fit` are evaluated on."""
-    limit = {"steps": arguments.get("validation_steps")}
-    if isinstance(held_out, tuple):
-        if not (glow.config.condition_shape and len(held_out) == 2):
-            raise ConfigError(
-                "validation_data must be images, or a dataset of them; labels are not used. "
-                f"Received: a tuple of {len(held_out)}"
-            )
-        held_out, limit["y"] = held_out
-    return for_evaluation(glow, held_out, batch_size, seed, limit)
-
-
 def _shuffled(
-    images: np.ndarray, y: dict[str, Any], size: int, seed: int, arguments: dict[str, Any], initial_step: int
+    whole: Batch, size: int, seed: int, arguments: dict[str, Any], initial_step: int
 ) -> tf.data.Dataset:
-    """Returns batches, of a size, of an array from the first step of `fit` on; sets `steps_per_epoch`."""
+    """Returns batches, of a size, of arrays from the first step of `fit` on; sets `steps_per_epoch`."""
+    images, others = whole["images"], {name: own for name, own in whole.items() if name != "images"}
     if not arguments.get("shuffle", True):
         raise ConfigError(
             "an array is shuffled anew every epoch; a tf.data.Dataset keeps its order. "
@@ -103,7 +87,7 @@ def _shuffled(
     # Epochs of a user's own length go on where those before them ended.
     start = (epoch, initial_step) if steps is None else (0, epoch * steps + initial_step)
     batches = training_batches(images, size, seed, epochs=Epochs(start))
-    return with_members(batches, y.values(), len(images))
+    return with_members(batches, others, len(images))
 
 
 def check_executions(steps_per_execution: int, steps: int | None, initial_step: int) -> None:
@@ -128,46 +112,28 @@ def for_evaluation(
     glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: dict[str, Any]
 ) -> Dataset:
     """Returns what `evaluate` runs on; arguments, of keras.Model.evaluate, and errors as in `for_fit`."""
-    y = _last_of_array(glow, x, arguments.pop("y", None), trains=False)
+    whole = _arrays(glow, x, arguments.pop("y", None), trains=False)
     _refuse_unused(arguments)
-    if is_array(x):
-        images = glow.checked(x).numpy()
-        return evaluation_batches(images, _checked_batch_size(batch_size), seed, others=tuple(y.values()))
+    if whole:
+        images = whole.pop("images")
+        return evaluation_batches(images, _checked_batch_size(batch_size), seed, others=whole)
     dataset = as_dataset(glow, x, trains=False)
     if not arguments.get("steps"):
         _refuse_endless(dataset, "steps, or validation_steps in fit")
     if isinstance(dataset, tf.data.Dataset) and len(tf.nest.flatten(dataset.element_spec)) == 1:
-        if not isinstance(dataset.element_spec, tf.TensorSpec):
-            dataset = dataset.map(lambda images: images)  # out of a tuple of one
-        return with_evaluation_noise(dataset, seed)
+        alone = dataset.map(lambda *batch: named(batch, glow.config, trains=False)["images"])
+        return with_evaluation_noise(alone, seed)
     return dataset
 
 
 def for_one_step(glow: Glow, x: Any, y: Any, arguments: dict[str, Any], *, trains: bool) -> Batch:
     """Returns the batch that `train_on_batch` or `test_on_batch` is given.
 
-    x is images [B, H, W, C], or a tuple of what a batch of a dataset holds; what it lacks at the end is y.
-    ConfigError if something does not fit the model, or an argument, as `sample_weight`, has no meaning here.
+    x is images [B, H, W, C], or what a batch of a dataset holds; what it lacks at the end is y. ConfigError
+    if something does not fit the model, or an argument, as `sample_weight`, has no meaning here.
     """
-    last = last_members(glow.config, trains=trains)
     _refuse_unused(arguments)
-    pieces = list(x) if isinstance(x, tuple) else [x]
-    if last and y is None and len(pieces) > len(last):
-        pieces, y = pieces[: -len(last)], tuple(pieces[-len(last) :])
-        y = y[0] if len(last) == 1 else y
-    if not 1 <= len(pieces) <= 2:
-        raise ConfigError(f"{EXPECTED}. Received: a tuple of {len(x)}")
-    images = glow.checked(pieces[0])
-    found = _last_of_array(glow, images, y, trains=trains)
-    if "labels" in found:
-        found["labels"] = tf.constant(found["labels"])
-    if len(pieces) == 1:
-        return Batch(images, **found)
-    noise = np.asarray(pieces[1])
-    if not np.issubdtype(noise.dtype, np.floating) or noise.shape != tuple(images.shape):
-        raise ConfigError(f"{EXPECTED}. Received: a second member of {noise.dtype}, shape {noise.shape}")
-    check_noise(noise, glow)
-    return Batch(images, tf.constant(noise, tf.float32), **found)
+    return tf.nest.map_structure(tf.constant, _arrays(glow, x, y, trains=trains, one_step=True))
 
 
 def _checked_batch_size(given: Any) -> int:
@@ -177,30 +143,33 @@ def _checked_batch_size(given: Any) -> int:
     return int(size)
 
 
-def _last_of_array(glow: Glow, x: Any, y: Any, *, trains: bool) -> dict[str, Any]:
-    """Returns y as the last members that batches of an array of images have, by name, [N, …] each.
+def _arrays(glow: Glow, x: Any, y: Any, *, trains: bool, one_step: bool = False) -> Batch:
+    """Returns arrays of images, and of y, by name, as one batch of them all; {} for a source of batches.
 
-    A source of batches has its own, and no y. ConfigError if y is missing, out of place, or does not fit the
-    model or the number of images.
+    A source has no y. ConfigError if y is missing or out of place, something does not fit the model, or the
+    images come with what only batches have, unless they are those of one step.
     """
     last = last_members(glow.config, trains=trains)
-    if not last or not is_array(x):
-        if y is not None:
-            goes_with = "y goes with an array; a dataset's batches end with it"
-            raise ConfigError(f"{goes_with if last else f'y is not used: {EXPECTED}'}. Received: y")
+    if y is not None and not (last and is_array(x)):
+        goes_with = "y goes with an array; a dataset's batches end with it"
+        raise ConfigError(f"{goes_with if last else f'y is not used: {EXPECTED}'}. Received: y")
+    if not is_array(x):
         return {}
-    of_each = dict(zip(last, y if len(last) > 1 and isinstance(y, tuple) else (y,), strict=False))
-    if any(own is None for own in of_each.values()) or len(of_each) < len(last):
-        raise ConfigError(
-            f"the model needs y, {' and '.join(WHAT_Y_IS[name] for name in last)} for each of the {len(x)} "
-            f"images. Received: y={None if y is None else type(y).__name__}"
-        )
-    if "labels" in of_each:
-        of_each["labels"] = checked_labels(of_each["labels"], glow.classes, len(x)).numpy()
-    if "condition" in of_each:
-        of_each["condition"] = tf.nest.map_structure(np.asarray, in_arrays(of_each["condition"]))
-        check_given(glow, of_each["condition"], len(x))
-    return of_each
+    ends = y if isinstance(y, tuple) and len(last) > 1 else () if y is None else (y,)
+    batch = named((*x, *ends) if isinstance(x, tuple) else (x, *ends), glow.config, trains=trains)
+    others = {name: in_arrays(own) for name, own in batch.items() if name != "images"}
+    whole = tf.nest.map_structure(np.asarray, others)
+    if "images" in batch:
+        whole["images"] = glow.checked(batch["images"]).numpy()
+    check_specs(glow, tf.nest.map_structure(_spec, whole), trains)
+    check_values(glow, whole)
+    if not one_step and (drawn := sorted(whole.keys() - {"images", *last})):
+        raise ConfigError(f"an array has noise that is drawn; a dataset may have its own. Received: {drawn}")
+    return whole
+
+
+def _spec(own: np.ndarray) -> tf.TensorSpec:
+    return tf.TensorSpec(own.shape, own.dtype)
 
 
 def _refuse_unused(arguments: dict[str, Any]) -> None:
@@ -209,23 +178,23 @@ def _refuse_unused(arguments: dict[str, Any]) -> None:
             raise ConfigError(f"{name} is not used: {EXPECTED}. Received: {name}")
 
 
-def _split(glow: Glow, x: Any, y: Mapping[str, Any], fraction: float) -> tuple[tf.Tensor, Any]:
+def _split(x: Any, whole: Batch, fraction: float) -> tuple[Batch, Batch]:
     """Cuts the last images of an array off, as Keras does, with what the model is given with them."""
-    if not is_array(x):
+    if not whole:
         raise ConfigError(
             "validation_split needs an array of images; give a dataset's validation images as "
             f"validation_data. Received: {type(x).__name__}"
         )
-    images = glow.checked(x)
-    cut = math.floor(len(images) * (1 - fraction))
-    if not 0 < cut < len(images):
+    count = len(whole["images"])
+    cut = math.floor(count * (1 - fraction))
+    if not 0 < cut < count:
         raise ConfigError(
             "validation_split must leave images to train on and to validate on. "
-            f"Received: validation_split={fraction}, {len(images)} images"
+            f"Received: validation_split={fraction}, {count} images"
         )
-    if "condition" in y:
-        return images[:cut], (images[cut:], tf.nest.map_structure(lambda own: own[cut:], y["condition"]))
-    return images[:cut], images[cut:]
+    held_out = some_of(whole, slice(cut, None))
+    held_out.pop("labels", None)  # which evaluations do not use
+    return some_of(whole, slice(cut)), held_out
 
 
 def _check_length(dataset: Dataset, arguments: dict[str, Any]) -> None:

@@ -16,7 +16,6 @@ from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
 from glow_tf.training.feed.batch import Batch
 from glow_tf.training.step.objective import LocalObjective, PriorObjective
-from glow_tf.training.step.prefix import PrefixCache
 
 
 class Visit(NamedTuple):
@@ -36,18 +35,6 @@ class ForwardPass:
     def __init__(self, glow: Glow, objectives: Sequence[LocalObjective | None]):
         self.glow = glow
         self.objectives = tuple(objective or PriorObjective() for objective in objectives)
-
-    def enter(self, batch: Batch, seed: int = 0, cache: PrefixCache | None = None) -> Passage:
-        """Returns a batch as it enters the first part, or the one whose frozen prefix is in the cache.
-
-        The seed is of the dequantisation, where the batch has no noise.
-        """
-        with self.glow.on_device_of(0):
-            passage = (
-                cache.passage(batch.index) if cache else self.glow.enter(batch.images, batch.noise, seed)
-            )
-        condition = self.glow.checked_condition(batch.condition)
-        return passage._replace(labels=batch.labels, condition=condition)
 
     def visit(self, k: int, passage: Passage, phase: Phase) -> Visit:
         """Takes a batch through part k (from 0): alone isolates a cut and chooses a part's loss.
@@ -95,9 +82,12 @@ class ForwardPass:
         return in_streams(run, *passage)
 
     def bits_of_whole(self, batch: Batch, seed: int) -> tf.Tensor:
-        """Returns the bits per dimension of the whole chain for each image of a batch, [B]; see `enter`."""
-        v = self.glow.dequantized(batch.images, batch.noise, seed)
-        nll = -in_streams(self.glow.dequantized_log_prob, v, None, batch.condition)
+        """Returns the bits per dimension of the whole chain for each image of a batch, [B].
+
+        The seed is of the dequantisation, where the batch has no noise.
+        """
+        v = self.glow.dequantized(batch["images"], batch.get("noise"), seed)
+        nll = -in_streams(self.glow.dequantized_log_prob, v, None, batch.get("condition"))
         return bits_per_dim(nll, v.shape[1:])
 
     def image_shape_of(self, passage: Passage, start: int) -> tuple[int, int, int]:

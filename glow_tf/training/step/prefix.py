@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.pieces import in_streams
 from glow_tf.layout.partition import FLOAT_BYTES, PartLayout
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
+from glow_tf.training.feed.batch import Batch, entering
 
 
 class PrefixCache:
@@ -63,9 +63,8 @@ class PrefixCache:
         A cache of the part before that is not filled, as after a restart, is filled first.
 
         Args:
-          batches_of: makes the batches of (images uint8 [B, H, W, C], noise [B, H, W, C], index [B]), and of
-            what the model is given, if it is given anything, that together hold every example, with the noise
-            and augmentation of a given epoch (from 0).
+          batches_of: makes the batches, each with noise and index, that together hold every example, with the
+            noise and augmentation of a given epoch (from 0).
           noise_epoch: that epoch; see `cache_noise_epochs`.
 
         Returns:
@@ -77,9 +76,9 @@ class PrefixCache:
         start = time.perf_counter()
         for batch in batches_of(noise_epoch):
             if not self._traced:  # this batch is stored twice, which changes nothing
-                self._store(*batch)
+                self._store(batch)
                 self._traced, start = True, time.perf_counter()
-            self._store(*batch)
+            self._store(batch)
         self.noise_epoch = noise_epoch
         return earlier + time.perf_counter() - start
 
@@ -95,11 +94,8 @@ class PrefixCache:
         with tf.device("CPU:0"):
             return self._kept.map(lambda kept: kept.sparse_read(index))
 
-    def _store_batch(
-        self, images: tf.Tensor, noise: tf.Tensor, index: tf.Tensor, condition: Condition = None
-    ) -> None:
-        entered = self.before.passage(index) if self.before else self.glow.enter(images, noise)
-        entered = entered._replace(condition=self.glow.checked_condition(condition))
+    def _store_batch(self, batch: Batch) -> None:
+        index, entered = batch["index"], entering(self.glow, batch, cache=self.before)
         start = self.part - 1 if self.before else 0
         passed = in_streams(lambda own: self.glow.through_parts(own, start, self.part), entered)
         passage = passed._replace(condition=None)  # which batches have

@@ -10,7 +10,6 @@ import tensorflow as tf
 from glow_tf.model.conditions import specs_of_condition
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
-from glow_tf.training.feed.batch import unpack
 
 
 class DelayQueues:
@@ -34,14 +33,12 @@ class DelayQueues:
         self._step = tf.Variable(0, trainable=False)
         self._batches = tf.Variable(0, trainable=False)
         size = tf.nest.flatten(batch_spec)[0].shape[0]
-        labels = unpack(batch_spec, glow.config).labels
-        labels_dtype = None if labels is None else labels.dtype
         condition = specs_of_condition(glow.config, glow.compute_dtype)
         self._queues: dict[int, _Queue] = {}
         self._on_device_of = glow.on_device_of
         for k in range(1, self._num_parts):
             shape = glow.parts[k - 1].output_event_shape
-            specs = Passage.specs(shape, k, glow.compute_dtype, labels_dtype, condition)
+            specs = Passage.specs(shape, k, glow.compute_dtype, bool(glow.classes), condition)
             with glow.on_device_of(k):
                 self._queues[k] = _Queue(specs, size, delay)
 

@@ -13,7 +13,7 @@ from glow_tf.layout.cost import crossing_bytes
 from glow_tf.layout.partition import PartLayout, part_layouts
 from glow_tf.layout.schedule import Phase, phase_of_epoch
 from glow_tf.training.feed import inputs
-from glow_tf.training.feed.batch import Batch, Dataset, filled_up, noise_of_step
+from glow_tf.training.feed.batch import Batch, Dataset, entering, filled_up, noise_of_step
 from glow_tf.training.optim.optimizers import Optimizers, check_rates, count_steps
 from glow_tf.training.options import CompileOptions, warn_of_late_priors
 from glow_tf.training.step.diagnosis import Seen
@@ -61,12 +61,12 @@ class TrainingSteps:
         Returns the gradients, the norms of each active part's, and whether the step was applied, bool [].
         """
         batch = filled_up(self._with_noise(batch, phase))
-        passage = self._forward.enter(batch, self._seed, cache)
+        passage = entering(self._forward.glow, batch, self._seed, cache)
         start = cache.part if cache else 0
-        step = self._gradients(passage, phase, start, batch.weight, self._queues_in(phase))
+        step = self._gradients(passage, phase, start, batch.get("weight"), self._queues_in(phase))
 
         def seen() -> Seen:
-            v = self._forward.glow.dequantized(batch.images, batch.noise, seed=self._seed)
+            v = self._forward.glow.dequantized(batch["images"], batch["noise"], seed=self._seed)
             return Seen(v, passage.condition)
 
         norms = self._update.norms(phase, step.gradients)
@@ -76,13 +76,13 @@ class TrainingSteps:
 
     def _with_noise(self, batch: Batch, phase: Phase) -> Batch:
         """Returns a batch with noise: new noise in every step, where a dataset has images alone."""
-        if batch.noise is not None:
+        if "noise" in batch:
             return batch
         # To which every batch comes first, also where batches wait; one without weights counts no steps.
         trained = (k for k in phase.active if self._forward.glow.parts[k].trainable_variables)
         first = next(trained, phase.active[0])
         step = steps_made(self._optimizers[first]).value
-        return batch._replace(noise=noise_of_step(batch.images, (self._seed, first), step))
+        return batch | {"noise": noise_of_step(batch["images"], (self._seed, first), step)}
 
     def begin_fit(
         self, dataset: Dataset, phases: Sequence[Phase], arguments: Mapping[str, Any], initial_step: int
