@@ -12,6 +12,7 @@ from glow_tf.config.choices import DATA as DATA
 from glow_tf.config.choices import GAUSSIANS as GAUSSIANS
 from glow_tf.config.choices import MOST_BLOCKS as MOST_BLOCKS
 from glow_tf.config.choices import MOST_EQUALIZED as MOST_EQUALIZED
+from glow_tf.config.choices import MOST_SIDE as MOST_SIDE
 from glow_tf.config.choices import NORMS as NORMS
 from glow_tf.config.choices import OPTIMIZERS as OPTIMIZERS
 from glow_tf.config.choices import PERMUTATIONS as PERMUTATIONS

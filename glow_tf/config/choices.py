@@ -14,6 +14,7 @@ ARCHITECTURES = {  # → the class that says all of it
     "levels": "glow_tf.architectures.levels:Levels",
 }
 DATA = ("bytes", "real")
+COARSEST = ("auto", "on", "off")  # whether the coarsest image is squeezed
 SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")
 OPTIMIZERS = ("adamax", "adam", "sgd")
