@@ -1,4 +1,4 @@
-"""The figures of a study's report. Needs matplotlib: `pip install -e '.[lab]'`."""
+"""The figures of a study's report. Needs matplotlib, which is slow to load: import it late."""
 
 import io
 import itertools

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 SIZE = (4.6, 3.0)  # inches; a telephone shows it at four fifths of its size
 FEW = 25  # points of a line up to which each is marked
+SHORT = 4  # points of a line of which all count as settled
 SETTLED_SHARE = 0.7  # of the height of a learning curve's axis is for the values of the second half of a run
 STYLE = {
     "font.size": 9,
@@ -35,12 +36,18 @@ class Line:
     y: Sequence[float]
     ringed: bool = False
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it has a finite value."""
+        return any(map(math.isfinite, self.y))
+
 
 def chart(lines: Sequence[Line], x_label: str, y_label: str, *, settles: bool = False) -> bytes:
     """Draws lines as an SVG; values that are not finite are left out.
 
     Args:
-      lines: at least one.
+      lines: at least one with finite values. The others have no place in the legend, but a colour, so that
+        several charts of the same runs have the same colours.
       x_label: below the axis.
       y_label: the title of the chart, which says what the values are.
       settles: whether the values of the second half count most, as those of a learning curve; see
@@ -53,23 +60,28 @@ def chart(lines: Sequence[Line], x_label: str, y_label: str, *, settles: bool = 
         colours = itertools.cycle(mpl.colormaps["tab10"].colors)
         for line in lines:
             _draw(axis, line, colours)
+        finite = [[value for value in line.y if math.isfinite(value)] for line in lines]
+        every = [value for own in finite for value in own]
         if settles:
-            every = [value for line in lines for value in line.y]
-            halves = [value for line in lines for value in line.y[len(line.y) // 2 :]]
-            settled_scale(axis, halves, every, 2)
+            halves = [own[len(own) // 2 if len(own) > SHORT else 0 :] for own in finite]
+            settled_scale(axis, [value for own in halves for value in own], every, 2)
         else:
-            axis.set_ylim(0, 1.1 * max(value for line in lines for value in line.y if math.isfinite(value)))
+            axis.set_ylim(0, 1.1 * max(every))
         axis.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
         axis.set_xlabel(x_label)
         axis.set_title(y_label, loc="left", fontsize="medium")
         if len(lines) > 1:
-            figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize="small")
+            columns = 4 if sum(map(bool, finite)) == 4 else 3
+            figure.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize="small")
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue().encode()
 
 
 def _draw(axis: Axes, line: Line, colours: itertools.cycle) -> None:
+    colour = next(colours)
+    if not line.is_drawn:
+        return
     if line.ringed:
         axis.plot(line.x, line.y, "o", color="black", mfc="none", markersize=9, label=line.label)
     elif not line.x:
@@ -77,13 +89,13 @@ def _draw(axis: Axes, line: Line, colours: itertools.cycle) -> None:
     else:
         marker = "." if len(line.x) <= FEW else ""
         y = [value if math.isfinite(value) else math.nan for value in line.y]
-        axis.plot(line.x, y, marker=marker, color=next(colours), linewidth=1.5, label=line.label)
+        axis.plot(line.x, y, marker=marker, color=colour, linewidth=1.5, label=line.label)
 
 
-def settled_scale(axis: Axes, settled: Sequence[float], every: Sequence[float], ticks: int = 4) -> None:
+def settled_scale(axis: Axes, settled: Sequence[float], every: Sequence[float], above: int = 4) -> None:
     """Makes the y-axis linear where the settled values are, and logarithmic above up to the largest value.
 
-    The logarithmic part has `ticks`.
+    The logarithmic part has `above` ticks.
     """
     settled = [value for value in settled if math.isfinite(value)]
     low, high = min(settled), max(settled)
@@ -113,7 +125,7 @@ def settled_scale(axis: Axes, settled: Sequence[float], every: Sequence[float], 
     digits += not math.isclose(step, round(step, digits))
     labels = [f"{tick:.{digits}f}" for tick in linear]
     ticks = list(linear)
-    for tick in value(knee + height * np.arange(1, ticks + 1) / ticks):
+    for tick in value(knee + height * np.arange(1, above + 1) / above):
         rounded = float(f"{tick:.2g}")
         ticks.append(rounded)
         labels.append(f"{rounded:g}")

@@ -21,7 +21,7 @@ from glow_tf.run.tables import bpd_text
 
 CURVES = {"train_bpd": "training", "validation_bpd": "held out", "test_bpd": "test"}
 BITS = "bits/dim (less is better)"
-RESULTS = ("run", "test", "held out", "untouched", "epoch", "of", "seconds", "parameters", "MB")
+RESULTS = ("run", "test", "held out", "untouched", "epoch kept", "epochs", "seconds", "parameters", "MB")
 RESULTS_NOTE = "Bits/dim, less is better, ± standard errors, of the epoch that a run ends with."
 NOTHING = "–"
 COLUMNS, SHOWN = 8, 4  # images in a row of a sample grid, and of these in the strip
@@ -85,7 +85,7 @@ def _results(name: str, run: RunContent) -> list[str]:
         _score(run.scores, "test"),
         _score(run.scores, "validation"),
         _score(run.untouched, "test"),
-        f"{len(rows) if run.best_epoch is None else run.best_epoch}",
+        (f"{len(rows)}" if rows else NOTHING) if run.best_epoch is None else f"{run.best_epoch}",
         f"{len(rows)}" if len(rows) == run.planned else f"{len(rows)} (of {run.planned})",
         f"{float(rows[-1]['total_seconds']):.1f}" if rows else NOTHING,
         f"{parameters:,}" if parameters else NOTHING,
@@ -108,9 +108,8 @@ def _differing(numbered: Sequence[tuple[str, RunContent]]) -> str:
 
 def _charts(run: RunContent) -> list[str]:
     lines = [Line(label, *run.points(column)) for column, label in CURVES.items()]
-    for split in ("validation", "test") if run.untouched else ():
-        label = f"untouched, {CURVES[f'{split}_bpd']}"
-        lines.append(Line(label, (), [float(run.untouched.get(f"{split}_bpd") or "nan")]))
+    if run.untouched:
+        lines.append(Line("untouched (held out)", (), [float(run.untouched["validation_bpd"])]))
     if run.best_epoch:
         bits = float(run.scores["validation_bpd"])
         lines.append(Line("best epoch", [run.best_epoch], [bits], ringed=True))
@@ -140,7 +139,7 @@ def _parts(run: RunContent) -> tuple[str, list[Line]]:
             points[k][1].append(bits)
     ends = {1: " (finest)", model.num_parts: " (coarsest)"}
     lines = [Line(f"level {k}{ends.get(k, '')}", *own) for k, own in points.items()]
-    return "bits/dim that each level adds", lines
+    return "bits/dim that each level adds (below 0: saves)", lines
 
 
 def _charts_of_several(numbered: Sequence[tuple[str, RunContent]]) -> list[str]:
@@ -159,12 +158,11 @@ def _charts_of_several(numbered: Sequence[tuple[str, RunContent]]) -> list[str]:
 
 
 def _drawn(lines: Sequence[Line], x_label: str, title: str, *, settles: bool = False) -> list[str]:
-    """Returns a chart of those lines that have finite values, if there are any."""
-    shown = [line for line in lines if any(map(math.isfinite, line.y))]
-    if not shown:
+    """Returns a chart, if a line has finite values."""
+    names = ", ".join(line.label for line in lines if line.is_drawn)
+    if not names:
         return []
-    names = ", ".join(line.label for line in shown)
-    data = chart(shown, x_label, title, settles=settles)
+    data = chart(lines, x_label, title, settles=settles)
     return [html_page.picture(data, html_page.SVG, f"Chart of {title} by {x_label}: {names}")]
 
 
@@ -207,7 +205,7 @@ def _scored(run: RunContent, which: str, name: str, number: str) -> str:
     ]
     if not shown:
         return ""
-    count, split = run.scored["count"], CURVES[f"{run.scored['split']}_bpd"].replace("held", "held-")
-    note = f"Among {count} {split} images, these need the {number} bits."
+    split = "held-out" if run.scored["split"] == "validation" else "test"
+    note = f"Among {run.scored['count']} {split} images, these need the {number} bits."
     pictures = html_page.side_by_side(shown, "pictures")
     return html_page.section(f"The {name} images", html_page.paragraph(note, "notes"), pictures)

@@ -16,7 +16,7 @@ SPLITS = {"train": "to train", "validation": "held out to choose the best epoch"
 SCHEDULES = {
     "end_to_end": "all parts end to end",
     "sequential": "one part after the other",
-    "alternating": "one part per epoch, in turn",
+    "alternating": "one part each, in turn",
     "simultaneous": "all parts at the same time, each on its own objective",
 }
 
@@ -29,11 +29,12 @@ def result(run: RunContent) -> str:
     of = "of the untouched start" if run.best_epoch == 0 else ""
     if run.best_epoch:
         of = f"of epoch {run.best_epoch}, the best on held-out images"
-    epochs = f"{len(run.rows)} epoch{'s' if len(run.rows) > 1 else ''}"
+    epochs = _counted(len(run.rows), "epoch")
     if len(run.rows) != run.planned:
         epochs += f" (of {run.planned})"
     took = f"{duration(float(run.rows[-1]['total_seconds']))} of training" if run.rows else "no training"
-    return f"Test {score} bits/dim {of}".rstrip() + f", after {epochs} and {took}. Less is better."
+    start = f" The untouched start has {float(run.untouched['test_bpd']):.4f}." if run.untouched else ""
+    return f"Test {score} bits/dim {of}".rstrip() + f", after {epochs} and {took}. Less is better.{start}"
 
 
 def settings(run: RunContent) -> list[str]:
@@ -57,10 +58,11 @@ def _model(run: RunContent) -> str:
     counts, parts = flow_step_counts(model), model.num_parts
     numbers = f"{_joined(map(str, counts))} flow steps"
     if model.design.separable:
-        cut = f"levels, in {parts} parts of {numbers}"
+        cut = f"made of {parts} levels, of {numbers}"
     else:
-        blocks = f"{model.num_blocks} block{'s' if model.num_blocks > 1 else ''}"
-        cut = f"a Glow of {blocks}, " + (f"in {parts} parts of {numbers}" if parts > 1 else numbers)
+        cut = f"a Glow of {_counted(model.num_blocks, 'block')}, " + (
+            f"in {parts} parts of {numbers}" if parts > 1 else numbers
+        )
     count = f", with {run.summary['parameters']:,} parameters" if run.summary.get("parameters") else ""
     return f"The model is {cut}, of width {model.width}, with {model.coupling} couplings{count}."
 
@@ -69,9 +71,9 @@ def _training(run: RunContent) -> list[str]:
     train = run.config.train
     phases = []
     if train.part_epochs:
-        phases.append(f"{train.part_epochs} epochs trained {SCHEDULES[train.schedule]}")
+        phases.append(f"{_counted(train.part_epochs, 'epoch')} ({SCHEDULES[train.schedule]})")
     if train.finetune_epochs:
-        phases.append(f"{train.finetune_epochs} trained end to end")
+        phases.append(f"{_counted(train.finetune_epochs, 'epoch')} ({SCHEDULES['end_to_end']})")
     how = f"{train.optimizer} with a rate of {train.learning_rate}"
     how += ", which follows the model's size" if train.rate_scaling == "size" else ""
     how += f", {train.rate_schedule}, after {train.warmup_steps} steps of warm-up"
@@ -108,3 +110,7 @@ def command(run: RunContent) -> str:
 def _joined(texts: Iterable[str]) -> str:
     *others, last = texts
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
