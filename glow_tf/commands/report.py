@@ -27,7 +27,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     named = [name for text in values.workdir for name in text.split(",") if name]
-    folders = list(dict.fromkeys(map(pathlib.Path, named)))
+    folders = list(dict.fromkeys(pathlib.Path(name).expanduser() for name in named))
     if not folders:
         raise ConfigError("workdir must name a run, or several. Received: workdir=''")
     if not values.output:

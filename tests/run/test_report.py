@@ -123,6 +123,27 @@ def test_texts_on_the_page_are_escaped(tmp_path):
     assert "<script" not in (folder / "report.html").read_text()
 
 
+@pytest.mark.parametrize(
+    "kept", ["[", "[1]", '{"scored": 1}', '{"scored": {"usual": [{"png": "%"}], "unusual": 2}}']
+)
+def test_a_damaged_report_json_leaves_a_page_without_its_images(tmp_path, kept):
+    workdir(tmp_path)
+    (tmp_path / "report.json").write_text(kept)
+    assert "No epoch was finished." in report_of(tmp_path).text
+
+
+def test_a_summary_of_fewer_epochs_than_the_history_has_is_not_shown(tmp_path):
+    settings = workdir(tmp_path)
+    write_history(tmp_path, settings, {}, {})
+    summary = {"test_bpd": 3, "epochs": 1, "warnings": ["old"]}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert "old." not in report_of(tmp_path).text
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"epochs": 2, "device": "<toaster>"}))
+    page = report_of(tmp_path)
+    assert "old." in page.text
+    assert "It ran on <toaster>" in page.text
+
+
 def test_several_runs_are_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = ("one", "_two$", "three")

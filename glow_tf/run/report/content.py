@@ -10,15 +10,15 @@ from typing import Any
 
 from glow_tf import presets
 from glow_tf.config import ModelConfig, RunConfig
+from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import read_json
 from glow_tf.layout.schedule import phases_of
 from glow_tf.run import health
 from glow_tf.run.files import checkpoint_files, history
 from glow_tf.run.files.flags_file import read_config
-from glow_tf.run.files.workdir import BEST_EPOCH, is_finished, read_summary
+from glow_tf.run.files.workdir import BEST_EPOCH, read_summary
 
 KEPT = "report.json"  # what the report shows and no other file of a workdir holds
-NUMBERS = ("test_bpd", "validation_bpd", "train_bpd")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RunContent:
       rows: of history.csv.
       untouched: the scores of the model that the run began with, as cells of history.csv; empty if none.
       best_epoch: the best one on validation images; None if there are none.
-      summary: of a finished run; otherwise empty.
+      summary: of a run that has ended with these rows; otherwise empty.
       stopped: why the run stopped before its end, if it said so.
       scored: `split`, `of` (how many images), and `usual` and `unusual`: images with bits, a name, and a
         PNG in base64 each; empty if none were scored.
@@ -102,8 +102,10 @@ def read_run(folder: pathlib.Path) -> RunContent:
     if summary and BEST_EPOCH not in summary:  # an earlier release ended with the last epoch
         best = None
     model, counts, kept = None, {}, {}
+    rows = history.read_rows(folder / "history.csv", columns)
     if (path := checkpoints / "model.json").exists():
-        model = presets.read_model_file(path)
+        with contextlib.suppress(ConfigError):  # it names code of one's own
+            model = presets.read_model_file(path)
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         told = read_json(checkpoints / checkpoint_files.DATA)
         counts = {n.removesuffix(" images"): int(t.split()[0]) for n, t in told.items() if " images" in n}
@@ -114,10 +116,10 @@ def read_run(folder: pathlib.Path) -> RunContent:
         config,
         model,
         counts,
-        history.read_rows(folder / "history.csv", columns),
+        rows,
         history.score_cells(checkpoint_files.read_untouched(checkpoints)),
         best,
-        summary if is_finished(summary, config) else {},
+        summary if summary.get("epochs") == len(rows) else {},  # it has gone on since
         str(kept.get("stopped", "")),
         kept.get("scored") or {},
     )

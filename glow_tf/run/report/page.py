@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import math
 import pathlib
@@ -168,7 +169,8 @@ def _drawn(lines: Sequence[Line], x_label: str, title: str, *, settles: bool = F
 
 def _strips(run: RunContent) -> list[tuple[int, bytes]]:
     """Returns epochs and a picture of their samples, evenly spaced."""
-    paths = sorted((run.folder / "samples").glob("epoch_*.png"))
+    found = (run.folder / "samples").glob("epoch_*.png")
+    paths = sorted(path for path in found if path.stem.removeprefix("epoch_").isdecimal())
     chosen = sorted({round(k) for k in np.linspace(0, len(paths) - 1, min(len(paths), MOST_STRIPS))})
     return [(int(paths[k].stem.removeprefix("epoch_")), _strip(paths[k])) for k in chosen]
 
@@ -196,16 +198,14 @@ def _samples(heading: str, strips: Sequence[tuple[str, bytes]]) -> str:
 
 
 def _scored(run: RunContent, which: str, name: str, number: str) -> str:
-    """Returns images that were scored, as the run kept them."""
-    shown = [
-        html_page.picture(
-            base64.b64decode(image["png"]), html_page.PNG, "", image["name"], f"{image['bits']:.2f} bits/dim"
-        )
-        for image in run.scored.get(which, ())
-    ]
-    if not shown:
-        return ""
-    split = "held-out" if run.scored["split"] == "validation" else "test"
-    note = f"Among {run.scored['count']} {split} images, these need the {number} bits."
-    pictures = html_page.side_by_side(shown, "pictures")
-    return html_page.section(f"The {name} images", html_page.paragraph(note, "notes"), pictures)
+    """Returns images that were scored, as the run kept them; nothing if their file is not sound."""
+    with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError):
+        shown = []
+        for image in run.scored[which]:
+            data, bits = base64.b64decode(image["png"]), f"{image['bits']:.2f} bits/dim"
+            shown.append(html_page.picture(data, html_page.PNG, "", str(image["name"]), bits))
+        split = "held-out" if run.scored["split"] == "validation" else "test"
+        note = f"Among {run.scored['count']} {split} images, these need the {number} bits." if shown else ""
+        pictures = html_page.side_by_side(shown, "pictures")
+        return html_page.section(f"The {name} images", html_page.paragraph(note, "notes"), pictures)
+    return ""
