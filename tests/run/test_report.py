@@ -3,7 +3,9 @@
 import html.parser
 import json
 import re
+import types
 
+import keras
 import numpy as np
 import pytest
 from helpers import config, train
@@ -12,12 +14,13 @@ from small import make_small_images
 from glow_tf.commands import cli
 from glow_tf.core import html_page
 from glow_tf.core.errors import DivergedError
-from glow_tf.run import pictures
+from glow_tf.run import lifecycle, pictures
 from glow_tf.run.files import history
 from glow_tf.run.files.flags_file import flagfile
 from glow_tf.run.report import charts, scored
 
 FAST = {"tensorboard": False, "export": False, "part_epochs": 1, "finetune_epochs": 0, "sample_every": 0}
+FAST |= {"train_examples": 64}
 
 
 class Page(html.parser.HTMLParser):
@@ -182,7 +185,7 @@ def test_a_run_ends_with_a_report_that_shows_its_least_and_most_usual_images(tmp
     assert f"{unusual[0]['name']}{unusual[0]['bits']:.2f} bits/dim" in page.text
     assert "Among 50 test images, these need the most bits." in page.text
     assert (
-        "8×8×1 from digits: 320 to train and 50 to test; 5 bits per value, augmented (flip_shift)."
+        "8×8×1 from digits: 64 to train and 50 to test; 5 bits per value, augmented (flip_shift)."
         in page.text
     )
     before = (tmp_path / "run" / "report.html").read_bytes()
@@ -198,6 +201,28 @@ def test_a_run_that_diverges_is_reported(tmp_path, reports):
     page = read_page(tmp_path / "run" / "report.html")
     assert str(raised.value) in page.text
     assert "No epoch was finished." in page.text
+
+
+def test_an_interrupted_run_is_reported_and_again_when_it_is_over(tmp_path, reports):
+    def interrupts(epoch, logs):
+        raise KeyboardInterrupt
+
+    settings = config(tmp_path / "run", **FAST | {"part_epochs": 2, "parts": "1"})
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, keras.callbacks.LambdaCallback(on_epoch_end=interrupts), eager=True)
+    page = read_page(tmp_path / "run" / "report.html")
+    assert "It was interrupted. The checkpoint of epoch 1 is kept; the same command goes on." in page.text
+    train(settings, eager=True)
+    page = read_page(tmp_path / "run" / "report.html")
+    assert "It was interrupted" not in page.text
+    assert "after 2 epochs" in page.text
+
+
+def test_a_process_without_the_workdir_reports_no_error(monkeypatch):
+    monkeypatch.setattr(lifecycle, "write_report", None)  # to call it would be an error
+    for error in (DivergedError, OSError, KeyboardInterrupt, RuntimeError):
+        with pytest.raises(error), lifecycle._saying_what_is_kept(types.SimpleNamespace(is_chief=False)):
+            raise error("said")
 
 
 def test_an_error_in_the_report_is_a_line_and_does_not_fail_the_run(tmp_path, reports, monkeypatch, capsys):
