@@ -30,7 +30,7 @@ def scored_images(run: Run, glow: Glow) -> dict[str, Any]:
     order = np.flatnonzero(np.isfinite(bits))
     order = order[np.argsort(bits[order], kind="stable")]
     count = min(SHOWN, len(order) // 2)
-    names = run.images.names.get(split) or [f"{split} image {k}" for k in range(len(images))]
+    names = run.images.names.get(split) or [f"image {k}" for k in range(len(images))]
 
     def told(places: Sequence[int]) -> list[dict[str, Any]]:
         shown = pictures.stretched(images[places], run.images.top)

@@ -63,7 +63,7 @@ def _model(run: RunContent) -> str:
         cut = f"a Glow of {_counted(model.num_blocks, 'block')}, " + (
             f"in {parts} parts of {numbers}" if parts > 1 else numbers
         )
-    count = f", with {run.summary['parameters']:,} parameters" if run.summary.get("parameters") else ""
+    count = f" and {run.summary['parameters']:,} parameters" if run.summary.get("parameters") else ""
     return f"The model is {cut}, of width {model.width}, with {model.coupling} couplings{count}."
 
 
