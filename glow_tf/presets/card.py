@@ -20,14 +20,17 @@ def card_of(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dty
     lines = [*_metadata(title, about), f"# {title}", ""]
     kind, steps = model.design.describe(model)
     widths = ", ".join(map(str, sorted(set(model.widths), reverse=True)))
+    any_size = str(about.get("image_size")) == "0"
+    size = f"any size, with {channels} channels," if any_size else f"{height}×{width}×{channels}"
+    shape = f", image_shape=(64, 64, {channels})" if any_size else ""
     lines += [
-        f"{kind} for images of {height}×{width}×{channels} {of}: {steps} flow steps, width {widths}. "
+        f"{kind} for images of {size} {of}: {steps} flow steps, width {widths}. "
         f"Weights are kept as {weights_dtype}.",
         "",
         "```python",
         "import glow_tf",
         "",
-        f'glow = glow_tf.Glow.from_preset("{name}")',
+        f'glow = glow_tf.Glow.from_preset("{name}"{shape})',
         "images = glow.sample(16, temperature=0.7, seed=0)",
         "print(glow.bits_per_dim(images))",
         *(["images = glow.sample(labels=[0] * 16, seed=0)  # of glow.classes[0]"] if model.classes else []),

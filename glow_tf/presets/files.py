@@ -232,7 +232,7 @@ def write(
         }
         (temporary / CONFIG).write_text(json_text(content), encoding="utf-8")
         # Those of the package load by name, all others by path.
-        name = folder.name if folder.parent == FOLDER else f"PATH/{folder.name}"
+        name = folder.name if folder.parent.resolve() == FOLDER else f"PATH/{folder.name}"
         card = card_of(name, model, about, weights_dtype)
         (temporary / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
 
