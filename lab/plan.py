@@ -64,7 +64,7 @@ def main(values: flags.FlagValues) -> None:
 
 
 def _config(values: flags.FlagValues) -> RunConfig:
-    config = run_flags.run_config(values)
+    config = dataclasses.replace(run_flags.run_config(values), init_from="", follows=())
     shape = _image_shape(values, config.data.image_size or SIDE)
     if config.left_open:
         config = suited(config, shape, config.data.train_examples or EXAMPLES, levels=255)

@@ -266,7 +266,7 @@ def test_layouts_say_what_a_level_costs():
             r"for architecture=levels. Rec.*='x', arch.*='glow'",
         ),
         ({"condition_features": 0}, r"levels need condition_features.*Received: 0"),
-        ({"image_shape": (6, 6, 3)}, r"num_blocks=2 halves.*Received"),
+        ({"image_shape": (3, 6, 3)}, r"must be 4 or more with num_blocks=2.*Received: image of 3×6"),
     ],
     ids=str,
 )

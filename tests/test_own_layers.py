@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import own_layers
 import pytest
@@ -227,3 +228,25 @@ def test_a_run_with_layers_named_by_flags_goes_on_and_loads(tmp_path, monkeypatc
     assert glow.config.coupling_network == "own>ConvNeXt(width=4)"
     more = [*flags, "--workdir=more", "--init_from=run", "--part_epochs=1", "--finetune_epochs=0"]
     assert cli.main(["train", *more]) == 0
+
+
+@keras.saving.register_keras_serializable(package="own")
+class Smooth(keras.layers.Layer):
+    """A network whose activation has a custom gradient."""
+
+    def build(self, shape):
+        self.convolution = keras.layers.Conv2D(8, 3, padding="same", activation="silu")
+        self.convolution.build(shape)
+
+    def call(self, x):
+        return self.convolution(x)
+
+
+def test_a_model_that_was_evaluated_first_trains_where_an_activation_has_a_custom_gradient():
+    config = glow_tf.ModelConfig((8, 8, 1), num_blocks=1, flow_steps=2, width=8)
+    trainer = glow_tf.PartsTrainer(glow_tf.Glow(config, coupling_network=Smooth))
+    trainer.compile("sgd")
+    trainer.glow.initialize(IMAGES)
+    before = trainer.evaluate(IMAGES, batch_size=16, verbose=0, return_dict=True)["bpd"]
+    trainer.fit(IMAGES, batch_size=16, epochs=1, verbose=0)
+    assert np.isfinite(before)

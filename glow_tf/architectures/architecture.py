@@ -31,7 +31,7 @@ class Architecture(abc.ABC):
       name: how messages name a model.
       settings: the fields of `ModelConfig` that only this architecture has. Others refuse them.
       separable: whether parts share nothing. Then each may be trained alone, anywhere, in any order.
-      any_size: whether parts are convolutions, which take images of any size that can be halved as often.
+      any_size: whether parts are convolutions, which take images of any size, and learn from crops of them.
       images_between_parts: whether a part hands on the image at half the size.
       suited: the settings, besides the sizes, of a run without a flagfile.
     """
@@ -73,6 +73,10 @@ class Architecture(abc.ABC):
     def layouts(self, config: ModelConfig) -> tuple[PartLayout, ...]:
         """Returns the elements of each part with their costs, and its output's shape, but no `given`."""
 
+    def least_side(self, config: ModelConfig) -> int:
+        """Returns the least height or width of an image."""
+        return 1
+
     def flow_step_counts(self, config: ModelConfig) -> tuple[int, ...]:
         """Returns the flow steps of each part."""
         return self.cuts(config).counts
@@ -94,6 +98,25 @@ class Architecture(abc.ABC):
         from glow_tf.bijectors.coupling import transform_of
 
         return transform_of(config.coupling, config.scale, config.bounded).outputs_per_channel
+
+    # Images of another size
+
+    def resized(
+        self, config: ModelConfig, image_shape: tuple[int, int, int]
+    ) -> tuple[ModelConfig, tuple[int, ...]]:
+        """Returns the settings of the same model for images of another size.
+
+        With them comes, for each of the parts that they make, the part of this model that serves there, from
+        0: the new part has its weights. ConfigError if a model of these settings has one size alone.
+        """
+        raise ConfigError(
+            "this architecture does not say how its models take images of another size: its method `resized` "
+            f"would. Received: architecture={config.architecture!r}, image_shape={image_shape}"
+        )
+
+    def serving(self, config: ModelConfig, image_shape: tuple[int, int, int], level: int) -> int:
+        """Returns which part makes the details of a level, from 0, of images of a shape; only of levels."""
+        return level
 
     # What parts are made of
 

@@ -74,6 +74,19 @@ class MultiScale(Architecture):
             for begin, end, head in zip([0, *cuts], cuts, heads, strict=False)
         )
 
+    def resized(
+        self, config: ModelConfig, image_shape: tuple[int, int, int]
+    ) -> tuple[ModelConfig, tuple[int, ...]]:
+        step = 2 << config.num_blocks  # then sides are halved as often, and squeezed in the same blocks
+        if any((own - side) % step for own, side in zip(config.image_shape[:2], image_shape, strict=False)):
+            own = "×".join(map(str, config.image_shape[:2]))
+            raise ConfigError(
+                f"the sides of this Glow's images differ from {own} by multiples of {step}. "
+                f"Received: image_shape={image_shape}"
+            )
+        parts = ",".join(map(str, self.flow_step_counts(config)))  # `balanced` may cut elsewhere
+        return dataclasses.replace(config, image_shape=image_shape, parts=parts), (*range(config.num_parts),)
+
     def bijectors(self, layout: PartLayout, config: ModelConfig, dtype: Any) -> list[Bijector]:
         from glow_tf.bijectors import Split
         from glow_tf.bijectors.haar import squeeze

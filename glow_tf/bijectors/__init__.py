@@ -13,6 +13,7 @@ from glow_tf.bijectors.flow_step import FlowStep as FlowStep
 from glow_tf.bijectors.gaussian_prior import GaussianPrior as GaussianPrior
 from glow_tf.bijectors.haar import Haar as Haar
 from glow_tf.bijectors.invertible_conv import InvertibleConv as InvertibleConv
+from glow_tf.bijectors.last_line import LastLine as LastLine
 from glow_tf.bijectors.logistic_mixture import LogisticMixture as LogisticMixture
 from glow_tf.bijectors.logistic_mixture import LogisticMixtureCoupling as LogisticMixtureCoupling
 from glow_tf.bijectors.own_flow_step import OwnFlowStep as OwnFlowStep

@@ -3,18 +3,22 @@
     glow-tf decode --model=digits --latents=latents.npz --output=decoded
 
 It writes a PNG for each image into the folder --output, under the name that it had, and all of them as
-images.npy, uint8 [N, H, W, C]. Of data that make no pictures it writes images.npy alone. What the model was
+images.npy, uint8 [N, H, W, C], where they have one size. Of data that make no pictures it writes arrays
+alone. Images of other sizes than the model's come back at the sizes that they had. What the model was
 given with each image is in the file from encode, too; another --condition may stand in its place.
 """
 
 import collections
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing
 from glow_tf.commands.condition_files import arrays_of, condition_of
+from glow_tf.config import MOST_SIDE
 from glow_tf.core.errors import ConfigError
 
 
@@ -25,28 +29,54 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    eps, names, condition = _read(pathlib.Path(values.latents))
+    eps, names, condition, sizes = _read(pathlib.Path(values.latents))
     folder = model_flags.output_folder(values)
     model_flags.check_file(values, "output", folder / "images.npy")
     from glow_tf.data.progress import with_progress
     from glow_tf.run import pictures
-    from glow_tf.use import decode
 
     model = model_flags.model_of(values)
     if condition is None or values.condition:
         condition = condition_of(values, model)
-    images = decode(model, eps, condition)
-    model_flags.write_array(folder / "images.npy", images)
-    if images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
+    images = _decoded(values, model, eps, condition, sizes)
+    is_one = len({image.shape for image in images}) <= 1
+    if is_one:
+        model_flags.write_array(folder / "images.npy", np.asarray(images))
+    is_pictures = model.data_dtype == "uint8" and model.image_shape[-1] in (1, 3)
+    if not is_pictures and is_one:
         print(f"{folder / 'images.npy'}: {len(images)} examples. {model_flags.NO_PICTURES}")
         return
+    suffix, content = (".png", pictures.png) if is_pictures else (".npy", pictures.npy)
     for image, name in with_progress(zip(images, names, strict=True), len(images), "Writing images"):
-        model_flags.write(folder / f"{name}.png", pictures.png(image))
-    print(f"{folder}: {len(images)} images and images.npy")
+        model_flags.write(folder / f"{name}{suffix}", content(image))
+    print(f"{folder}: {len(images)} images{' and images.npy' if is_one else ''}")
 
 
-def _read(path: pathlib.Path) -> tuple[np.ndarray, list[str], np.ndarray | None]:
-    """Returns the latents of a file, a file name for each image, and what is given with it, if anything."""
+def _decoded(
+    values: flags.FlagValues, model: Any, eps: np.ndarray, condition: Any, sizes: np.ndarray | None
+) -> Sequence[np.ndarray]:
+    """Returns the image of each one's latents, of its size in `sizes` [N, 2]; None: the model's."""
+    from glow_tf.use import decode
+    from glow_tf.use.sized import fitted
+
+    if sizes is None:
+        return decode(model, eps, condition)
+    ends = np.cumsum(sizes.prod(axis=1) * model.image_shape[-1])
+    if len(eps) != ends[-1]:
+        raise ConfigError(
+            f"there must be as many latents as the images have values, {ends[-1]}. "
+            f"Received: latents={values.latents!r} with {len(eps)}"
+        )
+    pieces, found = np.split(eps, ends[:-1]), {}
+    for size in dict.fromkeys(map(tuple, sizes.tolist())):
+        places = np.flatnonzero((sizes == size).all(axis=1))
+        own = decode(fitted(model, size), np.stack([pieces[k] for k in places]), condition)
+        found |= zip(places.tolist(), own, strict=True)
+    return [found[k] for k in range(len(sizes))]
+
+
+def _read(path: pathlib.Path) -> tuple[np.ndarray, list[str], np.ndarray | None, np.ndarray | None]:
+    """Returns latents, a file name for each image, what is given with it, and its size, if there are any."""
     received = f"Received: latents={str(path)!r}"
     if not path.is_file():
         raise ConfigError(f"latents must be a file. {received}")
@@ -56,6 +86,9 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, list[str], np.ndarray | None]
         eps = np.asarray(loaded["eps"] if archive else loaded)
         names = [str(name) for name in np.asarray(loaded["names"]).ravel()] if archive else []
         condition = loaded.get("condition") if archive else None
+        sizes = None
+        if archive and "sizes" in loaded:
+            sizes = np.asarray(loaded["sizes"]).astype(np.int64).reshape(-1, 2)
     except ConfigError:
         raise
     # NumPy's and zipfile's readers raise almost any exception at damaged files.
@@ -63,19 +96,22 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, list[str], np.ndarray | None]
         raise ConfigError(
             f"latents must be a .npz file from `glow-tf encode`, or a .npy file. {received}, {error}"
         ) from None
-    if eps.ndim != 2 or eps.dtype.kind != "f" or not np.isfinite(eps).all():
+    if eps.ndim != (2 if sizes is None else 1) or eps.dtype.kind != "f" or not np.isfinite(eps).all():
         raise ConfigError(
-            f"latents must be finite floats of shape (N, D). {received} with {eps.dtype.name} of shape "
-            f"{eps.shape}"
+            "latents must be finite floats of shape (N, D), or where sizes are with them of one axis. "
+            f"{received} with {eps.dtype.name} of shape {eps.shape}"
         )
     if not archive:
-        return eps, [f"{place:06d}" for place in range(len(eps))], None
-    if len(names) != len(eps) or not all(map(_stays_within, names)):
+        return eps, [f"{place:06d}" for place in range(len(eps))], None, None
+    count = len(eps) if sizes is None else len(sizes)
+    if sizes is not None and not (count and 1 <= sizes.min() <= sizes.max() <= MOST_SIDE):
+        raise ConfigError(f"sizes must be height and width of each image. {received}, whose sizes are not")
+    if len(names) != count or not all(map(_stays_within, names)):
         raise ConfigError(
-            f"there must be a name for each of {len(eps)} images, and each must stay within the output's "
+            f"there must be a name for each of {count} images, and each must stay within the output's "
             f"folder. {received} with {len(names)} names"
         )
-    return eps, _distinct(names), condition
+    return eps, _distinct(names), condition, sizes
 
 
 def _stays_within(name: str) -> bool:

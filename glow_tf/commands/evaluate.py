@@ -2,22 +2,25 @@
 
     glow-tf evaluate --model=digits --dataset=digits
     glow-tf evaluate --model=runs/mine --dataset=folder:PATH --draws=16
+    glow-tf evaluate --model=cifar10_small --dataset=folder:PATH --image_size=0
 
 With one draw and a run's seed, the mean over its test images is the run's test_bpd (--split=test, where the
 run held out every tenth image of a folder). With several draws a tighter bound is printed as well: the
 importance-weighted one. Of a model with classes, the bits are those of their mixture; those given the label
 follow, and how often the likeliest class is the label. --output is a JSON file with all of it. An exported
 model gives its bits as a whole, and draws other noise from the same seed: it does not tell where the bits
-are, and its mean differs a little.
+are, and its mean differs a little. With --image_size=0 images keep their sizes, which may differ; every
+image counts alike in the mean.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from glow_tf.commands import model_flags, parsing
+from glow_tf.commands import model_flags, parsing, size_flags
 from glow_tf.core.text_files import json_text
 from glow_tf.run.tables import bpd_text
 
@@ -26,6 +29,7 @@ def define(values: flags.FlagValues) -> None:
     model_flags.define_model(values, output="")
     model_flags.define_seed(values)
     model_flags.define_images(values)
+    size_flags.define(values)
     parsing.define(values, draws=(1, "Noise draws of each image."))
 
 
@@ -33,22 +37,27 @@ def main(values: flags.FlagValues) -> None:
     draws = model_flags.count_of(values, "draws")
     path = model_flags.output_path(values, ".json") if values.output else None
     from glow_tf.use import evaluate
+    from glow_tf.use.evaluation import joined
 
     glow = model_flags.model_of(values)
-    used = model_flags.images_of(values, glow)
-    found = evaluate(glow, used.images, draws, values.seed, used.condition)
-    report = _report(found, used) | _report_on_labels(glow, used, values.seed)
+    found, groups = [], []
+    for own, used in size_flags.models_and_images(values, glow):
+        found.append(evaluate(own, used.images, draws, values.seed, used.condition))
+        groups.append(used)
+    report = _report(joined(found), groups)
+    report |= _report_on_labels(glow, groups[0], values.seed)  # a model with classes has one size
     print("\n".join(_lines(report)))
     if path:
         model_flags.write(path, json_text(report).encode())
 
 
-def _report(found: Any, used: Any) -> dict[str, Any]:
+def _report(found: Any, groups: Sequence[Any]) -> dict[str, Any]:
+    """Returns what there is to say of an evaluation of images of several sizes, each a group."""
     from glow_tf.use.evaluation import by_class, mean_and_error
 
     bpd, error = mean_and_error(found.per_image)
-    report: dict[str, Any] = {"images": len(used.images), "draws": len(found.draws)}
-    if used.images.dtype == np.float32:
+    report: dict[str, Any] = {"images": len(found.per_image), "draws": len(found.draws)}
+    if groups[0].images.dtype == np.float32:
         report["nats_per_dim"] = bpd * math.log(2)
     report |= {"bits_per_dim": bpd, "standard_error": error}
     if len(found.draws) > 1:
@@ -56,11 +65,16 @@ def _report(found: Any, used: Any) -> dict[str, Any]:
         report["importance_weighted"] = {"bits_per_dim": bpd, "standard_error": error}
     report["terms"] = {name: float(values.mean()) for name, values in found.terms.items()}
     report["parts"] = {name: float(values.mean()) for name, values in found.parts.items()}
-    if used.labels is not None:
-        classes = by_class(found.per_image, used.labels, used.class_names)
-        report["classes"] = {
+    kinds = {}
+    if len(groups) > 1:
+        names = ["×".join(map(str, used.images.shape[1:3])) for used in groups]
+        kinds["sizes"] = np.repeat(range(len(groups)), [len(used.images) for used in groups]), names
+    if groups[0].labels is not None:
+        kinds["classes"] = np.concatenate([used.labels for used in groups]), groups[0].class_names
+    for kind, (labels, names) in kinds.items():
+        report[kind] = {
             name: {"images": count, "bits_per_dim": mean, "standard_error": own}
-            for name, (count, mean, own) in classes.items()
+            for name, (count, mean, own) in by_class(found.per_image, labels, names).items()
         }
     return report
 
@@ -107,11 +121,11 @@ def _lines(report: dict[str, Any]) -> list[str]:
         lines.append(f"{_with_error(report['importance_weighted'])} bits/dim, importance-weighted")
     for title, terms in (("It is the sum of", report["terms"]), ("By part", report["parts"])):
         lines += [title, *(f"  {value:8.4f}  {name}" for name, value in terms.items())] if terms else []
-    if "classes" in report:
-        lines.append("By class")
+    for kind, title in (("sizes", "By size"), ("classes", "By class")):
+        lines += [title] if kind in report else []
         lines += [
             f"    {_with_error(own)}  {name} ({_counted(own['images'], 'image')})"
-            for name, own in report["classes"].items()
+            for name, own in report.get(kind, {}).items()
         ]
     if "given_label" in report:
         classified = report["classified"]

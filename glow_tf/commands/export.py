@@ -10,13 +10,14 @@ do not draw: decode latents that are standard normal, times a temperature.
 
 from absl import flags
 
-from glow_tf.commands import model_flags
+from glow_tf.commands import model_flags, size_flags
 
 FORMATS = ("savedmodel", "onnx", "litert")
 
 
 def define(values: flags.FlagValues) -> None:
     model_flags.define_glow(values, output="exported")
+    size_flags.define(values, reads_images=False)
     flags.DEFINE_enum("format", "savedmodel", FORMATS, "savedmodel, onnx or litert.", flag_values=values)
 
 
@@ -25,7 +26,7 @@ def main(values: flags.FlagValues) -> None:
     from glow_tf.data.progress import notice
     from glow_tf.use import export, export_litert, export_onnx
 
-    glow = model_flags.glow_of(values)
+    glow = size_flags.sized_model(values, model_flags.glow_of(values))
     if values.format == "savedmodel":
         with notice(f"Writing {folder}"):
             export(glow, folder)

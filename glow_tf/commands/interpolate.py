@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from glow_tf.commands import model_flags, parsing
+from glow_tf.commands import model_flags, parsing, size_flags
 from glow_tf.core.errors import ConfigError
 
 
 def define(values: flags.FlagValues) -> None:
     model_flags.define_model(values, output="interpolated.png")
     model_flags.define_images(values, examples=8)
+    size_flags.define(values)
     parsing.define(values, steps=(8, "Images in a row, both ends included."), white=model_flags.WHITE)
 
 
@@ -28,8 +29,7 @@ def main(values: flags.FlagValues) -> None:
     from glow_tf.model.conditions import some_of
     from glow_tf.use import decode, encode, interpolate
 
-    model = model_flags.model_of(values)
-    used = model_flags.images_of(values, model)
+    model, used = size_flags.model_and_images(values, model_flags.model_of(values))
     images = used.images
     if len(images) < 2:
         raise ConfigError(f"there must be two images or more. Received: {len(images)}")

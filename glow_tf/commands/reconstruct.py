@@ -10,13 +10,14 @@ one keeps nothing. Replaced latents are 0, the mode given the coarser ones, or d
 import numpy as np
 from absl import flags
 
-from glow_tf.commands import model_flags, parsing
+from glow_tf.commands import model_flags, parsing, size_flags
 
 
 def define(values: flags.FlagValues) -> None:
     model_flags.define_glow(values, output="reconstructed.png")
     model_flags.define_seed(values)
     model_flags.define_images(values, examples=8)
+    size_flags.define(values)
     about = "Of the latents that are replaced; 0: the mode."
     parsing.define(values, temperature=(["0"], about), white=model_flags.WHITE)
 
@@ -26,8 +27,7 @@ def main(values: flags.FlagValues) -> None:
     write_rows = model_flags.picture_writer(values)
     from glow_tf.use import decode, encode, levels, without_finest
 
-    glow = model_flags.glow_of(values)
-    used = model_flags.images_of(values, glow)
+    glow, used = size_flags.model_and_images(values, model_flags.glow_of(values))
     eps = encode(glow, used.images, used.condition)
     counts = range(len(levels(glow)) + 1)
     latents = [without_finest(glow, eps, count, temperature, values.seed) for count in counts]

@@ -90,8 +90,7 @@ class _Task:
 
     def restored(self, glow: Glow, given: np.ndarray, condition: np.ndarray | None) -> list[np.ndarray]:
         """Returns the images of each draw, at the size of those that were given, or larger by the factor."""
-        from glow_tf.use import denoise, inpaint, upscale
-        from glow_tf.use.restore import sized
+        from glow_tf.use import denoise, inpaint, sized, upscale
 
         factor = self.factor if self.action == "upscale" else 1
         height, width = (factor * side for side in given.shape[1:3])
@@ -200,7 +199,7 @@ def _mask(values: flags.FlagValues) -> np.ndarray:
 
 def _check_sizes(task: _Task, glow: Glow, groups: list[UsedImages], values: flags.FlagValues) -> None:
     """Raises ConfigError, naming an image, if one has a size that cannot be restored; says what is done."""
-    from glow_tf.use.restore.sized import check_size
+    from glow_tf.use.sized import check_size
 
     whole = values.simulate or task.action != "upscale"
     for used in groups:

@@ -24,6 +24,8 @@ def define(values: flags.FlagValues) -> None:
         parsing.define(values, **{setting.name: (setting.default, setting.metadata["help"] + chosen)})
     about = "Start from a preset, by name or folder: as --init_from does, which is this preset then."
     parsing.define(values, from_preset=("", about))
+    about = "Start from nothing where a run would start from a prior, a preset of photographs."
+    parsing.define(values, from_scratch=(False, about))
 
 
 def run_config(values: flags.FlagValues) -> configuration.RunConfig:
@@ -40,12 +42,15 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     settings |= _scaling_of_rate(values, workdir)
     given = {name for name in settings if values[name].present}
     is_open = [name for name in (*suited.LEVELS, *suited.SETTINGS) if name not in given]
-    if any(getattr(values[name], "in_flagfile", False) for name in settings):
+    has_flagfile = any(getattr(values[name], "in_flagfile", False) for name in settings)
+    follows = _follow_prior(values, settings, workdir, has_flagfile)
+    if has_flagfile:
         is_open = []
     elif before := flags_file.read_values(workdir, is_open):
         settings |= before
         is_open = []
-    if start := values.from_preset or settings["init_from"]:
+    start = values.from_preset or settings["init_from"]
+    if start and start != configuration.PRIOR:
         of_start = _of_start(start, workdir, bool(values.from_preset))
         typed = values.init_from if values["init_from"].on_command_line else ""
         if values.from_preset and typed not in ("", start, of_start["init_from"]):
@@ -59,10 +64,40 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
         is_open = [name for name in is_open if name not in taken]
         given |= taken.keys()
     form = suited.form(settings, given) if is_open else {}
+    if is_open and not form:  # a Glow, which no prior is
+        follows = [name for name in follows if name != "architecture"]
     settings |= form
     implied = suited.implied(settings, is_open)
     is_open = [name for name in is_open if name in (*form, *suited.SETTINGS) and name not in implied]
-    return configuration.RunConfig.from_settings(settings | implied, is_open)
+    return configuration.RunConfig.from_settings(settings | implied, is_open, follows)
+
+
+def _follow_prior(
+    values: flags.FlagValues, settings: dict[str, Any], workdir: pathlib.Path, has_flagfile: bool
+) -> list[str]:
+    """Says in `settings` whether the run starts from a prior; returns the settings that this may change.
+
+    Without a flagfile it does, unless another start is typed. A run in the workdir has decided it already.
+    """
+    is_typed = values["init_from"].on_command_line
+    if values.from_scratch:
+        if values.from_preset or (is_typed and values.init_from):
+            raise ConfigError(
+                "a run starts from a model or from scratch. Received: from_scratch=True, "
+                f"init_from={values.from_preset or values.init_from!r}"
+            )
+        settings["init_from"] = ""
+    elif not (has_flagfile or is_typed or values.from_preset):
+        settings["init_from"] = configuration.PRIOR
+    if values.from_preset or settings["init_from"] != configuration.PRIOR:
+        return []
+    typed = {name for name in suited.FOLLOWS if values[name].on_command_line}
+    typed |= {"rate_scaling"} if "learning_rate" in typed else set()  # a rate is typed with its own, or none
+    names = [name for name in suited.FOLLOWS if name not in typed]
+    if before := flags_file.read_values(workdir, [*names, "init_from"]):
+        settings |= before
+        return []
+    return names
 
 
 def _scaling_of_rate(values: flags.FlagValues, workdir: pathlib.Path) -> dict[str, Any]:
@@ -90,9 +125,11 @@ def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, A
     except (ConfigError, OSError):
         return {"init_from": start}  # the run says why it cannot start from it
     settings = {name: value for name, value in dataclasses.asdict(model).items() if name in names}
+    settings |= {"init_from": start, "conditional": bool(model.classes)}
+    if start in suited.PRESETS.values():  # it fits any size
+        return settings
     height, width, _ = model.image_shape
-    size = height if height == width else 0
-    return settings | {"init_from": start, "image_size": size, "conditional": bool(model.classes)}
+    return settings | {"image_size": height if height == width else 0}
 
 
 def _model_of(name: str) -> configuration.ModelConfig:

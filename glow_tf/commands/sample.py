@@ -3,6 +3,7 @@
     glow-tf sample --model=digits
     glow-tf sample --model=runs/mine --num=8 --temperatures=0.5,0.7,1 --seed=3 --output=drawn.png
     glow-tf sample --model=runs/mine --labels=cat,dog --num=12 --temperatures=0.8
+    glow-tf sample --model=cifar10_small --image_size=48x64
 
 It writes a PNG with two rows of images for each temperature, which have the same latents at every
 temperature, and the same images as an array, .npy: uint8 [rows, columns, H, W, C]. Temperature 0 is the mode.
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from glow_tf.commands import model_flags, parsing
+from glow_tf.commands import model_flags, parsing, size_flags
 from glow_tf.commands.condition_files import condition_of
 from glow_tf.core.errors import ConfigError
 
@@ -27,6 +28,7 @@ ROWS = 2  # for each temperature
 def define(values: flags.FlagValues) -> None:
     model_flags.define_model(values, output="samples.png")
     model_flags.define_seed(values)
+    size_flags.define(values, reads_images=False)
     parsing.define(
         values,
         num=(16, "Images for each temperature, an even number; with --labels, for each class."),
@@ -49,7 +51,7 @@ def main(values: flags.FlagValues) -> None:
     write_rows = model_flags.picture_writer(values)
     from glow_tf.use import draw_checked, labels_of
 
-    model = model_flags.model_of(values)
+    model = size_flags.sized_model(values, model_flags.model_of(values))
     condition = condition_of(values, model)
     if condition is not None:
         num, condition = _one_for_each(values, num, condition)

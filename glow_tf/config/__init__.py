@@ -12,10 +12,12 @@ from glow_tf.config.choices import DATA as DATA
 from glow_tf.config.choices import GAUSSIANS as GAUSSIANS
 from glow_tf.config.choices import MOST_BLOCKS as MOST_BLOCKS
 from glow_tf.config.choices import MOST_EQUALIZED as MOST_EQUALIZED
+from glow_tf.config.choices import MOST_SIDE as MOST_SIDE
 from glow_tf.config.choices import NORMS as NORMS
 from glow_tf.config.choices import OPTIMIZERS as OPTIMIZERS
 from glow_tf.config.choices import PERMUTATIONS as PERMUTATIONS
 from glow_tf.config.choices import PRECISIONS as PRECISIONS
+from glow_tf.config.choices import PRIOR as PRIOR
 from glow_tf.config.choices import PRIORS as PRIORS
 from glow_tf.config.choices import RATE_SCALINGS as RATE_SCALINGS
 from glow_tf.config.choices import SAME_FUNCTION as SAME_FUNCTION

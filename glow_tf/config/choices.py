@@ -14,6 +14,7 @@ ARCHITECTURES = {  # → the class that says all of it
     "levels": "glow_tf.architectures.levels:Levels",
 }
 DATA = ("bytes", "real")
+COARSEST = ("auto", "on", "off")  # whether the coarsest image is squeezed
 SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift")
 OPTIMIZERS = ("adamax", "adam", "sgd")
@@ -21,6 +22,7 @@ RATE_SCALINGS = ("size", "none")
 RATE_SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "part_parallel")
 COMPILERS = ("auto", "on", "off")
+PRIOR = "prior"  # as what a run starts from: the preset that fits its images
 ON_DIVERGENCE = ("recover", "stop")
 
 # Beyond what anybody trains. They keep a slip of the pen from taking all memory, or days.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from glow_tf.config.choices import (
     ACTIVATIONS,
     ARCHITECTURES,
+    COARSEST,
     COUPLINGS,
     DATA,
     MOST,
@@ -27,11 +28,7 @@ from glow_tf.config.choices import (
     SCALES,
     SQUEEZES,
 )
-from glow_tf.config.notations import (
-    Cuts,
-    HeadSize,
-    read_local_prior,
-)
+from glow_tf.config.notations import Cuts, HeadSize, read_local_prior
 from glow_tf.config.setting import check_fields, in_range, one_of, require, setting, settings_of
 from glow_tf.config.setting_types import ConditionShape, check_types
 from glow_tf.core.errors import ConfigError
@@ -224,6 +221,13 @@ class ModelConfig:
         "levels that are far more frequent than others have room by their frequency. For n_bits up to 8.",
     )
 
+    coarsest_squeeze: str = setting(
+        "auto",
+        "Of levels, whether the flow of the coarsest image begins with a squeeze: {}; auto: where both of "
+        "its sides are even.",
+        choices=COARSEST,
+    )
+
     def __post_init__(self):
         check_fields(self)
         if self.classes and self.top_prior != "learned":
@@ -369,17 +373,22 @@ def read_scale(scale: str) -> tuple[str, float | None]:
 
 
 def check_divisible(image_shape: Sequence[int], model: ModelConfig, received: str = "") -> None:
-    """Raises ConfigError, naming the nearest sizes that fit, unless the model can halve H and W.
+    """Raises ConfigError, naming the nearest sizes that fit, unless the model can halve H and W as it must.
 
     The message says what was `received`, by default the image's sides.
     """
     height, width = image_shape[:2]
+    if min(height, width) < (least := model.design.least_side(model)):
+        raise ConfigError(
+            f"height and width must be {least} or more with num_blocks={model.num_blocks}, which halves them "
+            f"as often. Received: {received or f'image of {height}×{width}'}"
+        )
     halvings = model.design.halvings(model, (height, width))
     multiple = 2**halvings
     if height % multiple or width % multiple:
         sides = {side for side in (height, width) if side % multiple}
         nearest = {s // multiple * multiple for s in sides} | {-(-s // multiple) * multiple for s in sides}
-        fewer = min((side & -side).bit_length() for side in (height, width)) - (halvings == model.num_blocks)
+        fewer = min((side & -side).bit_length() for side in (height, width))
         instead = f", or --num_blocks={fewer}" if fewer else ""
         raise ConfigError(
             f"num_blocks={model.num_blocks} halves the image {halvings} times, so height and width must be "

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from glow_tf.config.choices import COMPILERS, MOST_BLOCKS, MOST_DEVICES, STRATEGIES
+from glow_tf.config.choices import COMPILERS, MOST_BLOCKS, MOST_DEVICES, PRIOR, STRATEGIES
 from glow_tf.config.data import DataConfig
 from glow_tf.config.model import ModelConfig, check_divisible
 from glow_tf.config.setting import check_fields, require, setting, settings_of
@@ -21,7 +21,8 @@ class RunConfig:
     """One training run: where it lives, and everything it is made of.
 
     `left_open` names the settings that nobody gave: the run chooses them when it has read its data, as
-    `glow_tf.run.suited` says. Until then they have their defaults.
+    `glow_tf.run.suited` says. Until then they have their defaults. With `init_from=prior`, `follows` names
+    those that the prior sets, if the run starts from one.
     """
 
     workdir: str | os.PathLike = setting(  # noqa: RUF009
@@ -31,7 +32,8 @@ class RunConfig:
     init_from: str | os.PathLike = setting(  # noqa: RUF009
         "",
         "Start from the weights of a workdir, a .keras file or a preset; the run has its own data and "
-        "schedule. On the command line the model's settings stand in the place of those in flagfiles.",
+        "schedule. On the command line the model's settings stand in the place of those in flagfiles. prior: "
+        "the preset of photographs that fits the images, unless they are unlike it.",
     )
     strategy: str = setting(
         "auto",
@@ -83,6 +85,12 @@ class RunConfig:
         "Minutes between checkpoints within an epoch, besides the one after it; 0: none within.",
         may_differ=True,
     )
+    patience: int = setting(
+        0,
+        "Epochs after which a run ends if none of them was better than the best on validation images; 0: it "
+        "makes all its epochs.",
+        may_differ=True,
+    )
     conditional: bool = setting(
         False,
         "Give the top latent a prior for each class of the data, so that images of a class can be drawn.",
@@ -91,6 +99,7 @@ class RunConfig:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     left_open: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_fields(self)
@@ -101,6 +110,11 @@ class RunConfig:
             raise ConfigError(
                 "checkpoint_minutes needs sync_every=1: within an epoch each worker has its own optimizers. "
                 f"Received: checkpoint_minutes={minutes}, sync_every={self.train.sync_every}"
+            )
+        if self.patience and not self.data.validation_examples and self.init_from != PRIOR:
+            raise ConfigError(
+                "patience needs validation_examples, by which epochs are compared. "
+                f"Received: patience={self.patience}, validation_examples=0"
             )
         # Otherwise these would be found only after all images have been read.
         if (size := self.data.image_size) and "num_blocks" not in self.left_open:
@@ -127,7 +141,12 @@ class RunConfig:
     def num_parts(self) -> int | None:
         """How many parts the model has; None if that depends on `num_blocks`, which is left open."""
         is_open = self.model.design.separable and "num_blocks" in self.left_open
-        return None if is_open else self.model.num_parts
+        return None if is_open or "num_blocks" in self.follows else self.model.num_parts
+
+    @property
+    def undecided(self) -> tuple[str, ...]:
+        """The settings that the run chooses when it has read its data."""
+        return (*self.left_open, *self.follows, *(["init_from"] if self.init_from == PRIOR else []))
 
     def _check_strategy(self) -> None:
         devices = [device for device in self.part_devices.split(",") if device]
@@ -185,7 +204,9 @@ class RunConfig:
         return {"on": True, "off": False}.get(self.jit_compile, self.jit_compile)
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any], left_open: Sequence[str] = ()) -> RunConfig:
+    def from_settings(
+        cls, settings: dict[str, Any], left_open: Sequence[str] = (), follows: Sequence[str] = ()
+    ) -> RunConfig:
         """Builds the whole from one flat mapping of setting to value, as flags give it."""
         if unknown := set(settings) - {setting.name for setting in all_settings()}:
             raise ConfigError(f"these are not settings of a run. Received: {', '.join(sorted(unknown))}")
@@ -194,7 +215,7 @@ class RunConfig:
             names = [f.name for f in settings_of(config_class)]
             groups[group] = config_class(**{n: settings[n] for n in names if n in settings})
         own = {f.name: settings[f.name] for f in settings_of(cls) if f.name in settings}
-        return cls(**own, **groups, left_open=tuple(left_open))
+        return cls(**own, **groups, left_open=tuple(left_open), follows=tuple(follows))
 
     def to_settings(self) -> dict[str, Any]:
         """The flat mapping from which `from_settings` builds the same run."""

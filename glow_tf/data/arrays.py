@@ -94,6 +94,26 @@ class ImageData:
         found = {f"{split} images": getattr(self, split) for split in SPLITS}
         return found | {f"{split} conditions": own for split, own in self.conditions.items()}
 
+    @property
+    def levels(self) -> int:
+        """All levels of the training and test images, combined by a bitwise or."""
+        return int(np.bitwise_or.reduce(self.train, None) | np.bitwise_or.reduce(self.test, None))
+
+    def with_validation(self, count: int) -> ImageData:
+        """Returns the same data with the last `count` training images for validation, as `load` cuts them."""
+        kept = len(self.train) - count
+
+        def cut(own: dict) -> dict:
+            return own | {"train": own["train"][:kept], "validation": own["train"][kept:]} if own else own
+
+        return dataclasses.replace(
+            self,
+            train=self.train[:kept],
+            validation=self.train[kept:],
+            **{name: cut(getattr(self, name)) for name in ("names", "labels", "conditions")},
+            checksums={name: own for name, own in self.checksums.items() if name.startswith("test")},
+        )
+
     @functools.cached_property
     def top(self) -> int:
         """The largest level of the training images."""

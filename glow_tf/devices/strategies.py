@@ -62,12 +62,17 @@ def slow_compilation(jit_compile: bool | str) -> list[str]:
     ]
 
 
-def step_function(strategy: tf.distribute.Strategy, step: Callable, of_keras: Callable) -> Callable:
+def step_function(
+    strategy: tf.distribute.Strategy, step: Callable, of_keras: Callable, *, trains: bool
+) -> Callable:
     """Returns a function of an iterator that runs a step: Keras's own function, but in several processes.
 
     There Keras's reduces every log of every step over all workers, and fails at it
     (https://github.com/tensorflow/tensorflow/issues/72388). This one returns the first replica's logs. The
     logs of an epoch are read from the metrics, which add up over all workers.
+
+    A step that trains forgets its custom gradients. One that evaluates does not: it may be the first to trace
+    functions of the model, and the steps that train then take gradients of these.
     """
 
     @tf.function(autograph=False)
@@ -75,7 +80,8 @@ def step_function(strategy: tf.distribute.Strategy, step: Callable, of_keras: Ca
         results = strategy.run(step, args=(next(iterator),))
         return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], results)
 
-    return forgetting_custom_gradients(run if in_several_processes(strategy) else of_keras)
+    found = run if in_several_processes(strategy) else of_keras
+    return forgetting_custom_gradients(found) if trains else found
 
 
 def distributed(strategy: tf.distribute.Strategy, batches: Callable[..., tf.data.Dataset]) -> Any:

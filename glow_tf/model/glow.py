@@ -73,7 +73,9 @@ class Glow(CompiledModel):
         super().__init__(config, part_devices, condition_network, **kwargs)
 
     @classmethod
-    def from_preset(cls, preset: str | os.PathLike, **changes: Any) -> Glow:
+    def from_preset(
+        cls, preset: str | os.PathLike, image_shape: Sequence[int] | None = None, **changes: Any
+    ) -> Glow:
         """Loads a model that was kept as a preset.
 
             glow = glow_tf.Glow.from_preset("digits")
@@ -83,12 +85,13 @@ class Glow(CompiledModel):
           preset: the name of a preset that comes with the package, a folder from `save_to_preset`, the URL of
             such a folder, or `hf://OWNER/NAME[@REVISION]`, one on the Hugging Face Hub (needs
             `pip install 'glow_tf[hub]'`).
+          image_shape: (H, W, C) of the images, where their size is not the preset's; see `resized`.
           **changes: settings of `ModelConfig` that leave the function of the model as it is: `parts`,
             `local_prior`, `precision`, `seed`. A preset is uncut, and its coupling networks are in float32.
 
         Raises:
-          ConfigError: there is no such preset, it cannot be fetched, its files are damaged, or a change is
-            none of these.
+          ConfigError: there is no such preset, it cannot be fetched, its files are damaged, a change is none
+            of these, or the model cannot have the size.
         """
         folder = presets.find(preset)
         if other := sorted(set(changes) - set(SAME_FUNCTION)):
@@ -96,7 +99,54 @@ class Glow(CompiledModel):
         config, arrays = presets.read_preset(folder)
         whole, weights = cls(config, name="glow"), folder / presets.WEIGHTS
         load_checked(whole, lambda: whole.load_weights(weights), arrays, str(weights))
+        if image_shape is not None:
+            whole = whole.resized(image_shape)
         return whole.recut(**changes) if changes else whole
+
+    def resized(self, image_shape: Sequence[int]) -> Glow:
+        """Returns a new model with these weights, for images of another size; at its own size the same one.
+
+        The settings of the new model are those that the architecture makes of this one's, and each of its
+        parts has a copy of the weights of one part here; see `Architecture.resized`. Levels take every size
+        from a few pixels on, with odd sides too. The sides of a Glow differ from its own by multiples. What a
+        model is given with each image keeps its shape.
+
+        Args:
+          image_shape: (H, W, C) of the images, of as many channels as the model's.
+
+        Raises:
+          ConfigError: the model has weights for each place, such as the priors of classes, or the channels
+            or the size cannot be.
+        """
+        # A model like this one checks the shape, too.
+        shape = dataclasses.replace(self.config, image_shape=image_shape).image_shape
+        if shape == self.image_shape:
+            return self.recut()
+        if shape[-1] != self.image_shape[-1]:
+            kinds = {1: "grey images", 3: "images in colour"}
+            own = kinds.get(self.image_shape[-1], f"images of {self.image_shape[-1]} channels")
+            raise ConfigError(
+                f"a model of {own} takes no others, whatever their size. Received: image_shape={shape}"
+            )
+        if self.classes:
+            raise ConfigError(
+                "a model that knows classes has a prior for each place of its images, so it keeps their "
+                f"size. Received: image_shape={shape} for {self.image_shape}"
+            )
+        config, sources = self.config.design.resized(self.config, shape)
+        own = self.own_condition_network()
+        glow = type(self)(config, condition_network=own, dtype=self.dtype_policy, name="glow")
+        pairs = [(glow.dequantize, self.dequantize)]
+        pairs += [(part, self.parts[k]) for part, k in zip(glow.parts, sources, strict=True)]
+        for layer, source in pairs:
+            shapes = [[weight.shape for weight in each.weights] for each in (layer, source)]
+            if shapes[0] != shapes[1]:
+                raise ConfigError(
+                    f"the weights of {source.name} belong to the model's size, so the model keeps it. "
+                    f"Received: image_shape={shape} for {self.image_shape}"
+                )
+            layer.set_weights(source.get_weights())
+        return glow
 
     def recut(self, dtype: Any = None, **changes: Any) -> Glow:
         """Returns a new model of the same flow, with the same weights of its flow steps and top prior.

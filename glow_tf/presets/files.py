@@ -207,8 +207,9 @@ def write(
       model: the settings of the model.
       save_weights: writes the model's weights to the file that it is given.
       about: for the card and for programs: `title`, `data`, `command`, `seed`, `test_bpd`, `test_bpd_se`,
-        `test_examples`, `epochs`, `top` (the data's largest level), `limits`, `licence`; any may be absent,
-        and a number that is not finite is left out.
+        `test_examples`, `epochs`, `top` (the data's largest level), `image_size` (what an empty --image_size
+        means; 0: each image's own), `limits`, `licence`; any may be absent, and a number that is not finite
+        is left out.
       weights_dtype: `float32`, or `float16`, which takes half the space and rounds every weight to 11 bits.
     """
     if weights_dtype not in WEIGHTS_DTYPES:

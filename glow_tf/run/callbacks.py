@@ -12,12 +12,13 @@ import tensorflow as tf
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import DivergedError, NonFiniteError, reason_of
 from glow_tf.devices.workers import follow_first_worker, holds_anywhere, in_several_processes
+from glow_tf.model.glow import Glow
 from glow_tf.run import health, pictures
 from glow_tf.run.context import Run
 from glow_tf.run.epoch import EpochResult, bits_of_levels, computed
 from glow_tf.run.files import flags_file
+from glow_tf.run.held_out import HeldOut, loses_patience
 from glow_tf.run.interrupts import Interrupts
-from glow_tf.training.one_level import OneLevel
 
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 SAMPLES_PER_TEMPERATURE = 16
@@ -63,9 +64,7 @@ class EpochRecord(RunCallback):
         self._traced: set = set()
         self.rows = self.run.workdir.read_history(int(self.run.checkpoints.epochs))
         self.result.total_seconds = sum(float(row["seconds"]) for row in self.rows)
-        only = self.run.config.train.only_part
-        alone = only and self.run.group is None and self.run.strategy.num_replicas_in_sync == 1
-        self._level = OneLevel(self.model, only - 1) if alone else None
+        self._held_out = HeldOut(self.run, self.model)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._steps_before = self.model.steps_before
@@ -109,13 +108,9 @@ class EpochRecord(RunCallback):
         result.troubles = health.troubles(self.rows, self.model.glow.config.bits)
 
     def _evaluate(self) -> None:
+        for name, score in self._held_out.scores().items():
+            setattr(self.result, name, score)
         with self.model.averages.in_place():
-            for name, batches in self.run.held_out.items():
-                if self._level:
-                    found = self._level.evaluate(name, batches)
-                else:
-                    found = self.model.evaluate(batches, verbose=0, return_dict=True)
-                setattr(self.result, name, (float(found["bpd"]), float(found["bpd_se"])))
             self.result.conditioning = None if self.run.probe is None else self.run.probe()
 
     def _training_seconds(self, end: float) -> float:
@@ -137,27 +132,36 @@ class SampleGrid(RunCallback):
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Draws, every `sample_every` epochs and after the last one."""
-        config, result, glow = self.run.config, self.result, self.model.glow
+        config, result = self.run.config, self.result
         result.grid = result.non_finite_samples = None
         epochs = self.params["epochs"]
         every = -(-epochs // MOST_GRIDS) if config.sample_every < 0 else config.sample_every
         if (epoch + 1) % every and epoch + 1 < epochs:
             return
-        given = self.run.first_conditions(SAMPLES_PER_TEMPERATURE)
         with self.model.averages.in_place():
-            draws = [
-                glow.sample_dequantized(SAMPLES_PER_TEMPERATURE, temperature, config.seed, given)
-                for temperature in SAMPLE_TEMPERATURES
-            ]
-        v, path = tf.stack(draws), self.run.workdir.path / "samples" / f"epoch_{epoch + 1:04d}.png"
-        drawn = glow.dequantize.to_output(v).numpy()
-        result.non_finite_samples = int(np.sum(~np.isfinite(v.numpy())))
-        if not glow.config.is_pictures:
-            write_atomically(path.with_suffix(".npy"), pictures.npy(drawn))
-            return
-        pixels = drawn.reshape(-1, *drawn.shape[2:])
-        result.grid = pictures.grid(pictures.stretched(pixels, self.run.images.top))
-        write_atomically(path, pictures.png(result.grid))
+            result.grid, result.non_finite_samples = draw_samples(self.run, self.model.glow, epoch + 1)
+
+
+def draw_samples(run: Run, glow: Glow, epoch: int) -> tuple[np.ndarray | None, int]:
+    """Writes the samples of a model, that of an epoch; returns their grid and how many pixels are not finite.
+
+    The grid is None of data that make no pictures.
+    """
+    given = run.first_conditions(SAMPLES_PER_TEMPERATURE)
+    draws = [
+        glow.sample_dequantized(SAMPLES_PER_TEMPERATURE, temperature, run.config.seed, given)
+        for temperature in SAMPLE_TEMPERATURES
+    ]
+    v, path = tf.stack(draws), run.workdir.path / "samples" / f"epoch_{epoch:04d}.png"
+    drawn = glow.dequantize.to_output(v).numpy()
+    non_finite = int(np.sum(~np.isfinite(v.numpy())))
+    if not glow.config.is_pictures:
+        write_atomically(path.with_suffix(".npy"), pictures.npy(drawn))
+        return None, non_finite
+    pixels = drawn.reshape(-1, *drawn.shape[2:])
+    grid = pictures.grid(pictures.stretched(pixels, run.images.top))
+    write_atomically(path, pictures.png(grid))
+    return grid, non_finite
 
 
 class TensorBoardByPart(RunCallback):
@@ -306,6 +310,7 @@ class SaveCheckpoints(RunCallback):
         validation = self.result.validation
         checkpoints.save(epoch + 1, None if validation is None else validation[0])
         self._last = time.monotonic()
+        self.model.stop_training |= loses_patience(self.run, epoch + 1)
 
     def _is_due(self, step: int) -> bool:
         """Returns whether the time to save has come, the same on all workers; after a step (from 1)."""

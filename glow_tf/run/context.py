@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from glow_tf import data
 from glow_tf.bijectors.registered import with_registered
-from glow_tf.config import ModelConfig, RunConfig
+from glow_tf.config import PRIOR, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError, printable
 from glow_tf.core.memory import check_memory, fits
 from glow_tf.data.arrays import in_memory, mapped
@@ -25,6 +25,7 @@ from glow_tf.run.files import saved
 from glow_tf.run.files.checkpoints import Checkpoints, checkpoint_bytes
 from glow_tf.run.files.same_data import check_same_data, check_same_on_workers, fingerprints, write_data
 from glow_tf.run.files.workdir import Workdir
+from glow_tf.run.prior import with_start
 from glow_tf.run.suited import suited
 from glow_tf.training.conditioning import Probe
 from glow_tf.training.feed import inputs
@@ -35,7 +36,7 @@ from glow_tf.training.trainer import PartsTrainer
 Strategy = tf.distribute.Strategy
 
 # Room that a run needs on disk: two of the last epochs, the best, a new one, and the export (a third of one);
-# and two more that are within an epoch.
+# the start, if it has one; and two more that are within an epoch.
 CHECKPOINTS_ON_DISK = 5
 WITHIN_EPOCH = 2
 REAL = "Real data: bpd is of their density, in bits per dimension (nats / ln 2), and may be negative."
@@ -216,18 +217,21 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     # What may be refused comes before the data, which may take long; other processes wait for devices.
     devices = _devices(config, group)
     config = dataclasses.replace(config, model=with_registered(config.model))
-    chief = is_chief(group)  # workers get its weights
+    chief = is_chief(group)
     starts = bool(config.init_from) and chief and not workdir.can_resume()
-    start = saved.load_start(config.init_from, config.model) if starts else None
+    start = saved.load_start(config.init_from, config.model) if starts and config.init_from != PRIOR else None
     if config.train.objective:
         imported_objective(config.train.objective)
     images = data.load(dataclasses.replace(config.data, dtype=config.model.data_dtype))
     for note in images.notes:
         print(printable(note))
+    given = config
+    config, images, start = with_start(config, images, start, strategy)
     if config.left_open:
-        levels = 0 if config.model.is_real else _levels(images)
-        config = workdir.config = suited(config, images.image_shape, len(images.train), levels)
-        devices = devices or _devices(config, group)
+        levels = 0 if config.model.is_real else images.levels
+        config = suited(config, images.image_shape, len(images.train), levels)
+    if config is not given:
+        workdir.config, devices = config, _devices(config, group)
     copies = 1 + config.train.cache_prefix  # one that steps read, one from which a cache is filled
     remedy = "take smaller images (--image_size), or fewer (--train_examples)"
     held = [images.train] * copies + list(images.conditions.values())
@@ -244,12 +248,12 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     layouts = layouts_of_steps(config.data.crop, model)
     phases = phases_of(config)
     trainer = _make_trainer(config, phases, devices, strategy, len(images.train))
-    if start is not None:
+    if start is not None and chief:  # workers get its weights
         with strategy.scope():
             print(saved.start_from(config.init_from, start, trainer.glow))
     with strategy.scope():
         trainer.glow.dequantize.adapt(images.train)
-    most = CHECKPOINTS_ON_DISK + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
+    most = CHECKPOINTS_ON_DISK + bool(config.init_from) + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
     if chief:
         workdir.check_space(most * checkpoint_bytes(trainer))
     folder = workdir.path / "checkpoints"
@@ -272,11 +276,6 @@ def layouts_of_steps(side: int, model: ModelConfig) -> tuple[PartLayout, ...]:
             f"are not cut. Received: crop={side}, maps of {maps}"
         )
     return part_layouts(dataclasses.replace(model, image_shape=(side or height, side or width, channels)))
-
-
-def _levels(images: data.ImageData) -> int:
-    """Returns all levels of the images, combined by a bitwise or."""
-    return int(np.bitwise_or.reduce(images.train, None) | np.bitwise_or.reduce(images.test, None))
 
 
 def _classes(config: RunConfig, images: data.ImageData) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from glow_tf.config import ModelConfig
 from glow_tf.layout.schedule import Phase
-from glow_tf.run.files.history import TRAFFIC_COLUMNS
+from glow_tf.run.files.history import TRAFFIC_COLUMNS, score_cells
 from glow_tf.training.conditioning import Conditioning
 from glow_tf.training.traffic import Traffic
 
@@ -90,8 +90,7 @@ class EpochResult:
         if self.conditioning is not None:
             row["largest_log_scale"] = f"{self.conditioning.largest_log_scale:.4g}"
             row["round_trip_error"] = f"{self.conditioning.round_trip_error:.3g}"
-        for name in ("test", "validation"):
-            if found := getattr(self, name):
-                row[f"{name}_bpd"], row[f"{name}_bpd_se"] = (f"{value:.6f}" for value in found)
+        scores = {"test": self.test, "validation": self.validation}
+        row |= score_cells({name: found for name, found in scores.items() if found})
         row.update({name: str(value) for name, value in zip(TRAFFIC_COLUMNS, self.traffic, strict=True)})
         return row

@@ -77,7 +77,7 @@ def troubles(rows: Sequence[Mapping[str, str]], n_bits: int | None) -> list[str]
             f"training diverges: {trained[-1]:.4g} bits/dim, after {min(trained):.4f}. A lower learning rate "
             "or a longer warm-up usually helps"
         )
-    overfits = _overfitting(rows)
+    overfits = overfitting(rows)
     found += overfits
     if n_bits is not None and n_bits <= test < math.inf:
         remedy = "" if overfits else ". It needs more training, or a lower learning rate"
@@ -87,7 +87,7 @@ def troubles(rows: Sequence[Mapping[str, str]], n_bits: int | None) -> list[str]
     return found
 
 
-def _overfitting(rows: Sequence[Mapping[str, str]]) -> list[str]:
+def overfitting(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Returns a sentence if the bits of images that were held out rise while those of training fall."""
     held = "validation" if rows[-1].get("validation_bpd") else "test"
     scored = [
@@ -99,9 +99,9 @@ def _overfitting(rows: Sequence[Mapping[str, str]]) -> list[str]:
     last, now, _ = scored[-1] if scored else (0.0, 0.0, 0)
     if now >= trained or any(bits <= best + OVERFIT for bits, _, _ in scored[-2:]):
         return []
-    kept = "checkpoints/best has the best epoch"
+    kept = "the run keeps its best epoch, which commands use"
     if held == "test":
-        kept = "with --validation_examples=N checkpoints/best keeps the best epoch"
+        kept = "with --validation_examples=N a run keeps its best epoch, which commands then use"
     return [
         f"the model overfits: since epoch {epoch} {held} bits have risen from {best:.4f} to {last:.4f}, "
         f"while training bits fell from {trained:.4f} to {now:.4f}. Fewer epochs, more images, --augment or "

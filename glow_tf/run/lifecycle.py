@@ -2,12 +2,9 @@
 
 import contextlib
 import dataclasses
-import math
-import pathlib
-import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,7 +12,6 @@ import tensorflow as tf
 
 from glow_tf.config import MAY_DIFFER, RunConfig
 from glow_tf.core.errors import DivergedError
-from glow_tf.data.progress import notice
 from glow_tf.devices import strategies
 from glow_tf.devices.broken import naming_the_taken_address, naming_who_is_lost
 from glow_tf.devices.liveness import check_addresses
@@ -25,8 +21,7 @@ from glow_tf.devices.processes import ProcessGroup, is_chief, read_process_group
 from glow_tf.devices.stall import stall_watch
 from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
-from glow_tf.model.glow import Glow
-from glow_tf.run import health, recovery, tables
+from glow_tf.run import recovery, tables
 from glow_tf.run.callbacks import (
     EpochRecord,
     FillPrefixCaches,
@@ -39,12 +34,12 @@ from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
 from glow_tf.run.files import checkpoint_files
 from glow_tf.run.files.workdir import SUMMARY, Workdir
+from glow_tf.run.finish import Exporter, finish, trained_model, troubles_ahead
+from glow_tf.run.held_out import HeldOut, loses_patience
 from glow_tf.run.interrupts import Interrupts, interrupts_of_run
 from glow_tf.run.progress import Progress
 from glow_tf.training.feed.batch import initialize_from
-from glow_tf.version import __version__
 
-Exporter = Callable[[Glow, pathlib.Path], None]
 Callbacks = Sequence[keras.callbacks.Callback]
 
 
@@ -131,10 +126,10 @@ def agree(
     """
     settings = config.to_settings()
     # With these all stop, or save, after the same step.
-    may_differ = MAY_DIFFER - {"max_skipped_steps", "on_divergence", "checkpoint_minutes"}
-    own = {n: None if n in config.left_open else v for n, v in settings.items() if n not in may_differ}
+    may_differ = MAY_DIFFER - {"max_skipped_steps", "on_divergence", "checkpoint_minutes", "patience"}
+    own = {n: None if n in config.undecided else v for n, v in settings.items() if n not in may_differ}
     of_first, summary = meet(group, own, summary)
-    if taken := {name: of_first[name] for name in config.left_open if of_first[name] is not None}:
+    if taken := {name: of_first[name] for name in config.undecided if of_first[name] is not None}:
         config = RunConfig.from_settings(settings | taken, [n for n in config.left_open if n not in taken])
     return config, summary
 
@@ -160,29 +155,25 @@ def _set_up(config: RunConfig, group: ProcessGroup | None) -> tf.distribute.Stra
 def _train(
     run: Run, interrupts: Interrupts, export: Exporter, callbacks: Callbacks, start: float
 ) -> Mapping[str, Any]:
-    sentences = [*_troubles_ahead(run), *strategies.slow_compilation(run.config.compiles)]
+    sentences = [*troubles_ahead(run), *strategies.slow_compilation(run.config.compiles)]
     warnings = (f"WARNING: {sentence}." for sentence in sentences)
     print(run.heading, run.description, *warnings, sep="\n", flush=True)
     with stall_watch(run.group) as happened:
         epoch = _restore(run)
         with _saying_what_is_kept(run):
-            if epoch < len(run.phases):
+            if run.config.init_from and len(run.images.validation) and not (epoch or run.checkpoints.steps):
+                _score_start(run)
+            if epoch < len(run.phases) and not loses_patience(run, epoch):
                 tell = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: happened())
                 others = [tell, *callbacks]
                 recovery.fit_and_recover(run, epoch, lambda first: _fit(run, first, interrupts, others))
-            with run.trainer.averages.in_place():
-                # Outside of any strategy: a SavedModel has no replicas.
-                trained = run.glow.recut() if run.is_chief and run.config.export else None
+            is_used = run.config.export or run.workdir.best_epoch is not None
+            trained = trained_model(run) if run.is_chief and is_used else None
     with _saying_what_is_kept(run):
-        result = _finish(run, trained, export, start) if run.is_chief else {}
+        result = finish(run, trained, export, start) if run.is_chief else {}
     with stall_watch(run.group):
         follow_first_worker(run.strategy, [])  # no worker ends before the first has written everything
     return result
-
-
-def _troubles_ahead(run: Run) -> list[str]:
-    steps = sum(layout.flow_steps for layout in run.layouts)
-    return health.troubles_ahead(run.config.train, run.phases, len(run.layouts), steps)
 
 
 @contextlib.contextmanager
@@ -210,6 +201,14 @@ def _restore(run: Run) -> int:
     return epoch
 
 
+def _score_start(run: Run) -> None:
+    """Scores the model that a run starts from, as epoch 0, so that training cannot make it worse."""
+    scores = HeldOut(run, run.trainer).scores()
+    run.checkpoints.save_start(scores)
+    said = (f"{name} {tables.bpd_text(*score)} bpd" for name, score in scores.items())
+    print(f"Untouched: {' · '.join(said)}", flush=True)
+
+
 def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Callbacks) -> None:
     """Trains from an epoch on (from 0), or from the step after it that was restored; calls `others` last."""
     checkpoints = run.checkpoints
@@ -233,57 +232,3 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Callbacks) -> Non
         callbacks=[*callbacks, *others, WholeEpochs()],
         verbose=0,
     )
-
-
-def _finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Mapping[str, Any]:
-    history = run.workdir.read_history(len(run.phases))
-    run.workdir.write_history(history)  # without the row of an epoch that has no checkpoint
-    last = history[-1]
-    bpd, error = float(last["test_bpd"]), float(last["test_bpd_se"])
-    if trained is not None:
-        with notice("Exporting", in_log=True):
-            export(trained, run.workdir.path / "export")
-    summary = _summary(run, history)
-    run.workdir.write_summary(summary)
-    print(tables.closing_table(history, len(run.layouts), run.costs, run.has_traffic))
-    of = "one noise draw per test image: an upper bound in expectation"
-    of = "of the density of the test data" if run.glow.config.is_real else of
-    times = summary["recoveries"]
-    note = f"; it diverged and went back {times} time{'s' if times > 1 else ''}" if times else ""
-    print(
-        f"Finished: test {tables.bpd_text(bpd, error)} bits/dim ({of}), "
-        f"{summary['total_seconds']:.1f} s of training (this process ran for "
-        f"{time.monotonic() - start:.0f} s in all), in "
-        f"{run.workdir.path}{note}"
-    )
-    for warning in summary["warnings"]:
-        print(f"WARNING: {warning}.")
-    return summary
-
-
-def _summary(run: Run, history: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    last = history[-1]
-    error = float(last["test_bpd_se"])
-    epochs, planned = len(history), len(run.phases)
-    stopped = f"a callback stopped training after epoch {epochs} of {planned}; the same command goes on"
-    return {
-        "test_bpd": float(last["test_bpd"]),
-        "test_bpd_se": error if math.isfinite(error) else None,  # of a single image nobody knows it
-        "total_seconds": float(last["total_seconds"]),
-        "parameters": sum(run.parameters),
-        "parts": [layout.flow_steps for layout in run.layouts],
-        "epochs": epochs,
-        "versions": {
-            "glow_tf": __version__,
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-            "python": platform.python_version(),
-        },
-        "device": strategies.device_name(),
-        "recoveries": int(last.get("recoveries") or 0),
-        "warnings": [
-            *_troubles_ahead(run),
-            *health.troubles(history, run.glow.config.bits),
-            *([stopped] if epochs != planned else []),
-        ],
-    }

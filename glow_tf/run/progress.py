@@ -56,7 +56,9 @@ class Progress(RunCallback):
         pieces = [self._name(epoch), _bpd_of(result.means)]
         pieces.append(f"test {bpd_text(*result.test)} bpd")
         if result.validation is not None:
-            pieces.append(f"validation {result.validation[0]:.4f} bpd")
+            start = self.run.workdir.untouched
+            untouched = f" (untouched {float(start['validation_bpd']):.4f})" if start else ""
+            pieces.append(f"validation {result.validation[0]:.4f} bpd{untouched}")
         if result.skipped_steps:
             pieces.append(f"WARNING: {result.skipped_steps} steps were not finite and were skipped")
         pieces += [f"WARNING: {trouble}" for trouble in result.troubles]

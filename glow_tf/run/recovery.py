@@ -108,7 +108,7 @@ def start_over(run: Run) -> None:
     trainer.divergence_monitor.forget()
     run.checkpoints.epochs.assign(0)
     run.checkpoints.steps.assign(0)
-    run.checkpoints.best_bpd.assign(float("inf"))
+    run.checkpoints.best_bpd.assign(run.checkpoints.start_bpd)
 
 
 def with_sentence(error: DivergedError, sentence: str) -> DivergedError:

@@ -5,7 +5,7 @@ from typing import Any
 
 from glow_tf.architectures import Levels
 from glow_tf.architectures.architecture import architecture
-from glow_tf.config import MOST_BLOCKS, RunConfig
+from glow_tf.config import MOST_BLOCKS, SAME_FUNCTION, ModelConfig, RunConfig, settings_of
 from glow_tf.core.errors import ConfigError
 
 SETTINGS = ("n_bits", "num_blocks", "flow_steps", "width", "part_epochs", "finetune_epochs")
@@ -16,6 +16,14 @@ OF_A_GLOW += ("part_devices", "reversible", "cache_prefix")
 # As in the configs of the small Glows of CIFAR-10 (3 × 8 flow steps) and of the digits (1 × 12).
 LEAST_SIDE = 4  # of the last block's squeezed images
 WIDTH = 96
+# Channels of the images → the preset that a run starts from.
+PRESETS = {3: "photographs", 1: "photographs_grey"}
+# What follows the number of images where a run starts from a prior; and, besides, all settings of its model.
+TUNED = ("validation_examples", "schedule", "part_epochs", "finetune_epochs", "learning_rate")
+TUNED += ("rate_scaling", "warmup_steps", "batch_size", "patience")
+FOLLOWS = (*(s.name for s in settings_of(ModelConfig) if s.name not in SAME_FUNCTION), *TUNED)
+FEW = 80  # images, of which a tenth would be fewer than `LEAST_HELD_OUT`
+LEAST_HELD_OUT, MOST_HELD_OUT = 8, 1000
 SEEN = 32_000  # images in all epochs together: ten epochs of 3,200, which take minutes at 32 × 32
 FEWEST_EPOCHS, MOST_EPOCHS = 2, 50
 
@@ -43,6 +51,44 @@ def implied(settings: Mapping[str, Any], is_open: Collection[str]) -> dict[str, 
     return architecture(settings["architecture"]).implied(settings, unknown)
 
 
+def bits_of(levels: int) -> int:
+    """Returns how many bits the levels of images need, which are combined by a bitwise or."""
+    lowest = (levels | 128) & -(levels | 128)
+    return 9 - lowest.bit_length()
+
+
+def held_out(examples: int) -> int:
+    """Returns how many of the training images choose the best epoch, where a run starts from a prior."""
+    share = examples // 4 if examples < FEW else examples // 10
+    return min(share, LEAST_HELD_OUT if examples < FEW else MOST_HELD_OUT)
+
+
+def tuned(config: RunConfig, examples: int) -> dict[str, Any]:
+    """Returns the settings `TUNED`, as suits a run that starts from a prior; those that are given stay.
+
+    Fewer images are seen more often, and at a lower rate: 160 images 20 times, 3,200 images 8 times.
+    """
+    settings = config.to_settings()
+    found = {name: settings[name] for name in TUNED}
+
+    def choose(name: str, value: Any) -> Any:
+        found[name] = value if name in config.follows else found[name]
+        return found[name]
+
+    validation = choose("validation_examples", held_out(examples))
+    trained = max(examples - validation, 1)
+    choose("schedule", "simultaneous")
+    epochs = min(max(round(20 * (160 / examples) ** 0.3), FEWEST_EPOCHS), MOST_EPOCHS)
+    end_to_end = choose("finetune_epochs", 0)
+    epochs = end_to_end + choose("part_epochs", 0 if end_to_end else epochs)
+    choose("learning_rate", "5e-3" if examples < FEW else "1e-2" if examples < 1000 else "2e-2")
+    choose("rate_scaling", "size")
+    batch = choose("batch_size", min(4 if examples < FEW else 8, trained))
+    choose("warmup_steps", min(100, epochs * (trained // batch) // 3))
+    choose("patience", max(-(-epochs // 3), 2) if validation else 0)
+    return found
+
+
 def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels: int) -> dict[str, int]:
     """Returns the settings of `config.left_open` as they suit the data, given all settings that are not.
 
@@ -66,8 +112,7 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
             found[name] = settings[name] = value
 
     if not config.model.is_real:
-        lowest = (levels | 128) & -(levels | 128)
-        choose("n_bits", 9 - lowest.bit_length())
+        choose("n_bits", bits_of(levels))
     blocks, sides = 1, [*image_shape[:2], config.data.crop or image_shape[0]]
     while blocks < MOST_BLOCKS and all(
         side % 2 ** (blocks + 1) == 0 and side >> (blocks + 1) >= LEAST_SIDE for side in sides

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from glow_tf.bijectors.likelihood import bits_per_dim
 from glow_tf.bijectors.pieces import in_streams
-from glow_tf.internals import forgetting_custom_gradients
 from glow_tf.model.passage import Passage
 from glow_tf.training.feed.batch import Batch, entering
 from glow_tf.training.metrics import MeanAndError
@@ -26,10 +25,7 @@ class OneLevel:
         self._glow, self._k = model.glow, k
         compiled = functools.partial(tf.function, autograph=False, jit_compile=model.jit_compile or None)
         others = [j for j in range(len(model.glow.parts)) if j != k]
-        self._own, self._others = (
-            forgetting_custom_gradients(compiled(functools.partial(self._nll, parts)))
-            for parts in ([k], others)
-        )
+        self._own, self._others = (compiled(functools.partial(self._nll, parts)) for parts in ([k], others))
         self._kept: dict[str, list[tf.Tensor]] = {}
 
     def evaluate(self, name: str, batches: tf.data.Dataset) -> dict[str, tf.Tensor]:

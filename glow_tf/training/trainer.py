@@ -138,13 +138,15 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         functions, strategy = self.training_steps.functions, self.distribute_strategy
         if force or self.phase not in functions:
             super().make_train_function(force=True)
-            functions[self.phase] = step_function(strategy, self.train_step, self.train_function)
+            functions[self.phase] = step_function(strategy, self.train_step, self.train_function, trains=True)
         self.train_function = functions[self.phase]
 
     def make_test_function(self, force: bool = False) -> None:
         if force or self.test_function is None:
             super().make_test_function(force=True)
-            self.test_function = step_function(self.distribute_strategy, self.test_step, self.test_function)
+            self.test_function = step_function(
+                self.distribute_strategy, self.test_step, self.test_function, trains=False
+            )
 
     def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Runs one step of the current phase, and returns the phase's logs so far in this epoch, [] each.

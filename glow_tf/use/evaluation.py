@@ -40,13 +40,13 @@ class Evaluation:
         all that is left. Empty for an exported model, which does not tell.
       parts: `part k` → the sum of the terms of its flow steps and latents, [N]; part 1 has the
         dequantisation. Empty where the flow is not cut.
-      dimensions: D of an image.
+      dimensions: D of an image; where images have several sizes, of each, [N].
     """
 
     draws: np.ndarray
     terms: dict[str, np.ndarray]
     parts: dict[str, np.ndarray]
-    dimensions: int
+    dimensions: int | np.ndarray
 
     @property
     def per_image(self) -> np.ndarray:
@@ -62,6 +62,25 @@ class Evaluation:
         """
         nll = nats(self.draws.astype(np.float64), [self.dimensions])
         return bits_per_dim(np.log(len(nll)) - np.logaddexp.reduce(-nll, axis=0), [self.dimensions])
+
+
+def joined(found: Sequence[Evaluation]) -> Evaluation:
+    """Returns evaluations of images of several sizes as one. A term that a size does not have is 0 there."""
+    if len(found) == 1:
+        return found[0]
+    counts = [each.draws.shape[1] for each in found]
+
+    def all_of(kind: str) -> dict[str, np.ndarray]:
+        of_each = [getattr(each, kind) for each in found]
+        names = dict.fromkeys(name for own in of_each for name in own)
+        return {
+            name: np.concatenate([own.get(name, np.zeros(n)) for own, n in zip(of_each, counts, strict=True)])
+            for name in names
+        }
+
+    draws = np.concatenate([each.draws for each in found], axis=1)
+    dimensions = np.repeat([each.dimensions for each in found], counts)
+    return Evaluation(draws, all_of("terms"), all_of("parts"), dimensions)
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import warnings
 
 import keras
 
-from glow_tf import presets
+from glow_tf import data, presets
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.text_files import check_path
 from glow_tf.layout.schedule import epochs_training, phases_of
@@ -21,6 +21,7 @@ from glow_tf.run.files.checkpoint_content import (
     state_of,
 )
 from glow_tf.run.files.flags_file import read_config
+from glow_tf.run.files.same_data import read_data
 from glow_tf.run.files.saved import load as load
 from glow_tf.training.trainer import PartsTrainer
 
@@ -29,7 +30,7 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
     """Loads a trainer, with the state of its optimizers and its phases; `load` loads a model alone.
 
         trainer = glow_tf.load_trainer("runs/mine")
-        trainer.evaluate(test_images, return_dict=True)  # the run's test_bpd
+        trainer.evaluate(test_images, return_dict=True)  # the last epoch's test_bpd
         trainer.fit(images, initial_epoch=trainer.finished_epochs, epochs=trainer.finished_epochs + 5)
 
     Epochs beyond the run's schedule are end to end. They need a run with `rate_schedule="constant"`: a cosine
@@ -64,7 +65,11 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
     phases = phases_of(config)
     epochs, steps = epochs_and_steps(path)
     part = phases[0].active[0]
-    steps_per_epoch = steps[part] // epochs_training(part, phases[:epochs])
+    if trained := epochs_training(part, phases[:epochs]):
+        steps_per_epoch = steps[part] // trained
+    else:  # the model that the run began with
+        images = int(read_data(workdir / "checkpoints")["train images"].split()[0])
+        steps_per_epoch = data.steps_per_epoch(images, config.train.batch_size)
     trainer = compiled_trainer(config, saved.untrained_glow(workdir), phases, steps_per_epoch)
     with readable(path):
         read_into(state_of(trainer) | divergence_of(trainer), path, partly=True)

@@ -18,7 +18,7 @@ from glow_tf.presets import OWN
 from glow_tf.run.files.flags_file import command_of, read_config
 from glow_tf.run.files.same_data import check_same_data, fingerprints
 from glow_tf.run.files.saved import load as load_glow
-from glow_tf.run.files.workdir import read_summary
+from glow_tf.run.files.workdir import BEST_EPOCH, is_finished, read_summary
 from glow_tf.use.evaluation import evaluate, mean_and_error
 
 
@@ -29,7 +29,7 @@ def save_run_to_preset(
     data_dir: str | os.PathLike = "",
     texts: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Writes the last model of a run as a preset, whose card has its score on the run's test images.
+    """Writes the model of a run as a preset, whose card has its score on the run's test images.
 
     It returns what the preset says about itself, and `run_test_bpd`, the score before weights were rounded.
 
@@ -57,7 +57,7 @@ def save_run_to_preset(
     about: dict[str, Any] = {
         "data": f"{config.data.dataset}, {len(images.train)} training images",
         "seed": config.seed,
-        "epochs": summary["epochs"],
+        "epochs": summary.get(BEST_EPOCH, summary["epochs"]),
         **({"top": images.top} if config.model.data_dtype == "uint8" else {}),
         "command": command_of(config),
         **(texts or {}),
@@ -78,7 +78,7 @@ def _summary_of_finished(workdir: pathlib.Path, config: RunConfig) -> dict[str, 
             f"together. Received: workdir={str(workdir)!r}, with only_part={config.train.only_part}"
         )
     summary, epochs = read_summary(workdir), len(phases_of(config))
-    if summary.get("epochs") != epochs:
+    if not is_finished(summary, config):
         raise ConfigError(
             f"the run must be finished: its command goes on. Received: workdir={str(workdir)!r}, with "
             f"{summary.get('epochs', 0)} of {epochs} epochs in its summary"

@@ -65,7 +65,7 @@ def test_a_model_that_overfits_is_told_so_and_since_when(held):
     assert said in found
     assert "Fewer epochs, more images, --augment" in found
     assert ("--validation_examples" in found) == (held == "test")
-    assert "checkpoints/best" in found
+    assert "keeps its best epoch" in found
 
 
 def test_a_model_that_overfits_is_not_told_to_train_more():

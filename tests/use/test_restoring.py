@@ -11,7 +11,7 @@ from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
 from glow_tf.use import denoise, encode, inpaint, psnr
 from glow_tf.use.restore.restoring import harmonic
-from glow_tf.use.restore.sized import check_size, extended, of_size
+from glow_tf.use.sized import check_size, extended, of_size
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +73,11 @@ def test_each_pixel_of_a_harmonic_filling_is_the_mean_of_its_neighbours(rng):
 
 
 def test_a_model_of_other_sizes_has_the_same_weights(eager):
-    model = preset_once("cifar10_small")
-    height, width, channels = model.image_shape
-    larger = of_size(model, 2 * height - 1, width + 1)
-    assert larger.image_shape == (2 * height, larger.image_shape[1], channels)
-    assert width + 1 < larger.image_shape[1] <= 2 * width
-    assert of_size(model, height - 1, width) is model
+    digits, model = (preset_once(name) for name in ("digits", "cifar10_small"))
+    assert of_size(digits, 15, 9).image_shape == (16, 12, 1)
+    assert of_size(digits, 7, 8) is digits
+    larger = of_size(model, 63, 33)
+    assert larger.image_shape == (63, 33, 3)  # levels have every size
     flat = [own.bits_per_dim(np.full((1, *own.image_shape), 77, np.uint8)).numpy() for own in (model, larger)]
     assert abs(flat[0] - flat[1]) < 0.5  # edges differ
     assert extended(np.arange(6).reshape(1, 2, 3), 3, 5).tolist() == [
@@ -90,6 +89,8 @@ def test_models_that_have_one_size_alone_name_the_image():
     check_size(preset_once("digits"), 50, 40, "a.png")
     with pytest.raises(ConfigError, match=r"images of 8×8 alone.*Received: sub/a.png of 9×8"):
         check_size(preset_once("digits_classes"), 9, 8, "sub/a.png")
+    with pytest.raises(ConfigError, match=r"must be 4 or more .*Received: a.png of 3×50"):
+        check_size(preset_once("cifar10_small"), 3, 50, "a.png")
     with pytest.raises(ConfigError, match=r"gradient of a.png, 90000×90000, needs must fit in"):
         check_size(preset_once("digits"), 90_000, 90_000, "a.png")
 

@@ -5,9 +5,12 @@ import re
 import shutil
 
 from glow_tf.core.durable_files import flush, write_atomically
+from glow_tf.core.text_files import read_json
 
 POINTER = "checkpoint"  # the file in which TensorFlow's own tools look for the newest checkpoint
+BEST = "best"  # the folder of the best epoch's checkpoint, beside the newest ones
 DATA = "data.json"  # checksums of the images that the run began with
+UNTOUCHED = "untouched.json"  # the scores of the model that the run began with
 
 
 def complete(folder: pathlib.Path) -> list[int]:
@@ -35,6 +38,27 @@ def pointed_to(folder: pathlib.Path) -> int:
     except OSError:
         return 0
     return int(found[1]) if found else 0
+
+
+def best_epoch(folder: pathlib.Path) -> int | None:
+    """Returns the best epoch on validation images, whose checkpoint is kept; None if there is none."""
+    return max(complete(folder / BEST), default=None)
+
+
+def read_untouched(folder: pathlib.Path) -> dict[str, tuple[float, float]]:
+    """Returns the scores of the model that a run began with, by `test` and `validation`; empty if none.
+
+    OSError if their file is damaged.
+    """
+    path = folder / UNTOUCHED
+    try:
+        found = read_json(path) if path.exists() else {}
+        return {
+            name: (float(found[name][0]), float("nan" if found[name][1] is None else found[name][1]))
+            for name in found and ("test", "validation")
+        }
+    except (ValueError, TypeError, LookupError):
+        raise OSError(f"{path} is damaged. {remedy(folder)}") from None
 
 
 def within(folder: pathlib.Path, epochs: int) -> pathlib.Path:

@@ -4,13 +4,16 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 import shutil
+from collections.abc import Mapping
 
 import tensorflow as tf
 
 from glow_tf.core.durable_files import flush, make_folder, write_atomically
 from glow_tf.core.errors import reason_of
+from glow_tf.core.text_files import json_text
 from glow_tf.devices.workers import (
     by_each_replica,
     follow_first_worker,
@@ -80,6 +83,8 @@ class Checkpoints:
             checkpoint.save_counter  # noqa: B018 - made now, so that every checkpoint has it
         self._folder, self._writes = folder, writes
         make_folder(folder)
+        untouched = checkpoint_files.read_untouched(folder)
+        self.start_bpd = untouched["validation"][0] if untouched else math.inf
         config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
         write_atomically(folder / MODEL, config.encode())
 
@@ -150,7 +155,7 @@ class Checkpoints:
     def remove_after(self, epochs: int) -> None:
         """Removes the checkpoints of more than `epochs` epochs; a run that went back does not need them."""
         checkpoint_files.remove_within(self._folder)
-        for folder in (self._folder, self._folder / "best"):
+        for folder in (self._folder, self._folder / checkpoint_files.BEST):
             # A pointer to a checkpoint that is not there says that one is missing.
             if checkpoint_files.pointed_to(folder) > epochs:
                 kept = [number for number in checkpoint_files.complete(folder) if number <= epochs]
@@ -159,7 +164,7 @@ class Checkpoints:
                 if later > epochs:
                     remove(folder, later)
                     if folder != self._folder:
-                        self.best_bpd.assign(float("inf"))  # the best is to be found again
+                        self.best_bpd.assign(self.start_bpd)  # the best is to be found again
 
     def all_finite(self) -> bool:
         """Returns whether every weight and every number of an optimizer is finite."""
@@ -177,8 +182,23 @@ class Checkpoints:
             read_into(self._within_epochs if steps else self._at_ends, path)
         self._trainer.averages.swap()
         self.steps.assign(steps)
-        if not checkpoint_files.complete(self._folder / "best"):  # a run was killed while it went back
-            self.best_bpd.assign(float("inf"))
+        if not checkpoint_files.best_epoch(self._folder):  # a run may have been killed while it went back
+            self.best_bpd.assign(self.start_bpd)
+
+    def save_start(self, scores: Mapping[str, tuple[float, float]]) -> None:
+        """Saves the model that a run begins with as that of epoch 0, which is the best so far.
+
+        It stays there: a run that goes back behind its best epoch has it again. `scores` are those of `test`
+        and `validation` images, with their standard errors.
+        """
+        if not math.isfinite(scores["validation"][0]):
+            return
+        self.start_bpd = scores["validation"][0]
+        self.best_bpd.assign(self.start_bpd)
+        if self._writes:
+            write_atomically(self._folder / checkpoint_files.UNTOUCHED, json_text(scores).encode())
+        with self._trainer.averages.in_place():
+            self._write(self._folder / checkpoint_files.BEST, 0, 1, self._checkpoint)
 
     def save(self, epochs: int, validation_bpd: float | None = None) -> None:
         """Saves the state after `epochs` epochs, and once more if it is the best so far; may raise OSError.
@@ -190,7 +210,7 @@ class Checkpoints:
             better = validation_bpd is not None and validation_bpd < float(self.best_bpd)
             if better and not self._trainer.divergence_monitor.steps_outside:
                 self.best_bpd.assign(validation_bpd)
-                self._write(self._folder / "best", epochs, 1, self._checkpoint)
+                self._write(self._folder / checkpoint_files.BEST, epochs, 1, self._checkpoint)
             self._write(self._folder, epochs, 2, self._checkpoint)
         checkpoint_files.remove_within(self._folder)
 
@@ -234,7 +254,7 @@ class Checkpoints:
             raise OSError(f"the checkpoint of {of} could not be written: {reason_of(error)}.") from None
         checkpoint_files.point_to(folder, number)
         found = checkpoint_files.complete(folder)
-        kept = [other for other in found if other <= number][-keep:]  # later ones are damaged
+        kept = [0, *[other for other in found if other <= number][-keep:]]  # later ones are damaged
         for other in set(found) - set(kept):
             remove(folder, other)
 

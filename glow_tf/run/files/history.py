@@ -38,6 +38,14 @@ def history_columns(num_parts: int, validation: bool) -> tuple[str, ...]:
     return (*HISTORY_COLUMNS, *local, *evaluated, *TRAFFIC_COLUMNS, *HEALTH_COLUMNS)
 
 
+def score_cells(scores: Mapping[str, tuple[float, float]]) -> dict[str, str]:
+    """Returns the cells of bits/dim and their standard errors, by `test` and `validation`."""
+    found = {}
+    for name, (bpd, error) in scores.items():
+        found |= {f"{name}_bpd": f"{bpd:.6f}", f"{name}_bpd_se": f"{error:.6f}"}
+    return found
+
+
 def read_rows(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Returns the rows of a history.csv with these columns or fewer, if it exists; OSError if damaged."""
     if not path.exists():

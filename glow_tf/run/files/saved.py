@@ -1,5 +1,6 @@
 """Models that a run left in its workdir, or that a `.keras` file holds; runs that start from them."""
 
+import contextlib
 import dataclasses
 import io
 import math
@@ -25,6 +26,7 @@ from glow_tf.presets.weights_file import (
 )
 from glow_tf.run.files import checkpoint_files
 from glow_tf.run.files.checkpoint_content import DamagedCheckpointError, by_path, read_into, readable
+from glow_tf.run.files.workdir import BEST_EPOCH, read_summary
 from glow_tf.training.trainer import PartsTrainer
 
 OF_TRAINER = ("optimizer", "layers/")  # so begin a trainer's arrays of optimizers and objectives
@@ -33,7 +35,7 @@ SAYS = {"classes": "--conditional, ", "condition_shape": "--condition, "}  # whi
 
 def load(
     path: str | pathlib.Path,
-    which: str = "last",
+    which: str = "",
     custom_objects: object = None,
     condition_network: keras.layers.Layer | None = None,
 ) -> Glow:
@@ -43,7 +45,7 @@ def load(
       path: a `.keras` file that `Glow.save` or `PartsTrainer.save` wrote, the workdir of a run, or a preset:
         its folder, its address, or the name of one that comes with the package; see `Glow.from_preset`.
       which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
-        images.
+        images. Empty: the one that the run's summary and export are of, the best where it exists.
       custom_objects: not used any more: of a trainer's file, the model alone is made, without optimizers.
       condition_network: for a `.keras` file whose model has one of your own. Its settings count, and its
         weights are those of the file.
@@ -145,9 +147,10 @@ def untrained_glow(workdir: pathlib.Path) -> Glow:
     return Glow(presets.read_model_file(workdir / "checkpoints" / "model.json"), name="glow")
 
 
-def checkpoint_path(workdir: pathlib.Path, which: str = "last") -> str:
+def checkpoint_path(workdir: pathlib.Path, which: str = "") -> str:
     """Returns the path of a workdir's `last` or `best` checkpoint, as TensorFlow takes it.
 
+    Empty: the best, if there is one. Runs that ended with an earlier release scored and exported the last.
     FileNotFoundError if there is none; ValueError if the folder is not a workdir, or `which` another word.
     """
     if (workdir / "saved_model.pb").exists():
@@ -155,16 +158,39 @@ def checkpoint_path(workdir: pathlib.Path, which: str = "last") -> str:
             "load needs a .keras file or a run's workdir; a SavedModel loads with tf.saved_model.load, "
             f"without this package. Received: path={str(workdir)!r}"
         )
-    if which not in ("last", "best"):
+    if which not in ("last", "best", ""):
         raise ValueError(f"which must be last or best. Received: which={which!r}")
     check_can_be_read_again("path", workdir)
     folder = workdir / "checkpoints"
-    folder = folder if which == "last" else folder / "best"
+    if not which and checkpoint_files.best_epoch(folder) is not None:
+        which = "last" if _ended_with_last(workdir) else "best"
+    folder = folder / checkpoint_files.BEST if which == "best" else folder
     epochs = checkpoint_files.complete(folder)
     if not epochs:
         needs = "; a run with --validation_examples keeps it after a sound epoch" if which == "best" else ""
-        raise FileNotFoundError(f"There is no {which} checkpoint{needs}. Received: path={str(workdir)!r}")
+        raise FileNotFoundError(
+            f"There is no {which or 'last'} checkpoint{needs}. Received: path={str(workdir)!r}"
+        )
     return str(folder / f"ckpt-{epochs[-1]}")
+
+
+def _ended_with_last(workdir: pathlib.Path) -> bool:
+    """Returns whether an earlier release finished the run, whose summary is of the last epoch."""
+    with contextlib.suppress(OSError):  # it is damaged
+        summary = read_summary(workdir)
+        return bool(summary) and BEST_EPOCH not in summary
+    return False
+
+
+def settings_of_size(model: ModelConfig) -> tuple[str, ...]:
+    """Returns the settings of a model that follow the size of its images, where its parts have no size."""
+    return ("num_blocks", *model.design.settings) if model.design.any_size else ()
+
+
+def resized(glow: Glow, image_shape: tuple[int, int, int]) -> Glow:
+    """Returns a model for images of another size; the same one if its parts have one size."""
+    is_other = glow.config.image_shape[:2] != image_shape[:2] and glow.config.image_shape[2] == image_shape[2]
+    return glow.resized(image_shape) if is_other and glow.config.design.any_size else glow
 
 
 def load_start(path: str, model: ModelConfig) -> Glow:
@@ -179,7 +205,7 @@ def load_start(path: str, model: ModelConfig) -> Glow:
         raise ConfigError(
             f"init_from must be the workdir of a run, a .keras file or a preset. {error}; init_from={path!r}"
         ) from None
-    of_data = ("image_shape", "classes", "condition_shape")
+    of_data = ("image_shape", "classes", "condition_shape", *settings_of_size(start.config))
     from_data = {name: getattr(start.config, name) for name in of_data}
     _check_same_flow(path, start.config, dataclasses.replace(model, **from_data))
     return start
@@ -191,6 +217,7 @@ def start_from(path: str, start: Glow, glow: Glow) -> str:
     All weights are set if both models are cut in the same places. Otherwise the weights of the flow steps and
     the top prior are set, and the local priors, which only training uses, start anew.
     """
+    start = resized(start, glow.config.image_shape)
     _check_same_flow(path, start.config, glow.config)
     there, here = (flow_step_counts(model.config) for model in (start, glow))
     if there == here and (start.config.local_prior == glow.config.local_prior or len(here) == 1):

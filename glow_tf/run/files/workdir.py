@@ -42,6 +42,7 @@ IMAGES = "train images"  # the checksum that every run keeps
 EPOCHS = ("part_epochs", "finetune_epochs")  # settings with which a run may go on with other values
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 SUMMARY = "summary.json"  # a run that has one is finished
+BEST_EPOCH = "best_epoch"  # its key of the epoch that it is of, where there are validation images
 # What TensorFlow writes into the folder of a SavedModel.
 SAVED_MODEL = frozenset({"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"})
 FOLDERS = ("samples", "checkpoints", "logs", "export")  # what a workdir may contain as folders
@@ -214,6 +215,16 @@ class Workdir:
             return "No epoch is finished yet; the same command starts again."
         return f"The checkpoint of {checkpoint_files.name(epochs, steps)} is kept; the same command goes on."
 
+    @property
+    def best_epoch(self) -> int | None:
+        """The best epoch on validation images, whose model commands use; None if there is none."""
+        return checkpoint_files.best_epoch(self.path / "checkpoints")
+
+    @property
+    def untouched(self) -> dict[str, str]:
+        """The scores of the model that the run began with, as cells of history.csv; empty if none."""
+        return history.score_cells(checkpoint_files.read_untouched(self.path / "checkpoints"))
+
     # History
 
     @property
@@ -239,7 +250,7 @@ class Workdir:
     def read_summary(self) -> dict[str, Any] | None:
         """Returns summary.json; None while epochs are left or images to compare; OSError if damaged."""
         summary = {} if self._is_moved else read_summary(self.path)
-        return summary if summary.get("epochs") == len(phases_of(self.config)) else None
+        return summary if is_finished(summary, self.config) else None
 
 
 def read_summary(folder: pathlib.Path) -> dict[str, Any]:
@@ -256,6 +267,18 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
             f"{path} is damaged. Remove it, and the run's command writes it anew from the last checkpoint. "
             f"Received: {path.read_bytes()[:80]!r}"
         ) from None
+
+
+def is_out_of_patience(patience: int, epochs: int, best_epoch: int | None) -> bool:
+    """Returns whether the best epoch is so many epochs ago that a run ends."""
+    return bool(patience) and best_epoch is not None and epochs - best_epoch >= patience
+
+
+def is_finished(summary: Mapping[str, Any], config: RunConfig) -> bool:
+    """Returns whether a `read_summary` is that of a run which has made its epochs, or lost patience."""
+    epochs = summary.get("epochs", 0)
+    waited = is_out_of_patience(config.patience, epochs, summary.get(BEST_EPOCH))
+    return waited or epochs == len(phases_of(config))
 
 
 def epochs_obstacle(before: RunConfig, now: RunConfig, finished: int) -> str:

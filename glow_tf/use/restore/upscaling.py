@@ -3,19 +3,22 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.tracing import full_precision
+from glow_tf.config import MOST_BLOCKS
 from glow_tf.core.errors import ConfigError
+from glow_tf.core.memory import check_memory
 from glow_tf.model.compiled_model import check_finite, require_pictures
 from glow_tf.model.conditions import check_given
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.model.glow import Glow
 from glow_tf.use.latents import batch_of, checked_latents, decode, encode, in_batches, seed_of, without_finest
+from glow_tf.use.sized import BYTES
 
 
 def upscale(
@@ -40,7 +43,8 @@ def upscale(
       temperature: of the latents that are drawn; 0 is their mode.
       seed: of the latents that are drawn.
       condition: what the model is given with each image, an array [N, …] or a dictionary of them.
-      factor: 2 or, of levels, a higher power of two that is a matter of details alone, up to 2^num_blocks.
+      factor: 2 or, of levels, any power of two. Which part makes which details says
+        `Architecture.serving`: at other sizes than the model's it is the finest part.
 
     Raises:
       ConfigError: images have another type or shape, the factor cannot be, or the data are no pictures.
@@ -124,11 +128,8 @@ def check_factor(glow: Glow, factor: int) -> None:
             "upscale needs a model of levels, or factor=2 and a Glow of two blocks or more. "
             f"Received: {factor=}, a Glow of num_blocks={blocks}"
         )
-    if levels and factor not in (powers := [2**k for k in range(1, blocks + 1)]):
-        raise ConfigError(
-            f"factor must be one of {', '.join(map(str, powers))}: the model has {blocks} levels. "
-            f"Received: {factor=}"
-        )
+    if levels and (factor < 2 or factor & (factor - 1) or factor > 2**MOST_BLOCKS):
+        raise ConfigError(f"factor must be a power of two, 2 or more. Received: {factor=}")
 
 
 def _check_small(glow: Glow, small: np.ndarray) -> None:
@@ -153,7 +154,10 @@ def _with_details(
     channels, factor = glow.image_shape[-1], 2**levels
     shape = (factor * small.shape[1], factor * small.shape[2], channels)
     size = batch_of(shape)
-    draw = tf.function(functools.partial(_drawn, glow, levels), autograph=False, reduce_retracing=True)
+    needed = BYTES * max(glow.config.widths) * shape[0] * shape[1]
+    check_memory(needed, f"what images of {shape[0]}×{shape[1]} need", "take a smaller factor")
+    parts = [glow.config.design.serving(glow.config, shape, level) for level in range(levels)]
+    draw = tf.function(functools.partial(_drawn, glow, parts), autograph=False, reduce_retracing=True)
     places = itertools.count()
 
     def drawn(images: np.ndarray, condition: Condition) -> tf.Tensor:
@@ -165,14 +169,19 @@ def _with_details(
 
 
 def _drawn(
-    glow: Glow, levels: int, small: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor, condition: Condition
+    glow: Glow,
+    parts: Sequence[int],
+    small: tf.Tensor,
+    seed: tf.Tensor,
+    temperature: tf.Tensor,
+    condition: Condition,
 ) -> tf.Tensor:
     # The mean of dequantised pixels is half a level above that of levels. A mean may lie between two levels.
     h = glow.dequantize.forward(tf.cast(small, glow.compute_dtype) / glow.dequantize.bin_width + 0.5)
-    for k in reversed(range(levels)):
+    for level, k in reversed(list(enumerate(parts))):
         with glow.on_device_of(k):
             shape = tf.concat([tf.shape(h)[:-1], [3 * h.shape[-1]]], 0)
-            eps = tf.random.stateless_normal(shape, [seed, k], dtype=h.dtype)
+            eps = tf.random.stateless_normal(shape, [seed, level], dtype=h.dtype)
             eps = tf.ensure_shape(eps, [*h.shape[:-1], 3 * h.shape[-1]])
             part = glow.parts[k]
             h = glow.within_range(h)  # of the images, or of what was drawn last

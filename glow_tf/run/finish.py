@@ -1,0 +1,123 @@
+"""What a run leaves when it is over: its model's export, a summary, and lines on the screen."""
+
+import math
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from glow_tf.data.progress import notice
+from glow_tf.devices import strategies
+from glow_tf.model.glow import Glow
+from glow_tf.run import health, tables
+from glow_tf.run.callbacks import draw_samples
+from glow_tf.run.context import Run
+from glow_tf.run.files import saved
+from glow_tf.run.files.workdir import BEST_EPOCH, is_out_of_patience
+from glow_tf.version import __version__
+
+Exporter = Callable[[Glow, pathlib.Path], None]
+
+
+def troubles_ahead(run: Run) -> list[str]:
+    """Returns a sentence for what is wrong with the schedule, and with the rates; empty if nothing is."""
+    steps = sum(layout.flow_steps for layout in run.layouts)
+    return health.troubles_ahead(run.config.train, run.phases, len(run.layouts), steps)
+
+
+def trained_model(run: Run) -> Glow:
+    """Returns the model that a run ends with, outside of any strategy: a SavedModel has no replicas."""
+    if run.workdir.best_epoch is not None:
+        return saved.load(run.workdir.path, "best")
+    with run.trainer.averages.in_place():
+        return run.glow.recut()
+
+
+def finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Mapping[str, Any]:
+    """Writes the export and the summary, and prints it; returns the summary.
+
+    Args:
+      run: of the first process, with all its epochs.
+      trained: the `trained_model`, where it is needed.
+      export: writes a model to a folder.
+      start: when the process began, by `time.monotonic`.
+    """
+    history = run.workdir.read_history(len(run.phases))
+    run.workdir.write_history(history)  # without the row of an epoch that has no checkpoint
+    best, path = run.workdir.best_epoch, run.workdir.path
+    if run.config.sample_every and best is not None and not any(path.glob(f"samples/epoch_{best:04d}.*")):
+        draw_samples(run, trained, best)
+    if run.config.export:
+        with notice("Exporting", in_log=True):
+            export(trained, path / "export")
+    summary = _summary(run, history)
+    error = math.nan if summary["test_bpd_se"] is None else summary["test_bpd_se"]
+    run.workdir.write_summary(summary)
+    print(tables.closing_table(history, len(run.layouts), run.costs, run.has_traffic))
+    of = "one noise draw per test image: an upper bound in expectation"
+    of = "of the density of the test data" if run.glow.config.is_real else of
+    times = summary["recoveries"]
+    note = f"; it diverged and went back {times} time{'s' if times > 1 else ''}" if times else ""
+    print(
+        f"Finished: test {tables.bpd_text(summary['test_bpd'], error)} bits/dim ({of}), "
+        f"{_which(run, history)}{summary['total_seconds']:.1f} s of training (this process ran for "
+        f"{time.monotonic() - start:.0f} s in all), in {path}{note}"
+    )
+    for warning in summary["warnings"]:
+        print(f"WARNING: {warning}.")
+    return summary
+
+
+def _which(run: Run, history: Sequence[Mapping[str, str]]) -> str:
+    """Says which epoch the model of a run is of, if that is the best on validation images."""
+    best, epochs, planned = run.workdir.best_epoch, len(history), len(run.phases)
+    if best is None:
+        return ""
+    of = f"{epochs} epochs" if epochs == planned else f"{epochs} epochs ({planned} were planned)"
+    bits = f"by validation bits ({float(_scores(run, history)['validation_bpd']):.4f})"
+    if not best:
+        return f"of the untouched start: none of {of} was better {bits}, "
+    return f"of epoch {best} of {of}, the best {bits}, "
+
+
+def _scores(run: Run, history: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
+    """Returns the scores of the model that a run ends with, as a row of history.csv has them."""
+    best = run.workdir.best_epoch
+    return run.workdir.untouched if best == 0 else history[: best or None][-1]
+
+
+def _summary(run: Run, history: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    last, best, score = history[-1], run.workdir.best_epoch, _scores(run, history)
+    error = float(score["test_bpd_se"])
+    epochs, planned, untouched = len(history), len(run.phases), run.workdir.untouched
+    until_best = history if best is None else history[:best]
+    waited = is_out_of_patience(run.config.patience, epochs, best)
+    stopped = f"a callback stopped training after epoch {epochs} of {planned}; the same command goes on"
+    return {
+        "test_bpd": float(score["test_bpd"]),
+        "test_bpd_se": error if math.isfinite(error) else None,  # of a single image nobody knows it
+        "total_seconds": float(last["total_seconds"]),
+        "parameters": sum(run.parameters),
+        "parts": [layout.flow_steps for layout in run.layouts],
+        "epochs": epochs,
+        **({} if best is None else {BEST_EPOCH: best}),
+        **({"untouched": {name: float(cell) for name, cell in untouched.items()}} if untouched else {}),
+        "versions": {
+            "glow_tf": __version__,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "python": platform.python_version(),
+        },
+        "device": strategies.device_name(),
+        "recoveries": int(last.get("recoveries") or 0),
+        "warnings": [
+            *troubles_ahead(run),
+            *(health.troubles(until_best, run.glow.config.bits) if until_best else []),
+            *(health.overfitting(history) if best is not None else []),
+            *([stopped] if epochs != planned and not waited else []),
+        ],
+    }

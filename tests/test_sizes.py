@@ -1,0 +1,297 @@
+"""Images of other sizes than the model's: one part makes all levels, odd sides go without their last line."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from small import only_endpoints, perturb, preset_once, small_glow, small_levels
+
+import glow_tf
+from glow_tf import ConfigError, Glow, export
+from glow_tf.architectures import Levels
+from glow_tf.bijectors import GaussianPrior, LastLine
+from glow_tf.bijectors.bijector import PartOutput
+from glow_tf.bijectors.likelihood import bits_per_dim
+from glow_tf.commands import cli
+from glow_tf.layout.partition import part_layouts
+from glow_tf.use import evaluate, export_litert, levels
+from glow_tf.use.evaluation import joined, terms
+from glow_tf.use.exports.operations import check_operations
+
+
+def images_of(shape, count=3):
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
+
+
+def made(**changes):
+    glow = small_levels(flow_steps=1, **changes)
+    glow.initialize(images_of(glow.image_shape, 32))
+    perturb(glow)
+    return glow
+
+
+@pytest.fixture(scope="module")
+def own():
+    """A model of 8×8 with two levels, whose coarsest image is of 2×2."""
+    return made(dtype="float64")
+
+
+@pytest.fixture(scope="module")
+def odd(own):
+    """The same model for images whose sides are odd at every level."""
+    return own.resized((7, 11, 3))
+
+
+def test_at_its_own_size_a_model_stays_as_it_is(own, eager):
+    again, images = own.resized((8, 8, 3)), images_of((8, 8, 3))
+    assert again is not own
+    assert again.config == own.config
+    np.testing.assert_array_equal(again.log_prob(images), own.log_prob(images))
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "coarsest"),
+    [
+        ((32, 32, 3), 4, (1, 1, 12)),
+        ((7, 11, 3), 1, (1, 2, 12)),
+        ((10, 100, 3), 2, (1, 12, 12)),
+        ((100, 66, 3), 5, (1, 1, 12)),
+        ((4, 4, 3), 1, (1, 1, 12)),
+        ((5, 4, 3), 1, (1, 1, 12)),
+    ],
+    ids=str,
+)
+def test_the_finest_part_makes_every_level_of_another_size(own, shape, count, coarsest):
+    glow = own.resized(shape)
+    assert glow.config.num_parts == count + 1
+    assert glow.parts[-1].output_event_shape == coarsest
+    for part, source in zip(glow.parts, [own.parts[0]] * count + [own.parts[-1]], strict=True):
+        for mine, theirs in zip(part.get_weights(), source.get_weights(), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert len({id(weight) for part in glow.parts for weight in part.weights}) == len(glow.weights)
+
+
+def test_a_model_of_one_level_fits_large_images(eager):
+    """A part of details, and a flow of 4×4: a prior of images of any size."""
+    own = made(num_blocks=1)
+    counts = [
+        Levels().resized(own.config, (h, w, 3))[0].num_blocks for h, w in ((32, 32), (64, 64), (1000, 667))
+    ]
+    assert counts == [4, 5, 8]
+    glow, images = own.resized((33, 50, 3)), images_of((33, 50, 3), 2)
+    np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
+    assert np.isfinite(glow.bits_per_dim(images)).all()
+
+
+def test_a_coarsest_image_that_is_not_squeezed_stays_so(eager):
+    own = made(image_shape=(6, 6, 1), num_blocks=1)
+    glow = own.resized((9, 16, 1))
+    assert own.parts[-1].output_event_shape == (3, 3, 1)
+    assert glow.parts[-1].output_event_shape == (2, 4, 1)
+    images = images_of((9, 16, 1))
+    np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
+
+
+def test_the_log_likelihood_of_odd_sides_is_that_of_the_whole_jacobian(odd):
+    v = odd.dequantized(images_of((7, 11, 3), 1), noise=0.3)
+    size = odd.dimensions
+    copies = tf.repeat(v, size, axis=0)
+    with tf.GradientTape() as tape:
+        tape.watch(copies)
+        outputs = tf.linalg.diag_part(odd.forward_and_log_det(copies)[0])
+    jacobian = tf.reshape(tape.gradient(outputs, copies), [size, size])
+    eps, log_det = odd.forward_and_log_det(v)
+    np.testing.assert_allclose(log_det[0], np.linalg.slogdet(jacobian)[1], rtol=1e-8)
+    log_prob = -0.5 * (tf.reduce_sum(eps**2) + size * np.log(2 * np.pi)) + log_det[0]
+    np.testing.assert_allclose(odd.dequantized_log_prob(v)[0], log_prob, rtol=1e-10)
+    np.testing.assert_allclose(odd.inverse(eps), v, atol=1e-9)
+
+
+def test_the_terms_of_the_parts_of_odd_sides_add_up(odd, eager):
+    v = odd.dequantized(images_of((7, 11, 3)), 0.5)
+    whole = bits_per_dim(-odd.dequantized_log_prob(v), odd.image_shape)
+    np.testing.assert_allclose(sum(terms(odd, v)), whole, rtol=1e-9)
+    assert [own.stop - own.start for own in levels(odd)] == [3 * (11 + 6 + 3 * 3 * 5), 3 * 3 * 5]
+    assert all(layout.fixed for layout in part_layouts(odd.config)[:-1])
+
+
+def test_every_form_of_an_odd_model_gives_the_same(own, tmp_path, eager):
+    own = own.recut(dtype="float32")
+    glow, images = own.resized((7, 11, 3)), images_of((7, 11, 3))
+    eps, drawn = glow.encode(images), glow.sample(2, temperature=0.7, seed=1)
+    np.testing.assert_array_equal(glow.decode(eps), images)
+    assert drawn.shape == (2, 7, 11, 3)
+    glow.save(tmp_path / "a.keras")
+    glow.save_to_preset(tmp_path / "preset")
+    for other in (keras.saving.load_model(tmp_path / "a.keras"), Glow.from_preset(tmp_path / "preset")):
+        np.testing.assert_allclose(other.encode(images), eps, atol=1e-4)
+        np.testing.assert_array_equal(other.decode(eps), images)
+    own.save_to_preset(tmp_path / "own")
+    sized = Glow.from_preset(tmp_path / "own", image_shape=(7, 11, 3), seed=3)
+    np.testing.assert_allclose(sized.encode(images), eps, atol=1e-4)
+
+
+def test_black_and_white_lines_and_noise_come_back_to_the_byte(eager):
+    glow, images = preset_once("cifar10_small").resized((63, 65, 3)), np.zeros((7, 63, 65, 3), np.uint8)
+    images[1, -1] = images[2, :, -1, 1] = 255
+    images[3:] = 255 * np.random.default_rng(0).integers(0, 2, images[3:].shape)
+    np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
+
+
+@pytest.mark.slow
+def test_an_export_of_odd_sides_codes_as_the_model_does(own, tmp_path):
+    own = own.recut(dtype="float32")
+    glow, images = own.resized((5, 4, 3)), images_of((5, 4, 3))
+    with only_endpoints("encode"):
+        export(glow, tmp_path / "export")
+    check_operations(tmp_path / "export")
+    loaded = tf.saved_model.load(tmp_path / "export")
+    eps = loaded.encode(images)
+    np.testing.assert_allclose(eps, glow.encode(images), atol=1e-5)
+    export_litert(glow, tmp_path / "litert")
+    run = tf.lite.Interpreter(str(tmp_path / "litert" / "decode.tflite")).get_signature_runner()
+    (decoded,) = run(eps=eps).values()
+    np.testing.assert_array_equal(decoded, images)
+
+
+@pytest.mark.parametrize("direction", ["forward_and_log_det", "inverse_and_log_det"])
+def test_a_last_line_has_operations_that_every_format_has(direction):
+    function = tf.function(getattr(LastLine(2), direction), autograph=False)
+    graph = function.get_concrete_function(tf.TensorSpec((None, 4, 5, 3), tf.float32)).graph
+    lacking = {"Asinh", "Sinh", "Ndtri", "While", "StatelessWhile"}  # in LiteRT or ONNX
+    assert not lacking & {op.type for op in graph.get_operations()}
+
+
+def test_a_last_line_without_its_latent_is_left_out(rng):
+    row, x = LastLine(1), tf.constant(rng.normal(size=(2, 5, 4, 3)), tf.float32)
+    output = row.forward_in_part(PartOutput.start(x))
+    assert row.inverse_in_part(output.h, (), tf.identity)[0] is output.h
+    even = PartOutput.start(x[:, :4])
+    assert row.forward_in_part(even) is even
+    copied, _ = row.inverse_in_part(output.h, [tf.zeros_like(output.latents[0])], tf.identity)
+    np.testing.assert_allclose(copied[:, -1], x[:, -2], atol=1e-6)  # at temperature 0: as its neighbour
+
+
+def test_a_level_of_odd_images_learns_from_crops_that_are_even(odd):
+    part = odd.parts[0]
+    assert [type(bijector).__name__ for bijector in part.bijectors[:2]] == ["LastLine", "LastLine"]
+    output = part.call(tf.zeros([1, 4, 4, 3], tf.float64))
+    assert (output.h.shape, len(output.latents)) == ((1, 2, 2, 3), 1)
+
+
+def test_a_model_of_odd_sides_trains_and_evaluates(own, eager):
+    trainer = glow_tf.PartsTrainer(own.recut(dtype="float32").resized((7, 11, 3)), seed=0)
+    settings = glow_tf.TrainConfig(schedule="simultaneous", part_epochs=1, finetune_epochs=0, batch_size=4)
+    trainer.compile(settings)
+    images, before = images_of((7, 11, 3), 8), [part.get_weights() for part in trainer.glow.parts]
+    trainer.fit(images, verbose=0)
+    for part, weights in zip(trainer.glow.parts, before, strict=True):
+        assert any(np.any(a != b) for a, b in zip(part.get_weights(), weights, strict=True))
+    assert np.isfinite(trainer.evaluate(images, return_dict=True, verbose=0)["bpd"])
+    h = trainer.glow.enter(images, 0.5).h
+    part = trainer.glow.parts[0]
+    np.testing.assert_array_equal(part.pass_on(h), part.call(h).h)
+
+
+class PlacedPrior(GaussianPrior):
+    """A prior with a mean for each place."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.places = self.add_weight(name="places", shape=input_shape[1:3])
+
+
+class LevelsOfOnePlace(Levels):
+    def top_prior(self, config, dtype):
+        return PlacedPrior(dtype=dtype, name="prior")
+
+
+class OtherLevels(Levels):
+    resized = Levels.__mro__[1].resized
+
+
+def test_what_has_one_size_alone_says_why(own):
+    classes = dataclasses.replace(own.config, classes=("a", "b"))
+    placed, other = (
+        dataclasses.replace(own.config, architecture=f"test_sizes:{name}")
+        for name in ("LevelsOfOnePlace", "OtherLevels")
+    )
+    for glow, shape, message in (
+        (own, (16, 16, 1), r"model of images in colour takes no others.*Received: image_shape=\(16, 16, 1\)"),
+        (made(image_shape=(4, 4, 1), num_blocks=1), (16, 16, 3), "model of grey images takes no others"),
+        (own, (3, 16, 3), "height and width must be 4 or more .*Received: image of 3×16"),
+        (own, (0, 16, 3), "image_shape must be three positive integers"),
+        (Glow(classes), (16, 16, 3), "knows classes has a prior for each place"),
+        (Glow(placed), (10, 100, 3), "weights of part_3 belong to the model's size"),
+        (Glow(other), (16, 16, 3), "does not say how its models take images of another size"),
+        (small_glow(), (9, 8, 1), r"differ from 8×8 by multiples of .*Received: image_shape=\(9, 8, 1\)"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            glow.resized(shape)
+
+
+def test_a_glow_has_other_sizes_that_halve_as_often(eager):
+    own = small_glow(parts="balanced:2")
+    own.initialize(images_of((8, 8, 1), 16))
+    glow = own.resized((16, 8, 1))
+    for part, source in zip(glow.parts, own.parts, strict=True):
+        for mine, theirs in zip(part.get_weights(), source.get_weights(), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    images = images_of((16, 8, 1)) // 8 * 8  # a model of 5 bits
+    np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
+
+
+def test_evaluations_of_several_sizes_are_joined(own, odd, eager):
+    found = [evaluate(glow, images_of(glow.image_shape, 2), draws=2) for glow in (own, odd)]
+    whole = joined(found)
+    assert whole.dimensions.tolist() == [192, 192, 231, 231]
+    np.testing.assert_array_equal(whole.per_image, np.concatenate([each.per_image for each in found]))
+    np.testing.assert_allclose(whole.tighter, np.concatenate([each.tighter for each in found]))
+    np.testing.assert_allclose(sum(whole.terms.values()), whole.per_image, rtol=1e-9)
+
+
+# Commands
+
+
+@pytest.fixture
+def mixed(tmp_path, monkeypatch, own):
+    """A preset, and a folder of images of two sizes."""
+    monkeypatch.chdir(tmp_path)
+    own.save_to_preset("preset", {"image_size": 0})
+    for name, size in {"a": (7, 9), "b": (8, 8), "c": (7, 9)}.items():
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(images_of((*size, 3), 1)[0]).save(f"in/{name}.png")
+    return ["--model=preset", "--dataset=folder:in"]
+
+
+def test_commands_take_images_at_their_own_sizes(mixed, capsys, eager):
+    assert cli.run("evaluate", [*mixed, "--image_size=0", "--output=found.json"]) == 0
+    out = capsys.readouterr().out
+    assert "(3 images, 1 noise draw each" in out
+    assert "7×9 (2 images)" in out
+    assert "8×8 (1 image)" in out
+    assert cli.run("encode", mixed) == 0  # the preset's card says 0
+    assert cli.run("decode", ["--model=preset", "--latents=latents.npz"]) == 0
+    for name in "abc":
+        given, back = (np.asarray(Image.open(f"{folder}/{name}.png")) for folder in ("in", "decoded"))
+        np.testing.assert_array_equal(back, given)
+    assert cli.run("reconstruct", mixed) == 1
+    assert "must have one size; --image_size=64 brings them to one" in capsys.readouterr().err
+    assert cli.run("reconstruct", [*mixed, "--image_size=6"]) == 0
+    assert np.load("reconstructed.npy").shape == (3, 3, 6, 6, 3)
+    assert cli.run("sample", ["--model=preset", "--image_size=5x6", "--num=2", "--temperatures=0.7"]) == 0
+    assert np.load("samples.npy").shape == (2, 1, 5, 6, 3)
+
+
+def test_a_size_that_cannot_be_is_refused_before_time_is_spent(mixed, capsys):
+    for wrong, message in (
+        (["--image_size=-3"], "image_size must be empty, a side in pixels"),
+        (["--image_size=0x7"], "image_size must be empty, a side in pixels"),
+        (["--image_size=3"], "height and width must be 4 or more with num_blocks=1"),
+        (["--model=digits_classes", "--image_size=16"], "knows classes, or is given something"),
+    ):
+        assert cli.run("evaluate", [*mixed, *wrong]) == 1
+        assert message in capsys.readouterr().err
