@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -13,37 +14,35 @@ Maps = dict[tuple[int, int], tf.Tensor]
 
 
 def place_maps(glow: Glow, images: tf.Tensor, condition: Condition = None) -> Maps:
-    """Returns height and width of a resolution → what it says of each of its places, [B, h, w, 2].
+    """Returns what each resolution of a flow says of its places: (h, w) → [B, h, w, 2].
 
-    The first is log p of what is coded there, in nats: log N(eps; 0, I) of the latents, and the
-    log-determinants of the maps to them, without that of dequantisation. The second is the mean square of the
-    latents, 1 on average where the model is right. Images are of the model's type, at the middle of the bins.
+    The first number is the mean log-density per latent number of the place, in nats: log N(eps; 0, I) and the
+    log-determinants that belong to the place, without those of dequantisation. The second is the mean square
+    of its latents, which is 1 on average where the model is right. Bytes are taken at the middle of the bins.
     """
-    passage = glow.enter(images, 0.5)
-    condition = glow.checked_condition(condition)
-    log_dets: dict[tuple[int, int], tf.Tensor] = {}
+    h, condition = glow.enter(images, 0.5).h, glow.checked_condition(condition)
+    log_dets: Maps = {}
     latents: dict[tuple[int, int], list[tf.Tensor]] = {}
 
-    def add(log_det: tf.Tensor, own: Mapping | tuple = ()) -> None:
+    def add(log_det: tf.Tensor, eps: Sequence[tf.Tensor]) -> None:
         size = tuple(log_det.shape[1:3])
         log_dets[size] = log_dets.get(size, 0.0) + log_det
-        for eps in own:
-            latents.setdefault(tuple(eps.shape[1:3]), []).append(eps)
+        for own in eps:
+            latents.setdefault(tuple(own.shape[1:3]), []).append(own)
 
-    h = passage.h
+    given = None
     for part in glow.parts:
         given = part.read(condition)
         for bijector in part.bijectors:
-            h, own, log_det = bijector.places_in_part(h, *bijector.read(given))
-            add(log_det, own)
+            h, eps, log_det = bijector.places_in_part(h, *bijector.read(given))
+            add(log_det, eps)
     prior = glow.parts[-1].prior
     eps, log_det = prior.forward_and_log_det_map(h, *prior.read(given))
     add(log_det, (eps,))
-    maps = {}
-    for size, own in latents.items():
-        eps = tf.concat(own, axis=-1)
-        squares = tf.reduce_mean(tf.square(eps), axis=-1)
-        channels = eps.shape[-1]
-        log_prob = log_dets[size] - 0.5 * channels * (squares + 1.8378770664093453)
-        maps[size] = tf.stack([log_prob, squares], axis=-1)
-    return maps
+    return {size: _said(log_dets.get(size, 0.0), tf.concat(own, axis=-1)) for size, own in latents.items()}
+
+
+def _said(log_det: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+    squares = tf.reduce_mean(tf.square(eps), axis=-1)
+    log_prob = log_det / eps.shape[-1] - 0.5 * (squares + math.log(2 * math.pi))
+    return tf.stack([log_prob, squares], axis=-1)
