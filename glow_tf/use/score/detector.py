@@ -55,6 +55,7 @@ class NoveltyDetector(BaseEstimator):
         photographs, which take images of any size.
       contamination: the share of images like the good ones that `predict` may flag.
       seed: of the folds and of tuning.
+      epochs: of tuning, at most; by default as many as suit the number of images.
 
     Attributes:
       decision_scores_: of the good images, [N].
@@ -63,10 +64,17 @@ class NoveltyDetector(BaseEstimator):
       prior_, tuned_: the two models.
     """
 
-    def __init__(self, prior: Any = "photographs", contamination: float = 0.05, seed: int = 0):
+    def __init__(
+        self,
+        prior: Any = "photographs",
+        contamination: float = 0.05,
+        seed: int = 0,
+        epochs: int | None = None,
+    ):
         self.prior = prior
         self.contamination = contamination
         self.seed = seed
+        self.epochs = epochs
 
     def fit(self, X: np.ndarray, y: object = None, condition: Condition = None) -> NoveltyDetector:  # noqa: N803
         """Takes good images as the measure, and returns the detector.
@@ -96,7 +104,7 @@ class NoveltyDetector(BaseEstimator):
         self.prior_.checked(images)
         check_given(self.prior_, condition, len(images))
         condition = in_arrays(condition)
-        tuner = Tuner(self.prior_, len(images), self.seed)
+        tuner = Tuner(self.prior_, len(images), self.seed, self.epochs)
         self.tuned_, self._function = tuner.glow, None
         fold_of = np.random.default_rng(self.seed % 2**32).permutation(len(images)) % FOLDS
         found, epochs = [], []

@@ -7,6 +7,7 @@ import json
 import pathlib
 import tempfile
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import tensorflow as tf
 from glow_tf.bijectors.pieces import number_of_streams
 from glow_tf.core.durable_files import check_place, replaced_folder, write_atomically
 from glow_tf.core.errors import ConfigError
+from glow_tf.model.conditions import of_names
 from glow_tf.run.files.saved import load as load_glow
 from glow_tf.run.files.workdir import SAVED_MODEL
 from glow_tf.use.score.rule import Rule
@@ -23,6 +25,10 @@ FORMAT = 2  # 1 was the JSON of releases before 0.6
 ABOUT, NUMBERS, MODELS = "detector.json", "numbers.npz", ("prior.keras", "tuned.keras")
 GOOD, WORST = "good images", "worst places"  # of the numbers; the others are the rule's
 LARGEST = 2**34  # bytes of a member
+
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, tf.errors.OpError)
+_DAMAGED += (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError)
 
 
 def save(detector: Any, path: pathlib.Path) -> None:
@@ -57,14 +63,21 @@ def load(kind: type, path: pathlib.Path) -> Any:
             np.asarray(numbers.pop(n), float) for n in (GOOD, WORST)
         )
         detector._rule, detector._function = Rule(numbers), None
-        detector.score_and_heat(np.zeros((1, *models[0].image_shape), models[0].data_dtype))
-    # Python's and Keras's errors at damaged files. ConfigError is a ValueError.
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError, tf.errors.OpError) as error:
+        _check_usable(detector)
+    except _DAMAGED as error:
         raise ConfigError(
             "calibration must be a file from `glow-tf score fit`. Releases before 0.6 wrote others: run it "
             f"again. Received: {str(path)!r}, {error}"
         ) from None
     return detector
+
+
+def _check_usable(detector: Any) -> None:
+    """Scores a black image: numbers of another rule raise what there is to raise."""
+    glow = detector.prior_
+    detector._check_contamination(len(detector.decision_scores_))
+    given = {name: np.zeros((1, *shape), np.float32) for name, shape in glow.condition_shapes.items()}
+    detector.score_and_heat(np.zeros((1, *glow.image_shape), glow.data_dtype), of_names(given))
 
 
 class _Exported(tf.Module):

@@ -35,7 +35,8 @@ def place_maps(glow: Glow, images: tf.Tensor, condition: Condition = None) -> Ma
         given = part.read(condition)
         for bijector in part.bijectors:
             h, eps, log_det = bijector.places_in_part(h, *bijector.read(given))
-            add(log_det, eps)
+            if bijector.weights or not eps:  # the last line of an odd side has a fixed density
+                add(log_det, eps)
     prior = glow.parts[-1].prior
     eps, log_det = prior.forward_and_log_det_map(h, *prior.read(given))
     add(log_det, (eps,))

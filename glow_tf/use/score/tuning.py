@@ -22,15 +22,18 @@ class Tuner:
       prior: to start from. It stays as it is.
       count: images in an epoch; what `tune` is given is repeated to so many.
       seed: of the order of the images and of the noise.
+      epochs: at most; by default as many as suit so many images.
     """
 
-    def __init__(self, prior: Glow, count: int, seed: int = 0):
+    def __init__(self, prior: Glow, count: int, seed: int = 0, epochs: int | None = None):
         self.prior, self.count = prior, count
         self.glow = prior.recut()
         run = RunConfig(
             workdir="none", follows=suited.TUNED
         )  # as a run of so many images that starts from it
         settings = suited.tuned(run, count)
+        if epochs is not None:
+            settings |= {"part_epochs": epochs, "warmup_steps": 0 if epochs < 2 else settings["warmup_steps"]}
         self.epochs, self.patience = settings["part_epochs"], settings["patience"]
         names = TrainConfig.__dataclass_fields__
         self.trainer = PartsTrainer(self.glow, seed=seed)
