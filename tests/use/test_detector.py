@@ -31,9 +31,10 @@ def digits():
 
 @pytest.fixture(scope="module")
 def detector(digits):
-    prior = small_levels(image_shape=(8, 8, 1), n_bits=5, condition_depth=1)
-    prior.initialize(digits[40:100])
-    return NoveltyDetector(prior, epochs=3).fit(digits[:40])
+    sizes = {"image_shape": (8, 8, 1), "num_blocks": 1, "flow_steps": 1, "condition_depth": 1}
+    prior = small_levels(n_bits=5, **sizes)
+    prior.initialize(digits[100:200])
+    return NoveltyDetector(prior, epochs=1).fit(digits[:40])
 
 
 def flat(level=0):
@@ -128,7 +129,7 @@ def test_names_are_those_of_pyod_and_scikit_learn(detector, digits):
 
 
 def test_a_copy_that_is_tuned_again_is_what_it_was_after_the_first_time(digits):
-    prior = small_glow(flow_steps=1)
+    prior = small_glow(flow_steps=1, num_blocks=1, parts="1")
     before = prior.get_weights()
     tuner = Tuner(prior, 20, epochs=1)
     tuner.tune(digits[:20])

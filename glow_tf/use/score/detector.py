@@ -55,7 +55,7 @@ class NoveltyDetector(BaseEstimator):
         photographs, which take images of any size.
       contamination: the share of images like the good ones that `predict` may flag.
       seed: of the folds and of tuning.
-      epochs: of tuning, at most; by default as many as suit the number of images.
+      epochs: of tuning, at most; by default as many as suit the number of images. 0: nothing is tuned.
 
     Attributes:
       decision_scores_: of the good images, [N].

@@ -22,7 +22,7 @@ class Tuner:
       prior: to start from. It stays as it is.
       count: images in an epoch; what `tune` is given is repeated to so many.
       seed: of the order of the images and of the noise.
-      epochs: at most; by default as many as suit so many images.
+      epochs: at most; by default as many as suit so many images. 0: the copy stays the prior.
     """
 
     def __init__(self, prior: Glow, count: int, seed: int = 0, epochs: int | None = None):
@@ -33,8 +33,11 @@ class Tuner:
         )  # as a run of so many images that starts from it
         settings = suited.tuned(run, count)
         if epochs is not None:
-            settings |= {"part_epochs": epochs, "warmup_steps": 0 if epochs < 2 else settings["warmup_steps"]}
-        self.epochs, self.patience = settings["part_epochs"], settings["patience"]
+            settings |= {"part_epochs": max(epochs, 1), "warmup_steps": min(epochs * count // 12, 100)}
+        self.epochs, self.patience = (
+            settings["part_epochs"] if epochs is None else epochs,
+            settings["patience"],
+        )
         names = TrainConfig.__dataclass_fields__
         self.trainer = PartsTrainer(self.glow, seed=seed)
         self.trainer.compile(
@@ -53,6 +56,8 @@ class Tuner:
           held_out: images, or (images, conditions), by which the best epoch is chosen.
           epochs: after which to stop, where there are none.
         """
+        if not self.epochs:
+            return 0
         self.glow.set_weights(self.prior.get_weights())
         state = [variable for optimizer in self.trainer.optimizers for variable in optimizer.variables]
         self._start = self._start or [np.array(variable) for variable in state]
