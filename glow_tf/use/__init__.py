@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "run_presets": ["save_run_to_preset"],
         "assembling": ["Assembled", "assemble"],
         "score.detector": ["NoveltyDetector"],
+        "score.rule": ["Rule"],
         "restore.restoring": ["denoise", "inpaint", "psnr"],
         "restore.upscaling": ["previews", "reduced", "repeated", "upscale"],
         "tfp.tfp_views": ["as_distribution", "as_tfp_bijector"],

@@ -59,8 +59,6 @@ class NoveltyDetector(BaseEstimator):
 
     Attributes:
       decision_scores_: of the good images, [N].
-      threshold_: above it, a score is that of an unusual image.
-      labels_: which of the good images are unusual, 0 or 1 [N].
       prior_, tuned_: the two models.
     """
 
@@ -150,12 +148,14 @@ class NoveltyDetector(BaseEstimator):
 
     @property
     def threshold_(self) -> float:
+        """The score above which an image is unusual, by `contamination`."""
         good = np.sort(self._fitted().decision_scores_)[::-1]
         self._check_contamination(len(good))
         return float(good[int(self.contamination * (len(good) + 1) + 1e-9) - 1])
 
     @property
     def labels_(self) -> np.ndarray:
+        """Which of the good images are unusual, 0 or 1 [N]."""
         return (self.decision_scores_ > self.threshold_).astype(int)
 
     @property
