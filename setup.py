@@ -37,6 +37,7 @@ setup(
     package_dir={"": "."},
     package_data={
         "glow_tf": ["py.typed"],
+        "glow_tf.core": ["*.html"],
         "glow_tf.presets": ["*/*"],
         "glow_tf.configs": ["*.cfg"],
     },
@@ -61,12 +62,13 @@ setup(
         "absl-py>=2",
         "numpy>=1.26",
         "filelock>=3.13",
+        "matplotlib>=3.7",  # loaded when a report is drawn
     ],
     extras_require={
         "onnx": ["tf2onnx>=1.16", "onnxruntime>=1.18"],  # models that run without TensorFlow
         "hub": ["huggingface_hub>=0.25"],  # presets of the Hugging Face Hub
-        "lab": ["normflows>=1.7", "matplotlib>=3.7", "scikit-image>=0.22"],  # to compare and plot
+        "lab": ["normflows>=1.7", "scikit-image>=0.22"],  # to compare
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "mkdocs-jupyter>=0.25", "mike>=2"],
-        "notebooks": ["ipykernel>=6", "matplotlib>=3.7", "nbmake>=1.5", "keras-tuner>=1.4"],  # and an example
+        "notebooks": ["ipykernel>=6", "nbmake>=1.5", "keras-tuner>=1.4"],  # and an example
     },
 )

@@ -5,10 +5,10 @@
 
 By default it reads the CSV that `python -m lab.experiment --study=…` wrote (with the same --quick), writes
 into a folder beside it, and takes sample grids from the runs' workdirs. It writes report.html, report.md and
-the figures as PNG, and needs matplotlib: `pip install -e '.[lab]'`.
+the figures as PNG.
 
 With `--documents=docs/results/heads.md,README.md` it updates the study's table in these files instead: the
-lines between `<!-- table NAME -->` and `<!-- end -->`. That needs no matplotlib.
+lines between `<!-- table NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations

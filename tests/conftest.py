@@ -81,3 +81,24 @@ def exported_once(tmp_path_factory):
     with only_endpoints(*ENDPOINTS, "sample"):
         export_traced(glow, folder)
     return glow, folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def page_of_a_run():
+    """Runs leave no report, which takes a second; the fixture `reports` brings it back."""
+    from glow_tf.run import finish, lifecycle
+    from glow_tf.run.report import writing
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (finish, lifecycle):
+            patch.setattr(module, "write_report", lambda *args, **kwargs: "")
+        yield writing.write_report
+
+
+@pytest.fixture
+def reports(monkeypatch, page_of_a_run):
+    """Runs of the test leave a report."""
+    from glow_tf.run import finish, lifecycle
+
+    for module in (finish, lifecycle):
+        monkeypatch.setattr(module, "write_report", page_of_a_run)

@@ -136,7 +136,7 @@ def test_what_is_given_costs_what_a_count_by_hand_says():
     split = 16 * 9 * (4 + 16) * 2 * 4
     second = 4 * (9 * 8 * 32 + reading + 32 * 32 + 9 * 32 * 2 * 8 + 16 * 16)  # 2×2×16, by halves of 8
     assert [e.macs for e in layout.elements if e.macs] == [first, split, second]
-    network = 64 * (9 * 3 * 16 + 9 * 16 * 16)
+    network = 64 * (9 * 3 * 16 + 3 * 9 * 16 * 16)
     prior = 4 * 9 * 16 * 2 * 16
     assert [e.macs for e in layout.given] == [network, prior]
     assert layout.forward_macs == first + split + second + network + prior
@@ -150,7 +150,7 @@ def test_a_vector_is_read_once_and_not_for_every_pixel():
     step = layout.elements[1]
     assert step.once == 16 * 32
     assert step.macs == 16 * (9 * 4 * 32 + 32 * 32 + 9 * 32 * 2 * 4 + 8 * 8) + step.once
-    network = 9 * 5 * 16 + 9 * 16 * 16
+    network = 9 * 5 * 16 + 3 * 9 * 16 * 16
     assert [[e.macs for e in part.given] for part in (layout, last)] == [
         [network],
         [network, 9 * 16 * 2 * 16],

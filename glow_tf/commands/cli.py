@@ -23,11 +23,11 @@ from glow_tf.data.named import check_named
 from glow_tf.version import __version__
 
 COMMANDS = (
-    *("train", "launch", "assemble", "preset", "export"),  # models
+    *("train", "launch", "report", "assemble", "preset", "export"),  # models
     *("sample", "evaluate", "score", "encode", "decode", "interpolate"),  # what is done with them
     *("reconstruct", "edit", "restore"),
 )
-IN_LAB = ("plan", "experiment", "report")  # no commands of the package any more
+IN_LAB = ("plan", "experiment")  # no commands of the package any more
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 

@@ -1,4 +1,4 @@
-"""TensorFlow imported without what it writes while it starts. Pure Python until then."""
+"""TensorFlow and Keras imported without what nobody needs of them. Pure Python until then."""
 
 import contextlib
 import faulthandler
@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 # TensorFlow 2.17 and later write some lines before they read TF_CPP_MIN_LOG_LEVEL
 # (https://github.com/tensorflow/tensorflow/issues/100442): information, and libraries that register twice.
@@ -18,22 +18,44 @@ NOTICE = re.compile(
 
 
 def hide_notices() -> None:
-    """Lets the next import of TensorFlow write no notices, unless the user asks for all lines."""
+    """Lets the next import of TensorFlow write no notices, unless the user asks for all lines.
+
+    The next import of Keras loads no matplotlib.
+    """
     wanted = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0"
-    if not (wanted or "tensorflow" in sys.modules or any(isinstance(f, _Finder) for f in sys.meta_path)):
-        sys.meta_path.insert(0, _Finder())
+    for name, how in {"tensorflow": without_notices, "keras": without_matplotlib}.items():
+        known = name in sys.modules or any(getattr(finder, "name", "") == name for finder in sys.meta_path)
+        if not (known or (wanted and how is without_notices)):
+            sys.meta_path.insert(0, _Finder(name, how))
 
 
 class _Finder:
-    """Finds TensorFlow once, and lets it be imported within `without_notices`."""
+    """Finds a package once, and lets it be imported within a context."""
+
+    def __init__(self, name: str, how: Callable[[], contextlib.ContextDecorator]):
+        self.name, self._how = name, how
 
     def find_spec(self, fullname: str, *_: object) -> importlib.machinery.ModuleSpec | None:
-        if fullname != "tensorflow":
+        if fullname != self.name:
             return None
         sys.meta_path.remove(self)
         if (spec := importlib.util.find_spec(fullname)) is not None:
-            spec.loader.exec_module = without_notices()(spec.loader.exec_module)
+            spec.loader.exec_module = self._how()(spec.loader.exec_module)
         return spec
+
+
+@contextlib.contextmanager
+def without_matplotlib() -> Iterator[None]:
+    """Within the context there is no matplotlib, unless it is loaded.
+
+    Keras loads it for galleries of images, which no command draws, and that takes half a second.
+    """
+    hidden = sys.modules.setdefault("matplotlib", None) is None
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["matplotlib"]
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ from glow_tf.config.choices import RATE_SCALINGS as RATE_SCALINGS
 from glow_tf.config.choices import SAME_FUNCTION as SAME_FUNCTION
 from glow_tf.config.choices import SCHEDULES as SCHEDULES
 from glow_tf.config.choices import STRATEGIES as STRATEGIES
+from glow_tf.config.coupling import CouplingConfig as CouplingConfig
+from glow_tf.config.coupling import read_scale as read_scale
 from glow_tf.config.data import ATTRIBUTES as ATTRIBUTES
 from glow_tf.config.data import DIGITS as DIGITS
 from glow_tf.config.data import FILE as FILE
@@ -33,10 +35,8 @@ from glow_tf.config.data import DataConfig as DataConfig
 from glow_tf.config.data import attributes_of as attributes_of
 from glow_tf.config.data import file_of as file_of
 from glow_tf.config.data import folder_of as folder_of
-from glow_tf.config.model import CouplingConfig as CouplingConfig
 from glow_tf.config.model import ModelConfig as ModelConfig
 from glow_tf.config.model import check_divisible as check_divisible
-from glow_tf.config.model import read_scale as read_scale
 from glow_tf.config.run import GROUPS as GROUPS
 from glow_tf.config.run import MAY_DIFFER as MAY_DIFFER
 from glow_tf.config.run import RunConfig as RunConfig

@@ -15,8 +15,9 @@ from glow_tf.devices.workers import follow_first_worker, holds_anywhere, in_seve
 from glow_tf.model.glow import Glow
 from glow_tf.run import health, pictures
 from glow_tf.run.context import Run
-from glow_tf.run.epoch import EpochResult, bits_of_levels, computed
+from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.files import flags_file
+from glow_tf.run.files.history import bits_of_levels
 from glow_tf.run.held_out import HeldOut, loses_patience
 from glow_tf.run.interrupts import Interrupts
 

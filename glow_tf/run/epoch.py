@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from glow_tf.config import ModelConfig
 from glow_tf.layout.schedule import Phase
 from glow_tf.run.files.history import TRAFFIC_COLUMNS, score_cells
 from glow_tf.training.conditioning import Conditioning
@@ -20,22 +19,6 @@ def computed(logs: Mapping[str, float] | None) -> dict[str, float]:
     `bpd` under the name that Keras's callbacks expect.
     """
     return {k: v for k, v in (logs or {}).items() if k != "loss" and not math.isnan(v)}
-
-
-def bits_of_levels(means: Mapping[str, float], model: ModelConfig) -> dict[int, float]:
-    """Returns the term of the likelihood that each part of levels has, by part from 1, in bits/dim.
-
-    `local_bpd_k` adds up the terms of the parts that ran, and a uniform density of what they leave. Empty for
-    a Glow, whose parts have no terms of their own, and for real data, which have no uniform density.
-    """
-    found: dict[int, float] = {}
-    if not model.design.separable or model.bits is None:
-        return found
-    before = float(model.bits)
-    for k in range(1, model.num_parts + 1):
-        if math.isfinite(so_far := means.get(f"local_bpd_{k}", math.nan)):
-            found[k], before = so_far - before, so_far
-    return found
 
 
 @dataclasses.dataclass

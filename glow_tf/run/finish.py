@@ -18,6 +18,7 @@ from glow_tf.run.callbacks import draw_samples
 from glow_tf.run.context import Run
 from glow_tf.run.files import saved
 from glow_tf.run.files.workdir import BEST_EPOCH, is_out_of_patience
+from glow_tf.run.report.writing import write_report
 from glow_tf.version import __version__
 
 Exporter = Callable[[Glow, pathlib.Path], None]
@@ -57,6 +58,8 @@ def finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Ma
     summary = _summary(run, history)
     error = math.nan if summary["test_bpd_se"] is None else summary["test_bpd_se"]
     run.workdir.write_summary(summary)
+    with run.trainer.averages.in_place():
+        report = write_report(run, trained or (run.glow if run.group is None else None))
     print(tables.closing_table(history, len(run.layouts), run.costs, run.has_traffic))
     of = "one noise draw per test image: an upper bound in expectation"
     of = "of the density of the test data" if run.glow.config.is_real else of
@@ -66,6 +69,7 @@ def finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Ma
         f"Finished: test {tables.bpd_text(summary['test_bpd'], error)} bits/dim ({of}), "
         f"{_which(run, history)}{summary['total_seconds']:.1f} s of training (this process ran for "
         f"{time.monotonic() - start:.0f} s in all), in {path}{note}"
+        f"{f'; see {path / report}' if report else ''}"
     )
     for warning in summary["warnings"]:
         print(f"WARNING: {warning}.")

@@ -38,6 +38,7 @@ from glow_tf.run.finish import Exporter, finish, trained_model, troubles_ahead
 from glow_tf.run.held_out import HeldOut, loses_patience
 from glow_tf.run.interrupts import Interrupts, interrupts_of_run
 from glow_tf.run.progress import Progress
+from glow_tf.run.report.writing import write_report
 from glow_tf.training.feed.batch import initialize_from
 
 Callbacks = Sequence[keras.callbacks.Callback]
@@ -178,15 +179,23 @@ def _train(
 
 @contextlib.contextmanager
 def _saying_what_is_kept(run: Run) -> Iterator[None]:
-    """Adds to the message of an error which epoch is kept, if any; the first process alone knows."""
+    """Adds to an error's message which epoch is kept, if any, and reports it; the first process alone."""
     try:
         yield
-    except DivergedError as error:
-        raise recovery.with_sentence(error, run.workdir.kept()) if run.is_chief else error from None
-    except OSError as error:
+    except BaseException as error:
         if not run.is_chief:
             raise
-        raise OSError(f"{error} {run.workdir.kept()}") from None
+        raised, kept = error, run.workdir.kept()
+        if isinstance(error, DivergedError):
+            raised = recovery.with_sentence(error, kept)
+        elif isinstance(error, OSError):
+            raised = OSError(f"{error} {kept}")
+        interrupted = isinstance(error, KeyboardInterrupt)
+        reason = f"It was interrupted. {kept}" if interrupted else f"{type(error).__name__}: {error}"
+        write_report(run, stopped=reason if raised is error else str(raised))
+        if raised is error:
+            raise
+        raise raised from None
 
 
 def _restore(run: Run) -> int:

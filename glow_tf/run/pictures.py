@@ -32,10 +32,12 @@ def enlarged(images: np.ndarray, zoom: int, resampling: str = "BICUBIC") -> np.n
     return np.stack(large).reshape(len(images), size[1], size[0], images.shape[3])
 
 
-def png(image: np.ndarray) -> bytes:
-    """Encodes uint8 [H, W, 1 or 3] as PNG."""
-    buffer = io.BytesIO()
-    to_pil(image).save(buffer, "PNG")
+def png(image: np.ndarray, largest_side: int | None = None) -> bytes:
+    """Encodes uint8 [H, W, 1 or 3] as PNG, made smaller if its larger side is more than so many pixels."""
+    buffer, picture = io.BytesIO(), to_pil(image)
+    if largest_side is not None:
+        picture.thumbnail((largest_side, largest_side))
+    picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 

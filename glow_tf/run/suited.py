@@ -6,7 +6,6 @@ from typing import Any
 from glow_tf.architectures import Levels
 from glow_tf.architectures.architecture import architecture
 from glow_tf.config import MOST_BLOCKS, SAME_FUNCTION, ModelConfig, RunConfig, settings_of
-from glow_tf.core.errors import ConfigError
 
 SETTINGS = ("n_bits", "num_blocks", "flow_steps", "width", "part_epochs", "finetune_epochs")
 # As in configs/own_images.cfg: what won at equal time.
@@ -94,7 +93,7 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
 
     - `n_bits`: those that the levels use; the digits' are multiples of 8, so 5. Real data have none.
     - `num_blocks`: how often all sides, a crop's too, can be halved, down to `LEAST_SIDE`: 8 → 1, 28 → 2,
-      32 → 3, 64 → 4.
+      32 → 3, 64 → 4. A Glow's sides must be even each time.
     - `flow_steps`: about as many in all, whatever the number of blocks, so that the depth is the same; in
       levels, those of the finest.
     - `width`: the same for all. What an image costs follows the number of its pixels.
@@ -114,8 +113,9 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
     if not config.model.is_real:
         choose("n_bits", bits_of(levels))
     blocks, sides = 1, [*image_shape[:2], config.data.crop or image_shape[0]]
+    takes_odd = config.model.design.any_size and not config.data.crop
     while blocks < MOST_BLOCKS and all(
-        side % 2 ** (blocks + 1) == 0 and side >> (blocks + 1) >= LEAST_SIDE for side in sides
+        (takes_odd or side % 2 ** (blocks + 1) == 0) and side >> (blocks + 1) >= LEAST_SIDE for side in sides
     ):
         blocks += 1
     choose("num_blocks", blocks)
@@ -161,13 +161,6 @@ def _in_turns(config: RunConfig) -> int:
 def suited(config: RunConfig, image_shape: Sequence[int], examples: int, levels: int) -> RunConfig:
     """Returns a run with nothing left open, and prints its `form` and what was `chosen`."""
     settings = config.to_settings()
-    if "architecture" in config.left_open and any(side % 2 for side in image_shape[:2]):  # cannot be halved
-        usual = RunConfig(workdir=config.workdir).to_settings()
-        settings |= {name: usual[name] for name in LEVELS if name in config.left_open}
-        try:
-            config = RunConfig.from_settings(settings, config.left_open)
-        except ConfigError as error:
-            raise ConfigError(f"images with an odd side have no levels, so this is a Glow: {error}") from None
     found = {name: settings[name] for name in LEVELS if name in config.left_open}
     found |= chosen(config, image_shape, examples, levels)
     flags = " ".join(f"--{name}={value}" for name, value in found.items())

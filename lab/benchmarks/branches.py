@@ -41,7 +41,7 @@ from lab.benchmarks.rows import added_to
 
 BATCH = 16
 MODEL = (
-    *("--flagfile=configs/base.cfg", "--flow_steps=4", "--width=32", "--local_prior=flow:8x2"),
+    *("--flagfile=configs/network_0_5.cfg", "--flow_steps=4", "--width=32", "--local_prior=flow:8x2"),
     *("--train_examples=3200", "--test_examples=1024", f"--batch_size={BATCH}"),
     *("--rate_schedule=constant", "--warmup_steps=0", "--on_divergence=stop"),
 )

@@ -1,4 +1,4 @@
-"""Plots of what benchmarks measure. Needs matplotlib: `pip install -e '.[lab]'`."""
+"""Plots of what benchmarks measure."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 def bars(rows: Sequence[Sequence[str]], path: pathlib.Path) -> None:
     """Draws the median time of every row."""
     plt = _pyplot()
-    if plt is None:
-        return
     labels = [f"{row[1]} ({row[0]})" for row in rows]
     figure, axes = plt.subplots(figsize=(9, 0.28 * len(rows) + 1.2), layout="constrained")
     axes.barh(labels, [float(row[2]) for row in rows])
@@ -22,8 +20,6 @@ def bars(rows: Sequence[Sequence[str]], path: pathlib.Path) -> None:
 def against_depth(curves: Mapping[str, tuple], path: pathlib.Path) -> None:
     """Draws activations and time per step against depth."""
     plt = _pyplot()
-    if plt is None:
-        return
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for label, (depths, found) in curves.items():
         for axis, key, scale in zip(axes, ("activations_mb", "seconds"), (1, 1000), strict=True):
@@ -40,8 +36,6 @@ def against_depth(curves: Mapping[str, tuple], path: pathlib.Path) -> None:
 def by_class(classes: Sequence[str], shares: Mapping[str, Sequence[float]], path: pathlib.Path) -> None:
     """Draws shares of images, a bar for each class and kind of share; beside a CSV, as PNG."""
     plt = _pyplot()
-    if plt is None:
-        return
     figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
     thickness = 0.8 / len(shares)
     for number, (what, values) in enumerate(shares.items()):
@@ -54,11 +48,8 @@ def by_class(classes: Sequence[str], shares: Mapping[str, Sequence[float]], path
 
 
 def _pyplot():
-    try:
-        import matplotlib
-    except ImportError:
-        print("No plot: matplotlib is not installed. `pip install -e '.[lab]'` installs it.")
-        return None
+    import matplotlib  # slow to load
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

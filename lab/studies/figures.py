@@ -1,4 +1,4 @@
-"""The figures of a study's report. Needs matplotlib: `pip install -e '.[lab]'`."""
+"""The figures of a study's report. Needs matplotlib, which is slow to load: import it late."""
 
 import io
 import itertools
@@ -9,12 +9,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
-import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib import ticker
 
+from glow_tf.run.report.charts import settled_scale
 from lab.studies.comparison import Outcome, Rows, curves
 from lab.studies.runs import FINISHED, UNFINISHED
 from lab.studies.study import Study
@@ -26,7 +26,6 @@ COLOURS = plt.get_cmap("tab10").colors + plt.get_cmap("Dark2").colors
 
 
 LONG_TITLE = 38  # characters; longer titles make a legend of one column, and labels of several lines
-SETTLED_SHARE = 0.7  # of the height of a learning curve's axis is for the values of the second half of a run
 
 
 def learning_curves(study: Study, rows: Rows) -> plt.Figure:
@@ -59,60 +58,11 @@ def learning_curves(study: Study, rows: Rows) -> plt.Figure:
     for axis, label in zip(axes, ("epoch", "seconds of training"), strict=True):
         axis.set_xlabel(label)
         axis.set_ylabel("test bits/dim")
-        _scale(axis, settled, every)
+        settled_scale(axis, settled, every)
         axis.grid(alpha=0.25)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return figure
-
-
-def _scale(axis: plt.Axes, settled: Sequence[float], every: Sequence[float]) -> None:
-    """Makes the y-axis linear where the settled values are, and logarithmic above up to the largest value."""
-    settled = [value for value in settled if math.isfinite(value)]
-    low, high = min(settled), max(settled)
-    margin = 0.05 * (high - low) or 0.05
-    low, knee = low - margin, high + 2 * margin
-    top = max((value for value in every if math.isfinite(value)), default=knee)
-    if top <= knee + (knee - low):  # nothing is far above
-        axis.set_ylim(low, max(knee, top + margin))
-        return
-    height = (1 / SETTLED_SHARE - 1) * (knee - low)
-    unit = (knee - low) / 4
-    whole = math.log1p((top - knee) / unit)
-
-    def place(y: np.ndarray) -> np.ndarray:
-        above = np.log1p(np.maximum(y - knee, 0) / unit) * height / whole
-        return np.minimum(y, knee) + above
-
-    def value(p: np.ndarray) -> np.ndarray:
-        above = np.expm1(np.maximum(p - knee, 0) * whole / height) * unit
-        return np.minimum(p, knee) + above
-
-    axis.set_yscale("function", functions=(place, value))
-    axis.set_ylim(low, value(knee + 1.03 * height))
-    linear = [tick for tick in ticker.MaxNLocator(6).tick_values(low, knee) if low <= tick <= knee]
-    step = linear[1] - linear[0]
-    digits = max(0, -math.floor(math.log10(step)))
-    digits += not math.isclose(step, round(step, digits))
-    labels = [f"{tick:.{digits}f}" for tick in linear]
-    ticks = list(linear)
-    for tick in value(knee + height * np.array([0.25, 0.5, 0.75, 1.0])):
-        rounded = float(f"{tick:.2g}")
-        ticks.append(rounded)
-        labels.append(f"{rounded:g}")
-    axis.set_yticks(ticks, labels)
-    axis.minorticks_off()
-    axis.axhline(knee, color="grey", linewidth=0.8, linestyle="--")
-    axis.annotate(
-        "logarithmic above this line",
-        (1, knee),
-        xytext=(-2, 2),
-        textcoords="offset points",
-        xycoords=("axes fraction", "data"),
-        color="grey",
-        fontsize=8,
-        ha="right",
-    )
 
 
 def gaps(found: Sequence[Outcome]) -> plt.Figure:

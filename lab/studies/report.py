@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from glow_tf.core import html_page
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import read_text
@@ -38,36 +37,6 @@ NOTES = {  # column → what it means
 }
 
 MOST_TENTHS = 8  # columns of the times to a test bpd
-
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: auto; padding: 1rem; color: #222; }}
-h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin-top: 2rem; }}
-.scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: .85rem; white-space: nowrap; }}
-th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }}
-th {{ white-space: normal; vertical-align: bottom; }}
-th:first-child, td:first-child {{ text-align: left; white-space: normal; min-width: 7rem; }}
-th:first-child, td:first-child {{ position: sticky; left: 0; background: #fff; }}
-.notes, figcaption {{ color: #555; font-size: .85rem; }}
-svg, img {{ max-width: 100%; height: auto; }}
-.grids {{ display: grid; gap: 1rem; }}
-.grids {{ grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }}
-figure {{ margin: 0; }}
-.grids img {{ width: 100%; image-rendering: pixelated; }}
-</style>
-<h1>{title}</h1>
-<div class="scroll">{table}</div>
-<p class="notes">{notes}</p>
-{failures}
-{figures}
-{samples}
-</html>
-"""
 
 FIGURES = {  # name of the file → what stands above it in the page
     "curves": "<h2>Test bits/dim against epoch and against time</h2>\n"
@@ -121,8 +90,7 @@ def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str
     """Writes report.html, report.md and figures as PNG; returns the table as Markdown.
 
     The figures are curves.png and gaps.png, which a study with a grid does not have; if the study's tuning
-    has a table, tuning.png; and lengths.png if its variants form groups and nothing is tuned. They need
-    matplotlib; a report without figures does not.
+    has a table, tuning.png; and lengths.png if its variants form groups and nothing is tuned.
 
     Args:
       study: the study.
@@ -131,7 +99,7 @@ def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str
       folder: the folder of the report; it is made if absent.
 
     Raises:
-      ConfigError: no run has finished, or there are figures to draw and matplotlib is not installed.
+      ConfigError: no run has finished.
     """
     rows = read_table(table)
     found = comparison.outcomes(study, rows)
@@ -145,7 +113,7 @@ def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str
         svgs = _draw(study, rows, found, tuning, by_length, folder)
     folder.mkdir(parents=True, exist_ok=True)
     page = _page(study, found, svgs, _samples(study, table.parent))
-    write_atomically(folder / "report.html", page.encode())
+    write_atomically(folder / "report.html", page)
     cells = _table(study, found)
     tables = [_markdown_table(cells)]
     if by_length:
@@ -164,12 +132,8 @@ def _draw(
     folder: pathlib.Path,
 ) -> dict[str, str]:
     """Draws the figures of a study, writes each as PNG, and returns them as SVG by name."""
-    try:
-        from lab.studies import figures
-    except ImportError as error:
-        raise ConfigError(
-            f"the report is drawn with matplotlib: pip install -e '.[lab]', in a clone. Received: {error}"
-        ) from None
+    from lab.studies import figures  # loads matplotlib
+
     drawn = {}
     if not study.grid:  # a grid has too many variants for one figure
         drawn["curves"] = figures.learning_curves(study, rows)
@@ -185,15 +149,15 @@ def _draw(
     return {name: figures.as_svg(figure) for name, figure in drawn.items()}
 
 
-def _page(study: Study, found: Sequence[Outcome], svgs: Mapping[str, str], samples: str) -> str:
+def _page(study: Study, found: Sequence[Outcome], svgs: Mapping[str, str], samples: str) -> bytes:
     cells = _table(study, found)
-    return PAGE.format(
-        title=html.escape(study.title),
-        table=_html_table(cells),
-        notes="<br>".join(_notes(cells)),
-        failures="".join(f"<p>{html.escape(text)}</p>" for text in _failures(found)),
-        figures="\n".join(f"{FIGURES[name]}\n{svg}" for name, svg in svgs.items()),
-        samples=samples,
+    return html_page.page(
+        study.title,
+        html_page.table(cells),
+        *(html_page.paragraph(note, "notes") for note in _notes(cells)),
+        *(html_page.paragraph(text) for text in _failures(found)),
+        *(f"{FIGURES[name]}\n{svg}" for name, svg in svgs.items()),
+        samples,
     )
 
 
@@ -271,13 +235,6 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}"
 
 
-def _html_table(cells: list[list[str]]) -> str:
-    def line(row: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-
-    return f"<table>{line(cells[0], 'th')}{''.join(line(row, 'td') for row in cells[1:])}</table>"
-
-
 def _markdown_table(cells: list[list[str]]) -> str:
     lines = [cells[0], ["---"] * len(cells[0]), *cells[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -289,10 +246,7 @@ def _samples(study: Study, runs: pathlib.Path) -> str:
     for variant in study.variants:
         grids = sorted((runs / variant.name / f"seed_{study.seeds[0]}" / "samples").glob("epoch_*.png"))
         if grids:
-            data = base64.b64encode(grids[-1].read_bytes()).decode()
-            caption = html.escape(f"{variant.title}, {grids[-1].stem.replace('_', ' ')}")
-            shown.append(
-                f'<figure><img src="data:image/png;base64,{data}" alt="samples of {caption}">'
-                f"<figcaption>{caption}</figcaption></figure>"
-            )
-    return f'<h2>Samples</h2><div class="grids">{"".join(shown)}</div>' if shown else ""
+            caption = f"{variant.title}, {grids[-1].stem.replace('_', ' ')}"
+            data = grids[-1].read_bytes()
+            shown.append(html_page.picture(data, html_page.PNG, f"samples of {caption}", caption))
+    return html_page.section("Samples", html_page.side_by_side(shown, "grids"))

@@ -112,7 +112,6 @@ def test_predictions_count_images_and_are_of_models_of_one_size(tmp_path):
 
 
 def test_the_report_holds_the_numbers_and_nothing_from_outside(tmp_path):
-    pytest.importorskip("matplotlib")
     study, csv = study_file(tmp_path), table(tmp_path, failed={("two", 0)})
     command = [sys.executable, "-m", "lab.report", f"--study={study}", f"--csv={csv}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -148,7 +147,6 @@ def test_a_grid_is_reported_as_a_table_of_its_cells_without_matplotlib(tmp_path,
 
 
 def test_no_curve_is_cut_off_and_each_dot_is_beside_its_label(tmp_path):
-    pytest.importorskip("matplotlib")
     from lab.studies import figures
 
     study = read_study(study_file(tmp_path))
@@ -171,7 +169,6 @@ def test_no_curve_is_cut_off_and_each_dot_is_beside_its_label(tmp_path):
 
 
 def test_the_figure_of_the_tuning_shows_how_far_each_value_is_behind_the_best(tmp_path):
-    pytest.importorskip("matplotlib")
     from lab.studies import figures
 
     def row(variant, value, bpd, outcome="finished"):
@@ -203,7 +200,6 @@ def test_the_figure_of_the_tuning_shows_how_far_each_value_is_behind_the_best(tm
 
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_the_time_to_a_bpd_is_found_between_runs_of_several_lengths(tmp_path):
-    pytest.importorskip("matplotlib")
     path = tmp_path / "long.cfg"
     path.write_text(
         "[study]\nseeds = 0 1\n"

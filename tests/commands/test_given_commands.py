@@ -24,7 +24,7 @@ def kept(tmp_path_factory):
     shapes = {"label": (10,), "input": (4, 4, 1), "named": {"a": (2,), "b": (4, 4, 3)}}
     images = (load_digits().images[:24] * 8).astype(np.uint8)
     for name, shape in shapes.items():
-        glow = small_glow(**SMALL, condition_shape=shape)
+        glow = small_glow(**SMALL, condition_shape=shape, condition_depth=2)
         glow.save(folder / f"{name}.keras")
         if name == "label":
             with only_endpoints(*ENDPOINTS):

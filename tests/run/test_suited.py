@@ -68,9 +68,13 @@ def test_every_choice_can_be_built_and_halves_the_image_as_far_as_is_useful():
 @pytest.mark.parametrize(
     ("side", "flags", "said"),
     [
-        (50, [], "num_blocks is only 1, because the sides cannot be halved more often. 3 suit"),
-        (50, [], "take --image_size=48 or --image_size=64."),
-        (25, [], "take --image_size=24 or --image_size=32."),
+        (
+            50,
+            ["--architecture=glow"],
+            "num_blocks is only 1, because the sides cannot be halved more often. 3 suit",
+        ),
+        (50, ["--architecture=glow"], "take --image_size=48 or --image_size=64."),
+        (25, ["--architecture=glow"], "take --image_size=24 or --image_size=32."),
         (64, ["--crop=36"], "take --crop=32 or --crop=64."),
     ],
 )
@@ -85,14 +89,10 @@ def test_no_side_is_suggested_where_halving_suits_the_images(side, flags, capsys
     assert "WARNING" not in capsys.readouterr().out
 
 
-def test_images_that_cannot_be_halved_have_a_glow(capsys):
-    config = suited(config_of(["--workdir=unused"]), (15, 15, 1), 100, 255)
-    own = (config.model.architecture, config.train.schedule, config.model.equalize)
-    assert own == ("glow", "end_to_end", 0)
-    assert "--architecture=glow --schedule=end_to_end" in capsys.readouterr().out
-    for flag in ("--only_part=1", "--level_steps=2,2"):
-        with pytest.raises(ConfigError, match=r"an odd side have no levels, so this is a Glow: .*Received"):
-            suited(config_of(["--workdir=unused", flag]), (15, 15, 1), 100, 255)
+def test_images_with_odd_sides_have_levels(capsys):
+    config = suited(config_of(["--workdir=unused"]), (15, 17, 1), 100, 255)
+    assert (config.model.architecture, config.model.num_blocks) == ("levels", 1)
+    assert "WARNING" not in capsys.readouterr().out
 
 
 def test_what_depends_on_the_number_of_levels_is_checked_when_it_is_chosen():
@@ -147,8 +147,9 @@ def test_flow_steps_of_parts_need_the_number_of_blocks_or_theirs():
         config_of(["--workdir=unused", "--parts=6,6"])
 
 
-def test_odd_sides_have_one_block_and_real_data_no_bits():
-    assert choice(data=((27, 31, 5), 100, 0))["num_blocks"] == 1
+def test_odd_sides_of_a_glow_have_one_block_and_real_data_no_bits():
+    assert choice("--architecture=glow", data=((27, 31, 5), 100, 0))["num_blocks"] == 1
+    assert choice(data=((27, 31, 5), 100, 0))["num_blocks"] == 2
     assert "n_bits" not in choice("--data=real", data=((4, 4, 5), 100, 0))
 
 

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from glow_tf.config import ModelConfig
 from glow_tf.core.text_files import read_text
 
 HISTORY_COLUMNS = (
@@ -103,3 +104,19 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
 def reproducible(row: Mapping[str, str]) -> dict[str, str]:
     """Returns what a row says that follows from the seed: all but times and memory."""
     return {name: value for name, value in row.items() if name not in MEASURED_COLUMNS}
+
+
+def bits_of_levels(means: Mapping[str, float], model: ModelConfig) -> dict[int, float]:
+    """Returns the term of the likelihood that each part of levels has, by part from 1, in bits/dim.
+
+    `local_bpd_k` adds up the terms of the parts that ran, and a uniform density of what they leave. Empty for
+    a Glow, whose parts have no terms of their own, and for real data, which have no uniform density.
+    """
+    found: dict[int, float] = {}
+    if not model.design.separable or model.bits is None:
+        return found
+    before = float(model.bits)
+    for k in range(1, model.num_parts + 1):
+        if math.isfinite(so_far := means.get(f"local_bpd_{k}", math.nan)):
+            found[k], before = so_far - before, so_far
+    return found

@@ -1,0 +1,144 @@
+"""The charts of a report. Needs matplotlib, which takes a second to load: import it late."""
+
+import dataclasses
+import io
+import itertools
+import math
+import warnings
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+SIZE = (4.6, 3.0)  # inches; a telephone shows it at four fifths of its size
+FEW = 25  # points of a line up to which each is marked
+SHORT = 4  # points of a line of which all count as settled
+SETTLED_SHARE = 0.7  # of the height of a learning curve's axis is for the values of the second half of a run
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",  # the reader's browser has letters
+    "svg.hashsalt": "0",
+    "text.parse_math": False,  # a name may have a $
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of a chart; without `x` it is one value, drawn all across, and `ringed` it is one point."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    ringed: bool = False
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it has a finite value."""
+        return any(map(math.isfinite, self.y))
+
+
+def chart(lines: Sequence[Line], x_label: str, y_label: str, *, settles: bool = False) -> bytes:
+    """Draws lines as an SVG; values that are not finite are left out.
+
+    Args:
+      lines: at least one with finite values. The others have no place in the legend, but a colour, so that
+        several charts of the same runs have the same colours.
+      x_label: below the axis.
+      y_label: the title of the chart, which says what the values are.
+      settles: whether the values of the second half count most, as those of a learning curve; see
+        `settled_scale`. Otherwise the axis begins at 0.
+    """
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that matplotlib's font lacks
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axis = figure.subplots()
+        colours = itertools.cycle(mpl.colormaps["tab10"].colors)
+        for line in lines:
+            _draw(axis, line, colours)
+        finite = [[value for value in line.y if math.isfinite(value)] for line in lines]
+        every = [value for own in finite for value in own]
+        if settles:
+            halves = [own[len(own) // 2 if len(own) > SHORT else 0 :] for own in finite]
+            settled_scale(axis, [value for own in halves for value in own], every, 2)
+        else:
+            axis.set_ylim(0, 1.1 * max(every))
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+        axis.set_xlabel(x_label)
+        axis.set_title(y_label, loc="left", fontsize="medium")
+        if len(lines) > 1:
+            columns = 4 if sum(map(bool, finite)) == 4 else 3
+            figure.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize="small")
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue().encode()
+
+
+def _draw(axis: Axes, line: Line, colours: itertools.cycle) -> None:
+    colour = next(colours)
+    if not line.is_drawn:
+        return
+    if line.ringed:
+        axis.plot(line.x, line.y, "o", color="black", mfc="none", markersize=9, label=line.label)
+    elif not line.x:
+        axis.axhline(line.y[0], color="grey", linestyle="--", linewidth=1.2, label=line.label)
+    else:
+        marker = "." if len(line.x) <= FEW else ""
+        y = [value if math.isfinite(value) else math.nan for value in line.y]
+        axis.plot(line.x, y, marker=marker, color=colour, linewidth=1.5, label=line.label)
+
+
+def settled_scale(axis: Axes, settled: Sequence[float], every: Sequence[float], above: int = 4) -> None:
+    """Makes the y-axis linear where the settled values are, and logarithmic above up to the largest value.
+
+    The logarithmic part has `above` ticks.
+    """
+    settled = [value for value in settled if math.isfinite(value)]
+    low, high = min(settled), max(settled)
+    margin = 0.05 * (high - low) or 0.05
+    low, knee = low - margin, high + 2 * margin
+    top = max((value for value in every if math.isfinite(value)), default=knee)
+    if top <= knee + (knee - low):  # nothing is far above
+        axis.set_ylim(low, max(knee, top + margin))
+        return
+    height = (1 / SETTLED_SHARE - 1) * (knee - low)
+    unit = (knee - low) / 4
+    whole = math.log1p((top - knee) / unit)
+
+    def place(y: np.ndarray) -> np.ndarray:
+        above = np.log1p(np.maximum(y - knee, 0) / unit) * height / whole
+        return np.minimum(y, knee) + above
+
+    def value(p: np.ndarray) -> np.ndarray:
+        above = np.expm1(np.maximum(p - knee, 0) * whole / height) * unit
+        return np.minimum(p, knee) + above
+
+    axis.set_yscale("function", functions=(place, value))
+    axis.set_ylim(low, value(knee + 1.03 * height))
+    linear = [tick for tick in ticker.MaxNLocator(6).tick_values(low, knee) if low <= tick <= knee]
+    step = linear[1] - linear[0]
+    digits = max(0, -math.floor(math.log10(step)))
+    digits += not math.isclose(step, round(step, digits))
+    labels = [f"{tick:.{digits}f}" for tick in linear]
+    ticks = list(linear)
+    for tick in value(knee + height * np.arange(1, above + 1) / above):
+        rounded = float(f"{tick:.2g}")
+        ticks.append(rounded)
+        labels.append(f"{rounded:g}")
+    axis.set_yticks(ticks, labels)
+    axis.minorticks_off()
+    axis.axhline(knee, color="grey", linewidth=0.8, linestyle="--")
+    axis.annotate(
+        "logarithmic above this line",
+        (1, knee),
+        xytext=(-2, 2),
+        textcoords="offset points",
+        xycoords=("axes fraction", "data"),
+        color="grey",
+        fontsize=8,
+        ha="right",
+    )

@@ -1,0 +1,125 @@
+"""What a report reads in a workdir. Pure Python: no TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from glow_tf import presets
+from glow_tf.config import ModelConfig, RunConfig
+from glow_tf.core.errors import ConfigError
+from glow_tf.core.text_files import read_json
+from glow_tf.layout.schedule import phases_of
+from glow_tf.run import health
+from glow_tf.run.files import checkpoint_files, history
+from glow_tf.run.files.flags_file import read_config
+from glow_tf.run.files.workdir import BEST_EPOCH, read_summary
+
+KEPT = "report.json"  # what the report shows and no other file of a workdir holds
+
+
+@dataclasses.dataclass(frozen=True)
+class RunContent:
+    """A run as its files tell it.
+
+    Attributes:
+      folder: the workdir.
+      config: all settings.
+      model: those of the model, with the size of its images; None before there is one.
+      counts: how many images each split has, by `train`, `validation` and `test`; empty if unknown.
+      rows: of history.csv.
+      untouched: the scores of the model that the run began with, as cells of history.csv; empty if none.
+      best_epoch: the best one on validation images; None if there are none.
+      summary: of a run that has ended with these rows; otherwise empty.
+      stopped: why the run stopped before its end, if it said so.
+      scored: `split`, `of` (how many images), and `usual` and `unusual`: images with bits, a name, and a
+        PNG in base64 each; empty if none were scored.
+    """
+
+    folder: pathlib.Path
+    config: RunConfig
+    model: ModelConfig | None
+    counts: Mapping[str, int]
+    rows: Sequence[Mapping[str, str]]
+    untouched: Mapping[str, str]
+    best_epoch: int | None
+    summary: Mapping[str, Any]
+    stopped: str = ""
+    scored: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def planned(self) -> int:
+        """How many epochs the settings ask for."""
+        return len(phases_of(self.config))
+
+    @property
+    def scores(self) -> Mapping[str, str]:
+        """Cells of history.csv about the model that the run ends with; empty before there is one."""
+        if self.best_epoch == 0:
+            return self.untouched
+        return self.rows[: self.best_epoch or None][-1] if self.rows else {}
+
+    def points(self, column: str) -> tuple[list[float], list[float]]:
+        """Returns the epochs in which a column of history.csv has a number, and these numbers."""
+        found = [(float(r["epoch"]), float(r[column])) for r in self.rows if r.get(column)]
+        return [epoch for epoch, _ in found], [value for _, value in found]
+
+    def troubles(self) -> list[str]:
+        """Returns a sentence for everything that went wrong."""
+        found = [self.stopped] if self.stopped else []
+        epochs = len(self.rows)
+        if not (self.summary or self.stopped):
+            found.append(f"{epochs} of {self.planned} epochs are finished. The run's command goes on.")
+        if self.summary:
+            found += [f"{warning}." for warning in self.summary.get("warnings", ())]
+        elif self.rows:
+            bits = (self.model or self.config.model).bits
+            found += [f"{warning}." for warning in health.troubles(self.rows, bits)]
+        if times := int(float(self.rows[-1].get("recoveries") or 0)) if self.rows else 0:
+            found.append(
+                f"Training diverged and went back to an earlier epoch, {times} "
+                f"time{'s' if times > 1 else ''}, with a lower rate."
+            )
+        epochs, skipped = self.points("skipped_steps")
+        if total := round(sum(skipped)):
+            among = [f"{epoch:.0f}" for epoch, steps in zip(epochs, skipped, strict=True) if steps]
+            found.append(
+                f"{total} training step{'s were' if total > 1 else ' was'} skipped, because a loss or a "
+                f"gradient was not finite: epoch{'s' if len(among) > 1 else ''} {', '.join(among)}."
+            )
+        return found
+
+
+def read_run(folder: pathlib.Path) -> RunContent:
+    """Reads a workdir; ConfigError if it is none, OSError if a file of it is damaged."""
+    config, checkpoints = read_config(folder), folder / "checkpoints"
+    columns = history.history_columns(config.model.num_parts, bool(config.data.validation_examples))
+    summary = read_summary(folder)
+    best = checkpoint_files.best_epoch(checkpoints)
+    if summary and BEST_EPOCH not in summary:  # an earlier release ended with the last epoch
+        best = None
+    model, counts, kept = None, {}, {}
+    rows = history.read_rows(folder / "history.csv", columns)
+    if (path := checkpoints / "model.json").exists():
+        with contextlib.suppress(ConfigError):  # it names code of one's own
+            model = presets.read_model_file(path)
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        told = read_json(checkpoints / checkpoint_files.DATA)
+        counts = {n.removesuffix(" images"): int(t.split()[0]) for n, t in told.items() if " images" in n}
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        kept = dict(read_json(folder / KEPT))
+    return RunContent(
+        folder,
+        config,
+        model,
+        counts,
+        rows,
+        history.score_cells(checkpoint_files.read_untouched(checkpoints)),
+        best,
+        summary if summary.get("epochs") == len(rows) else {},  # it has gone on since
+        str(kept.get("stopped", "")),
+        kept.get("scored") or {},
+    )

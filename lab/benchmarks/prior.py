@@ -1,0 +1,138 @@
+"""Measures what a prior is worth: runs on few images that start from it, and runs that start anew.
+
+    python -m lab.benchmarks.prior --pictures=pictures --tiles=PATH --data_dir=PATH --output=prior.csv
+
+Sets of 32×32 images: squares of the photographs that `prior_pictures.csv` holds out for test (one half of the
+pictures to train on, the other to test), squares of a single one of them, drawings likewise, CIFAR-10, and
+grey pieces of magnetic tiles (Huang et al. 2018), at half their size. For each set and number of
+images three runs: as `glow-tf train` without a flagfile does it, from the prior; the same with
+`--from_scratch`; and a Glow. All hold the same number of training images out, and end with their best epoch.
+Runs whose row is in the CSV are not repeated.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from glow_tf import DataConfig, data
+from glow_tf.commands import cli
+from glow_tf.run import suited
+from lab.benchmarks.rows import added_to
+from lab.prior_pictures import LIST, opened, pictures_below
+
+SIDE, TEST = 32, 500
+LONGER = 640  # of a photograph whose squares are cut
+STARTS = {
+    "prior": (),
+    "levels": ("--from_scratch",),
+    "glow": ("--from_scratch", "--architecture=glow"),
+}
+COLUMNS = ("set", "images", "seed", "start", "test_bpd", "test_bpd_se", "untouched_bpd")
+COLUMNS += ("best_epoch", "epochs", "training_seconds")
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the benchmark's flags."""
+    own = {"flag_values": values}
+    flags.DEFINE_string("pictures", "", "Folder of the unpacked packages; see lab/prior_pictures.py.", **own)
+    flags.DEFINE_string("tiles", "", "Folder of magnetic tiles; empty: without them.", **own)
+    flags.DEFINE_string("data_dir", "", "TFDS's data_dir, for CIFAR-10; empty: without it.", **own)
+    flags.DEFINE_list("images", ["160"], "Numbers of training images.", **own)
+    flags.DEFINE_list("seeds", ["0"], "Seeds.", **own)
+    flags.DEFINE_list("sets", [], "Names of sets; empty: all.", **own)
+    flags.DEFINE_string("output", "prior.csv", "The CSV, to add to.", **own)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Makes the runs one after another, and prints a line for each."""
+    done = set()
+    if pathlib.Path(values.output).exists():
+        with open(values.output) as file:
+            done = {tuple(row[c] for c in COLUMNS[:4]) for row in csv.DictReader(file)}
+    sets = {name: images for name, images in _sets(values).items() if not values.sets or name in values.sets}
+    with tempfile.TemporaryDirectory() as folder, added_to(values.output, COLUMNS) as add:
+        for seed in values.seeds:
+            for count in values.images:
+                for name, (train, test) in sets.items():
+                    for start in STARTS:
+                        if (name, count, seed, start) not in done:
+                            row = _run(pathlib.Path(folder), train[: int(count)], test, start, int(seed))
+                            row = {"set": name, "images": count, "seed": seed, "start": start} | row
+                            add(row)
+                            print(*row.values(), flush=True)
+
+
+def _run(
+    folder: pathlib.Path, train: np.ndarray, test: np.ndarray, start: str, seed: int
+) -> dict[str, object]:
+    """Trains in a process of its own, and returns the cells of a row."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        for part, images in (("train", train), ("test", test)):
+            (pathlib.Path(place) / "images" / part).mkdir(parents=True)
+            for k, image in enumerate(images):
+                Image.fromarray(image.squeeze()).save(pathlib.Path(place) / "images" / part / f"{k:05d}.png")
+        workdir = pathlib.Path(place) / "run"
+        held_out = f"--validation_examples={suited.held_out(len(train))}"
+        command = [sys.executable, "-m", "glow_tf.commands", "train", f"--dataset=folder:{place}/images"]
+        command += [f"--workdir={workdir}", f"--seed={seed}", "--noexport", "--notensorboard", held_out]
+        subprocess.run(
+            [*command, "--sample_every=0", "--streams=1", *STARTS[start]],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        summary = json.loads((workdir / "summary.json").read_text())
+    cells = {name: summary[name] for name in ("test_bpd", "test_bpd_se", "best_epoch", "epochs")}
+    untouched = float(summary.get("untouched", {}).get("test_bpd", "nan"))
+    return cells | {"untouched_bpd": untouched, "training_seconds": round(summary["total_seconds"], 1)}
+
+
+def _sets(values: flags.FlagValues) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns training and test images of each set, uint8 [N, 32, 32, 1 or 3]."""
+    most, rng = max(map(int, values.images)), np.random.default_rng(0)
+    found = dict(pictures_below(pathlib.Path(values.pictures)))
+    with LIST.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["use"] == "test"]
+    kinds: dict[str, list[np.ndarray]] = {"photograph": [], "drawing": []}
+    for row in rows:
+        image = opened(row["picture"], found[row["picture"]])
+        image.thumbnail((LONGER, LONGER), Image.Resampling.LANCZOS)
+        kinds[row["kind"]].append(np.asarray(image))
+    sets = {
+        f"{kind}s": (_squares(own[::2], most, rng), _squares(own[1::2], TEST, rng))
+        for kind, own in kinds.items()
+    }
+    single = max(kinds["photograph"], key=lambda image: np.abs(np.diff(image.astype(int), axis=0)).mean())
+    half = len(single) // 2
+    sets["one texture"] = _squares([single[:half]], most, rng), _squares([single[half:]], TEST, rng)
+    if values.data_dir:
+        cifar = data.load(DataConfig("cifar10", values.data_dir, train_examples=most, test_examples=TEST))
+        sets["cifar10"] = cifar.train, cifar.test
+    if values.tiles:
+        paths = sorted(pathlib.Path(values.tiles).glob("free/*.jpg"))
+        tiles = [np.asarray(Image.open(path).convert("L").reduce(2))[..., np.newaxis] for path in paths]
+        middle = len(tiles) // 2
+        sets["tiles"] = _squares(tiles[:middle], most, rng), _squares(tiles[middle:], TEST, rng)
+    return sets
+
+
+def _squares(images: list[np.ndarray], count: int, rng: np.random.Generator) -> np.ndarray:
+    fit = [image for image in images if min(image.shape[:2]) >= SIDE]
+    squares = []
+    for k in range(count):
+        image = fit[k % len(fit)]
+        top, left = (rng.integers(length - SIDE + 1) for length in image.shape[:2])
+        squares.append(image[top : top + SIDE, left : left + SIDE])
+    return np.stack(squares)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_module(sys.modules[__name__]))

@@ -1,0 +1,253 @@
+"""The page that a run leaves, and the page that compares several runs."""
+
+import html.parser
+import json
+import re
+import types
+
+import keras
+import numpy as np
+import pytest
+from helpers import config, train
+from small import make_small_images
+
+from glow_tf.commands import cli
+from glow_tf.core import html_page
+from glow_tf.core.errors import DivergedError
+from glow_tf.run import lifecycle, pictures
+from glow_tf.run.files import history
+from glow_tf.run.files.flags_file import flagfile
+from glow_tf.run.report import charts, scored
+
+FAST = {"tensorboard": False, "export": False, "part_epochs": 1, "finetune_epochs": 0, "sample_every": 0}
+FAST |= {"train_examples": 64}
+
+
+class Page(html.parser.HTMLParser):
+    """Reads a page: its `text`, what it loads, and the tags that are never closed or never opened."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.text, self.loads, self.alts, self.open = "", [], [], []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        named = dict(attrs)
+        self.loads += [named[name] for name in ("src", "href") if name in named]
+        self.alts += [named["alt"]] if named.get("alt") else []
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def read_page(path) -> Page:
+    page = Page(path.read_text())
+    assert page.open == []
+    assert all(load.startswith("data:image/") for load in page.loads)  # it needs no other file
+    return page
+
+
+def workdir(folder, epochs=3, **changes):
+    """Makes the workdir of a run that has no model, and returns its settings."""
+    settings = config(folder, part_epochs=epochs, finetune_epochs=0, **changes)
+    folder.mkdir(exist_ok=True)
+    (folder / "flags.cfg").write_text(flagfile(settings))
+    return settings
+
+
+def write_history(folder, settings, *rows):
+    columns = history.history_columns(settings.model.num_parts, bool(settings.data.validation_examples))
+    usual = {"phase": "part", "active_parts": "1", "seconds": 2, "eval_seconds": 1, "peak_memory_mb": 100}
+    usual |= {"images_per_second": 50, "test_bpd_se": 0.1, "skipped_steps": 0, "recoveries": 0}
+    whole = [
+        {"epoch": k, "total_seconds": 2 * k, "test_bpd": 4 - k / 8, "train_bpd": 4 - k / 4, **usual, **row}
+        for k, row in enumerate(rows, start=1)
+    ]
+    (folder / "history.csv").write_text(history.table(whole, columns))
+
+
+def report_of(folder) -> Page:
+    assert cli.run("report", [f"--workdir={folder}"]) == 0
+    return read_page(folder / "report.html")
+
+
+def test_the_report_of_a_history_has_curves_and_says_what_went_wrong(tmp_path):
+    settings = workdir(tmp_path, epochs=5, validation_examples=8)
+    rows = [
+        {"validation_bpd": 3, "validation_bpd_se": 0.1, "skipped_steps": k, "recoveries": k} for k in (0, 2)
+    ]
+    write_history(tmp_path, settings, *rows)
+    grid = pictures.grid(make_small_images(np.random.default_rng(0)))
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "epoch_0002.png").write_bytes(pictures.png(grid))
+    page = report_of(tmp_path)
+    assert "Test 3.7500 ± 0.1000 bits/dim, after 2 epochs (of 5) and 0:04 of training." in page.text
+    assert "2 of 5 epochs are finished. The run's command goes on." in page.text
+    assert "2 training steps were skipped, because a loss or a gradient was not finite: epoch 2." in page.text
+    assert "Training diverged and went back to an earlier epoch, 2 times, with a lower rate." in page.text
+    assert "Training took 0:04 (2.0 s per epoch), evaluation 0:02." in page.text
+    assert "It used up to 100 MB of memory." in page.text
+    assert f"glow-tf train --flagfile={tmp_path}/flags.cfg --workdir=ANOTHER" in page.text
+    assert "Samples: epoch 2" in page.alts
+    (curves,) = [alt for alt in page.alts if alt.startswith("Chart of bits/dim")]
+    assert curves.endswith(": training, held out, test")
+
+
+def test_a_history_without_validation_images_has_no_such_curve(tmp_path):
+    settings = workdir(tmp_path)
+    write_history(tmp_path, settings, {}, {"train_bpd": ""}, {"test_bpd": "nan"})
+    page = report_of(tmp_path)
+    (curves,) = [alt for alt in page.alts if alt.startswith("Chart of bits/dim")]
+    assert curves.endswith(": training, test")
+    assert "the test score is not finite." in page.text
+
+
+def test_the_levels_of_a_run_have_curves_of_their_own(tmp_path):
+    settings = workdir(tmp_path, architecture="levels", schedule="simultaneous", parts="1")
+    parts = {f"local_bpd_{k}": 5 - k for k in range(1, settings.model.num_parts + 1)}
+    write_history(tmp_path, settings, parts, parts)
+    (curves,) = [alt for alt in report_of(tmp_path).alts if "each level" in alt]
+    assert ": level 1 (finest), " in curves
+
+
+def test_texts_on_the_page_are_escaped(tmp_path):
+    folder = tmp_path / "<script>alert(1)<script>&$x^2$\u202e"
+    settings = workdir(folder, dataset='folder:"<b>&')
+    write_history(folder, settings, {})
+    page = report_of(folder)
+    assert "<script>alert(1)<script>&$x^2$\\u202e" in page.text
+    assert 'from folder:"<b>&' in page.text
+    assert "<script" not in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "kept", ["[", "[1]", '{"scored": 1}', '{"scored": {"usual": [{"png": "%"}], "unusual": 2}}']
+)
+def test_a_damaged_report_json_leaves_a_page_without_its_images(tmp_path, kept):
+    workdir(tmp_path)
+    (tmp_path / "report.json").write_text(kept)
+    assert "No epoch was finished." in report_of(tmp_path).text
+
+
+def test_a_summary_of_fewer_epochs_than_the_history_has_is_not_shown(tmp_path):
+    settings = workdir(tmp_path)
+    write_history(tmp_path, settings, {}, {})
+    summary = {"test_bpd": 3, "epochs": 1, "warnings": ["old"]}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert "old." not in report_of(tmp_path).text
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"epochs": 2, "device": "<toaster>"}))
+    page = report_of(tmp_path)
+    assert "old." in page.text
+    assert "It ran on <toaster>" in page.text
+
+
+def test_several_runs_are_compared(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = ("one", "_two$", "three")
+    for name, width in zip(names, (8, 16, 8), strict=True):
+        settings = workdir(tmp_path / name, width=width)
+        if name != "three":  # which has finished no epoch
+            write_history(tmp_path / name, settings, {}, {})
+    assert cli.run("report", ["--workdir=one,_two$", "--workdir=three"]) == 0
+    assert capsys.readouterr().out == "comparison.html\n"
+    page = read_page(tmp_path / "comparison.html")
+    assert "run 2: _two$3.7500 ± 0.1000" in page.text
+    assert "settingrun 1run 2run 3width8168" in page.text
+    assert "run 3: 0 of 3 epochs are finished." in page.text
+    (by_time,) = [alt for alt in page.alts if "by seconds of training" in alt]
+    assert by_time.endswith(": run 1, run 2")
+
+
+def test_a_page_never_replaces_a_file_that_it_is_made_of(tmp_path, capsys):
+    workdir(tmp_path)
+    assert cli.run("report", [f"--workdir={tmp_path}", f"--output={tmp_path / 'flags.cfg'}"]) == 1
+    assert "output must be a .html file." in capsys.readouterr().err
+    assert cli.run("report", ["--workdir=,"]) == 1
+    assert "workdir must name a run, or several. Received: workdir=''" in capsys.readouterr().err
+    assert cli.run("report", [f"--workdir={tmp_path / 'nothing'}"]) == 1
+    assert "a run's workdir must have the file flags.cfg." in capsys.readouterr().err
+
+
+def test_a_run_ends_with_a_report_that_shows_its_least_and_most_usual_images(tmp_path, reports, capsys):
+    train(config(tmp_path / "run", **FAST, parts="1"), eager=True)
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"; see {tmp_path / 'run' / 'report.html'}")
+    page = read_page(tmp_path / "run" / "report.html")
+    kept = json.loads((tmp_path / "run" / "report.json").read_text())
+    usual, unusual = (kept["scored"][name] for name in ("usual", "unusual"))
+    assert len(usual) == len(unusual) == scored.SHOWN
+    assert unusual[0]["bits"] >= unusual[-1]["bits"] > usual[-1]["bits"] >= usual[0]["bits"]
+    assert f"{unusual[0]['name']}{unusual[0]['bits']:.2f} bits/dim" in page.text
+    assert "Among 50 test images, these need the most bits." in page.text
+    assert (
+        "8×8×1 from digits: 64 to train and 50 to test; 5 bits per value, augmented (flip_shift)."
+        in page.text
+    )
+    before = (tmp_path / "run" / "report.html").read_bytes()
+    report_of(tmp_path / "run")  # which reads no images, and loads no model
+    assert (tmp_path / "run" / "report.html").read_bytes() == before
+
+
+def test_a_run_that_diverges_is_reported(tmp_path, reports):
+    own = {"learning_rate": "1e6", "rate_scaling": "none", "optimizer": "sgd", "clip_norm": 0.0}
+    own |= {"warmup_steps": 0, "max_skipped_steps": 0, "on_divergence": "stop"}
+    with pytest.raises(DivergedError) as raised:
+        train(config(tmp_path / "run", **FAST | own), eager=True)
+    page = read_page(tmp_path / "run" / "report.html")
+    assert str(raised.value) in page.text
+    assert "No epoch was finished." in page.text
+
+
+def test_an_interrupted_run_is_reported_and_again_when_it_is_over(tmp_path, reports):
+    def interrupts(epoch, logs):
+        raise KeyboardInterrupt
+
+    settings = config(tmp_path / "run", **FAST | {"part_epochs": 2, "parts": "1"})
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, keras.callbacks.LambdaCallback(on_epoch_end=interrupts), eager=True)
+    page = read_page(tmp_path / "run" / "report.html")
+    assert "It was interrupted. The checkpoint of epoch 1 is kept; the same command goes on." in page.text
+    train(settings, eager=True)
+    page = read_page(tmp_path / "run" / "report.html")
+    assert "It was interrupted" not in page.text
+    assert "after 2 epochs" in page.text
+
+
+def test_a_process_without_the_workdir_reports_no_error(monkeypatch):
+    monkeypatch.setattr(lifecycle, "write_report", None)  # to call it would be an error
+    for error in (DivergedError, OSError, KeyboardInterrupt, RuntimeError):
+        with pytest.raises(error), lifecycle._saying_what_is_kept(types.SimpleNamespace(is_chief=False)):
+            raise error("said")
+
+
+def test_an_error_in_the_report_is_a_line_and_does_not_fail_the_run(tmp_path, reports, monkeypatch, capsys):
+    def fails(*args, **kwargs):
+        raise ValueError("no\nchart")
+
+    monkeypatch.setattr(charts.Figure, "savefig", fails)
+    monkeypatch.setattr(scored, "_bits", fails)
+    summary = train(config(tmp_path / "run", **FAST), eager=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert "WARNING: report.html: it could not be written: ValueError: no chart" in lines
+    assert "WARNING: report.html: images could not be scored: ValueError: no chart" in lines
+    assert summary["epochs"] == 1
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_chart_shows_names_as_they_are_and_leaves_out_what_is_not_finite():
+    lines = [charts.Line("$a_1$", [1, 2, 3], [1.0, np.nan, 2.0]), charts.Line("nothing", [1], [np.inf])]
+    svg = charts.chart(lines, "epoch", "bits", settles=True).decode()
+    assert "$a_1$" in svg
+    assert "nothing" not in svg
+
+
+def test_a_page_has_no_text_that_could_hide():
+    page = html_page.page("a\x1b\udc80", html_page.paragraph("<i>"), html_page.table([["\u2066"]]))
+    assert re.search(rb"a\\x1b\\udc80", page)
+    assert b'<p class="">&lt;i&gt;</p>' in page
+    assert b"\\u2066" in page
