@@ -158,7 +158,6 @@ def trained_on(values: flags.FlagValues, images: np.ndarray) -> bool:
 
 def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     folder = model_flags.output_folder(values)
-    from glow_tf.model.compiled_model import require_pictures
     from glow_tf.use import NoveltyDetector
 
     detector = NoveltyDetector.load(path)
@@ -167,7 +166,6 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
             f"false_alarms must be {_rounded_up(detector.smallest)} or more with as many good images as the "
             f"calibration has. Received: false_alarms={values.false_alarms:g}"
         )
-    require_pictures("maps of what is unusual", detector.prior_)
     used = model_flags.images_of(values, detector.prior_)
     scores, heat = detector.score_and_heat(used.images, used.condition)
     p_values, of_places = detector.p_value_of(scores), detector.place_p_value_of(heat)

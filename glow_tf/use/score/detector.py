@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator
 from glow_tf.bijectors.condition import Condition
 from glow_tf.core.errors import ConfigError
 from glow_tf.data.progress import with_progress
+from glow_tf.model.compiled_model import require_pictures
 from glow_tf.model.conditions import check_given, in_arrays, some_of
 from glow_tf.model.glow import Glow
 from glow_tf.use.latents import batch_of
@@ -98,6 +99,7 @@ class NoveltyDetector(BaseEstimator):
                 "prior must be a preset, a run's workdir or a .keras file: a SavedModel cannot be tuned. "
                 f"Received: prior={self.prior!r}"
             )
+        require_pictures("NoveltyDetector", prior)
         self.prior_ = fitted(prior, images.shape[1:3])
         self.prior_.checked(images)
         check_given(self.prior_, condition, len(images))
