@@ -133,6 +133,8 @@ def _flags(line):
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_flags_in_the_text_exist(page):
+    if page.name == "CHANGELOG.md":  # releases had flags that are gone
+        return
     known = {"flagfile", "help"}
     for program in (*(f"glow_tf.commands.{command}" for command in cli.COMMANDS), *LAB):
         values = flags.FlagValues()

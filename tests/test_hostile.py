@@ -17,8 +17,6 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import MOST_BYTES, parse_json, read_text
 from glow_tf.data import pictures
 from glow_tf.model.glow import Glow
-from glow_tf.use import Scorer
-from glow_tf.use.score.image_features import Features
 from lab.benchmarks import hostile_inputs, hostile_pictures
 
 
@@ -277,7 +275,7 @@ def test_names_that_are_no_text_are_printed(tmp_path, capfd):
     assert "\\udcff.png: it is not" in capfd.readouterr().out
 
 
-# Models and calibrations
+# Models
 
 
 def test_a_model_that_does_not_fit_into_memory_is_refused():
@@ -293,11 +291,3 @@ def test_a_model_that_does_not_fit_into_memory_is_refused():
     }.items():
         with pytest.raises(ConfigError, match=rf"{name} must be .* Received: {name}="):
             ModelConfig(**{name: value})
-
-
-def test_a_calibration_of_images_that_are_all_different_is_refused(seeds):
-    numbers = np.random.default_rng(0).normal(size=(3, 600))
-    for k in range(600):  # each is far from the others in one feature
-        numbers[k % 3, k] = 1e6 * (-1) ** (k // 3)
-    with pytest.raises(ConfigError, match=r"score=density needs good images that are alike.* Received: "):
-        Scorer(seeds.glow).fit_features(Features(*numbers))

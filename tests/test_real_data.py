@@ -18,7 +18,7 @@ from glow_tf.config import DataConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.data import load, parallel
 from glow_tf.use import (
-    Scorer,
+    NoveltyDetector,
     as_distribution,
     decode,
     encode,
@@ -163,7 +163,7 @@ def test_real_data_have_no_noise_and_no_bits(glow):
 def test_what_is_for_pictures_says_so(glow):
     x = made(100, *SHAPE)
     with pytest.raises(ConfigError, match=r"pictures.*Received: a model of float32 with 2 channels"):
-        Scorer(glow).fit(x)
+        NoveltyDetector(glow).fit(x)
     with pytest.raises(ConfigError, match=r"inpaint is for pictures"):
         inpaint(glow, x, np.eye(4, dtype=bool))
 

@@ -267,6 +267,14 @@ def test_what_the_guard_flags():
         assert [float(number) for number in numbers] == pytest.approx(expected, abs=0.0501)
 
 
+def test_what_the_detector_tells():
+    rows = rows_of(RESULTS / "outliers.csv")
+    lines = re.findall(r"^\| (.+) \|$", (RESULTS / "uses.md").read_text(), re.M)[2:6]
+    for kind in ("square", "scratch", "blur", "noise"):
+        of_kind = [cell for row in rows if row["set"] == kind for cell in (row["auroc"], row["auroc_bits"])]
+        assert any(line.split(" | ")[1:] == of_kind for line in lines)
+
+
 def test_parts_in_turn_at_width_128():
     found = {}
     for row in rows_of(RESULTS / "branches.csv"):

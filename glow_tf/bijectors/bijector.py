@@ -20,6 +20,7 @@ WithLogDet = tuple[tf.Tensor, tf.Tensor]  # a result, and log|det d(result)/d(ar
 Latents = Sequence[tf.Tensor]
 Bound = Callable[[tf.Tensor], tf.Tensor]
 LogScales = tuple[tf.Tensor, Latents, tf.Tensor]  # what `log_scales_in_part` returns
+WithMap = tuple[tf.Tensor, tf.Tensor]  # a result [B, H, W, C], and its log-determinant by place, [B, H, W]
 
 
 class PartOutput(NamedTuple):
@@ -95,10 +96,12 @@ class Bijector(keras.layers.Layer):
       reversible: whether backpropagation recomputes activations. It may be set on every bijector; only on a
         `Stack` it has an effect.
       condition_channels: channels of the condition that it reads; 0: none.
+      elementwise: whether each number of the result depends on one number of x alone, given the condition.
     """
 
     reversible = False
     condition_channels = 0
+    elementwise = False
 
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         """Returns f(x) [B, H', W', C'] and log|det df(x)/dx| [B] in nats, for x [B, H, W, C]."""
@@ -192,6 +195,31 @@ class Bijector(keras.layers.Layer):
         output = self.forward_in_part(PartOutput.start(x), *self.read(condition))
         return output.h, output.latents, tf.fill([1, 2], tf.constant(-math.inf, x.dtype))
 
+    def forward_and_log_det_map(self, x: tf.Tensor, condition: Condition = None) -> WithMap:
+        """Returns f(x) [B, H', W', C'], and its log-determinant by place, [B, H', W'] in nats.
+
+        The sum over places is the log-determinant. Of an elementwise map each place has that of its own
+        numbers; by default, all places have the same share.
+        """
+        read = self.read(condition)
+        if self.elementwise:
+            return with_slopes(lambda x: self.forward_and_log_det(x, *read)[0], x)
+        y, log_det = self.forward_and_log_det(x, *read)
+        return y, evenly(log_det, y)
+
+    def places_in_part(
+        self, x: tf.Tensor, condition: Condition = None
+    ) -> tuple[tf.Tensor, Latents, tf.Tensor]:
+        """Runs x [B, H, W, C] forward; returns what goes on, the latents, and log|det| by place, [B, H', W'].
+
+        The latents are those that are factored out, and the log-determinant is that of the map to both.
+        """
+        if self.shapes_in_part(x.shape)[1]:
+            output = self.forward_in_part(PartOutput.start(x), *self.read(condition))
+            return output.h, output.latents, evenly(output.log_det_of_all, output.h)
+        h, log_det = self.forward_and_log_det_map(x, *self.read(condition))
+        return h, (), log_det
+
     @property
     def step_names(self) -> list[str]:
         """How messages name the steps: the bijector itself is one, and in a `Stack`, every copy is one."""
@@ -231,6 +259,20 @@ def per_example(log_det: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 def no_log_det(x: tf.Tensor) -> tf.Tensor:
     """Returns the log-determinant of a map that preserves volume: zeros, [B]."""
     return per_example(tf.zeros([], x.dtype), x)
+
+
+def evenly(log_det: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """Gives each place of y [B, H, W, C] the same share of a log-determinant: [B] → [B, H, W]."""
+    share = log_det / (y.shape[1] * y.shape[2])
+    return share[:, tf.newaxis, tf.newaxis] + tf.zeros_like(y[..., 0])
+
+
+def with_slopes(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> WithMap:
+    """Runs an elementwise map on x [B, H, W, C], and returns its log-determinant by place, [B, H, W]."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        y = function(x)
+    return y, tf.reduce_sum(tf.math.log(tf.abs(tape.gradient(y, x))), axis=-1)
 
 
 def set_where(new: tf.Tensor, variable: keras.Variable, value: tf.Tensor) -> None:

@@ -6,7 +6,7 @@ import inspect
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Shape, WithLogDet
+from glow_tf.bijectors.bijector import Shape, WithLogDet, WithMap, with_slopes
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.logistic_mixture import LogisticMixtureCoupling
 from glow_tf.bijectors.networks import CouplingNetwork
@@ -119,6 +119,13 @@ class Coupling(Repeatable):
         parameters = self.parameters(a, folded, condition)
         y_b, _ = self.transform.forward(b, *parameters)
         return self._joined(a, y_b), self.transform.largest_log_scale(*parameters)
+
+    def forward_and_log_det_map(self, x: tf.Tensor, condition: Condition = None) -> WithMap:
+        folded = self.fold()
+        a, b = self._halves(x, folded)
+        parameters = self.parameters(a, folded, condition)
+        y_b, log_det = with_slopes(lambda b: self.transform.forward(b, *parameters)[0], b)
+        return self._joined(a, y_b), log_det
 
     def parameters(
         self, a: tf.Tensor, folded: Folded | None = None, condition: Condition = None

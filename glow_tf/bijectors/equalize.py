@@ -39,6 +39,8 @@ class Equalize(Dequantize):
     https://arxiv.org/abs/2003.01941
     """
 
+    elementwise = True
+
     def __init__(self, n_bits: int = 8, share: float = 0.5, **kwargs):
         super().__init__(n_bits, **kwargs)
         if n_bits > 8 or not 0 < share <= MOST_EQUALIZED:

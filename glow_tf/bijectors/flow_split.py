@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bound, LogScales, Shape, WithLogDet
+from glow_tf.bijectors.bijector import Bound, LogScales, Shape, WithLogDet, WithMap
 from glow_tf.bijectors.condition import Condition, beside
 from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.coupling import coupling_settings, pop_coupling_config
@@ -100,6 +100,12 @@ class FlowSplit(FactorsOut):
         features = self.features.call(self._seen(h, condition))
         u, of_flow = self.flow.forward_and_log_det(z, features)
         eps, of_prior = self.prior.forward_and_log_det(u, features)
+        return eps, of_flow + of_prior
+
+    def whiten_with_map(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithMap:
+        features = self.features.call(self._seen(h, condition))
+        u, of_flow = self.flow.forward_and_log_det_map(z, features)
+        eps, of_prior = self.prior.forward_and_log_det_map(u, features)
         return eps, of_flow + of_prior
 
     def colour_bounded(

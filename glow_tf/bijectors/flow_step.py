@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
-from glow_tf.bijectors.bijector import LogScales, Shape, WithLogDet, per_example
+from glow_tf.bijectors.bijector import LogScales, Shape, WithLogDet, WithMap, evenly, per_example
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.coupling import Coupling, coupling_settings, pop_coupling_config
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
@@ -77,6 +77,11 @@ class FlowStep(Repeatable):
         mixed = self.conv.forward(self.actnorm.forward(x))
         y, of_coupling = self.coupling.forward_and_log_scale(mixed, condition)
         return y, (), tf.stack([[self.conv.largest_log_scale(), of_coupling]])
+
+    def forward_and_log_det_map(self, x: tf.Tensor, condition: Condition = None) -> WithMap:
+        mixed, log_det = _linear(x, *self.fold()[:3])
+        y, of_coupling = self.coupling.forward_and_log_det_map(mixed, condition)
+        return y, of_coupling + evenly(log_det, y)
 
     def fold(self) -> list[tf.Tensor]:
         """Returns the linear maps' matrix [C, C], bias [C], log-det per pixel [], and `Coupling.fold`'s."""

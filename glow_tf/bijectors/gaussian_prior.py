@@ -24,6 +24,8 @@ from glow_tf.config import GAUSSIANS
 class Density(KeepsArguments, Bijector):
     """A density of a tensor, written as the bijector that whitens it by `moments`."""
 
+    elementwise = True
+
     def moments(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mean and log-deviation: [C], [H, W, C], [B, 1, 1, C] or [B, H, W, C], to whiten x."""
         raise NotImplementedError

@@ -133,6 +133,8 @@ class LogisticMixture(KeepsArguments, Bijector):
       components: number of components of the mixture.
     """
 
+    elementwise = True
+
     def __init__(self, components: int = 4, **kwargs):
         super().__init__(**kwargs)
         self.components = components

@@ -49,6 +49,10 @@ class Residual(KeepsArguments, Bijector):
         """Whether it has no inverse. Then images can be neither encoded nor drawn."""
         return not isinstance(self.density, Bijector)
 
+    @property
+    def elementwise(self) -> bool:
+        return getattr(self.density, "elementwise", False)
+
     def build(self, input_shape: Shape) -> None:
         with seeded(0):
             self.density.build(input_shape)
@@ -89,6 +93,10 @@ class ShapedPrior(GaussianPrior):
         standard, log_det = super().forward_and_log_det(x, condition)
         eps, of_residual = self.residual.forward_and_log_det(standard)
         return eps, log_det + of_residual
+
+    @property
+    def elementwise(self) -> bool:
+        return self.residual.elementwise
 
     def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         standard, of_residual = self.residual.inverse_and_log_det(y)

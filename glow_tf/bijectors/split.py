@@ -12,8 +12,11 @@ from glow_tf.bijectors.bijector import (
     PartOutput,
     Shape,
     WithLogDet,
+    WithMap,
+    evenly,
     no_log_det,
     soft_bound,
+    with_slopes,
 )
 from glow_tf.bijectors.condition import Condition, beside
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
@@ -103,6 +106,22 @@ class FactorsOut(Bijector):
         kept = self.kept_of(channels)
         return (*others, kept), ((*others, channels - kept),)
 
+    def whiten_with_map(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithMap:
+        """Does what `whiten` does, and returns the log-determinant by place, [B, H, W]."""
+        eps, log_det = self.whiten(h, z, condition)
+        return eps, evenly(log_det, eps)
+
+    def forward_and_log_det_map(self, x: tf.Tensor, condition: Condition = None) -> WithMap:
+        h, (eps,), log_det = self.places_in_part(x, condition)
+        return tf.concat([h, eps], axis=-1), log_det
+
+    def places_in_part(
+        self, x: tf.Tensor, condition: Condition = None
+    ) -> tuple[tf.Tensor, Latents, tf.Tensor]:
+        h, z = self._cut(x)
+        eps, log_det = self.whiten_with_map(h, z, condition)
+        return h, (eps,), log_det
+
     def _apart(self, x: tf.Tensor, condition: Condition) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         self.ensure_built(x)
         h, z = self._cut(x)
@@ -166,6 +185,11 @@ class Split(KeepsArguments, FactorsOut):
         if self.residual:
             eps, of_residual = self.residual.forward_and_log_det(eps)
         return eps, of_residual - tf.reduce_sum(log_deviation, axis=[1, 2, 3])
+
+    def whiten_with_map(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithMap:
+        if self.residual and not self.residual.elementwise:
+            return super().whiten_with_map(h, z, condition)
+        return with_slopes(lambda z: self.whiten(h, z, condition)[0], z)
 
     def colour(self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None) -> WithLogDet:
         if self.prior == "standard":

@@ -10,7 +10,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Bound, Latents, LogScales, PartOutput, Shape, WithLogDet
+from glow_tf.bijectors.bijector import (
+    Bijector,
+    Bound,
+    Latents,
+    LogScales,
+    PartOutput,
+    Shape,
+    WithLogDet,
+    WithMap,
+)
 from glow_tf.bijectors.condition import Condition, brought_to
 from glow_tf.bijectors.rate_factor import copy_scaling
 from glow_tf.bijectors.repeatable import Repeatable, all_variables, weight_operations, with_weights
@@ -114,6 +123,13 @@ class Stack(Bijector):
             scales.append(own)
         return x, (), tf.concat(scales, axis=0)
 
+    def forward_and_log_det_map(self, x: tf.Tensor, condition: Condition = None) -> WithMap:
+        total, read = 0.0, self._read(x, condition)
+        for weights in self._weights():
+            x, log_det = self._call(self._map_one, weights, x, *read)
+            total += log_det
+        return x, total
+
     @property
     def step_names(self) -> list[str]:
         return [f"{self.name} (number {k + 1} of {self.count})" for k in range(self.count)]
@@ -201,6 +217,11 @@ class Stack(Bijector):
         bijector = self._untracked.bijector
         with with_weights(bijector, weights):
             return bijector.log_scales_in_part(x, *read)
+
+    def _map_one(self, weights: Weights, x: tf.Tensor, *read: tf.Tensor) -> WithMap:
+        bijector = self._untracked.bijector
+        with with_weights(bijector, weights):
+            return bijector.forward_and_log_det_map(x, *read)
 
     def _inverse_one(self, weights: Weights, y: tf.Tensor, *read: tf.Tensor) -> WithLogDet:
         bijector = self._untracked.bijector

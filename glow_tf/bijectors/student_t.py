@@ -27,6 +27,8 @@ class StudentT(Bijector):
     https://arxiv.org/abs/1907.04481; Alexanderson & Henter 2020, https://arxiv.org/abs/2006.06599
     """
 
+    elementwise = True
+
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         x = tf.clip_by_value(x, -LARGEST, LARGEST)
         square = 4 + tf.square(x)

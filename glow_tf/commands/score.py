@@ -1,57 +1,86 @@
-"""Flags images that are unlike good ones, at a rate of false alarms that you choose.
+"""Flags images that are unlike good ones, at a rate of false alarms that you choose, and shows where.
 
-    glow-tf score fit --model=fashion_mnist --dataset=fashion_mnist --data_dir=PATH
-    glow-tf score check --model=fashion_mnist --dataset=folder:PATH --false_alarms=0.01
+    glow-tf score fit --model=cifar10_small --dataset=folder:GOOD
+    glow-tf score check --dataset=folder:NEW --false_alarms=0.05
 
-`fit` takes good images that the model was not trained on, and writes --calibration, a JSON file. `check`
-writes a folder, --output: scores.csv with a p-value, a flag and a reason for each image, and worst.html, a
-page that shows the most unusual ones. In scores.csv a name that a spreadsheet would take as a formula, such
-as `=a.png`, has an apostrophe before it. An image is flagged if its p-value is at most --false_alarms: about
-this share of images like the good ones is flagged as well, on average. `glow_tf.use.Scorer` is the same from
-Python.
+`fit` tunes --model, a prior, on 20 good images or more, and writes --calibration, one file with all that
+`check` needs. The prior has not seen the images; best is a preset of levels of photographs. `check` writes a
+folder, --output: scores.csv with a p-value, a flag and a reason for each image; heat/, each flagged image
+beside a map of what is unusual in it; and worst.html, a page that shows the most unusual ones, on which the
+rate can be changed. In scores.csv a name that a spreadsheet would take as a formula, such as `=a.png`, has
+an apostrophe before it. An image is flagged if its p-value is at most --false_alarms: about this share of
+images like the good ones is flagged as well, on average. `glow_tf.NoveltyDetector` is the same from Python.
 """
 
 import base64
-import contextlib
 import csv
 import html
 import io
 import math
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
-from glow_tf.commands import model_flags, parsing
+from glow_tf.commands import model_flags, parsing, size_flags
 from glow_tf.config import INPUT, TARGET, file_of, folder_of
 from glow_tf.core.errors import ConfigError, printable
-from glow_tf.core.text_files import read_json
 
 ACTIONS = ("fit", "check")
-TRAINED_ON = "WARNING: the model was trained on some of these images. It codes them better than new ones, so"
-_STYLE = """
-body { font-family: sans-serif; margin: 1.5rem; color: #222; background: #fff; }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; }
-figure { margin: 0; overflow-wrap: anywhere; font-size: 0.8rem; line-height: 1.3; }
-img { width: 100%; max-width: 9rem; image-rendering: pixelated; }
+TRAINED_ON = (
+    "WARNING: the model was trained on some of these images, which it knows before it is tuned on them. "
+    "--split=test has those that it was not trained on."
+)
+HOTTEST = 2.0  # of a map; good images seldom reach 1
+SMALLEST_SHOWN = 128  # pixels of the longer side; smaller images are enlarged
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>
+body {{ font-family: sans-serif; margin: 1.5rem; color: #222; background: #fff; }}
+main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; }}
+figure {{ margin: 0; padding: 0.3rem; overflow-wrap: anywhere; font-size: 0.8rem; line-height: 1.3; }}
+figure.flagged {{ outline: 2px solid #c00; }}
+img {{ width: 100%; image-rendering: pixelated; }}
+</style></head>
+<body><h1>{title}</h1>
+<p><label>False alarms: <input type="range" id="rate" min="{least}" max="0" step="0.01" value="{rate}">
+<output id="said"></output></label></p>
+<main>
+{figures}
+</main><script>
+const slider = document.getElementById("rate"), figures = [...document.querySelectorAll("figure")];
+function show() {{
+  const rate = Math.pow(10, slider.value) * (1 + 1e-9);
+  for (const own of figures) own.classList.toggle("flagged", own.dataset.p <= rate);
+  const count = figures.filter((own) => own.dataset.p <= rate).length;
+  document.getElementById("said").value = (100 * rate).toPrecision(2) + " %, " + count + " of these flagged";
+}}
+slider.addEventListener("input", show);
+show();
+</script></body></html>
 """
 
 
+class Shown(NamedTuple):
+    """An image of the page: its file's name, its p-value, a picture as PNG, and what is said of it."""
+
+    name: str
+    p_value: float
+    png: bytes
+    reason: str
+
+
 def define(values: flags.FlagValues) -> None:
-    model_flags.define_model(values, output="scores")
+    model_flags.define_glow(values, output="scores")
     model_flags.define_seed(values)
     model_flags.define_images(values)
-    about = (
-        "For fit: density (of likelihood, latents and size of a lossless file), levels (these and the bits "
-        "of each level), nll, latent, typicality or complexity; auto: of all but nll and latent, the one "
-        "that is best at telling spoiled copies of the good images."
-    )
+    size_flags.define(values)
     parsing.define(
         values,
-        calibration=("calibration.json", "What fit found."),
-        score=("auto", about),
-        false_alarms=(0.01, "For check: the share of good images that may be flagged."),
+        calibration=("detector.zip", "What fit made."),
+        false_alarms=(0.05, "The share of images like the good ones that check may flag."),
         worst=(100, "For check: images on the page."),
         white=model_flags.WHITE,
     )
@@ -64,8 +93,10 @@ def main(values: flags.FlagValues, action: str) -> None:
         )
     model_flags.count_of(values, "worst")
     path = pathlib.Path(values.calibration)
-    if action == "check":
-        _check_calibration(path, values.false_alarms)
+    if action == "check" and not path.is_file():
+        raise ConfigError(
+            f"calibration must be a file from `glow-tf score fit`. Received: calibration={str(path)!r}"
+        )
     white = model_flags.white_of(values)
     if action == "fit":
         _fit(values, path)
@@ -75,34 +106,27 @@ def main(values: flags.FlagValues, action: str) -> None:
 
 def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
     model_flags.check_file(values, "calibration", path)
-    from glow_tf.use import Scorer
+    from glow_tf.data.progress import notice
+    from glow_tf.use import NoveltyDetector
 
-    model = model_flags.model_of(values)
-    scorer = Scorer(model, values.score)
-    used = model_flags.images_of(values, model)
+    model, used = size_flags.model_and_images(values, model_flags.glow_of(values))
     if trained_on(values, used.images):
-        print(
-            f"{TRAINED_ON} too many new ones will be flagged. --split=test has those that it was not trained "
-            "on."
-        )
-    smallest = 1 / (1 + (len(used.images) + 1) // 2)  # half of them are compared with, the larger half
+        print(TRAINED_ON)
+    smallest = 1 / (1 + len(used.images))
     if smallest > values.false_alarms:
-        needed = 2 * math.ceil(1 / values.false_alarms - 1) - 1
         print(
             f"WARNING: with {len(used.images)} good images no p-value is below {_rounded_up(smallest)}, and "
             f"check refuses a smaller --false_alarms. For --false_alarms={values.false_alarms:g} fit takes "
-            f"{needed} images or more.",
+            f"{math.ceil(1 / values.false_alarms - 1)} images or more.",
             flush=True,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    scorer.fit(used.images, values.seed, used.condition).save(path)
-    chosen = ""
-    if scorer.areas:
-        kind, area = min(scorer.areas[scorer.score].items(), key=lambda item: item[1])
-        chosen = f". Its smallest area under the ROC curve, of spoiled copies of them, is {area:.3f} ({kind})"
+    detector = NoveltyDetector(model, max(values.false_alarms, smallest), values.seed)
+    with notice(f"Tuning on {len(used.images)} images, four times"):
+        detector.fit(used.images, condition=used.condition)
+    detector.save(path)
     print(
-        f"{path}: {len(used.images)} good images, score {scorer.score}{chosen}. The smallest p-value is "
-        f"{_rounded_up(scorer.smallest)}."
+        f"{path}: {len(used.images)} good images. The smallest p-value is {_rounded_up(detector.smallest)}."
     )
 
 
@@ -134,29 +158,44 @@ def trained_on(values: flags.FlagValues, images: np.ndarray) -> bool:
 
 def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     folder = model_flags.output_folder(values)
-    from glow_tf.use import Scorer
+    from glow_tf.use import NoveltyDetector
 
-    model = model_flags.model_of(values)
-    scorer = Scorer.load(path, model)
-    used = model_flags.images_of(values, model)
-    if trained_on(values, used.images):
-        print(f"{TRAINED_ON} fewer of them are flagged than of new ones like them.")
-    found = scorer.features(used.images, used.condition)
-    p_values, reasons = scorer.p_value_of(found), scorer.reasons(found)
-    flagged = p_values <= values.false_alarms
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["name", "p_value", "flagged", "bits_per_dim", "latent_bits", "codec_bits", "reason"])
-    for k, name in enumerate(used.names):
-        numbers = [f"{feature[k]:.4f}" for feature in (found.nll, found.latent, found.codec)]
-        writer.writerow(
-            [_as_text(name), f"{p_values[k]:.6g}", "yes" if flagged[k] else "no", *numbers, reasons[k]]
+    detector = NoveltyDetector.load(path)
+    if detector.smallest > values.false_alarms:
+        raise ConfigError(
+            f"false_alarms must be {_rounded_up(detector.smallest)} or more with as many good images as the "
+            f"calibration has. Received: false_alarms={values.false_alarms:g}"
         )
+    used = model_flags.images_of(values, detector.prior_)
+    scores, heat = detector.score_and_heat(used.images, used.condition)
+    p_values, of_places = detector.p_value_of(scores), detector.place_p_value_of(heat)
+    flagged = p_values <= values.false_alarms
+    ranks = (-scores).argsort(kind="stable").argsort()  # p-values tie
+    table, shown = io.StringIO(), {}
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["name", "p_value", "flagged", "score", "place_p_value", "row", "column", "reason"])
+    for k, rank in enumerate(ranks):
+        row, column = np.unravel_index(heat[k].argmax(), heat[k].shape)
+        reason = ""
+        if of_places[k] <= values.false_alarms:
+            reason = f"unusual in row {row}, column {column}"
+        elif flagged[k]:
+            reason = "unusual as a whole"
+        numbers = [f"{p_values[k]:.6g}", "yes" if flagged[k] else "no", f"{scores[k]:.4f}"]
+        place = [f"{of_places[k]:.6g}", row, column]
+        writer.writerow([_as_text(used.names[k]), *numbers, *place, reason])
+        if flagged[k] or rank < values.worst:
+            picture = _with_heat(used.images[k], heat[k], white)
+            if flagged[k]:
+                name = pathlib.PurePath(printable(used.names[k])).with_suffix("").as_posix()
+                model_flags.write(
+                    folder / "heat" / f"{rank + 1:04d}_{name.replace('/', '_')[-99:]}.png", picture
+                )
+            if rank < values.worst:
+                shown[rank] = Shown(used.names[k], p_values[k], picture, reason)
     model_flags.write(folder / "scores.csv", table.getvalue().encode(errors="replace"))
-    order = (-scorer.unusual(found)).argsort(kind="stable")[: values.worst]  # p-values tie
-    notes = [f"p = {p_values[k]:.3g}{', flagged' if flagged[k] else ''}" for k in order]
-    captions = [(used.names[k], note, reasons[k]) for k, note in zip(order, notes, strict=True)]
-    page = sheet(used.images[order], captions, f"The most unusual of {len(used.images)} images", white)
+    title = f"The most unusual of {len(used.images)} images"
+    page = sheet([shown[rank] for rank in sorted(shown)], title, values.false_alarms, detector.smallest)
     model_flags.write(folder / "worst.html", page.encode(errors="replace"))
     expected = values.false_alarms * len(used.images)
     print(
@@ -165,44 +204,37 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     )
 
 
-def _check_calibration(path: pathlib.Path, false_alarms: float) -> None:
-    """Raises ConfigError, before TensorFlow is loaded, for no calibration, or one without such a p-value."""
-    if not path.is_file():
-        raise ConfigError(
-            f"calibration must be a file from `glow-tf score fit`. Received: calibration={str(path)!r}"
-        )
-    smallest = 0.0
-    with contextlib.suppress(ValueError, KeyError, TypeError):  # `Scorer.load` says what is wrong with it
-        smallest = 1 / (1 + len(read_json(path)["calibration"]["nll"]))
-    if smallest > false_alarms:
-        raise ConfigError(
-            f"false_alarms must be {_rounded_up(smallest)} or more with as many good images as the "
-            f"calibration has. Received: false_alarms={false_alarms:g}"
-        )
-
-
 def _as_text(name: str) -> str:
     """Returns a file's name as a cell of a table, which no spreadsheet takes as a formula."""
     return printable("'" * name.startswith(("=", "+", "-", "@", "\t", "\r")) + name)
 
 
-def sheet(images: np.ndarray, captions: Sequence[Sequence[str]], title: str, white: int) -> str:
-    """Returns an HTML file, which needs no other, of images uint8 [N, H, W, C]: a name and texts for each."""
+def _with_heat(image: np.ndarray, heat: np.ndarray, white: int) -> bytes:
+    """Returns a PNG of an image uint8 [H, W, C] beside the same in grey, red where it is unusual."""
     from glow_tf.run import pictures
 
+    image = np.repeat(pictures.stretched(image, white), 3 // image.shape[-1], axis=-1)
+    strength = np.clip(heat / HOTTEST, 0, 1)[..., np.newaxis]
+    grey = image.mean(axis=-1, keepdims=True)
+    marked = (1 - strength) * grey + strength * np.array([255, 0, 0])
+    both = np.concatenate([image, marked.astype(np.uint8)], axis=1)[np.newaxis]
+    zoom = max(SMALLEST_SHOWN // max(image.shape), 1)
+    return pictures.png(pictures.enlarged(both, zoom, "NEAREST")[0])
+
+
+def sheet(shown: Sequence[Shown], title: str, rate: float, smallest: float) -> str:
+    """Returns an HTML file, which needs no other, with a slider for the rate of false alarms."""
     figures = []
-    shown = pictures.stretched(images, white) if white < 255 else images
-    for image, texts in zip(shown, captions, strict=True):
-        data = base64.b64encode(pictures.png(image)).decode()
-        name, *others = map(html.escape, texts)
-        caption = "<br>".join([f"<strong>{name}</strong>", *filter(None, others)])
+    for own in shown:
+        data = base64.b64encode(own.png).decode()
+        texts = [
+            f"<strong>{html.escape(own.name)}</strong>",
+            f"p = {own.p_value:.3g}",
+            html.escape(own.reason),
+        ]
         figures.append(
-            f'<figure><img alt="" src="data:image/png;base64,{data}">'
-            f"<figcaption>{caption}</figcaption></figure>"
+            f'<figure data-p="{own.p_value:.9g}"><img alt="" src="data:image/png;base64,{data}">'
+            f"<figcaption>{'<br>'.join(filter(None, texts))}</figcaption></figure>"
         )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
-        f"<body><h1>{html.escape(title)}</h1><main>\n" + "\n".join(figures) + "\n</main></body></html>\n"
-    )
+    least, rate = (math.log10(value) for value in (smallest, rate))
+    return _PAGE.format(title=html.escape(title), figures="\n".join(figures), least=least, rate=rate)

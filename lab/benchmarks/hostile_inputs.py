@@ -17,6 +17,7 @@ import random
 import shutil
 import traceback
 import types
+import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -78,7 +79,7 @@ class Seeds:
         glow = Glow(ModelConfig((8, 8, 1), n_bits=5, num_blocks=2, flow_steps=1, width=4), name="glow")
         glow.save_to_preset(folder / "preset", {"top": 128})
         images = data.load(DataConfig()).test[:60]
-        use.Scorer(glow).fit(images).save(folder / "calibration.json")
+        use.NoveltyDetector(glow, 0.5, epochs=0).fit(images).save(folder / "detector.zip")
         eps = use.encode(glow, images[:4])
         np.savez(folder / "latents.npz", eps=eps, names=np.array(["a", "b", "c", "d"]))
         np.save(folder / "latents.npy", eps)
@@ -235,9 +236,17 @@ def flagfiles(seeds: Seeds, rng: random.Random, folder: pathlib.Path) -> Deed:
 
 def calibrations(seeds: Seeds, rng: random.Random, folder: pathlib.Path) -> Deed:
     """What `score fit` wrote."""
-    path = folder / "calibration.json"
-    path.write_bytes(damaged_json(rng, json.loads((seeds.folder / "calibration.json").read_text())))
-    fixed = [f"--model={seeds.folder}/preset", *IMAGES, "--false_alarms=0.5", f"--output={folder}/scores"]
+    path = folder / "detector.zip"
+    with zipfile.ZipFile(seeds.folder / "detector.zip") as whole, zipfile.ZipFile(path, "w") as copy:
+        which = rng.choice(whole.namelist())
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name == which and name.endswith(".json"):
+                content = damaged_json(rng, json.loads(content))
+            elif name == which:
+                content = damaged(rng, content)
+            copy.writestr(name, content)
+    fixed = [*IMAGES, "--false_alarms=0.5", f"--output={folder}/scores"]
     return lambda: command("score", "check", *fixed, f"--calibration={path}")
 
 
@@ -403,7 +412,7 @@ def wrong_flags(seeds: Seeds, rng: random.Random, folder: pathlib.Path) -> Deed:
     }.get(name, (model, *IMAGES, f"--output={folder}/o.png"))
     action = {"score": ["check"], "restore": [rng.choice(("denoise", "inpaint", "upscale"))]}.get(name, [])
     if name == "score":
-        fixed = (*fixed, f"--calibration={seeds.folder}/calibration.json", "--false_alarms=0.5")
+        fixed = (*fixed, f"--calibration={seeds.folder}/detector.zip", "--false_alarms=0.5")
     own, after = wrong_arguments(rng, module_of(name)), []
     if name == "launch":
         of_run = flags.FlagValues()

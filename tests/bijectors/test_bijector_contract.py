@@ -355,6 +355,14 @@ def test_the_log_scales_of_every_step_come_with_what_it_computes(in_part, so_far
     assert ((scales >= 0) | (scales == -np.inf)).numpy().all()
 
 
+def test_log_determinants_by_place_add_up(in_part, so_far):
+    h, latents, places = in_part.places_in_part(so_far.h)
+    output = in_part.forward_in_part(PartOutput.start(so_far.h))
+    for mine, expected in zip((h, *latents), (output.h, *output.latents), strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-10)
+    np.testing.assert_allclose(tf.reduce_sum(places, [1, 2]), output.log_det_of_all, atol=1e-9)
+
+
 def test_weights_by_step_make_the_same_bijector_again(in_part):
     weights, twin = in_part.get_weights_by_step(), _twin(in_part)
     assert len(weights) == len(in_part.weights) * len(in_part.step_names)

@@ -1,0 +1,261 @@
+"""Finds images that are unlike good ones, and what is unusual in them."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from sklearn.base import BaseEstimator
+
+from glow_tf.bijectors.condition import Condition
+from glow_tf.core.errors import ConfigError
+from glow_tf.data.progress import with_progress
+from glow_tf.model.compiled_model import require_pictures
+from glow_tf.model.conditions import check_given, in_arrays, some_of
+from glow_tf.model.glow import Glow
+from glow_tf.use.latents import batch_of
+from glow_tf.use.models import open_model
+from glow_tf.use.score import kept
+from glow_tf.use.score.places import place_maps
+from glow_tf.use.score.rule import Rule, compared
+from glow_tf.use.score.tuning import Tuner
+from glow_tf.use.sized import fitted
+
+FEWEST = 20  # good images
+FOLDS = 3  # of the good images, on all but one of which a copy is tuned
+RULE_FOLDS = 10  # the same for rules, which take no time
+DECIMALS = 4  # of a score: the last digits of what a model computes depend on the batch that an image is in
+
+
+class NoveltyDetector(BaseEstimator):
+    """Says how unusual images are, compared with good ones, and where.
+
+        detector = glow_tf.NoveltyDetector("cifar10_small").fit(good_images)
+        detector.predict(images)  # 1: unusual
+        detector.heat(images)  # where, [N, H, W]
+
+    A raw likelihood cannot be relied on: simple images of another kind may have a higher one (Nalisnick et
+    al. 2019, https://arxiv.org/abs/1810.09136). Here a copy of a prior is tuned on the good images. How much
+    likelier it makes an image than the prior does leaves out what all natural images share (Ren et al. 2019,
+    https://arxiv.org/abs/1906.02845; Schirrmeister et al. 2020, https://arxiv.org/abs/2006.10848). `Rule`
+    says how this becomes one score, and a map.
+
+    Good images that are compared with were not tuned on: they are cut into three folds, and those of each are
+    scored by a copy that was tuned on the others. So p-values are conformal but for the change of the copy:
+    about the share a of images like the good ones has p ≤ a, on average over the choice of the good images.
+    New images are scored by a copy that was tuned on all.
+
+    Names are those of PyOD and scikit-learn; `predict` returns 0 and 1, as in PyOD.
+
+    Args:
+      prior: a `Glow`, or a preset, a workdir or a `.keras` file. Best are levels that were trained on
+        photographs, which take images of any size.
+      contamination: the share of images like the good ones that `predict` may flag.
+      seed: of the folds and of tuning.
+      epochs: of tuning, at most; by default as many as suit the number of images. 0: nothing is tuned.
+
+    Attributes:
+      decision_scores_: of the good images, [N].
+      prior_, tuned_: the two models.
+    """
+
+    def __init__(
+        self,
+        prior: Any = "photographs",
+        contamination: float = 0.05,
+        seed: int = 0,
+        epochs: int | None = None,
+    ):
+        self.prior = prior
+        self.contamination = contamination
+        self.seed = seed
+        self.epochs = epochs
+
+    def fit(self, X: np.ndarray, y: object = None, condition: Condition = None) -> NoveltyDetector:  # noqa: N803
+        """Takes good images as the measure, and returns the detector.
+
+        Args:
+          X: good images, [N, H, W, C] of the prior's type; 20 or more.
+          y: not used; scikit-learn's pipelines give it.
+          condition: what the prior is given with each image, an array [N, …] or a dictionary of them.
+
+        Raises:
+          ConfigError: there are too few, the prior cannot take or score them, or `contamination` is below
+            what so many images can tell.
+        """
+        images = np.asarray(X)
+        if images.ndim != 4 or len(images) < FEWEST:
+            raise ConfigError(
+                f"X must be {FEWEST} good images or more, [N, H, W, C]. Received: {images.shape}"
+            )
+        self._check_contamination(len(images))
+        prior = self.prior if isinstance(self.prior, Glow) else open_model(self.prior)
+        if not isinstance(prior, Glow):
+            raise ConfigError(
+                "prior must be a preset, a run's workdir or a .keras file: a SavedModel cannot be tuned. "
+                f"Received: prior={self.prior!r}"
+            )
+        require_pictures("NoveltyDetector", prior)
+        self.prior_ = fitted(prior, images.shape[1:3])
+        self.prior_.checked(images)
+        check_given(self.prior_, condition, len(images))
+        condition = in_arrays(condition)
+        tuner = Tuner(self.prior_, len(images), self.seed, self.epochs)
+        self.tuned_, self._function = tuner.glow, None
+        fold_of = np.random.default_rng(self.seed % 2**32).permutation(len(images)) % FOLDS
+        found, epochs = [], []
+        for fold in range(FOLDS):
+            kept, out = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+            given = some_of(condition, kept), some_of(condition, out)
+            held_out = images[out] if condition is None else (images[out], given[1])
+            epochs.append(tuner.tune(images[kept], given[0], held_out))
+            found.append(self._compared(images[out], given[1]))
+        tuner.tune(images, condition, epochs=int(np.median(epochs)))
+        good = [np.empty((len(images), *own.shape[1:]), np.float32) for own in found[0]]
+        for fold, of_fold in enumerate(found):
+            for own, part in zip(good, of_fold, strict=True):
+                own[fold_of == fold] = part
+        if bad := sum(~np.isfinite(own).all(axis=(1, 2, 3)) for own in good).astype(bool).sum():
+            raise ConfigError(
+                f"the prior must be able to score the good images. Received: {bad} of {len(images)} whose "
+                "log-density is not finite"
+            )
+        self._calibrate(good)
+        return self
+
+    def _calibrate(self, good: Sequence[np.ndarray]) -> None:
+        """Judges each good image by a rule of others, and keeps the rule of all with the scale of these."""
+        size = self.prior_.image_shape[:2]
+        fold_of = np.random.default_rng(self.seed % 2**32).permutation(len(good[0])) % RULE_FOLDS
+        kind, worst = np.empty(len(fold_of)), np.empty(len(fold_of))
+        for fold in range(RULE_FOLDS):
+            out = fold_of == fold
+            kind[out], places = Rule.of([own[~out] for own in good])([own[out] for own in good], size)
+            worst[out] = tf.reduce_max(places, axis=[1, 2])
+        self._rule = Rule.of(good).scaled(kind, worst)
+        kind, worst = self._rule.in_units(kind, worst)
+        self.decision_scores_, self._worst = _rounded(np.maximum(kind, worst)), _rounded(worst)
+
+    def _check_contamination(self, count: int) -> None:
+        smallest = 1 / (1 + count)
+        if not smallest <= self.contamination < 1:
+            raise ConfigError(
+                f"contamination must be {smallest:.2g} or more, and below 1, with {count} good images. "
+                f"Received: contamination={self.contamination}"
+            )
+
+    @property
+    def threshold_(self) -> float:
+        """The score above which an image is unusual, by `contamination`."""
+        good = np.sort(self._fitted().decision_scores_)[::-1]
+        self._check_contamination(len(good))
+        return float(good[int(self.contamination * (len(good) + 1) + 1e-9) - 1])
+
+    @property
+    def labels_(self) -> np.ndarray:
+        """Which of the good images are unusual, 0 or 1 [N]."""
+        return (self.decision_scores_ > self.threshold_).astype(int)
+
+    @property
+    def smallest(self) -> float:
+        """The smallest p-value that there can be."""
+        return 1 / (1 + len(self._fitted().decision_scores_))
+
+    def decision_function(self, X: np.ndarray, condition: Condition = None) -> np.ndarray:  # noqa: N803
+        """Returns how unusual images are, [N]: 0 is the median of good images, nine of ten are below 1."""
+        return self.score_and_heat(X, condition)[0]
+
+    def predict(self, X: np.ndarray, condition: Condition = None) -> np.ndarray:  # noqa: N803
+        """Returns 1 for unusual images and 0 for others, [N]."""
+        return (self.decision_function(X, condition) > self.threshold_).astype(int)
+
+    def predict_proba(self, X: np.ndarray, condition: Condition = None) -> np.ndarray:  # noqa: N803
+        """Returns for each image the shares of good images that are at least as unusual, and less, [N, 2]."""
+        p_values = self.p_value(X, condition)
+        return np.stack([p_values, 1 - p_values], axis=1)
+
+    def heat(self, X: np.ndarray, condition: Condition = None) -> np.ndarray:  # noqa: N803
+        """Returns how unusual each place is, [N, H, W]; nine of ten good images have no place above 1."""
+        return self.score_and_heat(X, condition)[1]
+
+    def p_value(self, X: np.ndarray, condition: Condition = None) -> np.ndarray:  # noqa: N803
+        """Returns the share of good images that are at least as unusual, [N]."""
+        return self.p_value_of(self.decision_function(X, condition))
+
+    def p_value_of(self, scores: np.ndarray) -> np.ndarray:
+        """Returns p-values of what `decision_function` returned, [N]."""
+        return _p_values(self._fitted().decision_scores_, scores)
+
+    def place_p_value_of(self, heat: np.ndarray) -> np.ndarray:
+        """Returns the share of good images with a place as unusual as the worst one of each map, [N]."""
+        self._fitted()
+        return _p_values(self._worst, _rounded(heat.max(axis=(1, 2))))
+
+    def score_and_heat(self, X: np.ndarray, condition: Condition = None) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
+        """Returns what `decision_function` and `heat` do; what a model cannot score is infinitely unusual."""
+        self._fitted()
+        found, size = self._compared(np.asarray(X), condition), self.prior_.image_shape[:2]
+        return _scores(*self._rule(found, size))
+
+    def _compared(self, images: np.ndarray, condition: Condition) -> list[np.ndarray]:
+        """Returns what `compared` says of all images, as arrays; ConfigError if there are none."""
+        self.prior_.checked(images)
+        check_given(self.prior_, condition, len(images))
+        if not len(images):
+            raise ConfigError(f"there must be one image or more. Received: {images.shape}")
+        if self._function is None:
+            signature = self.prior_.endpoints()["encode"][1]  # images, and what the prior is given
+            self._function = tf.function(self._of_batch, input_signature=signature, autograph=False)
+        size = batch_of(images.shape[1:])
+        places = [slice(start, start + size) for start in range(0, len(images), size)]
+        found = []
+        for place in with_progress(places, len(places), f"Scoring, batches of {size}"):
+            given = () if condition is None else (self.prior_.checked_condition(some_of(condition, place)),)
+            found.append([own.numpy() for own in self._function(tf.constant(images[place]), *given)])
+        return [np.concatenate(own) for own in zip(*found, strict=True)]
+
+    def _of_batch(self, images: tf.Tensor, condition: Condition = None) -> list[tf.Tensor]:
+        return compared(*(place_maps(glow, images, condition) for glow in (self.prior_, self.tuned_)))
+
+    def _fitted(self) -> NoveltyDetector:
+        if not hasattr(self, "decision_scores_"):
+            raise ConfigError("fit must be called first, with good images. Received: a detector without any")
+        return self
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the detector, with both models, to one file; see `load`."""
+        kept.save(self._fitted(), pathlib.Path(path))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> NoveltyDetector:
+        """Reads what `save` wrote; ConfigError if it is something else, or damaged."""
+        return kept.load(cls, pathlib.Path(path))
+
+    def export(self, folder: str | os.PathLike) -> None:
+        """Writes a SavedModel that needs TensorFlow alone.
+
+        serving_default(images [B, H, W, C]) → {score [B], p_value [B], map [B, H, W]}, float32: what
+        `decision_function`, `p_value` and `heat` return. What the prior is given comes last.
+        """
+        kept.export(self._fitted(), pathlib.Path(folder))
+
+
+def _scores(kind: tf.Tensor, places: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Returns scores and maps of what a rule said: the larger of both; what is not finite is unusual."""
+    kind, places = (np.asarray(own) for own in (kind, places))
+    places = np.where(np.isfinite(places), places, np.inf)
+    scores = np.maximum(np.where(np.isfinite(kind), kind, np.inf), places.max(axis=(1, 2)))
+    return _rounded(scores), places
+
+
+def _rounded(scores: np.ndarray) -> np.ndarray:
+    return np.round(np.asarray(scores, np.float64), DECIMALS)
+
+
+def _p_values(good: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    at_least = len(good) - np.searchsorted(np.sort(good), scores, side="left")
+    return (1 + at_least) / (1 + len(good))

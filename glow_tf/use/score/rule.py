@@ -1,0 +1,97 @@
+"""One number, and a map, of what a prior and its tuned copy say of an image's places."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+from sklearn.covariance import ledoit_wolf
+
+from glow_tf.use.score.places import Maps
+
+MOST_ROWS = 100_000  # places that a Gaussian is fitted to
+USUAL = 0.9  # share of good images
+
+
+def compared(prior: Maps, tuned: Maps) -> list[tf.Tensor]:
+    """Returns for each resolution what is looked at, [B, h, w, 3].
+
+    - The rise log p_tuned − log p_prior: it leaves out what all natural images share.
+    - log p_tuned itself, which tells where the prior knows the good images already.
+    - The mean square of the tuned copy's latents, whose usual value is about 1.
+    """
+    return [
+        tf.stack([own[..., 0] - prior[size][..., 0], own[..., 0], own[..., 1]], axis=-1)
+        for size, own in tuned.items()
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How unusual an image is, and each place of it, by what `compared` returns of good images.
+
+    1. A Gaussian of the means over all places, of all resolutions together, tells the kind of an image.
+    2. At each resolution a Gaussian of single places tells damages. The squared distances from them, enlarged
+       to the image's size and averaged over resolutions, are the map. Its largest value counts.
+    3. The logarithms of both are brought to one scale: 0 is the median of good images that the Gaussians have
+       not seen, and nine of ten are below 1. The score is the larger one: an image is unusual if its kind or
+       one of its places is.
+
+    A distance has no sign, so what is too likely is unusual as well.
+
+    Args:
+      arrays: name → the numbers of the Gaussians and of the scale.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, good: Sequence[np.ndarray]) -> Rule:
+        """Fits the Gaussians to what `compared` returned of good images, [N, h, w, F] each."""
+        arrays = _gaussian("image", _means(good))
+        for k, own in enumerate(good):
+            rows = np.reshape(own, [-1, own.shape[-1]])
+            arrays |= _gaussian(f"places {k}", rows[:: -(-len(rows) // MOST_ROWS)])
+        return cls({**arrays, "scale": np.array([[0, 1], [0, 1]], np.float32)})
+
+    def scaled(self, kind: np.ndarray, worst: np.ndarray) -> Rule:
+        """Returns the rule with the scale of good images that other rules have judged, [N] each."""
+        middle, usual = np.quantile([kind, worst], [0.5, USUAL], axis=1)
+        scale = np.stack([middle, np.maximum(usual - middle, 1e-6)], axis=1)
+        return Rule({**self.arrays, "scale": scale.astype(np.float32)})
+
+    def __call__(self, found: Sequence[tf.Tensor], size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns how unusual the kind of images is, [B], and each of their places, [B, H, W]."""
+        maps = [
+            tf.image.resize(self._distance(f"places {k}", own)[..., tf.newaxis], size)[..., 0]
+            for k, own in enumerate(found)
+        ]
+        kind, places = self._distance("image", _means(found)), tf.add_n(maps) / len(maps)
+        return self.in_units(tf.math.log(kind), tf.math.log(places))
+
+    def in_units(self, *values: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Brings logarithms of distances, of the kind and of places, to the scale."""
+        pairs = zip(values, self.arrays["scale"], strict=True)
+        return tuple((own - middle) / unit for own, (middle, unit) in pairs)
+
+    def _distance(self, name: str, x: tf.Tensor) -> tf.Tensor:
+        """Returns the mean squared distance from a Gaussian, in its units: [..., F] → [...]."""
+        white = tf.linalg.matmul(x - self.arrays[f"{name} mean"], self.arrays[f"{name} whitening"])
+        return tf.reduce_mean(tf.square(white), axis=-1)
+
+
+def _means(found: Sequence[tf.Tensor]) -> tf.Tensor:
+    return tf.concat([tf.reduce_mean(own, axis=[1, 2]) for own in found], axis=-1)
+
+
+def _gaussian(name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Fits a Gaussian to rows [N, F]; its correlations are shrunk if rows are few (Ledoit and Wolf 2004)."""
+    rows = np.asarray(rows, np.float64)
+    mean, unit = rows.mean(axis=0), rows.std(axis=0) + 1e-6
+    covariance, _ = ledoit_wolf((rows - mean) / unit, assume_centered=True)
+    whitening = (
+        np.linalg.inv(np.linalg.cholesky(covariance + 1e-6 * np.eye(len(unit)))).T / unit[:, np.newaxis]
+    )
+    return {f"{name} mean": mean.astype(np.float32), f"{name} whitening": whitening.astype(np.float32)}

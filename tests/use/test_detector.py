@@ -1,0 +1,278 @@
+"""Unusual images, and where: scores hold what they promise, and what is unusual is flagged."""
+
+import csv
+import zipfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+from PIL import Image
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from small import preset_once, small_glow, small_levels
+
+from glow_tf.commands import cli
+from glow_tf.commands import score as command
+from glow_tf.core.errors import ConfigError
+from glow_tf.data.arrays import fingerprint
+from glow_tf.run.files.same_data import write_data
+from glow_tf.use import NoveltyDetector
+from glow_tf.use.score.places import place_maps
+from glow_tf.use.score.rule import Rule
+from glow_tf.use.score.tuning import Tuner
+
+
+@pytest.fixture(scope="module")
+def digits():
+    images = (load_digits().images * 8).astype(np.uint8)[..., None]
+    return np.random.default_rng(0).permutation(images)[:300]
+
+
+@pytest.fixture(scope="module")
+def detector(digits):
+    sizes = {"image_shape": (8, 8, 1), "num_blocks": 1, "flow_steps": 1, "condition_depth": 1}
+    prior = small_levels(n_bits=5, **sizes)
+    prior.initialize(digits[100:200])
+    return NoveltyDetector(prior, epochs=1).fit(digits[:40])
+
+
+def flat(level=0):
+    return np.full((1, 8, 8, 1), level, np.uint8)
+
+
+def made_up(count, seed, shift=0.0):
+    """What is looked at in images of one kind, at two resolutions."""
+    rng = np.random.default_rng(seed)
+    return [(shift + rng.normal(size=(count, side, side, 3))).astype(np.float32) for side in (4, 2)]
+
+
+@pytest.mark.parametrize("glow", [small_glow(), small_levels(image_shape=(8, 8, 1))], ids=["glow", "levels"])
+def test_log_densities_of_places_add_up_to_that_of_the_image(glow, small_images, eager):
+    images = small_images[:5]
+    glow.initialize(images)
+    maps = place_maps(glow, tf.constant(images))
+    shapes = [shape for part in glow.parts for shape in part.latent_shapes]
+    shapes.append(glow.parts[-1].output_event_shape)
+    channels = {size: sum(s[2] for s in shapes if s[:2] == size) for size in maps}
+    total = sum(channels[size] * tf.reduce_sum(own[..., 0], [1, 2]) for size, own in maps.items())
+    first = glow.enter(images, 0.5).log_likelihood
+    np.testing.assert_allclose(total + first, glow.score(images)["log_prob"], rtol=1e-4)
+    eps = glow.encode(images).numpy()
+    squares = sum(channels[size] * tf.reduce_sum(own[..., 1], [1, 2]) for size, own in maps.items())
+    np.testing.assert_allclose(squares, np.square(eps).sum(axis=1), rtol=1e-4)
+
+
+def test_levels_of_odd_sides_have_maps_too(rng, eager):
+    glow = small_levels(image_shape=(11, 8, 3))
+    maps = place_maps(glow, tf.constant(rng.integers(0, 256, (2, 11, 8, 3)).astype(np.uint8)))
+    assert sorted(maps) == [(1, 1), (2, 2), (5, 4)]
+
+
+def test_a_change_in_one_corner_leaves_the_opposite_one_as_it_was(eager):
+    glow = preset_once("cifar10_small")
+    images = np.random.default_rng(0).integers(90, 110, (1, 32, 32, 3)).astype(np.uint8)
+    changed = images.copy()
+    changed[:, :2, :2] = 0
+    before, after = (place_maps(glow, tf.constant(own))[16, 16].numpy() for own in (images, changed))
+    assert abs(after - before)[0, 0, 0, 0] > 0.5
+    np.testing.assert_allclose(after[:, -1, -1], before[:, -1, -1], atol=1e-4)
+
+
+def test_false_alarms_come_at_the_rate_that_was_asked_for():
+    shares = []
+    for seed in range(8):
+        detector = NoveltyDetector(seed=seed)
+        detector.prior_ = small_glow()
+        detector._calibrate(made_up(60, seed))
+        kind, places = detector._rule(made_up(200, 100 + seed), (8, 8))
+        scores = np.maximum(kind, np.max(places, axis=(1, 2)))
+        shares.append(np.mean(detector.p_value_of(scores) <= 0.05))
+        assert (detector.p_value_of(np.array([np.inf, -np.inf])) == [detector.smallest, 1]).all()
+    assert np.mean(shares) == pytest.approx(0.05, abs=0.025)
+
+
+def test_one_odd_place_is_found_where_it_is_and_a_shift_of_all_is_unusual_as_a_whole():
+    rule = Rule.of(made_up(60, 0)).scaled(np.linspace(-1, 0, 60), np.linspace(0, 1, 60))
+    odd = made_up(2, 1)
+    odd[0][0, 3, 1] = 9
+    odd[0][1] += 0.7
+    kind, places = rule(odd, (8, 8))
+    assert np.unravel_index(np.argmax(places[0]), (8, 8)) in [(6, 2), (7, 2), (6, 3), (7, 3)]
+    assert kind[1] > 1 > np.max(places[1])
+
+
+def test_what_is_unlike_the_good_images_is_flagged_and_what_is_like_them_is_not(detector, digits):
+    frames = np.concatenate([flat(level) for level in (0, 64, 128, 255)])
+    shuffled = np.random.default_rng(1).permuted(digits[250:].reshape(50, 64), axis=1).reshape(-1, 8, 8, 1)
+    assert detector.predict(frames).all()
+    assert detector.predict(shuffled).mean() > 0.9
+    assert detector.predict(digits[40:]).mean() < 0.15
+
+
+def test_names_are_those_of_pyod_and_scikit_learn(detector, digits):
+    images = digits[40:60]
+    scores = detector.decision_function(images)
+    np.testing.assert_array_equal(detector.predict(images), scores > detector.threshold_)
+    np.testing.assert_array_equal(
+        detector.predict(images), detector.p_value(images) <= detector.contamination
+    )
+    np.testing.assert_allclose(detector.predict_proba(images).sum(axis=1), 1)
+    assert detector.decision_scores_.shape == detector.labels_.shape == (40,)
+    assert detector.labels_.mean() <= detector.contamination
+    assert detector.heat(images).shape == images.shape[:3]
+    assert (detector.heat(images).max(axis=(1, 2)) <= scores + 1e-4).all()
+    copy = clone(detector).set_params(contamination=0.2)
+    assert copy.get_params()["contamination"] == 0.2
+    with pytest.raises(ConfigError, match="fit must be called first"):
+        copy.predict(images)
+
+
+def test_a_copy_that_is_tuned_again_is_what_it_was_after_the_first_time(digits):
+    prior = small_glow(flow_steps=1, num_blocks=1, parts="1")
+    before = prior.get_weights()
+    tuner = Tuner(prior, 20, epochs=1)
+    tuner.tune(digits[:20])
+    first = tuner.glow.get_weights()
+    tuner.tune(digits[20:40])
+    tuner.tune(digits[:20])
+    for mine, expected in zip(tuner.glow.get_weights(), first, strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-6)
+    for mine, expected in zip(prior.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, expected)
+
+
+def test_a_detector_is_saved_loaded_and_exported_with_the_same_numbers(detector, digits, tmp_path):
+    images = digits[40:50]
+    detector.save(tmp_path / "d.zip")
+    loaded = NoveltyDetector.load(tmp_path / "d.zip")
+    detector.export(tmp_path / "export")
+    served = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"](tf.constant(images))
+    scores, heat = detector.score_and_heat(images)
+    np.testing.assert_array_equal(loaded.decision_function(images), scores)
+    np.testing.assert_array_equal(loaded.decision_scores_, detector.decision_scores_)
+    np.testing.assert_allclose(served["score"], scores, atol=1e-3)
+    np.testing.assert_allclose(served["map"], heat, atol=1e-3)
+    np.testing.assert_allclose(served["p_value"], detector.p_value(images), atol=0.03)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"format": 1, "score": "density"}'])
+def test_files_of_another_kind_are_refused(content, tmp_path):
+    (tmp_path / "c.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"Releases before 0\.6 wrote others"):
+        NoveltyDetector.load(tmp_path / "c.json")
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as file:
+        file.writestr("detector.json", content)
+    with pytest.raises(ConfigError, match="calibration must be a file from"):
+        NoveltyDetector.load(tmp_path / "c.zip")
+
+
+def test_wrong_use_is_refused_before_anything_is_loaded(digits):
+    with pytest.raises(ConfigError, match=r"20 good images or more.*Received: \(19"):
+        NoveltyDetector("none").fit(digits[:19])
+    with pytest.raises(ConfigError, match=r"contamination must be 0\.048 or more.*: contamination=0\.01"):
+        NoveltyDetector("none", contamination=0.01).fit(digits[:20])
+
+
+# The command
+
+
+def run(*arguments):
+    return cli.run("score", arguments)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, digits, detector):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd").mkdir()
+    for k in range(6):
+        Image.fromarray(digits[100 + k, ..., 0]).save(tmp_path / "odd" / f"good <{k}>.png")
+    Image.fromarray(flat()[0, ..., 0]).save(tmp_path / "odd" / "=flat.png")
+    detector.save(tmp_path / "detector.zip")
+    return tmp_path
+
+
+def test_the_command_fits(tmp_path, monkeypatch, capsys, presets_loaded_once):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(NoveltyDetector, "fit", lambda self, images, condition: self)
+    monkeypatch.setattr(NoveltyDetector, "save", lambda self, path: path.write_text("saved"))
+    monkeypatch.setattr(NoveltyDetector, "smallest", 1 / 21)
+    assert run("fit", "--model=digits", "--dataset=digits", "--examples=20", "--false_alarms=0.01") == 0
+    said = capsys.readouterr().out
+    assert "WARNING: with 20 good images no p-value is below 0.048, and check refuses" in said
+    assert "For --false_alarms=0.01 fit takes 99 images or more." in said
+    assert (tmp_path / "detector.zip").read_text() == "saved"
+
+
+def test_the_command_checks_a_folder_and_shows_where(folder, capsys):
+    assert run("check", "--dataset=folder:odd", "--worst=3") == 0
+    assert "of 7 images are flagged" in capsys.readouterr().out
+    with (folder / "scores" / "scores.csv").open(newline="") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 7
+    assert rows["'=flat.png"]["flagged"] == "yes"  # no spreadsheet takes the name as a formula
+    assert "unusual" in rows["'=flat.png"]["reason"]
+    assert (folder / "scores" / "heat" / "0001_=flat.png").exists()
+    page = (folder / "scores" / "worst.html").read_text()
+    assert page.count("<figure data-p") == 3
+    assert page.index("=flat.png") < page.index("good &lt;")
+    assert 'type="range"' in page
+    assert run("check", "--dataset=folder:odd", "--false_alarms=0.01") == 1
+    assert "false_alarms must be 0.025 or more" in capsys.readouterr().err
+
+
+def test_images_that_a_model_was_trained_on_are_no_measure(folder):
+    """The folder has no test/, so without --split its training images are among the good ones."""
+    (folder / "run").mkdir()
+    (folder / "run" / "flags.cfg").write_text("--dataset=folder:good\n")
+    values = flags.FlagValues()
+    command.define(values)
+
+    def trained_on(model, dataset, split):
+        values(["score", f"--model={model}", f"--dataset={dataset}", f"--split={split}"])
+        return command.trained_on(values, flat(1))
+
+    for split, expected in (("", True), ("train", True), ("all", True), ("test", False)):
+        for same in ("folder:good", "folder:good/", f"folder:{folder}/good"):
+            assert trained_on("run", same, split) == expected
+        assert trained_on("digits", "digits", split) == (expected and split != "")
+    (folder / "good" / "test").mkdir(parents=True)  # without images, it holds nothing out
+    assert trained_on("run", "folder:good", "")
+    assert not trained_on("run", "folder:bad", "")
+    assert not trained_on("digits", "folder:digits", "")
+    (folder / "run" / "flags.cfg").write_text("--dataset=file:good.npy\n")
+    assert trained_on("run", f"file:{folder}/good.npy", "")  # of a file all images are taken
+
+
+def test_training_images_are_known_by_their_checksum_wherever_they_lie(folder, digits, capsys):
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    values = flags.FlagValues()
+    command.define(values)
+    values(["score", "--model=run", "--dataset=folder:copy"])
+    kept = digits[np.arange(300) % 10 != 9]
+    data = {"train images": fingerprint(kept[:250])}  # without those of validation
+    write_data(folder / "run" / "checkpoints", data)
+    assert command.trained_on(values, digits)  # of a folder without test/, they and the test images
+    assert command.trained_on(values, kept)
+    assert not command.trained_on(values, digits[::-1])
+    assert not command.trained_on(values, digits[:100])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "needs an action first: fit or check. Received: ''"),
+        (["scan"], "needs an action first: fit or check. Received: 'scan'"),
+        (["check"], "calibration must be a file from `glow-tf score fit`"),
+        (["fit", "--model=digits", "--false_alarms=0"], "false_alarms must be between 0 and 1"),
+        (["fit", "--model=digits", "--calibration="], "calibration must be a file"),
+        (["fit", "--model=digits", "--dataset=digits", "--examples=5"], "20 good images or more"),
+        (["check", "--worst=0"], "worst must be 1 or more"),
+    ],
+)
+def test_bad_input_ends_with_a_sentence(
+    tmp_path, monkeypatch, presets_loaded_once, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 1
+    assert message in capsys.readouterr().err
