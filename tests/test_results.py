@@ -14,6 +14,7 @@ from lab.studies.table import read_table
 
 # The quantile of Student's t that leaves 2.5 % above, for five pairs.
 T_FIVE = 2.7764
+T_THREE = 4.303  # the same of three
 CLAIMS = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "docs" / "results"
 ROW = re.compile(r"\| \[(?P<what>[^\]]+)\]\((?P<csv>docs/results/\w+\.csv)\) \| (?P<numbers>.*) \|")
@@ -303,3 +304,16 @@ def test_heads_on_clothes():
     text = f"{gaps[0]:.2f} to {gaps[-3]:.2f} there, and {gaps[-1]:.2f} in two of {len(gaps)} runs"
     assert text in " ".join((RESULTS / "heads.md").read_text().split())
     assert f"on clothes up to {gaps[-3]:.2f}" in CLAIMS.read_text()
+
+
+def test_what_haars_squeeze_gives_a_glow_at_equal_time():
+    last = last_epochs(RESULTS / "network.csv")
+    line, page = row_of("levels, of 0.5, a Glow"), (RESULTS / "levels.md").read_text()
+    own = last["levels_32"]
+    assert len(own) == 3
+    for name in ("levels_before_32", "glow_haar_32", "glow_pixels_32"):
+        pairs = [last[name][seed] - own[seed] for seed in own]
+        half_width = T_THREE * statistics.stdev(pairs) / len(pairs) ** 0.5
+        assert f"{statistics.mean(pairs):.3f} ± {half_width:.3f}" in line
+        assert f"{statistics.mean(last[name].values()):.3f}" in line
+        assert f"| {statistics.mean(last[name].values()):.3f} |" in page
