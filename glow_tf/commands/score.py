@@ -1,4 +1,4 @@
-"""Flags images that are unlike good ones, at a rate of false alarms that you choose, and shows where.
+"""Flags images that are unlike good ones, and shows where; you choose the rate of false alarms.
 
     glow-tf score fit --model=cifar10_small --dataset=folder:GOOD
     glow-tf score check --dataset=folder:NEW --false_alarms=0.05

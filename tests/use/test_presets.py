@@ -19,7 +19,7 @@ from glow_tf.run.files.flags_file import flagfile
 from glow_tf.use import evaluate
 from glow_tf.use.evaluation import mean_and_error
 
-LIMIT_MB = 8
+LIMIT_MB = 12
 
 
 @pytest.fixture(scope="module")
