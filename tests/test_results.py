@@ -317,3 +317,21 @@ def test_what_haars_squeeze_gives_a_glow_at_equal_time():
         assert f"{statistics.mean(pairs):.3f} ± {half_width:.3f}" in line
         assert f"{statistics.mean(last[name].values()):.3f}" in line
         assert f"| {statistics.mean(last[name].values()):.3f} |" in page
+
+
+def test_what_a_prior_is_worth():
+    found = {
+        (row["set"], row["start"]): row for row in rows_of(RESULTS / "prior.csv") if row["images"] == "160"
+    }
+    page = (RESULTS / "prior.md").read_text()
+    for name in {name for name, _ in found}:
+        tuned = found[name, "prior"]
+        bits = [
+            tuned["untouched_bpd"],
+            *(found[name, start]["test_bpd"] for start in ("prior", "levels", "glow")),
+        ]
+        texts = [f"{float(value):.3f}" for value in bits]
+        assert ", ".join(texts) in row_of("160 images: untouched, tuned")
+        assert f"| {' | '.join(texts)} |" in page
+    gains = [float(found[n, "levels"]["test_bpd"]) - float(found[n, "prior"]["test_bpd"]) for n, _ in found]
+    assert f"{min(gains):.2f} to {max(gains):.2f} bits/dim against levels" in page
