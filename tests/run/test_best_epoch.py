@@ -96,6 +96,7 @@ class KilledError(Exception):
     """Stands for a kill: nothing is saved after it."""
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_resumes_with_the_same_best_epoch(tmp_path, monkeypatch, capsys):
     whole = train(overfitting(tmp_path / "whole"))
     best, write = whole["best_epoch"], Checkpoints._write
@@ -202,6 +203,7 @@ def test_a_run_that_goes_back_behind_its_best_epoch_has_its_start_again(began, t
     assert checkpoint_files.best_epoch(tmp_path) == 0
 
 
+@pytest.mark.slow
 def test_a_start_that_is_killed_is_scored_again_and_one_that_resumes_keeps_its_score(began, tmp_path, capsys):
     def killed(batch, logs):
         raise KilledError

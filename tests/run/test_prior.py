@@ -111,6 +111,7 @@ class KilledError(Exception):
     """Stands for a kill."""
 
 
+@pytest.mark.slow
 def test_a_run_from_a_prior_that_is_killed_resumes_to_the_digit(pictures, tmp_path, capsys, eager):
     def settings(name):
         flags = [f"--dataset=folder:{pictures}", f"--workdir={tmp_path / name}", "--part_epochs=3", *QUIET]
@@ -204,7 +205,6 @@ def test_a_run_starts_from_a_model_or_from_scratch():
             config_of(["--workdir=unused", "--from_scratch", start])
 
 
-@pytest.mark.skipif(not hasattr(glow_tf.Glow, "resized"), reason="needs models of any size")
 def test_a_start_is_resized_to_the_images(preset, tmp_path, capsys, eager):
     write(tmp_path / "pictures" / "train", np.repeat(smooth(20, 1), 2, axis=1))
     write(tmp_path / "pictures" / "test", np.repeat(smooth(4, 2), 2, axis=1))
