@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import data, presets
-from glow_tf.config import PRIOR, SAME_FUNCTION, RunConfig
+from glow_tf.config import PRIOR, SAME_FUNCTION, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.devices.workers import follow_first_worker
 from glow_tf.model.glow import Glow
@@ -23,13 +23,15 @@ FEW = "WARNING: only {} images are held out to choose the best epoch: there are 
 COUNTED = 256  # training images of which the trivial density counts the differences of pixels
 
 
-def prior_for(image_shape: tuple[int, int, int]) -> Glow | None:
-    """Returns the prior of images of a shape; None if no such preset is installed.
+def settings_for(image_shape: tuple[int, int, int]) -> ModelConfig | None:
+    """Returns the settings of the prior for images of a shape; None if no such preset is installed.
 
     ConfigError if images are too small for it.
     """
-    name = suited.PRESETS.get(image_shape[-1])
-    return saved.resized(Glow.from_preset(name), image_shape) if name in presets.names() else None
+    if (name := suited.PRESETS.get(image_shape[-1])) not in presets.names():
+        return None
+    model = presets.read_model(presets.find(name))
+    return model if model.image_shape == image_shape else model.design.resized(model, image_shape)[0]
 
 
 def with_start(
@@ -56,10 +58,11 @@ def _with_prior(
     name, glow, bits, trivial = suited.PRESETS.get(images.image_shape[-1]), None, np.nan, np.nan
     tuned, chosen, cut = suited.tuned(config, len(images.train)), config, images
     try:
-        if (glow := prior_for(images.image_shape)) is None:
+        if (own := settings_for(images.image_shape)) is None:
             return dataclasses.replace(config, init_from="", follows=()), images, None
-        if not (why := _contradiction(config, images, glow)):
-            model = {n: getattr(glow.config, n) for n in config.follows if n not in tuned}
+        if not (why := _contradiction(config, images, own)):
+            glow = saved.resized(Glow.from_preset(name), images.image_shape)
+            model = {n: getattr(own, n) for n in config.follows if n not in tuned}
             chosen = RunConfig.from_settings(config.to_settings() | model | tuned | {"init_from": name})
             cut = _with_validation(chosen, images)
             bits, trivial = _scores(glow, cut, config.seed)
@@ -84,21 +87,21 @@ def _with_prior(
     return chosen, cut, glow
 
 
-def _contradiction(config: RunConfig, images: data.ImageData, glow: Glow) -> str:
-    """Says what of a run speaks against a prior; empty if nothing does."""
+def _contradiction(config: RunConfig, images: data.ImageData, prior: ModelConfig) -> str:
+    """Says what of a run speaks against a prior of these settings; empty if nothing does."""
     if config.conditional or images.condition_shape:
         return "it knows neither classes nor what is given with images"
-    if config.model.data_dtype != glow.config.data_dtype:
-        return f"it is of {glow.config.data_dtype}, and the data are {config.model.data_dtype}"
+    if config.model.data_dtype != prior.data_dtype:
+        return f"it is of {prior.data_dtype}, and the data are {config.model.data_dtype}"
     differing = []
-    for name, value in dataclasses.asdict(glow.config).items():
+    for name, value in dataclasses.asdict(prior).items():
         is_typed = name in config.to_settings() and name not in (*config.follows, *SAME_FUNCTION)
         if is_typed and value != (own := getattr(config.model, name)):
             differing.append(f"{name}={value} (this run: {own})")
     if differing:
         return f"it has {', '.join(differing)}"
-    if (bits := suited.bits_of(images.levels)) != glow.config.n_bits:
-        return f"it is of {glow.config.n_bits} bits, and {bits} suffice for these images"
+    if (bits := suited.bits_of(images.levels)) != prior.n_bits:
+        return f"it is of {prior.n_bits} bits, and {bits} suffice for these images"
     return ""
 
 
