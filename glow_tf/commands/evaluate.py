@@ -10,7 +10,8 @@ importance-weighted one. Of a model with classes, the bits are those of their mi
 follow, and how often the likeliest class is the label. --output is a JSON file with all of it. An exported
 model gives its bits as a whole, and draws other noise from the same seed: it does not tell where the bits
 are, and its mean differs a little. With --image_size=0 images keep their sizes, which may differ; every
-image counts alike in the mean.
+image counts alike in the mean. Where an image is less likely than under a uniform density, a mean follows in
+which no image needs more bits than that.
 """
 
 import math
@@ -60,6 +61,10 @@ def _report(found: Any, groups: Sequence[Any]) -> dict[str, Any]:
     if groups[0].images.dtype == np.float32:
         report["nats_per_dim"] = bpd * math.log(2)
     report |= {"bits_per_dim": bpd, "standard_error": error}
+    bits = 8 * groups[0].images.dtype.itemsize
+    if groups[0].images.dtype != np.float32 and (rare := int((found.per_image > bits).sum())):
+        bpd, error = mean_and_error(found.with_floor(bits))
+        report["with_floor"] = {"bits_per_dim": bpd, "standard_error": error, "images_below": rare}
     if len(found.draws) > 1:
         bpd, error = mean_and_error(found.tighter)
         report["importance_weighted"] = {"bits_per_dim": bpd, "standard_error": error}
@@ -117,6 +122,9 @@ def _lines(report: dict[str, Any]) -> list[str]:
             f"({_counted(report['images'], 'image')}, {_counted(report['draws'], 'noise draw')} each; "
             "an upper bound in expectation)"
         ]
+    if floor := report.get("with_floor"):
+        rare = _counted(floor["images_below"], "image")
+        lines.append(f"{_with_error(floor)} bits/dim with a floor: a uniform density is likelier of {rare}")
     if "importance_weighted" in report:
         lines.append(f"{_with_error(report['importance_weighted'])} bits/dim, importance-weighted")
     for title, terms in (("It is the sum of", report["terms"]), ("By part", report["parts"])):

@@ -1,5 +1,6 @@
 """What is done with a trained model: scores, latents, and the images that are read for it."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -59,6 +60,14 @@ def test_the_terms_add_up_to_the_score(glow, images):
     np.testing.assert_allclose(sum(found.terms.values()), found.per_image, rtol=1e-5)
     np.testing.assert_allclose(found.terms["dequantisation"], glow.config.n_bits, rtol=1e-6)
     assert found.parts == {}
+
+
+def test_with_a_floor_no_image_needs_more_than_its_bytes_and_others_what_they_needed(glow, images):
+    found = evaluate(glow, images)
+    draws = np.concatenate([found.draws, [[500.0, 9.0, np.inf]]], axis=1)
+    floored = dataclasses.replace(found, draws=draws).with_floor(8)
+    np.testing.assert_allclose(floored[:-3], found.per_image, rtol=1e-5)
+    np.testing.assert_allclose(floored[-3:], 8 + 20 / glow.dimensions, rtol=1e-6)
 
 
 def test_the_terms_of_a_part_are_those_of_its_flow_steps_and_latents(glow, images):
