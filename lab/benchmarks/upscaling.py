@@ -1,15 +1,20 @@
 """How much of `glow-tf restore upscale` is the flow's? Beside repeated pixels and bicubic interpolation.
 
     python -m lab.benchmarks.upscaling --model=cifar10_small --dataset=cifar10 --data_dir=PATH
+    python -m lab.benchmarks.upscaling --model=photographs --pictures=PATH --examples=16
 
-Test images are halved and doubled again. `upscale` starts from the bicubic images, and at its end gives each
-2×2 square the mean that it must have; both are rows of their own. Differences are within an image.
+Test images are halved and doubled again. `upscale` gives each 2×2 square the mean that it must have, and a
+Glow's starts from the bicubic images; both are rows of their own. Differences are within an image. With
+`--pictures` images are of 1280×960: the middles of photographs that `prior_pictures.csv` holds out for test.
 """
 
+import csv
+import pathlib
 import sys
 
 import numpy as np
 from absl import flags
+from PIL import Image, ImageOps
 
 from glow_tf.commands import cli
 from glow_tf.run.pictures import enlarged
@@ -17,7 +22,9 @@ from glow_tf.use import open_model, psnr, read_images, reduced, repeated, upscal
 from glow_tf.use.evaluation import mean_and_error
 from glow_tf.use.restore.upscaling import with_means
 from lab.benchmarks.rows import added_to
+from lab.prior_pictures import LIST, opened, pictures_below
 
+SIZE = 1280, 960
 COLUMNS = ("model", "method", "images", "psnr_db", "upscale_ahead_by_db", "standard_error_db")
 
 
@@ -26,6 +33,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("model", "", "As in `glow-tf restore --help`.", flag_values=values)
     flags.DEFINE_string("dataset", "", "Of the model's kind; its test images are used.", flag_values=values)
     flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", flag_values=values)
+    flags.DEFINE_string(
+        "pictures", "", "As of lab/prior_pictures.py; instead of a dataset.", flag_values=values
+    )
     flags.DEFINE_integer("examples", 256, "Test images.", flag_values=values)
     flags.DEFINE_string("csv", "upscaling.csv", "To add to.", flag_values=values)
 
@@ -33,12 +43,16 @@ def define(values: flags.FlagValues) -> None:
 def main(given: flags.FlagValues) -> None:
     """Measures, prints and writes."""
     glow = open_model(given.model)
-    truth = read_images(glow.image_shape, given.dataset, given.data_dir, count=given.examples).images
+    if given.pictures:
+        truth = _photographs(pathlib.Path(given.pictures), given.examples)
+    else:
+        truth = read_images(glow.image_shape, given.dataset, given.data_dir, count=given.examples).images
     small = np.round(reduced(truth)).astype(np.uint8)
     bicubic = enlarged(small, 2)
     found = {
         "repeated pixels": repeated(small),
         "bicubic": bicubic,
+        "Lanczos": np.stack([_lanczos(image) for image in small]),
         "bicubic, means corrected": with_means(bicubic, small),
         "upscale": upscale(glow, small),
     }
@@ -49,6 +63,25 @@ def main(given: flags.FlagValues) -> None:
             numbers = [f"{own.mean():.3f}", f"{ahead:.3f}", f"{error:.3f}"]
             add([given.model, method, len(truth), *numbers])
             print(f"{method:<25} {numbers[0]} dB; upscale is ahead by {numbers[1]} ± {numbers[2]}")
+
+
+def _photographs(folder: pathlib.Path, count: int) -> np.ndarray:
+    found = dict(pictures_below(folder))
+    with LIST.open() as file:
+        names = [
+            r["picture"] for r in csv.DictReader(file) if (r["kind"], r["use"]) == ("photograph", "test")
+        ]
+    pictures = (opened(name, found[name]) for name in names)
+    large = [own for own in pictures if own.width >= SIZE[0] and own.height >= SIZE[1]]
+    return np.stack([ImageOps.fit(own, SIZE, Image.Resampling.LANCZOS) for own in large[:count]])
+
+
+def _lanczos(image: np.ndarray) -> np.ndarray:
+    height, width, channels = image.shape
+    large = Image.fromarray(image[..., 0] if channels == 1 else image).resize(
+        (2 * width, 2 * height), Image.Resampling.LANCZOS
+    )
+    return np.reshape(large, (2 * height, 2 * width, channels))
 
 
 if __name__ == "__main__":

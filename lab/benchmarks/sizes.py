@@ -1,0 +1,95 @@
+"""Bits of images of many sizes under one model, beside PNG, WebP and JPEG XL.
+
+    python -m lab.benchmarks.sizes --model=photographs --pictures=PATH --csv=sizes.csv
+
+The pictures are those that `prior_pictures.csv` holds out for test, shrunk and cut to each size. PNG and WebP
+(lossless, the slowest methods) are Pillow's, JPEG XL is `cjxl -d 0 -e 7` of Debian's libjxl-tools. A file has
+a header, which decides at small sizes. Memory is the process's largest, and grows with the sizes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl import flags
+from PIL import Image, ImageOps
+
+from glow_tf.commands import cli
+from glow_tf.use import open_model
+from glow_tf.use.evaluation import mean_and_error
+from glow_tf.use.sized import fitted
+from lab.benchmarks.rows import added_to
+from lab.prior_pictures import LIST, opened, pictures_below
+
+SIZES = ((24, 24), (32, 48), (64, 64), (96, 128), (256, 256), (667, 1000))
+COLUMNS = ("model", "kind", "height", "width", "pictures", "model_bpd", "png_bpd", "webp_bpd", "jpeg_xl_bpd")
+COLUMNS += ("ahead_of_jpeg_xl_bpd", "standard_error", "seconds_per_image", "megabytes")
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the benchmark's flags."""
+    flags.DEFINE_string("model", "photographs", "As in `glow-tf evaluate --help`.", flag_values=values)
+    flags.DEFINE_string("pictures", "", "As of lab/prior_pictures.py.", flag_values=values)
+    flags.DEFINE_integer("examples", 12, "Pictures of each kind.", flag_values=values)
+    flags.DEFINE_string("csv", "sizes.csv", "To add to.", flag_values=values)
+
+
+def main(given: flags.FlagValues) -> None:
+    """Measures, prints and writes."""
+    glow = open_model(given.model)
+    kinds = _pictures(pathlib.Path(given.pictures), given.examples)
+    with added_to(given.csv, COLUMNS) as add:
+        for height, width in SIZES:
+            model = fitted(glow, (height, width))
+            for kind, pictures in kinds.items():
+                images = [ImageOps.fit(own, (width, height), Image.Resampling.LANCZOS) for own in pictures]
+                arrays = [np.asarray(own)[np.newaxis] for own in images]
+                model.bits_per_dim(arrays[0])  # traced
+                start = time.monotonic()
+                bits = np.array([float(model.bits_per_dim(own)[0]) for own in arrays])
+                seconds = (time.monotonic() - start) / len(images)
+                files = np.array([[8 * n / arrays[0].size for n in _bytes(own)] for own in images])
+                ahead, error = mean_and_error(files[:, 2] - bits)
+                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+                numbers = [bits.mean(), *files.mean(axis=0), ahead, error]
+                row = [given.model, kind, height, width, len(images), *(f"{own:.4f}" for own in numbers)]
+                add([*row, f"{seconds:.3f}", round(memory)])
+                print(*row[1:], f"{seconds:.2f} s", f"{memory:.0f} MB", flush=True)
+
+
+def _pictures(folder: pathlib.Path, count: int) -> dict[str, list[Image.Image]]:
+    """Returns pictures of each kind that are at least as large as the largest size."""
+    found, kinds = dict(pictures_below(folder)), {"photograph": [], "drawing": []}
+    with LIST.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["use"] == "test"]
+    for row in rows:
+        own, sizes = kinds[row["kind"]], SIZES[-1]
+        if len(own) < count and (image := opened(row["picture"], found[row["picture"]])):
+            own += [image] if image.height >= sizes[0] and image.width >= sizes[1] else []
+    return kinds
+
+
+def _bytes(image: Image.Image) -> list[int]:
+    """Returns the sizes of an image's files: PNG, WebP and JPEG XL."""
+    sizes = []
+    for kind, how in (("PNG", {"optimize": True}), ("WEBP", {"lossless": True, "quality": 100, "method": 6})):
+        file = io.BytesIO()
+        image.save(file, kind, **how)
+        sizes.append(file.tell())
+    with tempfile.TemporaryDirectory() as folder:
+        image.save(f"{folder}/image.ppm")
+        command = ["cjxl", "-d", "0", "-e", "7", "--quiet", f"{folder}/image.ppm", f"{folder}/image.jxl"]
+        subprocess.run(command, check=True)
+        return [*sizes, pathlib.Path(f"{folder}/image.jxl").stat().st_size]
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_module(sys.modules[__name__]))
