@@ -19,12 +19,15 @@ WIDTH = 96
 PRESETS = {3: "photographs", 1: "photographs_grey"}
 # What follows the number of images where a run starts from a prior; and, besides, all settings of its model.
 TUNED = ("validation_examples", "schedule", "part_epochs", "finetune_epochs", "learning_rate")
-TUNED += ("rate_scaling", "warmup_steps", "batch_size", "patience")
+TUNED += ("rate_scaling", "warmup_steps", "batch_size", "ema", "patience")
 FOLLOWS = (*(s.name for s in settings_of(ModelConfig) if s.name not in SAME_FUNCTION), *TUNED)
 FEW = 80  # images, of which a tenth would be fewer than `LEAST_HELD_OUT`
 LEAST_HELD_OUT, MOST_HELD_OUT = 8, 1000
 SEEN = 32_000  # images in all epochs together: ten epochs of 3,200, which take minutes at 32 × 32
 FEWEST_EPOCHS, MOST_EPOCHS = 2, 50
+# An average that begins with the prior and remembers 200 steps: of few images it holds on to the prior, as
+# a mean of both models' weights does (Wortsman et al. 2022, https://arxiv.org/abs/2109.01903).
+HOLDING = 0.995
 
 
 def form(settings: Mapping[str, Any], given: Set[str]) -> dict[str, Any]:
@@ -84,6 +87,7 @@ def tuned(config: RunConfig, examples: int) -> dict[str, Any]:
     choose("rate_scaling", "size")
     batch = choose("batch_size", min(4 if examples < FEW else 8, trained))
     choose("warmup_steps", min(100, epochs * (trained // batch) // 3))
+    choose("ema", HOLDING)
     choose("patience", max(-(-epochs // 3), 2) if validation else 0)
     return found
 
