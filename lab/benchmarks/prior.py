@@ -49,6 +49,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_list("images", ["160"], "Numbers of training images.", **own)
     flags.DEFINE_list("seeds", ["0"], "Seeds.", **own)
     flags.DEFINE_list("sets", [], "Names of sets; empty: all.", **own)
+    flags.DEFINE_list("starts", list(STARTS), "What runs start from.", **own)
     flags.DEFINE_string("output", "prior.csv", "The CSV, to add to.", **own)
 
 
@@ -63,7 +64,7 @@ def main(values: flags.FlagValues) -> None:
         for seed in values.seeds:
             for count in values.images:
                 for name, (train, test) in sets.items():
-                    for start in STARTS:
+                    for start in values.starts:
                         if (name, count, seed, start) not in done:
                             row = _run(pathlib.Path(folder), train[: int(count)], test, start, int(seed))
                             row = {"set": name, "images": count, "seed": seed, "start": start} | row
