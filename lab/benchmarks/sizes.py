@@ -4,7 +4,7 @@
 
 The pictures are those that `prior_pictures.csv` holds out for test, shrunk and cut to each size. PNG and WebP
 (lossless, the slowest methods) are Pillow's, JPEG XL is `cjxl -d 0 -e 7` of Debian's libjxl-tools. A file has
-a header, which decides at small sizes. Memory is the process's largest, and grows with the sizes.
+a header, which decides at small sizes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import io
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from lab.prior_pictures import LIST, opened, pictures_below
 
 SIZES = ((24, 24), (32, 48), (64, 64), (96, 128), (256, 256), (667, 1000))
 COLUMNS = ("model", "kind", "height", "width", "pictures", "model_bpd", "png_bpd", "webp_bpd", "jpeg_xl_bpd")
-COLUMNS += ("ahead_of_jpeg_xl_bpd", "standard_error", "seconds_per_image", "megabytes")
+COLUMNS += ("ahead_of_jpeg_xl_bpd", "standard_error", "seconds_per_image")
 
 
 def define(values: flags.FlagValues) -> None:
@@ -58,11 +57,10 @@ def main(given: flags.FlagValues) -> None:
                 seconds = (time.monotonic() - start) / len(images)
                 files = np.array([[8 * n / arrays[0].size for n in _bytes(own)] for own in images])
                 ahead, error = mean_and_error(files[:, 2] - bits)
-                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
                 numbers = [bits.mean(), *files.mean(axis=0), ahead, error]
                 row = [given.model, kind, height, width, len(images), *(f"{own:.4f}" for own in numbers)]
-                add([*row, f"{seconds:.3f}", round(memory)])
-                print(*row[1:], f"{seconds:.2f} s", f"{memory:.0f} MB", flush=True)
+                add([*row, f"{seconds:.3f}"])
+                print(*row[1:], f"{seconds:.2f} s", flush=True)
 
 
 def _pictures(folder: pathlib.Path, count: int) -> dict[str, list[Image.Image]]:
