@@ -335,3 +335,11 @@ def test_what_a_prior_is_worth():
         assert f"| {' | '.join(texts)} |" in page
     gains = [float(found[n, "levels"]["test_bpd"]) - float(found[n, "prior"]["test_bpd"]) for n, _ in found]
     assert f"{min(gains):.2f} to {max(gains):.2f} bits/dim against levels" in page
+
+
+def test_the_bits_at_many_sizes():
+    page = (RESULTS / "prior.md").read_text()
+    for kind in ("photograph", "drawing"):
+        found = [row for row in rows_of(RESULTS / "sizes.csv") if row["kind"] == kind]
+        for column in ("model_bpd", "jpeg_xl_bpd", "webp_bpd"):
+            assert f"| {' | '.join(f'{float(row[column]):.2f}' for row in found)} |" in page
