@@ -51,7 +51,7 @@ audit: $(VENV)/installed $(AUDIT)/installed
 
 # A commit, a tag, packages in dist/ and docs on the branch gh-pages, once the gate is green; see lab/release.py.
 release: $(VENV)/installed-docs
-	$(BIN)/pip install --quiet build
+	$(BIN)/pip install --quiet build twine
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m lab.release $(VERSION)
 
 # Of an environment and of what goes into it. uv takes a third of pip's time; where it fails, pip does it. What uv

@@ -89,8 +89,10 @@ def main(version: str) -> None:
     """Makes the release, then the packages and the docs."""
     release(ROOT, version, datetime.date.today().isoformat(), [".ci/run"])
     short = version.rpartition(".")[0]
+    packages = [f"dist/glow_tf-{version}.tar.gz", f"dist/glow_tf-{version}-py3-none-any.whl"]
     for command in (
         [sys.executable, "-m", "build", "--outdir", "dist"],
+        [sys.executable, "-m", "twine", "check", "--strict", *packages],
         ["mike", "deploy", "--update-aliases", short, "latest"],
         ["mike", "set-default", "latest"],
     ):
