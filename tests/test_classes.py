@@ -218,7 +218,7 @@ def trained_classes(trainer):
     ("schedule", "changes"),
     [
         pytest.param("end_to_end", {"parts": "1"}, marks=pytest.mark.slow),  # as datasets, below
-        ("alternating", {"local_prior": "flow:4x1"}),
+        pytest.param("alternating", {"local_prior": "flow:4x1"}, marks=pytest.mark.slow),
         pytest.param("sequential", {}, marks=pytest.mark.slow),
         pytest.param("simultaneous", {"local_prior": "learned"}, marks=pytest.mark.slow),
     ],
@@ -328,7 +328,7 @@ def test_other_labels_are_other_data(tmp_path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("conditional") / "run"
-    settings = {"schedule": "end_to_end", "part_epochs": 5, "finetune_epochs": 0, "flow_steps": 2}
+    settings = {"schedule": "end_to_end", "part_epochs": 3, "finetune_epochs": 0, "flow_steps": 2}
     settings |= {
         "num_blocks": 1,
         "parts": "1",
@@ -405,6 +405,7 @@ def test_commands_know_the_classes(run, tmp_path, capsys, monkeypatch, eager):
     assert "labels must be classes of the model: 0, 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # test_other_labels_are_other_data has the check
 def test_classes_that_change_are_refused_and_the_run_is_kept(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("bee", "cow"):

@@ -22,7 +22,7 @@ def crafted(tmp_path_factory):
     return hostile_files.crafted(tmp_path_factory.mktemp("crafted"))
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 40])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 120])
 @pytest.mark.parametrize(("kind", "least"), [("crafted .keras files", 300), ("crafted presets", 25)])
 def test_crafted_files_are_refused_with_a_sentence(kind, least, every, crafted, tmp_path):
     tried = 0

@@ -31,13 +31,15 @@ OWN = {
     "student_t": {"prior": "student_t"},
     "spline": {"coupling": "spline"},
 }
+ONE = {"num_blocks": 1, "flow_steps": 1, "parts": "1"}
 FORMS = {
-    "glow": {"parts": "across_block:2"},
-    "levels": {"architecture": "levels", "num_blocks": 1, "parts": "1", "condition_features": 4},
+    "glow": {"num_blocks": 1, "parts": "1,1"},
+    "levels": {"architecture": "levels", "num_blocks": 1, "flow_steps": 1, "parts": "1"},
 }
-# Each of one's own in one of the two; the others take minutes.
+# The others take minutes: the tests below load or export a student_t and a spline, too.
+FAST = {("network", "levels"), ("bijector", "glow"), ("flow_step", "glow"), ("transform", "glow")}
 CASES = [
-    pytest.param(name, form, marks=[] if (name == "network") == (form == "levels") else pytest.mark.slow)
+    pytest.param(name, form, marks=[] if (name, form) in FAST else pytest.mark.slow)
     for form in FORMS
     for name in OWN
 ]
@@ -82,7 +84,7 @@ def test_a_layer_of_ones_own_trains_inverts_and_is_kept_in_every_file(name, form
 @pytest.mark.parametrize("changes", [{"width": 512}, {"width": 1}], ids=str)
 def test_files_hold_a_network_of_any_size_whatever_the_width(changes, tmp_path, monkeypatch):
     monkeypatch.setattr(weights_file, "ROOM", 2**10)
-    glow = model_of("network", "glow", **changes)
+    glow = model_of("network", "glow", **ONE, **changes)
     glow.save(tmp_path / "model.keras")
     glow.save_to_preset(tmp_path / "preset")
     for file in ("model.keras", "preset"):
@@ -91,13 +93,30 @@ def test_files_hold_a_network_of_any_size_whatever_the_width(changes, tmp_path, 
             np.testing.assert_array_equal(own, kept)
 
 
+def test_a_layer_is_loaded_once_it_is_registered_and_named_otherwise(tmp_path, monkeypatch, eager):
+    glow = model_of("network", "glow", **ONE)
+    glow.initialize(IMAGES)
+    glow.save(tmp_path / "model.keras")
+    glow.save_to_preset(tmp_path / "preset")
+    refusal = r"import the module that registers it.*own>ConvNeXt\(depth=2, width=8\)"
+    for file in ("model.keras", "preset"):
+        with monkeypatch.context() as without:  # as in a process that did not import the module
+            without.delitem(keras.saving.get_custom_objects(), "own>ConvNeXt")
+            with pytest.raises(ValueError, match=refusal):
+                glow_tf.load(tmp_path / file)
+        found = glow_tf.load(tmp_path / file)
+        np.testing.assert_allclose(found.log_prob(IMAGES[:1]), glow.log_prob(IMAGES[:1]), rtol=1e-5)
+
+
+@pytest.mark.slow  # the test above, with a process of its own
 def test_a_new_process_loads_it_if_it_imports_the_module_and_names_it_otherwise(tmp_path, eager):
-    glow = model_of("network", "glow")
+    glow = model_of("network", "glow", **ONE)
     glow.initialize(IMAGES)
     glow.save(tmp_path / "model.keras")
     glow.save_to_preset(tmp_path / "preset")
     program = (
-        "import sys, numpy as np, glow_tf\n"
+        "import sys, numpy as np, tensorflow as tf, glow_tf\n"
+        "tf.config.run_functions_eagerly(True)\n"
         f"sys.path.insert(0, {str(TESTS)!r})\n"
         "for file in ('model.keras', 'preset'):\n"
         "    try: glow_tf.load(file)\n"
@@ -127,19 +146,22 @@ def test_the_same_layers_are_named_by_flags():
 
 
 def test_copies_of_a_network_start_apart_and_from_the_seed_of_the_model():
-    first, again, other = (model_of("network", "glow", seed=seed).get_weights() for seed in (1, 1, 2))
+    changes = {"num_blocks": 1, "parts": "1"}
+    models = [model_of("network", "glow", **changes, seed=seed) for seed in (1, 1, 2)]
+    first, again, other = (model.get_weights() for model in models)
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
     assert any(np.any(a != b) for a, b in zip(first, other, strict=True))
-    stack = model_of("network", "glow").parts[1].bijectors[-1]
+    stack = models[0].parts[0].bijectors[-1]
     kernel = next(w for w in stack.weights if "network_own_0" in w.path)
     assert np.any(kernel.numpy()[0] != kernel.numpy()[1])
 
 
+@pytest.mark.slow  # bijectors/test_stack.py recomputes other steps
 def test_recomputation_gives_the_same_steps(eager):
     found = []
     for reversible in (False, True):
-        glow = model_of("network", "glow")
+        glow = model_of("network", "glow", parts="1")
         trainer = glow_tf.PartsTrainer(glow, seed=0)
         trainer.compile("sgd", rate_scaling="none", reversible=reversible)
         trainer.train_on_batch(IMAGES[:8])
@@ -148,7 +170,7 @@ def test_recomputation_gives_the_same_steps(eager):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["glow", pytest.param("levels", marks=pytest.mark.slow)])
 def test_a_prior_that_can_only_score_trains_and_says_what_drawing_needs(form, eager):
     glow = glow_tf.Glow(small_config(**FORMS[form]), prior=own_layers.Laplace)
     trained(glow)
@@ -159,7 +181,7 @@ def test_a_prior_that_can_only_score_trains_and_says_what_drawing_needs(form, ea
 
 
 @pytest.mark.parametrize(
-    "settings", [{"coupling": "spline"}, {"coupling": "mixture"}, {"prior": "logistic_mixture"}], ids=str
+    "settings", [{"coupling": "spline"}, {"coupling": "mixture", "prior": "logistic_mixture"}], ids=str
 )
 def test_what_the_package_brings_is_exported_with_operations_that_commands_take(settings, tmp_path):
     glow = glow_tf.Glow(small_config(num_blocks=1, flow_steps=1, parts="1"), **settings, name="glow")
@@ -214,10 +236,16 @@ def test_a_file_does_not_make_python_import_anything(setting, tmp_path):
         presets.files.model_of_settings(tmp_path / "config.json", settings)
 
 
-def test_a_run_with_layers_named_by_flags_goes_on_and_loads(tmp_path, monkeypatch):
+def test_a_run_with_layers_named_by_flags_goes_on_and_loads(tmp_path, monkeypatch, eager):
     monkeypatch.chdir(tmp_path)
     flags = ["--flagfile=quickstart", "--coupling_network=own_layers:ConvNeXt(width=4)", "--workdir=run"]
-    flags += ["--flow_steps=2", "--train_examples=64", "--test_examples=16", "--top_prior=student_t"]
+    flags += [
+        "--num_blocks=1",
+        "--flow_steps=2",
+        "--train_examples=64",
+        "--test_examples=16",
+        "--top_prior=student_t",
+    ]
     flags += ["--noexport", "--notensorboard", "--sample_every=0", "--schedule=simultaneous", "--parts=1,1"]
     assert cli.main(["train", *flags, "--part_epochs=1", "--finetune_epochs=0"]) == 0
     assert cli.main(["train", *flags, "--part_epochs=1", "--finetune_epochs=0"]) == 0  # finished

@@ -203,6 +203,7 @@ def test_a_view_of_tfp_and_another_cut_have_the_same_density(glow, eager):
     np.testing.assert_allclose(whole.recut(parts=(1, 1)).log_prob(x), whole.log_prob(x), rtol=1e-6)
 
 
+@pytest.mark.slow  # training/test_recipe.py goes on with bytes
 def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path, eager):
     x = made(16, *SHAPE)
 

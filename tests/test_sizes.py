@@ -134,6 +134,7 @@ def test_every_form_of_an_odd_model_gives_the_same(own, tmp_path, eager):
     np.testing.assert_allclose(sized.encode(images), eps, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_black_and_white_lines_and_noise_come_back_to_the_byte(eager):
     glow, images = preset_once("cifar10_small").resized((63, 65, 3)), np.zeros((7, 63, 65, 3), np.uint8)
     images[1, -1] = images[2, :, -1, 1] = 255

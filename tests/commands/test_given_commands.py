@@ -192,6 +192,7 @@ def test_edit_and_restore_are_given_it_too(run, kept, eager):
     assert "3 rows of 3 images" in run("restore inpaint", "label.keras", *DIGITS, *flags)
 
 
+@pytest.mark.slow
 def test_score_is_given_it_too(run, eager, monkeypatch):
     monkeypatch.setattr(suited, "MOST_EPOCHS", 1)
     assert "20 good images" in run("score fit", "label.keras", *DIGITS, "--examples=20")

@@ -397,7 +397,9 @@ ON_FOLDERS = {
 
 
 @pytest.mark.parametrize("folder", [pytest.param("grey", marks=pytest.mark.slow), "mixed"])
-@pytest.mark.parametrize("command", ON_FOLDERS)
+@pytest.mark.parametrize(  # use/test_restoring.py restores pictures of several sizes
+    "command", [pytest.param(c, marks=pytest.mark.slow if "restore" in c else ()) for c in ON_FOLDERS]
+)
 def test_commands_take_pictures_of_other_sizes_and_say_that_they_are_brighter(
     folders, capsys, command, folder
 ):

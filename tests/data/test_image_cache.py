@@ -237,6 +237,7 @@ def test_a_set_larger_than_memory_needs_the_cache_and_then_loads(pictures, tmp_p
     assert len(data.load(of(pictures, tmp_path)).train) == 54
 
 
+@pytest.mark.slow  # the tests above compare the images
 def test_a_run_from_the_cache_has_the_numbers_of_one_from_memory(pictures, tmp_path):
     small = {"num_blocks": 1, "parts": "1", "width": 4, "part_epochs": 1, "finetune_epochs": 0}
     small |= {"export": False, "tensorboard": False, "sample_every": 0, "train_examples": 0}

@@ -100,6 +100,7 @@ def test_all_replicas_hold_the_same_actnorms(mirrored):
     assert trainer.glow.initialized
 
 
+@pytest.mark.slow
 def test_predict_takes_a_last_batch_that_leaves_a_replica_without_images(mirrored, small_images):
     trainer, _ = mirrored
     assert np.isfinite(found := trainer.predict(small_images[:17], batch_size=16, verbose=0)).all()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import config, rows_of, train
+from small import only_endpoints
 
 import glow_tf
 from glow_tf import ConfigError, data
@@ -41,12 +42,17 @@ def overfitting(folder, **changes):
     return config(folder, **{**SETTINGS, **changes})
 
 
-@pytest.fixture(scope="module", params=[0.0, 0.5], ids=["weights", "averages"])
+# test_averages.py evaluates, keeps and exports averages, too.
+AVERAGES = [0.0, pytest.param(0.5, marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=AVERAGES, ids=["weights", "averages"])
 def overfitted(request, tmp_path_factory):
     """A run whose last epoch is much worse than its best, and its summary."""
     folder = tmp_path_factory.mktemp("overfitted") / "run"
     settings = overfitting(folder, ema=request.param, export=True)
-    return folder, train(settings), settings
+    with only_endpoints("bits_per_dim"):
+        return folder, train(settings), settings
 
 
 def best_of(rows):
@@ -153,14 +159,16 @@ def test_a_run_that_an_earlier_release_finished_loads_its_last_epoch(overfitted,
 def began(tmp_path_factory):
     """The workdir of a short run, from which others start."""
     folder = tmp_path_factory.mktemp("began") / "run"
-    train(overfitting(folder, part_epochs=3))
+    train(overfitting(folder, part_epochs=3), eager=True)
     return folder
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.5])
+@pytest.mark.parametrize("ema", AVERAGES)
 def test_where_no_epoch_is_better_the_run_ends_with_the_untouched_start(began, tmp_path, capsys, ema):
     absurd = {"init_from": str(began), "learning_rate": "1.0", "part_epochs": 2, "on_divergence": "stop"}
-    summary = train(overfitting(tmp_path / "run", **absurd, ema=ema, export=True, sample_every=1))
+    settings = overfitting(tmp_path / "run", **absurd, ema=ema, export=True, sample_every=1)
+    with only_endpoints("bits_per_dim"):
+        summary = train(settings, eager=True)
     assert summary["best_epoch"] == 0
     assert summary["test_bpd"] == summary["untouched"]["test_bpd"] == rows_test_bpd(began)
     models = [

@@ -136,8 +136,8 @@ def test_a_first_run_of_levels_speaks_of_no_traffic_and_draws_ten_grids_at_most(
     own |= {
         "part_epochs": 12,
         "finetune_epochs": 0,
-        "train_examples": 32,
-        "test_examples": 16,
+        "train_examples": 16,
+        "test_examples": 8,
         "export": False,
     }
     train(config(tmp_path / "run", **own, sample_every=RunConfig(workdir="unused").sample_every))

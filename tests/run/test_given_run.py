@@ -98,6 +98,7 @@ def test_a_run_goes_on_with_the_same_conditions_alone(finished, pairs, tmp_path)
     assert train(again)["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_model_that_is_given_the_same(finished, pairs, tmp_path):
     folder, _ = finished
     train(of_pairs(tmp_path / "run", pairs, init_from=folder, export=False, part_epochs=1))

@@ -205,6 +205,7 @@ def test_a_run_starts_from_a_model_or_from_scratch():
             config_of(["--workdir=unused", "--from_scratch", start])
 
 
+@pytest.mark.slow  # four runs
 def test_a_start_is_resized_to_the_images(preset, tmp_path, capsys, eager):
     write(tmp_path / "pictures" / "train", np.repeat(smooth(20, 1), 2, axis=1))
     write(tmp_path / "pictures" / "test", np.repeat(smooth(4, 2), 2, axis=1))

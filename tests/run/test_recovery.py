@@ -214,7 +214,7 @@ class Cut(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     "settings",
     [
-        ONE,
+        pytest.param(ONE, marks=pytest.mark.slow),  # above, and test_within_epoch.py
         pytest.param({**ONE, "checkpoint_minutes": 1e-9}, marks=pytest.mark.slow),
         pytest.param(
             {"schedule": "sequential", "cache_prefix": True, "learning_rate": "1e-2"}, marks=pytest.mark.slow

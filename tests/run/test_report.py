@@ -203,6 +203,7 @@ def test_a_run_that_diverges_is_reported(tmp_path, reports):
     assert "No epoch was finished." in page.text
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_reported_and_again_when_it_is_over(tmp_path, reports):
     def interrupts(epoch, logs):
         raise KeyboardInterrupt

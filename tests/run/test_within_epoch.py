@@ -117,6 +117,7 @@ def test_a_run_killed_within_an_epoch_ends_with_the_same_numbers(cut, whole, cap
     assert not list(cut.glob("checkpoints/after_*"))
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_the_last_step_of_all_is_evaluated_and_ends(whole, tmp_path):
     """The cosine is over then, and no step is left that would have its rate of 0."""
     settings = config(tmp_path / "run", **ONE, checkpoint_minutes=EVERY_STEP)
@@ -232,6 +233,7 @@ def test_an_interrupt_that_waits_in_a_step_that_diverges_ends_the_run_before_the
         callback.on_train_begin()
 
 
+@pytest.mark.slow
 def test_time_columns_hold_what_the_epoch_took_before(cut):
     seconds = Checkpoints.save_within
     with pytest.MonkeyPatch.context() as patch:
@@ -253,6 +255,7 @@ def test_models_are_loaded_from_the_ends_of_epochs(cut):
         glow_tf.load(cut)
 
 
+@pytest.mark.slow
 def test_a_run_with_other_epochs_goes_on_from_the_end_of_one(tmp_path, capsys, eager):
     settings = {**ONE, "rate_schedule": "constant"}
     train_until(config(tmp_path, **settings, checkpoint_minutes=EVERY_STEP), 2, 2)

@@ -409,7 +409,7 @@ def test_a_dataset_of_one_model_is_checked_again_for_another(small_images):
         as_dataset(small_glow(image_shape=(8, 8, 3)), dataset, trains=True)
 
 
-def test_batches_by_name_train_as_tuples_do(small_images, rng):
+def test_batches_by_name_train_as_tuples_do(small_images, rng, eager):
     noise = rng.uniform(size=small_images.shape).astype(np.float32)
     named, tuples = dataset_of({"noise": noise, "images": small_images}), dataset_of(small_images, noise)
     assert fit(named)["bpd"] == fit(tuples)["bpd"]

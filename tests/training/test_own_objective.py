@@ -128,6 +128,7 @@ def test_end_to_end_epochs_do_without_it(own, small_images):
     np.testing.assert_array_equal(history["bpd"], plain["bpd"])
 
 
+@pytest.mark.slow
 def test_replicas_train_as_one(own, small_images):
     _, one = trained(own, small_images[:16], epochs=1)
     _, two = trained(own, small_images[:16], tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), epochs=1)
@@ -170,6 +171,7 @@ class StopsAfter(keras.callbacks.Callback):
         self.model.stop_training = epoch + 1 == self.epochs
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_it(own, tmp_path):
     def run(name, *callbacks):
         config = config_of([*RUN, "--strategy=one_device", f"--workdir={tmp_path}/{name}"])

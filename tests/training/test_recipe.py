@@ -195,7 +195,8 @@ def test_a_setting_of_runs_is_refused(setting):
         make_trainer(settings(schedule="sequential", **setting))
 
 
-@pytest.mark.parametrize("place", ["mirrored", pytest.param("part_devices", marks=pytest.mark.slow)])
+@pytest.mark.slow  # devices/ trains on two replicas, and on the parts' own devices
+@pytest.mark.parametrize("place", ["mirrored", "part_devices"])
 def test_other_devices_train_as_one(place, small_images):
     train = settings(schedule="simultaneous", beta_2="oai", part_epochs=1, finetune_epochs=0)
     small = {"num_blocks": 1, "parts": "1"} if place == "mirrored" else {}

@@ -76,6 +76,7 @@ def test_the_command_writes_a_preset_and_says_where_each_part_is_from(parts, tmp
     np.testing.assert_array_equal(Glow.from_preset(tmp_path / "preset").bits_per_dim(images), expected)
 
 
+@pytest.mark.slow
 def test_a_part_is_exchanged_alone(parts, tmp_path, eager):
     better = run(tmp_path / "better", only_part=2, learning_rate=0.05)
     old, new = assemble(parts).glow, assemble([parts[0], better, parts[2]]).glow

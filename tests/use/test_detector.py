@@ -79,6 +79,7 @@ def test_a_change_in_one_corner_leaves_the_opposite_one_as_it_was(eager):
     np.testing.assert_allclose(after[:, -1, -1], before[:, -1, -1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_false_alarms_come_at_the_rate_that_was_asked_for():
     shares = []
     for seed in range(8):
@@ -128,6 +129,7 @@ def test_names_are_those_of_pyod_and_scikit_learn(detector, digits):
         copy.predict(images)
 
 
+@pytest.mark.slow
 def test_a_copy_that_is_tuned_again_is_what_it_was_after_the_first_time(digits):
     prior = small_glow(flow_steps=1, num_blocks=1, parts="1")
     before = prior.get_weights()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import small_glow
+from small import only_endpoints, small_glow
 from tensorflow.core.protobuf import saved_model_pb2
 
 from glow_tf import export
@@ -63,7 +63,8 @@ def test_what_export_writes_is_allowed(exported):
     ],
 )
 def test_variants_are_allowed(changes, tmp_path):
-    export(small_glow(flow_steps=1, num_blocks=1, parts="1", **changes), tmp_path / "export")
+    with only_endpoints("sample", "encode", "bits_per_dim"):
+        export(small_glow(flow_steps=1, num_blocks=1, parts="1", **changes), tmp_path / "export")
     check_operations(tmp_path / "export")
 
 

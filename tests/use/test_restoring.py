@@ -50,6 +50,7 @@ def test_unknown_pixels_are_found_and_known_ones_stay(model, digits):
     assert psnr(restored[1:], digits[1:]).mean() > psnr(damaged[1:], digits[1:]).mean() + 4
 
 
+@pytest.mark.slow
 def test_the_likeliest_filling_is_not_behind_a_harmonic_one(model, digits):
     unknown = np.zeros((8, 8), bool)
     unknown[2:6, 2:6] = True

@@ -169,7 +169,7 @@ def test_drawn_images_are_those_of_sample_and_temperature_0_is_the_mode(glow, mo
         draw(glow, 0, 0.7, seed=0)
 
 
-@pytest.mark.parametrize("shape", [(2,), {"a": (2,), "b": (2, 2, 1)}])
+@pytest.mark.parametrize("shape", [pytest.param((2,), marks=pytest.mark.slow), {"a": (2,), "b": (2, 2, 1)}])
 def test_conditions_and_labels_may_be_lists(shape, images, monkeypatch):
     own = {"condition_shape": shape, "condition_features": 2, "classes": ("a", "b", "c")}
     model = small_glow(num_blocks=1, flow_steps=1, parts="1", **own)
