@@ -31,7 +31,7 @@ class Tuner:
         run = RunConfig(
             workdir="none", follows=suited.TUNED
         )  # as a run of so many images that starts from it
-        settings = suited.tuned(run, count)
+        settings = suited.tuned(run, count) | {"ema": 0.0}  # EarlyStopping restores weights, not averages
         if epochs is not None:
             settings |= {"part_epochs": max(epochs, 1), "warmup_steps": min(epochs * count // 12, 100)}
         self.epochs, self.patience = (
