@@ -328,7 +328,7 @@ def test_other_labels_are_other_data(tmp_path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("conditional") / "run"
-    settings = {"schedule": "end_to_end", "part_epochs": 3, "finetune_epochs": 0, "flow_steps": 2}
+    settings = {"schedule": "end_to_end", "part_epochs": 5, "finetune_epochs": 0, "flow_steps": 2}
     settings |= {
         "num_blocks": 1,
         "parts": "1",

@@ -284,6 +284,7 @@ def test_an_isolated_passage_keeps_its_numbers_and_stops_the_gradient_of_h(small
     assert all(g is None for g in tape.gradient(isolated.h, weights))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -275,6 +275,7 @@ def test_settings_that_make_no_levels_are_refused(settings, message):
         small_levels(**settings)
 
 
+@pytest.mark.slow  # test_own_layers.py does so, with a network of its own
 def test_a_trainconfig_trains_levels(images, eager):
     trainer = PartsTrainer(small_levels())
     trainer.compile(TrainConfig(schedule="alternating", part_epochs=3, finetune_epochs=1, batch_size=16))

@@ -177,6 +177,7 @@ def assert_same_density(model, glow, x):
         model.log_prob(x.astype(np.uint8))
 
 
+@pytest.mark.slow
 def test_a_file_a_preset_and_an_export_have_the_same_density(glow, tmp_path):
     x = made(3, *SHAPE)
     glow.save(tmp_path / "glow.keras")

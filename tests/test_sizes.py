@@ -118,6 +118,7 @@ def test_the_terms_of_the_parts_of_odd_sides_add_up(odd, eager):
     assert all(layout.fixed for layout in part_layouts(odd.config)[:-1])
 
 
+@pytest.mark.slow  # the commands, below, take the preset of an odd model
 def test_every_form_of_an_odd_model_gives_the_same(own, tmp_path, eager):
     own = own.recut(dtype="float32")
     glow, images = own.resized((7, 11, 3)), images_of((7, 11, 3))

@@ -136,6 +136,7 @@ def test_a_first_run_of_levels_speaks_of_no_traffic_and_draws_ten_grids_at_most(
     own |= {
         "part_epochs": 12,
         "finetune_epochs": 0,
+        "batch_size": 16,
         "train_examples": 16,
         "test_examples": 8,
         "export": False,

@@ -80,6 +80,7 @@ def test_every_file_of_the_model_keeps_what_it_is_given(finished, pairs, tmp_pat
         )
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_conditions_alone(finished, pairs, tmp_path):
     folder = tmp_path / "run"
     other = tmp_path / "pairs"

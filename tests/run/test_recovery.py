@@ -181,7 +181,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path, capsys):
     ("epoch", "schedule", "phase"),
     [
         pytest.param(5, "alternating", "end to end", marks=pytest.mark.slow),
-        (2, "alternating", "part 2"),
+        pytest.param(2, "alternating", "part 2", marks=pytest.mark.slow),
         pytest.param(2, "sequential", "part 1", marks=pytest.mark.slow),
     ],
 )

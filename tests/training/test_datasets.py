@@ -186,6 +186,7 @@ def test_evaluate_takes_what_fit_takes(as_data, small_images):
 # Batches of every size
 
 
+@pytest.mark.slow  # the next one has its gradient
 def test_an_empty_batch_changes_nothing(small_images):
     noise = np.random.default_rng(3).uniform(size=small_images.shape).astype("float32") * 0.99
     pieces = [slice(0, 16), slice(0, 0), slice(16, 32)]

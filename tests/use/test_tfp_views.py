@@ -298,52 +298,36 @@ def test_one_condition_is_that_of_all_values(conditional):
     assert density.sample(2, seed=1).shape == (2, 8, 8, 1)
 
 
-def test_a_batch_of_conditions_is_a_batch_of_densities(conditional):
+def test_a_bijector_has_the_condition(conditional):
     glow, values, given = conditional
-    density = glow_tf.as_distribution(glow, condition=given)
-    assert density.batch_shape == density.batch_shape_tensor() == 3
-    expected = glow.dequantized_log_prob(values, condition=given)
-    np.testing.assert_allclose(density.log_prob(values), expected, rtol=1e-5)
-    grid = density.log_prob(values[:, tf.newaxis])  # each value under each density
-    np.testing.assert_allclose(tf.linalg.diag_part(grid), expected, rtol=1e-5)
-    np.testing.assert_allclose(density[1].log_prob(values), grid[:, 1], rtol=1e-5)
-    assert density[:2].batch_shape == 2
-    assert tfd.Independent(density, 1).log_prob(values).shape == ()
-    samples = density.sample(2, seed=1)
-    assert samples.shape == (2, 3, 8, 8, 1)
-    scores = tf.reshape(density.log_prob(samples), [6])
-    again = glow.dequantized_log_prob(tf.reshape(samples, [6, 8, 8, 1]), condition=some(given, [0, 1, 2] * 2))
-    np.testing.assert_allclose(scores, again, rtol=1e-5)
-
-
-def test_a_bijector_has_the_batch_of_its_conditions(conditional):
-    glow, values, given = conditional
-    view = glow_tf.as_tfp_bijector(glow, condition=given)
-    assert view.experimental_batch_shape() == 3
+    view = glow_tf.as_tfp_bijector(glow, condition=some(given, 1))
     latents = view.forward(values)
     np.testing.assert_allclose(view.inverse(latents), values, atol=1e-3)
     log_det = view.forward_log_det_jacobian(values, event_ndims=3)
     np.testing.assert_allclose(-view.inverse_log_det_jacobian(latents, event_ndims=1), log_det, rtol=1e-4)
     base = tfd.Sample(tfd.Normal(0.0, 1.0), glow.dimensions)
     own = tfd.TransformedDistribution(base, tfb.Invert(view))
-    expected = glow_tf.as_distribution(glow, condition=given).log_prob(values)
+    expected = glow_tf.as_distribution(glow, condition=some(given, 1)).log_prob(values)
     np.testing.assert_allclose(own.log_prob(values), expected, rtol=1e-5)
 
 
 def test_conditions_in_a_graph(conditional):
     glow, values, given = conditional
-    given = tf.nest.map_structure(tf.constant, given)
+    given = tf.nest.map_structure(tf.constant, some(given, 1))
     scored = graph(lambda c, v: glow_tf.as_distribution(glow, condition=c).log_prob(v))
     expected = glow_tf.as_distribution(glow, condition=given).log_prob(values)
     np.testing.assert_allclose(scored(given, values), expected, rtol=1e-5)
 
 
 def test_a_condition_that_does_not_fit_is_refused(conditional, glow):
-    needing, _, given = conditional
+    needing, _, batch = conditional
+    given = some(batch, 1)
     nan = tf.nest.map_structure(lambda own: own * np.float32(np.nan), given)
     for view in (glow_tf.as_distribution, glow_tf.as_tfp_bijector):
         with pytest.raises(ValueError, match=r"the model needs a condition.*Received: None"):
             view(needing)
+        with pytest.raises(ValueError, match=r"the model needs a condition.*Received"):
+            view(needing, condition=batch)
         with pytest.raises(ValueError, match=r"the model needs a condition.*Received"):
             view(needing, condition=tf.nest.map_structure(lambda own: own[..., :0], given))
         with pytest.raises(ValueError, match="must be finite"):
@@ -380,6 +364,7 @@ def test_log_prob_and_its_gradient_in_a_graph(glow, values, known):
         np.testing.assert_allclose(log_prob(values[None]), expected[None], rtol=1e-12)
 
 
+@pytest.mark.slow  # the other tests trace the methods, too
 def test_tf_function_as_users_write_it(glow, values):
     density = glow_tf.as_distribution(glow)
     np.testing.assert_allclose(tf.function(density.log_prob)(values), density.log_prob(values), rtol=1e-12)
@@ -552,6 +537,7 @@ def test_a_batch_of_exposures(glow, values):
     np.testing.assert_allclose(graph(mixture.log_prob)(values), expected)
 
 
+@pytest.mark.slow
 def test_an_autobatched_joint_distribution(glow):
     density = glow_tf.as_distribution(glow)
 

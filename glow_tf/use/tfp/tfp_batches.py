@@ -1,8 +1,7 @@
-"""Any number of batch dimensions, as TFP has them, for layers that take one; what layers are given."""
+"""Any number of batch dimensions, as TFP has them, for layers that take one."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,33 +15,24 @@ from glow_tf.model.glow import Glow
 
 
 def given_of(glow: Glow, condition: Any) -> Condition:
-    """Returns what a user gives a Glow, one or a batch of any number of dimensions, as numbers."""
-    shapes = glow.config.condition_shapes
-    found = {k: tf.convert_to_tensor(own) for k, own in by_name(condition).items() if own is not None}
-    fits = found.keys() == shapes.keys()
-    if not fits or not all(ends_with(found[k].shape, tf.TensorShape(s)) for k, s in shapes.items()):
-        one = tf.nest.map_structure(lambda own: own[tf.newaxis], found)
-        glow.checked_condition(of_names(one))  # says what is wrong
-    flat = {name: tf.reshape(found[name], [-1, *shape]) for name, shape in shapes.items()}
-    members = by_name(glow.checked_condition(of_names(flat)))
-    for name, own in found.items():
-        members[name] = tf.reshape(members[name], tf.shape(own))
-        members[name].set_shape(own.shape)
-    return of_names(members)
+    """Returns the condition that a user gives a Glow, as numbers with a batch axis of size 1."""
+    found = {name: own for name, own in by_name(condition).items() if own is not None}
+    return glow.checked_condition(of_names({k: tf.convert_to_tensor(own)[None] for k, own in found.items()}))
 
 
-def ndims_of_condition(glow: Any) -> Any:
-    """Returns the rank of what one value is given, in the structure of a condition; None for nothing."""
-    shapes = glow.config.condition_shapes if isinstance(glow, Glow) else {}
-    return of_names({name: len(shape) for name, shape in shapes.items()})
+def given_to(label: int | None, condition: Condition, method: Callable) -> Callable:
+    """Returns a method of a layer as a function of a batch alone; all have the label and the condition."""
 
+    def run(x: tf.Tensor) -> Any:
+        size = tf.shape(x)[:1]
 
-def given_to(label: int | None, method: Callable) -> Callable:
-    """Returns a method of a layer as a function of a batch and of its condition; all have the label."""
+        def of_each(own: tf.Tensor) -> tf.Tensor:
+            return tf.broadcast_to(own, tf.concat([size, own.shape[1:]], axis=0))
 
-    def run(x: tf.Tensor, condition: Condition = None) -> Any:
-        arguments = {} if label is None else {"labels": tf.fill(tf.shape(x)[:1], label)}
-        return method(x, **arguments, **({} if condition is None else {"condition": condition}))
+        arguments: dict[str, Any] = {} if label is None else {"labels": tf.fill(size, label)}
+        if condition is not None:
+            arguments["condition"] = tf.nest.map_structure(of_each, condition)
+        return method(x, **arguments)
 
     return run
 
@@ -92,38 +82,19 @@ def brackets(shape: tf.TensorShape, before: str = "") -> str:
 
 
 def batched(
-    function: Callable[..., tuple],
-    x: tf.Tensor,
-    event_shape: tf.TensorShape,
-    condition: Condition = None,
-    ndims_of_condition: Any = None,
+    function: Callable[[tf.Tensor], tuple], x: tf.Tensor, event_shape: tf.TensorShape
 ) -> list[tf.Tensor | None]:
     """Runs a function of a batch on a tensor with any number of batch dimensions, which its results have too.
 
-    The function maps [B, event], and a condition if there is one, to tensors [B, …], or None in place of one.
-    The shape of x must end with that of the event, in which None is any size. The batch dimensions of the
-    condition, those before its own, are broadcast with those of x.
+    The function maps [B, event] to tensors [B, …], or None in place of one. The shape of x must end with that
+    of the event, in which None is any size.
     """
     ndims = event_shape.rank
-    if condition is not None:
-        members = zip(*map(tf.nest.flatten, (condition, ndims_of_condition)), strict=True)
-        pairs = [(x, ndims), *members]
-        batch = functools.reduce(tf.broadcast_dynamic_shape, [tf.shape(own)[:-rank] for own, rank in pairs])
-        known = None
-        if x.shape.rank is not None:
-            known = functools.reduce(tf.broadcast_static_shape, [own.shape[:-rank] for own, rank in pairs])
-            known = known.concatenate(x.shape[-ndims:])
-        x = tf.broadcast_to(x, tf.concat([batch, tf.shape(x)[-ndims:]], axis=0))
-        x.set_shape(known)
     shape = tf.shape(x)
     flat = tf.reshape(x, tf.concat([[-1], shape[-ndims:]], axis=0))
     flat = tf.ensure_shape(flat, [None, *event_shape])
     if x.shape.rank is not None:
         flat.set_shape([None, *x.shape[-ndims:]])
-
-    def of_each(member: tf.Tensor, rank: int) -> tf.Tensor:
-        own = member.shape[-rank:]
-        return tf.reshape(tf.broadcast_to(member, tf.concat([shape[:-ndims], own], axis=0)), [-1, *own])
 
     def unflattened(result: tf.Tensor | None) -> tf.Tensor | None:
         if result is None:
@@ -133,6 +104,5 @@ def batched(
         return whole
 
     with functions_inlined():  # so that XLA can differentiate the view within a loop
-        given = () if condition is None else (tf.nest.map_structure(of_each, condition, ndims_of_condition),)
-        results = function(*filled_if_empty(flat, *given))
+        results = function(*filled_if_empty(flat))
         return [unflattened(None if result is None else result[: tf.shape(flat)[0]]) for result in results]

@@ -23,7 +23,6 @@ from glow_tf.use.tfp.tfp_batches import (
     event_shape_tensor,
     given_of,
     given_to,
-    ndims_of_condition,
 )
 
 if TYPE_CHECKING:  # type checkers do not find what `tfp` imports on first use
@@ -31,15 +30,6 @@ if TYPE_CHECKING:  # type checkers do not find what `tfp` imports on first use
     from tensorflow_probability.python.distributions.distribution import Distribution
 
 tfb, tfd = tfp.bijectors, tfp.distributions
-
-
-def _ndims_of_given(view: Any, x_event_ndims: int | None = None) -> Any:
-    """Tells TFP how many dimensions of a condition are no batch; an event may have more than its own."""
-    more = 0 if x_event_ndims is None else x_event_ndims - view.forward_min_event_ndims
-    return tf.nest.map_structure(lambda rank: rank + more, ndims_of_condition(view.model))
-
-
-GIVEN = tfp.util.ParameterProperties(event_ndims=_ndims_of_given)
 
 
 def as_tfp_bijector(
@@ -64,9 +54,8 @@ def as_tfp_bijector(
       bijector: built.
       label: of a Glow with classes, the class whose prior whitens the top latent; None takes the mixture's
         mean and deviation (see `ClassPrior`).
-      condition: of a Glow that is given something: one condition, without a batch axis, for all values; or
-        one with batch dimensions first, which are broadcast with those of the values, as TFP does with every
-        parameter. A model that knows its conditions by name takes a dictionary.
+      condition: of a Glow that is given something: one condition, without a batch axis, for all values. A
+        model that knows its conditions by name takes a dictionary.
 
     Raises:
       TypeError: the argument is none of the three.
@@ -93,10 +82,10 @@ def as_tfp_bijector(
 def as_distribution(glow: Glow, label: int | None = None, condition: Any = None) -> Distribution:
     """Returns the Glow's density of *dequantised* images as a `tfd.Distribution`.
 
-    The event shape is [H, W, C], the batch shape is that of the conditions, [] without them. A value is the
-    level of a byte (byte // 2^(8−n_bits)) plus noise in [0, 1); `glow.dequantized(images)` makes values from
-    bytes. `log_prob` is exact for such real numbers, in nats. At level + uniform noise it is the lower bound
-    that `Glow.log_prob` computes. For a model of real data, values are the data.
+    The event shape is [H, W, C], the batch shape is []. A value is the level of a byte (byte // 2^(8−n_bits))
+    plus noise in [0, 1); `glow.dequantized(images)` makes values from bytes. `log_prob` is exact for such
+    real numbers, in nats. At level + uniform noise it is the lower bound that `Glow.log_prob` computes. For a
+    model of real data, values are the data.
 
     `log_prob` runs the model forward once, and `sample` runs it inverse once. The two attributes of a
     `tfd.TransformedDistribution` are here too: `distribution`, the standard normal density of the latents
@@ -107,8 +96,7 @@ def as_distribution(glow: Glow, label: int | None = None, condition: Any = None)
       glow: the model.
       label: a model with classes needs one; the density is that of the images of this class. TFP's
         `tfd.Mixture` of the classes' densities is that of all images.
-      condition: what the model is given, as in `as_tfp_bijector`: without a batch axis, it is that of all
-        values; with batch dimensions, the distribution has them, a density for each condition.
+      condition: what the model is given, as in `as_tfp_bijector`.
 
     Raises:
       TypeError: the argument is not a `Glow`.
@@ -189,7 +177,7 @@ class _View(tfb.Bijector):
 
     @classmethod
     def _parameter_properties(cls, dtype):
-        return {"condition": GIVEN}
+        return {}
 
     # `tfb.Bijector` keeps each result with the tensor that it was computed from, and returns it again for the
     # same tensor, also when the weights have been trained in between. A new tensor per call prevents that.
@@ -219,7 +207,7 @@ class _View(tfb.Bijector):
 
     def _inverse(self, y):
         inverse = self.model.inverse
-        return self._run(lambda *own, **given: (inverse(*own, **given), None), y, self._output_event)[0]
+        return self._run(lambda own, **given: (inverse(own, **given), None), y, self._output_event)[0]
 
     def _forward_log_det_jacobian(self, x):
         return self._run(self.model.forward_and_log_det, x, self._input_event)[1]
@@ -228,9 +216,7 @@ class _View(tfb.Bijector):
         return self._run(self.model.inverse_and_log_det, y, self._output_event)[1]
 
     def _run(self, method: Callable, values: tf.Tensor, event: tf.TensorShape) -> list[tf.Tensor | None]:
-        return batched(
-            given_to(self._label, method), values, event, self.condition, ndims_of_condition(self.model)
-        )
+        return batched(given_to(self._label, self.condition, method), values, event)
 
     def _forward_event_shape(self, input_shape):
         return self._event_shape(input_shape, self._input_event, self._output_event)
@@ -281,7 +267,7 @@ class _Density(tfd.Distribution):
 
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):
-        return {"condition": GIVEN}
+        return {}
 
     @property
     def distribution(self) -> tfd.Distribution:
@@ -313,13 +299,11 @@ class _Density(tfd.Distribution):
         return values
 
     def _log_prob(self, value):
-        log_prob = given_to(self._label, self.model.dequantized_log_prob)
-        ndims = ndims_of_condition(self.model)
-        return batched(lambda *own: (None, log_prob(*own)), value, self.event_shape, self.condition, ndims)[1]
+        log_prob = given_to(self._label, self.condition, self.model.dequantized_log_prob)
+        return batched(lambda own: (log_prob(own),), value, self.event_shape)[0]
 
     def _sample_n(self, n, seed=None):
-        shape = tf.concat([[n], self.batch_shape_tensor()], axis=0)
-        return self._bijector.forward(self._distribution.sample(shape, seed=seed))
+        return self._bijector.forward(self._distribution.sample(n, seed=seed))
 
     def _event_shape(self):
         return tf.TensorShape(self.model.image_shape)
