@@ -1,0 +1,283 @@
+// The page: tabs, photographs, and what the worker found. Each panel keeps its last result as `panel.result`.
+import { bicubic, canvasOf, coloured, filed, repeated, squareOf } from "./pixels.js";
+
+const READ = 128; // side of the images that are read
+const SMALL = 64; // side of the images that are enlarged or mixed
+const root = document.getElementById("try");
+const photos = { first: undefined, second: undefined }; // {name, picture}
+
+// --- the worker ---
+
+let worker, asked = 0, waiting;
+
+function ask(action, options, onStep = () => {}) {
+  if (!worker) {
+    worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+    worker.onmessage = ({ data }) => {
+      if (data.loaded && !data.id) say(`Loading: ${(data.loaded / 1e6).toFixed(1)} MB`);
+      else if (data.id !== waiting?.id) return;
+      else if (data.error) waiting.reject(new Error(data.error));
+      else if (data.step) waiting.onStep(data.step);
+      else waiting.resolve(data.result);
+    };
+  }
+  return new Promise((resolve, reject) => {
+    waiting = { id: ++asked, resolve, reject, onStep };
+    worker.postMessage({ id: asked, action, options });
+  });
+}
+
+// --- elements ---
+
+function element(html) {
+  const template = document.createElement("template");
+  template.innerHTML = html.trim();
+  return template.content.firstElementChild;
+}
+
+const range = (name, label, value) => `<label>${label} <output>${value}</output>
+  <input type="range" name="${name}" min="0" max="1.2" step="0.05" value="${value}"></label>`;
+const number = (name, label, value) => `<label>${label}
+  <input type="number" name="${name}" min="0" max="9999" value="${value}" required></label>`;
+const choice = (name, label, values, chosen) => `<label>${label} <select name="${name}">
+  ${values.map((v) => `<option ${v === chosen ? "selected" : ""}>${v}</option>`).join("")}</select></label>`;
+
+const PANELS = {
+  draw: ["Draw", "Draws three images, each from the coarsest level to the finest. Textures, not objects.",
+    choice("size", "Side, pixels", [32, 64, 128], 64) + range("temperature", "Temperature", 1) + number("seed", "Seed", 47)],
+  enlarge: ["Enlarge", `Shrinks the photo's middle square to ${SMALL} pixels, and draws what was lost.`,
+    choice("factor", "Times", [2, 4], 2) + range("temperature", "Temperature", 0.7) + number("seed", "Seed", 47)],
+  bits: ["Bits", `What the photo's middle square, at ${READ} pixels, would take if a coder used this model.`, ""],
+  unusual: ["Unusual", `Where that square is unlike photographs: how far the latents of a place are from 0.`,
+    `<label><input type="checkbox" name="spoil"> Spoil a corner first</label>`],
+  mix: ["Mix", `From the latents of one photo to those of the other, both at ${SMALL} pixels.`, ""],
+};
+
+function build() {
+  const names = Object.keys(PANELS);
+  root.append(
+    element(`<div role="tablist" aria-label="What the model does">${names.map((name) => `<button role="tab"
+      id="tab-${name}" aria-controls="panel-${name}">${PANELS[name][0]}</button>`).join("")}</div>`),
+    element(`<div class="photos">${["first", "second"].map((which) => `<div class="photo" data-photo="${which}">
+      <canvas width="${SMALL}" height="${SMALL}" role="img" aria-label="No photo"></canvas>
+      <span><label class="button">${which === "first" ? "Choose a photo" : "Choose another"}
+      <input type="file" accept="image/*"></label> or drop it here
+      <button type="button">Draw one instead</button></span></div>`).join("")}</div>`),
+    ...names.map((name) => element(`<section role="tabpanel" id="panel-${name}" aria-labelledby="tab-${name}">
+      <p>${PANELS[name][1]}</p><form>${PANELS[name][2]}<button>${PANELS[name][0]}</button></form>
+      <div class="results"></div></section>`)),
+    element(`<p role="status" aria-live="polite"></p>`),
+  );
+  for (const name of names) {
+    const [tab, panel] = [root.querySelector(`#tab-${name}`), root.querySelector(`#panel-${name}`)];
+    tab.addEventListener("click", () => select(name));
+    tab.addEventListener("keydown", (event) => {
+      const places = { ArrowRight: 1, ArrowLeft: -1, Home: -names.indexOf(name), End: -1 - names.indexOf(name) };
+      if (!(event.key in places)) return;
+      event.preventDefault();
+      select(names.at((names.indexOf(name) + places[event.key]) % names.length), true);
+    });
+    for (const input of panel.querySelectorAll("[type=range]")) {
+      input.addEventListener("input", () => (input.previousElementSibling.value = input.value));
+    }
+    panel.querySelector("form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      perform(name, panel, Object.fromEntries(new FormData(event.target)));
+    });
+  }
+  for (const box of root.querySelectorAll(".photo")) buildPhoto(box);
+  select(names.includes(location.hash.slice(1)) ? location.hash.slice(1) : "draw");
+}
+
+function select(name, focus = false) {
+  for (const tab of root.querySelectorAll("[role=tab]")) {
+    const chosen = tab.id === `tab-${name}`;
+    tab.setAttribute("aria-selected", chosen);
+    tab.tabIndex = chosen ? 0 : -1;
+    if (chosen && focus) tab.focus();
+  }
+  for (const panel of root.querySelectorAll("[role=tabpanel]")) panel.hidden = panel.id !== `panel-${name}`;
+  root.querySelector("[data-photo=first]").hidden = name === "draw";
+  root.querySelector("[data-photo=second]").hidden = name !== "mix";
+}
+
+function buildPhoto(box) {
+  const which = box.dataset.photo;
+  const take = async (file) => {
+    try {
+      show(which, file.name, await createImageBitmap(file));
+      say(`${file.name}: it stays on this machine.`);
+    } catch {
+      say(`${file.name} is no picture that this browser reads.`);
+    }
+  };
+  box.querySelector("input").addEventListener("change", ({ target }) => target.files[0] && take(target.files[0]));
+  box.querySelector("button").addEventListener("click", () => during(() => drawPhoto(which)));
+  box.addEventListener("dragover", (event) => event.preventDefault());
+  box.addEventListener("drop", (event) => {
+    event.preventDefault();
+    if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+  });
+}
+
+function show(which, name, picture) {
+  photos[which] = { name, picture };
+  const canvas = root.querySelector(`[data-photo=${which}] canvas`);
+  canvas.getContext("2d").drawImage(canvasOf(squareOf(picture, SMALL), SMALL), 0, 0);
+  canvas.setAttribute("aria-label", name);
+}
+
+async function drawPhoto(which) {
+  const seed = which === "first" ? 49 : 21;
+  const { images } = await ask("draw", { size: READ, seed, temperature: 1 });
+  show(which, "a drawn picture", canvasOf(images.at(-1), READ));
+}
+
+function say(text) {
+  root.querySelector("[role=status]").textContent = text;
+}
+
+/** Runs something with the buttons off, and says how long it took or what went wrong. */
+async function during(work) {
+  const controls = root.querySelectorAll("form button, .photo button");
+  const start = performance.now();
+  for (const button of controls) button.disabled = true;
+  root.setAttribute("aria-busy", "true");
+  say("Working …");
+  try {
+    await work();
+    say(`Done in ${((performance.now() - start) / 1000).toFixed(1)} seconds.`);
+  } catch (error) {
+    say(`It did not work: ${error.message}`);
+  }
+  for (const button of controls) button.disabled = false;
+  root.removeAttribute("aria-busy");
+}
+
+async function perform(name, panel, options) {
+  const results = panel.querySelector(".results");
+  results.replaceChildren();
+  panel.result = undefined;
+  await during(async () => {
+    if (name !== "draw" && !photos.first) await drawPhoto("first");
+    if (name === "mix" && !photos.second) await drawPhoto("second");
+    panel.result = await TABS[name](options, results);
+  });
+}
+
+function figure(results, bytes, side, caption) {
+  const drawn = element(`<figure><canvas width="${side}" height="${side}" role="img"></canvas>
+    <figcaption></figcaption></figure>`);
+  drawn.firstElementChild.getContext("2d").drawImage(canvasOf(bytes, side), 0, 0);
+  drawn.firstElementChild.setAttribute("aria-label", caption);
+  drawn.lastElementChild.textContent = caption;
+  results.append(drawn);
+}
+
+// --- what the tabs do ---
+
+const numbers = (options) => Object.fromEntries(Object.entries(options).map(([key, value]) => [key, Number(value)]));
+
+/** Asks what a photo's bits and latents are, level by level. */
+function read(bytes) {
+  return ask("encode", { bytes, size: READ }, ({ side }) => say(`Read details of ${side}×${side} places.`));
+}
+
+const TABS = {
+  async draw(options, results) {
+    const { size, seed, temperature } = numbers(options), found = [];
+    for (let draw = 0; draw < 3; draw++) {
+      const row = element(`<div class="row"></div>`);
+      results.append(row);
+      found.push(await ask("draw", { size, seed: seed + draw, temperature }, (bytes) => {
+        const side = Math.sqrt(bytes.length / 3);
+        figure(row, bytes, side, `${side}×${side}`);
+      }));
+    }
+    return found;
+  },
+
+  async enlarge(options, results) {
+    const { factor, seed, temperature } = numbers(options);
+    const small = squareOf(photos.first.picture, SMALL), size = factor * SMALL;
+    const smooth = bicubic(small, SMALL, factor), found = [];
+    figure(results, small, SMALL, `Given: ${SMALL}×${SMALL}`);
+    figure(results, smooth, size, `Bicubic: ${size}×${size}`);
+    for (let draw = 0; draw <= 3; draw++) {
+      const own = { bytes: small, size: SMALL, factor, seed: seed + draw, temperature: draw ? temperature : 0 };
+      found.push(await ask("enlarge", own));
+      figure(results, found.at(-1).image, size, draw ? `Draw ${draw}` : "The likeliest details");
+    }
+    const { width, height } = photos.first.picture;
+    if (Math.min(width, height) >= size) {
+      figure(results, squareOf(photos.first.picture, size), size, "The photo itself");
+    }
+    return { small, smooth, found };
+  },
+
+  async bits(_, results) {
+    const bytes = squareOf(photos.first.picture, READ);
+    const result = await read(bytes);
+    const files = { PNG: await filed(bytes, READ, "image/png"), WebP: await filed(bytes, READ, "image/webp") };
+    const rows = [["This model, ideal", -result.logProb / Math.LN2 / 8], ["Bytes as they are", bytes.length]];
+    for (const [name, file] of Object.entries(files)) {
+      if (file) rows.push([file.lossless ? `${name}, lossless` : `${name}, which changes pixels here`, file.size]);
+    }
+    results.append(element(`<table><thead><tr><th>coder</th><th>bytes</th><th>bits per number</th></tr></thead><tbody>
+      ${rows.map(([name, size]) => `<tr><td>${name}</td><td>${Math.round(size)}</td>
+      <td>${((8 * size) / bytes.length).toFixed(2)}</td></tr>`).join("")}</tbody></table>`));
+    figure(results, bytes, READ, "The photo");
+    for (const { side, numbers: count, bits } of result.levels.slice(0, -1)) {
+      const mean = bits.reduce((sum, value) => sum + value, 0) / bits.length / count;
+      figure(results, coloured(bits.map((value) => value / count / 8)), side, `${side}×${side}: ${mean.toFixed(2)} bits`);
+    }
+    return { ...result, bytes, files };
+  },
+
+  async unusual({ spoil }, results) {
+    const usual = await (await fetch(new URL("usual.json", import.meta.url))).json();
+    const bytes = squareOf(photos.first.picture, READ);
+    if (spoil) spoilCorner(bytes);
+    const result = await read(bytes);
+    const heat = new Float32Array(READ * READ);
+    const maps = result.levels.filter(({ side }) => usual[side]).map(({ side, squares }) => {
+      const own = squares.map((value) => rarity(value, usual.chances, usual[side]));
+      repeated(own, side, READ).forEach((value, k) => (heat[k] = Math.max(heat[k], value)));
+      return [side, own];
+    });
+    const most = -Math.log10(usual.chances.at(-1));
+    figure(results, bytes, READ, "The photo");
+    figure(results, coloured(heat.map((value) => value / most)), READ, `All levels; white: 1 place of ${10 ** most}`);
+    for (const [side, own] of maps) figure(results, coloured(own.map((value) => value / most)), side, `${side}×${side}`);
+    return { ...result, bytes, heat };
+  },
+
+  async mix(_, results) {
+    const [first, second] = [photos.first, photos.second].map(({ picture }) => squareOf(picture, SMALL));
+    let share = 0;
+    const result = await ask("mix", { first, second, size: SMALL, count: 7 }, (bytes) => {
+      figure(results, bytes, SMALL, `${Math.round((100 * share++) / 6)} %`);
+    });
+    return { ...result, first, second };
+  },
+};
+
+/** Returns −log₁₀ of the share of usual places whose value is larger; between the known ones, on a line. */
+function rarity(value, chances, limits) {
+  let [before, at] = [0, 0]; // a limit, and its −log₁₀
+  for (let k = 0; k < limits.length; k++) {
+    const own = -Math.log10(chances[k]);
+    if (value < limits[k]) return at + ((own - at) * (value - before)) / (limits[k] - before);
+    [before, at] = [limits[k], own];
+  }
+  return at;
+}
+
+/** Puts a checked patch of 12×12 pixels into a picture. */
+function spoilCorner(bytes) {
+  for (let y = 16; y < 28; y++) for (let x = 16; x < 28; x++) for (let c = 0; c < 3; c++) {
+    bytes[3 * (y * READ + x) + c] = (x ^ y) & 2 ? 230 : 40;
+  }
+}
+
+build();
