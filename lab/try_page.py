@@ -204,10 +204,13 @@ def usual(squares: np.ndarray) -> dict[str, list]:
       `chances`, and for each side of the details the mean squares that such a share of places exceeds.
     """
     glow = Glow.from_preset(PRESET, image_shape=squares.shape[1:])
+    squares_of = tf.function(
+        lambda image: {h: own[..., 1] for (h, _), own in place_maps(glow, image).items()}
+    )
     maps: dict[int, list[np.ndarray]] = {}
     for image in with_progress(squares, len(squares), "Squares"):
-        for (side, _), own in place_maps(glow, image[np.newaxis]).items():
-            maps.setdefault(side, []).append(own[..., 1].numpy().ravel())
+        for side, own in squares_of(image[np.newaxis]).items():
+            maps.setdefault(side, []).append(own.numpy().ravel())
     limits = {
         str(side): np.quantile(np.concatenate(own), 1 - np.array(CHANCES)).round(3).tolist()
         for side, own in maps.items()

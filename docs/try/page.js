@@ -42,27 +42,30 @@ const number = (name, label, value) => `<label>${label}
 const choice = (name, label, values, chosen) => `<label>${label} <select name="${name}">
   ${values.map((v) => `<option ${v === chosen ? "selected" : ""}>${v}</option>`).join("")}</select></label>`;
 
+const drawing = (hot) => range("temperature", "Temperature", hot) + number("seed", "Seed", 47);
 const PANELS = {
-  draw: ["Draw", "Draws three images, each from the coarsest level to the finest. Textures, not objects.",
-    choice("size", "Side, pixels", [32, 64, 128], 64) + range("temperature", "Temperature", 1) + number("seed", "Seed", 47)],
+  draw: ["Draw", "Draws three images, each from the coarsest level to the finest.",
+    choice("size", "Side, pixels", [32, 64, 128], 64) + drawing(1)],
   enlarge: ["Enlarge", `Shrinks the photo's middle square to ${SMALL} pixels, and draws what was lost.`,
-    choice("factor", "Times", [2, 4], 2) + range("temperature", "Temperature", 0.7) + number("seed", "Seed", 47)],
-  bits: ["Bits", `What the photo's middle square, at ${READ} pixels, would take if a coder used this model.`, ""],
-  unusual: ["Unusual", `Where that square is unlike photographs: how far the latents of a place are from 0.`,
+    choice("factor", "Times", [2, 4], 2) + drawing(0.7)],
+  bits: ["Bits", `What an ideal coder would need for the photo's middle square, at ${READ} pixels.`, ""],
+  unusual: ["Unusual", `Where the photo's middle square, at ${READ} pixels, is unlike photographs.`,
     `<label><input type="checkbox" name="spoil"> Spoil a corner first</label>`],
-  mix: ["Mix", `From the latents of one photo to those of the other, both at ${SMALL} pixels.`, ""],
+  mix: ["Mix", `Goes from the latents of one photo to those of another, both at ${SMALL} pixels.`, ""],
 };
+
+const photoBox = (which) => `<div class="photo" data-photo="${which}">
+  <canvas width="${SMALL}" height="${SMALL}" role="img" aria-label="No photo"></canvas>
+  <span><label class="button">${which === "first" ? "Choose a photo" : "Choose another"}
+  <input type="file" accept="image/*"></label> or drop it here
+  <button type="button">Draw one instead</button></span></div>`;
 
 function build() {
   const names = Object.keys(PANELS);
   root.append(
     element(`<div role="tablist" aria-label="What the model does">${names.map((name) => `<button role="tab"
       id="tab-${name}" aria-controls="panel-${name}">${PANELS[name][0]}</button>`).join("")}</div>`),
-    element(`<div class="photos">${["first", "second"].map((which) => `<div class="photo" data-photo="${which}">
-      <canvas width="${SMALL}" height="${SMALL}" role="img" aria-label="No photo"></canvas>
-      <span><label class="button">${which === "first" ? "Choose a photo" : "Choose another"}
-      <input type="file" accept="image/*"></label> or drop it here
-      <button type="button">Draw one instead</button></span></div>`).join("")}</div>`),
+    element(`<div class="photos">${["first", "second"].map(photoBox).join("")}</div>`),
     ...names.map((name) => element(`<section role="tabpanel" id="panel-${name}" aria-labelledby="tab-${name}">
       <p>${PANELS[name][1]}</p><form>${PANELS[name][2]}<button>${PANELS[name][0]}</button></form>
       <div class="results"></div></section>`)),
@@ -72,10 +75,11 @@ function build() {
     const [tab, panel] = [root.querySelector(`#tab-${name}`), root.querySelector(`#panel-${name}`)];
     tab.addEventListener("click", () => select(name));
     tab.addEventListener("keydown", (event) => {
-      const places = { ArrowRight: 1, ArrowLeft: -1, Home: -names.indexOf(name), End: -1 - names.indexOf(name) };
+      const own = names.indexOf(name);
+      const places = { ArrowRight: (own + 1) % names.length, ArrowLeft: own - 1, Home: 0, End: -1 };
       if (!(event.key in places)) return;
       event.preventDefault();
-      select(names.at((names.indexOf(name) + places[event.key]) % names.length), true);
+      select(names.at(places[event.key]), true);
     });
     for (const input of panel.querySelectorAll("[type=range]")) {
       input.addEventListener("input", () => (input.previousElementSibling.value = input.value));
@@ -86,6 +90,12 @@ function build() {
     });
   }
   for (const box of root.querySelectorAll(".photo")) buildPhoto(box);
+  root.addEventListener("dragover", (event) => event.preventDefault());
+  root.addEventListener("drop", (event) => {
+    event.preventDefault();
+    const box = event.target.closest(".photo");
+    take(box?.dataset.photo ?? "first", event.dataTransfer.files[0]);
+  });
   select(names.includes(location.hash.slice(1)) ? location.hash.slice(1) : "draw");
 }
 
@@ -96,28 +106,28 @@ function select(name, focus = false) {
     tab.tabIndex = chosen ? 0 : -1;
     if (chosen && focus) tab.focus();
   }
-  for (const panel of root.querySelectorAll("[role=tabpanel]")) panel.hidden = panel.id !== `panel-${name}`;
+  for (const panel of root.querySelectorAll("[role=tabpanel]")) {
+    panel.hidden = panel.id !== `panel-${name}`;
+  }
   root.querySelector("[data-photo=first]").hidden = name === "draw";
   root.querySelector("[data-photo=second]").hidden = name !== "mix";
 }
 
 function buildPhoto(box) {
   const which = box.dataset.photo;
-  const take = async (file) => {
-    try {
-      show(which, file.name, await createImageBitmap(file));
-      say(`${file.name}: it stays on this machine.`);
-    } catch {
-      say(`${file.name} is no picture that this browser reads.`);
-    }
-  };
-  box.querySelector("input").addEventListener("change", ({ target }) => target.files[0] && take(target.files[0]));
+  box.querySelector("input").addEventListener("change", ({ target }) => take(which, target.files[0]));
   box.querySelector("button").addEventListener("click", () => during(() => drawPhoto(which)));
-  box.addEventListener("dragover", (event) => event.preventDefault());
-  box.addEventListener("drop", (event) => {
-    event.preventDefault();
-    if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
-  });
+}
+
+/** Takes a file as a photo; the file is read here, and sent nowhere. */
+async function take(which, file) {
+  if (!file) return;
+  try {
+    show(which, file.name, await createImageBitmap(file));
+    say(`${file.name}: it stays on this machine.`);
+  } catch {
+    say(`${file.name} is no picture that this browser reads.`);
+  }
 }
 
 function show(which, name, picture) {
@@ -176,7 +186,9 @@ function figure(results, bytes, side, caption) {
 
 // --- what the tabs do ---
 
-const numbers = (options) => Object.fromEntries(Object.entries(options).map(([key, value]) => [key, Number(value)]));
+function numbers(options) {
+  return Object.fromEntries(Object.entries(options).map(([name, value]) => [name, Number(value)]));
+}
 
 /** Asks what a photo's bits and latents are, level by level. */
 function read(bytes) {
@@ -204,8 +216,8 @@ const TABS = {
     figure(results, small, SMALL, `Given: ${SMALL}×${SMALL}`);
     figure(results, smooth, size, `Bicubic: ${size}×${size}`);
     for (let draw = 0; draw <= 3; draw++) {
-      const own = { bytes: small, size: SMALL, factor, seed: seed + draw, temperature: draw ? temperature : 0 };
-      found.push(await ask("enlarge", own));
+      const own = { seed: seed + draw, temperature: draw ? temperature : 0 };
+      found.push(await ask("enlarge", { bytes: small, size: SMALL, factor, ...own }));
       figure(results, found.at(-1).image, size, draw ? `Draw ${draw}` : "The likeliest details");
     }
     const { width, height } = photos.first.picture;
@@ -218,18 +230,14 @@ const TABS = {
   async bits(_, results) {
     const bytes = squareOf(photos.first.picture, READ);
     const result = await read(bytes);
-    const files = { PNG: await filed(bytes, READ, "image/png"), WebP: await filed(bytes, READ, "image/webp") };
-    const rows = [["This model, ideal", -result.logProb / Math.LN2 / 8], ["Bytes as they are", bytes.length]];
-    for (const [name, file] of Object.entries(files)) {
-      if (file) rows.push([file.lossless ? `${name}, lossless` : `${name}, which changes pixels here`, file.size]);
-    }
-    results.append(element(`<table><thead><tr><th>coder</th><th>bytes</th><th>bits per number</th></tr></thead><tbody>
-      ${rows.map(([name, size]) => `<tr><td>${name}</td><td>${Math.round(size)}</td>
-      <td>${((8 * size) / bytes.length).toFixed(2)}</td></tr>`).join("")}</tbody></table>`));
+    const files = {};
+    for (const name of ["PNG", "WebP"]) files[name] = await filed(bytes, READ, `image/${name.toLowerCase()}`);
+    results.append(sizes(bytes.length, -result.logProb / Math.LN2 / 8, files));
     figure(results, bytes, READ, "The photo");
     for (const { side, numbers: count, bits } of result.levels.slice(0, -1)) {
       const mean = bits.reduce((sum, value) => sum + value, 0) / bits.length / count;
-      figure(results, coloured(bits.map((value) => value / count / 8)), side, `${side}×${side}: ${mean.toFixed(2)} bits`);
+      const picture = coloured(bits.map((value) => value / count / 8));
+      figure(results, picture, side, `${side}×${side}: ${mean.toFixed(2)} bits; white: 8`);
     }
     return { ...result, bytes, files };
   },
@@ -246,9 +254,10 @@ const TABS = {
       return [side, own];
     });
     const most = -Math.log10(usual.chances.at(-1));
+    const picture = (values) => coloured(values.map((value) => value / most));
     figure(results, bytes, READ, "The photo");
-    figure(results, coloured(heat.map((value) => value / most)), READ, `All levels; white: 1 place of ${10 ** most}`);
-    for (const [side, own] of maps) figure(results, coloured(own.map((value) => value / most)), side, `${side}×${side}`);
+    figure(results, picture(heat), READ, `All levels; white: 1 place of ${10 ** most}`);
+    for (const [side, own] of maps) figure(results, picture(own), side, `${side}×${side}`);
     return { ...result, bytes, heat };
   },
 
@@ -262,7 +271,19 @@ const TABS = {
   },
 };
 
-/** Returns −log₁₀ of the share of usual places whose value is larger; between the known ones, on a line. */
+/** Returns a table of what a square of so many bytes takes. */
+function sizes(count, ideal, files) {
+  const rows = [["This model, ideally", ideal], ["Bytes as they are", count]];
+  for (const [name, file] of Object.entries(files)) {
+    if (file) rows.push([`${name}, ${file.lossless ? "lossless" : "which changes pixels here"}`, file.size]);
+  }
+  const cells = ([name, size]) => `<tr><td>${name}</td><td>${Math.round(size)}</td>
+    <td>${((8 * size) / count).toFixed(2)}</td></tr>`;
+  return element(`<table><thead><tr><th>Coder</th><th>Bytes</th><th>Bits per number</th></tr></thead>
+    <tbody>${rows.map(cells).join("")}</tbody></table>`);
+}
+
+/** Returns −log₁₀ of the share of usual places whose value is larger, interpolated. */
 function rarity(value, chances, limits) {
   let [before, at] = [0, 0]; // a limit, and its −log₁₀
   for (let k = 0; k < limits.length; k++) {

@@ -91,6 +91,7 @@ export function coloured(values) {
 
 /** Repeats each place of a map as a square. */
 export function repeated(values, side, size) {
-  const place = (k) => Math.floor((Math.floor(k / size) * side) / size) * side;
-  return Float32Array.from({ length: size * size }, (_, k) => values[place(k) + Math.floor(((k % size) * side) / size)]);
+  const shrunk = (place) => Math.floor((place * side) / size);
+  const value = (_, k) => values[shrunk(Math.floor(k / size)) * side + shrunk(k % size)];
+  return Float32Array.from({ length: size * size }, value);
 }

@@ -167,8 +167,8 @@ const actions = {
     const to = (await actions.encode({ bytes: second, size }, () => {})).eps;
     const images = [];
     for (let k = 0; k < count; k++) {
-      const { images: own } = await actions.decode({ eps: between(from, to, k / (count - 1)), size }, () => {});
-      images.push(own.at(-1));
+      const eps = between(from, to, k / (count - 1));
+      images.push((await actions.decode({ eps, size }, () => {})).images.at(-1));
       step(images.at(-1));
     }
     return { from, to, images };
