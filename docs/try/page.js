@@ -14,17 +14,24 @@ function ask(action, options, onStep = () => {}) {
   if (!worker) {
     worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
     worker.onmessage = ({ data }) => {
-      if (data.loaded && !data.id) say(`Loading: ${(data.loaded / 1e6).toFixed(1)} MB`);
-      else if (data.id !== waiting?.id) return;
-      else if (data.error) waiting.reject(new Error(data.error));
+      if (data.id !== undefined && data.id !== waiting?.id) return;
+      if (data.id === undefined) waiting?.onLoad(data.loaded);
       else if (data.step) waiting.onStep(data.step);
-      else waiting.resolve(data.result);
+      else settle(data);
     };
   }
   return new Promise((resolve, reject) => {
-    waiting = { id: ++asked, resolve, reject, onStep };
+    const onLoad = (loaded) => say(`Loading: ${(loaded / 1e6).toFixed(1)} MB`);
+    waiting = { id: ++asked, resolve, reject, onStep, onLoad };
     worker.postMessage({ id: asked, action, options });
   });
+}
+
+function settle({ error, result }) {
+  const { resolve, reject } = waiting;
+  waiting = undefined; // what is still loading says nothing more
+  if (error) reject(new Error(error));
+  else resolve(result);
 }
 
 // --- elements ---
@@ -115,7 +122,10 @@ function select(name, focus = false) {
 
 function buildPhoto(box) {
   const which = box.dataset.photo;
-  box.querySelector("input").addEventListener("change", ({ target }) => take(which, target.files[0]));
+  box.querySelector("input").addEventListener("change", ({ target }) => {
+    take(which, target.files[0]);
+    target.value = ""; // so that the same file may be chosen again
+  });
   box.querySelector("button").addEventListener("click", () => during(() => drawPhoto(which)));
 }
 
