@@ -3,6 +3,7 @@ import { bicubic, canvasOf, coloured, filed, repeated, squareOf } from "./pixels
 
 const READ = 128; // side of the images that are read
 const SMALL = 64; // side of the images that are enlarged or mixed
+const COARSE = 8; // side of the coarsest details whose unusual places are shown
 const root = document.getElementById("try");
 const photos = { first: undefined, second: undefined }; // {name, picture}
 
@@ -19,6 +20,7 @@ function ask(action, options, onStep = () => {}) {
       else if (data.step) waiting.onStep(data.step);
       else settle(data);
     };
+    worker.onerror = () => waiting && settle({ error: "this browser is too old for the page." });
   }
   return new Promise((resolve, reject) => {
     const onLoad = (loaded) => say(`Loading: ${(loaded / 1e6).toFixed(1)} MB`);
@@ -116,6 +118,7 @@ function select(name, focus = false) {
   for (const panel of root.querySelectorAll("[role=tabpanel]")) {
     panel.hidden = panel.id !== `panel-${name}`;
   }
+  root.querySelector(`#panel-${name} form`).after(root.querySelector("[role=status]"));
   root.querySelector("[data-photo=first]").hidden = name === "draw";
   root.querySelector("[data-photo=second]").hidden = name !== "mix";
 }
@@ -258,7 +261,7 @@ const TABS = {
     if (spoil) spoilCorner(bytes);
     const result = await read(bytes);
     const heat = new Float32Array(READ * READ);
-    const maps = result.levels.filter(({ side }) => usual[side]).map(({ side, squares }) => {
+    const maps = result.levels.filter(({ side }) => side >= COARSE).map(({ side, squares }) => {
       const own = squares.map((value) => rarity(value, usual.chances, usual[side]));
       repeated(own, side, READ).forEach((value, k) => (heat[k] = Math.max(heat[k], value)));
       return [side, own];
@@ -266,7 +269,7 @@ const TABS = {
     const most = -Math.log10(usual.chances.at(-1));
     const picture = (values) => coloured(values.map((value) => value / most));
     figure(results, bytes, READ, "The photo");
-    figure(results, picture(heat), READ, `All levels; white: 1 place of ${10 ** most}`);
+    figure(results, picture(heat), READ, `All levels; white: rarer than 1 in ${10 ** most}`);
     for (const [side, own] of maps) figure(results, picture(own), side, `${side}×${side}`);
     return { ...result, bytes, heat };
   },
