@@ -35,7 +35,7 @@ from absl import flags
 from glow_tf import Glow
 from glow_tf.bijectors.tracing import full_precision
 from glow_tf.commands import cli
-from glow_tf.core.errors import ConfigError
+from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.data.progress import with_progress
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.model.parts import Part
@@ -94,7 +94,7 @@ def model_files() -> dict[str, bytes]:
     models = {
         name: onnx_model(*graph) for name, graph in with_progress(graphs.items(), len(graphs), "Graphs")
     }
-    return _with_shared_weights(models)
+    return with_shared_weights(models)
 
 
 def forward_of_details(part: Part, image: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -144,7 +144,7 @@ def _specs(**shapes: tuple[int, ...]) -> list[tf.TensorSpec]:
     return [tf.TensorSpec((1, *shape), tf.float32, name) for name, shape in shapes.items()]
 
 
-def _with_shared_weights(models: dict[str, bytes]) -> dict[str, bytes]:
+def with_shared_weights(models: dict[str, bytes]) -> dict[str, bytes]:
     """Moves the large tensors of the models into one file, each of them once."""
     import onnx
 
@@ -183,7 +183,7 @@ def runtime_files() -> dict[str, bytes]:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         found = list(pathlib.Path(folder).glob("*.tgz"))
         if done.returncode or not found:
-            last = done.stderr.strip().splitlines()[-1:]
+            last = in_one_line(done.stderr)
             raise ConfigError(f"npm must fetch {RUNTIME}, the page's runtime. Received: {last}")
         sha256 = hashlib.sha256(found[0].read_bytes()).hexdigest()
         if sha256 != RUNTIME_SHA256:
