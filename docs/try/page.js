@@ -163,7 +163,7 @@ function say(text) {
 /** Runs something with the buttons off, and says how long it took or what went wrong. */
 async function during(work) {
   const controls = root.querySelectorAll("form button, .photo button");
-  const start = performance.now();
+  const [start, focused] = [performance.now(), document.activeElement];
   for (const button of controls) button.disabled = true;
   root.setAttribute("aria-busy", "true");
   say("Working …");
@@ -174,6 +174,7 @@ async function during(work) {
     say(`It did not work: ${error.message}`);
   }
   for (const button of controls) button.disabled = false;
+  if (document.activeElement === document.body) focused.focus(); // a button that is off loses it
   root.removeAttribute("aria-busy");
 }
 

@@ -244,6 +244,7 @@ def test_tabs_follow_the_keyboard(page):
     page.keyboard.press("Enter")
     page.wait_for_function(DONE, timeout=60_000)
     assert page.locator("#panel-draw figure").count() > 3
+    assert page.evaluate("document.activeElement.textContent") == "Draw"
 
 
 def test_a_phone_needs_no_sideways_scrolling(browser, server, photos):
