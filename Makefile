@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 AUDIT := .venv-audit
 
-.PHONY: quickstart test test-slow test-lab test-lab-if-changed test-oldest docs notebooks lint audit release clean
+.PHONY: quickstart test test-slow test-lab test-lab-if-changed test-oldest test-try try docs notebooks lint audit \
+    release clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python train/main.py --flagfile=configs/quickstart.cfg
@@ -15,7 +16,9 @@ quickstart: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/pytest -n 2 --dist loadfile
 
-test-slow: $(VENV)/installed
+# Without npm's registry the test of the page `try.md` is skipped.
+test-slow: $(VENV)/installed-docs $(VENV)/installed-try
+	-$(MAKE) try
 	$(BIN)/pytest -m slow tests lab/tests
 
 # lab/tested says which files passed: the gate tests the lab when any of them, or of the package's, is another.
@@ -36,6 +39,14 @@ test-oldest: $(OLDEST)/installed
 docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict
 
+# What the page `try.md` loads, for the next `make docs`; see lab/try_page.py. Needs npm and its registry.
+try: $(VENV)/installed
+	$(BIN)/python -m lab.try_page
+
+# The page in Debian's chromium, by Playwright.
+test-try: $(VENV)/installed-docs $(VENV)/installed-try try
+	$(BIN)/pytest -s -m slow lab/tests/test_try_page.py
+
 # With NBMAKE=--overwrite their new outputs are kept.
 notebooks: $(VENV)/installed-notebooks
 	$(BIN)/pytest -q -n 2 --nbmake $(NBMAKE) docs/notebooks
@@ -50,7 +61,7 @@ audit: $(VENV)/installed $(AUDIT)/installed
 	    --path=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 # A commit, a tag, packages in dist/ and docs on the branch gh-pages, once the gate is green; see lab/release.py.
-release: $(VENV)/installed-docs
+release: $(VENV)/installed-docs try
 	$(BIN)/pip install --quiet build twine
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m lab.release $(VERSION)
 
@@ -71,6 +82,10 @@ $(VENV)/installed-docs: $(VENV)/installed
 
 $(VENV)/installed-notebooks: $(VENV)/installed
 	$(call install,$(VENV),-e '.[notebooks]')
+	touch $@
+
+$(VENV)/installed-try: $(VENV)/installed
+	$(call install,$(VENV),'playwright>=1.45')
 	touch $@
 
 $(OLDEST)/installed: requirements-oldest.txt setup.py

@@ -82,6 +82,9 @@ def on_page_content(content: str, /, page: Any, config: Any, files: Any) -> str:
 
 
 def on_post_build(config: Any) -> None:
-    """Warns of each broken link. MkDocs calls it at the end of a build."""
+    """Warns of broken links, and says if try.md lacks files. MkDocs calls it at the end of a build."""
+    page = pathlib.Path(config.site_dir) / "try"
+    if missing := [name for name in ("model", "runtime") if not (page / name).is_dir()]:
+        logger.info("The page try.md does not run: docs/try/ lacks %s. make try", " and ".join(missing))
     for broken in broken_links(pathlib.Path(config.site_dir)):
         logger.warning("Broken link: %s", broken)

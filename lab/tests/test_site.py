@@ -49,6 +49,15 @@ def test_a_broken_link_is_found(built, link, missing, caplog):
     assert broken in caplog.text
 
 
+def test_a_page_that_lacks_its_files_is_said_and_is_no_error(built, caplog):
+    (built / "try" / "model").mkdir(parents=True)
+    with caplog.at_level(logging.INFO, "mkdocs"):
+        site.on_post_build(types.SimpleNamespace(site_dir=str(built)))
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert "lacks runtime. make try" in record.message
+
+
 def test_links_of_a_notebook_lead_to_pages():
     content = '<a href="../guides/levels.md#settings">a</a> <a href="../none.md">b</a> <a href="#x">c</a>'
     levels = types.SimpleNamespace(url_relative_to=lambda _: "../../guides/levels/")

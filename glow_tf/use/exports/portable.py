@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -35,6 +35,15 @@ def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
       ConfigError: tf2onnx is not installed, or ONNX has no such operation as the model needs.
       OSError: a file cannot be written.
     """
+    endpoints = endpoints_of(glow)
+    return _write(folder, ".onnx", lambda endpoint: onnx_model(*endpoints[endpoint]))
+
+
+def onnx_model(function: Callable, signature: Sequence[tf.TensorSpec]) -> bytes:
+    """Returns a function of tensors as an ONNX model, which has the signature's names as inputs.
+
+    ConfigError: tf2onnx is not installed, or ONNX has no such operation as the function needs.
+    """
     try:
         from onnx import checker
         from tf2onnx import convert
@@ -42,21 +51,15 @@ def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
         raise ConfigError(
             "ONNX needs the package tf2onnx, in a clone: pip install '.[onnx]'. Received: format='onnx'"
         ) from None
-    endpoints = endpoints_of(glow)
-
-    def converted(endpoint: str) -> bytes:
-        function, signature = endpoints[endpoint]
-        with number_of_streams(1), functions_inlined():
-            # A partial, so that nothing is traced already, with the functions of stacks kept whole.
-            whole = tf.function(functools.partial(function), input_signature=signature, autograph=False)
-            model, _ = convert.from_function(whole, input_signature=signature, opset=OPSET)
-        try:
-            checker.check_model(model)
-        except checker.ValidationError as error:
-            raise _lacks("onnx", error) from None
-        return model.SerializeToString()
-
-    return _write(folder, ".onnx", converted)
+    with number_of_streams(1), functions_inlined():
+        # A partial, so that nothing is traced already, with the functions of stacks kept whole.
+        whole = tf.function(functools.partial(function), input_signature=signature, autograph=False)
+        model, _ = convert.from_function(whole, input_signature=signature, opset=OPSET)
+    try:
+        checker.check_model(model)
+    except checker.ValidationError as error:
+        raise _lacks("onnx", error) from None
+    return model.SerializeToString()
 
 
 def export_litert(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
