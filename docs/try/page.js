@@ -67,7 +67,7 @@ const photoBox = (which) => `<div class="photo" data-photo="${which}">
   <canvas width="${SMALL}" height="${SMALL}" role="img" aria-label="No photo"></canvas>
   <span><label class="button">${which === "first" ? "Choose a photo" : "Choose another"}
   <input type="file" accept="image/*"></label> or drop it here
-  <button type="button">Draw one instead</button></span></div>`;
+  <button type="button">Take ours</button></span></div>`;
 
 function build() {
   const names = Object.keys(PANELS);
@@ -129,7 +129,7 @@ function buildPhoto(box) {
     take(which, target.files[0]);
     target.value = ""; // so that the same file may be chosen again
   });
-  box.querySelector("button").addEventListener("click", () => during(() => drawPhoto(which)));
+  box.querySelector("button").addEventListener("click", () => during(() => samplePhoto(which)));
 }
 
 /** Takes a file as a photo; the file is read here, and sent nowhere. */
@@ -150,10 +150,9 @@ function show(which, name, picture) {
   canvas.setAttribute("aria-label", name);
 }
 
-async function drawPhoto(which) {
-  const seed = which === "first" ? 49 : 21;
-  const { images } = await ask("draw", { size: READ, seed, temperature: 1 });
-  show(which, "a drawn picture", canvasOf(images.at(-1), READ));
+async function samplePhoto(which) {
+  const response = await fetch(new URL(`${which}.jpg`, import.meta.url));
+  show(which, "a photo of ours", await createImageBitmap(await response.blob()));
 }
 
 function say(text) {
@@ -183,8 +182,8 @@ async function perform(name, panel, options) {
   results.replaceChildren();
   panel.result = undefined;
   await during(async () => {
-    if (name !== "draw" && !photos.first) await drawPhoto("first");
-    if (name === "mix" && !photos.second) await drawPhoto("second");
+    if (name !== "draw" && !photos.first) await samplePhoto("first");
+    if (name === "mix" && !photos.second) await samplePhoto("second");
     panel.result = await TABS[name](options, results);
   });
 }
