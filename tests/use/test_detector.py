@@ -83,8 +83,7 @@ def test_false_alarms_come_at_the_rate_that_was_asked_for():
     shares = []
     for seed in range(8):
         detector = NoveltyDetector(seed=seed)
-        detector.prior_ = small_glow()
-        detector._calibrate(made_up(60, seed))
+        detector._calibrate(made_up(60, seed), np.arange(60), (8, 8))
         kind, places = detector._rule(made_up(200, 100 + seed), (8, 8))
         scores = np.maximum(kind, np.max(places, axis=(1, 2)))
         shares.append(np.mean(detector.p_value_of(scores) <= 0.05))
