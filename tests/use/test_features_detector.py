@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from small import small_levels
 
+from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
 from glow_tf.use import NoveltyDetector
 from glow_tf.use.score import features as module
@@ -37,6 +38,14 @@ def network():
 @pytest.fixture(scope="module")
 def detector(network, digits):
     return NoveltyDetector(None, features=network).fit(digits[:60])
+
+
+@pytest.fixture(scope="module")
+def both(network, digits):
+    sizes = {"image_shape": (8, 8, 1), "num_blocks": 1, "flow_steps": 1, "condition_depth": 1}
+    prior = small_levels(n_bits=5, **sizes)
+    prior.initialize(digits[100:150])
+    return NoveltyDetector(prior, epochs=0, features=network).fit(digits[:20])
 
 
 def test_one_mode_is_a_gaussian_and_several_are_a_mixture(network, digits, monkeypatch):
@@ -76,13 +85,10 @@ def test_features_tell_what_is_unlike_the_good_images_and_where(detector, digits
 
 @pytest.mark.parametrize("with_prior", [False, True])
 def test_it_is_saved_loaded_and_exported_with_the_same_numbers(
-    with_prior, network, detector, digits, tmp_path
+    with_prior, network, detector, both, digits, tmp_path
 ):
     if with_prior:
-        sizes = {"image_shape": (8, 8, 1), "num_blocks": 1, "flow_steps": 1, "condition_depth": 1}
-        prior = small_levels(n_bits=5, **sizes)
-        prior.initialize(digits[100:150])
-        detector = NoveltyDetector(prior, epochs=0, features=network).fit(digits[:20])
+        detector = both
         assert len(detector._models(digits[:2])) == 2 + len(network.outputs)  # two levels, and the maps
     images = digits[60:70]
     scores, heat = detector.score_and_heat(images)
@@ -95,6 +101,34 @@ def test_it_is_saved_loaded_and_exported_with_the_same_numbers(
     np.testing.assert_allclose(served["score"], scores, atol=1e-3)
     np.testing.assert_allclose(served["map"], heat, atol=1e-3)
     clone(loaded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_onnx_and_litert_say_what_the_detector_does(with_prior, network, detector, both, digits, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    detector, images = both if with_prior else detector, digits[60:64]
+    detector.export(tmp_path / "d.onnx", "onnx")
+    detector.export(tmp_path / "d.tflite", "litert")
+    session = onnxruntime.InferenceSession(tmp_path / "d.onnx")
+    names = [own.name for own in session.get_outputs()]
+    scores, heat = detector.score_and_heat(images)
+    interpreter = tf.lite.Interpreter(str(tmp_path / "d.tflite")).get_signature_runner("serving_default")
+    for served in (
+        dict(zip(names, session.run(None, {session.get_inputs()[0].name: images}), strict=True)),
+        interpreter(images=images),
+    ):
+        np.testing.assert_allclose(served["score"], scores, atol=2e-3)
+        np.testing.assert_allclose(served["map"], heat, atol=2e-3)
+    with pytest.raises(ConfigError, match="format must be one of savedmodel, onnx, litert"):
+        detector.export(tmp_path / "d", "pickle")
+
+
+def test_the_command_says_that_it_needs_a_prior(detector, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    detector.save(tmp_path / "detector.zip")
+    assert cli.run("score", ["check", "--dataset=digits"]) == 1
+    assert "calibration must be of a detector with a prior" in capsys.readouterr().err
 
 
 def test_folds_keep_groups_together(network, digits):

@@ -220,13 +220,21 @@ class NoveltyDetector(BaseEstimator):
         """Reads what `save` wrote; ConfigError if it is something else, or damaged."""
         return kept.load(cls, pathlib.Path(path))
 
-    def export(self, folder: str | os.PathLike) -> None:
-        """Writes a SavedModel that needs TensorFlow alone.
+    def export(self, path: str | os.PathLike, format: str = "savedmodel") -> None:
+        """Writes a program that needs no glow_tf: a folder of a SavedModel, or a file of ONNX or LiteRT.
 
         serving_default(images [B, H, W, C]) → {score [B], p_value [B], map [B, H, W]}, float32: what
         `decision_function`, `p_value` and `heat` return. What the prior is given comes last.
+
+        Args:
+          path: the folder, or the file.
+          format: "savedmodel", "onnx" (in a clone, `pip install '.[onnx]'` first) or "litert".
+
+        Raises:
+          ConfigError: the format has no such operation as the models need, or tf2onnx is not installed.
+          OSError: it cannot be written, or the folder holds something else.
         """
-        kept.export(self._fitted(), pathlib.Path(folder))
+        kept.export(self._fitted(), pathlib.Path(path), format)
 
 
 def _scores(kind: tf.Tensor, places: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:

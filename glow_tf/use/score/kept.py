@@ -15,11 +15,13 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.pieces import number_of_streams
+from glow_tf.bijectors.tracing import constant_weights
 from glow_tf.core.durable_files import check_place, replaced_folder, write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.conditions import of_names
 from glow_tf.run.files.saved import load as load_glow
 from glow_tf.run.files.workdir import SAVED_MODEL
+from glow_tf.use.exports.portable import to_litert, to_onnx
 from glow_tf.use.score.models import Models
 from glow_tf.use.score.rule import Rule
 
@@ -28,6 +30,7 @@ ABOUT, NUMBERS, NETWORK = "detector.json", "numbers.npz", "features.keras"
 MODELS = ("prior.keras", "tuned.keras")
 GOOD, WORST = "good images", "worst places"  # of the numbers; the others are the rule's
 LARGEST = 2**34  # bytes of a member
+FORMATS = ("savedmodel", "onnx", "litert")
 
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, tf.errors.OpError)
@@ -120,9 +123,24 @@ class _Exported(tf.Module):
         self.serve = tf.function(serve, input_signature=used.signature, autograph=False)
 
 
-def export(detector: Any, folder: pathlib.Path) -> None:
-    """Writes a SavedModel; OSError if the folder cannot be written, or holds something else."""
-    check_place(folder, "SavedModel", SAVED_MODEL)
-    with number_of_streams(1), replaced_folder(folder, "SavedModel", SAVED_MODEL) as temporary:
+def export(detector: Any, path: pathlib.Path, kind: str) -> None:
+    """Writes a SavedModel, or a file of ONNX or LiteRT; see `NoveltyDetector.export`."""
+    if kind not in FORMATS:
+        raise ConfigError(f"format must be one of {', '.join(FORMATS)}. Received: format={kind!r}")
+    if kind == "onnx":
         module = _Exported(detector)
-        tf.saved_model.save(module, str(temporary), signatures={"serving_default": module.serve})
+        write_atomically(path, to_onnx(module.serve.python_function, module.serve.input_signature))
+    elif kind == "litert":
+        with tempfile.TemporaryDirectory() as folder, constant_weights():
+            _save(detector, pathlib.Path(folder, "model"))
+            write_atomically(path, to_litert(f"{folder}/model", "serving_default"))
+    else:
+        check_place(path, "SavedModel", SAVED_MODEL)
+        with replaced_folder(path, "SavedModel", SAVED_MODEL) as temporary:
+            _save(detector, temporary)
+
+
+def _save(detector: Any, folder: pathlib.Path) -> None:
+    with number_of_streams(1):
+        module = _Exported(detector)
+        tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
