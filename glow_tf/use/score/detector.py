@@ -224,7 +224,8 @@ class NoveltyDetector(BaseEstimator):
         """Writes a program that needs no glow_tf: a folder of a SavedModel, or a file of ONNX or LiteRT.
 
         serving_default(images [B, H, W, C]) → {score [B], p_value [B], map [B, H, W]}, float32: what
-        `decision_function`, `p_value` and `heat` return. What the prior is given comes last.
+        `decision_function`, `p_value` and `heat` return. What the prior is given comes last. ONNX and LiteRT
+        take one image at a time, B = 1.
 
         Args:
           path: the folder, or the file.

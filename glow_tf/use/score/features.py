@@ -61,10 +61,13 @@ class Features:
         return [tf.cast(own, tf.float32) for own in tf.nest.flatten(self.network(images, training=False))]
 
     def __call__(self, images: tf.Tensor) -> list[tf.Tensor]:
-        """Returns the mean log-density per feature of each place, nats [B, h, w, 1], of each map."""
-        return [self._log_density(k, own)[..., tf.newaxis] for k, own in enumerate(self.maps(images))]
+        """Returns the log-densities of all scales together, at the places of the first map, [B, h, w, 1]."""
+        maps = self.maps(images)
+        found = [self.log_density(k, own)[..., tf.newaxis] for k, own in enumerate(maps)]
+        return [tf.add_n([found[0], *(tf.image.resize(own, maps[0].shape[1:3]) for own in found[1:])])]
 
-    def _log_density(self, k: int, x: tf.Tensor) -> tf.Tensor:
+    def log_density(self, k: int, x: tf.Tensor) -> tf.Tensor:
+        """Returns the mean log-density per feature, nats, of the k-th map x: [B, h, w, F] → [B, h, w]."""
         whitening, shift, weight = (
             self.arrays[f"features {k} {name}"] for name in ("whitening", "shift", "weight")
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pathlib
@@ -22,6 +23,7 @@ from glow_tf.model.conditions import of_names
 from glow_tf.run.files.saved import load as load_glow
 from glow_tf.run.files.workdir import SAVED_MODEL
 from glow_tf.use.exports.portable import to_litert, to_onnx
+from glow_tf.use.exports.saved_model import without_backward_pass
 from glow_tf.use.score.models import Models
 from glow_tf.use.score.rule import Rule
 
@@ -102,16 +104,17 @@ def _check_usable(detector: Any) -> None:
 
 
 class _Exported(tf.Module):
-    """What the SavedModel holds: one function, and the weights of both models."""
+    """What the SavedModel holds: one function, of any number of images or of `count`, and all weights."""
 
-    def __init__(self, detector: Any):
+    def __init__(self, detector: Any, count: int | None = None):
         super().__init__()
-        used = detector._models
-        models = [used.prior, used.tuned]
+        used, self.weights = copy.copy(detector._models), []
+        if used.prior is not None:
+            used.prior, used.tuned = (without_backward_pass(own) for own in (used.prior, used.tuned))
+            self.weights += [w.value for glow in (used.prior, used.tuned) for w in glow.weights]
         if used.features is not None:
-            models.append(used.features.network)
+            self.weights += [w.value for w in used.features.network.weights]
             self.features = used.features.arrays
-        self.weights = [w.value for model in models if model is not None for w in model.weights]
         good = np.sort(detector.decision_scores_).astype(np.float32)
 
         def serve(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -120,7 +123,8 @@ class _Exported(tf.Module):
             at_least = tf.reduce_sum(tf.cast(good >= score[:, tf.newaxis] - 1e-4, tf.float32), axis=1)
             return {"score": score, "p_value": (1 + at_least) / (1 + len(good)), "map": places}
 
-        self.serve = tf.function(serve, input_signature=used.signature, autograph=False)
+        shapes = [tf.TensorSpec([count, *own.shape[1:]], own.dtype, own.name) for own in used.signature]
+        self.serve = tf.function(serve, input_signature=shapes, autograph=False)
 
 
 def export(detector: Any, path: pathlib.Path, kind: str) -> None:
@@ -128,19 +132,18 @@ def export(detector: Any, path: pathlib.Path, kind: str) -> None:
     if kind not in FORMATS:
         raise ConfigError(f"format must be one of {', '.join(FORMATS)}. Received: format={kind!r}")
     if kind == "onnx":
-        module = _Exported(detector)
+        module = _Exported(detector, 1)
         write_atomically(path, to_onnx(module.serve.python_function, module.serve.input_signature))
     elif kind == "litert":
         with tempfile.TemporaryDirectory() as folder, constant_weights():
-            _save(detector, pathlib.Path(folder, "model"))
+            _save(_Exported(detector, 1), pathlib.Path(folder, "model"))
             write_atomically(path, to_litert(f"{folder}/model", "serving_default"))
     else:
         check_place(path, "SavedModel", SAVED_MODEL)
         with replaced_folder(path, "SavedModel", SAVED_MODEL) as temporary:
-            _save(detector, temporary)
+            _save(_Exported(detector), temporary)
 
 
-def _save(detector: Any, folder: pathlib.Path) -> None:
+def _save(module: _Exported, folder: pathlib.Path) -> None:
     with number_of_streams(1):
-        module = _Exported(detector)
         tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
