@@ -39,7 +39,7 @@ from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.data.progress import with_progress
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.model.parts import Part
-from glow_tf.use.exports.portable import onnx_model
+from glow_tf.use.exports.portable import to_onnx
 from glow_tf.use.score.places import place_maps
 
 PRESET = "photographs"
@@ -92,7 +92,7 @@ def model_files() -> dict[str, bytes]:
         specs = _specs(image=(side, side, channels), eps=(side, side, 3 * channels))
         graphs[f"inverse_{side}"] = functools.partial(inverse_of_details, details), specs
     models = {
-        name: onnx_model(*graph) for name, graph in with_progress(graphs.items(), len(graphs), "Graphs")
+        name: to_onnx(*graph) for name, graph in with_progress(graphs.items(), len(graphs), "Graphs")
     }
     return with_shared_weights(models)
 

@@ -12,20 +12,17 @@ an apostrophe before it. An image is flagged if its p-value is at most --false_a
 images like the good ones is flagged as well, on average. `glow_tf.NoveltyDetector` is the same from Python.
 """
 
-import base64
 import csv
-import html
 import io
 import math
 import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing, size_flags
 from glow_tf.config import INPUT, TARGET, file_of, folder_of
+from glow_tf.core import html_page
 from glow_tf.core.errors import ConfigError, printable
 
 ACTIONS = ("fit", "check")
@@ -35,41 +32,21 @@ TRAINED_ON = (
 )
 HOTTEST = 2.0  # of a map; good images seldom reach 1
 SMALLEST_SHOWN = 128  # pixels of the longer side; smaller images are enlarged
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>
-body {{ font-family: sans-serif; margin: 1.5rem; color: #222; background: #fff; }}
-main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; }}
-figure {{ margin: 0; padding: 0.3rem; overflow-wrap: anywhere; font-size: 0.8rem; line-height: 1.3; }}
-figure.flagged {{ outline: 2px solid #c00; }}
-img {{ width: 100%; image-rendering: pixelated; }}
-</style></head>
-<body><h1>{title}</h1>
-<p><label>False alarms: <input type="range" id="rate" min="{least}" max="0" step="0.01" value="{rate}">
-<output id="said"></output></label></p>
-<main>
-{figures}
-</main><script>
-const slider = document.getElementById("rate"), figures = [...document.querySelectorAll("figure")];
+_SLIDER = """<p><label>False alarms:
+<input type="range" id="rate" min="{least}" max="0" step="0.01" value="{rate}">
+<output id="said"></output></label></p><style>figure.flagged {{ outline: 2px solid #c00; }}</style>"""
+_SCRIPT = """<script>
+const ps = {p_values}, slider = document.querySelector("input");
+const figures = document.querySelectorAll("figure");
 function show() {{
-  const rate = Math.pow(10, slider.value) * (1 + 1e-9);
-  for (const own of figures) own.classList.toggle("flagged", own.dataset.p <= rate);
-  const count = figures.filter((own) => own.dataset.p <= rate).length;
+  const rate = Math.pow(10, slider.value) * (1 + 1e-9), flagged = ps.map((p) => p <= rate);
+  figures.forEach((own, k) => own.classList.toggle("flagged", flagged[k]));
+  const count = flagged.filter(Boolean).length;
   document.getElementById("said").value = (100 * rate).toPrecision(2) + " %, " + count + " of these flagged";
 }}
 slider.addEventListener("input", show);
 show();
-</script></body></html>
-"""
-
-
-class Shown(NamedTuple):
-    """An image of the page: its file's name, its p-value, a picture as PNG, and what is said of it."""
-
-    name: str
-    p_value: float
-    png: bytes
-    reason: str
+</script>"""
 
 
 def define(values: flags.FlagValues) -> None:
@@ -166,6 +143,11 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
             f"false_alarms must be {_rounded_up(detector.smallest)} or more with as many good images as the "
             f"calibration has. Received: false_alarms={values.false_alarms:g}"
         )
+    if detector.prior_ is None:
+        raise ConfigError(
+            "calibration must be of a detector with a prior. One of features alone is for Python: "
+            f"NoveltyDetector.load. Received: calibration={str(path)!r}"
+        )
     used = model_flags.images_of(values, detector.prior_)
     scores, heat = detector.score_and_heat(used.images, used.condition)
     p_values, of_places = detector.p_value_of(scores), detector.place_p_value_of(heat)
@@ -192,11 +174,19 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
                     folder / "heat" / f"{rank + 1:04d}_{name.replace('/', '_')[-99:]}.png", picture
                 )
             if rank < values.worst:
-                shown[rank] = Shown(used.names[k], p_values[k], picture, reason)
+                said = used.names[k], f"p = {p_values[k]:.3g}", reason
+                shown[rank] = p_values[k], html_page.picture(picture, html_page.PNG, "", *said)
     model_flags.write(folder / "scores.csv", table.getvalue().encode(errors="replace"))
     title = f"The most unusual of {len(used.images)} images"
-    page = sheet([shown[rank] for rank in sorted(shown)], title, values.false_alarms, detector.smallest)
-    model_flags.write(folder / "worst.html", page.encode(errors="replace"))
+    ps, pictures = zip(*(shown[rank] for rank in sorted(shown)), strict=True)
+    least, rate = (math.log10(value) for value in (detector.smallest, values.false_alarms))
+    page = html_page.page(
+        title,
+        _SLIDER.format(least=least, rate=rate),
+        html_page.side_by_side(pictures, "grids"),
+        _SCRIPT.format(p_values=[float(p) for p in ps]),
+    )
+    model_flags.write(folder / "worst.html", page)
     expected = values.false_alarms * len(used.images)
     print(
         f"{flagged.sum()} of {len(used.images)} images are flagged; of images like the good ones, about "
@@ -220,21 +210,3 @@ def _with_heat(image: np.ndarray, heat: np.ndarray, white: int) -> bytes:
     both = np.concatenate([image, marked.astype(np.uint8)], axis=1)[np.newaxis]
     zoom = max(SMALLEST_SHOWN // max(image.shape), 1)
     return pictures.png(pictures.enlarged(both, zoom, "NEAREST")[0])
-
-
-def sheet(shown: Sequence[Shown], title: str, rate: float, smallest: float) -> str:
-    """Returns an HTML file, which needs no other, with a slider for the rate of false alarms."""
-    figures = []
-    for own in shown:
-        data = base64.b64encode(own.png).decode()
-        texts = [
-            f"<strong>{html.escape(own.name)}</strong>",
-            f"p = {own.p_value:.3g}",
-            html.escape(own.reason),
-        ]
-        figures.append(
-            f'<figure data-p="{own.p_value:.9g}"><img alt="" src="data:image/png;base64,{data}">'
-            f"<figcaption>{'<br>'.join(filter(None, texts))}</figcaption></figure>"
-        )
-    least, rate = (math.log10(value) for value in (smallest, rate))
-    return _PAGE.format(title=html.escape(title), figures="\n".join(figures), least=least, rate=rate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -36,14 +36,12 @@ def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
       OSError: a file cannot be written.
     """
     endpoints = endpoints_of(glow)
-    return _write(folder, ".onnx", lambda endpoint: onnx_model(*endpoints[endpoint]))
+    converters = {name: functools.partial(to_onnx, *endpoints[own]) for name, own in FILES.items()}
+    return _write(folder, converters, "onnx")
 
 
-def onnx_model(function: Callable, signature: Sequence[tf.TensorSpec]) -> bytes:
-    """Returns a function of tensors as an ONNX model, which has the signature's names as inputs.
-
-    ConfigError: tf2onnx is not installed, or ONNX has no such operation as the function needs.
-    """
+def to_onnx(function: Callable, signature: Sequence[tf.TensorSpec]) -> bytes:
+    """Returns a function of tensors as ONNX; ConfigError as in `export_onnx`."""
     try:
         from onnx import checker
         from tf2onnx import convert
@@ -73,14 +71,16 @@ def export_litert(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
         model = f"{temporary}/model"
         with constant_weights():  # the converter folds small constants only
             export(glow, model)
+        endpoints = {name: functools.partial(to_litert, model, own) for name, own in FILES.items()}
+        return _write(folder, endpoints, "tflite")
 
-        def converted(endpoint: str) -> bytes:
-            try:
-                return tf.lite.TFLiteConverter.from_saved_model(model, signature_keys=[endpoint]).convert()
-            except Exception as error:  # the converter's, which has no public name
-                raise _lacks("litert", error) from None
 
-        return _write(folder, ".tflite", converted)
+def to_litert(model: str, endpoint: str) -> bytes:
+    """Returns an endpoint of a SavedModel as LiteRT; ConfigError as in `export_litert`."""
+    try:
+        return tf.lite.TFLiteConverter.from_saved_model(model, signature_keys=[endpoint]).convert()
+    except Exception as error:  # the converter's, which has no public name
+        raise _lacks("litert", error) from None
 
 
 def _lacks(kind: str, error: Exception) -> ConfigError:
@@ -91,11 +91,13 @@ def _lacks(kind: str, error: Exception) -> ConfigError:
     )
 
 
-def _write(folder: pathlib.Path, suffix: str, converted: Callable[[str], bytes]) -> list[pathlib.Path]:
+def _write(
+    folder: pathlib.Path, converters: Mapping[str, Callable[[], bytes]], suffix: str
+) -> list[pathlib.Path]:
     folder = pathlib.Path(folder)
     contents = {
-        folder / f"{name}{suffix}": converted(endpoint)
-        for name, endpoint in with_progress(FILES.items(), len(FILES), "Converting, files")
+        folder / f"{name}.{suffix}": converted()
+        for name, converted in with_progress(converters.items(), len(converters), "Converting, files")
     }
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in contents.items():

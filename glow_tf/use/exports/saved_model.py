@@ -61,7 +61,7 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     path = pathlib.Path(path)
     check_can_be_read_again("path", path)
     check_place(path, "SavedModel", SAVED_MODEL)
-    _save(_without_backward_pass(glow), path)
+    _save(without_backward_pass(glow), path)
     try:
         check_operations(path)
     except ConfigError as error:  # of a network or bijector of one's own
@@ -109,8 +109,9 @@ class _Exported(tf.Module):
 
 def endpoints_of(glow: Glow) -> dict[str, Endpoint]:
     """Returns the model's functions for a file: without the backward pass that a reversible one has."""
-    return _without_backward_pass(glow).endpoints()
+    return without_backward_pass(glow).endpoints()
 
 
-def _without_backward_pass(glow: Glow) -> Glow:
+def without_backward_pass(glow: Glow) -> Glow:
+    """Returns a model of the same weights without operations that only training needs."""
     return glow.recut() if any(part.reversible for part in glow.parts) else glow

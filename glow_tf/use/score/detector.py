@@ -7,23 +7,18 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from sklearn.base import BaseEstimator
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.core.errors import ConfigError
-from glow_tf.data.progress import with_progress
-from glow_tf.model.compiled_model import require_pictures
-from glow_tf.model.conditions import check_given, in_arrays, some_of
+from glow_tf.model.conditions import in_arrays
 from glow_tf.model.glow import Glow
-from glow_tf.use.latents import batch_of
-from glow_tf.use.models import open_model
 from glow_tf.use.score import kept
-from glow_tf.use.score.places import place_maps
-from glow_tf.use.score.rule import Rule, compared
-from glow_tf.use.score.tuning import Tuner
-from glow_tf.use.sized import fitted
+from glow_tf.use.score.models import Models
+from glow_tf.use.score.rule import Rule
 
 FEWEST = 20  # good images
 FOLDS = 3  # of the good images, on all but one of which a copy is tuned
@@ -49,18 +44,25 @@ class NoveltyDetector(BaseEstimator):
     about the share a of images like the good ones has p ≤ a, on average over the choice of the good images.
     New images are scored by a copy that was tuned on all.
 
+    Where pixels see nothing, features of a frozen network may. Each place of its maps has a density, fitted
+    to the good images, and these maps are looked at beside the prior's:
+
+        glow_tf.NoveltyDetector(None, features=keras.Model(inputs, [map_1, map_2])).fit(good_images)
+
     Names are those of PyOD and scikit-learn; `predict` returns 0 and 1, as in PyOD.
 
     Args:
       prior: a `Glow`, or a preset, a workdir or a `.keras` file. Best are levels that were trained on
-        photographs, which take images of any size.
+        photographs, which take images of any size. None: `features` alone.
       contamination: the share of images like the good ones that `predict` may flag.
       seed: of the folds and of tuning.
       epochs: of tuning, at most; by default as many as suit the number of images. 0: nothing is tuned.
+      features: a Keras model from images to a feature map [N, h, w, F], or to several, such as one of
+        `keras.applications` with its preprocessing. It stays as it is. See `Features`.
 
     Attributes:
       decision_scores_: of the good images, [N].
-      prior_, tuned_: the two models.
+      prior_, tuned_: the two models; None without a prior.
     """
 
     def __init__(
@@ -69,23 +71,33 @@ class NoveltyDetector(BaseEstimator):
         contamination: float = 0.05,
         seed: int = 0,
         epochs: int | None = None,
+        features: keras.Model | None = None,
     ):
         self.prior = prior
         self.contamination = contamination
         self.seed = seed
         self.epochs = epochs
+        self.features = features
 
-    def fit(self, X: np.ndarray, y: object = None, condition: Condition = None) -> NoveltyDetector:  # noqa: N803
+    def fit(
+        self,
+        X: np.ndarray,  # noqa: N803
+        y: object = None,
+        condition: Condition = None,
+        groups: np.ndarray | None = None,
+    ) -> NoveltyDetector:
         """Takes good images as the measure, and returns the detector.
 
         Args:
-          X: good images, [N, H, W, C] of the prior's type; 20 or more.
+          X: good images, [N, H, W, C], uint8 or, without a prior, also float32; 20 or more.
           y: not used; scikit-learn's pipelines give it.
           condition: what the prior is given with each image, an array [N, …] or a dictionary of them.
+          groups: which images belong together, such as photographs of one object: any labels [N], of three
+            groups or more. No group is cut by the folds; otherwise new objects look too unusual.
 
         Raises:
-          ConfigError: there are too few, the prior cannot take or score them, or `contamination` is below
-            what so many images can tell.
+          ConfigError: there are too few, the prior or the network cannot take or score them, or
+            `contamination` is below what so many images can tell.
         """
         images = np.asarray(X)
         if images.ndim != 4 or len(images) < FEWEST:
@@ -93,46 +105,39 @@ class NoveltyDetector(BaseEstimator):
                 f"X must be {FEWEST} good images or more, [N, H, W, C]. Received: {images.shape}"
             )
         self._check_contamination(len(images))
-        prior = self.prior if isinstance(self.prior, Glow) else open_model(self.prior)
-        if not isinstance(prior, Glow):
-            raise ConfigError(
-                "prior must be a preset, a run's workdir or a .keras file: a SavedModel cannot be tuned. "
-                f"Received: prior={self.prior!r}"
-            )
-        require_pictures("NoveltyDetector", prior)
-        self.prior_ = fitted(prior, images.shape[1:3])
-        self.prior_.checked(images)
-        check_given(self.prior_, condition, len(images))
-        condition = in_arrays(condition)
-        tuner = Tuner(self.prior_, len(images), self.seed, self.epochs)
-        self.tuned_, self._function = tuner.glow, None
-        fold_of = np.random.default_rng(self.seed % 2**32).permutation(len(images)) % FOLDS
-        found, epochs = [], []
-        for fold in range(FOLDS):
-            kept, out = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-            given = some_of(condition, kept), some_of(condition, out)
-            held_out = images[out] if condition is None else (images[out], given[1])
-            epochs.append(tuner.tune(images[kept], given[0], held_out))
-            found.append(self._compared(images[out], given[1]))
-        tuner.tune(images, condition, epochs=int(np.median(epochs)))
-        good = [np.empty((len(images), *own.shape[1:]), np.float32) for own in found[0]]
-        for fold, of_fold in enumerate(found):
-            for own, part in zip(good, of_fold, strict=True):
-                own[fold_of == fold] = part
+        groups = _groups(groups, len(images))
+        self._models = Models(self.prior, self.features, images)
+        self._models.check(images, condition)
+        folds = self._folds(groups, FOLDS)
+        good = self._models.fit(images, in_arrays(condition), folds, self.seed, self.epochs)
         if bad := sum(~np.isfinite(own).all(axis=(1, 2, 3)) for own in good).astype(bool).sum():
             raise ConfigError(
-                f"the prior must be able to score the good images. Received: {bad} of {len(images)} whose "
+                f"the models must be able to score the good images. Received: {bad} of {len(images)} whose "
                 "log-density is not finite"
             )
-        self._calibrate(good)
+        self._calibrate(good, groups, images.shape[1:3])
         return self
 
-    def _calibrate(self, good: Sequence[np.ndarray]) -> None:
+    @property
+    def prior_(self) -> Glow | None:
+        """The prior, at the size of the images."""
+        return self._models.prior
+
+    @property
+    def tuned_(self) -> Glow | None:
+        """Its copy, tuned on the good images."""
+        return self._models.tuned
+
+    def _folds(self, groups: np.ndarray, count: int) -> np.ndarray:
+        """Returns the fold of each image, which is that of its group."""
+        rng = np.random.default_rng(self.seed % 2**32)
+        return (rng.permutation(groups.max() + 1) % count)[groups]
+
+    def _calibrate(self, good: Sequence[np.ndarray], groups: np.ndarray, size: Sequence[int]) -> None:
         """Judges each good image by a rule of others, and keeps the rule of all with the scale of these."""
-        size = self.prior_.image_shape[:2]
-        fold_of = np.random.default_rng(self.seed % 2**32).permutation(len(good[0])) % RULE_FOLDS
+        fold_of = self._folds(groups, RULE_FOLDS)
         kind, worst = np.empty(len(fold_of)), np.empty(len(fold_of))
-        for fold in range(RULE_FOLDS):
+        for fold in np.unique(fold_of):
             out = fold_of == fold
             kind[out], places = Rule.of([own[~out] for own in good])([own[out] for own in good], size)
             worst[out] = tf.reduce_max(places, axis=[1, 2])
@@ -198,28 +203,8 @@ class NoveltyDetector(BaseEstimator):
     def score_and_heat(self, X: np.ndarray, condition: Condition = None) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
         """Returns what `decision_function` and `heat` do; what a model cannot score is infinitely unusual."""
         self._fitted()
-        found, size = self._compared(np.asarray(X), condition), self.prior_.image_shape[:2]
-        return _scores(*self._rule(found, size))
-
-    def _compared(self, images: np.ndarray, condition: Condition) -> list[np.ndarray]:
-        """Returns what `compared` says of all images, as arrays; ConfigError if there are none."""
-        self.prior_.checked(images)
-        check_given(self.prior_, condition, len(images))
-        if not len(images):
-            raise ConfigError(f"there must be one image or more. Received: {images.shape}")
-        if self._function is None:
-            signature = self.prior_.endpoints()["encode"][1]  # images, and what the prior is given
-            self._function = tf.function(self._of_batch, input_signature=signature, autograph=False)
-        size = batch_of(images.shape[1:])
-        places = [slice(start, start + size) for start in range(0, len(images), size)]
-        found = []
-        for place in with_progress(places, len(places), f"Scoring, batches of {size}"):
-            given = () if condition is None else (self.prior_.checked_condition(some_of(condition, place)),)
-            found.append([own.numpy() for own in self._function(tf.constant(images[place]), *given)])
-        return [np.concatenate(own) for own in zip(*found, strict=True)]
-
-    def _of_batch(self, images: tf.Tensor, condition: Condition = None) -> list[tf.Tensor]:
-        return compared(*(place_maps(glow, images, condition) for glow in (self.prior_, self.tuned_)))
+        found = self._models(np.asarray(X), condition)
+        return _scores(*self._rule(found, self._models.image_shape[:2]))
 
     def _fitted(self) -> NoveltyDetector:
         if not hasattr(self, "decision_scores_"):
@@ -235,13 +220,22 @@ class NoveltyDetector(BaseEstimator):
         """Reads what `save` wrote; ConfigError if it is something else, or damaged."""
         return kept.load(cls, pathlib.Path(path))
 
-    def export(self, folder: str | os.PathLike) -> None:
-        """Writes a SavedModel that needs TensorFlow alone.
+    def export(self, path: str | os.PathLike, format: str = "savedmodel") -> None:
+        """Writes a program that needs no glow_tf: a folder of a SavedModel, or a file of ONNX or LiteRT.
 
         serving_default(images [B, H, W, C]) → {score [B], p_value [B], map [B, H, W]}, float32: what
-        `decision_function`, `p_value` and `heat` return. What the prior is given comes last.
+        `decision_function`, `p_value` and `heat` return. What the prior is given comes last. ONNX and LiteRT
+        take one image at a time, B = 1.
+
+        Args:
+          path: the folder, or the file.
+          format: "savedmodel", "onnx" (in a clone, `pip install '.[onnx]'` first) or "litert".
+
+        Raises:
+          ConfigError: the format has no such operation as the models need, or tf2onnx is not installed.
+          OSError: it cannot be written, or the folder holds something else.
         """
-        kept.export(self._fitted(), pathlib.Path(folder))
+        kept.export(self._fitted(), pathlib.Path(path), format)
 
 
 def _scores(kind: tf.Tensor, places: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -250,6 +244,20 @@ def _scores(kind: tf.Tensor, places: tf.Tensor) -> tuple[np.ndarray, np.ndarray]
     places = np.where(np.isfinite(places), places, np.inf)
     scores = np.maximum(np.where(np.isfinite(kind), kind, np.inf), places.max(axis=(1, 2)))
     return _rounded(scores), places
+
+
+def _groups(groups: np.ndarray | None, count: int) -> np.ndarray:
+    """Returns the number of the group of each image, from 0; each is its own if there are none."""
+    if groups is None:
+        return np.arange(count)
+    groups = np.asarray(groups)
+    names, numbers = np.unique(groups, return_inverse=True)
+    if groups.shape != (count,) or len(names) < FOLDS:
+        raise ConfigError(
+            f"groups must be a label for each of {count} images, {FOLDS} different ones or more. Received: "
+            f"{groups.shape} with {len(names)}"
+        )
+    return numbers
 
 
 def _rounded(scores: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pathlib
@@ -10,21 +11,28 @@ import zipfile
 import zlib
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.pieces import number_of_streams
+from glow_tf.bijectors.tracing import constant_weights
 from glow_tf.core.durable_files import check_place, replaced_folder, write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.conditions import of_names
 from glow_tf.run.files.saved import load as load_glow
 from glow_tf.run.files.workdir import SAVED_MODEL
+from glow_tf.use.exports.portable import to_litert, to_onnx
+from glow_tf.use.exports.saved_model import without_backward_pass
+from glow_tf.use.score.models import Models
 from glow_tf.use.score.rule import Rule
 
 FORMAT = 2  # 1 was the JSON of releases before 0.6
-ABOUT, NUMBERS, MODELS = "detector.json", "numbers.npz", ("prior.keras", "tuned.keras")
+ABOUT, NUMBERS, NETWORK = "detector.json", "numbers.npz", "features.keras"
+MODELS = ("prior.keras", "tuned.keras")
 GOOD, WORST = "good images", "worst places"  # of the numbers; the others are the rule's
 LARGEST = 2**34  # bytes of a member
+FORMATS = ("savedmodel", "onnx", "litert")
 
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, tf.errors.OpError)
@@ -32,15 +40,22 @@ _DAMAGED += (KeyError, ValueError, TypeError, AttributeError, RuntimeError, Over
 
 
 def save(detector: Any, path: pathlib.Path) -> None:
-    """Writes a detector: a zip file of its settings and numbers, and of both models as `.keras` files."""
-    settings = {name: value for name, value in detector.get_params().items() if name != "prior"}
+    """Writes a detector: a zip file of its settings and numbers, and of its models as `.keras` files."""
+    used, features = detector._models, detector._models.features
+    models = dict(zip(MODELS, (used.prior, used.tuned), strict=True)) if used.prior is not None else {}
+    settings = {n: own for n, own in detector.get_params().items() if n not in ("prior", "features")}
+    arrays = {GOOD: detector.decision_scores_, WORST: detector._worst} | detector._rule.arrays
+    if features is not None:
+        models[NETWORK] = features.network
+        arrays |= {name: value.numpy() for name, value in features.arrays.items()}
+        settings |= {"image_shape": used.image_shape, "dtype": used.dtype}
     numbers, file = io.BytesIO(), io.BytesIO()
-    np.savez(numbers, **{GOOD: detector.decision_scores_, WORST: detector._worst}, **detector._rule.arrays)
+    np.savez(numbers, **arrays)
     with zipfile.ZipFile(file, "w") as content, tempfile.TemporaryDirectory() as folder:
         content.writestr(ABOUT, json.dumps({"format": FORMAT, **settings}))
         content.writestr(NUMBERS, numbers.getvalue())
-        for name, glow in zip(MODELS, (detector.prior_, detector.tuned_), strict=True):
-            glow.save(pathlib.Path(folder, name))
+        for name, model in models.items():
+            model.save(pathlib.Path(folder, name))
             content.write(pathlib.Path(folder, name), name)
     write_atomically(path, file.getvalue())
 
@@ -56,13 +71,20 @@ def load(kind: type, path: pathlib.Path) -> Any:
                 raise ValueError("another format")
             with np.load(io.BytesIO(content.read(NUMBERS)), allow_pickle=False) as found:
                 numbers = {name: found[name] for name in found.files}
-            models = [load_glow(content.extract(name, folder)) for name in MODELS]
-        detector = kind(models[0], **about)
-        detector.prior_, detector.tuned_ = models
+            kept = set(content.namelist())
+            models = [load_glow(content.extract(name, folder)) if name in kept else None for name in MODELS]
+            network = keras.models.load_model(content.extract(NETWORK, folder)) if NETWORK in kept else None
+        shape, dtype = (about.pop(name, None) for name in ("image_shape", "dtype"))
+        detector = kind(models[0], **about, features=network)
+        images = np.zeros((0, *(shape or models[0].image_shape)), dtype or models[0].data_dtype)
+        detector._models = used = Models(models[0], network, images)
+        used.tuned = models[1]
+        if used.features is not None:
+            used.features.assign({name: numbers.pop(name) for name in used.features.arrays})
         detector.decision_scores_, detector._worst = (
             np.asarray(numbers.pop(n), float) for n in (GOOD, WORST)
         )
-        detector._rule, detector._function = Rule(numbers), None
+        detector._rule = Rule(numbers)
         _check_usable(detector)
     except _DAMAGED as error:
         raise ConfigError(
@@ -74,33 +96,54 @@ def load(kind: type, path: pathlib.Path) -> Any:
 
 def _check_usable(detector: Any) -> None:
     """Scores a black image: numbers of another rule raise what there is to raise."""
-    glow = detector.prior_
     detector._check_contamination(len(detector.decision_scores_))
-    given = {name: np.zeros((1, *shape), np.float32) for name, shape in glow.condition_shapes.items()}
-    detector.score_and_heat(np.zeros((1, *glow.image_shape), glow.data_dtype), of_names(given))
+    used = detector._models
+    shapes = used.prior.condition_shapes if used.prior is not None else {}
+    given = {name: np.zeros((1, *shape), np.float32) for name, shape in shapes.items()}
+    detector.score_and_heat(np.zeros((1, *used.image_shape), used.dtype), of_names(given))
 
 
 class _Exported(tf.Module):
-    """What the SavedModel holds: one function, and the weights of both models."""
+    """What the SavedModel holds: one function, of any number of images or of `count`, and all weights."""
 
-    def __init__(self, detector: Any):
+    def __init__(self, detector: Any, count: int | None = None):
         super().__init__()
-        self.weights = [w.value for glow in (detector.prior_, detector.tuned_) for w in glow.weights]
+        used, self.weights = copy.copy(detector._models), []
+        if used.prior is not None:
+            used.prior, used.tuned = (without_backward_pass(own) for own in (used.prior, used.tuned))
+            self.weights += [w.value for glow in (used.prior, used.tuned) for w in glow.weights]
+        if used.features is not None:
+            self.weights += [w.value for w in used.features.network.weights]
+            self.features = used.features.arrays
         good = np.sort(detector.decision_scores_).astype(np.float32)
 
         def serve(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            kind, places = detector._rule(detector._of_batch(*inputs), detector.prior_.image_shape[:2])
+            kind, places = detector._rule(used.of_batch(*inputs), used.image_shape[:2])
             score = tf.maximum(kind, tf.reduce_max(places, axis=[1, 2]))
             at_least = tf.reduce_sum(tf.cast(good >= score[:, tf.newaxis] - 1e-4, tf.float32), axis=1)
             return {"score": score, "p_value": (1 + at_least) / (1 + len(good)), "map": places}
 
-        signature = detector.prior_.endpoints()["encode"][1]
-        self.serve = tf.function(serve, input_signature=signature, autograph=False)
+        shapes = [tf.TensorSpec([count, *own.shape[1:]], own.dtype, own.name) for own in used.signature]
+        self.serve = tf.function(serve, input_signature=shapes, autograph=False)
 
 
-def export(detector: Any, folder: pathlib.Path) -> None:
-    """Writes a SavedModel; OSError if the folder cannot be written, or holds something else."""
-    check_place(folder, "SavedModel", SAVED_MODEL)
-    with number_of_streams(1), replaced_folder(folder, "SavedModel", SAVED_MODEL) as temporary:
-        module = _Exported(detector)
-        tf.saved_model.save(module, str(temporary), signatures={"serving_default": module.serve})
+def export(detector: Any, path: pathlib.Path, kind: str) -> None:
+    """Writes a SavedModel, or a file of ONNX or LiteRT; see `NoveltyDetector.export`."""
+    if kind not in FORMATS:
+        raise ConfigError(f"format must be one of {', '.join(FORMATS)}. Received: format={kind!r}")
+    if kind == "onnx":
+        module = _Exported(detector, 1)
+        write_atomically(path, to_onnx(module.serve.python_function, module.serve.input_signature))
+    elif kind == "litert":
+        with tempfile.TemporaryDirectory() as folder, constant_weights():
+            _save(_Exported(detector, 1), pathlib.Path(folder, "model"))
+            write_atomically(path, to_litert(f"{folder}/model", "serving_default"))
+    else:
+        check_place(path, "SavedModel", SAVED_MODEL)
+        with replaced_folder(path, "SavedModel", SAVED_MODEL) as temporary:
+            _save(_Exported(detector), temporary)
+
+
+def _save(module: _Exported, folder: pathlib.Path) -> None:
+    with number_of_streams(1):
+        tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})

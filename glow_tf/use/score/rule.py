@@ -13,6 +13,7 @@ from glow_tf.use.score.places import Maps
 
 MOST_ROWS = 100_000  # places that a Gaussian is fitted to
 USUAL = 0.9  # share of good images
+COMPARED = 3  # numbers at a place that `compared` returns; features have one
 
 
 def compared(prior: Maps, tuned: Maps) -> list[tf.Tensor]:
@@ -32,7 +33,8 @@ def compared(prior: Maps, tuned: Maps) -> list[tf.Tensor]:
 class Rule:
     """How unusual an image is, and each place of it, by what `compared` returns of good images.
 
-    1. A Gaussian of the means over all places, of all resolutions together, tells the kind of an image.
+    1. A Gaussian of the means over all places, of all resolutions together, tells the kind of an image. With
+       features alone its worst place does: deep features see much of an image, and their means less.
     2. At each resolution a Gaussian of single places tells damages. The squared distances from them, enlarged
        to the image's size and averaged over resolutions, are the map. Its largest value counts.
     3. The logarithms of both are brought to one scale: 0 is the median of good images that the Gaussians have
@@ -50,7 +52,7 @@ class Rule:
     @classmethod
     def of(cls, good: Sequence[np.ndarray]) -> Rule:
         """Fits the Gaussians to what `compared` returned of good images, [N, h, w, F] each."""
-        arrays = _gaussian("image", _means(good))
+        arrays = _gaussian("image", _means(good)) if _tell_kinds(good) else {}
         for k, own in enumerate(good):
             rows = np.reshape(own, [-1, own.shape[-1]])
             arrays |= _gaussian(f"places {k}", rows[:: -(-len(rows) // MOST_ROWS)])
@@ -68,8 +70,10 @@ class Rule:
             tf.image.resize(self._distance(f"places {k}", own)[..., tf.newaxis], size)[..., 0]
             for k, own in enumerate(found)
         ]
-        kind, places = self._distance("image", _means(found)), tf.add_n(maps) / len(maps)
-        return self.in_units(tf.math.log(kind), tf.math.log(places))
+        places = tf.math.log(tf.add_n(maps) / len(maps))
+        if "image mean" not in self.arrays:
+            return self.in_units(tf.reduce_max(places, axis=[1, 2]), places)
+        return self.in_units(tf.math.log(self._distance("image", _means(found))), places)
 
     def in_units(self, *values: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Brings logarithms of distances, of the kind and of places, to the scale."""
@@ -82,8 +86,13 @@ class Rule:
         return tf.reduce_mean(tf.square(white), axis=-1)
 
 
+def _tell_kinds(found: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns the maps whose means tell kinds: those of `compared`."""
+    return [own for own in found if own.shape[-1] == COMPARED]
+
+
 def _means(found: Sequence[tf.Tensor]) -> tf.Tensor:
-    return tf.concat([tf.reduce_mean(own, axis=[1, 2]) for own in found], axis=-1)
+    return tf.concat([tf.reduce_mean(own, axis=[1, 2]) for own in _tell_kinds(found)], axis=-1)
 
 
 def _gaussian(name: str, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,0 +1,138 @@
+"""How likely a frozen network's features are, place by place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.cluster import KMeans
+from sklearn.covariance import ledoit_wolf
+
+from glow_tf.core.errors import ConfigError, in_one_line
+from glow_tf.use.latents import batch_of
+
+MODES = 8
+ROWS_OF_A_MODE = 100  # on average, at least; a mode with a fifth of them is left out
+MOST_ROWS = 30_000  # places that densities are fitted to
+LEAST_VARIANCE = 1e-3  # of a mode, where all rows together have 1
+NONE = -1e9  # the log-weight of a mode that there is not
+
+
+class Features:
+    """A frozen network's feature maps, and how likely each place of them is.
+
+    At each scale, places have a density of their own: a mixture of Gaussians, the same wherever a place is.
+    k-means cuts the places of good images into modes. Each gets a Gaussian, whose correlations are shrunk
+    (Ledoit and Wolf 2004). One Gaussian for all sees less: an edge and a surface vary differently.
+
+    Args:
+      network: a Keras model, images [N, H, W, C] → a map [N, h, w, F], or several. It takes pixels as they
+        are, as float32. Grey images are repeated if it takes three channels.
+      image_shape: (H, W, C).
+
+    Raises:
+      ConfigError: the network cannot take such images, or does not return maps.
+    """
+
+    def __init__(self, network: keras.Model, image_shape: Sequence[int]):
+        self.network = network
+        try:
+            self._repeats = 3 if (image_shape[-1], network.input_shape[-1]) == (1, 3) else 1
+            shapes = [tuple(own.shape) for own in self.maps(tf.zeros((1, *image_shape)))]
+        except (AttributeError, TypeError, ValueError, tf.errors.OpError) as error:
+            raise _not_maps(image_shape, in_one_line(str(error))[:200]) from None
+        if not shapes or any(len(shape) != 4 for shape in shapes):
+            raise _not_maps(image_shape, shapes)
+        self.arrays = {
+            f"features {k} {name}": tf.Variable(tf.zeros(shape), trainable=False)
+            for k, (*_, size) in enumerate(shapes)
+            for name, shape in {
+                "whitening": (size, MODES * size),
+                "shift": (MODES * size,),
+                "weight": (MODES,),
+            }.items()
+        }
+
+    def maps(self, images: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the network's maps of images, float32 [B, h, w, F] each."""
+        images = tf.repeat(tf.cast(images, tf.float32), self._repeats, axis=-1)
+        return [tf.cast(own, tf.float32) for own in tf.nest.flatten(self.network(images, training=False))]
+
+    def __call__(self, images: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the log-densities of all scales together, at the places of the first map, [B, h, w, 1]."""
+        maps = self.maps(images)
+        found = [self.log_density(k, own)[..., tf.newaxis] for k, own in enumerate(maps)]
+        return [tf.add_n([found[0], *(tf.image.resize(own, maps[0].shape[1:3]) for own in found[1:])])]
+
+    def log_density(self, k: int, x: tf.Tensor) -> tf.Tensor:
+        """Returns the mean log-density per feature, nats, of the k-th map x: [B, h, w, F] → [B, h, w]."""
+        whitening, shift, weight = (
+            self.arrays[f"features {k} {name}"] for name in ("whitening", "shift", "weight")
+        )
+        white = tf.linalg.matmul(x, whitening) - shift
+        white = tf.reshape(white, [-1, *x.shape[1:3], MODES, x.shape[-1]])
+        each = weight - 0.5 * tf.reduce_sum(tf.square(white), axis=-1)
+        return tf.reduce_logsumexp(each, axis=-1) / x.shape[-1]
+
+    def rows(self, images: np.ndarray, seed: int) -> list[np.ndarray]:
+        """Returns features at random places of all images, [N, R, F] of each map."""
+        rng, size = np.random.default_rng(seed % 2**32), batch_of(images.shape[1:])
+        most = max(1, MOST_ROWS // len(images))
+        maps = tf.function(self.maps, autograph=False, reduce_retracing=True)
+        found = []
+        for start in range(0, len(images), size):
+            flat = [
+                np.reshape(own, [len(own), -1, own.shape[-1]])
+                for own in maps(tf.constant(images[start : start + size]))
+            ]
+            which = [rng.random(own.shape[:2]).argsort(axis=1)[:, :most, np.newaxis] for own in flat]
+            found.append([np.take_along_axis(own, w, axis=1) for own, w in zip(flat, which, strict=True)])
+        return [np.concatenate(own) for own in zip(*found, strict=True)]
+
+    def fit(self, rows: Sequence[np.ndarray], seed: int) -> None:
+        """Fits the densities to what `rows` returned of good images."""
+        for k, own in enumerate(rows):
+            self.assign(
+                {
+                    f"features {k} {name}": value
+                    for name, value in _mixture(own.reshape(-1, own.shape[-1]), seed).items()
+                }
+            )
+
+    def assign(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes numbers of a density as `arrays` names them."""
+        for name, value in arrays.items():
+            self.arrays[name].assign(value)
+
+
+def _mixture(rows: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Fits a mixture of Gaussians to rows [N, F]: white numbers of a mode are x · whitening − shift."""
+    rows = np.asarray(rows, np.float64)
+    mean, unit = rows.mean(axis=0), rows.std(axis=0) + 1e-6
+    rows, size = (rows - mean) / unit, rows.shape[1]
+    count = min(MODES, max(1, len(rows) // ROWS_OF_A_MODE))
+    modes = KMeans(count, n_init=1, max_iter=30, random_state=seed % 2**32).fit_predict(
+        rows.astype(np.float32)
+    )
+    whitening, shift = np.zeros((MODES, size, size)), np.zeros((MODES, size))
+    weight = np.full(MODES, NONE)
+    for k in range(count):
+        own = rows[modes == k]
+        if len(own) < min(len(rows), ROWS_OF_A_MODE) // 5:
+            continue
+        covariance = ledoit_wolf(own)[0] + LEAST_VARIANCE * np.eye(size)
+        own_white = np.linalg.inv(np.linalg.cholesky(covariance)).T
+        whitening[k] = own_white / unit[:, np.newaxis]
+        shift[k] = own.mean(axis=0) @ own_white + mean @ whitening[k]
+        weight[k] = np.linalg.slogdet(own_white)[1] + np.log(len(own) / len(rows))
+    return {"whitening": np.hstack(whitening), "shift": shift.ravel(), "weight": weight}
+
+
+def _not_maps(image_shape: Sequence[int], received: object) -> ConfigError:
+    return ConfigError(
+        "features must be a Keras model that takes images of shape "
+        f"(batch, {', '.join(map(str, image_shape))}) and returns maps [batch, h, w, channels]. "
+        f"Received: {received}"
+    )

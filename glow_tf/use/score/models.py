@@ -1,0 +1,125 @@
+"""The models that a detector compares good images with others by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from glow_tf.bijectors.condition import Condition
+from glow_tf.core.errors import ConfigError
+from glow_tf.data.progress import with_progress
+from glow_tf.model.compiled_model import require_pictures
+from glow_tf.model.conditions import check_given, some_of
+from glow_tf.model.density_model import checked_images
+from glow_tf.model.glow import Glow
+from glow_tf.use.latents import batch_of
+from glow_tf.use.models import open_model
+from glow_tf.use.score.features import Features
+from glow_tf.use.score.places import place_maps
+from glow_tf.use.score.rule import compared
+from glow_tf.use.score.tuning import Tuner
+from glow_tf.use.sized import fitted
+
+
+class Models:
+    """A prior and its tuned copy, densities of a frozen network's features, or both.
+
+    Args:
+      prior: as `NoveltyDetector` takes it.
+      network: the frozen network, or None.
+      images: [N, H, W, C] of the shape and the type that the models shall take; N may be 0.
+
+    Raises:
+      ConfigError: there are no models, or they cannot take such images.
+    """
+
+    def __init__(self, prior: Any, network: keras.Model | None, images: np.ndarray):
+        if prior is None and network is None:
+            raise ConfigError("there must be a prior or features. Received: prior=None, features=None")
+        self.prior, self.tuned, self.features = None, None, None
+        self.image_shape, self.dtype = images.shape[1:], str(images.dtype)
+        self.dtype = "uint8" if self.dtype == "uint8" else "float32"
+        if prior is not None:
+            glow = prior if isinstance(prior, Glow) else open_model(prior)
+            if not isinstance(glow, Glow):
+                raise ConfigError(
+                    "prior must be a preset, a run's workdir or a .keras file: a SavedModel cannot be tuned. "
+                    f"Received: prior={prior!r}"
+                )
+            require_pictures("NoveltyDetector", glow)
+            self.prior = fitted(glow, images.shape[1:3])
+            self.image_shape, self.dtype = self.prior.image_shape, self.prior.data_dtype
+        if network is not None:
+            self.features = Features(network, self.image_shape)
+        self._function: Any = None
+
+    @property
+    def signature(self) -> list[tf.TensorSpec]:
+        """What a batch is: images, and what the prior is given."""
+        if self.prior is not None:
+            return self.prior.endpoints()["encode"][1]
+        return [tf.TensorSpec([None, *self.image_shape], self.dtype, "images")]
+
+    def check(self, images: np.ndarray, condition: Condition = None) -> None:
+        """Raises ConfigError unless the models can take images, and what is given with them."""
+        checked_images(images, self.image_shape, self.dtype)
+        if self.prior is not None:
+            check_given(self.prior, condition, len(images))
+        elif condition is not None:
+            raise ConfigError("without a prior nothing is given with images. Received: a condition")
+
+    def of_batch(self, images: tf.Tensor, condition: Condition = None) -> list[tf.Tensor]:
+        """Returns for each resolution what is looked at, [B, h, w, F]: see `compared` and `Features`."""
+        found = self.features(images) if self.features is not None else []
+        if self.prior is not None:
+            found = (
+                compared(*(place_maps(own, images, condition) for own in (self.prior, self.tuned))) + found
+            )
+        return found
+
+    def __call__(self, images: np.ndarray, condition: Condition = None) -> list[np.ndarray]:
+        """Returns what `of_batch` says of all images; ConfigError if there are none."""
+        self.check(images, condition)
+        if self._function is None:
+            self._function = tf.function(self.of_batch, input_signature=self.signature, autograph=False)
+        size = batch_of(images.shape[1:])
+        places = [slice(start, start + size) for start in range(0, len(images), size)]
+        found = []
+        for place in with_progress(places, len(places), f"Scoring, batches of {size}"):
+            given = () if condition is None else (self.prior.checked_condition(some_of(condition, place)),)
+            found.append([own.numpy() for own in self._function(tf.cast(images[place], self.dtype), *given)])
+        return [np.concatenate(own) for own in zip(*found, strict=True)]
+
+    def fit(
+        self, images: np.ndarray, condition: Condition, fold_of: np.ndarray, seed: int, epochs: int | None
+    ) -> list[np.ndarray]:
+        """Fits the models to all good images, and returns what others say of those of each fold.
+
+        They were fitted to the images of the other folds.
+        """
+        tuner, rows, ends, good = None, [], [], []
+        if self.prior is not None:
+            tuner = Tuner(self.prior, len(images), seed, epochs)
+            self.tuned = tuner.glow
+        if self.features is not None:
+            rows = self.features.rows(images, seed)
+        for fold in np.unique(fold_of):
+            kept, out = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+            given = some_of(condition, out)
+            if tuner:
+                held_out = images[out] if condition is None else (images[out], given)
+                ends.append(tuner.tune(images[kept], some_of(condition, kept), held_out))
+            if rows:
+                self.features.fit([own[kept] for own in rows], seed)
+            found = self(images[out], given)
+            good = good or [np.empty((len(images), *own.shape[1:]), np.float32) for own in found]
+            for own, part in zip(good, found, strict=True):
+                own[out] = part
+        if tuner:
+            tuner.tune(images, condition, epochs=int(np.median(ends)))
+        if rows:
+            self.features.fit(rows, seed)
+        return good

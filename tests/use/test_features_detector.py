@@ -1,0 +1,161 @@
+"""Unusual images by a frozen network's features: their densities, and the detector that looks at them."""
+
+import glow_tf  # noqa: F401 - before Keras
+
+# isort: split
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.stats import multivariate_normal
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from small import small_levels
+
+from glow_tf.commands import cli
+from glow_tf.core.errors import ConfigError
+from glow_tf.use import NoveltyDetector
+from glow_tf.use.score import features as module
+from glow_tf.use.score.features import Features
+
+
+@pytest.fixture(scope="module")
+def digits():
+    images = (load_digits().images * 8).astype(np.uint8)[..., None]
+    return np.random.default_rng(0).permutation(images)[:200]
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    first = keras.layers.Conv2D(4, 3, 2, "same", activation="tanh")(
+        keras.layers.Rescaling(1 / 64, -1)(inputs)
+    )
+    return keras.Model(inputs, [first, keras.layers.Conv2D(5, 3, 2, "same")(first)])
+
+
+@pytest.fixture(scope="module")
+def detector(network, digits):
+    return NoveltyDetector(None, features=network).fit(digits[:60])
+
+
+@pytest.fixture(scope="module")
+def both(network, digits):
+    sizes = {"image_shape": (8, 8, 1), "num_blocks": 1, "flow_steps": 1, "condition_depth": 1}
+    prior = small_levels(n_bits=5, **sizes)
+    prior.initialize(digits[100:150])
+    return NoveltyDetector(prior, epochs=0, features=network).fit(digits[:20])
+
+
+def test_one_mode_is_a_gaussian_and_several_are_a_mixture(network, digits, monkeypatch):
+    monkeypatch.setattr(module, "LEAST_VARIANCE", 0)
+    monkeypatch.setattr(module, "ledoit_wolf", lambda x: (np.cov(x.T, bias=True), 0))
+    monkeypatch.setattr(module, "ROWS_OF_A_MODE", 10**6)  # so that there is one
+    features = Features(network, (8, 8, 1))
+    rows = features.rows(digits[:100], seed=0)
+    features.fit(rows, seed=0)
+    maps = features.maps(tf.constant(digits[100:110]))
+    for k, (own, x) in enumerate(zip(rows, maps, strict=True)):
+        own, found = own.reshape(-1, own.shape[-1]), features.log_density(k, x)
+        expected = multivariate_normal(own.mean(axis=0), np.cov(own.T, bias=True)).logpdf(x) / x.shape[-1]
+        offset = np.asarray(found) - expected  # 2π, and the units of the features
+        np.testing.assert_allclose(offset, offset.mean(), atol=1e-3)
+    monkeypatch.undo()
+    features.fit(rows, seed=0)
+    mixture = features.log_density(1, maps[1])
+    assert np.mean(mixture) > np.mean(found)
+    (both,) = features(tf.constant(digits[100:110]))
+    np.testing.assert_allclose(
+        both[:, ::3, ::3, 0], features.log_density(0, maps[0])[:, ::3, ::3] + mixture, atol=1e-4
+    )
+
+
+def test_features_tell_what_is_unlike_the_good_images_and_where(detector, digits):
+    assert detector.prior_ is detector.tuned_ is None
+    assert detector.predict(digits[60:]).mean() < 0.15
+    odd = digits[60:].copy()
+    odd[:, :4, :4] = np.random.default_rng(0).integers(0, 256, (140, 4, 4, 1))
+    assert detector.predict(odd).mean() > 0.8
+    heat = detector.heat(odd)
+    assert heat.shape == (140, 8, 8)
+    assert heat[:, :4, :4].mean() > heat[:, 4:, 4:].mean() + 0.3
+    with pytest.raises(ConfigError, match="images must be uint8 of shape"):
+        detector.predict(digits[:2, :4])
+    with pytest.raises(ConfigError, match="without a prior nothing is given"):
+        detector.predict(digits[:2], condition=np.zeros((2, 1)))
+
+
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_it_is_saved_loaded_and_exported_with_the_same_numbers(
+    with_prior, network, detector, both, digits, tmp_path
+):
+    if with_prior:
+        detector = both
+        assert len(detector._models(digits[:2])) == 2 + 1  # two levels, and the features of all scales
+    images = digits[60:70]
+    scores, heat = detector.score_and_heat(images)
+    detector.save(tmp_path / "d.zip")
+    loaded = NoveltyDetector.load(tmp_path / "d.zip")
+    np.testing.assert_array_equal(loaded.decision_function(images), scores)
+    np.testing.assert_array_equal(loaded.p_value(images), detector.p_value(images))
+    detector.export(tmp_path / "export")
+    served = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"](tf.constant(images))
+    np.testing.assert_allclose(served["score"], scores, atol=1e-3)
+    np.testing.assert_allclose(served["map"], heat, atol=1e-3)
+    clone(loaded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_onnx_and_litert_say_what_the_detector_does(with_prior, network, detector, both, digits, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    detector, images = both if with_prior else detector, digits[60:64]
+    detector.export(tmp_path / "d.onnx", "onnx")
+    detector.export(tmp_path / "d.tflite", "litert")
+    session = onnxruntime.InferenceSession(tmp_path / "d.onnx")
+    name, outputs = session.get_inputs()[0].name, [own.name for own in session.get_outputs()]
+    interpreter = tf.lite.Interpreter(str(tmp_path / "d.tflite")).get_signature_runner("serving_default")
+    for image in images[:, np.newaxis]:
+        scores, heat = detector.score_and_heat(image)
+        of_onnx = dict(zip(outputs, session.run(None, {name: image}), strict=True))
+        for served in (of_onnx, interpreter(images=image)):
+            np.testing.assert_allclose(served["score"], scores, atol=2e-3)
+            np.testing.assert_allclose(served["map"], heat, atol=2e-3)
+    with pytest.raises(ConfigError, match="format must be one of savedmodel, onnx, litert"):
+        detector.export(tmp_path / "d", "pickle")
+
+
+def test_the_command_says_that_it_needs_a_prior(detector, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    detector.save(tmp_path / "detector.zip")
+    assert cli.run("score", ["check", "--dataset=digits"]) == 1
+    assert "calibration must be of a detector with a prior" in capsys.readouterr().err
+
+
+def test_folds_keep_groups_together(network, digits):
+    seen = []
+    groups = np.repeat(["a", "b", "c", "d"], 5)
+
+    class Watched(NoveltyDetector):
+        def _folds(self, groups, count):
+            seen.append(super()._folds(groups, count))
+            return seen[-1]
+
+    Watched(None, features=network).fit(digits[:20], groups=groups)
+    for folds in seen:
+        assert all(len(set(folds[groups == name])) == 1 for name in "abcd")
+    with pytest.raises(ConfigError, match=r"groups must be a label for each of 20 images.*\(20,\) with 2"):
+        Watched(None, features=network).fit(digits[:20], groups=np.arange(20) % 2)
+
+
+def test_what_gives_no_maps_is_refused(network, digits):
+    vectors = keras.Model(network.inputs, keras.layers.Flatten()(network.outputs[0]))
+    with pytest.raises(ConfigError, match=r"returns maps \[batch, h, w, channels\]. Received: \[\(1, 64\)\]"):
+        NoveltyDetector(None, features=vectors).fit(digits[:20])
+    with pytest.raises(ConfigError, match="takes images of shape"):
+        NoveltyDetector(None, features=network).fit(digits[:20].repeat(2, axis=-1))
+    with pytest.raises(ConfigError, match="features must be a Keras model"):
+        NoveltyDetector(None, features="efficientnet").fit(digits[:20])
+    with pytest.raises(ConfigError, match="there must be a prior or features"):
+        NoveltyDetector(None).fit(digits[:20])
