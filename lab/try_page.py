@@ -91,9 +91,7 @@ def model_files() -> dict[str, bytes]:
     for side in INVERSE:
         specs = _specs(image=(side, side, channels), eps=(side, side, 3 * channels))
         graphs[f"inverse_{side}"] = functools.partial(inverse_of_details, details), specs
-    models = {
-        name: to_onnx(*graph) for name, graph in with_progress(graphs.items(), len(graphs), "Graphs")
-    }
+    models = {name: to_onnx(*graph) for name, graph in with_progress(graphs.items(), len(graphs), "Graphs")}
     return with_shared_weights(models)
 
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from glow_tf.core.errors import ConfigError
-from glow_tf.use.exports.portable import onnx_model
+from glow_tf.use.exports.portable import to_onnx
 from lab import try_page
 
 
@@ -23,7 +23,7 @@ def test_graphs_share_their_weights(tmp_path):
     models = {}
     for rows in (1, 3):
         specs = [tf.TensorSpec((rows, 32), tf.float32, "x")]
-        models[f"of_{rows}"] = onnx_model(functools.partial(multiplied, matrix), specs)
+        models[f"of_{rows}"] = to_onnx(functools.partial(multiplied, matrix), specs)
     files = try_page.with_shared_weights(models)
     for name, content in files.items():
         (tmp_path / name.removesuffix(".gz")).write_bytes(gzip.decompress(content))
