@@ -6,7 +6,7 @@ A Glow of scikit-learn's handwritten digits is given a vector with each image: i
 that is 1, and its ink, the mean of its pixels. A second Glow of the same size is given nothing. A classifier
 that was trained on the real digits then looks at what the first one draws.
 
-It takes about a minute on one core and downloads nothing. It prints bits/dim with and without the vector, how
+It takes two minutes on one core and downloads nothing. It prints bits/dim with and without the vector, how
 often the classifier sees the class that was asked for, and how closely the ink follows. The file
 `attributes.png` has a row for each class, and more ink from column to column.
 """
