@@ -103,8 +103,7 @@ class TrainConfig:
     )
     outer_step: str | float | Sequence[float] = setting(
         "1,0",
-        "Rate and Nesterov momentum with which a meeting moves the weights by the workers' mean change: 1,0 "
-        "is their average, 0.7,0.9 is DiLoCo's.",
+        "How a meeting moves the weights: to their average, 1,0. Runs of earlier releases had other steps.",
     )
 
     def __post_init__(self):
@@ -123,12 +122,6 @@ class TrainConfig:
             require(suitable, self, "beta_2", "oai, or a number between 0 and 1")
         self.learning_rates()
         self.finetune_learning_rates()
-        rates = self.outer_rates
-        suitable = len(rates) == 2 and 0 < rates[0] < math.inf and 0 <= rates[1] < 1
-        expected = "a positive rate and a momentum from 0 to below 1, comma-separated"
-        require(suitable, self, "outer_step", expected)
-        meets = self.sync_every > 1 or rates == (1, 0)
-        require(meets, self, "outer_step", "1,0 unless sync_every is 2 or more")
 
     def learning_rates(self, num_parts: int | None = None) -> tuple[float, ...]:
         """Returns the rate of each part; ConfigError unless one was given, or one per part if it is known.
@@ -140,11 +133,6 @@ class TrainConfig:
     def finetune_learning_rates(self, num_parts: int | None = None) -> tuple[float, ...] | None:
         """Returns each part's rate in the end-to-end epochs, or None if the rates go on as before."""
         return self._rates("finetune_learning_rate", num_parts) if self.finetune_learning_rate else None
-
-    @property
-    def outer_rates(self) -> tuple[float, float]:
-        """Rate and momentum of `outer_step`."""
-        return _floats(self.outer_step)
 
     def _rates(self, name: str, num_parts: int | None) -> tuple[float, ...]:
         rates = _floats(getattr(self, name))

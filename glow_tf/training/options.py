@@ -25,7 +25,7 @@ from glow_tf.training.optim.rates import unsuited_rates
 from glow_tf.training.step.objective import LocalObjective
 
 # What a saved trainer does not keep: where and how steps are computed.
-NOT_SAVED = ("steps_per_execution", "jit_compile", "run_eagerly", "sync_every", "outer_step")
+NOT_SAVED = ("steps_per_execution", "jit_compile", "run_eagerly", "sync_every")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,6 @@ class CompileOptions:
       batch_size: of `fit`, where it is given an array and no batch size.
       sync_every: how many steps each replica makes alone before the replicas meet; 1 sums their gradients in
         every step. See `LocalSteps`.
-      outer_step: rate and momentum of a meeting; (1, 0) averages the weights, (0.7, 0.9) is DiLoCo's.
     """
 
     part_delay: int = 0
@@ -65,7 +64,6 @@ class CompileOptions:
     run_eagerly: bool = False
     batch_size: int = DEFAULT_BATCH_SIZE
     sync_every: int = 1
-    outer_step: tuple[float, float] = (1.0, 0.0)
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> CompileOptions:

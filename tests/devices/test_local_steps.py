@@ -1,4 +1,4 @@
-"""Replicas that make steps alone and then meet: local SGD and DiLoCo's outer step."""
+"""Replicas that make steps alone and then meet: local SGD."""
 
 import subprocess
 import sys
@@ -71,34 +71,29 @@ def assert_replicas_are_equal(trainer, variables):
 HALVES = (slice(None, BATCH // 2), slice(BATCH // 2, None))
 
 
-def met_by_hand(batches, epochs, rate, momentum):
+def met_by_hand(batches, epochs):
     """Returns a trainer that was trained on half of each batch, and met another one by hand."""
     two = [initialized(batches, strategy="one_device", run_eagerly=True) for _ in HALVES]
-    last = [w.numpy() for w in two[0].glow.trainable_variables]
-    moments = [np.zeros_like(w) for w in last]
     for _ in range(epochs):
         for steps in (slice(0, 2), slice(2, 3)):
             for own, trainer in zip(HALVES, two, strict=True):
                 fit(trainer, batches, own, steps, epochs=1)
-            for k, before in enumerate(last):
-                gradient = before - np.mean([t.glow.trainable_variables[k].numpy() for t in two], 0)
-                moments[k] = momentum * moments[k] + gradient
-                last[k] = before - rate * (gradient + momentum * moments[k])
-                for trainer in two:
-                    trainer.glow.trainable_variables[k].assign(last[k])
-        for own in zip(*(trainer.optimizers[0].variables[1:] for trainer in two), strict=True):
-            mean = np.mean([variable.numpy() for variable in own], 0)
-            for variable in own:
-                variable.assign(mean)
+            average(trainer.glow.trainable_variables for trainer in two)
+        average(trainer.optimizers[0].variables[1:] for trainer in two)
     return two[0]
 
 
-@pytest.mark.parametrize(
-    "outer_step", [pytest.param((1.0, 0.0), marks=pytest.mark.slow), (0.7, 0.9)], ids=["mean", "DiLoCo"]
-)
-def test_replicas_train_alone_and_meet_in_the_outer_step(outer_step, batches):
-    expected = met_by_hand(batches, 2, *outer_step)
-    local = initialized(batches, sync_every=EVERY, outer_step=outer_step)
+def average(of_each):
+    for own in zip(*of_each, strict=True):
+        mean = np.mean([variable.numpy() for variable in own], 0)
+        for variable in own:
+            variable.assign(mean)
+
+
+@pytest.mark.parametrize("eager", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_replicas_train_alone_and_meet_in_the_mean(eager, batches):
+    expected = met_by_hand(batches, 2)
+    local = initialized(batches, sync_every=EVERY, run_eagerly=eager)
     fit(local, batches)
     for of in (lambda t: t.glow.variables, lambda t: t.optimizers[0].variables):
         assert_alike([v.numpy() for v in of(expected)], [v.numpy() for v in of(local)])
@@ -138,6 +133,7 @@ def test_replicas_meet_where_an_epoch_ends_before_its_last_step(stopped, batches
     assert_replicas_are_equal(local, [*local.glow.variables, *local.optimizers[0].variables])
 
 
+@pytest.mark.slow
 def test_a_phase_that_trains_one_part_meets_over_its_weights_alone(batches):
     local = initialized(batches, schedule="sequential", parts="1,1", sync_every=EVERY, run_eagerly=True)
     before = local.glow.get_weights()
@@ -152,6 +148,7 @@ def test_a_phase_that_trains_one_part_meets_over_its_weights_alone(batches):
     assert local.training_steps.traffic(local.phase).all_reduce == round(((2 + 2) * weights + 4) / STEPS)
 
 
+@pytest.mark.slow
 def test_a_replica_skips_a_step_that_is_not_finite_alone(batches):
     images, noise = batches[0], batches[1].copy()
     noise[1:, -1] = 1e300  # on the second replica, in all steps but the first
@@ -174,9 +171,9 @@ def test_a_replica_that_diverges_stops_all_of_them_when_they_meet(here, batches)
     local = initialized(batches, sync_every=EVERY)
     steps, phase = local.training_steps.local_steps, local.phase
     fault = DivergedError("Training stopped: here.", [0], "here") if here else None
-    steps.begin_epoch(phase, STEPS, False)
+    steps.begin_epoch(STEPS, False)
     if not here:
-        steps._meetings[phase, False] = lambda last, own: own + 1
+        steps._meetings[phase, False] = lambda own: own + 1
     first, second = (steps.end_step(phase, False, local.divergence_monitor, fault) for _ in range(EVERY))
     assert first is None
     assert second.reason == ("here" if here else "training of part 1 diverged in another worker")
@@ -215,9 +212,6 @@ WRONG = {
     "no steps": ({"sync_every": 0, "strategy": "multi_worker"}, "sync_every must be an integer from 1 to"),
     "parts": ({"sync_every": 2, "strategy": "part_parallel"}, "sync_every needs strategy=multi_worker"),
     "one process": ({"sync_every": 2}, "Received: sync_every=2, strategy='one_device'"),
-    "no meetings": ({"outer_step": "0.7,0.9"}, "outer_step must be 1,0 unless sync_every is 2"),
-    "a momentum of 1": ({"outer_step": (0.7, 1), "sync_every": 2}, "outer_step must be a positive rate and"),
-    "one number": ({"outer_step": 0.7, "sync_every": 2}, "Received: outer_step='0.7'"),
 }
 
 
@@ -225,6 +219,14 @@ WRONG = {
 def test_settings_under_which_no_workers_meet_are_refused(changes, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         config(tmp_path, **changes)
+
+
+def test_other_meetings_of_earlier_releases_are_refused():
+    step = glow_tf.TrainConfig(outer_step=(0.7, 0.9))
+    with pytest.raises(ConfigError, match=r"averages their weights.*Received: outer_step='0.7,0.9'"):
+        make().compile(step)
+    for same in ((1, 0), "1.0,0.0"):
+        make().compile(glow_tf.TrainConfig(outer_step=same))
 
 
 # Runs
@@ -235,7 +237,6 @@ RUN = {
     "finetune_epochs": 2,
     "ema": 0.9,
     "sync_every": 4,  # of 10 steps
-    "outer_step": "0.7,0.9",
     "export": False,
     "tensorboard": False,
     "sample_every": 0,
@@ -267,9 +268,8 @@ def test_a_run_that_was_killed_resumes_to_the_digit(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_of_one_worker_that_averages_is_that_of_no_flag_to_the_digit(tmp_path):
-    plain = RUN | {"outer_step": "1,0"}
     for name, every in (("none", 1), ("four", 4)):
-        command = [*LAUNCH, "--workers=1", "--", *flags(tmp_path / name, **plain | {"sync_every": every})]
+        command = [*LAUNCH, "--workers=1", "--", *flags(tmp_path / name, **RUN | {"sync_every": every})]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=200)
     none, four = (glow_tf.load(tmp_path / name) for name in ("none", "four"))
     assert_alike(none.get_weights(), four.get_weights(), rtol=0, atol=0)

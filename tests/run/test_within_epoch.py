@@ -177,7 +177,8 @@ def test_what_is_later_than_a_new_checkpoint_was_damaged_and_goes(cut):
     assert checkpoint_files.complete(within) == [2, 3]
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends_its_step_and_goes_on_after_it(number, whole, tmp_path):
     settings = config(tmp_path / "run", **ONE)
     error = train_until(settings, 3, 4, lambda: signal.raise_signal(number), KeyboardInterrupt)

@@ -21,9 +21,7 @@ def state_of(trainer: PartsTrainer) -> dict[str, Any]:
     optimizers = list(map(_without_numbers, trainer.optimizers, objectives))
     state = {"model": by_path(trainer.glow.variables), "optimizers": optimizers}
     own = [{f"{k}": v.value for k, v in enumerate(o.variables)} if o else {} for o in objectives]
-    state |= {"objectives": own} if any(own) else {}
-    momenta = trainer.training_steps.local_steps.momenta
-    return state | ({"outer_momenta": momenta} if momenta else {})
+    return state | ({"objectives": own} if any(own) else {})
 
 
 def _without_numbers(

@@ -47,6 +47,11 @@ def recipe_of(
     for name, has in for_runs.items():
         if value := getattr(train, name):
             raise ConfigError(f"{name} is a setting of runs; a trainer has {has}. Received: {name}={value!r}")
+    if train.outer_step.replace(".0", "") != "1,0":
+        raise ConfigError(
+            "outer_step must be 1,0: a meeting of workers averages their weights, which was better than "
+            f"DiLoCo's step. Received: outer_step={train.outer_step!r}"
+        )
     factors = []
     for k in range(num_parts):
         with glow.on_device_of(k):
@@ -55,7 +60,6 @@ def recipe_of(
     optimizers = make_optimizers(train, phases, num_parts, steps_per_epoch, factors)
     names = {field.name for field in dataclasses.fields(CompileOptions)}
     options = {name: value for name, value in vars(train).items() if name in names}
-    options["outer_step"] = train.outer_rates
     return Recipe(phases, factors, optimizers, options)
 
 

@@ -1,10 +1,8 @@
-"""Steps that each replica makes alone, and the meetings in between: local SGD, and DiLoCo's outer step."""
+"""Steps that each replica makes alone, and the meetings in between: local SGD."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -23,13 +21,7 @@ from glow_tf.training.traffic import bytes_of
 class LocalSteps:
     """Lets each replica make `every` steps on its own images by its own gradients; then the replicas meet.
 
-    A meeting is a step of Nesterov's SGD, whose gradient is how far the weights moved, on the average:
-
-        gradient = last − mean(weights)
-        momentum ← μ·momentum + gradient
-        weights  ← last − rate·(gradient + μ·momentum)
-
-    `last` are the weights after the last meeting. A rate of 1 without momentum averages the weights.
+    A meeting gives every replica the average of their weights.
 
     The last step of each epoch is a meeting, so evaluations, checkpoints and exports are of one model. Until
     then each replica has its own optimizer. At the end of an epoch the states of the optimizers are averaged,
@@ -42,23 +34,19 @@ class LocalSteps:
       forward: through the model; it says what each optimizer trains.
       optimizers: one per part. The current strategy's replicas meet.
       every: how many steps lie between two meetings.
-      outer_step: rate and μ.
 
     Attributes:
       replicas: how many make a step together.
-      momenta: of each part's weights, in their order; empty without momentum.
 
     Raises:
       ConfigError: replicas are to make steps alone, and an optimizer leaves its updates to others.
-    Reference: Stich 2019, https://arxiv.org/abs/1805.09767; Douillard et al. 2023, section 2,
-    https://arxiv.org/abs/2311.08105, with a rate of 0.7 and μ = 0.9.
+    Reference: Stich 2019, https://arxiv.org/abs/1805.09767
     """
 
-    def __init__(self, forward: ForwardPass, optimizers: Optimizers, every: int, outer_step: Sequence[float]):
+    def __init__(self, forward: ForwardPass, optimizers: Optimizers, every: int):
         self._forward, self._optimizers = forward, optimizers
         self._strategy = tf.distribute.get_strategy()
         self._every = every
-        self._rate, self._momentum = outer_step
         in_all = self._strategy.num_replicas_in_sync
         self.replicas = in_all if every == 1 else 1
         for optimizer in optimizers if self.replicas < in_all else ():
@@ -67,15 +55,11 @@ class LocalSteps:
                     "sync_every needs optimizers that update the variables themselves. "
                     f"Received: {type(optimizer).__name__}"
                 )
-        parts = [forward.variables_of(k) for k in range(len(optimizers))] if self._momentum else []
-        self.momenta = [[tf.Variable(tf.zeros_like(v.value), trainable=False) for v in own] for own in parts]
-        pairs = zip(itertools.chain(*parts), itertools.chain(*self.momenta), strict=True)
-        self._momentum_of = {id(variable): momentum for variable, momentum in pairs}
-        self._meetings: dict[tuple[Phase, bool], Callable[[list[tf.Tensor], tf.Tensor], tf.Tensor]] = {}
+        self._meetings: dict[tuple[Phase, bool], Callable[[tf.Tensor], tf.Tensor]] = {}
         self._steps = 0  # of the running epoch
 
-    def begin_epoch(self, phase: Phase, steps: int | None, resumes: bool) -> None:
-        """Remembers the weights of an epoch's start; ConfigError if it goes on, or has no known end."""
+    def begin_epoch(self, steps: int | None, resumes: bool) -> None:
+        """Counts from an epoch's start; ConfigError if it goes on, or has no known end."""
         if self._every == 1:
             return
         if steps is None or resumes:
@@ -84,7 +68,6 @@ class LocalSteps:
                 f"initial_step. Received: steps_per_epoch={steps}, {'an' if resumes else 'no'} initial_step"
             )
         self._steps, self._made = steps, 0
-        self._met = self._weights(phase)
 
     def end_step(
         self, phase: Phase, ends_epoch: bool, monitor: DivergenceMonitor, fault: DivergedError | None
@@ -101,7 +84,7 @@ class LocalSteps:
         if (phase, ends_epoch) not in self._meetings:
             self._meetings[phase, ends_epoch] = self._meeting(phase, ends_epoch)
         own = [float(fault is not None and k in fault.parts) for k in range(len(self._optimizers))]
-        at_fault = np.flatnonzero(self._meetings[phase, ends_epoch](self._met, tf.constant(own)))
+        at_fault = np.flatnonzero(self._meetings[phase, ends_epoch](tf.constant(own)))
         if len(at_fault):
             names = ", ".join(str(k + 1) for k in at_fault)
             what = f"training of part {names} diverged in another worker"
@@ -110,8 +93,6 @@ class LocalSteps:
             return fault
         if ends_epoch:
             follow_first_worker(self._strategy, list(monitor.variables.values()))
-        else:
-            self._met = self._weights(phase)
         return None
 
     def bytes_per_step(self, phase: Phase) -> int:
@@ -125,40 +106,23 @@ class LocalSteps:
     def _trained(self, phase: Phase) -> list[keras.Variable]:
         return [v for group in self._forward.trained_variables(phase) for v in group]
 
-    def _weights(self, phase: Phase) -> list[tf.Tensor]:
-        return [tf.identity(v.value) for v in self._trained(phase)]
-
     def _states(self, phase: Phase) -> list[tf.Variable]:
         """Returns what the optimizers of the trained parts keep; their step counts are equal everywhere."""
         own = [v.value for k in phase.active for v in self._optimizers[k].variables]
         return [v for v in own if v.dtype.is_floating]
 
-    def _meeting(self, phase: Phase, ends_epoch: bool) -> Callable[[list[tf.Tensor], tf.Tensor], tf.Tensor]:
-        """Returns a function of the weights after the last meeting, and of a number for each part.
-
-        It returns the sum of these numbers over the replicas.
-        """
-        trained = self._trained(phase)
-        weights = [v.value for v in trained]
-        states = self._states(phase) if ends_epoch else []
+    def _meeting(self, phase: Phase, ends_epoch: bool) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Returns a function of a number for each part; it returns their sums over the replicas."""
+        averaged = [v.value for v in self._trained(phase)] + (self._states(phase) if ends_epoch else [])
         replicas = self._strategy.num_replicas_in_sync
 
-        def meet(last: list[tf.Tensor], faults: tf.Tensor) -> tf.Tensor:
-            *totals, at_fault = sums_over_replicas([*weights, *states, faults])
-            means = [total / replicas for total in totals]
-            for state, mean in zip(states, means[len(weights) :], strict=True):
-                state.assign(mean)
-            for variable, mean, before in zip(trained, means, last, strict=False):
-                gradient = before - mean
-                further = (self._rate - 1) * gradient  # beyond the mean, which a rate of 1 gives to the bit
-                if self._momentum:
-                    momentum = self._momentum_of[id(variable)]
-                    momentum.assign(self._momentum * momentum + gradient)
-                    further += self._rate * self._momentum * momentum
-                variable.assign(mean - further)
+        def meet(faults: tf.Tensor) -> tf.Tensor:
+            *totals, at_fault = sums_over_replicas([*averaged, faults])
+            for variable, total in zip(averaged, totals, strict=True):
+                variable.assign(total / replicas)
             return at_fault
 
-        def of_all(*given: Any) -> tf.Tensor:
-            return self._strategy.experimental_local_results(self._strategy.run(meet, args=given))[0]
+        def of_all(faults: tf.Tensor) -> tf.Tensor:
+            return self._strategy.experimental_local_results(self._strategy.run(meet, args=(faults,)))[0]
 
         return tf.function(of_all, autograph=False)

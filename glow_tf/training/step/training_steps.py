@@ -41,7 +41,7 @@ class TrainingSteps:
 
     def __init__(self, forward: ForwardPass, optimizers: Optimizers, options: CompileOptions, seed: int):
         limits = (options.max_skipped_steps, options.max_outside_steps)
-        self.local_steps = LocalSteps(forward, optimizers, options.sync_every, options.outer_step)
+        self.local_steps = LocalSteps(forward, optimizers, options.sync_every)
         replicas = self.local_steps.replicas
         self.skips = SkippedSteps(forward.glow, optimizers, *limits, options.jit_compile, replicas)
         self._update = Update(forward, optimizers, options.clip_norm, options.rate_scaling)
@@ -129,7 +129,7 @@ class TrainingSteps:
         elif not resumes:
             monitor.forget_losses(self._forward.losses_of_other_terms(phases))
         self.skips.begin_epoch(steps, resumes)
-        self.local_steps.begin_epoch(phases[-1], steps, resumes)
+        self.local_steps.begin_epoch(steps, resumes)
         if queues := self._queues_in(phases[-1]):
             queues.start()
 
