@@ -12,7 +12,8 @@ Images have --size² pixels. The network is EfficientNet-lite0, of the wheel --w
 are computed once. Each method gives a map; its largest value is the score of the image:
 
 - features: the detector with the network's maps alone.
-- pixels: the detector with the prior photographs_grey at 64², tuned.
+- pixels: the detector with the prior photographs_grey at 64², tuned on --pixel_images of the good ones for
+  --pixel_epochs, since tuning takes long.
 - both: the larger of the two scores, and of the two maps.
 - gaussians: one Gaussian for all places of a scale; the mean of the squared distances.
 - neighbours: the distance to the nearest of --bank places of good images, both scales in one vector: what
@@ -73,10 +74,16 @@ def by_features(case: Case) -> Found:
     return _detected(detector, case, case.good.features, case.test.features)
 
 
-def by_pixels(case: Case) -> Found:
-    """The detector with the prior alone, at a small size."""
-    good, test = (_at_size(own.pixels, SMALL) for own in (case.good, case.test))
-    return _detected(NoveltyDetector("photographs_grey", seed=case.seed), case, good, test)
+def by_pixels(count: int, epochs: int) -> Callable[[Case], Found]:
+    """The detector with the prior alone, at a small size, tuned on some of the good images."""
+
+    def found(case: Case) -> Found:
+        which = np.sort(np.random.default_rng(case.seed).permutation(len(case.groups))[:count])
+        own = case._replace(groups=case.groups[which])
+        good, test = (_at_size(own, SMALL) for own in (case.good.pixels[which], case.test.pixels))
+        return _detected(NoveltyDetector("photographs_grey", seed=case.seed, epochs=epochs), own, good, test)
+
+    return found
 
 
 def _at_size(images: np.ndarray, size: int) -> np.ndarray:
@@ -194,6 +201,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_list("strides", ["16", "32"], "Of the maps.", flag_values=values)
     flags.DEFINE_integer("size", 448, "Pixels of a side.", flag_values=values)
     flags.DEFINE_integer("bank", 4_000, "Places that neighbours are among.", flag_values=values)
+    flags.DEFINE_integer("pixel_images", 100, "Good images for pixels.", flag_values=values)
+    flags.DEFINE_integer("pixel_epochs", 4, "Of tuning.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of everything random.", flag_values=values)
     flags.DEFINE_string("csv", "defects.csv", "To add to.", flag_values=values)
     flags.DEFINE_string("heat", "", "A PNG of ten bad images, their masks and maps.", flag_values=values)
@@ -206,7 +215,7 @@ def main(given: flags.FlagValues) -> None:
     case, bad, masks, seconds = case_of(folder, given.split, given.size, given.seed, network)
     ways = {
         "features": by_features,
-        "pixels": by_pixels,
+        "pixels": by_pixels(given.pixel_images, given.pixel_epochs),
         "gaussians": by_gaussians,
         "neighbours": by_neighbours(given.bank),
     }
@@ -228,11 +237,11 @@ def main(given: flags.FlagValues) -> None:
             row["fit_seconds"] = f"{own.fit_seconds + extra * len(case.groups):.0f}"
             row["seconds_per_image"] = f"{own.seconds + extra:.3f}"
             if name == "pixels":
-                row |= {"size": SMALL, "strides": ""}
+                row |= {"size": SMALL, "strides": "", "good": min(given.pixel_images, len(case.groups))}
+            if given.heat and name == "features":
+                picture(given.heat, case.test.pixels, masks, resized(own.maps), bad)
             add(row)
             print(", ".join(f"{key} {value}" for key, value in row.items() if value != ""), flush=True)
-    if given.heat and "features" in found:
-        picture(given.heat, case.test.pixels, masks, resized(found["features"].maps), bad)
 
 
 def picture(path: str, images: np.ndarray, masks: np.ndarray, maps: np.ndarray, bad: np.ndarray) -> None:

@@ -23,7 +23,8 @@ def test_overlap_with_regions_is_one_for_the_masks_themselves_and_counts_each_re
     assert pro(found + np.random.default_rng(0).uniform(0, 0.1, masks.shape), masks) == 0.5
 
 
-def test_damages_change_what_their_masks_say_and_nothing_far_from_it(rng):
+def test_damages_change_what_their_masks_say_and_nothing_far_from_it():
+    rng = np.random.default_rng(0)
     images = rng.integers(80, 120, (len(DAMAGES), 224, 224, 1)).astype(np.uint8)
     copies, masks = damaged(images, seed=0)
     for image, copy, mask in zip(images, copies, masks, strict=True):
@@ -32,7 +33,8 @@ def test_damages_change_what_their_masks_say_and_nothing_far_from_it(rng):
         assert changed.sum() < 3 * mask.sum() + 200
 
 
-def test_maps_are_kept_together_and_taken_apart_again(rng):
+def test_maps_are_kept_together_and_taken_apart_again():
+    rng = np.random.default_rng(0)
     import keras
 
     inputs = keras.Input((16, 16, 3))

@@ -41,7 +41,8 @@ class Rule:
        not seen, and nine of ten are below 1. The score is the larger one: an image is unusual if its kind or
        one of its places is.
 
-    A distance has no sign, so what is too likely is unusual as well.
+    A distance has no sign, so what is too likely is unusual as well, but for the density of features: there,
+    what is likelier than usual is as usual as can be.
 
     Args:
       arrays: name → the numbers of the Gaussians and of the scale.
@@ -83,7 +84,9 @@ class Rule:
     def _distance(self, name: str, x: tf.Tensor) -> tf.Tensor:
         """Returns the mean squared distance from a Gaussian, in its units: [..., F] → [...]."""
         white = tf.linalg.matmul(x - self.arrays[f"{name} mean"], self.arrays[f"{name} whitening"])
-        return tf.reduce_mean(tf.square(white), axis=-1)
+        if x.shape[-1] > 1:
+            return tf.reduce_mean(tf.square(white), axis=-1)
+        return tf.square(tf.sqrt(1 + tf.square(white[..., 0])) - white[..., 0]) / 4  # about w² if w ≪ 0
 
 
 def _tell_kinds(found: Sequence[tf.Tensor]) -> list[tf.Tensor]:
