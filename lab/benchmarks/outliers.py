@@ -6,7 +6,7 @@ Every picture is a kind: it is shrunk to 768 pixels of its shorter side and cut 
 size, or of --side pixels. A detector is fitted on --good of them, and scores others: 60 that must not be
 flagged, the same with a black square of 4 % of the area, with a bright scratch, blurred (1 pixel), with noise
 (6 levels), and 40 pieces of each other picture. For each set: the area under the ROC curve (0.5 is chance) of
-the raw bits, of the log-likelihood ratio alone, and of the detector, and what share the detector flags at 5 %.
+the raw bits, of the log-likelihood ratio alone, and of the detector, and the share that it flags at 5 %.
 """
 
 import pathlib
