@@ -3,10 +3,10 @@
     python -m lab.benchmarks.outliers --model=cifar10_small --pictures=moss.jpg,forest.jpg,grass.jpg --good=20
 
 Every picture is a kind: it is shrunk to 768 pixels of its shorter side and cut into pieces of the model's
-size. A detector is fitted on --good of them, and scores others: 60 that must not be flagged, the same with a
-black square of 4 % of the area, with a bright scratch, blurred (1 pixel), with noise (6 levels), and 40
-pieces of each other picture. For each set: the area under the ROC curve (0.5 is chance) of the raw bits, of
-the log-likelihood ratio alone, and of the detector, and what share the detector flags at 5 %.
+size, or of --side pixels. A detector is fitted on --good of them, and scores others: 60 that must not be
+flagged, the same with a black square of 4 % of the area, with a bright scratch, blurred (1 pixel), with noise
+(6 levels), and 40 pieces of each other picture. For each set: the area under the ROC curve (0.5 is chance) of
+the raw bits, of the log-likelihood ratio alone, and of the detector, and the share that it flags at 5 %.
 """
 
 import pathlib
@@ -60,6 +60,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("model", "cifar10_small", "The prior.", flag_values=values)
     flags.DEFINE_list("pictures", "", "Files, each of another kind.", flag_values=values)
     flags.DEFINE_integer("good", 20, "Good images.", flag_values=values)
+    flags.DEFINE_integer("side", 0, "Of a piece, in pixels; 0: the prior's own.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of the pieces, the damages and the folds.", flag_values=values)
     flags.DEFINE_string("csv", "outliers.csv", "To add to.", flag_values=values)
 
@@ -67,7 +68,7 @@ def define(values: flags.FlagValues) -> None:
 def main(given: flags.FlagValues) -> None:
     """Measures every set of every kind, prints the areas and writes them as CSV."""
     model, seed = open_model(given.model), given.seed
-    side = model.image_shape[0]
+    side = given.side or model.image_shape[0]
     with added_to(given.csv, COLUMNS) as add:
         for path in given.pictures:
             own = pieces(path, given.good + USUAL, side, seed)

@@ -17,6 +17,7 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.use import NoveltyDetector
 from glow_tf.use.score import features as module
 from glow_tf.use.score.features import Features
+from glow_tf.use.score.rule import Rule
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +132,17 @@ def test_the_command_says_that_it_needs_a_prior(detector, tmp_path, monkeypatch,
     detector.save(tmp_path / "detector.zip")
     assert cli.run("score", ["check", "--dataset=digits"]) == 1
     assert "calibration must be of a detector with a prior" in capsys.readouterr().err
+
+
+def test_only_a_low_density_of_features_is_unusual(rng):
+    good = [rng.normal(size=(50, 4, 4, 1)).astype(np.float32)]
+    rule = Rule.of(good).scaled(np.linspace(-1, 0, 50), np.linspace(-1, 0, 50))
+    odd = np.zeros((3, 4, 4, 1), np.float32)
+    odd[1], odd[2, 1, 3] = 8, -8
+    kind, places = (np.asarray(own) for own in rule([odd], (4, 4)))
+    assert kind[1] < kind[0] < kind[2]
+    assert np.unravel_index(places[2].argmax(), (4, 4)) == (1, 3)
+    np.testing.assert_allclose(kind, places.max(axis=(1, 2)))  # with features alone there is no other kind
 
 
 def test_folds_keep_groups_together(network, digits):
