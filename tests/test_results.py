@@ -269,7 +269,7 @@ def test_what_the_guard_flags():
 
 
 def test_what_the_detector_tells():
-    rows = rows_of(RESULTS / "outliers.csv")
+    rows = [row for row in rows_of(RESULTS / "outliers.csv") if row["kind"] not in ("mudstone", "rocks")]
     lines = re.findall(r"^\| (.+) \|$", (RESULTS / "uses.md").read_text(), re.M)[2:6]
     for kind in ("square", "scratch", "blur", "noise"):
         of_kind = [cell for row in rows if row["set"] == kind for cell in (row["auroc"], row["auroc_bits"])]
