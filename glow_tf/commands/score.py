@@ -16,6 +16,7 @@ import csv
 import io
 import math
 import pathlib
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -133,8 +134,7 @@ def trained_on(values: flags.FlagValues, images: np.ndarray) -> bool:
     return here or has_training_images(pathlib.Path(values.model, "checkpoints"), images)
 
 
-def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
-    folder = model_flags.output_folder(values)
+def _detector(values: flags.FlagValues, path: pathlib.Path) -> Any:
     from glow_tf.use import NoveltyDetector
 
     detector = NoveltyDetector.load(path)
@@ -148,6 +148,11 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
             "calibration must be of a detector with a prior. One of features alone is for Python: "
             f"NoveltyDetector.load. Received: calibration={str(path)!r}"
         )
+    return detector
+
+
+def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
+    folder, detector = model_flags.output_folder(values), _detector(values, path)
     used = model_flags.images_of(values, detector.prior_)
     scores, heat = detector.score_and_heat(used.images, used.condition)
     p_values, of_places = detector.p_value_of(scores), detector.place_p_value_of(heat)

@@ -232,11 +232,7 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
         config = suited(config, images.image_shape, len(images.train), levels)
     if config is not given:
         workdir.config, devices = config, _devices(config, group)
-    copies = 1 + config.train.cache_prefix  # one that steps read, one from which a cache is filled
-    remedy = "take smaller images (--image_size), or fewer (--train_examples)"
-    held = [images.train] * copies + list(images.conditions.values())
-    needed = sum(own.nbytes for own in held if in_memory(own))
-    check_memory(needed, "copies of the training images for TensorFlow", remedy)
+    _check_memory(config, images)
     model = dataclasses.replace(
         config.model,
         image_shape=images.image_shape,
@@ -264,6 +260,14 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     checkpoints = Checkpoints(folder, trainer, writes=chief)
     write_data(folder, found)
     return Run(config, workdir, group, images, phases, layouts, trainer, checkpoints)
+
+
+def _check_memory(config: RunConfig, images: data.ImageData) -> None:
+    copies = 1 + config.train.cache_prefix  # one that steps read, one from which a cache is filled
+    remedy = "take smaller images (--image_size), or fewer (--train_examples)"
+    held = [images.train] * copies + list(images.conditions.values())
+    needed = sum(own.nbytes for own in held if in_memory(own))
+    check_memory(needed, "copies of the training images for TensorFlow", remedy)
 
 
 def layouts_of_steps(side: int, model: ModelConfig) -> tuple[PartLayout, ...]:
