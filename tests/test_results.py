@@ -322,7 +322,7 @@ def test_what_haars_squeeze_gives_a_glow_at_equal_time():
 def test_what_a_prior_is_worth():
     rows = rows_of(RESULTS / "prior.csv")
     found = {(r["set"], r["images"], r["start"]): float(r["test_bpd"]) for r in rows if r["seed"] == "0"}
-    of_prior = [row for row in rows if (row["start"], row["seed"]) == ("prior", "0")]
+    of_prior = [r for r in rows if (r["start"], r["seed"], r["images"]) == ("prior", "0", "160")]
     untouched = {row["set"]: float(row["untouched_bpd"]) for row in of_prior}
     page, readme = (path.read_text() for path in (RESULTS / "prior.md", ROOT / "README.md"))
     for name, images, start in found:
