@@ -83,6 +83,16 @@ def pictures_below(folder: pathlib.Path) -> Iterator[tuple[str, bytes]]:
                 yield f"{path.relative_to(folder).as_posix()}@{begin}", content[begin : begin + length]
 
 
+def held_out(folder: pathlib.Path) -> dict[str, list[tuple[str, bytes]]]:
+    """Returns the pictures that are for test, a photograph's or a drawing's name and bytes, by their kind."""
+    found, kinds = dict(pictures_below(folder)), {"photograph": [], "drawing": []}
+    with LIST.open() as file:
+        for row in csv.DictReader(file):
+            if row["use"] == "test":
+                kinds[row["kind"]].append((row["picture"], found[row["picture"]]))
+    return kinds
+
+
 def opened(name: str, content: bytes) -> Image.Image:
     """Returns a picture on white where it is transparent, one compressed with loss at half its size."""
     with Image.open(io.BytesIO(content)) as image:

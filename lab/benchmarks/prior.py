@@ -13,6 +13,7 @@ Runs whose row is in the CSV are not repeated.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import pathlib
 import subprocess
@@ -27,7 +28,7 @@ from glow_tf import DataConfig, data
 from glow_tf.commands import cli
 from glow_tf.run import suited
 from lab.benchmarks.rows import added_to
-from lab.prior_pictures import LIST, opened, pictures_below
+from lab.prior_pictures import held_out, opened
 
 SIDE, TEST = 32, 500
 LONGER = 640  # of a photograph whose squares are cut
@@ -99,14 +100,12 @@ def _run(
 def _sets(values: flags.FlagValues) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns training and test images of each set, uint8 [N, 32, 32, 1 or 3]."""
     most, rng = max(map(int, values.images)), np.random.default_rng(0)
-    found = dict(pictures_below(pathlib.Path(values.pictures)))
-    with LIST.open() as file:
-        rows = [row for row in csv.DictReader(file) if row["use"] == "test"]
-    kinds: dict[str, list[np.ndarray]] = {"photograph": [], "drawing": []}
-    for row in rows:
-        image = opened(row["picture"], found[row["picture"]])
-        image.thumbnail((LONGER, LONGER), Image.Resampling.LANCZOS)
-        kinds[row["kind"]].append(np.asarray(image))
+    kinds: dict[str, list[np.ndarray]] = {}
+    for kind, pictures in held_out(pathlib.Path(values.pictures)).items():
+        kinds[kind] = []
+        for image in itertools.starmap(opened, pictures):
+            image.thumbnail((LONGER, LONGER), Image.Resampling.LANCZOS)
+            kinds[kind].append(np.asarray(image))
     sets = {
         f"{kind}s": (_squares(own[::2], most, rng), _squares(own[1::2], TEST, rng))
         for kind, own in kinds.items()

@@ -9,8 +9,8 @@ a header, which decides at small sizes.
 
 from __future__ import annotations
 
-import csv
 import io
+import itertools
 import pathlib
 import subprocess
 import sys
@@ -26,7 +26,7 @@ from glow_tf.use import open_model
 from glow_tf.use.evaluation import mean_and_error
 from glow_tf.use.sized import fitted
 from lab.benchmarks.rows import added_to
-from lab.prior_pictures import LIST, opened, pictures_below
+from lab.prior_pictures import held_out, opened
 
 SIZES = ((24, 24), (32, 48), (64, 64), (96, 128), (256, 256), (667, 1000))
 COLUMNS = ("model", "kind", "height", "width", "pictures", "model_bpd", "png_bpd", "webp_bpd", "jpeg_xl_bpd")
@@ -65,13 +65,12 @@ def main(given: flags.FlagValues) -> None:
 
 def _pictures(folder: pathlib.Path, count: int) -> dict[str, list[Image.Image]]:
     """Returns pictures of each kind that are at least as large as the largest size."""
-    found, kinds = dict(pictures_below(folder)), {"photograph": [], "drawing": []}
-    with LIST.open() as file:
-        rows = [row for row in csv.DictReader(file) if row["use"] == "test"]
-    for row in rows:
-        own, sizes = kinds[row["kind"]], SIZES[-1]
-        if len(own) < count and (image := opened(row["picture"], found[row["picture"]])):
-            own += [image] if image.height >= sizes[0] and image.width >= sizes[1] else []
+    width, height = SIZES[-1][::-1]
+    kinds = {}
+    for kind, pictures in held_out(folder).items():
+        opened_ones = itertools.starmap(opened, pictures)
+        large = (own for own in opened_ones if own.width >= width and own.height >= height)
+        kinds[kind] = [*itertools.islice(large, count)]
     return kinds
 
 

@@ -8,7 +8,7 @@ Glow's starts from the bicubic images; both are rows of their own. Differences a
 `--pictures` images are of 1280×960: the middles of photographs that `prior_pictures.csv` holds out for test.
 """
 
-import csv
+import itertools
 import pathlib
 import sys
 
@@ -22,7 +22,7 @@ from glow_tf.use import open_model, psnr, read_images, reduced, repeated, upscal
 from glow_tf.use.evaluation import mean_and_error
 from glow_tf.use.restore.upscaling import with_means
 from lab.benchmarks.rows import added_to
-from lab.prior_pictures import LIST, opened, pictures_below
+from lab.prior_pictures import held_out, opened
 
 SIZE = 1280, 960
 COLUMNS = ("model", "method", "images", "psnr_db", "upscale_ahead_by_db", "standard_error_db")
@@ -66,12 +66,7 @@ def main(given: flags.FlagValues) -> None:
 
 
 def _photographs(folder: pathlib.Path, count: int) -> np.ndarray:
-    found = dict(pictures_below(folder))
-    with LIST.open() as file:
-        names = [
-            r["picture"] for r in csv.DictReader(file) if (r["kind"], r["use"]) == ("photograph", "test")
-        ]
-    pictures = (opened(name, found[name]) for name in names)
+    pictures = itertools.starmap(opened, held_out(folder)["photograph"])
     large = [own for own in pictures if own.width >= SIZE[0] and own.height >= SIZE[1]]
     return np.stack([ImageOps.fit(own, SIZE, Image.Resampling.LANCZOS) for own in large[:count]])
 

@@ -40,8 +40,7 @@ class Models:
         if prior is None and network is None:
             raise ConfigError("there must be a prior or features. Received: prior=None, features=None")
         self.prior, self.tuned, self.features = None, None, None
-        self.image_shape, self.dtype = images.shape[1:], str(images.dtype)
-        self.dtype = "uint8" if self.dtype == "uint8" else "float32"
+        self.image_shape, self.dtype = images.shape[1:], "uint8" if images.dtype == np.uint8 else "float32"
         if prior is not None:
             glow = prior if isinstance(prior, Glow) else open_model(prior)
             if not isinstance(glow, Glow):
