@@ -97,11 +97,13 @@ class Bijector(keras.layers.Layer):
         `Stack` it has an effect.
       condition_channels: channels of the condition that it reads; 0: none.
       elementwise: whether each number of the result depends on one number of x alone, given the condition.
+      takes_tiles: whether large images are computed in tiles; see `tiles.py`.
     """
 
     reversible = False
     condition_channels = 0
     elementwise = False
+    takes_tiles = False
 
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         """Returns f(x) [B, H', W', C'] and log|det df(x)/dx| [B] in nats, for x [B, H, W, C]."""

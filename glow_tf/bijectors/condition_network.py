@@ -26,6 +26,8 @@ class ConditionNetwork(KeepsArguments):
       bounded: whether the features are softly bounded to ±3.
     """
 
+    RADIUS = 1  # pixels that each convolution sees in each direction
+
     def __init__(
         self,
         features: int,

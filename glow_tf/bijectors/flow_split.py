@@ -9,10 +9,12 @@ from glow_tf.bijectors.bijector import Bound, LogScales, Shape, WithLogDet, With
 from glow_tf.bijectors.condition import Condition, beside
 from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.coupling import coupling_settings, pop_coupling_config
+from glow_tf.bijectors.networks import CouplingNetwork
 from glow_tf.bijectors.own_flow_step import flow_step
 from glow_tf.bijectors.residual import gaussian_or_shaped
 from glow_tf.bijectors.split import FactorsOut
 from glow_tf.bijectors.stack import Stack
+from glow_tf.bijectors.tiles import in_tiles, needs_tiles
 from glow_tf.config import CouplingConfig
 
 
@@ -97,22 +99,32 @@ class FlowSplit(FactorsOut):
         self.built = True
 
     def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithLogDet:
+        if self._is_large(z, condition):
+            eps, by_place = self.whiten_with_map(h, z)
+            return eps, tf.reduce_sum(by_place, axis=[1, 2])
         features = self.features.call(self._seen(h, condition))
         u, of_flow = self.flow.forward_and_log_det(z, features)
         eps, of_prior = self.prior.forward_and_log_det(u, features)
         return eps, of_flow + of_prior
 
     def whiten_with_map(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithMap:
-        features = self.features.call(self._seen(h, condition))
-        u, of_flow = self.flow.forward_and_log_det_map(z, features)
-        eps, of_prior = self.prior.forward_and_log_det_map(u, features)
-        return eps, of_flow + of_prior
+        def whitened(h: tf.Tensor, z: tf.Tensor) -> WithMap:
+            features = self.features.call(self._seen(h, condition))
+            u, of_flow = self.flow.forward_and_log_det_map(z, features)
+            eps, of_prior = self.prior.forward_and_log_det_map(u, features)
+            return eps, of_flow + of_prior
+
+        return in_tiles(whitened, self.radius, h, z) if self._is_large(z, condition) else whitened(h, z)
 
     def colour_bounded(
         self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, condition: Condition = None
     ) -> tf.Tensor:
-        features = self.features.call(self._seen(h, condition))
-        return self.flow.inverse_in_part(self.prior.inverse(eps, features), (), bound, features)[0]
+        def coloured(h: tf.Tensor, eps: tf.Tensor) -> list[tf.Tensor]:
+            features = self.features.call(self._seen(h, condition))
+            return [self.flow.inverse_in_part(self.prior.inverse(eps, features), (), bound, features)[0]]
+
+        is_large = self._is_large(eps, condition)
+        return (in_tiles(coloured, self.radius, h, eps) if is_large else coloured(h, eps))[0]
 
     def colour(self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None) -> WithLogDet:
         features = self.features.call(self._seen(h, condition))
@@ -129,6 +141,20 @@ class FlowSplit(FactorsOut):
         features = self.features.call(self._seen(h, condition))
         u, _, scales = self.flow.log_scales_in_part(z, features)
         return h, (self.prior.forward(u, features),), tf.reduce_max(scales, axis=0, keepdims=True)
+
+    @property
+    def radius(self) -> int:
+        """How many places away what a place depends on may lie, in both directions."""
+        # The inverse needs most: the prior reads neighbouring features, and each flow step what it made.
+        of_flow, of_prior = CouplingNetwork.RADIUS * self.flow.count, 1
+        return of_flow + of_prior + ConditionNetwork.RADIUS * self.features.depth
+
+    @property
+    def takes_tiles(self) -> bool:
+        return not (self.own_bijectors or self.coupling.network) and self.prior.elementwise
+
+    def _is_large(self, z: tf.Tensor, condition: Condition) -> bool:
+        return self.takes_tiles and condition is None and needs_tiles(z.shape)
 
     def _seen(self, h: tf.Tensor, condition: Condition) -> tf.Tensor:
         """Returns what the network of h reads, [B, H, W, kept + given]."""

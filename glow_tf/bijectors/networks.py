@@ -158,6 +158,8 @@ class CouplingNetwork(KeepsArguments):
     Reference: Kingma & Dhariwal 2018, section 3.3, https://arxiv.org/abs/1807.03039
     """
 
+    RADIUS = 2  # pixels that an output sees in each direction
+
     def __init__(
         self,
         width: int,

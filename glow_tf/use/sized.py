@@ -4,13 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from glow_tf.bijectors.tiles import LARGE, SIDE
 from glow_tf.config import check_divisible
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.memory import check_memory
 from glow_tf.model.glow import Glow
 from glow_tf.use.models import TrainedModel
 
-BYTES = 8  # of memory per pixel and channel of the networks; for a gradient also per flow step. Measured: 5
+# Of memory: per pixel and channel of the networks, for a gradient also per flow step (measured: 5); and
+# per pixel where tiles hold the networks (measured: 90).
+BYTES, BYTES_BESIDE = 8, 100
 
 
 def check_size(glow: Glow, height: int, width: int, name: str) -> None:
@@ -66,9 +69,17 @@ def check_fits(model: TrainedModel, size: Sequence[int], name: str) -> None:
             f"Received: {name} of {'×'.join(map(str, size))} for {'×'.join(map(str, model.image_shape[:2]))}"
         )
     _check_alone(model, size, name)
-    needed = BYTES * max(model.config.widths) * size[0] * size[1]
-    check_memory(needed, f"what {name} of {'×'.join(map(str, size))} need", "crop or shrink them")
+    check_needed(model, size, name, "crop or shrink them")
     _check_resizes(model, size, name)
+
+
+def check_needed(glow: Glow, size: Sequence[int], name: str, remedy: str) -> None:
+    """Raises ConfigError, with a remedy, unless memory suffices to run a model on images of a size (H, W)."""
+    pixels = size[0] * size[1]
+    is_tiled = any(bijector.takes_tiles for bijector in glow.parts[0].bijectors)
+    at_once = min(pixels, 4 * LARGE * SIDE**2) if is_tiled else pixels
+    needed = BYTES * max(glow.config.widths) * at_once + BYTES_BESIDE * pixels
+    check_memory(needed, f"what {name} of {'×'.join(map(str, size))} need", remedy)
 
 
 def _check_alone(glow: Glow, size: tuple[int, int], name: str) -> None:

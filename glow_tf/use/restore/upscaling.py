@@ -12,13 +12,12 @@ from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.tracing import full_precision
 from glow_tf.config import MOST_BLOCKS
 from glow_tf.core.errors import ConfigError
-from glow_tf.core.memory import check_memory
 from glow_tf.model.compiled_model import check_finite, require_pictures
 from glow_tf.model.conditions import check_given
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.model.glow import Glow
 from glow_tf.use.latents import batch_of, checked_latents, decode, encode, in_batches, seed_of, without_finest
-from glow_tf.use.sized import BYTES
+from glow_tf.use.sized import check_needed
 
 
 def upscale(
@@ -154,8 +153,7 @@ def _with_details(
     channels, factor = glow.image_shape[-1], 2**levels
     shape = (factor * small.shape[1], factor * small.shape[2], channels)
     size = batch_of(shape)
-    needed = BYTES * max(glow.config.widths) * shape[0] * shape[1]
-    check_memory(needed, f"what images of {shape[0]}×{shape[1]} need", "take a smaller factor")
+    check_needed(glow, shape[:2], "images", "take a smaller factor")
     parts = [glow.config.design.serving(glow.config, shape, level) for level in range(levels)]
     draw = tf.function(functools.partial(_drawn, glow, parts), autograph=False, reduce_retracing=True)
     places = itertools.count()

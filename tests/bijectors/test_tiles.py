@@ -1,0 +1,85 @@
+"""Large images are computed in tiles, and the tiles cannot be seen in the result."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small import perturb
+
+from glow_tf.bijectors import FlowSplit, tiles
+from glow_tf.config import CouplingConfig
+from glow_tf.core import memory
+from glow_tf.core.errors import ConfigError
+from glow_tf.model.glow import Glow
+from glow_tf.use.sized import check_fits
+
+
+def identity(h):
+    return h
+
+
+@pytest.fixture
+def details():
+    coupling = CouplingConfig(width=5, condition_channels=4, activation="silu")
+    layer = FlowSplit(3, coupling, 2, seed=3, dtype="float64")
+    layer.build((None, 31, 26, 12))
+    perturb(layer)
+    return layer
+
+
+@pytest.fixture
+def x(rng):
+    return tf.constant(rng.normal(size=(2, 31, 26, 12)))
+
+
+def results(layer, x):
+    """Returns what a part asks of its details: the terms, the maps, the inverse, and a gradient."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        h, eps, log_prob = layer.factor_out(x)
+    by_place = layer.places_in_part(x)[2]
+    back = layer.inverse_in_part(h, (eps,), identity)[0]
+    return [eps, log_prob, by_place, back, tape.gradient(log_prob, x)]
+
+
+@pytest.mark.parametrize("side", [5, 9, 26])
+def test_tiles_change_no_number(details, x, side, monkeypatch):
+    whole = results(details, x)
+    monkeypatch.setattr(tiles, "SIDE", side)
+    monkeypatch.setattr(tiles, "LARGE", 0)
+    for own, expected in zip(results(details, x), whole, strict=True):
+        np.testing.assert_allclose(own, expected, atol=1e-10)
+    np.testing.assert_allclose(whole[3], x, atol=1e-10)
+
+
+def test_a_margin_of_one_place_less_would_change_them(details, x, monkeypatch):
+    h, eps = tf.split(x, [3, 9], axis=-1)
+    whole = details.colour_bounded(h, eps, identity)
+    monkeypatch.setattr(tiles, "SIDE", 9)
+    monkeypatch.setattr(tiles, "LARGE", 0)
+    monkeypatch.setattr(FlowSplit, "radius", details.radius - 1)
+    assert np.abs(details.colour_bounded(h, eps, identity) - whole).max() > 1e-6
+
+
+def test_in_a_graph_as_well(details, x, monkeypatch):
+    whole = details.factor_out(x)
+    monkeypatch.setattr(tiles, "SIDE", 16)
+    monkeypatch.setattr(tiles, "LARGE", 0)
+    for own, expected in zip(tf.function(details.factor_out)(x), whole, strict=True):
+        np.testing.assert_allclose(own, expected, atol=1e-10)
+
+
+def test_layers_of_ones_own_get_the_whole_image():
+    """They may see further than the package's."""
+    coupling = CouplingConfig(width=4, condition_channels=4)
+    assert FlowSplit(3, coupling, 1).takes_tiles
+    assert FlowSplit(3, coupling, 1, prior="student_t").takes_tiles
+    own = CouplingConfig(width=4, condition_channels=4, network="own_layers:Network")
+    assert not FlowSplit(3, own, 1).takes_tiles
+
+
+def test_memory_need_not_hold_the_networks_of_a_large_image(monkeypatch):
+    glow = Glow.from_preset("photographs")
+    monkeypatch.setattr(memory, "free_memory", lambda: 8 * 2**30)
+    check_fits(glow, (4000, 6000), "camera.jpg")
+    with pytest.raises(ConfigError, match=r"camera\.jpg of 40000×60000"):
+        check_fits(glow, (40_000, 60_000), "camera.jpg")
