@@ -16,6 +16,7 @@ import csv
 import itertools
 import json
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
@@ -38,7 +39,7 @@ STARTS = {
     "glow": ("--from_scratch", "--architecture=glow"),
 }
 COLUMNS = ("set", "images", "seed", "start", "test_bpd", "test_bpd_se", "untouched_bpd")
-COLUMNS += ("best_epoch", "epochs", "training_seconds")
+COLUMNS += ("best_epoch", "epochs", "training_seconds", "cpu_seconds")
 
 
 def define(values: flags.FlagValues) -> None:
@@ -86,6 +87,7 @@ def _run(
         held_out = f"--validation_examples={suited.held_out(len(train))}"
         command = [sys.executable, "-m", "glow_tf.commands", "train", f"--dataset=folder:{place}/images"]
         command += [f"--workdir={workdir}", f"--seed={seed}", "--noexport", "--notensorboard", held_out]
+        before = _cpu_seconds()
         subprocess.run(
             [*command, "--sample_every=0", "--streams=1", *STARTS[start]],
             check=True,
@@ -94,25 +96,29 @@ def _run(
         summary = json.loads((workdir / "summary.json").read_text())
     cells = {name: summary[name] for name in ("test_bpd", "test_bpd_se", "best_epoch", "epochs")}
     untouched = float(summary.get("untouched", {}).get("test_bpd", "nan"))
-    return cells | {"untouched_bpd": untouched, "training_seconds": round(summary["total_seconds"], 1)}
+    cells |= {"untouched_bpd": untouched, "training_seconds": round(summary["total_seconds"], 1)}
+    return cells | {"cpu_seconds": round(_cpu_seconds() - before, 1)}
+
+
+def _cpu_seconds() -> float:
+    """Returns what the processes that this one started, and that have ended, took of all cores."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _sets(values: flags.FlagValues) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns training and test images of each set, uint8 [N, 32, 32, 1 or 3]."""
-    most, rng = max(map(int, values.images)), np.random.default_rng(0)
+    most = max(map(int, values.images))
     kinds: dict[str, list[np.ndarray]] = {}
     for kind, pictures in held_out(pathlib.Path(values.pictures)).items():
         kinds[kind] = []
         for image in itertools.starmap(opened, pictures):
             image.thumbnail((LONGER, LONGER), Image.Resampling.LANCZOS)
             kinds[kind].append(np.asarray(image))
-    sets = {
-        f"{kind}s": (_squares(own[::2], most, rng), _squares(own[1::2], TEST, rng))
-        for kind, own in kinds.items()
-    }
+    sets = {f"{kind}s": (_squares(own[::2], most), _squares(own[1::2], TEST)) for kind, own in kinds.items()}
     single = max(kinds["photograph"], key=lambda image: np.abs(np.diff(image.astype(int), axis=0)).mean())
     half = len(single) // 2
-    sets["one texture"] = _squares([single[:half]], most, rng), _squares([single[half:]], TEST, rng)
+    sets["one texture"] = _squares([single[:half]], most), _squares([single[half:]], TEST)
     if values.data_dir:
         cifar = data.load(DataConfig("cifar10", values.data_dir, train_examples=most, test_examples=TEST))
         sets["cifar10"] = cifar.train, cifar.test
@@ -120,11 +126,13 @@ def _sets(values: flags.FlagValues) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         paths = sorted(pathlib.Path(values.tiles).glob("free/*.jpg"))
         tiles = [np.asarray(Image.open(path).convert("L").reduce(2))[..., np.newaxis] for path in paths]
         middle = len(tiles) // 2
-        sets["tiles"] = _squares(tiles[:middle], most, rng), _squares(tiles[middle:], TEST, rng)
+        sets["tiles"] = _squares(tiles[:middle], most), _squares(tiles[middle:], TEST)
     return sets
 
 
-def _squares(images: list[np.ndarray], count: int, rng: np.random.Generator) -> np.ndarray:
+def _squares(images: list[np.ndarray], count: int) -> np.ndarray:
+    """Returns squares in turn of each image; the first ones are the same, however many there are."""
+    rng = np.random.default_rng(0)
     fit = [image for image in images if min(image.shape[:2]) >= SIDE]
     squares = []
     for k in range(count):

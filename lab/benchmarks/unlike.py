@@ -3,7 +3,8 @@
     python -m lab.benchmarks.unlike --models=photographs,photographs_grey,cifar10,cifar10_small
 
 Flat images, ramps, stripes, chessboards, single pixels, blocks and noise, 32×32, in several strengths; see
-`Evaluation.with_floor`.
+`Evaluation.with_floor`. With `--random=1000` so many drawn ones instead: waves, stripes, chessboards, dots,
+noise and blocks of random sizes, directions and colours, one over another.
 """
 
 import sys
@@ -26,6 +27,7 @@ COLUMNS += ("mean_with_floor_bpd", "worst_with_floor_bpd")
 def define(values: flags.FlagValues) -> None:
     """Defines the benchmark's flags."""
     flags.DEFINE_list("models", ["photographs"], "As in `glow-tf evaluate --help`.", flag_values=values)
+    flags.DEFINE_integer("random", 0, "So many random images instead of the fixed ones.", flag_values=values)
     flags.DEFINE_string("csv", "unlike.csv", "To add to.", flag_values=values)
 
 
@@ -34,7 +36,9 @@ def main(given: flags.FlagValues) -> None:
     with added_to(given.csv, COLUMNS) as add:
         for name in given.models:
             model = fitted(open_model(name), (SIDE, SIDE))
-            images = dict(_images(model.image_shape[-1]))
+            channels, rng = model.image_shape[-1], np.random.default_rng(1)
+            images = {f"random {k}": _random(channels, rng) for k in range(given.random)}
+            images = images or dict(_images(channels))
             found = evaluate(model, np.stack([*images.values()]))
             bits, floored = found.per_image, found.with_floor(8)
             counts = [len(bits), int((bits > 8).sum()), int((bits > 16).sum())]
@@ -74,6 +78,27 @@ def _images(channels: int) -> Iterator[tuple[str, np.ndarray]]:
     image[::2] = 0
     yield "lines of noise", image
     yield "salt", np.where(rng.random(image.shape) < 0.1, 255, 128).astype(np.uint8)
+
+
+def _random(channels: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns one image of a random pattern, or of one over another, uint8 [32, 32, channels]."""
+    image = np.zeros((SIDE, SIDE, channels)) + rng.uniform(0, 255, channels)
+    y, x = np.indices((SIDE, SIDE))
+    for _ in range(rng.integers(1, 3)):
+        angle, period = rng.uniform(0, np.pi), rng.integers(1, 9)
+        along = x * np.cos(angle) + y * np.sin(angle)
+        shape = (SIDE, SIDE, rng.choice([1, channels]))
+        patterns = [
+            0.5 + 0.5 * np.sin(np.pi * along / period)[..., np.newaxis],
+            (along // period % 2)[..., np.newaxis],
+            ((x // period + y // period) % 2)[..., np.newaxis],
+            rng.random(shape) < rng.uniform(0, 0.5),
+            rng.random(shape),
+            ((x // period + y // period * 7919) * 40503 % 97 / 97)[..., np.newaxis],
+        ]
+        pattern = patterns[rng.integers(len(patterns))]
+        image += pattern * (rng.uniform(0, 255, channels) - image)
+    return np.uint8(image.clip(0, 255))
 
 
 if __name__ == "__main__":
