@@ -19,10 +19,11 @@ WIDTH = 96
 PRESETS = {3: "photographs", 1: "photographs_grey"}
 # What follows the number of images where a run starts from a prior; and, besides, all settings of its model.
 TUNED = ("validation_examples", "schedule", "part_epochs", "finetune_epochs", "learning_rate")
-TUNED += ("rate_scaling", "warmup_steps", "batch_size", "ema", "patience")
+TUNED += ("rate_scaling", "warmup_steps", "batch_size", "ema", "patience", "augment")
 FOLLOWS = (*(s.name for s in settings_of(ModelConfig) if s.name not in SAME_FUNCTION), *TUNED)
 FEW = 80  # images, of which a tenth would be fewer than `LEAST_HELD_OUT`
 LEAST_HELD_OUT, MOST_HELD_OUT = 8, 1000
+MANY = 1000  # images, which need no mirror images beside them
 SEEN = 32_000  # images in all epochs together: ten epochs of 3,200, which take minutes at 32 × 32
 FEWEST_EPOCHS, MOST_EPOCHS = 2, 50
 # An average that begins with the prior and remembers 200 steps: of few images it holds on to the prior, as
@@ -83,11 +84,12 @@ def tuned(config: RunConfig, examples: int) -> dict[str, Any]:
     epochs = min(max(round(20 * (160 / examples) ** 0.3), FEWEST_EPOCHS), MOST_EPOCHS)
     end_to_end = choose("finetune_epochs", 0)
     epochs = end_to_end + choose("part_epochs", 0 if end_to_end else epochs)
-    choose("learning_rate", "5e-3" if examples < FEW else "1e-2" if examples < 1000 else "2e-2")
+    choose("learning_rate", "5e-3" if examples < FEW else "1e-2" if examples < MANY else "2e-2")
     choose("rate_scaling", "size")
     batch = choose("batch_size", min(4 if examples < FEW else 8, trained))
     choose("warmup_steps", min(100, epochs * (trained // batch) // 3))
     choose("ema", HOLDING)
+    choose("augment", "flip" if examples < MANY else "none")
     choose("patience", max(-(-epochs // 3), 2) if validation else 0)
     return found
 

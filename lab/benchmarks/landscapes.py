@@ -62,7 +62,7 @@ def _run(folder: pathlib.Path, size: int, seed: str, start: str) -> list[object]
     command += ["--notensorboard", "--sample_every=0", *STARTS[start]]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     summary = json.loads((workdir / "summary.json").read_text())
-    cells = [summary["best_epoch"], summary["epochs"], round(summary["total_seconds"], 1)]
+    cells = [summary.get("best_epoch", ""), summary["epochs"], round(summary["total_seconds"], 1)]
     model = open_model(str(workdir))
     for kind in KINDS:
         images = data.load(DataConfig(f"folder:{folder / kind}", image_size=size)).test

@@ -90,7 +90,7 @@ def test_a_run_without_a_flagfile_starts_from_the_prior_and_goes_on_with_it(
     stdout = capsys.readouterr().out
     assert f"From the prior {preset}, which untouched needs " in stdout
     chosen = "--validation_examples=8 --schedule=simultaneous --finetune_epochs=0 --learning_rate=5e-3 "
-    chosen += "--rate_scaling=size --warmup_steps=5 --batch_size=4 --ema=0.995 --patience=2"
+    chosen += "--rate_scaling=size --warmup_steps=5 --batch_size=4 --ema=0.995 --patience=2 --augment=flip"
     assert f"{chosen}, which suits 40 images of 8×8×3" in stdout
     assert "WARNING: only 8 images are held out to choose the best epoch" in stdout
     assert "No flagfile" not in stdout
