@@ -9,7 +9,7 @@ import numpy as np
 
 from glow_tf.config import DataConfig, file_of
 from glow_tf.core.errors import ConfigError
-from glow_tf.data.arrays import Examples, new_array, resize, why_of_another_type
+from glow_tf.data.arrays import DataSet, Examples, new_array, resize, why_of_another_type
 from glow_tf.data.pictures import Picture
 
 SUFFIX = ".npy"
@@ -44,7 +44,7 @@ def size_of_array(path: pathlib.Path) -> tuple[int, int] | None:
     return height, width
 
 
-def read_file(config: DataConfig) -> Examples:
+def read_file(config: DataConfig) -> DataSet:
     """Reads the data set that is one file: an array [N, H, W, C], or [N, H, W].
 
     ConfigError if there is no such file or array, it does not fit into memory, or real data are not finite.
@@ -62,7 +62,7 @@ def read_file(config: DataConfig) -> Examples:
         images[place] = _resized(np.array(example, config.dtype), size)
         if images.dtype.kind == "f" and not np.isfinite(images[place]).all():
             raise ConfigError(f"real data must be finite. {received} with NaN or infinity in example {place}")
-    return Examples(images)
+    return DataSet(Examples(images))
 
 
 def _resized(example: np.ndarray, size: int) -> np.ndarray:

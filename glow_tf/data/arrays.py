@@ -48,6 +48,16 @@ class Examples:
         return Examples(self.images[which], *(None if own is None else own[which] for own in others))
 
 
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """What was read of a data set; where it has no test images of its own, `train` has all examples."""
+
+    train: Examples
+    test: Examples | None = None
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # on what was read how
+
+
 SPLITS = ("train", "validation", "test")
 
 

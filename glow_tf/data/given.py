@@ -16,8 +16,8 @@ from glow_tf.config import ATTRIBUTES, FOLDER, INPUT, TARGET, DataConfig, attrib
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import parse_json, read_text
 from glow_tf.data.array_files import SUFFIX, size_of_array
-from glow_tf.data.arrays import check_memory_for, scaled_side
-from glow_tf.data.folder import NAMED, FolderImages, read_folder, read_pictures
+from glow_tf.data.arrays import DataSet, check_memory_for, scaled_side
+from glow_tf.data.folder import NAMED, read_folder, read_pictures
 from glow_tf.data.image_files import images_below
 from glow_tf.data.parallel import in_parallel
 from glow_tf.data.pictures import read_size
@@ -25,21 +25,31 @@ from glow_tf.data.pictures import read_size
 FLOAT_BYTES = 4
 
 
-def read_folder_and_condition(config: DataConfig, split: str, most: int = 0) -> FolderImages:
+def read_folder_and_condition(
+    config: DataConfig, split: str, most: int = 0, any_size: bool = False
+) -> DataSet:
     """As `read_folder`, with what the images are given, as `config.condition` says.
 
-    ConfigError also if an image is given nothing, or something that cannot be.
+    Images that are given something have one size. ConfigError also if one is given nothing, or something
+    that cannot be.
     """
     if config.condition == INPUT:
         return _with_inputs(config, split, most)
     if table := attributes_of(config.condition):
         return _with_attributes(config, table, split, most)
-    return read_folder(config, split, most)
+    return read_folder(config, split, most, any_size)
 
 
-def _with(found: FolderImages, condition: np.ndarray, notes: Iterable[str] = ()) -> FolderImages:
-    examples = dataclasses.replace(found.examples, condition=condition)
-    return dataclasses.replace(found, examples=examples, notes=(*found.notes, *notes))
+def _with(found: DataSet, condition: np.ndarray, notes: Iterable[str] = ()) -> DataSet:
+    """Returns a data set with what is given with each of its examples, of training and then of test."""
+    cut = len(found.train)
+    train = dataclasses.replace(found.train, condition=condition[:cut])
+    test = None if found.test is None else dataclasses.replace(found.test, condition=condition[cut:])
+    return dataclasses.replace(found, train=train, test=test, notes=(*found.notes, *notes))
+
+
+def _names(found: DataSet) -> list[str]:
+    return [name for own in (found.train, found.test) if own is not None for name in own.names.tolist()]
 
 
 def _some(names: Iterable[str]) -> str:
@@ -52,7 +62,7 @@ def _some(names: Iterable[str]) -> str:
 # Pairs of images
 
 
-def _with_inputs(config: DataConfig, split: str, most: int) -> FolderImages:
+def _with_inputs(config: DataConfig, split: str, most: int) -> DataSet:
     root = folder_of(config.dataset)
     inputs, targets = (_by_name(root, config, name) for name in (INPUT, TARGET))
     if targets.keys() != inputs.keys():
@@ -68,7 +78,7 @@ def _with_inputs(config: DataConfig, split: str, most: int) -> FolderImages:
         )
     size = _size_of_inputs(config, [(targets[name], inputs[name]) for name in targets])
     found = read_folder(dataclasses.replace(config, dataset=f"{FOLDER}{root / TARGET}"), split, most)
-    paths = [inputs[_without_suffix(name)] for name in found.examples.names.tolist()]
+    paths = [inputs[_without_suffix(name)] for name in _names(found)]
     # Other numbers are read as they are; bytes are bytes, whatever is modelled.
     floats = (SUFFIX, ".tif", ".tiff") if config.dtype == "float32" else (SUFFIX,)
     dtype = "float32" if any(path.suffix.lower() in floats for path in paths) else "uint8"
@@ -138,7 +148,7 @@ def _size_of(path: pathlib.Path) -> tuple[int, int] | None:
 # Tables
 
 
-def _with_attributes(config: DataConfig, table: pathlib.Path, split: str, most: int) -> FolderImages:
+def _with_attributes(config: DataConfig, table: pathlib.Path, split: str, most: int) -> DataSet:
     received = f"Received: condition={config.condition!r}"
     if not table.is_file():
         raise ConfigError(f"{ATTRIBUTES}FILE needs a CSV or JSON file. {received}, which is no file")
@@ -152,8 +162,9 @@ def _with_attributes(config: DataConfig, table: pathlib.Path, split: str, most: 
         )
     count = len(next(iter(rows.values())))
     found = read_folder(config, split, most)
-    check_memory_for(FLOAT_BYTES * count * len(found.examples), config.dataset)
-    condition = np.array([rows[name] for name in found.examples.names.tolist()], np.float32)
+    names = _names(found)
+    check_memory_for(FLOAT_BYTES * count * len(names), config.dataset)
+    condition = np.array([rows[name] for name in names], np.float32)
     others = rows.keys() - known
     note = f"Not used: {len(others)} rows of {table.name} that name no image of the folder{_some(others)}."
     return _with(found, condition, [note] if others else [])
