@@ -16,6 +16,13 @@ from glow_tf.core.errors import ConfigError
 ConditionShape = tuple[int, ...] | tuple[tuple[str, tuple[int, ...]], ...]
 
 
+def shapes_by_name(shape: ConditionShape) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of what a model is given, by name; one without names has the name ""."""
+    if not shape:
+        return {}
+    return {"": shape} if isinstance(shape[0], int) else dict(shape)
+
+
 def check_types(config: Any) -> None:
     """Turns every field into its type inside the library; ConfigError if a value has another type."""
     for name, declared in _declared_types(type(config)).items():
