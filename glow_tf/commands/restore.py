@@ -199,7 +199,7 @@ def _mask(values: flags.FlagValues) -> np.ndarray:
 
 def _check_sizes(task: _Task, glow: Glow, groups: list[UsedImages], values: flags.FlagValues) -> None:
     """Raises ConfigError, naming an image, if one has a size that cannot be restored; says what is done."""
-    from glow_tf.use.sized import check_size
+    from glow_tf.use.sized import check_fits
 
     whole = values.simulate or task.action != "upscale"
     for used in groups:
@@ -211,7 +211,7 @@ def _check_sizes(task: _Task, glow: Glow, groups: list[UsedImages], values: flag
             )
         if not (task.action == "upscale" and glow.config.design.images_between_parts):
             large = (height, width) if whole else (task.factor * height, task.factor * width)
-            check_size(glow, *large, name)
+            check_fits(glow, large, name, restores=True)
             if large != tuple(glow.image_shape[:2]):
                 own = "×".join(map(str, glow.image_shape[:2]))
                 print(
