@@ -180,26 +180,21 @@ class Run:
 
     def prefix_batches(self, epoch: int) -> tf.data.Dataset:
         """Returns one pass over all training images, as an epoch (from 0) sees them."""
-        batches = data.prefix_batches(
-            self.images.train,
-            self.config.train.batch_size,
-            self.config.seed,
-            epoch,
-            augment=self.config.data.augment,
-        )
+        size, augment = self.config.train.batch_size, self.config.data.augment
+        batches = data.prefix_batches(self.images.train, size, self.config.seed, epoch, augment=augment)
         return data.with_members(batches, self._conditions("train"), len(self.images.train))
 
     @functools.cached_property
     def held_out(self) -> dict[str, inputs.Dataset]:
         """What `evaluate` takes, of `test` images and, if there are any, of `validation` images."""
         images = {"test": self.images.test, "validation": self.images.validation}
-        how, found = (self.config.train.batch_size, self.config.seed), {}
-        for name, own in images.items():
-            if len(own):
-                others = self._conditions(name)
-                batches = functools.partial(data.evaluation_batches, own, *how, others=others)
-                found[name] = strategies.distributed(self.strategy, batches)
-        return found
+        how = {"batch_size": self.config.train.batch_size, "seed": self.config.seed}
+        batches = {
+            name: functools.partial(data.evaluation_batches, own, **how, others=self._conditions(name))
+            for name, own in images.items()
+            if len(own)
+        }
+        return {name: strategies.distributed(self.strategy, own) for name, own in batches.items()}
 
     def _conditions(self, split: str) -> dict[str, np.ndarray]:
         return {"condition": self.images.conditions[split]} if self.images.conditions else {}
@@ -243,12 +238,14 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     config = dataclasses.replace(config, model=model)
     layouts = layouts_of_steps(config.data.crop, model)
     phases = phases_of(config)
-    trainer = _make_trainer(config, phases, devices, strategy, len(images.train))
-    if start is not None and chief:  # workers get its weights
-        with strategy.scope():
-            print(saved.start_from(config.init_from, start, trainer.glow))
+    steps = data.steps_per_epoch(len(images.train), config.train.batch_size)
     with strategy.scope():
+        trainer = compiled_trainer(config, Glow(model, devices, name="glow"), phases, steps)
+        if start is not None and chief:  # workers get its weights
+            print(saved.start_from(config.init_from, start, trainer.glow))
         trainer.glow.dequantize.adapt(images.train)
+    if config.train.cache_prefix:
+        trainer.prefix_caches = _make_caches(trainer, len(images.train), config)
     most = CHECKPOINTS_ON_DISK + bool(config.init_from) + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
     if chief:
         workdir.check_space(most * checkpoint_bytes(trainer))
@@ -298,17 +295,6 @@ def _classes(config: RunConfig, images: data.ImageData) -> tuple[str, ...]:
         if not name.isprintable():  # bytes of a file's name that are no text, too
             raise ConfigError(f"the names of classes must be text. Received: {name!r}")
     return images.class_names
-
-
-def _make_trainer(
-    config: RunConfig, phases: tuple[Phase, ...], devices: Sequence[str], strategy: Strategy, examples: int
-) -> PartsTrainer:
-    steps = data.steps_per_epoch(examples, config.train.batch_size)
-    with strategy.scope():
-        trainer = compiled_trainer(config, Glow(config.model, devices, name="glow"), phases, steps)
-    if config.train.cache_prefix:
-        trainer.prefix_caches = _make_caches(trainer, examples, config)
-    return trainer
 
 
 def compiled_trainer(
