@@ -163,7 +163,10 @@ def checkpoint_path(workdir: pathlib.Path, which: str = "") -> str:
     check_can_be_read_again("path", workdir)
     folder = workdir / "checkpoints"
     if not which and checkpoint_files.best_epoch(folder) is not None:
-        which = "last" if _ended_with_last(workdir) else "best"
+        which = "best"
+        with contextlib.suppress(OSError):  # the summary is damaged
+            summary = read_summary(workdir)
+            which = "last" if summary and BEST_EPOCH not in summary else "best"
     folder = folder / checkpoint_files.BEST if which == "best" else folder
     epochs = checkpoint_files.complete(folder)
     if not epochs:
@@ -172,14 +175,6 @@ def checkpoint_path(workdir: pathlib.Path, which: str = "") -> str:
             f"There is no {which or 'last'} checkpoint{needs}. Received: path={str(workdir)!r}"
         )
     return str(folder / f"ckpt-{epochs[-1]}")
-
-
-def _ended_with_last(workdir: pathlib.Path) -> bool:
-    """Returns whether an earlier release finished the run, whose summary is of the last epoch."""
-    with contextlib.suppress(OSError):  # it is damaged
-        summary = read_summary(workdir)
-        return bool(summary) and BEST_EPOCH not in summary
-    return False
 
 
 def settings_of_size(model: ModelConfig) -> tuple[str, ...]:
