@@ -220,8 +220,14 @@ def why_of_another_type(found: np.dtype, dtype: str) -> str:
     )
 
 
-def resize(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Cuts the largest centred square out of [..., H, W, C] and resizes it to [..., size, size, C]."""
+def resize(image: tf.Tensor | np.ndarray, size: int) -> tf.Tensor | np.ndarray:
+    """Cuts the largest centred square out of [..., H, W, C] and resizes it to [..., size, size, C].
+
+    0, and the side that it has, leave it as it is.
+    """
+    is_known = isinstance(size, int)  # and no tensor, as where this is traced once for all sizes
+    if is_known and (not size or tuple(image.shape[-3:-1]) == (size, size)):
+        return image
     image = tf.convert_to_tensor(image)
     height, width = tf.unstack(tf.shape(image)[-3:-1])
     side = tf.minimum(height, width)

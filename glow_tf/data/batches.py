@@ -133,7 +133,6 @@ def training_batches(
     Raises:
       ConfigError: there are fewer images than a batch holds, or no such augmentation.
     """
-    _check_augment(augment)
     per_epoch = steps_per_epoch(len(images), batch_size) * batch_size
     read = _reader(images)
     last = tf.constant(len(images) - 1, tf.int64)
@@ -178,7 +177,6 @@ def prefix_batches(
     Batches and the other arguments are as in `training_batches`. The last batch is filled up with the last
     example. ConfigError if there is no such augmentation.
     """
-    _check_augment(augment)
     read = _reader(images)
     last = len(images) - 1
 
@@ -282,12 +280,9 @@ def _reader(values: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
     return read
 
 
-def _check_augment(augment: str) -> None:
+def _augmented(image: tf.Tensor, augment: str, seed: tf.Tensor) -> tf.Tensor:
     if augment not in AUGMENTATIONS:
         raise ConfigError(f"augment must be one of {', '.join(AUGMENTATIONS)}. Received: {augment=}")
-
-
-def _augmented(image: tf.Tensor, augment: str, seed: tf.Tensor) -> tf.Tensor:
     if "flip" in augment:
         draw = tf.random.stateless_uniform([], tf.random.fold_in(seed, 1))
         image = tf.cond(draw < 0.5, lambda: tf.reverse(image, [1]), lambda: image)

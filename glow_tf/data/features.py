@@ -43,7 +43,7 @@ def reader_of(
 
     def read_map(example: Mapping[str, tf.Tensor]) -> tf.Tensor:
         found = example[name] if own.dtype == tf.uint8 else tf.cast(example[name], tf.float32)
-        return resize(found, side) if side else found
+        return resize(found, side)
 
     return read_map
 

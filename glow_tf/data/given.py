@@ -123,7 +123,11 @@ def _size_of_inputs(config: DataConfig, pairs: Sequence[tuple[pathlib.Path, path
     size = config.image_size
     if not size or not pairs:
         return 0
-    targets, inputs = (list(in_parallel(_size_of, paths)) for paths in zip(*pairs, strict=True))
+
+    def size_of(path: pathlib.Path) -> tuple[int, int] | None:
+        return size_of_array(path) if path.suffix.lower() == SUFFIX else read_size(path)
+
+    targets, inputs = (list(in_parallel(size_of, paths)) for paths in zip(*pairs, strict=True))
     if all(own in (None, (size, size)) for own in targets):  # None: it cannot be read
         return 0
     factors: dict[tuple[fractions.Fraction, ...], str] = {}
@@ -139,10 +143,6 @@ def _size_of_inputs(config: DataConfig, pairs: Sequence[tuple[pathlib.Path, path
         "must be the same multiple of their images' sides, and lead to whole pixels. "
         f"Received: image_size={size}, and inputs whose height and width are {listed}"
     )
-
-
-def _size_of(path: pathlib.Path) -> tuple[int, int] | None:
-    return size_of_array(path) if path.suffix.lower() == SUFFIX else read_size(path)
 
 
 # Tables

@@ -45,7 +45,7 @@ def digits(image_size: int = 0, condition: str = "") -> DataSet:
     images = (bunch.images * 8).astype(np.uint8)[..., np.newaxis]
     if image_size:
         check_memory_of_resized(len(images), len(images), DataConfig(DIGITS, image_size=image_size))
-        images = resize(images, image_size).numpy()
+        images = np.asarray(resize(images, image_size))
     order = np.random.default_rng(0).permutation(len(images))  # the set is sorted by writer
     class_names = tuple(map(str, bunch.target_names))
     given = np.eye(len(class_names), dtype=np.float32)[bunch.target] if condition else None
@@ -129,9 +129,7 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
     condition_of = reader_of(builder, config, examples.element_spec) if config.condition else None
 
     def members(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        image = example["image"]
-        if config.image_size and image.shape[:2] != (config.image_size,) * 2:
-            image = resize(image, config.image_size)
+        image = resize(example["image"], config.image_size)
         labels = {"labels": example["label"]} if labelled else {}
         return {"images": image, **labels, **({"condition": condition_of(example)} if condition_of else {})}
 

@@ -99,11 +99,9 @@ def read_in_shape(
 ) -> UsedImages:
     """As `read_images`, of a data set, whose `test_examples` say how many."""
     size = _side(image_shape)
-    if config.dataset == "digits" and size == DIGITS_SIDE:
-        size = 0
     config = dataclasses.replace(config, image_size=size)
     examples, class_names, notes = load_split(config, split, fewer_will_do)
-    if config.dataset == "digits" and size:
+    if config.dataset == "digits" and size not in (0, DIGITS_SIDE):
         notes = (*notes, f"Resized from {DIGITS_SIDE}×{DIGITS_SIDE} to {size}×{size}.")
     return _used(examples, class_names, notes, image_shape, config.dataset)
 
