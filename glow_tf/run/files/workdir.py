@@ -71,7 +71,10 @@ class Workdir:
             make_folder(self.path)
             self._lock.acquire(blocking=False)
             self._check_configuration()
-            self._check_folders()
+            (self.path / "samples").mkdir(exist_ok=True)
+            for folder in (self.path, *(self.path / name for name in FOLDERS)):
+                if folder.exists():
+                    tempfile.TemporaryFile(dir=folder).close()  # can it be written?
         except filelock.Timeout:
             self._made = []
             raise ConfigError(
@@ -122,12 +125,6 @@ class Workdir:
                 f"workdir needs about {needed / 2**20:.0f} MiB for checkpoints and export, and "
                 f"{free / 2**20:.0f} MiB are free. Received: workdir={str(self.path)!r}"
             )
-
-    def _check_folders(self) -> None:
-        (self.path / "samples").mkdir(exist_ok=True)
-        for folder in (self.path, *(self.path / name for name in FOLDERS)):
-            if folder.exists():
-                tempfile.TemporaryFile(dir=folder).close()  # can it be written?
 
     def _check_configuration(self) -> None:
         before = read_settings(self.path)
