@@ -24,6 +24,8 @@ MOST = 1_000_000  # images, steps or draws that a flag may ask for
 NO_PICTURES = "There is no PNG: pictures are of bytes, of one channel or three."
 LARGEST = 1e30  # number that a flag may give; beyond, 32 bits overflow
 
+CONDITIONS = "input or attributes:FILE of a folder, label of digits, or a feature of a TFDS data set"
+
 # Flags, as `parsing.define` takes them.
 CONDITION = (  # of a command without images
     "",
@@ -40,9 +42,7 @@ WHITE = (
 def define_model(values: flags.FlagValues, output: str) -> None:
     """Defines --model and --output, for a command that uses `model_of`."""
     define_glow(values, output, ", or an exported SavedModel")
-    about = (
-        "Load a SavedModel that holds other operations than an export has. It is a program: know its source."
-    )
+    about = "Load a SavedModel of other operations than an export has. It is a program: know its source."
     parsing.define(values, allow_unknown_ops=(False, about))
 
 
@@ -66,10 +66,8 @@ def define_images(values: flags.FlagValues, examples: int = 0) -> None:
         split=("", "train, test or all; empty: the test images, or all of a folder without test/."),
         examples=(examples, "How many images, the first ones; 0 means all."),
     )
-    about = (
-        "What a model that needs it is given with each image, as in training: input or attributes:FILE of a "
-    )
-    parsing.define(values, condition=("", f"{about}folder, label of digits, a feature of a TFDS data set."))
+    about = "What a model that needs it is given with each image, as in training: "
+    parsing.define(values, condition=("", f"{about}{CONDITIONS}"))
 
 
 def model_of(values: flags.FlagValues) -> TrainedModel:
@@ -116,12 +114,7 @@ def images_by_size(values: flags.FlagValues, model: TrainedModel) -> list[UsedIm
 def _which_images(
     values: flags.FlagValues, model: TrainedModel, dataset: str
 ) -> tuple[DataConfig, str, bool]:
-    check_condition(
-        values,
-        model,
-        "input (pairs in target/ and input/) or attributes:FILE of a folder, label of digits, or a feature "
-        "of a TFDS data set",
-    )
+    check_condition(values, model, CONDITIONS)
     if values.examples < 0:
         raise ConfigError(f"examples must be 0 or a positive integer. Received: examples={values.examples}")
     how = {"test_examples": values.examples, "dtype": model.data_dtype, "condition": values.condition}

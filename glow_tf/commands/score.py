@@ -174,10 +174,8 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
         if flagged[k] or rank < values.worst:
             picture = _with_heat(used.images[k], heat[k], white)
             if flagged[k]:
-                name = pathlib.PurePath(printable(used.names[k])).with_suffix("").as_posix()
-                model_flags.write(
-                    folder / "heat" / f"{rank + 1:04d}_{name.replace('/', '_')[-99:]}.png", picture
-                )
+                name = pathlib.PurePath(printable(used.names[k])).with_suffix("").as_posix().replace("/", "_")
+                model_flags.write(folder / "heat" / f"{rank + 1:04d}_{name[-99:]}.png", picture)
             if rank < values.worst:
                 said = used.names[k], f"p = {p_values[k]:.3g}", reason
                 shown[rank] = p_values[k], html_page.picture(picture, html_page.PNG, "", *said)
