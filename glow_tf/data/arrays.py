@@ -238,11 +238,20 @@ def resize(image: tf.Tensor | np.ndarray, size: int) -> tf.Tensor | np.ndarray:
     return tf.cast(resized, image.dtype)
 
 
-def scaled_side(size: int, factors: Iterable[tuple[fractions.Fraction, ...]]) -> int:
-    """Returns the side of maps whose sides are factors of those of images of a size; 0 if there is none."""
+Factors = tuple[fractions.Fraction, ...]  # by which the sides of a map differ from those of its image
+
+
+def scaled_side(size: int, factors: Iterable[Factors], received: str) -> int:
+    """Returns the side of maps for images of a size; ConfigError unless all have one factor that fits."""
     found = {factor for own in factors for factor in own}
     side = size * found.pop() if len(found) == 1 else fractions.Fraction(1, 2)
-    return int(side) if side.denominator == 1 else 0
+    if side.denominator != 1:
+        raise ConfigError(
+            "image_size resizes images and what is given with them by the same factor: the sides of all that "
+            "is given must be the same multiple of their images' sides, and lead to whole pixels. "
+            f"Received: image_size={size}, and {received}"
+        )
+    return int(side)
 
 
 def stack(batches: Iterable[np.ndarray], count: int, config: DataConfig) -> np.ndarray:

@@ -16,7 +16,7 @@ from glow_tf.config import ATTRIBUTES, FOLDER, INPUT, TARGET, DataConfig, attrib
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import parse_json, read_text
 from glow_tf.data.array_files import SUFFIX, size_of_array
-from glow_tf.data.arrays import DataSet, check_memory_for, scaled_side
+from glow_tf.data.arrays import DataSet, Factors, check_memory_for, scaled_side
 from glow_tf.data.folder import NAMED, read_folder, read_pictures
 from glow_tf.data.image_files import images_below
 from glow_tf.data.parallel import in_parallel
@@ -40,7 +40,7 @@ def read_folder_and_condition(
     return read_folder(config, split, most, any_size)
 
 
-def _with(found: DataSet, condition: np.ndarray, notes: Iterable[str] = ()) -> DataSet:
+def _with_condition(found: DataSet, condition: np.ndarray, notes: Iterable[str] = ()) -> DataSet:
     """Returns a data set with what is given with each of its examples, of training and then of test."""
     cut = len(found.train)
     train = dataclasses.replace(found.train, condition=condition[:cut])
@@ -52,7 +52,7 @@ def _names(found: DataSet) -> list[str]:
     return [name for own in (found.train, found.test) if own is not None for name in own.names.tolist()]
 
 
-def _some(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
     """Returns the first of some names, in brackets; nothing if there are none."""
     names = sorted(names)
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -69,7 +69,7 @@ def _with_inputs(config: DataConfig, split: str, most: int) -> DataSet:
         kinds = (TARGET, targets, INPUT, inputs), (INPUT, inputs, TARGET, targets)
         unpaired = [
             f"{len(own.keys() - others.keys())} in {name}/ without one in {other}/"
-            f"{_some(own[key].relative_to(root / name).as_posix() for key in own.keys() - others.keys())}"
+            f"{_listed(own[key].relative_to(root / name).as_posix() for key in own.keys() - others.keys())}"
             for name, own, other, others in kinds
         ]
         raise ConfigError(
@@ -89,7 +89,7 @@ def _with_inputs(config: DataConfig, split: str, most: int) -> DataSet:
             f"every image in {INPUT}/ must be readable. {' '.join(pictures.notes())} "
             f"Received: {config.dataset!r}"
         )
-    return _with(found, pictures.array, (f"{INPUT}/: {note}" for note in pictures.notes()))
+    return _with_condition(found, pictures.array, (f"{INPUT}/: {note}" for note in pictures.notes()))
 
 
 def _by_name(root: pathlib.Path, config: DataConfig, name: str) -> dict[str, pathlib.Path]:
@@ -116,10 +116,7 @@ def _without_suffix(name: str) -> str:
 
 
 def _size_of_inputs(config: DataConfig, pairs: Sequence[tuple[pathlib.Path, pathlib.Path]]) -> int:
-    """Returns the side to which inputs are resized where images are resized; 0: they stay as they are.
-
-    ConfigError if there is none, as they do not all differ from their images by one factor.
-    """
+    """Returns the side to which inputs are resized where images are resized; 0: they stay as they are."""
     size = config.image_size
     if not size or not pairs:
         return 0
@@ -130,19 +127,12 @@ def _size_of_inputs(config: DataConfig, pairs: Sequence[tuple[pathlib.Path, path
     targets, inputs = (list(in_parallel(size_of, paths)) for paths in zip(*pairs, strict=True))
     if all(own in (None, (size, size)) for own in targets):  # None: it cannot be read
         return 0
-    factors: dict[tuple[fractions.Fraction, ...], str] = {}
+    factors: dict[Factors, str] = {}
     for target, given, (path, _) in zip(targets, inputs, pairs, strict=True):
         if target and given:
             factors.setdefault(tuple(map(fractions.Fraction, given, target)), path.name)
-    side = scaled_side(size, factors) if factors else 0
-    if side or not factors:
-        return side
     listed = ", ".join(f"{' and '.join(map(str, own))} of {name}" for own, name in list(factors.items())[:3])
-    raise ConfigError(
-        "image_size resizes images and what is given with them by the same factor: the sides of all inputs "
-        "must be the same multiple of their images' sides, and lead to whole pixels. "
-        f"Received: image_size={size}, and inputs whose height and width are {listed}"
-    )
+    return scaled_side(size, factors, f"inputs whose height and width are {listed}") if factors else 0
 
 
 # Tables
@@ -158,7 +148,7 @@ def _with_attributes(config: DataConfig, table: pathlib.Path, split: str, most: 
     if missing := known - rows.keys():
         raise ConfigError(
             f"{ATTRIBUTES}FILE needs a row for each image of the folder, whose first column is the file's "
-            f"name relative to it. {received}, which lacks {len(missing)}{_some(missing)}"
+            f"name relative to it. {received}, which lacks {len(missing)}{_listed(missing)}"
         )
     count = len(next(iter(rows.values())))
     found = read_folder(config, split, most)
@@ -166,8 +156,8 @@ def _with_attributes(config: DataConfig, table: pathlib.Path, split: str, most: 
     check_memory_for(FLOAT_BYTES * count * len(names), config.dataset)
     condition = np.array([rows[name] for name in names], np.float32)
     others = rows.keys() - known
-    note = f"Not used: {len(others)} rows of {table.name} that name no image of the folder{_some(others)}."
-    return _with(found, condition, [note] if others else [])
+    note = f"Not used: {len(others)} rows of {table.name} that name no image of the folder{_listed(others)}."
+    return _with_condition(found, condition, [note] if others else [])
 
 
 def _read_table(path: pathlib.Path, received: str) -> dict[str, list[float]]:
@@ -186,7 +176,7 @@ def _read_table(path: pathlib.Path, received: str) -> dict[str, list[float]]:
     largest = float(np.finfo(np.float32).max)
     if wrong := [name for name, numbers in rows.items() if not all(abs(n) <= largest for n in numbers)]:
         raise ConfigError(
-            f"attributes must be finite numbers. {received} with others for {len(wrong)} images{_some(wrong)}"
+            f"attributes must be finite numbers. {received}, others for {len(wrong)} images{_listed(wrong)}"
         )
     return rows
 
