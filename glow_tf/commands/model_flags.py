@@ -279,7 +279,8 @@ def picture_writer(values: flags.FlagValues) -> Callable[[np.ndarray], None]:
     def write_rows(rows: np.ndarray) -> None:
         from glow_tf.run import pictures
 
-        write_array(path.with_suffix(".npy"), rows)  # first: a picture of very many may not fit into memory
+        # First: a picture of very many may not fit into memory.
+        write(path.with_suffix(".npy"), pictures.npy(rows))
         if rows.dtype != np.uint8 or rows.shape[-1] not in (1, 3):
             print(f"{path.with_suffix('.npy')}: {rows.shape[0]} rows of {rows.shape[1]}. {NO_PICTURES}")
             return
@@ -288,12 +289,6 @@ def picture_writer(values: flags.FlagValues) -> Callable[[np.ndarray], None]:
         print(f"{path} and {path.with_suffix('.npy').name}: {rows.shape[0]} rows of {rows.shape[1]} images")
 
     return write_rows
-
-
-def write_array(path: pathlib.Path, array: np.ndarray) -> None:
-    from glow_tf.run import pictures
-
-    write(path, pictures.npy(array))
 
 
 def write(path: pathlib.Path, content: bytes) -> None:

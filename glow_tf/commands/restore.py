@@ -143,7 +143,9 @@ def main(values: flags.FlagValues, action: str) -> None:
     groups = model_flags.images_by_size(values, glow)
     _check_sizes(task, glow, groups, values)
     gains: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-    names = _file_names([name for used in groups for name in used.names])
+    names = {name: pathlib.PurePath(name).with_suffix(".png") for used in groups for name in used.names}
+    if len(set(names.values())) < len(names):
+        names = {name: pathlib.PurePath(f"{name}.png") for name in names}
     for place, used in enumerate(groups):
         truth = used.images
         if values.simulate and action == "upscale":
@@ -216,14 +218,6 @@ def _check_sizes(task: _Task, glow: Glow, groups: list[UsedImages], values: flag
                 own = "×".join(map(str, glow.image_shape[:2]))
                 kept = f"Images of {height}×{width} ({len(used.images)}) keep their size"
                 print(f"{kept}; the model's is {own}.")
-
-
-def _file_names(names: list[str]) -> dict[str, pathlib.PurePath]:
-    """Returns the PNG for each image: with its name, and with their suffixes too where two would be one."""
-    paths = {name: pathlib.PurePath(name).with_suffix(".png") for name in names}
-    if len(set(paths.values())) < len(names):
-        return {name: pathlib.PurePath(f"{name}.png") for name in names}
-    return paths
 
 
 def _write_files(folder: pathlib.Path, names: list[pathlib.PurePath], found: list[np.ndarray]) -> None:

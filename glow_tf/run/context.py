@@ -74,11 +74,6 @@ class Run:
         return is_chief(self.group)
 
     @property
-    def can_roll_back(self) -> bool:
-        """Whether the run may be rolled back to a checkpoint where training diverges."""
-        return self.config.train.on_divergence == "recover"
-
-    @property
     def strategy(self) -> Strategy:
         """What the run is distributed by."""
         return self.trainer.distribute_strategy

@@ -133,7 +133,8 @@ def evaluate(
         found = [in_batches(own, images, "Evaluating", none, condition, size) for own in functions]
         return Evaluation(bits_per_dim(-np.stack(found), glow.image_shape), {}, {}, glow.dimensions)
     glow.checked(images)
-    pieces = _pieces(glow)
+    of_parts = enumerate(zip(glow.parts, part_layouts(glow.config), strict=True), start=1)
+    pieces = [(block, k) for k, own in of_parts for block in dict.fromkeys(_blocks(*own))]  # both from 1
     totals, sums = [], np.zeros((1 + 2 * len(pieces), len(images)))
     rows = _rows(glow, images, draws, seed, condition)
     steps = len(rows) // draws
@@ -208,12 +209,6 @@ def _blocks(part: Part, layout: PartLayout) -> list[int]:
     """Returns the block of each bijector of a part, from 1."""
     blocks = [block for (block, _), _ in itertools.groupby(layout.elements, lambda e: (e.block, e.kind))]
     return blocks if len(blocks) == len(part.bijectors) else blocks[:1] * len(part.bijectors)  # of a level
-
-
-def _pieces(glow: Glow) -> list[tuple[int, int]]:
-    """Returns block and part, from 1 both, of what lies within one of each, in order."""
-    of_parts = enumerate(zip(glow.parts, part_layouts(glow.config), strict=True), start=1)
-    return [(block, k) for k, own in of_parts for block in dict.fromkeys(_blocks(*own))]
 
 
 def terms(glow: Glow, v: tf.Tensor, condition: Condition = None) -> list[tf.Tensor]:
