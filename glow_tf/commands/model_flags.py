@@ -100,7 +100,7 @@ def images_of(values: flags.FlagValues, model: TrainedModel, dataset: str = "") 
     from glow_tf.use.images import read_in_shape
 
     found = read_in_shape(model.image_shape, *_which_images(values, model, dataset or values.dataset))
-    return _said(values, model, [found])[0]
+    return _announced(values, model, [found])[0]
 
 
 def images_by_size(values: flags.FlagValues, model: TrainedModel) -> list[UsedImages]:
@@ -108,7 +108,7 @@ def images_by_size(values: flags.FlagValues, model: TrainedModel) -> list[UsedIm
     from glow_tf.use.images import read_images_by_size
 
     found = read_images_by_size(model.image_shape, *_which_images(values, model, values.dataset))
-    return _said(values, model, found)
+    return _announced(values, model, found)
 
 
 def _which_images(
@@ -122,7 +122,7 @@ def _which_images(
     return DataConfig(dataset, values.data_dir, **how), values.split, fewer_will_do
 
 
-def _said(values: flags.FlagValues, model: TrainedModel, groups: list[UsedImages]) -> list[UsedImages]:
+def _announced(values: flags.FlagValues, model: TrainedModel, groups: list[UsedImages]) -> list[UsedImages]:
     """Prints how images were read; returns them with what the model is given."""
     for note in dict.fromkeys(note for found in groups for note in found.notes):
         print(printable(note))

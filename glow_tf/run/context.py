@@ -23,7 +23,7 @@ from glow_tf.model.glow import Glow
 from glow_tf.run import tables
 from glow_tf.run.files import saved
 from glow_tf.run.files.checkpoints import Checkpoints, checkpoint_bytes
-from glow_tf.run.files.same_data import check_same_data, check_same_on_workers, fingerprints, write_data
+from glow_tf.run.files.checksums import check_same_data, check_same_on_workers, fingerprints, write_data
 from glow_tf.run.files.workdir import Workdir
 from glow_tf.run.prior import with_start
 from glow_tf.run.suited import suited
@@ -103,8 +103,8 @@ class Run:
     def parameters(self) -> list[int]:
         """Number of trainable parameters of each part; those of local priors are not among them."""
         *others, last = self.glow.parts
-        own = [*(part.flow_variables for part in others), last.trainable_variables]
-        return [sum(v.value.shape.num_elements() for v in variables) for variables in own]
+        of_parts = [*(part.flow_variables for part in others), last.trainable_variables]
+        return [sum(v.value.shape.num_elements() for v in variables) for variables in of_parts]
 
     @functools.cached_property
     def description(self) -> str:
@@ -129,8 +129,8 @@ class Run:
 
     def first_conditions(self, count: int) -> np.ndarray | None:
         """Returns `count` conditions: those of the first test images, in turn; None if nothing is given."""
-        given = self.images.conditions.get("test")
-        return None if given is None else given[np.arange(count) % len(given)]
+        conditions = self.images.conditions.get("test")
+        return None if conditions is None else conditions[np.arange(count) % len(conditions)]
 
     @property
     def heading(self) -> str:
@@ -185,11 +185,11 @@ class Run:
         images = {"test": self.images.test, "validation": self.images.validation}
         how = {"batch_size": self.config.train.batch_size, "seed": self.config.seed}
         batches = {
-            name: functools.partial(data.evaluation_batches, own, **how, others=self._conditions(name))
-            for name, own in images.items()
-            if len(own)
+            name: functools.partial(data.evaluation_batches, of_split, **how, others=self._conditions(name))
+            for name, of_split in images.items()
+            if len(of_split)
         }
-        return {name: strategies.distributed(self.strategy, own) for name, own in batches.items()}
+        return {name: strategies.distributed(self.strategy, make) for name, make in batches.items()}
 
     def _conditions(self, split: str) -> dict[str, np.ndarray]:
         return {"condition": self.images.conditions[split]} if self.images.conditions else {}
@@ -215,12 +215,12 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     images = data.load(dataclasses.replace(config.data, dtype=config.model.data_dtype))
     for note in images.notes:
         print(printable(note))
-    given = config
+    before = config
     config, images, start = with_start(config, images, start, strategy)
     if config.left_open:
         levels = 0 if config.model.is_real else images.levels
         config = suited(config, images.image_shape, len(images.train), levels)
-    if config is not given:
+    if config is not before:
         workdir.config, devices = config, _devices(config, group)
     _check_memory(config, images)
     model = dataclasses.replace(
@@ -245,12 +245,12 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     if chief:
         workdir.check_space(most * checkpoint_bytes(trainer))
     folder = workdir.path / "checkpoints"
-    found = fingerprints(images, config.conditional)
-    check_same_data(folder, model, found)
-    check_same_on_workers(strategy, found)
+    checksums = fingerprints(images, config.conditional)
+    check_same_data(folder, model, checksums)
+    check_same_on_workers(strategy, checksums)
     workdir.claim()
     checkpoints = Checkpoints(folder, trainer, writes=chief)
-    write_data(folder, found)
+    write_data(folder, checksums)
     return Run(config, workdir, group, images, phases, layouts, trainer, checkpoints)
 
 
@@ -258,7 +258,7 @@ def _check_memory(config: RunConfig, images: data.ImageData) -> None:
     copies = 1 + config.train.cache_prefix  # one that steps read, one from which a cache is filled
     remedy = "take smaller images (--image_size), or fewer (--train_examples)"
     held = [images.train] * copies + list(images.conditions.values())
-    needed = sum(own.nbytes for own in held if in_memory(own))
+    needed = sum(values.nbytes for values in held if in_memory(values))
     check_memory(needed, "copies of the training images for TensorFlow", remedy)
 
 
