@@ -16,14 +16,7 @@ from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.memory import check_memory
 from glow_tf.layout.partition import flow_step_counts
 from glow_tf.model.glow import Glow
-from glow_tf.presets.weights_file import (
-    MOST_WEIGHT,
-    Shapes,
-    check_size,
-    check_weights,
-    load_checked,
-    model_bytes,
-)
+from glow_tf.presets import weights_file
 from glow_tf.run.files import checkpoint_files
 from glow_tf.run.files.checkpoint_content import DamagedCheckpointError, by_path, read_into, readable
 from glow_tf.run.files.workdir import BEST_EPOCH, read_summary
@@ -93,7 +86,8 @@ def _load_keras_file(path: pathlib.Path, condition_network: keras.layers.Layer |
         settings, of_trainer = presets.read_keras_file(path)
         config = presets.model_of_settings(path, settings["config"])
         _check_condition_network(path, settings.pop("condition_network", None), condition_network)
-        check_memory(2 * model_bytes(config), f"the model of {path}", "load it where there is more")
+        needed = 2 * weights_file.model_bytes(config)
+        check_memory(needed, f"the model of {path}", "load it where there is more")
         arrays = _arrays_of(path, config, what, own)
         glow = Glow.from_config({**settings, "condition_network": condition_network})
     except ConfigError:
@@ -106,11 +100,12 @@ def _load_keras_file(path: pathlib.Path, condition_network: keras.layers.Layer |
     if of_trainer:
         arrays = {name: shape for name, shape in arrays.items() if not name.startswith(OF_TRAINER)}
     holder = PartsTrainer(glow) if of_trainer else glow
-    load_checked(glow, lambda: holder.load_weights(path), arrays, what, math.inf if own else MOST_WEIGHT)
+    most = math.inf if own else weights_file.MOST_WEIGHT
+    weights_file.load_checked(glow, lambda: holder.load_weights(path), arrays, what, most)
     return glow
 
 
-def _arrays_of(path: pathlib.Path, config: ModelConfig, what: str, own_networks: bool) -> Shapes:
+def _arrays_of(path: pathlib.Path, config: ModelConfig, what: str, own_networks: bool) -> weights_file.Shapes:
     """Returns the shapes of the arrays in a `.keras` file; ConfigError as `check_weights` raises it."""
     with zipfile.ZipFile(path) as archive:
         weights = archive.getinfo(presets.WEIGHTS)
@@ -121,10 +116,11 @@ def _arrays_of(path: pathlib.Path, config: ModelConfig, what: str, own_networks:
                 f"Received: {weights}"
             )
         if not own_networks:  # nobody knows their size
-            check_size(weights.file_size, config, what)
+            weights_file.check_size(weights.file_size, config, what)
         # All at once: for each place that HDF5 asks for, zipfile would read the member from its start again.
         content = io.BytesIO(archive.read(weights))
-    return check_weights(content, sizes[1], config, what, compressed=False, own_networks=own_networks)
+    how = {"compressed": False, "own_networks": own_networks}
+    return weights_file.check_weights(content, sizes[1], config, what, **how)
 
 
 def _check_condition_network(path: pathlib.Path, kept: dict | None, given: keras.layers.Layer | None) -> None:
