@@ -147,15 +147,15 @@ def checkpoint_path(workdir: pathlib.Path, which: str = "") -> str:
     """Returns the path of a workdir's `last` or `best` checkpoint, as TensorFlow takes it.
 
     Empty: the best, if there is one. Runs that ended with an earlier release scored and exported the last.
-    FileNotFoundError if there is none; ValueError if the folder is not a workdir, or `which` another word.
+    FileNotFoundError if there is none; ConfigError if the folder is not a workdir, or `which` another word.
     """
     if (workdir / "saved_model.pb").exists():
-        raise ValueError(
+        raise ConfigError(
             "load needs a .keras file or a run's workdir; a SavedModel loads with tf.saved_model.load, "
             f"without this package. Received: path={str(workdir)!r}"
         )
     if which not in ("last", "best", ""):
-        raise ValueError(f"which must be last or best. Received: which={which!r}")
+        raise ConfigError(f"which must be last or best. Received: which={which!r}")
     check_can_be_read_again("path", workdir)
     folder = workdir / "checkpoints"
     if not which and checkpoint_files.best_epoch(folder) is not None:
