@@ -21,7 +21,7 @@ from glow_tf.devices.strategies import make_strategy, part_devices
 from glow_tf.layout.schedule import turn_starts
 from glow_tf.run.callbacks import FillPrefixCaches
 from glow_tf.run.epoch import EpochResult
-from glow_tf.run.files.same_data import check_same_data, fingerprints, write_data
+from glow_tf.run.files.checksums import check_same_data, fingerprints, write_data
 from glow_tf.training.optim.optimizers import FusedAdamax
 from glow_tf.training.step.prefix import PrefixCache
 from glow_tf.use import label_bits, labels_of

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags
+from glow_tf.config import FOLDER, DataConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.memory import check_memory
 
@@ -51,11 +52,11 @@ def _read(path: pathlib.Path) -> Any:
     if path.is_dir():
         from glow_tf.data.image_files import images_below
 
-        return _images(images_below(path), received)
+        return _images(path, images_below(path), received)
     if not path.is_file():
         raise ConfigError(f"condition must be {HOW}. {received}, which does not exist")
     if path.suffix.lower() not in (".npy", ".npz"):
-        return _images([path], received)
+        return _images(path.parent, [path], received)
     try:
         found = arrays_of(path)
     # NumPy's and zipfile's readers raise almost any exception at damaged files.
@@ -82,22 +83,13 @@ def arrays_of(path: pathlib.Path) -> Any:
     return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else np.asarray(loaded)
 
 
-def _images(paths: Iterable[pathlib.Path], received: str) -> np.ndarray:
-    from glow_tf.data.parallel import in_parallel
-    from glow_tf.data.pictures import read_picture
+def _images(folder: pathlib.Path, paths: Sequence[pathlib.Path], received: str) -> np.ndarray:
+    from glow_tf.data.folder import read_pictures
 
-    paths = list(paths)
-    found = list(in_parallel(lambda path: read_picture(path, 0), paths))
-    for path, picture in zip(paths, found, strict=True):
-        if picture.problem:
-            raise ConfigError(
-                f"condition must be {HOW}: {path.name}: {picture.problem.rstrip('.')}. {received}"
-            )
-    channels = max((picture.pixels.shape[-1] for picture in found), default=1)
-    filled = [np.broadcast_to(own.pixels, (*own.pixels.shape[:2], channels)) for own in found]
-    if len({own.shape for own in filled}) != 1:
-        raise ConfigError(
-            f"condition must be images of one size. {received} with "
-            f"{sorted({own.shape[:2] for own in filled})[:3] or 'none'}"
-        )
-    return np.stack(filled)
+    try:
+        pictures = read_pictures(DataConfig(f"{FOLDER}{folder}"), paths, len(paths))
+    except ConfigError as error:
+        raise ConfigError(f"condition must be images of one size: {error}") from None
+    if not paths or len(pictures.files) < len(paths):
+        raise ConfigError(f"condition must be {HOW}. {' '.join(pictures.notes())} {received}")
+    return pictures.array

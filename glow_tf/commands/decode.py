@@ -41,7 +41,7 @@ def main(values: flags.FlagValues) -> None:
     images = _decoded(values, model, eps, condition, sizes)
     is_one = len({image.shape for image in images}) <= 1
     if is_one:
-        model_flags.write_array(folder / "images.npy", np.asarray(images))
+        model_flags.write(folder / "images.npy", pictures.npy(np.asarray(images)))
     is_pictures = model.data_dtype == "uint8" and model.image_shape[-1] in (1, 3)
     if not is_pictures and is_one:
         print(f"{folder / 'images.npy'}: {len(images)} examples. {model_flags.NO_PICTURES}")

@@ -23,6 +23,7 @@ from absl import flags
 
 from glow_tf.commands import model_flags, parsing, size_flags
 from glow_tf.core.text_files import json_text
+from glow_tf.run.report.words import counted
 from glow_tf.run.tables import bpd_text
 
 
@@ -108,22 +109,18 @@ def _with_error(entry: dict[str, Any]) -> str:
     return bpd_text(entry["bits_per_dim"], entry["standard_error"])
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def _lines(report: dict[str, Any]) -> list[str]:
     if "nats_per_dim" in report:
-        of = f"of the density of {_counted(report['images'], 'example')}"
+        of = f"of the density of {counted(report['images'], 'example')}"
         lines = [f"{_with_error(report)} bits/dim, {report['nats_per_dim']:.4f} nats/dim, {of}"]
     else:
         lines = [
             f"{_with_error(report)} bits/dim "
-            f"({_counted(report['images'], 'image')}, {_counted(report['draws'], 'noise draw')} each; "
+            f"({counted(report['images'], 'image')}, {counted(report['draws'], 'noise draw')} each; "
             "an upper bound in expectation)"
         ]
     if floor := report.get("with_floor"):
-        rare = _counted(floor["images_below"], "image")
+        rare = counted(floor["images_below"], "image")
         lines.append(f"{_with_error(floor)} bits/dim with a floor: a uniform density is likelier of {rare}")
     if "importance_weighted" in report:
         lines.append(f"{_with_error(report['importance_weighted'])} bits/dim, importance-weighted")
@@ -132,7 +129,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     for kind, title in (("sizes", "By size"), ("classes", "By class")):
         lines += [title] if kind in report else []
         lines += [
-            f"    {_with_error(own)}  {name} ({_counted(own['images'], 'image')})"
+            f"    {_with_error(own)}  {name} ({counted(own['images'], 'image')})"
             for name, own in report.get(kind, {}).items()
         ]
     if "given_label" in report:

@@ -24,6 +24,8 @@ MOST = 1_000_000  # images, steps or draws that a flag may ask for
 NO_PICTURES = "There is no PNG: pictures are of bytes, of one channel or three."
 LARGEST = 1e30  # number that a flag may give; beyond, 32 bits overflow
 
+CONDITIONS = "input or attributes:FILE of a folder, label of digits, or a feature of a TFDS data set"
+
 # Flags, as `parsing.define` takes them.
 CONDITION = (  # of a command without images
     "",
@@ -40,9 +42,7 @@ WHITE = (
 def define_model(values: flags.FlagValues, output: str) -> None:
     """Defines --model and --output, for a command that uses `model_of`."""
     define_glow(values, output, ", or an exported SavedModel")
-    about = (
-        "Load a SavedModel that holds other operations than an export has. It is a program: know its source."
-    )
+    about = "Load a SavedModel of other operations than an export has. It is a program: know its source."
     parsing.define(values, allow_unknown_ops=(False, about))
 
 
@@ -66,10 +66,8 @@ def define_images(values: flags.FlagValues, examples: int = 0) -> None:
         split=("", "train, test or all; empty: the test images, or all of a folder without test/."),
         examples=(examples, "How many images, the first ones; 0 means all."),
     )
-    about = (
-        "What a model that needs it is given with each image, as in training: input or attributes:FILE of a "
-    )
-    parsing.define(values, condition=("", f"{about}folder, label of digits, a feature of a TFDS data set."))
+    about = "What a model that needs it is given with each image, as in training: "
+    parsing.define(values, condition=("", f"{about}{CONDITIONS}"))
 
 
 def model_of(values: flags.FlagValues) -> TrainedModel:
@@ -102,7 +100,7 @@ def images_of(values: flags.FlagValues, model: TrainedModel, dataset: str = "") 
     from glow_tf.use.images import read_in_shape
 
     found = read_in_shape(model.image_shape, *_which_images(values, model, dataset or values.dataset))
-    return _said(values, model, [found])[0]
+    return _announced(values, model, [found])[0]
 
 
 def images_by_size(values: flags.FlagValues, model: TrainedModel) -> list[UsedImages]:
@@ -110,18 +108,13 @@ def images_by_size(values: flags.FlagValues, model: TrainedModel) -> list[UsedIm
     from glow_tf.use.images import read_images_by_size
 
     found = read_images_by_size(model.image_shape, *_which_images(values, model, values.dataset))
-    return _said(values, model, found)
+    return _announced(values, model, found)
 
 
 def _which_images(
     values: flags.FlagValues, model: TrainedModel, dataset: str
 ) -> tuple[DataConfig, str, bool]:
-    check_condition(
-        values,
-        model,
-        "input (pairs in target/ and input/) or attributes:FILE of a folder, label of digits, or a feature "
-        "of a TFDS data set",
-    )
+    check_condition(values, model, CONDITIONS)
     if values.examples < 0:
         raise ConfigError(f"examples must be 0 or a positive integer. Received: examples={values.examples}")
     how = {"test_examples": values.examples, "dtype": model.data_dtype, "condition": values.condition}
@@ -129,7 +122,7 @@ def _which_images(
     return DataConfig(dataset, values.data_dir, **how), values.split, fewer_will_do
 
 
-def _said(values: flags.FlagValues, model: TrainedModel, groups: list[UsedImages]) -> list[UsedImages]:
+def _announced(values: flags.FlagValues, model: TrainedModel, groups: list[UsedImages]) -> list[UsedImages]:
     """Prints how images were read; returns them with what the model is given."""
     for note in dict.fromkeys(note for found in groups for note in found.notes):
         print(printable(note))
@@ -286,7 +279,8 @@ def picture_writer(values: flags.FlagValues) -> Callable[[np.ndarray], None]:
     def write_rows(rows: np.ndarray) -> None:
         from glow_tf.run import pictures
 
-        write_array(path.with_suffix(".npy"), rows)  # first: a picture of very many may not fit into memory
+        # First: a picture of very many may not fit into memory.
+        write(path.with_suffix(".npy"), pictures.npy(rows))
         if rows.dtype != np.uint8 or rows.shape[-1] not in (1, 3):
             print(f"{path.with_suffix('.npy')}: {rows.shape[0]} rows of {rows.shape[1]}. {NO_PICTURES}")
             return
@@ -295,12 +289,6 @@ def picture_writer(values: flags.FlagValues) -> Callable[[np.ndarray], None]:
         print(f"{path} and {path.with_suffix('.npy').name}: {rows.shape[0]} rows of {rows.shape[1]} images")
 
     return write_rows
-
-
-def write_array(path: pathlib.Path, array: np.ndarray) -> None:
-    from glow_tf.run import pictures
-
-    write(path, pictures.npy(array))
 
 
 def write(path: pathlib.Path, content: bytes) -> None:

@@ -40,13 +40,11 @@ def define(values: flags.FlagValues) -> None:
     model_flags.define_glow(values, output="restored.png")
     model_flags.define_seed(values)
     model_flags.define_images(values, examples=8)
-    mask = (
-        "For inpaint: a picture of the images' size, white where pixels are unknown; empty: a square in the "
-    )
+    mask = "For inpaint: a picture of their size, white where pixels are unknown; empty: a middle square."
     parsing.define(
         values,
         sigma=(["25"], "Of the noise, in levels of 256."),
-        mask=("", f"{mask}middle."),
+        mask=("", mask),
         temperature=(["0"], "Of the latents that upscale draws; 0: the likeliest ones."),
         factor=(2, "How many times as large upscale makes images; above 2, levels are needed."),
         draws=(1, "How many results of upscale, which differ if the temperature is above 0."),
@@ -67,6 +65,10 @@ class _Task:
     factor: int
     seeds: list[int]  # of each draw
     mask: np.ndarray | None  # bool [H, W], where a picture says which pixels are unknown
+
+    def takes_any_size(self, glow: Glow) -> bool:
+        """Whether images of any size can be enlarged as they are: by levels."""
+        return self.action == "upscale" and glow.config.design.images_between_parts
 
     def unknown(self, images: np.ndarray) -> np.ndarray:
         """Returns where pixels are unknown, bool [H, W]; without a picture, a square in the middle."""
@@ -94,9 +96,7 @@ class _Task:
 
         factor = self.factor if self.action == "upscale" else 1
         height, width = (factor * side for side in given.shape[1:3])
-        if not (
-            self.action == "upscale" and glow.config.design.images_between_parts
-        ):  # which upscale any size
+        if not self.takes_any_size(glow):
             glow = sized.of_size(glow, height, width)
             larger = [side // factor for side in glow.image_shape[:2]]
             unknown = sized.extended(self.unknown(given)[None], *larger)[0]
@@ -143,7 +143,9 @@ def main(values: flags.FlagValues, action: str) -> None:
     groups = model_flags.images_by_size(values, glow)
     _check_sizes(task, glow, groups, values)
     gains: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-    names = _file_names([name for used in groups for name in used.names])
+    names = {name: pathlib.PurePath(name).with_suffix(".png") for used in groups for name in used.names}
+    if len(set(names.values())) < len(names):
+        names = {name: pathlib.PurePath(f"{name}.png") for name in names}
     for place, used in enumerate(groups):
         truth = used.images
         if values.simulate and action == "upscale":
@@ -199,7 +201,7 @@ def _mask(values: flags.FlagValues) -> np.ndarray:
 
 def _check_sizes(task: _Task, glow: Glow, groups: list[UsedImages], values: flags.FlagValues) -> None:
     """Raises ConfigError, naming an image, if one has a size that cannot be restored; says what is done."""
-    from glow_tf.use.sized import check_size
+    from glow_tf.use.sized import check_fits
 
     whole = values.simulate or task.action != "upscale"
     for used in groups:
@@ -209,22 +211,13 @@ def _check_sizes(task: _Task, glow: Glow, groups: list[UsedImages], values: flag
                 f"mask must be a picture of the images' size, {height}×{width} for {name}. "
                 f"Received: mask={values.mask!r}, {'×'.join(map(str, task.mask.shape))}"
             )
-        if not (task.action == "upscale" and glow.config.design.images_between_parts):
+        if not task.takes_any_size(glow):
             large = (height, width) if whole else (task.factor * height, task.factor * width)
-            check_size(glow, *large, name)
+            check_fits(glow, large, name, restores=True)
             if large != tuple(glow.image_shape[:2]):
                 own = "×".join(map(str, glow.image_shape[:2]))
-                print(
-                    f"Images of {height}×{width} ({len(used.images)}) keep their size; the model's is {own}."
-                )
-
-
-def _file_names(names: list[str]) -> dict[str, pathlib.PurePath]:
-    """Returns the PNG for each image: with its name, and with their suffixes too where two would be one."""
-    paths = {name: pathlib.PurePath(name).with_suffix(".png") for name in names}
-    if len(set(paths.values())) < len(names):
-        return {name: pathlib.PurePath(f"{name}.png") for name in names}
-    return paths
+                kept = f"Images of {height}×{width} ({len(used.images)}) keep their size"
+                print(f"{kept}; the model's is {own}.")
 
 
 def _write_files(folder: pathlib.Path, names: list[pathlib.PurePath], found: list[np.ndarray]) -> None:

@@ -120,8 +120,8 @@ def trained_on(values: flags.FlagValues, images: np.ndarray) -> bool:
     They are known by the place from which they come, or by the checksum of all of them.
     """
     from glow_tf.data.image_files import has_test_images
+    from glow_tf.run.files.checksums import has_training_images
     from glow_tf.run.files.flags_file import read_settings
-    from glow_tf.run.files.same_data import has_training_images
     from glow_tf.use.models import about
 
     trained = read_settings(pathlib.Path(values.model)).get("dataset")
@@ -174,10 +174,8 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
         if flagged[k] or rank < values.worst:
             picture = _with_heat(used.images[k], heat[k], white)
             if flagged[k]:
-                name = pathlib.PurePath(printable(used.names[k])).with_suffix("").as_posix()
-                model_flags.write(
-                    folder / "heat" / f"{rank + 1:04d}_{name.replace('/', '_')[-99:]}.png", picture
-                )
+                name = pathlib.PurePath(printable(used.names[k])).with_suffix("").as_posix().replace("/", "_")
+                model_flags.write(folder / "heat" / f"{rank + 1:04d}_{name[-99:]}.png", picture)
             if rank < values.worst:
                 said = used.names[k], f"p = {p_values[k]:.3g}", reason
                 shown[rank] = p_values[k], html_page.picture(picture, html_page.PNG, "", *said)

@@ -8,28 +8,12 @@ from collections.abc import Mapping, Sequence
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
-from glow_tf.config.choices import (
-    ACTIVATIONS,
-    ARCHITECTURES,
-    COARSEST,
-    COUPLINGS,
-    DATA,
-    MOST,
-    MOST_BLOCKS,
-    MOST_EQUALIZED,
-    MOST_SIDE,
-    MOST_STEPS,
-    MOST_WIDTH,
-    NORMS,
-    PERMUTATIONS,
-    PRECISIONS,
-    PRIORS,
-    SQUEEZES,
-)
+from glow_tf.config import choices
+from glow_tf.config.choices import MOST, MOST_BLOCKS, MOST_EQUALIZED, MOST_SIDE, MOST_STEPS, MOST_WIDTH
 from glow_tf.config.coupling import CouplingConfig, read_scale
 from glow_tf.config.notations import Cuts, HeadSize, read_local_prior
 from glow_tf.config.setting import check_fields, in_range, require, setting, settings_of
-from glow_tf.config.setting_types import ConditionShape
+from glow_tf.config.setting_types import ConditionShape, shapes_by_name
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.lazy import imported
 
@@ -40,6 +24,13 @@ if TYPE_CHECKING:
 TAKEN = frozenset(
     {"condition", "eps", "images", "labels", "num", "seed", "seeds", "self", "temperature", "temperatures"}
 )
+
+NAMES = (
+    "of names of ASCII letters, digits and underscores that begin with a letter, are no keywords of Python, "
+    f"differ in more than case, and are none of {', '.join(sorted(TAKEN))}"
+)
+# Settings that a coupling has under the same name.
+OF_COUPLINGS = ("width", "scale", "norm", "activation", "condition_activation", "bounded")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,33 +61,30 @@ class ModelConfig:
     coupling: str = setting(
         "affine",
         "What a coupling does to half of the channels: {}; or module:Class, a Transform of your own.",
-        choices=COUPLINGS,
+        choices=choices.COUPLINGS,
         own=True,
     )
     coupling_network: str = setting(
         "",
-        "module:Class of a Keras layer of your own that takes the place of the coupling networks; empty: "
-        "theirs.",
-        choices=("",),
+        "module:Class of a Keras layer of your own in the place of the coupling networks; empty: theirs.",
         own=True,
     )
     bijectors: str = setting(
         "",
         "module:Class of a bijector of your own in the place of ActNorm and the 1x1 convolution, or "
         "module:function that makes all bijectors of a flow step; empty: the package's.",
-        choices=("",),
         own=True,
     )
     scale: str = setting(
         "tanh:1",
         "Scale of the affine coupling: sigmoid, exp, or tanh:B, from e^-B to e^B; tanh alone is tanh:2.",
     )
-    norm: str = setting("actnorm", "Inside the coupling networks: {}.", choices=NORMS)
+    norm: str = setting("actnorm", "Inside the coupling networks: {}.", choices=choices.NORMS)
     activation: str = setting(
         "relu",
         "Between the convolutions of the coupling networks: {}; gelu is approximated by tanh, and leaky_relu "
         "has a slope of 0.1. relu is by far the fastest, since the convolutions do its work.",
-        choices=ACTIVATIONS,
+        choices=choices.ACTIVATIONS,
     )
     bounded: bool = setting(
         True,
@@ -108,20 +96,20 @@ class ModelConfig:
         "haar",
         "How 2x2 pixels become one with four times the channels: {}. haar takes their mean and three "
         "differences, pixels places them side by side, as in the paper.",
-        choices=SQUEEZES,
+        choices=choices.SQUEEZES,
         if_missing="pixels",
     )
-    permutation: str = setting("lu", "Channel mixing: {}.", choices=PERMUTATIONS)
+    permutation: str = setting("lu", "Channel mixing: {}.", choices=choices.PERMUTATIONS)
     split_prior: str = setting(
         "learned",
         "Prior of what is factored out, in levels of the details: {}; or module:Class of your own.",
-        choices=PRIORS,
+        choices=choices.PRIORS,
         own=True,
     )
     top_prior: str = setting(
         "learned",
         "Prior of the last latent: {}; or module:Class of your own.",
-        choices=PRIORS,
+        choices=choices.PRIORS,
         own=True,
     )
     local_prior: str = setting(
@@ -130,7 +118,7 @@ class ModelConfig:
         "(Gaussians), or flow:WxK, a flow head of width W with at most K flow steps in each remaining block.",
     )
     precision: str = setting(
-        "float32", "Precision of the coupling networks: {}; everything else is float32.", choices=PRECISIONS
+        "float32", "Of the coupling networks: {}; everything else is float32.", choices=choices.PRECISIONS
     )
     parts: str | int | Sequence[int] = setting(
         "1",
@@ -144,7 +132,7 @@ class ModelConfig:
         "glow",
         "{}: the paper's flow, which --parts cuts, or num_blocks levels, each of which is a part: the "
         "details that an image of half the size lacks, given that image.",
-        choices=ARCHITECTURES,
+        choices=choices.ARCHITECTURES,
         own=True,
     )
     level_steps: str | Sequence[int] = setting(
@@ -165,26 +153,24 @@ class ModelConfig:
         4, "Convolutions of the network that makes these features.", least=1, most=MOST_BLOCKS, if_missing=2
     )
     condition_activation: str = setting(
-        "silu", "Between these convolutions: {}.", choices=ACTIVATIONS, if_missing="relu"
+        "silu", "Between these convolutions: {}.", choices=choices.ACTIVATIONS, if_missing="relu"
     )
     data: str = setting(
         "bytes",
         "{}: integers of 8 bits, or of 16 with n_bits above 8, to which noise is added, or real numbers as "
         "they are, centred and scaled by the training data.",
-        choices=DATA,
+        choices=choices.DATA,
     )
-
     equalize: float = setting(
         0.0,
         "For images with flat regions, such as drawings: in this share of the range of pixels, up to 0.9, "
         "levels that are far more frequent than others have room by their frequency. For n_bits up to 8.",
     )
-
     coarsest_squeeze: str = setting(
         "auto",
         "Of levels, whether the flow of the coarsest image begins with a squeeze: {}; auto: where both of "
         "its sides are even.",
-        choices=COARSEST,
+        choices=choices.COARSEST,
     )
 
     def __post_init__(self):
@@ -203,23 +189,11 @@ class ModelConfig:
                 "equalize is for data=bytes with n_bits of 8 or less. "
                 f"Received: equalize={self.equalize}, data={self.data!r}, n_bits={self.n_bits}"
             )
-        self._check_names_of_conditions()
+        require(_has_names_of_arguments(self.condition_shape), self, "condition_shape", NAMES)
         self.design.check(self)
         require(max(self.image_shape) <= MOST_SIDE, self, "image_shape", f"{MOST_SIDE} or less")
         read_scale(self.scale)
         _ = self.cuts, self.head_size, self.widths
-
-    def _check_names_of_conditions(self) -> None:
-        """Raises ConfigError unless an exported model can have the names as its arguments."""
-        names = [name for name, _ in self.condition_shape] if self._names_conditions else []
-        fits = all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and not iskeyword(name) for name in names)
-        different = {name.lower() for name in names}  # TensorFlow numbers those that differ in case alone
-        expected = (
-            "of names of ASCII letters, digits and underscores that begin with a letter, are no keywords of "
-            f"Python, differ in more than case, and are none of {', '.join(sorted(TAKEN))}"
-        )
-        own = fits and len(different) == len(names) and not TAKEN & different
-        require(own, self, "condition_shape", expected)
 
     @classmethod
     def of_saved(cls, settings: Mapping[str, Any]) -> ModelConfig:
@@ -283,12 +257,7 @@ class ModelConfig:
     @property
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of what the model is given, by name; a condition without names has the name ""."""
-        shape = self.condition_shape
-        return dict(shape) if self._names_conditions else {"": shape} if shape else {}
-
-    @property
-    def _names_conditions(self) -> bool:
-        return bool(self.condition_shape) and not isinstance(self.condition_shape[0], int)
+        return shapes_by_name(self.condition_shape)
 
     @property
     def given_channels(self) -> int:
@@ -301,17 +270,20 @@ class ModelConfig:
         network_dtype = None if self.precision == "float32" else self.precision
         read = (self.condition_features or self.given_channels) if self.given_channels else 0
         return CouplingConfig(
-            self.width,
-            self.coupling,
-            self.scale,
-            self.norm,
-            network_dtype,
-            read,
-            self.coupling_network,
-            self.activation,
-            self.condition_activation,
-            self.bounded,
+            kind=self.coupling,
+            network_dtype=network_dtype,
+            condition_channels=read,
+            network=self.coupling_network,
+            **{name: getattr(self, name) for name in OF_COUPLINGS},
         )
+
+
+def _has_names_of_arguments(shape: ConditionShape) -> bool:
+    """Whether an exported model can have the names of conditions, if there are any, as its arguments."""
+    names = [] if shape == shapes_by_name(shape).get("") else [name for name, _ in shape]
+    different = {name.lower() for name in names}  # TensorFlow numbers those that differ in case alone
+    fits = all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and not iskeyword(name) for name in names)
+    return fits and len(different) == len(names) and not TAKEN & different
 
 
 def check_divisible(image_shape: Sequence[int], model: ModelConfig, received: str = "") -> None:

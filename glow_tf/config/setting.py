@@ -36,8 +36,9 @@ def setting(
       most: the largest value of an integer.
       if_missing: its value in runs that began when the setting did not exist, if it is not the default.
       may_differ: a resumed run may have another value: it computes elsewhere, or prints something else.
-      own: it may also name a layer of one's own; see `names_own_layer`.
+      own: it may also name a layer of one's own, see `names_own_layer`; without choices, that or nothing.
     """
+    choices = choices or (("",) if own else ())
     if len(choices) > 1:
         *others, last = choices
         help = help.replace("{}", f"{', '.join(others)} or {last}")

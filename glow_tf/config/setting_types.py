@@ -16,6 +16,13 @@ from glow_tf.core.errors import ConfigError
 ConditionShape = tuple[int, ...] | tuple[tuple[str, tuple[int, ...]], ...]
 
 
+def shapes_by_name(shape: ConditionShape) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of what a model is given, by name; one without names has the name ""."""
+    if not shape:
+        return {}
+    return {"": shape} if isinstance(shape[0], int) else dict(shape)
+
+
 def check_types(config: Any) -> None:
     """Turns every field into its type inside the library; ConfigError if a value has another type."""
     for name, declared in _declared_types(type(config)).items():
@@ -57,25 +64,18 @@ def _string(value: Any) -> str:
     return str.__str__(value)
 
 
-def _sides(value: Any) -> tuple[int, ...]:
-    sides = tuple(_integer(side) for side in _items(value))
-    if len(sides) != 3 or min(sides) < 1:
-        raise TypeError
-    return sides
-
-
 def _condition_shape(value: Any) -> ConditionShape:
     """Returns a shape, or the shapes of a dictionary (or of pairs, as JSON has them) by name, in order."""
     pairs = value.items() if isinstance(value, Mapping) else _items(value)
     pairs = list(pairs)
     if any(isinstance(item, numbers.Integral) for item in pairs) or not pairs:
-        return _map_or_vector(pairs) if pairs else ()
-    return tuple(sorted((_string(name), _map_or_vector(shape)) for name, shape in map(tuple, pairs)))
+        return _shape(pairs, (1, 3)) if pairs else ()
+    return tuple(sorted((_string(name), _shape(shape, (1, 3))) for name, shape in map(tuple, pairs)))
 
 
-def _map_or_vector(value: Any) -> tuple[int, ...]:
+def _shape(value: Any, ranks: Sequence[int]) -> tuple[int, ...]:
     shape = tuple(_integer(side) for side in _items(value))
-    if len(shape) not in (1, 3) or min(shape) < 1:
+    if len(shape) not in ranks or min(shape) < 1:
         raise TypeError
     return shape
 
@@ -131,7 +131,10 @@ _CONVERSIONS = {
     str | None: ("a string or None", lambda value: None if value is None else _string(value)),
     str | os.PathLike: ("a path", lambda value: _string(os.fspath(value))),
     tuple[str, ...]: ("names", lambda value: tuple(_string(item) for item in _items(value))),
-    tuple[int, int, int]: ("three positive integers (height, width, channels)", _sides),
+    tuple[int, int, int]: (
+        "three positive integers (height, width, channels)",
+        lambda value: _shape(value, (3,)),
+    ),
     ConditionShape: (
         "the shape (h, w, c) of a map, (d,) of a vector, or a dictionary of them",
         _condition_shape,

@@ -6,14 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from glow_tf.config.choices import (
-    MOST_EPOCHS,
-    ON_DIVERGENCE,
-    OPTIMIZERS,
-    RATE_SCALINGS,
-    RATE_SCHEDULES,
-    SCHEDULES,
-)
+from glow_tf.config import choices
 from glow_tf.config.setting import check_fields, require, setting
 from glow_tf.core.errors import ConfigError
 
@@ -26,11 +19,11 @@ class TrainConfig:
     is `"1e-3,2e-3"`.
     """
 
-    schedule: str = setting("end_to_end", "{}.", choices=SCHEDULES)
-    part_epochs: int = setting(60, "Epochs in parts, as the schedule says.", most=MOST_EPOCHS)
-    finetune_epochs: int = setting(30, "End-to-end epochs that follow.", most=MOST_EPOCHS)
+    schedule: str = setting("end_to_end", "{}.", choices=choices.SCHEDULES)
+    part_epochs: int = setting(60, "Epochs in parts, as the schedule says.", most=choices.MOST_EPOCHS)
+    finetune_epochs: int = setting(30, "End-to-end epochs that follow.", most=choices.MOST_EPOCHS)
     period: int = setting(1, "Epochs a part keeps its turn in the alternating schedule.", least=1)
-    optimizer: str = setting("adamax", "{}; one for each part.", choices=OPTIMIZERS)
+    optimizer: str = setting("adamax", "{}; one for each part.", choices=choices.OPTIMIZERS)
     beta_2: str | float = setting(
         "0.999", "Second-moment decay of adamax and adam, or oai: 1 − 1/(steps per epoch)."
     )
@@ -43,10 +36,10 @@ class TrainConfig:
         "size",
         "size: the rate of each weight follows the width and the number of flow steps, so that one rate of "
         "adamax or adam suits models of all sizes, as the default does; none: every weight has the rate.",
-        choices=RATE_SCALINGS,
+        choices=choices.RATE_SCALINGS,
         if_missing="none",
     )
-    rate_schedule: str = setting("cosine", "{}, over a part's own steps.", choices=RATE_SCHEDULES)
+    rate_schedule: str = setting("cosine", "{}, over a part's own steps.", choices=choices.RATE_SCHEDULES)
     warmup_steps: int = setting(100, "Steps over which a part's rate rises linearly from 0.")
     clip_norm: float = setting(1.0, "Largest global norm of the gradients; 0 does not clip.")
     max_skipped_steps: int = setting(
@@ -60,7 +53,7 @@ class TrainConfig:
         "recover",
         "When training diverges: recover (go back to the last good checkpoint and halve the rate of the part "
         "at fault, a few times) or stop.",
-        choices=ON_DIVERGENCE,
+        choices=choices.ON_DIVERGENCE,
         if_missing="stop",
         may_differ=True,
     )

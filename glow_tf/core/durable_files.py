@@ -31,14 +31,6 @@ def flush(path: pathlib.Path) -> None:
         os.close(handle)
 
 
-def flush_all(folder: pathlib.Path) -> None:
-    """Waits until a folder, with everything in it, would outlast a power cut; not yet its own name."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            flush(pathlib.Path(parent, name))
-        flush(pathlib.Path(parent))
-
-
 def check_can_be_read_again(name: str, path: pathlib.Path) -> None:
     """Raises ConfigError where TensorFlow would not find weights again: it reads paths as patterns."""
     if found := [sign for sign in PATTERN_SIGNS if sign in os.path.abspath(path)]:
@@ -119,7 +111,9 @@ def replaced_folder(folder: pathlib.Path, kind: str, own: Set[str]) -> Iterator[
 
 def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:
     """Renames a folder to the name of another, which is kept until then; durable from then on."""
-    flush_all(new)
+    for parent, _, names in os.walk(new):
+        for name in (*names, ""):  # and the folder itself
+            flush(pathlib.Path(parent, name))
     old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
         _remove(old)

@@ -9,7 +9,7 @@ import numpy as np
 
 from glow_tf.config import DataConfig, file_of
 from glow_tf.core.errors import ConfigError
-from glow_tf.data.arrays import Examples, new_array, resize, why_of_another_type
+from glow_tf.data.arrays import DataSet, Examples, new_array, resize, why_of_another_type
 from glow_tf.data.pictures import Picture
 
 SUFFIX = ".npy"
@@ -30,9 +30,7 @@ def read_array(path: pathlib.Path, size: int, dtype: str) -> Picture:
     except ValueError as error:
         return Picture(np.empty(0, np.uint8), problem=str(error))
     array = array[..., np.newaxis] if array.ndim == 2 else array
-    side = min(array.shape[:2])
-    pixels = np.array(array, dtype)
-    return Picture(_resized(pixels, size), side)
+    return Picture(np.asarray(resize(np.array(array, dtype), size)), min(array.shape[:2]))
 
 
 def size_of_array(path: pathlib.Path) -> tuple[int, int] | None:
@@ -44,7 +42,7 @@ def size_of_array(path: pathlib.Path) -> tuple[int, int] | None:
     return height, width
 
 
-def read_file(config: DataConfig) -> Examples:
+def read_file(config: DataConfig) -> DataSet:
     """Reads the data set that is one file: an array [N, H, W, C], or [N, H, W].
 
     ConfigError if there is no such file or array, it does not fit into memory, or real data are not finite.
@@ -59,15 +57,10 @@ def read_file(config: DataConfig) -> Examples:
     shape = (*array.shape[:1], *((size, size) if size else array.shape[1:3]), array.shape[-1])
     images = new_array(shape, config.dtype, config)
     for place, example in enumerate(array):  # one by one: the file stays on the disk
-        images[place] = _resized(np.array(example, config.dtype), size)
+        images[place] = resize(np.array(example, config.dtype), size)
         if images.dtype.kind == "f" and not np.isfinite(images[place]).all():
             raise ConfigError(f"real data must be finite. {received} with NaN or infinity in example {place}")
-    return Examples(images)
-
-
-def _resized(example: np.ndarray, size: int) -> np.ndarray:
-    """Returns an example resized to a side; 0, and the side that it has, leave its values as they are."""
-    return resize(example, size).numpy() if size and example.shape[:2] != (size, size) else example
+    return DataSet(Examples(images))
 
 
 def _opened(path: pathlib.Path, ranks: tuple[int, int], dtype: str = "") -> np.ndarray:

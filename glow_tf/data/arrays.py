@@ -48,6 +48,16 @@ class Examples:
         return Examples(self.images[which], *(None if own is None else own[which] for own in others))
 
 
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """What was read of a data set; where it has no test images of its own, `train` has all examples."""
+
+    train: Examples
+    test: Examples | None = None
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # on what was read how
+
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -210,8 +220,14 @@ def why_of_another_type(found: np.dtype, dtype: str) -> str:
     )
 
 
-def resize(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Cuts the largest centred square out of [..., H, W, C] and resizes it to [..., size, size, C]."""
+def resize(image: tf.Tensor | np.ndarray, size: int) -> tf.Tensor | np.ndarray:
+    """Cuts the largest centred square out of [..., H, W, C] and resizes it to [..., size, size, C].
+
+    0, and the side that it has, leave it as it is.
+    """
+    is_known = isinstance(size, int)  # and no tensor, as where this is traced once for all sizes
+    if is_known and (not size or tuple(image.shape[-3:-1]) == (size, size)):
+        return image
     image = tf.convert_to_tensor(image)
     height, width = tf.unstack(tf.shape(image)[-3:-1])
     side = tf.minimum(height, width)
@@ -222,11 +238,20 @@ def resize(image: tf.Tensor, size: int) -> tf.Tensor:
     return tf.cast(resized, image.dtype)
 
 
-def scaled_side(size: int, factors: Iterable[tuple[fractions.Fraction, ...]]) -> int:
-    """Returns the side of maps whose sides are factors of those of images of a size; 0 if there is none."""
+Factors = tuple[fractions.Fraction, ...]  # by which the sides of a map differ from those of its image
+
+
+def scaled_side(size: int, factors: Iterable[Factors], received: str) -> int:
+    """Returns the side of maps for images of a size; ConfigError unless all have one factor that fits."""
     found = {factor for own in factors for factor in own}
     side = size * found.pop() if len(found) == 1 else fractions.Fraction(1, 2)
-    return int(side) if side.denominator == 1 else 0
+    if side.denominator != 1:
+        raise ConfigError(
+            "image_size resizes images and what is given with them by the same factor: the sides of all that "
+            "is given must be the same multiple of their images' sides, and lead to whole pixels. "
+            f"Received: image_size={size}, and {received}"
+        )
+    return int(side)
 
 
 def stack(batches: Iterable[np.ndarray], count: int, config: DataConfig) -> np.ndarray:

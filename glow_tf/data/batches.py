@@ -31,10 +31,10 @@ class DataSlice(NamedTuple):
     count: int = 1
     replicas: int = 1
 
-    def counter(self, own: tf.Tensor, batch_size: int) -> tf.Tensor:
-        """Returns the place, in the order of the whole data, of example `own` of this slice."""
+    def counter(self, number: tf.Tensor, batch_size: int) -> tf.Tensor:
+        """Returns the place, in the order of the whole data, of example `number` of this slice."""
         size = batch_size // self.count
-        return own // size * batch_size + self.index * size + own % size
+        return number // size * batch_size + self.index * size + number % size
 
 
 WHOLE = DataSlice()
@@ -133,13 +133,12 @@ def training_batches(
     Raises:
       ConfigError: there are fewer images than a batch holds, or no such augmentation.
     """
-    _check_augment(augment)
     per_epoch = steps_per_epoch(len(images), batch_size) * batch_size
     read = _reader(images)
     last = tf.constant(len(images) - 1, tf.int64)
 
-    def example(own: tf.Tensor) -> dict[str, tf.Tensor]:
-        counter = data_slice.counter(own, batch_size)
+    def example(number: tf.Tensor) -> dict[str, tf.Tensor]:
+        counter = data_slice.counter(number, batch_size)
         epoch, place = counter // per_epoch, counter % per_epoch
         index = tf.random.experimental.index_shuffle(place, _epoch_seed(seed, epoch), last)
         noise_epoch = epochs.noise_of(epoch)
@@ -178,7 +177,6 @@ def prefix_batches(
     Batches and the other arguments are as in `training_batches`. The last batch is filled up with the last
     example. ConfigError if there is no such augmentation.
     """
-    _check_augment(augment)
     read = _reader(images)
     last = len(images) - 1
 
@@ -209,11 +207,11 @@ def evaluation_batches(
     readers = tf.nest.map_structure(_reader, {"images": images, **others})
     last = tf.constant(len(images) - 1, tf.int64)
 
-    def example(own: tf.Tensor) -> dict[str, Any]:
-        index = data_slice.counter(own, batch_size)
-        found = tf.nest.map_structure(lambda read: read(tf.minimum(index, last)), readers)
-        noise = _evaluation_noise(found["images"][tf.newaxis], seed, index)
-        return found | {"noise": noise, "weight": tf.cast(index <= last, tf.float32)}
+    def example(number: tf.Tensor) -> dict[str, Any]:
+        index = data_slice.counter(number, batch_size)
+        members = tf.nest.map_structure(lambda read: read(tf.minimum(index, last)), readers)
+        noise = _evaluation_noise(members["images"][tf.newaxis], seed, index)
+        return members | {"noise": noise, "weight": tf.cast(index <= last, tf.float32)}
 
     filled = -(-len(images) // batch_size) * batch_size // data_slice.count
     return _batched(tf.data.Dataset.range(filled), example, batch_size // data_slice.replicas)
@@ -282,12 +280,9 @@ def _reader(values: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
     return read
 
 
-def _check_augment(augment: str) -> None:
+def _augmented(image: tf.Tensor, augment: str, seed: tf.Tensor) -> tf.Tensor:
     if augment not in AUGMENTATIONS:
         raise ConfigError(f"augment must be one of {', '.join(AUGMENTATIONS)}. Received: {augment=}")
-
-
-def _augmented(image: tf.Tensor, augment: str, seed: tf.Tensor) -> tf.Tensor:
     if "flip" in augment:
         draw = tf.random.stateless_uniform([], tf.random.fold_in(seed, 1))
         image = tf.cond(draw < 0.5, lambda: tf.reverse(image, [1]), lambda: image)

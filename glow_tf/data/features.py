@@ -39,29 +39,22 @@ def reader_of(
     if rank < 3:
         return lambda example: tf.reshape(tf.cast(example[name], tf.float32), [-1])
     config.check_augment()
-    side = _side(config, spec["image"].shape, own.shape, received)
+    side = _side(config, spec["image"].shape, own.shape)
 
     def read_map(example: Mapping[str, tf.Tensor]) -> tf.Tensor:
         found = example[name] if own.dtype == tf.uint8 else tf.cast(example[name], tf.float32)
-        return resize(found, side) if side else found
+        return resize(found, side)
 
     return read_map
 
 
-def _side(config: DataConfig, image: tf.TensorShape, given: tf.TensorShape, received: str) -> int:
+def _side(config: DataConfig, image: tf.TensorShape, given: tf.TensorShape) -> int:
     """Returns the side to which maps are resized, by the factor of the images; 0: they stay as they are."""
-    size = config.image_size
+    size, known = config.image_size, image.is_fully_defined() and given.is_fully_defined()
     if not size or image[:2] == (size, size):
         return 0
-    if image.is_fully_defined() and given.is_fully_defined():
-        factors = tuple(map(fractions.Fraction, given[:2].as_list(), image[:2].as_list()))
-        if side := scaled_side(size, [factors]):  # of the squares that are cut out
-            return side
-    raise ConfigError(
-        "image_size resizes images and what is given with them by the same factor, which needs images of one "
-        f"size each, whose sides have one ratio that leads to whole pixels. {received}, image_size={size}, "
-        f"images of {image} and maps of {given}"
-    )
+    factors = [tuple(map(fractions.Fraction, given[:2].as_list(), image[:2].as_list()))] if known else []
+    return scaled_side(size, factors, f"images of {image} and maps of {given} as {config.condition!r}")
 
 
 def with_condition(examples: Examples, batches: Sequence[np.ndarray], config: DataConfig) -> Examples:

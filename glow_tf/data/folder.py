@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import math
 import pathlib
@@ -16,6 +15,7 @@ from glow_tf.config import DataConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.data.array_files import SUFFIX, read_array
 from glow_tf.data.arrays import (
+    DataSet,
     Examples,
     check_memory_for,
     check_memory_of_resized,
@@ -37,18 +37,7 @@ def why_no_classes(notes: Iterable[str]) -> str:
     return " ".join([needed, *(note for note in notes if note.startswith(NO_CLASSES))])
 
 
-@dataclasses.dataclass(frozen=True)
-class FolderImages:
-    """What was read of a folder."""
-
-    examples: Examples  # those of train/, or of the folder without test/, and then those of test/
-    train_count: int  # how many of them are before those of test/
-    has_test: bool  # whether there is a test/ with images
-    class_names: tuple[str, ...]
-    notes: tuple[str, ...]  # on what was read how
-
-
-def read_folder(config: DataConfig, split: str, most: int = 0, any_size: bool = False) -> FolderImages:
+def read_folder(config: DataConfig, split: str, most: int = 0, any_size: bool = False) -> DataSet:
     """Reads the examples of a folder, without what they are given; at least the first `most`, 0 is all.
 
     The split is, if there is a test/: `all`; `train`, or else test/ alone. If there is none, all are read.
@@ -74,8 +63,9 @@ def read_folder(config: DataConfig, split: str, most: int = 0, any_size: bool = 
     of_all = pictures.files if len(paths) == len(every) and not most else every
     examples, class_names = _examples(pictures, files, of_all)
     count = len(readable.intersection(files.train))
+    test = examples[count:] if has_test else None
     notes = (*pictures.notes(), *files.notes(), *files.notes_on_classes(of_all))
-    return FolderImages(examples, count, has_test, class_names, notes)
+    return DataSet(examples[:count], test, class_names, notes)
 
 
 def read_pictures(

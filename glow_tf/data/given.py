@@ -16,8 +16,8 @@ from glow_tf.config import ATTRIBUTES, FOLDER, INPUT, TARGET, DataConfig, attrib
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import parse_json, read_text
 from glow_tf.data.array_files import SUFFIX, size_of_array
-from glow_tf.data.arrays import check_memory_for, scaled_side
-from glow_tf.data.folder import NAMED, FolderImages, read_folder, read_pictures
+from glow_tf.data.arrays import DataSet, Factors, check_memory_for, scaled_side
+from glow_tf.data.folder import NAMED, read_folder, read_pictures
 from glow_tf.data.image_files import images_below
 from glow_tf.data.parallel import in_parallel
 from glow_tf.data.pictures import read_size
@@ -25,24 +25,34 @@ from glow_tf.data.pictures import read_size
 FLOAT_BYTES = 4
 
 
-def read_folder_and_condition(config: DataConfig, split: str, most: int = 0) -> FolderImages:
+def read_folder_and_condition(
+    config: DataConfig, split: str, most: int = 0, any_size: bool = False
+) -> DataSet:
     """As `read_folder`, with what the images are given, as `config.condition` says.
 
-    ConfigError also if an image is given nothing, or something that cannot be.
+    Images that are given something have one size. ConfigError also if one is given nothing, or something
+    that cannot be.
     """
     if config.condition == INPUT:
         return _with_inputs(config, split, most)
     if table := attributes_of(config.condition):
         return _with_attributes(config, table, split, most)
-    return read_folder(config, split, most)
+    return read_folder(config, split, most, any_size)
 
 
-def _with(found: FolderImages, condition: np.ndarray, notes: Iterable[str] = ()) -> FolderImages:
-    examples = dataclasses.replace(found.examples, condition=condition)
-    return dataclasses.replace(found, examples=examples, notes=(*found.notes, *notes))
+def _with_condition(found: DataSet, condition: np.ndarray, notes: Iterable[str] = ()) -> DataSet:
+    """Returns a data set with what is given with each of its examples, of training and then of test."""
+    cut = len(found.train)
+    train = dataclasses.replace(found.train, condition=condition[:cut])
+    test = None if found.test is None else dataclasses.replace(found.test, condition=condition[cut:])
+    return dataclasses.replace(found, train=train, test=test, notes=(*found.notes, *notes))
 
 
-def _some(names: Iterable[str]) -> str:
+def _names(found: DataSet) -> list[str]:
+    return [name for own in (found.train, found.test) if own is not None for name in own.names.tolist()]
+
+
+def _listed(names: Iterable[str]) -> str:
     """Returns the first of some names, in brackets; nothing if there are none."""
     names = sorted(names)
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -52,14 +62,14 @@ def _some(names: Iterable[str]) -> str:
 # Pairs of images
 
 
-def _with_inputs(config: DataConfig, split: str, most: int) -> FolderImages:
+def _with_inputs(config: DataConfig, split: str, most: int) -> DataSet:
     root = folder_of(config.dataset)
     inputs, targets = (_by_name(root, config, name) for name in (INPUT, TARGET))
     if targets.keys() != inputs.keys():
         kinds = (TARGET, targets, INPUT, inputs), (INPUT, inputs, TARGET, targets)
         unpaired = [
             f"{len(own.keys() - others.keys())} in {name}/ without one in {other}/"
-            f"{_some(own[key].relative_to(root / name).as_posix() for key in own.keys() - others.keys())}"
+            f"{_listed(own[key].relative_to(root / name).as_posix() for key in own.keys() - others.keys())}"
             for name, own, other, others in kinds
         ]
         raise ConfigError(
@@ -68,7 +78,7 @@ def _with_inputs(config: DataConfig, split: str, most: int) -> FolderImages:
         )
     size = _size_of_inputs(config, [(targets[name], inputs[name]) for name in targets])
     found = read_folder(dataclasses.replace(config, dataset=f"{FOLDER}{root / TARGET}"), split, most)
-    paths = [inputs[_without_suffix(name)] for name in found.examples.names.tolist()]
+    paths = [inputs[_without_suffix(name)] for name in _names(found)]
     # Other numbers are read as they are; bytes are bytes, whatever is modelled.
     floats = (SUFFIX, ".tif", ".tiff") if config.dtype == "float32" else (SUFFIX,)
     dtype = "float32" if any(path.suffix.lower() in floats for path in paths) else "uint8"
@@ -79,7 +89,7 @@ def _with_inputs(config: DataConfig, split: str, most: int) -> FolderImages:
             f"every image in {INPUT}/ must be readable. {' '.join(pictures.notes())} "
             f"Received: {config.dataset!r}"
         )
-    return _with(found, pictures.array, (f"{INPUT}/: {note}" for note in pictures.notes()))
+    return _with_condition(found, pictures.array, (f"{INPUT}/: {note}" for note in pictures.notes()))
 
 
 def _by_name(root: pathlib.Path, config: DataConfig, name: str) -> dict[str, pathlib.Path]:
@@ -106,39 +116,29 @@ def _without_suffix(name: str) -> str:
 
 
 def _size_of_inputs(config: DataConfig, pairs: Sequence[tuple[pathlib.Path, pathlib.Path]]) -> int:
-    """Returns the side to which inputs are resized where images are resized; 0: they stay as they are.
-
-    ConfigError if there is none, as they do not all differ from their images by one factor.
-    """
+    """Returns the side to which inputs are resized where images are resized; 0: they stay as they are."""
     size = config.image_size
     if not size or not pairs:
         return 0
-    targets, inputs = (list(in_parallel(_size_of, paths)) for paths in zip(*pairs, strict=True))
+
+    def size_of(path: pathlib.Path) -> tuple[int, int] | None:
+        return size_of_array(path) if path.suffix.lower() == SUFFIX else read_size(path)
+
+    targets, inputs = (list(in_parallel(size_of, paths)) for paths in zip(*pairs, strict=True))
     if all(own in (None, (size, size)) for own in targets):  # None: it cannot be read
         return 0
-    factors: dict[tuple[fractions.Fraction, ...], str] = {}
+    factors: dict[Factors, str] = {}
     for target, given, (path, _) in zip(targets, inputs, pairs, strict=True):
         if target and given:
             factors.setdefault(tuple(map(fractions.Fraction, given, target)), path.name)
-    side = scaled_side(size, factors) if factors else 0
-    if side or not factors:
-        return side
     listed = ", ".join(f"{' and '.join(map(str, own))} of {name}" for own, name in list(factors.items())[:3])
-    raise ConfigError(
-        "image_size resizes images and what is given with them by the same factor: the sides of all inputs "
-        "must be the same multiple of their images' sides, and lead to whole pixels. "
-        f"Received: image_size={size}, and inputs whose height and width are {listed}"
-    )
-
-
-def _size_of(path: pathlib.Path) -> tuple[int, int] | None:
-    return size_of_array(path) if path.suffix.lower() == SUFFIX else read_size(path)
+    return scaled_side(size, factors, f"inputs whose height and width are {listed}") if factors else 0
 
 
 # Tables
 
 
-def _with_attributes(config: DataConfig, table: pathlib.Path, split: str, most: int) -> FolderImages:
+def _with_attributes(config: DataConfig, table: pathlib.Path, split: str, most: int) -> DataSet:
     received = f"Received: condition={config.condition!r}"
     if not table.is_file():
         raise ConfigError(f"{ATTRIBUTES}FILE needs a CSV or JSON file. {received}, which is no file")
@@ -148,15 +148,16 @@ def _with_attributes(config: DataConfig, table: pathlib.Path, split: str, most: 
     if missing := known - rows.keys():
         raise ConfigError(
             f"{ATTRIBUTES}FILE needs a row for each image of the folder, whose first column is the file's "
-            f"name relative to it. {received}, which lacks {len(missing)}{_some(missing)}"
+            f"name relative to it. {received}, which lacks {len(missing)}{_listed(missing)}"
         )
     count = len(next(iter(rows.values())))
     found = read_folder(config, split, most)
-    check_memory_for(FLOAT_BYTES * count * len(found.examples), config.dataset)
-    condition = np.array([rows[name] for name in found.examples.names.tolist()], np.float32)
+    names = _names(found)
+    check_memory_for(FLOAT_BYTES * count * len(names), config.dataset)
+    condition = np.array([rows[name] for name in names], np.float32)
     others = rows.keys() - known
-    note = f"Not used: {len(others)} rows of {table.name} that name no image of the folder{_some(others)}."
-    return _with(found, condition, [note] if others else [])
+    note = f"Not used: {len(others)} rows of {table.name} that name no image of the folder{_listed(others)}."
+    return _with_condition(found, condition, [note] if others else [])
 
 
 def _read_table(path: pathlib.Path, received: str) -> dict[str, list[float]]:
@@ -175,7 +176,7 @@ def _read_table(path: pathlib.Path, received: str) -> dict[str, list[float]]:
     largest = float(np.finfo(np.float32).max)
     if wrong := [name for name, numbers in rows.items() if not all(abs(n) <= largest for n in numbers)]:
         raise ConfigError(
-            f"attributes must be finite numbers. {received} with others for {len(wrong)} images{_some(wrong)}"
+            f"attributes must be finite numbers. {received}, others for {len(wrong)} images{_listed(wrong)}"
         )
     return rows
 

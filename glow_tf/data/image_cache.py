@@ -130,8 +130,7 @@ def _write(folder: pathlib.Path, images: ImageData) -> None:
     for name, array in arrays.items():
         pieces = range(0, len(array), PIECE)
         with (folder / f"{name}{SUFFIX}").open("wb") as file:
-            header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False}
-            np.lib.format.write_array_header_1_0(file, {**header, "shape": array.shape})
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
             for start in with_progress(pieces, len(pieces), f"Keeping {name}"):
                 file.write(np.ascontiguousarray(array[start : start + PIECE]).data)
     content = {
@@ -147,7 +146,7 @@ def _write(folder: pathlib.Path, images: ImageData) -> None:
 def _opened(folder: pathlib.Path) -> ImageData:
     """Maps a data set from its files; OSError, ValueError, KeyError or TypeError if they are damaged."""
     content = read_json(folder / CONTENT)
-    arrays = {name: _mapped(folder / f"{name}{SUFFIX}") for name in content["arrays"]}
+    arrays = {name: np.load(folder / f"{name}{SUFFIX}", mmap_mode="r") for name in content["arrays"]}
 
     def of(kind: str) -> dict[str, np.ndarray]:
         return {split: arrays[f"{split} {kind}"] for split in SPLITS if f"{split} {kind}" in arrays}
@@ -162,10 +161,3 @@ def _opened(folder: pathlib.Path) -> ImageData:
         conditions=of("conditions"),
         checksums=dict(content["checksums"]),
     )
-
-
-def _mapped(path: pathlib.Path) -> np.ndarray:
-    with path.open("rb") as file:  # NumPy maps no array without elements
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    return np.load(path, mmap_mode="r") if 0 not in shape else np.empty(shape, dtype)

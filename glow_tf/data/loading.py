@@ -10,8 +10,7 @@ from glow_tf.config import DIGITS, DataConfig, file_of, folder_of
 from glow_tf.core.errors import ConfigError
 from glow_tf.data import image_cache, sources
 from glow_tf.data.array_files import read_file
-from glow_tf.data.arrays import MADE_BY, Examples, ImageData, hold_out, in_memory, joined
-from glow_tf.data.folder import FolderImages, read_folder
+from glow_tf.data.arrays import MADE_BY, DataSet, Examples, ImageData, hold_out, in_memory, joined
 from glow_tf.data.given import read_folder_and_condition
 from glow_tf.data.named import check_path
 
@@ -32,32 +31,23 @@ def load(config: DataConfig) -> ImageData:
 
 
 def _load(config: DataConfig) -> ImageData:
-    folder = folder_of(config.dataset)
-    train, test, class_names, notes = _from_folder(config) if folder else _named(config)
-    train, validation = _cut(train, config)
-    test = _first(test, config.test_examples, "test_examples")
+    found = _with_test_images(_read(config, "all"), config)
+    train, validation = _cut(found.train, config)
+    test = _first(found.test, config.test_examples, "test_examples")
     splits = {"train": train, "validation": validation, "test": test}
+    notes = found.notes
+    if folder_of(config.dataset):
+        notes = (*notes, *_notes_on_classes(splits, len(found.class_names)))
     return ImageData(
         train.images,
         validation.images,
         test.images,
-        (*notes, *(_notes_on_classes(splits, len(class_names)) if folder else ())),
+        notes,
         {k: tuple(s.names.tolist()) for k, s in splits.items() if s.names is not None},
         {k: s.labels for k, s in splits.items() if s.labels is not None},
-        class_names,
+        found.class_names,
         {k: s.condition for k, s in splits.items() if s.condition is not None},
     )
-
-
-def _from_folder(config: DataConfig) -> tuple[Examples, Examples, tuple[str, ...], tuple[str, ...]]:
-    """Returns training and test examples of a folder, the names of the classes, and notes."""
-    found = read_folder_and_condition(config, "all")
-    train, test, notes = found.examples[: found.train_count], found.examples[found.train_count :], found.notes
-    if not found.has_test:
-        train, test = hold_out(train, config)
-        held = f"No test/ folder: every tenth image, {len(test)} in all, is held out for testing."
-        notes = (*notes, held)
-    return train, test, found.class_names, notes
 
 
 def load_split(
@@ -75,55 +65,57 @@ def load_split(
         raise ConfigError(f"split must be {', '.join(SPLITS[:-1])} or empty. Received: {split=}")
     check_path(config)
     count = config.test_examples
-    trained = count if split == "train" else 0
-    config = dataclasses.replace(config, train_examples=trained, validation_examples=0)
-    if folder_of(config.dataset) or file_of(config.dataset):
-        found = _read_folder_or_file(config, split, count, any_size)
-        chosen, class_names, notes = found.examples, found.class_names, found.notes
-        nothing = "No test/ folder" if folder_of(config.dataset) else "One file"
-        if not found.has_test and split in ("train", "test"):
-            chosen = hold_out(chosen, config)[split == "test"]
-            notes = (
-                *notes,
-                f"{nothing}: {split} images are those of a training run, which holds out a tenth.",
-            )
-        elif not found.has_test:
-            which = f"the first {count}" if count == len(chosen) else f"all {len(chosen)}"
-            notes = (*notes, f"{nothing}: {which} images are used.")
+    if not (split or folder_of(config.dataset) or file_of(config.dataset)):
+        split = "test"
+    counts = {
+        "train_examples": count if split == "train" else 0,
+        "test_examples": count if split != "all" else 0,
+    }
+    found = _read(dataclasses.replace(config, **counts, validation_examples=0), split, count, any_size)
+    if found.test is None and split in ("all", ""):
+        which = f"the first {count}" if 0 < count <= len(found.train) else f"all {len(found.train)}"
+        note = f"{_lacks(config)}: {which} images are used."
+        chosen, notes = found.train, (*found.notes, note)
     else:
-        only = "" if split == "all" else split or "test"
-        config = config if only else dataclasses.replace(config, test_examples=0)
-        train, test, class_names, notes = _named(config, only)
-        chosen = joined(train, test) if split == "all" else {"train": train}.get(split, test)
+        found = _with_test_images(found, config)
+        chosen, notes = found.train if split == "train" else found.test, found.notes
+        chosen = joined(found.train, found.test) if split == "all" else chosen
     if not len(chosen):
         raise ConfigError(f"{config.dataset!r} has no {split} images. Received: {split=}")
     count = min(count, len(chosen)) if fewer_will_do else count
-    return _first(chosen, count, "examples"), class_names, notes
+    return _first(chosen, count, "examples"), found.class_names, notes
 
 
-def _read_folder_or_file(config: DataConfig, split: str, count: int, any_size: bool) -> FolderImages:
-    if folder_of(config.dataset) and any_size and not config.condition:
-        return read_folder(config, split, count, any_size)
+def _read(config: DataConfig, split: str, most: int = 0, any_size: bool = False) -> DataSet:
+    """Reads a data set; what a split does not need may be left out, as `read_folder` and `from_tfds` say."""
     if folder_of(config.dataset):
-        return read_folder_and_condition(config, split, count)
-    examples = read_file(config)
-    examples = examples[: count or None] if split in ("all", "") else examples
-    return FolderImages(examples, len(examples), False, (), ())
-
-
-def _named(config: DataConfig, only: str = "") -> tuple[Examples, Examples, tuple[str, ...], tuple[str, ...]]:
-    """Returns training and test examples of anything but a folder, class names, and notes."""
+        return read_folder_and_condition(config, split, most, any_size)
     if file_of(config.dataset):
-        train, test = hold_out(read_file(config), config)
-        return train, test, (), (f"Every tenth example, {len(test)} in all, is held out for testing.",)
-    if config.dataset == DIGITS and config.dtype != "uint8":
+        return read_file(config)
+    if config.dataset != DIGITS:
+        return sources.from_tfds(config, split)
+    if config.dtype != "uint8":
         raise ConfigError(
             f"digits are bytes: they need {MADE_BY['uint8']}. Received: dataset='digits' for a model of "
             f"{config.dtype}"
         )
-    if config.dataset == DIGITS:
-        return (*sources.digits(config.image_size, config.condition), ())
-    return sources.from_tfds(config, only)
+    return sources.digits(config.image_size, config.condition)
+
+
+def _with_test_images(found: DataSet, config: DataConfig) -> DataSet:
+    """Returns a data set with test images: its own, or every tenth of all."""
+    if found.test is not None:
+        return found
+    train, test = hold_out(found.train, config)
+    note = f"{_lacks(config)}: every tenth image, {len(test)} in all, is held out for testing."
+    return dataclasses.replace(found, train=train, test=test, notes=(*found.notes, note))
+
+
+def _lacks(config: DataConfig) -> str:
+    """Says what a data set without test images lacks."""
+    if file_of(config.dataset):
+        return "One file"
+    return "No test/ folder" if folder_of(config.dataset) else "No test split"
 
 
 def _cut(train: Examples, config: DataConfig) -> tuple[Examples, Examples]:

@@ -15,9 +15,9 @@ import tensorflow as tf
 from glow_tf.config import DIGITS, DataConfig
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.data.arrays import (
+    DataSet,
     Examples,
     check_memory_of_resized,
-    hold_out,
     resize,
     stack,
     why_of_another_type,
@@ -33,8 +33,8 @@ DIGITS_SIDE = 8
 DIGITS_TEST_EXAMPLES = 360
 
 
-def digits(image_size: int = 0, condition: str = "") -> tuple[Examples, Examples, tuple[str, ...]]:
-    """Returns training and test examples of scikit-learn's 1,797 handwritten digits, and the classes' names.
+def digits(image_size: int = 0, condition: str = "") -> DataSet:
+    """Returns scikit-learn's 1,797 handwritten digits.
 
     They are 8×8 and grey, unless they are resized to a side. Their 17 levels are multiplied by 8, so that
     pixels range from 0 to 128. With a condition, the class of each is given with it, one-hot.
@@ -45,51 +45,44 @@ def digits(image_size: int = 0, condition: str = "") -> tuple[Examples, Examples
     images = (bunch.images * 8).astype(np.uint8)[..., np.newaxis]
     if image_size:
         check_memory_of_resized(len(images), len(images), DataConfig(DIGITS, image_size=image_size))
-        images = resize(images, image_size).numpy()
+        images = np.asarray(resize(images, image_size))
     order = np.random.default_rng(0).permutation(len(images))  # the set is sorted by writer
     class_names = tuple(map(str, bunch.target_names))
     given = np.eye(len(class_names), dtype=np.float32)[bunch.target] if condition else None
     examples = Examples(images, labels=bunch.target.astype(np.int64), condition=given)[order]
-    return examples[DIGITS_TEST_EXAMPLES:], examples[:DIGITS_TEST_EXAMPLES], class_names
+    return DataSet(examples[DIGITS_TEST_EXAMPLES:], examples[:DIGITS_TEST_EXAMPLES], class_names)
 
 
-def from_tfds(
-    config: DataConfig, only: str = ""
-) -> tuple[Examples, Examples, tuple[str, ...], tuple[str, ...]]:
-    """Returns training and test examples of a TFDS data set, prepared in data_dir or downloaded.
+def from_tfds(config: DataConfig, split: str = "all") -> DataSet:
+    """Reads a TFDS data set, prepared in data_dir or downloaded.
 
-    They have labels if the data set has a feature `label` that names one class an image; then the classes'
-    names are returned as well, and notes on what was read how. What is given with them is another feature,
-    `config.condition`. Without a test or validation split every tenth image is held out. If `only` is `train`
-    or `test`, a split of its own that is not wanted is not read, and is empty. ConfigError if TFDS cannot
-    load the data set, or it has no images or no training split.
+    Its examples have labels if it has a feature `label` that names one class an image. What is given with
+    them is another feature, `config.condition`. If the split is `train` or `test`, one of its own that is not
+    wanted is not read, and is empty. ConfigError if TFDS cannot load the data set, or it has no images or no
+    training split.
     """
     builder = _tfds_builder(config)
     splits = builder.info.splits
-    held_out = next((s for s in ("test", "validation") if s in splits), None)
     if "train" not in splits:
         raise ConfigError(
             f"dataset must have a train split. Received: dataset={config.dataset!r} with splits "
             f"{sorted(splits)}"
         )
     names = _class_names(builder)
+    held_out = next((s for s in ("test", "validation") if s in splits), None)
     if held_out is None:
-        train, test = hold_out(_read_split(builder, "train", config, bool(names)), config)
-        note = f"No test split: every tenth image, {len(test)} in all, is held out for testing."
-        return train, test, names, (note,)
-    # Validation images come from the end of the training data, so it is read whole when they are wanted.
-    trained = 0 if config.validation_examples else config.train_examples
-    wanted = {"train": trained, held_out: config.test_examples}
-    found = []
-    for name, count in wanted.items():
-        if only and (only == "train") != (name == "train"):
-            found.append(Examples(np.empty((0, 0, 0, 0), np.uint8)))
-            continue
+        return DataSet(_read_split(builder, "train", config, bool(names)), None, names)
+
+    def read(name: str, count: int) -> Examples:
+        if split not in ("all", "train" if name == "train" else "test"):
+            return Examples(np.empty((0, 0, 0, 0), np.uint8))
         # Too many: all are read, and then the message says how many there are.
-        limited = 0 < count <= splits[name].num_examples
-        split = f"{name}[:{count}]" if limited else name
-        found.append(_read_split(builder, split, config, labelled=bool(names)))
-    return found[0], found[1], names, ()
+        limited = f"[:{count}]" if 0 < count <= splits[name].num_examples else ""
+        return _read_split(builder, f"{name}{limited}", config, bool(names))
+
+    # Validation images come from the end of the training data, so it is read whole when they are wanted.
+    train = read("train", 0 if config.validation_examples else config.train_examples)
+    return DataSet(train, read(held_out, config.test_examples), names)
 
 
 def _class_names(builder: Any) -> tuple[str, ...]:
@@ -136,9 +129,7 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
     condition_of = reader_of(builder, config, examples.element_spec) if config.condition else None
 
     def members(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        image = example["image"]
-        if config.image_size and image.shape[:2] != (config.image_size,) * 2:
-            image = resize(image, config.image_size)
+        image = resize(example["image"], config.image_size)
         labels = {"labels": example["label"]} if labelled else {}
         return {"images": image, **labels, **({"condition": condition_of(example)} if condition_of else {})}
 

@@ -302,7 +302,7 @@ class SaveCheckpoints(RunCallback):
         last_of_phase = epoch + 1 == self.params["epochs"] or self.model.phase_of(epoch + 1) != phase
         if last_of_phase and outside >= LAST_STEPS:
             what = f"the last {outside} steps in phase '{phase}' were outside of their band"
-            if self.run.can_roll_back:
+            if self.run.config.train.on_divergence == "recover":
                 raise DivergedError(f"Training stopped: {what}.", phase.active, what)
             print(f"WARNING: {what}.", flush=True)
         if int(checkpoints.recoveries.numpy()) == 1:  # the first time, a lower rate holds for one epoch

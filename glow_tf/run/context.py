@@ -23,7 +23,7 @@ from glow_tf.model.glow import Glow
 from glow_tf.run import tables
 from glow_tf.run.files import saved
 from glow_tf.run.files.checkpoints import Checkpoints, checkpoint_bytes
-from glow_tf.run.files.same_data import check_same_data, check_same_on_workers, fingerprints, write_data
+from glow_tf.run.files.checksums import check_same_data, check_same_on_workers, fingerprints, write_data
 from glow_tf.run.files.workdir import Workdir
 from glow_tf.run.prior import with_start
 from glow_tf.run.suited import suited
@@ -74,11 +74,6 @@ class Run:
         return is_chief(self.group)
 
     @property
-    def can_roll_back(self) -> bool:
-        """Whether the run may be rolled back to a checkpoint where training diverges."""
-        return self.config.train.on_divergence == "recover"
-
-    @property
     def strategy(self) -> Strategy:
         """What the run is distributed by."""
         return self.trainer.distribute_strategy
@@ -108,8 +103,8 @@ class Run:
     def parameters(self) -> list[int]:
         """Number of trainable parameters of each part; those of local priors are not among them."""
         *others, last = self.glow.parts
-        own = [*(part.flow_variables for part in others), last.trainable_variables]
-        return [sum(v.value.shape.num_elements() for v in variables) for variables in own]
+        of_parts = [*(part.flow_variables for part in others), last.trainable_variables]
+        return [sum(v.value.shape.num_elements() for v in variables) for variables in of_parts]
 
     @functools.cached_property
     def description(self) -> str:
@@ -134,8 +129,8 @@ class Run:
 
     def first_conditions(self, count: int) -> np.ndarray | None:
         """Returns `count` conditions: those of the first test images, in turn; None if nothing is given."""
-        given = self.images.conditions.get("test")
-        return None if given is None else given[np.arange(count) % len(given)]
+        conditions = self.images.conditions.get("test")
+        return None if conditions is None else conditions[np.arange(count) % len(conditions)]
 
     @property
     def heading(self) -> str:
@@ -180,26 +175,21 @@ class Run:
 
     def prefix_batches(self, epoch: int) -> tf.data.Dataset:
         """Returns one pass over all training images, as an epoch (from 0) sees them."""
-        batches = data.prefix_batches(
-            self.images.train,
-            self.config.train.batch_size,
-            self.config.seed,
-            epoch,
-            augment=self.config.data.augment,
-        )
+        size, augment = self.config.train.batch_size, self.config.data.augment
+        batches = data.prefix_batches(self.images.train, size, self.config.seed, epoch, augment=augment)
         return data.with_members(batches, self._conditions("train"), len(self.images.train))
 
     @functools.cached_property
     def held_out(self) -> dict[str, inputs.Dataset]:
         """What `evaluate` takes, of `test` images and, if there are any, of `validation` images."""
         images = {"test": self.images.test, "validation": self.images.validation}
-        how, found = (self.config.train.batch_size, self.config.seed), {}
-        for name, own in images.items():
-            if len(own):
-                others = self._conditions(name)
-                batches = functools.partial(data.evaluation_batches, own, *how, others=others)
-                found[name] = strategies.distributed(self.strategy, batches)
-        return found
+        how = {"batch_size": self.config.train.batch_size, "seed": self.config.seed}
+        batches = {
+            name: functools.partial(data.evaluation_batches, of_split, **how, others=self._conditions(name))
+            for name, of_split in images.items()
+            if len(of_split)
+        }
+        return {name: strategies.distributed(self.strategy, make) for name, make in batches.items()}
 
     def _conditions(self, split: str) -> dict[str, np.ndarray]:
         return {"condition": self.images.conditions[split]} if self.images.conditions else {}
@@ -225,12 +215,12 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     images = data.load(dataclasses.replace(config.data, dtype=config.model.data_dtype))
     for note in images.notes:
         print(printable(note))
-    given = config
+    before = config
     config, images, start = with_start(config, images, start, strategy)
     if config.left_open:
         levels = 0 if config.model.is_real else images.levels
         config = suited(config, images.image_shape, len(images.train), levels)
-    if config is not given:
+    if config is not before:
         workdir.config, devices = config, _devices(config, group)
     _check_memory(config, images)
     model = dataclasses.replace(
@@ -243,22 +233,24 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     config = dataclasses.replace(config, model=model)
     layouts = layouts_of_steps(config.data.crop, model)
     phases = phases_of(config)
-    trainer = _make_trainer(config, phases, devices, strategy, len(images.train))
-    if start is not None and chief:  # workers get its weights
-        with strategy.scope():
-            print(saved.start_from(config.init_from, start, trainer.glow))
+    steps = data.steps_per_epoch(len(images.train), config.train.batch_size)
     with strategy.scope():
+        trainer = compiled_trainer(config, Glow(model, devices, name="glow"), phases, steps)
+        if start is not None and chief:  # workers get its weights
+            print(saved.start_from(config.init_from, start, trainer.glow))
         trainer.glow.dequantize.adapt(images.train)
+    if config.train.cache_prefix:
+        trainer.prefix_caches = _make_caches(trainer, len(images.train), config)
     most = CHECKPOINTS_ON_DISK + bool(config.init_from) + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
     if chief:
         workdir.check_space(most * checkpoint_bytes(trainer))
     folder = workdir.path / "checkpoints"
-    found = fingerprints(images, config.conditional)
-    check_same_data(folder, model, found)
-    check_same_on_workers(strategy, found)
+    checksums = fingerprints(images, config.conditional)
+    check_same_data(folder, model, checksums)
+    check_same_on_workers(strategy, checksums)
     workdir.claim()
     checkpoints = Checkpoints(folder, trainer, writes=chief)
-    write_data(folder, found)
+    write_data(folder, checksums)
     return Run(config, workdir, group, images, phases, layouts, trainer, checkpoints)
 
 
@@ -266,7 +258,7 @@ def _check_memory(config: RunConfig, images: data.ImageData) -> None:
     copies = 1 + config.train.cache_prefix  # one that steps read, one from which a cache is filled
     remedy = "take smaller images (--image_size), or fewer (--train_examples)"
     held = [images.train] * copies + list(images.conditions.values())
-    needed = sum(own.nbytes for own in held if in_memory(own))
+    needed = sum(values.nbytes for values in held if in_memory(values))
     check_memory(needed, "copies of the training images for TensorFlow", remedy)
 
 
@@ -298,17 +290,6 @@ def _classes(config: RunConfig, images: data.ImageData) -> tuple[str, ...]:
         if not name.isprintable():  # bytes of a file's name that are no text, too
             raise ConfigError(f"the names of classes must be text. Received: {name!r}")
     return images.class_names
-
-
-def _make_trainer(
-    config: RunConfig, phases: tuple[Phase, ...], devices: Sequence[str], strategy: Strategy, examples: int
-) -> PartsTrainer:
-    steps = data.steps_per_epoch(examples, config.train.batch_size)
-    with strategy.scope():
-        trainer = compiled_trainer(config, Glow(config.model, devices, name="glow"), phases, steps)
-    if config.train.cache_prefix:
-        trainer.prefix_caches = _make_caches(trainer, examples, config)
-    return trainer
 
 
 def compiled_trainer(

@@ -39,13 +39,9 @@ def trained_model(run: Run) -> Glow:
 
 
 def finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Mapping[str, Any]:
-    """Writes the export and the summary, and prints it; returns the summary.
+    """Writes the export and the summary of a run, in its first process, and prints it; returns the summary.
 
-    Args:
-      run: of the first process, with all its epochs.
-      trained: the `trained_model`, where it is needed.
-      export: writes a model to a folder.
-      start: when the process began, by `time.monotonic`.
+    `trained` is the `trained_model`, where it is needed. The process began at `start`, by `time.monotonic`.
     """
     history = run.workdir.read_history(len(run.phases))
     run.workdir.write_history(history)  # without the row of an epoch that has no checkpoint

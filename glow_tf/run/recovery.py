@@ -40,7 +40,7 @@ def _roll_back(run: Run, error: DivergedError) -> int:
 
     The first process, which has the workdir, decides. DivergedError if the run may not roll back.
     """
-    if not run.can_roll_back:
+    if run.config.train.on_divergence != "recover":
         raise error
     given_up = None
     if run.is_chief:

@@ -10,8 +10,8 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.layout.schedule import phases_of
 from glow_tf.model.glow import Glow
 from glow_tf.run.files import checkpoint_files
+from glow_tf.run.files.checksums import is_kept, read_data
 from glow_tf.run.files.flags_file import read_config
-from glow_tf.run.files.same_data import is_kept, read_data
 from glow_tf.run.files.saved import load
 
 

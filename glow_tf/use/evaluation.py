@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -18,11 +18,11 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.data.batches import evaluation_batches
 from glow_tf.data.progress import with_progress
 from glow_tf.layout.partition import PartLayout, part_layouts
-from glow_tf.model.conditions import check_given, in_arrays, some_of
+from glow_tf.model.conditions import check_given, in_arrays
 from glow_tf.model.glow import Glow
 from glow_tf.model.labels import require_classes
 from glow_tf.model.parts import Part
-from glow_tf.use.latents import batch_of, seed_of
+from glow_tf.use.latents import batch_of, in_batches, seed_of
 from glow_tf.use.models import TrainedModel
 
 BATCH = 256  # of sides up to 32; see `batch_of`
@@ -128,11 +128,13 @@ def evaluate(
         )
     check_given(glow, condition, len(images))
     if not isinstance(glow, Glow):
-        log_probs = _log_probs(glow.log_prob, "Evaluating", images, draws, seed, condition)
-        of_draws = np.asarray(bits_per_dim(-log_probs, glow.image_shape)).reshape(draws, len(images))
-        return Evaluation(of_draws, {}, {}, glow.dimensions)
+        size, none = batch_of(images.shape[1:], BATCH), np.empty(0)
+        functions = [functools.partial(glow.log_prob, seed=seed_of(seed, k)) for k in range(draws)]
+        found = [in_batches(own, images, "Evaluating", none, condition, size) for own in functions]
+        return Evaluation(bits_per_dim(-np.stack(found), glow.image_shape), {}, {}, glow.dimensions)
     glow.checked(images)
-    pieces = _pieces(glow)
+    of_parts = enumerate(zip(glow.parts, part_layouts(glow.config), strict=True), start=1)
+    pieces = [(block, k) for k, own in of_parts for block in dict.fromkeys(_blocks(*own))]  # both from 1
     totals, sums = [], np.zeros((1 + 2 * len(pieces), len(images)))
     rows = _rows(glow, images, draws, seed, condition)
     steps = len(rows) // draws
@@ -170,19 +172,6 @@ def _rows(glow: Glow, images: np.ndarray, draws: int, seed: int, condition: Cond
     return rows
 
 
-def _log_probs(
-    function: Callable, task: str, images: np.ndarray, draws: int, seed: int, condition: Condition
-) -> np.ndarray:
-    """Returns what a model's function of (images, seed, condition) gives for all images, draw by draw."""
-    size, condition = batch_of(images.shape[1:], BATCH), in_arrays(condition)
-    places = [slice(start, start + size) for _ in range(draws) for start in range(0, len(images), size)]
-    found = [
-        np.asarray(function(images[place], seed_of(seed, k), some_of(condition, place)), np.float64)
-        for k, place in enumerate(with_progress(places, len(places), f"{task}, batches of {size}"))
-    ]
-    return np.concatenate(found)
-
-
 def by_class(
     values: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, tuple[int, float, float]]:
@@ -201,8 +190,9 @@ def label_bits(
     """
     require_classes("label_bits", model.classes)
     check_given(model, condition, len(images))
-    log_probs = _log_probs(model.label_log_probs, "Labels", images, 1, seed, condition)
-    return bits_per_dim(-log_probs, model.image_shape)
+    size, none = batch_of(images.shape[1:], BATCH), np.empty((0, len(model.classes)))
+    function = functools.partial(model.label_log_probs, seed=seed)
+    return bits_per_dim(-in_batches(function, images, "Labels", none, condition, size), model.image_shape)
 
 
 def labels_of(model: TrainedModel, names: Sequence[str]) -> np.ndarray:
@@ -219,12 +209,6 @@ def _blocks(part: Part, layout: PartLayout) -> list[int]:
     """Returns the block of each bijector of a part, from 1."""
     blocks = [block for (block, _), _ in itertools.groupby(layout.elements, lambda e: (e.block, e.kind))]
     return blocks if len(blocks) == len(part.bijectors) else blocks[:1] * len(part.bijectors)  # of a level
-
-
-def _pieces(glow: Glow) -> list[tuple[int, int]]:
-    """Returns block and part, from 1 both, of what lies within one of each, in order."""
-    of_parts = enumerate(zip(glow.parts, part_layouts(glow.config), strict=True), start=1)
-    return [(block, k) for k, own in of_parts for block in dict.fromkeys(_blocks(*own))]
 
 
 def terms(glow: Glow, v: tf.Tensor, condition: Condition = None) -> list[tf.Tensor]:

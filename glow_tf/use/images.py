@@ -99,13 +99,11 @@ def read_in_shape(
 ) -> UsedImages:
     """As `read_images`, of a data set, whose `test_examples` say how many."""
     size = _side(image_shape)
-    if config.dataset == "digits" and size == DIGITS_SIDE:
-        size = 0
     config = dataclasses.replace(config, image_size=size)
     examples, class_names, notes = load_split(config, split, fewer_will_do)
-    if config.dataset == "digits" and size:
+    if config.dataset == "digits" and size not in (0, DIGITS_SIDE):
         notes = (*notes, f"Resized from {DIGITS_SIDE}×{DIGITS_SIDE} to {size}×{size}.")
-    return _used(examples, class_names, notes, image_shape, config.dataset)
+    return _as_used(examples, class_names, notes, image_shape, config.dataset)
 
 
 def read_images_by_size(
@@ -118,7 +116,7 @@ def read_images_by_size(
     any_shape = (0, 0, image_shape[-1])
     examples, class_names, notes = load_split(config, split, fewer_will_do, any_size=True)
     if examples.images.dtype != object:
-        return [_used(examples, class_names, notes, any_shape, config.dataset)]
+        return [_as_used(examples, class_names, notes, any_shape, config.dataset)]
     places: dict[tuple[int, ...], list[int]] = {}
     for place, image in enumerate(examples.images):
         places.setdefault(image.shape, []).append(place)
@@ -126,11 +124,11 @@ def read_images_by_size(
     for own in places.values():
         some = examples[np.array(own)]
         some = dataclasses.replace(some, images=np.stack(some.images.tolist()))
-        groups.append(_used(some, class_names, () if groups else notes, any_shape, config.dataset))
+        groups.append(_as_used(some, class_names, () if groups else notes, any_shape, config.dataset))
     return groups
 
 
-def _used(
+def _as_used(
     examples: Examples,
     class_names: tuple[str, ...],
     notes: tuple[str, ...],

@@ -12,16 +12,10 @@ from glow_tf.core.text_files import check_path
 from glow_tf.layout.schedule import epochs_training, phases_of
 from glow_tf.presets.weights_file import check_weight
 from glow_tf.run.context import compiled_trainer
+from glow_tf.run.files import checkpoint_content as content
 from glow_tf.run.files import saved
-from glow_tf.run.files.checkpoint_content import (
-    divergence_of,
-    epochs_and_steps,
-    read_into,
-    readable,
-    state_of,
-)
+from glow_tf.run.files.checksums import read_data
 from glow_tf.run.files.flags_file import read_config
-from glow_tf.run.files.same_data import read_data
 from glow_tf.run.files.saved import load as load
 from glow_tf.training.trainer import PartsTrainer
 
@@ -63,7 +57,7 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
     path = saved.checkpoint_path(workdir, which)
     config = read_config(workdir)
     phases = phases_of(config)
-    epochs, steps = epochs_and_steps(path)
+    epochs, steps = content.epochs_and_steps(path)
     part = phases[0].active[0]
     if trained := epochs_training(part, phases[:epochs]):
         steps_per_epoch = steps[part] // trained
@@ -71,8 +65,8 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
         images = int(read_data(workdir / "checkpoints")["train images"].split()[0])
         steps_per_epoch = data.steps_per_epoch(images, config.train.batch_size)
     trainer = compiled_trainer(config, saved.untrained_glow(workdir), phases, steps_per_epoch)
-    with readable(path):
-        read_into(state_of(trainer) | divergence_of(trainer), path, partly=True)
+    with content.readable(path):
+        content.read_into(content.state_of(trainer) | content.divergence_of(trainer), path, partly=True)
     trainer.averages.swap()  # a checkpoint's model has the averages
     trainer.finished_epochs = epochs
     return trainer

@@ -95,10 +95,7 @@ def open_model(model: str | os.PathLike, allow_unknown_ops: bool = False) -> Tra
             "the path of a run's workdir, a .keras file or an exported SavedModel. "
             f"Received: model={str(model)!r}{missing}"
         )
-    try:
-        return load_glow(model)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    return load_glow(model)
 
 
 def about(model: str | os.PathLike) -> Mapping[str, Any]:

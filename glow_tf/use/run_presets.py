@@ -15,8 +15,8 @@ from glow_tf.data.loading import load as load_data
 from glow_tf.layout.schedule import phases_of
 from glow_tf.model.glow import Glow
 from glow_tf.presets import OWN
+from glow_tf.run.files.checksums import check_same_data, fingerprints
 from glow_tf.run.files.flags_file import command_of, read_config
-from glow_tf.run.files.same_data import check_same_data, fingerprints
 from glow_tf.run.files.saved import load as load_glow
 from glow_tf.run.files.workdir import BEST_EPOCH, is_finished, read_summary
 from glow_tf.use.evaluation import evaluate, mean_and_error

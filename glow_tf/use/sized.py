@@ -16,25 +16,11 @@ from glow_tf.use.models import TrainedModel
 BYTES, BYTES_BESIDE = 8, 100
 
 
-def check_size(glow: Glow, height: int, width: int, name: str) -> None:
-    """Raises ConfigError, naming an image, unless a model can restore it at its size, and memory suffices."""
-    config = glow.config
-    if (height, width) == config.image_shape[:2]:
-        return
-    _check_alone(glow, (height, width), name)
-    needed = BYTES * config.flow_steps * config.width * height * width
-    check_memory(
-        needed, f"what the gradient of {name}, {height}×{width}, needs", "crop the image, or leave it out"
-    )
-    if config.design.any_size:
-        _check_resizes(glow, (height, width), name)
-
-
 def of_size(glow: Glow, height: int, width: int) -> Glow:
     """Returns a model of the same weights for images of a size, or of the next larger one that it can have.
 
-    Levels have every size. A Glow's sides are its own, plus or minus multiples of
-    what makes them as often even. See `check_size`.
+    Levels have every size. A Glow's sides are its own, plus or minus multiples of what makes them as often
+    even.
     """
     own, step = glow.image_shape, 1 if glow.config.design.any_size else 2 << glow.config.num_blocks
     sides = (side + (there - side) % step for side, there in zip((height, width), own, strict=False))
@@ -59,18 +45,35 @@ def fitted(model: TrainedModel, size: Sequence[int]) -> TrainedModel:
     return model if same else model.resized((*size, model.image_shape[-1]))
 
 
-def check_fits(model: TrainedModel, size: Sequence[int], name: str) -> None:
-    """Raises ConfigError, naming an image, unless a model can take images of a size, and memory suffices."""
+def check_fits(model: TrainedModel, size: Sequence[int], name: str, restores: bool = False) -> None:
+    """Raises ConfigError, naming an image, unless a model can take images of a size, and memory suffices.
+
+    With `restores` the gradient must fit into memory, too, and a Glow may take the next larger size; see
+    `of_size`.
+    """
     if (size := tuple(size)) == tuple(model.image_shape[:2]):
         return
+    shape, own = ("×".join(map(str, sides)) for sides in (size, model.image_shape[:2]))
     if not isinstance(model, Glow):
         raise ConfigError(
             "a SavedModel keeps the size of its images: export the model for that size, with --image_size. "
-            f"Received: {name} of {'×'.join(map(str, size))} for {'×'.join(map(str, model.image_shape[:2]))}"
+            f"Received: {name} of {shape} for {own}"
         )
-    _check_alone(model, size, name)
-    check_needed(model, size, name, "crop or shrink them")
-    _check_resizes(model, size, name)
+    if model.classes or model.condition_shapes:
+        raise ConfigError(
+            f"a model that knows classes, or is given something with each image, takes images of {own} "
+            f"alone: resize the others first. Received: {name} of {shape}"
+        )
+    config = model.config
+    if restores:
+        needed = BYTES * config.flow_steps * config.width * size[0] * size[1]
+        remedy = "crop the image, or leave it out"
+        check_memory(needed, f"what the gradient of {name}, {shape}, needs", remedy)
+    else:
+        check_needed(model, size, name, "crop or shrink them")
+    if config.design.any_size or not restores:
+        resized, _ = config.design.resized(config, (*size, model.image_shape[-1]))
+        check_divisible(size, resized, f"{name} of {shape}")
 
 
 def check_needed(glow: Glow, size: Sequence[int], name: str, remedy: str) -> None:
@@ -80,17 +83,3 @@ def check_needed(glow: Glow, size: Sequence[int], name: str, remedy: str) -> Non
     at_once = min(pixels, 4 * LARGE * SIDE**2) if is_tiled else pixels
     needed = BYTES * max(glow.config.widths) * at_once + BYTES_BESIDE * pixels
     check_memory(needed, f"what {name} of {'×'.join(map(str, size))} need", remedy)
-
-
-def _check_alone(glow: Glow, size: tuple[int, int], name: str) -> None:
-    if glow.classes or glow.condition_shapes:
-        own, received = ("×".join(map(str, sides)) for sides in (glow.image_shape[:2], size))
-        raise ConfigError(
-            f"a model that knows classes, or is given something with each image, takes images of {own} "
-            f"alone: resize the others first. Received: {name} of {received}"
-        )
-
-
-def _check_resizes(glow: Glow, size: tuple[int, int], name: str) -> None:
-    config, _ = glow.config.design.resized(glow.config, (*size, glow.image_shape[-1]))
-    check_divisible(size, config, f"{name} of {'×'.join(map(str, size))}")

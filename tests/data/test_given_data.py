@@ -13,7 +13,7 @@ from glow_tf.config import ConfigError, DataConfig
 from glow_tf.data import loading, sources
 from glow_tf.data.arrays import in_memory
 from glow_tf.data.loading import load_split
-from glow_tf.run.files.same_data import fingerprints
+from glow_tf.run.files.checksums import fingerprints
 
 
 def write(path, pixels):

@@ -17,7 +17,7 @@ from glow_tf.config import ConfigError, DataConfig
 from glow_tf.core.durable_files import put_in_place
 from glow_tf.data import arrays, folder, image_cache
 from glow_tf.data.pictures import read_picture
-from glow_tf.run.files.same_data import fingerprints
+from glow_tf.run.files.checksums import fingerprints
 
 
 @pytest.fixture(scope="module")

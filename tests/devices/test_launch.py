@@ -25,7 +25,7 @@ from glow_tf.config import RunConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.devices import broken, children, liveness, meeting, part_processes, processes, stall, workers
 from glow_tf.run import lifecycle
-from glow_tf.run.files import same_data
+from glow_tf.run.files import checksums
 
 FAST = {
     "schedule": "simultaneous",
@@ -322,12 +322,12 @@ def test_a_worker_with_other_images_is_refused(monkeypatch):
             variable.assign(value)
 
     data = {"train images": "36 (checksum 0a)", "test images": "4 (checksum 0b)"}
-    monkeypatch.setattr(same_data, "follow_first_worker", send)
-    same_data.check_same_on_workers(None, data)
-    monkeypatch.setattr(same_data, "follow_first_worker", receive)
-    same_data.check_same_on_workers(None, data)
+    monkeypatch.setattr(checksums, "follow_first_worker", send)
+    checksums.check_same_on_workers(None, data)
+    monkeypatch.setattr(checksums, "follow_first_worker", receive)
+    checksums.check_same_on_workers(None, data)
     with pytest.raises(ConfigError, match=r"Received: other test images=5 \(checksum 0b\)$"):
-        same_data.check_same_on_workers(None, {**data, "test images": "5 (checksum 0b)"})
+        checksums.check_same_on_workers(None, {**data, "test images": "5 (checksum 0b)"})
 
 
 def meet(*settings, summary=None, count=None, function=meeting.meet):

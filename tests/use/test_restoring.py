@@ -11,7 +11,7 @@ from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
 from glow_tf.use import denoise, encode, inpaint, psnr
 from glow_tf.use.restore.restoring import harmonic
-from glow_tf.use.sized import check_size, extended, of_size
+from glow_tf.use.sized import check_fits, extended, of_size
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +87,13 @@ def test_a_model_of_other_sizes_has_the_same_weights(eager):
 
 
 def test_models_that_have_one_size_alone_name_the_image():
-    check_size(preset_once("digits"), 50, 40, "a.png")
+    check_fits(preset_once("digits"), (50, 40), "a.png", restores=True)
     with pytest.raises(ConfigError, match=r"images of 8×8 alone.*Received: sub/a.png of 9×8"):
-        check_size(preset_once("digits_classes"), 9, 8, "sub/a.png")
+        check_fits(preset_once("digits_classes"), (9, 8), "sub/a.png", restores=True)
     with pytest.raises(ConfigError, match=r"must be 4 or more .*Received: a.png of 3×50"):
-        check_size(preset_once("cifar10_small"), 3, 50, "a.png")
+        check_fits(preset_once("cifar10_small"), (3, 50), "a.png", restores=True)
     with pytest.raises(ConfigError, match=r"gradient of a.png, 90000×90000, needs must fit in"):
-        check_size(preset_once("digits"), 90_000, 90_000, "a.png")
+        check_fits(preset_once("digits"), (90_000, 90_000), "a.png", restores=True)
 
 
 def test_psnr_is_that_of_the_mean_square():

@@ -14,22 +14,11 @@ import tensorflow as tf
 from glow_tf.core.durable_files import flush, make_folder, write_atomically
 from glow_tf.core.errors import reason_of
 from glow_tf.core.text_files import json_text
-from glow_tf.devices.workers import (
-    by_each_replica,
-    follow_first_worker,
-    in_several_processes,
-    sums_over_replicas,
-)
+from glow_tf.devices import workers
+from glow_tf.run.files import checkpoint_content as content
 from glow_tf.run.files import checkpoint_files
-from glow_tf.run.files.checkpoint_content import (
-    DamagedCheckpointError,
-    divergence_of,
-    read_into,
-    readable,
-    state_of,
-    within_epoch_of,
-)
-from glow_tf.run.files.same_data import MODEL
+from glow_tf.run.files.checkpoint_content import DamagedCheckpointError
+from glow_tf.run.files.checksums import MODEL
 from glow_tf.training.traffic import bytes_of
 from glow_tf.training.trainer import PartsTrainer
 
@@ -69,10 +58,10 @@ class Checkpoints:
         self._trainer = trainer
         counted = {"epochs": self.epochs, "best_bpd": self.best_bpd, "recoveries": self.recoveries}
         within = {"steps": self.steps, "seconds": self.seconds, "gone_back_to": self.rolled_back_to}
-        self._at_ends = state_of(trainer) | divergence_of(trainer) | counted
-        of_epoch = within_epoch_of(trainer)
+        self._at_ends = content.state_of(trainer) | content.divergence_of(trainer) | counted
+        of_epoch = content.within_epoch_of(trainer)
         self._sums: list[tuple[tf.Variable, tf.Variable]] = []  # of each worker, and of all
-        if in_several_processes(trainer.distribute_strategy):
+        if workers.in_several_processes(trainer.distribute_strategy):
             copy = functools.partial(tf.nest.map_structure, lambda v: tf.Variable(tf.zeros(v.shape, v.dtype)))
             means, of_epoch["means"] = of_epoch["means"], copy(of_epoch["means"])
             self._sums = [*zip(*map(tf.nest.flatten, (means, of_epoch["means"])), strict=True)]
@@ -126,7 +115,7 @@ class Checkpoints:
     def share(self) -> None:
         """Gives the first worker's state to the others; waits until all have come here."""
         strategy = self._trainer.distribute_strategy
-        follow_first_worker(strategy, tf.nest.flatten(list(self._within_epochs.values())))
+        workers.follow_first_worker(strategy, tf.nest.flatten(list(self._within_epochs.values())))
 
         def take() -> None:  # all of a sum by one replica, as if it had made all steps so far
             first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
@@ -134,7 +123,7 @@ class Checkpoints:
                 own.assign(tf.where(first, total, tf.zeros_like(total)))
 
         if self._sums:
-            by_each_replica(strategy, take)
+            workers.by_each_replica(strategy, take)
 
     def roll_back(self, before: int | None = None) -> int | None:
         """Restores the newest sound checkpoint and removes later ones; returns its number of epochs.
@@ -168,7 +157,7 @@ class Checkpoints:
 
     def all_finite(self) -> bool:
         """Returns whether every weight and every number of an optimizer is finite."""
-        for variable in tf.nest.flatten(list(state_of(self._trainer).values())):
+        for variable in tf.nest.flatten(list(content.state_of(self._trainer).values())):
             with tf.device(variable.device):  # it may be on another machine
                 if variable.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(variable)):
                     return False
@@ -178,8 +167,8 @@ class Checkpoints:
         """Restores a checkpoint; DamagedCheckpointError if it cannot be read."""
         folder = checkpoint_files.within(self._folder, epochs) if steps else self._folder
         path = str(folder / f"ckpt-{steps or epochs}")
-        with readable(path):
-            read_into(self._within_epochs if steps else self._at_ends, path)
+        with content.readable(path):
+            content.read_into(self._within_epochs if steps else self._at_ends, path)
         self._trainer.averages.swap()
         self.steps.assign(steps)
         if not checkpoint_files.best_epoch(self._folder):  # a run may have been killed while it went back
@@ -221,7 +210,8 @@ class Checkpoints:
         self.seconds.assign(seconds)
         if self._sums:
             own, totals = zip(*self._sums, strict=True)
-            found = by_each_replica(self._trainer.distribute_strategy, lambda: sums_over_replicas(own))
+            strategy = self._trainer.distribute_strategy
+            found = workers.by_each_replica(strategy, lambda: workers.sums_over_replicas(own))
             for total, value in zip(totals, found, strict=True):
                 total.assign(value)
         with self._trainer.averages.in_place():
@@ -276,4 +266,4 @@ def _remove_all(folder: pathlib.Path, pattern: str) -> None:
 
 def checkpoint_bytes(trainer: PartsTrainer) -> int:
     """Returns the size of one checkpoint in bytes."""
-    return bytes_of(tf.nest.flatten(list(state_of(trainer).values())))
+    return bytes_of(tf.nest.flatten(list(content.state_of(trainer).values())))

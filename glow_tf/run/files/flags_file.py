@@ -6,17 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from glow_tf.config import (
-    ATTRIBUTES,
-    FILE,
-    FOLDER,
-    MAY_DIFFER,
-    RunConfig,
-    all_settings,
-    attributes_of,
-    file_of,
-    folder_of,
-)
+from glow_tf.config import ATTRIBUTES, FILE, FOLDER, MAY_DIFFER, RunConfig, all_settings
 from glow_tf.core.errors import ConfigError
 from glow_tf.run.suited import LEVELS, SETTINGS
 
@@ -45,14 +35,14 @@ def command_of(config: RunConfig) -> str:
     }
     if "learning_rate" in differing:  # typed alone, it would not be scaled
         differing["rate_scaling"] = config.train.rate_scaling
-    places = {"data_dir": "PATH", "init_from": "PATH", "workdir": "PATH"}  # of one machine
-    if attributes_of(config.data.condition):
-        places["condition"] = f"{ATTRIBUTES}PATH"
-    if folder_of(config.data.dataset):
-        places["dataset"] = f"{FOLDER}PATH"
-    if file_of(config.data.dataset):
-        places["dataset"] = f"{FILE}PATH.npy"
-    differing |= {name: place for name, place in places.items() if name in differing}
+    differing |= {name: "PATH" for name in ("data_dir", "init_from", "workdir") if name in differing}
+    for name, kind, place in (
+        ("condition", ATTRIBUTES, "PATH"),
+        ("dataset", FOLDER, "PATH"),
+        ("dataset", FILE, "PATH.npy"),
+    ):
+        if str(differing.get(name)).startswith(kind):
+            differing[name] = f"{kind}{place}"
     return shlex.join(["glow-tf", "train", *as_flags(differing)])
 
 

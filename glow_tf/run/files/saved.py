@@ -16,14 +16,7 @@ from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.memory import check_memory
 from glow_tf.layout.partition import flow_step_counts
 from glow_tf.model.glow import Glow
-from glow_tf.presets.weights_file import (
-    MOST_WEIGHT,
-    Shapes,
-    check_size,
-    check_weights,
-    load_checked,
-    model_bytes,
-)
+from glow_tf.presets import weights_file
 from glow_tf.run.files import checkpoint_files
 from glow_tf.run.files.checkpoint_content import DamagedCheckpointError, by_path, read_into, readable
 from glow_tf.run.files.workdir import BEST_EPOCH, read_summary
@@ -93,7 +86,8 @@ def _load_keras_file(path: pathlib.Path, condition_network: keras.layers.Layer |
         settings, of_trainer = presets.read_keras_file(path)
         config = presets.model_of_settings(path, settings["config"])
         _check_condition_network(path, settings.pop("condition_network", None), condition_network)
-        check_memory(2 * model_bytes(config), f"the model of {path}", "load it where there is more")
+        needed = 2 * weights_file.model_bytes(config)
+        check_memory(needed, f"the model of {path}", "load it where there is more")
         arrays = _arrays_of(path, config, what, own)
         glow = Glow.from_config({**settings, "condition_network": condition_network})
     except ConfigError:
@@ -106,11 +100,12 @@ def _load_keras_file(path: pathlib.Path, condition_network: keras.layers.Layer |
     if of_trainer:
         arrays = {name: shape for name, shape in arrays.items() if not name.startswith(OF_TRAINER)}
     holder = PartsTrainer(glow) if of_trainer else glow
-    load_checked(glow, lambda: holder.load_weights(path), arrays, what, math.inf if own else MOST_WEIGHT)
+    most = math.inf if own else weights_file.MOST_WEIGHT
+    weights_file.load_checked(glow, lambda: holder.load_weights(path), arrays, what, most)
     return glow
 
 
-def _arrays_of(path: pathlib.Path, config: ModelConfig, what: str, own_networks: bool) -> Shapes:
+def _arrays_of(path: pathlib.Path, config: ModelConfig, what: str, own_networks: bool) -> weights_file.Shapes:
     """Returns the shapes of the arrays in a `.keras` file; ConfigError as `check_weights` raises it."""
     with zipfile.ZipFile(path) as archive:
         weights = archive.getinfo(presets.WEIGHTS)
@@ -121,10 +116,11 @@ def _arrays_of(path: pathlib.Path, config: ModelConfig, what: str, own_networks:
                 f"Received: {weights}"
             )
         if not own_networks:  # nobody knows their size
-            check_size(weights.file_size, config, what)
+            weights_file.check_size(weights.file_size, config, what)
         # All at once: for each place that HDF5 asks for, zipfile would read the member from its start again.
         content = io.BytesIO(archive.read(weights))
-    return check_weights(content, sizes[1], config, what, compressed=False, own_networks=own_networks)
+    how = {"compressed": False, "own_networks": own_networks}
+    return weights_file.check_weights(content, sizes[1], config, what, **how)
 
 
 def _check_condition_network(path: pathlib.Path, kept: dict | None, given: keras.layers.Layer | None) -> None:
@@ -151,19 +147,22 @@ def checkpoint_path(workdir: pathlib.Path, which: str = "") -> str:
     """Returns the path of a workdir's `last` or `best` checkpoint, as TensorFlow takes it.
 
     Empty: the best, if there is one. Runs that ended with an earlier release scored and exported the last.
-    FileNotFoundError if there is none; ValueError if the folder is not a workdir, or `which` another word.
+    FileNotFoundError if there is none; ConfigError if the folder is not a workdir, or `which` another word.
     """
     if (workdir / "saved_model.pb").exists():
-        raise ValueError(
+        raise ConfigError(
             "load needs a .keras file or a run's workdir; a SavedModel loads with tf.saved_model.load, "
             f"without this package. Received: path={str(workdir)!r}"
         )
     if which not in ("last", "best", ""):
-        raise ValueError(f"which must be last or best. Received: which={which!r}")
+        raise ConfigError(f"which must be last or best. Received: which={which!r}")
     check_can_be_read_again("path", workdir)
     folder = workdir / "checkpoints"
     if not which and checkpoint_files.best_epoch(folder) is not None:
-        which = "last" if _ended_with_last(workdir) else "best"
+        which = "best"
+        with contextlib.suppress(OSError):  # the summary is damaged
+            summary = read_summary(workdir)
+            which = "last" if summary and BEST_EPOCH not in summary else "best"
     folder = folder / checkpoint_files.BEST if which == "best" else folder
     epochs = checkpoint_files.complete(folder)
     if not epochs:
@@ -172,14 +171,6 @@ def checkpoint_path(workdir: pathlib.Path, which: str = "") -> str:
             f"There is no {which or 'last'} checkpoint{needs}. Received: path={str(workdir)!r}"
         )
     return str(folder / f"ckpt-{epochs[-1]}")
-
-
-def _ended_with_last(workdir: pathlib.Path) -> bool:
-    """Returns whether an earlier release finished the run, whose summary is of the last epoch."""
-    with contextlib.suppress(OSError):  # it is damaged
-        summary = read_summary(workdir)
-        return bool(summary) and BEST_EPOCH not in summary
-    return False
 
 
 def settings_of_size(model: ModelConfig) -> tuple[str, ...]:

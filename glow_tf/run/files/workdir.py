@@ -71,7 +71,10 @@ class Workdir:
             make_folder(self.path)
             self._lock.acquire(blocking=False)
             self._check_configuration()
-            self._check_folders()
+            (self.path / "samples").mkdir(exist_ok=True)
+            for folder in (self.path, *(self.path / name for name in FOLDERS)):
+                if folder.exists():
+                    tempfile.TemporaryFile(dir=folder).close()  # can it be written?
         except filelock.Timeout:
             self._made = []
             raise ConfigError(
@@ -122,12 +125,6 @@ class Workdir:
                 f"workdir needs about {needed / 2**20:.0f} MiB for checkpoints and export, and "
                 f"{free / 2**20:.0f} MiB are free. Received: workdir={str(self.path)!r}"
             )
-
-    def _check_folders(self) -> None:
-        (self.path / "samples").mkdir(exist_ok=True)
-        for folder in (self.path, *(self.path / name for name in FOLDERS)):
-            if folder.exists():
-                tempfile.TemporaryFile(dir=folder).close()  # can it be written?
 
     def _check_configuration(self) -> None:
         before = read_settings(self.path)
@@ -298,14 +295,15 @@ def epochs_obstacle(before: RunConfig, now: RunConfig, finished: int) -> str:
                 f"in the new schedule it would have been '{new[epoch]}'"
             )
     for part in range(now.model.num_parts):
-        for epoch in range(epochs_training(part, old[:finished])):
-            was, would_be = _rate(before, old, part, epoch), _rate(now, new, part, epoch)
-            if was[0] != would_be[0]:
+        done = epochs_training(part, old[:finished])
+        rates = zip(_rates(before, old, part)[:done], _rates(now, new, part), strict=False)
+        for (was_finetune, span), (is_finetune, new_span) in rates:
+            if was_finetune != is_finetune:
                 return (
                     f"finetune_learning_rate would have begun in another epoch of part {part + 1}, which is "
                     "finished"
                 )
-            if was != would_be:
+            if span != new_span:
                 return (
                     f"the cosine rate of part {part + 1} in its finished epochs depends on the number of all "
                     "its epochs; only a run with --rate_schedule=constant can go on"
@@ -313,19 +311,16 @@ def epochs_obstacle(before: RunConfig, now: RunConfig, finished: int) -> str:
     return ""
 
 
-def _rate(
-    config: RunConfig, phases: Sequence[Phase], part: int, epoch: int
-) -> tuple[bool, tuple[int, int] | None]:
-    """Returns what a part's rate in one of its own epochs (from 0) depends on, besides unchanged settings.
+def _rates(
+    config: RunConfig, phases: Sequence[Phase], part: int
+) -> list[tuple[bool, tuple[int, int] | None]]:
+    """Returns what a part's rate depends on in each of its own epochs, besides unchanged settings.
 
-    That is: whether the rate is the finetune rate, and for a cosine its first and last epoch.
+    That is: whether it is the finetune rate, and of a cosine its first and last epoch.
     """
-    last = epochs_training(part, phases)
-    first_end = epochs_training(part, phases[: config.train.part_epochs])
-    if config.train.finetune_learning_rates(config.model.num_parts) is None:
-        finetune, span = False, (0, last)
-    elif epoch < first_end:
-        finetune, span = False, (0, first_end)
-    else:
-        finetune, span = True, (first_end, last)
-    return finetune, span if config.train.rate_schedule == "cosine" else None
+    end = last = epochs_training(part, phases)
+    if config.train.finetune_learning_rates(config.model.num_parts) is not None:
+        end = epochs_training(part, phases[: config.train.part_epochs])
+    spans = [(False, (0, end))] * end + [(True, (end, last))] * (last - end)
+    is_cosine = config.train.rate_schedule == "cosine"
+    return [(is_finetune, span if is_cosine else None) for is_finetune, span in spans]

@@ -43,15 +43,11 @@ class Line:
 
 
 def chart(lines: Sequence[Line], x_label: str, y_label: str, *, settles: bool = False) -> bytes:
-    """Draws lines as an SVG; values that are not finite are left out.
+    """Draws lines, of which one or more have finite values, as an SVG; other values are left out.
 
-    Args:
-      lines: at least one with finite values. The others have no place in the legend, but a colour, so that
-        several charts of the same runs have the same colours.
-      x_label: below the axis.
-      y_label: the title of the chart, which says what the values are.
-      settles: whether the values of the second half count most, as those of a learning curve; see
-        `settled_scale`. Otherwise the axis begins at 0.
+    The other lines have no place in the legend, but a colour, so that several charts of the same runs have
+    the same colours. Where a chart `settles`, as learning curves do, the values of the second half count
+    most; see `settled_scale`. Otherwise its axis begins at 0.
     """
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that matplotlib's font lacks

@@ -23,31 +23,19 @@ KEPT = "report.json"  # what the report shows and no other file of a workdir hol
 
 @dataclasses.dataclass(frozen=True)
 class RunContent:
-    """A run as its files tell it.
-
-    Attributes:
-      folder: the workdir.
-      config: all settings.
-      model: those of the model, with the size of its images; None before there is one.
-      counts: how many images each split has, by `train`, `validation` and `test`; empty if unknown.
-      rows: of history.csv.
-      untouched: the scores of the model that the run began with, as cells of history.csv; empty if none.
-      best_epoch: the best one on validation images; None if there are none.
-      summary: of a run that has ended with these rows; otherwise empty.
-      stopped: why the run stopped before its end, if it said so.
-      scored: `split`, `of` (how many images), and `usual` and `unusual`: images with bits, a name, and a
-        PNG in base64 each; empty if none were scored.
-    """
+    """A run as its files tell it."""
 
     folder: pathlib.Path
     config: RunConfig
-    model: ModelConfig | None
-    counts: Mapping[str, int]
-    rows: Sequence[Mapping[str, str]]
-    untouched: Mapping[str, str]
-    best_epoch: int | None
-    summary: Mapping[str, Any]
-    stopped: str = ""
+    model: ModelConfig | None  # with the size of its images; None before there is one
+    counts: Mapping[str, int]  # of images, by `train`, `validation` and `test`; empty if unknown
+    rows: Sequence[Mapping[str, str]]  # of history.csv
+    untouched: Mapping[str, str]  # cells about the model that the run began with; empty if none
+    best_epoch: int | None  # on validation images; None if there are none
+    summary: Mapping[str, Any]  # of a run that has ended with these rows; otherwise empty
+    stopped: str = ""  # why the run stopped before its end, if it said so
+    # `split`, `count` (of images), and `usual` and `unusual`: images with bits, a name, and a PNG in base64
+    # each; empty if none were scored.
     scored: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property

@@ -29,7 +29,7 @@ def result(run: RunContent) -> str:
     of = "of the untouched start" if run.best_epoch == 0 else ""
     if run.best_epoch:
         of = f"of epoch {run.best_epoch}, the best on held-out images"
-    epochs = _counted(len(run.rows), "epoch")
+    epochs = counted(len(run.rows), "epoch")
     if len(run.rows) != run.planned:
         epochs += f" (of {run.planned})"
     took = f"{duration(float(run.rows[-1]['total_seconds']))} of training" if run.rows else "no training"
@@ -60,7 +60,7 @@ def _model(run: RunContent) -> str:
     if model.design.separable:
         cut = f"made of {parts} levels, of {numbers}"
     else:
-        cut = f"a Glow of {_counted(model.num_blocks, 'block')}, " + (
+        cut = f"a Glow of {counted(model.num_blocks, 'block')}, " + (
             f"in {parts} parts of {numbers}" if parts > 1 else numbers
         )
     count = f" and {run.summary['parameters']:,} parameters" if run.summary.get("parameters") else ""
@@ -71,9 +71,9 @@ def _training(run: RunContent) -> list[str]:
     train = run.config.train
     phases = []
     if train.part_epochs:
-        phases.append(f"{_counted(train.part_epochs, 'epoch')} ({SCHEDULES[train.schedule]})")
+        phases.append(f"{counted(train.part_epochs, 'epoch')} ({SCHEDULES[train.schedule]})")
     if train.finetune_epochs:
-        phases.append(f"{_counted(train.finetune_epochs, 'epoch')} ({SCHEDULES['end_to_end']})")
+        phases.append(f"{counted(train.finetune_epochs, 'epoch')} ({SCHEDULES['end_to_end']})")
     how = f"{train.optimizer} with a rate of {train.learning_rate}"
     how += ", which follows the model's size" if train.rate_scaling == "size" else ""
     how += f", {train.rate_schedule}, after {train.warmup_steps} steps of warm-up"
@@ -112,5 +112,6 @@ def _joined(texts: Iterable[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def _counted(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """Returns such as `1 epoch` or `2 epochs`."""
     return f"{number} {what}{'' if number == 1 else 's'}"

@@ -17,13 +17,8 @@ NAME = "report.html"
 def write_report(run: Run, trained: Glow | None = None, stopped: str = "") -> str:
     """Writes report.html, and report.json, into the workdir of a run that is over; the first process may.
 
-    Args:
-      run: the run.
-      trained: the model that it ends with, which scores images; None: no images are scored.
-      stopped: why it ended before its end; empty if it did not.
-
-    Returns:
-      The name of the page; empty if it could not be written, which a line has said.
+    The model that it ends with scores images, if it is there; `stopped` says why a run ended before its end.
+    Returns the name of the page; empty if it could not be written, which a line has said.
     """
     scored, folder = {}, run.workdir.path
     if trained is not None:

@@ -69,7 +69,11 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
 
 
 def _save(glow: Glow, path: pathlib.Path) -> None:
-    functions = _functions_of(glow)
+    functions = {
+        name: tf.function(function, input_signature=signature, autograph=False)
+        for name, (function, signature) in endpoints_of(glow).items()
+        if name != NOT_EXPORTED
+    }
     try:
         with (
             replaced_folder(path, "SavedModel", SAVED_MODEL) as temporary,
@@ -78,14 +82,6 @@ def _save(glow: Glow, path: pathlib.Path) -> None:
             tf.saved_model.save(_Exported(glow, functions), str(temporary), signatures=functions)
     except (OSError, tf.errors.OpError) as error:
         raise OSError(f"the SavedModel {path} could not be written: {reason_of(error)}.") from None
-
-
-def _functions_of(glow: Glow) -> dict[str, Callable]:
-    return {
-        name: tf.function(function, input_signature=signature, autograph=False)
-        for name, (function, signature) in endpoints_of(glow).items()
-        if name != NOT_EXPORTED
-    }
 
 
 class _Exported(tf.Module):

@@ -151,12 +151,13 @@ def _laplacian(height: int, width: int) -> scipy.sparse.csr_matrix:
 
 
 def _height_and_gradient(
-    glow: Glow, misfit: Misfit, v: tf.Tensor, y: tf.Tensor, condition: Condition
+    glow: Glow, misfit: Misfit | None, v: tf.Tensor, y: tf.Tensor, condition: Condition
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns log p − misfit of v [B, H, W, C], [B] nats, and its gradient."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(v)
-        value = in_streams(glow.dequantized_log_prob, v, None, condition) - misfit(v, y)
+        value = in_streams(glow.dequantized_log_prob, v, None, condition)
+        value = value if misfit is None else value - misfit(v, y)
     return value, tape.gradient(value, v)
 
 
@@ -168,10 +169,6 @@ def _higher(
     return tf.where(tf.reshape(better, [-1, 1, 1, 1]), v, best), tf.where(better, value, best_value)
 
 
-def _no_misfit(v: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    return tf.zeros(tf.shape(v)[:1], v.dtype)
-
-
 def _climbed(
     glow: Glow,
     images: np.ndarray,
@@ -179,7 +176,7 @@ def _climbed(
     rate: float,
     steps: int,
     condition: Condition,
-    misfit: Misfit = _no_misfit,
+    misfit: Misfit | None = None,
 ) -> np.ndarray:
     """Climbs log p − misfit from images by Adam, and returns the highest point that was met.
 

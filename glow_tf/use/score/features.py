@@ -45,15 +45,11 @@ class Features:
             raise _not_maps(image_shape, in_one_line(str(error))[:200]) from None
         if not shapes or any(len(shape) != 4 for shape in shapes):
             raise _not_maps(image_shape, shapes)
-        self.arrays = {
-            f"features {k} {name}": tf.Variable(tf.zeros(shape), trainable=False)
-            for k, (*_, size) in enumerate(shapes)
-            for name, shape in {
-                "whitening": (size, MODES * size),
-                "shift": (MODES * size,),
-                "weight": (MODES,),
-            }.items()
-        }
+        self.arrays = {}
+        for k, (*_, size) in enumerate(shapes):
+            of_density = {"whitening": (size, MODES * size), "shift": (MODES * size,), "weight": (MODES,)}
+            for name, shape in of_density.items():
+                self.arrays[f"features {k} {name}"] = tf.Variable(tf.zeros(shape), trainable=False)
 
     def maps(self, images: tf.Tensor) -> list[tf.Tensor]:
         """Returns the network's maps of images, float32 [B, h, w, F] each."""
@@ -83,10 +79,8 @@ class Features:
         maps = tf.function(self.maps, autograph=False, reduce_retracing=True)
         found = []
         for start in range(0, len(images), size):
-            flat = [
-                np.reshape(own, [len(own), -1, own.shape[-1]])
-                for own in maps(tf.constant(images[start : start + size]))
-            ]
+            batch = maps(tf.constant(images[start : start + size]))
+            flat = [np.reshape(own, [len(own), -1, own.shape[-1]]) for own in batch]
             which = [rng.random(own.shape[:2]).argsort(axis=1)[:, :most, np.newaxis] for own in flat]
             found.append([np.take_along_axis(own, w, axis=1) for own, w in zip(flat, which, strict=True)])
         return [np.concatenate(own) for own in zip(*found, strict=True)]
@@ -94,12 +88,8 @@ class Features:
     def fit(self, rows: Sequence[np.ndarray], seed: int) -> None:
         """Fits the densities to what `rows` returned of good images."""
         for k, own in enumerate(rows):
-            self.assign(
-                {
-                    f"features {k} {name}": value
-                    for name, value in _mixture(own.reshape(-1, own.shape[-1]), seed).items()
-                }
-            )
+            found = _mixture(own.reshape(-1, own.shape[-1]), seed)
+            self.assign({f"features {k} {name}": value for name, value in found.items()})
 
     def assign(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Takes numbers of a density as `arrays` names them."""
@@ -113,9 +103,8 @@ def _mixture(rows: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     mean, unit = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     rows, size = (rows - mean) / unit, rows.shape[1]
     count = min(MODES, max(1, len(rows) // ROWS_OF_A_MODE))
-    modes = KMeans(count, n_init=1, max_iter=30, random_state=seed % 2**32).fit_predict(
-        rows.astype(np.float32)
-    )
+    k_means = KMeans(count, n_init=1, max_iter=30, random_state=seed % 2**32)
+    modes = k_means.fit_predict(rows.astype(np.float32))
     whitening, shift = np.zeros((MODES, size, size)), np.zeros((MODES, size))
     weight = np.full(MODES, NONE)
     for k in range(count):

@@ -81,9 +81,8 @@ def load(kind: type, path: pathlib.Path) -> Any:
         used.tuned = models[1]
         if used.features is not None:
             used.features.assign({name: numbers.pop(name) for name in used.features.arrays})
-        detector.decision_scores_, detector._worst = (
-            np.asarray(numbers.pop(n), float) for n in (GOOD, WORST)
-        )
+        scores = (np.asarray(numbers.pop(name), float) for name in (GOOD, WORST))
+        detector.decision_scores_, detector._worst = scores
         detector._rule = Rule(numbers)
         _check_usable(detector)
     except _DAMAGED as error:

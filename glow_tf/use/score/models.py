@@ -74,9 +74,8 @@ class Models:
         """Returns for each resolution what is looked at, [B, h, w, F]: see `compared` and `Features`."""
         found = self.features(images) if self.features is not None else []
         if self.prior is not None:
-            found = (
-                compared(*(place_maps(own, images, condition) for own in (self.prior, self.tuned))) + found
-            )
+            maps = (place_maps(own, images, condition) for own in (self.prior, self.tuned))
+            found = compared(*maps) + found
         return found
 
     def __call__(self, images: np.ndarray, condition: Condition = None) -> list[np.ndarray]:

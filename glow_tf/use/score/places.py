@@ -40,10 +40,10 @@ def place_maps(glow: Glow, images: tf.Tensor, condition: Condition = None) -> Ma
     prior = glow.parts[-1].prior
     eps, log_det = prior.forward_and_log_det_map(h, *prior.read(given))
     add(log_det, (eps,))
-    return {size: _said(log_dets.get(size, 0.0), tf.concat(own, axis=-1)) for size, own in latents.items()}
+    return {size: _summary(log_dets.get(size, 0.0), tf.concat(own, axis=-1)) for size, own in latents.items()}
 
 
-def _said(log_det: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+def _summary(log_det: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
     squares = tf.reduce_mean(tf.square(eps), axis=-1)
     log_prob = log_det / eps.shape[-1] - 0.5 * (squares + math.log(2 * math.pi))
     return tf.stack([log_prob, squares], axis=-1)

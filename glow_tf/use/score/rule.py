@@ -103,7 +103,6 @@ def _gaussian(name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
     rows = np.asarray(rows, np.float64)
     mean, unit = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     covariance, _ = ledoit_wolf((rows - mean) / unit, assume_centered=True)
-    whitening = (
-        np.linalg.inv(np.linalg.cholesky(covariance + 1e-6 * np.eye(len(unit)))).T / unit[:, np.newaxis]
-    )
+    root = np.linalg.cholesky(covariance + 1e-6 * np.eye(len(unit)))
+    whitening = np.linalg.inv(root).T / unit[:, np.newaxis]
     return {f"{name} mean": mean.astype(np.float32), f"{name} whitening": whitening.astype(np.float32)}

@@ -28,21 +28,18 @@ class Tuner:
     def __init__(self, prior: Glow, count: int, seed: int = 0, epochs: int | None = None):
         self.prior, self.count = prior, count
         self.glow = prior.recut()
-        run = RunConfig(
-            workdir="none", follows=suited.TUNED
-        )  # as a run of so many images that starts from it
+        run = RunConfig(workdir="none", follows=suited.TUNED)  # of so many images, which starts from it
         settings = suited.tuned(run, count) | {"ema": 0.0}  # EarlyStopping restores weights, not averages
-        if epochs is not None:
-            settings |= {"part_epochs": max(epochs, 1), "warmup_steps": min(epochs * count // 12, 100)}
         self.epochs, self.patience = (
             settings["part_epochs"] if epochs is None else epochs,
             settings["patience"],
         )
+        if epochs is not None:
+            settings |= {"part_epochs": max(epochs, 1), "warmup_steps": min(epochs * count // 12, 100)}
         names = TrainConfig.__dataclass_fields__
+        config = TrainConfig(**{name: value for name, value in settings.items() if name in names})
         self.trainer = PartsTrainer(self.glow, seed=seed)
-        self.trainer.compile(
-            TrainConfig(**{name: value for name, value in settings.items() if name in names})
-        )
+        self.trainer.compile(config)
         self._start: list[np.ndarray] = []
 
     def tune(
@@ -50,11 +47,7 @@ class Tuner:
     ) -> int:
         """Tunes the copy on images [N, H, W, C], from the prior on; returns the epoch that it ends with.
 
-        Args:
-          images: to tune on.
-          condition: what the model is given with each image.
-          held_out: images, or (images, conditions), by which the best epoch is chosen.
-          epochs: after which to stop, where there are none.
+        That is the best by `held_out`, images or (images, conditions); without them it is `epochs`.
         """
         if not self.epochs:
             return 0

@@ -58,7 +58,7 @@ def checked(
         remedy = "glow.dequantized(images) makes them from uint8 images" if dequantised else ""
     elif tensor.dtype != dtype and tf.is_tensor(values):
         remedy = f"tf.cast(values, tf.{dtype.name}) changes the dtype"
-    elif not ends_with(tensor.shape, event_shape):
+    elif not tensor.shape[-event_shape.rank :].is_compatible_with(event_shape):  # a shorter one is not
         remedy = ""
     if remedy is not None:
         kind = "dequantised values" if dequantised else "values"
@@ -67,13 +67,6 @@ def checked(
             f"{remedy and '; '}{remedy}. Received: {tensor.dtype.name} of shape {tensor.shape}"
         )
     return tf.cast(tensor, dtype)
-
-
-def ends_with(shape: tf.TensorShape, event_shape: tf.TensorShape) -> bool:
-    """Whether a shape ends with that of an event, as far as it is known."""
-    if shape.rank is None:
-        return True
-    return shape.rank >= event_shape.rank and shape[-event_shape.rank :].is_compatible_with(event_shape)
 
 
 def brackets(shape: tf.TensorShape, before: str = "") -> str:

@@ -228,7 +228,7 @@ class _View(tfb.Bijector):
         if shape.rank is None:
             return shape
         event = shape[-source.rank :]
-        if shape.rank < source.rank or not event.is_compatible_with(source):
+        if not event.is_compatible_with(source):
             raise ValueError(
                 f"the event of {self.name} must have a shape that ends with {brackets(source)}. "
                 f"Received: {tuple(shape)}"
