@@ -120,14 +120,10 @@ def help_text(command: types.ModuleType, values: flags.FlagValues) -> str:
 
 def _overview() -> str:
     about = {name: inspect.cleandoc(_module(name).__doc__).splitlines()[0] for name in COMMANDS}
-    return "\n".join(
-        [
-            "Glow trained in gradient-isolated parts. Usage: glow-tf COMMAND --flag=value …",
-            "",
-            *(f"  {name:<11} {line}" for name, line in about.items()),
-            "",
-            "`glow-tf COMMAND --help` lists the flags of a command.",
-        ]
+    lines = "\n".join(f"  {name:<11} {line}" for name, line in about.items())
+    return (
+        "Glow trained in gradient-isolated parts. Usage: glow-tf COMMAND --flag=value …\n\n"
+        f"{lines}\n\n`glow-tf COMMAND --help` lists the flags of a command."
     )
 
 

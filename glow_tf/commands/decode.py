@@ -82,13 +82,11 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, list[str], np.ndarray | None,
         raise ConfigError(f"latents must be a file. {received}")
     try:
         loaded = arrays_of(path)
-        archive = isinstance(loaded, dict)
-        eps = np.asarray(loaded["eps"] if archive else loaded)
-        names = [str(name) for name in np.asarray(loaded["names"]).ravel()] if archive else []
-        condition = loaded.get("condition") if archive else None
-        sizes = None
-        if archive and "sizes" in loaded:
-            sizes = np.asarray(loaded["sizes"]).astype(np.int64).reshape(-1, 2)
+        archive = loaded if isinstance(loaded, dict) else {}
+        eps = np.asarray(archive["eps"] if archive else loaded)
+        names = [str(name) for name in np.ravel(archive.get("names", ()))]
+        condition, sizes = archive.get("condition"), archive.get("sizes")
+        sizes = None if sizes is None else np.asarray(sizes).astype(np.int64).reshape(-1, 2)
     except ConfigError:
         raise
     # NumPy's and zipfile's readers raise almost any exception at damaged files.

@@ -13,15 +13,9 @@ import numpy as np
 
 from glow_tf.config import DataConfig
 from glow_tf.core.errors import ConfigError
+from glow_tf.data import arrays
 from glow_tf.data.array_files import SUFFIX, read_array
-from glow_tf.data.arrays import (
-    DataSet,
-    Examples,
-    check_memory_for,
-    check_memory_of_resized,
-    needs_one_size,
-    new_array,
-)
+from glow_tf.data.arrays import DataSet, Examples
 from glow_tf.data.image_files import NO_CLASSES, Files, find_files
 from glow_tf.data.parallel import in_parallel, usual_threads
 from glow_tf.data.pictures import Picture, read_picture
@@ -76,7 +70,7 @@ def read_pictures(
     ConfigError if they have several sizes, unless `any_size`, are not finite, or do not fit into memory.
     """
     pictures = Pictures(config, count, any_size)
-    check_memory_of_resized(count, usual_threads(), config)
+    arrays.check_memory_of_resized(count, usual_threads(), config)
     read = functools.partial(_read, size=config.image_size, dtype=config.dtype)
     reading = in_parallel(read, paths)
     with warnings.catch_warnings(), contextlib.closing(reading):
@@ -157,22 +151,22 @@ class Pictures:
         shape = pixels.shape
         if self.array.dtype == object:
             self._bytes += math.prod(shape) * np.dtype(self.config.dtype).itemsize
-            check_memory_for(self._bytes, self.config.dataset)
+            arrays.check_memory_for(self._bytes, self.config.dataset)
             return
         one_size = self.array.shape[1:3] == shape[:2] and (
             self.array.shape[-1] == shape[-1] or {self.array.shape[-1], shape[-1]} == {1, 3}
         )
         if not self.files:
-            self.array = new_array((self.count, *shape), self.config.dtype, self.config)
+            self.array = arrays.new_array((self.count, *shape), self.config.dtype, self.config)
         elif not one_size:
             raise ConfigError(
-                f"{needs_one_size(self.array, pixels)}. Received: {self.config.dataset!r} with "
+                f"{arrays.needs_one_size(self.array, pixels)}. Received: {self.config.dataset!r} with "
                 f"{self.files[0].name} of {_size(self.array.shape[1:])} and {path.name} of {_size(shape)} "
                 "(height × width)"
             )
         elif shape[-1] > self.array.shape[-1]:
             grey, done = self.array, len(self.files)
-            self.array = new_array((self.count, *shape), self.config.dtype, self.config)
+            self.array = arrays.new_array((self.count, *shape), self.config.dtype, self.config)
             self.array[:done] = grey[:done]
 
 

@@ -14,14 +14,8 @@ import tensorflow as tf
 
 from glow_tf.config import DIGITS, DataConfig
 from glow_tf.core.errors import ConfigError, in_one_line
-from glow_tf.data.arrays import (
-    DataSet,
-    Examples,
-    check_memory_of_resized,
-    resize,
-    stack,
-    why_of_another_type,
-)
+from glow_tf.data import arrays
+from glow_tf.data.arrays import DataSet, Examples
 from glow_tf.data.features import reader_of, with_condition
 from glow_tf.data.named import refusal
 from glow_tf.data.parallel import usual_threads
@@ -44,8 +38,8 @@ def digits(image_size: int = 0, condition: str = "") -> DataSet:
     bunch = load_digits()
     images = (bunch.images * 8).astype(np.uint8)[..., np.newaxis]
     if image_size:
-        check_memory_of_resized(len(images), len(images), DataConfig(DIGITS, image_size=image_size))
-        images = np.asarray(resize(images, image_size))
+        arrays.check_memory_of_resized(len(images), len(images), DataConfig(DIGITS, image_size=image_size))
+        images = np.asarray(arrays.resize(images, image_size))
     order = np.random.default_rng(0).permutation(len(images))  # the set is sorted by writer
     class_names = tuple(map(str, bunch.target_names))
     given = np.eye(len(class_names), dtype=np.float32)[bunch.target] if condition else None
@@ -118,7 +112,7 @@ def _tfds_builder(config: DataConfig) -> Any:
             f"Received: dataset={config.dataset!r} with features {features}"
         )
     dtype = tf.as_dtype(builder.info.features["image"].dtype)
-    if why := why_of_another_type(dtype.as_numpy_dtype, config.dtype):
+    if why := arrays.why_of_another_type(dtype.as_numpy_dtype, config.dtype):
         raise ConfigError(f"dataset cannot be used: {why}. Received: dataset={config.dataset!r}")
     return builder
 
@@ -129,11 +123,11 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
     condition_of = reader_of(builder, config, examples.element_spec) if config.condition else None
 
     def members(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        image = resize(example["image"], config.image_size)
+        image = arrays.resize(example["image"], config.image_size)
         labels = {"labels": example["label"]} if labelled else {}
         return {"images": image, **labels, **({"condition": condition_of(example)} if condition_of else {})}
 
-    check_memory_of_resized(count, usual_threads(), config)
+    arrays.check_memory_of_resized(count, usual_threads(), config)
     examples = examples.map(members, num_parallel_calls=tf.data.AUTOTUNE)
     shape = examples.element_spec["images"].shape
     known = all(spec.shape.is_fully_defined() for spec in examples.element_spec.values())
@@ -146,7 +140,7 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
             yield found.pop("images")
 
     try:
-        stacked = stack(images(), count, config)
+        stacked = arrays.stack(images(), count, config)
     except tf.errors.OpError as error:
         raise OSError(
             f"{config.dataset!r} cannot be read, its files may be damaged: {in_one_line(error.message)}. "

@@ -21,15 +21,8 @@ from glow_tf.devices.processes import ProcessGroup, is_chief, read_process_group
 from glow_tf.devices.stall import stall_watch
 from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
+from glow_tf.run import callbacks as run_callbacks
 from glow_tf.run import recovery, tables
-from glow_tf.run.callbacks import (
-    EpochRecord,
-    FillPrefixCaches,
-    SampleGrid,
-    SaveCheckpoints,
-    TensorBoardByPart,
-    WholeEpochs,
-)
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
 from glow_tf.run.files import checkpoint_files
@@ -224,12 +217,12 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Callbacks) -> Non
     step = int(checkpoints.steps)
     result = EpochResult(recoveries=int(checkpoints.recoveries), seconds=float(checkpoints.seconds))
     # Each reads what those before it have filled in; the checkpoint comes when all else is on the disk.
-    callbacks = [FillPrefixCaches(run, result), EpochRecord(run, result)]
+    callbacks = [run_callbacks.FillPrefixCaches(run, result), run_callbacks.EpochRecord(run, result)]
     if run.config.sample_every:
-        callbacks.append(SampleGrid(run, result))
+        callbacks.append(run_callbacks.SampleGrid(run, result))
     if run.config.tensorboard:
-        callbacks.append(TensorBoardByPart(run, result))
-    callbacks.append(SaveCheckpoints(run, result, interrupts))
+        callbacks.append(run_callbacks.TensorBoardByPart(run, result))
+    callbacks.append(run_callbacks.SaveCheckpoints(run, result, interrupts))
     if run.is_chief:
         callbacks.append(Progress(run, result))
     run.trainer.fit(
@@ -238,6 +231,6 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Callbacks) -> Non
         initial_epoch=epoch,
         initial_step=step,
         steps_per_epoch=run.steps_per_epoch,
-        callbacks=[*callbacks, *others, WholeEpochs()],
+        callbacks=[*callbacks, *others, run_callbacks.WholeEpochs()],
         verbose=0,
     )

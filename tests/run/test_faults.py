@@ -341,7 +341,7 @@ def test_the_names_of_new_folders_are_on_the_disk(small_checkpoints, tmp_path, m
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", noted)
-    workdir.make_folder(tmp_path / "runs" / "mine")
+    workdir.durable_files.make_folder(tmp_path / "runs" / "mine")
     assert flushed == [tmp_path, tmp_path / "runs"]
     checkpoints, _ = small_checkpoints(tmp_path / "checkpoints")
     del flushed[:]

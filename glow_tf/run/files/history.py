@@ -10,23 +10,13 @@ from typing import Any
 from glow_tf.config import ModelConfig
 from glow_tf.core.text_files import read_text
 
-HISTORY_COLUMNS = (
-    "epoch",
-    "phase",
-    "active_parts",
-    "seconds",
-    "total_seconds",
-    "eval_seconds",
-    "images_per_second",
-    "peak_memory_mb",
-    "train_bpd",
-)
+# What differs from run to run and from machine to machine.
+MEASURED_COLUMNS = ("seconds", "total_seconds", "eval_seconds", "images_per_second", "peak_memory_mb")
+HISTORY_COLUMNS = ("epoch", "phase", "active_parts", *MEASURED_COLUMNS, "train_bpd")
 # Bytes per image that cross the cuts; bytes per step that data parallelism would all-reduce.
 TRAFFIC_COLUMNS = ("forward_bytes", "backward_bytes", "all_reduce_bytes")
 # Steps that were not finite; what decides how exact a round trip is; how often the run went back so far.
 HEALTH_COLUMNS = ("skipped_steps", "largest_log_scale", "round_trip_error", "recoveries")
-# What differs from run to run and from machine to machine.
-MEASURED_COLUMNS = ("seconds", "total_seconds", "eval_seconds", "images_per_second", "peak_memory_mb")
 # Words and numbers that every row has, whatever the release that wrote it. Other cells may be empty.
 WORDS = ("phase", "active_parts")
 NUMBERS = ("epoch", "seconds", "total_seconds", "test_bpd", "test_bpd_se")

@@ -17,13 +17,8 @@ from typing import Any
 import filelock
 
 from glow_tf.config import ATTRIBUTES, FILE, FOLDER, RunConfig
-from glow_tf.core.durable_files import (
-    check_can_be_read_again,
-    check_place,
-    make_folder,
-    remove_unfinished,
-    write_atomically,
-)
+from glow_tf.core import durable_files
+from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import json_text, read_json
 from glow_tf.layout.schedule import Phase, epochs_training, phases_of
@@ -62,13 +57,13 @@ class Workdir:
     def __init__(self, config: RunConfig):
         self.path = pathlib.Path(config.workdir)
         self.config = config
-        check_can_be_read_again("workdir", self.path)
+        durable_files.check_can_be_read_again("workdir", self.path)
         places = (self.path / ".lock", self.path / "samples", self.path, *self.path.parents)
         self._made = [place for place in places if not os.path.lexists(place)]
         # The system releases the lock when the process ends, in whatever way.
         self._lock = filelock.FileLock(self.path / ".lock")
         try:
-            make_folder(self.path)
+            durable_files.make_folder(self.path)
             self._lock.acquire(blocking=False)
             self._check_configuration()
             (self.path / "samples").mkdir(exist_ok=True)
@@ -112,7 +107,7 @@ class Workdir:
         if self._has_other_epochs:  # the epoch that is not over may be another one now
             checkpoint_files.remove_within(self.path / "checkpoints")
         for folder, pattern in ((".", "*"), ("samples", "*"), ("checkpoints", "**/*")):
-            remove_unfinished((self.path / folder).glob(pattern))
+            durable_files.remove_unfinished((self.path / folder).glob(pattern))
         write_atomically(self.path / FLAGS, flagfile(self.config).encode(errors="surrogateescape"))
         self._made = []
 
@@ -201,7 +196,7 @@ class Workdir:
         """Raises ConfigError if something is in the way of the export that the run will write."""
         if self.config.export:
             try:
-                check_place(self.path / "export", "SavedModel", SAVED_MODEL)
+                durable_files.check_place(self.path / "export", "SavedModel", SAVED_MODEL)
             except OSError as error:
                 raise ConfigError(f"{error} Move it away, or say --export=false.") from None
 

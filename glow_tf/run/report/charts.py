@@ -128,13 +128,5 @@ def settled_scale(axis: Axes, settled: Sequence[float], every: Sequence[float], 
     axis.set_yticks(ticks, labels)
     axis.minorticks_off()
     axis.axhline(knee, color="grey", linewidth=0.8, linestyle="--")
-    axis.annotate(
-        "logarithmic above this line",
-        (1, knee),
-        xytext=(-2, 2),
-        textcoords="offset points",
-        xycoords=("axes fraction", "data"),
-        color="grey",
-        fontsize=8,
-        ha="right",
-    )
+    where = {"xycoords": ("axes fraction", "data"), "xytext": (-2, 2), "textcoords": "offset points"}
+    axis.annotate("logarithmic above this line", (1, knee), **where, color="grey", fontsize=8, ha="right")

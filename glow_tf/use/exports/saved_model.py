@@ -61,25 +61,27 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     path = pathlib.Path(path)
     check_can_be_read_again("path", path)
     check_place(path, "SavedModel", SAVED_MODEL)
-    _save(without_backward_pass(glow), path)
+    glow = without_backward_pass(glow)
+    functions = {
+        name: tf.function(function, input_signature=signature, autograph=False)
+        for name, (function, signature) in glow.endpoints().items()
+        if name != NOT_EXPORTED
+    }
+    write(_Exported(glow, functions), functions, path)
     try:
         check_operations(path)
     except ConfigError as error:  # of a network or bijector of one's own
         warnings.warn(f"it is exported, but the commands refuse it. {error}", stacklevel=2)
 
 
-def _save(glow: Glow, path: pathlib.Path) -> None:
-    functions = {
-        name: tf.function(function, input_signature=signature, autograph=False)
-        for name, (function, signature) in endpoints_of(glow).items()
-        if name != NOT_EXPORTED
-    }
+def write(module: tf.Module, functions: dict[str, Callable], path: pathlib.Path) -> None:
+    """Writes functions of a module as a SavedModel; OSError if that cannot be, and an old folder is kept."""
     try:
         with (
             replaced_folder(path, "SavedModel", SAVED_MODEL) as temporary,
             number_of_streams(1),  # other processes set no threads for several
         ):
-            tf.saved_model.save(_Exported(glow, functions), str(temporary), signatures=functions)
+            tf.saved_model.save(module, str(temporary), signatures=functions)
     except (OSError, tf.errors.OpError) as error:
         raise OSError(f"the SavedModel {path} could not be written: {reason_of(error)}.") from None
 

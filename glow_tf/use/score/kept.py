@@ -15,15 +15,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.pieces import number_of_streams
 from glow_tf.bijectors.tracing import constant_weights
-from glow_tf.core.durable_files import check_place, replaced_folder, write_atomically
+from glow_tf.core.durable_files import check_place, write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.conditions import of_names
 from glow_tf.run.files.saved import load as load_glow
 from glow_tf.run.files.workdir import SAVED_MODEL
+from glow_tf.use.exports import saved_model
 from glow_tf.use.exports.portable import to_litert, to_onnx
-from glow_tf.use.exports.saved_model import without_backward_pass
 from glow_tf.use.score.models import Models
 from glow_tf.use.score.rule import Rule
 
@@ -109,7 +108,8 @@ class _Exported(tf.Module):
         super().__init__()
         used, self.weights = copy.copy(detector._models), []
         if used.prior is not None:
-            used.prior, used.tuned = (without_backward_pass(own) for own in (used.prior, used.tuned))
+            models = (used.prior, used.tuned)
+            used.prior, used.tuned = map(saved_model.without_backward_pass, models)
             self.weights += [w.value for glow in (used.prior, used.tuned) for w in glow.weights]
         if used.features is not None:
             self.weights += [w.value for w in used.features.network.weights]
@@ -135,14 +135,10 @@ def export(detector: Any, path: pathlib.Path, kind: str) -> None:
         write_atomically(path, to_onnx(module.serve.python_function, module.serve.input_signature))
     elif kind == "litert":
         with tempfile.TemporaryDirectory() as folder, constant_weights():
-            _save(_Exported(detector, 1), pathlib.Path(folder, "model"))
+            module = _Exported(detector, 1)
+            saved_model.write(module, {"serving_default": module.serve}, pathlib.Path(folder, "model"))
             write_atomically(path, to_litert(f"{folder}/model", "serving_default"))
     else:
         check_place(path, "SavedModel", SAVED_MODEL)
-        with replaced_folder(path, "SavedModel", SAVED_MODEL) as temporary:
-            _save(_Exported(detector), temporary)
-
-
-def _save(module: _Exported, folder: pathlib.Path) -> None:
-    with number_of_streams(1):
-        tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+        module = _Exported(detector)
+        saved_model.write(module, {"serving_default": module.serve}, path)

@@ -16,14 +16,7 @@ from glow_tf.bijectors.bijector import WithLogDet
 from glow_tf.bijectors.condition import Condition
 from glow_tf.model.glow import Glow
 from glow_tf.model.parts import Part
-from glow_tf.use.tfp.tfp_batches import (
-    batched,
-    brackets,
-    checked,
-    event_shape_tensor,
-    given_of,
-    given_to,
-)
+from glow_tf.use.tfp import tfp_batches
 
 if TYPE_CHECKING:  # type checkers do not find what `tfp` imports on first use
     from tensorflow_probability.python.bijectors.bijector import Bijector as TfpBijector
@@ -73,7 +66,7 @@ def as_tfp_bijector(
         )
     _check_label(bijector, label)
     if isinstance(bijector, Glow):
-        return _View(bijector, label, given_of(bijector, condition))
+        return _View(bijector, label, tfp_batches.given_of(bijector, condition))
     if condition is not None:
         raise ValueError(f"a condition needs a Glow. Received: a {type(bijector).__name__} with a condition")
     return _View(_WholePart(bijector) if isinstance(bijector, Part) else bijector)
@@ -111,7 +104,7 @@ def as_distribution(glow: Glow, label: int | None = None, condition: Any = None)
             "Received: label=None"
         )
     _check_label(glow, label)
-    return _Density(glow, label, given_of(glow, condition))
+    return _Density(glow, label, tfp_batches.given_of(glow, condition))
 
 
 def _check_label(bijector: Bijector | Part | Glow, label: int | None) -> None:
@@ -197,10 +190,10 @@ class _View(tfb.Bijector):
     def _new_input(self, x: Any) -> tf.Tensor:
         is_glow = isinstance(self.model, Glow)
         what = f"{self.name}.forward"
-        return tf.identity(checked(x, what, self._input_event, self.dtype, dequantised=is_glow))
+        return tf.identity(tfp_batches.checked(x, what, self._input_event, self.dtype, dequantised=is_glow))
 
     def _new_output(self, y: Any) -> tf.Tensor:
-        return tf.identity(checked(y, f"{self.name}.inverse", self._output_event, self.dtype))
+        return tf.identity(tfp_batches.checked(y, f"{self.name}.inverse", self._output_event, self.dtype))
 
     def _forward(self, x):
         return self._run(self.model.forward_and_log_det, x, self._input_event)[0]
@@ -216,7 +209,7 @@ class _View(tfb.Bijector):
         return self._run(self.model.inverse_and_log_det, y, self._output_event)[1]
 
     def _run(self, method: Callable, values: tf.Tensor, event: tf.TensorShape) -> list[tf.Tensor | None]:
-        return batched(given_to(self._label, self.condition, method), values, event)
+        return tfp_batches.batched(tfp_batches.given_to(self._label, self.condition, method), values, event)
 
     def _forward_event_shape(self, input_shape):
         return self._event_shape(input_shape, self._input_event, self._output_event)
@@ -230,17 +223,17 @@ class _View(tfb.Bijector):
         event = shape[-source.rank :]
         if not event.is_compatible_with(source):
             raise ValueError(
-                f"the event of {self.name} must have a shape that ends with {brackets(source)}. "
+                f"the event of {self.name} must have a shape that ends with {tfp_batches.brackets(source)}. "
                 f"Received: {tuple(shape)}"
             )
         result = event.merge_with(source) if source == target else target
         return shape[: -source.rank].concatenate(result)
 
     def _forward_event_shape_tensor(self, input_shape):
-        return event_shape_tensor(input_shape, self._input_event, self._output_event)
+        return tfp_batches.event_shape_tensor(input_shape, self._input_event, self._output_event)
 
     def _inverse_event_shape_tensor(self, output_shape):
-        return event_shape_tensor(output_shape, self._output_event, self._input_event)
+        return tfp_batches.event_shape_tensor(output_shape, self._output_event, self._input_event)
 
 
 class _Density(tfd.Distribution):
@@ -289,7 +282,9 @@ class _Density(tfd.Distribution):
         return super().unnormalized_log_prob(self._checked(value), name=name, **kwargs)
 
     def _checked(self, value: Any) -> tf.Tensor:
-        values = checked(value, f"the density {self.name}", self.event_shape, self.dtype, dequantised=True)
+        values = tfp_batches.checked(
+            value, f"the density {self.name}", self.event_shape, self.dtype, dequantised=True
+        )
         noisy = self.model.dequantize.takes_noise and self.model.config.n_bits > 1
         if noisy and not self._warned and tf.executing_eagerly():
             self._warned = bool(tf.reduce_min(values) >= 0 and 0 < tf.reduce_max(values) <= 1)
@@ -299,8 +294,8 @@ class _Density(tfd.Distribution):
         return values
 
     def _log_prob(self, value):
-        log_prob = given_to(self._label, self.condition, self.model.dequantized_log_prob)
-        return batched(lambda own: (log_prob(own),), value, self.event_shape)[0]
+        log_prob = tfp_batches.given_to(self._label, self.condition, self.model.dequantized_log_prob)
+        return tfp_batches.batched(lambda own: (log_prob(own),), value, self.event_shape)[0]
 
     def _sample_n(self, n, seed=None):
         return self._bijector.forward(self._distribution.sample(n, seed=seed))
