@@ -174,7 +174,9 @@ def test_a_replica_that_diverges_stops_all_of_them_when_they_meet(here, batches)
     steps.begin_epoch(STEPS, False)
     if not here:
         steps._meetings[phase, False] = lambda own: own + 1
-    first, second = (steps.end_step(phase, False, local.divergence_monitor, fault) for _ in range(EVERY))
+    first, second = (
+        steps.end_step(phase, False, local.divergence_monitor, lambda _: fault) for _ in range(EVERY)
+    )
     assert first is None
     assert second.reason == ("here" if here else "training of part 1 diverged in another worker")
     assert second.parts == (0,)
