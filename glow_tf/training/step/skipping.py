@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.core.errors import DivergedError
-from glow_tf.internals import steps_made
 from glow_tf.layout.schedule import Phase
 from glow_tf.model.glow import Glow
+from glow_tf.training.optim.optimizers import steps_made
 from glow_tf.training.step.diagnosis import Seen, explain_divergence, explain_non_finite
 from glow_tf.training.step.divergence import DivergenceMonitor, replicated
 from glow_tf.training.step.gradients import StepGradients, mean_over_examples

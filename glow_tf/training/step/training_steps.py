@@ -9,13 +9,12 @@ import keras
 import tensorflow as tf
 
 from glow_tf.core.errors import DivergedError
-from glow_tf.internals import steps_made
 from glow_tf.layout.cost import crossing_bytes
 from glow_tf.layout.partition import PartLayout, part_layouts
 from glow_tf.layout.schedule import Phase, phase_of_epoch
 from glow_tf.training.feed import inputs
 from glow_tf.training.feed.batch import Batch, Dataset, entering, filled_up, named, noise_of_step
-from glow_tf.training.optim.optimizers import Optimizers, check_rates, count_steps
+from glow_tf.training.optim.optimizers import Optimizers, check_rates, count_steps, steps_made
 from glow_tf.training.options import CompileOptions, warn_of_late_priors
 from glow_tf.training.step.diagnosis import Seen
 from glow_tf.training.step.forward_pass import ForwardPass
