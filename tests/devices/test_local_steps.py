@@ -16,6 +16,7 @@ from glow_tf import Glow, PartsTrainer, phases
 from glow_tf.core.errors import ConfigError, DivergedError
 from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import make_strategy
+from glow_tf.run import lifecycle
 from glow_tf.run.files import history
 from glow_tf.training.optim.optimizers import FusedAdamax
 
@@ -229,6 +230,12 @@ def test_other_meetings_of_earlier_releases_are_refused():
         make().compile(step)
     for same in ((1, 0), "1.0,0.0"):
         make().compile(glow_tf.TrainConfig(outer_step=same))
+
+
+def test_other_meetings_are_refused_before_images_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(lifecycle, "prepare", lambda *_: pytest.fail("the run was prepared"))
+    with pytest.raises(ConfigError, match=r"averages their weights.*Received: outer_step='0.7,0.9'"):
+        lifecycle.train(config(tmp_path, outer_step="0.7,0.9"))
 
 
 # Runs
