@@ -309,7 +309,6 @@ class ModelConfig:
             read,
             self.coupling_network,
             self.activation,
-            self.condition_activation,
             self.bounded,
         )
 
