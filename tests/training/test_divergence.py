@@ -26,7 +26,9 @@ def observed(monitor, phase, losses, norms, finite=True, arrived=None):
         monitor.rows_of(phase), (losses, norms), (phase.ends, phase.active), strict=True
     ):
         values[rows], watched[rows] = own, [arrived is None or arrived[k] for k in parts]
-    return monitor.observe(finite, values, watched)
+    found = monitor.observe(finite, values, watched)
+    monitor.write()
+    return found
 
 
 def consecutive(monitor, losses, phase=FIRST, norms=None, finite=True):

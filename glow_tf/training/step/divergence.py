@@ -45,7 +45,7 @@ class DivergenceMonitor:
     median of the last part's own steps.
 
     `variables` are what a checkpoint has to hold so that a resumed run decides as an uninterrupted one does.
-    Each step writes them; `recall` reads them, at the start of an epoch.
+    What `observe` learns is in them after `write`; `recall` reads them.
     """
 
     def __init__(self, num_parts: int):
@@ -60,6 +60,7 @@ class DivergenceMonitor:
             "lowest": replicated(tf.zeros([self.rows])),
             "streak": replicated(tf.zeros([], tf.int64)),
         }
+        self._changed: set[str] = set()  # what is not written yet
         self.recall()
         self.forget()
 
@@ -69,19 +70,25 @@ class DivergenceMonitor:
 
     def forget(self) -> None:
         """Starts anew, without a reference."""
+        self._set("streak", np.int64(0))
         self.forget_losses(range(self.rows))
-        self._set("streak", 0)
 
     def forget_losses(self, rows: Sequence[int]) -> None:
         """Starts anew with the losses of these parts."""
-        if rows:
-            for name, value in (("seen", 0), ("lowest", np.inf)):
-                self._known[name][list(rows)] = value
-                self._set(name, self._known[name])
+        forgotten = np.isin(np.arange(self.rows), rows)
+        self._set("seen", np.where(forgotten, 0, self._known["seen"]))
+        self._set("lowest", np.where(forgotten, np.float32(np.inf), self._known["lowest"]))
+        self.write()
 
-    def _set(self, name: str, value: np.ndarray | int) -> None:
+    def write(self) -> None:
+        """Writes what the steps so far have taught into the variables."""
+        for name in self._changed:
+            self.variables[name].assign(self._known[name], read_value=False)
+        self._changed.clear()
+
+    def _set(self, name: str, value: np.ndarray) -> None:
         self._known[name] = value
-        self.variables[name].assign(value, read_value=False)
+        self._changed.add(name)
 
     @property
     def steps_outside(self) -> int:
@@ -105,7 +112,7 @@ class DivergenceMonitor:
         bad, streak = not finite or outside.any(), int(self._known["streak"])
         if watched.any() and (bad or streak):
             streak = streak + 1 if bad else 0
-            self._set("streak", streak)
+            self._set("streak", np.int64(streak))
         if watched.any() and not bad:
             places = np.flatnonzero(watched)
             recent[places, seen[places] % WINDOW] = values[places]

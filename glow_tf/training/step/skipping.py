@@ -108,6 +108,7 @@ class SkippedSteps:
             if self.most_outside is not None:
                 observed = self.divergence_monitor.observe(finite, values, there)
                 outside = observed.consecutive if there.any() else 0
+        self.divergence_monitor.write()
         if in_a_row != self._so_far:
             self._so_far = in_a_row
             self.in_a_row.assign(in_a_row)
