@@ -90,6 +90,12 @@ def test_steps_that_are_not_finite_count_and_leave_no_trace():
         np.testing.assert_array_equal(monitor.variables[name].numpy(), value)
 
 
+def test_losses_near_the_largest_number_are_compared_without_a_warning():
+    monitor = DivergenceMonitor(2)
+    assert max(consecutive(monitor, [3e38] * 2 * FEWEST, norms=[3e38] * 2 * FEWEST)) == 0
+    assert consecutive(monitor, [float("inf")], finite=False) == [1]
+
+
 def test_each_part_has_its_own_band_and_the_whole_that_of_the_last():
     monitor = DivergenceMonitor(2)
     consecutive(monitor, sound(level=6.0), FIRST)

@@ -100,6 +100,7 @@ class DivergenceMonitor:
         first = self.num_parts * (2 if phase.end_to_end else 1)
         return list(phase.ends), [first + k for k in phase.active]
 
+    @np.errstate(over="ignore", invalid="ignore")  # of losses that are huge, or that nothing is known of yet
     def observe(self, finite: bool, values: np.ndarray, watched: np.ndarray) -> Observed:
         """Looks at a step: whether it is finite, and what it has in which rows, float32 and bool [rows].
 
@@ -128,8 +129,7 @@ class DivergenceMonitor:
         ordered = np.sort(np.where(np.arange(WINDOW) < count, recent, np.float32(np.inf)), axis=1)
         places = np.maximum(count - 1, 0) * [2, 3] // 4
         medians, quartiles = np.take_along_axis(ordered, places, axis=1).T
-        with np.errstate(invalid="ignore"):  # inf - inf, where nothing has been seen
-            above = medians + np.maximum(RISE, SPREAD_FACTOR * (quartiles - medians))
+        above = medians + np.maximum(RISE, SPREAD_FACTOR * (quartiles - medians))
         first = np.where(self._of_losses, ordered[:, 0] + FIRST_RISE, np.inf)
         limits = np.where(self._of_losses, above, NORM_RATIO * medians)
         return medians, np.where(count[:, 0] >= FEWEST, limits, first)

@@ -122,6 +122,7 @@ class SkippedSteps:
             self.glow, phase, step, max(in_a_row, outside), batch(), loss, values[rows[1]]
         )
 
+    @np.errstate(over="ignore", invalid="ignore")
     def _read(self, own: Sequence[tf.Tensor]) -> tuple[bool, float, np.ndarray, np.ndarray]:
         """Returns whether a step is finite, its loss, and what the monitor observes.
 
