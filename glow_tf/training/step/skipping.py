@@ -102,8 +102,8 @@ class SkippedSteps:
         if not reports:
             return None
         in_a_row, outside, observed = self._so_far, 0, None
-        for own in reports:
-            finite, loss, values, there = self._read(own)
+        for of_replicas in reports:
+            finite, loss, values, there = self._read(of_replicas)
             in_a_row = 0 if finite else in_a_row + 1
             if self.most_outside is not None:
                 observed = self.divergence_monitor.observe(finite, values, there)
@@ -122,17 +122,16 @@ class SkippedSteps:
             self.glow, phase, step, max(in_a_row, outside), batch(), loss, values[rows[1]]
         )
 
-    @np.errstate(over="ignore", invalid="ignore")
-    def _read(self, own: Sequence[tf.Tensor]) -> tuple[bool, float, np.ndarray, np.ndarray]:
+    def _read(self, of_replicas: Sequence[tf.Tensor]) -> tuple[bool, float, np.ndarray, np.ndarray]:
         """Returns whether a step is finite, its loss, and what the monitor observes.
 
-        Replicas that make a step alone are looked at as one, but for those that had no batch.
+        Of replicas that make a step alone the worst one counts, and none that had no batch.
         """
         rows = self.divergence_monitor.rows
-        found = np.stack([report.numpy() for report in own])
+        found = np.stack([report.numpy() for report in of_replicas])
         arrived = found[found[:, 2 + rows :].any(axis=1)]
-        (finite, loss), values, there = np.split((arrived if len(arrived) else found).mean(0), [2, 2 + rows])
-        return finite == 1, float(loss), values, there > 0
+        (_, loss), values, there = np.split((arrived if len(arrived) else found).max(0), [2, 2 + rows])
+        return bool(found[:, 0].all()), float(loss), values, there > 0
 
 
 def _over_replicas(
