@@ -58,16 +58,6 @@ def leaves_updates_to_others(optimizer: keras.optimizers.Optimizer) -> bool:
     return type(optimizer).update_step is keras.optimizers.Optimizer.update_step
 
 
-def moments(
-    optimizer: keras.optimizers.Adam | keras.optimizers.Adamax, variable: tf.Variable
-) -> tuple[keras.Variable, keras.Variable]:
-    """Returns the first and the second moment that Adam or Adamax has of a variable."""
-    index = optimizer._get_variable_index(variable)
-    if isinstance(optimizer, keras.optimizers.Adam):
-        return optimizer._momentums[index], optimizer._velocities[index]
-    return optimizer._m[index], optimizer._u[index]
-
-
 def built_with_others(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> bool:
     """Returns whether an optimizer has the state of other variables than these."""
     known = getattr(optimizer, "_trainable_variables", [])
@@ -123,28 +113,6 @@ def rate_of(
 ) -> keras.Variable | keras.optimizers.schedules.LearningRateSchedule:
     """Returns an optimizer's learning rate as it was given; `learning_rate` is the number at this step."""
     return optimizer._learning_rate
-
-
-def steps_made(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
-    """Returns what counts an optimizer's steps; `iterations` counts its updates, which may be fewer.
-
-    It is the first of an optimizer's variables.
-    """
-    return optimizer.variables[0]
-
-
-def metrics_to_minimize(names: Sequence[str]) -> keras.metrics.Metric:
-    """Returns a metric by which Keras's callbacks know that lower values of these names are better.
-
-    With `mode="auto"` they look for a metric of the monitored name, with a `_direction`, among the metrics
-    that `compile` would have made.
-    """
-    from keras.src.trainers.compile_utils import MetricsList
-
-    metrics = [keras.metrics.Mean(name) for name in names]
-    for metric in metrics:
-        metric._direction = "down"
-    return MetricsList(metrics)
 
 
 # TensorFlow: functions and graphs

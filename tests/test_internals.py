@@ -52,18 +52,6 @@ def test_a_rate_can_be_set_unless_it_follows_a_schedule():
     assert internals.rate_of(keras.optimizers.Adamax(decay)) is decay
 
 
-def test_a_callback_told_nothing_learns_from_the_model_that_a_metric_falls():
-    class Model(keras.Model):
-        falling = internals.metrics_to_minimize(["bits"])
-        metrics = property(lambda self: [self.falling])
-
-    stop = keras.callbacks.EarlyStopping("val_bits")  # a name that Keras has no rule for
-    stop.set_model(Model())
-    stop._set_monitor_op()
-    assert stop.monitor_op(1.0, 2.0)
-    assert not stop.monitor_op(2.0, 1.0)
-
-
 def test_fit_and_evaluate_do_not_build_a_model_that_is_built_before():
     class Model(internals.BuiltBeforeFit):
         def train_step(self, data):
@@ -175,17 +163,6 @@ def test_an_optimizer_that_leaves_updates_to_others_cannot_be_given_factors():
         internals.scale_rates(optimizer, [0.5])
 
 
-def test_moments_are_those_of_the_variable():
-    variables = [keras.Variable(np.zeros(n), dtype="float32") for n in (2, 3)]
-    for optimizer in (FusedAdam(), FusedAdamax()):
-        optimizer.build(variables)
-        for variable in variables:
-            assert [m.shape for m in internals.moments(optimizer, variable.value)] == [variable.shape] * 2
-        optimizer.apply([tf.ones(2), tf.ones(3)], variables)
-        for variable in variables:
-            assert all((m.numpy() > 0).all() for m in internals.moments(optimizer, variable.value))
-
-
 def test_a_function_kept_whole_stays_one_node_per_call():
     inner = internals.function_kept_whole(lambda x: tf.sin(x) + 1)
     outer = tf.function(lambda x: inner(inner(x)))
@@ -292,12 +269,3 @@ def test_tensorflow_knows_the_variable_by_which_eager_operations_are_not_streame
     from tensorflow.python.eager import context
 
     assert "TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE" in inspect.getsource(context)
-
-
-def test_steps_are_counted_also_those_whose_gradients_wait():
-    variable = keras.Variable(np.zeros(2), dtype="float32")
-    optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)
-    optimizer.build([variable])
-    for _ in range(3):
-        optimizer.apply([tf.ones(2)], [variable])
-    assert (int(internals.steps_made(optimizer).numpy()), int(optimizer.iterations)) == (3, 1)

@@ -155,6 +155,7 @@ class Levels(Architecture):
             seed=self.seed(config, steps[0]),
             prior=config.split_prior,
             bijectors=config.bijectors,
+            condition_activation=config.condition_activation,
             dtype=dtype,
             name=f"level_{level}_details",
         )

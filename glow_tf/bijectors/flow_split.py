@@ -41,6 +41,7 @@ class FlowSplit(FactorsOut):
       seed: of all random starting values.
       prior: of what the flow steps make of z, given the features; see `ModelConfig.split_prior`.
       bijectors: of a flow step, where they are one's own; see `OwnFlowStep`.
+      condition_activation: of the network of h; see `ConditionNetwork`.
 
     Reference: Yu et al. 2020 (Wavelet Flow), section 3, https://arxiv.org/abs/2010.13821
     """
@@ -56,6 +57,7 @@ class FlowSplit(FactorsOut):
         seed: int = 0,
         prior: str = "learned",
         bijectors: str = "",
+        condition_activation: str = "silu",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -72,7 +74,7 @@ class FlowSplit(FactorsOut):
             features,
             depth,
             seed=seed,
-            activation=coupling.condition_activation,
+            activation=condition_activation,
             bounded=coupling.bounded,
             dtype=coupling.network_dtype or policy,
             name="features",
@@ -174,10 +176,13 @@ class FlowSplit(FactorsOut):
             "seed": self.seed,
             "prior": self.prior_kind,
             "bijectors": self.own_bijectors,
+            "condition_activation": self.features.activation,
         }
 
     @classmethod
     def from_config(cls, config: dict) -> FlowSplit:
         config = dict(config)
         config["kind"] = config.pop("coupling")
-        return cls(config.pop("kept"), pop_coupling_config(config), **config)
+        activation = config.pop("condition_activation", "relu")  # what releases before 0.6 had
+        coupling = pop_coupling_config(config)
+        return cls(config.pop("kept"), coupling, condition_activation=activation, **config)

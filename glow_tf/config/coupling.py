@@ -21,7 +21,6 @@ class CouplingConfig:
       condition_channels: channels of the condition that the network reads; 0: none.
       network: a network of one's own; see `OwnNetwork`. Empty: the package's, to which width and norm belong.
       activation: between the network's convolutions, one of `ACTIVATIONS`.
-      condition_activation: the same, of the network that a level reads its smaller image with.
       bounded: whether shifts are softly bounded; see `ModelConfig.bounded`.
     """
 
@@ -33,7 +32,6 @@ class CouplingConfig:
     condition_channels: int = 0
     network: str = ""
     activation: str = "relu"
-    condition_activation: str = "silu"
     bounded: bool = True
 
     def __post_init__(self):
@@ -45,7 +43,6 @@ class CouplingConfig:
         read_scale(self.scale)
         one_of(self, "norm", NORMS)
         one_of(self, "activation", ACTIVATIONS)
-        one_of(self, "condition_activation", ACTIVATIONS)
 
 
 def read_scale(scale: str) -> tuple[str, float | None]:

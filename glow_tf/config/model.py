@@ -30,7 +30,7 @@ NAMES = (
     f"differ in more than case, and are none of {', '.join(sorted(TAKEN))}"
 )
 # Settings that a coupling has under the same name.
-OF_COUPLINGS = ("width", "scale", "norm", "activation", "condition_activation", "bounded")
+OF_COUPLINGS = ("width", "scale", "norm", "activation", "bounded")
 
 
 @dataclasses.dataclass(frozen=True)

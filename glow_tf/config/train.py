@@ -116,6 +116,12 @@ class TrainConfig:
         self.learning_rates()
         self.finetune_learning_rates()
 
+    def check_meetings(self) -> None:
+        """Raises ConfigError if workers would meet as in earlier releases, whose runs can still be read."""
+        same = self.outer_step.replace(".0", "") == "1,0"
+        averages = "1,0: a meeting of workers averages their weights, which was better than DiLoCo's step"
+        require(same, self, "outer_step", averages)
+
     def learning_rates(self, num_parts: int | None = None) -> tuple[float, ...]:
         """Returns the rate of each part; ConfigError unless one was given, or one per part if it is known.
 

@@ -1,6 +1,6 @@
 """Which devices a run is spread over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -11,7 +11,7 @@ from glow_tf.data.batches import DataSlice
 from glow_tf.devices.part_processes import connect
 from glow_tf.devices.processes import ProcessGroup
 from glow_tf.devices.workers import LONGEST_TRANSFER, in_several_processes
-from glow_tf.internals import forgetting_custom_gradients, wait_for_heartbeats
+from glow_tf.internals import wait_for_heartbeats
 
 
 def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Strategy:
@@ -63,25 +63,53 @@ def slow_compilation(jit_compile: bool | str) -> list[str]:
 
 
 def step_function(
-    strategy: tf.distribute.Strategy, step: Callable, of_keras: Callable, *, trains: bool
-) -> Callable:
-    """Returns a function of an iterator that runs a step: Keras's own function, but in several processes.
+    strategy: tf.distribute.Strategy,
+    step: Callable[[Any], Any],
+    made: Callable[[Any], None],
+    *,
+    steps: int = 1,
+    compiled: bool = False,
+    eager: bool = False,
+) -> Callable[[Iterator], Any]:
+    """Returns what Keras calls with an iterator: it makes `steps` steps and returns the logs of the last one.
 
-    There Keras's reduces every log of every step over all workers, and fails at it
-    (https://github.com/tensorflow/tensorflow/issues/72388). This one returns the first replica's logs. The
-    logs of an epoch are read from the metrics, which add up over all workers.
+    The logs are the mean of those that the step returns on the replicas of this process. `made` is called
+    with the batch of each step, which may still be running.
 
-    A step that trains forgets its custom gradients. One that evaluates does not: it may be the first to trace
-    functions of the model, and the steps that train then take gradients of these.
+    Keras's own function keeps the batches to itself. In several processes it reduces every log of every step
+    over all workers, and fails at it (https://github.com/tensorflow/tensorflow/issues/72388).
     """
 
-    @tf.function(autograph=False)
-    def run(iterator: Any) -> Any:
-        results = strategy.run(step, args=(next(iterator),))
-        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], results)
+    def mean(value: Any) -> Any:
+        own = strategy.experimental_local_results(value)
+        return own[0] if len(own) == 1 else tf.reduce_mean(own, axis=0)
 
-    found = run if in_several_processes(strategy) else of_keras
-    return forgetting_custom_gradients(found) if trains else found
+    def of_batch(batch: Any) -> Any:
+        return tf.nest.map_structure(mean, strategy.run(step, args=(batch,)))
+
+    if not eager:
+        of_batch = tf.function(of_batch, autograph=False, reduce_retracing=True, jit_compile=compiled)
+
+    def of_next(iterator: Iterator) -> tuple[Any, Any]:
+        batch = next(iterator)
+        return of_batch(batch), batch
+
+    in_graph = tf.function(of_next, autograph=False, reduce_retracing=True)
+
+    def run(iterator: Iterator) -> Any:
+        reads = isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator)
+        one = in_graph if reads and not eager else of_next
+        for number in range(steps):
+            try:
+                logs, batch = one(iterator)
+            except (StopIteration, tf.errors.OutOfRangeError):  # the data have ended
+                if not number:
+                    raise
+                break
+            made(batch)
+        return logs
+
+    return run
 
 
 def distributed(strategy: tf.distribute.Strategy, batches: Callable[..., tf.data.Dataset]) -> Any:

@@ -83,6 +83,7 @@ def _train_in(
     try:
         finished = workdir.read_summary()
         if not finished:
+            workdir.config.train.check_meetings()
             workdir.check_progress()
             workdir.check_place_of_export()
         if group is not None and group.job == "worker":

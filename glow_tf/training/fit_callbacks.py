@@ -23,6 +23,8 @@ def callbacks_for(
 ) -> list[keras.callbacks.Callback]:
     """Returns the callbacks of a `fit` with such arguments: the user's between the trainer's own.
 
+    Those that are to find out whether less is better of what the trainer reports are told so.
+
     ConfigError if a callback would reach one part alone, or watches what the first epoch does not compute, or
     as many epochs in a row as its patience lasts. Keras would take the first NaN for the best value, and
     every later one for no improvement.
@@ -35,6 +37,8 @@ def callbacks_for(
     num_parts = len(optimizers)
     for callback in callbacks:
         name = getattr(callback, "monitor", None)
+        if getattr(callback, "mode", None) == "auto" and str(name).removeprefix("val_") in means.names:
+            callback.mode = "min"
         if (epoch := _without(callback, name, missing)) is not None:
             raise ConfigError(
                 "a callback must watch what every epoch computes, such as val_loss with validation_data (a "

@@ -10,7 +10,6 @@ import keras
 import tensorflow as tf
 
 from glow_tf.devices.workers import by_each_replica, in_several_processes, sums_over_replicas
-from glow_tf.internals import metrics_to_minimize
 from glow_tf.layout.schedule import Phase
 from glow_tf.model.parts import Part
 from glow_tf.training.step.gradients import StepGradients
@@ -145,7 +144,6 @@ class Logs:
         self.means = StepMeans(parts, timed)
         self.of_evaluation = MeanAndError("bpd")
         self.evaluates = False
-        self._to_minimize = metrics_to_minimize(self.means.names)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -157,12 +155,12 @@ class Logs:
             self.evaluates = before
 
     def metrics(self, phase: Phase) -> list[keras.metrics.Metric]:
-        """Returns what a phase, or an evaluation, computes; and one that says that less is better."""
-        return [*self._computed(phase), self._to_minimize]
+        """Returns what a phase, or an evaluation, computes."""
+        return [self.of_evaluation] if self.evaluates else self.means.of(phase)
 
     def results(self, phase: Phase, strategy: tf.distribute.Strategy) -> dict[str, Any]:
         """Returns what a phase, or an evaluation, has computed: numbers, or tensors within a graph."""
-        metrics, results = self._computed(phase), {}
+        metrics, results = self.metrics(phase), {}
         if tf.executing_eagerly() and in_several_processes(strategy):
             found = _results_of_workers(metrics, strategy)
         else:
@@ -179,14 +177,11 @@ class Logs:
         """Starts the means anew."""
 
         def reset() -> None:
-            for metric in self._computed(phase):
+            for metric in self.metrics(phase):
                 metric.reset_state()
 
         # Outside of a replica each assignment would ask the other workers.
         by_each_replica(strategy, reset) if in_several_processes(strategy) else reset()
-
-    def _computed(self, phase: Phase) -> list[keras.metrics.Metric]:
-        return [self.of_evaluation] if self.evaluates else self.means.of(phase)
 
 
 def _results_of_workers(

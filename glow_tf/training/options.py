@@ -45,7 +45,8 @@ class CompileOptions:
       rate_scaling: `size` multiplies the rate of each weight by a factor that depends on the width and the
         number of flow steps, so that one rate suits models of all sizes; see `rate_factor`. `none` gives
         every weight the optimizer's rate.
-      steps_per_execution, run_eagerly: as in keras.Model.compile.
+      steps_per_execution, run_eagerly: as in keras.Model.compile. A divergence ends training after the last
+        of such steps.
       jit_compile: compile steps with XLA; `auto` does where there is a GPU.
       reversible: recompute activations instead of keeping them (see `Stack`).
       batch_size: of `fit`, where it is given an array and no batch size.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -11,7 +11,7 @@ import tensorflow as tf
 from glow_tf.bijectors.condition import Array, Condition
 from glow_tf.config import TrainConfig
 from glow_tf.devices.strategies import step_function
-from glow_tf.internals import BuiltBeforeFit
+from glow_tf.internals import BuiltBeforeFit, forgetting_custom_gradients
 from glow_tf.layout.schedule import Phase, named_phases, phase_of_epoch
 from glow_tf.model.density_model import DensityModel
 from glow_tf.model.glow import Glow
@@ -135,24 +135,33 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
 
     def make_train_function(self, force: bool = False) -> None:
         """Makes the current phase's train function, or swaps in the one there is."""
-        functions, strategy = self.training_steps.functions, self.distribute_strategy
+        functions = self.training_steps.functions
         if force or self.phase not in functions:
-            super().make_train_function(force=True)
-            functions[self.phase] = step_function(strategy, self.train_step, self.train_function, trains=True)
+            # One that evaluates keeps its custom gradients: it may be the first to trace functions of the
+            # model, and the steps that train then take gradients of these.
+            functions[self.phase] = forgetting_custom_gradients(
+                self._step_function(self.train_step, self.training_steps.note)
+            )
         self.train_function = functions[self.phase]
 
     def make_test_function(self, force: bool = False) -> None:
         if force or self.test_function is None:
-            super().make_test_function(force=True)
-            self.test_function = step_function(
-                self.distribute_strategy, self.test_step, self.test_function, trains=False
-            )
+            self.test_function = self._step_function(self.test_step, lambda batch: None)
+
+    def _step_function(self, step: Callable, made: Callable[[Any], None]) -> Callable:
+        return step_function(
+            self.distribute_strategy,
+            step,
+            made,
+            steps=self.options.steps_per_execution,
+            compiled=self.options.jit_compile,
+            eager=self.options.run_eagerly,
+        )
 
     def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Runs one step of the current phase, and returns the phase's logs so far in this epoch, [] each.
 
-        The batch is what `named` takes. InvalidArgumentError if too many steps in a row are not finite,
-        or outside of their band; `fit` raises DivergedError in its place.
+        The batch is what `named` takes. A step that is not finite is skipped.
         """
         batch, cache = named(batch, self.glow.config), self.prefix_caches.get(self.phase)
         self.logs.means.update(self.phase, *self.training_steps(batch, self.phase, cache))
@@ -214,8 +223,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         kwargs["callbacks"] = callbacks_for(kwargs, self.optimizers, self.phases, self.logs.means)
         start_reading(dataset)
         self.steps_before = initial_step
-        with self.training_steps.skips.naming_faults():
-            return super().fit(inputs.of_unknown_length(dataset, initial_step), **kwargs)
+        return super().fit(inputs.of_unknown_length(dataset, initial_step), **kwargs)
 
     def evaluate(self, x: Any, y: Any = None, *, batch_size: int | None = None, **kwargs) -> Any:
         """Computes the bits per dimension of the whole chain, as keras.Model.evaluate does.
@@ -247,8 +255,9 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         if not self.glow.initialized:
             self.initialize(batch["images"], batch.get("noise"), batch.get("condition"))
         self.averages.start()
-        with self.training_steps.skips.naming_faults(self.phase):
-            return super().train_on_batch(batch, return_dict=return_dict)
+        logs = super().train_on_batch(batch, return_dict=return_dict)
+        self.training_steps.end_batch(self.phase)
+        return logs
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight=None, return_dict: bool = False) -> Any:
         """Computes the bits per dimension of one batch, as in `train_on_batch` but for labels."""

@@ -65,12 +65,17 @@ def main(values: flags.FlagValues) -> None:
         trainer.train_function(batches)
         return trainer, time.perf_counter() - start
 
+    def step(trainer: PartsTrainer) -> dict:
+        logs = trainer.train_function(batches)
+        trainer.training_steps.end_step(trainer.phase, last=False)
+        return logs
+
     batches = iter(data.training_batches(images.train, config.train.batch_size, config.seed))
     seconds = []
     for number in range(values.makes):
         (watched, with_it), (unwatched, without) = first_step(10), first_step(None)
         seconds.append(("first step", number, with_it, without))
-    timed = [repeated(lambda t=t: t.train_function(batches)) for t in (watched, unwatched)]
+    timed = [repeated(lambda t=t: step(t)) for t in (watched, unwatched)]
     for number in range(values.rounds):
         order = (0, 1) if number % 2 else (1, 0)  # neither is always the first
         found = {k: timed[k](values.timed_steps) for k in order}

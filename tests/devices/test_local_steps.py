@@ -16,6 +16,7 @@ from glow_tf import Glow, PartsTrainer, phases
 from glow_tf.core.errors import ConfigError, DivergedError
 from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import make_strategy
+from glow_tf.run import lifecycle
 from glow_tf.run.files import history
 from glow_tf.training.optim.optimizers import FusedAdamax
 
@@ -174,7 +175,9 @@ def test_a_replica_that_diverges_stops_all_of_them_when_they_meet(here, batches)
     steps.begin_epoch(STEPS, False)
     if not here:
         steps._meetings[phase, False] = lambda own: own + 1
-    first, second = (steps.end_step(phase, False, local.divergence_monitor, fault) for _ in range(EVERY))
+    first, second = (
+        steps.end_step(phase, False, local.divergence_monitor, lambda _: fault) for _ in range(EVERY)
+    )
     assert first is None
     assert second.reason == ("here" if here else "training of part 1 diverged in another worker")
     assert second.parts == (0,)
@@ -227,6 +230,12 @@ def test_other_meetings_of_earlier_releases_are_refused():
         make().compile(step)
     for same in ((1, 0), "1.0,0.0"):
         make().compile(glow_tf.TrainConfig(outer_step=same))
+
+
+def test_other_meetings_are_refused_before_images_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(lifecycle, "prepare", lambda *_: pytest.fail("the run was prepared"))
+    with pytest.raises(ConfigError, match=r"averages their weights.*Received: outer_step='0.7,0.9'"):
+        lifecycle.train(config(tmp_path, outer_step="0.7,0.9"))
 
 
 # Runs

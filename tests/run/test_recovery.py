@@ -336,7 +336,7 @@ def test_a_checkpoint_amid_trouble_is_passed_over_and_removed(tmp_path):
     weight = trainer.glow.trainable_variables[0]
     for epoch, consecutive in ((1, 0), (2, 4)):
         spoil(weight, float(epoch))
-        trainer.divergence_monitor.consecutive.assign(consecutive)
+        trainer.divergence_monitor.variables["streak"].assign(consecutive)
         checkpoints.save(epoch)
     assert checkpoints.roll_back() == 1
     assert float(weight.numpy().flat[0]) == 1
@@ -348,7 +348,7 @@ def test_the_best_epoch_is_one_that_a_run_may_go_back_to(tmp_path):
     trainer = make_trainer()
     checkpoints = Checkpoints(tmp_path, trainer)
     for epoch, consecutive, bpd in ((1, 0, 3.5), (2, 4, 3.4)):
-        trainer.divergence_monitor.consecutive.assign(consecutive)
+        trainer.divergence_monitor.variables["streak"].assign(consecutive)
         checkpoints.save(epoch, validation_bpd=bpd)
     assert checkpoint_files.complete(tmp_path / "best") == [1]
     assert checkpoints.roll_back() == 1

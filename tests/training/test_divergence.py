@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from small import small_config
 
 from glow_tf import DivergedError, Glow, PartsTrainer, phases
@@ -20,16 +19,22 @@ FIRST, LAST, BOTH, WHOLE = (
 )
 
 
+def observed(monitor, phase, losses, norms, finite=True, arrived=None):
+    """Shows a step to a monitor, whose losses and norms are those of the phase's parts."""
+    values, watched = np.zeros(monitor.rows, np.float32), np.zeros(monitor.rows, bool)
+    for rows, own, parts in zip(
+        monitor.rows_of(phase), (losses, norms), (phase.ends, phase.active), strict=True
+    ):
+        values[rows], watched[rows] = own, [arrived is None or arrived[k] for k in parts]
+    found = monitor.observe(finite, values, watched)
+    monitor.write()
+    return found
+
+
 def consecutive(monitor, losses, phase=FIRST, norms=None, finite=True):
     """Shows steps to a monitor; returns after each how many in a row were outside."""
-    found = []
-    observe = tf.function(monitor.observe) if len(losses) > FEWEST else monitor.observe
-    for step, loss in enumerate(losses):
-        norm = 1.0 if norms is None else norms[step]
-        losses_of_rows = [tf.constant(loss, tf.float32)] * len(monitor.rows_of(phase)[0])
-        seen = observe(phase, tf.constant(finite), losses_of_rows, [tf.constant(norm)] * len(phase.active))
-        found.append(int(seen.consecutive))
-    return found
+    norms = np.ones(len(losses)) if norms is None else norms
+    return [observed(monitor, phase, *own, finite).consecutive for own in zip(losses, norms, strict=True)]
 
 
 def sound(steps=40, level=4.0, spread=0.02):
@@ -85,24 +90,30 @@ def test_steps_that_are_not_finite_count_and_leave_no_trace():
         np.testing.assert_array_equal(monitor.variables[name].numpy(), value)
 
 
+def test_losses_near_the_largest_number_are_compared_without_a_warning():
+    monitor = DivergenceMonitor(2)
+    assert max(consecutive(monitor, [3e38] * 2 * FEWEST, norms=[3e38] * 2 * FEWEST)) == 0
+    assert consecutive(monitor, [float("inf")], finite=False) == [1]
+
+
 def test_each_part_has_its_own_band_and_the_whole_that_of_the_last():
     monitor = DivergenceMonitor(2)
     consecutive(monitor, sound(level=6.0), FIRST)
     consecutive(monitor, sound(level=4.0), LAST)
     assert consecutive(monitor, [6.0], FIRST) == [0]
     assert consecutive(monitor, [6.0], WHOLE) == [1]
-    seen = monitor.observe(BOTH, tf.constant(True), [6.0, 6.0], [1.0, 1.0])
-    assert seen.outside.numpy().tolist() == [False, True, False, False, False, False]
+    seen = observed(monitor, BOTH, [6.0, 6.0], [1.0, 1.0])
+    assert seen.outside.tolist() == [False, True, False, False, False, False]
 
 
 def test_a_part_without_a_batch_is_not_watched():
     monitor = DivergenceMonitor(2)
     consecutive(monitor, sound(), BOTH)
-    for arrived, expected in (((True, False), 0), ((True, True), 1), ((False, False), 1)):
-        seen = monitor.observe(
-            BOTH, tf.constant(True), [9.0, 9.0], [1.0, 1.0], [tf.constant(a) for a in arrived]
-        )
-        assert int(seen.consecutive) == expected
+    # All losses are of the batch that has come to the last part.
+    without = observed(monitor, BOTH, [9.0, 9.0], [1.0, 1.0], arrived=(False, False))
+    assert without.consecutive == 0
+    assert observed(monitor, BOTH, [9.0, 9.0], [1.0, 1.0]).consecutive == 1
+    assert observed(monitor, BOTH, [9.0, 9.0], [1.0, 1.0], arrived=(False, False)).consecutive == 1
 
 
 def make_trainer(strategy="one_device", schedule="simultaneous", **options):
@@ -127,7 +138,7 @@ def test_sound_training_stays_in_the_band_and_what_diverges_stops_with_a_report(
     """With two images a step."""
     trainer, outside = make_trainer(max_outside_steps=3, max_skipped_steps=3), []
     monitor = trainer.divergence_monitor
-    count = lambda batch, logs: outside.append(int(monitor.consecutive) + int(logs["skipped_steps"]))  # noqa: E731
+    count = lambda batch, logs: outside.append(monitor.steps_outside + int(logs["skipped_steps"]))  # noqa: E731
     watch = keras.callbacks.LambdaCallback(on_train_batch_end=count)
     report = (
         r"step \d+ of part 2: the loss of part 2 is \d+\S* bits/dim, median \d\.\d+.*last of 4 such "
@@ -138,28 +149,18 @@ def test_sound_training_stays_in_the_band_and_what_diverges_stops_with_a_report(
         trainer.fit(small_images, batch_size=2, callbacks=[Spoil(), watch], verbose=0)
     assert max(outside[:64]) == 0  # of the two epochs before
     assert error.value.parts == (1,)
-    assert int(monitor.consecutive.numpy()) == 4
+    assert monitor.steps_outside == 4
 
 
-def test_a_compiled_step_decides_the_same_and_the_trainer_stops_after_it():
-    monitor, compiled = DivergenceMonitor(2), DivergenceMonitor(2)
-
-    @tf.function(jit_compile=True)
-    def observe(loss):
-        return compiled.observe(FIRST, tf.constant(True), [loss], [tf.constant(1.0)])
-
-    for loss in [*sound(20), 5.0, 7.0, 4.0, 9.0]:
-        seen = observe(tf.constant(loss, tf.float32))
-        expected = monitor.observe(FIRST, tf.constant(True), [loss], [1.0])
-        for a, b in zip(seen, expected, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-6)
-    assert int(compiled.consecutive.numpy()) == 1
-    trainer = make_trainer(max_outside_steps=3, max_skipped_steps=3, jit_compile=True)
-    trainer.divergence_monitor.consecutive.assign(3)
-    trainer.training_steps.end_step(trainer.phase, last=False)
-    trainer.divergence_monitor.consecutive.assign(4)
-    with pytest.raises(DivergedError, match=r"outside of its band for 4 steps in a row, .*jit_compile=False"):
-        trainer.training_steps.end_step(trainer.phase, last=False)
+def test_several_steps_at_a_time_are_looked_at_one_by_one(small_images):
+    """The monitor remembers what it does of single steps, and training stops after those that diverge."""
+    one, two = make_trainer(), make_trainer(steps_per_execution=2, max_outside_steps=3, max_skipped_steps=3)
+    for trainer in (one, two):
+        trainer.fit(small_images, batch_size=2, epochs=1, verbose=0)
+    for name, variable in one.divergence_monitor.variables.items():
+        np.testing.assert_array_equal(two.divergence_monitor.variables[name], variable)
+    with pytest.raises(DivergedError, match="the last of 4 such steps in a row"):
+        two.fit(small_images, batch_size=2, initial_epoch=1, callbacks=[Spoil()], verbose=0)
 
 
 def test_who_does_not_watch_is_not_stopped(small_images, eager):
@@ -214,10 +215,5 @@ def test_a_loss_that_lacks_the_levels_before_is_another_one(eager):
         trainer.set_phase(phase)
         trainer.training_steps.begin_epoch(trainer.phases[: epoch + 1], 4, resumes=False)
         known.append(monitor.variables["seen"].numpy()[:2].tolist())
-        monitor.observe(
-            phase,
-            tf.constant(True),
-            [tf.constant(4.0)] * len(phase.ends),
-            [tf.constant(1.0)] * len(phase.active),
-        )
+        observed(monitor, phase, 4.0, 1.0)
     assert known == [[0, 0], [1, 0], [1, 1], [1, 0]]

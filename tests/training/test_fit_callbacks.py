@@ -536,4 +536,4 @@ def test_monitors_know_that_fewer_bits_are_better(small_images, tmp_path):
     assert all(stop.monitor_op(1.0, 2.0) for stop in stops)
 
 
-from glow_tf.internals import steps_made
+from glow_tf.training.optim.optimizers import steps_made

@@ -125,6 +125,18 @@ def test_too_many_in_a_row_end_the_run(kind, small_images):
         trained([GOOD, BAD, GOOD, BAD, BAD, BAD, GOOD])
 
 
+@pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
+def test_what_is_looked_into_is_what_the_step_saw(strategy, small_images, monkeypatch, eager):
+    """Images without noise: each replica draws its own, within the step."""
+    trainer, entered = make_trainer(small_images, SGD, new, strategy=strategy, run_eagerly=True), []
+    glow, enter = trainer.glow, trainer.glow.enter
+    monkeypatch.setattr(glow, "enter", lambda *given: entered.append(given[1]) or enter(*given))
+    trainer.fit(untuned(tf.data.Dataset.from_tensors(small_images)), epochs=1, verbose=0)
+    seen = trainer.training_steps._seen(trainer.phase)
+    assert len(entered) == trainer.distribute_strategy.num_replicas_in_sync
+    np.testing.assert_array_equal(seen.v, glow.dequantized(small_images, tf.concat(entered, 0)))
+
+
 def test_an_epoch_that_skips_every_step_ends_the_run(small_images):
     trainer = make_trainer(small_images, SGD)
     trainer.fit(batches(small_images, [GOOD, BAD]), epochs=1, verbose=0)  # the first of the three

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from glow_tf.config import TrainConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.internals import moments, rate_of, steps_made
+from glow_tf.internals import rate_of
 from glow_tf.layout.schedule import Phase, epochs_training, first_finetune_epoch
 
 Optimizer = keras.optimizers.Optimizer
@@ -113,11 +113,25 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class Fused:
-    """One of Keras's optimizers with TensorFlow's own kernel: one pass over each variable, not ten."""
+    """One of Keras's optimizers with TensorFlow's own kernel: one pass over each variable, not ten.
+
+    A subclass names the two moments of a variable as Keras names them.
+    """
+
+    MOMENTS: tuple[str, str]
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Makes the moments, and keeps which are those of a variable, or of its copy on a replica."""
+        super().build(variables)
+        kinds = ([v for v in self.variables if v.path.endswith(f"_{name}")] for name in self.MOMENTS)
+        local = tf.distribute.get_strategy().experimental_local_results
+        pairs = zip(variables, *kinds, strict=True)
+        # Not by an attribute, here and below: Keras would put the dictionary into checkpoints.
+        vars(self)["_moments"] = {id(own): moments for v, *moments in pairs for own in local(v.value)}
 
     def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> None:
         """Applies gradients; what is the same for all variables is computed once."""
-        vars(self)["_shared"] = {}  # not by an attribute: Keras would put the dictionary into checkpoints
+        vars(self)["_shared"] = {}
         super().apply(grads, trainable_variables)
         vars(self).pop("_shared", None)  # with it the graphs; replicas share an optimizer
 
@@ -140,7 +154,7 @@ class Fused:
         learning_rate: tf.Tensor,
         **decays: float,
     ) -> None:
-        m, v = (moment.value.handle for moment in moments(self, variable))
+        m, v = (moment.value.handle for moment in vars(self)["_moments"][id(variable)])
         kernel(
             var=variable.handle,
             m=m,
@@ -159,6 +173,8 @@ class FusedAdam(Fused, keras.optimizers.Adam):
       ValueError: amsgrad is set, which TensorFlow's kernel does not have.
     """
 
+    MOMENTS = ("momentum", "velocity")
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.amsgrad:
@@ -172,6 +188,8 @@ class FusedAdam(Fused, keras.optimizers.Adam):
 @keras.saving.register_keras_serializable(package="glow_tf")
 class FusedAdamax(Fused, keras.optimizers.Adamax):
     """Keras's Adamax, `Fused`."""
+
+    MOMENTS = ("momentum", "norm")
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         self._apply_kernel(tf.raw_ops.ResourceApplyAdaMax, gradient, variable, learning_rate)
@@ -199,6 +217,11 @@ def part_rates(
     for rate, factor in zip(found, factors, strict=bool(factors)):
         rate.factor = factor
     return found
+
+
+def steps_made(optimizer: Optimizer) -> keras.Variable:
+    """Returns what counts an optimizer's steps; `iterations` counts its updates, which may be fewer."""
+    return next(v for v in optimizer.variables if v.path.endswith("/iteration"))
 
 
 def count_steps(optimizers: Optimizers, steps_per_epoch: int | None) -> None:

@@ -47,11 +47,7 @@ def recipe_of(
     for name, has in for_runs.items():
         if value := getattr(train, name):
             raise ConfigError(f"{name} is a setting of runs; a trainer has {has}. Received: {name}={value!r}")
-    if train.outer_step.replace(".0", "") != "1,0":
-        raise ConfigError(
-            "outer_step must be 1,0: a meeting of workers averages their weights, which was better than "
-            f"DiLoCo's step. Received: outer_step={train.outer_step!r}"
-        )
+    train.check_meetings()
     factors = []
     for k in range(num_parts):
         with glow.on_device_of(k):

@@ -52,9 +52,9 @@ def explain_non_finite(
 def explain_divergence(
     glow: Glow, phase: Phase, step: int, seen: Seen, observed: Observed, rows: tuple[list[int], list[int]]
 ) -> DivergedError:
-    """Describes a step that is outside of its band, after too many of them; see `explain_non_finite`.
+    """Describes a step that was outside of its band, after too many of them, with the weights after it.
 
-    `rows` are those of the losses and of the norms that the phase watches.
+    `rows` are those of the losses and of the norms that the phase watches; see `explain_non_finite`.
     """
     what, at_fault = [], []
     for names, unit, kinds in ((phase.ends, " bits/dim", rows[0]), (phase.active, "", rows[1])):

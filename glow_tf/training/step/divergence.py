@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.layout.schedule import Phase
@@ -24,10 +25,10 @@ NORM_RATIO = 100.0  # times the median norm
 class Observed(NamedTuple):
     """What the monitor says of a step; one entry for each of its rows."""
 
-    values: tf.Tensor  # losses in bits/dim, then norms, [rows]; 0 where the step has none
-    medians: tf.Tensor  # of the last steps within the band, [rows]; inf before there are any
-    outside: tf.Tensor  # whether a value is outside, bool [rows]
-    consecutive: tf.Tensor  # how many steps in a row were outside, or not finite, []
+    values: np.ndarray  # losses in bits/dim, then norms, [rows]; 0 where the step has none
+    medians: np.ndarray  # of the last steps within the band, [rows]; inf before there are any
+    outside: np.ndarray  # whether a value is outside, bool [rows]
+    consecutive: int  # how many steps in a row were outside, or not finite
 
 
 class DivergenceMonitor:
@@ -44,109 +45,98 @@ class DivergenceMonitor:
     median of the last part's own steps.
 
     `variables` are what a checkpoint has to hold so that a resumed run decides as an uninterrupted one does.
+    What `observe` learns is in them after `write`; `recall` reads them.
     """
 
     def __init__(self, num_parts: int):
         self.num_parts = num_parts
         # Rows: each part's loss, the norm of its gradients in its own and in simultaneous steps, end to end.
-        rows = 3 * num_parts
-        self._of_losses = [row < num_parts for row in range(rows)]
-        self._recent = replicated(tf.zeros([rows, WINDOW]))
-        self._seen = replicated(tf.zeros([rows], tf.int64))
-        self._lowest = replicated(tf.zeros([rows]))
-        self.consecutive = replicated(tf.zeros([], tf.int64))
+        self.rows = 3 * num_parts
+        self._of_losses = np.arange(self.rows) < num_parts
+        # As checkpoints name them.
+        self.variables = {
+            "recent": replicated(tf.zeros([self.rows, WINDOW])),
+            "seen": replicated(tf.zeros([self.rows], tf.int64)),
+            "lowest": replicated(tf.zeros([self.rows])),
+            "streak": replicated(tf.zeros([], tf.int64)),
+        }
+        self._changed: set[str] = set()  # what is not written yet
+        self.recall()
         self.forget()
+
+    def recall(self) -> None:
+        """Goes on from what the variables hold, which may be what a checkpoint has given them."""
+        self._known = {name: variable.numpy() for name, variable in self.variables.items()}
 
     def forget(self) -> None:
         """Starts anew, without a reference."""
-        self._seen.assign(tf.zeros_like(self._seen))
-        self._lowest.assign(tf.fill(self._lowest.shape, float("inf")))
-        self.consecutive.assign(0)
+        self._set("streak", np.int64(0))
+        self.forget_losses(range(self.rows))
 
     def forget_losses(self, rows: Sequence[int]) -> None:
         """Starts anew with the losses of these parts."""
-        if rows:
-            forgotten = [row in rows for row in range(len(self._of_losses))]
-            self._seen.assign(tf.where(forgotten, tf.zeros_like(self._seen), self._seen))
-            self._lowest.assign(tf.where(forgotten, float("inf"), self._lowest))
+        forgotten = np.isin(np.arange(self.rows), rows)
+        self._set("seen", np.where(forgotten, 0, self._known["seen"]))
+        self._set("lowest", np.where(forgotten, np.float32(np.inf), self._known["lowest"]))
+        self.write()
 
-    @property
-    def variables(self) -> dict[str, tf.Variable]:
-        """The state, as checkpoints name it."""
-        return {
-            "recent": self._recent,
-            "seen": self._seen,
-            "lowest": self._lowest,
-            "streak": self.consecutive,
-        }
+    def write(self) -> None:
+        """Writes what the steps so far have taught into the variables."""
+        for name in self._changed:
+            self.variables[name].assign(self._known[name], read_value=False)
+        self._changed.clear()
+
+    def _set(self, name: str, value: np.ndarray) -> None:
+        self._known[name] = value
+        self._changed.add(name)
 
     @property
     def steps_outside(self) -> int:
         """How many steps in a row, up to the last one, were outside of their band, or not finite."""
-        return int(self.consecutive.numpy())
+        return int(self.variables["streak"].numpy())
 
     def rows_of(self, phase: Phase) -> tuple[list[int], list[int]]:
         """Returns the rows of the losses and of the norms that a phase watches."""
-        losses = list(phase.ends)
         first = self.num_parts * (2 if phase.end_to_end else 1)
-        return losses, [first + k for k in phase.active]
+        return list(phase.ends), [first + k for k in phase.active]
 
-    def observe(
-        self, phase: Phase, finite: tf.Tensor, losses: Tensors, norms: Tensors, arrived: Tensors | None = None
-    ) -> Observed:
-        """Looks at a step; the same on all replicas if the arguments are.
+    @np.errstate(over="ignore", invalid="ignore")  # of losses that are huge, or that nothing is known of yet
+    def observe(self, finite: bool, values: np.ndarray, watched: np.ndarray) -> Observed:
+        """Looks at a step: whether it is finite, and what it has in which rows, float32 and bool [rows].
 
-        The losses, bits/dim, are those that the phase watches (`rows_of`); the norms are of each active part.
-        `arrived` says of each part whether it has a batch; None: every part has. All are [].
+        The values are the losses, bits/dim, and the norms of the gradients that a phase watches (`rows_of`).
         """
-        values, watched = self._arranged(phase, losses, norms, arrived)
-        medians, limits = self._medians_and_limits()
-        highest = tf.where(self._of_losses, self._lowest + RISE, float("inf"))
-        outside = watched & (values > tf.minimum(limits, highest))
-        bad = ~finite | tf.reduce_any(outside)
-        self._remember(values, watched & ~bad, limits)
-        counted = tf.where(bad, self.consecutive + 1, 0)
-        consecutive = tf.where(tf.reduce_any(watched), counted, self.consecutive)
-        self.consecutive.assign(consecutive)
-        return Observed(values, medians, outside, consecutive)
+        recent, seen, lowest = (self._known[name] for name in ("recent", "seen", "lowest"))
+        medians, limits = self._medians_and_limits(recent, seen)
+        highest = np.where(self._of_losses, lowest + RISE, np.inf)
+        outside = watched & (values > np.minimum(limits, highest))
+        bad, streak = not finite or outside.any(), int(self._known["streak"])
+        if watched.any() and (bad or streak):
+            streak = streak + 1 if bad else 0
+            self._set("streak", np.int64(streak))
+        if watched.any() and not bad:
+            places = np.flatnonzero(watched)
+            recent[places, seen[places] % WINDOW] = values[places]
+            self._set("recent", recent)
+            self._set("seen", seen + watched)
+            if (limits < lowest)[places].any():
+                self._set("lowest", np.where(watched, np.minimum(lowest, limits), lowest))
+        return Observed(values, medians, outside, streak)
 
-    def _arranged(
-        self, phase: Phase, losses: Tensors, norms: Tensors, arrived: Tensors | None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the values and whether a row has one, both [rows]."""
-        values: list[Any] = [0.0] * (3 * self.num_parts)
-        watched: list[Any] = [False] * len(values)
-        of_losses, of_norms = self.rows_of(phase)
-        for row, value in zip([*of_losses, *of_norms], [*losses, *norms], strict=True):
-            values[row], watched[row] = tf.cast(value, tf.float32), True
-        if arrived is not None:
-            for row in of_losses:  # all losses are of the batch that has come to the last part
-                watched[row] = arrived[phase.last]
-            for k, row in zip(phase.active, of_norms, strict=True):
-                watched[row] = arrived[k]
-        return tf.stack(values), tf.stack(watched)
-
-    def _medians_and_limits(self) -> tuple[tf.Tensor, tf.Tensor]:
+    def _medians_and_limits(self, recent: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the medians and the limits that follow from them, both [rows]; inf where there are none."""
-        count = tf.minimum(tf.convert_to_tensor(self._seen), WINDOW)
-        there = tf.range(WINDOW, dtype=count.dtype) < count[:, tf.newaxis]
-        ordered = tf.sort(tf.where(there, self._recent, float("inf")), axis=1)
-        places = tf.maximum(count - 1, 0)[:, tf.newaxis] * [2, 3] // 4
-        medians, quartiles = tf.unstack(tf.gather(ordered, places, batch_dims=1), axis=1)
-        above = medians + tf.maximum(RISE, SPREAD_FACTOR * (quartiles - medians))
-        first = tf.where(self._of_losses, ordered[:, 0] + FIRST_RISE, float("inf"))
-        limits = tf.where(self._of_losses, above, NORM_RATIO * medians)
-        return medians, tf.where(count >= FEWEST, limits, first)
-
-    def _remember(self, values: tf.Tensor, inside: tf.Tensor, limits: tf.Tensor) -> None:
-        newest = tf.one_hot(self._seen % WINDOW, WINDOW, True, False, dtype=tf.bool) & inside[:, tf.newaxis]
-        self._recent.assign(tf.where(newest, values[:, tf.newaxis], self._recent))
-        self._lowest.assign(tf.minimum(self._lowest, tf.where(inside, limits, float("inf"))))
-        self._seen.assign_add(tf.cast(inside, self._seen.dtype))
+        count = np.minimum(seen, WINDOW)[:, np.newaxis]
+        ordered = np.sort(np.where(np.arange(WINDOW) < count, recent, np.float32(np.inf)), axis=1)
+        places = np.maximum(count - 1, 0) * [2, 3] // 4
+        medians, quartiles = np.take_along_axis(ordered, places, axis=1).T
+        above = medians + np.maximum(RISE, SPREAD_FACTOR * (quartiles - medians))
+        first = np.where(self._of_losses, ordered[:, 0] + FIRST_RISE, np.inf)
+        limits = np.where(self._of_losses, above, NORM_RATIO * medians)
+        return medians, np.where(count[:, 0] >= FEWEST, limits, first)
 
 
 def replicated(value: tf.Tensor) -> tf.Variable:
-    """Returns a variable of which each replica keeps its own copy; all of them keep the same.
+    """Returns a variable of which each replica keeps its own copy.
 
     Whole numbers must be int64: TensorFlow keeps variables of int32 on the host, where XLA on a GPU does not
     reach them.

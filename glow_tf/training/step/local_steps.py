@@ -70,19 +70,24 @@ class LocalSteps:
         self._steps, self._made = steps, 0
 
     def end_step(
-        self, phase: Phase, ends_epoch: bool, monitor: DivergenceMonitor, fault: DivergedError | None
+        self,
+        phase: Phase,
+        ends_epoch: bool,
+        monitor: DivergenceMonitor,
+        fault_of: Callable[[Phase], DivergedError | None],
     ) -> DivergedError | None:
         """Lets the replicas meet, if it is time; `ends_epoch` says whether the step was the epoch's last.
 
-        Returns what stops training, given what does so here, if anything: all replicas stop when they meet.
+        Returns what stops training; `fault_of` says what does so here. All replicas stop when they meet.
         """
         if self._every == 1:
-            return fault
+            return fault_of(phase)
         self._made += 1
         if not ends_epoch and self._made % self._every:
             return None
         if (phase, ends_epoch) not in self._meetings:
             self._meetings[phase, ends_epoch] = self._meeting(phase, ends_epoch)
+        fault = fault_of(phase)
         own = [float(fault is not None and k in fault.parts) for k in range(len(self._optimizers))]
         at_fault = np.flatnonzero(self._meetings[phase, ends_epoch](tf.constant(own)))
         if len(at_fault):

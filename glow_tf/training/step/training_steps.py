@@ -8,13 +8,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.internals import steps_made
+from glow_tf.core.errors import DivergedError
 from glow_tf.layout.cost import crossing_bytes
 from glow_tf.layout.partition import PartLayout, part_layouts
 from glow_tf.layout.schedule import Phase, phase_of_epoch
 from glow_tf.training.feed import inputs
-from glow_tf.training.feed.batch import Batch, Dataset, entering, filled_up, noise_of_step
-from glow_tf.training.optim.optimizers import Optimizers, check_rates, count_steps
+from glow_tf.training.feed.batch import Batch, Dataset, entering, filled_up, named, noise_of_step
+from glow_tf.training.optim.optimizers import Optimizers, check_rates, count_steps, steps_made
 from glow_tf.training.options import CompileOptions, warn_of_late_priors
 from glow_tf.training.step.diagnosis import Seen
 from glow_tf.training.step.forward_pass import ForwardPass
@@ -43,10 +43,12 @@ class TrainingSteps:
         limits = (options.max_skipped_steps, options.max_outside_steps)
         self.local_steps = LocalSteps(forward, optimizers, options.sync_every)
         replicas = self.local_steps.replicas
-        self.skips = SkippedSteps(forward.glow, optimizers, *limits, options.jit_compile, replicas)
+        self.skips = SkippedSteps(forward.glow, optimizers, *limits, replicas)
         self._update = Update(forward, optimizers, options.clip_norm, options.rate_scaling)
         self._gradients = TapePerPart(forward) if forward.glow.part_devices else OneTape(forward, replicas)
         self._forward, self._optimizers, self._options, self._seed = forward, optimizers, options, seed
+        self._strategy = tf.distribute.get_strategy()
+        self._last_batch: Any = None
         self._queues: DelayQueues | None = None
         self.functions: dict[Phase, Callable] = {}
         self.traced: set[Phase] = set()
@@ -64,24 +66,24 @@ class TrainingSteps:
         passage = entering(self._forward.glow, batch, self._seed, cache)
         start = cache.part if cache else 0
         step = self._gradients(passage, phase, start, batch.get("weight"), self._queues_in(phase))
-
-        def seen() -> Seen:
-            v = self._forward.glow.dequantized(batch["images"], batch["noise"], seed=self._seed)
-            return Seen(v, passage.condition)
-
         norms = self._update.norms(phase, step.gradients)
-        finite = self.skips.finite(phase, step, norms, seen)
+        finite = self.skips.finite(phase, step, norms)
         self._update(phase, step, norms, finite)
         return step, norms, finite
 
-    def _with_noise(self, batch: Batch, phase: Phase) -> Batch:
+    def note(self, batch: Any) -> None:
+        """Keeps the batch of a step that has been made, and what the step was like."""
+        self._last_batch = batch
+        self.skips.note()
+
+    def _with_noise(self, batch: Batch, phase: Phase, ago: int = 0) -> Batch:
         """Returns a batch with noise: new noise in every step, where a dataset has images alone."""
         if "noise" in batch:
             return batch
         # To which every batch comes first, also where batches wait; one without weights counts no steps.
         trained = (k for k in phase.active if self._forward.glow.parts[k].trainable_variables)
         first = next(trained, phase.active[0])
-        step = steps_made(self._optimizers[first]).value
+        step = steps_made(self._optimizers[first]).value - ago
         return batch | {"noise": noise_of_step(batch["images"], (self._seed, first), step)}
 
     def begin_fit(
@@ -116,6 +118,7 @@ class TrainingSteps:
         """Checks that one step can be made alone: ConfigError where it would not be whole, or has no rate."""
         self._options.check_single_step()
         count_steps(self._optimizers, None)
+        self.skips.recall()
 
     def begin_epoch(self, phases: Sequence[Phase], steps: int | None, resumes: bool) -> None:
         """Counts skipped steps anew, forgets losses that had other terms, starts the queues between parts.
@@ -123,12 +126,11 @@ class TrainingSteps:
         `phases` are those of all epochs up to this one, whose number of `steps` may not be known (None). The
         first epoch has no reference for its losses.
         """
-        monitor = self.skips.divergence_monitor
-        if len(phases) == 1 and not resumes:
-            monitor.forget()
-        elif not resumes:
-            monitor.forget_losses(self._forward.losses_of_other_terms(phases))
         self.skips.begin_epoch(steps, resumes)
+        if len(phases) == 1 and not resumes:
+            self.skips.divergence_monitor.forget()
+        elif not resumes:
+            self.skips.divergence_monitor.forget_losses(self._forward.losses_of_other_terms(phases))
         self.local_steps.begin_epoch(steps, resumes)
         if queues := self._queues_in(phases[-1]):
             queues.start()
@@ -139,8 +141,13 @@ class TrainingSteps:
         `last` says whether the step was the epoch's last. Where an epoch ends before the last of its steps,
         this is called once more, when that is known.
         """
-        fault = self.skips.fault_of(phase)
-        if fault := self.local_steps.end_step(phase, last, self.skips.divergence_monitor, fault):
+        fault = self.local_steps.end_step(phase, last, self.skips.divergence_monitor, self._fault_of)
+        if fault:
+            raise fault
+
+    def end_batch(self, phase: Phase) -> None:
+        """Stops if training diverged with a step that was made alone."""
+        if fault := self._fault_of(phase):
             raise fault
 
     def empty_queues(self, phase: Phase, step: Callable) -> None:
@@ -148,6 +155,19 @@ class TrainingSteps:
         if queues := self._queues_in(phase):
             queues.flush(step)
             queues.start()
+            self.end_batch(phase)
+
+    def _fault_of(self, phase: Phase) -> DivergedError | None:
+        return self.skips.fault_of(phase, lambda: self._seen(phase))
+
+    def _seen(self, phase: Phase) -> Seen:
+        """Returns the last batch, of all replicas here, as the last step has seen it."""
+        glow, local = self._forward.glow, self._strategy.experimental_local_results
+        given = named(self._last_batch, glow.config)
+        batch = filled_up(tf.nest.map_structure(lambda own: tf.concat(local(own), 0), given))
+        batch = self._with_noise(batch, phase, ago=1)
+        v = glow.dequantized(batch["images"], batch["noise"], seed=self._seed)
+        return Seen(v, glow.checked_condition(batch.get("condition")))
 
     def traffic(self, phase: Phase, layouts: Sequence[PartLayout] = (), cached: bool = False) -> Traffic:
         """Returns what a step of the phase moves between devices; what a prefix cache has crosses no cut.

@@ -14,10 +14,9 @@ from glow_tf.internals import (
     built_with_others,
     leaves_updates_to_others,
     scale_rates,
-    steps_made,
 )
 from glow_tf.layout.schedule import Phase
-from glow_tf.training.optim.optimizers import Optimizer, Optimizers
+from glow_tf.training.optim.optimizers import Optimizer, Optimizers, steps_made
 from glow_tf.training.step.divergence import Tensors
 from glow_tf.training.step.forward_pass import ForwardPass
 from glow_tf.training.step.gradients import StepGradients
