@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.condition import Array, Condition
 from glow_tf.config import TrainConfig
-from glow_tf.devices.strategies import step_function
-from glow_tf.internals import BuiltBeforeFit, forgetting_custom_gradients
+from glow_tf.internals import BuiltBeforeFit
 from glow_tf.layout.schedule import Phase, named_phases, phase_of_epoch
 from glow_tf.model.density_model import DensityModel
 from glow_tf.model.glow import Glow
@@ -137,26 +136,12 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         """Makes the current phase's train function, or swaps in the one there is."""
         functions = self.training_steps.functions
         if force or self.phase not in functions:
-            # One that evaluates keeps its custom gradients: it may be the first to trace functions of the
-            # model, and the steps that train then take gradients of these.
-            functions[self.phase] = forgetting_custom_gradients(
-                self._step_function(self.train_step, self.training_steps.note)
-            )
+            functions[self.phase] = self.training_steps.function_of(self.train_step, trains=True)
         self.train_function = functions[self.phase]
 
     def make_test_function(self, force: bool = False) -> None:
         if force or self.test_function is None:
-            self.test_function = self._step_function(self.test_step, lambda batch: None)
-
-    def _step_function(self, step: Callable, made: Callable[[Any], None]) -> Callable:
-        return step_function(
-            self.distribute_strategy,
-            step,
-            made,
-            steps=self.options.steps_per_execution,
-            compiled=self.options.jit_compile,
-            eager=self.options.run_eagerly,
-        )
+            self.test_function = self.training_steps.function_of(self.test_step, trains=False)
 
     def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Runs one step of the current phase, and returns the phase's logs so far in this epoch, [] each.

@@ -9,6 +9,8 @@ import keras
 import tensorflow as tf
 
 from glow_tf.core.errors import DivergedError
+from glow_tf.devices.strategies import step_function
+from glow_tf.internals import forgetting_custom_gradients
 from glow_tf.layout.cost import crossing_bytes
 from glow_tf.layout.partition import PartLayout, part_layouts
 from glow_tf.layout.schedule import Phase, phase_of_epoch
@@ -71,7 +73,19 @@ class TrainingSteps:
         self._update(phase, step, norms, finite)
         return step, norms, finite
 
-    def note(self, batch: Any) -> None:
+    def function_of(self, step: Callable, *, trains: bool) -> Callable:
+        """Returns what Keras calls with an iterator, to make a step of `fit` or `evaluate`.
+
+        One that evaluates keeps its custom gradients: it may be the first to trace functions of the model,
+        and the steps that train then take gradients of these.
+        """
+        options = self._options
+        how = {"compiled": options.jit_compile, "eager": options.run_eagerly}
+        made = self._note if trains else lambda batch: None
+        run = step_function(self._strategy, step, made, steps=options.steps_per_execution, **how)
+        return forgetting_custom_gradients(run) if trains else run
+
+    def _note(self, batch: Any) -> None:
         """Keeps the batch of a step that has been made, and what the step was like."""
         self._last_batch = batch
         self.skips.note()
