@@ -65,14 +65,16 @@ def main(values: flags.FlagValues) -> None:
         with open(values.output) as file:
             done = {tuple(row[c] for c in COLUMNS[:4]) for row in csv.DictReader(file)}
     sets = {name: images for name, images in _sets(values).items() if not values.sets or name in values.sets}
-    untouched = {name: _untouched(test) for name, (_, test) in sets.items()}
+    untouched = {name: _untouched(test) for name, (_, test, _) in sets.items()}
     with tempfile.TemporaryDirectory() as folder, added_to(values.output, COLUMNS) as add:
         for seed in values.seeds:
             for count in values.images:
-                for name, (train, test) in sets.items():
+                for name, (train, test, pictures) in sets.items():
+                    # Picture by picture, so that those held out are the last pictures'.
+                    order = np.argsort(np.arange(int(count)) % pictures, kind="stable")
                     for start in values.starts:
                         if (name, count, seed, start) not in done:
-                            row = _run(pathlib.Path(folder), train[: int(count)], test, start, int(seed))
+                            row = _run(pathlib.Path(folder), train[order], test, start, int(seed))
                             row = {"set": name, "images": count, "seed": seed, "start": start} | row
                             row["untouched_bpd"] = untouched[name]
                             add(row)
@@ -119,8 +121,8 @@ def _cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _sets(values: flags.FlagValues) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns training and test images of each set, uint8 [N, 32, 32, 1 or 3]."""
+def _sets(values: flags.FlagValues) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
+    """Returns each set's training and test images, uint8 [N, 32, 32, 1 or 3], and of how many pictures."""
     most = max(map(int, values.images))
     kinds: dict[str, list[np.ndarray]] = {}
     for kind, pictures in held_out(pathlib.Path(values.pictures)).items():
@@ -128,28 +130,32 @@ def _sets(values: flags.FlagValues) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         for image in itertools.starmap(opened, pictures):
             image.thumbnail((LONGER, LONGER), Image.Resampling.LANCZOS)
             kinds[kind].append(np.asarray(image))
-    sets = {f"{kind}s": (_squares(own[::2], most), _squares(own[1::2], TEST)) for kind, own in kinds.items()}
+    sets = {f"{kind}s": _set(own[::2], own[1::2], most) for kind, own in kinds.items()}
     single = max(kinds["photograph"], key=lambda image: np.abs(np.diff(image.astype(int), axis=0)).mean())
     half = len(single) // 2
-    sets["one texture"] = _squares([single[:half]], most), _squares([single[half:]], TEST)
+    sets["one texture"] = _set([single[:half]], [single[half:]], most)
     if values.data_dir:
         cifar = data.load(DataConfig("cifar10", values.data_dir, train_examples=most, test_examples=TEST))
-        sets["cifar10"] = cifar.train, cifar.test
+        sets["cifar10"] = cifar.train, cifar.test, 1
     if values.tiles:
         paths = sorted(pathlib.Path(values.tiles).glob("free/*.jpg"))
         tiles = [np.asarray(Image.open(path).convert("L").reduce(2))[..., np.newaxis] for path in paths]
         middle = len(tiles) // 2
-        sets["tiles"] = _squares(tiles[:middle], most), _squares(tiles[middle:], TEST)
+        sets["tiles"] = _set(tiles[:middle], tiles[middle:], most)
     return sets
+
+
+def _set(train: list[np.ndarray], test: list[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray, int]:
+    train, test = ([image for image in own if min(image.shape[:2]) >= SIDE] for own in (train, test))
+    return _squares(train, most), _squares(test, TEST), len(train)
 
 
 def _squares(images: list[np.ndarray], count: int) -> np.ndarray:
     """Returns squares in turn of each image; the first ones are the same, however many there are."""
     rng = np.random.default_rng(0)
-    fit = [image for image in images if min(image.shape[:2]) >= SIDE]
     squares = []
     for k in range(count):
-        image = fit[k % len(fit)]
+        image = images[k % len(images)]
         top, left = (rng.integers(length - SIDE + 1) for length in image.shape[:2])
         squares.append(image[top : top + SIDE, left : left + SIDE])
     return np.stack(squares)
