@@ -61,7 +61,8 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
         # A flagfile may list every setting.
         taken = {name: value for name, value in of_start.items() if not values[name].on_command_line}
         settings |= taken
-        is_open = [name for name in is_open if name not in taken]
+        # A model to start from is known, and its own run has held images out.
+        is_open = [name for name in is_open if name not in (*taken, "validation_examples")]
         given |= taken.keys()
     form = suited.form(settings, given) if is_open else {}
     if is_open and not form:  # a Glow, which no prior is

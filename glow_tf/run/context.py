@@ -25,7 +25,7 @@ from glow_tf.run.files import saved
 from glow_tf.run.files.checkpoints import Checkpoints, checkpoint_bytes
 from glow_tf.run.files.checksums import check_same_data, check_same_on_workers, fingerprints, write_data
 from glow_tf.run.files.workdir import Workdir
-from glow_tf.run.prior import with_start
+from glow_tf.run.prior import with_start, with_validation
 from glow_tf.run.suited import suited
 from glow_tf.training.conditioning import Probe
 from glow_tf.training.feed import inputs
@@ -220,6 +220,7 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     if config.left_open:
         levels = 0 if config.model.is_real else images.levels
         config = suited(config, images.image_shape, len(images.train), levels)
+        images = with_validation(config, images)
     if config is not before:
         workdir.config, devices = config, _devices(config, group)
     _check_memory(config, images)

@@ -64,7 +64,7 @@ def _with_prior(
             glow = saved.resized(Glow.from_preset(name), images.image_shape)
             model = {n: getattr(own, n) for n in config.follows if n not in tuned}
             chosen = RunConfig.from_settings(config.to_settings() | model | tuned | {"init_from": name})
-            cut = _with_validation(chosen, images)
+            cut = with_validation(chosen, images)
             bits, trivial = _scores(glow, cut, config.seed)
     except ConfigError as error:  # images are too small, or a setting that is typed does not fit
         why = str(error)
@@ -105,7 +105,7 @@ def _contradiction(config: RunConfig, images: data.ImageData, prior: ModelConfig
     return ""
 
 
-def _with_validation(config: RunConfig, images: data.ImageData) -> data.ImageData:
+def with_validation(config: RunConfig, images: data.ImageData) -> data.ImageData:
     """Returns the images as `data.load` would cut them now."""
     if config.data.validation_examples == len(images.validation):
         return images

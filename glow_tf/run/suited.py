@@ -8,6 +8,7 @@ from glow_tf.architectures.architecture import architecture
 from glow_tf.config import MOST_BLOCKS, SAME_FUNCTION, ModelConfig, RunConfig, settings_of
 
 SETTINGS = ("n_bits", "num_blocks", "flow_steps", "width", "part_epochs", "finetune_epochs")
+SETTINGS += ("validation_examples",)
 # As in configs/own_images.cfg: what won at equal time.
 LEVELS = {"architecture": "levels", **Levels.suited}
 OF_A_GLOW = ("parts", "local_prior", "split_prior", "top_prior", "schedule", "period", "objective")
@@ -23,6 +24,7 @@ TUNED += ("rate_scaling", "warmup_steps", "batch_size", "ema", "patience", "augm
 FOLLOWS = (*(s.name for s in settings_of(ModelConfig) if s.name not in SAME_FUNCTION), *TUNED)
 FEW = 80  # images, of which a tenth would be fewer than `LEAST_HELD_OUT`
 LEAST_HELD_OUT, MOST_HELD_OUT = 8, 1000
+FEWEST = 20  # images of which some are held out
 MANY = 1000  # images, which need no mirror images beside them
 SEEN = 32_000  # images in all epochs together: ten epochs of 3,200, which take minutes at 32 × 32
 FEWEST_EPOCHS, MOST_EPOCHS = 2, 50
@@ -61,7 +63,7 @@ def bits_of(levels: int) -> int:
 
 
 def held_out(examples: int) -> int:
-    """Returns how many of the training images choose the best epoch, where a run starts from a prior."""
+    """Returns how many of the training images choose the best epoch."""
     share = examples // 4 if examples < FEW else examples // 10
     return min(share, LEAST_HELD_OUT if examples < FEW else MOST_HELD_OUT)
 
@@ -107,6 +109,9 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
       a Glow's parts, 2 of 5 in parts, and enough for each part's turn. Where one of the two is given, the
       other is 0: nothing is added to it.
 
+    - `validation_examples`: as a run from a prior holds out; of fewer than `FEWEST` none, and none where one
+      part is trained alone.
+
     The images are (H, W, C), with these `levels`, all combined by a bitwise or; `examples` are for training.
     """
     settings: dict[str, Any] = config.to_settings()
@@ -137,6 +142,8 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
         shares["part_epochs"] = max(shares["part_epochs"], _in_turns(RunConfig.from_settings(settings)))
     for name, share in shares.items():
         choose(name, share)
+    few = examples < FEWEST or config.train.only_part
+    choose("validation_examples", 0 if few else held_out(examples))
     return found
 
 

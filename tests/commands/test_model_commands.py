@@ -285,6 +285,7 @@ def test_a_finished_run_becomes_a_preset(here, capsys, eager):
             "--dataset=digits",
             "--train_examples=64",
             "--test_examples=32",
+            "--validation_examples=8",
             "--n_bits=5",
         ),
         *("--num_blocks=1", "--flow_steps=1", "--width=4", "--architecture=glow", "--equalize=0.0"),

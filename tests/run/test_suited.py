@@ -28,12 +28,12 @@ def settings(*values):
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (PHOTOGRAPHS, settings(8, 3, 8, 96, 10, 0)),  # those of configs/own_images.cfg
-        (((8, 8, 1), 1437, 0b11111000), settings(5, 1, 12, 96, 23, 0)),  # the digits
-        (((28, 28, 1), 60_000, 255), settings(8, 2, 12, 96, 2, 0)),
-        (((64, 48, 3), 20, 255), settings(8, 3, 8, 96, 50, 0)),
-        (((256, 256, 3), 1000, 255), settings(8, 6, 4, 96, 32, 0)),
-        (((2, 2, 1), 9, 0), settings(1, 1, 12, 96, 50, 0)),
+        (PHOTOGRAPHS, settings(8, 3, 8, 96, 10, 0, 320)),  # those of configs/own_images.cfg
+        (((8, 8, 1), 1437, 0b11111000), settings(5, 1, 12, 96, 23, 0, 143)),  # the digits
+        (((28, 28, 1), 60_000, 255), settings(8, 2, 12, 96, 2, 0, 1000)),
+        (((64, 48, 3), 20, 255), settings(8, 3, 8, 96, 50, 0, 5)),
+        (((256, 256, 3), 1000, 255), settings(8, 6, 4, 96, 32, 0, 100)),
+        (((2, 2, 1), 9, 0), settings(1, 1, 12, 96, 50, 0, 0)),
     ],
 )
 def test_what_is_chosen_suits_the_data(data, expected):
@@ -158,6 +158,7 @@ def test_what_is_typed_wins_and_the_rest_follows_it():
         "flow_steps": 8,
         "part_epochs": 10,
         "finetune_epochs": 0,
+        "validation_examples": 320,
     }
     in_parts = choice("--schedule=alternating", "--parts=across_block:2")
     assert (in_parts["part_epochs"], in_parts["finetune_epochs"]) == (4, 6)
@@ -199,7 +200,8 @@ def test_a_run_without_a_flagfile_says_what_it_takes_and_goes_on_with_it(tmp_pat
     data = [f"--dataset=folder:{pictures}", f"--workdir={tmp_path / 'run'}", "--strategy=one_device"]
     assert cli.run("train", [*data, *small]) == 0
     chosen = "--architecture=levels --schedule=simultaneous --equalize=0.5 --n_bits=1 --num_blocks=1"
-    line = f"No flagfile: {chosen} --finetune_epochs=0, which suits 18 images of 12×12×1."
+    chosen += " --finetune_epochs=0 --validation_examples=0"  # of so few
+    line = f"No flagfile: {chosen}, which suits 18 images of 12×12×1."
     assert line in capsys.readouterr().out
     text = (tmp_path / "run" / "flags.cfg").read_text()
     assert text == flagfile(read_config(tmp_path / "run"))
