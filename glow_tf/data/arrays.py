@@ -106,7 +106,9 @@ class ImageData:
 
     @property
     def levels(self) -> int:
-        """All levels of the training and test images, combined by a bitwise or."""
+        """All levels of the training and test images, combined by a bitwise or; real data have none: 0."""
+        if self.train.dtype.kind == "f":
+            return 0
         return int(np.bitwise_or.reduce(self.train, None) | np.bitwise_or.reduce(self.test, None))
 
     def with_validation(self, count: int) -> ImageData:

@@ -218,8 +218,7 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     before = config
     config, images, start = with_start(config, images, start, strategy)
     if config.left_open:
-        levels = 0 if config.model.is_real else images.levels
-        config = suited(config, images.image_shape, len(images.train), levels)
+        config = suited(config, images.image_shape, len(images.train), images.levels)
         images = with_validation(config, images)
     if config is not before:
         workdir.config, devices = config, _devices(config, group)

@@ -54,8 +54,7 @@ class TrainingSteps:
         self._queues: DelayQueues | None = None
         self.functions: dict[Phase, Callable] = {}
         self.traced: set[Phase] = set()
-        for part in forward.glow.parts:
-            part.set_reversible(options.reversible)
+        self._recompute(options.reversible)
 
     def __call__(
         self, batch: Batch, phase: Phase, cache: PrefixCache | None = None
@@ -77,13 +76,27 @@ class TrainingSteps:
         """Returns what Keras calls with an iterator, to make a step of `fit` or `evaluate`.
 
         One that evaluates keeps its custom gradients: it may be the first to trace functions of the model,
-        and the steps that train then take gradients of these.
+        and the steps that train then take gradients of these. It recomputes nothing.
         """
         options = self._options
+
+        def evaluate(batch: Any) -> Any:
+            self._recompute(False)
+            try:
+                return step(batch)
+            finally:
+                self._recompute(options.reversible)
+
         how = {"compiled": options.jit_compile, "eager": options.run_eagerly}
         made = self._note if trains else lambda batch: None
-        run = step_function(self._strategy, step, made, steps=options.steps_per_execution, **how)
+        step_made = step if trains else evaluate
+        run = step_function(self._strategy, step_made, made, steps=options.steps_per_execution, **how)
         return forgetting_custom_gradients(run) if trains else run
+
+    def _recompute(self, reversible: bool) -> None:
+        """Sets whether what is traced from now on recomputes activations in backpropagation."""
+        for part in self._forward.glow.parts:
+            part.set_reversible(reversible)
 
     def _note(self, batch: Any) -> None:
         """Keeps the batch of a step that has been made, and what the step was like."""

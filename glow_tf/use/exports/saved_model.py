@@ -22,8 +22,7 @@ NOT_EXPORTED = "sample_dequantized"  # `sample` before its values are rounded do
 def export(glow: Glow, path: str | pathlib.Path) -> None:
     """Writes a SavedModel that needs TensorFlow alone.
 
-    Endpoints (D = H·W·C). All but the first, which is what a model server calls, and those whose names end in
-    `checked` return one tensor:
+    Endpoints (D = H·W·C). All but the first, which a model server calls, and the `checked` return one tensor:
       serving_default(images uint8 [B, H, W, C]) → {log_prob nats, bits_per_dim}, float32 [B] each, at the
         middle of the bins, without a seed
       sample(num int32[], temperature float32[], seed int32[]) → images uint8 [num, H, W, C]
