@@ -235,7 +235,7 @@ def test_other_meetings_of_earlier_releases_are_refused():
 def test_other_meetings_are_refused_before_images_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(lifecycle, "prepare", lambda *_: pytest.fail("the run was prepared"))
     with pytest.raises(ConfigError, match=r"averages their weights.*Received: outer_step='0.7,0.9'"):
-        lifecycle.train(config(tmp_path, outer_step="0.7,0.9"))
+        lifecycle.train(config(tmp_path, outer_step="0.7,0.9"), export=pytest.fail)
 
 
 # Runs
