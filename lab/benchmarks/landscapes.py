@@ -7,7 +7,6 @@ A run without a flagfile starts from the prior; with `--from_scratch` it trains 
 need more than 16 bits/dim. Runs whose row is in the CSV are not repeated.
 """
 
-import csv
 import json
 import pathlib
 import subprocess
@@ -20,7 +19,7 @@ from examples.photographer import fill
 from glow_tf import DataConfig, data
 from glow_tf.commands import cli
 from glow_tf.use import evaluate, open_model
-from lab.benchmarks.rows import added_to
+from lab.benchmarks.rows import added_to, measured
 
 KINDS = {"landscapes": ((120, 160, 210), 0), "sunsets": ((230, 110, 50), 1)}
 STARTS = {"prior": (), "levels": ("--from_scratch",)}
@@ -37,10 +36,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Trains, measures, prints and writes."""
-    done = set()
-    if pathlib.Path(given.csv).exists():
-        with open(given.csv) as file:
-            done = {tuple(row[c] for c in COLUMNS[:3]) for row in csv.DictReader(file)}
+    done = measured(given.csv, COLUMNS[:3])
     with tempfile.TemporaryDirectory() as place, added_to(given.csv, COLUMNS) as add:
         folder = pathlib.Path(place)
         for kind, (sky, seed) in KINDS.items():

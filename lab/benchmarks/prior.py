@@ -12,7 +12,6 @@ Runs whose row is in the CSV are not repeated.
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import pathlib
@@ -31,7 +30,7 @@ from glow_tf.run import suited
 from glow_tf.use import evaluate, open_model
 from glow_tf.use.evaluation import mean_and_error
 from glow_tf.use.sized import fitted
-from lab.benchmarks.rows import added_to
+from lab.benchmarks.rows import added_to, measured
 from lab.prior_pictures import held_out, opened
 
 SIDE, TEST = 32, 500
@@ -60,10 +59,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Makes the runs one after another, and prints a line for each."""
-    done = set()
-    if pathlib.Path(values.output).exists():
-        with open(values.output) as file:
-            done = {tuple(row[c] for c in COLUMNS[:4]) for row in csv.DictReader(file)}
+    done = measured(values.output, COLUMNS[:4])
     sets = {name: images for name, images in _sets(values).items() if not values.sets or name in values.sets}
     untouched = {name: _untouched(test) for name, (_, test, _) in sets.items()}
     with tempfile.TemporaryDirectory() as folder, added_to(values.output, COLUMNS) as add:

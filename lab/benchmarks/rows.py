@@ -9,6 +9,15 @@ from typing import Any
 Row = Sequence[Any] | Mapping[str, Any]
 
 
+def measured(path: str | pathlib.Path, columns: Sequence[str]) -> set[tuple[str, ...]]:
+    """Returns what a CSV's rows have in these columns; nothing if there is no such file."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        return set()
+    with path.open(newline="") as file:
+        return {tuple(row[name] for name in columns) for row in csv.DictReader(file)}
+
+
 @contextlib.contextmanager
 def added_to(path: str | pathlib.Path, columns: Sequence[str]) -> Iterator[Callable[[Row], None]]:
     """Yields a function that writes a row at the end of a CSV, at once; no row that is there is lost.
