@@ -3,11 +3,12 @@
     python -m lab.benchmarks.prior --pictures=pictures --tiles=PATH --data_dir=PATH --output=prior.csv
 
 Sets of 32×32 images: squares of the photographs that `prior_pictures.csv` holds out for test (one half of the
-pictures to train on, the other to test), squares of a single one of them, drawings likewise, CIFAR-10, and
-grey pieces of magnetic tiles (Huang et al. 2018), at half their size. For each set and number of
+pictures to train on, the other to test), squares of a single one of them (its upper half in ten blocks to
+train on, its lower half to test), drawings likewise, CIFAR-10, and grey pieces of magnetic tiles (Huang et
+al. 2018), at half their size. For each set and number of
 images three runs: as `glow-tf train` without a flagfile does it, from the prior; the same with
 `--from_scratch`; and a Glow. All hold the same number of training images out, and end with their best epoch.
-Runs whose row is in the CSV are not repeated.
+Runs whose row is in the CSV are not repeated. --keep=FOLDER keeps the models, for `lab.benchmarks.unlike`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from lab.benchmarks.rows import added_to, measured
 from lab.prior_pictures import held_out, opened
 
 SIDE, TEST = 32, 500
+BLOCKS = (5, 2)  # of the half of a texture to train on: a tenth, held out, does not overlap the others
 LONGER = 640  # of a photograph whose squares are cut
 STARTS = {
     "prior": (),
@@ -55,6 +57,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_list("sets", [], "Names of sets; empty: all.", **own)
     flags.DEFINE_list("starts", list(STARTS), "What runs start from.", **own)
     flags.DEFINE_string("output", "prior.csv", "The CSV, to add to.", **own)
+    flags.DEFINE_string("keep", "", "Folder for the models, such as photographs_20_0_prior.keras.", **own)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -70,7 +73,8 @@ def main(values: flags.FlagValues) -> None:
                     order = np.argsort(np.arange(int(count)) % pictures, kind="stable")
                     for start in values.starts:
                         if (name, count, seed, start) not in done:
-                            row = _run(pathlib.Path(folder), train[order], test, start, int(seed))
+                            kept = values.keep and f"{values.keep}/{name}_{count}_{seed}_{start}.keras"
+                            row = _run(pathlib.Path(folder), train[order], test, start, int(seed), kept)
                             row = {"set": name, "images": count, "seed": seed, "start": start} | row
                             row["untouched_bpd"] = untouched[name]
                             add(row)
@@ -78,7 +82,7 @@ def main(values: flags.FlagValues) -> None:
 
 
 def _run(
-    folder: pathlib.Path, train: np.ndarray, test: np.ndarray, start: str, seed: int
+    folder: pathlib.Path, train: np.ndarray, test: np.ndarray, start: str, seed: int, kept: str
 ) -> dict[str, object]:
     """Trains in a process of its own, and returns the cells of a row."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -99,7 +103,11 @@ def _run(
         )
         taken = round(_cpu_seconds() - before, 1)
         summary = json.loads((workdir / "summary.json").read_text())
-        bits, error = mean_and_error(evaluate(open_model(str(workdir)), test).per_image)
+        model = open_model(str(workdir))
+        bits, error = mean_and_error(evaluate(model, test).per_image)
+        if kept:
+            pathlib.Path(kept).parent.mkdir(parents=True, exist_ok=True)
+            model.save(kept)
     cells = {"test_bpd": f"{bits:.6f}", "test_bpd_se": f"{error:.6f}", "best_epoch": summary["best_epoch"]}
     cells |= {"epochs": summary["epochs"], "training_seconds": round(summary["total_seconds"], 1)}
     return cells | {"cpu_seconds": taken}
@@ -128,8 +136,11 @@ def _sets(values: flags.FlagValues) -> dict[str, tuple[np.ndarray, np.ndarray, i
             kinds[kind].append(np.asarray(image))
     sets = {f"{kind}s": _set(own[::2], own[1::2], most) for kind, own in kinds.items()}
     single = max(kinds["photograph"], key=lambda image: np.abs(np.diff(image.astype(int), axis=0)).mean())
-    half = len(single) // 2
-    sets["one texture"] = _set([single[:half]], [single[half:]], most)
+    half, (across, down) = len(single) // 2, BLOCKS
+    blocks = [
+        own for row in np.array_split(single[:half], down) for own in np.array_split(row, across, axis=1)
+    ]
+    sets["one texture"] = _set(blocks, [single[half:]], most)
     if values.data_dir:
         cifar = data.load(DataConfig("cifar10", values.data_dir, train_examples=most, test_examples=TEST))
         sets["cifar10"] = cifar.train, cifar.test, 1
