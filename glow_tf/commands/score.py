@@ -6,16 +6,18 @@
 `fit` tunes --model, a prior, on 20 good images or more, and writes --calibration, one file with all that
 `check` needs. The prior has not seen the images; best is a preset of levels of photographs. `check` writes a
 folder, --output: scores.csv with a p-value, a flag and a reason for each image; heat/, each flagged image
-beside a map of what is unusual in it; and worst.html, a page that shows the most unusual ones, on which the
-rate can be changed. In scores.csv a name that a spreadsheet would take as a formula, such as `=a.png`, has
-an apostrophe before it. An image is flagged if its p-value is at most --false_alarms: about this share of
-images like the good ones is flagged as well, on average. `glow_tf.NoveltyDetector` is the same from Python.
+beside maps of what is unusual in it, of all resolutions together and of each; and worst.html, a page that
+shows the most unusual ones, on which the rate can be changed. In scores.csv a name that a spreadsheet would
+take as a formula, such as `=a.png`, has an apostrophe before it. An image is flagged if its p-value is at
+most --false_alarms: about this share of images like the good ones is flagged as well, on average.
+`glow_tf.NoveltyDetector` is the same from Python.
 """
 
 import csv
 import io
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,10 +34,16 @@ TRAINED_ON = (
     "--split=test has those that it was not trained on."
 )
 HOTTEST = 2.0  # of a map; good images seldom reach 1
+COLUMNS = ("name", "p_value", "flagged", "score", "place_p_value", "row", "column", "reason", "place_score")
+LEGEND = (
+    "From left to right: the image; where it is unusual at all resolutions together; at each one: {}. Full "
+    "red is 2 or more, and nine of ten good images have no place above 1 in the second picture."
+)
 SMALLEST_SHOWN = 128  # pixels of the longer side; smaller images are enlarged
-_SLIDER = """<p><label>False alarms:
+_SLIDER = """<p>{legend}</p><p><label>False alarms:
 <input type="range" id="rate" min="{least}" max="0" step="0.01" value="{rate}">
-<output id="said"></output></label></p><style>figure.flagged {{ outline: 2px solid #c00; }}</style>"""
+<output id="said"></output></label></p><style>figure.flagged {{ outline: 2px solid #c00; }}
+.grids {{ grid-template-columns: none; }} .grids img {{ width: auto; }}</style>"""
 _SCRIPT = """<script>
 const ps = {p_values}, slider = document.querySelector("input");
 const figures = document.querySelectorAll("figure");
@@ -152,42 +160,39 @@ def _detector(values: flags.FlagValues, path: pathlib.Path) -> Any:
 
 
 def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
+    from glow_tf.model.conditions import some_of
+
     folder, detector = model_flags.output_folder(values), _detector(values, path)
     used = model_flags.images_of(values, detector.prior_)
     scores, heat = detector.score_and_heat(used.images, used.condition)
     p_values, of_places = detector.p_value_of(scores), detector.place_p_value_of(heat)
     flagged = p_values <= values.false_alarms
-    ranks = (-scores).argsort(kind="stable").argsort()  # p-values tie
-    table, shown = io.StringIO(), {}
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["name", "p_value", "flagged", "score", "place_p_value", "row", "column", "reason"])
-    for k, rank in enumerate(ranks):
-        row, column = np.unravel_index(heat[k].argmax(), heat[k].shape)
-        reason = ""
-        if of_places[k] <= values.false_alarms:
-            reason = f"unusual in row {row}, column {column}"
-        elif flagged[k]:
-            reason = "unusual as a whole"
-        numbers = [f"{p_values[k]:.6g}", "yes" if flagged[k] else "no", f"{scores[k]:.4f}"]
-        place = [f"{of_places[k]:.6g}", row, column]
-        writer.writerow([_as_text(used.names[k]), *numbers, *place, reason])
-        if flagged[k] or rank < values.worst:
-            picture = _with_heat(used.images[k], heat[k], white)
-            if flagged[k]:
-                name = pathlib.PurePath(printable(used.names[k])).with_suffix("").as_posix().replace("/", "_")
-                model_flags.write(folder / "heat" / f"{rank + 1:04d}_{name[-99:]}.png", picture)
-            if rank < values.worst:
-                said = used.names[k], f"p = {p_values[k]:.3g}", reason
-                shown[rank] = p_values[k], html_page.picture(picture, html_page.PNG, "", *said)
+    order = (-scores).argsort(kind="stable")  # p-values tie
+    rows = [
+        _row(used.names[k], values.false_alarms, p_values[k], scores[k], of_places[k], heat[k])
+        for k in range(len(scores))
+    ]
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([COLUMNS, *rows])
     model_flags.write(folder / "scores.csv", table.getvalue().encode(errors="replace"))
-    title = f"The most unusual of {len(used.images)} images"
-    ps, pictures = zip(*(shown[rank] for rank in sorted(shown)), strict=True)
+    seen = order[: max(flagged.sum(), values.worst)]  # no image that is flagged comes after one that is not
+    levels = detector.level_heats(used.images[seen], some_of(used.condition, seen))
+    figures = []
+    for rank, k in enumerate(seen):
+        maps = [heat[k], *(own[rank] for own in levels.values())]
+        picture = _with_maps(used.images[k], maps, white)
+        if flagged[k]:
+            name = pathlib.PurePath(printable(used.names[k])).with_suffix("").as_posix().replace("/", "_")
+            model_flags.write(folder / "heat" / f"{rank + 1:04d}_{name[-99:]}.png", picture)
+        if rank < values.worst:
+            said = used.names[k], f"p = {p_values[k]:.3g}", rows[k][COLUMNS.index("reason")]
+            figures.append(html_page.picture(picture, html_page.PNG, "", *said))
     least, rate = (math.log10(value) for value in (detector.smallest, values.false_alarms))
     page = html_page.page(
-        title,
-        _SLIDER.format(least=least, rate=rate),
-        html_page.side_by_side(pictures, "grids"),
-        _SCRIPT.format(p_values=[float(p) for p in ps]),
+        f"The most unusual of {len(used.images)} images",
+        _SLIDER.format(legend=LEGEND.format(", ".join(levels)), least=least, rate=rate),
+        html_page.side_by_side(figures, "grids"),
+        _SCRIPT.format(p_values=[float(p) for p in p_values[order[: len(figures)]]]),
     )
     model_flags.write(folder / "worst.html", page)
     expected = values.false_alarms * len(used.images)
@@ -197,19 +202,28 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     )
 
 
+def _row(name: str, rate: float, p_value: float, score: float, of_place: float, heat: np.ndarray) -> list:
+    """Returns an image's row of scores.csv."""
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    reason = "unusual as a whole" if p_value <= rate else ""
+    if of_place <= rate:
+        reason = f"unusual in row {row}, column {column}"
+    numbers = [f"{p_value:.6g}", "yes" if p_value <= rate else "no", f"{score:.4f}", f"{of_place:.6g}"]
+    return [_as_text(name), *numbers, row, column, reason, f"{heat.max():.4f}"]
+
+
 def _as_text(name: str) -> str:
     """Returns a file's name as a cell of a table, which no spreadsheet takes as a formula."""
     return printable("'" * name.startswith(("=", "+", "-", "@", "\t", "\r")) + name)
 
 
-def _with_heat(image: np.ndarray, heat: np.ndarray, white: int) -> bytes:
-    """Returns a PNG of an image uint8 [H, W, C] beside the same in grey, red where it is unusual."""
+def _with_maps(image: np.ndarray, maps: Sequence[np.ndarray], white: int) -> bytes:
+    """Returns a PNG of an image uint8 [H, W, C] beside the same in grey, red where each map is unusual."""
     from glow_tf.run import pictures
 
     image = np.repeat(pictures.stretched(image, white), 3 // image.shape[-1], axis=-1)
-    strength = np.clip(heat / HOTTEST, 0, 1)[..., np.newaxis]
-    grey = image.mean(axis=-1, keepdims=True)
-    marked = (1 - strength) * grey + strength * np.array([255, 0, 0])
-    both = np.concatenate([image, marked.astype(np.uint8)], axis=1)[np.newaxis]
+    strength = np.clip(np.stack(maps) / HOTTEST, 0, 1)[..., np.newaxis]
+    marked = (1 - strength) * image.mean(axis=-1, keepdims=True) + strength * np.array([255, 0, 0])
+    tiles = np.concatenate([image[np.newaxis], marked.astype(np.uint8)])
     zoom = max(SMALLEST_SHOWN // max(image.shape), 1)
-    return pictures.png(pictures.enlarged(both, zoom, "NEAREST")[0])
+    return pictures.png(pictures.grid(pictures.enlarged(tiles, zoom, "NEAREST"), len(tiles)))

@@ -187,6 +187,15 @@ class NoveltyDetector(BaseEstimator):
         """Returns how unusual each place is, [N, H, W]; nine of ten good images have no place above 1."""
         return self.score_and_heat(X, condition)[1]
 
+    def level_heats(self, X: np.ndarray, condition: Condition = None) -> dict[str, np.ndarray]:  # noqa: N803
+        """Returns what `heat` averages: a map [N, H, W] of each resolution, finest first, and of features.
+
+        Their unit is that of `heat`. Names are as "16x16", the places of a resolution, and "features".
+        """
+        found = self._fitted()._models(np.asarray(X), condition)
+        levels = self._rule.levels(found, self._models.image_shape[:2])
+        return {name: _finite(own) for name, own in levels.items()}
+
     def p_value(self, X: np.ndarray, condition: Condition = None) -> np.ndarray:  # noqa: N803
         """Returns the share of good images that are at least as unusual, [N]."""
         return self.p_value_of(self.decision_function(X, condition))
@@ -240,10 +249,13 @@ class NoveltyDetector(BaseEstimator):
 
 def _scores(kind: tf.Tensor, places: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Returns scores and maps of what a rule said: the larger of both; what is not finite is unusual."""
-    kind, places = (np.asarray(own) for own in (kind, places))
-    places = np.where(np.isfinite(places), places, np.inf)
-    scores = np.maximum(np.where(np.isfinite(kind), kind, np.inf), places.max(axis=(1, 2)))
-    return _rounded(scores), places
+    places = _finite(places)
+    return _rounded(np.maximum(_finite(kind), places.max(axis=(1, 2)))), places
+
+
+def _finite(x: tf.Tensor) -> np.ndarray:
+    """Returns an array; numbers that are not finite are as unusual as can be."""
+    return np.where(np.isfinite(x), x, np.inf)
 
 
 def _groups(groups: np.ndarray | None, count: int) -> np.ndarray:
