@@ -13,12 +13,15 @@ most --false_alarms: about this share of images like the good ones is flagged as
 `glow_tf.NoveltyDetector` is the same from Python.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 import math
 import pathlib
+import types
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
@@ -28,7 +31,11 @@ from glow_tf.config import INPUT, TARGET, file_of, folder_of
 from glow_tf.core import html_page
 from glow_tf.core.errors import ConfigError, printable
 
+if TYPE_CHECKING:
+    from glow_tf.use import UsedImages
+
 ACTIONS = ("fit", "check")
+PRIOR = "photographs"
 TRAINED_ON = (
     "WARNING: the model was trained on some of these images, which it knows before it is tuned on them. "
     "--split=test has those that it was not trained on."
@@ -59,7 +66,7 @@ show();
 
 
 def define(values: flags.FlagValues) -> None:
-    model_flags.define_glow(values, output="scores")
+    model_flags.define_glow(values, output="scores", model=PRIOR)
     model_flags.define_seed(values)
     model_flags.define_images(values)
     size_flags.define(values)
@@ -67,6 +74,7 @@ def define(values: flags.FlagValues) -> None:
         values,
         calibration=("detector.zip", "What fit made."),
         false_alarms=(0.05, "The share of images like the good ones that check may flag."),
+        features=("", "For fit: a .keras file of a network from pixels to feature maps; know its source."),
         worst=(100, "For check: images on the page."),
         white=model_flags.WHITE,
     )
@@ -94,9 +102,14 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
     model_flags.check_file(values, "calibration", path)
     from glow_tf.data.progress import notice
     from glow_tf.use import NoveltyDetector
+    from glow_tf.use.score.features import opened
 
-    model, used = size_flags.model_and_images(values, model_flags.glow_of(values))
-    if trained_on(values, used.images):
+    network = opened(values.features) if values.features else None
+    if network is not None and not values.model:
+        prior, used = None, _images_for(values, network)
+    else:
+        prior, used = size_flags.model_and_images(values, model_flags.glow_of(values))
+    if prior is not None and trained_on(values, used.images):
         print(TRAINED_ON)
     smallest = 1 / (1 + len(used.images))
     if smallest > values.false_alarms:
@@ -107,13 +120,21 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
             flush=True,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    detector = NoveltyDetector(model, max(values.false_alarms, smallest), values.seed)
-    with notice(f"Tuning on {len(used.images)} images, four times"):
+    detector = NoveltyDetector(prior, max(values.false_alarms, smallest), values.seed, features=network)
+    with notice(f"{'Fitting to' if prior is None else 'Tuning on'} {len(used.images)} images, four times"):
         detector.fit(used.images, condition=used.condition)
     detector.save(path)
     print(
         f"{path}: {len(used.images)} good images. The smallest p-value is {_rounded_up(detector.smallest)}."
     )
+
+
+def _images_for(values: flags.FlagValues, network: Any) -> UsedImages:
+    """Reads images for a network alone, at the size of --image_size, or of the network, or at their own."""
+    _, *sides, channels = network.input_shape
+    size = size_flags.size_of(values) or (sides if all(sides) else (0, 0))
+    takes = types.SimpleNamespace(image_shape=(*size, channels), data_dtype="uint8", condition_shapes={})
+    return model_flags.images_of(values, takes)
 
 
 def _rounded_up(p_value: float) -> str:
@@ -151,10 +172,11 @@ def _detector(values: flags.FlagValues, path: pathlib.Path) -> Any:
             f"false_alarms must be {_rounded_up(detector.smallest)} or more with as many good images as the "
             f"calibration has. Received: false_alarms={values.false_alarms:g}"
         )
-    if detector.prior_ is None:
+    used = detector.models_
+    if used.data_dtype != "uint8" or used.image_shape[-1] not in (1, 3):
         raise ConfigError(
-            "calibration must be of a detector with a prior. One of features alone is for Python: "
-            f"NoveltyDetector.load. Received: calibration={str(path)!r}"
+            "calibration must be of images of bytes, of one channel or three; others are for Python. "
+            f"Received: calibration={str(path)!r} of {used.data_dtype}, {used.image_shape}"
         )
     return detector
 
@@ -163,7 +185,7 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     from glow_tf.model.conditions import some_of
 
     folder, detector = model_flags.output_folder(values), _detector(values, path)
-    used = model_flags.images_of(values, detector.prior_)
+    used = model_flags.images_of(values, detector.models_)
     scores, heat = detector.score_and_heat(used.images, used.condition)
     p_values, of_places = detector.p_value_of(scores), detector.place_p_value_of(heat)
     flagged = p_values <= values.false_alarms

@@ -62,7 +62,8 @@ class NoveltyDetector(BaseEstimator):
 
     Attributes:
       decision_scores_: of the good images, [N].
-      prior_, tuned_: the two models; None without a prior.
+      models_: the models; `image_shape`, `data_dtype` and `condition_shapes` say what they take.
+      prior_, tuned_: two of them; None without a prior.
     """
 
     def __init__(
@@ -106,10 +107,10 @@ class NoveltyDetector(BaseEstimator):
             )
         self._check_contamination(len(images))
         groups = _groups(groups, len(images))
-        self._models = Models(self.prior, self.features, images)
-        self._models.check(images, condition)
+        self.models_ = Models(self.prior, self.features, images)
+        self.models_.check(images, condition)
         folds = self._folds(groups, FOLDS)
-        good = self._models.fit(images, in_arrays(condition), folds, self.seed, self.epochs)
+        good = self.models_.fit(images, in_arrays(condition), folds, self.seed, self.epochs)
         if bad := sum(~np.isfinite(own).all(axis=(1, 2, 3)) for own in good).astype(bool).sum():
             raise ConfigError(
                 f"the models must be able to score the good images. Received: {bad} of {len(images)} whose "
@@ -121,12 +122,12 @@ class NoveltyDetector(BaseEstimator):
     @property
     def prior_(self) -> Glow | None:
         """The prior, at the size of the images."""
-        return self._models.prior
+        return self.models_.prior
 
     @property
     def tuned_(self) -> Glow | None:
         """Its copy, tuned on the good images."""
-        return self._models.tuned
+        return self.models_.tuned
 
     def _folds(self, groups: np.ndarray, count: int) -> np.ndarray:
         """Returns the fold of each image, which is that of its group."""
@@ -192,8 +193,8 @@ class NoveltyDetector(BaseEstimator):
 
         Their unit is that of `heat`. Names are as "16x16", the places of a resolution, and "features".
         """
-        found = self._fitted()._models(np.asarray(X), condition)
-        levels = self._rule.levels(found, self._models.image_shape[:2])
+        found = self._fitted().models_(np.asarray(X), condition)
+        levels = self._rule.levels(found, self.models_.image_shape[:2])
         return {name: _finite(own) for name, own in levels.items()}
 
     def p_value(self, X: np.ndarray, condition: Condition = None) -> np.ndarray:  # noqa: N803
@@ -212,8 +213,8 @@ class NoveltyDetector(BaseEstimator):
     def score_and_heat(self, X: np.ndarray, condition: Condition = None) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
         """Returns what `decision_function` and `heat` do; what a model cannot score is infinitely unusual."""
         self._fitted()
-        found = self._models(np.asarray(X), condition)
-        return _scores(*self._rule(found, self._models.image_shape[:2]))
+        found = self.models_(np.asarray(X), condition)
+        return _scores(*self._rule(found, self.models_.image_shape[:2]))
 
     def _fitted(self) -> NoveltyDetector:
         if not hasattr(self, "decision_scores_"):

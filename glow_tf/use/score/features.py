@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -18,6 +21,28 @@ ROWS_OF_A_MODE = 100  # on average, at least; a mode with a fifth of them is lef
 MOST_ROWS = 30_000  # places that densities are fitted to
 LEAST_VARIANCE = 1e-3  # of a mode, where all rows together have 1
 NONE = -1e9  # the log-weight of a mode that there is not
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, tf.errors.OpError)  # what reading a damaged file raises
+DAMAGED += (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError)
+
+
+def opened(path: str | os.PathLike) -> keras.Model:
+    """Loads a network from a `.keras` file, in Keras's safe mode: code in the file is refused.
+
+    ConfigError unless it can be loaded, and takes images [N, H, W, C], where C is 1 or 3.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("no file of this format")
+        network = keras.models.load_model(path, safe_mode=True)
+        if len(network.input_shape) != 4 or network.input_shape[-1] not in (1, 3):
+            raise ValueError(f"a network for inputs of shape {network.input_shape}")
+    except (*DAMAGED, OSError) as error:
+        raise ConfigError(
+            "features must be a .keras file of a network from images of one channel or three to maps, which "
+            "Keras's safe mode loads: without Lambda layers and classes of your own. "
+            f"Received: {str(path)!r}, {in_one_line(str(error))[:300]}"
+        ) from None
+    return network
 
 
 class Features:
