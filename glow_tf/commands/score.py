@@ -43,24 +43,23 @@ TRAINED_ON = (
 HOTTEST = 2.0  # of a map; good images seldom reach 1
 COLUMNS = ("name", "p_value", "flagged", "score", "place_p_value", "row", "column", "reason", "place_score")
 LEGEND = (
-    "From left to right: the image; where it is unusual at all resolutions together; at each one: {}. Full "
-    "red is 2 or more, and nine of ten good images have no place above 1 in the second picture."
+    "From left to right: the image; its map, the mean of all resolutions; the map of each: {}. Full red is 2 "
+    "or more. In its map, nine of ten good images have no place above 1."
 )
 SMALLEST_SHOWN = 128  # pixels of the longer side; smaller images are enlarged
+LARGEST_SHOWN = 2048  # pixels of an image beside its maps, on the page
 _SLIDER = """<p>{legend}</p><p><label>False alarms:
 <input type="range" id="rate" min="{least}" max="0" step="0.01" value="{rate}">
 <output id="said"></output></label></p><style>figure.flagged {{ outline: 2px solid #c00; }}
 .grids {{ grid-template-columns: none; }} .grids img {{ width: auto; }}</style>"""
 _SCRIPT = """<script>
 const ps = {p_values}, slider = document.querySelector("input");
-const figures = document.querySelectorAll("figure");
-function show() {{
-  const rate = Math.pow(10, slider.value) * (1 + 1e-9), flagged = ps.map((p) => p <= rate);
-  figures.forEach((own, k) => own.classList.toggle("flagged", flagged[k]));
-  const count = flagged.filter(Boolean).length;
+const show = () => {{
+  const rate = 10 ** slider.value * (1 + 1e-9), count = ps.filter((p) => p <= rate).length;
+  document.querySelectorAll("figure").forEach((own, k) => own.classList.toggle("flagged", ps[k] <= rate));
   document.getElementById("said").value = (100 * rate).toPrecision(2) + " %, " + count + " of these flagged";
-}}
-slider.addEventListener("input", show);
+}};
+slider.oninput = show;
 show();
 </script>"""
 
@@ -132,6 +131,11 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
 def _images_for(values: flags.FlagValues, network: Any) -> UsedImages:
     """Reads images for a network alone, at the size of --image_size, or of the network, or at their own."""
     _, *sides, channels = network.input_shape
+    if len(sides) != 2 or channels not in (1, 3):
+        raise ConfigError(
+            "features must be a network from images [batch, H, W, channels] of one channel or three. "
+            f"Received: features={values.features!r} of {network.input_shape}"
+        )
     size = size_flags.size_of(values) or (sides if all(sides) else (0, 0))
     takes = types.SimpleNamespace(image_shape=(*size, channels), data_dtype="uint8", condition_shapes={})
     return model_flags.images_of(values, takes)
@@ -183,6 +187,7 @@ def _detector(values: flags.FlagValues, path: pathlib.Path) -> Any:
 
 def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     from glow_tf.model.conditions import some_of
+    from glow_tf.run import pictures
 
     folder, detector = model_flags.output_folder(values), _detector(values, path)
     used = model_flags.images_of(values, detector.models_)
@@ -190,10 +195,8 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     p_values, of_places = detector.p_value_of(scores), detector.place_p_value_of(heat)
     flagged = p_values <= values.false_alarms
     order = (-scores).argsort(kind="stable")  # p-values tie
-    rows = [
-        _row(used.names[k], values.false_alarms, p_values[k], scores[k], of_places[k], heat[k])
-        for k in range(len(scores))
-    ]
+    found = zip(used.names, p_values, scores, of_places, heat, strict=True)
+    rows = [_row(values.false_alarms, *own) for own in found]
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([COLUMNS, *rows])
     model_flags.write(folder / "scores.csv", table.getvalue().encode(errors="replace"))
@@ -205,10 +208,11 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
         picture = _with_maps(used.images[k], maps, white)
         if flagged[k]:
             name = pathlib.PurePath(printable(used.names[k])).with_suffix("").as_posix().replace("/", "_")
-            model_flags.write(folder / "heat" / f"{rank + 1:04d}_{name[-99:]}.png", picture)
+            model_flags.write(folder / "heat" / f"{rank + 1:04d}_{name[-99:]}.png", pictures.png(picture))
         if rank < values.worst:
             said = used.names[k], f"p = {p_values[k]:.3g}", rows[k][COLUMNS.index("reason")]
-            figures.append(html_page.picture(picture, html_page.PNG, "", *said))
+            shown = pictures.png(picture, LARGEST_SHOWN)
+            figures.append(html_page.picture(shown, html_page.PNG, "", *said))
     least, rate = (math.log10(value) for value in (detector.smallest, values.false_alarms))
     page = html_page.page(
         f"The most unusual of {len(used.images)} images",
@@ -224,23 +228,19 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     )
 
 
-def _row(name: str, rate: float, p_value: float, score: float, of_place: float, heat: np.ndarray) -> list:
-    """Returns an image's row of scores.csv."""
+def _row(rate: float, name: str, p_value: float, score: float, of_place: float, heat: np.ndarray) -> list:
+    """Returns an image's row of scores.csv; no spreadsheet takes its name as a formula."""
+    name = printable("'" * name.startswith(("=", "+", "-", "@", "\t", "\r")) + name)
     row, column = np.unravel_index(heat.argmax(), heat.shape)
     reason = "unusual as a whole" if p_value <= rate else ""
     if of_place <= rate:
         reason = f"unusual in row {row}, column {column}"
     numbers = [f"{p_value:.6g}", "yes" if p_value <= rate else "no", f"{score:.4f}", f"{of_place:.6g}"]
-    return [_as_text(name), *numbers, row, column, reason, f"{heat.max():.4f}"]
+    return [name, *numbers, row, column, reason, f"{heat.max():.4f}"]
 
 
-def _as_text(name: str) -> str:
-    """Returns a file's name as a cell of a table, which no spreadsheet takes as a formula."""
-    return printable("'" * name.startswith(("=", "+", "-", "@", "\t", "\r")) + name)
-
-
-def _with_maps(image: np.ndarray, maps: Sequence[np.ndarray], white: int) -> bytes:
-    """Returns a PNG of an image uint8 [H, W, C] beside the same in grey, red where each map is unusual."""
+def _with_maps(image: np.ndarray, maps: Sequence[np.ndarray], white: int) -> np.ndarray:
+    """Returns an image uint8 [H, W, C] beside the same in grey, red where each map is unusual."""
     from glow_tf.run import pictures
 
     image = np.repeat(pictures.stretched(image, white), 3 // image.shape[-1], axis=-1)
@@ -248,4 +248,4 @@ def _with_maps(image: np.ndarray, maps: Sequence[np.ndarray], white: int) -> byt
     marked = (1 - strength) * image.mean(axis=-1, keepdims=True) + strength * np.array([255, 0, 0])
     tiles = np.concatenate([image[np.newaxis], marked.astype(np.uint8)])
     zoom = max(SMALLEST_SHOWN // max(image.shape), 1)
-    return pictures.png(pictures.grid(pictures.enlarged(tiles, zoom, "NEAREST"), len(tiles)))
+    return pictures.grid(pictures.enlarged(tiles, zoom, "NEAREST"), len(tiles))

@@ -136,7 +136,7 @@ def test_the_command_fits_to_features_alone_and_checks(network, digits, tmp_path
     assert cli.run("score", given) == 0
     assert cli.run("score", ["check", "--dataset=file:new.npy"]) == 0
     assert (tmp_path / "scores" / "heat" / "0001_000010.png").exists()
-    assert "at each one: features." in (tmp_path / "scores" / "worst.html").read_text()
+    assert "the map of each: features." in (tmp_path / "scores" / "worst.html").read_text()
     expected = NoveltyDetector(None, features=network).fit(digits[:40].repeat(3, axis=-1))
     loaded = NoveltyDetector.load("detector.zip")
     np.testing.assert_allclose(loaded.decision_scores_, expected.decision_scores_, atol=1e-3)
@@ -158,14 +158,16 @@ def test_a_file_of_features_that_cannot_be_loaded_safely_is_refused(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     inputs = keras.Input((8, 8, 1))
     keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs)).save("code.keras")
-    vectors = keras.Input((3,))
-    keras.Model(vectors, keras.layers.Dense(2)(vectors)).save("vectors.keras")
     (tmp_path / "bytes.keras").write_bytes(b"x")
-    for name in ("code", "vectors", "bytes", "none"):
+    for name in ("code", "bytes", "none"):
         assert cli.run("score", ["fit", f"--features={name}.keras", "--model=", "--dataset=digits"]) == 1
         said = capsys.readouterr().err
         assert "features must be a .keras file" in said
         assert f"Received: '{name}.keras'" in said
+    vectors = keras.Input((3,))
+    keras.Model(vectors, keras.layers.Dense(2)(vectors)).save("vectors.keras")
+    assert cli.run("score", ["fit", "--features=vectors.keras", "--model=", "--dataset=digits"]) == 1
+    assert "features must be a network from images" in capsys.readouterr().err
 
 
 def test_the_command_is_for_pictures(network, digits, tmp_path, monkeypatch, capsys):

@@ -212,9 +212,9 @@ class NoveltyDetector(BaseEstimator):
 
     def score_and_heat(self, X: np.ndarray, condition: Condition = None) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
         """Returns what `decision_function` and `heat` do; what a model cannot score is infinitely unusual."""
-        self._fitted()
-        found = self.models_(np.asarray(X), condition)
-        return _scores(*self._rule(found, self.models_.image_shape[:2]))
+        found = self._fitted().models_(np.asarray(X), condition)
+        kind, places = map(_finite, self._rule(found, self.models_.image_shape[:2]))
+        return _rounded(np.maximum(kind, places.max(axis=(1, 2)))), places
 
     def _fitted(self) -> NoveltyDetector:
         if not hasattr(self, "decision_scores_"):
@@ -246,12 +246,6 @@ class NoveltyDetector(BaseEstimator):
           OSError: it cannot be written, or the folder holds something else.
         """
         kept.export(self._fitted(), pathlib.Path(path), format)
-
-
-def _scores(kind: tf.Tensor, places: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Returns scores and maps of what a rule said: the larger of both; what is not finite is unusual."""
-    places = _finite(places)
-    return _rounded(np.maximum(_finite(kind), places.max(axis=(1, 2)))), places
 
 
 def _finite(x: tf.Tensor) -> np.ndarray:

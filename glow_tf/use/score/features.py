@@ -26,23 +26,16 @@ DAMAGED += (KeyError, ValueError, TypeError, AttributeError, RuntimeError, Overf
 
 
 def opened(path: str | os.PathLike) -> keras.Model:
-    """Loads a network from a `.keras` file, in Keras's safe mode: code in the file is refused.
-
-    ConfigError unless it can be loaded, and takes images [N, H, W, C], where C is 1 or 3.
-    """
+    """Loads a network from a `.keras` file, in Keras's safe mode: code in the file is refused."""
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("no file of this format")
-        network = keras.models.load_model(path, safe_mode=True)
-        if len(network.input_shape) != 4 or network.input_shape[-1] not in (1, 3):
-            raise ValueError(f"a network for inputs of shape {network.input_shape}")
+        return keras.models.load_model(path, safe_mode=True)
     except (*DAMAGED, OSError) as error:
         raise ConfigError(
-            "features must be a .keras file of a network from images of one channel or three to maps, which "
-            "Keras's safe mode loads: without Lambda layers and classes of your own. "
-            f"Received: {str(path)!r}, {in_one_line(str(error))[:300]}"
+            "features must be a .keras file of a network that Keras's safe mode loads: without Lambda layers "
+            f"and classes of your own. Received: {str(path)!r}, {in_one_line(str(error))}"
         ) from None
-    return network
 
 
 class Features:
@@ -67,7 +60,7 @@ class Features:
             self._repeats = 3 if (image_shape[-1], network.input_shape[-1]) == (1, 3) else 1
             shapes = [tuple(own.shape) for own in self.maps(tf.zeros((1, *image_shape)))]
         except (AttributeError, TypeError, ValueError, tf.errors.OpError) as error:
-            raise _not_maps(image_shape, in_one_line(str(error))[:200]) from None
+            raise _not_maps(image_shape, in_one_line(str(error))) from None
         if not shapes or any(len(shape) != 4 for shape in shapes):
             raise _not_maps(image_shape, shapes)
         self.arrays = {}

@@ -78,21 +78,16 @@ def load(kind: type, path: pathlib.Path) -> Any:
         scores = (np.asarray(numbers.pop(name), float) for name in (GOOD, WORST))
         detector.decision_scores_, detector._worst = scores
         detector._rule = Rule(numbers)
-        _check_usable(detector)
+        detector._check_contamination(len(detector.decision_scores_))
+        given = {name: np.zeros((1, *own), np.float32) for name, own in used.condition_shapes.items()}
+        black = np.zeros((1, *used.image_shape), used.data_dtype)
+        detector.score_and_heat(black, of_names(given))  # with numbers of another rule this fails
     except DAMAGED as error:
         raise ConfigError(
             "calibration must be a file from `glow-tf score fit`. Releases before 0.6 wrote others: run it "
             f"again. Received: {str(path)!r}, {error}"
         ) from None
     return detector
-
-
-def _check_usable(detector: Any) -> None:
-    """Scores a black image: numbers of another rule raise what there is to raise."""
-    detector._check_contamination(len(detector.decision_scores_))
-    used = detector.models_
-    given = {name: np.zeros((1, *shape), np.float32) for name, shape in used.condition_shapes.items()}
-    detector.score_and_heat(np.zeros((1, *used.image_shape), used.data_dtype), of_names(given))
 
 
 class _Exported(tf.Module):

@@ -75,11 +75,9 @@ class Rule:
 
     def levels(self, found: Sequence[tf.Tensor], size: tuple[int, int]) -> dict[str, tf.Tensor]:
         """Returns the maps of single resolutions, [B, H, W] each, by how many places they have."""
-        names = ["x".join(map(str, own.shape[1:3])) for own in _tell_kinds(found)]
-        names += ["features"] * (len(found) - len(names))
-        middle, unit = self.arrays["scale"][1]
-        maps = [(tf.math.log(own) - middle) / unit for own in self._maps(found, size)]
-        return dict(zip(names, maps, strict=True))
+        names = ["x".join(map(str, own.shape[1:3])) for own in _tell_kinds(found)] + ["features"]
+        maps = [self.in_units(0.0, tf.math.log(own))[1] for own in self._maps(found, size)]
+        return dict(zip(names, maps, strict=False))
 
     def _maps(self, found: Sequence[tf.Tensor], size: tuple[int, int]) -> list[tf.Tensor]:
         """Returns the squared distances of the places of each resolution, [B, H, W] each."""
