@@ -43,12 +43,12 @@ TRAINED_ON = (
 HOTTEST = 2.0  # of a map; good images seldom reach 1
 COLUMNS = ("name", "p_value", "flagged", "score", "place_p_value", "row", "column", "reason", "place_score")
 LEGEND = (
-    "From left to right: the image; its map, the mean of all resolutions; the map of each: {}. Full red is 2 "
-    "or more. In its map, nine of ten good images have no place above 1."
+    "From left to right: {}. The map is the mean of those of single resolutions, of so many places. Full red "
+    "is 2 or more; nine of ten good images have no place above 1 in their map."
 )
 SMALLEST_SHOWN = 128  # pixels of the longer side; smaller images are enlarged
 LARGEST_SHOWN = 2048  # pixels of an image beside its maps, on the page
-_SLIDER = """<p>{legend}</p><p><label>False alarms:
+_SLIDER = """<p><label>False alarms:
 <input type="range" id="rate" min="{least}" max="0" step="0.01" value="{rate}">
 <output id="said"></output></label></p><style>figure.flagged {{ outline: 2px solid #c00; }}
 .grids {{ grid-template-columns: none; }} .grids img {{ width: auto; }}</style>"""
@@ -202,6 +202,7 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     model_flags.write(folder / "scores.csv", table.getvalue().encode(errors="replace"))
     seen = order[: max(flagged.sum(), values.worst)]  # no image that is flagged comes after one that is not
     levels = detector.level_heats(used.images[seen], some_of(used.condition, seen))
+    levels = levels if len(levels) > 1 else {}  # one is the map itself
     figures = []
     for rank, k in enumerate(seen):
         maps = [heat[k], *(own[rank] for own in levels.values())]
@@ -216,7 +217,7 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     least, rate = (math.log10(value) for value in (detector.smallest, values.false_alarms))
     page = html_page.page(
         f"The most unusual of {len(used.images)} images",
-        _SLIDER.format(legend=LEGEND.format(", ".join(levels)), least=least, rate=rate),
+        LEGEND.format(", ".join(["the image", "its map", *levels])) + _SLIDER.format(least=least, rate=rate),
         html_page.side_by_side(figures, "grids"),
         _SCRIPT.format(p_values=[float(p) for p in p_values[order[: len(figures)]]]),
     )

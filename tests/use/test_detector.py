@@ -227,7 +227,7 @@ def test_the_command_checks_a_folder_and_shows_where(folder, capsys):
     assert picture.size == (4 * (128 + 4), 128 + 4)  # the image, the map, two resolutions; white around each
     page = (folder / "scores" / "worst.html").read_text()
     assert page.count("<figure>") == 3
-    assert "the map of each: 4x4, 2x2." in page
+    assert "the image, its map, 4x4, 2x2." in page
     assert page.index("=flat.png") < page.index("good &lt;")
     assert 'type="range"' in page
     assert run("check", "--dataset=folder:odd", "--false_alarms=0.01") == 1

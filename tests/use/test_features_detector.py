@@ -136,7 +136,7 @@ def test_the_command_fits_to_features_alone_and_checks(network, digits, tmp_path
     assert cli.run("score", given) == 0
     assert cli.run("score", ["check", "--dataset=file:new.npy"]) == 0
     assert (tmp_path / "scores" / "heat" / "0001_000010.png").exists()
-    assert "the map of each: features." in (tmp_path / "scores" / "worst.html").read_text()
+    assert "the image, its map. The" in (tmp_path / "scores" / "worst.html").read_text()
     expected = NoveltyDetector(None, features=network).fit(digits[:40].repeat(3, axis=-1))
     loaded = NoveltyDetector.load("detector.zip")
     np.testing.assert_allclose(loaded.decision_scores_, expected.decision_scores_, atol=1e-3)

@@ -59,10 +59,15 @@ class Features:
         try:
             self._repeats = 3 if (image_shape[-1], network.input_shape[-1]) == (1, 3) else 1
             shapes = [tuple(own.shape) for own in self.maps(tf.zeros((1, *image_shape)))]
+            wrong = "" if shapes and all(len(shape) == 4 for shape in shapes) else str(shapes)
         except (AttributeError, TypeError, ValueError, tf.errors.OpError) as error:
-            raise _not_maps(image_shape, in_one_line(str(error))) from None
-        if not shapes or any(len(shape) != 4 for shape in shapes):
-            raise _not_maps(image_shape, shapes)
+            wrong = in_one_line(str(error)) or type(error).__name__
+        if wrong:
+            raise ConfigError(
+                "features must be a Keras model that takes images of shape "
+                f"(batch, {', '.join(map(str, image_shape))}) and returns maps [batch, h, w, channels]. "
+                f"Received: {wrong}"
+            )
         self.arrays = {}
         for k, (*_, size) in enumerate(shapes):
             of_density = {"whitening": (size, MODES * size), "shift": (MODES * size,), "weight": (MODES,)}
@@ -135,11 +140,3 @@ def _mixture(rows: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         shift[k] = own.mean(axis=0) @ own_white + mean @ whitening[k]
         weight[k] = np.linalg.slogdet(own_white)[1] + np.log(len(own) / len(rows))
     return {"whitening": np.hstack(whitening), "shift": shift.ravel(), "weight": weight}
-
-
-def _not_maps(image_shape: Sequence[int], received: object) -> ConfigError:
-    return ConfigError(
-        "features must be a Keras model that takes images of shape "
-        f"(batch, {', '.join(map(str, image_shape))}) and returns maps [batch, h, w, channels]. "
-        f"Received: {received}"
-    )
