@@ -1,6 +1,6 @@
 """Flags images that are unlike good ones, and shows where; you choose the rate of false alarms.
 
-    glow-tf score fit --model=cifar10_small --dataset=folder:GOOD
+    glow-tf score fit --dataset=folder:GOOD
     glow-tf score check --dataset=folder:NEW --false_alarms=0.05
 
 `fit` tunes --model, a prior, on 20 good images or more, and writes --calibration, one file with all that

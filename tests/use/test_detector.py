@@ -202,6 +202,12 @@ def folder(tmp_path, monkeypatch, digits, detector):
     return tmp_path
 
 
+def test_the_prior_that_is_taken_by_default_is_the_same_in_the_command():
+    values = flags.FlagValues()
+    command.define(values)
+    assert values["model"].default == NoveltyDetector().prior
+
+
 def test_the_command_fits(tmp_path, monkeypatch, capsys, presets_loaded_once):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(NoveltyDetector, "fit", lambda self, images, condition: self)

@@ -145,6 +145,21 @@ def test_the_command_fits_to_features_alone_and_checks(network, digits, tmp_path
     assert "takes images of shape (batch, 16, 16, 3)" in capsys.readouterr().err
 
 
+def test_the_command_gives_a_prior_and_features_to_the_detector(
+    network, tmp_path, monkeypatch, presets_loaded_once
+):
+    monkeypatch.chdir(tmp_path)
+    network.save("n.keras")
+    seen = []
+    monkeypatch.setattr(NoveltyDetector, "fit", lambda self, images, condition: seen.append(self))
+    monkeypatch.setattr(NoveltyDetector, "save", lambda self, path: None)
+    monkeypatch.setattr(NoveltyDetector, "smallest", 1 / 21)
+    given = ["--features=n.keras", "--dataset=digits", "--examples=20"]
+    assert cli.run("score", ["fit", "--model=digits", *given]) == 0
+    assert seen[0].prior.image_shape == (8, 8, 1)
+    assert seen[0].features.input_shape == (None, 8, 8, 3)
+
+
 def test_the_command_keeps_the_size_of_images_if_the_network_takes_every_size(tmp_path, monkeypatch, digits):
     monkeypatch.chdir(tmp_path)
     inputs = keras.Input((None, None, 1))

@@ -39,17 +39,12 @@ class NoveltyDetector(BaseEstimator):
     https://arxiv.org/abs/1906.02845; Schirrmeister et al. 2020, https://arxiv.org/abs/2006.10848). `Rule`
     says how this becomes one score, and a map.
 
-    Good images that are compared with were not tuned on: they are cut into three folds, and those of each are
-    scored by a copy that was tuned on the others. So p-values are conformal but for the change of the copy:
-    about the share a of images like the good ones has p ≤ a, on average over the choice of the good images.
-    New images are scored by a copy that was tuned on all.
+    New images are scored by a copy that was tuned on all good ones; the good ones of each of three folds by a
+    copy that was tuned on the others. So p-values are conformal but for the change of the copy: about the
+    share a of images like the good ones has p ≤ a, on average over the choice of the good images.
 
-    Where pixels see nothing, features of a frozen network may. Each place of its maps has a density, fitted
-    to the good images, and these maps are looked at beside the prior's:
-
-        glow_tf.NoveltyDetector(None, features=keras.Model(inputs, [map_1, map_2])).fit(good_images)
-
-    Names are those of PyOD and scikit-learn; `predict` returns 0 and 1, as in PyOD.
+    Where pixels see nothing, `features` of a frozen network may: `Features` says how likely each place of its
+    maps is. Names are those of PyOD and scikit-learn; `predict` returns 0 and 1, as in PyOD.
 
     Args:
       prior: a `Glow`, or a preset, a workdir or a `.keras` file. Best are levels that were trained on
@@ -58,7 +53,7 @@ class NoveltyDetector(BaseEstimator):
       seed: of the folds and of tuning.
       epochs: of tuning, at most; by default as many as suit the number of images. 0: nothing is tuned.
       features: a Keras model from images to a feature map [N, h, w, F], or to several, such as one of
-        `keras.applications` with its preprocessing. It stays as it is. See `Features`.
+        `keras.applications` with its preprocessing. It stays as it is.
 
     Attributes:
       decision_scores_: of the good images, [N].
