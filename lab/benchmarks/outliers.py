@@ -1,7 +1,11 @@
 """Does `NoveltyDetector` tell images of another kind, and damaged ones, from a few good images?
 
-    python -m lab.benchmarks.outliers --model=cifar10_small,photographs --good=20,60,150 --seeds=0,1,2 \
-        --pictures=moss.jpg,forest.jpg --others=rocks.jpg,leaf.jpg --csv=outliers.csv
+    T=PICTURES/tuxpaint-data/usr/share/tuxpaint/templates
+    L=PICTURES/lomiri-wallpapers-16.04/usr/share/backgrounds
+    M=PICTURES/mate-backgrounds/usr/share/backgrounds/mate/nature
+    python -m lab.benchmarks.outliers --model=cifar10_small,photographs --good=20,60,150 --seeds=0,1,2 \\
+        --pictures=$L/life_by_Aitzol_Berasategi.jpg,$L/analogpattern_by_Peter_Nerlich.jpg,$M/RainDrops.jpg,\\
+    $T/mudstone.jpg --others=$T/cliff.jpg,$T/sun_behind_leaves.jpg,$M/FreshFlower.jpg --csv=damages.csv
 
 Every picture is a kind: it is shrunk to 768 pixels of its shorter side and cut into pieces of --side pixels.
 A detector is fitted on --good of them, and scores others: 60 that must not be flagged, the same with a black
@@ -10,8 +14,8 @@ each other picture. For each set: the area under the ROC curve (0.5 is chance) o
 log-likelihood ratio alone, and of the detector, and the share that it flags at 5 %.
 
 A cell, one picture with one prior, number and seed, is measured unless the CSV has its rows: a call that was
-stopped goes on. `photographs` has seen most pictures of its packages; lab/prior_pictures.csv says which are
-for test.
+stopped goes on. PICTURES is the folder of lab/prior_pictures.py, whose CSV says which pictures `photographs`
+has not seen: those above are among them.
 """
 
 import itertools
