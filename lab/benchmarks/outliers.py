@@ -1,11 +1,11 @@
-"""Does `NoveltyDetector` tell images of another kind, and damaged ones, from a few good images?
+r"""Does `NoveltyDetector` tell images of another kind, and damaged ones, from a few good images?
 
     T=PICTURES/tuxpaint-data/usr/share/tuxpaint/templates
     L=PICTURES/lomiri-wallpapers-16.04/usr/share/backgrounds
     M=PICTURES/mate-backgrounds/usr/share/backgrounds/mate/nature
-    python -m lab.benchmarks.outliers --model=cifar10_small,photographs --good=20,60,150 --seeds=0,1,2 \\
-        --pictures=$L/life_by_Aitzol_Berasategi.jpg,$L/analogpattern_by_Peter_Nerlich.jpg,$M/RainDrops.jpg,\\
-    $T/mudstone.jpg --others=$T/cliff.jpg,$T/sun_behind_leaves.jpg,$M/FreshFlower.jpg --csv=damages.csv
+    kinds=$L/life_by_Aitzol_Berasategi.jpg,$L/analogpattern_by_Peter_Nerlich.jpg,$M/RainDrops.jpg
+    python -m lab.benchmarks.outliers --model=cifar10_small,photographs --good=20,60,150 --seeds=0,1,2 \
+        --pictures=$kinds,$T/mudstone.jpg --others=$T/cliff.jpg,$T/sun_behind_leaves.jpg,$M/FreshFlower.jpg
 
 Every picture is a kind: it is shrunk to 768 pixels of its shorter side and cut into pieces of --side pixels.
 A detector is fitted on --good of them, and scores others: 60 that must not be flagged, the same with a black
