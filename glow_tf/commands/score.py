@@ -4,13 +4,13 @@
     glow-tf score check --dataset=folder:NEW --false_alarms=0.05
 
 `fit` tunes --model, a prior, on 20 good images or more, and writes --calibration, one file with all that
-`check` needs. The prior has not seen the images; best is a preset of levels of photographs. `check` writes a
-folder, --output: scores.csv with a p-value, a flag and a reason for each image; heat/, each flagged image
-beside maps of what is unusual in it, of all resolutions together and of each; and worst.html, a page that
-shows the most unusual ones, on which the rate can be changed. In scores.csv a name that a spreadsheet would
-take as a formula, such as `=a.png`, has an apostrophe before it. An image is flagged if its p-value is at
-most --false_alarms: about this share of images like the good ones is flagged as well, on average.
-`glow_tf.NoveltyDetector` is the same from Python.
+`check` needs. The prior has not seen the images; best is the one that is taken by default, under which images
+keep their size. `check` writes a folder, --output: scores.csv with a p-value, a flag and a reason for each
+image; heat/, each flagged image beside maps of what is unusual in it, of all resolutions together and of
+each; and worst.html, a page that shows the most unusual ones, on which the rate can be changed. In scores.csv
+a name that a spreadsheet would take as a formula, such as `=a.png`, has an apostrophe before it. An image is
+flagged if its p-value is at most --false_alarms: about this share of images like the good ones is flagged as
+well, on average. `glow_tf.NoveltyDetector` is the same from Python.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from glow_tf.use import UsedImages
 
 ACTIONS = ("fit", "check")
-PRIOR = "photographs"
+PRIOR = "cifar10_small"
 TRAINED_ON = (
     "WARNING: the model was trained on some of these images, which it knows before it is tuned on them. "
     "--split=test has those that it was not trained on."
@@ -107,6 +107,8 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
     if network is not None and not values.model:
         prior, used = None, _images_for(values, network)
     else:
+        if values.model == PRIOR:
+            values.image_size = values.image_size or "0"  # small defects would vanish at its own
         prior, used = size_flags.model_and_images(values, model_flags.glow_of(values))
     if prior is not None and trained_on(values, used.images):
         print(TRAINED_ON)

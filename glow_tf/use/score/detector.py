@@ -29,7 +29,7 @@ DECIMALS = 4  # of a score: the last digits of what a model computes depend on t
 class NoveltyDetector(BaseEstimator):
     """Says how unusual images are, compared with good ones, and where.
 
-        detector = glow_tf.NoveltyDetector("cifar10_small").fit(good_images)
+        detector = glow_tf.NoveltyDetector().fit(good_images)
         detector.predict(images)  # 1: unusual
         detector.heat(images)  # where, [N, H, W]
 
@@ -63,7 +63,7 @@ class NoveltyDetector(BaseEstimator):
 
     def __init__(
         self,
-        prior: Any = "photographs",
+        prior: Any = "cifar10_small",
         contamination: float = 0.05,
         seed: int = 0,
         epochs: int | None = None,
