@@ -219,7 +219,8 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     least, rate = (math.log10(value) for value in (detector.smallest, values.false_alarms))
     page = html_page.page(
         f"The most unusual of {len(used.images)} images",
-        LEGEND.format(", ".join(["the image", "its map", *levels])) + _SLIDER.format(least=least, rate=rate),
+        html_page.paragraph(LEGEND.format(", ".join(["the image", "its map", *levels]))),
+        _SLIDER.format(least=least, rate=rate),
         html_page.side_by_side(figures, "grids"),
         _SCRIPT.format(p_values=[float(p) for p in p_values[order[: len(figures)]]]),
     )
