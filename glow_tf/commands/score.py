@@ -4,13 +4,13 @@
     glow-tf score check --dataset=folder:NEW --false_alarms=0.05
 
 `fit` tunes --model, a prior, on 20 good images or more, and writes --calibration, one file with all that
-`check` needs. The prior has not seen the images; best is the one that is taken by default, under which images
-keep their size. `check` writes a folder, --output: scores.csv with a p-value, a flag and a reason for each
-image; heat/, each flagged image beside maps of what is unusual in it, of all resolutions together and of
-each; and worst.html, a page that shows the most unusual ones, on which the rate can be changed. In scores.csv
-a name that a spreadsheet would take as a formula, such as `=a.png`, has an apostrophe before it. An image is
-flagged if its p-value is at most --false_alarms: about this share of images like the good ones is flagged as
-well, on average. `glow_tf.NoveltyDetector` is the same from Python.
+`check` needs. The prior has not seen the images; under the one that is taken by default they keep their size.
+`check` writes a folder, --output: scores.csv with a p-value, a flag and a reason for each image; heat/, each
+flagged image beside maps of what is unusual in it, of all resolutions together and of each; and worst.html, a
+page that shows the most unusual ones, on which the rate can be changed. In scores.csv a name that a
+spreadsheet would take as a formula, such as `=a.png`, has an apostrophe before it. An image is flagged if its
+p-value is at most --false_alarms: about this share of images like the good ones is flagged as well, on
+average. `glow_tf.NoveltyDetector` is the same from Python.
 """
 
 from __future__ import annotations
