@@ -276,6 +276,21 @@ def test_what_the_detector_tells():
         assert any(line.split(" | ")[1:] == of_kind for line in lines)
 
 
+def test_which_prior_tells_damages():
+    rows = [row for row in rows_of(RESULTS / "damages.csv") if (row["good"], row["seed"]) == ("20", "0")]
+    found = []
+    for is_damage in (True, False):
+        for model in ("photographs", "cifar10_small"):
+            own = [row for row in rows if row["model"] == model and row["auroc"]]
+            named = [
+                row for row in own if (row["set"] in ("square", "scratch", "blur", "noise")) == is_damage
+            ]
+            found.append(f"{statistics.mean(float(row['auroc']) for row in named):.3f}")
+    text = " ".join((RESULTS / "uses.md").read_text().split())
+    said = "with damages, {} to {}, and alike with other pictures, {} to {} ([damages.csv]"
+    assert said.format(*found) in text
+
+
 def test_parts_in_turn_at_width_128():
     found = {}
     for row in rows_of(RESULTS / "branches.csv"):

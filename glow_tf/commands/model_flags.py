@@ -46,10 +46,10 @@ def define_model(values: flags.FlagValues, output: str) -> None:
     parsing.define(values, allow_unknown_ops=(False, about))
 
 
-def define_glow(values: flags.FlagValues, output: str, others: str = "") -> None:
+def define_glow(values: flags.FlagValues, output: str, others: str = "", model: str = "") -> None:
     """Defines --model and --output, for a command that uses `glow_of`; see `define_model`."""
     kept = f"A preset by name, folder or address, the workdir of a run, a .keras file{others}."
-    parsing.define(values, model=("", kept), output=(output, "Where the result is written."))
+    parsing.define(values, model=(model, kept), output=(output, "Where the result is written."))
 
 
 def define_seed(values: flags.FlagValues) -> None:

@@ -1,22 +1,27 @@
 """Flags images that are unlike good ones, and shows where; you choose the rate of false alarms.
 
-    glow-tf score fit --model=cifar10_small --dataset=folder:GOOD
+    glow-tf score fit --dataset=folder:GOOD
     glow-tf score check --dataset=folder:NEW --false_alarms=0.05
 
 `fit` tunes --model, a prior, on 20 good images or more, and writes --calibration, one file with all that
-`check` needs. The prior has not seen the images; best is a preset of levels of photographs. `check` writes a
-folder, --output: scores.csv with a p-value, a flag and a reason for each image; heat/, each flagged image
-beside a map of what is unusual in it; and worst.html, a page that shows the most unusual ones, on which the
-rate can be changed. In scores.csv a name that a spreadsheet would take as a formula, such as `=a.png`, has
-an apostrophe before it. An image is flagged if its p-value is at most --false_alarms: about this share of
-images like the good ones is flagged as well, on average. `glow_tf.NoveltyDetector` is the same from Python.
+`check` needs. The prior has not seen the images; under the one that is taken by default they keep their size.
+`check` writes a folder, --output: scores.csv with a p-value, a flag and a reason for each image; heat/, each
+flagged image beside maps of what is unusual in it, of all resolutions together and of each; and worst.html, a
+page that shows the most unusual ones, on which the rate can be changed. In scores.csv a name that a
+spreadsheet would take as a formula, such as `=a.png`, has an apostrophe before it. An image is flagged if its
+p-value is at most --false_alarms: about this share of images like the good ones is flagged as well, on
+average. `glow_tf.NoveltyDetector` is the same from Python.
 """
+
+from __future__ import annotations
 
 import csv
 import io
 import math
 import pathlib
-from typing import Any
+import types
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
@@ -26,32 +31,41 @@ from glow_tf.config import INPUT, TARGET, file_of, folder_of
 from glow_tf.core import html_page
 from glow_tf.core.errors import ConfigError, printable
 
+if TYPE_CHECKING:
+    from glow_tf.use import UsedImages
+
 ACTIONS = ("fit", "check")
+PRIOR = "cifar10_small"
 TRAINED_ON = (
     "WARNING: the model was trained on some of these images, which it knows before it is tuned on them. "
     "--split=test has those that it was not trained on."
 )
 HOTTEST = 2.0  # of a map; good images seldom reach 1
+COLUMNS = ("name", "p_value", "flagged", "score", "place_p_value", "row", "column", "reason", "place_score")
+LEGEND = (
+    "From left to right: {}. The map is the mean of those of single resolutions, of so many places. Full red "
+    "is 2 or more; nine of ten good images have no place above 1 in their map."
+)
 SMALLEST_SHOWN = 128  # pixels of the longer side; smaller images are enlarged
+LARGEST_SHOWN = 2048  # pixels of an image beside its maps, on the page
 _SLIDER = """<p><label>False alarms:
 <input type="range" id="rate" min="{least}" max="0" step="0.01" value="{rate}">
-<output id="said"></output></label></p><style>figure.flagged {{ outline: 2px solid #c00; }}</style>"""
+<output id="said"></output></label></p><style>figure.flagged {{ outline: 2px solid #c00; }}
+.grids {{ grid-template-columns: none; }} .grids img {{ width: auto; }}</style>"""
 _SCRIPT = """<script>
 const ps = {p_values}, slider = document.querySelector("input");
-const figures = document.querySelectorAll("figure");
-function show() {{
-  const rate = Math.pow(10, slider.value) * (1 + 1e-9), flagged = ps.map((p) => p <= rate);
-  figures.forEach((own, k) => own.classList.toggle("flagged", flagged[k]));
-  const count = flagged.filter(Boolean).length;
+const show = () => {{
+  const rate = 10 ** slider.value * (1 + 1e-9), count = ps.filter((p) => p <= rate).length;
+  document.querySelectorAll("figure").forEach((own, k) => own.classList.toggle("flagged", ps[k] <= rate));
   document.getElementById("said").value = (100 * rate).toPrecision(2) + " %, " + count + " of these flagged";
-}}
-slider.addEventListener("input", show);
+}};
+slider.oninput = show;
 show();
 </script>"""
 
 
 def define(values: flags.FlagValues) -> None:
-    model_flags.define_glow(values, output="scores")
+    model_flags.define_glow(values, output="scores", model=PRIOR)
     model_flags.define_seed(values)
     model_flags.define_images(values)
     size_flags.define(values)
@@ -59,6 +73,7 @@ def define(values: flags.FlagValues) -> None:
         values,
         calibration=("detector.zip", "What fit made."),
         false_alarms=(0.05, "The share of images like the good ones that check may flag."),
+        features=("", "For fit: a .keras file of a network from pixels to feature maps; know its source."),
         worst=(100, "For check: images on the page."),
         white=model_flags.WHITE,
     )
@@ -86,9 +101,16 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
     model_flags.check_file(values, "calibration", path)
     from glow_tf.data.progress import notice
     from glow_tf.use import NoveltyDetector
+    from glow_tf.use.score.features import opened
 
-    model, used = size_flags.model_and_images(values, model_flags.glow_of(values))
-    if trained_on(values, used.images):
+    network = opened(values.features) if values.features else None
+    if network is not None and not values.model:
+        prior, used = None, _images_for(values, network)
+    else:
+        if values.model == PRIOR:
+            values.image_size = values.image_size or "0"  # small defects would vanish at its own
+        prior, used = size_flags.model_and_images(values, model_flags.glow_of(values))
+    if prior is not None and trained_on(values, used.images):
         print(TRAINED_ON)
     smallest = 1 / (1 + len(used.images))
     if smallest > values.false_alarms:
@@ -99,13 +121,26 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
             flush=True,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    detector = NoveltyDetector(model, max(values.false_alarms, smallest), values.seed)
-    with notice(f"Tuning on {len(used.images)} images, four times"):
+    detector = NoveltyDetector(prior, max(values.false_alarms, smallest), values.seed, features=network)
+    with notice(f"{'Fitting to' if prior is None else 'Tuning on'} {len(used.images)} images, four times"):
         detector.fit(used.images, condition=used.condition)
     detector.save(path)
     print(
         f"{path}: {len(used.images)} good images. The smallest p-value is {_rounded_up(detector.smallest)}."
     )
+
+
+def _images_for(values: flags.FlagValues, network: Any) -> UsedImages:
+    """Reads images for a network alone, at the size of --image_size, or of the network, or at their own."""
+    _, *sides, channels = network.input_shape
+    if len(sides) != 2 or channels not in (1, 3):
+        raise ConfigError(
+            "features must be a network from images [batch, H, W, channels] of one channel or three. "
+            f"Received: features={values.features!r} of {network.input_shape}"
+        )
+    size = size_flags.size_of(values) or (sides if all(sides) else (0, 0))
+    takes = types.SimpleNamespace(image_shape=(*size, channels), data_dtype="uint8", condition_shapes={})
+    return model_flags.images_of(values, takes)
 
 
 def _rounded_up(p_value: float) -> str:
@@ -143,51 +178,51 @@ def _detector(values: flags.FlagValues, path: pathlib.Path) -> Any:
             f"false_alarms must be {_rounded_up(detector.smallest)} or more with as many good images as the "
             f"calibration has. Received: false_alarms={values.false_alarms:g}"
         )
-    if detector.prior_ is None:
+    used = detector.models_
+    if used.data_dtype != "uint8" or used.image_shape[-1] not in (1, 3):
         raise ConfigError(
-            "calibration must be of a detector with a prior. One of features alone is for Python: "
-            f"NoveltyDetector.load. Received: calibration={str(path)!r}"
+            "calibration must be of images of bytes, of one channel or three; others are for Python. "
+            f"Received: calibration={str(path)!r} of {used.data_dtype}, {used.image_shape}"
         )
     return detector
 
 
 def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
+    from glow_tf.model.conditions import some_of
+    from glow_tf.run import pictures
+
     folder, detector = model_flags.output_folder(values), _detector(values, path)
-    used = model_flags.images_of(values, detector.prior_)
+    used = model_flags.images_of(values, detector.models_)
     scores, heat = detector.score_and_heat(used.images, used.condition)
     p_values, of_places = detector.p_value_of(scores), detector.place_p_value_of(heat)
     flagged = p_values <= values.false_alarms
-    ranks = (-scores).argsort(kind="stable").argsort()  # p-values tie
-    table, shown = io.StringIO(), {}
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["name", "p_value", "flagged", "score", "place_p_value", "row", "column", "reason"])
-    for k, rank in enumerate(ranks):
-        row, column = np.unravel_index(heat[k].argmax(), heat[k].shape)
-        reason = ""
-        if of_places[k] <= values.false_alarms:
-            reason = f"unusual in row {row}, column {column}"
-        elif flagged[k]:
-            reason = "unusual as a whole"
-        numbers = [f"{p_values[k]:.6g}", "yes" if flagged[k] else "no", f"{scores[k]:.4f}"]
-        place = [f"{of_places[k]:.6g}", row, column]
-        writer.writerow([_as_text(used.names[k]), *numbers, *place, reason])
-        if flagged[k] or rank < values.worst:
-            picture = _with_heat(used.images[k], heat[k], white)
-            if flagged[k]:
-                name = pathlib.PurePath(printable(used.names[k])).with_suffix("").as_posix().replace("/", "_")
-                model_flags.write(folder / "heat" / f"{rank + 1:04d}_{name[-99:]}.png", picture)
-            if rank < values.worst:
-                said = used.names[k], f"p = {p_values[k]:.3g}", reason
-                shown[rank] = p_values[k], html_page.picture(picture, html_page.PNG, "", *said)
+    order = (-scores).argsort(kind="stable")  # p-values tie
+    found = zip(used.names, p_values, scores, of_places, heat, strict=True)
+    rows = [_row(values.false_alarms, *own) for own in found]
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([COLUMNS, *rows])
     model_flags.write(folder / "scores.csv", table.getvalue().encode(errors="replace"))
-    title = f"The most unusual of {len(used.images)} images"
-    ps, pictures = zip(*(shown[rank] for rank in sorted(shown)), strict=True)
+    seen = order[: max(flagged.sum(), values.worst)]  # no image that is flagged comes after one that is not
+    levels = detector.level_heats(used.images[seen], some_of(used.condition, seen))
+    levels = levels if len(levels) > 1 else {}  # one is the map itself
+    figures = []
+    for rank, k in enumerate(seen):
+        maps = [heat[k], *(own[rank] for own in levels.values())]
+        picture = _with_maps(used.images[k], maps, white)
+        if flagged[k]:
+            name = pathlib.PurePath(printable(used.names[k])).with_suffix("").as_posix().replace("/", "_")
+            model_flags.write(folder / "heat" / f"{rank + 1:04d}_{name[-99:]}.png", pictures.png(picture))
+        if rank < values.worst:
+            said = used.names[k], f"p = {p_values[k]:.3g}", rows[k][COLUMNS.index("reason")]
+            shown = pictures.png(picture, LARGEST_SHOWN)
+            figures.append(html_page.picture(shown, html_page.PNG, "", *said))
     least, rate = (math.log10(value) for value in (detector.smallest, values.false_alarms))
     page = html_page.page(
-        title,
+        f"The most unusual of {len(used.images)} images",
+        html_page.paragraph(LEGEND.format(", ".join(["the image", "its map", *levels]))),
         _SLIDER.format(least=least, rate=rate),
-        html_page.side_by_side(pictures, "grids"),
-        _SCRIPT.format(p_values=[float(p) for p in ps]),
+        html_page.side_by_side(figures, "grids"),
+        _SCRIPT.format(p_values=[float(p) for p in p_values[order[: len(figures)]]]),
     )
     model_flags.write(folder / "worst.html", page)
     expected = values.false_alarms * len(used.images)
@@ -197,19 +232,24 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     )
 
 
-def _as_text(name: str) -> str:
-    """Returns a file's name as a cell of a table, which no spreadsheet takes as a formula."""
-    return printable("'" * name.startswith(("=", "+", "-", "@", "\t", "\r")) + name)
+def _row(rate: float, name: str, p_value: float, score: float, of_place: float, heat: np.ndarray) -> list:
+    """Returns an image's row of scores.csv; no spreadsheet takes its name as a formula."""
+    name = printable("'" * name.startswith(("=", "+", "-", "@", "\t", "\r")) + name)
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    reason = "unusual as a whole" if p_value <= rate else ""
+    if of_place <= rate:
+        reason = f"unusual in row {row}, column {column}"
+    numbers = [f"{p_value:.6g}", "yes" if p_value <= rate else "no", f"{score:.4f}", f"{of_place:.6g}"]
+    return [name, *numbers, row, column, reason, f"{heat.max():.4f}"]
 
 
-def _with_heat(image: np.ndarray, heat: np.ndarray, white: int) -> bytes:
-    """Returns a PNG of an image uint8 [H, W, C] beside the same in grey, red where it is unusual."""
+def _with_maps(image: np.ndarray, maps: Sequence[np.ndarray], white: int) -> np.ndarray:
+    """Returns an image uint8 [H, W, C] beside the same in grey, red where each map is unusual."""
     from glow_tf.run import pictures
 
     image = np.repeat(pictures.stretched(image, white), 3 // image.shape[-1], axis=-1)
-    strength = np.clip(heat / HOTTEST, 0, 1)[..., np.newaxis]
-    grey = image.mean(axis=-1, keepdims=True)
-    marked = (1 - strength) * grey + strength * np.array([255, 0, 0])
-    both = np.concatenate([image, marked.astype(np.uint8)], axis=1)[np.newaxis]
+    strength = np.clip(np.stack(maps) / HOTTEST, 0, 1)[..., np.newaxis]
+    marked = (1 - strength) * image.mean(axis=-1, keepdims=True) + strength * np.array([255, 0, 0])
+    tiles = np.concatenate([image[np.newaxis], marked.astype(np.uint8)])
     zoom = max(SMALLEST_SHOWN // max(image.shape), 1)
-    return pictures.png(pictures.enlarged(both, zoom, "NEAREST")[0])
+    return pictures.grid(pictures.enlarged(tiles, zoom, "NEAREST"), len(tiles))

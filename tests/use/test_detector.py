@@ -102,6 +102,15 @@ def test_one_odd_place_is_found_where_it_is_and_a_shift_of_all_is_unusual_as_a_w
     assert kind[1] > 1 > np.max(places[1])
 
 
+def test_the_map_is_the_mean_of_those_of_the_resolutions(detector, digits):
+    images = np.concatenate([flat(), digits[40:43]])
+    levels, heat = detector.level_heats(images), detector.heat(images)
+    assert list(levels) == ["4x4", "2x2"]
+    unit = detector._rule.arrays["scale"][1, 1]
+    together = np.log(np.mean([np.exp(own * unit) for own in levels.values()], axis=0)) / unit
+    np.testing.assert_allclose(together, heat, atol=1e-3)
+
+
 def test_what_is_unlike_the_good_images_is_flagged_and_what_is_like_them_is_not(detector, digits):
     frames = np.concatenate([flat(level) for level in (0, 64, 128, 255)])
     shuffled = np.random.default_rng(1).permuted(digits[250:].reshape(50, 64), axis=1).reshape(-1, 8, 8, 1)
@@ -193,6 +202,22 @@ def folder(tmp_path, monkeypatch, digits, detector):
     return tmp_path
 
 
+def test_the_prior_that_is_taken_by_default_takes_images_at_their_own_size(
+    tmp_path, monkeypatch, digits, presets_loaded_once
+):
+    monkeypatch.chdir(tmp_path)
+    np.save("good.npy", digits[:20].repeat(3, axis=-1))
+    seen = []
+    monkeypatch.setattr(NoveltyDetector, "fit", lambda self, images, condition: seen.append(self))
+    monkeypatch.setattr(NoveltyDetector, "save", lambda self, path: None)
+    monkeypatch.setattr(NoveltyDetector, "smallest", 1 / 21)
+    assert run("fit", "--dataset=file:good.npy") == 0
+    assert seen[0].prior.image_shape == (8, 8, 3)
+    values = flags.FlagValues()
+    command.define(values)
+    assert values["model"].default == NoveltyDetector().prior
+
+
 def test_the_command_fits(tmp_path, monkeypatch, capsys, presets_loaded_once):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(NoveltyDetector, "fit", lambda self, images, condition: self)
@@ -213,9 +238,12 @@ def test_the_command_checks_a_folder_and_shows_where(folder, capsys):
     assert len(rows) == 7
     assert rows["'=flat.png"]["flagged"] == "yes"  # no spreadsheet takes the name as a formula
     assert "unusual" in rows["'=flat.png"]["reason"]
-    assert (folder / "scores" / "heat" / "0001_=flat.png").exists()
+    assert all(float(row["place_score"]) <= float(row["score"]) for row in rows.values())
+    picture = Image.open(folder / "scores" / "heat" / "0001_=flat.png")
+    assert picture.size == (4 * (128 + 4), 128 + 4)  # the image, the map, two resolutions; white around each
     page = (folder / "scores" / "worst.html").read_text()
     assert page.count("<figure>") == 3
+    assert "the image, its map, 4x4, 2x2." in page
     assert page.index("=flat.png") < page.index("good &lt;")
     assert 'type="range"' in page
     assert run("check", "--dataset=folder:odd", "--false_alarms=0.01") == 1

@@ -93,7 +93,7 @@ def test_it_is_saved_loaded_and_exported_with_the_same_numbers(
 ):
     if with_prior:
         detector = both
-        assert len(detector._models(digits[:2])) == 2 + 1  # two levels, and the features of all scales
+        assert len(detector.models_(digits[:2])) == 2 + 1  # two levels, and the features of all scales
     images = digits[60:70]
     scores, heat = detector.score_and_heat(images)
     detector.save(tmp_path / "d.zip")
@@ -127,11 +127,69 @@ def test_onnx_and_litert_say_what_the_detector_does(with_prior, network, detecto
         detector.export(tmp_path / "d", "pickle")
 
 
-def test_the_command_says_that_it_needs_a_prior(detector, tmp_path, monkeypatch, capsys):
+def test_the_command_fits_to_features_alone_and_checks(network, digits, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    detector.save(tmp_path / "detector.zip")
+    network.save("n.keras")
+    np.save("good.npy", digits[:40])
+    np.save("new.npy", np.concatenate([digits[40:50], np.full((1, 8, 8, 1), 255, np.uint8)]))
+    given = ["fit", "--features=n.keras", "--model=", "--dataset=file:good.npy"]
+    assert cli.run("score", given) == 0
+    assert cli.run("score", ["check", "--dataset=file:new.npy"]) == 0
+    assert (tmp_path / "scores" / "heat" / "0001_000010.png").exists()
+    assert "the image, its map. The" in (tmp_path / "scores" / "worst.html").read_text()
+    expected = NoveltyDetector(None, features=network).fit(digits[:40].repeat(3, axis=-1))
+    loaded = NoveltyDetector.load("detector.zip")
+    np.testing.assert_allclose(loaded.decision_scores_, expected.decision_scores_, atol=1e-3)
+    capsys.readouterr()
+    assert cli.run("score", ["fit", "--features=n.keras", "--dataset=digits", "--image_size=16"]) == 1
+    assert "takes images of shape (batch, 16, 16, 3)" in capsys.readouterr().err
+
+
+def test_the_command_gives_a_prior_and_features_to_the_detector(
+    network, tmp_path, monkeypatch, presets_loaded_once
+):
+    monkeypatch.chdir(tmp_path)
+    network.save("n.keras")
+    seen = []
+    monkeypatch.setattr(NoveltyDetector, "fit", lambda self, images, condition: seen.append(self))
+    monkeypatch.setattr(NoveltyDetector, "save", lambda self, path: None)
+    monkeypatch.setattr(NoveltyDetector, "smallest", 1 / 21)
+    given = ["--features=n.keras", "--dataset=digits", "--examples=20"]
+    assert cli.run("score", ["fit", "--model=digits", *given]) == 0
+    assert seen[0].prior.image_shape == (8, 8, 1)
+    assert seen[0].features.input_shape == (None, 8, 8, 3)
+
+
+def test_the_command_keeps_the_size_of_images_if_the_network_takes_every_size(tmp_path, monkeypatch, digits):
+    monkeypatch.chdir(tmp_path)
+    inputs = keras.Input((None, None, 1))
+    keras.Model(inputs, keras.layers.Conv2D(2, 3, 2, "same")(inputs)).save("n.keras")
+    np.save("good.npy", digits[:20, :, :6])
+    assert cli.run("score", ["fit", "--features=n.keras", "--model=", "--dataset=file:good.npy"]) == 0
+    assert NoveltyDetector.load("detector.zip").models_.image_shape == (8, 6, 1)
+
+
+def test_a_file_of_features_that_cannot_be_loaded_safely_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    inputs = keras.Input((8, 8, 1))
+    keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs)).save("code.keras")
+    (tmp_path / "bytes.keras").write_bytes(b"x")
+    for name in ("code", "bytes", "none"):
+        assert cli.run("score", ["fit", f"--features={name}.keras", "--model=", "--dataset=digits"]) == 1
+        said = capsys.readouterr().err
+        assert "features must be a .keras file" in said
+        assert f"Received: '{name}.keras'" in said
+    vectors = keras.Input((3,))
+    keras.Model(vectors, keras.layers.Dense(2)(vectors)).save("vectors.keras")
+    assert cli.run("score", ["fit", "--features=vectors.keras", "--model=", "--dataset=digits"]) == 1
+    assert "features must be a network from images" in capsys.readouterr().err
+
+
+def test_the_command_is_for_pictures(network, digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    NoveltyDetector(None, features=network).fit(digits[:20].astype(np.float32)).save("detector.zip")
     assert cli.run("score", ["check", "--dataset=digits"]) == 1
-    assert "calibration must be of a detector with a prior" in capsys.readouterr().err
+    assert "calibration must be of images of bytes" in capsys.readouterr().err
 
 
 def test_only_a_low_density_of_features_is_unusual(rng):

@@ -29,7 +29,7 @@ DECIMALS = 4  # of a score: the last digits of what a model computes depend on t
 class NoveltyDetector(BaseEstimator):
     """Says how unusual images are, compared with good ones, and where.
 
-        detector = glow_tf.NoveltyDetector("cifar10_small").fit(good_images)
+        detector = glow_tf.NoveltyDetector().fit(good_images)
         detector.predict(images)  # 1: unusual
         detector.heat(images)  # where, [N, H, W]
 
@@ -39,17 +39,12 @@ class NoveltyDetector(BaseEstimator):
     https://arxiv.org/abs/1906.02845; Schirrmeister et al. 2020, https://arxiv.org/abs/2006.10848). `Rule`
     says how this becomes one score, and a map.
 
-    Good images that are compared with were not tuned on: they are cut into three folds, and those of each are
-    scored by a copy that was tuned on the others. So p-values are conformal but for the change of the copy:
-    about the share a of images like the good ones has p ≤ a, on average over the choice of the good images.
-    New images are scored by a copy that was tuned on all.
+    New images are scored by a copy that was tuned on all good ones; the good ones of each of three folds by a
+    copy that was tuned on the others. So p-values are conformal but for the change of the copy: about the
+    share a of images like the good ones has p ≤ a, on average over the choice of the good images.
 
-    Where pixels see nothing, features of a frozen network may. Each place of its maps has a density, fitted
-    to the good images, and these maps are looked at beside the prior's:
-
-        glow_tf.NoveltyDetector(None, features=keras.Model(inputs, [map_1, map_2])).fit(good_images)
-
-    Names are those of PyOD and scikit-learn; `predict` returns 0 and 1, as in PyOD.
+    Where pixels see nothing, `features` of a frozen network may: `Features` says how likely each place of its
+    maps is. Names are those of PyOD and scikit-learn; `predict` returns 0 and 1, as in PyOD.
 
     Args:
       prior: a `Glow`, or a preset, a workdir or a `.keras` file. Best are levels that were trained on
@@ -58,16 +53,17 @@ class NoveltyDetector(BaseEstimator):
       seed: of the folds and of tuning.
       epochs: of tuning, at most; by default as many as suit the number of images. 0: nothing is tuned.
       features: a Keras model from images to a feature map [N, h, w, F], or to several, such as one of
-        `keras.applications` with its preprocessing. It stays as it is. See `Features`.
+        `keras.applications` with its preprocessing. It stays as it is.
 
     Attributes:
       decision_scores_: of the good images, [N].
-      prior_, tuned_: the two models; None without a prior.
+      models_: the models; `image_shape`, `data_dtype` and `condition_shapes` say what they take.
+      prior_, tuned_: two of them; None without a prior.
     """
 
     def __init__(
         self,
-        prior: Any = "photographs",
+        prior: Any = "cifar10_small",
         contamination: float = 0.05,
         seed: int = 0,
         epochs: int | None = None,
@@ -106,10 +102,10 @@ class NoveltyDetector(BaseEstimator):
             )
         self._check_contamination(len(images))
         groups = _groups(groups, len(images))
-        self._models = Models(self.prior, self.features, images)
-        self._models.check(images, condition)
+        self.models_ = Models(self.prior, self.features, images)
+        self.models_.check(images, condition)
         folds = self._folds(groups, FOLDS)
-        good = self._models.fit(images, in_arrays(condition), folds, self.seed, self.epochs)
+        good = self.models_.fit(images, in_arrays(condition), folds, self.seed, self.epochs)
         if bad := sum(~np.isfinite(own).all(axis=(1, 2, 3)) for own in good).astype(bool).sum():
             raise ConfigError(
                 f"the models must be able to score the good images. Received: {bad} of {len(images)} whose "
@@ -121,12 +117,12 @@ class NoveltyDetector(BaseEstimator):
     @property
     def prior_(self) -> Glow | None:
         """The prior, at the size of the images."""
-        return self._models.prior
+        return self.models_.prior
 
     @property
     def tuned_(self) -> Glow | None:
         """Its copy, tuned on the good images."""
-        return self._models.tuned
+        return self.models_.tuned
 
     def _folds(self, groups: np.ndarray, count: int) -> np.ndarray:
         """Returns the fold of each image, which is that of its group."""
@@ -187,6 +183,15 @@ class NoveltyDetector(BaseEstimator):
         """Returns how unusual each place is, [N, H, W]; nine of ten good images have no place above 1."""
         return self.score_and_heat(X, condition)[1]
 
+    def level_heats(self, X: np.ndarray, condition: Condition = None) -> dict[str, np.ndarray]:  # noqa: N803
+        """Returns what `heat` averages: a map [N, H, W] of each resolution, finest first, and of features.
+
+        Their unit is that of `heat`. Names are as "16x16", the places of a resolution, and "features".
+        """
+        found = self._fitted().models_(np.asarray(X), condition)
+        levels = self._rule.levels(found, self.models_.image_shape[:2])
+        return {name: _finite(own) for name, own in levels.items()}
+
     def p_value(self, X: np.ndarray, condition: Condition = None) -> np.ndarray:  # noqa: N803
         """Returns the share of good images that are at least as unusual, [N]."""
         return self.p_value_of(self.decision_function(X, condition))
@@ -202,9 +207,9 @@ class NoveltyDetector(BaseEstimator):
 
     def score_and_heat(self, X: np.ndarray, condition: Condition = None) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
         """Returns what `decision_function` and `heat` do; what a model cannot score is infinitely unusual."""
-        self._fitted()
-        found = self._models(np.asarray(X), condition)
-        return _scores(*self._rule(found, self._models.image_shape[:2]))
+        found = self._fitted().models_(np.asarray(X), condition)
+        kind, places = map(_finite, self._rule(found, self.models_.image_shape[:2]))
+        return _rounded(np.maximum(kind, places.max(axis=(1, 2)))), places
 
     def _fitted(self) -> NoveltyDetector:
         if not hasattr(self, "decision_scores_"):
@@ -238,12 +243,9 @@ class NoveltyDetector(BaseEstimator):
         kept.export(self._fitted(), pathlib.Path(path), format)
 
 
-def _scores(kind: tf.Tensor, places: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Returns scores and maps of what a rule said: the larger of both; what is not finite is unusual."""
-    kind, places = (np.asarray(own) for own in (kind, places))
-    places = np.where(np.isfinite(places), places, np.inf)
-    scores = np.maximum(np.where(np.isfinite(kind), kind, np.inf), places.max(axis=(1, 2)))
-    return _rounded(scores), places
+def _finite(x: tf.Tensor) -> np.ndarray:
+    """Returns an array; numbers that are not finite are as unusual as can be."""
+    return np.where(np.isfinite(x), x, np.inf)
 
 
 def _groups(groups: np.ndarray | None, count: int) -> np.ndarray:

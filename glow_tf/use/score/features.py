@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -18,6 +21,21 @@ ROWS_OF_A_MODE = 100  # on average, at least; a mode with a fifth of them is lef
 MOST_ROWS = 30_000  # places that densities are fitted to
 LEAST_VARIANCE = 1e-3  # of a mode, where all rows together have 1
 NONE = -1e9  # the log-weight of a mode that there is not
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, tf.errors.OpError)  # what reading a damaged file raises
+DAMAGED += (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError)
+
+
+def opened(path: str | os.PathLike) -> keras.Model:
+    """Loads a network from a `.keras` file, in Keras's safe mode: code in the file is refused."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("no file of this format")
+        return keras.models.load_model(path, safe_mode=True)
+    except (*DAMAGED, OSError) as error:
+        raise ConfigError(
+            "features must be a .keras file of a network that Keras's safe mode loads: without Lambda layers "
+            f"and classes of your own. Received: {str(path)!r}, {in_one_line(str(error))}"
+        ) from None
 
 
 class Features:
@@ -41,10 +59,15 @@ class Features:
         try:
             self._repeats = 3 if (image_shape[-1], network.input_shape[-1]) == (1, 3) else 1
             shapes = [tuple(own.shape) for own in self.maps(tf.zeros((1, *image_shape)))]
+            wrong = "" if shapes and all(len(shape) == 4 for shape in shapes) else str(shapes)
         except (AttributeError, TypeError, ValueError, tf.errors.OpError) as error:
-            raise _not_maps(image_shape, in_one_line(str(error))[:200]) from None
-        if not shapes or any(len(shape) != 4 for shape in shapes):
-            raise _not_maps(image_shape, shapes)
+            wrong = in_one_line(str(error)) or type(error).__name__
+        if wrong:
+            raise ConfigError(
+                "features must be a Keras model that takes images of shape "
+                f"(batch, {', '.join(map(str, image_shape))}) and returns maps [batch, h, w, channels]. "
+                f"Received: {wrong}"
+            )
         self.arrays = {}
         for k, (*_, size) in enumerate(shapes):
             of_density = {"whitening": (size, MODES * size), "shift": (MODES * size,), "weight": (MODES,)}
@@ -117,11 +140,3 @@ def _mixture(rows: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         shift[k] = own.mean(axis=0) @ own_white + mean @ whitening[k]
         weight[k] = np.linalg.slogdet(own_white)[1] + np.log(len(own) / len(rows))
     return {"whitening": np.hstack(whitening), "shift": shift.ravel(), "weight": weight}
-
-
-def _not_maps(image_shape: Sequence[int], received: object) -> ConfigError:
-    return ConfigError(
-        "features must be a Keras model that takes images of shape "
-        f"(batch, {', '.join(map(str, image_shape))}) and returns maps [batch, h, w, channels]. "
-        f"Received: {received}"
-    )

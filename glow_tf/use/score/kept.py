@@ -8,10 +8,8 @@ import json
 import pathlib
 import tempfile
 import zipfile
-import zlib
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -23,6 +21,7 @@ from glow_tf.run.files.saved import load as load_glow
 from glow_tf.run.files.workdir import SAVED_MODEL
 from glow_tf.use.exports import saved_model
 from glow_tf.use.exports.portable import to_litert, to_onnx
+from glow_tf.use.score.features import DAMAGED, opened
 from glow_tf.use.score.models import Models
 from glow_tf.use.score.rule import Rule
 
@@ -34,20 +33,16 @@ LARGEST = 2**34  # bytes of a member
 FORMATS = ("savedmodel", "onnx", "litert")
 
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, tf.errors.OpError)
-_DAMAGED += (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError)
-
-
 def save(detector: Any, path: pathlib.Path) -> None:
     """Writes a detector: a zip file of its settings and numbers, and of its models as `.keras` files."""
-    used, features = detector._models, detector._models.features
+    used, features = detector.models_, detector.models_.features
     models = dict(zip(MODELS, (used.prior, used.tuned), strict=True)) if used.prior is not None else {}
     settings = {n: own for n, own in detector.get_params().items() if n not in ("prior", "features")}
     arrays = {GOOD: detector.decision_scores_, WORST: detector._worst} | detector._rule.arrays
     if features is not None:
         models[NETWORK] = features.network
         arrays |= {name: value.numpy() for name, value in features.arrays.items()}
-        settings |= {"image_shape": used.image_shape, "dtype": used.dtype}
+        settings |= {"image_shape": used.image_shape, "dtype": used.data_dtype}
     numbers, file = io.BytesIO(), io.BytesIO()
     np.savez(numbers, **arrays)
     with zipfile.ZipFile(file, "w") as content, tempfile.TemporaryDirectory() as folder:
@@ -72,19 +67,22 @@ def load(kind: type, path: pathlib.Path) -> Any:
                 numbers = {name: found[name] for name in found.files}
             kept = set(content.namelist())
             models = [load_glow(content.extract(name, folder)) if name in kept else None for name in MODELS]
-            network = keras.models.load_model(content.extract(NETWORK, folder)) if NETWORK in kept else None
+            network = opened(content.extract(NETWORK, folder)) if NETWORK in kept else None
         shape, dtype = (about.pop(name, None) for name in ("image_shape", "dtype"))
         detector = kind(models[0], **about, features=network)
         images = np.zeros((0, *(shape or models[0].image_shape)), dtype or models[0].data_dtype)
-        detector._models = used = Models(models[0], network, images)
+        detector.models_ = used = Models(models[0], network, images)
         used.tuned = models[1]
         if used.features is not None:
             used.features.assign({name: numbers.pop(name) for name in used.features.arrays})
         scores = (np.asarray(numbers.pop(name), float) for name in (GOOD, WORST))
         detector.decision_scores_, detector._worst = scores
         detector._rule = Rule(numbers)
-        _check_usable(detector)
-    except _DAMAGED as error:
+        detector._check_contamination(len(detector.decision_scores_))
+        given = {name: np.zeros((1, *own), np.float32) for name, own in used.condition_shapes.items()}
+        black = np.zeros((1, *used.image_shape), used.data_dtype)
+        detector.score_and_heat(black, of_names(given))  # with numbers of another rule this fails
+    except DAMAGED as error:
         raise ConfigError(
             "calibration must be a file from `glow-tf score fit`. Releases before 0.6 wrote others: run it "
             f"again. Received: {str(path)!r}, {error}"
@@ -92,21 +90,12 @@ def load(kind: type, path: pathlib.Path) -> Any:
     return detector
 
 
-def _check_usable(detector: Any) -> None:
-    """Scores a black image: numbers of another rule raise what there is to raise."""
-    detector._check_contamination(len(detector.decision_scores_))
-    used = detector._models
-    shapes = used.prior.condition_shapes if used.prior is not None else {}
-    given = {name: np.zeros((1, *shape), np.float32) for name, shape in shapes.items()}
-    detector.score_and_heat(np.zeros((1, *used.image_shape), used.dtype), of_names(given))
-
-
 class _Exported(tf.Module):
     """What the SavedModel holds: one function, of any number of images or of `count`, and all weights."""
 
     def __init__(self, detector: Any, count: int | None = None):
         super().__init__()
-        used, self.weights = copy.copy(detector._models), []
+        used, self.weights = copy.copy(detector.models_), []
         if used.prior is not None:
             models = (used.prior, used.tuned)
             used.prior, used.tuned = map(saved_model.without_backward_pass, models)

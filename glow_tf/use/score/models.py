@@ -39,8 +39,9 @@ class Models:
     def __init__(self, prior: Any, network: keras.Model | None, images: np.ndarray):
         if prior is None and network is None:
             raise ConfigError("there must be a prior or features. Received: prior=None, features=None")
-        self.prior, self.tuned, self.features = None, None, None
-        self.image_shape, self.dtype = images.shape[1:], "uint8" if images.dtype == np.uint8 else "float32"
+        self.prior, self.tuned, self.features, self.condition_shapes = None, None, None, {}
+        self.image_shape = images.shape[1:]
+        self.data_dtype = "uint8" if images.dtype == np.uint8 else "float32"
         if prior is not None:
             glow = prior if isinstance(prior, Glow) else open_model(prior)
             if not isinstance(glow, Glow):
@@ -50,7 +51,8 @@ class Models:
                 )
             require_pictures("NoveltyDetector", glow)
             self.prior = fitted(glow, images.shape[1:3])
-            self.image_shape, self.dtype = self.prior.image_shape, self.prior.data_dtype
+            self.image_shape, self.data_dtype = self.prior.image_shape, self.prior.data_dtype
+            self.condition_shapes = self.prior.condition_shapes
         if network is not None:
             self.features = Features(network, self.image_shape)
         self._function: Any = None
@@ -60,11 +62,11 @@ class Models:
         """What a batch is: images, and what the prior is given."""
         if self.prior is not None:
             return self.prior.endpoints()["encode"][1]
-        return [tf.TensorSpec([None, *self.image_shape], self.dtype, "images")]
+        return [tf.TensorSpec([None, *self.image_shape], self.data_dtype, "images")]
 
     def check(self, images: np.ndarray, condition: Condition = None) -> None:
         """Raises ConfigError unless the models can take images, and what is given with them."""
-        checked_images(images, self.image_shape, self.dtype)
+        checked_images(images, self.image_shape, self.data_dtype)
         if self.prior is not None:
             check_given(self.prior, condition, len(images))
         elif condition is not None:
@@ -83,12 +85,12 @@ class Models:
         self.check(images, condition)
         if self._function is None:
             self._function = tf.function(self.of_batch, input_signature=self.signature, autograph=False)
-        size = batch_of(images.shape[1:])
+        size, dtype = batch_of(images.shape[1:]), self.data_dtype
         places = [slice(start, start + size) for start in range(0, len(images), size)]
         found = []
         for place in with_progress(places, len(places), f"Scoring, batches of {size}"):
             given = () if condition is None else (self.prior.checked_condition(some_of(condition, place)),)
-            found.append([own.numpy() for own in self._function(tf.cast(images[place], self.dtype), *given)])
+            found.append([own.numpy() for own in self._function(tf.cast(images[place], dtype), *given)])
         return [np.concatenate(own) for own in zip(*found, strict=True)]
 
     def fit(

@@ -30,10 +30,8 @@ class Tuner:
         self.glow = prior.recut()
         run = RunConfig(workdir="none", follows=suited.TUNED)  # of so many images, which starts from it
         settings = suited.tuned(run, count) | {"ema": 0.0}  # EarlyStopping restores weights, not averages
-        self.epochs, self.patience = (
-            settings["part_epochs"] if epochs is None else epochs,
-            settings["patience"],
-        )
+        self.epochs = settings["part_epochs"] if epochs is None else epochs
+        self.patience = settings["patience"]
         if epochs is not None:
             settings |= {"part_epochs": max(epochs, 1), "warmup_steps": min(epochs * count // 12, 100)}
         names = TrainConfig.__dataclass_fields__
