@@ -3,8 +3,8 @@
     glow-tf score fit --dataset=folder:GOOD
     glow-tf score check --dataset=folder:NEW --false_alarms=0.05
 
-`fit` tunes --model, a prior, on 20 good images or more, and writes --calibration, one file with all that
-`check` needs. The prior has not seen the images; under the one that is taken by default they keep their size.
+`fit` tunes --model, a prior that has not seen the images, on 20 good ones or more, and writes --calibration,
+one file with all that `check` needs. In images of 32×32 cifar10_small sees damages better, and is faster.
 `check` writes a folder, --output: scores.csv with a p-value, a flag and a reason for each image; heat/, each
 flagged image beside maps of what is unusual in it, of all resolutions together and of each; and worst.html, a
 page that shows the most unusual ones, on which the rate can be changed. In scores.csv a name that a
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from glow_tf.use import UsedImages
 
 ACTIONS = ("fit", "check")
-PRIOR = "cifar10_small"
+PRIOR = "photographs"
 TRAINED_ON = (
     "WARNING: the model was trained on some of these images, which it knows before it is tuned on them. "
     "--split=test has those that it was not trained on."
@@ -107,8 +107,6 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
     if network is not None and not values.model:
         prior, used = None, _images_for(values, network)
     else:
-        if values.model == PRIOR:
-            values.image_size = values.image_size or "0"  # small defects would vanish at its own
         prior, used = size_flags.model_and_images(values, model_flags.glow_of(values))
     if prior is not None and trained_on(values, used.images):
         print(TRAINED_ON)

@@ -202,17 +202,7 @@ def folder(tmp_path, monkeypatch, digits, detector):
     return tmp_path
 
 
-def test_the_prior_that_is_taken_by_default_takes_images_at_their_own_size(
-    tmp_path, monkeypatch, digits, presets_loaded_once
-):
-    monkeypatch.chdir(tmp_path)
-    np.save("good.npy", digits[:20].repeat(3, axis=-1))
-    seen = []
-    monkeypatch.setattr(NoveltyDetector, "fit", lambda self, images, condition: seen.append(self))
-    monkeypatch.setattr(NoveltyDetector, "save", lambda self, path: None)
-    monkeypatch.setattr(NoveltyDetector, "smallest", 1 / 21)
-    assert run("fit", "--dataset=file:good.npy") == 0
-    assert seen[0].prior.image_shape == (8, 8, 3)
+def test_the_prior_that_is_taken_by_default_is_the_same_in_the_command():
     values = flags.FlagValues()
     command.define(values)
     assert values["model"].default == NoveltyDetector().prior

@@ -63,7 +63,7 @@ class NoveltyDetector(BaseEstimator):
 
     def __init__(
         self,
-        prior: Any = "cifar10_small",
+        prior: Any = "photographs",
         contamination: float = 0.05,
         seed: int = 0,
         epochs: int | None = None,
