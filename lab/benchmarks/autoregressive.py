@@ -149,9 +149,7 @@ class Autoregressive(keras.Model):
         super().__init__()
         self.first = Causal(width, strict=True)
         self.blocks = [(Causal(2 * width), keras.layers.Dense(width)) for _ in range(depth)]
-        self.mixtures = mixtures
-        start = {"kernel_initializer": "zeros", "bias_initializer": _start}
-        self.last = keras.layers.Dense(10 * mixtures, **start)
+        self.mixtures, self.last = mixtures, keras.layers.Dense(10 * mixtures, bias_initializer=_start)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the parameters, float32."""
