@@ -1,13 +1,14 @@
 r"""What makes levels better than a Glow, and what does it cost that their parts share nothing?
 
     taskset -c 1 python -m lab.benchmarks.separability --data_dir=PATH --csv=separability.csv
-    taskset -c 1 python -m lab.benchmarks.separability --turns=5
+    taskset -c 1 python -m lab.benchmarks.separability --turns=9
 
-Trains models on the way from a Glow to levels, which differ in one respect each:
+Trains models on the way from a Glow to levels:
 
 - `glow_pixels`: a Glow as published. `glow_haar`: its squeeze is the Haar transform.
 - `conditional`: and half of the flow steps see the details alone, given features of what is kept.
-- `levels_shared`: levels end to end, whose condition networks read the features of the next coarser level.
+- `levels_shared`: and so do all of them. What is kept is the image of half the size, so nothing is learned
+  before the details; but the network of each level reads the features of the next coarser one's, end to end.
 - `levels_together`: without these features. `levels`: in parts, each with its optimizer, as in the package.
 
 All have the same scales, coupling networks per scale, width, and recipe: one epoch. It has as many images as
