@@ -31,7 +31,7 @@ from lab.benchmarks.rows import added_to, measured
 
 PIECE = 64  # test images at once
 TRACED = 2  # steps at first that are not timed
-WARMUP = 0.02  # the share of the time in which the rate rises
+WARMUP = 0.1  # the share of the time in which the rate rises
 LOG_SCALE_BOUND = 7.0
 ABOUT = ("seed", "width", "depth", "mixtures", "batch_size", "learning_rate", "seconds")
 COLUMNS = (*ABOUT, "parameters", "images_seen", "cpu_seconds", "test_bpd", "test_bpd_se")
@@ -74,7 +74,7 @@ def _run(given: flags.FlagValues, images: data.ImageData, seed: int, seconds: fl
     """Trains and evaluates a model, and returns the other cells of its row."""
     keras.utils.set_random_seed(seed)
     model = Autoregressive(given.width, given.depth, given.mixtures)
-    model.compile(keras.optimizers.Adam(clipnorm=1.0), loss=bits, jit_compile=False)
+    model.compile(keras.optimizers.Adam(global_clipnorm=1.0), loss=bits, jit_compile=False)
     clock = ByTheClock(given.learning_rate, seconds)
     x = images.train
     model.fit(x, x, given.batch_size, epochs=10**6, verbose=0, callbacks=[clock])
@@ -149,7 +149,9 @@ class Autoregressive(keras.Model):
         super().__init__()
         self.first = Causal(width, strict=True)
         self.blocks = [(Causal(2 * width), keras.layers.Dense(width)) for _ in range(depth)]
-        self.mixtures, self.last = mixtures, keras.layers.Dense(10 * mixtures, bias_initializer=_start)
+        self.mixtures = mixtures
+        start = {"kernel_initializer": "zeros", "bias_initializer": _start}
+        self.last = keras.layers.Dense(10 * mixtures, **start)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the parameters, float32."""

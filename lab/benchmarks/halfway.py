@@ -17,6 +17,8 @@ from glow_tf.config import ModelConfig
 from glow_tf.config.notations import Cuts
 from glow_tf.layout.partition import Element, PartLayout
 
+FEATURE_SCALE = 1 / 16  # of shared features
+
 
 class ConditionalGlow(MultiScale):
     """A Glow whose details are transformed by flow steps given what is kept.
@@ -183,6 +185,9 @@ class SharedDetails(Bijector):
         return list(from_the_coarsest())[::-1]
 
     def _read(self, split: FlowSplit, image: tf.Tensor, coarser: tf.Tensor | None) -> tf.Tensor:
-        """Returns what the network of a level reads; features of half its size are enlarged."""
+        """Returns what the network of a level reads; features of half its size are enlarged.
+
+        They are scaled, so that at first all of them together weigh about as much as the image.
+        """
         channels = split.condition_channels
-        return beside(image, coarser, channels) if channels else image
+        return beside(image, coarser * FEATURE_SCALE, channels) if channels else image
