@@ -74,7 +74,7 @@ def _run(given: flags.FlagValues, images: data.ImageData, seed: int, seconds: fl
     """Trains and evaluates a model, and returns the other cells of its row."""
     keras.utils.set_random_seed(seed)
     model = Autoregressive(given.width, given.depth, given.mixtures)
-    model.compile(keras.optimizers.Adam(global_clipnorm=1.0), loss=bits, jit_compile=False)
+    model.compile(keras.optimizers.Adam(clipnorm=1.0), loss=bits, jit_compile=False)
     clock = ByTheClock(given.learning_rate, seconds)
     x = images.train
     model.fit(x, x, given.batch_size, epochs=10**6, verbose=0, callbacks=[clock])
