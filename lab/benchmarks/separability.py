@@ -15,8 +15,9 @@ All have the same scales, coupling networks per scale, width, and recipe: one ep
 take the CPU time that `glow_pixels` takes for `--images` (see `COST`); with `--equal=images`, it has as many.
 With `--turns` the models take steps in turns, and what is printed is what `COST` holds: the median CPU time
 per image, over that of `glow_pixels`. One thread computes. `cpu_seconds` are those of training, where a
-traced step counts as an average one. Runs whose row is in the CSV are not repeated. Of a model of levels the
-last scale is the coarsest image.
+traced step counts as an average one. Runs whose row is in the CSV are not repeated. `levels_shared` is a
+chain of networks, and may want a lower `--learning_rate`. Of a model of levels the last scale is the coarsest
+image.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from glow_tf.use.evaluation import mean_and_error
 from lab.benchmarks.rows import added_to, measured
 
 BATCH, SKIPPED = 8, 5  # images per step; steps at first that are not timed
-ABOUT = ("variant", "seed", "width", "num_blocks", "flow_steps", "train_images")
+ABOUT = ("variant", "seed", "width", "num_blocks", "flow_steps", "learning_rate", "train_images")
 COLUMNS = (*ABOUT, "parameters", "cpu_seconds", "test_bpd", "test_bpd_se")
 OWN = "lab.benchmarks.halfway:"
 VARIANTS = {
@@ -59,6 +60,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("width", 32, "Of the coupling networks.", lower_bound=1, **own)
     flags.DEFINE_integer("num_blocks", 4, "Scales.", lower_bound=2, **own)
     flags.DEFINE_integer("flow_steps", 8, "Of each scale.", lower_bound=2, **own)
+    flags.DEFINE_float("learning_rate", 0.1, "As of `glow-tf train`; 0.1 is its default.", **own)
     flags.DEFINE_integer("images", 10_000, "Training images of glow_pixels.", lower_bound=8 * BATCH, **own)
     flags.DEFINE_integer("test_examples", 1024, "Test images.", lower_bound=2, **own)
     flags.DEFINE_list("seeds", ["40", "41", "42"], "Seeds.", **own)
@@ -81,7 +83,7 @@ def main(given: flags.FlagValues) -> None:
             for variant in given.variants:
                 cost = COST[variant] if given.equal == "time" else 1.0
                 count = int(given.images / cost) // BATCH * BATCH
-                about = (variant, seed, given.width, given.num_blocks, given.flow_steps, count)
+                about = (variant, seed, *(given[name].value for name in ABOUT[2:-1]), count)
                 if tuple(map(str, about)) not in done:
                     row = dict(zip(ABOUT, about, strict=True)) | _run(given, variant, int(seed), count)
                     add(row)
@@ -104,8 +106,8 @@ def _trainer(given: flags.FlagValues, variant: str, seed: int, steps: int, epoch
     glow = Glow(model_of(variant, shape, given.num_blocks, **settings))
     schedule = "simultaneous" if glow.config.design.separable else "end_to_end"
     trainer = PartsTrainer(glow, seed=seed)
-    recipe = TrainConfig(schedule=schedule, part_epochs=epochs, finetune_epochs=0, batch_size=BATCH)
-    trainer.compile(recipe, steps_per_epoch=steps)
+    own = {"schedule": schedule, "learning_rate": given.learning_rate, "batch_size": BATCH}
+    trainer.compile(TrainConfig(part_epochs=epochs, finetune_epochs=0, **own), steps_per_epoch=steps)
     return trainer
 
 
