@@ -1,0 +1,80 @@
+"""The models between a Glow and levels: bijections with the log-determinant of their Jacobian."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small import eagerly, perturb
+
+from glow_tf import Glow, PartsTrainer, TrainConfig
+from lab.benchmarks.separability import VARIANTS, model_of
+
+SHAPE, SIZE = (8, 8, 3), 192
+SETTINGS = {"flow_steps": 2, "width": 6, "condition_features": 4}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (16, *SHAPE)).astype(np.uint8)
+
+
+def made(variant, images):
+    glow = Glow(model_of(variant, SHAPE, 3, **SETTINGS), dtype="float64")
+    with eagerly():
+        glow.initialize(images)
+    perturb(glow)
+    return glow
+
+
+@pytest.mark.parametrize("variant", ["conditional", "levels_shared"])
+def test_log_det_is_that_of_the_jacobian_and_the_inverse_returns_the_image(variant, images):
+    glow = made(variant, images)
+    v = glow.dequantized(images[:1], noise=0.3)
+    copies = tf.repeat(v, SIZE, axis=0)  # one for each output: row i is the gradient of output i
+    with tf.GradientTape() as tape:
+        tape.watch(copies)
+        outputs = tf.linalg.diag_part(glow.forward_and_log_det(copies)[0])
+    jacobian = tf.reshape(tape.gradient(outputs, copies), [SIZE, SIZE])
+    eps, log_det = glow.forward_and_log_det(v)
+    np.testing.assert_allclose(log_det[0], np.linalg.slogdet(jacobian)[1], rtol=1e-8)
+    np.testing.assert_allclose(glow.inverse(eps), v, atol=1e-9)
+    normal = -0.5 * (tf.reduce_sum(eps**2) + SIZE * np.log(2 * np.pi))
+    np.testing.assert_allclose(glow.dequantized_log_prob(v)[0], normal + log_det[0], rtol=1e-10)
+
+
+def test_levels_in_one_part_are_levels(images):
+    apart, together = made("levels", images), made("levels_together", images)
+    together.parts[0].set_weights([w for part in apart.parts for w in part.get_weights()])
+    v = apart.dequantized(images, noise=0.3)
+    np.testing.assert_allclose(together.dequantized_log_prob(v), apart.dequantized_log_prob(v), rtol=1e-10)
+
+
+def test_only_where_features_are_shared_does_a_level_depend_on_the_network_of_the_coarser(images):
+    for variant, depends in (("levels_shared", True), ("levels_together", False)):
+        glow = made(variant, images)
+        v = glow.dequantized(images, noise=0.3)
+        _, coarse = glow.parts[0].bijectors[0].splits
+        before = glow.forward_and_log_det(v)[0]
+        perturb(coarse.features)
+        after = glow.forward_and_log_det(v)[0]
+        finest = np.prod(glow.parts[0].latent_shapes[0])
+        assert np.allclose(before[:, :finest], after[:, :finest]) != depends
+        assert not np.allclose(before, after)
+
+
+def test_all_models_have_as_many_coupling_networks():
+    for variant in VARIANTS:
+        glow = Glow(model_of(variant, SHAPE, 3, **SETTINGS))
+        last = [
+            w for part in glow.parts for w in part.weights if w.path.endswith("coupling_network_last_kernel")
+        ]
+        assert sum(kernel.shape[0] for kernel in last) == 6, variant
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_model_trains(variant, images):
+    glow = Glow(model_of(variant, SHAPE, 3, **SETTINGS))
+    trainer = PartsTrainer(glow)
+    schedule = "simultaneous" if variant == "levels" else "end_to_end"
+    trainer.compile(TrainConfig(schedule=schedule, part_epochs=3, finetune_epochs=0), steps_per_epoch=2)
+    assert np.isfinite(trainer.fit(images, verbose=0).history["loss"]).all()
