@@ -372,6 +372,11 @@ def test_what_images_unlike_any_other_need():
     rows = rows_of(RESULTS / "unlike.csv")
     drawn = [row["above_16_bpd"] for row in rows if row["images"] == "1000"]
     assert f"Of 1,000 random ones {drawn[0]} and {drawn[1]} do" in " ".join(page.split())
+    tuned = [row for row in rows if "_prior" in row["model"]]
+    for images, text in (("54", "{} to {} of the 54 do"), ("1000", "and {} to {} of the 1,000")):
+        counts = [int(row["above_16_bpd"]) for row in tuned if row["images"] == images]
+        assert len(counts) == 15
+        assert text.format(min(counts), max(counts)) in " ".join(page.split())
     found = {row["model"]: row for row in rows if row["images"] == "54"}
     assert [found[own]["above_16_bpd"] for own in ("photographs", "photographs_grey")] == ["3", "5"]
     for model in ("photographs", "photographs_grey"):
