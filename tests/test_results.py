@@ -287,7 +287,7 @@ def test_which_prior_tells_damages():
             ]
             found.append(f"{statistics.mean(float(row['auroc']) for row in named):.3f}")
     text = " ".join((RESULTS / "uses.md").read_text().split())
-    said = "with damages, {} to {}, and alike with other pictures, {} to {} ([damages.csv]"
+    said = "`photographs` has {} with damages and `cifar10_small` {}, with other pictures {} and {} ("
     assert said.format(*found) in text
 
 

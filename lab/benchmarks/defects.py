@@ -50,7 +50,7 @@ from lab.benchmarks.tiles import BATCH, COMPARED, Case, case_of, maps_again
 from lab.lite0 import network_of_package
 
 COLUMNS = ("split", "seed", "method", "size", "strides", "good", "test_good", "test_bad")
-COLUMNS += ("auroc", "pixel_auroc", "pro", "flagged_5", "fit_seconds", "seconds_per_image")
+COLUMNS += ("auroc", "pixel_auroc", "pro", "flagged_5", "fit_seconds", "seconds_per_image", "auroc_of_kinds")
 SMALL = 64  # pixels of a side, without a network
 MOST_FALSE = 0.3  # of pixels, for PRO
 
@@ -178,8 +178,9 @@ def pro(maps: np.ndarray, masks: np.ndarray) -> float:
     return float(np.mean(overlaps))
 
 
-def measured(found: Found, bad: np.ndarray, masks: np.ndarray) -> dict[str, str]:
-    """Returns the areas, and what share of good images is flagged."""
+def measured(found: Found, kinds: np.ndarray, masks: np.ndarray) -> dict[str, str]:
+    """Returns the areas, also of each kind of defect against the good ones, and what is flagged of these."""
+    bad = kinds != "free"
     maps = resized(found.maps)
     numbers = {
         "auroc": roc_auc_score(bad, found.scores),
@@ -188,7 +189,13 @@ def measured(found: Found, bad: np.ndarray, masks: np.ndarray) -> dict[str, str]
     }
     if np.isfinite(found.threshold):
         numbers["flagged_5"] = (found.scores[~bad] > found.threshold).mean()
-    return {name: f"{value:.3f}" for name, value in numbers.items()}
+    texts = {name: f"{value:.3f}" for name, value in numbers.items()}
+    areas = {
+        kind: roc_auc_score(bad[own], found.scores[own])
+        for kind in np.unique(kinds[bad])
+        for own in [~bad | (kinds == kind)]
+    }
+    return texts | {"auroc_of_kinds": " ".join(f"{kind} {area:.3f}" for kind, area in areas.items())}
 
 
 def define(values: flags.FlagValues) -> None:
@@ -212,7 +219,8 @@ def main(given: flags.FlagValues) -> None:
     """Measures every method, prints what it measures and writes it as CSV."""
     network = network_of_package(given.weights, [int(own) for own in given.strides], given.size)
     folder = pathlib.Path(given.tiles)
-    case, bad, masks, seconds = case_of(folder, given.split, given.size, given.seed, network)
+    case, kinds, masks, seconds = case_of(folder, given.split, given.size, given.seed, network)
+    bad = kinds != "free"
     ways = {
         "features": by_features,
         "pixels": by_pixels(given.pixel_images, given.pixel_epochs),
@@ -230,7 +238,7 @@ def main(given: flags.FlagValues) -> None:
                 continue
             own = found[name]
             extra = 0 if name == "pixels" else seconds
-            row = dict.fromkeys(COLUMNS, "") | measured(own, bad, masks)
+            row = dict.fromkeys(COLUMNS, "") | measured(own, kinds, masks)
             row |= {"split": given.split, "seed": given.seed, "method": name, "size": given.size}
             row |= {"strides": " ".join(given.strides), "good": len(case.groups)}
             row |= {"test_good": (~bad).sum(), "test_bad": bad.sum()}

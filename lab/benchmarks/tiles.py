@@ -126,16 +126,19 @@ def _with_damage(
 def case_of(
     folder: pathlib.Path, split: str, size: int, seed: int, network: keras.Model
 ) -> tuple[Case, np.ndarray, np.ndarray, float]:
-    """Returns the images of a split, which of the test images are bad, their masks, seconds for features."""
+    """Returns the images of a split, the kinds of the test images, their masks, seconds for features.
+
+    The kind of good ones is `free`.
+    """
     rows, images, masks = read(folder, size)
     train = np.array([row["role"] == "train" for row in rows])
     groups = np.array([int(row["tile_group"]) for row in rows])
-    bad = np.array([row["kind"] != "free" for row in rows])
+    kinds = np.array([row["kind"] for row in rows])
     rng = np.random.default_rng(seed)
     if split == "random":
         groups, count = np.arange(len(rows)), train.sum()
         train = np.zeros_like(train)
-        train[rng.permutation(np.flatnonzero(~bad))[:count]] = True
+        train[rng.permutation(np.flatnonzero(kinds == "free"))[:count]] = True
     test = np.flatnonzero(~train)
     if split == "validation":
         own = np.unique(groups[train])
@@ -143,7 +146,7 @@ def case_of(
         copies, where = damaged(images[test], seed)
         train[test] = False
         images, masks = np.concatenate([images, copies]), np.concatenate([masks, where])
-        bad = np.concatenate([bad, np.ones(len(test), bool)])
+        kinds = np.concatenate([kinds, np.resize(DAMAGES, len(test))])
         test = np.concatenate([test, np.arange(len(rows), len(images))])
     fit = np.flatnonzero(train)
     start = time.process_time()
@@ -153,4 +156,4 @@ def case_of(
     shapes = [(own.shape[1], own.shape[3]) for own in network.outputs]
     good = Images(images[fit], features[: len(fit)])
     case = Case(good, groups[fit], Images(images[test], features[len(fit) :]), shapes, seed)
-    return case, bad[test], masks[test], seconds
+    return case, kinds[test], masks[test], seconds
