@@ -394,3 +394,19 @@ def test_what_drawn_landscapes_and_sunsets_need():
         ]
         worst = max(float(row["worst_sunset_bpd"]) for row in found)
         assert all(f"{value:.2f}" in page for value in (*bits, worst))
+
+
+def test_which_defects_the_detector_sees():
+    (row,) = (
+        row
+        for row in rows_of(RESULTS / "defects.csv")
+        if (row["split"], row["method"]) == ("fixed", "features")
+    )
+    words = row["auroc_of_kinds"].split()
+    areas = {kind: float(area) for kind, area in zip(words[::2], words[1::2], strict=True)}
+    counts = {"blowhole": 80, "break": 60, "crack": 42, "fray": 32, "uneven": 74}  # tested
+    assert f"{sum(areas[kind] * counts[kind] for kind in counts) / sum(counts.values()):.3f}" == row["auroc"]
+    uneven = areas.pop("uneven")
+    others = sum(areas[kind] * counts[kind] for kind in areas) / sum(counts[kind] for kind in areas)
+    text = " ".join((RESULTS / "uses.md").read_text().split())
+    assert f"is hardly seen: {uneven:.3f}. Of the other four kinds it is {others:.3f}." in text
