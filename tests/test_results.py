@@ -175,7 +175,6 @@ def test_the_time_to_a_likelihood(name, other, claim):
     [
         ("paper_length", "across_2", "{:.3f} behind", "the paper's schedule"),
         ("paper_length", "in_turn_head", "| {:.3f} behind", "with heads in turn"),
-        ("two_processes", "two_parts", "| {:.3f} ahead", "two processes"),
         ("levels_paper_length", "levels_deep", "| {:.3f} ahead", "levels of four steps"),
         ("heads_batch_8", "sequential_head", "| {:.2f} to", "heads at equal epochs"),
     ],
