@@ -420,3 +420,22 @@ def test_which_defects_the_detector_sees():
     others = sum(areas[kind] * counts[kind] for kind in areas) / sum(counts[kind] for kind in areas)
     text = " ".join((RESULTS / "uses.md").read_text().split())
     assert f"is hardly seen: {uneven:.3f}. Of the other four kinds it is {others:.3f}." in text
+
+
+def test_what_it_costs_that_levels_share_nothing():
+    text = " ".join((RESULTS / "levels.md").read_text().split())
+    bits = {}
+    for row in rows_of(RESULTS / "separability.csv"):
+        bits[row["variant"]] = min(float(row["test_bpd"]), bits.get(row["variant"], 9.0))
+    names = ("glow_pixels", "glow_haar", "conditional", "levels_together", "levels", "levels_shared")
+    said = "{:.3f}; {:.3f} with Haar's squeeze; {:.3f} with half of its steps conditional; levels end to end "
+    said += "{:.3f}, in parts {:.3f}, and {:.3f} where scales share features"
+    assert said.format(*(bits[name] for name in names)) in text
+
+
+def test_what_an_autoregressive_model_needs():
+    rows = rows_of(RESULTS / "autoregressive.csv")
+    bits = [f"{float(row['test_bpd']):.3f}" for row in rows]
+    assert [row["seconds"] for row in rows] == ["60", "120", "240"]
+    assert "{}, {} and {} after".format(*bits) in " ".join((RESULTS / "levels.md").read_text().split())
+    assert f"{bits[-1]} after four minutes" in " ".join((ROOT / "README.md").read_text().split())
