@@ -17,6 +17,7 @@ import tensorflow as tf
 from glow_tf.config import DataConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.memory import check_memory
+from glow_tf.data.overlap import overlapping
 
 RESIZING_BYTES = 24  # of a pixel, grey or not, while it is resized
 # What a model of a data type is made by, as messages say it.
@@ -130,6 +131,11 @@ class ImageData:
     def top(self) -> int:
         """The largest level of the training images."""
         return int(self.train.max())
+
+    @functools.cached_property
+    def overlaps(self) -> dict[str, tuple[int, int]]:
+        """How many validation and test images overlap with training images, and of how many."""
+        return {name: overlapping(self.train, getattr(self, name)) for name in SPLITS[1:]}
 
 
 def joined(one: Examples, other: Examples) -> Examples:

@@ -10,7 +10,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.data.overlap import overlapping
 from glow_tf.data.progress import notice
 from glow_tf.devices import strategies
 from glow_tf.model.glow import Glow
@@ -34,8 +33,7 @@ def troubles_ahead(run: Run) -> list[str]:
     """Returns a sentence for what is wrong with schedule, rates and images; empty if nothing is."""
     steps = sum(layout.flow_steps for layout in run.layouts)
     found = health.troubles_ahead(run.config.train, run.phases, len(run.layouts), steps)
-    for name, images in (("validation", run.images.validation), ("test", run.images.test)):
-        count, looked_at = overlapping(run.images.train, images)
+    for name, (count, looked_at) in run.images.overlaps.items():
         if count > OVERLAPPING * looked_at:
             found.append(OVERLAP.format(count, looked_at, name))
     return found

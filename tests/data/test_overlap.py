@@ -1,11 +1,13 @@
 """Tests of what is said of held-out images that show pixels of images to train on."""
 
+import dataclasses
 import types
 
 import numpy as np
 import pytest
 
 from glow_tf.config import TrainConfig
+from glow_tf.data import ImageData
 from glow_tf.data.overlap import overlapping
 from glow_tf.layout.schedule import end_to_end
 from glow_tf.run import finish
@@ -45,8 +47,8 @@ def test_a_run_says_that_held_out_images_overlap(held_out):
     run = types.SimpleNamespace(phases=[end_to_end(1)], layouts=[])
     run.config = types.SimpleNamespace(train=TrainConfig())
     corners = {"train": [(0, 0), (24, 24)], "validation": [(72, 0)], "test": [(72, 72)]}
-    run.images = types.SimpleNamespace(**{name: pieces(3, *own) for name, own in corners.items()})
+    run.images = ImageData(**{name: pieces(3, *own) for name, own in corners.items()})
     assert finish.troubles_ahead(run) == []
-    setattr(run.images, held_out, pieces(3, (5, 3)))
+    run.images = dataclasses.replace(run.images, **{held_out: pieces(3, (5, 3))})
     (said,) = finish.troubles_ahead(run)
     assert f"1 of 1 {held_out} images show pixels of training images" in said
