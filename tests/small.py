@@ -179,6 +179,26 @@ def weight_of(layer: keras.layers.Layer, ending: str) -> keras.Variable:
     return weight
 
 
+def assert_density_is_of_the_jacobian(flow, v):
+    """Asserts that an image comes back, and that its density is that of latents and whole Jacobian.
+
+    Args:
+      flow: a model in float64.
+      v: the image with noise, [1, H, W, C].
+    """
+    size = flow.dimensions
+    copies = tf.repeat(v, size, axis=0)  # one for each output: row i is the gradient of output i
+    with tf.GradientTape() as tape:
+        tape.watch(copies)
+        outputs = tf.linalg.diag_part(flow.forward_and_log_det(copies)[0])
+    jacobian = tf.reshape(tape.gradient(outputs, copies), [size, size])
+    eps, log_det = flow.forward_and_log_det(v)
+    np.testing.assert_allclose(log_det[0], np.linalg.slogdet(jacobian)[1], rtol=1e-8)
+    normal = -0.5 * (tf.reduce_sum(eps**2) + size * np.log(2 * np.pi))
+    np.testing.assert_allclose(flow.dequantized_log_prob(v)[0], normal + log_det[0], rtol=1e-10)
+    np.testing.assert_allclose(flow.inverse(eps), v, atol=1e-9)
+
+
 def run_program(program: str, *arguments: object, cwd: pathlib.Path | None = None) -> str:
     """Runs Python code in a new process, which must succeed, and returns what it prints."""
     result = subprocess.run(

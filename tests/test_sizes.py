@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from small import only_endpoints, perturb, preset_once, small_glow, small_levels
+from small import (
+    assert_density_is_of_the_jacobian,
+    only_endpoints,
+    perturb,
+    preset_once,
+    small_glow,
+    small_levels,
+)
 
 import glow_tf
 from glow_tf import ConfigError, Glow, export
@@ -96,18 +103,7 @@ def test_a_coarsest_image_that_is_not_squeezed_stays_so(eager):
 
 
 def test_the_log_likelihood_of_odd_sides_is_that_of_the_whole_jacobian(odd):
-    v = odd.dequantized(images_of((7, 11, 3), 1), noise=0.3)
-    size = odd.dimensions
-    copies = tf.repeat(v, size, axis=0)
-    with tf.GradientTape() as tape:
-        tape.watch(copies)
-        outputs = tf.linalg.diag_part(odd.forward_and_log_det(copies)[0])
-    jacobian = tf.reshape(tape.gradient(outputs, copies), [size, size])
-    eps, log_det = odd.forward_and_log_det(v)
-    np.testing.assert_allclose(log_det[0], np.linalg.slogdet(jacobian)[1], rtol=1e-8)
-    log_prob = -0.5 * (tf.reduce_sum(eps**2) + size * np.log(2 * np.pi)) + log_det[0]
-    np.testing.assert_allclose(odd.dequantized_log_prob(v)[0], log_prob, rtol=1e-10)
-    np.testing.assert_allclose(odd.inverse(eps), v, atol=1e-9)
+    assert_density_is_of_the_jacobian(odd, odd.dequantized(images_of((7, 11, 3), 1), noise=0.3))
 
 
 def test_the_terms_of_the_parts_of_odd_sides_add_up(odd, eager):

@@ -5,10 +5,10 @@
 Sets of 32×32 images: squares of the photographs that `prior_pictures.csv` holds out for test (one half of the
 pictures to train on, the other to test), squares of a single one of them (its upper half in ten blocks to
 train on, its lower half to test), drawings likewise, CIFAR-10, and grey pieces of magnetic tiles (Huang et
-al. 2018), at half their size. For each set and number of
-images three runs: as `glow-tf train` without a flagfile does it, from the prior; the same with
-`--from_scratch`; and a Glow. All hold the same number of training images out, and end with their best epoch.
-Runs whose row is in the CSV are not repeated. --keep=FOLDER keeps the models, for `lab.benchmarks.unlike`.
+al. 2018), at half their size. For each set and number of images three runs: as `glow-tf train` without a
+flagfile does it, from the prior; the same with `--from_scratch`; and a Glow. All hold the same number of
+training images out, and end with their best epoch. Runs whose row is in the CSV are not repeated.
+--keep=FOLDER keeps the models, for `lab.benchmarks.unlike`.
 """
 
 from __future__ import annotations
