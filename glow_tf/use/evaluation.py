@@ -24,8 +24,11 @@ from glow_tf.model.labels import require_classes
 from glow_tf.model.parts import Part
 from glow_tf.use.latents import batch_of, in_batches, seed_of
 from glow_tf.use.models import TrainedModel
+from glow_tf.use.variational_noise import variational_noise
 
 BATCH = 256  # of sides up to 32; see `batch_of`
+VARIATIONAL_BATCH = 32  # of which all activations are kept for the gradient
+NOISES = ("uniform", "variational")
 FLOOR = 2.0**-20  # the weight of the uniform density in `Evaluation.with_floor`
 
 
@@ -103,12 +106,18 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def evaluate(
-    glow: TrainedModel, images: np.ndarray, draws: int = 1, seed: int = 0, condition: Condition = None
+    glow: TrainedModel,
+    images: np.ndarray,
+    draws: int = 1,
+    seed: int = 0,
+    condition: Condition = None,
+    noise: str = "uniform",
 ) -> Evaluation:
     """Computes the bits of images.
 
-    With one draw and the seed of a run, the mean is the run's `test_bpd`. An exported model draws other noise
-    from the same seed.
+    With one draw of uniform noise and the seed of a run, the mean is the run's `test_bpd`. An exported model
+    draws other noise from the same seed. Variational noise gives a tighter bound in some five times the time;
+    see `variational_noise.py`. Its log-density is part of the term `dequantisation`.
 
     Args:
       glow: the model, however it is cut, or an exported one.
@@ -116,12 +125,17 @@ def evaluate(
       draws: noise draws per image, from 1; real data have no noise, and need one.
       seed: of the noise; see `seed_of`.
       condition: what the model is given with each image, an array [N, …] or a dictionary of them.
+      noise: `uniform` or `variational`; an exported model, and real data, know `uniform` alone.
 
     Raises:
-      ConfigError: images have another type or shape, or there are none; the condition does not fit.
+      ConfigError: images have another type or shape, or there are none; the condition or the noise does not
+        fit.
     """
-    if draws > 1 and glow.data_dtype == "float32":
-        raise ConfigError(f"draws are of noise, and real data have none. Received: {draws=}")
+    if glow.data_dtype == "float32" and (draws > 1 or noise != "uniform"):
+        raise ConfigError(f"draws are of noise, and real data have none. Received: {draws=}, {noise=}")
+    if noise not in NOISES or (noise != "uniform" and not isinstance(glow, Glow)):
+        expected = " or ".join(NOISES) if isinstance(glow, Glow) else "uniform for an exported model"
+        raise ConfigError(f"noise must be {expected}. Received: {noise=}")
     if draws < 1 or not len(images):
         raise ConfigError(
             f"evaluate needs one image and one draw or more. Received: {len(images)} images, {draws=}"
@@ -136,7 +150,7 @@ def evaluate(
     of_parts = enumerate(zip(glow.parts, part_layouts(glow.config), strict=True), start=1)
     pieces = [(block, k) for k, own in of_parts for block in dict.fromkeys(_blocks(*own))]  # both from 1
     totals, sums = [], np.zeros((1 + 2 * len(pieces), len(images)))
-    rows = _rows(glow, images, draws, seed, condition)
+    rows = _rows(glow, images, draws, seed, condition, noise)
     steps = len(rows) // draws
     for k in range(draws):
         found = np.concatenate(rows[k * steps : (k + 1) * steps], axis=1)[:, : len(images)]
@@ -153,11 +167,15 @@ def evaluate(
     return Evaluation(np.stack(totals), terms, parts if len(parts) > 1 else {}, glow.dimensions)
 
 
-def _rows(glow: Glow, images: np.ndarray, draws: int, seed: int, condition: Condition) -> list[np.ndarray]:
+def _rows(
+    glow: Glow, images: np.ndarray, draws: int, seed: int, condition: Condition, noise: str
+) -> list[np.ndarray]:
     """Returns the terms of every batch of every draw, each [terms, batch]; the last batch is filled up."""
+    uniform = noise == "uniform"
+    own = functools.partial(terms if uniform else _terms_with_variational_noise, glow)
     # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
-    function = tf.function(functools.partial(in_streams, functools.partial(terms, glow)), autograph=False)
-    size = min(batch_of(glow.image_shape, BATCH), len(images))
+    function = tf.function(functools.partial(in_streams, own), autograph=False)
+    size = min(batch_of(glow.image_shape, BATCH if uniform else VARIATIONAL_BATCH), len(images))
     given = {} if condition is None else {"condition": in_arrays(condition)}
     passes = (
         batch
@@ -167,9 +185,23 @@ def _rows(glow: Glow, images: np.ndarray, draws: int, seed: int, condition: Cond
     steps = -(-len(images) // size) * draws
     rows = []
     for batch in with_progress(passes, steps, f"Evaluating, batches of {size}"):
-        v = glow.dequantized(batch["images"], batch["noise"])
-        rows.append(np.stack(function(v, glow.checked_condition(batch.get("condition")))))
+        v = glow.dequantized(batch["images"], batch["noise"] if uniform else 0.0)
+        beside = () if uniform else (batch["noise"],)
+        rows.append(np.stack(function(v, glow.checked_condition(batch.get("condition")), *beside)))
     return rows
+
+
+def _terms_with_variational_noise(
+    glow: Glow, levels: tf.Tensor, condition: Condition, uniform: tf.Tensor
+) -> list[tf.Tensor]:
+    """Returns what `terms` does, of levels [B, H, W, C] and noise that uniform noise is made into."""
+
+    def log_prob(v: tf.Tensor) -> tf.Tensor:
+        return -nats(tf.add_n(terms(glow, v, condition)), glow.image_shape)
+
+    noise, log_q = variational_noise(log_prob, levels, tf.cast(uniform, levels.dtype))
+    dequantisation, *others = terms(glow, levels + noise, condition)
+    return [dequantisation + bits_per_dim(log_q, glow.image_shape), *others]
 
 
 def by_class(
