@@ -58,6 +58,17 @@ class ConditionalGlow(MultiScale):
         )
 
 
+class FinestMixture(Levels):
+    """Levels whose finest level alone has couplings by mixtures of logistics."""
+
+    name = "levels with mixtures"
+
+    def bijectors(self, layout: PartLayout, config: ModelConfig, dtype: Any) -> list[Bijector]:
+        is_finest = any(e.block == 1 for e in layout.elements)
+        own = dataclasses.replace(config, coupling="mixture") if is_finest else config
+        return super().bijectors(layout, own, dtype)
+
+
 class LevelsTogether(Levels):
     """Levels as one part, which one optimizer trains end to end."""
 

@@ -115,7 +115,7 @@ def _run(given: flags.FlagValues, variant: str, seed: int, count: int) -> dict[s
     """Trains and evaluates a model, and returns the other cells of its row."""
     numbers = {"train_examples": count, "test_examples": given.test_examples}
     images = data.load(DataConfig(given.dataset, given.data_dir, **numbers))
-    trainer, clock = _trainer(given, variant, seed, count // BATCH), _Clock()
+    trainer, clock = _trainer(given, variant, seed, count // BATCH), Clock()
     trainer.fit(images.train, verbose=0, callbacks=[clock])
     mean, error = mean_and_error(evaluate(trainer.glow, images.test, seed=seed).per_image)
     return {
@@ -126,15 +126,29 @@ def _run(given: flags.FlagValues, variant: str, seed: int, count: int) -> dict[s
     }
 
 
-class _Clock(keras.callbacks.Callback):
-    """The CPU seconds of an epoch, whose first steps count as the others in the mean."""
+class Clock(keras.callbacks.Callback):
+    """The CPU seconds of epochs; the first steps of the first one count as the others in its mean.
+
+    Attributes:
+      seconds: of the last epoch.
+      total: of all epochs.
+    """
+
+    total = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Counts from here on."""
+        self.start, self.before = time.process_time(), self.total
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        now = time.process_time()
-        if batch == SKIPPED - 1:
+        """Counts the step."""
+        now, traces = time.process_time(), not self.before
+        if traces and batch == SKIPPED - 1:
             self.start = now
-        elif batch >= SKIPPED:
-            self.seconds = (now - self.start) / (batch + 1 - SKIPPED) * (batch + 1)
+        counted = batch + 1 - SKIPPED if traces else batch + 1
+        if counted > 0:
+            self.seconds = (now - self.start) / counted * (batch + 1)
+            self.total = self.before + self.seconds
 
 
 def _print_costs(given: flags.FlagValues) -> None:
@@ -145,7 +159,7 @@ def _print_costs(given: flags.FlagValues) -> None:
     found: dict[str, list[float]] = {name: [] for name in names}
     for turn in turns:
         for name, trainer in trainers.items():
-            clock = _Clock()
+            clock = Clock()
             trainer.fit(images, initial_epoch=turn, epochs=turn + 1, verbose=0, callbacks=[clock])
             found[name].append(clock.seconds / len(images))
     base = np.array(found[names[0]])
