@@ -1,11 +1,12 @@
 """What is said of curves of bits by time, and the clock that measures the time."""
 
 import itertools
+import math
 
 import pytest
 
 from lab.benchmarks import curves, separability
-from lab.benchmarks.curves import factors
+from lab.benchmarks.curves import bits_at, factors
 from lab.benchmarks.separability import SKIPPED, Clock
 
 
@@ -13,6 +14,10 @@ def test_a_factor_of_time_is_that_to_equal_bits_and_none_is_made_up_beyond_the_r
     first = [(10.0, 4.0), (100.0, 3.5), (1000.0, 3.25)]
     other = [(15.0, 4.5), (20.0, 4.0), (300.0, 3.5), (4000.0, 3.3), (9000.0, 3.2)]
     assert factors(first, other) == pytest.approx([2.0, 3.0, 4000 / 10**2.8])
+    assert factors([], other) == []
+    assert bits_at(first, 10**1.5) == pytest.approx(3.75)
+    assert math.isnan(bits_at(first, 9.0))
+    assert math.isnan(bits_at(first, 1001.0))
 
 
 def test_a_curve_has_the_runs_of_one_seed_that_are_the_best_for_their_time(tmp_path):
@@ -23,12 +28,12 @@ def test_a_curve_has_the_runs_of_one_seed_that_are_the_best_for_their_time(tmp_p
         ("levels", 64, 200, 60, 18, 3.9),
     ]
     rows += [("levels", 32, 100, 61, 6, 4.0), ("glow_haar", 32, 100, 60, 5, 4.3)]
-    lines = [",".join(map(str, (*row, 0.01, row[-1] - 0.04, 0.01))) for row in rows]
+    lines = [",".join(map(str, ("x", *row, 0.01, row[-1] - 0.04, 0.01))) for row in rows]
     path.write_text("\n".join([",".join(curves.COLUMNS), *lines]))
     found = curves.curves(str(path))
-    assert found["levels", "60"] == [(5.0, 4.1), (18.0, 3.9)]
-    assert found["levels", "61"] == [(6.0, 4.0)]
-    assert found["glow_haar", "60"] == [(5.0, 4.3)]
+    assert found["x", "levels", "60"] == [(5.0, 4.1), (18.0, 3.9)]
+    assert found["x", "levels", "61"] == [(6.0, 4.0)]
+    assert found["x", "glow_haar", "60"] == [(5.0, 4.3)]
 
 
 def test_the_clock_counts_the_steps_that_are_traced_as_the_others(monkeypatch):
