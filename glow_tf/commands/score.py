@@ -186,22 +186,22 @@ def _detector(values: flags.FlagValues, path: pathlib.Path) -> Any:
 
 
 def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
-    from glow_tf.model.conditions import some_of
     from glow_tf.run import pictures
 
     folder, detector = model_flags.output_folder(values), _detector(values, path)
     used = model_flags.images_of(values, detector.models_)
-    scores, heat = detector.score_and_heat(used.images, used.condition)
+    found = detector.models_(used.images, used.condition)
+    scores, heat = detector.score_and_heat_of(found)
     p_values, of_places = detector.p_value_of(scores), detector.place_p_value_of(heat)
     flagged = p_values <= values.false_alarms
     order = (-scores).argsort(kind="stable")  # p-values tie
-    found = zip(used.names, p_values, scores, of_places, heat, strict=True)
-    rows = [_row(values.false_alarms, *own) for own in found]
+    each = zip(used.names, p_values, scores, of_places, heat, strict=True)
+    rows = [_row(values.false_alarms, *own) for own in each]
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([COLUMNS, *rows])
     model_flags.write(folder / "scores.csv", table.getvalue().encode(errors="replace"))
     seen = order[: max(flagged.sum(), values.worst)]  # no image that is flagged comes after one that is not
-    levels = detector.level_heats(used.images[seen], some_of(used.condition, seen))
+    levels = detector.level_heats_of([own[seen] for own in found])
     levels = levels if len(levels) > 1 else {}  # one is the map itself
     figures = []
     for rank, k in enumerate(seen):

@@ -132,7 +132,7 @@ def _trained(config: ModelConfig, count: int, images: np.ndarray) -> tuple[Glow,
 
 
 def curves(path: str) -> dict[tuple[str, str, str], list[tuple[float, float]]]:
-    """Returns by data set, model and seed the seconds and bits that no run has at once fewer of, by seconds."""
+    """Returns by data set, model and seed what runs take and reach that no shorter run beats, by seconds."""
     points = collections.defaultdict(list)
     with open(path, newline="") as file:
         for row in csv.DictReader(file):

@@ -188,7 +188,10 @@ class NoveltyDetector(BaseEstimator):
 
         Their unit is that of `heat`. Names are as "16x16", the places of a resolution, and "features".
         """
-        found = self._fitted().models_(np.asarray(X), condition)
+        return self.level_heats_of(self._fitted().models_(np.asarray(X), condition))
+
+    def level_heats_of(self, found: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns what `level_heats` does, of what `models_` returned for images."""
         levels = self._rule.levels(found, self.models_.image_shape[:2])
         return {name: _finite(own) for name, own in levels.items()}
 
@@ -207,7 +210,10 @@ class NoveltyDetector(BaseEstimator):
 
     def score_and_heat(self, X: np.ndarray, condition: Condition = None) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
         """Returns what `decision_function` and `heat` do; what a model cannot score is infinitely unusual."""
-        found = self._fitted().models_(np.asarray(X), condition)
+        return self.score_and_heat_of(self._fitted().models_(np.asarray(X), condition))
+
+    def score_and_heat_of(self, found: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what `score_and_heat` does, of what `models_` returned for images."""
         kind, places = map(_finite, self._rule(found, self.models_.image_shape[:2]))
         return _rounded(np.maximum(kind, places.max(axis=(1, 2)))), places
 
