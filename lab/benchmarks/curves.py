@@ -2,8 +2,9 @@ r"""Bits per dimension by CPU seconds of training: levels, a Glow with Haar's sq
 
     taskset -c 1 python -m lab.benchmarks.curves --data_dir=PATH --widths=32,64
     taskset -c 1 python -m lab.benchmarks.curves --dataset=folder:runs/photographs
-    C="--num_blocks=2 --glow_steps=9 --equalize=0.5"
-    taskset -c 1 python -m lab.benchmarks.curves --dataset=folder:PATH/clothes $C  # Fashion-MNIST as files
+    C="--dataset=folder:PATH/clothes --num_blocks=2 --equalize=0.5"  # Fashion-MNIST as files
+    taskset -c 1 python -m lab.benchmarks.curves $C --models=levels
+    taskset -c 1 python -m lab.benchmarks.curves $C --models=glow_haar,glow_pixels --flow_steps=9
     python -m lab.benchmarks.curves --images= --csv=docs/results/curves.csv --figure=docs/results/curves.png
 
 Each length is a run of its own, in which the rate falls to 0 as a cosine. Images are new ones until all have
@@ -11,9 +12,9 @@ been seen. One thread computes. `cpu_seconds` are those of training without trac
 by uniform noise and by variational noise. Runs whose row is in the CSV are not repeated.
 
 What is printed at the end is how many times as long a Glow takes to the bits of each of its runs as levels
-do, of the same seed. Of each model the best width at any time counts; between its runs, bits are taken to be
-linear in the logarithm of time, and beyond them nothing is said. `--figure` draws those of CIFAR-10, and
-`--autoregressive`, a CSV of `autoregressive.py`.
+do, of the same seed. Of each model the best widths and steps at any time count; between its runs, bits are
+taken to be linear in the logarithm of time, and beyond them nothing is said. `--figure` draws those of
+CIFAR-10, and `--autoregressive`, a CSV of `autoregressive.py`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ MODELS = {
     "glow_pixels": {"squeeze": "pixels"},
 }
 LENGTHS = ["3200", "6400", "12800", "25600", "51200"]
-ABOUT = ("dataset", "model", "width", "images", "seed")
+ABOUT = ("dataset", "model", "width", "flow_steps", "images", "seed")
 COLUMNS = (*ABOUT, "cpu_seconds", "test_bpd", "test_bpd_se", "variational_bpd", "variational_bpd_se")
 NAMED = "cifar10"  # of which the figure is
 Curve = Sequence[tuple[float, float]]  # seconds and bits, by seconds
@@ -102,14 +103,14 @@ def _make_runs(given: flags.FlagValues) -> None:
     all_images = data.load(DataConfig(given.dataset, given.data_dir, test_examples=given.test_examples))
     done = measured(given.csv, ABOUT)
     with added_to(given.csv, COLUMNS) as add:
-        every = itertools.product(given.seeds, given.images, given.widths, given.models)
-        for seed, images, width, model in every:
-            about = (name, model, width, images, seed)
+        every = itertools.product(given.seeds, given.images, given.widths, given.flow_steps, given.models)
+        for seed, images, width, steps, model in every:
+            about = (name, model, width, steps, images, seed)
             if about in done:
                 continue
             settings = {"num_blocks": given.num_blocks, "equalize": given.equalize} | MODELS[model]
-            settings["flow_steps"] = 8 if model == "levels" else given.glow_steps
-            config = ModelConfig(all_images.image_shape, width=int(width), seed=int(seed), **settings)
+            settings |= {"width": int(width), "flow_steps": int(steps), "seed": int(seed)}
+            config = ModelConfig(all_images.image_shape, **settings)
             glow, clock = _trained(config, int(images), all_images.train)
             found = [evaluate(glow, all_images.test, seed=int(seed), noise=noise) for noise in NOISES]
             bits = [f"{number:.6f}" for own in found for number in mean_and_error(own.per_image)]

@@ -23,11 +23,11 @@ def test_a_factor_of_time_is_that_to_equal_bits_and_none_is_made_up_beyond_the_r
 def test_a_curve_has_the_runs_of_one_seed_that_are_the_best_for_their_time(tmp_path):
     path = tmp_path / "curves.csv"
     rows = [
-        ("levels", 32, 100, 60, 5, 4.1),
-        ("levels", 64, 100, 60, 9, 4.2),
-        ("levels", 64, 200, 60, 18, 3.9),
+        ("levels", 32, 8, 100, 60, 5, 4.1),
+        ("levels", 64, 8, 100, 60, 9, 4.2),
+        ("levels", 64, 12, 200, 60, 18, 3.9),
     ]
-    rows += [("levels", 32, 100, 61, 6, 4.0), ("glow_haar", 32, 100, 60, 5, 4.3)]
+    rows += [("levels", 32, 8, 100, 61, 6, 4.0), ("glow_haar", 32, 8, 100, 60, 5, 4.3)]
     lines = [",".join(map(str, ("x", *row, 0.01, row[-1] - 0.04, 0.01))) for row in rows]
     path.write_text("\n".join([",".join(curves.COLUMNS), *lines]))
     found = curves.curves(str(path))
