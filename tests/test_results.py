@@ -333,6 +333,14 @@ def test_what_haars_squeeze_gives_a_glow_at_equal_time():
         assert f"| {statistics.mean(last[name].values()):.3f} |" in page
 
 
+def test_what_other_couplings_cost_at_equal_time():
+    last = last_epochs(RESULTS / "network.csv")
+    names = ("levels_mixture_32", "levels_finest_mixture_32", "levels_spline_32")
+    gaps = [statistics.mean(bits - last["levels_32"][seed] for seed, bits in last[n].items()) for n in names]
+    said = "mixtures {:.3f}, in the finest level alone {:.3f}; splines {:.3f}".format(*gaps)
+    assert said in (RESULTS / "recipe.md").read_text()
+
+
 def test_what_a_prior_is_worth():
     rows = rows_of(RESULTS / "prior.csv")
     seeds, found = {}, {}
