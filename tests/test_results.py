@@ -341,6 +341,24 @@ def test_what_other_couplings_cost_at_equal_time():
     assert said in (RESULTS / "recipe.md").read_text()
 
 
+def test_what_variational_noise_brings():
+    bits = {
+        (row["model"], row["noise"]): float(row["test_bpd"]) for row in rows_of(RESULTS / "noise_bounds.csv")
+    }
+    text = " ".join((RESULTS / "levels.md").read_text().split())
+    seeds, of_noise = (40, 41, 42), {}
+    for noise in ("uniform", "variational"):
+        for name in ("levels_32", "glow_haar_32", "glow_pixels_32"):
+            own = [bits[f"{name}/seed_{seed}", noise] for seed in seeds]
+            of_noise.setdefault(noise, []).append(statistics.mean(own))
+    gains = [before - after for before, after in zip(*of_noise.values(), strict=True)]
+    assert f"takes {min(gains):.3f} to {max(gains):.3f} from all three" in text
+    said = "levels {:.3f}, a Glow with Haar's squeeze {:.3f}, of 2018 {:.3f}"
+    assert said.format(*of_noise["variational"]) in text
+    small = bits["cifar10_small", "uniform"] - bits["cifar10_small", "variational"]
+    assert f"{small:.3f} from the preset `cifar10_small`" in text
+
+
 def test_what_a_prior_is_worth():
     rows = rows_of(RESULTS / "prior.csv")
     seeds, found = {}, {}
