@@ -7,8 +7,9 @@ Every pixel has a mixture of discretised logistics, as in PixelCNN++ (Salimans e
 is on its left (van den Oord et al. 2016, https://arxiv.org/abs/1606.05328). Bits are exact: no noise is
 added, where those of flows are an upper bound. For each of `--seconds` there is a run of its own, whose rate
 has fallen to 0 by then, as a cosine of the CPU seconds; so each is as good as its time allows. Batches come
-from all training images, and the test images are those of `separability.py`. One thread computes.
-`cpu_seconds` are those of training without tracing. Runs whose row is in the CSV are not repeated.
+from all training images, and the test images are those of `separability.py`; settings are chosen with
+`--scored=validation`. One thread computes. `cpu_seconds` are those of training without tracing. Runs whose row
+is in the CSV are not repeated.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PIECE = 64  # test images at once
 TRACED = 2  # steps at first that are not timed
 WARMUP = 0.1  # the share of the time in which the rate rises
 LOG_SCALE_BOUND = 7.0
-ABOUT = ("seed", "width", "depth", "mixtures", "batch_size", "learning_rate", "seconds")
+ABOUT = ("seed", "scored", "width", "depth", "mixtures", "batch_size", "learning_rate", "seconds")
 COLUMNS = (*ABOUT, "parameters", "images_seen", "cpu_seconds", "test_bpd", "test_bpd_se")
 
 
@@ -49,7 +50,10 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("mixtures", 5, "Logistics of each pixel's mixture.", lower_bound=1, **own)
     flags.DEFINE_integer("batch_size", 8, "Images per step.", lower_bound=1, **own)
     flags.DEFINE_float("learning_rate", 6e-3, "Of Adam, at most.", lower_bound=0, **own)
-    flags.DEFINE_integer("test_examples", 1024, "Test images.", lower_bound=2, **own)
+    flags.DEFINE_integer("test_examples", 1024, "Images that are scored.", lower_bound=2, **own)
+    flags.DEFINE_enum(
+        "scored", "test", ["test", "validation"], "Test images, or training ones held out.", **own
+    )
     flags.DEFINE_string("csv", "autoregressive.csv", "To add to: one row per run.", **own)
 
 
@@ -57,7 +61,8 @@ def main(given: flags.FlagValues) -> None:
     """Makes the runs one after another, and prints a line for each."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    images = data.load(DataConfig(given.dataset, given.data_dir, test_examples=given.test_examples))
+    held_out = {f"{given.scored}_examples": given.test_examples}
+    images = data.load(DataConfig(given.dataset, given.data_dir, **held_out))
     done, settings = measured(given.csv, ABOUT), [given[name].value for name in ABOUT[1:-1]]
     with added_to(given.csv, COLUMNS) as add:
         for seed in given.seeds:
@@ -78,7 +83,8 @@ def _run(given: flags.FlagValues, images: data.ImageData, seed: int, seconds: fl
     clock = ByTheClock(given.learning_rate, seconds)
     x = images.train
     model.fit(x, x, given.batch_size, epochs=10**6, verbose=0, callbacks=[clock])
-    pieces = np.array_split(images.test, -(-len(images.test) // PIECE))
+    scored = getattr(images, given.scored)
+    pieces = np.array_split(scored, -(-len(scored) // PIECE))
     mean, error = mean_and_error(np.concatenate([bits(own, model(own)) for own in pieces]))
     return {
         "parameters": model.count_params(),
