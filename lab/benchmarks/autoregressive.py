@@ -8,8 +8,8 @@ is on its left (van den Oord et al. 2016, https://arxiv.org/abs/1606.05328). Bit
 added, where those of flows are an upper bound. For each of `--seconds` there is a run of its own, whose rate
 has fallen to 0 by then, as a cosine of the CPU seconds; so each is as good as its time allows. Batches come
 from all training images, and the test images are those of `separability.py`; settings are chosen with
-`--scored=validation`. One thread computes. `cpu_seconds` are those of training without tracing. Runs whose row
-is in the CSV are not repeated.
+`--scored=validation`. One thread computes. `cpu_seconds` are those of training without tracing. Runs whose
+row is in the CSV are not repeated.
 """
 
 from __future__ import annotations

@@ -57,9 +57,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("dataset", "cifar10", "Of TFDS.", **own)
     flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", **own)
     flags.DEFINE_integer("num_blocks", 3, "Scales of a Glow; levels have the coarsest image beside.", **own)
-    flags.DEFINE_integer(
-        "glow_steps", 8, "Of each block of a Glow; levels have 8, and 4 of each other.", **own
-    )
+    flags.DEFINE_list("flow_steps", ["8"], "Of a Glow's blocks, and of the finest level.", **own)
     flags.DEFINE_float("equalize", 0.0, "As of `glow-tf train`.", **own)
     flags.DEFINE_list("models", list(MODELS), "Names of models.", **own)
     flags.DEFINE_list("widths", ["32"], "Of the coupling networks.", **own)
