@@ -23,6 +23,7 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing, size_flags
+from glow_tf.config.choices import NOISES
 from glow_tf.core.text_files import json_text
 from glow_tf.run.report.words import counted
 from glow_tf.run.tables import bpd_text
@@ -33,11 +34,9 @@ def define(values: flags.FlagValues) -> None:
     model_flags.define_seed(values)
     model_flags.define_images(values)
     size_flags.define(values)
-    parsing.define(
-        values,
-        draws=(1, "Noise draws of each image."),
-        noise=("uniform", "uniform or variational: by the model's gradient, for a tighter bound."),
-    )
+    parsing.define(values, draws=(1, "Noise draws of each image."))
+    about = "How noise is drawn; variational: by the model's gradient, for a tighter bound."
+    flags.DEFINE_enum("noise", "uniform", NOISES, about, flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:

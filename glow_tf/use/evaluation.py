@@ -14,6 +14,7 @@ from glow_tf.bijectors.bijector import PartOutput
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.likelihood import bits_per_dim, nats
 from glow_tf.bijectors.pieces import in_streams
+from glow_tf.config.choices import NOISES
 from glow_tf.core.errors import ConfigError
 from glow_tf.data.batches import evaluation_batches
 from glow_tf.data.progress import with_progress
@@ -28,7 +29,6 @@ from glow_tf.use.variational_noise import variational_noise
 
 BATCH = 256  # of sides up to 32; see `batch_of`
 VARIATIONAL_BATCH = 32  # of which all activations are kept for the gradient
-NOISES = ("uniform", "variational")
 FLOOR = 2.0**-20  # the weight of the uniform density in `Evaluation.with_floor`
 
 

@@ -34,8 +34,9 @@ from absl import flags
 
 from glow_tf import DataConfig, Glow, ModelConfig, PartsTrainer, TrainConfig, data
 from glow_tf.commands import cli
+from glow_tf.config.choices import NOISES
 from glow_tf.use import evaluate
-from glow_tf.use.evaluation import NOISES, mean_and_error
+from glow_tf.use.evaluation import mean_and_error
 from lab.benchmarks.rows import added_to, measured
 from lab.benchmarks.separability import BATCH, Clock
 

@@ -15,8 +15,9 @@ from absl import flags
 
 from glow_tf import DataConfig, data
 from glow_tf.commands import cli
+from glow_tf.config.choices import NOISES
 from glow_tf.use import evaluate, open_model
-from glow_tf.use.evaluation import NOISES, mean_and_error
+from glow_tf.use.evaluation import mean_and_error
 from lab.benchmarks.rows import added_to, measured
 
 ABOUT = ("model", "noise", "images")

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from glow_tf import ConfigError, DataConfig, data, load
+from glow_tf.config.choices import NOISES
 from glow_tf.use import evaluate, open_model
-from glow_tf.use.evaluation import NOISES
 from glow_tf.use.variational_noise import mean_of, tilted, variational_noise
 
 pytestmark = pytest.mark.usefixtures("eager_module")
