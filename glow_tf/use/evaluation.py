@@ -116,8 +116,8 @@ def evaluate(
     """Computes the bits of images.
 
     With one draw of uniform noise and the seed of a run, the mean is the run's `test_bpd`. An exported model
-    draws other noise from the same seed. Variational noise gives a tighter bound in some five times the time;
-    see `variational_noise.py`. Its log-density is part of the term `dequantisation`.
+    draws other noise from the same seed. Variational noise gives a tighter bound in some five times the time
+    (see `variational_noise.py`). Its log-density is part of the term `dequantisation`.
 
     Args:
       glow: the model, however it is cut, or an exported one.
@@ -128,18 +128,9 @@ def evaluate(
       noise: `uniform` or `variational`; an exported model, and real data, know `uniform` alone.
 
     Raises:
-      ConfigError: images have another type or shape, or there are none; the condition or the noise does not
-        fit.
+      ConfigError: images have another type or shape, or there are none; condition or noise do not fit.
     """
-    if glow.data_dtype == "float32" and (draws > 1 or noise != "uniform"):
-        raise ConfigError(f"draws are of noise, and real data have none. Received: {draws=}, {noise=}")
-    if noise not in NOISES or (noise != "uniform" and not isinstance(glow, Glow)):
-        expected = " or ".join(NOISES) if isinstance(glow, Glow) else "uniform for an exported model"
-        raise ConfigError(f"noise must be {expected}. Received: {noise=}")
-    if draws < 1 or not len(images):
-        raise ConfigError(
-            f"evaluate needs one image and one draw or more. Received: {len(images)} images, {draws=}"
-        )
+    _check(glow, len(images), draws, noise)
     check_given(glow, condition, len(images))
     if not isinstance(glow, Glow):
         size, none = batch_of(images.shape[1:], BATCH), np.empty(0)
@@ -149,14 +140,8 @@ def evaluate(
     glow.checked(images)
     of_parts = enumerate(zip(glow.parts, part_layouts(glow.config), strict=True), start=1)
     pieces = [(block, k) for k, own in of_parts for block in dict.fromkeys(_blocks(*own))]  # both from 1
-    totals, sums = [], np.zeros((1 + 2 * len(pieces), len(images)))
-    rows = _rows(glow, images, draws, seed, condition, noise)
-    steps = len(rows) // draws
-    for k in range(draws):
-        found = np.concatenate(rows[k * steps : (k + 1) * steps], axis=1)[:, : len(images)]
-        sums += found
-        totals.append(found.sum(axis=0))
-    means = sums / draws
+    of_draws = _terms_of_draws(glow, images, draws, seed, condition, noise)
+    means = of_draws.mean(axis=0, dtype=np.float64)
     first = "centring and scaling" if glow.config.is_real else "dequantisation"
     terms, parts = {first: means[0]}, {"part 1": means[0]}
     for (block, part), flow, latents in zip(pieces, means[1::2], means[2::2], strict=True):
@@ -164,13 +149,26 @@ def evaluate(
         terms |= {name: terms.get(name, 0.0) + term for name, term in own.items()}
         name = f"part {part}"
         parts[name] = parts.get(name, 0.0) + flow + latents
-    return Evaluation(np.stack(totals), terms, parts if len(parts) > 1 else {}, glow.dimensions)
+    return Evaluation(of_draws.sum(axis=1), terms, parts if len(parts) > 1 else {}, glow.dimensions)
 
 
-def _rows(
+def _check(glow: TrainedModel, count: int, draws: int, noise: str) -> None:
+    """Raises ConfigError unless the model can be evaluated so, on so many images."""
+    if glow.data_dtype == "float32" and (draws > 1 or noise != "uniform"):
+        raise ConfigError(f"draws are of noise, and real data have none. Received: {draws=}, {noise=}")
+    if noise not in NOISES or (noise != "uniform" and not isinstance(glow, Glow)):
+        expected = " or ".join(NOISES) if isinstance(glow, Glow) else "uniform for an exported model"
+        raise ConfigError(f"noise must be {expected}. Received: {noise=}")
+    if draws < 1 or not count:
+        raise ConfigError(
+            f"evaluate needs one image and one draw or more. Received: {count} images, {draws=}"
+        )
+
+
+def _terms_of_draws(
     glow: Glow, images: np.ndarray, draws: int, seed: int, condition: Condition, noise: str
-) -> list[np.ndarray]:
-    """Returns the terms of every batch of every draw, each [terms, batch]; the last batch is filled up."""
+) -> np.ndarray:
+    """Returns the terms of every image with each draw, [draws, terms, N]."""
     uniform = noise == "uniform"
     own = functools.partial(terms if uniform else _terms_with_variational_noise, glow)
     # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
@@ -188,7 +186,8 @@ def _rows(
         v = glow.dequantized(batch["images"], batch["noise"] if uniform else 0.0)
         beside = () if uniform else (batch["noise"],)
         rows.append(np.stack(function(v, glow.checked_condition(batch.get("condition")), *beside)))
-    return rows
+    # The last batch of each draw is filled up.
+    return np.stack(np.split(np.concatenate(rows, axis=1), draws, axis=1))[..., : len(images)]
 
 
 def _terms_with_variational_noise(
