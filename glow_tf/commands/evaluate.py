@@ -6,7 +6,7 @@
 
 With one draw and a run's seed, the mean over its test images is the run's test_bpd (--split=test, where the
 run held out every tenth image of a folder). With several draws a tighter bound is printed as well: the
-importance-weighted one. Tighter still is --noise=variational: noise lies where the model's density is high,
+importance-weighted one. Mostly tighter is --noise=variational: noise lies where the model's density is high,
 and what this choice costs is counted. It takes some five times as long. Of a model with classes, the bits are
 those of their mixture; those given the label follow, and how often the likeliest class is the label. --output
 is a JSON file with all of it. An exported model gives its bits as a whole, and draws other noise from the
@@ -35,7 +35,7 @@ def define(values: flags.FlagValues) -> None:
     model_flags.define_images(values)
     size_flags.define(values)
     parsing.define(values, draws=(1, "Noise draws of each image."))
-    about = "How noise is drawn; variational: by the model's gradient, for a tighter bound."
+    about = "How noise is drawn; variational: by the model's gradient, mostly a tighter bound."
     flags.DEFINE_enum("noise", "uniform", NOISES, about, flag_values=values)
 
 
