@@ -9,7 +9,9 @@ r"""Bits per dimension by CPU seconds of training: levels, a Glow with Haar's sq
 
 Each length is a run of its own, in which the rate falls to 0 as a cosine. Images are new ones until all have
 been seen. One thread computes. `cpu_seconds` are those of training without tracing; bits are of test images,
-by uniform noise and by variational noise. Runs whose row is in the CSV are not repeated.
+by uniform noise, and beside their mean those of groups, for intervals over images: of squares of photographs
+as `lab.photographs` writes them, `--test_groups` is the number of pictures that the test squares are of.
+Runs whose row is in the CSV are not repeated.
 
 What is printed at the end is how many times as long a Glow takes to the bits of each of its runs as levels
 do, of the same seed. Of each model the best widths and steps at any time count; between its runs, bits are
@@ -34,7 +36,6 @@ from absl import flags
 
 from glow_tf import DataConfig, Glow, ModelConfig, PartsTrainer, TrainConfig, data
 from glow_tf.commands import cli
-from glow_tf.config.choices import NOISES
 from glow_tf.use import evaluate
 from glow_tf.use.evaluation import mean_and_error
 from lab.benchmarks.rows import added_to, measured
@@ -47,7 +48,7 @@ MODELS = {
 }
 LENGTHS = ["3200", "6400", "12800", "25600", "51200"]
 ABOUT = ("dataset", "model", "width", "flow_steps", "images", "seed")
-COLUMNS = (*ABOUT, "cpu_seconds", "test_bpd", "test_bpd_se", "variational_bpd", "variational_bpd_se")
+COLUMNS = (*ABOUT, "cpu_seconds", "test_bpd", "test_bpd_se", "group_bpds")
 NAMED = "cifar10"  # of which the figure is
 Curve = Sequence[tuple[float, float]]  # seconds and bits, by seconds
 
@@ -65,6 +66,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_list("images", LENGTHS, "Training images of a run; none: no runs.", **own)
     flags.DEFINE_list("seeds", ["60"], "Seeds.", **own)
     flags.DEFINE_integer("test_examples", 1024, "Test images.", lower_bound=2, **own)
+    flags.DEFINE_integer("test_groups", 64, "Test image k is in group k modulo this.", 2, **own)
     flags.DEFINE_string("csv", "curves.csv", "To add to: one row per run.", **own)
     flags.DEFINE_string("autoregressive", "", "A CSV to draw beside.", **own)
     flags.DEFINE_string("figure", "", "A PNG to draw.", **own)
@@ -111,9 +113,10 @@ def _make_runs(given: flags.FlagValues) -> None:
             settings |= {"width": int(width), "flow_steps": int(steps), "seed": int(seed)}
             config = ModelConfig(all_images.image_shape, **settings)
             glow, clock = _trained(config, int(images), all_images.train)
-            found = [evaluate(glow, all_images.test, seed=int(seed), noise=noise) for noise in NOISES]
-            bits = [f"{number:.6f}" for own in found for number in mean_and_error(own.per_image)]
-            add((*about, f"{clock.total:.1f}", *bits))
+            found = evaluate(glow, all_images.test, seed=int(seed)).per_image
+            groups = (found[k :: given.test_groups].mean() for k in range(given.test_groups))
+            bits = [f"{number:.6f}" for number in mean_and_error(found)]
+            add((*about, f"{clock.total:.1f}", *bits, " ".join(f"{number:.4f}" for number in groups)))
             print(*about, f"{clock.total:.1f}", *bits, flush=True)
 
 
