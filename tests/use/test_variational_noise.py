@@ -7,7 +7,7 @@ import tensorflow as tf
 from glow_tf import ConfigError, DataConfig, data, load
 from glow_tf.config.choices import NOISES
 from glow_tf.use import evaluate, open_model
-from glow_tf.use.variational_noise import mean_of, tilted, variational_noise
+from glow_tf.use.variational_noise import log_density, mean_of, tilted, variational_noise
 
 pytestmark = pytest.mark.usefixtures("eager_module")
 
@@ -24,8 +24,9 @@ def test_the_map_from_uniform_noise_has_the_density_that_it_says(tilt):
     uniform = grid(500)
     with tf.GradientTape() as tape:
         tape.watch(uniform)
-        noise, log_q = tilted(uniform, tf.fill(uniform.shape, tf.constant(tilt, uniform.dtype)))
-    slopes = tape.gradient(noise, uniform)[:, 0, 0, 0]
+        tilt = tf.fill(uniform.shape, tf.constant(tilt, uniform.dtype))
+        noise = tilted(uniform, tilt)
+    slopes, log_q = tape.gradient(noise, uniform)[:, 0, 0, 0], log_density(noise, tilt)
     np.testing.assert_allclose(log_q, -np.log(slopes), rtol=1e-8, atol=1e-8)
     assert (np.diff(noise[:, 0, 0, 0]) > 0).all()
     assert (noise >= 0).numpy().all()
@@ -36,7 +37,8 @@ def test_the_map_from_uniform_noise_has_the_density_that_it_says(tilt):
 def test_noise_has_its_mean_in_float32(tilt):
     uniform = grid(200_000, "float32")
     tilt = tf.constant(tilt)
-    noise, log_q = tilted(uniform, tf.fill(uniform.shape, tilt))
+    noise = tilted(uniform, tf.fill(uniform.shape, tilt))
+    log_q = log_density(noise, tf.fill(uniform.shape, tilt))
     assert float(mean_of(tilt)) == pytest.approx(float(tf.reduce_mean(noise)), abs=1e-4)
     assert np.isfinite(log_q).all()
 
@@ -66,6 +68,18 @@ def test_the_bound_is_above_the_exact_nats_and_most_of_the_gap_of_uniform_noise_
     gap = float(tf.reduce_mean(log_q - log_prob(levels + noise) - exact))
     of_uniform = float(tf.reduce_mean(-log_prob(levels + uniform) - exact))
     assert -0.01 * of_uniform < gap < share * of_uniform
+
+
+@pytest.mark.parametrize("curvature", [0.1, 1.0, 10.0])
+def test_where_the_density_is_strongly_curved_the_bound_is_not_above_that_of_uniform_noise(curvature):
+    rng = np.random.default_rng(0)
+    levels, uniform = tf.zeros([500, 4, 4, 1], tf.float64), tf.constant(rng.uniform(size=[500, 4, 4, 1]))
+
+    def log_prob(v):
+        return -curvature * (tf.reduce_sum(v, axis=[1, 2, 3]) - 5) ** 2  # uniform noise has a sum of 8
+
+    noise, log_q = variational_noise(log_prob, levels, uniform)
+    assert tf.reduce_mean(log_q - log_prob(noise)) < 0.9 * tf.reduce_mean(-log_prob(uniform))
 
 
 def test_where_the_gradient_is_not_finite_the_noise_stays_uniform():
