@@ -32,8 +32,8 @@ def variational_noise(
       The noise in [0, 1], [B, H, W, C], and log q(noise | levels), [B], nats.
     """
     tilt, kept, slope = (tf.zeros_like(levels) for _ in range(3))
-    least = tf.fill([len(levels)], tf.constant(np.inf, levels.dtype))
-    step = tf.fill([len(levels), 1, 1, 1], tf.constant(STEP, levels.dtype))
+    least = tf.fill(tf.shape(levels)[:1], tf.constant(np.inf, levels.dtype))
+    step = STEP * tf.ones_like(levels[:, :1, :1, :1])
     for _ in range(STEPS):
         mean = mean_of(tilt)
         with tf.GradientTape(watch_accessed_variables=False) as tape:

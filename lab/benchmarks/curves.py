@@ -13,10 +13,11 @@ by uniform noise, and beside their mean those of groups, for intervals over imag
 as `lab.photographs` writes them, `--test_groups` is the number of pictures that the test squares are of.
 Runs whose row is in the CSV are not repeated.
 
-What is printed at the end is how many times as long a Glow takes to the bits of each of its runs as levels
-do, of the same seed. Of each model the best widths and steps at any time count; between its runs, bits are
-taken to be linear in the logarithm of time, and beyond them nothing is said. `--figure` draws those of
-CIFAR-10, and `--autoregressive`, a CSV of `autoregressive.py`.
+What is printed at the end, of runs of the same seed: how many times as long a Glow takes to the bits of each
+of its runs as levels do, and how far it is behind them after `--times` seconds. ± is half of the 95 %
+interval over seeds, and over groups of images. Of each model the best widths and steps at any time count;
+between its runs, bits are taken to be linear in the logarithm of time, and beyond them nothing is said.
+`--figure` draws those of CIFAR-10, and `--autoregressive`, a CSV of `autoregressive.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import itertools
 import math
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -40,6 +41,7 @@ from glow_tf.use import evaluate
 from glow_tf.use.evaluation import mean_and_error
 from lab.benchmarks.rows import added_to, measured
 from lab.benchmarks.separability import BATCH, Clock
+from lab.studies.comparison import estimate, seconds_to
 
 MODELS = {
     "levels": {"architecture": "levels"},
@@ -50,7 +52,7 @@ LENGTHS = ["3200", "6400", "12800", "25600", "51200"]
 ABOUT = ("dataset", "model", "width", "flow_steps", "images", "seed")
 COLUMNS = (*ABOUT, "cpu_seconds", "test_bpd", "test_bpd_se", "group_bpds")
 NAMED = "cifar10"  # of which the figure is
-Curve = Sequence[tuple[float, float]]  # seconds and bits, by seconds
+Curve = Sequence[tuple[float, np.ndarray]]  # seconds, and bits of all test images and of groups; by seconds
 
 
 def define(values: flags.FlagValues) -> None:
@@ -67,6 +69,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_list("seeds", ["60"], "Seeds.", **own)
     flags.DEFINE_integer("test_examples", 1024, "Test images.", lower_bound=2, **own)
     flags.DEFINE_integer("test_groups", 64, "Test image k is in group k modulo this.", 2, **own)
+    flags.DEFINE_list("times", ["30", "60", "100", "200"], "CPU seconds to compare after.", **own)
     flags.DEFINE_string("csv", "curves.csv", "To add to: one row per run.", **own)
     flags.DEFINE_string("autoregressive", "", "A CSV to draw beside.", **own)
     flags.DEFINE_string("figure", "", "A PNG to draw.", **own)
@@ -79,18 +82,15 @@ def main(given: flags.FlagValues) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(1)
         _make_runs(given)
     found = curves(given.csv)
-    for (dataset, model, seed), curve in found.items():
-        levels = found.get((dataset, "levels", seed), ())
-        if model != "levels" and (times := factors(levels, curve)):
-            leads = [f"{bits_at(curve, seconds) - bits:.3f}" for seconds, bits in levels]
-            print(f"{dataset}, {model}, seed {seed}, against levels:")
-            print(f"  {', '.join(f'{own:.2f}' for own in times)} times as long to equal bits")
-            print(f"  {', '.join(leads)} bits/dim behind in equal time")
+    for line in compared(found, [float(seconds) for seconds in given.times]):
+        print(line)
     if given.figure:
         from lab.studies.figures import lengths, write_png
 
         drawn = {
-            ", ".join((*key[1:2], "seed " + key[2])): own for key, own in found.items() if key[0] == NAMED
+            f"{model}, seed {seed}": [(seconds, bits[0]) for seconds, bits in own]
+            for (name, model, seed), own in found.items()
+            if name == NAMED
         }
         if given.autoregressive:
             with open(given.autoregressive, newline="") as file:
@@ -134,30 +134,62 @@ def _trained(config: ModelConfig, count: int, images: np.ndarray) -> tuple[Glow,
     return glow, clock
 
 
-def curves(path: str) -> dict[tuple[str, str, str], list[tuple[float, float]]]:
+def curves(path: str) -> dict[tuple[str, str, str], Curve]:
     """Returns by data set, model and seed what runs take and reach that no shorter run beats, by seconds."""
     points = collections.defaultdict(list)
     with open(path, newline="") as file:
         for row in csv.DictReader(file):
-            key = (row["dataset"], row["model"], row["seed"])
-            points[key].append((float(row["cpu_seconds"]), float(row["test_bpd"])))
+            bits = [float(number) for number in (row["test_bpd"], *row["group_bpds"].split())]
+            points[row["dataset"], row["model"], row["seed"]].append((float(row["cpu_seconds"]), bits))
     return {
-        key: [own for k, own in enumerate(runs) if all(own[1] < bits for _, bits in runs[:k])]
+        key: [
+            (seconds, np.array(bits))
+            for k, (seconds, bits) in enumerate(runs)
+            if all(bits[0] < before[0] for _, before in runs[:k])
+        ]
         for key, runs in ((key, sorted(found)) for key, found in points.items())
     }
 
 
+def compared(found: Mapping[tuple[str, str, str], Curve], times: Sequence[float]) -> Iterator[str]:
+    """Yields what is said of each Glow of a data set beside the levels of the same seeds."""
+    for dataset, model in dict.fromkeys(key[:2] for key in found if key[1] != "levels"):
+        seeds = [
+            seed for *own, seed in found if own == [dataset, model] and (dataset, "levels", seed) in found
+        ]
+        ours, theirs = ([found[dataset, name, seed] for seed in seeds] for name in ("levels", model))
+        every = [np.log(own) for pair in zip(ours, theirs, strict=True) if (own := factors(*pair))]
+        if not every:
+            continue
+        mean, own = estimate([float(logs.mean()) for logs in every]), np.exp(np.concatenate(every))
+        low, middle, high = np.exp([mean.mean - mean.half_width, mean.mean, mean.mean + mean.half_width])
+        yield f"{dataset}, {model}, seeds {', '.join(seeds)}:"
+        yield f"  {middle:.2f} [{low:.2f}, {high:.2f}] times as long to equal bits"
+        yield f"  (in single runs {own.min():.2f} to {own.max():.2f})"
+        for seconds in times:
+            levels, glows = (np.array([bits_at(curve, seconds) for curve in own]) for own in (ours, theirs))
+            behind = glows - levels
+            if np.isfinite(behind[:, 0]).all():
+                over_seeds, over_images = estimate(behind[:, 0]), estimate(behind[:, 1:].mean(axis=0))
+                yield (
+                    f"  after {seconds:g} s: {glows[:, 0].mean():.3f}, levels {levels[:, 0].mean():.3f}, "
+                    f"{over_seeds.mean:.3f} behind ± {over_seeds.half_width:.3f} (seeds) "
+                    f"± {over_images.half_width:.3f} (images)"
+                )
+
+
 def factors(first: Curve, other: Curve) -> list[float]:
     """Returns the times of points of `other` over those of `first` to their bits, where it gets there."""
-    reached = [(bits, seconds) for seconds, bits in other if first and first[-1][1] <= bits <= first[0][1]]
-    times, bits = np.log([seconds for seconds, _ in first]), [-own for _, own in first]
-    return [seconds / math.exp(np.interp(-own, bits, times)) for own, seconds in reached]
+    points = [(seconds, bits[0]) for seconds, bits in first]
+    own = (seconds / seconds_to(bits[0], points) for seconds, bits in other)
+    return [factor for factor in own if not math.isnan(factor)]
 
 
-def bits_at(curve: Curve, seconds: float) -> float:
+def bits_at(curve: Curve, seconds: float) -> np.ndarray:
     """Returns the bits of a curve after so many seconds; NaN beyond its runs."""
     times, bits = zip(*curve, strict=True)
-    return float(np.interp(math.log(seconds), np.log(times), bits, left=np.nan, right=np.nan))
+    place, places = math.log(seconds), np.log(times)
+    return np.array([np.interp(place, places, own, np.nan, np.nan) for own in np.transpose(bits)])
 
 
 if __name__ == "__main__":

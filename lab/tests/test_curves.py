@@ -1,8 +1,8 @@
 """What is said of curves of bits by time, and the clock that measures the time."""
 
 import itertools
-import math
 
+import numpy as np
 import pytest
 
 from lab.benchmarks import curves, separability
@@ -10,14 +10,19 @@ from lab.benchmarks.curves import bits_at, factors
 from lab.benchmarks.separability import SKIPPED, Clock
 
 
+def curve(*points):
+    """Points of seconds and bits, each with bits of two groups of images beside."""
+    return [(seconds, np.array([bits, bits - 0.1, bits + 0.1])) for seconds, bits in points]
+
+
 def test_a_factor_of_time_is_that_to_equal_bits_and_none_is_made_up_beyond_the_runs():
-    first = [(10.0, 4.0), (100.0, 3.5), (1000.0, 3.25)]
-    other = [(15.0, 4.5), (20.0, 4.0), (300.0, 3.5), (4000.0, 3.3), (9000.0, 3.2)]
+    first = curve((10.0, 4.0), (100.0, 3.5), (1000.0, 3.25))
+    other = curve((15.0, 4.5), (20.0, 4.0), (300.0, 3.5), (4000.0, 3.3), (9000.0, 3.2))
     assert factors(first, other) == pytest.approx([2.0, 3.0, 4000 / 10**2.8])
     assert factors([], other) == []
-    assert bits_at(first, 10**1.5) == pytest.approx(3.75)
-    assert math.isnan(bits_at(first, 9.0))
-    assert math.isnan(bits_at(first, 1001.0))
+    assert bits_at(first, 10**1.5) == pytest.approx([3.75, 3.65, 3.85])
+    assert np.isnan(bits_at(first, 9.0)).all()
+    assert np.isnan(bits_at(first, 1001.0)).all()
 
 
 def test_a_curve_has_the_runs_of_one_seed_that_are_the_best_for_their_time(tmp_path):
@@ -31,9 +36,23 @@ def test_a_curve_has_the_runs_of_one_seed_that_are_the_best_for_their_time(tmp_p
     lines = [",".join(map(str, ("x", *row, 0.01, "4.0 4.2"))) for row in rows]
     path.write_text("\n".join([",".join(curves.COLUMNS), *lines]))
     found = curves.curves(str(path))
-    assert found["x", "levels", "60"] == [(5.0, 4.1), (18.0, 3.9)]
-    assert found["x", "levels", "61"] == [(6.0, 4.0)]
-    assert found["x", "glow_haar", "60"] == [(5.0, 4.3)]
+    assert [seconds for seconds, _ in found["x", "levels", "60"]] == [5.0, 18.0]
+    assert found["x", "levels", "61"][0][1].tolist() == [4.0, 4.0, 4.2]
+    assert found["x", "glow_haar", "60"][0][1].tolist() == [4.3, 4.0, 4.2]
+
+
+def test_models_are_compared_within_a_seed_and_over_groups_of_images():
+    """Of two seeds a Glow takes 2 and 4 times as long, so that in equal time it is 0.1 and 0.2 behind."""
+    found = {}
+    for seed, factor in (("1", 2), ("2", 4)):
+        found["x", "levels", seed] = curve(*((2.0**k, 4 - 0.1 * k) for k in range(9)))
+        found["x", "glow", seed] = curve(*((factor * 2.0**k, 4 - 0.1 * k) for k in range(9)))
+    text = "\n".join(curves.compared(found, [16.0, 1e6]))
+    assert "x, glow, seeds 1, 2:\n  2.83 [" in text
+    assert "in single runs 2.00 to 4.00" in text
+    half_width = 0.1 / 2 * 12.706  # Student's of two values
+    assert f"16 s: 3.750, levels 3.600, 0.150 behind ± {half_width:.3f} (seeds) ± 0.000 (images)" in text
+    assert "1e+06" not in text
 
 
 def test_the_clock_counts_the_steps_that_are_traced_as_the_others(monkeypatch):

@@ -89,6 +89,13 @@ def test_where_the_gradient_is_not_finite_the_noise_stays_uniform():
     np.testing.assert_allclose(log_q, 0, atol=1e-4)
 
 
+def test_batches_of_any_length_are_one_graph():
+    images, (log_prob, _) = tf.TensorSpec([None, 4, 4, 1]), logistic(1.0)
+    traced = tf.function(variational_noise).get_concrete_function(log_prob, images, images)
+    batches = tf.zeros([3, 4, 4, 1]), tf.fill([3, 4, 4, 1], 0.3)
+    np.testing.assert_allclose(traced(*batches)[0], variational_noise(log_prob, *batches)[0], rtol=1e-5)
+
+
 def test_the_bits_of_a_trained_model_are_fewer_and_their_terms_add_up():
     images = data.load(DataConfig(dataset="digits")).test[:40]
     uniform, found = (evaluate(load("digits"), images, 2, seed=3, noise=noise) for noise in NOISES)
