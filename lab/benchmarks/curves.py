@@ -87,15 +87,10 @@ def main(given: flags.FlagValues) -> None:
     if given.figure:
         from lab.studies.figures import lengths, write_png
 
-        drawn = {
-            f"{model}, seed {seed}": [(seconds, bits[0]) for seconds, bits in own]
-            for (name, model, seed), own in found.items()
-            if name == NAMED
-        }
+        drawn = mean_lines(given.csv, ("model", "width", "flow_steps"), "images", {"dataset": NAMED})
         if given.autoregressive:
-            with open(given.autoregressive, newline="") as file:
-                points = [(float(row["cpu_seconds"]), float(row["test_bpd"])) for row in csv.DictReader(file)]
-            drawn["autoregressive"] = sorted(points)
+            own = mean_lines(given.autoregressive, ("width",), "seconds", {"scored": "test"})
+            drawn |= {f"autoregressive, {line}": points for line, points in own.items()}
         write_png(lengths(drawn), pathlib.Path(given.figure))
 
 
@@ -176,6 +171,22 @@ def compared(found: Mapping[tuple[str, str, str], Curve], times: Sequence[float]
                     f"{over_seeds.mean:.3f} behind ± {over_seeds.half_width:.3f} (seeds) "
                     f"± {over_images.half_width:.3f} (images)"
                 )
+
+
+def mean_lines(
+    path: str, same: Sequence[str], length: str, only: Mapping[str, str]
+) -> dict[str, list[tuple[float, float]]]:
+    """Returns means over seeds, seconds and bits: a line for rows of which columns are the same."""
+    found = collections.defaultdict(lambda: collections.defaultdict(list))
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            if only.items() <= row.items():
+                line = ", ".join(f"{name} {row[name]}" for name in same)
+                found[line][int(row[length])].append((float(row["cpu_seconds"]), float(row["test_bpd"])))
+    return {
+        line: [tuple(np.mean(points[key], axis=0)) for key in sorted(points)]
+        for line, points in found.items()
+    }
 
 
 def factors(first: Curve, other: Curve) -> list[float]:

@@ -39,6 +39,9 @@ def test_a_curve_has_the_runs_of_one_seed_that_are_the_best_for_their_time(tmp_p
     assert [seconds for seconds, _ in found["x", "levels", "60"]] == [5.0, 18.0]
     assert found["x", "levels", "61"][0][1].tolist() == [4.0, 4.0, 4.2]
     assert found["x", "glow_haar", "60"][0][1].tolist() == [4.3, 4.0, 4.2]
+    lines = curves.mean_lines(str(path), ("model", "width"), "images", {"model": "levels"})
+    assert lines["model levels, width 32"] == [pytest.approx((5.5, 4.05))]
+    assert lines["model levels, width 64"] == [pytest.approx((9, 4.2)), pytest.approx((18, 3.9))]
 
 
 def test_models_are_compared_within_a_seed_and_over_groups_of_images():
