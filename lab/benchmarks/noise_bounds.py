@@ -2,6 +2,9 @@
 
     python -m lab.benchmarks.noise_bounds --data_dir=PATH --models=cifar10,cifar10_small --test_examples=0
     python -m lab.benchmarks.noise_bounds --data_dir=PATH --models=runs/studies/network/levels_32/seed_40
+    R="--dataset=folder:runs/photographs --workdir=runs/photographs_32"
+    glow-tf train --flagfile=recommended --init_from= --width=32 --part_epochs=1 --test_examples=1024 $R
+    python -m lab.benchmarks.noise_bounds --dataset=folder:runs/photographs --models=runs/photographs_32
 
 A model is a preset, a workdir or a file, as in `glow-tf evaluate --help`. Both bounds are of one draw, and of
 the same weights; see `glow_tf/use/variational_noise.py`. Rows that the CSV has are not measured again.
