@@ -24,11 +24,12 @@ from __future__ import annotations
 
 import collections
 import csv
+import dataclasses
 import itertools
 import math
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -41,7 +42,7 @@ from glow_tf.use import evaluate
 from glow_tf.use.evaluation import mean_and_error
 from lab.benchmarks.rows import added_to, measured
 from lab.benchmarks.separability import BATCH, Clock
-from lab.studies.comparison import estimate, seconds_to
+from lab.studies.comparison import Estimate, estimate, seconds_to
 
 MODELS = {
     "levels": {"architecture": "levels"},
@@ -69,7 +70,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_list("seeds", ["60"], "Seeds.", **own)
     flags.DEFINE_integer("test_examples", 1024, "Test images.", lower_bound=2, **own)
     flags.DEFINE_integer("test_groups", 64, "Test image k is in group k modulo this.", 2, **own)
-    flags.DEFINE_list("times", ["30", "60", "100", "200"], "CPU seconds to compare after.", **own)
+    flags.DEFINE_list("times", ["50", "200"], "CPU seconds to compare after.", **own)
     flags.DEFINE_string("csv", "curves.csv", "To add to: one row per run.", **own)
     flags.DEFINE_string("autoregressive", "", "A CSV to draw beside.", **own)
     flags.DEFINE_string("figure", "", "A PNG to draw.", **own)
@@ -82,8 +83,13 @@ def main(given: flags.FlagValues) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(1)
         _make_runs(given)
     found = curves(given.csv)
-    for line in compared(found, [float(seconds) for seconds in given.times]):
-        print(line)
+    for (name, model), own in compared(found, [float(seconds) for seconds in given.times]).items():
+        print(f"{name}, {model}, seeds {', '.join(own.seeds)}:")
+        print("  {:.2f} [{:.2f}, {:.2f}] times as long to equal bits".format(*own.longer), end=", ")
+        print(f"in single runs {min(own.of_runs):.2f} to {max(own.of_runs):.2f}")
+        for seconds, (levels, glow, seeds, images) in own.after.items():
+            print(f"  after {seconds:g} s: {glow:.3f}, levels {levels:.3f}, {seeds.mean:.3f} behind", end=" ")
+            print(f"± {seeds.half_width:.3f} (seeds) ± {images.half_width:.3f} (images)")
     if given.figure:
         from lab.studies.figures import lengths, write_png
 
@@ -146,31 +152,46 @@ def curves(path: str) -> dict[tuple[str, str, str], Curve]:
     }
 
 
-def compared(found: Mapping[tuple[str, str, str], Curve], times: Sequence[float]) -> Iterator[str]:
-    """Yields what is said of each Glow of a data set beside the levels of the same seeds."""
-    for dataset, model in dict.fromkeys(key[:2] for key in found if key[1] != "levels"):
-        seeds = [
-            seed for *own, seed in found if own == [dataset, model] and (dataset, "levels", seed) in found
-        ]
-        ours, theirs = ([found[dataset, name, seed] for seed in seeds] for name in ("levels", model))
-        every = [np.log(own) for pair in zip(ours, theirs, strict=True) if (own := factors(*pair))]
-        if not every:
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """A Glow beside levels of the same seeds.
+
+    Attributes:
+      seeds: which.
+      longer: how many times as long it takes to equal bits: the geometric mean of a seed's runs, as a mean
+        over seeds, and its 95 % interval.
+      of_runs: the same of every run.
+      after: seconds → bits of levels, bits of the Glow, and how far it is behind, over seeds and over groups
+        of images.
+    """
+
+    seeds: tuple[str, ...]
+    longer: tuple[float, float, float]
+    of_runs: Sequence[float]
+    after: Mapping[float, tuple[float, float, Estimate, Estimate]]
+
+
+def compared(
+    found: Mapping[tuple[str, str, str], Curve], times: Sequence[float]
+) -> dict[tuple[str, str], Beside]:
+    """Returns for data sets and Glows what curves say; times that not all runs reach are left out."""
+    every = {}
+    for name, model in dict.fromkeys(key[:2] for key in found if key[1] != "levels"):
+        seeds = [own for *about, own in found if about == [name, model] and (name, "levels", own) in found]
+        ours, theirs = ([found[name, own, seed] for seed in seeds] for own in ("levels", model))
+        logs = [np.log(own) for pair in zip(ours, theirs, strict=True) if (own := factors(*pair))]
+        if not logs:
             continue
-        mean, own = estimate([float(logs.mean()) for logs in every]), np.exp(np.concatenate(every))
-        low, middle, high = np.exp([mean.mean - mean.half_width, mean.mean, mean.mean + mean.half_width])
-        yield f"{dataset}, {model}, seeds {', '.join(seeds)}:"
-        yield f"  {middle:.2f} [{low:.2f}, {high:.2f}] times as long to equal bits"
-        yield f"  (in single runs {own.min():.2f} to {own.max():.2f})"
+        mean, after = estimate([float(own.mean()) for own in logs]), {}
+        longer = np.exp([mean.mean, mean.mean - mean.half_width, mean.mean + mean.half_width])
         for seconds in times:
-            levels, glows = (np.array([bits_at(curve, seconds) for curve in own]) for own in (ours, theirs))
+            levels, glows = (np.array([bits_at(own, seconds) for own in side]) for side in (ours, theirs))
             behind = glows - levels
-            if np.isfinite(behind[:, 0]).all():
-                over_seeds, over_images = estimate(behind[:, 0]), estimate(behind[:, 1:].mean(axis=0))
-                yield (
-                    f"  after {seconds:g} s: {glows[:, 0].mean():.3f}, levels {levels[:, 0].mean():.3f}, "
-                    f"{over_seeds.mean:.3f} behind ± {over_seeds.half_width:.3f} (seeds) "
-                    f"± {over_images.half_width:.3f} (images)"
-                )
+            if np.isfinite(behind).all():
+                over = estimate(behind[:, 0]), estimate(behind[:, 1:].mean(axis=0))
+                after[seconds] = (levels[:, 0].mean(), glows[:, 0].mean(), *over)
+        every[name, model] = Beside(tuple(seeds), tuple(longer), np.exp(np.concatenate(logs)), after)
+    return every
 
 
 def mean_lines(

@@ -50,12 +50,16 @@ def test_models_are_compared_within_a_seed_and_over_groups_of_images():
     for seed, factor in (("1", 2), ("2", 4)):
         found["x", "levels", seed] = curve(*((2.0**k, 4 - 0.1 * k) for k in range(9)))
         found["x", "glow", seed] = curve(*((factor * 2.0**k, 4 - 0.1 * k) for k in range(9)))
-    text = "\n".join(curves.compared(found, [16.0, 1e6]))
-    assert "x, glow, seeds 1, 2:\n  2.83 [" in text
-    assert "in single runs 2.00 to 4.00" in text
-    half_width = 0.1 / 2 * 12.706  # Student's of two values
-    assert f"16 s: 3.750, levels 3.600, 0.150 behind ± {half_width:.3f} (seeds) ± 0.000 (images)" in text
-    assert "1e+06" not in text
+    (own,) = curves.compared(found, [16.0, 1e6]).values()
+    assert own.seeds == ("1", "2")
+    assert own.longer[0] == pytest.approx(8**0.5)
+    assert (min(own.of_runs), max(own.of_runs)) == pytest.approx((2, 4))
+    assert own.longer[1] < 2 < 4 < own.longer[2]
+    (levels, glow, seeds, images) = own.after[16.0]
+    assert (levels, glow, seeds.mean) == pytest.approx((3.6, 3.75, 0.15))
+    assert seeds.half_width == pytest.approx(0.1 / 2 * 12.706, abs=1e-4)  # Student's of two values
+    assert images.half_width == pytest.approx(0)
+    assert list(own.after) == [16.0]
 
 
 def test_the_clock_counts_the_steps_that_are_traced_as_the_others(monkeypatch):
