@@ -86,7 +86,8 @@ def main(given: flags.FlagValues) -> None:
     for (name, model), own in compared(found, [float(seconds) for seconds in given.times]).items():
         print(f"{name}, {model}, seeds {', '.join(own.seeds)}:")
         print("  {:.2f} [{:.2f}, {:.2f}] times as long to equal bits".format(*own.longer), end=", ")
-        print(f"in single runs {min(own.of_runs):.2f} to {max(own.of_runs):.2f}")
+        print(f"in single runs {min(own.of_runs, default=math.nan):.2f}", end=" to ")
+        print(f"{max(own.of_runs, default=math.nan):.2f}")
         for seconds, (levels, glow, seeds, images) in own.after.items():
             print(f"  after {seconds:g} s: {glow:.3f}, levels {levels:.3f}, {seeds.mean:.3f} behind", end=" ")
             print(f"± {seeds.half_width:.3f} (seeds) ± {images.half_width:.3f} (images)")
@@ -179,18 +180,20 @@ def compared(
     for name, model in dict.fromkeys(key[:2] for key in found if key[1] != "levels"):
         seeds = [own for *about, own in found if about == [name, model] and (name, "levels", own) in found]
         ours, theirs = ([found[name, own, seed] for seed in seeds] for own in ("levels", model))
-        logs = [np.log(own) for pair in zip(ours, theirs, strict=True) if (own := factors(*pair))]
-        if not logs:
-            continue
-        mean, after = estimate([float(own.mean()) for own in logs]), {}
-        longer = np.exp([mean.mean, mean.mean - mean.half_width, mean.mean + mean.half_width])
+        of_seeds = [own for pair in zip(ours, theirs, strict=True) if (own := factors(*pair))]
+        longer, after = (math.nan, math.nan, math.nan), {}
+        if of_seeds:
+            logs = estimate([float(np.log(own).mean()) for own in of_seeds])
+            longer = np.exp([logs.mean, logs.mean - logs.half_width, logs.mean + logs.half_width])
         for seconds in times:
             levels, glows = (np.array([bits_at(own, seconds) for own in side]) for side in (ours, theirs))
             behind = glows - levels
             if np.isfinite(behind).all():
                 over = estimate(behind[:, 0]), estimate(behind[:, 1:].mean(axis=0))
                 after[seconds] = (levels[:, 0].mean(), glows[:, 0].mean(), *over)
-        every[name, model] = Beside(tuple(seeds), tuple(longer), np.exp(np.concatenate(logs)), after)
+        every[name, model] = Beside(
+            tuple(seeds), tuple(longer), list(itertools.chain.from_iterable(of_seeds)), after
+        )
     return every
 
 

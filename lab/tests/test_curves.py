@@ -60,6 +60,14 @@ def test_models_are_compared_within_a_seed_and_over_groups_of_images():
     assert seeds.half_width == pytest.approx(0.1 / 2 * 12.706, abs=1e-4)  # Student's of two values
     assert images.half_width == pytest.approx(0)
     assert list(own.after) == [16.0]
+    far = {
+        ("x", "levels", "1"): found["x", "levels", "1"],
+        ("x", "glow", "1"): curve((8.0, 5.0), (32.0, 4.5)),
+    }
+    (own,) = curves.compared(far, [16.0]).values()
+    assert own.of_runs == []
+    assert np.isnan(own.longer[0])
+    assert own.after[16.0][2].mean == pytest.approx(4.75 - 3.6)
 
 
 def test_the_clock_counts_the_steps_that_are_traced_as_the_others(monkeypatch):
