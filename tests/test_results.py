@@ -1,6 +1,7 @@
 """The numbers of the README are those of the CSVs, and docs/results.md says where each is from."""
 
 import csv
+import math
 import re
 import statistics
 
@@ -8,6 +9,7 @@ import pytest
 from small import ROOT
 
 from lab import CONFIGS
+from lab.benchmarks import curves
 from lab.studies import comparison
 from lab.studies.study import read_study
 from lab.studies.table import read_table
@@ -17,7 +19,11 @@ T_FIVE = 2.7764
 T_THREE = 4.303  # the same of three
 CLAIMS = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "docs" / "results"
-ROW = re.compile(r"\| \[(?P<what>[^\]]+)\]\((?P<csv>docs/results/\w+\.csv)\) \| (?P<numbers>.*) \|")
+ARCHIVE = RESULTS / "archive" / "levels.md"
+ROW = re.compile(
+    r"\| \[(?P<what>[^\]]+)\]\(\.\./(?P<csv>\w+\.csv)\) \| \d+ / \d+ "
+    r"\| (?P<numbers>.*) \| (?P<time>[\d.]+) \|"
+)
 
 
 def rows_of(path):
@@ -40,24 +46,64 @@ def mean_and_half_width(pairs):
 
 
 def rows():
-    text = (ROOT / "README.md").read_text()
-    return [match.groupdict() for match in ROW.finditer(text)]
+    """Returns the table of levels and a Glow in release 0.5."""
+    return [match.groupdict() for match in ROW.finditer(ARCHIVE.read_text())]
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row["what"])
-def test_a_row_of_the_readme_follows_from_its_csv(row):
-    found = last_epochs(ROOT / row["csv"])
+def test_a_row_of_release_0_5_follows_from_its_csv(row):
+    found = last_epochs(RESULTS / row["csv"])
     levels, glow = found["levels"], found["end_to_end"]
     assert levels.keys() == glow.keys()
     mean, half_width = mean_and_half_width([levels[seed] - glow[seed] for seed in levels])
     means = [statistics.mean(own.values()) for own in (levels, glow)]
     difference = f"{mean:+.3f}".replace("-", "−")
     expected = [*(f"{mean:.3f}" for mean in means), f"{difference} ± {half_width:.3f}"]
-    assert [number.strip(" *") for number in row["numbers"].split("|")][:3] == expected
+    assert row["numbers"].split(" | ") == expected
 
 
-def test_the_readme_has_these_rows():
-    assert len(rows()) >= 3
+SETS = {
+    ("cifar10", 45.0): "CIFAR-10",
+    ("cifar10", 150.0): "CIFAR-10",
+    ("photographs", 45.0): "photographs",
+    ("clothes", 45.0): "Fashion-MNIST",
+}
+GLOWS = ("glow_haar", "glow_pixels")
+
+
+@pytest.fixture(scope="module")
+def beside():
+    return curves.compared(curves.curves(str(RESULTS / "curves.csv")), [45.0, 150.0])
+
+
+def said_of(longer):
+    """Returns a factor of time and its interval; a dash where a Glow never has the bits of levels."""
+    return "–" if math.isnan(longer[0]) else "{:.1f} [{:.1f}, {:.1f}]".format(*longer)
+
+
+@pytest.mark.parametrize(("name", "seconds"), SETS)
+def test_levels_and_glows_after_equal_time(beside, name, seconds):
+    haar, pixels = (beside[name, glow].after[seconds] for glow in GLOWS)
+    levels, glow, behind, _ = haar
+    cells = [f"{seconds:g}", f"{levels:.3f}", f"{glow:.3f}", f"{behind.mean:.3f} ± {behind.half_width:.3f}"]
+    row = f"| {SETS[name, seconds]} | {' | '.join(cells)} | {pixels[1]:.3f} |"
+    assert row in (ROOT / "README.md").read_text()
+
+
+def test_how_many_times_as_long_a_glow_takes(beside):
+    page = (RESULTS / "levels.md").read_text()
+    titles = {name: title for (name, _), title in SETS.items()} | {"photographs_64": "photographs, 64×64"}
+    for name, title in titles.items():
+        longer = [said_of(beside[name, glow].longer) for glow in GLOWS]
+        assert f"| {title} | {' | '.join(longer)} |" in page
+
+
+def test_the_factors_of_time_of_the_readme(beside):
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    for glow in GLOWS:
+        said = said_of(beside["cifar10", glow].longer)
+        assert said in readme
+        assert said in row_of("a Glow's time ÷ levels', to equal bits of CIFAR-10")
 
 
 def claims():
@@ -75,8 +121,7 @@ def test_each_claim_has_a_csv():
 
 def test_every_number_of_the_readmes_results_is_in_the_table_of_claims():
     text = (ROOT / "README.md").read_text().split("\n## Results\n")[1].split("\n## ")[0]
-    for row in rows():  # the means of each row are recomputed above
-        text = text.replace(row["numbers"], row["numbers"].split("|", 2)[2])
+    text = re.sub("|".join(rf"^\| {title} \| \d+ \| .*$" for title in SETS.values()), "", text, flags=re.M)
     text = re.sub(r"\]\([^)]*\)", "]", text)
     for number in re.findall(r"\d+\.\d+|\d+(?= minutes)", text):
         assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.]*\d)", claims()), number
@@ -102,7 +147,7 @@ def test_the_times_of_a_glow_over_levels():
             "grey Glow 2 x 9, equalized",
         ),
     )
-    rows_of_the_readme = [
+    conditions = [
         ("32", colour, 8, 9),  # the epochs of levels and of the Glow
         ("96", colour, 4, 4),
         ("32", colour, 8, 9),
@@ -110,10 +155,10 @@ def test_the_times_of_a_glow_over_levels():
         ("96", grey, 4, 5),
     ]
     times = []
-    for width, (levels, glow), own, other in rows_of_the_readme:
+    for width, (levels, glow), own, other in conditions:
         steps = [statistics.median(turns[width, subject]) for subject in (levels, glow)]
         times.append(f"{other * steps[1] / (own * steps[0]):.2f}")
-    assert f"| {', '.join(times)} |" in row_of("the Glow's time ÷ levels', in")
+    assert [row["time"] for row in rows()][: len(times)] == times
 
 
 def test_all_of_cifar_10():
@@ -267,27 +312,72 @@ def test_what_the_guard_flags():
         assert [float(number) for number in numbers] == pytest.approx(expected, abs=0.0501)
 
 
-def test_what_the_detector_tells():
+def test_what_the_detector_tells_of_three_pictures():
     rows = [row for row in rows_of(RESULTS / "outliers.csv") if row["kind"] not in ("mudstone", "rocks")]
-    lines = re.findall(r"^\| (.+) \|$", (RESULTS / "uses.md").read_text(), re.M)[2:6]
-    for kind in ("square", "scratch", "blur", "noise"):
+    page = (RESULTS / "archive" / "uses.md").read_text().split("## Moss, forest and grass")[1]
+    lines = re.findall(r"^\| (.+) \|$", page, re.M)[2:6]
+    for kind in DAMAGES:
         of_kind = [cell for row in rows if row["set"] == kind for cell in (row["auroc"], row["auroc_bits"])]
         assert any(line.split(" | ")[1:] == of_kind for line in lines)
 
 
+DAMAGES = {
+    "square": "a black square of 4 %",
+    "scratch": "a bright scratch",
+    "blur": "blurred by 1 pixel",
+    "noise": "noise of 6 levels",
+}
+
+
+def damages(model, **only):
+    """Returns rows of images that are to be flagged: set → picture → rows; other pictures are "other"."""
+    found = {}
+    for row in rows_of(RESULTS / "damages.csv"):
+        if row["model"] == model and row["auroc"] and only.items() <= row.items():
+            kind = row["set"] if row["set"] in DAMAGES else "other"
+            found.setdefault(kind, {}).setdefault(row["kind"], []).append(row)
+    return found
+
+
+def test_what_the_detector_tells():
+    page = (RESULTS / "uses.md").read_text()
+    for kind, title in {**DAMAGES, "other": "six other pictures"}.items():
+        cells = []
+        for column, good in (("auroc", "20"), ("auroc", "60"), ("auroc", "150"), ("auroc_bits", "150")):
+            pictures = damages("photographs", good=good)[kind].values()
+            assert {len({row["seed"] for row in own}) for own in pictures} == {3}
+            means = [statistics.mean(float(row[column]) for row in own) for own in pictures]
+            assert len(means) == 4
+            cells.append(f"{statistics.mean(means):.3f} ({min(means):.3f})")
+        assert f"| {title} | {' | '.join(cells)} |" in page
+    of_damages = [
+        statistics.mean(
+            float(row["auroc"]) for kind in DAMAGES for own in found[kind].values() for row in own
+        )
+        for found in (damages("photographs", good=good) for good in ("20", "60", "150"))
+    ]
+    said = "curve of {:.2f} from 20 good images, {:.2f} from 60 and {:.2f} from 150.".format(*of_damages)
+    assert said in " ".join(page.split())
+    shares = []
+    for good in ("20", "60", "150"):
+        about = ("photographs", good, "good")
+        rows = [r for r in rows_of(RESULTS / "damages.csv") if (r["model"], r["good"], r["set"]) == about]
+        shares.append(100 * statistics.mean(float(row["flagged_5"]) for row in rows))
+    assert f"| flagged of good images at 5 % | {' | '.join(f'{share:.1f} %' for share in shares)} |" in page
+
+
 def test_which_prior_tells_damages():
-    rows = [row for row in rows_of(RESULTS / "damages.csv") if (row["good"], row["seed"]) == ("20", "0")]
-    found = []
-    for is_damage in (True, False):
-        for model in ("photographs", "cifar10_small"):
-            own = [row for row in rows if row["model"] == model and row["auroc"]]
-            named = [
-                row for row in own if (row["set"] in ("square", "scratch", "blur", "noise")) == is_damage
-            ]
-            found.append(f"{statistics.mean(float(row['auroc']) for row in named):.3f}")
+    found = {}
+    for model in ("cifar10_small", "photographs"):
+        of_kinds = damages(model, good="20", seed="0")
+        other = of_kinds.pop("other")
+        for about, sets in (("damages", of_kinds.values()), ("other", [other])):
+            rows = [row for own in sets for picture in own.values() for row in picture]
+            found[model, about] = f"{statistics.mean(float(row['auroc']) for row in rows):.3f}"
     text = " ".join((RESULTS / "uses.md").read_text().split())
-    said = "`photographs` has {} with damages and `cifar10_small` {}, with other pictures {} and {} ("
-    assert said.format(*found) in text
+    said = "one seed, {} with damages where `photographs` has {}, with other pictures {} and {}."
+    order = [(model, about) for about in ("damages", "other") for model in ("cifar10_small", "photographs")]
+    assert said.format(*(found[key] for key in order)) in text
 
 
 def test_parts_in_turn_at_width_128():
@@ -343,6 +433,22 @@ def test_what_other_couplings_cost_at_equal_time():
     gaps = [statistics.mean(bits - last["levels_32"][seed] for seed, bits in last[n].items()) for n in names]
     said = "mixtures {:.3f}, in the finest level alone {:.3f}; splines {:.3f}".format(*gaps)
     assert said in (RESULTS / "recipe.md").read_text()
+
+
+def test_what_cuts_cost_with_haars_squeeze():
+    last, costs = last_epochs(RESULTS / "squeeze_and_cuts.csv"), []
+    for squeeze in ("haar", "pixels"):
+        for cut in ("by_block", "across", "paper", "heads"):
+            own, whole = last[f"{squeeze}_{cut}"], last[squeeze]
+            costs.append(f"{statistics.mean(own[seed] - whole[seed] for seed in whole):.3f}")
+    said = "by block {}, across {}, by the paper's schedule {}, with heads {}, "
+    said += "where pixels lose {}, {}, {} and {} ("
+    assert said.format(*costs) in " ".join((RESULTS / "paper.md").read_text().split())
+    pairs = [
+        (last[f"pixels{cut}"], last[f"haar{cut}"]) for cut in ("", "_by_block", "_across", "_paper", "_heads")
+    ]
+    gains = [statistics.mean(before[seed] - after[seed] for seed in before) for before, after in pairs]
+    assert (round(min(gains), 2), round(max(gains), 2)) == (0.05, 0.06)
 
 
 def test_what_variational_noise_brings():
