@@ -312,6 +312,14 @@ def test_what_the_guard_flags():
         assert [float(number) for number in numbers] == pytest.approx(expected, abs=0.0501)
 
 
+DAMAGES = {
+    "square": "a black square of 4 %",
+    "scratch": "a bright scratch",
+    "blur": "blurred by 1 pixel",
+    "noise": "noise of 6 levels",
+}
+
+
 def test_what_the_detector_tells_of_three_pictures():
     rows = [row for row in rows_of(RESULTS / "outliers.csv") if row["kind"] not in ("mudstone", "rocks")]
     page = (RESULTS / "archive" / "uses.md").read_text().split("## Moss, forest and grass")[1]
@@ -319,14 +327,6 @@ def test_what_the_detector_tells_of_three_pictures():
     for kind in DAMAGES:
         of_kind = [cell for row in rows if row["set"] == kind for cell in (row["auroc"], row["auroc_bits"])]
         assert any(line.split(" | ")[1:] == of_kind for line in lines)
-
-
-DAMAGES = {
-    "square": "a black square of 4 %",
-    "scratch": "a bright scratch",
-    "blur": "blurred by 1 pixel",
-    "noise": "noise of 6 levels",
-}
 
 
 def damages(model, **only):
