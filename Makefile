@@ -17,7 +17,7 @@ test: $(VENV)/installed
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # Without npm's registry the test of the page `try.md` is skipped.
-test-slow: $(VENV)/installed-docs $(VENV)/installed-try
+test-slow: notebooks $(VENV)/installed-docs $(VENV)/installed-try
 	-$(MAKE) try
 	$(BIN)/pytest -m slow tests lab/tests
 
@@ -48,8 +48,9 @@ test-try: $(VENV)/installed-docs $(VENV)/installed-try try
 	$(BIN)/pytest -s -m slow lab/tests/test_try_page.py
 
 # With NBMAKE=--overwrite their new outputs are kept.
+NOTEBOOKS := docs/notebooks
 notebooks: $(VENV)/installed-notebooks
-	$(BIN)/pytest -q -n 2 --nbmake $(NBMAKE) docs/notebooks
+	$(BIN)/pytest -q -n 2 --nbmake $(NBMAKE) $(NOTEBOOKS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

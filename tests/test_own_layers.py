@@ -36,8 +36,8 @@ FORMS = {
     "glow": {"num_blocks": 1, "parts": "1,1"},
     "levels": {"architecture": "levels", "num_blocks": 1, "flow_steps": 1, "parts": "1"},
 }
-# The others take minutes: the tests below load or export a student_t and a spline, too.
-FAST = {("network", "levels"), ("bijector", "glow"), ("flow_step", "glow"), ("transform", "glow")}
+# The others take minutes: other tests load or export a network, levels, a student_t and a spline, too.
+FAST = {("bijector", "glow"), ("transform", "glow")}
 CASES = [
     pytest.param(name, form, marks=[] if (name, form) in FAST else pytest.mark.slow)
     for form in FORMS
@@ -181,7 +181,12 @@ def test_a_prior_that_can_only_score_trains_and_says_what_drawing_needs(form, ea
 
 
 @pytest.mark.parametrize(
-    "settings", [{"coupling": "spline"}, {"coupling": "mixture", "prior": "logistic_mixture"}], ids=str
+    "settings",
+    [
+        {"coupling": "spline"},
+        pytest.param({"coupling": "mixture", "prior": "logistic_mixture"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_what_the_package_brings_is_exported_with_operations_that_commands_take(settings, tmp_path):
     glow = glow_tf.Glow(small_config(num_blocks=1, flow_steps=1, parts="1"), **settings, name="glow")

@@ -155,17 +155,20 @@ def test_a_run_that_an_earlier_release_finished_loads_its_last_epoch(overfitted,
 # Runs that start from a model
 
 
+BEGUN = {"flow_steps": 1, "part_epochs": 2}
+
+
 @pytest.fixture(scope="module")
 def began(tmp_path_factory):
     """The workdir of a short run, from which others start."""
     folder = tmp_path_factory.mktemp("began") / "run"
-    train(overfitting(folder, part_epochs=3), eager=True)
+    train(overfitting(folder, **BEGUN), eager=True)
     return folder
 
 
 @pytest.mark.parametrize("ema", AVERAGES)
 def test_where_no_epoch_is_better_the_run_ends_with_the_untouched_start(began, tmp_path, capsys, ema):
-    absurd = {"init_from": str(began), "learning_rate": "1.0", "part_epochs": 2, "on_divergence": "stop"}
+    absurd = {**BEGUN, "init_from": str(began), "learning_rate": "1.0", "on_divergence": "stop"}
     settings = overfitting(tmp_path / "run", **absurd, ema=ema, export=True, sample_every=1)
     with only_endpoints("bits_per_dim"):
         summary = train(settings, eager=True)
@@ -216,7 +219,7 @@ def test_a_start_that_is_killed_is_scored_again_and_one_that_resumes_keeps_its_s
     def killed(batch, logs):
         raise KilledError
 
-    settings = overfitting(tmp_path / "run", init_from=str(began), part_epochs=2, learning_rate="1e-3")
+    settings = overfitting(tmp_path / "run", init_from=str(began), **BEGUN, learning_rate="1e-3")
     with pytest.raises(KilledError):
         train(settings, keras.callbacks.LambdaCallback(on_train_batch_end=killed))
     with pytest.raises(KilledError):
@@ -224,7 +227,7 @@ def test_a_start_that_is_killed_is_scored_again_and_one_that_resumes_keeps_its_s
     assert capsys.readouterr().out.count("Untouched: test") == 2
     found = train(settings)
     assert "Untouched: test" not in capsys.readouterr().out
-    whole = train(overfitting(tmp_path / "whole", init_from=str(began), part_epochs=2, learning_rate="1e-3"))
+    whole = train(overfitting(tmp_path / "whole", init_from=str(began), **BEGUN, learning_rate="1e-3"))
     for name in ("best_epoch", "test_bpd", "untouched"):
         assert found[name] == whole[name]
 

@@ -87,7 +87,7 @@ def test_features_tell_what_is_unlike_the_good_images_and_where(detector, digits
         detector.predict(digits[:2], condition=np.zeros((2, 1)))
 
 
-@pytest.mark.parametrize("with_prior", [False, True])
+@pytest.mark.parametrize("with_prior", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_it_is_saved_loaded_and_exported_with_the_same_numbers(
     with_prior, network, detector, both, digits, tmp_path
 ):
