@@ -43,21 +43,31 @@ def main(values: flags.FlagValues) -> None:
     draws = model_flags.count_of(values, "draws")
     path = model_flags.output_path(values, ".json") if values.output else None
     from glow_tf.use import evaluate
-    from glow_tf.use.evaluation import joined
+    from glow_tf.use.evaluation import check_evaluation, joined
 
     glow = model_flags.model_of(values)
+    check_evaluation(glow, draws, values.noise)  # before images are read
     found, groups = [], []
-    for own, used in size_flags.models_and_images(values, glow):
+    for own, used in size_flags.models_and_images(values, glow, gradient=values.noise != "uniform"):
         found.append(evaluate(own, used.images, draws, values.seed, used.condition, values.noise))
         groups.append(used)
-    report = _report(joined(found), groups, values.noise)
+    report = _report(joined(found), groups, values.noise, _bits_of_values(glow))
     report |= _report_on_labels(glow, groups[0], values.seed)  # a model with classes has one size
     print("\n".join(_lines(report)))
     if path:
         model_flags.write(path, json_text(report).encode())
 
 
-def _report(found: Any, groups: Sequence[Any], noise: str) -> dict[str, Any]:
+def _bits_of_values(glow: Any) -> int | None:
+    """Returns the bits that a value has: those that a model keeps, or those of an exported model's data."""
+    from glow_tf.model.glow import Glow
+
+    if isinstance(glow, Glow):
+        return glow.config.bits
+    return {"uint8": 8, "uint16": 16}.get(glow.data_dtype)
+
+
+def _report(found: Any, groups: Sequence[Any], noise: str, bits: int | None) -> dict[str, Any]:
     """Returns what there is to say of an evaluation of images of several sizes, each a group."""
     from glow_tf.use.evaluation import by_class, mean_and_error
 
@@ -66,8 +76,7 @@ def _report(found: Any, groups: Sequence[Any], noise: str) -> dict[str, Any]:
     if groups[0].images.dtype == np.float32:
         report["nats_per_dim"] = bpd * math.log(2)
     report |= {"bits_per_dim": bpd, "standard_error": error}
-    bits = 8 * groups[0].images.dtype.itemsize
-    if groups[0].images.dtype != np.float32 and (rare := int((found.per_image > bits).sum())):
+    if bits and (rare := int((found.per_image > bits).sum())):
         bpd, error = mean_and_error(found.with_floor(bits))
         report["with_floor"] = {"bits_per_dim": bpd, "standard_error": error, "images_below": rare}
     if len(found.draws) > 1:
@@ -104,7 +113,7 @@ def _report_on_labels(glow: Any, used: Any, seed: int) -> dict[str, Any]:
     bpd, error = mean_and_error(bits[np.arange(len(bits)), labels])
     accuracy, deviation = mean_and_error((bits.argmin(axis=1) == labels).astype(np.float64))
     return {
-        "given_label": {"bits_per_dim": bpd, "standard_error": error},
+        "given_label": {"bits_per_dim": bpd, "standard_error": error, "noise": "uniform"},
         "classified": {"accuracy": accuracy, "standard_error": deviation},
     }
 
@@ -140,7 +149,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if "given_label" in report:
         classified = report["classified"]
         error = classified["standard_error"]
-        lines.append(f"{_with_error(report['given_label'])} bits/dim given the label, at one noise draw")
+        lines.append(f"{_with_error(report['given_label'])} bits/dim given the label, by uniform noise")
         lines.append(
             f"The likeliest class is the label of {classified['accuracy']:.1%}"
             + (f" ± {error:.1%}" if math.isfinite(error) else "")

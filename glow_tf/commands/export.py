@@ -11,14 +11,13 @@ do not draw: decode latents that are standard normal, times a temperature.
 from absl import flags
 
 from glow_tf.commands import model_flags, size_flags
-
-FORMATS = ("savedmodel", "onnx", "litert")
+from glow_tf.config.choices import EXPORTS
 
 
 def define(values: flags.FlagValues) -> None:
     model_flags.define_glow(values, output="exported")
     size_flags.define(values, reads_images=False)
-    flags.DEFINE_enum("format", "savedmodel", FORMATS, "savedmodel, onnx or litert.", flag_values=values)
+    flags.DEFINE_enum("format", "savedmodel", EXPORTS, "savedmodel, onnx or litert.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -213,7 +213,7 @@ def _check_sizes(task: _Task, glow: Glow, groups: list[UsedImages], values: flag
             )
         if not task.takes_any_size(glow):
             large = (height, width) if whole else (task.factor * height, task.factor * width)
-            check_fits(glow, large, name, restores=True)
+            check_fits(glow, large, name, gradient=True, larger=True)
             if large != tuple(glow.image_shape[:2]):
                 own = "×".join(map(str, glow.image_shape[:2]))
                 kept = f"Images of {height}×{width} ({len(used.images)}) keep their size"

@@ -43,27 +43,33 @@ def size_of(values: flags.FlagValues) -> tuple[int, int] | None:
     return height, width
 
 
-def sized_model(values: flags.FlagValues, model: TrainedModel) -> TrainedModel:
-    """Returns the model for images of the size that --image_size says; 0 is the model's own."""
+def sized_model(values: flags.FlagValues, model: TrainedModel, gradient: bool = False) -> TrainedModel:
+    """Returns the model for images of the size that --image_size says; 0 is the model's own.
+
+    ConfigError as in `check_fits`.
+    """
     from glow_tf.use.sized import fitted
 
     size = size_of(values)
-    return fitted(model, size) if size and max(size) else model
+    return fitted(model, size, gradient) if size and max(size) else model
 
 
 def models_and_images(
-    values: flags.FlagValues, model: TrainedModel
+    values: flags.FlagValues, model: TrainedModel, gradient: bool = False
 ) -> Iterator[tuple[TrainedModel, UsedImages]]:
-    """Reads images as `images_of` does, at the size that --image_size says: each size with a model for it."""
+    """Reads images as `images_of` does, at the size that --image_size says: each size with a model for it.
+
+    ConfigError also as in `check_fits`.
+    """
     from glow_tf.use.sized import check_fits, fitted
 
     if size_of(values) != (0, 0):
-        model = sized_model(values, model)
+        model = sized_model(values, model, gradient)
         yield model, model_flags.images_of(values, model)
         return
     groups = model_flags.images_by_size(values, model)
     for used in groups:  # before time is spent
-        check_fits(model, used.images.shape[1:3], used.names[0])
+        check_fits(model, used.images.shape[1:3], used.names[0], gradient)
     for used in groups:
         yield fitted(model, used.images.shape[1:3]), used
 

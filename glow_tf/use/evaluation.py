@@ -130,7 +130,7 @@ def evaluate(
     Raises:
       ConfigError: images have another type or shape, or there are none; condition or noise do not fit.
     """
-    _check(glow, len(images), draws, noise)
+    check_evaluation(glow, draws, noise, len(images))
     check_given(glow, condition, len(images))
     if not isinstance(glow, Glow):
         size, none = batch_of(images.shape[1:], BATCH), np.empty(0)
@@ -152,8 +152,8 @@ def evaluate(
     return Evaluation(of_draws.sum(axis=1), terms, parts if len(parts) > 1 else {}, glow.dimensions)
 
 
-def _check(glow: TrainedModel, count: int, draws: int, noise: str) -> None:
-    """Raises ConfigError unless the model can be evaluated so, on so many images."""
+def check_evaluation(glow: TrainedModel, draws: int, noise: str, count: int = 1) -> None:
+    """Raises ConfigError unless a model can be evaluated so, on so many images."""
     if glow.data_dtype == "float32" and (draws > 1 or noise != "uniform"):
         raise ConfigError(f"draws are of noise, and real data have none. Received: {draws=}, {noise=}")
     if noise not in NOISES or (noise != "uniform" and not isinstance(glow, Glow)):

@@ -35,21 +35,23 @@ def extended(images: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.pad(images, [(0, 0), *missing, *rest], "symmetric")
 
 
-def fitted(model: TrainedModel, size: Sequence[int]) -> TrainedModel:
+def fitted(model: TrainedModel, size: Sequence[int], gradient: bool = False) -> TrainedModel:
     """Returns a model for images of a size (H, W): the model itself at its own size, otherwise `resized`.
 
     ConfigError as in `check_fits`.
     """
-    check_fits(model, size, "images")
+    check_fits(model, size, "images", gradient)
     same = tuple(size) == tuple(model.image_shape[:2])
     return model if same else model.resized((*size, model.image_shape[-1]))
 
 
-def check_fits(model: TrainedModel, size: Sequence[int], name: str, restores: bool = False) -> None:
+def check_fits(
+    model: TrainedModel, size: Sequence[int], name: str, gradient: bool = False, larger: bool = False
+) -> None:
     """Raises ConfigError, naming an image, unless a model can take images of a size, and memory suffices.
 
-    With `restores` the gradient must fit into memory, too, and a Glow may take the next larger size; see
-    `of_size`.
+    With `gradient` that of the image must fit into memory, too; with `larger` a Glow may take the next larger
+    size (see `of_size`).
     """
     if (size := tuple(size)) == tuple(model.image_shape[:2]):
         return
@@ -65,13 +67,14 @@ def check_fits(model: TrainedModel, size: Sequence[int], name: str, restores: bo
             f"alone: resize the others first. Received: {name} of {shape}"
         )
     config = model.config
-    if restores:
-        needed = BYTES * config.flow_steps * config.width * size[0] * size[1]
+    if gradient:
+        steps = config.design.cuts(config).counts[0] if config.design.any_size else config.flow_steps
+        needed = BYTES * steps * config.widths[0] * size[0] * size[1]
         remedy = "crop the image, or leave it out"
         check_memory(needed, f"what the gradient of {name}, {shape}, needs", remedy)
     else:
         check_needed(model, size, name, "crop or shrink them")
-    if config.design.any_size or not restores:
+    if config.design.any_size or not larger:
         resized, _ = config.design.resized(config, (*size, model.image_shape[-1]))
         check_divisible(size, resized, f"{name} of {shape}")
 

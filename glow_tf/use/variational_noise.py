@@ -15,7 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 STEPS, STEP, SHORTER = 3, 0.6, 0.3  # towards the gradient; where the bound rises, back and a shorter step
+DEVIATIONS = 3.0  # by which noise may be worse than uniform noise
 LEAST, MOST = 1e-4, 80.0  # |tilt|, so that float32 can tell noise and density
+BELOW_ONE = 1 - 2.0**-24  # the next number in float32
 
 
 def variational_noise(
@@ -29,9 +31,11 @@ def variational_noise(
       uniform: noise in [0, 1), which is made into the other, [B, H, W, C].
 
     Returns:
-      The noise in [0, 1], [B, H, W, C], and log q(noise | levels), [B], nats.
+      The noise, [B, H, W, C], with which a level does not reach the next one, and log q(noise | levels),
+      [B], nats.
     """
     tilt, kept, slope = (tf.zeros_like(levels) for _ in range(3))
+    bounds = []
     least = tf.fill(tf.shape(levels)[:1], tf.constant(np.inf, levels.dtype))
     step = STEP * tf.ones_like(levels[:, :1, :1, :1])
     for _ in range(STEPS):
@@ -43,6 +47,7 @@ def variational_noise(
         gradient = tape.gradient(found, v)
         # The mean of log q is log q at the mean; that of log p is nearly so.
         bound = log_density(mean, tilt) - found
+        bounds.append(bound)
         better = bound < least
         least = tf.where(better, bound, least)
         better = better[:, None, None, None]
@@ -50,7 +55,16 @@ def variational_noise(
         slope = tf.where(better, tf.where(tf.math.is_finite(gradient), gradient, 0), slope)
         step = tf.where(better, step, SHORTER * step)
         tilt = kept + step * (slope - kept)
-    noise = tilted(uniform, tilt)
+    # What is said at the mean need not hold around it. Noise that is the same for every image tells, but for
+    # what is chance: the variance of log p of uniform noise, which is about twice what there is to gain.
+    other = tf.random.stateless_uniform(tf.shape(levels), (0, 0), dtype=levels.dtype)
+    noise = tilted(other, tilt)
+    gain = log_prob(levels + noise) - log_density(noise, tilt) - log_prob(levels + other)
+    expected = bounds[0] - least  # of them the first is that of uniform noise
+    holds = gain > tf.minimum(expected - DEVIATIONS * tf.sqrt(2 * expected), 0)
+    tilt = tf.where(holds[:, None, None, None], tilt, 0)
+    # A sum is rounded, to the next level as well, of which a density may say something else.
+    noise = tf.minimum(tilted(uniform, tilt), tf.math.nextafter(levels + 1, levels) - levels)
     return noise, log_density(noise, tilt)
 
 
@@ -58,7 +72,8 @@ def tilted(uniform: tf.Tensor, tilt: tf.Tensor) -> tf.Tensor:
     """Maps uniform noise to noise of density q ∝ exp(tilt · u) on [0, 1); all [B, H, W, C]."""
     rate, rises = _rate(tilt), tilt > 0
     # Of a density that rises; it falls where u → 1 - u rises.
-    u = 1 + tf.math.log1p(tf.where(rises, 1 - uniform, uniform) * tf.math.expm1(-rate)) / rate
+    share = tf.where(rises, tf.minimum(1 - uniform, BELOW_ONE), uniform)
+    u = 1 + tf.math.log1p(share * tf.math.expm1(-rate)) / rate
     return tf.where(rises, u, 1 - u)
 
 

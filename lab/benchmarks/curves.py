@@ -39,7 +39,7 @@ import itertools
 import math
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -77,11 +77,11 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_list("models", list(MODELS), "Names of models.", **own)
     flags.DEFINE_list("widths", ["32"], "Of the coupling networks.", **own)
     flags.DEFINE_list("images", LENGTHS, "Training images of a run; none: no runs.", **own)
-    flags.DEFINE_list("seeds", ["60"], "Seeds.", **own)
+    flags.DEFINE_list("seeds", ["61", "62", "63"], "Of the runs, and of those that are compared.", **own)
     flags.DEFINE_integer("test_examples", 1024, "Test images.", lower_bound=2, **own)
     flags.DEFINE_integer("test_groups", 64, "Test image k is in group k modulo this.", 2, **own)
     flags.DEFINE_list("times", ["45", "150"], "CPU seconds to compare after.", **own)
-    flags.DEFINE_string("csv", "curves.csv", "To add to: one row per run.", **own)
+    flags.DEFINE_list("csv", ["curves.csv"], "To add to, one row per run; and others to read.", **own)
     flags.DEFINE_string("autoregressive", "", "A CSV to draw beside.", **own)
     flags.DEFINE_string("figure", "", "A PNG to draw.", **own)
 
@@ -92,7 +92,7 @@ def main(given: flags.FlagValues) -> None:
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         _make_runs(given)
-    found = curves(given.csv)
+    found = curves(given.csv, given.seeds)
     for (name, model), own in compared(found, [float(seconds) for seconds in given.times]).items():
         print(f"{name}, {model}, seeds {', '.join(own.seeds)}:")
         print("  {:.2f} [{:.2f}, {:.2f}] times as long to equal bits".format(*own.longer), end=", ")
@@ -106,7 +106,7 @@ def main(given: flags.FlagValues) -> None:
 
         drawn = mean_lines(given.csv, ("model", "width", "flow_steps"), "images", {"dataset": NAMED})
         if given.autoregressive:
-            own = mean_lines(given.autoregressive, ("width",), "seconds", {"scored": "test"})
+            own = mean_lines([given.autoregressive], ("width",), "seconds", {"scored": "test"})
             drawn |= {f"autoregressive, {line}": points for line, points in own.items()}
         write_png(lengths(drawn), pathlib.Path(given.figure))
 
@@ -114,8 +114,8 @@ def main(given: flags.FlagValues) -> None:
 def _make_runs(given: flags.FlagValues) -> None:
     name = given.dataset.rpartition("/")[-1]
     all_images = data.load(DataConfig(given.dataset, given.data_dir, test_examples=given.test_examples))
-    done = measured(given.csv, ABOUT)
-    with added_to(given.csv, COLUMNS) as add:
+    done = measured(given.csv[0], ABOUT)
+    with added_to(given.csv[0], COLUMNS) as add:
         every = itertools.product(given.seeds, given.images, given.widths, given.flow_steps, given.models)
         for seed, images, width, steps, model in every:
             about = (name, model, width, steps, images, seed)
@@ -146,11 +146,11 @@ def _trained(config: ModelConfig, count: int, images: np.ndarray) -> tuple[Glow,
     return glow, clock
 
 
-def curves(path: str) -> dict[tuple[str, str, str], Curve]:
+def curves(paths: Sequence[str], seeds: Container[str]) -> dict[tuple[str, str, str], Curve]:
     """Returns by data set, model and seed what runs take and reach that no shorter run beats, by seconds."""
     points = collections.defaultdict(list)
-    with open(path, newline="") as file:
-        for row in csv.DictReader(file):
+    for row in _rows(paths):
+        if row["seed"] in seeds:
             bits = [float(number) for number in (row["test_bpd"], *row["group_bpds"].split())]
             points[row["dataset"], row["model"], row["seed"]].append((float(row["cpu_seconds"]), bits))
     return {
@@ -208,19 +208,24 @@ def compared(
 
 
 def mean_lines(
-    path: str, same: Sequence[str], length: str, only: Mapping[str, str]
+    paths: Sequence[str], same: Sequence[str], length: str, only: Mapping[str, str]
 ) -> dict[str, list[tuple[float, float]]]:
     """Returns means over seeds, seconds and bits: a line for rows of which columns are the same."""
     found = collections.defaultdict(lambda: collections.defaultdict(list))
-    with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            if only.items() <= row.items():
-                line = ", ".join(f"{name} {row[name]}" for name in same)
-                found[line][int(row[length])].append((float(row["cpu_seconds"]), float(row["test_bpd"])))
+    for row in _rows(paths):
+        if only.items() <= row.items():
+            line = ", ".join(f"{name} {row[name]}" for name in same)
+            found[line][int(row[length])].append((float(row["cpu_seconds"]), float(row["test_bpd"])))
     return {
         line: [tuple(np.mean(points[key], axis=0)) for key in sorted(points)]
         for line, points in found.items()
     }
+
+
+def _rows(paths: Sequence[str]) -> Iterator[dict[str, str]]:
+    for path in paths:
+        with open(path, newline="") as file:
+            yield from csv.DictReader(file)
 
 
 def factors(first: Curve, other: Curve) -> list[float]:

@@ -35,11 +35,11 @@ def test_a_curve_has_the_runs_of_one_seed_that_are_the_best_for_their_time(tmp_p
     rows += [("levels", 32, 8, 100, 61, 6, 4.0), ("glow_haar", 32, 8, 100, 60, 5, 4.3)]
     lines = [",".join(map(str, ("x", *row, 0.01, "4.0 4.2"))) for row in rows]
     path.write_text("\n".join([",".join(curves.COLUMNS), *lines]))
-    found = curves.curves(str(path))
+    found = curves.curves([str(path)], ("60", "61"))
     assert [seconds for seconds, _ in found["x", "levels", "60"]] == [5.0, 18.0]
     assert found["x", "levels", "61"][0][1].tolist() == [4.0, 4.0, 4.2]
     assert found["x", "glow_haar", "60"][0][1].tolist() == [4.3, 4.0, 4.2]
-    lines = curves.mean_lines(str(path), ("model", "width"), "images", {"model": "levels"})
+    lines = curves.mean_lines([str(path)], ("model", "width"), "images", {"model": "levels"})
     assert lines["model levels, width 32"] == [pytest.approx((5.5, 4.05))]
     assert lines["model levels, width 64"] == [pytest.approx((9, 4.2)), pytest.approx((18, 3.9))]
 

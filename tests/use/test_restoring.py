@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from small import preset_once, small_glow
+from small import preset_once, small_glow, small_levels
 
 import glow_tf
 from glow_tf import data
@@ -87,13 +87,19 @@ def test_a_model_of_other_sizes_has_the_same_weights(eager):
 
 
 def test_models_that_have_one_size_alone_name_the_image():
-    check_fits(preset_once("digits"), (50, 40), "a.png", restores=True)
+    check_fits(preset_once("digits"), (50, 40), "a.png", gradient=True, larger=True)
     with pytest.raises(ConfigError, match=r"images of 8×8 alone.*Received: sub/a.png of 9×8"):
-        check_fits(preset_once("digits_classes"), (9, 8), "sub/a.png", restores=True)
+        check_fits(preset_once("digits_classes"), (9, 8), "sub/a.png", gradient=True, larger=True)
     with pytest.raises(ConfigError, match=r"must be 4 or more .*Received: a.png of 3×50"):
-        check_fits(preset_once("cifar10_small"), (3, 50), "a.png", restores=True)
+        check_fits(preset_once("cifar10_small"), (3, 50), "a.png", gradient=True, larger=True)
     with pytest.raises(ConfigError, match=r"gradient of a.png, 90000×90000, needs must fit in"):
-        check_fits(preset_once("digits"), (90_000, 90_000), "a.png", restores=True)
+        check_fits(preset_once("digits"), (90_000, 90_000), "a.png", gradient=True, larger=True)
+
+
+def test_the_gradient_of_levels_is_that_of_the_steps_of_the_finest():
+    check_fits(small_levels(flow_steps=256, level_steps="2,1,1"), (2000, 2000), "a.png", gradient=True)
+    with pytest.raises(ConfigError, match=r"gradient of a.png, 20000×20000, needs must fit in"):
+        check_fits(small_levels(flow_steps=256), (20_000, 20_000), "a.png", gradient=True)
 
 
 def test_psnr_is_that_of_the_mean_square():

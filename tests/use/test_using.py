@@ -1,6 +1,7 @@
 """What is done with a trained model: scores, latents, and the images that are read for it."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from small import make_small_images, small_glow
 import glow_tf
 from glow_tf import PartsTrainer, data
 from glow_tf.bijectors.likelihood import bits_per_dim
+from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.use import (
@@ -68,6 +70,17 @@ def test_with_a_floor_no_image_needs_more_than_its_bytes_and_others_what_they_ne
     floored = dataclasses.replace(found, draws=draws).with_floor(8)
     np.testing.assert_allclose(floored[:-3], found.per_image, rtol=1e-5)
     np.testing.assert_allclose(floored[-3:], 8 + 20 / glow.dimensions, rtol=1e-6)
+
+
+def test_the_command_has_a_floor_at_the_bits_that_the_model_keeps(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8), np.uint8)
+    for k, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    arguments = ["--model=digits", f"--dataset=folder:{tmp_path}", "--split=all"]
+    assert cli.run("evaluate", [*arguments, f"--output={tmp_path / 'found.json'}"]) == 0
+    floor = json.loads((tmp_path / "found.json").read_text())["with_floor"]
+    assert floor["images_below"] == 4
+    assert floor["bits_per_dim"] == pytest.approx(5 + 20 / 64)
 
 
 def test_the_terms_of_a_part_are_those_of_its_flow_steps_and_latents(glow, images):

@@ -1,11 +1,16 @@
 """Noise that lies where the density is high: its density, its bound, and what `evaluate` makes of it."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from glow_tf import ConfigError, DataConfig, data, load
+from glow_tf.commands import cli
 from glow_tf.config.choices import NOISES
+from glow_tf.core import memory
 from glow_tf.use import evaluate, open_model
 from glow_tf.use.variational_noise import log_density, mean_of, tilted, variational_noise
 
@@ -41,6 +46,16 @@ def test_noise_has_its_mean_in_float32(tilt):
     log_q = log_density(noise, tf.fill(uniform.shape, tilt))
     assert float(mean_of(tilt)) == pytest.approx(float(tf.reduce_mean(noise)), abs=1e-4)
     assert np.isfinite(log_q).all()
+
+
+@pytest.mark.parametrize("slope", [-1e6, -20.0, 0.0, 20.0, 1e6])
+def test_noise_of_the_ends_is_finite_and_no_level_reaches_the_next_one(slope):
+    uniform = tf.constant([0.0, 2.0**-23, 1e-4, 0.5, 1 - 2.0**-23])[:, None, None, None]
+    for level in (0.0, 200.0):
+        levels = tf.fill(uniform.shape, level)
+        noise, log_q = variational_noise(lambda v: slope * v[:, 0, 0, 0], levels, uniform)
+        assert np.isfinite(log_q).all()
+        np.testing.assert_array_equal(np.floor(levels + noise), levels)
 
 
 def logistic(scale: float):
@@ -82,6 +97,19 @@ def test_where_the_density_is_strongly_curved_the_bound_is_not_above_that_of_uni
     assert tf.reduce_mean(log_q - log_prob(noise)) < 0.9 * tf.reduce_mean(-log_prob(uniform))
 
 
+def test_where_the_density_around_the_mean_is_not_that_of_the_mean_the_noise_stays_uniform():
+    """The mean of the best tilt, 20, is 0.95, and not far above the density falls steeply."""
+    rng = np.random.default_rng(0)
+    levels, uniform = tf.zeros([500, 4, 4, 1], tf.float64), tf.constant(rng.uniform(size=[500, 4, 4, 1]))
+
+    def log_prob(v):
+        return tf.reduce_sum(20 * v - 1e4 * tf.nn.relu(v - 0.96), axis=[1, 2, 3])
+
+    noise, log_q = variational_noise(log_prob, levels, uniform)
+    np.testing.assert_allclose(noise, uniform, atol=1e-4)
+    np.testing.assert_allclose(log_q, 0, atol=1e-2)
+
+
 def test_where_the_gradient_is_not_finite_the_noise_stays_uniform():
     uniform, levels = grid(8), tf.zeros([8, 1, 1, 1], tf.float64)
     noise, log_q = variational_noise(lambda v: tf.reduce_sum(v * np.nan, [1, 2, 3]), levels, uniform)
@@ -104,9 +132,21 @@ def test_the_bits_of_a_trained_model_are_fewer_and_their_terms_add_up():
     np.testing.assert_allclose(sum(found.terms.values()), found.per_image, rtol=1e-5)
 
 
-def test_noise_that_is_none_and_noise_of_an_exported_model_are_refused(exported_once, small_images):
+def test_noise_that_is_none_and_noise_of_an_exported_model_are_refused(exported_once, small_images, capsys):
     glow, folder = exported_once
     with pytest.raises(ConfigError, match=r"noise must be uniform or variational.*Received: noise='normal'"):
         evaluate(glow, small_images, noise="normal")
-    with pytest.raises(ConfigError, match=r"noise must be uniform for an exported model.*'variational'"):
+    refusal = r"noise must be uniform for an exported model.*'variational'"
+    with pytest.raises(ConfigError, match=refusal):
         evaluate(open_model(folder), small_images, noise="variational")
+    given = [f"--model={folder}", f"--dataset=folder:{folder}", "--noise=variational"]
+    assert cli.run("evaluate", given) == 1  # before images are read
+    assert re.search(refusal, capsys.readouterr().err)
+
+
+def test_a_gradient_that_does_not_fit_into_memory_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 2**29)
+    Image.fromarray(np.zeros((400, 400), np.uint8)).save(tmp_path / "a.png")
+    given = ["--model=photographs_grey", f"--dataset=folder:{tmp_path}", "--split=all", "--image_size=0"]
+    assert cli.run("evaluate", [*given, "--noise=variational"]) == 1
+    assert re.search(r"gradient of a.png, 400×400, needs must fit in", capsys.readouterr().err)

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.tracing import constant_weights
+from glow_tf.config.choices import EXPORTS
 from glow_tf.core.durable_files import check_place, write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.conditions import of_names
@@ -30,7 +31,6 @@ ABOUT, NUMBERS, NETWORK = "detector.json", "numbers.npz", "features.keras"
 MODELS = ("prior.keras", "tuned.keras")
 GOOD, WORST = "good images", "worst places"  # of the numbers; the others are the rule's
 LARGEST = 2**34  # bytes of a member
-FORMATS = ("savedmodel", "onnx", "litert")
 
 
 def save(detector: Any, path: pathlib.Path) -> None:
@@ -117,8 +117,8 @@ class _Exported(tf.Module):
 
 def export(detector: Any, path: pathlib.Path, kind: str) -> None:
     """Writes a SavedModel, or a file of ONNX or LiteRT; see `NoveltyDetector.export`."""
-    if kind not in FORMATS:
-        raise ConfigError(f"format must be one of {', '.join(FORMATS)}. Received: format={kind!r}")
+    if kind not in EXPORTS:
+        raise ConfigError(f"format must be one of {', '.join(EXPORTS)}. Received: format={kind!r}")
     if kind == "onnx":
         module = _Exported(detector, 1)
         write_atomically(path, to_onnx(module.serve.python_function, module.serve.input_signature))
