@@ -23,8 +23,8 @@ by uniform noise, and beside their mean those of groups, for intervals over imag
 as `lab.photographs` writes them, `--test_groups` is the number of pictures that the test squares are of.
 Runs whose row is in the CSV are not repeated.
 
-What is printed at the end, of runs of the same seed: how many times as long a Glow takes to the bits of each
-of its runs as levels do, and how far it is behind them after `--times` seconds. ± is half of the 95 %
+What is printed at the end, of runs of the same seed: how many times as long as levels a Glow takes to the
+bits of each of its runs, and how far it is behind them after `--times` seconds. ± is half of the 95 %
 interval over seeds, and over groups of images. Of each model the best widths and steps at any time count;
 between its runs, bits are taken to be linear in the logarithm of time, and beyond them nothing is said.
 `--figure` draws those of CIFAR-10, and `--autoregressive`, a CSV of `autoregressive.py`.
@@ -40,6 +40,7 @@ import math
 import pathlib
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -63,7 +64,6 @@ LENGTHS = ["3200", "6400", "12800", "25600", "51200"]
 ABOUT = ("dataset", "model", "width", "flow_steps", "images", "seed")
 COLUMNS = (*ABOUT, "cpu_seconds", "test_bpd", "test_bpd_se", "group_bpds")
 NAMED = "cifar10"  # of which the figure is
-Curve = Sequence[tuple[float, np.ndarray]]  # seconds, and bits of all test images and of groups; by seconds
 
 
 def define(values: flags.FlagValues) -> None:
@@ -95,9 +95,9 @@ def main(given: flags.FlagValues) -> None:
     found = curves(given.csv, given.seeds)
     for (name, model), own in compared(found, [float(seconds) for seconds in given.times]).items():
         print(f"{name}, {model}, seeds {', '.join(own.seeds)}:")
-        print("  {:.2f} [{:.2f}, {:.2f}] times as long to equal bits".format(*own.longer), end=", ")
-        print(f"in single runs {min(own.of_runs, default=math.nan):.2f}", end=" to ")
-        print(f"{max(own.of_runs, default=math.nan):.2f}")
+        for images, longer in own.longer.items():
+            words = "  {:.2f} [{:.2f}, {:.2f}] times as long as levels to the bits".format(*longer)
+            print(f"{words} of {images} images ({own.seconds[images]:.0f} s)")
         for seconds, (levels, glow, seeds, images) in own.after.items():
             print(f"  after {seconds:g} s: {glow:.3f}, levels {levels:.3f}, {seeds.mean:.3f} behind", end=" ")
             print(f"± {seeds.half_width:.3f} (seeds) ± {images.half_width:.3f} (images)")
@@ -146,21 +146,30 @@ def _trained(config: ModelConfig, count: int, images: np.ndarray) -> tuple[Glow,
     return glow, clock
 
 
+class Run(NamedTuple):
+    """A run: CPU seconds, bits of all test images and of groups of them, and how many images it has seen."""
+
+    seconds: float
+    bits: np.ndarray
+    images: int
+
+
+Curve = Sequence[Run]  # by seconds
+
+
 def curves(paths: Sequence[str], seeds: Container[str]) -> dict[tuple[str, str, str], Curve]:
     """Returns by data set, model and seed what runs take and reach that no shorter run beats, by seconds."""
     points = collections.defaultdict(list)
     for row in _rows(paths):
         if row["seed"] in seeds:
-            bits = [float(number) for number in (row["test_bpd"], *row["group_bpds"].split())]
-            points[row["dataset"], row["model"], row["seed"]].append((float(row["cpu_seconds"]), bits))
-    return {
-        key: [
-            (seconds, np.array(bits))
-            for k, (seconds, bits) in enumerate(runs)
-            if all(bits[0] < before[0] for _, before in runs[:k])
-        ]
-        for key, runs in ((key, sorted(found)) for key, found in points.items())
-    }
+            bits = np.array([float(number) for number in (row["test_bpd"], *row["group_bpds"].split())])
+            run = Run(float(row["cpu_seconds"]), bits, int(row["images"]))
+            points[row["dataset"], row["model"], row["seed"]].append(run)
+    found = {}
+    for key, runs in points.items():
+        runs.sort(key=lambda run: run.seconds)
+        found[key] = [run for k, run in enumerate(runs) if all(run.bits[0] < own.bits[0] for own in runs[:k])]
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,16 +178,17 @@ class Beside:
 
     Attributes:
       seeds: which.
-      longer: how many times as long it takes to equal bits: the geometric mean of a seed's runs, as a mean
-        over seeds, and its 95 % interval; NaN if a seed has no run within the bits of levels.
-      of_runs: the same of every run.
+      longer: images that a run has seen → how many times as long it takes as levels do to its bits, the
+        geometric mean over seeds with its 95 % interval; without lengths at which the bits of a seed are not
+        among those of levels.
+      seconds: of these runs, the mean.
       after: seconds → bits of levels, bits of the Glow, and how far it is behind, over seeds and over groups
         of images.
     """
 
     seeds: tuple[str, ...]
-    longer: tuple[float, float, float]
-    of_runs: Sequence[float]
+    longer: Mapping[int, tuple[float, float, float]]
+    seconds: Mapping[int, float]
     after: Mapping[float, tuple[float, float, Estimate, Estimate]]
 
 
@@ -190,20 +200,22 @@ def compared(
     for name, model in dict.fromkeys(key[:2] for key in found if key[1] != "levels"):
         seeds = [own for *about, own in found if about == [name, model] and (name, "levels", own) in found]
         ours, theirs = ([found[name, own, seed] for seed in seeds] for own in ("levels", model))
-        of_seeds = [own for pair in zip(ours, theirs, strict=True) if (own := factors(*pair))]
-        longer, after = (math.nan, math.nan, math.nan), {}
-        if len(of_seeds) == len(seeds) > 0:
-            logs = estimate([float(np.log(own).mean()) for own in of_seeds])
-            longer = np.exp([logs.mean, logs.mean - logs.half_width, logs.mean + logs.half_width])
+        of_seeds, longer, after = list(map(factors, ours, theirs)), {}, {}
+        for images in sorted(set(of_seeds[0]).intersection(*of_seeds)) if of_seeds else ():
+            logs = estimate([math.log(own[images]) for own in of_seeds])
+            ends = logs.mean, logs.mean - logs.half_width, logs.mean + logs.half_width
+            longer[images] = tuple(map(math.exp, ends))
+        means = {
+            images: float(np.mean([run.seconds for own in theirs for run in own if run.images == images]))
+            for images in longer
+        }
         for seconds in times:
             levels, glows = (np.array([bits_at(own, seconds) for own in side]) for side in (ours, theirs))
             behind = glows - levels
             if np.isfinite(behind).all():
                 over = estimate(behind[:, 0]), estimate(behind[:, 1:].mean(axis=0))
                 after[seconds] = (levels[:, 0].mean(), glows[:, 0].mean(), *over)
-        every[name, model] = Beside(
-            tuple(seeds), tuple(longer), list(itertools.chain.from_iterable(of_seeds)), after
-        )
+        every[name, model] = Beside(tuple(seeds), longer, means, after)
     return every
 
 
@@ -228,18 +240,18 @@ def _rows(paths: Sequence[str]) -> Iterator[dict[str, str]]:
             yield from csv.DictReader(file)
 
 
-def factors(first: Curve, other: Curve) -> list[float]:
-    """Returns the times of points of `other` over those of `first` to their bits, where it gets there."""
-    points = [(seconds, bits[0]) for seconds, bits in first]
-    own = (seconds / seconds_to(bits[0], points) for seconds, bits in other)
-    return [factor for factor in own if not math.isnan(factor)]
+def factors(first: Curve, other: Curve) -> dict[int, float]:
+    """By images seen, the time of a run of `other` over that of `first` to its bits, if they are reached."""
+    points = [(run.seconds, run.bits[0]) for run in first]
+    found = {run.images: run.seconds / seconds_to(run.bits[0], points) for run in other}
+    return {images: factor for images, factor in found.items() if not math.isnan(factor)}
 
 
 def bits_at(curve: Curve, seconds: float) -> np.ndarray:
     """Returns the bits of a curve after so many seconds; NaN beyond its runs."""
-    times, bits = zip(*curve, strict=True)
-    place, places = math.log(seconds), np.log(times)
-    return np.array([np.interp(place, places, own, np.nan, np.nan) for own in np.transpose(bits)])
+    place, places = math.log(seconds), [math.log(run.seconds) for run in curve]
+    every = np.transpose([run.bits for run in curve])
+    return np.array([np.interp(place, places, own, np.nan, np.nan) for own in every])
 
 
 if __name__ == "__main__":
