@@ -58,7 +58,7 @@ class Levels(Architecture):
     ) -> tuple[ModelConfig, tuple[int, ...]]:
         """Halves images while the coarsest one's shorter side is half of the model's or more, and 2 at least.
 
-        Details are what the model knows best. On photographs of 24×24 the preset cifar10_small, whose
+        Details are what the model knows best. On photographs of 24×24 release 0.5's cifar10_small, whose
         coarsest images are of 4×4, has 2.39 bits/dim with three levels (3×3 is left), 2.57 with two and 3.58
         with one; of 64×64 2.37 with five or four, 2.42 with three. `serving` says what makes them.
         """
@@ -81,8 +81,8 @@ class Levels(Architecture):
     def serving(self, config: ModelConfig, image_shape: tuple[int, int, int], level: int) -> int:
         """At the model's own size each part makes its level, at other sizes the finest makes all of them.
 
-        Photographs look alike at all scales, and the finest part has learned from the most pixels. Of the
-        preset cifar10_small on photographs of 64×64 it is the best at every scale: 2.184 bits/dim where it
+        Photographs look alike at all scales, and the finest part has learned from the most pixels. Of
+        release 0.5's cifar10_small on photographs of 64×64 it is the best at every scale: 2.184 bits/dim where it
         makes all four levels, 2.189 where it makes two or three, and 2.238 where it makes one.
         """
         return level if image_shape == config.image_shape else 0

@@ -7,7 +7,7 @@
 With one draw and a run's seed, the mean over its test images is the run's test_bpd (--split=test, where the
 run held out every tenth image of a folder). With several draws a tighter bound is printed as well: the
 importance-weighted one. Mostly tighter is --noise=variational: noise lies where the model's density is high,
-and what this choice costs is counted. It takes seven times as long. Of a model with classes, the bits are
+and what this choice costs is counted. It takes nine times as long. Of a model with classes, the bits are
 those of their mixture; those given the label follow, and how often the likeliest class is the label. --output
 is a JSON file with all of it. An exported model gives its bits as a whole, and draws other noise from the
 same seed: it does not tell where the bits are, and its mean differs a little. With --image_size=0 images keep

@@ -116,7 +116,7 @@ def evaluate(
     """Computes the bits of images.
 
     With one draw of uniform noise and the seed of a run, the mean is the run's `test_bpd`. An exported model
-    draws other noise from the same seed. Variational noise mostly gives a tighter bound, in seven times the
+    draws other noise from the same seed. Variational noise mostly gives a tighter bound, in nine times the
     time (see `variational_noise.py`). Its log-density is part of the term `dequantisation`.
 
     Args:
