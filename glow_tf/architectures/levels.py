@@ -81,8 +81,8 @@ class Levels(Architecture):
     def serving(self, config: ModelConfig, image_shape: tuple[int, int, int], level: int) -> int:
         """At the model's own size each part makes its level, at other sizes the finest makes all of them.
 
-        Photographs look alike at all scales, and the finest part has learned from the most pixels. Of
-        release 0.5's cifar10_small on photographs of 64×64 it is the best at every scale: 2.184 bits/dim where it
+        Photographs look alike at all scales, and the finest part has learned from the most pixels. Of release
+        0.5's cifar10_small on photographs of 64×64 it is the best at every scale: 2.184 bits/dim where it
         makes all four levels, 2.189 where it makes two or three, and 2.238 where it makes one.
         """
         return level if image_shape == config.image_shape else 0

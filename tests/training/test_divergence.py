@@ -62,6 +62,13 @@ def test_the_first_steps_have_a_wide_band():
     assert max(consecutive(DivergenceMonitor(2), [1e9, 1e6])) == 0  # nothing is known before the first step
 
 
+def test_a_start_that_is_far_off_may_vary_as_much_as_it_is():
+    """As the first steps of a model that was trained on other images."""
+    losses = [77.6, 122.5, 126.2, 107.5, 130.9, 103.6, 112.9, 131.5]
+    assert max(consecutive(DivergenceMonitor(2), losses * 5)) == 0
+    assert consecutive(DivergenceMonitor(2), [77.6, 160.0, 1e4]) == [0, 1, 2]
+
+
 def test_a_slow_climb_leaves_the_band():
     found = consecutive(DivergenceMonitor(2), 4 + 0.01 * np.arange(400))
     assert max(found[:150]) == 0

@@ -14,7 +14,7 @@ Tensors = Sequence[tf.Tensor]
 
 WINDOW = 64  # steps whose median is the reference
 FEWEST = 16  # steps before a median says something
-FIRST_RISE = 10.0  # bits/dim above the lowest loss of the steps before
+FIRST_RISE = 10.0  # bits/dim above the lowest loss of the steps before, or as much as that loss is
 RISE = 1.0  # bits/dim above the median
 SPREAD_FACTOR = 20.0  # or so many times the distance from the median to the upper quartile, for noisy batches
 NORM_RATIO = 100.0  # times the median norm
@@ -38,7 +38,8 @@ class DivergenceMonitor:
     by more than `SPREAD_FACTOR` times their spread. The limit stays within `RISE` of its lowest, so a
     slow climb leaves the band, too. A norm is outside above `NORM_RATIO` times its median. Steps that are
     outside, or not finite, are not among those that the medians are of, so a divergence cannot become its own
-    reference. The first `FEWEST` losses may be `FIRST_RISE` above the lowest of them.
+    reference. The first `FEWEST` losses may be `FIRST_RISE` above the lowest of them, or twice as high: a run
+    may start from a model that images are very unlike.
 
     The loss of part k is the truncated negative log-likelihood up to it, so that of the last part is the bits
     per dimension of the whole. End to end this one is watched: the first end-to-end step already has the
@@ -130,7 +131,8 @@ class DivergenceMonitor:
         places = np.maximum(count - 1, 0) * [2, 3] // 4
         medians, quartiles = np.take_along_axis(ordered, places, axis=1).T
         above = medians + np.maximum(RISE, SPREAD_FACTOR * (quartiles - medians))
-        first = np.where(self._of_losses, ordered[:, 0] + FIRST_RISE, np.inf)
+        first = ordered[:, 0] + np.maximum(FIRST_RISE, ordered[:, 0])
+        first = np.where(self._of_losses, first, np.inf)
         limits = np.where(self._of_losses, above, NORM_RATIO * medians)
         return medians, np.where(count[:, 0] >= FEWEST, limits, first)
 
