@@ -95,9 +95,9 @@ def main(given: flags.FlagValues) -> None:
     found = curves(given.csv, given.seeds)
     for (name, model), own in compared(found, [float(seconds) for seconds in given.times]).items():
         print(f"{name}, {model}, seeds {', '.join(own.seeds)}:")
-        for images, longer in own.longer.items():
-            words = "  {:.2f} [{:.2f}, {:.2f}] times as long as levels to the bits".format(*longer)
-            print(f"{words} of {images} images ({own.seconds[images]:.0f} s)")
+        for (steps, images), longer in own.longer.items():
+            words = "  {:.2f} [{:.2f}, {:.2f}] times as long as levels".format(*longer)
+            print(f"{words} to the bits of {steps} steps, {images} images")
         for seconds, (levels, glow, seeds, images) in own.after.items():
             print(f"  after {seconds:g} s: {glow:.3f}, levels {levels:.3f}, {seeds.mean:.3f} behind", end=" ")
             print(f"± {seeds.half_width:.3f} (seeds) ± {images.half_width:.3f} (images)")
@@ -147,11 +147,11 @@ def _trained(config: ModelConfig, count: int, images: np.ndarray) -> tuple[Glow,
 
 
 class Run(NamedTuple):
-    """A run: CPU seconds, bits of all test images and of groups of them, and how many images it has seen."""
+    """A run: CPU seconds, bits of all test images and of groups of them, its flow steps and images."""
 
     seconds: float
     bits: np.ndarray
-    images: int
+    about: tuple[int, int]
 
 
 Curve = Sequence[Run]  # by seconds
@@ -163,7 +163,7 @@ def curves(paths: Sequence[str], seeds: Container[str]) -> dict[tuple[str, str, 
     for row in _rows(paths):
         if row["seed"] in seeds:
             bits = np.array([float(number) for number in (row["test_bpd"], *row["group_bpds"].split())])
-            run = Run(float(row["cpu_seconds"]), bits, int(row["images"]))
+            run = Run(float(row["cpu_seconds"]), bits, (int(row["flow_steps"]), int(row["images"])))
             points[row["dataset"], row["model"], row["seed"]].append(run)
     found = {}
     for key, runs in points.items():
@@ -178,17 +178,15 @@ class Beside:
 
     Attributes:
       seeds: which.
-      longer: images that a run has seen → how many times as long it takes as levels do to its bits, the
-        geometric mean over seeds with its 95 % interval; without lengths at which the bits of a seed are not
-        among those of levels.
-      seconds: of these runs, the mean.
+      longer: flow steps and images of a run → how many times as long it takes as levels do to its bits, the
+        geometric mean over seeds with its 95 % interval; without runs that a shorter one beats, or whose bits
+        are not among those of levels.
       after: seconds → bits of levels, bits of the Glow, and how far it is behind, over seeds and over groups
         of images.
     """
 
     seeds: tuple[str, ...]
-    longer: Mapping[int, tuple[float, float, float]]
-    seconds: Mapping[int, float]
+    longer: Mapping[tuple[int, int], tuple[float, float, float]]
     after: Mapping[float, tuple[float, float, Estimate, Estimate]]
 
 
@@ -201,21 +199,17 @@ def compared(
         seeds = [own for *about, own in found if about == [name, model] and (name, "levels", own) in found]
         ours, theirs = ([found[name, own, seed] for seed in seeds] for own in ("levels", model))
         of_seeds, longer, after = list(map(factors, ours, theirs)), {}, {}
-        for images in sorted(set(of_seeds[0]).intersection(*of_seeds)) if of_seeds else ():
-            logs = estimate([math.log(own[images]) for own in of_seeds])
+        for about in sorted(set(of_seeds[0]).intersection(*of_seeds)) if of_seeds else ():
+            logs = estimate([math.log(own[about]) for own in of_seeds])
             ends = logs.mean, logs.mean - logs.half_width, logs.mean + logs.half_width
-            longer[images] = tuple(map(math.exp, ends))
-        means = {
-            images: float(np.mean([run.seconds for own in theirs for run in own if run.images == images]))
-            for images in longer
-        }
+            longer[about] = tuple(map(math.exp, ends))
         for seconds in times:
             levels, glows = (np.array([bits_at(own, seconds) for own in side]) for side in (ours, theirs))
             behind = glows - levels
             if np.isfinite(behind).all():
                 over = estimate(behind[:, 0]), estimate(behind[:, 1:].mean(axis=0))
                 after[seconds] = (levels[:, 0].mean(), glows[:, 0].mean(), *over)
-        every[name, model] = Beside(tuple(seeds), longer, means, after)
+        every[name, model] = Beside(tuple(seeds), longer, after)
     return every
 
 
@@ -240,11 +234,11 @@ def _rows(paths: Sequence[str]) -> Iterator[dict[str, str]]:
             yield from csv.DictReader(file)
 
 
-def factors(first: Curve, other: Curve) -> dict[int, float]:
-    """By images seen, the time of a run of `other` over that of `first` to its bits, if they are reached."""
+def factors(first: Curve, other: Curve) -> dict[tuple[int, int], float]:
+    """Returns for runs of `other` whose bits `first` reaches how many times as long they take as it does."""
     points = [(run.seconds, run.bits[0]) for run in first]
-    found = {run.images: run.seconds / seconds_to(run.bits[0], points) for run in other}
-    return {images: factor for images, factor in found.items() if not math.isnan(factor)}
+    found = {run.about: run.seconds / seconds_to(run.bits[0], points) for run in other}
+    return {about: factor for about, factor in found.items() if not math.isnan(factor)}
 
 
 def bits_at(curve: Curve, seconds: float) -> np.ndarray:

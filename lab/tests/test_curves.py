@@ -11,15 +11,15 @@ from lab.benchmarks.separability import SKIPPED, Clock
 
 
 def curve(*points):
-    """Runs of seconds and bits, of which the k-th has seen k images; with bits of two groups beside."""
+    """Runs of 8 steps, of seconds and bits; the k-th has seen k images. Beside are bits of two groups."""
     beside = np.array([0, -0.1, 0.1])
-    return [curves.Run(seconds, bits + beside, k) for k, (seconds, bits) in enumerate(points)]
+    return [curves.Run(seconds, bits + beside, (8, k)) for k, (seconds, bits) in enumerate(points)]
 
 
 def test_a_factor_of_time_is_that_to_equal_bits_and_none_is_made_up_beyond_the_runs():
     first = curve((10.0, 4.0), (100.0, 3.5), (1000.0, 3.25))
     other = curve((15.0, 4.5), (20.0, 4.0), (300.0, 3.5), (4000.0, 3.3), (9000.0, 3.2))
-    assert factors(first, other) == pytest.approx({1: 2.0, 2: 3.0, 3: 4000 / 10**2.8})
+    assert factors(first, other) == pytest.approx({(8, 1): 2.0, (8, 2): 3.0, (8, 3): 4000 / 10**2.8})
     assert factors([], other) == {}
     assert bits_at(first, 10**1.5) == pytest.approx([3.75, 3.65, 3.85])
     assert np.isnan(bits_at(first, 9.0)).all()
@@ -37,7 +37,10 @@ def test_a_curve_has_the_runs_of_one_seed_that_are_the_best_for_their_time(tmp_p
     lines = [",".join(map(str, ("x", *row, 0.01, "4.0 4.2"))) for row in rows]
     path.write_text("\n".join([",".join(curves.COLUMNS), *lines]))
     found = curves.curves([str(path)], ("60", "61"))
-    assert [(run.seconds, run.images) for run in found["x", "levels", "60"]] == [(5.0, 100), (18.0, 200)]
+    assert [(run.seconds, run.about) for run in found["x", "levels", "60"]] == [
+        (5.0, (8, 100)),
+        (18.0, (12, 200)),
+    ]
     assert found["x", "levels", "61"][0].bits.tolist() == [4.0, 4.0, 4.2]
     assert found["x", "glow_haar", "60"][0].bits.tolist() == [4.3, 4.0, 4.2]
     assert not curves.curves([str(path)], ("62",))
@@ -54,9 +57,9 @@ def test_models_are_compared_within_a_seed_and_over_groups_of_images():
         found["x", "glow", seed] = curve(*((factor * 2.0**k, 4 - 0.1 * k) for k in range(9)))
     (own,) = curves.compared(found, [16.0, 1e6]).values()
     assert own.seeds == ("1", "2")
-    assert list(own.longer) == list(own.seconds) == list(range(9))
-    mean, low, high = own.longer[3]
-    assert (mean, own.seconds[3]) == pytest.approx((8**0.5, 24))
+    assert list(own.longer) == [(8, k) for k in range(9)]
+    mean, low, high = own.longer[8, 3]
+    assert mean == pytest.approx(8**0.5)
     assert low < 2 < 4 < high
     (levels, glow, seeds, images) = own.after[16.0]
     assert (levels, glow, seeds.mean) == pytest.approx((3.6, 3.75, 0.15))
