@@ -100,11 +100,33 @@ def test_how_many_times_as_long_a_glow_takes(beside):
 
 
 def test_the_factors_of_time_of_the_readme(beside):
-    readme = " ".join((ROOT / "README.md").read_text().split())
+    """Over lengths and flow steps, of three seeds and, in longer runs, of one."""
+    path, page = RESULTS / "curves_steps.csv", (RESULTS / "levels.md").read_text()
+    three, one = (
+        curves.compared(curves.curves([path], seeds), []) for seeds in (("61", "62", "63"), ("61",))
+    )
+    found, ends = {glow: [three.get(("cifar10", glow)), one["cifar10", glow]] for glow in GLOWS}, []
     for glow in GLOWS:
-        said = said_of(beside["cifar10", glow].longer[8, 51200])
-        assert said in readme
-        assert said in row_of("a Glow's time ÷ levels', to its bits after 51,200 images of CIFAR-10")
+        every = [own.longer for own in (beside["cifar10", glow], *found[glow]) if own is not None]
+        means = [longer[0] for own in every for longer in own.values()]
+        ends.append(f"{min(means):.1f} to {max(means):.1f}")
+    for text in ((ROOT / "README.md").read_text(), page):
+        said = f"takes {ends[0]} times as long"
+        assert said in " ".join(text.split())
+        assert f"one of 2018 {ends[1]}." in " ".join(text.split())
+    assert f"with Haar's squeeze {ends[0]}, of 2018 {ends[1]} |" in row_of(
+        "a Glow's time ÷ levels', to equal bits"
+    )
+    (haar, alone), (_, pixels) = found.values()
+    assert f"| CIFAR-10, a Glow of 12 steps | 25,600 | {said_of(haar.longer[12, 25600])} | – |" in page
+    assert f"| the same, one seed | 102,400 | {alone.longer[12, 102400][0]:.1f} | – |" in page
+    factors = [own.longer[8, 102400][0] for own in (alone, pixels)]
+    assert "| CIFAR-10, one seed | 102,400 | {:.1f} | {:.1f} |".format(*factors) in page
+    runs = {(row["model"], row["flow_steps"]): row for row in rows_of(path) if row["images"] == "102400"}
+    said = "have {:.3f} in {:.0f} seconds, with 12 steps {:.3f} in {:.0f}, a Haar Glow of 12 steps {:.3f} in"
+    wanted = [runs[key] for key in (("levels", "8"), ("levels", "12"), ("glow_haar", "12"))]
+    numbers = [float(row[name]) for row in wanted for name in ("test_bpd", "cpu_seconds")]
+    assert f"{said} {{:.0f}}.".format(*numbers) in " ".join(page.split())
 
 
 def claims():

@@ -1,6 +1,6 @@
 r"""Bits per dimension by CPU seconds of training: levels, a Glow with Haar's squeeze, a Glow as published.
 
-    B="taskset -c 1 python -m lab.benchmarks.curves --seeds=61,62,63"
+    B="taskset -c 1 python -m lab.benchmarks.curves"
     $B --data_dir=PATH
     P="--dataset=folder:runs/photographs --test_groups=15"  # of `python -m lab.photographs`
     $B $P --images=1600 --models=levels
@@ -11,6 +11,12 @@ r"""Bits per dimension by CPU seconds of training: levels, a Glow with Haar's sq
     C="--dataset=folder:PATH/clothes --num_blocks=2 --equalize=0.5 --images=3200,12800,51200"
     $B $C --models=levels  # Fashion-MNIST as files
     $B $C --models=glow_haar,glow_pixels --flow_steps=9
+    S="--data_dir=PATH --csv=docs/results/curves_steps.csv"
+    $B $S --images=12800,25600 --models=levels
+    $B $S --images=25600 --models=glow_haar --flow_steps=8,12
+    $B $S --seeds=61 --images=51200,102400 --models=levels
+    $B $S --seeds=61 --images=102400 --models=glow_haar,glow_pixels
+    $B $S --seeds=61 --images=102400 --models=levels,glow_haar --flow_steps=12
     python -m lab.benchmarks.curves --images= --csv=docs/results/curves.csv --figure=docs/results/curves.png
 
 The pictures are those of Debian's budgie-backgrounds, mate-backgrounds, ukui-wallpapers, phosh-wallpapers,
