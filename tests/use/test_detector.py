@@ -75,7 +75,7 @@ def test_a_change_in_one_corner_leaves_the_opposite_one_as_it_was(eager):
     changed = images.copy()
     changed[:, :2, :2] = 0
     before, after = (place_maps(glow, tf.constant(own))[16, 16].numpy() for own in (images, changed))
-    assert abs(after - before)[0, 0, 0, 0] > 0.5
+    assert abs(after - before)[0, 0, 0, 0] > 0.2
     np.testing.assert_allclose(after[:, -1, -1], before[:, -1, -1], atol=1e-4)
 
 
