@@ -66,7 +66,8 @@ def test_parts_on_their_own_devices_train_like_parts_on_one(schedule, placed, sm
         assert two.training_steps.traffic(phase) == one.training_steps.traffic(phase)
 
 
-@pytest.mark.parametrize("delay", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow  # a test below trains with a delay, too
+@pytest.mark.parametrize("delay", [1, 3])
 def test_parts_that_work_at_the_same_time_train_like_parts_that_wait(delay, placed, small_images):
     waiting, waiting_history = placed
     delayed, history = train(two_devices(), "simultaneous", small_images, part_delay=delay)

@@ -131,6 +131,7 @@ def test_the_first_steps_of_a_phase_tell_no_time_left(monkeypatch, capsys):
     assert lines[-1] == "… epoch 1/1 · part 1 · 11/12 local_bpd_1 3.0000 · 0:00 left"
 
 
+@pytest.mark.slow  # test_prior.py has a run of levels, too
 def test_a_first_run_of_levels_speaks_of_no_traffic_and_draws_ten_grids_at_most(tmp_path, capsys, eager):
     own = {"architecture": "levels", "parts": "1", "num_blocks": 1, "schedule": "simultaneous"}
     own |= {

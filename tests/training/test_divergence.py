@@ -159,6 +159,7 @@ def test_sound_training_stays_in_the_band_and_what_diverges_stops_with_a_report(
     assert monitor.steps_outside == 4
 
 
+@pytest.mark.slow
 def test_several_steps_at_a_time_are_looked_at_one_by_one(small_images):
     """The monitor remembers what it does of single steps, and training stops after those that diverge."""
     one, two = make_trainer(), make_trainer(steps_per_execution=2, max_outside_steps=3, max_skipped_steps=3)
