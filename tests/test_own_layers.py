@@ -10,7 +10,7 @@ import numpy as np
 import own_layers
 import pytest
 import tensorflow as tf
-from small import make_small_images, only_endpoints, small_config
+from small import make_small_images, only_endpoints, perturb, small_config
 
 import glow_tf
 from glow_tf import presets
@@ -283,3 +283,30 @@ def test_a_model_that_was_evaluated_first_trains_where_an_activation_has_a_custo
     before = trainer.evaluate(IMAGES, batch_size=16, verbose=0, return_dict=True)["bpd"]
     trainer.fit(IMAGES, batch_size=16, epochs=1, verbose=0)
     assert np.isfinite(before)
+
+
+def test_a_prior_whose_weights_depend_on_data_is_initialised(eager):
+    """ActNorm makes numbers of mean 0 and deviation 1: normal ones, it says."""
+    for form in FORMS:
+        glow = glow_tf.Glow(small_config(**FORMS[form] | ONE), prior="glow_tf>ActNorm")
+        glow.initialize(IMAGES)
+        assert glow.initialized
+
+
+def test_a_network_of_ones_own_inverts_exactly_in_bfloat16(eager):
+    glow = model_of("network", "glow", num_blocks=1, flow_steps=2, parts="2", precision="mixed_bfloat16")
+    glow.initialize(IMAGES)
+    perturb(glow)
+    own = glow.parts[0].bijectors[1].get_config()["bijector"]
+    assert "bfloat16" in str(own)
+    v = glow.dequantized(IMAGES[:8])
+    eps = glow.encode(IMAGES[:8])
+    again = glow.encode(glow.decode(eps))
+    np.testing.assert_array_equal(glow.decode(eps), IMAGES[:8])
+    np.testing.assert_allclose(again, eps, atol=1e-4)
+    assert np.isfinite(glow.dequantized_log_prob(v)).all()
+
+
+def test_a_path_in_the_place_of_a_module_is_named():
+    with pytest.raises(ConfigError, match=r"must be .*module:Class.* Received: .*\./mine\.py"):
+        glow_tf.ModelConfig((8, 8, 1), architecture="./mine.py:Mine")

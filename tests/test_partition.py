@@ -183,10 +183,8 @@ def test_the_cost_model_knows_every_kernel(own):
 def test_balanced_parts_know_that_each_has_a_network():
     """The slow device gets fewer flow steps where both have to run a network beside them."""
     own = {"flow_steps": 24, "num_blocks": 1, "width": 16, "parts": "balanced:2@1,0.5"}
-    plain, given = (
-        partition.flow_step_counts(ModelConfig((8, 8, 2), condition_shape=shape, **own))
-        for shape in ((), (8, 8, 3))
-    )
+    configs = (ModelConfig((8, 8, 2), condition_shape=shape, **own) for shape in ((), (8, 8, 3)))
+    plain, given = (config.design.flow_step_counts(config) for config in configs)
     assert plain == (16, 8)
     assert given[1] < 8
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import itertools
 import re
@@ -164,13 +163,9 @@ def _heads(config: ModelConfig, cuts: Sequence[int]) -> list[tuple[Element, ...]
 
 def _first_steps_of_blocks(elements: Sequence[Element], most: int) -> tuple[Element, ...]:
     """Returns elements without the flow steps that are not among the first `most` of their block here."""
-    seen: collections.Counter[int] = collections.Counter()
-    found = []
-    for element in elements:
-        seen[element.block] += element.kind == "flow_step"
-        if element.kind != "flow_step" or seen[element.block] <= most:
-            found.append(element)
-    return tuple(found)
+    groups = itertools.groupby(elements, key=lambda element: (element.block, element.kind))
+    kept = (itertools.islice(own, most if kind == "flow_step" else None) for (_, kind), own in groups)
+    return tuple(itertools.chain.from_iterable(kept))
 
 
 def _output_shape(last: Element) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Shape, WithLogDet, per_example, set_where
+from glow_tf.bijectors.bijector import Shape, WithLogDet, per_example, pixels_of, set_where
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.repeatable import Repeatable
 
@@ -57,20 +57,16 @@ class ActNorm(Repeatable):
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
         y = (x + self.bias.value) * tf.exp(self.log_scale.value)
-        return y, per_example(self.log_det_per_pixel() * _pixels(x), x)
+        return y, per_example(self.log_det_per_pixel() * pixels_of(x), x)
 
     def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.require_built()
         x = y * tf.exp(-self.log_scale.value) - self.bias.value
-        return x, per_example(-self.log_det_per_pixel() * _pixels(y), y)
+        return x, per_example(-self.log_det_per_pixel() * pixels_of(y), y)
 
     def log_det_per_pixel(self) -> tf.Tensor:
         """Returns Σ_c log_scale_c, in nats, []."""
         return tf.reduce_sum(self.log_scale.value, axis=-1)
-
-
-def _pixels(x: tf.Tensor) -> tf.Tensor:
-    return tf.constant(x.shape[1] * x.shape[2], x.dtype)
 
 
 def _warn(path: str, constant: np.ndarray) -> None:

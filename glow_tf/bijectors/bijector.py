@@ -258,6 +258,13 @@ def per_example(log_det: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     return tf.fill(tf.shape(x)[:1], log_det)
 
 
+def pixels_of(x: tf.Tensor) -> int:
+    """Returns H·W of x [B, H, W, C]; ValueError where they are not known, as log-determinants need them."""
+    if None in x.shape[1:3]:
+        raise ValueError(f"height and width must be known when a function is traced. Received: {x.shape}")
+    return x.shape[1] * x.shape[2]
+
+
 def no_log_det(x: tf.Tensor) -> tf.Tensor:
     """Returns the log-determinant of a map that preserves volume: zeros, [B]."""
     return per_example(tf.zeros([], x.dtype), x)

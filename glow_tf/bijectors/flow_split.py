@@ -136,7 +136,7 @@ class FlowSplit(FactorsOut):
 
     def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> None:
         features = self.features.initialize(self._seen(h, condition))
-        self.flow.initialize(z, features)
+        self.prior.initialize(self.flow.initialize(z, features), features)
 
     def log_scales_in_part(self, x: tf.Tensor, condition: Condition = None) -> LogScales:
         h, z = self._cut(x)

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
-from glow_tf.bijectors.bijector import LogScales, Shape, WithLogDet, WithMap, evenly, per_example
+from glow_tf.bijectors.bijector import LogScales, Shape, WithLogDet, WithMap, evenly, per_example, pixels_of
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.coupling import Coupling, coupling_settings, pop_coupling_config
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
@@ -115,5 +115,5 @@ class FlowStep(Repeatable):
 
 def _linear(x: tf.Tensor, matrix: tf.Tensor, bias: tf.Tensor, log_det_per_pixel: tf.Tensor) -> WithLogDet:
     """Returns Mx + b at every pixel, and its log-determinant [B]."""
-    log_det = per_example(log_det_per_pixel * (x.shape[1] * x.shape[2]), x)
+    log_det = per_example(log_det_per_pixel * pixels_of(x), x)
     return tf.nn.bias_add(mix_channels(x, matrix), bias), log_det

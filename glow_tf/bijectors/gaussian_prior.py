@@ -13,6 +13,7 @@ from glow_tf.bijectors.bijector import (
     WithLogDet,
     no_log_det,
     per_example,
+    pixels_of,
     soft_bound,
 )
 from glow_tf.bijectors.condition import Condition, brought_to
@@ -108,6 +109,6 @@ class GaussianPrior(Density):
 
 def _log_det(x: tf.Tensor, log_deviation: tf.Tensor) -> tf.Tensor:
     of_all, shape = log_deviation.shape.rank < 4, log_deviation.shape
-    repeats = x.shape[1] * x.shape[2] // math.prod(shape[-3:-1])  # of one for all pixels
+    repeats = pixels_of(x) // math.prod(shape[-3:-1])  # of one for all pixels
     total = repeats * tf.reduce_sum(log_deviation, axis=None if of_all else [1, 2, 3])
     return per_example(total, x) if of_all else total

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import KeepsArguments, Shape, WithLogDet, per_example, soft_bound
+from glow_tf.bijectors.bijector import KeepsArguments, Shape, WithLogDet, per_example, pixels_of, soft_bound
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.repeatable import Repeatable, weight_operations
 from glow_tf.config import PERMUTATIONS
@@ -136,7 +136,7 @@ class InvertibleConv(KeepsArguments, Repeatable):
         return tf.zeros([], self.compute_dtype)
 
     def _log_det(self, x: tf.Tensor) -> tf.Tensor:
-        return per_example(self.log_det_per_pixel() * (x.shape[1] * x.shape[2]), x)
+        return per_example(self.log_det_per_pixel() * pixels_of(x), x)
 
     def _triangles(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns L with its unit diagonal, and U + diag(s), both [C, C].
@@ -163,7 +163,8 @@ def _random_rotation(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _lu(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Factorises W with partial pivoting and returns permutation, L and U, so that W = (L·U)[permutation]."""
-    lower_upper, pivots = tf.linalg.lu(matrix)
+    with tf.init_scope():  # Keras may build layers within a graph
+        lower_upper, pivots = tf.linalg.lu(matrix)
     lower = np.tril(lower_upper.numpy(), -1) + np.eye(len(matrix))
     # tf.linalg.lu gives W[pivots] = L·U; rows go back to their places by the inverse permutation.
     return np.argsort(pivots.numpy()), lower, np.triu(lower_upper.numpy())

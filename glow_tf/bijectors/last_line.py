@@ -60,8 +60,11 @@ class LastLine(KeepsArguments, Bijector):
     def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         if not self._is_odd(y.shape):
             return y, no_log_det(y)
-        x = self._with_line(*self._cut(y))
-        return x, -self._whiten(*self._cut(x))[1]
+        rest, eps = self._cut(y)
+        size = tf.abs(_exponent(eps))
+        log_cosh = size + tf.math.log1p(tf.exp(-2 * size)) - math.log(2)
+        log_det = tf.reduce_sum(log_cosh + math.log(SCALE) - math.log(SLOPE), axis=[1, 2, 3])
+        return self._with_line(rest, eps), log_det
 
     def forward_in_part(self, so_far: PartOutput, condition: Condition = None) -> PartOutput:
         if not self._is_odd(so_far.h.shape):
@@ -107,9 +110,13 @@ class LastLine(KeepsArguments, Bijector):
         return SLOPE * _asinh(steps / SCALE), tf.reduce_sum(log_slope, axis=[1, 2, 3])
 
     def _with_line(self, rest: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
-        exponent = tf.clip_by_value(eps / SLOPE, -FARTHEST, FARTHEST)
+        exponent = _exponent(eps)
         steps = SCALE / 2 * (tf.exp(exponent) - tf.exp(-exponent))
         return tf.concat([rest, self._neighbour(rest) + tf.cumsum(steps, axis=-1)], self.axis)
+
+
+def _exponent(eps: tf.Tensor) -> tf.Tensor:
+    return tf.clip_by_value(eps / SLOPE, -FARTHEST, FARTHEST)
 
 
 def _asinh(x: tf.Tensor) -> tf.Tensor:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, KeepsArguments, Shape, WithLogDet, soft_bound
@@ -16,6 +17,13 @@ FLOOR = 0.05  # weight of a standard logistic in each mixture: between narrow co
 HALVINGS = 40  # of the interval in which an inverse lies; float32 has 24 bits
 
 Mixture = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # log-weights, means and log-scales, [components, ...] each
+
+
+def checked_components(count: int) -> int:
+    """Returns a number of components; ValueError unless there is one."""
+    if count < 1:
+        raise ValueError(f"a mixture needs one component or more. Received: components={count}")
+    return count
 
 
 def mixture_of(logits: tf.Tensor, means: tf.Tensor, log_scales: tf.Tensor) -> Mixture:
@@ -87,7 +95,7 @@ class LogisticMixtureCoupling(Transform):
     """
 
     def __init__(self, components: int = 4, scale: str = "tanh:1"):
-        self.components = components
+        self.components = checked_components(components)
         self.scale = scale
         self._affine = Affine(scale)
 
@@ -137,11 +145,11 @@ class LogisticMixture(KeepsArguments, Bijector):
 
     def __init__(self, components: int = 4, **kwargs):
         super().__init__(**kwargs)
-        self.components = components
+        self.components = checked_components(components)
 
     def build(self, input_shape: Shape) -> None:
-        shape, start = (input_shape[-1], self.components), tf.linspace(-1.0, 1.0, self.components)
-        spread = tf.math.log(tf.sqrt(3 * (1 - tf.math.reduce_variance(start))) / math.pi)  # of a logistic
+        shape, start = (input_shape[-1], self.components), np.linspace(-1.0, 1.0, self.components)
+        spread = math.log(math.sqrt(3 * (1 - start.var())) / math.pi)  # of a logistic
         starts = {"logits": 0.0, "means": start, "log_scales": spread}
         self.logits, self.means, self.log_scales = (
             self.add_weight(name=name, shape=shape, initializer=_constant(value))
@@ -165,5 +173,5 @@ class LogisticMixture(KeepsArguments, Bijector):
         return mixture_of(*(tf.transpose(own.value)[:, None, None, None] for own in weights))
 
 
-def _constant(value: tf.Tensor | float) -> Callable[..., tf.Tensor]:
-    return lambda shape, dtype=None: tf.cast(tf.broadcast_to(value, shape), dtype)
+def _constant(value: np.ndarray | float) -> Callable[..., tf.Tensor]:
+    return lambda shape, dtype=None: tf.constant(np.broadcast_to(value, shape), dtype)

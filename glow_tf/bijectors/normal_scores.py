@@ -30,6 +30,12 @@ def normal_of_logit(logit: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def logit_of_normal(score: tf.Tensor) -> tf.Tensor:
     """Inverts `normal_of_logit`."""
     within = tf.clip_by_value(score, -LARGEST_SCORE, LARGEST_SCORE)
-    tail = 0.5 * tf.math.erfc(tf.abs(within) / math.sqrt(2))
-    logit = tf.sign(within) * (tf.math.log1p(-tail) - tf.math.log(tail))
+    sign = sign_of(within)
+    tail = 0.5 * tf.math.erfc(sign * within / math.sqrt(2))
+    logit = sign * (tf.math.log1p(-tail) - tf.math.log(tail))
     return logit + (score - within) * math.exp(-LAST_LOG_SLOPE)
+
+
+def sign_of(x: tf.Tensor) -> tf.Tensor:
+    """Returns −1 or 1, so that sign · x is |x|; at 0 it is 1, and |x| has a derivative there."""
+    return tf.where(x < 0, -tf.ones_like(x), tf.ones_like(x))

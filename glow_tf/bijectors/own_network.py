@@ -1,6 +1,8 @@
 """A coupling network of one's own."""
 
+import types
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -11,6 +13,7 @@ from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.bijectors.rate_factor import scales_with
 from glow_tf.bijectors.registered import made, seeded
 from glow_tf.bijectors.repeatable import all_variables, with_weights
+from glow_tf.bijectors.tracing import full_precision
 from glow_tf.core.errors import ConfigError
 
 
@@ -37,18 +40,23 @@ class OwnNetwork(KeepsArguments):
         self.condition_channels = condition_channels
         self.seed = seed
         self.own = self._made(seed)
+        # Under `full_precision` it computes in the dtype of its weights, which are those of `own`.
+        is_mixed = self.compute_dtype != self.variable_dtype
+        twin = self._made(seed, self.variable_dtype) if is_mixed else self.own
+        self._untracked = types.SimpleNamespace(twin=twin)
         self.last = ZeroConvolution(filters, dtype=self.dtype_policy, name="last")
 
-    def _made(self, seed: int) -> keras.layers.Layer:
+    def _made(self, seed: int, dtype: Any = None) -> keras.layers.Layer:
         with seeded(seed):
-            layer = made("coupling_network", self.layer, seed=seed, dtype=self.dtype_policy)
+            layer = made("coupling_network", self.layer, seed=seed, dtype=dtype or self.dtype_policy)
         if not isinstance(layer, keras.layers.Layer):
             raise ConfigError(f"coupling_network must be a Keras layer. Received: {layer!r:.200}")
         return layer
 
     def build(self, input_shape: Shape) -> None:
         self._input_shape = (*input_shape[:-1], input_shape[-1] + self.condition_channels)
-        channels = _built(self.own, self._input_shape, self.seed)
+        for layer in {self._untracked.twin, self.own}:
+            channels = _built(layer, self._input_shape, self.seed)
         # The package's names, since Keras numbers the layers within others' as they are made.
         for k, variable in enumerate(self.own.trainable_variables):
             variable.name_in_stack = f"network_own_{k}"
@@ -71,8 +79,9 @@ class OwnNetwork(KeepsArguments):
         """Runs the network with what `fold` returned: [B, H, W, C] → [B, H, W, filters], x's dtype."""
         count = len(all_variables(self.own))
         read = beside(x, condition, self.condition_channels) if self.condition_channels else x
-        with with_weights(self.own, folded[:count]):
-            h = self.own(read)
+        own = self._untracked.twin if full_precision.on else self.own
+        with with_weights(own, folded[:count]):
+            h = own(read)
         return tf.cast(self.last.run_folded(tf.cast(h, x.dtype), *folded[count : count + 3]), x.dtype)
 
     def call(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:

@@ -30,11 +30,6 @@ def scales_with(variable: keras.Variable, *, width: int = 0, flow_steps: bool = 
     variable.scales_with = (width, flow_steps)
 
 
-def copy_scaling(source: keras.Variable, target: keras.Variable) -> None:
-    """Notes on a variable what is noted on another."""
-    target.scales_with = getattr(source, "scales_with", (0, False))
-
-
 def rate_factor(variable: keras.Variable, flow_steps: int) -> float:
     """Returns what the rate of a variable is multiplied by in a model of `flow_steps` flow steps in all."""
     width, in_flow = getattr(variable, "scales_with", (0, False))

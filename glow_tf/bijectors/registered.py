@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import inspect
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -66,27 +66,22 @@ def written(setting: str, layer: Any) -> str:
     return text
 
 
-def registered(setting: str, text: str) -> Callable:
-    """Returns the class or function that a setting names; ConfigError if nothing is registered so."""
-    found = keras.saving.get_registered_object(_parsed(setting, text)[0])
-    if found is None:
-        raise ConfigError(
-            f"{setting} names a layer that is not registered: import the module that registers it first. "
-            f"Received: {setting}={text!r}"
-        )
-    return found
-
-
 def made(setting: str, text: str, **offered: Any) -> Any:
     """Makes what a setting names, with the arguments in its text and those of `offered` that it takes.
 
     ConfigError if nothing is registered under the name, or it does not take its arguments.
     """
-    make = registered(setting, text)
+    name, arguments = _parsed(setting, text)
+    make = keras.saving.get_registered_object(name)
+    if make is None:
+        raise ConfigError(
+            f"{setting} names a layer that is not registered: import the module that registers it first. "
+            f"Received: {setting}={text!r}"
+        )
     takes = inspect.signature(make).parameters
-    arguments = {key: value for key, value in offered.items() if key in takes}
+    offered = {key: value for key, value in offered.items() if key in takes}
     try:
-        return make(**(arguments | _parsed(setting, text)[1]))
+        return make(**(offered | arguments))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{setting} could not be made: {error}. Received: {setting}={text!r}") from error
 

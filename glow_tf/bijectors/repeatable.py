@@ -55,10 +55,11 @@ class Repeatable(Bijector):
         variables, seed = all_variables(self), self.get_config().get("seed", 0)
         starts = [np.empty((count, *v.shape), v.dtype) for v in variables]
         for k in range(count):
-            if k:
-                self.reseed(seed + k)
-            for start, variable in zip(starts, variables, strict=True):
-                start[k] = variable.numpy()
+            with tf.init_scope():  # Keras may build layers within a graph
+                if k:
+                    self.reseed(seed + k)
+                for start, variable in zip(starts, variables, strict=True):
+                    start[k] = variable.numpy()
         return starts
 
 

@@ -58,6 +58,10 @@ class Residual(KeepsArguments, Bijector):
             self.density.build(input_shape)
         self.built = True
 
+    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        self.ensure_built(x)
+        return x if self.only_scores else self.density.initialize(x)
+
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
         if self.only_scores:
@@ -88,6 +92,9 @@ class ShapedPrior(GaussianPrior):
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.residual.build(input_shape)
+
+    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        return self.residual.initialize(super().forward_and_log_det(x, condition)[0])
 
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         standard, log_det = super().forward_and_log_det(x, condition)

@@ -1,6 +1,7 @@
 """The rational-quadratic spline coupling."""
 
 import itertools
+import math
 
 import keras
 import tensorflow as tf
@@ -30,6 +31,10 @@ class Spline(Transform):
     """
 
     def __init__(self, bins: int = 4, reach: float = 3.0):
+        if bins < 1 or not 0 < reach < math.inf:
+            raise ValueError(
+                f"Spline needs bins of 1 or more, and a positive reach. Received: {bins=}, {reach=}"
+            )
         self.bins = bins
         self.reach = reach
 

@@ -177,6 +177,11 @@ class Split(KeepsArguments, FactorsOut):
             self.residual.build((*input_shape[:-1], channels - kept))
         self.built = True
 
+    def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> None:
+        if self.residual:
+            mean, log_deviation = self._mean_and_log_deviation(h, condition)
+            self.residual.initialize((z - mean) * tf.exp(-log_deviation))
+
     def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithLogDet:
         if self.prior == "standard":
             return z, no_log_det(z)

@@ -21,7 +21,6 @@ from glow_tf.bijectors.bijector import (
     WithMap,
 )
 from glow_tf.bijectors.condition import Condition, brought_to
-from glow_tf.bijectors.rate_factor import copy_scaling
 from glow_tf.bijectors.repeatable import Repeatable, all_variables, weight_operations, with_weights
 from glow_tf.bijectors.tracing import TracedOnce
 
@@ -88,7 +87,7 @@ class Stack(Bijector):
                 trainable=variable.trainable,
                 initializer=lambda shape, dtype=None, values=values: tf.constant(values),
             )
-            copy_scaling(variable, weight)
+            weight.scales_with = getattr(variable, "scales_with", (0, False))
             self._stacked.append(weight)
         self.built = True
 
@@ -104,7 +103,7 @@ class Stack(Bijector):
     def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         total, read = 0.0, self._read(y, condition)
         for weights in reversed(self._weights()):
-            y, log_det = self._call(self._inverse_one, weights, y, *read)
+            y, log_det = self._call(self._run_one, "inverse_and_log_det", weights, y, *read)
             total += log_det
         return y, total
 
@@ -113,20 +112,20 @@ class Stack(Bijector):
     ) -> tuple[tf.Tensor, Latents]:
         read = self._read(h, condition)
         for weights in reversed(self._weights()):
-            h = bound(self._call(self._inverse_one, weights, h, *read)[0])
+            h = bound(self._call(self._run_one, "inverse_and_log_det", weights, h, *read)[0])
         return h, latents
 
     def log_scales_in_part(self, x: tf.Tensor, condition: Condition = None) -> LogScales:
         scales, read = [], self._read(x, condition)
         for weights in self._weights():
-            x, _, own = self._call(self._log_scales_one, weights, x, *read)
+            x, _, own = self._call(self._run_one, "log_scales_in_part", weights, x, *read)
             scales.append(own)
         return x, (), tf.concat(scales, axis=0)
 
     def forward_and_log_det_map(self, x: tf.Tensor, condition: Condition = None) -> WithMap:
         total, read = 0.0, self._read(x, condition)
         for weights in self._weights():
-            x, log_det = self._call(self._map_one, weights, x, *read)
+            x, log_det = self._call(self._run_one, "forward_and_log_det_map", weights, x, *read)
             total += log_det
         return x, total
 
@@ -214,20 +213,11 @@ class Stack(Bijector):
             results = self._forward_one(folded, x, *read)
         return tape.gradient(results, sources, gradients, tf.UnconnectedGradients.ZERO)
 
-    def _log_scales_one(self, weights: Weights, x: tf.Tensor, *read: tf.Tensor) -> Any:
+    def _run_one(self, method: str, weights: Weights, x: tf.Tensor, *read: tf.Tensor) -> Any:
+        """Runs a method of the bijector with the weights of one copy."""
         bijector = self._untracked.bijector
         with with_weights(bijector, weights):
-            return bijector.log_scales_in_part(x, *read)
-
-    def _map_one(self, weights: Weights, x: tf.Tensor, *read: tf.Tensor) -> WithMap:
-        bijector = self._untracked.bijector
-        with with_weights(bijector, weights):
-            return bijector.forward_and_log_det_map(x, *read)
-
-    def _inverse_one(self, weights: Weights, y: tf.Tensor, *read: tf.Tensor) -> WithLogDet:
-        bijector = self._untracked.bijector
-        with with_weights(bijector, weights):
-            return bijector.inverse_and_log_det(y, *read)
+            return getattr(bijector, method)(x, *read)
 
     def get_config(self) -> dict:
         bijector = self._untracked.bijector

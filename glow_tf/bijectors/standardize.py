@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, WithLogDet, per_example, set_where
+from glow_tf.bijectors.bijector import Bijector, Shape, WithLogDet, per_example, pixels_of, set_where
 from glow_tf.bijectors.condition import Condition
 
 
@@ -61,7 +61,8 @@ class Standardize(Bijector):
         """Sets mean and deviation, [C] each, unless they are set; ValueError if the layer is not built."""
         self.require_built()
         new = self.initialized.value < 1
-        deviation = tf.where(deviation > 0, deviation, tf.ones_like(deviation))
+        # Of a constant channel rounding may leave something.
+        deviation = tf.where(deviation > 1e-12 * tf.abs(mean), deviation, tf.ones_like(deviation))
         set_where(new, self.mean, mean)
         set_where(new, self.deviation, deviation)
         self.initialized.assign(1)
@@ -79,8 +80,7 @@ class Standardize(Bijector):
         return y * self.deviation.value + self.mean.value, per_example(-self._log_det(y), y)
 
     def _log_det(self, x: tf.Tensor) -> tf.Tensor:
-        pixels = tf.constant(x.shape[1] * x.shape[2], x.dtype)
-        return -pixels * tf.reduce_sum(tf.math.log(self.deviation.value))
+        return -pixels_of(x) * tf.reduce_sum(tf.math.log(self.deviation.value))
 
 
 def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

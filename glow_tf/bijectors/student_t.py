@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, WithLogDet
 from glow_tf.bijectors.condition import Condition
-from glow_tf.bijectors.normal_scores import logit_of_normal, normal_of_logit
+from glow_tf.bijectors.normal_scores import logit_of_normal, normal_of_logit, sign_of
 
 LARGEST = 1e15  # of |x|, whose square float32 still has
 
@@ -36,7 +36,8 @@ class StudentT(Bijector):
         rest = 4 / (square * (1 + tf.abs(r)))  # 1 − |r|
         log_tail = 2 * tf.math.log(rest) + tf.math.log(3 - rest) - math.log(4)  # of T(−|x|)
         log_body = tf.math.log1p(-tf.exp(log_tail))
-        middle = 0.75 * r - 0.25 * r**3  # near 0, where a sign would have no derivative
+        inner = tf.clip_by_value(r, -0.5, 0.5)  # near 0, where a sign would have no derivative
+        middle = 0.75 * inner - 0.25 * inner**3
         near = tf.math.log1p(2 * middle) - tf.math.log1p(-2 * middle)
         logit = tf.where(tf.abs(x) < 1, near, tf.sign(x) * (log_body - log_tail))
         log_density = math.log(3 / 8) - 2.5 * (tf.math.log(square) - math.log(4))
@@ -45,7 +46,8 @@ class StudentT(Bijector):
 
     def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         logit = logit_of_normal(y)
-        third = 2 / 3 * tf.asin(tf.sqrt(tf.sigmoid(-tf.abs(logit))))
+        sign = sign_of(logit)
+        third = 2 / 3 * tf.asin(tf.exp(0.5 * tf.math.log_sigmoid(-sign * logit)))
         rest = 2 * tf.square(tf.sin(third / 2)) + math.sqrt(3) * tf.sin(third)
-        x = tf.sign(logit) * 2 * (1 - rest) * tf.math.rsqrt(rest * (2 - rest))
+        x = sign * 2 * (1 - rest) * tf.math.rsqrt(rest * (2 - rest))
         return x, -self.forward_and_log_det(x)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
@@ -199,8 +200,16 @@ class ModelConfig:
     def of_saved(cls, settings: Mapping[str, Any]) -> ModelConfig:
         """Returns the model whose settings a file has; those newer than the file are as they were before.
 
-        ConfigError if the settings do not fit; TypeError if one is unknown, or `image_shape` is missing.
+        A file makes Python import nothing. ConfigError if the settings do not fit, or name code of one's own
+        whose module is not imported; TypeError if one is unknown, or `image_shape` is missing.
         """
+        for name in (own.name for own in settings_of(cls) if own.metadata["own"]):
+            module, colon, _ = str(settings.get(name)).partition(":")
+            if colon and module not in sys.modules:
+                raise ConfigError(
+                    "the model has code of one's own: import its module first. "
+                    f"Received: {name}={settings[name]!r:.100}"
+                )
         return cls(**{s.name: s.metadata["if_missing"] for s in settings_of(cls)} | dict(settings))
 
     @property
@@ -236,7 +245,7 @@ class ModelConfig:
 
     @property
     def cuts(self) -> Cuts:
-        """Where the flow is cut; `partition.flow_step_counts` gives the flow steps of each part."""
+        """Where the flow is cut; `design.flow_step_counts` gives the flow steps of each part."""
         return self.design.cuts(self)
 
     @property

@@ -40,7 +40,7 @@ def imported(setting: str, name: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigError(
             f"{setting} must be module:Class, with a module that Python finds (PYTHONPATH=.). {error}. "
             f"Received: {setting}={name!r}"

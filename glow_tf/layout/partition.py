@@ -85,11 +85,6 @@ def part_layouts(config: ModelConfig) -> tuple[PartLayout, ...]:
     return tuple(dataclasses.replace(p, given=_given(config, p, p is layouts[-1])) for p in layouts)
 
 
-def flow_step_counts(config: ModelConfig) -> tuple[int, ...]:
-    """Returns the flow steps of each part; they add up to those of the flow."""
-    return config.design.flow_step_counts(config)
-
-
 def balanced_counts(
     costs: Sequence[float], speeds: Sequence[float], heads: Sequence[float] = ()
 ) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterable
 
 from glow_tf.data.progress import duration
-from glow_tf.layout.partition import flow_step_counts
 from glow_tf.run.files.flags_file import NAME as FLAGS
 from glow_tf.run.report.content import RunContent
 from glow_tf.run.tables import bpd_text
@@ -55,7 +54,7 @@ def _images(run: RunContent) -> str:
 
 def _model(run: RunContent) -> str:
     model = run.model or run.config.model
-    counts, parts = flow_step_counts(model), model.num_parts
+    counts, parts = model.design.flow_step_counts(model), model.num_parts
     numbers = f"{_joined(map(str, counts))} flow steps"
     if model.design.separable:
         cut = f"made of {parts} levels, of {numbers}"
