@@ -202,3 +202,27 @@ def test_without_the_hubs_library_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ConfigError, match=r"pip install 'glow_tf\[hub\]'"):
         glow_tf.Glow.from_preset("hf://me/flow")
+
+
+@pytest.mark.parametrize("setting", ["architecture", "coupling_network"])
+def test_what_is_served_imports_nothing(server, setting, tmp_path, monkeypatch):
+    (tmp_path / "served_code.py").write_text("class Mine: pass")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = server.folder / "config.json"
+    settings = json.loads(path.read_text())
+    settings["model"][setting] = "served_code:Mine"
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match="import its module first"):
+        glow_tf.Glow.from_preset(f"{server.url}/some/flow")
+    assert "served_code" not in sys.modules
+
+
+def test_a_preset_of_the_hub_that_was_fetched_once_needs_no_network(hub, monkeypatch):
+    from huggingface_hub import constants
+
+    first = presets.find("hf://me/flow")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{filename}")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert presets.find("hf://me/flow") == first
+    with pytest.raises(ConfigError, match=r"within reach\. Received: preset='hf://me/other'"):
+        presets.find("hf://me/other")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Set
 from glow_tf.core.errors import ConfigError
 
 PATTERN_SIGNS = "[" if os.name == "nt" else "[\\"
-UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # a name that `write_atomically` gives first
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\.keras)?")  # a name that `replaced_file` gives first
 
 
 def flush(path: pathlib.Path) -> None:
@@ -33,7 +33,12 @@ def flush(path: pathlib.Path) -> None:
 
 def check_can_be_read_again(name: str, path: pathlib.Path) -> None:
     """Raises ConfigError where TensorFlow would not find weights again: it reads paths as patterns."""
-    if found := [sign for sign in PATTERN_SIGNS if sign in os.path.abspath(path)]:
+    whole = os.path.abspath(path)
+    try:
+        whole.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{name} must be a path in UTF-8. Received: {name}={str(path)!a}") from None
+    if found := [sign for sign in PATTERN_SIGNS if sign in whole]:
         raise ConfigError(
             f"{name} must be a path without {' and '.join(found)}: TensorFlow would not find the weights "
             f"again. Received: {name}={str(path)!r}"
@@ -54,13 +59,18 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
     Several processes may write the same file at once: the last one's content stays. OSError if it cannot be
     written; the old file is kept.
     """
+    with replaced_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replaced_file(path: pathlib.Path, suffix: str = "") -> Iterator[pathlib.Path]:
+    """Gives the path of a file to write, which takes the place of another as in `write_atomically`."""
     # A part of the name: all of it, and more, may be longer than a file system allows.
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp{suffix}")
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        flush(temporary)
         temporary.replace(path)
         flush(path.parent)
     except BaseException as error:
@@ -102,7 +112,8 @@ def replaced_folder(folder: pathlib.Path, kind: str, own: Set[str]) -> Iterator[
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
+        make_folder(folder.parent)
+        temporary.mkdir()
         yield temporary
         put_in_place(temporary, folder)
     finally:

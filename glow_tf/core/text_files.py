@@ -51,13 +51,18 @@ def parse_json(text: str, **how: Any) -> Any:
 
 
 def json_text(content: Any) -> str:
-    """Returns the text of a JSON file; it has null for numbers that are not finite, which JSON lacks."""
-    return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+    """Returns the text of a JSON file; it has null for numbers that are not finite, which JSON lacks.
+
+    Numbers of NumPy are written as Python's.
+    """
+    return json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
 
 
-def _finite(entry: Any) -> Any:
+def _plain(entry: Any) -> Any:
     if isinstance(entry, dict):
-        return {name: _finite(value) for name, value in entry.items()}
+        return {name: _plain(value) for name, value in entry.items()}
     if isinstance(entry, list | tuple):
-        return [_finite(value) for value in entry]
+        return [_plain(value) for value in entry]
+    if hasattr(entry, "item"):
+        entry = entry.item()
     return None if isinstance(entry, float) and not math.isfinite(entry) else entry

@@ -152,7 +152,11 @@ def part_devices(strategy: str, listed: str, num_parts: int, group: ProcessGroup
             "virtual_devices makes several of a CPU, part_devices puts several parts on one. Received: "
             f"{', '.join(present)}"
         )
-    chosen = listed.split(",") if listed else present[:num_parts]
+    chosen = [name.strip() for name in listed.split(",")] if listed else present[:num_parts]
+    if len(chosen) != num_parts:
+        raise ConfigError(
+            f"part_devices must name a device for each of the {num_parts} parts. Received: {listed}"
+        )
     names = [d.name for d in tf.config.list_logical_devices()]
     short = {name.split("device:")[-1]: name for name in names}
     if unknown := [name for name in chosen if name not in (*names, *short)]:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.condition import Array
+from glow_tf.core.durable_files import replaced_file
 from glow_tf.core.errors import ConfigError
 
 
@@ -32,8 +34,8 @@ def checked_images(images: Array, image_shape: tuple[int, int, int], data_dtype:
     `data_dtype` and `image_shape`, B is 0, or real data are not finite. Within a `tf.function` a shape that
     is not known yet passes, and so do values that are not finite.
     """
-    try:
-        images = tf.convert_to_tensor(images)
+    try:  # of a list TensorFlow would forget the type
+        images = tf.convert_to_tensor(np.asarray(images) if isinstance(images, list | tuple) else images)
     except (ValueError, TypeError):  # lists of several lengths, or (x, y) in one
         raise ConfigError(
             f"images must be an array {data_dtype} of shape (batch, {', '.join(map(str, image_shape))}). "
@@ -81,11 +83,17 @@ class DensityModel(keras.Model):
     def save(self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any) -> None:
         """Saves the model, and of a trainer the optimizers, as keras.Model.save does.
 
-        ConfigError unless the path ends in `.keras`.
+        ConfigError unless the path ends in `.keras`; OSError if it cannot be written; an old file stays.
         """
-        if pathlib.Path(filepath).suffix != ".keras":
+        path = pathlib.Path(filepath)
+        if path.suffix != ".keras":
             raise ConfigError(
                 "models are saved as .keras files; glow_tf.export(glow, folder) writes a SavedModel, and "
                 f"save_weights takes .weights.h5. Received: filepath={os.fspath(filepath)!r}"
             )
-        super().save(filepath, overwrite=overwrite, **kwargs)
+        asks, is_folder = path.exists() and not overwrite, kwargs.get("zipped") is False
+        if asks or is_folder or not path.parent.is_dir():  # or somewhere else than on a disk
+            super().save(filepath, overwrite=overwrite, **kwargs)
+        else:  # Keras writes in place
+            with replaced_file(path.resolve(), path.suffix) as temporary:
+                super().save(temporary, **kwargs)

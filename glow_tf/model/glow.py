@@ -15,7 +15,6 @@ from glow_tf.bijectors.registered import with_registered
 from glow_tf.config import SAME_FUNCTION, ModelConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.internals import layers_within
-from glow_tf.layout.partition import flow_step_counts
 from glow_tf.model.compiled_model import CompiledModel
 from glow_tf.presets.weights_file import load_checked
 
@@ -99,7 +98,7 @@ class Glow(CompiledModel):
         config, arrays = presets.read_preset(folder)
         whole, weights = cls(config, name="glow"), folder / presets.WEIGHTS
         load_checked(whole, lambda: whole.load_weights(weights), arrays, str(weights))
-        if image_shape is not None:
+        if image_shape is not None and tuple(image_shape) != whole.image_shape:
             whole = whole.resized(image_shape)
         return whole.recut(**changes) if changes else whole
 
@@ -160,7 +159,7 @@ class Glow(CompiledModel):
           ValueError: a change leads to a model of other weights.
         """
         config = dataclasses.replace(self.config, **changes)
-        moves = flow_step_counts(config) != flow_step_counts(self.config)
+        moves = config.design.flow_step_counts(config) != self.config.design.flow_step_counts(self.config)
         if moves and self.has_condition_networks:
             raise ConfigError(
                 "a model whose parts have networks of what they are given keeps its parts. "

@@ -4,10 +4,8 @@ Some presets come with the package, and have names.
 """
 
 import dataclasses
-import math
 import os
 import pathlib
-import sys
 import types
 import zipfile
 from collections.abc import Callable, Mapping
@@ -15,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from glow_tf.config import ModelConfig, settings_of
+from glow_tf.config import ModelConfig
 from glow_tf.core.durable_files import replaced_folder
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.text_files import check_path, json_text, parse_json, read_json
@@ -113,13 +111,6 @@ def model_of_settings(path: pathlib.Path, settings: Any) -> ModelConfig:
         )
     if "image_shape" not in settings:
         raise ConfigError(f"{path} must have an image_shape. Received: {sorted(settings)}")
-    for name in (setting.name for setting in settings_of(ModelConfig) if setting.metadata["own"]):
-        module, colon, _ = str(settings.get(name)).partition(":")
-        if colon and module not in sys.modules:
-            raise ConfigError(
-                f"{path} names code of one's own: import its module first. "
-                f"Received: {name}={settings[name]!r:.100}"
-            )
     try:
         return ModelConfig.of_saved(settings)
     except ConfigError as error:
@@ -214,7 +205,7 @@ def write(
     """
     if weights_dtype not in WEIGHTS_DTYPES:
         raise ConfigError(f"weights_dtype must be one of {WEIGHTS_DTYPES}. Received: {weights_dtype=}")
-    about = {k: v for k, v in about.items() if not isinstance(v, float) or math.isfinite(v)}
+    about = {k: v for k, v in parse_json(json_text(dict(about))).items() if v is not None}  # finite numbers
     with replaced_folder(folder, "preset", OWN) as temporary:
         try:
             save_weights(temporary / WEIGHTS)

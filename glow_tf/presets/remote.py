@@ -36,7 +36,8 @@ def is_address(preset: str | os.PathLike) -> bool:
 def fetched(address: str) -> pathlib.Path:
     """Fetches a preset, and returns the folder of this machine that it is in now.
 
-    The Hub's own library keeps what it fetched, and an old revision beside a new one. Of a web server,
+    The Hub's own library keeps what it fetched, and an old revision beside a new one; where the Hub is out of
+    reach, what is kept counts. Of a web server,
     config.json is fetched anew each time, and the weights when their checksum there is another one; those of
     releases before 0.5 have none, and are fetched each time. ConfigError if it cannot be fetched.
     """
@@ -59,19 +60,26 @@ def fetched(address: str) -> pathlib.Path:
 
 def _from_hub(name: str) -> pathlib.Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     repository, _, revision = name.partition("@")
+    how = {"allow_patterns": [CONFIG, WEIGHTS], "library_name": "glow_tf", "revision": revision or None}
     for file in (CONFIG, WEIGHTS):
         try:
             url = hf_hub_url(repository, file, revision=revision or None)
             size = get_hf_file_metadata(url, library_name="glow_tf").size
         except EntryNotFoundError:
             raise ValueError(f"it has no {file}") from None
+        except (HfHubHTTPError, ValueError):  # what the Hub answers, or no name
+            raise
+        except Exception as error:  # it is out of reach: what was fetched before will do
+            try:
+                return pathlib.Path(snapshot_download(repository, local_files_only=True, **how))
+            except LocalEntryNotFoundError:
+                raise error from None
         if size is None or size > MOST_BYTES[file]:
             raise ValueError(f"its {file} may have at most {MOST_BYTES[file]} bytes, and has {size}")
-    how = {"allow_patterns": [CONFIG, WEIGHTS], "library_name": "glow_tf"}
-    return pathlib.Path(snapshot_download(repository, revision=revision or None, **how))
+    return pathlib.Path(snapshot_download(repository, **how))
 
 
 def _from_server(url: str) -> pathlib.Path:

@@ -113,6 +113,9 @@ class CompileOptions:
 
     def _check_combination(self, glow: Glow, strategy: tf.distribute.Strategy) -> None:
         replicas, placed = strategy.num_replicas_in_sync, bool(glow.part_devices)
+        for name in ("steps_per_execution", "sync_every"):
+            if not isinstance(value := getattr(self, name), numbers.Integral) or value < 1:
+                raise ConfigError(f"{name} must be 1 or more, an integer. Received: {name}={value!r}")
         counts = (self.part_delay, self.max_skipped_steps, self.max_outside_steps or 0)
         are_counts = all(isinstance(count, numbers.Integral) and count >= 0 for count in counts)
         is_norm = isinstance(self.clip_norm, numbers.Real) and 0 <= self.clip_norm < math.inf
@@ -125,7 +128,6 @@ class CompileOptions:
             f"rate_scaling must be one of {', '.join(RATE_SCALINGS)}": self.rate_scaling not in RATE_SCALINGS,
             "part_devices needs one replica": placed and replicas > 1,
             "part_delay needs a glow with part_devices": self.part_delay and not placed,
-            "sync_every must be 1 or more": self.sync_every < 1,
             "sync_every needs steps_per_execution=1, and parts that share a device": self.sync_every > 1
             and (placed or self.steps_per_execution > 1),
             "jit_compile needs one replica, and parts that share its device": self.jit_compile

@@ -104,7 +104,9 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
             self.rate_factors = recipe.rate_factors
             self.set_phases(recipe.phases)
         checked = CompileOptions.of(options)
-        self.compile_steps(optimizers_per_part(given, len(self.glow.parts)), checked)
+        with self.distribute_strategy.scope():
+            optimizers = optimizers_per_part(given, len(self.glow.parts))
+        self.compile_steps(optimizers, checked)
         warn_of_rates(self.optimizers, checked.rate_scaling)
 
     def compile_steps(self, optimizers: Optimizers, options: CompileOptions) -> None:

@@ -217,3 +217,9 @@ def test_devices_are_named_or_taken_in_order():
 def test_what_does_not_go_together_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         RunConfig.from_settings({"workdir": "unused", "parts": "by_block:2", **changes})
+
+
+def test_listed_devices_must_be_one_for_each_part():
+    assert part_devices("part_parallel", "CPU:0, CPU:0", 2) == ["/device:CPU:0"] * 2
+    with pytest.raises(ConfigError, match=r"a device for each of the 2 parts\. Received: CPU:0"):
+        part_devices("part_parallel", "CPU:0", 2)

@@ -1,5 +1,6 @@
 import functools
 import math
+import pathlib
 import types
 import warnings
 
@@ -369,3 +370,47 @@ def test_beta_2_of_adamax(beta_2, expected):
     (optimizer,) = make_optimizers(config, phases("end_to_end", 1, 1), 1, steps_per_epoch=10)
     assert isinstance(optimizer, keras.optimizers.Adamax)
     assert optimizer.beta_2 == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps_per_execution": 0}, "steps_per_execution must be 1 or more, an integer. Received: .*=0"),
+        ({"steps_per_execution": "auto"}, "steps_per_execution must be 1 or more, an integer"),
+        ({"sync_every": 1.5}, "sync_every must be 1 or more, an integer"),
+    ],
+)
+def test_options_that_are_no_counts_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        PartsTrainer(small_glow()).compile("adam", rate_scaling="none", **options)
+
+
+def test_a_rate_of_zero_is_taken_for_callbacks_that_warm_up():
+    trainer = PartsTrainer(small_glow())
+    trainer.compile(keras.optimizers.Adam(0.0))
+    assert [float(own.learning_rate) for own in trainer.optimizers] == [0.0] * len(trainer.glow.parts)
+
+
+def test_optimizers_by_name_are_made_for_the_trainers_strategy():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        trainer = PartsTrainer(small_glow())
+    trainer.compile("adamax")
+    assert trainer.optimizers[0].iterations.value.distribute_strategy is strategy
+
+
+def test_a_save_that_fails_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+    glow, path = small_glow(flow_steps=1, parts="1"), tmp_path / "model.keras"
+    glow.save(path)
+    before = path.read_bytes()
+
+    def half(self, filepath, **kwargs):
+        pathlib.Path(filepath).write_bytes(before[:1000])
+        raise OSError(27, "File too large")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.Model, "save", half)
+        with pytest.raises(OSError, match=r"model\.keras could not be written: File too large"):
+            glow.save(path)
+    assert [own.name for own in tmp_path.iterdir()] == ["model.keras"]
+    assert path.read_bytes() == before

@@ -285,3 +285,12 @@ def test_a_workdir_of_a_presets_name_does_not_stand_in_for_it(tmp_path, monkeypa
     assert run_of("--from_preset=digits", "--workdir=unused").init_from == "digits"
     (tmp_path / "digits" / "checkpoints").mkdir(parents=True)
     assert run_of("--from_preset=digits", "--workdir=unused").init_from == str(presets.find("digits"))
+
+
+@pytest.mark.parametrize("shapes", [(3,), {"low": (4, 4, 1), "kind": (2,)}])
+def test_the_code_of_a_card_runs_for_a_model_that_is_given_something(shapes, tmp_path, monkeypatch, eager):
+    glow = small_glow(flow_steps=1, parts="1", condition_shape=shapes)
+    glow.save_to_preset(tmp_path / "mine", {"test_bpd": np.float32(2.5), "seed": np.int64(1)})
+    code = (tmp_path / "mine" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    exec(code.replace("PATH", str(tmp_path)), {})
+    assert presets.read_about(tmp_path / "mine") == {"test_bpd": 2.5, "seed": 1}

@@ -14,7 +14,6 @@ from glow_tf.config import SAME_FUNCTION, ModelConfig
 from glow_tf.core.durable_files import check_can_be_read_again
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.memory import check_memory
-from glow_tf.layout.partition import flow_step_counts
 from glow_tf.model.glow import Glow
 from glow_tf.presets import weights_file
 from glow_tf.run.files import checkpoint_files
@@ -210,7 +209,7 @@ def start_from(path: str, start: Glow, glow: Glow) -> str:
     """
     start = resized(start, glow.config.image_shape)
     _check_same_flow(path, start.config, glow.config)
-    there, here = (flow_step_counts(model.config) for model in (start, glow))
+    there, here = (own.design.flow_step_counts(own) for own in (start.config, glow.config))
     if there == here and (start.config.local_prior == glow.config.local_prior or len(here) == 1):
         glow.set_weights(start.get_weights())
         return f"init_from: the weights are those of {path}"

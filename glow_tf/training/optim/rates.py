@@ -17,7 +17,9 @@ def unsuited_rates(highest: float, warmup_steps: int) -> list[str]:
     """
     default = TrainConfig()
     rate = float(default.learning_rate)
-    if round(highest, 7) < rate / SLOW:  # most weights of a large model have a small part of it
+    if (
+        highest > 0 and round(highest, 7) < rate / SLOW
+    ):  # most weights of a large model have a small part of it
         return [
             f"a learning rate of {highest:g} is {rate / highest:.0f} times below the default, {rate:g}, "
             "which suits models of every size. Rates that other codes name are for rate_scaling=none"
