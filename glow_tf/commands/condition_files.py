@@ -84,10 +84,12 @@ def arrays_of(path: pathlib.Path) -> Any:
 
 
 def _images(folder: pathlib.Path, paths: Sequence[pathlib.Path], received: str) -> np.ndarray:
+    from glow_tf.data.array_files import type_of_inputs
     from glow_tf.data.folder import read_pictures
 
     try:
-        pictures = read_pictures(DataConfig(f"{FOLDER}{folder}"), paths, len(paths))
+        config = DataConfig(f"{FOLDER}{folder}", dtype=type_of_inputs(paths))
+        pictures = read_pictures(config, paths, len(paths))
     except ConfigError as error:
         raise ConfigError(f"condition must be images of one size: {error}") from None
     if not paths or len(pictures.files) < len(paths):

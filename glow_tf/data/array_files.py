@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import threading
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -42,6 +44,15 @@ def size_of_array(path: pathlib.Path) -> tuple[int, int] | None:
     return height, width
 
 
+def type_of_inputs(paths: Iterable[pathlib.Path]) -> str:
+    """Returns `uint8`, or `float32` where the first .npy file among images has other numbers than bytes."""
+    for path in paths:
+        if path.suffix.lower() == SUFFIX:
+            with contextlib.suppress(ValueError):  # as in `read_array`, which says what is wrong
+                return "uint8" if _opened(path, (2, 3)).dtype == np.uint8 else "float32"
+    return "uint8"
+
+
 def read_file(config: DataConfig) -> DataSet:
     """Reads the data set that is one file: an array [N, H, W, C], or [N, H, W].
 
@@ -73,7 +84,9 @@ def _opened(path: pathlib.Path, ranks: tuple[int, int], dtype: str = "") -> np.n
         raise ValueError(f"it is not an array of numbers ({' '.join(str(error).split())[:100]})") from None
     if not isinstance(array, np.ndarray):
         raise ValueError("it is an archive of arrays")
-    if array.ndim not in ranks or not array.size:
+    if not array.size:
+        raise ValueError(f"it is empty, of shape {array.shape}")
+    if array.ndim not in ranks:
         raise ValueError(f"its shape is {array.shape}, and it must have {ranks[0]} or {ranks[1]} dimensions")
     if dtype and (why := why_of_another_type(array.dtype, dtype)):
         raise ValueError(why)

@@ -56,6 +56,8 @@ class Crop(NamedTuple):
         """Returns the crop that a seed gives of an image [H, W, C]: [side, side, C]."""
         if not self.side:
             return image
+        if self.side > min(image.shape[:2]):
+            raise ConfigError(f"a crop must fit into the images, {image.shape}. Received: side={self.side}")
         places = [(length - self.side) // self.multiple + 1 for length in image.shape[:2]]
         seeds = (tf.random.fold_in(seed, key) for key in (3, 4))
         drawn = [
@@ -218,21 +220,22 @@ def evaluation_batches(
 
 
 def with_evaluation_noise(batches: tf.data.Dataset, seed: int) -> tf.data.Dataset:
-    """Returns batches of images and noise for batches of images alone, uint8 [B, H, W, C].
+    """Adds noise to batches that hold images, [B, H, W, C], and perhaps more, by name.
 
     The noise of an example is that of `evaluation_batches`: it depends on its place among all examples, and
     not on the size of batches.
     """
 
     @_not_converted
-    def add(done: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    def add(done: tf.Tensor, batch: dict[str, Any]) -> tuple[tf.Tensor, dict[str, Any]]:
+        images = batch["images"]
         after = done + tf.shape(images, tf.int64)[0]
         noise = tf.map_fn(
             lambda index: _evaluation_noise(images, seed, index),
             tf.range(done, after),
             fn_output_signature=tf.TensorSpec(images.shape[1:], tf.float32),
         )
-        return after, {"images": images, "noise": tf.ensure_shape(noise, images.shape)}
+        return after, batch | {"noise": tf.ensure_shape(noise, images.shape)}
 
     return batches.scan(tf.constant(0, tf.int64), add)
 

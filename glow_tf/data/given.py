@@ -15,7 +15,7 @@ import numpy as np
 from glow_tf.config import ATTRIBUTES, FOLDER, INPUT, TARGET, DataConfig, attributes_of, folder_of
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import parse_json, read_text
-from glow_tf.data.array_files import SUFFIX, size_of_array
+from glow_tf.data.array_files import SUFFIX, size_of_array, type_of_inputs
 from glow_tf.data.arrays import DataSet, Factors, check_memory_for, scaled_side
 from glow_tf.data.folder import NAMED, read_folder, read_pictures
 from glow_tf.data.image_files import images_below
@@ -80,8 +80,8 @@ def _with_inputs(config: DataConfig, split: str, most: int) -> DataSet:
     found = read_folder(dataclasses.replace(config, dataset=f"{FOLDER}{root / TARGET}"), split, most)
     paths = [inputs[_without_suffix(name)] for name in _names(found)]
     # Other numbers are read as they are; bytes are bytes, whatever is modelled.
-    floats = (SUFFIX, ".tif", ".tiff") if config.dtype == "float32" else (SUFFIX,)
-    dtype = "float32" if any(path.suffix.lower() in floats for path in paths) else "uint8"
+    has_floats = config.dtype == "float32" and any(path.suffix.lower() in (".tif", ".tiff") for path in paths)
+    dtype = "float32" if has_floats else type_of_inputs(paths)
     own = dataclasses.replace(config, dataset=f"{FOLDER}{root / INPUT}", image_size=size, dtype=dtype)
     pictures = read_pictures(own, paths, len(paths))
     if len(pictures.files) < len(paths):

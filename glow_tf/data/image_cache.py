@@ -59,7 +59,7 @@ def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageDa
     if folder.exists():
         try:
             return _opened(folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
             said = " ".join(str(error).split())[:200]
             notes = (f"The image cache was damaged, and is made anew: {said}",)
             shutil.rmtree(folder)
@@ -84,7 +84,9 @@ def load(config: DataConfig, read: Callable[[DataConfig], ImageData]) -> ImageDa
 def _key(config: DataConfig) -> str:
     """Returns a name for the decoded images of a data set, as its settings and its files now are."""
     config = _in_full(config)
-    hashed = hashlib.sha256(_settings(config))
+    settings = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    kept = sorted((name, value) for name, value in settings.items() if name not in NOT_OF_PIXELS)
+    hashed = hashlib.sha256(json.dumps([FORMAT, kept]).encode())
     table, file = attributes_of(config.condition), file_of(config.dataset)
     pictures = folder_of(config.dataset)  # beside them other files may come and go
     root = pictures or (None if file else files_of_tfds(config))
@@ -106,13 +108,6 @@ def _in_full(config: DataConfig) -> DataConfig:
     beginnings = {name: getattr(config, name).partition(":")[0] for name in own}
     paths = {name: f"{beginnings[name]}:{path.resolve()}" for name, path in own.items() if path}
     return dataclasses.replace(config, **paths)
-
-
-def _settings(config: DataConfig) -> bytes:
-    config = _in_full(config)
-    settings = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    kept = sorted((name, value) for name, value in settings.items() if name not in NOT_OF_PIXELS)
-    return json.dumps([FORMAT, kept]).encode()
 
 
 def _remove_left_behind(folder: pathlib.Path) -> None:
@@ -144,7 +139,7 @@ def _write(folder: pathlib.Path, images: ImageData) -> None:
 
 
 def _opened(folder: pathlib.Path) -> ImageData:
-    """Maps a data set from its files; OSError, ValueError, KeyError or TypeError if they are damaged."""
+    """Maps a data set from its files; almost any error of Python's if they are damaged."""
     content = read_json(folder / CONTENT)
     arrays = {name: np.load(folder / f"{name}{SUFFIX}", mmap_mode="r") for name in content["arrays"]}
 

@@ -14,6 +14,7 @@ from glow_tf.data.array_files import SUFFIX
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", SUFFIX)
 NO_CLASSES = "No classes"
+LOST = "lost+found"  # of a file system, where it begins: nobody else may read it
 HIDDEN = "hidden folders and in those of runs"
 # Each set tells a workdir or a folder of an image cache: folders of the user's may have one of its names.
 OF_PACKAGE = ({"flags.cfg", "samples"}, {"content.json", f"train images{SUFFIX}"})
@@ -22,11 +23,6 @@ OF_PACKAGE = ({"flags.cfg", "samples"}, {"content.json", f"train images{SUFFIX}"
 def images_below(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the image files of a folder and of those below it, in the order of their names."""
     return [path for path in files_below(folder) if _is_image(path)]
-
-
-def has_test_images(folder: pathlib.Path) -> bool:
-    """Returns whether a folder's test/ has images; if not, every tenth of all is held out."""
-    return bool(images_below(folder / "test"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +59,11 @@ class Files:
         if self.unread:
             kinds = _by_extension(self.unread)
             notes.append(f"Not read: {kinds}. Other kinds of images: save them as PNG or JPEG.")
+        folders = {self.class_of(path) for path in self.train if self.train_root == self.root}
+        if odd := sorted(own for own in folders if own.lower().startswith(("train", "test"))):
+            notes.append(
+                f"Read like any folder: {', '.join(odd)}. Those of the sets are named train and test."
+            )
         if self.outside:
             notes.append(f"Not used: {len(self.outside)} images that are neither in train/ nor in test/.")
         if self.hidden:
@@ -96,7 +97,8 @@ def find_files(config: DataConfig, split: str) -> Files:
     unread = [p for p in train_files + test_files if not _is_image(p) and not p.name.startswith(".")]
     unread = [p for p in unread if table is None or p.resolve() != table.resolve()]
     known = {*candidates, *test}
-    outside = [] if train_root == root else [p for p in files_below(root) if _is_image(p) and p not in known]
+    below = [] if train_root == root else _walked(root, None)[0]
+    outside = [path for path in below if _is_image(path) and path not in known]
     if outside:  # what links within the folder lead to is used under another name
         places = {path.resolve() for path in known}
         outside = [path for path in outside if path.resolve() not in places]
@@ -139,7 +141,7 @@ def _walked(
                 folders.clear()
                 continue
             hidden += [pathlib.Path(parent, name) for name in folders if name.startswith(".")]
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and name != LOST)
             found += [pathlib.Path(parent, name) for name in names]
     return sorted((path for path in found if path.is_file()), key=lambda path: path.parts), hidden
 

@@ -237,7 +237,7 @@ def _pixels(image: Image.Image, least: int) -> np.ndarray:
         image = image.convert("I").point([(level + 128) // 257 for level in range(2**16)], "L")
     # Transparent pixels would otherwise show whatever colour lies hidden under them.
     transparent = not deep and ("A" in image.getbands() or "transparency" in image.info)
-    kind = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    kind = "L" if image.mode in ("1", "L", "LA") or _has_grey_palette(image) else "RGB"
     if image.mode != (wanted := "RGBA" if transparent else kind):
         image = image.convert(wanted)
     if least and (factor := min(image.size) // least) > 1:
@@ -246,6 +246,15 @@ def _pixels(image: Image.Image, least: int) -> np.ndarray:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(kind)
     pixels = np.asarray(image)
     return pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
+
+
+def _has_grey_palette(image: Image.Image) -> bool:
+    """Whether a picture's few colours are shades of grey, as programs write that make files small."""
+    if image.mode != "P":
+        return False
+    used = [place for _, place in image.getcolors(256)]
+    colours = np.array(image.getpalette("RGB")).reshape(-1, 3)[used]
+    return bool((colours == colours[:, :1]).all())
 
 
 def _pixels_as_they_are(image: Image.Image, dtype: str) -> np.ndarray:

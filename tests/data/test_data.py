@@ -339,3 +339,15 @@ def test_slices_of_the_batches_are_together_the_batches(small_images, replicas):
         for got, expected in zip(joined(make, take), whole, strict=True):
             for name, own in expected.items():
                 np.testing.assert_array_equal(got[name], own)
+
+
+def test_a_crop_that_is_larger_than_the_images_is_named(rng):
+    images = rng.integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    with pytest.raises(ConfigError, match=r"a crop must fit into the images.* Received: side=64"):
+        data.training_batches(images, 8, seed=0, crop=data.Crop(64, 16))
+
+
+def test_an_empty_array_is_called_empty(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((0, 8, 8, 1), np.uint8))
+    with pytest.raises(ConfigError, match=r"it is empty, of shape \(0, 8, 8, 1\)"):
+        data.load(DataConfig(f"file:{tmp_path / 'images.npy'}"))

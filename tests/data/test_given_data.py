@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from glow_tf import data
+from glow_tf.commands import condition_files
 from glow_tf.config import ConfigError, DataConfig
 from glow_tf.data import loading, sources
 from glow_tf.data.arrays import in_memory
@@ -313,3 +314,14 @@ def test_other_conditions_are_other_data(pairs):
     write(pairs / "input" / "00.bmp", np.zeros((4, 4), np.uint8))
     after = fingerprints(data.load(of_folder(pairs)))
     assert {name for name in after if after[name] != before[name]} == {"train conditions"}
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_inputs_in_arrays_keep_their_own_type(tmp_path, rng, kind):
+    for k in range(10):
+        write(tmp_path / "target" / f"{k}.png", rng.integers(0, 256, (8, 8), dtype=np.uint8))
+        (tmp_path / "input").mkdir(exist_ok=True)
+        np.save(tmp_path / "input" / f"{k}.npy", rng.integers(0, 256, (8, 8, 2)).astype(kind))
+    assert data.load(of_folder(tmp_path)).conditions["train"].dtype == kind
+    paths = sorted((tmp_path / "input").iterdir())
+    assert condition_files._images(tmp_path / "input", paths, "").dtype == kind

@@ -119,7 +119,7 @@ def test_equal_names_below_two_current_directories_are_two_data_sets(tmp_path, m
         monkeypatch.chdir(tmp_path / name)
         found[name] = data.load(config)
         in_full = config.dataset.replace(":", f":{tmp_path / name}/")
-        assert image_cache._settings(config) == image_cache._settings(DataConfig(in_full))
+        assert image_cache._key(config) == image_cache._key(DataConfig(in_full))
         assert data.load(DataConfig(in_full, image_cache=cache)).notes == found[name].notes
     assert [int(own.train.max()) for own in found.values()] == [0, 1]
     assert len(list(cache.iterdir())) == 2
@@ -130,11 +130,11 @@ def test_equal_names_of_tables_are_two_tables(tmp_path, monkeypatch):
     for name in "ab":
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        settings.append(image_cache._settings(DataConfig("folder:/x", condition="attributes:numbers.csv")))
+        settings.append(image_cache._key(DataConfig("folder:/x", condition="attributes:numbers.csv")))
     assert settings[0] != settings[1]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "absent", "no header", "content"])
+@pytest.mark.parametrize("damage", ["truncated", "absent", "no header", "empty", "content"])
 def test_a_damaged_cache_is_made_anew(pictures, tmp_path, damage):
     expected = data.load(of(pictures, tmp_path))
     (folder_of,) = tmp_path.iterdir()
@@ -142,7 +142,7 @@ def test_a_damaged_cache_is_made_anew(pictures, tmp_path, damage):
     if damage == "absent":
         path.unlink()
     else:
-        path.write_bytes(path.read_bytes()[:-1] if damage == "truncated" else b"nothing")
+        path.write_bytes({"truncated": path.read_bytes()[:-1], "empty": b""}.get(damage, b"nothing"))
     found = data.load(of(pictures, tmp_path))
     same(found, data.load(of(pictures)))
     assert found.notes[-1].startswith("The image cache was damaged, and is made anew: ")

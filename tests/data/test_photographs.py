@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import itertools
+import os
+import pathlib
 import threading
 import time
 
@@ -468,3 +470,41 @@ def test_a_file_shows_no_progress(monkeypatch, capsys):
     monkeypatch.setattr(progress, "SHOWN_AFTER", 0.0)
     assert list(progress.with_progress(iter("abc"), 3, "Reading images")) == ["a", "b", "c"]
     assert capsys.readouterr().out == ""
+
+
+def test_grey_pictures_that_are_saved_with_a_palette_stay_grey(folder, rng):
+    for k in range(3):
+        grey = Image.fromarray(rng.integers(0, 8, (32, 32), dtype=np.uint8) * 30)
+        grey.convert("RGB").quantize(8).save(folder / "train" / f"{k}.png")
+    Image.new("L", (32, 32), 9).save(folder / "test" / "t.png")
+    images = load(folder)
+    assert images.train.shape[-1] == 1
+    np.testing.assert_array_equal(images.train[-1, ..., 0], np.asarray(grey))
+    quadrants().quantize(4).save(folder / "train" / "3.png")
+    assert load(folder, image_size=32).train.shape[-1] == 3
+
+
+def test_folders_that_are_meant_to_be_train_and_test_are_named(tmp_path):
+    write_classes(tmp_path, {"Train": 10, "Test": 10})
+    assert (
+        "Read like any folder: Test, Train. Those of the sets are named train and test."
+        in load(tmp_path).notes
+    )
+
+
+def test_what_a_file_system_keeps_for_itself_is_not_read(tmp_path):
+    write_classes(tmp_path, {"cat": 5, "dog": 5, "lost+found": 1})
+    assert load(tmp_path).class_names == ("cat", "dog")
+
+
+def test_an_unreadable_folder_beside_train_is_no_error(tmp_path, monkeypatch):
+    write_classes(tmp_path / "train", {"cat": 5, "dog": 5})
+    walk = os.walk
+
+    def refusing(top, onerror=None, **how):
+        if pathlib.Path(top) == tmp_path and onerror:
+            onerror(PermissionError(13, "Permission denied", "other"))
+        return walk(top, onerror=onerror, **how)
+
+    monkeypatch.setattr(os, "walk", refusing)
+    assert len(everything(load(tmp_path))) == 10
