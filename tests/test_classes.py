@@ -434,3 +434,15 @@ def test_classes_that_change_are_refused_and_the_run_is_kept(tmp_path):
     with pytest.raises(ConfigError, match=message):
         train(config(tmp_path / "run", part_epochs=2, rate_schedule="constant", **settings))
     assert glow_tf.load(tmp_path / "run").classes == ("bee", "cow")
+
+
+def test_evaluations_of_a_model_with_classes_take_labels_and_leave_them_out(images):
+    trainer = PartsTrainer(small_glow(classes=CLASSES, flow_steps=1, parts="1"), seed=3)
+    trainer.compile(optimizer="adam", rate_scaling="none")
+    expected = trainer.evaluate(images, verbose=0)
+    labelled = untuned(tf.data.Dataset.from_tensor_slices((images, LABELS)).batch(64))
+    named = untuned(tf.data.Dataset.from_tensor_slices({"images": images, "labels": LABELS}).batch(64))
+    for given in ((images, LABELS), (labelled,), (named,)):
+        np.testing.assert_allclose(trainer.evaluate(*given, verbose=0), expected, rtol=1e-6)
+    history = trainer.fit(images, LABELS, validation_data=(images, LABELS), verbose=0).history
+    assert np.isfinite(history["val_loss"]).all()

@@ -52,7 +52,7 @@ def callbacks_for(
                 "trainer.averages.in_place() has them before that. "
                 f"Received: SwapEMAWeights for {num_parts} parts"
             )
-    return [PhaseSwitch(), EndWithAverages(), *callbacks, AllOptimizers(optimizers)]
+    return [PhaseSwitch(), *callbacks, AllOptimizers(optimizers)]
 
 
 def _without(callback: Any, name: str | None, missing: Mapping[int, Set[str]]) -> int | None:
@@ -115,6 +115,15 @@ class PhaseSwitch(keras.callbacks.Callback):
         """Lets Keras validate what an epoch that was cut short has ended with."""
         self._end()
 
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Replaces the other parts' weights by their averages when Keras has done so with the first part's.
+
+        Keras does it where the optimizer has `use_ema`, before the users' callbacks end. What these do then,
+        such as to restore the best weights, holds for all parts.
+        """
+        for k, optimizer in enumerate(self.model.optimizers[1:], start=1):
+            optimizer.finalize_variable_values(self.model.forward_pass.variables_of(k))
+
     def _end(self) -> None:
         """Ends an epoch that a callback has stopped, or whose data ran out, before its last step."""
         if self._goes_on:
@@ -126,18 +135,6 @@ class PhaseSwitch(keras.callbacks.Callback):
         steps.end_step(phase, last)
         if last:
             steps.empty_queues(phase, self.model.train_function)
-
-
-class EndWithAverages(keras.callbacks.Callback):
-    """Replaces the other parts' weights by their averages when Keras has done so with the first part's.
-
-    Keras does it where the optimizer has `use_ema`, before the users' callbacks end. What these do then, such
-    as to restore the best weights, holds for all parts.
-    """
-
-    def on_train_end(self, logs: dict | None = None) -> None:
-        for k, optimizer in enumerate(self.model.optimizers[1:], start=1):
-            optimizer.finalize_variable_values(self.model.forward_pass.variables_of(k))
 
 
 class AllOptimizers(keras.callbacks.Callback):

@@ -1,5 +1,7 @@
 """What `fit` and `evaluate` take as data, and what they refuse with a sentence."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -8,8 +10,8 @@ from small import perturb, rewound, small_glow
 
 from glow_tf import ConfigError, PartsTrainer, phases
 from glow_tf.data.batches import untuned
-from glow_tf.training.feed import inputs
-from glow_tf.training.feed.batch import first_examples, noise_of_step
+from glow_tf.training.feed import datasets, inputs
+from glow_tf.training.feed.batch import first_examples, named, noise_of_step
 from glow_tf.training.feed.datasets import as_dataset
 from glow_tf.training.optim.optimizers import FusedAdamax
 
@@ -423,3 +425,42 @@ def test_batches_by_name_train_as_tuples_do(small_images, rng, eager):
     for wrong in ({"images": small_images, "labels": np.arange(64)}, {"noise": noise}):
         with pytest.raises(ConfigError, match=r"expected images uint8.*Received: \{'"):
             fit(dataset_of(wrong))
+
+
+def test_noise_of_an_evaluation_depends_on_no_batch_size_where_something_is_given(rng):
+    given = rng.normal(size=(64, 3)).astype(np.float32)
+    glow = small_glow(flow_steps=1, num_blocks=1, parts="1", condition_shape=(3,))
+    trainer = PartsTrainer(glow, seed=7)
+    trainer.compile()
+    expected = trainer.evaluate(IMAGES, given, verbose=0, return_dict=True)["bpd"]
+    for batch in (64, 24):
+        found = trainer.evaluate(dataset_of(IMAGES, given, batch=batch), verbose=0, return_dict=True)["bpd"]
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_evaluation_keeps_no_batch_of_a_generator():
+    batches = in_batches(IMAGES)
+    seen = inputs.for_evaluation(small_glow(), batches, None, 0, {})
+    assert len([*seen]) == 4
+    (kept,) = [own for own in datasets._one_shots.values() if own._batches is batches]
+    assert not kept._keeps
+
+
+@pytest.mark.parametrize("members", [2, 1])
+def test_what_follows_a_dictionary_is_what_it_lacks(members):
+    config = small_glow().config
+    classes = dataclasses.replace(config, classes=("a", "b"))
+    y = np.arange(64) % 2
+    batch = named(({"images": IMAGES}, y)[:members], classes)
+    assert batch.keys() == {"images", "labels"} if members == 2 else {"images"}
+    assert named(((IMAGES, NOISE), y), classes).keys() == {"images", "noise", "labels"}
+    with pytest.raises(ConfigError, match=r"may be followed by .* Received: \['images'\] and 1 more"):
+        named(({"images": IMAGES}, y), config)
+    with pytest.raises(ConfigError, match=r"Received: \['images', 'labels'\] and 1 more"):
+        named(({"images": IMAGES, "labels": y}, y), classes)
+
+
+def test_an_array_of_bytes_is_not_copied(tmp_path):
+    np.save(tmp_path / "images.npy", IMAGES)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    assert inputs._arrays(small_glow(), mapped, None, trains=True)["images"] is mapped

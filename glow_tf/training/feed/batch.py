@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.pieces import filled_if_empty
@@ -43,18 +44,37 @@ def named(batch: Any, config: ModelConfig, *, trains: bool = True) -> Batch:
     """Returns a batch by name: a dictionary as it is, images, or a tuple as users of Keras write it.
 
     A tuple is images, then noise, if there is any, then an index, or in evaluations the weights, if there are
-    any; then `last_members`. Keras hands what is one argument on in a tuple.
+    any; then `last_members`. Keras hands what is one argument on in a tuple, and y behind it. Evaluations of
+    a model with classes use no labels: here they are left out.
     """
     if isinstance(batch, dict):
-        return batch
+        unused = {"labels"} if config.classes and not trains else ()
+        return {name: own for name, own in batch.items() if name not in unused}
     members = [own for own in batch if own is not None] if isinstance(batch, (tuple, list)) else [batch]
-    if isinstance(members[0], (tuple, dict)):
-        return named(members[0], config, trains=trains)
+    first, *ends = members
+    if isinstance(first, tuple):
+        return named((*first, *ends), config, trains=trains)
+    if isinstance(first, dict):
+        lacking = [name for name in last_members(config, trains=True) if name not in first]
+        if len(ends) > len(lacking):
+            raise ConfigError(
+                "a dictionary may be followed by labels and condition, where the model has them and the "
+                f"dictionary does not. Received: {sorted(first)} and {len(ends)} more"
+            )
+        return named(first | dict(zip(lacking, ends, strict=False)), config, trains=trains)
     last = last_members(config, trains=trains)
     before = len(members) - len(last)
+    if config.classes and not trains and before > 1 and _are_labels(members[before - 1]):
+        before -= 1
+        del members[before]
     unknown = (f"member {k + 1}" for k in range(3, before))
     first = ("images", "noise", "index" if trains else "weight", *unknown)
     return dict(zip((*first[:before], *last) if before > 0 else first, members, strict=False))
+
+
+def _are_labels(own: Any) -> bool:
+    own = own if hasattr(own, "dtype") else np.asarray(own)
+    return tf.as_dtype(own.dtype).is_integer and tf.TensorShape(own.shape).rank == 1
 
 
 def entering(glow: Glow, batch: Batch, seed: int = 0, cache: Any = None) -> Passage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 from typing import Any
@@ -28,6 +29,7 @@ from glow_tf.training.feed.datasets import (
     check_values,
     ends_with_its_first_epoch,
     is_array,
+    start_reading,
 )
 
 DEFAULT_BATCH_SIZE = 64
@@ -64,7 +66,7 @@ def for_fit(
         )
     if (held_out := arguments.get("validation_data")) is not None:
         limit = {"steps": arguments.get("validation_steps")}
-        arguments["validation_data"] = for_evaluation(glow, held_out, held_out_size, seed, limit)
+        arguments["validation_data"] = for_evaluation(glow, held_out, held_out_size, seed, limit, False)
     arguments["shuffle"] = False  # an array is shuffled already, every epoch anew
     return dataset
 
@@ -109,9 +111,17 @@ def of_unknown_length(dataset: Dataset, initial_step: int) -> Dataset:
 
 
 def for_evaluation(
-    glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: dict[str, Any]
+    glow: Glow,
+    x: Any,
+    batch_size: int | None,
+    seed: int,
+    arguments: dict[str, Any],
+    is_read_once: bool = True,
 ) -> Dataset:
-    """Returns what `evaluate` runs on; arguments, of keras.Model.evaluate, and errors as in `for_fit`."""
+    """Returns what `evaluate` runs on; arguments, of keras.Model.evaluate, and errors as in `for_fit`.
+
+    What an iterator yields is kept, unless it is read once.
+    """
     whole = _arrays(glow, x, arguments.pop("y", None), trains=False)
     _refuse_unused(arguments)
     if whole:
@@ -120,9 +130,11 @@ def for_evaluation(
     dataset = as_dataset(glow, x, trains=False)
     if not arguments.get("steps"):
         _refuse_endless(dataset, "steps, or validation_steps in fit")
-    if isinstance(dataset, tf.data.Dataset) and len(tf.nest.flatten(dataset.element_spec)) == 1:
-        alone = dataset.map(lambda *batch: named(batch, glow.config, trains=False)["images"])
-        return with_evaluation_noise(alone, seed)
+    if is_read_once:
+        start_reading(dataset)
+    in_names = functools.partial(named, config=glow.config, trains=False)
+    if isinstance(dataset, tf.data.Dataset) and "noise" not in in_names(dataset.element_spec):
+        return with_evaluation_noise(dataset.map(lambda *batch: in_names(batch)), seed)
     return dataset
 
 
@@ -149,7 +161,7 @@ def _arrays(glow: Glow, x: Any, y: Any, *, trains: bool, one_step: bool = False)
     A source has no y. ConfigError if y is missing or out of place, something does not fit the model, or the
     images come with what only batches have, unless they are those of one step.
     """
-    last = last_members(glow.config, trains=trains)
+    last = last_members(glow.config, trains=True)
     if y is not None and not (last and is_array(x)):
         goes_with = "y goes with an array; a dataset's batches end with it"
         raise ConfigError(f"{goes_with if last else f'y is not used: {EXPECTED}'}. Received: y")
@@ -159,8 +171,11 @@ def _arrays(glow: Glow, x: Any, y: Any, *, trains: bool, one_step: bool = False)
     batch = named((*x, *ends) if isinstance(x, tuple) else (x, *ends), glow.config, trains=trains)
     others = {name: in_arrays(own) for name, own in batch.items() if name != "images"}
     whole = tf.nest.map_structure(np.asarray, others)
-    if "images" in batch:
-        whole["images"] = glow.checked(batch["images"]).numpy()
+    if (images := batch.get("images")) is not None:
+        # An array of bytes stays where it is, which may be a file; others are converted.
+        fits = isinstance(images, np.ndarray) and images.dtype == glow.data_dtype and images.dtype.kind == "u"
+        stays = fits and len(images) > 0 and images.shape[1:] == glow.image_shape
+        whole["images"] = images if stays else glow.checked(images).numpy()
     check_specs(glow, tf.nest.map_structure(_spec, whole), trains)
     check_values(glow, whole)
     if not one_step and (drawn := sorted(whole.keys() - {"images", *last})):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,18 +36,18 @@ class DelayQueues:
         self._batches = tf.Variable(0, trainable=False)
         size = tf.nest.flatten(batch_spec)[0].shape[0]
         condition = specs_of_condition(glow.config, glow.compute_dtype)
-        self._queues: dict[int, _Queue] = {}
+        self._places: dict[int, list[Passage]] = {}  # before a part, oldest first
         self._on_device_of = glow.on_device_of
         for k in range(1, self._num_parts):
             shape = glow.parts[k - 1].output_event_shape
             specs = Passage.specs(shape, k, glow.compute_dtype, bool(glow.classes), condition)
             with glow.on_device_of(k):
-                self._queues[k] = _Queue(specs, size, delay)
+                self._places[k] = [specs.map(functools.partial(_zeros, size)) for _ in range(delay)]
 
     def start(self) -> None:
         """Starts an epoch: what the queues still hold belongs to no batch of it, and may not be finite."""
-        for queue in self._queues.values():
-            queue.clear()
+        for place in itertools.chain.from_iterable(self._places.values()):
+            place.map(lambda variable: variable.assign(tf.zeros_like(variable)))
         self._step.assign(0)
         self._batches.assign(self._batches.dtype.max // 2)  # unknown until `flush`
 
@@ -58,7 +60,10 @@ class DelayQueues:
     def exchange(self, k: int, passage: Passage) -> Passage:
         """Puts a batch into the queue before part k, and returns the one that has waited there longest."""
         with self._on_device_of(k):
-            return self._queues[k].exchange(passage)
+            waiting = [place.map(lambda variable: variable.read_value()) for place in self._places[k]]
+            for place, values in zip(self._places[k], [*waiting[1:], passage], strict=True):
+                place.map(lambda variable, value: variable.assign(value), values)
+            return waiting[0]
 
     def flush(self, step: Callable[[Iterator], Any]) -> None:
         """Ends an epoch: runs the queued batches through the remaining parts, by the train function."""
@@ -69,21 +74,5 @@ class DelayQueues:
             step(batches)
 
 
-class _Queue:
-    """The passages of the last `delay` batches, oldest first; zeros before there are any."""
-
-    def __init__(self, specs: Passage, size: int, delay: int):
-        def empty(spec: tf.TensorSpec) -> tf.Variable:
-            return tf.Variable(tf.zeros([size, *spec.shape], spec.dtype), trainable=False)
-
-        self._places = [specs.map(empty) for _ in range(delay)]
-
-    def clear(self) -> None:
-        for place in self._places:
-            place.map(lambda variable: variable.assign(tf.zeros_like(variable)))
-
-    def exchange(self, passage: Passage) -> Passage:
-        waiting = [place.map(lambda variable: variable.read_value()) for place in self._places]
-        for place, values in zip(self._places, [*waiting[1:], passage], strict=True):
-            place.map(lambda variable, value: variable.assign(value), values)
-        return waiting[0]
+def _zeros(size: int, spec: tf.TensorSpec) -> tf.Variable:
+    return tf.Variable(tf.zeros([size, *spec.shape], spec.dtype), trainable=False)
