@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from glow_tf.use import UsedImages
 
 ACTIONS = ("fit", "check")
+OF_FIT = ("image_size", "seed", "features")
 PRIOR = "photographs"
 TRAINED_ON = (
     "WARNING: the model was trained on some of these images, which it knows before it is tuned on them. "
@@ -83,6 +84,10 @@ def main(values: flags.FlagValues, action: str) -> None:
     if not 0 < values.false_alarms < 1:
         raise ConfigError(
             f"false_alarms must be between 0 and 1. Received: false_alarms={values.false_alarms:g}"
+        )
+    if typed := [name for name in OF_FIT if action == "check" and values[name].on_command_line]:
+        raise ConfigError(
+            f"{', '.join(OF_FIT)} are flags of fit; the calibration has them. Received: --{typed[0]}"
         )
     model_flags.count_of(values, "worst")
     path = pathlib.Path(values.calibration)
@@ -152,7 +157,7 @@ def trained_on(values: flags.FlagValues, images: np.ndarray) -> bool:
 
     They are known by the place from which they come, or by the checksum of all of them.
     """
-    from glow_tf.data.image_files import has_test_images
+    from glow_tf.data.image_files import images_below
     from glow_tf.run.files.checksums import has_training_images
     from glow_tf.run.files.flags_file import read_settings
     from glow_tf.use.models import about
@@ -162,7 +167,7 @@ def trained_on(values: flags.FlagValues, images: np.ndarray) -> bool:
     own, theirs = (folder_of(dataset) or file_of(dataset) for dataset in (values.dataset, trained))
     same = own.resolve() == theirs.resolve() if own and theirs else values.dataset == trained
     below = own / TARGET if own and values.condition == INPUT else own
-    all_of_it = below is not None and not has_test_images(below)  # a file has none
+    all_of_it = below is not None and not images_below(below / "test")  # a file has none
     here = same and (values.split in ("train", "all") or (not values.split and all_of_it))
     return here or has_training_images(pathlib.Path(values.model, "checkpoints"), images)
 
@@ -204,12 +209,15 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     levels = detector.level_heats_of([own[seen] for own in found])
     levels = levels if len(levels) > 1 else {}  # one is the map itself
     figures = []
+    for old in (folder / "heat").glob("[0-9]*_*.png"):  # of another check
+        old.unlink()
     for rank, k in enumerate(seen):
         maps = [heat[k], *(own[rank] for own in levels.values())]
         picture = _with_maps(used.images[k], maps, white)
         if flagged[k]:
             name = pathlib.PurePath(printable(used.names[k])).with_suffix("").as_posix().replace("/", "_")
-            model_flags.write(folder / "heat" / f"{rank + 1:04d}_{name[-99:]}.png", pictures.png(picture))
+            name = name.encode()[-99:].decode(errors="ignore")  # file systems count bytes
+            model_flags.write(folder / "heat" / f"{rank + 1:04d}_{name}.png", pictures.png(picture))
         if rank < values.worst:
             said = used.names[k], f"p = {p_values[k]:.3g}", rows[k][COLUMNS.index("reason")]
             shown = pictures.png(picture, LARGEST_SHOWN)

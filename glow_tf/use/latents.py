@@ -157,7 +157,7 @@ def draw_checked(
 def interpolate(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
     """Returns whitened latents on the way from one point to another: [N, D] twice → [N, steps, D].
 
-    ConfigError if there are fewer than two steps, the ends.
+    ConfigError if there are fewer than two steps, the ends, or latents have other shapes.
 
     The way turns from the first direction to the other, and its length changes evenly. A straight line would
     pass nearer to the origin, where images are blurred: latents of D dimensions have lengths of about √D.
@@ -165,6 +165,9 @@ def interpolate(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
     """
     if steps < 2:
         raise ConfigError(f"interpolate needs two steps or more, the ends. Received: {steps=}")
+    start, end = map(np.asarray, (start, end))
+    if start.ndim != 2 or start.shape != end.shape:
+        raise ConfigError(f"latents must be [N, D] twice. Received: {start.shape} and {end.shape}")
     weights = np.linspace(0, 1, steps)[:, None]
     ends = [eps[:, None].astype(np.float64) for eps in (start, end)]
     lengths = [np.linalg.norm(eps, axis=2, keepdims=True) for eps in ends]
@@ -201,7 +204,9 @@ def without_finest(
     What replaces them is drawn from the seed at the temperature; 0 is each one's mode, given the coarser.
     """
     check_finite("temperature", temperature, lowest=0)
-    replaced = eps.copy()
+    if count < 0:
+        raise ConfigError(f"count must be 0 or more levels. Received: {count=}")
+    replaced = np.array(eps)
     rng = np.random.default_rng(seed % 2**32)
     for level in levels(glow)[:count]:
         replaced[:, level] = temperature * rng.standard_normal(replaced[:, level].shape)

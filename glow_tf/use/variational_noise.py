@@ -57,7 +57,7 @@ def variational_noise(
         tilt = kept + step * (slope - kept)
     # What is said at the mean need not hold around it. Noise that is the same for every image tells, but for
     # what is chance: the variance of log p of uniform noise, which is about twice what there is to gain.
-    other = tf.random.stateless_uniform(tf.shape(levels), (0, 0), dtype=levels.dtype)
+    other = tf.random.stateless_uniform(tf.shape(levels[:1]), (0, 0), dtype=levels.dtype)
     noise = tilted(other, tilt)
     gain = log_prob(levels + noise) - log_density(noise, tilt) - log_prob(levels + other)
     expected = bounds[0] - least  # of them the first is that of uniform noise

@@ -295,3 +295,41 @@ def test_bad_input_ends_with_a_sentence(
     monkeypatch.chdir(tmp_path)
     assert run(*arguments) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_place_that_tensorflow_cannot_read_is_refused(detector, tmp_path):
+    with pytest.raises(ConfigError, match=r"path must be a path without \["):
+        detector.export(tmp_path / "ex[1]")
+
+
+def test_numbers_of_numpy_are_settings_too(detector, tmp_path):
+    own = clone(detector).set_params(seed=np.int64(3))
+    own.models_, own._rule = detector.models_, detector._rule
+    own.decision_scores_, own._worst = detector.decision_scores_, detector._worst
+    own.save(tmp_path / "kept.zip")
+    assert NoveltyDetector.load(tmp_path / "kept.zip").seed == 3
+
+
+def test_images_of_several_sizes_and_other_priors_are_named(digits):
+    with pytest.raises(ConfigError, match="of one size"):
+        NoveltyDetector().fit([digits[0], digits[1, :4]] * 10)
+    with pytest.raises(ConfigError, match=r"prior must be a Glow.*Received: prior=<object"):
+        NoveltyDetector(object()).fit(digits[:20])
+
+
+def test_a_second_check_leaves_no_maps_of_the_first(folder):
+    heat = folder / "scores" / "heat"
+    assert run("check", "--dataset=folder:odd") == 0
+    assert (heat / "0001_=flat.png").exists()
+    (heat / "mine.txt").write_text("kept")
+    (folder / "odd" / "=flat.png").unlink()
+    assert run("check", "--dataset=folder:odd") == 0
+    with open(folder / "scores" / "scores.csv", newline="") as file:
+        flagged = sum(row["flagged"] == "yes" for row in csv.DictReader(file))
+    assert not (heat / "0001_=flat.png").exists()
+    assert len([*heat.iterdir()]) == flagged + 1
+
+
+def test_flags_of_fit_are_refused_by_check(folder, capsys):
+    assert run("check", "--dataset=folder:odd", "--image_size=64") == 1
+    assert "are flags of fit; the calibration has them. Received: --image_size" in capsys.readouterr().err

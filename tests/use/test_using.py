@@ -408,3 +408,19 @@ def test_a_thousand_images_come_back_through_files_and_new_processes(tmp_path):
     found = np.stack([np.asarray(Image.open(path)) for path in pictures])[..., np.newaxis]
     np.testing.assert_array_equal(found, digits // 8 * 8)
     np.testing.assert_array_equal(np.load(tmp_path / "decoded" / "images.npy"), found)
+
+
+def test_latents_as_encode_returns_them_are_taken_and_others_are_named(rng):
+    glow = small_glow(flow_steps=1, parts="1")
+    eps = glow.encode(rng.integers(0, 17, (2, 8, 8, 1), np.uint8) * np.uint8(8))
+    np.testing.assert_array_equal(interpolate(eps[:1], eps[1:], 3)[0, -1], eps[1])
+    assert (without_finest(glow, eps, 1) != eps).numpy().any()
+    with pytest.raises(ConfigError, match=r"latents must be \[N, D\] twice"):
+        interpolate(eps[0], eps[1], 3)
+    with pytest.raises(ConfigError, match=r"count must be 0 or more levels\. Received: count=-1"):
+        without_finest(glow, eps, -1)
+
+
+def test_a_list_of_images_is_an_array_of_them(small_images):
+    glow = small_glow(flow_steps=1, parts="1")
+    np.testing.assert_array_equal(glow.log_prob([*small_images[:2]]), glow.log_prob(small_images[:2]))

@@ -150,3 +150,17 @@ def test_a_gradient_that_does_not_fit_into_memory_is_refused(tmp_path, capsys, m
     given = ["--model=photographs_grey", f"--dataset=folder:{tmp_path}", "--split=all", "--image_size=0"]
     assert cli.run("evaluate", [*given, "--noise=variational"]) == 1
     assert re.search(r"gradient of a.png, 400×400, needs must fit in", capsys.readouterr().err)
+
+
+def test_the_noise_that_tells_is_the_same_for_every_image(rng):
+    """So a score depends neither on the place in a batch nor on the number of streams."""
+    seen = []
+
+    def log_prob(v):
+        seen.append(v.numpy())
+        return tf.reduce_sum(v, axis=[1, 2, 3])
+
+    variational_noise(log_prob, tf.zeros([3, 2, 2, 1]), tf.constant(rng.random((3, 2, 2, 1)), tf.float32))
+    common = seen[-1]
+    assert len(np.unique(common[0])) == 4
+    assert (common == common[:1]).all()

@@ -56,12 +56,11 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     Warns if a network of one's own has operations that the commands refuse without `--allow_unknown_ops`.
     """
     path = pathlib.Path(path)
-    check_can_be_read_again("path", path)
-    check_place(path, "SavedModel", SAVED_MODEL)
+    check_target(path)
     glow = without_backward_pass(glow)
     functions = {
         name: tf.function(function, input_signature=signature, autograph=False)
-        for name, (function, signature) in glow.endpoints().items()
+        for name, (function, signature) in endpoints_of(glow).items()
         if name != NOT_EXPORTED
     }
     write(_Exported(glow, functions), functions, path)
@@ -69,6 +68,12 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
         check_operations(path)
     except ConfigError as error:  # of a network or bijector of one's own
         warnings.warn(f"it is exported, but the commands refuse it. {error}", stacklevel=2)
+
+
+def check_target(path: pathlib.Path) -> None:
+    """Raises ConfigError or OSError, as `export` does, before time is spent."""
+    check_can_be_read_again("path", path)
+    check_place(path, "SavedModel", SAVED_MODEL)
 
 
 def write(module: tf.Module, functions: dict[str, Callable], path: pathlib.Path) -> None:

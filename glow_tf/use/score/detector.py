@@ -40,8 +40,9 @@ class NoveltyDetector(BaseEstimator):
     says how this becomes one score, and a map.
 
     New images are scored by a copy that was tuned on all good ones; the good ones of each of three folds by a
-    copy that was tuned on the others. So p-values are conformal but for the change of the copy: about the
-    share a of images like the good ones has p ≤ a, on average over the choice of the good images.
+    copy that was tuned on the others, to the epoch that suits the fold best. So p-values are conformal but
+    for the change of the copy: about the share a of images like the good ones has p ≤ a, on average over the
+    choice of the good images.
 
     Where pixels see nothing, `features` of a frozen network may: `Features` says how likely each place of its
     maps is. Names are those of PyOD and scikit-learn; `predict` returns 0 and 1, as in PyOD.
@@ -95,10 +96,13 @@ class NoveltyDetector(BaseEstimator):
           ConfigError: there are too few, the prior or the network cannot take or score them, or
             `contamination` is below what so many images can tell.
         """
-        images = np.asarray(X)
+        try:
+            images = np.asarray(X)
+        except ValueError:  # images of several sizes
+            images = np.empty((len(X), 0))
         if images.ndim != 4 or len(images) < FEWEST:
             raise ConfigError(
-                f"X must be {FEWEST} good images or more, [N, H, W, C]. Received: {images.shape}"
+                f"X must be {FEWEST} good images or more of one size, [N, H, W, C]. Received: {images.shape}"
             )
         self._check_contamination(len(images))
         groups = _groups(groups, len(images))

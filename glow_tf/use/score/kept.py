@@ -15,11 +15,11 @@ import tensorflow as tf
 
 from glow_tf.bijectors.tracing import constant_weights
 from glow_tf.config.choices import EXPORTS
-from glow_tf.core.durable_files import check_place, write_atomically
+from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError
+from glow_tf.core.text_files import json_text
 from glow_tf.model.conditions import of_names
 from glow_tf.run.files.saved import load as load_glow
-from glow_tf.run.files.workdir import SAVED_MODEL
 from glow_tf.use.exports import saved_model
 from glow_tf.use.exports.portable import to_litert, to_onnx
 from glow_tf.use.score.features import DAMAGED, opened
@@ -46,7 +46,7 @@ def save(detector: Any, path: pathlib.Path) -> None:
     numbers, file = io.BytesIO(), io.BytesIO()
     np.savez(numbers, **arrays)
     with zipfile.ZipFile(file, "w") as content, tempfile.TemporaryDirectory() as folder:
-        content.writestr(ABOUT, json.dumps({"format": FORMAT, **settings}))
+        content.writestr(ABOUT, json_text({"format": FORMAT, **settings}))
         content.writestr(NUMBERS, numbers.getvalue())
         for name, model in models.items():
             model.save(pathlib.Path(folder, name))
@@ -128,6 +128,6 @@ def export(detector: Any, path: pathlib.Path, kind: str) -> None:
             saved_model.write(module, {"serving_default": module.serve}, pathlib.Path(folder, "model"))
             write_atomically(path, to_litert(f"{folder}/model", "serving_default"))
     else:
-        check_place(path, "SavedModel", SAVED_MODEL)
+        saved_model.check_target(path)
         module = _Exported(detector)
         saved_model.write(module, {"serving_default": module.serve}, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import keras
@@ -43,11 +44,11 @@ class Models:
         self.image_shape = images.shape[1:]
         self.data_dtype = "uint8" if images.dtype == np.uint8 else "float32"
         if prior is not None:
-            glow = prior if isinstance(prior, Glow) else open_model(prior)
+            glow = open_model(prior) if isinstance(prior, str | os.PathLike) else prior
             if not isinstance(glow, Glow):
                 raise ConfigError(
-                    "prior must be a preset, a run's workdir or a .keras file: a SavedModel cannot be tuned. "
-                    f"Received: prior={prior!r}"
+                    "prior must be a Glow, a preset, a run's workdir or a .keras file: a SavedModel cannot "
+                    f"be tuned. Received: prior={prior!r}"
                 )
             require_pictures("NoveltyDetector", glow)
             self.prior = fitted(glow, images.shape[1:3])
