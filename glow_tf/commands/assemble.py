@@ -7,7 +7,8 @@
 
 Each part comes from the run that trained it, wherever that was; a run without --only_part gives the parts
 that no other run has. The runs must have the same settings of the model and the same data. They need not be
-finished: the last checkpoint counts. A part that was trained again is exchanged by another assembly.
+finished: the best epoch counts, or the last, where no images are held out. A part that was trained again is
+exchanged by another assembly.
 """
 
 from absl import flags

@@ -156,6 +156,7 @@ def _quieten() -> None:
     """Hides start-up notices; must come before TensorFlow is imported."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
+    sys.stdout = sys.stdout or io.StringIO()  # where a shell has closed it
     # Names of files may hold bytes that are no text.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -173,6 +174,6 @@ def _in_words(error: OSError) -> str:
 
 
 def _error(message: str) -> int:
-    sys.stdout.flush()  # where both go to one file, the error comes last
+    print(end="", flush=True)  # where both go to one file, the error comes last
     print(f"Error: {printable(message)}", file=sys.stderr)
     return 1

@@ -8,8 +8,9 @@ The file has the arrays `eps`, float32 [N, D], every latent whitened by its prio
 images; `labels`, where there are classes (empty for an image without one); and `condition`, what the model is
 given with each, if it is given anything. Images are taken at the middle
 of their bins, without noise. With a model of n bits, images come back without their lowest 8 − n bits.
-With --image_size the file has `sizes`, too, int32 [N, 2], height and width of each image; `eps` then has the
-latents of one image after those of another, float32 [Σ D].
+With --image_size, and with presets of any size, such as `photographs`, the file has `sizes`, too, int32 [N,
+2], height and width of each image; `eps` then has the latents of one image after those of another, float32
+[Σ D].
 """
 
 import collections

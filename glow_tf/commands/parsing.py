@@ -47,7 +47,8 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     counts, empty for an argument, and None where nothing sets the flag. A value, or an item of a list, that
     starts with ~/ is below the home folder.
     """
-    found = sorted(with_flagfiles(arguments), key=lambda one: not one[1])  # those without a place come last
+    replaced = _replaced([(argument, "") for argument in arguments], (), itertools.count(1))
+    found = sorted(replaced, key=lambda one: not one[1])  # those without a place come last
     for argument, place in found:
         if "\0" in argument:
             raise ConfigError(f"a flag must not hold a zero byte{place}. Received: {argument[:100]!r}")
@@ -95,18 +96,14 @@ def _place_of(values: flags.FlagValues, found: Sequence[Argument]) -> str:
     return ""
 
 
-def with_flagfiles(arguments: Sequence[str]) -> list[Argument]:
-    """Returns arguments with every `--flagfile=FILE` replaced by the lines of the file, or ConfigError.
-
-    As in absl, lines are stripped, and # or // begins a comment. Everything after `--` stays as it is.
-    """
-    return list(_replaced([(argument, "") for argument in arguments], (), itertools.count(1)))
-
-
 def _replaced(
     arguments: Sequence[Argument], included_by: tuple[pathlib.Path, ...], counter: Iterator[int]
 ) -> Iterator[Argument]:
-    """Does `with_flagfiles`; `included_by` are the flagfiles that lead here, outermost first."""
+    """Replaces every `--flagfile=FILE` among arguments by the lines of the file, or raises ConfigError.
+
+    As in absl, lines are stripped, and # or // begins a comment. Everything after `--` stays as it is.
+    `included_by` are the flagfiles that lead here, outermost first.
+    """
     remaining = iter(arguments)
     for argument, place in remaining:
         name, equals, value = argument.partition("=")

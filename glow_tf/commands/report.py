@@ -26,7 +26,8 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    named = [name for text in values.workdir for name in text.split(",") if name]
+    each = ([text] if pathlib.Path(text).is_dir() else text.split(",") for text in values.workdir)
+    named = [name for own in each for name in own if name]
     folders = list(dict.fromkeys(pathlib.Path(name).expanduser() for name in named))
     if not folders:
         raise ConfigError("workdir must name a run, or several. Received: workdir=''")

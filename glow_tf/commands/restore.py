@@ -5,8 +5,8 @@
     glow-tf restore upscale --model=cifar10_small --dataset=folder:PATH --temperature=0.7 --draws=3
 
 Each image gives a PNG with its name, below the folder that --output names without its .png. Images keep
-their sizes, which may differ. If they do not, --output shows them all: each row has what was given and what
-was found; with --simulate, then the truth.
+their sizes, which may differ. If they do not, --output shows the first 100: each row has what was given and
+what was found; with --simulate, then the truth.
 
 Images are taken to be damaged already. With --simulate they are good ones: they are damaged first, and the
 gain is printed in dB, beside that of simple methods. `denoise` finds the likeliest image given a noisy one;
@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     from glow_tf.use import UsedImages
 
 ACTIONS = ("denoise", "inpaint", "upscale")
+SHOWN = 100  # rows of the picture of all images
 STEPS = {"denoise": 150, "inpaint": 60, "upscale": 0}
 
 
 def define(values: flags.FlagValues) -> None:
     model_flags.define_glow(values, output="restored.png")
     model_flags.define_seed(values)
-    model_flags.define_images(values, examples=8)
+    model_flags.define_images(values)
     mask = "For inpaint: a picture of their size, white where pixels are unknown; empty: a middle square."
     parsing.define(
         values,
@@ -163,8 +164,9 @@ def main(values: flags.FlagValues, action: str) -> None:
         print(f"{', '.join(means)}, against a peak of 255: means of {count} images")
     print(f"{folder}{os.sep}: {count} images{f', {draws} times' if len(seeds) > 1 else ''}")
     if len(groups) == 1:
-        columns = [repeated(given, factor) if action == "upscale" else given, *found]
-        write_rows(np.stack([*columns, truth] if values.simulate else columns, axis=1))
+        columns = [repeated(given[:SHOWN], factor) if action == "upscale" else given, *found]
+        columns += [truth] if values.simulate else []
+        write_rows(np.stack([own[:SHOWN] for own in columns], axis=1))
     else:
         print(f"The images have {len(groups)} sizes, so that {values.output} is not written.")
 

@@ -9,6 +9,7 @@ from absl import flags
 
 from glow_tf import config as configuration
 from glow_tf import presets
+from glow_tf.architectures.architecture import architecture
 from glow_tf.commands import parsing
 from glow_tf.core.errors import ConfigError
 from glow_tf.data.named import check_named
@@ -68,7 +69,9 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     if is_open and not form:  # a Glow, which no prior is
         follows = [name for name in follows if name != "architecture"]
     settings |= form
-    implied = suited.implied(settings, is_open)
+    # What follows from a list for each level, or for each of a Glow's parts.
+    unknown = {"num_blocks", "flow_steps"}.intersection(is_open)
+    implied = architecture(settings["architecture"]).implied(settings, unknown)
     is_open = [name for name in is_open if name in (*form, *suited.SETTINGS) and name not in implied]
     return configuration.RunConfig.from_settings(settings | implied, is_open, follows)
 

@@ -111,7 +111,8 @@ class RunConfig:
                 "checkpoint_minutes needs sync_every=1: within an epoch each worker has its own optimizers. "
                 f"Received: checkpoint_minutes={minutes}, sync_every={self.train.sync_every}"
             )
-        if self.patience and not self.data.validation_examples and self.init_from != PRIOR:
+        holds_out = self.data.validation_examples or "validation_examples" in self.left_open
+        if self.patience and not holds_out and self.init_from != PRIOR:
             raise ConfigError(
                 "patience needs validation_examples, by which epochs are compared. "
                 f"Received: patience={self.patience}, validation_examples=0"
@@ -119,7 +120,7 @@ class RunConfig:
         # Otherwise these would be found only after all images have been read.
         if (size := self.data.image_size) and "num_blocks" not in self.left_open:
             check_divisible((size, size), self.model, f"image_size={size}")
-        if examples := self.data.train_examples:
+        if (examples := self.data.train_examples) and "batch_size" not in self.follows:
             check_batch(examples, self.train.batch_size)
         if self.conditional and self.model.top_prior != "learned":
             raise ConfigError(

@@ -1,10 +1,9 @@
 """Settings that suit the data, for a run without a flagfile. Pure Python: no TensorFlow."""
 
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from glow_tf.architectures import Levels
-from glow_tf.architectures.architecture import architecture
 from glow_tf.config import MOST_BLOCKS, SAME_FUNCTION, ModelConfig, RunConfig, settings_of
 
 SETTINGS = ("n_bits", "num_blocks", "flow_steps", "width", "part_epochs", "finetune_epochs")
@@ -45,15 +44,6 @@ def form(settings: Mapping[str, Any], given: Set[str]) -> dict[str, Any]:
         return {}
     may_equalize = has_bytes and settings["n_bits"] <= 8
     return {n: v for n, v in LEVELS.items() if n not in given and (may_equalize or n != "equalize")}
-
-
-def implied(settings: Mapping[str, Any], is_open: Collection[str]) -> dict[str, int]:
-    """Returns the size left open that follows from a list for each level or for each of a Glow's parts.
-
-    ConfigError if the parts' flow steps are listed, and neither the number of blocks nor theirs is given.
-    """
-    unknown = {"num_blocks", "flow_steps"}.intersection(is_open)
-    return architecture(settings["architecture"]).implied(settings, unknown)
 
 
 def bits_of(levels: int) -> int:

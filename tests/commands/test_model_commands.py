@@ -430,3 +430,17 @@ def test_a_run_from_a_preset_needs_images_of_its_shape(folders, capsys):
     assert cli.run("train", arguments) == 1
     error = capsys.readouterr().err
     assert "must have images of its shape (height × width × channels), 8×8×1. Received: " in error
+
+
+def test_restore_writes_an_image_for_each_of_a_folder(here, capsys):
+    (here / "grey").mkdir()
+    for k, image in enumerate(load_digits().images[:12]):
+        Image.fromarray((image * 8).astype(np.uint8)).save(here / "grey" / f"{k:02d}.png")
+    assert run("restore denoise", "--dataset=folder:grey", "--steps=1") == 0
+    assert len([*(here / "restored").iterdir()]) == 12
+    assert len(np.load("restored.npy")) == 12
+
+
+def test_a_closed_stdout_is_no_error(here, monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    assert cli.main(["nothing"]) == 1

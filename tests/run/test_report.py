@@ -252,3 +252,20 @@ def test_a_page_has_no_text_that_could_hide():
     assert re.search(rb"a\\x1b\\udc80", page)
     assert b'<p class="">&lt;i&gt;</p>' in page
     assert b"\\u2066" in page
+
+
+def test_what_was_kept_of_fewer_epochs_is_not_told(tmp_path):
+    settings = workdir(tmp_path, epochs=5)
+    kept = {"epochs": 1, "stopped": "It was interrupted.", "scored": {}}
+    (tmp_path / "report.json").write_text(json.dumps(kept))
+    write_history(tmp_path, settings, {})
+    assert "It was interrupted." in report_of(tmp_path).text
+    write_history(tmp_path, settings, {}, {})
+    text = report_of(tmp_path).text
+    assert "It was interrupted." not in text
+    assert "2 of 5 epochs are finished." in text
+
+
+def test_a_workdir_may_have_a_comma(tmp_path):
+    workdir(tmp_path / "rate=1,2")
+    assert "No epoch was finished." in report_of(tmp_path / "rate=1,2").text

@@ -215,3 +215,11 @@ def test_a_run_without_a_flagfile_says_what_it_takes_and_goes_on_with_it(tmp_pat
     assert cli.run("train", [*data, "--width=5"]) == 1
     assert "--width=5 (was 4)" in capsys.readouterr().err
     assert (tmp_path / "run" / "flags.cfg").read_text() == text
+
+
+def test_settings_that_the_run_will_choose_refuse_nothing():
+    arguments = ["--dataset=digits", "--workdir=unused", "--from_scratch"]
+    assert config_of([*arguments, "--patience=3"]).patience == 3
+    with pytest.raises(ConfigError, match="patience needs validation_examples"):
+        config_of([*arguments, "--patience=3", "--validation_examples=0"])
+    assert "batch_size" in config_of([*arguments[:2], "--train_examples=6"]).follows

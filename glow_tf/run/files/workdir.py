@@ -28,7 +28,7 @@ from glow_tf.run.files.flags_file import (
     differing_settings,
     flagfile,
     read_settings,
-    refuse_other_configuration,
+    read_values,
 )
 from glow_tf.run.files.history import history_columns
 
@@ -128,13 +128,13 @@ class Workdir:
         self._is_moved = bool(moved)
         differing = {name: said for name, said in differing.items() if name not in moved}
         self._has_other_epochs = bool(differing)
-        epochs = {
-            name: int(before[name])
-            for name in EPOCHS
-            if before.get(name, "").isdecimal() and len(before[name]) < 20
-        }
+        epochs = read_values(self.path, EPOCHS)
         if set(differing) - set(epochs):
-            refuse_other_configuration(self.path, self.config)
+            raise ConfigError(
+                "this workdir holds a run of another configuration; use another workdir, or the same "
+                f"flags to resume that run. Received: workdir={str(self.path)!r} with "
+                f"{', '.join(differing.values())}"
+            )
         if not differing:
             return
         old = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, **epochs))

@@ -99,6 +99,7 @@ def read_run(folder: pathlib.Path) -> RunContent:
         counts = {n.removesuffix(" images"): int(t.split()[0]) for n, t in told.items() if " images" in n}
     with contextlib.suppress(OSError, ValueError, TypeError):
         kept = dict(read_json(folder / KEPT))
+        kept = kept if kept.get("epochs", len(rows)) == len(rows) else {}  # it has gone on since
     return RunContent(
         folder,
         config,

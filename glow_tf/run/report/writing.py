@@ -27,7 +27,8 @@ def write_report(run: Run, trained: Glow | None = None, stopped: str = "") -> st
     with _warning("it could not be written"):
         from glow_tf.run.report.page import run_page  # loads matplotlib
 
-        write_atomically(folder / KEPT, json_text({"stopped": stopped, "scored": scored}).encode())
+        kept = {"epochs": len(run.workdir.read_history()), "stopped": stopped, "scored": scored}
+        write_atomically(folder / KEPT, json_text(kept).encode())
         write_atomically(folder / NAME, run_page(read_run(folder)))
         return NAME
     return ""
