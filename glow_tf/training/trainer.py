@@ -185,8 +185,9 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         """Trains, as keras.Model.fit does; first initialises ActNorms that are not, from 32 to 256 images.
 
         Args:
-          x: uint8 images [N, H, W, C], shuffled anew every epoch, or a source of batches of images, (images,
-            noise) or, with a `PrefixCache`, (images, noise, index); see `datasets.as_dataset`.
+          x: uint8 images [N, H, W, C], shuffled anew every epoch (another `fit` begins again with the order
+            and the noise of its `initial_epoch`), or a source of batches of images, (images, noise) or, with
+            a `PrefixCache`, (images, noise, index); see `datasets.as_dataset`.
           y: of an array x, the labels [N] of a model with classes, or what a model is given, [N, …]; or both.
           batch_size: for an array; that of `compile` by default.
           epochs: the epoch to stop after; by default the last that has a phase.
@@ -217,7 +218,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
 
         Args:
           x: as in `fit`; a source may also have batches of (images, noise, weight).
-          y: of an array x, what a model is given with each image; labels are not used.
+          y: of an array x, what a model is given with each image; labels, if there are any, are not used.
           batch_size: for an array; 64 by default.
           **kwargs: of keras.Model.evaluate; with `return_dict=True`, names come in the order of the list.
         """
