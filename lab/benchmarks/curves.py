@@ -17,6 +17,10 @@ r"""Bits per dimension by CPU seconds of training: levels, a Glow with Haar's sq
     $B $S --seeds=61 --images=51200,102400 --models=levels
     $B $S --seeds=61 --images=102400 --models=glow_haar,glow_pixels
     $B $S --seeds=61 --images=102400 --models=levels,glow_haar --flow_steps=12
+    $B $S --seeds=62 --images=51200,102400 --models=levels
+    $B $S --seeds=62 --images=102400 --models=glow_haar --flow_steps=12
+    $B $S --seeds=61 --images=204800 --models=levels --flow_steps=8,12
+    $B $S --seeds=61 --images=409600 --models=glow_haar --flow_steps=12
     python -m lab.benchmarks.curves --images= --csv=docs/results/curves.csv --figure=docs/results/curves.png
 
 The pictures are those of Debian's budgie-backgrounds, mate-backgrounds, ukui-wallpapers, phosh-wallpapers,

@@ -19,7 +19,8 @@ from glow_tf.layout.cost import BOTH_WAYS
 from glow_tf.layout.partition import part_layouts
 from glow_tf.layout.schedule import Phase, epoch_costs, phases_of
 from glow_tf.presets import read_model_file
-from glow_tf.run.files.workdir import SUMMARY, refuse_other_configuration
+from glow_tf.run.files.flags_file import differing_settings, read_settings, refuse_other_configuration
+from glow_tf.run.files.workdir import SUMMARY
 from lab.studies.study import Study, Variant
 
 FAILURE = "failure.txt"
@@ -128,7 +129,7 @@ class Run:
 
     def check(self) -> None:
         """Raises ConfigError if its folder holds a run of another configuration."""
-        refuse_other_configuration(self.workdir, self.config)
+        refuse_other_configuration(self.workdir, differing_settings(read_settings(self.workdir), self.config))
 
     def fail(self, reason: str) -> None:
         """Records that the run failed and cannot be resumed."""

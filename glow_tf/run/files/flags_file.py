@@ -113,6 +113,16 @@ def differing_settings(before: Mapping[str, str], config: RunConfig) -> dict[str
     }
 
 
+def refuse_other_configuration(folder: pathlib.Path, differing: Mapping[str, str]) -> None:
+    """Raises ConfigError if settings of a folder's run differ; see `differing_settings`."""
+    if differing:
+        raise ConfigError(
+            "this workdir holds a run of another configuration; use another workdir, or the same "
+            f"flags to resume that run. Received: workdir={str(folder)!r} with "
+            f"{', '.join(differing.values())}"
+        )
+
+
 def _same_numbers(one: str, other: str) -> bool:
     """Whether two settings have the same numbers, which may be written 0.1 or 1e-1, one or several."""
     try:

@@ -29,6 +29,7 @@ from glow_tf.run.files.flags_file import (
     flagfile,
     read_settings,
     read_values,
+    refuse_other_configuration,
 )
 from glow_tf.run.files.history import history_columns
 
@@ -130,11 +131,7 @@ class Workdir:
         self._has_other_epochs = bool(differing)
         epochs = read_values(self.path, EPOCHS)
         if set(differing) - set(epochs):
-            raise ConfigError(
-                "this workdir holds a run of another configuration; use another workdir, or the same "
-                f"flags to resume that run. Received: workdir={str(self.path)!r} with "
-                f"{', '.join(differing.values())}"
-            )
+            refuse_other_configuration(self.path, differing)
         if not differing:
             return
         old = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, **epochs))
