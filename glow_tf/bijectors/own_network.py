@@ -55,7 +55,7 @@ class OwnNetwork(KeepsArguments):
 
     def build(self, input_shape: Shape) -> None:
         self._input_shape = (*input_shape[:-1], input_shape[-1] + self.condition_channels)
-        for layer in {self._untracked.twin, self.own}:
+        for layer in dict.fromkeys((self.own, self._untracked.twin)):  # often one
             channels = _built(layer, self._input_shape, self.seed)
         # The package's names, since Keras numbers the layers within others' as they are made.
         for k, variable in enumerate(self.own.trainable_variables):

@@ -17,9 +17,8 @@ def unsuited_rates(highest: float, warmup_steps: int) -> list[str]:
     """
     default = TrainConfig()
     rate = float(default.learning_rate)
-    if (
-        highest > 0 and round(highest, 7) < rate / SLOW
-    ):  # most weights of a large model have a small part of it
+    # Most weights of a large model have a small part of it. A rate of 0 is for callbacks that warm up.
+    if highest > 0 and round(highest, 7) < rate / SLOW:
         return [
             f"a learning rate of {highest:g} is {rate / highest:.0f} times below the default, {rate:g}, "
             "which suits models of every size. Rates that other codes name are for rate_scaling=none"
