@@ -23,23 +23,11 @@ def card_of(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dty
     any_size = str(about.get("image_size")) == "0"
     size = f"any size, with {channels} channels," if any_size else f"{height}×{width}×{channels}"
     shape = f", image_shape=(64, 64, {channels})" if any_size else ""
-    zeros = {name: f'numpy.zeros({(16, *own)}, "float32")' for name, own in model.condition_shapes.items()}
-    given = ", condition=given" if zeros else ""
-    by_name = ", ".join(f"{name!r}: {own}" for name, own in zeros.items())
-    value = zeros.get("condition", f"{{{by_name}}}")
     lines += [
         f"{kind} for images of {size} {of}: {steps} flow steps, width {widths}. "
         f"Weights are kept as {weights_dtype}.",
         "",
-        "```python",
-        "import glow_tf",
-        "",
-        f'glow = glow_tf.Glow.from_preset("{name}"{shape})',
-        *(["import numpy", "", f"given = {value}  # with each image"] if zeros else []),
-        f"images = glow.sample(16, temperature=0.7, seed=0{given})",
-        f"print(glow.bits_per_dim(images{given}))",
-        *(["images = glow.sample(labels=[0] * 16, seed=0)  # of glow.classes[0]"] if model.classes else []),
-        "```",
+        *_code(name, model, shape),
         "",
     ]
     if "test_bpd" in about:
@@ -61,6 +49,25 @@ def card_of(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dty
             value = f"`{about[key]}`" if key == "command" else about[key]
             lines.append(f"- {label}: {value}")
     return "\n".join(lines) + "\n"
+
+
+def _code(name: str, model: ModelConfig, shape: str) -> list[str]:
+    """Returns lines of Python that draw images and score them."""
+    zeros = {name: f'numpy.zeros({(16, *own)}, "float32")' for name, own in model.condition_shapes.items()}
+    given = ", condition=given" if zeros else ""
+    by_name = ", ".join(f"{name!r}: {own}" for name, own in zeros.items())
+    value = zeros.get("condition", f"{{{by_name}}}")
+    return [
+        "```python",
+        "import glow_tf",
+        "",
+        f'glow = glow_tf.Glow.from_preset("{name}"{shape})',
+        *(["import numpy", "", f"given = {value}  # with each image"] if zeros else []),
+        f"images = glow.sample(16, temperature=0.7, seed=0{given})",
+        f"print(glow.bits_per_dim(images{given}))",
+        *(["images = glow.sample(labels=[0] * 16, seed=0)  # of glow.classes[0]"] if model.classes else []),
+        "```",
+    ]
 
 
 def _metadata(title: str, about: Mapping[str, Any]) -> list[str]:
