@@ -66,7 +66,9 @@ def for_fit(
         )
     if (held_out := arguments.get("validation_data")) is not None:
         limit = {"steps": arguments.get("validation_steps")}
-        arguments["validation_data"] = for_evaluation(glow, held_out, held_out_size, seed, limit, False)
+        arguments["validation_data"] = for_evaluation(
+            glow, held_out, held_out_size, seed, limit, is_read_once=False
+        )
     arguments["shuffle"] = False  # an array is shuffled already, every epoch anew
     return dataset
 
