@@ -86,6 +86,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_float("equalize", 0.0, "As of `glow-tf train`.", **own)
     flags.DEFINE_list("models", list(MODELS), "Names of models.", **own)
     flags.DEFINE_list("widths", ["32"], "Of the coupling networks.", **own)
+    flags.DEFINE_string("precision", "float32", "As of `glow-tf train`; each has a CSV of its own.", **own)
     flags.DEFINE_list("images", LENGTHS, "Training images of a run; none: no runs.", **own)
     flags.DEFINE_list("seeds", ["61", "62", "63"], "Of the runs, and of those that are compared.", **own)
     flags.DEFINE_integer("test_examples", 1024, "Test images.", lower_bound=2, **own)
@@ -133,6 +134,7 @@ def _make_runs(given: flags.FlagValues) -> None:
                 continue
             settings = {"num_blocks": given.num_blocks, "equalize": given.equalize} | MODELS[model]
             settings |= {"width": int(width), "flow_steps": int(steps), "seed": int(seed)}
+            settings |= {"precision": given.precision}
             config = ModelConfig(all_images.image_shape, **settings)
             glow, clock = _trained(config, int(images), all_images.train)
             found = evaluate(glow, all_images.test, seed=int(seed)).per_image
