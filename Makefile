@@ -7,14 +7,18 @@ BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 AUDIT := .venv-audit
 
-.PHONY: quickstart test test-slow test-lab test-lab-if-changed test-oldest test-try try docs notebooks lint audit \
-    release clean
+.PHONY: quickstart test test-long test-slow test-lab test-lab-if-changed test-oldest test-try try docs notebooks lint \
+    audit release clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python train/main.py --flagfile=configs/quickstart.cfg
 
 test: $(VENV)/installed
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# With `make test` all that the gate runs of tests/: models in every file, runs of every command.
+test-long: $(VENV)/installed
+	$(BIN)/pytest -n 2 --dist loadfile -m 'long and not slow'
 
 # Without npm's registry the test of the page `try.md` is skipped.
 test-slow: notebooks $(VENV)/installed-docs $(VENV)/installed-try
@@ -34,7 +38,7 @@ test-lab-if-changed:
 	test "$$($(LAB_FILES))" = "$$(cat lab/tested)" || $(MAKE) test-lab
 
 test-oldest: $(OLDEST)/installed
-	$(OLDEST)/bin/pytest -n 2 --dist loadfile
+	$(OLDEST)/bin/pytest -n 2 --dist loadfile -m 'not slow'
 
 docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict

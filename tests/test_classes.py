@@ -342,6 +342,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_run_learns_the_classes(run, eager):
     digits = data.load(DataConfig("digits"))
     glow = glow_tf.load(run)
@@ -436,6 +437,7 @@ def test_classes_that_change_are_refused_and_the_run_is_kept(tmp_path):
     assert glow_tf.load(tmp_path / "run").classes == ("bee", "cow")
 
 
+@pytest.mark.long
 def test_evaluations_of_a_model_with_classes_take_labels_and_leave_them_out(images):
     trainer = PartsTrainer(small_glow(classes=CLASSES, flow_steps=1, parts="1"), seed=3)
     trainer.compile(optimizer="adam", rate_scaling="none")

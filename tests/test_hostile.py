@@ -19,6 +19,8 @@ from glow_tf.data import pictures
 from glow_tf.model.glow import Glow
 from lab.benchmarks import hostile_inputs, hostile_pictures
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory):

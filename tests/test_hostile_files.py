@@ -16,6 +16,8 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.run.files.checkpoint_content import DamagedCheckpointError, read_into, readable
 from lab.benchmarks import hostile_files, hostile_inputs
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def crafted(tmp_path_factory):

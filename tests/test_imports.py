@@ -1,6 +1,7 @@
 """Packages import one way, private APIs are in one file, and pure modules need no TensorFlow."""
 
 import ast
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -46,11 +47,25 @@ PRIVATE = re.compile(
 PUBLIC = {"_replace", "_asdict", "_exit"}  # in spite of their names: of named tuples, of os
 
 
+@functools.cache
+def _nodes(path):
+    """Returns the nodes of a file's syntax tree."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
+@functools.cache
 def _statements(path):
-    """Yields the nodes of a file, except imports for type checkers alone."""
-    tree = ast.parse(path.read_text())
-    guarded = {id(n) for i in ast.walk(tree) if isinstance(i, ast.If) for n in ast.walk(i)}
-    yield from (node for node in ast.walk(tree) if id(node) not in guarded)
+    """Returns the nodes of a file, except imports for type checkers alone."""
+    guarded = {id(n) for i in _nodes(path) if isinstance(i, ast.If) for n in ast.walk(i)}
+    return tuple(node for node in _nodes(path) if id(node) not in guarded)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten():
+    """The trees are large, and no other test of the process reads them."""
+    yield
+    _nodes.cache_clear()
+    _statements.cache_clear()
 
 
 def _imports(path):
@@ -126,7 +141,7 @@ def test_private_apis_are_used_in_one_file():
     own = {
         node.name if hasattr(node, "name") else node.attr
         for path in files
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in _nodes(path)
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
         or (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
     }
@@ -135,7 +150,7 @@ def test_private_apis_are_used_in_one_file():
             continue
         text = path.read_text()
         assert not PRIVATE.search(text), path
-        for node in ast.walk(ast.parse(text)):
+        for node in _nodes(path):
             if isinstance(node, ast.Attribute) and re.fullmatch(r"_[a-z]\w*", node.attr):
                 assert node.attr in own | PUBLIC, f"{path.name}: {node.attr}"
 

@@ -140,6 +140,7 @@ DECAYS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("devices", [["CPU:0"], ["CPU:0", "CPU:1"]], ids=len)
 @pytest.mark.parametrize(("name", "settings", "expected"), DECAYS.values(), ids=DECAYS)
 def test_a_factor_reaches_the_decay_of_weights(name, settings, expected, devices):
@@ -173,6 +174,7 @@ def test_a_function_kept_whole_stays_one_node_per_call():
     assert all(f.attr["_noinline"].b for f in library)
 
 
+@pytest.mark.long
 def test_a_custom_gradient_is_forgotten_with_the_graph_it_was_defined_in():
     @tf.custom_gradient
     def doubled(x):

@@ -65,6 +65,7 @@ def test_a_level_has_a_part_and_the_coarsest_image_another(perturbed):
     assert counts == [(1, 1, 1), (3, 2, 2), (5, 3, 3), (8, 4, 4)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("shape", "blocks"),
     [
@@ -177,6 +178,7 @@ def test_a_part_that_trains_alone_runs_no_flow_before_it(images, at_once, monkey
     np.testing.assert_allclose(loss, _term(trainer.glow, images[:4], 1, trainer.seed), rtol=1e-4)
 
 
+@pytest.mark.long
 def test_where_one_part_changes_the_terms_of_the_others_are_computed_once(images, monkeypatch, eager):
     trainer = PartsTrainer(small_levels(flow_steps=1), seed=3)
     trainer.compile("sgd")
@@ -203,12 +205,14 @@ def test_a_level_of_its_own_objective_has_no_prior_of_the_smaller_image(images):
     assert trainer.glow.parts[0].prior.log_prob(tf.zeros([3, 2, 2, 3])).numpy().tolist() == [0, 0, 0]
 
 
+@pytest.mark.long
 def test_recomputation_gives_the_same_steps(images, at_once):
     trainer = trained(images, [simultaneous(3)], reversible=True)
     for mine, others in zip(trainer.glow.get_weights(), at_once.glow.get_weights(), strict=True):
         np.testing.assert_allclose(mine, others, atol=1e-5)
 
 
+@pytest.mark.long
 def test_files_and_exports_hold_levels(images, tmp_path):
     glow = small_levels(num_blocks=1, level_steps="1,2", level_widths=(6, 4), equalize=0.5)
     glow.initialize(images)

@@ -11,6 +11,8 @@ from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
 from glow_tf.layout.schedule import end_to_end, one_part, simultaneous
 
+pytestmark = pytest.mark.long
+
 IMAGES = make_small_images(np.random.default_rng(0))
 GIVEN = IMAGES[:, ::2, ::2]
 OF_MAPS = {"condition_shape": (4, 4, 1), "condition_features": 3, "flow_steps": 1, "parts": "by_block:2"}

@@ -21,6 +21,8 @@ from glow_tf.presets import weights_file
 from glow_tf.use.exports import saved_model
 from glow_tf.use.exports.operations import check_operations
 
+pytestmark = pytest.mark.long
+
 TESTS = pathlib.Path(__file__).parent
 IMAGES = make_small_images(np.random.default_rng(0))
 OWN = {

@@ -79,6 +79,7 @@ def test_data_come_back_and_their_density_is_that_of_the_latents(architecture, e
     np.testing.assert_allclose(glow.bits_per_dim(x), -glow.log_prob(x) / (32 * np.log(2)), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_what_is_drawn_is_real_and_no_seed_changes_a_density(glow):
     drawn, x = glow.sample(20, seed=3), made(2, *SHAPE)
     assert drawn.dtype == tf.float32
@@ -378,6 +379,7 @@ def test_one_file_is_a_data_set(tmp_path):
         load(DataConfig("digits", dtype="float32"))
 
 
+@pytest.mark.long
 def test_a_run_of_real_data_goes_on_and_writes_arrays(tmp_path, capsys, eager):
     x = made(40, *SHAPE)
     np.save(tmp_path / "all.npy", x)

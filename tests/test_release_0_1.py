@@ -15,6 +15,8 @@ from glow_tf.commands.run_flags import config_of
 from glow_tf.run import lifecycle
 from glow_tf.use import open_model
 
+pytestmark = pytest.mark.long
+
 ARCHIVE = pathlib.Path(__file__).parent / "release_0_1" / "release_0_1.tar.gz"
 
 

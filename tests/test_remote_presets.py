@@ -165,6 +165,7 @@ def test_a_file_of_the_hub_has_a_limit(hub, monkeypatch):
         glow_tf.Glow.from_preset("hf://me/flow")
 
 
+@pytest.mark.long
 def test_commands_take_an_address(server, tmp_path, capsys):
     cli.main(["sample", f"--model={server.url}/some/flow", "--num=4", f"--output={tmp_path}/s.png"])
     assert (tmp_path / "s.png").stat().st_size > 0

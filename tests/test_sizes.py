@@ -59,6 +59,7 @@ def test_at_its_own_size_a_model_stays_as_it_is(own, eager):
     np.testing.assert_array_equal(again.log_prob(images), own.log_prob(images))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("shape", "count", "coarsest"),
     [
@@ -81,6 +82,7 @@ def test_the_finest_part_makes_every_level_of_another_size(own, shape, count, co
     assert len({id(weight) for part in glow.parts for weight in part.weights}) == len(glow.weights)
 
 
+@pytest.mark.long
 def test_a_model_of_one_level_fits_large_images(eager):
     """A part of details, and a flow of 4×4: a prior of images of any size."""
     own = made(num_blocks=1)
@@ -93,6 +95,7 @@ def test_a_model_of_one_level_fits_large_images(eager):
     assert np.isfinite(glow.bits_per_dim(images)).all()
 
 
+@pytest.mark.long
 def test_a_coarsest_image_that_is_not_squeezed_stays_so(eager):
     own = made(image_shape=(6, 6, 1), num_blocks=1)
     glow = own.resized((9, 16, 1))
@@ -180,6 +183,7 @@ def test_a_level_of_odd_images_learns_from_crops_that_are_even(odd):
     assert (output.h.shape, len(output.latents)) == ((1, 2, 2, 3), 1)
 
 
+@pytest.mark.long
 def test_a_model_of_odd_sides_trains_and_evaluates(own, eager):
     trainer = glow_tf.PartsTrainer(own.recut(dtype="float32").resized((7, 11, 3)), seed=0)
     settings = glow_tf.TrainConfig(schedule="simultaneous", part_epochs=1, finetune_epochs=0, batch_size=4)
@@ -211,6 +215,7 @@ class OtherLevels(Levels):
     resized = Levels.__mro__[1].resized
 
 
+@pytest.mark.long
 def test_what_has_one_size_alone_says_why(own):
     classes = dataclasses.replace(own.config, classes=("a", "b"))
     placed, other = (
@@ -265,6 +270,7 @@ def mixed(tmp_path, monkeypatch, own):
     return ["--model=preset", "--dataset=folder:in"]
 
 
+@pytest.mark.long
 def test_commands_take_images_at_their_own_sizes(mixed, capsys, eager):
     assert cli.run("evaluate", [*mixed, "--image_size=0", "--output=found.json"]) == 0
     out = capsys.readouterr().out
@@ -284,6 +290,7 @@ def test_commands_take_images_at_their_own_sizes(mixed, capsys, eager):
     assert np.load("samples.npy").shape == (2, 1, 5, 6, 3)
 
 
+@pytest.mark.long
 def test_a_size_that_cannot_be_is_refused_before_time_is_spent(mixed, capsys):
     for wrong, message in (
         (["--image_size=-3"], "image_size must be empty, a side in pixels"),

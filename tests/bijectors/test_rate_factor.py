@@ -57,6 +57,7 @@ def change(images, rate_scaling, **size):
     return np.abs(glow.encode(images).numpy() - before).mean() / np.abs(before).mean()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [{"flow_steps": 2}, pytest.param({"width": 8}, marks=pytest.mark.slow)])
 def test_the_first_steps_move_a_large_model_no_further_than_a_small_one(size, small_images, eager):
     small = {"flow_steps": 2, "width": 8} | size

@@ -41,6 +41,7 @@ def results(layer, x):
     return [eps, log_prob, by_place, back, tape.gradient(log_prob, x)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("side", [9, 26])
 def test_tiles_change_no_number(details, x, side, monkeypatch):
     whole = results(details, x)
@@ -60,6 +61,7 @@ def test_a_margin_of_one_place_less_would_change_them(details, x, monkeypatch):
     assert np.abs(details.colour_bounded(h, eps, identity) - whole).max() > 1e-6
 
 
+@pytest.mark.long
 def test_in_a_graph_as_well(details, x, monkeypatch):
     whole = details.factor_out(x)
     monkeypatch.setattr(tiles, "SIDE", 16)

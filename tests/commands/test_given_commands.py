@@ -14,6 +14,8 @@ from glow_tf.run import suited
 from glow_tf.use import open_model
 from glow_tf.use.models import ENDPOINTS
 
+pytestmark = pytest.mark.long
+
 SMALL = {"num_blocks": 1, "flow_steps": 1, "parts": "1", "width": 4, "condition_features": 2}
 
 

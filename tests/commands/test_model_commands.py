@@ -18,6 +18,8 @@ from glow_tf.commands import cli, model_flags
 from glow_tf.core.text_files import json_text
 from glow_tf.use.images import UsedImages
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, presets_loaded_once):

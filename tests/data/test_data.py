@@ -313,6 +313,7 @@ def test_a_batch_that_cannot_be_filled_is_an_error(rng):
         data.training_batches(images_of(20, rng), 21, seed=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("replicas", [2, 4])  # one or two a process
 def test_slices_of_the_batches_are_together_the_batches(small_images, replicas):
     def joined(make, take):

@@ -354,6 +354,7 @@ def test_workers_meet_and_learn_whether_there_is_anything_to_do():
     assert meet(same, same, summary={"test_bpd": 3.5}) == [(same, {"test_bpd": 3.5})] * 2
 
 
+@pytest.mark.long
 def test_a_worker_takes_what_it_leaves_open_from_worker_0():
     given = ["--dataset=digits", "--strategy=multi_worker", "--workdir=unused"]
     is_open = config_of(given)

@@ -91,6 +91,7 @@ def average(of_each):
             variable.assign(mean)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("eager", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_replicas_train_alone_and_meet_in_the_mean(eager, batches):
     expected = met_by_hand(batches, 2)

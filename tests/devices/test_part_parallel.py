@@ -129,6 +129,7 @@ def test_recomputed_activations_and_bfloat16_work_there_too(small_images):
     np.testing.assert_allclose(two["val_bpd"], one["val_bpd"], atol=0.02)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("schedule", "delay", "changes"),
     [

@@ -36,6 +36,7 @@ def test_shares_are_joined_to_what_the_whole_gives(size, known):
     tf.nest.map_structure(lambda t: t.shape.assert_is_compatible_with([size]), result)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("schedule", "reversible"),
     [

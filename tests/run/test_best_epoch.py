@@ -18,6 +18,8 @@ from glow_tf.run.files.checkpoints import Checkpoints
 from glow_tf.run.files.history import reproducible
 from glow_tf.use.evaluation import evaluate
 
+pytestmark = pytest.mark.long
+
 SETTINGS = {
     "train_examples": 30,
     "validation_examples": 60,

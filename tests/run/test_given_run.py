@@ -11,7 +11,7 @@ import glow_tf
 from glow_tf import ConfigError
 from glow_tf.use import evaluate, read_images, save_run_to_preset
 
-pytestmark = pytest.mark.usefixtures("eager_module")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("eager_module")]
 
 SMALL = {
     "num_blocks": 1,

@@ -290,6 +290,7 @@ def test_what_has_no_trainer_is_named(tmp_path):
 # The data
 
 
+@pytest.mark.long
 def test_a_run_does_not_go_on_with_other_images(tmp_path):
     """With one picture more others are held out: some that were trained on would become test images."""
     pictures, folder = tmp_path / "pictures", tmp_path / "run"
@@ -315,6 +316,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
     assert train(config(folder, **{**own, "finetune_epochs": 3}))["epochs"] == 4
 
 
+@pytest.mark.long
 def test_a_run_goes_on_where_its_images_lie_elsewhere_now_if_they_are_the_same(tmp_path, capsys):
     pictures, folder = tmp_path / "pictures", tmp_path / "run"
     write_pictures(pictures, 40)

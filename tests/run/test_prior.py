@@ -18,6 +18,8 @@ from glow_tf.run import prior, suited
 from glow_tf.run.files.flags_file import read_config
 from glow_tf.run.files.history import reproducible
 
+pytestmark = pytest.mark.long
+
 MODEL = {
     "architecture": "levels",
     "n_bits": 8,

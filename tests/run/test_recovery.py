@@ -87,6 +87,7 @@ def undisturbed(sound_run):
     return float(rows_of(sound_run)[-1]["test_bpd"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
@@ -123,6 +124,7 @@ def test_a_run_recovers_from_a_poisoned_state(kind, settings, undisturbed, tmp_p
         assert summary["test_bpd"] < undisturbed + 0.1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "epoch",
     [pytest.param(1, id="no checkpoint", marks=pytest.mark.slow), pytest.param(3, id="a checkpoint")],
@@ -143,6 +145,7 @@ def test_what_recurs_is_given_up_after_three_times(epoch, tmp_path, capsys):
     assert said == [f"{when} the rate of part 1 is {rate}" for when, rate in rates]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "minutes",
     [
@@ -169,6 +172,7 @@ def test_what_diverges_before_the_first_checkpoint_speaks_of_none(tmp_path):
     assert "checkpoint" not in str(error.value)
 
 
+@pytest.mark.long
 def test_what_is_not_finite_is_never_saved(tmp_path, capsys):
     """The last step of epoch 2 is sound, and what it leaves is not; epoch 3 trains another part."""
     summary = train(config(tmp_path, **FAST), Poison("slot, nan", 2, 20, once))

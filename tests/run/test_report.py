@@ -174,6 +174,7 @@ def test_a_page_never_replaces_a_file_that_it_is_made_of(tmp_path, capsys):
     assert "a run's workdir must have the file flags.cfg." in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_run_ends_with_a_report_that_shows_its_least_and_most_usual_images(tmp_path, reports, capsys):
     train(config(tmp_path / "run", **FAST, parts="1"), eager=True)
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"; see {tmp_path / 'run' / 'report.html'}")

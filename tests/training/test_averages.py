@@ -64,6 +64,7 @@ class Swapped(keras.callbacks.Callback):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.long
 def test_each_part_has_the_average_over_its_own_steps(small_images, eager):
     trainer, follow, swapped = make_trainer(epochs=3), Follow(), Swapped()
     trainer.fit(small_images[:32], batch_size=16, callbacks=[follow, swapped], verbose=0)

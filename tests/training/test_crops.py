@@ -15,6 +15,7 @@ def batch_of(images, seed=0, **crop):
     return batch["images"], batch["noise"], batch["index"]
 
 
+@pytest.mark.long
 def test_crops_are_squares_of_the_images_at_places_that_keep_squares_together():
     images = np.arange(4 * 16 * 12 * 3, dtype=np.uint16).reshape(4, 16, 12, 3)
     corners = set()
@@ -39,6 +40,7 @@ def test_a_crop_has_the_likelihood_that_a_model_of_its_size_gives_it(rng, eager)
     np.testing.assert_array_equal(of_crops, small.dequantized_log_prob(small.dequantized(images, 0.5)))
 
 
+@pytest.mark.long
 def test_training_on_crops_is_that_of_a_model_of_their_size(rng, eager):
     images = rng.integers(0, 256, (16, 16, 16, 3)).astype(np.uint8)
     batches = data.training_batches(images, 8, 0, crop=data.Crop(8, 4))
@@ -51,6 +53,7 @@ def test_training_on_crops_is_that_of_a_model_of_their_size(rng, eager):
     assert trained[0] == trained[1]
 
 
+@pytest.mark.long
 def test_a_run_trains_on_crops_and_is_evaluated_on_whole_images(tmp_path, eager):
     own = {"architecture": "levels", "schedule": "simultaneous", "num_blocks": 1, "flow_steps": 2, "width": 4}
     own |= {"part_epochs": 1, "finetune_epochs": 0, "parts": "1", "train_examples": 64, "test_examples": 32}

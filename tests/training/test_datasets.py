@@ -116,12 +116,14 @@ def test_what_keras_does_on_each_replica_alone_is_refused_on_several(option):
             trainer.compile([keras.optimizers.SGD(**{option: 2})])
 
 
+@pytest.mark.long
 def test_tuples_of_images_alone_are_evaluated_as_images_alone(small_images):
     trainer = make_trainer()
     alone, tuples = (tf.data.Dataset.from_tensor_slices(x).batch(16) for x in (small_images, (small_images,)))
     assert trainer.evaluate(tuples, verbose=0) == trainer.evaluate(alone, verbose=0)
 
 
+@pytest.mark.long
 def test_every_way_of_giving_the_same_batches_trains_the_same(small_images):
     expected = fit(dataset_of(small_images))["bpd"]
     assert fit(Batches(small_images))["bpd"] == expected
@@ -138,6 +140,7 @@ def test_a_dataset_of_unknown_length_trains_to_its_end(small_images):
     assert trainer.optimizers[0].iterations == 2 * 4
 
 
+@pytest.mark.long
 def test_images_of_unknown_size_are_taken_and_checked_as_they_come(small_images):
     spec = tf.TensorSpec((None, None, None, 1), tf.uint8)
     loose = tf.data.Dataset.from_generator(lambda: in_batches(small_images), output_signature=spec)
@@ -177,6 +180,7 @@ def test_validation_split_holds_the_last_images_out(small_images):
     np.testing.assert_array_equal(held_out, small_images[48:])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("as_data", [dataset_of, Batches, in_batches])
 def test_evaluate_takes_what_fit_takes(as_data, small_images):
     trainer = make_trainer()
@@ -412,6 +416,7 @@ def test_a_dataset_of_one_model_is_checked_again_for_another(small_images):
         as_dataset(small_glow(image_shape=(8, 8, 3)), dataset, trains=True)
 
 
+@pytest.mark.long
 def test_batches_by_name_train_as_tuples_do(small_images, rng, eager):
     noise = rng.uniform(size=small_images.shape).astype(np.float32)
     named, tuples = dataset_of({"noise": noise, "images": small_images}), dataset_of(small_images, noise)
@@ -427,6 +432,7 @@ def test_batches_by_name_train_as_tuples_do(small_images, rng, eager):
             fit(dataset_of(wrong))
 
 
+@pytest.mark.long
 def test_noise_of_an_evaluation_depends_on_no_batch_size_where_something_is_given(rng):
     given = rng.normal(size=(64, 3)).astype(np.float32)
     glow = small_glow(flow_steps=1, num_blocks=1, parts="1", condition_shape=(3,))

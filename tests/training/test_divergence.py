@@ -141,6 +141,7 @@ class Spoil(keras.callbacks.Callback):
             weight.assign(weight.numpy() + 5)
 
 
+@pytest.mark.long
 def test_sound_training_stays_in_the_band_and_what_diverges_stops_with_a_report(small_images):
     """With two images a step."""
     trainer, outside = make_trainer(max_outside_steps=3, max_skipped_steps=3), []
@@ -201,6 +202,7 @@ def test_sound_training_with_two_images_a_step_never_leaves_the_band(schedule, s
     assert history["skipped_steps"] == [0] * 3
 
 
+@pytest.mark.long
 def test_training_anew_starts_without_a_reference(small_images, eager):
     trainer = make_trainer(run_eagerly=True)
     trainer.fit(small_images, batch_size=32, epochs=1, verbose=0)

@@ -21,7 +21,7 @@ from glow_tf.data.batches import untuned
 
 PARTS = 2
 
-pytestmark = pytest.mark.usefixtures("eager_module")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("eager_module")]
 
 
 def make_trainer(make=None, schedule="alternating", part_epochs=4, finetune=2):

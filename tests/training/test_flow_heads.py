@@ -136,6 +136,7 @@ def test_a_head_runs_and_gets_gradients_only_where_its_part_is_trained(
     ]
 
 
+@pytest.mark.long
 def test_scores_samples_and_the_test_bpd_do_not_know_of_heads(small_images, monkeypatch, eager):
     small = {"flow_steps": 1, "parts": "by_block:2"}
     with_heads, plain = small_glow(**HEAD, **small), small_glow(**small)

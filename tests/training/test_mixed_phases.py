@@ -59,6 +59,7 @@ PHASES = {  # → which of three parts train
 PLACED = pytest.param(DEVICES, marks=pytest.mark.slow)  # the next test is on devices by default
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("devices", [(), PLACED], ids=["one device", "a device for each part"])
 @pytest.mark.parametrize("phase", PHASES, ids=str)
 def test_the_parts_that_a_phase_names_train_and_no_others(phase, devices, glow, small_images):

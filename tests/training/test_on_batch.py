@@ -33,6 +33,7 @@ def fitted(*members):
     return trainer.glow.get_weights()
 
 
+@pytest.mark.long
 def test_a_step_on_one_batch_is_a_step_of_fit(small_images, noise):
     trainer = make_trainer()
     logs = trainer.train_on_batch((small_images, noise), return_dict=True)

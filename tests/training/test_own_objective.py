@@ -18,7 +18,7 @@ from glow_tf.commands.run_flags import config_of
 from glow_tf.core.errors import ConfigError
 from glow_tf.training.step.objective import imported_objective
 
-pytestmark = pytest.mark.usefixtures("eager_module")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("eager_module")]
 
 MODULE = '''
 import keras

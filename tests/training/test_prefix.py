@@ -112,6 +112,7 @@ def test_a_cached_turn_pays_for_its_prefix_once():
     assert epoch_costs(layouts, short, cache_prefix=True)[4] == relative_cost(layouts, [2])
 
 
+@pytest.mark.long
 def test_a_cache_is_filled_with_what_parts_make_of_their_condition(small_images, rng, eager):
     """Both caches: part 2 reads the condition, too, on what part 1 has made."""
     images, given = small_images[:20], rng.normal(size=(20, 3)).astype(np.float32)
@@ -130,6 +131,7 @@ def test_a_cache_is_filled_with_what_parts_make_of_their_condition(small_images,
         np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_cache_is_made_of_the_one_before_with_its_noise(small_images, eager):
     images = small_images[:50]
     glow = small_glow(parts="across_block:3", flow_steps=2)
@@ -193,6 +195,7 @@ def test_a_cache_is_filled_anew_with_the_noise_of_another_turn(small_images):
     assert (kept[2] != kept[1]).any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 def test_a_cache_in_files_has_the_numbers_of_one_in_memory(small_images, tmp_path, precision):
     images = small_images[:50]

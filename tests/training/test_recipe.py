@@ -87,6 +87,7 @@ def test_fit_finds_the_steps_of_an_epoch(changes, small_images):
             assert found.get_config() == {**expected.get_config(), "name": found.name}
 
 
+@pytest.mark.long
 def test_the_command_and_python_train_the_same(tmp_path):
     values = {"dataset": "digits", "n_bits": 5, "num_blocks": 1, "flow_steps": 2, "width": 4, "streams": 1}
     values |= {"train_examples": 64, "test_examples": 16, "parts": "across_block:2"}
@@ -115,6 +116,7 @@ def test_a_later_fit_goes_on_with_the_same_cosine(small_images):
         halves.fit(small_images, initial_epoch=3, epochs=4, verbose=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trained", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_saved_trainer_goes_on_with_the_recipe(trained, small_images, tmp_path):
     train = settings(schedule="alternating", beta_2="oai", finetune_learning_rate="1e-2")
@@ -135,6 +137,7 @@ def test_a_saved_trainer_goes_on_with_the_recipe(trained, small_images, tmp_path
     assert loaded.phases != whole.phases
 
 
+@pytest.mark.long
 def test_a_length_that_nobody_knows_is_refused_where_rates_need_it(small_images):
     endless = tf.data.Dataset.from_tensor_slices(small_images).batch(BATCH).filter(lambda x: True)
     needing = ({}, {"rate_schedule": "constant", "beta_2": "oai"})

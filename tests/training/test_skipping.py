@@ -65,6 +65,7 @@ SGD, ADAM = (lambda: keras.optimizers.SGD(1e-3)), (lambda: keras.optimizers.Adam
 SLOW = set(KINDS) - {"one replica", "simultaneous"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "optimizer"),
     [pytest.param(kind, SGD, id=kind, marks=pytest.mark.slow if kind in SLOW else ()) for kind in KINDS]
@@ -102,6 +103,7 @@ def test_a_mean_of_no_step_is_not_logged(small_images):
     assert np.isfinite(list(history.values())).all()
 
 
+@pytest.mark.long
 def test_replicas_agree_on_what_they_skip(small_images):
     options = {"strategy": "mirrored", "run_eagerly": True}
     trainer = make_trainer(small_images, lambda: FusedAdamax(1e-2), **options)
@@ -112,6 +114,7 @@ def test_replicas_agree_on_what_they_skip(small_images):
         assert np.isfinite(first.numpy()).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=() if k == "one replica" else pytest.mark.slow) for k in KINDS]
 )

@@ -55,6 +55,7 @@ def trained(schedule):
     return types.SimpleNamespace(before=before, traced=traced, logs=logs, history=history)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "schedule",
     [

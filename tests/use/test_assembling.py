@@ -17,6 +17,8 @@ from glow_tf.run.files import saved
 from glow_tf.use.assembling import assemble
 from glow_tf.use.run_presets import save_run_to_preset
 
+pytestmark = pytest.mark.long
+
 SETTINGS = {
     "dataset": "digits",
     "architecture": "levels",

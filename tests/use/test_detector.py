@@ -22,6 +22,8 @@ from glow_tf.use.score.places import place_maps
 from glow_tf.use.score.rule import Rule
 from glow_tf.use.score.tuning import Tuner
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def digits():

@@ -17,6 +17,8 @@ from glow_tf.use.exports import operations
 from glow_tf.use.exports.operations import check_operations
 from glow_tf.use.models import ENDPOINTS
 
+pytestmark = pytest.mark.long
+
 CLASSES = ("ape", "bee", "cow", "dog")
 ALONE = """
 import sys

@@ -19,6 +19,8 @@ from glow_tf.use.score import features as module
 from glow_tf.use.score.features import Features
 from glow_tf.use.score.rule import Rule
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def digits():

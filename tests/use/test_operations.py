@@ -54,6 +54,7 @@ def test_what_export_writes_is_allowed(exported):
         model.decode(images)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [

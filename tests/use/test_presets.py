@@ -196,6 +196,7 @@ def test_the_packages_presets_are_listed_and_small():
 LARGE = ("cifar10", "cifar10_small", "fashion_mnist")  # seconds each
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in presets.names()]
 )
@@ -287,6 +288,7 @@ def test_a_workdir_of_a_presets_name_does_not_stand_in_for_it(tmp_path, monkeypa
     assert run_of("--from_preset=digits", "--workdir=unused").init_from == str(presets.find("digits"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shapes", [(3,), {"low": (4, 4, 1), "kind": (2,)}])
 def test_the_code_of_a_card_runs_for_a_model_that_is_given_something(shapes, tmp_path, monkeypatch, eager):
     glow = small_glow(flow_steps=1, parts="1", condition_shape=shapes)

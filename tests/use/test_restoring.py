@@ -13,6 +13,8 @@ from glow_tf.use import denoise, encode, inpaint, psnr
 from glow_tf.use.restore.restoring import harmonic
 from glow_tf.use.sized import check_fits, extended, of_size
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def model():

@@ -12,6 +12,8 @@ from small import make_flow_step, perturb, small_glow
 import glow_tf
 from glow_tf.bijectors import ActNorm, Chain, Dequantize, Split, Squeeze, Stack
 
+pytestmark = pytest.mark.long
+
 tfb, tfd = tfp.bijectors, tfp.distributions
 
 UNKNOWN = {

@@ -16,6 +16,8 @@ from glow_tf.run.pictures import enlarged
 from glow_tf.use import previews, psnr, reduced, repeated, upscale
 from glow_tf.use.restore.upscaling import with_means
 
+pytestmark = pytest.mark.long
+
 
 def make_levels(**changes):
     settings = {"num_blocks": 2, "flow_steps": 1, "width": 8, "seed": 3} | changes

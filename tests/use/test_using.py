@@ -106,6 +106,7 @@ def test_an_export_gives_the_same_bits_but_for_the_noise(exported_once, images):
         evaluate(open_model(folder), images / 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 50, 300])
 def test_one_draw_is_what_the_trainer_evaluates(glow, rng, count):
     images = rng.integers(0, 129, (count, 8, 8, 1), np.uint8)
@@ -182,6 +183,7 @@ def test_drawn_images_are_those_of_sample_and_temperature_0_is_the_mode(glow, mo
         draw(glow, 0, 0.7, seed=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", [pytest.param((2,), marks=pytest.mark.slow), {"a": (2,), "b": (2, 2, 1)}])
 def test_conditions_and_labels_may_be_lists(shape, images, monkeypatch):
     own = {"condition_shape": shape, "condition_features": 2, "classes": ("a", "b", "c")}
@@ -281,6 +283,7 @@ def test_latents_of_another_size_are_refused(glow):
 # Models and images
 
 
+@pytest.mark.long
 def test_a_model_is_opened_from_wherever_it_is_kept(exported_once, images, tmp_path):
     glow, export = exported_once
     glow.save_to_preset(tmp_path / "preset")

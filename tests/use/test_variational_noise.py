@@ -124,6 +124,7 @@ def test_batches_of_any_length_are_one_graph():
     np.testing.assert_allclose(traced(*batches)[0], variational_noise(log_prob, *batches)[0], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_the_bits_of_a_trained_model_are_fewer_and_their_terms_add_up():
     images = data.load(DataConfig(dataset="digits")).test[:40]
     uniform, found = (evaluate(load("digits"), images, 2, seed=3, noise=noise) for noise in NOISES)
