@@ -67,24 +67,33 @@ SETS = {
     ("photographs", 45.0): "photographs",
     ("clothes", 45.0): "Fashion-MNIST",
 }
-LONGER = [("cifar10", (8, 12800)), ("cifar10", (8, 25600)), ("cifar10", (8, 51200))]
-LONGER += [("photographs", (8, 12800)), ("photographs_64", (8, 4800)), ("clothes", (9, 51200))]
+# Titles, with flow steps and images of a Glow, and over how many seeds.
+LONGER = [("CIFAR-10", (8, images), 3) for images in (12800, 25600, 51200)]
+LONGER += [("CIFAR-10", (8, 102400), 1), ("CIFAR-10", (12, 25600), 3), ("CIFAR-10", (12, 102400), 2)]
+LONGER += [("CIFAR-10", (12, 409600), 2), ("photographs", (8, 12800), 3)]
+LONGER += [("photographs, 64×64", (8, 4800), 3), ("Fashion-MNIST", (9, 51200), 3)]
 GLOWS = ("glow_haar", "glow_pixels")
+RUNS, SEEDS = [RESULTS / "curves.csv", RESULTS / "curves_steps.csv"], ("61", "62", "63")
 
 
 @pytest.fixture(scope="module")
 def beside():
-    return curves.compared(curves.curves([RESULTS / "curves.csv"], ("61", "62", "63")), [45.0, 150.0])
+    """What is said of the first three, two seeds and one seed."""
+    costs = curves.seconds_per_image(RESULTS / "curves_costs.csv", RUNS)
+    found = {count: curves.curves(RUNS, SEEDS[:count], costs) for count in (3, 2, 1)}
+    return {count: curves.compared(own, [45.0, 150.0]) for count, own in found.items()}
 
 
-def said_of(longer):
+def said_of(longer, count=3):
     """Returns a factor of time and its interval; a dash where a Glow's bits are not among those of levels."""
-    return "–" if longer is None else "{:.1f} [{:.1f}, {:.1f}]".format(*longer)
+    if longer is None:
+        return "–"
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*longer) if count > 2 else f"{longer[0]:.1f}"
 
 
 @pytest.mark.parametrize(("name", "seconds"), SETS)
 def test_levels_and_glows_after_equal_time(beside, name, seconds):
-    haar, pixels = (beside[name, glow].after[seconds] for glow in GLOWS)
+    haar, pixels = (beside[3][name, glow].after[seconds] for glow in GLOWS)
     levels, glow, behind, _ = haar
     cells = [f"{seconds:g}", f"{levels:.3f}", f"{glow:.3f}", f"{behind.mean:.3f} ± {behind.half_width:.3f}"]
     row = f"| {SETS[name, seconds]} | {' | '.join(cells)} | {pixels[1]:.3f} |"
@@ -93,47 +102,53 @@ def test_levels_and_glows_after_equal_time(beside, name, seconds):
 
 def test_how_many_times_as_long_a_glow_takes(beside):
     page = (RESULTS / "levels.md").read_text()
-    titles = {name: title for (name, _), title in SETS.items()} | {"photographs_64": "photographs, 64×64"}
-    for name, about in LONGER:
-        longer = [said_of(beside[name, glow].longer.get(about)) for glow in GLOWS]
-        assert f"| {titles[name]} | {about[1]:,} | {' | '.join(longer)} |" in page
+    names = {title: name for (name, _), title in SETS.items()} | {"photographs, 64×64": "photographs_64"}
+    for title, about, count in LONGER:
+        longer = [said_of(beside[count][names[title], glow].longer.get(about), count) for glow in GLOWS]
+        cells = [title, str(about[0]), f"{about[1]:,}", str(count), *longer]
+        assert f"| {' | '.join(cells)} |" in page
 
 
 def test_the_factors_of_time_of_the_readme(beside):
-    """Over lengths and flow steps, of three seeds and, in longer runs, of two or one."""
-    path, page = RESULTS / "curves_steps.csv", (RESULTS / "levels.md").read_text()
-    three, two, one = (
-        curves.compared(curves.curves([path], ("61", "62", "63")[:count]), []) for count in (3, 2, 1)
-    )
-    found, ends = {glow: [three.get(("cifar10", glow)), one["cifar10", glow]] for glow in GLOWS}, []
+    """Over lengths and flow steps."""
+    page = " ".join((RESULTS / "levels.md").read_text().split())
+    readme, ends = " ".join((ROOT / "README.md").read_text().split()), []
     for glow in GLOWS:
-        every = [own.longer for own in (beside["cifar10", glow], *found[glow]) if own is not None]
-        means = [longer[0] for own in every for longer in own.values()]
+        every = [own["cifar10", glow].longer for own in beside.values()]
+        of_most_seeds = every[2] | every[1] | every[0]
+        means = [longer[0] for longer in of_most_seeds.values()]
         ends.append(f"{min(means):.1f} to {max(means):.1f}")
-    for text in ((ROOT / "README.md").read_text(), page):
-        said = f"takes {ends[0]} times as long"
-        assert said in " ".join(text.split())
-        assert f"one of 2018 {ends[1]}." in " ".join(text.split())
-    assert f"with Haar's squeeze {ends[0]}, of 2018 {ends[1]} |" in row_of(
-        "a Glow's time ÷ levels', to equal bits"
-    )
-    (haar, alone), (_, pixels) = found.values()
-    assert f"| CIFAR-10, a Glow of 12 steps | 25,600 | {said_of(haar.longer[12, 25600])} | – |" in page
-    of_two = said_of(two["cifar10", "glow_haar"].longer[12, 102400])
-    assert f"| the same, two seeds | 102,400 | {of_two} | – |" in page
-    assert f"| the same, one seed | 409,600 | {alone.longer[12, 409600][0]:.1f} | – |" in page
-    factors = [own.longer[8, 102400][0] for own in (alone, pixels)]
-    assert "| CIFAR-10, one seed | 102,400 | {:.1f} | {:.1f} |".format(*factors) in page
-    about = ("model", "flow_steps", "images")
-    runs = {tuple(map(row.get, about)): row for row in rows_of(path) if row["seed"] == "61"}
-    wanted = [runs[model, steps, "102400"] for model, steps in (("levels", "8"), ("levels", "12"))]
-    wanted += [runs["glow_haar", "12", "102400"], runs["levels", "12", "204800"]]
-    wanted += [runs["glow_haar", "12", "409600"]]
-    numbers = [float(row[name]) for row in wanted for name in ("test_bpd", "cpu_seconds")]
-    said = "levels have {:.3f} in {:.0f} seconds, with 12 steps {:.3f} in {:.0f}, a Haar Glow of 12 steps "
-    said += "{:.3f} in {:.0f}. After 204,800 images levels of 12 steps have {:.3f} in {:,.0f}; "
-    said += "after 409,600 the Glow has {:.3f} in {:,.0f}."
-    assert said.format(*numbers) in " ".join(page.split())
+    for text in (readme, page):
+        assert f"takes {ends[0]} times as long" in text
+        assert f"one of 2018 {ends[1]}." in text
+    said = f"with Haar's squeeze {ends[0]}, of 2018 {ends[1]} |"
+    assert said in row_of("a Glow's time ÷ levels', to equal bits")
+    about = ("model", "flow_steps", "images", "seed")
+    runs = {tuple(map(row.get, about)): float(row["test_bpd"]) for row in rows_of(RUNS[1])}
+    wanted = [("levels", "8", "102400"), ("levels", "12", "102400"), ("glow_haar", "12", "102400")]
+    wanted += [("levels", "12", "204800"), ("glow_haar", "12", "409600")]
+    said = "After 102,400 images levels have {:.3f}, with 12 steps {:.3f}, a Haar Glow of 12 steps {:.3f}; "
+    said += "after 204,800 levels of 12 steps {:.3f}; after 409,600 the Glow {:.3f} (seed 61)."
+    assert said.format(*(runs[(*own, "61")] for own in wanted)) in page
+
+
+@pytest.mark.parametrize(("name", "words"), [("cifar10", "in float32"), ("cifar10_bfloat16", "in bfloat16")])
+def test_the_factor_of_time_at_width_96(name, words):
+    runs = [RESULTS / "curves_96.csv"]
+    costs = curves.seconds_per_image(RESULTS / "curves_96_costs.csv", runs)
+    own = curves.compared(curves.curves(runs, SEEDS[:2], costs), [])[name, "glow_haar"]
+    said = f"{said_of(own.longer[8, 12800], 2)} {words}"
+    assert said in " ".join((RESULTS / "levels.md").read_text().split())
+
+
+def test_the_factor_of_time_of_normflows():
+    runs = [RUNS[0], RESULTS / "curves_normflows.csv"]
+    costs = curves.seconds_per_image(RESULTS / "curves_normflows_costs.csv", runs)
+    own = curves.compared(curves.curves(runs, SEEDS[:1], costs), [])["cifar10", "normflows"]
+    (row,) = rows_of(runs[1])
+    said = f"has {float(row['test_bpd']):.3f} after 12,800 images, one seed: "
+    said += f"{own.longer[8, 12800][0]:.1f} times as long"
+    assert said in " ".join((RESULTS / "levels.md").read_text().split())
 
 
 def claims():
@@ -231,7 +246,7 @@ def test_the_lead_in_bits_shrinks_with_length_and_the_factor_of_time_stays():
 def test_the_time_to_a_likelihood():
     levels, glow, peer = (comparison.seconds_to(3.8, own) for own in lengths_of_levels("time_of_levels"))
     said = f"in {levels:.0f} seconds on one core, its Glow in {glow:.0f}, normflows in {peer:.0f}.**"
-    assert said in " ".join((RESULTS / "levels.md").read_text().split())
+    assert said in " ".join((RESULTS / "archive" / "levels.md").read_text().split())
 
 
 @pytest.mark.parametrize(

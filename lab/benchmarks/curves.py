@@ -17,21 +17,33 @@ r"""Bits per dimension by CPU seconds of training: levels, a Glow with Haar's sq
     $B $S --seeds=61 --images=51200,102400 --models=levels
     $B $S --seeds=61 --images=102400 --models=glow_haar,glow_pixels
     $B $S --seeds=61 --images=102400 --models=levels,glow_haar --flow_steps=12
-    $B $S --seeds=62 --images=51200,102400 --models=levels
-    $B $S --seeds=62 --images=102400 --models=glow_haar --flow_steps=12
-    $B $S --seeds=61 --images=204800 --models=levels --flow_steps=8,12
-    $B $S --seeds=61 --images=409600 --models=glow_haar --flow_steps=12
-    python -m lab.benchmarks.curves --images= --csv=docs/results/curves.csv --figure=docs/results/curves.png
+    $B $S --seeds=62,63 --images=51200,102400 --models=levels
+    $B $S --seeds=62,63 --images=102400 --models=glow_haar --flow_steps=12
+    $B $S --seeds=61,62 --images=204800 --models=levels --flow_steps=12
+    $B $S --seeds=61 --images=204800 --models=levels
+    $B $S --seeds=61,62 --images=409600 --models=glow_haar --flow_steps=12
+    W="--data_dir=PATH --widths=96 --precisions=float32,mixed_bfloat16"
+    $B $W --csv=docs/results/curves_96.csv --seeds=61,62 --images=6400,12800 --models=levels
+    $B $W --csv=docs/results/curves_96.csv --seeds=61,62 --images=12800 --models=glow_haar
+    $B $W --costs=docs/results/curves_96_costs.csv --turns=15 --models=levels,glow_haar
+    $B --data_dir=PATH --costs=docs/results/curves_costs.csv --turns=15 --flow_steps=6,8,12
+    N="--data_dir=PATH --csv=docs/results/curves_normflows.csv"  # needs pip install -e '.[lab]'
+    $B $N --seeds=61 --images=12800 --models=normflows
+    $B $N --costs=docs/results/curves_normflows_costs.csv --turns=11 --models=levels,normflows
+    R="--images= --csv=docs/results/curves.csv,docs/results/curves_steps.csv"
+    python -m lab.benchmarks.curves $R --costs=docs/results/curves_costs.csv --figure=docs/results/curves.png
 
 The pictures are those of Debian's budgie-backgrounds, mate-backgrounds, ukui-wallpapers, phosh-wallpapers,
 lomiri-wallpapers-16.04 and lomiri-wallpapers-20.04: 46 give training squares, 15 others test squares. Where a
 Glow of seed 63 has fewer bits than levels' last run, levels have a longer one: 25,600, 9,600 at 64×64.
 
 Each length is a run of its own, in which the rate falls to 0 as a cosine. Images are new ones until all have
-been seen. One thread computes. `cpu_seconds` are those of training without tracing; bits are of test images,
-by uniform noise, and beside their mean those of groups, for intervals over images: of squares of photographs
-as `lab.photographs` writes them, `--test_groups` is the number of pictures that the test squares are of.
-Runs whose row is in the CSV are not repeated.
+been seen. One thread computes. `cpu_seconds` are those of training without tracing. They differ by up to two
+where a machine's speed changes: so `--turns` measures what an image costs each model, in turns, and with
+`--costs` a run's time is that of its images. Bits are of test images, by uniform noise, and beside their mean
+those of groups, for intervals over images: of squares of photographs as `lab.photographs` writes them,
+`--test_groups` is the number of pictures that the test squares are of. Runs whose row is in the CSV are not
+repeated.
 
 What is printed at the end, of runs of the same seed: how many times as long as levels a Glow takes to the
 bits of each of its runs, and how far it is behind them after `--times` seconds. ± is half of the 95 %
@@ -45,34 +57,44 @@ from __future__ import annotations
 import collections
 import csv
 import dataclasses
+import functools
 import itertools
 import math
 import pathlib
 import sys
+import time
+import types
 from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from glow_tf import DataConfig, Glow, ModelConfig, PartsTrainer, TrainConfig, data
+from glow_tf import DataConfig, Glow, ModelConfig, PartsTrainer, RunConfig, TrainConfig, data
 from glow_tf.commands import cli
 from glow_tf.use import evaluate
 from glow_tf.use.evaluation import mean_and_error
 from lab.benchmarks.rows import added_to, measured
-from lab.benchmarks.separability import BATCH, Clock
+from lab.benchmarks.separability import BATCH, SKIPPED, Clock, costs_in_turns, timed_epoch
+from lab.benchmarks.train_normflows import Training
 from lab.studies.comparison import Estimate, estimate, seconds_to
 
 MODELS = {
     "levels": {"architecture": "levels"},
     "glow_haar": {},
     "glow_pixels": {"squeeze": "pixels"},
+    "normflows": {"squeeze": "pixels", "scale": "sigmoid"},
 }
+OWN = [name for name in MODELS if name != "normflows"]
+END_TO_END = {"schedule": "end_to_end", "finetune_epochs": 0}
 LENGTHS = ["3200", "6400", "12800", "25600", "51200"]
 ABOUT = ("dataset", "model", "width", "flow_steps", "images", "seed")
 COLUMNS = (*ABOUT, "cpu_seconds", "test_bpd", "test_bpd_se", "group_bpds")
+COSTS = ("dataset", "model", "width", "flow_steps", "milliseconds")  # of an image, in each turn
+LABELS = {"float32": "", "mixed_bfloat16": "_bfloat16"}  # after a data set's name
+EMPTY: Mapping[Any, float] = types.MappingProxyType({})
 NAMED = "cifar10"  # of which the figure is
 
 
@@ -84,13 +106,15 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("num_blocks", 3, "Scales of a Glow; levels have the coarsest image beside.", **own)
     flags.DEFINE_list("flow_steps", ["8"], "Of a Glow's blocks, and of the finest level.", **own)
     flags.DEFINE_float("equalize", 0.0, "As of `glow-tf train`.", **own)
-    flags.DEFINE_list("models", list(MODELS), "Names of models.", **own)
+    flags.DEFINE_list("models", OWN, f"One or more of {', '.join(MODELS)}.", **own)
     flags.DEFINE_list("widths", ["32"], "Of the coupling networks.", **own)
-    flags.DEFINE_string("precision", "float32", "As of `glow-tf train`; each has a CSV of its own.", **own)
+    flags.DEFINE_list("precisions", ["float32"], f"One or more of {', '.join(LABELS)}.", **own)
     flags.DEFINE_list("images", LENGTHS, "Training images of a run; none: no runs.", **own)
     flags.DEFINE_list("seeds", ["61", "62", "63"], "Of the runs, and of those that are compared.", **own)
     flags.DEFINE_integer("test_examples", 1024, "Test images.", lower_bound=2, **own)
     flags.DEFINE_integer("test_groups", 64, "Test image k is in group k modulo this.", 2, **own)
+    flags.DEFINE_integer("turns", 0, "If not 0, make no runs, but add to `--costs`, in as many turns.", **own)
+    flags.DEFINE_string("costs", "", "A CSV of costs: times are those of images; empty: as measured.", **own)
     flags.DEFINE_list("times", ["45", "150"], "CPU seconds to compare after.", **own)
     flags.DEFINE_list("csv", ["curves.csv"], "To add to, one row per run; and others to read.", **own)
     flags.DEFINE_string("autoregressive", "", "A CSV to draw beside.", **own)
@@ -102,8 +126,13 @@ def main(given: flags.FlagValues) -> None:
     if given.images:
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
+    if given.turns:
+        _measure_costs(given)
+        return
+    if given.images:
         _make_runs(given)
-    found = curves(given.csv, given.seeds)
+    costs = seconds_per_image(given.costs, given.csv)
+    found = curves(given.csv, given.seeds, costs)
     for (name, model), own in compared(found, [float(seconds) for seconds in given.times]).items():
         print(f"{name}, {model}, seeds {', '.join(own.seeds)}:")
         for (steps, images), longer in own.longer.items():
@@ -115,7 +144,7 @@ def main(given: flags.FlagValues) -> None:
     if given.figure:
         from lab.studies.figures import lengths, write_png
 
-        drawn = mean_lines(given.csv, ("model", "width", "flow_steps"), "images", {"dataset": NAMED})
+        drawn = mean_lines(given.csv, ("model", "width", "flow_steps"), "images", {"dataset": NAMED}, costs)
         if given.autoregressive:
             own = mean_lines([given.autoregressive], ("width",), "seconds", {"scored": "test"})
             drawn |= {f"autoregressive, {line}": points for line, points in own.items()}
@@ -123,39 +152,102 @@ def main(given: flags.FlagValues) -> None:
 
 
 def _make_runs(given: flags.FlagValues) -> None:
-    name = given.dataset.rpartition("/")[-1]
-    all_images = data.load(DataConfig(given.dataset, given.data_dir, test_examples=given.test_examples))
+    all_images = _images(given)
     done = measured(given.csv[0], ABOUT)
     with added_to(given.csv[0], COLUMNS) as add:
-        every = itertools.product(given.seeds, given.images, given.widths, given.flow_steps, given.models)
-        for seed, images, width, steps, model in every:
-            about = (name, model, width, steps, images, seed)
-            if about in done:
-                continue
-            settings = {"num_blocks": given.num_blocks, "equalize": given.equalize} | MODELS[model]
-            settings |= {"width": int(width), "flow_steps": int(steps), "seed": int(seed)}
-            settings |= {"precision": given.precision}
-            config = ModelConfig(all_images.image_shape, **settings)
-            glow, clock = _trained(config, int(images), all_images.train)
-            found = evaluate(glow, all_images.test, seed=int(seed)).per_image
-            groups = (found[k :: given.test_groups].mean() for k in range(given.test_groups))
-            bits = [f"{number:.6f}" for number in mean_and_error(found)]
-            add((*about, f"{clock.total:.1f}", *bits, " ".join(f"{number:.4f}" for number in groups)))
-            print(*about, f"{clock.total:.1f}", *bits, flush=True)
+        for seed, images in itertools.product(given.seeds, given.images):
+            for subject, config in _models(given, all_images.image_shape, int(seed)).items():
+                about = (*subject, images, seed)
+                if about in done:
+                    continue
+                train = _with_normflows if subject[1] == "normflows" else _trained
+                seconds, found = train(config, int(images), all_images)
+                groups = (found[k :: given.test_groups].mean() for k in range(given.test_groups))
+                bits = [f"{number:.6f}" for number in mean_and_error(found)]
+                add((*about, f"{seconds:.1f}", *bits, " ".join(f"{number:.4f}" for number in groups)))
+                print(*about, f"{seconds:.1f}", *bits, flush=True)
 
 
-def _trained(config: ModelConfig, count: int, images: np.ndarray) -> tuple[Glow, Clock]:
-    """Trains a model on as many images as it is to see."""
+def _images(given: flags.FlagValues) -> data.ImageData:
+    return data.load(DataConfig(given.dataset, given.data_dir, test_examples=given.test_examples))
+
+
+def _models(
+    given: flags.FlagValues, image_shape: tuple[int, int, int], seed: int
+) -> dict[tuple[str, ...], ModelConfig]:
+    """Returns the models that the flags name, by what the CSV says of them."""
+    found, name = {}, given.dataset.rpartition("/")[-1]
+    every = itertools.product(given.widths, given.flow_steps, given.models, given.precisions)
+    for width, steps, model, precision in every:
+        settings = {"num_blocks": given.num_blocks, "equalize": given.equalize} | MODELS[model]
+        settings |= {"width": int(width), "flow_steps": int(steps), "seed": seed, "precision": precision}
+        found[name + LABELS[precision], model, width, steps] = ModelConfig(image_shape, **settings)
+    return found
+
+
+def _measure_costs(given: flags.FlagValues) -> None:
+    """Adds what an image costs each model that the flags name; they take turns."""
+    all_images = _images(given)
+    images, epochs = all_images.train[: 4 * SKIPPED * BATCH], {}
+    for subject, config in _models(given, all_images.image_shape, 0).items():
+        if subject[1] == "normflows":
+            training = _normflows(config, given.turns, images)
+            epochs[subject] = functools.partial(_timed_normflows, training)
+        else:
+            epochs[subject] = functools.partial(
+                timed_epoch, _trainer(config, given.turns, len(images)), images
+            )
+    with added_to(given.costs, COSTS) as add:
+        for subject, times in costs_in_turns(epochs, len(images), given.turns).items():
+            add((*subject, " ".join(f"{1e3 * seconds:.3f}" for seconds in times)))
+            print(*subject, f"{1e3 * np.median(times):.2f} ms an image", flush=True)
+
+
+def _trained(config: ModelConfig, count: int, all_images: data.ImageData) -> tuple[float, np.ndarray]:
+    """Trains a model on as many images as it is to see, and returns CPU seconds and bits of test images."""
     keras.backend.clear_session()
-    epochs = -(-count // len(images))
-    images = images[: count // epochs // BATCH * BATCH]
-    glow, clock = Glow(config), Clock()
-    trainer = PartsTrainer(glow, seed=config.seed)
-    schedule = "simultaneous" if config.design.separable else "end_to_end"
-    own = {"schedule": schedule, "batch_size": BATCH, "part_epochs": epochs, "finetune_epochs": 0}
-    trainer.compile(TrainConfig(**own), steps_per_epoch=len(images) // BATCH)
+    images, epochs = _images_and_epochs(all_images, count)
+    trainer, clock = _trainer(config, epochs, len(images)), Clock()
     trainer.fit(images, epochs=epochs, verbose=0, callbacks=[clock])
-    return glow, clock
+    return clock.total, evaluate(trainer.glow, all_images.test, seed=config.seed).per_image
+
+
+def _with_normflows(config: ModelConfig, count: int, all_images: data.ImageData) -> tuple[float, np.ndarray]:
+    """As `_trained`, with normflows' Glow of the same sizes."""
+    images, epochs = _images_and_epochs(all_images, count)
+    training = _normflows(config, epochs, images)
+    seconds = sum(_timed_normflows(training, epoch) for epoch in range(epochs))
+    return seconds, training.per_image(all_images.test)
+
+
+def _normflows(config: ModelConfig, epochs: int, images: np.ndarray) -> Training:
+    """Returns what trains normflows' Glow, at the rate of the study `time_of_levels`."""
+    import torch
+
+    torch.set_num_threads(1)
+    train = TrainConfig(
+        batch_size=BATCH, part_epochs=epochs, learning_rate="16e-3", rate_scaling="none", **END_TO_END
+    )
+    run = RunConfig(workdir="unused", seed=config.seed, model=config, train=train)
+    return Training(run, data.ImageData(images, images[:0], images[:0]))
+
+
+def _timed_normflows(training: Training, epoch: int) -> float:
+    start = time.process_time()
+    training.epoch()
+    return time.process_time() - start
+
+
+def _images_and_epochs(all_images: data.ImageData, count: int) -> tuple[np.ndarray, int]:
+    epochs = -(-count // len(all_images.train))
+    return all_images.train[: count // epochs // BATCH * BATCH], epochs
+
+
+def _trainer(config: ModelConfig, epochs: int, count: int) -> PartsTrainer:
+    trainer = PartsTrainer(Glow(config), seed=config.seed)
+    own = END_TO_END | ({"schedule": "simultaneous"} if config.design.separable else {})
+    trainer.compile(TrainConfig(batch_size=BATCH, part_epochs=epochs, **own), steps_per_epoch=count // BATCH)
+    return trainer
 
 
 class Run(NamedTuple):
@@ -169,10 +261,12 @@ class Run(NamedTuple):
 Curve = Sequence[Run]  # by seconds
 
 
-def curves(paths: Sequence[str], seeds: Container[str]) -> dict[tuple[str, str, str], Curve]:
+def curves(
+    paths: Sequence[str], seeds: Container[str], costs: Mapping[tuple[str, ...], float] = EMPTY
+) -> dict[tuple[str, str, str], Curve]:
     """Returns by data set, model and seed what runs take and reach that no shorter run beats, by seconds."""
     points = collections.defaultdict(list)
-    for row in _rows(paths):
+    for row in _rows(paths, costs):
         if row["seed"] in seeds:
             bits = np.array([float(number) for number in (row["test_bpd"], *row["group_bpds"].split())])
             run = Run(float(row["cpu_seconds"]), bits, (int(row["flow_steps"]), int(row["images"])))
@@ -209,9 +303,11 @@ def compared(
     every = {}
     for name, model in dict.fromkeys(key[:2] for key in found if key[1] != "levels"):
         seeds = [own for *about, own in found if about == [name, model] and (name, "levels", own) in found]
+        if not seeds:
+            continue
         ours, theirs = ([found[name, own, seed] for seed in seeds] for own in ("levels", model))
         of_seeds, longer, after = list(map(factors, ours, theirs)), {}, {}
-        for about in sorted(set(of_seeds[0]).intersection(*of_seeds)) if of_seeds else ():
+        for about in sorted(set(of_seeds[0]).intersection(*of_seeds)):
             logs = estimate([math.log(own[about]) for own in of_seeds])
             ends = logs.mean, logs.mean - logs.half_width, logs.mean + logs.half_width
             longer[about] = tuple(map(math.exp, ends))
@@ -226,11 +322,15 @@ def compared(
 
 
 def mean_lines(
-    paths: Sequence[str], same: Sequence[str], length: str, only: Mapping[str, str]
+    paths: Sequence[str],
+    same: Sequence[str],
+    length: str,
+    only: Mapping[str, str],
+    costs: Mapping[tuple[str, ...], float] = EMPTY,
 ) -> dict[str, list[tuple[float, float]]]:
     """Returns means over seeds, seconds and bits: a line for rows of which columns are the same."""
     found = collections.defaultdict(lambda: collections.defaultdict(list))
-    for row in _rows(paths):
+    for row in _rows(paths, costs):
         if only.items() <= row.items():
             line = ", ".join(f"{name} {row[name]}" for name in same)
             found[line][int(row[length])].append((float(row["cpu_seconds"]), float(row["test_bpd"])))
@@ -240,10 +340,38 @@ def mean_lines(
     }
 
 
-def _rows(paths: Sequence[str]) -> Iterator[dict[str, str]]:
+def _rows(paths: Sequence[str], costs: Mapping[tuple[str, ...], float]) -> Iterator[dict[str, Any]]:
+    """Yields the rows of files; their seconds are those of their images wherever a model's cost is known."""
     for path in paths:
         with open(path, newline="") as file:
-            yield from csv.DictReader(file)
+            for row in csv.DictReader(file):
+                cost = costs.get(_subject(row))
+                yield row if cost is None else row | {"cpu_seconds": cost * int(row["images"])}
+
+
+def seconds_per_image(path: str | pathlib.Path, runs: Sequence[str]) -> dict[tuple[str, ...], float]:
+    """Returns what an image costs each model of a CSV of costs, in CPU seconds; nothing without a path.
+
+    Of the model of a data set with the most runs in the CSVs `runs`, it is the median over these; that of
+    another one is as many times as much as it was within a turn, in the median. So a machine whose speed
+    changes does not matter.
+    """
+    turns, taken = collections.defaultdict(list), collections.defaultdict(list)
+    for row in _rows([path], EMPTY) if path else ():
+        turns[_subject(row)] += map(float, row["milliseconds"].split())
+    for row in _rows(runs, EMPTY):
+        taken[_subject(row)].append(float(row["cpu_seconds"]) / int(row["images"]))
+    found = {}
+    for name in dict.fromkeys(subject[0].removesuffix(LABELS["mixed_bfloat16"]) for subject in turns):
+        own = {subject: times for subject, times in turns.items() if subject[0].startswith(name)}
+        base = max(own, key=lambda subject: len(taken[subject]))
+        for subject, times in own.items():
+            found[subject] = float(np.median(np.divide(times, own[base])) * np.median(taken[base]))
+    return found
+
+
+def _subject(row: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(row[name] for name in COSTS[:-1])
 
 
 def factors(first: Curve, other: Curve) -> dict[tuple[int, int], float]:

@@ -22,8 +22,11 @@ image.
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -40,6 +43,7 @@ BATCH, SKIPPED = 8, 5  # images per step; steps at first that are not timed
 ABOUT = ("variant", "seed", "width", "num_blocks", "flow_steps", "learning_rate", "train_images")
 COLUMNS = (*ABOUT, "parameters", "cpu_seconds", "test_bpd", "test_bpd_se")
 OWN = "lab.benchmarks.halfway:"
+Name = TypeVar("Name")
 VARIANTS = {
     "glow_pixels": {"squeeze": "pixels"},
     "glow_haar": {},
@@ -151,22 +155,40 @@ class Clock(keras.callbacks.Callback):
             self.total = self.before + self.seconds
 
 
+def costs_in_turns(
+    epochs: Mapping[Name, Callable[[int], float]], images: int, turns: int
+) -> dict[Name, np.ndarray]:
+    """Returns the CPU seconds of an image in each turn, [turns].
+
+    Args:
+      epochs: by name, what trains in a turn, from 0, on so many images, and returns CPU seconds.
+      images: of an epoch.
+      turns: how many.
+    """
+    found = {name: [] for name in epochs}
+    for turn in range(turns):
+        for name, epoch in epochs.items():
+            found[name].append(epoch(turn) / images)
+    return {name: np.array(times) for name, times in found.items()}
+
+
+def timed_epoch(trainer: PartsTrainer, images: np.ndarray, turn: int) -> float:
+    """Trains for an epoch, and returns its CPU seconds."""
+    clock = Clock()
+    trainer.fit(images, initial_epoch=turn, epochs=turn + 1, verbose=0, callbacks=[clock])
+    return clock.seconds
+
+
 def _print_costs(given: flags.FlagValues) -> None:
     steps = 4 * SKIPPED
     images = np.random.default_rng(0).integers(0, 256, (steps * BATCH, 32, 32, 3)).astype(np.uint8)
-    names, turns = given.variants, range(given.turns)
-    trainers = {name: _trainer(given, name, 0, steps, given.turns) for name in names}
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for turn in turns:
-        for name, trainer in trainers.items():
-            clock = Clock()
-            trainer.fit(images, initial_epoch=turn, epochs=turn + 1, verbose=0, callbacks=[clock])
-            found[name].append(clock.seconds / len(images))
-    base = np.array(found[names[0]])
+    trainers = {name: _trainer(given, name, 0, steps, given.turns) for name in given.variants}
+    epochs = {name: functools.partial(timed_epoch, own, images) for name, own in trainers.items()}
+    found = costs_in_turns(epochs, len(images), given.turns)
+    base = found[given.variants[0]]
     for name, times in found.items():
-        print(
-            f"{name}: {1e3 * np.median(times):.2f} ms an image, {np.median(times / base):.3f} of {names[0]}"
-        )
+        ratio = np.median(times / base)
+        print(f"{name}: {1e3 * np.median(times):.2f} ms an image, {ratio:.3f} of {given.variants[0]}")
 
 
 if __name__ == "__main__":

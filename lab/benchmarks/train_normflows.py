@@ -81,7 +81,7 @@ def _train(config: RunConfig, workdir: Workdir) -> None:
 
     images = data.load(config.data)
     workdir.claim()
-    training = _Training(config, images)
+    training = Training(config, images)
     num_epochs = len(phases_of(config))
     rows, total = [], 0.0
     for epoch in range(1, num_epochs + 1):
@@ -91,7 +91,7 @@ def _train(config: RunConfig, workdir: Workdir) -> None:
         total += seconds
         row = {"epoch": str(epoch), "seconds": f"{seconds:.3f}", "total_seconds": f"{total:.3f}"}
         row["images_per_second"] = f"{len(losses) * config.train.batch_size / seconds:.3f}"
-        rows.append(row | _results(losses, images, training.evaluate))
+        rows.append(row | _results(losses, images, training.per_image))
         workdir.write_history(rows)
         train_bpd, test_bpd = float(np.mean(losses)), rows[-1]["test_bpd"]
         print(f"epoch {epoch}/{num_epochs} · train {train_bpd:.4f} · test {test_bpd}", flush=True)
@@ -128,7 +128,7 @@ def normflows_glow(config: ModelConfig, net_actnorm: bool):
     return nf.MultiscaleFlow(bases, flows, merges, class_cond=False)
 
 
-class _Training:
+class Training:
     """normflows' model, with the batches, optimizer and rates of glow_tf.
 
     Args:
@@ -188,8 +188,8 @@ class _Training:
             self.step += 1
         return losses
 
-    def evaluate(self, images: np.ndarray) -> tuple[float, float]:
-        """Returns the mean and the standard error of bits/dim over images [N, H, W, C]."""
+    def per_image(self, images: np.ndarray) -> np.ndarray:
+        """Returns bits/dim of images [N, H, W, C]: [N]."""
         import torch
 
         from glow_tf import data
@@ -200,20 +200,20 @@ class _Training:
                 self.bits_per_dim(batch["images"], batch["noise"])[batch["weight"].numpy() > 0]
                 for batch in batches
             ]
-        bpd = torch.cat(found).double().numpy()
-        return float(bpd.mean()), float(bpd.std(ddof=1) / math.sqrt(len(bpd)))
+        return torch.cat(found).double().numpy()
 
 
 def _results(
-    losses: list[float], images: ImageData, evaluate: Callable[[np.ndarray], tuple[float, float]]
+    losses: list[float], images: ImageData, per_image: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, str]:
     """Returns the columns of history.csv that say what an epoch learned."""
     from glow_tf.run.callbacks import peak_memory_mb
+    from glow_tf.use.evaluation import mean_and_error
 
     start = time.perf_counter()
-    found = {"test": evaluate(images.test)}
+    found = {"test": mean_and_error(per_image(images.test))}
     if len(images.validation):
-        found["validation"] = evaluate(images.validation)
+        found["validation"] = mean_and_error(per_image(images.validation))
     train_bpd = f"{np.mean(losses):.6f}"
     row = {
         "phase": "end_to_end",
