@@ -8,8 +8,7 @@ import pytest
 from small import ROOT
 
 from lab import CONFIGS
-from lab.benchmarks import curves
-from lab.studies import comparison
+from lab.studies import comparison, curves
 from lab.studies.study import read_study
 from lab.studies.table import read_table
 

@@ -54,18 +54,11 @@ between its runs, bits are taken to be linear in the logarithm of time, and beyo
 
 from __future__ import annotations
 
-import collections
-import csv
-import dataclasses
 import functools
 import itertools
-import math
 import pathlib
 import sys
 import time
-import types
-from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -74,12 +67,13 @@ from absl import flags
 
 from glow_tf import DataConfig, Glow, ModelConfig, PartsTrainer, RunConfig, TrainConfig, data
 from glow_tf.commands import cli
+from glow_tf.core.errors import ConfigError
 from glow_tf.use import evaluate
 from glow_tf.use.evaluation import mean_and_error
 from lab.benchmarks.rows import added_to, measured
 from lab.benchmarks.separability import BATCH, SKIPPED, Clock, costs_in_turns, timed_epoch
 from lab.benchmarks.train_normflows import Training
-from lab.studies.comparison import Estimate, estimate, seconds_to
+from lab.studies.curves import HALF, SUBJECT, compared, curves, mean_lines, seconds_per_image
 
 MODELS = {
     "levels": {"architecture": "levels"},
@@ -90,11 +84,10 @@ MODELS = {
 OWN = [name for name in MODELS if name != "normflows"]
 END_TO_END = {"schedule": "end_to_end", "finetune_epochs": 0}
 LENGTHS = ["3200", "6400", "12800", "25600", "51200"]
-ABOUT = ("dataset", "model", "width", "flow_steps", "images", "seed")
+ABOUT = (*SUBJECT, "images", "seed")
 COLUMNS = (*ABOUT, "cpu_seconds", "test_bpd", "test_bpd_se", "group_bpds")
-COSTS = ("dataset", "model", "width", "flow_steps", "milliseconds")  # of an image, in each turn
-LABELS = {"float32": "", "mixed_bfloat16": "_bfloat16"}  # after a data set's name
-EMPTY: Mapping[Any, float] = types.MappingProxyType({})
+COSTS = (*SUBJECT, "milliseconds")  # of an image, in each turn
+LABELS = {"float32": "", "mixed_bfloat16": HALF}  # after a data set's name
 NAMED = "cifar10"  # of which the figure is
 
 
@@ -123,7 +116,12 @@ def define(values: flags.FlagValues) -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Makes the runs one after another, prints a line for each, and then the factors of time."""
-    if given.images:
+    for name, known in (("models", MODELS), ("precisions", LABELS)):
+        if not set(given[name].value) <= set(known):
+            raise ConfigError(
+                f"{name} must be of {', '.join(known)}. Received: --{name}={','.join(given[name].value)}"
+            )
+    if given.turns or given.images:
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
     if given.turns:
@@ -187,6 +185,8 @@ def _models(
 
 def _measure_costs(given: flags.FlagValues) -> None:
     """Adds what an image costs each model that the flags name; they take turns."""
+    if not given.costs:
+        raise ConfigError("turns need a CSV to add costs to, --costs. Received: costs=''")
     all_images = _images(given)
     images, epochs = all_images.train[: 4 * SKIPPED * BATCH], {}
     for subject, config in _models(given, all_images.image_shape, 0).items():
@@ -248,144 +248,6 @@ def _trainer(config: ModelConfig, epochs: int, count: int) -> PartsTrainer:
     own = END_TO_END | ({"schedule": "simultaneous"} if config.design.separable else {})
     trainer.compile(TrainConfig(batch_size=BATCH, part_epochs=epochs, **own), steps_per_epoch=count // BATCH)
     return trainer
-
-
-class Run(NamedTuple):
-    """A run: CPU seconds, bits of all test images and of groups of them, its flow steps and images."""
-
-    seconds: float
-    bits: np.ndarray
-    about: tuple[int, int]
-
-
-Curve = Sequence[Run]  # by seconds
-
-
-def curves(
-    paths: Sequence[str], seeds: Container[str], costs: Mapping[tuple[str, ...], float] = EMPTY
-) -> dict[tuple[str, str, str], Curve]:
-    """Returns by data set, model and seed what runs take and reach that no shorter run beats, by seconds."""
-    points = collections.defaultdict(list)
-    for row in _rows(paths, costs):
-        if row["seed"] in seeds:
-            bits = np.array([float(number) for number in (row["test_bpd"], *row["group_bpds"].split())])
-            run = Run(float(row["cpu_seconds"]), bits, (int(row["flow_steps"]), int(row["images"])))
-            points[row["dataset"], row["model"], row["seed"]].append(run)
-    found = {}
-    for key, runs in points.items():
-        runs.sort(key=lambda run: run.seconds)
-        found[key] = [run for k, run in enumerate(runs) if all(run.bits[0] < own.bits[0] for own in runs[:k])]
-    return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Beside:
-    """A Glow beside levels of the same seeds.
-
-    Attributes:
-      seeds: which.
-      longer: flow steps and images of a run → how many times as long it takes as levels do to its bits, the
-        geometric mean over seeds with its 95 % interval; without runs that a shorter one beats, or whose bits
-        are not among those of levels.
-      after: seconds → bits of levels, bits of the Glow, and how far it is behind, over seeds and over groups
-        of images.
-    """
-
-    seeds: tuple[str, ...]
-    longer: Mapping[tuple[int, int], tuple[float, float, float]]
-    after: Mapping[float, tuple[float, float, Estimate, Estimate]]
-
-
-def compared(
-    found: Mapping[tuple[str, str, str], Curve], times: Sequence[float]
-) -> dict[tuple[str, str], Beside]:
-    """Returns for data sets and Glows what curves say; times that not all runs reach are left out."""
-    every = {}
-    for name, model in dict.fromkeys(key[:2] for key in found if key[1] != "levels"):
-        seeds = [own for *about, own in found if about == [name, model] and (name, "levels", own) in found]
-        if not seeds:
-            continue
-        ours, theirs = ([found[name, own, seed] for seed in seeds] for own in ("levels", model))
-        of_seeds, longer, after = list(map(factors, ours, theirs)), {}, {}
-        for about in sorted(set(of_seeds[0]).intersection(*of_seeds)):
-            logs = estimate([math.log(own[about]) for own in of_seeds])
-            ends = logs.mean, logs.mean - logs.half_width, logs.mean + logs.half_width
-            longer[about] = tuple(map(math.exp, ends))
-        for seconds in times:
-            levels, glows = (np.array([bits_at(own, seconds) for own in side]) for side in (ours, theirs))
-            behind = glows - levels
-            if np.isfinite(behind).all():
-                over = estimate(behind[:, 0]), estimate(behind[:, 1:].mean(axis=0))
-                after[seconds] = (levels[:, 0].mean(), glows[:, 0].mean(), *over)
-        every[name, model] = Beside(tuple(seeds), longer, after)
-    return every
-
-
-def mean_lines(
-    paths: Sequence[str],
-    same: Sequence[str],
-    length: str,
-    only: Mapping[str, str],
-    costs: Mapping[tuple[str, ...], float] = EMPTY,
-) -> dict[str, list[tuple[float, float]]]:
-    """Returns means over seeds, seconds and bits: a line for rows of which columns are the same."""
-    found = collections.defaultdict(lambda: collections.defaultdict(list))
-    for row in _rows(paths, costs):
-        if only.items() <= row.items():
-            line = ", ".join(f"{name} {row[name]}" for name in same)
-            found[line][int(row[length])].append((float(row["cpu_seconds"]), float(row["test_bpd"])))
-    return {
-        line: [tuple(np.mean(points[key], axis=0)) for key in sorted(points)]
-        for line, points in found.items()
-    }
-
-
-def _rows(paths: Sequence[str], costs: Mapping[tuple[str, ...], float]) -> Iterator[dict[str, Any]]:
-    """Yields the rows of files; their seconds are those of their images wherever a model's cost is known."""
-    for path in paths:
-        with open(path, newline="") as file:
-            for row in csv.DictReader(file):
-                cost = costs.get(_subject(row))
-                yield row if cost is None else row | {"cpu_seconds": cost * int(row["images"])}
-
-
-def seconds_per_image(path: str | pathlib.Path, runs: Sequence[str]) -> dict[tuple[str, ...], float]:
-    """Returns what an image costs each model of a CSV of costs, in CPU seconds; nothing without a path.
-
-    Of the model of a data set with the most runs in the CSVs `runs`, it is the median over these; that of
-    another one is as many times as much as it was within a turn, in the median. So a machine whose speed
-    changes does not matter.
-    """
-    turns, taken = collections.defaultdict(list), collections.defaultdict(list)
-    for row in _rows([path], EMPTY) if path else ():
-        turns[_subject(row)] += map(float, row["milliseconds"].split())
-    for row in _rows(runs, EMPTY):
-        taken[_subject(row)].append(float(row["cpu_seconds"]) / int(row["images"]))
-    found = {}
-    for name in dict.fromkeys(subject[0].removesuffix(LABELS["mixed_bfloat16"]) for subject in turns):
-        own = {subject: times for subject, times in turns.items() if subject[0].startswith(name)}
-        base = max(own, key=lambda subject: len(taken[subject]))
-        for subject, times in own.items():
-            found[subject] = float(np.median(np.divide(times, own[base])) * np.median(taken[base]))
-    return found
-
-
-def _subject(row: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(row[name] for name in COSTS[:-1])
-
-
-def factors(first: Curve, other: Curve) -> dict[tuple[int, int], float]:
-    """Returns for runs of `other` whose bits `first` reaches how many times as long they take as it does."""
-    points = [(run.seconds, run.bits[0]) for run in first]
-    found = {run.about: run.seconds / seconds_to(run.bits[0], points) for run in other}
-    return {about: factor for about, factor in found.items() if not math.isnan(factor)}
-
-
-def bits_at(curve: Curve, seconds: float) -> np.ndarray:
-    """Returns the bits of a curve after so many seconds; NaN beyond its runs."""
-    place, places = math.log(seconds), [math.log(run.seconds) for run in curve]
-    every = np.transpose([run.bits for run in curve])
-    return np.array([np.interp(place, places, own, np.nan, np.nan) for own in every])
 
 
 if __name__ == "__main__":

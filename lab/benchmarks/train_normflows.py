@@ -5,7 +5,8 @@ r"""Trains the same Glow in normflows (PyTorch), to compare likelihoods and lear
 The flags are those of `glow-tf train`. Data, noise, batches, optimizer, rates and epochs come from glow_tf;
 model, likelihood and gradients from normflows. So a likelihood that is off by a constant would show. It
 writes history.csv and summary.json as `glow-tf train` does, and no other files. An interrupted run starts
-again. Settings that normflows lacks are refused, but for `split_prior`. Needs `pip install -e '.[lab]'`.
+again. Settings that normflows lacks are refused, but for `split_prior`. Needs `pip install -e '.[lab]'`, and
+then `pip uninstall triton`: with PyTorch 2.15 and TensorFlow 2.21 in one process, its LLVM ends the process.
 """
 
 # TensorFlow and PyTorch are imported inside functions, after the runner has set TensorFlow's log level.

@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from lab.benchmarks import curves, separability
-from lab.benchmarks.curves import bits_at, factors
+from lab.benchmarks import curves as benchmark
+from lab.benchmarks import separability
 from lab.benchmarks.separability import SKIPPED, Clock
+from lab.studies import curves
+from lab.studies.curves import bits_at, factors
 
 
 def curve(*points):
@@ -35,7 +37,7 @@ def test_a_curve_has_the_runs_of_one_seed_that_are_the_best_for_their_time(tmp_p
     ]
     rows += [("levels", 32, 8, 100, 61, 6, 4.0), ("glow_haar", 32, 8, 100, 60, 5, 4.3)]
     lines = [",".join(map(str, ("x", *row, 0.01, "4.0 4.2"))) for row in rows]
-    path.write_text("\n".join([",".join(curves.COLUMNS), *lines]))
+    path.write_text("\n".join([",".join(benchmark.COLUMNS), *lines]))
     found = curves.curves([str(path)], ("60", "61"))
     assert [(run.seconds, run.about) for run in found["x", "levels", "60"]] == [
         (5.0, (8, 100)),
@@ -52,17 +54,17 @@ def test_a_curve_has_the_runs_of_one_seed_that_are_the_best_for_their_time(tmp_p
 def test_a_machine_whose_speed_changes_does_not_change_what_models_cost(tmp_path):
     """A Glow takes 1.5 times as much in each turn; the machine is three times as slow in some."""
     costs, runs = tmp_path / "costs.csv", tmp_path / "runs.csv"
-    lines = ["x,glow_haar,32,8,3.0 9.0 3.0", "x,levels,32,8,2.0 6.0 2.0", "y,levels,32,8,1.0 1.0 1.0"]
+    lines = ["x,glow_haar,32,8,3.0 9.0 3.0", "x,levels,32,8,2.0 6.0 2.0", "x_64,levels,32,8,1.0 1.0 1.0"]
     lines += ["x,glow_haar,32,8,9.0 9.0", "x,levels,32,8,6.0 6.0", "x_bfloat16,levels,32,8,1.0 3 1 3 3"]
-    costs.write_text("\n".join([",".join(curves.COSTS), *lines]))
+    costs.write_text("\n".join([",".join(benchmark.COSTS), *lines]))
     rows = [("x", "levels", 32, 8, 100, seed, seconds, 4, 0, 4) for seed, seconds in ((1, 1), (2, 2), (3, 1))]
-    rows += [("x", "glow_haar", 32, 8, 1000, 1, 90, 3, 0, 3), ("y", "levels", 32, 8, 100, 1, 7, 4, 0, 4)]
-    runs.write_text("\n".join([",".join(curves.COLUMNS), *(",".join(map(str, row)) for row in rows)]))
+    rows += [("x", "glow_haar", 32, 8, 1000, 1, 90, 3, 0, 3), ("x_64", "levels", 32, 8, 100, 1, 7, 4, 0, 4)]
+    runs.write_text("\n".join([",".join(benchmark.COLUMNS), *(",".join(map(str, row)) for row in rows)]))
     found = curves.seconds_per_image(costs, [str(runs)])
     assert found["x", "levels", "32", "8"] == pytest.approx(0.01)
     assert found["x", "glow_haar", "32", "8"] == pytest.approx(0.015)
     assert found["x_bfloat16", "levels", "32", "8"] == pytest.approx(0.005)
-    assert found["y", "levels", "32", "8"] == pytest.approx(0.07)
+    assert found["x_64", "levels", "32", "8"] == pytest.approx(0.07)
     ((run,),) = [own for key, own in curves.curves([str(runs)], ("1",), found).items() if "glow" in key[1]]
     assert run.seconds == pytest.approx(15.0)
     assert curves.seconds_per_image("", [str(runs)]) == {}
