@@ -122,13 +122,25 @@ def test_the_factors_of_time_of_the_readme(beside):
         assert f"one of 2018 {ends[1]}." in text
     said = f"with Haar's squeeze {ends[0]}, of 2018 {ends[1]} |"
     assert said in row_of("a Glow's time ÷ levels', to equal bits")
-    about = ("model", "flow_steps", "images", "seed")
-    runs = {tuple(map(row.get, about)): float(row["test_bpd"]) for row in rows_of(RUNS[1])}
-    wanted = [("levels", "8", "102400"), ("levels", "12", "102400"), ("glow_haar", "12", "102400")]
-    wanted += [("levels", "12", "204800"), ("glow_haar", "12", "409600")]
-    said = "After 102,400 images levels have {:.3f}, with 12 steps {:.3f}, a Haar Glow of 12 steps {:.3f}; "
-    said += "after 204,800 levels of 12 steps {:.3f}; after 409,600 the Glow {:.3f} (seed 61)."
-    assert said.format(*(runs[(*own, "61")] for own in wanted)) in page
+
+
+def test_where_fits_would_have_both_models():
+    costs, fits = curves.seconds_per_image(RESULTS / "curves_costs.csv", RUNS), []
+    found = curves.curves(RUNS, SEEDS, costs)
+    for model in ("levels", "glow_haar"):
+        runs = [
+            run for (name, own, _), of in found.items() if (name, own) == ("cifar10", model) for run in of
+        ]
+        law, missed = curves.fitted(runs)
+        assert f"{missed:.3f}" == "0.008"
+        fits.append([law(3600), law(14400)])
+    (hour, four), (glow_hour, glow_four) = fits
+    said = (
+        f"levels at {hour:.3f} and the Glow at {glow_hour:.3f} after an hour, {four:.3f} and {glow_four:.3f}"
+    )
+    assert f"miss runs by 0.008 have {said} after four" in " ".join(
+        (RESULTS / "levels.md").read_text().split()
+    )
 
 
 @pytest.mark.parametrize(("name", "words"), [("cifar10", "in float32"), ("cifar10_bfloat16", "in bfloat16")])

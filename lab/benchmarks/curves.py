@@ -48,7 +48,8 @@ repeated.
 What is printed at the end, of runs of the same seed: how many times as long as levels a Glow takes to the
 bits of each of its runs, and how far it is behind them after `--times` seconds. ± is half of the 95 %
 interval over seeds, and over groups of images. Of each model the best widths and steps at any time count;
-between its runs, bits are taken to be linear in the logarithm of time, and beyond them nothing is said.
+between its runs, bits are taken to be linear in the logarithm of time, and beyond them nothing is said, but
+for a fit of a + b·t^−c to a model's runs.
 `--figure` draws those of CIFAR-10, and `--autoregressive`, a CSV of `autoregressive.py`.
 """
 
@@ -73,7 +74,7 @@ from glow_tf.use.evaluation import mean_and_error
 from lab.benchmarks.rows import added_to, measured
 from lab.benchmarks.separability import BATCH, SKIPPED, Clock, costs_in_turns, timed_epoch
 from lab.benchmarks.train_normflows import Training
-from lab.studies.curves import HALF, SUBJECT, compared, curves, mean_lines, seconds_per_image
+from lab.studies.curves import HALF, SUBJECT, compared, curves, fitted, mean_lines, seconds_per_image
 
 MODELS = {
     "levels": {"architecture": "levels"},
@@ -109,6 +110,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("turns", 0, "If not 0, make no runs, but add to `--costs`, in as many turns.", **own)
     flags.DEFINE_string("costs", "", "A CSV of costs: times are those of images; empty: as measured.", **own)
     flags.DEFINE_list("times", ["45", "150"], "CPU seconds to compare after.", **own)
+    flags.DEFINE_list("extrapolated", ["3600", "14400"], "CPU seconds of what fits say.", **own)
     flags.DEFINE_list("csv", ["curves.csv"], "To add to, one row per run; and others to read.", **own)
     flags.DEFINE_string("autoregressive", "", "A CSV to draw beside.", **own)
     flags.DEFINE_string("figure", "", "A PNG to draw.", **own)
@@ -139,6 +141,12 @@ def main(given: flags.FlagValues) -> None:
         for seconds, (levels, glow, seeds, images) in own.after.items():
             print(f"  after {seconds:g} s: {glow:.3f}, levels {levels:.3f}, {seeds.mean:.3f} behind", end=" ")
             print(f"± {seeds.half_width:.3f} (seeds) ± {images.half_width:.3f} (images)")
+    for name, model in sorted({key[:2] for key in found}):
+        runs = [run for key, own in found.items() if key[:2] == (name, model) for run in own]
+        if len(runs) > 4:  # of three numbers
+            law, missed = fitted(runs)
+            said = ", ".join(f"{law(t):.3f} after {t:g}" for t in map(float, given.extrapolated))
+            print(f"{name}, {model}, a fit that misses runs by {missed:.3f}: {said} seconds")
     if given.figure:
         from lab.studies.figures import lengths, write_png
 

@@ -8,10 +8,11 @@ import dataclasses
 import math
 import pathlib
 import types
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.optimize import curve_fit
 
 from lab.studies.comparison import Estimate, estimate, seconds_to
 
@@ -156,3 +157,15 @@ def bits_at(curve: Curve, seconds: float) -> np.ndarray:
     place, places = math.log(seconds), [math.log(run.seconds) for run in curve]
     every = np.transpose([run.bits for run in curve])
     return np.array([np.interp(place, places, own, np.nan, np.nan) for own in every])
+
+
+def fitted(runs: Sequence[Run]) -> tuple[Callable[[float], float], float]:
+    """Fits bits = a + b·t^−c to runs of all seeds, by least squares.
+
+    Returns:
+      The bits after so many seconds, and the root mean square of what the fit misses.
+    """
+    seconds, bits = np.transpose([(run.seconds, run.bits[0]) for run in runs])
+    law = lambda t, a, b, c: a + b * t**-c  # noqa: E731
+    found, _ = curve_fit(law, seconds, bits, p0=(3.5, 2.0, 0.4))
+    return lambda t: float(law(t, *found)), float(np.std(law(seconds, *found) - bits))

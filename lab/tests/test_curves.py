@@ -111,3 +111,11 @@ def test_the_clock_counts_the_steps_that_are_traced_as_the_others(monkeypatch):
         assert clock.seconds == pytest.approx(10)
     assert clock.total == pytest.approx(20)
     assert SKIPPED < 10
+
+
+def test_a_fit_finds_the_law_of_runs_and_what_it_misses():
+    law = [(t, 3.4 + 1.8 * t**-0.35) for t in (10.0, 30.0, 100.0, 300.0, 1000.0)]
+    found, missed = curves.fitted(curve(*law))
+    assert (found(10_000.0), missed) == pytest.approx((3.4 + 1.8 * 10_000**-0.35, 0), abs=1e-4)
+    noisy = [(t, bits + 0.01 * (-1) ** k) for k, (t, bits) in enumerate(law * 4)]
+    assert curves.fitted(curve(*noisy))[1] == pytest.approx(0.01, rel=0.05)
