@@ -35,6 +35,10 @@ class Switch:
 # to different numbers.
 full_precision = Switch("full_precision")
 
+# A training step is traced: 1×1 convolutions have a gradient of their own, which is faster. Elsewhere they
+# have TensorFlow's, so that exports are plain.
+for_training = Switch("for_training")
+
 # What depends on the weights of stacks alone is computed when a function is traced, and is then a constant of
 # the function. Formats without TensorFlow's linear algebra need this.
 constant_weights = Switch("constant_weights")
@@ -60,7 +64,7 @@ class TracedOnce:
         if not tf.inside_function() or constant_weights.on:
             return function(*args)
         inlined = functions_inlined.on or not self._kept_whole
-        traced, key = self._traced, (function.__name__, full_precision.on, inlined)
+        traced, key = self._traced, (function.__name__, full_precision.on, for_training.on, inlined)
         if key not in traced:
             traced[key] = tf.function(function, autograph=False) if inlined else function_kept_whole(function)
         return traced[key](*args)

@@ -8,7 +8,10 @@ levels take steps in turns, in one process on one core; then a Glow and levels o
 CSV has the CPU milliseconds of every turn. What is printed are medians, and beside them the ratio that
 multiply-adds predict. With `--all_cores` the steps use all cores, as a run does, and the clock on the wall;
 that needs a quiet machine. Batches are of 8 images. With `--study`, the models of that study take turns
-instead, in batches of its size.
+instead, in batches of its size. With `--plain` each model takes turns with its like whose 1×1 convolutions
+have TensorFlow's own gradient:
+
+    taskset -c 0 python -m lab.benchmarks.conditions --study=pointwise --plain --output=pointwise.csv
 """
 
 from __future__ import annotations
@@ -16,12 +19,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
 from absl import flags
 
 from glow_tf import Glow, ModelConfig, PartsTrainer, TrainConfig
+from glow_tf.bijectors import networks
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
 from glow_tf.devices import use_streams
@@ -32,6 +37,7 @@ from lab.studies.runs import runs_of
 
 SIDE, BATCH, STEPS = 32, 8, 16
 COLUMNS = ("width", "subject", "turn", "ms")
+PLAIN = ", TensorFlow's gradients"
 
 
 def define(values: flags.FlagValues) -> None:
@@ -40,6 +46,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_list("widths", ["32", "128"], "Widths, comma-separated.", **own)
     flags.DEFINE_string("study", "", "A study whose models are timed: a path, or a name of the lab's.", **own)
     flags.DEFINE_bool("all_cores", False, "Use all cores, as a run does, and the clock on the wall.", **own)
+    flags.DEFINE_bool("plain", False, "Also time TensorFlow's own gradient of 1×1 convolutions.", **own)
     flags.DEFINE_integer("turns", 7, "Turns that are timed.", **own)
     flags.DEFINE_string("output", "conditions.csv", "The CSV, to add to: one row per turn.", **own)
 
@@ -81,6 +88,8 @@ def _subjects_of(name: str) -> tuple[dict[str, ModelConfig], int]:
 
 def _base(name: str, study: str) -> str:
     """Returns which subject another one is compared with."""
+    if name.endswith(PLAIN):
+        return name.removesuffix(PLAIN)
     if study:
         return experiment_of(study).study.baseline
     if "given" in name:
@@ -109,6 +118,8 @@ def main(given: flags.FlagValues) -> None:
     with added_to(given.output, COLUMNS) as add:
         for width in ["of the study"] if given.study else map(int, given.widths):
             subjects = of_study or _subjects(width)
+            if given.plain:
+                subjects = {name + kind: config for name, config in subjects.items() for kind in ("", PLAIN)}
             found: dict[str, list[float]] = {name: [] for name in subjects}
             for turn, name, ms in _turns(subjects, batch, given.turns, clock):
                 found[name].append(ms)
@@ -136,10 +147,17 @@ def _turns(
             height, width, channels = subjects[name].image_shape
             x = images[:, :height, :width, :channels]
             y = maps if subjects[name].condition_shape else None
+            convolve = _plain if name.endswith(PLAIN) else networks.convolve
             start = clock()
-            trainer.fit(x, y, initial_epoch=turn, epochs=turn + 1, verbose=0)
+            with mock.patch.object(networks, "convolve", convolve):
+                trainer.fit(x, y, initial_epoch=turn, epochs=turn + 1, verbose=0)
             if turn:  # the first traces
                 yield turn, name, (clock() - start) / STEPS * 1e3
+
+
+def _plain(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+    y = tf.nn.conv2d(x, kernel, 1, "SAME")
+    return y if bias is None else tf.nn.bias_add(y, bias)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import Glow, Phase, RunConfig, data, export
+from glow_tf.bijectors.networks import convolve
 from glow_tf.bijectors.pieces import active_streams
+from glow_tf.bijectors.tracing import for_training
 from glow_tf.internals import function_kept_whole
 from glow_tf.layout.cost import BOTH_WAYS
 from glow_tf.layout.partition import Element, PartLayout, part_layouts
@@ -138,7 +140,7 @@ def floor(
 def _gradients(x: tf.Tensor, *networks: list[tf.Tensor]) -> list[tf.Tensor]:
     """Returns the output of a chain of networks, and the gradients of its sum: input, then kernels."""
     y = x
-    with tf.GradientTape() as tape:
+    with for_training(), tf.GradientTape() as tape:
         tape.watch([x, networks])
         for own in networks:
             y = _network(y[..., : own[0].shape[2]], own)
@@ -148,8 +150,8 @@ def _gradients(x: tf.Tensor, *networks: list[tf.Tensor]) -> list[tf.Tensor]:
 
 def _network(x: tf.Tensor, kernels: list[tf.Tensor]) -> tf.Tensor:
     for kernel in kernels[:-1]:
-        x = tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME"))
-    return tf.nn.conv2d(x, kernels[-1], 1, "SAME")
+        x = tf.nn.relu(convolve(x, kernel))
+    return convolve(x, kernels[-1])
 
 
 def _kernels(e: Element, width: int, dtype: tf.DType) -> list[tf.Tensor]:

@@ -6,8 +6,8 @@ import tensorflow as tf
 from small import make_coupling, make_flow_step, perturb, small_glow
 
 from glow_tf.bijectors import Coupling, Stack
-from glow_tf.bijectors.networks import CouplingNetwork
-from glow_tf.bijectors.tracing import full_precision
+from glow_tf.bijectors.networks import CouplingNetwork, convolve
+from glow_tf.bijectors.tracing import for_training, full_precision
 from glow_tf.use.exports.saved_model import export
 
 MIXED = "mixed_bfloat16"
@@ -85,6 +85,31 @@ def test_gradients_point_where_those_in_float32_do(rng, reversible):
         flat.append(np.concatenate([np.ravel(g) for g in gradient(x)]))
     cosine = flat[0] @ flat[1] / np.linalg.norm(flat[0]) / np.linalg.norm(flat[1])
     assert cosine > 0.999
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_convolution_has_the_gradients_of_tensorflows_own(size, dtype, rng):
+    def found(function):
+        with tf.GradientTape() as outer:
+            outer.watch(given)
+            with tf.GradientTape() as tape:
+                tape.watch(given)
+                y = function(*given)
+                loss = tf.reduce_sum(tf.cast(y, tf.float32) ** 2)
+            first = tape.gradient(loss, given)
+            norm = tf.add_n([tf.reduce_sum(tf.cast(gradient, tf.float32) ** 2) for gradient in first])
+        return [y, *first, *outer.gradient(norm, given)]
+
+    shapes = (3, 5, 4, 7), (size, size, 7, 6), (6,)
+    given = [tf.cast(tf.constant(rng.normal(size=shape)), dtype) for shape in shapes]
+    with for_training():
+        own = found(convolve)
+    theirs = found(lambda x, kernel, bias: tf.nn.conv2d(x, kernel, 1, "SAME") + bias)
+    for a, b in zip(own, theirs, strict=True):
+        a, b = (tf.cast(tensor, tf.float32).numpy() for tensor in (a, b))
+        tolerance = 2e-5 if dtype == tf.float32 else 0.03
+        np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max(), rtol=0)
 
 
 def test_network_dtype_survives_serialisation():

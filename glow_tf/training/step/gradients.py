@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from glow_tf.bijectors.likelihood import bits_per_dim
+from glow_tf.bijectors.tracing import for_training
 from glow_tf.layout.schedule import Phase
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
@@ -54,7 +55,7 @@ class OneTape:
         groups = self._forward.trained_variables(phase)
         variables = [v.value for group in groups for v in group]
         replicas = self._replicas
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
+        with for_training(), tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             losses, truncated = self._forward.evaluate(passage, phase, start)
             loss = mean_over_examples(losses, weight)
@@ -147,7 +148,7 @@ def _recorded(
     with forward.glow.on_device_of(k):
         if phase.joins(k):  # the copy on this device: what is handed back is its gradient
             passage = passage._replace(h=tf.identity(passage.h))
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
+        with for_training(), tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([*variables, passage.h] if phase.joins(k) else variables)
             visit = forward.visit(k, passage, phase)
             loss = visit.loss
