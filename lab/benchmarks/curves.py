@@ -26,7 +26,7 @@ r"""Bits per dimension by CPU seconds of training: levels, a Glow with Haar's sq
     $B $W --csv=docs/results/curves_96.csv --seeds=61,62 --images=6400,12800 --models=levels
     $B $W --csv=docs/results/curves_96.csv --seeds=61,62 --images=12800 --models=glow_haar
     $B $W --costs=docs/results/curves_96_costs.csv --turns=15 --models=levels,glow_haar
-    $B --data_dir=PATH --costs=docs/results/curves_costs.csv --turns=15 --flow_steps=6,8,12
+    $B --data_dir=PATH --costs=docs/results/curves_costs.csv --turns=15 --flow_steps=6,8,12  # and 11
     N="--data_dir=PATH --csv=docs/results/curves_normflows.csv"  # needs pip install -e '.[lab]'
     $B $N --seeds=61 --images=12800 --models=normflows
     $B $N --costs=docs/results/curves_normflows_costs.csv --turns=11 --models=levels,normflows
@@ -74,7 +74,7 @@ from glow_tf.use.evaluation import mean_and_error
 from lab.benchmarks.rows import added_to, measured
 from lab.benchmarks.separability import BATCH, SKIPPED, Clock, costs_in_turns, timed_epoch
 from lab.benchmarks.train_normflows import Training
-from lab.studies.curves import HALF, SUBJECT, compared, curves, fitted, mean_lines, seconds_per_image
+from lab.studies.curves import HALF, SUBJECT, compared, curves, fits, mean_lines, seconds_per_image
 
 MODELS = {
     "levels": {"architecture": "levels"},
@@ -141,12 +141,9 @@ def main(given: flags.FlagValues) -> None:
         for seconds, (levels, glow, seeds, images) in own.after.items():
             print(f"  after {seconds:g} s: {glow:.3f}, levels {levels:.3f}, {seeds.mean:.3f} behind", end=" ")
             print(f"± {seeds.half_width:.3f} (seeds) ± {images.half_width:.3f} (images)")
-    for name, model in sorted({key[:2] for key in found}):
-        runs = [run for key, own in found.items() if key[:2] == (name, model) for run in own]
-        if len(runs) > 4:  # of three numbers
-            law, missed = fitted(runs)
-            said = ", ".join(f"{law(t):.3f} after {t:g}" for t in map(float, given.extrapolated))
-            print(f"{name}, {model}, a fit that misses runs by {missed:.3f}: {said} seconds")
+    for (name, model), (law, missed) in sorted(fits(found).items()):
+        said = ", ".join(f"{law(t):.3f} after {t:g}" for t in map(float, given.extrapolated))
+        print(f"{name}, {model}, a fit that misses runs by {missed:.3f}: {said} seconds")
     if given.figure:
         from lab.studies.figures import lengths, write_png
 

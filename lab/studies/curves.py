@@ -159,6 +159,16 @@ def bits_at(curve: Curve, seconds: float) -> np.ndarray:
     return np.array([np.interp(place, places, own, np.nan, np.nan) for own in every])
 
 
+def fits(
+    found: Mapping[tuple[str, str, str], Curve],
+) -> dict[tuple[str, str], tuple[Callable[[float], float], float]]:
+    """Returns for data sets and models what `fitted` says of all seeds' runs, where there are enough."""
+    every = collections.defaultdict(list)
+    for (name, model, _), curve in found.items():
+        every[name, model] += curve
+    return {key: fitted(runs) for key, runs in every.items() if len(runs) > 4}  # of three numbers
+
+
 def fitted(runs: Sequence[Run]) -> tuple[Callable[[float], float], float]:
     """Fits bits = a + b·t^−c to runs of all seeds, by least squares.
 
@@ -167,5 +177,5 @@ def fitted(runs: Sequence[Run]) -> tuple[Callable[[float], float], float]:
     """
     seconds, bits = np.transpose([(run.seconds, run.bits[0]) for run in runs])
     law = lambda t, a, b, c: a + b * t**-c  # noqa: E731
-    found, _ = curve_fit(law, seconds, bits, p0=(3.5, 2.0, 0.4))
+    found, _ = curve_fit(law, seconds, bits, p0=(3.5, 2.0, 0.4), maxfev=10_000)
     return lambda t: float(law(t, *found)), float(np.std(law(seconds, *found) - bits))
