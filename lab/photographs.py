@@ -4,8 +4,9 @@
     for package in *.deb; do dpkg -x "$package" pictures; done
     python -m lab.photographs --pictures=pictures --output=runs/photographs
 
-Every JPEG below --pictures is brought to a longer side of 640 pixels. Every fourth of them, by name, gives
-test squares, the others training squares: no picture gives both.
+Every JPEG below --pictures is brought to a longer side of 640 pixels. Every fourth of them, by file name,
+gives test squares, the others training squares: no picture gives both. `--fold` says with which of the
+first four this begins, so four folds test every picture once.
 """
 
 from __future__ import annotations
@@ -31,12 +32,16 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("side", 32, "Of the squares.", 1, LONGER_SIDE, flag_values=values)
     flags.DEFINE_integer("train", 3200, "Training squares.", 1, flag_values=values)
     flags.DEFINE_integer("test", 1024, "Test squares.", 1, flag_values=values)
+    flags.DEFINE_integer(
+        "fold", TEST_EVERY - 1, "The first test picture.", 0, TEST_EVERY - 1, flag_values=values
+    )
     flags.DEFINE_integer("seed", 0, "Of the places of the squares.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
     """Writes the squares, and says of how many pictures they are."""
-    paths = sorted(p for p in pathlib.Path(values.pictures).rglob("*.jp*g") if p.is_file())
+    paths = [path for path in pathlib.Path(values.pictures).rglob("*.jp*g") if path.is_file()]
+    paths.sort(key=lambda path: (path.name, path))  # the folders of packages may lie anywhere
     found = [image for path in paths if (image := _brought(path, values.side)) is not None]
     if len(found) < TEST_EVERY:
         raise ConfigError(
@@ -44,8 +49,8 @@ def main(values: flags.FlagValues) -> None:
             f"more. Received: pictures={values.pictures!r} with {len(found)}"
         )
     rng = np.random.default_rng(values.seed)
-    test = found[TEST_EVERY - 1 :: TEST_EVERY]
-    train = [image for place, image in enumerate(found) if place % TEST_EVERY != TEST_EVERY - 1]
+    test = found[values.fold :: TEST_EVERY]
+    train = [image for place, image in enumerate(found) if place % TEST_EVERY != values.fold]
     for name, images, count in (("train", train, values.train), ("test", test, values.test)):
         folder = pathlib.Path(values.output) / name
         folder.mkdir(parents=True, exist_ok=True)
