@@ -148,6 +148,17 @@ def test_the_factors_of_two_seeds_of_409600_images():
     assert said in " ".join((RESULTS / "levels.md").read_text().split())
 
 
+def test_the_factors_of_folds_of_photographs():
+    def longer(folds):
+        found = curves.curves([RESULTS / "curves_folds.csv"], folds, {})
+        return curves.compared(found, [])["photographs", "glow_haar"].longer[8, 12800]
+
+    page, folds = " ".join((RESULTS / "levels.md").read_text().split()), ("70", "71", "72", "73")
+    assert f"| photographs, four folds | 8 | 12,800 | 4 | {said_of(longer(folds))} | – |" in page
+    own = [said_of(longer([fold]), 1) for fold in folds]
+    assert f"once they are {', '.join(own[:-1])} and {own[-1]} " in page
+
+
 @pytest.mark.parametrize(("name", "words"), [("cifar10", "in float32"), ("cifar10_bfloat16", "in bfloat16")])
 def test_the_factor_of_time_at_width_96(name, words):
     runs = [RESULTS / "curves_96.csv"]
