@@ -8,7 +8,7 @@ r"""Bits per dimension by CPU seconds of training: levels, a Glow with Haar's sq
     P="--dataset=folder:runs/photographs_64 --num_blocks=4 --test_groups=15"  # the same with --side=64
     $B $P --images=800 --models=levels
     $B $P --images=1600,4800
-    F="--dataset=folder:runs/photographs --csv=docs/results/curves_folds.csv"  # for --fold=K
+    F="--dataset=folder:runs/photographs --test_groups=15 --csv=docs/results/curves_folds.csv"  # for --fold=K
     $B $F --seeds=7K --images=12800 --models=glow_haar,levels
     $B $F --seeds=7K --images=3200 --models=levels
     C="--dataset=folder:PATH/clothes --num_blocks=2 --equalize=0.5 --images=3200,12800,51200"
