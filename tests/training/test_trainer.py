@@ -78,6 +78,15 @@ def test_each_phase_is_traced_once():
     assert len(traced) <= 2 * 3
 
 
+def test_a_part_that_was_frozen_first_trains_in_a_later_phase(small_images):
+    """As where a run goes on after part 1: its functions are traced before gradients of them are needed."""
+    trainer = make_trainer(part_epochs=2, finetune=1, num_blocks=1, flow_steps=2, parts="1,1")
+    trainer.fit(small_images[:16], batch_size=16, initial_epoch=1, epochs=2, verbose=0)
+    assert trainer.phase == one_part(1)
+    history = trainer.fit(small_images[:16], batch_size=16, initial_epoch=2, epochs=3, verbose=0).history
+    assert history["gradient_norm_1"][0] > 0
+
+
 def test_every_epoch_has_the_same_logs_with_nan_where_its_phase_computes_nothing():
     logs = [
         {name: value for name, value in log.items() if not name.startswith("val_")}
