@@ -12,7 +12,7 @@ import tensorflow as tf
 from glow_tf import Glow, Phase, RunConfig, data, export
 from glow_tf.bijectors.networks import convolve
 from glow_tf.bijectors.pieces import active_streams
-from glow_tf.bijectors.tracing import for_training
+from glow_tf.bijectors.tracing import TracedOnce, for_training
 from glow_tf.internals import function_kept_whole
 from glow_tf.layout.cost import BOTH_WAYS
 from glow_tf.layout.partition import Element, PartLayout, part_layouts
@@ -136,6 +136,10 @@ def floor(
     return run
 
 
+# As in a flow, the 1×1 convolution's own gradient is that of a function; see `networks.convolve`.
+_once = TracedOnce(kept_whole=False)
+
+
 @function_kept_whole
 def _gradients(x: tf.Tensor, *networks: list[tf.Tensor]) -> list[tf.Tensor]:
     """Returns the output of a chain of networks, and the gradients of its sum: input, then kernels."""
@@ -143,7 +147,7 @@ def _gradients(x: tf.Tensor, *networks: list[tf.Tensor]) -> list[tf.Tensor]:
     with for_training(), tf.GradientTape() as tape:
         tape.watch([x, networks])
         for own in networks:
-            y = _network(y[..., : own[0].shape[2]], own)
+            y = _once(_network, y[..., : own[0].shape[2]], own)
     # The output is returned too. Otherwise the last convolution would be left out.
     return [y, *tf.nest.flatten(tape.gradient(y, [x, networks]))]
 
