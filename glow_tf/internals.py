@@ -7,6 +7,8 @@ private API; `tests/test_imports.py` checks that.
 Seen with TensorFlow 2.18 and 2.21, Keras 3.12 and 3.15.
 """
 
+import functools
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -128,25 +130,67 @@ def function_kept_whole(function: Callable) -> tf.types.experimental.Polymorphic
 
 
 def forgetting_custom_gradients(function: Callable) -> Callable:
-    """Returns a function that forgets every custom gradient that is defined while it runs.
+    """Returns a function that forgets the custom gradients that are defined while it runs.
 
     TensorFlow keeps what `tf.custom_gradient` defines in a registry for as long as the process lives, and
-    with it the graph that was being traced. A training step needs it no longer once it is traced. Keras's own
-    optimizers define some as well, where they sum gradients over replicas.
+    with it the graph that was being traced. A step needs it no longer once it is traced, but for what
+    `keeping_custom_gradients` keeps. Keras's own optimizers define some as well, where they sum gradients
+    over replicas.
     """
-    from tensorflow.python.framework import ops
-
-    registry = ops.gradient_registry._registry  # in the order in which they were defined
+    registry = _gradients()
 
     def run(*args: Any) -> Any:
         before = len(registry)
         result = function(*args)
-        for name in list(registry)[before:] if len(registry) > before else ():
-            if name.startswith("CustomGradient-"):
-                del registry[name]
+        for name in _custom_since(before):
+            del registry[name]
         return result
 
     return run
+
+
+def keeping_custom_gradients(function: Callable, kept: list[Callable]) -> Callable:
+    """Returns a function whose custom gradients live as long as the list `kept`, into which they are put.
+
+    What is traced once is differentiated later, too: by a step that is traced after the first one.
+    """
+    registry = _gradients()
+
+    @functools.wraps(function)
+    def run(*args: Any) -> Any:
+        before = len(registry)
+        result = function(*args)
+        for name in _custom_since(before):
+            gradient = registry[name]["type"]
+            kept.append(gradient)
+            weakref.finalize(gradient, registry.pop, name, None)
+            registry[name] = registry[name] | {"type": _Weakly(gradient)}
+        return result
+
+    return run
+
+
+class _Weakly:
+    """Calls a function that others keep."""
+
+    def __init__(self, function: Callable):
+        self._function = weakref.ref(function)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function()(*args)
+
+
+def _gradients() -> dict[str, dict[str, Any]]:
+    from tensorflow.python.framework import ops
+
+    return ops.gradient_registry._registry  # in the order in which they were defined
+
+
+def _custom_since(before: int) -> list[str]:
+    """Returns names of custom gradients that nobody keeps, defined when there were so many gradients."""
+    registry = _gradients()
+    since = list(registry)[before:] if len(registry) > before else []
+    return [n for n in since if n.startswith("CustomGradient-") and type(registry[n]["type"]) is not _Weakly]
 
 
 # TensorFlow: processes

@@ -1,5 +1,6 @@
 """Each private API of TensorFlow and Keras still means what this package takes it to mean."""
 
+import functools
 import gc
 import inspect
 import subprocess
@@ -197,6 +198,27 @@ def test_a_custom_gradient_is_forgotten_with_the_graph_it_was_defined_in():
     del run, gradient_of_doubled
     gc.collect()
     assert not graphs
+
+
+def test_custom_gradients_of_a_function_that_is_kept_live_as_long_as_what_keeps_them():
+    @tf.custom_gradient
+    def doubled(x):
+        return 2 * x, lambda upstream: 3 * upstream
+
+    def gradient(function, x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+        return tape.gradient(y, x)
+
+    known, kept = set(internals._gradients()), []
+    once = internals.function_kept_whole(internals.keeping_custom_gradients(doubled, kept))
+    internals.forgetting_custom_gradients(tf.function(once))(tf.constant(1.0))
+    later = tf.function(functools.partial(gradient, once))
+    assert float(later(tf.constant(1.0))) == 3.0
+    assert len(kept) == 1
+    kept.clear()
+    assert set(internals._gradients()) == known
 
 
 WORKER = """

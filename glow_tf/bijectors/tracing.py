@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from glow_tf.internals import function_kept_whole
+from glow_tf.internals import function_kept_whole, keeping_custom_gradients
 
 
 class Switch:
@@ -58,6 +58,7 @@ class TracedOnce:
     def __init__(self, kept_whole: bool = True):
         self._kept_whole = kept_whole
         self._traced: dict[tuple, Callable] = {}
+        self._gradients: list[Callable] = []
 
     def __call__(self, function: Callable, *args: Any) -> Any:
         """Returns function(*args); functions with one name must be the same function."""
@@ -66,5 +67,6 @@ class TracedOnce:
         inlined = functions_inlined.on or not self._kept_whole
         traced, key = self._traced, (function.__name__, full_precision.on, for_training.on, inlined)
         if key not in traced:
-            traced[key] = tf.function(function, autograph=False) if inlined else function_kept_whole(function)
+            own = keeping_custom_gradients(function, self._gradients)
+            traced[key] = tf.function(own, autograph=False) if inlined else function_kept_whole(own)
         return traced[key](*args)

@@ -6,9 +6,10 @@ import warnings
 
 import keras
 import numpy as np
+import own_layers
 import pytest
 import tensorflow as tf
-from small import make_small_images, perturb, small_glow, weight_of
+from small import make_small_images, perturb, small_config, small_glow, weight_of
 
 from glow_tf import ConfigError, Glow, NonFiniteError, PartsTrainer, TrainConfig, data, phases
 from glow_tf.layout.schedule import end_to_end, one_part
@@ -78,9 +79,21 @@ def test_each_phase_is_traced_once():
     assert len(traced) <= 2 * 3
 
 
-def test_a_part_that_was_frozen_first_trains_in_a_later_phase(small_images):
+@keras.saving.register_keras_serializable(package="test")
+class OwnGradient(own_layers.Shear):
+    def forward_and_log_det(self, x, condition=None):
+        doubled = tf.custom_gradient(lambda x: (2 * x, lambda upstream: 2 * upstream))
+        y, log_det = super().forward_and_log_det(x, condition)
+        return 0.5 * doubled(y), log_det
+
+
+@pytest.mark.parametrize("own", [{}, {"bijectors": OwnGradient}], ids=["own", "custom_gradient"])
+def test_a_part_that_was_frozen_first_trains_in_a_later_phase(small_images, own):
     """As where a run goes on after part 1: its functions are traced before gradients of them are needed."""
-    trainer = make_trainer(part_epochs=2, finetune=1, num_blocks=1, flow_steps=2, parts="1,1")
+    trainer = PartsTrainer(
+        Glow(small_config(num_blocks=1, flow_steps=2, parts="1,1"), **own), phases("alternating", 2, 2, 1)
+    )
+    trainer.compile([FusedAdamax(5e-3) for _ in range(2)])
     trainer.fit(small_images[:16], batch_size=16, initial_epoch=1, epochs=2, verbose=0)
     assert trainer.phase == one_part(1)
     history = trainer.fit(small_images[:16], batch_size=16, initial_epoch=2, epochs=3, verbose=0).history

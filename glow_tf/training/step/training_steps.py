@@ -75,8 +75,7 @@ class TrainingSteps:
     def function_of(self, step: Callable, *, trains: bool) -> Callable:
         """Returns what Keras calls with an iterator, to make a step of `fit` or `evaluate`.
 
-        One that evaluates keeps its custom gradients: it may be the first to trace functions of the model,
-        and the steps that train then take gradients of these. It recomputes nothing.
+        One that evaluates recomputes nothing.
         """
         options = self._options
 
@@ -91,7 +90,7 @@ class TrainingSteps:
         made = self._note if trains else lambda batch: None
         step_made = step if trains else evaluate
         run = step_function(self._strategy, step_made, made, steps=options.steps_per_execution, **how)
-        return forgetting_custom_gradients(run) if trains else run
+        return forgetting_custom_gradients(run)
 
     def _recompute(self, reversible: bool) -> None:
         """Sets whether what is traced from now on recomputes activations in backpropagation."""
