@@ -80,10 +80,10 @@ class CompileOptions:
     def checked(self, glow: Glow, strategy: tf.distribute.Strategy, optimizers: Optimizers) -> CompileOptions:
         """Returns the options with `jit_compile` decided.
 
-        ConfigError if there is not one optimizer per part, or options are no counts, not finite, or exclude
-        each other.
+        ConfigError if there is not one optimizer per part, made in the scope of the strategy, or options are
+        no counts, not finite, or exclude each other.
         """
-        _check_optimizers(optimizers, len(glow.parts))
+        _check_optimizers(optimizers, len(glow.parts), strategy)
         jit_compile = self.jit_compile
         if jit_compile not in (True, False, "auto"):
             raise ConfigError(f"jit_compile must be True, False or 'auto'. Received: {jit_compile=}")
@@ -220,7 +220,7 @@ def optimizers_per_part(given: Any, num_parts: int) -> list[keras.optimizers.Opt
     return optimizers
 
 
-def _check_optimizers(optimizers: Optimizers, num_parts: int) -> None:
+def _check_optimizers(optimizers: Optimizers, num_parts: int, strategy: tf.distribute.Strategy) -> None:
     if len(optimizers) != num_parts:
         raise ConfigError(
             f"compile needs one optimizer for each of the {num_parts} parts. "
@@ -233,6 +233,12 @@ def _check_optimizers(optimizers: Optimizers, num_parts: int) -> None:
                 "compile needs optimizers that do not scale the loss: float32 and bfloat16 need no scaling, "
                 f"and the loss here is not scaled. Received: {type(optimizer).__name__}"
                 f"{'' if scaled else f' with loss_scale_factor={optimizer.loss_scale_factor}'}"
+            )
+        if not strategy.extended.variable_created_in_scope(optimizer.iterations.value):
+            raise ConfigError(
+                "compile needs optimizers made in the scope of the model's strategy: make them within "
+                "`with strategy.scope():`, or give a name, such as compile('adamax'). "
+                f"Received: {type(optimizer).__name__} of another scope"
             )
     if len({id(optimizer) for optimizer in optimizers}) < num_parts:
         raise ConfigError("compile needs a separate optimizer for each part. Received: one of them twice")

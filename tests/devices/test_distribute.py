@@ -57,6 +57,14 @@ def test_two_replicas_train_like_one(schedule, mirrored, small_images):
             np.testing.assert_allclose(two_history[name], one_history[name], rtol=1e-6)
 
 
+def test_optimizers_from_outside_of_the_strategys_scope_are_refused():
+    optimizers = [FusedAdamax(5e-3) for _ in range(2)]
+    with make_strategy("mirrored").scope():
+        trainer = PartsTrainer(Glow(small_config(num_blocks=1, parts="1,1")))
+        with pytest.raises(ConfigError, match="Received: FusedAdamax of another scope"):
+            trainer.compile(optimizers)
+
+
 # Real data, which are centred and scaled from all replicas' images; and with a condition, bytes as well.
 OTHERS = {
     "real": ({"data": "real", "n_bits": 8}, False),
