@@ -129,30 +129,12 @@ def function_kept_whole(function: Callable) -> tf.types.experimental.Polymorphic
     return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
 
-def forgetting_custom_gradients(function: Callable) -> Callable:
-    """Returns a function that forgets the custom gradients that are defined while it runs.
-
-    TensorFlow keeps what `tf.custom_gradient` defines in a registry for as long as the process lives, and
-    with it the graph that was being traced. A step needs it no longer once it is traced, but for what
-    `keeping_custom_gradients` keeps. Keras's own optimizers define some as well, where they sum gradients
-    over replicas.
-    """
-    registry = _gradients()
-
-    def run(*args: Any) -> Any:
-        before = len(registry)
-        result = function(*args)
-        for name in _custom_since(before):
-            del registry[name]
-        return result
-
-    return run
-
-
 def keeping_custom_gradients(function: Callable, kept: list[Callable]) -> Callable:
     """Returns a function whose custom gradients live as long as the list `kept`, into which they are put.
 
-    What is traced once is differentiated later, too: by a step that is traced after the first one.
+    TensorFlow keeps what `tf.custom_gradient` defines in a registry for as long as the process lives, and
+    with it the graph that was being traced. What is traced once is differentiated later, too: by a step that
+    is traced after the first one. Keras's own optimizers define some as well, where they sum gradients.
     """
     registry = _gradients()
 

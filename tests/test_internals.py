@@ -1,12 +1,10 @@
 """Each private API of TensorFlow and Keras still means what this package takes it to mean."""
 
 import functools
-import gc
 import inspect
 import subprocess
 import sys
 import types
-import weakref
 
 import keras
 import numpy as np
@@ -175,31 +173,6 @@ def test_a_function_kept_whole_stays_one_node_per_call():
     assert all(f.attr["_noinline"].b for f in library)
 
 
-@pytest.mark.long
-def test_a_custom_gradient_is_forgotten_with_the_graph_it_was_defined_in():
-    @tf.custom_gradient
-    def doubled(x):
-        return 2 * x, lambda upstream: 3 * upstream  # another factor, to see that it is used
-
-    graphs = weakref.WeakSet()
-
-    @tf.function
-    def gradient_of_doubled(x):
-        graphs.add(tf.compat.v1.get_default_graph())
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = doubled(x)
-        return tape.gradient(y, x)
-
-    run = internals.forgetting_custom_gradients(gradient_of_doubled)
-    assert float(run(tf.constant(1.0))) == 3.0
-    assert float(run(tf.constant(2.0))) == 3.0  # traced before
-    assert len(graphs) == 1
-    del run, gradient_of_doubled
-    gc.collect()
-    assert not graphs
-
-
 def test_custom_gradients_of_a_function_that_is_kept_live_as_long_as_what_keeps_them():
     @tf.custom_gradient
     def doubled(x):
@@ -213,7 +186,7 @@ def test_custom_gradients_of_a_function_that_is_kept_live_as_long_as_what_keeps_
 
     known, kept = set(internals._gradients()), []
     once = internals.function_kept_whole(internals.keeping_custom_gradients(doubled, kept))
-    internals.forgetting_custom_gradients(tf.function(once))(tf.constant(1.0))
+    tf.function(once)(tf.constant(1.0))
     later = tf.function(functools.partial(gradient, once))
     assert float(later(tf.constant(1.0))) == 3.0
     assert len(kept) == 1

@@ -10,7 +10,7 @@ from glow_tf.bijectors.condition import Condition
 from glow_tf.core.errors import DivergedError, NonFiniteError
 from glow_tf.layout.schedule import Phase
 from glow_tf.model.glow import Glow
-from glow_tf.model.parts import Part, PartOutput
+from glow_tf.model.parts import PartOutput
 from glow_tf.training.conditioning import largest_log_scales
 from glow_tf.training.step.divergence import Observed
 
@@ -36,13 +36,15 @@ def explain_non_finite(
     bad = [k for k, n in zip(phase.active, norms, strict=True) if not math.isfinite(n)]
     where = _first_fault(glow, phase, seen)
     if where is None:
-        names = ", ".join(str(k + 1) for k in bad) or "?"
-        where = f"every output is finite, but not the norm of the gradient of part {names}"
+        names = ", ".join(str(k + 1) for k in bad)
+        fault = f"the norm of the gradient of part {names}" if bad else "the objective"
+        where = f"every output is finite, but not {fault}"
     at = f"in phase '{phase}', step {step} of part {phase.last + 1}"
     return NonFiniteError(
         f"Training stopped: not finite {at} (loss {loss:.6g} bits/dim, gradient norms "
         f"{[float(f'{n:.4g}') for n in norms]}): {where}. {_conditioning(glow, seen)} "
-        f"{_skipped(in_a_row)}. {ADVICE}",
+        f"{'' if in_a_row == 1 else f'It is the last of {in_a_row} such steps in a row. '}"
+        f"No step that is not finite changes a weight. {ADVICE}",
         # Parts after one whose output is not finite are not finite either.
         phase.active if phase.end_to_end or not bad else bad[:1],
         f"the loss or a gradient was not finite {at}",
@@ -80,47 +82,36 @@ def _conditioning(glow: Glow, seen: Seen) -> str:
 
 
 def _widest(glow: Glow, phase: Phase, seen: Seen) -> str:
-    """Says which bijector's input is largest."""
-    h, largest, where = glow.dequantize.forward(seen.v), -1.0, ""
-    for k, part in enumerate(glow.parts[: phase.last + 1], start=1):
-        for name, x, output in _step_by_step(part, h, part.read(seen.condition)):
-            size, h = float(tf.reduce_max(tf.abs(x))), output.h
-            if not size <= largest:
-                largest, where = size, f"part {k}, bijector {name}, whose inputs range over {_range(x)}"
-    return f"The largest inputs are those of {where}."
-
-
-def _skipped(in_a_row: int) -> str:
-    if in_a_row == 1:
-        return "No weight was changed by this step"
-    return f"It is the last of {in_a_row} such steps in a row; none of them changed a weight"
+    """Says where the input is largest."""
+    largest, place = -1.0, ""
+    for where, x, _ in _walk(glow, phase, seen):
+        size = float(tf.reduce_max(tf.abs(x)))
+        if not size <= largest:
+            largest, place = size, where
+    return f"The largest inputs are those of {place}."
 
 
 def _first_fault(glow: Glow, phase: Phase, seen: Seen) -> str | None:
-    h = glow.dequantize.forward(seen.v)
-    for k, part in enumerate(glow.parts[: phase.last + 1], start=1):
-        given = part.read(seen.condition)
-        for name, x, output in _step_by_step(part, h, given):
-            h = output.h
-            if not all(bool(tf.reduce_all(tf.math.is_finite(t))) for t in (h, output.log_likelihood_term)):
-                return f"part {k}, bijector {name}, whose inputs range over {_range(x)}"
-        if phase.minimises_objective_of(k - 1) and not bool(
-            tf.reduce_all(tf.math.is_finite(part.prior.log_prob(h, given)))
-        ):
-            return f"part {k}, the prior of its output, which ranges over {_range(h)}"
+    for where, _, made in _walk(glow, phase, seen):
+        if not all(bool(tf.reduce_all(tf.math.is_finite(tensor))) for tensor in made):
+            return where
     return None
 
 
-def _step_by_step(part: Part, h: tf.Tensor, given: Condition) -> Iterator[tuple[str, tf.Tensor, PartOutput]]:
-    """Runs a part forward from h; yields each step's name, its input, and what the part has made after it.
-
-    `given` is what `Part.read` returned.
-    """
-    output = PartOutput.start(h)
-    for bijector in part.bijectors:
-        for name, forward in bijector.steps():
-            x, output = output.h, forward(output, *bijector.read(given))
-            yield name, x, output
+def _walk(glow: Glow, phase: Phase, seen: Seen) -> Iterator[tuple[str, tf.Tensor, list[tf.Tensor]]]:
+    """Runs the parts step by step; yields each step's place, its input, what it made; priors too."""
+    h = glow.dequantize.forward(seen.v)
+    for k, part in enumerate(glow.parts[: phase.last + 1], start=1):
+        given, output = part.read(seen.condition), PartOutput.start(h)
+        for bijector in part.bijectors:
+            for name, forward in bijector.steps():
+                x, output = output.h, forward(output, *bijector.read(given))
+                where = f"part {k}, bijector {name}, whose inputs range over {_range(x)}"
+                yield where, x, [output.h, output.log_likelihood_term]
+        h = output.h
+        if phase.minimises_objective_of(k - 1):
+            where = f"part {k}, the prior of its output, which ranges over {_range(h)}"
+            yield where, h, [part.prior.log_prob(h, given)]
 
 
 def _range(x: tf.Tensor) -> str:

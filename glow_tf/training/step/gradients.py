@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from glow_tf.bijectors.likelihood import bits_per_dim
 from glow_tf.bijectors.tracing import for_training
+from glow_tf.devices.workers import sums_over_replicas
 from glow_tf.layout.schedule import Phase
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
@@ -55,6 +56,7 @@ class OneTape:
         groups = self._forward.trained_variables(phase)
         variables = [v.value for group in groups for v in group]
         replicas = self._replicas
+        over_replicas = sums_over_replicas if replicas > 1 else list
         with for_training(), tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             losses, truncated = self._forward.evaluate(passage, phase, start)
@@ -63,11 +65,11 @@ class OneTape:
                 scaled = loss / replicas  # the replicas' gradients are summed
             else:
                 counts = tf.cast(weight, losses.dtype)
-                examples = _over_replicas(tf.reduce_sum(counts), replicas)
+                (examples,) = over_replicas([tf.reduce_sum(counts)])
                 scaled = tf.math.divide_no_nan(tf.reduce_sum(counts * losses), examples)
         # A loss need not depend on all that its part has, such as the prior of a split.
         gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        remaining = iter(_over_replicas(gradients, replicas))
+        remaining = iter(over_replicas(gradients))
         of_parts = [[next(remaining) for _ in group] for group in groups]
         arrived = _arrived(weight, phase) if replicas == 1 else None
         return StepGradients(loss, truncated, of_parts, [], weight, arrived)
@@ -86,13 +88,6 @@ def mean_over_examples(values: tf.Tensor, weight: Weight) -> tf.Tensor:
         return tf.reduce_mean(values)
     weight = tf.cast(weight, values.dtype)
     return tf.math.divide_no_nan(tf.reduce_sum(weight * values), tf.reduce_sum(weight))
-
-
-def _over_replicas(values: Any, replicas: int) -> Any:
-    """Returns the sum of tensors over the replicas."""
-    if replicas == 1:
-        return values
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
 class TapePerPart:

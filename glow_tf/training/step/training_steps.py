@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from glow_tf.core.errors import DivergedError
 from glow_tf.devices.strategies import step_function
-from glow_tf.internals import forgetting_custom_gradients
+from glow_tf.internals import keeping_custom_gradients
 from glow_tf.layout.cost import crossing_bytes
 from glow_tf.layout.partition import PartLayout, part_layouts
 from glow_tf.layout.schedule import Phase, phase_of_epoch
@@ -54,7 +54,6 @@ class TrainingSteps:
         self._queues: DelayQueues | None = None
         self.functions: dict[Phase, Callable] = {}
         self.traced: set[Phase] = set()
-        self._recompute(options.reversible)
 
     def __call__(
         self, batch: Batch, phase: Phase, cache: PrefixCache | None = None
@@ -63,6 +62,7 @@ class TrainingSteps:
 
         Returns the gradients, the norms of each active part's, and whether the step was applied, bool [].
         """
+        self._recompute(self._options.reversible)
         batch = filled_up(self._with_noise(batch, phase))
         passage = entering(self._forward.glow, batch, self._seed, cache)
         start = cache.part if cache else 0
@@ -75,22 +75,18 @@ class TrainingSteps:
     def function_of(self, step: Callable, *, trains: bool) -> Callable:
         """Returns what Keras calls with an iterator, to make a step of `fit` or `evaluate`.
 
-        One that evaluates recomputes nothing.
+        Only a step that trains recomputes activations.
         """
         options = self._options
 
-        def evaluate(batch: Any) -> Any:
+        def step_of(batch: Any) -> Any:
             self._recompute(False)
-            try:
-                return step(batch)
-            finally:
-                self._recompute(options.reversible)
+            return step(batch)
 
         how = {"compiled": options.jit_compile, "eager": options.run_eagerly}
         made = self._note if trains else lambda batch: None
-        step_made = step if trains else evaluate
-        run = step_function(self._strategy, step_made, made, steps=options.steps_per_execution, **how)
-        return forgetting_custom_gradients(run)
+        run = step_function(self._strategy, step_of, made, steps=options.steps_per_execution, **how)
+        return keeping_custom_gradients(run, [])
 
     def _recompute(self, reversible: bool) -> None:
         """Sets whether what is traced from now on recomputes activations in backpropagation."""
