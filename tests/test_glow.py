@@ -94,6 +94,25 @@ def test_bits_per_dim_is_log_prob_in_other_units(glow, small_images, eager):
     assert not np.array_equal(bpd, glow.bits_per_dim(small_images, seed=3))
 
 
+def test_a_function_or_a_dataset_may_score_and_code(small_images, caplog):
+    glow = small_glow(num_blocks=1, flow_steps=1, parts="1", classes=("a", "b"))
+    images, labels = small_images[:4], np.array([0, 1, 1, 0])
+    eps = glow.encode(images, labels=labels)
+
+    def answers(images, labels, eps):
+        density = glow.log_prob(images), glow.bits_per_dim(images), glow.label_log_probs(images)
+        coded = glow.encode(images), glow.encode(images, labels), glow.decode(eps), glow.decode(eps, labels)
+        return *density, glow.score(images)["log_prob"], *coded, glow.sample(labels=labels)
+
+    given = images, labels, eps
+    mapped = next(iter(tf.data.Dataset.from_tensors(given).map(answers)))
+    batched = next(iter(tf.data.Dataset.from_tensor_slices(given).batch(4).map(answers)))  # of unknown size
+    for found in (mapped, batched, tf.function(answers)(*map(tf.constant, given))):
+        for own, expected in zip(found, answers(*given), strict=True):
+            np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-6)
+    assert "AutoGraph" not in caplog.text
+
+
 @pytest.mark.parametrize(
     "own", [{"architecture": "levels", "parts": "1"}, {"local_prior": "flow:4x1"}], ids=str
 )

@@ -63,7 +63,8 @@ class TrainedModel:
         checked = self.checked_condition(condition)
         given = () if checked is None else (checked,)
         check_one_for_each(given, arguments)
-        if "num" in arguments and (num := tf.get_static_value(arguments["num"])) is not None:
+        num = tf.get_static_value(arguments["num"]) if "num" in arguments else None
+        if num is not None:
             check_memory(int(num) * self.dimensions * FLOAT_BYTES, f"{num} images at once", "draw fewer")
         try:
             return self._endpoint(name)(*arguments.values(), *given)
@@ -117,16 +118,17 @@ class TrainedModel:
         With labels, [B], the top latent is whitened by the prior of the image's class. `decode` needs the
         same labels, or others: the image then as it might look in another class.
         """
+        images = self.checked(images)
         if labels is None:
-            return self._call("encode", condition, images=self.checked(images))
-        labels = checked_labels(labels, self.classes, len(images))
-        return self._call("encode_label", condition, images=self.checked(images), labels=labels)
+            return self._call("encode", condition, images=images)
+        labels = checked_labels(labels, self.classes, images.shape[0])
+        return self._call("encode_label", condition, images=images, labels=labels)
 
     def decode(self, eps: Array, labels: Labels | None = None, condition: Condition = None) -> tf.Tensor:
         """Returns the images of whitened latents: [B, D] → uint8 [B, H, W, C]; inverts `encode`."""
         if labels is None:
             return self._call("decode", condition, eps=eps)
-        labels = checked_labels(labels, self.classes, len(eps))
+        labels = checked_labels(labels, self.classes, tf.convert_to_tensor(eps).shape[0])
         return self._call("decode_label", condition, eps=eps, labels=labels)
 
     def sample(

@@ -80,7 +80,7 @@ def num_of_request(num: Any, condition: Condition) -> Any:
 def check_one_for_each(given: tuple[Condition, ...], arguments: Mapping[str, Any]) -> None:
     """Raises ConfigError unless a call has a condition for each of its images, latents or labels."""
     batches = [arguments[name] for name in ("images", "eps", "labels") if name in arguments]
-    count = len(batches[0]) if batches else tf.get_static_value(tf.convert_to_tensor(arguments["num"]))
+    count = batches[0].shape[0] if batches else tf.get_static_value(tf.convert_to_tensor(arguments["num"]))
     for tensor in tf.nest.flatten(given):
         if None not in (count, tensor.shape[0]) and tensor.shape[0] != count:
             raise ConfigError(

@@ -36,7 +36,7 @@ def checked_images(images: Array, image_shape: tuple[int, int, int], data_dtype:
     """
     try:  # of a list TensorFlow would forget the type
         images = tf.convert_to_tensor(np.asarray(images) if isinstance(images, list | tuple) else images)
-    except (ValueError, TypeError):  # lists of several lengths, or (x, y) in one
+    except (ValueError, TypeError, NotImplementedError):  # lists of several lengths, or (x, y) in one
         raise ConfigError(
             f"images must be an array {data_dtype} of shape (batch, {', '.join(map(str, image_shape))}). "
             f"Received: images={type(images).__name__} of {len(images)} that make no array"

@@ -25,10 +25,12 @@ def checked_labels(labels: Labels, classes: Sequence[str], count: int | None = N
     """Checks labels of a model with these classes, and converts them to a tensor, int32 [B].
 
     ConfigError if there are no classes, labels are not integers from 0 below their number, or there are not
-    `count` of them, if that is known.
+    `count` of them, if that is known. Labels that a `tf.function` computes pass.
     """
     require_classes("a label", classes)
-    found = np.asarray(labels)
+    found = tf.get_static_value(labels) if tf.is_tensor(labels) else np.asarray(labels)
+    if found is None:
+        return tf.cast(labels, tf.int32)
     whole = found.ndim == 1 and np.issubdtype(found.dtype, np.integer)
     if not whole or np.any((found < 0) | (found >= len(classes))):
         raise ConfigError(
