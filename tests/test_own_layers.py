@@ -47,6 +47,18 @@ CASES = [
 ]
 
 
+@own_layers.register
+class Halves(own_layers.Triple):
+    def parameters(self, output):
+        return (output - 0.5,)
+
+
+def test_a_transform_that_is_no_identity_at_zeros_is_refused_where_it_could_not_be_inverted():
+    glow_tf.Glow(small_config(**ONE, image_shape=(8, 8, 3)), coupling=Halves())
+    with pytest.raises(glow_tf.ConfigError, match="must be the identity .* Received: Halves, which makes"):
+        glow_tf.Glow(small_config(**ONE, image_shape=(1, 8, 1)), coupling=Halves())
+
+
 def model_of(name, form, **changes):
     return glow_tf.Glow(small_config(**FORMS[form] | changes), **OWN[name], name="glow")
 

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Shape, WithLogDet, WithMap, with_slopes
@@ -72,6 +73,8 @@ class Coupling(Repeatable):
     def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1]
         self.in_space = channels == 1
+        if self.in_space:
+            self._check_identity()
         first = max(channels // 2, 1)
         outputs = self.transform.outputs_per_channel * (1 if self.in_space else channels - first)
         of_both = {"seed": self.seed, "condition_channels": self.condition_channels, "name": "network"}
@@ -91,6 +94,18 @@ class Coupling(Repeatable):
                 trainable=False,
             )
         self.built = True
+
+    def _check_identity(self) -> None:
+        """Raises ConfigError unless zeros keep numbers as they are, which pixels of a need to come back."""
+        with tf.init_scope():
+            b = tf.reshape(tf.linspace(-1.0, 1.0, 3), [1, 3, 1, 1])
+            zeros = tf.zeros([1, 3, 1, self.transform.outputs_per_channel])
+            y, _ = self.transform.forward(b, *self.transform.parameters(zeros))
+        if not np.allclose(y, b, atol=1e-4):
+            raise ConfigError(
+                "on one channel a coupling's transform must be the identity where its network gives zeros. "
+                f"Received: {type(self.transform).__name__}, which makes {np.ravel(y)} of {np.ravel(b)}"
+            )
 
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)
@@ -170,12 +185,12 @@ class Coupling(Repeatable):
         return self._joined(a, self.transform.forward(b, *parameters)[0])
 
     def get_config(self) -> dict:
-        return {**super().get_config(), **coupling_settings(self.config), "seed": self.seed}
+        return {**super().get_config(), **coupling_settings(self.config, "kind"), "seed": self.seed}
 
     @classmethod
     def from_config(cls, config: dict) -> "Coupling":
         config = dict(config)
-        return cls(pop_coupling_config(config), **config)
+        return cls(pop_coupling_config(config, "kind"), **config)
 
 
 def transform_of(kind: str, scale: str, bounded: bool) -> Transform:
@@ -191,14 +206,16 @@ def transform_of(kind: str, scale: str, bounded: bool) -> Transform:
     return transform
 
 
-def coupling_settings(config: CouplingConfig) -> dict:
+def coupling_settings(config: CouplingConfig, kind: str = "coupling") -> dict:
     """Returns the settings of a coupling for a layer's config, as `pop_coupling_config` reads them."""
     settings = dataclasses.asdict(config)
+    settings[kind] = settings.pop("kind")
     return settings if config.network else {k: v for k, v in settings.items() if k != "network"}
 
 
-def pop_coupling_config(config: dict) -> CouplingConfig:
+def pop_coupling_config(config: dict, kind: str = "coupling") -> CouplingConfig:
     """Removes the settings of a `CouplingConfig` from a layer's config, and returns them as one object."""
+    config["kind"] = config.pop(kind)
     config.pop("condition_activation", None)  # which release 0.6 wrote of every layer with a coupling
     older = {"bounded": False}  # in files of releases before 0.6
     names = [field.name for field in dataclasses.fields(CouplingConfig)]

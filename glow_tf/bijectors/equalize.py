@@ -63,14 +63,11 @@ class Equalize(Dequantize):
 
     def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         self.ensure_built(x)
-        self._set_from(np.asarray(self.to_output(x)))
+        self.adapt(np.asarray(self.to_output(x)))
         return self.forward(x)
 
     def adapt(self, images: np.ndarray) -> None:
         self.require_built()
-        self._set_from(images)
-
-    def _set_from(self, images: np.ndarray) -> None:
         counts = np.zeros(self.room.shape)
         for image in images:  # not all at once: they may not fit into memory a second time
             for own, channel in zip(counts, np.moveaxis(image, -1, 0), strict=True):

@@ -163,11 +163,9 @@ class FlowSplit(FactorsOut):
         return beside(h, condition, self.condition_channels) if self.condition_channels else h
 
     def get_config(self) -> dict:
-        coupling = coupling_settings(self.coupling)
-        coupling["coupling"] = coupling.pop("kind")
         return {
             **super().get_config(),
-            **coupling,
+            **coupling_settings(self.coupling),
             "kept": self.kept,
             "flow_steps": self.flow.count,
             "permutation": self.permutation,
@@ -182,7 +180,6 @@ class FlowSplit(FactorsOut):
     @classmethod
     def from_config(cls, config: dict) -> FlowSplit:
         config = dict(config)
-        config["kind"] = config.pop("coupling")
         activation = config.pop("condition_activation", "relu")  # what releases before 0.6 had
         coupling = pop_coupling_config(config)
         return cls(config.pop("kept"), coupling, condition_activation=activation, **config)

@@ -102,14 +102,16 @@ class FlowStep(Repeatable):
             bijector.reseed(seed)
 
     def get_config(self) -> dict:
-        coupling = coupling_settings(self.coupling.config)
-        coupling["coupling"] = coupling.pop("kind")
-        return {**super().get_config(), **coupling, "permutation": self.conv.kind, "seed": self.seed}
+        return {
+            **super().get_config(),
+            **coupling_settings(self.coupling.config),
+            "permutation": self.conv.kind,
+            "seed": self.seed,
+        }
 
     @classmethod
     def from_config(cls, config: dict) -> "FlowStep":
         config = dict(config)
-        config["kind"] = config.pop("coupling")
         return cls(pop_coupling_config(config), **config)
 
 

@@ -51,14 +51,11 @@ class OwnFlowStep(Chain, Repeatable):
 
     def get_config(self) -> dict:
         base = keras.layers.Layer.get_config(self)
-        coupling = coupling_settings(self.coupling)
-        coupling["coupling"] = coupling.pop("kind")
-        return {**base, **coupling, "make": self.make, "seed": self.seed}
+        return {**base, **coupling_settings(self.coupling), "make": self.make, "seed": self.seed}
 
     @classmethod
     def from_config(cls, config: dict) -> "OwnFlowStep":
         config = dict(config)
-        config["kind"] = config.pop("coupling")
         return cls(config.pop("make"), pop_coupling_config(config), **config)
 
 

@@ -8,7 +8,7 @@ threads of a process.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -45,52 +45,34 @@ def in_streams(function: Callable[..., Any], *batches: Any) -> Any:
     """Returns function(*batches), computed in one stream per piece of the batches.
 
     Eagerly, and within another stream, there is one piece: the whole. The function takes and returns nested
-    structures of tensors whose first axis is the batch; its result for an example depends on that example
-    alone.
-    """
-    pieces = pieces_of(*batches)
-    if len(pieces) == 1:
-        return function(*batches)
-    with number_of_streams(1):
-        results = [function(*piece) for piece in pieces]
-    return join(results, tf.nest.flatten(batches)[0])
-
-
-def pieces_of(*batches: Any) -> list[tuple]:
-    """Cuts nested structures of tensors [B, …] or None along the batch, into equal pieces, one per stream.
-
-    A batch that does not divide is filled up with its last example. Returns, for each stream, the tuple of
-    its pieces of all batches.
+    structures of tensors whose first axis is the batch, or None; its result for an example depends on that
+    example alone. A batch that does not divide is filled up with its last example.
     """
     count = active_streams()
     if count == 1 or not tf.inside_function():
-        return [batches]
-    missing = -_size(tf.nest.flatten(batches)[0]) % count
+        return function(*batches)
+    first = tf.nest.flatten(batches)[0]
+    size = tf.shape(first)[0] if first.shape[0] is None else first.shape[0]
+    missing = -size % count
+    is_whole = isinstance(missing, int) and missing == 0
 
     def cut(tensor: tf.Tensor | None) -> list[tf.Tensor | None]:
         if tensor is None:
             return [None] * count
-        if not _is_zero(missing):
+        if not is_whole:
             tensor = tf.concat([tensor, tf.repeat(tensor[-1:], missing, axis=0)], axis=0)
         return tf.split(tensor, count)
-
-    columns = [cut(tensor) for tensor in tf.nest.flatten(batches)]
-    return [tf.nest.pack_sequence_as(batches, row) for row in zip(*columns, strict=True)]
-
-
-def join(results: Sequence[Any], batch: tf.Tensor) -> Any:
-    """Joins the results of the pieces of a batch [B, …], and drops what the batch was filled up with."""
-    if len(results) == 1:
-        return results[0]
-    size = _size(batch)
-    missing = -size % len(results)
 
     def joined(*pieces: tf.Tensor | None) -> tf.Tensor | None:
         if pieces[0] is None:
             return None
         whole = tf.concat(pieces, axis=0)
-        return whole if _is_zero(missing) else whole[:size]
+        return whole if is_whole else whole[:size]
 
+    columns = [cut(tensor) for tensor in tf.nest.flatten(batches)]
+    pieces = [tf.nest.pack_sequence_as(batches, row) for row in zip(*columns, strict=True)]
+    with number_of_streams(1):
+        results = [function(*piece) for piece in pieces]
     return tf.nest.map_structure(joined, *results)
 
 
@@ -110,11 +92,3 @@ def filled_if_empty(*batches: Any) -> list[Any]:
         return tf.reshape(whole, (-1, *sizes)) if sizes.is_fully_defined() else whole
 
     return tf.nest.map_structure(filled, list(batches))
-
-
-def _size(batch: tf.Tensor) -> int | tf.Tensor:
-    return batch.shape[0] if batch.shape[0] is not None else tf.shape(batch)[0]
-
-
-def _is_zero(number: int | tf.Tensor) -> bool:
-    return isinstance(number, int) and number == 0

@@ -18,9 +18,9 @@ class Standardize(Bijector):
     It stands where a model of bytes has `Dequantize`. Nothing is added to the data and nothing is rounded:
     `levels` and `to_output` only convert types, so the log-density of v is exact.
 
-    `initialize` sets mean and deviation from a batch, `adapt` from all data, and `initialize_from` from their
-    values. The weight `initialized` records that this has happened, so a restored layer keeps what it has. A
-    channel that is constant has the deviation 1.
+    `initialize` sets mean and deviation from a batch, `adapt` from all data. The weight `initialized` records
+    that this has happened, so a restored layer keeps what it has. A channel that is constant has the
+    deviation 1.
 
     Shapes: [B, H, W, C] → the same.
 
@@ -57,19 +57,16 @@ class Standardize(Bijector):
         self.adapt(np.asarray(x))
         return self.forward(x)
 
-    def initialize_from(self, mean: tf.Tensor | np.ndarray, deviation: tf.Tensor | np.ndarray) -> None:
-        """Sets mean and deviation, [C] each, unless they are set; ValueError if the layer is not built."""
+    def adapt(self, values: np.ndarray) -> None:
+        """Sets mean and deviation to those of all training values, [N, H, W, C], unless they are set."""
         self.require_built()
+        mean, deviation = moments(values)
         new = self.initialized.value < 1
         # Of a constant channel rounding may leave something.
         deviation = tf.where(deviation > 1e-12 * tf.abs(mean), deviation, tf.ones_like(deviation))
         set_where(new, self.mean, mean)
         set_where(new, self.deviation, deviation)
         self.initialized.assign(1)
-
-    def adapt(self, values: np.ndarray) -> None:
-        """Sets mean and deviation to those of all training values, [N, H, W, C], unless they are set."""
-        self.initialize_from(*moments(values))
 
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.ensure_built(x)

@@ -49,7 +49,14 @@ def made_up(count, seed, shift=0.0):
     return [(shift + rng.normal(size=(count, side, side, 3))).astype(np.float32) for side in (4, 2)]
 
 
-@pytest.mark.parametrize("glow", [small_glow(), small_levels(image_shape=(8, 8, 1))], ids=["glow", "levels"])
+MODELS = {
+    "glow": small_glow(),
+    "standard": small_glow(split_prior="standard"),
+    "levels": small_levels(image_shape=(8, 8, 1)),
+}
+
+
+@pytest.mark.parametrize("glow", MODELS.values(), ids=MODELS)
 def test_log_densities_of_places_add_up_to_that_of_the_image(glow, small_images, eager):
     images = small_images[:5]
     glow.initialize(images)
@@ -184,6 +191,17 @@ def test_wrong_use_is_refused_before_anything_is_loaded(digits):
         NoveltyDetector("none").fit(digits[:19])
     with pytest.raises(ConfigError, match=r"contamination must be 0\.048 or more.*: contamination=0\.01"):
         NoveltyDetector("none", contamination=0.01).fit(digits[:20])
+    with pytest.raises(ConfigError, match=r"a model without classes.* Received: a model with 2 classes"):
+        NoveltyDetector(small_glow(classes=("a", "b"))).fit(digits[:20])
+    for name in ("labels_", "prior_", "tuned_"):
+        with pytest.raises(ConfigError, match="fit must be called first"):
+            getattr(NoveltyDetector("none"), name)
+
+
+def test_a_prior_that_is_trained_on_does_not_change_its_detector(detector, digits):
+    assert detector.prior_ is not detector.prior
+    for own, given in zip(detector.prior_.weights, detector.prior.weights, strict=True):
+        np.testing.assert_array_equal(own, given)
 
 
 # The command

@@ -121,12 +121,12 @@ class NoveltyDetector(BaseEstimator):
     @property
     def prior_(self) -> Glow | None:
         """The prior, at the size of the images."""
-        return self.models_.prior
+        return self._fitted().models_.prior
 
     @property
     def tuned_(self) -> Glow | None:
         """Its copy, tuned on the good images."""
-        return self.models_.tuned
+        return self._fitted().models_.tuned
 
     def _folds(self, groups: np.ndarray, count: int) -> np.ndarray:
         """Returns the fold of each image, which is that of its group."""
@@ -163,7 +163,7 @@ class NoveltyDetector(BaseEstimator):
     @property
     def labels_(self) -> np.ndarray:
         """Which of the good images are unusual, 0 or 1 [N]."""
-        return (self.decision_scores_ > self.threshold_).astype(int)
+        return (self._fitted().decision_scores_ > self.threshold_).astype(int)
 
     @property
     def smallest(self) -> float:
@@ -171,7 +171,10 @@ class NoveltyDetector(BaseEstimator):
         return 1 / (1 + len(self._fitted().decision_scores_))
 
     def decision_function(self, X: np.ndarray, condition: Condition = None) -> np.ndarray:  # noqa: N803
-        """Returns how unusual images are, [N]: 0 is the median of good images, nine of ten are below 1."""
+        """Returns how unusual images are, [N]: as kinds or at their worst places, whichever is more.
+
+        In the unit of each of the two, 0 is the median of good images, and nine of ten are below 1.
+        """
         return self.score_and_heat(X, condition)[0]
 
     def predict(self, X: np.ndarray, condition: Condition = None) -> np.ndarray:  # noqa: N803

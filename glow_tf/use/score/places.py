@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.last_line import LastLine
 from glow_tf.model.glow import Glow
 
 Maps = dict[tuple[int, int], tf.Tensor]
@@ -35,7 +36,7 @@ def place_maps(glow: Glow, images: tf.Tensor, condition: Condition = None) -> Ma
         given = part.read(condition)
         for bijector in part.bijectors:
             h, eps, log_det = bijector.places_in_part(h, *bijector.read(given))
-            if bijector.weights or not eps:  # the last line of an odd side has a fixed density
+            if not isinstance(bijector, LastLine):  # its density is fixed
                 add(log_det, eps)
     prior = glow.parts[-1].prior
     eps, log_det = prior.forward_and_log_det_map(h, *prior.read(given))
