@@ -96,6 +96,21 @@ def test_no_epochs_at_all_is_an_error():
         RunConfig.from_settings({**BASE, "part_epochs": 0, "finetune_epochs": 0})
 
 
+def test_a_setting_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"dataset must be one line.* Received: 'folder:a\\nb'"):
+        RunConfig.from_settings({"workdir": "w", "dataset": "folder:a\nb"})
+    (tmp_path / "flags.cfg").write_text(
+        flagfile(RunConfig.from_settings({"workdir": "w", "dataset": "a\u2028b"}))
+    )
+    assert read_settings(tmp_path)["dataset"] == "a\u2028b"
+
+
+def test_images_are_read_in_the_type_of_the_model():
+    config = RunConfig.from_settings({"workdir": "w", "data": "real"})
+    assert config.data.dtype == "float32"
+    assert dataclasses.replace(config, model=ModelConfig()).data.dtype == "uint8"
+
+
 def test_settings_survive_the_flagfile():
     config = RunConfig.from_settings({**BASE, "learning_rate": "1e-3,2e-3", "parts": "across_block:2"})
     settings = config.to_settings()

@@ -193,7 +193,7 @@ def test_the_package_imports_where_there_is_no_fcntl_and_no_resource():
     program = (
         "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None\n"
         "import glow_tf\n"
-        "from glow_tf.run import callbacks, lifecycle, workdir\n"
+        "from glow_tf.run import callbacks, lifecycle\n"
         "print(callbacks.peak_memory_mb())"
     )
     assert run_program(program).strip() == "nan"

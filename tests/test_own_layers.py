@@ -55,7 +55,7 @@ class Halves(own_layers.Triple):
 
 def test_a_transform_that_is_no_identity_at_zeros_is_refused_where_it_could_not_be_inverted():
     glow_tf.Glow(small_config(**ONE, image_shape=(8, 8, 3)), coupling=Halves())
-    with pytest.raises(glow_tf.ConfigError, match="must be the identity .* Received: Halves, which makes"):
+    with pytest.raises(glow_tf.ConfigError, match=r"must be the identity .* Received: Halves, which makes"):
         glow_tf.Glow(small_config(**ONE, image_shape=(1, 8, 1)), coupling=Halves())
 
 

@@ -130,7 +130,8 @@ def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, A
         return {"init_from": start}  # the run says why it cannot start from it
     settings = {name: value for name, value in dataclasses.asdict(model).items() if name in names}
     settings |= {"init_from": start, "conditional": bool(model.classes)}
-    if start in suited.PRESETS.values():  # it fits any size
+    about = presets.read_about(presets.find(start)) if presets.refers_to_preset(start) else {}
+    if str(about.get("image_size")) == "0":  # it fits any size
         return settings
     height, width, _ = model.image_shape
     return settings | {"image_size": height if height == width else 0}

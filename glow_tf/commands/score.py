@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from glow_tf.use import UsedImages
 
 ACTIONS = ("fit", "check")
-OF_FIT = ("image_size", "seed", "features")
+OF_FIT = ("model", "image_size", "seed", "features")
 PRIOR = "photographs"
 TRAINED_ON = (
     "WARNING: the model was trained on some of these images, which it knows before it is tuned on them. "

@@ -103,6 +103,11 @@ class RunConfig:
 
     def __post_init__(self):
         check_fields(self)
+        typed = dataclasses.replace(self.data, dtype=self.model.data_dtype)
+        object.__setattr__(self, "data", typed)
+        for name, value in self.to_settings().items():
+            if {"\n", "\r"}.intersection(str(value)):
+                raise ConfigError(f"{name} must be one line, as flags.cfg has it. Received: {value!r}")
         require(self.workdir.strip() != "", self, "workdir", "the folder of the run")
         minutes = self.checkpoint_minutes
         require(0 <= minutes < math.inf, self, "checkpoint_minutes", "0 or a positive number")

@@ -9,6 +9,7 @@ import pathlib
 import tempfile
 import threading
 import time
+import types
 import urllib.error
 import urllib.request
 from typing import Any
@@ -120,55 +121,46 @@ def checksum(path: pathlib.Path) -> str:
 
 
 def _download(url: str, folder: pathlib.Path, most: int) -> pathlib.Path:
-    """Fetches a file into a folder; OSError if it has more than `most` bytes, or comes too slowly."""
-    download = _Download(url, folder, most)
-    download.start()
-    end = time.monotonic() + PATIENCE
-    while download.is_alive():
-        if time.monotonic() > end + download.received / SLOWEST:
-            download.given_up = True
+    """Fetches a file into a folder; OSError if it has more than `most` bytes, or comes too slowly.
+
+    A thread fetches, which can be left: Python's own timeout is one of silence, not of the whole.
+    """
+    path, end = folder / url.rpartition("/")[2], time.monotonic() + PATIENCE
+    state = types.SimpleNamespace(received=0, given_up=False, error=None)
+
+    def fetch() -> None:
+        request = urllib.request.Request(url, headers={"User-Agent": "glow_tf"})
+        try:
+            opener = urllib.request.build_opener(_Redirects)
+            with opener.open(request, timeout=PATIENCE) as answer, path.open("wb") as file:
+                claimed = int(answer.headers.get("Content-Length", 0))
+                while not state.given_up and max(claimed, state.received) <= most:
+                    if not (block := answer.read1(2**20)):
+                        break
+                    file.write(block)
+                    state.received += len(block)
+            if max(claimed, state.received) > most:
+                raise OSError(f"{url}: it may have at most {most} bytes, and has more")
+            if state.received < claimed:
+                raise OSError(f"{url}: it ended after {state.received} of {claimed} bytes")
+        except urllib.error.HTTPError as error:
+            state.error = OSError(f"{url}: {error.code} {error.reason}")
+        except Exception as error:  # of the network, or of the disk
+            state.error = error
+
+    thread = threading.Thread(target=fetch, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        if time.monotonic() > end + state.received / SLOWEST:
+            state.given_up = True
             raise TimeoutError(
                 f"{url}: it must come within {PATIENCE:g} s and at {SLOWEST} bytes per second after that; "
-                f"{download.received} bytes have come"
+                f"{state.received} bytes have come"
             )
-        download.join(0.05)
-    if download.error is not None:
-        raise download.error
-    return download.path
-
-
-class _Download(threading.Thread):
-    """A file on its way. A thread can be left: Python's own timeout is one of silence, not of the whole."""
-
-    def __init__(self, url: str, folder: pathlib.Path, most: int):
-        super().__init__(daemon=True)
-        self.url, self.most = url, most
-        self.path = folder / url.rpartition("/")[2]
-        self.received, self.given_up = 0, False
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            self._fetch()
-        except urllib.error.HTTPError as error:
-            self.error = OSError(f"{self.url}: {error.code} {error.reason}")
-        except Exception as error:  # of the network, or of the disk
-            self.error = error
-
-    def _fetch(self) -> None:
-        request = urllib.request.Request(self.url, headers={"User-Agent": "glow_tf"})
-        opener = urllib.request.build_opener(_Redirects)
-        with opener.open(request, timeout=PATIENCE) as answer, self.path.open("wb") as file:
-            claimed = int(answer.headers.get("Content-Length", 0))
-            while not self.given_up and max(claimed, self.received) <= self.most:
-                if not (block := answer.read1(2**20)):
-                    break
-                file.write(block)
-                self.received += len(block)
-        if max(claimed, self.received) > self.most:
-            raise OSError(f"{self.url}: it may have at most {self.most} bytes, and has more")
-        if self.received < claimed:
-            raise OSError(f"{self.url}: it ended after {self.received} of {claimed} bytes")
+        thread.join(0.05)
+    if state.error is not None:
+        raise state.error
+    return path
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from glow_tf import data
+from glow_tf import data, presets
 from glow_tf.bijectors.registered import with_registered
 from glow_tf.config import PRIOR, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError, printable
@@ -208,11 +208,13 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     devices = _devices(config, group)
     config = dataclasses.replace(config, model=with_registered(config.model))
     chief = is_chief(group)
-    starts = bool(config.init_from) and chief and not workdir.can_resume()
-    start = saved.load_start(config.init_from, config.model) if starts and config.init_from != PRIOR else None
+    starts = bool(config.init_from) and config.init_from != PRIOR
+    # Workers get its weights, but a preset's size follows from the images, and so everywhere.
+    reads = not workdir.can_resume() if chief else presets.refers_to_preset(config.init_from)
+    start = saved.load_start(config.init_from, config.model) if starts and reads else None
     if config.train.objective:
         imported_objective(config.train.objective)
-    images = data.load(dataclasses.replace(config.data, dtype=config.model.data_dtype))
+    images = data.load(config.data)
     for note in images.notes:
         print(printable(note))
     before = config
@@ -236,7 +238,7 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     steps = data.steps_per_epoch(len(images.train), config.train.batch_size)
     with strategy.scope():
         trainer = compiled_trainer(config, Glow(model, devices, name="glow"), phases, steps)
-        if start is not None and chief:  # workers get its weights
+        if start is not None and chief:
             print(saved.start_from(config.init_from, start, trainer.glow))
         trainer.glow.dequantize.adapt(images.train)
     if config.train.cache_prefix:

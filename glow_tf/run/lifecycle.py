@@ -21,6 +21,7 @@ from glow_tf.devices.processes import ProcessGroup, is_chief, read_process_group
 from glow_tf.devices.stall import stall_watch
 from glow_tf.devices.streams import cores_per_process, set_up_process
 from glow_tf.devices.workers import follow_first_worker, in_several_processes, watched_workers
+from glow_tf.layout.schedule import phases_of
 from glow_tf.run import callbacks as run_callbacks
 from glow_tf.run import recovery, tables
 from glow_tf.run.context import Run, prepare
@@ -90,7 +91,9 @@ def _train_in(
             workdir.config, finished = agree(group, workdir.config, finished)
         if finished:
             where = f", see {workdir.path / SUMMARY}" if is_chief(group) else ""  # others: a temporary one
-            print(f"This run is finished: test {finished['test_bpd']:.4f} bpd{where}.", flush=True)
+            left = len(phases_of(workdir.config)) - finished["epochs"]
+            early = f" It ended by patience, {left} epochs early." if left else ""
+            print(f"This run is finished: test {finished['test_bpd']:.4f} bpd{where}.{early}", flush=True)
             if workdir.config.export and not (workdir.path / "export").exists():
                 print(f"It has no export; glow-tf export --model={workdir.path} writes one.", flush=True)
             if group is not None and group.job == "part":

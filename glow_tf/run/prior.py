@@ -56,7 +56,8 @@ def _with_prior(
     config: RunConfig, images: data.ImageData, strategy: tf.distribute.Strategy
 ) -> tuple[RunConfig, data.ImageData, Glow | None]:
     name, glow, bits, trivial = suited.PRESETS.get(images.image_shape[-1]), None, np.nan, np.nan
-    tuned, chosen, cut = suited.tuned(config, len(images.train)), config, images
+    tuned = suited.tuned(config, len(images.train) + len(images.validation))
+    chosen, cut = config, images
     try:
         if (own := settings_for(images.image_shape)) is None:
             return dataclasses.replace(config, init_from="", follows=()), images, None

@@ -42,27 +42,18 @@ def model_table(
     if with_heads:
         rows[-1].append(f"{sum(p.head_macs for p in layouts) / whole:.4f}")
         header.append("head's forward cost")
-    return "\n".join([table(header, rows), *_schedule_lines(layouts, phases, costs, cached, traffic)])
-
-
-def _schedule_lines(
-    layouts: Sequence[PartLayout],
-    phases: Sequence[Phase],
-    costs: Sequence[float],
-    cached: Container[Phase],
-    traffic: bool,
-) -> list[str]:
     crossing = [crossing_bytes(layouts, p.last, crossed=p.crossed, cached=p in cached) for p in phases]
     forward, backward = (sum(c[i] for c in crossing) / len(crossing) / 1024 for i in (0, 1))
     time = f"predicted time: {sum(costs) / len(costs):.3f} of training end to end for as many epochs"
     crosses = f"mean KiB per image and step: {forward:.1f} forward, {backward:.1f} backward"
-    macs = sum(p.forward_macs for p in layouts)
-    return [
-        *([f"forward {macs / 1e9:.3f} GMAC per image"] if traffic else []),
+    lines = [
+        table(header, rows),
+        *([f"forward {whole / 1e9:.3f} GMAC per image"] if traffic else []),
         "'its epoch' is the predicted time of an epoch that trains the part alone, end to end = 1",
         f"schedule: {', '.join(_runs(phases))}",
         f"{time}; crossing the cuts, {crosses}" if traffic else time,
     ]
+    return "\n".join(lines)
 
 
 def _runs(phases: Sequence[Phase]) -> list[str]:

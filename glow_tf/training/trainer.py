@@ -201,7 +201,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
           NonFiniteError, DivergedError: too many steps in a row were not finite, or out of their band.
         """
         check_compiled(self, "fit")
-        check_phases(self.glow, self.phases, self.local_objectives)
+        check_phases(self.glow, self.phases or (self.phase,), self.local_objectives)
         kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
         batch_size = self.options.batch_size if batch_size is None else batch_size
         dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs, initial_step)
@@ -232,11 +232,13 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
     ) -> Any:
         """Makes one step of the current phase, as keras.Model.train_on_batch does; initialises like `fit`.
 
-        The batch is images, or a tuple (images, noise); y is as in `fit`, if it does not end the tuple.
+        The batch is images, or a tuple (images, noise); y is as in `fit`, if it does not end the tuple. As in
+        Keras, each replica takes the whole batch.
         Raises what `fit` does, and ConfigError if replicas make steps alone, batches wait between parts, or
         rates need an unknown number of steps per epoch.
         """
         check_compiled(self, "train_on_batch")
+        check_phases(self.glow, (self.phase,), ())
         self.training_steps.begin_batch()
         unused = {"sample_weight": sample_weight, "class_weight": class_weight}
         batch = inputs.for_one_step(self.glow, x, y, unused, trains=True)

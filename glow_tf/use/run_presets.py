@@ -50,8 +50,7 @@ def save_run_to_preset(
     check_place(folder, "preset", OWN)
     config = read_config(workdir)
     summary = _summary_of_finished(workdir, config)
-    changes = {"data_dir": data_dir or config.data.data_dir, "dtype": config.model.data_dtype}
-    images = load_data(dataclasses.replace(config.data, **changes))
+    images = load_data(dataclasses.replace(config.data, data_dir=data_dir or config.data.data_dir))
     glow = load_glow(workdir)
     check_same_data(workdir / "checkpoints", glow.config, fingerprints(images, bool(glow.classes)))
     about: dict[str, Any] = {

@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import types
@@ -13,6 +14,7 @@ import tensorflow as tf
 from absl import flags as absl_flags
 from small import ROOT, run_program
 
+from glow_tf import presets
 from glow_tf.commands import cli, parsing, run_flags
 from glow_tf.core.errors import ConfigError, NonFiniteError
 from glow_tf.run.files.flags_file import command_of, flagfile
@@ -183,6 +185,13 @@ def test_what_is_typed_wins_over_flagfiles_and_the_later_flag_over_the_earlier(t
 def test_a_start_model_that_is_typed_before_the_flagfile_is_started_from():
     config = run_flags.config_of(["--init_from=digits", "--flagfile=own_images"])
     assert config.init_from == "digits"
+
+
+def test_a_copy_of_a_preset_for_any_size_is_for_any_size(tmp_path):
+    shutil.copytree(presets.find("photographs_grey"), tmp_path / "copy")
+    for start, size in ((tmp_path / "copy", 0), ("photographs", 0), ("digits", 8)):
+        config = run_flags.config_of(["--workdir=unused", f"--init_from={start}"])
+        assert config.data.image_size == size
 
 
 def test_each_flag_knows_whether_it_was_typed_and_whether_a_flagfile_sets_it():

@@ -248,7 +248,10 @@ def test_a_run_that_loses_patience_is_finished_also_if_it_was_killed_then(tmp_pa
     assert train(overfitting(tmp_path / "whole", patience=2))["epochs"] == whole["epochs"]
     assert "tracing" not in capsys.readouterr().out
     assert train(overfitting(tmp_path / "whole", patience=2))["epochs"] == whole["epochs"]
-    assert "This run is finished" in capsys.readouterr().out
+    left = 8 - whole["epochs"]
+    finished = capsys.readouterr().out
+    assert "This run is finished" in finished
+    assert f"It ended by patience, {left} epochs early." in finished
     assert train(overfitting(tmp_path / "whole"))["epochs"] == 8  # it goes on without
 
 

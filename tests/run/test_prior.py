@@ -151,6 +151,9 @@ def test_own_images_starts_from_the_prior_and_what_is_typed_wins(preset):
     assert (train_settings.learning_rate, train_settings.rate_scaling) == ("3e-2", "none")
     assert (found.data.validation_examples, train_settings.part_epochs, found.patience) == (4, 5, 2)
     assert found.init_from == str(preset)
+    held_out = of(smooth(120, 1)).with_validation(60)  # as loading does with what is typed
+    few = decided([*own, "--validation_examples=60"], held_out)[0].train
+    assert (few.learning_rate, few.batch_size) == ("1e-2", 8)  # as suits 120
     assert decided([*own, "--finetune_epochs=3"], images)[0].train.part_epochs == 0
     for flags in ([*own, "--from_scratch"], ["--from_scratch"], ["--init_from="]):
         assert decided(flags, images)[0].init_from == ""

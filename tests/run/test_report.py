@@ -232,7 +232,7 @@ def test_an_error_in_the_report_is_a_line_and_does_not_fail_the_run(tmp_path, re
         raise ValueError("no\nchart")
 
     monkeypatch.setattr(charts.Figure, "savefig", fails)
-    monkeypatch.setattr(scored, "_bits", fails)
+    monkeypatch.setattr(scored, "some_of", fails)
     summary = train(config(tmp_path / "run", **FAST), eager=True)
     lines = capsys.readouterr().out.splitlines()
     assert "WARNING: report.html: it could not be written: ValueError: no chart" in lines

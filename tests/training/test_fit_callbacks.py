@@ -274,6 +274,14 @@ def test_every_step_draws_other_noise_if_the_first_part_is_not_trained(small_ima
     assert abs(found[0] - found[1]) > 1e-4  # the weights hardly change
 
 
+def test_a_frozen_model_is_refused_also_without_phases(small_images):
+    trainer = frozen_trainer()
+    trainer.glow.trainable = False
+    for train in (trainer.fit, trainer.train_on_batch):
+        with pytest.raises(ConfigError, match="'end to end', whose parts have trainable=False"):
+            train(small_images)
+
+
 def test_what_is_not_trained_stays_so_in_a_file(small_images, tmp_path):
     trainer = frozen_trainer()
     trainer.fit(small_images, verbose=0)

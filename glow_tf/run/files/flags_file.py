@@ -48,7 +48,7 @@ def command_of(config: RunConfig) -> str:
 
 def read_flagfile(text: str) -> dict[str, str]:
     """Returns setting → value as `flagfile` wrote them."""
-    lines = [line for line in text.splitlines() if line.startswith("--")]
+    lines = [line for line in text.split("\n") if line.startswith("--")]
     return dict(line[2:].split("=", 1) for line in lines if "=" in line)
 
 

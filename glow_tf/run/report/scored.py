@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from glow_tf.model.conditions import some_of
 from glow_tf.model.glow import Glow
 from glow_tf.run import pictures
 from glow_tf.run.context import Run
@@ -26,7 +27,10 @@ def scored_images(run: Run, glow: Glow) -> dict[str, Any]:
     split = "validation" if len(run.images.validation) else "test"
     images = getattr(run.images, split)
     images = images[: max(VALUES // images[0].size, 1)]
-    bits = _bits(run, glow, images, run.images.conditions.get(split))
+    given, size = run.images.conditions.get(split), run.config.train.batch_size
+    batches = [slice(start, start + size) for start in range(0, len(images), size)]
+    bits = [glow.bits_per_dim(images[own], run.config.seed, some_of(given, own)) for own in batches]
+    bits = np.concatenate(bits)
     order = np.flatnonzero(np.isfinite(bits))
     order = order[np.argsort(bits[order], kind="stable")]
     count = min(SHOWN, len(order) // 2)
@@ -41,13 +45,3 @@ def scored_images(run: Run, glow: Glow) -> dict[str, Any]:
 
     ends = {"usual": told(order[:count]), "unusual": told(order[::-1][:count])}
     return {"split": split, "count": len(images), **ends}
-
-
-def _bits(run: Run, glow: Glow, images: np.ndarray, given: np.ndarray | None) -> np.ndarray:
-    """Returns the bits/dim of images, [N], in batches as large as those of training."""
-    found = []
-    for start in range(0, len(images), run.config.train.batch_size):
-        batch = slice(start, start + run.config.train.batch_size)
-        condition = None if given is None else given[batch]
-        found.append(glow.bits_per_dim(images[batch], run.config.seed, condition))
-    return np.concatenate(found)
