@@ -63,6 +63,12 @@ class ExportedModel(TrainedModel):
         self._given_as = ModelConfig(self.image_shape, condition_shape=shapes.get("condition", shapes))
         self.condition_shapes = self._given_as.condition_shapes
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            "a SavedModel has its endpoints alone; open the workdir, preset or .keras file that "
+            f"it comes from. Received: {name!r} of an exported model"
+        )
+
     def checked_condition(self, condition: Condition) -> Condition:
         return checked_condition(condition, self._given_as, self.compute_dtype)
 

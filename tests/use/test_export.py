@@ -12,7 +12,7 @@ from small import eagerly, only_endpoints, run_program, small_glow
 from glow_tf import export
 from glow_tf.bijectors.likelihood import bits_per_dim
 from glow_tf.bijectors.pieces import active_streams, number_of_streams
-from glow_tf.use import open_model
+from glow_tf.use import levels, open_model
 from glow_tf.use.exports import operations
 from glow_tf.use.exports.operations import check_operations
 from glow_tf.use.models import ENDPOINTS
@@ -103,6 +103,8 @@ def test_the_classes_and_their_endpoints_are_the_models(tmp_path):
     few, labels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8), [3, 1, 0, 1]
     opened = open_model(tmp_path / "export")
     assert opened.classes == CLASSES
+    with pytest.raises(AttributeError, match=r"endpoints alone; open the workdir.* Received: 'parts'"):
+        levels(opened)
     with eagerly():
         drawn, eps = glow.sample(None, 0.7, 2, labels), glow.encode(few, labels)
         np.testing.assert_array_equal(opened.sample(5, 0.7, 2), glow.sample(5, 0.7, 2))
