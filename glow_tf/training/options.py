@@ -234,7 +234,7 @@ def _check_optimizers(optimizers: Optimizers, num_parts: int, strategy: tf.distr
                 f"and the loss here is not scaled. Received: {type(optimizer).__name__}"
                 f"{'' if scaled else f' with loss_scale_factor={optimizer.loss_scale_factor}'}"
             )
-        if not strategy.extended.variable_created_in_scope(optimizer.iterations.value):
+        if not strategy.extended.variable_created_in_scope(optimizer.variables[0].value):
             raise ConfigError(
                 "compile needs optimizers made in the scope of the model's strategy: make them within "
                 "`with strategy.scope():`, or give a name, such as compile('adamax'). "

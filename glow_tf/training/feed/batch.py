@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -134,15 +133,10 @@ def initialize_from(glow: Glow, dataset: Dataset, strategy: tf.distribute.Strate
     """Initialises a model from the first images of a dataset, the same on all replicas, unless it is."""
     if not glow.initialized:
         with strategy.scope():
-            count = initialization_examples(glow.image_shape)
+            height, width, _ = glow.image_shape
+            count = math.ceil(INITIALIZATION_PIXELS / (height * width))
+            count = min(max(count, FEWEST_INITIALIZATION_EXAMPLES), MOST_INITIALIZATION_EXAMPLES)
             glow.initialize(**first_examples(dataset, count, glow.config))
-
-
-def initialization_examples(image_shape: Sequence[int]) -> int:
-    """Returns how many images ActNorms are initialised from: 32 to 256, more if the images are small."""
-    height, width, _ = image_shape
-    count = math.ceil(INITIALIZATION_PIXELS / (height * width))
-    return min(max(count, FEWEST_INITIALIZATION_EXAMPLES), MOST_INITIALIZATION_EXAMPLES)
 
 
 def first_examples(dataset: Dataset, count: int, config: ModelConfig) -> Batch:
