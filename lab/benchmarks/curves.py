@@ -25,11 +25,18 @@ r"""Bits per dimension by CPU seconds of training: levels, a Glow with Haar's sq
     $B $S --seeds=61,62 --images=204800 --models=levels --flow_steps=12
     $B $S --seeds=61 --images=204800 --models=levels
     $B $S --seeds=61,62 --images=409600 --models=glow_haar --flow_steps=12
+    $B $S --seeds=61 --images=409600 --models=levels --flow_steps=12
     W="--data_dir=PATH --widths=96 --precisions=float32,mixed_bfloat16"
     $B $W --csv=docs/results/curves_96.csv --seeds=61,62 --images=6400,12800 --models=levels
     $B $W --csv=docs/results/curves_96.csv --seeds=61,62 --images=12800 --models=glow_haar
     $B $W --costs=docs/results/curves_96_costs.csv --turns=15 --models=levels,glow_haar
-    $B --data_dir=PATH --costs=docs/results/curves_costs.csv --turns=15 --flow_steps=6,8,12  # and 11
+    X="--data_dir=PATH --widths=256 --precisions=mixed_bfloat16 --csv=docs/results/curves_256.csv"
+    $B $X --seeds=61,62 --images=6400,12800,25600 --models=levels
+    $B $X --seeds=61,62 --images=12800,25600 --models=glow_haar
+    $B $X --seeds=61 --images=51200,102400 --models=levels
+    $B $X --seeds=61 --images=102400 --models=glow_haar
+    $B $X --costs=docs/results/curves_256_costs.csv --turns=15 --models=levels,glow_haar
+    $B --data_dir=PATH --costs=docs/results/curves_costs.csv --turns=15 --flow_steps=6,8,12  # 11, and 15
     N="--data_dir=PATH --csv=docs/results/curves_normflows.csv"  # needs pip install -e '.[lab]'
     $B $N --seeds=61 --images=12800 --models=normflows
     $B $N --costs=docs/results/curves_normflows_costs.csv --turns=11 --models=levels,normflows
