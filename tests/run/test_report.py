@@ -114,6 +114,8 @@ def test_the_levels_of_a_run_have_curves_of_their_own(tmp_path):
     write_history(tmp_path, settings, parts, parts)
     (curves,) = [alt for alt in report_of(tmp_path).alts if "each level" in alt]
     assert ": level 1 (finest), " in curves
+    workdir(tmp_path / "one", architecture="levels", schedule="simultaneous", parts="1", only_part=2)
+    assert ", of part 2 alone, in batches of " in report_of(tmp_path / "one").text
 
 
 def test_texts_on_the_page_are_escaped(tmp_path):

@@ -76,7 +76,9 @@ def _training(run: RunContent) -> list[str]:
     how = f"{train.optimizer} with a rate of {train.learning_rate}"
     how += ", which follows the model's size" if train.rate_scaling == "size" else ""
     how += f", {train.rate_schedule}, after {train.warmup_steps} steps of warm-up"
-    found = [f"Planned: {', then '.join(phases)}, in batches of {train.batch_size}.", f"Optimizer: {how}."]
+    only = f", of part {train.only_part} alone" if train.only_part else ""
+    planned = f"Planned: {', then '.join(phases)}{only}, in batches of {train.batch_size}."
+    found = [planned, f"Optimizer: {how}."]
     start = [f"It started from the model {run.config.init_from}."] if run.config.init_from else []
     return [*start, *found]
 
