@@ -35,7 +35,8 @@ r"""Bits per dimension by CPU seconds of training: levels, a Glow with Haar's sq
     $B $X --seeds=61,62 --images=12800,25600 --models=glow_haar
     $B $X --seeds=61 --images=51200,102400 --models=levels
     $B $X --seeds=61 --images=102400 --models=glow_haar
-    $B $X --costs=docs/results/curves_256_costs.csv --turns=15 --models=levels,glow_haar
+    $B $X --seeds=61 --images=51200 --models=levels,glow_haar --flow_steps=12
+    $B $X --costs=docs/results/curves_256_costs.csv --turns=9 --models=levels,glow_haar --flow_steps=8,12
     $B --data_dir=PATH --costs=docs/results/curves_costs.csv --turns=15 --flow_steps=6,8,12  # 11, and 15
     N="--data_dir=PATH --csv=docs/results/curves_normflows.csv"  # needs pip install -e '.[lab]'
     $B $N --seeds=61 --images=12800 --models=normflows
