@@ -142,7 +142,7 @@ def test_a_checkpoint_with_a_weight_of_nan_is_refused(tmp_path):
 
 def test_the_mean_of_real_data_may_be_large(tmp_path):
     glow = glow_tf.Glow(glow_tf.ModelConfig((4, 4, 1), data="real", num_blocks=1, flow_steps=1, width=2))
-    glow.dequantize.set_weights([np.float32([3e30]), np.float32([1e29]), 1])
+    glow.dequantize.set_weights([np.float32([3e30]), np.float32([1e29]), np.int64(1)])
     glow.save(tmp_path / "glow.keras")
     assert glow_tf.load(tmp_path / "glow.keras").dequantize.mean.numpy() == np.float32(3e30)
 

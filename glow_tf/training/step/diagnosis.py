@@ -82,9 +82,9 @@ def _conditioning(glow: Glow, seen: Seen) -> str:
 
 
 def _widest(glow: Glow, phase: Phase, seen: Seen) -> str:
-    """Says where the input is largest."""
+    """Says which bijector's input is largest."""
     largest, place = -1.0, ""
-    for where, x, _ in _walk(glow, phase, seen):
+    for where, x, _ in _walk(glow, phase, seen, priors=False):
         size = float(tf.reduce_max(tf.abs(x)))
         if not size <= largest:
             largest, place = size, where
@@ -98,8 +98,10 @@ def _first_fault(glow: Glow, phase: Phase, seen: Seen) -> str | None:
     return None
 
 
-def _walk(glow: Glow, phase: Phase, seen: Seen) -> Iterator[tuple[str, tf.Tensor, list[tf.Tensor]]]:
-    """Runs the parts step by step; yields each step's place, its input, what it made; priors too."""
+def _walk(
+    glow: Glow, phase: Phase, seen: Seen, priors: bool = True
+) -> Iterator[tuple[str, tf.Tensor, list[tf.Tensor]]]:
+    """Runs the parts step by step; yields each step's place, its input, what it made; of priors, too."""
     h = glow.dequantize.forward(seen.v)
     for k, part in enumerate(glow.parts[: phase.last + 1], start=1):
         given, output = part.read(seen.condition), PartOutput.start(h)
@@ -109,7 +111,7 @@ def _walk(glow: Glow, phase: Phase, seen: Seen) -> Iterator[tuple[str, tf.Tensor
                 where = f"part {k}, bijector {name}, whose inputs range over {_range(x)}"
                 yield where, x, [output.h, output.log_likelihood_term]
         h = output.h
-        if phase.minimises_objective_of(k - 1):
+        if priors and phase.minimises_objective_of(k - 1):
             where = f"part {k}, the prior of its output, which ranges over {_range(h)}"
             yield where, h, [part.prior.log_prob(h, given)]
 
