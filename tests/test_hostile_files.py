@@ -19,8 +19,8 @@ from lab.benchmarks import hostile_files, hostile_inputs
 pytestmark = pytest.mark.long
 
 
-@pytest.fixture(scope="module")
-def crafted(tmp_path_factory):
+@pytest.fixture
+def crafted(tmp_path_factory):  # generators, which end
     return hostile_files.crafted(tmp_path_factory.mktemp("crafted"))
 
 
