@@ -208,10 +208,7 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     devices = _devices(config, group)
     config = dataclasses.replace(config, model=with_registered(config.model))
     chief = is_chief(group)
-    starts = bool(config.init_from) and config.init_from != PRIOR
-    # Workers get its weights, but a preset's size follows from the images, and so everywhere.
-    reads = not workdir.can_resume() if chief else presets.refers_to_preset(config.init_from)
-    start = saved.load_start(config.init_from, config.model) if starts and reads else None
+    start = _start_of(config, workdir, chief)
     if config.train.objective:
         imported_objective(config.train.objective)
     images = data.load(config.data)
@@ -254,6 +251,14 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     checkpoints = Checkpoints(folder, trainer, writes=chief)
     write_data(folder, checksums)
     return Run(config, workdir, group, images, phases, layouts, trainer, checkpoints)
+
+
+def _start_of(config: RunConfig, workdir: Workdir, chief: bool) -> Glow | None:
+    """Returns the model that a new run starts from, if it is known; workers need its size, of a preset."""
+    reads = not workdir.can_resume() if chief else presets.refers_to_preset(config.init_from)
+    if not reads or config.init_from in ("", PRIOR):
+        return None
+    return saved.load_start(config.init_from, config.model)
 
 
 def _check_memory(config: RunConfig, images: data.ImageData) -> None:

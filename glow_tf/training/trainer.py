@@ -232,10 +232,8 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
     ) -> Any:
         """Makes one step of the current phase, as keras.Model.train_on_batch does; initialises like `fit`.
 
-        The batch is images, or a tuple (images, noise); y is as in `fit`, if it does not end the tuple. As in
-        Keras, each replica takes the whole batch.
-        Raises what `fit` does, and ConfigError if replicas make steps alone, batches wait between parts, or
-        rates need an unknown number of steps per epoch.
+        Each replica takes the whole batch: images, or (images, noise); y is as in `fit`. Raises what `fit`
+        does, and ConfigError if replicas make steps alone, parts wait, or rates need the steps per epoch.
         """
         check_compiled(self, "train_on_batch")
         check_phases(self.glow, (self.phase,), ())

@@ -42,6 +42,10 @@ class UsedImages:
         """Returns what a model is given with each image; see `fitted_condition`."""
         return fitted_condition(model, self.condition, "a data set")
 
+    def of_class(self, name: str) -> np.ndarray:
+        """Returns the images of a class, uint8 [n, H, W, C]; ConfigError if there are none."""
+        return self.images[self.places_of_class(name)]
+
     def places_of_class(self, name: str) -> np.ndarray:
         """Returns which images are of a class, bool [N]; ConfigError if there are none."""
         if self.labels is None or name not in self.class_names:

@@ -323,14 +323,14 @@ def test_all_images_of_a_folder_without_a_split_are_used_whatever_their_size(tmp
     assert used.images.shape == (5, 8, 8, 3)
     assert used.names[0] == "cats/0.png"
     assert used.class_names == ("cats", "dogs")
-    assert used.places_of_class("dogs").sum() == 2
+    assert len(used.of_class("dogs")) == 2
     with pytest.raises(ConfigError, match=r"cats, dogs\. Received: 'cows'"):
-        used.places_of_class("cows")
+        used.of_class("cows")
     write_images(tmp_path, 1, (9, 9))
     with pytest.raises(
         ConfigError, match=r"none\. .* No classes: 1 images are in no class folder, such as 0.p"
     ):
-        read_images((8, 8, 3), f"folder:{tmp_path}").places_of_class("dogs")
+        read_images((8, 8, 3), f"folder:{tmp_path}").of_class("dogs")
 
 
 def test_the_test_folder_is_used_where_there_is_one(tmp_path):
