@@ -83,7 +83,7 @@ class Standardize(Bijector):
 def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean and the deviation of each channel of data [N, H, W, C]: float64 [C] twice."""
     axes = (0, 1, 2)
-    mean = values.mean(axes, np.float64)
-    # Example by example: a copy of all in float64 might not fit into memory.
+    # Example by example: they may be larger than memory, and so may a copy in float64.
+    mean = np.mean([example.mean(axes[:2], np.float64) for example in values], axis=0)
     squares = sum(np.square(example - mean).mean(axes[:2]) for example in values)
     return mean, np.sqrt(squares / len(values))

@@ -77,12 +77,6 @@ class DataConfig:
         "the same name in PATH/input/ is given) or attributes:FILE (CSV or JSON: numbers by file name); of "
         "digits: label; of a TFDS data set: another of its features, by name. Empty: nothing.",
     )
-    image_cache: str | os.PathLike = setting(  # noqa: RUF009
-        "",
-        "Folder for decoded images, where data are larger than memory or many runs share them; they are "
-        "decoded once, and read from there. Empty: in memory.",
-        may_differ=True,
-    )
     dtype: str = "uint8"
 
     def __post_init__(self):

@@ -11,6 +11,7 @@ import numpy as np
 
 from glow_tf.config import DataConfig, file_of
 from glow_tf.core.errors import ConfigError
+from glow_tf.core.memory import fits
 from glow_tf.data.arrays import DataSet, Examples, new_array, resize, why_of_another_type
 from glow_tf.data.pictures import Picture
 
@@ -56,7 +57,8 @@ def type_of_inputs(paths: Iterable[pathlib.Path]) -> str:
 def read_file(config: DataConfig) -> DataSet:
     """Reads the data set that is one file: an array [N, H, W, C], or [N, H, W].
 
-    ConfigError if there is no such file or array, it does not fit into memory, or real data are not finite.
+    One that does not fit into memory, of the run's type and size, is mapped from the file. ConfigError if
+    there is no such file or array, another does not fit into memory, or real data are not finite.
     """
     path, received = file_of(config.dataset), f"Received: dataset={config.dataset!r}"
     try:
@@ -66,9 +68,11 @@ def read_file(config: DataConfig) -> DataSet:
     array = array[..., np.newaxis] if array.ndim == 3 else array
     size = config.image_size
     shape = (*array.shape[:1], *((size, size) if size else array.shape[1:3]), array.shape[-1])
-    images = new_array(shape, config.dtype, config)
-    for place, example in enumerate(array):  # one by one: the file stays on the disk
-        images[place] = resize(np.array(example, config.dtype), size)
+    stays = (array.shape, array.dtype) == (shape, config.dtype) and not fits(array.nbytes)
+    images = array if stays else new_array(shape, config.dtype, config)
+    for place, example in enumerate(array):
+        if not stays:
+            images[place] = resize(np.array(example, config.dtype), size)
         if images.dtype.kind == "f" and not np.isfinite(images[place]).all():
             raise ConfigError(f"real data must be finite. {received} with NaN or infinity in example {place}")
     return DataSet(Examples(images))

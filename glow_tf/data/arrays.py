@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import fractions
 import functools
-import os
-import pathlib
-import tempfile
+import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -26,8 +24,7 @@ MADE_BY = {
     "uint16": "--data=bytes and --n_bits from 9 to 16",
     "float32": "--data=real",
 }
-ROOM = "decoded images, and as much again for what is kept, and for test images held out"  # in a cache
-PIECE = 256  # examples that are copied from file to file at a time
+PIECE = 256  # examples that are looked at at a time
 TEST_EVERY = 10  # where a data set has no test images, every tenth image is one
 
 
@@ -67,14 +64,14 @@ class ImageData:
     """The decoded images of a data set.
 
     Attributes:
-      train, validation, test: [N, H, W, C] each, of the config's type; validation may be empty.
+      train, validation, test: [N, H, W, C] each, of the config's type; validation may be empty. Of a file
+        that does not fit into memory they are mapped from it, `train` and `validation` as `Rows`.
       notes: sentences for the user about how the images were read.
       names: for a folder, the file of each image, relative to the folder: `names["test"][3]` is the file of
         `test[3]`. The keys are `train`, `validation` and `test`. Empty for other data sets.
       labels: the class of each image, of the digits, of a TFDS data set with labels and of a folder with
         class folders: `labels["test"]` is int64 [N] and counts in `class_names`. Otherwise empty.
       class_names: the names of the classes, in order; otherwise empty.
-      checksums: of `train`, `validation`, `test` and conditions, where they are known; see `fingerprint`.
       conditions: what is given with each image, as `DataConfig.condition` says: `conditions["test"]` has maps
         [N, h, w, c], uint8 as images are or float32, or vectors, float32 [N, d]. Otherwise empty.
     """
@@ -87,7 +84,6 @@ class ImageData:
     labels: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     conditions: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    checksums: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -101,7 +97,7 @@ class ImageData:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The images and what is given with them, by names such as `train images`; `checksums` has these."""
+        """The images and what is given with them, by names such as `train images`."""
         found = {f"{split} images": getattr(self, split) for split in SPLITS}
         return found | {f"{split} conditions": own for split, own in self.conditions.items()}
 
@@ -110,7 +106,8 @@ class ImageData:
         """All levels of the training and test images, combined by a bitwise or; real data have none: 0."""
         if self.train.dtype.kind == "f":
             return 0
-        return int(np.bitwise_or.reduce(self.train, None) | np.bitwise_or.reduce(self.test, None))
+        every = (piece for own in (self.train, self.test) for piece in pieces(own))
+        return int(functools.reduce(np.bitwise_or, (np.bitwise_or.reduce(own, None) for own in every)))
 
     def with_validation(self, count: int) -> ImageData:
         """Returns the same data with the last `count` training images for validation, as `load` cuts them."""
@@ -124,13 +121,12 @@ class ImageData:
             train=self.train[:kept],
             validation=self.train[kept:],
             **{name: cut(getattr(self, name)) for name in ("names", "labels", "conditions")},
-            checksums={name: own for name, own in self.checksums.items() if name.startswith("test")},
         )
 
     @functools.cached_property
     def top(self) -> int:
         """The largest level of the training images."""
-        return int(self.train.max())
+        return int(max(own.max() for own in pieces(self.train)))
 
     @functools.cached_property
     def overlaps(self) -> dict[str, tuple[int, int]]:
@@ -146,66 +142,56 @@ def joined(one: Examples, other: Examples) -> Examples:
 
 def hold_out(examples: Examples, config: DataConfig) -> tuple[Examples, Examples]:
     """Cuts every tenth image out as a test image; ConfigError if there are fewer than ten, or no memory."""
-    held = [own for own in (examples.images, examples.condition) if own is not None and in_memory(own)]
-    check_memory_for(sum(own.nbytes for own in held), config.dataset)  # both get arrays of their own
     mask = np.arange(len(examples)) % TEST_EVERY == TEST_EVERY - 1
     if not mask.any():
         raise ConfigError(
             f"dataset without test images needs at least {TEST_EVERY} images, of which every tenth is held "
             f"out. Received: dataset={config.dataset!r} with {len(examples)} images"
         )
-    return _chosen(examples, ~mask, config), _chosen(examples, mask, config)
-
-
-def _chosen(examples: Examples, mask: np.ndarray, config: DataConfig) -> Examples:
-    """Returns the examples of a mask [N]; arrays that are mapped from a file are copied to another."""
-    arrays = {"images": examples.images, "condition": examples.condition}
-    mapped_ones = {name: own for name, own in arrays.items() if own is not None and not in_memory(own)}
-    others = dataclasses.replace(examples, **dict.fromkeys(mapped_ones, np.empty(len(examples), np.uint8)))
-    places, copies = np.flatnonzero(mask), {}
-    for name, own in mapped_ones.items():
-        copies[name] = new_array((len(places), *own.shape[1:]), own.dtype, config)
-        for start in range(0, len(places), PIECE):
-            copies[name][start : start + PIECE] = own[places[start : start + PIECE]]
-    return dataclasses.replace(others[mask], **copies)
+    if not in_memory(examples.images):  # they are of one file, in which there is nothing else
+        rest = Rows(examples.images, np.flatnonzero(~mask))
+        return Examples(rest), Examples(examples.images[TEST_EVERY - 1 :: TEST_EVERY])
+    held = [own for own in (examples.images, examples.condition) if own is not None]
+    check_memory_for(sum(own.nbytes for own in held), config.dataset)  # both get arrays of their own
+    return examples[~mask], examples[mask]
 
 
 def new_array(shape: tuple[int, ...], dtype: str | np.dtype, config: DataConfig) -> np.ndarray:
-    """Returns an array for decoded images: in memory, or `mapped` in the image cache's folder.
-
-    ConfigError if memory, OSError if the disk has no room for it.
-    """
-    needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if not config.image_cache or not needed:
-        check_memory_for(needed, config.dataset)
-        return np.empty(shape, dtype)
-    return mapped(shape, dtype, config.image_cache, ROOM)
+    """Returns an array for decoded images; ConfigError if memory has no room for it."""
+    check_memory_for(int(np.prod(shape)) * np.dtype(dtype).itemsize, config.dataset)
+    return np.empty(shape, dtype)
 
 
-def mapped(shape: tuple[int, ...], dtype: str | np.dtype, folder: str | os.PathLike, what: str) -> np.ndarray:
-    """Returns an array mapped from a file in a folder; OSError, with what it is for, if there is no room.
+class Rows:
+    """Some examples of an array that is mapped from a file, which are read where they are asked for."""
 
-    The file has no name, and is gone when the process ends.
-    """
-    needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    folder = pathlib.Path(os.path.expanduser(folder))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.truncate(needed)
-            if hasattr(os, "posix_fallocate"):  # a full disk would kill the process later
-                os.posix_fallocate(file.fileno(), 0, needed)
-            return np.memmap(file, dtype, "r+", shape=shape)
-    except OSError as error:
-        raise OSError(
-            f"the image cache needs {needed / 2**30:.2f} GiB for {what}: {error.strerror or error}. "
-            f"Received: image_cache={str(folder)!r}"
-        ) from None
+    def __init__(self, values: np.memmap, places: np.ndarray):
+        self._values, self._places = values, places
+        self.shape, self.dtype = (len(places), *values.shape[1:]), values.dtype
+        self.size = math.prod(self.shape)
+        self.nbytes = self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, which: int | slice | np.ndarray) -> Rows | np.ndarray:
+        """Returns the examples of a slice as they are, and others in memory."""
+        places = self._places[which]
+        return Rows(self._values, places) if isinstance(which, slice) else np.array(self._values[places])
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self._values[self._places], dtype)
 
 
-def in_memory(values: np.ndarray) -> bool:
+def in_memory(values: np.ndarray | Rows) -> bool:
     """Whether an array is in memory, and not mapped from a file."""
-    return not isinstance(values, np.memmap)
+    return not isinstance(values, (np.memmap, Rows))
+
+
+def pieces(values: np.ndarray | Rows) -> Iterator[np.ndarray]:
+    """Yields an array [N, …] in pieces that fit into memory, wherever it is."""
+    for start in range(0, len(values), PIECE):
+        yield np.asarray(values[start : start + PIECE])
 
 
 def fingerprint(values: np.ndarray) -> str:
@@ -293,13 +279,15 @@ def needs_one_size(*images: np.ndarray) -> str:
 def check_memory_of_resized(count: int, at_once: int, config: DataConfig) -> None:
     """Raises ConfigError unless images fit into memory when they are resized, before any is read.
 
-    `at_once` are resized at a time, as real numbers. With an image cache, the images are not in memory.
+    `at_once` are resized at a time, as real numbers.
     """
-    held = 0 if config.image_cache else count
-    check_memory_for((held + RESIZING_BYTES * at_once) * config.image_size**2, config.dataset)
+    check_memory_for((count + RESIZING_BYTES * at_once) * config.image_size**2, config.dataset)
 
 
 def check_memory_for(needed: int, dataset: str) -> None:
     """Raises ConfigError unless `needed` bytes of decoded images fit into memory."""
-    remedy = "take fewer or smaller ones; to train, there are --image_size and --image_cache=FOLDER"
+    remedy = (
+        "take fewer or smaller ones; to train, there is --image_size, and an array file:PATH.npy of the "
+        "model's type may be larger than memory"
+    )
     check_memory(needed, f"decoded images of {dataset!r}", remedy)

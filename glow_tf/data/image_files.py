@@ -16,13 +16,12 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".ti
 NO_CLASSES = "No classes"
 LOST = "lost+found"  # of a file system, where it begins: nobody else may read it
 HIDDEN = "hidden folders and in those of runs"
-# Each set tells a workdir or a folder of an image cache: folders of the user's may have one of its names.
-OF_PACKAGE = ({"flags.cfg", "samples"}, {"content.json", f"train images{SUFFIX}"})
+OF_RUN = {"flags.cfg", "samples"}  # together they tell a workdir: folders of the user's may have one of them
 
 
 def images_below(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the image files of a folder and of those below it, in the order of their names."""
-    return [path for path in files_below(folder) if _is_image(path)]
+    return [path for path in _walked(folder)[0] if _is_image(path)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,11 +111,6 @@ def find_files(config: DataConfig, split: str) -> Files:
     return files
 
 
-def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the files of a folder and of those below it that are not `hidden`, in the order of names."""
-    return _walked(folder)[0]
-
-
 def _refuse(error: OSError) -> None:
     raise ConfigError(
         f"dataset=folder:PATH needs folders that can be read: {error.strerror}. Received: {error.filename!r}"
@@ -126,7 +120,7 @@ def _refuse(error: OSError) -> None:
 def _walked(
     folder: pathlib.Path, onerror: Callable[[OSError], None] | None = _refuse
 ) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """Returns what `files_below` does, and the hidden folders."""
+    """Returns the files of a folder and of those below it, in the order of names, and the hidden folders."""
     found, hidden, seen = [], [], set()
     if folder.is_dir():
         # `rglob` takes ten times as long.
@@ -135,8 +129,7 @@ def _walked(
                 folders.clear()
                 continue
             seen.add(place)
-            within = {*folders, *names}
-            if any(own <= within for own in OF_PACKAGE) and pathlib.Path(parent) != folder:
+            if {*folders, *names} >= OF_RUN and pathlib.Path(parent) != folder:
                 hidden.append(pathlib.Path(parent))
                 folders.clear()
                 continue

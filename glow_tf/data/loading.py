@@ -8,9 +8,18 @@ import numpy as np
 
 from glow_tf.config import DIGITS, DataConfig, file_of, folder_of
 from glow_tf.core.errors import ConfigError
-from glow_tf.data import image_cache, sources
+from glow_tf.data import sources
 from glow_tf.data.array_files import read_file
-from glow_tf.data.arrays import MADE_BY, DataSet, Examples, ImageData, hold_out, in_memory, joined
+from glow_tf.data.arrays import (
+    MADE_BY,
+    DataSet,
+    Examples,
+    ImageData,
+    check_memory_for,
+    hold_out,
+    in_memory,
+    joined,
+)
 from glow_tf.data.given import read_folder_and_condition
 from glow_tf.data.named import check_path
 
@@ -18,19 +27,13 @@ SPLITS = ("train", "test", "all", "")
 
 
 def load(config: DataConfig) -> ImageData:
-    """Reads a data set; every image is decoded once, into memory or into files; see `image_cache`.
+    """Reads a data set; every image is decoded once, into memory; see `array_files.read_file`.
 
     Raises:
       ConfigError: the data set does not exist, is empty, has images of several sizes, has too few images, or
         does not fit into memory.
     """
     check_path(config)
-    if config.image_cache and config.dataset != DIGITS:
-        return image_cache.load(config, _load)
-    return _load(dataclasses.replace(config, image_cache=""))
-
-
-def _load(config: DataConfig) -> ImageData:
     found = _with_test_images(_read(config, "all"), config)
     train, validation = _cut(found.train, config)
     test = _first(found.test, config.test_examples, "test_examples")
@@ -83,7 +86,11 @@ def load_split(
     if not len(chosen):
         raise ConfigError(f"{config.dataset!r} has no {split} images. Received: {split=}")
     count = min(count, len(chosen)) if fewer_will_do else count
-    return _first(chosen, count, "examples"), found.class_names, notes
+    chosen = _first(chosen, count, "examples")
+    if not in_memory(chosen.images):
+        check_memory_for(chosen.images.nbytes, config.dataset)
+        chosen = dataclasses.replace(chosen, images=np.array(chosen.images))
+    return chosen, found.class_names, notes
 
 
 def _read(config: DataConfig, split: str, most: int = 0, any_size: bool = False) -> DataSet:

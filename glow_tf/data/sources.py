@@ -88,11 +88,6 @@ def _class_names(builder: Any) -> tuple[str, ...]:
     return tuple(features["label"].names or ()) if one_class else ()
 
 
-def files_of_tfds(config: DataConfig) -> pathlib.Path:
-    """Returns the folder with the files of a TFDS data set; errors as in `from_tfds`."""
-    return pathlib.Path(_tfds_builder(config).data_dir)
-
-
 def _tfds_builder(config: DataConfig) -> Any:
     """Returns TFDS's builder of a prepared data set that has images."""
     import tensorflow_datasets as tfds

@@ -12,8 +12,8 @@ from glow_tf import data, presets
 from glow_tf.bijectors.registered import with_registered
 from glow_tf.config import PRIOR, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError, printable
-from glow_tf.core.memory import check_memory, fits
-from glow_tf.data.arrays import in_memory, mapped
+from glow_tf.core.memory import check_memory
+from glow_tf.data.arrays import in_memory
 from glow_tf.data.folder import why_no_classes
 from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup, is_chief
@@ -239,7 +239,7 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
             print(saved.start_from(config.init_from, start, trainer.glow))
         trainer.glow.dequantize.adapt(images.train)
     if config.train.cache_prefix:
-        trainer.prefix_caches = _make_caches(trainer, len(images.train), config)
+        trainer.prefix_caches = _make_caches(trainer, len(images.train))
     most = CHECKPOINTS_ON_DISK + bool(config.init_from) + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
     if chief:
         workdir.check_space(most * checkpoint_bytes(trainer))
@@ -319,21 +319,16 @@ def compiled_trainer(
     return trainer
 
 
-def _make_caches(trainer: PartsTrainer, examples: int, config: RunConfig) -> dict[Phase, PrefixCache]:
-    """Makes the caches: in memory, or if they do not fit there, in nameless files beside the image cache."""
+def _make_caches(trainer: PartsTrainer, examples: int) -> dict[Phase, PrefixCache]:
+    """Makes the caches; ConfigError if they do not fit into memory."""
     parts = cached_parts(trainer.phases)
     size = cache_bytes(part_layouts(trainer.glow.config), parts, examples)
     names = ", ".join(str(k + 1) for k in parts)
     what = f"the outputs of the parts before part {names}"
-    new_array, folder = None, config.data.image_cache
-    if folder and config.compiles is not True and not fits(size):
-        new_array = functools.partial(mapped, folder=folder, what=what)
-    else:
-        remedy = "keep them in files (--image_cache=FOLDER, without --jit_compile=on)"
-        check_memory(size, what, f"{remedy}, or train without --cache_prefix")
-    print(f"cache_prefix: {what} take {size / 1e6:.0f} MB of {'the disk' if new_array else 'memory'}")
+    check_memory(size, what, "train without --cache_prefix")
+    print(f"cache_prefix: {what} take {size / 1e6:.0f} MB of memory")
     caches: list[PrefixCache] = []
     for k in parts:
         before = caches[-1] if caches else None
-        caches.append(PrefixCache(trainer.glow, k, examples, before, new_array))
+        caches.append(PrefixCache(trainer.glow, k, examples, before))
     return {one_part(cache.part): cache for cache in caches}

@@ -121,8 +121,8 @@ def _scores(glow: Glow, images: data.ImageData, seed: int) -> tuple[float, float
     That one knows the difference of each pixel from its left neighbour, by their frequency, or nothing.
     """
     held_out = images.validation if len(images.validation) else images.train
-    held_out = held_out[: max(min(LOOKED_AT, VALUES_LOOKED_AT // held_out[0].size), 1)]
-    counts = np.bincount(_differences(images.train[:COUNTED]), minlength=256) + 1
+    held_out = np.asarray(held_out[: max(min(LOOKED_AT, VALUES_LOOKED_AT // held_out[0].size), 1)])
+    counts = np.bincount(_differences(np.asarray(images.train[:COUNTED])), minlength=256) + 1
     trivial = float(np.mean(np.log2(counts.sum() / counts)[_differences(held_out)]))
     bits = float(np.mean(glow.bits_per_dim(held_out, seed)))
     return bits, min(trivial, float(glow.config.n_bits))

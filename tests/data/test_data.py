@@ -10,6 +10,7 @@ from small import ROOT
 from glow_tf import data
 from glow_tf.config import ConfigError, DataConfig, RunConfig
 from glow_tf.data import sources
+from glow_tf.data.arrays import fingerprint, in_memory
 from glow_tf.data.loading import load_split
 from glow_tf.run.files.flags_file import flagfile, read_config
 
@@ -53,22 +54,20 @@ def test_what_cannot_be_loaded_is_named(config, match):
         data.load(config)
 
 
-def test_what_runs_and_caches_write_below_a_folder_is_no_data(tmp_path):
+def test_what_runs_write_below_a_folder_is_no_data(tmp_path):
     for k in range(20):
         Image.new("L", (8, 8), k).save(tmp_path / f"{k:02d}.png")
-    config = DataConfig(f"folder:{tmp_path}", image_cache=tmp_path / "cache")
+    config = DataConfig(f"folder:{tmp_path}")
     before = data.load(config)
     (tmp_path / "run" / "samples").mkdir(parents=True)
     (tmp_path / "run" / "flags.cfg").touch()
     Image.new("L", (8, 8)).save(tmp_path / "run" / "samples" / "epoch_0001.png")
-    for cached in (config, DataConfig(f"folder:{tmp_path}")):
-        found = data.load(cached)
-        np.testing.assert_array_equal(found.train, before.train)
-    assert len(list((tmp_path / "cache").iterdir())) == 1
-    assert "Not used: 4 images in hidden folders and in those of runs, such as cache" in " ".join(found.notes)
+    found = data.load(config)
+    np.testing.assert_array_equal(found.train, before.train)
+    assert "Not used: 1 images in hidden folders and in those of runs, such as run" in " ".join(found.notes)
 
 
-def test_class_folders_may_have_files_that_are_named_as_those_of_runs_and_caches(tmp_path):
+def test_class_folders_may_have_files_that_are_named_as_those_of_runs(tmp_path):
     for k in range(36):
         path = tmp_path / "abc"[k % 3] / f"{k:02d}.png"
         path.parent.mkdir(exist_ok=True)
@@ -346,6 +345,55 @@ def test_a_crop_that_is_larger_than_the_images_is_named(rng):
     images = rng.integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
     with pytest.raises(ConfigError, match=r"a crop must fit into the images.* Received: side=64"):
         data.training_batches(images, 8, seed=0, crop=data.Crop(64, 16))
+
+
+@pytest.fixture
+def large_file(tmp_path, monkeypatch, rng):
+    """A data set in a file that memory has no room for, and its array."""
+    images = rng.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    monkeypatch.setattr("glow_tf.core.memory.free_memory", lambda: 10_000)
+    return f"file:{tmp_path / 'images.npy'}", images
+
+
+def test_a_file_larger_than_memory_stays_on_the_disk_with_the_same_splits(large_file):
+    name, images = large_file
+    found = data.load(DataConfig(name, validation_examples=8, train_examples=40))
+    rest = np.delete(images, range(9, 60, 10), axis=0)
+    expected = {"train": rest[:40], "validation": rest[-8:], "test": images[9::10]}
+    for split, own in expected.items():
+        assert not in_memory(getattr(found, split))
+        np.testing.assert_array_equal(getattr(found, split), own)
+        assert fingerprint(getattr(found, split)) == fingerprint(own)
+    np.testing.assert_array_equal(load_split(DataConfig(name, test_examples=7), "train")[0].images, rest[:7])
+    assert found.levels == np.bitwise_or.reduce(np.concatenate([rest[:40], images[9::10]]), None)
+    assert found.top == rest[:40].max()
+    assert found.overlaps == {"validation": (0, 8), "test": (0, 6)}
+
+
+def test_what_is_resized_or_used_by_a_model_must_fit_into_memory(large_file):
+    name, _ = large_file
+    with pytest.raises(ConfigError, match=r"must fit in .* file:PATH.npy of the model's type may be larger"):
+        data.load(DataConfig(name, image_size=4096))
+    with pytest.raises(ConfigError, match=r"must fit in .*Received: "):
+        load_split(DataConfig(name), "train")
+
+
+def test_batches_of_a_file_larger_than_memory_are_those_of_memory(large_file):
+    name, images = large_file
+    rows, held = data.load(DataConfig(name)).train, np.delete(images, range(9, 60, 10), axis=0)
+    for make in (
+        lambda images: data.training_batches(images, 8, 3, augment="flip_shift", crop=data.Crop(4, 2)),
+        lambda images: data.with_members(data.training_batches(images, 8, 3), {"own": images}, len(images)),
+        lambda images: data.prefix_batches(images, 8, 3, 1),
+        lambda images: data.evaluation_batches(images, 8, 3),
+    ):
+        batches, others = make(rows), make(held)
+        assert batches.element_spec == others.element_spec
+        pairs = zip(take(batches, 9), take(others, 9), strict=True)
+        for one, other in pairs:
+            for member, own in one.items():
+                np.testing.assert_array_equal(own, other[member])
 
 
 def test_an_empty_array_is_called_empty(tmp_path):

@@ -1,6 +1,5 @@
 """A cached prefix trains the same part on the same numbers."""
 
-import functools
 import types
 
 import keras
@@ -8,12 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import config
-from helpers import train as train_run
 from small import small_glow
 
 from glow_tf import ConfigError, PartsTrainer, RunConfig, data
 from glow_tf.config import ModelConfig
-from glow_tf.data.arrays import mapped
 from glow_tf.layout.cost import relative_cost
 from glow_tf.layout.partition import part_layouts
 from glow_tf.layout.schedule import (
@@ -195,51 +192,12 @@ def test_a_cache_is_filled_anew_with_the_noise_of_another_turn(small_images):
     assert (kept[2] != kept[1]).any()
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("precision", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
-def test_a_cache_in_files_has_the_numbers_of_one_in_memory(small_images, tmp_path, precision):
-    images = small_images[:50]
-    glow = small_glow(parts="across_block:3", flow_steps=2, precision=precision)
-    new_array = functools.partial(mapped, folder=tmp_path / "cache", what="the prefix")
-    found = []
-    for make in (None, new_array):
-        cache = PrefixCache(glow, 2, 50, PrefixCache(glow, 1, 50, None, make), make)
-        cache.fill(lambda epoch: data.prefix_batches(images, 16, 3, epoch), 0)
-        read = tf.function(cache.passage, autograph=False)
-        passage = read(tf.constant([7, 49, 0]))
-        found.append([passage.h, passage.log_likelihood, *passage.truncated_nlls])
-    for one, other in zip(*found, strict=True):
-        assert (one.dtype, one.shape) == (other.dtype, other.shape)
-        np.testing.assert_array_equal(one, other)
-    assert list((tmp_path / "cache").iterdir()) == []  # a killed run leaves nothing
-
-
-@pytest.mark.slow
-def test_a_run_keeps_its_cache_in_files_where_memory_is_short(tmp_path, monkeypatch, capsys):
-    settings = {"schedule": "sequential", "part_epochs": 4, "finetune_epochs": 0, "cache_prefix": True}
-    settings |= {
-        "parts": "across_block:2",
-        "flow_steps": 2,
-        "train_examples": 32,
-        "export": False,
-        "sample_every": 0,
-    }
-    caches = {"memory": "", "files": str(tmp_path / "cache")}
-    runs = {name: config(tmp_path / name, **settings, image_cache=cache) for name, cache in caches.items()}
-    summaries = [train_run(runs["memory"], eager=True)]
-    assert "MB of memory" in capsys.readouterr().out
-    monkeypatch.setattr("glow_tf.run.context.fits", lambda needed: False)
-    summaries.append(train_run(runs["files"], eager=True))
-    assert "MB of the disk" in capsys.readouterr().out
-    assert summaries[0]["test_bpd"] == summaries[1]["test_bpd"]
-
-
 def test_a_cache_larger_than_memory_is_refused_with_what_helps(monkeypatch):
     monkeypatch.setattr("glow_tf.core.memory.free_memory", lambda: 1000)
     run = config("run", schedule="sequential", cache_prefix=True)
     trainer = types.SimpleNamespace(phases=phases_of(run), glow=types.SimpleNamespace(config=run.model))
-    with pytest.raises(ConfigError, match=r"before part 2 must fit .*; keep them in files \(--image_cache="):
-        context._make_caches(trainer, 50, run)
+    with pytest.raises(ConfigError, match=r"before part 2 must fit .*; train without --cache_prefix"):
+        context._make_caches(trainer, 50)
 
 
 def test_the_predicted_size_is_the_caches():

@@ -30,8 +30,7 @@ def fingerprints(images: ImageData, conditional: bool = False) -> dict[str, str]
 
     What is given with the images has its own, and so have their labels if the model is `conditional`.
     """
-    known = images.checksums
-    found = {name: known.get(name) or fingerprint(own) for name, own in images.arrays.items()}
+    found = {name: fingerprint(own) for name, own in images.arrays.items()}
     return found | {f"{n}{LABELS}": fingerprint(own) for n, own in images.labels.items() if conditional}
 
 

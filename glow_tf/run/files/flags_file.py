@@ -27,7 +27,7 @@ def as_flags(settings: Mapping[str, Any]) -> list[str]:
 
 def command_of(config: RunConfig) -> str:
     """Returns a command that trains as a run did; paths are left to fill in."""
-    usual = RunConfig(workdir=config.workdir).to_settings() | {"image_cache": config.data.image_cache}
+    usual = RunConfig(workdir=config.workdir).to_settings()
     differing = {
         name: value
         for name, value in config.to_settings().items()

@@ -26,7 +26,7 @@ def scored_images(run: Run, glow: Glow) -> dict[str, Any]:
         return {}
     split = "validation" if len(run.images.validation) else "test"
     images = getattr(run.images, split)
-    images = images[: max(VALUES // images[0].size, 1)]
+    images = np.asarray(images[: max(VALUES // images[0].size, 1)])
     given, size = run.images.conditions.get(split), run.config.train.batch_size
     batches = [slice(start, start + size) for start in range(0, len(images), size)]
     bits = [glow.bits_per_dim(images[own], run.config.seed, some_of(given, own)) for own in batches]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.pieces import in_streams
@@ -18,7 +17,7 @@ from glow_tf.training.feed.batch import Batch, entering
 class PrefixCache:
     """The outputs of the frozen parts for every training image, while one later part is trained.
 
-    The cache holds, in host memory or in files, the trained part's input h, the log-likelihood so far and the
+    The cache holds, in host memory, the trained part's input h, the log-likelihood so far and the
     earlier parts' truncated negative log-likelihoods. It is filled at the start of a turn (consecutive epochs
     that train the same part). All epochs of the turn see each image with the same noise and augmentation.
     Where the turn before was served by the cache of the part before, that cache has the outputs of all other
@@ -29,8 +28,6 @@ class PrefixCache:
       part: index of the trained part, at least 1.
       examples: number of training images.
       before: the cache of the part before; None where part is 1.
-      new_array: makes arrays of a shape and type, mapped from files, which XLA does not reach; None: the
-        cache is in memory.
     """
 
     def __init__(
@@ -39,7 +36,6 @@ class PrefixCache:
         part: int,
         examples: int,
         before: PrefixCache | None = None,
-        new_array: Callable[[tuple[int, ...], np.dtype], np.ndarray] | None = None,
     ):
         self.glow = glow
         self.part = part
@@ -48,11 +44,7 @@ class PrefixCache:
         with tf.device("CPU:0"):
             specs = Passage.specs(glow.parts[part - 1].output_event_shape, part, glow.compute_dtype)
             self._kept = specs.map(
-                lambda spec: (
-                    _Mapped(new_array((examples, *spec.shape), spec.dtype.as_numpy_dtype))
-                    if new_array
-                    else tf.Variable(tf.zeros([examples, *spec.shape], spec.dtype), trainable=False)
-                )
+                lambda spec: tf.Variable(tf.zeros([examples, *spec.shape], spec.dtype), trainable=False)
             )
         self._store = tf.function(self._store_batch, autograph=False)
         self._traced = False
@@ -100,20 +92,6 @@ class PrefixCache:
         passed = in_streams(lambda own: self.glow.through_parts(own, start, self.part), entered)
         passage = passed._replace(condition=None)  # which batches have
         self._kept.map(lambda kept, values: kept.scatter_update(tf.IndexedSlices(values, index)), passage)
-
-
-class _Mapped:
-    """An array mapped from a file, for graphs: what `PrefixCache` needs of a variable."""
-
-    def __init__(self, array: np.ndarray):
-        self._array = array
-
-    def sparse_read(self, index: tf.Tensor) -> tf.Tensor:
-        found = tf.numpy_function(lambda at: np.asarray(self._array[at]), [index], self._array.dtype)
-        return tf.ensure_shape(found, [*index.shape, *self._array.shape[1:]])
-
-    def scatter_update(self, slices: tf.IndexedSlices) -> None:
-        tf.numpy_function(self._array.__setitem__, [slices.indices, slices.values], [])
 
 
 def cache_bytes(layouts: Sequence[PartLayout], parts: Sequence[int], examples: int) -> int:
