@@ -1,8 +1,6 @@
 """Hostile input ends with a sentence: no traceback, no hang, no more memory than the input needs."""
 
 import os
-import re
-import threading
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from glow_tf.config import DataConfig, ModelConfig
 from glow_tf.core import memory
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import MOST_BYTES, parse_json, read_text
-from glow_tf.data import pictures
+from glow_tf.data import loading, pictures
 from glow_tf.model.glow import Glow
 from lab.benchmarks import hostile_inputs, hostile_pictures
 
@@ -90,13 +88,18 @@ def test_a_container_has_the_memory_of_its_group(tmp_path, monkeypatch):
 
 
 def test_a_decompression_bomb_is_left_out_before_it_is_decoded(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    config = DataConfig(f"folder:{tmp_path}", image_size=8)
     for width, height in ((13_000, 13_000), (2**31 - 1, 2**31 - 1)):
         content = hostile_pictures.bomb(width, height, pixels=False)
         assert len(content) < 1000
-        assert "pixels" in one_picture(tmp_path, content).problem
+        (tmp_path / "a.png").write_bytes(content)
+        examples, _, notes = loading.load_split(config, "")
+        assert (len(examples), list(examples.names)) == (1, ["good.png"])
+        assert "a.png: Image size" in notes[0]
 
 
-def test_large_pictures_are_reduced_one_at_a_time(tmp_path, monkeypatch):
+def test_large_pictures_are_reduced_before_they_are_resized(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "LARGE", 10_000)
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     smooth = Image.fromarray(pixels).resize((384, 192), Image.Resampling.BICUBIC)
@@ -107,46 +110,6 @@ def test_large_pictures_are_reduced_one_at_a_time(tmp_path, monkeypatch):
             patch.setattr(pictures, "LARGE", 10**6)
             whole = pictures.read_picture(tmp_path / "a.png", 8).pixels
         np.testing.assert_allclose(large.astype(int), whole.astype(int), atol=6)
-    refused = pictures.read_picture(tmp_path / "a.png", 0)
-    assert refused.problem == "it has 0 million pixels, and at most 0 million are read at full size"
-
-
-def test_a_picture_waits_for_the_memory_that_others_decode_in(tmp_path):
-    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
-    with pictures.ROOM.taken(pictures.MOST_BYTES):
-        waiting = threading.Thread(target=pictures.read_picture, args=(tmp_path / "a.png", 8))
-        waiting.start()
-        waiting.join(0.2)
-        assert waiting.is_alive()
-    waiting.join()
-
-
-CRAFTED = hostile_pictures.crafted()
-
-
-@pytest.mark.parametrize("kind", CRAFTED)
-def test_a_crafted_picture_is_left_out_before_it_is_decoded(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it is decoded"))
-    assert re.search("million pixels|MB are needed", one_picture(tmp_path, CRAFTED[kind]).problem)
-
-
-def test_jpegs_of_several_scans_and_pictures_in_runs_are_read_as_they_are(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 24, 3), dtype=np.uint8)
-    for mode in ("L", "RGB"):
-        content = hostile_pictures.saved(Image.fromarray(pixels).convert(mode), "JPEG", progressive=True)
-        (tmp_path / "a.jpg").write_bytes(content)
-        found = pictures.read_picture(tmp_path / "a.jpg", 0).pixels
-        np.testing.assert_array_equal(found.squeeze(), np.asarray(Image.open(tmp_path / "a.jpg")))
-    found = one_picture(tmp_path, hostile_pictures.runs(8, 8, b"\x08\x07\x00\x00" * 8), "bmp")
-    assert (found.pixels == 7).all()
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
-def test_a_file_that_is_read_at_once_has_a_limit(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(pictures, "MOST_FILE", 2**20)
-    content = hostile_pictures.saved(Image.new("RGB", (9, 9)), kind)
-    assert not one_picture(tmp_path, content).problem
-    assert one_picture(tmp_path, content + bytes(2**20)).problem == "the file has more than 1 MiB"
 
 
 def test_files_whose_content_pil_would_hand_to_other_programs_are_no_images(tmp_path):

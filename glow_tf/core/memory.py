@@ -1,7 +1,5 @@
 """Whether something fits into memory, asked before it is made. Pure Python: no TensorFlow."""
 
-import contextlib
-import ctypes
 import pathlib
 
 from glow_tf.core.errors import ConfigError
@@ -32,12 +30,6 @@ def free_memory() -> int | None:
         return None
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     return min(int(fields["MemAvailable"].split()[0]) * 1024, _left_in_group())
-
-
-def give_back() -> None:
-    """Gives memory that is free again back to the system; the C library keeps it, for each thread apart."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library has no such function
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _left_in_group() -> int:

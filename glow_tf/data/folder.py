@@ -69,12 +69,15 @@ def read_pictures(
 
     ConfigError if they have several sizes, unless `any_size`, are not finite, or do not fit into memory.
     """
+    from PIL import Image
+
     pictures = Pictures(config, count, any_size)
     arrays.check_memory_of_resized(count, usual_threads(), config)
     read = functools.partial(_read, size=config.image_size, dtype=config.dtype)
     reading = in_parallel(read, paths)
     with warnings.catch_warnings(), contextlib.closing(reading):
         warnings.filterwarnings("ignore", module="PIL")  # what matters to the user is in the notes
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         pictures.add(zip(paths, reading, strict=True))
     return pictures
 

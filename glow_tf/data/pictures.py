@@ -6,14 +6,11 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-import threading
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.core.memory import give_back
 from glow_tf.data.arrays import resize, why_of_another_type
 
 if TYPE_CHECKING:
@@ -23,45 +20,8 @@ if TYPE_CHECKING:
 DRAFT_OVERSAMPLING = 4
 # Of the kinds that PIL knows; for some of the others it starts programs, such as Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
-# A file of some kilobytes can claim any number of pixels. A picture of more than LARGE is read only if it is
-# resized; one of more than MOST_PIXELS is not read, nor one whose decoding takes too long or too many bytes.
-LARGE, MOST_PIXELS = 25_000_000, 90_000_000
-MOST_BYTES = 480_000_000  # of all pictures that are decoded at once
-MOST_WORK, SCAN = 1_000_000_000, 5_000  # pixels of all scans of a JPEG; what a scan costs besides, in pixels
-MOST_RUNS = 10_000_000  # pixels of a BMP in runs, which PIL decodes in Python
-MOST_FILE = 2**27  # bytes of a JPEG or WebP, which are read at once
-# PIL's mode → bytes that it takes at most for each pixel: where it is not reduced, and where it is; measured.
-BYTES_PER_PIXEL = {
-    **dict.fromkeys(("1", "L"), (4, 2)),
-    **dict.fromkeys(("RGBA", "CMYK"), (14, 8)),
-    **{"P": (13, 9), "RGB": (10, 9), "I;16": (8, 8)},
-}
+LARGE = 25_000_000  # pixels of a picture that is reduced before it is resized, which takes its room in floats
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
-
-
-class Room:
-    """A number of bytes that several threads share: who needs more than is left waits."""
-
-    def __init__(self, size: int):
-        self._left, self._changed = size, threading.Condition()
-
-    @contextlib.contextmanager
-    def taken(self, count: int) -> Iterator[None]:
-        """Within the context, so many bytes are taken."""
-        with self._changed:
-            self._changed.wait_for(lambda: count <= self._left)
-            self._left -= count
-        try:
-            yield
-        finally:
-            if count > LARGE:
-                give_back()
-            with self._changed:
-                self._left += count
-                self._changed.notify_all()
-
-
-ROOM = Room(MOST_BYTES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +38,7 @@ class Picture:
 
 
 def read_picture(path: pathlib.Path, size: int, dtype: str = "uint8") -> Picture:
-    """Reads the first frame of an image file, upright.
+    """Reads the first frame of an image file, upright; Pillow's own limits hold.
 
     Its largest centred square is resized to the side `size`, unless that is 0. Other than as `uint8`, pixels
     are read as they are, or not at all: grey ones of 16 bits as `uint16`, and those of a TIFF of floats as
@@ -86,14 +46,12 @@ def read_picture(path: pathlib.Path, size: int, dtype: str = "uint8") -> Picture
     """
     from PIL import Image
 
-    room = contextlib.ExitStack()  # is taken until the picture is closed and gone
     try:
-        content = _content(path)
-        with room, Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=FORMATS) as image:
             side = min(image.size)
-            room.enter_context(ROOM.taken(_bytes_needed(image, content, size)))
+            if size:
+                image.draft(None, (DRAFT_OVERSAMPLING * size,) * 2)  # does nothing but to JPEG
             picture = _decode(image, size, dtype)
-            del image
     except MemoryError:
         raise
     except Image.UnidentifiedImageError:
@@ -121,52 +79,12 @@ def read_size(path: pathlib.Path) -> tuple[int, int] | None:
     return (width, height) if lies else (height, width)
 
 
-def _content(path: pathlib.Path) -> bytes:
-    """Returns the bytes of a JPEG; ValueError if it, or a WebP, has too many. Nothing of other files."""
-    with path.open("rb") as file:
-        start = file.read(12)
-        if start[:2] != b"\xff\xd8" and start[8:] != b"WEBP":
-            return b""
-        if file.seek(0, 2) > MOST_FILE:
-            raise ValueError(f"the file has more than {MOST_FILE >> 20} MiB")
-        file.seek(0)
-        return file.read() if start[:2] == b"\xff\xd8" else b""
-
-
-def _bytes_needed(image: Image.Image, content: bytes, size: int) -> int:
-    """Returns how many bytes an opened picture takes until it is an array; ValueError if it is not read.
-
-    A JPEG is told to be decoded at a smaller size.
-    """
-    in_file = image.width * image.height
-    kept = _bytes_of_scans(image, content)
-    if size:
-        image.draft(None, (DRAFT_OVERSAMPLING * size,) * 2)  # does nothing but to JPEG
-    count, limit = image.width * image.height, MOST_PIXELS if size else LARGE
-    if max(count, in_file if kept else 0) > limit:
-        most = f"{limit // 10**6} million are read{'' if size else ' at full size'}"
-        raise ValueError(f"it has {max(count, in_file) / 1e6:.0f} million pixels, and at most {most}")
-    if image.tile and image.tile[0][0] == "bmp_rle" and count > MOST_RUNS:
-        raise ValueError(f"a BMP in runs may have {MOST_RUNS // 10**6} million pixels, and it has more")
-    least = _least(image, size)
-    is_reduced = least > 0 and min(image.size) >= 2 * least
-    needed = kept + count * _bytes_per_pixel(image, is_reduced, _orientation(image) > 1)
-    if needed > MOST_BYTES:
-        most = f"{MOST_BYTES // 10**6} MB may be"
-        raise ValueError(f"about {needed // 10**6} MB are needed to decode it, and at most {most}")
-    return needed
-
-
-def _least(image: Image.Image, size: int) -> int:
-    """Returns the least side to which a picture is reduced before it is resized; 0: it is not reduced."""
-    return DRAFT_OVERSAMPLING * size if image.width * image.height > LARGE else 0
-
-
 def _decode(image: Image.Image, size: int, dtype: str) -> Picture:
     """Reads the pixels of an opened picture, upright, and resizes them."""
     from PIL import ImageOps
 
-    orientation, least = _orientation(image), _least(image, size)
+    orientation = _orientation(image)
+    least = DRAFT_OVERSAMPLING * size if image.width * image.height > LARGE else 0
     image.load()
     if image.format != "TIFF":  # which PIL itself turns upright while it loads it
         with contextlib.suppress(Exception):  # damaged EXIF data; the picture itself may be whole
@@ -175,40 +93,9 @@ def _decode(image: Image.Image, size: int, dtype: str) -> Picture:
     pixels = _pixels(image, least) if dtype == "uint8" else _pixels_as_they_are(image, dtype)
     if not pixels.size:
         raise ValueError("it has no pixels")
-    image.close()  # another copy of the pixels needs its memory
     if size and pixels.shape[:2] != (size, size):
         pixels = _resizer(dtype)(pixels, size).numpy()
     return Picture(pixels, turned=orientation > 1, top=top)
-
-
-def _bytes_of_scans(image: Image.Image, content: bytes) -> int:
-    """Returns what the decoder of a JPEG keeps of all its pixels until it has read the last of several scans.
-
-    ValueError if there are too many. 0 for other pictures, and if all colours are in one scan.
-    """
-    if not content:
-        return 0
-    layers = len(image.layer)
-    of_all = b"\xff\xda" + bytes([0, 6 + 2 * layers, layers])  # how a scan of all colours begins
-    scans, count = content.count(b"\xff\xda"), image.width * image.height
-    if not image.info.get("progressive") and scans == content.count(of_all):
-        return 0
-    if scans * (count + SCAN) > MOST_WORK:
-        raise ValueError(f"it has {scans} scans of {count / 1e6:.1f} million pixels, which take too long")
-    samples = [across * down for _, across, down, _ in image.layer]
-    largest = max(across for _, across, _, _ in image.layer) * max(down for _, _, down, _ in image.layer)
-    return 2 * count * sum(samples) // max(largest, 1)
-
-
-def _bytes_per_pixel(image: Image.Image, is_reduced: bool, is_turned: bool) -> int:
-    """Returns how many bytes the way of a picture to its array takes at most, for each pixel."""
-    if image.format == "WEBP":
-        return 16 if is_reduced else 18 if image.mode == "RGB" else 21
-    if is_reduced and image.mode in ("P", "RGB"):
-        moved = image.mode == "RGB" and (is_turned or image.format == "TIFF")
-        return 9 if moved or "transparency" in image.info else 5
-    whole, reduced = BYTES_PER_PIXEL.get(image.mode, (16, 12))
-    return reduced if is_reduced else whole
 
 
 def _orientation(image: Image.Image) -> int:

@@ -6,8 +6,7 @@ An input is fine, or is refused with a sentence that names what was received. Al
 exception, more than --seconds, or more than --megabytes of additional memory. Every input follows from
 --seed, its kind and its number, so that `--only=KIND --first=NUMBER --inputs=1` repeats one. What would
 train, start processes or measure for minutes is left out; all checks before it are made. Then come the
-models, pictures and servers that an attacker would craft (`hostile_files.py`, `hostile_pictures.py`,
-`hostile_servers.py`), all of them.
+models and servers that an attacker would craft (`hostile_files.py`, `hostile_servers.py`), all of them.
 """
 
 import collections
@@ -27,7 +26,7 @@ from absl import flags
 
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
-from lab.benchmarks import hostile_files, hostile_inputs, hostile_lab, hostile_pictures, hostile_servers
+from lab.benchmarks import hostile_files, hostile_inputs, hostile_lab, hostile_servers
 from lab.benchmarks.rows import added_to
 
 KINDS = {**hostile_inputs.KINDS, **hostile_lab.KINDS}
@@ -101,16 +100,12 @@ def damaged(kind: str, count: int, seeds: hostile_inputs.Seeds, given: flags.Fla
 
 
 def crafted_of_others() -> dict[str, Inputs]:
-    """Returns crafted pictures and servers; slow servers get less than the thirty seconds."""
-
-    def picture(content: bytes) -> Callable[[pathlib.Path], hostile_inputs.Deed]:
-        return functools.partial(hostile_inputs.crafted_picture, content)
+    """Returns crafted servers; slow servers get less than the thirty seconds."""
 
     def server(kind: str) -> Callable[[pathlib.Path], hostile_inputs.Deed]:
         return lambda folder: functools.partial(hostile_servers.fetch, kind, folder)
 
     return {
-        "crafted pictures": ((name, picture(own)) for name, own in hostile_pictures.crafted().items()),
         "crafted servers": ((kind, server(kind)) for kind in hostile_servers.SERVERS),
     }
 

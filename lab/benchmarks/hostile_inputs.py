@@ -203,15 +203,6 @@ def mask(seeds: Seeds, rng: random.Random, folder: pathlib.Path) -> Deed:
     return lambda: command("restore", "inpaint", *fixed, f"--mask={name}", f"--output={folder}/r.png")
 
 
-def crafted_picture(content: bytes, folder: pathlib.Path) -> Deed:
-    """A folder with a crafted picture alone, read as a data set."""
-    (folder / "a.png").write_bytes(content)
-    return lambda: data.load(DataConfig(f"folder:{folder}", image_size=8))
-
-
-# Text files
-
-
 def text_file(rng: random.Random, folder: pathlib.Path, text: str) -> pathlib.Path:
     """Writes a damaged text; returns where it is."""
     path = folder / "hostile.cfg"

@@ -7,6 +7,7 @@ import os
 import pathlib
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -280,7 +281,7 @@ def test_a_cut_off_large_jpeg_is_left_out(folder, rng):
 def test_a_picture_too_large_for_pil_is_left_out(folder, monkeypatch):
     quadrants(32, 32).save(folder / "train" / "a.png")
     quadrants(32, 32).save(folder / "test" / "t.png")
-    quadrants(256, 256).save(folder / "train" / "b.png")
+    quadrants(60, 60).save(folder / "train" / "b.png")  # of more pixels, and fewer than twice as many
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
     images = load(folder, image_size=8)
     assert images.names["train"] == ("train/a.png",)
@@ -330,6 +331,33 @@ def test_large_jpegs_are_decoded_small_and_look_the_same(folder, rng):
     difference = np.abs(load(folder, image_size=16).train[0].astype(int) - expected)
     assert difference.mean() < 1
     assert difference.max() <= 8
+
+
+# Memory
+
+
+def test_the_pixels_of_a_picture_are_held_once(tmp_path, monkeypatch):
+    for k in range(40):
+        quadrants(8, 8).save(tmp_path / f"{k:02d}.png")
+    made, alive = [], []
+
+    def read(path, size, dtype):
+        alive.append(sum(pixels() is not None for pixels in made))
+        picture = pictures.read_picture(path, size, dtype)
+        made.append(weakref.ref(picture.pixels))
+        return picture
+
+    monkeypatch.setattr(folder_module, "in_parallel", lambda work, paths: (work(path) for path in paths))
+    monkeypatch.setattr(folder_module, "read_picture", read)
+    load(tmp_path)
+    assert max(alive) < 5
+
+
+def test_a_folder_larger_than_memory_is_refused_with_what_helps(folder, monkeypatch):
+    quadrants().save(folder / "train" / "a.png")
+    monkeypatch.setattr("glow_tf.core.memory.free_memory", lambda: 10_000)
+    with pytest.raises(ConfigError, match=r"must fit in .*--image_size, and an array file:PATH.npy"):
+        load(folder)
 
 
 # Names and classes
