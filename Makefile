@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 AUDIT := .venv-audit
 
-.PHONY: quickstart test test-long test-slow test-lab test-lab-if-changed test-oldest test-try try docs notebooks lint \
+.PHONY: quickstart test test-long test-slow test-lab test-oldest test-try try docs notebooks lint \
     audit release clean
 
 quickstart: $(VENV)/installed
@@ -25,17 +25,8 @@ test-slow: notebooks $(VENV)/installed-docs $(VENV)/installed-try
 	-$(MAKE) try
 	$(BIN)/pytest -m slow tests lab/tests
 
-# lab/tested says which files passed: the gate tests the lab when any of them, or of the package's, is another.
-LAB_FILES := git ls-files -z -co --exclude-standard lab glow_tf configs tests/small.py \
-    tests/test_properties.py ':!lab/tested' ':!glow_tf/configs' | \
-    LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum
-
 test-lab: $(VENV)/installed
 	$(BIN)/pytest -n 2 --dist loadfile lab/tests
-	$(LAB_FILES) > lab/tested
-
-test-lab-if-changed:
-	test "$$($(LAB_FILES))" = "$$(cat lab/tested)" || $(MAKE) test-lab
 
 test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/pytest -n 2 --dist loadfile -m 'not slow'

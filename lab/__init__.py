@@ -1,4 +1,4 @@
-"""How the results were found, from a clone: studies of many runs, a planner, benchmarks. Not installed."""
+"""How the results were found, from a clone: studies of many runs, and benchmarks. Not installed."""
 
 import pathlib
 

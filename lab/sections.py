@@ -1,4 +1,4 @@
-"""Files of sections that anybody may have written: studies and clusters. Pure Python: no TensorFlow."""
+"""Files of sections that anybody may have written: studies. Pure Python: no TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ class Sections:
 
     Args:
       path: of the file.
-      lowercase: whether keys are the same in capitals.
 
     Attributes:
       contents: section → key → value.
@@ -24,13 +23,12 @@ class Sections:
       ValueError: it is another kind of file; the message names the line.
     """
 
-    def __init__(self, path: str | os.PathLike, lowercase: bool = False):
+    def __init__(self, path: str | os.PathLike):
         self._text = read_text(path)
         parser = configparser.ConfigParser(
             delimiters=("=",), comment_prefixes=("#",), interpolation=None, default_section=""
         )
-        if not lowercase:
-            parser.optionxform = str
+        parser.optionxform = str
         try:
             parser.read_string(self._text, source=str(path))
         except configparser.Error as error:

@@ -27,7 +27,7 @@ COMMANDS = (
     *("sample", "evaluate", "score", "encode", "decode", "interpolate"),  # what is done with them
     *("reconstruct", "edit", "restore"),
 )
-IN_LAB = ("plan", "experiment")  # no commands of the package any more
+IN_LAB = ("experiment",)  # no commands of the package any more
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 

@@ -16,7 +16,7 @@ from glow_tf.data.progress import duration
 from glow_tf.devices import children
 from glow_tf.run.tables import bpd_text
 from lab.studies.runs import Configure, Run, known_shapes, runs_of, tuned_values, tuning_runs
-from lab.studies.study import LAUNCH, TRAIN, Study, Variant
+from lab.studies.study import TRAIN, Study, Variant
 from lab.studies.table import table_of, with_saved_rows
 
 POLL = 0.2  # seconds between two looks at a run's history
@@ -155,13 +155,11 @@ def command_of(variant: Variant) -> list[str]:
     if variant.program == TRAIN:
         return children.command("train")
     name, *own = variant.program.split() or [""]
-    if name == LAUNCH:
-        return [*children.command("launch"), *own, "--"]
     program = pathlib.Path(lab.__file__).parent / name
     if not program.is_file():
         raise ConfigError(
-            f"program of variant {variant.name} must be train, launch with its flags, or a Python script "
-            f"relative to the lab's folder. Received: program={variant.program!r}"
+            f"program of variant {variant.name} must be train, or a Python script relative to "
+            f"the lab's folder. Received: program={variant.program!r}"
         )
     return [sys.executable, str(program), *own]
 

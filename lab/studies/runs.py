@@ -201,7 +201,7 @@ def tuning_runs(study: Study, folder: pathlib.Path, configure: Configure) -> lis
         for value in values:
             label = f"{flag}_{value}"
             flags = {"seed": "0", **AS_SET, **study.all_flags, **variant.flags, **study.tune_flags}
-            flags[flag] = variant.scaled(value)
+            flags[flag] = value
             flags |= {
                 "workdir": str(folder / "tuning" / variant.name / label),
                 "tensorboard": "false",
@@ -254,7 +254,7 @@ def runs_of(
         for variant in study.variants:
             flags = {**AS_SET, **study.all_flags, **variant.flags}
             if variant.name in values:
-                flags[study.tuned[0]] = variant.scaled(values[variant.name])
+                flags[study.tuned[0]] = values[variant.name]
             flags |= study.quick_flags if quick else {}
             flags |= {"seed": str(seed), "workdir": str(folder / variant.name / f"seed_{seed}")}
             value = flags.get(study.tuned[0], "") if study.tuned else ""

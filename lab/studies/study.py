@@ -15,8 +15,7 @@ from lab.sections import Sections
 
 VARIANT = "variant "
 TRAIN = "train"  # the program of a variant that names no other
-LAUNCH = "launch"  # begins a program of several processes
-OWN_KEYS = ("title", "equal_time", "program", "factors", "group", "machine")  # of a variant, beside its flags
+OWN_KEYS = ("title", "equal_time", "program", "group", "machine")  # of a variant, beside its flags
 
 MOST_CELLS = 10_000  # variants that a grid may make
 
@@ -32,10 +31,8 @@ class Variant:
       title: the variant's name in tables and figures.
       flags: its differences, flag → value.
       equal_time: the variant that it is compared with at equal time, or empty.
-      program: `train`; `launch` with its own flags; or the path of a Python script with its own flags, which
-        also takes those of `train` and leaves the same files.
-      factors: one per part; part k uses the tuned flag's value times factor k. Empty if all parts use the
-        same value.
+      program: `train`, or the path of a Python script with its own flags, which also takes those of `train`
+        and leaves the same files.
       group: variants of a group share a panel in the figure of the tuning.
       row: its line in the table of a grid: the title in the file, and its values of all flags of the grid
         but the last; empty without a grid.
@@ -48,14 +45,9 @@ class Variant:
     flags: Mapping[str, str]
     equal_time: str = ""
     program: str = TRAIN
-    factors: tuple[float, ...] = ()
     group: str = ""
     row: tuple[str, ...] = ()
     machine: str = ""
-
-    def scaled(self, value: str) -> str:
-        """Returns a value of the tuned flag as the variant uses it: as it is, or times each factor."""
-        return ",".join(f"{float(value) * factor:g}" for factor in self.factors) or value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +64,8 @@ class Study:
                                    with every combination, as NAME_VALUE_VALUE; the first flag changes
                                    slowest, the variant fastest
         [variant NAME]             flags of the variant; title; equal_time (another variant's name);
-                                   program (`train`, `launch --workers=N`, `launch --parts`, or a Python
-                                   script, relative to the lab's folder, with flags of its own);
-                                   factors (one per part), by which the tuned flag's value is multiplied;
+                                   program (`train`, or a Python script, relative to the lab's folder, with
+                                   flags of its own);
                                    group (of the variants that share a panel in the figure of the tuning;
                                    without [tune], of runs of several lengths: see `comparison.lengths`);
                                    machine (a name, where it is not that of the other variants: times of
@@ -128,7 +119,6 @@ def read_study(path: str | pathlib.Path) -> Study:
     _check_names(file, own, groups, variants, sections)
     tuned = _tuned(file, groups["tune"])
     grid = {flag: tuple(values.split()) for flag, values in groups["grid"].items()}
-    _check_factors(file, variants, tuned)
     variants = _in_cells(file, variants, grid)
     return Study(
         name=file.path.stem,
@@ -246,28 +236,6 @@ def _tuned(file: _File, tune: Mapping[str, str]) -> tuple[str, tuple[str, ...]] 
     return next(iter(several.items()), None)
 
 
-def _check_factors(file: _File, variants: Contents, tuned: tuple[str, tuple[str, ...]] | None) -> None:
-    """Refuses factors that are not positive numbers, or have nothing that they could multiply."""
-    for name, flags in variants.items():
-        try:
-            factors = _numbers(flags.get("factors", ""))
-            multiplied = _numbers(" ".join(tuned[1])) if tuned and tuned[0] not in flags and factors else ()
-            wrong = bool(factors) and not (multiplied and min(factors) > 0)
-        except ValueError:
-            wrong = True
-        if wrong:
-            file.refuse(
-                "factors must be positive numbers; they need a flag that [tune] gives numbers and the "
-                f"variant does not set, not {flags['factors']!r}",
-                VARIANT + name,
-                "factors",
-            )
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(number) for number in text.split())
-
-
 def _variant(name: str, flags: Mapping[str, str], grid: Mapping[str, tuple[str, ...]]) -> Variant:
     title, cell = flags["title"], [flags[flag] for flag in grid]
     return Variant(
@@ -276,7 +244,6 @@ def _variant(name: str, flags: Mapping[str, str], grid: Mapping[str, tuple[str, 
         {flag: value for flag, value in flags.items() if flag not in OWN_KEYS},
         flags.get("equal_time", ""),
         flags.get("program", TRAIN),
-        _numbers(flags.get("factors", "")),
         flags.get("group", ""),
         (title, *cell[:-1]) if cell else (),
         flags.get("machine", ""),

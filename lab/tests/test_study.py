@@ -9,7 +9,10 @@ import sys
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from small import ROOT
+from test_properties import NAMES, TEXTS, is_fine_or_names
 
 from glow_tf.config import RunConfig
 from glow_tf.core.errors import ConfigError
@@ -20,6 +23,7 @@ from glow_tf.run.files.history import reproducible
 from glow_tf.run.files.workdir import flagfile
 from lab import CONFIGS
 from lab.experiment import experiment_of
+from lab.sections import Sections
 from lab.studies.experiment import _Clock, command_of, run_study
 from lab.studies.runs import runs_of, tuned_values, tuning_runs
 from lab.studies.study import read_study
@@ -134,18 +138,6 @@ def test_a_grid_makes_a_variant_of_each_combination(tmp_path):
     assert dict(last.flags) == {"parts": "across_block:2", "schedule": "sequential", "flow_steps": "4"}
 
 
-def test_factors_multiply_the_tuned_value_part_by_part(tmp_path):
-    text = TEXT.replace("schedule = alternating", "schedule = alternating\nfactors = 1 0.25")
-    study = read_study(study_file(tmp_path, text))
-    assert [r.config.train.learning_rate for r in tuning_runs(study, tmp_path, configure)[2:]] == [
-        "0.001,0.00025",
-        "0.002,0.0005",
-    ]
-    runs = runs_of(study, tmp_path, configure, {"one": "1e-3", "two": "2e-3"})
-    assert [r.config.train.learning_rate for r in runs[:2]] == ["1e-3", "0.002,0.0005"]
-    assert [r.value for r in runs[:2]] == ["1e-3", "0.002,0.0005"]
-
-
 def test_a_finished_run_of_other_flags_does_not_count(tmp_path):
     study = read_study(study_file(tmp_path))
     (run, *_) = runs_of(study, tmp_path, configure, {"one": "2e-3", "two": "1e-3"})
@@ -224,7 +216,6 @@ def test_predicted_costs_are_of_the_size_that_images_are_scaled_to(tmp_path):
         ("[tune]", f"[grid]\nwidth = {' '.join(map(str, range(1, 9999)))}\n[tune]", "10000 variants at most"),
         ("learning_rate = 1e-3 2e-3", "learning_rate = 1e-3", "must give one flag several values"),
         ("validation_examples = 10", "test_examples = 10", "must set validation_examples"),
-        ("parts = 1", "parts = 1\nfactors = 1 x", "must be positive numbers"),
         ("[study]", "study]", "Received: study="),
         ("[tune]", "[grid]\nparts = 1 2\n[tune]", "must hold flags that no variant sets, not parts"),
         ("[tune]", "[grid]\nwidth = 8 8\n[tune]", "must have different values"),
@@ -258,7 +249,7 @@ def test_every_study_of_the_repository_makes_its_runs(name, monkeypatch, tmp_pat
     assert all(run.cost() > 0 for run in runs)
 
 
-@pytest.mark.parametrize(("name", "scaling"), [("batch_sizes", "size"), ("growing_wide", "none")])
+@pytest.mark.parametrize(("name", "scaling"), [("batch_sizes", "size"), ("ordering_small", "none")])
 def test_the_rates_of_a_study_are_scaled_as_its_flagfile_says(name, scaling, monkeypatch, tmp_path):
     """A typed rate is not scaled; a study's rates keep their meaning."""
     monkeypatch.chdir(tmp_path)
@@ -277,13 +268,11 @@ def test_a_program_that_does_not_exist_is_named(tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "one").exists()
 
 
-def test_a_variant_may_be_of_several_processes_or_a_script_with_flags_of_its_own(tmp_path):
-    text = TEXT.replace("parts = 1", "parts = 1\nprogram = launch --workers=2")
-    one, two = read_study(study_file(tmp_path, text)).variants
-    assert command_of(one) == [*children.command("launch"), "--workers=2", "--"]
+def test_a_variant_may_be_a_script_with_flags_of_its_own(tmp_path):
+    one, two = read_study(study_file(tmp_path)).variants
     assert command_of(two) == children.command("train")
-    script = dataclasses.replace(one, program="benchmarks/train_apart.py --epochs_of_parts=1,2")
-    assert command_of(script)[1:] == [str(ROOT / "lab/benchmarks/train_apart.py"), "--epochs_of_parts=1,2"]
+    script = dataclasses.replace(one, program="benchmarks/train_normflows.py --width=8")
+    assert command_of(script)[1:] == [str(ROOT / "lab/benchmarks/train_normflows.py"), "--width=8"]
 
 
 def test_what_no_run_can_be_is_named_before_the_tuning(tmp_path, monkeypatch):
@@ -336,3 +325,39 @@ def test_a_killed_study_goes_on_to_the_same_table(tmp_path):
     assert again.returncode == 0, output
     assert "finished before" in output
     assert measured(tmp_path / "cut") == measured(tmp_path / "whole")
+
+
+def test_sections_know_their_lines(tmp_path):
+    path = tmp_path / "a.cfg"
+    path.write_text("# a comment\n[one]\nkey = 1\n\n[two]\nKey = 2\n  more\n[DEFAULT]\nx = 3\n")
+    sections = Sections(path)
+    assert sections.contents == {"one": {"key": "1"}, "two": {"Key": "2\nmore"}, "DEFAULT": {"x": "3"}}
+    assert [sections.line_of("two"), sections.line_of("two", "Key"), sections.line_of("none")] == [5, 6, 0]
+
+
+def test_a_wrong_seed_of_a_tuning_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (CONFIGS / "studies" / "digits_tiny.cfg").read_text().replace("seed = 100", "seed = x")
+    (tmp_path / "own.cfg").write_text(text)
+    with pytest.raises(ConfigError, match=r"study own: seed must be an integer. Received: --seed=x"):
+        run_study(experiment_of(f"{tmp_path}/own.cfg"))
+    assert not (tmp_path / "runs").exists()
+
+
+LINES = st.one_of(
+    st.sampled_from(
+        [
+            *("[study]", "[all]", "[quick]", "[grid]", "[tune]", "[variant a]", "[variant b]", "[variant]"),
+            *("seeds = 1 2", "baseline = a", "flagfile = configs/base.cfg", "title = x", "width = 8, 16"),
+        ]
+    ),
+    st.builds("{} = {}".format, st.sampled_from(NAMES), TEXTS),
+    TEXTS,
+)
+
+
+@given(lines=st.lists(LINES, max_size=12))
+def test_any_text_as_a_study_is_read_or_refused_with_its_place(lines, tmp_path):
+    path = tmp_path / "a.cfg"
+    path.write_text("\n".join(lines), encoding="utf-8", errors="replace")
+    assert is_fine_or_names(["a.cfg", "Received"], lambda: read_study(path))
