@@ -14,7 +14,7 @@ from glow_tf.commands.run_flags import config_of
 from glow_tf.config.notations import read_cuts
 from glow_tf.core.errors import ConfigError
 from glow_tf.run.files.checkpoint_content import DamagedCheckpointError, read_into, readable
-from lab.benchmarks import hostile_files, hostile_inputs
+from lab.benchmarks import hostile_files
 
 pytestmark = pytest.mark.long
 
@@ -36,7 +36,7 @@ def test_crafted_files_are_refused_with_a_sentence(kind, least, every, crafted, 
         folder.mkdir()
         # What is not read cannot do harm: `make(folder)` fails where anything that the file names was run.
         expected = ("fine", "refused") if name.endswith(hostile_files.NOT_READ) else ("refused",)
-        assert hostile_inputs.outcome_of(make(folder)) in expected, name
+        assert hostile_files.outcome_of(make(folder)) in expected, name
     assert tried >= least
 
 

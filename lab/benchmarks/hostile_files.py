@@ -1,4 +1,4 @@
-"""Model files as an attacker would craft them, for `hostile_inputs.py` and the tests.
+"""Model files as an attacker would craft them, for the tests.
 
 A crafted file asks Keras, HDF5 or zipfile for something that no model of this package needs: a layer that
 runs a program, another file of the reader, or far more memory than the file takes. Each must be refused
@@ -15,6 +15,7 @@ import json
 import marshal
 import os
 import pathlib
+import traceback
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -27,11 +28,26 @@ import tensorflow as tf
 
 import glow_tf
 from glow_tf import use
+from glow_tf.core.errors import ConfigError, NonFiniteError
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 Members = dict[str, bytes]
 # Names begin so of what costs time or memory, or was loaded in silence, in earlier releases: few, and quick.
 GUARDED = ("weights of", "an array that", "other names", "many", "a lie", "a hole", "long settings", "a pipe")
+
+
+def outcome_of(deed: Callable[[], object]) -> str:
+    """Returns `fine`, `refused`, or what went wrong."""
+    try:
+        deed()
+    except (ConfigError, NonFiniteError, OSError) as error:
+        text = str(error)
+        named = "Received" in text or "/" in text or "flag" in text.lower() or "[Errno" in text
+        return "refused" if named and "Traceback" not in text else f"a sentence without a name: {error}"
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {str(error)[:300]} ({place.filename}:{place.lineno})"
+    return "fine"
 
 
 def write_bases(folder: pathlib.Path, secret: pathlib.Path) -> None:

@@ -1,23 +1,17 @@
-r"""What makes levels better than a Glow, and what does it cost that their parts share nothing?
+r"""What does it cost that levels share nothing? Levels end to end, beside levels in parts.
 
     taskset -c 1 python -m lab.benchmarks.separability --data_dir=PATH --csv=separability.csv
     taskset -c 1 python -m lab.benchmarks.separability --turns=9
 
-Trains models on the way from a Glow to levels:
-
-- `glow_pixels`: a Glow as published. `glow_haar`: its squeeze is the Haar transform.
-- `conditional`: and half of the flow steps see the details alone, given features of what is kept.
-- `levels_shared`: and so do all of them. What is kept is the image of half the size, so nothing is learned
-  before the details; but the network of each level reads the features of the next coarser one's, end to end.
-- `levels_together`: without these features. `levels`: in parts, each with its optimizer, as in the package.
+Trains a Glow as published (`glow_pixels`), one whose squeeze is the Haar transform (`glow_haar`), levels in
+one part (`levels_together`), and levels in parts, each with its optimizer, as in the package (`levels`).
 
 All have the same scales, coupling networks per scale, width, and recipe: one epoch. It has as many images as
 take the CPU time that `glow_pixels` takes for `--images` (see `COST`); with `--equal=images`, it has as many.
 With `--turns` the models take steps in turns, and what is printed is what `COST` holds: the median CPU time
 per image, over that of `glow_pixels`. One thread computes. `cpu_seconds` are those of training, where a
-traced step counts as an average one. Runs whose row is in the CSV are not repeated. `levels_shared` is a
-chain of networks, and may want a lower `--learning_rate`. Of a model of levels the last scale is the coarsest
-image.
+traced step counts as an average one. Runs whose row is in the CSV are not repeated. Of a model of levels the
+last scale is the coarsest image.
 """
 
 from __future__ import annotations
@@ -26,7 +20,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -34,7 +28,11 @@ import tensorflow as tf
 from absl import flags
 
 from glow_tf import DataConfig, Glow, ModelConfig, PartsTrainer, TrainConfig, data
+from glow_tf.architectures import Levels
+from glow_tf.bijectors import Bijector
 from glow_tf.commands import cli
+from glow_tf.config.notations import Cuts
+from glow_tf.layout.partition import Element, PartLayout
 from glow_tf.use import evaluate
 from glow_tf.use.evaluation import mean_and_error
 from lab.benchmarks.rows import added_to, measured
@@ -42,18 +40,52 @@ from lab.benchmarks.rows import added_to, measured
 BATCH, SKIPPED = 8, 5  # images per step; steps at first that are not timed
 ABOUT = ("variant", "seed", "width", "num_blocks", "flow_steps", "learning_rate", "train_images")
 COLUMNS = (*ABOUT, "parameters", "cpu_seconds", "test_bpd", "test_bpd_se")
-OWN = "lab.benchmarks.halfway:"
 Name = TypeVar("Name")
 VARIANTS = {
     "glow_pixels": {"squeeze": "pixels"},
     "glow_haar": {},
-    "conditional": {"architecture": f"{OWN}ConditionalGlow"},
-    "levels_shared": {"architecture": f"{OWN}SharedLevels"},
-    "levels_together": {"architecture": f"{OWN}LevelsTogether"},
+    "levels_together": {"architecture": "lab.benchmarks.separability:LevelsTogether"},
     "levels": {"architecture": "levels"},
 }
 # Of width 32, four scales of eight flow steps; `--turns` measures others.
-COST = dict(zip(VARIANTS, (1.0, 1.0, 1.23, 1.09, 1.07, 1.07), strict=True))
+COST = dict(zip(VARIANTS, (1.0, 1.0, 1.07, 1.07), strict=True))
+
+
+class LevelsTogether(Levels):
+    """Levels as one part, which one optimizer trains end to end."""
+
+    name = "levels in one part"
+    separable = False
+
+    def cuts(self, config: ModelConfig) -> Cuts:
+        """Returns one part of all flow steps."""
+        return Cuts((sum(super().cuts(config).counts),))
+
+    def widths(self, config: ModelConfig) -> tuple[int, ...]:
+        """Returns the width of the one part."""
+        return super().widths(config)[:1]
+
+    def steps_in_series(self, config: ModelConfig, k: int) -> int:
+        """Returns as many as the longest level has."""
+        return max(Levels().cuts(config).counts)
+
+    def place(self, config: ModelConfig, step: Element) -> int:
+        """Returns the place of a flow step in its level."""
+        return Levels().place(config, step)
+
+    def layouts(self, config: ModelConfig) -> tuple[PartLayout, ...]:
+        """Returns the layouts of all levels as one."""
+        apart = Levels().layouts(config)
+        elements = tuple(element for layout in apart for element in layout.elements)
+        return (PartLayout(elements, apart[-1].output_shape),)
+
+    def bijectors(self, layout: PartLayout, config: ModelConfig, dtype: Any) -> list[Bijector]:
+        """Returns the bijectors of all levels, the finest first."""
+        return [
+            b
+            for own in Levels().layouts(config)
+            for b in super(LevelsTogether, self).bijectors(own, config, dtype)
+        ]
 
 
 def define(values: flags.FlagValues) -> None:
