@@ -6,9 +6,6 @@
 By default it reads the CSV that `python -m lab.experiment --study=…` wrote (with the same --quick), writes
 into a folder beside it, and takes sample grids from the runs' workdirs. It writes report.html, report.md and
 the figures as PNG.
-
-With `--documents=docs/results/heads.md,README.md` it updates the study's table in these files instead: the
-lines between `<!-- table NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -42,18 +39,12 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "output", "", "Folder of the report; empty: the folder report beside the table.", flag_values=values
     )
-    flags.DEFINE_list(
-        "documents", [], "Markdown files in which to update the study's table instead.", flag_values=values
-    )
 
 
 def main(values: flags.FlagValues) -> None:
-    """Writes the report, or updates documents."""
+    """Writes the report."""
     study = read_study(configs.find("study", values.study, named=CONFIGS / "studies"))
     table = pathlib.Path(values.csv or output_folder(study, values.quick) / "results.csv")
-    if values.documents:
-        report.update_documents([pathlib.Path(name) for name in values.documents], study, table)
-        return
     folder = pathlib.Path(values.output) if values.output else table.parent / "report"
     print(report.write_report(study, table, folder), f"\n{folder / 'report.html'}")
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from glow_tf.core import html_page
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError
-from glow_tf.core.text_files import read_text
 from lab.studies import comparison
 from lab.studies.comparison import Estimate, Outcome, Rows
 from lab.studies.study import Study
@@ -46,44 +45,6 @@ FIGURES = {  # name of the file → what stands above it in the page
     "tuning": "<h2>What was tuned</h2>",
     "lengths": "<h2>Test bits/dim at the end of runs of several lengths</h2>",
 }
-
-
-def with_table(text: str, study: Study, table: pathlib.Path) -> str:
-    """Returns a Markdown text with an up-to-date table of the study.
-
-    The table stands between the lines `<!-- table NAME -->` and `<!-- end -->`.
-
-    Args:
-      text: of the document.
-      study: the study.
-      table: its CSV.
-
-    Raises:
-      ConfigError: the text does not have these lines.
-    """
-    start, end = f"<!-- table {study.name} -->\n", "<!-- end -->"
-    before, found, rest = text.partition(start)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ConfigError(
-            f"documents must have the lines {start.strip()} and {end}. Received: a file without them"
-        )
-    found_outcomes = comparison.outcomes(study, read_table(table))
-    return f"{before}{start}{_markdown_table(_table(study, found_outcomes))}\n{end}{after}"
-
-
-def update_documents(documents: Sequence[pathlib.Path], study: Study, table: pathlib.Path) -> None:
-    """Brings the study's table in Markdown files up to date; see `with_table`.
-
-    Raises:
-      ConfigError: a file has no place for the table.
-    """
-    for document in documents:
-        try:
-            text = with_table(read_text(document), study, table)
-        except (OSError, ValueError) as error:  # ConfigError is a ValueError
-            raise ConfigError(f"{document}: {error}") from None
-        write_atomically(document, text.encode())
 
 
 def write_report(study: Study, table: pathlib.Path, folder: pathlib.Path) -> str:

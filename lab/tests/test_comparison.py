@@ -11,7 +11,6 @@ from scipy import stats
 from small import ROOT
 from test_study import TEXT, study_file
 
-from glow_tf.core.errors import ConfigError
 from lab.studies import report
 from lab.studies.comparison import Estimate, estimate, lengths, outcomes, seconds_to
 from lab.studies.study import read_study
@@ -178,7 +177,7 @@ def test_the_figure_of_the_tuning_shows_how_far_each_value_is_behind_the_best(tm
     path.write_text(
         "[tune]\nlearning_rate = 1e-2 2e-2 4e-2\nvalidation_examples = 8\n[variant a]\ngroup = before\n"
         "[variant b]\ngroup = after\n[variant not_run]\ngroup = after\n"
-        "[variant halved]\ngroup = with factors\nfactors = 0.5\n"
+        "[variant halved]\ngroup = halved\n"
     )
     rows = [row("a", "1e-2", "5.0"), row("a", "1e-2", "4.1"), row("a", "2e-2", "4.0"), row("a", "4e-2", "9")]
     rows += [
@@ -231,16 +230,3 @@ def test_the_time_to_a_bpd_is_found_between_runs_of_several_lengths(tmp_path):
         text = report.write_report(study, tmp_path / "results.csv", tmp_path / "report")
         assert text.splitlines()[-1].startswith("| b | ")
         assert len(text.splitlines()[-1].split("|")) < 12
-
-
-def test_a_documents_table_is_made_anew(tmp_path):
-    study, csv = read_study(study_file(tmp_path)), table(tmp_path)
-    text = "before\n<!-- table question -->\nold\n<!-- end -->\nafter\n<!-- end -->\n"
-    lines = report.with_table(text, study, csv).splitlines()
-    assert lines[:2] == ["before", "<!-- table question -->"]
-    assert lines[-3:] == ["<!-- end -->", "after", "<!-- end -->"]
-    assert lines[2].startswith("| variant | seeds |")
-    assert lines[4].startswith("| one | 3 |")
-    assert "old" not in lines
-    with pytest.raises(ConfigError, match="must have the lines <!-- table question -->"):
-        report.with_table("no table\n", study, csv)
