@@ -1,8 +1,8 @@
 """Makes a release of a clean clone: edits, the gate, a commit, a tag, packages, docs.
 
-    make release VERSION=0.6.0
+    make release VERSION=1.0.0
 
-names the version in the package, the changelog and the citation. It leaves the commit, the tag v0.6.0,
+names the version in the package, the changelog and the citation. It leaves the commit, the tag v1.0.0,
 packages in dist/, and the docs of this version on the branch gh-pages, where the site's version menu finds
 them. Nothing is sent anywhere: the command says at the end what to push. If the gate fails, the files are as
 they were.
@@ -19,7 +19,7 @@ import sys
 from glow_tf.core.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent
-UNRELEASED = "## Unreleased\n"
+UNRELEASED = re.compile(r"^## .*\(unreleased\)\n", re.MULTILINE)
 VERSION, CHANGELOG, CITATION = "glow_tf/version.py", "CHANGELOG.md", "CITATION.cff"
 
 
@@ -28,7 +28,7 @@ def edited(texts: dict[str, str], version: str, date: str) -> dict[str, str]:
 
     Args:
       texts: the content of version.py, CHANGELOG.md and CITATION.cff by name.
-      version: such as `0.6.0`.
+      version: such as `1.0.0`.
       date: such as `2026-12-01`.
 
     Raises:
@@ -37,15 +37,13 @@ def edited(texts: dict[str, str], version: str, date: str) -> dict[str, str]:
     before = re.search(r'__version__ = "([^"]+)"', texts[VERSION]).group(1)
     if not re.fullmatch(r"\d+\.\d+\.\d+", version) or _numbers(version) <= _numbers(before):
         raise ConfigError(f"VERSION must be three numbers, more than {before}. Received: {version=}")
-    _, heading, rest = texts[CHANGELOG].partition(UNRELEASED)
-    if not heading or not rest.partition("\n## ")[0].strip():
-        raise ConfigError(
-            f"{CHANGELOG} must say what is new, below {UNRELEASED.strip()!r}. Received: nothing"
-        )
+    heading = UNRELEASED.search(texts[CHANGELOG])
+    if not heading or not texts[CHANGELOG][heading.end() :].partition("\n## ")[0].strip():
+        raise ConfigError(f"{CHANGELOG} must say what is new, below '## … (unreleased)'. Received: nothing")
     citation = re.sub(r"(?m)^version: .*$", f"version: {version}", texts[CITATION])
     return {
         VERSION: texts[VERSION].replace(f'"{before}"', f'"{version}"'),
-        CHANGELOG: texts[CHANGELOG].replace(UNRELEASED, f"## {version} - {date}\n", 1),
+        CHANGELOG: UNRELEASED.sub(f"## {version} - {date}\n", texts[CHANGELOG], 1),
         CITATION: re.sub(r"(?m)^date-released: .*$", f"date-released: {date}", citation),
     }
 

@@ -20,7 +20,9 @@ def clone(tmp_path):
     for name in (VERSION, CHANGELOG, CITATION):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
-    (tmp_path / CHANGELOG).write_text("# Changelog\n\n## Unreleased\n\n- New.\n\n## 0.1.0\n\n- Old.\n")
+    (tmp_path / CHANGELOG).write_text(
+        "# Changelog\n\n## 0.2.0 (unreleased)\n\n- New.\n\n## 0.1.0\n\n- Old.\n"
+    )
     (tmp_path / VERSION).write_text('__version__ = "0.1.0"\n')
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "config", "user.name", "somebody")
@@ -56,12 +58,12 @@ def test_changes_that_are_not_committed_are_refused(clone):
 
 @pytest.mark.parametrize("version", ["", "0.2", "0.1.0", "0.0.9", "v0.2.0", "0.2.0rc1"])
 def test_other_versions_are_refused(version):
-    texts = {VERSION: '__version__ = "0.1.0"', CHANGELOG: "## Unreleased\n\n- New.\n", CITATION: ""}
+    texts = {VERSION: '__version__ = "0.1.0"', CHANGELOG: "## 0.2.0 (unreleased)\n\n- New.\n", CITATION: ""}
     with pytest.raises(ConfigError, match=r"three numbers, more than 0\.1\.0\. Received"):
         edited(texts, version, DATE)
 
 
-@pytest.mark.parametrize("changelog", ["## 0.1.0\n\n- Old.\n", "## Unreleased\n\n## 0.1.0\n\n- Old.\n"])
+@pytest.mark.parametrize("changelog", ["## 0.1.0\n\n- Old.\n", "## 0.2.0 (unreleased)\n\n## 0.1.0\n\n- Old."])
 def test_a_release_without_news_is_refused(changelog):
     texts = {VERSION: '__version__ = "0.1.0"', CHANGELOG: changelog, CITATION: ""}
     with pytest.raises(ConfigError, match="must say what is new"):
@@ -70,6 +72,5 @@ def test_a_release_without_news_is_refused(changelog):
 
 def test_the_files_of_this_clone_can_be_edited():
     texts = {name: (pathlib.Path(ROOT) / name).read_text() for name in (VERSION, CHANGELOG, CITATION)}
-    texts[CHANGELOG] = "## Unreleased\n\n- New.\n"
     after = edited(texts, "99.0.0", DATE)
     assert all("99.0.0" in text for text in after.values())
