@@ -78,7 +78,7 @@ def _map(member: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 def _resizing(before: int, after: int) -> np.ndarray:
     """Returns what resizes one side, [after, before], as `tf.image.resize` with `antialias` does.
 
-    Its own operation is neither in ONNX nor in LiteRT, nor does XLA compile it.
+    Its own operation is not in ONNX, nor does XLA compile it.
     """
     pixel = before / after
     centres, places = (np.arange(after) + 0.5) * pixel, np.arange(before) + 0.5

@@ -60,7 +60,7 @@ class Dequantize(KeepsArguments, Bijector):
 
     def levels(self, images: tf.Tensor) -> tf.Tensor:
         """Drops the lowest 8 − n_bits bits: bytes [B, H, W, C] → whole numbers in the compute dtype."""
-        # As int32: LiteRT has no division of uint8.
+        # As int32: ONNX Runtime has no division of uint8.
         return tf.cast(tf.cast(images, tf.int32) // self.bin_width, self.compute_dtype)
 
     def to_output(self, v: tf.Tensor) -> tf.Tensor:

@@ -87,7 +87,7 @@ class Equalize(Dequantize):
         self.require_built()
         place, (lengths, starts) = y + 0.5, self._tables()
         level = tf.zeros_like(y, tf.int32)
-        for bit in reversed(range(self.n_bits)):  # gathers alone: ONNX and LiteRT have no search
+        for bit in reversed(range(self.n_bits)):  # gathers alone: ONNX has no search
             higher = level + 2**bit
             (start,) = self._of_levels(higher, starts)
             level = tf.where(start <= place, higher, level)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.bijector import KeepsArguments, Shape, WithLogDet, per_example, pixels_of, soft_bound
 from glow_tf.bijectors.condition import Condition
-from glow_tf.bijectors.repeatable import Repeatable, weight_operations
+from glow_tf.bijectors.repeatable import Repeatable
 from glow_tf.config import PERMUTATIONS
 
 # Log-scales of the LU diagonal stay within ±8, so that the determinant can neither vanish nor overflow.
@@ -91,9 +91,7 @@ class InvertibleConv(KeepsArguments, Repeatable):
 
     def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
         self.require_built()
-        with weight_operations():
-            matrix = self.inverse_matrix()
-        return mix_channels(y, matrix), -self._log_det(y)
+        return mix_channels(y, self.inverse_matrix()), -self._log_det(y)
 
     def matrix(self) -> tf.Tensor:
         """Returns W, [C, C]."""

@@ -120,7 +120,7 @@ def _exponent(eps: tf.Tensor) -> tf.Tensor:
 
 
 def _asinh(x: tf.Tensor) -> tf.Tensor:
-    """Returns asinh(x); LiteRT has no such operation. The formula is for positive x."""
+    """Returns asinh(x) by a formula for positive x."""
     is_below = x < 0
     size = tf.where(is_below, -x, x)  # unlike |x|, it has a derivative at 0
     found = tf.math.log(size + tf.sqrt(tf.square(size) + 1))

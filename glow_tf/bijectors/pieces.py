@@ -88,7 +88,7 @@ def filled_if_empty(*batches: Any) -> list[Any]:
             return None
         whole = tf.pad(tensor, [[0, missing], *[[0, 0]] * (tensor.shape.rank - 1)])
         sizes = tensor.shape[1:]
-        # LiteRT does not know the sizes of what is padded.
+        # Exports do not know the sizes of what is padded.
         return tf.reshape(whole, (-1, *sizes)) if sizes.is_fully_defined() else whole
 
     return tf.nest.map_structure(filled, list(batches))

@@ -1,6 +1,5 @@
 """What a bijector must offer so that `Stack` can repeat it."""
 
-import contextlib
 from collections.abc import Sequence
 
 import keras
@@ -9,15 +8,9 @@ import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, WithLogDet
 from glow_tf.bijectors.condition import Condition
-from glow_tf.bijectors.tracing import constant_weights
 from glow_tf.internals import with_values
 
 Folded = Sequence[tf.Tensor]  # what `Repeatable.fold` returned for one copy
-
-
-def weight_operations() -> contextlib.AbstractContextManager:
-    """Returns the scope for operations on weights: outside of the traced function if they are constant."""
-    return tf.init_scope() if constant_weights.on else contextlib.nullcontext()
 
 
 class Repeatable(Bijector):

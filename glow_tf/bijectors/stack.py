@@ -21,7 +21,7 @@ from glow_tf.bijectors.bijector import (
     WithMap,
 )
 from glow_tf.bijectors.condition import Condition, brought_to
-from glow_tf.bijectors.repeatable import Repeatable, all_variables, weight_operations, with_weights
+from glow_tf.bijectors.repeatable import Repeatable, all_variables, with_weights
 from glow_tf.bijectors.tracing import TracedOnce
 
 Weights = list[tf.Tensor]
@@ -165,17 +165,13 @@ class Stack(Bijector):
 
     def _weights(self) -> list[Weights]:
         self.require_built()
-        with weight_operations():
-            return _rows([weight.value for weight in self._stacked], self.count)
+        return _rows([weight.value for weight in self._stacked], self.count)
 
     def _folded(self) -> Weights:
         """Returns the folded weights of all copies, stacked along the first axis."""
         self.require_built()
         bijector = self._untracked.bijector
-        with (
-            weight_operations(),
-            with_weights(bijector, [tf.convert_to_tensor(weight) for weight in self._stacked]),
-        ):
+        with with_weights(bijector, [tf.convert_to_tensor(weight) for weight in self._stacked]):
             return bijector.fold()
 
     def _read(self, x: tf.Tensor, condition: Condition) -> list[tf.Tensor]:

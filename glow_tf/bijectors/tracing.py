@@ -39,10 +39,6 @@ full_precision = Switch("full_precision")
 # have TensorFlow's, so that exports are plain.
 for_training = Switch("for_training")
 
-# What depends on the weights of stacks alone is computed when a function is traced, and is then a constant of
-# the function. Formats without TensorFlow's linear algebra need this.
-constant_weights = Switch("constant_weights")
-
 # TensorFlow may put the functions of stacks into the graph that calls them. XLA needs this for gradients
 # within a loop, such as those of a compiled Markov chain. Otherwise a stack's functions are kept whole, and
 # TensorFlow optimises each of them once for all copies.
@@ -62,7 +58,7 @@ class TracedOnce:
 
     def __call__(self, function: Callable, *args: Any) -> Any:
         """Returns function(*args); functions with one name must be the same function."""
-        if not tf.inside_function() or constant_weights.on:
+        if not tf.inside_function():
             return function(*args)
         inlined = functions_inlined.on or not self._kept_whole
         traced, key = self._traced, (function.__name__, full_precision.on, for_training.on, inlined)

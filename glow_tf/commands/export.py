@@ -1,11 +1,11 @@
-"""Writes a model in a format that needs no glow_tf: SavedModel, ONNX or LiteRT.
+"""Writes a model in a format that needs no glow_tf: SavedModel or ONNX.
 
     glow-tf export --model=digits --output=exported
     glow-tf export --model=runs/mine --format=onnx --output=mine_onnx
 
 A SavedModel needs TensorFlow alone and has every endpoint. ONNX (encode.onnx, decode.onnx, score.onnx; in a
-clone, `pip install '.[onnx]'` first) and LiteRT (.tflite, built-in operations alone) need no TensorFlow. They
-do not draw: decode latents that are standard normal, times a temperature.
+clone, `pip install '.[onnx]'` first) needs no TensorFlow. It does not draw: decode latents that are standard
+normal, times a temperature.
 """
 
 from absl import flags
@@ -17,13 +17,13 @@ from glow_tf.config.choices import EXPORTS
 def define(values: flags.FlagValues) -> None:
     model_flags.define_glow(values, output="exported")
     size_flags.define(values, reads_images=False)
-    flags.DEFINE_enum("format", "savedmodel", EXPORTS, "savedmodel, onnx or litert.", flag_values=values)
+    flags.DEFINE_enum("format", "savedmodel", EXPORTS, "savedmodel or onnx.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
     folder = model_flags.output_folder(values)
     from glow_tf.data.progress import notice
-    from glow_tf.use import export, export_litert, export_onnx
+    from glow_tf.use import export, export_onnx
 
     glow = size_flags.sized_model(values, model_flags.glow_of(values))
     if values.format == "savedmodel":
@@ -31,6 +31,5 @@ def main(values: flags.FlagValues) -> None:
             export(glow, folder)
         print(f"{folder}: a SavedModel")
         return
-    write = export_onnx if values.format == "onnx" else export_litert
-    for path in write(glow, folder):
+    for path in export_onnx(glow, folder):
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

@@ -24,7 +24,7 @@ STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "part_parallel")
 COMPILERS = ("auto", "on", "off")
 PRIOR = "prior"  # as what a run starts from: the preset that fits its images
 NOISES = ("uniform", "variational")  # of dequantisation, where bits are measured
-EXPORTS = ("savedmodel", "onnx", "litert")
+EXPORTS = ("savedmodel", "onnx")
 ON_DIVERGENCE = ("recover", "stop")
 
 # Beyond what anybody trains. They keep a slip of the pen from taking all memory, or days.

@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "loading": ["load", "load_trainer"],
         "models": ["ExportedModel", "TrainedModel", "open_model"],
         "exports.saved_model": ["export"],
-        "exports.portable": ["export_litert", "export_onnx"],
+        "exports.portable": ["export_onnx"],
         "images": ["UsedImages", "read_files", "read_images"],
         "latents": [
             "decode",

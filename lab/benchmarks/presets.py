@@ -3,7 +3,7 @@
     python -m lab.benchmarks.presets --model=cifar10_small --dataset=cifar10 --data_dir=PATH
 
 Test images are encoded to a file and decoded in a new process. Samples are drawn at temperatures from 0 to
-1.2. The exported SavedModel scores batches of several sizes; ONNX and LiteRT encode, decode and score. The
+1.2. The exported SavedModel scores batches of several sizes; ONNX encodes, decodes and scores. The
 table has a row for each of these checks: on how many images, and what was found.
 """
 
@@ -11,7 +11,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -20,17 +20,14 @@ from absl import flags
 from glow_tf.commands import cli, model_flags
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
-from glow_tf.use import draw_checked, export_litert, export_onnx, open_model, read_images
+from glow_tf.use import draw_checked, export_onnx, open_model, read_images
 from glow_tf.use.exports.saved_model import export
 from lab.benchmarks.rows import added_to
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 BATCHES = (1, 2, 7, 32, 100, 256)
 COLUMNS = ("model", "check", "images", "found")  # on how many images, and what was found
-FEW = 8  # images for the formats without TensorFlow
-
-# Calls a file of a format: its name, its input → its outputs by name.
-Run = Callable[[str, np.ndarray], dict[str, np.ndarray]]
+FEW = 8  # images for ONNX
 
 
 def define(values: flags.FlagValues) -> None:
@@ -43,7 +40,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("samples", 250, "Images to draw at each temperature.", flag_values=values)
     flags.DEFINE_list(
         "formats",
-        ["saved_model", "onnx", "litert"],
+        ["saved_model", "onnx"],
         "Formats to check; they take minutes.",
         flag_values=values,
     )
@@ -135,36 +132,14 @@ def _onnx(glow: Glow, images: np.ndarray, folder: pathlib.Path) -> Iterator[tupl
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(None, {session.get_inputs()[0].name: batch}), strict=True))
 
-    yield from _without_tensorflow("ONNX", glow, images, run)
-
-
-def _litert(glow: Glow, images: np.ndarray, folder: pathlib.Path) -> Iterator[tuple[str, int, float]]:
-    interpreters = {path.stem: tf.lite.Interpreter(str(path)) for path in export_litert(glow, folder)}
-
-    def run(name: str, batch: np.ndarray) -> dict[str, np.ndarray]:
-        (signature,) = interpreters[name].get_signature_list()
-        runner = interpreters[name].get_signature_runner(signature)
-        (argument,) = runner.get_input_details()
-        return runner(**{argument: batch})
-
-    yield from _without_tensorflow("LiteRT", glow, images, run)
-
-
-def _without_tensorflow(
-    kind: str, glow: Glow, images: np.ndarray, run: Run
-) -> Iterator[tuple[str, int, float]]:
     few = images[:FEW]
     (eps,) = run("encode", few).values()
-    yield f"{kind}: largest error of a latent", FEW, float(np.max(np.abs(eps - glow.encode(few))))
+    yield "ONNX: largest error of a latent", FEW, float(np.max(np.abs(eps - glow.encode(few))))
     (decoded,) = run("decode", eps).values()
     expected = np.asarray(glow.decode(glow.encode(few)))
-    yield f"{kind}: images that change", FEW, int(np.sum(np.any(decoded != expected, axis=(1, 2, 3))))
-    scores = run("score", few)
-    yield (
-        f"{kind}: relative error of log_prob",
-        FEW,
-        _largest(scores["log_prob"], glow.score(few)["log_prob"]),
-    )
+    yield "ONNX: images that change", FEW, int(np.sum(np.any(decoded != expected, axis=(1, 2, 3))))
+    served, own = run("score", few)["log_prob"], glow.score(few)["log_prob"]
+    yield "ONNX: relative error of log_prob", FEW, _largest(served, own)
 
 
 def _largest(found: np.ndarray, expected: np.ndarray) -> float:
@@ -172,7 +147,7 @@ def _largest(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.max(np.abs(found - expected) / np.abs(expected)))
 
 
-FORMATS = {"saved_model": _saved_model, "onnx": _onnx, "litert": _litert}
+FORMATS = {"saved_model": _saved_model, "onnx": _onnx}
 
 if __name__ == "__main__":
     sys.exit(cli.run_module(sys.modules[__name__]))

@@ -111,21 +111,18 @@ def test_it_is_saved_loaded_and_exported_with_the_same_numbers(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_prior", [False, True])
-def test_onnx_and_litert_say_what_the_detector_does(with_prior, network, detector, both, digits, tmp_path):
+def test_onnx_says_what_the_detector_does(with_prior, network, detector, both, digits, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     detector, images = both if with_prior else detector, digits[60:64]
     detector.export(tmp_path / "d.onnx", "onnx")
-    detector.export(tmp_path / "d.tflite", "litert")
     session = onnxruntime.InferenceSession(tmp_path / "d.onnx")
     name, outputs = session.get_inputs()[0].name, [own.name for own in session.get_outputs()]
-    interpreter = tf.lite.Interpreter(str(tmp_path / "d.tflite")).get_signature_runner("serving_default")
     for image in images[:, np.newaxis]:
         scores, heat = detector.score_and_heat(image)
-        of_onnx = dict(zip(outputs, session.run(None, {name: image}), strict=True))
-        for served in (of_onnx, interpreter(images=image)):
-            np.testing.assert_allclose(served["score"], scores, atol=2e-3)
-            np.testing.assert_allclose(served["map"], heat, atol=2e-3)
-    with pytest.raises(ConfigError, match="format must be one of savedmodel, onnx, litert"):
+        served = dict(zip(outputs, session.run(None, {name: image}), strict=True))
+        np.testing.assert_allclose(served["score"], scores, atol=2e-3)
+        np.testing.assert_allclose(served["map"], heat, atol=2e-3)
+    with pytest.raises(ConfigError, match="format must be one of savedmodel, onnx"):
         detector.export(tmp_path / "d", "pickle")
 
 

@@ -1,16 +1,15 @@
-"""Models without TensorFlow: ONNX and LiteRT compute what the model computes."""
+"""Models without TensorFlow: ONNX computes what the model computes."""
 
 import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from small import make_small_images, perturb, small_glow
+from small import make_small_images, small_glow
 
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.conditions import of_names
-from glow_tf.use import export_litert, export_onnx
+from glow_tf.use import export_onnx
 
 # Maps of more pixels than the flow's, of fewer, and of sides that do not divide; a vector.
 GIVEN = {
@@ -70,36 +69,6 @@ def test_onnx_computes_what_the_model_does(shape, images, tmp_path):
     check(glow, images, run, given)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning")  # TensorFlow announces the interpreter's new package
-@pytest.mark.parametrize("channels", [1, 12])  # 48 in the flow step: its converter folds small matrices only
-def test_litert_computes_what_the_model_does(channels, tmp_path):
-    rng = np.random.default_rng(0)
-    images = np.concatenate([make_small_images(rng) for _ in range(channels)], axis=-1)
-    glow = small_glow(image_shape=images.shape[1:], perturbed=False)
-    perturb(glow, 0.02)
-    glow.initialize(images)
-    check(glow, images, runner_of(export_litert(glow, tmp_path / "lite")), {})
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", ["a map of sides that do not divide", "both by name"])
-def test_litert_computes_what_a_model_does_that_is_given_something(name, images, tmp_path):
-    glow, given = make_glow(images, GIVEN[name])
-    check(glow, images, runner_of(export_litert(glow, tmp_path / "lite")), given)
-
-
-def runner_of(paths):
-    interpreters = {path.stem: tf.lite.Interpreter(str(path)) for path in paths}
-
-    def run(name, **inputs):
-        (signature,) = interpreters[name].get_signature_list()
-        return interpreters[name].get_signature_runner(signature)(**inputs)
-
-    return run
-
-
 def test_onnx_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(ConfigError, match=r"in a clone: pip install '.\[onnx\]'"):
@@ -109,25 +78,23 @@ def test_onnx_without_its_package_says_what_to_install(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_command_writes_each_format(tmp_path, capsys):
+    pytest.importorskip("tf2onnx")
     small_glow(num_blocks=1, flow_steps=1, parts="1").save_to_preset(tmp_path / "small")
-    for name in ("savedmodel", "litert"):
+    for name in ("savedmodel", "onnx"):
         arguments = [f"--model={tmp_path / 'small'}", f"--format={name}", f"--output={tmp_path / name}"]
         assert cli.run("export", arguments) == 0
     assert (tmp_path / "savedmodel" / "saved_model.pb").exists()
-    assert {path.name for path in (tmp_path / "litert").iterdir()} == {
-        *("encode.tflite", "decode.tflite", "score.tflite")
+    assert {path.name for path in (tmp_path / "onnx").iterdir()} == {
+        *("encode.onnx", "decode.onnx", "score.onnx")
     }
-    assert "score.tflite" in capsys.readouterr().out
+    assert "score.onnx" in capsys.readouterr().out
     assert cli.run("export", ["--model=digits", "--format=pickle"]) == 1
     assert "savedmodel" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("write", [export_onnx, export_litert])
-def test_an_operation_that_a_format_lacks_is_an_error_and_writes_nothing(write, tmp_path):
+def test_an_operation_that_onnx_lacks_is_an_error_and_writes_nothing(tmp_path):
     pytest.importorskip("tf2onnx")
-    with pytest.raises(
-        ConfigError, match=r"format=\w+ needs a model of operations.* Received: .*(Ndtri|Log1p)"
-    ):
-        write(small_glow(top_prior="student_t"), tmp_path / "written")
+    with pytest.raises(ConfigError, match=r"format=onnx needs a model of operations.* Received: .*Ndtri"):
+        export_onnx(small_glow(top_prior="student_t"), tmp_path / "written")
     assert not (tmp_path / "written").exists()

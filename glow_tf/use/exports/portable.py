@@ -1,23 +1,22 @@
-"""Models in formats that need no TensorFlow: ONNX and LiteRT."""
+"""Models as ONNX, which needs no TensorFlow."""
 
 from __future__ import annotations
 
 import functools
 import pathlib
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from glow_tf.bijectors.pieces import number_of_streams
-from glow_tf.bijectors.tracing import constant_weights, functions_inlined
+from glow_tf.bijectors.tracing import functions_inlined
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.data.progress import with_progress
 from glow_tf.model.glow import Glow
-from glow_tf.use.exports.saved_model import endpoints_of, export
+from glow_tf.use.exports.saved_model import endpoints_of
 
-# File → endpoint. `sample` is not among them: TensorFlow's stateless random numbers are in neither format.
+# File → endpoint. `sample` is not among them: TensorFlow's stateless random numbers are not in ONNX.
 # Draw latents, standard normal times a temperature, and decode them.
 FILES = {"encode": "encode", "decode": "decode", "score": "serving_default"}
 OPSET = 17  # of ONNX
@@ -36,8 +35,15 @@ def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
       OSError: a file cannot be written.
     """
     endpoints = endpoints_of(glow)
-    converters = {name: functools.partial(to_onnx, *endpoints[own]) for name, own in FILES.items()}
-    return _write(folder, converters, "onnx")
+    folder = pathlib.Path(folder)
+    contents = {
+        folder / f"{name}.onnx": to_onnx(*endpoints[own])
+        for name, own in with_progress(FILES.items(), len(FILES), "Converting, files")
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, content in contents.items():
+        write_atomically(path, content)
+    return list(contents)
 
 
 def to_onnx(function: Callable, signature: Sequence[tf.TensorSpec]) -> bytes:
@@ -56,50 +62,9 @@ def to_onnx(function: Callable, signature: Sequence[tf.TensorSpec]) -> bytes:
     try:
         checker.check_model(model)
     except checker.ValidationError as error:
-        raise _lacks("onnx", error) from None
+        raise ConfigError(
+            "format=onnx needs a model of operations that the format has; those of the priors student_t and "
+            "logistic_mixture, and of layers of one's own, may be others: a SavedModel has all. "
+            f"Received: {in_one_line(str(error))[:200]}"
+        ) from None
     return model.SerializeToString()
-
-
-def export_litert(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes and returns encode.tflite, decode.tflite and score.tflite, of built-in operations alone.
-
-    Each has a signature of its endpoint's name (`encode`, `decode`, `serving_default`), with inputs and
-    outputs as in `export_onnx`. ConfigError if LiteRT has no such operation as the model needs; OSError if a
-    file cannot be written.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        model = f"{temporary}/model"
-        with constant_weights():  # the converter folds small constants only
-            export(glow, model)
-        endpoints = {name: functools.partial(to_litert, model, own) for name, own in FILES.items()}
-        return _write(folder, endpoints, "tflite")
-
-
-def to_litert(model: str, endpoint: str) -> bytes:
-    """Returns an endpoint of a SavedModel as LiteRT; ConfigError as in `export_litert`."""
-    try:
-        return tf.lite.TFLiteConverter.from_saved_model(model, signature_keys=[endpoint]).convert()
-    except Exception as error:  # the converter's, which has no public name
-        raise _lacks("litert", error) from None
-
-
-def _lacks(kind: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"format={kind} needs a model of operations that the format has; those of the priors student_t and "
-        "logistic_mixture, and of layers of one's own, may be others: a SavedModel has all. "
-        f"Received: {in_one_line(str(error))[:200]}"
-    )
-
-
-def _write(
-    folder: pathlib.Path, converters: Mapping[str, Callable[[], bytes]], suffix: str
-) -> list[pathlib.Path]:
-    folder = pathlib.Path(folder)
-    contents = {
-        folder / f"{name}.{suffix}": converted()
-        for name, converted in with_progress(converters.items(), len(converters), "Converting, files")
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, content in contents.items():
-        write_atomically(path, content)
-    return list(contents)

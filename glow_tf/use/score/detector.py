@@ -239,15 +239,15 @@ class NoveltyDetector(BaseEstimator):
         return kept.load(cls, pathlib.Path(path))
 
     def export(self, path: str | os.PathLike, format: str = "savedmodel") -> None:
-        """Writes a program that needs no glow_tf: a folder of a SavedModel, or a file of ONNX or LiteRT.
+        """Writes a program that needs no glow_tf: a folder of a SavedModel, or a file of ONNX.
 
         serving_default(images [B, H, W, C]) → {score [B], p_value [B], map [B, H, W]}, float32: what
-        `decision_function`, `p_value` and `heat` return. What the prior is given comes last. ONNX and LiteRT
-        take one image at a time, B = 1.
+        `decision_function`, `p_value` and `heat` return. What the prior is given comes last. ONNX takes one
+        image at a time, B = 1.
 
         Args:
           path: the folder, or the file.
-          format: "savedmodel", "onnx" (in a clone, `pip install '.[onnx]'` first) or "litert".
+          format: "savedmodel", or "onnx" (in a clone, `pip install '.[onnx]'` first).
 
         Raises:
           ConfigError: the format has no such operation as the models need, or tf2onnx is not installed.

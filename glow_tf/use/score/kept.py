@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.tracing import constant_weights
 from glow_tf.config.choices import EXPORTS
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError
@@ -21,7 +20,7 @@ from glow_tf.core.text_files import json_text
 from glow_tf.model.conditions import of_names
 from glow_tf.run.files.saved import load as load_glow
 from glow_tf.use.exports import saved_model
-from glow_tf.use.exports.portable import to_litert, to_onnx
+from glow_tf.use.exports.portable import to_onnx
 from glow_tf.use.score.features import DAMAGED, opened
 from glow_tf.use.score.models import Models
 from glow_tf.use.score.rule import Rule
@@ -116,17 +115,12 @@ class _Exported(tf.Module):
 
 
 def export(detector: Any, path: pathlib.Path, kind: str) -> None:
-    """Writes a SavedModel, or a file of ONNX or LiteRT; see `NoveltyDetector.export`."""
+    """Writes a SavedModel, or a file of ONNX; see `NoveltyDetector.export`."""
     if kind not in EXPORTS:
         raise ConfigError(f"format must be one of {', '.join(EXPORTS)}. Received: format={kind!r}")
     if kind == "onnx":
         module = _Exported(detector, 1)
         write_atomically(path, to_onnx(module.serve.python_function, module.serve.input_signature))
-    elif kind == "litert":
-        with tempfile.TemporaryDirectory() as folder, constant_weights():
-            module = _Exported(detector, 1)
-            saved_model.write(module, {"serving_default": module.serve}, pathlib.Path(folder, "model"))
-            write_atomically(path, to_litert(f"{folder}/model", "serving_default"))
     else:
         saved_model.check_target(path)
         module = _Exported(detector)
